@@ -1,0 +1,189 @@
+"""The verbs in Python: the public names, and a run that generates, talks, scores and evaluates."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+import textus
+from textus import api
+from textus.common import RunError, UsageError
+
+# ── the public face ────────────────────────────────────────────────────────────────────────────
+
+
+def test_public_names_are_few_sorted_and_there() -> None:
+    assert textus.__all__ == sorted(textus.__all__)
+    assert 10 <= len(textus.__all__) <= 15
+    for name in textus.__all__:
+        assert getattr(textus, name).__doc__, f"{name} has no docstring"
+        assert name in dir(textus)
+
+
+def test_an_unknown_name_lists_the_known_ones() -> None:
+    with pytest.raises(AttributeError, match="open_run"):
+        textus.open_runs  # noqa: B018
+    assert not hasattr(textus, "nothing")
+
+
+def test_the_version_is_the_package_s() -> None:
+    assert textus.__version__.split(".")[0].isdigit()
+
+
+# ── text ───────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "entries"), [(0, 320), (1_000, 320), (130_000, 512), (1_000_000, 4096), (10**9, 8192)]
+)
+def test_the_vocabulary_fits_the_corpus(n_bytes: int, entries: int) -> None:
+    assert api.fitting_vocab_size(n_bytes) == entries
+
+
+def test_the_chosen_tokenizer(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mine = tmp_path / "corpus"
+    shutil.copytree(corpus, mine, ignore=shutil.ignore_patterns("tokenizers", "tokens"))
+    sized = api.chosen_tokenizer(mine, None)
+    assert "byte-level BPE" in capsys.readouterr().err  # a choice made for someone is told
+    assert api.load_tokenizer(sized).kind == "bpe"
+    assert api.load_tokenizer(api.chosen_tokenizer(mine, "char")).kind == "char"
+    assert api.chosen_tokenizer(mine, sized) == sized
+    with pytest.raises(UsageError, match="did you mean the kind 'char'"):
+        api.chosen_tokenizer(mine, "chars")
+
+
+def test_nothing_is_overwritten_by_accident(corpus: Path, tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "notes.txt").write_text("mine")
+    for make in (api.train_tokenizer, api.train):
+        with pytest.raises(UsageError, match="exists already"):
+            make(corpus, out=precious)
+    assert (precious / "notes.txt").read_text() == "mine"
+
+
+# ── runs ───────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(params=["counted", "trained"])
+def run(request: pytest.FixtureRequest) -> api.Run:
+    """A run of each family."""
+    return api.open_run(request.getfixturevalue(request.param))
+
+
+def test_a_run_continues_a_text(run: api.Run) -> None:
+    text = run.generate("Once upon", temperature=0, max_tokens=12)
+    assert text
+    assert "".join(run.stream("Once upon", temperature=0, max_tokens=12)) == text
+    assert run.generate("Once upon", seed=3, max_tokens=12) == run.generate(
+        "Once upon", seed=3, max_tokens=12
+    )
+
+
+def test_what_it_writes_is_what_the_reference_loop_writes(run: api.Run) -> None:
+    from textus.generation import generate
+
+    ids = run.tokenizer.encode("Once upon")
+    sampling = textus.Sampling(max_tokens=20, seed=5)
+    wanted = run.tokenizer.decode(generate(run.model, ids, sampling, run.tokenizer.end_id))
+    assert run.generate("Once upon", max_tokens=20, seed=5) == wanted
+
+
+def test_stop_strings_end_it_and_are_left_out(run: api.Run) -> None:
+    whole = run.generate("Once upon", temperature=0, max_tokens=20)
+    stop = whole[4:6]
+    stopped = run.generate("Once upon", temperature=0, max_tokens=20, stop=stop)
+    assert stopped == whole[: whole.index(stop)]
+
+
+def test_sampling_words_are_checked_before_anything_is_read(run: api.Run) -> None:
+    with pytest.raises(UsageError, match="did you mean 'temperature'"):
+        run.generate("a", temprature=1)
+    with pytest.raises(UsageError, match="top_p=2"):
+        run.generate("a", top_p=2)
+
+
+def test_a_run_that_continues_texts_answers_with_the_next_line(run: api.Run) -> None:
+    assert not run.chats
+    answer = run.chat([{"role": "user", "content": "Once upon a time"}], max_tokens=30)
+    assert "\n" not in answer
+
+
+def test_old_messages_are_left_out_loudly(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = api.open_run(trained)
+    context = run.model.config.context_length
+    old = {"role": "user", "content": "a" * (context // 2)}
+    run.chat([old, old, old, {"role": "user", "content": "the fox"}], max_tokens=3)
+    assert "oldest messages were left out" in capsys.readouterr().err
+
+
+def test_evaluate_on_a_file_and_on_the_validation_split(run: api.Run, story: Path) -> None:
+    for on in (story, None):
+        found = run.evaluate(on, samples=False)
+        bits = found["bits_per_byte"]
+        assert 0 < bits["low"] <= bits["value"] <= bits["high"] < 20
+    score = run.score(story.read_text())
+    assert len(score.nats) == len(run.tokenizer.encode(story.read_text()))
+
+
+def test_a_corpus_that_changed_is_not_measured_on(
+    counted: Path, corpus: Path, tmp_path: Path, story: Path
+) -> None:
+    from textus.common import read_json, write_json
+
+    mine = tmp_path / "run"
+    shutil.copytree(counted, mine)
+    record = read_json(mine / "run.json")
+    record["corpus"]["fingerprint"] = "0" * 16
+    write_json(mine / "run.json", record)
+    with pytest.raises(RunError, match="another corpus"):
+        api.Run(mine).evaluate()
+
+
+def test_compare_writes_its_report(counted: Path, trained: Path, tmp_path: Path) -> None:
+    result = api.compare([counted, trained], out=tmp_path / "report")
+    assert {row["name"] for row in result["rows"]} == {"counted", "trained"}
+    page = (tmp_path / "report" / "comparison.html").read_text()
+    assert "counted" in page
+    assert "trained" in page
+    assert (tmp_path / "report" / "comparison.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_runs_of_one_name_keep_apart(tmp_path: Path) -> None:
+    runs = [api.Run(tmp_path / "a" / "run"), api.Run(tmp_path / "b" / "run"), api.Run(tmp_path / "c")]
+    assert list(api.named(runs)) == [str(runs[0].path), str(runs[1].path), "c"]
+
+
+def test_show_tells_parameters_and_history(trained: Path) -> None:
+    found = api.show(trained)
+    assert found["parameters"]["total"] == sum(p.numel() for p in api.open_run(trained).model.parameters())
+    assert found["mermaid"].startswith("flowchart")
+
+
+def test_a_run_shows_itself_in_a_notebook(run: api.Run) -> None:
+    assert "<table>" in run._repr_html_()
+    assert "Run(" in repr(run)
+
+
+@pytest.mark.parametrize("damage", ["flip", "remove", "older", "newer"])
+def test_a_damaged_run_is_refused(counted: Path, tmp_path: Path, damage: str) -> None:
+    mine = tmp_path / "run"
+    shutil.copytree(counted, mine)
+    weights, record = mine / "model.safetensors", mine / "run.json"
+    if damage == "flip":
+        data = bytearray(weights.read_bytes())
+        data[-1] ^= 1
+        weights.write_bytes(bytes(data))
+    elif damage == "remove":
+        weights.unlink()
+    else:
+        record.write_text(
+            record.read_text().replace('"version": 1', f'"version": {0 if damage == "older" else 99}')
+        )
+    with pytest.raises(RunError):
+        api.verify(mine)
+    with pytest.raises(RunError):
+        api.open_run(mine).generate("a")
+    assert api.verify(counted)

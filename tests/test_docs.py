@@ -1,0 +1,99 @@
+"""The papers say what the code does: the reference is generated, README commands run, both languages
+agree."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from textus.cli.app import build_app
+from textus.cli.help import example, flat_verbs, page, reference
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+READMES = ("README.md", "README.zh-CN.md")
+BLOCK = re.compile(
+    r"(?P<mark><!-- test -->\n+)?^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL
+)
+
+
+def blocks(text: str) -> list[tuple[bool, str, str]]:
+    """(marked as a test, language, code) of every fenced block of a Markdown text."""
+    return [(bool(found["mark"]), found["language"], found["code"]) for found in BLOCK.finditer(text)]
+
+
+def test_the_reference_is_what_the_code_says() -> None:
+    written = (REPOSITORY / "docs" / "reference.md").read_text(encoding="utf-8")
+    assert written == reference(build_app()), "run: make docs"
+
+
+@pytest.mark.parametrize("name", sorted(flat_verbs()))
+def test_every_verb_has_one_real_example(name: str) -> None:
+    command = example(flat_verbs()[name])
+    assert f"textus {name}" in command
+    assert "\n" not in command
+    assert command in page(build_app(), name)
+
+
+@pytest.mark.parametrize("name", sorted(set(flat_verbs()) - {"bench"}))
+def test_the_examples_are_understood_by_the_parser(name: str) -> None:
+    command = example(flat_verbs()[name])
+    words = re.findall(r'"[^"]*"|\S+', command[command.index("textus ") :])[1:]
+    function, _, _ = build_app().parse_args(words, print_error=False, exit_on_error=False)
+    assert function is flat_verbs()[name]
+
+
+def test_both_readmes_show_the_same_commands() -> None:
+    english, chinese = (blocks((REPOSITORY / name).read_text(encoding="utf-8")) for name in READMES)
+    assert english
+    assert [block[2] for block in chinese if block[1] != "text"] == [b[2] for b in english if b[1] != "text"]
+
+
+def test_every_command_of_the_papers_is_understood() -> None:
+    papers = [REPOSITORY / name for name in READMES] + sorted((REPOSITORY / "docs").glob("*.md"))
+    verbs = set(flat_verbs()) | {name.split()[0] for name in flat_verbs()}
+    unknown = [
+        f"{path.name}: {line}"
+        for path in papers
+        for _, language, code in blocks(path.read_text(encoding="utf-8"))
+        if language == "bash"
+        for line in code.splitlines()
+        if (found := re.match(r"textus (\w+)", line)) and found[1] not in verbs
+    ]
+    assert unknown == []
+
+
+def marked_blocks() -> list[str]:
+    """The blocks of the README that are marked as tests; they run in order, in one folder."""
+    readme = REPOSITORY / "README.md"
+    found = blocks(readme.read_text(encoding="utf-8")) if readme.exists() else []
+    return [code for marked, language, code in found if marked and language == "bash"]
+
+
+def test_the_commands_of_the_readme_run(tmp_path: Path) -> None:
+    assert marked_blocks(), "README.md has no ```bash block under <!-- test -->"
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    for code in marked_blocks():
+        done = subprocess.run(
+            ["bash", "-e", "-c", code],
+            cwd=tmp_path,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{code}\n{done.stderr}"
+
+
+def test_marked_blocks_are_found() -> None:
+    text = "a\n<!-- test -->\n```bash\ntextus doctor\n```\n\n```text\nx\n```\n\n```bash\nmake demo\n```\n"
+    assert blocks(text) == [
+        (True, "bash", "textus doctor\n"),
+        (False, "text", "x\n"),
+        (False, "bash", "make demo\n"),
+    ]

@@ -1,0 +1,390 @@
+"""The engine against the reference loop, id for id; requests that come, go and fail; many callers at once."""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import pytest
+import torch
+from faulty import Forgets, Mixes, SeesPadding
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from remembering import Remembering, RememberingCache, RememberingConfig
+from torch import Tensor
+
+from textus import engine as engine_module
+from textus.common import RunError, UsageError
+from textus.engine import Engine, EngineThread, Event
+from textus.generation import Sampling, generate
+from textus.models import LanguageModel
+
+END = 0
+
+
+def collect(events: Iterator[Event]) -> dict[int, list[int]]:
+    """The ids of each row; every row ends exactly once."""
+    ids: dict[int, list[int]] = defaultdict(list)
+    ended: set[int] = set()
+    for event in events:
+        assert event.row not in ended, "an event after the last one"
+        if event.id is not None:
+            ids[event.row].append(event.id)
+        if event.reason is not None:
+            assert (event.id is None) == (event.reason == "stop")
+            ended.add(event.row)
+            ids[event.row] += []
+    assert ended == set(ids)
+    return ids
+
+
+def drain(engine: Engine) -> Iterator[Event]:
+    while engine.busy:
+        yield from engine.step()
+
+
+def assert_equals_reference(
+    model: LanguageModel, prompts: Sequence[list[int]], samplings: Sequence[Sampling], max_rows: int = 3
+) -> None:
+    got = collect(Engine(model, end_id=END, max_rows=max_rows).stream(prompts, samplings))
+    for row, (ids, sampling) in enumerate(zip(prompts, samplings, strict=True)):
+        assert got[row] == generate(model, ids, sampling, END), f"row {row}: {ids} {sampling}"
+
+
+SAMPLINGS = [
+    Sampling(max_tokens=60, seed=1),
+    Sampling(max_tokens=5, temperature=0),
+    Sampling(max_tokens=60, temperature=1.5, seed=2),
+    Sampling(max_tokens=30, top_k=3, top_p=0.9, seed=3),
+    Sampling(max_tokens=40, repetition_penalty=1.5, seed=4, temperature=2.0),
+    Sampling(max_tokens=1, min_p=0.1, seed=5),
+]
+PROMPTS = [[1, 2, 3], [4, 5], [5] * 16, [6, 7], [8, 9, 1, 2, 3, 4, 5], [3] * 15]
+
+
+# ── equal to the reference ─────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("max_rows", [1, 2, 3, 8])
+@pytest.mark.parametrize("context_length", [16, 17, None])
+def test_ragged_prompts_that_join_leave_and_roll_over(max_rows: int, context_length: int | None) -> None:
+    model = Remembering(RememberingConfig(context_length=context_length))
+    assert_equals_reference(model, PROMPTS, SAMPLINGS, max_rows)
+
+
+requests = st.tuples(
+    st.lists(st.integers(1, 12), min_size=1, max_size=8),
+    st.builds(
+        Sampling,
+        temperature=st.sampled_from([0, 0.8, 3.0]),
+        top_k=st.sampled_from([0, 4]),
+        top_p=st.sampled_from([1.0, 0.8]),
+        repetition_penalty=st.sampled_from([1.0, 1.3]),
+        max_tokens=st.integers(1, 30),
+        seed=st.integers(0, 5),
+    ),
+    st.integers(0, 12),  # the step before which it comes
+    st.none() | st.integers(0, 25),  # the step before which it is cancelled
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    asked=st.lists(requests, min_size=1, max_size=6),
+    max_rows=st.integers(1, 4),
+    context_length=st.sampled_from([8, 9, None]),
+)
+def test_any_schedule_of_joins_and_cancellations(
+    asked: list[tuple[list[int], Sampling, int, int | None]], max_rows: int, context_length: int | None
+) -> None:
+    """Every request gets what it would get alone, and a cancelled one the beginning of it."""
+    model = Remembering(RememberingConfig(context_length=context_length))
+    engine = Engine(model, end_id=END, max_rows=max_rows)
+    numbers: dict[int, int] = {}  # request -> place in `asked`
+    ids: dict[int, list[int]] = defaultdict(list)
+    cancelled: set[int] = set()
+    for step in range(200):
+        for place, (prompt, sampling, arrives, leaves) in enumerate(asked):
+            if arrives == step:
+                numbers[engine.submit(prompt, sampling)] = place
+            if leaves == step and place in numbers.values():
+                cancelled.add(number := next(n for n in numbers if numbers[n] == place))
+                engine.cancel(number)
+        for event in engine.step():
+            assert event.row not in cancelled
+            ids[event.row] += [] if event.id is None else [event.id]
+        assert len(engine.running) + len(engine.unread) <= max_rows
+    assert not engine.busy
+    for number, place in numbers.items():
+        alone = generate(model, *asked[place][:2], END)
+        assert ids[number] == (alone[: len(ids[number])] if number in cancelled else alone)
+
+
+def test_long_prompts_are_read_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ragged over the pieces too: some rows end in the first, some fill the last exactly."""
+    monkeypatch.setattr(engine_module, "PIECE", 0)
+    model = Remembering(RememberingConfig(context_length=None))
+    prompts = [[1 + n % 7 for n in range(length)] for length in (20, 40, 17, 32, 33, 25)]
+    assert_equals_reference(model, prompts, [Sampling(max_tokens=6, seed=n) for n in range(6)], max_rows=6)
+
+
+class Watching(Remembering):
+    """Remembers the shapes it read."""
+
+    def __init__(self, config: RememberingConfig) -> None:
+        super().__init__(config)
+        self.shapes: list[tuple[int, ...]] = []
+
+    def forward(
+        self, ids: Tensor, cache: RememberingCache | None = None, lengths: Tensor | None = None
+    ) -> Tensor:
+        self.shapes.append(tuple(ids.shape))
+        return super().forward(ids, cache, lengths)
+
+
+def test_pieces_are_no_larger_than_they_should_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "PIECE", 13 * 100)
+    model = Watching(RememberingConfig(context_length=None))
+    collect(Engine(model, end_id=None).stream([[1, 2] * 110] * 2, Sampling(max_tokens=2)))
+    assert model.shapes == [*[(2, 50)] * 4, (2, 20), (2, 1)]
+
+
+def test_a_short_prompt_is_not_padded_to_a_long_one() -> None:
+    model = Watching(RememberingConfig(context_length=None))
+    prompts = [[1] * length for length in (3, 200, 4, 6, 7)]
+    collect(Engine(model, end_id=None).stream(prompts, Sampling(max_tokens=2)))
+    assert model.shapes == [(3, 6), (1, 7), (1, 200), (5, 1)]
+
+
+@pytest.mark.parametrize("fault", [Mixes, SeesPadding, Forgets])
+def test_a_broken_cache_is_found_by_these_tests(fault: type[Remembering]) -> None:
+    with pytest.raises(AssertionError, match="row"):
+        assert_equals_reference(fault(), PROMPTS, SAMPLINGS)
+
+
+# ── requests ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_requests_are_served_in_order_at_most_max_rows_at_once() -> None:
+    engine = Engine(Remembering(), end_id=None, max_rows=2)
+    numbers = [engine.submit([1], Sampling(max_tokens=n)) for n in (2, 4, 1, 3)]
+    seen = []
+    while engine.busy:
+        seen.append([event.row for event in engine.step()])
+    assert numbers == [0, 1, 2, 3]
+    assert seen == [[0, 1], [0, 1], [1, 2], [1, 3], [3], [3]]
+
+
+def test_reasons() -> None:
+    model = Remembering()
+    free = generate(model, [1], Sampling(max_tokens=20), None)
+    end = free[5]
+    events = list(Engine(model, end_id=end).stream([[1]], Sampling(max_tokens=20)))
+    assert events[-1] == Event(0, None, "stop")
+    assert [event.reason for event in events[:-1]] == [None] * free.index(end)
+    assert list(Engine(model, end_id=None).stream([[1]], Sampling(max_tokens=1))) == [
+        Event(0, free[0], "length")
+    ]
+
+
+def test_memory_is_given_back() -> None:
+    engine = Engine(Remembering(), end_id=None, max_rows=2)
+    collect(engine.stream([[1], [2]], Sampling(max_tokens=3)))
+    assert engine.cache is None
+    first, second = engine.submit([1], Sampling()), engine.submit([2], Sampling())
+    engine.step()
+    engine.cancel(first)
+    engine.cancel(first)  # again: no error
+    engine.cancel(99)
+    assert len(engine.cache.lengths) == 1
+    engine.cancel(second)
+    assert engine.cache is None
+    assert not engine.busy
+
+
+def test_a_stream_left_early_cancels_the_rest() -> None:
+    engine = Engine(Remembering(), end_id=None, max_rows=1)
+    for _ in engine.stream([[1], [2]], Sampling()):
+        break
+    assert not engine.busy
+    assert len(collect(engine.stream([[1]], Sampling(max_tokens=3)))[0]) == 3
+
+
+def test_nothing_to_do_is_no_step() -> None:
+    engine = Engine(Remembering(), end_id=None)
+    assert engine.step() == []
+    assert list(engine.stream([], Sampling())) == []
+
+
+def test_words_that_are_wrong() -> None:
+    engine = Engine(Remembering(), end_id=None)
+    with pytest.raises(UsageError, match=r"17 ids.*holds 16.*shorten"):
+        engine.submit([1] * 17, Sampling())
+    with pytest.raises(UsageError, match=r"temperature=-1\b"):
+        engine.submit([1], Sampling(temperature=-1))
+    with pytest.raises(UsageError, match="max_rows=0"):
+        Engine(Remembering(), end_id=None, max_rows=0)
+    with pytest.raises(UsageError, match="2 prompts with 1 samplings"):
+        next(engine.stream([[1], [2]], [Sampling()]))
+    with pytest.raises(UsageError):
+        next(engine.stream([[1], []], Sampling()))
+    assert not engine.busy, "a prompt stayed behind"
+    engine.submit([1], Sampling())
+    with pytest.raises(UsageError, match="busy"):
+        next(engine.stream([[1]], Sampling()))
+
+
+# ── many callers ───────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def front() -> Iterator[EngineThread]:
+    thread = EngineThread(Engine(Remembering(), end_id=END, max_rows=3))
+    yield thread
+    thread.close()
+
+
+def test_many_threads_get_what_each_would_get_alone(front: EngineThread) -> None:
+    model, got = Remembering(), {}
+
+    def ask(n: int) -> None:
+        reply = front.submit(PROMPTS[n % 6], replace(SAMPLINGS[n % 6], seed=n))
+        got[n] = [event.id for event in reply if event.id is not None]
+
+    threads = [threading.Thread(target=ask, args=(n,)) for n in range(24)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    for n in range(24):
+        assert got[n] == generate(model, PROMPTS[n % 6], replace(SAMPLINGS[n % 6], seed=n), END)
+
+
+ENDLESS = Sampling(max_tokens=10**9, temperature=0)
+
+
+@pytest.fixture
+def endless() -> Iterator[EngineThread]:
+    thread = EngineThread(Engine(Remembering(), end_id=None, max_rows=1))
+    yield thread
+    thread.close()
+
+
+def test_a_cancelled_reply_ends_and_its_row_goes_to_the_next(endless: EngineThread) -> None:
+    first, second = endless.submit([1], ENDLESS), endless.submit([2], Sampling(max_tokens=3))
+    next(first)
+    first.cancel()
+    list(first)  # what had come before, then the end
+    assert len(list(second)) == 3
+    first.cancel()
+    second.cancel()  # after the end: no error
+
+
+def test_a_waiting_reply_can_be_cancelled_too(endless: EngineThread) -> None:
+    first, second = endless.submit([1], ENDLESS), endless.submit([2], ENDLESS)
+    next(first)
+    second.cancel()
+    assert list(second) == []
+    assert next(first).reason is None
+
+
+def test_leaving_a_reply_cancels_it(endless: EngineThread) -> None:
+    with endless.submit([1], ENDLESS) as reply:
+        next(reply)
+    assert len(list(endless.submit([2], Sampling(max_tokens=2)))) == 2
+
+
+def test_wrong_requests_are_refused_at_once_and_disturb_nobody(endless: EngineThread) -> None:
+    reply = endless.submit([1], ENDLESS)
+    with pytest.raises(UsageError):
+        endless.submit([1] * 17, Sampling())
+    assert next(reply).reason is None
+
+
+class Failing(Remembering):
+    """Planted fault: fails when it reads a 12, which it never writes itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table.data[:, 12] = -100
+
+    def forward(
+        self, ids: Tensor, cache: RememberingCache | None = None, lengths: Tensor | None = None
+    ) -> Tensor:
+        if (ids == 12).any():
+            raise MemoryError("no room for 12")
+        return super().forward(ids, cache, lengths)
+
+
+def test_a_failing_model_reaches_everyone_who_waits_and_the_next_are_served() -> None:
+    front = EngineThread(Engine(Failing(), end_id=None, max_rows=1))
+    greedy = Sampling(max_tokens=4, temperature=0)
+    replies = [front.submit([1], ENDLESS), front.submit([12], greedy), front.submit([2], greedy)]
+    replies[0].cancel()
+    list(replies[0])
+    for reply in replies[1:]:
+        with pytest.raises(RunError, match=r"MemoryError: no room for 12.*send it again") as caught:
+            list(reply)
+        assert isinstance(caught.value.__cause__, MemoryError)
+        assert list(reply) == [], "the error comes once"
+    front.close()
+
+
+class Stuck(RememberingCache):
+    """Planted fault: rows cannot be dropped."""
+
+    def select(self, rows: list[int]) -> RememberingCache:
+        raise IndexError("rows are stuck")
+
+
+class Sticky(Remembering):
+    """Makes such caches."""
+
+    def new_cache(self, batch_size: int, length: int, source: Tensor | None = None) -> RememberingCache:
+        return Stuck(*vars(super().new_cache(batch_size, length, source)).values())
+
+
+def test_a_failure_while_cancelling_reaches_everyone_too() -> None:
+    front = EngineThread(Engine(Sticky(), end_id=None, max_rows=2))
+    replies = [front.submit([1, 2], ENDLESS)]
+    replies.append(front.submit([3, 4], ENDLESS))
+    for reply in replies:
+        next(reply)
+    replies[0].cancel()
+    for reply in replies:
+        with pytest.raises(RunError, match="rows are stuck"):
+            list(reply)
+    front.close()
+
+
+class Broken(Remembering):
+    """Planted fault: its weights are not numbers."""
+
+    def forward(
+        self, ids: Tensor, cache: RememberingCache | None = None, lengths: Tensor | None = None
+    ) -> Tensor:
+        return super().forward(ids, cache, lengths) * torch.nan
+
+
+def test_an_error_of_ours_keeps_its_words() -> None:
+    front = EngineThread(Engine(Broken(), end_id=None))
+    with pytest.raises(RunError, match=r"damaged or diverged"):
+        list(front.submit([1], Sampling()))
+    front.close()
+
+
+def test_close_ends_what_is_open_and_refuses_what_comes() -> None:
+    front = EngineThread(Engine(Remembering(), end_id=None, max_rows=1))
+    replies = [front.submit([1], ENDLESS), front.submit([2], ENDLESS)]
+    next(replies[0])
+    front.close()
+    front.close()
+    for reply in replies:
+        with pytest.raises(RunError, match="closed before"):
+            list(reply)
+        reply.cancel()
+    with pytest.raises(RunError, match="engine is closed"):
+        front.submit([1], Sampling())
+    assert not front._thread.is_alive()

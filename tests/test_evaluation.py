@@ -1,0 +1,452 @@
+"""Bits per byte by hand, by a slow reference, by transformers; and what must not change it."""
+
+from __future__ import annotations
+
+import gzip
+import math
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from textus import evaluation
+from textus.common import DataError, RunError, UsageError
+from textus.corpus import CorpusSettings, build
+from textus.evaluation import (
+    Entry,
+    Part,
+    Texts,
+    compare,
+    evaluate,
+    read_text,
+    sample_quality,
+    score_ids,
+    score_parts,
+    score_text,
+    split_texts,
+)
+from textus.generation import Sampling
+from textus.loader import Loader, store_of
+from textus.models import LanguageModel
+from textus.models.fake import Fake, FakeConfig
+from textus.models.ngram import NGram, NGramConfig
+from textus.models.transformer import Decoder, DecoderConfig
+from textus.tokenizer import Tokenizer, train
+
+TEXT = "the cat sat on the mat, the dog ate the cat's hat; 春江潮水连海平。\n" * 12
+LN2 = math.log(2)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return train("char", [TEXT], 200)
+
+
+@pytest.fixture(scope="module")
+def bpe() -> Tokenizer:
+    return train("bpe", [TEXT], 300)
+
+
+def fake(tokenizer: Tokenizer, margin: float = 0.0, context: int | None = 8) -> Fake:
+    return Fake(FakeConfig(tokenizer.vocab_size, context, margin))
+
+
+def decoder(tokenizer: Tokenizer, context: int = 16) -> Decoder:
+    """A small decoder with weights that make it sure of things, so that every mistake shows."""
+    torch.manual_seed(0)
+    model = Decoder(DecoderConfig(tokenizer.vocab_size, context, n_layer=2, n_head=2, d_model=16))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.4)
+    return model
+
+
+def ngram(tokenizer: Tokenizer) -> NGram:
+    model = NGram(NGramConfig(tokenizer.vocab_size, tokenizer.end_id, order=4))
+    loader = Loader(
+        store_of([tokenizer.end_id, *tokenizer.encode(TEXT)]),
+        batch_size=1,
+        context_length=4000,
+        shuffle=False,
+    )
+    model.count(loader.batch(0))
+    model.update()
+    return model
+
+
+# ── by hand ──
+
+
+def test_a_uniform_model_costs_log2_v_bits_a_token(tokenizer: Tokenizer, bpe: Tokenizer) -> None:
+    for each in (tokenizer, bpe):
+        n_tokens, n_bytes = len(each.encode(TEXT)), len(TEXT.encode())
+        found = evaluate(fake(each), each, TEXT)
+        expected = math.log2(each.vocab_size) * n_tokens / n_bytes
+        assert found["bits_per_byte"]["value"] == pytest.approx(expected, rel=1e-6)
+        assert found["perplexity"] == pytest.approx(each.vocab_size, rel=1e-5)
+        assert found["nats_per_character"] == pytest.approx(
+            math.log(each.vocab_size) * n_tokens / len(TEXT), rel=1e-6
+        )
+        assert (found["tokens"], found["bytes"], found["characters"]) == (n_tokens, n_bytes, len(TEXT))
+        assert found["kind"] == "exact"
+
+
+def test_known_probabilities_with_every_target_once_from_end_of_text(tokenizer: Tokenizer) -> None:
+    margin, size = 2.5, tokenizer.vocab_size
+    ids = [tokenizer.end_id, *tokenizer.encode(TEXT)]
+    right = math.log(1 + (size - 1) * math.exp(-margin))
+    by_hand = [right if b == (a + 1) % size else right + margin for a, b in pairwise(ids)]
+    score = score_text(fake(tokenizer, margin), tokenizer, TEXT)
+    assert score.nats == pytest.approx(by_hand, rel=1e-5)
+    assert len(set(np.round(by_hand, 3))) == 2  # both cases occur
+
+
+def test_unknown_characters_cost_their_token_and_8_bits_a_byte(tokenizer: Tokenizer) -> None:
+    text = "the 猫é cat"
+    assert "猫" not in TEXT
+    found = evaluate(fake(tokenizer), tokenizer, text)
+    n_unknown, n_bytes = 3 + 2, len(text.encode())
+    bits = math.log2(tokenizer.vocab_size) * len(text) + 8 * n_unknown
+    assert found["unknown_bytes"] == n_unknown
+    assert found["bits_per_byte"]["value"] == pytest.approx(bits / n_bytes, rel=1e-6)
+    assert found["nats_per_character"] == pytest.approx(bits * LN2 / len(text), rel=1e-6)
+    assert found["perplexity"] == pytest.approx(tokenizer.vocab_size, rel=1e-5)
+
+
+def test_documents_each_begin_after_end_of_text(tokenizer: Tokenizer) -> None:
+    model = decoder(tokenizer)
+    texts = ["the cat", "sat on the mat", "a dog ate the cat's hat; 春江潮水"]
+    alone = [score_text(model, tokenizer, text).nats.sum() for text in texts]
+    found = evaluate(model, tokenizer, texts)
+    bits = sum(alone) / LN2 / len("".join(texts).encode())
+    assert found["bits_per_byte"]["value"] == pytest.approx(bits, rel=1e-6)
+    assert found["documents"] == 3
+    assert abs(bits - evaluate(model, tokenizer, "".join(texts))["bits_per_byte"]["value"]) > 1e-3
+
+
+# ── by a slow reference ──
+
+
+def one_by_one(model: LanguageModel, ids: list[int], stride: int) -> list[float]:
+    """Nats of each target, each from a forward of its own over just the ids its window lets it see."""
+    context = model.config.context_length
+    nats = []
+    for target in range(1, len(ids)):
+        window = 0 if target <= context else -((context - target) // stride)
+        seen = torch.tensor([ids[window * stride : target]])
+        with torch.no_grad():
+            nats.append(-float(torch.log_softmax(model(seen)[0, -1].double(), -1)[ids[target]]))
+    return nats
+
+
+@pytest.mark.parametrize("stride", [None, 16, 5, 1])
+def test_windows_are_those_of_the_definition(tokenizer: Tokenizer, stride: int | None) -> None:
+    model, text = decoder(tokenizer), TEXT[:130]
+    ids = [tokenizer.end_id, *tokenizer.encode(text)]
+    score = score_text(model, tokenizer, text, stride=stride)
+    assert score.nats == pytest.approx(one_by_one(model, ids, stride or 16), abs=2e-5)
+
+
+def test_stride_is_another_figure_and_named(tokenizer: Tokenizer) -> None:
+    model = decoder(tokenizer)
+    plain, strided = evaluate(model, tokenizer, TEXT), evaluate(model, tokenizer, TEXT, stride=4)
+    assert plain["stride"] is None
+    assert strided["stride"] == 4
+    assert plain["tokens"] == strided["tokens"] == len(tokenizer.encode(TEXT))
+    assert abs(plain["bits_per_byte"]["value"] - strided["bits_per_byte"]["value"]) > 1e-3
+
+
+def test_perplexity_equals_that_of_transformers(tokenizer: Tokenizer) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    peer = GPT2LMHeadModel(
+        GPT2Config(vocab_size=tokenizer.vocab_size, n_positions=16, n_embd=16, n_layer=2, n_head=2)
+    ).eval()
+    for parameter in peer.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+
+    class Peer(LanguageModel):
+        config = FakeConfig(tokenizer.vocab_size, 16)
+
+        def forward(self, ids: Tensor, cache: object = None, lengths: Tensor | None = None) -> Tensor:
+            return peer(ids).logits
+
+    ids = torch.tensor([[tokenizer.end_id, *tokenizer.encode(TEXT)]])
+    n_targets, total = ids.shape[1] - 1, 0.0
+    for start in range(0, n_targets, 16):
+        window = ids[:, start : start + 17]
+        logits = peer(window[:, :-1]).logits
+        loss = peer.loss_function(
+            logits=logits, labels=None, shift_labels=window[:, 1:], vocab_size=tokenizer.vocab_size
+        )
+        total += loss.item() * (window.shape[1] - 1)
+    found = evaluate(Peer(), tokenizer, TEXT)
+    assert found["perplexity"] == pytest.approx(math.exp(total / n_targets), rel=1e-5)
+
+
+# ── what must change nothing ──
+
+
+@pytest.mark.parametrize("family", [decoder, ngram])
+def test_batch_size_changes_nothing(tokenizer: Tokenizer, family: object) -> None:
+    model = family(tokenizer)  # type: ignore[operator]
+    texts = [TEXT, "the cat", "x", "", TEXT[:40]]
+    figures = [evaluate(model, tokenizer, texts, batch_size=n) for n in (1, 4, 32, None)]
+    values = [each["bits_per_byte"]["value"] for each in figures]
+    assert max(values) - min(values) < 1e-6
+    assert len({each["tokens"] for each in figures}) == 1
+
+
+def test_a_model_that_looks_at_its_batch_is_seen(tokenizer: Tokenizer) -> None:
+    class Leaking(Decoder):
+        def forward(self, ids: Tensor, cache: object = None, lengths: Tensor | None = None) -> Tensor:
+            return super().forward(ids) * (1 + 0.1 * len(ids))
+
+        def score(self, batch: object) -> tuple[Tensor, str]:
+            return LanguageModel.score(self, batch)  # type: ignore[arg-type]
+
+    model = Leaking(decoder(tokenizer).config)
+    model.load_state_dict(decoder(tokenizer).state_dict())
+    one, four = (evaluate(model, tokenizer, TEXT, batch_size=n)["bits_per_byte"]["value"] for n in (1, 4))
+    assert abs(one - four) > 1e-3
+
+
+def test_dropout_precision_and_mode_do_not_matter_and_are_put_back(tokenizer: Tokenizer) -> None:
+    model = decoder(tokenizer)
+    expected = evaluate(model, tokenizer, TEXT)["bits_per_byte"]["value"]
+    model.train()
+    model.dropout.p = 0.5
+    model.precision = torch.bfloat16
+    assert evaluate(model, tokenizer, TEXT)["bits_per_byte"]["value"] == expected
+    assert model.training
+    assert model.precision == torch.bfloat16
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_an_ngram_reads_on_across_windows_and_parts(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = ngram(tokenizer)
+    whole = evaluate(model, tokenizer, TEXT)
+    cut = [Part(TEXT[at : at + 90], continues=at > 0) for at in range(0, len(TEXT), 90)]
+    in_parts = evaluate(model, tokenizer, Texts("parts", len(TEXT.encode()), lambda: cut))
+    monkeypatch.setattr(evaluation, "UNLIMITED_WINDOW", 7)
+    in_windows = evaluate(model, tokenizer, TEXT)
+    for each in (in_parts, in_windows):
+        assert each["bits_per_byte"]["value"] == pytest.approx(whole["bits_per_byte"]["value"], abs=1e-7)
+        assert each["tokens"] == whole["tokens"]
+    assert in_parts["documents"] == 1
+    assert (in_windows["window"], whole["window"]) == (7 + 3, 8192 + 3)
+    monkeypatch.setattr(model, "overlap", 0)  # the planted fault: contexts are lost at every window's edge
+    assert evaluate(model, tokenizer, TEXT)["bits_per_byte"]["value"] > whole["bits_per_byte"]["value"] + 1e-3
+
+
+def test_parts_are_a_window_s_end_and_keep_the_id_before(tokenizer: Tokenizer) -> None:
+    model = decoder(tokenizer)
+    first, second = TEXT[:20], TEXT[20:50]
+    scored = [
+        s.nats for _, _, s in score_parts(model, tokenizer, [Part(first), Part(second, continues=True)])
+    ]
+    ids = tokenizer.encode(TEXT[:50])
+    assert np.concatenate(scored[:1]) == pytest.approx(
+        one_by_one(model, [tokenizer.end_id, *ids[:20]], 16), abs=2e-5
+    )
+    assert scored[1] == pytest.approx(one_by_one(model, ids[19:], 16), abs=2e-5)
+
+
+def test_memory_does_not_grow_with_the_text(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation, "GROUP", 2000)
+    waiting, most = 0, 0
+
+    def endless() -> Iterator[Part]:
+        nonlocal waiting, most
+        for _ in range(60):
+            waiting += 1
+            most = max(most, waiting)
+            yield Part(TEXT)
+
+    for _ in score_parts(fake(tokenizer), tokenizer, endless()):
+        waiting -= 1
+    assert waiting == 0
+    assert most * len(TEXT) < 4000
+
+
+# ── what is read ──
+
+
+def test_bytes_are_those_of_the_file_as_given(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    (tmp_path / "utf8.txt").write_text(TEXT, encoding="utf-8")
+    (tmp_path / "gb.txt").write_bytes((TEXT * 3).encode("gb18030"))
+    with gzip.open(tmp_path / "utf8.txt.gz", "wb") as file:
+        file.write(TEXT.encode())
+    plain, packed, chinese = (
+        evaluate(fake(tokenizer), tokenizer, read_text(tmp_path / name))
+        for name in ("utf8.txt", "utf8.txt.gz", "gb.txt")
+    )
+    assert plain["bytes"] == packed["bytes"] == len(TEXT.encode())
+    assert plain["bits_per_byte"] == packed["bits_per_byte"]
+    assert chinese["bytes"] == len(TEXT.encode("gb18030")) * 3
+    bits = math.log2(tokenizer.vocab_size) * len(TEXT) * 3
+    assert chinese["bits_per_byte"]["value"] == pytest.approx(bits / chinese["bytes"], rel=1e-6)
+
+
+def test_nothing_of_a_file_is_normalised(tmp_path: Path) -> None:
+    text = "a\r\nb\rc\ufb01 e\u0301\n"
+    (tmp_path / "odd.txt").write_bytes(text.encode())
+    assert "".join(part.text for part in read_text(tmp_path / "odd.txt")) == text
+
+
+def test_a_long_file_comes_in_parts_of_one_document(tmp_path: Path) -> None:
+    text = "line of a long book\n" * 150_000
+    (tmp_path / "long.txt").write_text(text)
+    texts = read_text(tmp_path / "long.txt")
+    parts = list(texts)
+    assert len(parts) >= 3
+    assert max(len(part.text) for part in parts) <= 1_000_000
+    assert "".join(part.text for part in parts) == text
+    assert [part.continues for part in parts] == [False] + [True] * (len(parts) - 1)
+    assert list(texts) == parts  # it can be read again, for the next model
+
+
+def test_a_string_and_a_file_score_the_same(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    text = TEXT * (1_200_000 // len(TEXT))
+    (tmp_path / "long.txt").write_text(text)
+    model = ngram(tokenizer)
+    from_file, from_string = (
+        evaluate(model, tokenizer, read_text(tmp_path / "long.txt")),
+        evaluate(model, tokenizer, text),
+    )
+    assert from_file["bits_per_byte"] == from_string["bits_per_byte"]
+    assert len(score_text(model, tokenizer, text).nats) == from_file["tokens"] == len(text)
+
+
+def test_broken_bytes_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "broken.txt").write_bytes("春江潮水连海平，海上明月共潮生。".encode() + b"\xff\xfe ok")
+    texts = read_text(tmp_path / "broken.txt")
+    assert "".join(part.text for part in texts).endswith("\ufffd\ufffd ok")
+    assert "2 broken bytes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("none.txt", None), ("empty.txt", b""), ("noise.bin", bytes(9000))]
+)
+def test_what_is_no_text_is_refused_in_one_line(tmp_path: Path, name: str, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=name) as caught:
+        read_text(tmp_path / name)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_split_of_a_corpus(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    for number in range(40):
+        (tmp_path / f"{number}.txt").write_text(f"the cat {number} sat; " * (number + 1))
+    corpus = build([tmp_path], tmp_path / "corpus", settings=CorpusSettings(split="hash:0.3"))
+    texts = split_texts(corpus)
+    found = evaluate(fake(tokenizer), tokenizer, texts)
+    assert found["documents"] == corpus.n_documents("validation") > 1
+    assert found["bytes"] == corpus.n_bytes("validation") == sum(len(part.text.encode()) for part in texts)
+
+
+# ── bad words and bad models ──
+
+
+def test_bad_strides_and_empty_texts_are_refused(tokenizer: Tokenizer) -> None:
+    for stride in (0, 17, -1):
+        with pytest.raises(UsageError, match=f"stride {stride}"):
+            evaluate(decoder(tokenizer), tokenizer, TEXT, stride=stride)
+    for texts in ("", [], ["", ""]):
+        with pytest.raises(DataError, match="no text"):
+            evaluate(decoder(tokenizer), tokenizer, texts)
+
+
+def test_a_model_of_nan_is_an_error_not_a_figure(tokenizer: Tokenizer) -> None:
+    model = decoder(tokenizer)
+    with torch.no_grad():
+        model.embedding.weight[tokenizer.encode("t")[0]] = float("nan")
+    with pytest.raises(RunError, match="no finite probability"):
+        evaluate(model, tokenizer, TEXT)
+
+
+def test_sequences_too_short_to_have_a_target_score_nothing(tokenizer: Tokenizer) -> None:
+    nats, kind = score_ids(decoder(tokenizer), [[1], [1, 2], [1, 2, 3]], [0, 0, 2])
+    assert [len(line) for line in nats] == [0, 1, 0]
+    assert kind == "exact"
+
+
+# ── samples ──
+
+
+def test_samples_of_a_model_that_counts_never_repeat_until_they_must(tokenizer: Tokenizer) -> None:
+    model = fake(tokenizer, margin=50.0, context=None)  # greedy counting upwards, around the vocabulary
+    period = tokenizer.vocab_size - 1 - tokenizer.end_id  # ids after end-of-text until ids wrap around
+    n = min(10, period) if period > 0 else 10
+    found = sample_quality(model, tokenizer, n=3, sampling=Sampling(temperature=0.0, max_tokens=n))
+    assert found["tokens"] == 3 * n
+    assert found["distinct_1"]["value"] == 1.0
+    assert found["repetition"] == {"value": 0.0, "low": 0.0, "high": 0.0, "n": 3}
+
+
+def test_samples_have_seeds_of_their_own_and_the_same_ones_again(tokenizer: Tokenizer) -> None:
+    model = ngram(tokenizer)
+    first = sample_quality(model, tokenizer, n=4, seed=1)
+    assert first == sample_quality(model, tokenizer, n=4, seed=1)
+    assert first != sample_quality(model, tokenizer, n=4, seed=2)
+    assert 0 < first["distinct_4"]["value"] <= 1
+    assert first["distinct_4"]["value"] == pytest.approx(1 - first["repetition"]["value"])
+
+
+def test_a_family_that_cannot_generate_has_no_samples(tokenizer: Tokenizer) -> None:
+    model = fake(tokenizer)
+    model.can_generate = False
+    with pytest.raises(UsageError, match="cannot generate"):
+        sample_quality(model, tokenizer)
+
+
+# ── several runs ──
+
+
+class Pseudo(Fake):
+    """A family whose figure is no probability of the text."""
+
+    kind = "pseudo"
+
+
+def test_compare_ranks_and_says_what_is_certain(tokenizer: Tokenizer, bpe: Tokenizer) -> None:
+    runs = [
+        Entry("uniform", fake(tokenizer), tokenizer, {"cpu_seconds": 12.5}),
+        Entry("ngram", ngram(tokenizer), tokenizer, {"family": "ngram"}),
+        Entry("twin", ngram(tokenizer), tokenizer),
+        Entry("bpe", fake(bpe), bpe),
+        Entry("pseudo", Pseudo(FakeConfig(tokenizer.vocab_size, 8, 0.1)), tokenizer),
+    ]
+    found = compare(runs, TEXT)
+    names = [row["name"] for row in found["rows"]]
+    assert names[-1] == "pseudo"
+    assert set(names[:2]) == {"ngram", "twin"}
+    assert [row["rank"] for row in found["rows"]] == [1, 2, 3, 4, 1]
+    assert [row["kind"] for row in found["rows"]] == ["exact"] * 4 + ["pseudo"]
+    assert all("pseudo" not in (pair["better"], pair["worse"]) for pair in found["pairs"])
+    twins, clear = found["pairs"][:2]
+    assert not twins["certain"]
+    assert twins["difference"]["value"] == 0
+    assert clear["certain"]
+    assert clear["difference"]["low"] > 0
+    assert "cannot be told apart" in found["verdict"][0]
+    assert "is better than" in found["verdict"][1]
+    assert "not ranked against each other" in found["verdict"][-1]
+    row = next(row for row in found["rows"] if row["name"] == "uniform")
+    assert row["bits_per_byte"] == evaluate(fake(tokenizer), tokenizer, TEXT)["bits_per_byte"]
+    assert row["training_cpu_seconds"] == 12.5
+    assert row["parameters"] == 1
+    assert row["weights_bytes"] == 4
+    assert row["peak_memory_bytes"] > 1_000_000
+
+
+def test_compare_needs_a_run(tokenizer: Tokenizer) -> None:
+    with pytest.raises(UsageError, match="nothing to compare"):
+        compare([], TEXT)

@@ -1,0 +1,170 @@
+"""Figures by hand, by brute force, and by repeating them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from textus.common import UsageError
+from textus.metrics import (
+    BLOCK,
+    FEWEST,
+    MOST_BLOCKS,
+    Blocks,
+    bootstrap,
+    distinct_n,
+    longest_match,
+    ngrams,
+    paired_bootstrap,
+    pooled,
+    repetition,
+)
+
+
+def test_the_value_is_a_ratio_of_sums_not_a_mean_of_ratios() -> None:
+    value, low, high = bootstrap([1.0, 30.0], [1.0, 10.0])
+    assert value == pytest.approx(31 / 11)
+    assert low == pytest.approx(1.0)  # a resample of the first block alone
+    assert high == pytest.approx(3.0)
+
+
+def test_equal_blocks_have_no_spread_and_one_block_says_nothing() -> None:
+    assert bootstrap([2.0] * 10, [4.0] * 10) == (0.5, 0.5, 0.5)
+    assert bootstrap([3.0], [2.0]) == (1.5, 1.5, 1.5)
+
+
+def test_same_seed_same_interval_another_seed_another() -> None:
+    values = np.random.default_rng(1).normal(size=50)
+    first = bootstrap(values, np.ones(50), seed=1)
+    assert first == bootstrap(values, np.ones(50), seed=1)
+    assert first != bootstrap(values, np.ones(50), seed=2)
+
+
+def test_the_interval_covers_the_truth_about_95_times_in_100() -> None:
+    rng = np.random.default_rng(0)
+    hits = 0
+    for trial in range(300):
+        weights = rng.uniform(1, 3, size=60)
+        values = weights * 2.0 + rng.normal(scale=1.0, size=60)
+        _, low, high = bootstrap(values, weights, seed=trial, n=400)
+        hits += low <= 2.0 <= high
+    assert (
+        0.90 <= hits / 300 <= 0.985
+    )  # 5 standard errors of the coverage of a percentile interval of 60 blocks
+
+
+def test_many_blocks_are_resampled_in_chunks_of_flat_memory() -> None:
+    values = np.random.default_rng(0).normal(1.0, 1.0, size=100_000)
+    value, low, high = bootstrap(values, np.ones(100_000), n=100)
+    assert high - low == pytest.approx(4 * 1.0 / np.sqrt(100_000), rel=0.4)  # ± 2 standard errors
+    assert low < value < high
+
+
+def test_pairs_see_a_difference_that_single_intervals_hide() -> None:
+    rng = np.random.default_rng(0)
+    hard = rng.normal(5, 2, size=100)  # passages differ far more than models do
+    first, second = hard + 0.1 + rng.normal(0, 0.05, 100), hard
+    difference, low, high = paired_bootstrap(first, second, np.ones(100))
+    assert difference == pytest.approx(0.1, abs=0.02)
+    assert 0 < low < high
+    alone = bootstrap(first, np.ones(100)), bootstrap(second, np.ones(100))
+    assert alone[0][1] < alone[1][2]  # these overlap
+
+
+@pytest.mark.parametrize(
+    ("values", "weights"), [([], []), ([1.0], [1.0, 2.0]), ([1.0], [0.0]), ([[1.0]], [[1.0]])]
+)
+def test_what_has_no_ratio_is_refused(values: list, weights: list) -> None:
+    with pytest.raises(UsageError):
+        bootstrap(values, weights)
+
+
+def test_pairs_of_different_blocks_are_refused() -> None:
+    with pytest.raises(UsageError, match="same blocks"):
+        paired_bootstrap([1.0], [1.0, 2.0], [1.0])
+
+
+def test_blocks_keep_every_cost_and_every_byte() -> None:
+    rng = np.random.default_rng(0)
+    blocks, total = Blocks(), 0.0
+    for _ in range(40):
+        sizes = rng.integers(1, 5, size=200)
+        costs = rng.uniform(size=200)
+        total += costs.sum()
+        blocks.add(int(sizes.sum()), sizes, costs)
+    sums, weights = blocks.finished()
+    assert sums.sum() == pytest.approx(total)
+    assert weights.sum() == blocks.n_bytes
+    assert len(sums) == len(weights) == -(-blocks.n_bytes // blocks.size)
+    assert blocks.size == 512  # 20 blocks or so: the text is too short for more of BLOCK bytes
+    assert len(sums) >= FEWEST
+
+
+def test_a_token_counts_in_the_block_where_it_begins() -> None:
+    blocks = Blocks(size=4)
+    blocks.add(10, [3, 3, 3, 1], [1.0, 10.0, 100.0, 1000.0])  # begin at 0, 3, 6, 9
+    assert blocks.sums.tolist() == [11.0, 100.0, 1000.0]
+
+
+def test_blocks_lie_where_the_text_says_whatever_the_tokens() -> None:
+    fine, coarse = Blocks(), Blocks()
+    fine.add(100_000, [1] * 100_000, [0.5] * 100_000)
+    coarse.add(100_000, [10] * 10_000, [5.0] * 10_000)
+    assert fine.finished()[1].tolist() == coarse.finished()[1].tolist()
+    assert fine.size == BLOCK
+    assert np.allclose(fine.finished()[0], coarse.finished()[0], atol=5.0)
+
+
+def test_a_long_text_does_not_have_more_blocks() -> None:
+    blocks = Blocks()
+    for _ in range(50):
+        blocks.add(1_000_000, [1000] * 1000, [1.0] * 1000)
+    assert len(blocks.sums) <= MOST_BLOCKS
+    assert blocks.finished()[1].sum() == 50_000_000
+    assert blocks.sums.sum() == 50_000
+
+
+def test_distinct_and_repetition_by_hand() -> None:
+    assert distinct_n("abab", 1) == 0.5
+    assert distinct_n("abab", 2) == pytest.approx(2 / 3)  # ab ba ab
+    assert repetition("abcdabcd", 4) == pytest.approx(1 / 5)  # abcd comes twice among five
+    assert repetition([1, 2, 3], 4) == 0.0
+    assert distinct_n([], 1) == 1.0
+    assert repetition("a" * 100) == pytest.approx(96 / 97)
+
+
+@given(st.lists(st.integers(0, 3), max_size=40), st.integers(1, 4))
+def test_repetition_counts_what_was_seen_before(sequence: list[int], n: int) -> None:
+    seen: set = set()
+    again = total = 0
+    for at in range(len(sequence) - n + 1):
+        gram = tuple(sequence[at : at + n])
+        again += gram in seen
+        total += 1
+        seen.add(gram)
+    assert repetition(sequence, n) == pytest.approx(again / total if total else 0.0)
+
+
+def test_pooled_is_over_all_ngrams_and_leaves_short_samples_be() -> None:
+    found = pooled(["aaaa", "ab", ""], 2, distinct_n)
+    assert found is not None
+    assert found["value"] == pytest.approx((1 + 1) / (3 + 1))
+    assert found["n"] == 3
+    assert pooled(["a", ""], 2, distinct_n) is None
+
+
+def test_zero_grams_are_refused() -> None:
+    with pytest.raises(UsageError, match="n starts at 1"):
+        ngrams("abc", 0)
+
+
+@settings(max_examples=200)
+@given(st.text("ab", max_size=12), st.text("ab", max_size=25))
+def test_longest_match_by_brute_force(sample: str, corpus: str) -> None:
+    found = longest_match(sample, corpus)
+    assert found in sample
+    assert found in corpus
+    parts = (sample[i:j] for i in range(len(sample)) for j in range(i, len(sample) + 1))
+    assert len(found) == max((len(part) for part in parts if part in corpus), default=0)

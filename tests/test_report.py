@@ -1,0 +1,176 @@
+"""Tables that line up, pictures without boxes, a page that is safe and needs nothing from outside."""
+
+from __future__ import annotations
+
+import re
+import sys
+import warnings
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from textus import report
+from textus.common import MissingExtra
+from textus.report import Section, bars, cell, loss_curve, markdown, number, page, scatter, size, table, width
+
+FIGURE = {"value": 1.923, "low": 1.9, "high": 1.95, "n": 20}
+ROWS = [
+    {"run": "春江", "bits_per_byte": FIGURE, "parameters": 10_234_567, "seconds": 0.00123},
+    {"run": "b|c", "bits_per_byte": FIGURE, "parameters": 12, "seconds": None},
+]
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "–"),
+        ("", "–"),
+        (True, "yes"),
+        (1234567, "1,234,567"),
+        (0.0, "0"),
+        (0.5, "0.5"),
+        (0.00012345, "0.0001234"),
+        (1.0, "1.000"),
+        (12.3456, "12.35"),
+        (999.96, "1,000"),
+        (1234.5, "1,234"),
+        (float("nan"), "nan"),
+        (FIGURE, "1.923 [1.900, 1.950]"),
+    ],
+)
+def test_cells(value: object, text: str) -> None:
+    assert cell(value) == text
+
+
+def test_sizes() -> None:
+    assert [size(n) for n in (0, 999, 1500, 55_073_280, 3e12)] == [
+        "0 B",
+        "999 B",
+        "1.5 kB",
+        "55.1 MB",
+        "3.0 TB",
+    ]
+    assert number(-12.345) == "-12.35"
+
+
+def test_columns_line_up_also_in_chinese() -> None:
+    lines = table(ROWS, ["run", "parameters", "bits_per_byte"]).splitlines()
+    assert len(lines) == 4
+    assert len({width(line) for line in lines}) == 1
+    assert lines[2].startswith("春江  ")
+    assert lines[3].split("  ")[0] == "b|c"
+    ends = [line.index(figure) + len(figure) for line, figure in ((lines[3], " 12 "), (lines[2], ",567 "))]
+    assert ends[0] - ends[1] == width("春江") - len("春江")  # right-aligned, once wide characters are counted
+
+
+def test_columns_default_to_every_key_and_an_empty_table_is_its_head() -> None:
+    assert table(ROWS).splitlines()[0].split() == ["run", "bits_per_byte", "parameters", "seconds"]
+    assert table([], ["a", "b"]).splitlines()[0] == "a  b"
+
+
+def test_markdown_escapes_what_would_break_it() -> None:
+    lines = markdown(ROWS, ["run", "parameters"]).splitlines()
+    assert lines[1] == "| --- | ---: |"
+    assert lines[3] == "| b\\|c | 12 |"
+
+
+# ── pictures ──
+
+
+def drawn() -> dict[str, bytes]:
+    log = [{"step": s, "loss": 5 - s / 50, "cpu_seconds": s / 10} for s in range(100)]
+    log += [{"step": 50, "validation": 4.2, "cpu_seconds": 5.0}, {"step": 60, "sample": "text"}]
+    return {
+        "loss": loss_curve(log, title="春江 $x$ 100%"),
+        "time": loss_curve(log, x="cpu_seconds"),
+        "bars": bars(ROWS, name="run", value="bits_per_byte", title="比较"),
+        "scatter": scatter(ROWS, name="run", x="seconds", y="bits_per_byte"),
+        "empty": loss_curve([]),
+    }
+
+
+def test_pictures_are_png_without_boxes_and_the_same_twice() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # matplotlib warns of a glyph it has not
+        pictures = drawn()
+    assert all(picture.startswith(PNG) and len(picture) > 3000 for picture in pictures.values())
+    assert pictures == drawn()
+
+
+def test_without_a_chinese_font_labels_are_escaped_not_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "cjk_font", lambda: None)
+    assert report.label("春 a") == "\\u6625 a"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        drawn()
+
+
+def test_the_fault_is_seen_when_planted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "cjk_font", lambda: None)
+    monkeypatch.setattr(report, "label", lambda text: text)
+    with pytest.warns(UserWarning, match="Glyph"):
+        bars(ROWS, name="run", value="bits_per_byte")
+
+
+def test_without_matplotlib_one_line_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(MissingExtra, match=r"textus\[report\]"):
+        loss_curve([])
+
+
+# ── the page ──
+
+
+class Reader(HTMLParser):
+    """What a browser would load, and what it would show."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.loads: list[str] = []
+        self.tags: list[str] = []
+        self.shown = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.loads += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "action")]
+
+    def handle_data(self, data: str) -> None:
+        self.shown += data
+
+
+def test_the_page_holds_everything_and_loads_nothing(tmp_path: Path) -> None:
+    picture = bars(ROWS, name="run", value="bits_per_byte")
+    sections = [Section("One", "a\n\nb", rows=ROWS, picture=picture, alt="bars", code="x < y")]
+    path = report.write_report(tmp_path / "deep" / "page.html", "报告", sections)
+    text = path.read_text(encoding="utf-8")
+    read = Reader(text)
+    assert all(load.startswith("data:image/png;base64,") for load in read.loads)
+    assert len(read.loads) == 1
+    assert "http" not in re.sub(r"http-equiv", "", text)
+    assert "@import" not in text
+    assert "url(" not in text
+    assert "default-src 'none'" in text
+    assert "prefers-color-scheme: dark" in text
+    assert read.tags.count("table") == 1
+    assert read.tags.count("p") == 3
+    for shown in ("报告", "春江", "10,234,567", "1.923 [1.900, 1.950]", "x < y"):
+        assert shown in read.shown
+
+
+def test_names_and_texts_cannot_become_markup() -> None:
+    attack = "<script>alert(1)</script>"
+    section = Section(
+        attack,
+        attack,
+        rows=[{attack: attack, "f": 1}],
+        picture=PNG,
+        alt='"><img src=x onerror=1>',
+        code=attack,
+    )
+    read = Reader(page(attack, [section]))
+    assert "script" not in read.tags
+    assert read.tags.count("img") == 1
+    assert read.shown.count(attack) == 7  # title twice, heading, paragraph, column, cell, code

@@ -1,0 +1,508 @@
+"""The verbs as functions, and the `Run`: what `import textus` offers and the command line calls.
+
+Each verb takes folders and returns an opened one, or its findings as JSON values. Nothing here prints; what
+the command line says about it is written in `textus.cli`.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from textus import common
+from textus.common import DataError, RunError, UsageError, notice, unknown
+
+if TYPE_CHECKING:
+    from textus.corpus import Corpus
+    from textus.generation import Sampling
+    from textus.models import LanguageModel
+    from textus.tokenizer import Tokenizer
+
+KINDS = ("char", "word", "bpe", "wordpiece", "unigram")
+
+
+# ── text ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def build_corpus(
+    *sources: str | Path,
+    out: str | Path,
+    split: str = "auto",
+    settings: Sequence[str] = (),
+    force: bool = False,
+) -> Corpus:
+    """Read files and folders into a corpus folder at `out`.
+
+    `split` is auto, hash:SHARE, tail:SHARE or none; `settings` are assignments to other fields of
+    `CorpusSettings`, such as "min_chars=20". Raises UsageError without sources or where `out` exists,
+    DataError where no text is found.
+    """
+    from textus.config import assign
+    from textus.corpus import CorpusSettings, build
+
+    if not sources:
+        raise UsageError("no sources given; name files or folders: textus corpus build SRC --out FOLDER")
+    chosen = assign(CorpusSettings(split=split), list(settings))
+    return build([Path(source) for source in sources], Path(out), settings=chosen, force=force)
+
+
+def open_corpus(path: str | Path) -> Corpus:
+    """Open a corpus folder; RunError where it is none, or damaged."""
+    from textus.corpus import open_corpus as opened
+
+    return opened(Path(path))
+
+
+def train_tokenizer(
+    corpus: str | Path | Corpus,
+    *,
+    out: str | Path,
+    kind: str = "bpe",
+    vocab_size: int = 4096,
+    force: bool = False,
+) -> Tokenizer:
+    """Train a tokenizer on a corpus' training split and save it at `out` in Hugging Face format."""
+    from textus.tokenizer import train as learn
+
+    out = Path(out)
+    if kind not in KINDS:
+        raise unknown("tokenizer kind", kind, KINDS)
+    opened = open_corpus(corpus) if isinstance(corpus, str | Path) else corpus
+    if not force:
+        common.claim(out, kind="tokenizer")
+    tokenizer = learn(kind, opened.texts("train"), vocab_size)
+    with common.folder_atomic(out) as folder:
+        tokenizer.save(folder)
+    return tokenizer
+
+
+def load_tokenizer(path: str | Path) -> Tokenizer:
+    """Load a tokenizer from its folder or file."""
+    from textus.tokenizer import load
+
+    return load(Path(path))
+
+
+def fitting_vocab_size(n_bytes: int) -> int:
+    """How many entries a corpus of `n_bytes` can teach: about one for each 250 bytes, 320 to 8,192, a power
+    of two.
+
+    With fewer bytes an entry, most are seen too rarely to be learnt.
+    """
+    if n_bytes < 250 * 512:
+        return 320
+    return min(8192, 2 ** round(math.log2(n_bytes / 250)))
+
+
+def chosen_tokenizer(corpus: Path, choice: str | Path | None) -> Path:
+    """The tokenizer's folder for `train --tokenizer`: as given, or one trained for this corpus and kept
+    inside it."""
+    if choice is not None and str(choice) not in KINDS:
+        if not Path(choice).exists():
+            near = common.nearest(str(choice), KINDS)
+            hint = f" (did you mean the kind {near!r}?)" if near else ""
+            raise UsageError(f"--tokenizer {choice}: no such folder or kind{hint}; kinds: {', '.join(KINDS)}")
+        return Path(choice)
+    opened = open_corpus(corpus)
+    kind = str(choice or "bpe")
+    n_bytes = opened.n_bytes("train")
+    vocab_size = fitting_vocab_size(n_bytes)
+    folder = corpus / "tokenizers" / f"{kind}-{vocab_size}"
+    if not (folder / "tokenizer.json").exists():
+        if choice is None:
+            notice(f"tokenizer: byte-level BPE of {vocab_size:,} entries, what {n_bytes:,} bytes can teach")
+        train_tokenizer(opened, out=folder, kind=kind, vocab_size=vocab_size, force=True)
+    return folder
+
+
+# ── training ───────────────────────────────────────────────────────────────────────────────────
+
+
+def train(
+    corpus: str | Path | Corpus,
+    *,
+    out: str | Path,
+    model: str = "decoder",
+    tokenizer: str | Path | None = None,
+    preset: str | None = None,
+    depth: int | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+    settings: Sequence[str] = (),
+    checkpoint_every: int | None = None,
+    choices: str | Path | None = None,
+    force: bool = False,
+) -> Run:
+    """Train a model on a corpus folder and return its run; the arguments are the flags of `textus train`.
+
+    Raises UsageError for names that are not there or an `out` that exists, DataError for a corpus without
+    text, TrainingError where the loss is no number or the disk is full.
+    """
+    from textus.models import FAMILIES
+    from textus.presets import PRESETS, start
+
+    out, folder = Path(out), Path(getattr(corpus, "path", corpus))  # type: ignore[arg-type]
+    if model not in FAMILIES or model == "fake":
+        raise unknown("model", model, [each for each in FAMILIES if each != "fake"])
+    if preset is not None and preset not in PRESETS:
+        raise unknown("preset", preset, PRESETS)
+    if not force:
+        common.claim(out)
+    made = start(
+        folder,
+        family=model,
+        tokenizer=chosen_tokenizer(folder, tokenizer),
+        out=out,
+        preset=preset,
+        depth=depth,
+        steps=steps,
+        seed=seed,
+        assignments=list(settings),
+        checkpoint_every=checkpoint_every,
+        choices=Path(choices) if choices else None,
+        force=force,
+    )
+    return Run(made)
+
+
+def resume(path: str | Path) -> Run:
+    """Go on with an interrupted run from its newest checkpoint that verifies."""
+    from textus.presets import resume as go_on
+
+    return Run(go_on(Path(path)))
+
+
+def prove_resume(path: str | Path) -> dict[str, Any]:
+    """Resume a copy of a finished run from the checkpoint before its last; compare every byte of its weights.
+
+    The copy lies beside the run and is removed. Raises RunError for a run that is not finished, or where a
+    byte differs.
+    """
+    from textus.checkpoint import open_run as opened
+
+    path = Path(path)
+    run = opened(path)
+    if not run.finished:
+        raise RunError(f"{path} is not finished; go on with it first: textus resume {path}")
+    with tempfile.TemporaryDirectory(dir=path.resolve().parent, prefix=f".{path.name}.proof-") as folder:
+        copy = Path(folder) / path.name
+        shutil.copytree(path, copy)
+        first = unfinish(opened(copy))
+        resume(copy)
+        wanted, found = (common.sha256(each / "model.safetensors") for each in (path, copy))
+    if wanted != found:
+        raise RunError(
+            f"{path} resumed from step {first} ends in other weights ({found[:12]}…, not {wanted[:12]}…)"
+        )
+    return {"run": str(path), "resumed_from_step": first, "sha256": wanted, "identical": True}
+
+
+def unfinish(run: Any) -> int:
+    """Take a run back to the checkpoint before its last, as if killed then; returns that step (or 0)."""
+    for step in run.steps()[-1:]:
+        shutil.rmtree(run.path / "state" / f"step-{step}")
+    (run.path / "model.safetensors").unlink()
+    run.record.pop("files")
+    run.record["status"] = "training"
+    run.write_record()
+    return max(run.steps(), default=0)
+
+
+# ── runs ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def open_run(path: str | Path) -> Run:
+    """Open a run folder; RunError where it is none, or its record is damaged. The model is read when first
+    used."""
+    run = Run(path)
+    _ = run.record
+    return run
+
+
+class Run:
+    """A trained model in its folder: it generates, talks, scores and evaluates. Reading is lazy."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """What run.json says: family, config, corpus, seed, choices, steps, best figures, versions."""
+        from textus.checkpoint import open_run as opened
+
+        return opened(self.path).record
+
+    @cached_property
+    def _loaded(self) -> tuple[LanguageModel, Tokenizer]:
+        from textus.checkpoint import load
+
+        model, tokenizer, _ = load(self.path)
+        return model.eval(), tokenizer
+
+    @property
+    def model(self) -> LanguageModel:
+        """The model with the weights to use, every file verified when read."""
+        return self._loaded[0]
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer it was trained with."""
+        return self._loaded[1]
+
+    @property
+    def chats(self) -> bool:
+        """Whether it was trained on conversations; other runs continue texts."""
+        return self.record.get("task") == "chat"
+
+    def stream(self, prompt: str = "", **sampling: Any) -> Iterator[str]:
+        """The continuation of a text, in pieces as they come; keywords are the fields of
+        `generation.Sampling`.
+
+        An empty prompt begins a new document. Raises UsageError for a value out of range, or a prompt longer
+        than the context, before anything is generated.
+        """
+        ids = self.tokenizer.encode(prompt) or [self.tokenizer.end_id]
+        return self._pieces(ids, sampling_of(sampling), self.tokenizer.end_id)
+
+    def generate(self, prompt: str = "", **sampling: Any) -> str:
+        """The continuation of a text, whole; see `stream`."""
+        return "".join(self.stream(prompt, **sampling))
+
+    def stream_chat(self, messages: Sequence[dict[str, str]], **sampling: Any) -> Iterator[str]:
+        """The answer to a conversation of {"role", "content"} messages, in pieces.
+
+        A run that was not trained on conversations reads them as one plain text, a line each, and answers
+        with the next line. The oldest messages are left out, with a notice, where all of them are longer than
+        the context.
+        """
+        chosen = sampling_of(sampling)
+        ids = self._fitting(list(messages), chosen)
+        if self.chats:
+            return self._pieces(ids, chosen, self.tokenizer.special.get("<|im_end|>", self.tokenizer.end_id))
+        from dataclasses import replace
+
+        return self._pieces(ids, replace(chosen, stop=(*chosen.stop, "\n")), self.tokenizer.end_id)
+
+    def chat(self, messages: Sequence[dict[str, str]], **sampling: Any) -> str:
+        """The answer to a conversation, whole; see `stream_chat`."""
+        return "".join(self.stream_chat(messages, **sampling))
+
+    def _fitting(self, messages: list[dict[str, str]], sampling: Sampling) -> list[int]:
+        """The conversation as ids, the oldest messages left out until it fits the context."""
+        context = self.model.config.context_length
+        left_out = 0
+        while True:
+            if self.chats:
+                ids = self.tokenizer.render(messages, add_generation_prompt=True)
+            else:
+                ids = self.tokenizer.encode("".join(f"{each['content']}\n" for each in messages))
+            if context is None or len(ids) < context or len(messages) == 1:
+                break
+            messages, left_out = messages[1:], left_out + 1
+        if left_out:
+            notice(f"the context holds {context} tokens: the {left_out} oldest messages were left out")
+        return ids
+
+    def _pieces(self, ids: list[int], sampling: Sampling, end_id: int) -> Iterator[str]:
+        from textus.engine import Engine
+        from textus.generation import TextStream, check_prompt
+
+        sampling.check()
+        check_prompt(self.model, ids)
+        return decoded(
+            Engine(self.model, end_id=end_id), ids, sampling, TextStream(self.tokenizer, sampling.stop)
+        )
+
+    def evaluate(
+        self, on: str | Path | None = None, *, stride: int | None = None, samples: bool = True
+    ) -> dict[str, Any]:
+        """Bits per byte, perplexity and more of a text file, or without one of the corpus' validation split.
+
+        `samples` adds how repetitive and how varied the model's own texts are. Raises DataError where there
+        is no text.
+        """
+        from textus.evaluation import evaluate, sample_quality
+
+        result = {
+            "run": str(self.path),
+            **evaluate(self.model, self.tokenizer, self._texts(on), stride=stride),
+        }
+        result["on"] = str(on) if on else "validation split"
+        if samples and self.model.can_generate:
+            result["samples"] = sample_quality(self.model, self.tokenizer)
+        return result
+
+    def score(self, text: str, *, stride: int | None = None) -> Any:
+        """Nats of each token of a text: an `evaluation.Score`."""
+        from textus.evaluation import score_text
+
+        return score_text(self.model, self.tokenizer, text, stride=stride)
+
+    def _texts(self, on: str | Path | None) -> Any:
+        from textus.evaluation import read_text, split_texts
+
+        return read_text(on) if on else split_texts(self._corpus())
+
+    def _corpus(self) -> Corpus:
+        """The corpus it was trained on; RunError where it has moved or changed since."""
+        recorded = self.record.get("corpus") or {}
+        path = Path(recorded.get("path", ""))
+        if not recorded or not path.is_dir():
+            raise RunError(f"the corpus of {self.path} is not at {path}; give a text file: --on FILE")
+        corpus = open_corpus(path)
+        if corpus.fingerprint != recorded.get("fingerprint"):
+            raise RunError(
+                f"{path} is another corpus than {self.path} was trained on; give a text file: --on FILE"
+            )
+        if not corpus.n_bytes("validation"):
+            raise DataError(f"{path} has no validation split; give a text file: --on FILE")
+        return corpus
+
+    def _repr_html_(self) -> str:
+        facts = {
+            "family": self.record.get("family"),
+            "steps": self.record.get("steps"),
+            **(self.record.get("best") or {}),
+        }
+        rows = "".join(
+            f"<tr><th>{escape(str(k))}</th><td>{escape(str(v))}</td></tr>" for k, v in facts.items()
+        )
+        return f"<table><caption>{escape(str(self.path))}</caption>{rows}</table>"
+
+
+def sampling_of(values: dict[str, Any]) -> Sampling:
+    """Keywords as a checked `Sampling`; UsageError for one that it does not have."""
+    from dataclasses import fields
+
+    from textus.generation import Sampling
+
+    names = [field.name for field in fields(Sampling)]
+    for name in values:
+        if name not in names:
+            raise unknown("sampling setting", name, names)
+    if isinstance(stop := values.get("stop", ()), str | list):
+        values = {**values, "stop": (stop,) if isinstance(stop, str) else tuple(stop)}
+    sampling = Sampling(**values)
+    sampling.check()
+    return sampling
+
+
+def decoded(engine: Any, ids: list[int], sampling: Sampling, text: Any) -> Iterator[str]:
+    """The engine's events of one prompt as text, until it ends or a stop string is complete."""
+    for event in engine.stream([ids], [sampling]):
+        piece = text.push(event.id) if event.id is not None else ""
+        if piece:
+            yield piece
+        if text.stopped:
+            return
+    if piece := text.flush():
+        yield piece
+
+
+# ── findings ───────────────────────────────────────────────────────────────────────────────────
+
+
+def compare(
+    runs: Iterable[str | Path | Run], *, on: str | Path | None = None, out: str | Path | None = None
+) -> dict[str, Any]:
+    """Any runs on one ruler: bits per byte on the same bytes, seconds, memory.
+
+    Without `on` the runs are measured on the validation split, which all must share. `out` is a folder for
+    the table and the picture (comparison.json, .html, .png). Raises UsageError where there is nothing in
+    common to measure on.
+    """
+    from textus import evaluation
+
+    opened = [run if isinstance(run, Run) else open_run(run) for run in runs]
+    if not opened:
+        raise UsageError("there is nothing to compare; name at least one run")
+    corpora = {(run.record.get("corpus") or {}).get("fingerprint") for run in opened}
+    if on is None and len(corpora) > 1:
+        raise UsageError(
+            "these runs were trained on different corpora; name a text to compare them on: --on TEXT"
+        )
+    entries = [
+        evaluation.Entry(name, run.model, run.tokenizer, run.record) for name, run in named(opened).items()
+    ]
+    result = evaluation.compare(entries, opened[0]._texts(on))
+    if out is not None:
+        write_comparison(Path(out), result, opened)
+    return result
+
+
+def named(runs: Sequence[Run]) -> dict[str, Run]:
+    """Runs by the name of their folder, or by its whole path where two have one name."""
+    short = [run.path.resolve().name for run in runs]
+    return {
+        name if short.count(name) == 1 else str(run.path): run for name, run in zip(short, runs, strict=True)
+    }
+
+
+def write_comparison(out: Path, result: dict[str, Any], runs: Sequence[Run]) -> None:
+    """The report of `compare`: figures as JSON, a picture, and a page with both, loss curves and samples."""
+    from textus.report import Section, loss_curve, scatter, write_report
+
+    out.mkdir(parents=True, exist_ok=True)
+    rows = result["rows"]
+    picture = scatter(
+        rows, name="name", x="cpu_seconds", y="bits_per_byte", title="bits per byte against CPU-seconds"
+    )
+    sections = [
+        Section("Which is better", text="\n\n".join(result["verdict"]), rows=rows),
+        Section("Quality and cost", picture=picture, alt="bits per byte and CPU-seconds of each run"),
+    ]
+    for name, run in named(runs).items():
+        sections.append(Section(f"A sample of {name}", code=run.generate("", max_tokens=120)))
+        if lines := log_lines(run.path / "log.jsonl"):
+            sections.append(
+                Section(f"Training of {name}", picture=loss_curve(lines, title=name), alt="loss by step")
+            )
+    common.write_json(out / "comparison.json", result)
+    common.write_atomic(out / "comparison.png", picture)
+    write_report(out / "comparison.html", "Comparison", sections)
+
+
+def log_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a run's log that hold a loss; none where there is no log."""
+    import json
+
+    lines = (
+        [json.loads(line) for line in path.read_text().splitlines() if line.strip()] if path.exists() else []
+    )
+    return [line for line in lines if "loss" in line or "validation" in line]
+
+
+def show(path: str | Path | Run) -> dict[str, Any]:
+    """What is inside a run: its record's facts, layers, shapes, parameters, FLOPs, and a chart in Mermaid."""
+    from textus import describing
+
+    run = path if isinstance(path, Run) else open_run(path)
+    found = describing.describe(run.model, name=run.path.resolve().name, family=run.record.get("family"))
+    kept = ("steps", "seed", "best", "preset", "corpus", "tokenizer", "parent", "command", "versions", "isa")
+    facts = {name: run.record[name] for name in kept if run.record.get(name) is not None}
+    return {"run": str(run.path), **facts, **found, "mermaid": describing.as_mermaid(found)}
+
+
+def doctor() -> dict[str, Any]:
+    """Versions, what this machine can do, its measured matrix rates, the extras that are here. Takes
+    seconds."""
+    from textus import describing
+
+    return describing.doctor()
+
+
+def verify(path: str | Path) -> dict[str, Any]:
+    """Check every file of a run against its recorded SHA-256; RunError naming the first that differs or is
+    missing."""
+    from textus.checkpoint import verify as check
+
+    return {"run": str(path), "files": check(Path(path))}

@@ -1,0 +1,51 @@
+"""The tree of verbs: names on the command line → functions, whose work is imported when they run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from cyclopts import App
+
+from textus.cli.demo import demo
+from textus.cli.text import corpus_build, corpus_show, corpus_why, tokenizer_report, tokenizer_train
+from textus.cli.training import bench, resume, train
+from textus.cli.using import chat, compare, doctor, evaluate, generate, serve, show, verify
+
+VERBS: dict[str, Callable[..., Any] | dict[str, Callable[..., Any]]] = {
+    "demo": demo,
+    "corpus": {"build": corpus_build, "show": corpus_show, "why": corpus_why},
+    "tokenizer": {"train": tokenizer_train, "report": tokenizer_report},
+    "train": train,
+    "resume": resume,
+    "generate": generate,
+    "chat": chat,
+    "evaluate": evaluate,
+    "compare": compare,
+    "serve": serve,
+    "show": show,
+    "verify": verify,
+    "doctor": doctor,
+    "bench": bench,
+}
+"""In the order of the line; a dictionary is a noun with its own verbs."""
+
+
+def build_app() -> App:
+    """The command-line parser. Help and versions are answered by `textus.cli`, so that rich is never
+    imported."""
+    app = plain("textus")
+    for name, verb in VERBS.items():
+        if isinstance(verb, dict):
+            group = plain(name)
+            for inner, function in verb.items():
+                group.command(function, name=inner, help_flags=[], version_flags=[])
+            app.command(group)
+        else:
+            app.command(verb, name=name, help_flags=[], version_flags=[])
+    return app
+
+
+def plain(name: str) -> App:
+    """A parser node without flags of its own."""
+    return App(name=name, help_flags=[], version_flags=[], suppress_keyboard_interrupt=False)

@@ -1,0 +1,121 @@
+"""The whole line on text this machine already has: each step is a public command, printed with the reason for
+it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from textus.cli.options import Force, option
+from textus.common import claim, notice
+
+Folder = Annotated[Path, option("Where everything is made.", metavar="FOLDER")]
+
+
+def demo(
+    *,
+    out: Folder = Path("demo"),
+    serve: Annotated[bool, Parameter(help="Serve the page at the end.", negative="--no-serve")] = True,
+    preset: Annotated[str, option("The decoder's time budget.")] = "1min",
+    port: Annotated[int, option("The port of the page.")] = 8000,
+    force: Force = False,
+) -> None:
+    """Make a model from text this machine has, measure it, serve a page to try it.
+
+    Example: textus demo
+    """
+    from textus.cli import main
+
+    started = time.monotonic()
+    claim(out, force=force, kind="demo")
+    write_documents(out / "documents.jsonl")
+    for why, command in STEPS:
+        run_step(main, why, [word.format(out=out, preset=preset) for word in command.split()])
+    last_screen(out, time.monotonic() - started)
+    if serve:
+        why, command = PAGE
+        run_step(main, why, [word.format(out=out, port=port) for word in command.split()])
+
+
+def write_documents(path: Path) -> None:
+    """The language reference and the standard library's docstrings, a document a line."""
+    from textus.corpus import demo_documents
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as file:
+        for document in demo_documents():
+            file.write(
+                json.dumps({"text": document.text, "source": document.source}, ensure_ascii=False) + "\n"
+            )
+
+
+STEPS = [
+    (
+        "Text: Python's language reference and docstrings, repaired; a tenth is kept apart to measure on.",
+        "corpus build {out}/documents.jsonl --out {out}/corpus",
+    ),
+    (
+        "Tokens: byte-level BPE learns which pieces of words are frequent; nothing is unknown to it.",
+        "tokenizer train {out}/corpus --kind bpe --vocab-size 4096 --out {out}/tokenizer",
+    ),
+    (
+        "A yardstick: an n-gram only counts what followed the last few tokens. A network must beat it.",
+        "train {out}/corpus --model ngram --tokenizer {out}/tokenizer --out {out}/ngram",
+    ),
+    (
+        "The network: a Transformer decoder; its size and rates come from measuring this machine.",
+        "train {out}/corpus --tokenizer {out}/tokenizer --preset {preset} --out {out}/decoder",
+    ),
+    (
+        "Which is better: both predict the same bytes, which neither has seen; fewer bits are better.",
+        "compare {out}/decoder {out}/ngram --out {out}/report",
+    ),
+    (
+        "A sample: the decoder continues a text.",
+        "generate {out}/decoder Returns --max-tokens 60 --seed 1",
+    ),
+]
+"""Why, and the command, in the order of the line."""
+
+PAGE = (
+    "A page to try them in, and an OpenAI-compatible API behind it. Ctrl-C stops it.",
+    "serve {out}/decoder {out}/ngram --port {port}",
+)
+
+
+def run_step(main: Callable[[list[str]], int], why: str, words: list[str]) -> None:
+    """Show the reason and the command, then run it; a step that fails ends the demo with its exit code."""
+    notice(f"\n# {why}\n$ textus {shlex.join(words)}")
+    if code := main(words):
+        sys.exit(code)
+
+
+def last_screen(out: Path, seconds: float) -> None:
+    """What was made, how good it is, and what to try with one's own text."""
+    found = json.loads((out / "report" / "comparison.json").read_text())
+    best = found["rows"][0]
+    lines = [
+        "",
+        f"Done in {seconds / 60:.1f} minutes. In {out}/:",
+        "  corpus      the text, with where each document came from",
+        "  tokenizer   text to numbers and back",
+        "  ngram       a run: counts of what follows what",
+        "  decoder     a run: a Transformer",
+        "  report      comparison.html, for a browser",
+        "",
+        *(f"  {row['name']:10}{row['bits_per_byte']['value']:.3f} bits per byte" for row in found["rows"]),
+        f"Better: {best['name']}. {' '.join(found['verdict'])}",
+        "",
+        "With your own text:",
+        "  textus corpus build FOLDER --out work/corpus",
+        "  textus train work/corpus --preset 10min --out work/run",
+        '  textus generate work/run "It was a"',
+    ]
+    print("\n".join(lines), flush=True)

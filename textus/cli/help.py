@@ -1,0 +1,127 @@
+"""Help pages in plain text and Markdown, made from the verbs' signatures and docstrings.
+
+The library's own pages need rich (0.2 s to import); these need nothing, and the same lines become
+docs/reference.md.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from textwrap import wrap
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
+
+from cyclopts import App
+
+from textus.cli.app import VERBS
+
+INTRODUCTION = "textus: from raw text to a language model that is trained, measured and served."
+ENDING = "'textus VERB --help' explains one of them.  First steps: textus demo"
+EXAMPLE = "Example: "
+
+
+def summary(function: Callable[..., Any]) -> str:
+    """The first line of a verb's docstring."""
+    return (inspect.getdoc(function) or "").partition("\n")[0]
+
+
+def example(function: Callable[..., Any]) -> str:
+    """The real command that every verb's docstring ends with."""
+    return (inspect.getdoc(function) or "").rpartition(EXAMPLE)[2].strip()
+
+
+def flat_verbs() -> dict[str, Callable[..., Any]]:
+    """Every verb by its full name, such as 'corpus build'."""
+    flat: dict[str, Callable[..., Any]] = {}
+    for name, verb in VERBS.items():
+        if isinstance(verb, dict):
+            flat |= {f"{name} {each}": function for each, function in verb.items()}
+        else:
+            flat[name] = verb
+    return flat
+
+
+def overview(prefix: str = "") -> str:
+    """The list of verbs, or of one noun's."""
+    verbs = {name: function for name, function in flat_verbs().items() if name.startswith(prefix)}
+    width = max(map(len, verbs)) + 2
+    lines = []
+    for name, function in verbs.items():
+        first, *more = wrap(summary(function), 96 - width) or [""]
+        lines += [f"  {name:{width}}{first}", *(" " * (width + 2) + line for line in more)]
+    head = [INTRODUCTION, ""] if not prefix else []
+    return "\n".join([*head, f"Usage: textus {prefix or 'VERB'} …", "", *lines, "", ENDING])
+
+
+def page(app: App, name: str) -> str:
+    """The help page of one verb."""
+    function = flat_verbs()[name]
+    entries = options(app, name)
+    width = min(34, max((len(head) for head, _ in entries), default=0) + 2)
+    lines = [usage(app, name), "", *wrap(summary(function), 96), ""]
+    for head, text in entries:
+        first, *more = wrap(text, 96 - width) or [""]
+        lines += [
+            f"  {head:{width}}{first}" if len(head) < width else f"  {head}\n{' ' * (width + 2)}{first}"
+        ]
+        lines += [" " * (width + 2) + line for line in more]
+    return "\n".join([*lines, "", f"{EXAMPLE}{example(function)}"])
+
+
+def arguments(app: App, name: str) -> list[Any]:
+    """A verb's arguments and flags, groups of flags spread out."""
+    node = app
+    for word in name.split():
+        node = node[word]
+    return [each for each in node.assemble_argument_collection(parse_docstring=False) if each.names != ("*",)]
+
+
+def usage(app: App, name: str) -> str:
+    """One line: the positional words in order, then the flags that must be there."""
+    words = []
+    for each in arguments(app, name):
+        if each.index is not None and not each.name.startswith("--"):
+            many = "…" if each.is_var_positional() else ""
+            words.append(f"{each.name}{many}" if each.required or many else f"[{each.name}]")
+        elif each.required:
+            words.append(f"{each.name} {metavar(each)}")
+    return f"Usage: textus {name} {' '.join([*words, '[flags]'])}"
+
+
+def options(app: App, name: str) -> list[tuple[str, str]]:
+    """Each argument and flag as it is written, and what it does, with its default."""
+    found = []
+    for each in arguments(app, name):
+        positional = each.index is not None and not each.name.startswith("--")
+        head = each.name if positional or each.is_flag() else f"{each.name} {metavar(each)}"
+        default = each.field_info.default
+        shown = default not in (None, False, "", inspect.Parameter.empty) and not positional
+        found.append((head, (each.parameter.help or "") + (f" [default: {default}]" if shown else "")))
+    return found
+
+
+def metavar(argument: Any) -> str:
+    """What stands for a flag's value: its own name for it, or its type's."""
+    if argument.parameter.metavar:
+        return str(argument.parameter.metavar)
+    kind = argument.hint
+    if get_origin(kind) in (Union, UnionType):
+        kind = next(each for each in get_args(kind) if each is not NoneType)
+    if get_origin(kind) is list:
+        kind = get_args(kind)[0]
+    return {int: "N", float: "X", Path: "PATH"}.get(kind, "TEXT")
+
+
+def reference(app: App) -> str:
+    """The command reference in Markdown: every verb with its page."""
+    parts = [
+        "# Command reference",
+        "",
+        "Generated from the code by `make docs`; `tests/test_docs.py` holds it equal.",
+        "Every verb also takes `--help`.",
+    ]
+    for name in flat_verbs():
+        parts += ["", f"## textus {name}", "", "```text", page(app, name), "```"]
+    return "\n".join(parts) + "\n"

@@ -1,0 +1,88 @@
+"""What the verbs share: their answer, and the flags that more than one of them takes."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a verb found: `data` is the one object of `--json`, `text` is the same for people."""
+
+    data: dict[str, Any]
+    text: str
+    exit_code: int = 0
+
+
+def flag(help: str, name: str | None = None) -> Parameter:
+    """A switch that is off unless given; it has no `--no-…` twin."""
+    return Parameter(name=name, negative=(), help=help)
+
+
+def option(help: str, name: str | None = None, metavar: str | None = None) -> Parameter:
+    """A flag with a value; a list is given by repeating it."""
+    return Parameter(name=name, negative=(), help=help, metavar=metavar)
+
+
+Json = Annotated[
+    bool, flag("Write one JSON object to standard output, everything else to standard error.", "--json")
+]
+Force = Annotated[bool, flag("Replace the output folder if it exists.")]
+Out = Annotated[Path, option("The folder to write; refused if it exists.", metavar="FOLDER")]
+RunFolder = Annotated[Path, Parameter(name="RUN", help="A run folder.")]
+CorpusFolder = Annotated[
+    Path, Parameter(name="CORPUS", help="A corpus folder, as 'textus corpus build' writes it.")
+]
+Assignments = Annotated[
+    list[str] | None,
+    option("Set any field of any config, such as model.n_layer=2; may be repeated.", "--set", "PATH=VALUE"),
+]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class SamplingFlags:
+    """How the next token is chosen; a flag that is not given keeps the default of `generation.Sampling`."""
+
+    temperature: Annotated[float | None, option("Spread of the choice; 0 is greedy. [default: 0.8]")] = None
+    max_tokens: Annotated[int | None, option("Tokens to write at most. [default: 200]")] = None
+    seed: Annotated[int | None, option("The same seed writes the same text. [default: 0]")] = None
+    top_k: Annotated[int | None, option("Choose among the k likeliest tokens; 0 is all.")] = None
+    top_p: Annotated[
+        float | None, option("Choose among the likeliest tokens that together hold this probability.")
+    ] = None
+    min_p: Annotated[
+        float | None, option("Leave out tokens below this share of the likeliest one's probability.")
+    ] = None
+    repetition_penalty: Annotated[
+        float | None, option("Above 1, tokens already used become less likely.")
+    ] = None
+    stop: Annotated[list[str] | None, option("Stop before this text; may be repeated.")] = None
+
+    def given(self) -> dict[str, Any]:
+        """The flags that were given, as keywords of `generation.Sampling`."""
+        values = {name: value for name, value in asdict(self).items() if value is not None}
+        if "stop" in values:
+            values["stop"] = tuple(values["stop"])
+        return values
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Budget:
+    """How much to train: a time budget, a depth, or a number of steps."""
+
+    preset: Annotated[
+        str | None, option("Time budget: 1min, 10min, 1h, overnight; measures this machine.")
+    ] = None
+    depth: Annotated[int | None, option("Layers; width, rates and steps follow from it.")] = None
+    steps: Annotated[int | None, option("Optimiser steps, from a fixed table, nothing measured.")] = None
+    checkpoint_every: Annotated[int | None, option("Steps between checkpoints.")] = None
+    choices: Annotated[
+        Path | None,
+        option("Re-use what another run chose by measuring: the same bytes come out.", metavar="RUN"),
+    ] = None

@@ -1,0 +1,114 @@
+"""Findings in the words of a terminal: each function turns the JSON values of a verb into a few lines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from textus.report import cell, size, table
+
+
+def corpus(found: Mapping[str, Any]) -> str:
+    """What `corpus build` and `corpus show` say."""
+    rows = [{"split": name, **found[name]} for name in ("train", "validation")]
+    lines = [f"corpus {found['path']}, fingerprint {found['fingerprint']}", table(rows)]
+    lines.append(f"split: {plain(found['split'])}; {found['n_files']} files read")
+    if found["dropped"]:
+        lines.append(
+            f"dropped: {plain(found['dropped'])}; 'textus corpus why {found['path']} DOC' tells of one"
+        )
+    return "\n".join(lines)
+
+
+def why(found: Mapping[str, Any]) -> str:
+    """What `corpus why` says: each document kept and each dropped, with the steps it went through."""
+    lines = []
+    for each in found["kept"]:
+        steps = " → ".join(each["steps"]) or "nothing had to be changed"
+        where = f"{each['source']} at {each['offset']:,}"
+        lines.append(f"kept {each['id']} from {where}: {steps}; characters: {plain(each['chars'])}")
+    lines += [f"dropped {plain(each)}" for each in found["dropped"]]
+    unseen = found["n_kept"] + found["n_dropped"] - len(lines)
+    return "\n".join([*lines, f"and {unseen:,} more"] if unseen > 0 else lines)
+
+
+def figures(title: str, found: Mapping[str, Any]) -> str:
+    """A title and a value a line, nested ones indented; the fallback for any finding."""
+    return "\n".join([title, *indented(found)])
+
+
+def indented(found: Mapping[str, Any], depth: int = 1) -> list[str]:
+    width = max((len(label(key)) for key in found), default=0) + 2
+    lines = []
+    for key, value in found.items():
+        if isinstance(value, Mapping) and not {"value", "low", "high"} <= value.keys():
+            lines += ["  " * depth + label(key), *indented(value, depth + 1)] if value else []
+        else:
+            many = isinstance(value, list | tuple)
+            shown = (
+                " ".join(repr(e) if isinstance(e, str) else cell(e) for e in value) if many else cell(value)
+            )
+            lines.append("  " * depth + f"{label(key):{width}}{shown}")
+    return lines
+
+
+def label(key: str) -> str:
+    return str(key).replace("_", " ")
+
+
+def plain(value: Any) -> str:
+    """A small value in one line: mappings as 'name: value'."""
+    if isinstance(value, Mapping):
+        return ", ".join(
+            f"{label(key)} {cell(each) if not isinstance(each, Mapping) else plain(each)}"
+            for key, each in value.items()
+        )
+    return cell(value)
+
+
+def history(found: Mapping[str, Any]) -> str:
+    """How a run came to be, for `show`: what its record tells beside the model itself."""
+    facts = ("steps", "seed", "preset", "best", "corpus", "tokenizer", "parent", "command")
+    known = {name: plain(found[name]) for name in facts if name in found}
+    return figures(f"run {found['run']}", known)
+
+
+def evaluation(found: Mapping[str, Any]) -> str:
+    """What `evaluate` says: the ruler first, then what goes with it."""
+    bits = found["bits_per_byte"]
+    stride = f", stride {found['stride']}" if found.get("stride") else ""
+    lines = [
+        f"{found['run']} on {found['on']} ({size(found['bytes'])}, windows of {found['window']}{stride})",
+        f"  bits per byte        {bits['value']:.4f}   95 % interval {bits['low']:.4f} to {bits['high']:.4f}"
+        f" over {bits['n']} blocks   ({found['kind']} likelihood)",
+        f"  nats per character   {found['nats_per_character']:.4f}",
+        f"  perplexity           {found['perplexity']:.2f} per token of its own tokenizer",
+        f"  scored in            {found['seconds']:.1f} s",
+    ]
+    if found.get("unknown_bytes"):
+        lines.append(f"  unknown to it        {found['unknown_bytes']:,} bytes, counted as 8 bits each")
+    if samples := found.get("samples"):
+        varied = ", ".join(
+            f"{label(name)} {cell(samples[name])}" for name in samples if name.startswith(("dist", "rep"))
+        )
+        lines.append(f"  its own texts        {varied} (of {samples['samples']} samples)")
+    return "\n".join(lines)
+
+
+def comparison(found: Mapping[str, Any]) -> str:
+    """What `compare` says: a row a run, and which is better."""
+    rows = [
+        {
+            "rank": row["rank"],
+            "run": row["name"],
+            "family": row["family"],
+            "bits per byte": row["bits_per_byte"],
+            "kind": row["kind"],
+            "parameters": row["parameters"],
+            "seconds": row["seconds"],
+            "memory": size(row["peak_memory_bytes"]) if row["peak_memory_bytes"] else None,
+            "training CPU-s": row["training_cpu_seconds"],
+        }
+        for row in found["rows"]
+    ]
+    return "\n".join([f"on {found['on']} ({size(found['bytes'])})", table(rows), *found["verdict"]])

@@ -1,0 +1,120 @@
+"""Verbs on text: `corpus build|show|why` and `tokenizer train|report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from textus.cli.options import Answer, Assignments, CorpusFolder, Force, Json, Out, option
+
+Sources = Annotated[
+    Path,
+    Parameter(
+        name="SRC", help="Files and folders: txt, md, html, jsonl, csv, parquet, plain or in gz or zip."
+    ),
+]
+
+
+def corpus_build(
+    *sources: Sources,
+    out: Out,
+    split: Annotated[
+        str, option("auto, hash:SHARE by document, tail:SHARE of the characters of each, or none.")
+    ] = "auto",
+    settings: Assignments = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> Answer:
+    """Read text of any kind into a corpus: repaired, deduplicated, split.
+
+    Example: textus corpus build books/ notes.md --out work/corpus
+    """
+    from textus.api import build_corpus
+
+    build_corpus(*sources, out=out, split=split, settings=settings or [], force=force)
+    answer = shown(out)
+    return Answer(answer.data, f"{answer.text}\nnext: textus train {out} --preset 1min --out work/run")
+
+
+def shown(corpus: Path) -> Answer:
+    """What a corpus holds."""
+    from textus.api import open_corpus
+    from textus.cli import telling
+    from textus.corpus import show
+
+    data = show(open_corpus(corpus))
+    return Answer(data, telling.corpus(data))
+
+
+def corpus_show(corpus: CorpusFolder, /, *, as_json: Json = False) -> Answer:
+    """Tell what a corpus holds, and what was dropped and why.
+
+    Example: textus corpus show work/corpus
+    """
+    return shown(corpus)
+
+
+def corpus_why(
+    corpus: CorpusFolder,
+    document: Annotated[str, Parameter(name="DOC", help="A document's id, or its source as given.")],
+    /,
+    *,
+    as_json: Json = False,
+) -> Answer:
+    """Tell where a document came from, what was done to it, why it was dropped.
+
+    Example: textus corpus why work/corpus books/notes.md
+    """
+    from textus.api import open_corpus
+    from textus.cli import telling
+    from textus.corpus import why
+
+    data = why(open_corpus(corpus), document)
+    return Answer(data, telling.why(data))
+
+
+def tokenizer_train(
+    corpus: CorpusFolder,
+    /,
+    *,
+    out: Out,
+    kind: Annotated[str, option("char, word, bpe, wordpiece or unigram.")] = "bpe",
+    vocab_size: Annotated[int, option("Entries in the vocabulary, special tokens included.")] = 4096,
+    force: Force = False,
+    as_json: Json = False,
+) -> Answer:
+    """Train a tokenizer on a corpus' training split.
+
+    Example: textus tokenizer train work/corpus --kind bpe --vocab-size 4096 --out work/tokenizer
+    """
+    from textus.api import train_tokenizer
+
+    train_tokenizer(corpus, out=out, kind=kind, vocab_size=vocab_size, force=force)
+    return reported(out, corpus)
+
+
+def reported(tokenizer: Path, corpus: Path) -> Answer:
+    """How a tokenizer cuts a corpus."""
+    from textus.api import load_tokenizer, open_corpus
+    from textus.cli import telling
+    from textus.tokenizer import report
+
+    found = report(load_tokenizer(tokenizer), open_corpus(corpus).texts("train"))
+    data = {"tokenizer": str(tokenizer), "corpus": str(corpus), **found}
+    return Answer(data, telling.figures(f"tokenizer {tokenizer}", found))
+
+
+def tokenizer_report(
+    tokenizer: Annotated[Path, Parameter(name="TOKENIZER", help="A tokenizer's folder or tokenizer.json.")],
+    corpus: CorpusFolder,
+    /,
+    *,
+    as_json: Json = False,
+) -> Answer:
+    """Tell how a tokenizer cuts a corpus: bytes a token, coverage, fertility.
+
+    Example: textus tokenizer report work/tokenizer work/corpus
+    """
+    return reported(tokenizer, corpus)

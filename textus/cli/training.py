@@ -1,0 +1,118 @@
+"""Verbs that make runs: `train`, `resume`, `bench`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from textus.cli.options import (
+    Answer,
+    Assignments,
+    Budget,
+    CorpusFolder,
+    Force,
+    Json,
+    Out,
+    RunFolder,
+    flag,
+    option,
+)
+from textus.common import UsageError, unknown
+
+
+def train(
+    corpus: CorpusFolder,
+    /,
+    *,
+    out: Out,
+    model: Annotated[str, option("The family: decoder or ngram.")] = "decoder",
+    budget: Budget = Budget(),
+    tokenizer: Annotated[
+        str | None,
+        option("A tokenizer's folder, or a kind to train; without it, byte-level BPE sized to the corpus."),
+    ] = None,
+    seed: Annotated[int, option("The same command, seed and choices give the same bytes.")] = 0,
+    settings: Assignments = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> Answer:
+    """Train a model on a corpus; Ctrl-C saves first.
+
+    Example: textus train work/corpus --preset 10min --out work/run
+    """
+    from textus import api
+
+    run = api.train(
+        corpus,
+        out=out,
+        model=model,
+        tokenizer=tokenizer,
+        preset=budget.preset,
+        depth=budget.depth,
+        steps=budget.steps,
+        seed=seed,
+        settings=settings or [],
+        checkpoint_every=budget.checkpoint_every,
+        choices=budget.choices,
+        force=force,
+    )
+    return finished(run)
+
+
+def resume(
+    run: RunFolder,
+    /,
+    *,
+    prove: Annotated[
+        bool,
+        flag("Train the finished run again beside itself, broken off and resumed, and compare every byte."),
+    ] = False,
+    as_json: Json = False,
+) -> Answer:
+    """Go on with an interrupted run, exactly from its newest whole checkpoint.
+
+    Example: textus resume work/run
+    """
+    from textus import api
+
+    if prove:
+        from textus.cli import telling
+
+        data = api.prove_resume(run)
+        return Answer(data, telling.figures(f"resume of {run} proven", data))
+    return finished(api.resume(run))
+
+
+def finished(run: Any) -> Answer:
+    """The last lines of training: where the run is, how good it is, what to try next."""
+    from textus.cli import telling
+
+    record = run.record
+    data = {"run": str(run.path), **{name: record.get(name) for name in ("family", "steps", "seed", "best")}}
+    tried = f'next: textus generate {run.path} "Once upon a time"   or: textus evaluate {run.path}'
+    return Answer(data, f"{telling.figures(f'run {run.path}', data)}\n{tried}")
+
+
+def bench(
+    what: Annotated[str, Parameter(name="WHAT", help="train, decode or another script of benchmarks/.")],
+    *arguments: Annotated[
+        str, Parameter(name="ARGUMENTS", allow_leading_hyphen=True, help="Passed on to it.")
+    ],
+) -> int:
+    """Measure speed beside a peer, interleaved in one run.
+
+    Example: textus bench train
+    """
+    folder = Path(__file__).resolve().parents[2] / "benchmarks"
+    scripts = {path.stem: path for path in sorted(folder.glob("[a-z]*.py"))}
+    if not scripts:
+        raise UsageError(
+            f"no benchmarks in {folder}; they are in the source checkout, not in the installed package"
+        )
+    if what not in scripts:
+        raise unknown("benchmark", what, scripts)
+    return subprocess.run([sys.executable, str(scripts[what]), *arguments], check=False).returncode

@@ -1,0 +1,197 @@
+"""Verbs that use runs: `generate chat evaluate compare serve show doctor verify`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from textus.cli.options import Answer, Json, RunFolder, SamplingFlags, option
+from textus.common import UsageError, notice
+
+RunFolders = Annotated[Path, Parameter(name="RUN", help="Run folders.")]
+
+
+def generate(
+    run: RunFolder,
+    prompt: Annotated[
+        str, Parameter(name="PROMPT", help="The beginning of the text; empty starts a new one.")
+    ] = "",
+    /,
+    *,
+    sampling: SamplingFlags = SamplingFlags(),
+    as_json: Json = False,
+) -> Answer | None:
+    """Continue a text; it is written as it comes.
+
+    Example: textus generate work/run "Once upon a time" --temperature 0.8 --max-tokens 100
+    """
+    from textus.api import open_run
+
+    pieces = open_run(run).stream(prompt, **sampling.given())
+    if as_json:
+        text = "".join(pieces)
+        return Answer({"run": str(run), "prompt": prompt, "text": text, "sampling": sampling.given()}, text)
+    write(prompt)
+    for piece in pieces:
+        write(piece)
+    write("\n")
+    return None
+
+
+def write(text: str) -> None:
+    """Show a piece of text at once, before the next one is ready."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def chat(run: RunFolder, /, *, sampling: SamplingFlags = SamplingFlags()) -> None:
+    """Talk to a model; questions are typed, or come one a line from a pipe.
+
+    Example: echo "What is a list?" | textus chat work/run --temperature 0.7
+    """
+    from textus.api import open_run
+
+    opened = open_run(run)
+    if not opened.chats:
+        notice(f"{run} was trained to continue texts, not to chat: it answers with the line it expects next")
+    messages: list[dict[str, str]] = []
+    for question in questions():
+        messages.append({"role": "user", "content": question})
+        answer = ""
+        for piece in opened.stream_chat(messages, **sampling.given()):
+            write(piece)
+            answer += piece
+        write("\n")
+        messages.append({"role": "assistant", "content": answer})
+
+
+def questions() -> Iterator[str]:
+    """The questions: typed at a prompt until Ctrl-D, or the lines of a pipe that are not empty."""
+    typed = sys.stdin.isatty()
+    if typed:
+        notice("ask; Ctrl-D ends")
+    while True:
+        if typed:
+            sys.stderr.write("> ")
+            sys.stderr.flush()
+        line = sys.stdin.readline()
+        if not line:
+            return
+        if line.strip():
+            yield line.strip()
+
+
+def evaluate(
+    run: RunFolder,
+    /,
+    *,
+    on: Annotated[
+        Path | None, option("A text file; without it, the validation split.", metavar="FILE")
+    ] = None,
+    stride: Annotated[
+        int | None, option("Score in overlapping windows this many tokens apart: another figure, named so.")
+    ] = None,
+    as_json: Json = False,
+) -> Answer:
+    """Measure a model: bits per byte with its interval, perplexity, repetition.
+
+    Example: textus evaluate work/run --on notes.txt --json
+    """
+    from textus.api import open_run
+    from textus.cli import telling
+
+    data = open_run(run).evaluate(on, stride=stride)
+    return Answer(data, telling.evaluation(data))
+
+
+def compare(
+    *runs: RunFolders,
+    on: Annotated[
+        Path | None, option("A text file; without it, the validation split all runs share.", metavar="TEXT")
+    ] = None,
+    out: Annotated[
+        Path | None, option("Write the table and picture (HTML, PNG, JSON) here.", metavar="FOLDER")
+    ] = None,
+    as_json: Json = False,
+) -> Answer:
+    """Put runs on one ruler: bits per byte on the same text, seconds, memory.
+
+    Example: textus compare work/ngram work/run --on notes.txt
+    """
+    from textus import api
+    from textus.cli import telling
+
+    if not runs:
+        raise UsageError("compare needs at least one run folder: textus compare RUN RUN --on TEXT")
+    data = api.compare(runs, on=on, out=out)
+    report = f"\nreport: {out / 'comparison.html'}" if out else ""
+    return Answer(data, telling.comparison(data) + report)
+
+
+def serve(
+    *runs: RunFolders,
+    host: Annotated[str, option("The address to listen on; the default is this machine only.")] = "127.0.0.1",
+    port: Annotated[int, option("The port to listen on.")] = 8000,
+) -> None:
+    """Serve runs: an OpenAI-compatible API, and a page to try them in.
+
+    Example: textus serve work/run --port 8000
+    """
+    from textus.api import named, open_run
+    from textus.serving import Served
+    from textus.serving import serve as start
+
+    if not runs:
+        raise UsageError("serve needs at least one run folder: textus serve RUN")
+    served = [
+        Served(
+            name=name,
+            model=run.model,
+            tokenizer=run.tokenizer,
+            created=int((run.path / "run.json").stat().st_mtime),
+            chat=run.chats,
+            context_length=run.model.config.context_length,
+        )
+        for name, run in named([open_run(run) for run in runs]).items()
+    ]
+    start(served, host=host, port=port)
+
+
+def show(run: RunFolder, /, *, as_json: Json = False) -> Answer:
+    """Look into a run: layers, shapes, parameters, FLOPs, a Mermaid diagram.
+
+    Example: textus show work/run
+    """
+    from textus import api
+    from textus.cli import telling
+    from textus.describing import as_text
+
+    data = api.show(run)
+    return Answer(data, "\n\n".join([telling.history(data), as_text(data), data["mermaid"]]))
+
+
+def doctor(*, as_json: Json = False) -> Answer:
+    """Tell versions, extras, what this machine can do, its measured matrix rate.
+
+    Example: textus doctor
+    """
+    from textus import api
+    from textus.describing import doctor_text
+
+    data = api.doctor()
+    return Answer(data, doctor_text(data))
+
+
+def verify(run: RunFolder, /, *, as_json: Json = False) -> Answer:
+    """Check every file of a run against its recorded SHA-256.
+
+    Example: textus verify work/run
+    """
+    from textus import api
+
+    data = api.verify(run)
+    return Answer(data, f"{run}: every file is as it was written")

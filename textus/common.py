@@ -1,0 +1,228 @@
+"""What every floor above needs: errors, atomic files, hashes, seeds, notices and progress.
+
+The error tree (`exit_code` is what the command line returns)::
+
+    TextusError (1)               the work failed
+    ├── UsageError (2)            the words were wrong: a bad option, value or name; also a ValueError
+    ├── DataError (1)             the text or table given cannot be used
+    ├── RunError (1)              a run, corpus or tokenizer folder is missing, damaged or of another kind
+    ├── TrainingError (1)         training cannot go on (not-a-number, no space left)
+    └── MissingExtra (1)          an optional dependency is not installed
+
+Every message says what happened, which value, and what to do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterable, Iterator
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+
+class TextusError(Exception):
+    """The work failed; the message says what, which value, what to do."""
+
+    exit_code = 1
+
+
+class UsageError(TextusError, ValueError):
+    """The words were wrong: an unknown name or a value out of range."""
+
+    exit_code = 2
+
+
+class DataError(TextusError):
+    """The text or table given cannot be used."""
+
+
+class RunError(TextusError):
+    """A run, corpus or tokenizer folder is missing, damaged or of another kind."""
+
+
+class TrainingError(TextusError):
+    """Training cannot go on."""
+
+
+class MissingExtra(TextusError):
+    """An optional dependency is not installed."""
+
+
+def nearest(value: str, choices: Iterable[str]) -> str | None:
+    """The choice most like `value`, or None where nothing is near."""
+    found = difflib.get_close_matches(value.lower(), list(choices), n=1, cutoff=0.5)
+    return found[0] if found else None
+
+
+def unknown(kind: str, value: str, choices: Iterable[str]) -> UsageError:
+    """The error for a name that is not there: the nearest one offered, all of them listed."""
+    choices = list(choices)
+    near = nearest(value, choices)
+    hint = f"; did you mean {near!r}?" if near else ";"
+    return UsageError(f"unknown {kind} {value!r}{hint} known: {', '.join(choices)}")
+
+
+def extra(module: str, name: str) -> ModuleType:
+    """Import an optional `module`; without it, one line that names the extra to install."""
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise MissingExtra(
+            f"{module} is not installed; it comes with: pip install 'textus[{name}]'"
+        ) from error
+
+
+# ── files ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint(value: Any) -> str:
+    """A short stable hash (16 hex digits) of anything JSON can hold."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def sync(path: Path) -> None:
+    """Flush a file or folder to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Write beside `path`, flush, rename: a reader sees the old file or the new one, never half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        beside.write_bytes(data.encode() if isinstance(data, str) else data)
+        sync(beside)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+    sync(path.parent)
+
+
+@contextlib.contextmanager
+def folder_atomic(path: Path) -> Iterator[Path]:
+    """A folder that appears whole: yields one beside `path`, flushes all of it, then renames it into place.
+
+    What stood at `path` before is replaced at the end. If the body fails nothing of `path` changes.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.new")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir()
+    try:
+        yield beside
+        for file in sorted(beside.rglob("*")):
+            sync(file)
+        sync(beside)
+        if path.exists():
+            old = path.with_name(f".{path.name}.{os.getpid()}.old")
+            path.replace(old)
+            beside.replace(path)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            beside.replace(path)
+        sync(path.parent)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file; RunError naming the file and the place where it is not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RunError(f"{path} is not there") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise RunError(f"{path} is not JSON ({error}); it was changed or cut short") from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file atomically, readable by people (two spaces, one newline at the end)."""
+    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, sort_keys=False) + "\n")
+
+
+def claim(out: Path, *, force: bool = False, kind: str = "run") -> None:
+    """Refuse an output folder that exists, unless `force`: nothing is overwritten by accident."""
+    if out.exists() and not force:
+        raise UsageError(f"{out} exists already; choose another --out, or --force to replace this {kind}")
+    if out.exists():
+        shutil.rmtree(out)
+
+
+# ── randomness ─────────────────────────────────────────────────────────────────────────────────
+
+
+def counter_seed(seed: int, *keys: int | str) -> int:
+    """A 63-bit seed for one use of randomness: a hash of the run's seed and what it is for.
+
+    Streams made this way do not depend on each other, nor on the order in which they are used.
+    """
+    text = ":".join([str(seed), *map(str, keys)])
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+
+
+def uniform(seed: int, *keys: int | str) -> float:
+    """One number in [0, 1) from a counter-based stream."""
+    return (counter_seed(seed, *keys) >> 10) / float(1 << 53)
+
+
+# ── telling people ─────────────────────────────────────────────────────────────────────────────
+
+
+def notice(text: str) -> None:
+    """One line for the person at the terminal; standard output stays free for results."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def cpu_seconds() -> float:
+    """CPU time of this process and of its finished children (compilers), user and system."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+@contextlib.contextmanager
+def progress(description: str, total: float | None = None) -> Iterator[Any]:
+    """A progress bar on standard error; yields `advance(amount=1, **shown)`.
+
+    It stays silent where standard error is not a terminal, but for one closing line over two seconds.
+    """
+    import time
+
+    started = time.monotonic()
+    if sys.stderr.isatty():
+        rich_progress = import_module("rich.progress")
+        console = import_module("rich.console").Console(stderr=True)
+        bar = rich_progress.Progress(
+            rich_progress.TextColumn("{task.description}"),
+            rich_progress.BarColumn(),
+            rich_progress.TaskProgressColumn(),
+            rich_progress.TimeRemainingColumn(),
+            rich_progress.TextColumn("{task.fields[note]}"),
+            console=console,
+            transient=True,
+        )
+        with bar:
+            task = bar.add_task(description, total=total, note="")
+            yield lambda amount=1, note="": bar.update(task, advance=amount, note=note)
+    else:
+        yield lambda amount=1, note="": None
+    if (seconds := time.monotonic() - started) > 2:
+        notice(f"{description}: {seconds:.1f} s")

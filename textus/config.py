@@ -1,0 +1,110 @@
+"""Settings as dataclasses: to JSON and back, and single fields set by a flag such as `model.n_layer=2`.
+
+A dataclass stands next to what it configures. Values are checked by pydantic against the field's type; an
+unknown
+key is an error that names the nearest one. Every saved file carries `VERSION`; `migrate` brings older ones
+up.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, TypeVar, get_type_hints
+
+from textus.common import RunError, UsageError, unknown
+
+VERSION = 1
+"""The version of everything Textus writes (run.json, corpus.json): raised when a field changes meaning."""
+
+MIGRATIONS: dict[int, Callable[[dict], dict]] = {}
+"""From version n to n + 1: a function on the whole record."""
+
+Config = TypeVar("Config")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A dataclass (nested ones too) as plain JSON values."""
+    return dataclasses.asdict(config)
+
+
+def checked(kind: Any, value: Any, where: str) -> Any:
+    """`value` as the type `kind`; UsageError saying which setting, which value and what was expected."""
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UsageError(f"{where}={value!r}: {first['msg'].lower()}") from error
+
+
+def from_dict(cls: type[Config], data: dict[str, Any], where: str = "") -> Config:
+    """Build a dataclass from JSON values.
+
+    Raises UsageError for a key it does not have (nearest offered) or a value of the wrong type.
+    """
+    hints = get_type_hints(cls)
+    names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    values = {}
+    for key, value in data.items():
+        if key not in names:
+            raise unknown("setting", f"{where}{key}", [f"{where}{name}" for name in names])
+        kind = hints[key]
+        if dataclasses.is_dataclass(kind) and isinstance(value, dict):
+            values[key] = from_dict(kind, value, f"{where}{key}.")  # type: ignore[arg-type]
+        else:
+            values[key] = checked(kind, value, f"{where}{key}")
+    return cls(**values)
+
+
+def assign(config: Config, assignments: list[str], root: str = "") -> Config:
+    """A copy of `config` with `path=value` assignments applied; paths start with `root.` where one is given.
+
+    >>> from textus.config import assign
+    """
+    for assignment in assignments:
+        path, equals, value = assignment.partition("=")
+        if not equals:
+            raise UsageError(
+                f"--set {assignment!r} has no '='; write it as path=value, such as model.n_layer=2"
+            )
+        config = _assign(config, path.split("."), value, path)
+    return config
+
+
+def _assign(config: Any, path: list[str], value: str, whole: str) -> Any:
+    name, *rest = path
+    names = [field.name for field in dataclasses.fields(config)]
+    prefix = whole.removesuffix(".".join(path))
+    if name not in names:
+        raise unknown("setting", whole, [prefix + each for each in names])
+    if rest:
+        inner = getattr(config, name)
+        if not dataclasses.is_dataclass(inner):
+            raise UsageError(f"{prefix}{name} is a single value; write --set {prefix}{name}=VALUE")
+        return dataclasses.replace(config, **{name: _assign(inner, rest, value, whole)})
+    kind = get_type_hints(type(config))[name]
+    plain: Any = None if value.lower() in ("none", "null") else value
+    if dataclasses.is_dataclass(getattr(config, name)):
+        raise UsageError(f"{whole} is a group of settings; set one of its fields: {whole}.FIELD=VALUE")
+    return dataclasses.replace(config, **{name: checked(kind, plain, whole)})
+
+
+def migrate(record: dict[str, Any], what: str) -> dict[str, Any]:
+    """Bring a saved record up to `VERSION`; RunError where it is newer, or too old to be read."""
+    version = record.get("version")
+    if not isinstance(version, int):
+        raise RunError(f"{what} has no version number; it was not written by Textus, or it is damaged")
+    if version > VERSION:
+        raise RunError(
+            f"{what} is of format {version}, this Textus reads up to {VERSION};"
+            " upgrade it: pip install -U textus"
+        )
+    while version < VERSION:
+        if version not in MIGRATIONS:
+            raise RunError(f"{what} is of format {version}, which this Textus no longer reads; make it anew")
+        record = MIGRATIONS[version](record)
+        version += 1
+        record["version"] = version
+    return record

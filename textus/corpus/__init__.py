@@ -1,0 +1,29 @@
+"""Raw text in, documents out: repaired, deduplicated, split, each with its source and its steps.
+
+One file a step, in the order the text takes::
+
+    sources    which files there are: folders, archives, suffixes
+    decoding   bytes to characters: which encoding, in blocks
+    readers    characters to documents: text, pages, tables
+    repair     characters to clean characters: mojibake, line ends, NFC
+    building   documents to a folder: duplicates, the split, fingerprint
+    folder     the folder, opened again: documents, show, why, verify
+    demo       documents every machine with Python already has
+"""
+
+from textus.corpus.building import build, build_from_documents
+from textus.corpus.demo import demo_documents
+from textus.corpus.documents import CorpusSettings, Document
+from textus.corpus.folder import Corpus, open_corpus, show, why
+
+__all__ = [
+    "Corpus",
+    "CorpusSettings",
+    "Document",
+    "build",
+    "build_from_documents",
+    "demo_documents",
+    "open_corpus",
+    "show",
+    "why",
+]

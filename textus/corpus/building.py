@@ -1,0 +1,492 @@
+"""Documents to a folder, in two passes, so that memory does not grow with the corpus.
+
+The first pass reads, repairs and hashes every document into a staging file, with one fixed-size row each in
+an index. Between them duplicates are found in the index a bucket of hashes at a time, and the split is
+chosen. The second pass copies what stays to `train.jsonl` and `validation.jsonl`, and tells in
+`dropped.jsonl` what does not. `corpus.json` is written last, and the folder appears whole.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import struct
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from textus.common import (
+    DataError,
+    TextusError,
+    UsageError,
+    claim,
+    folder_atomic,
+    notice,
+    progress,
+    sha256,
+    write_json,
+)
+from textus.config import VERSION, to_dict
+from textus.corpus.documents import SPLITS, CorpusSettings, Document, Dropped, Raw, Unreadable, parse_split
+from textus.corpus.folder import Corpus, open_corpus
+from textus.corpus.readers import read
+from textus.corpus.repair import parts, repair
+from textus.corpus.sources import SUFFIXES, Source, scan, total_bytes
+
+
+class Row(NamedTuple):
+    """One document in the index, 48 bytes."""
+
+    high: int  # the hash of the text: its first half is the id
+    low: int  # its second half, which is independent of the id, decides the split
+    position: int  # in the staging file
+    chars: int
+    bytes: int
+    parts: int
+    by_characters: int
+
+
+ROW = np.dtype(list(zip(Row._fields, ("<u8", "<u8", "<i8", "<i8", "<i8", "<i4", "<i4"), strict=True)))
+pack_row = struct.Struct("<QQqqqii").pack
+ROWS_READ = 1 << 16
+BUCKET = 1 << 19
+"""Documents whose hashes are compared at a time: some 30 MB."""
+
+FEW_DOCUMENTS = 20
+NAMED = 5
+"""So many files of a kind are named on the screen; dropped.jsonl names all."""
+
+Line = bytes
+
+encode = json.JSONEncoder(ensure_ascii=False).encode
+
+
+def build(
+    sources: Sequence[str | Path],
+    out: Path,
+    *,
+    settings: CorpusSettings = CorpusSettings(),
+    force: bool = False,
+) -> Corpus:
+    """Build a corpus at `out` from files and folders (walked in sorted order).
+
+    Raises UsageError where `out` exists (unless `force` and it is a corpus), DataError where nothing can be
+    read, a path is not there, or a table lacks the text column. What cannot be read is skipped, named in
+    `dropped.jsonl` and told. Reads and writes each byte twice; memory does not grow with the corpus.
+    """
+    sources = [sources] if isinstance(sources, str | Path) else list(sources)
+    if not sources:
+        raise UsageError("no source given; name at least one file or folder of text")
+
+    def gather(stage: Stage) -> None:
+        with progress("reading", total_bytes(sources)) as advance:
+            for given in sources:
+                before = len(stage)
+                for found in scan([given], out, advance):
+                    take(found, stage, settings)
+                stage.sources.append({"path": str(given), "documents": len(stage) - before})
+
+    return write(gather, out, settings, force, " and ".join(map(str, sources)))
+
+
+def build_from_documents(
+    documents: Iterable[Document],
+    out: Path,
+    *,
+    settings: CorpusSettings = CorpusSettings(),
+    force: bool = False,
+) -> Corpus:
+    """Build a corpus from documents made in Python: repaired, deduplicated and split like those from files.
+
+    Of each, `text`, `source`, `offset` and `steps` are used; the id is made anew from the repaired text.
+    """
+
+    def gather(stage: Stage) -> None:
+        with progress("reading") as advance:
+            for document in documents:
+                stage.add(Raw(document.source, document.offset, [document.text], document.steps))
+                advance(len(document.text))
+        stage.sources.append({"path": "documents given in Python", "documents": len(stage)})
+
+    return write(gather, out, settings, force, "the documents given")
+
+
+def take(found: Source | Dropped, stage: Stage, settings: CorpusSettings) -> None:
+    """Stage the documents of one source; one that turns out unreadable on the way leaves nothing behind."""
+    if isinstance(found, Dropped):
+        stage.drop(found)
+        return
+    before = stage.mark()
+    try:
+        for each in read(found, settings.text_column):
+            if isinstance(each, Dropped):
+                stage.drop(each)
+            else:
+                stage.add(each)
+        stage.n_files += 1
+    except Unreadable as error:
+        stage.back_to(before)
+        stage.drop(Dropped(found.name, "unreadable", str(error)))
+
+
+def write(
+    gather: Callable[[Stage], None], out: Path, settings: CorpusSettings, force: bool, looked_in: str
+) -> Corpus:
+    """Both passes, inside a folder that appears at `out` when all is done."""
+    settings.check()
+    refuse(out, force)
+    try:
+        with folder_atomic(out) as folder:
+            with Stage(folder / "staging", settings) as stage:
+                gather(stage)
+                tell(stage)
+                if not len(stage):
+                    raise nothing(looked_in, stage)
+                record = finish(stage, folder, settings)
+            shutil.rmtree(folder / "staging")
+            record["files"] = {name: sha256(folder / name) for name in sorted(os.listdir(folder))}  # noqa: PTH208
+            write_json(folder / "corpus.json", record)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise TextusError(
+            f"no space left while writing {out}; nothing of it was kept; make room: it takes twice the size "
+            "of its text while it is built"
+        ) from error
+    return open_corpus(out)
+
+
+def refuse(out: Path, force: bool) -> None:
+    """Refuse to write over what is there; even with `force` over anything that is not a corpus."""
+    if out.exists() and not force:
+        claim(out, kind="corpus")
+    if out.exists() and not (out / "corpus.json").is_file() and not (out.is_dir() and not any(out.iterdir())):
+        raise UsageError(
+            f"{out} is not a corpus, so it is not replaced even with --force; choose another --out"
+        )
+
+
+def nothing(looked_in: str, stage: Stage) -> DataError:
+    """The error for a corpus without a document."""
+    why = ", ".join(f"{count} {reason}" for reason, count in sorted(stage.reasons.items()))
+    return DataError(
+        f"no text to read in {looked_in}"
+        + (f" (left out: {why})" if why else " (empty)")
+        + f"; read are {SUFFIXES}"
+    )
+
+
+# ── first pass ─────────────────────────────────────────────────────────────────────────────────
+
+
+class Stage:
+    """The documents on their way: a line a part in `parts` (chars, bytes, JSON), a row each in `index`."""
+
+    def __init__(self, folder: Path, settings: CorpusSettings) -> None:
+        folder.mkdir()
+        self.folder, self.settings = folder, settings
+        self.parts = (folder / "parts").open("w+b")
+        self.index = (folder / "index").open("w+b")
+        self.dropped = (folder.parent / "dropped.jsonl").open("wb")
+        self.position = 0
+        self.n_documents = self.n_files = 0
+        self.reasons: Counter[str] = Counter()
+        self.examples: dict[str, list[str]] = {}
+        self.replaced: Counter[str] = Counter()
+        self.sources: list[dict[str, Any]] = []
+
+    def __enter__(self) -> Stage:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for file in (self.parts, self.index, self.dropped):
+            file.close()
+
+    def __len__(self) -> int:
+        return self.n_documents
+
+    def mark(self) -> tuple[int, int]:
+        return self.position, self.n_documents
+
+    def back_to(self, mark: tuple[int, int]) -> None:
+        """Forget what was added since the mark."""
+        self.position, self.n_documents = mark
+        for file, end in ((self.parts, self.position), (self.index, self.n_documents * ROW.itemsize)):
+            file.seek(end)
+            file.truncate()
+
+    def add(self, raw: Raw) -> None:
+        """Repair and stage one document, part by part."""
+        before = self.mark()
+        digest = hashlib.blake2b(digest_size=16)
+        n_parts = n_chars = n_bytes = n_visible = 0
+        head = f'"source": {encode(raw.source)}, "offset": '
+        for text in parts(raw.blocks):
+            text, steps = repair(text, normalise=self.settings.normalise)
+            data = text.encode()
+            digest.update(data)
+            offset = raw.offset + (n_chars if raw.by_characters else 0)
+            steps_json = encode([*raw.steps, *steps])
+            line = (
+                f'{len(text)} {len(data)} {head}{offset}, "steps": {steps_json}, "text": {encode(text)}}}\n'
+            )
+            self.position += self.parts.write(line.encode())
+            self.note_replaced(raw.source, steps)
+            n_parts += 1
+            n_chars += len(text)
+            n_bytes += len(data)
+            n_visible += len(text.strip())
+        if n_visible < self.settings.min_chars:
+            self.back_to(before)
+            reason = "empty" if n_visible == 0 else "too short"
+            self.drop(Dropped(raw.source, reason, f"{n_visible} characters", raw.offset))
+            return
+        high, low = (int.from_bytes(half, "big") for half in (digest.digest()[:8], digest.digest()[8:]))
+        self.index.write(pack_row(high, low, before[0], n_chars, n_bytes, n_parts, raw.by_characters))
+        self.n_documents += 1
+
+    def note_replaced(self, source: str, steps: tuple[str, ...]) -> None:
+        if steps and steps[0].startswith("replaced:"):
+            self.replaced[source if len(self.replaced) < 1000 else "other files"] += int(steps[0][9:])
+
+    def drop(self, dropped: Dropped, **more: Any) -> None:
+        """Write down what is left out, and why."""
+        record = {key: value for key, value in asdict(dropped).items() if value not in (None, "")} | more
+        self.dropped.write(encode(record).encode("utf-8", "replace") + b"\n")
+        self.reasons[dropped.reason] += 1
+        examples = self.examples.setdefault(dropped.reason, [])
+        if len(examples) < NAMED:
+            examples.append(f"{dropped.source} ({dropped.detail})" if dropped.detail else dropped.source)
+
+    def rows(self) -> Iterator[np.ndarray]:
+        """The index, some rows at a time."""
+        self.index.flush()
+        with (self.folder / "index").open("rb") as file:
+            while len(chunk := np.fromfile(file, ROW, ROWS_READ)):
+                yield chunk
+
+
+def tell(stage: Stage) -> None:
+    """Say what was left out or replaced: a line for each reason, with the first few names."""
+    for reason, count in sorted(stage.reasons.items()):
+        more = f" and {count - NAMED:,} more" if count > NAMED else ""
+        names = ", ".join(stage.examples[reason]) + more
+        notice(f"left out, {reason}: {count:,}: {names} (all in dropped.jsonl)")
+        if reason == "suffix not read":
+            notice(f"read are {SUFFIXES}")
+    for source, count in sorted(stage.replaced.items())[:NAMED]:
+        notice(f"{source}: {count:,} broken bytes replaced by U+FFFD")
+    if len(stage.replaced) > NAMED:
+        notice(
+            f"broken bytes replaced in {len(stage.replaced) - NAMED:,} more files, see their documents' steps"
+        )
+
+
+# ── between the passes ─────────────────────────────────────────────────────────────────────────
+
+
+def find_duplicates(stage: Stage) -> None:
+    """Write to `firsts`, for each document, 1 + the position of the first of the same text, or 0."""
+    with (stage.folder / "firsts").open("wb") as file:
+        file.truncate(8 * len(stage))
+        n_buckets = len(stage) // BUCKET + 1
+        for bucket in range(n_buckets if stage.settings.deduplicate else 0):
+            for number, first in duplicates(stage, bucket, n_buckets):
+                os.pwrite(file.fileno(), (first + 1).to_bytes(8, "little"), 8 * number)
+
+
+def duplicates(stage: Stage, bucket: int, n_buckets: int) -> Iterator[tuple[int, int]]:
+    """(number of a duplicate, position of the first of the same text) among the hashes of one bucket."""
+    numbers, rows, start = [], [], 0
+    for chunk in stage.rows():
+        inside = np.flatnonzero(chunk["high"] % np.uint64(n_buckets) == bucket)
+        numbers.append(start + inside)
+        rows.append(chunk[["high", "low", "position"]][inside])
+        start += len(chunk)
+    number, row = np.concatenate(numbers), np.concatenate(rows)
+    order = np.lexsort((number, row["low"], row["high"]))
+    number, row = number[order], row[order]
+    same = (row["high"][1:] == row["high"][:-1]) & (row["low"][1:] == row["low"][:-1])
+    same = np.concatenate([[False], same])
+    first = np.maximum.accumulate(np.where(same, 0, np.arange(len(row))))
+    yield from zip(number[same].tolist(), row["position"][first[same]].tolist(), strict=True)
+
+
+def kept_rows(stage: Stage) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(rows, firsts) of all documents, some at a time; firsts is 0 where the document is kept."""
+    with (stage.folder / "firsts").open("rb") as file:
+        for chunk in stage.rows():
+            yield chunk, np.fromfile(file, "<i8", len(chunk))
+
+
+def validates(rows: np.ndarray, fraction: float) -> np.ndarray:
+    """Which documents validate, by the hash of their text alone: a text falls on the same side anywhere."""
+    return rows["low"].astype(np.float64) / 2.0**64 < fraction
+
+
+def choose_split(stage: Stage, settings: CorpusSettings) -> tuple[str, float]:
+    """The split to use; where it is chosen here, or leaves nothing to validate on, a line says so."""
+    kind, fraction = parse_split(settings.split)
+    n_kept = n_bytes = n_validation = 0
+    for rows, firsts in kept_rows(stage):
+        kept = rows[firsts == 0]
+        n_kept += len(kept)
+        n_bytes += int(kept["bytes"].sum())
+        n_validation += int(kept["bytes"][validates(kept, fraction)].sum())
+    share = n_validation / max(1, n_bytes)
+    if kind == "hash" and n_validation in (0, n_bytes):
+        side = "nothing validates" if n_validation == 0 else "everything validates and nothing trains"
+        notice(
+            f"split {settings.split}: of {n_kept} documents {side}; tail:{fraction:g} would split inside them"
+        )
+    if kind != "auto":
+        return kind, fraction
+    if n_kept < FEW_DOCUMENTS:
+        reason = f"{n_kept} document{'s are' if n_kept > 1 else ' is'} too few to split by hash"
+    elif not 0.2 * fraction < share < 3 * fraction:
+        reason = f"by hash {share:.1%} of the text would validate"
+    else:
+        return "hash", fraction
+    notice(f"{reason}: the last {fraction:.0%} of each document validates (--split chooses)")
+    return "tail", fraction
+
+
+# ── second pass ────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass
+class Side:
+    """One split on its way to disk: its file, its counts, and the hash of what it holds."""
+
+    name: str
+    path: Path
+    documents: int = 0
+    parts: int = 0
+    chars: int = 0
+    bytes: int = 0
+    content: Any = field(default_factory=hashlib.sha256)
+
+    def __post_init__(self) -> None:
+        self.file = self.path.open("wb")
+
+    def begin(self, digest: str, start: int, end: int) -> None:
+        """A document, or the piece of it from character `start` to `end`."""
+        self.documents += 1
+        self.part = 0
+        self.id = digest[:16]
+        self.content.update(f"{digest} {start} {end}\n".encode())
+
+    def write(self, rest: Line, n_chars: int, n_bytes: int) -> None:
+        self.file.write(b'{"id": "%s", "part": %d, ' % (self.id.encode(), self.part) + rest)
+        self.part += 1
+        self.parts += 1
+        self.chars += n_chars
+        self.bytes += n_bytes
+
+    def counts(self) -> dict[str, int]:
+        return {name: getattr(self, name) for name in ("documents", "parts", "chars", "bytes")}
+
+
+def finish(stage: Stage, folder: Path, settings: CorpusSettings) -> dict[str, Any]:
+    """The second pass; returns the record of the corpus, but for the hashes of its files."""
+    find_duplicates(stage)
+    kind, fraction = choose_split(stage, settings)
+    train, validation = sides = [Side(name, folder / f"{name}.jsonl") for name in SPLITS]
+    stage.parts.flush()
+    with progress("writing", stage.position) as advance, (stage.folder / "parts").open("rb") as file:
+        for rows, firsts in kept_rows(stage):
+            right = validates(rows, fraction) if kind == "hash" else np.zeros(len(rows), bool)
+            for values, first, validating in zip(rows.tolist(), firsts.tolist(), right.tolist(), strict=True):
+                row = Row._make(values)
+                file.seek(row.position)
+                if first:
+                    drop_duplicate(stage, row, first - 1)
+                elif kind == "tail":
+                    copy_cut(row, file, train, validation, int((1 - fraction) * row.chars))
+                else:
+                    copy(row, file, validation if validating else train)
+                advance(row.bytes)
+    for side in sides:
+        side.file.close()
+    if n_duplicates := stage.reasons["duplicate"]:
+        notice(f"left out, duplicate: {n_duplicates:,} (which of which is in dropped.jsonl)")
+    split = kind if kind == "none" else f"{kind}:{fraction:g}"
+    return summary(stage, sides, split, settings)
+
+
+def summary(stage: Stage, sides: list[Side], split: str, settings: CorpusSettings) -> dict[str, Any]:
+    """What corpus.json says."""
+    content = {side.name: side.content.hexdigest() for side in sides}
+    return {
+        "version": VERSION,
+        "kind": "corpus",
+        "fingerprint": hashlib.sha256("".join(content.values()).encode()).hexdigest()[:16],
+        "settings": to_dict(settings),
+        "split": split,
+        "sources": stage.sources,
+        "n_files": stage.n_files,
+        "counts": {side.name: side.counts() for side in sides},
+        "dropped": dict(sorted(stage.reasons.items())),
+        "replaced_bytes": sum(stage.replaced.values()),
+    }
+
+
+def hex_digest(row: Row) -> str:
+    return f"{row.high:016x}{row.low:016x}"
+
+
+def copy(row: Row, file: Any, side: Side) -> None:
+    """A whole document to one side."""
+    side.begin(hex_digest(row), 0, row.chars)
+    for _ in range(row.parts):
+        n_chars, n_bytes, rest = file.readline().split(b" ", 2)
+        side.write(rest, int(n_chars), int(n_bytes))
+
+
+def copy_cut(row: Row, file: Any, train: Side, validation: Side, cut: int) -> None:
+    """A document to both sides: its first `cut` characters train, the rest validates."""
+    n_chars, digest, position = row.chars, hex_digest(row), 0
+    for side, start, end in ((train, 0, cut), (validation, cut, n_chars)):
+        if start < end:
+            side.begin(digest, start, end)
+    for _ in range(row.parts):
+        chars, size, rest = file.readline().split(b" ", 2)
+        end = position + int(chars)
+        if end <= cut or position >= cut:
+            (train if end <= cut else validation).write(rest, int(chars), int(size))
+        else:
+            part = json.loads(b"{" + rest)
+            text, at = part["text"], cut - position
+            write_piece(train, part, text[:at], 0)
+            write_piece(validation, part, text[at:], at if row.by_characters else 0)
+        position = end
+
+
+def write_piece(side: Side, part: dict[str, Any], text: str, moved: int) -> None:
+    """A piece of a part that was cut in two, `moved` characters on in its source."""
+    piece = {"source": part["source"], "offset": part["offset"] + moved, "steps": part["steps"], "text": text}
+    side.write(encode(piece)[1:].encode() + b"\n", len(text), len(text.encode()))
+
+
+def drop_duplicate(stage: Stage, row: Row, first: int) -> None:
+    """Write down which document this one repeats."""
+    own, original = (place(stage, position) for position in (row.position, first))
+    name = f"{original['source']}, offset {original['offset']}"
+    dropped = Dropped(own["source"], "duplicate", f"same text as {name}", own["offset"])
+    stage.drop(dropped, id=hex_digest(row)[:16], duplicate_of=original)
+
+
+def place(stage: Stage, position: int) -> dict[str, Any]:
+    """Source and offset of the document staged at a position; its text is not read."""
+    head = os.pread(stage.parts.fileno(), 1 << 16, position).split(b" ", 2)[2]
+    text = head.decode("utf-8", "ignore")
+    source, end = json.JSONDecoder().raw_decode(text, len('"source": '))
+    offset, _ = json.JSONDecoder().raw_decode(text, end + len(', "offset": '))
+    return {"source": source, "offset": offset}

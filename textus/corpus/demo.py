@@ -1,0 +1,55 @@
+"""Documents every machine with Python has: the language reference, the standard library's docstrings.
+
+The library's modules are read as text and parsed, never imported.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import sysconfig
+import warnings
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+
+from textus.corpus.documents import Document
+
+NOT_PROSE = frozenset({"test", "tests", "idlelib", "lib2to3", "site-packages", "dist-packages", "pydoc_data"})
+
+
+def demo_documents() -> Iterator[Document]:
+    """One document a topic of the language reference, one a module of the library; sorted, some 2 MB.
+
+    Sources are named `pydoc_data.topics:assert` and `json.decoder:docstrings`.
+    """
+    topics = import_module("pydoc_data.topics").topics
+    for name in sorted(topics):
+        yield Document("", topics[name], f"pydoc_data.topics:{name}", 0)
+    library = Path(sysconfig.get_paths()["stdlib"])
+    for path in sorted(library.rglob("*.py")):
+        inside = path.relative_to(library)
+        if NOT_PROSE.isdisjoint(inside.parts) and (text := docstrings(path)):
+            module = ".".join(inside.with_suffix("").parts).removesuffix(".__init__")
+            yield Document("", text, f"{module}:docstrings", 0)
+
+
+def docstrings(path: Path) -> str:
+    """The docstrings of a module, its classes and functions, in order, a blank line between them."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # old escapes in strings: not ours to report
+            tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):
+        return ""  # kept broken on purpose, as templates and bad examples are
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    found = [ast.get_docstring(node, clean=False) for node in in_order(tree) if isinstance(node, documented)]
+    return "".join(f"{cleaned}\n\n" for text in found if text and (cleaned := inspect.cleandoc(text)))
+
+
+def in_order(node: ast.AST) -> Iterator[ast.AST]:
+    """A tree's nodes as they stand in the text; of statements only, since expressions hold no docstring."""
+    yield node
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.stmt | ast.excepthandler):
+            yield from in_order(child)

@@ -1,0 +1,108 @@
+"""The record everything here is about, how a corpus is set, and what is dropped and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from textus.common import UsageError, nearest
+
+PART_CHARS = 1_000_000
+"""The most characters of one part: a long document is stored in parts, so that memory stays flat."""
+
+RECORD_CHARS = 16_000_000
+"""The most characters of one record of a table, or of one page: those must be held whole to be understood."""
+
+SPLITS = ("train", "validation")
+
+
+class Unreadable(Exception):
+    """A source cannot be read; the message is the reason. The build skips it and says so."""
+
+
+@dataclass(frozen=True)
+class Document:
+    """One part of one document: consecutive parts of one split with the same id are one document.
+
+    `id` is 16 hex digits of the BLAKE2b of the whole document's text. `source` is the path as given, or
+    `archive.zip!member`. `offset` is where it stands in its source: for txt, md and html the character (of
+    the repaired text) at which this part begins, for jsonl, csv and parquet the number of its record, from
+    0. `part` counts from 0 in each split. `steps` are what changed it, in order, such as
+    `("encoding:gb18030", "newlines", "nfc")`; empty for clean UTF-8.
+    """
+
+    id: str
+    text: str
+    source: str
+    offset: int
+    part: int = 0
+    steps: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class CorpusSettings:
+    """How a corpus is made; see `parse_split` for `split`.
+
+    `normalise` mends mojibake, line ends and NFC; `deduplicate` drops exact duplicates; documents of fewer
+    than `min_chars` characters (white space at both ends not counted) are dropped; `text_column` is the
+    column of a table that holds the text.
+    """
+
+    split: str = "auto"
+    normalise: bool = True
+    deduplicate: bool = True
+    min_chars: int = 1
+    text_column: str = "text"
+
+    def check(self) -> None:
+        """Raise UsageError for a value that cannot be used."""
+        parse_split(self.split)
+        if self.min_chars < 0:
+            raise UsageError(f"min_chars={self.min_chars} is negative; give 0 or more characters")
+
+
+def parse_split(split: str) -> tuple[str, float]:
+    """The kind of split and the share that validates, such as ("hash", 0.1) or ("none", 0).
+
+    `hash:F` sends whole documents by the hash of their text, `tail:F` the last share F of each document,
+    cut at exactly int((1 - F) * n) characters; `auto` is `hash:0.1`, or `tail:0.1` where documents are too
+    few for that.
+    """
+    kind, _, share = split.partition(":")
+    if kind not in ("auto", "hash", "tail", "none") or (share and kind in ("auto", "none")):
+        near = nearest(kind, ("auto", "hash", "tail", "none"))
+        hint = f" (did you mean {near!r}?)" if near and near != kind else ""
+        raise UsageError(f"split {split!r} is not one of auto, hash:0.1, tail:0.1, none{hint}")
+    if kind == "none":
+        return kind, 0.0
+    try:
+        fraction = float(share or 0.1)
+    except ValueError as error:
+        raise UsageError(f"split {split!r}: {share!r} is not a number; write it as {kind}:0.1") from error
+    if not 0 < fraction < 1:
+        raise UsageError(f"split {split!r}: the share must lie between 0 and 1, such as {kind}:0.1")
+    return kind, fraction
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """What did not come into the corpus: a file, a record or a document."""
+
+    source: str
+    reason: str
+    detail: str = ""
+    offset: int | None = None
+
+
+@dataclass(frozen=True)
+class Raw:
+    """A document as a reader yields it: its text in blocks, not yet repaired.
+
+    `by_characters` says that `offset` counts characters, so that it moves on from part to part.
+    """
+
+    source: str
+    offset: int
+    blocks: Iterable[str]
+    steps: tuple[str, ...] = ()
+    by_characters: bool = True

@@ -1,0 +1,185 @@
+"""The corpus folder, opened again: its documents as a stream, what it holds, and what became of one document.
+
+::
+
+    corpus.json       version, fingerprint, settings, split, sources, counts, dropped, SHA-256 of the others
+    train.jsonl       a part a line; the parts of a document follow one another
+    validation.jsonl
+    dropped.jsonl     what was left out, why, and which document a duplicate repeats
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from textus.common import DataError, RunError, read_json, sha256, unknown
+from textus.config import migrate
+from textus.corpus.documents import SPLITS, Document
+
+SHOWN = 100
+"""The most documents one question is answered with."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """An opened corpus folder. Nothing of the text is held: each reading streams from the disk."""
+
+    path: Path
+    record: dict[str, Any]
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits of the texts, their order and their split; where they lay does not matter."""
+        return self.record["fingerprint"]
+
+    def n_documents(self, split: str = "train") -> int:
+        """Documents of a split; one cut by a tail split counts in both."""
+        return self.record["counts"][known(split)]["documents"]
+
+    def n_chars(self, split: str = "train") -> int:
+        """Characters of a split."""
+        return self.record["counts"][known(split)]["chars"]
+
+    def n_bytes(self, split: str = "train") -> int:
+        """UTF-8 bytes of the text of a split."""
+        return self.record["counts"][known(split)]["bytes"]
+
+    def documents(self, split: str = "train") -> Iterator[Document]:
+        """The parts of a split in order, those of one document together. Raises RunError if damaged."""
+        for each in records(self.path / f"{known(split)}.jsonl"):
+            yield Document(
+                each["id"], each["text"], each["source"], each["offset"], each["part"], tuple(each["steps"])
+            )
+
+    def texts(self, split: str = "train") -> Iterator[str]:
+        """The text of each part of a split."""
+        for each in records(self.path / f"{known(split)}.jsonl"):
+            yield each["text"]
+
+    def dropped(self) -> Iterator[dict[str, Any]]:
+        """What was left out: source, reason, and where they apply detail, offset, id and duplicate_of."""
+        return records(self.path / "dropped.jsonl")
+
+    def verify(self) -> None:
+        """Read every file and compare its SHA-256. Raises RunError naming the first that changed."""
+        for name, expected in self.record["files"].items():
+            if sha256(self.path / name) != expected:
+                raise RunError(f"{self.path / name} was changed after it was written; build the corpus anew")
+
+
+def known(split: str) -> str:
+    """The name of a split. Raises UsageError for another."""
+    if split not in SPLITS:
+        raise unknown("split", split, SPLITS)
+    return split
+
+
+def records(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a jsonl file of a corpus. Raises RunError for one that is not whole."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                yield json.loads(line)
+            except ValueError as error:
+                raise RunError(f"{path}, line {number}: damaged ({error}); build the corpus anew") from error
+
+
+def open_corpus(path: Path, *, verify: bool = False) -> Corpus:
+    """Open a corpus folder. Raises RunError where it is none, too new, incomplete, or (`verify`) changed."""
+    path = Path(path)
+    if not (path / "corpus.json").is_file():
+        raise RunError(
+            f"{path} is not a corpus (no corpus.json in it); make one: textus corpus build SRC --out {path}"
+        )
+    record = migrate(read_json(path / "corpus.json"), str(path / "corpus.json"))
+    lacking = [key for key in ("fingerprint", "counts", "files") if key not in record]
+    if lacking:
+        raise RunError(f"{path / 'corpus.json'} lacks {', '.join(lacking)}; build the corpus anew")
+    for name in record["files"]:
+        if not (path / name).is_file():
+            raise RunError(f"{path / name} is missing; build the corpus anew")
+    corpus = Corpus(path, record)
+    if verify:
+        corpus.verify()
+    return corpus
+
+
+def show(corpus: Corpus) -> dict[str, Any]:
+    """What a corpus holds: counts by split, what was dropped by reason, its sources."""
+    record = corpus.record
+    counts = record["counts"]
+    whole = {name: sum(side[name] for side in counts.values()) for name in ("chars", "bytes")}
+    return {
+        "path": str(corpus.path),
+        "fingerprint": corpus.fingerprint,
+        "split": record["split"],
+        **whole,
+        **{split: counts[split] for split in SPLITS},
+        "dropped": record["dropped"],
+        "replaced_bytes": record["replaced_bytes"],
+        "n_files": record["n_files"],
+        "sources": record["sources"],
+        "settings": record["settings"],
+    }
+
+
+def why(corpus: Corpus, asked: str) -> dict[str, Any]:
+    """What became of a document, asked by its id or its source.
+
+    Returns `kept` (id, source, offset, steps, and characters by split) and `dropped` (as in dropped.jsonl),
+    at most 100 of each, with the full counts `n_kept` and `n_dropped`. Reads the whole corpus once. Raises
+    DataError where nothing by that name was ever seen.
+    """
+    kept: dict[tuple[str, str, int], dict[str, Any]] = {}
+    n_kept = 0
+    for split in SPLITS:
+        entry: dict[str, Any] | None = None
+        for document in corpus.documents(split):
+            if asked not in (document.id, document.source):
+                continue
+            if document.part == 0:
+                entry, new = entered(kept, document)
+                n_kept += new
+            if entry is not None:
+                entry["chars"][split] = entry["chars"].get(split, 0) + len(document.text)
+                entry["steps"] += [step for step in document.steps if step not in entry["steps"]]
+    dropped, n_dropped = [], 0
+    for each in corpus.dropped():
+        if asked in (each.get("id"), each["source"]):
+            n_dropped += 1
+            dropped += [each] if n_dropped <= SHOWN else []
+    if not n_kept and not n_dropped:
+        raise DataError(
+            f"no document {asked!r} in {corpus.path}; ask by its id (16 hex digits) or its source as given"
+        )
+    return {
+        "asked": asked,
+        "n_kept": n_kept,
+        "kept": list(kept.values()),
+        "n_dropped": n_dropped,
+        "dropped": dropped,
+    }
+
+
+def entered(
+    kept: dict[tuple[str, str, int], dict[str, Any]], document: Document
+) -> tuple[dict[str, Any] | None, bool]:
+    """The entry of a document in the answer and whether it is new; None beyond the most that is shown."""
+    for key in kept:
+        if key[:2] == (document.id, document.source):
+            return kept[key], False
+    if len(kept) >= SHOWN:
+        return None, True
+    entry = {
+        "id": document.id,
+        "source": document.source,
+        "offset": document.offset,
+        "steps": [],
+        "chars": {},
+    }
+    kept[document.id, document.source, document.offset] = entry
+    return entry, True

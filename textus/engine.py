@@ -1,0 +1,349 @@
+"""The fast loop: cached, batched, streaming, and equal to `generation.generate` id for id in fp32.
+
+Continuous batching (Yu et al. 2022, Orca): requests enter and leave between steps, each with its own
+position, sampling and stream of random numbers, so that what one gets does not depend on who else is there.
+It knows the model contract and ids only: no tokenizer, no files. `Engine` is for one thread; `EngineThread`
+runs one in the background for many callers. Shapes: B rows, T time, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from textus.common import RunError, TextusError, UsageError
+from textus.generation import Sampling, check_prompt, choose, device_of, extend, inference
+from textus.models import LanguageModel
+
+PIECE = 1 << 25
+"""Prompts are read in pieces of about this many logits (128 MB): a family returns (B, T, V) of them, and
+those
+of a whole long prompt would not fit in memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One id of one request; the last event of a request has a reason.
+
+    `reason` is "stop" (the model ended its text; `id` is then None) or "length" (`max_tokens` are there).
+    """
+
+    row: int  # the number `submit` gave; from `stream`, the place of the prompt
+    id: int | None
+    reason: Literal["stop", "length"] | None = None
+
+
+@dataclass(slots=True)
+class Request:
+    """A row: the ids the model sees, of which the last has not been read yet once generation runs."""
+
+    number: int
+    ids: list[int]
+    sampling: Sampling
+    n_new: int = 0
+
+
+class Engine:
+    """Generates for at most `max_rows` requests at once; others wait in the order they came.
+
+    `end_id` ends a request and is not part of its text. `max_rows` bounds memory: each row holds a cache.
+    """
+
+    def __init__(self, model: LanguageModel, *, end_id: int | None, max_rows: int = 8) -> None:
+        if max_rows < 1:
+            raise UsageError(f"max_rows={max_rows} leaves no room to generate; give 1 or more")
+        self.model = model
+        self.end_id = end_id
+        self.max_rows = max_rows
+        self.waiting: deque[Request] = deque()
+        self.unread: list[Request] = []  # hold a row, but their ids are to be read (again, after a cut)
+        self.running: list[Request] = []  # the rows of the cache, in order
+        self.cache: Any = None
+        self._n_submitted = 0
+        self._device = device_of(model)
+        self._context: int | None = model.config.context_length
+
+    @property
+    def busy(self) -> bool:
+        """Whether a step would do anything."""
+        return bool(self.waiting or self.unread or self.running)
+
+    def check(self, ids: Sequence[int], sampling: Sampling) -> None:
+        """UsageError where a request cannot be served: a prompt too long, a negative temperature."""
+        sampling.check()
+        check_prompt(self.model, ids)
+
+    def submit(self, ids: Sequence[int], sampling: Sampling) -> int:
+        """Queue a prompt; returns the request's number, which its events carry. Raises UsageError."""
+        self.check(ids, sampling)
+        number = self._n_submitted
+        self._n_submitted += 1
+        self.waiting.append(Request(number, list(ids), sampling))
+        return number
+
+    def cancel(self, request: int) -> None:
+        """Forget a request, wherever it is: no more events come of it. One that has ended is no error."""
+        self.waiting = deque(each for each in self.waiting if each.number != request)
+        self.unread = [each for each in self.unread if each.number != request]
+        self._keep([row for row, each in enumerate(self.running) if each.number != request])
+
+    def clear(self) -> None:
+        """Forget every request."""
+        self.waiting.clear()
+        self.unread, self.running, self.cache = [], [], None
+
+    def step(self) -> list[Event]:
+        """One more id for every request that has a row; rows that became free are filled first.
+
+        Where the model raises, what the caches remember is unknown: only `clear` is safe after it.
+        """
+        with inference(self.model):
+            free = self.max_rows - len(self.running) - len(self.unread)
+            fresh = [*self.unread, *(self.waiting.popleft() for _ in range(min(free, len(self.waiting))))]
+            self.unread = []
+            logits = [self._advance()] if self.running else []
+            logits += [self._admit(group) for group in alike(fresh)]
+            return self._choose(torch.cat(logits) if len(logits) > 1 else logits[0]) if logits else []
+
+    def stream(
+        self, prompts: Sequence[Sequence[int]], samplings: Sampling | Sequence[Sampling]
+    ) -> Iterator[Event]:
+        """The events of these prompts as they come; `row` is the place in `prompts`.
+
+        One `Sampling` serves all prompts. Closing the iterator cancels the rest. Raises UsageError before
+        anything is generated, also where the engine is busy with other requests, whose events would be lost.
+        """
+        if self.busy:
+            raise UsageError("the engine is busy with other requests; use submit and step, or another engine")
+        each = [samplings] * len(prompts) if isinstance(samplings, Sampling) else list(samplings)
+        if len(each) != len(prompts):
+            raise UsageError(
+                f"{len(prompts)} prompts with {len(each)} samplings; give one for each, or one for all"
+            )
+        for ids, sampling in zip(prompts, each, strict=True):
+            self.check(ids, sampling)
+        place = {
+            self.submit(ids, sampling): row
+            for row, (ids, sampling) in enumerate(zip(prompts, each, strict=True))
+        }
+        try:
+            while self.busy:
+                for event in self.step():
+                    yield replace(event, row=place[event.row])
+        finally:
+            self.clear()
+
+    # ── the parts of a step ──
+
+    def _advance(self) -> Tensor:
+        """Read the newest id of every running row: logits (B, V)."""
+        ids = torch.tensor([[each.ids[-1]] for each in self.running], device=self._device)
+        return self.model(ids, self.cache)[:, -1]
+
+    def _admit(self, fresh: list[Request]) -> Tensor:
+        """Read the ids of new rows together, and join them to the running ones: logits (B, V)."""
+        room = max(len(each.ids) + each.sampling.max_tokens - each.n_new for each in fresh)
+        length = room if self._context is None else min(room, self._context)
+        cache = self.model.new_cache(len(fresh), length)
+        logits = prefill(self.model, [each.ids for each in fresh], cache, self._device)
+        self.cache = cache if self.cache is None else self.cache.join(cache)
+        self.running = [*self.running, *fresh]
+        return logits
+
+    def _choose(self, logits: Tensor) -> list[Event]:
+        """Draw an id for every row of logits (B, V), tell of it, and let the finished rows go."""
+        events, keep = [], []
+        for row, (request, scores) in enumerate(zip(self.running, logits.float().cpu().numpy(), strict=True)):
+            id = choose(scores, request.sampling, request.ids, request.n_new)
+            request.n_new += 1
+            if id == self.end_id:
+                events.append(Event(request.number, None, "stop"))
+            elif request.n_new == request.sampling.max_tokens:
+                events.append(Event(request.number, id, "length"))
+            else:
+                events.append(Event(request.number, id))
+                if extend(request.ids, id, self._context):
+                    self.unread.append(request)  # its positions changed: read again what it keeps
+                else:
+                    keep.append(row)
+        self._keep(keep)
+        return events
+
+    def _keep(self, rows: list[int]) -> None:
+        """Only these rows go on."""
+        if len(rows) == len(self.running):
+            return
+        with torch.inference_mode():  # `cancel` comes here too, and the cache was made in this mode
+            self.cache = self.cache.select(rows) if rows else None
+        self.running = [self.running[row] for row in rows]
+
+
+def alike(requests: list[Request]) -> list[list[Request]]:
+    """Groups to be read together, the longest at most twice the shortest: padding costs time too."""
+    groups: list[list[Request]] = []
+    for request in sorted(requests, key=lambda each: len(each.ids)):
+        if groups and len(request.ids) <= 2 * len(groups[-1][0].ids):
+            groups[-1].append(request)
+        else:
+            groups.append([request])
+    return groups
+
+
+def prefill(
+    model: LanguageModel, prompts: Sequence[Sequence[int]], cache: Any, device: torch.device
+) -> Tensor:
+    """Read ragged prompts into an empty cache, piece by piece; the logits (B, V) after each one's last id."""
+    lengths = torch.tensor([len(ids) for ids in prompts])
+    longest = int(lengths.max())
+    padded = torch.zeros(len(prompts), longest, dtype=torch.long)  # (B, T); what pads is never looked at
+    for row, ids in enumerate(prompts):
+        padded[row, : len(ids)] = torch.tensor(ids)
+    last: list[Tensor | None] = [None] * len(prompts)
+    size = max(16, PIECE // (len(prompts) * model.config.vocab_size))
+    for start in range(0, longest, size):
+        piece = padded[:, start : start + size].to(device)
+        inside = (lengths - start).clamp(0, piece.shape[1])
+        full = bool((inside == piece.shape[1]).all())  # then a family need not mask anything
+        logits = model(piece, cache, None if full else inside.to(device))  # (B, T, V)
+        for row, n in enumerate(inside.tolist()):
+            if n:
+                last[row] = logits[row, n - 1]
+    return torch.stack([each for each in last if each is not None])
+
+
+# ── many callers ───────────────────────────────────────────────────────────────────────────────
+
+
+class Reply:
+    """The events of one request, as an iterator that waits for them.
+
+    As a context manager it cancels what is left on leaving. Iterating raises RunError where the model failed
+    or the engine was closed before the request had ended.
+    """
+
+    def __init__(self, thread: EngineThread) -> None:
+        self._thread = thread
+        self._events: queue.SimpleQueue[Event | TextusError | None] = queue.SimpleQueue()
+        self._ended = False
+
+    def __iter__(self) -> Reply:
+        return self
+
+    def __next__(self) -> Event:
+        if self._ended:
+            raise StopIteration
+        item = self._events.get()
+        if isinstance(item, Event):
+            self._ended = item.reason is not None
+            return item
+        self._ended = True
+        if item is None:
+            raise StopIteration
+        # A new exception for each caller: one object raised on many threads would mix their tracebacks.
+        raise type(item)(*item.args) from item.__cause__
+
+    def cancel(self) -> None:
+        """No more events: ends the iteration, also one that waits in another thread."""
+        self._thread.cancel(self)
+
+    def __enter__(self) -> Reply:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self._ended:
+            self.cancel()
+
+
+class EngineThread:
+    """An engine in a background thread, for callers on any thread (an HTTP server).
+
+    Orders travel through one inbox and are looked at between steps, so nobody waits for a lock during a step.
+    Where the model fails, every open request gets the error, and the engine goes on with the next ones.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._inbox: queue.SimpleQueue[tuple[str, Reply | None, Any]] = queue.SimpleQueue()
+        self._open: dict[int, Reply] = {}
+        self._closed = False
+        self._gate = threading.Lock()  # nothing enters the inbox after "close"
+        self._thread = threading.Thread(target=self._run, name="textus-engine", daemon=True)
+        self._thread.start()
+
+    def submit(self, ids: Sequence[int], sampling: Sampling) -> Reply:
+        """Queue a prompt. Raises UsageError for one that cannot be served, RunError after `close`."""
+        self.engine.check(ids, sampling)
+        reply = Reply(self)
+        if not self._order("submit", reply, (list(ids), sampling)):
+            raise RunError("the engine is closed; start the server again")
+        return reply
+
+    def cancel(self, reply: Reply) -> None:
+        """End a reply; one that has ended is no error."""
+        self._order("cancel", reply)
+
+    def close(self) -> None:
+        """Stop after the current step; open requests get RunError. May be called more than once."""
+        self._order("close")
+        self._thread.join()
+
+    def _order(self, what: str, reply: Reply | None = None, detail: Any = None) -> bool:
+        with self._gate:
+            if self._closed:
+                return False
+            self._closed = what == "close"
+            self._inbox.put((what, reply, detail))
+            return True
+
+    def _run(self) -> None:
+        going = True
+        while going:
+            try:
+                going = self._obey()
+                for event in self.engine.step() if going else []:
+                    reply = self._open[event.row] if event.reason is None else self._open.pop(event.row)
+                    reply._events.put(event)
+            except Exception as error:  # any: who waits must not wait for ever
+                self._fail(error)
+        self._fail(RunError("the engine was closed before this request had ended; send it again"))
+
+    def _obey(self) -> bool:
+        """Carry out the orders that have come, and wait for one where nothing is to do; False on "close"."""
+        while not (self.engine.busy and self._inbox.empty()):
+            what, reply, detail = self._inbox.get()
+            if what == "close":
+                return False
+            assert reply is not None
+            if what == "submit":
+                self._open[self.engine.submit(*detail)] = reply
+            else:
+                self._cancel(reply)
+        return True
+
+    def _cancel(self, reply: Reply) -> None:
+        for number, each in self._open.items():
+            if each is reply:
+                self.engine.cancel(number)
+                del self._open[number]
+                reply._events.put(None)
+                return
+
+    def _fail(self, error: Exception) -> None:
+        """Every open request gets the error; none is left hanging."""
+        self.engine.clear()
+        if not isinstance(error, TextusError):
+            failed = RunError(
+                f"the model failed while generating: {type(error).__name__}: {error}; send it again"
+            )
+            failed.__cause__ = error
+            error = failed
+        for reply in self._open.values():
+            reply._events.put(error)
+        self._open.clear()

@@ -1,0 +1,599 @@
+"""How good a model is, in numbers with intervals that mean the same for every family, tokenizer and batch
+size.
+
+**Bits per byte** is the ruler. Its numerator: the nats of every token of the text, each predicted once, over
+log 2; a character the tokenizer does not know costs its `<unk>` and 8 bits for each of its UTF-8 bytes. Its
+denominator: the bytes of the file as given. Each document begins after end-of-text, which is not scored
+itself, nor is the document's end. Windows are as long as the model's context and do not overlap; `stride`
+gives another figure, and the result names it. A family without a context length reads windows of 8,192 with
+`model.overlap` ids repeated before each. A document in several parts is read on across them, and a window
+ends where a part does.
+
+The interval is a bootstrap over blocks of the text, stretches of equal numbers of bytes, so that models with
+different tokenizers have the same blocks and can be compared in pairs. Shapes: B rows, T time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from textus.common import DataError, RunError, UsageError, counter_seed, cpu_seconds, notice, progress
+from textus.corpus.decoding import BROKEN, decode, detect
+from textus.corpus.documents import Unreadable
+from textus.corpus.repair import parts
+from textus.corpus.sources import WRAPPED, Source, blocks
+from textus.engine import Engine
+from textus.generation import Sampling, device_of, inference
+from textus.hardware import peak_memory_bytes, reset_peak_memory
+from textus.loader import Batch, windows
+from textus.metrics import Blocks, bootstrap, distinct_n, interval, paired_bootstrap, pooled, repetition
+from textus.models import LanguageModel
+from textus.tokenizer import Tokenizer
+
+Floats = NDArray[np.float64]
+
+UNLIMITED_WINDOW = 8192
+"""Targets of a window for families that can read any length."""
+
+LOGITS = 1 << 24
+"""Logits of one batch at most (64 MB in float32), unless one row has more: memory stays flat."""
+
+GROUP = 1_000_000
+"""Characters of short documents gathered before scoring, so that rows of like length share a batch."""
+
+
+# ── what is read ───────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Part:
+    """A stretch of text; one that `continues` belongs to the document before it."""
+
+    text: str
+    continues: bool = False
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What a model is measured on: a name, the bytes it has as given, and how to read its parts, as often as
+    asked.
+    """
+
+    name: str
+    n_bytes: int
+    read: Callable[[], Iterable[Part]]
+
+    def __iter__(self) -> Iterator[Part]:
+        return iter(self.read())
+
+
+def as_texts(given: Any, n_bytes: int | None = None) -> Texts:
+    """Strings (each a document), one string, or a `Texts` as it is; `n_bytes` if not their UTF-8 length."""
+    if isinstance(given, Texts):
+        return given if n_bytes is None else replace(given, n_bytes=n_bytes)
+    whole = [given] if isinstance(given, str) else list(given)
+    size = sum(len(text.encode()) for text in whole) if n_bytes is None else n_bytes
+    return Texts("text", size, lambda: (part for text in whole for part in in_parts([text])))
+
+
+def in_parts(document: Iterable[str]) -> Iterator[Part]:
+    """A document in the parts a corpus would have: a text scores the same from a string and a file."""
+    return (Part(text, continues=number > 0) for number, text in enumerate(parts(document)))
+
+
+def split_texts(corpus: Any, split: str = "validation") -> Texts:
+    """One split of a corpus, document by document."""
+    read = lambda: (Part(each.text, continues=each.part > 0) for each in corpus.documents(split))  # noqa: E731
+    return Texts(f"{split} split", corpus.n_bytes(split), read)
+
+
+def read_text(path: Path | str) -> Texts:
+    """A file, plain or .gz or .xz, as one document; its bytes are those of the (unpacked) file.
+
+    The encoding is told from the bytes as for a corpus; nothing is normalised: what a tokenizer never saw,
+    such as other line ends, costs what it costs. Broken bytes are read as U+FFFD, and one line says how many.
+    Raises DataError where it is missing, empty, or not text.
+    """
+    path = Path(path)
+    source = Source(str(path), "text", lambda: path.open("rb"), path.suffix if path.suffix in WRAPPED else "")
+    try:
+        n_bytes = sum(map(len, blocks(source)))
+        codec = detect(blocks(source))
+    except Unreadable as error:
+        raise DataError(f"{path} cannot be read: {error}; give a text file, plain or .gz") from error
+    if not n_bytes:
+        raise DataError(f"{path} is empty; there is nothing to measure on")
+    return Texts(str(path), n_bytes, lambda: _whole(source, codec))
+
+
+def _whole(source: Source, codec: str) -> Iterator[Part]:
+    """The parts of a file, broken bytes replaced and counted."""
+    n_broken = 0
+    for part in in_parts(decode(blocks(source), codec)):
+        text, n_here = BROKEN.subn("\ufffd", part.text)
+        n_broken += n_here
+        yield Part(text, part.continues)
+    if n_broken:
+        notice(f"{source.name}: {n_broken:,} broken bytes were read as U+FFFD")
+
+
+# ── nats of tokens ─────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Score:
+    """Nats of each token of a text, without and with what unknown characters cost; and the kind of
+    likelihood.
+    """
+
+    nats: Floats  # (N,) the model's own
+    unknown_bytes: NDArray[np.int64]  # (N,) bytes of the text that a token lost
+    kind: str
+
+    @property
+    def costs(self) -> Floats:
+        """Nats of each token, 8 bits for every unknown byte included: (N,)."""
+        return self.nats + self.unknown_bytes * (8 * math.log(2))
+
+
+def score_text(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    text: str,
+    *,
+    stride: int | None = None,
+    batch_size: int | None = None,
+) -> Score:
+    """Score one document that begins after end-of-text; see the module for windows and `stride`.
+
+    Raises UsageError for a stride outside 1 … context, RunError where the model gives not-a-number.
+    """
+    stream = score_parts(model, tokenizer, in_parts([text]), stride=stride, batch_size=batch_size)
+    scores = [score for _, _, score in stream] or [
+        Score(np.zeros(0), np.zeros(0, dtype=np.int64), model.kind)
+    ]
+    nats, unknown = ([getattr(each, name) for each in scores] for name in ("nats", "unknown_bytes"))
+    return Score(np.concatenate(nats), np.concatenate(unknown), scores[0].kind)
+
+
+def score_parts(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    texts: Iterable[Part],
+    *,
+    stride: int | None = None,
+    batch_size: int | None = None,
+) -> Iterator[tuple[Part, list[int], Score]]:
+    """(part, its ids, their scores) in order; they are gathered to about GROUP characters and scored
+    together.
+    """
+    length, step = window_sizes(model, stride)
+    carry = [tokenizer.end_id]
+    for group in _groups(texts):
+        encoded = tokenizer.encode_batch([part.text for part in group])
+        sequences, skips = [], []
+        for part, ids in zip(group, encoded, strict=True):
+            carry = carry if part.continues else [tokenizer.end_id]
+            sequences.append(carry + ids)
+            skips.append(len(carry) - 1)
+            carry = sequences[-1][-(length - step) - 1 :]
+        nats, kind = score_ids(model, sequences, skips, stride=stride, batch_size=batch_size)
+        for part, ids, line in zip(group, encoded, nats, strict=True):
+            yield part, ids, Score(line, unknown_bytes(tokenizer, part.text, ids), kind)
+
+
+def unknown_bytes(tokenizer: Tokenizer, text: str, ids: list[int]) -> NDArray[np.int64]:
+    """Bytes of the text each id lost (N,); the tokenizer reads again for it, but only if any is."""
+    if tokenizer.unk_id is None or tokenizer.unk_id not in ids:
+        return np.zeros(len(ids), dtype=np.int64)
+    return np.asarray(tokenizer.unknown_bytes(text, ids), dtype=np.int64)
+
+
+def _groups(texts: Iterable[Part]) -> Iterator[list[Part]]:
+    group: list[Part] = []
+    size = 0
+    for part in texts:
+        if part.text:
+            group.append(part)
+            size += len(part.text) + 1
+        if size >= GROUP:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def window_sizes(model: LanguageModel, stride: int | None = None) -> tuple[int, int]:
+    """(ids a window reads, targets by which it moves on); UsageError for a stride outside 1 … context."""
+    context = model.config.context_length
+    if context is None:
+        step = UNLIMITED_WINDOW if stride is None else stride
+        if step < 1:
+            raise UsageError(f"stride {step} is below 1; leave it out, or give 1 or more")
+        return step + model.overlap, step
+    if stride is not None and not 1 <= stride <= context:
+        raise UsageError(f"stride {stride} must lie between 1 and the model's context of {context}")
+    return context, context - model.overlap if stride is None else stride
+
+
+def score_ids(
+    model: LanguageModel,
+    sequences: Sequence[Sequence[int]],
+    skips: Sequence[int] | None = None,
+    *,
+    stride: int | None = None,
+    batch_size: int | None = None,
+) -> tuple[list[Floats], str]:
+    """Nats of every id of each sequence but the first `1 + skip` ones, which are context; and the kind.
+
+    Rows of all sequences are sorted by length into batches of `batch_size` (None: by memory); how they are
+    batched changes nothing but rounding, below 1e-6.
+    """
+    skips = [0] * len(sequences) if skips is None else skips
+    owners, rows = [], []
+    for owner, (ids, skip) in enumerate(zip(sequences, skips, strict=True)):
+        for row in _rows(model, ids, skip, stride):
+            owners.append(owner)
+            rows.append(row)
+    found, kind = _score_rows(model, rows, batch_size)
+    lines: list[list[Floats]] = [[] for _ in sequences]
+    for owner, line in zip(owners, found, strict=True):
+        lines[owner].append(line)
+    return [np.concatenate(each) if each else np.zeros(0) for each in lines], kind
+
+
+def _rows(model: LanguageModel, ids: Sequence[int], skip: int, stride: int | None) -> Iterator[Batch]:
+    """The windows of one sequence as batches of one row without padding."""
+    n_targets = len(ids) - 1
+    if n_targets <= skip:
+        return
+    length, step = window_sizes(model, stride)
+    if n_targets <= length:  # one window: no longer than it need be
+        length = step = n_targets
+    many = windows(np.asarray(ids), length, step, batch_size=16)
+    for number, row in enumerate(row for batch in many for row in batch.micro(len(batch.ids))):
+        if number == 0:
+            row.weights[:, :skip] = 0
+        n_real = int(row.mask.sum()) if row.mask is not None else row.ids.shape[1]
+        if row.weights.any():
+            yield Batch(row.ids[:, :n_real], row.targets[:, :n_real], row.weights[:, :n_real])
+
+
+def _score_rows(model: LanguageModel, rows: list[Batch], batch_size: int | None) -> tuple[list[Floats], str]:
+    """Nats of the targets of each row with weight, in the order of `rows`."""
+    nats: list[Floats] = [np.zeros(0)] * len(rows)
+    kind = model.kind
+    device = device_of(model)
+    with reading(model):
+        for places in _batches([row.ids.shape[1] for row in rows], model.config.vocab_size, batch_size):
+            batch = _collate([rows[place] for place in places])
+            found, kind = model.score(batch.to(device))
+            for place, line, weights in zip(
+                places, found.double().cpu().numpy(), batch.weights.numpy(), strict=True
+            ):
+                nats[place] = line[weights > 0]
+    _check_numbers(nats)
+    return nats, kind
+
+
+@contextlib.contextmanager
+def reading(model: LanguageModel) -> Iterator[None]:
+    """No dropout, no gradients, activations in float32: a score does not depend on how a run was sped up."""
+    precision = getattr(model, "precision", None)
+    if precision is not None:
+        model.precision = torch.float32  # type: ignore[assignment]
+    try:
+        with inference(model):
+            yield
+    finally:
+        if precision is not None:
+            model.precision = precision
+
+
+def _batches(lengths: list[int], vocab_size: int, batch_size: int | None) -> Iterator[list[int]]:
+    """Places of rows sorted by length, `batch_size` at a time or as many as `LOGITS` allows."""
+    order = sorted(range(len(lengths)), key=lambda place: -lengths[place])
+    while order:
+        fit = max(1, LOGITS // (max(1, lengths[order[0]]) * vocab_size))
+        taken = batch_size or min(fit, 256)
+        yield order[:taken]
+        order = order[taken:]
+
+
+def _collate(rows: list[Batch]) -> Batch:
+    """Rows as one batch, padded at the right with weight zero."""
+    time_ = max(row.ids.shape[1] for row in rows)
+
+    def stack(name: str) -> Tensor:
+        lines = [getattr(row, name)[0] for row in rows]
+        return torch.nn.utils.rnn.pad_sequence(lines, batch_first=True)
+
+    lengths = torch.tensor([row.ids.shape[1] for row in rows])
+    mask = torch.arange(time_) < lengths[:, None]
+    return Batch(stack("ids"), stack("targets"), stack("weights"), mask=None if bool(mask.all()) else mask)
+
+
+def _check_numbers(nats: list[Floats]) -> None:
+    wrong = sum(int((~np.isfinite(line)).sum()) for line in nats)
+    if wrong:
+        raise RunError(
+            f"the model gives {wrong:,} of {sum(map(len, nats)):,} tokens no finite probability;"
+            " its weights are damaged or training went wrong: go back to an earlier checkpoint"
+        )
+
+
+# ── the figures ────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass
+class Tally:
+    """Everything `figures` needs, summed over a text; nats are the model's own, costs include unknown
+    characters.
+    """
+
+    n_bytes: int
+    blocks: Blocks = field(default_factory=Blocks)
+    kind: str = "exact"
+    tokens: int = 0
+    characters: int = 0
+    documents: int = 0
+    unknown_bytes: int = 0
+    nats: float = 0.0
+    costs: float = 0.0
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+
+    def add(self, part: Part, score: Score, token_bytes: NDArray[np.int64]) -> None:
+        """One part, its scores, and how many bytes each of its tokens stands for (N,)."""
+        sizes = np.where(score.unknown_bytes > 0, score.unknown_bytes, token_bytes)
+        self.blocks.add(len(part.text.encode()), sizes, score.costs)
+        self.kind = score.kind
+        self.tokens += len(score.nats)
+        self.characters += len(part.text)
+        self.documents += not part.continues
+        self.unknown_bytes += int(score.unknown_bytes.sum())
+        self.nats += float(score.nats.sum())
+        self.costs += float(score.costs.sum())
+
+    def bits(self) -> tuple[Floats, Floats]:
+        """Bits and bytes of each block; the bytes add up to those of the file as given, whatever its
+        encoding.
+        """
+        costs, weights = self.blocks.finished()
+        return costs / math.log(2), weights * (self.n_bytes / weights.sum())
+
+
+def measure(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    texts: Any,
+    *,
+    n_bytes: int | None = None,
+    stride: int | None = None,
+    batch_size: int | None = None,
+) -> Tally:
+    """Score texts (strings, `read_text(path)`, `split_texts(corpus)`) and sum up. DataError where there is no
+    text.
+    """
+    given = as_texts(texts, n_bytes)
+    tally = Tally(given.n_bytes)
+    token_bytes = np.asarray([len(each) for each in tokenizer.vocabulary], dtype=np.int64)
+    started, cpu = time.perf_counter(), cpu_seconds()
+    with progress(f"scoring {given.name}", given.n_bytes) as advance:
+        stream = score_parts(model, tokenizer, given, stride=stride, batch_size=batch_size)
+        for part, ids, score in stream:
+            tally.add(part, score, token_bytes[np.asarray(ids, dtype=np.int64)])
+            advance(len(part.text.encode()))
+    tally.seconds, tally.cpu_seconds = time.perf_counter() - started, cpu_seconds() - cpu
+    if not tally.tokens:
+        raise DataError(f"{given.name} holds no text to measure on; give a file that is not empty")
+    return tally
+
+
+def evaluate(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    texts: Any,
+    *,
+    n_bytes: int | None = None,
+    stride: int | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Bits per byte with its 95 % interval, and what goes with it, as JSON values.
+
+    `texts` is what `read_text` or `split_texts` give, or strings, each a document. `perplexity` is per token
+    of this tokenizer and leaves the cost of unknown characters out, as is usual; `nats_per_character` has it
+    in. `n` counts the blocks of the bootstrap. Raises DataError for no text, UsageError for a stride out of
+    range.
+    """
+    tally = measure(model, tokenizer, texts, n_bytes=n_bytes, stride=stride, batch_size=batch_size)
+    return figures(tally, model, stride=stride, seed=seed)
+
+
+def figures(
+    tally: Tally, model: LanguageModel, *, stride: int | None = None, seed: int = 0
+) -> dict[str, Any]:
+    """The result of `evaluate` from a tally."""
+    bits, weights = tally.bits()
+    return {
+        "bits_per_byte": interval(bootstrap(bits, weights, seed=seed), len(bits)),
+        "nats_per_character": tally.costs / tally.characters,
+        "perplexity": math.exp(min(tally.nats / tally.tokens, 700.0)),
+        "kind": tally.kind,
+        "tokens": tally.tokens,
+        "characters": tally.characters,
+        "bytes": tally.n_bytes,
+        "documents": tally.documents,
+        "unknown_bytes": tally.unknown_bytes,
+        "window": window_sizes(model, stride)[0],
+        "stride": stride,
+        "seconds": tally.seconds,
+        "cpu_seconds": tally.cpu_seconds,
+    }
+
+
+# ── samples ────────────────────────────────────────────────────────────────────────────────────
+
+
+def sample_quality(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    *,
+    n: int = 16,
+    sampling: Sampling | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """How varied the model's own texts are: distinct-1, -2, -4 and repetition over `n` samples, on ids.
+
+    Samples begin after end-of-text and are drawn with `sampling` (default temperature 1, 200 tokens), each
+    with a seed of its own. Ratios are over all n-grams of all samples, intervals by bootstrap over samples.
+    Raises UsageError for a family that cannot generate, or `n` below 1.
+    """
+    if not model.can_generate:
+        raise UsageError(f"{type(model).__name__} cannot generate; its samples have no quality to measure")
+    if n < 1:
+        raise UsageError(f"{n} samples; give 1 or more")
+    sampling = sampling or Sampling(temperature=1.0)
+    texts: list[list[int]] = [[] for _ in range(n)]
+    each = [replace(sampling, seed=counter_seed(seed, "quality", row)) for row in range(n)]
+    with progress("sampling", n) as advance:
+        for event in Engine(model, end_id=tokenizer.end_id).stream([[tokenizer.end_id]] * n, each):
+            if event.id is not None:
+                texts[event.row].append(event.id)
+            advance(event.reason is not None)
+    return {
+        "samples": n,
+        "tokens": sum(map(len, texts)),
+        "temperature": sampling.temperature,
+        **{f"distinct_{length}": pooled(texts, length, distinct_n, seed=seed) for length in (1, 2, 4)},
+        "repetition": pooled(texts, 4, repetition, seed=seed),
+    }
+
+
+# ── several runs on one ruler ──────────────────────────────────────────────────────────────────
+
+KINDS = ("exact", "bound", "pseudo")
+"""Kinds of likelihood, in the order they are listed. Figures of different kinds are never ranked together."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One run to compare. `record` is its run.json."""
+
+    name: str
+    model: LanguageModel
+    tokenizer: Tokenizer
+    record: dict[str, Any] = field(default_factory=dict)
+
+
+def compare(
+    runs: Sequence[Entry | tuple[str, LanguageModel, Any, dict[str, Any]]],
+    texts: Any,
+    *,
+    n_bytes: int | None = None,
+    stride: int | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Every run on the same bytes: {"on", "rows", "pairs", "verdict"}.
+
+    `rows`: name, kind, rank (within its kind), bits per byte, parameters, seconds and CPU-seconds to score,
+    bytes of the weights, peak memory of this process while scoring, CPU-seconds it was trained for. `pairs`:
+    neighbours in rank, with the paired bootstrap interval of their difference. `verdict`: the same in
+    sentences.
+    """
+    given = as_texts(texts, n_bytes)
+    entries = [run if isinstance(run, Entry) else Entry(*run) for run in runs]
+    if not entries:
+        raise UsageError("there is nothing to compare; name one run or more")
+    measured = [_measured(entry, given, stride, seed) for entry in entries]
+    measured.sort(key=lambda pair: (KINDS.index(pair[0]["kind"]), pair[0]["bits_per_byte"]["value"]))
+    for kind in KINDS:
+        for rank, (row, _) in enumerate((pair for pair in measured if pair[0]["kind"] == kind), 1):
+            row["rank"] = rank
+    pairs = [
+        _pair(first, second, seed)
+        for first, second in pairwise(measured)
+        if first[0]["kind"] == second[0]["kind"]
+    ]
+    rows = [row for row, _ in measured]
+    about = {"on": given.name, "bytes": given.n_bytes, "stride": stride}
+    return {**about, "rows": rows, "pairs": pairs, "verdict": _verdict(rows, pairs)}
+
+
+def _measured(entry: Entry, given: Texts, stride: int | None, seed: int) -> tuple[dict[str, Any], Tally]:
+    reset_peak_memory()
+    tally = measure(entry.model, entry.tokenizer, given, stride=stride)
+    found = figures(tally, entry.model, stride=stride, seed=seed)
+    row = {
+        "rank": 0,
+        "name": entry.name,
+        "family": entry.record.get("family") or type(entry.model).__name__.lower(),
+        "kind": found["kind"],
+        "bits_per_byte": found["bits_per_byte"],
+        "perplexity": found["perplexity"],
+        "window": found["window"],
+        "parameters": n_parameters(entry.model),
+        "seconds": found["seconds"],
+        "cpu_seconds": found["cpu_seconds"],
+        "weights_bytes": weights_bytes(entry.model),
+        "peak_memory_bytes": peak_memory_bytes(),
+        "training_cpu_seconds": entry.record.get("cpu_seconds"),
+    }
+    return row, tally
+
+
+def _pair(
+    first: tuple[dict[str, Any], Tally], second: tuple[dict[str, Any], Tally], seed: int
+) -> dict[str, Any]:
+    """How much worse the second is, in bits per byte, and whether that could be chance."""
+    (better, weights), (worse, _) = first[1].bits(), second[1].bits()
+    difference = interval(paired_bootstrap(worse, better, weights, seed=seed), len(weights))
+    certain = len(weights) > 1 and difference["low"] > 0
+    return {
+        "better": first[0]["name"],
+        "worse": second[0]["name"],
+        "difference": difference,
+        "certain": certain,
+    }
+
+
+def _verdict(rows: list[dict[str, Any]], pairs: list[dict[str, Any]]) -> list[str]:
+    """What the figures say, a sentence a pair."""
+    said = []
+    for pair in pairs:
+        d = pair["difference"]
+        spread = f"95 % interval {d['low']:.4f} to {d['high']:.4f}, {d['n']} blocks"
+        figure = f"{d['value']:.4f} bits per byte ({spread})"
+        if pair["certain"]:
+            said.append(f"{pair['better']} is better than {pair['worse']} by {figure}.")
+        else:
+            said.append(f"{pair['better']} and {pair['worse']} cannot be told apart on this text: {figure}.")
+    kinds = [kind for kind in KINDS if any(row["kind"] == kind for row in rows)]
+    if len(kinds) > 1:
+        said.append(f"Likelihoods of different kinds ({', '.join(kinds)}) are not ranked against each other.")
+    return said
+
+
+def n_parameters(model: LanguageModel) -> int:
+    """Numbers that were learned: parameters, or for a family that counts, all its tables hold."""
+    counted = sum(p.numel() for p in model.parameters())
+    return counted or sum(tensor.numel() for tensor in model.state_dict().values())
+
+
+def weights_bytes(model: LanguageModel) -> int:
+    """Bytes of everything a run folder stores of the model; tensors that share memory count once."""
+    stored = {tensor.data_ptr(): tensor for tensor in model.state_dict().values() if tensor.numel()}
+    return sum(tensor.numel() * tensor.element_size() for tensor in stored.values())

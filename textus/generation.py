@@ -1,0 +1,258 @@
+"""From logits to text: sampling, stop rules, and the plain loop that is the reference for every faster one.
+
+The order of the filters is the one most libraries share: repetition penalty (Keskar et al. 2019, CTRL),
+temperature, top-k (Fan et al. 2018), top-p (Holtzman et al. 2020), min-p (Nguyen et al. 2024). The random
+number of step n of a request is a hash of its seed and n, so that a text depends neither on its neighbours in
+a batch nor on what was generated before. Shapes: B batch, T time, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from textus.common import RunError, UsageError, uniform
+from textus.models import LanguageModel
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next id is chosen, and when to stop. Temperature 0 is greedy; 0, 1 and 0 leave a filter out."""
+
+    temperature: float = 0.8
+    top_k: int = 0  # the k likeliest (and what ties with the last of them); 0: all
+    top_p: float = 1.0  # the fewest likeliest ids whose probabilities sum to p; 1: all
+    min_p: float = 0.0  # ids at least this fraction as likely as the likeliest; 0: all
+    repetition_penalty: float = 1.0  # divides the logits of ids seen before (multiplies negative ones)
+    max_tokens: int = 200
+    seed: int = 0
+    stop: tuple[
+        str, ...
+    ] = ()  # texts that end the answer; the loops know ids only, `TextStream` looks for these
+
+    def check(self) -> None:
+        """UsageError naming the first value that is out of range."""
+        rules = [
+            ("temperature", 0 <= self.temperature < math.inf, "0 (greedy) or more, and finite"),
+            ("top_k", self.top_k >= 0, "0 (all) or more"),
+            ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
+            ("min_p", 0 <= self.min_p < 1, "at least 0 and below 1"),
+            ("repetition_penalty", 0 < self.repetition_penalty < math.inf, "above 0 (1 is none), and finite"),
+            ("max_tokens", self.max_tokens >= 1, "1 or more"),
+            ("stop", not isinstance(self.stop, str), "a tuple of texts, such as ('\\n\\n',)"),
+            ("stop", all(self.stop), "texts of at least one character"),
+        ]
+        for name, good, wanted in rules:
+            if not good:
+                raise UsageError(f"{name}={getattr(self, name)!r} is out of range; give {wanted}")
+
+
+# ── one id ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def choose(logits: Tensor | np.ndarray, sampling: Sampling, history: Sequence[int], step: int) -> int:
+    """The next id, from logits (V,): the likeliest at temperature 0, else drawn with the number of this
+    `step`.
+
+    `history` are the ids the model still sees, for the repetition penalty. Equal inputs give equal ids,
+    whatever else is going on; ties go to the smallest id. Raises RunError where the logits are not numbers.
+    """
+    scores = logits.float().cpu().numpy() if isinstance(logits, Tensor) else logits
+    if sampling.repetition_penalty != 1.0:
+        scores = penalise(scores, history, sampling.repetition_penalty)
+    best = int(scores.argmax())  # also finds a not-a-number
+    if not math.isfinite(scores[best]):
+        raise RunError(
+            f"the model gave {scores[best]} as the logit of id {best}; its weights are damaged or diverged, "
+            "check the run with: textus verify"
+        )
+    if sampling.temperature == 0:
+        return best
+    return draw(weigh(scores, scores[best], sampling), uniform(sampling.seed, "sample", step))
+
+
+def draw(weights: np.ndarray, number: float) -> int:
+    """The id at `number` (in [0, 1)) of the way through the weights (V,); never one of weight zero.
+
+    The way goes by id, not by rank: ids that nearly tie, and swap ranks from a rounding, keep their places.
+    """
+    cumulative = np.cumsum(weights)
+    found = int(cumulative.searchsorted(number * cumulative[-1], side="right"))
+    # A number next to 1 can round up to the whole; it is the last id's that weighs anything.
+    return found if found < len(weights) else int(cumulative.searchsorted(cumulative[-1]))
+
+
+def penalise(scores: np.ndarray, history: Sequence[int], penalty: float) -> np.ndarray:
+    """A copy of the scores (V,) with those of ids in `history` made less likely, each once."""
+    seen = np.asarray(history, dtype=np.int64)
+    scores = scores.copy()
+    found = scores[seen]
+    scores[seen] = np.where(found < 0, found * penalty, found / penalty)
+    return scores
+
+
+def weigh(scores: np.ndarray, highest: float, sampling: Sampling) -> np.ndarray:
+    """Weights (V,) in proportion to the filtered probabilities, in float64; the likeliest id weighs 1."""
+    with np.errstate(over="ignore"):  # a tiny temperature: minus infinity, weight zero, as it should be
+        weights = np.exp((scores.astype(np.float64) - float(highest)) / sampling.temperature)
+    n = len(weights)
+    if 0 < sampling.top_k < n:
+        weights[scores < np.partition(scores, n - sampling.top_k)[n - sampling.top_k]] = 0.0
+    if sampling.top_p < 1:
+        weights = nucleus(weights, sampling.top_p)
+    if sampling.min_p > 0:
+        weights[weights < sampling.min_p] = 0.0
+    return weights
+
+
+def nucleus(weights: np.ndarray, top_p: float) -> np.ndarray:
+    """Keep the ids before which, from the likeliest down, less than `top_p` of the whole weight lies."""
+    total = weights.sum()
+    # Ids under this bound weigh together at most 1 - top_p, so they are all in the tail: no need to sort
+    # them.
+    candidates = np.flatnonzero(weights > (1 - top_p) * total / len(weights))
+    order = candidates[np.argsort(-weights[candidates], kind="stable")]
+    before = np.cumsum(weights[order]) - weights[order]
+    kept = order[before < top_p * total]
+    filtered = np.zeros_like(weights)
+    filtered[kept] = weights[kept]
+    return filtered
+
+
+# ── the reference loop ─────────────────────────────────────────────────────────────────────────
+
+
+def check_prompt(model: LanguageModel, ids: Sequence[int]) -> None:
+    """UsageError where the model cannot continue these ids: none given, too many, or not in its
+    vocabulary."""
+    if not model.can_generate:
+        raise UsageError(f"{type(model).__name__} cannot generate text; take a run of another family")
+    if not ids:
+        raise UsageError("the prompt has no ids; start a new document with the end-of-text id")
+    context, vocabulary = model.config.context_length, model.config.vocab_size
+    if context is not None and len(ids) > context:
+        raise UsageError(
+            f"the prompt has {len(ids):,} ids, the model's context holds {context:,}; "
+            f"shorten the prompt by {len(ids) - context:,}, or take a model with a longer context"
+        )
+    if not 0 <= min(ids) <= max(ids) < vocabulary:
+        wrong = next(id for id in ids if not 0 <= id < vocabulary)
+        raise UsageError(
+            f"id {wrong} is not in the model's vocabulary of {vocabulary:,}; encode with its own tokenizer"
+        )
+
+
+def extend(ids: list[int], id: int, context_length: int | None) -> bool:
+    """Append `id` in place; where the ids reach the context keep only the last half of it, and return True.
+
+    The start is forgotten by halves, not id by id, because after each cut everything must be read again.
+    """
+    ids.append(id)
+    if context_length is None or len(ids) < context_length:
+        return False
+    del ids[: -max(1, context_length // 2)]
+    return True
+
+
+@contextlib.contextmanager
+def inference(model: LanguageModel) -> Iterator[None]:
+    """No gradients, no dropout; the model's mode is put back afterwards."""
+    training = model.training
+    if training:
+        model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        if training:
+            model.train()
+
+
+def device_of(model: LanguageModel) -> torch.device:
+    """Where the model's parameters are; the CPU for one that has none."""
+    parameter = next(model.parameters(), None)
+    return torch.device("cpu") if parameter is None else parameter.device
+
+
+def generate(model: LanguageModel, ids: Sequence[int], sampling: Sampling, end_id: int | None) -> list[int]:
+    """Continue `ids`: the new ids only, without the end id. No cache: everything is read again for each of
+    them.
+
+    Raises UsageError for a prompt or a sampling out of range. The engine is proven equal to this loop.
+    """
+    sampling.check()
+    check_prompt(model, ids)
+    seen, new, device = list(ids), list[int](), device_of(model)
+    with inference(model):
+        for step in range(sampling.max_tokens):
+            logits = model(torch.tensor([seen], device=device))  # (1, T, V)
+            id = choose(logits[0, -1], sampling, seen, step)
+            if id == end_id:
+                break
+            new.append(id)
+            extend(seen, id, model.config.context_length)
+    return new
+
+
+# ── text ───────────────────────────────────────────────────────────────────────────────────────
+
+
+class Decoding(Protocol):
+    """What `TextStream` needs of a tokenizer: a decoder that takes one id at a time."""
+
+    def stream(self) -> Any:
+        """An object with `push(id) -> str` and `flush() -> str`."""
+        ...
+
+
+class TextStream:
+    """Ids in, text out as soon as it is certain: never half a character, never part of a stop string.
+
+    The first stop string to be complete ends the text (of two that end together, the longer one), so the
+    result does not depend on how the text was cut into tokens. After that `stopped` is true and nothing more
+    comes.
+    """
+
+    def __init__(self, tokenizer: Decoding, stop: Sequence[str] = ()) -> None:
+        self.decoder = tokenizer.stream()
+        self.stop = tuple(stop)
+        self.held = ""  # may be the beginning of a stop string
+        self.stopped = False
+
+    def push(self, id: int) -> str:
+        """The text that became certain with this id; often empty."""
+        return "" if self.stopped else self._release(self.decoder.push(id))
+
+    def flush(self) -> str:
+        """The rest, when no more ids come."""
+        if self.stopped:
+            return ""
+        text = self._release(self.decoder.flush())
+        text, self.held = text + self.held, ""
+        return text
+
+    def _release(self, text: str) -> str:
+        text, self.held = self.held + text, ""
+        found = [(text.index(each) + len(each), -len(each)) for each in self.stop if each in text]
+        if found:
+            end, minus_length = min(found)
+            self.stopped = True
+            return text[: end + minus_length]
+        certain = len(text) - max((overlap(text, each) for each in self.stop), default=0)
+        text, self.held = text[:certain], text[certain:]
+        return text
+
+
+def overlap(text: str, stop: str) -> int:
+    """How many characters at the end of `text` are the beginning of `stop` (but not all of it)."""
+    for n in range(min(len(text), len(stop) - 1), 0, -1):
+        if text.endswith(stop[:n]):
+            return n
+    return 0

@@ -1,0 +1,411 @@
+"""Ids on disk, and batches cut from them: where text becomes tensors.
+
+A token store is one stream, `EOT d1 EOT d2 … EOT dN EOT`; targets are the stream shifted by one, so every
+id of every document, and each document's end, is a target once. Because the stream begins and ends with the
+same id it is a ring: training windows may start anywhere and run over the seam, which gives every epoch the
+same number of windows whatever its random phase.
+
+Which rows a step sees is a function of (seed, step) only. Nothing is remembered between calls, so a resumed
+run, or any number of workers that share out the steps, sees the same order.
+
+Shapes: B rows, T positions of one window (`context_length`), N ids in the stream, M = N - 1 targets.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from textus.common import (
+    DataError,
+    RunError,
+    UsageError,
+    counter_seed,
+    notice,
+    progress,
+    read_json,
+    sha256,
+    sync,
+    write_json,
+)
+
+if TYPE_CHECKING:
+    from textus.corpus import Corpus
+    from textus.tokenizer import Tokenizer
+
+VERSION = 1
+CHUNK = 1 << 20
+"""Characters handed to the tokenizer at a time: enough for all threads, little enough to keep memory flat."""
+
+
+# ── batches ────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass
+class Batch:
+    """What a model is trained and scored on. Tensors are (B, T); a target counts by its weight, zero is none.
+
+    `documents` numbers the packed document each input belongs to (None: all one), so that attention can
+    stop at its edge; `mask` is False on padding (None: no padding); `position` is the step that made it.
+    """
+
+    ids: Tensor  # (B, T) int64
+    targets: Tensor  # (B, T) int64
+    weights: Tensor  # (B, T) float32
+    documents: Tensor | None = None  # (B, T) int64
+    mask: Tensor | None = None  # (B, T) bool
+    position: int = 0
+    source: Tensor | None = None
+    segments: Tensor | None = None
+    labels: Any = None
+
+    @property
+    def n_targets(self) -> int:
+        """How many targets have a weight above zero."""
+        return int((self.weights > 0).sum())
+
+    def micro(self, n: int) -> list[Batch]:
+        """The rows in at most `n` pieces as equal as can be; their totals and weights add up."""
+        if n < 1:
+            raise UsageError(f"a batch cannot be split in {n} pieces; use 1 or more")
+        bounds = np.linspace(0, len(self.ids), min(n, len(self.ids)) + 1).astype(int)
+        return [self._rows(int(low), int(high)) for low, high in itertools.pairwise(bounds)]
+
+    def _rows(self, low: int, high: int) -> Batch:
+        return self._each(lambda tensor: tensor[low:high])
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        values: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(self)}
+        changed: dict[str, Any] = {k: change(v) for k, v in values.items() if isinstance(v, Tensor)}
+        return replace(self, **changed)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+
+# ── the stream on disk ─────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class TokenStore:
+    """A stream of ids, usually a memory map, and where each document begins.
+
+    `ids` (N,) is `EOT d1 EOT d2 … EOT dN EOT`; `starts` (documents,) int64 is the index of the EOT before
+    each. `record` says where it came from.
+    """
+
+    ids: np.ndarray
+    starts: np.ndarray
+    record: dict[str, Any]
+
+    @property
+    def n_tokens(self) -> int:
+        """N, the ids in the stream, every EOT counted."""
+        return len(self.ids)
+
+    @property
+    def n_targets(self) -> int:
+        """M = N - 1: the first EOT predicts but is not predicted."""
+        return max(0, len(self.ids) - 1)
+
+    @property
+    def n_documents(self) -> int:
+        """How many documents the stream holds."""
+        return len(self.starts)
+
+    def document_of(self, positions: np.ndarray) -> np.ndarray:
+        """The document each position belongs to; the EOT that begins a document belongs to it."""
+        return np.searchsorted(self.starts, positions, side="right") - 1
+
+
+def store_of(ids: list[int] | np.ndarray, starts: list[int] | np.ndarray | None = None) -> TokenStore:
+    """A token store in memory, from one sequence that begins with EOT."""
+    return TokenStore(np.asarray(ids), np.asarray([0] if starts is None else starts, dtype=np.int64), {})
+
+
+def tokenize(corpus: Corpus, tokenizer: Tokenizer, split: str = "train") -> TokenStore:
+    """The ids of one split, made once and kept in `<corpus>/tokens/<tokenizer>/`; damaged, they are made
+    again.
+
+    Raises:
+        DataError: the split holds no text.
+    """
+    folder = Path(corpus.path) / "tokens" / tokenizer.fingerprint
+    record_path = folder / f"{split}.json"
+    if record_path.exists():
+        try:
+            return _open(folder, split, corpus, tokenizer)
+        except RunError as error:
+            notice(f"{error}; making the ids again")
+    return _write(folder, split, corpus, tokenizer)
+
+
+def _open(folder: Path, split: str, corpus: Corpus, tokenizer: Tokenizer) -> TokenStore:
+    record = read_json(folder / f"{split}.json")
+    expected = {"version": VERSION, "corpus": corpus.fingerprint, "tokenizer": tokenizer.fingerprint}
+    for key, value in expected.items():
+        if record.get(key) != value:
+            raise RunError(f"{folder / split}.json has {key} {record.get(key)!r}, not {value!r}")
+    for name, digest in record["files"].items():
+        if not (folder / name).exists() or sha256(folder / name) != digest:
+            raise RunError(f"{folder / name} is missing or was changed")
+    return _map(folder, split, record)
+
+
+def _map(folder: Path, split: str, record: dict[str, Any]) -> TokenStore:
+    ids = np.memmap(folder / f"{split}.ids", dtype=record["dtype"], mode="r")
+    return TokenStore(ids, np.fromfile(folder / f"{split}.starts", dtype="<i8"), record)
+
+
+class _Stream:
+    """Appends to a file that appears under its name only when it is whole; hashes on the way."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.beside = path.with_name(f".{path.name}.{os.getpid()}")
+        self.file: BinaryIO = self.beside.open("wb")
+        self.hash = hashlib.sha256()
+
+    def append(self, values: np.ndarray) -> None:
+        data = values.tobytes()
+        self.hash.update(data)
+        self.file.write(data)
+
+    def finish(self) -> str:
+        self.file.close()
+        sync(self.beside)
+        self.beside.replace(self.path)
+        return self.hash.hexdigest()
+
+    def abandon(self) -> None:
+        self.file.close()
+        self.beside.unlink(missing_ok=True)
+
+
+def _write(folder: Path, split: str, corpus: Corpus, tokenizer: Tokenizer) -> TokenStore:
+    """Tokenise part by part; the record is written last, so it vouches for whole files only."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{split}.json").unlink(missing_ok=True)
+    dtype = "<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4"
+    ids, starts = _Stream(folder / f"{split}.ids"), _Stream(folder / f"{split}.starts")
+    try:
+        counts = _fill(ids, starts, np.dtype(dtype), corpus, tokenizer, split)
+        files = {stream.path.name: stream.finish() for stream in (ids, starts)}
+    finally:
+        ids.abandon()
+        starts.abandon()
+    sync(folder)
+    record = {
+        "version": VERSION,
+        "corpus": corpus.fingerprint,
+        "tokenizer": tokenizer.fingerprint,
+        "dtype": dtype,
+        **counts,
+        "files": files,
+    }
+    write_json(folder / f"{split}.json", record)
+    return _map(folder, split, record)
+
+
+def _fill(
+    ids: _Stream, starts: _Stream, dtype: np.dtype, corpus: Corpus, tokenizer: Tokenizer, split: str
+) -> dict[str, int]:
+    """Write the stream; returns its counts. Parts of one document follow each other with no EOT between."""
+    end = np.asarray([tokenizer.end_id], dtype=dtype)
+    tokens, documents, characters, unknown = 0, 0, 0, 0
+    current: str | None = None
+    with progress(f"tokenising {split}", _characters(corpus, split)) as advance:
+        for chunk in _chunks(corpus, split):
+            encoded = tokenizer.encode_batch([text for _, text in chunk])
+            for (name, text), row in zip(chunk, encoded, strict=True):
+                if name != current:
+                    starts.append(np.asarray([tokens], dtype="<i8"))
+                    ids.append(end)
+                    tokens, documents, current = tokens + 1, documents + 1, name
+                ids.append(np.asarray(row, dtype=dtype))
+                tokens, characters = tokens + len(row), characters + len(text)
+                unknown += row.count(tokenizer.unk_id) if tokenizer.unk_id is not None else 0
+                advance(len(text))
+    if documents == 0:
+        raise DataError(f"the {split} split of {corpus.path} holds no text; build it with more documents")
+    ids.append(end)
+    if unknown:
+        notice(f"{split}: {unknown:,} of {tokens:,} ids are <unk>; a larger vocabulary or kind bpe has fewer")
+    return {"tokens": tokens + 1, "documents": documents, "characters": characters, "unknown": unknown}
+
+
+def _characters(corpus: Corpus, split: str) -> float | None:
+    count = getattr(corpus, "n_chars", None)
+    return float(count(split)) if callable(count) else None
+
+
+def _chunks(corpus: Corpus, split: str) -> Iterator[list[tuple[str, str]]]:
+    """(document id, text of one part) in lists of about CHUNK characters."""
+    chunk: list[tuple[str, str]] = []
+    size = 0
+    for document in corpus.documents(split):
+        chunk.append((document.id, document.text))
+        size += len(document.text)
+        if size >= CHUNK:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+# ── windows for training ───────────────────────────────────────────────────────────────────────
+
+
+def fitting_context(store: TokenStore, context_length: int) -> int:
+    """`context_length`, or less where the whole stream is shorter than one window: then all of it."""
+    return max(1, min(context_length, store.n_targets))
+
+
+class Loader:
+    """Batches of a token store; `batch(step)` depends on nothing but the seed and the step.
+
+    Shuffled: each epoch draws a phase on the ring and a permutation of the windows that lie end to end from
+    there, so no target comes twice in an epoch, and windows fall differently every epoch. All batches are
+    full: the windows of one epoch are followed by the next epoch's.
+
+    In order (`shuffle=False`): windows from the start; the last is padded, so that one pass of `n_batches`
+    counts every target exactly once. `overlap` ids at the left of each window repeat the one before, with
+    weight zero.
+
+    Raises:
+        DataError: fewer than two ids. UsageError: sizes that cannot be.
+    """
+
+    def __init__(
+        self,
+        store: TokenStore,
+        *,
+        batch_size: int,
+        context_length: int,
+        seed: int = 0,
+        overlap: int = 0,
+        shuffle: bool = True,
+    ) -> None:
+        if len(store.ids) < 2:
+            raise DataError(f"the corpus has {len(store.ids)} tokens; training needs at least 2; add text")
+        if batch_size < 1 or context_length < 1:
+            raise UsageError(f"batch_size {batch_size} and context_length {context_length} must be 1 or more")
+        if not 0 <= overlap < context_length:
+            raise UsageError(f"overlap {overlap} must be 0 or more and below context_length {context_length}")
+        self.store = store
+        self.batch_size = batch_size
+        self.context_length = context_length
+        self.seed = seed
+        self.overlap = overlap
+        self.shuffle = shuffle
+        self.stride = context_length - overlap
+        self._epochs: dict[int, tuple[int, np.ndarray]] = {}
+
+    @property
+    def n_windows(self) -> int:
+        """Windows in one epoch."""
+        n_targets = self.store.n_targets
+        if self.shuffle:
+            return n_targets // self.stride if n_targets >= self.context_length else 1
+        return 1 + max(0, math.ceil((n_targets - self.context_length) / self.stride))
+
+    @property
+    def n_batches(self) -> int:
+        """Batches in one epoch: those that see no target twice (shuffled), or that see all (in order)."""
+        if self.shuffle:
+            return max(1, self.n_windows // self.batch_size)
+        return math.ceil(self.n_windows / self.batch_size)
+
+    def batch(self, step: int) -> Batch:
+        """The batch of a step, from 0: `batch_size` rows; in order, the last of a pass may have fewer."""
+        if step < 0:
+            raise UsageError(f"step {step} is below 0")
+        starts, fresh = self._shuffled(step) if self.shuffle else self._ordered(step)
+        return self._gather(starts, fresh, step)
+
+    def _shuffled(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Where the rows of a step start, and at which column their own targets begin."""
+        n_windows, n_targets = self.n_windows, self.store.n_targets
+        numbers = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        starts = np.empty(len(numbers), dtype=np.int64)
+        for epoch in np.unique(numbers // n_windows):
+            phase, order = self._epoch(int(epoch))
+            rows = numbers // n_windows == epoch
+            starts[rows] = (phase + order[numbers[rows] % n_windows] * self.stride) % n_targets
+        return starts, np.full(len(starts), self.overlap if n_targets >= self.context_length else 0)
+
+    def _epoch(self, epoch: int) -> tuple[int, np.ndarray]:
+        """The phase and the permutation of an epoch; the last few are kept, being asked for every step."""
+        if epoch not in self._epochs:
+            if len(self._epochs) > 3:
+                self._epochs.pop(next(iter(self._epochs)))
+            random = np.random.Generator(np.random.Philox(counter_seed(self.seed, "epoch", epoch)))
+            phase = int(random.integers(self.store.n_targets))
+            self._epochs[epoch] = phase, random.permutation(self.n_windows)
+        return self._epochs[epoch]
+
+    def _ordered(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        first = (step % self.n_batches) * self.batch_size
+        numbers = np.arange(first, min(first + self.batch_size, self.n_windows))
+        return numbers * self.stride, np.where(numbers > 0, self.overlap, 0)
+
+    def _gather(self, starts: np.ndarray, fresh: np.ndarray, step: int) -> Batch:
+        """Cut the windows out of the stream. There is padding only in order, or where the stream is short."""
+        n_targets = self.store.n_targets
+        columns = np.arange(self.context_length)
+        flat = starts[:, None] + columns  # (B, T)
+        real = np.broadcast_to(columns < n_targets, flat.shape) if self.shuffle else flat < n_targets
+        positions = np.where(real, flat % n_targets, 0)
+        ids = np.where(real, self.store.ids[positions], self.store.ids[0]).astype(np.int64)
+        targets = np.where(real, self.store.ids[positions + 1], self.store.ids[0]).astype(np.int64)
+        weights = (real & (columns >= fresh[:, None])).astype(np.float32)
+        documents = None
+        if self.store.n_documents > 1:
+            documents = torch.from_numpy(self.store.document_of(positions).astype(np.int64))
+        return Batch(
+            ids=torch.from_numpy(ids),
+            targets=torch.from_numpy(targets),
+            weights=torch.from_numpy(weights),
+            documents=documents,
+            mask=None if real.all() else torch.from_numpy(real.copy()),
+            position=step,
+        )
+
+
+# ── windows for scoring ────────────────────────────────────────────────────────────────────────
+
+
+def windows(
+    ids: list[int] | np.ndarray, context_length: int, stride: int | None = None, *, batch_size: int = 1
+) -> Iterator[Batch]:
+    """Batches over one sequence that begins with EOT, in order, each target scored exactly once.
+
+    Windows do not overlap, or with `stride` below `context_length` each starts that much after the one
+    before, and what was scored already only serves as context (weight zero).
+
+    Raises:
+        DataError: fewer than two ids. UsageError: a stride outside 1 … context_length.
+    """
+    stride = context_length if stride is None else stride
+    if not 1 <= stride <= context_length:
+        raise UsageError(f"stride {stride} must lie between 1 and the context length {context_length}")
+    loader = Loader(
+        store_of(ids),
+        batch_size=batch_size,
+        context_length=context_length,
+        overlap=context_length - stride,
+        shuffle=False,
+    )
+    for step in range(loader.n_batches):
+        yield loader.batch(step)

@@ -1,0 +1,149 @@
+"""The contract every model family keeps, the table of families, and `build`.
+
+A model is a `torch.nn.Module`, so that its `state_dict` is what a run folder stores. Shapes: B batch, T time,
+V vocabulary, D width. The methods:
+
+``config``                             a dataclass of JSON values; always with `vocab_size`; `context_length`
+is None
+                                       where a family can read any length
+``forward(ids, cache=None, lengths=None)``
+                                       ids (B, T) → logits (B, T, V), log-probabilities are fine; with a
+                                       cache the ids
+                                       continue what it remembers; rows are right-padded, and ids past
+                                       `lengths[b]`
+                                       leave row b's cache unchanged
+``hidden(ids, mask=None, segments=None)``   (B, T, D), neural families only
+``loss(batch) -> Loss``                the family's own objective over a `loader.Batch`
+``score(batch) -> (nats, kind)``       nats per token (B, T), zero where `batch.weights` is zero; kind is
+exact, bound or pseudo
+``new_cache(batch_size, length, source=None) -> Cache``   room for `length` positions a row
+``parameter_groups() -> dict[str, list[Parameter]]``      named groups, one optimiser and one clip each
+``heads``                              name → head
+
+Count models learn by ``count(batch)`` for every batch of a pass and ``update() -> Loss`` at its end, and set
+``counts = True`` and ``passes`` (how many passes they want). ``overlap`` is how many ids of left context each
+window repeats with
+weight zero. ``can_generate`` is False for families without a cache.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from textus.common import UsageError, unknown
+from textus.config import from_dict
+from textus.loader import Batch
+
+
+@dataclass
+class Loss:
+    """A weighted sum over real targets, and the weight it is to be divided by.
+
+    Kept apart so that accumulation over micro-batches, padding and packing change nothing: sum the totals,
+    sum the
+    weights, divide once. `parts` are named sums for the log, divided by the same weight.
+    """
+
+    total: Tensor  # () nats, summed over targets; differentiable
+    weight: float
+    parts: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def mean(self) -> Tensor:
+        """Nats per target."""
+        return self.total / max(self.weight, 1e-12)
+
+
+class Cache(Protocol):
+    """What a family remembers of each row's prefix; `forward` changes it in place."""
+
+    lengths: Tensor  # (B,) how many ids each row has seen
+    can_rewind: bool
+
+    def select(self, rows: list[int]) -> Cache:
+        """A cache of only these rows, in this order."""
+        ...
+
+    def join(self, other: Cache) -> Cache:
+        """A cache of these rows followed by the other's."""
+        ...
+
+
+class LanguageModel(nn.Module):
+    """Defaults of the contract; a family overrides what it does differently."""
+
+    config: Any
+    counts = False
+    passes = 1
+    overlap = 0
+    can_generate = True
+    kind = "exact"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads: dict[str, nn.Module] = {}
+
+    def forward(self, ids: Tensor, cache: Any = None, lengths: Tensor | None = None) -> Tensor:
+        raise TypeError(f"{type(self).__name__} has no forward")
+
+    def new_cache(self, batch_size: int, length: int, source: Tensor | None = None) -> Any:
+        raise TypeError(f"{type(self).__name__} has no cache")
+
+    def loss(self, batch: Batch) -> Loss:
+        """Cross-entropy of the targets, weighted; nats."""
+        nats, _ = self.score(batch)
+        total = nats.sum()
+        return Loss(total, float(batch.weights.sum()))
+
+    def score(self, batch: Batch) -> tuple[Tensor, str]:
+        """Nats of each target under the model: (B, T), zero where the weight is zero; and the kind of
+        likelihood.
+        """
+        logits = self.forward(batch.ids).float()  # (B, T, V)
+        nats = torch.nn.functional.cross_entropy(logits.transpose(1, 2), batch.targets, reduction="none")
+        return nats * batch.weights, self.kind
+
+    def compute_with(self, precision: str, attention: str, step: str) -> None:
+        """Take the run's choices of arithmetic (`training.Choices`); a family without such choices takes the
+        plain ones.
+        """
+        if (precision, step) != ("float32", "eager"):
+            raise UsageError(f"{type(self).__name__} computes in float32, eager; not {precision}, {step}")
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """All parameters under one optimiser."""
+        return {"all": [p for p in self.parameters() if p.requires_grad]}
+
+
+FAMILIES = {
+    "decoder": ("textus.models.transformer", "Decoder", "DecoderConfig"),
+    "fake": ("textus.models.fake", "Fake", "FakeConfig"),
+    "ngram": ("textus.models.ngram", "NGram", "NGramConfig"),
+}
+"""Family name → module, model class, config class. A new family is one file and one line here."""
+
+
+def family(name: str) -> tuple[type[LanguageModel], type]:
+    """The model class and the config class of a family; UsageError naming the nearest for one that is not
+    there.
+    """
+    if name not in FAMILIES:
+        raise unknown("model", name, [each for each in FAMILIES if each != "fake"])
+    module_name, model, config = FAMILIES[name]
+    module = import_module(module_name)
+    return getattr(module, model), getattr(module, config)
+
+
+def build(name: str, config: dict[str, Any] | Any) -> LanguageModel:
+    """A new model of a family, from its config or that config's JSON values. Weights follow torch's global
+    seed.
+    """
+    model_class, config_class = family(name)
+    if isinstance(config, dict):
+        config = from_dict(config_class, config, "model.")
+    return model_class(config)  # type: ignore[call-arg]

@@ -1,0 +1,300 @@
+"""One Transformer block's training step by hand: torch's matrix products, `kernels.cpp` for everything
+between them.
+
+Same arithmetic as `transformer.Block` in bfloat16 (the twin it is tested against), no tracing, no compile
+time but that of one
+small C++ file, kept in the user's cache. Shapes as in `textus.models.layers`, N = B T rows.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import math
+import os
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+SOURCE = Path(__file__).with_name("kernels.cpp")
+FLAGS = "-O3 -march=native -mprefer-vector-width=512 -fopenmp-simd -fno-math-errno -fno-trapping-math -shared -fPIC"
+LONGEST = 8192
+"""Positions a row of scores may have (a buffer in `textus_causal_softmax`)."""
+WIDEST = 512
+"""Width a head may have (a buffer in `unturn_head`)."""
+
+
+def compiler() -> str | None:
+    """The C++ compiler to build with, or None."""
+    return os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+
+
+def cache_folder() -> Path:
+    """Where built kernels are kept: $TEXTUS_CACHE, or `textus` in the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("TEXTUS_CACHE") or Path(base) / "textus")
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """The built kernels, or None where there is no compiler or it fails; built once for a source, compiler
+    and processor.
+    """
+    program = compiler()
+    if program is None:
+        return None
+    cpu = Path("/proc/cpuinfo")
+    flags = (
+        next((line for line in cpu.read_text().splitlines() if line.startswith("flags")), "")
+        if cpu.exists()
+        else ""
+    )
+    key = hashlib.sha256("\n".join([SOURCE.read_text(), FLAGS, program, flags]).encode()).hexdigest()[:16]
+    built = cache_folder() / f"kernels-{key}.so"
+    if not built.exists():
+        built.parent.mkdir(parents=True, exist_ok=True)
+        beside = built.with_suffix(f".{os.getpid()}")
+        result = subprocess.run(
+            [program, *FLAGS.split(), str(SOURCE), "-o", str(beside)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if result.returncode:
+            return None
+        beside.replace(built)
+    loaded = ctypes.CDLL(str(built))
+    loaded.textus_cross_entropy.restype = ctypes.c_double
+    return loaded
+
+
+def call(name: str, *arguments: Any) -> Any:
+    """Run one kernel: tensors go as pointers (they must be contiguous), None as null, ints as int64, floats
+    as float.
+    """
+    return getattr(library(), name)(*map(_argument, arguments))
+
+
+def _argument(value: Any) -> Any:
+    if value is None:
+        return None
+    if isinstance(value, Tensor):
+        assert value.is_contiguous(), "kernels read contiguous tensors"
+        return ctypes.c_void_p(value.data_ptr())
+    return ctypes.c_float(value) if isinstance(value, float) else ctypes.c_int64(value)
+
+
+def bf16(weight: Tensor) -> Tensor:
+    """The weight in bfloat16, cast once a step: kept until the optimiser changes it."""
+    kept = getattr(weight, "_textus_bf16", None)
+    if kept is None or kept[0] != weight._version:
+        kept = (weight._version, weight.detach().to(torch.bfloat16))
+        weight._textus_bf16 = kept  # type: ignore[attr-defined]
+    return kept[1]
+
+
+def add_rms_norm(
+    x: Tensor, delta: Tensor | None, weight: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """x + delta, its norm, and 1 / rms: (N, D), (N, D), (N,)."""
+    rows, width = x.shape
+    total = x if delta is None else torch.empty_like(x)
+    out, inverse = torch.empty_like(x), x.new_empty(rows, dtype=torch.float32)
+    call("textus_add_rms_norm", x, delta, weight, total, out, inverse, rows, width, eps)
+    return total, out, inverse
+
+
+def rms_norm_backward(
+    gradient: Tensor, x: Tensor, inverse: Tensor, weight: Tensor, d_total: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Gradient of x (N, D), with what comes past the norm added, and of the weight (D,)."""
+    d_x, d_weight = torch.empty_like(x), torch.zeros_like(weight)
+    call("textus_rms_norm_backward", gradient, x, inverse, weight, d_total, d_x, d_weight, *x.shape)
+    return d_x, d_weight
+
+
+class AddNorm(torch.autograd.Function):
+    """The norm after the last block: rms_norm(x + delta) for x and delta (N, D)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, delta: Tensor, weight: Tensor, eps: float) -> Tensor:
+        total, out, inverse = add_rms_norm(x, delta, weight, eps)
+        ctx.save_for_backward(total, inverse, weight)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        total, inverse, weight = ctx.saved_tensors
+        d_x, d_weight = rms_norm_backward(
+            gradients[0].contiguous(), total, inverse, weight, torch.zeros_like(total)
+        )
+        return d_x, d_x, d_weight, None
+
+
+class NativeBlock(torch.autograd.Function):
+    """One block on (x, delta), which stand for their sum: gives (x', delta') standing for the block's output.
+
+    The sum is left to the next norm, which reads both anyway. `first` (B, T) is the first key each query may
+    see.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        delta: Tensor | None,
+        angles: tuple[Tensor, Tensor],
+        first: Tensor,
+        shape: BlockShape,
+        *weights: Any,
+    ) -> tuple[Tensor, Tensor]:
+        norm1, w_qkv, q_weight, k_weight, w_out, norm2, w_gate_up, w_down = weights
+        assert None not in (norm1, w_qkv, w_out, norm2, w_gate_up, w_down)
+        x1, h1, inverse1 = add_rms_norm(x, delta, norm1, shape.eps)
+        qkv = h1 @ bf16(w_qkv).t()
+        q, k, v, inverse_heads = shape.split(qkv, q_weight, k_weight, angles)
+        probability = torch.bmm(q, k.transpose(1, 2))  # (B G, R T, T)
+        call("textus_causal_softmax", probability, first, shape.batch, shape.n_head, shape.time)
+        mixed = shape.merge(torch.bmm(probability, v))  # (N, D)
+        x2, h2, inverse2 = add_rms_norm(x1, mixed @ bf16(w_out).t(), norm2, shape.eps)
+        gate_up = h2 @ bf16(w_gate_up).t()
+        active = torch.empty(x.shape[0], gate_up.shape[1] // 2, dtype=x.dtype)
+        call("textus_swiglu", gate_up, active, *active.shape)
+        ctx.shape, ctx.angles, ctx.first = shape, angles, first
+        ctx.had_delta = delta is not None
+        ctx.save_for_backward(
+            x1, h1, inverse1, qkv, q, k, v, inverse_heads, probability, mixed, x2, h2, inverse2, gate_up,
+            active, *weights
+        )  # fmt: skip
+        return x2, active @ bf16(w_down).t()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        saved = ctx.saved_tensors
+        (
+            x1,
+            h1,
+            inverse1,
+            qkv,
+            q,
+            k,
+            v,
+            inverse_heads,
+            probability,
+            mixed,
+            x2,
+            h2,
+            inverse2,
+            gate_up,
+            active,
+        ) = saved[:15]
+        norm1, w_qkv, q_weight, k_weight, w_out, norm2, w_gate_up, w_down = saved[15:]
+        shape = ctx.shape
+        d_x2, d_out = (gradient.contiguous() for gradient in gradients)
+        d_active = d_out @ bf16(w_down)
+        d_w_down = d_out.t() @ active
+        d_gate_up = torch.empty_like(gate_up)
+        call("textus_swiglu_backward", d_active, gate_up, d_gate_up, *active.shape)
+        d_w_gate_up = d_gate_up.t() @ h2
+        d_x2, d_norm2 = rms_norm_backward(d_gate_up @ bf16(w_gate_up), x2, inverse2, norm2, d_x2)
+        d_w_out = d_x2.t() @ mixed
+        d_mixed = shape.unmerge(d_x2 @ bf16(w_out))  # (B G, R T, K)
+        d_v = torch.bmm(probability.transpose(1, 2), d_mixed)
+        d_scores = torch.bmm(d_mixed, v.transpose(1, 2))
+        call(
+            "textus_causal_softmax_backward",
+            d_scores,
+            probability,
+            ctx.first,
+            shape.batch,
+            shape.n_head,
+            shape.time,
+        )
+        d_q, d_k = torch.bmm(d_scores, k), torch.bmm(d_scores.transpose(1, 2), q)
+        d_qkv, d_q_weight, d_k_weight = shape.split_backward(
+            (d_q, d_k, d_v), qkv, inverse_heads, (q_weight, k_weight), ctx.angles
+        )
+        d_w_qkv = d_qkv.t() @ h1
+        d_x, d_norm1 = rms_norm_backward(d_qkv @ bf16(w_qkv), x1, inverse1, norm1, d_x2)
+        d_weights = (d_norm1, d_w_qkv, d_q_weight, d_k_weight, d_w_out, d_norm2, d_w_gate_up, d_w_down)
+        return d_x, (d_x if ctx.had_delta else None), None, None, None, *d_weights
+
+
+class BlockShape:
+    """The sizes of one step, and the moves between rows (N, …) and heads (B, H, T, K) that need them."""
+
+    def __init__(self, batch: int, time: int, n_head: int, n_kv_head: int, d_head: int, eps: float) -> None:
+        self.batch, self.time = batch, time
+        self.n_head, self.n_kv_head, self.d_head = n_head, n_kv_head, d_head
+        self.eps = eps
+        self.factor = 1.0 / math.sqrt(d_head)
+
+    @property
+    def sizes(self) -> tuple[int, int, int, int, int]:
+        return self.batch, self.time, self.n_head, self.n_kv_head, self.d_head
+
+    def split(
+        self, qkv: Tensor, q_weight: Tensor | None, k_weight: Tensor | None, angles: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """q (B G, R T, K) already over √K, k and v (B G, T, K), and 1 / rms of each head."""
+        groups, repeats = self.batch * self.n_kv_head, self.n_head // self.n_kv_head
+        q = qkv.new_empty(groups, repeats * self.time, self.d_head)
+        k, v = (qkv.new_empty(groups, self.time, self.d_head) for _ in range(2))
+        inverse = qkv.new_empty(self.batch * self.time, self.n_head + self.n_kv_head, dtype=torch.float32)
+        call(
+            "textus_split_heads",
+            qkv,
+            q_weight,
+            k_weight,
+            *angles,
+            q,
+            k,
+            v,
+            inverse,
+            *self.sizes,
+            self.eps,
+            self.factor,
+        )
+        return q, k, v, inverse
+
+    def split_backward(
+        self,
+        gradients: tuple[Tensor, Tensor, Tensor],
+        qkv: Tensor,
+        inverse: Tensor,
+        weights: tuple[Tensor | None, Tensor | None],
+        angles: tuple[Tensor, Tensor],
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Gradients of qkv (N, (H + 2G) K) and of the two head norms' weights (K,)."""
+        d_qkv = torch.empty_like(qkv)
+        d_weights = [None if weight is None else torch.zeros_like(weight) for weight in weights]
+        call(
+            "textus_split_heads_backward", *gradients, qkv, inverse, *weights, *angles, d_qkv, *d_weights, *self.sizes,
+            self.factor,
+        )  # fmt: skip
+        return d_qkv, d_weights[0], d_weights[1]
+
+    def merge(self, heads: Tensor) -> Tensor:
+        """(B, H, T, K) -> (B T, H K)."""
+        out = heads.new_empty(self.batch * self.time, self.n_head * self.d_head)
+        call("textus_merge_heads", heads, out, self.batch, self.time, self.n_head, self.d_head, 1)
+        return out
+
+    def unmerge(self, rows: Tensor) -> Tensor:
+        """(B T, H K) -> (B G, R T, K)."""
+        out = rows.new_empty(
+            self.batch * self.n_kv_head, self.n_head // self.n_kv_head * self.time, self.d_head
+        )
+        call("textus_merge_heads", rows, out, self.batch, self.time, self.n_head, self.d_head, 0)
+        return out
+
+
+def chunk_loss(hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor) -> tuple[float, Tensor]:
+    """As `losses.chunk_loss`, by one kernel over bfloat16 logits."""
+    logits = hidden @ weight.t()
+    return call("textus_cross_entropy", logits, targets, weights, *logits.shape), logits

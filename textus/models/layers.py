@@ -1,0 +1,186 @@
+"""The parts Transformers are made of: norms, positions, feed-forwards, attention.
+
+Shapes: B batch, T time (queries), S time (keys), D width, H heads, G key-value heads, K head width, F feed-
+forward width.
+Parts compute in the type of the activations they are given; weights are kept in float32 and cast where they
+are used.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from textus.common import unknown
+from textus.models.projections import Linear
+
+
+class RMSNorm(nn.Module):
+    """Scale to unit root mean square (Zhang and Sennrich 2019): no mean, no bias."""
+
+    def __init__(self, width: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:  # (..., D) -> (..., D)
+        return F.rms_norm(x, (x.shape[-1],), self.weight.to(x.dtype), self.eps)
+
+
+class LayerNorm(nn.Module):
+    """Zero mean, unit variance, then scale and shift (Ba, Kiros and Hinton 2016)."""
+
+    def __init__(self, width: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:  # (..., D) -> (..., D)
+        return F.layer_norm(x, (x.shape[-1],), self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+
+
+class SwiGLU(nn.Module):
+    """down(silu(gate(x)) * up(x)) (Shazeer 2020); gate and up are one product, rows [:F] and [F:]."""
+
+    def __init__(self, width: int, d_ff: int, *, bias: bool = False, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.gate_up = Linear(width, 2 * d_ff, bias=bias)
+        self.down = Linear(d_ff, width, bias=bias)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, T, D) -> (B, T, D)
+        gate, up = self.gate_up(x).chunk(2, dim=-1)  # (B, T, F) each
+        return self.down(self.dropout(F.silu(gate) * up))
+
+
+class FeedForward(nn.Module):
+    """down(activation(up(x)))."""
+
+    def __init__(
+        self, width: int, d_ff: int, activation: Callable[[Tensor], Tensor], *, bias: bool, dropout: float
+    ) -> None:
+        super().__init__()
+        self.up = Linear(width, d_ff, bias=bias)
+        self.down = Linear(d_ff, width, bias=bias)
+        self.activation = activation
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, T, D) -> (B, T, D)
+        return self.down(self.dropout(self.activation(self.up(x))))
+
+
+def relu2(x: Tensor) -> Tensor:
+    """relu(x)² (So et al. 2021)."""
+    return F.relu(x).square()
+
+
+def gelu(x: Tensor) -> Tensor:
+    """The tanh form that GPT-2 uses (Hendrycks and Gimpel 2016)."""
+    return F.gelu(x, approximate="tanh")
+
+
+NORMS: dict[str, Callable[[int], nn.Module]] = {"rms": RMSNorm, "layer": LayerNorm}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": gelu,
+    "relu2": relu2,
+    "relu": F.relu,
+    "silu": F.silu,
+}
+POSITIONS = ("rotary", "learned", "none")
+
+
+def make_norm(name: str, width: int) -> nn.Module:
+    """A norm by name."""
+    if name not in NORMS:
+        raise unknown("norm", name, NORMS)
+    return NORMS[name](width)
+
+
+def make_feed_forward(name: str, width: int, d_ff: int, *, bias: bool, dropout: float) -> nn.Module:
+    """A feed-forward by its activation's name; `swiglu` is the gated one."""
+    if name == "swiglu":
+        return SwiGLU(width, d_ff, bias=bias, dropout=dropout)
+    if name not in ACTIVATIONS:
+        raise unknown("activation", name, ["swiglu", *ACTIVATIONS])
+    return FeedForward(width, d_ff, ACTIVATIONS[name], bias=bias, dropout=dropout)
+
+
+def rotary_table(length: int, d_head: int, theta: float) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of the rotary angles (Su et al. 2021): (length, K) each, halves repeated."""
+    frequency = theta ** -(torch.arange(0, d_head, 2, dtype=torch.float64) / d_head)
+    angle = torch.arange(length, dtype=torch.float64)[:, None] * frequency  # (length, K / 2)
+    angle = torch.cat([angle, angle], dim=-1)
+    return angle.cos().float(), angle.sin().float()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn the two halves of each head by its position's angles: x (B, T, H, K), cos and sin (..., T, 1, K)."""
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat([-second, first], dim=-1) * sin
+
+
+def causal_mask(length: int, documents: Tensor | None = None, window: int | None = None) -> Tensor:
+    """True where a query may look: itself and before, in its own document, at most `window` back.
+
+    Returns (T, T), or (B, 1, T, T) with `documents` (B, T).
+    """
+    position = torch.arange(length, device=None if documents is None else documents.device)
+    mask = position[None, :] <= position[:, None]
+    if window is not None:
+        mask &= position[None, :] > position[:, None] - window
+    if documents is not None:
+        mask = mask & (documents[:, None, :, None] == documents[:, None, None, :])
+    return mask
+
+
+def first_key(batch: int, time: int, documents: Tensor | None, window: int | None) -> Tensor:
+    """The same rule as an interval: the first key each query may see, (B, T) int32; the last one is itself."""
+    position = torch.arange(time, dtype=torch.int32)
+    first = torch.zeros(batch, time, dtype=torch.int32)
+    if documents is not None:
+        begins = torch.ones_like(documents, dtype=torch.bool)
+        begins[:, 1:] = documents[:, 1:] != documents[:, :-1]
+        first = torch.where(begins, position, 0).cummax(dim=1).values.to(torch.int32)
+    if window is not None:
+        first = torch.maximum(first, position - (window - 1))
+    return first.contiguous()
+
+
+def plain_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """softmax(q kᵀ / √K) v by two batched products: q (B, H, T, K), k and v (B, H, S, K), mask (T, S) or (B,
+    1, T, S).
+
+    On CPUs, at a few hundred positions, this beats the fused kernel, whose backward pass is slow there.
+    """
+    scores = (q * (1.0 / math.sqrt(q.shape[-1]))) @ k.transpose(-1, -2)  # (B, H, T, S)
+    scores = torch.where(mask, scores.float(), float("-inf"))
+    return torch.softmax(scores, dim=-1).to(v.dtype) @ v
+
+
+def blocked_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """`plain_attention` for causal masks of equal T and S, in two halves: the first half never sees the
+    second's keys.
+
+    A quarter of the scores are then never computed.
+    """
+    half = q.shape[2] // 2
+    first = plain_attention(q[:, :, :half], k[:, :, :half], v[:, :, :half], mask[..., :half, :half])
+    second = plain_attention(q[:, :, half:], k, v, mask[..., half:, :])
+    return torch.cat([first, second], dim=2)
+
+
+def fused_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """The same through `scaled_dot_product_attention`: less memory, better for long contexts and on GPUs."""
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+ATTENTIONS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
+    "plain": plain_attention,
+    "blocked": blocked_attention,
+    "fused": fused_attention,
+}

@@ -1,0 +1,25 @@
+"""Linear maps. What replaces them later (LoRA, int8, int4) lives here too, so that a saved run can be
+rebuilt.
+
+Shapes: I inputs, O outputs.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Linear(nn.Module):
+    """x Wᵀ + b with W (O, I) kept in float32 and used in the type of x."""
+
+    def __init__(self, n_in: int, n_out: int, *, bias: bool = False) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(n_out, n_in))
+        self.bias = nn.Parameter(torch.zeros(n_out)) if bias else None
+        nn.init.normal_(self.weight, std=n_in**-0.5)
+
+    def forward(self, x: Tensor) -> Tensor:  # (..., I) -> (..., O)
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return F.linear(x, self.weight.to(x.dtype), bias)

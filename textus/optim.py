@@ -1,0 +1,151 @@
+"""Optimisers and schedules by name, and how they meet a model's parameter groups.
+
+A schedule is a function of the step alone; `Replan` is the one thing that bends it, and is stored with the
+run.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from textus.common import UsageError
+
+
+@dataclass(frozen=True)
+class OptimSettings:
+    """How weights are moved. `muon` (Jordan et al. 2024) moves the matrices, AdamW everything else.
+
+    `rate` is for `muon`'s matrices or, with any other optimiser, for all; `other_rate` for what is not a
+    matrix under muon.
+    """
+
+    optimiser: Literal["muon", "adamw", "adam", "rmsprop", "momentum", "sgd"] = "muon"
+    rate: float = 0.02
+    other_rate: float = 0.004
+    weight_decay: float = 0.05
+    momentum: float = 0.95
+    beta1: float = 0.9
+    beta2: float = 0.95
+    clip: float = 1.0
+    schedule: Literal["warmup-stable-decay", "linear", "cosine", "constant"] = "warmup-stable-decay"
+    warmup: int = 20
+    decay: float = 0.7
+    """Share of all steps in which warmup-stable-decay comes down to zero."""
+
+    def __post_init__(self) -> None:
+        for name in ("rate", "other_rate", "clip"):
+            if not getattr(self, name) > 0:
+                raise UsageError(f"optim.{name}={getattr(self, name)}: must be above 0")
+        if not 0 <= self.decay <= 1:
+            raise UsageError(f"optim.decay={self.decay}: must be between 0 and 1")
+
+
+@dataclass(frozen=True)
+class Replan:
+    """At `step` the clock showed that only `steps` in all fit: from there the rate falls in a straight line
+    to zero.
+    """
+
+    step: int
+    steps: int
+
+
+@dataclass
+class Schedule:
+    """The factor on every rate at a step (0-based), and the number of steps."""
+
+    settings: OptimSettings
+    planned: int
+    replans: list[Replan] = field(default_factory=list)
+
+    @property
+    def steps(self) -> int:
+        """How many steps there will be."""
+        return self.replans[-1].steps if self.replans else self.planned
+
+    def factor(self, step: int) -> float:
+        """Between 0 and 1."""
+        value, past = None, [each for each in self.replans if each.step <= step]
+        for each in past:
+            start = shape(self.settings, each.step, self.planned) if value is None else value
+            until = min([step, *[later.step for later in past if later.step > each.step]])
+            value = start * max(0.0, (each.steps - until) / max(1, each.steps - each.step))
+        return shape(self.settings, step, self.planned) if value is None else value
+
+
+def shape(settings: OptimSettings, step: int, steps: int) -> float:
+    """The schedule's factor before any replanning."""
+    warm = min(1.0, (step + 1) / max(1, min(settings.warmup, steps // 4)))
+    done = step / max(1, steps)
+    if settings.schedule == "constant":
+        return warm
+    if settings.schedule == "linear":
+        return warm * (1.0 - done)
+    if settings.schedule == "cosine":
+        return warm * 0.5 * (1.0 + math.cos(math.pi * done))
+    return warm * min(1.0, (1.0 - done) / max(settings.decay, 1e-9))
+
+
+def make_optimisers(groups: dict[str, list[nn.Parameter]], settings: OptimSettings) -> dict[str, Optimizer]:
+    """One optimiser for each of a model's parameter groups; `matrices` is the group that muon may move."""
+    return {name: _optimiser(name, parameters, settings) for name, parameters in groups.items() if parameters}
+
+
+def _optimiser(name: str, parameters: list[nn.Parameter], settings: OptimSettings) -> Optimizer:
+    kind, decay = settings.optimiser, settings.weight_decay
+    betas = (settings.beta1, settings.beta2)
+    if kind == "muon" and name == "matrices":
+        return torch.optim.Muon(parameters, lr=settings.rate, momentum=settings.momentum, weight_decay=decay)
+    if kind == "muon":  # embeddings, norms and heads do not decay beside it
+        return torch.optim.AdamW(
+            parameters, lr=settings.other_rate, betas=betas, weight_decay=0.0, fused=True
+        )
+    if kind == "adamw":
+        decayed = [p for p in parameters if p.ndim >= 2]
+        plain = [p for p in parameters if p.ndim < 2]
+        split = [{"params": decayed, "weight_decay": decay}, {"params": plain, "weight_decay": 0.0}]
+        return torch.optim.AdamW(
+            [part for part in split if part["params"]], lr=settings.rate, betas=betas, fused=True
+        )
+    if kind == "adam":
+        return torch.optim.Adam(parameters, lr=settings.rate, betas=betas, fused=True)
+    if kind == "rmsprop":
+        return torch.optim.RMSprop(parameters, lr=settings.rate)
+    return torch.optim.SGD(
+        parameters, lr=settings.rate, momentum=settings.momentum if kind == "momentum" else 0.0
+    )
+
+
+def set_rates(optimisers: dict[str, Optimizer], factor: float) -> None:
+    """Multiply every group's own rate (kept as `initial_lr`) by the schedule's factor."""
+    for optimiser in optimisers.values():
+        for group in optimiser.param_groups:
+            group.setdefault("initial_lr", group["lr"])
+            group["lr"] = group["initial_lr"] * factor
+
+
+def tensors(optimisers: dict[str, Optimizer]) -> dict[str, torch.Tensor]:
+    """Every optimiser's memory as named tensors: `group/parameter number/what`."""
+    found = {}
+    for name, optimiser in optimisers.items():
+        for number, state in optimiser.state_dict()["state"].items():
+            for key, value in state.items():
+                found[f"{name}/{number}/{key}"] = value if torch.is_tensor(value) else torch.tensor(value)
+    return found
+
+
+def restore(optimisers: dict[str, Optimizer], kept: dict[str, torch.Tensor]) -> None:
+    """Give the optimisers back what `tensors` returned."""
+    for name, optimiser in optimisers.items():
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        for key, value in kept.items():
+            group, number, what = key.split("/")
+            if group == name:
+                state.setdefault(int(number), {})[what] = value
+        optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})

@@ -1,0 +1,456 @@
+"""From a time budget to a training: what to build, how to compute it here, for how many steps.
+
+One dial, `preset` (or `depth`). Everything else follows from it and from measuring the first steps on this
+machine; what
+was measured and chosen is printed, and stored with the run so that `resume` and `--choices` take it as it is.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from textus import hardware
+from textus import tokenizer as tokenizers
+from textus.allocation import keep_memory
+from textus.checkpoint import RunFolder, create_run, open_run, verify
+from textus.common import RunError, UsageError, claim, counter_seed, cpu_seconds, notice, unknown
+from textus.config import assign, from_dict, to_dict
+from textus.corpus import Corpus, open_corpus
+from textus.engine import Engine
+from textus.generation import Sampling
+from textus.loader import Batch, Loader, TokenStore, fitting_context, tokenize
+from textus.models import LanguageModel, build
+from textus.models import family as family_of
+from textus.training import Choices, Clock, Evaluate, Gradients, TrainSettings, fit, validation_loss
+
+PRESETS = {"1min": 60, "10min": 600, "1h": 3600, "overnight": 8 * 3600}
+"""Preset → seconds on all of this machine's cores."""
+
+
+SHARE_FOR_REST = 0.04
+"""Share of a budget kept for evaluation, samples and saving."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """A decoder and its batch of sequences."""
+
+    n_layer: int
+    d_model: int
+    context_length: int
+    batch_size: int
+
+
+SIZES = [
+    (1.5e13, Size(3, 128, 128, 16)),
+    (1.5e14, Size(4, 192, 128, 32)),
+    (1.5e15, Size(6, 320, 256, 32)),
+    (2e16, Size(8, 512, 512, 64)),
+    (float("inf"), Size(12, 768, 512, 96)),
+]
+"""Up to so many floating-point operations in the budget → this size; from the runs in docs/log.md."""
+
+D_HEAD = 64
+
+
+@dataclass
+class Plan:
+    """Everything that decides a training, before its first step."""
+
+    family: str
+    model: Any
+    train: TrainSettings
+    choices: Choices
+    measured: dict[str, Any] = field(default_factory=dict)
+    clock: Clock | None = None
+
+    def record(self, corpus: Corpus, tokenizer: tokenizers.Tokenizer) -> dict[str, Any]:
+        """What run.json says of it."""
+        return {
+            "family": self.family,
+            "config": to_dict(self.model),
+            "settings": to_dict(self.train),
+            "choices": asdict(self.choices),
+            "measured": self.measured,
+            "seed": self.train.seed,
+            "budget": {"budget": self.clock.budget} if self.clock else None,
+            "corpus": {"path": str(corpus.path.resolve()), "fingerprint": corpus.fingerprint},
+            "tokenizer": {"kind": tokenizer.kind, "fingerprint": tokenizer.fingerprint},
+            "command": " ".join(["textus", *sys.argv[1:]]),
+            "versions": hardware.versions(),
+            "isa": hardware.isa_name(),
+        }
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the person asked for."""
+
+    family: str
+    preset: str | None = None
+    depth: int | None = None
+    steps: int | None = None
+    seed: int = 0
+    assignments: tuple[str, ...] = ()
+    checkpoint_every: int | None = None
+    choices: Path | None = None
+
+    def check(self) -> None:
+        """Words that are wrong or do not go together."""
+        if self.preset is not None and self.preset not in PRESETS:
+            raise unknown("preset", self.preset, PRESETS)
+        if self.preset and (self.depth or self.steps):
+            raise UsageError("--preset decides depth and steps; leave out --depth and --steps, or the preset")
+        for name in ("depth", "steps", "checkpoint_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"--{name.replace('_', '-')} {value}: must be at least 1")
+        for each in self.assignments:
+            if each.partition(".")[0] not in ("model", "train", "optim", "choices"):
+                raise unknown(
+                    "group of settings", each.partition(".")[0], ["model", "train", "optim", "choices"]
+                )
+
+    def of(self, group: str) -> list[str]:
+        """The assignments of one group, without its name."""
+        return [each.partition(".")[2] for each in self.assignments if each.startswith(f"{group}.")]
+
+
+def plan_count(wish: Wish, tokenizer: tokenizers.Tokenizer, store: TokenStore) -> Plan:
+    """A count model: nothing to measure, one or a few passes."""
+    config_class: Any = family_of(wish.family)[1]
+    values = {"vocab_size": tokenizer.vocab_size, "end_id": tokenizer.end_id, **model_values(wish)}
+    config = from_dict(config_class, values, "model.")
+    train = TrainSettings(
+        steps=1, batch_size=4, context_length=fitting_context(store, 1 << 16), seed=wish.seed
+    )
+    return Plan(wish.family, config, assign(train, wish.of("train")), Choices())
+
+
+def plan_neural(wish: Wish, tokenizer: tokenizers.Tokenizer, store: TokenStore, started: float) -> Plan:
+    """A model trained by gradients: its size from the budget or the depth, its steps from the budget or the
+    data.
+    """
+    wish.check()
+    cores = hardware.usable_cores()
+    budget = PRESETS[wish.preset] * cores if wish.preset else None
+    clock = Clock(float(budget), started=started) if budget else None
+    size = size_for(wish, budget)
+    values = {
+        "vocab_size": tokenizer.vocab_size,
+        "context_length": size.context_length,
+        "n_layer": size.n_layer,
+        "d_model": size.d_model,
+        "n_head": max(1, size.d_model // D_HEAD),
+        **model_values(wish),
+    }
+    wanted = int(values["context_length"])
+    values["context_length"] = fitting_context(store, wanted)
+    if values["context_length"] < wanted:
+        notice(
+            f"the corpus has {store.n_targets} tokens, fewer than a context of {wanted}:"
+            f" the context is {store.n_targets}"
+        )
+    config: Any = from_dict(family_of(wish.family)[1], values, "model.")
+    train = TrainSettings(
+        steps=wish.steps or 1,
+        batch_size=size.batch_size,
+        context_length=config.context_length,
+        seed=wish.seed,
+    )
+    train = assign(train, [*wish.of("train"), *(f"optim.{each}" for each in wish.of("optim"))])
+    choices, measured = choose(wish, config, train)
+    if not wish.steps:
+        per_step = measured.get("cpu_seconds_per_step")
+        train = replace(train, steps=steps_for(config, train, store, clock, per_step))
+    train = with_intervals(train, wish)
+    return Plan(wish.family, config, train, choices, measured, clock)
+
+
+def model_values(wish: Wish) -> dict[str, Any]:
+    """The model's fields as the person set them, still words; None for `none`."""
+    found: dict[str, Any] = {}
+    for each in wish.of("model"):
+        name, equals, value = each.partition("=")
+        if not equals:
+            raise UsageError(f"--set model.{each} has no '='; write it as model.n_layer=2")
+        found[name] = None if value.lower() == "none" else value
+    return found
+
+
+def size_for(wish: Wish, budget: float | None) -> Size:
+    """From the budget's operations, the depth asked for, or a small default."""
+    if wish.depth:
+        width = 64 * wish.depth
+        return Size(wish.depth, width, 256, 32)
+    if budget is None:
+        return Size(4, 192, 128, 32)
+    operations = (
+        budget * hardware.matmul_rate(torch.bfloat16 if fast_bf16() else torch.float32, repeats=3) * 0.7
+    )
+    return next(size for most, size in SIZES if operations <= most)
+
+
+def fast_bf16() -> bool:
+    """Whether this processor multiplies bfloat16 in hardware (or there is a GPU, which does)."""
+    return bool({"avx512_bf16", "amx_bf16"} & set(hardware.isa_flags())) or hardware.gpu_name() is not None
+
+
+# ── choosing how to compute ────────────────────────────────────────────────────────────────────
+
+
+def choose(wish: Wish, config: Any, train: TrainSettings) -> tuple[Choices, dict[str, Any]]:
+    """The run's choices: another run's, measured (presets), or a fixed rule; `--set choices.…` has the last
+    word.
+    """
+    measured: dict[str, Any] = {}
+    if wish.choices:
+        record = open_run(wish.choices).record
+        chosen = from_dict(Choices, record["choices"], "choices.")
+    elif wish.preset:
+        chosen, measured = measure(wish, config, train)
+    else:
+        chosen = candidates(build(wish.family, config), compiled=False)[0]
+    return assign(chosen, wish.of("choices")), measured
+
+
+def candidates(model: LanguageModel, *, compiled: bool) -> list[Choices]:
+    """Ways this machine could compute this model, the likeliest first."""
+    why_not = getattr(model, "why_not_native", lambda: "this family has no kernels")()
+    precision = "bfloat16" if fast_bf16() else "float32"
+    gpu = hardware.gpu_name() is not None
+    found = []
+    if fast_bf16() and why_not is None:
+        found.append(Choices("bfloat16", "plain", "native"))
+    elif compiled and hardware.compiler():
+        found.append(Choices(precision, "fused" if gpu else "plain", "compiled"))
+    found.append(Choices(precision, "fused" if gpu else "plain", "eager"))
+    if precision != "float32":
+        found.append(Choices("float32", "plain", "eager"))
+    if why_not and "compiler" in why_not:
+        notice(f"{why_not}: the eager step is taken")
+    return found
+
+
+def measure(wish: Wish, config: Any, train: TrainSettings) -> tuple[Choices, dict[str, Any]]:
+    """Time a step of each candidate on random ids and take the fastest; then see whether a second worker
+    pays.
+    """
+    torch.manual_seed(counter_seed(wish.seed, "measure"))
+    ids = torch.randint(0, config.vocab_size, (train.batch_size, train.context_length))
+    batch = Batch(ids, ids, torch.ones(ids.shape))
+    times: dict[str, float] = {}
+    best, fastest = None, float("inf")
+    for choice in candidates(build(wish.family, config), compiled=PRESETS[wish.preset or "1min"] >= 600):
+        cpu, _ = time_step(wish.family, config, choice, batch, quick=best is not None)
+        times[f"{choice.step} {choice.precision}"] = round(cpu, 4)
+        if cpu < fastest:
+            best, fastest = choice, cpu
+    assert best is not None
+    measured = {"cpu_seconds_by_choice": times, "cpu_seconds_per_step": round(fastest, 4)}
+    cores = hardware.usable_cores()
+    if cores > 1 and hardware.gpu_name() is None:
+        _, alone = time_step(wish.family, config, best, batch)
+        cpu, together = time_step(wish.family, config, replace(best, workers=cores), batch)
+        measured["seconds_by_workers"] = {"1": round(alone, 4), str(cores): round(together, 4)}
+        if together < 0.8 * alone:
+            best = replace(best, workers=cores)
+            measured["cpu_seconds_per_step"] = round(cpu, 4)
+    notice(
+        f"measured: CPU-seconds a step {times}; taking {best.step} {best.precision}, {best.workers} worker(s)"
+    )
+    return best, measured
+
+
+def time_step(
+    family: str, config: Any, choice: Choices, batch: Batch, *, quick: bool = False
+) -> tuple[float, float]:
+    """CPU-seconds and seconds of one step's gradients (the optimiser is the same for all): the least of two,
+    after one to warm.
+    """
+    model = build(family, config)
+    model.compute_with(choice.precision, choice.attention, choice.step)
+    gradients = Gradients(model, choice.workers, lambda model, batch: model.loss(batch))
+    cpu, wall = [], []
+    for _ in range(2 if quick else 3):
+        cpu_start, start = cpu_seconds(), time.monotonic()
+        gradients.compute(batch, micro_batches(batch.ids.numel(), batch.ids.shape[0]))
+        cpu.append(cpu_seconds() - cpu_start)
+        wall.append(time.monotonic() - start)
+    return min(cpu[1:]), min(wall[1:])
+
+
+TOKENS_AT_ONCE = 2048
+"""Positions in a micro-batch: activations that stay near the processor."""
+
+
+def micro_batches(n_tokens: int, n_rows: int) -> int:
+    """Pieces for a batch: about `TOKENS_AT_ONCE` each, an even number where there are two or more rows."""
+    pieces = max(2, round(n_tokens / TOKENS_AT_ONCE / 2) * 2)
+    return min(pieces, n_rows)
+
+
+def steps_for(
+    config: Any, train: TrainSettings, store: TokenStore, clock: Clock | None, per_step: float | None
+) -> int:
+    """Steps that fill the clock; without one, twenty tokens a weight (Hoffmann et al. 2022), at most forty
+    epochs.
+    """
+    if clock and per_step:
+        optimiser = 1.03  # its share of a step, beside the gradients that were measured
+        left = (clock.budget - clock.used()) * (1 - SHARE_FOR_REST)
+        return max(20, int(left / (per_step * optimiser)))
+    weights = sum(p.numel() for p in build("decoder", config).parameters())
+    tokens = min(20 * weights, 40 * store.n_targets)
+    return max(20, tokens // (train.batch_size * train.context_length))
+
+
+def with_intervals(train: TrainSettings, wish: Wish) -> TrainSettings:
+    """Micro-batches, and how often to log, evaluate and save, where the person did not say."""
+    said = {each.partition("=")[0] for each in wish.of("train")}
+    eighth = max(1, train.steps // 8)
+    derived = {
+        "micro_batches": micro_batches(train.batch_size * train.context_length, train.batch_size),
+        "log_every": max(1, min(10, train.steps // 50)),
+        "evaluate_every": wish.checkpoint_every or eighth,
+        "checkpoint_every": wish.checkpoint_every or eighth,
+    }
+    return replace(train, **{name: value for name, value in derived.items() if name not in said})  # type: ignore[arg-type]
+
+
+# ── training a plan ────────────────────────────────────────────────────────────────────────────
+
+
+def start(
+    corpus_path: Path,
+    *,
+    family: str = "decoder",
+    tokenizer: Path | None,
+    out: Path,
+    preset: str | None = None,
+    depth: int | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+    assignments: list[str] | None = None,
+    checkpoint_every: int | None = None,
+    choices: Path | None = None,
+    force: bool = False,
+) -> Path:
+    """Train a new run from a corpus to its end; returns `out`.
+
+    Raises UsageError for words that are wrong before anything is written, DataError for a corpus that cannot
+    be used.
+    """
+    keep_memory()
+    started = cpu_seconds()
+    wish = Wish(family, preset, depth, steps, seed, tuple(assignments or ()), checkpoint_every, choices)
+    wish.check()
+    corpus = open_corpus(corpus_path)
+    if tokenizer is None:
+        raise UsageError("no tokenizer; give --tokenizer T, made by `textus tokenizer train`")
+    read = tokenizers.load(tokenizer)
+    store = tokenize(corpus, read, "train")
+    if family_of(family)[0].counts:
+        plan = plan_count(wish, read, store)
+    else:
+        torch.set_num_threads(1)
+        plan = plan_neural(wish, read, store, started)
+    claim(out, force=force)
+    run = create_run(out, plan.record(corpus, read), read)
+    _tell(plan, store)
+    return _train(run, corpus, read, plan.clock)
+
+
+def _tell(plan: Plan, store: TokenStore) -> None:
+    train, choices = plan.train, plan.choices
+    weights = sum(p.numel() for p in build(plan.family, plan.model).parameters())
+    if not weights:
+        notice(f"{plan.family}: counting {store.n_targets:,} tokens")
+        return
+    tokens = train.steps * train.batch_size * train.context_length
+    notice(
+        f"{plan.family}: {weights:,} weights; {train.steps} steps of {train.batch_size} × {train.context_length}"
+        f" tokens, {tokens / max(1, store.n_targets):.1f} times the corpus; {choices.step} {choices.precision},"
+        f" {choices.workers} worker(s)"
+    )
+    if tokens > 100 * store.n_targets:
+        notice(
+            "each text will be read over a hundred times: expect it to be memorised rather than learnt from"
+        )
+
+
+def resume(path: Path) -> Path:
+    """Go on with a run from its newest good checkpoint, or from its seed where it has none; a finished one
+    says so.
+
+    Raises RunError where the corpus is gone or is another than the run was started on.
+    """
+    run = open_run(path)
+    if run.finished:
+        verify(path)
+        notice(f"{path} is finished ({run.record['steps']} steps); nothing to resume")
+        return path
+    kept = run.record["corpus"]
+    corpus = open_corpus(Path(kept["path"]))
+    if corpus.fingerprint != kept["fingerprint"]:
+        raise RunError(
+            f"{kept['path']} is another corpus than {path} was started on (fingerprint {corpus.fingerprint}, was"
+            f" {kept['fingerprint']}); bring the old one back, or train anew with --out elsewhere"
+        )
+    budget = run.record.get("budget")
+    return _train(run, corpus, tokenizers.load(path), Clock(**budget) if budget else None)
+
+
+def _train(run: RunFolder, corpus: Corpus, tokenizer: tokenizers.Tokenizer, clock: Clock | None) -> Path:
+    keep_memory()
+    record = run.record
+    train = from_dict(TrainSettings, record["settings"], "train.")
+    choices = from_dict(Choices, record["choices"], "choices.")
+    torch.manual_seed(counter_seed(train.seed, "weights"))
+    model = build(record["family"], record["config"])
+    if not model.counts:
+        torch.set_num_threads(1)
+        model.compute_with(choices.precision, choices.attention, choices.step)
+    loader = Loader(
+        tokenize(corpus, tokenizer, "train"),
+        batch_size=train.batch_size,
+        context_length=train.context_length,
+        seed=train.seed,
+        overlap=min(model.overlap, train.context_length - 1),
+        shuffle=not model.counts,
+    )
+    fit(
+        model, loader, settings=train, choices=choices, run=run, clock=clock,
+        evaluate=_evaluation(corpus, tokenizer, train),
+    )  # fmt: skip
+    return run.path
+
+
+VALIDATION_TOKENS = 1 << 15
+"""Tokens of the validation split looked at on the way; all of them are `textus evaluate`'s work."""
+
+
+def _evaluation(corpus: Corpus, tokenizer: tokenizers.Tokenizer, train: TrainSettings) -> Evaluate | None:
+    """Validation nats per token on evenly spread windows, and a sample; None without validation text."""
+    store = tokenize(corpus, tokenizer, "validation")
+    if store.n_targets < 2:
+        notice("the corpus has no validation text: the last weights are kept, and memorising goes unseen")
+        return None
+    size = min(train.context_length, store.n_targets)
+    loader = Loader(store, batch_size=8, context_length=size, shuffle=False)
+    spread = max(1, store.n_targets // VALIDATION_TOKENS)
+    batches = [loader.batch(number) for number in range(0, loader.n_batches, spread)]
+    sampling = Sampling(temperature=0.8, max_tokens=40, seed=train.seed)
+
+    def evaluate(model: LanguageModel) -> dict[str, Any]:
+        events = Engine(model, end_id=tokenizer.end_id).stream([[tokenizer.end_id]], [sampling])
+        sample = tokenizer.decode([event.id for event in events if event.id is not None])
+        return {"validation": round(validation_loss(model, batches), 6), "sample": sample}
+
+    return evaluate

@@ -1,0 +1,341 @@
+"""What people look at: tables for terminals and Markdown, pictures as PNG, and one HTML page that opens
+anywhere.
+
+The page carries its style and its pictures inside and forbids itself every connection and script, so it can
+be mailed, archived and opened offline. Pictures need matplotlib (the `report` extra), drawn without a
+display.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from textus.common import extra, write_atomic
+
+Row = Mapping[str, Any]
+
+CJK_FONTS = (
+    "Noto Sans CJK SC",
+    "Noto Sans CJK JP",
+    "Noto Serif CJK SC",
+    "Noto Serif CJK JP",
+    "Source Han Sans SC",
+    "WenQuanYi Micro Hei",
+    "WenQuanYi Zen Hei",
+    "Microsoft YaHei",
+    "PingFang SC",
+    "SimHei",
+)
+"""Fonts with Chinese characters, tried in this order; the first that is installed is used."""
+
+
+# ── tables ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def cell(value: Any) -> str:
+    """One value as text: four significant digits, thousands with commas, an interval in brackets, – for
+    nothing.
+    """
+    if value is None or value == "":
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return number(value)
+    if isinstance(value, Mapping) and {"value", "low", "high"} <= value.keys():
+        return f"{number(value['value'])} [{number(value['low'])}, {number(value['high'])}]"
+    return str(value)
+
+
+def number(value: float) -> str:
+    """Four significant digits; whole numbers from a thousand on."""
+    if value != value or value in (float("inf"), float("-inf")):
+        return str(value)
+    if abs(value) >= 999.95:
+        return f"{value:,.0f}"
+    if abs(value) < 1:
+        return f"{value:.4g}"
+    return f"{value:.{3 - int(math.log10(abs(value)))}f}"
+
+
+def size(n_bytes: float) -> str:
+    """Bytes in the unit people read them in: 12.3 MB (powers of ten)."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(n_bytes) < 1000:
+            return f"{n_bytes:.0f} {unit}" if unit == "B" else f"{n_bytes:.1f} {unit}"
+        n_bytes /= 1000
+    return f"{n_bytes:.1f} TB"
+
+
+def width(text: str) -> int:
+    """Columns a text takes in a terminal: Chinese characters take two, combining marks none."""
+    wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)
+    return len(text) + wide - sum(unicodedata.combining(c) > 0 for c in text)
+
+
+def table(rows: Sequence[Row], columns: Sequence[str] | None = None) -> str:
+    """Rows as an aligned text table, numbers to the right; a key that a row lacks is a dash."""
+    columns, cells = _cells(rows, columns)
+    widths = [max(width(line[i]) for line in [list(columns), *cells]) for i in range(len(columns))]
+    right = _numeric(rows, columns)
+    lines = [_line(list(columns), widths, right), "  ".join("─" * w for w in widths)]
+    return "\n".join(lines + [_line(line, widths, right) for line in cells])
+
+
+def markdown(rows: Sequence[Row], columns: Sequence[str] | None = None) -> str:
+    """The same as a Markdown table."""
+    columns, cells = _cells(rows, columns)
+    marks = ["---:" if right else "---" for right in _numeric(rows, columns)]
+    lines = [
+        list(columns),
+        marks,
+        *([text.replace("|", "\\|").replace("\n", " ") for text in row] for row in cells),
+    ]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _cells(rows: Sequence[Row], columns: Sequence[str] | None) -> tuple[Sequence[str], list[list[str]]]:
+    """Columns as given, or every key in order of appearance; and the text of each cell."""
+    if columns is None:
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+    return columns, [[cell(row.get(name)) for name in columns] for row in rows]
+
+
+def _numeric(rows: Sequence[Row], columns: Sequence[str]) -> list[bool]:
+    """Which columns hold nothing but numbers (and intervals)."""
+    values = {name: [row[name] for row in rows if row.get(name) is not None] for name in columns}
+    return [bool(v) and all(isinstance(x, int | float | Mapping) for x in v) for v in values.values()]
+
+
+def _line(cells: list[str], widths: list[int], right: list[bool]) -> str:
+    padded = []
+    for text, wide, flush in zip(cells, widths, right, strict=True):
+        gap = " " * (wide - width(text))
+        padded.append(gap + text if flush else text + gap)
+    return "  ".join(padded).rstrip()
+
+
+# ── pictures ───────────────────────────────────────────────────────────────────────────────────
+
+
+@cache
+def cjk_font() -> str | None:
+    """An installed font that has Chinese characters, or None."""
+    manager = extra("matplotlib.font_manager", "report")
+    installed = {entry.name for entry in manager.fontManager.ttflist}
+    return next((name for name in CJK_FONTS if name in installed), None)
+
+
+def label(text: str) -> str:
+    r"""Text that a picture can show: as it is where a font has it, else escaped (`\u6625`), never as empty
+    boxes.
+
+    Dollar signs are escaped too: matplotlib would set what stands between two of them as a formula.
+    """
+    shown = text if cjk_font() else text.encode("ascii", "backslashreplace").decode("ascii")
+    return shown.replace("$", r"\$")
+
+
+def _png(draw: Any, *, inches: tuple[float, float] = (7.0, 4.0)) -> bytes:
+    """Run `draw(axes)` on an empty picture without a display and return it as PNG."""
+    import io
+
+    matplotlib = extra("matplotlib", "report")
+    figure_module = extra("matplotlib.figure", "report")
+    fonts = ["DejaVu Sans", *([font] if (font := cjk_font()) else [])]
+    with matplotlib.rc_context({"font.family": fonts, "font.size": 10, "axes.unicode_minus": False}):
+        figure = figure_module.Figure(figsize=inches, dpi=120, layout="constrained")
+        axes = figure.subplots()
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
+        draw(axes)
+        file = io.BytesIO()
+        figure.savefig(file, format="png", metadata={"Software": None})
+    return file.getvalue()
+
+
+def loss_curve(lines: Iterable[Row], *, title: str = "Loss", x: str = "step") -> bytes:
+    """Training and validation loss of `log.jsonl` lines over steps (or `x="cpu_seconds"`), as PNG. Nats per
+    token.
+    """
+    log = list(lines)
+
+    def draw(axes: Any) -> None:
+        for key, style in (
+            ("loss", {"alpha": 0.6, "linewidth": 1}),
+            ("validation", {"marker": "o", "markersize": 3}),
+        ):
+            points = [(line[x], line[key]) for line in log if key in line and x in line]
+            if points:
+                axes.plot(*zip(*points, strict=True), label={"loss": "training"}.get(key, key), **style)
+        axes.set(title=label(title), xlabel=x.replace("_", " "), ylabel="nats per token")
+        if axes.lines:
+            axes.legend(frameon=False)
+
+    return _png(draw)
+
+
+def bars(rows: Sequence[Row], *, name: str, value: str, title: str = "") -> bytes:
+    """One horizontal bar a row with its interval, first row on top, as PNG.
+
+    `name` and `value` are keys; a value is a number or {"value", "low", "high"}.
+    """
+    names = [label(str(row[name])) for row in rows]
+    values, errors = _with_errors([row[value] for row in rows])
+
+    def draw(axes: Any) -> None:
+        places = list(range(len(rows)))
+        axes.barh(places, values, xerr=errors, capsize=4, color="#4c78a8", height=0.6)
+        axes.set_yticks(places, names)
+        axes.invert_yaxis()
+        axes.grid(visible=False, axis="y")
+        axes.set(title=label(title), xlabel=label(value.replace("_", " ")))
+        for place, number_ in zip(places, values, strict=True):
+            axes.annotate(
+                number(number_), (0, place), xytext=(4, 0), textcoords="offset points", va="center", color="w"
+            )
+
+    return _png(draw, inches=(7.0, 1.2 + 0.5 * max(1, len(rows))))
+
+
+def scatter(rows: Sequence[Row], *, name: str, x: str, y: str, title: str = "") -> bytes:
+    """One named point a row (logarithmic x, interval on y) as PNG: what a figure costs against how good it
+    is.
+
+    Rows without a positive `x` cannot be placed on a logarithm; they are named below the picture.
+    """
+    shown = [row for row in rows if (row.get(x) or 0) > 0]
+    left_out = [label(str(row[name])) for row in rows if row not in shown]
+    values, errors = _with_errors([row[y] for row in shown])
+
+    def draw(axes: Any) -> None:
+        axes.errorbar([row[x] for row in shown], values, yerr=errors, fmt="o", capsize=4, color="#4c78a8")
+        axes.set_xscale("log")
+        axes.margins(x=0.2, y=0.2)
+        for row, value in zip(shown, values, strict=True):
+            axes.annotate(label(str(row[name])), (row[x], value), xytext=(8, 6), textcoords="offset points")
+        note = f"\n(not known for: {', '.join(left_out)})" if left_out else ""
+        axes.set(title=label(title), xlabel=x.replace("_", " ") + note, ylabel=y.replace("_", " "))
+
+    return _png(draw)
+
+
+def _with_errors(figures: Sequence[Any]) -> tuple[list[float], list[list[float]]]:
+    """Values, and how far each interval reaches below and above: the form matplotlib wants."""
+    whole = [f if isinstance(f, Mapping) else {"value": f, "low": f, "high": f} for f in figures]
+    values = [float(f["value"]) for f in whole]
+    below = [max(0.0, v - f["low"]) for v, f in zip(values, whole, strict=True)]
+    above = [max(0.0, f["high"] - v) for v, f in zip(values, whole, strict=True)]
+    return values, [below, above]
+
+
+# ── the page ───────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Section:
+    """One part of a page: any of a text (paragraphs apart by an empty line), a table, a picture (PNG), plain
+    text.
+    """
+
+    title: str
+    text: str = ""
+    rows: Sequence[Row] = ()
+    columns: Sequence[str] | None = None
+    picture: bytes | None = None
+    alt: str = ""  # what the picture shows, for those who cannot see it
+    code: str = ""
+    cells: list[list[str]] = field(init=False, repr=False, default_factory=list)
+    names: list[str] = field(init=False, repr=False, default_factory=list)
+    right: list[bool] = field(init=False, repr=False, default_factory=list)
+
+    def __post_init__(self) -> None:
+        names, cells = _cells(self.rows, self.columns)
+        object.__setattr__(self, "names", list(names))
+        object.__setattr__(self, "cells", cells)
+        object.__setattr__(self, "right", _numeric(self.rows, names))
+
+    @property
+    def paragraphs(self) -> list[str]:
+        """The text apart at its empty lines."""
+        return [part.strip() for part in self.text.split("\n\n") if part.strip()]
+
+    @property
+    def picture_uri(self) -> str:
+        """The picture as a data URI: it lives inside the page."""
+        return "data:image/png;base64," + base64.b64encode(self.picture or b"").decode("ascii")
+
+
+PAGE = """<!doctype html>
+<html lang="{{ language }}">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<title>{{ title }}</title>
+<style>
+:root { --ink: #1d2329; --dim: #59636e; --paper: #fdfdfc; --rule: #d9dee3; --soft: #f1f3f5; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e4e7eb; --dim: #9aa4af; --paper: #16191d; --rule: #333a42; --soft: #20252b; }
+}
+body { max-width: 54rem; margin: 2rem auto; padding: 0 1rem; color: var(--ink); background: var(--paper);
+  font: 16px/1.55 system-ui, "Noto Sans CJK SC", "PingFang SC", "Microsoft YaHei", sans-serif; }
+h1 { font-size: 1.7rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; border-bottom: 1px solid var(--rule); }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .3rem .8rem .3rem 0; border-bottom: 1px solid var(--rule); text-align: left; vertical-align: top; }
+.right { text-align: right; } th { color: var(--dim); font-weight: 600; }
+img { max-width: 100%; background: #fff; border-radius: 6px; }
+pre { background: var(--soft); padding: .8rem; border-radius: 6px; overflow-x: auto; white-space: pre-wrap; }
+footer { margin-top: 3rem; color: var(--dim); font-size: .85rem; }
+</style>
+</head>
+<body>
+<h1>{{ title }}</h1>
+{% for section in sections %}
+<section>
+<h2>{{ section.title }}</h2>
+{% for paragraph in section.paragraphs %}<p>{{ paragraph }}</p>
+{% endfor %}
+{%- if section.cells %}<div class="scroll"><table>
+<thead><tr>{% for name in section.names %}<th scope="col"{% if section.right[loop.index0] %} class="right"{% endif %}>{{ name }}</th>{% endfor %}</tr></thead>
+<tbody>
+{% for row in section.cells %}<tr>{% for text in row %}<td{% if section.right[loop.index0] %} class="right"{% endif %}>{{ text }}</td>{% endfor %}</tr>
+{% endfor %}</tbody>
+</table></div>
+{% endif %}
+{%- if section.picture %}<p><img src="{{ section.picture_uri }}" alt="{{ section.alt or section.title }}"></p>
+{% endif %}
+{%- if section.code %}<pre>{{ section.code }}</pre>
+{% endif %}</section>
+{% endfor %}
+<footer>{{ footer }}</footer>
+</body>
+</html>
+"""  # noqa: E501 (a table row must not gain spaces)
+
+
+def page(
+    title: str, sections: Sequence[Section], *, language: str = "en", footer: str = "Made by Textus."
+) -> str:
+    """The HTML of a report; everything that comes from text or names is escaped."""
+    import jinja2
+
+    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(PAGE)
+    return template.render(title=title, sections=sections, language=language, footer=footer)
+
+
+def write_report(path: Path, title: str, sections: Sequence[Section], *, language: str = "en") -> Path:
+    """Write one self-contained HTML page, atomically; returns its path."""
+    write_atomic(path, page(title, sections, language=language))
+    return path

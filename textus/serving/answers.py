@@ -1,0 +1,218 @@
+"""From checked requests to text: one engine a model, many requests at once, each cancellable.
+
+The engine runs in a thread of its own and knows ids only. A `Desk` stands before it and knows the tokenizer;
+it takes a bounded number of rows. A `Call` is one HTTP request's rows, and hands their text to the event loop
+as it comes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from textus.common import TextusError, UsageError
+from textus.engine import Engine, EngineThread, Event, Reply
+from textus.generation import Sampling, TextStream
+from textus.models import LanguageModel
+from textus.serving.schemas import ApiError, Asked
+
+Reason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model as the server knows it; `created` in seconds since 1970, `context_length` None: any length."""
+
+    name: str
+    model: LanguageModel
+    tokenizer: Any
+    created: int
+    chat: bool
+    context_length: int | None
+
+    def prompt_ids(self, prompt: str | list[int]) -> list[int]:
+        """The ids to continue; an empty text begins a new document."""
+        ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+        return list(ids) or [self.tokenizer.end_id]
+
+    def end_ids(self, chat: bool) -> frozenset[int]:
+        """Ids that end an answer besides the end-of-text id: in a chat also the end of a turn."""
+        return frozenset({self.tokenizer.special.get("<|im_end|>", self.tokenizer.end_id)} if chat else ())
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """New text of one choice, the tokens it has so far, and on its last piece why it ended."""
+
+    index: int
+    text: str
+    n_tokens: int
+    reason: Reason | None = None
+
+
+class Desk:
+    """Takes requests for one model: `max_rows` are written together, `max_queue` wait, more are refused."""
+
+    def __init__(self, served: Served, max_rows: int, max_queue: int) -> None:
+        self.served = served
+        self.max_rows, self.max_open = max_rows, max_rows + max_queue
+        self.n_open = 0  # changed on the event loop only
+        self.engine = EngineThread(Engine(served.model, end_id=served.tokenizer.end_id, max_rows=max_rows))
+        self.threads = ThreadPoolExecutor(self.max_open, thread_name_prefix="textus-row")
+
+    def close(self) -> None:
+        """Stop generating; open calls end with an error."""
+        self.engine.close()
+        self.threads.shutdown()
+
+    async def open(self, asked: Asked) -> Call:
+        """Begin to answer; ApiError where the prompt does not fit, or too many wait already."""
+        prompts = await asyncio.to_thread(self._read, asked)  # a long text takes a while to encode
+        samplings = asked.samplings()
+        rows = [(ids, sampling) for ids in prompts for sampling in samplings]
+        self._check(asked, prompts)
+        if self.n_open + len(rows) > self.max_open:
+            raise ApiError(
+                429,
+                f"{self.n_open} answers are being written or wait, and at most {self.max_open} may; "
+                "send it again in a while",
+                code="queue_full",
+            )
+        call = Call(self, rows, sum(map(len, prompts)), self.served.end_ids(bool(asked.messages)))
+        try:
+            call.start()
+        except TextusError:  # closed meanwhile
+            call.cancel()
+            raise
+        return call
+
+    def _read(self, asked: Asked) -> list[list[int]]:
+        if asked.messages:
+            return [self.served.tokenizer.render(asked.messages, add_generation_prompt=True)]
+        return [self.served.prompt_ids(prompt) for prompt in asked.prompts]
+
+    def _check(self, asked: Asked, prompts: list[list[int]]) -> None:
+        context, param = self.served.context_length, "messages" if asked.messages else "prompt"
+        longest = max(map(len, prompts))
+        if context is not None and longest > context:
+            raise ApiError(
+                400,
+                f"the {param} has {longest:,} tokens, the context of {self.served.name!r} holds {context:,}; "
+                f"shorten it by {longest - context:,}",
+                param=param,
+                code="context_length_exceeded",
+            )
+        try:
+            for ids in prompts:
+                self.engine.engine.check(ids, asked.sampling)
+        except UsageError as error:
+            raise ApiError(400, str(error), param=param, code="invalid_value") from error
+
+
+class Row:
+    """One choice while it is written; lives in a thread that waits for the engine's events."""
+
+    def __init__(self, call: Call, index: int, reply: Reply, stop: Sequence[str]) -> None:
+        self.call, self.index, self.reply = call, index, reply
+        self.text = TextStream(call.desk.served.tokenizer, stop)
+        self.n_tokens = 0
+
+    def run(self) -> None:
+        """Until the answer ends: events in, pieces out. A failure is handed on instead of a piece."""
+        try:
+            for event in self.reply:
+                piece = self.take(event)
+                if piece.text or piece.reason:
+                    self.call.deliver(piece)
+                if piece.reason:
+                    self.reply.cancel()  # no error where the engine has ended it itself
+                    break
+        except Exception as error:
+            self.call.deliver(error)
+        finally:
+            self.call.deliver(None)
+
+    def take(self, event: Event) -> Piece:
+        reason, text = event.reason, ""
+        if event.id is not None and event.id in self.call.end_ids:
+            reason = "stop"
+        elif event.id is not None:
+            self.n_tokens += 1
+            text = self.text.push(event.id)
+        if reason is not None:
+            text += self.text.flush()
+        if self.text.stopped:
+            reason = "stop"
+        return Piece(self.index, text, self.n_tokens, reason)
+
+
+class Call:
+    """The answers to one HTTP request: an asynchronous iterator of pieces, from all choices as they come."""
+
+    def __init__(
+        self, desk: Desk, rows: list[tuple[list[int], Sampling]], n_prompt: int, end_ids: frozenset[int]
+    ) -> None:
+        self.desk, self.prompts, self.n_prompt, self.end_ids = desk, rows, n_prompt, end_ids
+        self.n_tokens = [0] * len(rows)
+        self.rows: list[Row] = []
+        self.n_running = 0
+        self.cancelled = False
+        self._loop = asyncio.get_running_loop()
+        self._pieces: asyncio.Queue[Piece | Exception | None] = asyncio.Queue()
+
+    def start(self) -> None:
+        for index, (ids, sampling) in enumerate(self.prompts):
+            row = Row(self, index, self.desk.engine.submit(ids, sampling), sampling.stop)
+            self.rows.append(row)
+            self.n_running += 1
+            self.desk.n_open += 1
+            self.desk.threads.submit(row.run)
+
+    def deliver(self, piece: Piece | Exception | None) -> None:
+        """Hand something to the event loop, from a row's thread; None is a row's last word."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._receive, piece)
+
+    def _receive(self, piece: Piece | Exception | None) -> None:
+        if piece is None:
+            self.n_running -= 1
+            self.desk.n_open -= 1
+        self._pieces.put_nowait(piece)
+
+    async def __aiter__(self) -> AsyncIterator[Piece]:
+        """Pieces until every choice has ended or the call is cancelled; leaving early cancels the rest."""
+        try:
+            while self.n_running or not self._pieces.empty():
+                piece = await self._pieces.get()
+                if self.cancelled:
+                    return
+                if isinstance(piece, Exception):
+                    raise piece
+                if piece is not None:
+                    self.n_tokens[piece.index] = piece.n_tokens
+                    yield piece
+        finally:
+            self.cancel()
+
+    def cancel(self) -> None:
+        """Stop writing; one that has ended is no error."""
+        if self.n_running and not self.cancelled:
+            self.cancelled = True
+            for row in self.rows:
+                row.reply.cancel()
+
+    def usage(self) -> dict[str, int]:
+        n = sum(self.n_tokens)
+        return {"prompt_tokens": self.n_prompt, "completion_tokens": n, "total_tokens": self.n_prompt + n}
+
+
+def as_api_error(error: Exception) -> ApiError:
+    """What the caller is told: our own messages in full, of other failures only that they happened."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, TextusError):
+        return ApiError(500, str(error), code="generation_failed")
+    return ApiError(500, "the server failed; its terminal shows the details", code="internal_error")

@@ -1,0 +1,364 @@
+"""What may be asked over HTTP: request bodies in OpenAI's form, checked, and the errors in OpenAI's form.
+
+A body is taken apart by `Fields`: every name is either understood, or known and refused unless its value asks
+for nothing (`presence_penalty: 0`), or unknown and refused. Nothing a caller sets is ignored silently. `null`
+is the same as leaving a name out. Source: the OpenAI API reference for completions and chat completions;
+`top_k`, `min_p`, `repetition_penalty` and `stream_options.continuous_usage_stats` are additions other servers
+spell the same way.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from textus.common import UsageError, counter_seed, nearest
+from textus.generation import Sampling
+
+MAX_CHOICES = 8
+MAX_ROWS = 32  # prompts × n of one request
+MAX_TOKENS = 8192
+MAX_STOPS = 4
+MAX_STOP_LENGTH = 1000
+MAX_MESSAGES = 4096
+ROLES = ("system", "developer", "user", "assistant")
+
+
+class ApiError(Exception):
+    """An answer other than 200: what the caller is told, in the shape OpenAI's clients read."""
+
+    def __init__(
+        self, status: int, message: str, *, param: str | None = None, code: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status, self.message, self.param, self.code = status, message, param, code
+
+    def body(self) -> dict[str, Any]:
+        kinds = {404: "not_found_error", 429: "rate_limit_error", 500: "server_error", 503: "server_error"}
+        kind = kinds.get(self.status, "invalid_request_error")
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+
+
+def bad(name: str, value: Any, wanted: str, code: str = "invalid_value") -> ApiError:
+    """The error for one value: which name, which value, what to give instead."""
+    shown = json.dumps(value, ensure_ascii=False, default=str)
+    shown = shown if len(shown) <= 80 else shown[:77] + "..."
+    return ApiError(400, f"{name}={shown} cannot be used; give {wanted}", param=name, code=code)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One checked request: which model, what to continue, how."""
+
+    model: str
+    prompts: list[str] | list[list[int]]  # empty for a chat
+    messages: list[dict[str, str]]  # empty for a completion
+    n: int
+    sampling: Sampling
+    stream: bool
+    usage: bool  # a last chunk with the counts
+    continuous_usage: bool  # the counts so far in every chunk
+
+    def samplings(self) -> list[Sampling]:
+        """One for each choice: the first has the seed as given, the others each a stream of their own."""
+        seed = self.sampling.seed
+        seeds = [seed if i == 0 else counter_seed(seed, "choice", i) for i in range(self.n)]
+        return [replace(self.sampling, seed=each) for each in seeds]
+
+
+# ── from bytes to members ──────────────────────────────────────────────────────────────────────
+
+
+def parse(data: bytes) -> Fields:
+    """The members of a JSON object; ApiError saying where it is not JSON, or what it is instead."""
+    try:
+        value = json.loads(data.decode(), parse_constant=_refuse_constant)
+    except UnicodeDecodeError as error:
+        raise malformed(f"it is not UTF-8 at byte {error.start}; send UTF-8") from error
+    except json.JSONDecodeError as error:
+        raise malformed(f"{error.msg} at line {error.lineno} column {error.colno}") from error
+    except (ValueError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise malformed(reason) from error
+    if not isinstance(value, dict):
+        raise malformed(f"it is {kind_of(value)}; send an object: {{...}}")
+    return Fields(value)
+
+
+def malformed(reason: str) -> ApiError:
+    return ApiError(400, f"the body is not a JSON object: {reason}", code="invalid_json")
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def kind_of(value: Any) -> str:
+    kinds = {
+        bool: "a boolean",
+        int: "a number",
+        float: "a number",
+        str: "a string",
+        list: "an array",
+        dict: "an object",
+    }
+    return kinds.get(type(value), "null")
+
+
+def is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+class Fields:
+    """The members of a request body, taken one by one; `finish` refuses what nobody took."""
+
+    def __init__(self, members: dict[str, Any]) -> None:
+        self.members = members
+        self.left = {name: value for name, value in members.items() if value is not None}
+        self.known: set[str] = set()
+
+    def take(self, name: str) -> Any:
+        self.known.add(name)
+        return self.left.pop(name, None)
+
+    def number(self, name: str, default: float, good: Callable[[float], bool], wanted: str) -> float:
+        value = self.take(name)
+        if value is None:
+            return default
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise bad(name, value, f"{wanted}, not {kind_of(value)}", "invalid_type")
+        if not (is_integer(value) or math.isfinite(value)) or not good(value):
+            raise bad(name, value, wanted)
+        return float(value)
+
+    def integer(self, name: str, default: int | None, low: int, high: int) -> int | None:
+        value = self.take(name)
+        if value is None:
+            return default
+        wanted = f"a whole number from {low} to {high}"
+        if not is_integer(value):
+            raise bad(name, value, wanted, "invalid_type")
+        if not low <= value <= high:
+            raise bad(name, value, wanted)
+        return value
+
+    def flag(self, name: str) -> bool:
+        value = self.take(name)
+        if value is not None and not isinstance(value, bool):
+            raise bad(name, value, "true or false", "invalid_type")
+        return bool(value)
+
+    def text(self, name: str, why: str) -> str:
+        value = self.take(name)
+        if value is None:
+            raise ApiError(400, f"{name} is missing; {why}", param=name, code="missing_required_parameter")
+        if not isinstance(value, str):
+            raise bad(name, value, f"a string, not {kind_of(value)}", "invalid_type")
+        return value
+
+    def refuse(self, name: str, *harmless: Any) -> None:
+        """A parameter this server knows of and does not have: only values that ask for nothing pass."""
+        value = self.take(name)
+        if value is None or any(kind_of(value) == kind_of(each) and value == each for each in harmless):
+            return
+        raise ApiError(
+            400,
+            f"{name} is not supported by this server; leave it out",
+            param=name,
+            code="unsupported_parameter",
+        )
+
+    def finish(self) -> None:
+        """ApiError for the first member nobody took, with the nearest name."""
+        for name in self.left:
+            near = nearest(name, sorted(self.known))
+            hint = f"did you mean {near}?" if near else "leave it out"
+            shown = name if len(name) <= 60 else name[:57] + "..."
+            raise ApiError(400, f"unknown parameter {shown!r}; {hint}", param=shown, code="unknown_parameter")
+
+
+def well_formed(name: str, text: str) -> str:
+    """JSON can spell half of a character (a lone surrogate), which no text may hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ApiError(
+            400,
+            f"{name} has half a character (a lone surrogate) at {error.start}; send whole characters",
+            param=name,
+            code="invalid_value",
+        ) from error
+    return text
+
+
+# ── the two requests ───────────────────────────────────────────────────────────────────────────
+
+
+def completion(fields: Fields) -> Asked:
+    """A body of POST /v1/completions; ApiError for the first thing wrong with it."""
+    model = fields.text("model", "name one of GET /v1/models")
+    prompts = read_prompts(fields.take("prompt"))
+    n = choices(fields, len(prompts))
+    max_tokens = fields.integer("max_tokens", 16, 1, MAX_TOKENS)
+    fields.refuse("best_of", 1, n)
+    fields.refuse("echo", False)
+    fields.refuse("logprobs", False)
+    fields.refuse("suffix", "")
+    return finish(
+        fields, Asked(model, prompts, [], n, read_sampling(fields, max_tokens), *read_stream(fields))
+    )
+
+
+def chat(fields: Fields, default_max_tokens: int = 512) -> Asked:
+    """A body of POST /v1/chat/completions; ApiError for the first thing wrong with it."""
+    model = fields.text("model", "name one of GET /v1/models")
+    messages = read_messages(fields.take("messages"))
+    n = choices(fields, 1)
+    older = fields.integer("max_tokens", None, 1, MAX_TOKENS)
+    newer = fields.integer("max_completion_tokens", None, 1, MAX_TOKENS)
+    if older is not None and newer is not None and older != newer:
+        raise bad("max_tokens", older, f"only one of max_tokens and max_completion_tokens (which is {newer})")
+    refuse_chat_extras(fields)
+    sampling = read_sampling(fields, newer or older or default_max_tokens)
+    return finish(fields, Asked(model, [], messages, n, sampling, *read_stream(fields)))
+
+
+def refuse_chat_extras(fields: Fields) -> None:
+    fields.refuse("logprobs", False)
+    fields.refuse("top_logprobs", 0)
+    fields.refuse("tools", [])
+    fields.refuse("tool_choice", "none", "auto")
+    fields.refuse("parallel_tool_calls", True, False)
+    fields.refuse("functions", [])
+    fields.refuse("function_call", "none", "auto")
+    fields.refuse("response_format", {"type": "text"})
+    fields.refuse("modalities", ["text"])
+    for name in ("audio", "prediction", "reasoning_effort", "verbosity", "web_search_options"):
+        fields.refuse(name)
+
+
+def finish(fields: Fields, asked: Asked) -> Asked:
+    """What both requests may also carry, and then nothing else."""
+    fields.refuse("presence_penalty", 0)
+    fields.refuse("frequency_penalty", 0)
+    fields.refuse("logit_bias", {})
+    fields.refuse("store", False)
+    fields.refuse("service_tier", "auto", "default")
+    for name in ("user", "metadata", "safety_identifier", "prompt_cache_key"):
+        fields.take(name)  # labels for the caller's own records: they never change an answer
+    fields.finish()
+    return asked
+
+
+def choices(fields: Fields, prompts: int) -> int:
+    n = fields.integer("n", 1, 1, MAX_CHOICES) or 1
+    if n * prompts > MAX_ROWS:
+        raise bad("n", n, f"at most {MAX_ROWS} answers in all ({prompts} prompts × n)")
+    return n
+
+
+def read_prompts(prompt: Any) -> list[str] | list[list[int]]:
+    """A string, token ids, or a list of either; an absent prompt begins a new document."""
+    if prompt is None:
+        return [""]
+    if isinstance(prompt, str):
+        return [well_formed("prompt", prompt)]
+    if isinstance(prompt, list) and prompt:
+        if all(isinstance(each, str) for each in prompt):
+            return [well_formed("prompt", each) for each in prompt]
+        if all(is_integer(each) for each in prompt):
+            return [prompt]
+        if all(isinstance(each, list) and each and all(map(is_integer, each)) for each in prompt):
+            return prompt
+    raise bad(
+        "prompt",
+        prompt,
+        "a string, a list of strings, a list of token ids, or a list of such lists",
+        "invalid_type",
+    )
+
+
+def read_messages(messages: Any) -> list[dict[str, str]]:
+    if not isinstance(messages, list) or not 0 < len(messages) <= MAX_MESSAGES:
+        wanted = f'a list of 1 to {MAX_MESSAGES} messages such as {{"role": "user", "content": "Hello"}}'
+        raise bad("messages", messages, wanted, "invalid_type")
+    return [read_message(f"messages[{i}]", message) for i, message in enumerate(messages)]
+
+
+def read_message(where: str, message: Any) -> dict[str, str]:
+    if not isinstance(message, dict):
+        raise bad(where, message, 'an object such as {"role": "user", "content": "Hello"}', "invalid_type")
+    if (role := message.get("role")) not in ROLES:
+        raise bad(f"{where}.role", role, f"one of {', '.join(ROLES)}")
+    for name, value in message.items():
+        if name not in ("role", "content", "name", "refusal") and value not in (None, []):
+            raise bad(f"{where}.{name}", value, "only role and content", "unsupported_parameter")
+    content = read_content(f"{where}.content", message.get("content"))
+    return {"role": "system" if role == "developer" else role, "content": content}
+
+
+def read_content(where: str, content: Any) -> str:
+    """Text, or a list of text parts joined."""
+    if isinstance(content, str):
+        return well_formed(where, content)
+    if isinstance(content, list) and content:
+        parts = [part.get("text") if is_text_part(part) else None for part in content]
+        if all(isinstance(part, str) for part in parts):
+            return well_formed(where, "".join(map(str, parts)))
+    raise bad(where, content, 'a string, or parts of the form {"type": "text", "text": ...}', "invalid_type")
+
+
+def is_text_part(part: Any) -> bool:
+    return isinstance(part, dict) and part.get("type") == "text"
+
+
+def read_stop(stop: Any) -> tuple[str, ...]:
+    if stop is None:
+        return ()
+    stops = [stop] if isinstance(stop, str) else stop
+    wanted = f"a string of 1 to {MAX_STOP_LENGTH} characters, or a list of up to {MAX_STOPS} of them"
+    if not isinstance(stops, list) or not all(isinstance(each, str) for each in stops):
+        raise bad("stop", stop, wanted, "invalid_type")
+    if len(stops) > MAX_STOPS or not all(0 < len(each) <= MAX_STOP_LENGTH for each in stops):
+        raise bad("stop", stop, wanted)
+    return tuple(well_formed("stop", each) for each in stops)
+
+
+def read_sampling(fields: Fields, max_tokens: int | None) -> Sampling:
+    """Defaults are OpenAI's (temperature 1); without a seed each request draws its own."""
+    seed = fields.integer("seed", None, -(2**63), 2**63 - 1)
+    sampling = Sampling(
+        temperature=fields.number("temperature", 1.0, lambda t: 0 <= t <= 2, "a number from 0 to 2"),
+        top_p=fields.number("top_p", 1.0, lambda p: 0 < p <= 1, "a number above 0, at most 1"),
+        top_k=fields.integer("top_k", 0, 0, 2**31 - 1) or 0,
+        min_p=fields.number("min_p", 0.0, lambda p: 0 <= p < 1, "a number from 0, below 1"),
+        repetition_penalty=fields.number(
+            "repetition_penalty", 1.0, lambda r: 0 < r <= 10, "a number above 0, at most 10 (1 is none)"
+        ),
+        max_tokens=max_tokens or 1,
+        seed=secrets.randbits(63) if seed is None else seed,
+        stop=read_stop(fields.take("stop")),
+    )
+    try:
+        sampling.check()
+    except UsageError as error:
+        raise ApiError(400, str(error), code="invalid_value") from error
+    return sampling
+
+
+def read_stream(fields: Fields) -> tuple[bool, bool, bool]:
+    """(stream, counts at the end, counts in every chunk)."""
+    stream, options = fields.flag("stream"), fields.take("stream_options")
+    if options is None:
+        return stream, False, False
+    if not stream or not isinstance(options, dict):
+        raise bad("stream_options", options, "it as an object, and only together with stream=true")
+    inner = Fields(options)
+    usage, continuous = inner.flag("include_usage"), inner.flag("continuous_usage_stats")
+    inner.refuse("include_obfuscation", False)
+    inner.finish()
+    return stream, usage or continuous, continuous

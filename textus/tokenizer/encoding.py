@@ -1,0 +1,319 @@
+"""The tokenizer: text to ids and back, exactly, with special tokens that no text can spell.
+
+Special tokens have the first ids, in this order: <|endoftext|> 0, <|pad|> 1, <|im_start|> 2, <|im_end|> 3,
+and where the kind has it <unk> 4. Ids become bytes by a table, so decoding whole and decoding one by one
+give the same text.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+
+from textus.common import DataError, RunError, UsageError, fingerprint, read_json, write_atomic, write_json
+from textus.tokenizer.chat import segments
+
+END, PAD, IM_START, IM_END, UNKNOWN = "<|endoftext|>", "<|pad|>", "<|im_start|>", "<|im_end|>", "<unk>"
+CHARACTER_PATTERN = r"[\s\S]"
+CONTINUES = "▁"
+"""Before a WordPiece that does not begin a word. Not the usual ##: that is also a word that Markdown and C
+write."""
+UNKNOWN_TEXT = "⁇"
+"""What <unk> decodes to, as in SentencePiece: seen, not swallowed."""
+
+PIECE = 1 << 14
+"""Characters encoded at a time: pieces run in parallel and their memory is given back."""
+_EDGE = re.compile(r"(?<=\S)[ \n]")
+
+
+def pieces(text: str) -> Iterator[str]:
+    """The text cut to lengths the encoder likes, where every kind begins a new token anyway.
+
+    That is before a blank after something else. Where there is none for PIECE characters the cut is hard.
+    """
+    start = 0
+    while len(text) - start > 2 * PIECE:
+        edge = _EDGE.search(text, start + PIECE, start + 2 * PIECE)
+        end = edge.start() if edge else start + PIECE
+        yield text[start:end]
+        start = end
+    yield text[start:]
+
+
+def byte_alphabet() -> dict[str, int]:
+    """Character → byte of the printable alphabet that byte-level vocabularies are written in (GPT-2's)."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
+
+
+class Tokenizer:
+    """Text ⇄ ids. Made by `train` or `load`; the same ids come from `transformers` reading its folder."""
+
+    def __init__(
+        self, backend: tokenizers.Tokenizer, chat_template: str | None = None, end: str = END
+    ) -> None:
+        backend.encode_special_tokens = True  # a special token's spelling in text is text
+        self.backend = backend
+        self.chat_template = chat_template
+        self.record: dict[str, Any] = json.loads(backend.to_str())
+        self.kind = _kind(self.record)
+        self.special = {t["content"]: t["id"] for t in self.record["added_tokens"] if t["special"]}
+        self.vocab_size = max(backend.get_vocab(with_added_tokens=True).values()) + 1
+        self.end_id = self.special[end]
+        self.pad_id = self.special.get(PAD, self.end_id)
+        self.unk_id = self.special.get(UNKNOWN)
+
+    def __repr__(self) -> str:
+        return f"Tokenizer({self.kind}, vocab_size={self.vocab_size}, {self.fingerprint})"
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hex digits of everything that decides ids."""
+        return fingerprint(self.record)
+
+    @cached_property
+    def vocabulary(self) -> list[bytes]:
+        """The bytes each id stands for; none for special tokens but <unk>, which shows as ⁇."""
+        table = [b""] * self.vocab_size
+        alphabet = byte_alphabet() if self.kind in ("bpe", "wordpiece", "unigram") else None
+        for token, number in self.backend.get_vocab(with_added_tokens=False).items():
+            table[number] = _bytes(
+                token.removeprefix(CONTINUES) if self.kind == "wordpiece" else token, alphabet
+            )
+        for added in self.record["added_tokens"]:
+            table[added["id"]] = b"" if added["special"] else added["content"].encode()
+        if self.unk_id is not None:
+            table[self.unk_id] = UNKNOWN_TEXT.encode()
+        return table
+
+    # ── encoding ──
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text, without any special token but <unk>.
+
+        Raises:
+            DataError: the string holds half a surrogate pair, which is no text.
+        """
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of several texts, all cores at work (`TOKENIZERS_PARALLELISM=false` keeps to one)."""
+        if self.kind == "char":
+            return [self._characters(text) for text in texts]
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # said aloud, or a later fork warns
+        cut = [list(pieces(text)) for text in texts]
+        flat = [piece for each in cut for piece in each]
+        encoded = iter(self._encode(flat))
+        return [[number for _ in each for number in next(encoded).ids] for each in cut]
+
+    def _encode(self, texts: list[str], *, offsets: bool = False) -> list[tokenizers.Encoding]:
+        encode = self.backend.encode_batch if offsets else self.backend.encode_batch_fast
+        try:
+            return encode(texts, add_special_tokens=False)
+        except (UnicodeEncodeError, TypeError) as error:
+            raise DataError(f"the text is not valid Unicode: {error}; repair it first") from error
+
+    @cached_property
+    def _character_ids(self) -> np.ndarray:
+        table = np.full(0x110000, self.unk_id, dtype=np.int32)
+        for token, number in self.backend.get_vocab(with_added_tokens=False).items():
+            if number not in self.special.values():
+                table[ord(token)] = number
+        return table
+
+    def _characters(self, text: str) -> list[int]:
+        """The same ids as the backend's, looked up in a table."""
+        try:
+            codes = np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
+        except UnicodeEncodeError as error:
+            raise DataError(f"the text is not valid Unicode: {error}; repair it first") from error
+        return self._character_ids[codes].tolist()
+
+    def unknown_bytes(self, text: str, ids: Sequence[int]) -> list[int]:
+        """For each id of `encode(text)`, how many UTF-8 bytes it lost to <unk>: 0 where it is known.
+
+        Evaluation charges 8 bits for each.
+
+        Raises:
+            UsageError: these are not the ids of this text.
+        """
+        lost: list[int] = []
+        for piece in pieces(text):
+            encoding = self._encode([piece], offsets=True)[0]
+            for number, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
+                lost.append(len(piece[start:end].encode()) if number == self.unk_id else 0)
+            if list(ids[len(lost) - len(encoding.ids) : len(lost)]) != encoding.ids:
+                raise UsageError("unknown_bytes needs the ids that encode gives of the same text")
+        if len(lost) != len(ids):
+            raise UsageError(f"unknown_bytes was given {len(ids)} ids for a text of {len(lost)}")
+        return lost
+
+    # ── decoding ──
+
+    def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
+        """The text of ids; bytes that are no UTF-8 become U+FFFD. Special tokens are left out unless asked
+        for.
+        """
+        return self._join(ids, skip_special).decode("utf-8", errors="replace")
+
+    def _join(self, ids: Iterable[int], skip_special: bool) -> bytes:
+        table = self.vocabulary
+        names = {} if skip_special else {number: name.encode() for name, number in self.special.items()}
+        try:
+            return b"".join(names.get(number) or table[number] for number in ids)
+        except IndexError as error:
+            raise UsageError(
+                f"an id is beyond the vocabulary of {self.vocab_size}; is it another tokenizer's?"
+            ) from error
+
+    def stream(self) -> Stream:
+        """A decoder for ids that come one by one."""
+        return Stream(self)
+
+    # ── chat ──
+
+    def render(self, messages: Sequence[dict[str, Any]], *, add_generation_prompt: bool = True) -> list[int]:
+        """The ids of a conversation in the chat template; message text cannot make special tokens.
+
+        Raises:
+            UsageError: no chat template, messages of the wrong form, or a template that fails.
+        """
+        if self.chat_template is None:
+            raise UsageError(
+                "this tokenizer has no chat template; put a chat_template.jinja beside its tokenizer.json"
+            )
+        ids: list[int] = []
+        names = [name for name in self.special if name != UNKNOWN]
+        for is_special, text in segments(
+            self.chat_template, messages, add_generation_prompt=add_generation_prompt, special=names
+        ):
+            ids.extend([self.special[text]] if is_special else self.encode(text))
+        return ids
+
+    # ── files ──
+
+    def save(self, folder: Path) -> None:
+        """Write tokenizer.json, tokenizer_config.json and chat_template.jinja, for `load` and for
+        `transformers`.
+
+        To get these ids for text that spells special tokens, load it there with `split_special_tokens=True`;
+        that is not the saved default because `apply_chat_template` there needs it off.
+        """
+        folder = Path(folder)
+        if self.chat_template is not None:
+            write_atomic(folder / "chat_template.jinja", self.chat_template)
+        end = next(name for name, number in self.special.items() if number == self.end_id)
+        config = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": end,
+            "eos_token": end,
+            "pad_token": next(name for name, number in self.special.items() if number == self.pad_id),
+            "clean_up_tokenization_spaces": False,
+            "textus_fingerprint": self.fingerprint,
+        }
+        if self.unk_id is not None:
+            config["unk_token"] = UNKNOWN
+        write_json(folder / "tokenizer_config.json", config)
+        write_atomic(folder / "tokenizer.json", self.backend.to_str(pretty=True))
+
+
+class Stream:
+    """Decodes ids one by one; holds back bytes until they are whole characters."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, number: int) -> str:
+        """The text this id completes, maybe none."""
+        return self.decoder.decode(self.tokenizer._join([number], skip_special=True))
+
+    def flush(self) -> str:
+        """What is left at the end: U+FFFD if a character was never finished."""
+        return self.decoder.decode(b"", final=True)
+
+
+def _bytes(token: str, alphabet: dict[str, int] | None) -> bytes:
+    """The bytes a token stands for; a token outside the byte alphabet is a name, not text."""
+    if alphabet is None:
+        return token.encode()
+    return bytes(alphabet[c] for c in token) if all(c in alphabet for c in token) else token.encode()
+
+
+def _kind(record: dict[str, Any]) -> str:
+    """The kind a tokenizer.json describes; RunError where it is none of ours."""
+    model = record["model"].get("type") or "BPE"
+    if model == "WordLevel":
+        pattern = (record.get("pre_tokenizer") or {}).get("pattern", {}).get("Regex")
+        return "char" if pattern == CHARACTER_PATTERN else "word"
+    if '"ByteLevel"' not in json.dumps(record.get("decoder")):
+        raise RunError(f"a {model} tokenizer that is not byte-level is not supported; use GPT-2's kind")
+    return {"BPE": "bpe", "WordPiece": "wordpiece", "Unigram": "unigram"}[model]
+
+
+# ── loading ────────────────────────────────────────────────────────────────────────────────────
+
+
+def load(path: Path | str) -> Tokenizer:
+    """Open a tokenizer folder or tokenizer.json, ours or Hugging Face's byte-level ones.
+
+    Raises:
+        RunError: missing, damaged, of a kind that is not supported, or with special tokens that text can
+        make.
+    """
+    file = Path(path) / "tokenizer.json" if Path(path).is_dir() else Path(path)
+    record = read_json(file)
+    if not isinstance(record, dict) or "model" not in record or "added_tokens" not in record:
+        raise RunError(f"{file} is JSON but not a tokenizer; it should be Hugging Face's tokenizer.json")
+    config_path = file.with_name("tokenizer_config.json")
+    config = read_json(config_path) if config_path.exists() else {}
+    try:
+        backend = tokenizers.Tokenizer.from_str(json.dumps(record))
+    except Exception as error:  # the library raises bare Exception
+        raise RunError(f"{file} is not a usable tokenizer: {error}") from error
+    template = file.with_name("chat_template.jinja")
+    chat = template.read_text(encoding="utf-8") if template.exists() else config.get("chat_template")
+    try:
+        tokenizer = Tokenizer(backend, chat if isinstance(chat, str) else None, _end(record, config, file))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise RunError(f"{file} is not a tokenizer Textus can use: {type(error).__name__} {error}") from error
+    _verify(tokenizer, config, file)
+    return tokenizer
+
+
+def _end(record: dict[str, Any], config: dict[str, Any], file: Path) -> str:
+    """The special token that ends a document."""
+    names = [added["content"] for added in record["added_tokens"] if added.get("special")]
+    said = config.get("eos_token")
+    said = said.get("content") if isinstance(said, dict) else said
+    for name in (END, said):
+        if isinstance(name, str) and name in names:
+            return name
+    raise RunError(
+        f"{file} has no special token {END}, nor an eos_token in tokenizer_config.json; it has {names[:8]}"
+    )
+
+
+def _verify(tokenizer: Tokenizer, config: dict[str, Any], file: Path) -> None:
+    """Refuse a changed file, and a tokenizer whose special tokens can be made by text."""
+    expected = config.get("textus_fingerprint")
+    if expected is not None and expected != tokenizer.fingerprint:
+        raise RunError(
+            f"{file} was changed: its fingerprint is {tokenizer.fingerprint}, not {expected}; restore it"
+        )
+    control = {number for name, number in tokenizer.special.items() if name != UNKNOWN}
+    for name in tokenizer.special:
+        if control & set(tokenizer.encode(name)):
+            raise RunError(
+                f"{file}: the text {name!r} would become a special token; this tokenizer is not safe to use"
+            )

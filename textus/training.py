@@ -1,0 +1,442 @@
+"""`fit`: the only training loop.
+
+Everything that differs between ways of training comes as an argument (`loss`, `backward`, `evaluate`,
+`sample`). A step is a
+function of (weights, optimiser memory, step number): batches, random numbers and rates are all derived from
+the step, so that
+a run killed at any moment goes on from its last checkpoint to the same bytes.
+"""
+
+from __future__ import annotations
+
+import errno
+import signal
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from textus.checkpoint import Checkpoint, RunFolder
+from textus.common import TextusError, TrainingError, counter_seed, cpu_seconds, notice, progress
+from textus.loader import Batch, Loader
+from textus.models import LanguageModel, Loss
+from textus.optim import OptimSettings, Replan, Schedule, make_optimisers, restore, set_rates, tensors
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """What training does; with the seed and the choices it decides every byte of the result."""
+
+    steps: int
+    batch_size: int = 32
+    """Sequences a step."""
+    micro_batches: int = 1
+    """Pieces each step's batch is worked through in; they change memory and rounding, not the sum."""
+    context_length: int = 256
+    seed: int = 0
+    optim: OptimSettings = field(default_factory=OptimSettings)
+    log_every: int = 10
+    evaluate_every: int = 0
+    checkpoint_every: int = 0
+
+
+@dataclass(frozen=True)
+class Choices:
+    """How the arithmetic is done on this machine: found by measuring, recorded with the run, kept on resume."""
+
+    precision: str = "float32"
+    attention: str = "plain"
+    step: str = "eager"
+    """eager, compiled (torch.compile a block at a time) or native (`textus.models.kernels`)."""
+    workers: int = 1
+    """Micro-batches worked on at once, each by one thread; the sum is taken in order, so the bytes do not
+    depend on it.
+    """
+
+
+class Interrupted(TextusError):
+    """Ctrl-C or SIGTERM: what was done is saved."""
+
+    exit_code = 130
+
+
+@dataclass
+class Clock:
+    """A budget in CPU-seconds, and how much of it was used before this process."""
+
+    budget: float
+    used_before: float = 0.0
+    started: float = field(default_factory=cpu_seconds)
+
+    def used(self) -> float:
+        """CPU-seconds so far."""
+        return self.used_before + cpu_seconds() - self.started
+
+
+GetLoss = Callable[[LanguageModel, Batch], Loss]
+Evaluate = Callable[[LanguageModel], dict[str, Any]]
+"""What to log of a model on the way: `validation` (nats per token), and what else is worth a look."""
+
+
+def fit(
+    model: LanguageModel,
+    loader: Loader,
+    *,
+    settings: TrainSettings,
+    choices: Choices,
+    run: RunFolder,
+    clock: Clock | None = None,
+    loss: GetLoss | None = None,
+    evaluate: Evaluate | None = None,
+) -> None:
+    """Train `model` to the end of its schedule and leave a finished run; goes on from the run's newest
+    checkpoint.
+
+    `evaluate` says how good the model is on the way. Raises TrainingError (not-a-number, no space left) and
+    Interrupted, both after the last good checkpoint is on disk.
+    """
+    if model.counts:
+        _count(model, loader, run)
+        return
+    training = Training(
+        model, loader, settings, choices, run, clock, loss or (lambda model, batch: model.loss(batch))
+    )
+    training.resume(run.last_checkpoint())
+    with stop_signals() as stopped, deterministic():
+        training.loop(stopped, evaluate)
+    run.finish(training.best_weights())
+
+
+def _count(model: LanguageModel, loader: Loader, run: RunFolder) -> None:
+    """Count models: every batch once a pass, then an update."""
+    started = cpu_seconds()
+    for number in range(model.passes):
+        with progress(f"pass {number + 1} of {model.passes}", loader.n_batches) as advance:
+            for position in range(loader.n_batches):
+                model.count(loader.batch(number * loader.n_batches + position))  # type: ignore[operator]
+                advance()
+        loss = model.update()  # type: ignore[operator]
+        run.log({"step": number + 1, "loss": float(loss.mean), "cpu_seconds": cpu_seconds() - started})
+    run.record["steps"] = model.passes
+    run.record["cpu_seconds"] = round(cpu_seconds() - started, 3)
+    run.finish(model.state_dict())
+
+
+class Training:
+    """The state of one training: what `fit` moves from step to step."""
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        loader: Loader,
+        settings: TrainSettings,
+        choices: Choices,
+        run: RunFolder,
+        clock: Clock | None,
+        loss: GetLoss,
+    ) -> None:
+        self.model, self.loader, self.settings, self.choices, self.run, self.clock = (
+            model, loader, settings, choices, run, clock,
+        )  # fmt: skip
+        self.gradients = Gradients(model, choices.workers, loss)
+        self.optimisers = make_optimisers(model.parameter_groups(), settings.optim)
+        self.schedule = Schedule(settings.optim, settings.steps)
+        self.step = 0
+        self.best: dict[str, Any] | None = None
+        self.evaluated = self.first_step = 0
+        self.cpu_before = 0.0
+        self.started, self.cpu_started = time.monotonic(), cpu_seconds()
+
+    # ── steps ──────────────────────────────────────────────────────────────────────────────────
+
+    def loop(
+        self,
+        stopped: Callable[[], bool],
+        evaluate: Evaluate | None,
+    ) -> None:
+        """Steps until the schedule ends, with evaluations and checkpoints on the way."""
+        with progress("training", self.schedule.steps) as advance:
+            advance(self.step)
+            if evaluate and self.step and self.evaluated != self.step and self.evaluation_due():
+                self.validate(evaluate)  # killed between saving this step and evaluating it
+            while self.step < self.schedule.steps:
+                nats, norm = self.take_step()
+                last = self.step >= self.schedule.steps
+                if self.step % self.settings.log_every == 0 or last:
+                    self.log_step(nats, norm)
+                advance(1, f"loss {nats:.3f}")
+                if stopped():
+                    self.save()
+                    raise Interrupted(
+                        f"stopped at step {self.step}; it is saved, go on with `textus resume {self.run.path}`"
+                    )
+                if self.due(self.settings.checkpoint_every) or last:
+                    self.save()
+                if evaluate and self.evaluation_due():
+                    self.validate(evaluate)
+                self.replan()
+
+    def evaluation_due(self) -> bool:
+        """Whether this step ends with an evaluation."""
+        return self.due(self.settings.evaluate_every) or self.step >= self.schedule.steps
+
+    def due(self, every: int) -> bool:
+        """Whether something that happens every so many steps happens now."""
+        return bool(every) and self.step % every == 0
+
+    def take_step(self) -> tuple[float, float]:
+        """One step of every optimiser: nats per target, and the largest norm of a group's gradient before
+        clipping.
+        """
+        torch.manual_seed(counter_seed(self.settings.seed, "step", self.step))  # dropout
+        batch = self.loader.batch(self.step)
+        loss = self.gradients.compute(batch, self.settings.micro_batches)
+        nats = float(loss.mean)
+        norms = [
+            float(torch.nn.utils.clip_grad_norm_(group, self.settings.optim.clip))
+            for group in self.model.parameter_groups().values()
+        ]
+        if not all(map(_finite, [nats, *norms])):
+            raise self.not_a_number(nats, max(norms))
+        set_rates(self.optimisers, self.schedule.factor(self.step))
+        for optimiser in self.optimisers.values():
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+        self.step += 1
+        return nats, max(norms)
+
+    def not_a_number(self, nats: float, norm: float) -> TrainingError:
+        """The error for a step that is no longer a number."""
+        steps = self.run.steps()
+        good = f"the last good checkpoint is step {steps[-1]}" if steps else "there was no checkpoint yet"
+        return TrainingError(
+            f"step {self.step} (batch {self.step} of seed {self.settings.seed}): loss {nats}, gradient norm {norm};"
+            f" {good} in {self.run.path};"
+            f" lower the rate (--set optim.rate={self.settings.optim.rate / 3:.2g}) and start anew"
+        )
+
+    def replan(self) -> None:
+        """Where the clock will run out before the planned end: decide once to come down from here, and
+        remember it.
+        """
+        if self.clock is None or self.schedule.replans or self.step < 20 or self.step % 10:
+            return
+        rate = (cpu_seconds() - self.cpu_started) / max(1, self.step - self.first_step)
+        left = self.clock.budget - self.clock.used()
+        # decide late: while the remaining share still suffices for a full decay, a slow moment may pass
+        if self.step < self.schedule.planned * (1 - self.settings.optim.decay) and left > 0:
+            return
+        fitting = self.step + max(1, int(left / rate))
+        if fitting < 0.97 * self.schedule.planned:
+            self.schedule.replans.append(Replan(self.step, fitting))
+            self.run.log({"step": self.step, "replan": fitting})
+            notice(
+                f"slower than measured at the start: {fitting} steps in all instead of {self.schedule.planned},"
+                " so that the time asked for is kept"
+            )
+
+    # ── remembering ────────────────────────────────────────────────────────────────────────────
+
+    def log_step(self, nats: float, norm: float) -> None:
+        """A line of log.jsonl."""
+        tokens = self.step * self.settings.batch_size * self.settings.context_length
+        self.run.log(
+            {
+                "step": self.step,
+                "loss": round(nats, 6),
+                "gradient_norm": round(norm, 6),
+                "rate": self.schedule.factor(self.step - 1),
+                "tokens": tokens,
+                "cpu_seconds": round(self.cpu_used(), 2),
+                "seconds": round(time.monotonic() - self.started, 2),
+            }
+        )
+
+    def cpu_used(self) -> float:
+        """CPU-seconds of training, over all its processes."""
+        return self.cpu_before + cpu_seconds() - self.cpu_started
+
+    def validate(self, evaluate: Evaluate) -> None:
+        """Validation loss; the best so far is remembered and its checkpoint kept."""
+        self.model.eval()
+        found = evaluate(self.model)
+        self.model.train()
+        self.run.log({"step": self.step, **found, "cpu_seconds": round(self.cpu_used(), 2)})
+        self.evaluated = self.step
+        nats = found["validation"]
+        if self.best is None or nats < self.best["validation"]:
+            self.best = {"step": self.step, "validation": nats}
+            self.save()
+
+    def save(self) -> None:
+        """A checkpoint of this step; without space, the error names the last good one, which stays."""
+        state = {
+            "best": self.best,
+            "evaluated": self.evaluated,
+            "replans": [vars(each) for each in self.schedule.replans],
+            "cpu_seconds": self.cpu_used(),
+        }
+        try:
+            self.run.save(Checkpoint(self.step, self.model.state_dict(), tensors(self.optimisers), state))
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise self.no_space() from error
+        except Exception as error:  # safetensors raises its own kind for a failed write
+            if "No space left" not in str(error):
+                raise
+            raise self.no_space() from error
+
+    def no_space(self) -> TrainingError:
+        """The error for a full disk."""
+        steps = self.run.steps()
+        good = f"the checkpoint of step {steps[-1]} is whole" if steps else "there is no checkpoint yet"
+        return TrainingError(
+            f"no space left to save step {self.step} in {self.run.path}; {good}: free some space, then"
+            f" `textus resume {self.run.path}`"
+        )
+
+    def resume(self, checkpoint: Checkpoint | None) -> None:
+        """Go on from a checkpoint; without one, from the seed."""
+        if checkpoint is not None:
+            self.model.load_state_dict(checkpoint.weights)
+            restore(self.optimisers, checkpoint.optimiser)
+            self.step = checkpoint.step
+            self.best, self.evaluated = checkpoint.state["best"], checkpoint.state["evaluated"]
+            self.schedule.replans = [Replan(**each) for each in checkpoint.state["replans"]]
+            self.cpu_before = checkpoint.state["cpu_seconds"]
+        self.first_step = self.step
+        self.run.cut_log(self.step)
+        if self.clock is not None:
+            self.clock.used_before += self.cpu_before
+
+    def best_weights(self) -> dict[str, Tensor]:
+        """The weights to use: the best if validated, else the last; run.json says which."""
+        used = self.best["step"] if self.best else self.step
+        self.run.record.update(
+            {
+                "steps": self.step,
+                "weights": {"step": used, "why": "best validation" if self.best else "last"},
+                "best": self.best,
+                "replans": [vars(each) for each in self.schedule.replans],
+                "cpu_seconds": round(self.cpu_used(), 2),
+                "seconds": round(time.monotonic() - self.started, 2),
+            }
+        )
+        if used == self.step:
+            return self.model.state_dict()
+        from textus.checkpoint import read_checkpoint
+
+        return read_checkpoint(self.run.path / "state" / f"step-{used}").weights
+
+
+class Gradients:
+    """Gradients of a whole batch, micro-batch by micro-batch, on one or more threads.
+
+    Each micro-batch has gradients of its own and they are added in order: any number of workers gives the
+    same bytes. One thread
+    a worker meets the others once a step, where threads inside each operation would meet hundreds of times,
+    which
+    on a shared machine costs ten times the work.
+    """
+
+    def __init__(self, model: LanguageModel, workers: int, loss: GetLoss) -> None:
+        self.model, self.workers, self.loss = model, workers, loss
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.pool = (
+            ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
+            if workers > 1
+            else None
+        )
+
+    def compute(self, batch: Batch, pieces: int) -> Loss:
+        """Fill every parameter's `.grad` with the gradient of the mean over the batch's targets; returns the
+        loss.
+        """
+        micro = batch.micro(pieces)
+        weight = float(batch.weights.sum())
+        if weight <= 0:
+            raise TrainingError(
+                f"batch {batch.position} has no target with a weight above zero; lint the corpus"
+            )
+        total, parts = torch.zeros(()), dict[str, float]()
+        for parameter in self.parameters:
+            parameter.grad = None
+        for loss, gradients in self._each(micro, weight):
+            total += loss.total.detach()
+            for name, value in loss.parts.items():
+                parts[name] = parts.get(name, 0.0) + value
+            for parameter, gradient in zip(self.parameters, gradients, strict=True):
+                if parameter.grad is None:
+                    parameter.grad = gradient
+                elif gradient is not None:
+                    parameter.grad += gradient
+        return Loss(total, weight, parts)
+
+    def _each(self, micro: list[Batch], weight: float) -> Iterator[tuple[Loss, tuple[Tensor | None, ...]]]:
+        if self.pool is None:
+            yield from (self._one(piece, weight) for piece in micro)
+        else:
+            yield from self.pool.map(lambda piece: self._one(piece, weight), micro)
+
+    def _one(self, batch: Batch, weight: float) -> tuple[Loss, tuple[Tensor | None, ...]]:
+        loss = self.loss(self.model, batch)
+        return loss, torch.autograd.grad(loss.total / weight, self.parameters, allow_unused=True)
+
+
+@torch.inference_mode()
+def validation_loss(model: LanguageModel, batches: list[Batch]) -> float:
+    """Nats per target over batches."""
+    total = weight = 0.0
+    for batch in batches:
+        loss = model.loss(batch)
+        total, weight = total + float(loss.total), weight + loss.weight
+    return total / max(weight, 1e-12)
+
+
+def _finite(value: float) -> bool:
+    return value - value == 0.0
+
+
+@contextmanager
+def deterministic() -> Iterator[None]:
+    """Only algorithms that give the same bytes every time, as long as training lasts."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+@contextmanager
+def stop_signals() -> Iterator[Callable[[], bool]]:
+    """Turn the first SIGINT or SIGTERM into a question the loop asks between steps; a second one acts at
+    once.
+    """
+    asked = False
+    before: dict[int, Any] = {}
+
+    def ask(signal_number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = True
+        for each, handler in before.items():
+            signal.signal(each, handler)
+        notice("stopping after this step; once more to stop at once (what was not saved is lost)")
+
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[int(number)] = signal.signal(number, ask)
+    except ValueError:  # not in the main thread: whoever runs us there keeps the signals
+        before.clear()
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
