@@ -156,6 +156,22 @@ def test_runs_of_one_name_keep_apart(tmp_path: Path) -> None:
     assert list(api.named(runs)) == [str(runs[0].path), str(runs[1].path), "c"]
 
 
+def test_the_proof_of_resuming_can_fail(trained: Path, tmp_path: Path) -> None:
+    from textus.checkpoint import hashes
+    from textus.common import read_json, write_json
+
+    mine = tmp_path / "run"
+    shutil.copytree(trained, mine)
+    assert api.prove_resume(mine)["resumed_from_step"] > 0
+    data = bytearray((mine / "model.safetensors").read_bytes())
+    data[-1] ^= 1  # a run that says it ended elsewhere than its checkpoints lead to
+    (mine / "model.safetensors").write_bytes(bytes(data))
+    write_json(mine / "run.json", {**read_json(mine / "run.json"), "files": hashes(mine)})
+    with pytest.raises(RunError, match="ends in other weights"):
+        api.prove_resume(mine)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
 def test_show_tells_parameters_and_history(trained: Path) -> None:
     found = api.show(trained)
     assert found["parameters"]["total"] == sum(p.numel() for p in api.open_run(trained).model.parameters())

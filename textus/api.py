@@ -145,13 +145,13 @@ def train(
     text, TrainingError where the loss is no number or the disk is full.
     """
     from textus.models import FAMILIES
-    from textus.presets import PRESETS, start
+    from textus.presets import Wish, start
 
     out, folder = Path(out), Path(getattr(corpus, "path", corpus))  # type: ignore[arg-type]
     if model not in FAMILIES or model == "fake":
         raise unknown("model", model, [each for each in FAMILIES if each != "fake"])
-    if preset is not None and preset not in PRESETS:
-        raise unknown("preset", preset, PRESETS)
+    reused = Path(choices) if choices else None
+    Wish(model, preset, depth, steps, seed, tuple(settings), checkpoint_every, reused).check()
     if not force:
         common.claim(out)
     made = start(
@@ -165,7 +165,7 @@ def train(
         seed=seed,
         assignments=list(settings),
         checkpoint_every=checkpoint_every,
-        choices=Path(choices) if choices else None,
+        choices=reused,
         force=force,
     )
     return Run(made)
@@ -447,6 +447,10 @@ def named(runs: Sequence[Run]) -> dict[str, Run]:
     }
 
 
+REPORTED = ("rank", "name", "bits_per_byte", "kind", "parameters", "seconds", "training_cpu_seconds")
+"""Columns of the report's table; comparison.json has all of them."""
+
+
 def write_comparison(out: Path, result: dict[str, Any], runs: Sequence[Run]) -> None:
     """The report of `compare`: figures as JSON, a picture, and a page with both, loss curves and samples."""
     from textus.report import Section, loss_curve, scatter, write_report
@@ -457,7 +461,7 @@ def write_comparison(out: Path, result: dict[str, Any], runs: Sequence[Run]) -> 
         rows, name="name", x="cpu_seconds", y="bits_per_byte", title="bits per byte against CPU-seconds"
     )
     sections = [
-        Section("Which is better", text="\n\n".join(result["verdict"]), rows=rows),
+        Section("Which is better", text="\n\n".join(result["verdict"]), rows=rows, columns=REPORTED),
         Section("Quality and cost", picture=picture, alt="bits per byte and CPU-seconds of each run"),
     ]
     for name, run in named(runs).items():

@@ -5,7 +5,7 @@
     tokenizer.json      and chat_template.jinja, tokenizer_config.json
     model.safetensors   the weights to use (best if validated, else last; run.json says which)
     state/step-N/       weights, optimiser, state.json, MANIFEST.json with the SHA-256 of each
-    log.jsonl           a line a logged step
+    log.jsonl           a line a logged step; tensorboard/ the same for TensorBoard, where that is installed
 
 No pickle: tensors are safetensors, everything else is JSON. A checkpoint is written beside, flushed, hashed
 and renamed; the
@@ -14,23 +14,42 @@ newest one that verifies is the one that counts.
 
 from __future__ import annotations
 
+import errno
 import json
+import re
 import shutil
+import struct
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from textus import tokenizer as tokenizers
-from textus.common import RunError, folder_atomic, notice, read_json, sha256, sync, write_json
+from textus.common import (
+    RunError,
+    TrainingError,
+    folder_atomic,
+    notice,
+    read_json,
+    sha256,
+    sync,
+    write_atomic,
+    write_json,
+)
 from textus.config import VERSION, migrate
 from textus.models import LanguageModel, build
 
 KEEP = 2
 """How many of the last checkpoints stay, beside the best."""
+
+PARTS = ("weights.safetensors", "optimiser.safetensors", "state.json")
+"""What every checkpoint holds, and its manifest must list."""
 
 
 @dataclass
@@ -48,6 +67,7 @@ class RunFolder:
 
     def __init__(self, path: Path, record: dict[str, Any]) -> None:
         self.path, self.record = path, record
+        self.board = Board(path / "tensorboard")
 
     @property
     def finished(self) -> bool:
@@ -64,21 +84,28 @@ class RunFolder:
         """Add a line to log.jsonl."""
         with (self.path / "log.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        self.board.add(line, time.time())
 
-    def cut_log(self, step: int) -> None:
-        """Drop log lines after `step`: training goes on from there and will write them again."""
+    def cut_log(self, step: int, *, evaluated: int, seconds: float) -> None:
+        """Drop what training will log again from `step` on, where it was last evaluated at `evaluated`.
+
+        TensorBoard's files are made anew from what is left; `seconds` is how long training took until `step`.
+        """
         path = self.path / "log.jsonl"
-        if not path.exists():
-            return
         kept = []
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
             try:
                 entry = json.loads(line)
             except json.JSONDecodeError:
                 continue  # the line being written when the process was killed
-            if entry.get("step", 0) <= step:
-                kept.append(line)
-        path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+            if entry.get("step", 0) <= (evaluated if "validation" in entry else step):
+                kept.append(entry)
+        lines = [json.dumps(entry, ensure_ascii=False) + "\n" for entry in kept]
+        write_atomic(path, "".join(lines))
+        self.board.restart()
+        began = time.time() - seconds
+        for entry in kept:
+            self.board.add(entry, began + entry.get("seconds", 0))
 
     def save(self, checkpoint: Checkpoint) -> Path:
         """Write a checkpoint; then drop those that are neither among the last two nor the best."""
@@ -98,27 +125,56 @@ class RunFolder:
 
     def steps(self) -> list[int]:
         """The steps that have a checkpoint, oldest first (verified or not)."""
-        found = (self.path / "state").glob("step-*")
-        return sorted(int(folder.name.removeprefix("step-")) for folder in found)
+        found = (re.fullmatch(r"step-(\d+)", each.name) for each in (self.path / "state").glob("step-*"))
+        return sorted(int(match[1]) for match in found if match)
 
     def last_checkpoint(self) -> Checkpoint | None:
         """The newest checkpoint whose hashes hold; damaged ones are named and passed over."""
         for step in reversed(self.steps()):
-            folder = self.path / "state" / f"step-{step}"
-            if wrong := damage(
-                folder, read_json(folder / "MANIFEST.json") if (folder / "MANIFEST.json").exists() else None
-            ):
-                notice(f"{folder}: {wrong}; going back to the checkpoint before it")
-                continue
-            return read_checkpoint(folder)
+            if checkpoint := self.checkpoint(step, otherwise="going back to the checkpoint before it"):
+                return checkpoint
         return None
+
+    def checkpoint(self, step: int, *, otherwise: str) -> Checkpoint | None:
+        """The checkpoint of a step; None where it is damaged, after saying so and what happens instead."""
+        folder = self.path / "state" / f"step-{step}"
+        if wrong := checkpoint_damage(folder):
+            notice(f"{folder}: {wrong}; {otherwise}")
+            return None
+        return read_checkpoint(folder)
+
+    def drop_remains(self, step: int) -> None:
+        """Before training goes on from `step`: remove what a kill left half written, and damaged later steps."""
+        for folder in (self.path / "state").glob(".step-*"):
+            shutil.rmtree(folder, ignore_errors=True)
+        for later in [each for each in self.steps() if each > step]:
+            shutil.rmtree(self.path / "state" / f"step-{later}", ignore_errors=True)
+
+    @contextmanager
+    def full_disk_named(self) -> Iterator[None]:
+        """Turn a full disk into one line that names the last good checkpoint, which stays."""
+        try:
+            yield
+        except (OSError, SafetensorError) as error:  # safetensors raises its own kind for a failed write
+            codes = [getattr(error, "errno", None), *map(int, re.findall(r"os error (\d+)", str(error)))]
+            if not {errno.ENOSPC, errno.EDQUOT} & set(codes):
+                raise
+            steps = self.steps()
+            good = f"the checkpoint of step {steps[-1]} is whole" if steps else "there is no checkpoint yet"
+            raise TrainingError(
+                f"no space left to write to {self.path}; {good}: free some space, then"
+                f" `textus resume {self.path}`"
+            ) from error
 
     def finish(self, weights: dict[str, Tensor]) -> None:
         """Write the weights to use, then run.json with the hash of every file beside it, last."""
         beside = self.path / ".model.safetensors"
-        save_file(contiguous(weights), beside)
-        sync(beside)
-        beside.replace(self.path / "model.safetensors")
+        try:
+            save_file(contiguous(weights), beside)
+            sync(beside)
+            beside.replace(self.path / "model.safetensors")
+        finally:
+            beside.unlink(missing_ok=True)
         self.record["status"] = "finished"
         self.record["files"] = hashes(self.path)
         self.write_record()
@@ -135,16 +191,25 @@ def hashes(path: Path) -> dict[str, str]:
     return {name: sha256(path / name) for name in names if (path / name).exists()}
 
 
-def damage(folder: Path, manifest: dict[str, str] | None) -> str | None:
+def damage(folder: Path, manifest: dict[str, str]) -> str | None:
     """What is wrong with the files a manifest lists, or None."""
-    if manifest is None:
-        return "has no MANIFEST.json"
     for name, expected in manifest.items():
         if not (folder / name).is_file():
             return f"{name} is missing"
         if (actual := sha256(folder / name)) != expected:
             return f"{name} was changed (SHA-256 {actual[:12]}…, written as {expected[:12]}…)"
     return None
+
+
+def checkpoint_damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint folder, or None."""
+    try:
+        manifest = read_json(folder / "MANIFEST.json")
+    except RunError as error:
+        return str(error).removeprefix(f"{folder}/")
+    if not isinstance(manifest, dict) or set(PARTS) - set(manifest):
+        return f"MANIFEST.json does not list {', '.join(PARTS)}"
+    return damage(folder, manifest)
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
@@ -158,12 +223,16 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     )
 
 
+NEEDED = {"family", "config", "settings", "choices", "corpus", "tokenizer"}
+"""What run.json always has."""
+
+
 def create_run(path: Path, record: dict[str, Any], tokenizer: tokenizers.Tokenizer) -> RunFolder:
-    """A new run folder with its tokenizer and a run.json that says it is not finished."""
-    path.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(path)
+    """A new run folder, there whole or not at all: its tokenizer and a run.json that says it is not finished."""
     run = RunFolder(path, {"version": VERSION, "status": "training", **record})
-    run.write_record()
+    with folder_atomic(path) as folder:
+        tokenizer.save(folder)
+        write_json(folder / "run.json", run.record)
     return run
 
 
@@ -177,7 +246,28 @@ def open_run(path: Path) -> RunFolder:
         raise RunError(
             f"{path} has no run.json: it is {kind}; make a run with `textus train CORPUS --out {path}`"
         )
-    return RunFolder(path, migrate(read_json(path / "run.json"), str(path / "run.json")))
+    record = read_json(path / "run.json")
+    if not isinstance(record, dict):
+        raise RunError(f"{path}/run.json holds no record of a run; it was changed, use a copy or train again")
+    record = migrate(record, str(path / "run.json"))
+    needed = NEEDED | ({"files"} if record.get("status") == "finished" else set())
+    if missing := sorted(needed - set(record)):
+        raise RunError(
+            f"{path}/run.json has no {missing[0]!r}; it was changed or cut short, use a copy or train again"
+        )
+    return RunFolder(path, record)
+
+
+def read_tokenizer(run: RunFolder) -> tokenizers.Tokenizer:
+    """A run's tokenizer; RunError where it is not the one the run was started with."""
+    tokenizer = tokenizers.load(run.path)
+    kept = run.record["tokenizer"]["fingerprint"]
+    if tokenizer.fingerprint != kept:
+        raise RunError(
+            f"{run.path}/tokenizer.json is another tokenizer than the run was started with (fingerprint"
+            f" {tokenizer.fingerprint}, was {kept}); bring the old one back, or train anew with --out elsewhere"
+        )
+    return tokenizer
 
 
 def verify(path: Path) -> dict[str, str]:
@@ -203,7 +293,7 @@ def load(path: Path) -> tuple[LanguageModel, tokenizers.Tokenizer, dict[str, Any
         verify(path)
         try:
             weights = load_file(run.path / "model.safetensors")
-        except SafetensorError as error:
+        except (OSError, SafetensorError) as error:
             raise RunError(f"{path}/model.safetensors cannot be read ({error})") from error
     else:
         checkpoint = run.last_checkpoint()
@@ -219,4 +309,62 @@ def load(path: Path) -> tuple[LanguageModel, tokenizers.Tokenizer, dict[str, Any
             f"{path}: the weights do not fit the model ({str(error).splitlines()[-1].strip()})"
         ) from error
     model.eval()
-    return model, tokenizers.load(run.path), run.record
+    return model, read_tokenizer(run), run.record
+
+
+class Board:
+    """A run's log as TensorBoard reads it: numbers as scalars, samples as text; nothing where it is not installed.
+
+    Each event is written at once as a record of its own: length, event, and the masked CRC-32C of both
+    (TFRecord). Its own writer would import 0.3 s of code and hold events back; its message types cost 0.03 s.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.file: BinaryIO | None = None
+
+    def restart(self) -> None:
+        """Forget what was written."""
+        if self.file is not None:
+            self.file.close()
+        self.file = None
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def add(self, line: dict[str, Any], when: float) -> None:
+        """One line of log.jsonl, logged at `when` (seconds since 1970)."""
+        try:
+            from tensorboard.compat.proto.event_pb2 import Event
+        except ImportError:
+            return
+        if self.file is None:
+            self.folder.mkdir(exist_ok=True)
+            name = f"events.out.tfevents.{int(when):010d}.textus"
+            self.file = (self.folder / name).open("ab", buffering=0)
+            self._write(Event(wall_time=when, file_version="brain.Event:2"))
+        event = Event(wall_time=when, step=line.get("step", 0))
+        for name, value in line.items():
+            if isinstance(value, int | float) and name != "step":
+                event.summary.value.add(tag=name, simple_value=value)
+            elif isinstance(value, str):
+                text = event.summary.value.add(tag=name)
+                text.metadata.plugin_data.plugin_name = "text"
+                text.tensor.dtype = 7  # DT_STRING
+                text.tensor.string_val.append(value.encode())
+        self._write(event)
+
+    def _write(self, event: Any) -> None:
+        assert self.file is not None
+        data = event.SerializeToString()
+        length = struct.pack("<Q", len(data))
+        self.file.write(length + _masked_crc(length) + data + _masked_crc(data))
+
+
+def _masked_crc(data: bytes) -> bytes:
+    """CRC-32C (Castagnoli), rotated and shifted as TFRecord wants it."""
+    value = 0xFFFFFFFF
+    for byte in data:
+        value ^= byte
+        for _ in range(8):
+            value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
+    value ^= 0xFFFFFFFF
+    return struct.pack("<I", ((value >> 15 | value << 17) + 0xA282EAD8) & 0xFFFFFFFF)

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from textus.common import UsageError
+from textus.common import UsageError, unknown
+
+
+OPTIMISERS = ("muon", "adamw", "adam", "rmsprop", "momentum", "sgd")
+SCHEDULES = ("warmup-stable-decay", "linear", "cosine", "constant")
 
 
 @dataclass(frozen=True)
@@ -25,23 +29,32 @@ class OptimSettings:
     matrix under muon.
     """
 
-    optimiser: Literal["muon", "adamw", "adam", "rmsprop", "momentum", "sgd"] = "muon"
-    rate: float = 0.02
-    other_rate: float = 0.004
+    optimiser: str = "muon"
+    rate: float = 0.03
+    other_rate: float = 0.006
     weight_decay: float = 0.05
     momentum: float = 0.95
     beta1: float = 0.9
     beta2: float = 0.95
     clip: float = 1.0
-    schedule: Literal["warmup-stable-decay", "linear", "cosine", "constant"] = "warmup-stable-decay"
+    schedule: str = "warmup-stable-decay"
     warmup: int = 20
     decay: float = 0.7
     """Share of all steps in which warmup-stable-decay comes down to zero."""
 
     def __post_init__(self) -> None:
         for name in ("rate", "other_rate", "clip"):
-            if not getattr(self, name) > 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise UsageError(f"optim.{name}={getattr(self, name)}: must be above 0")
+        for name in ("weight_decay", "warmup"):
+            if not getattr(self, name) >= 0:
+                raise UsageError(f"optim.{name}={getattr(self, name)}: must be at least 0")
+        for name in ("momentum", "beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UsageError(f"optim.{name}={getattr(self, name)}: must be at least 0 and below 1")
+        for name, known in (("optimiser", OPTIMISERS), ("schedule", SCHEDULES)):
+            if getattr(self, name) not in known:
+                raise unknown(name, getattr(self, name), known)
         if not 0 <= self.decay <= 1:
             raise UsageError(f"optim.decay={self.decay}: must be between 0 and 1")
 
@@ -94,7 +107,18 @@ def shape(settings: OptimSettings, step: int, steps: int) -> float:
 
 def make_optimisers(groups: dict[str, list[nn.Parameter]], settings: OptimSettings) -> dict[str, Optimizer]:
     """One optimiser for each of a model's parameter groups; `matrices` is the group that muon may move."""
-    return {name: _optimiser(name, parameters, settings) for name, parameters in groups.items() if parameters}
+    made = {name: _optimiser(name, parameters, settings) for name, parameters in groups.items() if parameters}
+    for optimiser in made.values():
+        optimiser.register_step_post_hook(_mark_changed)
+    return made
+
+
+def _mark_changed(optimiser: Optimizer, *_: Any) -> None:
+    """Raise every parameter's version number: torch's fused steps do not, and what is cached by it
+    (`kernels.bf16`) would never be renewed.
+    """
+    for group in optimiser.param_groups:
+        torch.autograd.graph.increment_version(group["params"])
 
 
 def _optimiser(name: str, parameters: list[nn.Parameter], settings: OptimSettings) -> Optimizer:

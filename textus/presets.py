@@ -27,14 +27,17 @@ from textus.generation import Sampling
 from textus.loader import Batch, Loader, TokenStore, fitting_context, tokenize
 from textus.models import LanguageModel, build
 from textus.models import family as family_of
+from textus.optim import make_optimisers
 from textus.training import Choices, Clock, Evaluate, Gradients, TrainSettings, fit, validation_loss
 
 PRESETS = {"1min": 60, "10min": 600, "1h": 3600, "overnight": 8 * 3600}
 """Preset → seconds on all of this machine's cores."""
 
 
-SHARE_FOR_REST = 0.04
+SHARE_FOR_REST = 0.05
 """Share of a budget kept for evaluation, samples and saving."""
+MOST_EPOCHS = 300
+"""Times a preset reads a text at most."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class Size:
 SIZES = [
     (1.5e13, Size(3, 128, 128, 16)),
     (1.5e14, Size(4, 192, 128, 32)),
-    (1.5e15, Size(6, 320, 256, 32)),
+    (1.5e15, Size(6, 256, 256, 32)),
     (2e16, Size(8, 512, 512, 64)),
     (float("inf"), Size(12, 768, 512, 96)),
 ]
@@ -224,13 +227,17 @@ def candidates(model: LanguageModel, *, compiled: bool) -> list[Choices]:
     """Ways this machine could compute this model, the likeliest first."""
     why_not = getattr(model, "why_not_native", lambda: "this family has no kernels")()
     precision = "bfloat16" if fast_bf16() else "float32"
-    gpu = hardware.gpu_name() is not None
+    if hardware.gpu_name() is not None:
+        return [
+            Choices(precision, "fused", step, "cuda")
+            for step in (("compiled", "eager") if compiled else ("eager",))
+        ]
     found = []
     if fast_bf16() and why_not is None:
         found.append(Choices("bfloat16", "plain", "native"))
     elif compiled and hardware.compiler():
-        found.append(Choices(precision, "fused" if gpu else "plain", "compiled"))
-    found.append(Choices(precision, "fused" if gpu else "plain", "eager"))
+        found.append(Choices(precision, "plain", "compiled"))
+    found.append(Choices(precision, "plain", "eager"))
     if precision != "float32":
         found.append(Choices("float32", "plain", "eager"))
     if why_not and "compiler" in why_not:
@@ -242,22 +249,19 @@ def measure(wish: Wish, config: Any, train: TrainSettings) -> tuple[Choices, dic
     """Time a step of each candidate on random ids and take the fastest; then see whether a second worker
     pays.
     """
-    torch.manual_seed(counter_seed(wish.seed, "measure"))
-    ids = torch.randint(0, config.vocab_size, (train.batch_size, train.context_length))
-    batch = Batch(ids, ids, torch.ones(ids.shape))
     times: dict[str, float] = {}
     best, fastest = None, float("inf")
     for choice in candidates(build(wish.family, config), compiled=PRESETS[wish.preset or "1min"] >= 600):
-        cpu, _ = time_step(wish.family, config, choice, batch, quick=best is not None)
+        cpu, _ = time_step(wish, config, train, choice, quick=best is not None)
         times[f"{choice.step} {choice.precision}"] = round(cpu, 4)
         if cpu < fastest:
             best, fastest = choice, cpu
     assert best is not None
     measured = {"cpu_seconds_by_choice": times, "cpu_seconds_per_step": round(fastest, 4)}
     cores = hardware.usable_cores()
-    if cores > 1 and hardware.gpu_name() is None:
-        _, alone = time_step(wish.family, config, best, batch)
-        cpu, together = time_step(wish.family, config, replace(best, workers=cores), batch)
+    if cores > 1 and best.device == "cpu" and not getattr(config, "dropout", 0):
+        _, alone = time_step(wish, config, train, best)
+        cpu, together = time_step(wish, config, train, replace(best, workers=cores))
         measured["seconds_by_workers"] = {"1": round(alone, 4), str(cores): round(together, 4)}
         if together < 0.8 * alone:
             best = replace(best, workers=cores)
@@ -269,19 +273,23 @@ def measure(wish: Wish, config: Any, train: TrainSettings) -> tuple[Choices, dic
 
 
 def time_step(
-    family: str, config: Any, choice: Choices, batch: Batch, *, quick: bool = False
+    wish: Wish, config: Any, train: TrainSettings, choice: Choices, *, quick: bool = False
 ) -> tuple[float, float]:
-    """CPU-seconds and seconds of one step's gradients (the optimiser is the same for all): the least of two,
-    after one to warm.
-    """
-    model = build(family, config)
+    """CPU-seconds and seconds of one whole step on random ids: the least of two, after one to warm."""
+    torch.manual_seed(counter_seed(wish.seed, "measure"))
+    ids = torch.randint(0, config.vocab_size, (train.batch_size, train.context_length))
+    batch = Batch(ids, ids, torch.ones(ids.shape))
+    model = build(wish.family, config).to(choice.device)
     model.compute_with(choice.precision, choice.attention, choice.step)
     gradients = Gradients(model, choice.workers, lambda model, batch: model.loss(batch))
+    optimisers = make_optimisers(model.parameter_groups(), train.optim)
     cpu, wall = [], []
     for _ in range(2 if quick else 3):
-        cpu_start, start = cpu_seconds(), time.monotonic()
-        gradients.compute(batch, micro_batches(batch.ids.numel(), batch.ids.shape[0]))
-        cpu.append(cpu_seconds() - cpu_start)
+        cpu_start, start = time.process_time(), time.monotonic()
+        gradients.compute(batch, micro_batches(ids.numel(), len(ids)))
+        for optimiser in optimisers.values():
+            optimiser.step()
+        cpu.append(time.process_time() - cpu_start)
         wall.append(time.monotonic() - start)
     return min(cpu[1:]), min(wall[1:])
 
@@ -302,13 +310,17 @@ def steps_for(
     """Steps that fill the clock; without one, twenty tokens a weight (Hoffmann et al. 2022), at most forty
     epochs.
     """
+    tokens_a_step = train.batch_size * train.context_length
     if clock and per_step:
-        optimiser = 1.03  # its share of a step, beside the gradients that were measured
         left = (clock.budget - clock.used()) * (1 - SHARE_FOR_REST)
-        return max(20, int(left / (per_step * optimiser)))
+        steps = max(20, int(left / per_step))
+        most = max(200, MOST_EPOCHS * store.n_targets // tokens_a_step)
+        if steps > most:
+            notice(f"{most} steps read this small text {MOST_EPOCHS} times; more would only memorise it")
+        return min(steps, most)
     weights = sum(p.numel() for p in build("decoder", config).parameters())
     tokens = min(20 * weights, 40 * store.n_targets)
-    return max(20, tokens // (train.batch_size * train.context_length))
+    return max(20, tokens // tokens_a_step)
 
 
 def with_intervals(train: TrainSettings, wish: Wish) -> TrainSettings:
@@ -416,6 +428,7 @@ def _train(run: RunFolder, corpus: Corpus, tokenizer: tokenizers.Tokenizer, cloc
     model = build(record["family"], record["config"])
     if not model.counts:
         torch.set_num_threads(1)
+        model.to(choices.device)
         model.compute_with(choices.precision, choices.attention, choices.step)
     loader = Loader(
         tokenize(corpus, tokenizer, "train"),
@@ -432,7 +445,7 @@ def _train(run: RunFolder, corpus: Corpus, tokenizer: tokenizers.Tokenizer, cloc
     return run.path
 
 
-VALIDATION_TOKENS = 1 << 15
+VALIDATION_TOKENS = 1 << 14
 """Tokens of the validation split looked at on the way; all of them are `textus evaluate`'s work."""
 
 

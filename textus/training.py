@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from textus.checkpoint import Checkpoint, RunFolder
-from textus.common import TextusError, TrainingError, counter_seed, cpu_seconds, notice, progress
+from textus.common import TextusError, TrainingError, UsageError, counter_seed, cpu_seconds, notice, progress
 from textus.loader import Batch, Loader
 from textus.models import LanguageModel, Loss
 from textus.optim import OptimSettings, Replan, Schedule, make_optimisers, restore, set_rates, tensors
@@ -54,6 +54,7 @@ class Choices:
     attention: str = "plain"
     step: str = "eager"
     """eager, compiled (torch.compile a block at a time) or native (`textus.models.kernels`)."""
+    device: str = "cpu"
     workers: int = 1
     """Micro-batches worked on at once, each by one thread; the sum is taken in order, so the bytes do not
     depend on it.
@@ -347,6 +348,12 @@ class Gradients:
     """
 
     def __init__(self, model: LanguageModel, workers: int, loss: GetLoss) -> None:
+        dropout = any(isinstance(part, torch.nn.Dropout) and part.p > 0 for part in model.modules())
+        if workers > 1 and dropout:
+            raise UsageError(
+                f"choices.workers={workers} with dropout: the workers would share one stream of random numbers, and no"
+                " two runs would be alike; set choices.workers=1 or model.dropout=0"
+            )
         self.model, self.workers, self.loss = model, workers, loss
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.pool = (
@@ -365,7 +372,7 @@ class Gradients:
             raise TrainingError(
                 f"batch {batch.position} has no target with a weight above zero; lint the corpus"
             )
-        total, parts = torch.zeros(()), dict[str, float]()
+        total, parts = torch.zeros((), device=self.parameters[0].device), dict[str, float]()
         for parameter in self.parameters:
             parameter.grad = None
         for loss, gradients in self._each(micro, weight):
@@ -386,7 +393,7 @@ class Gradients:
             yield from self.pool.map(lambda piece: self._one(piece, weight), micro)
 
     def _one(self, batch: Batch, weight: float) -> tuple[Loss, tuple[Tensor | None, ...]]:
-        loss = self.loss(self.model, batch)
+        loss = self.loss(self.model, batch.to(self.parameters[0].device))
         return loss, torch.autograd.grad(loss.total / weight, self.parameters, allow_unused=True)
 
 
@@ -394,8 +401,9 @@ class Gradients:
 def validation_loss(model: LanguageModel, batches: list[Batch]) -> float:
     """Nats per target over batches."""
     total = weight = 0.0
+    device = next(model.parameters()).device
     for batch in batches:
-        loss = model.loss(batch)
+        loss = model.loss(batch.to(device))
         total, weight = total + float(loss.total), weight + loss.weight
     return total / max(weight, 1e-12)
 
@@ -431,8 +439,8 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
         notice("stopping after this step; once more to stop at once (what was not saved is lost)")
 
     try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[int(number)] = signal.signal(number, ask)
+        for asking in (signal.SIGINT, signal.SIGTERM):
+            before[asking] = signal.signal(asking, ask)
     except ValueError:  # not in the main thread: whoever runs us there keeps the signals
         before.clear()
     try:

@@ -66,7 +66,7 @@ STEPS = [
         "tokenizer train {out}/corpus --kind bpe --vocab-size 4096 --out {out}/tokenizer",
     ),
     (
-        "A yardstick: an n-gram only counts what followed the last few tokens. A network must beat it.",
+        "A yardstick: an n-gram counts what followed the last few tokens. A network has to beat it.",
         "train {out}/corpus --model ngram --tokenizer {out}/tokenizer --out {out}/ngram",
     ),
     (
@@ -93,7 +93,12 @@ PAGE = (
 def run_step(main: Callable[[list[str]], int], why: str, words: list[str]) -> None:
     """Show the reason and the command, then run it; a step that fails ends the demo with its exit code."""
     notice(f"\n# {why}\n$ textus {shlex.join(words)}")
-    if code := main(words):
+    typed, sys.argv = sys.argv, ["textus", *words]  # a run records the command that makes it
+    try:
+        code = main(words)
+    finally:
+        sys.argv = typed
+    if code:
         sys.exit(code)
 
 

@@ -89,12 +89,12 @@ def resume(
 
 def finished(run: Any) -> Answer:
     """The last lines of training: where the run is, how good it is, what to try next."""
-    from textus.cli import telling
+    from textus.cli.telling import plain
 
-    record = run.record
-    data = {"run": str(run.path), **{name: record.get(name) for name in ("family", "steps", "seed", "best")}}
+    facts = {name: run.record.get(name) for name in ("family", "steps", "seed", "best", "cpu_seconds")}
+    known = {name: value for name, value in facts.items() if value is not None}
     tried = f'next: textus generate {run.path} "Once upon a time"   or: textus evaluate {run.path}'
-    return Answer(data, f"{telling.figures(f'run {run.path}', data)}\n{tried}")
+    return Answer({"run": str(run.path), **known}, f"{run.path}: {plain(known)}\n{tried}")
 
 
 def bench(

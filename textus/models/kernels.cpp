@@ -23,7 +23,8 @@ static inline float load(bf16 x) {
 static inline bf16 store(float x) {  // round to nearest, ties to even
     uint32_t bits;
     std::memcpy(&bits, &x, 4);
-    return bf16((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+    bf16 rounded = bf16((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+    return x != x ? bf16(0x7fc0) : rounded;  // rounding up would carry some NaNs over into zero
 }
 
 // e^x to about two units in the last place: range reduction by ln 2, then a polynomial of degree 6.

@@ -12,8 +12,10 @@ import ctypes
 import hashlib
 import math
 import os
+import shlex
 import shutil
 import subprocess
+import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,9 +31,12 @@ WIDEST = 512
 """Width a head may have (a buffer in `unturn_head`)."""
 
 
-def compiler() -> str | None:
-    """The C++ compiler to build with, or None."""
-    return os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+def compiler() -> list[str] | None:
+    """The C++ compiler to build with, as the words of a command ($CXX may be `ccache g++`), or None."""
+    if wanted := shlex.split(os.environ.get("CXX", "")):
+        return wanted
+    found = shutil.which("g++") or shutil.which("clang++")
+    return [found] if found else None
 
 
 def cache_folder() -> Path:
@@ -40,37 +45,55 @@ def cache_folder() -> Path:
     return Path(os.environ.get("TEXTUS_CACHE") or Path(base) / "textus")
 
 
-@cache
 def library() -> ctypes.CDLL | None:
-    """The built kernels, or None where there is no compiler or it fails; built once for a source, compiler
-    and processor.
-    """
+    """The built kernels, or None where there is no compiler or it fails (`why_none` says which)."""
+    return _library()[0]
+
+
+def why_none() -> str | None:
+    """Why there are no kernels on this machine, or None where there are."""
+    return _library()[1]
+
+
+@cache
+def _library() -> tuple[ctypes.CDLL | None, str | None]:
+    """Built once for a source, compiler and processor, and kept in the user's cache."""
     program = compiler()
     if program is None:
-        return None
-    cpu = Path("/proc/cpuinfo")
-    flags = (
-        next((line for line in cpu.read_text().splitlines() if line.startswith("flags")), "")
-        if cpu.exists()
-        else ""
-    )
-    key = hashlib.sha256("\n".join([SOURCE.read_text(), FLAGS, program, flags]).encode()).hexdigest()[:16]
-    built = cache_folder() / f"kernels-{key}.so"
-    if not built.exists():
-        built.parent.mkdir(parents=True, exist_ok=True)
-        beside = built.with_suffix(f".{os.getpid()}")
-        result = subprocess.run(
-            [program, *FLAGS.split(), str(SOURCE), "-o", str(beside)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if result.returncode:
-            return None
-        beside.replace(built)
-    loaded = ctypes.CDLL(str(built))
+        return None, "there is no C++ compiler (g++ or clang++) to build the kernels"
+    key = hashlib.sha256("\n".join([SOURCE.read_text(), FLAGS, *program, _processor()]).encode())
+    built = cache_folder() / f"kernels-{key.hexdigest()[:16]}.so"
+    try:
+        if not built.exists():
+            _build(program, built)
+        loaded = ctypes.CDLL(str(built))
+    except (OSError, subprocess.CalledProcessError) as error:
+        said = getattr(error, "stderr", None) or str(error)
+        return None, f"the C++ compiler {' '.join(program)} could not build the kernels ({_first_line(said)})"
     loaded.textus_cross_entropy.restype = ctypes.c_double
-    return loaded
+    return loaded, None
+
+
+def _processor() -> str:
+    """What `-march=native` means here: a cache may be shared between machines."""
+    cpu = Path("/proc/cpuinfo")
+    lines = cpu.read_text().splitlines() if cpu.exists() else []
+    return next((line for line in lines if line.startswith("flags")), "")
+
+
+def _build(program: list[str], target: Path) -> None:
+    """Compile beside `target`, then rename: two processes that build at once do not see half a file."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        beside = Path(folder) / target.name
+        command = [*program, *FLAGS.split(), str(SOURCE), "-o", str(beside)]
+        subprocess.run(command, capture_output=True, text=True, check=True)
+        beside.replace(target)
+
+
+def _first_line(text: str) -> str:
+    """The first line that says something, short enough for a message."""
+    return next((line.strip() for line in text.splitlines() if line.strip()), "no reason given")[:200]
 
 
 def call(name: str, *arguments: Any) -> Any:

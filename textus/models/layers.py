@@ -130,18 +130,22 @@ def causal_mask(length: int, documents: Tensor | None = None, window: int | None
     Returns (T, T), or (B, 1, T, T) with `documents` (B, T).
     """
     position = torch.arange(length, device=None if documents is None else documents.device)
-    mask = position[None, :] <= position[:, None]
-    if window is not None:
-        mask &= position[None, :] > position[:, None] - window
-    if documents is not None:
-        mask = mask & (documents[:, None, :, None] == documents[:, None, None, :])
-    return mask
+    if documents is None:
+        first = first_key(1, length, None, window)[0].to(position.device)
+    else:
+        first = first_key(len(documents), length, documents, window)[:, None]  # (B, 1, T)
+    return (position <= position[:, None]) & (position >= first[..., None])
 
 
 def first_key(batch: int, time: int, documents: Tensor | None, window: int | None) -> Tensor:
-    """The same rule as an interval: the first key each query may see, (B, T) int32; the last one is itself."""
-    position = torch.arange(time, dtype=torch.int32)
-    first = torch.zeros(batch, time, dtype=torch.int32)
+    """The same rule as an interval: the first key each query may see, (B, T) int32; the last one is itself.
+
+    A document is a run of equal numbers: on the loader's ring a short text may come to itself again, and its
+    end must not be read as its beginning's past.
+    """
+    device = None if documents is None else documents.device
+    position = torch.arange(time, dtype=torch.int32, device=device)
+    first = torch.zeros(batch, time, dtype=torch.int32, device=device)
     if documents is not None:
         begins = torch.ones_like(documents, dtype=torch.bool)
         begins[:, 1:] = documents[:, 1:] != documents[:, :-1]

@@ -19,6 +19,7 @@ from textus.loader import Batch
 from textus.models import LanguageModel, Loss, kernels
 from textus.models.layers import (
     ATTENTIONS,
+    POSITIONS,
     causal_mask,
     first_key,
     make_feed_forward,
@@ -64,9 +65,22 @@ class DecoderConfig:
             object.__setattr__(
                 self, "d_ff", -(-8 * self.d_model // 3 // 32) * 32 if gated else 4 * self.d_model
             )
-        for name in ("vocab_size", "context_length", "n_layer", "n_head", "d_model"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name}={getattr(self, name)}: must be at least 1")
+        for name in (
+            "vocab_size",
+            "context_length",
+            "n_layer",
+            "n_head",
+            "d_model",
+            "n_kv_head",
+            "d_ff",
+            "window",
+        ):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise UsageError(f"{name}={value}: must be at least 1")
+        if self.position not in POSITIONS:
+            raise unknown("position", self.position, POSITIONS)
+        if not self.rope_theta > 0:
+            raise UsageError(f"rope_theta={self.rope_theta}: must be above 0")
         if self.d_model % self.n_head or self.d_model // self.n_head % 2:
             raise UsageError(
                 f"d_model={self.d_model} must split into n_head={self.n_head} heads of even width"
@@ -268,7 +282,7 @@ class Decoder(LanguageModel):
             return f"the kernels hold at most {kernels.LONGEST} positions and heads {kernels.WIDEST} wide"
         if self.embedding.weight.device.type != "cpu":
             return "the kernels run on CPUs"
-        return None if kernels.library() else "there is no C++ compiler (g++ or clang++) to build the kernels"
+        return kernels.why_none()
 
     # ── reading ────────────────────────────────────────────────────────────────────────────────
 

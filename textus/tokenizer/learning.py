@@ -36,16 +36,8 @@ from textus.tokenizer.encoding import (
 )
 
 SPECIAL = (END, PAD, IM_START, IM_END)
-BYTE_PATTERN = "|".join(
-    (
-        r"'(?:[sdmt]|ll|ve|re)",
-        r" ?[\p{L}\p{M}]{1,64}",
-        r" ?\p{N}{1,3}",
-        r" ?[^\s\p{L}\p{M}\p{N}]{1,64}",
-        r"\s{1,64}(?!\S)",
-        r"\s{1,64}",
-    )
-)
+BYTE_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?[\p{L}\p{M}]{1,64}| ?\p{N}{1,3}| ?[^\s\p{L}\p{M}\p{N}]{1,64}"
+BYTE_PATTERN += r"|\s{1,64}(?!\S)|\s{1,64}"
 PIECE_BYTES = 24
 """The longest piece of a unigram vocabulary: a long English word, eight Chinese characters."""
 HAN = "\u3005\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
@@ -110,18 +102,18 @@ def _learned(backend: Backend, trainer: Any, texts: Iterator[str]) -> None:
         raise failure[0]
 
 
-def _byte_split() -> pre_tokenizers.PreTokenizer:
-    """Split by the pattern, then write each part in the byte alphabet."""
+def _byte_split(run: int = 64) -> pre_tokenizers.PreTokenizer:
+    """Split by the pattern, runs of at most `run` characters, then write each part in the byte alphabet."""
     return pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(BYTE_PATTERN), "isolated"),
+            pre_tokenizers.Split(Regex(BYTE_PATTERN.replace("64", str(run))), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
 
 
-def _byte_level(backend: Backend) -> Backend:
-    backend.pre_tokenizer = _byte_split()
+def _byte_level(backend: Backend, run: int = 64) -> Backend:
+    backend.pre_tokenizer = _byte_split(run)
     backend.decoder = decoders.ByteLevel()
     return backend
 
@@ -170,7 +162,7 @@ def wordpiece(texts: Iterator[str], vocab_size: int) -> Backend:
         continuing_subword_prefix=CONTINUES,
         max_input_chars_per_word=1000,
     )
-    backend = _byte_level(Backend(model))
+    backend = _byte_level(Backend(model), run=16)  # its search is quadratic in the run
     backend.decoder = decoders.Sequence([decoders.Replace(CONTINUES, ""), decoders.ByteLevel()])
     return _with_special(backend, [*SPECIAL, UNKNOWN])
 

@@ -1,0 +1,145 @@
+"""Training tokens per CPU-second beside the best of `transformers` GPT-2 of the same shape, taking turns.
+
+Decoder 6 × 384 × 6 heads, context 256, vocabularies 65 and 4,096, one thread, dropout 0, optimiser steps counted,
+compile time not. Every way the peer can run is screened ({fp32, bf16 autocast} × {eager, compiled} × attention
+{eager, sdpa}); its best two go on. Then all sides take one step in turn, over and over, each in a process of its
+own. For each side the better of two batch sizes counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from statistics import median
+from typing import Any
+
+from benchmarks._measuring import Bench, begin, same_ground, show, spread
+from benchmarks._stepper import CONTEXT, Side, Stepper
+from textus import hardware
+
+VOCABULARIES = (65, 4096)
+BATCHES = (8, 16)
+WAYS = [
+    f"{precision} {mode} {attention}"
+    for precision in ("fp32", "bf16")
+    for mode in ("eager", "compiled")
+    for attention in ("eager", "sdpa")
+]
+
+
+def warm(sides: Sequence[Side], bench: Bench) -> list[Stepper]:
+    """A process for each side that has compiled and taken two steps; as many at once as there are cores."""
+
+    def started(side: Side) -> Stepper:
+        stepper = Stepper(side, str(bench.work / "log.txt"))
+        stepper.step()
+        stepper.step()
+        return stepper
+
+    with ThreadPoolExecutor(hardware.usable_cores()) as pool:
+        return list(pool.map(started, sides))
+
+
+def screen(vocab: int, bench: Bench) -> dict[str, float]:
+    """Tokens per CPU-second of every way of the peer, batch 8: the better of two steps."""
+    ways = [way for way in WAYS if not bench.smoke or "compiled" not in way]
+    steppers = warm([Side("peer", vocab, BATCHES[0], way) for way in ways], bench)
+    times: dict[str, list[float]] = {stepper.side.how: [] for stepper in steppers}
+    for _ in range(2):
+        for stepper in steppers:
+            times[stepper.side.how].append(stepper.step()["cpu"])
+    for stepper in steppers:
+        stepper.close()
+    rates = {way: round(BATCHES[0] * CONTEXT / min(taken), 1) for way, taken in times.items()}
+    return dict(sorted(rates.items(), key=lambda pair: -pair[1]))
+
+
+def take_turns(sides: Sequence[Side], repetitions: int, bench: Bench) -> list[dict[str, Any]]:
+    """One step of each side in turn, `repetitions` times: tokens per CPU-second of each step, by side."""
+    steppers = warm(sides, bench)
+    taken: list[list[dict[str, float]]] = [[] for _ in sides]
+    for _ in range(repetitions):
+        for stepper, steps in zip(steppers, taken, strict=True):
+            steps.append(stepper.step())
+    for stepper in steppers:
+        stepper.close()
+    return [
+        {
+            "who": side.who, "how": side.how, "batch": side.batch, "allocator": side.allocator, "name": side.name,
+            "weights": int(steps[0]["weights"]),
+            "rates": [round(side.batch * CONTEXT / each["cpu"], 1) for each in steps],
+            "rates_by_the_clock": spread([side.batch * CONTEXT / each["wall"] for each in steps], 1),
+        }
+        for side, steps in zip(sides, taken, strict=True)
+    ]  # fmt: skip
+
+
+def best(rows: Sequence[dict[str, Any]], who: str, **wanted: Any) -> dict[str, Any]:
+    """The side with the greatest median rate."""
+    fitting = [row for row in rows if row["who"] == who and all(row[k] == v for k, v in wanted.items())]
+    return max(fitting, key=lambda row: median(row["rates"]))
+
+
+def ratio(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, float]:
+    """Our rate over theirs, repetition by repetition."""
+    return spread([a / b for a, b in zip(ours["rates"], theirs["rates"], strict=True)], 3)
+
+
+def measure(vocab: int, screened: dict[str, float], bench: Bench) -> dict[str, Any]:
+    """Everything about one vocabulary."""
+    finalists = list(screened)[:2]
+    sides = [Side("ours", vocab, batch, how) for how in ("adamw", "muon") for batch in BATCHES]
+    sides += [Side("peer", vocab, batch, way) for way in finalists for batch in BATCHES]
+    sides += [Side("peer", vocab, batch, finalists[0], allocator=True) for batch in BATCHES]
+    rows = take_turns(sides, 3 if bench.smoke else bench.options.repetitions, bench)
+    plain, helped = (best(rows, "peer", allocator=allocator) for allocator in (False, True))
+    ours, muon = best(rows, "ours", how="adamw"), best(rows, "ours", how="muon")
+    return {
+        "screening": screened,
+        "sides": [{**row, "tokens_per_cpu_second": spread(row["rates"], 1)} for row in rows],
+        "ours": ours["name"], "ours_muon": muon["name"], "peer": plain["name"], "peer_allocator": helped["name"],
+        "ratio": ratio(ours, plain),
+        "ratio_muon": ratio(muon, plain),
+        "ratio_to_peer_with_allocator": ratio(ours, helped),
+    }  # fmt: skip
+
+
+def tell(vocab: int, found: dict[str, Any]) -> None:
+    """The tables of one vocabulary."""
+    title = f"vocabulary {vocab}: GPT-2 of transformers, batch 8, tokens per CPU-second"
+    show(title, ["way", "rate"], list(found["screening"].items()))
+    rows = [
+        [row["name"], *(f"{row['tokens_per_cpu_second'][key]:,.0f}" for key in ("min", "median", "max"))]
+        for row in found["sides"]
+    ]
+    show(f"vocabulary {vocab}: in turns, tokens per CPU-second", ["side", "min", "median", "max"], rows)
+    rows = [
+        [name, *(f"{found[key][part]:.2f}" for part in ("min", "median", "max"))]
+        for name, key in (
+            (f"{found['ours']} / {found['peer']}", "ratio"),
+            (f"{found['ours_muon']} / {found['peer']}", "ratio_muon"),
+            (f"{found['ours']} / {found['peer_allocator']}", "ratio_to_peer_with_allocator"),
+        )
+    ]
+    show(f"vocabulary {vocab}: ratio", ["sides", "min", "median", "max"], rows)
+
+
+def main() -> None:
+    """Measure both vocabularies; the screening of the same machine and versions is taken as it is."""
+    bench = begin(
+        "train_speed", __doc__,
+        repetitions={"type": int, "default": 7, "help": "steps of each side, in turn (5 at least)"},
+    )  # fmt: skip
+    earlier = bench.kept()
+    earlier = earlier if same_ground(earlier) else {}
+    result: dict[str, Any] = {"shape": "6 × 384 × 6 heads, context 256, one thread", "vocabularies": {}}
+    for vocab in VOCABULARIES:
+        kept = earlier.get("vocabularies", {}).get(str(vocab), {})
+        found = measure(vocab, kept.get("screening") or screen(vocab, bench), bench)
+        result["vocabularies"][str(vocab)] = found
+        tell(vocab, found)
+    bench.save(result)
+
+
+if __name__ == "__main__":
+    main()
