@@ -128,9 +128,7 @@ def textus(
     return run([str(Path(sys.executable).parent / "textus"), *map(str, words)], env=env, log=log)
 
 
-def run(
-    words: Sequence[str], *, env: dict[str, str] | None = None, log: Path | None = None
-) -> Finished:
+def run(words: Sequence[str], *, env: dict[str, str] | None = None, log: Path | None = None) -> Finished:
     """Run a command to its end; SystemExit with its last lines where it fails.
 
     Children that outlive it come to this process and are waited for, so that no compiler's time is lost.

@@ -14,7 +14,9 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from subprocess import PIPE, Popen
+from tempfile import TemporaryDirectory
 from typing import Any
 
 LAYERS, WIDTH, HEADS, CONTEXT = 6, 384, 6, 256
@@ -50,7 +52,7 @@ class Stepper:
     def __init__(self, side: Side, log: str = os.devnull) -> None:
         self.side = side
         environment = {**os.environ, "OMP_NUM_THREADS": "1", **(GLIBC if side.allocator else {})}
-        with open(log, "a") as errors:  # noqa: PTH123
+        with Path(log).open("a") as errors:
             self.process = Popen(
                 [sys.executable, "-m", "benchmarks._stepper", json.dumps(asdict(side))],
                 stdin=PIPE, stdout=PIPE, stderr=errors, text=True, env=environment,
@@ -120,8 +122,9 @@ def ours(side: Side, stack: ExitStack) -> tuple[Callable[[], float], int]:
     )  # fmt: skip
     ids = same_ids(side)
     batch = Batch(ids, ids.roll(-1, 1), torch.ones(ids.shape))
+    run = RunFolder(Path(stack.enter_context(TemporaryDirectory())), {})  # a step writes nothing into it
     training = Training(
-        model, SameBatch(batch), settings, choices, RunFolder(None, {}), None,  # type: ignore[arg-type]
+        model, SameBatch(batch), settings, choices, run, None,  # type: ignore[arg-type]
         lambda model, batch: model.loss(batch),
     )  # fmt: skip
     stack.enter_context(deterministic())

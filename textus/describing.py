@@ -28,9 +28,9 @@ from textus.models import LanguageModel
 from textus.report import cell, size, table
 
 EXTRAS = {
-    "text": ("ftfy", "charset_normalizer", "trafilatura", "pyarrow", "jieba"),
+    "text": ("ftfy", "charset_normalizer", "trafilatura", "lxml_html_clean", "pyarrow", "jieba"),
     "report": ("matplotlib", "tensorboard"),
-    "serve": ("fastapi", "uvicorn", "prometheus_client"),
+    "serve": ("fastapi", "uvicorn"),
 }
 """Extra → the modules it brings."""
 

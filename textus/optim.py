@@ -16,7 +16,6 @@ from torch.optim import Optimizer
 
 from textus.common import UsageError, unknown
 
-
 OPTIMISERS = ("muon", "adamw", "adam", "rmsprop", "momentum", "sgd")
 SCHEDULES = ("warmup-stable-decay", "linear", "cosine", "constant")
 

@@ -18,7 +18,7 @@ import torch
 from textus import hardware
 from textus import tokenizer as tokenizers
 from textus.allocation import keep_memory
-from textus.checkpoint import RunFolder, create_run, open_run, verify
+from textus.checkpoint import RunFolder, create_run, open_run, read_tokenizer, verify
 from textus.common import RunError, UsageError, claim, counter_seed, cpu_seconds, notice, unknown
 from textus.config import assign, from_dict, to_dict
 from textus.corpus import Corpus, open_corpus
@@ -169,7 +169,8 @@ def plan_neural(wish: Wish, tokenizer: tokenizers.Tokenizer, store: TokenStore, 
     )
     train = assign(train, [*wish.of("train"), *(f"optim.{each}" for each in wish.of("optim"))])
     choices, measured = choose(wish, config, train)
-    if not wish.steps:
+    said = [each for each in wish.of("train") if each.startswith("steps=")]
+    if not wish.steps and not said:
         per_step = measured.get("cpu_seconds_per_step")
         train = replace(train, steps=steps_for(config, train, store, clock, per_step))
     train = with_intervals(train, wish)
@@ -416,7 +417,7 @@ def resume(path: Path) -> Path:
             f" {kept['fingerprint']}); bring the old one back, or train anew with --out elsewhere"
         )
     budget = run.record.get("budget")
-    return _train(run, corpus, tokenizers.load(path), Clock(**budget) if budget else None)
+    return _train(run, corpus, read_tokenizer(run), Clock(**budget) if budget else None)
 
 
 def _train(run: RunFolder, corpus: Corpus, tokenizer: tokenizers.Tokenizer, clock: Clock | None) -> Path:
@@ -451,10 +452,10 @@ VALIDATION_TOKENS = 1 << 14
 
 def _evaluation(corpus: Corpus, tokenizer: tokenizers.Tokenizer, train: TrainSettings) -> Evaluate | None:
     """Validation nats per token on evenly spread windows, and a sample; None without validation text."""
-    store = tokenize(corpus, tokenizer, "validation")
-    if store.n_targets < 2:
+    if not corpus.n_documents("validation"):
         notice("the corpus has no validation text: the last weights are kept, and memorising goes unseen")
         return None
+    store = tokenize(corpus, tokenizer, "validation")
     size = min(train.context_length, store.n_targets)
     loader = Loader(store, batch_size=8, context_length=size, shuffle=False)
     spread = max(1, store.n_targets // VALIDATION_TOKENS)

@@ -9,7 +9,6 @@ a run killed at any moment goes on from its last checkpoint to the same bytes.
 
 from __future__ import annotations
 
-import errno
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -108,10 +107,10 @@ def fit(
     training = Training(
         model, loader, settings, choices, run, clock, loss or (lambda model, batch: model.loss(batch))
     )
-    training.resume(run.last_checkpoint())
-    with stop_signals() as stopped, deterministic():
+    with run.full_disk_named(), stop_signals() as stopped, deterministic():
+        training.resume(run.last_checkpoint())
         training.loop(stopped, evaluate)
-    run.finish(training.best_weights())
+        run.finish(training.best_weights())
 
 
 def _count(model: LanguageModel, loader: Loader, run: RunFolder) -> None:
@@ -151,7 +150,7 @@ class Training:
         self.step = 0
         self.best: dict[str, Any] | None = None
         self.evaluated = self.first_step = 0
-        self.cpu_before = 0.0
+        self.cpu_before = self.seconds_before = 0.0
         self.started, self.cpu_started = time.monotonic(), cpu_seconds()
 
     # ── steps ──────────────────────────────────────────────────────────────────────────────────
@@ -169,7 +168,7 @@ class Training:
             while self.step < self.schedule.steps:
                 nats, norm = self.take_step()
                 last = self.step >= self.schedule.steps
-                if self.step % self.settings.log_every == 0 or last:
+                if self.due(self.settings.log_every) or last:
                     self.log_step(nats, norm)
                 advance(1, f"loss {nats:.3f}")
                 if stopped():
@@ -255,7 +254,7 @@ class Training:
                 "rate": self.schedule.factor(self.step - 1),
                 "tokens": tokens,
                 "cpu_seconds": round(self.cpu_used(), 2),
-                "seconds": round(time.monotonic() - self.started, 2),
+                "seconds": round(self.seconds_used(), 2),
             }
         )
 
@@ -263,12 +262,17 @@ class Training:
         """CPU-seconds of training, over all its processes."""
         return self.cpu_before + cpu_seconds() - self.cpu_started
 
+    def seconds_used(self) -> float:
+        """Seconds of training, over all its processes."""
+        return self.seconds_before + time.monotonic() - self.started
+
     def validate(self, evaluate: Evaluate) -> None:
         """Validation loss; the best so far is remembered and its checkpoint kept."""
         self.model.eval()
         found = evaluate(self.model)
         self.model.train()
-        self.run.log({"step": self.step, **found, "cpu_seconds": round(self.cpu_used(), 2)})
+        used = {"cpu_seconds": round(self.cpu_used(), 2), "seconds": round(self.seconds_used(), 2)}
+        self.run.log({"step": self.step, **found, **used})
         self.evaluated = self.step
         nats = found["validation"]
         if self.best is None or nats < self.best["validation"]:
@@ -276,32 +280,15 @@ class Training:
             self.save()
 
     def save(self) -> None:
-        """A checkpoint of this step; without space, the error names the last good one, which stays."""
+        """A checkpoint of this step."""
         state = {
             "best": self.best,
             "evaluated": self.evaluated,
             "replans": [vars(each) for each in self.schedule.replans],
             "cpu_seconds": self.cpu_used(),
+            "seconds": self.seconds_used(),
         }
-        try:
-            self.run.save(Checkpoint(self.step, self.model.state_dict(), tensors(self.optimisers), state))
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise self.no_space() from error
-        except Exception as error:  # safetensors raises its own kind for a failed write
-            if "No space left" not in str(error):
-                raise
-            raise self.no_space() from error
-
-    def no_space(self) -> TrainingError:
-        """The error for a full disk."""
-        steps = self.run.steps()
-        good = f"the checkpoint of step {steps[-1]} is whole" if steps else "there is no checkpoint yet"
-        return TrainingError(
-            f"no space left to save step {self.step} in {self.run.path}; {good}: free some space, then"
-            f" `textus resume {self.run.path}`"
-        )
+        self.run.save(Checkpoint(self.step, self.model.state_dict(), tensors(self.optimisers), state))
 
     def resume(self, checkpoint: Checkpoint | None) -> None:
         """Go on from a checkpoint; without one, from the seed."""
@@ -312,14 +299,28 @@ class Training:
             self.best, self.evaluated = checkpoint.state["best"], checkpoint.state["evaluated"]
             self.schedule.replans = [Replan(**each) for each in checkpoint.state["replans"]]
             self.cpu_before = checkpoint.state["cpu_seconds"]
+            self.seconds_before = checkpoint.state["seconds"]
+        elif self.run.steps():
+            notice(f"no checkpoint in {self.run.path} is whole: starting again from the seed")
+        if self.best and not self.run.checkpoint(
+            self.best["step"], otherwise="it no longer counts as the best"
+        ):
+            self.best = None
         self.first_step = self.step
-        self.run.cut_log(self.step)
+        self.run.drop_remains(self.step)
+        self.run.cut_log(self.step, evaluated=self.evaluated, seconds=self.seconds_before)
         if self.clock is not None:
             self.clock.used_before += self.cpu_before
 
     def best_weights(self) -> dict[str, Tensor]:
         """The weights to use: the best if validated, else the last; run.json says which."""
-        used = self.best["step"] if self.best else self.step
+        weights, used = self.model.state_dict(), self.step
+        if self.best and self.best["step"] != self.step:
+            best = self.run.checkpoint(self.best["step"], otherwise="the last weights are used instead")
+            if best is None:
+                self.best = None
+            else:
+                weights, used = best.weights, best.step
         self.run.record.update(
             {
                 "steps": self.step,
@@ -327,14 +328,10 @@ class Training:
                 "best": self.best,
                 "replans": [vars(each) for each in self.schedule.replans],
                 "cpu_seconds": round(self.cpu_used(), 2),
-                "seconds": round(time.monotonic() - self.started, 2),
+                "seconds": round(self.seconds_used(), 2),
             }
         )
-        if used == self.step:
-            return self.model.state_dict()
-        from textus.checkpoint import read_checkpoint
-
-        return read_checkpoint(self.run.path / "state" / f"step-{used}").weights
+        return weights
 
 
 class Gradients:
@@ -370,7 +367,7 @@ class Gradients:
         weight = float(batch.weights.sum())
         if weight <= 0:
             raise TrainingError(
-                f"batch {batch.position} has no target with a weight above zero; lint the corpus"
+                f"batch {batch.position} has no target with a weight above zero: the corpus has too little text"
             )
         total, parts = torch.zeros((), device=self.parameters[0].device), dict[str, float]()
         for parameter in self.parameters:

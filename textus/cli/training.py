@@ -98,21 +98,24 @@ def finished(run: Any) -> Answer:
 
 
 def bench(
-    what: Annotated[str, Parameter(name="WHAT", help="train, decode or another script of benchmarks/.")],
+    what: Annotated[
+        str, Parameter(name="WHAT", help="A script of benchmarks/, such as train_speed or ngram.")
+    ],
     *arguments: Annotated[
         str, Parameter(name="ARGUMENTS", allow_leading_hyphen=True, help="Passed on to it.")
     ],
 ) -> int:
-    """Measure speed beside a peer, interleaved in one run.
+    """Measure on this machine: speed beside a peer in turns, quality, recovery.
 
-    Example: textus bench train
+    Example: textus bench train_speed
     """
     folder = Path(__file__).resolve().parents[2] / "benchmarks"
-    scripts = {path.stem: path for path in sorted(folder.glob("[a-z]*.py"))}
+    scripts = [path.stem for path in sorted(folder.glob("[a-z]*.py"))]
     if not scripts:
         raise UsageError(
             f"no benchmarks in {folder}; they are in the source checkout, not in the installed package"
         )
     if what not in scripts:
         raise unknown("benchmark", what, scripts)
-    return subprocess.run([sys.executable, str(scripts[what]), *arguments], check=False).returncode
+    words = [sys.executable, "-m", f"benchmarks.{what}", *arguments]
+    return subprocess.run(words, cwd=folder.parent, check=False).returncode

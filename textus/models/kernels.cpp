@@ -1,7 +1,7 @@
 // The element-wise half of a Transformer's training step on CPUs; matrix products stay with torch (oneDNN).
 //
 // Why: compiled by torch.inductor the same arithmetic needs 17 translation units and 20-30 CPU-seconds before the first
-// step, and spends as long as the matrix products; here it is one file, built in about three seconds, and each kernel
+// step, and spends as long as the matrix products; here it is one file, built in a second or two, and each kernel
 // reads and writes its rows once. Plain C functions on raw pointers, called through ctypes, which lets go of Python's
 // lock, so that two workers run at once. One thread a call and a fixed order of additions: same input, same bytes.
 //

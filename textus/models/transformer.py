@@ -31,6 +31,9 @@ from textus.models.layers import (
 from textus.models.losses import chunk_loss, cross_entropy
 from textus.models.projections import Linear
 
+PRECISIONS = ("float32", "bfloat16", "float16")
+STEPS = ("eager", "compiled", "native")
+
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
@@ -257,6 +260,10 @@ class Decoder(LanguageModel):
     def compute_with(self, precision: str, attention: str, step: str) -> None:
         if attention not in ATTENTIONS:
             raise unknown("attention", attention, ATTENTIONS)
+        if precision not in PRECISIONS:
+            raise unknown("precision", precision, PRECISIONS)
+        if step not in STEPS:
+            raise unknown("step", step, STEPS)
         if step == "native" and (why := self.why_not_native()):
             raise UsageError(f"step 'native' cannot compute this model: {why}; use 'eager' or 'compiled'")
         self.native = step == "native"

@@ -1,0 +1,239 @@
+"""Writes docs/results.md from results/*.json: every figure, what was asked of it, its command, date and machine.
+
+`python -m benchmarks.table` writes; tests/test_results.py fails where the page says something else than the files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from textus.common import read_json, write_atomic
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+RESULTS, PAGE = REPOSITORY / "results", REPOSITORY / "docs" / "results.md"
+
+HEAD = """# Results
+
+Written by `python -m benchmarks.table` from `results/*.json`, which the commands below write: no figure is typed by
+hand. Speeds are ratios of sides that took turns in one run; CPU-seconds are user and system time of a command and of
+every process it started. Min–max is over repetitions or seeds; "met" is judged by the figure named in the row.
+
+"""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What was measured: for people, and the number that is judged."""
+
+    text: str
+    value: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure to reach. `must` and `aim` are bounds: from below with `more`, else from above."""
+
+    what: str
+    source: str
+    measured: Callable[[dict[str, Any]], Figure]
+    must: float
+    aim: float | None = None
+    more: bool = False
+    unit: str = ""
+    extra: Callable[[dict[str, Any]], bool] | None = None
+    """A second condition of `must`, such as a budget that was kept."""
+    and_within: str = ""
+
+    def reached(self, bound: float, figure: Figure) -> bool:
+        """Whether the figure is on the right side of a bound."""
+        return figure.value >= bound if self.more else figure.value <= bound
+
+    def bound(self, value: float | None) -> str:
+        """A bound for people."""
+        if value is None:
+            return ""
+        shown = f"{value:.0%}" if self.unit == "%" else f"{value:,g}{self.unit}"
+        return f"{'≥' if self.more else '≤'} {shown}"
+
+
+def ranged(spread: dict[str, float], form: str = "{:.2f}") -> str:
+    """Median (min–max)."""
+    low, middle, high = (form.format(spread[key]) for key in ("min", "median", "max"))
+    return f"{middle} ({low}–{high})"
+
+
+def tiny(result: dict[str, Any]) -> Figure:
+    """Judged by the worst seed."""
+    nats, cpu, wall = (result[name] for name in ("nats_per_character", "cpu_seconds", "seconds"))
+    bits = result["bits_per_byte"]
+    one = next(iter(result["runs"].values()))["bits_per_byte"]
+    text = (
+        f"{ranged(nats, '{:.3f}')} nats/char over {nats['n']} seed(s), {bits['median']:.3f} bits/byte"
+        f" (95 % of seed 0: {one['low']:.3f}–{one['high']:.3f}); {ranged(cpu, '{:.0f}')} CPU-seconds,"
+        f" {ranged(wall, '{:.0f}')} s by the clock; worst seed counts"
+    )
+    return Figure(text, nats["max"])
+
+
+def within(seconds: float) -> Callable[[dict[str, Any]], bool]:
+    """Every seed kept the budget."""
+    return lambda result: result["cpu_seconds"]["max"] <= seconds
+
+
+def to_188(result: dict[str, Any]) -> Figure:
+    """Start-up included on both sides."""
+    whole, loop = result["with_start_up"], result["loop"]
+    text = (
+        f"{ranged(result['ratio'])} ×: {ranged(whole['ours'], '{:.1f}')} CPU-seconds ({result['steps']} steps, ends at"
+        f" {result['ours_nats']['max']:.3f} or below) beside {ranged(whole['recipe'], '{:.1f}')} (ends at"
+        f" {ranged(result['recipe_nats'], '{:.3f}')}); loops alone {ranged(loop['ratio'])} ×"
+    )
+    return Figure(text, result["ratio"]["median"])
+
+
+def speed(vocab: str) -> Callable[[dict[str, Any]], Figure]:
+    """Ours with AdamW, as the peer has it."""
+
+    def figure(result: dict[str, Any]) -> Figure:
+        found = result["vocabularies"][vocab]
+        rates = {side["name"]: side["tokens_per_cpu_second"]["median"] for side in found["sides"]}
+        text = (
+            f"{ranged(found['ratio'])} ×: {rates[found['ours']]:,.0f} ({found['ours']}) beside"
+            f" {rates[found['peer']]:,.0f} ({found['peer']}); with muon {ranged(found['ratio_muon'])} ×;"
+            f" peer helped by the allocator's environment {ranged(found['ratio_to_peer_with_allocator'])} ×"
+        )
+        return Figure(text, found["ratio"]["median"])
+
+    return figure
+
+
+def share(vocab: str) -> Callable[[dict[str, Any]], Figure]:
+    """Bare products over the step."""
+
+    def figure(result: dict[str, Any]) -> Figure:
+        found = result["vocabularies"][vocab]
+        rates = [found[f"{name}_flop_per_second"] / 1e9 for name in ("step", "products")]
+        text = f"{ranged(found['share'], '{:.0%}')}, batch {found['batch']}: {rates[0]:,.0f} of {rates[1]:,.0f} GFLOP/s"
+        return Figure(text, found["share"]["median"])
+
+    return figure
+
+
+def ngram(result: dict[str, Any]) -> Figure:
+    """The counting; the command's start-up is told beside it."""
+    bits = result["bits_per_byte"]
+    text = (
+        f"{ranged(result['loop_cpu_seconds'], '{:.1f}')} s; the whole command"
+        f" {ranged(result['command_cpu_seconds'], '{:.1f}')} s; {bits['value']:.3f} bits/byte"
+        f" (95 %: {bits['low']:.3f}–{bits['high']:.3f})"
+    )
+    return Figure(text, result["loop_cpu_seconds"]["median"])
+
+
+def kills(result: dict[str, Any]) -> Figure:
+    """How many of the trials gave the same bytes."""
+    text = (
+        f"{result['passed']} / {result['trials']}: {result['kills']} kills,"
+        f" {result['killed_while_saving']} while saving,"
+        f" {result['killed_before_first_checkpoint']} before the first checkpoint"
+    )
+    return Figure(text, result["passed"])
+
+
+def start_up(result: dict[str, Any]) -> Figure:
+    """The slower of the two counts."""
+    found = {name: result["seconds"][name] for name in ("import textus", "textus --help")}
+    text = "; ".join(f"`{name}` {ranged(each, '{:.3f}')} s" for name, each in found.items())
+    return Figure(text, max(each["median"] for each in found.values()))
+
+
+def saved_often_enough(result: dict[str, Any]) -> bool:
+    """Twenty moments, five of them while saving."""
+    return result["trials"] >= 20 and result["killed_while_saving"] >= 5
+
+
+SHAKESPEARE = "tiny Shakespeare, characters, whole last tenth: `--preset"
+GPT2 = "training tokens per CPU-second beside the best of `transformers` GPT-2 of the same shape (6 × 384 × 6, context 256)"
+ROWS = [
+    Row(f"{SHAKESPEARE} 1min`, empty compile cache", "tiny_shakespeare-1min", tiny, 1.75, 1.60,
+        unit=" nats/char", extra=within(150), and_within=" within 150 CPU-seconds"),
+    Row(f"{SHAKESPEARE} 10min`", "tiny_shakespeare-10min", tiny, 1.53, 1.45,
+        unit=" nats/char", extra=within(1200), and_within=" within 1,200 CPU-seconds"),
+    Row("CPU-seconds to reach 1.88 nats/char, beside the known CPU recipe", "to_188", to_188, 0.5, 0.25, unit=" ×"),
+    Row(f"{GPT2}, vocabulary 65", "train_speed", speed("65"), 1.2, 2, more=True, unit=" ×"),
+    Row(f"{GPT2}, vocabulary 4,096", "train_speed", speed("4096"), 1.2, 2, more=True, unit=" ×"),
+    Row("share of the rate of that step's own matrix products, vocabulary 65", "matmul_share", share("65"),
+        0.4, 0.6, more=True, unit="%"),
+    Row("the same, vocabulary 4,096", "matmul_share", share("4096"), 0.4, 0.6, more=True, unit="%"),
+    Row("n-gram, order 5, BPE 4,096, `gutenberg_prose`: CPU-seconds to train", "ngram", ngram, 60, 15, unit=" s"),
+    Row("kill −9 at 20 random moments, resume: final weights byte-identical", "kill9", kills, 20,
+        more=True, unit=" of 20", extra=saved_often_enough),
+    Row("`import textus`, `textus --help`", "start_up", start_up, 0.3, unit=" s"),
+]  # fmt: skip
+
+
+def load(source: str, folder: Path = RESULTS) -> dict[str, Any] | None:
+    """A result, None where it was never measured; ValueError where it does not say how, when and where it was."""
+    path = folder / f"{source}.json"
+    if not path.exists():
+        return None
+    result: dict[str, Any] = read_json(path)
+    missing = [name for name in ("command", "date", "machine", "versions") if not result.get(name)]
+    if missing:
+        raise ValueError(f"{path} has no {', '.join(missing)}; measure again with its command")
+    return result
+
+
+def line(row: Row, folder: Path = RESULTS) -> list[str]:
+    """One row: what, must, aim, measured, met, command, date."""
+    bounds = [row.bound(row.must) + row.and_within, row.bound(row.aim)]
+    result = load(row.source, folder)
+    if result is None:
+        return [row.what, *bounds, "not measured yet", "–", "–", "–"]
+    figure = row.measured(result)
+    kept = row.extra is None or row.extra(result)
+    met = "yes" if row.reached(row.must, figure) and kept else "**no**"
+    if met == "yes" and row.aim is not None:
+        met += ", and the aim" if row.reached(row.aim, figure) else ", not the aim"
+    return [row.what, *bounds, figure.text, met, f"`{result['command']}`", result["date"]]
+
+
+def machines(folder: Path = RESULTS) -> Iterator[str]:
+    """Where each file was measured, and with which versions."""
+    for source in dict.fromkeys(row.source for row in ROWS):
+        if result := load(source, folder):
+            machine, versions = result["machine"], result["versions"]
+            shown = ", ".join(f"{name} {version}" for name, version in versions.items())
+            yield (
+                f"- `{source}`: {machine['cpu']}, {machine['cores']} cores, {machine['isa']};"
+                f" load {machine['load']} when written; {shown}"
+            )
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def render(folder: Path = RESULTS) -> str:
+    """The whole page."""
+    header = ["what", "must", "aim", "measured, median (min–max)", "met", "command", "date"]
+    page = HEAD + markdown(header, [line(row, folder) for row in ROWS])
+    if found := list(machines(folder)):
+        page += "\n## Machines and versions\n\n" + "\n".join(found) + "\n"
+    return page
+
+
+def main() -> None:
+    """Write the page and print it."""
+    page = render()
+    write_atomic(PAGE, page)
+    print(page)
+
+
+if __name__ == "__main__":
+    main()
