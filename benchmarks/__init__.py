@@ -1,1 +1,1 @@
-"""Measurements: each `python -m benchmarks.NAME` writes results/NAME.json; `benchmarks.table` makes the table of them."""
+"""Each `python -m benchmarks.NAME` measures and writes results/NAME.json; `benchmarks.table` shows them all."""

@@ -1,4 +1,4 @@
-"""A process that holds one model and takes one training step each time it is asked: `python -m benchmarks._stepper '{…}'`.
+"""A process that holds one model and takes one training step each time it is asked.
 
 It reads `step` lines and answers each with {"cpu": …, "wall": …, "loss": …}. Processes of their own let two sides
 take turns without sharing an allocator. Ours is exactly `training.Training.take_step`; the peer is GPT2LMHeadModel

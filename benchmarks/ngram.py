@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from benchmarks._measuring import DATA, begin, corpus, evaluated, show, spread, textus, tokenizer
@@ -16,7 +17,16 @@ def main() -> None:
     built = corpus(bench.work / "corpus", *(books[:2] if bench.smoke else books or [folder]))
     vocabulary = tokenizer(bench.work / "bpe", built, "--kind", "bpe", "--vocab-size", "4096")
     out = bench.work / "run"
-    words = ["train", built, "--model", "ngram", "--set", "model.order=5", "--tokenizer", vocabulary]
+    words: list[str | Path] = [
+        "train",
+        built,
+        "--model",
+        "ngram",
+        "--set",
+        "model.order=5",
+        "--tokenizer",
+        vocabulary,
+    ]
     runs: list[dict[str, Any]] = []
     for _ in range(1 if bench.smoke else 3):
         command = textus([*words, "--out", out, "--force"], log=bench.work / "log.txt")

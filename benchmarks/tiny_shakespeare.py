@@ -8,6 +8,7 @@ A seed that is measured already is not trained again.
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 from benchmarks._measuring import Bench, begin, empty, evaluated, shakespeare, show, spread, textus
@@ -26,7 +27,18 @@ def train(preset: str, seed: int, bench: Bench) -> dict[str, Any]:
         "XDG_CACHE_HOME": str(caches),
     }
     budget = ["--steps", "30"] if bench.smoke else ["--preset", preset]
-    words = ["train", corpus, "--tokenizer", tokenizer, *budget, "--seed", str(seed), "--out", out, "--force"]
+    words: list[str | Path] = [
+        "train",
+        corpus,
+        "--tokenizer",
+        tokenizer,
+        *budget,
+        "--seed",
+        str(seed),
+        "--out",
+        out,
+        "--force",
+    ]
     command = textus(words, env=environment, log=bench.work / f"log-{preset}-{seed}.txt")
     return {
         "cpu_seconds": round(command.cpu, 1),

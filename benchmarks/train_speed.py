@@ -13,9 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from statistics import median
 from typing import Any
 
-from benchmarks._measuring import Bench, begin, same_ground, show, spread
+from benchmarks._measuring import Bench, begin, same_ground, show, spread, stamp
 from benchmarks._stepper import CONTEXT, Side, Stepper
 from textus import hardware
+from textus.common import read_json, write_json
 
 VOCABULARIES = (65, 4096)
 BATCHES = (8, 16)
@@ -38,6 +39,16 @@ def warm(sides: Sequence[Side], bench: Bench) -> list[Stepper]:
 
     with ThreadPoolExecutor(hardware.usable_cores()) as pool:
         return list(pool.map(started, sides))
+
+
+def screened(vocab: int, bench: Bench) -> dict[str, float]:
+    """`screen`, or what it found before on this machine with these versions."""
+    path = bench.work / f"screening-{vocab}.json"
+    if path.exists() and not bench.options.again and same_ground(kept := read_json(path)):
+        return kept["rates"]
+    rates = screen(vocab, bench)
+    write_json(path, {**stamp("train_speed"), "rates": rates})
+    return rates
 
 
 def screen(vocab: int, bench: Bench) -> dict[str, float]:
@@ -85,9 +96,9 @@ def ratio(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, float]:
     return spread([a / b for a, b in zip(ours["rates"], theirs["rates"], strict=True)], 3)
 
 
-def measure(vocab: int, screened: dict[str, float], bench: Bench) -> dict[str, Any]:
+def measure(vocab: int, screening: dict[str, float], bench: Bench) -> dict[str, Any]:
     """Everything about one vocabulary."""
-    finalists = list(screened)[:2]
+    finalists = list(screening)[:2]
     sides = [Side("ours", vocab, batch, how) for how in ("adamw", "muon") for batch in BATCHES]
     sides += [Side("peer", vocab, batch, way) for way in finalists for batch in BATCHES]
     sides += [Side("peer", vocab, batch, finalists[0], allocator=True) for batch in BATCHES]
@@ -95,7 +106,7 @@ def measure(vocab: int, screened: dict[str, float], bench: Bench) -> dict[str, A
     plain, helped = (best(rows, "peer", allocator=allocator) for allocator in (False, True))
     ours, muon = best(rows, "ours", how="adamw"), best(rows, "ours", how="muon")
     return {
-        "screening": screened,
+        "screening": screening,
         "sides": [{**row, "tokens_per_cpu_second": spread(row["rates"], 1)} for row in rows],
         "ours": ours["name"], "ours_muon": muon["name"], "peer": plain["name"], "peer_allocator": helped["name"],
         "ratio": ratio(ours, plain),
@@ -130,12 +141,9 @@ def main() -> None:
         "train_speed", __doc__,
         repetitions={"type": int, "default": 7, "help": "steps of each side, in turn (5 at least)"},
     )  # fmt: skip
-    earlier = bench.kept()
-    earlier = earlier if same_ground(earlier) else {}
     result: dict[str, Any] = {"shape": "6 × 384 × 6 heads, context 256, one thread", "vocabularies": {}}
     for vocab in VOCABULARIES:
-        kept = earlier.get("vocabularies", {}).get(str(vocab), {})
-        found = measure(vocab, kept.get("screening") or screen(vocab, bench), bench)
+        found = measure(vocab, screened(vocab, bench), bench)
         result["vocabularies"][str(vocab)] = found
         tell(vocab, found)
     bench.save(result)

@@ -4,7 +4,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 export TOKENIZERS_PARALLELISM=false
-measure() { .venv/bin/python -m "benchmarks.$@"; }
+measure() { name=$1; shift; .venv/bin/python -m "benchmarks.$name" "$@"; }
 
 make install
 

@@ -96,8 +96,9 @@ def errors(model: Decoder, batch: Batch) -> dict[str, tuple[float, float]]:
 
 
 def is_equal(found: dict[str, tuple[float, float]]) -> bool:
-    """Each within 1.3 of the twin's error."""
-    return all(native <= 1.3 * twin + 1e-4 for native, twin in found.values())
+    """Each within 1.3 of the twin's error; the loss is one number, and its last bits are chance."""
+    slack = {name: 1e-3 if name == "loss" else 1e-4 for name in found}
+    return all(native <= 1.3 * twin + slack[name] for name, (native, twin) in found.items())
 
 
 @needs_kernels

@@ -78,7 +78,7 @@ def test_the_products_of_a_step_are_all_found() -> None:
     def step() -> float:
         loss = ((left @ right)[None] @ torch.ones(1, 16, 2)).sum()
         torch.autograd.grad(loss, [left, right])
-        return float(loss)
+        return float(loss.detach())
 
     products = products_of(step)
     forward_and_both_gradients, forward_and_one = 3 * 2 * 4 * 8 * 16, 2 * 2 * 4 * 16 * 2

@@ -261,15 +261,13 @@ def test_a_text_that_comes_round_again_is_not_its_own_past() -> None:
     assert torch.equal(mask, interval)
 
 
-@pytest.mark.parametrize("length", [1, 2, 7, 16])
+@pytest.mark.parametrize("length", [1, 2, 7, 12])
 @pytest.mark.parametrize("documents", [None, DOCUMENTS])
 def test_all_ways_of_attending_agree(length: int, documents: Tensor | None) -> None:
     q, k, v = torch.randn(3, 1, 2, length, 4).unbind(0)
     mask = causal_mask(length, documents[:, :length] if documents is not None else None, 5)[
         ..., :length, :length
     ]
-    if mask.shape[-1] != length:
-        pytest.skip("the numbers are twelve positions long")
     expected = plain_attention(q, k, v, mask)
     for attention in (blocked_attention, fused_attention):
         torch.testing.assert_close(attention(q, k, v, mask), expected)
@@ -303,7 +301,7 @@ def test_every_option_learns(option: dict[str, Any], attention: str) -> None:
         loss = model.loss(batch).mean
         loss.backward()
         optimiser.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
     assert losses[-1] < losses[0]
     assert all(parameter.grad is not None for parameter in model.parameters())
 

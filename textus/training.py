@@ -203,7 +203,7 @@ class Training:
             for group in self.model.parameter_groups().values()
         ]
         if not all(map(_finite, [nats, *norms])):
-            raise self.not_a_number(nats, max(norms))
+            raise self.not_a_number(self.step, f"loss {nats}, gradient norm {max(norms)}")
         set_rates(self.optimisers, self.schedule.factor(self.step))
         for optimiser in self.optimisers.values():
             optimiser.step()
@@ -211,12 +211,12 @@ class Training:
         self.step += 1
         return nats, max(norms)
 
-    def not_a_number(self, nats: float, norm: float) -> TrainingError:
+    def not_a_number(self, step: int, what: str) -> TrainingError:
         """The error for a step that is no longer a number."""
         steps = self.run.steps()
         good = f"the last good checkpoint is step {steps[-1]}" if steps else "there was no checkpoint yet"
         return TrainingError(
-            f"step {self.step} (batch {self.step} of seed {self.settings.seed}): loss {nats}, gradient norm {norm};"
+            f"step {step} (batch {step} of seed {self.settings.seed}): {what};"
             f" {good} in {self.run.path};"
             f" lower the rate (--set optim.rate={self.settings.optim.rate / 3:.2g}) and start anew"
         )
@@ -280,7 +280,10 @@ class Training:
             self.save()
 
     def save(self) -> None:
-        """A checkpoint of this step."""
+        """A checkpoint of this step; never one of weights that a last step drove to infinity."""
+        weights = self.model.state_dict()
+        if wrong := [name for name, value in weights.items() if not torch.isfinite(value).all()]:
+            raise self.not_a_number(self.step - 1, f"it left {wrong[0]} not finite")
         state = {
             "best": self.best,
             "evaluated": self.evaluated,
@@ -288,7 +291,7 @@ class Training:
             "cpu_seconds": self.cpu_used(),
             "seconds": self.seconds_used(),
         }
-        self.run.save(Checkpoint(self.step, self.model.state_dict(), tensors(self.optimisers), state))
+        self.run.save(Checkpoint(self.step, weights, tensors(self.optimisers), state))
 
     def resume(self, checkpoint: Checkpoint | None) -> None:
         """Go on from a checkpoint; without one, from the seed."""

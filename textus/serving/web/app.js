@@ -47,7 +47,9 @@ function status(key) {
 function fail(message) {
   $("error").textContent = message;
   $("error").hidden = !message;
-  if (message) status(null);
+  if (!message) return;
+  status(null);
+  $("error").scrollIntoView({ block: "nearest" }); // on a phone it may be below the screen
 }
 
 function describe() {

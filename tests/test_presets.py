@@ -1,0 +1,171 @@
+"""From a wish to a plan: words are checked, what is measured is recorded, and a budget is kept."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from textus import presets
+from textus import tokenizer as tokenizers
+from textus.common import RunError, UsageError, cpu_seconds, read_json, write_json
+from textus.corpus import open_corpus
+from textus.loader import TokenStore, tokenize
+from textus.presets import SIZES, Plan, Wish, micro_batches, plan_neural, size_for, start
+from textus.training import Choices
+
+TINY = (
+    "model.n_layer=1",
+    "model.d_model=16",
+    "model.n_head=2",
+    "model.context_length=32",
+    "train.batch_size=4",
+)
+
+
+@pytest.fixture(scope="session")
+def tokenizer(corpus: Path) -> tokenizers.Tokenizer:
+    return tokenizers.train("char", open_corpus(corpus).texts("train"))
+
+
+@pytest.fixture(scope="session")
+def tokenizer_path(tokenizer: tokenizers.Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    tokenizer.save(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def store(corpus: Path, tokenizer: tokenizers.Tokenizer) -> TokenStore:
+    return tokenize(open_corpus(corpus), tokenizer, "train")
+
+
+@pytest.fixture
+def seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A preset of three seconds, on one core."""
+    monkeypatch.setitem(presets.PRESETS, "3s", 3)
+    monkeypatch.setattr(presets.hardware, "usable_cores", lambda: 1)
+
+
+def plan(tokenizer: tokenizers.Tokenizer, store: TokenStore, **wish: Any) -> Plan:
+    wish.setdefault("assignments", TINY)
+    return plan_neural(Wish("decoder", **wish), tokenizer, store, cpu_seconds())
+
+
+@pytest.mark.parametrize(
+    ("wish", "message"),
+    [
+        (
+            {"preset": "10mins"},
+            "unknown preset '10mins'; did you mean '10min'? known: 1min, 10min, 1h, overnight",
+        ),
+        ({"preset": "1min", "steps": 5}, "--preset decides depth and steps"),
+        ({"steps": 0}, "--steps 0: must be at least 1"),
+        ({"depth": -1}, "--depth -1: must be at least 1"),
+        ({"checkpoint_every": 0}, "--checkpoint-every 0"),
+        ({"assignments": ("modle.n_layer=2",)}, "unknown group of settings 'modle'; did you mean 'model'"),
+        ({"assignments": ("model.n_layers=2",)}, "'model.n_layers'; did you mean 'model.n_layer'"),
+        ({"assignments": ("model.n_layer",)}, "has no '='"),
+        ({"assignments": ("model.n_layer=two",)}, "model.n_layer='two'"),
+        ({"assignments": ("optim.rat=2",)}, "optim.rat'; did you mean"),
+        ({"assignments": ("optim.optimiser=adamv",)}, "unknown optimiser 'adamv'; did you mean 'adam'"),
+        ({"assignments": ("optim.rate=-1",)}, "optim.rate=-1.0: must be above 0"),
+        ({"assignments": ("train.log=1",)}, "did you mean 'log_every'"),
+        ({"assignments": ("choices.stepp=eager",)}, "did you mean 'step'"),
+        ({"assignments": ("model.d_model=30", "model.n_head=4")}, "d_model=30 must split into n_head=4"),
+    ],
+)
+def test_wrong_words_get_one_line_and_nothing_is_written(
+    wish: dict[str, Any], message: str, corpus: Path, tokenizer_path: Path, tmp_path: Path
+) -> None:
+    if "assignments" in wish:
+        wish = {**wish, "assignments": list(wish["assignments"]), "steps": 1}
+    with pytest.raises(UsageError) as error:
+        start(corpus, tokenizer=tokenizer_path, out=tmp_path / "run", **wish)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_steps_take_the_fixed_rule_and_measure_nothing(
+    tokenizer: tokenizers.Tokenizer, store: TokenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("measured")
+
+    monkeypatch.setattr(presets, "time_step", refuse)
+    first, again = (plan(tokenizer, store, steps=5) for _ in range(2))
+    assert (first.train, first.choices, first.model) == (again.train, again.choices, again.model)
+    assert (first.train.steps, first.clock, first.measured) == (5, None, {})
+    monkeypatch.setitem(presets.PRESETS, "3s", 3)
+    with pytest.raises(AssertionError, match="measured"):
+        plan(tokenizer, store, preset="3s")
+
+
+def test_settings_have_the_last_word(tokenizer: tokenizers.Tokenizer, store: TokenStore) -> None:
+    chosen = (*TINY, "train.steps=9", "train.log_every=3", "choices.step=eager", "choices.precision=float32")
+    found = plan(tokenizer, store, assignments=(*chosen, "optim.rate=0.5", "optim.optimiser=adamw"))
+    assert (found.train.steps, found.train.log_every, found.train.batch_size) == (9, 3, 4)
+    assert (found.train.optim.rate, found.train.optim.optimiser) == (0.5, "adamw")
+    assert found.choices == Choices("float32", "plain", "eager")
+    assert (found.model.n_layer, found.model.d_model, found.model.context_length) == (1, 16, 32)
+
+
+def test_sizes_grow_with_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(presets.hardware, "matmul_rate", lambda *_, **__: 1e11)
+    found = [size_for(Wish("decoder"), budget) for budget in (10, 100, 1e3, 1e5, 1e7)]
+    sizes = [(each.n_layer, each.d_model) for each in found]
+    assert sizes == sorted(sizes)
+    assert len(set(sizes)) >= 4
+    assert [most for most, _ in SIZES] == sorted(most for most, _ in SIZES)
+    deep = [size_for(Wish("decoder", depth=depth), None) for depth in (2, 8)]
+    assert [(each.n_layer, each.d_model) for each in deep] == [(2, 128), (8, 512)]
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 32, 96])
+@pytest.mark.parametrize("length", [1, 128, 512, 8192])
+def test_micro_batches_are_within_the_rows(rows: int, length: int) -> None:
+    pieces = micro_batches(rows * length, rows)
+    assert 1 <= pieces <= rows
+    assert pieces % 2 == 0 or pieces == rows
+
+
+@pytest.mark.usefixtures("seconds")
+def test_a_preset_records_what_it_measured_and_keeps_its_budget(
+    corpus: Path, tokenizer_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started = cpu_seconds()
+    out = start(corpus, tokenizer=tokenizer_path, out=tmp_path / "run", preset="3s", assignments=list(TINY))
+    used = cpu_seconds() - started
+    record = read_json(out / "run.json")
+    assert used < 3 * 1.3
+    assert record["status"] == "finished"
+    assert record["budget"] == {"budget": 3.0}
+    times = record["measured"]["cpu_seconds_by_choice"]
+    choices = record["choices"]
+    assert f"{choices['step']} {choices['precision']}" == min(times, key=lambda name: times[name])
+    assert record["steps"] >= 20
+    said = capsys.readouterr().err
+    assert "measured: CPU-seconds a step" in said
+    assert f"taking {choices['step']} {choices['precision']}" in said
+
+
+def test_choices_of_another_run_are_taken_as_they_are(
+    trained: Path, tokenizer: tokenizers.Tokenizer, store: TokenStore, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    kept = {"precision": "float32", "attention": "blocked", "step": "eager", "device": "cpu", "workers": 2}
+    write_json(run / "run.json", {**read_json(run / "run.json"), "choices": kept})
+    assert plan(tokenizer, store, steps=5, choices=run).choices == Choices(**kept)  # type: ignore[arg-type]
+    with pytest.raises(RunError, match="not a folder"):
+        plan(tokenizer, store, steps=5, choices=tmp_path / "nowhere")
+
+
+def test_an_output_that_exists_is_refused(trained: Path, corpus: Path, tokenizer_path: Path) -> None:
+    before = (trained / "run.json").read_bytes()
+    with pytest.raises(UsageError, match="exists already"):
+        start(corpus, tokenizer=tokenizer_path, out=trained, steps=1, assignments=list(TINY))
+    assert (trained / "run.json").read_bytes() == before
