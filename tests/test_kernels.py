@@ -19,6 +19,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from textus.common import counter_seed
 from textus.loader import Batch
 from textus.models import kernels
 from textus.models.losses import chunk_loss, cross_entropy
@@ -38,6 +39,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "documents and window": {"documents": True, "window": 5},
     "odd length": {"time": 31},
     "one position": {"time": 1},
+    "dropout": {"dropout": 0.5},
     "odd widths": {"d_model": 42, "n_head": 3, "d_ff": 37, "time": 19},
 }
 
@@ -54,6 +56,27 @@ def draw(model: Decoder, seed: int) -> Decoder:
         for parameter in model.parameters():
             torch.nn.init.normal_(parameter, mean=float(parameter.ndim == 1), std=0.15)
     return model
+
+
+class Masked(torch.nn.Module):
+    """The dropout of one seed, as the kernel draws it, for the twin in any type."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.seed = seed
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = kernels.dropout(torch.ones(x.numel(), dtype=torch.bfloat16), 0.5, self.seed)
+        return x * mask.view(x.shape).to(x.dtype)
+
+
+def mask_as_kernels_do(model: Decoder, batch: Batch) -> None:
+    """Give the twin the masks of the kernels: its own would be others."""
+    seed = counter_seed(batch.position, "dropout", batch.piece) & 0x7FFFFFFF
+    model.dropout = Masked(seed)  # type: ignore[assignment]
+    for number, block in enumerate(model.blocks):
+        block.attention.dropout = Masked(seed + 1 + 2 * number)
+        block.feed_forward.dropout = Masked(seed + 2 + 2 * number)
 
 
 def batch(rows: int = 3, time: int = 32, documents: bool = False) -> Batch:
@@ -106,10 +129,47 @@ def is_equal(found: dict[str, tuple[float, float]]) -> bool:
 def test_a_step_is_as_exact_as_its_twin(name: str) -> None:
     shape = dict(SHAPES[name])
     given = batch(time=shape.pop("time", 32), documents=shape.pop("documents", False))
-    found = errors(decoder(**shape), given)
+    model = decoder(**shape)
+    if "dropout" in shape:
+        mask_as_kernels_do(model, given)
+    found = errors(model, given)
     assert is_equal(found), found
     if given.ids.shape[1] > 1:
         assert max(native for native, _ in found.values()) > 1e-4  # it did compute in bfloat16
+
+
+@needs_kernels
+def test_another_mask_on_the_way_back_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = decoder(dropout=0.5)
+    mask_as_kernels_do(model, batch())
+    drop = kernels.BlockShape.drop
+    monkeypatch.setattr(
+        kernels.BlockShape, "drop", lambda self, gradient, seed: drop(self, gradient, seed + 1)
+    )
+    assert not is_equal(errors(model, batch()))
+
+
+@needs_kernels
+def test_dropout_keeps_the_mean_and_follows_its_seed() -> None:
+    ones = torch.ones(1 << 16, dtype=torch.bfloat16)
+    for p in (0.1, 0.5, 0.9):
+        kept = kernels.dropout(ones.clone(), p, 7)
+        assert float((kept == 0).float().mean()) == pytest.approx(p, abs=0.01)
+        assert float(kept.float().mean()) == pytest.approx(1, abs=0.05)
+        assert torch.equal(kept, kernels.dropout(ones.clone(), p, 7))
+    other = kernels.dropout(ones.clone(), 0.5, 8)
+    agree = float((kernels.dropout(ones.clone(), 0.5, 7) == other).float().mean())
+    assert agree == pytest.approx(0.5, abs=0.02)  # the next seed's mask has nothing to do with it
+
+
+@needs_kernels
+def test_nothing_is_dropped_outside_training() -> None:
+    model = decoder(dropout=0.5).eval()
+    model.compute_with("bfloat16", "plain", "native")
+    with torch.no_grad():
+        assert torch.equal(model.hidden(batch().ids, seed=1), model.hidden(batch().ids, seed=2))
+        model.train()
+        assert not torch.equal(model.hidden(batch().ids, seed=1), model.hidden(batch().ids, seed=2))
 
 
 # ── planted faults ─────────────────────────────────────────────────────────────────────────────

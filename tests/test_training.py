@@ -158,7 +158,7 @@ WAYS = {
     "eager, two workers": (Choices(workers=2), {}),
     "dropout": (Choices(), {"dropout": 0.2}),
     "native": (NATIVE, {}),
-    "native, two workers": (replace(NATIVE, workers=2), {}),
+    "native, dropout, two workers": (replace(NATIVE, workers=2), {"dropout": 0.2}),
 }
 
 
@@ -204,7 +204,7 @@ def test_resumed_from_any_step_it_ends_in_the_same_bytes(tmp_path: Path, way: st
     choices, shape = WAYS[way]
     options: dict[str, Any] = {"choices": choices}
     whole = taught(new_run(tmp_path / "whole"), **options, shape=shape)
-    for at in (1, 3, 4, 8, 11):
+    for at in (1, 4, 8, 11):
         run = stopped(new_run(tmp_path / f"at-{at}"), at, **options, shape=shape)
         assert taught(run, **options, shape=shape) == whole
         assert log(run) == log(RunFolder(tmp_path / "whole", {}))

@@ -345,7 +345,7 @@ def test_unknown_choices_are_refused(choice: tuple[str, str, str], message: str)
 
 
 @pytest.mark.parametrize(
-    "option", [{"norm": "layer"}, {"bias": True}, {"dropout": 0.1}, {"position": "none"}]
+    "option", [{"norm": "layer"}, {"bias": True}, {"activation": "gelu"}, {"position": "none"}]
 )
 def test_the_kernels_say_what_they_do_not_have(option: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="step 'native' cannot compute this model"):

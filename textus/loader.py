@@ -56,7 +56,8 @@ class Batch:
     """What a model is trained and scored on. Tensors are (B, T); a target counts by its weight, zero is none.
 
     `documents` numbers the packed document each input belongs to (None: all one), so that attention can
-    stop at its edge; `mask` is False on padding (None: no padding); `position` is the step that made it.
+    stop at its edge; `mask` is False on padding (None: no padding); `position` is the step that made it,
+    `piece` which micro-batch of it this is.
     """
 
     ids: Tensor  # (B, T) int64
@@ -65,6 +66,7 @@ class Batch:
     documents: Tensor | None = None  # (B, T) int64
     mask: Tensor | None = None  # (B, T) bool
     position: int = 0
+    piece: int = 0
     source: Tensor | None = None
     segments: Tensor | None = None
     labels: Any = None
@@ -79,7 +81,10 @@ class Batch:
         if n < 1:
             raise UsageError(f"a batch cannot be split in {n} pieces; use 1 or more")
         bounds = np.linspace(0, len(self.ids), min(n, len(self.ids)) + 1).astype(int)
-        return [self._rows(int(low), int(high)) for low, high in itertools.pairwise(bounds)]
+        pieces = itertools.pairwise(bounds)
+        return [
+            replace(self._rows(int(low), int(high)), piece=piece) for piece, (low, high) in enumerate(pieces)
+        ]
 
     def _rows(self, low: int, high: int) -> Batch:
         return self._each(lambda tensor: tensor[low:high])

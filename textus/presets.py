@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,8 @@ def plan_neural(wish: Wish, tokenizer: tokenizers.Tokenizer, store: TokenStore, 
             f"the corpus has {store.n_targets} tokens, fewer than a context of {wanted}:"
             f" the context is {store.n_targets}"
         )
+    if "dropout" not in values and budget:
+        values["dropout"] = dropout_for(epochs(size, operations(budget), store))
     config: Any = from_dict(family_of(wish.family)[1], values, "model.")
     train = TrainSettings(
         steps=wish.steps or 1,
@@ -195,10 +198,24 @@ def size_for(wish: Wish, budget: float | None) -> Size:
         return Size(wish.depth, width, 256, 32)
     if budget is None:
         return Size(4, 192, 128, 32)
-    operations = (
-        budget * hardware.matmul_rate(torch.bfloat16 if fast_bf16() else torch.float32, repeats=3) * 0.7
-    )
-    return next(size for most, size in SIZES if operations <= most)
+    return next(size for most, size in SIZES if operations(budget) <= most)
+
+
+@cache
+def operations(budget: float) -> float:
+    """Floating-point operations that so many CPU-seconds of training do here: seven tenths of the products' rate."""
+    dtype = torch.bfloat16 if fast_bf16() else torch.float32
+    return 0.7 * budget * hardware.matmul_rate(dtype)
+
+
+def epochs(size: Size, budget: float, store: TokenStore) -> float:
+    """About how often a budget of operations reads the text: six a weight and token, forward and back."""
+    return budget / (6 * 12 * size.n_layer * size.d_model**2) / store.n_targets
+
+
+def dropout_for(epochs: float) -> float:
+    """Without dropout a text read more than a few times is memorised (docs/log.md)."""
+    return 0.0 if epochs < 6 else 0.1 if epochs < 30 else 0.2
 
 
 def fast_bf16() -> bool:

@@ -349,7 +349,7 @@ class Gradients:
 
     def __init__(self, model: LanguageModel, workers: int, loss: GetLoss) -> None:
         dropout = any(isinstance(part, torch.nn.Dropout) and part.p > 0 for part in model.modules())
-        if workers > 1 and dropout:
+        if workers > 1 and dropout and not getattr(model, "native", False):
             raise UsageError(
                 f"choices.workers={workers} with dropout: the workers would share one stream of random numbers, and no"
                 " two runs would be alike; set choices.workers=1 or model.dropout=0"

@@ -248,6 +248,20 @@ void textus_swiglu_backward(const bf16* gradient, const bf16* gate_up, bf16* d_g
     }
 }
 
+// In place: each value kept with probability 1 - p and divided by it, or zero. Which, is a hash of (seed, place), so that
+// nothing is stored for the way back and any number of threads gives the same. The hash: the finaliser of MurmurHash3 (Appleby).
+void textus_dropout(bf16* x, int64_t count, int64_t seed, float p) {
+    uint32_t threshold = uint32_t(double(p) * 4294967296.0), start = uint32_t(seed);
+    float scale = 1.0f / (1.0f - p);
+    SIMD for (int64_t i = 0; i < count; ++i) {
+        uint32_t hash = uint32_t(i) * 0x9e3779b9u + start;
+        hash = (hash ^ (hash >> 16)) * 0x85ebca6bu;
+        hash = (hash ^ (hash >> 13)) * 0xc2b2ae35u;
+        hash ^= hash >> 16;
+        x[i] = hash >= threshold ? store(load(x[i]) * scale) : bf16(0);
+    }
+}
+
 // In place: logits (N, V) -> weight (softmax - one-hot); returns the sum of weighted losses in nats.
 double textus_cross_entropy(bf16* logits, const int64_t* targets, const float* weights, int64_t rows, int64_t vocabulary) {
     double total = 0.0;

@@ -141,6 +141,26 @@ def rms_norm_backward(
     return d_x, d_weight
 
 
+def dropout(x: Tensor, p: float, seed: int) -> Tensor:
+    """Zero each value of x with probability p, in place, the others over 1 - p; the same seed zeroes the same ones."""
+    if p:
+        call("textus_dropout", x, x.numel(), seed, p)
+    return x
+
+
+class Dropout(torch.autograd.Function):
+    """`dropout` of a copy, and of its gradient on the way back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, p: float, seed: int) -> Tensor:
+        ctx.p, ctx.seed = p, seed
+        return dropout(x.clone(memory_format=torch.contiguous_format), p, seed)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return dropout(gradients[0].clone(memory_format=torch.contiguous_format), ctx.p, ctx.seed), None, None
+
+
 class AddNorm(torch.autograd.Function):
     """The norm after the last block: rms_norm(x + delta) for x and delta (N, D)."""
 
@@ -174,6 +194,7 @@ class NativeBlock(torch.autograd.Function):
         angles: tuple[Tensor, Tensor],
         first: Tensor,
         shape: BlockShape,
+        seed: int,
         *weights: Any,
     ) -> tuple[Tensor, Tensor]:
         norm1, w_qkv, q_weight, k_weight, w_out, norm2, w_gate_up, w_down = weights
@@ -184,17 +205,18 @@ class NativeBlock(torch.autograd.Function):
         probability = torch.bmm(q, k.transpose(1, 2))  # (B G, R T, T)
         call("textus_causal_softmax", probability, first, shape.batch, shape.n_head, shape.time)
         mixed = shape.merge(torch.bmm(probability, v))  # (N, D)
-        x2, h2, inverse2 = add_rms_norm(x1, mixed @ bf16(w_out).t(), norm2, shape.eps)
+        out = dropout(mixed @ bf16(w_out).t(), shape.dropout, seed)
+        x2, h2, inverse2 = add_rms_norm(x1, out, norm2, shape.eps)
         gate_up = h2 @ bf16(w_gate_up).t()
         active = torch.empty(x.shape[0], gate_up.shape[1] // 2, dtype=x.dtype)
         call("textus_swiglu", gate_up, active, *active.shape)
-        ctx.shape, ctx.angles, ctx.first = shape, angles, first
+        ctx.shape, ctx.seed, ctx.angles, ctx.first = shape, seed, angles, first
         ctx.had_delta = delta is not None
         ctx.save_for_backward(
             x1, h1, inverse1, qkv, q, k, v, inverse_heads, probability, mixed, x2, h2, inverse2, gate_up,
             active, *weights
         )  # fmt: skip
-        return x2, active @ bf16(w_down).t()
+        return x2, dropout(active @ bf16(w_down).t(), shape.dropout, seed + 1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -219,14 +241,16 @@ class NativeBlock(torch.autograd.Function):
         norm1, w_qkv, q_weight, k_weight, w_out, norm2, w_gate_up, w_down = saved[15:]
         shape = ctx.shape
         d_x2, d_out = (gradient.contiguous() for gradient in gradients)
+        d_out = shape.drop(d_out, ctx.seed + 1)
         d_active = d_out @ bf16(w_down)
         d_w_down = d_out.t() @ active
         d_gate_up = torch.empty_like(gate_up)
         call("textus_swiglu_backward", d_active, gate_up, d_gate_up, *active.shape)
         d_w_gate_up = d_gate_up.t() @ h2
         d_x2, d_norm2 = rms_norm_backward(d_gate_up @ bf16(w_gate_up), x2, inverse2, norm2, d_x2)
-        d_w_out = d_x2.t() @ mixed
-        d_mixed = shape.unmerge(d_x2 @ bf16(w_out))  # (B G, R T, K)
+        d_mixed_out = shape.drop(d_x2, ctx.seed)
+        d_w_out = d_mixed_out.t() @ mixed
+        d_mixed = shape.unmerge(d_mixed_out @ bf16(w_out))  # (B G, R T, K)
         d_v = torch.bmm(probability.transpose(1, 2), d_mixed)
         d_scores = torch.bmm(d_mixed, v.transpose(1, 2))
         call(
@@ -245,21 +269,21 @@ class NativeBlock(torch.autograd.Function):
         d_w_qkv = d_qkv.t() @ h1
         d_x, d_norm1 = rms_norm_backward(d_qkv @ bf16(w_qkv), x1, inverse1, norm1, d_x2)
         d_weights = (d_norm1, d_w_qkv, d_q_weight, d_k_weight, d_w_out, d_norm2, d_w_gate_up, d_w_down)
-        return d_x, (d_x if ctx.had_delta else None), None, None, None, *d_weights
+        return d_x, (d_x if ctx.had_delta else None), None, None, None, None, *d_weights
 
 
 class BlockShape:
     """The sizes of one step, and the moves between rows (N, …) and heads (B, H, T, K) that need them."""
 
-    def __init__(self, batch: int, time: int, n_head: int, n_kv_head: int, d_head: int, eps: float) -> None:
-        self.batch, self.time = batch, time
-        self.n_head, self.n_kv_head, self.d_head = n_head, n_kv_head, d_head
-        self.eps = eps
-        self.factor = 1.0 / math.sqrt(d_head)
+    def __init__(self, sizes: tuple[int, int, int, int, int], *, eps: float, dropout: float = 0.0) -> None:
+        self.sizes = sizes
+        self.batch, self.time, self.n_head, self.n_kv_head, self.d_head = sizes
+        self.eps, self.dropout = eps, dropout
+        self.factor = 1.0 / math.sqrt(self.d_head)
 
-    @property
-    def sizes(self) -> tuple[int, int, int, int, int]:
-        return self.batch, self.time, self.n_head, self.n_kv_head, self.d_head
+    def drop(self, gradient: Tensor, seed: int) -> Tensor:
+        """The gradient that comes back through a dropout; the one given is left as it is."""
+        return dropout(gradient.clone(), self.dropout, seed) if self.dropout else gradient
 
     def split(
         self, qkv: Tensor, q_weight: Tensor | None, k_weight: Tensor | None, angles: tuple[Tensor, Tensor]

@@ -55,7 +55,7 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:  # (B, T, D) -> (B, T, D)
         gate, up = self.gate_up(x).chunk(2, dim=-1)  # (B, T, F) each
-        return self.down(self.dropout(F.silu(gate) * up))
+        return self.dropout(self.down(F.silu(gate) * up))
 
 
 class FeedForward(nn.Module):
@@ -71,7 +71,7 @@ class FeedForward(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, T, D) -> (B, T, D)
-        return self.down(self.dropout(self.activation(self.up(x))))
+        return self.dropout(self.down(self.activation(self.up(x))))
 
 
 def relu2(x: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from textus.common import UsageError, unknown
+from textus.common import UsageError, counter_seed, unknown
 from textus.loader import Batch
 from textus.models import LanguageModel, Loss, kernels
 from textus.models.layers import (
@@ -283,8 +283,6 @@ class Decoder(LanguageModel):
             or config.bias
         ):
             return "the kernels know RMS norm, SwiGLU and rotary positions without biases only"
-        if config.dropout:
-            return "the kernels have no dropout"
         if config.context_length > kernels.LONGEST or config.d_head > kernels.WIDEST:
             return f"the kernels hold at most {kernels.LONGEST} positions and heads {kernels.WIDEST} wide"
         if self.embedding.weight.device.type != "cpu":
@@ -300,29 +298,39 @@ class Decoder(LanguageModel):
         segments: Tensor | None = None,
         *,
         documents: Tensor | None = None,
+        seed: int = 0,
     ) -> Tensor:
-        """Last states (B, T, D) of ids (B, T); attention stays inside `documents` (B, T) where given."""
+        """Last states (B, T, D) of ids (B, T); attention stays inside `documents` (B, T) where given.
+
+        `seed` is what the kernels draw dropout from; without them torch's own state is.
+        """
         self._check_length(ids.shape[1])
         positions = torch.arange(ids.shape[1], device=ids.device)
         x, angles = self._embed(ids, positions)
         if self.native:
-            return self._hidden_native(x, documents)
+            return self._hidden_native(x, documents, seed)
+        x = self.dropout(x)
         allowed = causal_mask(ids.shape[1], documents, self.config.window).to(ids.device)
         attend = ATTENTIONS[self.attention]
         for block in self.blocks:
             x = block(x, angles, allowed, attend)
         return self.norm(x)
 
-    def _hidden_native(self, x: Tensor, documents: Tensor | None) -> Tensor:
+    def _hidden_native(self, x: Tensor, documents: Tensor | None, seed: int) -> Tensor:
         """`hidden` by the kernels: the same sums, block by block, in bfloat16."""
         config, (batch, time, width) = self.config, x.shape
-        shape = kernels.BlockShape(batch, time, config.n_head, config.n_kv_head, config.d_head, self.norm.eps)
+        dropout = config.dropout if self.training else 0.0
+        sizes = (batch, time, config.n_head, config.n_kv_head, config.d_head)
+        shape = kernels.BlockShape(sizes, eps=self.norm.eps, dropout=dropout)
         angles = (self.cos[:time].contiguous(), self.sin[:time].contiguous())
         first = first_key(batch, time, documents, config.window)
         rows, delta = x.flatten(0, 1), None
-        for block in self.blocks:
+        if dropout:
+            rows = kernels.Dropout.apply(rows, dropout, seed)
+        for number, block in enumerate(self.blocks):
+            place = seed + 1 + 2 * number  # each of a block's two dropouts has a seed of its own
             rows, delta = kernels.NativeBlock.apply(
-                rows, delta, angles, first, shape, *block.native_weights()
+                rows, delta, angles, first, shape, place, *block.native_weights()
             )
         return kernels.AddNorm.apply(rows, delta, self.norm.weight, self.norm.eps).view(batch, time, width)
 
@@ -342,7 +350,7 @@ class Decoder(LanguageModel):
         if self.config.position == "rotary":
             cos, sin = (part[positions].unsqueeze(-2).to(self.precision) for part in (self.cos, self.sin))
             angles = (cos, sin)
-        return self.dropout(x), angles
+        return x, angles
 
     def _logits(self, hidden: Tensor) -> Tensor:
         return nn.functional.linear(hidden, self.head_weight.to(hidden.dtype)).float()
@@ -402,7 +410,8 @@ class Decoder(LanguageModel):
     # ── learning ───────────────────────────────────────────────────────────────────────────────
 
     def loss(self, batch: Batch) -> Loss:
-        hidden = self.hidden(batch.ids, documents=batch.documents)
+        seed = counter_seed(batch.position, "dropout", batch.piece) & 0x7FFFFFFF
+        hidden = self.hidden(batch.ids, documents=batch.documents, seed=seed)
         compute = kernels.chunk_loss if self.native else chunk_loss
         total = cross_entropy(hidden, self.head_weight, batch.targets, batch.weights, compute)
         return Loss(total, float(batch.weights.sum()))
