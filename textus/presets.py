@@ -277,7 +277,10 @@ def measure(wish: Wish, config: Any, train: TrainSettings) -> tuple[Choices, dic
     assert best is not None
     measured = {"cpu_seconds_by_choice": times, "cpu_seconds_per_step": round(fastest, 4)}
     cores = hardware.usable_cores()
-    if cores > 1 and best.device == "cpu" and not getattr(config, "dropout", 0):
+    draws = best.step != "native" and getattr(
+        config, "dropout", 0
+    )  # from one stream: workers would race for it
+    if cores > 1 and best.device == "cpu" and not draws:
         _, alone = time_step(wish, config, train, best)
         cpu, together = time_step(wish, config, train, replace(best, workers=cores))
         measured["seconds_by_workers"] = {"1": round(alone, 4), str(cores): round(together, 4)}
