@@ -277,10 +277,9 @@ def measure(wish: Wish, config: Any, train: TrainSettings) -> tuple[Choices, dic
     assert best is not None
     measured = {"cpu_seconds_by_choice": times, "cpu_seconds_per_step": round(fastest, 4)}
     cores = hardware.usable_cores()
-    draws = best.step != "native" and getattr(
-        config, "dropout", 0
-    )  # from one stream: workers would race for it
-    if cores > 1 and best.device == "cpu" and not draws:
+    # without the kernels dropout is drawn from one stream, which workers would race for
+    shareable = best.step == "native" or not getattr(config, "dropout", 0.0)
+    if cores > 1 and best.device == "cpu" and shareable:
         _, alone = time_step(wish, config, train, best)
         cpu, together = time_step(wish, config, train, replace(best, workers=cores))
         measured["seconds_by_workers"] = {"1": round(alone, 4), str(cores): round(together, 4)}
