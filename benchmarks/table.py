@@ -230,10 +230,55 @@ def render(folder: Path = RESULTS) -> str:
     return page
 
 
+CHINESE = {
+    "what": "项目",
+    "measured": "实测",
+    "must": "要求",
+    "CPU-seconds to reach 1.88 nats/char, beside the known CPU recipe": "达到 1.88 nats/字符所需 CPU 秒，与已知 CPU 配方之比",
+    "the same, vocabulary 4,096": "同上，词表 4,096",
+    "not measured yet": "尚未测量",
+    f"{SHAKESPEARE} 1min`, empty compile cache": "tiny Shakespeare，字符，最后十分之一全部：`--preset 1min`，编译缓存为空",
+    f"{SHAKESPEARE} 10min`": "tiny Shakespeare，字符，最后十分之一全部：`--preset 10min`",
+    f"{GPT2}, vocabulary 65": "每 CPU 秒训练词元数，与 `transformers` GPT-2 最佳设置之比，6 × 384 × 6 头，上下文 256，词表 65",
+    f"{GPT2}, vocabulary 4,096": "同上，词表 4,096",
+    "share of the rate of that step's own matrix products, vocabulary 65": "训练步速率占其自身矩阵乘法速率的比例，词表 65",
+    "n-gram, order 5, BPE 4,096, `gutenberg_prose`: CPU-seconds to train": "n-gram，5 阶，BPE 4,096，`gutenberg_prose`：训练所需 CPU 秒",
+    "kill −9 at 20 random moments, resume: final weights byte-identical": "随机 20 次 kill −9 后恢复：最终权重逐字节相同",
+    "`import textus`, `textus --help`": "`import textus`、`textus --help`",
+}  # fmt: skip
+"""The words of the short table in README.zh-CN.md."""
+BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+
+
+def short(row: Row, words: dict[str, str], folder: Path = RESULTS) -> list[str]:
+    """One row of a README: what, measured, must."""
+    result = load(row.source, folder)
+    measured = "not measured yet"
+    if result is not None:
+        value = row.measured(result).value
+        measured = f"{value:.0%}" if row.unit == "%" else f"{value:.3g}{row.unit}"
+    return [words.get(row.what, row.what), words.get(measured, measured), row.bound(row.must)]
+
+
+def filled(readme: str, words: dict[str, str], folder: Path = RESULTS) -> str:
+    """A README with the short table between its two marks."""
+    before, rest = readme.split(BEGIN)
+    _, after = rest.split(END)
+    header = [words.get(name, name) for name in ("what", "measured", "must")]
+    table = markdown(header, [short(row, words, folder) for row in ROWS])
+    return f"{before}{BEGIN}\n{table}{END}{after}"
+
+
+READMES: dict[str, dict[str, str]] = {"README.md": {}, "README.zh-CN.md": CHINESE}
+
+
 def main() -> None:
-    """Write the page and print it."""
+    """Write the page and the READMEs' short tables, and print the page."""
     page = render()
     write_atomic(PAGE, page)
+    for name, words in READMES.items():
+        path = REPOSITORY / name
+        write_atomic(path, filled(path.read_text(encoding="utf-8"), words))
     print(page)
 
 

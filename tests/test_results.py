@@ -55,6 +55,13 @@ def test_what_is_not_measured_is_said_to_be(tmp_path: Path) -> None:
     assert table.render(tmp_path).count("not measured yet") == len(table.ROWS)
 
 
+@pytest.mark.parametrize("name", list(table.READMES))
+def test_the_readmes_say_what_the_files_say(name: str) -> None:
+    readme, words = (table.REPOSITORY / name).read_text(encoding="utf-8"), table.READMES[name]
+    assert readme == table.filled(readme, words), "run `python -m benchmarks.table`"
+    assert all(row.what in words for row in table.ROWS) or not words
+
+
 @pytest.mark.parametrize(("value", "met"), [(0.2, "yes"), (0.3, "yes"), (0.31, "**no**")])
 def test_met_is_judged(tmp_path: Path, value: float, met: str) -> None:
     (tmp_path / "start_up.json").write_text(json.dumps(start_up(value)))
