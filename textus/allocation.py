@@ -1,10 +1,8 @@
 """Memory that is asked for again every step, kept instead of given back: glibc's allocator told so.
 
 A training step frees and asks for hundreds of megabytes. By default each large block is a new mapping whose
-pages the kernel clears
-one by one, 4 kB at a time: on two Zen 5 cores that took a quarter of a training step. Kept in one heap of 2
-MB pages the same step ran 1.25
-times as fast (docs/log.md).
+pages the kernel clears one by one, 4 kB at a time: on two Zen 5 cores that took a quarter of a training step.
+Kept in one heap of 2 MB pages the same step ran 1.25 times as fast (docs/log.md).
 """
 
 from __future__ import annotations

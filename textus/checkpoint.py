@@ -8,8 +8,7 @@
     log.jsonl           a line a logged step; tensorboard/ the same for TensorBoard, where that is installed
 
 No pickle: tensors are safetensors, everything else is JSON. A checkpoint is written beside, flushed, hashed
-and renamed; the
-newest one that verifies is the one that counts.
+and renamed; the newest one that verifies is the one that counts.
 """
 
 from __future__ import annotations

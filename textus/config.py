@@ -1,9 +1,8 @@
 """Settings as dataclasses: to JSON and back, and single fields set by a flag such as `model.n_layer=2`.
 
 A dataclass stands next to what it configures. Values are checked by pydantic against the field's type; an
-unknown
-key is an error that names the nearest one. Every saved file carries `VERSION`; `migrate` brings older ones
-up.
+unknown key is an error that names the nearest one. Every saved file carries `VERSION`; `migrate` brings older
+ones up.
 """
 
 from __future__ import annotations

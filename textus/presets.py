@@ -1,8 +1,8 @@
 """From a time budget to a training: what to build, how to compute it here, for how many steps.
 
 One dial, `preset` (or `depth`). Everything else follows from it and from measuring the first steps on this
-machine; what
-was measured and chosen is printed, and stored with the run so that `resume` and `--choices` take it as it is.
+machine; what was measured and chosen is printed, and stored with the run so that `resume` and `--choices`
+take it as it is.
 """
 
 from __future__ import annotations

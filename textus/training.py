@@ -1,10 +1,8 @@
 """`fit`: the only training loop.
 
-Everything that differs between ways of training comes as an argument (`loss`, `backward`, `evaluate`,
-`sample`). A step is a
-function of (weights, optimiser memory, step number): batches, random numbers and rates are all derived from
-the step, so that
-a run killed at any moment goes on from its last checkpoint to the same bytes.
+What differs between ways of training comes as an argument (`loss`, `evaluate`). A step is a function of
+(weights, optimiser memory, step number): batches, random numbers and rates are all derived from the step, so
+that a run killed at any moment goes on from its last checkpoint to the same bytes.
 """
 
 from __future__ import annotations

@@ -22,8 +22,7 @@ exact, bound or pseudo
 
 Count models learn by ``count(batch)`` for every batch of a pass and ``update() -> Loss`` at its end, and set
 ``counts = True`` and ``passes`` (how many passes they want). ``overlap`` is how many ids of left context each
-window repeats with
-weight zero. ``can_generate`` is False for families without a cache.
+window repeats with weight zero. ``can_generate`` is False for families without a cache.
 """
 
 from __future__ import annotations

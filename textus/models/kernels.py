@@ -2,8 +2,8 @@
 between them.
 
 Same arithmetic as `transformer.Block` in bfloat16 (the twin it is tested against), no tracing, no compile
-time but that of one
-small C++ file, kept in the user's cache. Shapes as in `textus.models.layers`, N = B T rows.
+time but that of one small C++ file, kept in the user's cache. Shapes as in `textus.models.layers`, N = B T
+rows.
 """
 
 from __future__ import annotations

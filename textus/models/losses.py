@@ -1,8 +1,8 @@
 """Cross-entropy over a vocabulary without ever holding all logits.
 
 Source of the idea: the fused linear cross-entropy of Liger-Kernel (Hsu et al. 2024). The gradient of each
-chunk is made while its
-logits are still in the processor's cache. Shapes: N targets, D width, V vocabulary, C chunk.
+chunk is made while its logits are still in the processor's cache. Shapes: N targets, D width, V vocabulary, C
+chunk.
 """
 
 from __future__ import annotations
