@@ -203,3 +203,17 @@ def test_a_damaged_run_is_refused(counted: Path, tmp_path: Path, damage: str) ->
     with pytest.raises(RunError):
         api.open_run(mine).generate("a")
     assert api.verify(counted)
+
+
+def test_a_story_of_one_page_is_learnt_by_heart_and_that_is_said(
+    story: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ["model.n_layer=2", "model.d_model=64", "model.n_head=2"]
+    run = textus.train(corpus, tokenizer="char", out=tmp_path / "run", steps=150, settings=small)
+    said = capsys.readouterr().err
+    assert "expect it to be memorised" in said
+    assert "too few to choose weights by" in said
+    told = " ".join(
+        ("Once upon a time" + run.generate("Once upon a time", temperature=0, max_tokens=60)).split()
+    )
+    assert told in " ".join(story.read_text().split())

@@ -469,12 +469,23 @@ VALIDATION_TOKENS = 1 << 14
 """Tokens of the validation split looked at on the way; all of them are `textus evaluate`'s work."""
 
 
+LEAST_TO_CHOOSE_BY = 256
+"""Tokens of validation text below which chance decides which weights look best."""
+
+
 def _evaluation(corpus: Corpus, tokenizer: tokenizers.Tokenizer, train: TrainSettings) -> Evaluate | None:
-    """Validation nats per token on evenly spread windows, and a sample; None without validation text."""
+    """Validation nats per token on evenly spread windows, and a sample; None where there is too little
+    validation text.
+    """
     if not corpus.n_documents("validation"):
         notice("the corpus has no validation text: the last weights are kept, and memorising goes unseen")
         return None
     store = tokenize(corpus, tokenizer, "validation")
+    if store.n_targets < LEAST_TO_CHOOSE_BY:
+        notice(
+            f"{store.n_targets} tokens of validation text are too few to choose weights by: the last are kept"
+        )
+        return None
     size = min(train.context_length, store.n_targets)
     loader = Loader(store, batch_size=8, context_length=size, shuffle=False)
     spread = max(1, store.n_targets // VALIDATION_TOKENS)
