@@ -97,3 +97,20 @@ def test_marked_blocks_are_found() -> None:
         (False, "text", "x\n"),
         (False, "bash", "make demo\n"),
     ]
+
+
+def promised_but_missing(page: str, tests: Path) -> list[str]:
+    """Tests that a page of promises names and that are not in the files it names them in."""
+    missing = []
+    for cell in re.findall(r"`test_\w+\.py`: (?:`test_\w+`(?:, )?)+", page):
+        file, *names = re.findall(r"`(test_[\w.]+)`", cell)
+        source = (tests / file).read_text(encoding="utf-8")
+        missing += [f"{file}::{name}" for name in names if f"def {name}(" not in source]
+    return missing
+
+
+def test_every_promise_names_tests_that_exist() -> None:
+    page = (REPOSITORY / "docs" / "promises.md").read_text(encoding="utf-8")
+    assert promised_but_missing(page, REPOSITORY / "tests") == []
+    planted = page.replace("`test_floors_hold`", "`test_floors_float`")
+    assert promised_but_missing(planted, REPOSITORY / "tests") == ["test_layers.py::test_floors_float"]
