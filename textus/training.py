@@ -412,13 +412,20 @@ def _finite(value: float) -> bool:
 
 @contextmanager
 def deterministic() -> Iterator[None]:
-    """Only algorithms that give the same bytes every time, as long as training lasts."""
+    """Only algorithms that give the same bytes every time, as long as training lasts.
+
+    torch would also fill all new memory, in case it is read before it is written; nothing here does that, and
+    filling takes time (docs/log.md).
+    """
     before = torch.are_deterministic_algorithms_enabled()
+    filling = torch.utils.deterministic.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before)
+        torch.utils.deterministic.fill_uninitialized_memory = filling
 
 
 @contextmanager
