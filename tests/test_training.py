@@ -367,13 +367,13 @@ def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path) -> None:
     assert run.steps() == [3]
 
 
-def test_a_clock_that_runs_out_brings_the_end_forward_once(tmp_path: Path) -> None:
+def test_a_clock_that_runs_out_brings_the_end_forward(tmp_path: Path) -> None:
     run = new_run(tmp_path / "run")
     settings = replace(SETTINGS, steps=10_000, evaluate_every=0, checkpoint_every=0)
     taught(run, settings, clock=Clock(0.5), evaluate=None)
     record = read_json(run.path / "run.json")
-    assert len(record["replans"]) == 1
-    assert 20 < record["steps"] == record["replans"][0]["steps"] < 10_000
+    assert record["replans"]
+    assert 20 <= record["steps"] == record["replans"][-1]["steps"] < 10_000
     assert record["cpu_seconds"] < 5
 
 

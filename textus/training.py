@@ -220,24 +220,25 @@ class Training:
         )
 
     def replan(self) -> None:
-        """Where the clock will run out before the planned end: decide once to come down from here, and
-        remember it.
-        """
-        if self.clock is None or self.schedule.replans or self.step < 20 or self.step % 10:
+        """Where the clock will run out before the end: come down from here to an earlier one, and remember it."""
+        if self.clock is None or self.step < 20 or self.step % 10 or self.step >= self.schedule.steps:
+            return
+        planned, replans = self.schedule.planned, self.schedule.replans
+        left = 0.98 * self.clock.budget - self.clock.used()
+        # while the remaining steps still suffice for a full decay, a slow moment may pass
+        too_early = self.step < planned * (1 - self.settings.optim.decay)
+        just_decided = replans and self.step - replans[-1].step < planned // 20
+        if left > 0 and (too_early or just_decided):
             return
         rate = (cpu_seconds() - self.cpu_started) / max(1, self.step - self.first_step)
-        left = self.clock.budget - self.clock.used()
-        # decide late: while the remaining share still suffices for a full decay, a slow moment may pass
-        if self.step < self.schedule.planned * (1 - self.settings.optim.decay) and left > 0:
-            return
         fitting = self.step + max(1, int(left / rate))
-        if fitting < 0.97 * self.schedule.planned:
-            self.schedule.replans.append(Replan(self.step, fitting))
-            self.run.log({"step": self.step, "replan": fitting})
+        if fitting < 0.98 * self.schedule.steps:
             notice(
-                f"slower than measured at the start: {fitting} steps in all instead of {self.schedule.planned},"
+                f"slower than measured at the start: {fitting} steps in all instead of {self.schedule.steps},"
                 " so that the time asked for is kept"
             )
+            replans.append(Replan(self.step, fitting))
+            self.run.log({"step": self.step, "replan": fitting})
 
     # ── remembering ────────────────────────────────────────────────────────────────────────────
 
