@@ -175,20 +175,20 @@ def test_nothing_is_dropped_outside_training() -> None:
 # ── planted faults ─────────────────────────────────────────────────────────────────────────────
 
 FAULTS = {
-    "softmax backward": ("store(load(p[s]) * (load(g[s]) - dot))", "store(load(p[s]) * load(g[s]))"),
+    "softmax backward": ("= load(p[s]) * (load(g[s]) - dot)", "= load(p[s]) * load(g[s])"),
     "swiglu backward": ("(1.0f + x * (1.0f - s))", "(1.0f + x * s)"),
     "norm backward": ("slope * weight[d] * scale - value * back", "slope * weight[d] * scale"),
-    "rotation": ("turned[d + half] = second * cos[d] - first", "turned[d + half] = second * cos[d] + first"),
-    "document edge": ("float values[8192], top", "from = 0; float values[8192], top"),
+    "rotation": (
+        "turned[d + half] = values[d + half] * cos[d] - values[d]",
+        "turned[d + half] = values[d + half] * cos[d] + values[d]",
+    ),
+    "document edge": ("count = to - from;", "count = (from = 0, to);"),
     "one-hot": ("* scale - weight)", "* scale)"),
     "rounding": (
         "bits + 0x7fffu + ((bits >> 16) & 1u)",
         "bits & 0xffe00000u",
     ),
-    "head norm": (
-        "load(in[d]) * scale * (weight ? weight[d] : 1.0f)",
-        "load(in[d]) * (weight ? weight[d] : 1.0f)",
-    ),
+    "head norm": ("= load(in[d]) * scale * factor", "= load(in[d]) * factor"),
 }
 
 

@@ -126,10 +126,11 @@ def test_sizes_grow_with_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 32, 96])
 @pytest.mark.parametrize("length", [1, 128, 512, 8192])
-def test_micro_batches_are_within_the_rows(rows: int, length: int) -> None:
-    pieces = micro_batches(rows * length, rows)
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_micro_batches_are_within_the_rows(rows: int, length: int, workers: int) -> None:
+    pieces = micro_batches(rows * length, rows, workers)
     assert 1 <= pieces <= rows
-    assert pieces % 2 == 0 or pieces == rows
+    assert pieces % workers == 0 or pieces == rows
 
 
 @pytest.mark.usefixtures("seconds")

@@ -176,7 +176,7 @@ def plan_neural(wish: Wish, tokenizer: tokenizers.Tokenizer, store: TokenStore, 
     if not wish.steps and not said:
         per_step = measured.get("cpu_seconds_per_step")
         train = replace(train, steps=steps_for(config, train, store, clock, per_step))
-    train = with_intervals(train, wish)
+    train = with_intervals(train, wish, choices.workers)
     return Plan(wish.family, config, train, choices, measured, clock)
 
 
@@ -306,7 +306,7 @@ def time_step(
     cpu, wall = [], []
     for _ in range(2 if quick else 3):
         cpu_start, start = time.process_time(), time.monotonic()
-        gradients.compute(batch, micro_batches(ids.numel(), len(ids)))
+        gradients.compute(batch, micro_batches(ids.numel(), len(ids), choice.workers))
         for optimiser in optimisers.values():
             optimiser.step()
         cpu.append(time.process_time() - cpu_start)
@@ -314,13 +314,13 @@ def time_step(
     return min(cpu[1:]), min(wall[1:])
 
 
-TOKENS_AT_ONCE = 2048
+TOKENS_AT_ONCE = 4096
 """Positions in a micro-batch: activations that stay near the processor."""
 
 
-def micro_batches(n_tokens: int, n_rows: int) -> int:
-    """Pieces for a batch: about `TOKENS_AT_ONCE` each, an even number where there are two or more rows."""
-    pieces = max(2, round(n_tokens / TOKENS_AT_ONCE / 2) * 2)
+def micro_batches(n_tokens: int, n_rows: int, workers: int = 1) -> int:
+    """Pieces for a batch: about `TOKENS_AT_ONCE` each, the same number for every worker."""
+    pieces = max(1, round(n_tokens / TOKENS_AT_ONCE / workers)) * workers
     return min(pieces, n_rows)
 
 
@@ -343,12 +343,12 @@ def steps_for(
     return max(20, tokens // tokens_a_step)
 
 
-def with_intervals(train: TrainSettings, wish: Wish) -> TrainSettings:
+def with_intervals(train: TrainSettings, wish: Wish, workers: int) -> TrainSettings:
     """Micro-batches, and how often to log, evaluate and save, where the person did not say."""
     said = {each.partition("=")[0] for each in wish.of("train")}
     eighth = max(1, train.steps // 8)
     derived = {
-        "micro_batches": micro_batches(train.batch_size * train.context_length, train.batch_size),
+        "micro_batches": micro_batches(train.batch_size * train.context_length, train.batch_size, workers),
         "log_every": max(1, min(10, train.steps // 50)),
         "evaluate_every": wish.checkpoint_every or eighth,
         "checkpoint_every": wish.checkpoint_every or eighth,

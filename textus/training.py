@@ -196,10 +196,7 @@ class Training:
         batch = self.loader.batch(self.step)
         loss = self.gradients.compute(batch, self.settings.micro_batches)
         nats = float(loss.mean)
-        norms = [
-            float(torch.nn.utils.clip_grad_norm_(group, self.settings.optim.clip))
-            for group in self.model.parameter_groups().values()
-        ]
+        norms = [clip(group, self.settings.optim.clip) for group in self.model.parameter_groups().values()]
         if not all(map(_finite, [nats, *norms])):
             raise self.not_a_number(self.step, f"loss {nats}, gradient norm {max(norms)}")
         set_rates(self.optimisers, self.schedule.factor(self.step))
@@ -396,6 +393,15 @@ class Gradients:
         return loss, torch.autograd.grad(loss.total / weight, self.parameters, allow_unused=True)
 
 
+def clip(parameters: list[torch.nn.Parameter], most: float) -> float:
+    """Scale gradients down to a norm of `most` where it is larger, and only then; returns what it was."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norm = float(torch.nn.utils.get_total_norm(gradients))
+    if norm > most:
+        torch._foreach_mul_(gradients, most / (norm + 1e-6))
+    return norm
+
+
 @torch.inference_mode()
 def validation_loss(model: LanguageModel, batches: list[Batch]) -> float:
     """Nats per target over batches."""
@@ -419,14 +425,15 @@ def deterministic() -> Iterator[None]:
     filling takes time (docs/log.md).
     """
     before = torch.are_deterministic_algorithms_enabled()
-    filling = torch.utils.deterministic.fill_uninitialized_memory
+    memory: Any = torch.utils.deterministic
+    filling = memory.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    memory.fill_uninitialized_memory = False
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before)
-        torch.utils.deterministic.fill_uninitialized_memory = filling
+        memory.fill_uninitialized_memory = filling
 
 
 @contextmanager

@@ -11,6 +11,15 @@
 #include <cstdint>
 #include <cstring>
 
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
+
+#define SIMD _Pragma("omp simd")
+#define INLINE static inline __attribute__((always_inline))
+
+constexpr int LANES = 16;  // floats in a 512-bit register
+
 using bf16 = uint16_t;
 
 static inline float load(bf16 x) {
@@ -25,6 +34,16 @@ static inline bf16 store(float x) {  // round to nearest, ties to even
     std::memcpy(&bits, &x, 4);
     bf16 rounded = bf16((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
     return x != x ? bf16(0x7fc0) : rounded;  // rounding up would carry some NaNs over into zero
+}
+
+// A row of floats as bfloat16, by the processor's own instruction where it has one (the same rounding).
+static inline void store_row(bf16* out, const float* in, int64_t count) {
+    int64_t done = 0;
+#ifdef __AVX512BF16__
+    for (; done + 16 <= count; done += 16)
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + done), __m256i(_mm512_cvtneps_pbh(_mm512_loadu_ps(in + done))));
+#endif
+    SIMD for (int64_t d = done; d < count; ++d) out[d] = store(in[d]);
 }
 
 // e^x to about two units in the last place: range reduction by ln 2, then a polynomial of degree 6.
@@ -48,7 +67,6 @@ static inline float exponential(float x) {
 
 static inline float sigmoid(float x) { return 1.0f / (1.0f + exponential(-x)); }
 
-#define SIMD _Pragma("omp simd")
 #define SIMD_SUM(s) _Pragma(s)
 
 extern "C" {
@@ -93,7 +111,7 @@ void textus_rms_norm_backward(const bf16* gradient, const bf16* x, const float* 
 }
 
 // One head of one position: scale to unit rms and weight where `weight` is given, turn by the angles, times `factor`.
-static inline void turn_head(const bf16* in, bf16* out, const float* weight, const float* cos, const float* sin,
+INLINE void turn_head(const bf16* in, bf16* out, const float* weight, const float* cos, const float* sin,
                              float* inverse, int64_t width, float eps, float factor) {
     int64_t half = width / 2;
     float scale = 1.0f;
@@ -104,17 +122,20 @@ static inline void turn_head(const bf16* in, bf16* out, const float* weight, con
         scale = 1.0f / __builtin_sqrtf(squares / float(width) + eps);
         *inverse = scale;
     }
+    float values[512], turned[512];
+    SIMD for (int64_t d = 0; d < width; ++d) values[d] = load(in[d]) * scale * factor;
+    if (weight)
+        SIMD for (int64_t d = 0; d < width; ++d) values[d] *= weight[d];
     SIMD for (int64_t d = 0; d < half; ++d) {
-        float first = load(in[d]) * scale * (weight ? weight[d] : 1.0f);
-        float second = load(in[d + half]) * scale * (weight ? weight[d + half] : 1.0f);
-        out[d] = store((first * cos[d] - second * sin[d]) * factor);
-        out[d + half] = store((second * cos[d] + first * sin[d]) * factor);
+        turned[d] = values[d] * cos[d] - values[d + half] * sin[d];
+        turned[d + half] = values[d + half] * cos[d] + values[d] * sin[d];
     }
+    store_row(out, turned, width);
 }
 
 // qkv (B, T, H + 2G, K) -> q (B, H, T, K) times `factor`, k and v (B, G, T, K); inverse (B, T, H + G) of the head norms.
 // cos and sin (T, K); q_weight and k_weight (K) may be null: no norm.
-void textus_split_heads(const bf16* qkv, const float* q_weight, const float* k_weight, const float* cos,
+INLINE void split_heads(const bf16* qkv, const float* q_weight, const float* k_weight, const float* cos,
                         const float* sin, bf16* q, bf16* k, bf16* v, float* inverse, int64_t batch, int64_t time,
                         int64_t n_head, int64_t n_kv_head, int64_t width, float eps, float factor) {
     int64_t all = n_head + 2 * n_kv_head;
@@ -133,32 +154,30 @@ void textus_split_heads(const bf16* qkv, const float* q_weight, const float* k_w
         }
 }
 
-static inline void unturn_head(const bf16* gradient, const bf16* in, bf16* out, const float* weight, float* d_weight,
+INLINE void unturn_head(const bf16* gradient, const bf16* in, bf16* out, const float* weight, float* d_weight,
                                const float* cos, const float* sin, float scale, int64_t width, float factor) {
     int64_t half = width / 2;
-    float turned[512];
+    float values[512], turned[512];
+    SIMD for (int64_t d = 0; d < width; ++d) values[d] = load(gradient[d]) * factor;
     SIMD for (int64_t d = 0; d < half; ++d) {
-        float first = load(gradient[d]) * factor, second = load(gradient[d + half]) * factor;
-        turned[d] = first * cos[d] + second * sin[d];
-        turned[d + half] = second * cos[d] - first * sin[d];
+        turned[d] = values[d] * cos[d] + values[d + half] * sin[d];
+        turned[d + half] = values[d + half] * cos[d] - values[d] * sin[d];
     }
-    if (!weight) {
-        SIMD for (int64_t d = 0; d < width; ++d) out[d] = store(turned[d]);
-        return;
+    if (weight) {
+        float dot = 0.0f;
+        SIMD for (int64_t d = 0; d < width; ++d) values[d] = load(in[d]);
+        SIMD for (int64_t d = 0; d < width; ++d) d_weight[d] += turned[d] * values[d] * scale;
+        SIMD for (int64_t d = 0; d < width; ++d) turned[d] *= weight[d];
+        _Pragma("omp simd reduction(+:dot)")
+        for (int64_t d = 0; d < width; ++d) dot += turned[d] * values[d];
+        float back = dot * scale * scale * scale / float(width);
+        SIMD for (int64_t d = 0; d < width; ++d) turned[d] = turned[d] * scale - values[d] * back;
     }
-    float dot = 0.0f;
-    _Pragma("omp simd reduction(+:dot)")
-    for (int64_t d = 0; d < width; ++d) dot += turned[d] * weight[d] * load(in[d]);
-    float back = dot * scale * scale * scale / float(width);
-    SIMD for (int64_t d = 0; d < width; ++d) {
-        float value = load(in[d]);
-        d_weight[d] += turned[d] * value * scale;
-        out[d] = store(turned[d] * weight[d] * scale - value * back);
-    }
+    store_row(out, turned, width);
 }
 
 // The way back: gradients of q, k, v to that of qkv; those of the head norms' weights are added to.
-void textus_split_heads_backward(const bf16* d_q, const bf16* d_k, const bf16* d_v, const bf16* qkv,
+INLINE void split_heads_backward(const bf16* d_q, const bf16* d_k, const bf16* d_v, const bf16* qkv,
                                  const float* inverse, const float* q_weight, const float* k_weight, const float* cos,
                                  const float* sin, bf16* d_qkv, float* d_q_weight, float* d_k_weight, int64_t batch,
                                  int64_t time, int64_t n_head, int64_t n_kv_head, int64_t width, float factor) {
@@ -180,20 +199,63 @@ void textus_split_heads_backward(const bf16* d_q, const bf16* d_k, const bf16* d
         }
 }
 
+// The width as a constant, so that the loops over a head unroll: 64 is what presets take, 128 what larger models have.
+void textus_split_heads(const bf16* qkv, const float* q_weight, const float* k_weight, const float* cos,
+                        const float* sin, bf16* q, bf16* k, bf16* v, float* inverse, int64_t batch, int64_t time,
+                        int64_t n_head, int64_t n_kv_head, int64_t width, float eps, float factor) {
+#define SPLIT(WIDTH) \
+    split_heads(qkv, q_weight, k_weight, cos, sin, q, k, v, inverse, batch, time, n_head, n_kv_head, WIDTH, eps, factor)
+    if (width == 64) SPLIT(64);
+    else if (width == 128) SPLIT(128);
+    else SPLIT(width);
+#undef SPLIT
+}
+
+void textus_split_heads_backward(const bf16* d_q, const bf16* d_k, const bf16* d_v, const bf16* qkv,
+                                 const float* inverse, const float* q_weight, const float* k_weight, const float* cos,
+                                 const float* sin, bf16* d_qkv, float* d_q_weight, float* d_k_weight, int64_t batch,
+                                 int64_t time, int64_t n_head, int64_t n_kv_head, int64_t width, float factor) {
+#define SPLIT(WIDTH) \
+    split_heads_backward(d_q, d_k, d_v, qkv, inverse, q_weight, k_weight, cos, sin, d_qkv, d_q_weight, d_k_weight, \
+                         batch, time, n_head, n_kv_head, WIDTH, factor)
+    if (width == 64) SPLIT(64);
+    else if (width == 128) SPLIT(128);
+    else SPLIT(width);
+#undef SPLIT
+}
+
+// In place: values (count, with room for LANES more) -> softmax. Whole blocks of LANES, the last one filled up with the least float:
+// at a few dozen values a row, a loop's left-over ones would cost as much as the rest.
+INLINE void softmax(float* values, int64_t count) {
+    int64_t padded = (count + LANES - 1) / LANES * LANES;
+    for (int64_t s = count; s < padded; ++s) values[s] = -3.0e38f;
+    float tops[LANES], sums[LANES] = {}, top = -3.0e38f, sum = 0.0f;
+    for (int i = 0; i < LANES; ++i) tops[i] = -3.0e38f;
+    for (int64_t s = 0; s < padded; s += LANES)
+        SIMD for (int i = 0; i < LANES; ++i) tops[i] = values[s + i] > tops[i] ? values[s + i] : tops[i];
+    for (int i = 0; i < LANES; ++i) top = tops[i] > top ? tops[i] : top;
+    for (int64_t s = 0; s < padded; s += LANES)
+        SIMD for (int i = 0; i < LANES; ++i) {
+            values[s + i] = exponential(values[s + i] - top);
+            sums[i] += values[s + i];
+        }
+    for (int i = 0; i < LANES; ++i) sum += sums[i];
+    float scale = 1.0f / sum;
+    for (int64_t s = 0; s < padded; s += LANES)
+        SIMD for (int i = 0; i < LANES; ++i) values[s + i] *= scale;
+}
+
 // In place: scores (B, H, T, T) -> softmax over keys first[b, t] .. t, zero elsewhere.
 void textus_causal_softmax(bf16* scores, const int32_t* first, int64_t batch, int64_t n_head, int64_t time) {
     for (int64_t b = 0; b < batch; ++b)
         for (int64_t h = 0; h < n_head; ++h)
             for (int64_t t = 0; t < time; ++t) {
                 bf16* row = scores + ((b * n_head + h) * time + t) * time;
-                int64_t from = first[b * time + t], to = t + 1;
-                float values[8192], top = -3.0e38f, sum = 0.0f;
-                _Pragma("omp simd reduction(max:top)")
-                for (int64_t s = from; s < to; ++s) { values[s] = load(row[s]); top = values[s] > top ? values[s] : top; }
-                _Pragma("omp simd reduction(+:sum)")
-                for (int64_t s = from; s < to; ++s) { values[s] = exponential(values[s] - top); sum += values[s]; }
-                float scale = 1.0f / sum;
-                SIMD for (int64_t s = from; s < to; ++s) row[s] = store(values[s] * scale);
+                int64_t from = first[b * time + t], to = t + 1, count = to - from;
+                float values[8192 + LANES];
+                SIMD for (int64_t s = 0; s < count; ++s) values[s] = load(row[from + s]);
+                softmax(values, count);
+                store_row(row + from, values, count);
                 std::memset(row, 0, size_t(from) * sizeof(bf16));
                 std::memset(row + to, 0, size_t(time - to) * sizeof(bf16));
             }
@@ -211,7 +273,9 @@ void textus_causal_softmax_backward(bf16* gradient, const bf16* probability, con
                 float dot = 0.0f;
                 _Pragma("omp simd reduction(+:dot)")
                 for (int64_t s = from; s < to; ++s) dot += load(g[s]) * load(p[s]);
-                SIMD for (int64_t s = from; s < to; ++s) g[s] = store(load(p[s]) * (load(g[s]) - dot));
+                float values[8192];
+                SIMD for (int64_t s = from; s < to; ++s) values[s] = load(p[s]) * (load(g[s]) - dot);
+                store_row(g + from, values + from, to - from);
                 std::memset(g, 0, size_t(from) * sizeof(bf16));
                 std::memset(g + to, 0, size_t(time - to) * sizeof(bf16));
             }
