@@ -57,8 +57,9 @@ class Bench:
         return read_json(path) if path.exists() and not self.options.again else {}
 
     def save(self, data: dict[str, Any], part: str = "") -> None:
-        """Write the result with its date, versions, machine and command."""
-        write_json(self.path(part), {**stamp(self.name), **data})
+        """Write the result with its date, versions, machine and command; paths are told from the checkout."""
+        text = json.dumps({**stamp(self.name), **data}, ensure_ascii=False)
+        write_json(self.path(part), json.loads(text.replace(f"{REPOSITORY}/", "")))
 
 
 def begin(name: str, about: str | None, **extra: dict[str, Any]) -> Bench:
