@@ -158,7 +158,7 @@ def test_choices_of_another_run_are_taken_as_they_are(
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(trained, run)
-    kept = {"precision": "float32", "attention": "blocked", "step": "eager", "device": "cpu", "workers": 2}
+    kept = {"precision": "float32", "attention": "fused", "step": "eager", "device": "cpu", "workers": 2}
     write_json(run / "run.json", {**read_json(run / "run.json"), "choices": kept})
     assert plan(tokenizer, store, steps=5, choices=run).choices == Choices(**kept)  # type: ignore[arg-type]
     with pytest.raises(RunError, match="not a folder"):

@@ -14,7 +14,6 @@ from torch import Tensor
 from textus.common import UsageError
 from textus.loader import Batch
 from textus.models.layers import (
-    blocked_attention,
     causal_mask,
     first_key,
     fused_attention,
@@ -269,7 +268,7 @@ def test_all_ways_of_attending_agree(length: int, documents: Tensor | None) -> N
         ..., :length, :length
     ]
     expected = plain_attention(q, k, v, mask)
-    for attention in (blocked_attention, fused_attention):
+    for attention in (fused_attention,):
         torch.testing.assert_close(attention(q, k, v, mask), expected)
     if length > 2:
         assert not torch.allclose(plain_attention(q, k, v, causal_mask(length)), expected) or length <= 5
@@ -287,7 +286,7 @@ OPTIONS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("option", OPTIONS, ids=str)
-@pytest.mark.parametrize("attention", ["plain", "blocked", "fused"])
+@pytest.mark.parametrize("attention", ["plain", "fused"])
 def test_every_option_learns(option: dict[str, Any], attention: str) -> None:
     torch.manual_seed(0)
     model = Decoder(DecoderConfig(**{**SHAPE, **option}))

@@ -67,7 +67,6 @@ static inline float exponential(float x) {
 
 static inline float sigmoid(float x) { return 1.0f / (1.0f + exponential(-x)); }
 
-#define SIMD_SUM(s) _Pragma(s)
 
 extern "C" {
 

@@ -166,18 +166,6 @@ def plain_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     return torch.softmax(scores, dim=-1).to(v.dtype) @ v
 
 
-def blocked_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    """`plain_attention` for causal masks of equal T and S, in two halves: the first half never sees the
-    second's keys.
-
-    A quarter of the scores are then never computed.
-    """
-    half = q.shape[2] // 2
-    first = plain_attention(q[:, :, :half], k[:, :, :half], v[:, :, :half], mask[..., :half, :half])
-    second = plain_attention(q[:, :, half:], k, v, mask[..., half:, :])
-    return torch.cat([first, second], dim=2)
-
-
 def fused_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     """The same through `scaled_dot_product_attention`: less memory, better for long contexts and on GPUs."""
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
@@ -185,6 +173,5 @@ def fused_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
 
 ATTENTIONS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
     "plain": plain_attention,
-    "blocked": blocked_attention,
     "fused": fused_attention,
 }
