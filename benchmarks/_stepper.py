@@ -104,8 +104,8 @@ def ours(side: Side, stack: ExitStack) -> tuple[Callable[[], float], int]:
     from textus.loader import Batch
     from textus.models.transformer import Decoder, DecoderConfig
     from textus.optim import OptimSettings
-    from textus.presets import micro_batches
-    from textus.training import Choices, Training, TrainSettings, deterministic
+    from textus.presets import candidates, micro_batches
+    from textus.training import Training, TrainSettings, deterministic
 
     keep_memory()
     torch.set_num_threads(1)
@@ -113,7 +113,7 @@ def ours(side: Side, stack: ExitStack) -> tuple[Callable[[], float], int]:
     model = Decoder(
         DecoderConfig(side.vocab, context_length=CONTEXT, n_layer=LAYERS, n_head=HEADS, d_model=WIDTH)
     )
-    choices = Choices("bfloat16", "plain", "native")
+    choices = candidates(model, compiled=False)[0]
     model.compute_with(choices.precision, choices.attention, choices.step)
     optim = OptimSettings() if side.how == "muon" else OptimSettings(optimiser="adamw", rate=1e-3)
     settings = TrainSettings(

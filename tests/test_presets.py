@@ -146,11 +146,12 @@ def test_a_preset_records_what_it_measured_and_keeps_its_budget(
     assert record["budget"] == {"budget": 3.0}
     times = record["measured"]["cpu_seconds_by_choice"]
     choices = record["choices"]
-    assert f"{choices['step']} {choices['precision']}" == min(times, key=lambda name: times[name])
+    way = f"{choices['step']} {choices['precision']} {choices['attention']}"
+    assert way == min(times, key=lambda name: times[name])
     assert record["steps"] >= 20
     said = capsys.readouterr().err
     assert "measured: CPU-seconds a step" in said
-    assert f"taking {choices['step']} {choices['precision']}" in said
+    assert f"taking {way}, " in said
 
 
 def test_choices_of_another_run_are_taken_as_they_are(

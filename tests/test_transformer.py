@@ -332,9 +332,9 @@ def test_what_cannot_be_is_refused_in_one_line(wrong: dict[str, Any], message: s
 @pytest.mark.parametrize(
     ("choice", "message"),
     [
-        (("float23", "plain", "eager"), "unknown precision 'float23'; did you mean 'float32'"),
+        (("float23", "plain", "eager"), "unknown precision of a decoder 'float23'; did you mean 'float32'"),
         (("float32", "plan", "eager"), "unknown attention 'plan'; did you mean 'plain'"),
-        (("float32", "plain", "nativ"), "unknown step 'nativ'; did you mean 'native'"),
+        (("float32", "plain", "nativ"), "unknown step of a decoder 'nativ'; did you mean 'native'"),
     ],
 )
 def test_unknown_choices_are_refused(choice: tuple[str, str, str], message: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -59,8 +59,6 @@ SIZES = [
     (float("inf"), Size(12, 768, 512, 96)),
 ]
 """Up to so many floating-point operations in the budget → this size; from the runs in docs/log.md."""
-
-D_HEAD = 64
 
 
 @dataclass
@@ -146,36 +144,39 @@ def plan_neural(wish: Wish, tokenizer: tokenizers.Tokenizer, store: TokenStore, 
     budget = PRESETS[wish.preset] * cores if wish.preset else None
     clock = Clock(float(budget), started=started) if budget else None
     size = size_for(wish, budget)
-    values = {
+    model_class, config_class = family_of(wish.family)
+    known = {each.name for each in fields(config_class)}
+    derived = {
         "vocab_size": tokenizer.vocab_size,
-        "context_length": size.context_length,
-        "n_layer": size.n_layer,
-        "d_model": size.d_model,
-        "n_head": max(1, size.d_model // D_HEAD),
-        **model_values(wish),
+        "end_id": tokenizer.end_id,
+        **model_class.sized(size.n_layer, size.d_model, size.context_length),
     }
-    wanted = int(values["context_length"])
-    values["context_length"] = fitting_context(store, wanted)
-    if values["context_length"] < wanted:
+    values = {name: value for name, value in derived.items() if name in known} | model_values(wish)
+    wanted = int(values.get("context_length") or size.context_length)
+    if "context_length" in known:
+        values["context_length"] = fitting_context(store, wanted)
+    if fitting_context(store, wanted) < wanted:
         notice(
             f"the corpus has {store.n_targets} tokens, fewer than a context of {wanted}:"
             f" the context is {store.n_targets}"
         )
-    if "dropout" not in values and budget:
+    if "dropout" in known - set(values) and budget:
         values["dropout"] = dropout_for(epochs(size, operations(budget), store))
-    config: Any = from_dict(family_of(wish.family)[1], values, "model.")
+    config: Any = from_dict(config_class, values, "model.")
     train = TrainSettings(
         steps=wish.steps or 1,
         batch_size=size.batch_size,
-        context_length=config.context_length,
+        context_length=config.context_length or fitting_context(store, wanted),
         seed=wish.seed,
     )
     train = assign(train, [*wish.of("train"), *(f"optim.{each}" for each in wish.of("optim"))])
     choices, measured = choose(wish, config, train)
     said = [each for each in wish.of("train") if each.startswith("steps=")]
     if not wish.steps and not said:
-        per_step = measured.get("cpu_seconds_per_step")
-        train = replace(train, steps=steps_for(config, train, store, clock, per_step))
+        affordable = None
+        if clock and (per_step := measured.get("cpu_seconds_per_step")):
+            affordable = int((clock.budget - clock.used()) * (1 - SHARE_FOR_REST) / per_step)
+        train = replace(train, steps=steps_for(wish.family, config, train, store.n_targets, affordable))
     train = with_intervals(train, wish, choices.workers)
     return Plan(wish.family, config, train, choices, measured, clock)
 
@@ -244,7 +245,8 @@ def choose(wish: Wish, config: Any, train: TrainSettings) -> tuple[Choices, dict
 def candidates(model: LanguageModel, *, compiled: bool) -> list[Choices]:
     """Ways this machine could compute this model, the likeliest first."""
     why_not = getattr(model, "why_not_native", lambda: "this family has no kernels")()
-    precision = "bfloat16" if fast_bf16() else "float32"
+    precision = "bfloat16" if fast_bf16() and "bfloat16" in model.precisions else "float32"
+    compiled = compiled and "compiled" in model.steps
     if hardware.gpu_name() is not None:
         return [
             Choices(precision, "fused", step, "cuda")
@@ -252,7 +254,8 @@ def candidates(model: LanguageModel, *, compiled: bool) -> list[Choices]:
         ]
     found = []
     if fast_bf16() and why_not is None:
-        found.append(Choices("bfloat16", "plain", "native"))
+        ways: list[str] = model.native_attentions()  # type: ignore[operator]
+        found += [Choices("bfloat16", way, "native") for way in ways]
     elif compiled and hardware.compiler():
         found.append(Choices(precision, "plain", "compiled"))
     found.append(Choices(precision, "plain", "eager"))
@@ -271,7 +274,7 @@ def measure(wish: Wish, config: Any, train: TrainSettings) -> tuple[Choices, dic
     best, fastest = None, float("inf")
     for choice in candidates(build(wish.family, config), compiled=PRESETS[wish.preset or "1min"] >= 600):
         cpu, _ = time_step(wish, config, train, choice, quick=best is not None)
-        times[f"{choice.step} {choice.precision}"] = round(cpu, 4)
+        times[choice.name] = round(cpu, 4)
         if cpu < fastest:
             best, fastest = choice, cpu
     assert best is not None
@@ -286,9 +289,7 @@ def measure(wish: Wish, config: Any, train: TrainSettings) -> tuple[Choices, dic
         if together < 0.8 * alone:
             best = replace(best, workers=cores)
             measured["cpu_seconds_per_step"] = round(cpu, 4)
-    notice(
-        f"measured: CPU-seconds a step {times}; taking {best.step} {best.precision}, {best.workers} worker(s)"
-    )
+    notice(f"measured: CPU-seconds a step {times}; taking {best.name}, {best.workers} worker(s)")
     return best, measured
 
 
@@ -324,22 +325,19 @@ def micro_batches(n_tokens: int, n_rows: int, workers: int = 1) -> int:
     return min(pieces, n_rows)
 
 
-def steps_for(
-    config: Any, train: TrainSettings, store: TokenStore, clock: Clock | None, per_step: float | None
-) -> int:
-    """Steps that fill the clock; without one, twenty tokens a weight (Hoffmann et al. 2022), at most forty
+def steps_for(family: str, config: Any, train: TrainSettings, n_targets: int, affordable: int | None) -> int:
+    """As many as the clock affords; without one, twenty tokens a weight (Hoffmann et al. 2022), at most forty
     epochs.
     """
     tokens_a_step = train.batch_size * train.context_length
-    if clock and per_step:
-        left = (clock.budget - clock.used()) * (1 - SHARE_FOR_REST)
-        steps = max(20, int(left / per_step))
-        most = max(200, MOST_EPOCHS * store.n_targets // tokens_a_step)
+    if affordable is not None:
+        steps = max(20, affordable)
+        most = max(200, MOST_EPOCHS * n_targets // tokens_a_step)
         if steps > most:
             notice(f"{most} steps read this small text {MOST_EPOCHS} times; more would only memorise it")
         return min(steps, most)
-    weights = sum(p.numel() for p in build("decoder", config).parameters())
-    tokens = min(20 * weights, 40 * store.n_targets)
+    weights = sum(p.numel() for p in build(family, config).parameters())
+    tokens = min(20 * weights, 40 * n_targets)
     return max(20, tokens // tokens_a_step)
 
 
@@ -493,8 +491,11 @@ def _evaluation(corpus: Corpus, tokenizer: tokenizers.Tokenizer, train: TrainSet
     sampling = Sampling(temperature=0.8, max_tokens=40, seed=train.seed)
 
     def evaluate(model: LanguageModel) -> dict[str, Any]:
+        found: dict[str, Any] = {"validation": round(validation_loss(model, batches), 6)}
+        if not model.can_generate:
+            return found
         events = Engine(model, end_id=tokenizer.end_id).stream([[tokenizer.end_id]], [sampling])
         sample = tokenizer.decode([event.id for event in events if event.id is not None])
-        return {"validation": round(validation_loss(model, batches), 6), "sample": sample}
+        return {**found, "sample": sample}
 
     return evaluate

@@ -57,6 +57,11 @@ class Choices:
     depend on it.
     """
 
+    @property
+    def name(self) -> str:
+        """For people: who does the arithmetic, in which type, attending how."""
+        return f"{self.step} {self.precision} {self.attention}"
+
 
 class Interrupted(TextusError):
     """Ctrl-C or SIGTERM: what was done is saved."""

@@ -34,7 +34,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from textus.common import UsageError, unknown
+from textus.common import unknown
 from textus.config import from_dict
 from textus.loader import Batch
 
@@ -82,6 +82,18 @@ class LanguageModel(nn.Module):
     overlap = 0
     can_generate = True
     kind = "exact"
+    precisions: tuple[str, ...] = ("float32",)
+    steps: tuple[str, ...] = ("eager",)
+
+    @classmethod
+    def sized(cls, n_layer: int, d_model: int, context_length: int) -> dict[str, Any]:
+        """Config values for the size a preset or a depth asks for, which is a Transformer's; what the family's
+        config does not know is left out by the caller.
+        """
+        heads = max(1, d_model // 64)
+        return {
+            "n_layer": n_layer, "d_model": d_model, "context_length": context_length, "n_head": heads
+        }  # fmt: skip
 
     def __init__(self) -> None:
         super().__init__()
@@ -108,11 +120,12 @@ class LanguageModel(nn.Module):
         return nats * batch.weights, self.kind
 
     def compute_with(self, precision: str, attention: str, step: str) -> None:
-        """Take the run's choices of arithmetic (`training.Choices`); a family without such choices takes the
-        plain ones.
+        """Take the run's choices of arithmetic (`training.Choices`), out of `precisions` and `steps`; a family
+        without such choices takes the plain ones.
         """
-        if (precision, step) != ("float32", "eager"):
-            raise UsageError(f"{type(self).__name__} computes in float32, eager; not {precision}, {step}")
+        for what, value, known in (("precision", precision, self.precisions), ("step", step, self.steps)):
+            if value not in known:
+                raise unknown(f"{what} of a {type(self).__name__.lower()}", value, known)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """All parameters under one optimiser."""

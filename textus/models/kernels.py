@@ -1,8 +1,8 @@
-"""One Transformer block's training step by hand: torch's matrix products, `kernels.cpp` for everything
-between them.
+"""One Transformer block's training step by hand: torch's matrix products, `kernels.cpp` and `attention.cpp` for
+everything between them.
 
 Same arithmetic as `transformer.Block` in bfloat16 (the twin it is tested against), no tracing, no compile
-time but that of one small C++ file, kept in the user's cache. Shapes as in `textus.models.layers`, N = B T
+time but that of two small C++ files, kept in the user's cache. Shapes as in `textus.models.layers`, N = B T
 rows.
 """
 
@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-SOURCE = Path(__file__).with_name("kernels.cpp")
+SOURCES = [Path(__file__).with_name(name) for name in ("kernels.cpp", "attention.cpp")]
 FLAGS = "-O3 -march=native -mprefer-vector-width=512 -fopenmp-simd -fno-math-errno -fno-trapping-math -shared -fPIC"
 LONGEST = 8192
 """Positions a row of scores may have (a buffer in `textus_causal_softmax`)."""
@@ -61,17 +61,24 @@ def _library() -> tuple[ctypes.CDLL | None, str | None]:
     program = compiler()
     if program is None:
         return None, "there is no C++ compiler (g++ or clang++) to build the kernels"
-    key = hashlib.sha256("\n".join([SOURCE.read_text(), FLAGS, *program, _processor()]).encode())
+    texts = [source.read_text() for source in SOURCES]
+    key = hashlib.sha256("\n".join([*texts, FLAGS, *program, _processor()]).encode())
     built = cache_folder() / f"kernels-{key.hexdigest()[:16]}.so"
     try:
         if not built.exists():
             _build(program, built)
-        loaded = ctypes.CDLL(str(built))
+        return loaded(built), None
     except (OSError, subprocess.CalledProcessError) as error:
         said = getattr(error, "stderr", None) or str(error)
         return None, f"the C++ compiler {' '.join(program)} could not build the kernels ({_first_line(said)})"
-    loaded.textus_cross_entropy.restype = ctypes.c_double
-    return loaded, None
+
+
+def loaded(built: Path) -> ctypes.CDLL:
+    """A built library, told what its functions give back."""
+    found = ctypes.CDLL(str(built))
+    found.textus_cross_entropy.restype = ctypes.c_double
+    found.textus_attention_width_step.restype = ctypes.c_int64
+    return found
 
 
 def _processor() -> str:
@@ -86,7 +93,7 @@ def _build(program: list[str], target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         beside = Path(folder) / target.name
-        command = [*program, *FLAGS.split(), str(SOURCE), "-o", str(beside)]
+        command = [*program, *FLAGS.split(), *map(str, SOURCES), "-o", str(beside)]
         subprocess.run(command, capture_output=True, text=True, check=True)
         beside.replace(target)
 
@@ -202,9 +209,7 @@ class NativeBlock(torch.autograd.Function):
         x1, h1, inverse1 = add_rms_norm(x, delta, norm1, shape.eps)
         qkv = h1 @ bf16(w_qkv).t()
         q, k, v, inverse_heads = shape.split(qkv, q_weight, k_weight, angles)
-        probability = torch.bmm(q, k.transpose(1, 2))  # (B G, R T, T)
-        call("textus_causal_softmax", probability, first, shape.batch, shape.n_head, shape.time)
-        mixed = shape.merge(torch.bmm(probability, v))  # (N, D)
+        mixed, weighed = ATTENTIONS[shape.attention][0](shape, (q, k, v), first)
         out = dropout(mixed @ bf16(w_out).t(), shape.dropout, seed)
         x2, h2, inverse2 = add_rms_norm(x1, out, norm2, shape.eps)
         gate_up = h2 @ bf16(w_gate_up).t()
@@ -213,7 +218,7 @@ class NativeBlock(torch.autograd.Function):
         ctx.shape, ctx.seed, ctx.angles, ctx.first = shape, seed, angles, first
         ctx.had_delta = delta is not None
         ctx.save_for_backward(
-            x1, h1, inverse1, qkv, q, k, v, inverse_heads, probability, mixed, x2, h2, inverse2, gate_up,
+            x1, h1, inverse1, qkv, q, k, v, inverse_heads, weighed, mixed, x2, h2, inverse2, gate_up,
             active, *weights
         )  # fmt: skip
         return x2, dropout(active @ bf16(w_down).t(), shape.dropout, seed + 1)
@@ -230,7 +235,7 @@ class NativeBlock(torch.autograd.Function):
             k,
             v,
             inverse_heads,
-            probability,
+            weighed,
             mixed,
             x2,
             h2,
@@ -250,19 +255,9 @@ class NativeBlock(torch.autograd.Function):
         d_x2, d_norm2 = rms_norm_backward(d_gate_up @ bf16(w_gate_up), x2, inverse2, norm2, d_x2)
         d_mixed_out = shape.drop(d_x2, ctx.seed)
         d_w_out = d_mixed_out.t() @ mixed
-        d_mixed = shape.unmerge(d_mixed_out @ bf16(w_out))  # (B G, R T, K)
-        d_v = torch.bmm(probability.transpose(1, 2), d_mixed)
-        d_scores = torch.bmm(d_mixed, v.transpose(1, 2))
-        call(
-            "textus_causal_softmax_backward",
-            d_scores,
-            probability,
-            ctx.first,
-            shape.batch,
-            shape.n_head,
-            shape.time,
+        d_q, d_k, d_v = ATTENTIONS[shape.attention][1](
+            shape, d_mixed_out @ bf16(w_out), (q, k, v), (mixed, weighed), ctx.first
         )
-        d_q, d_k = torch.bmm(d_scores, k), torch.bmm(d_scores.transpose(1, 2), q)
         d_qkv, d_q_weight, d_k_weight = shape.split_backward(
             (d_q, d_k, d_v), qkv, inverse_heads, (q_weight, k_weight), ctx.angles
         )
@@ -275,8 +270,15 @@ class NativeBlock(torch.autograd.Function):
 class BlockShape:
     """The sizes of one step, and the moves between rows (N, …) and heads (B, H, T, K) that need them."""
 
-    def __init__(self, sizes: tuple[int, int, int, int, int], *, eps: float, dropout: float = 0.0) -> None:
-        self.sizes = sizes
+    def __init__(
+        self,
+        sizes: tuple[int, int, int, int, int],
+        *,
+        eps: float,
+        dropout: float = 0.0,
+        attention: str = "plain",
+    ) -> None:
+        self.sizes, self.attention = sizes, attention
         self.batch, self.time, self.n_head, self.n_kv_head, self.d_head = sizes
         self.eps, self.dropout = eps, dropout
         self.factor = 1.0 / math.sqrt(self.d_head)
@@ -339,6 +341,64 @@ class BlockShape:
         )
         call("textus_merge_heads", rows, out, self.batch, self.time, self.n_head, self.d_head, 0)
         return out
+
+
+def tiles_fit(d_head: int) -> bool:
+    """Whether `attention.cpp` computes heads of this width here: its products need AVX512-BF16."""
+    built = library()
+    step = built.textus_attention_width_step() if built else 0
+    return step > 0 and d_head % step == 0
+
+
+Heads = tuple[Tensor, Tensor, Tensor]
+"""q (B G, R T, K) over √K, k and v (B G, T, K)."""
+
+
+def attend_by_products(shape: BlockShape, heads: Heads, first: Tensor) -> tuple[Tensor, Tensor]:
+    """softmax(q kᵀ) v by two of torch's batched products: mixed (N, H K), and the probabilities (B G, R T, T)."""
+    q, k, v = heads
+    probability = torch.bmm(q, k.transpose(1, 2))
+    call("textus_causal_softmax", probability, first, shape.batch, shape.n_head, shape.time)
+    return shape.merge(torch.bmm(probability, v)), probability
+
+
+def products_backward(
+    shape: BlockShape, gradient: Tensor, heads: Heads, kept: tuple[Tensor, Tensor], first: Tensor
+) -> Heads:
+    """Gradients of q, k and v from that of `mixed`; `kept` is what the way there gave."""
+    q, k, v = heads
+    _, probability = kept
+    d_mixed = shape.unmerge(gradient)
+    d_v = torch.bmm(probability.transpose(1, 2), d_mixed)
+    d_scores = torch.bmm(d_mixed, v.transpose(1, 2))
+    name = "textus_causal_softmax_backward"
+    call(name, d_scores, probability, first, shape.batch, shape.n_head, shape.time)
+    return torch.bmm(d_scores, k), torch.bmm(d_scores.transpose(1, 2), q), d_v
+
+
+def attend_in_tiles(shape: BlockShape, heads: Heads, first: Tensor) -> tuple[Tensor, Tensor]:
+    """The same by `attention.cpp`: mixed (N, H K), and the log of each query's sum (B, H, T)."""
+    q = heads[0]
+    mixed = q.new_empty(shape.batch * shape.time, shape.n_head * shape.d_head)
+    log_sum = q.new_empty(shape.batch, shape.n_head, shape.time, dtype=torch.float32)
+    call("textus_attention", *heads, first, mixed, log_sum, *shape.sizes)
+    return mixed, log_sum
+
+
+def tiles_backward(
+    shape: BlockShape, gradient: Tensor, heads: Heads, kept: tuple[Tensor, Tensor], first: Tensor
+) -> Heads:
+    """As `products_backward`; the probabilities are computed again, tile by tile."""
+    q, k, v = heads
+    slopes = (torch.empty_like(q), torch.empty_like(k), torch.empty_like(v))
+    call("textus_attention_backward", gradient, *heads, *kept, first, *slopes, *shape.sizes)
+    return slopes
+
+
+ATTENTIONS = {
+    "plain": (attend_by_products, products_backward),
+    "tiled": (attend_in_tiles, tiles_backward),
+}
 
 
 def chunk_loss(hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor) -> tuple[float, Tensor]:

@@ -31,9 +31,6 @@ from textus.models.layers import (
 from textus.models.losses import chunk_loss, cross_entropy
 from textus.models.projections import Linear
 
-PRECISIONS = ("float32", "bfloat16", "float16")
-STEPS = ("eager", "compiled", "native")
-
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
@@ -221,6 +218,9 @@ class Decoder(LanguageModel):
     cached: choices of the run, not of the model, that change only rounding (and speed).
     """
 
+    precisions = ("float32", "bfloat16", "float16")
+    steps = ("eager", "compiled", "native")
+
     config: DecoderConfig
     blocks: Any  # nn.ModuleList of Block
     cos: Tensor
@@ -258,14 +258,17 @@ class Decoder(LanguageModel):
             nn.init.zeros_(self.head.weight)
 
     def compute_with(self, precision: str, attention: str, step: str) -> None:
-        if attention not in ATTENTIONS:
-            raise unknown("attention", attention, ATTENTIONS)
-        if precision not in PRECISIONS:
-            raise unknown("precision", precision, PRECISIONS)
-        if step not in STEPS:
-            raise unknown("step", step, STEPS)
+        super().compute_with(precision, attention, step)
+        attentions = kernels.ATTENTIONS if step == "native" else ATTENTIONS
+        if attention not in attentions:
+            raise unknown("attention", attention, attentions)
         if step == "native" and (why := self.why_not_native()):
             raise UsageError(f"step 'native' cannot compute this model: {why}; use 'eager' or 'compiled'")
+        if step == "native" and attention not in self.native_attentions():
+            raise UsageError(
+                f"attention 'tiled' needs a processor with AVX512-BF16 and heads a multiple of 32 wide, these are"
+                f" {self.config.d_head}; use 'plain'"
+            )
         self.native = step == "native"
         self.precision = torch.bfloat16 if self.native else getattr(torch, precision)
         self.attention = attention
@@ -288,6 +291,10 @@ class Decoder(LanguageModel):
         if self.embedding.weight.device.type != "cpu":
             return "the kernels run on CPUs"
         return kernels.why_none()
+
+    def native_attentions(self) -> list[str]:
+        """The attentions the kernels have here for heads of this width, the likeliest first."""
+        return ["tiled", "plain"] if kernels.tiles_fit(self.config.d_head) else ["plain"]
 
     # ── reading ────────────────────────────────────────────────────────────────────────────────
 
@@ -321,7 +328,7 @@ class Decoder(LanguageModel):
         config, (batch, time, width) = self.config, x.shape
         dropout = config.dropout if self.training else 0.0
         sizes = (batch, time, config.n_head, config.n_kv_head, config.d_head)
-        shape = kernels.BlockShape(sizes, eps=self.norm.eps, dropout=dropout)
+        shape = kernels.BlockShape(sizes, eps=self.norm.eps, dropout=dropout, attention=self.attention)
         angles = (self.cos[:time].contiguous(), self.sin[:time].contiguous())
         first = first_key(batch, time, documents, config.window)
         rows, delta = x.flatten(0, 1), None

@@ -1,0 +1,361 @@
+// Causal attention in tiles, forward and backward, by the processor's own bfloat16 products (vdpbf16ps).
+//
+// Why: as batched products the scores of all pairs are computed, half of them only to be masked, written to memory and
+// read again; here a tile of scores lives in the nearest cache, tiles above the diagonal or before a document's
+// first key are never computed, and no probabilities are kept: memory grows with T, not T². The idea: FlashAttention (Dao et al. 2022).
+// Shapes: B batch, T time, H query heads, G key-value heads, K head width (a multiple of 32). One thread a call.
+//
+// A product's left side is read one 32-bit pair of bfloat16 at a time and spread over a register; its right side is
+// "paired": a register holds for 16 columns the pair of values that stand one after the other along the sum.
+
+#include <cstdint>
+
+// What a head's width must be a multiple of; 0 where this processor has no such products.
+extern "C" int64_t textus_attention_width_step() {
+#ifdef __AVX512BF16__
+    return 32;
+#else
+    return 0;
+#endif
+}
+
+#ifdef __AVX512BF16__
+#include <cstring>
+#include <immintrin.h>
+#include <new>
+
+namespace {
+
+using bf16 = uint16_t;
+constexpr int64_t ROWS = 16;    // queries whose scores are held at once
+constexpr int64_t BLOCK = 64;   // queries whose gradients are added to those of keys and values at once
+
+#define INLINE static inline __attribute__((always_inline))
+
+int64_t up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
+
+// Memory of one call, given back at its end.
+struct Room {
+    char *start, *next;
+    explicit Room(int64_t bytes) : start(static_cast<char*>(operator new(size_t(bytes), std::align_val_t(64)))), next(start) {}
+    ~Room() { operator delete(start, std::align_val_t(64)); }
+    template <class T> T* take(int64_t count) {
+        T* found = reinterpret_cast<T*>(next);
+        next += up(count * int64_t(sizeof(T)), 64);
+        return found;
+    }
+};
+
+INLINE __m512 exponential(__m512 x) {
+    x = _mm512_max_ps(_mm512_set1_ps(-104.0f), x);  // in this order a NaN stays one
+    __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504088896341f)), 8);
+    __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
+    r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
+    __m512 p = _mm512_set1_ps(8.3334519073e-3f);
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(4.1665795894e-2f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.6666665459e-1f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(5.0000001201e-1f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
+    return _mm512_scalef_ps(p, n);
+}
+
+// Lanes of the keys s .. s + 15 that stand in [from, to).
+INLINE __mmask16 lanes(int64_t s, int64_t from, int64_t to) {
+    int64_t low = from - s, high = to - s;
+    low = low < 0 ? 0 : low > 16 ? 16 : low;
+    high = high < 0 ? 0 : high > 16 ? 16 : high;
+    return __mmask16((0xffffu >> (16 - high)) & (0xffffu << low));
+}
+
+INLINE void round16(bf16* out, __m512 values) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), __m256i(_mm512_cvtneps_pbh(values)));
+}
+
+// Two rows' values as pairs: the first row's in the lower halves.
+INLINE __m512i paired(__m256i first, __m256i second) {
+    return _mm512_or_si512(_mm512_cvtepu16_epi32(first), _mm512_slli_epi32(_mm512_cvtepu16_epi32(second), 16));
+}
+
+// sums[M][N] += left[m][pair] right[pair][16 n]: strides in 32-bit pairs.
+template <int M, int N>
+INLINE void multiply(const uint32_t* left, int64_t row, int64_t pair, const uint32_t* right, int64_t right_pair, int64_t pairs,
+                     __m512 (&sums)[M][N]) {
+    for (int64_t p = 0; p < pairs; ++p) {
+        __m512bh columns[N];
+        for (int n = 0; n < N; ++n) columns[n] = __m512bh(_mm512_loadu_si512(right + p * right_pair + 16 * n));
+        for (int m = 0; m < M; ++m) {
+            __m512bh spread = __m512bh(_mm512_set1_epi32(int(left[m * row + p * pair])));
+            for (int n = 0; n < N; ++n) sums[m][n] = _mm512_dpbf16_ps(sums[m][n], spread, columns[n]);
+        }
+    }
+}
+
+template <int M, int N>
+INLINE void clear(__m512 (&sums)[M][N]) {
+    for (int m = 0; m < M; ++m)
+        for (int n = 0; n < N; ++n) sums[m][n] = _mm512_setzero_ps();
+}
+
+// out (16 rows, 16 N columns, stride) = left right.
+template <int M, int N>
+INLINE void tile(const uint32_t* left, int64_t row, const uint32_t* right, int64_t right_pair, int64_t pairs, float* out, int64_t stride) {
+    for (int64_t r = 0; r < ROWS; r += M) {
+        __m512 sums[M][N];
+        clear(sums);
+        multiply<M, N>(left + r * row, row, 1, right, right_pair, pairs, sums);
+        for (int m = 0; m < M; ++m)
+            for (int n = 0; n < N; ++n) _mm512_storeu_ps(out + (r + m) * stride + 16 * n, sums[m][n]);
+    }
+}
+
+// out (16 rows) = left (16, 2 pairs) right (2 pairs, columns): a multiple of 16 columns.
+INLINE void strip(const uint32_t* left, int64_t row, const uint32_t* right, int64_t right_pair, int64_t pairs, int64_t columns,
+                  float* out, int64_t stride) {
+    int64_t done = 0;
+    for (; done + 64 <= columns; done += 64) tile<4, 4>(left, row, right + done, right_pair, pairs, out + done, stride);
+    switch ((columns - done) / 16) {
+        case 3: tile<4, 3>(left, row, right + done, right_pair, pairs, out + done, stride); break;
+        case 2: tile<8, 2>(left, row, right + done, right_pair, pairs, out + done, stride); break;
+        case 1: tile<16, 1>(left, row, right + done, right_pair, pairs, out + done, stride); break;
+    }
+}
+
+// sums (4 rows of 16 N columns, `width` apart) += left (pairs, 4: columns of a paired matrix) right (pairs, 16 N).
+template <int N>
+INLINE void add(const uint32_t* left, int64_t stride, const uint32_t* right, int64_t width, int64_t pairs, float* sums) {
+    __m512 kept[4][N];
+    for (int m = 0; m < 4; ++m)
+        for (int n = 0; n < N; ++n) kept[m][n] = _mm512_loadu_ps(sums + m * width + 16 * n);
+    multiply<4, N>(left, 1, stride, right, width, pairs, kept);
+    for (int m = 0; m < 4; ++m)
+        for (int n = 0; n < N; ++n) _mm512_storeu_ps(sums + m * width + 16 * n, kept[m][n]);
+}
+
+// The same over all K columns.
+INLINE void add_product(const uint32_t* left, int64_t stride, const uint32_t* right, int64_t width, int64_t pairs, float* sums) {
+    int64_t d = 0;
+    for (; d + 64 <= width; d += 64) add<4>(left, stride, right + d, width, pairs, sums + d);
+    if (d < width) add<2>(left, stride, right + d, width, pairs, sums + d);
+}
+
+// A square of 16 x 16 pairs turned over its diagonal: first within pairs and fours of rows, then between fours of lanes.
+INLINE void turn(__m512i (&x)[16]) {
+    __m512i y[16];
+    for (int i = 0; i < 16; i += 2) {
+        y[i] = _mm512_unpacklo_epi32(x[i], x[i + 1]);
+        y[i + 1] = _mm512_unpackhi_epi32(x[i], x[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4) {
+        x[i] = _mm512_unpacklo_epi64(y[i], y[i + 2]);
+        x[i + 1] = _mm512_unpackhi_epi64(y[i], y[i + 2]);
+        x[i + 2] = _mm512_unpacklo_epi64(y[i + 1], y[i + 3]);
+        x[i + 3] = _mm512_unpackhi_epi64(y[i + 1], y[i + 3]);
+    }
+    for (int i = 0; i < 4; ++i)
+        for (int half = 0; half < 16; half += 8) {
+            y[half + i] = _mm512_shuffle_i32x4(x[half + i], x[half + i + 4], 0x88);
+            y[half + i + 4] = _mm512_shuffle_i32x4(x[half + i], x[half + i + 4], 0xdd);
+        }
+    for (int i = 0; i < 8; ++i) {
+        x[i] = _mm512_shuffle_i32x4(y[i], y[i + 8], 0x88);
+        x[i + 8] = _mm512_shuffle_i32x4(y[i], y[i + 8], 0xdd);
+    }
+}
+
+// rows (T, K) of pairs turned: out[pair][t], `padded` apart, zero from `time` on.
+void turned(const bf16* rows, uint32_t* out, int64_t time, int64_t width, int64_t padded) {
+    int64_t pairs = width / 2;
+    for (int64_t t = 0; t < padded; t += 16)
+        for (int64_t p = 0; p < pairs; p += 16) {
+            __m512i square[16];
+            for (int64_t i = 0; i < 16; ++i)
+                square[i] = t + i < time ? _mm512_loadu_si512(rows + (t + i) * width + 2 * p) : _mm512_setzero_si512();
+            turn(square);
+            for (int64_t i = 0; i < 16; ++i) _mm512_storeu_si512(out + (p + i) * padded + t, square[i]);
+        }
+}
+
+// rows (T, K) -> out[t / 2][k]: rows 2 i and 2 i + 1 as pairs; zero from `time` on.
+void pair_up(const bf16* rows, int64_t stride, uint32_t* out, int64_t time, int64_t width, int64_t padded) {
+    for (int64_t t = 0; t < padded; t += 2)
+        for (int64_t d = 0; d < width; d += 16) {
+            const bf16* at = rows + t * stride + d;
+            __m256i first = t < time ? _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)) : _mm256_setzero_si256();
+            __m256i second = t + 1 < time ? _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at + stride)) : _mm256_setzero_si256();
+            _mm512_storeu_si512(out + t / 2 * width + d, paired(first, second));
+        }
+}
+
+// `count` rows copied to the front of `most`, the rest zero.
+INLINE void copy_rows(const bf16* rows, int64_t stride, bf16* out, int64_t count, int64_t most, int64_t width) {
+    for (int64_t t = 0; t < most; ++t)
+        if (t < count) std::memcpy(out + t * width, rows + t * stride, size_t(width) * 2);
+        else std::memset(out + t * width, 0, size_t(width) * 2);
+}
+
+INLINE const uint32_t* words(const bf16* rows) { return reinterpret_cast<const uint32_t*>(rows); }
+
+// Largest score and sum of e^(score - largest) of one query; its scores become probabilities times the sum, as bfloat16.
+INLINE void weigh(const float* scores, bf16* out, int64_t start, int64_t end, int64_t from, int64_t to, float* top, float* sum) {
+    __m512 tops = _mm512_set1_ps(-3.0e38f), sums = _mm512_setzero_ps();
+    for (int64_t s = start; s < end; s += 16) tops = _mm512_mask_max_ps(tops, lanes(s, from, to), tops, _mm512_loadu_ps(scores + s));
+    *top = _mm512_reduce_max_ps(tops);
+    __m512 most = _mm512_set1_ps(*top);
+    for (int64_t s = start; s < end; s += 16) {
+        __m512 value = _mm512_maskz_mov_ps(lanes(s, from, to), exponential(_mm512_sub_ps(_mm512_loadu_ps(scores + s), most)));
+        sums = _mm512_add_ps(sums, value);
+        round16(out + s, value);
+    }
+    *sum = _mm512_reduce_add_ps(sums);
+}
+
+int64_t least(const int32_t* first, int64_t count) {
+    int64_t found = first[0];
+    for (int64_t t = 1; t < count; ++t) found = first[t] < found ? first[t] : found;
+    return found;
+}
+
+}  // namespace
+
+extern "C" {
+
+// q (B, H, T, K) already over the root of K, k and v (B, G, T, K) -> out (B, T, H, K); log_sum (B, H, T) is kept for the way back.
+// first (B, T): the first key each query sees; the last is itself.
+void textus_attention(const bf16* q, const bf16* k, const bf16* v, const int32_t* first, bf16* out, float* log_sum, int64_t batch,
+                      int64_t time, int64_t n_head, int64_t n_kv_head, int64_t width) {
+    int64_t padded = up(time, BLOCK), repeats = n_head / n_kv_head;
+    Room room(padded * width * 4 + ROWS * padded * 6 + ROWS * width * 6 + 1024);
+    uint32_t* keys = room.take<uint32_t>(width / 2 * padded);     // (K / 2, T)
+    uint32_t* values = room.take<uint32_t>(padded / 2 * width);   // (T / 2, K)
+    float* scores = room.take<float>(ROWS * padded);
+    bf16* weights = room.take<bf16>(ROWS * padded);
+    bf16* queries = room.take<bf16>(ROWS * width);
+    float* mixed = room.take<float>(ROWS * width);
+    for (int64_t b = 0; b < batch; ++b)
+        for (int64_t h = 0; h < n_head; ++h) {
+            if (h % repeats == 0) {
+                int64_t place = (b * n_kv_head + h / repeats) * time * width;
+                turned(k + place, keys, time, width, padded);
+                pair_up(v + place, width, values, time, width, padded);
+            }
+            for (int64_t t = 0; t < time; t += ROWS) {
+                int64_t count = time - t < ROWS ? time - t : ROWS, end = t + ROWS;
+                const int32_t* froms = first + b * time + t;
+                int64_t start = least(froms, count) / 16 * 16;
+                copy_rows(q + ((b * n_head + h) * time + t) * width, width, queries, count, ROWS, width);
+                strip(words(queries), width / 2, keys + start, padded, width / 2, end - start, scores + start, padded);
+                float scale[ROWS] = {};
+                for (int64_t r = 0; r < ROWS; ++r) {
+                    float top, sum;
+                    int64_t last = r < count ? r : count - 1;
+                    weigh(scores + r * padded, weights + r * padded, start, end, froms[last], t + last + 1, &top, &sum);
+                    scale[r] = 1.0f / sum;
+                    if (r < count) log_sum[(b * n_head + h) * time + t + r] = top + __builtin_logf(sum);
+                }
+                strip(words(weights) + start / 2, padded / 2, values + start / 2 * width, width, (end - start) / 2, width, mixed, width);
+                for (int64_t r = 0; r < count; ++r) {
+                    bf16* target = out + ((b * time + t + r) * n_head + h) * width;
+                    for (int64_t d = 0; d < width; d += 16)
+                        round16(target + d, _mm512_mul_ps(_mm512_loadu_ps(mixed + r * width + d), _mm512_set1_ps(scale[r])));
+                }
+            }
+        }
+}
+
+// d_out and out (B, T, H, K) and what the forward pass kept -> d_q (B, H, T, K), d_k and d_v (B, G, T, K).
+void textus_attention_backward(const bf16* d_out, const bf16* q, const bf16* k, const bf16* v, const bf16* out, const float* log_sum,
+                               const int32_t* first, bf16* d_q, bf16* d_k, bf16* d_v, int64_t batch, int64_t time, int64_t n_head,
+                               int64_t n_kv_head, int64_t width) {
+    int64_t padded = up(time, BLOCK), repeats = n_head / n_kv_head, pairs = width / 2;
+    Room room(padded * width * 16 + BLOCK * padded * 4 + ROWS * padded * 2 + BLOCK * width * 8 + ROWS * width * 4 + 2 * ROWS * 64 * 4 + 4096);
+    uint32_t* keys = room.take<uint32_t>(pairs * padded);           // (K / 2, T)
+    uint32_t* values = room.take<uint32_t>(pairs * padded);         // (K / 2, T)
+    uint32_t* key_pairs = room.take<uint32_t>(padded / 2 * width);  // (T / 2, K)
+    float* sum_k = room.take<float>(padded * width);
+    float* sum_v = room.take<float>(padded * width);
+    uint32_t* weights = room.take<uint32_t>(BLOCK / 2 * padded);    // (queries / 2, T)
+    uint32_t* slopes = room.take<uint32_t>(BLOCK / 2 * padded);
+    bf16* slope_rows = room.take<bf16>(ROWS * padded);
+    bf16* queries = room.take<bf16>(BLOCK * width);
+    bf16* grads = room.take<bf16>(BLOCK * width);
+    uint32_t* query_pairs = room.take<uint32_t>(BLOCK / 2 * width);
+    uint32_t* grad_pairs = room.take<uint32_t>(BLOCK / 2 * width);
+    float* d_queries = room.take<float>(ROWS * width);
+    float* scores = room.take<float>(ROWS * 64);
+    float* d_weights = room.take<float>(ROWS * 64);
+    for (int64_t b = 0; b < batch; ++b)
+        for (int64_t h = 0; h < n_head; ++h) {
+            int64_t place = (b * n_kv_head + h / repeats) * time * width;
+            if (h % repeats == 0) {
+                turned(k + place, keys, time, width, padded);
+                turned(v + place, values, time, width, padded);
+                pair_up(k + place, width, key_pairs, time, width, padded);
+                std::memset(sum_k, 0, size_t(padded * width) * 4);
+                std::memset(sum_v, 0, size_t(padded * width) * 4);
+            }
+            for (int64_t block = 0; block < time; block += BLOCK) {
+                int64_t held = time - block < BLOCK ? time - block : BLOCK;
+                int64_t start = least(first + b * time + block, held) / 16 * 16;
+                copy_rows(q + ((b * n_head + h) * time + block) * width, width, queries, held, BLOCK, width);
+                copy_rows(d_out + ((b * time + block) * n_head + h) * width, n_head * width, grads, held, BLOCK, width);
+                pair_up(queries, width, query_pairs, BLOCK, width, BLOCK);
+                pair_up(grads, width, grad_pairs, BLOCK, width, BLOCK);
+                for (int64_t t = block; t < block + held; t += ROWS) {
+                    int64_t end = t + ROWS, inside = t - block;
+                    float dots[ROWS], logs[ROWS];
+                    int64_t froms[ROWS], tos[ROWS];
+                    for (int64_t r = 0; r < ROWS; ++r) {
+                        bool real = t + r < time;
+                        froms[r] = real ? first[b * time + t + r] : 0;
+                        tos[r] = real ? t + r + 1 : 0;
+                        logs[r] = real ? log_sum[(b * n_head + h) * time + t + r] : 0.0f;
+                        __m512 dot = _mm512_setzero_ps();
+                        if (real)
+                            for (int64_t d = 0; d < width; d += 32)
+                                dot = _mm512_dpbf16_ps(dot, __m512bh(_mm512_loadu_si512(grads + (inside + r) * width + d)),
+                                                       __m512bh(_mm512_loadu_si512(out + ((b * time + t + r) * n_head + h) * width + d)));
+                        dots[r] = _mm512_reduce_add_ps(dot);
+                    }
+                    for (int64_t s = start; s < end; s += 64) {
+                        int64_t columns = end - s < 64 ? end - s : 64;
+                        strip(words(queries) + inside * pairs, pairs, keys + s, padded, pairs, columns, scores, 64);
+                        strip(words(grads) + inside * pairs, pairs, values + s, padded, pairs, columns, d_weights, 64);
+                        for (int64_t r = 0; r < ROWS; r += 2)
+                            for (int64_t c = 0; c < columns; c += 16) {
+                                __m256i p[2], g[2];
+                                for (int64_t i = 0; i < 2; ++i) {
+                                    __m512 score = _mm512_loadu_ps(scores + (r + i) * 64 + c);
+                                    __m512 weight = _mm512_maskz_mov_ps(lanes(s + c, froms[r + i], tos[r + i]),
+                                                                        exponential(_mm512_sub_ps(score, _mm512_set1_ps(logs[r + i]))));
+                                    __m512 slope = _mm512_mul_ps(weight, _mm512_sub_ps(_mm512_loadu_ps(d_weights + (r + i) * 64 + c),
+                                                                                       _mm512_set1_ps(dots[r + i])));
+                                    p[i] = __m256i(_mm512_cvtneps_pbh(weight));
+                                    g[i] = __m256i(_mm512_cvtneps_pbh(slope));
+                                    _mm256_storeu_si256(reinterpret_cast<__m256i*>(slope_rows + (r + i) * padded + s + c), g[i]);
+                                }
+                                _mm512_storeu_si512(weights + (inside + r) / 2 * padded + s + c, paired(p[0], p[1]));
+                                _mm512_storeu_si512(slopes + (inside + r) / 2 * padded + s + c, paired(g[0], g[1]));
+                            }
+                    }
+                    strip(words(slope_rows) + start / 2, padded / 2, key_pairs + start / 2 * width, width, (end - start) / 2, width, d_queries, width);
+                    for (int64_t r = 0; r < ROWS && t + r < time; ++r)
+                        for (int64_t d = 0; d < width; d += 16)
+                            round16(d_q + ((b * n_head + h) * time + t + r) * width + d, _mm512_loadu_ps(d_queries + r * width + d));
+                }
+                int64_t done = up(held, ROWS);
+                for (int64_t s = start; s < block + done; s += 4) {
+                    int64_t pair = s > block ? (s - block) / ROWS * ROWS / 2 : 0, at = pair * padded + s;
+                    add_product(weights + at, padded, grad_pairs + pair * width, width, done / 2 - pair, sum_v + s * width);
+                    add_product(slopes + at, padded, query_pairs + pair * width, width, done / 2 - pair, sum_k + s * width);
+                }
+            }
+            if (h % repeats == repeats - 1)
+                for (int64_t d = 0; d < time * width; d += 16) {
+                    round16(d_k + place + d, _mm512_loadu_ps(sum_k + d));
+                    round16(d_v + place + d, _mm512_loadu_ps(sum_v + d));
+                }
+        }
+}
+}
+#endif
