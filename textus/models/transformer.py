@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -25,19 +26,20 @@ from textus.models.layers import (
     make_feed_forward,
     make_norm,
     plain_attention,
-    rotary_table,
-    rotate,
 )
 from textus.models.losses import chunk_loss, cross_entropy
 from textus.models.projections import Linear
+from textus.models.rotary import RopeScaling, rotary_table, rotate
 
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """What shapes a decoder. `n_kv_head` and `d_ff` of 0 are derived: as many as heads; 8/3 width (gated) or
-    4 width.
+    """What shapes a decoder.
+
+    0 is derived: `n_kv_head` as many as heads, `d_head` what the width gives each head, `d_ff` 8/3 width (gated)
+    or 4 width, `norm_eps` 1e-6 (rms) or 1e-5. `bias` is everywhere or nowhere, or on the named linear maps only.
     """
 
     vocab_size: int
@@ -46,20 +48,25 @@ class DecoderConfig:
     n_head: int = 6
     n_kv_head: int = 0
     d_model: int = 384
+    d_head: int = 0
     d_ff: int = 0
     position: Literal["rotary", "learned", "none"] = "rotary"
     norm: Literal["rms", "layer"] = "rms"
+    norm_eps: float = 0.0
     activation: Literal["swiglu", "gelu", "relu2", "relu", "silu"] = "swiglu"
     qk_norm: bool = True
     tie_head: bool = False
-    bias: bool = False
+    bias: bool | Literal["qkv", "attention", "feed_forward"] = False
     dropout: float = 0.0
     rope_theta: float = 10_000.0
+    rope_scaling: RopeScaling | None = None
     window: int | None = None
 
     def __post_init__(self) -> None:
         if not self.n_kv_head:
             object.__setattr__(self, "n_kv_head", self.n_head)
+        if not self.norm_eps:
+            object.__setattr__(self, "norm_eps", 1e-6 if self.norm == "rms" else 1e-5)
         if not self.d_ff:
             gated = self.activation == "swiglu"
             object.__setattr__(
@@ -81,19 +88,29 @@ class DecoderConfig:
             raise unknown("position", self.position, POSITIONS)
         if not self.rope_theta > 0:
             raise UsageError(f"rope_theta={self.rope_theta}: must be above 0")
-        if self.d_model % self.n_head or self.d_model // self.n_head % 2:
+        if not self.d_head:
+            if self.d_model % self.n_head:
+                raise UsageError(
+                    f"d_model={self.d_model} must split into n_head={self.n_head} heads of even width"
+                )
+            object.__setattr__(self, "d_head", self.d_model // self.n_head)
+        if self.d_head < 2 or self.d_head % 2:
             raise UsageError(
-                f"d_model={self.d_model} must split into n_head={self.n_head} heads of even width"
+                f"d_model={self.d_model} must split into n_head={self.n_head} heads of even width,"
+                f" not {self.d_head}"
             )
         if self.n_head % self.n_kv_head:
             raise UsageError(f"n_head={self.n_head} must be a multiple of n_kv_head={self.n_kv_head}")
         if not 0 <= self.dropout < 1:
             raise UsageError(f"dropout={self.dropout}: must be at least 0 and below 1")
 
-    @property
-    def d_head(self) -> int:
-        """Width of one head."""
-        return self.d_model // self.n_head
+    def has_bias(self, linear: Literal["qkv", "out", "feed_forward"]) -> bool:
+        """Whether that linear map of a block has a bias."""
+        return self.bias is True or linear in BIASES.get(str(self.bias), ())
+
+
+BIASES = {"qkv": ("qkv",), "attention": ("qkv", "out"), "feed_forward": ("feed_forward",)}
+"""What `bias` names → the linear maps that have one."""
 
 
 class KeyValueCache:
@@ -143,11 +160,12 @@ class Attention(nn.Module):
         super().__init__()
         self.n_head, self.n_kv_head, self.d_head = config.n_head, config.n_kv_head, config.d_head
         self.qkv = Linear(
-            config.d_model, (config.n_head + 2 * config.n_kv_head) * config.d_head, bias=config.bias
+            config.d_model, (config.n_head + 2 * config.n_kv_head) * config.d_head, bias=config.has_bias("qkv")
         )
-        self.out = Linear(config.d_model, config.d_model, bias=config.bias)
-        self.q_norm = make_norm(config.norm, config.d_head) if config.qk_norm else nn.Identity()
-        self.k_norm = make_norm(config.norm, config.d_head) if config.qk_norm else nn.Identity()
+        self.out = Linear(config.n_head * config.d_head, config.d_model, bias=config.has_bias("out"))
+        norm = partial(make_norm, config.norm, config.d_head, config.norm_eps)
+        self.q_norm = norm() if config.qk_norm else nn.Identity()
+        self.k_norm = norm() if config.qk_norm else nn.Identity()
         self.dropout = nn.Dropout(config.dropout)
 
     def project(self, x: Tensor, angles: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -173,11 +191,15 @@ class Block(nn.Module):
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
-        self.attention_norm: Any = make_norm(config.norm, config.d_model)
+        self.attention_norm: Any = make_norm(config.norm, config.d_model, config.norm_eps)
         self.attention: Any = Attention(config)
-        self.feed_forward_norm: Any = make_norm(config.norm, config.d_model)
+        self.feed_forward_norm: Any = make_norm(config.norm, config.d_model, config.norm_eps)
         self.feed_forward: Any = make_feed_forward(
-            config.activation, config.d_model, config.d_ff, bias=config.bias, dropout=config.dropout
+            config.activation,
+            config.d_model,
+            config.d_ff,
+            bias=config.has_bias("feed_forward"),
+            dropout=config.dropout,
         )
 
     def forward(
@@ -237,11 +259,13 @@ class Decoder(LanguageModel):
             self.position: Any = nn.Embedding(config.context_length, config.d_model)
             nn.init.normal_(self.position.weight, std=0.02)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
-        self.norm: Any = make_norm(config.norm, config.d_model)
+        self.norm: Any = make_norm(config.norm, config.d_model, config.norm_eps)
         self.head = None if config.tie_head else Linear(config.d_model, config.vocab_size)
         self.dropout = nn.Dropout(config.dropout)
         if config.position == "rotary":
-            cos, sin = rotary_table(config.context_length, config.d_head, config.rope_theta)
+            cos, sin = rotary_table(
+                config.context_length, config.d_head, config.rope_theta, config.rope_scaling
+            )
             self.register_buffer("cos", cos, persistent=False)
             self.register_buffer("sin", sin, persistent=False)
         self._initialise()
@@ -417,7 +441,8 @@ class Decoder(LanguageModel):
     # ── learning ───────────────────────────────────────────────────────────────────────────────
 
     def loss(self, batch: Batch) -> Loss:
-        seed = counter_seed(batch.position, "dropout", batch.piece) & 0x7FFFFFFF
+        # torch's seed is set anew each step, from the run's; read, not drawn from, so that workers share nothing
+        seed = counter_seed(torch.initial_seed(), "dropout", batch.piece) & 0x7FFFFFFF
         hidden = self.hidden(batch.ids, documents=batch.documents, seed=seed)
         compute = kernels.chunk_loss if self.native else chunk_loss
         total = cross_entropy(hidden, self.head_weight, batch.targets, batch.weights, compute)
