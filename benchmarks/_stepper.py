@@ -105,7 +105,7 @@ def ours(side: Side, stack: ExitStack) -> tuple[Callable[[], float], int]:
     from textus.models.transformer import Decoder, DecoderConfig
     from textus.optim import OptimSettings
     from textus.presets import candidates, micro_batches
-    from textus.training import Training, TrainSettings, deterministic
+    from textus.training import Gradients, Training, TrainSettings, deterministic
 
     keep_memory()
     torch.set_num_threads(1)
@@ -123,12 +123,13 @@ def ours(side: Side, stack: ExitStack) -> tuple[Callable[[], float], int]:
     ids = same_ids(side)
     batch = Batch(ids, ids.roll(-1, 1), torch.ones(ids.shape))
     run = RunFolder(Path(stack.enter_context(TemporaryDirectory())), {})  # a step writes nothing into it
+    gradients = Gradients(model, choices.workers)
     training = Training(
-        model, SameBatch(batch), settings, choices, run, None,  # type: ignore[arg-type]
-        lambda model, batch: model.loss(batch),
+        model, SameBatch(batch), settings, run, None,  # type: ignore[arg-type]
+        gradients.of_all(settings.micro_batches),
     )  # fmt: skip
     stack.enter_context(deterministic())
-    return lambda: training.take_step()[0], sum(p.numel() for p in model.parameters())
+    return lambda: float(training.take_step()[0].mean), sum(p.numel() for p in model.parameters())
 
 
 class SameBatch:

@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks import _family_rows
+from benchmarks._rows import Figure, Row, ranged
 from textus.common import read_json, write_atomic
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -22,47 +23,6 @@ hand. Speeds are ratios of sides that took turns in one run; CPU-seconds are use
 every process it started. Min–max is over repetitions or seeds; "met" is judged by the figure named in the row.
 
 """
-
-
-@dataclass(frozen=True)
-class Figure:
-    """What was measured: for people, and the number that is judged."""
-
-    text: str
-    value: float
-
-
-@dataclass(frozen=True)
-class Row:
-    """One figure to reach. `must` and `aim` are bounds: from below with `more`, else from above."""
-
-    what: str
-    source: str
-    measured: Callable[[dict[str, Any]], Figure]
-    must: float
-    aim: float | None = None
-    more: bool = False
-    unit: str = ""
-    extra: Callable[[dict[str, Any]], bool] | None = None
-    """A second condition of `must`, such as a budget that was kept."""
-    and_within: str = ""
-
-    def reached(self, bound: float, figure: Figure) -> bool:
-        """Whether the figure is on the right side of a bound."""
-        return figure.value >= bound if self.more else figure.value <= bound
-
-    def bound(self, value: float | None) -> str:
-        """A bound for people."""
-        if value is None:
-            return ""
-        shown = f"{value:.0%}" if self.unit == "%" else f"{value:,g}{self.unit}"
-        return f"{'≥' if self.more else '≤'} {shown}"
-
-
-def ranged(spread: dict[str, float], form: str = "{:.2f}") -> str:
-    """Median (min–max)."""
-    low, middle, high = (form.format(spread[key]) for key in ("min", "median", "max"))
-    return f"{middle} ({low}–{high})"
 
 
 def tiny(result: dict[str, Any]) -> Figure:
@@ -174,6 +134,7 @@ ROWS = [
     Row("kill −9 at 20 random moments, resume: final weights byte-identical", "kill9", kills, 20,
         more=True, unit=" of 20", extra=saved_often_enough),
     Row("`import textus`, `textus --help`", "start_up", start_up, 0.3, unit=" s"),
+    *_family_rows.ROWS,
 ]  # fmt: skip
 
 
@@ -205,7 +166,7 @@ def line(row: Row, folder: Path = RESULTS) -> list[str]:
 
 def machines(folder: Path = RESULTS) -> Iterator[str]:
     """Where each file was measured, and with which versions."""
-    for source in dict.fromkeys(row.source for row in ROWS):
+    for source in dict.fromkeys([*(row.source for row in ROWS), "families"]):
         if result := load(source, folder):
             machine, versions = result["machine"], result["versions"]
             shown = ", ".join(f"{name} {version}" for name, version in versions.items())
@@ -225,6 +186,8 @@ def render(folder: Path = RESULTS) -> str:
     """The whole page."""
     header = ["what", "must", "aim", "measured, median (min–max)", "met", "command", "date"]
     page = HEAD + markdown(header, [line(row, folder) for row in ROWS])
+    if families := load("families", folder):
+        page += _family_rows.ruler(families)
     if found := list(machines(folder)):
         page += "\n## Machines and versions\n\n" + "\n".join(found) + "\n"
     return page
@@ -245,6 +208,7 @@ CHINESE = {
     "n-gram, order 5, BPE 4,096, `gutenberg_prose`: CPU-seconds to train": "n-gram，5 阶，BPE 4,096，`gutenberg_prose`：训练所需 CPU 秒",
     "kill −9 at 20 random moments, resume: final weights byte-identical": "随机 20 次 kill −9 后恢复：最终权重逐字节相同",
     "`import textus`, `textus --help`": "`import textus`、`textus --help`",
+    **_family_rows.CHINESE,
 }  # fmt: skip
 """The words of the short table in README.zh-CN.md."""
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Every figure of docs/results.md, measured here; about an hour on two quiet cores. Each step may be repeated alone.
+# Every figure of docs/results.md, measured here; about six hours on two quiet cores. Each step may be repeated alone.
 # What is measured already is not trained again: add --again to a step to do it anew.
 set -eu
 cd "$(dirname "$0")/.."
@@ -29,6 +29,20 @@ measure kill9
 
 # Ten minutes on every core, one seed.
 measure tiny_shakespeare --preset 10min
+
+# Taggers, floors, vectors, weights from elsewhere.
+measure hmm_tagging
+measure linear_floor
+measure word_vectors
+measure pretrained
+
+# The longer ones: ten minutes to an hour each.
+measure lstm
+measure translation
+measure vae
+measure gan
+measure encoder_pretraining
+measure families
 
 # The page.
 measure table

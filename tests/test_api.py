@@ -9,7 +9,7 @@ import pytest
 
 import textus
 from textus import api
-from textus.common import RunError, UsageError
+from textus.common import MARKS, RunError, UsageError, claim
 
 # ── the public face ────────────────────────────────────────────────────────────────────────────
 
@@ -217,3 +217,28 @@ def test_a_story_of_one_page_is_learnt_by_heart_and_that_is_said(
         ("Once upon a time" + run.generate("Once upon a time", temperature=0, max_tokens=60)).split()
     )
     assert told in " ".join(story.read_text().split())
+
+
+@pytest.mark.parametrize("there", MARKS)
+@pytest.mark.parametrize("wanted", MARKS)
+def test_force_replaces_only_its_own_kind(tmp_path: Path, there: str, wanted: str) -> None:
+    """A run holds a tokenizer too, and is none."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    claim(folder, force=True, kind=wanted)  # empty
+    for name in {MARKS[there], "tokenizer.json"} if there == "run" else {MARKS[there]}:
+        (folder / name).write_text("{}")
+    if there == wanted:
+        claim(folder, force=True, kind=wanted)
+        return
+    with pytest.raises(UsageError, match=f"holds a {there}, so it is not replaced even with --force"):
+        claim(folder, force=True, kind=wanted)
+
+
+def test_force_replaces_no_folder_of_somebody_else(tmp_path: Path) -> None:
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "dear.txt").write_text("Dear all")
+    for out in (tmp_path / "letters", tmp_path / "letters" / "dear.txt", tmp_path):
+        with pytest.raises(UsageError, match="is not a run, so it is not replaced"):
+            claim(out, force=True)
+    assert (tmp_path / "letters" / "dear.txt").read_text() == "Dear all"

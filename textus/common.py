@@ -159,12 +159,28 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, sort_keys=False) + "\n")
 
 
+MARKS = {
+    "run": "run.json",
+    "corpus": "corpus.json",
+    "export": "config.json",
+    "tokenizer": "tokenizer.json",
+    "demo": "documents.jsonl",
+}
+"""Kind of folder → the file it is known by; the first that is there counts, for a run holds a tokenizer too."""
+
+
 def claim(out: Path, *, force: bool = False, kind: str = "run") -> None:
-    """Refuse an output folder that exists, unless `force`: nothing is overwritten by accident."""
-    if out.exists() and not force:
+    """Refuse an output folder that exists, unless `force`; and even then one that holds something else than a `kind`:
+    nothing is overwritten by accident. Replacing it is left to the caller.
+    """
+    if not out.exists():
+        return
+    if not force:
         raise UsageError(f"{out} exists already; choose another --out, or --force to replace this {kind}")
-    if out.exists():
-        shutil.rmtree(out)
+    found = next((each for each, name in MARKS.items() if (out / name).is_file()), None)
+    if found != kind and not (out.is_dir() and not any(out.iterdir())):
+        holds = f"holds a {found}" if found else f"is not a {kind}"
+        raise UsageError(f"{out} {holds}, so it is not replaced even with --force; choose another --out")
 
 
 # ── randomness ─────────────────────────────────────────────────────────────────────────────────

@@ -31,6 +31,8 @@ EXTRAS = {
     "text": ("ftfy", "charset_normalizer", "trafilatura", "lxml_html_clean", "pyarrow", "jieba"),
     "report": ("matplotlib", "tensorboard"),
     "serve": ("fastapi", "uvicorn"),
+    "import": ("gguf",),
+    "vectors": ("gensim",),
 }
 """Extra → the modules it brings."""
 

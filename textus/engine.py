@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from textus.common import RunError, TextusError, UsageError
-from textus.generation import Sampling, check_prompt, choose, device_of, extend, inference
+from textus.generation import Sampling, check_prompt, check_source, choose, device_of, extend, inference
 from textus.models import LanguageModel
+from textus.pairs import sources_of
 
 PIECE = 1 << 25
 """Prompts are read in pieces of about this many logits (128 MB): a family returns (B, T, V) of them, and
@@ -47,6 +48,7 @@ class Request:
     number: int
     ids: list[int]
     sampling: Sampling
+    source: list[int] | None = None
     n_new: int = 0
 
 
@@ -75,17 +77,20 @@ class Engine:
         """Whether a step would do anything."""
         return bool(self.waiting or self.unread or self.running)
 
-    def check(self, ids: Sequence[int], sampling: Sampling) -> None:
+    def check(self, ids: Sequence[int], sampling: Sampling, source: Sequence[int] | None = None) -> None:
         """UsageError where a request cannot be served: a prompt too long, a negative temperature."""
         sampling.check()
         check_prompt(self.model, ids)
+        check_source(self.model, source)
 
-    def submit(self, ids: Sequence[int], sampling: Sampling) -> int:
-        """Queue a prompt; returns the request's number, which its events carry. Raises UsageError."""
-        self.check(ids, sampling)
+    def submit(self, ids: Sequence[int], sampling: Sampling, source: Sequence[int] | None = None) -> int:
+        """Queue a prompt, and for families that need one the ids of a source text; returns the request's number,
+        which its events carry. Raises UsageError.
+        """
+        self.check(ids, sampling, source)
         number = self._n_submitted
         self._n_submitted += 1
-        self.waiting.append(Request(number, list(ids), sampling))
+        self.waiting.append(Request(number, list(ids), sampling, None if source is None else list(source)))
         return number
 
     def cancel(self, request: int) -> None:
@@ -113,12 +118,16 @@ class Engine:
             return self._choose(torch.cat(logits) if len(logits) > 1 else logits[0]) if logits else []
 
     def stream(
-        self, prompts: Sequence[Sequence[int]], samplings: Sampling | Sequence[Sampling]
+        self,
+        prompts: Sequence[Sequence[int]],
+        samplings: Sampling | Sequence[Sampling],
+        sources: Sequence[Sequence[int]] | None = None,
     ) -> Iterator[Event]:
         """The events of these prompts as they come; `row` is the place in `prompts`.
 
-        One `Sampling` serves all prompts. Closing the iterator cancels the rest. Raises UsageError before
-        anything is generated, also where the engine is busy with other requests, whose events would be lost.
+        One `Sampling` serves all prompts; `sources` has one for each. Closing the iterator cancels the
+        rest. Raises UsageError before anything is generated, also where the engine is busy with other requests, whose
+        events would be lost.
         """
         if self.busy:
             raise UsageError("the engine is busy with other requests; use submit and step, or another engine")
@@ -127,12 +136,15 @@ class Engine:
             raise UsageError(
                 f"{len(prompts)} prompts with {len(each)} samplings; give one for each, or one for all"
             )
-        for ids, sampling in zip(prompts, each, strict=True):
-            self.check(ids, sampling)
-        place = {
-            self.submit(ids, sampling): row
-            for row, (ids, sampling) in enumerate(zip(prompts, each, strict=True))
-        }
+        if sources is not None and len(sources) != len(prompts):
+            raise UsageError(
+                f"{len(prompts)} prompts with {len(sources)} sources; give one for each, or none"
+            )
+        given = [None] * len(prompts) if sources is None else sources
+        wanted = list(zip(prompts, each, given, strict=True))
+        for request in wanted:
+            self.check(*request)
+        place = {self.submit(*request): row for row, request in enumerate(wanted)}
         try:
             while self.busy:
                 for event in self.step():
@@ -151,11 +163,17 @@ class Engine:
         """Read the ids of new rows together, and join them to the running ones: logits (B, V)."""
         room = max(len(each.ids) + each.sampling.max_tokens - each.n_new for each in fresh)
         length = room if self._context is None else min(room, self._context)
-        cache = self.model.new_cache(len(fresh), length)
+        cache = self.model.new_cache(len(fresh), length, self._sources(fresh))
         logits = prefill(self.model, [each.ids for each in fresh], cache, self._device)
         self.cache = cache if self.cache is None else self.cache.join(cache)
         self.running = [*self.running, *fresh]
         return logits
+
+    def _sources(self, fresh: list[Request]) -> Tensor | None:
+        """The source texts (B, S) of new rows, an empty one for a row without; None where no row has one."""
+        if all(each.source is None for each in fresh):
+            return None
+        return sources_of([each.source or [] for each in fresh], self.model.config.end_id).to(self._device)
 
     def _choose(self, logits: Tensor) -> list[Event]:
         """Draw an id for every row of logits (B, V), tell of it, and let the finished rows go."""
@@ -277,11 +295,11 @@ class EngineThread:
         self._thread = threading.Thread(target=self._run, name="textus-engine", daemon=True)
         self._thread.start()
 
-    def submit(self, ids: Sequence[int], sampling: Sampling) -> Reply:
+    def submit(self, ids: Sequence[int], sampling: Sampling, source: Sequence[int] | None = None) -> Reply:
         """Queue a prompt. Raises UsageError for one that cannot be served, RunError after `close`."""
-        self.engine.check(ids, sampling)
+        self.engine.check(ids, sampling, source)
         reply = Reply(self)
-        if not self._order("submit", reply, (list(ids), sampling)):
+        if not self._order("submit", reply, (list(ids), sampling, source)):
             raise RunError("the engine is closed; start the server again")
         return reply
 

@@ -18,10 +18,9 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,17 +28,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from textus.common import DataError, RunError, UsageError, counter_seed, cpu_seconds, notice, progress
-from textus.corpus.decoding import BROKEN, decode, detect
-from textus.corpus.documents import Unreadable
-from textus.corpus.repair import parts
-from textus.corpus.sources import WRAPPED, Source, blocks
+from textus.common import DataError, RunError, UsageError, counter_seed, cpu_seconds, progress
 from textus.engine import Engine
-from textus.generation import Sampling, device_of, inference
+from textus.generation import Sampling, beginning, device_of, inference
 from textus.hardware import peak_memory_bytes, reset_peak_memory
 from textus.loader import Batch, windows
 from textus.metrics import Blocks, bootstrap, distinct_n, interval, paired_bootstrap, pooled, repetition
 from textus.models import LanguageModel
+from textus.pairs import sources_of
+from textus.texts import Part, Texts, as_texts, in_parts
 from textus.tokenizer import Tokenizer
 
 Floats = NDArray[np.float64]
@@ -52,81 +49,6 @@ LOGITS = 1 << 24
 
 GROUP = 1_000_000
 """Characters of short documents gathered before scoring, so that rows of like length share a batch."""
-
-
-# ── what is read ───────────────────────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True)
-class Part:
-    """A stretch of text; one that `continues` belongs to the document before it."""
-
-    text: str
-    continues: bool = False
-
-
-@dataclass(frozen=True)
-class Texts:
-    """What a model is measured on: a name, the bytes it has as given, and how to read its parts, as often as
-    asked.
-    """
-
-    name: str
-    n_bytes: int
-    read: Callable[[], Iterable[Part]]
-
-    def __iter__(self) -> Iterator[Part]:
-        return iter(self.read())
-
-
-def as_texts(given: Any, n_bytes: int | None = None) -> Texts:
-    """Strings (each a document), one string, or a `Texts` as it is; `n_bytes` if not their UTF-8 length."""
-    if isinstance(given, Texts):
-        return given if n_bytes is None else replace(given, n_bytes=n_bytes)
-    whole = [given] if isinstance(given, str) else list(given)
-    size = sum(len(text.encode()) for text in whole) if n_bytes is None else n_bytes
-    return Texts("text", size, lambda: (part for text in whole for part in in_parts([text])))
-
-
-def in_parts(document: Iterable[str]) -> Iterator[Part]:
-    """A document in the parts a corpus would have: a text scores the same from a string and a file."""
-    return (Part(text, continues=number > 0) for number, text in enumerate(parts(document)))
-
-
-def split_texts(corpus: Any, split: str = "validation") -> Texts:
-    """One split of a corpus, document by document."""
-    read = lambda: (Part(each.text, continues=each.part > 0) for each in corpus.documents(split))  # noqa: E731
-    return Texts(f"{split} split", corpus.n_bytes(split), read)
-
-
-def read_text(path: Path | str) -> Texts:
-    """A file, plain or .gz or .xz, as one document; its bytes are those of the (unpacked) file.
-
-    The encoding is told from the bytes as for a corpus; nothing is normalised: what a tokenizer never saw,
-    such as other line ends, costs what it costs. Broken bytes are read as U+FFFD, and one line says how many.
-    Raises DataError where it is missing, empty, or not text.
-    """
-    path = Path(path)
-    source = Source(str(path), "text", lambda: path.open("rb"), path.suffix if path.suffix in WRAPPED else "")
-    try:
-        n_bytes = sum(map(len, blocks(source)))
-        codec = detect(blocks(source))
-    except Unreadable as error:
-        raise DataError(f"{path} cannot be read: {error}; give a text file, plain or .gz") from error
-    if not n_bytes:
-        raise DataError(f"{path} is empty; there is nothing to measure on")
-    return Texts(str(path), n_bytes, lambda: _whole(source, codec))
-
-
-def _whole(source: Source, codec: str) -> Iterator[Part]:
-    """The parts of a file, broken bytes replaced and counted."""
-    n_broken = 0
-    for part in in_parts(decode(blocks(source), codec)):
-        text, n_here = BROKEN.subn("\ufffd", part.text)
-        n_broken += n_here
-        yield Part(text, part.continues)
-    if n_broken:
-        notice(f"{source.name}: {n_broken:,} broken bytes were read as U+FFFD")
 
 
 # ── nats of tokens ─────────────────────────────────────────────────────────────────────────────
@@ -180,16 +102,18 @@ def score_parts(
     together.
     """
     length, step = window_sizes(model, stride)
-    carry = [tokenizer.end_id]
+    first = beginning(model, tokenizer.start_id)
+    carry = first
     for group in _groups(texts):
         encoded = tokenizer.encode_batch([part.text for part in group])
         sequences, skips = [], []
         for part, ids in zip(group, encoded, strict=True):
-            carry = carry if part.continues else [tokenizer.end_id]
+            carry = carry if part.continues else first
             sequences.append(carry + ids)
             skips.append(len(carry) - 1)
             carry = sequences[-1][-(length - step) - 1 :]
-        nats, kind = score_ids(model, sequences, skips, stride=stride, batch_size=batch_size)
+        sources = [None if part.source is None else tokenizer.encode(part.source) for part in group]
+        nats, kind = score_ids(model, sequences, skips, sources, stride=stride, batch_size=batch_size)
         for part, ids, line in zip(group, encoded, nats, strict=True):
             yield part, ids, Score(line, unknown_bytes(tokenizer, part.text, ids), kind)
 
@@ -232,6 +156,7 @@ def score_ids(
     model: LanguageModel,
     sequences: Sequence[Sequence[int]],
     skips: Sequence[int] | None = None,
+    sources: Sequence[Sequence[int] | None] | None = None,
     *,
     stride: int | None = None,
     batch_size: int | None = None,
@@ -242,11 +167,13 @@ def score_ids(
     batched changes nothing but rounding, below 1e-6.
     """
     skips = [0] * len(sequences) if skips is None else skips
+    sources = [None] * len(sequences) if sources is None else sources
     owners, rows = [], []
-    for owner, (ids, skip) in enumerate(zip(sequences, skips, strict=True)):
+    for owner, (ids, skip, source) in enumerate(zip(sequences, skips, sources, strict=True)):
+        given = None if source is None else sources_of([list(source)], model.config.end_id)
         for row in _rows(model, ids, skip, stride):
             owners.append(owner)
-            rows.append(row)
+            rows.append(replace(row, source=given))
     found, kind = _score_rows(model, rows, batch_size)
     lines: list[list[Floats]] = [[] for _ in sequences]
     for owner, line in zip(owners, found, strict=True):
@@ -322,7 +249,12 @@ def _collate(rows: list[Batch]) -> Batch:
 
     lengths = torch.tensor([row.ids.shape[1] for row in rows])
     mask = torch.arange(time_) < lengths[:, None]
-    return Batch(stack("ids"), stack("targets"), stack("weights"), mask=None if bool(mask.all()) else mask)
+    batch = Batch(stack("ids"), stack("targets"), stack("weights"), mask=None if bool(mask.all()) else mask)
+    given = [row.source[0] for row in rows if row.source is not None]
+    if given:  # all rows have one or none has; each ends with the end id, which also pads
+        end = int(given[0][-1])
+        batch.source = torch.nn.utils.rnn.pad_sequence(given, batch_first=True, padding_value=end)
+    return batch
 
 
 def _check_numbers(nats: list[Floats]) -> None:
@@ -470,7 +402,7 @@ def sample_quality(
     texts: list[list[int]] = [[] for _ in range(n)]
     each = [replace(sampling, seed=counter_seed(seed, "quality", row)) for row in range(n)]
     with progress("sampling", n) as advance:
-        for event in Engine(model, end_id=tokenizer.end_id).stream([[tokenizer.end_id]] * n, each):
+        for event in Engine(model, end_id=tokenizer.end_id).stream([[tokenizer.start_id]] * n, each):
             if event.id is not None:
                 texts[event.row].append(event.id)
             advance(event.reason is not None)

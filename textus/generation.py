@@ -20,6 +20,7 @@ from torch import Tensor
 
 from textus.common import RunError, UsageError, uniform
 from textus.models import LanguageModel
+from textus.pairs import sources_of
 
 
 @dataclass(frozen=True)
@@ -181,18 +182,52 @@ def device_of(model: LanguageModel) -> torch.device:
     return torch.device("cpu") if parameter is None else parameter.device
 
 
-def generate(model: LanguageModel, ids: Sequence[int], sampling: Sampling, end_id: int | None) -> list[int]:
-    """Continue `ids`: the new ids only, without the end id. No cache: everything is read again for each of
-    them.
+def beginning(model: LanguageModel, end_id: int) -> list[int]:
+    """The ids every text of this model begins with: end-of-text, but for a few pretrained ones."""
+    start = getattr(model.config, "start_id", None)
+    return [end_id if start is None else start]
 
-    Raises UsageError for a prompt or a sampling out of range. The engine is proven equal to this loop.
+
+def check_source(model: LanguageModel, source: Sequence[int] | None) -> None:
+    """UsageError where there is a source the model cannot read: it reads none, or the ids are not its own."""
+    if source is None:
+        return
+    if not model.needs_source:
+        raise UsageError(f"{type(model).__name__} reads no source text; give it a prompt only")
+    if source:
+        vocabulary = model.config.vocab_size
+        if not 0 <= min(source) <= max(source) < vocabulary:
+            raise UsageError(f"a source id is not in the model's vocabulary of {vocabulary:,}")
+        context = model.config.context_length
+        if context is not None and len(source) >= context:
+            raise UsageError(
+                f"the source text has {len(source):,} ids and its end, the model's context holds {context:,};"
+                " shorten it"
+            )
+
+
+def generate(
+    model: LanguageModel,
+    ids: Sequence[int],
+    sampling: Sampling,
+    end_id: int | None,
+    source: Sequence[int] | None = None,
+) -> list[int]:
+    """Continue `ids`: the new ids only, without the end id. No past is kept: everything is read again for each
+    of them.
+
+    `source` are the ids of the text that is to be answered or translated, for families that need one. Raises
+    UsageError for a prompt or a sampling out of range. The engine is proven equal to this loop.
     """
     sampling.check()
     check_prompt(model, ids)
+    check_source(model, source)
     seen, new, device = list(ids), list[int](), device_of(model)
+    given = None if source is None else sources_of([list(source)], model.config.end_id).to(device)
     with inference(model):
         for step in range(sampling.max_tokens):
-            logits = model(torch.tensor([seen], device=device))  # (1, T, V)
+            cache = None if given is None else model.new_cache(1, len(seen), given)
+            logits = model(torch.tensor([seen], device=device), cache)  # (1, T, V)
             id = choose(logits[0, -1], sampling, seen, step)
             if id == end_id:
                 break

@@ -20,7 +20,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol
 
 import numpy as np
 import torch
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from textus.tokenizer import Tokenizer
 
 VERSION = 1
+Side = Literal["text", "source_text"]
 CHUNK = 1 << 20
 """Characters handed to the tokenizer at a time: enough for all threads, little enough to keep memory flat."""
 
@@ -58,6 +59,14 @@ class Batch:
     `documents` numbers the packed document each input belongs to (None: all one), so that attention can
     stop at its edge; `mask` is False on padding (None: no padding); `position` is the step that made it,
     `piece` which micro-batch of it this is.
+
+    A pair of texts: `source` (B, S) int64 holds the ids of each row's source text, its end-of-text id, and
+    more end-of-text ids as padding, so a source is read up to and including its first one (`pairs.real_source`)
+    and no other mask is needed; `ids` begins with the start id (end-of-text, but for a few pretrained models),
+    `targets` are the ids of the target text and its end-of-text id; both are padded with end-of-text at weight
+    zero.
+
+    `word_starts` says which targets begin a word. `segments` numbers the texts of a row that holds several, 0 on.
     """
 
     ids: Tensor  # (B, T) int64
@@ -67,9 +76,10 @@ class Batch:
     mask: Tensor | None = None  # (B, T) bool
     position: int = 0
     piece: int = 0
-    source: Tensor | None = None
-    segments: Tensor | None = None
+    source: Tensor | None = None  # (B, S) int64
+    segments: Tensor | None = None  # (B, T) int64
     labels: Any = None
+    word_starts: Tensor | None = None  # (B, T) bool
 
     @property
     def n_targets(self) -> int:
@@ -139,38 +149,40 @@ def store_of(ids: list[int] | np.ndarray, starts: list[int] | np.ndarray | None 
     return TokenStore(np.asarray(ids), np.asarray([0] if starts is None else starts, dtype=np.int64), {})
 
 
-def tokenize(corpus: Corpus, tokenizer: Tokenizer, split: str = "train") -> TokenStore:
+def tokenize(corpus: Corpus, tokenizer: Tokenizer, split: str = "train", side: Side = "text") -> TokenStore:
     """The ids of one split, made once and kept in `<corpus>/tokens/<tokenizer>/`; damaged, they are made
     again.
+
+    Of a corpus of pairs `side` "source_text" gives the sources, document for document.
 
     Raises:
         DataError: the split holds no text.
     """
     folder = Path(corpus.path) / "tokens" / tokenizer.fingerprint
-    record_path = folder / f"{split}.json"
-    if record_path.exists():
+    name = split if side == "text" else f"{split}.{side}"
+    if (folder / f"{name}.json").exists():
         try:
-            return _open(folder, split, corpus, tokenizer)
+            return _open(folder, name, corpus, tokenizer)
         except RunError as error:
             notice(f"{error}; making the ids again")
-    return _write(folder, split, corpus, tokenizer)
+    return _write(folder, name, corpus, tokenizer, side)
 
 
-def _open(folder: Path, split: str, corpus: Corpus, tokenizer: Tokenizer) -> TokenStore:
-    record = read_json(folder / f"{split}.json")
+def _open(folder: Path, name: str, corpus: Corpus, tokenizer: Tokenizer) -> TokenStore:
+    record = read_json(folder / f"{name}.json")
     expected = {"version": VERSION, "corpus": corpus.fingerprint, "tokenizer": tokenizer.fingerprint}
     for key, value in expected.items():
         if record.get(key) != value:
-            raise RunError(f"{folder / split}.json has {key} {record.get(key)!r}, not {value!r}")
-    for name, digest in record["files"].items():
-        if not (folder / name).exists() or sha256(folder / name) != digest:
-            raise RunError(f"{folder / name} is missing or was changed")
-    return _map(folder, split, record)
+            raise RunError(f"{folder / name}.json has {key} {record.get(key)!r}, not {value!r}")
+    for file, digest in record["files"].items():
+        if not (folder / file).exists() or sha256(folder / file) != digest:
+            raise RunError(f"{folder / file} is missing or was changed")
+    return _map(folder, name, record)
 
 
-def _map(folder: Path, split: str, record: dict[str, Any]) -> TokenStore:
-    ids = np.memmap(folder / f"{split}.ids", dtype=record["dtype"], mode="r")
-    return TokenStore(ids, np.fromfile(folder / f"{split}.starts", dtype="<i8"), record)
+def _map(folder: Path, name: str, record: dict[str, Any]) -> TokenStore:
+    ids = np.memmap(folder / f"{name}.ids", dtype=record["dtype"], mode="r")
+    return TokenStore(ids, np.fromfile(folder / f"{name}.starts", dtype="<i8"), record)
 
 
 class _Stream:
@@ -198,14 +210,18 @@ class _Stream:
         self.beside.unlink(missing_ok=True)
 
 
-def _write(folder: Path, split: str, corpus: Corpus, tokenizer: Tokenizer) -> TokenStore:
+def _write(folder: Path, name: str, corpus: Corpus, tokenizer: Tokenizer, side: Side) -> TokenStore:
     """Tokenise part by part; the record is written last, so it vouches for whole files only."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{split}.json").unlink(missing_ok=True)
+    (folder / f"{name}.json").unlink(missing_ok=True)
     dtype = "<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4"
-    ids, starts = _Stream(folder / f"{split}.ids"), _Stream(folder / f"{split}.starts")
+    ids, starts = _Stream(folder / f"{name}.ids"), _Stream(folder / f"{name}.starts")
+    split = name.partition(".")[0]
     try:
-        counts = _fill(ids, starts, np.dtype(dtype), corpus, tokenizer, split)
+        with progress(f"tokenising {name}", _characters(corpus, split)) as advance:
+            counts = _fill(ids, starts, np.dtype(dtype), tokenizer, _chunks(corpus, split, side), advance)
+        if not counts["documents"]:
+            raise DataError(f"the {split} split of {corpus.path} holds no text; build it with more documents")
         files = {stream.path.name: stream.finish() for stream in (ids, starts)}
     finally:
         ids.abandon()
@@ -219,34 +235,37 @@ def _write(folder: Path, split: str, corpus: Corpus, tokenizer: Tokenizer) -> To
         **counts,
         "files": files,
     }
-    write_json(folder / f"{split}.json", record)
-    return _map(folder, split, record)
+    write_json(folder / f"{name}.json", record)
+    return _map(folder, name, record)
 
 
 def _fill(
-    ids: _Stream, starts: _Stream, dtype: np.dtype, corpus: Corpus, tokenizer: Tokenizer, split: str
+    ids: _Stream,
+    starts: _Stream,
+    dtype: np.dtype,
+    tokenizer: Tokenizer,
+    chunks: Iterator[list[tuple[str, str]]],
+    advance: Callable[[int], None],
 ) -> dict[str, int]:
     """Write the stream; returns its counts. Parts of one document follow each other with no EOT between."""
     end = np.asarray([tokenizer.end_id], dtype=dtype)
     tokens, documents, characters, unknown = 0, 0, 0, 0
     current: str | None = None
-    with progress(f"tokenising {split}", _characters(corpus, split)) as advance:
-        for chunk in _chunks(corpus, split):
-            encoded = tokenizer.encode_batch([text for _, text in chunk])
-            for (name, text), row in zip(chunk, encoded, strict=True):
-                if name != current:
-                    starts.append(np.asarray([tokens], dtype="<i8"))
-                    ids.append(end)
-                    tokens, documents, current = tokens + 1, documents + 1, name
-                ids.append(np.asarray(row, dtype=dtype))
-                tokens, characters = tokens + len(row), characters + len(text)
-                unknown += row.count(tokenizer.unk_id) if tokenizer.unk_id is not None else 0
-                advance(len(text))
-    if documents == 0:
-        raise DataError(f"the {split} split of {corpus.path} holds no text; build it with more documents")
+    for chunk in chunks:
+        encoded = tokenizer.encode_batch([text for _, text in chunk])
+        for (name, text), row in zip(chunk, encoded, strict=True):
+            if name != current:
+                starts.append(np.asarray([tokens], dtype="<i8"))
+                ids.append(end)
+                tokens, documents, current = tokens + 1, documents + 1, name
+            ids.append(np.asarray(row, dtype=dtype))
+            tokens, characters = tokens + len(row), characters + len(text)
+            unknown += row.count(tokenizer.unk_id) if tokenizer.unk_id is not None else 0
+            advance(len(text))
     ids.append(end)
     if unknown:
-        notice(f"{split}: {unknown:,} of {tokens:,} ids are <unk>; a larger vocabulary or kind bpe has fewer")
+        stem = ids.path.stem
+        notice(f"{stem}: {unknown:,} of {tokens:,} ids are <unk>; a larger vocabulary or kind bpe has fewer")
     return {"tokens": tokens + 1, "documents": documents, "characters": characters, "unknown": unknown}
 
 
@@ -255,13 +274,15 @@ def _characters(corpus: Corpus, split: str) -> float | None:
     return float(count(split)) if callable(count) else None
 
 
-def _chunks(corpus: Corpus, split: str) -> Iterator[list[tuple[str, str]]]:
-    """(document id, text of one part) in lists of about CHUNK characters."""
+def _chunks(corpus: Corpus, split: str, side: Side) -> Iterator[list[tuple[str, str]]]:
+    """(document id, text of one part) in lists of about CHUNK characters; each pair is a document."""
     chunk: list[tuple[str, str]] = []
     size = 0
-    for document in corpus.documents(split):
-        chunk.append((document.id, document.text))
-        size += len(document.text)
+    pairs = getattr(corpus, "pairs", False)
+    for number, document in enumerate(corpus.documents(split)):
+        text = document.text if side == "text" else str(document.source_text)
+        chunk.append((f"{number}" if pairs else document.id, text))
+        size += len(text)
         if size >= CHUNK:
             yield chunk
             chunk, size = [], 0
@@ -277,6 +298,24 @@ def fitting_context(store: TokenStore, context_length: int) -> int:
     return max(1, min(context_length, store.n_targets))
 
 
+class Batches(Protocol):
+    """What training reads: `batch(step)` is the same whenever it is asked for."""
+
+    @property
+    def n_batches(self) -> int:
+        """Batches in one epoch."""
+        ...
+
+    @property
+    def tokens_a_step(self) -> int:
+        """Targets of a batch, about."""
+        ...
+
+    def batch(self, step: int) -> Batch:
+        """The batch of a step, from 0."""
+        ...
+
+
 class Loader:
     """Batches of a token store; `batch(step)` depends on nothing but the seed and the step.
 
@@ -286,7 +325,7 @@ class Loader:
 
     In order (`shuffle=False`): windows from the start; the last is padded, so that one pass of `n_batches`
     counts every target exactly once. `overlap` ids at the left of each window repeat the one before, with
-    weight zero.
+    weight zero. `word_starts` (V,) bool is the tokenizer's, for batches that carry them.
 
     Raises:
         DataError: fewer than two ids. UsageError: sizes that cannot be.
@@ -301,6 +340,7 @@ class Loader:
         seed: int = 0,
         overlap: int = 0,
         shuffle: bool = True,
+        word_starts: np.ndarray | None = None,
     ) -> None:
         if len(store.ids) < 2:
             raise DataError(f"the corpus has {len(store.ids)} tokens; training needs at least 2; add text")
@@ -315,6 +355,7 @@ class Loader:
         self.overlap = overlap
         self.shuffle = shuffle
         self.stride = context_length - overlap
+        self.word_starts = word_starts
         self._epochs: dict[int, tuple[int, np.ndarray]] = {}
 
     @property
@@ -331,6 +372,11 @@ class Loader:
         if self.shuffle:
             return max(1, self.n_windows // self.batch_size)
         return math.ceil(self.n_windows / self.batch_size)
+
+    @property
+    def tokens_a_step(self) -> int:
+        """Targets of a full batch."""
+        return self.batch_size * self.stride
 
     def batch(self, step: int) -> Batch:
         """The batch of a step, from 0: `batch_size` rows; in order, the last of a pass may have fewer."""
@@ -385,7 +431,70 @@ class Loader:
             documents=documents,
             mask=None if real.all() else torch.from_numpy(real.copy()),
             position=step,
+            word_starts=self._starts_of(targets),
         )
+
+    def _starts_of(self, targets: np.ndarray) -> Tensor | None:
+        return None if self.word_starts is None else torch.from_numpy(self.word_starts[targets])
+
+
+class SentencePairs(Loader):
+    """Batches of rows `EOT A EOT B EOT` for next-sentence prediction (Devlin et al. 2019).
+
+    A begins where a window of a `Loader` does and stays in its document, as does B. Half the rows have label
+    0: B goes on where A ends, at a random place; the others 1: B is from a random place of the whole text.
+    `segments` are 0 up to the second EOT, then 1. Targets are the ids themselves; EOT has weight zero.
+    """
+
+    def __init__(self, store: TokenStore, *, context_length: int, **settings: Any) -> None:
+        if context_length < 5:
+            raise UsageError(f"context_length {context_length} must be 5 or more to hold a pair of texts")
+        super().__init__(store, context_length=context_length - 3, **settings)
+
+    def _gather(self, starts: np.ndarray, fresh: np.ndarray, step: int) -> Batch:
+        rows = [
+            self._pair(int(start), counter_seed(self.seed, "pair", step, n)) for n, start in enumerate(starts)
+        ]
+        longest = max(len(first) + len(second) for first, second, _ in rows) + 3
+        ids = np.full((len(rows), longest), self.store.ids[0], dtype=np.int64)
+        segments, real = np.zeros(ids.shape, dtype=np.int64), np.zeros(ids.shape, dtype=bool)
+        weights = np.zeros(ids.shape, dtype=np.float32)
+        for row, (first, second, _) in enumerate(rows):
+            middle, end = len(first) + 1, len(first) + len(second) + 2
+            ids[row, 1:middle], ids[row, middle + 1 : end] = first, second
+            weights[row, 1:middle] = weights[row, middle + 1 : end] = 1
+            segments[row, middle + 1 : end + 1] = 1
+            real[row, : end + 1] = True
+        return Batch(
+            ids=torch.from_numpy(ids),
+            targets=torch.from_numpy(ids.copy()),
+            weights=torch.from_numpy(weights),
+            mask=None if real.all() else torch.from_numpy(real),
+            position=step,
+            segments=torch.from_numpy(segments),
+            labels=torch.tensor([label for _, _, label in rows]),
+            word_starts=self._starts_of(ids),
+        )
+
+    def _pair(self, start: int, seed: int) -> tuple[np.ndarray, np.ndarray, int]:
+        """Ids of A and of B, and the label."""
+        random = np.random.Generator(np.random.Philox(seed))
+        text = self._stretch(start, self.context_length)
+        if len(text) < 2:  # a document of one id: nothing follows
+            return text, self._stretch(int(random.integers(self.store.n_targets)), self.context_length - 1), 1
+        cut = int(random.integers(1, len(text)))
+        if random.random() < 0.5:
+            return text[:cut], text[cut:], 0
+        place = int(random.integers(self.store.n_targets))
+        return text[:cut], self._stretch(place, len(text) - cut), 1
+
+    def _stretch(self, start: int, length: int) -> np.ndarray:
+        """At most `length` ids of the document at `start`; from there on, or where it is short, from before."""
+        number = int(self.store.document_of(np.asarray(start)))
+        bounds = np.append(self.store.starts, len(self.store.ids) - 1)
+        low, high = int(bounds[number]) + 1, int(bounds[number + 1])
+        begin = max(low, min(start, high - length))
+        return np.asarray(self.store.ids[begin : min(begin + length, high)])
 
 
 # ── windows for scoring ────────────────────────────────────────────────────────────────────────

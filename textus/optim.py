@@ -16,8 +16,11 @@ from torch.optim import Optimizer
 
 from textus.common import UsageError, unknown
 
-OPTIMISERS = ("muon", "adamw", "adam", "rmsprop", "momentum", "sgd")
-SCHEDULES = ("warmup-stable-decay", "linear", "cosine", "constant")
+OPTIMISERS = ("muon", "adamw", "adam", "adagrad", "rmsprop", "nesterov", "momentum", "sgd")
+"""`sgd` is plain gradient descent."""
+SCHEDULES = (
+    "warmup-stable-decay", "linear", "cosine", "step", "exponential", "inverse-sqrt", "constant"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class OptimSettings:
     """How weights are moved. `muon` (Jordan et al. 2024) moves the matrices, AdamW everything else.
 
     `rate` is for `muon`'s matrices or, with any other optimiser, for all; `other_rate` for what is not a
-    matrix under muon.
+    matrix under muon, and under any optimiser for the group `critic` of a GAN.
     """
 
     optimiser: str = "muon"
@@ -39,7 +42,7 @@ class OptimSettings:
     schedule: str = "warmup-stable-decay"
     warmup: int = 20
     decay: float = 0.7
-    """Share of all steps in which warmup-stable-decay comes down to zero."""
+    """Share of all steps in which warmup-stable-decay comes down to zero, and step to a hundredth."""
 
     def __post_init__(self) -> None:
         for name in ("rate", "other_rate", "clip"):
@@ -54,6 +57,10 @@ class OptimSettings:
         for name, known in (("optimiser", OPTIMISERS), ("schedule", SCHEDULES)):
             if getattr(self, name) not in known:
                 raise unknown(name, getattr(self, name), known)
+        if self.optimiser == "nesterov" and not self.momentum:
+            raise UsageError(
+                "optim.momentum=0: nesterov looks ahead along its momentum; set it above 0, or use sgd"
+            )
         if not 0 <= self.decay <= 1:
             raise UsageError(f"optim.decay={self.decay}: must be between 0 and 1")
 
@@ -92,11 +99,23 @@ class Schedule:
 
 
 def shape(settings: OptimSettings, step: int, steps: int) -> float:
-    """The schedule's factor before any replanning."""
-    warm = min(1.0, (step + 1) / max(1, min(settings.warmup, steps // 4)))
+    """The schedule's factor before any replanning.
+
+    `step` falls tenfold where its decay begins and again half-way through it, `exponential` a hundredfold over all
+    steps, `inverse-sqrt` (Vaswani et al. 2017) with the square root of the step.
+    """
+    until = max(1, min(settings.warmup, steps // 4))
+    warm = min(1.0, (step + 1) / until)
     done = step / max(1, steps)
     if settings.schedule == "constant":
         return warm
+    if settings.schedule == "step":
+        falls = (done >= 1.0 - settings.decay) + (done >= 1.0 - settings.decay / 2)
+        return warm * 0.1**falls
+    if settings.schedule == "exponential":
+        return warm * 0.01**done
+    if settings.schedule == "inverse-sqrt":
+        return min(warm, math.sqrt(until / (step + 1)))
     if settings.schedule == "linear":
         return warm * (1.0 - done)
     if settings.schedule == "cosine":
@@ -123,6 +142,7 @@ def _mark_changed(optimiser: Optimizer, *_: Any) -> None:
 def _optimiser(name: str, parameters: list[nn.Parameter], settings: OptimSettings) -> Optimizer:
     kind, decay = settings.optimiser, settings.weight_decay
     betas = (settings.beta1, settings.beta2)
+    rate = settings.other_rate if name == "critic" else settings.rate
     if kind == "muon" and name == "matrices":
         return torch.optim.Muon(parameters, lr=settings.rate, momentum=settings.momentum, weight_decay=decay)
     if kind == "muon":  # embeddings, norms and heads do not decay beside it
@@ -133,16 +153,16 @@ def _optimiser(name: str, parameters: list[nn.Parameter], settings: OptimSetting
         decayed = [p for p in parameters if p.ndim >= 2]
         plain = [p for p in parameters if p.ndim < 2]
         split = [{"params": decayed, "weight_decay": decay}, {"params": plain, "weight_decay": 0.0}]
-        return torch.optim.AdamW(
-            [part for part in split if part["params"]], lr=settings.rate, betas=betas, fused=True
-        )
+        return torch.optim.AdamW([part for part in split if part["params"]], lr=rate, betas=betas, fused=True)
     if kind == "adam":
-        return torch.optim.Adam(parameters, lr=settings.rate, betas=betas, fused=True)
+        return torch.optim.Adam(parameters, lr=rate, betas=betas, fused=True)
     if kind == "rmsprop":
-        return torch.optim.RMSprop(parameters, lr=settings.rate)
-    return torch.optim.SGD(
-        parameters, lr=settings.rate, momentum=settings.momentum if kind == "momentum" else 0.0
-    )
+        return torch.optim.RMSprop(parameters, lr=rate)
+    if kind == "adagrad":
+        return torch.optim.Adagrad(parameters, lr=rate)
+    nesterov = kind == "nesterov"
+    momentum = settings.momentum if kind in ("momentum", "nesterov") else 0.0
+    return torch.optim.SGD(parameters, lr=rate, momentum=momentum, nesterov=nesterov)
 
 
 def set_rates(optimisers: dict[str, Optimizer], factor: float) -> None:

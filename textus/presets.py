@@ -7,10 +7,12 @@ take it as it is.
 
 from __future__ import annotations
 
+import re
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +26,26 @@ from textus.common import RunError, UsageError, claim, counter_seed, cpu_seconds
 from textus.config import assign, from_dict, to_dict
 from textus.corpus import Corpus, open_corpus
 from textus.engine import Engine
-from textus.generation import Sampling
-from textus.loader import Batch, Loader, TokenStore, fitting_context, tokenize
+from textus.generation import Sampling, beginning
+from textus.loader import Batch, Batches, Loader, TokenStore, fitting_context, tokenize
 from textus.models import LanguageModel, build
 from textus.models import family as family_of
+from textus.models.pretrained import lost
 from textus.optim import make_optimisers
+from textus.pairs import loader_for, source_of
 from textus.training import Choices, Clock, Evaluate, Gradients, TrainSettings, fit, validation_loss
 
 PRESETS = {"1min": 60, "10min": 600, "1h": 3600, "overnight": 8 * 3600}
-"""Preset → seconds on all of this machine's cores."""
+"""Preset → seconds on all of this machine's cores; other times are spelled alike: 45s, 3min, 2h."""
+
+
+def seconds_of(preset: str) -> int:
+    """The seconds of a preset, or of a time spelled like one; UsageError for other words."""
+    if preset in PRESETS:
+        return PRESETS[preset]
+    if found := re.fullmatch(r"([1-9]\d{0,4})(s|min|h)", preset):
+        return int(found[1]) * {"s": 1, "min": 60, "h": 3600}[found[2]]
+    raise unknown("preset", preset, PRESETS)
 
 
 SHARE_FOR_REST = 0.05
@@ -71,6 +84,7 @@ class Plan:
     choices: Choices
     measured: dict[str, Any] = field(default_factory=dict)
     clock: Clock | None = None
+    tokens_a_step: int = 0
 
     def record(self, corpus: Corpus, tokenizer: tokenizers.Tokenizer) -> dict[str, Any]:
         """What run.json says of it."""
@@ -105,8 +119,8 @@ class Wish:
 
     def check(self) -> None:
         """Words that are wrong or do not go together."""
-        if self.preset is not None and self.preset not in PRESETS:
-            raise unknown("preset", self.preset, PRESETS)
+        if self.preset is not None:
+            seconds_of(self.preset)
         if self.preset and (self.depth or self.steps):
             raise UsageError("--preset decides depth and steps; leave out --depth and --steps, or the preset")
         for name in ("depth", "steps", "checkpoint_every"):
@@ -135,13 +149,19 @@ def plan_count(wish: Wish, tokenizer: tokenizers.Tokenizer, store: TokenStore) -
     return Plan(wish.family, config, assign(train, wish.of("train")), Choices())
 
 
-def plan_neural(wish: Wish, tokenizer: tokenizers.Tokenizer, store: TokenStore, started: float) -> Plan:
+Feed = Callable[[LanguageModel, TrainSettings], Batches]
+"""The batches a model is trained on."""
+
+
+def plan_neural(
+    wish: Wish, tokenizer: tokenizers.Tokenizer, store: TokenStore, started: float, feed: Feed | None = None
+) -> Plan:
     """A model trained by gradients: its size from the budget or the depth, its steps from the budget or the
-    data.
+    data. Without `feed` it reads windows of the store.
     """
     wish.check()
     cores = hardware.usable_cores()
-    budget = PRESETS[wish.preset] * cores if wish.preset else None
+    budget = seconds_of(wish.preset) * cores if wish.preset else None
     clock = Clock(float(budget), started=started) if budget else None
     size = size_for(wish, budget)
     model_class, config_class = family_of(wish.family)
@@ -149,6 +169,7 @@ def plan_neural(wish: Wish, tokenizer: tokenizers.Tokenizer, store: TokenStore, 
     derived = {
         "vocab_size": tokenizer.vocab_size,
         "end_id": tokenizer.end_id,
+        "mask_id": tokenizer.special.get("<|mask|>", tokenizer.pad_id),
         **model_class.sized(size.n_layer, size.d_model, size.context_length),
     }
     values = {name: value for name, value in derived.items() if name in known} | model_values(wish)
@@ -163,22 +184,35 @@ def plan_neural(wish: Wish, tokenizer: tokenizers.Tokenizer, store: TokenStore, 
     if "dropout" in known - set(values) and budget:
         values["dropout"] = dropout_for(epochs(size, operations(budget), store))
     config: Any = from_dict(config_class, values, "model.")
+    with torch.device("meta"):
+        outline = build(wish.family, config)
     train = TrainSettings(
         steps=wish.steps or 1,
-        batch_size=size.batch_size,
+        batch_size=rows_for(outline, size, store),
         context_length=config.context_length or fitting_context(store, wanted),
         seed=wish.seed,
     )
     train = assign(train, [*wish.of("train"), *(f"optim.{each}" for each in wish.of("optim"))])
-    choices, measured = choose(wish, config, train)
+    batches = feed(outline, train) if feed else Loader(store, **sizes_of(outline, train))
+    choices, measured = choose(wish, config, train, batches)
     said = [each for each in wish.of("train") if each.startswith("steps=")]
     if not wish.steps and not said:
         affordable = None
         if clock and (per_step := measured.get("cpu_seconds_per_step")):
             affordable = int((clock.budget - clock.used()) * (1 - SHARE_FOR_REST) / per_step)
-        train = replace(train, steps=steps_for(wish.family, config, train, store.n_targets, affordable))
-    train = with_intervals(train, wish, choices.workers)
-    return Plan(wish.family, config, train, choices, measured, clock)
+        steps = steps_for(wish.family, config, batches.tokens_a_step, store.n_targets, affordable)
+        train = replace(train, steps=steps)
+    train = with_intervals(train, wish, choices.workers, batches.tokens_a_step)
+    return Plan(wish.family, config, train, choices, measured, clock, batches.tokens_a_step)
+
+
+def rows_for(model: LanguageModel, size: Size, store: TokenStore) -> int:
+    """Rows a step: as many windows as the size says, or as many documents as hold about as many tokens."""
+    if not (model.needs_source or model.whole_documents):
+        return size.batch_size
+    tokens = size.batch_size * size.context_length
+    row = min(size.context_length, store.n_targets / store.n_documents) * (2 if model.needs_source else 1)
+    return max(4, round(tokens / row / 4) * 4)
 
 
 def model_values(wish: Wish) -> dict[str, Any]:
@@ -227,7 +261,7 @@ def fast_bf16() -> bool:
 # ── choosing how to compute ────────────────────────────────────────────────────────────────────
 
 
-def choose(wish: Wish, config: Any, train: TrainSettings) -> tuple[Choices, dict[str, Any]]:
+def choose(wish: Wish, config: Any, train: TrainSettings, batches: Batches) -> tuple[Choices, dict[str, Any]]:
     """The run's choices: another run's, measured (presets), or a fixed rule; `--set choices.…` has the last
     word.
     """
@@ -236,7 +270,7 @@ def choose(wish: Wish, config: Any, train: TrainSettings) -> tuple[Choices, dict
         record = open_run(wish.choices).record
         chosen = from_dict(Choices, record["choices"], "choices.")
     elif wish.preset:
-        chosen, measured = measure(wish, config, train)
+        chosen, measured = measure(wish, config, train, batches)
     else:
         chosen = candidates(build(wish.family, config), compiled=False)[0]
     return assign(chosen, wish.of("choices")), measured
@@ -246,7 +280,7 @@ def candidates(model: LanguageModel, *, compiled: bool) -> list[Choices]:
     """Ways this machine could compute this model, the likeliest first."""
     why_not = getattr(model, "why_not_native", lambda: "this family has no kernels")()
     precision = "bfloat16" if fast_bf16() and "bfloat16" in model.precisions else "float32"
-    compiled = compiled and "compiled" in model.steps
+    compiled = compiled and "compiled" in model.step_kinds
     if hardware.gpu_name() is not None:
         return [
             Choices(precision, "fused", step, "cuda")
@@ -266,25 +300,27 @@ def candidates(model: LanguageModel, *, compiled: bool) -> list[Choices]:
     return found
 
 
-def measure(wish: Wish, config: Any, train: TrainSettings) -> tuple[Choices, dict[str, Any]]:
-    """Time a step of each candidate on random ids and take the fastest; then see whether a second worker
-    pays.
-    """
+def measure(
+    wish: Wish, config: Any, train: TrainSettings, batches: Batches
+) -> tuple[Choices, dict[str, Any]]:
+    """Time a step of each candidate and take the fastest; then see whether a second worker pays."""
+    batch = typical(batches)
     times: dict[str, float] = {}
     best, fastest = None, float("inf")
-    for choice in candidates(build(wish.family, config), compiled=PRESETS[wish.preset or "1min"] >= 600):
-        cpu, _ = time_step(wish, config, train, choice, quick=best is not None)
+    model = build(wish.family, config)
+    for choice in candidates(model, compiled=seconds_of(wish.preset or "1min") >= 600):
+        cpu, _ = time_step(wish, config, train, batch, choice)
         times[choice.name] = round(cpu, 4)
         if cpu < fastest:
             best, fastest = choice, cpu
     assert best is not None
     measured = {"cpu_seconds_by_choice": times, "cpu_seconds_per_step": round(fastest, 4)}
     cores = hardware.usable_cores()
-    # without the kernels dropout is drawn from one stream, which workers would race for
-    shareable = best.step == "native" or not getattr(config, "dropout", 0.0)
+    # else dropout is drawn from one stream, which workers would race for
+    shareable = best.step == "native" or model.counted_dropout or not getattr(config, "dropout", 0.0)
     if cores > 1 and best.device == "cpu" and shareable:
-        _, alone = time_step(wish, config, train, best)
-        cpu, together = time_step(wish, config, train, replace(best, workers=cores))
+        _, alone = time_step(wish, config, train, batch, best)
+        cpu, together = time_step(wish, config, train, batch, replace(best, workers=cores))
         measured["seconds_by_workers"] = {"1": round(alone, 4), str(cores): round(together, 4)}
         if together < 0.8 * alone:
             best = replace(best, workers=cores)
@@ -293,21 +329,25 @@ def measure(wish: Wish, config: Any, train: TrainSettings) -> tuple[Choices, dic
     return best, measured
 
 
+def typical(batches: Batches) -> Batch:
+    """Of the first batches, the one of middle size: whole documents make some small and some large."""
+    first = [batches.batch(number) for number in range(min(15, batches.n_batches))]
+    return sorted(first, key=lambda batch: batch.ids.numel())[len(first) // 2]
+
+
 def time_step(
-    wish: Wish, config: Any, train: TrainSettings, choice: Choices, *, quick: bool = False
+    wish: Wish, config: Any, train: TrainSettings, batch: Batch, choice: Choices
 ) -> tuple[float, float]:
-    """CPU-seconds and seconds of one whole step on random ids: the least of two, after one to warm."""
+    """CPU-seconds and seconds of one whole step on a batch: the least of two, after one to warm."""
     torch.manual_seed(counter_seed(wish.seed, "measure"))
-    ids = torch.randint(0, config.vocab_size, (train.batch_size, train.context_length))
-    batch = Batch(ids, ids, torch.ones(ids.shape))
     model = build(wish.family, config).to(choice.device)
     model.compute_with(choice.precision, choice.attention, choice.step)
-    gradients = Gradients(model, choice.workers, lambda model, batch: model.loss(batch))
+    gradients = Gradients(model, choice.workers)
     optimisers = make_optimisers(model.parameter_groups(), train.optim)
     cpu, wall = [], []
-    for _ in range(2 if quick else 3):
+    for _ in range(3):
         cpu_start, start = time.process_time(), time.monotonic()
-        gradients.compute(batch, micro_batches(ids.numel(), len(ids), choice.workers))
+        gradients.compute(batch, micro_batches(batch.ids.numel(), len(batch.ids), choice.workers))
         for optimiser in optimisers.values():
             optimiser.step()
         cpu.append(time.process_time() - cpu_start)
@@ -325,11 +365,10 @@ def micro_batches(n_tokens: int, n_rows: int, workers: int = 1) -> int:
     return min(pieces, n_rows)
 
 
-def steps_for(family: str, config: Any, train: TrainSettings, n_targets: int, affordable: int | None) -> int:
+def steps_for(family: str, config: Any, tokens_a_step: int, n_targets: int, affordable: int | None) -> int:
     """As many as the clock affords; without one, twenty tokens a weight (Hoffmann et al. 2022), at most forty
     epochs.
     """
-    tokens_a_step = train.batch_size * train.context_length
     if affordable is not None:
         steps = max(20, affordable)
         most = max(200, MOST_EPOCHS * n_targets // tokens_a_step)
@@ -341,12 +380,12 @@ def steps_for(family: str, config: Any, train: TrainSettings, n_targets: int, af
     return max(20, tokens // tokens_a_step)
 
 
-def with_intervals(train: TrainSettings, wish: Wish, workers: int) -> TrainSettings:
+def with_intervals(train: TrainSettings, wish: Wish, workers: int, tokens_a_step: int) -> TrainSettings:
     """Micro-batches, and how often to log, evaluate and save, where the person did not say."""
     said = {each.partition("=")[0] for each in wish.of("train")}
     eighth = max(1, train.steps // 8)
     derived = {
-        "micro_batches": micro_batches(train.batch_size * train.context_length, train.batch_size, workers),
+        "micro_batches": micro_batches(tokens_a_step, train.batch_size, workers),
         "log_every": max(1, min(10, train.steps // 50)),
         "evaluate_every": wish.checkpoint_every or eighth,
         "checkpoint_every": wish.checkpoint_every or eighth,
@@ -377,7 +416,7 @@ def start(
     Raises UsageError for words that are wrong before anything is written, DataError for a corpus that cannot
     be used.
     """
-    keep_memory()
+    one_thread()
     started = cpu_seconds()
     wish = Wish(family, preset, depth, steps, seed, tuple(assignments or ()), checkpoint_every, choices)
     wish.check()
@@ -389,12 +428,19 @@ def start(
     if family_of(family)[0].counts:
         plan = plan_count(wish, read, store)
     else:
-        torch.set_num_threads(1)
-        plan = plan_neural(wish, read, store, started)
+        plan = plan_neural(wish, read, store, started, partial(feed, corpus=corpus, tokenizer=read))
     claim(out, force=force)
     run = create_run(out, plan.record(corpus, read), read)
     _tell(plan, store)
     return _train(run, corpus, read, plan.clock)
+
+
+def one_thread() -> None:
+    """Work as all training here does: memory kept, one thread a worker. On a busy machine two threads that wait for
+    each other took ten times as long over small products.
+    """
+    keep_memory()
+    torch.set_num_threads(1)
 
 
 def _tell(plan: Plan, store: TokenStore) -> None:
@@ -403,9 +449,9 @@ def _tell(plan: Plan, store: TokenStore) -> None:
     if not weights:
         notice(f"{plan.family}: counting {store.n_targets:,} tokens")
         return
-    tokens = train.steps * train.batch_size * train.context_length
+    tokens = train.steps * plan.tokens_a_step
     notice(
-        f"{plan.family}: {weights:,} weights; {train.steps} steps of {train.batch_size} × {train.context_length}"
+        f"{plan.family}: {weights:,} weights; {train.steps} steps of {train.batch_size} rows and {plan.tokens_a_step:,}"
         f" tokens, {tokens / max(1, store.n_targets):.1f} times the corpus; {choices.step} {choices.precision},"
         f" {choices.workers} worker(s)"
     )
@@ -413,6 +459,10 @@ def _tell(plan: Plan, store: TokenStore) -> None:
         notice(
             "each text will be read over a hundred times: expect it to be memorised rather than learnt from"
         )
+    if train.steps <= (warm_up := getattr(plan.model, "warmup_steps", 0)):
+        notice(f"the critic never plays: the warm-up alone has {warm_up} steps (--set model.warmup_steps=…)")
+    if why := lost(plan.family, plan.model):
+        notice(f"`export --to hf` of this run will not be possible: {why}")
 
 
 def resume(path: Path) -> Path:
@@ -438,29 +488,39 @@ def resume(path: Path) -> Path:
 
 
 def _train(run: RunFolder, corpus: Corpus, tokenizer: tokenizers.Tokenizer, clock: Clock | None) -> Path:
-    keep_memory()
+    one_thread()
     record = run.record
     train = from_dict(TrainSettings, record["settings"], "train.")
     choices = from_dict(Choices, record["choices"], "choices.")
     torch.manual_seed(counter_seed(train.seed, "weights"))
     model = build(record["family"], record["config"])
     if not model.counts:
-        torch.set_num_threads(1)
         model.to(choices.device)
         model.compute_with(choices.precision, choices.attention, choices.step)
-    loader = Loader(
-        tokenize(corpus, tokenizer, "train"),
-        batch_size=train.batch_size,
-        context_length=train.context_length,
-        seed=train.seed,
-        overlap=min(model.overlap, train.context_length - 1),
-        shuffle=not model.counts,
-    )
+    backward = type(model).backward or Gradients(model, choices.workers).of_all(train.micro_batches)
     fit(
-        model, loader, settings=train, choices=choices, run=run, clock=clock,
-        evaluate=_evaluation(corpus, tokenizer, train),
+        model, feed(model, train, corpus, tokenizer), settings=train, run=run, clock=clock, backward=backward,
+        evaluate=_evaluation(model, corpus, tokenizer, train),
     )  # fmt: skip
     return run.path
+
+
+def feed(
+    model: LanguageModel, train: TrainSettings, corpus: Corpus, tokenizer: tokenizers.Tokenizer
+) -> Batches:
+    """The batches of a corpus that a model trains on; UsageError for one that it cannot read."""
+    return loader_for(model, corpus, tokenizer, **sizes_of(model, train))
+
+
+def sizes_of(model: LanguageModel, train: TrainSettings) -> dict[str, Any]:
+    """The sizes of a training's loader."""
+    return {
+        "batch_size": train.batch_size,
+        "context_length": train.context_length,
+        "seed": train.seed,
+        "overlap": min(model.overlap, train.context_length - 1),
+        "shuffle": not model.counts,
+    }
 
 
 VALIDATION_TOKENS = 1 << 14
@@ -471,7 +531,9 @@ LEAST_TO_CHOOSE_BY = 256
 """Tokens of validation text below which chance decides which weights look best."""
 
 
-def _evaluation(corpus: Corpus, tokenizer: tokenizers.Tokenizer, train: TrainSettings) -> Evaluate | None:
+def _evaluation(
+    model: LanguageModel, corpus: Corpus, tokenizer: tokenizers.Tokenizer, train: TrainSettings
+) -> Evaluate | None:
     """Validation nats per token on evenly spread windows, and a sample; None where there is too little
     validation text.
     """
@@ -485,16 +547,22 @@ def _evaluation(corpus: Corpus, tokenizer: tokenizers.Tokenizer, train: TrainSet
         )
         return None
     size = min(train.context_length, store.n_targets)
-    loader = Loader(store, batch_size=8, context_length=size, shuffle=False)
+    loader = loader_for(
+        model, corpus, tokenizer, "validation", batch_size=8, context_length=size, shuffle=False
+    )
     spread = max(1, store.n_targets // VALIDATION_TOKENS)
     batches = [loader.batch(number) for number in range(0, loader.n_batches, spread)]
+    source = source_of(batches[len(batches) // 2], tokenizer.end_id)
+    first = beginning(model, tokenizer.end_id)
     sampling = Sampling(temperature=0.8, max_tokens=40, seed=train.seed)
 
     def evaluate(model: LanguageModel) -> dict[str, Any]:
         found: dict[str, Any] = {"validation": round(validation_loss(model, batches), 6)}
+        found |= model.findings(batches)
         if not model.can_generate:
             return found
-        events = Engine(model, end_id=tokenizer.end_id).stream([[tokenizer.end_id]], [sampling])
+        engine = Engine(model, end_id=tokenizer.end_id)
+        events = engine.stream([first], [sampling], None if source is None else [source])
         sample = tokenizer.decode([event.id for event in events if event.id is not None])
         return {**found, "sample": sample}
 

@@ -1,6 +1,6 @@
 """`fit`: the only training loop.
 
-What differs between ways of training comes as an argument (`loss`, `evaluate`). A step is a function of
+What differs between ways of training comes as an argument (`backward`, `evaluate`). A step is a function of
 (weights, optimiser memory, step number): batches, random numbers and rates are all derived from the step, so
 that a run killed at any moment goes on from its last checkpoint to the same bytes.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from textus.checkpoint import Checkpoint, RunFolder
 from textus.common import TextusError, TrainingError, UsageError, counter_seed, cpu_seconds, notice, progress
-from textus.loader import Batch, Loader
+from textus.loader import Batch, Batches
 from textus.models import LanguageModel, Loss
 from textus.optim import OptimSettings, Replan, Schedule, make_optimisers, restore, set_rates, tensors
 
@@ -83,40 +83,44 @@ class Clock:
 
 
 GetLoss = Callable[[LanguageModel, Batch], Loss]
+Backward = Callable[[LanguageModel, Batch, int], tuple[Loss, Sequence[str]]]
+"""Gradients made in another way than from one loss (GANs, private training): called with the model, the step's whole
+batch and the step, it fills `.grad` and returns what to log and the names of the parameter groups to step. The other
+groups stay as they are, whatever gradients they got."""
+
 Evaluate = Callable[[LanguageModel], dict[str, Any]]
 """What to log of a model on the way: `validation` (nats per token), and what else is worth a look."""
 
 
 def fit(
     model: LanguageModel,
-    loader: Loader,
+    loader: Batches,
     *,
     settings: TrainSettings,
-    choices: Choices,
     run: RunFolder,
     clock: Clock | None = None,
-    loss: GetLoss | None = None,
+    backward: Backward | None = None,
     evaluate: Evaluate | None = None,
 ) -> None:
     """Train `model` to the end of its schedule and leave a finished run; goes on from the run's newest
     checkpoint.
 
-    `evaluate` says how good the model is on the way. Raises TrainingError (not-a-number, no space left) and
-    Interrupted, both after the last good checkpoint is on disk.
+    `backward` makes a step's gradients: `Gradients(model, workers, loss).of_all(pieces)` for a loss, or whatever
+    else fills them; without it the model's own loss in one thread. `evaluate` says how good the model is on the way.
+    Raises TrainingError (not-a-number, no space left) and Interrupted, both after the last good checkpoint is on disk.
     """
     if model.counts:
         _count(model, loader, run)
         return
-    training = Training(
-        model, loader, settings, choices, run, clock, loss or (lambda model, batch: model.loss(batch))
-    )
+    backward = backward or Gradients(model).of_all(settings.micro_batches)
+    training = Training(model, loader, settings, run, clock, backward)
     with run.full_disk_named(), stop_signals() as stopped, deterministic():
         training.resume(run.last_checkpoint())
         training.loop(stopped, evaluate)
         run.finish(training.best_weights())
 
 
-def _count(model: LanguageModel, loader: Loader, run: RunFolder) -> None:
+def _count(model: LanguageModel, loader: Batches, run: RunFolder) -> None:
     """Count models: every batch once a pass, then an update."""
     started = cpu_seconds()
     for number in range(model.passes):
@@ -137,17 +141,14 @@ class Training:
     def __init__(
         self,
         model: LanguageModel,
-        loader: Loader,
+        loader: Batches,
         settings: TrainSettings,
-        choices: Choices,
         run: RunFolder,
         clock: Clock | None,
-        loss: GetLoss,
+        backward: Backward,
     ) -> None:
-        self.model, self.loader, self.settings, self.choices, self.run, self.clock = (
-            model, loader, settings, choices, run, clock,
-        )  # fmt: skip
-        self.gradients = Gradients(model, choices.workers, loss)
+        self.model, self.loader, self.settings = model, loader, settings
+        self.run, self.clock, self.backward = run, clock, backward
         self.optimisers = make_optimisers(model.parameter_groups(), settings.optim)
         self.schedule = Schedule(settings.optim, settings.steps)
         self.step = 0
@@ -169,11 +170,11 @@ class Training:
             if evaluate and self.step and self.evaluated != self.step and self.evaluation_due():
                 self.validate(evaluate)  # killed between saving this step and evaluating it
             while self.step < self.schedule.steps:
-                nats, norm = self.take_step()
+                loss, norm = self.take_step()
                 last = self.step >= self.schedule.steps
                 if self.due(self.settings.log_every) or last:
-                    self.log_step(nats, norm)
-                advance(1, f"loss {nats:.3f}")
+                    self.log_step(loss, norm)
+                advance(1, f"loss {float(loss.mean):.3f}")
                 if stopped():
                     self.save()
                     raise Interrupted(
@@ -193,23 +194,24 @@ class Training:
         """Whether something that happens every so many steps happens now."""
         return bool(every) and self.step % every == 0
 
-    def take_step(self) -> tuple[float, float]:
-        """One step of every optimiser: nats per target, and the largest norm of a group's gradient before
-        clipping.
+    def take_step(self) -> tuple[Loss, float]:
+        """One step of the optimisers whose groups `backward` names: the loss, and the largest norm of a group's
+        gradient before clipping.
         """
         torch.manual_seed(counter_seed(self.settings.seed, "step", self.step))  # dropout
         batch = self.loader.batch(self.step)
-        loss = self.gradients.compute(batch, self.settings.micro_batches)
-        nats = float(loss.mean)
-        norms = [clip(group, self.settings.optim.clip) for group in self.model.parameter_groups().values()]
+        loss, names = self.backward(self.model, batch, self.step)
+        nats, groups = float(loss.mean), self.model.parameter_groups()
+        norms = [clip(groups[name], self.settings.optim.clip) for name in names]
         if not all(map(_finite, [nats, *norms])):
             raise self.not_a_number(self.step, f"loss {nats}, gradient norm {max(norms)}")
         set_rates(self.optimisers, self.schedule.factor(self.step))
-        for optimiser in self.optimisers.values():
-            optimiser.step()
+        for name, optimiser in self.optimisers.items():
+            if name in names:
+                optimiser.step()
             optimiser.zero_grad(set_to_none=True)
         self.step += 1
-        return nats, max(norms)
+        return loss, max(norms)
 
     def not_a_number(self, step: int, what: str) -> TrainingError:
         """The error for a step that is no longer a number."""
@@ -244,13 +246,14 @@ class Training:
 
     # ── remembering ────────────────────────────────────────────────────────────────────────────
 
-    def log_step(self, nats: float, norm: float) -> None:
+    def log_step(self, loss: Loss, norm: float) -> None:
         """A line of log.jsonl."""
-        tokens = self.step * self.settings.batch_size * self.settings.context_length
+        tokens = self.step * self.loader.tokens_a_step
         self.run.log(
             {
                 "step": self.step,
-                "loss": round(nats, 6),
+                "loss": round(float(loss.mean), 6),
+                **{name: round(value / max(loss.weight, 1e-12), 6) for name, value in loss.parts.items()},
                 "gradient_norm": round(norm, 6),
                 "rate": self.schedule.factor(self.step - 1),
                 "tokens": tokens,
@@ -275,6 +278,8 @@ class Training:
         used = {"cpu_seconds": round(self.cpu_used(), 2), "seconds": round(self.seconds_used(), 2)}
         self.run.log({"step": self.step, **found, **used})
         self.evaluated = self.step
+        if self.model.keeps_last:
+            return
         nats = found["validation"]
         if self.best is None or nats < self.best["validation"]:
             self.best = {"step": self.step, "validation": nats}
@@ -348,20 +353,26 @@ class Gradients:
     on a shared machine costs ten times the work.
     """
 
-    def __init__(self, model: LanguageModel, workers: int, loss: GetLoss) -> None:
+    def __init__(self, model: LanguageModel, workers: int = 1, loss: GetLoss | None = None) -> None:
         dropout = any(isinstance(part, torch.nn.Dropout) and part.p > 0 for part in model.modules())
         if workers > 1 and dropout and not getattr(model, "native", False):
             raise UsageError(
                 f"choices.workers={workers} with dropout: the workers would share one stream of random numbers, and no"
                 " two runs would be alike; set choices.workers=1 or model.dropout=0"
             )
-        self.model, self.workers, self.loss = model, workers, loss
+        self.model, self.workers = model, workers
+        self.loss = loss or (lambda model, batch: model.loss(batch))
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.pool = (
             ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
             if workers > 1
             else None
         )
+
+    def of_all(self, pieces: int) -> Backward:
+        """As `fit` takes them: gradients of the loss for every group, from so many micro-batches."""
+        names = list(self.model.parameter_groups())
+        return lambda model, batch, step: (self.compute(batch, pieces), names)
 
     def compute(self, batch: Batch, pieces: int) -> Loss:
         """Fill every parameter's `.grad` with the gradient of the mean over the batch's targets; returns the
@@ -376,15 +387,21 @@ class Gradients:
         total, parts = torch.zeros((), device=self.parameters[0].device), dict[str, float]()
         for parameter in self.parameters:
             parameter.grad = None
+        held: set[int] = (
+            set()
+        )  # parameters that are only ever added get one tensor for both: each needs its own
         for loss, gradients in self._each(micro, weight):
             total += loss.total.detach()
             for name, value in loss.parts.items():
                 parts[name] = parts.get(name, 0.0) + value
             for parameter, gradient in zip(self.parameters, gradients, strict=True):
-                if parameter.grad is None:
-                    parameter.grad = gradient
-                elif gradient is not None:
+                if gradient is None:
+                    continue
+                if parameter.grad is not None:
                     parameter.grad += gradient
+                else:
+                    parameter.grad = gradient.clone() if gradient.data_ptr() in held else gradient
+                    held.add(gradient.data_ptr())
         return Loss(total, weight, parts)
 
     def _each(self, micro: list[Batch], weight: float) -> Iterator[tuple[Loss, tuple[Tensor | None, ...]]]:

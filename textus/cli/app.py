@@ -8,6 +8,7 @@ from typing import Any
 from cyclopts import App
 
 from textus.cli.demo import demo
+from textus.cli.exchanging import export, import_, pull
 from textus.cli.text import corpus_build, corpus_show, corpus_why, tokenizer_report, tokenizer_train
 from textus.cli.training import bench, resume, train
 from textus.cli.using import chat, compare, doctor, evaluate, generate, serve, show, verify
@@ -22,6 +23,9 @@ VERBS: dict[str, Callable[..., Any] | dict[str, Callable[..., Any]]] = {
     "chat": chat,
     "evaluate": evaluate,
     "compare": compare,
+    "import": import_,
+    "export": export,
+    "pull": pull,
     "serve": serve,
     "show": show,
     "verify": verify,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -35,6 +36,7 @@ def demo(
 
     started = time.monotonic()
     claim(out, force=force, kind="demo")
+    shutil.rmtree(out, ignore_errors=True)
     write_documents(out / "documents.jsonl")
     for why, command in STEPS:
         run_step(main, why, [word.format(out=out, preset=preset) for word in command.split()])

@@ -77,7 +77,7 @@ class Budget:
     """How much to train: a time budget, a depth, or a number of steps."""
 
     preset: Annotated[
-        str | None, option("Time budget: 1min, 10min, 1h, overnight; measures this machine.")
+        str | None, option("Time budget: 1min, 10min, 1h, overnight, or such as 3min; measures this machine.")
     ] = None
     depth: Annotated[int | None, option("Layers; width, rates and steps follow from it.")] = None
     steps: Annotated[int | None, option("Optimiser steps, from a fixed table, nothing measured.")] = None

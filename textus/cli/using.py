@@ -18,7 +18,11 @@ RunFolders = Annotated[Path, Parameter(name="RUN", help="Run folders.")]
 def generate(
     run: RunFolder,
     prompt: Annotated[
-        str, Parameter(name="PROMPT", help="The beginning of the text; empty starts a new one.")
+        str,
+        Parameter(
+            name="PROMPT",
+            help="The beginning of the text; empty starts a new one. To a model trained on pairs, the source text.",
+        ),
     ] = "",
     /,
     *,
@@ -31,11 +35,12 @@ def generate(
     """
     from textus.api import open_run
 
-    pieces = open_run(run).stream(prompt, **sampling.given())
+    opened = open_run(run)
+    pieces = opened.stream(prompt, **sampling.given())
     if as_json:
         text = "".join(pieces)
         return Answer({"run": str(run), "prompt": prompt, "text": text, "sampling": sampling.given()}, text)
-    write(prompt)
+    write("" if opened.model.needs_source else prompt)
     for piece in pieces:
         write(piece)
     write("\n")

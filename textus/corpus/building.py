@@ -16,7 +16,7 @@ import shutil
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,7 +34,16 @@ from textus.common import (
     write_json,
 )
 from textus.config import VERSION, to_dict
-from textus.corpus.documents import SPLITS, CorpusSettings, Document, Dropped, Raw, Unreadable, parse_split
+from textus.corpus.documents import (
+    PART_CHARS,
+    SPLITS,
+    CorpusSettings,
+    Document,
+    Dropped,
+    Raw,
+    Unreadable,
+    parse_split,
+)
 from textus.corpus.folder import Corpus, open_corpus
 from textus.corpus.readers import read
 from textus.corpus.repair import parts, repair
@@ -105,13 +114,15 @@ def build_from_documents(
 ) -> Corpus:
     """Build a corpus from documents made in Python: repaired, deduplicated and split like those from files.
 
-    Of each, `text`, `source`, `offset` and `steps` are used; the id is made anew from the repaired text.
+    Of each, `text`, `source`, `offset`, `steps` and `source_text` are used; the id is made anew from the
+    repaired text.
     """
 
     def gather(stage: Stage) -> None:
         with progress("reading") as advance:
             for document in documents:
-                stage.add(Raw(document.source, document.offset, [document.text], document.steps))
+                raw = Raw(document.source, document.offset, [document.text], document.steps)
+                stage.add(replace(raw, source_text=document.source_text))
                 advance(len(document.text))
         stage.sources.append({"path": "documents given in Python", "documents": len(stage)})
 
@@ -141,7 +152,7 @@ def write(
 ) -> Corpus:
     """Both passes, inside a folder that appears at `out` when all is done."""
     settings.check()
-    refuse(out, force)
+    claim(out, force=force, kind="corpus")
     try:
         with folder_atomic(out) as folder:
             with Stage(folder / "staging", settings) as stage:
@@ -161,16 +172,6 @@ def write(
             "of its text while it is built"
         ) from error
     return open_corpus(out)
-
-
-def refuse(out: Path, force: bool) -> None:
-    """Refuse to write over what is there; even with `force` over anything that is not a corpus."""
-    if out.exists() and not force:
-        claim(out, kind="corpus")
-    if out.exists() and not (out / "corpus.json").is_file() and not (out.is_dir() and not any(out.iterdir())):
-        raise UsageError(
-            f"{out} is not a corpus, so it is not replaced even with --force; choose another --out"
-        )
 
 
 def nothing(looked_in: str, stage: Stage) -> DataError:
@@ -197,6 +198,7 @@ class Stage:
         self.dropped = (folder.parent / "dropped.jsonl").open("wb")
         self.position = 0
         self.n_documents = self.n_files = 0
+        self.pairs: bool | None = None
         self.reasons: Counter[str] = Counter()
         self.examples: dict[str, list[str]] = {}
         self.replaced: Counter[str] = Counter()
@@ -228,14 +230,16 @@ class Stage:
         digest = hashlib.blake2b(digest_size=16)
         n_parts = n_chars = n_bytes = n_visible = 0
         head = f'"source": {encode(raw.source)}, "offset": '
+        given, given_steps, given_json = self.source_text(raw, digest)
         for text in parts(raw.blocks):
             text, steps = repair(text, normalise=self.settings.normalise)
             data = text.encode()
             digest.update(data)
             offset = raw.offset + (n_chars if raw.by_characters else 0)
-            steps_json = encode([*raw.steps, *steps])
+            steps_json = encode([*raw.steps, *given_steps, *steps])
             line = (
-                f'{len(text)} {len(data)} {head}{offset}, "steps": {steps_json}, "text": {encode(text)}}}\n'
+                f'{len(text)} {len(data)} {head}{offset}, "steps": {steps_json}, {given_json}'
+                f'"text": {encode(text)}}}\n'
             )
             self.position += self.parts.write(line.encode())
             self.note_replaced(raw.source, steps)
@@ -243,6 +247,11 @@ class Stage:
             n_chars += len(text)
             n_bytes += len(data)
             n_visible += len(text.strip())
+        if given is not None and (n_parts > 1 or len(given) > PART_CHARS):
+            self.back_to(before)
+            self.drop(Dropped(raw.source, "pair too long", f"over {PART_CHARS:,} characters", raw.offset))
+            return
+        n_visible = min(n_visible, n_visible if given is None else len(given.strip()))
         if n_visible < self.settings.min_chars:
             self.back_to(before)
             reason = "empty" if n_visible == 0 else "too short"
@@ -251,6 +260,25 @@ class Stage:
         high, low = (int.from_bytes(half, "big") for half in (digest.digest()[:8], digest.digest()[8:]))
         self.index.write(pack_row(high, low, before[0], n_chars, n_bytes, n_parts, raw.by_characters))
         self.n_documents += 1
+
+    def source_text(self, raw: Raw, digest: Any) -> tuple[str | None, list[str], str]:
+        """A pair's source repaired and hashed, what changed it, and its place in the line.
+
+        Raises DataError where pairs and plain texts come together.
+        """
+        if self.pairs is not None and self.pairs != (raw.source_text is not None):
+            raise DataError(
+                f"{raw.source}: pairs (columns source and target) and plain texts cannot be one corpus;"
+                " build a corpus of each"
+            )
+        self.pairs = raw.source_text is not None
+        if raw.source_text is None:
+            return None, [], ""
+        given, steps = repair(raw.source_text, normalise=self.settings.normalise)
+        data = given.encode()
+        digest.update(b"%d " % len(data) + data)
+        self.note_replaced(raw.source, steps)
+        return given, [f"source:{step}" for step in steps], f'"source_text": {encode(given)}, '
 
     def note_replaced(self, source: str, steps: tuple[str, ...]) -> None:
         if steps and steps[0].startswith("replaced:"):
@@ -334,6 +362,10 @@ def validates(rows: np.ndarray, fraction: float) -> np.ndarray:
 def choose_split(stage: Stage, settings: CorpusSettings) -> tuple[str, float]:
     """The split to use; where it is chosen here, or leaves nothing to validate on, a line says so."""
     kind, fraction = parse_split(settings.split)
+    if stage.pairs and kind == "tail":
+        raise UsageError(f"--split {settings.split} would cut pairs in two; use hash:{fraction:g} or none")
+    if stage.pairs and kind == "auto":
+        kind = "hash"
     n_kept = n_bytes = n_validation = 0
     for rows, firsts in kept_rows(stage):
         kept = rows[firsts == 0]
@@ -343,9 +375,8 @@ def choose_split(stage: Stage, settings: CorpusSettings) -> tuple[str, float]:
     share = n_validation / max(1, n_bytes)
     if kind == "hash" and n_validation in (0, n_bytes):
         side = "nothing validates" if n_validation == 0 else "everything validates and nothing trains"
-        notice(
-            f"split {settings.split}: of {n_kept} documents {side}; tail:{fraction:g} would split inside them"
-        )
+        other = "give more of them" if stage.pairs else f"tail:{fraction:g} would split inside them"
+        notice(f"split {settings.split}: of {n_kept} documents {side}; {other}")
     if kind != "auto":
         return kind, fraction
     if n_kept < FEW_DOCUMENTS:
@@ -430,6 +461,7 @@ def summary(stage: Stage, sides: list[Side], split: str, settings: CorpusSetting
         "fingerprint": hashlib.sha256("".join(content.values()).encode()).hexdigest()[:16],
         "settings": to_dict(settings),
         "split": split,
+        **({"pairs": True} if stage.pairs else {}),
         "sources": stage.sources,
         "n_files": stage.n_files,
         "counts": {side.name: side.counts() for side in sides},

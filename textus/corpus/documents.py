@@ -28,7 +28,8 @@ class Document:
     `archive.zip!member`. `offset` is where it stands in its source: for txt, md and html the character (of
     the repaired text) at which this part begins, for jsonl, csv and parquet the number of its record, from
     0. `part` counts from 0 in each split. `steps` are what changed it, in order, such as
-    `("encoding:gb18030", "newlines", "nfc")`; empty for clean UTF-8.
+    `("encoding:gb18030", "newlines", "nfc")`; empty for clean UTF-8. Of a pair, `text` is the target and
+    `source_text` what it is to be made from; a pair is always one part.
     """
 
     id: str
@@ -37,6 +38,7 @@ class Document:
     offset: int
     part: int = 0
     steps: tuple[str, ...] = ()
+    source_text: str | None = None
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class CorpusSettings:
 
     `normalise` mends mojibake, line ends and NFC; `deduplicate` drops exact duplicates; documents of fewer
     than `min_chars` characters (white space at both ends not counted) are dropped; `text_column` is the
-    column of a table that holds the text.
+    column of a table that holds the text. A table without it that has columns `source` and `target` holds pairs.
     """
 
     split: str = "auto"
@@ -106,3 +108,4 @@ class Raw:
     blocks: Iterable[str]
     steps: tuple[str, ...] = ()
     by_characters: bool = True
+    source_text: str | None = None

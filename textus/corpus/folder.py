@@ -36,6 +36,11 @@ class Corpus:
         """16 hex digits of the texts, their order and their split; where they lay does not matter."""
         return self.record["fingerprint"]
 
+    @property
+    def pairs(self) -> bool:
+        """Whether each document is a target text with its `source_text`."""
+        return bool(self.record.get("pairs"))
+
     def n_documents(self, split: str = "train") -> int:
         """Documents of a split; one cut by a tail split counts in both."""
         return self.record["counts"][known(split)]["documents"]
@@ -45,19 +50,19 @@ class Corpus:
         return self.record["counts"][known(split)]["chars"]
 
     def n_bytes(self, split: str = "train") -> int:
-        """UTF-8 bytes of the text of a split."""
+        """UTF-8 bytes of the text of a split; of pairs, the targets'."""
         return self.record["counts"][known(split)]["bytes"]
 
     def documents(self, split: str = "train") -> Iterator[Document]:
         """The parts of a split in order, those of one document together. Raises RunError if damaged."""
         for each in records(self.path / f"{known(split)}.jsonl"):
-            yield Document(
-                each["id"], each["text"], each["source"], each["offset"], each["part"], tuple(each["steps"])
-            )
+            yield Document(**{**each, "steps": tuple(each["steps"])})
 
     def texts(self, split: str = "train") -> Iterator[str]:
-        """The text of each part of a split."""
+        """The text of each part of a split; of a pair first its source, then its target."""
         for each in records(self.path / f"{known(split)}.jsonl"):
+            if "source_text" in each:
+                yield each["source_text"]
             yield each["text"]
 
     def dropped(self) -> Iterator[dict[str, Any]]:
@@ -117,6 +122,7 @@ def show(corpus: Corpus) -> dict[str, Any]:
         "path": str(corpus.path),
         "fingerprint": corpus.fingerprint,
         "split": record["split"],
+        **({"pairs": True} if corpus.pairs else {}),
         **whole,
         **{split: counts[split] for split in SPLITS},
         "dropped": record["dropped"],

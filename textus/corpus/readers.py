@@ -10,7 +10,7 @@ import csv
 import json
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from html.parser import HTMLParser
 from typing import Any, BinaryIO, cast
 
@@ -130,7 +130,8 @@ def lines(text: Iterable[str], name: str) -> Iterator[str]:
 
 def read_jsonl(source: Source, text: Iterable[str], steps: tuple[str, ...], column: str) -> Read:
     """The records of a file of one JSON object a line."""
-    found, record = False, -1
+    wanted: tuple[str, ...] = ()
+    record = -1
     for number, line in enumerate(lines(text, source.name), 1):
         if not line.strip():
             continue
@@ -143,10 +144,8 @@ def read_jsonl(source: Source, text: Iterable[str], steps: tuple[str, ...], colu
         if not isinstance(row, dict):
             yield Dropped(source.name, "not an object", f"line {number}: {type(row).__name__}", record)
             continue
-        if not found and column not in row:
-            raise no_column(source.name, column, list(row))
-        found = True
-        yield cell(source, record, row.get(column), steps, f"line {number}")
+        wanted = wanted or columns(source.name, column, list(row))
+        yield cell(source, record, [row.get(each) for each in wanted], steps, f"line {number}")
 
 
 def read_table(source: Source, text: Iterable[str], steps: tuple[str, ...], column: str) -> Read:
@@ -174,16 +173,14 @@ def read_rows(source: Source, rows: Any, steps: tuple[str, ...], column: str) ->
     header = [name.strip() for name in next(rows, [])]
     if not header:
         return
-    if column not in header:
-        raise no_column(source.name, column, header)
-    at = header.index(column)
+    places = [header.index(each) for each in columns(source.name, column, header)]
     record = -1
     for row in rows:
         if not row:
             continue
         record += 1
-        value = row[at] if at < len(row) else None
-        yield cell(source, record, value, steps, f"line {rows.line_num}")
+        values = [row[at] if at < len(row) else None for at in places]
+        yield cell(source, record, values, steps, f"line {rows.line_num}")
 
 
 def read_parquet(source: Source, column: str) -> Read:
@@ -193,13 +190,11 @@ def read_parquet(source: Source, column: str) -> Read:
     with seekable(source) as file:
         try:
             table = parquet.ParquetFile(file, pre_buffer=False)
-            names = table.schema_arrow.names
-            if column not in names:
-                raise no_column(source.name, column, names)
-            for batch in table.iter_batches(batch_size=256, columns=[column], use_threads=False):
-                for value in batch.column(0).to_pylist():
+            wanted = columns(source.name, column, table.schema_arrow.names)
+            for batch in table.iter_batches(batch_size=256, columns=list(wanted), use_threads=False):
+                for values in zip(*(batch.column(each).to_pylist() for each in wanted), strict=True):
                     record += 1
-                    yield cell(source, record, value, (), f"record {record}")
+                    yield cell(source, record, values, (), f"record {record}")
         except (*DAMAGE, ValueError, extra("pyarrow", "text").ArrowException) as error:
             raise Unreadable(f"not a parquet file, or damaged: {first_line(error)}") from error
 
@@ -220,15 +215,35 @@ def seekable(source: Source) -> BinaryIO:
     return spooled
 
 
-def cell(source: Source, record: int, value: Any, steps: tuple[str, ...], where: str) -> Raw | Dropped:
-    """A record's text as a document, or why it is none. Raises DataError for one beyond the limit."""
-    if value is None:
-        return Dropped(source.name, "no text", where, record)
-    if not isinstance(value, str):
-        return Dropped(source.name, "text is not a string", f"{where}: {type(value).__name__}", record)
-    if len(value) > RECORD_CHARS:
-        raise too_long(source.name, where)
-    return Raw(source.name, record, [value], steps, by_characters=False)
+PAIR = ("source", "target")
+"""The columns of a table of pairs."""
+
+
+def columns(name: str, column: str, present: list[str]) -> tuple[str, ...]:
+    """The columns to read: the text's, or both of a table of pairs. Raises DataError for neither."""
+    if column in present:
+        return (column,)
+    if all(each in present for each in PAIR):
+        return PAIR
+    raise no_column(name, column, present)
+
+
+def cell(
+    source: Source, record: int, values: Sequence[Any], steps: tuple[str, ...], where: str
+) -> Raw | Dropped:
+    """A record's text, or its source and target, as a document, or why it is none.
+
+    Raises DataError for one beyond the limit.
+    """
+    for name, value in zip(PAIR if len(values) > 1 else ("text",), values, strict=True):
+        if value is None:
+            return Dropped(source.name, f"no {name}", where, record)
+        if not isinstance(value, str):
+            return Dropped(source.name, f"{name} is not a string", f"{where}: {type(value).__name__}", record)
+        if len(value) > RECORD_CHARS:
+            raise too_long(source.name, where)
+    given = values[0] if len(values) > 1 else None
+    return Raw(source.name, record, [values[-1]], steps, by_characters=False, source_text=given)
 
 
 def too_long(name: str, where: str) -> DataError:
@@ -246,6 +261,7 @@ def no_column(name: str, column: str, columns: list[str]) -> DataError:
     )
     return DataError(
         f"{name} has no column {column!r}; it has {shown or 'none'}; name the text's with text_column"
+        " (pairs have the columns source and target)"
     )
 
 

@@ -22,7 +22,14 @@ exact, bound or pseudo
 
 Count models learn by ``count(batch)`` for every batch of a pass and ``update() -> Loss`` at its end, and set
 ``counts = True`` and ``passes`` (how many passes they want). ``overlap`` is how many ids of left context each
-window repeats with weight zero. ``can_generate`` is False for families without a cache.
+window repeats with weight zero. ``whole_documents`` is True for families that read a document a row, not
+packed windows. ``needs_source`` is True for families that make a text from another: `batch.source`,
+``new_cache(source=…)``; without one they read an empty source. ``counted_dropout`` is True where dropout
+follows from `batch.position` and `piece` alone, so that workers may share a batch. ``can_generate`` is False
+for families without a cache, ``causal`` is False for those that read later ids too; they read
+``batch.targets``. ``backward(batch, step)`` is a family's own way of making gradients (`training.Backward`);
+``keeps_last`` is True where the last weights are the ones to use, whatever validation says of those before.
+``findings(batches)`` are more figures for the log.
 """
 
 from __future__ import annotations
@@ -81,9 +88,15 @@ class LanguageModel(nn.Module):
     passes = 1
     overlap = 0
     can_generate = True
+    needs_source = False
+    whole_documents = False
+    counted_dropout = False
+    keeps_last = False
+    backward: Any = None
+    causal = True
     kind = "exact"
     precisions: tuple[str, ...] = ("float32",)
-    steps: tuple[str, ...] = ("eager",)
+    step_kinds: tuple[str, ...] = ("eager",)
 
     @classmethod
     def sized(cls, n_layer: int, d_model: int, context_length: int) -> dict[str, Any]:
@@ -98,6 +111,15 @@ class LanguageModel(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.heads: dict[str, nn.Module] = {}
+
+    @classmethod
+    def wants(cls, config: Any) -> tuple[str, ...]:
+        """What batches for this config must carry beside ids and targets: `word_starts`, `sentence_pairs`."""
+        return ()
+
+    def findings(self, batches: list[Batch]) -> dict[str, Any]:
+        """What the log says of validation batches beside their loss; a notice where something is wrong."""
+        return {}
 
     def forward(self, ids: Tensor, cache: Any = None, lengths: Tensor | None = None) -> Tensor:
         raise TypeError(f"{type(self).__name__} has no forward")
@@ -120,10 +142,13 @@ class LanguageModel(nn.Module):
         return nats * batch.weights, self.kind
 
     def compute_with(self, precision: str, attention: str, step: str) -> None:
-        """Take the run's choices of arithmetic (`training.Choices`), out of `precisions` and `steps`; a family
+        """Take the run's choices of arithmetic (`training.Choices`), out of `precisions` and `step_kinds`; a family
         without such choices takes the plain ones.
         """
-        for what, value, known in (("precision", precision, self.precisions), ("step", step, self.steps)):
+        for what, value, known in (
+            ("precision", precision, self.precisions),
+            ("step", step, self.step_kinds),
+        ):
             if value not in known:
                 raise unknown(f"{what} of a {type(self).__name__.lower()}", value, known)
 
@@ -134,8 +159,17 @@ class LanguageModel(nn.Module):
 
 FAMILIES = {
     "decoder": ("textus.models.transformer", "Decoder", "DecoderConfig"),
+    "encoder": ("textus.models.encoder", "Encoder", "EncoderConfig"),
+    "encoder-decoder": ("textus.models.encoder_decoder", "EncoderDecoder", "EncoderDecoderConfig"),
     "fake": ("textus.models.fake", "Fake", "FakeConfig"),
+    "gan": ("textus.models.gan", "GAN", "GANConfig"),
+    "gru": ("textus.models.rnn", "RNN", "GRUConfig"),
+    "hmm": ("textus.models.hmm", "HMM", "HMMConfig"),
+    "lstm": ("textus.models.rnn", "RNN", "LSTMConfig"),
     "ngram": ("textus.models.ngram", "NGram", "NGramConfig"),
+    "rnn": ("textus.models.rnn", "RNN", "RNNConfig"),
+    "seq2seq": ("textus.models.seq2seq", "Seq2Seq", "Seq2SeqConfig"),
+    "vae": ("textus.models.vae", "VAE", "VAEConfig"),
 }
 """Family name → module, model class, config class. A new family is one file and one line here."""
 

@@ -44,18 +44,55 @@ class LayerNorm(nn.Module):
         return F.layer_norm(x, (x.shape[-1],), self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
 
 
-class SwiGLU(nn.Module):
-    """down(silu(gate(x)) * up(x)) (Shazeer 2020); gate and up are one product, rows [:F] and [F:]."""
+class BatchNorm(nn.Module):
+    """Zero mean and unit variance of each feature over the batch, then scale and shift (Ioffe and Szegedy 2015).
 
-    def __init__(self, width: int, d_ff: int, *, bias: bool = False, dropout: float = 0.0) -> None:
+    It mixes positions of a batch, later ones too, while training: right for encoders and classifiers, not for a
+    language model that predicts the next id. Afterwards it uses the running means it has kept.
+    """
+
+    running_mean: Tensor
+    running_variance: Tensor
+
+    def __init__(self, width: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
         super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width))
+        self.register_buffer("running_mean", torch.zeros(width))
+        self.register_buffer("running_variance", torch.ones(width))
+        self.eps, self.momentum = eps, momentum
+
+    def forward(self, x: Tensor) -> Tensor:  # (..., D) -> (..., D)
+        flat = x.reshape(-1, x.shape[-1])
+        kept = (self.running_mean, self.running_variance)
+        normed = F.batch_norm(flat, *kept, self.weight, self.bias, self.training, self.momentum, self.eps)
+        return normed.view(x.shape)
+
+
+class SwiGLU(nn.Module):
+    """down(silu(gate(x)) * up(x)) (Shazeer 2020); gate and up are one product, rows [:F] and [F:].
+
+    With another `activation` in the place of silu it is one of its sisters, such as GeGLU.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        d_ff: int,
+        *,
+        bias: bool = False,
+        dropout: float = 0.0,
+        activation: Callable[[Tensor], Tensor] = F.silu,
+    ) -> None:
+        super().__init__()
+        self.activation = activation
         self.gate_up = Linear(width, 2 * d_ff, bias=bias)
         self.down = Linear(d_ff, width, bias=bias)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, T, D) -> (B, T, D)
         gate, up = self.gate_up(x).chunk(2, dim=-1)  # (B, T, F) each
-        return self.dropout(self.down(F.silu(gate) * up))
+        return self.dropout(self.down(self.activation(gate) * up))
 
 
 class FeedForward(nn.Module):
@@ -84,44 +121,42 @@ def gelu(x: Tensor) -> Tensor:
     return F.gelu(x, approximate="tanh")
 
 
-NORMS: dict[str, Callable[[int], nn.Module]] = {"rms": RMSNorm, "layer": LayerNorm}
+def softmax(x: Tensor) -> Tensor:
+    """exp(x) over its sum along the last axis."""
+    return F.softmax(x, dim=-1)
+
+
+NORMS: dict[str, Callable[..., nn.Module]] = {"rms": RMSNorm, "layer": LayerNorm, "batch": BatchNorm}
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": gelu,
+    "gelu-exact": F.gelu,
     "relu2": relu2,
     "relu": F.relu,
     "silu": F.silu,
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+    "leaky-relu": F.leaky_relu,
+    "softplus": F.softplus,
+    "softmax": softmax,
 }
+GATED: dict[str, Callable[[Tensor], Tensor]] = {"swiglu": F.silu, "geglu": gelu}
 POSITIONS = ("rotary", "learned", "none")
 
 
-def make_norm(name: str, width: int) -> nn.Module:
-    """A norm by name."""
+def make_norm(name: str, width: int, eps: float = 0.0) -> nn.Module:
+    """A norm by name; `eps` of 0 is its usual one."""
     if name not in NORMS:
         raise unknown("norm", name, NORMS)
-    return NORMS[name](width)
+    return NORMS[name](width, eps) if eps else NORMS[name](width)
 
 
 def make_feed_forward(name: str, width: int, d_ff: int, *, bias: bool, dropout: float) -> nn.Module:
-    """A feed-forward by its activation's name; `swiglu` is the gated one."""
-    if name == "swiglu":
-        return SwiGLU(width, d_ff, bias=bias, dropout=dropout)
+    """A feed-forward by its activation's name; `swiglu` and `geglu` are gated."""
+    if name in GATED:
+        return SwiGLU(width, d_ff, bias=bias, dropout=dropout, activation=GATED[name])
     if name not in ACTIVATIONS:
-        raise unknown("activation", name, ["swiglu", *ACTIVATIONS])
+        raise unknown("activation", name, [*GATED, *ACTIVATIONS])
     return FeedForward(width, d_ff, ACTIVATIONS[name], bias=bias, dropout=dropout)
-
-
-def rotary_table(length: int, d_head: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of the rotary angles (Su et al. 2021): (length, K) each, halves repeated."""
-    frequency = theta ** -(torch.arange(0, d_head, 2, dtype=torch.float64) / d_head)
-    angle = torch.arange(length, dtype=torch.float64)[:, None] * frequency  # (length, K / 2)
-    angle = torch.cat([angle, angle], dim=-1)
-    return angle.cos().float(), angle.sin().float()
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn the two halves of each head by its position's angles: x (B, T, H, K), cos and sin (..., T, 1, K)."""
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-second, first], dim=-1) * sin
 
 
 def causal_mask(length: int, documents: Tensor | None = None, window: int | None = None) -> Tensor:

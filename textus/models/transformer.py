@@ -20,6 +20,7 @@ from textus.loader import Batch
 from textus.models import LanguageModel, Loss, kernels
 from textus.models.layers import (
     ATTENTIONS,
+    GATED,
     POSITIONS,
     causal_mask,
     first_key,
@@ -53,7 +54,7 @@ class DecoderConfig:
     position: Literal["rotary", "learned", "none"] = "rotary"
     norm: Literal["rms", "layer"] = "rms"
     norm_eps: float = 0.0
-    activation: Literal["swiglu", "gelu", "relu2", "relu", "silu"] = "swiglu"
+    activation: str = "swiglu"
     qk_norm: bool = True
     tie_head: bool = False
     bias: bool | Literal["qkv", "attention", "feed_forward"] = False
@@ -68,7 +69,7 @@ class DecoderConfig:
         if not self.norm_eps:
             object.__setattr__(self, "norm_eps", 1e-6 if self.norm == "rms" else 1e-5)
         if not self.d_ff:
-            gated = self.activation == "swiglu"
+            gated = self.activation in GATED
             object.__setattr__(
                 self, "d_ff", -(-8 * self.d_model // 3 // 32) * 32 if gated else 4 * self.d_model
             )
@@ -160,7 +161,9 @@ class Attention(nn.Module):
         super().__init__()
         self.n_head, self.n_kv_head, self.d_head = config.n_head, config.n_kv_head, config.d_head
         self.qkv = Linear(
-            config.d_model, (config.n_head + 2 * config.n_kv_head) * config.d_head, bias=config.has_bias("qkv")
+            config.d_model,
+            (config.n_head + 2 * config.n_kv_head) * config.d_head,
+            bias=config.has_bias("qkv"),
         )
         self.out = Linear(config.n_head * config.d_head, config.d_model, bias=config.has_bias("out"))
         norm = partial(make_norm, config.norm, config.d_head, config.norm_eps)
@@ -241,7 +244,7 @@ class Decoder(LanguageModel):
     """
 
     precisions = ("float32", "bfloat16", "float16")
-    steps = ("eager", "compiled", "native")
+    step_kinds = ("eager", "compiled", "native")
 
     config: DecoderConfig
     blocks: Any  # nn.ModuleList of Block

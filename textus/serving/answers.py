@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from textus.common import TextusError, UsageError
 from textus.engine import Engine, EngineThread, Event, Reply
-from textus.generation import Sampling, TextStream
+from textus.generation import Sampling, TextStream, beginning
 from textus.models import LanguageModel
 from textus.serving.schemas import ApiError, Asked
 
@@ -35,8 +35,15 @@ class Served:
 
     def prompt_ids(self, prompt: str | list[int]) -> list[int]:
         """The ids to continue; an empty text begins a new document."""
-        ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
-        return list(ids) or [self.tokenizer.end_id]
+        if isinstance(prompt, str):
+            prompt = [*self.tokenizer.begin, *self.tokenizer.encode(prompt)]
+        return list(prompt) or [self.tokenizer.end_id]
+
+    def request(self, ids: list[int]) -> tuple[list[int], list[int] | None]:
+        """The ids to continue and the source: for a model that makes a text from another, the prompt is that other."""
+        if not self.model.needs_source:
+            return ids, None
+        return beginning(self.model, self.tokenizer.end_id), ids
 
     def end_ids(self, chat: bool) -> frozenset[int]:
         """Ids that end an answer besides the end-of-text id: in a chat also the end of a turn."""
@@ -89,6 +96,11 @@ class Desk:
             raise
         return call
 
+    def submit(self, ids: list[int], sampling: Sampling) -> Reply:
+        """Queue one row."""
+        prompt, source = self.served.request(ids)
+        return self.engine.submit(prompt, sampling, source)
+
     def _read(self, asked: Asked) -> list[list[int]]:
         if asked.messages:
             return [self.served.tokenizer.render(asked.messages, add_generation_prompt=True)]
@@ -107,7 +119,8 @@ class Desk:
             )
         try:
             for ids in prompts:
-                self.engine.engine.check(ids, asked.sampling)
+                prompt, source = self.served.request(ids)
+                self.engine.engine.check(prompt, asked.sampling, source)
         except UsageError as error:
             raise ApiError(400, str(error), param=param, code="invalid_value") from error
 
@@ -165,7 +178,7 @@ class Call:
 
     def start(self) -> None:
         for index, (ids, sampling) in enumerate(self.prompts):
-            row = Row(self, index, self.desk.engine.submit(ids, sampling), sampling.stop)
+            row = Row(self, index, self.desk.submit(ids, sampling), sampling.stop)
             self.rows.append(row)
             self.n_running += 1
             self.desk.n_open += 1

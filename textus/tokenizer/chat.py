@@ -13,8 +13,8 @@ import re
 import secrets
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from types import FrameType
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import FrameType, MappingProxyType
 from typing import Any
 
 from textus.common import UsageError
@@ -52,9 +52,16 @@ format…).
 
 
 def segments(
-    template: str, messages: Sequence[dict[str, Any]], *, add_generation_prompt: bool, special: Sequence[str]
+    template: str,
+    messages: Sequence[dict[str, Any]],
+    *,
+    add_generation_prompt: bool,
+    special: Sequence[str],
+    words: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[tuple[bool, str]]:
     """What the template makes of the messages, as (is it a special token, its text), in order.
+
+    `words` are further names the template may use, such as bos_token.
 
     Message text is never a special token, whatever it spells. Text between special tokens comes in one piece.
 
@@ -64,8 +71,9 @@ def segments(
     """
     messages = [checked(message, number) for number, message in enumerate(messages)]
     vault = Vault()
-    marked = rendered(template, vault.seal(messages), vault, add_generation_prompt)
-    if vault.open(marked) != rendered(template, messages, None, add_generation_prompt):
+    settings = {**words, "add_generation_prompt": add_generation_prompt}
+    marked = rendered(template, vault.seal(messages), vault, settings)
+    if vault.open(marked) != rendered(template, messages, None, settings):
         raise UsageError("the chat template rewrites message text after joining it; let it do so before")
     pattern = re.compile(
         "|".join(re.escape(each) for each in sorted(special, key=len, reverse=True)) or r"(?!)"
@@ -173,7 +181,7 @@ setattr(Sealed, "__iter__", lambda self: iter(self.vault.seal(list(self._text)))
 # ── the sandbox ────────────────────────────────────────────────────────────────────────────────
 
 
-def rendered(template: str, messages: Any, vault: Vault | None, add_generation_prompt: bool) -> str:
+def rendered(template: str, messages: Any, vault: Vault | None, settings: Mapping[str, Any]) -> str:
     """Run a template over messages within the limits; UsageError in one line for whatever goes wrong."""
     if len(template) > TEMPLATE_CHARACTERS:
         raise UsageError(
@@ -182,9 +190,7 @@ def rendered(template: str, messages: Any, vault: Vault | None, add_generation_p
     try:
         program = _compile(template, vault)
         with_limits = _Limits()
-        return with_limits.run(
-            lambda: program.render(messages=messages, add_generation_prompt=add_generation_prompt, tools=None)
-        )
+        return with_limits.run(lambda: program.render(messages=messages, tools=None, **settings))
     except UsageError:
         raise
     except Exception as error:  # a stranger's program may fail in any way; the person gets one line

@@ -20,6 +20,7 @@ import numpy as np
 import tokenizers
 
 from textus.common import DataError, RunError, UsageError, fingerprint, read_json, write_atomic, write_json
+from textus.tokenizer import foreign
 from textus.tokenizer.chat import segments
 
 END, PAD, IM_START, IM_END, UNKNOWN = "<|endoftext|>", "<|pad|>", "<|im_start|>", "<|im_end|>", "<unk>"
@@ -33,6 +34,9 @@ UNKNOWN_TEXT = "⁇"
 PIECE = 1 << 14
 """Characters encoded at a time: pieces run in parallel and their memory is given back."""
 _EDGE = re.compile(r"(?<=\S)[ \n]")
+_HAN = re.compile(r"[\u3005\u3007\u3400-\u9fff\uf900-\ufaff\U00020000-\U000323af]")
+_INSIDE = {bytes([byte]) for byte in range(0x80, 0xE0)}
+"""Bytes inside a character, or the first of a letter of two bytes."""
 
 
 def pieces(text: str) -> Iterator[str]:
@@ -60,7 +64,11 @@ class Tokenizer:
     """Text ⇄ ids. Made by `train` or `load`; the same ids come from `transformers` reading its folder."""
 
     def __init__(
-        self, backend: tokenizers.Tokenizer, chat_template: str | None = None, end: str = END
+        self,
+        backend: tokenizers.Tokenizer,
+        chat_template: str | None = None,
+        end: str = END,
+        config: dict[str, Any] | None = None,
     ) -> None:
         backend.encode_special_tokens = True  # a special token's spelling in text is text
         self.backend = backend
@@ -70,8 +78,12 @@ class Tokenizer:
         self.special = {t["content"]: t["id"] for t in self.record["added_tokens"] if t["special"]}
         self.vocab_size = max(backend.get_vocab(with_added_tokens=True).values()) + 1
         self.end_id = self.special[end]
-        self.pad_id = self.special.get(PAD, self.end_id)
-        self.unk_id = self.special.get(UNKNOWN)
+        self.roles = foreign.roles(config or {}, self.special)
+        self.pad_id = self.special.get(PAD, self.special.get(self.roles.get("pad_token", end), self.end_id))
+        self.unknown = _unknown(self.record["model"], self.special, end)
+        self.unk_id = self.special.get(self.unknown)
+        self._whole = foreign.reads_whole(self.record, self.kind)
+        self._drops_blank = foreign.drops_first_blank(self.record, self.kind)
 
     def __repr__(self) -> str:
         return f"Tokenizer({self.kind}, vocab_size={self.vocab_size}, {self.fingerprint})"
@@ -81,20 +93,56 @@ class Tokenizer:
         """16 hex digits of everything that decides ids."""
         return fingerprint(self.record)
 
+    @property
+    def continues(self) -> str:
+        """What a piece that does not begin a word begins with; no piece of other kinds than WordPiece does."""
+        if self.kind not in ("wordpiece", "bert"):
+            return ""
+        return str(self.record["model"].get("continuing_subword_prefix") or CONTINUES)
+
+    @cached_property
+    def begin(self) -> list[int]:
+        """The ids a text begins with, beside its own: Llama's <s>, BERT's [CLS]; none for most."""
+        framed = self.backend.encode("a")
+        mask = framed.special_tokens_mask
+        return framed.ids[: mask.index(0)] if 0 in mask else []
+
+    @property
+    def start_id(self) -> int:
+        """The id a model reads before a text's first: the last of `begin`, or the end of the text before."""
+        return self.begin[-1] if self.begin else self.end_id
+
     @cached_property
     def vocabulary(self) -> list[bytes]:
         """The bytes each id stands for; none for special tokens but <unk>, which shows as ⁇."""
         table = [b""] * self.vocab_size
         alphabet = byte_alphabet() if self.kind in ("bpe", "wordpiece", "unigram") else None
         for token, number in self.backend.get_vocab(with_added_tokens=False).items():
-            table[number] = _bytes(
-                token.removeprefix(CONTINUES) if self.kind == "wordpiece" else token, alphabet
-            )
+            if self.kind in ("sentencepiece", "bert"):
+                table[number] = foreign.piece_bytes(token, self.kind, self.continues)
+            else:
+                table[number] = _bytes(token.removeprefix(self.continues), alphabet)
         for added in self.record["added_tokens"]:
             table[added["id"]] = b"" if added["special"] else added["content"].encode()
         if self.unk_id is not None:
             table[self.unk_id] = UNKNOWN_TEXT.encode()
         return table
+
+    @cached_property
+    def word_starts(self) -> np.ndarray:
+        """Whether each id begins a word: (V,) bool. WordPiece says so; of the other kinds, pieces that begin with
+        a letter go on, but for kind word. Every Chinese character is a word.
+        """
+        starts = np.ones(self.vocab_size, dtype=bool)
+        marked = self.continues
+        goes_on = {n for token, n in self.backend.get_vocab().items() if marked and token.startswith(marked)}
+        for number, piece in enumerate([] if self.kind == "word" else self.vocabulary):
+            text = piece.decode("utf-8", errors="ignore")
+            inside = text[:1].isalpha() or piece[:1] in _INSIDE
+            if marked:
+                inside = number in goes_on
+            starts[number] = not inside or _HAN.match(text) is not None
+        return starts
 
     # ── encoding ──
 
@@ -111,7 +159,7 @@ class Tokenizer:
         if self.kind == "char":
             return [self._characters(text) for text in texts]
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # said aloud, or a later fork warns
-        cut = [list(pieces(text)) for text in texts]
+        cut = [[text] if self._whole else list(pieces(text)) for text in texts]
         flat = [piece for each in cut for piece in each]
         encoded = iter(self._encode(flat))
         return [[number for _ in each for number in next(encoded).ids] for each in cut]
@@ -148,7 +196,7 @@ class Tokenizer:
             UsageError: these are not the ids of this text.
         """
         lost: list[int] = []
-        for piece in pieces(text):
+        for piece in [text] if self._whole else pieces(text):
             encoding = self._encode([piece], offsets=True)[0]
             for number, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
                 lost.append(len(piece[start:end].encode()) if number == self.unk_id else 0)
@@ -164,7 +212,12 @@ class Tokenizer:
         """The text of ids; bytes that are no UTF-8 become U+FFFD. Special tokens are left out unless asked
         for.
         """
-        return self._join(ids, skip_special).decode("utf-8", errors="replace")
+        if self.kind == "bert":
+            control = set(self.special.values()) - {self.unk_id} if skip_special else set()
+            kept = [number for number in ids if number not in control]
+            return self.backend.decode(kept, skip_special_tokens=False)
+        text = self._join(ids, skip_special).decode("utf-8", errors="replace")
+        return text.removeprefix(" ") if self._drops_blank else text
 
     def _join(self, ids: Iterable[int], skip_special: bool) -> bytes:
         table = self.vocabulary
@@ -193,9 +246,10 @@ class Tokenizer:
                 "this tokenizer has no chat template; put a chat_template.jinja beside its tokenizer.json"
             )
         ids: list[int] = []
-        names = [name for name in self.special if name != UNKNOWN]
+        names = [name for name in self.special if name != self.unknown]
+        template, words = self.chat_template, self.roles
         for is_special, text in segments(
-            self.chat_template, messages, add_generation_prompt=add_generation_prompt, special=names
+            template, messages, add_generation_prompt=add_generation_prompt, special=names, words=words
         ):
             ids.extend([self.special[text]] if is_special else self.encode(text))
         return ids
@@ -219,10 +273,11 @@ class Tokenizer:
             "eos_token": end,
             "pad_token": next(name for name, number in self.special.items() if number == self.pad_id),
             "clean_up_tokenization_spaces": False,
+            **self.roles,
             "textus_fingerprint": self.fingerprint,
         }
         if self.unk_id is not None:
-            config["unk_token"] = UNKNOWN
+            config["unk_token"] = self.unknown
         write_json(folder / "tokenizer_config.json", config)
         write_atomic(folder / "tokenizer.json", self.backend.to_str(pretty=True))
 
@@ -250,14 +305,22 @@ def _bytes(token: str, alphabet: dict[str, int] | None) -> bytes:
     return bytes(alphabet[c] for c in token) if all(c in alphabet for c in token) else token.encode()
 
 
+def _unknown(model: dict[str, Any], special: dict[str, int], end: str) -> str:
+    """The special token that stands for what the vocabulary lacks."""
+    said = model.get("unk_token")
+    if isinstance(model.get("unk_id"), int):
+        said = model["vocab"][model["unk_id"]][0]
+    return said if said in special and said != end else UNKNOWN
+
+
 def _kind(record: dict[str, Any]) -> str:
-    """The kind a tokenizer.json describes; RunError where it is none of ours."""
+    """The kind a tokenizer.json describes; RunError where it is none that is known."""
     model = record["model"].get("type") or "BPE"
     if model == "WordLevel":
         pattern = (record.get("pre_tokenizer") or {}).get("pattern", {}).get("Regex")
         return "char" if pattern == CHARACTER_PATTERN else "word"
     if '"ByteLevel"' not in json.dumps(record.get("decoder")):
-        raise RunError(f"a {model} tokenizer that is not byte-level is not supported; use GPT-2's kind")
+        return foreign.kind_of(record)
     return {"BPE": "bpe", "WordPiece": "wordpiece", "Unigram": "unigram"}[model]
 
 
@@ -278,13 +341,14 @@ def load(path: Path | str) -> Tokenizer:
     config_path = file.with_name("tokenizer_config.json")
     config = read_json(config_path) if config_path.exists() else {}
     try:
-        backend = tokenizers.Tokenizer.from_str(json.dumps(record))
+        whole = {**foreign.out_of_reach(record), "truncation": None, "padding": None}
+        backend = tokenizers.Tokenizer.from_str(json.dumps(whole))
     except Exception as error:  # the library raises bare Exception
         raise RunError(f"{file} is not a usable tokenizer: {error}") from error
-    template = file.with_name("chat_template.jinja")
-    chat = template.read_text(encoding="utf-8") if template.exists() else config.get("chat_template")
+    jinja = file.with_name("chat_template.jinja")
+    template = jinja.read_text(encoding="utf-8") if jinja.exists() else foreign.chat_template(config)
     try:
-        tokenizer = Tokenizer(backend, chat if isinstance(chat, str) else None, _end(record, config, file))
+        tokenizer = Tokenizer(backend, template, _end(record, config, file), config)
     except (KeyError, TypeError, AttributeError) as error:
         raise RunError(f"{file} is not a tokenizer Textus can use: {type(error).__name__} {error}") from error
     _verify(tokenizer, config, file)
@@ -294,7 +358,7 @@ def load(path: Path | str) -> Tokenizer:
 def _end(record: dict[str, Any], config: dict[str, Any], file: Path) -> str:
     """The special token that ends a document."""
     names = [added["content"] for added in record["added_tokens"] if added.get("special")]
-    said = config.get("eos_token")
+    said = config.get("eos_token") or config.get("sep_token")  # BERT ends a text with its separator
     said = said.get("content") if isinstance(said, dict) else said
     for name in (END, said):
         if isinstance(name, str) and name in names:
@@ -311,7 +375,7 @@ def _verify(tokenizer: Tokenizer, config: dict[str, Any], file: Path) -> None:
         raise RunError(
             f"{file} was changed: its fingerprint is {tokenizer.fingerprint}, not {expected}; restore it"
         )
-    control = {number for name, number in tokenizer.special.items() if name != UNKNOWN}
+    control = {number for name, number in tokenizer.special.items() if name != tokenizer.unknown}
     for name in tokenizer.special:
         if control & set(tokenizer.encode(name)):
             raise RunError(

@@ -1,0 +1,233 @@
+"""The rows of docs/results.md about the model families and about weights from elsewhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks._rows import Figure, Row, ranged
+
+
+def between(found: dict[str, float], form: str = "{:.2f}") -> str:
+    """A value with its 95 % interval."""
+    value, low, high = (form.format(found[name]) for name in ("value", "low", "high"))
+    return f"{value} (95 %: {low}–{high})"
+
+
+def tagging(result: dict[str, Any]) -> Figure:
+    """Brown with the universal tags; the others beside it."""
+    brown, own, chinese = (
+        result[name] for name in ("brown_universal", "brown_own_tags_to_universal", "people_daily")
+    )
+    text = (
+        f"{between(brown['accuracy'], '{:.2%}')}; known words {brown['known']:.1%}, unknown {brown['unknown']:.1%};"
+        f" each word's most frequent tag {brown['most_frequent_tag']['value']:.1%}; learning Brown's own tags"
+        f" {own['accuracy']['value']:.1%}; People's Daily, its own tags {chinese['accuracy']['value']:.1%}"
+    )
+    return Figure(text, brown["accuracy"]["value"])
+
+
+def floor(result: dict[str, Any]) -> Figure:
+    """The least of ours minus scikit-learn's, in points."""
+    pairs = {
+        name: [100 * each[side]["accuracy"]["value"] for side in ("ours", "scikit-learn")]
+        for name, each in result["sets"].items()
+    }
+    text = "; ".join(f"{name} {ours:.1f} beside {theirs:.1f}" for name, (ours, theirs) in pairs.items())
+    return Figure(text, round(min(ours - theirs for ours, theirs in pairs.values()), 2))
+
+
+def vectors(result: dict[str, Any]) -> Figure:
+    """Spearman's correlation over all pairs, missing words as 0."""
+    found = result["WordSim-353"]
+    text = (
+        f"{between(found, '{:.3f}')}, both words known in {found['with_both_words']} of {found['n']} pairs;"
+        f" {result['chosen']}, chosen by {result['chosen_by']}"
+    )
+    return Figure(text, found["value"])
+
+
+def same_tokens(name: str) -> Any:
+    """Greedy tokens that are the oracle's."""
+
+    def figure(result: dict[str, Any]) -> Figure:
+        greedy = result[name]["greedy"]
+        more = f"; it answers: {result[name]['answer']}" if "answer" in result[name] else ""
+        return Figure(f"{greedy['same']} of {greedy['n']}{more}", greedy["same"] / greedy["n"])
+
+    return figure
+
+
+def minilm(result: dict[str, Any]) -> Figure:
+    """The largest difference of a component."""
+    found = result["minilm"]
+    return Figure(f"{found['vectors']:.1e} over {found['sentences']} sentences", found["vectors"])
+
+
+def lstm(result: dict[str, Any]) -> Figure:
+    """The whole last tenth."""
+    text = (
+        f"{result['nats_per_character']:.3f} nats/char, {between(result['bits_per_byte'], '{:.3f}')} bits/byte;"
+        f" {result['cpu_seconds']:.0f} CPU-seconds, {result['seconds']:.0f} s by the clock"
+    )
+    return Figure(text, result["nats_per_character"])
+
+
+def lstm_speed(result: dict[str, Any]) -> Figure:
+    """Ours over the best of torch.nn's."""
+    rates = result["tokens_per_cpu_second"]
+    text = f"{ranged(result['ratio'])} ×: " + ", ".join(
+        f"{name} {each['median']:,.0f}" for name, each in rates.items()
+    )
+    return Figure(text, result["ratio"]["median"])
+
+
+def translation(result: dict[str, Any]) -> Figure:
+    """sacrebleu."""
+    text = (
+        f"{between(result['bleu'], '{:.1f}')} BLEU, {result['parameters']:,} weights, {result['steps']} steps;"
+        f" {result['cpu_seconds']:.0f} CPU-seconds, {result['seconds']:.0f} s by the clock"
+    )
+    return Figure(text, result["bleu"]["value"])
+
+
+def pretraining(result: dict[str, Any]) -> Figure:
+    """Judged by the lower end of the paired interval."""
+    found = result["difference"]
+    text = (
+        f"{between(found)} points over {found['n']} seeds: {ranged(result['pretrained'])} beside"
+        f" {ranged(result['scratch'])} from scratch; pre-trained for {result['pretraining']['seconds']:.0f} s"
+    )
+    return Figure(text, found["low"])
+
+
+def latent(result: dict[str, Any]) -> Figure:
+    """The variant with the best bound; the others beside it."""
+    alone = result["no_latent"]["nats_per_token"]["value"]
+    texts = [
+        f"{name}: {each['active_units']} of {each['d_latent']} units, reconstruction BLEU"
+        f" {each['reconstruction_bleu']['value']:.1f}, ELBO {each['nats_per_token']['value']:.3f} nats/token"
+        for name, each in result["variants"].items()
+    ]
+    text = "; ".join(texts) + f"; its decoder without a latent {alone:.3f}"
+    return Figure(text, max(each["active_units"] for each in result["variants"].values()))
+
+
+ROWS = [
+    Row(
+        "HMM tagger, Brown, universal tags, 10 % held out: accuracy",
+        "hmm_tagging",
+        tagging,
+        0.93,
+        0.95,
+        more=True,
+        unit="%",
+    ),
+    Row(
+        "linear classifier minus `scikit-learn`'s on TF-IDF, worst of four sets, points",
+        "linear_floor",
+        floor,
+        -1,
+        0,
+        more=True,
+    ),
+    Row(
+        "word vectors of 17 books and Brown: Spearman on WordSim-353",
+        "word_vectors",
+        vectors,
+        0.30,
+        0.42,
+        more=True,
+    ),
+    Row(
+        "SmolLM2-135M-Instruct from GGUF: greedy tokens equal to `transformers`",
+        "pretrained",
+        same_tokens("smollm2"),
+        1,
+        more=True,
+        unit="%",
+    ),
+    Row(
+        "all-MiniLM-L6-v2: largest difference of a sentence vector to `transformers`",
+        "pretrained",
+        minilm,
+        1e-5,
+    ),
+    Row(
+        "stories260K: greedy tokens equal to a plain loop",
+        "pretrained",
+        same_tokens("stories260K"),
+        1,
+        more=True,
+        unit="%",
+    ),
+    Row(
+        "`--model lstm --preset 10min`, tiny Shakespeare, whole last tenth",
+        "lstm",
+        lstm,
+        1.65,
+        1.52,
+        unit=" nats/char",
+    ),
+    Row(
+        "LSTM training step beside `torch.nn.LSTM` at its best",
+        "lstm-speed",
+        lstm_speed,
+        1,
+        1.5,
+        more=True,
+        unit=" ×",
+    ),
+    Row(
+        "encoder–decoder, Multi30k en→de, test 2016, greedy: BLEU",
+        "translation",
+        translation,
+        24,
+        32,
+        more=True,
+    ),
+    Row(
+        "SST-2 points gained by pre-training an encoder here",
+        "encoder_pretraining",
+        pretraining,
+        0,
+        3,
+        more=True,
+    ),
+    Row("VAE on movie sentences: active units", "vae", latent, 5, more=True),
+]
+
+CHINESE = {
+    ROWS[0].what: "HMM 词性标注，Brown，通用标签，留出 10 %：准确率",
+    ROWS[1].what: "线性分类器与 `scikit-learn` TF-IDF 之差，四个数据集中最差者，百分点",
+    ROWS[2].what: "17 本书加 Brown 训练的词向量：WordSim-353 的 Spearman 相关",
+    ROWS[3].what: "从 GGUF 读入的 SmolLM2-135M-Instruct：与 `transformers` 相同的贪心词元",
+    ROWS[4].what: "all-MiniLM-L6-v2：句向量与 `transformers` 的最大差",
+    ROWS[5].what: "stories260K：与朴素实现相同的贪心词元",
+    ROWS[6].what: "`--model lstm --preset 10min`，tiny Shakespeare，最后十分之一全部",
+    ROWS[7].what: "LSTM 训练步速率与 `torch.nn.LSTM` 最佳设置之比",
+    ROWS[8].what: "编码器–解码器，Multi30k 英→德，test 2016，贪心：BLEU",
+    ROWS[9].what: "本机预训练编码器给 SST-2 带来的百分点",
+    ROWS[10].what: "VAE，影评句子：活跃隐变量数",
+}
+"""The words of the short table in README.zh-CN.md."""
+
+
+def ruler(result: dict[str, Any]) -> str:
+    """The section about every family on the same text."""
+    page = "\n## Every family on one ruler\n\n"
+    page += (
+        "Three minutes of training each on all cores (families that count take what they need), scored on the same"
+        " held-out tenth. Kinds of likelihood are not ranked against each other: a bound is at least the truth, a"
+        " pseudo-likelihood sees both sides.\n"
+    )
+    header = ["kind", "family", "bits/byte", "parameters", "CPU-seconds to train", "CPU-seconds to score"]
+    for text, found in result["texts"].items():
+        page += f"\n### {text}\n\n| {' | '.join(header)} |\n| {' | '.join(['---'] * len(header))} |\n"
+        for row in found["rows"]:
+            cells = [
+                row["kind"], row["name"], between(row["bits_per_byte"], "{:.3f}"), f"{row['parameters']:,}",
+                f"{row['training']['cpu_seconds']:.0f}", f"{row['cpu_seconds']:.1f}",
+            ]  # fmt: skip
+            page += f"| {' | '.join(cells)} |\n"
+        page += f"\n![bits per byte against the CPU-seconds of scoring](families-{text}.png)\n"
+    return page + f"\n`{result['command']}`, {result['date']}\n"

@@ -1,0 +1,270 @@
+"""Quality and diversity of a GAN's sentences at temperatures 0.7 to 1.2, against its own maximum-likelihood start.
+
+Fluency is nats a token under an n-gram model of other film reviews, lower is better; diversity is distinct-4 (higher
+is better) and self-BLEU (lower is better). What counts is fluency at equal diversity: for each temperature of a
+player, the start's fluency is read off its own curve at the player's diversity. `more likelihood` is the start
+trained on as long, on the same batches at the same rate, without a critic: what the game itself is worth.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks._measuring import Bench, begin, show, spread, textus
+from benchmarks._sentences import Sentences, prepared, rows_of, trained
+from textus.checkpoint import create_run, load, open_run
+from textus.common import counter_seed, read_json
+from textus.corpus import open_corpus
+from textus.loader import Batch, tokenize
+from textus.metrics import ngrams
+from textus.models import LanguageModel, build
+from textus.models.gan import GAN
+from textus.optim import OptimSettings
+from textus.pairs import BucketLoader
+from textus.tokenizer import Tokenizer
+from textus.training import TrainSettings, fit
+
+CONTEXT = 32
+TEMPERATURES = (0.7, 0.8, 0.9, 1.0, 1.1, 1.2)
+SHAPE = {"model.context_length": CONTEXT, "model.d_model": 256, "model.dropout": 0.3, "optim.rate": 0.003}
+START = 4000
+GAME = 1200
+"""Steps of the game, after `CRITIC` steps in which only the critic learns."""
+CRITIC = 200
+RATE, CRITIC_RATE = 0.0005, 0.002
+PLAYERS: dict[str, dict[str, Any]] = {
+    "more likelihood": {"adversarial": 0.0},
+    "policy": {"method": "policy", "adversarial": 0.3},
+    "gumbel": {"method": "gumbel", "adversarial": 0.1},
+}
+
+
+def play(name: str, start: Path, bench: Bench, sentences: Sentences) -> Path:
+    """A player, begun from the start's weights; one that is finished is taken as it is."""
+    out = bench.work / name.replace(" ", "-")
+    if (out / "run.json").exists() and not bench.options.again and open_run(out).finished:
+        return out
+    begun, read, record = load(start)
+    steps, critic = (12, 4) if bench.smoke else (bench.options.game, CRITIC)
+    config = {
+        **record["config"],
+        **PLAYERS[name],
+        "warmup_steps": 0,
+        "critic_steps": critic,
+        "anneal_steps": steps,
+    }
+    model = build("gan", config)
+    model.load_state_dict(begun.state_dict())
+    optim = OptimSettings(
+        optimiser="adamw", rate=RATE, other_rate=CRITIC_RATE, weight_decay=0.0, decay=1.0, warmup=20
+    )
+    settings = TrainSettings(
+        steps=critic + steps, batch_size=64, context_length=CONTEXT, seed=1, optim=optim, log_every=20,
+        checkpoint_every=200,
+    )  # fmt: skip
+    store = tokenize(open_corpus(sentences.train), read)
+    loader = BucketLoader(store, batch_size=64, context_length=CONTEXT, seed=1)
+    kept = {name: record[name] for name in ("tokenizer", "corpus", "choices")}
+    about = {
+        **kept,
+        "family": "gan",
+        "config": config,
+        "settings": {"optim.rate": RATE},
+        "parent": str(start),
+    }
+    run = open_run(out) if (out / "run.json").exists() else create_run(out, about, read)
+    fit(model, loader, settings=settings, run=run, backward=GAN.backward)
+    return out
+
+
+def self_bleu(texts: Sequence[Sequence[int]], most: int = 4) -> float:
+    """BLEU of every text with all others as references, counts pooled over texts, in percent (Zhu et al. 2018)."""
+    logs = []
+    for n in range(1, most + 1):
+        counts = [Counter(ngrams(text, n)) for text in texts]
+        first: Counter[Any] = Counter()
+        second: Counter[Any] = Counter()
+        for each in counts:
+            for gram, count in each.items():
+                high, low = first[gram], second[gram]
+                first[gram], second[gram] = max(high, count), max(low, min(high, count))
+        matched = total = 0
+        for each in counts:
+            for gram, count in each.items():
+                others = second[gram] if first[gram] == count else first[gram]
+                matched += min(count, others)
+                total += count
+        logs.append(math.log(max(matched, 1e-9) / max(total, 1)))
+    return 100 * math.exp(sum(logs) / most)
+
+
+@torch.inference_mode()
+def fluency(judge: LanguageModel, texts: Sequence[Sequence[int]], end_id: int) -> float:
+    """Nats a token, ends included, under the judge."""
+    nats = tokens = 0.0
+    for text in texts:
+        whole = torch.tensor([[end_id, *text, end_id]])
+        batch = one_row(whole)
+        nats += float(judge.score(batch)[0].sum())
+        tokens += len(text) + 1
+    return nats / tokens
+
+
+def one_row(ids: torch.Tensor) -> Batch:
+    """A text as a batch."""
+    return Batch(ids[:, :-1], ids[:, 1:], torch.ones(1, ids.shape[1] - 1))
+
+
+def point(texts: list[list[int]], judge: LanguageModel, end_id: int) -> dict[str, float]:
+    """Figures of one sample of texts."""
+    texts = [text for text in texts if text]
+    grams = [gram for text in texts for gram in ngrams(text, 4)]
+    return {
+        "distinct_4": len(set(grams)) / max(1, len(grams)),
+        "self_bleu": self_bleu(texts),
+        "fluency": fluency(judge, texts, end_id),
+        "tokens": sum(map(len, texts)) / len(texts),
+    }
+
+
+def curve(model: GAN, judge: LanguageModel, bench: Bench, draws: int) -> list[dict[str, Any]]:
+    """A point for each temperature, each of several independent samples."""
+    found = []
+    for temperature in TEMPERATURES:
+        seeds = [counter_seed(draw, "curve") & 0xFFFF for draw in range(draws)]
+        n = 20 if bench.smoke else 1000
+        points = [
+            point(model.sample(n, temperature=temperature, seed=seed), judge, model.config.end_id)
+            for seed in seeds
+        ]
+        found.append({"temperature": temperature, "draws": points})
+    return found
+
+
+def at_equal(
+    player: list[dict[str, Any]], start: list[dict[str, Any]], measure: str
+) -> dict[str, Any] | None:
+    """How much less fluent (nats a token; below zero is better) the player is than the start at equal diversity,
+    over the temperatures at which the start's curve reaches its diversity; a figure for each draw, and their spread.
+
+    Read off between temperatures on log(1 − distinct-4) and log(self-BLEU), in which the curves are straight lines.
+    """
+    differences = []
+    for draw in range(len(player[0]["draws"])):
+        x = np.asarray([along(each["draws"][draw], measure) for each in start])
+        y = np.asarray([each["draws"][draw]["fluency"] for each in start])
+        order = np.argsort(x)
+        x, y = x[order], y[order]
+        inside = [
+            each["draws"][draw]["fluency"] - float(np.interp(along(each["draws"][draw], measure), x, y))
+            for each in player
+            if x[0] <= along(each["draws"][draw], measure) <= x[-1]
+        ]
+        if inside:
+            differences.append(float(np.mean(inside)))
+    return spread(differences) if differences else None
+
+
+def along(point: dict[str, float], measure: str) -> float:
+    """Where a point lies on the axis of a measure."""
+    if measure == "distinct_4":
+        return math.log(max(1 - point["distinct_4"], 1e-6))
+    return math.log(max(point["self_bleu"], 1e-6))
+
+
+def judge_of(bench: Bench, sentences: Sentences) -> LanguageModel:
+    """An n-gram model of the other reviews."""
+    out = bench.work / "judge"
+    if not (out / "run.json").exists():
+        words = ["train", sentences.other, "--model", "ngram", "--set", "model.order=4"]
+        textus(
+            [*words, "--tokenizer", sentences.tokenizer, "--out", out, "--force"],
+            log=bench.work / "judge.txt",
+        )
+    return load(out)[0]
+
+
+def real(judge: LanguageModel, read: Tokenizer, texts: list[str]) -> dict[str, float]:
+    """The same figures of people's sentences."""
+    rows = rows_of(texts, read, CONTEXT)
+    ids = [
+        row[: int(weights.sum()) - 1]
+        for batch in rows
+        for row, weights in zip(batch.targets.tolist(), batch.weights, strict=True)
+    ]
+    return point(ids, judge, read.end_id)
+
+
+def main() -> None:
+    """The start, the players asked for (all without a word), and their curves."""
+    bench = begin(
+        "gan", __doc__,
+        player={"choices": tuple(PLAYERS), "help": "only this one"},
+        start={"type": int, "default": START, "help": f"steps of the start ({START})"},
+        game={"type": int, "default": GAME, "help": f"steps of the game ({GAME})"},
+        draws={"type": int, "default": 5, "help": "samples of 1,000 sentences at each temperature (5)"},
+    )  # fmt: skip
+    torch.set_num_threads(1)
+    sentences = prepared(bench)
+    judge = judge_of(bench, sentences)
+    tiny = {"model.d_model": 16, "model.d_critic": 8} if bench.smoke else {}
+    steps, draws = (20, 2) if bench.smoke else (bench.options.start, bench.options.draws)
+    start, cpu = trained(
+        bench, sentences, "gan", "start", steps, **{**SHAPE, "model.warmup_steps": steps, **tiny}
+    )
+    model, read, _ = load(start)
+    assert isinstance(model, GAN)
+    result = bench.kept() or {"players": {}}
+    if "start" not in result:
+        result["start"] = {"steps": steps, "cpu_seconds": cpu, "curve": curve(model, judge, bench, draws)}
+        result["people"] = real(judge, read, sentences.test)
+    for name in PLAYERS:
+        if bench.options.player in (None, name) and name not in result["players"]:
+            out = play(name, start, bench, sentences)
+            player, _, _ = load(out)
+            assert isinstance(player, GAN)
+            found = curve(player, judge, bench, draws)
+            result["players"][name] = {
+                "settings": PLAYERS[name],
+                "cpu_seconds": read_json(out / "run.json")["cpu_seconds"],
+                "curve": found,
+                "at_equal_distinct_4": at_equal(found, result["start"]["curve"], "distinct_4"),
+                "at_equal_self_bleu": at_equal(found, result["start"]["curve"], "self_bleu"),
+            }
+            bench.save(result)
+    table(result)
+
+
+def table(result: dict[str, Any]) -> None:
+    """Medians over draws, and the differences at equal diversity."""
+    rows = []
+    for name, each in {"start": result["start"], **result["players"]}.items():
+        for place in each["curve"]:
+            middle = {
+                key: float(np.median([draw[key] for draw in place["draws"]])) for key in place["draws"][0]
+            }
+            rows.append(
+                [name, place["temperature"], f"{middle['fluency']:.3f}", f"{middle['distinct_4']:.3f}",
+                 f"{middle['self_bleu']:.1f}", f"{middle['tokens']:.1f}"]
+            )  # fmt: skip
+    people = result["people"]
+    rows.append(
+        ["people", "", f"{people['fluency']:.3f}", f"{people['distinct_4']:.3f}", f"{people['self_bleu']:.1f}",
+         f"{people['tokens']:.1f}"]
+    )  # fmt: skip
+    header = ["", "temperature", "nats/token (judge)", "distinct-4", "self-BLEU", "tokens"]
+    show("GAN, sentences about films", header, rows)
+    for name, each in result["players"].items():
+        print(f"  {name}: nats/token beside the start at equal distinct-4 {each['at_equal_distinct_4']},")
+        print(f"    at equal self-BLEU {each['at_equal_self_bleu']}")
+
+
+if __name__ == "__main__":
+    main()

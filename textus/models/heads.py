@@ -1,0 +1,221 @@
+"""What stands on a model's last states to answer a question: of a text, of each token, of a span.
+
+A head has `loss(hidden, batch) -> Loss` and `predict(hidden, mask)`. `batch.labels` is the head's own; `batch.mask`
+(None: all) is False on padding. Shapes: B batch, T time, D width, C classes.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from textus.common import unknown
+from textus.loader import Batch
+from textus.models import Loss
+from textus.models.projections import Linear
+
+IGNORED = -100
+"""The label of a position without one, as in torch and `transformers`."""
+
+TASKS = ("single", "multi", "regression")
+POOLINGS = ("cls", "mean")
+
+
+def present(hidden: Tensor, mask: Tensor | None) -> Tensor:
+    """True where there is no padding: (B, T) bool."""
+    if mask is None:
+        return torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
+    return mask.bool()
+
+
+def pool(hidden: Tensor, mask: Tensor | None, pooling: str) -> Tensor:
+    """One state of a text: its first (`cls`), or the mean of all that are not padding: (B, T, D) -> (B, D)."""
+    if pooling == "cls":
+        return hidden[:, 0]
+    real = present(hidden, mask)[..., None].to(hidden.dtype)
+    return (hidden * real).sum(1) / real.sum(1).clamp(min=1)
+
+
+class SequenceHead(nn.Module):
+    """Scores of a whole text. `single`: one of C classes; `multi`: any of them; `regression`: C numbers.
+
+    Labels: (B,) class numbers; (B, C) of 0 and 1; (B, C) numbers.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        n_labels: int,
+        *,
+        task: Literal["single", "multi", "regression"] = "single",
+        pooling: Literal["cls", "mean"] = "mean",
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        for kind, value, known in (("task", task, TASKS), ("pooling", pooling, POOLINGS)):
+            if value not in known:
+                raise unknown(kind, value, known)
+        self.task, self.pooling = task, pooling
+        self.dropout = nn.Dropout(dropout)
+        self.out = Linear(d_model, n_labels, bias=True)
+
+    def forward(self, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
+        """hidden (B, T, D) -> scores (B, C)."""
+        return self.out(self.dropout(pool(hidden, mask, self.pooling))).float()
+
+    def loss(self, hidden: Tensor, batch: Batch) -> Loss:
+        """Nats (or squared error) summed over texts; of several labels or numbers a text has the mean."""
+        scores = self.forward(hidden, batch.mask)
+        if self.task == "single":
+            each = F.cross_entropy(scores, batch.labels, reduction="none")
+        elif self.task == "multi":
+            each = F.binary_cross_entropy_with_logits(scores, batch.labels.float(), reduction="none").mean(1)
+        else:
+            each = F.mse_loss(scores, batch.labels.float(), reduction="none").mean(1)
+        return Loss(each.sum(), float(len(each)))
+
+    def predict(self, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Probabilities (B, C) of the classes or labels; the numbers themselves for `regression`."""
+        scores = self.forward(hidden, mask)
+        if self.task == "single":
+            return scores.softmax(-1)
+        return scores.sigmoid() if self.task == "multi" else scores
+
+
+class TokenHead(nn.Module):
+    """A label for each token; with `crf` the labels of a text are chosen together.
+
+    Labels (B, T) are class numbers, `IGNORED` (-100) where a token has none: padding, or a later piece of a word.
+    """
+
+    def __init__(self, d_model: int, n_labels: int, *, crf: bool = False, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.out = Linear(d_model, n_labels, bias=True)
+        self.crf = CRF(n_labels) if crf else None
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """hidden (B, T, D) -> scores (B, T, C)."""
+        return self.out(self.dropout(hidden)).float()
+
+    def loss(self, hidden: Tensor, batch: Batch) -> Loss:
+        """Nats summed over labelled tokens; the weight is their number, with a CRF as without."""
+        scores, labels = self.forward(hidden), batch.labels
+        labelled = labels != IGNORED
+        if self.crf is None:
+            total = F.cross_entropy(scores[labelled], labels[labelled], reduction="sum")
+        else:
+            order, real = to_the_left(labelled)
+            total = self.crf.loss(at(scores, order), labels.gather(1, order), real).sum()
+        return Loss(total, float(labelled.sum()))
+
+    def predict(self, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The likeliest labels (B, T), `IGNORED` where `mask` is False. A mask that is False on later pieces of
+        words too keeps them out of a CRF, as their labels do in training.
+        """
+        scores, asked = self.forward(hidden), present(hidden, mask)
+        if self.crf is None:
+            return torch.where(asked, scores.argmax(-1), IGNORED)
+        order, real = to_the_left(asked)
+        best = torch.where(real, self.crf.best(at(scores, order), real), IGNORED)
+        return torch.empty_like(best).scatter(1, order, best)
+
+
+def to_the_left(wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """For each row the places (B, T) of what is wanted, in order, then of the rest; and which are wanted."""
+    order = torch.argsort((~wanted).int(), dim=1, stable=True)
+    return order, wanted.gather(1, order)
+
+
+def at(scores: Tensor, order: Tensor) -> Tensor:
+    """scores (B, T, C) in another order (B, T) of its positions."""
+    return scores.gather(1, order[..., None].expand_as(scores))
+
+
+class CRF(nn.Module):
+    """A linear chain (Lafferty, McCallum and Pereira 2001): each label's score, and each step's from the one before.
+
+    Scores (B, T, C); `mask` (B, T) is True on a row's first positions, False after its end.
+    """
+
+    def __init__(self, n_labels: int) -> None:
+        super().__init__()
+        self.transition = nn.Parameter(torch.zeros(n_labels, n_labels))  # [before, after]
+        self.start = nn.Parameter(torch.zeros(n_labels))
+        self.end = nn.Parameter(torch.zeros(n_labels))
+
+    def loss(self, scores: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
+        """Nats (B,) of the labels (B, T) among all sequences; 0 for an empty row."""
+        nats = self.log_sum(scores, mask) - self.score(scores, labels, mask)
+        return torch.where(mask[:, 0], nats, 0.0)
+
+    def score(self, scores: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
+        """What the labels (B, T) add up to: (B,)."""
+        labels = torch.where(mask, labels, 0)
+        each = scores.gather(2, labels[..., None])[..., 0] * mask
+        steps = self.transition[labels[:, :-1], labels[:, 1:]] * mask[:, 1:]
+        last = labels.gather(1, (mask.sum(1, keepdim=True) - 1).clamp(min=0))[:, 0]
+        return each.sum(1) + steps.sum(1) + self.start[labels[:, 0]] + self.end[last]
+
+    def log_sum(self, scores: Tensor, mask: Tensor) -> Tensor:
+        """Log of the sum over all sequences, by the forward algorithm: (B,)."""
+        alpha = self.start + scores[:, 0]  # (B, C)
+        for t in range(1, scores.shape[1]):
+            step = torch.logsumexp(alpha[:, :, None] + self.transition, dim=1) + scores[:, t]
+            alpha = torch.where(mask[:, t, None], step, alpha)
+        return torch.logsumexp(alpha + self.end, dim=1)
+
+    @torch.no_grad()
+    def best(self, scores: Tensor, mask: Tensor) -> Tensor:
+        """The labels (B, T) that add up to most (Viterbi 1967); past a row's end its last label."""
+        alpha, pointers = self.start + scores[:, 0], []
+        stay = torch.arange(scores.shape[2], device=scores.device).expand_as(alpha)
+        for t in range(1, scores.shape[1]):
+            most, pointer = (alpha[:, :, None] + self.transition).max(dim=1)  # (B, C)
+            real = mask[:, t, None]
+            alpha = torch.where(real, most + scores[:, t], alpha)
+            pointers.append(torch.where(real, pointer, stay))
+        label = (alpha + self.end).argmax(1)
+        path = [label]
+        for pointer in reversed(pointers):
+            label = pointer.gather(1, label[:, None])[:, 0]
+            path.append(label)
+        return torch.stack(path[::-1], dim=1)
+
+
+class SpanHead(nn.Module):
+    """Where an answer begins and ends. Labels (B, 2): its first and its last position."""
+
+    def __init__(self, d_model: int, *, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.out = Linear(d_model, 2, bias=True)
+
+    def forward(self, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
+        """hidden (B, T, D) -> log-probabilities (B, T, 2) of first and last; none where `mask` is False."""
+        scores = self.out(self.dropout(hidden)).float()
+        real = present(hidden, mask)[..., None]
+        return scores.masked_fill(~real, float("-inf")).log_softmax(1)
+
+    def loss(self, hidden: Tensor, batch: Batch) -> Loss:
+        """Nats summed over texts, of each the mean of its first and last position's."""
+        logs = self.forward(hidden, batch.mask)
+        each = F.nll_loss(logs, batch.labels, reduction="none").mean(1)
+        return Loss(each.sum(), float(len(each)))
+
+    def predict(
+        self, hidden: Tensor, mask: Tensor | None = None, *, longest: int = 30
+    ) -> tuple[Tensor, Tensor]:
+        """The likeliest span of at most `longest` positions (B, 2), and its log-probability (B,).
+
+        A mask that is True on the context alone keeps answers out of the question.
+        """
+        first, last = self.forward(hidden, mask).unbind(-1)
+        time = first.shape[1]
+        fits = torch.ones(time, time, dtype=torch.bool, device=first.device).triu().tril(longest - 1)
+        both = (first[:, :, None] + last[:, None]).masked_fill(~fits, float("-inf"))
+        most, place = both.flatten(1).max(1)
+        return torch.stack([place // time, place % time], dim=1), most

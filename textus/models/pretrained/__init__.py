@@ -1,0 +1,257 @@
+"""Pretrained weights in and out: what a foreign model is called here, and its weights under our names.
+
+An architecture is one module of this package, named in `MODULES`, that keeps the `Architecture` protocol: which
+classes of `transformers` it stands for, how their configuration becomes ours and back, and a list of `Part`s.
+The one list serves both ways: to import, the parts of each of our tensors are read and joined; to export, each
+part is cut out and written under its own name. Where the tensors lie does not matter to it (`Tensors`): a
+folder of safetensors (`folder`), a GGUF file (`gguf`) or a llama2.c file (`llama2c`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from textus.common import RunError, UsageError, unknown
+from textus.config import from_dict, to_dict
+from textus.models import build
+from textus.models import family as family_of
+from textus.tokenizer import Tokenizer
+
+MODULES = ("llama", "gpt2", "bert", "roberta", "t5")
+"""Modules of this package that hold an architecture. A new one is one file and one name here."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One foreign tensor, and where it lies in one of ours.
+
+    A fused tensor has several parts, each some `rows` (first, last + 1) of it, in order and without gaps.
+    `transposed`: the foreign tensor is (inputs, outputs), as GPT-2's are.
+    """
+
+    ours: str
+    theirs: str
+    rows: tuple[int, int] | None = None
+    transposed: bool = False
+
+    def shape(self, whole: tuple[int, ...]) -> tuple[int, ...]:
+        """The foreign tensor's shape, from that of our whole tensor."""
+        shape = whole if self.rows is None else (self.rows[1] - self.rows[0], *whole[1:])
+        return shape[::-1] if self.transposed else shape
+
+
+class Architecture(Protocol):
+    """What a module of this package offers."""
+
+    @property
+    def ARCHITECTURES(self) -> tuple[str, ...]:
+        """Classes of `transformers`, as `architectures` in config.json names them."""
+        ...
+
+    @property
+    def FAMILY(self) -> str:
+        """The family of `models.FAMILIES` that holds it."""
+        ...
+
+    @property
+    def PREFIX(self) -> str:
+        """Before the names of all tensors but the head's; left out in files of the headless model. "" for none."""
+        ...
+
+    @property
+    def IGNORED(self) -> tuple[str, ...]:
+        """Regular expressions of whole tensor names that carry nothing learnt (masks, angles): passed over."""
+        ...
+
+    def config_from(self, hf: dict[str, Any], /) -> dict[str, Any]:
+        """Our config's values from config.json; UsageError naming the value that we cannot hold."""
+        ...
+
+    def config_to(self, config: Any, /) -> dict[str, Any]:
+        """config.json from our config, with `architectures`; UsageError saying what the architecture cannot
+        hold.
+        """
+        ...
+
+    def rename(self, config: Any, /) -> list[Part]:
+        """The parts of every tensor of our model."""
+        ...
+
+    def copies(self, config: Any, /) -> dict[str, str]:
+        """Foreign tensors that are another one by another name (tied heads): name → the name that is in
+        `rename`. A file may or may not have them; where it has, the two must be equal.
+        """
+        ...
+
+
+class Tensors(Protocol):
+    """Foreign tensors, wherever they lie; read one by one, so that no more than the model is in memory."""
+
+    where: str
+    """The file or folder, for messages."""
+    shapes: dict[str, tuple[int, ...]]
+    """Name → shape, known without reading."""
+
+    def read(self, name: str) -> Tensor:
+        """One tensor in float32."""
+        ...
+
+
+@dataclass
+class Imported:
+    """A model made elsewhere, in our terms: what a run folder needs of it."""
+
+    family: str
+    config: dict[str, Any]
+    weights: dict[str, Tensor]
+    tokenizer: Tokenizer | None
+    source: dict[str, Any] = field(default_factory=dict)
+    """Where it came from, for the run's record: format, architecture, SHA-256 of each file."""
+
+
+def architectures() -> dict[str, Architecture]:
+    """Class name of `transformers` → the module that holds it."""
+    modules: list[Any] = [import_module(f"textus.models.pretrained.{name}") for name in MODULES]
+    return {name: module for module in modules for name in module.ARCHITECTURES}
+
+
+def architecture(name: str) -> Architecture:
+    """The module for a class of `transformers`; UsageError listing the known ones."""
+    known = architectures()
+    if name not in known:
+        raise unknown("architecture", name, known)
+    return known[name]
+
+
+def read_weights(module: Architecture, config: Any, tensors: Tensors) -> dict[str, Tensor]:
+    """Our weights, from foreign tensors; RunError for one that is missing, left over or of another shape."""
+    if (asked := getattr(config, "n_layer", 0)) > len(tensors.shapes):
+        raise RunError(
+            f"{tensors.where} has {len(tensors.shapes)} tensors, its configuration asks for {asked:,} layers; the two"
+            " are not of one model"
+        )
+    with torch.device("meta"):
+        model = build(module.FAMILY, config)
+    whole = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    parts, copies = module.rename(config), module.copies(config)
+    found = spelled(module, tensors.shapes, [part.theirs for part in parts])
+    check_names(module, found, [part.theirs for part in parts], copies, tensors.where)
+    for part in parts:
+        if (shape := tensors.shapes[found[part.theirs]]) != (wanted := part.shape(whole[part.ours])):
+            raise RunError(
+                f"{tensors.where}: the tensor {found[part.theirs]} has shape {list(shape)}, its configuration says"
+                f" {list(wanted)}; the two are not of one model"
+            )
+    weights: dict[str, Tensor] = {}
+    for name, shape in whole.items():
+        weights[name] = join([part for part in parts if part.ours == name], shape, tensors, found)
+    for copy, original in copies.items():
+        if copy in found and not torch.equal(tensors.read(found[copy]), tensors.read(found[original])):
+            raise RunError(
+                f"{tensors.where}: the configuration ties {copy} to {original}, but the file holds two different"
+                " tensors; set tie_word_embeddings to false if both are meant"
+            )
+    return weights
+
+
+def join(parts: list[Part], shape: tuple[int, ...], tensors: Tensors, found: dict[str, str]) -> Tensor:
+    """One of our tensors from its parts."""
+    assert parts, "every tensor of a family has parts in its architecture's table"
+    whole = torch.empty(shape)
+    for part in parts:
+        tensor = tensors.read(found[part.theirs])
+        whole[slice(*part.rows) if part.rows else slice(None)] = tensor.t() if part.transposed else tensor
+    return whole
+
+
+def spelled(module: Architecture, names: Iterable[str], wanted: list[str]) -> dict[str, str]:
+    """The name in `wanted`'s spelling → the name in the file, which may lack the architecture's prefix."""
+    names = list(names)
+    if not module.PREFIX or any(name.startswith(module.PREFIX) for name in names):
+        return {name: name for name in names}
+    headless = {module.PREFIX + name: name for name in names}
+    return {
+        full if full in wanted or ignored(module, full) else name: name for full, name in headless.items()
+    }
+
+
+def ignored(module: Architecture, name: str) -> bool:
+    """Whether a tensor of that name carries nothing learnt."""
+    return any(re.fullmatch(rule, name) for rule in module.IGNORED)
+
+
+def check_names(
+    module: Architecture, found: dict[str, str], wanted: list[str], copies: dict[str, str], where: str
+) -> None:
+    """RunError naming the first tensors that are missing or left over."""
+    if missing := [name for name in wanted if name not in found]:
+        raise RunError(f"{where} has no tensor {listed(missing)}, which its configuration asks for")
+    known = {*wanted, *copies}
+    if over := [name for name in found if name not in known and not ignored(module, name)]:
+        raise RunError(
+            f"{where} has tensors that its configuration does not know: {listed(over)}; importing it would change"
+            " the model"
+        )
+
+
+def listed(names: list[str]) -> str:
+    """The first three names, and how many more."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
+
+
+def describe(family: str, config: dict[str, Any] | Any) -> tuple[Architecture, dict[str, Any]]:
+    """The architecture that can hold a model of ours, and its config.json; UsageError with every reason why
+    not.
+    """
+    if isinstance(config, dict):
+        config = from_dict(family_of(family)[1], config, "model.")
+    modules = {id(module): module for module in architectures().values() if family == module.FAMILY}
+    reasons = []
+    for module in modules.values():
+        try:
+            return module, module.config_to(config)
+        except UsageError as error:
+            reasons.append(str(error))
+    if not reasons:
+        known = sorted({module.FAMILY for module in architectures().values()})
+        raise UsageError(
+            f"a model of family {family!r} has no form in transformers; exportable: {', '.join(known)}"
+        )
+    raise UsageError("no architecture of transformers holds this model: " + "; ".join(dict.fromkeys(reasons)))
+
+
+def lost(family: str, config: Any) -> str | None:
+    """Why a model of ours could not be exported although others of its family can; None where it can, or none can."""
+    if all(family != module.FAMILY for module in architectures().values()):
+        return None
+    try:
+        describe(family, config)
+    except UsageError as error:
+        return str(error)
+    return None
+
+
+def foreign_weights(module: Architecture, config: Any, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Our weights cut into foreign tensors, each with memory of its own."""
+    tensors = {}
+    for part in module.rename(config):
+        tensor = weights[part.ours] if part.rows is None else weights[part.ours][slice(*part.rows)]
+        tensors[part.theirs] = (tensor.t() if part.transposed else tensor).contiguous().clone()
+    return tensors
+
+
+def checked_config(module: Architecture, hf: dict[str, Any], where: str) -> dict[str, Any]:
+    """Our config's values with all defaults filled in; RunError naming a field that config.json lacks."""
+    try:
+        values = module.config_from(hf)
+    except KeyError as error:
+        raise RunError(f"{where} has no {error}; it is damaged or not of this architecture") from error
+    return to_dict(from_dict(family_of(module.FAMILY)[1], values, "model."))

@@ -1,0 +1,151 @@
+"""The GGUF container: metadata and the places of tensors (github.com/ggml-org/ggml/blob/master/docs/gguf.md).
+
+Read here and not by the package `gguf`, whose reader takes seconds for a vocabulary and does not look whether
+tensors overlap or lie past the end; its `quants` turn the blocks into numbers.
+"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from textus.common import RunError, extra, unknown
+
+MAGIC = b"GGUF"
+VERSIONS = (2, 3)
+SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+"""Types of metadata → struct's letter; 8 is a string, 9 an array."""
+STRING, ARRAY = 8, 9
+
+TYPES = {0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 8: "Q8_0", 12: "Q4_K", 13: "Q5_K", 14: "Q6_K", 30: "BF16"}
+"""Types of tensors that are read."""
+
+
+class Truncated(Exception):
+    """The file ends, or says something impossible, before its header does."""
+
+
+class Header:
+    """Reads the values of a header one after the other."""
+
+    def __init__(self, data: memoryview) -> None:
+        self.data, self.at = data, 0
+
+    def take(self, n: int) -> memoryview:
+        """The next `n` bytes."""
+        if n > len(self.data) - self.at:
+            raise Truncated(f"it ends after {len(self.data):,} bytes, inside its header")
+        self.at += n
+        return self.data[self.at - n : self.at]
+
+    def number(self, letter: str) -> Any:
+        return struct.unpack("<" + letter, self.take(struct.calcsize(letter)))[0]
+
+    def string(self) -> str:
+        return bytes(self.take(self.number("Q"))).decode("utf-8", errors="replace")
+
+    def value(self, kind: int) -> Any:
+        """A value of a type: number, string or list."""
+        if kind == STRING:
+            return self.string()
+        if kind in SCALARS:
+            return self.number(SCALARS[kind])
+        if kind != ARRAY:
+            raise Truncated(f"a value has the type {kind}, which GGUF does not have")
+        inner, count = self.number("I"), self.number("Q")
+        if inner not in SCALARS:
+            if count > len(self.data):
+                raise Truncated(f"a list of {count:,} values is longer than the file")
+            return [self.value(inner) for _ in range(count)]
+        raw = self.take(count * struct.calcsize(SCALARS[inner]))
+        return list(struct.unpack(f"<{count}{SCALARS[inner]}", raw))
+
+
+class Container:
+    """A GGUF file: `metadata`, and tensors by name, read in float32 one by one."""
+
+    def __init__(self, path: Path) -> None:
+        self.where = str(path)
+        self.quants = extra("gguf.quants", "import")
+        self.types = extra("gguf.constants", "import")
+        try:
+            self.data = np.memmap(path, dtype=np.uint8, mode="r")
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path} cannot be read ({error})") from error
+        header = Header(self.data.data)
+        try:
+            self.metadata, places = read_header(header)
+        except (Truncated, struct.error) as error:
+            raise RunError(f"{path} is no whole GGUF file: {error}; fetch it again") from error
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.spans: dict[str, tuple[int, int, int]] = {}
+        self._place(header.at, places)
+
+    def _place(self, at: int, places: list[tuple[str, tuple[int, ...], int, int]]) -> None:
+        """Where each tensor lies; RunError where one is of an unknown type, past the end, or over another."""
+        align = int(self.metadata.get("general.alignment", 32))
+        if align < 1 or align & (align - 1):
+            raise RunError(f"{self.where}: its alignment of {align} is no power of two; it is damaged")
+        start = -(-at // align) * align
+        for name, shape, kind, offset in places:
+            if name in self.shapes:
+                raise RunError(f"{self.where} has two tensors of the name {name}; it is damaged")
+            if kind not in TYPES:
+                label = next((t.name for t in self.types.GGMLQuantizationType if t.value == kind), str(kind))
+                raise unknown(f"type of the tensor {name}", label, TYPES.values())
+            block, size = self.types.GGML_QUANT_SIZES[self.types.GGMLQuantizationType(kind)]
+            count = int(np.prod([int(n) for n in shape], dtype=object))
+            if not shape or shape[-1] % block:
+                raise RunError(
+                    f"{self.where}: the tensor {name} of shape {list(shape)} is not in blocks of {block}"
+                )
+            begin = start + offset
+            self.shapes[name], self.spans[name] = shape, (begin, begin + count // block * size, kind)
+        last = ("the header", start)
+        for name, (begin, end, _) in sorted(self.spans.items(), key=lambda each: each[1]):
+            if end > len(self.data):
+                raise RunError(
+                    f"{self.where} is cut short: the tensor {name} ends at byte {end:,}, the file at"
+                    f" {len(self.data):,}; fetch it again"
+                )
+            if begin < last[1]:
+                raise RunError(f"{self.where}: the tensor {name} lies over {last[0]}; it is damaged")
+            last = (name, end)
+
+    def read(self, name: str) -> Tensor:
+        begin, end, kind = self.spans[name]
+        shape = self.shapes[name]
+        raw = np.asarray(self.data[begin:end])
+        if kind == 0:
+            numbers = raw.view(np.float32).copy()
+        elif kind == 1:
+            numbers = raw.view(np.float16).astype(np.float32)
+        else:
+            rows = raw.reshape(-1, raw.size * shape[-1] // int(np.prod(shape)))
+            numbers = self.quants.dequantize(rows, self.types.GGMLQuantizationType(kind))
+        return torch.from_numpy(np.ascontiguousarray(numbers, dtype=np.float32).reshape(shape))
+
+
+def read_header(header: Header) -> tuple[dict[str, Any], list[tuple[str, tuple[int, ...], int, int]]]:
+    """Metadata, and (name, shape, type, offset) of each tensor; shapes as torch has them, rows first."""
+    if bytes(header.take(4)) != MAGIC:
+        raise Truncated("it does not begin with GGUF")
+    version = header.number("I")
+    if version not in VERSIONS:
+        raise Truncated(f"it is of version {version}, versions {VERSIONS[0]} and {VERSIONS[1]} are known")
+    n_tensors, n_values = header.number("Q"), header.number("Q")
+    metadata = {}
+    for _ in range(n_values):
+        name = header.string()
+        metadata[name] = header.value(header.number("I"))
+    places = []
+    for _ in range(n_tensors):
+        name, n_axes = header.string(), header.number("I")
+        shape = tuple(header.number("Q") for _ in range(n_axes))[::-1]
+        places.append((name, shape, header.number("I"), header.number("Q")))
+    return metadata, places

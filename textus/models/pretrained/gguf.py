@@ -1,0 +1,204 @@
+"""GGUF files: a model of Llama's kin with its tokenizer and chat template, weights dequantised to float32.
+
+The file's own names become those of `transformers`, so that `llama` reads both; files of the architecture
+"llama" keep the rows of queries and keys in the order of Meta's code, two neighbours to an angle, and are put
+back into halves.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from textus.common import RunError, UsageError, sha256, unknown
+from textus.config import from_dict
+from textus.models import family as family_of
+from textus.models.pretrained import Imported, checked_config, llama, read_weights
+from textus.models.pretrained.container import Container
+from textus.models.pretrained.folder import check_vocabulary
+from textus.models.pretrained.vocabulary import (
+    ADDED,
+    CONTROL,
+    UNKNOWN,
+    beginning,
+    byte_level,
+    made,
+    sentencepiece,
+)
+from textus.models.rotary import RopeScaling
+from textus.tokenizer import Tokenizer
+
+CLASSES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+"""`general.architecture` → class of `transformers`. Mistral is a llama here too."""
+
+NAMES = {
+    "attn_norm": "input_layernorm", "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj", "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm", "ffn_norm": "post_attention_layernorm", "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj",
+}  # fmt: skip
+STRETCHING = "rope_freqs.weight"
+"""What each rotary frequency is divided by: Llama 3's files have it instead of a setting."""
+OUTER = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+
+
+class Renamed:
+    """A container's tensors under the names, and with the order of rows, of `transformers`."""
+
+    def __init__(self, container: Container, heads: tuple[int, int], in_pairs: bool) -> None:
+        self.container, self.where = container, container.where
+        self.heads = {"q_proj": heads[0], "k_proj": heads[1]} if in_pairs else {}
+        self.names = {renamed(name): name for name in container.shapes if name != STRETCHING}
+        self.shapes = {name: container.shapes[theirs] for name, theirs in self.names.items()}
+
+    def read(self, name: str) -> Tensor:
+        tensor = self.container.read(self.names[name])
+        heads = self.heads.get(name.split(".")[-2])
+        return tensor if heads is None else in_halves(tensor, heads)
+
+
+def renamed(name: str) -> str:
+    """The name of a tensor in `transformers`; one that has none there stays as it is."""
+    parts = name.split(".")
+    if parts[0] == "blk" and len(parts) == 4 and parts[2] in NAMES:
+        return f"model.layers.{parts[1]}.{NAMES[parts[2]]}.{parts[3]}"
+    return f"{OUTER[parts[0]]}.{parts[1]}" if parts[0] in OUTER and len(parts) == 2 else name
+
+
+def in_halves(tensor: Tensor, n_head: int) -> Tensor:
+    """Rows of each head from pairs (0, 1), (2, 3) … to halves: first all even rows, then all odd ones."""
+    return tensor.unflatten(0, (n_head, -1, 2)).transpose(1, 2).flatten(0, 2)
+
+
+def read_file(path: Path) -> Imported:
+    """A GGUF file in our terms. UsageError for an architecture, a tensor type or a split of texts that is not
+    known; RunError for a file that is damaged or does not fit itself."""
+    container = Container(Path(path))
+    kind = container.metadata.get("general.architecture")
+    if kind not in CLASSES:
+        raise unknown("architecture of a GGUF file", str(kind), CLASSES)
+    hf = as_hugging_face(container, str(kind))
+    values = checked_config(llama, hf, container.where)
+    config: Any = from_dict(family_of(llama.FAMILY)[1], values, "model.")
+    tokenizer = read_tokenizer(container)
+    check_vocabulary(tokenizer, config.vocab_size, container.where)
+    tensors = Renamed(container, (config.n_head, config.n_kv_head), in_pairs=kind == "llama")
+    weights = read_weights(llama, config, tensors)
+    source = {"format": "gguf", "architecture": kind, "files": {Path(path).name: sha256(Path(path))}}
+    return Imported(llama.FAMILY, values, weights, tokenizer, source)
+
+
+def as_hugging_face(container: Container, kind: str) -> dict[str, Any]:
+    """The metadata as config.json."""
+    said = Values(container, kind)
+    if "token_embd.weight" not in container.shapes:
+        raise RunError(f"{container.where} has no tensor token_embd.weight; it is not a whole model")
+    n_head, width = said("attention.head_count"), said("embedding_length")
+    head = said("attention.key_length", width // n_head)
+    if (turned := said("rope.dimension_count", head)) != head:
+        raise UsageError(f"{container.where} turns {turned} of a head's {head} numbers; here all are turned")
+    hf = {
+        "architectures": [CLASSES[kind]],
+        "vocab_size": container.shapes["token_embd.weight"][0],
+        "max_position_embeddings": said("context_length"),
+        "num_hidden_layers": said("block_count"),
+        "num_attention_heads": n_head,
+        "num_key_value_heads": said("attention.head_count_kv", n_head),
+        "hidden_size": width,
+        "head_dim": head,
+        "intermediate_size": said("feed_forward_length"),
+        "rms_norm_eps": rounded(said("attention.layer_norm_rms_epsilon")),
+        "tie_word_embeddings": "output.weight" not in container.shapes,
+        "attention_bias": "blk.0.attn_output.bias" in container.shapes,
+        "rope_parameters": rope(said, head),
+    }
+    if (window := said("attention.sliding_window", 0)) and kind == "llama":
+        hf |= {"sliding_window": window, "use_sliding_window": True, "max_window_layers": 0}
+    return hf
+
+
+def rope(said: Values, head: int) -> dict[str, Any]:
+    """`rope_parameters` from the metadata, or from the tensor that stands for Llama 3's."""
+    found: dict[str, Any] = {"rope_theta": rounded(said("rope.freq_base", llama.THETA))}
+    if STRETCHING in said.container.shapes:
+        return found | llama3(said.container, found["rope_theta"], head)
+    if (kind := said("rope.scaling.type", "none")) != "none":
+        found |= {"rope_type": kind, "factor": said("rope.scaling.factor")}
+        if original := said("rope.scaling.original_context_length", 0):
+            found["original_max_position_embeddings"] = original
+    return found
+
+
+def llama3(container: Container, theta: float, head: int) -> dict[str, Any]:
+    """Llama 3's rope scaling, recognised by the tensor it makes; UsageError for another one."""
+    divisors = container.read(STRETCHING).double()
+    scaling = RopeScaling("llama3", max(1.0, float(divisors.max())), original_context=8192)
+    frequency = theta ** -(torch.arange(0, head, 2, dtype=torch.float64) / head)
+    expected = frequency / scaling.slow(frequency, theta)
+    if divisors.shape != expected.shape or not torch.allclose(divisors, expected, rtol=1e-3):
+        raise UsageError(
+            f"{container.where}: {STRETCHING} is not Llama 3's stretching, the only one known here"
+        )
+    return {
+        "rope_type": "llama3", "factor": scaling.factor, "original_max_position_embeddings": 8192,
+        "low_freq_factor": scaling.low_frequency, "high_freq_factor": scaling.high_frequency,
+    }  # fmt: skip
+
+
+class Values:
+    """Metadata of one architecture by its short name; RunError for one that is needed and missing."""
+
+    def __init__(self, container: Container, kind: str) -> None:
+        self.container, self.kind = container, kind
+
+    def __call__(self, name: str, default: Any = None) -> Any:
+        value = self.container.metadata.get(f"{self.kind}.{name}", default)
+        if value is None:
+            raise RunError(f"{self.container.where} has no {self.kind}.{name} in its metadata; it is damaged")
+        return value
+
+
+def rounded(value: float) -> float:
+    """A number that was stored in float32 as it was written: 1e-05, not 9.999999747378752e-06."""
+    return float(str(np.float32(value)))
+
+
+# ── the tokenizer ──────────────────────────────────────────────────────────────────────────────
+
+
+def read_tokenizer(container: Container) -> Tokenizer:
+    """The tokenizer and chat template of a file."""
+    said = Values(container, "tokenizer.ggml")
+    pieces, kind, types = said("tokens"), said("model"), said("token_type")
+    if len(types) != len(pieces):
+        raise RunError(
+            f"{container.where} has {len(pieces):,} tokens and {len(types):,} types of them; it is damaged"
+        )
+    added = {
+        n: each in (CONTROL, UNKNOWN) for n, each in enumerate(types) if each in (CONTROL, UNKNOWN, ADDED)
+    }
+    roles = {
+        f"{role}_token": pieces[number]
+        for role, name in {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}.items()
+        if 0 <= (number := said(f"{name}_token_id", -1)) < len(pieces)
+    }
+    if "eos_token" not in roles:
+        raise RunError(f"{container.where} does not say which token ends a text; it is damaged")
+    if kind == "gpt2":
+        record = byte_level(pieces, said("merges"), split=said("pre", "gpt-2"), added=added)
+    elif kind == "llama":
+        roles.setdefault("unk_token", pieces[0])
+        record = sentencepiece(
+            pieces, said("scores"), unk=roles["unk_token"], added=added,
+            blank_first=said("add_space_prefix", True),
+        )  # fmt: skip
+    else:
+        raise unknown("tokenizer of a GGUF file", str(kind), ["gpt2", "llama"])
+    if said("add_bos_token", kind == "llama"):
+        record["post_processor"] = beginning(roles["bos_token"], pieces.index(roles["bos_token"]))
+    template = container.metadata.get("tokenizer.chat_template")
+    return made(record, roles, template, container.where)

@@ -1,0 +1,209 @@
+"""Llama and its kin: Llama, Mistral, Qwen2, Qwen3 (SmolLM and SmolLM2 are Llamas).
+
+They differ in little: Qwen2 adds biases to queries, keys and values, Qwen3 norms queries and keys and chooses
+the width of a head, Mistral looks back a window only.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from textus.common import UsageError, unknown
+from textus.config import to_dict
+from textus.models.pretrained import Part
+
+ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+FAMILY = "decoder"
+PREFIX = "model."
+IGNORED = (r".*rotary_emb\.inv_freq",)
+
+THETA = 10_000.0
+"""The base of rotary angles where a configuration does not say."""
+
+
+def config_from(hf: dict[str, Any]) -> dict[str, Any]:
+    """Our decoder's values from config.json, of transformers 4 or 5."""
+    name = hf["architectures"][0]
+    if (activation := hf.get("hidden_act", "silu")) != "silu":
+        raise UsageError(f"hidden_act={activation!r}: a {name} here is gated by silu only")
+    theta, scaling = rotary_from(hf)
+    return {
+        "vocab_size": hf["vocab_size"],
+        "context_length": hf["max_position_embeddings"],
+        "n_layer": hf["num_hidden_layers"],
+        "n_head": hf["num_attention_heads"],
+        "n_kv_head": hf.get("num_key_value_heads") or hf["num_attention_heads"],
+        "d_model": hf["hidden_size"],
+        "d_head": hf.get("head_dim") or hf["hidden_size"] // hf["num_attention_heads"],
+        "d_ff": hf["intermediate_size"],
+        "qk_norm": name == "Qwen3ForCausalLM",
+        "tie_head": hf.get("tie_word_embeddings", False),
+        "bias": biases(name, hf),
+        "norm_eps": hf.get("rms_norm_eps", 1e-6),
+        "rope_theta": theta,
+        "rope_scaling": scaling,
+        "window": window(name, hf),
+        "dropout": 0.0,
+    }
+
+
+def biases(name: str, hf: dict[str, Any]) -> bool | str:
+    """Where biases are: Qwen2 always has them on queries, keys and values; the others say."""
+    if name == "Qwen2ForCausalLM":
+        return "qkv"
+    attention, feed_forward = bool(hf.get("attention_bias")), bool(hf.get("mlp_bias"))
+    if attention and feed_forward:
+        return True
+    return "attention" if attention else "feed_forward" if feed_forward else False
+
+
+def window(name: str, hf: dict[str, Any]) -> int | None:
+    """How far back every layer looks; UsageError where some layers look further than others."""
+    length = hf.get("sliding_window")
+    on = hf.get("use_sliding_window", name == "MistralForCausalLM")
+    if not on or length is None:
+        return None
+    default = "sliding_attention" if name == "MistralForCausalLM" else None
+    layers = hf.get("layer_types") or [
+        default or ("sliding_attention" if n >= hf.get("max_window_layers", 28) else "full_attention")
+        for n in range(hf["num_hidden_layers"])
+    ]
+    if set(layers) == {"full_attention"}:
+        return None
+    if set(layers) != {"sliding_attention"}:
+        raise UsageError(
+            f"layer_types mixes {', '.join(sorted(set(layers)))}; one kind for all layers is known here"
+        )
+    return int(length)
+
+
+def rotary_from(hf: dict[str, Any]) -> tuple[float, dict[str, Any] | None]:
+    """The base of the rotary angles and their scaling: transformers 5 keeps both in `rope_parameters`."""
+    said = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
+    theta = said.get("rope_theta", hf.get("rope_theta", THETA))
+    if (share := hf.get("partial_rotary_factor", said.get("partial_rotary_factor", 1.0))) != 1.0:
+        raise UsageError(f"partial_rotary_factor={share}: here all of a head is turned")
+    kind = said.get("rope_type", said.get("type", "default"))
+    if kind == "default":
+        return theta, None
+    if kind not in SCALING:
+        raise unknown("rope scaling", kind, ["default", *SCALING])
+    names = {"factor": "factor", **SCALING[kind]}
+    scaling = {ours: said[theirs] for ours, theirs in names.items() if said.get(theirs) is not None}
+    if kind == "yarn":
+        if said.get("mscale") or said.get("mscale_all_dim") or said.get("truncate") is False:
+            raise UsageError("yarn with mscale, mscale_all_dim or truncate=false is not known here")
+        scaling.setdefault("original_context", hf["max_position_embeddings"])
+    return theta, {"kind": kind, **scaling}
+
+
+SCALING: dict[str, dict[str, str]] = {
+    "linear": {},
+    "llama3": {
+        "low_frequency": "low_freq_factor", "high_frequency": "high_freq_factor",
+        "original_context": "original_max_position_embeddings",
+    },
+    "yarn": {
+        "low_frequency": "beta_slow", "high_frequency": "beta_fast",
+        "original_context": "original_max_position_embeddings", "attention_factor": "attention_factor",
+    },
+}  # fmt: skip
+"""Kind of rope scaling → our field → theirs."""
+
+
+def rotary_to(config: Any) -> dict[str, Any]:
+    """`rope_parameters` from our config."""
+    if config.rope_scaling is None:
+        return {"rope_type": "default", "rope_theta": config.rope_theta}
+    ours = to_dict(config.rope_scaling)
+    names = {"factor": "factor", **SCALING[config.rope_scaling.kind]}
+    said = {theirs: ours[name] for name, theirs in names.items() if ours[name] is not None}
+    return {"rope_type": config.rope_scaling.kind, "rope_theta": config.rope_theta, **said}
+
+
+def config_to(config: Any) -> dict[str, Any]:
+    """config.json of the class that can hold this decoder."""
+    for field, wanted in {"position": "rotary", "norm": "rms", "activation": "swiglu"}.items():
+        if (value := getattr(config, field)) != wanted:
+            raise UsageError(f"Llama and its kin have {field}={wanted!r}, not {value!r}")
+    name = class_for(config)
+    hf = {
+        "architectures": [name],
+        "model_type": name.removesuffix("ForCausalLM").lower(),
+        "vocab_size": config.vocab_size,
+        "max_position_embeddings": config.context_length,
+        "num_hidden_layers": config.n_layer,
+        "num_attention_heads": config.n_head,
+        "num_key_value_heads": config.n_kv_head,
+        "hidden_size": config.d_model,
+        "head_dim": config.d_head,
+        "intermediate_size": config.d_ff,
+        "hidden_act": "silu",
+        "tie_word_embeddings": config.tie_head,
+        "rms_norm_eps": config.norm_eps,
+        "rope_parameters": rotary_to(config),
+        "attention_bias": config.bias in (True, "attention"),
+    }
+    if name == "LlamaForCausalLM":
+        hf["mlp_bias"] = config.bias in (True, "feed_forward")
+    if config.window is not None:
+        hf["sliding_window"] = config.window
+    if name.startswith("Qwen"):
+        hf |= {"use_sliding_window": config.window is not None, "max_window_layers": 0}
+    return hf
+
+
+def class_for(config: Any) -> str:
+    """The class that has what this decoder has; UsageError for a combination that none has."""
+    has = f"qk_norm={config.qk_norm}, bias={config.bias!r}, window={config.window}"
+    square = config.d_head * config.n_head == config.d_model
+    if config.qk_norm and config.bias in (False, "attention"):
+        return "Qwen3ForCausalLM"
+    if not config.qk_norm and config.bias == "qkv" and square:
+        return "Qwen2ForCausalLM"
+    if not config.qk_norm and config.window is None and config.bias != "qkv":
+        return "LlamaForCausalLM"
+    if not config.qk_norm and config.bias is False:
+        return "MistralForCausalLM"
+    raise UsageError(f"no kin of Llama has {has}")
+
+
+def rename(config: Any) -> list[Part]:
+    """Queries, keys and values are rows of one product here, gate and up of another."""
+    parts = [Part("embedding.weight", "model.embed_tokens.weight"), Part("norm.weight", "model.norm.weight")]
+    if not config.tie_head:
+        parts.append(Part("head.weight", "lm_head.weight"))
+    for n in range(config.n_layer):
+        parts += block(config, f"blocks.{n}.", f"model.layers.{n}.")
+    return parts
+
+
+def block(config: Any, ours: str, theirs: str) -> list[Part]:
+    """The parts of one block."""
+    q, kv, ff = config.n_head * config.d_head, config.n_kv_head * config.d_head, config.d_ff
+    attention, feed = ours + "attention.", ours + "feed_forward."
+    fused = [
+        (attention + "qkv", "self_attn.q_proj", (0, q)),
+        (attention + "qkv", "self_attn.k_proj", (q, q + kv)),
+        (attention + "qkv", "self_attn.v_proj", (q + kv, q + 2 * kv)),
+        (attention + "out", "self_attn.o_proj", None),
+        (feed + "gate_up", "mlp.gate_proj", (0, ff)),
+        (feed + "gate_up", "mlp.up_proj", (ff, 2 * ff)),
+        (feed + "down", "mlp.down_proj", None),
+    ]
+    with_bias = {attention + "qkv": config.has_bias("qkv"), attention + "out": config.has_bias("out")}
+    parts = [
+        Part(f"{ours}attention_norm.weight", theirs + "input_layernorm.weight"),
+        Part(f"{ours}feed_forward_norm.weight", theirs + "post_attention_layernorm.weight"),
+    ]
+    for mine, name, rows in fused:
+        kinds = ["weight", "bias"] if with_bias.get(mine, config.has_bias("feed_forward")) else ["weight"]
+        parts += [Part(f"{mine}.{kind}", f"{theirs}{name}.{kind}", rows) for kind in kinds]
+    if config.qk_norm:
+        parts += [Part(f"{attention}{x}_norm.weight", f"{theirs}self_attn.{x}_norm.weight") for x in "qk"]
+    return parts
+
+
+def copies(config: Any) -> dict[str, str]:
+    """A tied head may be written twice."""
+    return {"lm_head.weight": "model.embed_tokens.weight"} if config.tie_head else {}

@@ -1,0 +1,337 @@
+"""Recurrent sequence-to-sequence with attention (Sutskever et al. 2014; Bahdanau et al. 2015; Luong et al. 2015).
+
+A bidirectional encoder reads the source; the decoder starts from what it saw last in each direction. After every
+step the decoder looks at the source: its state is the query, and what it finds joins the state in an attentional
+vector from which the next id is told. Scores are additive (Bahdanau's, v · tanh(W q + U m)) or bilinear (Luong's
+"general", q · W m). With `input_feeding` (Luong) that vector is read again in the next step, which makes training
+go step by step; without, whole layers are scanned at once.
+The form of a batch of pairs is told at `loader.Batch`.
+Shapes: B batch, T target steps, S source steps, V vocabulary, D width, L layers, P parts of a state (2 LSTM, else 1).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from textus.common import UsageError, counter_seed, unknown
+from textus.loader import Batch
+from textus.models import LanguageModel, Loss
+from textus.models.losses import cross_entropy
+from textus.models.projections import Linear
+from textus.models.rnn import RNN, RNNConfig, dropped, make_layer, project, read_on, scan, starts
+from textus.pairs import real_source
+
+ATTENTIONS = ("additive", "bilinear")
+
+
+@dataclass(frozen=True)
+class Seq2SeqConfig:
+    """`n_layer` layers on each side, all `d_model` wide. `end_id` ends a source and fills what is short of it.
+
+    Additive scores hold (B, T, S, D) numbers at once: for long texts bilinear ones are the better choice.
+    """
+
+    vocab_size: int
+    end_id: int = 0
+    n_layer: int = 1
+    d_model: int = 256
+    cell: Literal["elman", "lstm", "gru"] = "lstm"
+    attention: Literal["additive", "bilinear"] = "bilinear"
+    input_feeding: bool = False
+    dropout: float = 0.0
+    tie_head: bool = True
+
+    def __post_init__(self) -> None:
+        self.encoder()  # which names what is wrong with the sizes
+        if self.attention not in ATTENTIONS:
+            raise unknown("attention", self.attention, ATTENTIONS)
+        if not 0 <= self.end_id < self.vocab_size:
+            raise UsageError(f"end_id={self.end_id} is not an id of a vocabulary of {self.vocab_size}")
+
+    def encoder(self) -> RNNConfig:
+        """The encoder as a model of its own."""
+        return RNNConfig(
+            self.vocab_size, self.n_layer, self.d_model, self.cell, self.dropout, bidirectional=True
+        )
+
+    @property
+    def context_length(self) -> None:
+        """None: sources and targets of any length can be read."""
+        return
+
+
+@dataclass
+class Memory:
+    """What the decoder may look at: the source's states (B, S, D), the same made ready for scoring, which are real
+    (B, S).
+    """
+
+    states: Tensor
+    keys: Tensor
+    real: Tensor
+
+    def select(self, index: Tensor) -> Memory:
+        return Memory(self.states[index], self.keys[index], self.real[index])
+
+    def join(self, other: Memory) -> Memory:
+        longest = max(self.real.shape[1], other.real.shape[1])
+        both = [each.grown(longest) for each in (self, other)]
+        states, keys, real = (
+            torch.cat([getattr(each, name) for each in both]) for name in ("states", "keys", "real")
+        )
+        return Memory(states, keys, real)
+
+    def grown(self, longest: int) -> Memory:
+        """With room for `longest` source steps."""
+        more = longest - self.real.shape[1]
+        room = (0, 0, 0, more)
+        return Memory(F.pad(self.states, room), F.pad(self.keys, room), F.pad(self.real, (0, more)))
+
+
+class SourceCache:
+    """Of each row: its source, the decoder's state after its last id (L, P, B, D), and the attentional vector then
+    (B, D).
+    """
+
+    can_rewind = False
+
+    def __init__(self, memory: Memory, state: Tensor, fed: Tensor, lengths: Tensor) -> None:
+        self.memory, self.state, self.fed, self.lengths = memory, state, fed, lengths
+
+    def select(self, rows: list[int]) -> SourceCache:
+        """A cache of only these rows, in this order."""
+        index = torch.tensor(rows, dtype=torch.long, device=self.state.device)
+        return SourceCache(
+            self.memory.select(index), self.state[:, :, index], self.fed[index], self.lengths[index]
+        )
+
+    def join(self, other: SourceCache) -> SourceCache:
+        """A cache of these rows followed by the other's."""
+        return SourceCache(
+            self.memory.join(other.memory),
+            torch.cat([self.state, other.state], 2),
+            torch.cat([self.fed, other.fed]),
+            torch.cat([self.lengths, other.lengths]),
+        )
+
+
+class Attention(nn.Module):
+    """Weights over the source's steps for each query, and what is found there, joined to the query."""
+
+    def __init__(self, kind: str, width: int) -> None:
+        super().__init__()
+        self.keys = Linear(width, width)
+        self.query = Linear(width, width) if kind == "additive" else None
+        self.score = nn.Parameter(torch.randn(width) * width**-0.5) if kind == "additive" else None
+        self.join = Linear(2 * width, width)
+
+    def weights(self, query: Tensor, memory: Memory) -> Tensor:
+        """Queries (B, T, D) -> weights (B, T, S), zero on padding."""
+        if self.query is None or self.score is None:
+            scores = query @ memory.keys.transpose(1, 2)
+        else:
+            sums = self.query(query)[:, :, None] + memory.keys[:, None]  # (B, T, S, D)
+            scores = torch.tanh(sums) @ self.score.to(query.dtype)
+        return torch.softmax(scores.float().masked_fill(~memory.real[:, None], -torch.inf), 2)
+
+    def forward(self, query: Tensor, memory: Memory) -> Tensor:
+        """The attentional vectors (B, T, D) of queries (B, T, D)."""
+        found = self.weights(query, memory).to(query.dtype) @ memory.states
+        return torch.tanh(self.join(torch.cat([found, query], 2)))
+
+
+class Seq2Seq(LanguageModel):
+    """Makes a target text from a source text; as a language model it gives the exact likelihood of the target given
+    the source.
+    """
+
+    needs_source = True
+    counted_dropout = True
+    precisions = ("float32", "bfloat16")
+
+    config: Seq2SeqConfig
+    layers: Any  # nn.ModuleList of the decoder's torch.nn modules of one layer
+
+    @classmethod
+    def sized(cls, n_layer: int, d_model: int, context_length: int) -> dict[str, Any]:
+        """A recurrent layer does the work of several of a Transformer's, one after the other."""
+        return {"n_layer": max(1, n_layer // 3), "d_model": 2 * d_model}
+
+    def __init__(self, config: Seq2SeqConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.d_model
+        self.encoder = RNN(config.encoder())
+        first = 2 * width if config.input_feeding else width
+        self.layers = nn.ModuleList(
+            make_layer(config.cell, width if number else first, width) for number in range(config.n_layer)
+        )
+        self.parts = 2 if config.cell == "lstm" else 1
+        self.bridge = Linear(width, config.n_layer * self.parts * width, bias=True)
+        self.attention = Attention(config.attention, width)
+        self.head = None if config.tie_head else Linear(width, config.vocab_size)
+        if config.tie_head:
+            nn.init.normal_(self.encoder.embedding.weight, std=width**-0.5)
+
+    def compute_with(self, precision: str, attention: str, step: str) -> None:
+        super().compute_with(precision, attention, step)
+        self.encoder.compute_with(precision, attention, step)
+
+    # ── reading the source ─────────────────────────────────────────────────────────────────────
+
+    def hidden(self, ids: Tensor, mask: Tensor | None = None, segments: Tensor | None = None) -> Tensor:
+        """The encoder's states (B, T, D) of ids (B, T), each with its whole text in view."""
+        return self.encoder.hidden(ids, mask)
+
+    def read(self, source: Tensor | None, rows: int, seed: int = 0) -> tuple[Memory, Tensor]:
+        """What the decoder may look at of sources (B, S), and the state it starts from (L, P, B, D); None: empty
+        texts.
+        """
+        if source is None:
+            source = torch.full((rows, 1), self.config.end_id, device=self.encoder.embedding.weight.device)
+        real = real_source(source, self.config.end_id)
+        states = self.encoder.hidden(source, real, seed=seed).contiguous()
+        half, last = self.config.d_model // 2, real.sum(1) - 1
+        ends = torch.cat([states[torch.arange(len(source)), last, :half], states[:, 0, half:]], 1)
+        shape = (rows, self.config.n_layer, self.parts, self.config.d_model)
+        start = torch.tanh(self.bridge(ends)).view(shape).permute(1, 2, 0, 3).float()
+        return Memory(states, self.attention.keys(states), real), start
+
+    # ── writing the target ─────────────────────────────────────────────────────────────────────
+
+    def _decode(
+        self,
+        ids: Tensor,
+        memory: Memory,
+        start: Tensor,
+        documents: Tensor | None = None,
+        seed: int = 0,
+    ) -> Tensor:
+        """Attentional vectors (B, T, D) of the target, all at once."""
+        keep = starts(documents)
+        if self.config.input_feeding:
+            fed = torch.zeros_like(memory.states[:, 0])
+            return self._feed(ids, SourceCache(memory, start, fed, ids.new_zeros(len(ids))), keep, seed)
+        x = F.embedding(ids.t(), self.encoder.embedding.weight.to(self.encoder.precision))  # (T, B, D)
+        for number, layer in enumerate(self.layers):
+            shown = scan(layer, project(layer, x), start[number], keep)[0]
+            x = self._dropped(shown, seed, number)
+        vectors = self.attention(x.transpose(0, 1), memory)
+        return self._dropped(vectors.transpose(0, 1), seed, len(self.layers)).transpose(0, 1)
+
+    def _dropped(self, x: Tensor, seed: int, number: int) -> Tensor:
+        """Dropout of the decoder's x (T, B, D) after layer `number`: the same units at every step of a row."""
+        p = self.config.dropout if self.training else 0.0
+        return dropped(x, p, counter_seed(seed, "decoder"), number)
+
+    def _feed(self, ids: Tensor, cache: SourceCache, keep: Tensor | None, seed: int) -> Tensor:
+        """Step by step, each reading the attentional vector of the one before; `cache` is left at the last step."""
+        embedded = F.embedding(ids.t(), self.encoder.embedding.weight.to(self.encoder.precision))
+        found = []
+        for t, x in enumerate(embedded):
+            if keep is not None:
+                cache.state, cache.fed = cache.state * keep[t], cache.fed * keep[t]
+            x, states = torch.cat([x, cache.fed], 1), []
+            for number, layer in enumerate(self.layers):
+                state = one_step(layer, x, cache.state[number])
+                states.append(state)
+                x = self._dropped(state[0][None].to(x.dtype), seed, number)[0]
+            cache.state = torch.stack(states)
+            vector = self.attention(x[:, None], cache.memory).transpose(0, 1)
+            cache.fed = self._dropped(vector, seed, len(self.layers))[0]
+            found.append(cache.fed)
+        return torch.stack(found, 1)
+
+    def new_cache(self, batch_size: int, length: int, source: Tensor | None = None) -> SourceCache:
+        """A cache for targets of these sources (B, S): they are read here, once. It has no need of `length`."""
+        device = self.encoder.embedding.weight.device
+        memory, state = self.read(source if source is None else source.to(device), batch_size)
+        lengths = torch.zeros(batch_size, dtype=torch.long, device=device)
+        return SourceCache(memory, state, torch.zeros_like(memory.states[:, 0]), lengths)
+
+    def _decode_cached(self, ids: Tensor, cache: SourceCache, lengths: Tensor | None) -> Tensor:
+        if lengths is None:
+            lengths = ids.new_full((len(ids),), ids.shape[1])
+        if self.config.input_feeding:
+            vectors = self._feed_ragged(ids, cache, lengths)
+        else:
+            x = F.embedding(ids.t(), self.encoder.embedding.weight.to(self.encoder.precision))
+            states = []
+            for number, layer in enumerate(self.layers):
+                x, state = read_on(layer, project(layer, x), cache.state[number], lengths)
+                states.append(state)
+            cache.state = torch.stack(states)
+            vectors = self.attention(x.transpose(0, 1), cache.memory)
+        cache.lengths = cache.lengths + lengths
+        return vectors
+
+    def _feed_ragged(self, ids: Tensor, cache: SourceCache, lengths: Tensor) -> Tensor:
+        """`_feed`, leaving a row's state and vector as they are after its `lengths`."""
+        found = []
+        for t in range(ids.shape[1]):
+            state, fed, more = cache.state, cache.fed, (t < lengths)[:, None]
+            found.append(self._feed(ids[:, t : t + 1], cache, None, 0))
+            cache.state, cache.fed = torch.where(more, cache.state, state), torch.where(more, cache.fed, fed)
+        return torch.cat(found, 1)
+
+    def forward(self, ids: Tensor, cache: SourceCache | None = None, lengths: Tensor | None = None) -> Tensor:
+        """Logits (B, T, V) of target ids (B, T); without a cache, those for an empty source."""
+        if cache is None:
+            return self._logits(self._decode(ids, *self.read(None, len(ids))))
+        return self._logits(self._decode_cached(ids, cache, lengths))
+
+    def _logits(self, vectors: Tensor) -> Tensor:
+        return F.linear(vectors, self.head_weight.to(vectors.dtype)).float()
+
+    @property
+    def head_weight(self) -> Tensor:
+        """(V, D)."""
+        return self.encoder.embedding.weight if self.head is None else self.head.weight
+
+    def alignment(self, source: Tensor, ids: Tensor) -> Tensor:
+        """Where each step of targets (B, T) looks in sources (B, S): weights (B, T, S) that sum to one."""
+        cache, weights = self.new_cache(len(ids), ids.shape[1], source), []
+        for t in range(ids.shape[1]):
+            self._decode_cached(ids[:, t : t + 1], cache, None)
+            query = cache.state[-1, 0][:, None].to(self.encoder.precision)
+            weights.append(self.attention.weights(query, cache.memory))
+        return torch.cat(weights, 1)
+
+    # ── learning ───────────────────────────────────────────────────────────────────────────────
+
+    def loss(self, batch: Batch) -> Loss:
+        seed = counter_seed(batch.position, "dropout", batch.piece)
+        memory, start = self.read(batch.source, len(batch.ids), seed)
+        vectors = self._decode(batch.ids, memory, start, batch.documents, seed)
+        total = cross_entropy(vectors, self.head_weight, batch.targets, batch.weights)
+        return Loss(total, float(batch.weights.sum()))
+
+    def score(self, batch: Batch) -> tuple[Tensor, str]:
+        memory, start = self.read(batch.source, len(batch.ids))
+        logits = self._logits(self._decode(batch.ids, memory, start, batch.documents))
+        nats = F.cross_entropy(logits.transpose(1, 2), batch.targets, reduction="none")
+        return nats * batch.weights, self.kind
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """`matrices` of layers, bridge and attention, and everything else (embedding, head, biases, scores)."""
+        outside = {id(self.encoder.embedding.weight), id(self.head_weight)}
+        matrices = [p for p in self.parameters() if p.ndim == 2 and id(p) not in outside]
+        chosen = {id(p) for p in matrices}
+        other = [p for p in self.parameters() if p.requires_grad and id(p) not in chosen]
+        return {"matrices": matrices, "other": other}
+
+
+def one_step(layer: Any, x: Tensor, state: Tensor) -> Tensor:
+    """The state (P, B, D) of a layer after one more x (B, D), with gradients through all of it; float32."""
+    names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+    weights = [getattr(layer, name).to(x.dtype) for name in names]
+    if layer.mode == "LSTM":
+        h, c = torch.lstm_cell(x, [state[0].to(x.dtype), state[1].to(x.dtype)], *weights)
+        return torch.stack([h, c]).float()
+    cell = torch.gru_cell if layer.mode == "GRU" else torch.rnn_tanh_cell
+    return cell(x, state[0].to(x.dtype), *weights)[None].float()

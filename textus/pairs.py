@@ -1,0 +1,319 @@
+"""Batches whose rows are whole documents: alone, each with its source text, or made into pairs by corruption.
+
+Rows of like length share a batch, so that little of it is padding. Which rows a step sees is a function of
+(seed, step) only, as in `textus.loader`; the form of a pair's batch is told at `loader.Batch`.
+
+Shapes: B rows, S positions of the longest source, T of the longest target.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from textus.common import DataError, UsageError, counter_seed, notice, unknown
+from textus.loader import Batch, Batches, Loader, SentencePairs, TokenStore, tokenize
+
+if TYPE_CHECKING:
+    from textus.corpus import Corpus
+    from textus.tokenizer import Tokenizer
+
+Ids = NDArray[np.int64]
+
+POOL = 32
+"""Batches whose rows are drawn together, sorted by length, and dealt out."""
+
+OBJECTIVES = ("span", "prefix")
+
+
+def real_source(source: Tensor, end_id: int) -> Tensor:
+    """True on the ids of each source up to and including its first end-of-text id: (B, S) -> (B, S) bool."""
+    ends = (source == end_id).int()
+    return ends.cumsum(1) - ends == 0
+
+
+def sources_of(rows: list[list[int]], end_id: int) -> Tensor:
+    """Sources without their end as one padded tensor (B, S); each gets its end-of-text id."""
+    longest = 1 + max(map(len, rows))
+    return torch.tensor([row + [end_id] * (longest - len(row)) for row in rows])
+
+
+class BucketLoader:
+    """Batches of whole documents, each `ids` row beginning with `start_id` (None: end-of-text).
+
+    With `sources`, a store of as many documents, row i is the pair of both i-th documents, and of a text
+    longer than `context_length` only the beginning is read. Alone, a longer document becomes several rows.
+
+    Shuffled, each epoch is a permutation of the rows, epoch follows epoch without a seam, all batches are full,
+    and rows are sorted by length some batches at a time. In order (`shuffle=False`), rows go by length, and
+    `n_batches` batches have every row once.
+
+    Raises:
+        DataError: no rows, or not as many sources as targets. UsageError: sizes that cannot be.
+    """
+
+    def __init__(
+        self,
+        store: TokenStore,
+        sources: TokenStore | None = None,
+        *,
+        batch_size: int,
+        context_length: int,
+        seed: int = 0,
+        start_id: int | None = None,
+        shuffle: bool = True,
+    ) -> None:
+        if batch_size < 1 or context_length < 2:
+            raise UsageError(
+                f"batch_size {batch_size} must be 1 or more, context_length {context_length} 2 or more"
+            )
+        if not store.n_documents or (sources is not None and sources.n_documents != store.n_documents):
+            n_sources = "no" if sources is None else sources.n_documents
+            raise DataError(f"{store.n_documents} target texts and {n_sources} source texts make no pairs")
+        self.store, self.sources = store, sources
+        self.batch_size, self.context_length = batch_size, context_length
+        self.seed, self.shuffle = seed, shuffle
+        self.end_id = int(store.ids[0])
+        self.start_id = self.end_id if start_id is None else start_id
+        self.begins, self.lengths = spans(store, context_length, pieces=sources is None)
+        if sources is not None:
+            self.source_begins, self.source_lengths = spans(sources, context_length, pieces=False)
+        self._order = self._by_length(np.arange(self.n_rows))
+        self._pools: dict[int, Ids] = {}
+
+    @property
+    def n_rows(self) -> int:
+        """Rows in one epoch."""
+        return len(self.begins)
+
+    @property
+    def n_batches(self) -> int:
+        """Batches in one epoch: those that see no row twice (shuffled), or that see all (in order)."""
+        if self.shuffle:
+            return max(1, self.n_rows // self.batch_size)
+        return -(-self.n_rows // self.batch_size)
+
+    @property
+    def tokens_a_step(self) -> int:
+        """Targets of a batch on average."""
+        return max(1, round(float(self.lengths.mean()) * self.batch_size))
+
+    def batch(self, step: int) -> Batch:
+        """The batch of a step, from 0: `batch_size` rows; in order, the last of a pass may have fewer."""
+        if step < 0:
+            raise UsageError(f"step {step} is below 0")
+        if self.shuffle:
+            rows = self._shuffled(step)
+        else:
+            first = (step % self.n_batches) * self.batch_size
+            rows = self._order[first : first + self.batch_size]
+        return self._padded([self.row(int(row), step) for row in rows], step)
+
+    def row(self, number: int, step: int) -> tuple[Ids | None, Ids]:
+        """Source (with its end) and targets of a row; `step` matters where a row is made anew each time."""
+        begin, length = self.begins[number], self.lengths[number]
+        targets = self.store.ids[begin : begin + length].astype(np.int64)
+        if self.sources is None:
+            return None, targets
+        begin, length = self.source_begins[number], self.source_lengths[number]
+        source = self.sources.ids[begin : begin + length].astype(np.int64)
+        source[-1] = self.end_id
+        return source, targets
+
+    # ── which rows ─────────────────────────────────────────────────────────────────────────────
+
+    def _by_length(self, rows: Ids) -> Ids:
+        """The rows, shortest first, by the longer side of a pair: of the orders tried, the one with least padding."""
+        if self.sources is None:
+            return rows[np.argsort(self.lengths[rows], kind="stable")]
+        source, target = self.source_lengths[rows], self.lengths[rows]
+        return rows[np.lexsort((source + target, np.maximum(source, target)))]
+
+    def _shuffled(self, step: int) -> Ids:
+        """A step's rows: a batch of its pool, which is sorted by length and dealt out in random order."""
+        n_batches = max(1, min(POOL, self.n_rows // self.batch_size))
+        pool, place = divmod(step, n_batches)
+        if pool not in self._pools:
+            self._pools.clear()
+            size = n_batches * self.batch_size
+            numbers = np.arange(pool * size, (pool + 1) * size)
+            rows = self._by_length(self._drawn(numbers)).reshape(n_batches, self.batch_size)
+            self._pools[pool] = rows[self._random("pool", pool).permutation(n_batches)]
+        return self._pools[pool][place]
+
+    def _drawn(self, numbers: Ids) -> Ids:
+        """The rows at these places of the endless stream of permutations."""
+        epochs = numbers // self.n_rows
+        orders = {epoch: self._random("epoch", epoch).permutation(self.n_rows) for epoch in np.unique(epochs)}
+        return np.asarray(
+            [orders[epoch][number] for epoch, number in zip(epochs, numbers % self.n_rows, strict=True)]
+        )
+
+    def _random(self, what: str, *numbers: int) -> np.random.Generator:
+        return np.random.Generator(np.random.Philox(counter_seed(self.seed, what, *map(int, numbers))))
+
+    # ── as tensors ─────────────────────────────────────────────────────────────────────────────
+
+    def _padded(self, rows: list[tuple[Ids | None, Ids]], step: int) -> Batch:
+        targets, real = padded([row for _, row in rows], self.end_id)
+        ids = torch.full_like(targets, self.end_id)
+        ids[:, 0] = self.start_id
+        ids[:, 1:] = torch.where(real[:, 1:], targets[:, :-1], self.end_id)
+        sources = [source for source, _ in rows if source is not None]
+        return Batch(
+            ids=ids,
+            targets=targets,
+            weights=real.float(),
+            mask=None if bool(real.all()) else real,
+            position=step,
+            source=padded(sources, self.end_id)[0] if sources else None,
+        )
+
+
+def spans(store: TokenStore, longest: int, *, pieces: bool) -> tuple[Ids, Ids]:
+    """Where each document's targets begin in the stream, and how many there are, its end among them.
+
+    One of more than `longest` is cut there, or with `pieces` goes on in further rows.
+    """
+    begins = store.starts + 1
+    lengths = np.append(store.starts[1:], len(store.ids) - 1) - store.starts
+    if not pieces:
+        return begins, np.minimum(lengths, longest)
+    n_pieces = -(-lengths // longest)
+    places = np.arange(n_pieces.sum()) - np.repeat(n_pieces.cumsum() - n_pieces, n_pieces)
+    rest = np.repeat(lengths, n_pieces) - places * longest
+    return np.repeat(begins, n_pieces) + places * longest, np.minimum(rest, longest)
+
+
+def padded(rows: list[Ids], end_id: int) -> tuple[Tensor, Tensor]:
+    """Rows as one tensor (B, T), padded with `end_id`, and a bool one that is True where they are."""
+    lengths = np.asarray([len(row) for row in rows])
+    real = np.arange(lengths.max()) < lengths[:, None]
+    whole = np.full(real.shape, end_id, dtype=np.int64)
+    whole[real] = np.concatenate(rows)
+    return torch.from_numpy(whole), torch.from_numpy(real)
+
+
+# ── pairs from plain text ──────────────────────────────────────────────────────────────────────
+
+
+class DenoisingLoader(BucketLoader):
+    """Pairs made of documents without a source, anew each time a row is read.
+
+    `span` (Raffel et al. 2020, T5): about 15 % of the ids, in spans of 3 on average, are missing from the
+    source; `mask_id` stands for each span, and the target tells them, each after `mask_id`. (T5 numbers its
+    spans; here their order does.) `prefix`: the source is the beginning of the row, up to a random place, and
+    the target is the rest.
+
+    Raises:
+        UsageError: `span` with a `mask_id` that already ends texts.
+    """
+
+    def __init__(self, store: TokenStore, *, objective: str, mask_id: int, **sizes: Any) -> None:
+        super().__init__(store, **{**sizes, "context_length": sizes["context_length"] - 1})
+        if objective not in OBJECTIVES:
+            raise unknown("objective", objective, OBJECTIVES)
+        if objective == "span" and mask_id == self.end_id:
+            raise UsageError(
+                "this tokenizer has no special token to stand for a missing span; train with"
+                " --set model.objective=prefix, or with a tokenizer made by `textus tokenizer train`"
+            )
+        self.objective, self.mask_id = objective, mask_id
+
+    def row(self, number: int, step: int) -> tuple[Ids | None, Ids]:
+        _, ids = super().row(number, step)
+        random = self._random("corrupt", step, number)
+        if self.objective == "prefix":
+            cut = int(random.integers(len(ids)))
+            return np.append(ids[:cut], self.end_id), ids[cut:]
+        whole = ids[:-1] if ids[-1] == self.end_id else ids
+        return corrupted(whole, random, self.mask_id, self.end_id)
+
+
+NOISE = 0.15
+SPAN = 3.0
+
+
+def corrupted(ids: Ids, random: np.random.Generator, mask_id: int, end_id: int) -> tuple[Ids, Ids]:
+    """Source and target of span corruption; both end with `end_id`."""
+    noise = noise_mask(len(ids), random)
+    first = noise & ~np.append(False, noise[:-1])  # where a span begins
+    source = np.where(first, mask_id, ids)[~noise | first]
+    at = np.flatnonzero(noise)
+    target = np.insert(ids[at], np.flatnonzero(first[at]), mask_id)
+    return np.append(source, end_id), np.append(target, end_id)
+
+
+def noise_mask(length: int, random: np.random.Generator) -> NDArray[np.bool_]:
+    """Which of `length` ids are missing: spans of random lengths, the text before each as random."""
+    n_noise = min(max(round(length * NOISE), 1), max(length - 1, 0))
+    if n_noise == 0:
+        return np.zeros(length, dtype=bool)
+    n_spans = min(max(round(n_noise / SPAN), 1), length - n_noise)
+    parts = np.stack([_parts(length - n_noise, n_spans, random), _parts(n_noise, n_spans, random)], 1)
+    return np.repeat(np.tile([False, True], n_spans), parts.ravel())
+
+
+def _parts(total: int, n: int, random: np.random.Generator) -> Ids:
+    """`total` in `n` parts of at least 1, all divisions as likely."""
+    cuts = np.sort(random.choice(total - 1, n - 1, replace=False)) + 1 if n > 1 else np.zeros(0, dtype=int)
+    return np.diff(np.concatenate([[0], cuts, [total]]))
+
+
+# ── what a family reads ────────────────────────────────────────────────────────────────────────
+
+
+def loader_for(
+    model: Any, corpus: Corpus, tokenizer: Tokenizer, split: str = "train", **sizes: Any
+) -> Batches:
+    """The batches a model (or its class, with `config` among the sizes) trains on from a corpus.
+
+    Packed windows; a document a row for a family of `whole_documents`; pairs for one that `needs_source`, made by
+    corruption (its config's `objective`) where the corpus has none. `sizes` are those of `Loader` and
+    `BucketLoader`.
+
+    Raises:
+        UsageError: a family without a source on a corpus of pairs.
+    """
+    config = sizes.pop("config", None) or model.config
+    pairs = getattr(corpus, "pairs", False)
+    store = tokenize(corpus, tokenizer, split)
+    if model.needs_source or model.whole_documents:
+        sizes.pop("overlap", None)
+        sizes["start_id"] = getattr(config, "start_id", None)
+    if not model.needs_source:
+        if pairs:
+            raise UsageError(
+                f"{corpus.path} holds pairs of source and target; train on it with --model encoder-decoder or"
+                " seq2seq, or build a corpus of plain text: one column named text"
+            )
+        if model.whole_documents:
+            return BucketLoader(store, **sizes)
+        wants = model.wants(config)
+        if "word_starts" in wants:
+            sizes["word_starts"] = tokenizer.word_starts
+        return (SentencePairs if "sentence_pairs" in wants else Loader)(store, **sizes)
+    if pairs:
+        return BucketLoader(store, tokenize(corpus, tokenizer, split, "source_text"), **sizes)
+    objective, mask_id = getattr(config, "objective", "prefix"), getattr(config, "mask_id", 0)
+    if split == "train":
+        notice(f"the corpus has no pairs: pre-training by {SAID[objective]} (--set model.objective chooses)")
+    return DenoisingLoader(store, objective=objective, mask_id=mask_id, **sizes)
+
+
+SAID = {
+    "span": "filling in missing spans (span corruption)",
+    "prefix": "continuing a given beginning (prefix)",
+}
+
+
+def source_of(batch: Batch, end_id: int) -> list[int] | None:
+    """The source of a batch's first row without its end, None where it has none."""
+    if batch.source is None:
+        return None
+    row: list[int] = batch.source[0].tolist()
+    return row[: row.index(end_id)]

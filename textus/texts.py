@@ -1,0 +1,105 @@
+"""What a model is measured on: strings, a file, a split of a corpus, pairs of texts; read as often as asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from textus.common import DataError, notice
+from textus.corpus.decoding import BROKEN, decode, detect
+from textus.corpus.documents import Raw, Unreadable
+from textus.corpus.readers import read
+from textus.corpus.repair import parts
+from textus.corpus.sources import WRAPPED, Source, blocks, scan
+
+
+@dataclass(frozen=True)
+class Part:
+    """A stretch of text; one that `continues` belongs to the document before it. `source` is a pair's source text."""
+
+    text: str
+    continues: bool = False
+    source: str | None = None
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What a model is measured on: a name, the bytes it has as given, and how to read its parts, as often as
+    asked.
+    """
+
+    name: str
+    n_bytes: int
+    read: Callable[[], Iterable[Part]]
+
+    def __iter__(self) -> Iterator[Part]:
+        return iter(self.read())
+
+
+def as_texts(given: Any, n_bytes: int | None = None) -> Texts:
+    """Strings (each a document), one string, or a `Texts` as it is; `n_bytes` if not their UTF-8 length."""
+    if isinstance(given, Texts):
+        return given if n_bytes is None else replace(given, n_bytes=n_bytes)
+    whole = [given] if isinstance(given, str) else list(given)
+    size = sum(len(text.encode()) for text in whole) if n_bytes is None else n_bytes
+    return Texts("text", size, lambda: (part for text in whole for part in in_parts([text])))
+
+
+def in_parts(document: Iterable[str]) -> Iterator[Part]:
+    """A document in the parts a corpus would have: a text scores the same from a string and a file."""
+    return (Part(text, continues=number > 0) for number, text in enumerate(parts(document)))
+
+
+def split_texts(corpus: Any, split: str = "validation") -> Texts:
+    """One split of a corpus, document by document."""
+    documents = lambda: corpus.documents(split)  # noqa: E731
+    split_parts = lambda: (Part(each.text, each.part > 0, each.source_text) for each in documents())  # noqa: E731
+    return Texts(f"{split} split", corpus.n_bytes(split), split_parts)
+
+
+def read_text(path: Path | str) -> Texts:
+    """A file, plain or .gz or .xz, as one document; its bytes are those of the (unpacked) file.
+
+    The encoding is told from the bytes as for a corpus; nothing is normalised: what a tokenizer never saw,
+    such as other line ends, costs what it costs. Broken bytes are read as U+FFFD, and one line says how many.
+    Raises DataError where it is missing, empty, or not text.
+    """
+    path = Path(path)
+    source = Source(str(path), "text", lambda: path.open("rb"), path.suffix if path.suffix in WRAPPED else "")
+    try:
+        n_bytes = sum(map(len, blocks(source)))
+        codec = detect(blocks(source))
+    except Unreadable as error:
+        raise DataError(f"{path} cannot be read: {error}; give a text file, plain or .gz") from error
+    if not n_bytes:
+        raise DataError(f"{path} is empty; there is nothing to measure on")
+    return Texts(str(path), n_bytes, lambda: _whole(source, codec))
+
+
+def _whole(source: Source, codec: str) -> Iterator[Part]:
+    """The parts of a file, broken bytes replaced and counted."""
+    n_broken = 0
+    for part in in_parts(decode(blocks(source), codec)):
+        text, n_here = BROKEN.subn("\ufffd", part.text)
+        n_broken += n_here
+        yield Part(text, part.continues)
+    if n_broken:
+        notice(f"{source.name}: {n_broken:,} broken bytes were read as U+FFFD")
+
+
+def read_pairs(path: Path | str) -> Texts:
+    """The pairs of a table with the columns source and target, each a document; the bytes are the targets'.
+
+    Raises DataError for a file without a pair.
+    """
+    found = [each for each in scan([path], Path(path), lambda *_: None) if isinstance(each, Source)]
+    rows = [row for source in found for row in read(source, "text") if isinstance(row, Raw)]
+    pairs = [Part("".join(row.blocks), source=row.source_text) for row in rows if row.source_text is not None]
+    if not pairs:
+        raise DataError(
+            f"{path} has no pairs; this model makes a text from another: give it jsonl, csv or parquet with the"
+            " columns source and target"
+        )
+    return Texts(str(path), sum(len(each.text.encode()) for each in pairs), lambda: iter(pairs))

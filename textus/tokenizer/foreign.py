@@ -1,0 +1,99 @@
+"""Habits of tokenizers made elsewhere: SentencePiece's blanks and bytes, BERT's pieces, who begins a text.
+
+SentencePiece (Kudo and Richardson 2018) writes a blank as ▁, usually sets one before a text, and may spell
+unknown characters as bytes <0x00> to <0xFF>.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from textus.common import RunError
+
+BLANK = "▁"
+_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
+ROLES = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
+"""Special tokens that tokenizer_config.json names by what they are for."""
+
+
+def kind_of(record: dict[str, Any]) -> str:
+    """The kind of a tokenizer.json that is not byte-level; RunError where it is none that is known."""
+    model, decoder = (
+        record["model"].get("type") or "BPE",
+        json.dumps(record.get("decoder"), ensure_ascii=False),
+    )
+    if model == "WordPiece" and '"WordPiece"' in decoder:
+        return "bert"
+    if model in ("BPE", "Unigram") and BLANK in decoder:
+        return "sentencepiece"
+    raise RunError(
+        f"a {model} tokenizer that is neither byte-level nor SentencePiece's nor BERT's is not supported"
+    )
+
+
+def piece_bytes(token: str, kind: str, prefix: str) -> bytes:
+    """The bytes a token stands for; `prefix` marks BERT's pieces inside a word, the others follow a blank."""
+    if kind == "bert":
+        return token.removeprefix(prefix).encode() if token.startswith(prefix) else f" {token}".encode()
+    if spelled := _BYTE.fullmatch(token):
+        return bytes.fromhex(spelled[1])
+    return token.replace(BLANK, " ").encode()
+
+
+def roles(config: dict[str, Any], special: dict[str, int]) -> dict[str, str]:
+    """Role → special token, of those that tokenizer_config.json names and the tokenizer has."""
+    said = {role: config.get(role) for role in ROLES}
+    names = {role: each.get("content") if isinstance(each, dict) else each for role, each in said.items()}
+    return {role: name for role, name in names.items() if isinstance(name, str) and name in special}
+
+
+def chat_template(config: dict[str, Any]) -> str | None:
+    """The template in tokenizer_config.json: one, or of several that have names the default."""
+    said = config.get("chat_template")
+    if isinstance(said, list):
+        said = next((each.get("template") for each in said if each.get("name") == "default"), None)
+    return said if isinstance(said, str) else None
+
+
+def reads_whole(record: dict[str, Any], kind: str) -> bool:
+    r"""Whether a long text must not be cut before a line's end: SentencePiece sets a blank before each piece, and
+    split patterns with `[\r\n]*` join the line's end to what stands before it.
+    """
+    return kind == "sentencepiece" or r"\\r\\n" in json.dumps(record.get("pre_tokenizer"))
+
+
+def drops_first_blank(record: dict[str, Any], kind: str) -> bool:
+    """Whether decoding takes away the blank that encoding set before the text."""
+    if kind != "sentencepiece":
+        return False
+    decoder = json.dumps(record.get("decoder"))
+    return '"Strip"' in decoder or ('"Metaspace"' in decoder and '"never"' not in decoder)
+
+
+def out_of_reach(record: dict[str, Any]) -> dict[str, Any]:
+    """The tokenizer.json with a normaliser before all others that breaks the spelling of special tokens in texts.
+
+    Unigram vocabularies hold their special tokens as pieces, so the text "</s>" would be the end itself. A blank
+    after its first character keeps it from that; `transformers` cuts special tokens out before it normalises, so
+    it is not changed by this.
+    """
+    if record["model"].get("type") != "Unigram" or '"ByteLevel"' in json.dumps(record.get("decoder")):
+        return record
+    unknown = record["model"]["vocab"][record["model"]["unk_id"] or 0][0]
+    pieces = {piece for piece, _ in record["model"]["vocab"]}
+    names = [t["content"] for t in record["added_tokens"] if t["special"] and t["content"] != unknown]
+    firsts = sorted({name[0] for name in names if name in pieces})
+    rules = [breaking(first, [n for n in names if n in pieces and n[0] == first]) for first in firsts]
+    normalizer = record.get("normalizer")
+    after = normalizer["normalizers"] if normalizer and normalizer["type"] == "Sequence" else [normalizer]
+    rules = [rule for rule in rules if rule not in after]
+    return {**record, "normalizer": {"type": "Sequence", "normalizers": [*rules, *filter(None, after)]}}
+
+
+def breaking(first: str, names: list[str]) -> dict[str, Any]:
+    """A normaliser that sets a blank after `first` wherever it begins one of the names."""
+    rest = "|".join(sorted(re.escape(name[1:]) for name in names))
+    pattern = {"Regex": f"{re.escape(first)}(?={rest})"}
+    return {"type": "Replace", "pattern": pattern, "content": f"{first} "}
