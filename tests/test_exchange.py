@@ -219,6 +219,30 @@ def test_berts_tokenizer_is_read_and_framed(data: Path) -> None:
     assert whole == b" unaffable embeddings"
 
 
+def test_the_mask_is_the_one_its_tokenizer_names(tmp_path: Path) -> None:
+    """`transformers` writes no mask id into config.json; 103 is only BERT's own."""
+    import tokenizers
+    import transformers
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{number}" for number in range(115))]
+    model = tokenizers.models.WordPiece(
+        {word: number for number, word in enumerate(words)}, unk_token="[UNK]"
+    )
+    named = {f"{name.lower()}_token": f"[{name}]" for name in ("PAD", "UNK", "CLS", "SEP", "MASK")}
+    backend = tokenizers.Tokenizer(model)
+    backend.decoder = tokenizers.decoders.WordPiece()
+    transformers.PreTrainedTokenizerFast(tokenizer_object=backend, **named).save_pretrained(tmp_path / "hf")
+    config = transformers.BertConfig(
+        vocab_size=len(words),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+    )
+    transformers.BertForMaskedLM(config).save_pretrained(tmp_path / "hf")
+    assert import_model(tmp_path / "hf", out=tmp_path / "run").model.config.mask_id == 4
+
+
 @pytest.fixture
 def unigram(tmp_path: Path) -> Path:
     """A SentencePiece tokenizer of T5's kind: its special tokens are pieces of the vocabulary too."""

@@ -264,6 +264,14 @@ def test_the_splits_differ_where_they_should(gpt2_lists: Any, tmp_path: Path) ->
     assert set(SPLITS) >= set(splits)
 
 
+@pytest.mark.parametrize(("split", "begin"), [("llama-bpe", [1]), ("gpt-2", [])])
+def test_texts_of_llama_3_begin_with_its_token_though_no_flag_says_so(
+    tmp_path: Path, split: str, begin: list[int]
+) -> None:
+    finish(header(tmp_path / "m.gguf", pre=split))
+    assert gguf.read_tokenizer(Container(tmp_path / "m.gguf")).begin == begin
+
+
 @pytest.fixture(scope="module", params=[True, False], ids=["blank first", "no blank first"])
 def pieces(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A SentencePiece BPE learnt here, with bytes for what it does not know."""

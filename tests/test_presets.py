@@ -170,3 +170,23 @@ def test_an_output_that_exists_is_refused(trained: Path, corpus: Path, tokenizer
     with pytest.raises(UsageError, match="exists already"):
         start(corpus, tokenizer=tokenizer_path, out=trained, steps=1, assignments=list(TINY))
     assert (trained / "run.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("assignment", "said"),
+    [
+        ("choices.precision=banana", "unknown precision"),
+        ("train.context_length=300", "longer than the model's context"),
+        ("model.vocab_size=20", "the tokenizer has"),
+        ("train.micro_batches=0", "train.micro_batches=0: must be at least 1"),
+        ("train.steps=0", "train.steps=0: must be at least 1"),
+    ],
+)
+def test_wrong_words_replace_no_finished_run(
+    corpus: Path, tokenizer_path: Path, tmp_path: Path, assignment: str, said: str
+) -> None:
+    out = start(corpus, tokenizer=tokenizer_path, out=tmp_path / "run", steps=1, assignments=list(TINY))
+    kept = (out / "model.safetensors").read_bytes()
+    with pytest.raises(UsageError, match=said):
+        start(corpus, tokenizer=tokenizer_path, out=out, steps=1, assignments=[*TINY, assignment], force=True)
+    assert (out / "model.safetensors").read_bytes() == kept

@@ -33,7 +33,7 @@ from textus.models import family as family_of
 from textus.models.pretrained import lost
 from textus.optim import make_optimisers
 from textus.pairs import loader_for, source_of
-from textus.training import Choices, Clock, Evaluate, Gradients, TrainSettings, fit, validation_loss
+from textus.training import Backward, Choices, Clock, Evaluate, Gradients, TrainSettings, fit, validation_loss
 
 PRESETS = {"1min": 60, "10min": 600, "1h": 3600, "overnight": 8 * 3600}
 """Preset → seconds on all of this machine's cores; other times are spelled alike: 45s, 3min, 2h."""
@@ -430,15 +430,17 @@ def start(
     else:
         plan = plan_neural(wish, read, store, started, partial(feed, corpus=corpus, tokenizer=read))
     claim(out, force=force)
-    run = create_run(out, plan.record(corpus, read), read)
+    record = plan.record(corpus, read)
+    ready = prepare(
+        record, corpus, read
+    )  # words that are wrong are found before anything is written or replaced
+    run = create_run(out, record, read)
     _tell(plan, store)
-    return _train(run, corpus, read, plan.clock)
+    return _train(run, ready, plan.clock)
 
 
 def one_thread() -> None:
-    """Work as all training here does: memory kept, one thread a worker. On a busy machine two threads that wait for
-    each other took ten times as long over small products.
-    """
+    """Work as all training here does: memory kept, one thread a worker (threads that wait for each other: docs/log.md)."""
     keep_memory()
     torch.set_num_threads(1)
 
@@ -484,12 +486,24 @@ def resume(path: Path) -> Path:
             f" {kept['fingerprint']}); bring the old one back, or train anew with --out elsewhere"
         )
     budget = run.record.get("budget")
-    return _train(run, corpus, read_tokenizer(run), Clock(**budget) if budget else None)
+    ready = prepare(run.record, corpus, read_tokenizer(run))
+    return _train(run, ready, Clock(**budget) if budget else None)
 
 
-def _train(run: RunFolder, corpus: Corpus, tokenizer: tokenizers.Tokenizer, clock: Clock | None) -> Path:
+@dataclass
+class Ready:
+    """A training that can begin: what `fit` takes, but for the run."""
+
+    model: LanguageModel
+    batches: Batches
+    settings: TrainSettings
+    backward: Backward
+    evaluate: Evaluate | None
+
+
+def prepare(record: dict[str, Any], corpus: Corpus, tokenizer: tokenizers.Tokenizer) -> Ready:
+    """All that a run's record decides, built; UsageError for what does not go together."""
     one_thread()
-    record = run.record
     train = from_dict(TrainSettings, record["settings"], "train.")
     choices = from_dict(Choices, record["choices"], "choices.")
     torch.manual_seed(counter_seed(train.seed, "weights"))
@@ -497,10 +511,26 @@ def _train(run: RunFolder, corpus: Corpus, tokenizer: tokenizers.Tokenizer, cloc
     if not model.counts:
         model.to(choices.device)
         model.compute_with(choices.precision, choices.attention, choices.step)
+    vocabulary = model.config.vocab_size
+    if vocabulary < tokenizer.vocab_size:
+        raise UsageError(
+            f"model.vocab_size={vocabulary}: the tokenizer has {tokenizer.vocab_size} ids; leave the setting out"
+        )
+    context = model.config.context_length
+    if context is not None and train.context_length > context and not model.counts:
+        raise UsageError(
+            f"train.context_length={train.context_length} is longer than the model's context of {context}; set"
+            " model.context_length too"
+        )
     backward = type(model).backward or Gradients(model, choices.workers).of_all(train.micro_batches)
+    batches = feed(model, train, corpus, tokenizer)
+    return Ready(model, batches, train, backward, _evaluation(model, corpus, tokenizer, train))
+
+
+def _train(run: RunFolder, ready: Ready, clock: Clock | None) -> Path:
     fit(
-        model, feed(model, train, corpus, tokenizer), settings=train, run=run, clock=clock, backward=backward,
-        evaluate=_evaluation(model, corpus, tokenizer, train),
+        ready.model, ready.batches, settings=ready.settings, run=run, clock=clock, backward=ready.backward,
+        evaluate=ready.evaluate,
     )  # fmt: skip
     return run.path
 

@@ -42,6 +42,11 @@ class TrainSettings:
     evaluate_every: int = 0
     checkpoint_every: int = 0
 
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "micro_batches", "context_length"):
+            if (value := getattr(self, name)) < 1:
+                raise UsageError(f"train.{name}={value}: must be at least 1")
+
 
 @dataclass(frozen=True)
 class Choices:
@@ -123,6 +128,7 @@ def fit(
 def _count(model: LanguageModel, loader: Batches, run: RunFolder) -> None:
     """Count models: every batch once a pass, then an update."""
     started = cpu_seconds()
+    run.cut_log(0, evaluated=0, seconds=0.0)  # it always counts from the beginning
     for number in range(model.passes):
         with progress(f"pass {number + 1} of {model.passes}", loader.n_batches) as advance:
             for position in range(loader.n_batches):

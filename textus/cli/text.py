@@ -33,9 +33,10 @@ def corpus_build(
     """
     from textus.api import build_corpus
 
-    build_corpus(*sources, out=out, split=split, settings=settings or [], force=force)
+    corpus = build_corpus(*sources, out=out, split=split, settings=settings or [], force=force)
     answer = shown(out)
-    return Answer(answer.data, f"{answer.text}\nnext: textus train {out} --preset 1min --out work/run")
+    model = " --model encoder-decoder" if corpus.pairs else ""
+    return Answer(answer.data, f"{answer.text}\nnext: textus train {out}{model} --preset 1min --out work/run")
 
 
 def shown(corpus: Path) -> Answer:

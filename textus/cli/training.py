@@ -29,7 +29,9 @@ def train(
     /,
     *,
     out: Out,
-    model: Annotated[str, option("The family: decoder or ngram.")] = "decoder",
+    model: Annotated[
+        str, option("The family: decoder, encoder, lstm, ngram, … (an unknown one lists all).")
+    ] = "decoder",
     budget: Budget = Budget(),
     tokenizer: Annotated[
         str | None,
@@ -93,8 +95,11 @@ def finished(run: Any) -> Answer:
 
     facts = {name: run.record.get(name) for name in ("family", "steps", "seed", "best", "cpu_seconds")}
     known = {name: value for name, value in facts.items() if value is not None}
-    tried = f'next: textus generate {run.path} "Once upon a time"   or: textus evaluate {run.path}'
-    return Answer({"run": str(run.path), **known}, f"{run.path}: {plain(known)}\n{tried}")
+    tries = [f"textus evaluate {run.path}"]
+    if run.model.can_generate:
+        tries.insert(0, f'textus generate {run.path} "Once upon a time"')
+    tried = "   or: ".join(tries)
+    return Answer({"run": str(run.path), **known}, f"{run.path}: {plain(known)}\nnext: {tried}")
 
 
 def bench(

@@ -254,4 +254,6 @@ def checked_config(module: Architecture, hf: dict[str, Any], where: str) -> dict
         values = module.config_from(hf)
     except KeyError as error:
         raise RunError(f"{where} has no {error}; it is damaged or not of this architecture") from error
+    except (TypeError, AttributeError, IndexError, ZeroDivisionError) as error:
+        raise RunError(f"{where} holds a value of the wrong kind ({error}); it is damaged") from error
     return to_dict(from_dict(family_of(module.FAMILY)[1], values, "model."))

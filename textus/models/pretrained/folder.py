@@ -116,10 +116,17 @@ def read_folder(folder: Path) -> Imported:
     module = architecture(name)
     if "auto_map" in hf:
         notice(f"{folder}: the code that auto_map names is not run; it is read as a plain {name}")
+    tokenizer = read_tokenizer(folder)
+    if (
+        tokenizer is not None
+        and (mask := tokenizer.special.get(tokenizer.roles.get("mask_token", ""))) is not None
+    ):
+        hf.setdefault("mask_token_id", mask)  # config.json hardly ever says which it is
     values = checked_config(module, hf, f"{folder}/config.json")
     config: Any = from_dict(family_of(module.FAMILY)[1], values, "model.")
     tensors = SafeTensors(folder)
-    tokenizer = read_tokenizer(folder, config.vocab_size)
+    if tokenizer is not None:
+        check_vocabulary(tokenizer, config.vocab_size, str(folder))
     weights = read_weights(module, config, tensors)
     files = [folder / "config.json", *tensors.files]
     source = {"format": "huggingface", "architecture": name, "files": {f.name: sha256(f) for f in files}}
@@ -137,16 +144,13 @@ def class_name(hf: Any, folder: Path) -> str:
     return named[0]
 
 
-def read_tokenizer(folder: Path, vocab_size: int) -> tokenizers.Tokenizer | None:
+def read_tokenizer(folder: Path) -> tokenizers.Tokenizer | None:
     """The folder's tokenizer: tokenizer.json, or GPT-2's older pair of files; None where it has neither."""
     if (folder / "tokenizer.json").exists():
-        tokenizer = tokenizers.load(folder)
-    elif (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
-        tokenizer = older_tokenizer(folder)
-    else:
-        return None
-    check_vocabulary(tokenizer, vocab_size, str(folder))
-    return tokenizer
+        return tokenizers.load(folder)
+    if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
+        return older_tokenizer(folder)
+    return None
 
 
 def older_tokenizer(folder: Path) -> tokenizers.Tokenizer:

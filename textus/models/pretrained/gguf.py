@@ -198,7 +198,10 @@ def read_tokenizer(container: Container) -> Tokenizer:
         )  # fmt: skip
     else:
         raise unknown("tokenizer of a GGUF file", str(kind), ["gpt2", "llama"])
-    if said("add_bos_token", kind == "llama"):
+    llama3 = "bos_token" in roles and said("pre", "gpt-2") == "llama-bpe"  # such files leave the flag out
+    if said("add_bos_token", kind == "llama" or llama3):
+        if "bos_token" not in roles:
+            raise RunError(f"{container.where} does not say which token begins a text; it is damaged")
         record["post_processor"] = beginning(roles["bos_token"], pieces.index(roles["bos_token"]))
     template = container.metadata.get("tokenizer.chat_template")
     return made(record, roles, template, container.where)
