@@ -230,6 +230,7 @@ def test_the_mask_is_the_one_its_tokenizer_names(tmp_path: Path) -> None:
     )
     named = {f"{name.lower()}_token": f"[{name}]" for name in ("PAD", "UNK", "CLS", "SEP", "MASK")}
     backend = tokenizers.Tokenizer(model)
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
     backend.decoder = tokenizers.decoders.WordPiece()
     transformers.PreTrainedTokenizerFast(tokenizer_object=backend, **named).save_pretrained(tmp_path / "hf")
     config = transformers.BertConfig(

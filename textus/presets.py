@@ -440,7 +440,7 @@ def start(
 
 
 def one_thread() -> None:
-    """Work as all training here does: memory kept, one thread a worker (threads that wait for each other: docs/log.md)."""
+    """Work as all training here does: memory kept, one thread a worker: why, docs/log.md tells."""
     keep_memory()
     torch.set_num_threads(1)
 
