@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks._rows import Figure, Row, ranged
+from benchmarks._rows import Figure, Row, markdown, ranged
 
 
 def between(found: dict[str, float], form: str = "{:.2f}") -> str:
@@ -112,6 +112,14 @@ def latent(result: dict[str, Any]) -> Figure:
     return Figure(text, max(each["active_units"] for each in result["variants"].values()))
 
 
+def game(result: dict[str, Any]) -> Figure:
+    """The best player at equal distinct-4, judged by the median of its draws; all players told."""
+    found = {name: each["at_equal_distinct_4"] for name, each in result["players"].items()}
+    known = {name: each for name, each in found.items() if each}
+    text = "; ".join(f"{name} {ranged(each)}" for name, each in known.items())
+    return Figure(text + " nats/token; below zero is better", min(each["median"] for each in known.values()))
+
+
 ROWS = [
     Row(
         "HMM tagger, Brown, universal tags, 10 % held out: accuracy",
@@ -193,7 +201,8 @@ ROWS = [
         3,
         more=True,
     ),
-    Row("VAE on movie sentences: active units", "vae", latent, 5, more=True),
+    Row("VAE on movie sentences: active units", "vae", latent, 6, more=True),
+    Row("GAN on movie sentences: fluency against its likelihood start at equal distinct-4", "gan", game, 0),
 ]
 
 CHINESE = {
@@ -208,26 +217,28 @@ CHINESE = {
     ROWS[8].what: "编码器–解码器，Multi30k 英→德，test 2016，贪心：BLEU",
     ROWS[9].what: "本机预训练编码器给 SST-2 带来的百分点",
     ROWS[10].what: "VAE，影评句子：活跃隐变量数",
+    ROWS[11].what: "GAN，影评句子：distinct-4 相同时与其最大似然起点的流畅度之差",
 }
 """The words of the short table in README.zh-CN.md."""
 
 
-def ruler(result: dict[str, Any]) -> str:
+def ruler(result: dict[str, Any] | None) -> str:
     """The section about every family on the same text."""
-    page = "\n## Every family on one ruler\n\n"
-    page += (
+    page = (
+        "\n## Every family on one ruler\n\n"
         "Three minutes of training each on all cores (families that count take what they need), scored on the same"
         " held-out tenth. Kinds of likelihood are not ranked against each other: a bound is at least the truth, a"
         " pseudo-likelihood sees both sides.\n"
     )
+    if result is None:
+        return page + "\nNot measured yet: `python -m benchmarks.families`.\n"
     header = ["kind", "family", "bits/byte", "parameters", "CPU-seconds to train", "CPU-seconds to score"]
     for text, found in result["texts"].items():
-        page += f"\n### {text}\n\n| {' | '.join(header)} |\n| {' | '.join(['---'] * len(header))} |\n"
-        for row in found["rows"]:
-            cells = [
-                row["kind"], row["name"], between(row["bits_per_byte"], "{:.3f}"), f"{row['parameters']:,}",
-                f"{row['training']['cpu_seconds']:.0f}", f"{row['cpu_seconds']:.1f}",
-            ]  # fmt: skip
-            page += f"| {' | '.join(cells)} |\n"
+        rows = [
+            [row["kind"], row["name"], between(row["bits_per_byte"], "{:.3f}"), f"{row['parameters']:,}",
+             f"{row['training']['cpu_seconds']:.0f}", f"{row['cpu_seconds']:.1f}"]
+            for row in found["rows"]
+        ]  # fmt: skip
+        page += f"\n### {text}\n\n{markdown(header, rows)}"
         page += f"\n![bits per byte against the CPU-seconds of scoring](families-{text}.png)\n"
     return page + f"\n`{result['command']}`, {result['date']}\n"

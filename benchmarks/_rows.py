@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,3 +46,9 @@ def ranged(spread: dict[str, float], form: str = "{:.2f}") -> str:
     """Median (min–max)."""
     low, middle, high = (form.format(spread[key]) for key in ("min", "median", "max"))
     return f"{middle} ({low}–{high})"
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)

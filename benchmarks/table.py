@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from benchmarks import _family_rows
-from benchmarks._rows import Figure, Row, ranged
+from benchmarks._rows import Figure, Row, markdown, ranged
 from textus.common import read_json, write_atomic
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -137,6 +137,9 @@ ROWS = [
     *_family_rows.ROWS,
 ]  # fmt: skip
 
+SOURCES = [*dict.fromkeys(row.source for row in ROWS), "families"]
+"""The results the page is made of."""
+
 
 def load(source: str, folder: Path = RESULTS) -> dict[str, Any] | None:
     """A result, None where it was never measured; ValueError where it does not say how, when and where it was."""
@@ -166,7 +169,7 @@ def line(row: Row, folder: Path = RESULTS) -> list[str]:
 
 def machines(folder: Path = RESULTS) -> Iterator[str]:
     """Where each file was measured, and with which versions."""
-    for source in dict.fromkeys([*(row.source for row in ROWS), "families"]):
+    for source in SOURCES:
         if result := load(source, folder):
             machine, versions = result["machine"], result["versions"]
             shown = ", ".join(f"{name} {version}" for name, version in versions.items())
@@ -176,18 +179,11 @@ def machines(folder: Path = RESULTS) -> Iterator[str]:
             )
 
 
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
-
-
 def render(folder: Path = RESULTS) -> str:
     """The whole page."""
     header = ["what", "must", "aim", "measured, median (min–max)", "met", "command", "date"]
     page = HEAD + markdown(header, [line(row, folder) for row in ROWS])
-    if families := load("families", folder):
-        page += _family_rows.ruler(families)
+    page += _family_rows.ruler(load("families", folder))
     if found := list(machines(folder)):
         page += "\n## Machines and versions\n\n" + "\n".join(found) + "\n"
     return page

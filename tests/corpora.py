@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
+import textus
 from textus.corpus import Corpus, CorpusSettings, build
 
 REPOSITORY = Path(__file__).parents[1]
@@ -42,3 +44,17 @@ def texts(corpus: Corpus, split: str = "train") -> list[str]:
             found.append("")
         found[-1] += document.text
     return found
+
+
+def sentences(folder: Path) -> dict[str, Path]:
+    """640 sentences of one pattern as `corpus`, and a word tokenizer of them as `tokenizer`: arguments of `train`."""
+    lines = [
+        {"text": f"{who} {does} the {what} ."}
+        for who in "abcdefgh"
+        for does in "pqrstuvw"
+        for what in "0123456789"
+    ]
+    (folder / "texts.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    textus.build_corpus(folder / "texts.jsonl", out=folder / "corpus")
+    textus.train_tokenizer(folder / "corpus", kind="word", vocab_size=40, out=folder / "tokenizer")
+    return {"corpus": folder / "corpus", "tokenizer": folder / "tokenizer"}

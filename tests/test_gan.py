@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from corpora import sentences
 from torch import Tensor
 
 import textus
@@ -358,17 +359,8 @@ def test_the_same_step_plays_the_same() -> None:
 
 
 def test_it_is_trained_like_any_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    lines = [
-        {"text": f"{who} {does} the {what} ."}
-        for who in "abcdefgh"
-        for does in "pqrstuvw"
-        for what in "0123456789"
-    ]
-    (tmp_path / "texts.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-    textus.build_corpus(tmp_path / "texts.jsonl", out=tmp_path / "corpus")
-    textus.train_tokenizer(tmp_path / "corpus", kind="word", vocab_size=40, out=tmp_path / "tokenizer")
     run = textus.train(
-        tmp_path / "corpus", model="gan", tokenizer=tmp_path / "tokenizer", out=tmp_path / "run", steps=9,
+        **sentences(tmp_path), model="gan", out=tmp_path / "run", steps=9,
         settings=["model.d_model=16", "model.warmup_steps=2", "model.critic_steps=1", "train.batch_size=8"],
     )  # fmt: skip
     log = [json.loads(line) for line in (run.path / "log.jsonl").read_text().splitlines()]

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from corpora import sentences
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
@@ -406,17 +407,8 @@ def test_values_out_of_range_are_named(config: dict[str, Any], complaint: str) -
 
 def test_it_is_trained_like_any_other(tmp_path: Path) -> None:
     """One text a row, the KL and the latent's units in the log, and the run generates."""
-    lines = [
-        {"text": f"{who} {does} the {what} ."}
-        for who in "abcdefgh"
-        for does in "pqrstuvw"
-        for what in "0123456789"
-    ]
-    (tmp_path / "texts.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-    textus.build_corpus(tmp_path / "texts.jsonl", out=tmp_path / "corpus")
-    textus.train_tokenizer(tmp_path / "corpus", kind="word", vocab_size=40, out=tmp_path / "tokenizer")
     run = textus.train(
-        tmp_path / "corpus", model="vae", tokenizer=tmp_path / "tokenizer", out=tmp_path / "run", steps=8,
+        **sentences(tmp_path), model="vae", out=tmp_path / "run", steps=8,
         settings=["model.d_model=16", "model.n_head=1", "model.d_latent=4", "train.batch_size=8"],
     )  # fmt: skip
     log = [json.loads(line) for line in (run.path / "log.jsonl").read_text().splitlines()]

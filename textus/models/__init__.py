@@ -38,7 +38,6 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
 
 from textus.common import unknown
@@ -137,9 +136,7 @@ class LanguageModel(nn.Module):
         """Nats of each target under the model: (B, T), zero where the weight is zero; and the kind of
         likelihood.
         """
-        logits = self.forward(batch.ids).float()  # (B, T, V)
-        nats = torch.nn.functional.cross_entropy(logits.transpose(1, 2), batch.targets, reduction="none")
-        return nats * batch.weights, self.kind
+        return token_nats(self.forward(batch.ids).float(), batch), self.kind
 
     def compute_with(self, precision: str, attention: str, step: str) -> None:
         """Take the run's choices of arithmetic (`training.Choices`), out of `precisions` and `step_kinds`; a family
@@ -155,6 +152,19 @@ class LanguageModel(nn.Module):
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """All parameters under one optimiser."""
         return {"all": [p for p in self.parameters() if p.requires_grad]}
+
+
+def token_nats(logits: Tensor, batch: Batch) -> Tensor:
+    """Nats of each target (B, T) under logits (B, T, V), zero where the weight is zero."""
+    nats = nn.functional.cross_entropy(logits.transpose(1, 2), batch.targets, reduction="none")
+    return nats * batch.weights
+
+
+def matrices_and_other(model: nn.Module, matrices: list[nn.Parameter]) -> dict[str, list[nn.Parameter]]:
+    """Parameter groups: `matrices`, which Muon moves, and all else that learns (embeddings, head, norms, biases)."""
+    chosen = {id(p) for p in matrices}
+    other = [p for p in model.parameters() if p.requires_grad and id(p) not in chosen]
+    return {"matrices": matrices, "other": other}
 
 
 FAMILIES = {

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from textus.common import UsageError, counter_seed, unknown
 from textus.loader import Batch
-from textus.models import LanguageModel, Loss
+from textus.models import LanguageModel, Loss, matrices_and_other
 from textus.models.layers import (
     ACTIVATIONS,
     ATTENTIONS,
@@ -430,8 +430,7 @@ class Encoder(LanguageModel):
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """`matrices` of the blocks, and everything else (embeddings, head, norms, biases)."""
         matrices = [p for p in self.blocks.parameters() if p.ndim == 2]
-        chosen = {id(p) for p in matrices}
-        return {"matrices": matrices, "other": [p for p in self.parameters() if id(p) not in chosen]}
+        return matrices_and_other(self, matrices)
 
 
 def target_documents(batch: Batch) -> Tensor | None:

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from textus.common import UsageError, counter_seed, unknown
 from textus.loader import Batch
-from textus.models import LanguageModel, Loss
+from textus.models import LanguageModel, Loss, matrices_and_other, token_nats
 from textus.models.layers import GATED, causal_mask, make_feed_forward, make_norm
 from textus.models.losses import chunk_loss, cross_entropy
 from textus.models.projections import Linear
@@ -480,14 +480,12 @@ class EncoderDecoder(LanguageModel):
     def score(self, batch: Batch) -> tuple[Tensor, str]:
         memory, bias = self.read(batch.source, len(batch.ids))
         logits = self._logits(self._decode(batch.ids, memory, bias, batch.documents))
-        nats = F.cross_entropy(logits.transpose(1, 2), batch.targets, reduction="none")
-        return nats * batch.weights, self.kind
+        return token_nats(logits, batch), self.kind
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """`matrices` of the blocks, and everything else (embeddings, head, norms, biases)."""
         matrices = [p for blocks in (self.encoder, self.decoder) for p in blocks.parameters() if p.ndim == 2]
-        chosen = {id(p) for p in matrices}
-        return {"matrices": matrices, "other": [p for p in self.parameters() if id(p) not in chosen]}
+        return matrices_and_other(self, matrices)
 
 
 # ── formulas ───────────────────────────────────────────────────────────────────────────────────

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from textus.common import UsageError, counter_seed, unknown
 from textus.loader import Batch
-from textus.models import LanguageModel, Loss
+from textus.models import LanguageModel, Loss, token_nats
 from textus.models.latent import apart, back
 from textus.models.losses import cross_entropy
 from textus.models.projections import Linear
@@ -229,8 +229,7 @@ class GAN(LanguageModel):
         """Nats of each target: (B, T)."""
         rows, places = apart(batch)
         logits = self.logits(self.hidden(rows.ids))
-        nats = F.cross_entropy(logits.transpose(1, 2), rows.targets, reduction="none")
-        return back(nats * rows.weights, places, batch), self.kind
+        return back(token_nats(logits, rows), places, batch), self.kind
 
     @torch.no_grad()
     def sample(

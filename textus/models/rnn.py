@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from textus.common import UsageError, counter_seed, unknown
 from textus.loader import Batch
-from textus.models import LanguageModel, Loss
+from textus.models import LanguageModel, Loss, matrices_and_other, token_nats
 from textus.models.losses import cross_entropy
 from textus.models.projections import Linear
 
@@ -472,12 +472,9 @@ class RNN(LanguageModel):
     def score(self, batch: Batch) -> tuple[Tensor, str]:
         self._check_direction()
         logits = self._logits(self.hidden(batch.ids, documents=batch.documents))
-        nats = F.cross_entropy(logits.transpose(1, 2), batch.targets, reduction="none")
-        return nats * batch.weights, self.kind
+        return token_nats(logits, batch), self.kind
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """`matrices` of the layers, and everything else (embedding, head, biases)."""
         matrices = [p for p in self.layers.parameters() if p.ndim == 2]
-        chosen = {id(p) for p in matrices}
-        other = [p for p in self.parameters() if p.requires_grad and id(p) not in chosen]
-        return {"matrices": matrices, "other": other}
+        return matrices_and_other(self, matrices)

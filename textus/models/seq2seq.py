@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from textus.common import UsageError, counter_seed, unknown
 from textus.loader import Batch
-from textus.models import LanguageModel, Loss
+from textus.models import LanguageModel, Loss, matrices_and_other, token_nats
 from textus.models.losses import cross_entropy
 from textus.models.projections import Linear
 from textus.models.rnn import RNN, RNNConfig, dropped, make_layer, project, read_on, scan, starts
@@ -314,16 +314,13 @@ class Seq2Seq(LanguageModel):
     def score(self, batch: Batch) -> tuple[Tensor, str]:
         memory, start = self.read(batch.source, len(batch.ids))
         logits = self._logits(self._decode(batch.ids, memory, start, batch.documents))
-        nats = F.cross_entropy(logits.transpose(1, 2), batch.targets, reduction="none")
-        return nats * batch.weights, self.kind
+        return token_nats(logits, batch), self.kind
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """`matrices` of layers, bridge and attention, and everything else (embedding, head, biases, scores)."""
         outside = {id(self.encoder.embedding.weight), id(self.head_weight)}
         matrices = [p for p in self.parameters() if p.ndim == 2 and id(p) not in outside]
-        chosen = {id(p) for p in matrices}
-        other = [p for p in self.parameters() if p.requires_grad and id(p) not in chosen]
-        return {"matrices": matrices, "other": other}
+        return matrices_and_other(self, matrices)
 
 
 def one_step(layer: Any, x: Tensor, state: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from textus.common import UsageError, counter_seed, unknown
 from textus.loader import Batch
-from textus.models import LanguageModel, Loss, kernels
+from textus.models import LanguageModel, Loss, kernels, matrices_and_other, token_nats
 from textus.models.layers import (
     ATTENTIONS,
     GATED,
@@ -453,11 +453,9 @@ class Decoder(LanguageModel):
 
     def score(self, batch: Batch) -> tuple[Tensor, str]:
         logits = self._logits(self.hidden(batch.ids, documents=batch.documents))
-        nats = nn.functional.cross_entropy(logits.transpose(1, 2), batch.targets, reduction="none")
-        return nats * batch.weights, self.kind
+        return token_nats(logits, batch), self.kind
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """`matrices` of the blocks, and everything else (embeddings, head, norms, biases)."""
         matrices = [p for p in self.blocks.parameters() if p.ndim == 2]
-        chosen = {id(p) for p in matrices}
-        return {"matrices": matrices, "other": [p for p in self.parameters() if id(p) not in chosen]}
+        return matrices_and_other(self, matrices)

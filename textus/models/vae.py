@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from textus.common import UsageError, counter_seed, notice, unknown
 from textus.loader import Batch
-from textus.models import LanguageModel, Loss
+from textus.models import LanguageModel, Loss, token_nats
 from textus.models.latent import Bodies, State, apart, back, real_positions
 from textus.models.losses import cross_entropy
 from textus.models.projections import Linear
@@ -302,9 +302,8 @@ class VAE(LanguageModel):
             rows, rows.ids, real, noise_of(rows.targets, real, self.config.d_latent)
         )
         logits = F.linear(hidden, self._head())
-        nats = F.cross_entropy(logits.transpose(1, 2), rows.targets, reduction="none")
         spread = kl.sum(1) / (rows.weights > 0).sum(1).clamp(min=1)
-        return back((nats + spread[:, None]) * rows.weights, places, batch), self.kind
+        return back(token_nats(logits, rows) + spread[:, None] * rows.weights, places, batch), self.kind
 
     def bound(self, batch: Batch, n_samples: int = 1, seed: int = 0) -> Tensor:
         """Nats of each text (B,), one a row, by the importance-weighted bound of `n_samples` draws: it falls towards
@@ -322,8 +321,8 @@ class VAE(LanguageModel):
             noise = torch.randn(posterior.mean.shape, generator=generator).to(x.device)
             z = posterior.at(noise)
             logits = F.linear(self.decoder(x, self._told(z, context)), self._head())
-            nats = F.cross_entropy(logits.transpose(1, 2), batch.targets, reduction="none")
-            logs.append(prior.log_density(z) - posterior.log_density(z) - (nats * batch.weights).sum(1))
+            nats = token_nats(logits, batch).sum(1)
+            logs.append(prior.log_density(z) - posterior.log_density(z) - nats)
         return math.log(n_samples) - torch.logsumexp(torch.stack(logs), 0)
 
     @torch.no_grad()
