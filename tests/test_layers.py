@@ -22,10 +22,13 @@ generation
 engine
 checkpoint optim distributed
 training
+measuring
 presets
+runs
 metrics
 tasks
 evaluation
+comparing
 finetuning
 tuning
 compressing exporting explaining describing privacy passport security

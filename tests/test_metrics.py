@@ -15,6 +15,7 @@ from textus.metrics import (
     Blocks,
     bootstrap,
     distinct_n,
+    distinct_over,
     longest_match,
     ngrams,
     paired_bootstrap,
@@ -153,6 +154,34 @@ def test_pooled_is_over_all_ngrams_and_leaves_short_samples_be() -> None:
     assert found["value"] == pytest.approx((1 + 1) / (3 + 1))
     assert found["n"] == 3
     assert pooled(["a", ""], 2, distinct_n) is None
+
+
+def test_distinct_over_sees_what_one_sample_alone_does_not_show() -> None:
+    same, other = list("abcdefgh"), list("ijklmnop")
+    collapsed, varied = distinct_over([same] * 10, 2), distinct_over([same, other], 2)
+    assert collapsed is not None
+    assert varied is not None
+    assert collapsed["value"] == pytest.approx(1 / 10)
+    assert collapsed["low"] == pytest.approx(collapsed["high"]) == pytest.approx(1 / 10)
+    assert varied == {"value": 1.0, "low": 1.0, "high": 1.0, "n": 2}
+    alone = pooled([same] * 10, 2, distinct_n)  # the fault that was: within each sample nothing repeats
+    assert alone is not None
+    assert alone["value"] == 1.0
+    assert distinct_over(["a", ""], 2) is None
+
+
+def test_distinct_over_is_the_number_of_kinds_and_its_interval_covers_it() -> None:
+    """Beside the definition; and beside fresh draws of samples: about 95 in 100 intervals hold their mean."""
+    rng = np.random.default_rng(0)
+    draws = [[rng.integers(0, 40, size=60).tolist() for _ in range(12)] for _ in range(120)]
+    found = [distinct_over(samples, 2) for samples in draws]
+    for samples, figure in zip(draws, found, strict=True):
+        grams = [gram for each in samples for gram in ngrams(each, 2)]
+        assert figure is not None
+        assert figure["value"] == pytest.approx(len(set(grams)) / len(grams))
+        assert figure["low"] <= figure["value"] <= figure["high"]
+    mean = np.mean([figure["value"] for figure in found if figure])
+    assert np.mean([figure["low"] <= mean <= figure["high"] for figure in found if figure]) >= 0.9
 
 
 def test_zero_grams_are_refused() -> None:

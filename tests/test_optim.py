@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from textus.common import UsageError
+from textus.config import assign
 from textus.models import build
 from textus.optim import (
     OPTIMISERS,
+    RATES,
     SCHEDULES,
     OptimSettings,
     Replan,
@@ -139,6 +141,23 @@ def test_forgotten_memory_is_seen(name: str, forget: str) -> None:
     except KeyError:  # torch notices by itself
         return
     assert not all(map(torch.equal, whole, resumed))
+
+
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_each_optimiser_has_a_rate_of_its_own_where_none_is_set(name: str) -> None:
+    made = make_optimisers(groups(), OptimSettings(optimiser=name))["matrices"]
+    assert made.param_groups[0]["lr"] == RATES[name]
+    made = make_optimisers(groups(), OptimSettings(optimiser=name, rate=0.7))["matrices"]
+    assert made.param_groups[0]["lr"] == 0.7
+    later = assign(OptimSettings(), [f"optimiser={name}"])  # which is how `--set` makes it
+    assert later.own_rate == RATES[name]
+
+
+def test_the_rate_of_muon_is_not_for_the_others() -> None:
+    """0.03 for all weights is far above what the others take (Kingma & Ba 2015 have 0.001 for Adam)."""
+    assert set(RATES) == set(OPTIMISERS)
+    assert RATES["muon"] == 0.03
+    assert RATES["adamw"] == RATES["adam"] == 0.001
 
 
 @pytest.mark.parametrize("name", OPTIMISERS)

@@ -181,7 +181,7 @@ def test_every_pair_once_an_epoch_whole_and_together() -> None:
     batches = loader()
     first = [number for step in range(25) for number in read(batches.batch(step))]
     assert len(set(first)) == 200
-    seen = Counter(row for step in range(25 * 203) for row in batches._shuffled(step).tolist())
+    seen = Counter(row for step in range(25 * 203) for row in batches.deal.rows(step).tolist())
     assert set(seen.values()) == {200}  # 200 epochs
     in_order = loader(shuffle=False)
     once = [number for step in range(in_order.n_batches) for number in read(in_order.batch(step))]
@@ -212,7 +212,7 @@ def test_rows_of_like_length_share_a_batch() -> None:
 
     assert padding([loader().batch(step) for step in range(50)]) < 0.16
     unsorted = loader()
-    unsorted._by_length = lambda rows: rows  # type: ignore[method-assign]
+    unsorted.deal.by_length = lambda rows: rows
     assert padding([unsorted.batch(step) for step in range(50)]) > 0.35
 
 
@@ -238,8 +238,10 @@ def test_long_texts_are_cut_in_pairs_and_go_on_in_rows_of_their_own_without() ->
 def test_what_makes_no_pairs_is_refused() -> None:
     with pytest.raises(DataError, match="203 target texts and 2 source texts"):
         BucketLoader(TARGETS, store([1, 2], 5), batch_size=1, context_length=8)
-    with pytest.raises(UsageError, match="context_length 1 "):
+    with pytest.raises(UsageError, match=r"^context_length 1 must be 2 or more: an id and the text's end$"):
         loader(context_length=1)
+    with pytest.raises(UsageError, match=r"^batch_size 0 must be 1 or more$"):
+        loader(batch_size=0)
     with pytest.raises(UsageError, match="step -1"):
         loader().batch(-1)
 
@@ -302,6 +304,17 @@ def test_plain_text_becomes_pairs_anew_each_time(objective: str) -> None:
         different += len(set(whole))
         assert len(set(whole)) == 1  # of one document
     assert different == 4
+
+
+@pytest.mark.parametrize("objective", ["span", "prefix"])
+def test_the_shortest_context_is_told_as_it_was_asked(objective: str) -> None:
+    sizes = {"objective": objective, "mask_id": 2, "batch_size": 4}
+    with pytest.raises(UsageError, match=r"^context_length 2 must be 3 or more to make a pair of a text$"):
+        DenoisingLoader(TARGETS, context_length=2, **sizes)
+    batch = DenoisingLoader(TARGETS, context_length=3, **sizes).batch(0)
+    assert batch.ids.shape[1] <= 3
+    assert batch.source is not None
+    assert batch.source.shape[1] <= 3
 
 
 def test_a_tokenizer_without_a_spare_id_cannot_mark_spans() -> None:
@@ -399,4 +412,6 @@ def test_plain_text_is_for_pretraining_and_pairs_are_not_for_a_decoder(
             settings=settings,
             out=tmp_path / objective,
         )
-        assert said in capsys.readouterr().err
+        told = capsys.readouterr().err
+        assert told.count("the corpus has no pairs: pre-training by ") == 1
+        assert said in told

@@ -14,8 +14,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from textus.api import log_lines, train
+from textus.api import train
 from textus.common import UsageError
+from textus.comparing import log_lines
 from textus.config import assign
 from textus.models import build, parts
 from textus.models.layers import make_feed_forward, make_norm

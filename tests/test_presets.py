@@ -8,13 +8,16 @@ from typing import Any
 
 import pytest
 
-from textus import presets
+from textus import measuring, presets
 from textus import tokenizer as tokenizers
 from textus.common import RunError, UsageError, cpu_seconds, read_json, write_json
+from textus.config import from_dict
 from textus.corpus import open_corpus
 from textus.loader import TokenStore, tokenize
-from textus.presets import SIZES, Plan, Wish, micro_batches, plan_neural, size_for, start
-from textus.training import Choices
+from textus.measuring import micro_batches
+from textus.presets import SIZES, Plan, Wish, plan_neural, size_for
+from textus.runs import start
+from textus.training import Choices, TrainSettings
 
 TINY = (
     "model.n_layer=1",
@@ -95,7 +98,7 @@ def test_steps_take_the_fixed_rule_and_measure_nothing(
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("measured")
 
-    monkeypatch.setattr(presets, "time_step", refuse)
+    monkeypatch.setattr(measuring, "time_step", refuse)
     first, again = (plan(tokenizer, store, steps=5) for _ in range(2))
     assert (first.train, first.choices, first.model) == (again.train, again.choices, again.model)
     assert (first.train.steps, first.clock, first.measured) == (5, None, {})
@@ -110,6 +113,21 @@ def test_settings_have_the_last_word(tokenizer: tokenizers.Tokenizer, store: Tok
     assert (found.train.optim.rate, found.train.optim.optimiser) == (0.5, "adamw")
     assert found.choices == Choices("float32", "plain", "eager")
     assert (found.model.n_layer, found.model.d_model, found.model.context_length) == (1, 16, 32)
+
+
+@pytest.mark.parametrize(("optimiser", "rate"), [("muon", 0.03), ("adamw", 0.001), ("sgd", 0.1)])
+def test_the_record_tells_the_rate_that_is_taken(
+    optimiser: str, rate: float, corpus: Path, tokenizer_path: Path, tmp_path: Path
+) -> None:
+    words = [*TINY, f"optim.optimiser={optimiser}"]
+    out = start(corpus, tokenizer=tokenizer_path, out=tmp_path / "run", steps=1, assignments=words)
+    assert read_json(out / "run.json")["settings"]["optim"]["rate"] == rate
+
+
+def test_a_run_of_before_keeps_the_rate_it_was_started_with() -> None:
+    """Its record has the rate that every optimiser had then."""
+    kept = {"steps": 4, "optim": {"optimiser": "adamw", "rate": 0.03, "other_rate": 0.006}}
+    assert from_dict(TrainSettings, kept).optim.own_rate == 0.03
 
 
 def test_sizes_grow_with_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,3 +208,14 @@ def test_wrong_words_replace_no_finished_run(
     with pytest.raises(UsageError, match=said):
         start(corpus, tokenizer=tokenizer_path, out=out, steps=1, assignments=[*TINY, assignment], force=True)
     assert (out / "model.safetensors").read_bytes() == kept
+
+
+@pytest.mark.parametrize("family", ["ngram", "hmm", "vae", "gan", "seq2seq", "encoder-decoder", "encoder"])
+def test_texts_end_as_the_tokenizer_says(
+    family: str, corpus: Path, tokenizer_path: Path, tokenizer: tokenizers.Tokenizer, tmp_path: Path
+) -> None:
+    said = rf"^model.end_id={tokenizer.end_id + 1}: the tokenizer ends texts with id {tokenizer.end_id}; leave the"
+    words: dict[str, Any] = {"family": family, "tokenizer": tokenizer_path, "out": tmp_path / "run"}
+    with pytest.raises(UsageError, match=said):
+        start(corpus, assignments=[f"model.end_id={tokenizer.end_id + 1}"], **words)
+    assert not (tmp_path / "run").exists()

@@ -7,6 +7,7 @@ import sys
 import warnings
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -118,6 +119,66 @@ def test_without_matplotlib_one_line_names_the_extra(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(MissingExtra, match=r"textus\[report\]"):
         loss_curve([])
+
+
+FAMILIES = ("ngram", "hmm", "rnn", "gru", "lstm", "decoder", "vae", "gan", "encoder")
+
+
+def crowded(step: float) -> list[dict[str, Any]]:
+    """Nine runs, one beside the other at steps of so much."""
+    kinds = {"vae": "bound", "encoder": "pseudo"}
+    return [
+        {
+            "name": name,
+            "seconds": 0.1 * (1 + step * n),
+            "bits": {"value": 2 + 0.03 * n, "low": 1.95 + 0.03 * n, "high": 2.05 + 0.03 * n},
+            "kind": kinds.get(name, "exact"),
+        }
+        for n, name in enumerate(FAMILIES)
+    ]
+
+
+def overlaps(monkeypatch: pytest.MonkeyPatch, rows: list[dict[str, Any]]) -> tuple[float, list[str]]:
+    """The area by which names lie on names, on bars or outside the axes, in pixels; and the legend's words."""
+    seen: list[Any] = []
+    place = report.place_names
+
+    def noting(axes: Any, names: list[str], bars: Any) -> Any:
+        notes = place(axes, names, bars)
+        seen.append((axes, notes, bars))
+        return notes
+
+    monkeypatch.setattr(report, "place_names", noting)
+    assert scatter(rows, name="name", x="seconds", y="bits", group="kind").startswith(PNG)
+    axes, notes, bars = seen[0]
+    boxes = [note.get_window_extent() for note in notes]
+    taken = [report._bar_box(axes, *bar) for bar in bars]
+    pairs = [(a, b) for n, a in enumerate(boxes) for b in [*boxes[:n], *taken]]
+    outside = [box.width * box.height - report._shared(box, axes.bbox) for box in boxes]
+    told = [text.get_text() for legend in axes.figure.legends for text in legend.get_texts()]
+    return sum(report._shared(a, b) for a, b in pairs) + sum(outside), [*told, axes.get_ylabel()]
+
+
+@pytest.mark.parametrize("size", [10, 14])
+@pytest.mark.parametrize("step", [1.0, 0.1])
+def test_names_lie_on_nothing_and_kinds_are_told(
+    size: int, step: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "FONT_SIZE", size)
+    area, told = overlaps(monkeypatch, crowded(step))
+    assert area < 1
+    assert told == ["exact", "bound", "pseudo", "bits"]
+
+
+def test_names_that_lie_on_one_another_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "REACH", report.REACH[:1])  # the planted fault: one place for each name
+    monkeypatch.setattr(report, "AROUND", report.AROUND[:1])
+    assert overlaps(monkeypatch, crowded(0.02))[0] > 100
+
+
+def test_one_kind_is_told_at_the_axis(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [row for row in crowded(1.0) if row["kind"] == "exact"]
+    assert overlaps(monkeypatch, rows)[1] == ["bits (exact)"]
 
 
 # ── the page ──

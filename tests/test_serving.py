@@ -512,7 +512,7 @@ def test_a_fault_of_the_server_shows_nothing_of_its_inside() -> None:
     served = reciting("broken", "tick")
 
     class Broken:
-        end_id = 0
+        end_ids, vocab_size = (0,), 3
 
         def encode(self, text: str) -> list[int]:
             raise ZeroDivisionError("secret detail")

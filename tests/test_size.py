@@ -19,7 +19,7 @@ TABLE_LINES = 50
 EMPTY_WORDS = ("utils", "util", "helpers", "helper", "misc", "manager", "handler", "factory")
 
 ONE_PER_FLAG = {"train", "start"}
-"""`api.train` and `presets.start` have a parameter for each flag of `textus train`: the flags are their
+"""`api.train` and `runs.start` have a parameter for each flag of `textus train`: the flags are their
 interface."""
 
 TORCH_DECIDES = {"forward", "backward"}

@@ -26,7 +26,7 @@ from textus.checkpoint import RunFolder, create_run, load, open_run, verify
 from textus.common import TextusError, TrainingError, UsageError, counter_seed, read_json, write_json
 from textus.loader import Batch, Loader, store_of
 from textus.models import LanguageModel, Loss, build, kernels
-from textus.optim import OptimSettings
+from textus.optim import OPTIMISERS, OptimSettings
 from textus.training import Choices, Clock, Gradients, TrainSettings, fit, validation_loss
 
 V, CONTEXT = 17, 12
@@ -91,6 +91,16 @@ def test_the_loss_falls(tmp_path: Path, optimiser: str) -> None:
     losses = [loss for _, loss in log(run)]
     assert losses[-1] < losses[0] - 0.1
     assert load(run.path)[2]["steps"] == 30
+
+
+@pytest.mark.parametrize("optimiser", OPTIMISERS)
+def test_the_loss_falls_at_the_rate_of_its_own(tmp_path: Path, optimiser: str) -> None:
+    run = new_run(tmp_path / "run")
+    settings = replace(SETTINGS, steps=40, evaluate_every=0, checkpoint_every=0)
+    taught(run, replace(settings, optim=OptimSettings(optimiser=optimiser)), evaluate=None)
+    losses = [loss for _, loss in log(run)]
+    assert losses[-1] < losses[0]
+    assert max(losses) < losses[0] + 0.2
 
 
 @needs_kernels
@@ -463,7 +473,7 @@ SMALL = ["model.n_layer=1", "model.d_model=16", "model.n_head=2"]
 def test_a_finished_run_says_so_and_changes_nothing(
     trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from textus.presets import resume
+    from textus.runs import resume
 
     before = (trained / "run.json").read_bytes()
     resume(trained)
@@ -479,7 +489,7 @@ def unfinished(trained: Path, path: Path) -> Path:
 
 def test_resume_refuses_another_corpus_and_another_tokenizer(trained: Path, tmp_path: Path) -> None:
     from textus.api import build_corpus
-    from textus.presets import resume
+    from textus.runs import resume
 
     (tmp_path / "other.txt").write_text("Quite another text, of a few words. " * 9)
     other = build_corpus(tmp_path / "other.txt", out=tmp_path / "other").path
@@ -499,7 +509,7 @@ def test_resume_refuses_another_corpus_and_another_tokenizer(trained: Path, tmp_
 
 
 def test_a_run_taken_up_by_the_command_ends_as_it_did(trained: Path, tmp_path: Path) -> None:
-    from textus.presets import resume
+    from textus.runs import resume
 
     run = unfinished(trained, tmp_path / "run")
     (run / "model.safetensors").unlink()

@@ -136,6 +136,7 @@ def train(
     settings: Sequence[str] = (),
     checkpoint_every: int | None = None,
     choices: str | Path | None = None,
+    embeddings: str | Path | None = None,
     force: bool = False,
 ) -> Run:
     """Train a model on a corpus folder and return its run; the arguments are the flags of `textus train`.
@@ -144,7 +145,8 @@ def train(
     text, TrainingError where the loss is no number or the disk is full.
     """
     from textus.models import FAMILIES
-    from textus.presets import Wish, start
+    from textus.presets import Wish
+    from textus.runs import start
 
     out, folder = Path(out), Path(getattr(corpus, "path", corpus))  # type: ignore[arg-type]
     if model not in FAMILIES or model == "fake":
@@ -164,6 +166,7 @@ def train(
         assignments=list(settings),
         checkpoint_every=checkpoint_every,
         choices=reused,
+        embeddings=Path(embeddings) if embeddings else None,
         force=force,
     )
     return Run(made)
@@ -171,7 +174,7 @@ def train(
 
 def resume(path: str | Path) -> Run:
     """Go on with an interrupted run from its newest checkpoint that verifies."""
-    from textus.presets import resume as go_on
+    from textus.runs import resume as go_on
 
     return Run(go_on(Path(path)))
 
@@ -304,13 +307,14 @@ class Run:
         other text. Raises UsageError for a value out of range, or a prompt longer than the context, before
         anything is generated.
         """
-        chosen, end_id = sampling_of(sampling), self.tokenizer.end_id
-        ids = [*self.tokenizer.begin, *self.tokenizer.encode(prompt)]
+        chosen, tokenizer = sampling_of(sampling), self.tokenizer
+        ids = [*tokenizer.begin, *tokenizer.encode(prompt)]
         if self.model.needs_source:
             from textus.generation import beginning
 
-            return self._pieces(beginning(self.model, end_id), chosen, end_id, source=ids)
-        return self._pieces(ids or [end_id], chosen, end_id)
+            first = beginning(self.model, tokenizer.end_id)
+            return self._pieces(first, chosen, tokenizer.end_ids, source=ids)
+        return self._pieces(ids or [tokenizer.end_id], chosen, tokenizer.end_ids)
 
     def generate(self, prompt: str = "", **sampling: Any) -> str:
         """The continuation of a text, whole; see `stream`."""
@@ -328,10 +332,10 @@ class Run:
         chosen = sampling_of(sampling)
         ids = self._fitting(list(messages), chosen)
         if self.chats:
-            return self._pieces(ids, chosen, self.tokenizer.special.get("<|im_end|>", self.tokenizer.end_id))
+            return self._pieces(ids, chosen, self.tokenizer.turn_end_ids)
         from dataclasses import replace
 
-        return self._pieces(ids, replace(chosen, stop=(*chosen.stop, "\n")), self.tokenizer.end_id)
+        return self._pieces(ids, replace(chosen, stop=(*chosen.stop, "\n")), self.tokenizer.end_ids)
 
     def chat(self, messages: Sequence[dict[str, str]], **sampling: Any) -> str:
         """The answer to a conversation, whole; see `stream_chat`."""
@@ -355,12 +359,12 @@ class Run:
         return ids
 
     def _pieces(
-        self, ids: list[int], sampling: Sampling, end_id: int, source: list[int] | None = None
+        self, ids: list[int], sampling: Sampling, ends: tuple[int, ...], source: list[int] | None = None
     ) -> Iterator[str]:
         from textus.engine import Engine
         from textus.generation import TextStream
 
-        engine = Engine(self.model, end_id=end_id)
+        engine = Engine(self.model, end_id=ends, n_ids=self.tokenizer.vocab_size)
         engine.check(ids, sampling, source)
         events = engine.stream([ids], sampling, None if source is None else [source])
         return decoded(events, TextStream(self.tokenizer, sampling.stop))
@@ -370,18 +374,19 @@ class Run:
     ) -> dict[str, Any]:
         """Bits per byte, perplexity and more of a text file, or without one of the corpus' validation split.
 
-        `samples` adds how repetitive and how varied the model's own texts are. Raises DataError where there
-        is no text.
+        `findings` are the family's own figures, where it has some. `samples` adds how repetitive and how varied
+        the model's own texts are. Raises DataError where there is no text.
         """
-        from textus.evaluation import evaluate, sample_quality
+        from textus.evaluation import evaluate, own_findings, sample_quality, sources_among
 
-        result = {
-            "run": str(self.path),
-            **evaluate(self.model, self.tokenizer, self._texts(on), stride=stride),
-        }
+        model, tokenizer, texts = self.model, self.tokenizer, self._texts(on)
+        result = {"run": str(self.path), **evaluate(model, tokenizer, texts, stride=stride)}
         result["on"] = str(on) if on else "validation split"
-        if samples and self.model.can_generate:
-            result["samples"] = sample_quality(self.model, self.tokenizer)
+        if found := own_findings(model, tokenizer, texts):
+            result["findings"] = found
+        if samples and model.can_generate:
+            sources = sources_among(model, tokenizer, texts)
+            result["samples"] = sample_quality(model, tokenizer, sources=sources)
         return result
 
     def score(self, text: str, *, stride: int | None = None) -> Any:
@@ -390,12 +395,22 @@ class Run:
 
         return score_text(self.model, self.tokenizer, text, stride=stride)
 
-    def _texts(self, on: str | Path | None) -> Any:
+    def _texts(self, on: str | Path | None, pairs: bool | None = None) -> Any:
+        """What to measure on; `pairs`: whether a file is read as pairs (None: if this model needs them)."""
         from textus.texts import read_pairs, read_text, split_texts
 
         if on is None:
             return split_texts(self._corpus())
-        return read_pairs(on) if self.model.needs_source else read_text(on)
+        return read_pairs(on) if (self.model.needs_source if pairs is None else pairs) else read_text(on)
+
+    def _sample(self, texts: Any) -> tuple[str, str]:
+        """What the model was given (the first source it can read whole, where it needs one), and its text."""
+        from textus.evaluation import source_ids
+
+        known = (part for part in texts if part.source and self.model.needs_source)
+        fits = (part.source for part in known if not source_ids(self.model, self.tokenizer, part)[1])
+        source = next(fits, "")
+        return source, self.generate(source, max_tokens=120)
 
     def _corpus(self) -> Corpus:
         """The corpus it was trained on; RunError where it has moved or changed since."""
@@ -461,11 +476,12 @@ def compare(
 ) -> dict[str, Any]:
     """Any runs on one ruler: bits per byte on the same bytes, seconds, memory.
 
-    Without `on` the runs are measured on the validation split, which all must share. `out` is a folder for
-    the table and the picture (comparison.json, .html, .png). Raises UsageError where there is nothing in
+    Without `on` the runs are measured on the validation split, which all must share. Where one of them makes a
+    text from another, `on` is a table of pairs, and the others are measured on its targets alone. `out` is a folder
+    for the table and the picture (comparison.json, .html, .png). Raises UsageError where there is nothing in
     common to measure on.
     """
-    from textus import evaluation
+    from textus import comparing
 
     opened = [run if isinstance(run, Run) else open_run(run) for run in runs]
     if not opened:
@@ -476,11 +492,16 @@ def compare(
             "these runs were trained on different corpora; name a text to compare them on: --on TEXT"
         )
     entries = [
-        evaluation.Entry(name, run.model, run.tokenizer, run.record) for name, run in named(opened).items()
+        comparing.Entry(name, run.model, run.tokenizer, run.record) for name, run in named(opened).items()
     ]
-    result = evaluation.compare(entries, opened[0]._texts(on))
+    pairs = any(run.model.needs_source for run in opened)
+    texts = opened[0]._texts(on, pairs)
+    result = comparing.compare(entries, texts)
     if out is not None:
-        write_comparison(Path(out), result, opened)
+        runs_by_name = named(opened)
+        samples = {name: run._sample(texts) for name, run in runs_by_name.items() if run.model.can_generate}
+        logs = {name: run.path / "log.jsonl" for name, run in runs_by_name.items()}
+        comparing.write(Path(out), result, samples, logs)
     return result
 
 
@@ -492,53 +513,25 @@ def named(runs: Sequence[Run]) -> dict[str, Run]:
     }
 
 
-REPORTED = ("rank", "name", "bits_per_byte", "kind", "parameters", "seconds", "training_cpu_seconds")
-"""Columns of the report's table; comparison.json has all of them."""
-
-
-def write_comparison(out: Path, result: dict[str, Any], runs: Sequence[Run]) -> None:
-    """The report of `compare`: figures as JSON, a picture, and a page with both, loss curves and samples."""
-    from textus.report import Section, loss_curve, scatter, write_report
-
-    out.mkdir(parents=True, exist_ok=True)
-    rows = result["rows"]
-    picture = scatter(
-        rows, name="name", x="cpu_seconds", y="bits_per_byte", title="bits per byte against CPU-seconds"
-    )
-    sections = [
-        Section("Which is better", text="\n\n".join(result["verdict"]), rows=rows, columns=REPORTED),
-        Section("Quality and cost", picture=picture, alt="bits per byte and CPU-seconds of each run"),
-    ]
-    for name, run in named(runs).items():
-        if run.model.can_generate:
-            sections.append(Section(f"A sample of {name}", code=run.generate("", max_tokens=120)))
-        if lines := log_lines(run.path / "log.jsonl"):
-            sections.append(
-                Section(f"Training of {name}", picture=loss_curve(lines, title=name), alt="loss by step")
-            )
-    common.write_json(out / "comparison.json", result)
-    common.write_atomic(out / "comparison.png", picture)
-    write_report(out / "comparison.html", "Comparison", sections)
-
-
-def log_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a run's log that hold a loss; none where there is no log."""
-    import json
-
-    lines = (
-        [json.loads(line) for line in path.read_text().splitlines() if line.strip()] if path.exists() else []
-    )
-    return [line for line in lines if "loss" in line or "validation" in line]
-
-
 def show(path: str | Path | Run) -> dict[str, Any]:
     """What is inside a run: its record's facts, layers, shapes, parameters, FLOPs, and a chart in Mermaid."""
     from textus import describing
 
     run = path if isinstance(path, Run) else open_run(path)
     found = describing.describe(run.model, name=run.path.resolve().name, family=run.record.get("family"))
-    kept = ("steps", "seed", "best", "preset", "corpus", "tokenizer", "parent", "command", "versions", "isa")
-    facts = {name: run.record[name] for name in kept if run.record.get(name) is not None}
+    kept = (
+        "steps",
+        "seed",
+        "best",
+        "preset",
+        "corpus",
+        "tokenizer",
+        "imported",
+        "parent",
+        "command",
+        "versions",
+    )
+    facts = {name: run.record[name] for name in (*kept, "isa") if run.record.get(name) is not None}
     return {"run": str(run.path), **facts, **found, "mermaid": describing.as_mermaid(found)}
 
 

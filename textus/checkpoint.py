@@ -4,6 +4,7 @@
     of the files beside it
     tokenizer.json      and chat_template.jinja, tokenizer_config.json
     model.safetensors   the weights to use (best if validated, else last; run.json says which)
+    embeddings.safetensors   the input embedding it began with, where that was made of word vectors
     state/step-N/       weights, optimiser, state.json, MANIFEST.json with the SHA-256 of each
     log.jsonl           a line a logged step; tensorboard/ the same for TensorBoard, where that is installed
 
@@ -49,6 +50,8 @@ KEEP = 2
 
 PARTS = ("weights.safetensors", "optimiser.safetensors", "state.json")
 """What every checkpoint holds, and its manifest must list."""
+
+EMBEDDINGS = "embeddings.safetensors"
 
 
 @dataclass
@@ -187,7 +190,7 @@ def contiguous(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 def hashes(path: Path) -> dict[str, str]:
     """SHA-256 of the files that make up a finished run; logs and reports may still grow and are left out."""
     names = ["model.safetensors", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"]
-    return {name: sha256(path / name) for name in names if (path / name).exists()}
+    return {name: sha256(path / name) for name in [*names, EMBEDDINGS] if (path / name).exists()}
 
 
 def damage(folder: Path, manifest: dict[str, str]) -> str | None:
@@ -226,11 +229,18 @@ NEEDED = {"family", "config", "settings", "choices", "corpus", "tokenizer"}
 """What run.json always has."""
 
 
-def create_run(path: Path, record: dict[str, Any], tokenizer: tokenizers.Tokenizer) -> RunFolder:
-    """A new run folder, there whole or not at all: its tokenizer and a run.json that says it is not finished."""
+def create_run(
+    path: Path, record: dict[str, Any], tokenizer: tokenizers.Tokenizer, embeddings: Tensor | None = None
+) -> RunFolder:
+    """A new run folder, there whole or not at all: its tokenizer and a run.json that says it is not finished;
+    and the input `embeddings` (V, D) that it begins with, where they are not those of its seed.
+    """
     run = RunFolder(path, {"version": VERSION, "status": "training", **record})
     with folder_atomic(path) as folder:
         tokenizer.save(folder)
+        if embeddings is not None:
+            save_file(contiguous({"embeddings": embeddings}), folder / EMBEDDINGS)
+            run.record["embeddings"] = {**record["embeddings"], "kept": sha256(folder / EMBEDDINGS)}
         write_json(folder / "run.json", run.record)
     return run
 
@@ -255,6 +265,17 @@ def open_run(path: Path) -> RunFolder:
             f"{path}/run.json has no {missing[0]!r}; it was changed or cut short, use a copy or train again"
         )
     return RunFolder(path, record)
+
+
+def read_embeddings(run: RunFolder) -> Tensor | None:
+    """The input embeddings (V, D) a run began with, None where they were those of its seed; RunError where the
+    copy in the run is damaged.
+    """
+    if not (kept := run.record.get("embeddings")):
+        return None
+    if wrong := damage(run.path, {EMBEDDINGS: kept["kept"]}):
+        raise RunError(f"{run.path}: {wrong}; without it the run cannot go on as it began, train anew")
+    return load_file(run.path / EMBEDDINGS)["embeddings"]
 
 
 def read_tokenizer(run: RunFolder) -> tokenizers.Tokenizer:

@@ -67,7 +67,8 @@ def unknown(kind: str, value: str, choices: Iterable[str]) -> UsageError:
     choices = list(choices)
     near = nearest(value, choices)
     hint = f"; did you mean {near!r}?" if near else ";"
-    return UsageError(f"unknown {kind} {value!r}{hint} known: {', '.join(choices)}")
+    shown = value if len(value) <= 60 else value[:57] + "..."
+    return UsageError(f"unknown {kind} {shown!r}{hint} known: {', '.join(choices)}")
 
 
 def extra(module: str, name: str) -> ModuleType:
@@ -145,13 +146,15 @@ def folder_atomic(path: Path) -> Iterator[Path]:
 
 
 def read_json(path: Path) -> Any:
-    """Parse a JSON file; RunError naming the file and the place where it is not JSON."""
+    """Parse a JSON file; RunError naming the file and the place where it is not JSON, or cannot be read."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise RunError(f"{path} is not there") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # a number of a thousand digits is a bare ValueError
         raise RunError(f"{path} is not JSON ({error}); it was changed or cut short") from error
+    except OSError as error:
+        raise RunError(f"{path} cannot be read ({error})") from error
 
 
 def write_json(path: Path, value: Any) -> None:

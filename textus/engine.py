@@ -19,7 +19,18 @@ import torch
 from torch import Tensor
 
 from textus.common import RunError, TextusError, UsageError
-from textus.generation import Sampling, check_prompt, check_source, choose, device_of, extend, inference
+from textus.generation import (
+    Ends,
+    Sampling,
+    as_ends,
+    check_prompt,
+    check_source,
+    choose,
+    device_of,
+    extend,
+    in_reach,
+    inference,
+)
 from textus.models import LanguageModel
 from textus.pairs import sources_of
 
@@ -55,14 +66,18 @@ class Request:
 class Engine:
     """Generates for at most `max_rows` requests at once; others wait in the order they came.
 
-    `end_id` ends a request and is not part of its text. `max_rows` bounds memory: each row holds a cache.
+    `end_id`, or any of several, ends a request and is not part of its text. `max_rows` bounds memory: each row
+    holds a cache. `n_ids` is how many ids the tokenizer knows, where the model has more (`generation.in_reach`).
     """
 
-    def __init__(self, model: LanguageModel, *, end_id: int | None, max_rows: int = 8) -> None:
+    def __init__(
+        self, model: LanguageModel, *, end_id: Ends, max_rows: int = 8, n_ids: int | None = None
+    ) -> None:
         if max_rows < 1:
             raise UsageError(f"max_rows={max_rows} leaves no room to generate; give 1 or more")
         self.model = model
-        self.end_id = end_id
+        self.ends = as_ends(end_id)
+        self.n_ids = n_ids
         self.max_rows = max_rows
         self.waiting: deque[Request] = deque()
         self.unread: list[Request] = []  # hold a row, but their ids are to be read (again, after a cut)
@@ -178,10 +193,11 @@ class Engine:
     def _choose(self, logits: Tensor) -> list[Event]:
         """Draw an id for every row of logits (B, V), tell of it, and let the finished rows go."""
         events, keep = [], []
-        for row, (request, scores) in enumerate(zip(self.running, logits.float().cpu().numpy(), strict=True)):
+        rows = in_reach(logits, self.n_ids).float().cpu().numpy()
+        for row, (request, scores) in enumerate(zip(self.running, rows, strict=True)):
             id = choose(scores, request.sampling, request.ids, request.n_new)
             request.n_new += 1
-            if id == self.end_id:
+            if id in self.ends:
                 events.append(Event(request.number, None, "stop"))
             elif request.n_new == request.sampling.max_tokens:
                 events.append(Event(request.number, id, "length"))

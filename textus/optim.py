@@ -18,6 +18,11 @@ from textus.common import UsageError, unknown
 
 OPTIMISERS = ("muon", "adamw", "adam", "adagrad", "rmsprop", "nesterov", "momentum", "sgd")
 """`sgd` is plain gradient descent."""
+RATES = {
+    "muon": 0.03, "adamw": 0.001, "adam": 0.001, "adagrad": 0.01, "rmsprop": 0.001, "nesterov": 0.01, "momentum": 0.01,
+    "sgd": 0.1,
+}  # fmt: skip
+"""Each optimiser's rate where none is set."""
 SCHEDULES = (
     "warmup-stable-decay", "linear", "cosine", "step", "exponential", "inverse-sqrt", "constant"
 )  # fmt: skip
@@ -27,12 +32,12 @@ SCHEDULES = (
 class OptimSettings:
     """How weights are moved. `muon` (Jordan et al. 2024) moves the matrices, AdamW everything else.
 
-    `rate` is for `muon`'s matrices or, with any other optimiser, for all; `other_rate` for what is not a
-    matrix under muon, and under any optimiser for the group `critic` of a GAN.
+    `rate` is for `muon`'s matrices or, with any other optimiser, for all; None is what `RATES` says. `other_rate` is
+    for what is not a matrix under muon, and under any optimiser for the group `critic` of a GAN.
     """
 
     optimiser: str = "muon"
-    rate: float = 0.03
+    rate: float | None = None
     other_rate: float = 0.006
     weight_decay: float = 0.05
     momentum: float = 0.95
@@ -46,7 +51,7 @@ class OptimSettings:
 
     def __post_init__(self) -> None:
         for name in ("rate", "other_rate", "clip"):
-            if not 0 < getattr(self, name) < math.inf:
+            if getattr(self, name) is not None and not 0 < getattr(self, name) < math.inf:
                 raise UsageError(f"optim.{name}={getattr(self, name)}: must be above 0")
         for name in ("weight_decay", "warmup"):
             if not getattr(self, name) >= 0:
@@ -63,6 +68,11 @@ class OptimSettings:
             )
         if not 0 <= self.decay <= 1:
             raise UsageError(f"optim.decay={self.decay}: must be between 0 and 1")
+
+    @property
+    def own_rate(self) -> float:
+        """The rate that was set, or the optimiser's default."""
+        return RATES[self.optimiser] if self.rate is None else self.rate
 
 
 @dataclass(frozen=True)
@@ -142,9 +152,11 @@ def _mark_changed(optimiser: Optimizer, *_: Any) -> None:
 def _optimiser(name: str, parameters: list[nn.Parameter], settings: OptimSettings) -> Optimizer:
     kind, decay = settings.optimiser, settings.weight_decay
     betas = (settings.beta1, settings.beta2)
-    rate = settings.other_rate if name == "critic" else settings.rate
+    rate = settings.other_rate if name == "critic" else settings.own_rate
     if kind == "muon" and name == "matrices":
-        return torch.optim.Muon(parameters, lr=settings.rate, momentum=settings.momentum, weight_decay=decay)
+        return torch.optim.Muon(
+            parameters, lr=settings.own_rate, momentum=settings.momentum, weight_decay=decay
+        )
     if kind == "muon":  # embeddings, norms and heads do not decay beside it
         return torch.optim.AdamW(
             parameters, lr=settings.other_rate, betas=betas, weight_decay=0.0, fused=True

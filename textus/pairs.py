@@ -8,6 +8,7 @@ Shapes: B rows, S positions of the longest source, T of the longest target.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from textus.common import DataError, UsageError, counter_seed, notice, unknown
+from textus.common import DataError, UsageError, counter_seed, unknown
 from textus.loader import Batch, Batches, Loader, SentencePairs, TokenStore, tokenize
 
 if TYPE_CHECKING:
@@ -42,15 +43,50 @@ def sources_of(rows: list[list[int]], end_id: int) -> Tensor:
     return torch.tensor([row + [end_id] * (longest - len(row)) for row in rows])
 
 
+class Deal:
+    """Which rows a step sees: each epoch is a permutation of all rows, epoch follows epoch without a seam, and all
+    batches are full. Some batches' rows are drawn together, put in order by `by_length`, and dealt out.
+    """
+
+    def __init__(self, n_rows: int, batch_size: int, seed: int, by_length: Callable[[Ids], Ids]) -> None:
+        self.n_rows, self.batch_size, self.seed, self.by_length = n_rows, batch_size, seed, by_length
+        self.n_batches = max(1, n_rows // batch_size)
+        """Batches of an epoch that see no row twice."""
+        self._pools: dict[int, Ids] = {}
+
+    def rows(self, step: int) -> Ids:
+        """A step's rows: a batch of its pool, which is sorted by length and dealt out in random order."""
+        n_batches = min(POOL, self.n_batches)
+        pool, place = divmod(step, n_batches)
+        if pool not in self._pools:
+            self._pools.clear()
+            size = n_batches * self.batch_size
+            numbers = np.arange(pool * size, (pool + 1) * size)
+            rows = self.by_length(self._drawn(numbers)).reshape(n_batches, self.batch_size)
+            self._pools[pool] = rows[self.random("pool", pool).permutation(n_batches)]
+        return self._pools[pool][place]
+
+    def _drawn(self, numbers: Ids) -> Ids:
+        """The rows at these places of the endless stream of permutations."""
+        epochs = numbers // self.n_rows
+        orders = {epoch: self.random("epoch", epoch).permutation(self.n_rows) for epoch in np.unique(epochs)}
+        return np.asarray(
+            [orders[epoch][number] for epoch, number in zip(epochs, numbers % self.n_rows, strict=True)]
+        )
+
+    def random(self, what: str, *numbers: int) -> np.random.Generator:
+        """Random numbers for one use."""
+        return np.random.Generator(np.random.Philox(counter_seed(self.seed, what, *map(int, numbers))))
+
+
 class BucketLoader:
     """Batches of whole documents, each `ids` row beginning with `start_id` (None: end-of-text).
 
     With `sources`, a store of as many documents, row i is the pair of both i-th documents, and of a text
     longer than `context_length` only the beginning is read. Alone, a longer document becomes several rows.
 
-    Shuffled, each epoch is a permutation of the rows, epoch follows epoch without a seam, all batches are full,
-    and rows are sorted by length some batches at a time. In order (`shuffle=False`), rows go by length, and
-    `n_batches` batches have every row once.
+    Shuffled, rows come as `Deal` deals them. In order (`shuffle=False`), they go by length, and `n_batches` batches
+    have every row once.
 
     Raises:
         DataError: no rows, or not as many sources as targets. UsageError: sizes that cannot be.
@@ -67,23 +103,22 @@ class BucketLoader:
         start_id: int | None = None,
         shuffle: bool = True,
     ) -> None:
-        if batch_size < 1 or context_length < 2:
-            raise UsageError(
-                f"batch_size {batch_size} must be 1 or more, context_length {context_length} 2 or more"
-            )
+        if batch_size < 1:
+            raise UsageError(f"batch_size {batch_size} must be 1 or more")
+        if context_length < 2:
+            raise UsageError(f"context_length {context_length} must be 2 or more: an id and the text's end")
         if not store.n_documents or (sources is not None and sources.n_documents != store.n_documents):
             n_sources = "no" if sources is None else sources.n_documents
             raise DataError(f"{store.n_documents} target texts and {n_sources} source texts make no pairs")
         self.store, self.sources = store, sources
-        self.batch_size, self.context_length = batch_size, context_length
-        self.seed, self.shuffle = seed, shuffle
+        self.batch_size, self.context_length, self.shuffle = batch_size, context_length, shuffle
         self.end_id = int(store.ids[0])
         self.start_id = self.end_id if start_id is None else start_id
         self.begins, self.lengths = spans(store, context_length, pieces=sources is None)
         if sources is not None:
             self.source_begins, self.source_lengths = spans(sources, context_length, pieces=False)
+        self.deal = Deal(self.n_rows, batch_size, seed, self._by_length)
         self._order = self._by_length(np.arange(self.n_rows))
-        self._pools: dict[int, Ids] = {}
 
     @property
     def n_rows(self) -> int:
@@ -93,9 +128,7 @@ class BucketLoader:
     @property
     def n_batches(self) -> int:
         """Batches in one epoch: those that see no row twice (shuffled), or that see all (in order)."""
-        if self.shuffle:
-            return max(1, self.n_rows // self.batch_size)
-        return -(-self.n_rows // self.batch_size)
+        return self.deal.n_batches if self.shuffle else -(-self.n_rows // self.batch_size)
 
     @property
     def tokens_a_step(self) -> int:
@@ -107,7 +140,7 @@ class BucketLoader:
         if step < 0:
             raise UsageError(f"step {step} is below 0")
         if self.shuffle:
-            rows = self._shuffled(step)
+            rows = self.deal.rows(step)
         else:
             first = (step % self.n_batches) * self.batch_size
             rows = self._order[first : first + self.batch_size]
@@ -132,29 +165,6 @@ class BucketLoader:
             return rows[np.argsort(self.lengths[rows], kind="stable")]
         source, target = self.source_lengths[rows], self.lengths[rows]
         return rows[np.lexsort((source + target, np.maximum(source, target)))]
-
-    def _shuffled(self, step: int) -> Ids:
-        """A step's rows: a batch of its pool, which is sorted by length and dealt out in random order."""
-        n_batches = max(1, min(POOL, self.n_rows // self.batch_size))
-        pool, place = divmod(step, n_batches)
-        if pool not in self._pools:
-            self._pools.clear()
-            size = n_batches * self.batch_size
-            numbers = np.arange(pool * size, (pool + 1) * size)
-            rows = self._by_length(self._drawn(numbers)).reshape(n_batches, self.batch_size)
-            self._pools[pool] = rows[self._random("pool", pool).permutation(n_batches)]
-        return self._pools[pool][place]
-
-    def _drawn(self, numbers: Ids) -> Ids:
-        """The rows at these places of the endless stream of permutations."""
-        epochs = numbers // self.n_rows
-        orders = {epoch: self._random("epoch", epoch).permutation(self.n_rows) for epoch in np.unique(epochs)}
-        return np.asarray(
-            [orders[epoch][number] for epoch, number in zip(epochs, numbers % self.n_rows, strict=True)]
-        )
-
-    def _random(self, what: str, *numbers: int) -> np.random.Generator:
-        return np.random.Generator(np.random.Philox(counter_seed(self.seed, what, *map(int, numbers))))
 
     # ── as tensors ─────────────────────────────────────────────────────────────────────────────
 
@@ -214,9 +224,11 @@ class DenoisingLoader(BucketLoader):
     """
 
     def __init__(self, store: TokenStore, *, objective: str, mask_id: int, **sizes: Any) -> None:
-        super().__init__(store, **{**sizes, "context_length": sizes["context_length"] - 1})
         if objective not in OBJECTIVES:
             raise unknown("objective", objective, OBJECTIVES)
+        if (longest := sizes["context_length"]) < 3:  # what stands for the missing needs room of its own
+            raise UsageError(f"context_length {longest} must be 3 or more to make a pair of a text")
+        super().__init__(store, **{**sizes, "context_length": longest - 1})
         if objective == "span" and mask_id == self.end_id:
             raise UsageError(
                 "this tokenizer has no special token to stand for a missing span; train with"
@@ -226,7 +238,7 @@ class DenoisingLoader(BucketLoader):
 
     def row(self, number: int, step: int) -> tuple[Ids | None, Ids]:
         _, ids = super().row(number, step)
-        random = self._random("corrupt", step, number)
+        random = self.deal.random("corrupt", step, number)
         if self.objective == "prefix":
             cut = int(random.integers(len(ids)))
             return np.append(ids[:cut], self.end_id), ids[cut:]
@@ -300,8 +312,6 @@ def loader_for(
     if pairs:
         return BucketLoader(store, tokenize(corpus, tokenizer, split, "source_text"), **sizes)
     objective, mask_id = getattr(config, "objective", "prefix"), getattr(config, "mask_id", 0)
-    if split == "train":
-        notice(f"the corpus has no pairs: pre-training by {SAID[objective]} (--set model.objective chooses)")
     return DenoisingLoader(store, objective=objective, mask_id=mask_id, **sizes)
 
 
@@ -309,6 +319,12 @@ SAID = {
     "span": "filling in missing spans (span corruption)",
     "prefix": "continuing a given beginning (prefix)",
 }
+
+
+def without_pairs(model: Any) -> str:
+    """One line on how a model that needs pairs learns from a corpus that has none."""
+    said = SAID[getattr(model.config, "objective", "prefix")]
+    return f"the corpus has no pairs: pre-training by {said} (--set model.objective chooses)"
 
 
 def source_of(batch: Batch, end_id: int) -> list[int] | None:

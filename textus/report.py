@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import math
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -145,6 +145,10 @@ def label(text: str) -> str:
     return shown.replace("$", r"\$")
 
 
+FONT_SIZE = 10
+"""Points; the page shows pictures as wide as its text."""
+
+
 def _png(draw: Any, *, inches: tuple[float, float] = (7.0, 4.0)) -> bytes:
     """Run `draw(axes)` on an empty picture without a display and return it as PNG."""
     import io
@@ -152,7 +156,7 @@ def _png(draw: Any, *, inches: tuple[float, float] = (7.0, 4.0)) -> bytes:
     matplotlib = extra("matplotlib", "report")
     figure_module = extra("matplotlib.figure", "report")
     fonts = ["DejaVu Sans", *([font] if (font := cjk_font()) else [])]
-    with matplotlib.rc_context({"font.family": fonts, "font.size": 10, "axes.unicode_minus": False}):
+    with matplotlib.rc_context({"font.family": fonts, "font.size": FONT_SIZE, "axes.unicode_minus": False}):
         figure = figure_module.Figure(figsize=inches, dpi=120, layout="constrained")
         axes = figure.subplots()
         axes.spines[["top", "right"]].set_visible(False)
@@ -207,26 +211,122 @@ def bars(rows: Sequence[Row], *, name: str, value: str, title: str = "") -> byte
     return _png(draw, inches=(7.0, 1.2 + 0.5 * max(1, len(rows))))
 
 
-def scatter(rows: Sequence[Row], *, name: str, x: str, y: str, title: str = "") -> bytes:
+MARKS = (
+    ("o", "#4c78a8"),
+    ("v", "#c4622d"),
+    ("D", "#4f8a3d"),
+    ("s", "#7b5aa6"),
+    ("^", "#8a6d3b"),
+    ("P", "#a03c5a"),
+)
+"""Shape and colour of each group of points: told apart by shape alone, too."""
+
+
+def scatter(
+    rows: Sequence[Row], *, name: str, x: str, y: str, group: str | None = None, title: str = ""
+) -> bytes:
     """One named point a row (logarithmic x, interval on y) as PNG: what a figure costs against how good it
-    is.
+    is. Rows of one `group` have one mark, told in a legend where there are several.
 
     Rows without a positive `x` cannot be placed on a logarithm; they are named below the picture.
     """
     shown = [row for row in rows if (row.get(x) or 0) > 0]
     left_out = [label(str(row[name])) for row in rows if row not in shown]
-    values, errors = _with_errors([row[y] for row in shown])
+    groups = list(dict.fromkeys(str(row[group]) if group else "" for row in shown))
 
     def draw(axes: Any) -> None:
-        axes.errorbar([row[x] for row in shown], values, yerr=errors, fmt="o", capsize=4, color="#4c78a8")
+        for number, each in enumerate(groups):
+            alike = [row for row in shown if not group or str(row[group]) == each]
+            values, errors = _with_errors([row[y] for row in alike])
+            mark, colour = MARKS[number % len(MARKS)]
+            places = [row[x] for row in alike]
+            axes.errorbar(places, values, yerr=errors, fmt=mark, capsize=4, color=colour, label=label(each))
         axes.set_xscale("log")
         axes.margins(x=0.2, y=0.2)
-        for row, value in zip(shown, values, strict=True):
-            axes.annotate(label(str(row[name])), (row[x], value), xytext=(8, 6), textcoords="offset points")
         note = f"\n(not known for: {', '.join(left_out)})" if left_out else ""
-        axes.set(title=label(title), xlabel=x.replace("_", " ") + note, ylabel=y.replace("_", " "))
+        only = f" ({groups[0]})" if group and len(groups) == 1 else ""
+        axes.set(title=label(title), xlabel=x.replace("_", " ") + note, ylabel=y.replace("_", " ") + only)
+        if len(groups) > 1:
+            axes.figure.legend(loc="outside lower center", ncols=min(3, len(groups)), frameon=False)
+        whole = [row[y] if isinstance(row[y], Mapping) else {"low": row[y], "high": row[y]} for row in shown]
+        bars = [(row[x], each["low"], each["high"]) for row, each in zip(shown, whole, strict=True)]
+        place_names(axes, [label(str(row[name])) for row in shown], bars)
 
-    return _png(draw)
+    return _png(draw, inches=(7.0, 4.0 + (0.4 if len(groups) > 1 else 0)))
+
+
+REACH = (9, 16, 26, 40, 56)
+"""Points of distance between a mark and its name, nearest first."""
+NEAR = 16
+"""A name further off than this has a line to its mark."""
+AROUND = ((1, 0.6), (1, -0.6), (-1, 0.6), (-1, -0.6), (0, 1), (0, -1), (1, 0), (-1, 0))
+"""Directions of a name from its mark, best first."""
+
+
+def place_names(axes: Any, names: Sequence[str], bars: Sequence[tuple[float, float, float]]) -> list[Any]:
+    """A name beside each bar (x, low, high), where it lies neither on another name nor on a bar nor outside; a
+    thin line leads to one that must stand further off. Returns the annotations.
+    """
+    figure = axes.figure
+    figure.draw_without_rendering()  # only now is it known where the axes lie,
+    figure.set_layout_engine("none")  # and there they stay
+    taken = [_bar_box(axes, *bar) for bar in bars]
+    placed = []
+    for text, (x, low, high) in zip(names, bars, strict=True):
+        beside = {"xy": (x, (low + high) / 2), "xytext": (0, 0), "textcoords": "offset points"}
+        note = axes.annotate(text, **beside, va="center")
+        _, best = min(_tries(note, taken, axes.bbox), key=lambda each: each[0])
+        stand(note, *best)
+        if best[0] > NEAR:
+            line = {"arrowstyle": "-", "linewidth": 0.6, "color": "#8a949e"}
+            axes.annotate("", **beside | {"xytext": note.get_position()}, arrowprops=line)
+        taken.append(_text_box(note))
+        placed.append(note)
+    return placed
+
+
+def stand(note: Any, reach: float, right: float, up: float) -> None:
+    """Put a name so many points from its mark in that direction."""
+    note.set_position((right * reach, up * reach))
+    note.set_horizontalalignment("left" if right > 0 else "right" if right < 0 else "center")
+
+
+def _tries(
+    note: Any, taken: Sequence[Any], inside: Any
+) -> Iterator[tuple[float, tuple[float, float, float]]]:
+    """How much is wrong with each place of a name, and the place; up to the first that is free."""
+    for place in ((reach, *way) for reach in REACH for way in AROUND):
+        stand(note, *place)
+        box = _text_box(note)
+        wrong = sum(_shared(box, other) for other in taken)
+        wrong += box.width * box.height - _shared(box, inside)
+        yield wrong, place
+        if wrong < 1e-6:
+            return
+
+
+def _text_box(note: Any) -> Any:
+    """Where an annotation's letters lie on the canvas, with a little room."""
+    from matplotlib.text import Text
+
+    note.update_positions(note.figure._get_renderer())
+    return Text.get_window_extent(note).padded(1.5)
+
+
+def _bar_box(axes: Any, x: float, low: float, high: float) -> Any:
+    """Where a mark and its interval lie on the canvas."""
+    from matplotlib.transforms import Bbox
+
+    (left, bottom), (_, top) = axes.transData.transform([(x, low), (x, high)])
+    middle, half = (bottom + top) / 2, max((top - bottom) / 2, 6.0)
+    return Bbox.from_extents(left - 7, middle - half, left + 7, middle + half)
+
+
+def _shared(box: Any, other: Any) -> float:
+    """The area that two boxes share."""
+    wide = min(box.x1, other.x1) - max(box.x0, other.x0)
+    high = min(box.y1, other.y1) - max(box.y0, other.y0)
+    return float(max(0.0, wide) * max(0.0, high))
 
 
 def _with_errors(figures: Sequence[Any]) -> tuple[list[float], list[list[float]]]:

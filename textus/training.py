@@ -115,7 +115,8 @@ def fit(
     Raises TrainingError (not-a-number, no space left) and Interrupted, both after the last good checkpoint is on disk.
     """
     if model.counts:
-        _count(model, loader, run)
+        with run.full_disk_named(), stop_signals() as stopped:
+            _count(model, loader, run, stopped)
         return
     backward = backward or Gradients(model).of_all(settings.micro_batches)
     training = Training(model, loader, settings, run, clock, backward)
@@ -125,17 +126,30 @@ def fit(
         run.finish(training.best_weights())
 
 
-def _count(model: LanguageModel, loader: Batches, run: RunFolder) -> None:
-    """Count models: every batch once a pass, then an update."""
-    started = cpu_seconds()
-    run.cut_log(0, evaluated=0, seconds=0.0)  # it always counts from the beginning
-    for number in range(model.passes):
+def _count(model: LanguageModel, loader: Batches, run: RunFolder, stopped: Callable[[], bool]) -> None:
+    """Count models: every batch once a pass, then an update; goes on after the last pass that was saved."""
+    done, started = 0, cpu_seconds()
+    if checkpoint := run.last_checkpoint():
+        model.load_state_dict(checkpoint.weights)
+        done, started = checkpoint.step, started - checkpoint.state["cpu_seconds"]
+    elif run.steps():
+        notice(f"no checkpoint in {run.path} is whole: counting from the beginning")
+    run.drop_remains(done)
+    run.cut_log(done, evaluated=0, seconds=0.0)
+    for number in range(done, model.passes):
         with progress(f"pass {number + 1} of {model.passes}", loader.n_batches) as advance:
             for position in range(loader.n_batches):
+                if stopped():
+                    kept = f"pass {number} is saved" if number else "nothing is saved yet"
+                    raise Interrupted(
+                        f"stopped in pass {number + 1} of {model.passes}; {kept}, go on with `textus resume {run.path}`"
+                    )
                 model.count(loader.batch(number * loader.n_batches + position))  # type: ignore[operator]
                 advance()
-        loss = model.update()  # type: ignore[operator]
-        run.log({"step": number + 1, "loss": float(loss.mean), "cpu_seconds": cpu_seconds() - started})
+        loss, used = model.update(), cpu_seconds() - started  # type: ignore[operator]
+        run.log({"step": number + 1, "loss": float(loss.mean), "cpu_seconds": used})
+        if number + 1 < model.passes:  # else the weights to use are written next
+            run.save(Checkpoint(number + 1, model.state_dict(), {}, {"cpu_seconds": used}))
     run.record["steps"] = model.passes
     run.record["cpu_seconds"] = round(cpu_seconds() - started, 3)
     run.finish(model.state_dict())
@@ -226,7 +240,7 @@ class Training:
         return TrainingError(
             f"step {step} (batch {step} of seed {self.settings.seed}): {what};"
             f" {good} in {self.run.path};"
-            f" lower the rate (--set optim.rate={self.settings.optim.rate / 3:.2g}) and start anew"
+            f" lower the rate (--set optim.rate={self.settings.optim.own_rate / 3:.2g}) and start anew"
         )
 
     def replan(self) -> None:

@@ -57,8 +57,8 @@ def label(key: str) -> str:
 
 
 def plain(value: Any) -> str:
-    """A small value in one line: mappings as 'name: value'."""
-    if isinstance(value, Mapping):
+    """A small value in one line: mappings as 'name: value', but for a figure with its interval."""
+    if isinstance(value, Mapping) and not {"value", "low", "high"} <= value.keys():
         return ", ".join(
             f"{label(key)} {cell(each) if not isinstance(each, Mapping) else plain(each)}"
             for key, each in value.items()
@@ -68,7 +68,7 @@ def plain(value: Any) -> str:
 
 def history(found: Mapping[str, Any]) -> str:
     """How a run came to be, for `show`: what its record tells beside the model itself."""
-    facts = ("steps", "seed", "preset", "best", "corpus", "tokenizer", "parent", "command")
+    facts = ("steps", "seed", "preset", "best", "corpus", "tokenizer", "imported", "parent", "command")
     known = {name: plain(found[name]) for name in facts if name in found}
     return figures(f"run {found['run']}", known)
 
@@ -77,16 +77,23 @@ def evaluation(found: Mapping[str, Any]) -> str:
     """What `evaluate` says: the ruler first, then what goes with it."""
     bits = found["bits_per_byte"]
     stride = f", stride {found['stride']}" if found.get("stride") else ""
+    at_most = {"bound": " or less", "pseudo": ", pseudo"}.get(found["kind"], "")
     lines = [
         f"{found['run']} on {found['on']} ({size(found['bytes'])}, windows of {found['window']}{stride})",
         f"  bits per byte        {bits['value']:.4f}   95 % interval {bits['low']:.4f} to {bits['high']:.4f}"
-        f" over {bits['n']} blocks   ({found['kind']} likelihood)",
+        f" over {bits['n']} blocks   (likelihood: {found['likelihood']})",
         f"  nats per character   {found['nats_per_character']:.4f}",
-        f"  perplexity           {found['perplexity']:.2f} per token of its own tokenizer",
+        f"  perplexity           {found['perplexity']:.2f}{at_most} per token of its own tokenizer",
         f"  scored in            {found['seconds']:.1f} s",
     ]
     if found.get("unknown_bytes"):
         lines.append(f"  unknown to it        {found['unknown_bytes']:,} bytes, counted as 8 bits each")
+    if not found["keeps_text"]:
+        lines.append("  not paid for         what its tokenizer drops of the text (case, blanks)")
+    if own := found.get("findings"):
+        figures = {name: value for name, value in own.items() if name not in ("tokens", "trouble")}
+        lines.append(f"  of its own kind      {plain(figures)} (of {own['tokens']:,} tokens)")
+        lines += [f"  trouble              {own['trouble']}"] if own["trouble"] else []
     if samples := found.get("samples"):
         varied = ", ".join(
             f"{label(name)} {cell(samples[name])}" for name in samples if name.startswith(("dist", "rep"))
@@ -103,7 +110,7 @@ def comparison(found: Mapping[str, Any]) -> str:
             "run": row["name"],
             "family": row["family"],
             "bits per byte": row["bits_per_byte"],
-            "kind": row["kind"],
+            "likelihood": row["likelihood"],
             "parameters": row["parameters"],
             "seconds": row["seconds"],
             "memory": size(row["peak_memory_bytes"]) if row["peak_memory_bytes"] else None,

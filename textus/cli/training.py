@@ -37,6 +37,14 @@ def train(
         str | None,
         option("A tokenizer's folder, or a kind to train; without it, byte-level BPE sized to the corpus."),
     ] = None,
+    embeddings: Annotated[
+        Path | None,
+        option(
+            "Word vectors (word2vec's or GloVe's file, as wide as model.d_model) that the input embedding begins with:"
+            " a piece has that of its text without blanks at its edges, as written, else in small letters.",
+            metavar="FILE",
+        ),
+    ] = None,
     seed: Annotated[int, option("The same command, seed and choices give the same bytes.")] = 0,
     settings: Assignments = None,
     force: Force = False,
@@ -60,6 +68,7 @@ def train(
         settings=settings or [],
         checkpoint_every=budget.checkpoint_every,
         choices=budget.choices,
+        embeddings=embeddings,
         force=force,
     )
     return finished(run)

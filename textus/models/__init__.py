@@ -25,11 +25,13 @@ Count models learn by ``count(batch)`` for every batch of a pass and ``update() 
 window repeats with weight zero. ``whole_documents`` is True for families that read a document a row, not
 packed windows. ``needs_source`` is True for families that make a text from another: `batch.source`,
 ``new_cache(source=…)``; without one they read an empty source. ``counted_dropout`` is True where dropout
-follows from `batch.position` and `piece` alone, so that workers may share a batch. ``can_generate`` is False
+follows from `step_seed` alone, so that workers may share a batch. ``can_generate`` is False
 for families without a cache, ``causal`` is False for those that read later ids too; they read
 ``batch.targets``. ``backward(batch, step)`` is a family's own way of making gradients (`training.Backward`);
 ``keeps_last`` is True where the last weights are the ones to use, whatever validation says of those before.
-``findings(batches)`` are more figures for the log.
+``findings(batches)`` are more figures for the log and `evaluate`, ``text_findings(batch)`` those of each text, from
+which `evaluate` tells an interval; ``trouble(found)`` says what is wrong with them, where something
+is. ``turns(steps)`` tells how many steps of each kind there are, for a family whose steps are not all alike.
 """
 
 from __future__ import annotations
@@ -38,9 +40,10 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
-from textus.common import unknown
+from textus.common import counter_seed, unknown
 from textus.config import from_dict
 from textus.loader import Batch
 
@@ -117,8 +120,22 @@ class LanguageModel(nn.Module):
         return ()
 
     def findings(self, batches: list[Batch]) -> dict[str, Any]:
-        """What the log says of validation batches beside their loss; a notice where something is wrong."""
+        """What the log says of validation batches beside their loss."""
         return {}
+
+    def text_findings(self, batch: Batch) -> dict[str, Tensor]:
+        """Those of `findings` that are means over texts, with a value a text: name → (N,)."""
+        return {}
+
+    def trouble(self, found: dict[str, Any]) -> str | None:
+        """One line on what `findings` show to be wrong with the model, for whoever is to use it; None if nothing is."""
+        return None
+
+    def turns(self, steps: int) -> dict[int, int]:
+        """A step of each kind this family takes, and how many of the first `steps` are of its kind: by the time
+        these take, a budget is planned.
+        """
+        return {0: steps}
 
     def forward(self, ids: Tensor, cache: Any = None, lengths: Tensor | None = None) -> Tensor:
         raise TypeError(f"{type(self).__name__} has no forward")
@@ -152,6 +169,15 @@ class LanguageModel(nn.Module):
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """All parameters under one optimiser."""
         return {"all": [p for p in self.parameters() if p.requires_grad]}
+
+
+def step_seed(batch: Batch, use: str) -> int:
+    """The seed of one use of randomness in the step on a batch or a piece of it: dropout, noise, texts drawn.
+
+    torch's own seed is the run's and the step's, for `fit` sets it anew each step; it is read and nothing is drawn
+    from it, so that workers share nothing.
+    """
+    return counter_seed(torch.initial_seed(), use, batch.position, batch.piece)
 
 
 def token_nats(logits: Tensor, batch: Batch) -> Tensor:

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from textus.common import UsageError, counter_seed, unknown
+from textus.common import UsageError, unknown
 from textus.loader import Batch
-from textus.models import LanguageModel, Loss, matrices_and_other, token_nats
+from textus.models import LanguageModel, Loss, matrices_and_other, step_seed, token_nats
 from textus.models.layers import GATED, causal_mask, make_feed_forward, make_norm
 from textus.models.losses import chunk_loss, cross_entropy
 from textus.models.projections import Linear
@@ -469,7 +469,7 @@ class EncoderDecoder(LanguageModel):
         """Cross-entropy of the targets given the sources; smoothed only while training."""
         drop: Drop = keep
         if self.training and self.config.dropout:
-            drop = Dropout(self.config.dropout, counter_seed(batch.position, "dropout", batch.piece))
+            drop = Dropout(self.config.dropout, step_seed(batch, "dropout"))
         memory, bias = self.read(batch.source, len(batch.ids), drop)
         hidden = self._scaled(self._decode(batch.ids, memory, bias, batch.documents, drop))
         smoothing = self.config.label_smoothing if self.training else 0.0

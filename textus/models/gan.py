@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from textus.common import UsageError, counter_seed, unknown
 from textus.loader import Batch
-from textus.models import LanguageModel, Loss, token_nats
+from textus.models import LanguageModel, Loss, step_seed, token_nats
 from textus.models.latent import apart, back
 from textus.models.losses import cross_entropy
 from textus.models.projections import Linear
@@ -275,11 +275,23 @@ class GAN(LanguageModel):
             return "warm-up" if step < config.warmup_steps else "critic"
         return "generator" if since % (1 + config.critic_ratio) == config.critic_ratio else "critic"
 
+    def turns(self, steps: int) -> dict[int, int]:
+        """The first step of each kind of turn, and how many of `steps` are of that kind."""
+        config = self.config
+        game = config.warmup_steps + config.critic_steps
+        warm_up = min(steps, config.warmup_steps)
+        generator = max(0, steps - game) // (1 + config.critic_ratio)
+        kinds = {0: warm_up} if config.warmup_steps else {}
+        return kinds | {
+            config.warmup_steps: steps - warm_up - generator,
+            game + config.critic_ratio: generator,
+        }
+
     def backward(self, batch: Batch, step: int) -> tuple[Loss, Sequence[str]]:
         """One turn, as `fit(backward=…)` takes it: gradients of one of the two groups, and its name."""
         batch = batch.to(self.embedding.weight.device)
         turn = self.turn(step)
-        generator = torch.Generator(batch.ids.device).manual_seed(counter_seed(step, "gan"))
+        generator = torch.Generator(batch.ids.device).manual_seed(step_seed(batch, "gan"))
         rows, _ = apart(batch)
         if turn == "critic":
             loss, name = self.critic_loss(rows, generator), "critic"

@@ -6,7 +6,7 @@ A head has `loss(hidden, batch) -> Loss` and `predict(hidden, mask)`. `batch.lab
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ IGNORED = -100
 """The label of a position without one, as in torch and `transformers`."""
 
 TASKS = ("single", "multi", "regression")
-POOLINGS = ("cls", "mean")
+POOLINGS = ("mean", "cls", "last", "max")
 
 
 def present(hidden: Tensor, mask: Tensor | None) -> Tensor:
@@ -32,17 +32,24 @@ def present(hidden: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def pool(hidden: Tensor, mask: Tensor | None, pooling: str) -> Tensor:
-    """One state of a text: its first (`cls`), or the mean of all that are not padding: (B, T, D) -> (B, D)."""
+    """One state of a text, of those that are not padding: the first (`cls`), the last, the mean, or the largest value
+    of each component: (B, T, D) -> (B, D).
+    """
     if pooling == "cls":
         return hidden[:, 0]
-    real = present(hidden, mask)[..., None].to(hidden.dtype)
+    real = present(hidden, mask)[..., None]
+    if pooling == "last":
+        return hidden[torch.arange(len(hidden), device=hidden.device), real.sum(1)[:, 0].clamp(min=1) - 1]
+    if pooling == "max":
+        return hidden.masked_fill(~real, float("-inf")).amax(1)
+    real = real.to(hidden.dtype)
     return (hidden * real).sum(1) / real.sum(1).clamp(min=1)
 
 
 class SequenceHead(nn.Module):
     """Scores of a whole text. `single`: one of C classes; `multi`: any of them; `regression`: C numbers.
 
-    Labels: (B,) class numbers; (B, C) of 0 and 1; (B, C) numbers.
+    Labels: (B,) class numbers; (B, C) of 0 and 1; (B, C) numbers. `weights` (C,) is what a class of `single` weighs.
     """
 
     def __init__(
@@ -51,14 +58,16 @@ class SequenceHead(nn.Module):
         n_labels: int,
         *,
         task: Literal["single", "multi", "regression"] = "single",
-        pooling: Literal["cls", "mean"] = "mean",
+        pooling: Literal["mean", "cls", "last", "max"] = "mean",
         dropout: float = 0.1,
+        weights: list[float] | None = None,
     ) -> None:
         super().__init__()
         for kind, value, known in (("task", task, TASKS), ("pooling", pooling, POOLINGS)):
             if value not in known:
                 raise unknown(kind, value, known)
         self.task, self.pooling = task, pooling
+        self.weights = None if weights is None else torch.tensor(weights)
         self.dropout = nn.Dropout(dropout)
         self.out = Linear(d_model, n_labels, bias=True)
 
@@ -70,7 +79,8 @@ class SequenceHead(nn.Module):
         """Nats (or squared error) summed over texts; of several labels or numbers a text has the mean."""
         scores = self.forward(hidden, batch.mask)
         if self.task == "single":
-            each = F.cross_entropy(scores, batch.labels, reduction="none")
+            weights = None if self.weights is None else self.weights.to(scores.device)
+            each = F.cross_entropy(scores, batch.labels, weights, reduction="none")
         elif self.task == "multi":
             each = F.binary_cross_entropy_with_logits(scores, batch.labels.float(), reduction="none").mean(1)
         else:
@@ -219,3 +229,14 @@ class SpanHead(nn.Module):
         both = (first[:, :, None] + last[:, None]).masked_fill(~fits, float("-inf"))
         most, place = both.flatten(1).max(1)
         return torch.stack([place // time, place % time], dim=1), most
+
+
+HEADS = {"sequence": SequenceHead, "token": TokenHead, "span": SpanHead}
+
+
+def build_head(spec: dict[str, Any], d_model: int) -> nn.Module:
+    """The head that run.json describes: its `kind` and its arguments."""
+    given = {name: value for name, value in spec.items() if name != "kind"}
+    if spec["kind"] not in HEADS:
+        raise unknown("head", spec["kind"], HEADS)
+    return HEADS[spec["kind"]](d_model, **given)

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from textus.common import UsageError, counter_seed, unknown
 from textus.loader import Batch
-from textus.models import LanguageModel, Loss, matrices_and_other, token_nats
+from textus.models import LanguageModel, Loss, matrices_and_other, step_seed, token_nats
 from textus.models.losses import cross_entropy
 from textus.models.projections import Linear
 
@@ -464,7 +464,7 @@ class RNN(LanguageModel):
 
     def loss(self, batch: Batch) -> Loss:
         self._check_direction()
-        seed = counter_seed(batch.position, "dropout", batch.piece)
+        seed = step_seed(batch, "dropout")
         hidden = self.hidden(batch.ids, documents=batch.documents, seed=seed)
         total = cross_entropy(hidden, self.head_weight, batch.targets, batch.weights)
         return Loss(total, float(batch.weights.sum()))

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from textus.common import UsageError, counter_seed, unknown
 from textus.loader import Batch
-from textus.models import LanguageModel, Loss, matrices_and_other, token_nats
+from textus.models import LanguageModel, Loss, matrices_and_other, step_seed, token_nats
 from textus.models.losses import cross_entropy
 from textus.models.projections import Linear
 from textus.models.rnn import RNN, RNNConfig, dropped, make_layer, project, read_on, scan, starts
@@ -305,7 +305,7 @@ class Seq2Seq(LanguageModel):
     # ── learning ───────────────────────────────────────────────────────────────────────────────
 
     def loss(self, batch: Batch) -> Loss:
-        seed = counter_seed(batch.position, "dropout", batch.piece)
+        seed = step_seed(batch, "dropout")
         memory, start = self.read(batch.source, len(batch.ids), seed)
         vectors = self._decode(batch.ids, memory, start, batch.documents, seed)
         total = cross_entropy(vectors, self.head_weight, batch.targets, batch.weights)

@@ -15,9 +15,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from textus.common import UsageError, counter_seed, unknown
+from textus.common import UsageError, unknown
 from textus.loader import Batch
-from textus.models import LanguageModel, Loss, kernels, matrices_and_other, token_nats
+from textus.models import LanguageModel, Loss, kernels, matrices_and_other, step_seed, token_nats
 from textus.models.layers import (
     ATTENTIONS,
     GATED,
@@ -444,8 +444,7 @@ class Decoder(LanguageModel):
     # ── learning ───────────────────────────────────────────────────────────────────────────────
 
     def loss(self, batch: Batch) -> Loss:
-        # torch's seed is set anew each step, from the run's; read, not drawn from, so that workers share nothing
-        seed = counter_seed(torch.initial_seed(), "dropout", batch.piece) & 0x7FFFFFFF
+        seed = step_seed(batch, "dropout") & 0x7FFFFFFF
         hidden = self.hidden(batch.ids, documents=batch.documents, seed=seed)
         compute = kernels.chunk_loss if self.native else chunk_loss
         total = cross_entropy(hidden, self.head_weight, batch.targets, batch.weights, compute)

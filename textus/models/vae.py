@@ -25,9 +25,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from textus.common import UsageError, counter_seed, notice, unknown
+from textus.common import UsageError, counter_seed, unknown
 from textus.loader import Batch
-from textus.models import LanguageModel, Loss, token_nats
+from textus.models import LanguageModel, Loss, step_seed, token_nats
 from textus.models.latent import Bodies, State, apart, back, real_positions
 from textus.models.losses import cross_entropy
 from textus.models.projections import Linear
@@ -259,7 +259,7 @@ class VAE(LanguageModel):
         rows, _ = apart(batch)
         real = real_positions(rows.ids, mask=rows.mask)
         if self.training:
-            generator = torch.Generator().manual_seed(counter_seed(batch.position, "vae", batch.piece))
+            generator = torch.Generator().manual_seed(step_seed(batch, "vae"))
             noise = torch.randn(len(rows.ids), self.config.d_latent, generator=generator).to(rows.ids.device)
             hide = torch.rand(rows.ids.shape, generator=generator).to(rows.ids.device)
             ids = rows.ids.masked_fill(hide < self.config.word_dropout, self.config.vocab_size)
@@ -326,27 +326,37 @@ class VAE(LanguageModel):
         return math.log(n_samples) - torch.logsumexp(torch.stack(logs), 0)
 
     @torch.no_grad()
+    def _posteriors(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The posterior means (N, Z) of the texts of a batch, and their KL (N,) in nats."""
+        rows, _ = apart(batch)
+        real = real_positions(rows.ids, mask=rows.mask)
+        context = self._context(rows.source, len(rows.ids))
+        posterior = self._posterior(rows.targets, real, context)
+        counted = (rows.weights > 0).any(1)
+        kl = posterior.kl(self._prior(context, posterior.mean)).sum(1)
+        return posterior.mean[counted], kl[counted]
+
     def findings(self, batches: list[Batch]) -> dict[str, Any]:
-        """What the log says of texts besides their bound: KL of a text (nats), active units; one line where the
-        latent has collapsed.
-        """
-        means, kls = [], []
-        for batch in batches:
-            rows, _ = apart(batch)
-            real = real_positions(rows.ids, mask=rows.mask)
-            context = self._context(rows.source, len(rows.ids))
-            posterior = self._posterior(rows.targets, real, context)
-            counted = (rows.weights > 0).any(1)
-            means.append(posterior.mean[counted])
-            kls.append(posterior.kl(self._prior(context, posterior.mean)).sum(1)[counted])
-        kl, units = float(torch.cat(kls).mean()), active_units(torch.cat(means))
-        if kl < COLLAPSED or not units:
-            notice(
-                f"the latent has collapsed (KL {kl:.3f} nats a text, {units} of {self.config.d_latent} units"
-                " active): the decoder tells texts without it; raise model.free_bits, model.word_dropout or"
-                " model.anneal_steps"
-            )
-        return {"kl_per_text": round(kl, 4), "active_units": units}
+        """What the log says of texts besides their bound: KL of a text (nats), active units."""
+        means, kls = zip(*map(self._posteriors, batches), strict=True)
+        return {
+            "kl_per_text": round(float(torch.cat(kls).mean()), 4),
+            "active_units": active_units(torch.cat(means)),
+        }
+
+    def text_findings(self, batch: Batch) -> dict[str, Tensor]:
+        """KL of each text."""
+        return {"kl_per_text": self._posteriors(batch)[1]}
+
+    def trouble(self, found: dict[str, Any]) -> str | None:
+        """Whether the latent has collapsed."""
+        kl, units = found.get("kl_per_text"), found.get("active_units")
+        if kl is None or (kl >= COLLAPSED and units):
+            return None
+        return (
+            f"the latent has collapsed (KL {kl:.3f} nats a text, {units} of {self.config.d_latent} units active): the"
+            " decoder tells texts without it; raise model.free_bits, model.word_dropout or model.anneal_steps"
+        )
 
     # ── as a language model ────────────────────────────────────────────────────────────────────
 

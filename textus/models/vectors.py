@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from textus.common import DataError, UsageError, extra, notice, write_atomic
-from textus.tokenizer.encoding import CONTINUES, Tokenizer
+from textus.tokenizer.encoding import Tokenizer
 
 Floats = NDArray[np.float32]
 
@@ -72,7 +72,7 @@ class Coverage:
         return self.found / max(1, self.total)
 
     def __str__(self) -> str:
-        return f"{self.found} of {self.total} ({self.share:.1%})"
+        return f"{self.found:,} of {self.total:,} ({self.share:.1%})"
 
 
 class WordVectors:
@@ -147,8 +147,8 @@ class WordVectors:
     def embeddings_for(self, tokenizer: Tokenizer) -> tuple[Tensor, Tensor]:
         """Rows for a tokenizer's ids: (V, D) with zeros where there is no vector, and which ids have one, (V,).
 
-        A token is looked up as it is spelt without the blank at its edges, then in small letters. Pieces that
-        continue a word in a WordPiece vocabulary are no words and get none; in a BPE they cannot be told apart.
+        A token is looked up as it is spelt without the blank at its edges, else in small letters. Pieces that
+        continue a word in a WordPiece vocabulary are no words and get none; in other kinds they cannot be told apart.
         """
         matrix = torch.zeros(tokenizer.vocab_size, self.width)
         found = torch.zeros(tokenizer.vocab_size, dtype=torch.bool)
@@ -183,28 +183,34 @@ def _spellings(tokenizer: Tokenizer) -> Iterator[str]:
     """What each id spells, without blanks at the edges; empty for what is no word."""
     special = set(tokenizer.special.values())
     pieces = set()
-    if tokenizer.kind == "wordpiece":
+    if marked := tokenizer.continues:
         vocabulary = tokenizer.backend.get_vocab(with_added_tokens=False)
-        pieces = {number for token, number in vocabulary.items() if token.startswith(CONTINUES)}
+        pieces = {number for token, number in vocabulary.items() if token.startswith(marked)}
     for number, spelt in enumerate(tokenizer.vocabulary):
         word = number not in special and number not in pieces
         yield spelt.decode("utf-8", errors="ignore").strip() if word else ""
 
 
+def input_embedding(model: nn.Module) -> nn.Embedding:
+    """A model's input embedding, or that of its encoder; UsageError where it has none."""
+    for owner in (model, getattr(model, "encoder", None)):
+        if isinstance(embedding := getattr(owner, "embedding", None), nn.Embedding):
+            return embedding
+    raise UsageError(
+        f"a {type(model).__name__.lower()} has no input embedding; word vectors are for neural families"
+    )
+
+
 @torch.no_grad()
-def initial_embeddings(model: nn.Module, vectors: WordVectors, tokenizer: Tokenizer) -> Coverage:
+def initial_embeddings(model: Any, vectors: WordVectors, tokenizer: Tokenizer) -> Coverage:
     """Put word vectors into a model's input embedding; ids without one keep their own start.
 
     They are scaled by one number, so that they are as large as the rows they replace (root mean square): cosines
     stay, and a model that was tuned for its own start still learns. Raises UsageError where the model has no input
     embedding, or its width or vocabulary is another.
     """
-    embedding = getattr(model, "embedding", None)
-    if not isinstance(embedding, nn.Embedding):
-        raise UsageError(
-            f"a {type(model).__name__.lower()} has no input embedding; word vectors are for neural families"
-        )
-    size, width = embedding.weight.shape
+    embedding = input_embedding(model)
+    width, size = embedding.weight.shape[1], model.config.vocab_size
     if width != vectors.width:
         raise UsageError(
             f"the vectors are {vectors.width} wide, the model's embeddings {width};"
@@ -216,9 +222,10 @@ def initial_embeddings(model: nn.Module, vectors: WordVectors, tokenizer: Tokeni
         )
     matrix, found = vectors.embeddings_for(tokenizer)
     if found.any():
-        own, new = embedding.weight[found], matrix[found].to(embedding.weight)
+        rows = embedding.weight[:size]  # beyond them may be a mask's row, or a hidden word's
+        own, new = rows[found], matrix[found].to(rows)
         scale = own.square().mean().sqrt() / new.square().mean().sqrt().clamp(min=1e-12)
-        embedding.weight[found] = new * scale
+        rows[found] = new * scale
     return Coverage(int(found.sum()), size - len(tokenizer.special))
 
 

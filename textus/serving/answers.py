@@ -46,8 +46,8 @@ class Served:
         return beginning(self.model, self.tokenizer.end_id), ids
 
     def end_ids(self, chat: bool) -> frozenset[int]:
-        """Ids that end an answer besides the end-of-text id: in a chat also the end of a turn."""
-        return frozenset({self.tokenizer.special.get("<|im_end|>", self.tokenizer.end_id)} if chat else ())
+        """Ids that end an answer besides those that end every text: in a chat also the end of a turn."""
+        return frozenset(self.tokenizer.turn_end_ids if chat else ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,8 @@ class Desk:
         self.served = served
         self.max_rows, self.max_open = max_rows, max_rows + max_queue
         self.n_open = 0  # changed on the event loop only
-        self.engine = EngineThread(Engine(served.model, end_id=served.tokenizer.end_id, max_rows=max_rows))
+        ends, n_ids = served.tokenizer.end_ids, served.tokenizer.vocab_size
+        self.engine = EngineThread(Engine(served.model, end_id=ends, max_rows=max_rows, n_ids=n_ids))
         self.threads = ThreadPoolExecutor(self.max_open, thread_name_prefix="textus-row")
 
     def close(self) -> None:

@@ -24,6 +24,8 @@ from textus.tokenizer import foreign
 from textus.tokenizer.chat import segments
 
 END, PAD, IM_START, IM_END, UNKNOWN = "<|endoftext|>", "<|pad|>", "<|im_start|>", "<|im_end|>", "<unk>"
+END_IDS = "textus_end_ids"
+"""In tokenizer_config.json: the ids that end a text beside its end-of-text token."""
 CHARACTER_PATTERN = r"[\s\S]"
 CONTINUES = "▁"
 """Before a WordPiece that does not begin a word. Not the usual ##: that is also a word that Markdown and C
@@ -79,6 +81,7 @@ class Tokenizer:
         self.vocab_size = max(backend.get_vocab(with_added_tokens=True).values()) + 1
         self.end_id = self.special[end]
         self.roles = foreign.roles(config or {}, self.special)
+        self.end_ids = self._ends((config or {}).get(END_IDS, []))
         self.pad_id = self.special.get(PAD, self.special.get(self.roles.get("pad_token", end), self.end_id))
         self.unknown = _unknown(self.record["model"], self.special, end)
         self.unk_id = self.special.get(self.unknown)
@@ -99,6 +102,40 @@ class Tokenizer:
         if self.kind not in ("wordpiece", "bert"):
             return ""
         return str(self.record["model"].get("continuing_subword_prefix") or CONTINUES)
+
+    def _ends(self, said: Any) -> tuple[int, ...]:
+        """`end_id`, the id of its role, and further ones; RunError for what is no list of ids."""
+        if not isinstance(said, list) or not all(
+            type(each) is int and 0 <= each < self.vocab_size for each in said
+        ):
+            raise RunError(
+                f"{END_IDS} of tokenizer_config.json is {said!r}, not a list of ids below {self.vocab_size}; it was"
+                " changed, use a copy"
+            )
+        role = self.special.get(self.roles.get("eos_token", ""), self.end_id)
+        return tuple(dict.fromkeys([self.end_id, role, *said]))
+
+    def end_also_at(self, ids: Iterable[int]) -> None:
+        """Texts end at these ids too: what a model made elsewhere says of itself."""
+        self.end_ids = self._ends([*self.end_ids, *ids])
+
+    @cached_property
+    def turn_end_ids(self) -> tuple[int, ...]:
+        """What ends an answer in a conversation: `end_ids`, <|im_end|>, and what the chat template sets after one."""
+        closing = [self.special[name] for name in (IM_END, self._closing()) if name in self.special]
+        return tuple(dict.fromkeys([*self.end_ids, *closing]))
+
+    def _closing(self) -> str | None:
+        """The first special token after an answer in the chat template; None where there is none, or it fails."""
+        answer = "An answer"
+        talk = [{"role": "user", "content": "Text"}, {"role": "assistant", "content": answer}]
+        try:
+            parts = list(self._segments(talk, add_generation_prompt=False))
+        except UsageError:
+            return None
+        said = [n for n, (is_special, text) in enumerate(parts) if not is_special and answer in text]
+        after = parts[said[-1] :] if said else []
+        return next((text for is_special, text in after if is_special), None)
 
     @cached_property
     def begin(self) -> list[int]:
@@ -170,6 +207,10 @@ class Tokenizer:
             return encode(texts, add_special_tokens=False)
         except (UnicodeEncodeError, TypeError) as error:
             raise DataError(f"the text is not valid Unicode: {error}; repair it first") from error
+        except Exception as error:  # the library raises bare Exception
+            raise DataError(
+                f"the tokenizer cannot encode the text: {error}; take another tokenizer"
+            ) from error
 
     @cached_property
     def _character_ids(self) -> np.ndarray:
@@ -241,18 +282,27 @@ class Tokenizer:
         Raises:
             UsageError: no chat template, messages of the wrong form, or a template that fails.
         """
+        ids: list[int] = []
+        for is_special, text in self._segments(messages, add_generation_prompt=add_generation_prompt):
+            ids.extend([self.special[text]] if is_special else self.encode(text))
+        return ids
+
+    def _segments(
+        self, messages: Sequence[dict[str, Any]], *, add_generation_prompt: bool
+    ) -> Iterator[tuple[bool, str]]:
+        """A conversation as (is it a special token, its text)."""
         if self.chat_template is None:
             raise UsageError(
                 "this tokenizer has no chat template; put a chat_template.jinja beside its tokenizer.json"
             )
-        ids: list[int] = []
         names = [name for name in self.special if name != self.unknown]
-        template, words = self.chat_template, self.roles
-        for is_special, text in segments(
-            template, messages, add_generation_prompt=add_generation_prompt, special=names, words=words
-        ):
-            ids.extend([self.special[text]] if is_special else self.encode(text))
-        return ids
+        return segments(
+            self.chat_template,
+            messages,
+            add_generation_prompt=add_generation_prompt,
+            special=names,
+            words=self.roles,
+        )
 
     # ── files ──
 
@@ -278,6 +328,8 @@ class Tokenizer:
         }
         if self.unk_id is not None:
             config["unk_token"] = self.unknown
+        if more := [each for each in self.end_ids if each != self.end_id]:
+            config[END_IDS] = more
         write_json(folder / "tokenizer_config.json", config)
         write_atomic(folder / "tokenizer.json", self.backend.to_str(pretty=True))
 
@@ -338,29 +390,55 @@ def load(path: Path | str) -> Tokenizer:
     record = read_json(file)
     if not isinstance(record, dict) or "model" not in record or "added_tokens" not in record:
         raise RunError(f"{file} is JSON but not a tokenizer; it should be Hugging Face's tokenizer.json")
-    config_path = file.with_name("tokenizer_config.json")
-    config = read_json(config_path) if config_path.exists() else {}
+    config = _settings(file)
     try:
+        record = foreign.with_named(record, config)
         whole = {**foreign.out_of_reach(record), "truncation": None, "padding": None}
         backend = tokenizers.Tokenizer.from_str(json.dumps(whole))
+        foreign.check_numbers(backend, record)
+    except RunError as error:
+        raise RunError(f"{file}: {error}") from error
     except Exception as error:  # the library raises bare Exception
-        raise RunError(f"{file} is not a usable tokenizer: {error}") from error
-    jinja = file.with_name("chat_template.jinja")
-    template = jinja.read_text(encoding="utf-8") if jinja.exists() else foreign.chat_template(config)
+        raise RunError(f"{file} is not a usable tokenizer: {type(error).__name__} {error}"[:500]) from error
     try:
-        tokenizer = Tokenizer(backend, template, _end(record, config, file), config)
-    except (KeyError, TypeError, AttributeError) as error:
+        end = _end(record, config, backend, file)
+        tokenizer = Tokenizer(backend, _template(file, config), end, config)
+        _ = tokenizer.vocabulary
+        _verify(tokenizer, config, file)
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise RunError(f"{file} is not a tokenizer Textus can use: {type(error).__name__} {error}") from error
-    _verify(tokenizer, config, file)
     return tokenizer
 
 
-def _end(record: dict[str, Any], config: dict[str, Any], file: Path) -> str:
+def _settings(file: Path) -> dict[str, Any]:
+    """tokenizer_config.json beside a tokenizer.json, and what only the older special_tokens_map.json says."""
+    found: dict[str, Any] = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        path = file.with_name(name)
+        said = read_json(path) if path.exists() else {}
+        if not isinstance(said, dict):
+            raise RunError(f"{path} is no object; it was changed or cut short, use a copy")
+        found |= said
+    return found
+
+
+def _template(file: Path, config: dict[str, Any]) -> str | None:
+    """The chat template beside a tokenizer.json, or in its settings."""
+    jinja = file.with_name("chat_template.jinja")
+    if not jinja.exists():
+        return foreign.chat_template(config)
+    try:
+        return jinja.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunError(f"{jinja} is no text ({error}); it was changed, use a copy") from error
+
+
+def _end(record: dict[str, Any], config: dict[str, Any], backend: tokenizers.Tokenizer, file: Path) -> str:
     """The special token that ends a document."""
     names = [added["content"] for added in record["added_tokens"] if added.get("special")]
     said = config.get("eos_token") or config.get("sep_token")  # BERT ends a text with its separator
     said = said.get("content") if isinstance(said, dict) else said
-    for name in (END, said):
+    for name in (END, said, foreign.closing(backend)):
         if isinstance(name, str) and name in names:
             return name
     raise RunError(

@@ -10,12 +10,16 @@ import json
 import re
 from typing import Any
 
+import tokenizers
+
 from textus.common import RunError
 
 BLANK = "▁"
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 ROLES = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
 """Special tokens that tokenizer_config.json names by what they are for."""
+USUAL = {"mask_token": ("[MASK]", "<mask>"), "pad_token": ("[PAD]", "<pad>")}
+"""What they are where it does not say: the authors' BERT and RoBERTa leave it to a class of `transformers`."""
 
 
 def kind_of(record: dict[str, Any]) -> str:
@@ -44,16 +48,58 @@ def piece_bytes(token: str, kind: str, prefix: str) -> bytes:
 
 def roles(config: dict[str, Any], special: dict[str, int]) -> dict[str, str]:
     """Role → special token, of those that tokenizer_config.json names and the tokenizer has."""
+    found = {role: name for role, name in named(config).items() if name in special}
+    usual = {role: next((n for n in names if n in special), None) for role, names in USUAL.items()}
+    return {role: name for role, name in usual.items() if name and role not in config} | found
+
+
+def named(config: dict[str, Any]) -> dict[str, str]:
+    """Role → token, as tokenizer_config.json says."""
     said = {role: config.get(role) for role in ROLES}
     names = {role: each.get("content") if isinstance(each, dict) else each for role, each in said.items()}
-    return {role: name for role, name in names.items() if isinstance(name, str) and name in special}
+    return {role: name for role, name in names.items() if isinstance(name, str)}
+
+
+def with_named(record: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
+    """The tokenizer.json with the tokens that only tokenizer_config.json adds, and those it gives a role as special
+    ones; `transformers` does both when it opens the folder.
+    """
+    tokens = {token["id"]: dict(token) for token in record["added_tokens"]}
+    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    for number, token in (config.get("added_tokens_decoder") or {}).items():
+        tokens.setdefault(int(number), {**plain, **token, "id": int(number)})
+    roles = set(named(config).values())
+    vocabulary = record["model"].get("vocab")
+    pieces = vocabulary if isinstance(vocabulary, dict) else {}
+    held = {token["content"] for token in tokens.values()}
+    for name in sorted(roles & pieces.keys() - held):
+        tokens[pieces[name]] = {**plain, "id": pieces[name], "content": name}
+    for token in tokens.values():
+        token["special"] = bool(token.get("special")) or token["content"] in roles
+    return {**record, "added_tokens": [tokens[number] for number in sorted(tokens)]}
+
+
+def check_numbers(backend: tokenizers.Tokenizer, record: dict[str, Any]) -> None:
+    """RunError where an added token did not get the id it is said to have."""
+    for token in record["added_tokens"]:
+        if (number := backend.token_to_id(token["content"])) != token["id"]:
+            raise RunError(
+                f"its added token {token['content']!r} should be id {token['id']} and becomes {number}; it was changed"
+            )
+
+
+def closing(backend: tokenizers.Tokenizer) -> str | None:
+    """The special token that the post-processor sets after a text; None where it sets none."""
+    framed = backend.encode("a")
+    return str(framed.tokens[-1]) if framed.special_tokens_mask[-1:] == [1] else None
 
 
 def chat_template(config: dict[str, Any]) -> str | None:
     """The template in tokenizer_config.json: one, or of several that have names the default."""
     said = config.get("chat_template")
     if isinstance(said, list):
-        said = next((each.get("template") for each in said if each.get("name") == "default"), None)
+        told = {each.get("name"): each.get("template") for each in said if isinstance(each, dict)}
+        said = told.get("default")
     return said if isinstance(said, str) else None
 
 
@@ -79,9 +125,17 @@ def out_of_reach(record: dict[str, Any]) -> dict[str, Any]:
     after its first character keeps it from that; `transformers` cuts special tokens out before it normalises, so
     it is not changed by this.
     """
-    if record["model"].get("type") != "Unigram" or '"ByteLevel"' in json.dumps(record.get("decoder")):
+    if record["model"].get("type") != "Unigram":
         return record
-    unknown = record["model"]["vocab"][record["model"]["unk_id"] or 0][0]
+    number = record["model"].get("unk_id")
+    if number is None and not record["model"].get("byte_fallback"):
+        raise RunError(
+            "its model has unk_id null, so a character that it does not know could not be encoded; set it to the id"
+            " of its <unk>"
+        )
+    if '"ByteLevel"' in json.dumps(record.get("decoder")):
+        return record
+    unknown = "" if number is None else record["model"]["vocab"][number][0]
     pieces = {piece for piece, _ in record["model"]["vocab"]}
     names = [t["content"] for t in record["added_tokens"] if t["special"] and t["content"] != unknown]
     firsts = sorted({name[0] for name in names if name in pieces})

@@ -18,10 +18,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from textus.common import RunError, UsageError, unknown
+from textus.common import RunError, TextusError, UsageError, unknown
 from textus.config import from_dict, to_dict
 from textus.models import build
 from textus.models import family as family_of
+from textus.models.pretrained import values as checks
 from textus.tokenizer import Tokenizer
 
 MODULES = ("llama", "gpt2", "bert", "roberta", "t5")
@@ -132,7 +133,7 @@ def architecture(name: str) -> Architecture:
 
 def read_weights(module: Architecture, config: Any, tensors: Tensors) -> dict[str, Tensor]:
     """Our weights, from foreign tensors; RunError for one that is missing, left over or of another shape."""
-    if (asked := getattr(config, "n_layer", 0)) > len(tensors.shapes):
+    if (asked := max(config.n_layer, getattr(config, "n_decoder_layer", 0))) > len(tensors.shapes):
         raise RunError(
             f"{tensors.where} has {len(tensors.shapes)} tensors, its configuration asks for {asked:,} layers; the two"
             " are not of one model"
@@ -173,13 +174,18 @@ def join(parts: list[Part], shape: tuple[int, ...], tensors: Tensors, found: dic
 
 def spelled(module: Architecture, names: Iterable[str], wanted: list[str]) -> dict[str, str]:
     """The name in `wanted`'s spelling → the name in the file, which may lack the architecture's prefix."""
-    names = list(names)
-    if not module.PREFIX or any(name.startswith(module.PREFIX) for name in names):
-        return {name: name for name in names}
-    headless = {module.PREFIX + name: name for name in names}
+    table = {OLDER.sub(lambda found: NEWER[found[0]], name): name for name in names}
+    if not module.PREFIX or any(name.startswith(module.PREFIX) for name in table):
+        return table
+    headless = {module.PREFIX + name: theirs for name, theirs in table.items()}
     return {
         full if full in wanted or ignored(module, full) else name: name for full, name in headless.items()
     }
+
+
+NEWER = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+"""How TensorFlow's BERT named a norm's tensors, as many of the first files still do → how they are named now."""
+OLDER = re.compile("|".join(map(re.escape, NEWER)))
 
 
 def ignored(module: Architecture, name: str) -> bool:
@@ -249,11 +255,16 @@ def foreign_weights(module: Architecture, config: Any, weights: dict[str, Tensor
 
 
 def checked_config(module: Architecture, hf: dict[str, Any], where: str) -> dict[str, Any]:
-    """Our config's values with all defaults filled in; RunError naming a field that config.json lacks."""
+    """Our config's values with all defaults filled in; RunError or UsageError naming the file and what is wrong."""
+    checks.check(hf, where)
     try:
         values = module.config_from(hf)
+        return to_dict(from_dict(family_of(module.FAMILY)[1], values, "model."))
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from error
+    except TextusError:
+        raise
     except KeyError as error:
         raise RunError(f"{where} has no {error}; it is damaged or not of this architecture") from error
-    except (TypeError, AttributeError, IndexError, ZeroDivisionError) as error:
+    except (TypeError, ValueError, AttributeError, IndexError, ArithmeticError) as error:
         raise RunError(f"{where} holds a value of the wrong kind ({error}); it is damaged") from error
-    return to_dict(from_dict(family_of(module.FAMILY)[1], values, "model."))

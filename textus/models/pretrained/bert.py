@@ -10,6 +10,7 @@ from typing import Any
 
 from textus.common import UsageError, unknown
 from textus.models.pretrained import Part
+from textus.models.pretrained.values import token
 
 ARCHITECTURES = ("BertForMaskedLM", "BertForPreTraining", "BertModel")
 FAMILY = "encoder"
@@ -46,14 +47,14 @@ LAYER = {
 def config_from(hf: dict[str, Any]) -> dict[str, Any]:
     """Our encoder's values from config.json."""
     name = hf["architectures"][0]
-    values = shared_from(hf, with_head=name != "BertModel", mask_id=hf.get("mask_token_id", MASK))
+    values = shared_from(hf, with_head=name != "BertModel", mask_id=MASK)
     paired = name == "BertForPreTraining"
     objective = "mlm+nsp" if paired else "mlm"
     return {**values, "pooler": name == "BertModel" or paired, "objective": objective}
 
 
 def shared_from(hf: dict[str, Any], *, with_head: bool, mask_id: int) -> dict[str, Any]:
-    """What BERT and RoBERTa have in common."""
+    """What BERT and RoBERTa have in common; `mask_id` is the mask where config.json does not say."""
     for name, known in FIXED.items():
         if hf.get(name, known) != known:
             raise UsageError(f"{name}={hf[name]}: a BERT here has {name}={known}")
@@ -62,7 +63,7 @@ def shared_from(hf: dict[str, Any], *, with_head: bool, mask_id: int) -> dict[st
     activation = hf.get("hidden_act", "gelu")
     if activation not in ACTIVATIONS:
         raise unknown("hidden_act", activation, ACTIVATIONS)
-    if mask_id >= hf["vocab_size"]:
+    if hf.get("mask_token_id") is None and mask_id >= hf["vocab_size"]:
         raise UsageError(
             f"the mask is not id {mask_id} in a vocabulary of {hf['vocab_size']}: add its id to config.json as"
             " mask_token_id"
@@ -79,7 +80,7 @@ def shared_from(hf: dict[str, Any], *, with_head: bool, mask_id: int) -> dict[st
         "activation": ACTIVATIONS[activation],
         "dropout": hf.get("hidden_dropout_prob", 0.1),
         "mlm_transform": with_head,
-        "mask_id": mask_id,
+        "mask_id": token(hf, "mask_token_id", mask_id),
         **NEEDED,
     }
 

@@ -15,12 +15,15 @@ import torch
 from torch import Tensor
 
 from textus.common import RunError, extra, unknown
+from textus.models.pretrained.values import whole
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 """Types of metadata → struct's letter; 8 is a string, 9 an array."""
 STRING, ARRAY = 8, 9
+DEPTH = 4
+"""Lists may hold lists; no file known has any."""
 
 TYPES = {0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 8: "Q8_0", 12: "Q4_K", 13: "Q5_K", 14: "Q6_K", 30: "BF16"}
 """Types of tensors that are read."""
@@ -49,7 +52,7 @@ class Header:
     def string(self) -> str:
         return bytes(self.take(self.number("Q"))).decode("utf-8", errors="replace")
 
-    def value(self, kind: int) -> Any:
+    def value(self, kind: int, depth: int = 0) -> Any:
         """A value of a type: number, string or list."""
         if kind == STRING:
             return self.string()
@@ -57,11 +60,13 @@ class Header:
             return self.number(SCALARS[kind])
         if kind != ARRAY:
             raise Truncated(f"a value has the type {kind}, which GGUF does not have")
+        if depth == DEPTH:
+            raise Truncated(f"it has lists in lists, {DEPTH} deep and more")
         inner, count = self.number("I"), self.number("Q")
         if inner not in SCALARS:
             if count > len(self.data):
                 raise Truncated(f"a list of {count:,} values is longer than the file")
-            return [self.value(inner) for _ in range(count)]
+            return [self.value(inner, depth + 1) for _ in range(count)]
         raw = self.take(count * struct.calcsize(SCALARS[inner]))
         return list(struct.unpack(f"<{count}{SCALARS[inner]}", raw))
 
@@ -88,8 +93,8 @@ class Container:
 
     def _place(self, at: int, places: list[tuple[str, tuple[int, ...], int, int]]) -> None:
         """Where each tensor lies; RunError where one is of an unknown type, past the end, or over another."""
-        align = int(self.metadata.get("general.alignment", 32))
-        if align < 1 or align & (align - 1):
+        align = whole(self.where, "general.alignment", self.metadata.get("general.alignment", 32))
+        if align & (align - 1):
             raise RunError(f"{self.where}: its alignment of {align} is no power of two; it is damaged")
         start = -(-at // align) * align
         for name, shape, kind, offset in places:
@@ -100,9 +105,9 @@ class Container:
                 raise unknown(f"type of the tensor {name}", label, TYPES.values())
             block, size = self.types.GGML_QUANT_SIZES[self.types.GGMLQuantizationType(kind)]
             count = int(np.prod([int(n) for n in shape], dtype=object))
-            if not shape or shape[-1] % block:
+            if not count or shape[-1] % block:
                 raise RunError(
-                    f"{self.where}: the tensor {name} of shape {list(shape)} is not in blocks of {block}"
+                    f"{self.where}: the tensor {name} of shape {list(shape)} is not in blocks of {block}; it is damaged"
                 )
             begin = start + offset
             self.shapes[name], self.spans[name] = shape, (begin, begin + count // block * size, kind)

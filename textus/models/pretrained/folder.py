@@ -5,15 +5,19 @@ Nothing in a folder is executed: pickled checkpoints are refused, and code that 
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from tokenizers import Tokenizer as Backend
+from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 
 from textus import tokenizer as tokenizers
-from textus.common import RunError, notice, read_json, sha256, write_json
+from textus.common import RunError, fingerprint, notice, read_json, sha256, write_atomic, write_json
 from textus.config import from_dict
 from textus.models import family as family_of
 from textus.models.pretrained import (
@@ -24,6 +28,7 @@ from textus.models.pretrained import (
     foreign_weights,
     read_weights,
 )
+from textus.models.pretrained.values import ends
 from textus.models.pretrained.vocabulary import byte_level, made
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -112,7 +117,7 @@ def read_folder(folder: Path) -> Imported:
             f"{folder} has no config.json; a Hugging Face folder holds config.json and model.safetensors"
         )
     hf = read_json(folder / "config.json")
-    name = class_name(hf, folder)
+    name, where = class_name(hf, folder), f"{folder}/config.json"
     module = architecture(name)
     if "auto_map" in hf:
         notice(f"{folder}: the code that auto_map names is not run; it is read as a plain {name}")
@@ -122,15 +127,38 @@ def read_folder(folder: Path) -> Imported:
         and (mask := tokenizer.special.get(tokenizer.roles.get("mask_token", ""))) is not None
     ):
         hf.setdefault("mask_token_id", mask)  # config.json hardly ever says which it is
-    values = checked_config(module, hf, f"{folder}/config.json")
-    config: Any = from_dict(family_of(module.FAMILY)[1], values, "model.")
     tensors = SafeTensors(folder)
+    if "scale_decoder_outputs" in hf:  # a T5 of transformers 5, which says of each that its head is tied
+        hf["tie_word_embeddings"] = not apart(tensors, "lm_head.weight", "shared.weight")
+    values = checked_config(module, hf, where)
+    config: Any = from_dict(family_of(module.FAMILY)[1], values, "model.")
     if tokenizer is not None:
         check_vocabulary(tokenizer, config.vocab_size, str(folder))
+        if family_of(module.FAMILY)[0].can_generate:
+            tokenizer.end_also_at(said_ends(folder, hf, tokenizer.vocab_size))
     weights = read_weights(module, config, tensors)
     files = [folder / "config.json", *tensors.files]
     source = {"format": "huggingface", "architecture": name, "files": {f.name: sha256(f) for f in files}}
     return Imported(module.FAMILY, values, weights, tokenizer, source)
+
+
+def apart(tensors: SafeTensors, first: str, second: str) -> bool:
+    """Whether the file holds these two tensors, and they differ."""
+    if first not in tensors.shapes or second not in tensors.shapes:
+        return False
+    return not torch.equal(tensors.read(first), tensors.read(second))
+
+
+def said_ends(folder: Path, hf: dict[str, Any], n_ids: int) -> list[int]:
+    """The ids that end a text or a turn: `eos_token_id` of generation_config.json and of config.json."""
+    found = ends(f"{folder}/config.json", [("eos_token_id", hf.get("eos_token_id"))], n_ids)
+    path = folder / "generation_config.json"
+    if not path.exists():
+        return found
+    said = read_json(path)
+    if not isinstance(said, dict):
+        raise RunError(f"{path} is no object; it was changed or cut short, fetch it again")
+    return [*ends(str(path), [("eos_token_id", said.get("eos_token_id"))], n_ids), *found]
 
 
 def class_name(hf: Any, folder: Path) -> str:
@@ -156,16 +184,26 @@ def read_tokenizer(folder: Path) -> tokenizers.Tokenizer | None:
 def older_tokenizer(folder: Path) -> tokenizers.Tokenizer:
     """A byte-level BPE from vocab.json and merges.txt, ended by <|endoftext|>."""
     table = read_json(folder / "vocab.json")
-    if not isinstance(table, dict) or sorted(table.values()) != list(range(len(table))):
+    if not isinstance(table, dict) or set(table.values()) != set(range(len(table))):
         raise RunError(f"{folder}/vocab.json does not number its entries from 0 without gaps; it is damaged")
+    more = read_json(folder / "added_tokens.json") if (folder / "added_tokens.json").exists() else {}
+    if not isinstance(more, dict) or set(more.values()) != set(range(len(table), len(table) + len(more))):
+        raise RunError(
+            f"{folder}/added_tokens.json does not number its entries on from vocab.json's; it is damaged"
+        )
+    table |= more
     if tokenizers.END not in table:
         raise RunError(
             f"{folder}/vocab.json has no {tokenizers.END}; add a tokenizer.json, which says how texts end"
         )
     pieces = sorted(table, key=lambda piece: table[piece])
-    lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
+    try:
+        lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise RunError(f"{folder}/merges.txt is no text ({error}); it was changed, fetch it again") from error
     merges = [line for line in lines if line and not line.startswith("#version")]
-    record = byte_level(pieces, merges, split="gpt-2", added={table[tokenizers.END]: True})
+    added = dict.fromkeys([table[tokenizers.END], *more.values()], True)
+    record = byte_level(pieces, merges, split="gpt-2", added=added)
     return made(record, {"eos_token": tokenizers.END}, None, str(folder))
 
 
@@ -174,7 +212,9 @@ PADDING_SHARE = 0.1
 
 
 def check_vocabulary(tokenizer: tokenizers.Tokenizer, vocab_size: int, where: str) -> None:
-    """RunError where the tokenizer and the weights are not of one model."""
+    """RunError where the tokenizer and the weights are not of one model. Rows beyond the tokenizer's entries stay as
+    they are and count in likelihoods; `generation.in_reach` keeps them from being chosen.
+    """
     n = tokenizer.vocab_size
     if n > vocab_size or n < (1 - PADDING_SHARE) * vocab_size:
         raise RunError(
@@ -192,6 +232,7 @@ def write_folder(
     out.mkdir(parents=True, exist_ok=True)
     if tokenizer is not None:
         tokenizer.save(out)
+        finish_tokenizer(out, family, config, tokenizer)
         hf = {"eos_token_id": tokenizer.end_id, "pad_token_id": tokenizer.pad_id, **hf}
         if family_of(family)[0].can_generate:
             write_json(out / "generation_config.json", generation_config(tokenizer, hf))
@@ -200,12 +241,27 @@ def write_folder(
     return str(hf["architectures"][0])
 
 
+def finish_tokenizer(out: Path, family: str, config: Any, tokenizer: tokenizers.Tokenizer) -> None:
+    """What `transformers` takes from the tokenizer and we from the model: the end of a source, the mask's name."""
+    names = {number: name for name, number in tokenizer.special.items()}
+    path = out / "tokenizer_config.json"
+    if family == "encoder-decoder" and tokenizer.backend.encode("a").ids[-1:] != [tokenizer.end_id]:
+        end = names[tokenizer.end_id]
+        backend = Backend.from_str(tokenizer.backend.to_str())
+        backend.post_processor = TemplateProcessing(
+            single=f"$A {end}", pair=f"$A {end} $B {end}", special_tokens=[(end, tokenizer.end_id)]
+        )
+        write_atomic(out / "tokenizer.json", backend.to_str(pretty=True))
+        changed = fingerprint(json.loads(backend.to_str()))
+        write_json(path, {**read_json(path), "textus_fingerprint": changed})
+    if family == "encoder" and config.mask_id in names:
+        write_json(path, {**read_json(path), "mask_token": names[config.mask_id]})
+
+
 def generation_config(tokenizer: tokenizers.Tokenizer, hf: dict[str, Any]) -> dict[str, Any]:
     """Which ids begin and end a text, or a turn of a conversation; generating reads these, not config.json."""
-    ends = [hf["eos_token_id"], tokenizer.special.get(tokenizer.roles.get("eos_token", ""))]
-    if tokenizer.chat_template is not None:
-        ends.append(tokenizer.special.get(tokenizers.IM_END))
-    eos = list(dict.fromkeys(each for each in ends if each is not None))
+    ended = tokenizer.end_ids if tokenizer.chat_template is None else tokenizer.turn_end_ids
+    eos = list(dict.fromkeys([hf["eos_token_id"], *ended]))
     start = {name: hf[name] for name in ("decoder_start_token_id",) if name in hf}
     return {
         "bos_token_id": tokenizer.start_id,

@@ -18,6 +18,7 @@ from textus.common import RunError, UsageError, sha256, unknown
 from textus.config import from_dict
 from textus.models import family as family_of
 from textus.models.pretrained import Imported, checked_config, llama, read_weights
+from textus.models.pretrained import values as checks
 from textus.models.pretrained.container import Container
 from textus.models.pretrained.folder import check_vocabulary
 from textus.models.pretrained.vocabulary import (
@@ -41,6 +42,8 @@ NAMES = {
     "attn_k_norm": "self_attn.k_norm", "ffn_norm": "post_attention_layernorm", "ffn_gate": "mlp.gate_proj",
     "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj",
 }  # fmt: skip
+ENDS = ("eos_token_id", "eot_token_id", "eom_token_id")
+"""Of a text, of a turn, of a message that calls a tool: generating ends at each."""
 STRETCHING = "rope_freqs.weight"
 """What each rotary frequency is divided by: Llama 3's files have it instead of a setting."""
 OUTER = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
@@ -78,10 +81,10 @@ def read_file(path: Path) -> Imported:
     """A GGUF file in our terms. UsageError for an architecture, a tensor type or a split of texts that is not
     known; RunError for a file that is damaged or does not fit itself."""
     container = Container(Path(path))
-    kind = container.metadata.get("general.architecture")
+    kind = Values(container, "general").text("architecture")
     if kind not in CLASSES:
-        raise unknown("architecture of a GGUF file", str(kind), CLASSES)
-    hf = as_hugging_face(container, str(kind))
+        raise unknown("architecture of a GGUF file", kind, CLASSES)
+    hf = as_hugging_face(container, kind)
     values = checked_config(llama, hf, container.where)
     config: Any = from_dict(family_of(llama.FAMILY)[1], values, "model.")
     tokenizer = read_tokenizer(container)
@@ -97,38 +100,41 @@ def as_hugging_face(container: Container, kind: str) -> dict[str, Any]:
     said = Values(container, kind)
     if "token_embd.weight" not in container.shapes:
         raise RunError(f"{container.where} has no tensor token_embd.weight; it is not a whole model")
-    n_head, width = said("attention.head_count"), said("embedding_length")
-    head = said("attention.key_length", width // n_head)
-    if (turned := said("rope.dimension_count", head)) != head:
+    n_head, width = said.count("attention.head_count"), said.count("embedding_length")
+    head = said.count("attention.key_length", width // n_head)
+    if (turned := said.count("rope.dimension_count", head)) != head:
         raise UsageError(f"{container.where} turns {turned} of a head's {head} numbers; here all are turned")
     hf = {
         "architectures": [CLASSES[kind]],
         "vocab_size": container.shapes["token_embd.weight"][0],
-        "max_position_embeddings": said("context_length"),
-        "num_hidden_layers": said("block_count"),
+        "max_position_embeddings": said.count("context_length", most=checks.CONTEXT),
+        "num_hidden_layers": said.count("block_count", most=checks.LAYERS),
         "num_attention_heads": n_head,
-        "num_key_value_heads": said("attention.head_count_kv", n_head),
+        "num_key_value_heads": said.count("attention.head_count_kv", n_head),
         "hidden_size": width,
         "head_dim": head,
-        "intermediate_size": said("feed_forward_length"),
-        "rms_norm_eps": rounded(said("attention.layer_norm_rms_epsilon")),
+        "intermediate_size": said.count("feed_forward_length"),
+        "rms_norm_eps": rounded(said.number("attention.layer_norm_rms_epsilon", above=0, below=1)),
         "tie_word_embeddings": "output.weight" not in container.shapes,
         "attention_bias": "blk.0.attn_output.bias" in container.shapes,
         "rope_parameters": rope(said, head),
     }
-    if (window := said("attention.sliding_window", 0)) and kind == "llama":
-        hf |= {"sliding_window": window, "use_sliding_window": True, "max_window_layers": 0}
+    window = said.count("attention.sliding_window", 0, least=0, most=checks.CONTEXT)
+    if window and kind == "llama":
+        hf |= {"architectures": ["MistralForCausalLM"], "sliding_window": window}
     return hf
 
 
 def rope(said: Values, head: int) -> dict[str, Any]:
     """`rope_parameters` from the metadata, or from the tensor that stands for Llama 3's."""
-    found: dict[str, Any] = {"rope_theta": rounded(said("rope.freq_base", llama.THETA))}
+    theta = said.number("rope.freq_base", llama.THETA, above=1, below=1e15)
+    found: dict[str, Any] = {"rope_theta": rounded(theta)}
     if STRETCHING in said.container.shapes:
         return found | llama3(said.container, found["rope_theta"], head)
-    if (kind := said("rope.scaling.type", "none")) != "none":
-        found |= {"rope_type": kind, "factor": said("rope.scaling.factor")}
-        if original := said("rope.scaling.original_context_length", 0):
+    if (kind := said.text("rope.scaling.type", "none")) != "none":
+        found |= {"rope_type": kind, "factor": said.number("rope.scaling.factor", above=0, below=1e6)}
+        name = "rope.scaling.original_context_length"
+        if original := said.count(name, 0, least=0, most=checks.CONTEXT):
             found["original_max_position_embeddings"] = original
     return found
 
@@ -150,7 +156,7 @@ def llama3(container: Container, theta: float, head: int) -> dict[str, Any]:
 
 
 class Values:
-    """Metadata of one architecture by its short name; RunError for one that is needed and missing."""
+    """Metadata of one part by its short name; RunError for what is needed and missing, or of the wrong kind."""
 
     def __init__(self, container: Container, kind: str) -> None:
         self.container, self.kind = container, kind
@@ -159,6 +165,43 @@ class Values:
         value = self.container.metadata.get(f"{self.kind}.{name}", default)
         if value is None:
             raise RunError(f"{self.container.where} has no {self.kind}.{name} in its metadata; it is damaged")
+        return value
+
+    def count(
+        self, name: str, default: int | None = None, *, least: int = 1, most: int = checks.WIDTH
+    ) -> int:
+        """A whole number."""
+        key = f"{self.kind}.{name}"
+        return checks.whole(self.container.where, key, self(name, default), least=least, most=most)
+
+    def number(self, name: str, default: float | None = None, *, above: float, below: float) -> float:
+        """A number between these two."""
+        key = f"{self.kind}.{name}"
+        return checks.number(self.container.where, key, self(name, default), above=above, below=below)
+
+    def text(self, name: str, default: str | None = None) -> str:
+        return str(self._of(name, default, str, "a text"))
+
+    def flag(self, name: str, default: bool) -> bool:
+        return bool(self._of(name, default, bool, "true or false"))
+
+    def entries(self, name: str, kind: type, n: int | None = None) -> list[Any]:
+        """A list of values of this type; RunError where it has not `n`."""
+        found = self(name)
+        if not isinstance(found, list) or not found or not all(type(each) is kind for each in found):
+            raise checks.wrong(
+                self.container.where, f"{self.kind}.{name}", found, f"a list of {kind.__name__}"
+            )
+        if n is not None and len(found) != n:
+            raise RunError(
+                f"{self.container.where}: {self.kind}.{name} has {len(found):,} entries for {n:,} tokens; it is"
+                " damaged, fetch it again"
+            )
+        return found
+
+    def _of(self, name: str, default: Any, kind: type, wanted: str) -> Any:
+        if not isinstance(value := self(name, default), kind):
+            raise checks.wrong(self.container.where, f"{self.kind}.{name}", value, wanted)
         return value
 
 
@@ -173,35 +216,41 @@ def rounded(value: float) -> float:
 def read_tokenizer(container: Container) -> Tokenizer:
     """The tokenizer and chat template of a file."""
     said = Values(container, "tokenizer.ggml")
-    pieces, kind, types = said("tokens"), said("model"), said("token_type")
-    if len(types) != len(pieces):
-        raise RunError(
-            f"{container.where} has {len(pieces):,} tokens and {len(types):,} types of them; it is damaged"
-        )
-    added = {
-        n: each in (CONTROL, UNKNOWN) for n, each in enumerate(types) if each in (CONTROL, UNKNOWN, ADDED)
-    }
-    roles = {
-        f"{role}_token": pieces[number]
-        for role, name in {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}.items()
-        if 0 <= (number := said(f"{name}_token_id", -1)) < len(pieces)
-    }
+    pieces, kind = said.entries("tokens", str), said.text("model")
+    types, split = said.entries("token_type", int, len(pieces)), said.text("pre", "gpt-2")
+    ended = [(f"{said.kind}.{name}", container.metadata.get(f"{said.kind}.{name}")) for name in ENDS]
+    ids = checks.ends(container.where, ended, len(pieces))
+    roles = roles_of(said, pieces)
     if "eos_token" not in roles:
         raise RunError(f"{container.where} does not say which token ends a text; it is damaged")
+    added = {
+        n: each in (CONTROL, UNKNOWN) for n, each in enumerate(types) if each in (CONTROL, UNKNOWN, ADDED)
+    } | dict.fromkeys(ids, True)  # what ends a text is no text, whatever its type says
     if kind == "gpt2":
-        record = byte_level(pieces, said("merges"), split=said("pre", "gpt-2"), added=added)
+        record = byte_level(pieces, said.entries("merges", str), split=split, added=added)
     elif kind == "llama":
         roles.setdefault("unk_token", pieces[0])
         record = sentencepiece(
-            pieces, said("scores"), unk=roles["unk_token"], added=added,
-            blank_first=said("add_space_prefix", True),
+            pieces, said.entries("scores", float, len(pieces)), unk=roles["unk_token"], added=added,
+            blank_first=said.flag("add_space_prefix", True),
         )  # fmt: skip
     else:
-        raise unknown("tokenizer of a GGUF file", str(kind), ["gpt2", "llama"])
-    llama3 = "bos_token" in roles and said("pre", "gpt-2") == "llama-bpe"  # such files leave the flag out
-    if said("add_bos_token", kind == "llama" or llama3):
+        raise unknown("tokenizer of a GGUF file", kind, ["gpt2", "llama"])
+    llama3 = "bos_token" in roles and split == "llama-bpe"  # such files leave the flag out
+    if said.flag("add_bos_token", kind == "llama" or llama3):
         if "bos_token" not in roles:
             raise RunError(f"{container.where} does not say which token begins a text; it is damaged")
         record["post_processor"] = beginning(roles["bos_token"], pieces.index(roles["bos_token"]))
-    template = container.metadata.get("tokenizer.chat_template")
-    return made(record, roles, template, container.where)
+    template = Values(container, "tokenizer").text("chat_template", "") or None
+    tokenizer = made(record, roles, template, container.where)
+    tokenizer.end_also_at(ids)
+    return tokenizer
+
+
+def roles_of(said: Values, pieces: list[str]) -> dict[str, str]:
+    """Role → token, of those that the metadata name; an id beyond the vocabulary names none."""
+    names = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
+    numbers = {
+        role: said.count(f"{name}_token_id", -1, least=-1, most=1 << 32) for role, name in names.items()
+    }
+    return {f"{role}_token": pieces[n] for role, n in numbers.items() if 0 <= n < len(pieces)}

@@ -11,11 +11,19 @@ from typing import Any
 from textus.common import UsageError, unknown
 from textus.config import to_dict
 from textus.models.pretrained import Part
+from textus.models.pretrained.values import CONTEXT, shown
 
 ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 FAMILY = "decoder"
 PREFIX = "model."
 IGNORED = (r".*rotary_emb\.inv_freq",)
+
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "MistralForCausalLM": {"num_key_value_heads": 8, "sliding_window": 4096},
+    "Qwen2ForCausalLM": {"num_key_value_heads": 32, "sliding_window": 4096},
+    "Qwen3ForCausalLM": {"num_key_value_heads": 32, "sliding_window": 4096, "head_dim": 128},
+}
+"""What a class of `transformers` takes for a key that config.json leaves out, where not every one takes the same."""
 
 THETA = 10_000.0
 """The base of rotary angles where a configuration does not say."""
@@ -24,6 +32,7 @@ THETA = 10_000.0
 def config_from(hf: dict[str, Any]) -> dict[str, Any]:
     """Our decoder's values from config.json, of transformers 4 or 5."""
     name = hf["architectures"][0]
+    hf = DEFAULTS.get(name, {}) | hf
     if (activation := hf.get("hidden_act", "silu")) != "silu":
         raise UsageError(f"hidden_act={activation!r}: a {name} here is gated by silu only")
     theta, scaling = rotary_from(hf)
@@ -48,10 +57,11 @@ def config_from(hf: dict[str, Any]) -> dict[str, Any]:
 
 
 def biases(name: str, hf: dict[str, Any]) -> bool | str:
-    """Where biases are: Qwen2 always has them on queries, keys and values; the others say."""
-    if name == "Qwen2ForCausalLM":
-        return "qkv"
-    attention, feed_forward = bool(hf.get("attention_bias")), bool(hf.get("mlp_bias"))
+    """Where biases are: Qwen2 always has them on queries, keys and values, Mistral never; the others say."""
+    if name in ("Qwen2ForCausalLM", "MistralForCausalLM"):
+        return "qkv" if name == "Qwen2ForCausalLM" else False
+    attention = bool(hf.get("attention_bias"))
+    feed_forward = name == "LlamaForCausalLM" and bool(hf.get("mlp_bias"))
     if attention and feed_forward:
         return True
     return "attention" if attention else "feed_forward" if feed_forward else False
@@ -60,9 +70,13 @@ def biases(name: str, hf: dict[str, Any]) -> bool | str:
 def window(name: str, hf: dict[str, Any]) -> int | None:
     """How far back every layer looks; UsageError where some layers look further than others."""
     length = hf.get("sliding_window")
-    on = hf.get("use_sliding_window", name == "MistralForCausalLM")
+    on = hf.get("use_sliding_window") if name.startswith("Qwen") else name == "MistralForCausalLM"
     if not on or length is None:
         return None
+    if type(length) is not int or not 1 <= length <= CONTEXT:
+        raise UsageError(
+            f"sliding_window={shown(length)} must be a whole number from 1 to {CONTEXT:,}, or null; correct it"
+        )
     default = "sliding_attention" if name == "MistralForCausalLM" else None
     layers = hf.get("layer_types") or [
         default or ("sliding_attention" if n >= hf.get("max_window_layers", 28) else "full_attention")
@@ -74,7 +88,7 @@ def window(name: str, hf: dict[str, Any]) -> int | None:
         raise UsageError(
             f"layer_types mixes {', '.join(sorted(set(layers)))}; one kind for all layers is known here"
         )
-    return int(length)
+    return length
 
 
 def rotary_from(hf: dict[str, Any]) -> tuple[float, dict[str, Any] | None]:
@@ -88,6 +102,8 @@ def rotary_from(hf: dict[str, Any]) -> tuple[float, dict[str, Any] | None]:
         return theta, None
     if kind not in SCALING:
         raise unknown("rope scaling", kind, ["default", *SCALING])
+    if said.get("factor") is None:
+        raise UsageError(f"rope scaling of kind {kind!r} has no factor; add it beside rope_type")
     names = {"factor": "factor", **SCALING[kind]}
     scaling = {ours: said[theirs] for ours, theirs in names.items() if said.get(theirs) is not None}
     if kind == "yarn":

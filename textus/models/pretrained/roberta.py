@@ -1,4 +1,7 @@
-"""RoBERTa (Liu et al. 2019): BERT under other names, its positions counted from the padding's id + 1."""
+"""RoBERTa (Liu et al. 2019): BERT under other names, its positions counted from the padding's id + 1.
+
+XLM-R and CamemBERT are RoBERTas of other languages, and name their tensors as it does.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,11 @@ from typing import Any
 from textus.common import UsageError
 from textus.models.pretrained import Part
 from textus.models.pretrained.bert import body, both, shared_from, shared_to
+from textus.models.pretrained.values import token
 
-ARCHITECTURES = ("RobertaForMaskedLM", "RobertaModel")
+ARCHITECTURES = tuple(
+    f"{name}{part}" for name in ("Roberta", "XLMRoberta", "Camembert") for part in ("ForMaskedLM", "Model")
+)
 FAMILY = "encoder"
 PREFIX = "roberta."
 IGNORED = (r"roberta\.embeddings\.position_ids", r"roberta\.pooler\..*")
@@ -17,14 +23,13 @@ IGNORED = (r"roberta\.embeddings\.position_ids", r"roberta\.pooler\..*")
 
 def config_from(hf: dict[str, Any]) -> dict[str, Any]:
     """Our encoder's values from config.json; the mask is the last id, as in the authors' vocabulary."""
-    with_head = hf["architectures"][0] != "RobertaModel"
-    mask_id = hf.get("mask_token_id", hf["vocab_size"] - 1)
-    values = shared_from(hf, with_head=with_head, mask_id=mask_id)
+    with_head = hf["architectures"][0].endswith("ForMaskedLM")
+    values = shared_from(hf, with_head=with_head, mask_id=hf["vocab_size"] - 1)
     if with_head and values["activation"] != "gelu-exact":
         raise UsageError(
             f"hidden_act={hf['hidden_act']}: the head of a RoBERTa has gelu, and so have its layers here"
         )
-    first = hf.get("pad_token_id", 1) + 1
+    first = token(hf, "pad_token_id", 1) + 1
     length = hf["max_position_embeddings"] - first
     return {**values, "context_length": length, "position_offset": first, "pooler": not with_head}
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from textus.common import UsageError, unknown
 from textus.models.pretrained import Part
+from textus.models.pretrained.values import token
 
 ARCHITECTURES = ("T5ForConditionalGeneration",)
 FAMILY = "encoder-decoder"
@@ -27,6 +28,9 @@ def config_from(hf: dict[str, Any]) -> dict[str, Any]:
     if (activation := hf.get("feed_forward_proj", "relu")) not in ACTIVATIONS:
         raise unknown("feed_forward_proj", activation, ACTIVATIONS)
     tied = hf.get("tie_word_embeddings", True)
+    end = hf.get("eos_token_id")
+    hf = {**hf, "eos_token_id": end[0] if isinstance(end, list) and end else end}
+    pad = token(hf, "pad_token_id", 0)
     return {
         "vocab_size": hf["vocab_size"],
         "context_length": hf.get("n_positions", 512),
@@ -46,8 +50,8 @@ def config_from(hf: dict[str, Any]) -> dict[str, Any]:
         "scale_scores": False,
         "dropout": hf.get("dropout_rate", 0.1),
         "label_smoothing": 0.0,
-        "end_id": hf.get("eos_token_id", 1),
-        "start_id": hf.get("decoder_start_token_id", hf.get("pad_token_id", 0)),
+        "end_id": token(hf, "eos_token_id", 1),
+        "start_id": token(hf, "decoder_start_token_id", pad),
     }
 
 

@@ -131,7 +131,7 @@ def made(
     try:
         backend = tokenizers.Tokenizer.from_str(json.dumps(tokenizer_json))
         tokenizer = Tokenizer(backend, template, roles["eos_token"], dict(roles))
-    except (DataError, KeyError) as error:
+    except (DataError, KeyError, IndexError, TypeError) as error:
         raise RunError(f"{where}: its vocabulary is damaged ({type(error).__name__} {error})") from error
     except Exception as error:  # the library raises bare Exception
         raise RunError(f"{where}: its vocabulary is not usable ({error})") from error

@@ -1,0 +1,192 @@
+"""Several runs on one ruler: bits per byte of the same text, what each costs, and which differences are no chance.
+
+Figures are ranked only where they mean the same: likelihoods of one kind (exact, bound, pseudo), given the same (a
+source text or nothing), of the text as it is (`evaluation.keeps`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby, pairwise
+from pathlib import Path
+from typing import Any
+
+from textus.common import UsageError, write_atomic, write_json
+from textus.evaluation import Tally, figures, measure, n_parameters, weights_bytes
+from textus.hardware import peak_memory_bytes, reset_peak_memory
+from textus.metrics import interval, paired_bootstrap
+from textus.models import LanguageModel
+from textus.report import Section, loss_curve, scatter, write_report
+from textus.texts import Texts, as_texts
+from textus.tokenizer import Tokenizer
+
+KINDS = ("exact", "bound", "pseudo")
+"""Kinds of likelihood, in the order they are listed."""
+
+SURE = 6
+"""Blocks that it takes to call one run better: that all of fewer lie on one side is a chance of over 5 %."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One run to compare. `record` is its run.json."""
+
+    name: str
+    model: LanguageModel
+    tokenizer: Tokenizer
+    record: dict[str, Any] = field(default_factory=dict)
+
+
+def compare(
+    runs: Sequence[Entry | tuple[str, LanguageModel, Any, dict[str, Any]]],
+    texts: Any,
+    *,
+    n_bytes: int | None = None,
+    stride: int | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Every run on the same bytes: {"on", "rows", "pairs", "verdict"}.
+
+    `rows`: name, kind, given and keeps_text (and all three in words: likelihood), rank among those with the same,
+    bits per byte, parameters, seconds and CPU-seconds to score, bytes of the weights, peak memory of this process
+    while scoring, CPU-seconds it was trained for. `pairs`: neighbours in rank, with the paired bootstrap interval of
+    their difference. `verdict`: the same in sentences.
+    """
+    given = as_texts(texts, n_bytes)
+    entries = [run if isinstance(run, Entry) else Entry(*run) for run in runs]
+    if not entries:
+        raise UsageError("there is nothing to compare; name one run or more")
+    measured = [_measured(entry, given, stride, seed) for entry in entries]
+    measured.sort(key=lambda pair: (*_group(pair[0]), pair[0]["bits_per_byte"]["value"]))
+    pairs = []
+    for _, alike in groupby(measured, key=lambda pair: _group(pair[0])):
+        ranked = list(alike)
+        for rank, (row, _) in enumerate(ranked, 1):
+            row["rank"] = rank
+        pairs += [_pair(first, second, seed) for first, second in pairwise(ranked)]
+    rows = [row for row, _ in measured]
+    about = {"on": given.name, "bytes": given.n_bytes, "stride": stride}
+    return {**about, "rows": rows, "pairs": pairs, "verdict": _verdict(rows, pairs)}
+
+
+def _group(row: dict[str, Any]) -> tuple[Any, ...]:
+    """Rows that may be ranked together have the same."""
+    return KINDS.index(row["kind"]), row["given"] or "", not row["keeps_text"]
+
+
+def _measured(entry: Entry, given: Texts, stride: int | None, seed: int) -> tuple[dict[str, Any], Tally]:
+    reset_peak_memory()
+    tally = measure(entry.model, entry.tokenizer, given, stride=stride)
+    found = figures(tally, entry.model, stride=stride, seed=seed)
+    row = {
+        "rank": 0,
+        "name": entry.name,
+        "family": entry.record.get("family") or type(entry.model).__name__.lower(),
+        "kind": found["kind"],
+        "given": found["given"],
+        "keeps_text": found["keeps_text"],
+        "likelihood": found["likelihood"],
+        "bits_per_byte": found["bits_per_byte"],
+        "perplexity": found["perplexity"],
+        "window": found["window"],
+        "parameters": n_parameters(entry.model),
+        "seconds": found["seconds"],
+        "cpu_seconds": found["cpu_seconds"],
+        "weights_bytes": weights_bytes(entry.model),
+        "peak_memory_bytes": peak_memory_bytes(),
+        "training_cpu_seconds": entry.record.get("cpu_seconds"),
+    }
+    return row, tally
+
+
+def _pair(
+    first: tuple[dict[str, Any], Tally], second: tuple[dict[str, Any], Tally], seed: int
+) -> dict[str, Any]:
+    """How much worse the second is, in bits per byte, and whether that could be chance."""
+    (better, weights), (worse, _) = first[1].bits(), second[1].bits()
+    difference = interval(paired_bootstrap(worse, better, weights, seed=seed), len(weights))
+    certain = len(weights) >= SURE and difference["low"] > 0
+    return {
+        "better": first[0]["name"],
+        "worse": second[0]["name"],
+        "difference": difference,
+        "certain": certain,
+    }
+
+
+def _verdict(rows: list[dict[str, Any]], pairs: list[dict[str, Any]]) -> list[str]:
+    """What the figures say, a sentence a pair."""
+    said = []
+    for pair in pairs:
+        d = pair["difference"]
+        spread = f"95 % interval {d['low']:.4f} to {d['high']:.4f}, {d['n']} blocks"
+        figure = f"{d['value']:.4f} bits per byte ({spread})"
+        if pair["certain"]:
+            said.append(f"{pair['better']} is better than {pair['worse']} by {figure}.")
+        elif d["n"] < SURE:
+            names = f"{pair['better']} and {pair['worse']}"
+            said.append(f"{names} cannot be told apart on so little text, {d['n']} blocks: {figure}.")
+        else:
+            said.append(f"{pair['better']} and {pair['worse']} cannot be told apart on this text: {figure}.")
+    kinds = list(dict.fromkeys(row["likelihood"] for row in rows))
+    if len(kinds) > 1:
+        said.append(f"Likelihoods of different kinds ({'; '.join(kinds)}) are not ranked against each other.")
+    if changed := [row["name"] for row in rows if not row["keeps_text"]]:
+        said.append(
+            f"The tokenizer of {', '.join(changed)} does not keep the text as it is (case, blanks):"
+            " what it drops is not paid for."
+        )
+    return said
+
+
+# ── the report ─────────────────────────────────────────────────────────────────────────────────
+
+REPORTED = ("rank", "name", "bits_per_byte", "likelihood", "parameters", "seconds", "training_cpu_seconds")
+"""Columns of the report's table; comparison.json has all of them."""
+
+
+def write(
+    out: Path, result: dict[str, Any], samples: Mapping[str, tuple[str, str]], logs: Mapping[str, Path]
+) -> None:
+    """The report of a comparison: figures as JSON, a picture, and a page with both, by run a sample (what it was
+    given, and its text) and loss curves of its log.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    picture = scatter(
+        result["rows"],
+        name="name",
+        x="cpu_seconds",
+        y="bits_per_byte",
+        group="likelihood",
+        title="bits per byte against CPU-seconds to score the text",
+    )
+    alt = "bits per byte and CPU-seconds of each run, marked by the kind of its likelihood"
+    sections = [
+        Section(
+            "Which is better", text="\n\n".join(result["verdict"]), rows=result["rows"], columns=REPORTED
+        ),
+        Section("Quality and cost", picture=picture, alt=alt),
+    ]
+    for name, log in logs.items():
+        if name in samples:
+            given, text = samples[name]
+            sections.append(Section(f"A sample of {name}" + (f" for {given!r}" if given else ""), code=text))
+        if lines := log_lines(log):
+            curve = loss_curve(lines, title=name)
+            sections.append(Section(f"Training of {name}", picture=curve, alt="loss by step"))
+    write_json(out / "comparison.json", result)
+    write_atomic(out / "comparison.png", picture)
+    write_report(out / "comparison.html", "Comparison", sections)
+
+
+def log_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a run's log that hold a loss; none where there is no log. One half written is left out."""
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            found.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return [line for line in found if "loss" in line or "validation" in line]

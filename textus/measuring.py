@@ -1,0 +1,143 @@
+"""How this machine computes a model best, found by timing whole steps of it.
+
+Timed only where a preset asks; what was found is kept with the run, as its `training.Choices` and as figures.
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_right
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from textus import hardware
+from textus.common import counter_seed, notice
+from textus.loader import Batch, Batches
+from textus.models import LanguageModel, build
+from textus.optim import make_optimisers
+from textus.training import Choices, Gradients, TrainSettings
+
+
+def fast_bf16() -> bool:
+    """Whether this processor multiplies bfloat16 in hardware (or there is a GPU, which does)."""
+    return bool({"avx512_bf16", "amx_bf16"} & set(hardware.isa_flags())) or hardware.gpu_name() is not None
+
+
+def candidates(model: LanguageModel, *, compiled: bool) -> list[Choices]:
+    """Ways this machine could compute this model, the likeliest first."""
+    why_not = getattr(model, "why_not_native", lambda: "this family has no kernels")()
+    precision = "bfloat16" if fast_bf16() and "bfloat16" in model.precisions else "float32"
+    compiled = compiled and "compiled" in model.step_kinds
+    if hardware.gpu_name() is not None:
+        return [
+            Choices(precision, "fused", step, "cuda")
+            for step in (("compiled", "eager") if compiled else ("eager",))
+        ]
+    found = []
+    if fast_bf16() and why_not is None:
+        ways: list[str] = model.native_attentions()  # type: ignore[operator]
+        found += [Choices("bfloat16", way, "native") for way in ways]
+    elif compiled and hardware.compiler():
+        found.append(Choices(precision, "plain", "compiled"))
+    found.append(Choices(precision, "plain", "eager"))
+    if precision != "float32":
+        found.append(Choices("float32", "plain", "eager"))
+    if why_not and "compiler" in why_not:
+        notice(f"{why_not}: the eager step is taken")
+    return found
+
+
+def measure(
+    family: str, config: Any, train: TrainSettings, batches: Batches, *, compiled: bool
+) -> tuple[Choices, dict[str, Any]]:
+    """Time a step of each candidate and take the fastest; then see whether a second worker pays. A family with
+    turns is timed at each.
+    """
+    batch = typical(batches)
+    times: dict[str, float] = {}
+    best, fastest = None, float("inf")
+    model = build(family, config)
+    turns: dict[int, float] = {}
+    for choice in candidates(model, compiled=compiled):
+        each = {at: time_step(family, config, train, batch, choice, at=at)[0] for at in model.turns(EVER)}
+        times[choice.name] = round(sum(each.values()), 4)
+        if sum(each.values()) < fastest:
+            best, fastest, turns = choice, sum(each.values()), each
+    assert best is not None
+    measured: dict[str, Any] = {"cpu_seconds_by_choice": times, "cpu_seconds_per_step": round(fastest, 4)}
+    if len(turns) > 1:
+        measured["cpu_seconds_by_turn"] = {str(at): round(cpu, 4) for at, cpu in turns.items()}
+    cores = hardware.usable_cores()
+    # else dropout is drawn from one stream, which workers would race for
+    shareable = best.step == "native" or model.counted_dropout or not getattr(config, "dropout", 0.0)
+    if cores > 1 and best.device == "cpu" and shareable and model.backward is None:
+        _, alone = time_step(family, config, train, batch, best)
+        cpu, together = time_step(family, config, train, batch, replace(best, workers=cores))
+        measured["seconds_by_workers"] = {"1": round(alone, 4), str(cores): round(together, 4)}
+        if together < 0.8 * alone:
+            best = replace(best, workers=cores)
+            measured["cpu_seconds_per_step"] = round(cpu, 4)
+    notice(f"measured: CPU-seconds a step {times}; taking {best.name}, {best.workers} worker(s)")
+    return best, measured
+
+
+EVER = 1 << 40
+"""More steps than any training has: among so many are all kinds a family takes."""
+
+
+def affordable(model: LanguageModel, measured: dict[str, Any], cpu_seconds: float) -> int | None:
+    """How many steps fit into so many CPU-seconds, by what `measure` found; None where it found nothing."""
+    turns = {int(at): cpu for at, cpu in measured.get("cpu_seconds_by_turn", {}).items()}
+    turns = turns or {0: measured.get("cpu_seconds_per_step", 0.0)}
+    if not sum(turns.values()):
+        return None
+
+    def cost(steps: int) -> float:
+        return sum(turns[at] * n for at, n in model.turns(steps).items())
+
+    return bisect_right(range(EVER), cpu_seconds, key=cost) - 1
+
+
+def typical(batches: Batches) -> Batch:
+    """Of the first batches, the one of middle size: whole documents make some small and some large."""
+    first = [batches.batch(number) for number in range(min(15, batches.n_batches))]
+    return sorted(first, key=lambda batch: batch.ids.numel())[len(first) // 2]
+
+
+FIRST_STEPS = 20
+"""Steps in which a model learns how long texts are."""
+
+
+def time_step(
+    family: str, config: Any, train: TrainSettings, batch: Batch, choice: Choices, *, at: int = 0
+) -> tuple[float, float]:
+    """CPU-seconds and seconds of one whole step on a batch, number `at`: the least of two, after one to warm, and for
+    a later turn after a few first ones, so that texts the model draws are about as long as those it reads.
+    """
+    torch.manual_seed(counter_seed(train.seed, "measure"))
+    model = build(family, config).to(choice.device)
+    model.compute_with(choice.precision, choice.attention, choice.step)
+    pieces = micro_batches(batch.ids.numel(), len(batch.ids), choice.workers)
+    backward = type(model).backward or Gradients(model, choice.workers).of_all(pieces)
+    optimisers = make_optimisers(model.parameter_groups(), train.optim)
+    cpu, wall = [], []
+    for number in [0] * (FIRST_STEPS if at else 0) + [at] * 3:
+        cpu_start, start = time.process_time(), time.monotonic()
+        _, names = backward(model, replace(batch, position=number), number)
+        for name in names:
+            optimisers[name].step()
+        cpu.append(time.process_time() - cpu_start)
+        wall.append(time.monotonic() - start)
+    return min(cpu[-2:]), min(wall[-2:])
+
+
+TOKENS_AT_ONCE = 4096
+"""Positions in a micro-batch: activations that stay near the processor."""
+
+
+def micro_batches(n_tokens: int, n_rows: int, workers: int = 1) -> int:
+    """Pieces for a batch: about `TOKENS_AT_ONCE` each, the same number for every worker."""
+    pieces = max(1, round(n_tokens / TOKENS_AT_ONCE / workers)) * workers
+    return min(pieces, n_rows)

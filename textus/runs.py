@@ -1,0 +1,277 @@
+"""Runs: started from a wish, trained to their end, and gone on with after an interruption."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from textus import tokenizer as tokenizers
+from textus.allocation import keep_memory
+from textus.checkpoint import RunFolder, create_run, open_run, read_embeddings, read_tokenizer, verify
+from textus.common import RunError, UsageError, claim, counter_seed, cpu_seconds, notice, sha256
+from textus.config import from_dict
+from textus.corpus import Corpus, open_corpus
+from textus.engine import Engine
+from textus.generation import Sampling, beginning
+from textus.loader import Batches, TokenStore, tokenize
+from textus.models import LanguageModel, build, vectors
+from textus.models import family as family_of
+from textus.models.pretrained import lost
+from textus.pairs import loader_for, source_of, without_pairs
+from textus.presets import Plan, Wish, plan_count, plan_neural, sizes_of
+from textus.training import Backward, Choices, Clock, Evaluate, Gradients, TrainSettings, fit, validation_loss
+
+
+def start(
+    corpus_path: Path,
+    *,
+    family: str = "decoder",
+    tokenizer: Path | None,
+    out: Path,
+    preset: str | None = None,
+    depth: int | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+    assignments: list[str] | None = None,
+    checkpoint_every: int | None = None,
+    choices: Path | None = None,
+    embeddings: Path | None = None,
+    force: bool = False,
+) -> Path:
+    """Train a new run from a corpus to its end; returns `out`.
+
+    Raises UsageError for words that are wrong before anything is written, DataError for a corpus that cannot
+    be used.
+    """
+    one_thread()
+    started = cpu_seconds()
+    wish = Wish(family, preset, depth, steps, seed, tuple(assignments or ()), checkpoint_every, choices)
+    wish.check()
+    corpus = open_corpus(corpus_path)
+    if tokenizer is None:
+        raise UsageError("no tokenizer; give --tokenizer T, made by `textus tokenizer train`")
+    read = tokenizers.load(tokenizer)
+    known = word_vectors(embeddings, family) if embeddings else None
+    store = tokenize(corpus, read, "train")
+    if family_of(family)[0].counts:
+        plan = plan_count(wish, read, store)
+    else:
+        plan = plan_neural(wish, read, store, started, partial(feed, corpus=corpus, tokenizer=read))
+    check_end(plan.model, read)
+    claim(out, force=force)
+    record = plan.record(corpus, read)
+    # words that are wrong are found before anything is written or replaced
+    ready = prepare(record, corpus, read)
+    begun = None
+    if embeddings and known:
+        record["embeddings"] = {"path": str(embeddings.resolve()), "sha256": sha256(embeddings)}
+        record["embeddings"] |= begin_with(ready.model, known, read, embeddings)
+        begun = vectors.input_embedding(ready.model).weight
+    run = create_run(out, record, read, begun)
+    _tell(plan, store, corpus, ready.model)
+    return _train(run, ready, plan.clock)
+
+
+def word_vectors(file: Path, family: str) -> vectors.WordVectors:
+    """The vectors of a file; UsageError for a family that has no use for them."""
+    if family_of(family)[0].counts:
+        raise UsageError(
+            f"--embeddings {file}: the family {family!r} counts, it has no input embedding; leave the flag out, or"
+            " take a neural family"
+        )
+    return vectors.read(file)
+
+
+def begin_with(
+    model: LanguageModel, known: vectors.WordVectors, tokenizer: tokenizers.Tokenizer, file: Path
+) -> dict[str, int]:
+    """Word vectors as the model's first input embeddings, told, and how many there were for the record; UsageError
+    where none fits.
+    """
+    found = vectors.initial_embeddings(model, known, tokenizer)
+    if not found.found:
+        raise UsageError(
+            f"--embeddings {file}: no piece of the tokenizer has a vector; give vectors of the corpus' language, or a"
+            " tokenizer with longer pieces (--tokenizer word)"
+        )
+    notice(f"{found} pieces have a vector in {file}")
+    return {"found": found.found, "pieces": found.total}
+
+
+def check_end(config: Any, tokenizer: tokenizers.Tokenizer) -> None:
+    """UsageError where a model would end texts with another id than the tokenizer."""
+    end_id = getattr(config, "end_id", None)
+    if end_id not in (None, tokenizer.end_id):
+        raise UsageError(
+            f"model.end_id={end_id}: the tokenizer ends texts with id {tokenizer.end_id}; leave the setting out"
+        )
+
+
+def one_thread() -> None:
+    """Work as all training here does: memory kept, one thread a worker: why, docs/log.md tells."""
+    keep_memory()
+    torch.set_num_threads(1)
+
+
+def _tell(plan: Plan, store: TokenStore, corpus: Corpus, model: LanguageModel) -> None:
+    train, choices = plan.train, plan.choices
+    if model.counts:
+        notice(f"{plan.family}: counting {store.n_targets:,} tokens")
+        return
+    if model.needs_source and not corpus.pairs:
+        notice(without_pairs(model))
+    weights = sum(p.numel() for p in model.parameters())
+    tokens = train.steps * plan.tokens_a_step
+    notice(
+        f"{plan.family}: {weights:,} weights; {train.steps} steps of {train.batch_size} rows and {plan.tokens_a_step:,}"
+        f" tokens, {tokens / max(1, store.n_targets):.1f} times the corpus; {choices.step} {choices.precision},"
+        f" {choices.workers} worker(s)"
+    )
+    if tokens > 100 * store.n_targets:
+        notice(
+            "each text will be read over a hundred times: expect it to be memorised rather than learnt from"
+        )
+    if train.steps <= (warm_up := getattr(plan.model, "warmup_steps", 0)):
+        notice(f"the critic never plays: the warm-up alone has {warm_up} steps (--set model.warmup_steps=…)")
+    if why := lost(plan.family, plan.model):
+        notice(f"`export --to hf` of this run will not be possible: {why}")
+
+
+def resume(path: Path) -> Path:
+    """Go on with a run from its newest good checkpoint, or from its seed where it has none; a finished one
+    says so.
+
+    Raises RunError where the corpus is gone or is another than the run was started on.
+    """
+    run = open_run(path)
+    if run.finished:
+        verify(path)
+        notice(f"{path} is finished ({run.record['steps']} steps); nothing to resume")
+        return path
+    kept = run.record["corpus"]
+    corpus = open_corpus(Path(kept["path"]))
+    if corpus.fingerprint != kept["fingerprint"]:
+        raise RunError(
+            f"{kept['path']} is another corpus than {path} was started on (fingerprint {corpus.fingerprint}, was"
+            f" {kept['fingerprint']}); bring the old one back, or train anew with --out elsewhere"
+        )
+    budget = run.record.get("budget")
+    ready = prepare(run.record, corpus, read_tokenizer(run))
+    if (begun := read_embeddings(run)) is not None:
+        with torch.no_grad():
+            vectors.input_embedding(ready.model).weight.copy_(begun)
+    return _train(run, ready, Clock(**budget) if budget else None)
+
+
+@dataclass
+class Ready:
+    """A training that can begin: what `fit` takes, but for the run."""
+
+    model: LanguageModel
+    batches: Batches
+    settings: TrainSettings
+    backward: Backward
+    evaluate: Evaluate | None
+
+
+def prepare(record: dict[str, Any], corpus: Corpus, tokenizer: tokenizers.Tokenizer) -> Ready:
+    """All that a run's record decides, built; UsageError for what does not go together."""
+    one_thread()
+    train = from_dict(TrainSettings, record["settings"], "train.")
+    choices = from_dict(Choices, record["choices"], "choices.")
+    torch.manual_seed(counter_seed(train.seed, "weights"))
+    model = build(record["family"], record["config"])
+    if not model.counts:
+        model.to(choices.device)
+        model.compute_with(choices.precision, choices.attention, choices.step)
+    vocabulary = model.config.vocab_size
+    if vocabulary < tokenizer.vocab_size:
+        raise UsageError(
+            f"model.vocab_size={vocabulary}: the tokenizer has {tokenizer.vocab_size} ids; leave the setting out"
+        )
+    context = model.config.context_length
+    if context is not None and train.context_length > context and not model.counts:
+        raise UsageError(
+            f"train.context_length={train.context_length} is longer than the model's context of {context}; set"
+            " model.context_length too"
+        )
+    backward = type(model).backward or Gradients(model, choices.workers).of_all(train.micro_batches)
+    batches = feed(model, train, corpus, tokenizer)
+    evaluate = None if model.counts else _evaluation(model, corpus, tokenizer, train)
+    return Ready(model, batches, train, backward, evaluate)
+
+
+def _train(run: RunFolder, ready: Ready, clock: Clock | None) -> Path:
+    fit(
+        ready.model, ready.batches, settings=ready.settings, run=run, clock=clock, backward=ready.backward,
+        evaluate=ready.evaluate,
+    )  # fmt: skip
+    if wrong := ready.model.trouble(found_of(run)):
+        notice(wrong)
+    return run.path
+
+
+def found_of(run: RunFolder) -> dict[str, Any]:
+    """What the log says of the weights to use, where they were evaluated."""
+    used = run.record.get("weights", {}).get("step")
+    lines = (run.path / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    found = [entry for entry in map(json.loads, lines) if "validation" in entry and entry["step"] == used]
+    return found[-1] if found else {}
+
+
+def feed(
+    model: LanguageModel, train: TrainSettings, corpus: Corpus, tokenizer: tokenizers.Tokenizer
+) -> Batches:
+    """The batches of a corpus that a model trains on; UsageError for one that it cannot read."""
+    return loader_for(model, corpus, tokenizer, **sizes_of(model, train))
+
+
+VALIDATION_TOKENS = 1 << 14
+"""Tokens of the validation split looked at on the way; all of them are `textus evaluate`'s work."""
+
+
+LEAST_TO_CHOOSE_BY = 256
+"""Tokens of validation text below which chance decides which weights look best."""
+
+
+def _evaluation(
+    model: LanguageModel, corpus: Corpus, tokenizer: tokenizers.Tokenizer, train: TrainSettings
+) -> Evaluate | None:
+    """Validation nats per token on evenly spread windows, and a sample; None where there is too little
+    validation text.
+    """
+    if not corpus.n_documents("validation"):
+        notice("the corpus has no validation text: the last weights are kept, and memorising goes unseen")
+        return None
+    store = tokenize(corpus, tokenizer, "validation")
+    if store.n_targets < LEAST_TO_CHOOSE_BY:
+        notice(
+            f"{store.n_targets} tokens of validation text are too few to choose weights by: the last are kept"
+        )
+        return None
+    size = min(train.context_length, store.n_targets)
+    loader = loader_for(
+        model, corpus, tokenizer, "validation", batch_size=8, context_length=size, shuffle=False
+    )
+    spread = max(1, store.n_targets // VALIDATION_TOKENS)
+    batches = [loader.batch(number) for number in range(0, loader.n_batches, spread)]
+    source = source_of(batches[len(batches) // 2], tokenizer.end_id)
+    first = beginning(model, tokenizer.end_id)
+    sampling = Sampling(temperature=0.8, max_tokens=40, seed=train.seed)
+
+    def evaluate(model: LanguageModel) -> dict[str, Any]:
+        found: dict[str, Any] = {"validation": round(validation_loss(model, batches), 6)}
+        found |= model.findings(batches)
+        if not model.can_generate:
+            return found
+        engine = Engine(model, end_id=tokenizer.end_id)
+        events = engine.stream([first], [sampling], None if source is None else [source])
+        sample = tokenizer.decode([event.id for event in events if event.id is not None])
+        return {**found, "sample": sample}
+
+    return evaluate
