@@ -15,7 +15,7 @@ FLOORS = """
 common
 config hardware allocation report
 corpus augment tokenizer
-loader texts
+loader texts records
 pairs
 models
 generation

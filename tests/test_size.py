@@ -18,8 +18,8 @@ POSITIONAL = 5
 TABLE_LINES = 50
 EMPTY_WORDS = ("utils", "util", "helpers", "helper", "misc", "manager", "handler", "factory")
 
-ONE_PER_FLAG = {"train", "start"}
-"""`api.train` and `runs.start` have a parameter for each flag of `textus train`: the flags are their
+ONE_PER_FLAG = {"train", "start", "finetune"}
+"""`api.train`, `runs.start` and `finetune` have a parameter for each flag of their command: the flags are their
 interface."""
 
 TORCH_DECIDES = {"forward", "backward"}

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from textus.corpus import Corpus
     from textus.generation import Sampling
     from textus.models import LanguageModel
+    from textus.tasks import Task
     from textus.tokenizer import Tokenizer
 
 KINDS = ("char", "word", "bpe", "wordpiece", "unigram")
@@ -174,9 +175,45 @@ def train(
 
 def resume(path: str | Path) -> Run:
     """Go on with an interrupted run from its newest checkpoint that verifies."""
-    from textus.runs import resume as go_on
+    if Run(path).task_name:
+        from textus.finetuning import resume as go_on
+    else:
+        from textus.runs import resume as go_on
 
     return Run(go_on(Path(path)))
+
+
+def finetune(
+    data: str | Path,
+    *,
+    out: str | Path,
+    task: str = "classification",
+    start: str | Path | None = None,
+    model: str | None = None,
+    method: str = "full",
+    dev: str | Path | None = None,
+    columns: str | None = None,
+    tokenizer: str | None = None,
+    epochs: int | None = None,
+    seed: int = 0,
+    settings: Sequence[str] = (),
+    force: bool = False,
+) -> Run:
+    """Teach a task from labelled rows to the model of a run (`start`) or to a new one (`model`), and return its run.
+
+    The arguments are the flags of `textus finetune`.
+
+    Raises UsageError for words that do not go together, DataError for data the task cannot use.
+    """
+    from textus.finetuning import Wish
+    from textus.finetuning import start as begin
+
+    common.claim(Path(out), force=force)
+    wish = Wish(
+        Path(data), task, Path(start) if start else None, model, method, Path(dev) if dev else None, columns,
+        tokenizer, epochs, seed, tuple(settings),
+    )  # fmt: skip
+    return Run(begin(wish, Path(out), force=force))
 
 
 def prove_resume(path: str | Path) -> dict[str, Any]:
@@ -194,7 +231,7 @@ def prove_resume(path: str | Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=path.resolve().parent, prefix=f".{path.name}.proof-") as folder:
         copy = Path(folder) / path.name
         shutil.copytree(path, copy)
-        first = unfinish(opened(copy))
+        first = opened(copy).unfinish()
         resume(copy)
         wanted, found = (common.sha256(each / "model.safetensors") for each in (path, copy))
     if wanted != found:
@@ -202,17 +239,6 @@ def prove_resume(path: str | Path) -> dict[str, Any]:
             f"{path} resumed from step {first} ends in other weights ({found[:12]}…, not {wanted[:12]}…)"
         )
     return {"run": str(path), "resumed_from_step": first, "sha256": wanted, "identical": True}
-
-
-def unfinish(run: Any) -> int:
-    """Take a run back to the checkpoint before its last, as if killed then; returns that step (or 0)."""
-    for step in run.steps()[-1:]:
-        shutil.rmtree(run.path / "state" / f"step-{step}")
-    (run.path / "model.safetensors").unlink()
-    run.record.pop("files")
-    run.record["status"] = "training"
-    run.write_record()
-    return max(run.steps(), default=0)
 
 
 # ── models from elsewhere and to elsewhere ─────────────────────────────────────────────────────
@@ -299,6 +325,44 @@ class Run:
         """Whether it was trained on conversations; other runs continue texts."""
         return self.record.get("task") == "chat"
 
+    @property
+    def task_name(self) -> str | None:
+        """The task it was fine-tuned for; None for a run that predicts text."""
+        from textus.tasks import TASKS
+
+        name = self.record.get("task")
+        return name if name in TASKS else None
+
+    @cached_property
+    def task(self) -> Task:
+        """The task it was fine-tuned for, with its classes; UsageError for a run without one."""
+        from textus.tasks import from_record
+
+        if self.task_name is None:
+            raise UsageError(
+                f"{self.path} was not fine-tuned for a task; make one: textus finetune DATA --from {self.path}"
+                " --out FOLDER"
+            )
+        return from_record(self.record)
+
+    def predict(
+        self, texts: Sequence[str | tuple[str, ...]] | Path, *, columns: str | None = None
+    ) -> list[dict[str, Any]]:
+        """The task's answer for each text (or pair of texts), or for each row of a file, in order.
+
+        Raises DataError for a file that the task cannot read.
+        """
+        from textus.tasks import examples_of, predictions
+
+        return predictions(self.model, self.task, self.tokenizer, examples_of(self.task, texts, columns))
+
+    def evaluate_task(self, on: str | Path, *, columns: str | None = None) -> dict[str, Any]:
+        """How well it answers the labelled rows of a file: the task's figures with their intervals."""
+        from textus.tasks import score_file
+
+        found = score_file(self.model, self.task, self.tokenizer, Path(on), columns)
+        return {"run": str(self.path), "on": str(on), "task": self.task_name, **found}
+
     def stream(self, prompt: str = "", **sampling: Any) -> Iterator[str]:
         """The continuation of a text, in pieces as they come; keywords are the fields of
         `generation.Sampling`.
@@ -307,11 +371,11 @@ class Run:
         other text. Raises UsageError for a value out of range, or a prompt longer than the context, before
         anything is generated.
         """
+        from textus.generation import beginning, sampling_of
+
         chosen, tokenizer = sampling_of(sampling), self.tokenizer
         ids = [*tokenizer.begin, *tokenizer.encode(prompt)]
         if self.model.needs_source:
-            from textus.generation import beginning
-
             first = beginning(self.model, tokenizer.end_id)
             return self._pieces(first, chosen, tokenizer.end_ids, source=ids)
         return self._pieces(ids or [tokenizer.end_id], chosen, tokenizer.end_ids)
@@ -329,6 +393,8 @@ class Run:
         """
         if self.model.needs_source:
             return self.stream(messages[-1]["content"], **sampling)
+        from textus.generation import sampling_of
+
         chosen = sampling_of(sampling)
         ids = self._fitting(list(messages), chosen)
         if self.chats:
@@ -437,23 +503,6 @@ class Run:
             f"<tr><th>{escape(str(k))}</th><td>{escape(str(v))}</td></tr>" for k, v in facts.items()
         )
         return f"<table><caption>{escape(str(self.path))}</caption>{rows}</table>"
-
-
-def sampling_of(values: dict[str, Any]) -> Sampling:
-    """Keywords as a checked `Sampling`; UsageError for one that it does not have."""
-    from dataclasses import fields
-
-    from textus.generation import Sampling
-
-    names = [field.name for field in fields(Sampling)]
-    for name in values:
-        if name not in names:
-            raise unknown("sampling setting", name, names)
-    if isinstance(stop := values.get("stop", ()), str | list):
-        values = {**values, "stop": (stop,) if isinstance(stop, str) else tuple(stop)}
-    sampling = Sampling(**values)
-    sampling.check()
-    return sampling
 
 
 def decoded(events: Iterator[Any], text: Any) -> Iterator[str]:

@@ -44,6 +44,7 @@ from textus.common import (
 )
 from textus.config import VERSION, migrate
 from textus.models import LanguageModel, build
+from textus.models.heads import build_head
 
 KEEP = 2
 """How many of the last checkpoints stay, beside the best."""
@@ -167,6 +168,16 @@ class RunFolder:
                 f"no space left to write to {self.path}; {good}: free some space, then"
                 f" `textus resume {self.path}`"
             ) from error
+
+    def unfinish(self) -> int:
+        """Take a finished run back to the checkpoint before its last, as if killed then; returns that step (or 0)."""
+        for step in self.steps()[-1:]:
+            shutil.rmtree(self.path / "state" / f"step-{step}")
+        (self.path / "model.safetensors").unlink()
+        self.record.pop("files")
+        self.record["status"] = "training"
+        self.write_record()
+        return max(self.steps(), default=0)
 
     def finish(self, weights: dict[str, Tensor]) -> None:
         """Write the weights to use, then run.json with the hash of every file beside it, last."""
@@ -322,6 +333,8 @@ def load(path: Path) -> tuple[LanguageModel, tokenizers.Tokenizer, dict[str, Any
         notice(f"{path} is not finished; using its checkpoint at step {checkpoint.step}")
         weights = checkpoint.weights
     model = build(run.record["family"], run.record["config"])
+    for name, spec in run.record.get("heads", {}).items():
+        model.heads[name] = build_head(spec, model.config.d_model)
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:

@@ -11,14 +11,14 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from textus.common import RunError, UsageError, uniform
+from textus.common import RunError, UsageError, uniform, unknown
 from textus.models import LanguageModel
 from textus.pairs import sources_of
 
@@ -53,6 +53,19 @@ class Sampling:
         for name, good, wanted in rules:
             if not good:
                 raise UsageError(f"{name}={getattr(self, name)!r} is out of range; give {wanted}")
+
+
+def sampling_of(values: dict[str, Any]) -> Sampling:
+    """Keywords as a checked `Sampling`; UsageError for one that it does not have."""
+    names = [field.name for field in fields(Sampling)]
+    for name in values:
+        if name not in names:
+            raise unknown("sampling setting", name, names)
+    if isinstance(stop := values.get("stop", ()), str | list):
+        values = {**values, "stop": (stop,) if isinstance(stop, str) else tuple(stop)}
+    sampling = Sampling(**values)
+    sampling.check()
+    return sampling
 
 
 # ── one id ─────────────────────────────────────────────────────────────────────────────────────

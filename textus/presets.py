@@ -177,7 +177,11 @@ def plan_count(wish: Wish, tokenizer: tokenizers.Tokenizer, store: TokenStore) -
     if wish.preset:
         notice(f"{wish.family} counts: it takes as long as that takes, whatever --preset {wish.preset} says")
     config_class: Any = family_of(wish.family)[1]
-    values = {"vocab_size": tokenizer.vocab_size, "end_id": tokenizer.end_id, **model_values(wish)}
+    values = {
+        "vocab_size": tokenizer.vocab_size,
+        "end_id": tokenizer.end_id,
+        **model_values(wish.of("model")),
+    }
     config = from_dict(config_class, values, "model.")
     train = TrainSettings(
         steps=1, batch_size=4, context_length=fitting_context(store, 1 << 16), seed=wish.seed
@@ -208,7 +212,9 @@ def plan_neural(
         "mask_id": tokenizer.special.get("<|mask|>", tokenizer.pad_id),
         **model_class.sized(size.n_layer, size.d_model, size.context_length),
     }
-    values = {name: value for name, value in derived.items() if name in known} | model_values(wish)
+    values = {name: value for name, value in derived.items() if name in known} | model_values(
+        wish.of("model")
+    )
     wanted = int(values.get("context_length") or size.context_length)
     if "context_length" in known:
         values["context_length"] = fitting_context(store, wanted)
@@ -252,10 +258,10 @@ def rows_for(model: LanguageModel, size: Size, store: TokenStore) -> int:
     return max(4, round(tokens / row / 4) * 4)
 
 
-def model_values(wish: Wish) -> dict[str, Any]:
+def model_values(assignments: list[str]) -> dict[str, Any]:
     """The model's fields as the person set them, still words; None for `none`."""
     found: dict[str, Any] = {}
-    for each in wish.of("model"):
+    for each in assignments:
         name, equals, value = each.partition("=")
         if not equals:
             raise UsageError(f"--set model.{each} has no '='; write it as model.n_layer=2")

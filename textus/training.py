@@ -94,7 +94,14 @@ batch and the step, it fills `.grad` and returns what to log and the names of th
 groups stay as they are, whatever gradients they got."""
 
 Evaluate = Callable[[LanguageModel], dict[str, Any]]
-"""What to log of a model on the way: `validation` (nats per token), and what else is worth a look."""
+"""What to log of a model on the way: `validation` (nats per token), `criterion` where the best weights are those with
+the least of something else, and what else is worth a look."""
+
+
+def chosen_by(found: dict[str, Any]) -> float:
+    """What the best weights have least of."""
+    value: float = found.get("criterion", found["validation"])
+    return value
 
 
 def fit(
@@ -300,9 +307,9 @@ class Training:
         self.evaluated = self.step
         if self.model.keeps_last:
             return
-        nats = found["validation"]
-        if self.best is None or nats < self.best["validation"]:
-            self.best = {"step": self.step, "validation": nats}
+        figures = {name: value for name, value in found.items() if name in ("validation", "criterion")}
+        if self.best is None or chosen_by(figures) < chosen_by(self.best):
+            self.best = {"step": self.step, **figures}
             self.save()
 
     def save(self) -> None:

@@ -102,6 +102,24 @@ def evaluation(found: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def answers(found: list[dict[str, Any]]) -> str:
+    """What `predict` says: a row an answer."""
+    return table([{name: value for name, value in each.items() if name != "probabilities"} for each in found])
+
+
+def task_scores(found: Mapping[str, Any]) -> str:
+    """What `evaluate` says of a fine-tuned run: its figures, its classes, and its most confident mistakes."""
+    told_apart = ("run", "on", "classes", "confusion", "mistakes")
+    main = {name: value for name, value in found.items() if name not in told_apart}
+    lines = [figures(f"{found['run']} on {found['on']}", main)]
+    if len(classes := found.get("classes", [])) <= 30:
+        lines.append(table(classes))
+    for each in found.get("mistakes", [])[:3]:
+        said = f"{each['label']}, answered {each['answer']} ({each['probability']:.2f})"
+        lines.append(f"  {each['where']}: {said}: {each['text'][:80]}")
+    return "\n".join(lines)
+
+
 def comparison(found: Mapping[str, Any]) -> str:
     """What `compare` says: a row a run, and which is better."""
     rows = [

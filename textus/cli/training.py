@@ -74,6 +74,49 @@ def train(
     return finished(run)
 
 
+def finetune(
+    data: Annotated[
+        Path, Parameter(name="DATA", help="Labelled rows: csv, tsv, jsonl, json, parquet, a folder a class.")
+    ],
+    /,
+    *,
+    out: Out,
+    start: Annotated[Path | None, option("The run to begin from.", "--from", "RUN")] = None,
+    model: Annotated[str | None, option("Or the family of a new model: lstm, encoder, decoder, …")] = None,
+    task: Annotated[str, option("What to learn (an unknown one lists all).")] = "classification",
+    method: Annotated[str, option("How: full moves all weights.")] = "full",
+    dev: Annotated[
+        Path | None, option("Rows that choose the weights; without it, a tenth is held out.", metavar="FILE")
+    ] = None,
+    columns: Annotated[
+        str | None,
+        option("Which columns are the fields: text=review,label=stars, or without a header 0=text,1=label."),
+    ] = None,
+    tokenizer: Annotated[
+        str | None, option("For a new model: a tokenizer's folder, or a kind to train on the texts.")
+    ] = None,
+    epochs: Annotated[int | None, option("Times the rows are read. [default: 3, a new model 8]")] = None,
+    seed: Annotated[int, option("The same command, seed and choices give the same bytes.")] = 0,
+    settings: Assignments = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> Answer:
+    """Teach a model a task from labelled rows; Ctrl-C saves first.
+
+    Example: textus finetune reviews.csv --from work/minilm --out work/reviews
+    """
+    from textus import api
+    from textus.cli.telling import plain
+
+    run = api.finetune(
+        data, out=out, task=task, start=start, model=model, method=method, dev=dev, columns=columns,
+        tokenizer=tokenizer, epochs=epochs, seed=seed, settings=settings or [], force=force,
+    )  # fmt: skip
+    known = {name: run.record[name] for name in ("task", "family", "steps", "seed", "best", "cpu_seconds")}
+    tries = f'next: textus predict {run.path} "…"   or: textus evaluate {run.path} --on TEST'
+    return Answer({"run": str(run.path), **known}, f"{run.path}: {plain(known)}\n{tries}")
+
+
 def resume(
     run: RunFolder,
     /,

@@ -100,17 +100,57 @@ def evaluate(
     stride: Annotated[
         int | None, option("Score in overlapping windows this many tokens apart: another figure, named so.")
     ] = None,
+    columns: Annotated[
+        str | None, option("For a fine-tuned run, which columns are the fields: text=review,label=stars.")
+    ] = None,
     as_json: Json = False,
 ) -> Answer:
-    """Measure a model: bits per byte with its interval, perplexity, repetition.
+    """Measure a model: bits per byte with its interval, perplexity, repetition; a fine-tuned one by its task.
 
     Example: textus evaluate work/run --on notes.txt --json
     """
     from textus.api import open_run
     from textus.cli import telling
 
-    data = open_run(run).evaluate(on, stride=stride)
+    opened = open_run(run)
+    if opened.task_name:
+        if on is None:
+            raise UsageError(f"{run} was fine-tuned for {opened.task_name}: give labelled rows, --on FILE")
+        found = opened.evaluate_task(on, columns=columns)
+        return Answer(found, telling.task_scores(found))
+    data = opened.evaluate(on, stride=stride)
     return Answer(data, telling.evaluation(data))
+
+
+def predict(
+    run: RunFolder,
+    what: Annotated[str, Parameter(name="FILE|TEXT", help="A file of rows, or the text itself.")],
+    /,
+    *,
+    columns: Annotated[
+        str | None, option("Which columns are the fields: text=review, or without a header 0=text.")
+    ] = None,
+    as_json: Json = False,
+) -> Answer:
+    """Answer for a text, or for each row of a file, with a fine-tuned run.
+
+    Example: textus predict work/reviews "A film to remember."
+    """
+    from textus.api import open_run
+    from textus.cli import telling
+
+    path = Path(what)
+    given = path if is_there(path) else [what]
+    found = open_run(run).predict(given, columns=columns)
+    return Answer({"run": str(run), "answers": found}, telling.answers(found))
+
+
+def is_there(path: Path) -> bool:
+    """Whether these words name a file or folder; a long text is none."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def compare(

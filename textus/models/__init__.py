@@ -112,7 +112,7 @@ class LanguageModel(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.heads: dict[str, nn.Module] = {}
+        self.heads = nn.ModuleDict()
 
     @classmethod
     def wants(cls, config: Any) -> tuple[str, ...]:

@@ -1,0 +1,273 @@
+"""Fine-tuning end to end: a task learnt from rows by every family that can, asked, measured, broken off, resumed."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from textus import api
+from textus.checkpoint import load
+from textus.common import DataError, RunError, UsageError
+
+SMALL = ("train.batch_size=8", "model.n_layer=1", "model.d_model=32", "optim.rate=0.01")
+WORDS = [
+    "the",
+    "film",
+    "was",
+    "a",
+    "long",
+    "story",
+    "of",
+    "two",
+    "men",
+    "in",
+    "one",
+    "town",
+    "they",
+    "all",
+    "saw",
+]
+
+
+def sentences(n: int, seed: int = 0) -> list[dict[str, str]]:
+    """Rows whose class is told by one planted word."""
+    draw = random.Random(seed)
+    rows = []
+    for number in range(n):
+        words = [draw.choice(WORDS) for _ in range(draw.randint(3, 9))]
+        label = ("bad", "fine", "good")[number % 3]
+        words.insert(draw.randrange(len(words)), {"bad": "dull", "fine": "plain", "good": "grand"}[label])
+        rows.append({"text": " ".join(words), "label": label})
+    return rows
+
+
+def written(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return written(tmp_path_factory.mktemp("rows") / "train.jsonl", sentences(360))
+
+
+@pytest.fixture(scope="module")
+def tuned(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> api.Run:
+    return api.finetune(
+        rows, model="lstm", out=tmp_path_factory.mktemp("runs") / "lstm", epochs=6, settings=SMALL
+    )
+
+
+@pytest.mark.parametrize("family", ["lstm", "gru", "rnn", "encoder", "decoder", "encoder-decoder"])
+def test_every_family_with_states_learns_it(family: str, rows: Path, tmp_path: Path) -> None:
+    settings = [*SMALL, *(["model.n_head=2"] if "coder" in family else [])]
+    run = api.finetune(rows, model=family, out=tmp_path / "run", epochs=8, settings=settings)
+    test = written(tmp_path / "test.jsonl", sentences(90, seed=1))
+    assert run.evaluate_task(test)["accuracy"]["value"] > 0.9
+    texts = ["a grand story", "dull men of the town"]
+    assert [each["label"] for each in run.predict(texts)] == ["good", "bad"]
+
+
+@pytest.mark.parametrize("family", ["ngram", "hmm"])
+def test_a_family_without_states_is_refused(family: str, rows: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no states for a head"):
+        api.finetune(rows, model=family, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_from_a_run_its_weights_and_tokenizer_go_on(trained: Path, rows: Path, tmp_path: Path) -> None:
+    run = api.finetune(rows, start=trained, out=tmp_path / "run", epochs=1, settings=["train.batch_size=8"])
+    before, tokenizer, _ = load(trained)
+    assert run.tokenizer.fingerprint == tokenizer.fingerprint
+    old = dict(before.named_parameters())
+    moved = {n: float((p - old[n]).detach().abs().max()) for n, p in run.model.named_parameters() if n in old}
+    assert set(moved) == set(old)
+    assert 0 < max(moved.values()) < 0.1  # begun there, and moved from there
+    assert run.record["parent"] == str(trained.resolve())
+
+
+def test_what_is_asked_alone_and_together_is_answered_alike(tuned: api.Run) -> None:
+    texts = [row["text"] for row in sentences(40, seed=2)] + ["", "grand"]
+    together = tuned.predict(texts)
+    for text, answer in zip(texts, together, strict=True):
+        alone = tuned.predict([text])[0]
+        assert alone["label"] == answer["label"]
+        assert alone["probability"] == pytest.approx(answer["probability"], abs=2e-2)  # bfloat16
+    assert sum(together[0]["probabilities"].values()) == pytest.approx(1, abs=1e-4)
+
+
+def test_the_run_says_what_it_was_made_from(tuned: api.Run, rows: Path) -> None:
+    record = tuned.record
+    assert (record["task"], record["labels"]) == ("classification", ["bad", "fine", "good"])
+    assert record["corpus"]["path"] == str(rows.resolve())
+    assert record["best"]["criterion"] == -max(
+        json.loads(line)["accuracy"]
+        for line in (tuned.path / "log.jsonl").read_text().splitlines()
+        if "accuracy" in json.loads(line)
+    )
+    assert api.verify(tuned.path)
+
+
+def test_broken_off_and_resumed_it_ends_in_the_same_bytes(rows: Path, tmp_path: Path) -> None:
+    run = api.finetune(
+        rows, model="gru", out=tmp_path / "run", epochs=3, settings=[*SMALL, "model.dropout=0.3"]
+    )
+    assert api.prove_resume(run.path)["identical"]
+
+
+def test_resume_refuses_other_rows(rows: Path, tmp_path: Path) -> None:
+    data = written(tmp_path / "rows.jsonl", sentences(60))
+    run = api.finetune(data, model="rnn", out=tmp_path / "run", epochs=2, settings=SMALL)
+    written(data, sentences(61))
+    with pytest.raises(RunError, match=r"is not what .* was started on"):
+        api.prove_resume(run.path)
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_does_not(rows: Path, tmp_path: Path) -> None:
+    def weights(seed: int, name: str) -> torch.Tensor:
+        run = api.finetune(rows, model="gru", out=tmp_path / name, epochs=1, seed=seed, settings=SMALL)
+        return run.model.heads["classification"].out.weight  # type: ignore[union-attr, return-value]
+
+    first = weights(0, "a")
+    assert torch.equal(first, weights(0, "b"))
+    assert not torch.equal(first, weights(1, "c"))
+
+
+# ── data ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_any_number_of_labels_a_text(tmp_path: Path) -> None:
+    draw = random.Random(0)
+    rows = [
+        {"text": " ".join([*(f"has{name}" for name in names), *draw.choices(WORDS, k=4)]), "label": names}
+        for names in ([], ["a"], ["b"], ["a", "b"]) * 40
+    ]
+    data = written(tmp_path / "rows.jsonl", rows)
+    run = api.finetune(
+        data, model="gru", out=tmp_path / "run", epochs=8, settings=[*SMALL, "task.multi=true"]
+    )
+    assert run.evaluate_task(data)["micro_f1"]["value"] > 0.95
+    assert [each["labels"] for each in run.predict(["hasa film", "film"])] == [["a"], []]
+
+
+def test_pairs_of_texts(tmp_path: Path) -> None:
+    draw = random.Random(0)
+    rows = []
+    for _ in range(400):
+        first, second = draw.choice("ab"), draw.choice("ab")
+        words = [" ".join(draw.choices(WORDS, k=3)) for _ in range(2)]
+        texts = {"sentence1": f"{first} {words[0]}", "sentence2": f"{second} {words[1]}"}
+        rows.append({**texts, "label": int(first == second)})
+    data = written(tmp_path / "rows.jsonl", rows)
+    settings = [*SMALL, "model.n_head=2", "optim.rate=0.003"]
+    run = api.finetune(data, model="encoder", out=tmp_path / "run", epochs=12, settings=settings)
+    answers = run.predict([("a film was", "a story of"), ("a film was", "b story of")])
+    assert [each["label"] for each in answers] == ["1", "0"]
+
+
+def test_chinese_is_read_by_character(tmp_path: Path) -> None:
+    draw = random.Random(0)
+    said = lambda: "".join(draw.choices("这部电影我们昨天一起去看了", k=6))  # noqa: E731
+    rows = [
+        {"text": f"{said()}真{word}看", "label": label} for word, label in (("好", "褒"), ("难", "贬")) * 60
+    ]
+    data = written(tmp_path / "r.jsonl", rows)
+    run = api.finetune(data, model="lstm", out=tmp_path / "run", epochs=4, settings=SMALL)
+    assert run.tokenizer.kind == "char"
+    assert [each["label"] for each in run.predict(["真好看", "真难看"])] == ["褒", "贬"]
+
+
+def test_what_is_cut_is_told(rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    api.finetune(rows, model="gru", out=tmp_path / "run", epochs=1, settings=[*SMALL, "task.longest=6"])
+    said = capsys.readouterr().err
+    assert "texts are longer than 6 tokens: the ends of them" in said
+
+
+def test_rows_in_both_parts_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = written(tmp_path / "train.jsonl", sentences(60))
+    dev = written(tmp_path / "dev.jsonl", [*sentences(3), *sentences(9, seed=5)])
+    api.finetune(data, dev=dev, model="gru", out=tmp_path / "run", epochs=1, settings=SMALL)
+    said = capsys.readouterr().err
+    assert "3 of the 12 rows that choose the weights have a text that is trained on too" in said
+    assert "dev.jsonl: line 1" in said
+
+
+def test_equal_texts_are_held_out_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    api.finetune(
+        written(tmp_path / "r.jsonl", sentences(90) * 2),
+        model="gru",
+        out=tmp_path / "run",
+        epochs=1,
+        settings=SMALL,
+    )
+    assert "trained on too" not in capsys.readouterr().err
+
+
+def test_labels_never_seen_count_as_wrong(
+    tuned: api.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = sentences(30, seed=3)
+    right = 30 * tuned.evaluate_task(written(tmp_path / "known.jsonl", known))["accuracy"]["value"]
+    test = written(tmp_path / "t.jsonl", [*known, {"text": "a grand film", "label": "new"}])
+    found = tuned.evaluate_task(test)
+    assert found["accuracy"]["value"] == pytest.approx(right / 31)
+    assert "1 labels were never seen in training (new)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("rows", "complaint"),
+    [
+        ([{"text": "a", "label": None}], "line 1: the label is None, which names no class"),
+        ([{"text": "a"}], "line 1 has no field 'label'; it has 'text'"),
+        ([{"review": "a", "label": 1}], "line 1 has no field 'text'; it has 'review', 'label'"),
+        ([{"text": 3, "label": 1}], "line 1: a text is int"),
+        ([{"text": "a", "label": {"x": 1}}], "the label is {'x': 1}"),
+        ([{"text": f"t{n}", "label": "same"} for n in range(30)], "one label 'same'"),
+        ([{"text": f"t{n}", "label": f"l{n}"} for n in range(300)], "different labels in"),
+        ([{"text": "a", "label": ["x"]}] * 9, "--set task.multi=true"),
+    ],
+)
+def test_data_that_cannot_be_learnt_is_named(
+    rows: list[dict[str, Any]], complaint: str, tmp_path: Path
+) -> None:
+    with pytest.raises((DataError, UsageError)) as caught:
+        api.finetune(written(tmp_path / "r.jsonl", rows), model="lstm", out=tmp_path / "run")
+    assert complaint in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_rows_without_text_are_left_out_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = written(tmp_path / "r.jsonl", [*sentences(60), {"text": "  ", "label": "bad"}])
+    api.finetune(data, model="gru", out=tmp_path / "run", epochs=1, settings=SMALL)
+    assert "1 rows have no text and are left out; the first is" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        ({}, "--from RUN for a model that is there, or --model FAMILY"),
+        ({"model": "lstm", "start": "x"}, "--from RUN for a model that is there, or --model FAMILY"),
+        ({"model": "lstm", "task": "classfication"}, "did you mean 'classification'"),
+        ({"model": "lstm", "method": "fill"}, "unknown method 'fill'"),
+        ({"model": "lstm", "epochs": 0}, "--epochs 0: must be at least 1"),
+        ({"model": "lstm", "settings": ["tsk.multi=true"]}, "did you mean 'task'"),
+        ({"start": "x", "tokenizer": "bpe"}, "a model reads with the tokenizer it has"),
+        ({"start": "x", "settings": ["model.n_layer=2"]}, "the model of x is as it is"),
+    ],
+)
+def test_wrong_words_are_named_before_anything_is_read(
+    words: dict[str, Any], complaint: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        api.finetune(tmp_path / "nowhere.csv", out=tmp_path / "run", **words)
+    assert complaint in str(caught.value)
+
+
+def test_a_run_without_a_task_is_not_asked(trained: Path) -> None:
+    with pytest.raises(UsageError, match="was not fine-tuned for a task"):
+        api.open_run(trained).predict(["a text"])

@@ -1,0 +1,347 @@
+"""Teaching a model a task: its data read and checked, a head put on, and all of it handed to `fit`.
+
+There is no second loop here. A fine-tuned run is a run like any other: it is resumed, verified and served, and its
+run.json holds the task with its classes and the head, so that `checkpoint.load` builds it again.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from textus import hardware
+from textus import tokenizer as tokenizers
+from textus.checkpoint import create_run, load, open_run, read_tokenizer, verify
+from textus.common import (
+    DataError,
+    RunError,
+    UsageError,
+    claim,
+    counter_seed,
+    fingerprint,
+    notice,
+    uniform,
+    unknown,
+)
+from textus.config import assign, from_dict, to_dict
+from textus.measuring import fast_bf16
+from textus.models import LanguageModel, build
+from textus.models import family as family_of
+from textus.optim import OptimSettings
+from textus.presets import model_values
+from textus.records import Record, parse_columns, read_records
+from textus.runs import one_thread
+from textus.tasks import (
+    Example,
+    Row,
+    RowBatches,
+    Task,
+    answers,
+    frame_of,
+    head_loss,
+    rows_of,
+    task_class,
+    with_head,
+)
+from textus.training import Choices, Evaluate, Gradients, TrainSettings, fit
+
+HELD_OUT = 0.1
+"""Share of the rows that choose the weights, where no file of their own is given."""
+SCRATCH = {"n_layer": 2, "d_model": 256, "context_length": 256}
+"""Size of a model that is not begun from a run."""
+METHODS = ("full",)
+ANSWERS = ("label", "tags", "answers", "id")
+"""Fields of a row that are not what is read."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the person asked for: the flags of `textus finetune`."""
+
+    data: Path
+    task: str
+    parent: Path | None = None
+    family: str | None = None
+    method: str = "full"
+    dev: Path | None = None
+    columns: str | None = None
+    tokenizer: str | None = None
+    epochs: int | None = None
+    seed: int = 0
+    assignments: tuple[str, ...] = ()
+
+    def check(self) -> None:
+        """Words that are wrong or do not go together."""
+        if (self.parent is None) == (self.family is None):
+            raise UsageError(
+                "say what to teach: --from RUN for a model that is there, or --model FAMILY for a new one"
+            )
+        if self.parent and self.tokenizer:
+            raise UsageError(
+                f"--tokenizer {self.tokenizer}: a model reads with the tokenizer it has; leave it out"
+            )
+        if self.method not in METHODS:
+            raise unknown("method", self.method, METHODS)
+        if self.epochs is not None and self.epochs < 1:
+            raise UsageError(f"--epochs {self.epochs}: must be at least 1")
+        for each in self.assignments:
+            if (group := each.partition(".")[0]) not in (
+                known := ("model", "train", "optim", "choices", "task")
+            ):
+                raise unknown("group of settings", group, known)
+        if self.parent and (said := self.of("model")):
+            raise UsageError(
+                f"--set model.{said[0]}: the model of {self.parent} is as it is; leave the setting out"
+            )
+
+    def of(self, group: str) -> list[str]:
+        """The assignments of one group, without its name."""
+        return [each.partition(".")[2] for each in self.assignments if each.startswith(f"{group}.")]
+
+
+@dataclass(frozen=True)
+class Data:
+    """A task's data as it is trained on: the task with its classes, and both parts' checked rows."""
+
+    task: Task
+    train: list[Example]
+    dev: list[Example]
+
+
+def read_data(
+    cls: type[Task], settings: Any, path: Path, dev: Path | None, columns: str | None, seed: int
+) -> Data:
+    """The rows of a task's file, a share of them held out where no `dev` file is given; texts in both are told.
+
+    Raises DataError for data the task cannot use.
+    """
+    spelled = parse_columns(columns)
+    records = read_records(path, spelled)
+    held = read_records(dev, spelled) if dev else []
+    if not dev:
+        records, held = parted(records, seed)
+    task = cls.of(settings, records)
+    train, validation = (task.examples(part, labelled=True) for part in (records, held))
+    if not train or not validation:
+        raise DataError(
+            f"{path}: {len(train)} rows to learn from, {len(validation)} to choose by; give more of both"
+        )
+    known = {each.texts for each in train}
+    if shared := [each for each in validation if each.texts in known]:
+        notice(
+            f"{len(shared):,} of the {len(validation):,} rows that choose the weights have a text that is trained on"
+            f" too; the first is {shared[0].where}"
+        )
+    return Data(task, train, validation)
+
+
+def parted(records: list[Record], seed: int) -> tuple[list[Record], list[Record]]:
+    """Rows to learn from, and those held out: by what they say, so that equal texts lie in one part."""
+    said = [{name: each for name, each in record.values.items() if name not in ANSWERS} for record in records]
+    keys = [
+        fingerprint([each for each in values.values() if isinstance(each, str | list)]) for values in said
+    ]
+    held = [uniform(seed, "held out", key) < HELD_OUT for key in keys]
+    return (
+        [each for each, out in zip(records, held, strict=True) if not out],
+        [each for each, out in zip(records, held, strict=True) if out],
+    )
+
+
+# ── starting ───────────────────────────────────────────────────────────────────────────────────
+
+
+def start(wish: Wish, out: Path, *, force: bool = False) -> Path:
+    """Fine-tune to the end; returns `out`. Raises UsageError for words that are wrong, and DataError for data that
+    cannot be used, before anything is written.
+    """
+    one_thread()
+    wish.check()
+    cls = task_class(wish.task)
+    data = read_data(cls, assign(cls.config(), wish.of("task")), wish.data, wish.dev, wish.columns, wish.seed)
+    family, config, tokenizer = beginning(wish, data)
+    train = settings_of(wish, len(data.train))
+    choices = assign(default_choices(family), wish.of("choices"))
+    claim(out, force=force)
+    record = {
+        "family": family,
+        "config": to_dict(config),
+        "settings": to_dict(train),
+        "choices": asdict(choices),
+        "seed": wish.seed,
+        "task": wish.task,
+        "task_settings": to_dict(data.task.settings),
+        "labels": data.task.labels,
+        "heads": {wish.task: data.task.head()},
+        "method": wish.method,
+        "parent": str(wish.parent.resolve()) if wish.parent else None,
+        "corpus": source(wish),
+        "tokenizer": {"kind": tokenizer.kind, "fingerprint": tokenizer.fingerprint},
+        "command": " ".join(["textus", *sys.argv[1:]]),
+        "versions": hardware.versions(),
+        "isa": hardware.isa_name(),
+    }
+    ready = prepare(record, data, tokenizer)
+    run = create_run(out, record, tokenizer)
+    weights = sum(p.numel() for p in ready.model.parameters())
+    notice(
+        f"{wish.task} with {family}: {weights:,} weights, {len(data.train):,} rows to learn from and"
+        f" {len(data.dev):,} to choose by, {len(data.task.labels)} classes; {train.steps} steps of"
+        f" {train.batch_size} rows"
+    )
+    ready.train(run)
+    return out
+
+
+def source(wish: Wish) -> dict[str, Any]:
+    """Where the data came from, and a fingerprint of what it says."""
+    columns = parse_columns(wish.columns)
+    read = [read_records(path, columns) for path in (wish.data, wish.dev) if path]
+    return {
+        "path": str(wish.data.resolve()),
+        "dev": str(wish.dev.resolve()) if wish.dev else None,
+        "columns": wish.columns,
+        "fingerprint": fingerprint([[each.values for each in part] for part in read]),
+    }
+
+
+def beginning(wish: Wish, data: Data) -> tuple[str, Any, tokenizers.Tokenizer]:
+    """The family, config and tokenizer: those of the run to begin from, or new ones for this data."""
+    if wish.parent:
+        model, tokenizer, record = load(wish.parent)
+        return record["family"], model.config, tokenizer
+    assert wish.family is not None
+    cls, config_class = family_of(wish.family)
+    tokenizer = chosen_tokenizer(wish.tokenizer, [text for each in data.train for text in each.texts])
+    known = {each.name for each in fields(config_class)}
+    values: dict[str, Any] = {
+        "vocab_size": tokenizer.vocab_size, "end_id": tokenizer.end_id, "dropout": 0.3, **cls.sized(**SCRATCH)
+    }  # fmt: skip
+    values = {name: value for name, value in values.items() if name in known} | model_values(wish.of("model"))
+    return wish.family, from_dict(config_class, values, "model."), tokenizer
+
+
+def chosen_tokenizer(choice: str | None, texts: list[str]) -> tokenizers.Tokenizer:
+    """A tokenizer's folder, or one of a kind (None: by words where words are set apart by blanks, else by characters),
+    trained on the texts to learn from.
+    """
+    if choice and Path(choice).exists():
+        return tokenizers.load(Path(choice))
+    if choice is None:
+        blanks = sum(text.count(" ") for text in texts) / max(1, sum(map(len, texts)))
+        choice = "word" if blanks > 0.05 else "char"
+    return tokenizers.train(choice, texts, 20_000)
+
+
+def settings_of(wish: Wish, n_rows: int) -> TrainSettings:
+    """AdamW with a warm-up of a tenth and a straight line to zero; a smaller rate and fewer epochs where there is
+    something to forget.
+    """
+    begun = wish.parent is not None
+    train = assign(TrainSettings(steps=1, batch_size=32), wish.of("train"))
+    an_epoch = max(1, n_rows // min(train.batch_size, n_rows))
+    steps = (wish.epochs or (3 if begun else 8)) * an_epoch
+    optim = OptimSettings(
+        optimiser="adamw", rate=1e-4 if begun else 1e-3, weight_decay=0.01, beta2=0.999, schedule="linear",
+        warmup=steps // 10,
+    )  # fmt: skip
+    train = replace(
+        train, steps=train.steps if train.steps > 1 else steps, seed=wish.seed, optim=optim,
+        evaluate_every=train.evaluate_every or an_epoch, checkpoint_every=train.checkpoint_every or an_epoch,
+    )  # fmt: skip
+    return replace(train, optim=assign(train.optim, wish.of("optim")))
+
+
+def default_choices(family: str) -> Choices:
+    """bfloat16 where the processor is fast at it and the family can."""
+    fast = fast_bf16() and "bfloat16" in family_of(family)[0].precisions
+    return Choices(precision="bfloat16" if fast else "float32")
+
+
+# ── training ───────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass
+class Ready:
+    """A fine-tuning that can begin."""
+
+    model: LanguageModel
+    batches: RowBatches
+    settings: TrainSettings
+    choices: Choices
+    task: Task
+    evaluate: Evaluate
+
+    def train(self, run: Any) -> None:
+        """To the end, or on from the run's newest checkpoint."""
+        backward = Gradients(self.model, self.choices.workers, head_loss(self.task)).of_all(
+            self.settings.micro_batches
+        )
+        fit(
+            self.model,
+            self.batches,
+            settings=self.settings,
+            run=run,
+            backward=backward,
+            evaluate=self.evaluate,
+        )
+
+
+def prepare(record: dict[str, Any], data: Data, tokenizer: tokenizers.Tokenizer) -> Ready:
+    """All that a run's record decides, built."""
+    train = from_dict(TrainSettings, record["settings"], "train.")
+    choices = from_dict(Choices, record["choices"], "choices.")
+    torch.manual_seed(counter_seed(train.seed, "weights"))
+    parent = record["parent"]
+    model = load(Path(parent))[0] if parent else build(record["family"], record["config"])
+    with_head(model, data.task)
+    model.to(choices.device).train()
+    model.compute_with(choices.precision, choices.attention, choices.step)
+    frame = frame_of(model, tokenizer, data.task.settings.longest)
+    rows, dev = (rows_of(data.task, part, tokenizer, frame) for part in (data.train, data.dev))
+    batches = RowBatches(
+        data.task, rows, pad_id=tokenizer.pad_id, batch_size=train.batch_size, seed=train.seed
+    )
+    evaluate = partial(on_dev, task=data.task, examples=data.dev, rows=dev, pad_id=tokenizer.pad_id)
+    return Ready(model, batches, train, choices, data.task, evaluate)
+
+
+def on_dev(
+    model: LanguageModel, *, task: Task, examples: list[Example], rows: list[Row], pad_id: int
+) -> dict[str, Any]:
+    """What the log says of the rows held out: the task's figures, the first of which chooses the weights."""
+    scores = task.scores(examples, answers(model, task, rows, pad_id))
+    figures = {name: round(value["value"], 6) for name, value in scores.items() if isinstance(value, dict)}
+    first = next(iter(figures.values()))
+    return {"validation": figures.get("nats", 1 - first), "criterion": -first, **figures}
+
+
+def resume(path: Path) -> Path:
+    """Go on with a fine-tuning from its newest good checkpoint; a finished one says so.
+
+    Raises RunError where the data is gone or changed.
+    """
+    run = open_run(path)
+    if run.finished:
+        verify(path)
+        notice(f"{path} is finished ({run.record['steps']} steps); nothing to resume")
+        return path
+    one_thread()
+    kept, seed = run.record["corpus"], run.record["seed"]
+    dev = Path(kept["dev"]) if kept["dev"] else None
+    wish = Wish(Path(kept["path"]), run.record["task"], dev=dev, columns=kept["columns"], seed=seed)
+    if source(wish)["fingerprint"] != kept["fingerprint"]:
+        raise RunError(
+            f"{kept['path']} is not what {path} was started on; bring the old rows back, or fine-tune anew with --out"
+            " elsewhere"
+        )
+    cls = task_class(wish.task)
+    settings: Any = from_dict(cls.config, run.record["task_settings"], "task.")
+    data = read_data(cls, settings, wish.data, wish.dev, wish.columns, seed)
+    prepare(run.record, data, read_tokenizer(run)).train(run)
+    return path

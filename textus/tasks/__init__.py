@@ -1,0 +1,295 @@
+"""What a model can be taught to answer: one file a task, and what all of them share.
+
+A task says which fields its data has, how a row looks to the model, which head stands on the model's last states, how
+answers are scored and how they are told. It does not train: `textus.finetuning` hands its rows to `fit`, and
+`answers` asks a trained model. A new task is one file and one line in `TASKS`.
+
+Shapes: B rows, T positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from textus.common import DataError, UsageError, notice, unknown
+from textus.config import from_dict
+from textus.loader import Batch
+from textus.models import LanguageModel, Loss
+from textus.models.heads import build_head
+from textus.pairs import Deal
+from textus.records import Record, parse_columns, read_records
+from textus.tokenizer import Tokenizer
+
+TASKS = {"classification": ("textus.tasks.classification", "Classification")}
+"""Task name → module and class."""
+
+TOKENS_AT_ONCE = 8192
+"""Positions of one batch when answering, padding counted."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One checked row of a task's data: the texts that are read, and what is to be found (None: not known)."""
+
+    texts: tuple[str, ...]
+    label: Any
+    where: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """An example as ids: `segments` numbers the text each id is of; `cut` ids did not fit; `label` is for the head."""
+
+    ids: list[int]
+    segments: list[int]
+    label: Any = None
+    cut: int = 0
+
+
+class Task:
+    """What all tasks share; a task overrides what it does differently. `settings` is its config, `labels` the names
+    of its classes, in the order of the head's outputs.
+    """
+
+    name: str
+    config: type
+    """The class of its settings."""
+    settings: Any
+    labels: list[str]
+
+    def __init__(self, settings: Any, labels: Sequence[str]) -> None:
+        self.settings, self.labels = settings, list(labels)
+
+    @classmethod
+    def of(cls, settings: Any, records: Sequence[Record]) -> Task:
+        """The task as this data has it: its classes are those of the records."""
+        raise NotImplementedError
+
+    def examples(self, records: Sequence[Record], *, labelled: bool) -> list[Example]:
+        """The rows checked. Raises DataError naming the first that cannot be."""
+        raise NotImplementedError
+
+    def head(self) -> dict[str, Any]:
+        """What `heads.build_head` builds for it."""
+        raise NotImplementedError
+
+    def row(self, example: Example, ids: list[list[int]], frame: Frame) -> Row:
+        """The example as ids; `ids` are those of its texts."""
+        raise NotImplementedError
+
+    def label_tensor(self, labels: list[Any], length: int) -> Tensor:
+        """The labels of rows that share a batch of `length` positions."""
+        raise NotImplementedError
+
+    def outputs(self, head: Any, hidden: Tensor, batch: Batch) -> list[Any]:
+        """The head's answer for each row of a batch."""
+        raise NotImplementedError
+
+    def scores(self, examples: Sequence[Example], outputs: Sequence[Any]) -> dict[str, Any]:
+        """How good the answers are; the first figure is what weights are chosen by, more is better."""
+        raise NotImplementedError
+
+    def told(self, example: Example, output: Any) -> dict[str, Any]:
+        """One answer as JSON values."""
+        raise NotImplementedError
+
+
+def task_class(name: str) -> type[Task]:
+    """A task by its name; UsageError naming the nearest for one that is not there."""
+    if name not in TASKS:
+        raise unknown("task", name, TASKS)
+    module, cls = TASKS[name]
+    found: type[Task] = getattr(import_module(module), cls)
+    return found
+
+
+def from_record(record: dict[str, Any]) -> Task:
+    """The task a run was fine-tuned for, as its run.json tells it."""
+    cls = task_class(record["task"])
+    return cls(from_dict(cls.config, record["task_settings"], "task."), record["labels"])
+
+
+# ── texts as ids ───────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What stands around texts for a model: ids before the first, one after each; `longest` ids in all (None: any)."""
+
+    begin: tuple[int, ...]
+    end_id: int
+    longest: int | None
+
+    def around(self, texts: Sequence[list[int]]) -> tuple[list[int], list[int], int]:
+        """Ids and segments of texts, and how many ids were cut: from the end of the longest, again and again."""
+        kept = [len(text) for text in texts]
+        room = None if self.longest is None else self.longest - len(self.begin) - len(texts)
+        cut = left = 0 if room is None else max(0, sum(kept) - room)
+        while left:  # the longest comes down to the next, then both together
+            longest = kept.index(max(kept))
+            others = [n for place, n in enumerate(kept) if place != longest]
+            taken = min(left, max(1, kept[longest] - max(others, default=0)))
+            kept[longest] -= taken
+            left -= taken
+        ids, segments = list(self.begin), [0] * len(self.begin)
+        for number, (text, n) in enumerate(zip(texts, kept, strict=True)):
+            ids += [*text[:n], self.end_id]
+            segments += [number] * (n + 1)
+        return ids, segments, cut
+
+
+def frame_of(model: LanguageModel, tokenizer: Tokenizer, longest: int | None = None) -> Frame:
+    """How this model is used to be given texts, and at most how long."""
+    limits = [each for each in (model.config.context_length, longest) if each]
+    begin = tuple(tokenizer.begin) or (tokenizer.end_id,)
+    return Frame(begin, tokenizer.end_id, min(limits) if limits else None)
+
+
+def rows_of(task: Task, examples: Sequence[Example], tokenizer: Tokenizer, frame: Frame) -> list[Row]:
+    """Every example as ids; says how many were cut."""
+    flat = tokenizer.encode_batch([text for each in examples for text in each.texts])
+    rows, at = [], 0
+    for example in examples:
+        rows.append(task.row(example, flat[at : at + len(example.texts)], frame))
+        at += len(example.texts)
+    if cut := [row.cut for row in rows if row.cut]:
+        notice(
+            f"{len(cut):,} of {len(rows):,} texts are longer than {frame.longest} tokens: the ends of them,"
+            f" {sum(cut):,} tokens in all, are not read"
+        )
+    return rows
+
+
+def batch_of(task: Task, rows: Sequence[Row], pad_id: int, position: int = 0) -> Batch:
+    """Rows as tensors, padded on the right; every row weighs one."""
+    length = max(len(row.ids) for row in rows)
+    ids = torch.full((len(rows), length), pad_id)
+    segments = torch.zeros_like(ids)
+    mask = torch.zeros(len(rows), length, dtype=torch.bool)
+    for number, row in enumerate(rows):
+        n = len(row.ids)
+        ids[number, :n] = torch.tensor(row.ids)
+        segments[number, :n] = torch.tensor(row.segments)
+        mask[number, :n] = True
+    weights = torch.zeros(len(rows), length)
+    weights[:, 0] = 1.0
+    labels = None if rows[0].label is None else task.label_tensor([row.label for row in rows], length)
+    return Batch(ids, ids, weights, mask=mask, segments=segments, labels=labels, position=position)
+
+
+class RowBatches:
+    """Batches of rows of like length in random order, as `training.fit` reads them: a function of (seed, step)."""
+
+    def __init__(self, task: Task, rows: Sequence[Row], *, pad_id: int, batch_size: int, seed: int) -> None:
+        if not rows:
+            raise DataError("there is no row to train on")
+        self.task, self.rows, self.pad_id = task, rows, pad_id
+        lengths = np.asarray([len(row.ids) for row in rows])
+        by_length = lambda each: each[np.argsort(lengths[each], kind="stable")]  # noqa: E731
+        self.deal = Deal(len(rows), min(batch_size, len(rows)), seed, by_length)
+
+    @property
+    def n_batches(self) -> int:
+        """Batches in one epoch."""
+        return self.deal.n_batches
+
+    @property
+    def tokens_a_step(self) -> int:
+        """Ids of a batch on average."""
+        return max(1, round(sum(len(row.ids) for row in self.rows) / len(self.rows) * self.deal.batch_size))
+
+    def batch(self, step: int) -> Batch:
+        """The batch of a step, from 0."""
+        rows = [self.rows[int(number)] for number in self.deal.rows(step)]
+        return batch_of(self.task, rows, self.pad_id, step)
+
+
+# ── asking a model ─────────────────────────────────────────────────────────────────────────────
+
+
+@torch.inference_mode()
+def answers(model: LanguageModel, task: Task, rows: Sequence[Row], pad_id: int) -> list[Any]:
+    """The answer for each row, in their order; rows of like length are read together."""
+    head, device = model.heads[task.name], next(model.parameters()).device
+    found: list[Any] = [None] * len(rows)
+    for places in in_batches([len(row.ids) for row in rows]):
+        batch = batch_of(task, [rows[place] for place in places], pad_id).to(device)
+        hidden = model.hidden(batch.ids, batch.mask, batch.segments)  # type: ignore[operator]
+        for place, output in zip(places, task.outputs(head, hidden, batch), strict=True):
+            found[place] = output
+    return found
+
+
+def in_batches(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """The places of rows, by length, so many together that `TOKENS_AT_ONCE` hold them with their padding."""
+    held: list[int] = []
+    for place in sorted(range(len(lengths)), key=lambda each: lengths[each]):
+        if held and (len(held) + 1) * lengths[place] > TOKENS_AT_ONCE:
+            yield held
+            held = []
+        held.append(place)
+    if held:
+        yield held
+
+
+def with_head(model: LanguageModel, task: Task) -> None:
+    """Give a model the task's head; UsageError for a family that has no states a head could stand on."""
+    if model.counts or not hasattr(model, "hidden"):
+        raise UsageError(
+            f"a {type(model).__name__} has no states for a head to stand on; {task.name} can be learnt by --model"
+            " lstm, gru, rnn, encoder, decoder or linear"
+        )
+    model.heads[task.name] = build_head(task.head(), model.config.d_model)
+
+
+def head_loss(task: Task) -> Callable[[LanguageModel, Batch], Loss]:
+    """What `training.Gradients` takes: the loss of the task's head on the model's states."""
+
+    def loss(model: LanguageModel, batch: Batch) -> Loss:
+        hidden = model.hidden(batch.ids, batch.mask, batch.segments)  # type: ignore[operator]
+        found: Loss = model.heads[task.name].loss(hidden, batch)  # type: ignore[operator]
+        return found
+
+    return loss
+
+
+def read(model: LanguageModel, task: Task, tokenizer: Tokenizer, examples: Sequence[Example]) -> list[Any]:
+    """The task's answers to examples."""
+    rows = rows_of(task, examples, tokenizer, frame_of(model, tokenizer, task.settings.longest))
+    return answers(model, task, rows, tokenizer.pad_id)
+
+
+def examples_of(
+    task: Task, given: Sequence[str | tuple[str, ...]] | Path, columns: str | None = None
+) -> list[Example]:
+    """Texts (or pairs of texts), or the rows of a file, as examples without labels."""
+    if isinstance(given, Path):
+        return task.examples(read_records(given, parse_columns(columns)), labelled=False)
+    texts = [(each,) if isinstance(each, str) else tuple(each) for each in given]
+    return [Example(each, None, f"text {number}") for number, each in enumerate(texts, 1)]
+
+
+def predictions(
+    model: LanguageModel, task: Task, tokenizer: Tokenizer, examples: Sequence[Example]
+) -> list[dict[str, Any]]:
+    """The answer to each example as JSON values."""
+    outputs = read(model, task, tokenizer, examples)
+    return [task.told(example, output) for example, output in zip(examples, outputs, strict=True)]
+
+
+def score_file(
+    model: LanguageModel, task: Task, tokenizer: Tokenizer, path: Path, columns: str | None = None
+) -> dict[str, Any]:
+    """The task's figures on the labelled rows of a file."""
+    examples = task.examples(read_records(path, parse_columns(columns)), labelled=True)
+    if not examples:
+        raise DataError(f"{path} has no row with text and label")
+    return {"rows": len(examples), **task.scores(examples, read(model, task, tokenizer, examples))}

@@ -1,0 +1,235 @@
+"""One class of several for a text or a pair of texts (`single`), or any number of them (`multi`).
+
+Fields: `text`, or `text` and `text_pair` (also `sentence1`, `sentence2`; `premise`, `hypothesis`; `question`,
+`sentence`); `label`, a name. Numbers are names too. With `multi`, `label` is a list, or names with a bar between.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from textus.common import DataError, UsageError, notice
+from textus.loader import Batch
+from textus.metrics import classification as measured
+from textus.records import Record
+from textus.tasks import Example, Frame, Row, Task
+
+PAIRS = (
+    ("text", "text_pair"),
+    ("sentence1", "sentence2"),
+    ("premise", "hypothesis"),
+    ("question", "sentence"),
+)
+MOST_CLASSES = 5000
+SHOWN = 10
+
+
+@dataclass(frozen=True)
+class ClassificationSettings:
+    """`multi`: any number of classes a text; `pooling`: what of a text's states the head reads; `dropout` of it;
+    `class_weights` "balanced": every class weighs the same in the loss, however rare; `longest`: ids of a text that are
+    read (0: as many as the model's context holds).
+    """
+
+    multi: bool = False
+    pooling: Literal["mean", "cls", "last", "max"] = "mean"
+    dropout: float = 0.1
+    class_weights: Literal["none", "balanced"] = "none"
+    longest: int = 0
+
+
+class Classification(Task):
+    """See the module."""
+
+    name = "classification"
+    config = ClassificationSettings
+    settings: ClassificationSettings
+
+    def __init__(
+        self, settings: ClassificationSettings, labels: Sequence[str], counts: Sequence[int] = ()
+    ) -> None:
+        super().__init__(settings, labels)
+        self.counts = list(counts)
+        self.index = {label: number for number, label in enumerate(self.labels)}
+
+    @classmethod
+    def of(cls, settings: ClassificationSettings, records: Sequence[Record]) -> Classification:
+        for record in records:
+            texts_of(record)
+        found = Counter(label for record in records for label in labels_of(record, settings.multi))
+        if len(found) < 2:
+            raise DataError(
+                f"all {len(records):,} rows have the one label {next(iter(found), None)!r}: there is nothing to tell"
+                " apart; give rows of two classes or more"
+            )
+        if len(found) > MOST_CLASSES or (len(found) > 100 and len(found) > len(records) / 2):
+            raise DataError(
+                f"{len(found):,} different labels in {len(records):,} rows, such as {', '.join(list(found)[:3])}: these"
+                " are not classes; name the column of the classes with --columns label=COLUMN"
+            )
+        names = sorted(found, key=in_order)
+        return cls(settings, names, [found[name] for name in names])
+
+    def examples(self, records: Sequence[Record], *, labelled: bool) -> list[Example]:
+        kept, empty = [], []
+        for record in records:
+            texts = texts_of(record)
+            if labelled and not any(text.strip() for text in texts):
+                empty.append(record.where)
+                continue
+            label: Any = None
+            if labelled:
+                names = labels_of(record, self.settings.multi)
+                label = tuple(names) if self.settings.multi else names[0]
+            kept.append(Example(texts, label, record.where))
+        if empty:
+            notice(f"{len(empty):,} rows have no text and are left out; the first is {empty[0]}")
+        if unknown := Counter(name for each in kept for name in self.names(each) if name not in self.index):
+            shown = ", ".join(list(unknown)[:SHOWN])
+            notice(
+                f"{sum(unknown.values()):,} labels were never seen in training ({shown}): their rows count as wrong"
+            )
+        return kept
+
+    def names(self, example: Example) -> tuple[str, ...]:
+        """The labels of an example."""
+        if example.label is None:
+            return ()
+        return example.label if self.settings.multi else (example.label,)
+
+    def head(self) -> dict[str, Any]:
+        settings = self.settings
+        return {
+            "kind": "sequence", "n_labels": len(self.labels), "task": "multi" if settings.multi else "single",
+            "pooling": settings.pooling, "dropout": settings.dropout, "weights": self.class_weights(),
+        }  # fmt: skip
+
+    def class_weights(self) -> list[float] | None:
+        """What a class weighs in the loss, 1 on average over rows; None where all weigh the same."""
+        if self.settings.class_weights == "none" or self.settings.multi:
+            return None
+        total, counts = sum(self.counts), np.asarray(self.counts)
+        weights: list[float] = (total / (len(counts) * counts)).round(6).tolist()
+        return weights
+
+    def row(self, example: Example, ids: list[list[int]], frame: Frame) -> Row:
+        framed, segments, cut = frame.around(ids)
+        label = None
+        if example.label is not None:
+            numbers = [self.index[name] for name in self.names(example) if name in self.index]
+            label = numbers if self.settings.multi else (numbers[0] if numbers else -1)
+        return Row(framed, segments, label, cut)
+
+    def label_tensor(self, labels: list[Any], length: int) -> Tensor:
+        if not self.settings.multi:
+            return torch.tensor(labels)
+        found = torch.zeros(len(labels), len(self.labels))
+        for row, numbers in enumerate(labels):
+            found[row, numbers] = 1.0
+        return found
+
+    def outputs(self, head: Any, hidden: Tensor, batch: Batch) -> list[Any]:
+        return list(head.predict(hidden, batch.mask).double().cpu().numpy())
+
+    def scores(self, examples: Sequence[Example], outputs: Sequence[Any]) -> dict[str, Any]:
+        probabilities = np.stack(outputs)
+        if self.settings.multi:
+            gold = np.zeros(probabilities.shape, dtype=bool)
+            for row, example in enumerate(examples):
+                gold[row, [self.index[name] for name in example.label if name in self.index]] = True
+            unseen = [sum(name not in self.index for name in example.label) for example in examples]
+            return measured.multi_label(gold, probabilities, self.labels, np.asarray(unseen))
+        truth = np.asarray([self.index.get(example.label, -1) for example in examples])
+        found = measured.single_label(truth, probabilities, self.labels)
+        found["mistakes"] = self.mistakes(examples, probabilities, truth)
+        return found
+
+    def mistakes(
+        self, examples: Sequence[Example], probabilities: np.ndarray, truth: np.ndarray
+    ) -> list[dict[str, Any]]:
+        """The wrong answers that were given with most confidence, first."""
+        guess = probabilities.argmax(1)
+        wrong = np.flatnonzero(guess != truth)
+        order = wrong[np.argsort(-probabilities[wrong, guess[wrong]], kind="stable")][:SHOWN]
+        return [
+            {
+                "text": " | ".join(examples[at].texts)[:300], "label": examples[at].label, "where": examples[at].where,
+                "answer": self.labels[guess[at]], "probability": round(float(probabilities[at, guess[at]]), 4),
+            }
+            for at in order
+        ]  # fmt: skip
+
+    def told(self, example: Example, output: Any) -> dict[str, Any]:
+        order = np.argsort(-output, kind="stable")
+        ranked = {self.labels[at]: round(float(output[at]), 6) for at in order[:SHOWN]}
+        if self.settings.multi:
+            return {"labels": [self.labels[at] for at in order if output[at] >= 0.5], "probabilities": ranked}
+        best = self.labels[order[0]]
+        return {"label": best, "probability": ranked[best], "probabilities": ranked}
+
+
+def in_order(name: str) -> tuple[int, float, str]:
+    """Numbers by size, before names by their letters."""
+    try:
+        return 0, float(name), name
+    except ValueError:
+        return 1, 0.0, name
+
+
+def texts_of(record: Record) -> tuple[str, ...]:
+    """The text or the two texts of a row."""
+    values = record.values
+    for pair in PAIRS:
+        if all(name in values for name in pair):
+            found = tuple(values[name] for name in pair)
+            break
+    else:
+        if "text" not in values:
+            shown = ", ".join(map(repr, list(values)[:30]))
+            raise DataError(
+                f"{record.where} has no field 'text'; it has {shown}: name its column, such as --columns text=COLUMN"
+            )
+        found = (values["text"],)
+    if wrong := [each for each in found if not isinstance(each, str)]:
+        raise DataError(f"{record.where}: a text is {type(wrong[0]).__name__} ({wrong[0]!r}), not a string")
+    return found
+
+
+def labels_of(record: Record, multi: bool) -> list[str]:
+    """The label's name (`multi`: names). Raises DataError where there is none, or it is no name."""
+    if "label" not in record.values:
+        shown = ", ".join(map(repr, list(record.values)[:30]))
+        raise DataError(
+            f"{record.where} has no field 'label'; it has {shown}: name its column with --columns label=COLUMN"
+        )
+    value = record.values["label"]
+    if multi:
+        names = value if isinstance(value, list) else [each.strip() for each in str(value or "").split("|")]
+        return [name_of(each, record.where) for each in names if each != ""]
+    if isinstance(value, list):
+        raise UsageError(
+            f"{record.where}: the label is a list ({value!r}): for any number of labels a text --set task.multi=true"
+        )
+    return [name_of(value, record.where)]
+
+
+def name_of(value: Any, where: str) -> str:
+    """A label as text: strings and numbers are names."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float) and value == value:
+        return str(int(value)) if value.is_integer() else str(value)
+    if isinstance(value, str) and value.strip():
+        return value.strip()
+    raise DataError(
+        f"{where}: the label is {value!r}, which names no class; give it one, or leave the row out of the file"
+    )
