@@ -12,6 +12,7 @@ import torch
 
 from textus import api
 from textus.checkpoint import load
+from textus.cli import main
 from textus.common import DataError, RunError, UsageError
 
 SMALL = ("train.batch_size=8", "model.n_layer=1", "model.d_model=32", "optim.rate=0.01")
@@ -266,6 +267,29 @@ def test_wrong_words_are_named_before_anything_is_read(
     with pytest.raises(UsageError) as caught:
         api.finetune(tmp_path / "nowhere.csv", out=tmp_path / "run", **words)
     assert complaint in str(caught.value)
+
+
+def test_a_run_with_a_task_writes_no_text(tuned: api.Run) -> None:
+    with pytest.raises(UsageError, match="was fine-tuned for classification and writes no text"):
+        tuned.generate("the film")
+
+
+def test_the_command_line_asks_for_a_text_or_a_file(
+    tuned: api.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def answers(what: str) -> list[str]:
+        assert main(["predict", str(tuned.path), what, "--json"]) == 0
+        return [each["label"] for each in json.loads(capsys.readouterr().out)["answers"]]
+
+    assert answers("a grand film") == ["good"]
+    assert len(answers("")) == 1
+    assert len(answers("a film " * 2000)) == 1
+    rows = sentences(9, seed=4)
+    assert answers(str(written(tmp_path / "rows.jsonl", rows))) == [each["label"] for each in rows]
+    assert main(["evaluate", str(tuned.path), "--on", str(tmp_path / "rows.jsonl")]) == 0
+    assert "accuracy" in capsys.readouterr().out
+    assert main(["show", str(tuned.path)]) == 0
+    assert "labels" in capsys.readouterr().out
 
 
 def test_a_run_without_a_task_is_not_asked(trained: Path) -> None:

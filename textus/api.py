@@ -428,8 +428,12 @@ class Run:
         self, ids: list[int], sampling: Sampling, ends: tuple[int, ...], source: list[int] | None = None
     ) -> Iterator[str]:
         from textus.engine import Engine
-        from textus.generation import TextStream
+        from textus.generation import TextStream, decoded
 
+        if self.task_name:
+            raise UsageError(
+                f"{self.path} was fine-tuned for {self.task_name} and writes no text: textus predict {self.path} TEXT"
+            )
         engine = Engine(self.model, end_id=ends, n_ids=self.tokenizer.vocab_size)
         engine.check(ids, sampling, source)
         events = engine.stream([ids], sampling, None if source is None else [source])
@@ -505,18 +509,6 @@ class Run:
         return f"<table><caption>{escape(str(self.path))}</caption>{rows}</table>"
 
 
-def decoded(events: Iterator[Any], text: Any) -> Iterator[str]:
-    """The engine's events of one prompt as text, until it ends or a stop string is complete."""
-    for event in events:
-        piece = text.push(event.id) if event.id is not None else ""
-        if piece:
-            yield piece
-        if text.stopped:
-            return
-    if piece := text.flush():
-        yield piece
-
-
 # ── findings ───────────────────────────────────────────────────────────────────────────────────
 
 
@@ -569,18 +561,10 @@ def show(path: str | Path | Run) -> dict[str, Any]:
     run = path if isinstance(path, Run) else open_run(path)
     found = describing.describe(run.model, name=run.path.resolve().name, family=run.record.get("family"))
     kept = (
-        "steps",
-        "seed",
-        "best",
-        "preset",
-        "corpus",
-        "tokenizer",
-        "imported",
-        "parent",
-        "command",
-        "versions",
-    )
-    facts = {name: run.record[name] for name in (*kept, "isa") if run.record.get(name) is not None}
+        "task", "labels", "steps", "seed", "best", "preset", "corpus", "tokenizer", "imported", "parent", "command",
+        "versions", "isa",
+    )  # fmt: skip
+    facts = {name: run.record[name] for name in kept if run.record.get(name) is not None}
     return {"run": str(run.path), **facts, **found, "mermaid": describing.as_mermaid(found)}
 
 

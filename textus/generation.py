@@ -327,3 +327,15 @@ def overlap(text: str, stop: str) -> int:
         if text.endswith(stop[:n]):
             return n
     return 0
+
+
+def decoded(events: Iterator[Any], text: Any) -> Iterator[str]:
+    """The engine's events of one prompt as text, until it ends or a stop string is complete."""
+    for event in events:
+        piece = text.push(event.id) if event.id is not None else ""
+        if piece:
+            yield piece
+        if text.stopped:
+            return
+    if piece := text.flush():
+        yield piece

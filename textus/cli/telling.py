@@ -68,7 +68,19 @@ def plain(value: Any) -> str:
 
 def history(found: Mapping[str, Any]) -> str:
     """How a run came to be, for `show`: what its record tells beside the model itself."""
-    facts = ("steps", "seed", "preset", "best", "corpus", "tokenizer", "imported", "parent", "command")
+    facts = (
+        "task",
+        "labels",
+        "steps",
+        "seed",
+        "preset",
+        "best",
+        "corpus",
+        "tokenizer",
+        "imported",
+        "parent",
+        "command",
+    )
     known = {name: plain(found[name]) for name in facts if name in found}
     return figures(f"run {found['run']}", known)
 

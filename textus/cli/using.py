@@ -139,17 +139,15 @@ def predict(
     from textus.api import open_run
     from textus.cli import telling
 
-    path = Path(what)
-    given = path if is_there(path) else [what]
-    found = open_run(run).predict(given, columns=columns)
+    found = open_run(run).predict(Path(what) if is_file(what) else [what], columns=columns)
     return Answer({"run": str(run), "answers": found}, telling.answers(found))
 
 
-def is_there(path: Path) -> bool:
-    """Whether these words name a file or folder; a long text is none."""
+def is_file(words: str) -> bool:
+    """Whether words name a file; a text too long for a name does not."""
     try:
-        return path.exists()
-    except OSError:
+        return Path(words).is_file()
+    except (OSError, ValueError):
         return False
 
 
