@@ -64,7 +64,10 @@ def tuned(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> api.Run:
     )
 
 
-@pytest.mark.parametrize("family", ["lstm", "gru", "rnn", "encoder", "decoder", "encoder-decoder"])
+NEURAL = ["lstm", "gru", "rnn", "seq2seq", "encoder", "decoder", "encoder-decoder", "vae", "gan"]
+
+
+@pytest.mark.parametrize("family", NEURAL)
 def test_every_family_with_states_learns_it(family: str, rows: Path, tmp_path: Path) -> None:
     settings = [*SMALL, *(["model.n_head=2"] if "coder" in family else [])]
     run = api.finetune(rows, model=family, out=tmp_path / "run", epochs=8, settings=settings)
@@ -254,7 +257,8 @@ def test_rows_without_text_are_left_out_and_told(tmp_path: Path, capsys: pytest.
         ({}, "--from RUN for a model that is there, or --model FAMILY"),
         ({"model": "lstm", "start": "x"}, "--from RUN for a model that is there, or --model FAMILY"),
         ({"model": "lstm", "task": "classfication"}, "did you mean 'classification'"),
-        ({"model": "lstm", "method": "fill"}, "unknown method 'fill'"),
+        ({"model": "lstm", "settings": ["train.context_length=9"]}, "is task.longest"),
+        ({"model": "lstm", "epochs": 2, "settings": ["train.steps=9"]}, "both say how long"),
         ({"model": "lstm", "epochs": 0}, "--epochs 0: must be at least 1"),
         ({"model": "lstm", "settings": ["tsk.multi=true"]}, "did you mean 'task'"),
         ({"start": "x", "tokenizer": "bpe"}, "a model reads with the tokenizer it has"),
@@ -270,8 +274,10 @@ def test_wrong_words_are_named_before_anything_is_read(
 
 
 def test_a_run_with_a_task_writes_no_text(tuned: api.Run) -> None:
-    with pytest.raises(UsageError, match="was fine-tuned for classification and writes no text"):
+    with pytest.raises(UsageError, match="was fine-tuned for classification, not to predict text"):
         tuned.generate("the film")
+    with pytest.raises(UsageError, match="not to predict text"):
+        api.compare([tuned], on=tuned.path / "log.jsonl")
 
 
 def test_the_command_line_asks_for_a_text_or_a_file(
@@ -290,6 +296,22 @@ def test_the_command_line_asks_for_a_text_or_a_file(
     assert "accuracy" in capsys.readouterr().out
     assert main(["show", str(tuned.path)]) == 0
     assert "labels" in capsys.readouterr().out
+
+
+def test_what_is_set_has_the_last_word(rows: Path, tmp_path: Path) -> None:
+    asked = [*SMALL, "train.steps=20", "train.seed=7", "train.evaluate_every=5", "optim.weight_decay=0.5"]
+    settings = api.finetune(rows, model="gru", out=tmp_path / "run", settings=asked).record["settings"]
+    assert [settings[name] for name in ("steps", "seed", "evaluate_every")] == [20, 7, 5]
+    assert (settings["optim"]["warmup"], settings["optim"]["weight_decay"]) == (2, 0.5)
+
+
+def test_finished_and_resumed_it_names_what_can_be_done(
+    tuned: api.Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["resume", str(tuned.path)]) == 0
+    said = capsys.readouterr().out
+    assert "textus predict" in said
+    assert "textus generate" not in said
 
 
 def test_a_run_without_a_task_is_not_asked(trained: Path) -> None:

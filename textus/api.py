@@ -190,7 +190,6 @@ def finetune(
     task: str = "classification",
     start: str | Path | None = None,
     model: str | None = None,
-    method: str = "full",
     dev: str | Path | None = None,
     columns: str | None = None,
     tokenizer: str | None = None,
@@ -210,7 +209,7 @@ def finetune(
 
     common.claim(Path(out), force=force)
     wish = Wish(
-        Path(data), task, Path(start) if start else None, model, method, Path(dev) if dev else None, columns,
+        Path(data), task, Path(start) if start else None, model, Path(dev) if dev else None, columns,
         tokenizer, epochs, seed, tuple(settings),
     )  # fmt: skip
     return Run(begin(wish, Path(out), force=force))
@@ -345,6 +344,13 @@ class Run:
             )
         return from_record(self.record)
 
+    def refuse_task(self) -> None:
+        """UsageError for a run that was fine-tuned for a task: what it makes of text is not what it was taught."""
+        if self.task_name:
+            raise UsageError(
+                f"{self.path} was fine-tuned for {self.task_name}, not to predict text: textus predict {self.path} TEXT"
+            )
+
     def predict(
         self, texts: Sequence[str | tuple[str, ...]] | Path, *, columns: str | None = None
     ) -> list[dict[str, Any]]:
@@ -430,10 +436,7 @@ class Run:
         from textus.engine import Engine
         from textus.generation import TextStream, decoded
 
-        if self.task_name:
-            raise UsageError(
-                f"{self.path} was fine-tuned for {self.task_name} and writes no text: textus predict {self.path} TEXT"
-            )
+        self.refuse_task()
         engine = Engine(self.model, end_id=ends, n_ids=self.tokenizer.vocab_size)
         engine.check(ids, sampling, source)
         events = engine.stream([ids], sampling, None if source is None else [source])
@@ -527,6 +530,8 @@ def compare(
     opened = [run if isinstance(run, Run) else open_run(run) for run in runs]
     if not opened:
         raise UsageError("there is nothing to compare; name at least one run")
+    for run in opened:
+        run.refuse_task()
     corpora = {(run.record.get("corpus") or {}).get("fingerprint") for run in opened}
     if on is None and len(corpora) > 1:
         raise UsageError(

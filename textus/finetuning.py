@@ -35,7 +35,7 @@ from textus.models import family as family_of
 from textus.optim import OptimSettings
 from textus.presets import model_values
 from textus.records import Record, parse_columns, read_records
-from textus.runs import one_thread
+from textus.runs import Ready, one_thread, train_to_end
 from textus.tasks import (
     Example,
     Row,
@@ -48,13 +48,12 @@ from textus.tasks import (
     task_class,
     with_head,
 )
-from textus.training import Choices, Evaluate, Gradients, TrainSettings, fit
+from textus.training import Choices, Gradients, TrainSettings
 
 HELD_OUT = 0.1
 """Share of the rows that choose the weights, where no file of their own is given."""
 SCRATCH = {"n_layer": 2, "d_model": 256, "context_length": 256}
 """Size of a model that is not begun from a run."""
-METHODS = ("full",)
 ANSWERS = ("label", "tags", "answers", "id")
 """Fields of a row that are not what is read."""
 
@@ -67,7 +66,6 @@ class Wish:
     task: str
     parent: Path | None = None
     family: str | None = None
-    method: str = "full"
     dev: Path | None = None
     columns: str | None = None
     tokenizer: str | None = None
@@ -85,8 +83,6 @@ class Wish:
             raise UsageError(
                 f"--tokenizer {self.tokenizer}: a model reads with the tokenizer it has; leave it out"
             )
-        if self.method not in METHODS:
-            raise unknown("method", self.method, METHODS)
         if self.epochs is not None and self.epochs < 1:
             raise UsageError(f"--epochs {self.epochs}: must be at least 1")
         for each in self.assignments:
@@ -94,6 +90,13 @@ class Wish:
                 known := ("model", "train", "optim", "choices", "task")
             ):
                 raise unknown("group of settings", group, known)
+        for each in self.of("train"):
+            if each.startswith("context_length="):
+                raise UsageError(f"--set train.{each}: how much of a text is read is task.longest; set that")
+            if each.startswith("steps=") and self.epochs:
+                raise UsageError(
+                    f"--set train.{each} and --epochs {self.epochs} both say how long; leave one out"
+                )
         if self.parent and (said := self.of("model")):
             raise UsageError(
                 f"--set model.{said[0]}: the model of {self.parent} is as it is; leave the setting out"
@@ -178,7 +181,6 @@ def start(wish: Wish, out: Path, *, force: bool = False) -> Path:
         "task_settings": to_dict(data.task.settings),
         "labels": data.task.labels,
         "heads": {wish.task: data.task.head()},
-        "method": wish.method,
         "parent": str(wish.parent.resolve()) if wish.parent else None,
         "corpus": source(wish),
         "tokenizer": {"kind": tokenizer.kind, "fingerprint": tokenizer.fingerprint},
@@ -194,8 +196,7 @@ def start(wish: Wish, out: Path, *, force: bool = False) -> Path:
         f" {len(data.dev):,} to choose by, {len(data.task.labels)} classes; {train.steps} steps of"
         f" {train.batch_size} rows"
     )
-    ready.train(run)
-    return out
+    return train_to_end(run, ready)
 
 
 def source(wish: Wish) -> dict[str, Any]:
@@ -217,7 +218,7 @@ def beginning(wish: Wish, data: Data) -> tuple[str, Any, tokenizers.Tokenizer]:
         return record["family"], model.config, tokenizer
     assert wish.family is not None
     cls, config_class = family_of(wish.family)
-    tokenizer = chosen_tokenizer(wish.tokenizer, [text for each in data.train for text in each.texts])
+    tokenizer = tokenizer_for(wish.tokenizer, [text for each in data.train for text in each.texts])
     known = {each.name for each in fields(config_class)}
     values: dict[str, Any] = {
         "vocab_size": tokenizer.vocab_size, "end_id": tokenizer.end_id, "dropout": 0.3, **cls.sized(**SCRATCH)
@@ -226,7 +227,7 @@ def beginning(wish: Wish, data: Data) -> tuple[str, Any, tokenizers.Tokenizer]:
     return wish.family, from_dict(config_class, values, "model."), tokenizer
 
 
-def chosen_tokenizer(choice: str | None, texts: list[str]) -> tokenizers.Tokenizer:
+def tokenizer_for(choice: str | None, texts: list[str]) -> tokenizers.Tokenizer:
     """A tokenizer's folder, or one of a kind (None: by words where words are set apart by blanks, else by characters),
     trained on the texts to learn from.
     """
@@ -240,21 +241,21 @@ def chosen_tokenizer(choice: str | None, texts: list[str]) -> tokenizers.Tokeniz
 
 def settings_of(wish: Wish, n_rows: int) -> TrainSettings:
     """AdamW with a warm-up of a tenth and a straight line to zero; a smaller rate and fewer epochs where there is
-    something to forget.
+    something to forget. What was set has the last word.
     """
     begun = wish.parent is not None
-    train = assign(TrainSettings(steps=1, batch_size=32), wish.of("train"))
-    an_epoch = max(1, n_rows // min(train.batch_size, n_rows))
+    asked = assign(TrainSettings(steps=1, batch_size=32), wish.of("train"))
+    an_epoch = max(1, n_rows // min(asked.batch_size, n_rows))
     steps = (wish.epochs or (3 if begun else 8)) * an_epoch
+    train = TrainSettings(
+        steps=steps, batch_size=32, seed=wish.seed, evaluate_every=an_epoch, checkpoint_every=an_epoch
+    )
+    train = assign(train, wish.of("train"))
     optim = OptimSettings(
         optimiser="adamw", rate=1e-4 if begun else 1e-3, weight_decay=0.01, beta2=0.999, schedule="linear",
-        warmup=steps // 10,
+        warmup=train.steps // 10,
     )  # fmt: skip
-    train = replace(
-        train, steps=train.steps if train.steps > 1 else steps, seed=wish.seed, optim=optim,
-        evaluate_every=train.evaluate_every or an_epoch, checkpoint_every=train.checkpoint_every or an_epoch,
-    )  # fmt: skip
-    return replace(train, optim=assign(train.optim, wish.of("optim")))
+    return replace(train, optim=assign(optim, wish.of("optim")))
 
 
 def default_choices(family: str) -> Choices:
@@ -264,32 +265,6 @@ def default_choices(family: str) -> Choices:
 
 
 # ── training ───────────────────────────────────────────────────────────────────────────────────
-
-
-@dataclass
-class Ready:
-    """A fine-tuning that can begin."""
-
-    model: LanguageModel
-    batches: RowBatches
-    settings: TrainSettings
-    choices: Choices
-    task: Task
-    evaluate: Evaluate
-
-    def train(self, run: Any) -> None:
-        """To the end, or on from the run's newest checkpoint."""
-        backward = Gradients(self.model, self.choices.workers, head_loss(self.task)).of_all(
-            self.settings.micro_batches
-        )
-        fit(
-            self.model,
-            self.batches,
-            settings=self.settings,
-            run=run,
-            backward=backward,
-            evaluate=self.evaluate,
-        )
 
 
 def prepare(record: dict[str, Any], data: Data, tokenizer: tokenizers.Tokenizer) -> Ready:
@@ -308,7 +283,8 @@ def prepare(record: dict[str, Any], data: Data, tokenizer: tokenizers.Tokenizer)
         data.task, rows, pad_id=tokenizer.pad_id, batch_size=train.batch_size, seed=train.seed
     )
     evaluate = partial(on_dev, task=data.task, examples=data.dev, rows=dev, pad_id=tokenizer.pad_id)
-    return Ready(model, batches, train, choices, data.task, evaluate)
+    backward = Gradients(model, choices.workers, head_loss(data.task)).of_all(train.micro_batches)
+    return Ready(model, batches, train, backward, evaluate)
 
 
 def on_dev(
@@ -343,5 +319,4 @@ def resume(path: Path) -> Path:
     cls = task_class(wish.task)
     settings: Any = from_dict(cls.config, run.record["task_settings"], "task.")
     data = read_data(cls, settings, wish.data, wish.dev, wish.columns, seed)
-    prepare(run.record, data, read_tokenizer(run)).train(run)
-    return path
+    return train_to_end(run, prepare(run.record, data, read_tokenizer(run)))

@@ -74,7 +74,7 @@ def start(
         begun = vectors.input_embedding(ready.model).weight
     run = create_run(out, record, read, begun)
     _tell(plan, store, corpus, ready.model)
-    return _train(run, ready, plan.clock)
+    return train_to_end(run, ready, plan.clock)
 
 
 def word_vectors(file: Path, family: str) -> vectors.WordVectors:
@@ -165,7 +165,7 @@ def resume(path: Path) -> Path:
     if (begun := read_embeddings(run)) is not None:
         with torch.no_grad():
             vectors.input_embedding(ready.model).weight.copy_(begun)
-    return _train(run, ready, Clock(**budget) if budget else None)
+    return train_to_end(run, ready, Clock(**budget) if budget else None)
 
 
 @dataclass
@@ -206,7 +206,8 @@ def prepare(record: dict[str, Any], corpus: Corpus, tokenizer: tokenizers.Tokeni
     return Ready(model, batches, train, backward, evaluate)
 
 
-def _train(run: RunFolder, ready: Ready, clock: Clock | None) -> Path:
+def train_to_end(run: RunFolder, ready: Ready, clock: Clock | None = None) -> Path:
+    """Train, or go on from the run's newest checkpoint; says what the family finds wrong with the weights to use."""
     fit(
         ready.model, ready.batches, settings=ready.settings, run=run, clock=clock, backward=ready.backward,
         evaluate=ready.evaluate,

@@ -84,7 +84,6 @@ def finetune(
     start: Annotated[Path | None, option("The run to begin from.", "--from", "RUN")] = None,
     model: Annotated[str | None, option("Or the family of a new model: lstm, encoder, decoder, …")] = None,
     task: Annotated[str, option("What to learn (an unknown one lists all).")] = "classification",
-    method: Annotated[str, option("How: full moves all weights.")] = "full",
     dev: Annotated[
         Path | None, option("Rows that choose the weights; without it, a tenth is held out.", metavar="FILE")
     ] = None,
@@ -106,15 +105,12 @@ def finetune(
     Example: textus finetune reviews.csv --from work/minilm --out work/reviews
     """
     from textus import api
-    from textus.cli.telling import plain
 
     run = api.finetune(
-        data, out=out, task=task, start=start, model=model, method=method, dev=dev, columns=columns,
+        data, out=out, task=task, start=start, model=model, dev=dev, columns=columns,
         tokenizer=tokenizer, epochs=epochs, seed=seed, settings=settings or [], force=force,
     )  # fmt: skip
-    known = {name: run.record[name] for name in ("task", "family", "steps", "seed", "best", "cpu_seconds")}
-    tries = f'next: textus predict {run.path} "…"   or: textus evaluate {run.path} --on TEST'
-    return Answer({"run": str(run.path), **known}, f"{run.path}: {plain(known)}\n{tries}")
+    return finished(run)
 
 
 def resume(
@@ -145,10 +141,14 @@ def finished(run: Any) -> Answer:
     """The last lines of training: where the run is, how good it is, what to try next."""
     from textus.cli.telling import plain
 
-    facts = {name: run.record.get(name) for name in ("family", "steps", "seed", "best", "cpu_seconds")}
+    facts = {
+        name: run.record.get(name) for name in ("task", "family", "steps", "seed", "best", "cpu_seconds")
+    }
     known = {name: value for name, value in facts.items() if value is not None}
     tries = [f"textus evaluate {run.path}"]
-    if run.model.can_generate:
+    if run.task_name:
+        tries = [f'textus predict {run.path} "…"', f"textus evaluate {run.path} --on TEST"]
+    elif run.model.can_generate:
         tries.insert(0, f'textus generate {run.path} "Once upon a time"')
     tried = "   or: ".join(tries)
     return Answer({"run": str(run.path), **known}, f"{run.path}: {plain(known)}\nnext: {tried}")

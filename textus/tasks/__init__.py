@@ -9,6 +9,7 @@ Shapes: B rows, T positions.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -54,7 +55,7 @@ class Row:
     cut: int = 0
 
 
-class Task:
+class Task(ABC):
     """What all tasks share; a task overrides what it does differently. `settings` is its config, `labels` the names
     of its classes, in the order of the head's outputs.
     """
@@ -69,37 +70,37 @@ class Task:
         self.settings, self.labels = settings, list(labels)
 
     @classmethod
+    @abstractmethod
     def of(cls, settings: Any, records: Sequence[Record]) -> Task:
         """The task as this data has it: its classes are those of the records."""
-        raise NotImplementedError
 
+    @abstractmethod
     def examples(self, records: Sequence[Record], *, labelled: bool) -> list[Example]:
         """The rows checked. Raises DataError naming the first that cannot be."""
-        raise NotImplementedError
 
+    @abstractmethod
     def head(self) -> dict[str, Any]:
         """What `heads.build_head` builds for it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def row(self, example: Example, ids: list[list[int]], frame: Frame) -> Row:
         """The example as ids; `ids` are those of its texts."""
-        raise NotImplementedError
 
+    @abstractmethod
     def label_tensor(self, labels: list[Any], length: int) -> Tensor:
         """The labels of rows that share a batch of `length` positions."""
-        raise NotImplementedError
 
+    @abstractmethod
     def outputs(self, head: Any, hidden: Tensor, batch: Batch) -> list[Any]:
         """The head's answer for each row of a batch."""
-        raise NotImplementedError
 
+    @abstractmethod
     def scores(self, examples: Sequence[Example], outputs: Sequence[Any]) -> dict[str, Any]:
         """How good the answers are; the first figure is what weights are chosen by, more is better."""
-        raise NotImplementedError
 
+    @abstractmethod
     def told(self, example: Example, output: Any) -> dict[str, Any]:
         """One answer as JSON values."""
-        raise NotImplementedError
 
 
 def task_class(name: str) -> type[Task]:
@@ -244,8 +245,8 @@ def with_head(model: LanguageModel, task: Task) -> None:
     """Give a model the task's head; UsageError for a family that has no states a head could stand on."""
     if model.counts or not hasattr(model, "hidden"):
         raise UsageError(
-            f"a {type(model).__name__} has no states for a head to stand on; {task.name} can be learnt by --model"
-            " lstm, gru, rnn, encoder, decoder or linear"
+            f"a {type(model).__name__} has no states for a head to stand on; {task.name} can be learnt by any family"
+            " that does not count, such as --model lstm or encoder"
         )
     model.heads[task.name] = build_head(task.head(), model.config.d_model)
 
