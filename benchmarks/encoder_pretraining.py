@@ -36,7 +36,7 @@ from textus.models.heads import SequenceHead
 SIDES = ("pretrained", "scratch")
 SEEDS = (0, 1, 2, 3, 4)
 TUNING_SEEDS = (100,)
-RATES = (2e-4, 5e-4, 1e-3)
+RATES = (5e-4, 1e-3, 2e-3, 4e-3)
 EPOCHS = (3, 6)
 BATCH = 32
 LONGEST = 128
