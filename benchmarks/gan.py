@@ -1,9 +1,10 @@
 """Quality and diversity of a GAN's sentences at temperatures 0.7 to 1.2, against its own maximum-likelihood start.
 
 Fluency is nats a token under an n-gram model of other film reviews, lower is better; diversity is distinct-4 (higher
-is better) and self-BLEU (lower is better). What counts is fluency at equal diversity: for each temperature of a
-player, the start's fluency is read off its own curve at the player's diversity. `more likelihood` is the start
-trained on as long, on the same batches at the same rate, without a critic: what the game itself is worth.
+is better), counted over as many 4-grams for all, and self-BLEU (lower is better). What counts is fluency at equal
+diversity: for each temperature of a player, the start's fluency is read off its own curve at the player's diversity.
+`more likelihood` is the start trained on as long, on the same batches at the same rate: what the game itself is
+worth. Each player is measured by itself, and with its critic choosing one of four texts.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +43,12 @@ CRITIC = 200
 RATE, CRITIC_RATE = 0.0005, 0.002
 PLAYERS: dict[str, dict[str, Any]] = {
     "more likelihood": {"adversarial": 0.0},
-    "policy": {"method": "policy", "adversarial": 0.3},
+    "policy": {"method": "policy", "adversarial": 0.1},
     "gumbel": {"method": "gumbel", "adversarial": 0.1},
 }
+CANDIDATES = (1, 4)
+GRAMS = 8_000
+"""4-grams of a sample that are looked at: the more there are, the fewer are distinct."""
 
 
 def play(name: str, start: Path, bench: Bench, sentences: Sentences) -> Path:
@@ -125,7 +130,7 @@ def one_row(ids: torch.Tensor) -> Batch:
 def point(texts: list[list[int]], judge: LanguageModel, end_id: int) -> dict[str, float]:
     """Figures of one sample of texts."""
     texts = [text for text in texts if text]
-    grams = [gram for text in texts for gram in ngrams(text, 4)]
+    grams = [gram for text in texts for gram in ngrams(text, 4)][:GRAMS]
     return {
         "distinct_4": len(set(grams)) / max(1, len(grams)),
         "self_bleu": self_bleu(texts),
@@ -134,16 +139,21 @@ def point(texts: list[list[int]], judge: LanguageModel, end_id: int) -> dict[str
     }
 
 
-def curve(model: GAN, judge: LanguageModel, bench: Bench, draws: int) -> list[dict[str, Any]]:
+def curve(
+    model: GAN, judge: LanguageModel, bench: Bench, draws: int, candidates: int = 1
+) -> list[dict[str, Any]]:
     """A point for each temperature, each of several independent samples."""
     found = []
     for temperature in TEMPERATURES:
         seeds = [counter_seed(draw, "curve") & 0xFFFF for draw in range(draws)]
         n = 20 if bench.smoke else 1000
         points = [
-            point(model.sample(n, temperature=temperature, seed=seed), judge, model.config.end_id)
+            point(
+                model.sample(n, temperature=temperature, seed=seed, candidates=candidates),
+                judge, model.config.end_id,
+            )
             for seed in seeds
-        ]
+        ]  # fmt: skip
         found.append({"temperature": temperature, "draws": points})
     return found
 
@@ -225,14 +235,16 @@ def main() -> None:
     if "start" not in result:
         result["start"] = {"steps": steps, "cpu_seconds": cpu, "curve": curve(model, judge, bench, draws)}
         result["people"] = real(judge, read, sentences.test)
-    for name in PLAYERS:
-        if bench.options.player in (None, name) and name not in result["players"]:
+    for name, candidates in product(PLAYERS, CANDIDATES):
+        label = name if candidates == 1 else f"{name}, critic's choice"
+        if bench.options.player in (None, name) and label not in result["players"]:
             out = play(name, start, bench, sentences)
             player, _, _ = load(out)
             assert isinstance(player, GAN)
-            found = curve(player, judge, bench, draws)
-            result["players"][name] = {
+            found = curve(player, judge, bench, draws, candidates)
+            result["players"][label] = {
                 "settings": PLAYERS[name],
+                "candidates": candidates,
                 "cpu_seconds": read_json(out / "run.json")["cpu_seconds"],
                 "curve": found,
                 "at_equal_distinct_4": at_equal(found, result["start"]["curve"], "distinct_4"),
