@@ -27,6 +27,7 @@ from textus.loader import Batches, Loader, TokenStore, fitting_context
 from textus.measuring import affordable, candidates, fast_bf16, measure, micro_batches
 from textus.models import LanguageModel, build
 from textus.models import family as family_of
+from textus.optim import RATES, OptimSettings
 from textus.training import Choices, Clock, TrainSettings
 
 PRESETS = {"1min": 60, "10min": 600, "1h": 3600, "overnight": 8 * 3600}
@@ -110,6 +111,8 @@ class Wish:
     assignments: tuple[str, ...] = ()
     checkpoint_every: int | None = None
     choices: Path | None = None
+    parent: Path | None = None
+    """The run whose weights it begins with."""
 
     def check(self) -> None:
         """Words that are wrong or do not go together."""
@@ -126,7 +129,15 @@ class Wish:
                 raise unknown(
                     "group of settings", each.partition(".")[0], ["model", "train", "optim", "choices"]
                 )
+        if self.parent and self.depth:
+            raise UsageError(
+                f"--depth {self.depth}: the model of {self.parent} is as deep as it is; leave it out"
+            )
         model, config = family_of(self.family)
+        if model.counts and self.parent:
+            raise UsageError(
+                f"--from {self.parent}: {self.family} counts, it cannot go on from there; count both corpora as one"
+            )
         if model.counts:
             refuse_for_counting(self, {each.name for each in fields(config)})
         elif model.backward:
@@ -204,6 +215,40 @@ def plan_neural(
     budget = seconds_of(wish.preset) * cores if wish.preset else None
     clock = Clock(float(budget), started=started) if budget else None
     size = size_for(wish, budget)
+    config: Any
+    if wish.parent:
+        config, begun = begun_from(wish, size)
+    else:
+        config, begun = new_config(wish, size, tokenizer, store, budget), TrainSettings(steps=1)
+    with torch.device("meta"):
+        outline = build(wish.family, config)
+    longest = begun.context_length if wish.parent else config.context_length or size.context_length
+    train = TrainSettings(
+        steps=wish.steps or 1,
+        batch_size=rows_for(outline, size, store),
+        context_length=fitting_context(store, longest),
+        seed=wish.seed,
+        optim=begun.optim,
+    )
+    train = assign(train, [*wish.of("train"), *(f"optim.{each}" for each in wish.of("optim"))])
+    train = replace(train, optim=replace(train.optim, rate=train.optim.own_rate))
+    batches = feed(outline, train) if feed else Loader(store, **sizes_of(outline, train))
+    choices, measured = choose(wish, config, train, batches)
+    said = [each for each in wish.of("train") if each.startswith("steps=")]
+    if not wish.steps and not said:
+        most = None
+        if clock:
+            most = affordable(outline, measured, (clock.budget - clock.used()) * (1 - SHARE_FOR_REST))
+        steps = steps_for(wish.family, config, batches.tokens_a_step, store.n_targets, most)
+        train = replace(train, steps=steps)
+    train = with_intervals(train, wish, choices.workers, batches.tokens_a_step)
+    return Plan(wish.family, config, train, choices, measured, clock, batches.tokens_a_step)
+
+
+def new_config(
+    wish: Wish, size: Size, tokenizer: tokenizers.Tokenizer, store: TokenStore, budget: float | None
+) -> Any:
+    """The config of a new model: its size, its dropout by how often the text is read, and what was set."""
     model_class, config_class = family_of(wish.family)
     known = {each.name for each in fields(config_class)}
     derived = {
@@ -225,28 +270,26 @@ def plan_neural(
         )
     if "dropout" in known - set(values) and budget:
         values["dropout"] = dropout_for(epochs(size, operations(budget), store))
-    config: Any = from_dict(config_class, values, "model.")
-    with torch.device("meta"):
-        outline = build(wish.family, config)
-    train = TrainSettings(
-        steps=wish.steps or 1,
-        batch_size=rows_for(outline, size, store),
-        context_length=config.context_length or fitting_context(store, wanted),
-        seed=wish.seed,
+    return from_dict(config_class, values, "model.")
+
+
+def begun_from(wish: Wish, size: Size) -> tuple[Any, TrainSettings]:
+    """The config of the run that is gone on from, with what was set; and how to train it: as it was, at a third of its
+    rates, or where it came from elsewhere by AdamW at 1e-4, on windows no longer than `size` says.
+    """
+    assert wish.parent is not None
+    record = open_run(wish.parent).record
+    config: Any = from_dict(
+        family_of(wish.family)[1], record["config"] | model_values(wish.of("model")), "model."
     )
-    train = assign(train, [*wish.of("train"), *(f"optim.{each}" for each in wish.of("optim"))])
-    train = replace(train, optim=replace(train.optim, rate=train.optim.own_rate))
-    batches = feed(outline, train) if feed else Loader(store, **sizes_of(outline, train))
-    choices, measured = choose(wish, config, train, batches)
-    said = [each for each in wish.of("train") if each.startswith("steps=")]
-    if not wish.steps and not said:
-        most = None
-        if clock:
-            most = affordable(outline, measured, (clock.budget - clock.used()) * (1 - SHARE_FOR_REST))
-        steps = steps_for(wish.family, config, batches.tokens_a_step, store.n_targets, most)
-        train = replace(train, steps=steps)
-    train = with_intervals(train, wish, choices.workers, batches.tokens_a_step)
-    return Plan(wish.family, config, train, choices, measured, clock, batches.tokens_a_step)
+    if record.get("imported"):
+        longest = min(config.context_length or size.context_length, size.context_length)
+        return config, TrainSettings(1, context_length=longest, optim=OptimSettings("adamw", 1e-4))
+    before = from_dict(TrainSettings, record["settings"], "train.")
+    optim = assign(before.optim, wish.of("optim"))
+    rate = before.optim.own_rate if optim.optimiser == before.optim.optimiser else RATES[optim.optimiser]
+    optim = replace(before.optim, rate=rate / 3, other_rate=before.optim.other_rate / 3)
+    return config, replace(before, optim=optim)
 
 
 def rows_for(model: LanguageModel, size: Size, store: TokenStore) -> int:

@@ -12,7 +12,7 @@ import torch
 
 from textus import tokenizer as tokenizers
 from textus.allocation import keep_memory
-from textus.checkpoint import RunFolder, create_run, open_run, read_embeddings, read_tokenizer, verify
+from textus.checkpoint import RunFolder, create_run, load, open_run, read_embeddings, read_tokenizer, verify
 from textus.common import RunError, UsageError, claim, counter_seed, cpu_seconds, notice, sha256
 from textus.config import from_dict
 from textus.corpus import Corpus, open_corpus
@@ -33,6 +33,7 @@ def start(
     family: str = "decoder",
     tokenizer: Path | None,
     out: Path,
+    parent: Path | None = None,
     preset: str | None = None,
     depth: int | None = None,
     steps: int | None = None,
@@ -50,7 +51,9 @@ def start(
     """
     one_thread()
     started = cpu_seconds()
-    wish = Wish(family, preset, depth, steps, seed, tuple(assignments or ()), checkpoint_every, choices)
+    wish = Wish(
+        family, preset, depth, steps, seed, tuple(assignments or ()), checkpoint_every, choices, parent
+    )
     wish.check()
     corpus = open_corpus(corpus_path)
     if tokenizer is None:
@@ -65,6 +68,8 @@ def start(
     check_end(plan.model, read)
     claim(out, force=force)
     record = plan.record(corpus, read)
+    if parent:
+        record |= {"parent": str(parent.resolve()), "parent_weights": weights_sum(parent)}
     # words that are wrong are found before anything is written or replaced
     ready = prepare(record, corpus, read)
     begun = None
@@ -75,6 +80,32 @@ def start(
     run = create_run(out, record, read, begun)
     _tell(plan, store, corpus, ready.model)
     return train_to_end(run, ready, plan.clock)
+
+
+def weights_sum(parent: Path) -> str:
+    """SHA-256 of a finished run's weights; RunError for one that is not finished."""
+    return verify(parent)["model.safetensors"]
+
+
+def begin_as(model: LanguageModel, record: dict[str, Any]) -> None:
+    """Give a model the weights of the run its record goes on from. Raises RunError where that run is gone or has other
+    weights now, UsageError where they do not fit.
+    """
+    parent = Path(record["parent"])
+    if (now := weights_sum(parent)) != record["parent_weights"]:
+        raise RunError(
+            f"{parent} has other weights (SHA-256 {now[:12]}…) than this run began with"
+            f" ({record['parent_weights'][:12]}…); bring the old ones back, or train anew with --out elsewhere"
+        )
+    weights, own = load(parent)[0].state_dict(), model.state_dict()
+    for name in sorted(weights.keys() | own.keys()):
+        shapes = [tuple(each[name].shape) if name in each else None for each in (weights, own)]
+        if shapes[0] != shapes[1]:
+            raise UsageError(
+                f"{parent} has {name} as {shapes[0]}, with what is set it is {shapes[1]}: leave out the --set model.…"
+                " that changes the shape"
+            )
+    model.load_state_dict(weights)
 
 
 def word_vectors(file: Path, family: str) -> vectors.WordVectors:
@@ -186,6 +217,8 @@ def prepare(record: dict[str, Any], corpus: Corpus, tokenizer: tokenizers.Tokeni
     choices = from_dict(Choices, record["choices"], "choices.")
     torch.manual_seed(counter_seed(train.seed, "weights"))
     model = build(record["family"], record["config"])
+    if record.get("parent"):
+        begin_as(model, record)
     if not model.counts:
         model.to(choices.device)
         model.compute_with(choices.precision, choices.attention, choices.step)

@@ -124,7 +124,8 @@ def train(
     corpus: str | Path | Corpus,
     *,
     out: str | Path,
-    model: str = "decoder",
+    start: str | Path | None = None,
+    model: str | None = None,
     tokenizer: str | Path | None = None,
     preset: str | None = None,
     depth: int | None = None,
@@ -136,26 +137,31 @@ def train(
     embeddings: str | Path | None = None,
     force: bool = False,
 ) -> Run:
-    """Train a model on a corpus folder and return its run; the arguments are the flags of `textus train`.
+    """Train a model on a corpus folder and return its run; the arguments are the flags of `textus train`. `start` is
+    the run to go on from (`--from`): its family, tokenizer and weights; else `model` is the family (a decoder).
 
     Raises UsageError for names that are not there or an `out` that exists, DataError for a corpus without
     text, TrainingError where the loss is no number or the disk is full.
     """
+    from textus import runs
     from textus.models import FAMILIES
     from textus.presets import Wish
-    from textus.runs import start
 
     out, folder = Path(out), Path(getattr(corpus, "path", corpus))  # type: ignore[arg-type]
+    if start is not None:
+        model, tokenizer = going_on(Path(start), model=model, tokenizer=tokenizer, embeddings=embeddings)
+    model = model or "decoder"
     if model not in FAMILIES or model == "fake":
         raise unknown("model", model, [each for each in FAMILIES if each != "fake"])
-    reused = Path(choices) if choices else None
-    Wish(model, preset, depth, steps, seed, tuple(settings), checkpoint_every, reused).check()
+    reused, parent = Path(choices) if choices else None, Path(start) if start else None
+    Wish(model, preset, depth, steps, seed, tuple(settings), checkpoint_every, reused, parent).check()
     common.claim(out, force=force)
-    made = start(
+    made = runs.start(
         folder,
         family=model,
         tokenizer=chosen_tokenizer(folder, tokenizer),
         out=out,
+        parent=parent,
         preset=preset,
         depth=depth,
         steps=steps,
@@ -167,6 +173,20 @@ def train(
         force=force,
     )
     return Run(made)
+
+
+def going_on(parent: Path, **refused: Any) -> tuple[str, Path]:
+    """The family and the tokenizer's folder of a run to go on from; UsageError for a word that would choose another,
+    or a run that does not predict text.
+    """
+    for name, value in refused.items():
+        if value is not None:
+            raise UsageError(
+                f"--{name} {value}: a model from a run is what it is; leave out --{name}, or --from"
+            )
+    run = open_run(parent)
+    run.refuse_task()
+    return run.record["family"], parent
 
 
 def resume(path: str | Path) -> Run:

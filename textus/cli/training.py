@@ -29,9 +29,20 @@ def train(
     /,
     *,
     out: Out,
+    start: Annotated[
+        Path | None,
+        option(
+            "A run to go on from, on this corpus: its family, tokenizer and weights.",
+            name="--from",
+            metavar="RUN",
+        ),
+    ] = None,
     model: Annotated[
-        str, option("The family: decoder, encoder, lstm, ngram, … (an unknown one lists all).")
-    ] = "decoder",
+        str | None,
+        option(
+            "The family: decoder (where none is named), encoder, lstm, ngram, … (an unknown one lists all)."
+        ),
+    ] = None,
     budget: Budget = Budget(),
     tokenizer: Annotated[
         str | None,
@@ -59,6 +70,7 @@ def train(
     run = api.train(
         corpus,
         out=out,
+        start=start,
         model=model,
         tokenizer=tokenizer,
         preset=budget.preset,
