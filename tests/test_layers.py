@@ -30,6 +30,8 @@ tasks
 evaluation
 comparing
 finetuning
+scoring
+ensembling
 tuning
 compressing exporting explaining describing privacy passport security
 api

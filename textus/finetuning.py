@@ -32,6 +32,7 @@ from textus.config import assign, from_dict, to_dict
 from textus.measuring import fast_bf16
 from textus.models import LanguageModel, build
 from textus.models import family as family_of
+from textus.models.linear import LabelledTexts
 from textus.optim import OptimSettings
 from textus.presets import model_values
 from textus.records import Record, parse_columns, read_records
@@ -46,6 +47,7 @@ from textus.tasks import (
     head_loss,
     rows_of,
     task_class,
+    whole,
     with_head,
 )
 from textus.training import Choices, Gradients, TrainSettings
@@ -97,9 +99,25 @@ class Wish:
                 raise UsageError(
                     f"--set train.{each} and --epochs {self.epochs} both say how long; leave one out"
                 )
+        if self.family and family_of(self.family)[0].reads_texts:
+            self.check_whole()
         if self.parent and (said := self.of("model")):
             raise UsageError(
                 f"--set model.{said[0]}: the model of {self.parent} is as it is; leave the setting out"
+            )
+
+    def check_whole(self) -> None:
+        """What a family that learns from all texts at once has no use for."""
+        unused = [f"--set {each}" for each in self.assignments if not each.startswith("model.")]
+        unused += [
+            f"--{name} {value}"
+            for name, value in (("tokenizer", self.tokenizer), ("epochs", self.epochs))
+            if value
+        ]
+        if unused:
+            raise UsageError(
+                f"{unused[0]}: a {self.family} model learns from all texts at once, by n-grams of its own, one class a"
+                " text; leave it out (its settings are --set model.…)"
             )
 
     def of(self, group: str) -> list[str]:
@@ -180,7 +198,8 @@ def start(wish: Wish, out: Path, *, force: bool = False) -> Path:
         "task": wish.task,
         "task_settings": to_dict(data.task.settings),
         "labels": data.task.labels,
-        "heads": {wish.task: data.task.head()},
+        "label_counts": data.task.counts,
+        "heads": {} if family_of(family)[0].reads_texts else {wish.task: data.task.head()},
         "parent": str(wish.parent.resolve()) if wish.parent else None,
         "corpus": source(wish),
         "tokenizer": {"kind": tokenizer.kind, "fingerprint": tokenizer.fingerprint},
@@ -190,12 +209,17 @@ def start(wish: Wish, out: Path, *, force: bool = False) -> Path:
     }
     ready = prepare(record, data, tokenizer)
     run = create_run(out, record, tokenizer)
-    weights = sum(p.numel() for p in ready.model.parameters())
-    notice(
-        f"{wish.task} with {family}: {weights:,} weights, {len(data.train):,} rows to learn from and"
-        f" {len(data.dev):,} to choose by, {len(data.task.labels)} classes; {train.steps} steps of"
-        f" {train.batch_size} rows"
-    )
+    rows, classes = f"{len(data.train):,} rows to learn from", f"{len(data.task.labels)} classes"
+    if ready.model.reads_texts:
+        notice(
+            f"{wish.task} with {family}: {rows}, all at once, {classes}; {len(data.dev):,} rows are not read"
+        )
+    else:
+        weights = sum(p.numel() for p in ready.model.parameters())
+        notice(
+            f"{wish.task} with {family}: {weights:,} weights, {rows} and {len(data.dev):,} to choose by, {classes};"
+            f" {train.steps} steps of {train.batch_size} rows"
+        )
     return train_to_end(run, ready)
 
 
@@ -215,10 +239,17 @@ def beginning(wish: Wish, data: Data) -> tuple[str, Any, tokenizers.Tokenizer]:
     """The family, config and tokenizer: those of the run to begin from, or new ones for this data."""
     if wish.parent:
         model, tokenizer, record = load(wish.parent)
+        if model.reads_texts:
+            raise UsageError(
+                f"--from {wish.parent}: a {record['family']} model is not gone on from; give --model"
+            )
         return record["family"], model.config, tokenizer
     assert wish.family is not None
     cls, config_class = family_of(wish.family)
-    tokenizer = tokenizer_for(wish.tokenizer, [text for each in data.train for text in each.texts])
+    texts = [text for each in data.train for text in each.texts]
+    if cls.reads_texts:
+        return wish.family, whole_config(wish, data.task, texts), tokenizers.train("char", texts, 20_000)
+    tokenizer = tokenizer_for(wish.tokenizer, texts)
     known = {each.name for each in fields(config_class)}
     values: dict[str, Any] = {
         "vocab_size": tokenizer.vocab_size, "end_id": tokenizer.end_id, "dropout": 0.3, **cls.sized(**SCRATCH)
@@ -234,9 +265,30 @@ def tokenizer_for(choice: str | None, texts: list[str]) -> tokenizers.Tokenizer:
     if choice and Path(choice).exists():
         return tokenizers.load(Path(choice))
     if choice is None:
-        blanks = sum(text.count(" ") for text in texts) / max(1, sum(map(len, texts)))
-        choice = "word" if blanks > 0.05 else "char"
+        choice = "word" if has_blanks(texts) else "char"
     return tokenizers.train(choice, texts, 20_000)
+
+
+def has_blanks(texts: list[str]) -> bool:
+    """Whether words are set apart by blanks."""
+    return sum(text.count(" ") for text in texts) > 0.05 * sum(map(len, texts))
+
+
+def whole_config(wish: Wish, task: Task, texts: list[str]) -> Any:
+    """What a family that learns from all texts at once looks at: words, or characters where no blanks are. What was set
+    has the last word; pairs of numbers are written 1,2.
+    """
+    assert wish.family is not None
+    if task.floor != wish.family:
+        raise UsageError(
+            f"a {wish.family} model learns one class a text, not {task.name}; take --model lstm or --from"
+        )
+    reach = {} if has_blanks(texts) else {"words": (0, 0), "characters": (1, 2)}
+    said = {
+        name: value.split(",") if value and "," in value else value
+        for name, value in model_values(wish.of("model")).items()
+    }
+    return from_dict(family_of(wish.family)[1], reach | said, "model.")
 
 
 def settings_of(wish: Wish, n_rows: int) -> TrainSettings:
@@ -274,6 +326,9 @@ def prepare(record: dict[str, Any], data: Data, tokenizer: tokenizers.Tokenizer)
     torch.manual_seed(counter_seed(train.seed, "weights"))
     parent = record["parent"]
     model = load(Path(parent))[0] if parent else build(record["family"], record["config"])
+    if model.reads_texts:
+        texts: Any = LabelledTexts([whole(each) for each in data.train], [each.label for each in data.train])
+        return Ready(model, texts, train, Gradients(model).of_all(1), None)
     with_head(model, data.task)
     model.to(choices.device).train()
     model.compute_with(choices.precision, choices.attention, choices.step)

@@ -167,9 +167,11 @@ def _png(draw: Any, *, inches: tuple[float, float] = (7.0, 4.0)) -> bytes:
     return file.getvalue()
 
 
-def loss_curve(lines: Iterable[Row], *, title: str = "Loss", x: str = "step") -> bytes:
-    """Training and validation loss of `log.jsonl` lines over steps (or `x="cpu_seconds"`), as PNG. Nats per
-    token.
+def loss_curve(
+    lines: Iterable[Row], *, title: str = "Loss", x: str = "step", per: str = "nats per token"
+) -> bytes:
+    """Training and validation loss of `log.jsonl` lines over steps (or `x="cpu_seconds"`), as PNG. In nats `per`
+    token, or what else is said.
     """
     log = list(lines)
 
@@ -181,7 +183,7 @@ def loss_curve(lines: Iterable[Row], *, title: str = "Loss", x: str = "step") ->
             points = [(line[x], line[key]) for line in log if key in line and x in line]
             if points:
                 axes.plot(*zip(*points, strict=True), label={"loss": "training"}.get(key, key), **style)
-        axes.set(title=label(title), xlabel=x.replace("_", " "), ylabel="nats per token")
+        axes.set(title=label(title), xlabel=x.replace("_", " "), ylabel=per)
         if axes.lines:
             axes.legend(frameon=False)
 
@@ -209,6 +211,47 @@ def bars(rows: Sequence[Row], *, name: str, value: str, title: str = "") -> byte
             )
 
     return _png(draw, inches=(7.0, 1.2 + 0.5 * max(1, len(rows))))
+
+
+NAMED_CELLS = 15
+"""Rows up to which the cells of a heat map are told in numbers too."""
+
+
+def heatmap(
+    table: Sequence[Sequence[int]], rows: Sequence[str], columns: Sequence[str], *, title: str = ""
+) -> bytes:
+    """A table of counts as PNG: each cell is as dark as its share of its row."""
+    shares = [[n / max(1, sum(line)) for n in line] for line in table]
+
+    def draw(axes: Any) -> None:
+        axes.grid(visible=False)
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        names = [[label(each[:24]) for each in side] for side in (columns, rows)]
+        axes.set_xticks(range(len(columns)), names[0], rotation=45 if len(columns) > 4 else 0, ha="right")
+        axes.set_yticks(range(len(rows)), names[1])
+        axes.set(title=label(title), xlabel="answer", ylabel="class")
+        for y, line in enumerate(table if len(table) <= NAMED_CELLS else []):
+            for x, n in enumerate(line):
+                axes.annotate(
+                    f"{n:,}", (x, y), ha="center", va="center", color="w" if shares[y][x] > 0.5 else "k"
+                )
+
+    side = 2.5 + 0.35 * len(rows)
+    return _png(draw, inches=(max(4.0, min(9.0, side + 1.5)), max(3.0, min(9.0, side))))
+
+
+def diagonal(bins: Sequence[Row]) -> bytes:
+    """A reliability diagram as PNG: the share that is right against confidence, each point as large as its bin."""
+
+    def draw(axes: Any) -> None:
+        most = max(each["n"] for each in bins)
+        axes.plot([0, 1], [0, 1], linestyle="--", linewidth=1, color="#8a949e")
+        x, y = ([each[key] for each in bins] for key in ("confidence", "right"))
+        axes.plot(x, y, color="#4c78a8", linewidth=1)
+        axes.scatter(x, y, s=[20 + 180 * each["n"] / most for each in bins], color="#4c78a8", alpha=0.8)
+        axes.set(xlabel="confidence", ylabel="share that is right", xlim=(0, 1.02), ylim=(0, 1.02))
+
+    return _png(draw, inches=(5.0, 4.0))
 
 
 MARKS = (

@@ -144,13 +144,17 @@ def train(
     text, TrainingError where the loss is no number or the disk is full.
     """
     from textus import runs
-    from textus.models import FAMILIES
+    from textus.models import CLASSIFIERS, FAMILIES
     from textus.presets import Wish
 
     out, folder = Path(out), Path(getattr(corpus, "path", corpus))  # type: ignore[arg-type]
     if start is not None:
         model, tokenizer = going_on(Path(start), model=model, tokenizer=tokenizer, embeddings=embeddings)
     model = model or "decoder"
+    if model in CLASSIFIERS:
+        raise UsageError(
+            f"--model {model} learns classes, not text: textus finetune DATA --model {model} --out FOLDER"
+        )
     if model not in FAMILIES or model == "fake":
         raise unknown("model", model, [each for each in FAMILIES if each != "fake"])
     reused, parent = Path(choices) if choices else None, Path(start) if start else None
@@ -339,6 +343,56 @@ def compare(
         logs = {name: run.path / "log.jsonl" for name, run in runs_by_name.items()}
         comparing.write(Path(out), result, samples, logs)
     return result
+
+
+def predict_together(
+    runs: Iterable[str | Path | Run],
+    texts: Sequence[str | tuple[str, ...]] | Path,
+    *,
+    ensemble: str = "mean",
+    columns: str | None = None,
+) -> list[dict[str, Any]]:
+    """The answer of several fine-tuned runs as one (mean, vote, soup) to each text, or to each row of a file.
+
+    Raises UsageError naming two runs that cannot be put together.
+    """
+    from textus import ensembling
+    from textus.tasks import examples_of
+
+    paths = [run.path if isinstance(run, Run) else Path(run) for run in runs]
+    task = ensembling.task_of(paths, ensemble)
+    examples = examples_of(task, texts, columns)
+    answers = ensembling.ask(paths, task, ensemble, examples).together
+    return [task.told(example, output) for example, output in zip(examples, answers, strict=True)]
+
+
+def evaluate_together(
+    runs: Iterable[str | Path | Run],
+    on: str | Path,
+    *,
+    ensemble: str = "mean",
+    columns: str | None = None,
+    by: Sequence[str] = (),
+    floors: bool = True,
+    out: str | Path | None = None,
+) -> dict[str, Any]:
+    """How well several fine-tuned runs answer as one (mean, vote, soup), beside each of them alone.
+
+    As `Run.evaluate_task`, with `members` and, paired, `against_mean_member`; the floors are the first run's.
+    """
+    from textus import ensembling, scoring
+
+    paths = [run.path if isinstance(run, Run) else Path(run) for run in runs]
+    task = ensembling.task_of(paths, ensemble)
+    rows = scoring.read_rows(task, Path(on), columns)
+    figures, outputs = ensembling.evaluated(paths, ensemble, rows, by)
+    about = {"run": f"{ensemble} of {len(paths)}", "runs": [str(each) for each in paths], "on": str(on)}
+    found = {**about, "task": task.name, "ensemble": ensemble, **figures}
+    if floors and (lower := scoring.floors(paths[0], open_run(paths[0]).record, rows, outputs)):
+        found["floors"] = lower
+    if out is not None:
+        scoring.write(Path(out), found, task, {str(each): each / "log.jsonl" for each in paths})
+    return found
 
 
 def named(runs: Sequence[Run]) -> dict[str, Run]:

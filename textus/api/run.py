@@ -94,12 +94,33 @@ class Run:
 
         return predictions(self.model, self.task, self.tokenizer, examples_of(self.task, texts, columns))
 
-    def evaluate_task(self, on: str | Path, *, columns: str | None = None) -> dict[str, Any]:
-        """How well it answers the labelled rows of a file: the task's figures with their intervals."""
-        from textus.tasks import score_file
+    def evaluate_task(
+        self,
+        on: str | Path,
+        *,
+        columns: str | None = None,
+        by: Sequence[str] = (),
+        floors: bool = True,
+        out: str | Path | None = None,
+    ) -> dict[str, Any]:
+        """How well it answers the labelled rows of a file: the task's figures with their intervals.
 
-        found = score_file(self.model, self.task, self.tokenizer, Path(on), columns)
-        return {"run": str(self.path), "on": str(on), "task": self.task_name, **found}
+        `by`: columns of the file whose values are told apart, or `length`. `floors`: beside what those who know less
+        reach, which the first time may mean to train one. `out`: a folder for the page and the figures.
+        """
+        from textus import scoring
+        from textus.tasks import read
+
+        task = self.task
+        rows = scoring.read_rows(task, Path(on), columns)
+        outputs = read(self.model, task, self.tokenizer, rows.examples)
+        about = {"run": str(self.path), "on": str(on), "task": self.task_name}
+        found = {**about, **scoring.assessed(rows, outputs, by)}
+        if floors and (lower := scoring.floors(self.path, self.record, rows, outputs)):
+            found["floors"] = lower
+        if out is not None:
+            scoring.write(Path(out), found, task, {self.path.name: self.path / "log.jsonl"})
+        return found
 
     def stream(self, prompt: str = "", **sampling: Any) -> Iterator[str]:
         """The continuation of a text, in pieces as they come; keywords are the fields of

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from textus.common import UsageError
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -86,3 +88,40 @@ class Budget:
         Path | None,
         option("Re-use what another run chose by measuring: the same bytes come out.", metavar="RUN"),
     ] = None
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class TaskFlags:
+    """How fine-tuned runs are measured by their task."""
+
+    columns: Annotated[
+        str | None, option("For a fine-tuned run, which columns are the fields: text=review,label=stars.")
+    ] = None
+    by: Annotated[
+        list[str] | None,
+        option("Figures by the values of a column, or by 'length'; may be repeated.", "--slice", "COLUMN"),
+    ] = None
+    no_floors: Annotated[
+        bool,
+        flag("Leave out the floors; the linear one is trained when a run is first measured.", "--no-floors"),
+    ] = False
+    out: Annotated[
+        Path | None,
+        option("Write a page with pictures, and the figures (HTML, JSON) here.", metavar="FOLDER"),
+    ] = None
+
+    def given(self) -> dict[str, Any]:
+        """As keywords of `Run.evaluate_task`."""
+        return {"columns": self.columns, "by": self.by or (), "floors": not self.no_floors, "out": self.out}
+
+    def refuse(self, run: Path) -> None:
+        """UsageError for a flag that a run without a task has no use for."""
+        given = {
+            "--columns": self.columns,
+            "--slice": self.by,
+            "--no-floors": self.no_floors,
+            "--out": self.out,
+        }
+        if wrong := [name for name, value in given.items() if value]:
+            raise UsageError(f"{wrong[0]}: {run} was not fine-tuned for a task; leave it out")

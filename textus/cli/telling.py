@@ -120,12 +120,17 @@ def answers(found: list[dict[str, Any]]) -> str:
 
 
 def task_scores(found: Mapping[str, Any]) -> str:
-    """What `evaluate` says of a fine-tuned run: its figures, its classes, and its most confident mistakes."""
-    told_apart = ("run", "on", "classes", "confusion", "mistakes")
-    main = {name: value for name, value in found.items() if name not in told_apart}
+    """What `evaluate` says of fine-tuned runs: figures, floors, members, slices, classes, most confident mistakes."""
+    apart = (
+        "run", "runs", "on", "classes", "confusion", "mistakes", "floors", "members", "slices", "reliability",
+    )  # fmt: skip
+    main = {name: value for name, value in found.items() if name not in apart and value is not None}
     lines = [figures(f"{found['run']} on {found['on']}", main)]
+    tables = [[{"floor": name, **each} for name, each in found.get("floors", {}).items()]]
+    tables += [found.get("members", []), *found.get("slices", {}).values()]
     if len(classes := found.get("classes", [])) <= 30:
-        lines.append(table(classes))
+        tables.append(classes)
+    lines += [table(rows) for rows in tables if rows]
     for each in found.get("mistakes", [])[:3]:
         said = f"{each['label']}, answered {each['answer']} ({each['probability']:.2f})"
         lines.append(f"  {each['where']}: {said}: {each['text'][:80]}")

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from textus.cli.options import Answer, Json, RunFolder, SamplingFlags, option
+from textus.cli.options import Answer, Json, RunFolder, SamplingFlags, TaskFlags, option
 from textus.common import UsageError, notice
 
 RunFolders = Annotated[Path, Parameter(name="RUN", help="Run folders.")]
@@ -90,57 +90,80 @@ def questions() -> Iterator[str]:
             yield line.strip()
 
 
+Ensemble = Annotated[
+    str | None, option("Put the answers of several runs together: mean, vote, or soup (of weights).")
+]
+
+
 def evaluate(
-    run: RunFolder,
-    /,
-    *,
+    *runs: RunFolders,
     on: Annotated[
         Path | None, option("A text file; without it, the validation split.", metavar="FILE")
     ] = None,
     stride: Annotated[
         int | None, option("Score in overlapping windows this many tokens apart: another figure, named so.")
     ] = None,
-    columns: Annotated[
-        str | None, option("For a fine-tuned run, which columns are the fields: text=review,label=stars.")
-    ] = None,
+    task: TaskFlags = TaskFlags(),
+    ensemble: Ensemble = None,
     as_json: Json = False,
 ) -> Answer:
-    """Measure a model: bits per byte with its interval, perplexity, repetition; a fine-tuned one by its task.
+    """Measure a model: bits per byte with its interval, perplexity, repetition; fine-tuned runs by their task.
 
     Example: textus evaluate work/run --on notes.txt --json
     """
-    from textus.api import open_run
+    from textus.api import evaluate_together, open_run
     from textus.cli import telling
 
-    opened = open_run(run)
+    if not runs or (len(runs) > 1 and not ensemble):
+        raise UsageError(
+            "evaluate takes one run, or several with --ensemble mean; to rank runs: textus compare"
+        )
+    if ensemble:
+        if on is None:
+            raise UsageError(f"--ensemble {ensemble}: give labelled rows, --on FILE")
+        found = evaluate_together(runs, on, ensemble=ensemble, **task.given())
+        return Answer(found, telling.task_scores(found))
+    opened = open_run(runs[0])
     if opened.task_name:
         if on is None:
-            raise UsageError(f"{run} was fine-tuned for {opened.task_name}: give labelled rows, --on FILE")
-        found = opened.evaluate_task(on, columns=columns)
+            raise UsageError(
+                f"{runs[0]} was fine-tuned for {opened.task_name}: give labelled rows, --on FILE"
+            )
+        found = opened.evaluate_task(on, **task.given())
         return Answer(found, telling.task_scores(found))
+    task.refuse(runs[0])
     data = opened.evaluate(on, stride=stride)
     return Answer(data, telling.evaluation(data))
 
 
 def predict(
-    run: RunFolder,
-    what: Annotated[str, Parameter(name="FILE|TEXT", help="A file of rows, or the text itself.")],
-    /,
-    *,
+    *words: Annotated[
+        str, Parameter(name="RUN… FILE|TEXT", help="Run folders; then a file of rows, or the text itself.")
+    ],
+    ensemble: Ensemble = None,
     columns: Annotated[
         str | None, option("Which columns are the fields: text=review, or without a header 0=text.")
     ] = None,
     as_json: Json = False,
 ) -> Answer:
-    """Answer for a text, or for each row of a file, with a fine-tuned run.
+    """Answer for a text, or for each row of a file, with a fine-tuned run or several.
 
     Example: textus predict work/reviews "A film to remember."
     """
-    from textus.api import open_run
+    from textus.api import open_run, predict_together
     from textus.cli import telling
 
-    found = open_run(run).predict(Path(what) if is_file(what) else [what], columns=columns)
-    return Answer({"run": str(run), "answers": found}, telling.answers(found))
+    if len(words) < 2 or (len(words) > 2 and not ensemble):
+        raise UsageError(
+            "predict takes a run and a text or file; several runs need --ensemble mean, vote or soup"
+        )
+    *runs, what = words
+    asked = Path(what) if is_file(what) else [what]
+    if ensemble:
+        found = predict_together(runs, asked, ensemble=ensemble, columns=columns)
+        return Answer({"runs": runs, "ensemble": ensemble, "answers": found}, telling.answers(found))
+    found = open_run(runs[0]).predict(asked, columns=columns)
+    return Answer({"run": runs[0], "answers": found}, telling.answers(found))
 
 
 def is_file(words: str) -> bool:

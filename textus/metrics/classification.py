@@ -1,7 +1,7 @@
 """Figures of classification, equal to scikit-learn's; intervals by bootstrap over texts.
 
 Shapes: N texts, C classes. A gold class of -1 is one the model does not know: it is in no class, and every answer to
-it is wrong. Calibration: Naeini, Cooper and Hauskrecht 2015, ten bins of equal width.
+it is wrong.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from textus.metrics import bootstrap, interval
+from textus.metrics.calibration import brier, calibration_error, reliability
 
-BINS = 10
 RESAMPLES = 1000
 LARGEST_TABLE = 30
 """Classes up to which a confusion matrix is told whole."""
@@ -52,7 +52,7 @@ def macro_f1(table: Floats) -> float:
 def single_label(
     gold: Ints, probabilities: Floats, labels: Sequence[str], *, seed: int = 0
 ) -> dict[str, Any]:
-    """Accuracy, macro F1, nats and calibration with intervals; each class's figures; the confusion table."""
+    """Accuracy, macro F1, Brier score and nats with intervals, calibration, each class's figures, the confusion table."""
     n, n_classes = probabilities.shape
     guess = probabilities.argmax(1)
     right = guess == gold
@@ -70,8 +70,9 @@ def single_label(
     found: dict[str, Any] = {
         "accuracy": interval(bootstrap(right, np.ones(n), seed=seed), n),
         "macro_f1": {"value": macro_f1(table), "low": float(low), "high": float(high), "n": n},
-        "majority": float(table[:n_classes].sum(1).max() / n),
+        "brier": interval(bootstrap(brier(gold, probabilities), np.ones(n), seed=seed), n),
         "calibration_error": calibration_error(probabilities.max(1), right),
+        "reliability": reliability(probabilities.max(1), right),
         "classes": by_class(table, labels),
     }
     if len(nats):
@@ -118,11 +119,3 @@ def by_class(table: Floats, labels: Sequence[str]) -> list[dict[str, Any]]:
         {"label": name, "precision": float(p), "recall": float(r), "f1": float(f), "n": int(count)}
         for name, p, r, f, count in columns
     ]
-
-
-def calibration_error(confidence: Floats, right: NDArray[np.bool_]) -> float:
-    """How far confidence lies from the share that is right, on average over ten bins of confidence."""
-    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    count = np.bincount(bins, minlength=BINS)
-    gap = np.abs(np.bincount(bins, confidence, BINS) - np.bincount(bins, right, BINS))
-    return float(gap.sum() / count.sum())

@@ -31,7 +31,8 @@ for families without a cache, ``causal`` is False for those that read later ids 
 ``keeps_last`` is True where the last weights are the ones to use, whatever validation says of those before.
 ``findings(batches)`` are more figures for the log and `evaluate`, ``text_findings(batch)`` those of each text, from
 which `evaluate` tells an interval; ``trouble(found)`` says what is wrong with them, where something
-is. ``turns(steps)`` tells how many steps of each kind there are, for a family whose steps are not all alike.
+is. ``reads_texts`` is True for a family without states that answers from a text itself, by ``answers(texts, labels)``.
+``turns(steps)`` tells how many steps of each kind there are, for a family whose steps are not all alike.
 """
 
 from __future__ import annotations
@@ -93,6 +94,7 @@ class LanguageModel(nn.Module):
     needs_source = False
     whole_documents = False
     counted_dropout = False
+    reads_texts = False
     keeps_last = False
     backward: Any = None
     causal = True
@@ -209,14 +211,18 @@ FAMILIES = {
 }
 """Family name → module, model class, config class. A new family is one file and one line here."""
 
+CLASSIFIERS = {"linear": ("textus.models.linear", "Linear", "LinearConfig")}
+"""Families that learn classes only, by `textus finetune`."""
+
 
 def family(name: str) -> tuple[type[LanguageModel], type]:
     """The model class and the config class of a family; UsageError naming the nearest for one that is not
     there.
     """
-    if name not in FAMILIES:
-        raise unknown("model", name, [each for each in FAMILIES if each != "fake"])
-    module_name, model, config = FAMILIES[name]
+    known = FAMILIES | CLASSIFIERS
+    if name not in known:
+        raise unknown("model", name, [each for each in known if each != "fake"])
+    module_name, model, config = known[name]
     module = import_module(module_name)
     return getattr(module, model), getattr(module, config)
 

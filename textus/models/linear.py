@@ -8,6 +8,7 @@ Shapes: N texts, F n-grams, E dense columns (numeric and averaged), H hidden, C 
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import warnings
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 
 from textus.common import DataError, UsageError, notice, unknown
 from textus.config import from_dict, to_dict
+from textus.models import LanguageModel, Loss
 from textus.models.parts import ACTIVATIONS, INITIALISATIONS
 from textus.models.vectors import WordVectors
 
@@ -75,6 +77,11 @@ class LinearConfig:
         for name, known in (("activation", ACTIVATIONS), ("initialisation", INITIALISATIONS)):
             if getattr(self, name) not in known:
                 raise unknown(name, getattr(self, name), known)
+
+    @property
+    def context_length(self) -> None:
+        """None: a text of any length is read whole."""
+        return
 
 
 # ── n-grams ────────────────────────────────────────────────────────────────────────────────────
@@ -401,3 +408,65 @@ class LinearClassifier(nn.Module):
         model = cls(config, vectors)
         model._shape(record["labels"], record["grams"], record["n_numeric"])
         return model
+
+
+# ── the family ─────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class LabelledTexts:
+    """All texts and their classes, as `training.fit` reads batches: there is one."""
+
+    texts: list[str]
+    labels: list[str]
+    n_batches = 1
+    tokens_a_step = 1
+
+    def batch(self, step: int) -> LabelledTexts:
+        """All of them, whatever the step."""
+        return self
+
+
+class Linear(LanguageModel):
+    """The classifier as a family that is fine-tuned, kept and asked like the others. It has no states and writes no
+    text: `count` takes the texts, `update` learns, `answers` reads texts themselves. Its n-grams and classes are kept
+    beside the weights, as JSON in bytes.
+    """
+
+    counts = True
+    can_generate = False
+    reads_texts = True
+    learnt: Tensor  # uint8
+
+    def __init__(self, config: LinearConfig) -> None:
+        super().__init__()
+        self.config, self.classifier = config, LinearClassifier(config)
+        self.register_buffer("learnt", torch.zeros(0, dtype=torch.uint8))
+
+    def count(self, batch: LabelledTexts) -> None:
+        """Take what there is to learn from."""
+        self.given = batch
+
+    def update(self) -> Loss:
+        """Learn from it: nats of the classes, the penalty among them."""
+        classifier, given = self.classifier.fit(self.given.texts, self.given.labels), self.given
+        record = json.dumps(classifier.record(), ensure_ascii=False).encode()
+        self.learnt = torch.frombuffer(bytearray(record), dtype=torch.uint8)
+        index = {name: n for n, name in enumerate(classifier.labels)}
+        with torch.no_grad():
+            targets = torch.tensor([index[label] for label in given.labels])
+            mean = classifier.objective(classifier.features(given.texts), targets)
+        return Loss(mean * len(targets), float(len(targets)))
+
+    def answers(self, texts: Sequence[str], labels: Sequence[str]) -> NDArray[np.float64]:
+        """The probability of each of these classes: (N, C); of one that no text was learnt from 0."""
+        found = np.zeros((len(texts), len(labels)))
+        found[:, [list(labels).index(name) for name in self.classifier.labels]] = (
+            self.classifier.predict_probabilities(texts).numpy()
+        )
+        return found
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
+        self.learnt = state_dict[f"{prefix}learnt"].clone()
+        self.classifier = LinearClassifier.from_record(json.loads(bytes(self.learnt.tolist())))
+        super()._load_from_state_dict(state_dict, prefix, *args)

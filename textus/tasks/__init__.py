@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from textus.common import DataError, UsageError, notice, unknown
@@ -27,7 +28,10 @@ from textus.models import LanguageModel, Loss
 from textus.models.heads import build_head
 from textus.pairs import Deal
 from textus.records import Record, parse_columns, read_records
+from textus.report import Section
 from textus.tokenizer import Tokenizer
+
+Floats = NDArray[np.float64]
 
 TASKS = {"classification": ("textus.tasks.classification", "Classification")}
 """Task name → module and class."""
@@ -66,8 +70,15 @@ class Task(ABC):
     settings: Any
     labels: list[str]
 
+    alike: tuple[str, ...] = ()
+    """Settings that runs must share for their answers to be put together."""
+    floor: str | None = None
+    """The family that a run of this task is measured against, trained on the same rows."""
+
     def __init__(self, settings: Any, labels: Sequence[str]) -> None:
         self.settings, self.labels = settings, list(labels)
+        self.counts: list[int] = []
+        """Rows of each class that were learnt from, where there are classes."""
 
     @classmethod
     @abstractmethod
@@ -102,6 +113,29 @@ class Task(ABC):
     def told(self, example: Example, output: Any) -> dict[str, Any]:
         """One answer as JSON values."""
 
+    # ── what stands around a result; a task without it leaves these as they are ──
+
+    def each(self, examples: Sequence[Example], outputs: Sequence[Any]) -> tuple[str, Floats] | None:
+        """The figure that is the mean of one value a row, and these values: what paired differences are told of."""
+        return None
+
+    def blind(self, n: int) -> list[Any] | None:
+        """The best answers to `n` rows that nobody has read."""
+        return None
+
+    def mixed(self, members: Sequence[Sequence[Any]], how: str) -> list[Any]:
+        """The answers of several runs as one's: `how` is mean or vote. Raises UsageError where that has no meaning."""
+        raise UsageError(f"the answers of several runs are not put together for {self.name}; ask one run")
+
+    def sections(self, found: dict[str, Any]) -> list[Section]:
+        """What the page of a result shows of the task's own figures (those of `scores`)."""
+        return []
+
+
+def main_figures(scores: dict[str, Any]) -> dict[str, Any]:
+    """The figures among a task's scores that have an interval."""
+    return {name: value for name, value in scores.items() if isinstance(value, dict) and "low" in value}
+
 
 def task_class(name: str) -> type[Task]:
     """A task by its name; UsageError naming the nearest for one that is not there."""
@@ -115,7 +149,9 @@ def task_class(name: str) -> type[Task]:
 def from_record(record: dict[str, Any]) -> Task:
     """The task a run was fine-tuned for, as its run.json tells it."""
     cls = task_class(record["task"])
-    return cls(from_dict(cls.config, record["task_settings"], "task."), record["labels"])
+    task = cls(from_dict(cls.config, record["task_settings"], "task."), record["labels"])
+    task.counts = record.get("label_counts", [])
+    return task
 
 
 # ── texts as ids ───────────────────────────────────────────────────────────────────────────────
@@ -262,8 +298,15 @@ def head_loss(task: Task) -> Callable[[LanguageModel, Batch], Loss]:
     return loss
 
 
+def whole(example: Example) -> str:
+    """The texts of an example as one, for a family that reads texts."""
+    return "\n".join(example.texts)
+
+
 def read(model: LanguageModel, task: Task, tokenizer: Tokenizer, examples: Sequence[Example]) -> list[Any]:
     """The task's answers to examples."""
+    if model.reads_texts:
+        return list(model.answers([whole(each) for each in examples], task.labels))  # type: ignore[operator]
     rows = rows_of(task, examples, tokenizer, frame_of(model, tokenizer, task.settings.longest))
     return answers(model, task, rows, tokenizer.pad_id)
 
@@ -284,13 +327,3 @@ def predictions(
     """The answer to each example as JSON values."""
     outputs = read(model, task, tokenizer, examples)
     return [task.told(example, output) for example, output in zip(examples, outputs, strict=True)]
-
-
-def score_file(
-    model: LanguageModel, task: Task, tokenizer: Tokenizer, path: Path, columns: str | None = None
-) -> dict[str, Any]:
-    """The task's figures on the labelled rows of a file."""
-    examples = task.examples(read_records(path, parse_columns(columns)), labelled=True)
-    if not examples:
-        raise DataError(f"{path} has no row with text and label")
-    return {"rows": len(examples), **task.scores(examples, read(model, task, tokenizer, examples))}

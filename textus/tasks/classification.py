@@ -13,13 +13,15 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from textus.common import DataError, UsageError, notice
 from textus.loader import Batch
 from textus.metrics import classification as measured
 from textus.records import Record
-from textus.tasks import Example, Frame, Row, Task
+from textus.report import Section, cell, diagonal, heatmap
+from textus.tasks import Example, Floats, Frame, Row, Task
 
 PAIRS = (
     ("text", "text_pair"),
@@ -29,6 +31,8 @@ PAIRS = (
 )
 MOST_CLASSES = 5000
 SHOWN = 10
+TIE = 1e-6
+"""What the mean probability adds to the votes, so that it decides between classes of as many."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +55,14 @@ class Classification(Task):
     name = "classification"
     config = ClassificationSettings
     settings: ClassificationSettings
+    alike = ("multi",)
 
     def __init__(
         self, settings: ClassificationSettings, labels: Sequence[str], counts: Sequence[int] = ()
     ) -> None:
         super().__init__(settings, labels)
         self.counts = list(counts)
+        self.floor = None if settings.multi else "linear"
         self.index = {label: number for number, label in enumerate(self.labels)}
 
     @classmethod
@@ -141,15 +147,67 @@ class Classification(Task):
     def scores(self, examples: Sequence[Example], outputs: Sequence[Any]) -> dict[str, Any]:
         probabilities = np.stack(outputs)
         if self.settings.multi:
-            gold = np.zeros(probabilities.shape, dtype=bool)
-            for row, example in enumerate(examples):
-                gold[row, [self.index[name] for name in example.label if name in self.index]] = True
-            unseen = [sum(name not in self.index for name in example.label) for example in examples]
-            return measured.multi_label(gold, probabilities, self.labels, np.asarray(unseen))
-        truth = np.asarray([self.index.get(example.label, -1) for example in examples])
+            gold, unseen = self.gold_sets(examples)
+            return measured.multi_label(gold, probabilities, self.labels, unseen)
+        truth = self.gold(examples)
         found = measured.single_label(truth, probabilities, self.labels)
         found["mistakes"] = self.mistakes(examples, probabilities, truth)
         return found
+
+    def gold(self, examples: Sequence[Example]) -> NDArray[np.int64]:
+        """The class of each text; -1 for one never seen in training."""
+        return np.asarray([self.index.get(example.label, -1) for example in examples], dtype=np.int64)
+
+    def gold_sets(self, examples: Sequence[Example]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+        """Which of the classes a text has (N, C), and how many others (N,)."""
+        gold = np.zeros((len(examples), len(self.labels)), dtype=bool)
+        for row, example in enumerate(examples):
+            gold[row, [self.index[name] for name in example.label if name in self.index]] = True
+        unseen = [sum(name not in self.index for name in example.label) for example in examples]
+        return gold, np.asarray(unseen, dtype=np.int64)
+
+    def each(self, examples: Sequence[Example], outputs: Sequence[Any]) -> tuple[str, Floats]:
+        probabilities = np.stack(outputs)
+        if self.settings.multi:
+            gold, unseen = self.gold_sets(examples)
+            exact = ((probabilities >= 0.5) == gold).all(1) & (unseen == 0)
+            return "exact_match", exact.astype(np.float64)
+        return "accuracy", (probabilities.argmax(1) == self.gold(examples)).astype(np.float64)
+
+    def blind(self, n: int) -> list[Any] | None:
+        if self.settings.multi or not self.counts:
+            return None
+        return [np.asarray(self.counts) / sum(self.counts)] * n
+
+    def mixed(self, members: Sequence[Sequence[Any]], how: str) -> list[Any]:
+        stacked = np.stack([np.stack(outputs) for outputs in members])  # (members, N, C)
+        mean = stacked.mean(0)
+        if how == "mean":
+            return list(mean)
+        if self.settings.multi:
+            votes = (stacked >= 0.5).mean(0)
+            return list(np.where(votes == 0.5, np.where(mean >= 0.5, 0.5, 0.5 - TIE), votes))
+        votes = np.eye(len(self.labels))[stacked.argmax(2)].mean(0)
+        return list((votes + TIE * mean) / (1 + TIE))
+
+    def sections(self, found: dict[str, Any]) -> list[Section]:
+        sections = []
+        if table := found.get("confusion"):
+            rows = [*self.labels, "(never seen)"][: len(table)]
+            picture = heatmap(table, rows, self.labels, title="what was answered, of each class")
+            alt = "a row a class, a column an answer; darker is a larger share of the row"
+            sections.append(Section("Confusion", picture=picture, alt=alt))
+        sections.append(Section("Classes", rows=found["classes"]))
+        if bins := found.get("reliability"):
+            said = (
+                f"Expected calibration error {cell(found['calibration_error'])}: how far confidence lies from the share"
+                " that is right. On the line it means what it says; below the line it is too sure."
+            )
+            alt = "share that is right against confidence, with the number of texts"
+            sections.append(Section("Calibration", said, rows=bins, picture=diagonal(bins), alt=alt))
+        if "mistakes" in found:
+            sections.append(Section("Most confident mistakes", rows=found["mistakes"]))
+        return sections
 
     def mistakes(
         self, examples: Sequence[Example], probabilities: np.ndarray, truth: np.ndarray

@@ -1,0 +1,185 @@
+"""Several runs as one: means, votes and soups against their definitions; what cannot be put together is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_floor import SMALL, sentences, written
+
+from textus import api, ensembling
+from textus.checkpoint import load
+from textus.cli import main
+from textus.common import UsageError
+from textus.scoring import read_rows
+from textus.tasks import read
+from textus.tasks.classification import Classification, ClassificationSettings
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ensembles")
+    for name, seed in (("train", 0), ("dev", 1), ("test", 2)):
+        written(folder / f"{name}.jsonl", sentences(200, seed))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def members(folder: Path) -> list[Path]:
+    """Three of one family and size."""
+    data = {"dev": folder / "dev.jsonl", "model": "gru", "epochs": 2, "settings": SMALL}
+    return [
+        api.finetune(folder / "train.jsonl", out=folder / f"gru{seed}", seed=seed, **data).path
+        for seed in range(3)
+    ]
+
+
+@pytest.fixture(scope="module")
+def others(folder: Path) -> dict[str, Path]:
+    """Runs that differ from the members in one thing each."""
+    data: dict[str, Any] = {"dev": folder / "dev.jsonl"}
+    few = written(folder / "few.jsonl", [row for row in sentences(200) if row["label"] != "good"])
+    many = written(folder / "many.jsonl", [{**row, "label": [row["label"]]} for row in sentences(200)])
+    wide = [*SMALL, "model.d_model=16"]
+
+    def tuned(name: str, rows: Path = folder / "train.jsonl", **words: Any) -> Path:
+        return api.finetune(rows, out=folder / name, **words).path
+
+    return {
+        "linear": tuned("linear", model="linear", **data),
+        "wide": tuned("wide", model="gru", epochs=1, settings=wide, **data),
+        "few": tuned("few", few, model="gru", epochs=1, settings=SMALL),
+        "many": tuned("many", many, model="gru", epochs=1, settings=[*SMALL, "task.multi=true"]),
+        "gru1-more-dropout": tuned(
+            "dropout",
+            model="gru",
+            epochs=1,
+            settings=[*SMALL, "model.dropout=0.5", "task.dropout=0.4"],
+            **data,
+        ),
+    }
+
+
+def outputs_of(paths: list[Path], test: Path) -> np.ndarray:
+    found = []
+    for path in paths:
+        run = api.open_run(path)
+        rows = read_rows(run.task, test)
+        found.append(np.stack(read(run.model, run.task, run.tokenizer, rows.examples)))
+    return np.stack(found)
+
+
+def test_a_mean_is_the_mean_of_probabilities(
+    members: list[Path], others: dict[str, Path], folder: Path
+) -> None:
+    runs = [*members, others["linear"], others["wide"]]  # families and sizes may differ
+    expected = outputs_of(runs, folder / "test.jsonl").mean(0)
+    found = api.predict_together(runs, folder / "test.jsonl")
+    labels = api.open_run(runs[0]).task.labels
+    for answer, probabilities in zip(found, expected, strict=True):
+        assert [answer["probabilities"][name] for name in labels] == pytest.approx(probabilities, abs=1e-5)
+        assert answer["label"] == labels[probabilities.argmax()]
+
+
+def test_votes_are_counted_and_ties_go_to_the_surer() -> None:
+    task = Classification(ClassificationSettings(), ["a", "b", "c"])
+    members = [[np.array(each)] for each in ([0.5, 0.4, 0.1], [0.5, 0.4, 0.1], [0.0, 0.9, 0.1])]
+    assert task.mixed(members, "mean")[0].argmax() == 1
+    voted = task.mixed(members, "vote")[0]
+    assert voted == pytest.approx([2 / 3, 1 / 3, 0], abs=1e-5)
+    assert voted.sum() == pytest.approx(1)
+    assert task.mixed(members[1:], "vote")[0].argmax() == 1  # one vote each
+    several = Classification(ClassificationSettings(multi=True), ["a", "b", "c"])
+    members = [[np.array(each)] for each in ([0.9, 0.4, 0.6], [0.8, 0.1, 0.1])]
+    assert (several.mixed(members, "vote")[0] >= 0.5).tolist() == [True, False, False]
+
+
+def test_a_soup_is_the_mean_of_weights(members: list[Path], folder: Path) -> None:
+    model, _ = ensembling.soup(members)
+    states = [load(path)[0].state_dict() for path in members]
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, torch.stack([state[name] for state in states]).mean(0))
+    same, _ = ensembling.soup([members[0]] * 2)
+    rows = read_rows(api.open_run(members[0]).task, folder / "test.jsonl")
+    run = api.open_run(members[0])
+    alone = read(run.model, run.task, run.tokenizer, rows.examples)
+    assert np.allclose(
+        np.stack(read(same, run.task, run.tokenizer, rows.examples)), np.stack(alone), atol=1e-6
+    )
+
+
+def test_a_soup_of_unlike_beginnings_is_told(members: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    ensembling.soup(members)
+    assert "not begun from the same weights" in capsys.readouterr().err
+
+
+def test_a_soup_of_one_beginning_may_differ_in_what_only_training_uses(
+    members: list[Path], others: dict[str, Path]
+) -> None:
+    ensembling.soup([members[1], others["gru1-more-dropout"]])
+
+
+def test_the_ensemble_is_told_against_its_mean_member(members: list[Path], folder: Path) -> None:
+    test = folder / "test.jsonl"
+    found = api.evaluate_together(members, test, floors=False)
+    probabilities = outputs_of(members, test)
+    run = api.open_run(members[0])
+    gold = run.task.gold(read_rows(run.task, test).examples)  # type: ignore[attr-defined]
+    alone = (probabilities.argmax(2) == gold).mean(1)
+    assert [each["accuracy"]["value"] for each in found["members"]] == pytest.approx(alone)
+    together = (probabilities.mean(0).argmax(1) == gold).mean()
+    assert found["accuracy"]["value"] == pytest.approx(together)
+    against = found["against_mean_member"]
+    assert against["value"] == pytest.approx(together - alone.mean())
+    assert against["low"] <= against["value"] <= against["high"]
+    assert api.evaluate_together([members[0]] * 3, test, floors=False)["against_mean_member"]["value"] == 0
+
+
+@pytest.mark.parametrize(
+    ("how", "other", "complaint"),
+    [
+        ("mean", "few", "different classes: only the first has 'good'"),
+        ("mean", "many", "differ in task.multi: False and True"),
+        ("soup", "wide", "differ in config.d_model (32 and 16)"),
+        ("soup", "linear", "differ in family (gru and linear)"),
+        ("men", "wide", "did you mean 'mean'"),
+    ],
+)
+def test_what_does_not_answer_alike_is_refused(
+    how: str, other: str, complaint: str, members: list[Path], others: dict[str, Path]
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        api.predict_together([members[0], others[other]], ["a film"], ensemble=how)
+    assert complaint in str(caught.value)
+
+
+def test_linear_weights_are_not_averaged(others: dict[str, Path]) -> None:
+    with pytest.raises(UsageError, match="belong to its own n-grams"):
+        api.predict_together([others["linear"]] * 2, ["a film"], ensemble="soup")
+
+
+def test_a_run_without_a_task_is_no_member(trained: Path, members: list[Path]) -> None:
+    with pytest.raises(UsageError, match="was not fine-tuned for a task"):
+        api.predict_together([members[0], trained], ["a film"])
+
+
+def test_the_command_line(members: list[Path], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [str(path) for path in members]
+    assert main(["predict", *runs, "a grand film", "--ensemble", "vote", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["answers"][0]["label"] in ("bad", "fine", "good")
+    words = ["--on", str(folder / "test.jsonl"), "--ensemble", "mean", "--no-floors"]
+    assert main(["evaluate", *runs, *words]) == 0
+    assert "against mean member" in capsys.readouterr().out
+    for wrong, said in (
+        (["predict", *runs, "a film"], "several runs need --ensemble"),
+        (["predict", runs[0]], "takes a run and a text"),
+        (["predict", runs[0], "a film", "--ensemble", "mean"], "give two runs or more"),
+        (["evaluate", *runs, "--on", str(folder / "test.jsonl")], "several with --ensemble"),
+        (["evaluate", *runs, "--ensemble", "mean"], "give labelled rows, --on FILE"),
+    ):
+        assert main(wrong) == 2
+        assert said in capsys.readouterr().err

@@ -1,0 +1,243 @@
+"""The linear family as a run like any other, equal to scikit-learn; the floors shown beside every classifier."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+
+from textus import api
+from textus.cli import main
+from textus.common import DataError, RunError, UsageError
+from textus.scoring import KEPT, LINEAR
+
+SMALL = ("train.batch_size=8", "model.n_layer=1", "model.d_model=32", "optim.rate=0.01")
+WORDS = ["the", "film", "was", "long", "story", "of", "two", "men", "in", "one", "town", "they", "all", "saw"]
+TOLD = {"bad": "dull", "fine": "plain", "good": "grand"}
+
+
+def sentences(n: int, seed: int = 0, *, noise: float = 0.3) -> list[dict[str, str]]:
+    """Rows whose class is told by one planted word, but for a share of them; "fine" is half of all."""
+    draw = random.Random(seed)
+    rows = []
+    for number in range(n):
+        label = ("bad", "fine", "good", "fine")[number % 4]
+        words = [*draw.choices(WORDS, k=draw.randint(3, 9)), *(f"odd{draw.randint(0, 40)}" for _ in range(2))]
+        if draw.random() >= noise:
+            words.insert(draw.randrange(len(words)), TOLD[label])
+        rows.append({"text": " ".join(words), "label": label, "source": draw.choice("xy")})
+    return rows
+
+
+def written(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("floor")
+    for name, seed in (("train", 0), ("dev", 1), ("test", 2)):
+        written(folder / f"{name}.jsonl", sentences(240, seed))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def linear(folder: Path) -> api.Run:
+    return api.finetune(
+        folder / "train.jsonl", dev=folder / "dev.jsonl", model="linear", out=folder / "linear"
+    )
+
+
+@pytest.fixture(scope="module")
+def lstm(folder: Path) -> api.Run:
+    data = {"dev": folder / "dev.jsonl", "out": folder / "lstm"}
+    return api.finetune(folder / "train.jsonl", model="lstm", epochs=3, settings=SMALL, **data)
+
+
+def scikit_learn(rows: list[dict[str, str]], test: list[dict[str, str]]) -> np.ndarray:
+    features = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
+    model = make_pipeline(features, LogisticRegression(C=1, tol=1e-8, max_iter=2000))
+    model.fit([row["text"] for row in rows], [row["label"] for row in rows])
+    found: np.ndarray = model.predict_proba([row["text"] for row in test])
+    return found
+
+
+def test_the_run_answers_as_scikit_learn(linear: api.Run) -> None:
+    test = sentences(60, seed=2)
+    expected = scikit_learn(sentences(240, seed=0), test)
+    answers = linear.predict([row["text"] for row in test])
+    assert linear.task.labels == ["bad", "fine", "good"]
+    for answer, probabilities in zip(answers, expected, strict=True):
+        told = [answer["probabilities"][name] for name in linear.task.labels]
+        assert told == pytest.approx(probabilities, abs=1e-4)
+
+
+def test_it_is_kept_verified_shown_and_read_again(
+    linear: api.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert api.verify(linear.path)["files"]
+    assert main(["show", str(linear.path)]) == 0
+    assert "linear" in capsys.readouterr().out
+    again = api.open_run(shutil.copytree(linear.path, tmp_path / "copy"))
+    assert again.predict(["a grand film"]) == linear.predict(["a grand film"])
+    assert main(["resume", str(linear.path)]) == 0
+    with pytest.raises(UsageError, match="not to predict text"):
+        api.compare([linear], on=linear.path / "log.jsonl")
+    with pytest.raises(UsageError, match="not to predict text"):
+        linear.generate("the film")
+    with (tmp_path / "copy" / "model.safetensors").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(RunError, match="was changed"):
+        api.verify(tmp_path / "copy")
+
+
+def test_classes_keep_their_order_where_letters_order_them_otherwise(tmp_path: Path) -> None:
+    rows = [{"text": f"word{n} x{n}", "label": n} for n in (2, 10, 1)] * 20
+    data = written(tmp_path / "rows.jsonl", rows)
+    run = api.finetune(data, dev=data, model="linear", out=tmp_path / "run")
+    assert run.task.labels == ["1", "2", "10"]
+    assert [each["label"] for each in run.predict(["word10", "word2", "word1"])] == ["10", "2", "1"]
+
+
+def test_chinese_is_read_by_characters_and_settings_are_heard(tmp_path: Path) -> None:
+    rows = [{"text": f"今天{word}了", "label": word} for word in ("下雨", "出太阳")] * 20
+    data = written(tmp_path / "rows.jsonl", rows)
+    run = api.finetune(data, dev=data, model="linear", out=tmp_path / "run")
+    assert run.record["config"]["words"] == [0, 0]
+    assert run.record["config"]["characters"] == [1, 2]
+    assert run.predict(["明天下雨"])[0]["label"] == "下雨"
+    settings = ["model.characters=2,4", "model.l2=0.5"]
+    config = api.finetune(data, dev=data, model="linear", out=tmp_path / "other", settings=settings).record[
+        "config"
+    ]
+    assert (config["characters"], config["l2"]) == ([2, 4], 0.5)
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        ({"epochs": 3}, "--epochs 3: a linear model learns from all texts at once"),
+        ({"tokenizer": "bpe"}, "--tokenizer bpe"),
+        ({"settings": ["train.batch_size=8"]}, "--set train.batch_size=8"),
+        ({"settings": ["task.multi=true"]}, "--set task.multi=true"),
+        ({"settings": ["model.words=3,1"]}, "must be shortest and longest"),
+        ({"settings": ["model.l3=1"]}, "did you mean 'model.l2'"),
+    ],
+)
+def test_what_it_has_no_use_for_is_refused(
+    words: dict[str, Any], complaint: str, folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        api.finetune(folder / "train.jsonl", model="linear", out=tmp_path / "run", **words)
+    assert complaint in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_it_is_not_begun_from_nor_trained_on_a_corpus(linear: api.Run, folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is not gone on from"):
+        api.finetune(folder / "train.jsonl", start=linear.path, out=tmp_path / "run")
+    with pytest.raises(UsageError, match="learns classes, not text: textus finetune"):
+        api.train(folder, model="linear", out=tmp_path / "run")
+
+
+# ── floors ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_floors_are_those_of_the_same_training_rows(lstm: api.Run, linear: api.Run, folder: Path) -> None:
+    test = sentences(240, seed=2)
+    found = lstm.evaluate_task(folder / "test.jsonl")
+    floors = found["floors"]
+    assert floors["majority"]["accuracy"]["value"] == pytest.approx(
+        np.mean([r["label"] == "fine" for r in test])
+    )
+    guess = scikit_learn(sentences(240, seed=0), test).argmax(1)
+    right = np.mean([["bad", "fine", "good"][n] == row["label"] for n, row in zip(guess, test, strict=True)])
+    assert floors[LINEAR]["accuracy"]["value"] == pytest.approx(right)
+    for floor in floors.values():
+        difference = floor["difference"]
+        assert difference["of"] == "accuracy"
+        expected = found["accuracy"]["value"] - floor["accuracy"]["value"]
+        assert difference["value"] == pytest.approx(expected)
+        assert difference["low"] <= difference["value"] <= difference["high"]
+    assert set(linear.evaluate_task(folder / "test.jsonl")["floors"]) == {"majority"}
+
+
+def test_a_difference_is_paired(lstm: api.Run, folder: Path) -> None:
+    """Against itself the interval is a point, however uncertain each side alone."""
+    from textus.scoring import difference, read_rows
+    from textus.tasks import read
+
+    rows = read_rows(lstm.task, folder / "test.jsonl")
+    ours = read(lstm.model, lstm.task, lstm.tokenizer, rows.examples)
+    found = difference(rows, ours, ours)
+    assert found is not None
+    assert (found["low"], found["value"], found["high"]) == (0, 0, 0)
+    blind = lstm.task.blind(len(ours))
+    assert blind is not None
+    better = difference(rows, ours, blind)
+    assert better is not None
+    assert better["low"] < better["value"] < better["high"]
+
+
+def test_the_floor_is_trained_once_and_anew_where_it_is_another_s(
+    lstm: api.Run, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = api.open_run(shutil.copytree(lstm.path, tmp_path / "run", ignore=shutil.ignore_patterns(KEPT)))
+    said = lambda: (run.evaluate_task(folder / "test.jsonl"), capsys.readouterr().err)[1]  # noqa: E731
+    assert "is trained on the rows" in said()
+    assert "is trained on the rows" not in said()
+    record = run.path / KEPT / "run.json"
+    changed = json.loads(record.read_text())
+    changed["corpus"]["fingerprint"] = "another"
+    record.write_text(json.dumps(changed))
+    assert "is trained on the rows" in said()
+    assert api.verify(run.path)
+
+
+def test_rows_that_are_gone_or_changed_are_told(
+    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = written(tmp_path / "rows.jsonl", sentences(80))
+    run = api.finetune(data, model="gru", out=tmp_path / "run", epochs=1, settings=SMALL)
+    written(data, sentences(79))
+    assert set(run.evaluate_task(folder / "test.jsonl")["floors"]) == {"majority"}
+    assert f"without the floor {LINEAR}: {data} is not what" in capsys.readouterr().err
+    data.unlink()
+    assert set(run.evaluate_task(folder / "test.jsonl")["floors"]) == {"majority"}
+    assert f"without the floor {LINEAR}" in capsys.readouterr().err
+    assert "floors" not in run.evaluate_task(folder / "test.jsonl", floors=False)
+
+
+def test_any_number_of_labels_has_no_floor(tmp_path: Path) -> None:
+    data = written(
+        tmp_path / "r.jsonl", [{"text": f"a b {n}", "label": ["x", "y"][: n % 3]} for n in range(60)]
+    )
+    settings = [*SMALL, "task.multi=true"]
+    run = api.finetune(data, model="gru", out=tmp_path / "run", epochs=1, settings=settings)
+    assert "floors" not in run.evaluate_task(data)
+
+
+def test_the_figures_of_real_data(data: Path, tmp_path: Path) -> None:
+    """Banking77 with 10 examples a class, as scikit-learn with the same features."""
+    import csv
+
+    with (data / "banking77" / "train.csv").open(encoding="utf-8", newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    kept: dict[str, list[dict[str, str]]] = {}
+    for row in rows:
+        kept.setdefault(row["category"], []).append({"text": row["text"], "label": row["category"]})
+    train = written(tmp_path / "few.jsonl", [row for each in kept.values() for row in each[:10]])
+    run = api.finetune(train, dev=train, model="linear", out=tmp_path / "run")
+    found = run.evaluate_task(data / "banking77" / "test.csv", columns="label=category", floors=False)
+    assert found["accuracy"]["value"] > 0.5
+    with pytest.raises(DataError, match="no column 'intent'"):
+        run.evaluate_task(data / "banking77" / "test.csv", columns="label=intent")

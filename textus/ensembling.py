@@ -1,0 +1,131 @@
+"""Several fine-tuned runs as one: their probabilities averaged, their votes counted, or their weights averaged.
+
+Sources: Hansen and Salamon 1990 (ensembles); Wortsman et al. 2022 (weight soup: one model out of several that were
+begun from the same weights, at the cost of one).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from textus.checkpoint import load, open_run
+from textus.common import UsageError, notice, unknown
+from textus.models import LanguageModel
+from textus.scoring import Rows, assessed, difference
+from textus.tasks import TASKS, Example, Task, from_record, main_figures, read
+from textus.tokenizer import Tokenizer
+
+HOW = ("mean", "vote", "soup")
+OF_TRAINING = ("dropout", "weights", "class_weights")
+"""Settings that change training alone: weights learnt under others still fit."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the ensemble says to each row, and what each of its members says."""
+
+    together: list[Any]
+    members: list[list[Any]]
+
+
+def task_of(runs: Sequence[Path], how: str) -> Task:
+    """The task that all runs were fine-tuned for. Raises UsageError naming two that do not answer alike."""
+    if how not in HOW:
+        raise unknown("ensemble", how, HOW)
+    if len(runs) < 2:
+        raise UsageError(f"--ensemble {how}: give two runs or more")
+    records = [open_run(run).record for run in runs]
+    for run, record in zip(runs, records, strict=True):
+        if record.get("task") not in TASKS:
+            raise UsageError(f"--ensemble {how}: {run} was not fine-tuned for a task")
+    first, *others = records
+    task = from_record(first)
+    for run, record in zip(runs[1:], others, strict=True):
+        together = f"--ensemble {how}: {runs[0]} and {run}"
+        if record["task"] != first["task"]:
+            raise UsageError(f"{together} do different tasks, {first['task']} and {record['task']}")
+        if record["labels"] != first["labels"]:
+            raise UsageError(f"{together} have different classes{apart(first['labels'], record['labels'])}")
+        for name in task.alike:
+            mine, its = (each["task_settings"][name] for each in (first, record))
+            if mine != its:
+                raise UsageError(f"{together} differ in task.{name}: {mine} and {its}")
+    return task
+
+
+def apart(first: Sequence[str], second: Sequence[str]) -> str:
+    """Which names only one side has, a few of them."""
+    sides = [("first", set(first) - set(second)), ("second", set(second) - set(first))]
+    shown = [
+        f"only the {side} has {', '.join(map(repr, sorted(names)[:3]))}" for side, names in sides if names
+    ]
+    return f": {'; '.join(shown)}" if shown else " in their order"
+
+
+def ask(runs: Sequence[Path], task: Task, how: str, examples: Sequence[Example]) -> Answers:
+    """The answers to examples; one model is in memory at a time."""
+    members = []
+    for run in runs:
+        model, tokenizer, record = load(run)
+        members.append(read(model, from_record(record), tokenizer, examples))
+    if how != "soup":
+        return Answers(task.mixed(members, how), members)
+    model, tokenizer = soup(runs)
+    return Answers(read(model, task, tokenizer, examples), members)
+
+
+def soup(runs: Sequence[Path]) -> tuple[LanguageModel, Tokenizer]:
+    """A model whose weights are the mean of the runs' weights; UsageError naming what keeps two of them apart."""
+    model, tokenizer, first = load(runs[0])
+    if model.counts:
+        raise UsageError(
+            f"--ensemble soup: the weights of a {first['family']} model belong to its own n-grams; take mean"
+        )
+    weights = {name: value.double() for name, value in model.state_dict().items()}
+    for run in runs[1:]:
+        other, _, record = load(run)
+        for name in ("family", "config", "heads", "tokenizer"):
+            if wrong := differing(name, first[name], record[name]):
+                raise UsageError(
+                    f"--ensemble soup averages weights: {runs[0]} and {run} differ in {wrong}; take mean"
+                )
+        for name, value in other.state_dict().items():
+            weights[name] += value
+    parents = {open_run(run).record.get("parent") for run in runs}
+    if len(parents) > 1 or None in parents:
+        notice(
+            "these runs were not begun from the same weights: the mean of theirs need not be any good; see mean, vote"
+        )
+    model.load_state_dict(
+        {name: (value / len(runs)).to(model.state_dict()[name].dtype) for name, value in weights.items()}
+    )
+    return model.eval(), tokenizer
+
+
+def differing(name: str, first: Any, second: Any) -> str | None:
+    """The innermost field in which two records differ, with both values; None where none does."""
+    if isinstance(first, dict) and isinstance(second, dict):
+        for key in dict.fromkeys([*first, *second]):
+            if key not in OF_TRAINING and (
+                wrong := differing(f"{name}.{key}", first.get(key), second.get(key))
+            ):
+                return wrong
+        return None
+    return None if first == second else f"{name} ({first} and {second})"
+
+
+def evaluated(
+    runs: Sequence[Path], how: str, rows: Rows, by: Sequence[str] = ()
+) -> tuple[dict[str, Any], list[Any]]:
+    """The figures of the ensemble and of its members, its difference from their mean, paired; and its answers."""
+    answers = ask(runs, rows.task, how, rows.examples)
+    found = assessed(rows, answers.together, by)
+    found["members"] = [
+        {"run": str(run), **main_figures(rows.task.scores(rows.examples, outputs))}
+        for run, outputs in zip(runs, answers.members, strict=True)
+    ]
+    found["against_mean_member"] = difference(rows, answers.together, *answers.members)
+    return found, answers.together
