@@ -14,7 +14,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 FLOORS = """
 common
 config hardware allocation report
-corpus augment tokenizer
+corpus tokenizer
 loader texts records
 pairs
 models
@@ -25,10 +25,10 @@ training
 measuring
 presets
 runs
-metrics
+augment metrics
 tasks
 evaluation
-comparing
+comparing robustness fewshot
 finetuning
 scoring
 ensembling

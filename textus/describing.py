@@ -33,6 +33,8 @@ EXTRAS = {
     "serve": ("fastapi", "uvicorn"),
     "import": ("gguf",),
     "vectors": ("gensim",),
+    "augment": ("jieba", "pypinyin"),
+    "tune": ("optuna",),
 }
 """Extra → the modules it brings."""
 

@@ -16,6 +16,7 @@ import torch
 
 from textus import hardware
 from textus import tokenizer as tokenizers
+from textus.augment import AugmentSettings, augmented, origin_of
 from textus.checkpoint import create_run, load, open_run, read_tokenizer, verify
 from textus.common import (
     DataError,
@@ -56,8 +57,6 @@ HELD_OUT = 0.1
 """Share of the rows that choose the weights, where no file of their own is given."""
 SCRATCH = {"n_layer": 2, "d_model": 256, "context_length": 256}
 """Size of a model that is not begun from a run."""
-ANSWERS = ("label", "tags", "answers", "id")
-"""Fields of a row that are not what is read."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ class Wish:
             raise UsageError(f"--epochs {self.epochs}: must be at least 1")
         for each in self.assignments:
             if (group := each.partition(".")[0]) not in (
-                known := ("model", "train", "optim", "choices", "task")
+                known := ("model", "train", "optim", "choices", "task", "augment")
             ):
                 raise unknown("group of settings", group, known)
         for each in self.of("train"):
@@ -134,19 +133,21 @@ class Data:
     dev: list[Example]
 
 
-def read_data(
-    cls: type[Task], settings: Any, path: Path, dev: Path | None, columns: str | None, seed: int
-) -> Data:
+def read_data(cls: type[Task], settings: Any, wish: Wish, augment: AugmentSettings | None = None) -> Data:
     """The rows of a task's file, a share of them held out where no `dev` file is given; texts in both are told.
+    Those to learn from are augmented if asked.
 
     Raises DataError for data the task cannot use.
     """
-    spelled = parse_columns(columns)
+    path, spelled = wish.data, parse_columns(wish.columns)
     records = read_records(path, spelled)
-    held = read_records(dev, spelled) if dev else []
-    if not dev:
-        records, held = parted(records, seed)
+    held = read_records(wish.dev, spelled) if wish.dev else []
+    if not wish.dev:
+        records, held = parted(records, wish.seed)
+    records, held = without_copies(records, held)
     task = cls.of(settings, records)
+    if augment:
+        records = augmented(records, augment)
     train, validation = (task.examples(part, labelled=True) for part in (records, held))
     if not train or not validation:
         raise DataError(
@@ -163,15 +164,34 @@ def read_data(
 
 def parted(records: list[Record], seed: int) -> tuple[list[Record], list[Record]]:
     """Rows to learn from, and those held out: by what they say, so that equal texts lie in one part."""
-    said = [{name: each for name, each in record.values.items() if name not in ANSWERS} for record in records]
-    keys = [
-        fingerprint([each for each in values.values() if isinstance(each, str | list)]) for values in said
-    ]
-    held = [uniform(seed, "held out", key) < HELD_OUT for key in keys]
+    held = [uniform(seed, "held out", origin_of(record.values)) < HELD_OUT for record in records]
     return (
         [each for each, out in zip(records, held, strict=True) if not out],
         [each for each, out in zip(records, held, strict=True) if out],
     )
+
+
+def without_copies(records: list[Record], held: list[Record]) -> tuple[list[Record], list[Record]]:
+    """Both parts without copies (`textus augment`) of rows held out: these are measured as they were written, and
+    nothing of them is learnt from. What is left out is told.
+    """
+    known = {origin_of(each.values) for each in held}
+    kept = [r for r in records if "augmented" not in r.values or origin_of(r.values) not in known]
+    originals = [each for each in held if "augmented" not in each.values]
+    if n := len(records) - len(kept) + len(held) - len(originals):
+        notice(f"{n:,} rows are augmented copies of rows that choose the weights: they are left out")
+    return kept, originals
+
+
+def augment_settings(wish: Wish) -> AugmentSettings | None:
+    """How the rows to learn from are augmented, if asked; paths are whole, so that the run can be resumed elsewhere."""
+    if not (said := wish.of("augment")):
+        return None
+    found = assign(AugmentSettings(seed=wish.seed), said)
+    wordnet, vectors, encoder = (
+        path and str(Path(path).resolve()) for path in (found.wordnet, found.vectors, found.encoder)
+    )
+    return replace(found, wordnet=wordnet, vectors=vectors, encoder=encoder)
 
 
 # ── starting ───────────────────────────────────────────────────────────────────────────────────
@@ -184,7 +204,8 @@ def start(wish: Wish, out: Path, *, force: bool = False) -> Path:
     one_thread()
     wish.check()
     cls = task_class(wish.task)
-    data = read_data(cls, assign(cls.config(), wish.of("task")), wish.data, wish.dev, wish.columns, wish.seed)
+    augment = augment_settings(wish)
+    data = read_data(cls, assign(cls.config(), wish.of("task")), wish, augment)
     family, config, tokenizer = beginning(wish, data)
     train = settings_of(wish, len(data.train))
     choices = assign(default_choices(family), wish.of("choices"))
@@ -202,6 +223,7 @@ def start(wish: Wish, out: Path, *, force: bool = False) -> Path:
         "heads": {} if family_of(family)[0].reads_texts else {wish.task: data.task.head()},
         "parent": str(wish.parent.resolve()) if wish.parent else None,
         "corpus": source(wish),
+        "augment": {**to_dict(augment), "texts": texts_of(data)} if augment else None,
         "tokenizer": {"kind": tokenizer.kind, "fingerprint": tokenizer.fingerprint},
         "command": " ".join(["textus", *sys.argv[1:]]),
         "versions": hardware.versions(),
@@ -233,6 +255,11 @@ def source(wish: Wish) -> dict[str, Any]:
         "columns": wish.columns,
         "fingerprint": fingerprint([[each.values for each in part] for part in read]),
     }
+
+
+def texts_of(data: Data) -> str:
+    """A fingerprint of what is learnt from: synonyms may come from files that change."""
+    return fingerprint([each.texts for each in data.train])
 
 
 def beginning(wish: Wish, data: Data) -> tuple[str, Any, tokenizers.Tokenizer]:
@@ -373,5 +400,12 @@ def resume(path: Path) -> Path:
         )
     cls = task_class(wish.task)
     settings: Any = from_dict(cls.config, run.record["task_settings"], "task.")
-    data = read_data(cls, settings, wish.data, wish.dev, wish.columns, seed)
+    augment = run.record.get("augment")
+    how = {name: each for name, each in augment.items() if name != "texts"} if augment else None
+    data = read_data(cls, settings, wish, from_dict(AugmentSettings, how, "augment.") if how else None)
+    if augment and augment["texts"] != texts_of(data):
+        raise RunError(
+            f"augmentation no longer makes the rows {path} was started on: its words come from other files now"
+            f" ({how}); bring them back, or fine-tune anew with --out elsewhere"
+        )
     return train_to_end(run, prepare(run.record, data, read_tokenizer(run)))

@@ -6,6 +6,7 @@ the command line says about it is written in `textus.cli`.
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 import tempfile
@@ -215,6 +216,7 @@ def finetune(
     tokenizer: str | None = None,
     epochs: int | None = None,
     seed: int = 0,
+    augment: str | None = None,
     settings: Sequence[str] = (),
     force: bool = False,
 ) -> Run:
@@ -228,11 +230,36 @@ def finetune(
     from textus.finetuning import start as begin
 
     common.claim(Path(out), force=force)
+    how = (f"augment.operations={augment}",) if augment else ()
     wish = Wish(
         Path(data), task, Path(start) if start else None, model, Path(dev) if dev else None, columns,
-        tokenizer, epochs, seed, tuple(settings),
+        tokenizer, epochs, seed, (*how, *settings),
     )  # fmt: skip
     return Run(begin(wish, Path(out), force=force))
+
+
+def augment(
+    data: str | Path, *, out: str | Path, columns: str | None = None, force: bool = False, **how: Any
+) -> dict[str, Any]:
+    """Write labelled rows and, after each, copies that say the same a little differently, as JSON lines; `how` are
+    fields of `augment.AugmentSettings`. Returns how many rows and copies there are.
+
+    Raises UsageError for an operation that is not there or lacks what it needs, DataError for rows without a text.
+    """
+    from collections import Counter
+
+    from textus.augment import AugmentSettings, augmented
+    from textus.records import parse_columns, read_records
+
+    out, settings = Path(out), AugmentSettings(**how)
+    if out.exists() and (out.is_dir() or not force):
+        raise UsageError(f"{out} exists already; choose another --out, or --force to replace this file")
+    records = read_records(Path(data), parse_columns(columns))
+    found = augmented(records, settings)
+    lines = [json.dumps(each.values, ensure_ascii=False, default=str) + "\n" for each in found]
+    common.write_atomic(out, "".join(lines))
+    copies = Counter(each.values["augmented"] for each in found if "augmented" in each.values)
+    return {"out": str(out), "rows": len(records), "copies": dict(copies)}
 
 
 def prove_resume(path: str | Path) -> dict[str, Any]:

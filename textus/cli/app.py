@@ -9,6 +9,7 @@ from cyclopts import App
 
 from textus.cli.demo import demo
 from textus.cli.exchanging import export, import_, pull
+from textus.cli.improving import augment
 from textus.cli.text import corpus_build, corpus_show, corpus_why, tokenizer_report, tokenizer_train
 from textus.cli.training import bench, finetune, resume, train
 from textus.cli.using import chat, compare, doctor, evaluate, generate, predict, serve, show, verify
@@ -19,6 +20,7 @@ VERBS: dict[str, Callable[..., Any] | dict[str, Callable[..., Any]]] = {
     "tokenizer": {"train": tokenizer_train, "report": tokenizer_report},
     "train": train,
     "resume": resume,
+    "augment": augment,
     "finetune": finetune,
     "predict": predict,
     "generate": generate,

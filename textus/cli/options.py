@@ -39,6 +39,13 @@ RunFolder = Annotated[Path, Parameter(name="RUN", help="A run folder.")]
 CorpusFolder = Annotated[
     Path, Parameter(name="CORPUS", help="A corpus folder, as 'textus corpus build' writes it.")
 ]
+Rows = Annotated[
+    Path, Parameter(name="DATA", help="Labelled rows: csv, tsv, jsonl, json, parquet, a folder a class.")
+]
+Columns = Annotated[
+    str | None,
+    option("Which columns are the fields: text=review,label=stars, or without a header 0=text,1=label."),
+]
 Assignments = Annotated[
     list[str] | None,
     option("Set any field of any config, such as model.n_layer=2; may be repeated.", "--set", "PATH=VALUE"),

@@ -13,10 +13,12 @@ from textus.cli.options import (
     Answer,
     Assignments,
     Budget,
+    Columns,
     CorpusFolder,
     Force,
     Json,
     Out,
+    Rows,
     RunFolder,
     flag,
     option,
@@ -87,9 +89,7 @@ def train(
 
 
 def finetune(
-    data: Annotated[
-        Path, Parameter(name="DATA", help="Labelled rows: csv, tsv, jsonl, json, parquet, a folder a class.")
-    ],
+    data: Rows,
     /,
     *,
     out: Out,
@@ -99,15 +99,18 @@ def finetune(
     dev: Annotated[
         Path | None, option("Rows that choose the weights; without it, a tenth is held out.", metavar="FILE")
     ] = None,
-    columns: Annotated[
-        str | None,
-        option("Which columns are the fields: text=review,label=stars, or without a header 0=text,1=label."),
-    ] = None,
+    columns: Columns = None,
     tokenizer: Annotated[
         str | None, option("For a new model: a tokenizer's folder, or a kind to train on the texts.")
     ] = None,
     epochs: Annotated[int | None, option("Times the rows are read. [default: 3, a new model 8]")] = None,
     seed: Annotated[int, option("The same command, seed and choices give the same bytes.")] = 0,
+    augment: Annotated[
+        str | None,
+        option(
+            "Learn from changed copies too: swap,delete,typos, … as in 'textus augment' (--set augment.times=4)."
+        ),
+    ] = None,
     settings: Assignments = None,
     force: Force = False,
     as_json: Json = False,
@@ -120,7 +123,7 @@ def finetune(
 
     run = api.finetune(
         data, out=out, task=task, start=start, model=model, dev=dev, columns=columns,
-        tokenizer=tokenizer, epochs=epochs, seed=seed, settings=settings or [], force=force,
+        tokenizer=tokenizer, epochs=epochs, seed=seed, augment=augment, settings=settings or [], force=force,
     )  # fmt: skip
     return finished(run)
 

@@ -1,0 +1,488 @@
+"""Augmentation: labels stay right, the same seed gives the same rows, held-out rows are not learnt from."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from textus import api
+from textus.augment import Augmenter, AugmentSettings, augmented, built, operations, origin_of, units, wordnet
+from textus.cli import main
+from textus.common import DataError, RunError, UsageError
+from textus.finetuning import parted, without_copies
+from textus.models.vectors import WordVectors
+from textus.records import Record, read_records
+
+SMALL = ("train.batch_size=8", "model.n_layer=1", "model.d_model=16", "choices.precision=float32")
+WORDS = {
+    "movie": ["film", "picture"],
+    "good": ["fine", "great"],
+    "small": ["little"],
+    "won": ["gained"],
+    "call": ["plea"],
+}
+WITHOUT_FILES = "swap,delete,typos,ocr"
+
+
+def known(word: str) -> list[str]:
+    return WORDS.get(word.lower(), [])
+
+
+def augmenter(names: str = "synonyms,insert,swap,delete,typos,ocr,pinyin", **how: Any) -> Augmenter:
+    """With a small dictionary of its own for synonyms."""
+    settings = AugmentSettings(names, **how)
+    files = [each for each in settings.names if each not in ("synonyms", "insert")]
+    made = built(AugmentSettings(",".join(files))) if files else {}
+    made |= {"synonyms": operations.synonyms(known), "insert": operations.insert(known)}
+    return Augmenter(settings, {name: made[name] for name in settings.names})
+
+
+def written(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def reviews(n: int) -> list[dict[str, Any]]:
+    draw = random.Random(1)
+    words = [*WORDS, "the", "film", "was", "a", "long", "story", "of", "two", "men", "town"]
+    return [
+        {"text": f"{' '.join(draw.choices(words, k=6))} {('dull', 'grand')[n % 2]} {n}", "label": n % 2}
+        for n in range(n)
+    ]
+
+
+# ── labels ─────────────────────────────────────────────────────────────────────────────────────
+
+SPANS = {
+    "text": "  In 1999, the Great Bears won the small  cup; Ann Lee saw a good movie.",
+    "entities": [
+        {"start": 13, "end": 24, "label": "team", "text": "Great Bears"[:11]},
+        {"start": 47, "end": 54, "label": "person"},
+    ],
+}
+SPANS["entities"][0] |= {"start": SPANS["text"].index("Great"), "end": SPANS["text"].index("Great") + 11}
+SPANS["entities"][1] |= {"start": SPANS["text"].index("Ann"), "end": SPANS["text"].index("Ann") + 7}
+ANSWERS = {
+    "question": "Who won a small movie?",
+    "context": SPANS["text"],
+    "answers": {"text": ["the Great Bears"], "answer_start": [SPANS["text"].index("the Great")]},
+}
+TOKENS = {
+    "tokens": [
+        "EU",
+        "rejects",
+        "German",
+        "call",
+        "to",
+        "stop",
+        "Peter",
+        "Blackburn",
+        "and",
+        "small",
+        "lamb",
+        ".",
+    ],
+    "tags": ["B-ORG", "O", "B-MISC", "O", "O", "O", "B-PER", "I-PER", "O", "O", "O", "O"],
+}
+CLUENER = {
+    "text": "彭小军认为，国内银行现在走的是台湾的发卡模式",
+    "label": {"address": {"台湾": [[15, 16]]}, "name": {"彭小军": [[0, 2]]}},
+}
+
+
+def labelled(row: dict[str, Any]) -> list[tuple[str, str]]:
+    """What each label of a row points at, by its offsets alone."""
+    found = []
+    for span in row.get("entities", []):
+        said = row["text"][span["start"] : span["end"]]
+        assert span.get("text", said) == said
+        found.append((span["label"], said))
+    if "answers" in row:
+        for text, at in zip(row["answers"]["text"], row["answers"]["answer_start"], strict=True):
+            assert row["context"][at : at + len(text)] == text
+            found.append(("answer", text))
+    if isinstance(row.get("label"), dict):
+        for kind, texts in row["label"].items():
+            for text, places in texts.items():
+                found += [(kind, row["text"][a : b + 1]) for a, b in places]
+                assert all(row["text"][a : b + 1] == text for a, b in places)
+    if "tokens" in row:
+        assert len(row["tokens"]) == len(row["tags"])
+        found += entities(row["tokens"], row["tags"])
+    return found
+
+
+def entities(tokens: list[str], tags: list[str]) -> list[tuple[str, str]]:
+    """By seqeval's reading of BIO and IO tags: a stretch goes on while the class does and no B- comes."""
+    found: list[list[str]] = []
+    before = "O"
+    for token, tag in zip(tokens, tags, strict=True):
+        if tag != "O" and (tag.startswith("B-") or before[2:] != tag[2:] or before == "O"):
+            found.append([tag[2:], token])
+        elif tag != "O":
+            found[-1].append(token)
+        before = tag
+    return [(kind, " ".join(said)) for kind, *said in found]
+
+
+@pytest.mark.parametrize(
+    "row", [SPANS, ANSWERS, TOKENS, CLUENER], ids=["spans", "answers", "tokens", "cluener"]
+)
+@pytest.mark.parametrize("name", ["synonyms", "insert", "swap", "delete", "typos", "ocr", "pinyin"])
+def test_labels_move_with_the_text(row: dict[str, Any], name: str) -> None:
+    if name in ("typos", "pinyin") and row is CLUENER:
+        pytest.importorskip("pypinyin")
+    copies = augmenter(name, times=40, rate=0.4).copies(row)
+    only_english = ("synonyms", "insert", "ocr")
+    can = name != "pinyin" if row is not CLUENER else name not in only_english
+    assert bool(copies) == can
+    for copy in copies:
+        assert sorted(labelled(copy)) == sorted(labelled(row))
+        assert copy["augmented"] == name
+
+
+def test_a_label_that_is_not_moved_is_seen() -> None:
+    """The check above has teeth: labels left where they were point at something else in most copies."""
+    copies = augmenter("insert", times=40, rate=0.4).copies(SPANS)
+    left = [{**copy, "entities": [{**e, "text": None} for e in SPANS["entities"]]} for copy in copies]
+    wrong = [
+        copy
+        for copy in left
+        if [copy["text"][e["start"] : e["end"]] for e in copy["entities"]] != ["Great Bears", "Ann Lee"]
+    ]
+    assert len(wrong) > len(copies) / 2
+
+
+def test_what_keeps_two_labels_apart_stays() -> None:
+    row = {"tokens": ["Ann", "and", "Bob", "met"], "tags": ["I-PER", "O", "I-PER", "O"]}
+    for copy in augmenter("delete,insert", times=60, rate=1.0).copies(row):
+        assert entities(copy["tokens"], copy["tags"]) == [("PER", "Ann"), ("PER", "Bob")]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.text("abc déf,.(!)\n 中文好1'", max_size=40),
+    st.lists(st.tuples(st.integers(0, 40), st.integers(1, 9)), max_size=3),
+)
+def test_any_text_comes_back_and_any_labels_move(text: str, places: list[tuple[int, int]]) -> None:
+    spans = [{"start": a, "end": min(len(text), a + n)} for a, n in places if a < len(text)]
+    row = {"text": text, "entities": [{**each, "label": str(n)} for n, each in enumerate(spans)]}
+    taken = units.take_apart(row)
+    assert taken.changed("text", taken.fields["text"], row) == row
+    for copy in augmenter("swap,delete,insert,ocr", times=8, rate=0.5).copies(row):
+        assert labelled(copy) == labelled(row)
+
+
+@pytest.mark.parametrize(
+    ("row", "complaint"),
+    [
+        (
+            {"text": "a b", "entities": [{"start": 2, "end": 9}]},
+            "the label from 2 to 9 lies outside of 'text'",
+        ),
+        ({"tokens": ["a", "b"], "tags": ["O"]}, "2 tokens need as many tags"),
+        ({"review": "a b", "label": 1}, "neither a text nor tokens; it has 'review', 'label'"),
+        ({"text": "a b", "augmented": "swap"}, "is a copy already, as 1 rows are"),
+    ],
+)
+def test_rows_that_cannot_be_changed_are_named(row: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(DataError, match=re.escape(complaint)):
+        augmented([Record(row, "rows.jsonl: line 7")], AugmentSettings("swap"))
+
+
+# ── operations ─────────────────────────────────────────────────────────────────────────────────
+
+
+def changed_words(before: str, after: str) -> int:
+    return sum(a != b for a, b in zip(before.split(), after.split(), strict=True))
+
+
+def test_each_operation_does_what_it_says() -> None:
+    text = "a good movie for small children and their parents to call on evenings"
+    row = {"text": text, "label": 1}
+    for copy in augmenter("synonyms", times=6, rate=0.2).copies(row):
+        assert 1 <= changed_words(text, copy["text"]) <= 3
+        new = set(copy["text"].split()) - set(text.split())
+        assert new <= {each for others in WORDS.values() for each in others}
+    for copy in augmenter("swap", times=6).copies(row):
+        assert sorted(copy["text"].split()) == sorted(text.split())
+    for copy in augmenter("delete", times=6, rate=0.3).copies(row):
+        assert len(copy["text"].split()) == len(text.split()) - round(0.3 * 13)
+    for copy in augmenter("insert", times=6, rate=0.3).copies(row):
+        assert len(copy["text"].split()) == len(text.split()) + round(0.3 * 13)
+    for name in ("typos", "ocr"):
+        for copy in augmenter(name, times=6).copies(row):
+            assert changed_words(text, copy["text"]) == 1
+
+
+def test_capitals_are_kept_and_words_of_grammar_left() -> None:
+    made = augmenter("synonyms", times=30, rate=1.0).copies({"text": "Good MOVIE small"})
+    assert {tuple(word[:2].isupper() for word in each["text"].split()) for each in made} == {
+        (False, True, False)
+    }
+    assert all(each["text"][0].isupper() for each in made)
+    change = operations.synonyms(lambda word: ["nothing"])
+    assert change(units.apart("this is not the one of them you were", []), random.Random(0), 1.0) is not None
+    assert change(units.apart("this is not the of them you were", []), random.Random(0), 1.0) is None
+
+
+def test_homophones_sound_the_same() -> None:
+    pypinyin = pytest.importorskip("pypinyin")
+    text = "昨天我们一起去看了这部电影"
+    copies = augmenter("pinyin", times=20, rate=0.3).copies({"text": text})
+    assert len(copies) == 20
+    for copy in copies:
+        assert copy["text"] != text
+        sounds = [pypinyin.lazy_pinyin(each)[0] for each in copy["text"]]
+        assert sounds == [pypinyin.lazy_pinyin(each)[0] for each in text]
+
+
+def test_keys_are_neighbours_on_the_keyboard() -> None:
+    near = operations.neighbours()
+    assert set(near["g"]) == set("ftyhvb")
+    assert set(near["q"]) == set("12wa")
+    assert all(key in near[other] for key, others in near.items() for other in others if key.isalnum())
+
+
+def test_word_vectors_give_synonyms_in_any_language(tmp_path: Path) -> None:
+    words = ["电影", "影片", "银行", "movie", "film", "bank"]
+    matrix = np.array(
+        [[1, 0, 0], [1, 0.1, 0], [0, 1, 0], [0, 0, 1], [0.1, 0, 1], [-1, 0, -1]], dtype=np.float32
+    )
+    WordVectors(words, matrix).save(tmp_path / "v.safetensors")
+    made = Augmenter(AugmentSettings("synonyms", vectors=str(tmp_path / "v.safetensors"), times=3))
+    assert [each["text"] for each in made.copies({"text": "这部电影很好"})] == ["这部影片很好"]
+    assert [each["text"] for each in made.copies({"text": "a Movie"})] == ["a Film"]
+    assert made.copies({"text": "a bank"}) == []  # nothing lies near it
+
+
+# ── WordNet ────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_small_wordnet_is_read(tmp_path: Path) -> None:
+    licence = "  1 This is a licence.\n"
+    for part in wordnet.PARTS:
+        (tmp_path / f"index.{part}").write_text(licence)
+        (tmp_path / f"data.{part}").write_text(licence)
+    synset = f"{len(licence):08d} 10 n 03 movie 0 film 0 motion_picture 0 001 @ 00000000 n 0000 | a show\n"
+    (tmp_path / "data.noun").write_text(licence + synset)
+    (tmp_path / "index.noun").write_text(f"{licence}movie n 1 1 @ 1 1 {len(licence):08d}  \n")
+    assert wordnet.find(tmp_path)("Movie") == ("film",)
+    (tmp_path / "data.noun").write_text("x" + licence + synset)
+    with pytest.raises(DataError, match="is damaged at 23"):
+        wordnet.find(tmp_path)("movie")
+    with pytest.raises(UsageError, match="holds no WordNet"):
+        wordnet.find(tmp_path / "nowhere")
+
+
+def test_synonyms_are_nltks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """nltk's reader of the same files, for the same senses of words as they are written."""
+    reader = pytest.importorskip("nltk.corpus.reader.wordnet")
+    place = next((each for each in wordnet.places() if (each / "index.noun").is_file()), None)
+    if place is None:
+        pytest.skip("WordNet is not on this machine (Debian: wordnet-base; or set WNSEARCHDIR)")
+    monkeypatch.setattr(
+        pytest.importorskip("nltk.data"), "path", [str(tmp_path)]
+    )  # it reads from nowhere else
+    for file in place.iterdir():
+        shutil.copy(file, tmp_path)
+    if not (
+        tmp_path / "lexnames"
+    ).exists():  # Debian leaves out a file that nltk asks for, and we do not need
+        (tmp_path / "lexnames").write_text("".join(f"{n:02d} name{n} 1\n" for n in range(45)))
+    monkeypatch.setattr(
+        reader.WordNetCorpusReader, "map_wn", lambda self, version="wordnet": {}
+    )  # other languages
+    theirs, ours = reader.WordNetCorpusReader(str(tmp_path), None), wordnet.find(place)
+    for word in (
+        "movie",
+        "good",
+        "quickly",
+        "walk",
+        "bank",
+        "awful",
+        "children",
+        "xyzzy",
+        "film",
+        "brilliant",
+    ):
+        found: set[str] = set()
+        for part in "nvar":
+            offsets = theirs._lemma_pos_offset_map[word].get(part, [])[: wordnet.SENSES]
+            synsets = [theirs.synset_from_pos_and_offset(part, each) for each in offsets]
+            found |= {name for synset in synsets for name in synset.lemma_names()}
+        assert set(ours(word)) == {each for each in found if each.isalpha() and each.lower() != word}, word
+    assert {"film", "picture"} <= set(ours("movie"))
+
+
+# ── seeds, counts, held-out rows ───────────────────────────────────────────────────────────────
+
+
+def test_the_same_seed_gives_the_same_copies_in_any_order() -> None:
+    rows = reviews(12)
+
+    def made(order: list[dict[str, Any]], seed: int = 0) -> dict[str, list[str]]:
+        found = augmenter(WITHOUT_FILES, times=5, seed=seed)
+        return {row["text"]: [copy["text"] for copy in found.copies(row)] for row in order}
+
+    assert made(rows) == made(rows[::-1])
+    assert made(rows) != made(rows, seed=1)
+    assert all(len(set(copies) | {text}) == len(copies) + 1 for text, copies in made(rows).items())
+    more = augmenter(WITHOUT_FILES, times=2)
+    assert [copy["text"] for copy in more.copies(rows[0])] == made(rows)[rows[0]["text"]][:2]
+
+
+def test_what_could_not_be_made_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    records = [
+        Record({"text": text, "label": 1}, f"line {n}") for n, text in enumerate(["a", "one two", "…"])
+    ]
+    found = augmented(records, AugmentSettings("swap", times=3))
+    assert len(found) == 4
+    said = capsys.readouterr().err
+    assert "1 copies of 3 rows: swap 1; nothing new came of swap 8 times; 8 copies could not be made" in said
+
+
+def test_rows_in_a_file_keep_their_originals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = tmp_path / "rows.csv"
+    data.write_text("review,stars\na long story of men,good\nthe town they saw,bad\n", encoding="utf-8")
+    words = [
+        "augment",
+        str(data),
+        "--with",
+        "swap,delete",
+        "--times",
+        "2",
+        "--columns",
+        "text=review,label=stars",
+    ]
+    out = tmp_path / "more.jsonl"
+    assert main([*words, "--out", str(out), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["rows"], sum(found["copies"].values())) == (2, 4)
+    rows = [each.values for each in read_records(out)]
+    assert [row["text"] for row in rows if "augmented" not in row] == [
+        "a long story of men",
+        "the town they saw",
+    ]
+    assert [row["label"] for row in rows] == ["good"] * 3 + ["bad"] * 3
+    before = out.read_bytes()
+    assert main([*words, "--out", str(out)]) == 2
+    assert main([*words, "--out", str(out), "--force"]) == 0
+    assert out.read_bytes() == before
+
+
+def as_records(rows: list[dict[str, Any]]) -> list[Record]:
+    return [Record(row, f"line {n}") for n, row in enumerate(rows, 1)]
+
+
+def test_a_copy_lies_on_the_side_of_its_row() -> None:
+    plain = as_records(reviews(300))
+    more = augmented(plain, AugmentSettings(WITHOUT_FILES, times=3))
+    train, held = without_copies(*parted(more, 0))
+    first_train, first_held = parted(plain, 0)
+    assert [each.values["text"] for each in held] == [each.values["text"] for each in first_held]
+    origins = {origin_of(each.values) for each in held}
+    assert 10 < len(origins) < 60
+    assert not origins & {origin_of(each.values) for each in train}
+    assert len(train) > 3 * len(first_train)
+    forgetful = [Record({k: v for k, v in each.values.items() if k != "origin"}, "") for each in more]
+    learnt, out = parted(forgetful, 0)  # the planted fault: rows that do not know where they came from
+    texts = {each.values["text"] for each in learnt}
+    assert any(copy.values["text"] in texts for copy in more if origin_of(copy.values) in origins)
+    assert len(out) > len(held)
+
+
+def test_copies_of_rows_of_a_dev_file_are_not_learnt_from(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = reviews(60)
+    more = augmented(as_records(rows), AugmentSettings("swap", times=2))
+    data = written(
+        tmp_path / "more.jsonl", [each.values for each in more if each.values["text"] != rows[0]["text"]]
+    )
+    dev = written(tmp_path / "dev.jsonl", rows[:1] + reviews(70)[60:])
+    run = api.finetune(data, dev=dev, model="gru", out=tmp_path / "run", epochs=1, settings=SMALL)
+    assert (
+        "2 rows are augmented copies of rows that choose the weights: they are left out"
+        in capsys.readouterr().err
+    )
+    assert run.record["augment"] is None
+
+
+def test_finetune_augments_what_it_learns_from_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = written(tmp_path / "rows.jsonl", reviews(60))
+    words = ["finetune", str(data), "--model", "gru", "--epochs", "2", "--augment", "swap,delete"]
+    words += [word for each in (*SMALL, "augment.times=3") for word in ("--set", each)]
+    assert main([*words, "--out", str(tmp_path / "run"), "--json"]) == 0
+    said = capsys.readouterr().err
+    n_held = len(parted(read_records(data), 0)[1])
+    n = 60 - n_held
+    assert f"{3 * n:,} copies of {n} rows: swap" in said
+    assert f"{4 * n:,} rows to learn from and {n_held} to choose by" in said
+    assert api.prove_resume(tmp_path / "run")["identical"]
+    (tmp_path / "run.json").write_text("")
+    record = tmp_path / "run" / "run.json"
+    record.write_text(record.read_text().replace('"times": 3', '"times": 2'))
+    with pytest.raises(RunError, match="augmentation no longer makes the rows"):
+        api.prove_resume(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("how", "complaint"),
+    [
+        ({"operations": "swp"}, "did you mean 'swap'"),
+        ({"operations": ""}, "say how rows are changed: --with swap"),
+        ({"operations": "swap", "times": 0}, "augment.times=0: must be at least 1"),
+        ({"operations": "swap", "rate": 1.5}, "augment.rate=1.5: must be above 0"),
+        ({"operations": "infill"}, "infill needs an encoder"),
+        ({"operations": "synonyms", "wordnet": "nowhere"}, "nowhere holds no WordNet"),
+    ],
+)
+def test_wrong_words_are_named(how: dict[str, Any], complaint: str, tmp_path: Path) -> None:
+    data = written(tmp_path / "rows.jsonl", reviews(2))
+    with pytest.raises(UsageError, match=re.escape(complaint)):
+        api.augment(data, out=tmp_path / "out.jsonl", **how)
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+# ── infilling ──────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An encoder that has read sentences in which an animal runs and a thing lies."""
+    folder, draw = tmp_path_factory.mktemp("encoder"), random.Random(0)
+    lines = [
+        f"the {draw.choice(['dog', 'cat', 'fox'])} runs home\n\nthe {draw.choice(['pen', 'cup', 'key'])} lies here\n"
+        for _ in range(300)
+    ]
+    (folder / "text.txt").write_text("\n".join(lines))
+    built_corpus = api.build_corpus(folder / "text.txt", out=folder / "corpus", settings=["min_chars=1"])
+    settings = ["model.n_layer=1", "model.d_model=32", "model.n_head=2", "model.context_length=16"]
+    settings += ["train.context_length=16", "train.batch_size=16", "optim.rate=0.01"]
+    return api.train(
+        built_corpus, model="encoder", tokenizer="word", steps=120, settings=settings, out=folder / "run"
+    ).path
+
+
+def test_an_encoder_of_ours_fills_gaps_by_what_it_read(encoder: Path, trained: Path) -> None:
+    made = Augmenter(AugmentSettings("infill", encoder=str(encoder), times=30))
+    row = {"tokens": ["the", "dog", "runs", "home"], "tags": ["O", "O", "O", "B-LOC"]}
+    copies = made.copies(row)
+    filled = {copy["tokens"][1] for copy in copies} - {"dog"}
+    assert filled & {"cat", "fox"}
+    assert all(copy["tokens"][3] == "home" and copy["tags"] == row["tags"] for copy in copies)
+    assert copies == Augmenter(AugmentSettings("infill", encoder=str(encoder), times=30)).copies(row)
+    with pytest.raises(UsageError, match="a decoder fills no gaps"):
+        Augmenter(AugmentSettings("infill", encoder=str(trained)))

@@ -1,0 +1,79 @@
+"""Words hidden from an encoder of ours, and what it puts there (Wu et al. 2019; without the label it is freer)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+
+from textus.augment.operations import Operation, free, many
+from textus.augment.units import Units
+from textus.checkpoint import load
+from textus.common import UsageError
+
+LIKELIEST = 10
+"""The encoder's first answers, among which chance chooses by their probability."""
+
+
+def infill(run: Path) -> Operation:
+    """The operation by the encoder of a run; UsageError for a run that cannot say what stands at a hidden place."""
+    model, tokenizer, record = load(run)
+    if record["family"] != "encoder":
+        raise UsageError(
+            f"augment.encoder={run}: a {record['family']} fills no gaps; give a run of an encoder"
+        )
+    if record.get("imported") and not model.config.mlm_transform:
+        raise UsageError(
+            f"augment.encoder={run}: it came without the part that says what stands at a hidden place; train one here:"
+            " textus train CORPUS --model encoder"
+        )
+    model.eval()
+    whole = words_by_id(tokenizer)
+    begin, longest = tokenizer.begin or [tokenizer.end_id], model.config.context_length
+
+    @torch.inference_mode()
+    def operation(units: Units, random: Random, rate: float) -> Units | None:
+        places = sorted(random.sample(free(units), min(many(units, rate), len(free(units)))))
+        ids, holes, blank = list(begin), dict[int, int](), ""
+        for number, unit in enumerate(units):
+            if number in places:
+                holes[number] = len(ids)
+                ids.append(model.config.masked_id)
+            else:
+                ids += tokenizer.encode(blank + unit.text)
+            blank = unit.gap
+        ids = [*ids[: longest - 1], tokenizer.end_id]
+        logits = model(torch.tensor([ids]))[0]
+        found = list(units)
+        for number, at in holes.items():
+            if at < len(ids) - 1 and (word := drawn(logits[at], whole, units[number].text, random)):
+                found[number] = replace(units[number], text=word)
+        return found if found != units else None
+
+    return operation
+
+
+def words_by_id(tokenizer: Any) -> list[str]:
+    """What each id says where it is a whole word or a Chinese character; empty for pieces and marks."""
+    spaced = tokenizer.kind in ("bpe", "unigram", "sentencepiece")
+    found = []
+    for said, starts in zip(tokenizer.vocabulary, tokenizer.word_starts, strict=True):
+        word = said.decode("utf-8", errors="ignore")
+        plain = word.strip()
+        inside = spaced and not word[:1].isspace() and plain.isascii()
+        found.append(plain if starts and plain.isalpha() and not inside else "")
+    return found
+
+
+def drawn(logits: Any, whole: list[str], before: str, random: Random) -> str | None:
+    """One of the likeliest words other than the one that was there; None where there is none."""
+    order = logits.argsort(descending=True, stable=True)[: 20 * LIKELIEST].tolist()
+    known = [n for n in order if whole[n] and whole[n].lower() != before.lower()][:LIKELIEST]
+    if not known:
+        return None
+    weights = logits[known].double().softmax(0).tolist()
+    word = whole[random.choices(known, weights)[0]]
+    return word.title() if before.istitle() else word

@@ -1,0 +1,210 @@
+"""Ways to say the same a little differently: one function an operation, on the units of a text.
+
+Swap, deletion, insertion and replacement by synonyms are EDA's (Wei and Zou 2019); slips of the keyboard and of
+scanners, and Chinese characters of like sound, are what people and machines do to texts. Words with labels are never
+touched. Each takes the units, a source of chance and the share of words to change, and gives None where it cannot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache
+from random import Random
+
+from textus.augment.units import Unit, Units, between_labels, chinese, without
+from textus.common import extra
+
+Synonyms = Callable[[str], Sequence[str]]
+Operation = Callable[[Units, Random, float], Units | None]
+
+GRAMMAR = """a an and any are as at be been but by can could did do does for from had has have he her here his how i if
+in into is it its may me might more most must my no nor not of on or our out over she should so some such than that the
+their them then there these they this those to too under up us was we were what when where which who why will with
+would you your 的 了 在 是 我 你 他 她 它 们 和 也 就 都 而 及 与 或 不 没 没有 很 这 那 有 到 说 要 会 着"""
+"""Words whose synonyms would change the grammar, or turn the sense round."""
+
+ROWS = ("1234567890-=", "qwertyuiop[]", "asdfghjkl;'", "zxcvbnm,./")
+LOOKS = (
+    "0:o 1:l l:i 5:s 8:b 2:z rn:m cl:d vv:w e:c h:b u:v 6:g q:g t:f 己:已 未:末 土:士 人:入 日:曰 大:太 千:干"
+    " 天:夫 王:玉 木:本 力:刀 贝:见 间:问 今:令 侯:候 住:往 晴:睛 折:拆"
+)
+"""What scanners take for one another, both ways."""
+
+
+def free(units: Units) -> list[int]:
+    """Places of the words that may be changed."""
+    return [place for place, unit in enumerate(units) if unit.word]
+
+
+def many(units: Units, rate: float) -> int:
+    """How many words to change: a share of them, at least one."""
+    return max(1, round(rate * len(free(units))))
+
+
+# ── words ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def swap(units: Units, random: Random, rate: float) -> Units | None:
+    """Two words change places, again and again."""
+    places, found = free(units), list(units)
+    if len({units[place].text for place in places}) < 2:
+        return None
+    for _ in range(many(units, rate)):
+        a, b = random.sample(places, 2)
+        first, second = found[a], found[b]
+        found[a] = replace(first, text=second.text, tag=second.tag)
+        found[b] = replace(second, text=first.text, tag=first.tag)
+    return found
+
+
+def delete(units: Units, random: Random, rate: float) -> Units | None:
+    """Words are left out; one is always kept, and whatever keeps two labels apart."""
+    found = list(units)
+    for _ in range(many(units, rate)):
+        places = [place for place in free(found) if not between_labels(found, place)]
+        if not places or sum(unit.text != "" for unit in found) < 2:
+            break
+        found = without(found, random.choice(places))
+    return found if len(found) < len(units) else None
+
+
+def insert(synonyms: Synonyms) -> Operation:
+    """Synonyms of words of the text at any place of it, but for between two labels."""
+
+    def operation(units: Units, random: Random, rate: float) -> Units | None:
+        known = [others for place in free(units) if (others := replacements(units[place], synonyms))]
+        found = list(units)
+        for _ in range(many(units, rate) if known else 0):
+            word = random.choice(random.choice(known))
+            gaps = [n for n in range(1, len(found)) if not (found[n - 1].held and found[n].held)] + [
+                len(found)
+            ]
+            found = inserted(found, random.choice(gaps), word)
+        return found if known else None
+
+    return operation
+
+
+def inserted(units: Units, place: int, word: str) -> Units:
+    """Units with one more word before `place`, set apart as its neighbours are."""
+    before, blank = units[place - 1], "" if chinese(word) else " "
+    kept = replace(before, gap=before.gap or blank)
+    new = Unit(word, before.gap if place == len(units) else blank, tag=None if before.tag is None else "O")
+    return [*units[: place - 1], kept, new, *units[place:]]
+
+
+def synonyms(known: Synonyms) -> Operation:
+    """Words are replaced by others of the same sense."""
+
+    def operation(units: Units, random: Random, rate: float) -> Units | None:
+        found, places = list(units), free(units)
+        random.shuffle(places)
+        left = many(units, rate)
+        for place in places:
+            if left and (others := replacements(units[place], known)):
+                found[place] = replace(units[place], text=random.choice(others))
+                left -= 1
+        return found if left < many(units, rate) else None
+
+    return operation
+
+
+def replacements(unit: Unit, known: Synonyms) -> list[str]:
+    """Synonyms of a word, written as it is: small, Capital or CAPITALS."""
+    word = unit.text
+    if word.lower() in GRAMMAR.split():
+        return []
+    write = str.upper if word.isupper() and len(word) > 1 else str.title if word.istitle() else str
+    return [write(each) for each in known(word) if each.lower() != word.lower()]
+
+
+# ── letters ────────────────────────────────────────────────────────────────────────────────────
+
+
+@cache
+def neighbours() -> dict[str, str]:
+    """Key → the keys around it."""
+    found = {}
+    for y, row in enumerate(ROWS):
+        for x, key in enumerate(row):
+            near = [(y, x - 1), (y, x + 1), (y - 1, x), (y - 1, x + 1), (y + 1, x - 1), (y + 1, x)]
+            keys = [ROWS[b][a] for b, a in near if 0 <= b < len(ROWS) and 0 <= a < len(ROWS[b])]
+            found[key] = "".join(each for each in keys if each.isalnum())
+    return found
+
+
+def slip(word: str, random: Random) -> str:
+    """One slip of the keyboard: a neighbour's key, a letter left out, twice, or before the one it follows."""
+    place = random.randrange(len(word))
+    kinds = ["neighbour", "twice"] + (["out", "turned"] if len(word) > 2 else [])
+    kind = random.choice(kinds)
+    letter, rest = word[place], word[place + 1 :]
+    if kind == "twice":
+        return word[:place] + letter * 2 + rest
+    if kind == "out":
+        return word[:place] + rest
+    if kind == "turned":
+        place = random.randrange(len(word) - 1)
+        return word[:place] + word[place + 1] + word[place] + word[place + 2 :]
+    if not (near := neighbours().get(letter.lower(), "")):
+        return word
+    other = random.choice(near)
+    return word[:place] + (other.upper() if letter.isupper() else other) + rest
+
+
+def misread(word: str, random: Random) -> str:
+    """One piece of a word taken for another that looks like it."""
+    known = [pair.partition(":") for pair in LOOKS.split()]
+    pairs = [pair for a, _, b in known for pair in ((a, b), (b, a)) if pair[0] in word.lower()]
+    if not pairs:
+        return word
+    seen, read = random.choice(pairs)
+    at = word.lower().index(seen)
+    return (
+        word[:at] + (read.upper() if word[at : at + len(seen)].isupper() else read) + word[at + len(seen) :]
+    )
+
+
+@cache
+def sounds() -> tuple[dict[str, str], dict[str, str]]:
+    """The sound of each common Chinese character (GB 2312, level 1), without its tone; and the characters of each."""
+    lazy_pinyin = extra("pypinyin", "augment").lazy_pinyin
+    common = [bytes((a, b)).decode("gb2312", "ignore") for a in range(0xB0, 0xD8) for b in range(0xA1, 0xFF)]
+    sound = {character: lazy_pinyin(character)[0] for character in common if character}
+    alike: dict[str, str] = {}
+    for character, said in sound.items():
+        alike[said] = alike.get(said, "") + character
+    return sound, alike
+
+
+def homophone(word: str, random: Random) -> str:
+    """One Chinese character of a word written as another that sounds the same."""
+    sound, alike = sounds()
+    places = [n for n, each in enumerate(word) if len(alike.get(sound.get(each, ""), "")) > 1]
+    if not places:
+        return word
+    place = random.choice(places)
+    others = alike[sound[word[place]]].replace(word[place], "")
+    return word[:place] + random.choice(others) + word[place + 1 :]
+
+
+def letters(change: Callable[[str, Random], str]) -> Operation:
+    """An operation that changes words one by one."""
+
+    def operation(units: Units, random: Random, rate: float) -> Units | None:
+        found, places = list(units), free(units)
+        random.shuffle(places)
+        left = many(units, rate)
+        for place in places:
+            if left and (other := change(units[place].text, random)) != units[place].text:
+                found[place] = replace(units[place], text=other)
+                left -= 1
+        return found if left < many(units, rate) else None
+
+    return operation
+
+
+def typo(word: str, random: Random) -> str:
+    """What a hurried hand makes of a word: a slip of the keys, or in Chinese a character of the same sound."""
+    return homophone(word, random) if chinese(word) else slip(word, random)

@@ -1,0 +1,244 @@
+"""A labelled row taken apart into words, so that they can be changed while its labels stay right.
+
+A text is a list of units: a word, a mark, or a whole labelled stretch, which is held together and never changed in
+its words. Put together again, every label is where its words went.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import Any
+
+from textus.common import DataError, extra
+
+Row = dict[str, Any]
+
+TEXTS = (
+    "text",
+    "text_pair",
+    "sentence1",
+    "sentence2",
+    "premise",
+    "hypothesis",
+    "question",
+    "sentence",
+    "context",
+)
+"""Fields of a row that are read and may be changed."""
+SPANS = ("spans", "entities")
+"""Fields that hold labelled stretches: objects with `start` and `end`, in characters, the end not included."""
+MARK = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*|[^\w\s]+|_+")
+HAN = "\u3400-\u4dbf\u4e00-\u9fff"
+RUN = re.compile(f"[{HAN}]+|[^{HAN}\\s]+")
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A piece of a text and the blanks behind it. `held`: it has a label; `at`: where it began; `tag`: a token's."""
+
+    text: str
+    gap: str = ""
+    held: bool = False
+    at: int = -1
+    tag: Any = None
+
+    @property
+    def word(self) -> bool:
+        """Whether it may be changed: letters or digits, and no label."""
+        return not self.held and self.text[:1].isalnum()
+
+
+Units = list[Unit]
+Change = Callable[[Units], Units | None]
+"""Makes other units of a text, or None where it cannot change anything."""
+
+
+def chinese(text: str) -> bool:
+    """Whether a text begins with a Chinese character."""
+    return re.match(f"[{HAN}]", text) is not None
+
+
+@cache
+def cutter() -> Callable[[str], list[str]]:
+    """Chinese into words, by jieba's dictionary."""
+    jieba = extra("jieba", "text")
+    jieba.setLogLevel("ERROR")
+    segmenter = jieba.Tokenizer()
+    return lambda text: list(segmenter.cut(text, HMM=False))
+
+
+def words_of(text: str) -> Iterator[tuple[int, str]]:
+    """Words and marks of a text with their places; Chinese is cut by a dictionary."""
+    for run in RUN.finditer(text):
+        if chinese(run[0]):
+            at = run.start()
+            for word in cutter()(run[0]):
+                yield at, word
+                at += len(word)
+        else:
+            yield from ((run.start() + found.start(), found[0]) for found in MARK.finditer(run[0]))
+
+
+def apart(text: str, spans: list[tuple[int, int]]) -> Units:
+    """A text as units; what the spans touch is held, those that overlap in one unit. An empty unit stands first
+    where the text begins with blanks.
+    """
+    blocks: list[tuple[int, int]] = []
+    for start, end in sorted(spans):
+        if blocks and start < blocks[-1][1]:
+            blocks[-1] = blocks[-1][0], max(end, blocks[-1][1])
+        else:
+            blocks.append((start, end))
+    places = [(start, text[start:end], True) for start, end in blocks]
+    outside, at = [], 0
+    for start, end in [*blocks, (len(text), len(text))]:
+        outside += [(at + place, word, False) for place, word in words_of(text[at:start])]
+        at = end
+    places = sorted([*places, *outside])
+    if not places or places[0][0]:
+        places.insert(0, (0, "", False))
+    ends = [place for place, _, _ in places[1:]] + [len(text)]
+    return [
+        Unit(word, text[start + len(word) : end], held, start)
+        for (start, word, held), end in zip(places, ends, strict=True)
+    ]
+
+
+def together(units: Units) -> tuple[str, dict[int, int]]:
+    """The text of units, and where each held one now begins, by where it began."""
+    text, moved = "", {}
+    for unit in units:
+        if unit.held:
+            moved[unit.at] = len(text)
+        text += unit.text + unit.gap
+    return text, moved
+
+
+# ── rows ───────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass
+class Taken:
+    """A row taken apart: its fields as units, and its spans as (field, start, end)."""
+
+    values: Row
+    fields: dict[str, Units] = field(default_factory=dict)
+    spans: list[tuple[str, int, int]] = field(default_factory=list)
+
+    def changed(self, name: str, units: Units, row: Row) -> Row:
+        """`row`, which is this one or has other fields of it changed, with other units in one field, every label moved
+        along.
+        """
+        if name == "tokens":
+            return {**row, "tokens": [u.text for u in units], "tags": [u.tag for u in units]}
+        text, moved = together(units)
+        begins = [unit.at for unit in self.fields[name] if unit.held]
+
+        def place(offset: int) -> int:
+            block = max(each for each in begins if each <= offset)
+            return moved[block] + offset - block
+
+        return {**moved_labels(row, name, text, place), name: text}
+
+
+def take_apart(values: Row, where: str = "the row") -> Taken:
+    """A row as units. Raises DataError for one without a text, or with a label outside of it."""
+    taken = Taken(values)
+    if isinstance(tokens := values.get("tokens"), list):
+        tags = values.get("tags")
+        if not isinstance(tags, list) or len(tags) != len(tokens):
+            raise DataError(f"{where}: {len(tokens)} tokens need as many tags; the row has {tags!r:.80}")
+        taken.fields["tokens"] = [
+            Unit(str(token), "" if chinese(str(token)) else " ", held=tag != "O", tag=tag)
+            for token, tag in zip(tokens, tags, strict=True)
+        ]
+        return taken
+    found = [name for name in TEXTS if isinstance(values.get(name), str)]
+    if not found:
+        shown = ", ".join(map(repr, list(values)[:30]))
+        raise DataError(
+            f"{where} has neither a text nor tokens; it has {shown}: name a column with --columns"
+        )
+    taken.spans = list(spans_of(values, where))
+    for name in found:
+        taken.fields[name] = apart(values[name], [span[1:] for span in taken.spans if span[0] == name])
+    return taken
+
+
+def spans_of(values: Row, where: str) -> Iterator[tuple[str, int, int]]:
+    """(field, start, end) of every label that is a stretch of text; DataError for one outside of its text."""
+    found: list[tuple[str, Any, Any]] = []
+    for name in SPANS:
+        for each in values.get(name) or []:
+            if isinstance(each, dict) and {"start", "end"} <= each.keys():
+                found.append(("text", each["start"], each["end"]))
+    if isinstance(label := values.get("label"), dict):  # CLUENER's form: class → text → [[first, last]]
+        for texts in label.values():
+            found += [("text", first, last + 1) for places in texts.values() for first, last in places]
+    if isinstance(answers := values.get("answers"), dict):
+        texts, starts = answers.get("text", []), answers.get("answer_start", [])
+        found += [("context", at, at + len(text)) for text, at in zip(texts, starts, strict=False) if at >= 0]
+    for name, start, end in found:
+        text = values.get(name)
+        if not isinstance(text, str) or not 0 <= start <= end <= len(text):
+            raise DataError(f"{where}: the label from {start} to {end} lies outside of {name!r}")
+        if start < end:
+            yield name, start, end
+
+
+def moved_labels(values: Row, name: str, text: str, place: Callable[[int], int]) -> Row:
+    """The row's labels in the new `text` of the field `name`; `place` says where an old offset of a label went."""
+    found = dict(values)
+
+    def stretch(start: int, end: int) -> tuple[int, int]:
+        return (place(start), place(start) + end - start) if start < end else (0, 0)
+
+    if name == "text":
+        for key in SPANS:
+            if isinstance(spans := values.get(key), list):
+                found[key] = [moved_span(each, stretch, text) for each in spans]
+        if isinstance(label := values.get("label"), dict):
+            found["label"] = {
+                kind: regrouped(text, [stretch(a, b + 1) for places in texts.values() for a, b in places])
+                for kind, texts in label.items()
+            }
+    if name == "context" and isinstance(answers := values.get("answers"), dict):
+        pairs = list(zip(answers.get("text", []), answers.get("answer_start", []), strict=False))
+        moved = [stretch(at, at + len(said)) if at >= 0 else (at, at) for said, at in pairs]
+        found["answers"] = {
+            **answers,
+            "text": [text[start:end] for start, end in moved], "answer_start": [start for start, _ in moved],
+        }  # fmt: skip
+    return found
+
+
+def moved_span(span: Any, stretch: Callable[[int, int], tuple[int, int]], text: str) -> Any:
+    """One labelled stretch in its new place; its own copy of the words, if it has one, is kept equal to them."""
+    if not (isinstance(span, dict) and {"start", "end"} <= span.keys()):
+        return span
+    start, end = stretch(span["start"], span["end"])
+    return {**span, "start": start, "end": end, **({"text": text[start:end]} if "text" in span else {})}
+
+
+def regrouped(text: str, places: list[tuple[int, int]]) -> dict[str, list[list[int]]]:
+    """CLUENER's form of stretches: by what they say, both ends included."""
+    found: dict[str, list[list[int]]] = {}
+    for start, end in places:
+        found.setdefault(text[start:end], []).append([start, end - 1])
+    return found
+
+
+def without(units: Units, place: int) -> Units:
+    """Units without one of them; what stood at both sides is not run together where blanks were."""
+    rest = units[:place] + units[place + 1 :]
+    if place and len(units[place].gap) < len(units[place - 1].gap):
+        rest[place - 1] = replace(units[place - 1], gap=units[place].gap)
+    return rest
+
+
+def between_labels(units: Units, place: int) -> bool:
+    """Whether both neighbours of a unit have labels, which would run into one without it."""
+    return 0 < place < len(units) - 1 and units[place - 1].held and units[place + 1].held
