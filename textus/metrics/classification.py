@@ -52,7 +52,7 @@ def macro_f1(table: Floats) -> float:
 def single_label(
     gold: Ints, probabilities: Floats, labels: Sequence[str], *, seed: int = 0
 ) -> dict[str, Any]:
-    """Accuracy, macro F1, Brier score and nats with intervals, calibration, each class's figures, the confusion table."""
+    """Accuracy, macro F1, Brier score, nats with intervals, calibration, figures of each class, the confusion table."""
     n, n_classes = probabilities.shape
     guess = probabilities.argmax(1)
     right = guess == gold
