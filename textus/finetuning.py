@@ -279,7 +279,8 @@ def beginning(wish: Wish, data: Data) -> tuple[str, Any, tokenizers.Tokenizer]:
     tokenizer = tokenizer_for(wish.tokenizer, texts)
     known = {each.name for each in fields(config_class)}
     values: dict[str, Any] = {
-        "vocab_size": tokenizer.vocab_size, "end_id": tokenizer.end_id, "dropout": 0.3, **cls.sized(**SCRATCH)
+        "vocab_size": tokenizer.vocab_size, "end_id": tokenizer.end_id, "dropout": 0.3, "tie_head": True,
+        **cls.sized(**SCRATCH),
     }  # fmt: skip
     values = {name: value for name, value in values.items() if name in known} | model_values(wish.of("model"))
     return wish.family, from_dict(config_class, values, "model."), tokenizer
