@@ -311,7 +311,7 @@ def whole_config(wish: Wish, task: Task, texts: list[str]) -> Any:
         raise UsageError(
             f"a {wish.family} model learns one class a text, not {task.name}; take --model lstm or --from"
         )
-    reach = {} if has_blanks(texts) else {"words": (0, 0), "characters": (1, 2)}
+    reach = {"l2": 0.1} | ({} if has_blanks(texts) else {"words": (0, 0), "characters": (1, 2)})
     said = {
         name: value.split(",") if value and "," in value else value
         for name, value in model_values(wish.of("model")).items()

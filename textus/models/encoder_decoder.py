@@ -313,8 +313,8 @@ class EncoderDecoder(LanguageModel):
     def hidden(
         self, ids: Tensor, mask: Tensor | None = None, segments: Tensor | None = None, *, seed: int = 0
     ) -> Tensor:
-        """The encoder's last states (B, T, D) of ids (B, T), each with its whole text in view. `seed` is what dropout is
-        drawn from.
+        """The encoder's last states (B, T, D) of ids (B, T), each with its whole text in view. Dropout is drawn from
+        `seed`.
         """
         real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask
         drop = Dropout(self.config.dropout, seed) if self.training and self.config.dropout else keep

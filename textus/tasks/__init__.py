@@ -132,7 +132,7 @@ class Task(ABC):
         raise UsageError(f"the answers of several runs are not put together for {self.name}; ask one run")
 
     def sections(self, found: dict[str, Any]) -> list[Section]:
-        """What the page of a result shows of the task's own figures (those of `scores`), beside those with intervals."""
+        """What the page of a result shows of the task's own figures (of `scores`), beside those with intervals."""
         numbers = [
             {"figure": name.replace("_", " "), "value": value}
             for name, value in found.items()
