@@ -317,3 +317,57 @@ def test_finished_and_resumed_it_names_what_can_be_done(
 def test_a_run_without_a_task_is_not_asked(trained: Path) -> None:
     with pytest.raises(UsageError, match="was not fine-tuned for a task"):
         api.open_run(trained).predict(["a text"])
+
+
+# ── what a step draws ──────────────────────────────────────────────────────────────────────────
+
+
+def training_of(family: str, rows: Path, **settings: Any) -> tuple[Any, Any]:
+    """A model of a family with a head, and the batches it would learn from."""
+    from textus.finetuning import Wish, beginning, prepare, read_data, settings_of
+    from textus.tasks.classification import Classification, ClassificationSettings
+
+    head = [] if "coder" not in family else ["model.n_head=2"]
+    wish = Wish(rows, "classification", family=family, assignments=(*SMALL, "model.dropout=0.5", *head))
+    data = read_data(Classification, ClassificationSettings(dropout=0, **settings), rows, None, None, 0)
+    family, config, tokenizer = beginning(wish, data)
+    record = {
+        "settings": {**vars(settings_of(wish, 9)), "optim": {}}, "choices": {}, "parent": None, "family": family,
+        "config": vars(config),
+    }  # fmt: skip
+    ready = prepare(record, data, tokenizer)
+    return ready.model, ready.batches
+
+
+@pytest.mark.parametrize("family", [each for each in NEURAL if each not in ("vae", "gan")])
+def test_each_step_drops_other_units_and_the_same_step_the_same(family: str, rows: Path) -> None:
+    from dataclasses import replace
+
+    from textus.tasks import head_loss
+
+    model, batches = training_of(family, rows)
+    loss = head_loss(batches.task)
+
+    def at(step: int) -> float:
+        torch.manual_seed(step)
+        return float(loss(model, replace(batches.batch(0), position=step)).mean.detach())
+
+    assert at(1) == at(1)
+    assert len({at(step) for step in range(4)}) == 4
+
+
+def test_word_dropout_leaves_out_the_share_asked_for_but_not_the_frame(rows: Path) -> None:
+    _, plain = training_of("gru", rows)
+    _, batches = training_of("gru", rows, word_dropout=0.4)
+    kept = whole = 0
+    for step in range(30):
+        before, after = plain.batch(step), batches.batch(step)
+        assert torch.equal(after.ids, batches.batch(step).ids)
+        for ids, mask, now, here in zip(before.ids, before.mask, after.ids, after.mask, strict=True):
+            was, left = ids[mask].tolist(), now[here].tolist()
+            assert (left[0], left[-1]) == (was[0], was[-1])
+            rest = iter(was)
+            assert all(each in rest for each in left)  # in their order
+            kept, whole = kept + len(left) - 2, whole + len(was) - 2
+    assert 0.57 < kept / whole < 0.63
+    assert not torch.equal(batches.batch(0).ids[0], batches.batch(plain.n_batches).ids[0])

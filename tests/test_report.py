@@ -13,7 +13,21 @@ import pytest
 
 from textus import report
 from textus.common import MissingExtra
-from textus.report import Section, bars, cell, loss_curve, markdown, number, page, scatter, size, table, width
+from textus.report import (
+    Section,
+    bars,
+    cell,
+    diagonal,
+    heatmap,
+    loss_curve,
+    markdown,
+    number,
+    page,
+    scatter,
+    size,
+    table,
+    width,
+)
 
 FIGURE = {"value": 1.923, "low": 1.9, "high": 1.95, "n": 20}
 ROWS = [
@@ -88,6 +102,10 @@ def drawn() -> dict[str, bytes]:
         "time": loss_curve(log, x="cpu_seconds"),
         "bars": bars(ROWS, name="run", value="bits_per_byte", title="比较"),
         "scatter": scatter(ROWS, name="run", x="seconds", y="bits_per_byte"),
+        "heatmap": heatmap([[3, 1], [0, 4]], ["褒", "贬"], ["褒", "$b$"], title="混淆"),
+        "diagonal": diagonal(
+            [{"confidence": 0.4, "right": 0.5, "n": 3}, {"confidence": 0.9, "right": 1, "n": 8}]
+        ),
         "empty": loss_curve([]),
     }
 

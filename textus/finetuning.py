@@ -279,7 +279,8 @@ def beginning(wish: Wish, data: Data) -> tuple[str, Any, tokenizers.Tokenizer]:
     tokenizer = tokenizer_for(wish.tokenizer, texts)
     known = {each.name for each in fields(config_class)}
     values: dict[str, Any] = {
-        "vocab_size": tokenizer.vocab_size, "end_id": tokenizer.end_id, "dropout": 0.3, **cls.sized(**SCRATCH)
+        "vocab_size": tokenizer.vocab_size, "end_id": tokenizer.end_id, "dropout": 0.3, "tie_head": True,
+        **cls.sized(**SCRATCH),
     }  # fmt: skip
     values = {name: value for name, value in values.items() if name in known} | model_values(wish.of("model"))
     return wish.family, from_dict(config_class, values, "model."), tokenizer
@@ -310,7 +311,7 @@ def whole_config(wish: Wish, task: Task, texts: list[str]) -> Any:
         raise UsageError(
             f"a {wish.family} model learns one class a text, not {task.name}; take --model lstm or --from"
         )
-    reach = {} if has_blanks(texts) else {"words": (0, 0), "characters": (1, 2)}
+    reach = {"l2": 0.1} | ({} if has_blanks(texts) else {"words": (0, 0), "characters": (1, 2)})
     said = {
         name: value.split(",") if value and "," in value else value
         for name, value in model_values(wish.of("model")).items()

@@ -12,7 +12,8 @@ is None
                                        continue what it remembers; rows are right-padded, and ids past
                                        `lengths[b]`
                                        leave row b's cache unchanged
-``hidden(ids, mask=None, segments=None)``   (B, T, D), neural families only
+``hidden(ids, mask=None, segments=None)``   (B, T, D), neural families only; those of `counted_dropout`
+                                       take the `seed` it is drawn from, too
 ``loss(batch) -> Loss``                the family's own objective over a `loader.Batch`
 ``score(batch) -> (nats, kind)``       nats per token (B, T), zero where `batch.weights` is zero; kind is
 exact, bound or pseudo

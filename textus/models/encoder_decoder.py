@@ -310,10 +310,15 @@ class EncoderDecoder(LanguageModel):
 
     # ── reading the source ─────────────────────────────────────────────────────────────────────
 
-    def hidden(self, ids: Tensor, mask: Tensor | None = None, segments: Tensor | None = None) -> Tensor:
-        """The encoder's last states (B, T, D) of ids (B, T), each with its whole text in view."""
+    def hidden(
+        self, ids: Tensor, mask: Tensor | None = None, segments: Tensor | None = None, *, seed: int = 0
+    ) -> Tensor:
+        """The encoder's last states (B, T, D) of ids (B, T), each with its whole text in view. Dropout is drawn from
+        `seed`.
+        """
         real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask
-        return self._encode(ids, self._bias(real), keep)
+        drop = Dropout(self.config.dropout, seed) if self.training and self.config.dropout else keep
+        return self._encode(ids, self._bias(real), drop)
 
     def read(self, source: Tensor | None, rows: int, drop: Drop = keep) -> tuple[Tensor, Tensor]:
         """States (B, S, D) of sources (B, S), and the bias (B, 1, 1, S) that hides padding; None: empty texts."""

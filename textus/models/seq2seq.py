@@ -184,9 +184,11 @@ class Seq2Seq(LanguageModel):
 
     # ── reading the source ─────────────────────────────────────────────────────────────────────
 
-    def hidden(self, ids: Tensor, mask: Tensor | None = None, segments: Tensor | None = None) -> Tensor:
-        """The encoder's states (B, T, D) of ids (B, T), each with its whole text in view."""
-        return self.encoder.hidden(ids, mask)
+    def hidden(
+        self, ids: Tensor, mask: Tensor | None = None, segments: Tensor | None = None, *, seed: int = 0
+    ) -> Tensor:
+        """The encoder's states (B, T, D) of ids (B, T), each with its whole text in view. `seed` as in `RNN.hidden`."""
+        return self.encoder.hidden(ids, mask, seed=seed)
 
     def read(self, source: Tensor | None, rows: int, seed: int = 0) -> tuple[Memory, Tensor]:
         """What the decoder may look at of sources (B, S), and the state it starts from (L, P, B, D); None: empty

@@ -24,7 +24,7 @@ from torch import Tensor
 from textus.common import DataError, UsageError, notice, unknown
 from textus.config import from_dict
 from textus.loader import Batch
-from textus.models import LanguageModel, Loss
+from textus.models import LanguageModel, Loss, step_seed
 from textus.models.heads import build_head
 from textus.pairs import Deal
 from textus.records import Record, parse_columns, read_records
@@ -97,6 +97,10 @@ class Task(ABC):
     def row(self, example: Example, ids: list[list[int]], frame: Frame) -> Row:
         """The example as ids; `ids` are those of its texts."""
 
+    def drawn(self, row: Row, random: np.random.Generator) -> Row:
+        """The row as one step of training reads it."""
+        return row
+
     @abstractmethod
     def label_tensor(self, labels: list[Any], length: int) -> Tensor:
         """The labels of rows that share a batch of `length` positions."""
@@ -128,8 +132,13 @@ class Task(ABC):
         raise UsageError(f"the answers of several runs are not put together for {self.name}; ask one run")
 
     def sections(self, found: dict[str, Any]) -> list[Section]:
-        """What the page of a result shows of the task's own figures (those of `scores`)."""
-        return []
+        """What the page of a result shows of the task's own figures (of `scores`), beside those with intervals."""
+        numbers = [
+            {"figure": name.replace("_", " "), "value": value}
+            for name, value in found.items()
+            if isinstance(value, int | float) and name != "rows"
+        ]
+        return [Section("More figures", rows=numbers)] if numbers else []
 
 
 def main_figures(scores: dict[str, Any]) -> dict[str, Any]:
@@ -245,7 +254,8 @@ class RowBatches:
 
     def batch(self, step: int) -> Batch:
         """The batch of a step, from 0."""
-        rows = [self.rows[int(number)] for number in self.deal.rows(step)]
+        random = self.deal.random("rows", step)
+        rows = [self.task.drawn(self.rows[int(number)], random) for number in self.deal.rows(step)]
         return batch_of(self.task, rows, self.pad_id, step)
 
 
@@ -291,7 +301,8 @@ def head_loss(task: Task) -> Callable[[LanguageModel, Batch], Loss]:
     """What `training.Gradients` takes: the loss of the task's head on the model's states."""
 
     def loss(model: LanguageModel, batch: Batch) -> Loss:
-        hidden = model.hidden(batch.ids, batch.mask, batch.segments)  # type: ignore[operator]
+        seed = {"seed": step_seed(batch, "dropout")} if model.counted_dropout else {}
+        hidden = model.hidden(batch.ids, batch.mask, batch.segments, **seed)  # type: ignore[operator]
         found: Loss = model.heads[task.name].loss(hidden, batch)  # type: ignore[operator]
         return found
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -38,6 +38,7 @@ TIE = 1e-6
 @dataclass(frozen=True)
 class ClassificationSettings:
     """`multi`: any number of classes a text; `pooling`: what of a text's states the head reads; `dropout` of it;
+    `word_dropout`: share of a text's ids that a step of training leaves out (Iyyer et al. 2015);
     `class_weights` "balanced": every class weighs the same in the loss, however rare; `longest`: ids of a text that are
     read (0: as many as the model's context holds).
     """
@@ -45,8 +46,14 @@ class ClassificationSettings:
     multi: bool = False
     pooling: Literal["mean", "cls", "last", "max"] = "mean"
     dropout: float = 0.1
+    word_dropout: float = 0.0
     class_weights: Literal["none", "balanced"] = "none"
     longest: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("dropout", "word_dropout"):
+            if not 0 <= (value := getattr(self, name)) < 1:
+                raise UsageError(f"task.{name}={value}: must be at least 0 and below 1")
 
 
 class Classification(Task):
@@ -132,6 +139,15 @@ class Classification(Task):
             numbers = [self.index[name] for name in self.names(example) if name in self.index]
             label = numbers if self.settings.multi else (numbers[0] if numbers else -1)
         return Row(framed, segments, label, cut)
+
+    def drawn(self, row: Row, random: np.random.Generator) -> Row:
+        if not self.settings.word_dropout:
+            return row
+        kept = random.random(len(row.ids)) >= self.settings.word_dropout
+        kept[[0, -1]] = True  # what stands around the texts, and between them
+        kept[:-1] |= np.diff(row.segments) != 0
+        places = np.flatnonzero(kept)
+        return replace(row, ids=[row.ids[at] for at in places], segments=[row.segments[at] for at in places])
 
     def label_tensor(self, labels: list[Any], length: int) -> Tensor:
         if not self.settings.multi:
