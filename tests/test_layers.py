@@ -28,7 +28,7 @@ runs
 augment metrics
 tasks
 evaluation
-comparing robustness fewshot
+comparing robustness fewshot searching
 finetuning
 scoring
 ensembling

@@ -167,6 +167,7 @@ MARKS = {
     "corpus": "corpus.json",
     "export": "config.json",
     "tokenizer": "tokenizer.json",
+    "index": "index.json",
     "demo": "documents.jsonl",
 }
 """Kind of folder → the file it is known by; the first that is there counts, for a run holds a tokenizer too."""

@@ -153,6 +153,7 @@ def read_data(cls: type[Task], settings: Any, wish: Wish, augment: AugmentSettin
         raise DataError(
             f"{path}: {len(train)} rows to learn from, {len(validation)} to choose by; give more of both"
         )
+    task.can_choose(validation)
     known = {each.texts for each in train}
     if shared := [each for each in validation if each.texts in known]:
         notice(
@@ -231,15 +232,15 @@ def start(wish: Wish, out: Path, *, force: bool = False) -> Path:
     }
     ready = prepare(record, data, tokenizer)
     run = create_run(out, record, tokenizer)
-    rows, classes = f"{len(data.train):,} rows to learn from", f"{len(data.task.labels)} classes"
+    rows, labels = f"{len(data.train):,} rows to learn from", ""
+    if data.task.labels:
+        labels = f", {len(data.task.labels)} {data.task.answered}"
     if ready.model.reads_texts:
-        notice(
-            f"{wish.task} with {family}: {rows}, all at once, {classes}; {len(data.dev):,} rows are not read"
-        )
+        notice(f"{wish.task} with {family}: {rows}, all at once{labels}; {len(data.dev):,} rows are not read")
     else:
         weights = sum(p.numel() for p in ready.model.parameters())
         notice(
-            f"{wish.task} with {family}: {weights:,} weights, {rows} and {len(data.dev):,} to choose by, {classes};"
+            f"{wish.task} with {family}: {weights:,} weights, {rows} and {len(data.dev):,} to choose by{labels};"
             f" {train.steps} steps of {train.batch_size} rows"
         )
     return train_to_end(run, ready)

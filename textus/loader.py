@@ -67,6 +67,7 @@ class Batch:
     zero.
 
     `word_starts` says which targets begin a word. `segments` numbers the texts of a row that holds several, 0 on.
+    `numbers` are columns of a table beside each row's text.
     """
 
     ids: Tensor  # (B, T) int64
@@ -80,6 +81,7 @@ class Batch:
     segments: Tensor | None = None  # (B, T) int64
     labels: Any = None
     word_starts: Tensor | None = None  # (B, T) bool
+    numbers: Tensor | None = None  # (B, columns) float64
 
     @property
     def n_targets(self) -> int:

@@ -6,6 +6,7 @@ the command line says about it is written in `textus.cli`.
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import shutil
@@ -20,6 +21,7 @@ from textus.common import RunError, UsageError, notice, unknown
 
 if TYPE_CHECKING:
     from textus.corpus import Corpus
+    from textus.searching import Index
     from textus.tokenizer import Tokenizer
 
 KINDS = ("char", "word", "bpe", "wordpiece", "unigram")
@@ -331,6 +333,64 @@ def open_run(path: str | Path) -> Run:
     run = Run(path)
     _ = run.record
     return run
+
+
+# ── vectors and search ─────────────────────────────────────────────────────────────────────────
+
+
+def embed(
+    run: str | Path | Run,
+    file: str | Path,
+    *,
+    out: str | Path,
+    columns: str | None = None,
+    settings: Sequence[str] = (),
+    force: bool = False,
+) -> dict[str, Any]:
+    """Write the vectors of a file's texts, in order, as an array (texts, D) at `out`; see `Run.embed`.
+
+    Raises UsageError where `out` exists, DataError for a file without texts.
+    """
+    import numpy as np
+
+    from textus.searching import file_texts
+
+    out = Path(out)
+    if out.exists() and not force:
+        raise UsageError(f"{out} exists already; choose another --out, or --force to replace it")
+    opened = run if isinstance(run, Run) else open_run(run)
+    vectors = opened.embed(file_texts(Path(file), columns), settings=settings)
+    buffer = io.BytesIO()
+    np.save(buffer, vectors, allow_pickle=False)
+    common.write_atomic(out, buffer.getvalue())
+    return {"run": str(opened.path), "out": str(out), "texts": len(vectors), "width": vectors.shape[1]}
+
+
+def build_index(
+    file: str | Path,
+    *,
+    out: str | Path,
+    run: str | Path | None = None,
+    bm25: bool = False,
+    columns: str | None = None,
+    force: bool = False,
+) -> Index:
+    """Make an index of a file's texts, each once: by the vectors of a run, by their words (`bm25`), or by both.
+
+    Raises UsageError where neither is asked for or `out` exists, DataError for a file without texts.
+    """
+    from textus.searching import build, read_documents
+
+    common.claim(Path(out), force=force, kind="index")
+    texts = read_documents(Path(file), columns)
+    return build(texts, Path(out), run=Path(run) if run else None, bm25=bm25, force=force)
+
+
+def open_index(path: str | Path) -> Index:
+    """Open an index folder; RunError where it is none, or damaged."""
+    from textus.searching import Index as Opened
+
+    return Opened(path)
 
 
 # ── findings ───────────────────────────────────────────────────────────────────────────────────

@@ -102,25 +102,54 @@ class Run:
         by: Sequence[str] = (),
         floors: bool = True,
         out: str | Path | None = None,
+        task: Task | None = None,
     ) -> dict[str, Any]:
         """How well it answers the labelled rows of a file: the task's figures with their intervals.
 
         `by`: columns of the file whose values are told apart, or `length`. `floors`: beside what those who know less
-        reach, which the first time may mean to train one. `out`: a folder for the page and the figures.
+        reach, which the first time may mean to train one. `out`: a folder for the page and the figures. `task`: another
+        than its own, by `task_as`.
         """
         from textus import scoring
         from textus.tasks import read
 
-        task = self.task
-        rows = scoring.read_rows(task, Path(on), columns)
-        outputs = read(self.model, task, self.tokenizer, rows.examples)
-        about = {"run": str(self.path), "on": str(on), "task": self.task_name}
+        asked = task or self.task
+        rows = scoring.read_rows(asked, Path(on), columns)
+        outputs = read(self.model, asked, self.tokenizer, rows.examples)
+        about = {"run": str(self.path), "on": str(on), "task": asked.name}
         found = {**about, **scoring.assessed(rows, outputs, by)}
-        if floors and (lower := scoring.floors(self.path, self.record, rows, outputs)):
+        if floors and not task and (lower := scoring.floors(self.path, self.record, rows, outputs)):
             found["floors"] = lower
         if out is not None:
-            scoring.write(Path(out), found, task, {self.path.name: self.path / "log.jsonl"})
+            scoring.write(Path(out), found, asked, {self.path.name: self.path / "log.jsonl"})
         return found
+
+    def task_as(self, name: str, settings: Sequence[str] = ()) -> Task:
+        """The run's own task, or similarity for a run that has not learnt it; `settings` are assignments to its fields,
+        such as "pooling=cls".
+
+        Raises UsageError for another task than its own, or settings of one that is learnt.
+        """
+        if name == self.task_name:
+            if settings:
+                raise UsageError(
+                    f"--set task.{settings[0]}: {self.path} has learnt {name} as it is; leave it out"
+                )
+            return self.task
+        from textus.tasks import task_class
+        from textus.tasks.similarity import similarity_of
+
+        if task_class(name).name != "similarity":
+            raise UsageError(
+                f"{self.path} has not learnt {name}: textus finetune DATA --from {self.path} --task {name} --out FOLDER"
+            )
+        return similarity_of(self.model, settings)
+
+    def embed(self, texts: Sequence[str], *, settings: Sequence[str] = ()) -> Any:
+        """Vectors of texts, in order: an array (texts, D), float32, each of length one."""
+        from textus.tasks.similarity import vectors
+
+        return vectors(self.model, self.task_as("similarity", settings), self.tokenizer, texts)
 
     def stream(self, prompt: str = "", **sampling: Any) -> Iterator[str]:
         """The continuation of a text, in pieces as they come; keywords are the fields of

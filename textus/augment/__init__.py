@@ -26,7 +26,7 @@ from textus.records import Record
 OPERATIONS = ("synonyms", "swap", "delete", "insert", "typos", "ocr", "pinyin", "infill")
 NEAREST, ALIKE = 5, 0.5
 """Of word vectors so many neighbours, of at least this cosine, are taken for synonyms."""
-ANSWERS = ("label", "tags", "answers", "id", "origin", "augmented")
+ANSWERS = ("label", "score", "tags", "answers", "id", "origin", "augmented")
 """Fields of a row that are not what is read."""
 
 

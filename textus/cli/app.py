@@ -10,6 +10,7 @@ from cyclopts import App
 from textus.cli.demo import demo
 from textus.cli.exchanging import export, import_, pull
 from textus.cli.improving import augment
+from textus.cli.searching import embed, index_build, index_evaluate, search
 from textus.cli.text import corpus_build, corpus_show, corpus_why, tokenizer_report, tokenizer_train
 from textus.cli.training import bench, finetune, resume, train
 from textus.cli.using import chat, compare, doctor, evaluate, generate, predict, serve, show, verify
@@ -23,6 +24,9 @@ VERBS: dict[str, Callable[..., Any] | dict[str, Callable[..., Any]]] = {
     "augment": augment,
     "finetune": finetune,
     "predict": predict,
+    "embed": embed,
+    "index": {"build": index_build, "evaluate": index_evaluate},
+    "search": search,
     "generate": generate,
     "chat": chat,
     "evaluate": evaluate,

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from textus.common import UsageError
+from textus.common import UsageError, unknown
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,21 @@ Assignments = Annotated[
     list[str] | None,
     option("Set any field of any config, such as model.n_layer=2; may be repeated.", "--set", "PATH=VALUE"),
 ]
+
+TaskSettings = Annotated[
+    list[str] | None,
+    option(
+        "Set a field of a task not learnt, such as task.pooling=cls; may be repeated.", "--set", "PATH=VALUE"
+    ),
+]
+
+
+def task_settings(assignments: list[str] | None) -> list[str]:
+    """Assignments without the name of their group; UsageError for another group."""
+    for each in assignments or []:
+        if not each.startswith("task."):
+            raise unknown("group of settings", each.partition(".")[0], ["task"])
+    return [each.removeprefix("task.") for each in assignments or []]
 
 
 @Parameter(name="*")

@@ -122,12 +122,13 @@ def answers(found: list[dict[str, Any]]) -> str:
 def task_scores(found: Mapping[str, Any]) -> str:
     """What `evaluate` says of fine-tuned runs: figures, floors, members, slices, classes, most confident mistakes."""
     apart = (
-        "run", "runs", "on", "classes", "confusion", "mistakes", "floors", "members", "slices", "reliability",
+        "run", "runs", "on", "classes", "targets", "confusion", "mistakes", "floors", "members", "slices",
+        "reliability",
     )  # fmt: skip
     main = {name: value for name, value in found.items() if name not in apart and value is not None}
     lines = [figures(f"{found['run']} on {found['on']}", main)]
     tables = [[{"floor": name, **each} for name, each in found.get("floors", {}).items()]]
-    tables += [found.get("members", []), *found.get("slices", {}).values()]
+    tables += [found.get("members", []), *found.get("slices", {}).values(), found.get("targets", [])]
     if len(classes := found.get("classes", [])) <= 30:
         tables.append(classes)
     lines += [table(rows) for rows in tables if rows]

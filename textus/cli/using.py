@@ -9,7 +9,16 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from textus.cli.options import Answer, Json, RunFolder, SamplingFlags, TaskFlags, option
+from textus.cli.options import (
+    Answer,
+    Json,
+    RunFolder,
+    SamplingFlags,
+    TaskFlags,
+    TaskSettings,
+    option,
+    task_settings,
+)
 from textus.common import UsageError, notice
 
 RunFolders = Annotated[Path, Parameter(name="RUN", help="Run folders.")]
@@ -104,6 +113,11 @@ def evaluate(
         int | None, option("Score in overlapping windows this many tokens apart: another figure, named so.")
     ] = None,
     task: TaskFlags = TaskFlags(),
+    asked: Annotated[
+        str | None,
+        option("similarity: scored pairs of texts, of any run with states.", "--task", "TASK"),
+    ] = None,
+    settings: TaskSettings = None,
     ensemble: Ensemble = None,
     as_json: Json = False,
 ) -> Answer:
@@ -118,18 +132,23 @@ def evaluate(
         raise UsageError(
             "evaluate takes one run, or several with --ensemble mean; to rank runs: textus compare"
         )
+    if settings and not asked:
+        raise UsageError(f"--set {settings[0]}: goes with --task similarity alone")
+    if asked and ensemble:
+        raise UsageError(f"--task {asked}: with --ensemble each run answers by its own task; leave it out")
     if ensemble:
         if on is None:
             raise UsageError(f"--ensemble {ensemble}: give labelled rows, --on FILE")
         found = evaluate_together(runs, on, ensemble=ensemble, **task.given())
         return Answer(found, telling.task_scores(found))
     opened = open_run(runs[0])
-    if opened.task_name:
+    if name := asked or opened.task_name:
         if on is None:
-            raise UsageError(
-                f"{runs[0]} was fine-tuned for {opened.task_name}: give labelled rows, --on FILE"
-            )
-        found = opened.evaluate_task(on, **task.given())
+            raise UsageError(f"{runs[0]} is asked for {name}: give labelled rows, --on FILE")
+        other = (
+            opened.task_as(name, task_settings(settings)) if name != opened.task_name or settings else None
+        )
+        found = opened.evaluate_task(on, task=other, **task.given())
         return Answer(found, telling.task_scores(found))
     task.refuse(runs[0])
     data = opened.evaluate(on, stride=stride)

@@ -231,7 +231,176 @@ class SpanHead(nn.Module):
         return torch.stack([place // time, place % time], dim=1), most
 
 
-HEADS = {"sequence": SequenceHead, "token": TokenHead, "span": SpanHead}
+class Pooled(nn.Module):
+    """One state of a text with the numbers beside it, in training rows' deviations from their mean: (B, D + columns).
+    A number that is missing (nan) is the mean.
+    """
+
+    def __init__(self, pooling: str, dropout: float, means: list[float], deviations: list[float]) -> None:
+        super().__init__()
+        if pooling not in POOLINGS:
+            raise unknown("pooling", pooling, POOLINGS)
+        self.pooling, self.dropout = pooling, nn.Dropout(dropout)
+        self.means, self.deviations = (
+            torch.tensor(each, dtype=torch.float64) for each in (means, deviations)
+        )
+
+    def forward(self, hidden: Tensor, mask: Tensor | None, numbers: Tensor | None) -> Tensor:
+        """hidden (B, T, D), numbers (B, columns) -> (B, D + columns)."""
+        text = self.dropout(pool(hidden, mask, self.pooling))
+        if numbers is None:
+            return text
+        scaled = (numbers - self.means.to(numbers)) / self.deviations.to(numbers)
+        return torch.cat([text, scaled.nan_to_num(0.0).to(text.dtype)], dim=1)
+
+
+class NumberHead(nn.Module):
+    """C numbers of a text, learnt in deviations from their mean. Labels: (B, C), as they are."""
+
+    def __init__(
+        self,
+        d_model: int,
+        means: list[float],
+        deviations: list[float],
+        *,
+        number_means: list[float] | None = None,
+        number_deviations: list[float] | None = None,
+        pooling: str = "mean",
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.means, self.deviations = (
+            torch.tensor(each, dtype=torch.float64) for each in (means, deviations)
+        )
+        self.pooled = Pooled(pooling, dropout, number_means or [], number_deviations or [])
+        self.out = Linear(d_model + len(number_means or []), len(means), bias=True)
+
+    def forward(self, hidden: Tensor, mask: Tensor | None, numbers: Tensor | None) -> Tensor:
+        """hidden (B, T, D) -> numbers (B, C) in deviations from the mean."""
+        return self.out(self.pooled(hidden, mask, numbers)).float()
+
+    def loss(self, hidden: Tensor, batch: Batch) -> Loss:
+        """Squared error in deviations, of several numbers their mean, summed over texts."""
+        found = self.forward(hidden, batch.mask, batch.numbers)
+        labels = ((batch.labels - self.means.to(batch.labels)) / self.deviations.to(batch.labels)).to(
+            found.dtype
+        )
+        return Loss(F.mse_loss(found, labels, reduction="none").mean(1).sum(), float(len(found)))
+
+    def predict(self, hidden: Tensor, mask: Tensor | None = None, numbers: Tensor | None = None) -> Tensor:
+        """The numbers themselves (B, C), float64."""
+        found = self.forward(hidden, mask, numbers).double()
+        return found * self.deviations.to(found) + self.means.to(found)
+
+
+class OrdinalHead(nn.Module):
+    """One of C ratings in order (McCullagh 1980): a text has one number, and thresholds, which never cross, cut the
+    line into ratings with logistic noise. Labels: (B,) places from 0.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        n_labels: int,
+        *,
+        number_means: list[float] | None = None,
+        number_deviations: list[float] | None = None,
+        pooling: str = "mean",
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.pooled = Pooled(pooling, dropout, number_means or [], number_deviations or [])
+        self.out = Linear(d_model + len(number_means or []), 1, bias=False)
+        self.first = nn.Parameter(torch.full((1,), -(n_labels - 2) / 2))
+        self.steps = nn.Parameter(torch.full((n_labels - 2,), 0.5413))  # softplus of it is 1
+
+    def forward(self, hidden: Tensor, mask: Tensor | None, numbers: Tensor | None) -> Tensor:
+        """hidden (B, T, D) -> log-probabilities (B, C)."""
+        place = self.out(self.pooled(hidden, mask, numbers)).float()
+        thresholds = (
+            torch.cat([self.first, self.first + F.softplus(self.steps).cumsum(0)]) - place
+        )  # (B, C - 1)
+        upper, lower = F.pad(thresholds, (0, 1), value=FAR), F.pad(thresholds, (1, 0), value=-FAR)
+        # sigmoid(u) - sigmoid(l) = sigmoid(u) sigmoid(-l) (1 - exp(l - u)), without taking near numbers apart
+        return F.logsigmoid(upper) + F.logsigmoid(-lower) + torch.log(-torch.expm1(lower - upper))
+
+    def loss(self, hidden: Tensor, batch: Batch) -> Loss:
+        """Nats summed over texts."""
+        logs = self.forward(hidden, batch.mask, batch.numbers)
+        return Loss(F.nll_loss(logs, batch.labels, reduction="sum"), float(len(logs)))
+
+    def predict(self, hidden: Tensor, mask: Tensor | None = None, numbers: Tensor | None = None) -> Tensor:
+        """Probabilities (B, C)."""
+        return self.forward(hidden, mask, numbers).exp()
+
+
+FAR = 1e4
+"""Where the least and the greatest rating end: as good as nowhere."""
+
+
+class SimilarityHead(nn.Module):
+    """Vectors of texts that are read apart, and how near they are: hidden is (B, N, T, D), of N texts an example.
+
+    `cosine` (Reimers and Gurevych 2019): the cosine of the first two is to be the label (B,), in [0, 1]. `contrastive`
+    (van den Oord et al. 2018; Henderson et al. 2017): of all second and third texts of a batch, the first text is to be
+    nearest to its own second; no labels. A text that is also the right one is not counted among the wrong ones.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        *,
+        pooling: Literal["mean", "cls", "last", "max"] = "mean",
+        objective: Literal["cosine", "contrastive"] = "cosine",
+        temperature: float = 0.05,
+    ) -> None:
+        super().__init__()
+        for kind, value, known in (
+            ("objective", objective, ("cosine", "contrastive")),
+            ("pooling", pooling, POOLINGS),
+        ):
+            if value not in known:
+                raise unknown(kind, value, known)
+        self.pooling, self.objective, self.temperature = pooling, objective, temperature
+
+    def predict(self, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Vectors of length one: hidden (..., T, D) -> (..., D)."""
+        flat = None if mask is None else mask.flatten(0, -2)
+        pooled = pool(hidden.flatten(0, -3).float(), flat, self.pooling)
+        return F.normalize(pooled, dim=-1).unflatten(0, hidden.shape[:-2])
+
+    def loss(self, hidden: Tensor, batch: Batch) -> Loss:
+        """Squared error of the cosine, or nats of the right text, summed over examples."""
+        vectors = self.predict(hidden, batch.mask)  # (B, N, D)
+        if self.objective == "cosine":
+            cosine = (vectors[:, 0] * vectors[:, 1]).sum(-1)
+            return Loss(F.mse_loss(cosine, batch.labels.float(), reduction="sum"), float(len(cosine)))
+        others = vectors[:, 1:].transpose(0, 1).flatten(0, 1)  # the right ones, then the hard negatives
+        scores = vectors[:, 0] @ others.T / self.temperature
+        scores = scores.masked_fill(also_right(batch.ids), float("-inf"))
+        right = torch.arange(len(scores), device=scores.device)
+        return Loss(F.cross_entropy(scores, right, reduction="sum"), float(len(scores)))
+
+
+def also_right(ids: Tensor) -> Tensor:
+    """(B, (N - 1) * B), True where another text of a batch (B, N, T) reads as the row's own second does, or is the
+    second of a row with the same first.
+    """
+    first, second = ids[:, 0], ids[:, 1]
+    others = ids[:, 1:].transpose(0, 1).flatten(0, 1)
+    same = (second[:, None] == others).all(-1)
+    same[:, : len(ids)] |= (first[:, None] == first).all(-1)
+    return same & ~torch.eye(*same.shape, dtype=torch.bool, device=ids.device)
+
+
+HEADS = {
+    "sequence": SequenceHead,
+    "token": TokenHead,
+    "span": SpanHead,
+    "number": NumberHead,
+    "ordinal": OrdinalHead,
+    "similarity": SimilarityHead,
+}
 
 
 def build_head(spec: dict[str, Any], d_model: int) -> nn.Module:

@@ -33,7 +33,11 @@ from textus.tokenizer import Tokenizer
 
 Floats = NDArray[np.float64]
 
-TASKS = {"classification": ("textus.tasks.classification", "Classification")}
+TASKS = {
+    "classification": ("textus.tasks.classification", "Classification"),
+    "regression": ("textus.tasks.regression", "Regression"),
+    "similarity": ("textus.tasks.similarity", "Similarity"),
+}
 """Task name → module and class."""
 
 TOKENS_AT_ONCE = 8192
@@ -42,21 +46,35 @@ TOKENS_AT_ONCE = 8192
 
 @dataclass(frozen=True)
 class Example:
-    """One checked row of a task's data: the texts that are read, and what is to be found (None: not known)."""
+    """One checked row of a task's data: the texts that are read, and what is to be found (None: not known). `numbers`
+    stand beside the texts.
+    """
 
     texts: tuple[str, ...]
     label: Any
     where: str
+    numbers: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
 class Row:
-    """An example as ids: `segments` numbers the text each id is of; `cut` ids did not fit; `label` is for the head."""
+    """An example as ids: `segments` numbers the text each id is of; `cut` ids did not fit; `label` is for the head.
+
+    `apart` are the ids of further texts that are read apart from the first and from each other; `numbers` stand beside
+    the text.
+    """
 
     ids: list[int]
     segments: list[int]
     label: Any = None
     cut: int = 0
+    apart: tuple[list[int], ...] = ()
+    numbers: tuple[float, ...] = ()
+
+    @property
+    def length(self) -> int:
+        """Positions it takes in a batch."""
+        return max(map(len, (self.ids, *self.apart)))
 
 
 class Task(ABC):
@@ -69,6 +87,8 @@ class Task(ABC):
     """The class of its settings."""
     settings: Any
     labels: list[str]
+    answered = "classes"
+    """What its `labels` are."""
 
     alike: tuple[str, ...] = ()
     """Settings that runs must share for their answers to be put together."""
@@ -88,6 +108,9 @@ class Task(ABC):
     @abstractmethod
     def examples(self, records: Sequence[Record], *, labelled: bool) -> list[Example]:
         """The rows checked. Raises DataError naming the first that cannot be."""
+
+    def can_choose(self, examples: Sequence[Example]) -> None:  # noqa: B027 - most tasks can by any rows
+        """Raises DataError where these rows cannot tell which weights are best."""
 
     @abstractmethod
     def head(self) -> dict[str, Any]:
@@ -215,20 +238,27 @@ def rows_of(task: Task, examples: Sequence[Example], tokenizer: Tokenizer, frame
 
 
 def batch_of(task: Task, rows: Sequence[Row], pad_id: int, position: int = 0) -> Batch:
-    """Rows as tensors, padded on the right; every row weighs one."""
-    length = max(len(row.ids) for row in rows)
-    ids = torch.full((len(rows), length), pad_id)
-    segments = torch.zeros_like(ids)
-    mask = torch.zeros(len(rows), length, dtype=torch.bool)
+    """Rows as tensors, padded on the right; every row weighs one. Of N texts read apart `ids`, `segments` and `mask`
+    are (B, N, T).
+    """
+    length = max(row.length for row in rows)
+    shape = (len(rows), 1 + len(rows[0].apart), length)
+    ids, segments = torch.full(shape, pad_id), torch.zeros(shape, dtype=torch.long)
+    mask = torch.zeros(shape, dtype=torch.bool)
     for number, row in enumerate(rows):
-        n = len(row.ids)
-        ids[number, :n] = torch.tensor(row.ids)
-        segments[number, :n] = torch.tensor(row.segments)
-        mask[number, :n] = True
+        segments[number, 0, : len(row.ids)] = torch.tensor(row.segments)
+        for place, each in enumerate((row.ids, *row.apart)):
+            ids[number, place, : len(each)] = torch.tensor(each)
+            mask[number, place, : len(each)] = True
+    if shape[1] == 1:
+        ids, segments, mask = ids[:, 0], segments[:, 0], mask[:, 0]
     weights = torch.zeros(len(rows), length)
     weights[:, 0] = 1.0
     labels = None if rows[0].label is None else task.label_tensor([row.label for row in rows], length)
-    return Batch(ids, ids, weights, mask=mask, segments=segments, labels=labels, position=position)
+    numbers = torch.tensor([row.numbers for row in rows], dtype=torch.float64) if rows[0].numbers else None
+    return Batch(
+        ids, ids, weights, mask=mask, segments=segments, labels=labels, position=position, numbers=numbers
+    )
 
 
 class RowBatches:
@@ -238,7 +268,7 @@ class RowBatches:
         if not rows:
             raise DataError("there is no row to train on")
         self.task, self.rows, self.pad_id = task, rows, pad_id
-        lengths = np.asarray([len(row.ids) for row in rows])
+        lengths = np.asarray([row.length for row in rows])
         by_length = lambda each: each[np.argsort(lengths[each], kind="stable")]  # noqa: E731
         self.deal = Deal(len(rows), min(batch_size, len(rows)), seed, by_length)
 
@@ -250,7 +280,8 @@ class RowBatches:
     @property
     def tokens_a_step(self) -> int:
         """Ids of a batch on average."""
-        return max(1, round(sum(len(row.ids) for row in self.rows) / len(self.rows) * self.deal.batch_size))
+        total = sum(len(each) for row in self.rows for each in (row.ids, *row.apart))
+        return max(1, round(total / len(self.rows) * self.deal.batch_size))
 
     def batch(self, step: int) -> Batch:
         """The batch of a step, from 0."""
@@ -267,10 +298,10 @@ def answers(model: LanguageModel, task: Task, rows: Sequence[Row], pad_id: int) 
     """The answer for each row, in their order; rows of like length are read together."""
     head, device = model.heads[task.name], next(model.parameters()).device
     found: list[Any] = [None] * len(rows)
-    for places in in_batches([len(row.ids) for row in rows]):
+    for places in in_batches([row.length * (1 + len(row.apart)) for row in rows]):
         batch = batch_of(task, [rows[place] for place in places], pad_id).to(device)
-        hidden = model.hidden(batch.ids, batch.mask, batch.segments)  # type: ignore[operator]
-        for place, output in zip(places, task.outputs(head, hidden, batch), strict=True):
+        outputs = task.outputs(head, states(model, batch), batch)
+        for place, output in zip(places, outputs, strict=True):
             found[place] = output
     return found
 
@@ -297,13 +328,23 @@ def with_head(model: LanguageModel, task: Task) -> None:
     model.heads[task.name] = build_head(task.head(), model.config.d_model)
 
 
+def states(model: LanguageModel, batch: Batch) -> Tensor:
+    """The model's last states (B, T, D), or (B, N, T, D) of N texts read apart; what dropout takes away in training
+    follows from the batch's place.
+    """
+    seed = {"seed": step_seed(batch, "dropout")} if model.training and model.counted_dropout else {}
+    parts = [
+        None if each is None else each.flatten(0, -2) for each in (batch.ids, batch.mask, batch.segments)
+    ]
+    found: Tensor = model.hidden(*parts, **seed)  # type: ignore[operator]
+    return found.unflatten(0, batch.ids.shape[:-1])
+
+
 def head_loss(task: Task) -> Callable[[LanguageModel, Batch], Loss]:
     """What `training.Gradients` takes: the loss of the task's head on the model's states."""
 
     def loss(model: LanguageModel, batch: Batch) -> Loss:
-        seed = {"seed": step_seed(batch, "dropout")} if model.counted_dropout else {}
-        hidden = model.hidden(batch.ids, batch.mask, batch.segments, **seed)  # type: ignore[operator]
-        found: Loss = model.heads[task.name].loss(hidden, batch)  # type: ignore[operator]
+        found: Loss = model.heads[task.name].loss(states(model, batch), batch)  # type: ignore[operator]
         return found
 
     return loss

@@ -1,0 +1,308 @@
+"""Numbers and ratings for texts: figures beside scipy and scikit-learn, heads beside arithmetic, data refused."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from sklearn import metrics as sklearn
+
+from textus import api
+from textus.cli import main
+from textus.common import DataError, UsageError
+from textus.loader import Batch
+from textus.metrics import regression
+from textus.models.heads import NumberHead, OrdinalHead
+
+SMALL = ("train.batch_size=8", "model.n_layer=1", "model.d_model=32", "optim.rate=0.01")
+WORDS = [
+    "the",
+    "film",
+    "was",
+    "a",
+    "long",
+    "story",
+    "of",
+    "two",
+    "men",
+    "in",
+    "one",
+    "town",
+    "they",
+    "all",
+    "saw",
+]
+
+
+def rows_of(n: int, seed: int = 0) -> list[dict[str, Any]]:
+    """A price told by a planted word and a year beside the text; the rating is the word's."""
+    draw, rows = random.Random(seed), []
+    for number in range(n):
+        level, year = number % 4, draw.randint(1990, 2020)
+        words = draw.choices(WORDS, k=draw.randint(3, 8))
+        words.insert(draw.randrange(len(words)), ("poor", "plain", "good", "grand")[level])
+        price = 1000 + 100 * level + 20 * (year - 2005)
+        rows.append({"text": " ".join(words), "label": price, "year": year, "stars": level + 1})
+    return rows
+
+
+def written(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return written(tmp_path_factory.mktemp("rows") / "train.jsonl", rows_of(320))
+
+
+# ── figures ────────────────────────────────────────────────────────────────────────────────────
+
+
+def drawn(seed: int, n: int = 200) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers with many ties, and answers that know something of them."""
+    random = np.random.default_rng(seed)
+    gold = random.integers(0, 12, n) / 2.0
+    return gold, np.round(gold + random.normal(size=n), 1)
+
+
+def theirs(gold: np.ndarray, guess: np.ndarray) -> dict[str, float]:
+    return {
+        "r2": sklearn.r2_score(gold, guess),
+        "pearson": stats.pearsonr(gold, guess).statistic,
+        "spearman": stats.spearmanr(gold, guess).statistic,
+        "mae": sklearn.mean_absolute_error(gold, guess),
+        "rmse": sklearn.root_mean_squared_error(gold, guess),
+    }
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_figures_are_scipys_and_scikit_learns(seed: int) -> None:
+    gold, guess = drawn(seed)
+    found = regression.numbers(gold, guess, "spearman")
+    assert next(iter(found)) == "spearman"
+    assert {name: each["value"] for name, each in found.items()} == pytest.approx(theirs(gold, guess))
+    assert all(each["low"] < each["value"] < each["high"] for each in found.values())
+
+
+def test_a_resample_is_scored_as_the_texts_it_repeats() -> None:
+    gold, guess = drawn(7)
+    counts = np.random.default_rng(1).multinomial(len(gold), np.full(len(gold), 1 / len(gold)))
+    again = np.repeat(np.arange(len(gold)), counts)
+    found = regression.of_numbers(gold, guess)(counts.astype(float))
+    assert found == pytest.approx(theirs(gold[again], guess[again]))
+
+
+def test_ratings_are_scikit_learns() -> None:
+    random = np.random.default_rng(3)
+    gold = random.integers(0, 5, 300)
+    guess = np.clip(gold + random.integers(-2, 3, 300), 0, 4)
+    stars = np.asarray([1.0, 2.0, 3.0, 4.0, 10.0])
+    found = {name: each["value"] for name, each in regression.ratings(gold, guess, stars).items()}
+    assert found == pytest.approx(
+        {
+            "quadratic_kappa": sklearn.cohen_kappa_score(gold, guess, weights="quadratic"),
+            "accuracy": sklearn.accuracy_score(gold, guess),
+            "mae": sklearn.mean_absolute_error(stars[gold], stars[guess]),
+        }
+    )
+
+
+def test_the_interval_of_spearman_holds_it_as_often_as_it_says() -> None:
+    real = stats.spearmanr(*drawn(99, 200_000)).statistic
+    figures = [regression.numbers(*drawn(seed, 150), "spearman", seed=seed)["spearman"] for seed in range(20)]
+    assert sum(each["low"] <= real <= each["high"] for each in figures) >= 16  # 95 % of 20 is 19
+
+
+def test_what_cannot_be_told_is_left_out_and_named() -> None:
+    gold, guess = drawn(0)
+    found = regression.numbers(np.full_like(gold, 3.0), guess, "r2")
+    assert found["undefined"] == ["r2", "pearson", "spearman"]
+    assert found["mae"]["value"] == pytest.approx(np.abs(guess - 3).mean())
+    assert regression.numbers(gold, np.ones_like(gold), "r2")["undefined"] == ["pearson", "spearman"]
+
+
+# ── heads ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def batch(labels: torch.Tensor, numbers: torch.Tensor | None = None) -> Batch:
+    ids = torch.zeros(len(labels), 4, dtype=torch.long)
+    return Batch(ids, ids, torch.ones(ids.shape), labels=labels, numbers=numbers)
+
+
+def test_the_ordinal_head_is_the_logistic_distribution_between_thresholds() -> None:
+    torch.manual_seed(0)
+    head, hidden = OrdinalHead(6, 5).eval(), torch.randn(7, 4, 6)
+    torch.nn.init.normal_(head.steps)
+    with torch.no_grad():
+        place = head.out(hidden.mean(1))[:, 0].numpy()
+        steps = np.log1p(np.exp(head.steps.numpy()))
+        found, labels = head.predict(hidden).numpy(), torch.arange(7) % 5
+        loss = head.loss(hidden, batch(labels))
+    cuts = np.concatenate([[-np.inf], head.first.detach().numpy() + np.append(0, steps.cumsum()), [np.inf]])
+    expected = np.diff(stats.logistic.cdf(cuts[None] - place[:, None]), axis=1)
+    assert found == pytest.approx(expected, abs=1e-6)
+    assert float(loss.total) == pytest.approx(-np.log(expected[np.arange(7), labels]).sum(), rel=1e-5)
+
+
+def test_thresholds_far_away_still_have_gradients() -> None:
+    head, hidden = OrdinalHead(6, 3), torch.full((3, 4, 6), 200.0)
+    head.loss(hidden, batch(torch.arange(3))).total.backward()
+    assert all(torch.isfinite(each.grad).all() for each in head.parameters() if each.grad is not None)
+
+
+def test_numbers_are_learnt_in_deviations_and_told_as_they_are() -> None:
+    torch.manual_seed(0)
+    head = NumberHead(
+        6, [1e9, 5.0], [2.0, 0.5], number_means=[1e9], number_deviations=[3.0], dropout=0.0
+    ).eval()
+    hidden, beside = (
+        torch.randn(3, 4, 6),
+        torch.tensor([[1e9 + 3], [1e9], [float("nan")]], dtype=torch.float64),
+    )
+    with torch.no_grad():
+        scaled = head(hidden, None, beside)
+        found = head.predict(hidden, None, beside)
+        assert torch.equal(scaled[1], head(hidden, None, torch.full((3, 1), 1e9, dtype=torch.float64))[1])
+        assert torch.equal(scaled[2], head(hidden, None, torch.full((3, 1), 1e9, dtype=torch.float64))[2])
+        loss = head.loss(hidden, batch(found + torch.tensor([2.0, 0.5], dtype=torch.float64), beside))
+    assert found.numpy() == pytest.approx(scaled.double().numpy() * [2.0, 0.5] + [1e9, 5.0], rel=0, abs=1e-6)
+    assert float(loss.total) == pytest.approx(3.0, rel=1e-5)  # one deviation off, in both, three texts
+
+
+# ── end to end ─────────────────────────────────────────────────────────────────────────────────
+
+
+def test_numbers_beside_the_text_are_read(rows: Path, tmp_path: Path) -> None:
+    settings = [*SMALL, "task.numeric=year", "choices.precision=float32"]
+    run = api.finetune(
+        rows, task="regression", model="gru", out=tmp_path / "run", epochs=16, settings=settings
+    )
+    test = written(tmp_path / "test.jsonl", rows_of(80, seed=1))
+    found = run.evaluate_task(test)
+    assert found["r2"]["value"] > 0.9
+    blind = api.finetune(
+        rows, task="regression", model="gru", out=tmp_path / "blind", epochs=4, settings=SMALL
+    )
+    assert blind.evaluate_task(test)["r2"]["value"] < 0.7  # more than half of the spread is the year's
+    head = api.open_run(run.path).record["heads"]["regression"]
+    years = [each["year"] for each in rows_of(320)]
+    assert abs(head["number_means"][0] - np.mean(years)) < 2  # of the rows that are not held out
+    answers = run.predict(test)
+    assert [each["score"] for each in answers] == pytest.approx(
+        [each["label"] for each in rows_of(80, seed=1)], abs=200
+    )
+    with pytest.raises(UsageError, match=r"text 1: numbers are read beside the text \(year\)"):
+        run.predict(["a grand film"])
+
+
+def test_a_missing_number_is_refused_or_told(
+    rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    holes = [{**row, "year": None} if number % 3 == 0 else row for number, row in enumerate(rows_of(90))]
+    data, words = written(tmp_path / "holes.jsonl", holes), {"task": "regression", "model": "gru"}
+    settings = [*SMALL, "task.numeric=year"]
+    with pytest.raises(DataError, match=r"line 1: the year is None, which is no number; .*task.missing=mean"):
+        api.finetune(data, out=tmp_path / "run", settings=settings, **words)
+    run = api.finetune(
+        data, out=tmp_path / "run", epochs=1, settings=[*settings, "task.missing=mean"], **words
+    )
+    assert "rows lack a number: the training rows' mean is taken for it" in capsys.readouterr().err
+    assert len(run.predict(data)) == 90
+
+
+def test_ratings_in_order(rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = written(tmp_path / "stars.jsonl", [{"text": r["text"], "label": r["stars"]} for r in rows_of(320)])
+    run = api.finetune(
+        data, task="regression", model="gru", out=tmp_path / "run", epochs=8,
+        settings=[*SMALL, "task.kind=ordinal"],
+    )  # fmt: skip
+    assert run.record["labels"] == ["1", "2", "3", "4"]
+    test = [{"text": r["text"], "label": r["stars"]} for r in rows_of(80, seed=1)]
+    found = run.evaluate_task(written(tmp_path / "test.jsonl", test))
+    assert found["quadratic_kappa"]["value"] > 0.9
+    answers = run.predict([each["text"] for each in test])
+    assert found["accuracy"]["value"] == pytest.approx(
+        sklearn.accuracy_score([str(each["label"]) for each in test], [each["label"] for each in answers])
+    )
+    assert sum(answers[0]["probabilities"].values()) == pytest.approx(1, abs=1e-4)
+    capsys.readouterr()
+    more = run.evaluate_task(written(tmp_path / "more.jsonl", [*test, {"text": "a grand film", "label": 9}]))
+    assert "1 ratings were never seen in training (9)" in capsys.readouterr().err
+    assert more["accuracy"]["value"] == pytest.approx(found["accuracy"]["value"] * 80 / 81)
+
+
+def test_several_numbers_at_once(rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = [*SMALL, "task.targets=stars, label", "task.numeric=year"]
+    run = api.finetune(
+        rows, task="regression", model="gru", out=tmp_path / "run", epochs=4, settings=settings
+    )
+    found = run.evaluate_task(rows)
+    assert [each["target"] for each in found["targets"]] == ["stars", "label"]
+    assert found["r2"]["value"] == pytest.approx(np.mean([each["r2"] for each in found["targets"]]))
+    assert set(run.predict(rows)[0]) == {"stars", "label"}
+    assert main(["evaluate", str(run.path), "--on", str(rows)]) == 0
+    assert "stars" in capsys.readouterr().out
+
+
+def test_broken_off_and_resumed_it_ends_in_the_same_bytes(rows: Path, tmp_path: Path) -> None:
+    settings = [*SMALL, "task.numeric=year"]
+    run = api.finetune(
+        rows, task="regression", model="gru", out=tmp_path / "run", epochs=2, settings=settings
+    )
+    assert api.prove_resume(run.path)["identical"]
+
+
+def test_same_numbers_everywhere_are_told(
+    rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = api.finetune(rows, task="regression", model="gru", out=tmp_path / "run", epochs=1, settings=SMALL)
+    found = run.evaluate_task(
+        written(tmp_path / "same.jsonl", [{**row, "label": 1200} for row in rows_of(9)])
+    )
+    assert found["undefined"] == ["r2", "pearson", "spearman"]
+    assert "r2, pearson, spearman cannot be told" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("row", "settings", "complaint"),
+    [
+        ({"text": "a", "label": "good"}, [], "line 1: the label is 'good', which is no number; write it in digits"),
+        ({"text": "a", "label": ""}, [], "line 1: the label is '', which is no number; give it one"),
+        ({"text": "a", "label": "nan"}, [], "the label is 'nan', which is no number"),
+        ({"text": "a", "label": True}, [], "the label is True, which is no number"),
+        ({"text": "a", "label": [1]}, [], "the label is [1], which is no number"),
+        ({"text": "a", "label": "1e999"}, [], "the label is '1e999', which is no number"),
+        ({"text": "a"}, [], "has no field 'score' or 'label'; it has 'text'"),
+        ({"text": "a", "label": 3}, [], "rows have the label 3: nothing is to be learnt"),
+        ({"text": "a", "label": 3}, ["task.numeric=year"], "has no field 'year'; it has 'text', 'label'"),
+        ({"text": "a", "label": 3}, ["task.numeric=label"], "'label' is both to be found and read"),
+        ({"text": "a", "label": 3}, ["task.kind=ordinl"], "kind='ordinl': input should be 'number' or 'ordinal'"),
+    ],
+)  # fmt: skip
+def test_data_that_cannot_be_learnt_is_named(
+    row: dict[str, Any], settings: list[str], complaint: str, tmp_path: Path
+) -> None:
+    data = written(tmp_path / "r.jsonl", [{**row, "text": f"{row['text']} {n}"} for n in range(40)])
+    with pytest.raises((DataError, UsageError)) as caught:
+        api.finetune(data, task="regression", model="lstm", out=tmp_path / "run", settings=settings)
+    assert complaint.replace("line 1", "line") in str(caught.value).replace("line 1", "line")
+    assert not (tmp_path / "run").exists()
+
+
+def test_ratings_that_are_numbers_and_rows_that_cannot_choose_are_named(tmp_path: Path) -> None:
+    many = written(tmp_path / "many.jsonl", [{"text": f"a {n}", "label": n / 7} for n in range(99)])
+    with pytest.raises(DataError, match="different ratings, such as"):
+        api.finetune(
+            many, task="regression", model="gru", out=tmp_path / "run", settings=["task.kind=ordinal"]
+        )
+    same = written(tmp_path / "dev.jsonl", [{"text": f"b {n}", "label": 2} for n in range(9)])
+    with pytest.raises(DataError, match="all 9 rows to choose by have the number 2"):
+        api.finetune(many, dev=same, task="regression", model="gru", out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()

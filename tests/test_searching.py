@@ -1,0 +1,280 @@
+"""Indexes: found by words, by meaning, by both; kept whole, moved, damaged; and the commands that make and ask them."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import shutil
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from textus import api, searching
+from textus.cli import main
+from textus.common import DataError, RunError, UsageError
+from textus.searching import Index, fused, read_documents, terms
+
+SMALL = ("train.batch_size=8", "model.n_layer=1", "model.d_model=32", "optim.rate=0.005", "model.dropout=0")
+WORDS = ["red", "green", "blue", "black", "white", "grey", "pink", "brown", "gold", "teal", "plum", "rust"]
+ZH = ["今天天气很好", "他昨天买了一本书", "我们明天去北京看长城", "这家饭店的菜很好吃"]
+
+
+def documents(n: int = 60, seed: int = 0) -> list[str]:
+    draw = random.Random(seed)
+    return list(dict.fromkeys(" ".join(draw.choices(WORDS, k=draw.randint(3, 7))) for _ in range(n)))
+
+
+def written(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> api.Run:
+    """A model of which text has which words: pairs of the same words in another order belong together."""
+    folder, draw = tmp_path_factory.mktemp("run"), random.Random(1)
+    rows = []
+    for text in documents(300, seed=1):
+        rows.append({"text": text, "text_pair": " ".join(draw.sample(words := text.split(), len(words)))})
+    data = written(folder / "pairs.jsonl", rows)
+    return api.finetune(data, task="similarity", model="gru", out=folder / "run", epochs=3, settings=SMALL)
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rows = [{"text": text, "id": number} for number, text in enumerate(documents())]
+    return written(tmp_path_factory.mktemp("pages") / "pages.jsonl", rows)
+
+
+@pytest.fixture(scope="module")
+def both(run: api.Run, pages: Path, tmp_path_factory: pytest.TempPathFactory) -> Index:
+    return api.build_index(pages, out=tmp_path_factory.mktemp("index") / "both", run=run.path, bm25=True)
+
+
+@pytest.fixture
+def copied(both: Index, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(both.path, tmp_path / "copy"))
+
+
+# ── words ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("The Film's end", ["the", "film", "s", "end"]),
+        ("看长城", ["看", "长", "城", "看长", "长城"]),
+        ("GPT2模型好use", ["gpt2", "模", "型", "好", "模型", "型好", "use"]),
+        ("!?", []),
+    ],
+)
+def test_words_are_words_and_chinese_is_pairs_of_characters(text: str, expected: list[str]) -> None:
+    assert terms(text) == expected
+
+
+def test_scores_by_words_are_those_of_lucene(both: Index) -> None:
+    """BM25 written out: k1 1.5, b 0.75, idf log(1 + (N - n + 0.5) / (n + 0.5))."""
+    texts = [text.split() for text in both.documents]
+    mean, known = sum(map(len, texts)) / len(texts), Counter(word for text in texts for word in set(text))
+    query = ["gold", "rust", "teal"]
+
+    def score(text: list[str]) -> float:
+        total = 0.0
+        for word in query:
+            idf = math.log(1 + (len(texts) - known[word] + 0.5) / (known[word] + 0.5))
+            count = text.count(word)
+            total += idf * count / (count + 1.5 * (1 - 0.75 + 0.75 * len(text) / mean))
+        return total
+
+    expected = {number: value for number, text in enumerate(texts) if (value := score(text))}
+    found = both.search([" ".join(query)], k=len(texts), by="bm25")[0]
+    assert dict(found) == pytest.approx(expected, rel=1e-4)
+    assert [value for _, value in found] == sorted((value for _, value in found), reverse=True)
+
+
+def test_chinese_is_found_by_its_words_in_another_order(tmp_path: Path) -> None:
+    index = api.build_index(
+        written(tmp_path / "zh.jsonl", [{"text": each} for each in ZH]), out=tmp_path / "index", bm25=True
+    )
+    assert index.search(["去看北京的长城"], k=1)[0][0][0] == 2
+    assert index.search(["买书"], k=1)[0][0][0] == 1
+    assert index.search(["zebra", ""]) == [[], []]
+
+
+# ── meaning ────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_by_meaning_the_nearest_vectors_are_found(both: Index, run: api.Run) -> None:
+    queries = ["rust gold", "teal plum red blue"]
+    cosines = run.embed(queries) @ run.embed(both.documents).T
+    for row, found in zip(cosines, both.search(queries, k=5, by="dense"), strict=True):
+        assert [number for number, _ in found] == np.argsort(-row)[:5].tolist()
+        assert [score for _, score in found] == pytest.approx(np.sort(row)[::-1][:5], abs=1e-5)
+
+
+def test_the_graph_finds_nearly_what_comparing_all_finds(
+    both: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queries = documents(40, seed=5)
+    exact = both.search(queries, k=5, by="dense")
+    monkeypatch.setattr(searching, "EXACT", 0)
+    walked = both.search(queries, k=5, by="dense")
+    pairs = zip(exact, walked, strict=True)
+    shared = sum(len({n for n, _ in one} & {n for n, _ in other}) for one, other in pairs)
+    assert shared / (5 * len(queries)) > 0.95
+
+
+def test_lists_are_fused_by_their_places() -> None:
+    found = fused([[(7, 9.0), (3, 1.0)], [(3, 0.2), (5, 0.1)]])
+    assert [number for number, _ in found] == [3, 7, 5]
+    assert [score for _, score in found] == pytest.approx([1 / 62 + 1 / 61, 1 / 61, 1 / 62])
+
+
+def test_both_together_are_asked_by_default(both: Index) -> None:
+    query = [both.documents[7]]
+    lists = [both.search(query, k=100, by=way)[0] for way in ("bm25", "dense")]
+    assert both.search(query, k=5)[0] == fused(lists)[:5]
+    assert both.search(query, k=1)[0][0][0] == 7
+
+
+# ── the folder ─────────────────────────────────────────────────────────────────────────────────
+
+
+def test_an_index_is_whole_in_itself(run: api.Run, pages: Path, tmp_path: Path) -> None:
+    own = Path(shutil.copytree(run.path, tmp_path / "run"))
+    first = api.build_index(pages, out=tmp_path / "index", run=own, bm25=True)
+    expected = first.search(["rust gold"])
+    shutil.rmtree(own)
+    moved = (tmp_path / "index").rename(tmp_path / "elsewhere")
+    assert api.open_index(moved).search(["rust gold"]) == expected
+
+
+@pytest.mark.parametrize(
+    "name", ["documents.jsonl", "vectors.usearch", "bm25/params.index.json", "bm25/data.csc.index.npy"]
+)
+@pytest.mark.parametrize("fault", ["changed", "gone"])
+def test_damage_is_seen_before_anything_is_answered(copied: Path, name: str, fault: str) -> None:
+    file = copied / name
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.unlink()
+    if fault == "changed":
+        file.write_bytes(data)
+    with pytest.raises(RunError, match="was changed since" if fault == "changed" else "is missing"):
+        api.open_index(copied)
+
+
+def test_weights_that_were_changed_are_seen(copied: Path) -> None:
+    file = copied / "run" / "model.safetensors"
+    data = bytearray(file.read_bytes())
+    file.unlink()
+    data[-1] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(RunError, match="cannot be trusted"):
+        api.open_index(copied).search(["gold"])
+
+
+def test_a_query_with_another_model_is_refused(copied: Path, run: api.Run, tmp_path: Path) -> None:
+    data = written(tmp_path / "p.jsonl", [{"text": t, "text_pair": t} for t in documents(300, seed=1)])
+    other = api.finetune(data, task="similarity", model="gru", out=tmp_path / "run", epochs=1, settings=SMALL)
+    shutil.rmtree(copied / "run")
+    shutil.copytree(other.path, copied / "run")
+    index = api.open_index(copied)
+    assert index.search(["gold"], by="bm25")[0]
+    with pytest.raises(RunError, match=r"is another run .* than the vectors were made by"):
+        index.search(["gold"], by="dense")
+
+
+def test_what_it_was_not_built_for_is_refused(pages: Path, both: Index, tmp_path: Path) -> None:
+    index = api.build_index(pages, out=tmp_path / "words", bm25=True)
+    with pytest.raises(UsageError, match="was built to search by bm25, not dense"):
+        index.search(["gold"], by="dense")
+    with pytest.raises(UsageError, match="did you mean 'dense'"):
+        both.search(["gold"], by="dens")
+    with pytest.raises(UsageError, match="--top 0: must be at least 1"):
+        both.search(["gold"], k=0)
+    with pytest.raises(UsageError, match="--run RUN for their meaning, --bm25 for their words"):
+        api.build_index(pages, out=tmp_path / "none")
+    with pytest.raises(UsageError, match="exists already"):
+        api.build_index(pages, out=tmp_path / "words", bm25=True)
+    with pytest.raises(RunError, match="is no index; make one"):
+        api.open_index(tmp_path)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "run.json").write_text("{}")
+    with pytest.raises(UsageError, match="holds a run"):
+        api.build_index(pages, out=tmp_path / "full", bm25=True, force=True)
+    assert api.build_index(pages, out=tmp_path / "words", bm25=True, force=True).way == "bm25"
+
+
+def test_a_run_that_counts_makes_no_vectors(pages: Path, counted: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="has no states for a head"):
+        api.build_index(pages, out=tmp_path / "index", run=counted)
+    assert not (tmp_path / "index").exists()
+
+
+def test_texts_that_are_left_out_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "lines.txt"
+    file.write_text("one\n\ntwo\none\n", encoding="utf-8")
+    assert read_documents(file) == ["one", "two"]
+    said = capsys.readouterr().err
+    assert "1 of 4 texts are empty" in said
+    assert "1 of 4 texts stand there before" in said
+    (tmp_path / "blank.txt").write_text(" \n\n")
+    with pytest.raises(DataError, match="holds no text"):
+        read_documents(tmp_path / "blank.txt")
+    with pytest.raises(DataError, match=r"has no field 'text'; it has 'q': .*--columns text=COLUMN"):
+        read_documents(written(tmp_path / "q.jsonl", [{"q": "a"}]))
+    with pytest.raises(DataError, match=r"the text is int \(3\), not a string"):
+        read_documents(written(tmp_path / "n.jsonl", [{"text": 3}]))
+
+
+# ── figures and commands ───────────────────────────────────────────────────────────────────────
+
+
+def test_an_index_is_measured_on_questions(both: Index, tmp_path: Path) -> None:
+    rows = [{"q": text, "page": text} for text in both.documents[:30]]
+    rows.append({"q": both.documents[0], "page": both.documents[1]})  # a second one that is right
+    data = written(tmp_path / "asked.jsonl", rows)
+    found = both.evaluate(data, columns="text=q,document=page", by="bm25")
+    lists = both.search(both.documents[:30], by="bm25")
+    hits = [any(n == number for n, _ in each[:1]) for number, each in enumerate(lists)]
+    hits[0] = hits[0] / 2  # type: ignore[call-overload]
+    assert found["queries"] == 30
+    assert found["recall@1"]["value"] == pytest.approx(np.mean(hits))
+    with pytest.raises(DataError, match=r"line 1: its document is not in .* \('nowhere'\)"):
+        both.evaluate(written(tmp_path / "bad.jsonl", [{"text": "a", "document": "nowhere"}]))
+
+
+def test_the_commands(run: api.Run, pages: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    index, vectors = tmp_path / "index", tmp_path / "vectors.npy"
+    assert main(["embed", str(run.path), str(pages), "--out", str(vectors)]) == 0
+    kept = np.load(vectors, allow_pickle=False)
+    assert kept == pytest.approx(run.embed(documents()), abs=1e-6)
+    assert np.linalg.norm(kept, axis=1) == pytest.approx(1, abs=1e-5)
+    assert main(["embed", str(run.path), str(pages), "--out", str(vectors)]) == 2
+    assert main(["index", "build", str(pages), "--bm25", "--out", str(index)]) == 0
+    assert "textus search" in capsys.readouterr().out
+    assert main(["search", str(index), documents()[3], "--top", "2", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["found"]
+    assert (found[0]["number"], found[0]["text"]) == (3, documents()[3])
+    assert len(found) == 2
+    assert main(["search", str(index), "zebra"]) == 0
+    assert "nothing found" in capsys.readouterr().out
+    asked = written(tmp_path / "asked.jsonl", [{"text": each, "document": each} for each in documents()[:9]])
+    assert main(["index", "evaluate", str(index), "--on", str(asked), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["recall@5"]["value"] > 0.9
+
+
+def test_searching_ten_thousand_texts_takes_no_second(tmp_path: Path) -> None:
+    draw = random.Random(0)
+    rows = [{"text": f"{number} " + " ".join(draw.choices(WORDS, k=9))} for number in range(10_000)]
+    index = api.build_index(written(tmp_path / "many.jsonl", rows), out=tmp_path / "index", bm25=True)
+    index.search(["gold rust"])
+    used = time.process_time()
+    assert index.search(["77 gold rust"], k=1)[0][0][0] == 77
+    assert time.process_time() - used < 1

@@ -1,0 +1,250 @@
+"""Numbers for a text or a pair of texts (`number`), or one of several ratings in order (`ordinal`).
+
+Fields: the texts as in `classification`; `score` or `label`, a number. `task.targets=price,stars` names several fields
+to be found; `task.numeric=year,area` names columns of numbers that are read beside the text. Both are standardised by
+the training rows' mean and deviation, which the head keeps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from textus.common import DataError, UsageError, notice
+from textus.loader import Batch
+from textus.metrics import regression as measured
+from textus.records import Record
+from textus.tasks import Example, Frame, Row, Task
+from textus.tasks.classification import texts_of
+
+MOST_RATINGS = 50
+SHOWN = 10
+
+
+@dataclass(frozen=True)
+class RegressionSettings:
+    """`kind`: any numbers, or ratings in order; `targets`: the fields to be found, with commas between (none: `score`
+    or `label`); `numeric`: columns of numbers beside the text; `missing`: what a row without one of these is, refused
+    or given the training rows' mean; `pooling`: what of a text's states the head reads; `dropout` of it; `longest`: ids
+    of a text that are read (0: as many as the model's context holds).
+    """
+
+    kind: Literal["number", "ordinal"] = "number"
+    targets: str = ""
+    numeric: str = ""
+    missing: Literal["refuse", "mean"] = "refuse"
+    pooling: Literal["mean", "cls", "last", "max"] = "mean"
+    dropout: float = 0.1
+    longest: int = 0
+
+
+class Regression(Task):
+    """See the module. `labels` are the names of the targets, or the ratings from the least."""
+
+    name = "regression"
+    config = RegressionSettings
+    settings: RegressionSettings
+    answered = "numbers or ratings"
+
+    def __init__(
+        self,
+        settings: RegressionSettings,
+        labels: Sequence[str],
+        scales: dict[str, list[float]] | None = None,
+    ) -> None:
+        super().__init__(settings, labels)
+        self.scales = scales or {}
+        self.numeric = listed(settings.numeric)
+
+    @property
+    def ordinal(self) -> bool:
+        """Whether ratings are found, not numbers."""
+        return self.settings.kind == "ordinal"
+
+    @classmethod
+    def of(cls, settings: RegressionSettings, records: Sequence[Record]) -> Regression:
+        for record in records:
+            texts_of(record)
+        targets, numeric = listed(settings.targets) or [target_of(records)], listed(settings.numeric)
+        if both := set(targets) & set(numeric):
+            raise UsageError(f"{both.pop()!r} is both to be found and read; name it once")
+        gaps = settings.missing == "mean"
+        found = np.asarray([[number_of(record, name) for name in targets] for record in records])
+        beside = np.asarray([[number_of(record, name, gaps=gaps) for name in numeric] for record in records])
+        for name, column in zip(targets, found.T, strict=True):
+            if len(column) and np.ptp(column) == 0:
+                raise DataError(
+                    f"all {len(records):,} rows have the {name} {column[0]:g}: nothing is to be learnt"
+                )
+        scales = scale_of(numeric, beside, "number_")
+        if settings.kind == "number":
+            return cls(settings, targets, {**scale_of(targets, found, ""), **scales})
+        if len(targets) > 1:
+            raise UsageError(f"task.targets={settings.targets}: ratings are of one field; name one")
+        if len(ratings := np.unique(found)) > MOST_RATINGS:
+            raise DataError(
+                f"{len(ratings):,} different ratings, such as {ratings[0]:g} and {ratings[1]:g}: for numbers leave"
+                " task.kind=ordinal out"
+            )
+        return cls(settings, [spelled(each) for each in ratings], scales)
+
+    def examples(self, records: Sequence[Record], *, labelled: bool) -> list[Example]:
+        kept, empty = [], []
+        targets = [] if not labelled else listed(self.settings.targets) or [target_of(records)]
+        gaps = self.settings.missing == "mean"
+        for record in records:
+            texts = texts_of(record)
+            label = tuple(number_of(record, name) for name in targets) if labelled else None
+            if labelled and not any(text.strip() for text in texts):
+                empty.append(record.where)
+                continue
+            numbers = tuple(number_of(record, name, gaps=gaps) for name in self.numeric)
+            kept.append(Example(texts, label, record.where, numbers))
+        if empty:
+            notice(f"{len(empty):,} rows have no text and are left out; the first is {empty[0]}")
+        if lacking := sum(any(map(math.isnan, each.numbers)) for each in kept):
+            notice(
+                f"{lacking:,} of {len(kept):,} rows lack a number: the training rows' mean is taken for it"
+            )
+        if self.ordinal and labelled:
+            unseen = [each.label[0] for each in kept if spelled(each.label[0]) not in self.labels]
+            if unseen:
+                shown = ", ".join(sorted(set(map(spelled, unseen)))[:SHOWN])
+                notice(
+                    f"{len(unseen):,} ratings were never seen in training ({shown}): they are never answered"
+                )
+        return kept
+
+    def can_choose(self, examples: Sequence[Example]) -> None:
+        for place in range(len(examples[0].label) if examples else 0):
+            if len({each.label[place] for each in examples}) < 2:
+                raise DataError(
+                    f"all {len(examples):,} rows to choose by have the number {examples[0].label[place]:g}: how good"
+                    " answers are cannot be told from them; give others with --dev"
+                )
+
+    def head(self) -> dict[str, Any]:
+        settings = self.settings
+        shared = {"pooling": settings.pooling, "dropout": settings.dropout, **self.scales}
+        if self.ordinal:
+            return {"kind": "ordinal", "n_labels": len(self.labels), **shared}
+        return {"kind": "number", **shared}
+
+    def row(self, example: Example, ids: list[list[int]], frame: Frame) -> Row:
+        if len(example.numbers) != len(self.numeric):
+            raise UsageError(
+                f"{example.where}: numbers are read beside the text ({', '.join(self.numeric)}); give a file with these"
+                " columns"
+            )
+        framed, segments, cut = frame.around(ids)
+        label = example.label
+        if label is not None and self.ordinal:
+            name = spelled(label[0])
+            label = self.labels.index(name) if name in self.labels else -1
+        return Row(framed, segments, label, cut, numbers=example.numbers)
+
+    def label_tensor(self, labels: list[Any], length: int) -> Tensor:
+        return torch.tensor(labels) if self.ordinal else torch.tensor(labels, dtype=torch.float64)
+
+    def outputs(self, head: Any, hidden: Tensor, batch: Batch) -> list[Any]:
+        return list(head.predict(hidden, batch.mask, batch.numbers).double().cpu().numpy())
+
+    def scores(self, examples: Sequence[Example], outputs: Sequence[Any]) -> dict[str, Any]:
+        gold, found = np.asarray([each.label for each in examples], dtype=np.float64), np.stack(outputs)
+        if self.ordinal:
+            told = self.rating_scores(gold[:, 0], found)
+        elif len(self.labels) == 1:
+            told = measured.numbers(gold[:, 0], found[:, 0], "r2")
+        else:
+            told = measured.several(gold, found, self.labels)
+        if undefined := told.get("undefined"):
+            notice(f"{', '.join(undefined)} cannot be told: all labels, or all answers, are the same")
+        return told
+
+    def rating_scores(self, gold: np.ndarray, probabilities: np.ndarray) -> dict[str, Any]:
+        """Figures of ratings; one that was never seen has its place among the others."""
+        known = np.asarray([float(each) for each in self.labels])
+        ratings = np.unique([*known, *gold])
+        guess = known[[median_of(each) for each in probabilities]]
+        truth, said = (np.searchsorted(ratings, each) for each in (gold, guess))
+        return measured.ratings(truth, said, ratings)
+
+    def told(self, example: Example, output: Any) -> dict[str, Any]:
+        if not self.ordinal:
+            numbers = {name: round(float(each), 6) for name, each in zip(self.labels, output, strict=True)}
+            return {"score": next(iter(numbers.values()))} if len(numbers) == 1 else numbers
+        best = median_of(output)
+        shown = {name: round(float(each), 6) for name, each in zip(self.labels, output, strict=True)}
+        return {"label": self.labels[best], "probability": shown[self.labels[best]], "probabilities": shown}
+
+
+def median_of(probabilities: np.ndarray) -> int:
+    """The place of the median: of all answers the one with the least expected distance."""
+    return int(np.searchsorted(np.cumsum(probabilities), 0.5 * probabilities.sum()))
+
+
+def listed(names: str) -> list[str]:
+    """Names with commas between."""
+    return [each.strip() for each in names.split(",") if each.strip()]
+
+
+def spelled(number: float) -> str:
+    """A rating's name: whole numbers without a point."""
+    return str(int(number)) if float(number).is_integer() else str(float(number))
+
+
+def scale_of(names: Sequence[str], values: np.ndarray, prefix: str) -> dict[str, list[float]]:
+    """Mean and deviation of each column (rows, columns), gaps left out, as the head takes them."""
+    means, deviations = [], []
+    for name, column in zip(names, values.T, strict=True):
+        known = column[~np.isnan(column)]
+        if not len(known):
+            raise DataError(f"no row has a number {name!r}: there is no mean to take; leave the column out")
+        if np.ptp(known) == 0:
+            notice(f"{name!r} is {known[0]:g} in every row: nothing can be learnt from it")
+        means.append(float(known.mean()))
+        deviations.append(float(known.std()) if np.ptp(known) else 1.0)
+    return {f"{prefix}means": means, f"{prefix}deviations": deviations} if means else {}
+
+
+def scored_field(records: Sequence[Record]) -> str | None:
+    """The field that holds the number, by the first row: `score`, else `label`; None where there is neither."""
+    return next((name for name in ("score", "label") if records and name in records[0].values), None)
+
+
+def target_of(records: Sequence[Record]) -> str:
+    """As `scored_field`. Raises DataError where there is neither."""
+    if (name := scored_field(records)) is None:
+        shown = ", ".join(map(repr, list(records[0].values)[:30])) if records else "nothing"
+        raise DataError(
+            f"{records[0].where if records else 'the data'} has no field 'score' or 'label'; it has {shown}: name the"
+            " column of the number with --columns label=COLUMN"
+        )
+    return name
+
+
+def number_of(record: Record, name: str, *, gaps: bool = False) -> float:
+    """A field's number; where it is empty, not a number (`gaps`). Raises DataError for anything else."""
+    if name not in record.values:
+        shown = ", ".join(map(repr, list(record.values)[:30]))
+        raise DataError(
+            f"{record.where} has no field {name!r}; it has {shown}: name its column with --columns {name}=COLUMN"
+        )
+    value = record.values[name]
+    empty = value is None or (isinstance(value, str) and not value.strip()) or value != value
+    if empty and gaps:
+        return math.nan
+    remedy = "give it one" if empty else "write it in digits, such as 3.5"
+    try:
+        if not isinstance(value, bool | list | dict) and not empty and math.isfinite(number := float(value)):
+            return number
+    except (TypeError, ValueError, OverflowError):
+        pass
+    instead = ", leave the row out, or take the mean with --set task.missing=mean" if empty else ""
+    raise DataError(f"{record.where}: the {name} is {value!r}, which is no number; {remedy}{instead}")

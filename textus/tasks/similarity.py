@@ -1,0 +1,213 @@
+"""How near two texts are in meaning: each is read apart and becomes a vector, and the cosine of both is the answer.
+
+Fields: two texts (as in `classification`) and their `score` (or `label`), a number, from which the cosine is learnt;
+or two texts that belong together and no score, perhaps with a `negative` that does not, learnt by contrast with
+the other texts of a batch. A model without any fine-tuning has vectors too.
+
+Sources: Reimers and Gurevych 2019 (two texts, one encoder, cosine); Henderson et al. 2017 (other rows as negatives).
+Shapes: N texts of an example, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from textus.common import DataError, UsageError, notice
+from textus.config import assign
+from textus.loader import Batch
+from textus.metrics import ranking, regression
+from textus.models import LanguageModel
+from textus.records import Record
+from textus.tasks import Example, Frame, Row, Task, read, with_head
+from textus.tasks.classification import texts_of
+from textus.tasks.regression import number_of, scored_field
+from textus.tokenizer import Tokenizer
+
+SHOWN = 10
+AT_ONCE = 1024
+"""Queries compared with all texts at a time."""
+
+
+@dataclass(frozen=True)
+class SimilaritySettings:
+    """`pooling`: what of a text's states is its vector; `objective`: how it is learnt ("auto": cosine where rows have
+    scores, else contrastive); `temperature` of the contrast; `low` and `high`: the scores of cosine 0 and 1 (None: the
+    least and greatest of the training rows); `longest`: ids of a text that are read (0: as many as the model's context
+    holds). The contrast is with a micro-batch's other rows.
+    """
+
+    pooling: Literal["mean", "cls", "last", "max"] = "mean"
+    objective: Literal["auto", "cosine", "contrastive"] = "auto"
+    temperature: float = 0.05
+    low: float | None = None
+    high: float | None = None
+    longest: int = 0
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0:
+            raise UsageError(f"task.temperature={self.temperature}: must be above 0")
+        if self.low is not None and self.high is not None and not self.low < self.high:
+            raise UsageError(f"task.low={self.low} must be below task.high={self.high}")
+
+
+class Similarity(Task):
+    """See the module."""
+
+    name = "similarity"
+    config = SimilaritySettings
+    settings: SimilaritySettings
+
+    @classmethod
+    def of(cls, settings: SimilaritySettings, records: Sequence[Record]) -> Similarity:
+        for record in records:
+            two_texts(record)
+        scored = scored_field(records)
+        objective = settings.objective
+        if objective == "auto":
+            objective = "cosine" if scored else "contrastive"
+        if objective == "cosine" and not scored:
+            raise DataError(
+                f"{records[0].where} has no field 'score': name its column with --columns score=COLUMN, or learn from"
+                " pairs that belong together with --set task.objective=contrastive"
+            )
+        if objective == "contrastive" and scored:
+            raise DataError(
+                f"{records[0].where} has a {scored!r}: the contrastive objective takes every pair as one that belongs"
+                " together; keep the rows of high score, without that column"
+            )
+        if not scored:
+            return cls(replace(settings, objective=objective), [])
+        values = [number_of(record, scored) for record in records]
+        low = min(values) if settings.low is None else settings.low
+        high = max(values) if settings.high is None else settings.high
+        if not low < high:
+            raise DataError(f"all {len(values):,} rows have the score {low:g}: there is nothing to learn")
+        if outside := [value for value in values if not low <= value <= high]:
+            raise UsageError(
+                f"{len(outside):,} scores, such as {outside[0]:g}, are not in {low:g} to {high:g}"
+            )
+        return cls(replace(settings, objective=objective, low=low, high=high), [])
+
+    def examples(self, records: Sequence[Record], *, labelled: bool) -> list[Example]:
+        scored, kept, empty = scored_field(records) if labelled else None, [], []
+        contrastive = labelled and self.settings.objective == "contrastive"
+        for record in records:
+            texts = two_texts(record)
+            if contrastive and "negative" in record.values:
+                texts = (*texts, *texts_of(Record({"text": record.values["negative"]}, record.where)))
+            if labelled and not all(text.strip() for text in texts):
+                empty.append(record.where)
+                continue
+            kept.append(Example(texts, number_of(record, scored) if scored else None, record.where))
+        if empty:
+            notice(f"{len(empty):,} rows lack a text and are left out; the first is {empty[0]}")
+        if odd := [each for each in kept if len(each.texts) != len(kept[0].texts)]:
+            raise DataError(
+                f"{odd[0].where} has {len(odd[0].texts)} texts, the first row {len(kept[0].texts)}"
+            )
+        return kept
+
+    def can_choose(self, examples: Sequence[Example]) -> None:
+        if examples and examples[0].label is not None and len({each.label for each in examples}) < 2:
+            raise DataError(
+                f"all {len(examples):,} rows to choose by have the score {examples[0].label:g}: no correlation can be"
+                " told from them; give others with --dev"
+            )
+
+    def head(self) -> dict[str, Any]:
+        settings = self.settings
+        objective = "cosine" if settings.objective == "auto" else settings.objective
+        return {
+            "kind": "similarity", "pooling": settings.pooling, "objective": objective,
+            "temperature": settings.temperature,
+        }  # fmt: skip
+
+    def row(self, example: Example, ids: list[list[int]], frame: Frame) -> Row:
+        (first, segments, cut), *others = (frame.around([each]) for each in ids)
+        label = None if example.label is None else self.cosine(example.label)
+        apart = tuple(each for each, _, _ in others)
+        return Row(first, segments, label, cut + sum(each for _, _, each in others), apart)
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """The scores of cosine 0 and 1."""
+        low, high = self.settings.low, self.settings.high
+        return 0.0 if low is None else low, 1.0 if high is None else high
+
+    def cosine(self, score: float) -> float:
+        """The cosine that stands for a score."""
+        low, high = self.scale
+        return (score - low) / (high - low)
+
+    def score(self, vectors: np.ndarray) -> float:
+        """The score of an example's first two vectors (N, D)."""
+        low, high = self.scale
+        return low + (high - low) * float(vectors[0] @ vectors[1])
+
+    def label_tensor(self, labels: list[Any], length: int) -> Tensor:
+        return torch.tensor(labels)
+
+    def outputs(self, head: Any, hidden: Tensor, batch: Batch) -> list[Any]:
+        return list(head.predict(hidden, batch.mask).cpu().numpy())
+
+    def scores(self, examples: Sequence[Example], outputs: Sequence[Any]) -> dict[str, Any]:
+        if examples[0].label is None:
+            return found_again(examples, outputs)
+        gold, guess = [each.label for each in examples], [self.score(each) for each in outputs]
+        found = regression.numbers(gold, guess, "spearman")
+        if self.settings.high is None:  # cosines are on no scale of scores
+            found = {name: found[name] for name in ("spearman", "pearson", "undefined") if name in found}
+        if undefined := found.get("undefined"):
+            notice(f"{', '.join(undefined)} cannot be told: all scores, or all answers, are the same")
+        return found
+
+    def told(self, example: Example, output: Any) -> dict[str, Any]:
+        return {"score": round(self.score(output), 6)}
+
+
+def two_texts(record: Record) -> tuple[str, ...]:
+    """Both texts of a row. Raises DataError where it has one."""
+    if len(texts := texts_of(record)) != 2:
+        raise DataError(
+            f"{record.where} has one text: name the second with --columns text=COLUMN,text_pair=COLUMN"
+        )
+    return texts
+
+
+def found_again(examples: Sequence[Example], outputs: Sequence[np.ndarray]) -> dict[str, Any]:
+    """How well each first text finds its second among all seconds: figures of `metrics.ranking`."""
+    numbers: dict[str, int] = {}
+    for each in examples:
+        numbers.setdefault(each.texts[1], len(numbers))
+    right: dict[str, dict[Any, float]] = {}
+    for each in examples:
+        right.setdefault(each.texts[0], {})[numbers[each.texts[1]]] = 1.0
+    first = {each.texts[0]: output[0] for each, output in zip(examples, outputs, strict=True)}
+    second = {each.texts[1]: output[1] for each, output in zip(examples, outputs, strict=True)}
+    targets, queries = np.stack([second[text] for text in numbers]), np.stack([first[text] for text in right])
+    found = []
+    for low in range(0, len(queries), AT_ONCE):
+        cosines = queries[low : low + AT_ONCE] @ targets.T
+        found += np.argsort(-cosines, axis=1, kind="stable")[:, :SHOWN].tolist()
+    return ranking.ranked(found, list(right.values()))
+
+
+def similarity_of(model: LanguageModel, settings: Sequence[str] = ()) -> Similarity:
+    """The task for a model that has not learnt it: the cosine of its vectors as they come. `settings` are assignments
+    such as "pooling=cls".
+    """
+    task = Similarity(assign(SimilaritySettings(), list(settings)), [])
+    with_head(model, task)
+    return task
+
+
+def vectors(model: LanguageModel, task: Task, tokenizer: Tokenizer, texts: Sequence[str]) -> np.ndarray:
+    """Vectors (texts, D) float32 of length one, in order."""
+    examples = [Example((text,), None, f"text {number}") for number, text in enumerate(texts, 1)]
+    return np.stack(read(model, task, tokenizer, examples)).astype(np.float32)
