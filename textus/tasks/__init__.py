@@ -33,7 +33,10 @@ from textus.tokenizer import Tokenizer
 
 Floats = NDArray[np.float64]
 
-TASKS = {"classification": ("textus.tasks.classification", "Classification")}
+TASKS = {
+    "classification": ("textus.tasks.classification", "Classification"),
+    "question-answering": ("textus.tasks.question_answering", "QuestionAnswering"),
+}
 """Task name → module and class."""
 
 TOKENS_AT_ONCE = 8192
@@ -51,12 +54,15 @@ class Example:
 
 @dataclass(frozen=True)
 class Row:
-    """An example as ids: `segments` numbers the text each id is of; `cut` ids did not fit; `label` is for the head."""
+    """An example, or a window of it, as ids: `segments` numbers the text each id is of; `cut` ids did not fit; `label`
+    is for the head (None: nothing to learn); `about` is what the task wants to know again when it is answered.
+    """
 
     ids: list[int]
     segments: list[int]
     label: Any = None
     cut: int = 0
+    about: Any = None
 
 
 class Task(ABC):
@@ -67,6 +73,8 @@ class Task(ABC):
     name: str
     config: type
     """The class of its settings."""
+    together: tuple[str, ...] = ()
+    """Fields of a row; rows that agree in them are held out together. None: in everything that is read."""
     settings: Any
     labels: list[str]
 
@@ -93,9 +101,18 @@ class Task(ABC):
     def head(self) -> dict[str, Any]:
         """What `heads.build_head` builds for it."""
 
-    @abstractmethod
     def row(self, example: Example, ids: list[list[int]], frame: Frame) -> Row:
         """The example as ids; `ids` are those of its texts."""
+        raise NotImplementedError
+
+    def rows(self, examples: Sequence[Example], tokenizer: Tokenizer, frame: Frame) -> list[Row]:
+        """All examples as ids: a row each, or more than one for a task whose `merged` makes one answer of theirs."""
+        flat = iter(tokenizer.encode_batch([text for each in examples for text in each.texts]))
+        return [self.row(each, [next(flat) for _ in each.texts], frame) for each in examples]
+
+    def merged(self, rows: Sequence[Row], outputs: list[Any]) -> list[Any]:
+        """One answer an example, from those of its rows."""
+        return outputs
 
     @abstractmethod
     def label_tensor(self, labels: list[Any], length: int) -> Tensor:
@@ -183,20 +200,16 @@ class Frame:
         return ids, segments, cut
 
 
-def frame_of(model: LanguageModel, tokenizer: Tokenizer, longest: int | None = None) -> Frame:
-    """How this model is used to be given texts, and at most how long."""
-    limits = [each for each in (model.config.context_length, longest) if each]
+def frame_of(config: Any, tokenizer: Tokenizer, longest: int | None = None) -> Frame:
+    """How a model of this config is used to be given texts, and at most how long."""
+    limits = [each for each in (config.context_length, longest) if each]
     begin = tuple(tokenizer.begin) or (tokenizer.end_id,)
     return Frame(begin, tokenizer.end_id, min(limits) if limits else None)
 
 
 def rows_of(task: Task, examples: Sequence[Example], tokenizer: Tokenizer, frame: Frame) -> list[Row]:
     """Every example as ids; says how many were cut."""
-    flat = tokenizer.encode_batch([text for each in examples for text in each.texts])
-    rows, at = [], 0
-    for example in examples:
-        rows.append(task.row(example, flat[at : at + len(example.texts)], frame))
-        at += len(example.texts)
+    rows = task.rows(examples, tokenizer, frame)
     if cut := [row.cut for row in rows if row.cut]:
         notice(
             f"{len(cut):,} of {len(rows):,} texts are longer than {frame.longest} tokens: the ends of them,"
@@ -218,7 +231,8 @@ def batch_of(task: Task, rows: Sequence[Row], pad_id: int, position: int = 0) ->
         mask[number, :n] = True
     weights = torch.zeros(len(rows), length)
     weights[:, 0] = 1.0
-    labels = None if rows[0].label is None else task.label_tensor([row.label for row in rows], length)
+    known = [row.label for row in rows if row.label is not None]
+    labels = task.label_tensor(known, length) if len(known) == len(rows) else None
     return Batch(ids, ids, weights, mask=mask, segments=segments, labels=labels, position=position)
 
 
@@ -254,7 +268,7 @@ class RowBatches:
 
 @torch.inference_mode()
 def answers(model: LanguageModel, task: Task, rows: Sequence[Row], pad_id: int) -> list[Any]:
-    """The answer for each row, in their order; rows of like length are read together."""
+    """The answer to each example of these rows, in their order; rows of like length are read together."""
     head, device = model.heads[task.name], next(model.parameters()).device
     found: list[Any] = [None] * len(rows)
     for places in in_batches([len(row.ids) for row in rows]):
@@ -262,7 +276,7 @@ def answers(model: LanguageModel, task: Task, rows: Sequence[Row], pad_id: int) 
         hidden = model.hidden(batch.ids, batch.mask, batch.segments)  # type: ignore[operator]
         for place, output in zip(places, task.outputs(head, hidden, batch), strict=True):
             found[place] = output
-    return found
+    return task.merged(rows, found)
 
 
 def in_batches(lengths: Sequence[int]) -> Iterator[list[int]]:
@@ -307,7 +321,7 @@ def read(model: LanguageModel, task: Task, tokenizer: Tokenizer, examples: Seque
     """The task's answers to examples."""
     if model.reads_texts:
         return list(model.answers([whole(each) for each in examples], task.labels))  # type: ignore[operator]
-    rows = rows_of(task, examples, tokenizer, frame_of(model, tokenizer, task.settings.longest))
+    rows = rows_of(task, examples, tokenizer, frame_of(model.config, tokenizer, task.settings.longest))
     return answers(model, task, rows, tokenizer.pad_id)
 
 
