@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from textus import tokenizer as tokenizers
 from textus.cli import main
 from textus.common import DataError, UsageError
 from textus.metrics import spans
-from textus.models.heads import SpanHead
+from textus.models.heads import SpanHead, context_of
 from textus.records import Record, read_records
 from textus.tasks import Example, Frame, Row, batch_of
 from textus.tasks.question_answering import (
@@ -301,6 +302,18 @@ def test_of_several_answers_the_most_frequent_is_learnt() -> None:
     assert CONTEXT[low[0] : high[1]] == "Old Anna"
 
 
+def test_a_third_segment_says_what_the_question_has_too() -> None:
+    task = QuestionAnswering(QuestionAnsweringSettings(), [])
+    example = Example(("Who went to Rome?", CONTEXT), None, "row 1")
+    tokenizer = word_tokenizer()
+    for n in (0, 2, 3):
+        (row,) = task.rows([example], tokenizer, Frame((0,), 0, None, n))
+        marked = tokenizer.decode([i for i, s in zip(row.ids, row.segments, strict=True) if s == 2])
+        assert marked.split() == (["went", "to", "Rome", "Rome"] if n == 3 else [])
+        asked = context_of(batch_of(task, [row], 1))[0]
+        assert [bool(each) for each in asked] == [at >= row.about.first for at in range(len(row.ids))]
+
+
 # ── the best span ──────────────────────────────────────────────────────────────────────────────
 
 
@@ -460,8 +473,9 @@ def test_an_epoch_is_all_windows_and_contexts_are_held_out_whole(
         data, task="question-answering", model="gru", out=tmp_path / "run", epochs=1, settings=settings
     )
     said = capsys.readouterr().err
-    windows = int(said.partition(" windows)")[0].rpartition("(")[2].replace(",", ""))
-    n_rows = int(said.partition(" rows (")[0].rpartition(" ")[2])
+    found = re.search(r"([\d,]+) rows to learn from \(([\d,]+) windows\)", said)
+    assert found, said
+    n_rows, windows = (int(each.replace(",", "")) for each in found.groups())
     assert windows > n_rows
     assert n_rows % 3 == 0  # three questions a context
     assert run.record["steps"] == windows // 16

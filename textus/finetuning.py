@@ -247,8 +247,8 @@ def start(wish: Wish, out: Path, *, force: bool = False) -> Path:
         windows = f" ({len(rows[0]):,} windows)" if len(rows[0]) > len(data.train) else ""
         weights = sum(p.numel() for p in ready.model.parameters())
         notice(
-            f"{wish.task} with {family}: {weights:,} weights, {told}{windows} and {len(data.dev):,} to choose by{classes};"
-            f" {train.steps} steps of {train.batch_size} rows"
+            f"{wish.task} with {family}: {weights:,} weights, {told}{windows} and {len(data.dev):,} to choose by"
+            f"{classes}; {train.steps} steps of {train.batch_size} rows"
         )
     return train_to_end(run, ready)
 

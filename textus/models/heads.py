@@ -197,11 +197,11 @@ class CRF(nn.Module):
 
 
 def context_of(batch: Batch) -> Tensor:
-    """Where an answer may be, (B, T) bool: of a pair of texts the second, and the closing id after it, which stands for
-    no answer (there a causal model has read all); anywhere, where `batch` does not say which text an id is of.
+    """Where an answer may be, (B, T) bool: all but the first text, and the closing id at the end, which stands for no
+    answer (there a causal model has read all); anywhere, where `batch` does not say which text an id is of.
     """
     real = present(batch.ids, batch.mask)
-    return real if batch.segments is None else real & (batch.segments == 1)
+    return real if batch.segments is None else real & (batch.segments > 0)
 
 
 def span_scores(logs: Tensor, longest: int) -> Tensor:

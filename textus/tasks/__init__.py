@@ -176,11 +176,14 @@ def from_record(record: dict[str, Any]) -> Task:
 
 @dataclass(frozen=True)
 class Frame:
-    """What stands around texts for a model: ids before the first, one after each; `longest` ids in all (None: any)."""
+    """What stands around texts for a model: ids before the first, one after each; `longest` ids in all (None: any).
+    `segments`: how many kinds of text it tells apart.
+    """
 
     begin: tuple[int, ...]
     end_id: int
     longest: int | None
+    segments: int = 0
 
     def around(self, texts: Sequence[list[int]]) -> tuple[list[int], list[int], int]:
         """Ids and segments of texts, and how many ids were cut: from the end of the longest, again and again."""
@@ -204,7 +207,8 @@ def frame_of(config: Any, tokenizer: Tokenizer, longest: int | None = None) -> F
     """How a model of this config is used to be given texts, and at most how long."""
     limits = [each for each in (config.context_length, longest) if each]
     begin = tuple(tokenizer.begin) or (tokenizer.end_id,)
-    return Frame(begin, tokenizer.end_id, min(limits) if limits else None)
+    segments = getattr(config, "segments", 0)
+    return Frame(begin, tokenizer.end_id, min(limits) if limits else None, segments)
 
 
 def rows_of(task: Task, examples: Sequence[Example], tokenizer: Tokenizer, frame: Frame) -> list[Row]:

@@ -3,7 +3,8 @@
 Fields: `question`, `context`, and `answers`: [{"text", "start"}, …] or {"text": […], "answer_start": […]}, in
 characters; an empty list says that the context has no answer. SQuAD's and CMRC 2018's files are read as they are. A
 context that is longer than the model reads at once is read in windows that overlap (Devlin et al. 2019); a window
-without the whole answer is taught that it has none.
+without the whole answer is taught that it has none. An encoder with a third segment (model.segments=3) is told which
+tokens of the context the question has too: little data does not teach it to compare (Chen et al. 2017).
 
 Shapes: B rows, T positions.
 """
@@ -308,7 +309,10 @@ def starts(n: int, holds: int, stride: int) -> range:
 def framed(question: list[int], context: list[int], frame: Frame) -> tuple[Row, int]:
     """The row of a question and a part of its context, and the position of that part's first token."""
     ids, segments, _ = replace(frame, longest=None).around([question, context])
-    return Row(ids, segments), len(ids) - len(context) - 1
+    first = len(ids) - len(context) - 1
+    if frame.segments > 2:
+        segments[first:-1] = [1 + (each in question) for each in context]
+    return Row(ids, segments), first
 
 
 def within(span: Span, start: int, n: int, first: int, length: int) -> list[int]:
