@@ -143,7 +143,7 @@ def read_data(cls: type[Task], settings: Any, wish: Wish, augment: AugmentSettin
     records = read_records(path, spelled)
     held = read_records(wish.dev, spelled) if wish.dev else []
     if not wish.dev:
-        records, held = parted(records, wish.seed)
+        records, held = parted(records, wish.seed, cls.together)
     records, held = without_copies(records, held)
     task = cls.of(settings, records)
     if augment:
@@ -163,9 +163,14 @@ def read_data(cls: type[Task], settings: Any, wish: Wish, augment: AugmentSettin
     return Data(task, train, validation)
 
 
-def parted(records: list[Record], seed: int) -> tuple[list[Record], list[Record]]:
-    """Rows to learn from, and those held out: by what they say, so that equal texts lie in one part."""
-    held = [uniform(seed, "held out", origin_of(record.values)) < HELD_OUT for record in records]
+def parted(
+    records: list[Record], seed: int, together: tuple[str, ...] = ()
+) -> tuple[list[Record], list[Record]]:
+    """Rows to learn from, and those held out: by what they say (in the fields `together`), so that equal texts lie in
+    one part.
+    """
+    said = [{name: record.values.get(name) for name in together} or record.values for record in records]
+    held = [uniform(seed, "held out", origin_of(each)) < HELD_OUT for each in said]
     return (
         [each for each, out in zip(records, held, strict=True) if not out],
         [each for each, out in zip(records, held, strict=True) if out],
@@ -208,7 +213,8 @@ def start(wish: Wish, out: Path, *, force: bool = False) -> Path:
     augment = augment_settings(wish)
     data = read_data(cls, assign(cls.config(), wish.of("task")), wish, augment)
     family, config, tokenizer = beginning(wish, data)
-    train = settings_of(wish, len(data.train))
+    rows = encoded(data, family, config, tokenizer)
+    train = settings_of(wish, len(rows[0]) or len(data.train))
     choices = assign(default_choices(family), wish.of("choices"))
     claim(out, force=force)
     record = {
@@ -230,18 +236,18 @@ def start(wish: Wish, out: Path, *, force: bool = False) -> Path:
         "versions": hardware.versions(),
         "isa": hardware.isa_name(),
     }
-    ready = prepare(record, data, tokenizer)
+    ready = prepare(record, data, tokenizer, rows)
     run = create_run(out, record, tokenizer)
-    rows, labels = f"{len(data.train):,} rows to learn from", ""
-    if data.task.labels:
-        labels = f", {len(data.task.labels)} {data.task.answered}"
+    told = f"{len(data.train):,} rows to learn from"
+    labels = f", {len(data.task.labels)} {data.task.answered}" if data.task.labels else ""
     if ready.model.reads_texts:
-        notice(f"{wish.task} with {family}: {rows}, all at once{labels}; {len(data.dev):,} rows are not read")
+        notice(f"{wish.task} with {family}: {told}, all at once{labels}; {len(data.dev):,} rows are not read")
     else:
+        windows = f" ({len(rows[0]):,} windows)" if len(rows[0]) > len(data.train) else ""
         weights = sum(p.numel() for p in ready.model.parameters())
         notice(
-            f"{wish.task} with {family}: {weights:,} weights, {rows} and {len(data.dev):,} to choose by{labels};"
-            f" {train.steps} steps of {train.batch_size} rows"
+            f"{wish.task} with {family}: {weights:,} weights, {told}{windows} and {len(data.dev):,} to choose by"
+            f"{labels}; {train.steps} steps of {train.batch_size} rows"
         )
     return train_to_end(run, ready)
 
@@ -348,7 +354,28 @@ def default_choices(family: str) -> Choices:
 # ── training ───────────────────────────────────────────────────────────────────────────────────
 
 
-def prepare(record: dict[str, Any], data: Data, tokenizer: tokenizers.Tokenizer) -> Ready:
+def encoded(
+    data: Data, family: str, config: Any, tokenizer: tokenizers.Tokenizer
+) -> tuple[list[Row], list[Row]]:
+    """Both parts as ids for a model of this config; of those to learn from, the ones that have something to learn.
+    None for a family that reads texts.
+    """
+    if family_of(family)[0].reads_texts:
+        return [], []
+    frame = frame_of(config, tokenizer, data.task.settings.longest)
+    train, dev = (rows_of(data.task, part, tokenizer, frame) for part in (data.train, data.dev))
+    learnt = [row for row in train if row.label is not None]
+    if not learnt:
+        raise DataError(f"none of the {len(data.train):,} rows says what there is to learn")
+    return learnt, dev
+
+
+def prepare(
+    record: dict[str, Any],
+    data: Data,
+    tokenizer: tokenizers.Tokenizer,
+    rows: tuple[list[Row], list[Row]],
+) -> Ready:
     """All that a run's record decides, built."""
     train = from_dict(TrainSettings, record["settings"], "train.")
     choices = from_dict(Choices, record["choices"], "choices.")
@@ -361,12 +388,10 @@ def prepare(record: dict[str, Any], data: Data, tokenizer: tokenizers.Tokenizer)
     with_head(model, data.task)
     model.to(choices.device).train()
     model.compute_with(choices.precision, choices.attention, choices.step)
-    frame = frame_of(model, tokenizer, data.task.settings.longest)
-    rows, dev = (rows_of(data.task, part, tokenizer, frame) for part in (data.train, data.dev))
     batches = RowBatches(
-        data.task, rows, pad_id=tokenizer.pad_id, batch_size=train.batch_size, seed=train.seed
+        data.task, rows[0], pad_id=tokenizer.pad_id, batch_size=train.batch_size, seed=train.seed
     )
-    evaluate = partial(on_dev, task=data.task, examples=data.dev, rows=dev, pad_id=tokenizer.pad_id)
+    evaluate = partial(on_dev, task=data.task, examples=data.dev, rows=rows[1], pad_id=tokenizer.pad_id)
     backward = Gradients(model, choices.workers, head_loss(data.task)).of_all(train.micro_batches)
     return Ready(model, batches, train, backward, evaluate)
 
@@ -410,4 +435,7 @@ def resume(path: Path) -> Path:
             f"augmentation no longer makes the rows {path} was started on: its words come from other files now"
             f" ({how}); bring them back, or fine-tune anew with --out elsewhere"
         )
-    return train_to_end(run, prepare(run.record, data, read_tokenizer(run)))
+    tokenizer = read_tokenizer(run)
+    family = run.record["family"]
+    rows = encoded(data, family, from_dict(family_of(family)[1], run.record["config"], "model."), tokenizer)
+    return train_to_end(run, prepare(run.record, data, tokenizer, rows))

@@ -159,6 +159,9 @@ def predict(
     *words: Annotated[
         str, Parameter(name="RUN… FILE|TEXT", help="Run folders; then a file of rows, or the text itself.")
     ],
+    text_pair: Annotated[
+        str | None, option("The second text of a pair, such as the context of a question.", metavar="TEXT")
+    ] = None,
     ensemble: Ensemble = None,
     columns: Annotated[
         str | None, option("Which columns are the fields: text=review, or without a header 0=text.")
@@ -177,7 +180,9 @@ def predict(
             "predict takes a run and a text or file; several runs need --ensemble mean, vote or soup"
         )
     *runs, what = words
-    asked = Path(what) if is_file(what) else [what]
+    if text_pair is not None and is_file(what):
+        raise UsageError(f"--text-pair goes with a text; {what} is a file, whose rows have both texts")
+    asked = Path(what) if is_file(what) else [what if text_pair is None else (what, text_pair)]
     if ensemble:
         found = predict_together(runs, asked, ensemble=ensemble, columns=columns)
         return Answer({"runs": runs, "ensemble": ensemble, "answers": found}, telling.answers(found))

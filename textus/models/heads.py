@@ -196,6 +196,22 @@ class CRF(nn.Module):
         return torch.stack(path[::-1], dim=1)
 
 
+def context_of(batch: Batch) -> Tensor:
+    """Where an answer may be, (B, T) bool: all but the first text, and the closing id at the end, which stands for no
+    answer (there a causal model has read all); anywhere, where `batch` does not say which text an id is of.
+    """
+    real = present(batch.ids, batch.mask)
+    return real if batch.segments is None else real & (batch.segments > 0)
+
+
+def span_scores(logs: Tensor, longest: int) -> Tensor:
+    """The log-probability of every span of at most `longest` positions: (B, T, 2) -> (B, first T, last T)."""
+    first, last = logs.unbind(-1)
+    time = first.shape[1]
+    fits = torch.ones(time, time, dtype=torch.bool, device=first.device).triu().tril(longest - 1)
+    return (first[:, :, None] + last[:, None]).masked_fill(~fits, float("-inf"))
+
+
 class SpanHead(nn.Module):
     """Where an answer begins and ends. Labels (B, 2): its first and its last position."""
 
@@ -212,7 +228,7 @@ class SpanHead(nn.Module):
 
     def loss(self, hidden: Tensor, batch: Batch) -> Loss:
         """Nats summed over texts, of each the mean of its first and last position's."""
-        logs = self.forward(hidden, batch.mask)
+        logs = self.forward(hidden, context_of(batch))
         each = F.nll_loss(logs, batch.labels, reduction="none").mean(1)
         return Loss(each.sum(), float(len(each)))
 
@@ -223,12 +239,8 @@ class SpanHead(nn.Module):
 
         A mask that is True on the context alone keeps answers out of the question.
         """
-        first, last = self.forward(hidden, mask).unbind(-1)
-        time = first.shape[1]
-        fits = torch.ones(time, time, dtype=torch.bool, device=first.device).triu().tril(longest - 1)
-        both = (first[:, :, None] + last[:, None]).masked_fill(~fits, float("-inf"))
-        most, place = both.flatten(1).max(1)
-        return torch.stack([place // time, place % time], dim=1), most
+        most, place = span_scores(self.forward(hidden, mask), longest).flatten(1).max(1)
+        return torch.stack([place // hidden.shape[1], place % hidden.shape[1]], dim=1), most
 
 
 class Pooled(nn.Module):

@@ -35,6 +35,7 @@ Floats = NDArray[np.float64]
 
 TASKS = {
     "classification": ("textus.tasks.classification", "Classification"),
+    "question-answering": ("textus.tasks.question_answering", "QuestionAnswering"),
     "regression": ("textus.tasks.regression", "Regression"),
     "similarity": ("textus.tasks.similarity", "Similarity"),
 }
@@ -58,10 +59,11 @@ class Example:
 
 @dataclass(frozen=True)
 class Row:
-    """An example as ids: `segments` numbers the text each id is of; `cut` ids did not fit; `label` is for the head.
+    """An example, or a window of it, as ids: `segments` numbers the text each id is of; `cut` ids did not fit; `label`
+    is for the head (None: nothing to learn).
 
     `apart` are the ids of further texts that are read apart from the first and from each other; `numbers` stand beside
-    the text.
+    the text; `about` is what the task wants to know again when it is answered.
     """
 
     ids: list[int]
@@ -70,6 +72,7 @@ class Row:
     cut: int = 0
     apart: tuple[list[int], ...] = ()
     numbers: tuple[float, ...] = ()
+    about: Any = None
 
     @property
     def length(self) -> int:
@@ -85,6 +88,8 @@ class Task(ABC):
     name: str
     config: type
     """The class of its settings."""
+    together: tuple[str, ...] = ()
+    """Fields of a row; rows that agree in them are held out together. None: in everything that is read."""
     settings: Any
     labels: list[str]
     answered = "classes"
@@ -116,9 +121,18 @@ class Task(ABC):
     def head(self) -> dict[str, Any]:
         """What `heads.build_head` builds for it."""
 
-    @abstractmethod
     def row(self, example: Example, ids: list[list[int]], frame: Frame) -> Row:
         """The example as ids; `ids` are those of its texts."""
+        raise NotImplementedError
+
+    def rows(self, examples: Sequence[Example], tokenizer: Tokenizer, frame: Frame) -> list[Row]:
+        """All examples as ids: a row each, or more than one for a task whose `merged` makes one answer of theirs."""
+        flat = iter(tokenizer.encode_batch([text for each in examples for text in each.texts]))
+        return [self.row(each, [next(flat) for _ in each.texts], frame) for each in examples]
+
+    def merged(self, rows: Sequence[Row], outputs: list[Any]) -> list[Any]:
+        """One answer an example, from those of its rows."""
+        return outputs
 
     def drawn(self, row: Row, random: np.random.Generator) -> Row:
         """The row as one step of training reads it."""
@@ -191,11 +205,14 @@ def from_record(record: dict[str, Any]) -> Task:
 
 @dataclass(frozen=True)
 class Frame:
-    """What stands around texts for a model: ids before the first, one after each; `longest` ids in all (None: any)."""
+    """What stands around texts for a model: ids before the first, one after each; `longest` ids in all (None: any).
+    `segments`: how many kinds of text it tells apart.
+    """
 
     begin: tuple[int, ...]
     end_id: int
     longest: int | None
+    segments: int = 0
 
     def around(self, texts: Sequence[list[int]]) -> tuple[list[int], list[int], int]:
         """Ids and segments of texts, and how many ids were cut: from the end of the longest, again and again."""
@@ -215,20 +232,17 @@ class Frame:
         return ids, segments, cut
 
 
-def frame_of(model: LanguageModel, tokenizer: Tokenizer, longest: int | None = None) -> Frame:
-    """How this model is used to be given texts, and at most how long."""
-    limits = [each for each in (model.config.context_length, longest) if each]
+def frame_of(config: Any, tokenizer: Tokenizer, longest: int | None = None) -> Frame:
+    """How a model of this config is used to be given texts, and at most how long."""
+    limits = [each for each in (config.context_length, longest) if each]
     begin = tuple(tokenizer.begin) or (tokenizer.end_id,)
-    return Frame(begin, tokenizer.end_id, min(limits) if limits else None)
+    segments = getattr(config, "segments", 0)
+    return Frame(begin, tokenizer.end_id, min(limits) if limits else None, segments)
 
 
 def rows_of(task: Task, examples: Sequence[Example], tokenizer: Tokenizer, frame: Frame) -> list[Row]:
     """Every example as ids; says how many were cut."""
-    flat = tokenizer.encode_batch([text for each in examples for text in each.texts])
-    rows, at = [], 0
-    for example in examples:
-        rows.append(task.row(example, flat[at : at + len(example.texts)], frame))
-        at += len(example.texts)
+    rows = task.rows(examples, tokenizer, frame)
     if cut := [row.cut for row in rows if row.cut]:
         notice(
             f"{len(cut):,} of {len(rows):,} texts are longer than {frame.longest} tokens: the ends of them,"
@@ -254,7 +268,8 @@ def batch_of(task: Task, rows: Sequence[Row], pad_id: int, position: int = 0) ->
         ids, segments, mask = ids[:, 0], segments[:, 0], mask[:, 0]
     weights = torch.zeros(len(rows), length)
     weights[:, 0] = 1.0
-    labels = None if rows[0].label is None else task.label_tensor([row.label for row in rows], length)
+    known = [row.label for row in rows if row.label is not None]
+    labels = task.label_tensor(known, length) if len(known) == len(rows) else None
     numbers = torch.tensor([row.numbers for row in rows], dtype=torch.float64) if rows[0].numbers else None
     return Batch(
         ids, ids, weights, mask=mask, segments=segments, labels=labels, position=position, numbers=numbers
@@ -295,7 +310,7 @@ class RowBatches:
 
 @torch.inference_mode()
 def answers(model: LanguageModel, task: Task, rows: Sequence[Row], pad_id: int) -> list[Any]:
-    """The answer for each row, in their order; rows of like length are read together."""
+    """The answer to each example of these rows, in their order; rows of like length are read together."""
     head, device = model.heads[task.name], next(model.parameters()).device
     found: list[Any] = [None] * len(rows)
     for places in in_batches([row.length * (1 + len(row.apart)) for row in rows]):
@@ -303,7 +318,7 @@ def answers(model: LanguageModel, task: Task, rows: Sequence[Row], pad_id: int) 
         outputs = task.outputs(head, states(model, batch), batch)
         for place, output in zip(places, outputs, strict=True):
             found[place] = output
-    return found
+    return task.merged(rows, found)
 
 
 def in_batches(lengths: Sequence[int]) -> Iterator[list[int]]:
@@ -359,7 +374,7 @@ def read(model: LanguageModel, task: Task, tokenizer: Tokenizer, examples: Seque
     """The task's answers to examples."""
     if model.reads_texts:
         return list(model.answers([whole(each) for each in examples], task.labels))  # type: ignore[operator]
-    rows = rows_of(task, examples, tokenizer, frame_of(model, tokenizer, task.settings.longest))
+    rows = rows_of(task, examples, tokenizer, frame_of(model.config, tokenizer, task.settings.longest))
     return answers(model, task, rows, tokenizer.pad_id)
 
 

@@ -228,6 +228,26 @@ class Tokenizer:
             raise DataError(f"the text is not valid Unicode: {error}; repair it first") from error
         return self._character_ids[codes].tolist()
 
+    def encode_with_offsets(self, texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
+        """The ids of several texts as `encode_batch` gives them, and for each id the characters of its text that it
+        stands for: [start, end), a blank before a word among them. Bytes of one character share it; an id may stand
+        for no character.
+        """
+        if self.kind == "char":
+            return [(self._characters(text), [(n, n + 1) for n in range(len(text))]) for text in texts]
+        found = []
+        for text in texts:
+            ids: list[int] = []
+            places: list[tuple[int, int]] = []
+            before = 0
+            for piece in [text] if self._whole else pieces(text):
+                encoding = self._encode([piece], offsets=True)[0]
+                ids += encoding.ids
+                places += [(before + start, before + end) for start, end in encoding.offsets]
+                before += len(piece)
+            found.append((ids, places))
+        return found
+
     def unknown_bytes(self, text: str, ids: Sequence[int]) -> list[int]:
         """For each id of `encode(text)`, how many UTF-8 bytes it lost to <unk>: 0 where it is known.
 

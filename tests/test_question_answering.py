@@ -1,0 +1,539 @@
+"""Answers found in contexts: SQuAD's and CMRC's figures, windows, and a task learnt from rows and asked."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from difflib import SequenceMatcher
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from textus import api
+from textus import tokenizer as tokenizers
+from textus.cli import main
+from textus.common import DataError, UsageError
+from textus.metrics import spans
+from textus.models.heads import SpanHead, context_of
+from textus.records import Record, read_records
+from textus.tasks import Example, Frame, Row, batch_of
+from textus.tasks.question_answering import (
+    Found,
+    Gold,
+    QuestionAnswering,
+    QuestionAnsweringSettings,
+)
+
+# ── figures ────────────────────────────────────────────────────────────────────────────────────
+
+WORDS = ["the", "A", "an", "cat", "Cat's", "dog", "dog,", "(dog)", "theme", "U.S.", "1,000", "$5", "-", "x y"]
+SQUAD = [  # prediction, answers, exact and F1 of the SQuAD v2.0 script
+    ("The cat's tail!", ["a cats tail"], 1, 1.0),
+    ("in the year 1,066", ["1066", "the year of 1066"], 0, 2 / 3),
+    ("theme", ["the me"], 0, 0.0),
+    ("Saint-Denis", ["Saint Denis", "saintdenis"], 1, 1.0),
+    ("dog dog cat", ["dog cat cat"], 0, 2 / 3),
+    ("The", ["a"], 1, 1.0),
+    ("the", ["cat", "an"], 0, 0.0),
+    ("", ["cat"], 0, 0.0),
+    ("", [], 1, 1.0),
+    ("cat", [], 0, 0.0),
+]
+
+
+@pytest.mark.parametrize(("said", "right", "exact", "f1"), SQUAD)
+def test_known_answers_have_the_official_figures(said: str, right: list[str], exact: int, f1: float) -> None:
+    assert spans.measured(said, right, "squad") == (exact, pytest.approx(f1))
+
+
+def test_figures_are_those_of_torchmetrics() -> None:
+    squad = pytest.importorskip("torchmetrics.functional.text").squad
+    draw = random.Random(0)
+    said = [" ".join(draw.choices(WORDS, k=draw.randint(1, 4))) + " word" for _ in range(400)]
+    right = [
+        [" ".join(draw.choices(WORDS, k=draw.randint(1, 4))) + " word" for _ in range(draw.randint(1, 3))]
+        for _ in said
+    ]
+    right = [[*each, said[n]] if n % 5 == 0 else each for n, each in enumerate(right)]
+    theirs = squad(
+        [{"prediction_text": text, "id": str(n)} for n, text in enumerate(said)],
+        [
+            {"answers": {"text": each, "answer_start": [0] * len(each)}, "id": str(n)}
+            for n, each in enumerate(right)
+        ],
+    )
+    ours = spans.spans(said, right, "squad")
+    assert 100 * ours["f1"]["value"] == pytest.approx(float(theirs["f1"]), abs=1e-3)
+    assert 100 * ours["exact_match"]["value"] == pytest.approx(float(theirs["exact_match"]), abs=1e-3)
+    assert 20 < 100 * ours["exact_match"]["value"] < 50 < 100 * ours["f1"]["value"]
+
+
+CMRC = [  # exact and F1 by hand from the definition: characters, other scripts by word, marks taken out
+    ("光荣和ω-force", ["光荣和ω-force"], 1, 1.0),
+    ("《战国无双3》", ["战国无双 3"], 0, 1.0),
+    ("1998年8月5日", ["8月5日"], 0, 2 * 4 / (6 + 4)),
+    ("甲乙丙丁", ["丙丁甲乙", "乙"], 0, 0.5),
+    ("Hawkswell剧院", ["hawkswell 剧院。"], 0, 1.0),
+    ("在“北京”，", ["在北京"], 1, 1.0),
+    ("天", ["地"], 0, 0.0),
+    ("", [], 1, 1.0),
+]
+
+
+@pytest.mark.parametrize(("said", "right", "exact", "f1"), CMRC)
+def test_chinese_answers_have_the_figures_of_cmrc(said: str, right: list[str], exact: int, f1: float) -> None:
+    assert spans.measured(said, right, "cmrc2018") == (exact, pytest.approx(f1))
+
+
+def test_the_longest_run_is_difflibs() -> None:
+    draw = random.Random(0)
+    for _ in range(300):
+        first, second = ("".join(draw.choices("abc", k=draw.randint(0, 12))) for _ in range(2))
+        match = SequenceMatcher(None, first, second, autojunk=False).find_longest_match()
+        assert spans.longest_common(first, second) == match.size
+
+
+def test_the_ruler_follows_the_script() -> None:
+    assert spans.ruler_for(["A fox lives at the edge of a wood."]) == "squad"
+    assert spans.ruler_for(["狐狸住在树林边上，早上到河边喝水。The fox."]) == "cmrc2018"
+
+
+def test_no_answer_has_figures_of_its_own() -> None:
+    found = spans.spans(["cat", "", "dog", ""], [["cat"], [], [], ["fox"]], "squad")
+    assert [
+        found[name]["value"] for name in ("f1", "exact_match", "no_answer_accuracy", "f1_with_answer")
+    ] == [0.5] * 4
+    assert [found[name]["n"] for name in ("f1", "no_answer_accuracy", "f1_with_answer")] == [4, 2, 2]
+    assert "no_answer_accuracy" not in spans.spans(["cat"], [["cat"]], "squad")
+
+
+def test_the_best_threshold_is_the_best_of_all() -> None:
+    draw = np.random.default_rng(0)
+    for n in (1, 2, 30):
+        f1, known, margins = draw.random(n), draw.random(n) < 0.6, draw.normal(size=n)
+        f1 = f1 * known
+        every = [np.where(margins <= cut, f1, ~known).mean() for cut in [*margins, -np.inf]]
+        value, threshold = spans.best_threshold(f1, known, margins)
+        assert value == pytest.approx(max(every))
+        assert np.where(margins <= threshold, f1, ~known).mean() == pytest.approx(value)
+
+
+# ── rows ───────────────────────────────────────────────────────────────────────────────────────
+
+CONTEXT = "Old Anna went to Rome. In Rome she met Bruno, an unbeliever, for 1,000 days."
+
+
+def record(**values: Any) -> Record:
+    return Record({"question": "Who?", "context": CONTEXT, **values}, "row 1")
+
+
+def at(text: str, shift: int = 0) -> dict[str, Any]:
+    return {"text": text, "start": CONTEXT.index(text) + shift}
+
+
+def test_answers_are_read_in_every_form(tmp_path: Path) -> None:
+    first, second = at("Anna"), at("Old Anna")
+    forms = [
+        [first, second],
+        [{"text": each["text"], "answer_start": each["start"]} for each in (first, second)],
+        {"text": [first["text"], second["text"]], "answer_start": [first["start"], second["start"]]},
+    ]
+    task = QuestionAnswering(QuestionAnsweringSettings(), [])
+    found = task.examples([record(answers=each) for each in forms], labelled=True)
+    assert {each.label for each in found} == {Gold(("Anna", "Old Anna"), ((4, 8), (0, 8)))}
+    qas = [
+        {"question": "Who?", "id": "1", "answers": forms[1]},
+        {"question": "When?", "id": "2", "answers": []},
+    ]
+    file = tmp_path / "squad.json"
+    paragraph = {"context": CONTEXT, "qas": qas}
+    file.write_text(json.dumps({"version": "v2.0", "data": [{"title": "t", "paragraphs": [paragraph]}]}))
+    read = task.examples(read_records(file), labelled=True)
+    assert [each.label for each in read] == [found[0].label, Gold((), ())]
+    assert QuestionAnswering.of(QuestionAnsweringSettings(), read_records(file)).settings.no_answer
+    assert not QuestionAnswering.of(QuestionAnsweringSettings(), read_records(file)[:1]).settings.no_answer
+
+
+@pytest.mark.parametrize("shift", [-5, -1, 0, 2, 5])
+def test_an_answer_a_little_off_its_start_is_moved_and_told(
+    shift: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = QuestionAnswering(QuestionAnsweringSettings(), [])
+    (found,) = task.examples([record(answers=[at("Bruno", shift)])], labelled=True)
+    assert found.label.spans == ((at("Bruno")["start"], at("Bruno")["start"] + 5),)
+    assert ("1 answers stand up to 5 characters beside" in capsys.readouterr().err) == (shift != 0)
+
+
+def test_answers_in_other_words_are_measured_by_and_told(capsys: pytest.CaptureFixture[str]) -> None:
+    task = QuestionAnswering(QuestionAnsweringSettings(), [])
+    other = {"text": "39613.0", "start": -1}
+    given = [record(answers=[other]), record(answers=[other, at("Anna")])]
+    found = task.examples(given, labelled=True)
+    assert [each.label.spans for each in found] == [(), ((4, 8),)]
+    said = capsys.readouterr().err
+    assert "2 answers do not stand in their contexts" in said
+    assert "1 questions have no other" in said
+    rows = task.rows(found, word_tokenizer(), Frame((0,), 0, None))
+    assert [row.label is None for row in rows] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        ({}, "has no field 'answers'"),
+        ({"answers": [at("Anna", 6)]}, "the answer 'Anna' does not stand at 10 of the context"),
+        (
+            {"answers": [{"text": "Zoe", "start": 3}]},
+            "'Zoe' does not stand at 3 of the context, where there is ' Anna",
+        ),
+        ({"answers": [{"text": "Anna", "start": 9999}]}, "does not stand at 9999"),
+        ({"answers": [{"text": "Anna"}]}, "not a text and the character it starts at"),
+        ({"answers": [{"text": "", "start": 0}]}, "not a text and the character it starts at"),
+        ({"answers": {"text": ["Anna"], "answer_start": []}}, "two lists of one length"),
+        ({"answers": "Anna"}, "answers is 'Anna'"),
+        ({"answers": [], "context": 3}, "the context is int (3)"),
+        ({"answers": []}, "none of the 1 rows has an answer"),
+    ],
+)
+def test_what_cannot_be_learnt_is_named(values: dict[str, Any], complaint: str) -> None:
+    rows = [record(**values)]
+    with pytest.raises(DataError) as caught:
+        QuestionAnswering.of(QuestionAnsweringSettings(), rows).examples(rows, labelled=True)
+    assert complaint in str(caught.value)
+
+
+# ── windows ────────────────────────────────────────────────────────────────────────────────────
+
+
+def word_tokenizer() -> tokenizers.Tokenizer:
+    return tokenizers.train("word", [CONTEXT, "Who? Where?"], 1000)
+
+
+KINDS = ("char", "word", "bpe", "wordpiece", "unigram")
+ODD = "Étude n° 5: 狐狸 \U0001f98a🇫🇷 e\u0301 naïve\tcafé\n\n  3,000 words — “ok”."
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_offsets_are_of_the_same_ids_and_cover_the_text(kind: str) -> None:
+    tokenizer = tokenizers.train(kind, [CONTEXT, ODD] * 3, 600)
+    texts = [CONTEXT, "", ODD, (ODD + " ") * 3000]
+    for text, (ids, places) in zip(texts, tokenizer.encode_with_offsets(texts), strict=True):
+        assert ids == tokenizer.encode(text)
+        assert len(ids) == len(places)
+        covered = np.zeros(len(text), dtype=bool)
+        for start, end in places:
+            covered[start:end] = True
+        assert all(covered[n] or char.isspace() for n, char in enumerate(text))
+        assert all(low <= high for low, high in places)
+        assert [low for low, _ in places] == sorted(low for low, _ in places)
+
+
+def rows_at(longest: int, stride: int = 128, **settings: Any) -> tuple[QuestionAnswering, list[Row]]:
+    task = QuestionAnswering(QuestionAnsweringSettings(stride=stride, **settings), [])
+    (example,) = task.examples([record(answers=[at("an unbeliever")])], labelled=True)
+    return task, task.rows([example], word_tokenizer(), Frame((0,), 0, longest))
+
+
+@pytest.mark.parametrize("longest", [10, 12, 16, 24, 100])
+@pytest.mark.parametrize("stride", [1, 3, 128])
+def test_windows_cover_the_context_and_hold_the_answer(longest: int, stride: int) -> None:
+    rows = rows_at(longest, stride)[1]
+    tokenizer = word_tokenizer()
+    context, places = tokenizer.encode_with_offsets([CONTEXT])[0]
+    seen, whole = set(), 0
+    for row in rows:
+        assert len(row.ids) <= longest
+        window = row.about
+        part = row.ids[window.first : -1]
+        start = places.index(window.places[0])
+        assert part == context[start : start + len(part)]
+        assert window.places == places[start : start + len(part)]
+        assert [row.segments[n] for n in (0, window.first - 1, window.first, -1)] == [0, 0, 1, 1]
+        seen |= set(range(start, start + len(part)))
+        first, last = row.label
+        if first == last == len(row.ids) - 1:
+            continue
+        whole += 1
+        span = (window.places[first - window.first][0], window.places[last - window.first][1])
+        assert CONTEXT[slice(*span)].strip() == "an unbeliever"
+    assert seen == set(range(len(context)))
+    assert whole >= 1
+    assert (len(rows) > 1) == (longest < 100)
+
+
+def test_a_window_without_room_is_refused_and_a_long_question_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UsageError, match=r"set task\.longest"):
+        rows_at(4)
+    task = QuestionAnswering(QuestionAnsweringSettings(), [])
+    long = Example(("Who? " * 50, CONTEXT), None, "row 1")
+    rows = task.rows([long], word_tokenizer(), Frame((0,), 0, 20))
+    assert max(len(row.ids) for row in rows) == 20
+    assert "1 of 1 questions are longer than half of 20 tokens" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="give two texts, a question and the context"):
+        task.rows([Example(("Who?",), None, "text 1")], word_tokenizer(), Frame((0,), 0, 20))
+
+
+def test_an_answer_through_a_token_is_learnt_whole_and_told(capsys: pytest.CaptureFixture[str]) -> None:
+    task = QuestionAnswering(QuestionAnsweringSettings(longest_answer=2), [])
+    answers = [at("believer"), at("Rome"), at("went to Rome")]
+    examples = task.examples([record(answers=[each]) for each in answers], labelled=True)
+    rows = task.rows(examples, word_tokenizer(), Frame((0,), 0, None))
+    learnt = []
+    for row in rows:
+        low, high = (row.about.places[n - row.about.first] for n in row.label)
+        learnt.append(CONTEXT[low[0] : high[1]].strip())
+    assert learnt == ["unbeliever", "Rome", "went to Rome"]
+    said = capsys.readouterr().err
+    assert "1 of 3 answers begin or end within a token" in said
+    assert "1 of 3 answers are longer than 2 tokens" in said
+
+
+def test_of_several_answers_the_most_frequent_is_learnt() -> None:
+    task = QuestionAnswering(QuestionAnsweringSettings(), [])
+    answers = [at("Anna"), at("Old Anna"), at("Old Anna")]
+    (row,) = task.rows(
+        task.examples([record(answers=answers)], labelled=True), word_tokenizer(), Frame((0,), 0, None)
+    )
+    low, high = (row.about.places[n - row.about.first] for n in row.label)
+    assert CONTEXT[low[0] : high[1]] == "Old Anna"
+
+
+def test_a_third_segment_says_what_the_question_has_too() -> None:
+    task = QuestionAnswering(QuestionAnsweringSettings(), [])
+    example = Example(("Who went to Rome?", CONTEXT), None, "row 1")
+    tokenizer = word_tokenizer()
+    for n in (0, 2, 3):
+        (row,) = task.rows([example], tokenizer, Frame((0,), 0, None, n))
+        marked = tokenizer.decode([i for i, s in zip(row.ids, row.segments, strict=True) if s == 2])
+        assert marked.split() == (["went", "to", "Rome", "Rome"] if n == 3 else [])
+        asked = context_of(batch_of(task, [row], 1))[0]
+        assert [bool(each) for each in asked] == [at >= row.about.first for at in range(len(row.ids))]
+
+
+# ── the best span ──────────────────────────────────────────────────────────────────────────────
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("no_answer", [True, False])
+def test_the_answer_is_the_likeliest_of_all_windows_spans(no_answer: bool) -> None:
+    task, rows = rows_at(14, 3, longest_answer=3, no_answer=no_answer)
+    torch.manual_seed(0)
+    head = SpanHead(8).eval()
+    batch = batch_of(task, rows, 1)
+    hidden = 3 * torch.randn(*batch.ids.shape, 8)
+    found = task.merged(rows, task.outputs(head, hidden, batch))
+    scores = head.out(hidden)
+    odds: dict[tuple[int, int, int], float] = {}
+    for number, row in enumerate(rows):
+        first, closing = row.about.first, len(row.ids) - 1
+        of = lambda a, b, number=number: float(scores[number, a, 0] + scores[number, b, 1])  # noqa: E731
+        for a in range(first, closing):
+            for b in range(a, min(closing, a + 3)):
+                odds[number, a, b] = of(a, b) - of(closing, closing)
+    number, a, b = max(odds, key=lambda key: odds[key])
+    places, first = rows[number].about.places, rows[number].about.first
+    total = sum(np.exp(each) for each in odds.values()) + no_answer
+    assert found[0].span == (places[a - first][0], places[b - first][1])
+    assert found[0].margin == pytest.approx(odds[number, a, b], abs=1e-4)
+    assert found[0].probability == pytest.approx(np.exp(odds[number, a, b]) / total, rel=1e-3)
+    assert found[0].none == pytest.approx(no_answer / total, rel=1e-3)
+
+
+def test_none_is_answered_where_it_is_likelier_and_may_be() -> None:
+    example = Example(("Who?", "  Anna , "), None, "row 1")
+    for no_answer, margin, said in ((True, -1.0, None), (True, 1.0, 2), (False, -1.0, 2)):
+        task = QuestionAnswering(QuestionAnsweringSettings(no_answer=no_answer), [])
+        told = task.told(example, Found((0, 7), margin, 0.2, 0.5 * no_answer))
+        assert (told["answer"], told["start"]) == (("Anna", 2) if said else ("", None))
+        assert told["probability"] == (0.2 if said else 0.5)
+        assert ("no_answer_probability" in told) == no_answer
+
+
+def test_shifted_windows_make_examples_of_their_own() -> None:
+    task = QuestionAnswering(QuestionAnsweringSettings(stride=3), [])
+    examples = [Example(("Who?", CONTEXT), None, "a"), Example(("Who?", ""), None, "b")] * 2
+    rows = task.rows(examples, word_tokenizer(), Frame((0,), 0, 14))
+    outputs = [(row.about.first, row.about.first, float(n), float(n)) for n, row in enumerate(rows)]
+    empty = [n for n, row in enumerate(rows) if not row.about.places]
+    for n in empty:
+        outputs[n] = (0, 0, -np.inf, -np.inf)
+    found = task.merged(rows, outputs)
+    assert len(found) == 4
+    assert [each.margin for each in found] == [empty[0] - 1, -np.inf, empty[1] - 1, -np.inf]
+    assert task.told(examples[1], found[1])["answer"] == ""
+
+
+# ── learnt and asked ───────────────────────────────────────────────────────────────────────────
+
+NAMES, PLACES = ("anna", "bruno", "clara", "old david"), ("rome", "paris", "new york")
+FILLING = ["the", "man", "was", "seen", "one", "day", "at", "a", "house", "with", "two", "dogs", "when", "it"]
+SMALL = ("train.batch_size=16", "model.n_layer=1", "model.d_model=32", "optim.rate=0.02", "model.dropout=0")
+
+
+def questions(n: int, seed: int = 0, none: float = 0.0) -> list[dict[str, Any]]:
+    """Rows whose context has a name and a place, of which the question asks one; `none`: the share without it."""
+    draw = random.Random(seed)
+    rows = []
+    for number in range(n):
+        kind = draw.choice(("who", "where"))
+        asked, other = (NAMES, PLACES) if kind == "who" else (PLACES, NAMES)
+        words = draw.choices(FILLING, k=draw.randint(2, 5))
+        words.insert(draw.randrange(len(words)), draw.choice(other))
+        answer = None if draw.random() < none else draw.choice(asked)
+        before = draw.randrange(len(words))
+        context = " ".join([*words[:before], *([answer] if answer else []), *words[before:]])
+        start = len(" ".join(words[:before])) + (before > 0)
+        answers = [{"text": answer, "start": start}] if answer else []
+        rows.append({"question": f"it is {kind}", "context": f"{context} {number}", "answers": answers})
+    return rows
+
+
+def written(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory) -> api.Run:
+    folder = tmp_path_factory.mktemp("none")
+    data = written(folder / "train.jsonl", questions(500, none=0.3))
+    return api.finetune(
+        data,
+        task="question-answering",
+        model="lstm",
+        out=folder / "run",
+        epochs=6,
+        settings=[*SMALL, "task.longest=24", "task.stride=6"],
+    )
+
+
+NEURAL = ["lstm", "gru", "rnn", "seq2seq", "encoder", "decoder", "encoder-decoder", "vae", "gan"]
+
+
+@pytest.mark.parametrize("family", NEURAL)
+def test_every_family_with_states_learns_it(family: str, tmp_path: Path) -> None:
+    data, epochs = written(tmp_path / "train.jsonl", questions(240)), 20 if family in ("vae", "gan") else 10
+    run = api.finetune(
+        data, task="question-answering", model=family, out=tmp_path / "run", epochs=epochs, settings=SMALL
+    )
+    found = run.evaluate_task(written(tmp_path / "test.jsonl", questions(60, seed=1)))
+    assert found["f1"]["value"] > 0.8
+    assert (found["ruler"], found["f1"]["n"]) == ("squad", 60)
+    assert not run.task.settings.no_answer
+
+
+def test_where_there_is_none_it_says_so(tuned: api.Run, tmp_path: Path) -> None:
+    assert tuned.record["task_settings"]["no_answer"]
+    found = tuned.evaluate_task(written(tmp_path / "test.jsonl", questions(100, seed=1, none=0.5)))
+    assert found["no_answer_accuracy"]["value"] > 0.8
+    assert found["f1_with_answer"]["value"] > 0.8
+    assert found["best_f1"] >= found["f1"]["value"] - 1e-9
+    asked = [("it is who", "the man anna was seen"), ("it is where", "the man anna was seen")]
+    first, second = tuned.predict(asked)
+    assert (first["answer"], first["start"], first["end"]) == ("anna", 8, 12)
+    assert (second["answer"], second["start"], second["end"]) == ("", None, None)
+    assert first["no_answer_probability"] < 0.5 < second["no_answer_probability"]
+
+
+def test_a_long_context_is_read_to_its_end(tuned: api.Run) -> None:
+    far = " ".join(FILLING * 40)
+    context = f"{far} bruno {far}"
+    (found,) = tuned.predict([("it is who", context)])
+    assert context[found["start"] : found["end"]] == found["answer"] == "bruno"
+
+
+def test_what_is_asked_alone_and_together_is_answered_alike(tuned: api.Run) -> None:
+    rows = questions(30, seed=2, none=0.3)
+    asked = [(row["question"], row["context"] * (1 + number % 3)) for number, row in enumerate(rows)]
+    for pair, answer in zip(asked, tuned.predict(asked), strict=True):
+        alone = tuned.predict([pair])[0]
+        assert alone["probability"] == pytest.approx(answer["probability"], abs=2e-2)  # bfloat16
+
+
+def test_broken_off_and_resumed_it_ends_in_the_same_bytes(tmp_path: Path) -> None:
+    data = written(tmp_path / "train.jsonl", questions(120, none=0.2))
+    settings = [*SMALL, "task.longest=16", "task.stride=3"]
+    run = api.finetune(
+        data, task="question-answering", model="gru", out=tmp_path / "run", epochs=2, settings=settings
+    )
+    assert api.prove_resume(run.path)["identical"]
+
+
+def test_an_epoch_is_all_windows_and_contexts_are_held_out_whole(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{**row, "question": f"{row['question']} {n}"} for row in questions(60) for n in range(3)]
+    data = written(tmp_path / "train.jsonl", rows)
+    settings = [*SMALL, "task.longest=12", "task.stride=3"]
+    run = api.finetune(
+        data, task="question-answering", model="gru", out=tmp_path / "run", epochs=1, settings=settings
+    )
+    said = capsys.readouterr().err
+    found = re.search(r"([\d,]+) rows to learn from \(([\d,]+) windows\)", said)
+    assert found, said
+    n_rows, windows = (int(each.replace(",", "")) for each in found.groups())
+    assert windows > n_rows
+    assert n_rows % 3 == 0  # three questions a context
+    assert run.record["steps"] == windows // 16
+
+
+def test_the_command_line_asks_a_file_or_a_pair(
+    tuned: api.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["predict", str(tuned.path), "it is who", "--text-pair", "the man clara was seen", "--json"]
+    assert main(words) == 0
+    (answer,) = json.loads(capsys.readouterr().out)["answers"]
+    assert (answer["answer"], answer["start"], answer["end"]) == ("clara", 8, 13)
+    file = written(
+        tmp_path / "rows.jsonl", [{k: v for k, v in r.items() if k != "answers"} for r in questions(5)]
+    )
+    assert main(["predict", str(tuned.path), str(file)]) == 0
+    assert "answer" in capsys.readouterr().out
+    assert main(["predict", str(tuned.path), "it is who"]) == 2
+    assert "give two texts, a question and the context" in capsys.readouterr().err
+    assert main(["predict", str(tuned.path), str(file), "--text-pair", "x"]) == 2
+    assert "--text-pair" in capsys.readouterr().err
+    assert main(["evaluate", str(tuned.path), "--on", str(written(tmp_path / "t.jsonl", questions(9)))]) == 0
+    assert "exact match" in capsys.readouterr().out
+
+
+def test_chinese_is_read_and_measured_by_character(tmp_path: Path) -> None:
+    draw = random.Random(0)
+    rows = []
+    for number in range(240):
+        said = ["".join(draw.choices("我们昨天一起去看了电影", k=4)) for _ in range(2)]
+        name = draw.choice(("王小明", "李四", "张三丰"))
+        context = f"{said[0]}{name}{said[1]}{number}"
+        rows.append({"question": "谁？", "context": context, "answers": [{"text": name, "start": 4}]})
+    data = written(tmp_path / "r.jsonl", rows)
+    run = api.finetune(
+        data, task="question-answering", model="gru", out=tmp_path / "run", epochs=4, settings=SMALL
+    )
+    found = run.evaluate_task(data)
+    assert (found["ruler"], found["f1"]["value"] > 0.9) == ("cmrc2018", True)
+    assert run.predict([("谁？", "我们一起李四看电影")])[0]["answer"] == "李四"
+
+
+def test_real_files_are_read_whole(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    task = QuestionAnswering(QuestionAnsweringSettings(), [])
+    sizes = {
+        "xquad/xquad.en.json": 1190,
+        "cmrc2018/cmrc2018_dev.json": 3219,
+        "cmrc2018/cmrc2018_trial.json": 1000,
+    }
+    for name, n in sizes.items():
+        examples = task.examples(read_records(data / name), labelled=True)
+        assert len(examples) == n
+        for example in examples:
+            assert all(
+                text in example.label.texts
+                for text in (example.texts[1][slice(*span)] for span in example.label.spans)
+            )
+    said = capsys.readouterr().err
+    assert "193 answers do not stand in their contexts (start -1)" in said
+    assert "0 questions have no other" in said
+    assert "2 rows have no question or no context" in said

@@ -1,0 +1,397 @@
+"""The stretch of a context that answers a question, or that there is none (extractive question answering).
+
+Fields: `question`, `context`, and `answers`: [{"text", "start"}, …] or {"text": […], "answer_start": […]}, in
+characters; an empty list says that the context has no answer. SQuAD's and CMRC 2018's files are read as they are. A
+context that is longer than the model reads at once is read in windows that overlap (Devlin et al. 2019); a window
+without the whole answer is taught that it has none. An encoder with a third segment (model.segments=3) is told which
+tokens of the context the question has too: little data does not teach it to compare (Chen et al. 2017).
+
+Shapes: B rows, T positions.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from textus.common import DataError, UsageError, notice
+from textus.loader import Batch
+from textus.metrics import spans as measuring
+from textus.models.heads import context_of, present, span_scores
+from textus.records import Record
+from textus.tasks import Example, Floats, Frame, Row, Task
+from textus.tokenizer import Tokenizer
+
+SHIFT = 5
+"""Characters an answer may stand beside where its row says."""
+NOWHERE = -1
+"""The start of an answer that does not stand in the context word for word: it is measured by, not learnt."""
+SHOWN = 10
+
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class QuestionAnsweringSettings:
+    """`longest`: ids of a window, question and context together (0: as many as the model's context holds); `stride`:
+    how far a window begins after the one before, at most half of what it holds of the context; `longest_answer` in
+    tokens; `no_answer`: whether "there is none" may be answered (set where the data to learn from has such rows);
+    `dropout` of the states the head reads.
+    """
+
+    longest: int = 384
+    stride: int = 128
+    longest_answer: int = 30
+    no_answer: bool = False
+    dropout: float = 0.1
+
+
+@dataclass(frozen=True)
+class Gold:
+    """The right answers: as texts (none: the context has no answer), and the stretches of the context they stand at."""
+
+    texts: tuple[str, ...]
+    spans: tuple[Span, ...]
+
+
+@dataclass(frozen=True)
+class Window:
+    """What a row was made of: the number of its example, the position of the first token of the context in it, and the
+    characters of the context that each of its tokens stands for.
+    """
+
+    example: int
+    first: int
+    places: list[Span]
+
+
+@dataclass(frozen=True)
+class Found:
+    """The best span of a context, in characters, its log-probability over that of "no answer", and both
+    probabilities among all spans of all windows.
+    """
+
+    span: Span
+    margin: float
+    probability: float
+    none: float
+
+
+class QuestionAnswering(Task):
+    """See the module."""
+
+    name = "question-answering"
+    config = QuestionAnsweringSettings
+    settings: QuestionAnsweringSettings
+    together = ("context",)
+
+    @classmethod
+    def of(cls, settings: QuestionAnsweringSettings, records: Sequence[Record]) -> QuestionAnswering:
+        if settings.longest_answer < 1 or settings.stride < 1:
+            raise UsageError(
+                f"task.longest_answer={settings.longest_answer}, task.stride={settings.stride}: must be at least 1"
+            )
+        for record in records:
+            texts_of(record)
+        none = sum(not answers_of(record) for record in records)
+        if none == len(records):
+            raise DataError(f"none of the {none:,} rows has an answer: there is nothing to learn")
+        return cls(replace(settings, no_answer=settings.no_answer or none > 0), [])
+
+    def examples(self, records: Sequence[Record], *, labelled: bool) -> list[Example]:
+        kept, empty = [], []
+        told: Counter[str] = Counter()
+        for record in records:
+            texts = texts_of(record)
+            if labelled and not all(text.strip() for text in texts):
+                empty.append(record.where)
+                continue
+            gold = gold_of(record, texts[1], told) if labelled else None
+            kept.append(Example(texts, gold, record.where))
+        if empty:
+            notice(
+                f"{len(empty):,} rows have no question or no context and are left out; the first is {empty[0]}"
+            )
+        if told["moved"]:
+            notice(
+                f"{told['moved']:,} answers stand up to {SHIFT} characters beside where their rows say: moved there"
+            )
+        if told["nowhere"]:
+            notice(
+                f"{told['nowhere']:,} answers do not stand in their contexts (start {NOWHERE}): they are measured by,"
+                f" not learnt; {told['unlearnt']:,} questions have no other"
+            )
+        return kept
+
+    def head(self) -> dict[str, Any]:
+        return {"kind": "span", "dropout": self.settings.dropout}
+
+    # ── rows ───────────────────────────────────────────────────────────────────────────────────
+
+    def rows(self, examples: Sequence[Example], tokenizer: Tokenizer, frame: Frame) -> list[Row]:
+        if wrong := [each for each in examples if len(each.texts) != 2]:
+            raise UsageError(f"{wrong[0].where}: give two texts, a question and the context that answers it")
+        contexts = list(dict.fromkeys(each.texts[1] for each in examples))
+        read = dict(zip(contexts, tokenizer.encode_with_offsets(contexts), strict=True))
+        questions = tokenizer.encode_batch([each.texts[0] for each in examples])
+        rows: list[Row] = []
+        told: Counter[str] = Counter()
+        for number, (example, question) in enumerate(zip(examples, questions, strict=True)):
+            ids, places = read[example.texts[1]]
+            span = self.learnt(example, places, told)
+            asked, holds = room_for(question, len(ids), frame)
+            told["cut"] += len(asked) < len(question)
+            for start in starts(len(ids), holds, self.settings.stride):
+                window = slice(start, start + holds)
+                row, first = framed(asked, ids[window], frame)
+                label = None if span is None else within(span, start, len(ids[window]), first, len(row.ids))
+                rows.append(replace(row, label=label, about=Window(number, first, places[window])))
+        self.tell(told, len(examples), frame)
+        return rows
+
+    def learnt(self, example: Example, places: list[Span], told: Counter[str]) -> Span | None:
+        """The first and last token of the answer most often given, (-1, -1) where there is none; None: not known."""
+        gold = example.label
+        if gold is None or (gold.texts and not gold.spans):
+            return None
+        if not gold.texts:
+            return NOWHERE, NOWHERE
+        begin, end = Counter(gold.spans).most_common(1)[0][0]
+        inside = [at for at, (low, high) in enumerate(places) if low < high and low < end and high > begin]
+        if not inside:
+            told["without a token"] += 1
+            return None
+        first, last = inside[0], inside[-1]
+        tokens = stripped(example.texts[1], (places[first][0], places[last][1]))[0]
+        told["through a token"] += tokens != example.texts[1][begin:end].strip()
+        told["too long"] += last - first >= self.settings.longest_answer
+        return first, last
+
+    def tell(self, told: Counter[str], n: int, frame: Frame) -> None:
+        """What reading changed or could not do."""
+        said = {
+            "cut": f"questions are longer than half of {frame.longest} tokens: their ends are not read",
+            "without a token": "answers have no token of their own: they are not learnt",
+            "through a token": "answers begin or end within a token: they are learnt as whole tokens",
+            "too long": f"answers are longer than {self.settings.longest_answer} tokens, the most an answer may have:"
+            " set task.longest_answer to more",
+        }
+        for name, what in said.items():
+            if told[name]:
+                notice(f"{told[name]:,} of {n:,} {what}")
+
+    def label_tensor(self, labels: list[Any], length: int) -> Tensor:
+        return torch.tensor(labels)  # (B, 2)
+
+    # ── answers ────────────────────────────────────────────────────────────────────────────────
+
+    def outputs(self, head: Any, hidden: Tensor, batch: Batch) -> list[Any]:
+        """Of each row the first and last position of its best span, then the log-odds against no answer of that span
+        and of all spans together.
+        """
+        scores = span_scores(head(hidden, context_of(batch)), self.settings.longest_answer)  # (B, T, T)
+        each = torch.arange(len(scores), device=scores.device)
+        closing = present(hidden, batch.mask).sum(1) - 1  # (B,)
+        none = scores[each, closing, closing].clone()
+        scores[each, closing] = float("-inf")
+        scores[each, :, closing] = float("-inf")
+        flat = scores.flatten(1)
+        best, place = flat.max(1)
+        odds = torch.stack([best - none, flat.logsumexp(1) - none], 1).double().cpu().tolist()
+        time = hidden.shape[1]
+        return [(at // time, at % time, *pair) for at, pair in zip(place.cpu().tolist(), odds, strict=True)]
+
+    def merged(self, rows: Sequence[Row], outputs: list[Any]) -> list[Any]:
+        answers = []
+        pairs = zip([row.about for row in rows], outputs, strict=True)
+        for _, part in groupby(pairs, key=lambda pair: pair[0].example):
+            windows = list(part)
+            window, (first, last, margin, _) = max(windows, key=lambda pair: pair[1][2])
+            odds = [output[3] for _, output in windows] + ([0.0] if self.settings.no_answer else [])
+            total = float(np.logaddexp.reduce(odds))
+            if margin == -np.inf:  # a context without a token
+                answers.append(Found((0, 0), margin, 0.0, 1.0))
+                continue
+            places = window.places
+            span = (places[first - window.first][0], places[last - window.first][1])
+            none = float(np.exp(-total)) if self.settings.no_answer else 0.0
+            answers.append(Found(span, margin, float(np.exp(margin - total)), none))
+        return answers
+
+    def answer(self, example: Example, found: Found) -> tuple[str, Span | None]:
+        """The answer, without blanks around it, and where it stands; "" where there is likelier none."""
+        if found.margin < 0 and (self.settings.no_answer or found.span == (0, 0)):
+            return "", None
+        return stripped(example.texts[1], found.span)
+
+    def scores(self, examples: Sequence[Example], outputs: Sequence[Any]) -> dict[str, Any]:
+        ruler = measuring.ruler_for([each.texts[1] for each in examples])
+        golds = [each.label.texts for each in examples]
+        said = [self.answer(each, output)[0] for each, output in zip(examples, outputs, strict=True)]
+        found = measuring.spans(said, golds, ruler)
+        if self.settings.no_answer and not all(golds):
+            best = [
+                stripped(each.texts[1], output.span)[0]
+                for each, output in zip(examples, outputs, strict=True)
+            ]
+            f1 = [measuring.measured(text, right, ruler)[1] for text, right in zip(best, golds, strict=True)]
+            margins = np.clip([-output.margin for output in outputs], -1e9, 1e9)
+            known = np.asarray([bool(right) for right in golds])
+            value, threshold = measuring.best_threshold(np.asarray(f1), known, margins)
+            found |= {"best_f1": value, "best_threshold": threshold}
+        found["mistakes"] = self.mistakes(examples, outputs, said, ruler)
+        return found
+
+    def each(self, examples: Sequence[Example], outputs: Sequence[Any]) -> tuple[str, Floats]:
+        ruler = measuring.ruler_for([each.texts[1] for each in examples])
+        said = [self.answer(each, output)[0] for each, output in zip(examples, outputs, strict=True)]
+        pairs = zip(said, examples, strict=True)
+        return "f1", np.asarray(
+            [measuring.measured(text, each.label.texts, ruler)[1] for text, each in pairs]
+        )
+
+    def mistakes(
+        self, examples: Sequence[Example], outputs: Sequence[Found], said: list[str], ruler: str
+    ) -> list[dict[str, Any]]:
+        """The answers without anything right in them that were given with most confidence, first."""
+        sure = [each.probability if text else each.none for each, text in zip(outputs, said, strict=True)]
+        wrong = [
+            at
+            for at, (text, each) in enumerate(zip(said, examples, strict=True))
+            if measuring.measured(text, each.label.texts, ruler)[1] == 0
+        ]
+        wrong.sort(key=lambda at: -sure[at])
+        return [
+            {
+                "text": examples[at].texts[0][:300], "label": " | ".join(dict.fromkeys(examples[at].label.texts)),
+                "where": examples[at].where, "answer": said[at], "probability": round(sure[at], 4),
+            }
+            for at in wrong[:SHOWN]
+        ]  # fmt: skip
+
+    def told(self, example: Example, output: Any) -> dict[str, Any]:
+        text, span = self.answer(example, output)
+        start, end = span or (None, None)
+        found = {"answer": text, "start": start, "end": end}
+        found["probability"] = round(output.none if span is None else output.probability, 6)
+        return {**found, "no_answer_probability": round(output.none, 6)} if self.settings.no_answer else found
+
+
+# ── windows ────────────────────────────────────────────────────────────────────────────────────
+
+
+def room_for(question: list[int], n_context: int, frame: Frame) -> tuple[list[int], int]:
+    """What is read of a question (at most half of what a window holds, where the context is long), and how many tokens
+    of the context a window then holds.
+    """
+    if frame.longest is None:
+        return question, max(1, n_context)
+    room = frame.longest - len(frame.begin) - 2
+    if room < 2:
+        raise UsageError(f"a window of {frame.longest} ids holds no context: set task.longest to more")
+    asked = question[: max(room - n_context, room - room // 2)]
+    return asked, room - len(asked)
+
+
+def starts(n: int, holds: int, stride: int) -> range:
+    """Where the windows of `n` tokens begin: neighbours share at least half of what a window holds."""
+    step = min(stride, max(1, holds // 2))
+    return range(0, max(1, n - holds + step), step)
+
+
+def framed(question: list[int], context: list[int], frame: Frame) -> tuple[Row, int]:
+    """The row of a question and a part of its context, and the position of that part's first token."""
+    ids, segments, _ = replace(frame, longest=None).around([question, context])
+    first = len(ids) - len(context) - 1
+    if frame.segments > 2:
+        segments[first:-1] = [1 + (each in question) for each in context]
+    return Row(ids, segments), first
+
+
+def within(span: Span, start: int, n: int, first: int, length: int) -> list[int]:
+    """The positions of an answer in a row of `length` whose part of the context, `n` tokens from the `start`-th on,
+    begins at `first`; the closing id where that part does not hold it whole.
+    """
+    if start <= span[0] and span[1] < start + n:
+        return [at - start + first for at in span]
+    return [length - 1] * 2
+
+
+# ── fields ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def stripped(context: str, span: Span) -> tuple[str, Span]:
+    """The text of a span without blanks around it, and where that stands."""
+    text = context[slice(*span)]
+    start = span[0] + len(text) - len(text.lstrip())
+    return text.strip(), (start, start + len(text.strip()))
+
+
+def texts_of(record: Record) -> tuple[str, str]:
+    """The question and its context. Raises DataError where one is not there, or is no text."""
+    for name in ("question", "context"):
+        if name not in record.values:
+            shown = ", ".join(map(repr, list(record.values)[:30]))
+            raise DataError(
+                f"{record.where} has no field {name!r}; it has {shown}: name its column with --columns {name}=COLUMN"
+            )
+        value = record.values[name]
+        if not isinstance(value, str):
+            raise DataError(f"{record.where}: the {name} is {type(value).__name__} ({value!r}), not a string")
+    return record.values["question"], record.values["context"]
+
+
+def answers_of(record: Record) -> list[tuple[str, int]]:
+    """Each answer's text and start as the row has them. Raises DataError for anything else."""
+    where = record.where
+    if "answers" not in record.values:
+        shown = ", ".join(map(repr, list(record.values)[:30]))
+        raise DataError(f"{where} has no field 'answers'; it has {shown}")
+    value = record.values["answers"]
+    if isinstance(value, dict):
+        texts, starts = (value.get(name) for name in ("text", "answer_start"))
+        if not (isinstance(texts, list) and isinstance(starts, list) and len(texts) == len(starts)):
+            raise DataError(
+                f"{where}: answers {value!r} need 'text' and 'answer_start', two lists of one length"
+            )
+        value = [{"text": text, "start": start} for text, start in zip(texts, starts, strict=True)]
+    if not isinstance(value, list):
+        raise DataError(
+            f"{where}: answers is {value!r}; give a list of {{'text', 'start'}}, empty where there is none"
+        )
+    found = []
+    for each in value:
+        text = each.get("text") if isinstance(each, dict) else None
+        start = each.get("start", each.get("answer_start")) if isinstance(each, dict) else None
+        if not isinstance(text, str) or not text.strip() or type(start) is not int:
+            raise DataError(f"{where}: the answer {each!r} is not a text and the character it starts at")
+        found.append((text, start))
+    return found
+
+
+def gold_of(record: Record, context: str, told: Counter[str]) -> Gold:
+    """The right answers of a row, each looked up in the context. DataError for one that is not near its start."""
+    given = answers_of(record)
+    found: list[Span] = []
+    for text, start in given:
+        near = (start + by for by in sorted(range(-SHIFT, SHIFT + 1), key=abs))
+        at = next((each for each in near if each >= 0 and context.startswith(text, each)), None)
+        if start == NOWHERE:
+            told["nowhere"] += 1
+        elif at is None:
+            raise DataError(
+                f"{record.where}: the answer {text!r} does not stand at {start} of the context, where there is"
+                f" {context[max(0, start) :][:30]!r}; mend the row (start {NOWHERE} for an answer in other words)"
+            )
+        else:
+            told["moved"] += at != start
+            found.append((at, at + len(text)))
+    told["unlearnt"] += bool(given) and not found
+    return Gold(tuple(text for text, _ in given), tuple(found))
