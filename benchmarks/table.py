@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks import _family_rows
+from benchmarks import _family_rows, _tagging_rows
 from benchmarks._rows import Figure, Row, markdown, ranged
 from textus.common import read_json, write_atomic
 
@@ -135,6 +135,7 @@ ROWS = [
         more=True, unit=" of 20", extra=saved_often_enough),
     Row("`import textus`, `textus --help`", "start_up", start_up, 0.3, unit=" s"),
     *_family_rows.ROWS,
+    *_tagging_rows.ROWS,
 ]  # fmt: skip
 
 SOURCES = [*dict.fromkeys(row.source for row in ROWS), "families"]
@@ -205,6 +206,7 @@ CHINESE = {
     "kill −9 at 20 random moments, resume: final weights byte-identical": "随机 20 次 kill −9 后恢复：最终权重逐字节相同",
     "`import textus`, `textus --help`": "`import textus`、`textus --help`",
     **_family_rows.CHINESE,
+    **_tagging_rows.CHINESE,
 }  # fmt: skip
 """The words of the short table in README.zh-CN.md."""
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"

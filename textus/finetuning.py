@@ -45,6 +45,7 @@ from textus.tasks import (
     Task,
     answers,
     frame_of,
+    has_blanks,
     head_loss,
     rows_of,
     task_class,
@@ -283,30 +284,22 @@ def beginning(wish: Wish, data: Data) -> tuple[str, Any, tokenizers.Tokenizer]:
     texts = [text for each in data.train for text in each.texts]
     if cls.reads_texts:
         return wish.family, whole_config(wish, data.task, texts), tokenizers.train("char", texts, 20_000)
-    tokenizer = tokenizer_for(wish.tokenizer, texts)
+    tokenizer = tokenizer_for(wish.tokenizer, data.task, texts)
     known = {each.name for each in fields(config_class)}
     values: dict[str, Any] = {
         "vocab_size": tokenizer.vocab_size, "end_id": tokenizer.end_id, "dropout": 0.3, "tie_head": True,
-        **cls.sized(**SCRATCH),
+        **cls.sized(**SCRATCH), **data.task.new_model,
     }  # fmt: skip
     values = {name: value for name, value in values.items() if name in known} | model_values(wish.of("model"))
     return wish.family, from_dict(config_class, values, "model."), tokenizer
 
 
-def tokenizer_for(choice: str | None, texts: list[str]) -> tokenizers.Tokenizer:
-    """A tokenizer's folder, or one of a kind (None: by words where words are set apart by blanks, else by characters),
-    trained on the texts to learn from.
-    """
+def tokenizer_for(choice: str | None, task: Task, texts: list[str]) -> tokenizers.Tokenizer:
+    """A tokenizer's folder, or one of a kind (None: what is best for the task), trained on the texts to learn from."""
     if choice and Path(choice).exists():
         return tokenizers.load(Path(choice))
-    if choice is None:
-        choice = "word" if has_blanks(texts) else "char"
-    return tokenizers.train(choice, texts, 20_000)
-
-
-def has_blanks(texts: list[str]) -> bool:
-    """Whether words are set apart by blanks."""
-    return sum(text.count(" ") for text in texts) > 0.05 * sum(map(len, texts))
+    kind, vocab_size = task.tokenizer(choice, texts)
+    return tokenizers.train(kind, texts, vocab_size)
 
 
 def whole_config(wish: Wish, task: Task, texts: list[str]) -> Any:

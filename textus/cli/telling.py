@@ -116,7 +116,18 @@ def evaluation(found: Mapping[str, Any]) -> str:
 
 def answers(found: list[dict[str, Any]]) -> str:
     """What `predict` says: a row an answer."""
-    return table([{name: value for name, value in each.items() if name != "probabilities"} for each in found])
+    return table(
+        [{name: shown(value) for name, value in each.items() if name != "probabilities"} for each in found]
+    )
+
+
+def shown(value: Any) -> Any:
+    """A value of an answer in a cell: lists with commas, an entity with its type and place."""
+    if isinstance(value, list):
+        return ", ".join(map(str, map(shown, value)))
+    if isinstance(value, Mapping) and {"text", "label", "start", "end"} <= value.keys():
+        return f"{value['text']} ({value['label']} {value['start']}–{value['end']})"
+    return value
 
 
 def task_scores(found: Mapping[str, Any]) -> str:

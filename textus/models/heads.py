@@ -19,6 +19,8 @@ from textus.models.projections import Linear
 
 IGNORED = -100
 """The label of a position without one, as in torch and `transformers`."""
+NEVER = -1e5
+"""What a step adds that must not be: more than any scores make good, and still a number to a gradient."""
 
 TASKS = ("single", "multi", "regression")
 POOLINGS = ("mean", "cls", "last", "max")
@@ -96,16 +98,25 @@ class SequenceHead(nn.Module):
 
 
 class TokenHead(nn.Module):
-    """A label for each token; with `crf` the labels of a text are chosen together.
+    """A label for each token; with `crf` the labels of a text are chosen together, and `only_after` says for each label
+    which ones it may follow (none: any, and it may begin a text).
 
     Labels (B, T) are class numbers, `IGNORED` (-100) where a token has none: padding, or a later piece of a word.
     """
 
-    def __init__(self, d_model: int, n_labels: int, *, crf: bool = False, dropout: float = 0.1) -> None:
+    def __init__(
+        self,
+        d_model: int,
+        n_labels: int,
+        *,
+        crf: bool = False,
+        dropout: float = 0.1,
+        only_after: list[list[int]] | None = None,
+    ) -> None:
         super().__init__()
         self.dropout = nn.Dropout(dropout)
         self.out = Linear(d_model, n_labels, bias=True)
-        self.crf = CRF(n_labels) if crf else None
+        self.crf = CRF(n_labels, only_after) if crf else None
 
     def forward(self, hidden: Tensor) -> Tensor:
         """hidden (B, T, D) -> scores (B, T, C)."""
@@ -131,31 +142,47 @@ class TokenHead(nn.Module):
             return torch.where(asked, scores.argmax(-1), IGNORED)
         order, real = to_the_left(asked)
         best = torch.where(real, self.crf.best(at(scores, order), real), IGNORED)
-        return torch.empty_like(best).scatter(1, order, best)
+        return torch.full_like(asked, IGNORED, dtype=best.dtype).scatter(1, order, best)
 
 
 def to_the_left(wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """For each row the places (B, T) of what is wanted, in order, then of the rest; and which are wanted."""
-    order = torch.argsort((~wanted).int(), dim=1, stable=True)
+    """For each row the places (B, N) of what is wanted, in order, then of the rest, up to the N of the row that wants
+    most; and which are wanted.
+    """
+    order = torch.argsort((~wanted).int(), dim=1, stable=True)[:, : max(1, int(wanted.sum(1).max()))]
     return order, wanted.gather(1, order)
 
 
 def at(scores: Tensor, order: Tensor) -> Tensor:
-    """scores (B, T, C) in another order (B, T) of its positions."""
-    return scores.gather(1, order[..., None].expand_as(scores))
+    """scores (B, T, C) of other positions (B, N), in their order: (B, N, C)."""
+    return scores.gather(1, order[..., None].expand(-1, -1, scores.shape[2]))
 
 
 class CRF(nn.Module):
     """A linear chain (Lafferty, McCallum and Pereira 2001): each label's score, and each step's from the one before.
 
-    Scores (B, T, C); `mask` (B, T) is True on a row's first positions, False after its end.
+    Scores (B, T, C); `mask` (B, T) is True on a row's first positions, False after its end. `only_after` lists for each
+    label those it may follow; one with an empty list may follow any, and begin a row.
     """
 
-    def __init__(self, n_labels: int) -> None:
+    def __init__(self, n_labels: int, only_after: list[list[int]] | None = None) -> None:
         super().__init__()
         self.transition = nn.Parameter(torch.zeros(n_labels, n_labels))  # [before, after]
         self.start = nn.Parameter(torch.zeros(n_labels))
         self.end = nn.Parameter(torch.zeros(n_labels))
+        steps, starts = torch.zeros(n_labels, n_labels), torch.zeros(n_labels)
+        for label, before in enumerate(only_after or []):
+            if before:
+                steps[:, label] = starts[label] = NEVER
+                steps[before, label] = 0.0
+        self.steps: Tensor
+        self.starts: Tensor
+        self.register_buffer("steps", steps, persistent=False)
+        self.register_buffer("starts", starts, persistent=False)
+
+    def allowed(self) -> tuple[Tensor, Tensor]:
+        """The scores of a step (C, C) and of a beginning (C,), `NEVER` where it must not be."""
+        return self.transition + self.steps, self.start + self.starts
 
     def loss(self, scores: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
         """Nats (B,) of the labels (B, T) among all sequences; 0 for an empty row."""
@@ -166,25 +193,28 @@ class CRF(nn.Module):
         """What the labels (B, T) add up to: (B,)."""
         labels = torch.where(mask, labels, 0)
         each = scores.gather(2, labels[..., None])[..., 0] * mask
-        steps = self.transition[labels[:, :-1], labels[:, 1:]] * mask[:, 1:]
+        transition, start = self.allowed()
+        steps = transition[labels[:, :-1], labels[:, 1:]] * mask[:, 1:]
         last = labels.gather(1, (mask.sum(1, keepdim=True) - 1).clamp(min=0))[:, 0]
-        return each.sum(1) + steps.sum(1) + self.start[labels[:, 0]] + self.end[last]
+        return each.sum(1) + steps.sum(1) + start[labels[:, 0]] + self.end[last]
 
     def log_sum(self, scores: Tensor, mask: Tensor) -> Tensor:
         """Log of the sum over all sequences, by the forward algorithm: (B,)."""
-        alpha = self.start + scores[:, 0]  # (B, C)
+        transition, start = self.allowed()
+        alpha = start + scores[:, 0]  # (B, C)
         for t in range(1, scores.shape[1]):
-            step = torch.logsumexp(alpha[:, :, None] + self.transition, dim=1) + scores[:, t]
+            step = torch.logsumexp(alpha[:, :, None] + transition, dim=1) + scores[:, t]
             alpha = torch.where(mask[:, t, None], step, alpha)
         return torch.logsumexp(alpha + self.end, dim=1)
 
     @torch.no_grad()
     def best(self, scores: Tensor, mask: Tensor) -> Tensor:
         """The labels (B, T) that add up to most (Viterbi 1967); past a row's end its last label."""
-        alpha, pointers = self.start + scores[:, 0], []
+        transition, start = self.allowed()
+        alpha, pointers = start + scores[:, 0], []
         stay = torch.arange(scores.shape[2], device=scores.device).expand_as(alpha)
         for t in range(1, scores.shape[1]):
-            most, pointer = (alpha[:, :, None] + self.transition).max(dim=1)  # (B, C)
+            most, pointer = (alpha[:, :, None] + transition).max(dim=1)  # (B, C)
             real = mask[:, t, None]
             alpha = torch.where(real, most + scores[:, t], alpha)
             pointers.append(torch.where(real, pointer, stay))

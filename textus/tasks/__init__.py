@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -38,6 +38,7 @@ TASKS = {
     "question-answering": ("textus.tasks.question_answering", "QuestionAnswering"),
     "regression": ("textus.tasks.regression", "Regression"),
     "similarity": ("textus.tasks.similarity", "Similarity"),
+    "tagging": ("textus.tasks.tagging", "Tagging"),
 }
 """Task name → module and class."""
 
@@ -63,7 +64,8 @@ class Row:
     is for the head (None: nothing to learn).
 
     `apart` are the ids of further texts that are read apart from the first and from each other; `numbers` stand beside
-    the text; `about` is what the task wants to know again when it is answered.
+    the text; `about` is what the task wants to know again when it is answered; `asked` are the places that
+    want an answer each (None: the row as a whole does).
     """
 
     ids: list[int]
@@ -73,6 +75,7 @@ class Row:
     apart: tuple[list[int], ...] = ()
     numbers: tuple[float, ...] = ()
     about: Any = None
+    asked: list[int] | None = None
 
     @property
     def length(self) -> int:
@@ -99,6 +102,8 @@ class Task(ABC):
     """Settings that runs must share for their answers to be put together."""
     floor: str | None = None
     """The family that a run of this task is measured against, trained on the same rows."""
+    new_model: ClassVar[dict[str, Any]] = {}
+    """Config values of a new model that differ from what fine-tuning takes, where the family has them."""
 
     def __init__(self, settings: Any, labels: Sequence[str]) -> None:
         self.settings, self.labels = settings, list(labels)
@@ -116,6 +121,16 @@ class Task(ABC):
 
     def can_choose(self, examples: Sequence[Example]) -> None:  # noqa: B027 - most tasks can by any rows
         """Raises DataError where these rows cannot tell which weights are best."""
+
+    def asked(self, texts: tuple[str, ...], where: str) -> Example:
+        """Texts to be answered as an example."""
+        return Example(texts, None, where)
+
+    def tokenizer(self, kind: str | None, texts: Sequence[str]) -> tuple[str, int]:
+        """The kind of tokenizer a new model gets, and of how many ids: the kind asked for, else by words where blanks
+        set them apart, and by characters where not.
+        """
+        return kind or ("word" if has_blanks(texts) else "char"), 20_000
 
     @abstractmethod
     def head(self) -> dict[str, Any]:
@@ -176,6 +191,11 @@ class Task(ABC):
             if isinstance(value, int | float) and name != "rows"
         ]
         return [Section("More figures", rows=numbers)] if numbers else []
+
+
+def has_blanks(texts: Sequence[str]) -> bool:
+    """Whether words are set apart by blanks."""
+    return sum(text.count(" ") for text in texts) > 0.05 * sum(map(len, texts))
 
 
 def main_figures(scores: dict[str, Any]) -> dict[str, Any]:
@@ -252,7 +272,8 @@ def rows_of(task: Task, examples: Sequence[Example], tokenizer: Tokenizer, frame
 
 
 def batch_of(task: Task, rows: Sequence[Row], pad_id: int, position: int = 0) -> Batch:
-    """Rows as tensors, padded on the right; every row weighs one. Of N texts read apart `ids`, `segments` and `mask`
+    """Rows as tensors, padded on the right; every row weighs one, or each place in it that is asked for, which are then
+    the batch's `word_starts`. Of N texts read apart `ids`, `segments` and `mask`
     are (B, N, T).
     """
     length = max(row.length for row in rows)
@@ -267,13 +288,16 @@ def batch_of(task: Task, rows: Sequence[Row], pad_id: int, position: int = 0) ->
     if shape[1] == 1:
         ids, segments, mask = ids[:, 0], segments[:, 0], mask[:, 0]
     weights = torch.zeros(len(rows), length)
-    weights[:, 0] = 1.0
+    for number, row in enumerate(rows):
+        weights[number, [0] if row.asked is None else row.asked] = 1.0
+    starts = None if rows[0].asked is None else weights > 0
     known = [row.label for row in rows if row.label is not None]
     labels = task.label_tensor(known, length) if len(known) == len(rows) else None
     numbers = torch.tensor([row.numbers for row in rows], dtype=torch.float64) if rows[0].numbers else None
     return Batch(
-        ids, ids, weights, mask=mask, segments=segments, labels=labels, position=position, numbers=numbers
-    )
+        ids, ids, weights, mask=mask, segments=segments, labels=labels, position=position, numbers=numbers,
+        word_starts=starts,
+    )  # fmt: skip
 
 
 class RowBatches:
@@ -385,7 +409,7 @@ def examples_of(
     if isinstance(given, Path):
         return task.examples(read_records(given, parse_columns(columns)), labelled=False)
     texts = [(each,) if isinstance(each, str) else tuple(each) for each in given]
-    return [Example(each, None, f"text {number}") for number, each in enumerate(texts, 1)]
+    return [task.asked(each, f"text {number}") for number, each in enumerate(texts, 1)]
 
 
 def predictions(

@@ -1,0 +1,481 @@
+"""Tagging: entities as seqeval has them, rows of every form, words in pieces, windows, and all of it end to end."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from seqeval.metrics import accuracy_score, classification_report
+from seqeval.metrics.sequence_labeling import get_entities
+from sklearn.metrics import f1_score
+from torch import nn
+
+from textus import api
+from textus.cli import main
+from textus.common import DataError, UsageError
+from textus.metrics.entities import bio, entity_scores, scheme_counts, spans, token_scores
+from textus.models.heads import CRF, IGNORED
+from textus.records import Record
+from textus.tasks import Frame
+from textus.tasks.tagging import Tagging, TaggingSettings, stretches
+from textus.tasks.tokens import Tagged, cut, tagged
+from textus.tokenizer import train as train_tokenizer
+
+SMALL = ("train.batch_size=8", "model.n_layer=1", "model.d_model=32", "optim.rate=0.01")
+NAMES, TOWNS = ("Anna", "Bob", "Chen", "Dana"), ("Bonn", "Oslo", "Rome", "York")
+WORDS = ("sees", "a", "house", "in", "the", "rain", "and", "then", "went", "home", "with", "old")
+
+
+def drawn_tags(prefixes: str, seed: int, n: int = 60) -> list[list[str]]:
+    """Sentences of tags by chance, most of them in no scheme."""
+    draw = random.Random(seed)
+    tags = ["O", "O", *(f"{prefix}-{kind}" for prefix in prefixes for kind in ("PER", "LOC", "ORG-X"))]
+    return [draw.choices(tags, k=draw.randint(1, 12)) for _ in range(n)]
+
+
+def sentences(n: int, seed: int = 0) -> list[dict[str, list[str]]]:
+    """Rows in which a person has one or two words and a town always one."""
+    draw = random.Random(seed)
+    rows = []
+    for _ in range(n):
+        tokens, tags = draw.choices(WORDS, k=draw.randint(2, 5)), []
+        tags = ["O"] * len(tokens)
+        for kind, words in (("PER", draw.sample(NAMES, draw.randint(1, 2))), ("LOC", [draw.choice(TOWNS)])):
+            at = draw.choice(
+                [place for place in range(len(tokens) + 1) if "I-PER" not in tags[place : place + 1]]
+            )
+            tokens[at:at] = words
+            tags[at:at] = bio([(kind, 0, len(words))], len(words))
+        rows.append({"tokens": tokens, "tags": tags})
+    return rows
+
+
+def written(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return written(tmp_path_factory.mktemp("rows") / "train.jsonl", sentences(240))
+
+
+@pytest.fixture(scope="module")
+def tuned(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> api.Run:
+    out = tmp_path_factory.mktemp("runs") / "lstm"
+    return api.finetune(rows, task="tagging", model="lstm", out=out, epochs=5, settings=SMALL)
+
+
+# ── entities, against seqeval ──────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("prefixes", ["BI", "I", "BIES"])
+def test_entities_are_seqevals(prefixes: str) -> None:
+    for tags in drawn_tags(prefixes, seed=len(prefixes), n=400):
+        theirs = [(kind, start, end + 1) for kind, start, end in get_entities(tags)]
+        assert spans(tags) == theirs, tags
+        again = bio(spans(tags), len(tags))
+        assert spans(again) == theirs
+        assert [(kind, start, end + 1) for kind, start, end in get_entities(again)] == theirs
+        assert all(
+            after[0] != "I" or before[1:] == after[1:] for before, after in itertools.pairwise(["O", *again])
+        )
+
+
+def test_other_names_of_the_prefixes_mean_the_same() -> None:
+    for tags in drawn_tags("BIES", seed=9):
+        other = [tag.replace("E-", "L-").replace("S-", "U-").replace("I-", "M-") for tag in tags]
+        assert spans(other) == spans(tags)
+
+
+def test_entity_figures_are_seqevals() -> None:
+    gold = [bio(spans(tags), len(tags)) for tags in drawn_tags("BI", seed=1, n=200)]
+    draw = random.Random(2)
+    guess = [list(tags) if draw.random() < 0.6 else draw.sample(tags, len(tags)) for tags in gold]
+    found = entity_scores([spans(each) for each in gold], [spans(each) for each in guess])
+    theirs = classification_report(gold, guess, output_dict=True, zero_division=0)
+    for ours, name in (("f1", "f1-score"), ("precision", "precision"), ("recall", "recall")):
+        assert found[ours]["value"] == pytest.approx(theirs["micro avg"][name])
+        assert found[ours]["low"] < found[ours]["value"] < found[ours]["high"]
+        assert [each[ours] for each in found["classes"]] == pytest.approx(
+            [theirs[each["label"]][name] for each in found["classes"]]
+        )
+    assert found["macro_f1"] == pytest.approx(theirs["macro avg"]["f1-score"])
+    assert [each["n"] for each in found["classes"]] == [
+        theirs[each["label"]]["support"] for each in found["classes"]
+    ]
+    tokens = token_scores(gold, guess)
+    assert tokens["accuracy"]["value"] == pytest.approx(accuracy_score(gold, guess))
+    flat = [list(itertools.chain(*part)) for part in (gold, guess)]
+    assert tokens["macro_f1"] == pytest.approx(f1_score(*flat, average="macro"))
+
+
+def test_an_answer_half_right_is_wrong() -> None:
+    gold = [("PER", 0, 2)]
+    for guess in ([("PER", 0, 1)], [("LOC", 0, 2)], []):
+        assert entity_scores([gold], [guess])["f1"]["value"] == 0  # type: ignore[list-item]
+    assert entity_scores([[]], [[]])["f1"] == {"value": 0, "low": 0, "high": 0, "n": 1}
+
+
+def test_schemes_are_told_apart() -> None:
+    assert scheme_counts([["B-X", "I-X", "O", "B-Y", "B-Y"]]) == (0, 2)  # BIO
+    assert scheme_counts([["I-X", "I-X", "O", "I-Y", "B-Y"]]) == (2, 0)  # IOB1
+    assert scheme_counts([["B-X", "O", "I-X", "I-Y"]]) == (2, 1)  # BIO with two that have no B
+    assert scheme_counts([["S-X", "O", "B-X", "E-X"]]) == (0, 1)
+
+
+# ── a chain in which an I follows its own ──────────────────────────────────────────────────────
+
+
+@torch.no_grad()
+def test_no_step_is_taken_that_must_not_be() -> None:
+    task = Tagging(TaggingSettings(), ["O", "B-A", "I-A", "B-B", "I-B"])
+    lawful = CRF(5, task.only_after())
+    free = CRF(5)
+    for parameter, other in zip(lawful.parameters(), free.parameters(), strict=True):
+        nn.init.normal_(parameter)
+        other.copy_(parameter)
+    scores, mask = 3 * torch.randn(40, 4, 5), torch.ones(40, 4, dtype=torch.bool)
+
+    def is_lawful(numbers: tuple[int, ...]) -> bool:
+        names = [task.labels[number] for number in numbers]
+        return bio(spans(names), len(names)) == names
+
+    assert all(is_lawful(tuple(path)) for path in lawful.best(scores, mask).tolist())
+    assert not all(is_lawful(tuple(path)) for path in free.best(scores, mask).tolist())  # the planted fault
+    every = [path for path in itertools.product(range(5), repeat=4) if is_lawful(path)]
+    paths = torch.tensor(every)
+    one = scores[:1].expand(len(every), -1, -1)
+    totals = free.score(one, paths, mask[:1].expand(len(every), -1))
+    nats = lawful.loss(one, paths, mask[:1].expand(len(every), -1))
+    torch.testing.assert_close(nats, totals.logsumexp(0) - totals, rtol=1e-4, atol=1e-3)
+    assert lawful.best(scores[:1], mask[:1])[0].tolist() == list(every[int(totals.argmax())])
+
+
+# ── rows ───────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("unit", "text", "tokens"),
+    [
+        ("token", "The U.S. won 6-3, Bob's dog...", "The U.S. won 6-3 , Bob 's dog ..."),
+        ("token", "On 1996-08-22 in A.B. C(d) 1,000.5.", "On 1996-08-22 in A.B. C ( d ) 1,000.5 ."),
+        ("word", "The U.S. won 6-3.", "The U . S . won 6 - 3 ."),
+        ("word", " 我爱NLP and Köln\n", "我 爱 NLP and Köln"),
+        ("character", "我爱 NLP。", "我 爱 N L P 。"),
+        ("word", "  ", ""),
+    ],
+)  # fmt: skip
+def test_texts_are_cut_and_nothing_is_lost(unit: str, text: str, tokens: str) -> None:
+    places = cut(text, unit)
+    assert [text[start:end] for start, end in places] == tokens.split()
+    assert "".join(text.split()) == "".join(text[start:end] for start, end in places)
+
+
+def test_both_forms_of_entities_are_one() -> None:
+    text = "浙商银行的叶老桂在CSOL"
+    nested = {"name": {"叶老桂": [[5, 7]]}, "company": {"浙商银行": [[0, 3]]}, "game": {"CSOL": [[9, 12]]}}
+    listed = [
+        {"start": 5, "end": 8, "label": "name"},
+        {"start": 0, "end": 4, "label": "company", "text": "浙商银行"},
+        [9, 13, "game"],
+    ]
+    past = {
+        kind: {said: [[a, b + 1] for a, b in at] for said, at in each.items()}
+        for kind, each in nested.items()
+    }
+    expected = "B-company I-company I-company I-company O B-name I-name I-name O B-game I-game I-game I-game"
+    for name, value in (("label", nested), ("entities", listed), ("spans", past)):
+        row = tagged(Record({"text": text, name: value}, "row"), "character", labelled=True)
+        assert " ".join(row.label) == expected, name
+
+
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        (
+            {"text": "Anna ran", "entities": [[0, 9, "PER"]]},
+            "line 1: the PER at 0 to 9 is not in its text of 8 char",
+        ),
+        ({"text": "Anna ran", "entities": [[2, 2, "PER"]]}, "the PER at 2 to 2 is not in its text"),
+        ({"text": "Anna ran", "entities": [[0, 3, "PER"]]}, "the PER 'Ann' at 0 to 3 cuts the token 'Anna'"),
+        ({"text": "Anna  ran", "entities": [[4, 6, "PER"]]}, "the PER at 4 to 6 holds no token"),
+        (
+            {"text": "Anna ran", "label": {"PER": {"Ann": [[1, 3]]}}},
+            "the PER 'Ann' is not what the text says at 1",
+        ),
+        (
+            {"text": "Anna ran", "entities": [{"start": 0, "label": "PER"}]},
+            "wanted a list of {start, end, label}",
+        ),
+        ({"text": "Anna ran", "entities": "PER"}, "'entities' is PER; wanted a list"),
+        ({"text": "Anna ran", "entities": [["0", 4, "PER"]]}, "start '0', end 4"),
+        ({"text": "Anna ran"}, "has no 'entities'; it has 'text'"),
+        ({"text": 3, "entities": []}, "has a text that is int (3)"),
+        ({"review": "Anna"}, "has 'review'; it needs tokens and tags, or text and entities"),
+        ({"tokens": ["a", "b"], "tags": ["O"]}, "line 1 has 2 tokens and 1 tags; give one for each token"),
+        ({"tokens": ["a", ""], "tags": ["O", "O"]}, "tokens[1] is '', not a string"),
+        ({"tokens": ["a"], "tags": [3]}, "tags[0] is 3, not a string with something in it; names of tags"),
+        ({"tokens": "a b", "tags": ["O"]}, "'tokens' is str, not a list"),
+        ({"tokens": ["a"]}, "line 1: has no 'tags'; give a list of strings"),
+    ],
+)
+def test_rows_that_cannot_be_are_named(values: dict[str, Any], complaint: str, tmp_path: Path) -> None:
+    whole = sentences(20) if "tokens" in values else [{"text": "Bob ran", "entities": [[0, 3, "PER"]]}] * 2
+    data = written(tmp_path / "r.jsonl", [values, *whole])
+    with pytest.raises(DataError) as caught:
+        api.finetune(data, task="tagging", model="lstm", out=tmp_path / "run", settings=("task.unit=token",))
+    assert complaint in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("tags", "complaint"),
+    [
+        (["O", "O"], "tokens have the one tag 'O': there is nothing to tell apart"),
+        (["NN", "NN"], "tokens have the one tag 'NN'"),
+        (["B-PER", "NN"], "the tags have both prefixes and none, such as 'B-PER' beside 'NN'"),
+    ],
+)
+def test_tags_that_teach_nothing_are_refused(tags: list[str], complaint: str, tmp_path: Path) -> None:
+    data = written(tmp_path / "r.jsonl", [{"tokens": ["a", f"b{n}"], "tags": tags} for n in range(40)])
+    with pytest.raises(DataError) as caught:
+        api.finetune(data, task="tagging", model="lstm", out=tmp_path / "run")
+    assert complaint in str(caught.value)
+
+
+def test_too_many_tags_are_no_tags(tmp_path: Path) -> None:
+    data = written(
+        tmp_path / "r.jsonl",
+        [{"tokens": ["a"] * 9, "tags": [f"{n}.{k}" for k in range(9)]} for n in range(200)],
+    )
+    with pytest.raises(DataError, match=r"different tags, such as 0\.0"):
+        api.finetune(data, task="tagging", model="lstm", out=tmp_path / "run")
+
+
+def test_what_is_mended_or_left_out_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    task = Tagging(TaggingSettings(unit="word"), ["O", "B-A", "I-A"])
+
+    def told(*values: dict[str, Any]) -> tuple[list[Any], str]:
+        found = task.examples([Record(each, f"row {n}") for n, each in enumerate(values)], labelled=True)
+        return [each.label for each in found], capsys.readouterr().err
+
+    good = {"tokens": ["a", "b", "c"], "tags": ["B-A", "I-A", "O"]}
+    assert told(good) == ([("B-A", "I-A", "O")], "")
+    labels, said = told(good, {"tokens": ["a", "b"], "tags": ["I-A", "O"]})
+    assert labels[1] == ("B-A", "O")
+    assert "1 entities begin with I-, not B-" in said
+    labels, said = told({"tokens": ["a", "b", "c", "d"], "tags": ["I-A", "I-A", "B-A", "O"]})
+    assert labels == [("B-A", "I-A", "B-A", "O")]
+    assert "the tags are IOB1" in said
+    assert told({"tokens": ["a", "b", "c"], "tags": ["S-A", "B-A", "E-A"]}) == ([("B-A", "B-A", "I-A")], "")
+    labels, said = told({"tokens": [], "tags": []}, good, {"text": "", "entities": []})
+    assert len(labels) == 1
+    assert "2 rows have no token and are left out; the first is row 0" in said
+    labels, said = told({"text": "New York City", "entities": [[0, 8, "A"], [4, 13, "A"], [0, 13, "A"]]})
+    assert labels == [("B-A", "I-A", "I-A")]
+    assert "2 entities lie over longer ones" in said
+    _, said = told({"tokens": ["a", "b"], "tags": ["B-New", "I-New"]})
+    assert "2 tags were never seen in training (B-New, I-New)" in said
+
+
+# ── words in pieces, texts in windows ──────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("kind", ["word", "bpe", "wordpiece", "unigram", "char"])
+def test_a_tag_stands_on_the_first_piece_of_its_word(kind: str) -> None:
+    row = sentences(30, seed=3)
+    tokenizer = train_tokenizer(kind, [" " + word for each in row for word in each["tokens"][:4]], 600)
+    task = Tagging(TaggingSettings(unit="token"), ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"])
+    example = task.examples([Record(row[0], "row")], labelled=True)[0]
+    ids = tokenizer.encode_batch(list(example.texts))
+    found = task.windows(example, ids, Frame((7,), 8, None))[0]
+    assert found.ids == [7, *itertools.chain(*ids), 8]
+    assert found.asked == [1 + sum(map(len, ids[:n])) for n in range(len(ids))]
+    assert [task.labels[found.label[place]] for place in found.asked] == list(example.label)
+    assert sum(label != IGNORED for label in found.label) == len(ids)
+
+
+def test_a_word_without_a_piece_is_answered_too() -> None:
+    task = Tagging(TaggingSettings(unit="token"), ["O", "B-A", "I-A"])
+    example = Tagged((" a", " \u200b", " b"), ("O", "B-A", "O"), "row")
+    assert task.windows(example, [[5], [], [6]], Frame((1,), 2, None))[0].asked == [1, 2, 3]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_windows_answer_every_word_once(seed: int) -> None:
+    draw = random.Random(seed)
+    lengths, room = draw.choices((1, 2, 3, 5), k=draw.randint(0, 80)), draw.randint(5, 30)
+    found = stretches(lengths, room)
+    answered = [number for _, _, first, last in found for number in range(first, last)]
+    assert answered == list(range(len(lengths)))
+    for low, high, first, last in found:
+        assert sum(lengths[low:high]) <= room
+        assert low <= first <= last <= high
+    for (_, high, _, last), (low, _, _, _) in itertools.pairwise(found):
+        assert low <= last <= high
+        if room >= 20:  # a word near an edge has something on both sides
+            assert low < last < high
+
+
+def test_long_texts_are_read_in_windows_and_told(
+    rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = [*SMALL, "model.n_head=2", "optim.rate=0.005", "model.context_length=24"]
+    run = api.finetune(
+        rows, task="tagging", model="encoder", out=tmp_path / "run", epochs=8, settings=settings
+    )
+    capsys.readouterr()
+    long = [word for row in sentences(30, seed=5) for word in row["tokens"]]
+    answer = run.predict([" ".join(long)])[0]
+    assert "1 of 1 texts are longer than 24 tokens: they are read in" in capsys.readouterr().err
+    right = [word in (*NAMES, *TOWNS) for word in long]
+    places = [0, *itertools.accumulate(len(word) + 1 for word in long)]
+    inside = [any(e["start"] <= at < e["end"] for e in answer["entities"]) for at in places[:-1]]
+    assert sum(a == b for a, b in zip(right, inside, strict=True)) > 0.95 * len(long)
+
+
+def test_a_word_longer_than_the_model_reads_is_cut() -> None:
+    task = Tagging(TaggingSettings(unit="token"), ["O", "B-A", "I-A"])
+    example = Tagged((" a", " b", " c"), ("O", "B-A", "O"), "row")
+    windows = task.windows(example, [[5], [6] * 40, [7]], Frame((1,), 2, 10))
+    assert sum(each.cut for each in windows) == 32
+    assert all(len(each.ids) <= 10 for each in windows)
+    assert sum(len(each.asked or ()) for each in windows) == 3
+
+
+# ── learnt and asked ───────────────────────────────────────────────────────────────────────────
+
+NEURAL = ["lstm", "gru", "rnn", "seq2seq", "encoder", "decoder", "encoder-decoder", "vae", "gan"]
+
+
+@pytest.mark.parametrize("family", NEURAL)
+def test_every_family_with_states_learns_it(family: str, rows: Path, tmp_path: Path) -> None:
+    settings = [*SMALL, *(["model.n_head=2"] if "coder" in family else [])]
+    run = api.finetune(rows, task="tagging", model=family, out=tmp_path / "run", epochs=5, settings=settings)
+    test = written(tmp_path / "test.jsonl", sentences(60, seed=1))
+    assert run.evaluate_task(test)["f1"]["value"] > 0.9
+
+
+def test_answers_stand_where_they_say(tuned: api.Run) -> None:
+    text = "then  Anna Bob went home in\nOslo , a house"
+    found = tuned.predict([text])[0]
+    assert [(each["text"], each["label"]) for each in found["entities"]] == [
+        ("Anna Bob", "PER"),
+        ("Oslo", "LOC"),
+    ]
+    assert all(text[each["start"] : each["end"]] == each["text"] for each in found["entities"])
+    assert tuned.predict(["", " \n"]) == [{"entities": []}] * 2
+
+
+def test_rows_of_tokens_get_tags_too(tuned: api.Run, tmp_path: Path) -> None:
+    data = written(tmp_path / "t.jsonl", [{"tokens": ["Anna", "sees", "York"]}, {"text": "the rain"}])
+    first, second = tuned.predict(data)
+    assert first["tags"] == ["B-PER", "O", "B-LOC"]
+    assert [(each["text"], each["start"], each["end"]) for each in first["entities"]] == [
+        ("Anna", 0, 4),
+        ("York", 10, 14),
+    ]
+    assert second == {"entities": []}
+
+
+def test_asked_alone_and_together_it_answers_alike(tuned: api.Run) -> None:
+    texts = [" ".join(row["tokens"]) for row in sentences(30, seed=2)]
+    assert [tuned.predict([text])[0] for text in texts] == tuned.predict(texts)
+
+
+def test_broken_off_and_resumed_it_ends_in_the_same_bytes(rows: Path, tmp_path: Path) -> None:
+    run = api.finetune(rows, task="tagging", model="gru", out=tmp_path / "run", epochs=2, settings=SMALL)
+    assert api.prove_resume(run.path)["identical"]
+
+
+def test_figures_of_a_file_are_seqevals(tuned: api.Run, tmp_path: Path) -> None:
+    gold = sentences(60, seed=7)
+    for row in gold[::3]:
+        row["tags"] = ["B-PER" if tag == "B-LOC" else tag for tag in row["tags"]]
+    data = written(tmp_path / "t.jsonl", gold)
+    found = tuned.evaluate_task(data)
+    theirs = classification_report(
+        [row["tags"] for row in gold], [each["tags"] for each in tuned.predict(data)], output_dict=True
+    )
+    assert found["f1"]["value"] == pytest.approx(theirs["micro avg"]["f1-score"])
+    assert found["macro_f1"] == pytest.approx(theirs["macro avg"]["f1-score"])
+    assert found["f1"]["value"] < 0.9
+
+
+def test_chinese_is_read_and_answered_by_character(tmp_path: Path) -> None:
+    draw = random.Random(0)
+    rows = []
+    for _ in range(200):
+        text = "".join(draw.choices("这部电影我们昨天一起去看了", k=6))
+        at = draw.randrange(7)
+        who = draw.choice(["张三丰", "李四"])
+        rows.append(
+            {"text": text[:at] + who + text[at:], "label": {"name": {who: [[at, at + len(who) - 1]]}}}
+        )
+    data = written(tmp_path / "r.jsonl", rows)
+    run = api.finetune(data, task="tagging", model="lstm", out=tmp_path / "run", epochs=5, settings=SMALL)
+    assert run.record["task_settings"]["unit"] == "character"
+    assert run.tokenizer.kind == "char"
+    found = run.predict(["我们去看 张三丰了"])[0]["entities"]
+    assert found == [{"text": "张三丰", "label": "name", "start": 5, "end": 8}]
+
+
+@pytest.mark.parametrize("crf", ["true", "false"])
+def test_plain_tags_are_scored_by_token(crf: str, tmp_path: Path) -> None:
+    rows = [
+        {"tokens": row["tokens"], "tags": ["NAME" if word[0].isupper() else "WORD" for word in row["tokens"]]}
+        for row in sentences(150, seed=8)
+    ]
+    data = written(tmp_path / "r.jsonl", rows)
+    settings = [*SMALL, f"task.crf={crf}"]
+    run = api.finetune(data, task="tagging", model="gru", out=tmp_path / "run", epochs=4, settings=settings)
+    found = run.evaluate_task(data)
+    assert found["accuracy"]["value"] > 0.95
+    assert [each["label"] for each in found["classes"]] == ["NAME", "WORD"]
+    assert run.predict(["Anna went"]) == [{"tokens": ["Anna", "went"], "tags": ["NAME", "WORD"]}]
+
+
+def test_columns_of_conll_are_read(tmp_path: Path) -> None:
+    text = "".join(
+        "".join(f"{a} NN {b.replace('B-', 'I-')}\n" for a, b in zip(row["tokens"], row["tags"], strict=True))
+        + "\n"
+        for row in sentences(60, seed=4)
+    )
+    (tmp_path / "train.conll").write_text("-DOCSTART- -X- O\n\n" + text)
+    run = api.finetune(
+        tmp_path / "train.conll", task="tagging", model="gru", out=tmp_path / "run", epochs=1, settings=SMALL
+    )
+    assert run.record["labels"] == ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]
+
+
+def test_the_command_line_shows_entities(
+    tuned: api.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["predict", str(tuned.path), "Anna went home"]) == 0
+    assert "Anna (PER 0–4)" in capsys.readouterr().out
+    data = written(tmp_path / "t.jsonl", sentences(20, seed=6))
+    assert main(["evaluate", str(tuned.path), "--on", str(data)]) == 0
+    said = capsys.readouterr().out
+    assert "f1" in said
+    assert "token accuracy" in said
+
+
+def test_wrong_words_are_named(rows: Path, tuned: api.Run, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="should be 'auto', 'token', 'word' or 'character'"):
+        api.finetune(rows, task="tagging", model="gru", out=tmp_path / "r", settings=["task.unit=charcter"])
+    with pytest.raises(UsageError, match="text 1 is 2 texts; tagging reads one"):
+        tuned.predict([("a", "b")])
+
+
+def test_rows_without_entities_mean_nothing(
+    tuned: api.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = written(tmp_path / "t.jsonl", [{"tokens": ["the", "rain"], "tags": ["O", "O"]}])
+    assert tuned.evaluate_task(data)["f1"]["value"] == 0
+    assert "these rows have no entity" in capsys.readouterr().err

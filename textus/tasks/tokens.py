@@ -1,0 +1,210 @@
+"""Rows for tagging: a text cut into tokens that know where they stand, and the tags of its tokens.
+
+A token is what a treebank takes for one (`token`), a run of letters and digits or a single sign (`word`), or a
+character that is no blank (`character`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from textus.common import DataError
+from textus.metrics.entities import Span, bio
+from textus.records import Record
+from textus.tasks import Example
+from textus.tokenizer.learning import HAN
+
+_LETTER = rf"(?:(?![{HAN}])\w)"
+UNITS = {
+    "token": re.compile(
+        rf"[{HAN}]|(?:[^\W\d_]\.){{2,}}|['’]{_LETTER}+|{_LETTER}+(?:[-.,:/&@]{_LETTER}+)*|(\.{{3}}|--|``|'')|[^\w\s]"
+    ),
+    "word": re.compile(rf"[{HAN}]|{_LETTER}+|[^\w\s]"),
+    "character": re.compile(r"\S"),
+}
+"""How a text is cut. `token` keeps U.S., 1996-08-22, 6-3 and 's whole."""
+ENTITY_FIELDS = ("entities", "spans", "label", "labels")
+
+
+@dataclass(frozen=True)
+class Tagged(Example):
+    """An example whose texts are its tokens, each with the blank before it that the unit has; its label is their tags.
+    `text` is what they were cut from, and `places` where they stand in it. Without a text (`tokens` were given) both
+    are of the tokens put together.
+    """
+
+    text: str = ""
+    places: tuple[tuple[int, int], ...] = ()
+    given: bool = False
+    dropped: int = 0
+    """Entities that lie over longer ones: a tag says one thing of a token."""
+
+
+def unit_of(records: Sequence[Record]) -> str:
+    """How texts like these are cut: where blanks are rare by character, else as their rows have them."""
+    tokens = [token for each in records for token in each.values.get("tokens") or ()]
+    if tokens:
+        return "character" if sum(map(len, map(str, tokens))) < 1.5 * len(tokens) else "token"
+    text = "".join(str(each.values.get("text", "")) for each in records)
+    return "word" if text.count(" ") > 0.05 * len(text) else "character"
+
+
+def cut(text: str, unit: str) -> list[tuple[int, int]]:
+    """Where the tokens of a text begin and end."""
+    return [match.span() for match in UNITS[unit].finditer(text)]
+
+
+def tagged(record: Record, unit: str, *, labelled: bool) -> Tagged:
+    """A row as an example. Raises DataError, naming the row, for what cannot be one."""
+    if record.values.get("tokens") is not None:
+        return of_tokens(record, unit, labelled=labelled)
+    text = record.values.get("text")
+    if not isinstance(text, str):
+        shown = ", ".join(map(repr, list(record.values)[:30]))
+        found = f"has {shown}" if text is None else f"has a text that is {type(text).__name__} ({text!r})"
+        raise DataError(
+            f"{record.where} {found}; it needs tokens and tags, or text and entities: name their columns, such as"
+            " --columns text=COLUMN,entities=COLUMN"
+        )
+    places = cut(text, unit)
+    example = of_places(text, places, unit, record.where)
+    if not labelled:
+        return example
+    held, dropped = without_overlap(entities_of(record, text))
+    tags = bio([on_tokens(each, places, record.where, text) for each in held], len(places))
+    return replace(example, label=tuple(tags), dropped=dropped)
+
+
+def of_places(text: str, places: Sequence[tuple[int, int]], unit: str, where: str) -> Tagged:
+    """A text cut at these places, without tags."""
+    blank = "" if unit == "character" else " "
+    words = tuple(blank + text[start:end] for start, end in places)
+    return Tagged(words, None, where, text=text, places=tuple(places))
+
+
+def of_tokens(record: Record, unit: str, *, labelled: bool) -> Tagged:
+    """A row of tokens; without a text of its own they are told as joined by blanks (characters: by nothing)."""
+    tokens = strings(record, "tokens")
+    blank = "" if unit == "character" else " "
+    places, at = [], 0
+    for token in tokens:
+        places.append((at, at + len(token)))
+        at += len(token) + len(blank)
+    tags = None
+    if labelled:
+        tags = tuple(strings(record, "tags"))
+        if len(tags) != len(tokens):
+            raise DataError(
+                f"{record.where} has {len(tokens)} tokens and {len(tags)} tags; give one for each token"
+            )
+    words = tuple(blank + token for token in tokens)
+    return Tagged(words, tags, record.where, text=blank.join(tokens), places=tuple(places), given=True)
+
+
+def strings(record: Record, name: str) -> list[str]:
+    """A field that is a list of strings none of which is empty."""
+    value = record.values.get(name)
+    if not isinstance(value, list):
+        found = f"has no {name!r}" if value is None else f"{name!r} is {type(value).__name__}, not a list"
+        raise DataError(
+            f"{record.where}: {found}; give a list of strings, or name its column: --columns {name}=COLUMN"
+        )
+    for number, each in enumerate(value):
+        if not isinstance(each, str) or not each.strip():
+            raise DataError(
+                f"{record.where}: {name}[{number}] is {each!r}, not a string with something in it; names of tags are"
+                " wanted, not their numbers" if name == "tags" else
+                f"{record.where}: {name}[{number}] is {each!r}, not a string with something in it"
+            )  # fmt: skip
+    return value
+
+
+# ── entities by character ──────────────────────────────────────────────────────────────────────
+
+
+def entities_of(record: Record, text: str) -> list[Span]:
+    """The entities of a text, in characters, the end not included, as either form has them."""
+    name = next((each for each in ENTITY_FIELDS if record.values.get(each) is not None), None)
+    if name is None:
+        shown = ", ".join(map(repr, list(record.values)[:30]))
+        raise DataError(
+            f"{record.where} has no 'entities'; it has {shown}: name its column with --columns entities=COLUMN, and"
+            " give an empty list where a text has none"
+        )
+    value = record.values[name]
+    try:
+        found = list(nested(value, text) if isinstance(value, dict) else map(listed, value))
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise DataError(
+            f"{record.where}: {name!r} is {str(value)[:200]}; wanted a list of {{start, end, label}}, or"
+            f" {{label: {{mention: [[start, end]]}}}} ({error!r})"
+        ) from error
+    for kind, start, end, said in found:
+        if not 0 <= start < end <= len(text):
+            raise DataError(
+                f"{record.where}: the {kind} at {start} to {end} is not in its text of {len(text)} characters"
+                f" ({text[:80]!r})"
+            )
+        if said is not None and text[start:end] != said:
+            raise DataError(
+                f"{record.where}: the {kind} {said!r} is not what the text says at {start} to {end},"
+                f" {text[start:end]!r}; mend its places"
+            )
+    return [(kind, start, end) for kind, start, end, _ in found]
+
+
+def listed(each: Any) -> tuple[str, int, int, str | None]:
+    """One entity of a list: {"start", "end", "label"}, its `text` if told, or [start, end, label]."""
+    if isinstance(each, dict):
+        said = each.get("text")
+        start, end, kind = each["start"], each["end"], each.get("label", each.get("type"))
+    else:
+        (start, end, kind), said = each, None
+    return checked(kind, start, end, said)
+
+
+def checked(kind: Any, start: Any, end: Any, said: Any) -> tuple[str, int, int, str | None]:
+    """The same with the types it must have; ValueError otherwise."""
+    numbers = type(start) is int and type(end) is int
+    if not (numbers and isinstance(kind, str) and kind.strip() and (said is None or isinstance(said, str))):
+        raise ValueError(f"start {start!r}, end {end!r}, label {kind!r}")
+    return kind.strip(), start, end, said
+
+
+def nested(value: dict[str, Any], text: str) -> list[tuple[str, int, int, str | None]]:
+    """CLUENER's {type: {mention: [[start, end]]}}; its ends are included, others' are not: the mention tells."""
+    found = []
+    for kind, mentions in value.items():
+        for said, places in mentions.items():
+            for start, end in places:
+                kind, start, end, said = checked(kind, start, end, said)
+                included = end < len(text) and text[start : end + 1] == said
+                found.append((kind, start, end + included, said))
+    return found
+
+
+def without_overlap(entities: Sequence[Span]) -> tuple[list[Span], int]:
+    """The entities that lie in no longer one, in order, and how many were left out."""
+    kept: list[Span] = []
+    for kind, start, end in sorted(set(entities), key=lambda each: (each[1] - each[2], each[1], each[0])):
+        if all(end <= other or start >= beyond for _, other, beyond in kept):
+            kept.append((kind, start, end))
+    return sorted(kept, key=lambda each: each[1]), len(entities) - len(kept)
+
+
+def on_tokens(entity: Span, places: Sequence[tuple[int, int]], where: str, text: str) -> Span:
+    """An entity's first token, and the one after its last; DataError where it does not end where tokens do."""
+    kind, start, end = entity
+    inside = [n for n, (first, last) in enumerate(places) if first < end and last > start]
+    if not inside:
+        raise DataError(f"{where}: the {kind} at {start} to {end} holds no token, only {text[start:end]!r}")
+    first, last = places[inside[0]][0], places[inside[-1]][1]
+    if first < start or last > end:
+        raise DataError(
+            f"{where}: the {kind} {text[start:end]!r} at {start} to {end} cuts the token {text[first:last]!r}; mend its"
+            " places, or read by character: --set task.unit=character"
+        )
+    return kind, inside[0], inside[-1] + 1
