@@ -416,9 +416,17 @@ NEURAL = ["lstm", "gru", "rnn", "seq2seq", "encoder", "decoder", "encoder-decode
 
 @pytest.mark.parametrize("family", NEURAL)
 def test_every_family_with_states_learns_it(family: str, tmp_path: Path) -> None:
-    data, epochs = written(tmp_path / "train.jsonl", questions(240)), 20 if family in ("vae", "gan") else 10
+    data, epochs = (
+        written(tmp_path / "train.jsonl", questions(300)),
+        20 if family in ("vae", "gan", "seq2seq") else 10,
+    )
     run = api.finetune(
-        data, task="question-answering", model=family, out=tmp_path / "run", epochs=epochs, settings=SMALL
+        data,
+        task="question-answering",
+        model=family,
+        out=tmp_path / "run",
+        epochs=epochs,
+        settings=SMALL,
     )
     found = run.evaluate_task(written(tmp_path / "test.jsonl", questions(60, seed=1)))
     assert found["f1"]["value"] > 0.8
