@@ -153,7 +153,7 @@ def test_as_it_comes_a_run_is_scored_on_pairs(
 ) -> None:
     rows = scored(60, seed=4)
     data = written(tmp_path / "pairs.jsonl", rows)
-    found = imported.evaluate_task(data, task="similarity")
+    found = imported.evaluate_task(data, task=imported.task_as("similarity"))
     first, second = (imported.embed([row[name] for row in rows]) for name in ("text", "text_pair"))
     gold = [row["score"] for row in rows]
     assert found["spearman"]["value"] == pytest.approx(
@@ -165,6 +165,10 @@ def test_as_it_comes_a_run_is_scored_on_pairs(
     assert json.loads(capsys.readouterr().out)["spearman"]["value"] != found["spearman"]["value"]
     assert main([*words, "--task", "similarty"]) == 2
     assert "did you mean 'similarity'" in capsys.readouterr().err
+    assert main([*words, "--set", "task.pooling=cls"]) == 2
+    assert "goes with --task similarity alone" in capsys.readouterr().err
+    assert main([*words, "--task", "similarity", "--ensemble", "mean"]) == 2
+    assert "each run answers by its own task" in capsys.readouterr().err
     assert main([*words, "--task", "classification"]) == 2
     assert "has not learnt classification" in capsys.readouterr().err
 
@@ -225,8 +229,8 @@ def test_pieces_of_a_batch_add_up_to_it() -> None:
     parts = [
         head.loss(part, piece).total for part, piece in zip(hidden.split(2), batch.micro(2), strict=True)
     ]
-    assert float(whole) == pytest.approx(float(expected), rel=1e-5)
-    assert float(sum(parts)) == pytest.approx(float(whole), rel=1e-5)
+    assert float(whole.detach()) == pytest.approx(float(expected), rel=1e-5)
+    assert float(sum(parts).detach()) == pytest.approx(float(whole.detach()), rel=1e-5)
 
 
 def test_scores_are_learnt_on_their_scale(tuned: api.Run, tmp_path: Path) -> None:
@@ -241,8 +245,12 @@ def test_scores_are_learnt_on_their_scale(tuned: api.Run, tmp_path: Path) -> Non
     gold = [row["score"] for row in rows]
     assert found["mae"]["value"] < sklearn.mean_absolute_error(gold, [3.0] * len(gold)) / 1.5
     assert answers == [each["score"] for each in tuned.predict(written(tmp_path / "few.jsonl", rows[:50]))]
+    with pytest.raises(UsageError, match="text 1 has one text: similarity is of two"):
+        tuned.predict(["red green"])
+    with pytest.raises(DataError, match="texts, others"):
+        tuned.predict([("red green", "blue"), "red"])
     with pytest.raises(UsageError, match=r"task.pooling=cls: .* has learnt similarity as it is"):
-        tuned.evaluate_task(tmp_path / "test.jsonl", settings=["pooling=cls"])
+        tuned.task_as("similarity", ["pooling=cls"])
 
 
 @pytest.mark.parametrize("names", [("text", "text_pair"), ("text", "text_pair", "negative")])

@@ -35,6 +35,7 @@ EXTRAS = {
     "vectors": ("gensim",),
     "augment": ("jieba", "pypinyin"),
     "tune": ("optuna",),
+    "search": ("usearch", "bm25s"),
 }
 """Extra → the modules it brings."""
 

@@ -277,6 +277,10 @@ def batch_of(task: Task, rows: Sequence[Row], pad_id: int, position: int = 0) ->
     are (B, N, T).
     """
     length = max(row.length for row in rows)
+    if odd := [row for row in rows if len(row.apart) != len(rows[0].apart)]:
+        raise DataError(
+            f"some rows have {1 + len(rows[0].apart)} texts, others {1 + len(odd[0].apart)}; give all as many"
+        )
     shape = (len(rows), 1 + len(rows[0].apart), length)
     ids, segments = torch.full(shape, pad_id), torch.zeros(shape, dtype=torch.long)
     mask = torch.zeros(shape, dtype=torch.bool)

@@ -168,6 +168,11 @@ class Similarity(Task):
         return found
 
     def told(self, example: Example, output: Any) -> dict[str, Any]:
+        if output.ndim < 2:
+            raise UsageError(
+                f"{example.where} has one text: similarity is of two; give a file of pairs, or make its vector with"
+                " textus embed"
+            )
         return {"score": round(self.score(output), 6)}
 
 
