@@ -264,7 +264,8 @@ def line(name: str, each: dict[str, Any]) -> list[str]:
     def ranged(low: float, high: float, form: str = ".1f") -> str:
         return f"{100 * low:{form}} to {100 * high:{form}}"
 
-    floors = [f"{100 * each['floors'].get(floor, float('nan')):.1f}" for floor in ("majority", FLOOR)]
+    known = each["floors"]
+    floors = [f"{100 * known[floor]:.1f}" if floor in known else "–" for floor in ("majority", FLOOR)]
     own, rows = each["over_runs"], each["over_rows"]
     cells = [name, f"{100 * each['accuracy']:.1f}", f"{ranged(own['min'], own['max'])} of {own['n']}"]
     cells += [ranged(rows["low"], rows["high"]), *floors, f"{each['must']:g} / {each['aim']:g}"]

@@ -217,6 +217,17 @@ def test_rows_that_are_gone_or_changed_are_told(
     assert "floors" not in run.evaluate_task(folder / "test.jsonl", floors=False)
 
 
+def test_test_rows_that_were_trained_on_are_told(
+    lstm: api.Run, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    test = written(tmp_path / "t.jsonl", [*sentences(20, seed=7), *sentences(3)])
+    assert lstm.evaluate_task(test, floors=False)["rows_trained_on"] == 3
+    assert "3 of the 23 rows have a text that stands in" in (said := capsys.readouterr().err)
+    assert "t.jsonl: line 21" in said
+    assert lstm.evaluate_task(folder / "test.jsonl", floors=False)["rows_trained_on"] == 0
+    assert "stands in" not in capsys.readouterr().err
+
+
 def test_any_number_of_labels_has_no_floor(tmp_path: Path) -> None:
     data = written(
         tmp_path / "r.jsonl", [{"text": f"a b {n}", "label": ["x", "y"][: n % 3]} for n in range(60)]

@@ -97,6 +97,26 @@ def sliced(rows: Rows, name: str) -> dict[str, list[int]]:
     return found
 
 
+def trained_on(record: dict[str, Any], rows: Rows) -> int | None:
+    """How many rows have a text that stands in the run's training file too, told; None where that is not there."""
+    corpus = record["corpus"]
+    path = Path(corpus.get("path") or "")
+    if not path.exists() or path == Path():
+        return None
+    try:
+        records = read_records(path, parse_columns(corpus.get("columns")))
+        known = {each.texts for each in rows.task.examples(records, labelled=False)}
+    except (DataError, UsageError):  # other rows lie there now
+        return None
+    shared = [each for each in rows.examples if each.texts in known]
+    if shared:
+        notice(
+            f"{len(shared):,} of the {len(rows.examples):,} rows have a text that stands in {path}, where the run was"
+            f" trained; the first is {shared[0].where}"
+        )
+    return len(shared)
+
+
 # ── floors ─────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -172,8 +192,8 @@ def write(out: Path, found: dict[str, Any], task: Task, logs: Mapping[str, Path]
 
 def beside(found: dict[str, Any]) -> Section:
     """The figures, those of members and floors beside, as a table and of the first as bars."""
-    ours = main_figures(found)
-    first = next(iter(ours))
+    ours = {name: value for name, value in main_figures(found).items() if name != "against_mean_member"}
+    first = next(iter(ours), "")
     rows = [{"of": found["run"], **ours}]
     rows += [{"of": each["run"], **main_figures(each)} for each in found.get("members", [])]
     rows += [{"of": name, **each} for name, each in found.get("floors", {}).items()]
@@ -184,7 +204,7 @@ def beside(found: dict[str, Any]) -> Section:
     if mean := found.get("against_mean_member"):
         spread = f"[{mean['low']:+.4f}, {mean['high']:+.4f}]"
         text += f" Against the mean member: {mean['value']:+.4f} {mean['of']} {spread}."
-    picture = bars(rows, name="of", value=first) if len(rows) > 1 else None
+    picture = bars(rows, name="of", value=first) if first and len(rows) > 1 else None
     columns = ["of", *ours, *(["difference"] if found.get("floors") else [])]
     return Section(
         "Figures", text, rows=rows, columns=columns, picture=picture, alt=f"{first} with intervals"

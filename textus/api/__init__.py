@@ -475,6 +475,8 @@ def evaluate_together(
     figures, outputs = ensembling.evaluated(paths, ensemble, rows, by)
     about = {"run": f"{ensemble} of {len(paths)}", "runs": [str(each) for each in paths], "on": str(on)}
     found = {**about, "task": task.name, "ensemble": ensemble, **figures}
+    trained_on = {(record := open_run(each).record)["corpus"]["fingerprint"]: record for each in paths}
+    found["rows_trained_on"] = max(scoring.trained_on(each, rows) or 0 for each in trained_on.values())
     if floors and (lower := scoring.floors(paths[0], open_run(paths[0]).record, rows, outputs)):
         found["floors"] = lower
     if out is not None:

@@ -118,6 +118,8 @@ class Run:
         outputs = read(self.model, asked, self.tokenizer, rows.examples)
         about = {"run": str(self.path), "on": str(on), "task": asked.name}
         found = {**about, **scoring.assessed(rows, outputs, by)}
+        if not task:
+            found["rows_trained_on"] = scoring.trained_on(self.record, rows)
         if floors and not task and (lower := scoring.floors(self.path, self.record, rows, outputs)):
             found["floors"] = lower
         if out is not None:

@@ -188,7 +188,7 @@ class Task(ABC):
         numbers = [
             {"figure": name.replace("_", " "), "value": value}
             for name, value in found.items()
-            if isinstance(value, int | float) and name != "rows"
+            if isinstance(value, int | float) and not name.startswith("rows")
         ]
         return [Section("More figures", rows=numbers)] if numbers else []
 
