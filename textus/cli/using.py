@@ -16,6 +16,7 @@ from textus.cli.options import (
     SamplingFlags,
     TaskFlags,
     TaskSettings,
+    flag,
     option,
     task_settings,
 )
@@ -119,6 +120,14 @@ def evaluate(
     ] = None,
     settings: TaskSettings = None,
     ensemble: Ensemble = None,
+    robustness: Annotated[
+        bool,
+        flag("What a fine-tuned run loses under typos, synonyms, case, spacing and irrelevant sentences."),
+    ] = False,
+    vectors: Annotated[
+        Path | None,
+        option("With --robustness: word vectors for synonyms instead of WordNet.", metavar="FILE"),
+    ] = None,
     as_json: Json = False,
 ) -> Answer:
     """Measure a model: bits per byte with its interval, perplexity, repetition; fine-tuned runs by their task.
@@ -145,12 +154,17 @@ def evaluate(
     if name := asked or opened.task_name:
         if on is None:
             raise UsageError(f"{runs[0]} is asked for {name}: give labelled rows, --on FILE")
+        if robustness:
+            found = opened.robustness(on, columns=task.columns, vectors=vectors)
+            return Answer(found, telling.robustness(found))
         other = (
             opened.task_as(name, task_settings(settings)) if name != opened.task_name or settings else None
         )
         found = opened.evaluate_task(on, task=other, **task.given())
         return Answer(found, telling.task_scores(found))
     task.refuse(runs[0])
+    if robustness:
+        raise UsageError(f"--robustness: {runs[0]} was not fine-tuned for a task; leave it out")
     data = opened.evaluate(on, stride=stride)
     return Answer(data, telling.evaluation(data))
 
