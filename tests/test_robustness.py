@@ -122,24 +122,28 @@ def asked(gold: np.ndarray, right: np.ndarray) -> tuple[list[Example], list[Any]
     ]
 
 
-def test_the_interval_holds_the_real_drop_as_often_as_it_says() -> None:
-    """Answers whose real drop is known, by either way of reckoning; pairs matter, so unpaired intervals are wider."""
+def test_the_interval_holds_the_real_drop_as_often_as_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers whose real drop is known; pairs matter, so unpaired intervals would be wider. The jackknife, which is for
+    figures that are no mean over rows, says the same of one that is.
+    """
+    monkeypatch.setattr(
+        "textus.metrics.classification.RESAMPLES", 2
+    )  # intervals of macro F1, not looked at here
     single = Classification(ClassificationSettings(), ["a", "b"])
-    multi = type("Grouped", (Classification,), {"each": lambda self, examples, outputs: None})
-    held = {"bootstrap": 0, "jackknife": 0}
-    widths = []
+    grouped = type("Grouped", (Classification,), {"each": lambda self, examples, outputs: None})
+    held, widths, other_widths = 0, [], []
     for seed in range(60):
         random = np.random.default_rng(seed)
         gold = random.integers(2, size=200)
         hard = random.random(200)
         plain, other = asked(gold, hard < 0.9), asked(gold, hard < random.choice([0.9, 0.7], 200))
-        found = {"bootstrap": drop(single, plain, other, seed)}
-        if seed < 30:
-            found["jackknife"] = drop(multi(ClassificationSettings(), ["a", "b"]), plain, other, seed)
-            assert found["jackknife"]["value"] == pytest.approx(found["bootstrap"]["value"])
-        for name, each in found.items():
-            held[name] += each["low"] <= 0.1 <= each["high"]
-        widths.append(found["bootstrap"]["high"] - found["bootstrap"]["low"])
-    assert held["bootstrap"] >= 52
-    assert held["jackknife"] >= 25
+        found = drop(single, plain, other, seed)
+        held += found["low"] <= 0.1 <= found["high"]
+        if seed < 8:
+            same = drop(grouped(ClassificationSettings(), ["a", "b"]), plain, other, seed)
+            assert same["value"] == pytest.approx(found["value"])
+            widths.append(found["high"] - found["low"])
+            other_widths.append(same["high"] - same["low"])
+    assert held >= 52
     assert np.mean(widths) < 0.75 * 2 * 1.96 * ((0.9 * 0.1 + 0.8 * 0.2) / 200) ** 0.5
+    assert np.mean(other_widths) == pytest.approx(np.mean(widths), rel=0.25)

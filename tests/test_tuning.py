@@ -131,18 +131,19 @@ def test_another_search_is_not_mixed_in(data: Path, search: dict[str, Any], tmp_
 
 
 def test_failed_trials_are_told_and_hopeless_ones_stopped(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Heads that do not divide the width fail; a rate that learns nothing falls behind the median of the others."""
+    monkeypatch.setattr("textus.tuning.STARTUP", 2)  # the rule, without a dozen trials before it begins
     fixed = [*FIXED[2:], "model.n_layer=1", "model.n_head=3", "train.batch_size=8"]
     found = api.tune(
-        data, out=tmp_path / "out", trials=14, model="encoder", epochs=3, seed=1, settings=fixed,
+        data, out=tmp_path / "out", trials=10, model="encoder", epochs=3, seed=1, settings=fixed,
         search=["model.d_model=24,32", "optim.rate=1e-7..1e-2:log"],
     )  # fmt: skip
     failed = [each for each in found["trials"] if each["state"] == "failed"]
     assert {each["model.d_model"] for each in failed} == {"32"}
     assert all("must split into n_head=3 heads" in each["why"] for each in failed)
-    assert found["counts"]["stopped early"] + found["counts"]["done"] + len(failed) == 14
+    assert found["counts"]["stopped early"] + found["counts"]["done"] + len(failed) == 10
     stopped = [each for each in found["trials"] if each["state"] == "stopped early"]
     assert stopped
     assert all("behind the median of the others" in each["why"] for each in stopped)

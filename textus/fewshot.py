@@ -174,7 +174,7 @@ class Asked:
 
 def calibrated(probabilities: Floats, without_content: Floats) -> Floats:
     """Probabilities (N, C) divided by those of texts without content (M, C), and made to sum to one again."""
-    odds = probabilities / np.maximum(without_content.mean(0), 1e-12)
+    odds = probabilities / np.maximum(without_content.mean(0), 1e-300)
     scaled: Floats = odds / odds.sum(1, keepdims=True)
     return scaled
 
