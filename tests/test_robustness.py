@@ -48,7 +48,7 @@ def test_what_the_answer_hangs_on_is_missed(
     run: api.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     test = written(tmp_path / "test.jsonl", rows(80, 1))
-    assert main(["evaluate", str(run.path), "--on", str(test), "--robustness", "--json"]) == 0
+    assert main(["robustness", str(run.path), "--on", str(test), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     plain = run.evaluate_task(test)["accuracy"]
     assert found["accuracy"] == plain
@@ -64,7 +64,7 @@ def test_what_the_answer_hangs_on_is_missed(
     )
     assert changed["typos"]["rows_changed"] == 80
     assert found == run.robustness(test)
-    assert main(["evaluate", str(run.path), "--on", str(test), "--robustness"]) == 0
+    assert main(["robustness", str(run.path), "--on", str(test)]) == 0
     assert "upper case" in capsys.readouterr().out
 
 

@@ -130,24 +130,35 @@ def test_another_search_is_not_mixed_in(data: Path, search: dict[str, Any], tmp_
         api.tune(data, out=tmp_path, model="gru")
 
 
-def test_failed_trials_are_told_and_hopeless_ones_stopped(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Heads that do not divide the width fail; a rate that learns nothing falls behind the median of the others."""
-    monkeypatch.setattr("textus.tuning.STARTUP", 2)  # the rule, without a dozen trials before it begins
-    fixed = [*FIXED[2:], "model.n_layer=1", "model.n_head=3", "train.batch_size=8"]
+def test_failed_trials_are_told(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Heads that do not divide the width fail; the others go on."""
     found = api.tune(
-        data, out=tmp_path / "out", trials=10, model="encoder", epochs=3, seed=1, settings=fixed,
-        search=["model.d_model=24,32", "optim.rate=1e-7..1e-2:log"],
+        data, out=tmp_path / "out", trials=4, model="encoder", epochs=1, search=["model.d_model=24,32"],
+        settings=["model.n_layer=1", "model.n_head=3", "optim.weight_decay=0.1", "train.batch_size=16"],
     )  # fmt: skip
     failed = [each for each in found["trials"] if each["state"] == "failed"]
+    assert failed
     assert {each["model.d_model"] for each in failed} == {"32"}
     assert all("must split into n_head=3 heads" in each["why"] for each in failed)
-    assert found["counts"]["stopped early"] + found["counts"]["done"] + len(failed) == 10
+    assert found["counts"] == {"done": 4 - len(failed), "stopped early": 0, "failed": len(failed)}
+    assert "must split into n_head=3 heads" in capsys.readouterr().err
+
+
+def test_hopeless_trials_are_stopped_early(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rate that learns nothing falls behind the median of those that learn."""
+    monkeypatch.setattr("textus.tuning.STARTUP", 2)  # the rule, without a dozen trials before it begins
+    fixed = [*FIXED, "train.batch_size=8"]
+    search = ["optim.rate=1e-7,1e-2"]
+    found = api.tune(
+        data, out=tmp_path / "out", trials=9, model="gru", epochs=3, settings=fixed, search=search
+    )
     stopped = [each for each in found["trials"] if each["state"] == "stopped early"]
     assert stopped
+    assert "1e-7" in {each["optim.rate"] for each in stopped}
     assert all("behind the median of the others" in each["why"] for each in stopped)
-    assert "trial 1:" in capsys.readouterr().err
+    assert found["settings"]["optim.rate"] == "1e-2"
 
 
 def test_a_search_in_which_all_fails_says_why(data: Path, tmp_path: Path) -> None:

@@ -13,7 +13,18 @@ from textus.cli.improving import augment, fewshot, tune
 from textus.cli.searching import embed, index_build, index_evaluate, search
 from textus.cli.text import corpus_build, corpus_show, corpus_why, tokenizer_report, tokenizer_train
 from textus.cli.training import bench, finetune, resume, train
-from textus.cli.using import chat, compare, doctor, evaluate, generate, predict, serve, show, verify
+from textus.cli.using import (
+    chat,
+    compare,
+    doctor,
+    evaluate,
+    generate,
+    predict,
+    robustness,
+    serve,
+    show,
+    verify,
+)
 
 VERBS: dict[str, Callable[..., Any] | dict[str, Callable[..., Any]]] = {
     "demo": demo,
@@ -32,6 +43,7 @@ VERBS: dict[str, Callable[..., Any] | dict[str, Callable[..., Any]]] = {
     "generate": generate,
     "chat": chat,
     "evaluate": evaluate,
+    "robustness": robustness,
     "compare": compare,
     "import": import_,
     "export": export,

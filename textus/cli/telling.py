@@ -139,7 +139,7 @@ def task_scores(found: Mapping[str, Any]) -> str:
 
 
 def robustness(found: Mapping[str, Any]) -> str:
-    """What `evaluate --robustness` says: the plain figure, then a row a change."""
+    """What `robustness` says: the plain figure, then a row a change."""
     name = found["figure"]
     title = f"{found['run']} on {found['on']}: {label(name)} {cell(found[name])} of {found['rows']:,} rows as they are"
     shown = [{label(key): value for key, value in row.items()} for row in found["changes"]]

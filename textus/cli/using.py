@@ -11,12 +11,12 @@ from cyclopts import Parameter
 
 from textus.cli.options import (
     Answer,
+    Columns,
     Json,
     RunFolder,
     SamplingFlags,
     TaskFlags,
     TaskSettings,
-    flag,
     option,
     task_settings,
 )
@@ -120,14 +120,6 @@ def evaluate(
     ] = None,
     settings: TaskSettings = None,
     ensemble: Ensemble = None,
-    robustness: Annotated[
-        bool,
-        flag("What a fine-tuned run loses under typos, synonyms, case, spacing and irrelevant sentences."),
-    ] = False,
-    vectors: Annotated[
-        Path | None,
-        option("With --robustness: word vectors for synonyms instead of WordNet.", metavar="FILE"),
-    ] = None,
     as_json: Json = False,
 ) -> Answer:
     """Measure a model: bits per byte with its interval, perplexity, repetition; fine-tuned runs by their task.
@@ -154,19 +146,36 @@ def evaluate(
     if name := asked or opened.task_name:
         if on is None:
             raise UsageError(f"{runs[0]} is asked for {name}: give labelled rows, --on FILE")
-        if robustness:
-            found = opened.robustness(on, columns=task.columns, vectors=vectors)
-            return Answer(found, telling.robustness(found))
         other = (
             opened.task_as(name, task_settings(settings)) if name != opened.task_name or settings else None
         )
         found = opened.evaluate_task(on, task=other, **task.given())
         return Answer(found, telling.task_scores(found))
     task.refuse(runs[0])
-    if robustness:
-        raise UsageError(f"--robustness: {runs[0]} was not fine-tuned for a task; leave it out")
     data = opened.evaluate(on, stride=stride)
     return Answer(data, telling.evaluation(data))
+
+
+def robustness(
+    run: RunFolder,
+    /,
+    *,
+    on: Annotated[Path, option("Labelled rows.", metavar="FILE")],
+    columns: Columns = None,
+    vectors: Annotated[
+        Path | None, option("Word vectors whose nearest are taken for synonyms, not WordNet.", metavar="FILE")
+    ] = None,
+    as_json: Json = False,
+) -> Answer:
+    """What a fine-tuned run loses on rows with typos, synonyms, other case and spacing, irrelevant sentences.
+
+    Example: textus robustness work/reviews --on test.csv
+    """
+    from textus.api import open_run
+    from textus.cli import telling
+
+    found = open_run(run).robustness(on, columns=columns, vectors=vectors)
+    return Answer(found, telling.robustness(found))
 
 
 def predict(
