@@ -329,7 +329,7 @@ def training_of(family: str, rows: Path, **settings: Any) -> tuple[Any, Any]:
 
     head = [] if "coder" not in family else ["model.n_head=2"]
     wish = Wish(rows, "classification", family=family, assignments=(*SMALL, "model.dropout=0.5", *head))
-    data = read_data(Classification, ClassificationSettings(dropout=0, **settings), rows, None, None, 0)
+    data = read_data(Classification, ClassificationSettings(dropout=0, **settings), wish)
     family, config, tokenizer = beginning(wish, data)
     record = {
         "settings": {**vars(settings_of(wish, 9)), "optim": {}}, "choices": {}, "parent": None, "family": family,

@@ -28,10 +28,10 @@ runs
 augment metrics
 tasks
 evaluation
-comparing robustness fewshot searching
+comparing fewshot searching
 finetuning
 scoring
-ensembling
+ensembling robustness
 tuning
 compressing exporting explaining describing privacy passport security
 api

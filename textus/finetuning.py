@@ -7,8 +7,10 @@ run.json holds the task with its classes and the head, so that `checkpoint.load`
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +54,12 @@ from textus.tasks import (
     whole,
     with_head,
 )
-from textus.training import Choices, Gradients, TrainSettings
+from textus.training import Choices, Evaluate, Gradients, TrainSettings
 
 HELD_OUT = 0.1
 """Share of the rows that choose the weights, where no file of their own is given."""
+Watch = Callable[[int, dict[str, Any]], None]
+"""Is shown what each evaluation found, and its number from 1."""
 SCRATCH = {"n_layer": 2, "d_model": 256, "context_length": 256}
 """Size of a model that is not begun from a run."""
 
@@ -108,7 +112,7 @@ class Wish:
 
     def check_whole(self) -> None:
         """What a family that learns from all texts at once has no use for."""
-        unused = [f"--set {each}" for each in self.assignments if not each.startswith("model.")]
+        unused = [f"--set {each}" for each in self.assignments if not each.startswith(("model.", "augment."))]
         unused += [
             f"--{name} {value}"
             for name, value in (("tokenizer", self.tokenizer), ("epochs", self.epochs))
@@ -171,7 +175,13 @@ def parted(
     one part.
     """
     said = [{name: record.values.get(name) for name in together} or record.values for record in records]
-    held = [uniform(seed, "held out", origin_of(each)) < HELD_OUT for each in said]
+    origins = [origin_of(record.values) for record in records]
+    keys = {  # a copy goes where its row goes
+        origin: origin_of(each)
+        for origin, each, record in zip(origins, said, records, strict=True)
+        if "augmented" not in record.values
+    }
+    held = [uniform(seed, "held out", keys.get(origin, origin)) < HELD_OUT for origin in origins]
     return (
         [each for each, out in zip(records, held, strict=True) if not out],
         [each for each, out in zip(records, held, strict=True) if out],
@@ -204,9 +214,10 @@ def augment_settings(wish: Wish) -> AugmentSettings | None:
 # ── starting ───────────────────────────────────────────────────────────────────────────────────
 
 
-def start(wish: Wish, out: Path, *, force: bool = False) -> Path:
-    """Fine-tune to the end; returns `out`. Raises UsageError for words that are wrong, and DataError for data that
-    cannot be used, before anything is written.
+def start(wish: Wish, out: Path, *, force: bool = False, watch: Watch | None = None) -> Path:
+    """Fine-tune to the end; returns `out`. `watch` is shown the evaluations.
+
+    Raises UsageError for words that are wrong, and DataError for data that cannot be used, before anything is written.
     """
     one_thread()
     wish.check()
@@ -250,7 +261,21 @@ def start(wish: Wish, out: Path, *, force: bool = False) -> Path:
             f"{wish.task} with {family}: {weights:,} weights, {told}{windows} and {len(data.dev):,} to choose by"
             f"{labels}; {train.steps} steps of {train.batch_size} rows"
         )
+    if watch:
+        ready.evaluate = watched(ready.evaluate, watch)
     return train_to_end(run, ready)
+
+
+def watched(evaluate: Any, watch: Watch) -> Evaluate:
+    """The evaluation, shown to someone who may end the training by an error."""
+    numbers = count(1)
+
+    def both(model: LanguageModel) -> dict[str, Any]:
+        found: dict[str, Any] = evaluate(model)
+        watch(next(numbers), found)
+        return found
+
+    return both
 
 
 def source(wish: Wish) -> dict[str, Any]:

@@ -254,6 +254,21 @@ def diagonal(bins: Sequence[Row]) -> bytes:
     return _png(draw, inches=(5.0, 4.0))
 
 
+def curves(rows: Sequence[Row], *, x: str, ys: Sequence[str], title: str = "") -> bytes:
+    """A line with intervals for each of `ys`, keys of rows, over the numbers of `x`, as PNG."""
+
+    def draw(axes: Any) -> None:
+        for (mark, colour), y in zip(MARKS, ys, strict=False):
+            values, errors = _with_errors([row[y] for row in rows])
+            places = [row[x] for row in rows]
+            axes.errorbar(places, values, yerr=errors, marker=mark, capsize=4, color=colour, label=label(y))
+        axes.set_xticks([row[x] for row in rows])
+        axes.set(title=label(title), xlabel=label(x.replace("_", " ")))
+        axes.legend(frameon=False)
+
+    return _png(draw)
+
+
 MARKS = (
     ("o", "#4c78a8"),
     ("v", "#c4622d"),

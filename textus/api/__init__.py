@@ -228,16 +228,83 @@ def finetune(
 
     Raises UsageError for words that do not go together, DataError for data the task cannot use.
     """
-    from textus.finetuning import Wish
     from textus.finetuning import start as begin
 
     common.claim(Path(out), force=force)
-    how = (f"augment.operations={augment}",) if augment else ()
-    wish = Wish(
-        Path(data), task, Path(start) if start else None, model, Path(dev) if dev else None, columns,
-        tokenizer, epochs, seed, (*how, *settings),
+    wish = wish_for(
+        data, task=task, start=start, model=model, dev=dev, columns=columns, tokenizer=tokenizer, epochs=epochs,
+        seed=seed, augment=augment, settings=settings,
     )  # fmt: skip
     return Run(begin(wish, Path(out), force=force))
+
+
+def wish_for(
+    data: str | Path,
+    *,
+    task: str = "classification",
+    start: str | Path | None = None,
+    model: str | None = None,
+    dev: str | Path | None = None,
+    augment: str | None = None,
+    settings: Sequence[str] = (),
+    **others: Any,
+) -> Any:
+    """The flags of `textus finetune` as its `Wish`; `others` are columns, tokenizer, epochs and seed."""
+    from textus.finetuning import Wish
+
+    how = (f"augment.operations={augment}",) if augment else ()
+    begun, chosen = (Path(each) if each else None for each in (start, dev))
+    return Wish(Path(data), task, begun, model, chosen, assignments=(*how, *settings), **others)
+
+
+def tune(
+    data: str | Path,
+    *,
+    out: str | Path,
+    trials: int = 20,
+    space: str | Path | None = None,
+    search: Sequence[str] = (),
+    **finetuning: Any,
+) -> dict[str, Any]:
+    """Search for the settings that fine-tune best, and keep the best run; `finetuning` are arguments of `finetune`.
+
+    A search that was broken off goes on. Returns the trials, the best settings and the command that makes its run.
+    """
+    from textus.tuning import tune as search_for
+
+    chosen = Path(space) if space else None
+    return search_for(wish_for(data, **finetuning), Path(out), trials=trials, space=chosen, search=search)
+
+
+def fewshot(
+    run: str | Path | Run,
+    data: str | Path,
+    *,
+    on: str | Path,
+    columns: str | None = None,
+    out: str | Path | None = None,
+    **how: Any,
+) -> dict[str, Any]:
+    """Ask a language model for classes it was never taught: accuracy on a file against the number of examples of `data`
+    it is shown, plain and calibrated. `how` are fields of `fewshot.Prompting`; `out` is a folder for table and picture.
+
+    Raises UsageError for a run that predicts no text, DataError for data without classes.
+    """
+    from dataclasses import replace
+
+    from textus.fewshot import PAIR_TEMPLATE, TEMPLATE, Prompting, read_task, write
+    from textus.fewshot import fewshot as ask
+
+    opened, asked = run if isinstance(run, Run) else open_run(run), Prompting(**how)
+    opened.refuse_task()
+    task, examples, test = read_task(Path(data), Path(on), columns, asked)
+    usual = PAIR_TEMPLATE if len(test[0].texts) > 1 else TEMPLATE
+    asked = replace(asked, template=asked.template or usual)
+    found = ask(opened.model, opened.tokenizer, task, (examples, test), asked)
+    found = {"run": str(opened.path), "on": str(on), **found}
+    if out is not None:
+        write(Path(out), found)
+    return found
 
 
 def augment(

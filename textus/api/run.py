@@ -153,6 +153,18 @@ class Run:
 
         return vectors(self.model, self.task_as("similarity", settings), self.tokenizer, texts)
 
+    def robustness(
+        self, on: str | Path, *, columns: str | None = None, vectors: str | Path | None = None
+    ) -> dict[str, Any]:
+        """What it loses on the labelled rows of a file under typos, synonyms (by word `vectors`, else WordNet), case,
+        spacing and irrelevant sentences.
+        """
+        from textus.robustness import robustness
+
+        words = Path(vectors) if vectors else None
+        found = robustness(self.model, self.task, self.tokenizer, Path(on), columns=columns, vectors=words)
+        return {"run": str(self.path), "on": str(on), "task": self.task_name, **found}
+
     def stream(self, prompt: str = "", **sampling: Any) -> Iterator[str]:
         """The continuation of a text, in pieces as they come; keywords are the fields of
         `generation.Sampling`.

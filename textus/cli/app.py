@@ -9,11 +9,22 @@ from cyclopts import App
 
 from textus.cli.demo import demo
 from textus.cli.exchanging import export, import_, pull
-from textus.cli.improving import augment
+from textus.cli.improving import augment, fewshot, tune
 from textus.cli.searching import embed, index_build, index_evaluate, search
 from textus.cli.text import corpus_build, corpus_show, corpus_why, tokenizer_report, tokenizer_train
 from textus.cli.training import bench, finetune, resume, train
-from textus.cli.using import chat, compare, doctor, evaluate, generate, predict, serve, show, verify
+from textus.cli.using import (
+    chat,
+    compare,
+    doctor,
+    evaluate,
+    generate,
+    predict,
+    robustness,
+    serve,
+    show,
+    verify,
+)
 
 VERBS: dict[str, Callable[..., Any] | dict[str, Callable[..., Any]]] = {
     "demo": demo,
@@ -23,13 +34,16 @@ VERBS: dict[str, Callable[..., Any] | dict[str, Callable[..., Any]]] = {
     "resume": resume,
     "augment": augment,
     "finetune": finetune,
+    "tune": tune,
     "predict": predict,
+    "fewshot": fewshot,
     "embed": embed,
     "index": {"build": index_build, "evaluate": index_evaluate},
     "search": search,
     "generate": generate,
     "chat": chat,
     "evaluate": evaluate,
+    "robustness": robustness,
     "compare": compare,
     "import": import_,
     "export": export,

@@ -8,7 +8,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from textus.cli.options import Answer, Columns, Force, Json, Rows, option
+from textus.cli.options import Answer, Assignments, Columns, Force, Json, Rows, RunFolder, option
+from textus.common import UsageError
 
 
 @Parameter(name="*")
@@ -55,3 +56,111 @@ def augment(
     found = api.augment(data, out=out, columns=columns, force=force, **asdict(changes))
     said = f"{found['rows']:,} rows and {sum(found['copies'].values()):,} copies ({plain(found['copies'])})"
     return Answer(found, f"{out}: {said}\nnext: textus finetune {out} --model lstm --out FOLDER")
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Fixed:
+    """What stays the same in every trial: flags of `textus finetune`."""
+
+    start: Annotated[Path | None, option("The run to begin from.", "--from", "RUN")] = None
+    model: Annotated[str | None, option("Or the family of a new model: lstm, encoder, decoder, …")] = None
+    task: Annotated[str, option("What to learn (an unknown one lists all).")] = "classification"
+    dev: Annotated[
+        Path | None,
+        option("Rows that trials are chosen by; without it, a tenth is held out.", metavar="FILE"),
+    ] = None
+    columns: Columns = None
+    tokenizer: Annotated[str | None, option("For a new model: a tokenizer's folder, or a kind to train.")] = (
+        None
+    )
+    epochs: Annotated[int | None, option("Times the rows are read, if that is not to be searched.")] = None
+    seed: Annotated[int, option("The same words and seed try the same settings.")] = 0
+    settings: Assignments = None
+
+
+def tune(
+    data: Rows,
+    /,
+    *,
+    out: Annotated[
+        Path,
+        option(
+            "The folder of the search and of its best run; one that was broken off goes on.", metavar="FOLDER"
+        ),
+    ],
+    fixed: Fixed = Fixed(),
+    trials: Annotated[int, option("Settings to try, in all.")] = 20,
+    search: Annotated[
+        list[str] | None,
+        option(
+            "Search a setting in a range or among values: optim.rate=1e-4..1e-2:log, epochs=2..8,"
+            " task.pooling=mean,max; may be repeated. What --set says is not searched.",
+            metavar="PATH=RANGE",
+        ),
+    ] = None,
+    space: Annotated[
+        Path | None, option("A TOML file of such lines instead of the usual search space.", metavar="FILE")
+    ] = None,
+    as_json: Json = False,
+) -> Answer:
+    """Search for the settings that fine-tune best; the best run is kept, and the command that makes it again told.
+
+    Example: textus tune reviews.csv --model lstm --trials 20 --out work/tuned
+    """
+    from textus import api
+    from textus.report import table
+
+    words = {**asdict(fixed), "settings": fixed.settings or []}
+    found = api.tune(data, out=out, trials=trials, search=search or [], space=space, **words)
+    counts = ", ".join(f"{n} {state}" for state, n in found["counts"].items())
+    said = f"best of {trials} trials ({counts}): {found['figure']:.4f}, {found['run']}"
+    return Answer(found, f"{table(found['trials'])}\n{said}\nmake it again: {found['command']}")
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Prompt:
+    """How rows are put to the model."""
+
+    template: Annotated[
+        str,
+        option("The prompt, with {text} (and {text_pair}), {label} at its end. [default: Text: … Label: …]"),
+    ] = ""
+    words: Annotated[str | None, option("What classes are called in it: 0=bad,1=good.")] = None
+    shots: Annotated[str, option("Numbers of examples, commas between.")] = "0,1,2,4,8"
+    draws: Annotated[int, option("Draws of examples for each number.")] = 3
+    most: Annotated[int, option("Rows to ask at most, drawn by the seed; 0 is all.")] = 0
+    seed: Annotated[int, option("The same seed draws the same examples.")] = 0
+
+
+def fewshot(
+    run: RunFolder,
+    data: Rows,
+    /,
+    *,
+    on: Annotated[Path, option("The labelled rows to ask.", metavar="FILE")],
+    prompt: Prompt = Prompt(),
+    columns: Columns = None,
+    out: Annotated[
+        Path | None, option("Write table and picture (JSON, PNG, HTML) here.", metavar="FOLDER")
+    ] = None,
+    as_json: Json = False,
+) -> Answer:
+    """Ask a language model for classes, with a few examples in its context: accuracy against their number.
+
+    Example: textus fewshot work/smollm2 reviews.csv --on test.csv --shots 0,4,8 --words neg=bad,pos=good
+    """
+    from textus import api
+    from textus.cli import telling
+    from textus.fewshot import parse_words
+
+    try:
+        shots = tuple(int(each) for each in prompt.shots.split(","))
+    except ValueError as error:
+        raise UsageError(
+            f"--shots {prompt.shots}: give whole numbers with commas between, such as 0,1,4"
+        ) from error
+    how = {**asdict(prompt), "shots": shots, "words": parse_words(prompt.words)}
+    found = api.fewshot(run, data, on=on, columns=columns, out=out, **how)
+    return Answer(found, telling.fewshot(found) + (f"\nreport: {out / 'fewshot.html'}" if out else ""))

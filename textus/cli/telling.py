@@ -149,6 +149,20 @@ def task_scores(found: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def robustness(found: Mapping[str, Any]) -> str:
+    """What `robustness` says: the plain figure, then a row a change."""
+    name = found["figure"]
+    title = f"{found['run']} on {found['on']}: {label(name)} {cell(found[name])} of {found['rows']:,} rows as they are"
+    shown = [{label(key): value for key, value in row.items()} for row in found["changes"]]
+    return f"{title}\n{table(shown)}\na drop is worse; in brackets its 95 % interval, the same rows plain and changed"
+
+
+def fewshot(found: Mapping[str, Any]) -> str:
+    """What `fewshot` says: a row for each number of examples."""
+    title = f"{found['run']} asked {found['rows']:,} rows of {found['on']}; commonest class: {found['majority']:.4f}"
+    return f"{title}\n{table(found['shots'], ('shots', 'accuracy', 'calibrated'))}"
+
+
 def comparison(found: Mapping[str, Any]) -> str:
     """What `compare` says: a row a run, and which is better."""
     rows = [

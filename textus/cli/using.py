@@ -11,6 +11,7 @@ from cyclopts import Parameter
 
 from textus.cli.options import (
     Answer,
+    Columns,
     Json,
     RunFolder,
     SamplingFlags,
@@ -153,6 +154,28 @@ def evaluate(
     task.refuse(runs[0])
     data = opened.evaluate(on, stride=stride)
     return Answer(data, telling.evaluation(data))
+
+
+def robustness(
+    run: RunFolder,
+    /,
+    *,
+    on: Annotated[Path, option("Labelled rows.", metavar="FILE")],
+    columns: Columns = None,
+    vectors: Annotated[
+        Path | None, option("Word vectors whose nearest are taken for synonyms, not WordNet.", metavar="FILE")
+    ] = None,
+    as_json: Json = False,
+) -> Answer:
+    """What a fine-tuned run loses on rows with typos, synonyms, other case and spacing, irrelevant sentences.
+
+    Example: textus robustness work/reviews --on test.csv
+    """
+    from textus.api import open_run
+    from textus.cli import telling
+
+    found = open_run(run).robustness(on, columns=columns, vectors=vectors)
+    return Answer(found, telling.robustness(found))
 
 
 def predict(

@@ -1,0 +1,213 @@
+"""The search for settings: what it finds is made again by the command it tells, and it goes on after a kill."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import shlex
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from textus import api
+from textus.cli import main
+from textus.common import DataError, RunError, UsageError, sha256
+from textus.finetuning import Wish
+from textus.tuning import Span, parse_span, search_space
+
+pytest.importorskip("optuna")
+
+FIXED = [
+    "model.n_layer=1",
+    "model.d_model=16",
+    "model.dropout=0.1",
+    "task.pooling=mean",
+    "choices.precision=float32",
+]
+SEARCH = ["optim.rate=1e-4..3e-2:log", "epochs=1..3", "train.batch_size=8,16"]
+
+
+def rows(path: Path, n: int = 160) -> Path:
+    draw = random.Random(0)
+    words = ["the", "film", "was", "long", "a", "story", "of", "two", "men"]
+    lines = []
+    for number in range(n):
+        text = [*draw.choices(words, k=5), ("dull", "grand")[number % 2]]
+        lines.append(
+            json.dumps({"text": " ".join(draw.sample(text, 6)), "label": ("bad", "good")[number % 2]})
+        )
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return rows(tmp_path_factory.mktemp("rows") / "rows.jsonl")
+
+
+@pytest.fixture(scope="module")
+def search(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    out = tmp_path_factory.mktemp("search") / "out"
+    return api.tune(data, out=out, trials=8, model="gru", search=SEARCH, settings=FIXED)
+
+
+def test_the_best_run_is_made_again_by_the_command_that_is_told(
+    search: dict[str, Any], tmp_path: Path
+) -> None:
+    words = shlex.split(search["command"])
+    assert words[0] == "textus"
+    assert main([str(tmp_path / "again") if word == "FOLDER" else word for word in words[1:]]) == 0
+    again, best = tmp_path / "again", Path(search["run"])
+    assert sha256(again / "model.safetensors") == sha256(best / "model.safetensors")
+    figure = -api.open_run(again).record["best"]["criterion"]
+    assert figure == search["figure"] == max(each["figure"] for each in search["trials"] if each["figure"])
+
+
+def test_every_trial_is_told_and_lies_in_its_range(search: dict[str, Any]) -> None:
+    assert [each["trial"] for each in search["trials"]] == list(range(1, 9))
+    assert sum(search["counts"].values()) == 8
+    for each in search["trials"]:
+        assert 1e-4 <= float(each["optim.rate"]) <= 3e-2
+        assert each["epochs"] in ("1", "2", "3")
+        assert each["train.batch_size"] in ("8", "16")
+    assert len({each["optim.rate"] for each in search["trials"]}) > 5
+    assert json.loads((Path(search["out"]) / "tuning.json").read_text()) == search
+    assert sorted(path.name for path in Path(search["out"]).iterdir()) == ["best", "study.db", "tuning.json"]
+
+
+def study_of(out: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((out / "tuning.json").read_text())["trials"]
+    return [{name: value for name, value in each.items() if name != "seconds"} for each in found]
+
+
+def test_killed_it_goes_on_to_what_it_would_have_found(
+    data: Path, search: dict[str, Any], tmp_path: Path
+) -> None:
+    """A process killed in its third trial, and gone on with, against the search of one go."""
+    words = [
+        sys.executable,
+        "-c",
+        "from textus.cli import main; import sys; sys.exit(main(sys.argv[1:]))",
+        "tune",
+    ]
+    words += [str(data), "--model", "gru", "--out", str(tmp_path / "out"), "--trials", "8"]
+    words += [word for each in SEARCH for word in ("--search", each)]
+    words += [word for each in FIXED for word in ("--set", each)]
+    process = subprocess.Popen(words, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    database, states = tmp_path / "out" / "study.db", list[str]()
+    while process.poll() is None and states[:3] != ["COMPLETE", "COMPLETE", "RUNNING"]:
+        time.sleep(0.01)
+        if database.exists():
+            with (
+                contextlib.suppress(sqlite3.OperationalError),
+                contextlib.closing(sqlite3.connect(database)) as db,
+            ):
+                states = [row[0] for row in db.execute("select state from trials order by number")]
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert len(states) == 3
+    found = api.tune(data, out=tmp_path / "out", trials=8, model="gru", search=SEARCH, settings=FIXED)
+    assert study_of(tmp_path / "out") == study_of(Path(search["out"]))
+    assert sha256(Path(found["run"]) / "model.safetensors") == sha256(
+        Path(search["run"]) / "model.safetensors"
+    )
+    with sqlite3.connect(database) as db:
+        assert db.execute("select count(*) from trials").fetchone() == (9,)  # the killed one too
+
+
+def test_another_search_is_not_mixed_in(data: Path, search: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="holds a search of other data, settings or ranges"):
+        api.tune(data, out=search["out"], trials=9, model="gru", search=SEARCH[:2], settings=FIXED)
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match="exists already and holds no search"):
+        api.tune(data, out=tmp_path, model="gru")
+
+
+def test_failed_trials_are_told(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Heads that do not divide the width fail; the others go on."""
+    found = api.tune(
+        data, out=tmp_path / "out", trials=4, model="encoder", epochs=1, search=["model.d_model=24,32"],
+        settings=["model.n_layer=1", "model.n_head=3", "optim.weight_decay=0.1", "train.batch_size=16"],
+    )  # fmt: skip
+    failed = [each for each in found["trials"] if each["state"] == "failed"]
+    assert failed
+    assert {each["model.d_model"] for each in failed} == {"32"}
+    assert all("must split into n_head=3 heads" in each["why"] for each in failed)
+    assert found["counts"] == {"done": 4 - len(failed), "stopped early": 0, "failed": len(failed)}
+    assert "must split into n_head=3 heads" in capsys.readouterr().err
+
+
+def test_hopeless_trials_are_stopped_early(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rate that learns nothing falls behind the median of those that learn."""
+    monkeypatch.setattr("textus.tuning.STARTUP", 2)  # the rule, without a dozen trials before it begins
+    fixed = [*FIXED, "train.batch_size=8"]
+    search = ["optim.rate=1e-7,1e-2"]
+    found = api.tune(
+        data, out=tmp_path / "out", trials=9, model="gru", epochs=3, settings=fixed, search=search
+    )
+    stopped = [each for each in found["trials"] if each["state"] == "stopped early"]
+    assert stopped
+    assert "1e-7" in {each["optim.rate"] for each in stopped}
+    assert all("behind the median of the others" in each["why"] for each in stopped)
+    assert found["settings"]["optim.rate"] == "1e-2"
+
+
+def test_a_search_in_which_all_fails_says_why(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"no trial came to its end.*did you mean"):
+        api.tune(data, out=tmp_path / "out", trials=2, model="gru", epochs=1, search=["optim.rat=1e-3..1e-2"])
+    with pytest.raises(DataError, match="nowhere"):
+        api.tune(tmp_path / "nowhere.csv", out=tmp_path / "other", trials=2, model="gru")
+
+
+# ── spaces ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_space_follows_from_family_and_task(trained: Path) -> None:
+    def names(**how: Any) -> set[str]:
+        return set(search_space(Wish(Path("x"), "classification", **how), None, []))
+
+    assert names(family="lstm") == {
+        "epochs", "optim.rate", "optim.weight_decay", "train.batch_size", "model.d_model", "model.n_layer",
+        "model.dropout", "task.dropout", "task.pooling",
+    }  # fmt: skip
+    assert not any(name.startswith("model.") for name in names(parent=trained))
+    assert "epochs" not in names(family="lstm", epochs=3)
+    assert "optim.rate" not in names(family="lstm", assignments=("optim.rate=0.1",))
+
+
+def test_ranges_are_read_from_flags_and_files(tmp_path: Path) -> None:
+    assert parse_span("a", "1e-4..1e-2:log") == Span(1e-4, 1e-2, log=True)
+    assert parse_span("a", "2..8") == Span(2, 8, whole=True)
+    assert parse_span("a", "mean, max") == Span(values=("mean", "max"))
+    file = tmp_path / "space.toml"
+    file.write_text('epochs = "2..3"\n[task]\npooling = ["mean", "max"]\n[optim]\nrate = "0.1..0.2"\n')
+    wish = Wish(Path("x"), "classification", family="lstm")
+    assert search_space(wish, file, ["optim.rate=0.3..0.4"]) == {
+        "epochs": Span(2, 3, whole=True), "task.pooling": Span(values=("mean", "max")), "optim.rate": Span(0.3, 0.4),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("search", "complaint"),
+    [
+        ("optim.rate", "has no '='"),
+        ("optim.rate=3..1", "give a lower and a higher number"),
+        ("optim.rate=0..1:log", "give a lower and a higher number"),
+        ("optim.rate=1e..2", "give a lower and a higher number"),
+        ("task.pooling=mean", "give a range such as"),
+        ("rate=0.1..0.2", "did you mean 'optim.rate'"),
+    ],
+)
+def test_wrong_ranges_are_named(search: str, complaint: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        search_space(Wish(Path("x"), "classification", family="lstm"), None, [search])
+    assert complaint in str(caught.value)

@@ -1,0 +1,182 @@
+"""How much worse a fine-tuned run answers when the same rows are written a little differently.
+
+Every row is changed by one thing at a time, its labels moved along, and asked again. The drop is paired: the same rows,
+plain and changed, so what makes a row hard for both cancels. Where a task's figure is a mean over rows the interval is
+a bootstrap over them (Efron and Tibshirani 1993), else a jackknife that leaves out one twentieth of the rows at a time.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+
+from textus.augment import AugmentSettings, built, changed, origin_of, said_by
+from textus.augment.operations import Operation
+from textus.augment.units import HAN, Taken, Unit, Units, chinese, take_apart
+from textus.common import DataError, UsageError, counter_seed, notice
+from textus.metrics import bootstrap, interval, paired_bootstrap
+from textus.models import LanguageModel
+from textus.records import Record
+from textus.scoring import read_rows
+from textus.tasks import Example, Task, read
+from textus.tokenizer import Tokenizer
+
+RATE = 0.15
+"""Share of words (or blanks) that a change concerns."""
+GROUPS = 20
+BESIDE = (
+    "The bus to the station leaves at half past nine.",
+    "Tickets are sold on the second floor.",
+    "It rained.",
+)
+BESIDE_ZH = ("开往车站的汽车九点半发车。", "门票在二楼出售。", "昨天下了雨。")
+
+Asked = tuple[list[Example], list[Any]]
+"""Examples and the answers to them."""
+
+
+# ── changes that are no augmentation ───────────────────────────────────────────────────────────
+
+
+def case(write: Any) -> Operation:
+    """Every word in other letters; one that would become longer or shorter stays, so that labels do."""
+
+    def operation(units: Units, random: Random, rate: float) -> Units:
+        written = [write(unit.text) for unit in units]
+        pairs = zip(units, written, strict=True)
+        return [replace(unit, text=text) if len(text) == len(unit.text) else unit for unit, text in pairs]
+
+    return operation
+
+
+def spacing(units: Units, random: Random, rate: float) -> Units | None:
+    """Blanks lost or doubled, and in Chinese put where there are none. Tokens have no blanks."""
+    if any(unit.tag is not None for unit in units):
+        return None
+    found = list(units)
+    for place, unit in enumerate(units[:-1]):
+        if random.random() < rate and (unit.gap or (chinese(unit.text) and chinese(units[place + 1].text))):
+            found[place] = replace(unit, gap=random.choice(("", 2 * unit.gap)) if unit.gap else " ")
+    return found
+
+
+def beside_the_point(units: Units, random: Random, rate: float) -> Units:
+    """A sentence that has nothing to do with the text, behind it."""
+    zh = any(chinese(unit.text) for unit in units)
+    sentence = random.choice(BESIDE_ZH if zh else BESIDE)
+    tag = None if all(unit.tag is None for unit in units) else "O"
+    words = re.findall(rf"[{HAN}。]|\w+|\.", sentence) if tag else [sentence]
+    gap = "" if zh else " "
+    last = [replace(units[-1], gap=units[-1].gap or gap)] if units else []
+    return [*units[:-1], *last, *(Unit(word, gap if tag else "", tag=tag) for word in words)]
+
+
+def changes(vectors: Path | None) -> dict[str, Operation]:
+    """What is done to the rows, by name; synonyms only where there is a source of them, else that is told."""
+    found = built(AugmentSettings("typos,ocr"))
+    try:
+        found |= built(AugmentSettings("synonyms", vectors=str(vectors or "")))
+    except UsageError as error:
+        notice(f"robustness to synonyms is not measured: {error}")
+    return found | {
+        "lower case": case(str.lower), "upper case": case(str.upper), "spacing": spacing,
+        "irrelevant sentence": beside_the_point,
+    }  # fmt: skip
+
+
+def rewritten(
+    records: Sequence[Record], name: str, operation: Operation, seed: int
+) -> tuple[list[Record], int]:
+    """The rows changed, and how many of them are; a row that cannot be stays as it is."""
+    found, n_changed = [], 0
+    for record in records:
+        taken = take_apart(record.values, record.where)
+        if name == "irrelevant sentence":  # once a row
+            longest = max(taken.fields, key=lambda each: len(taken.fields[each]))
+            taken = Taken(record.values, {longest: taken.fields[longest]}, taken.spans)
+        random = Random(counter_seed(seed, name, origin_of(record.values)))
+        row = changed(taken, operation, random, RATE)
+        n_changed += said_by(taken, row) != said_by(taken, record.values)
+        found.append(Record(row, record.where))
+    return found, n_changed
+
+
+# ── measuring ──────────────────────────────────────────────────────────────────────────────────
+
+
+def figure(task: Task, asked: Asked) -> tuple[str, float]:
+    """The task's figure that is a mean over rows, else its first, and its name."""
+    if each := task.each(*asked):
+        return each[0], float(each[1].mean())
+    scores = task.scores(*asked)
+    name = next(name for name, value in scores.items() if isinstance(value, dict) and "value" in value)
+    return name, float(scores[name]["value"])
+
+
+def drop(task: Task, plain: Asked, other: Asked, seed: int) -> dict[str, float]:
+    """How much the figure loses from `plain` to `other`, the same rows, with its interval."""
+    n = len(plain[0])
+    first, second = task.each(*plain), task.each(*other)
+    if first is not None and second is not None:
+        return interval(paired_bootstrap(first[1], second[1], np.ones(n), seed=seed), n)
+
+    def lost(rows: Sequence[int]) -> float:
+        parts = [
+            ([asked[0][row] for row in rows], [asked[1][row] for row in rows]) for asked in (plain, other)
+        ]
+        return figure(task, parts[0])[1] - figure(task, parts[1])[1]
+
+    value, groups = lost(range(n)), min(GROUPS, n)
+    if groups < 2:
+        return interval((value, value, value), n)
+    order = np.random.default_rng(seed).permutation(n) % groups
+    without = np.asarray([lost(np.flatnonzero(order != group).tolist()) for group in range(groups)])
+    spread = 1.96 * math.sqrt((groups - 1) * without.var())
+    return interval((value, value - spread, value + spread), n)
+
+
+def robustness(
+    model: LanguageModel,
+    task: Task,
+    tokenizer: Tokenizer,
+    path: Path,
+    *,
+    columns: str | None = None,
+    vectors: Path | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """The task's first figure on the labelled rows of a file, plain and after each change: what it loses, with a 95 %
+    interval. Raises DataError for rows that a change would make unreadable.
+    """
+    rows = read_rows(task, path, columns)
+    examples = rows.examples
+    records = [Record(values, each.where) for values, each in zip(rows.fields, examples, strict=True)]
+    plain = examples, read(model, task, tokenizer, examples)
+    name, value = figure(task, plain)
+    found = []
+    for change, operation in changes(vectors).items():
+        others, n_changed = rewritten(records, change, operation, seed)
+        asked = task.examples(others, labelled=True)
+        if len(asked) != len(examples):
+            raise DataError(
+                f"{len(examples) - len(asked)} rows cannot be read any more after the change {change!r}"
+            )
+        other = asked, read(model, task, tokenizer, asked)
+        if not n_changed:
+            notice(f"{change} changed no row of {path}")
+        found.append(
+            {
+                "change": change, "rows_changed": n_changed, name: figure(task, other)[1],
+                "drop": drop(task, plain, other, seed),
+            }
+        )  # fmt: skip
+    each, n = task.each(*plain), len(examples)
+    whole = interval(bootstrap(each[1], np.ones(n), seed=seed), n) if each else value
+    return {"rows": n, "figure": name, name: whole, "changes": found}

@@ -1,0 +1,305 @@
+"""A search for the settings that fine-tune best on this data: `optuna`'s tree of Parzen estimators (Bergstra et al.
+2011), trials that fall behind the median of the others stopped at an evaluation (Golovin et al. 2017).
+
+Every trial is a `textus finetune` of its own, chosen by the rows that choose weights; test rows are never looked at.
+The study is in SQLite and goes on after a kill: what is tried next follows from the seed and the trials that ended,
+so that a search broken off finds what it would have found.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import shlex
+import shutil
+import time
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from textus.checkpoint import open_run
+from textus.common import (
+    DataError,
+    RunError,
+    TextusError,
+    UsageError,
+    counter_seed,
+    extra,
+    fingerprint,
+    notice,
+    sha256,
+    unknown,
+    write_json,
+)
+from textus.finetuning import Wish, start
+from textus.models import family as family_of
+from textus.runs import found_of
+from textus.tasks import task_class
+
+RANGE = re.compile(r"(?P<low>[-+.\deE]+)\.\.(?P<high>[-+.\deE]+)(?P<log>:log)?")
+STARTUP, WARMUP = 5, 1
+"""Trials drawn at random before the search learns from them, and evaluations before one may be stopped."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """What is searched of one setting: a range of numbers, on a logarithm or not, whole or not; or a list of values."""
+
+    low: float = 0.0
+    high: float = 0.0
+    log: bool = False
+    whole: bool = False
+    values: tuple[str, ...] = ()
+
+    def drawn(self, name: str, trial: Any) -> str:
+        """A value as it is spelt on the command line; three digits say enough."""
+        if self.values:
+            return str(trial.suggest_categorical(name, list(self.values)))
+        if self.whole:
+            return str(trial.suggest_int(name, int(self.low), int(self.high), log=self.log))
+        return f"{trial.suggest_float(name, self.low, self.high, log=self.log):.3g}"
+
+
+def parse_span(name: str, spelled: str) -> Span:
+    """`1e-4..1e-2:log`, `2..8` or `mean,max`. UsageError for anything else."""
+    if found := RANGE.fullmatch(spelled):
+        try:
+            low, high = float(found["low"]), float(found["high"])
+        except ValueError:
+            low, high = math.nan, math.nan
+        if not low < high or (found["log"] and low <= 0):
+            raise UsageError(
+                f"--search {name}={spelled}: give a lower and a higher number (above 0 with :log)"
+            )
+        whole = all(re.fullmatch(r"[-+]?\d+", found[each]) for each in ("low", "high"))
+        return Span(low, high, bool(found["log"]), whole)
+    values = tuple(each.strip() for each in spelled.split(",") if each.strip())
+    if len(values) < 2 or ".." in spelled or ":" in spelled:
+        raise UsageError(
+            f"--search {name}={spelled}: give a range such as 1e-4..1e-2:log or 2..8, or values such as mean,max"
+        )
+    return Span(values=values)
+
+
+def usual_space(wish: Wish) -> dict[str, str]:
+    """What is worth searching for this task and family, with ranges that hold what the field uses."""
+    space = {"optim.weight_decay": "1e-4..1e-1:log", "train.batch_size": "16,32,64"}
+    task = {each.name for each in fields(task_class(wish.task).config)}
+    if wish.parent:
+        family = open_run(wish.parent).record["family"]
+        space |= {"epochs": "2..6", "optim.rate": "1e-5..1e-3:log"}
+    else:
+        assert wish.family is not None
+        family = wish.family
+        known = {each.name for each in fields(family_of(family)[1])}
+        space |= {"epochs": "4..14", "optim.rate": "3e-4..1e-2:log"}
+        sizes = {"model.d_model": "128,256,384", "model.n_layer": "1..3", "model.dropout": "0.0..0.6"}
+        space |= {name: span for name, span in sizes.items() if name.partition(".")[2] in known}
+    choices = {"task.dropout": "0.0..0.5", "task.pooling": "mean,max,last,cls"}
+    if family != "encoder":  # the first state has seen the whole text nowhere else
+        choices["task.pooling"] = "mean,max,last"
+    return space | {name: span for name, span in choices.items() if name.partition(".")[2] in task}
+
+
+def search_space(wish: Wish, file: Path | None, overrides: Sequence[str]) -> dict[str, Span]:
+    """Setting → what is searched of it: the usual space, or a file's in its place, then `--search`; what `--set` and
+    `--epochs` say is not searched. Raises UsageError for words that say nothing.
+    """
+    spelled = usual_space(wish) if file is None else from_file(file)
+    for each in overrides:
+        name, equals, span = each.partition("=")
+        if not equals:
+            raise UsageError(
+                f"--search {each!r} has no '='; write SETTING=LOW..HIGH, such as optim.rate=1e-4..1e-2:log"
+            )
+        spelled[name.strip()] = span.strip()
+    fixed = {each.partition("=")[0] for each in wish.assignments} | ({"epochs"} if wish.epochs else set())
+    if "train.steps" in fixed:
+        fixed.add("epochs")
+    space = {name: parse_span(name, span) for name, span in spelled.items() if name not in fixed}
+    groups = ("epochs", "model", "train", "optim", "choices", "task", "augment")
+    for name in space:
+        if name.partition(".")[0] not in groups:
+            raise unknown("setting to search", name, usual_space(wish))
+    if not space:
+        raise UsageError(
+            "there is nothing to search: every setting is fixed; leave out some --set, or give --search"
+        )
+    return space
+
+
+def from_file(path: Path) -> dict[str, str]:
+    """The space of a TOML file: a line a setting, `"optim.rate" = "1e-4..1e-2:log"`, lists as lists."""
+    try:
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"--space {path} cannot be read ({error})") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"--space {path} is not TOML: {error}") from error
+    flat = {
+        **found,
+        **{f"{a}.{b}": c for a, part in found.items() if isinstance(part, dict) for b, c in part.items()},
+    }
+    return {
+        name: ",".join(map(str, each)) if isinstance(each, list) else str(each)
+        for name, each in flat.items()
+        if not isinstance(each, dict)
+    }
+
+
+# ── trials ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def wish_of(wish: Wish, drawn: Mapping[str, str]) -> Wish:
+    """The fine-tuning of a trial."""
+    settings = tuple(f"{name}={value}" for name, value in drawn.items() if name != "epochs")
+    epochs = int(drawn["epochs"]) if "epochs" in drawn else wish.epochs
+    return replace(wish, epochs=epochs, assignments=(*wish.assignments, *settings))
+
+
+def command(wish: Wish, out: str) -> str:
+    """The one command that makes a trial's run again."""
+    words = ["textus", "finetune", str(wish.data), "--task", wish.task]
+    for flag, value in (
+        ("--from", wish.parent), ("--model", wish.family), ("--dev", wish.dev), ("--columns", wish.columns),
+        ("--tokenizer", wish.tokenizer), ("--epochs", wish.epochs), ("--seed", wish.seed),
+    ):  # fmt: skip
+        words += [flag, str(value)] if value is not None else []
+    for each in wish.assignments:
+        words += ["--set", each]
+    return shlex.join([*words, "--out", out])
+
+
+class Study:
+    """An optuna study in a folder, and what its trials are made of."""
+
+    def __init__(self, wish: Wish, space: dict[str, Span], out: Path) -> None:
+        self.wish, self.space, self.out = wish, space, out
+        self.optuna = extra("optuna", "tune")
+        self.optuna.logging.set_verbosity(self.optuna.logging.ERROR)
+        out.mkdir(parents=True, exist_ok=True)
+        self.kept = self.optuna.create_study(
+            study_name="tune", storage=f"sqlite:///{out / 'study.db'}", direction="maximize", load_if_exists=True,
+            pruner=self.optuna.pruners.MedianPruner(n_startup_trials=STARTUP, n_warmup_steps=WARMUP),
+        )  # fmt: skip
+        about = {
+            "wish": command(wish, ""), "space": {name: vars(each) for name, each in space.items()},
+            "data": [sha256(path) for path in (wish.data, wish.dev) if path and path.is_file()],
+        }  # fmt: skip
+        asked = fingerprint(about)
+        if self.kept.user_attrs.get("asked", asked) != asked:
+            raise RunError(
+                f"{out} holds a search of other data, settings or ranges; take the same words, or another --out"
+            )
+        self.kept.set_user_attr("asked", asked)
+        states = self.optuna.trial.TrialState
+        for trial in self.kept.get_trials(
+            deepcopy=False, states=(states.RUNNING,)
+        ):  # a process was killed in it
+            self.kept._storage.set_trial_user_attr(trial._trial_id, "killed", True)
+            self.kept._storage.set_trial_state_values(trial._trial_id, states.FAIL)
+            notice(f"trial {trial.number} was broken off; it is taken again")
+
+    def ended(self) -> list[Any]:
+        """The trials that came to an end of their own: done, stopped early, or failed."""
+        return [each for each in self.kept.get_trials(deepcopy=False) if "killed" not in each.user_attrs]
+
+    def one(self) -> None:
+        """Draw settings, fine-tune with them, keep the run if it is the best so far; a failure is told and counted."""
+        done = len(self.ended())
+        self.kept.sampler = self.optuna.samplers.TPESampler(
+            n_startup_trials=STARTUP, seed=counter_seed(self.wish.seed, "tune", done) % 2**32
+        )
+        trial, started = self.kept.ask(), time.monotonic()
+        drawn = {name: span.drawn(name, trial) for name, span in self.space.items()}
+        wish = wish_of(self.wish, drawn)
+        trial.set_user_attr("drawn", drawn)
+        folder, states = self.out / "trial", self.optuna.trial.TrialState
+        shutil.rmtree(folder, ignore_errors=True)
+        best = max((each.value for each in self.ended() if each.state == states.COMPLETE), default=-math.inf)
+        state, value, why = states.COMPLETE, None, ""
+        try:
+            start(wish, folder, watch=self.watcher(trial))
+            value = -found_of(open_run(folder))["criterion"]
+        except self.optuna.TrialPruned as stopped:
+            state, why = states.PRUNED, str(stopped)
+        except TextusError as error:
+            if error.exit_code == 130 or isinstance(
+                error, DataError
+            ):  # stopped by the person, or every trial would be
+                raise
+            state, why = states.FAIL, str(error)
+        trial.set_user_attr("why", why)
+        trial.set_user_attr("seconds", round(time.monotonic() - started, 1))
+        if value is not None and value > best:
+            shutil.rmtree(self.out / "best", ignore_errors=True)
+            folder.replace(self.out / "best")
+        shutil.rmtree(folder, ignore_errors=True)
+        self.kept.tell(trial, value if state == states.COMPLETE else None, state=state)
+        shown = ", ".join(f"{name} {each}" for name, each in drawn.items())
+        notice(f"trial {done + 1}: {f'{value:.4f}' if value is not None else why} with {shown}")
+
+    def watcher(self, trial: Any) -> Callable[[int, dict[str, Any]], None]:
+        """What fit's evaluations are shown to; it stops a trial that falls behind."""
+
+        def watch(number: int, found: dict[str, Any]) -> None:
+            trial.report(-found["criterion"], number)
+            if trial.should_prune():
+                raise self.optuna.TrialPruned(
+                    f"stopped after evaluation {number}: behind the median of the others"
+                )
+
+        return watch
+
+    def found(self) -> dict[str, Any]:
+        """The trials as JSON values, the best, and its command; RunError where none came to its end."""
+        states = self.optuna.trial.TrialState
+        told = {states.COMPLETE: "done", states.PRUNED: "stopped early", states.FAIL: "failed"}
+        trials = [
+            {
+                "trial": number, "state": told[each.state], "figure": each.value, **each.user_attrs["drawn"],
+                "seconds": each.user_attrs["seconds"], "why": each.user_attrs["why"] or None,
+            }
+            for number, each in enumerate(self.ended(), 1)
+        ]  # fmt: skip
+        done = [each for each in self.ended() if each.state == states.COMPLETE]
+        if not done:
+            raise RunError(f"no trial came to its end; the last one: {trials[-1]['why']}")
+        best = max(done, key=lambda each: (each.value, -each.number))
+        wish = wish_of(self.wish, best.user_attrs["drawn"])
+        counts = {state: sum(each["state"] == state for each in trials) for state in told.values()}
+        return {
+            "out": str(self.out), "run": str(self.out / "best"), "figure": best.value,
+            "settings": best.user_attrs["drawn"], "counts": counts, "command": command(wish, "FOLDER"),
+            "trials": trials,
+        }  # fmt: skip
+
+
+def tune(
+    wish: Wish, out: Path, *, trials: int = 20, space: Path | None = None, search: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Search to `trials` trials in all; goes on where `out` holds some. The best run is `out`/best, the findings
+    `out`/tuning.json.
+
+    Raises UsageError for words that are wrong before a trial is begun, RunError for a folder of another search or where
+    every trial failed.
+    """
+    wish.check()
+    if wish.family and family_of(wish.family)[0].reads_texts:
+        raise UsageError(
+            f"a {wish.family} model is not evaluated while it learns, so there is nothing to choose by"
+        )
+    if trials < 1:
+        raise UsageError(f"--trials {trials}: must be at least 1")
+    if out.exists() and any(out.iterdir()) and not (out / "study.db").is_file():
+        raise UsageError(f"{out} exists already and holds no search; choose another --out")
+    study = Study(wish, search_space(wish, space, search), out)
+    if n := len(study.ended()):
+        notice(f"{out} holds {n} trials; going on to {trials}")
+    while len(study.ended()) < trials:
+        study.one()
+    found = study.found()
+    write_json(out / "tuning.json", found)
+    return found
