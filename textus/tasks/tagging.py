@@ -138,7 +138,7 @@ class Tagging(Task):
 
     def rows(self, examples: Sequence[Example], tokenizer: Tokenizer, frame: Frame) -> list[Row]:
         flat = iter(tokenizer.encode_batch([word for each in examples for word in each.texts]))
-        rows = []
+        rows: list[Row] = []
         for number, example in enumerate(examples):
             rows += self.windows(example, [next(flat) for _ in example.texts], frame, number)
         several = [count for count in Counter(row.about for row in rows).values() if count > 1]
@@ -152,9 +152,8 @@ class Tagging(Task):
     def windows(self, example: Example, ids: list[list[int]], frame: Frame, number: int = 0) -> list[Row]:
         """An example, the ids of its words given, as one row or several."""
         room = None if frame.longest is None else max(1, frame.longest - len(frame.begin) - 1)
-        words = [
-            (each or [frame.end_id])[:room] for each in ids
-        ]  # a word in which nothing is seen has a place too
+        # a word in which the tokenizer sees nothing has a place too
+        words = [(each or [frame.end_id])[:room] for each in ids]
         lost = sum(max(0, len(each) - len(kept)) for each, kept in zip(ids, words, strict=True))
         rows: list[Row] = []
         for low, high, first, last in stretches([len(each) for each in words], room):
