@@ -25,7 +25,7 @@ CLUENER = ("cluener2020/train.jsonl", None, "cluener2020/dev.jsonl")
 FAST = ("--epochs", "4", "--set", "optim.rate=0.003")
 TRIALS: dict[str, tuple[tuple[str, str | None, str], tuple[str, ...], tuple[str, ...]]] = {
     "CoNLL-2003, LSTM-CRF": (CONLL, ("--model", "lstm"), FAST),
-    "CoNLL-2003, MiniLM": (CONLL, ("--from", "minilm"), ()),
+    "CoNLL-2003, MiniLM": (CONLL, ("--from", "minilm"), ("--set", "optim.rate=0.0003")),
     "CLUENER, LSTM-CRF": (CLUENER, ("--model", "lstm"), FAST),
 }
 """Name → files to learn from, choose by (None: a tenth of the first) and report; what is taught; and how."""
