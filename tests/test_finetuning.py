@@ -324,7 +324,7 @@ def test_a_run_without_a_task_is_not_asked(trained: Path) -> None:
 
 def training_of(family: str, rows: Path, **settings: Any) -> tuple[Any, Any]:
     """A model of a family with a head, and the batches it would learn from."""
-    from textus.finetuning import Wish, beginning, prepare, read_data, settings_of
+    from textus.finetuning import Wish, beginning, encoded, prepare, read_data, settings_of
     from textus.tasks.classification import Classification, ClassificationSettings
 
     head = [] if "coder" not in family else ["model.n_head=2"]
@@ -335,7 +335,7 @@ def training_of(family: str, rows: Path, **settings: Any) -> tuple[Any, Any]:
         "settings": {**vars(settings_of(wish, 9)), "optim": {}}, "choices": {}, "parent": None, "family": family,
         "config": vars(config),
     }  # fmt: skip
-    ready = prepare(record, data, tokenizer)
+    ready = prepare(record, data, tokenizer, encoded(data, family, config, tokenizer))
     return ready.model, ready.batches
 
 
