@@ -21,7 +21,8 @@ class Row:
 
     what: str
     source: str
-    measured: Callable[[dict[str, Any]], Figure]
+    measured: Callable[[dict[str, Any]], Figure | None]
+    """None where the result does not hold it yet."""
     must: float
     aim: float | None = None
     more: bool = False
@@ -38,6 +39,8 @@ class Row:
         """A bound for people."""
         if value is None:
             return ""
+        if value == float("-inf"):
+            return "told"
         shown = f"{value:.0%}" if self.unit == "%" else f"{value:,g}{self.unit}"
         return f"{'≥' if self.more else '≤'} {shown}"
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks import _family_rows, _tagging_rows
+from benchmarks import _family_rows, _understanding_rows
 from benchmarks._rows import Figure, Row, markdown, ranged
 from textus.common import read_json, write_atomic
 
@@ -135,7 +135,7 @@ ROWS = [
         more=True, unit=" of 20", extra=saved_often_enough),
     Row("`import textus`, `textus --help`", "start_up", start_up, 0.3, unit=" s"),
     *_family_rows.ROWS,
-    *_tagging_rows.ROWS,
+    *_understanding_rows.ROWS,
 ]  # fmt: skip
 
 SOURCES = [*dict.fromkeys(row.source for row in ROWS), "families"]
@@ -158,9 +158,9 @@ def line(row: Row, folder: Path = RESULTS) -> list[str]:
     """One row: what, must, aim, measured, met, command, date."""
     bounds = [row.bound(row.must) + row.and_within, row.bound(row.aim)]
     result = load(row.source, folder)
-    if result is None:
+    figure = None if result is None else row.measured(result)
+    if result is None or figure is None:
         return [row.what, *bounds, "not measured yet", "–", "–", "–"]
-    figure = row.measured(result)
     kept = row.extra is None or row.extra(result)
     met = "yes" if row.reached(row.must, figure) and kept else "**no**"
     if met == "yes" and row.aim is not None:
@@ -206,7 +206,7 @@ CHINESE = {
     "kill −9 at 20 random moments, resume: final weights byte-identical": "随机 20 次 kill −9 后恢复：最终权重逐字节相同",
     "`import textus`, `textus --help`": "`import textus`、`textus --help`",
     **_family_rows.CHINESE,
-    **_tagging_rows.CHINESE,
+    **_understanding_rows.CHINESE,
 }  # fmt: skip
 """The words of the short table in README.zh-CN.md."""
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
@@ -216,8 +216,8 @@ def short(row: Row, words: dict[str, str], folder: Path = RESULTS) -> list[str]:
     """One row of a README: what, measured, must."""
     result = load(row.source, folder)
     measured = "not measured yet"
-    if result is not None:
-        value = row.measured(result).value
+    if result is not None and (figure := row.measured(result)):
+        value = figure.value
         measured = f"{value:.0%}" if row.unit == "%" else f"{value:.3g}{row.unit}"
     return [words.get(row.what, row.what), words.get(measured, measured), row.bound(row.must)]
 

@@ -55,6 +55,14 @@ def test_what_is_not_measured_is_said_to_be(tmp_path: Path) -> None:
     assert table.render(tmp_path).count("not measured yet") == len(table.ROWS)
 
 
+def test_what_a_result_does_not_hold_yet_is_not_measured(tmp_path: Path) -> None:
+    spearman = {"value": 0.821, "low": 0.8, "high": 0.84}
+    (tmp_path / "similarity.json").write_text(json.dumps({**STAMP, "as_it_comes": {"spearman": spearman}}))
+    lines = [table.line(each, tmp_path) for each in table.ROWS if each.source == "similarity"]
+    assert [each[4] for each in lines] == ["yes", "–"]
+    assert "not measured yet" in lines[1]
+
+
 @pytest.mark.parametrize("name", list(table.READMES))
 def test_the_readmes_say_what_the_files_say(name: str) -> None:
     readme, words = (table.REPOSITORY / name).read_text(encoding="utf-8"), table.READMES[name]

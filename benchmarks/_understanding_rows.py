@@ -1,0 +1,223 @@
+"""The rows of docs/results.md about fine-tuned models: classes, entities, answers, similarity."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks._rows import Figure, Row, ranged
+
+
+def points(found: dict[str, float], form: str = ".1f", scale: float = 100) -> str:
+    """A share as points with its 95 % interval."""
+    value, low, high = (f"{scale * found[name]:{form}}" for name in ("value", "low", "high"))
+    return f"{value} (95 %: {low}–{high})"
+
+
+def classes(name: str) -> Callable[[dict[str, Any]], Figure | None]:
+    """Accuracy of one entry in points, the floors beside it."""
+
+    def figure(result: dict[str, Any]) -> Figure | None:
+        if "accuracy" not in (found := result["entries"].get(name, {})):
+            return None
+        runs = {part: 100 * value for part, value in found["over_runs"].items()}
+        floors = ", ".join(f"{floor} {100 * value:.1f}" for floor, value in found["floors"].items())
+        rows = found["over_rows"]
+        text = (
+            f"{ranged(runs, '{:.1f}')} over {found['over_runs']['n']} run(s), 95 % over rows"
+            f" {100 * rows['low']:.1f}–{100 * rows['high']:.1f}; beside it {floors}"
+        )
+        return Figure(text, round(100 * found["accuracy"], 2))
+
+    return figure
+
+
+def together(result: dict[str, Any]) -> Figure | None:
+    """Five LSTMs as one above their mean member, in points; judged by the low end of its interval."""
+    found = result["entries"].get("sst2-lstm", {}).get("together")
+    if not found:
+        return None
+    against = found["against_mean_member"]
+    text = f"{points(against, '+.1f')}, together {100 * found['accuracy']['value']:.1f}"
+    return Figure(text, round(100 * against["low"], 2))
+
+
+def entities(name: str) -> Callable[[dict[str, Any]], Figure | None]:
+    """Micro F1 of one trial in points, judged by the median seed."""
+
+    def figure(result: dict[str, Any]) -> Figure | None:
+        if "f1" not in (found := result.get(name, {})):
+            return None
+        own = {part: 100 * value for part, value in found["f1"].items()}
+        text = (
+            f"{ranged(own)} over {found['f1']['n']} seed(s), seed 0 {points(found['runs']['0']['f1'])};"
+            f" {ranged(found['cpu_seconds'], '{:.0f}')} CPU-seconds"
+        )
+        return Figure(text, own["median"])
+
+    return figure
+
+
+def answers(name: str) -> Callable[[dict[str, Any]], Figure | None]:
+    """F1 above the best of those who know less, in points; judged by the low end of the paired interval."""
+
+    def figure(result: dict[str, Any]) -> Figure | None:
+        if "over_best_baseline" not in (found := result.get(name, {})):
+            return None
+        ours, over = found["sides"]["ours"], found["over_best_baseline"]
+        others = ", ".join(
+            f"{side} {each['f1']['value']:.1f}" for side, each in found["sides"].items() if side != "ours"
+        )
+        text = (
+            f"{points(over, '+.1f', 1)}; F1 {points(ours['f1'], scale=1)}, exact {ours['exact_match']['value']:.1f};"
+            f" beside it {others}"
+        )
+        return Figure(text, round(over["low"], 2))
+
+    return figure
+
+
+def similar(name: str) -> Callable[[dict[str, Any]], Figure | None]:
+    """Spearman on STS-B's test pairs."""
+
+    def figure(result: dict[str, Any]) -> Figure | None:
+        if name not in result:
+            return None
+        return Figure(points(result[name]["spearman"], ".4f", 1), result[name]["spearman"]["value"])
+
+    return figure
+
+
+def augmented(result: dict[str, Any]) -> Figure | None:
+    """Points gained by augmenting 200 sentences."""
+    if "lstm" not in result:
+        return None
+    found = result["lstm"]["difference"]
+    return Figure(
+        f"{points(found, '+.1f', 1)}, {found['n']} seeds; {result['lstm']['way'][0]}", found["value"]
+    )
+
+
+def tuned(result: dict[str, Any]) -> Figure | None:
+    """Points gained by a search."""
+    if "difference" not in result:
+        return None
+    return Figure(points(result["difference"], "+.1f", 1), result["difference"]["value"])
+
+
+def accuracy(what: str, name: str, must: float, aim: float) -> Row:
+    """A row about one entry of `benchmarks.classification`."""
+    return Row(f"{what}: accuracy", "classification", classes(name), must, aim, more=True)
+
+
+ABOVE = "F1 above the best of random span, sliding window, keyword sentence"
+SEARCHED = "SST-2, LSTM, 20 trials against the default, points"
+TOLD: list[tuple[Row, str]] = [
+    (accuracy("SST-2, LSTM from scratch", "sst2-lstm", 80, 83), "SST-2，从零训练的 LSTM：准确率"),
+    (accuracy("SST-2, MiniLM, all weights", "sst2-minilm", 89, 91), "SST-2，MiniLM 全量微调：准确率"),
+    (accuracy("SST-2, MiniLM, LoRA", "sst2-minilm-lora", 88, 90.5), "SST-2，MiniLM LoRA：准确率"),
+    (
+        accuracy("film reviews, documents, 5-fold, from scratch", "reviews-linear", 86, 89),
+        "影评全文，五折，从零：准确率",
+    ),
+    (
+        accuracy("film reviews, documents, 5-fold, MiniLM", "reviews-minilm", 86, 91),
+        "影评全文，五折，MiniLM：准确率",
+    ),
+    (
+        accuracy("online shopping, zh, LSTM from scratch", "shopping-lstm", 93, 95),
+        "网购评论，从零训练的 LSTM：准确率",
+    ),
+    (
+        accuracy("THUCNews titles, zh, LSTM from scratch", "titles-lstm", 86, 89),
+        "THUCNews 标题，从零训练的 LSTM：准确率",
+    ),
+    (accuracy("Banking77, MiniLM", "banking-minilm", 91, 93), "Banking77，MiniLM：准确率"),
+    (
+        accuracy("Banking77, ten a class, MiniLM", "banking-few-minilm", 78, 85),
+        "Banking77，每类十条，MiniLM：准确率",
+    ),
+    (
+        Row(
+            "SST-2, five LSTMs as one above their mean, points, low end",
+            "classification",
+            together,
+            0,
+            1.5,
+            more=True,
+        ),
+        "SST-2，五个 LSTM 合一与平均成员之差，百分点，区间下端",
+    ),
+    (
+        Row(
+            "CoNLL-2003, LSTM-CRF from scratch: entity F1",
+            "tagging",
+            entities("CoNLL-2003, LSTM-CRF"),
+            72,
+            82,
+            more=True,
+        ),
+        "CoNLL-2003，从零训练的 LSTM-CRF：实体 F1",
+    ),
+    (
+        Row(
+            "CoNLL-2003, MiniLM (an uncased model): entity F1",
+            "tagging",
+            entities("CoNLL-2003, MiniLM"),
+            83,
+            88,
+            more=True,
+        ),
+        "CoNLL-2003，微调 MiniLM（不分大小写的模型）：实体 F1",
+    ),
+    (
+        Row(
+            "CLUENER, zh, LSTM-CRF from scratch, dev: entity F1",
+            "tagging",
+            entities("CLUENER, LSTM-CRF"),
+            55,
+            65,
+            more=True,
+        ),
+        "CLUENER，从零训练的 LSTM-CRF，dev：实体 F1",
+    ),
+    (
+        Row(
+            f"XQuAD, en, five folds, MiniLM: {ABOVE}, low end",
+            "question_answering",
+            answers("xquad_en"),
+            0,
+            more=True,
+        ),
+        "XQuAD，英文，五折，MiniLM：F1 高出最好的基线，区间下端",
+    ),
+    (
+        Row(
+            f"CMRC 2018, zh, own encoder: {ABOVE}, low end",
+            "question_answering",
+            answers("cmrc2018_trial"),
+            0,
+            more=True,
+        ),
+        "CMRC 2018，自己的中文编码器：F1 高出最好的基线，区间下端",
+    ),
+    (
+        Row("STS-B, MiniLM as it comes: Spearman", "similarity", similar("as_it_comes"), 0.82, more=True),
+        "STS-B，原样 MiniLM：Spearman",
+    ),
+    (
+        Row("STS-B, MiniLM fine-tuned: Spearman", "similarity", similar("fine_tuned"), 0.85, 0.88, more=True),
+        "STS-B，微调 MiniLM：Spearman",
+    ),
+    (
+        Row("200 SST-2 sentences, augmented against not, points", "augmentation", augmented, 0, 2, more=True),
+        "200 句 SST-2，增强与不增强之差，百分点",
+    ),
+    (
+        Row(SEARCHED, "tuning", tuned, float("-inf"), 1.5, more=True),
+        "SST-2，LSTM，20 次搜索与默认之差，百分点",
+    ),
+]
+"""Rows, and their words in README.zh-CN.md."""
+ROWS = [row for row, _ in TOLD]
+CHINESE = {row.what: words for row, words in TOLD}
