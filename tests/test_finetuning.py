@@ -324,19 +324,24 @@ def test_a_run_without_a_task_is_not_asked(trained: Path) -> None:
 
 def training_of(family: str, rows: Path, **settings: Any) -> tuple[Any, Any]:
     """A model of a family with a head, and the batches it would learn from."""
-    from textus.finetuning import Wish, beginning, encoded, prepare, read_data, settings_of
+    from textus import tokenizer as tokenizers
+    from textus.models import build
+    from textus.records import read_records
+    from textus.tasks import RowBatches, frame_of, rows_of, with_head
     from textus.tasks.classification import Classification, ClassificationSettings
 
-    head = [] if "coder" not in family else ["model.n_head=2"]
-    wish = Wish(rows, "classification", family=family, assignments=(*SMALL, "model.dropout=0.5", *head))
-    data = read_data(Classification, ClassificationSettings(dropout=0, **settings), wish)
-    family, config, tokenizer = beginning(wish, data)
-    record = {
-        "settings": {**vars(settings_of(wish, 9)), "optim": {}}, "choices": {}, "parent": None, "family": family,
-        "config": vars(config),
-    }  # fmt: skip
-    ready = prepare(record, data, tokenizer, encoded(data, family, config, tokenizer))
-    return ready.model, ready.batches
+    records = read_records(rows)
+    task = Classification.of(ClassificationSettings(dropout=0, **settings), records)
+    tokenizer = tokenizers.train("word", [record.values["text"] for record in records], 200)
+    config = {"vocab_size": tokenizer.vocab_size, "n_layer": 1, "d_model": 32, "dropout": 0.5}
+    config |= {"n_head": 2} if "coder" in family else {}
+    config |= {"end_id": tokenizer.end_id} if family in ("seq2seq", "encoder-decoder") else {}
+    model = build(family, config)
+    with_head(model, task)
+    encoded = rows_of(
+        task, task.examples(records, labelled=True), tokenizer, frame_of(model.config, tokenizer)
+    )
+    return model.train(), RowBatches(task, encoded, pad_id=tokenizer.pad_id, batch_size=8, seed=0)
 
 
 @pytest.mark.parametrize("family", [each for each in NEURAL if each not in ("vae", "gan")])
