@@ -188,7 +188,8 @@ class SelfAttention(nn.Module):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.d_head = config.d_head
-        self.qkv = Linear(config.d_model, 3 * config.d_model, bias=config.bias)
+        parts = dict.fromkeys("qkv", config.d_model)
+        self.qkv = Linear(config.d_model, 3 * config.d_model, bias=config.bias, parts=parts)
         self.out = Linear(config.d_model, config.d_model, bias=config.bias)
         self.dropout = nn.Dropout(config.dropout)
 
