@@ -16,7 +16,7 @@ install: $(INSTALLED)  ## .venv with every extra and .venv/bin/textus; a second 
 # torch goes first and alone: the pin decides which build every other package is resolved against.
 # kenlm, a test oracle, is built from C++ source: a machine without a compiler goes without it.
 TEST_TOOLS := pytest pytest-xdist pytest-timeout pytest-socket hypothesis httpx openai selenium transformers sentencepiece \
-  hmmlearn scikit-learn sacrebleu nltk seqeval torchmetrics ruff mypy
+  hmmlearn scikit-learn sacrebleu nltk seqeval torchmetrics peft ruff mypy
 PIP := $(BIN)/python -m pip install -q -c constraints.txt
 
 $(INSTALLED): pyproject.toml constraints.txt

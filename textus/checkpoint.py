@@ -42,8 +42,8 @@ from textus.common import (
     write_atomic,
     write_json,
 )
-from textus.config import VERSION, migrate
-from textus.models import LanguageModel, build
+from textus.config import VERSION, from_dict, migrate
+from textus.models import LanguageModel, adapters, build
 from textus.models.heads import build_head
 
 KEEP = 2
@@ -314,8 +314,9 @@ def verify(path: Path) -> dict[str, str]:
     return run.record["files"]
 
 
-def load(path: Path) -> tuple[LanguageModel, tokenizers.Tokenizer, dict[str, Any]]:
-    """A run's model (its weights to use, in evaluation mode), tokenizer and record.
+def load(path: Path, *, merged: bool = True) -> tuple[LanguageModel, tokenizers.Tokenizer, dict[str, Any]]:
+    """A run's model (its weights to use, in evaluation mode), tokenizer and record; adapters are added to the weights
+    they stand beside, or with `merged` False stay apart.
 
     A run still in training gives its newest good checkpoint. Raises RunError for anything missing or changed.
     """
@@ -335,12 +336,16 @@ def load(path: Path) -> tuple[LanguageModel, tokenizers.Tokenizer, dict[str, Any
     model = build(run.record["family"], run.record["config"])
     for name, spec in run.record.get("heads", {}).items():
         model.heads[name] = build_head(spec, model.config.d_model)
+    if run.record.get("method") == "lora":
+        adapters.adapt(model, from_dict(adapters.LoRASettings, run.record["method_settings"], "method."))
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise RunError(
             f"{path}: the weights do not fit the model ({str(error).splitlines()[-1].strip()})"
         ) from error
+    if merged:
+        adapters.merge(model)
     model.eval()
     return model, read_tokenizer(run), run.record
 

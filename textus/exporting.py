@@ -19,11 +19,11 @@ from typing import Any
 from textus import checkpoint, hardware
 from textus.common import RunError, UsageError, folder_atomic, notice, sha256, unknown
 from textus.models.kernels import cache_folder
-from textus.models.pretrained import Imported, folder, gguf, llama2c
+from textus.models.pretrained import Imported, folder, gguf, llama2c, peft
 from textus.models.pretrained.container import MAGIC
 from textus.tokenizer import Tokenizer
 
-FORMATS = ("hf",)
+FORMATS = ("hf", "peft")
 """What `export --to` writes."""
 
 PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
@@ -111,9 +111,20 @@ def export_run(path: Path, out: Path, *, to: str) -> dict[str, Any]:
     """Write a run in a foreign format; UsageError where that format cannot hold the model, and why."""
     if to not in FORMATS:
         raise unknown("format", to, FORMATS)
-    model, tokenizer, record = checkpoint.load(path)
+    model, tokenizer, record = checkpoint.load(path, merged=to != "peft")
+    if to == "peft" and record.get("method") != "lora":
+        raise UsageError(
+            f"{path} has no adapters; only a run of `textus finetune --method lora` has (--to hf)"
+        )
     with folder_atomic(out) as beside:
         family = record["family"]
+        if to == "peft":
+            name = peft.write_folder(beside, family, model)
+            notice(
+                "peft holds the adapters alone: the head stays in the run, and the weights they stand beside are those"
+                f" of {record['parent']} (textus export PARENT --to hf)"
+            )
+            return {"run": str(path), "to": to, "architecture": name, "out": str(out)}
         name = folder.write_folder(beside, family, model.config, model.state_dict(), tokenizer)
     return {"run": str(path), "to": to, "architecture": name, "out": str(out)}
 

@@ -33,7 +33,7 @@ from textus.common import (
 )
 from textus.config import assign, from_dict, to_dict
 from textus.measuring import fast_bf16
-from textus.models import LanguageModel, build
+from textus.models import LanguageModel, adapters, build
 from textus.models import family as family_of
 from textus.models.linear import LabelledTexts
 from textus.optim import OptimSettings
@@ -54,8 +54,11 @@ from textus.tasks import (
     whole,
     with_head,
 )
-from textus.training import Choices, Evaluate, Gradients, TrainSettings
+from textus.training import Choices, Evaluate, Gradients, TrainSettings, check_patience
 
+
+RATES = {"full": 1e-4, "frozen": 1e-3, "lora": 1e-3}
+"""Each method's rate, begun from a run: what is taught beside weights that stay may move faster."""
 HELD_OUT = 0.1
 """Share of the rows that choose the weights, where no file of their own is given."""
 Watch = Callable[[int, dict[str, Any]], None]
@@ -78,6 +81,7 @@ class Wish:
     epochs: int | None = None
     seed: int = 0
     assignments: tuple[str, ...] = ()
+    method: str = "full"
 
     def check(self) -> None:
         """Words that are wrong or do not go together."""
@@ -93,7 +97,7 @@ class Wish:
             raise UsageError(f"--epochs {self.epochs}: must be at least 1")
         for each in self.assignments:
             if (group := each.partition(".")[0]) not in (
-                known := ("model", "train", "optim", "choices", "task", "augment")
+                known := ("model", "train", "optim", "choices", "task", "augment", "method")
             ):
                 raise unknown("group of settings", group, known)
         for each in self.of("train"):
@@ -103,6 +107,7 @@ class Wish:
                 raise UsageError(
                     f"--set train.{each} and --epochs {self.epochs} both say how long; leave one out"
                 )
+        self.check_method()
         if self.family and family_of(self.family)[0].reads_texts:
             self.check_whole()
         if self.parent and (said := self.of("model")):
@@ -123,6 +128,23 @@ class Wish:
                 f"{unused[0]}: a {self.family} model learns from all texts at once, by n-grams of its own, one class a"
                 " text; leave it out (its settings are --set model.…)"
             )
+
+    def check_method(self) -> None:
+        """A method's name, its settings, and whether there is something to leave as it is."""
+        if self.method not in adapters.METHODS:
+            raise unknown("method", self.method, adapters.METHODS)
+        if self.method == "full" and (said := self.of("method")):
+            raise UsageError(f"--set method.{said[0]}: full has no settings; give --method lora or frozen")
+        if self.method != "full" and self.parent is None:
+            raise UsageError(
+                f"--method {self.method} leaves a model as it is: give one with --from RUN; a new one has learnt nothing"
+            )
+        _ = self.how
+
+    @property
+    def how(self) -> Any:
+        """The method's settings."""
+        return assign(adapters.METHODS[self.method](), self.of("method"))
 
     def of(self, group: str) -> list[str]:
         """The assignments of one group, without its name."""
@@ -228,6 +250,10 @@ def start(wish: Wish, out: Path, *, force: bool = False, watch: Watch | None = N
     rows = encoded(data, family, config, tokenizer)
     train = settings_of(wish, len(rows[0]) or len(data.train))
     choices = assign(default_choices(family), wish.of("choices"))
+    if wish.method == "lora" and choices.step == "native":
+        raise UsageError(
+            "choices.step=native: the kernels read whole weights, not the adapters of --method lora"
+        )
     claim(out, force=force)
     record = {
         "family": family,
@@ -240,6 +266,8 @@ def start(wish: Wish, out: Path, *, force: bool = False, watch: Watch | None = N
         "labels": data.task.labels,
         "label_counts": data.task.counts,
         "heads": {} if family_of(family)[0].reads_texts else {wish.task: data.task.head()},
+        "method": wish.method,
+        "method_settings": to_dict(wish.how),
         "parent": str(wish.parent.resolve()) if wish.parent else None,
         "corpus": source(wish),
         "augment": {**to_dict(augment), "texts": texts_of(data)} if augment else None,
@@ -257,8 +285,9 @@ def start(wish: Wish, out: Path, *, force: bool = False, watch: Watch | None = N
     else:
         windows = f" ({len(rows[0]):,} windows)" if len(rows[0]) > len(data.train) else ""
         weights = sum(p.numel() for p in ready.model.parameters())
+        learning = sum(p.numel() for p in ready.model.parameters() if p.requires_grad)
         notice(
-            f"{wish.task} with {family}: {weights:,} weights, {told}{windows} and {len(data.dev):,} to choose by"
+            f"{wish.task} with {family}: {weights:,} weights, of which {learning:,} learn ({wish.method}); {told}{windows} and {len(data.dev):,} to choose by"
             f"{labels}; {train.steps} steps of {train.batch_size} rows"
         )
     if watch:
@@ -357,8 +386,8 @@ def settings_of(wish: Wish, n_rows: int) -> TrainSettings:
     )
     train = assign(train, wish.of("train"))
     optim = OptimSettings(
-        optimiser="adamw", rate=1e-4 if begun else 1e-3, weight_decay=0.01, beta2=0.999, schedule="linear",
-        warmup=train.steps // 10,
+        optimiser="adamw", rate=RATES[wish.method] if begun else 1e-3, weight_decay=0.01, beta2=0.999,
+        schedule="linear", warmup=train.steps // 10,
     )  # fmt: skip
     return replace(train, optim=assign(optim, wish.of("optim")))
 
@@ -404,12 +433,14 @@ def prepare(
         texts: Any = LabelledTexts([whole(each) for each in data.train], [each.label for each in data.train])
         return Ready(model, texts, train, Gradients(model).of_all(1), None)
     with_head(model, data.task)
+    adapters.teach(model, record["method"], record["method_settings"])
     model.to(choices.device).train()
     model.compute_with(choices.precision, choices.attention, choices.step)
     batches = RowBatches(
         data.task, rows[0], pad_id=tokenizer.pad_id, batch_size=train.batch_size, seed=train.seed
     )
     evaluate = partial(on_dev, task=data.task, examples=data.dev, rows=rows[1], pad_id=tokenizer.pad_id)
+    check_patience(model, train, evaluate)
     backward = Gradients(model, choices.workers, head_loss(data.task)).of_all(train.micro_batches)
     return Ready(model, batches, train, backward, evaluate)
 

@@ -15,6 +15,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from textus.common import UsageError, unknown
+from textus.models import LanguageModel
+from textus.models.adapters import below
 
 OPTIMISERS = ("muon", "adamw", "adam", "adagrad", "rmsprop", "nesterov", "momentum", "sgd")
 """`sgd` is plain gradient descent."""
@@ -46,6 +48,8 @@ class OptimSettings:
     clip: float = 1.0
     schedule: str = "warmup-stable-decay"
     warmup: int = 20
+    layer_decay: float = 1.0
+    """What a rate is multiplied by for each layer further below the head (Clark et al. 2020); 1: the same for all."""
     decay: float = 0.7
     """Share of all steps in which warmup-stable-decay comes down to zero, and step to a hundredth."""
 
@@ -66,6 +70,8 @@ class OptimSettings:
             raise UsageError(
                 "optim.momentum=0: nesterov looks ahead along its momentum; set it above 0, or use sgd"
             )
+        if not 0 < self.layer_decay <= 1:
+            raise UsageError(f"optim.layer_decay={self.layer_decay}: must be above 0 and at most 1")
         if not 0 <= self.decay <= 1:
             raise UsageError(f"optim.decay={self.decay}: must be between 0 and 1")
 
@@ -133,12 +139,31 @@ def shape(settings: OptimSettings, step: int, steps: int) -> float:
     return warm * min(1.0, (1.0 - done) / max(settings.decay, 1e-9))
 
 
-def make_optimisers(groups: dict[str, list[nn.Parameter]], settings: OptimSettings) -> dict[str, Optimizer]:
-    """One optimiser for each of a model's parameter groups; `matrices` is the group that muon may move."""
-    made = {name: _optimiser(name, parameters, settings) for name, parameters in groups.items() if parameters}
+def make_optimisers(
+    groups: dict[str, list[nn.Parameter]],
+    settings: OptimSettings,
+    factors: dict[nn.Parameter, float] | None = None,
+) -> dict[str, Optimizer]:
+    """One optimiser for what learns of each of a model's parameter groups; `matrices` is the group that muon may
+    move. `factors` (None: all 1) multiply the rates of single parameters.
+    """
+    learning = {name: [p for p in parameters if p.requires_grad] for name, parameters in groups.items()}
+    made = {
+        name: _optimiser(name, parameters, settings, factors or {})
+        for name, parameters in learning.items()
+        if parameters
+    }
     for optimiser in made.values():
         optimiser.register_step_post_hook(_mark_changed)
     return made
+
+
+def layer_factors(model: LanguageModel, settings: OptimSettings) -> dict[nn.Parameter, float]:
+    """What each parameter's rate is multiplied by, so that layers further down move less (Howard and Ruder 2018)."""
+    if settings.layer_decay == 1:
+        return {}
+    depth = below(model)
+    return {parameter: settings.layer_decay ** depth[name] for name, parameter in model.named_parameters()}
 
 
 def _mark_changed(optimiser: Optimizer, *_: Any) -> None:
@@ -149,32 +174,42 @@ def _mark_changed(optimiser: Optimizer, *_: Any) -> None:
         torch.autograd.graph.increment_version(group["params"])
 
 
-def _optimiser(name: str, parameters: list[nn.Parameter], settings: OptimSettings) -> Optimizer:
+def _optimiser(
+    name: str,
+    parameters: list[nn.Parameter],
+    settings: OptimSettings,
+    factors: dict[nn.Parameter, float],
+) -> Optimizer:
     kind, decay = settings.optimiser, settings.weight_decay
     betas = (settings.beta1, settings.beta2)
     rate = settings.other_rate if name == "critic" else settings.own_rate
+    if kind == "muon" and name != "matrices":
+        rate = settings.other_rate
+
+    def groups(parameters: list[nn.Parameter], **more: float) -> list[dict[str, Any]]:
+        """Those of one factor together."""
+        found: dict[float, list[nn.Parameter]] = {}
+        for parameter in parameters:
+            found.setdefault(factors.get(parameter, 1.0), []).append(parameter)
+        return [{"params": same, "lr": rate * factor, **more} for factor, same in found.items()]
+
     if kind == "muon" and name == "matrices":
-        return torch.optim.Muon(
-            parameters, lr=settings.own_rate, momentum=settings.momentum, weight_decay=decay
-        )
+        return torch.optim.Muon(groups(parameters), lr=rate, momentum=settings.momentum, weight_decay=decay)
     if kind == "muon":  # embeddings, norms and heads do not decay beside it
-        return torch.optim.AdamW(
-            parameters, lr=settings.other_rate, betas=betas, weight_decay=0.0, fused=True
-        )
+        return torch.optim.AdamW(groups(parameters), lr=rate, betas=betas, weight_decay=0.0, fused=True)
     if kind == "adamw":
-        decayed = [p for p in parameters if p.ndim >= 2]
-        plain = [p for p in parameters if p.ndim < 2]
-        split = [{"params": decayed, "weight_decay": decay}, {"params": plain, "weight_decay": 0.0}]
-        return torch.optim.AdamW([part for part in split if part["params"]], lr=rate, betas=betas, fused=True)
+        split = groups([p for p in parameters if p.ndim >= 2], weight_decay=decay)
+        split += groups([p for p in parameters if p.ndim < 2], weight_decay=0.0)
+        return torch.optim.AdamW(split, lr=rate, betas=betas, fused=True)
     if kind == "adam":
-        return torch.optim.Adam(parameters, lr=rate, betas=betas, fused=True)
+        return torch.optim.Adam(groups(parameters), lr=rate, betas=betas, fused=True)
     if kind == "rmsprop":
-        return torch.optim.RMSprop(parameters, lr=rate)
+        return torch.optim.RMSprop(groups(parameters), lr=rate)
     if kind == "adagrad":
-        return torch.optim.Adagrad(parameters, lr=rate)
+        return torch.optim.Adagrad(groups(parameters), lr=rate)
     nesterov = kind == "nesterov"
     momentum = settings.momentum if kind in ("momentum", "nesterov") else 0.0
-    return torch.optim.SGD(parameters, lr=rate, momentum=momentum, nesterov=nesterov)
+    return torch.optim.SGD(groups(parameters), lr=rate, momentum=momentum, nesterov=nesterov)
 
 
 def set_rates(optimisers: dict[str, Optimizer], factor: float) -> None:

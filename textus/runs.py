@@ -24,7 +24,17 @@ from textus.models import family as family_of
 from textus.models.pretrained import lost
 from textus.pairs import loader_for, source_of, without_pairs
 from textus.presets import Plan, Wish, plan_count, plan_neural, sizes_of
-from textus.training import Backward, Choices, Clock, Evaluate, Gradients, TrainSettings, fit, validation_loss
+from textus.training import (
+    Backward,
+    Choices,
+    Clock,
+    Evaluate,
+    Gradients,
+    TrainSettings,
+    check_patience,
+    fit,
+    validation_loss,
+)
 
 
 def start(
@@ -236,6 +246,7 @@ def prepare(record: dict[str, Any], corpus: Corpus, tokenizer: tokenizers.Tokeni
     backward = type(model).backward or Gradients(model, choices.workers).of_all(train.micro_batches)
     batches = feed(model, train, corpus, tokenizer)
     evaluate = None if model.counts else _evaluation(model, corpus, tokenizer, train)
+    check_patience(model, train, evaluate)
     return Ready(model, batches, train, backward, evaluate)
 
 

@@ -23,7 +23,16 @@ from textus.checkpoint import Checkpoint, RunFolder
 from textus.common import TextusError, TrainingError, UsageError, counter_seed, cpu_seconds, notice, progress
 from textus.loader import Batch, Batches
 from textus.models import LanguageModel, Loss
-from textus.optim import OptimSettings, Replan, Schedule, make_optimisers, restore, set_rates, tensors
+from textus.optim import (
+    OptimSettings,
+    Replan,
+    Schedule,
+    layer_factors,
+    make_optimisers,
+    restore,
+    set_rates,
+    tensors,
+)
 
 
 @dataclass(frozen=True)
@@ -40,12 +49,16 @@ class TrainSettings:
     optim: OptimSettings = field(default_factory=OptimSettings)
     log_every: int = 10
     evaluate_every: int = 0
+    patience: int = 0
+    """So many evaluations in a row that find nothing better end the training; 0: none do."""
     checkpoint_every: int = 0
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "micro_batches", "context_length"):
             if (value := getattr(self, name)) < 1:
                 raise UsageError(f"train.{name}={value}: must be at least 1")
+        if self.patience < 0:
+            raise UsageError(f"train.patience={self.patience}: must be at least 0")
 
 
 @dataclass(frozen=True)
@@ -96,6 +109,21 @@ groups stay as they are, whatever gradients they got."""
 Evaluate = Callable[[LanguageModel], dict[str, Any]]
 """What to log of a model on the way: `validation` (nats per token), `criterion` where the best weights are those with
 the least of something else, and what else is worth a look."""
+
+
+def check_patience(model: LanguageModel, settings: TrainSettings, evaluate: Evaluate | None) -> None:
+    """UsageError where training is to end for want of something better, and nothing would tell."""
+    if not settings.patience:
+        return
+    if model.keeps_last or model.counts:
+        why = f"of a {type(model).__name__} the last weights are kept"
+    elif evaluate is None:
+        why = "there is no validation text to evaluate on"
+    elif not settings.evaluate_every:
+        why = "it is evaluated at the end only; set train.evaluate_every too"
+    else:
+        return
+    raise UsageError(f"train.patience={settings.patience}: {why}")
 
 
 def chosen_by(found: dict[str, Any]) -> float:
@@ -176,11 +204,13 @@ class Training:
     ) -> None:
         self.model, self.loader, self.settings = model, loader, settings
         self.run, self.clock, self.backward = run, clock, backward
-        self.optimisers = make_optimisers(model.parameter_groups(), settings.optim)
+        factors = layer_factors(model, settings.optim)
+        self.optimisers = make_optimisers(model.parameter_groups(), settings.optim, factors)
         self.schedule = Schedule(settings.optim, settings.steps)
         self.step = 0
         self.best: dict[str, Any] | None = None
         self.evaluated = self.first_step = 0
+        self.no_better = 0
         self.cpu_before = self.seconds_before = 0.0
         self.started, self.cpu_started = time.monotonic(), cpu_seconds()
 
@@ -196,7 +226,7 @@ class Training:
             advance(self.step)
             if evaluate and self.step and self.evaluated != self.step and self.evaluation_due():
                 self.validate(evaluate)  # killed between saving this step and evaluating it
-            while self.step < self.schedule.steps:
+            while self.step < self.schedule.steps and not self.out_of_patience():
                 loss, norm = self.take_step()
                 last = self.step >= self.schedule.steps
                 if self.due(self.settings.log_every) or last:
@@ -212,6 +242,15 @@ class Training:
                 if evaluate and self.evaluation_due():
                     self.validate(evaluate)
                 self.replan()
+        if self.out_of_patience() and self.best and self.step < self.schedule.steps:
+            notice(
+                f"{self.no_better} evaluations in a row found nothing better than step {self.best['step']}: stopped at"
+                f" step {self.step} of {self.schedule.steps} (train.patience={self.settings.patience})"
+            )
+
+    def out_of_patience(self) -> bool:
+        """Whether as many evaluations as may be found nothing better."""
+        return 0 < self.settings.patience <= self.no_better
 
     def evaluation_due(self) -> bool:
         """Whether this step ends with an evaluation."""
@@ -309,8 +348,10 @@ class Training:
             return
         figures = {name: value for name, value in found.items() if name in ("validation", "criterion")}
         if self.best is None or chosen_by(figures) < chosen_by(self.best):
-            self.best = {"step": self.step, **figures}
+            self.best, self.no_better = {"step": self.step, **figures}, 0
             self.save()
+        else:
+            self.no_better += 1
 
     def save(self) -> None:
         """A checkpoint of this step; never one of weights that a last step drove to infinity."""
@@ -320,6 +361,7 @@ class Training:
         state = {
             "best": self.best,
             "evaluated": self.evaluated,
+            "no_better": self.no_better,
             "replans": [vars(each) for each in self.schedule.replans],
             "cpu_seconds": self.cpu_used(),
             "seconds": self.seconds_used(),
@@ -333,6 +375,7 @@ class Training:
             restore(self.optimisers, checkpoint.optimiser)
             self.step = checkpoint.step
             self.best, self.evaluated = checkpoint.state["best"], checkpoint.state["evaluated"]
+            self.no_better = checkpoint.state.get("no_better", 0)
             self.schedule.replans = [Replan(**each) for each in checkpoint.state["replans"]]
             self.cpu_before = checkpoint.state["cpu_seconds"]
             self.seconds_before = checkpoint.state["seconds"]

@@ -211,6 +211,7 @@ def finetune(
     *,
     out: str | Path,
     task: str = "classification",
+    method: str = "full",
     start: str | Path | None = None,
     model: str | None = None,
     dev: str | Path | None = None,
@@ -232,7 +233,7 @@ def finetune(
 
     common.claim(Path(out), force=force)
     wish = wish_for(
-        data, task=task, start=start, model=model, dev=dev, columns=columns, tokenizer=tokenizer, epochs=epochs,
+        data, task=task, method=method, start=start, model=model, dev=dev, columns=columns, tokenizer=tokenizer, epochs=epochs,
         seed=seed, augment=augment, settings=settings,
     )  # fmt: skip
     return Run(begin(wish, Path(out), force=force))
@@ -249,7 +250,7 @@ def wish_for(
     settings: Sequence[str] = (),
     **others: Any,
 ) -> Any:
-    """The flags of `textus finetune` as its `Wish`; `others` are columns, tokenizer, epochs and seed."""
+    """The flags of `textus finetune` as its `Wish`; `others` are method, columns, tokenizer, epochs and seed."""
     from textus.finetuning import Wish
 
     how = (f"augment.operations={augment}",) if augment else ()
@@ -375,7 +376,9 @@ def import_model(
 
 
 def export_model(run: str | Path, *, out: str | Path, to: str = "hf", force: bool = False) -> dict[str, Any]:
-    """Write a run as a folder that `transformers` loads; UsageError saying what it cannot hold."""
+    """Write a run as a folder that `transformers` loads, or its adapters as one that `peft` does; UsageError saying
+    what it cannot hold.
+    """
     from textus.exporting import export_run
 
     common.claim(Path(out), force=force, kind="export")

@@ -51,7 +51,12 @@ def export(
     /,
     *,
     out: Out,
-    to: Annotated[str, option("The format: hf, a folder that transformers loads.")] = "hf",
+    to: Annotated[
+        str,
+        option(
+            "The format: hf, a folder that transformers loads; peft, the adapters of a run of --method lora."
+        ),
+    ] = "hf",
     force: Force = False,
     as_json: Json = False,
 ) -> Answer:
@@ -62,7 +67,8 @@ def export(
     from textus.api import export_model
 
     data = export_model(run, to=to, out=out, force=force)
-    return Answer(data, f"{out}: {run} as {data['architecture']} of transformers")
+    what = "adapters of a" if to == "peft" else "as"
+    return Answer(data, f"{out}: {run} {what} {data['architecture']} of transformers")
 
 
 def pull(

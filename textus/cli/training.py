@@ -96,6 +96,9 @@ def finetune(
     start: Annotated[Path | None, option("The run to begin from.", "--from", "RUN")] = None,
     model: Annotated[str | None, option("Or the family of a new model: lstm, encoder, decoder, …")] = None,
     task: Annotated[str, option("What to learn (an unknown one lists all).")] = "classification",
+    method: Annotated[
+        str, option("Which weights learn: full, lora (adapters beside them), frozen (the head alone).")
+    ] = "full",
     dev: Annotated[
         Path | None, option("Rows that choose the weights; without it, a tenth is held out.", metavar="FILE")
     ] = None,
@@ -122,7 +125,7 @@ def finetune(
     from textus import api
 
     run = api.finetune(
-        data, out=out, task=task, start=start, model=model, dev=dev, columns=columns,
+        data, out=out, task=task, method=method, start=start, model=model, dev=dev, columns=columns,
         tokenizer=tokenizer, epochs=epochs, seed=seed, augment=augment, settings=settings or [], force=force,
     )  # fmt: skip
     return finished(run)

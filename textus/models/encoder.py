@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from textus.common import UsageError, counter_seed, unknown
 from textus.loader import Batch
-from textus.models import LanguageModel, Loss, matrices_and_other
+from textus.models import LanguageModel, Loss, kernels, matrices_and_other, unpadded
 from textus.models.layers import (
     ACTIVATIONS,
     ATTENTIONS,
@@ -188,7 +188,8 @@ class SelfAttention(nn.Module):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.d_head = config.d_head
-        self.qkv = Linear(config.d_model, 3 * config.d_model, bias=config.bias)
+        parts = dict.fromkeys("qkv", config.d_model)
+        self.qkv = Linear(config.d_model, 3 * config.d_model, bias=config.bias, parts=parts)
         self.out = Linear(config.d_model, config.d_model, bias=config.bias)
         self.dropout = nn.Dropout(config.dropout)
 
@@ -264,7 +265,7 @@ class Encoder(LanguageModel):
     """A Transformer that reads in both directions. It cannot write; its score is a pseudo-likelihood."""
 
     precisions = ("float32", "bfloat16", "float16")
-    step_kinds = ("eager", "compiled")
+    step_kinds = ("eager", "compiled", "unpadded")
     can_generate = False
     causal = False
     kind = "pseudo"
@@ -279,6 +280,7 @@ class Encoder(LanguageModel):
         self.config = config
         self.precision = torch.float32
         self.attention = "plain"
+        self.unpadded = False
         width, has_mask = config.d_model, config.mask_id is not None
         self.embedding = nn.Embedding(config.vocab_size + (not has_mask), width)
         if config.position == "learned":
@@ -324,10 +326,34 @@ class Encoder(LanguageModel):
         super().compute_with(precision, attention, step)
         if attention not in ATTENTIONS:
             raise unknown("attention", attention, ATTENTIONS)
+        if step == "unpadded" and (why := self.why_not_unpadded(precision)):
+            raise UsageError(f"choices.step=unpadded: {why}; set choices.step=eager")
         self.precision, self.attention = getattr(torch, precision), attention
+        self.unpadded = step == "unpadded"
         if step == "compiled":
             for block in self.blocks:
                 block.compile()
+
+    def why_not_unpadded(self, precision: str = "bfloat16") -> str | None:
+        """Why the kernels of `unpadded` cannot compute this model, or None where they can."""
+        config = self.config
+        known = {
+            "activation": "gelu-exact",
+            "norm": "layer",
+            "norm_first": False,
+            "bias": True,
+            "position": "learned",
+        }
+        for name, value in known.items():
+            if getattr(config, name) != value:
+                return f"its kernels are for {name}={value}, not {getattr(config, name)}"
+        if precision != "bfloat16":
+            return f"its kernels compute in bfloat16, not {precision}"
+        if max(config.d_model, config.context_length) > unpadded.WIDEST:
+            return f"its kernels hold rows of {unpadded.WIDEST} values"
+        if any(not isinstance(part.attention.qkv, Linear) for part in self.blocks):
+            return "its kernels read whole weights, not adapters"
+        return kernels.why_none()
 
     # ── reading ────────────────────────────────────────────────────────────────────────────────
 
@@ -343,6 +369,12 @@ class Encoder(LanguageModel):
 
         `segments` (B, T) says which text of a pair each position is of; None: all of the first.
         """
+        if (
+            self.unpadded
+            and documents is None
+            and (mask is None or bool((mask[:, 1:] <= mask[:, :-1]).all()))
+        ):
+            return self._hidden_unpadded(ids, mask, segments)
         x, angles = self._embed(ids, segments)
         visible = visible_to(mask, documents)
         if visible is None:
@@ -351,9 +383,37 @@ class Encoder(LanguageModel):
             x = block(x, angles, visible, self.attention)
         return self.norm(x) if self.config.norm_first else x
 
-    def _embed(self, ids: Tensor, segments: Tensor | None) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-        """States (B, T, D) before the first block, and the angles of rotary positions."""
-        config, time = self.config, ids.shape[1]
+    def _hidden_unpadded(self, ids: Tensor, mask: Tensor | None, segments: Tensor | None) -> Tensor:
+        """`hidden` by kernels, of right-padded rows; zero where there is padding."""
+        config, (batch, time) = self.config, ids.shape
+        real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
+        lengths = real.sum(1)
+        places = real.flatten().nonzero()[:, 0]
+        flat = ids.flatten()[places]
+        kinds = None if segments is None else segments.flatten()[places]
+        x, _ = self._embed(flat[None], None if kinds is None else kinds[None], places % time)
+        texts = unpadded.Texts(
+            F.pad(lengths.cumsum(0), (1, 0)), time=int(lengths.max()), n_head=config.n_head, width=config.d_head,
+            eps=config.norm_eps, dropout=config.dropout if self.training else 0.0,
+        )  # fmt: skip
+        seed = (
+            int(torch.randint(1 << 30, ())) if texts.dropout else 0
+        )  # of the step: `fit` sets torch's state each step
+        rows = x[0]
+        for number, block in enumerate(self.blocks):
+            rows = unpadded.Block.apply(rows, texts, seed + 2 * number, *unpadded.weights_of(block))
+        if len(places) == batch * time:
+            return rows.view(batch, time, -1)
+        return rows.new_zeros(batch * time, config.d_model).index_copy(0, places, rows).view(batch, time, -1)
+
+    def _embed(
+        self, ids: Tensor, segments: Tensor | None, places: Tensor | None = None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+        """States (B, T, D) before the first block, and the angles of rotary positions. `places` (T,): the position
+        of each column in its text, where columns are texts one after the other.
+        """
+        config = self.config
+        time = ids.shape[1] if places is None else 1 + int(places.max())
         if time > config.context_length:
             raise UsageError(
                 f"{time} ids are more than the context of {config.context_length}; shorten the text, or train"
@@ -362,7 +422,11 @@ class Encoder(LanguageModel):
         x, angles = self.embedding(ids), None
         if config.position == "learned":
             first = config.position_offset
-            x = x + self.position.weight[first : first + time]
+            x = x + (
+                self.position.weight[first : first + time]
+                if places is None
+                else self.position(places + first)
+            )
         else:
             cos, sin = (part[:time, None].to(self.precision) for part in (self.cos, self.sin))
             angles = (cos, sin)

@@ -144,7 +144,8 @@ class Attention(nn.Module):
     def __init__(self, config: EncoderDecoderConfig) -> None:
         super().__init__()
         self.d_head = config.d_head
-        self.qkv = Linear(config.d_model, 3 * config.n_head * config.d_head, bias=config.bias)
+        parts = dict.fromkeys("qkv", config.n_head * config.d_head)
+        self.qkv = Linear(config.d_model, sum(parts.values()), bias=config.bias, parts=parts)
         self.out = Linear(config.n_head * config.d_head, config.d_model, bias=config.bias)
 
     def project(self, x: Tensor, angles: Angles) -> tuple[Tensor, Tensor, Tensor]:
@@ -160,7 +161,8 @@ class CrossAttention(nn.Module):
         super().__init__()
         self.d_head = config.d_head
         self.q = Linear(config.d_model, config.n_head * config.d_head, bias=config.bias)
-        self.kv = Linear(config.d_model, 2 * config.n_head * config.d_head, bias=config.bias)
+        parts = dict.fromkeys("kv", config.n_head * config.d_head)
+        self.kv = Linear(config.d_model, sum(parts.values()), bias=config.bias, parts=parts)
         self.out = Linear(config.n_head * config.d_head, config.d_model, bias=config.bias)
 
     def queries(self, x: Tensor) -> Tensor:

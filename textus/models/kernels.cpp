@@ -8,66 +8,7 @@
 // Storage is bfloat16 (uint16_t), arithmetic is float. Shapes: B batch, T time, D width, H query heads, G key-value heads,
 // K head width, F feed-forward width, N = B T rows, V vocabulary.
 
-#include <cstdint>
-#include <cstring>
-
-#ifdef __AVX512BF16__
-#include <immintrin.h>
-#endif
-
-#define SIMD _Pragma("omp simd")
-#define INLINE static inline __attribute__((always_inline))
-
-constexpr int LANES = 16;    // floats in a 512-bit register
-constexpr int64_t PART = 256;  // floats of a row worked on at once, so that `store_row` finds them in the nearest cache
-
-using bf16 = uint16_t;
-
-static inline float load(bf16 x) {
-    uint32_t bits = uint32_t(x) << 16;
-    float value;
-    std::memcpy(&value, &bits, 4);
-    return value;
-}
-
-static inline bf16 store(float x) {  // round to nearest, ties to even
-    uint32_t bits;
-    std::memcpy(&bits, &x, 4);
-    bf16 rounded = bf16((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
-    return x != x ? bf16(0x7fc0) : rounded;  // rounding up would carry some NaNs over into zero
-}
-
-// A row of floats as bfloat16, by the processor's own instruction where it has one (the same rounding).
-static inline void store_row(bf16* out, const float* in, int64_t count) {
-    int64_t done = 0;
-#ifdef __AVX512BF16__
-    for (; done + 16 <= count; done += 16)
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + done), __m256i(_mm512_cvtneps_pbh(_mm512_loadu_ps(in + done))));
-#endif
-    SIMD for (int64_t d = done; d < count; ++d) out[d] = store(in[d]);
-}
-
-// e^x to about two units in the last place: range reduction by ln 2, then a polynomial of degree 6.
-static inline float exponential(float x) {
-    x = x < -87.0f ? -87.0f : x;
-    x = x > 88.0f ? 88.0f : x;
-    float n = __builtin_rintf(x * 1.44269504088896341f);
-    float r = x - n * 0.693359375f - n * -2.12194440e-4f;
-    float p = 1.9875691500e-4f;
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1.0f;
-    int32_t bits = (int32_t(n) + 127) << 23;
-    float scale;
-    std::memcpy(&scale, &bits, 4);
-    return p * scale;
-}
-
-static inline float sigmoid(float x) { return 1.0f / (1.0f + exponential(-x)); }
-
+#include "bfloat16.h"
 
 extern "C" {
 
@@ -222,27 +163,6 @@ void textus_split_heads_backward(const bf16* d_q, const bf16* d_k, const bf16* d
     else if (width == 128) SPLIT(128);
     else SPLIT(width);
 #undef SPLIT
-}
-
-// In place: values (count, with room for LANES more) -> softmax. Whole blocks of LANES, the last one filled up with the least float:
-// at a few dozen values a row, a loop's left-over ones would cost as much as the rest.
-INLINE void softmax(float* values, int64_t count) {
-    int64_t padded = (count + LANES - 1) / LANES * LANES;
-    for (int64_t s = count; s < padded; ++s) values[s] = -3.0e38f;
-    float tops[LANES], sums[LANES] = {}, top = -3.0e38f, sum = 0.0f;
-    for (int i = 0; i < LANES; ++i) tops[i] = -3.0e38f;
-    for (int64_t s = 0; s < padded; s += LANES)
-        SIMD for (int i = 0; i < LANES; ++i) tops[i] = values[s + i] > tops[i] ? values[s + i] : tops[i];
-    for (int i = 0; i < LANES; ++i) top = tops[i] > top ? tops[i] : top;
-    for (int64_t s = 0; s < padded; s += LANES)
-        SIMD for (int i = 0; i < LANES; ++i) {
-            values[s + i] = exponential(values[s + i] - top);
-            sums[i] += values[s + i];
-        }
-    for (int i = 0; i < LANES; ++i) sum += sums[i];
-    float scale = 1.0f / sum;
-    for (int64_t s = 0; s < padded; s += LANES)
-        SIMD for (int i = 0; i < LANES; ++i) values[s + i] *= scale;
 }
 
 // In place: scores (B, H, T, T) -> softmax over keys first[b, t] .. t, zero elsewhere.

@@ -23,7 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-SOURCES = [Path(__file__).with_name(name) for name in ("kernels.cpp", "attention.cpp")]
+SOURCES = [Path(__file__).with_name(name) for name in ("kernels.cpp", "attention.cpp", "encoder.cpp")]
+SHARED = Path(__file__).with_name("bfloat16.h")
 FLAGS = "-O3 -march=native -mprefer-vector-width=512 -fopenmp-simd -fno-math-errno -fno-trapping-math -shared -fPIC"
 LONGEST = 8192
 """Positions a row of scores may have (a buffer in `textus_causal_softmax`)."""
@@ -61,7 +62,7 @@ def _library() -> tuple[ctypes.CDLL | None, str | None]:
     program = compiler()
     if program is None:
         return None, "there is no C++ compiler (g++ or clang++) to build the kernels"
-    texts = [source.read_text() for source in SOURCES]
+    texts = [source.read_text() for source in (*SOURCES, SHARED)]
     key = hashlib.sha256("\n".join([*texts, FLAGS, *program, _processor()]).encode())
     built = cache_folder() / f"kernels-{key.hexdigest()[:16]}.so"
     try:

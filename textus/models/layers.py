@@ -86,7 +86,7 @@ class SwiGLU(nn.Module):
     ) -> None:
         super().__init__()
         self.activation = activation
-        self.gate_up = Linear(width, 2 * d_ff, bias=bias)
+        self.gate_up = Linear(width, 2 * d_ff, bias=bias, parts={"gate": d_ff, "up": d_ff})
         self.down = Linear(d_ff, width, bias=bias)
         self.dropout = nn.Dropout(dropout)
 

@@ -1,4 +1,4 @@
-"""Linear maps. What replaces them later (LoRA, int8, int4) lives here too, so that a saved run can be
+"""Linear maps. What takes their place later lives in `textus.models.adapters` (LoRA), so that a saved run can be
 rebuilt.
 
 Shapes: I inputs, O outputs.
@@ -12,12 +12,18 @@ from torch.nn import functional as F
 
 
 class Linear(nn.Module):
-    """x Wᵀ + b with W (O, I) kept in float32 and used in the type of x."""
+    """x Wᵀ + b with W (O, I) kept in float32 and used in the type of x.
 
-    def __init__(self, n_in: int, n_out: int, *, bias: bool = False) -> None:
+    `parts`: of a product that is several in one, the name and the rows of each, in order.
+    """
+
+    def __init__(
+        self, n_in: int, n_out: int, *, bias: bool = False, parts: dict[str, int] | None = None
+    ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(n_out, n_in))
         self.bias = nn.Parameter(torch.zeros(n_out)) if bias else None
+        self.parts = parts or {}
         nn.init.normal_(self.weight, std=n_in**-0.5)
 
     def forward(self, x: Tensor) -> Tensor:  # (..., I) -> (..., O)

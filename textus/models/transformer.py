@@ -160,11 +160,9 @@ class Attention(nn.Module):
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         self.n_head, self.n_kv_head, self.d_head = config.n_head, config.n_kv_head, config.d_head
-        self.qkv = Linear(
-            config.d_model,
-            (config.n_head + 2 * config.n_kv_head) * config.d_head,
-            bias=config.has_bias("qkv"),
-        )
+        heads = {"q": config.n_head, "k": config.n_kv_head, "v": config.n_kv_head}
+        parts = {name: n * config.d_head for name, n in heads.items()}
+        self.qkv = Linear(config.d_model, sum(parts.values()), bias=config.has_bias("qkv"), parts=parts)
         self.out = Linear(config.n_head * config.d_head, config.d_model, bias=config.has_bias("out"))
         norm = partial(make_norm, config.norm, config.d_head, config.norm_eps)
         self.q_norm = norm() if config.qk_norm else nn.Identity()

@@ -1,0 +1,179 @@
+"""An encoder's blocks on the positions of many texts one after the other: no padding is computed.
+
+Torch's matrix products in bfloat16, and `encoder.cpp` for everything between them: the same sums as
+`encoder.EncoderBlock`, the twin it is tested against. Only inside attention, whose products are small, do texts stand
+beside each other padded. Shapes: N positions of all texts, B texts, T positions of the longest, D width, H heads,
+K head width, F feed-forward width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from textus.models.kernels import bf16, call
+
+WIDEST = 8192
+"""Width a row may have, and positions a text (buffers in `encoder.cpp`)."""
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Where texts lie among N positions: text b has `starts[b]` to `starts[b + 1]`; the longest has `time`."""
+
+    starts: Tensor  # (B + 1,) int64
+    time: int
+    n_head: int
+    width: int  # of a head
+    eps: float
+    dropout: float
+
+    def heads(self, rows: Tensor, part: int) -> Tensor:
+        """The part-th of the vectors (N, parts H K) that stand side by side, by heads: (B H, T, K)."""
+        batch, width = len(self.starts) - 1, self.width
+        heads = rows.new_empty(batch * self.n_head, self.time, width)
+        first = part * self.n_head * width
+        call(
+            "textus_spread_heads",
+            rows,
+            self.starts,
+            heads,
+            rows.shape[1],
+            first,
+            batch,
+            self.time,
+            self.n_head,
+            width,
+        )
+        return heads
+
+    def rows(self, heads: Tensor, out: Tensor, part: int = 0) -> Tensor:
+        """The way back, into `out` (N, parts H K)."""
+        batch, width = len(self.starts) - 1, heads.shape[2]
+        first = part * self.n_head * width
+        call(
+            "textus_gather_heads",
+            heads,
+            self.starts,
+            out,
+            out.shape[1],
+            first,
+            batch,
+            self.time,
+            self.n_head,
+            width,
+        )
+        return out
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """B, H, T."""
+        return len(self.starts) - 1, self.n_head, self.time
+
+    @property
+    def factor(self) -> float:
+        """What scores are multiplied by."""
+        return self.width**-0.5
+
+
+def attend(texts: Texts, qkv: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """softmax(q kᵀ / √K) v inside each text: qkv (N, 3 D) -> (N, D); and what the way back needs."""
+    q, k, v = (texts.heads(qkv, part) for part in range(3))
+    probability = torch.bmm(q, k.transpose(1, 2))
+    call("textus_text_softmax", probability, texts.starts, *texts.sizes, texts.factor)
+    mixed = texts.rows(torch.bmm(probability, v), qkv.new_empty(len(qkv), qkv.shape[1] // 3))
+    return mixed, (q, k, v, probability)
+
+
+def attend_backward(texts: Texts, gradient: Tensor, kept: tuple[Tensor, ...]) -> Tensor:
+    """Gradient of qkv (N, 3 D) from that of what `attend` gave (N, D)."""
+    q, k, v, probability = kept
+    d_mixed = texts.heads(gradient, 0)
+    d_scores = torch.bmm(d_mixed, v.transpose(1, 2))
+    call("textus_text_softmax_backward", d_scores, probability, texts.starts, *texts.sizes, texts.factor)
+    d_qkv = gradient.new_empty(len(gradient), 3 * gradient.shape[1])
+    texts.rows(torch.bmm(d_scores, k), d_qkv, 0)
+    texts.rows(torch.bmm(d_scores.transpose(1, 2), q), d_qkv, 1)
+    return texts.rows(torch.bmm(probability.transpose(1, 2), d_mixed), d_qkv, 2)
+
+
+def add_norm(
+    texts: Texts, x: Tensor, delta: Tensor, norm: tuple[Tensor, Tensor], seed: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """x + dropout(delta), its norm, and the moments (N, 2) of each row: (N, D), (N, D), (N, 2)."""
+    total, out = torch.empty_like(x), torch.empty_like(x)
+    moments = x.new_empty(len(x), 2, dtype=torch.float32)
+    call(
+        "textus_add_layer_norm", x, delta, *norm, total, out, moments, *x.shape, texts.eps, texts.dropout, seed
+    )  # fmt: skip
+    return total, out, moments
+
+
+def add_norm_backward(
+    texts: Texts, gradient: Tensor, total: Tensor, moments: Tensor, weight: Tensor, seed: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x and delta (N, D), and of the norm's weight, its bias, and of a bias inside delta: (3, D)."""
+    d_x, d_delta = torch.empty_like(total), torch.empty_like(total)
+    small = torch.zeros(3, total.shape[1])
+    call(
+        "textus_add_layer_norm_backward", gradient, None, total, moments, weight, d_x, d_delta, *small, *total.shape,
+        texts.dropout, seed,
+    )  # fmt: skip
+    return d_x, d_delta, small
+
+
+class Block(torch.autograd.Function):
+    """A block that norms after it adds, on x (N, D) in bfloat16; weights in the order `weights_of` gives."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, texts: Texts, seed: int, *weights: Tensor) -> Tensor:
+        w_qkv, b_qkv, w_out, b_out, norm1, shift1, w_up, b_up, w_down, b_down, norm2, shift2 = weights
+        qkv = F.linear(x, bf16(w_qkv), bf16(b_qkv))
+        mixed, kept = attend(texts, qkv)
+        out = F.linear(mixed, bf16(w_out), bf16(b_out))
+        sum1, h, moments1 = add_norm(texts, x, out, (norm1, shift1), seed)
+        up = F.linear(h, bf16(w_up), bf16(b_up))
+        active = F.gelu(up)
+        down = F.linear(active, bf16(w_down), bf16(b_down))
+        sum2, y, moments2 = add_norm(texts, h, down, (norm2, shift2), seed + 1)
+        ctx.texts, ctx.seed = texts, seed
+        ctx.save_for_backward(x, mixed, *kept, sum1, h, moments1, up, active, sum2, moments2, *weights)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, mixed, q, k, v, probability, sum1, h, moments1, up, active, sum2, moments2 = ctx.saved_tensors[:13]
+        w_qkv, _, w_out, _, norm1, _, w_up, _, w_down, _, norm2, _ = ctx.saved_tensors[13:]
+        texts, seed = ctx.texts, ctx.seed
+        d_h, d_down, small2 = add_norm_backward(
+            texts, gradients[0].contiguous(), sum2, moments2, norm2, seed + 1
+        )
+        d_w_down = d_down.t() @ active
+        d_active = d_down @ bf16(w_down)
+        d_up, d_b_up = torch.empty_like(up), torch.zeros(up.shape[1])
+        call("textus_gelu_backward", d_active, up, d_up, d_b_up, *up.shape)
+        d_w_up = d_up.t() @ h
+        d_h = torch.addmm(d_h, d_up, bf16(w_up))
+        d_x, d_out, small1 = add_norm_backward(texts, d_h, sum1, moments1, norm1, seed)
+        d_w_out = d_out.t() @ mixed
+        d_qkv = attend_backward(texts, d_out @ bf16(w_out), (q, k, v, probability))
+        d_w_qkv, d_b_qkv = d_qkv.t() @ x, torch.zeros(d_qkv.shape[1])
+        call("textus_add_rows", d_qkv, d_b_qkv, *d_qkv.shape)
+        d_x = torch.addmm(d_x, d_qkv, bf16(w_qkv)) if ctx.needs_input_grad[0] else None
+        return (
+            d_x, None, None, d_w_qkv, d_b_qkv, d_w_out, small1[2], small1[0], small1[1], d_w_up, d_b_up, d_w_down,
+            small2[2], small2[0], small2[1],
+        )  # fmt: skip
+
+
+def weights_of(block: Any) -> list[Tensor]:
+    """An `encoder.EncoderBlock`'s weights as `Block` takes them."""
+    attention, feed_forward = block.attention, block.feed_forward
+    parts = (
+        attention.qkv, attention.out, block.attention_norm, feed_forward.up, feed_forward.down, block.feed_forward_norm
+    )  # fmt: skip
+    return [tensor for part in parts for tensor in (part.weight, part.bias)]
