@@ -21,7 +21,7 @@ from textus.common import DataError, UsageError
 from textus.loader import Batch
 from textus.metrics import ranking
 from textus.models.heads import SimilarityHead, also_right
-from textus.tasks import Example, frame_of, rows_of
+from textus.tasks import Example, frame_of, rows_of, states
 from textus.tasks import batch_of as tasks_batch
 from textus.tasks.similarity import Similarity, SimilaritySettings
 
@@ -136,13 +136,13 @@ def test_texts_of_a_pair_do_not_see_each_other(imported: api.Run, tuned: api.Run
         alone = run.embed(["red green", "blue black white grey pink"])
         answer = run.predict([("red green", "blue black white grey pink")]) if run is tuned else None
         cosine = float(alone[0] @ alone[1])
-        frame = frame_of(run.model, run.tokenizer)
+        frame = frame_of(run.model.config, run.tokenizer)
         example = Example(("red green", "blue black white grey pink"), None, "")
         rows = rows_of(task, [example, Example(("plum " * 9, "rust"), None, "")], run.tokenizer, frame)
         batch = tasks_batch(task, rows, run.tokenizer.pad_id)
         assert batch.ids.shape[:2] == (2, 2)
         with torch.no_grad():
-            vectors = run.model.heads["similarity"].predict(task.hidden(run.model, batch), batch.mask)
+            vectors = run.model.heads["similarity"].predict(states(run.model, batch), batch.mask)
         assert vectors[0].numpy() == pytest.approx(alone, abs=close)
         if answer:
             assert answer[0]["score"] == pytest.approx(1 + 4 * cosine, abs=5e-2)

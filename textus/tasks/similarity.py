@@ -131,6 +131,8 @@ class Similarity(Task):
     def row(self, example: Example, ids: list[list[int]], frame: Frame) -> Row:
         (first, segments, cut), *others = (frame.around([each]) for each in ids)
         label = None if example.label is None else self.cosine(example.label)
+        if self.settings.objective == "contrastive":
+            label = 1.0  # a row is learnt from by being there
         apart = tuple(each for each, _, _ in others)
         return Row(first, segments, label, cut + sum(each for _, _, each in others), apart)
 
