@@ -55,7 +55,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def search(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     out = tmp_path_factory.mktemp("search") / "out"
-    return api.tune(data, out=out, trials=8, model="gru", search=SEARCH, settings=FIXED)
+    return api.tune(data, out=out, trials=6, model="gru", search=SEARCH, settings=FIXED)
 
 
 def test_the_best_run_is_made_again_by_the_command_that_is_told(
@@ -71,13 +71,13 @@ def test_the_best_run_is_made_again_by_the_command_that_is_told(
 
 
 def test_every_trial_is_told_and_lies_in_its_range(search: dict[str, Any]) -> None:
-    assert [each["trial"] for each in search["trials"]] == list(range(1, 9))
-    assert sum(search["counts"].values()) == 8
+    assert [each["trial"] for each in search["trials"]] == list(range(1, 7))
+    assert sum(search["counts"].values()) == 6
     for each in search["trials"]:
         assert 1e-4 <= float(each["optim.rate"]) <= 3e-2
         assert each["epochs"] in ("1", "2", "3")
         assert each["train.batch_size"] in ("8", "16")
-    assert len({each["optim.rate"] for each in search["trials"]}) > 5
+    assert len({each["optim.rate"] for each in search["trials"]}) > 3
     assert json.loads((Path(search["out"]) / "tuning.json").read_text()) == search
     assert sorted(path.name for path in Path(search["out"]).iterdir()) == ["best", "study.db", "tuning.json"]
 
@@ -97,7 +97,7 @@ def test_killed_it_goes_on_to_what_it_would_have_found(
         "from textus.cli import main; import sys; sys.exit(main(sys.argv[1:]))",
         "tune",
     ]
-    words += [str(data), "--model", "gru", "--out", str(tmp_path / "out"), "--trials", "8"]
+    words += [str(data), "--model", "gru", "--out", str(tmp_path / "out"), "--trials", "6"]
     words += [word for each in SEARCH for word in ("--search", each)]
     words += [word for each in FIXED for word in ("--set", each)]
     process = subprocess.Popen(words, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
@@ -113,13 +113,13 @@ def test_killed_it_goes_on_to_what_it_would_have_found(
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert len(states) == 3
-    found = api.tune(data, out=tmp_path / "out", trials=8, model="gru", search=SEARCH, settings=FIXED)
+    found = api.tune(data, out=tmp_path / "out", trials=6, model="gru", search=SEARCH, settings=FIXED)
     assert study_of(tmp_path / "out") == study_of(Path(search["out"]))
     assert sha256(Path(found["run"]) / "model.safetensors") == sha256(
         Path(search["run"]) / "model.safetensors"
     )
     with sqlite3.connect(database) as db:
-        assert db.execute("select count(*) from trials").fetchone() == (9,)  # the killed one too
+        assert db.execute("select count(*) from trials").fetchone() == (7,)  # the killed one too
 
 
 def test_another_search_is_not_mixed_in(data: Path, search: dict[str, Any], tmp_path: Path) -> None:
