@@ -239,15 +239,18 @@ def built(folder: Path, changes: dict[str, tuple[str, str]]) -> dict[str, ctypes
 
     def compile_one(item: tuple[str, tuple[str, str]]) -> tuple[str, ctypes.CDLL]:
         name, (old, new) = item
-        texts = [source.read_text() for source in kernels.SOURCES]
-        assert sum(text.count(old) for text in texts) >= 1, f"the sources no longer have {old!r}"
-        target = folder / f"{name.replace(' ', '-')}.so"
-        paths = [target.with_suffix(f".{number}.cpp") for number in range(len(texts))]
-        for path, text in zip(paths, texts, strict=True):
-            path.write_text(text.replace(old, new))
+        sources = [*kernels.SOURCES, kernels.SHARED]
+        assert sum(each.read_text().count(old) for each in sources) >= 1, (
+            f"the sources no longer have {old!r}"
+        )
+        target = folder / name.replace(" ", "-") / "kernels.so"
+        target.parent.mkdir()
+        for each in sources:
+            (target.parent / each.name).write_text(each.read_text().replace(old, new))
         program = kernels.compiler()
         assert program is not None
-        subprocess.run([*program, *flags, *map(str, paths), "-o", str(target)], check=True)
+        paths = [str(target.parent / each.name) for each in kernels.SOURCES]
+        subprocess.run([*program, *flags, *paths, "-o", str(target)], check=True)
         return name, kernels.loaded(target)
 
     with ThreadPoolExecutor(2) as pool:

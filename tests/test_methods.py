@@ -169,7 +169,7 @@ def test_layers_further_down_move_less(encoder: Path, rows: Path, tmp_path: Path
     ("words", "complaint"),
     [
         ({"method": "lorra"}, "unknown method 'lorra'; did you mean 'lora'"),
-        ({"method": "lora", "start": None, "model": "lstm"}, "give one with --from RUN"),
+        ({"method": "lora", "start": None, "model": "lstm"}, "begin from one with --from RUN"),
         ({"settings": ["method.rank=8"]}, "full has no settings"),
         ({"method": "frozen", "settings": ["method.rank=8"]}, "unknown setting 'rank'"),
         ({"method": "frozen", "settings": ["method.layers=9"]}, "method.layers=9: this model has 2 layers"),

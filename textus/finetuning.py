@@ -56,7 +56,6 @@ from textus.tasks import (
 )
 from textus.training import Choices, Evaluate, Gradients, TrainSettings, check_patience
 
-
 RATES = {"full": 1e-4, "frozen": 1e-3, "lora": 1e-3}
 """Each method's rate, begun from a run: what is taught beside weights that stay may move faster."""
 HELD_OUT = 0.1
@@ -137,7 +136,7 @@ class Wish:
             raise UsageError(f"--set method.{said[0]}: full has no settings; give --method lora or frozen")
         if self.method != "full" and self.parent is None:
             raise UsageError(
-                f"--method {self.method} leaves a model as it is: give one with --from RUN; a new one has learnt nothing"
+                f"--method {self.method} leaves a model as it is: begin from one with --from RUN"
             )
         _ = self.how
 
@@ -249,7 +248,7 @@ def start(wish: Wish, out: Path, *, force: bool = False, watch: Watch | None = N
     family, config, tokenizer = beginning(wish, data)
     rows = encoded(data, family, config, tokenizer)
     train = settings_of(wish, len(rows[0]) or len(data.train))
-    choices = assign(default_choices(family), wish.of("choices"))
+    choices = assign(default_choices(family, config, wish.method), wish.of("choices"))
     if wish.method == "lora" and choices.step == "native":
         raise UsageError(
             "choices.step=native: the kernels read whole weights, not the adapters of --method lora"
@@ -287,8 +286,9 @@ def start(wish: Wish, out: Path, *, force: bool = False, watch: Watch | None = N
         weights = sum(p.numel() for p in ready.model.parameters())
         learning = sum(p.numel() for p in ready.model.parameters() if p.requires_grad)
         notice(
-            f"{wish.task} with {family}: {weights:,} weights, of which {learning:,} learn ({wish.method}); {told}{windows} and {len(data.dev):,} to choose by"
-            f"{labels}; {train.steps} steps of {train.batch_size} rows"
+            f"{wish.task} with {family}: {weights:,} weights, of which {learning:,} learn ({wish.method});"
+            f" {told}{windows} and {len(data.dev):,} to choose by{labels}; {train.steps} steps of {train.batch_size}"
+            " rows"
         )
     if watch:
         ready.evaluate = watched(ready.evaluate, watch)
@@ -392,10 +392,15 @@ def settings_of(wish: Wish, n_rows: int) -> TrainSettings:
     return replace(train, optim=assign(optim, wish.of("optim")))
 
 
-def default_choices(family: str) -> Choices:
-    """bfloat16 where the processor is fast at it and the family can."""
-    fast = fast_bf16() and "bfloat16" in family_of(family)[0].precisions
-    return Choices(precision="bfloat16" if fast else "float32")
+def default_choices(family: str, config: Any, method: str) -> Choices:
+    """bfloat16 where the processor is fast at it and the family can; kernels that compute no padding where there are
+    some, and no adapters, which they would not see.
+    """
+    if not fast_bf16() or "bfloat16" not in family_of(family)[0].precisions:
+        return Choices()
+    with torch.device("meta"):
+        why_not = build(family, config).why_not_unpadded()
+    return Choices(precision="bfloat16", step="eager" if why_not or method == "lora" else "unpadded")
 
 
 # ── training ───────────────────────────────────────────────────────────────────────────────────

@@ -233,8 +233,8 @@ def finetune(
 
     common.claim(Path(out), force=force)
     wish = wish_for(
-        data, task=task, method=method, start=start, model=model, dev=dev, columns=columns, tokenizer=tokenizer, epochs=epochs,
-        seed=seed, augment=augment, settings=settings,
+        data, task=task, method=method, start=start, model=model, dev=dev, columns=columns, tokenizer=tokenizer,
+        epochs=epochs, seed=seed, augment=augment, settings=settings,
     )  # fmt: skip
     return Run(begin(wish, Path(out), force=force))
 

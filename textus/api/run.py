@@ -38,7 +38,9 @@ class Run:
     def _loaded(self) -> tuple[LanguageModel, Tokenizer]:
         from textus.checkpoint import load
 
-        model, tokenizer, _ = load(self.path)
+        model, tokenizer, record = load(self.path)
+        if self.task_name and not model.reads_texts:
+            model.answer_with(record["choices"]["precision"])
         return model.eval(), tokenizer
 
     @property

@@ -169,6 +169,15 @@ class LanguageModel(nn.Module):
             if value not in known:
                 raise unknown(f"{what} of a {type(self).__name__.lower()}", value, known)
 
+    def why_not_unpadded(self) -> str | None:
+        """Why no kernels compute this model's states without padding (`unpadded`), or None where some do."""
+        return "this family has no such kernels"
+
+    def answer_with(self, precision: str) -> None:
+        """Take the arithmetic for answering: the precision it was taught in, and kernels where there are some."""
+        unpadded = precision == "bfloat16" and not self.why_not_unpadded()
+        self.compute_with(precision, "plain", "unpadded" if unpadded else "eager")
+
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """All parameters under one optimiser."""
         return {"all": [p for p in self.parameters() if p.requires_grad]}

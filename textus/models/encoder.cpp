@@ -61,7 +61,7 @@ INLINE void short_row(bf16* row, int64_t length, int64_t time, __m512 factor) {
     }
     __m512 most = _mm512_set1_ps(_mm512_reduce_max_ps(top));
     for (int i = 0; i < BLOCKS; ++i) {
-        values[i] = _mm512_maskz_mov_ps(lanes_before(length - i * LANES), exponential(_mm512_sub_ps(values[i], most)));
+        values[i] = exponential(_mm512_sub_ps(values[i], most));
         sum = _mm512_add_ps(sum, values[i]);
     }
     __m512 scale = _mm512_set1_ps(1.0f / _mm512_reduce_add_ps(sum));

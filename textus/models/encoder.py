@@ -326,7 +326,7 @@ class Encoder(LanguageModel):
         super().compute_with(precision, attention, step)
         if attention not in ATTENTIONS:
             raise unknown("attention", attention, ATTENTIONS)
-        if step == "unpadded" and (why := self.why_not_unpadded(precision)):
+        if step == "unpadded" and (why := self.why_not_unpadded() or bfloat16_only(precision)):
             raise UsageError(f"choices.step=unpadded: {why}; set choices.step=eager")
         self.precision, self.attention = getattr(torch, precision), attention
         self.unpadded = step == "unpadded"
@@ -334,8 +334,7 @@ class Encoder(LanguageModel):
             for block in self.blocks:
                 block.compile()
 
-    def why_not_unpadded(self, precision: str = "bfloat16") -> str | None:
-        """Why the kernels of `unpadded` cannot compute this model, or None where they can."""
+    def why_not_unpadded(self) -> str | None:
         config = self.config
         known = {
             "activation": "gelu-exact",
@@ -347,8 +346,6 @@ class Encoder(LanguageModel):
         for name, value in known.items():
             if getattr(config, name) != value:
                 return f"its kernels are for {name}={value}, not {getattr(config, name)}"
-        if precision != "bfloat16":
-            return f"its kernels compute in bfloat16, not {precision}"
         if max(config.d_model, config.context_length) > unpadded.WIDEST:
             return f"its kernels hold rows of {unpadded.WIDEST} values"
         if any(not isinstance(part.attention.qkv, Linear) for part in self.blocks):
@@ -495,6 +492,11 @@ class Encoder(LanguageModel):
         """`matrices` of the blocks, and everything else (embeddings, head, norms, biases)."""
         matrices = [p for p in self.blocks.parameters() if p.ndim == 2]
         return matrices_and_other(self, matrices)
+
+
+def bfloat16_only(precision: str) -> str | None:
+    """Why kernels cannot compute in this type, None where it is theirs."""
+    return None if precision == "bfloat16" else f"its kernels compute in bfloat16, not {precision}"
 
 
 def target_documents(batch: Batch) -> Tensor | None:

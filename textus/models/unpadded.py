@@ -163,9 +163,9 @@ class Block(torch.autograd.Function):
         d_qkv = attend_backward(texts, d_out @ bf16(w_out), (q, k, v, probability))
         d_w_qkv, d_b_qkv = d_qkv.t() @ x, torch.zeros(d_qkv.shape[1])
         call("textus_add_rows", d_qkv, d_b_qkv, *d_qkv.shape)
-        d_x = torch.addmm(d_x, d_qkv, bf16(w_qkv)) if ctx.needs_input_grad[0] else None
+        d_first = torch.addmm(d_x, d_qkv, bf16(w_qkv)) if ctx.needs_input_grad[0] else None
         return (
-            d_x, None, None, d_w_qkv, d_b_qkv, d_w_out, small1[2], small1[0], small1[1], d_w_up, d_b_up, d_w_down,
+            d_first, None, None, d_w_qkv, d_b_qkv, d_w_out, small1[2], small1[0], small1[1], d_w_up, d_b_up, d_w_down,
             small2[2], small2[0], small2[1],
         )  # fmt: skip
 

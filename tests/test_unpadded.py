@@ -1,0 +1,234 @@
+"""An encoder's kernels without padding against their torch twin, and where they are taken.
+
+bfloat16 rounds, so equality is measured: against the same model in float32, the kernels' error may be 1.3 times the
+twin's at most. A planted fault in the source must fail that.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_finetuning import sentences, written
+from test_kernels import needs_kernels
+from torch import Tensor
+
+from textus import api
+from textus.common import UsageError
+from textus.models import build, kernels, unpadded
+from textus.models.adapters import LoRASettings, adapt, train_last
+from textus.models.encoder import Encoder
+
+V, T = 61, 37
+SHAPE = {
+    "vocab_size": V, "n_layer": 2, "n_head": 2, "d_model": 64, "context_length": 300, "dropout": 0.0, "bias": True,
+    "position": "learned", "norm": "layer", "norm_first": False, "activation": "gelu-exact", "segments": 2,
+    "mask_id": 3,
+}  # fmt: skip
+SHAPES: dict[str, dict[str, Any]] = {
+    "usual": {},
+    "odd widths": {"d_model": 42, "n_head": 3, "d_ff": 37},
+    "another epsilon": {"norm_eps": 0.05},
+    "places from 2": {"position_offset": 2},
+}
+LENGTHS = {
+    "ragged": (T, 3, 1, 16, 17, 33),
+    "all alike": (T, T),
+    "one of one": (1,),
+    "long": (150, 70),
+    "very long": (280, 5),
+}
+
+
+def encoder(**shape: Any) -> Encoder:
+    model = build("encoder", {**SHAPE, **shape})
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, mean=float(parameter.ndim == 1), std=0.15)
+    assert isinstance(model, Encoder)
+    return model
+
+
+def texts(lengths: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    """Ids, mask and segments (B, T)."""
+    ids = torch.randint(4, V, (len(lengths), max(lengths)))
+    column = torch.arange(max(lengths))
+    return ids, column < torch.tensor(lengths)[:, None], (column > 2).long().expand_as(ids)
+
+
+def computed(model: Encoder, given: tuple[Tensor, ...], precision: str, step: str) -> dict[str, Tensor]:
+    """States of real positions, and the gradient of every weight."""
+    model.compute_with(precision, "plain", step)
+    model.zero_grad()
+    hidden = model.hidden(*given).float() * given[1][..., None]
+    weights = torch.randn(hidden.shape, generator=torch.Generator().manual_seed(2))
+    (hidden * weights).sum().backward()
+    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    return {"states": hidden.detach(), **found}
+
+
+def worse(model: Encoder, given: tuple[Tensor, ...]) -> list[str]:
+    """What the kernels compute less exactly than the twin does."""
+    exact = computed(model, given, "float32", "eager")
+    twin, mine = (computed(model, given, "bfloat16", step) for step in ("eager", "unpadded"))
+    assert exact.keys() == mine.keys()
+    error = {
+        name: [float((each[name] - exact[name]).norm() / exact[name].norm()) for each in (twin, mine)]
+        for name in exact
+    }
+    return [f"{name}: {a:.4f} {b:.4f}" for name, (a, b) in error.items() if not b <= 1.3 * a + 2e-3]
+
+
+@needs_kernels
+@pytest.mark.parametrize("lengths", LENGTHS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_states_and_gradients_are_the_twin_s(shape: str, lengths: str) -> None:
+    assert worse(encoder(**SHAPES[shape]), texts(LENGTHS[lengths])) == []
+
+
+FAULTS = {
+    "softmax past the end": ("_mm512_mask_mul_ps(_mm512_set1_ps(-3.0e38f), real,", "_mm512_maskz_mul_ps(real,"),
+    "long rows past the end": ("softmax(values, length);", "softmax(values, length - 1);"),
+    "other text's rows": ("rows + (starts[b] + t) * stride", "rows + (starts[0] + t) * stride"),
+    "no mean": ("scale * (slopes[d] - total - values[d] * dot)", "scale * (slopes[d] - values[d] * dot)"),
+    "no dot": ("scale * (slopes[d] - total - values[d] * dot)", "scale * (slopes[d] - total)"),
+    "gelu's slope": ("(below + value * density)", "(below)"),
+    "gelu's bias": ("d_bias[start + d] += values[d]", "d_bias[d] += values[d]"),
+    "shift": ("d_shift[d] += slopes[d]", "d_shift[d] += 0.9f * slopes[d]"),
+    "rows summed": ("out[d] += load(rows[n * width + d])", "out[d] = load(rows[n * width + d])"),
+    "score gradient": ("shares[s] * (values[s] - dot) * factor", "shares[s] * values[s] * factor"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ctypes.CDLL]:
+    """Libraries of the source with one thing changed in each."""
+    source = next(each for each in kernels.SOURCES if each.name == "encoder.cpp")
+
+    def compile_one(item: tuple[str, tuple[str, str]]) -> tuple[str, ctypes.CDLL]:
+        name, (old, new) = item
+        assert old in source.read_text(), f"the source no longer has {old!r}"
+        folder = tmp_path_factory.mktemp("fault")
+        (folder / "bfloat16.h").write_text(kernels.SHARED.read_text())
+        (folder / "encoder.cpp").write_text(source.read_text().replace(old, new))
+        flags = kernels.FLAGS.replace("-O3", "-O1").split()
+        words = [*(kernels.compiler() or []), *flags, str(folder / "encoder.cpp"), "-o", str(folder / "a.so")]
+        subprocess.run(words, check=True)
+        return name, ctypes.CDLL(str(folder / "a.so"))
+
+    with ThreadPoolExecutor(2) as pool:
+        return dict(pool.map(compile_one, FAULTS.items()))
+
+
+@needs_kernels
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_is_not_as_exact(
+    fault: str, faulty: dict[str, ctypes.CDLL], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, kinds = encoder(d_ff=300), [texts(LENGTHS[name]) for name in ("ragged", "very long")]
+    assert not any(worse(model, given) for given in kinds)
+    monkeypatch.setattr(kernels, "library", lambda: faulty[fault])
+    assert any(worse(model, given) for given in kinds)
+
+
+@needs_kernels
+def test_a_text_is_read_alike_alone_and_among_others() -> None:
+    model = encoder().eval()
+    model.compute_with("bfloat16", "plain", "unpadded")
+    ids, mask, segments = texts(LENGTHS["ragged"])
+    with torch.inference_mode():
+        together = model.hidden(ids, mask, segments)
+        for row, n in enumerate(LENGTHS["ragged"]):
+            alone = model.hidden(ids[row : row + 1, :n], None, segments[row : row + 1, :n])
+            torch.testing.assert_close(alone[0], together[row, :n], atol=0.1, rtol=0.05)
+        assert not together[~mask].any()
+
+
+@needs_kernels
+def test_dropout_follows_from_the_step_and_keeps_its_share() -> None:
+    model, given = encoder(dropout=0.3).train(), texts((200,) * 6)
+    model.compute_with("bfloat16", "plain", "unpadded")
+
+    def states(seed: int) -> Tensor:
+        torch.manual_seed(seed)
+        return model.hidden(*given).detach()
+
+    assert torch.equal(states(3), states(3))
+    assert not torch.equal(states(3), states(4))
+    x, delta = (torch.ones(500, 64, dtype=torch.bfloat16) for _ in range(2))
+    shape = unpadded.Texts(torch.tensor([0, 500]), 500, 2, 32, 1e-5, 0.3)
+    total, _, moments = unpadded.add_norm(shape, x, delta, (torch.ones(64), torch.zeros(64)), 7)
+    assert total.unique().tolist() == pytest.approx([1, 1 + 1 / 0.7], rel=0.01)
+    assert (total == 1).float().mean() == pytest.approx(0.3, abs=0.02)
+    _, d_delta, _ = unpadded.add_norm_backward(
+        shape, torch.randn(500, 64).bfloat16(), total, moments, torch.ones(64), 7
+    )
+    assert torch.equal(d_delta == 0, total == 1)  # what was dropped gets no gradient
+
+
+@needs_kernels
+def test_frozen_layers_below_get_no_gradient() -> None:
+    model, given = encoder(), texts(LENGTHS["ragged"])
+    train_last(model, 1)
+    found = computed(model, given, "bfloat16", "unpadded")
+    assert {name.split(".")[1] for name in found if name.startswith("blocks.")} == {"1"}
+    assert not [name for name in found if name.startswith("embedding")]
+
+
+@needs_kernels
+def test_what_the_kernels_cannot_compute_is_told() -> None:
+    for wrong, said in (
+        ({"norm_first": True}, "norm_first=False, not True"),
+        ({"activation": "gelu"}, "gelu-exact"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            encoder(**wrong).compute_with("bfloat16", "plain", "unpadded")
+    with pytest.raises(UsageError, match="in bfloat16, not float32"):
+        encoder().compute_with("float32", "plain", "unpadded")
+    model = encoder()
+    adapt(model, LoRASettings())
+    with pytest.raises(UsageError, match="not adapters"):
+        model.compute_with("bfloat16", "plain", "unpadded")
+    assert build("lstm", {"vocab_size": 9, "d_model": 8}).why_not_unpadded()
+
+
+@needs_kernels
+def test_a_mask_with_holes_is_read_by_the_twin() -> None:
+    model = encoder().eval()
+    model.compute_with("bfloat16", "plain", "unpadded")
+    ids, mask, segments = texts((9, 9))
+    mask[0, 4] = False
+    with torch.inference_mode():
+        found = model.hidden(ids, mask, segments)
+        model.compute_with("bfloat16", "plain", "eager")
+        assert torch.equal(found, model.hidden(ids, mask, segments))
+
+
+@needs_kernels
+def test_a_task_is_learnt_by_them_and_resumed_to_the_same_bytes(tmp_path: Path) -> None:
+    rows = written(tmp_path / "rows.jsonl", sentences(240))
+    shape = [
+        f"model.{name}={value}" for name, value in SHAPE.items() if name not in ("vocab_size", "mask_id")
+    ]
+    small = ["model.d_model=32", "model.dropout=0.1", "train.batch_size=8", "optim.rate=0.003"]
+    run = api.finetune(
+        rows,
+        model="encoder",
+        out=tmp_path / "run",
+        epochs=6,
+        settings=[*shape, *small, "choices.step=unpadded"],
+    )
+    assert run.record["choices"]["step"] == "unpadded"
+    assert run.model.unpadded
+    test = written(tmp_path / "test.jsonl", sentences(60, seed=1))
+    fast = run.evaluate_task(test)["accuracy"]["value"]
+    assert fast > 0.9
+    run.model.compute_with("float32", "plain", "eager")
+    assert run.evaluate_task(test)["accuracy"]["value"] == pytest.approx(fast, abs=0.02)
+    assert api.prove_resume(run.path)["identical"]
