@@ -58,7 +58,8 @@ class Bench:
 
     def save(self, data: dict[str, Any], part: str = "") -> None:
         """Write the result with its date, versions, machine and command; paths are told from the checkout."""
-        text = json.dumps({**stamp(self.name), **data}, ensure_ascii=False)
+        now = stamp(self.name)
+        text = json.dumps({**now, **data, **now}, ensure_ascii=False)
         write_json(self.path(part), json.loads(text.replace(f"{REPOSITORY}/", "")))
 
 
