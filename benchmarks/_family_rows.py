@@ -114,15 +114,15 @@ def latent(result: dict[str, Any]) -> Figure:
 
 
 def game(result: dict[str, Any]) -> Figure:
-    """The best of those that play, at equal distinct-4, judged by the median of its draws; what more likelihood alone
-    gives is told beside them.
+    """Those that play, at equal distinct-4, judged by the better one's interval: no worse is one that reaches zero.
+    What more likelihood alone gives is told beside them.
     """
-    found = {name: each["at_equal_distinct_4"] for name, each in result["players"].items()}
-    known = {name: each for name, each in found.items() if each}
-    text = "; ".join(f"{name} {ranged(each)}" for name, each in known.items())
+    known = {name: each["at_equal_distinct_4"] for name, each in result["players"].items()}
+    known = {name: each for name, each in known.items() if each}
+    text = "; ".join(f"{name} {between(each, '{:+.3f}')}" for name, each in known.items())
+    players = [each for name, each in known.items() if name != "more likelihood"]
     return Figure(
-        text + " nats/token; below zero is better",
-        min(each["median"] for name, each in known.items() if not name.startswith("more likelihood")),
+        f"{text} nats/token; below zero is better", min(players, key=lambda each: each["value"])["low"]
     )
 
 
@@ -209,7 +209,12 @@ ROWS = [
         more=True,
     ),
     Row("VAE on movie sentences: active units", "vae", latent, 6, more=True),
-    Row("GAN on movie sentences: fluency against its likelihood start at equal distinct-4", "gan", game, 0),
+    Row(
+        "GAN on movie sentences: nats/token above its likelihood start at equal distinct-4, low end",
+        "gan",
+        game,
+        0,
+    ),
 ]
 
 CHINESE = {
@@ -224,7 +229,7 @@ CHINESE = {
     ROWS[8].what: "编码器–解码器，Multi30k 英→德，test 2016，贪心：BLEU",
     ROWS[9].what: "本机预训练编码器给 SST-2 带来的百分点",
     ROWS[10].what: "VAE，影评句子：活跃隐变量数",
-    ROWS[11].what: "GAN，影评句子：distinct-4 相同时与其最大似然起点的流畅度之差",
+    ROWS[11].what: "GAN，影评句子：distinct-4 相同时比最大似然起点多出的 nats/词元，区间下端",
 }
 """The words of the short table in README.zh-CN.md."""
 

@@ -4,7 +4,7 @@ Fluency is nats a token under an n-gram model of other film reviews, lower is be
 is better), counted over as many 4-grams for all, and self-BLEU (lower is better). What counts is fluency at equal
 diversity: for each temperature of a player, the start's fluency is read off its own curve at the player's diversity.
 `more likelihood` is the start trained on as long, on the same batches at the same rate: what the game itself is
-worth. Each player is measured by itself, and with its critic choosing one of four texts.
+worth. Points are means over samples; intervals are a bootstrap over the samples of both sides.
 """
 
 from __future__ import annotations
@@ -12,14 +12,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks._measuring import Bench, begin, show, spread, textus
+from benchmarks._measuring import Bench, begin, show, textus
 from benchmarks._sentences import Sentences, prepared, rows_of, trained
 from textus.checkpoint import create_run, load, open_run
 from textus.common import counter_seed, read_json
@@ -46,7 +45,6 @@ PLAYERS: dict[str, dict[str, Any]] = {
     "policy": {"method": "policy", "adversarial": 0.1},
     "gumbel": {"method": "gumbel", "adversarial": 0.1},
 }
-CANDIDATES = (1, 4)
 GRAMS = 8_000
 """4-grams of a sample that are looked at: the more there are, the fewer are distinct."""
 
@@ -139,47 +137,54 @@ def point(texts: list[list[int]], judge: LanguageModel, end_id: int) -> dict[str
     }
 
 
-def curve(
-    model: GAN, judge: LanguageModel, bench: Bench, draws: int, candidates: int = 1
-) -> list[dict[str, Any]]:
+def curve(model: GAN, judge: LanguageModel, bench: Bench, draws: int) -> list[dict[str, Any]]:
     """A point for each temperature, each of several independent samples."""
     found = []
     for temperature in TEMPERATURES:
         seeds = [counter_seed(draw, "curve") & 0xFFFF for draw in range(draws)]
         n = 20 if bench.smoke else 1000
         points = [
-            point(
-                model.sample(n, temperature=temperature, seed=seed, candidates=candidates),
-                judge, model.config.end_id,
-            )
+            point(model.sample(n, temperature=temperature, seed=seed), judge, model.config.end_id)
             for seed in seeds
-        ]  # fmt: skip
+        ]
         found.append({"temperature": temperature, "draws": points})
     return found
 
 
 def at_equal(
-    player: list[dict[str, Any]], start: list[dict[str, Any]], measure: str
+    player: list[dict[str, Any]], start: list[dict[str, Any]], measure: str, times: int = 1000
 ) -> dict[str, Any] | None:
-    """How much less fluent (nats a token; below zero is better) the player is than the start at equal diversity,
-    over the temperatures at which the start's curve reaches its diversity; a figure for each draw, and their spread.
+    """How much less fluent (nats a token; below zero is better) the player is than the start at equal diversity, on
+    average over the temperatures at which the start's curve reaches its diversity, with a 95 % interval; None where it
+    reaches none.
 
     Read off between temperatures on log(1 − distinct-4) and log(self-BLEU), in which the curves are straight lines.
     """
-    differences = []
-    for draw in range(len(player[0]["draws"])):
-        x = np.asarray([along(each["draws"][draw], measure) for each in start])
-        y = np.asarray([each["draws"][draw]["fluency"] for each in start])
-        order = np.argsort(x)
-        x, y = x[order], y[order]
-        inside = [
-            each["draws"][draw]["fluency"] - float(np.interp(along(each["draws"][draw], measure), x, y))
-            for each in player
-            if x[0] <= along(each["draws"][draw], measure) <= x[-1]
-        ]
-        if inside:
-            differences.append(float(np.mean(inside)))
-    return spread(differences) if differences else None
+    random, sides = np.random.default_rng(0), [table_of(each, measure) for each in (player, start)]
+    value = apart(*(side.mean(1) for side in sides))
+    drawn = [
+        apart(*(side[:, random.integers(side.shape[1], size=side.shape[1])].mean(1) for side in sides))
+        for _ in range(times)
+    ]
+    known = [each for each in drawn if each is not None]
+    if value is None or len(known) < times / 2:
+        return None
+    low, high = np.quantile(known, [0.025, 0.975])
+    return {"value": value, "low": float(low), "high": float(high), "n": sides[0].shape[1]}
+
+
+def table_of(points: list[dict[str, Any]], measure: str) -> np.ndarray:
+    """(temperatures, draws, 2): where each sample lies on the axis of the measure, and its fluency."""
+    return np.asarray(
+        [[(along(draw, measure), draw["fluency"]) for draw in each["draws"]] for each in points]
+    )
+
+
+def apart(player: np.ndarray, start: np.ndarray) -> float | None:
+    """The mean distance in fluency of the player's points (temperatures, 2) from the start's line, where it reaches."""
+    x, y = start[np.argsort(start[:, 0])].T
+    inside = [fluent - np.interp(place, x, y) for place, fluent in player if x[0] <= place <= x[-1]]
+    return float(np.mean(inside)) if inside else None
 
 
 def along(point: dict[str, float], measure: str) -> float:
@@ -219,7 +224,7 @@ def main() -> None:
         player={"choices": tuple(PLAYERS), "help": "only this one"},
         start={"type": int, "default": START, "help": f"steps of the start ({START})"},
         game={"type": int, "default": GAME, "help": f"steps of the game ({GAME})"},
-        draws={"type": int, "default": 5, "help": "samples of 1,000 sentences at each temperature (5)"},
+        draws={"type": int, "default": 20, "help": "samples of 1,000 sentences at each temperature (20)"},
     )  # fmt: skip
     torch.set_num_threads(1)
     sentences = prepared(bench)
@@ -235,16 +240,14 @@ def main() -> None:
     if "start" not in result:
         result["start"] = {"steps": steps, "cpu_seconds": cpu, "curve": curve(model, judge, bench, draws)}
         result["people"] = real(judge, read, sentences.test)
-    for name, candidates in product(PLAYERS, CANDIDATES):
-        label = name if candidates == 1 else f"{name}, critic's choice"
-        if bench.options.player in (None, name) and label not in result["players"]:
+    for name in PLAYERS:
+        if bench.options.player in (None, name) and name not in result["players"]:
             out = play(name, start, bench, sentences)
             player, _, _ = load(out)
             assert isinstance(player, GAN)
-            found = curve(player, judge, bench, draws, candidates)
-            result["players"][label] = {
+            found = curve(player, judge, bench, draws)
+            result["players"][name] = {
                 "settings": PLAYERS[name],
-                "candidates": candidates,
                 "cpu_seconds": read_json(out / "run.json")["cpu_seconds"],
                 "curve": found,
                 "at_equal_distinct_4": at_equal(found, result["start"]["curve"], "distinct_4"),

@@ -176,22 +176,6 @@ def test_samples_end_before_the_end_id_and_follow_the_seed() -> None:
     assert len({tuple(row) for row in model.sample(50, temperature=1e-4, max_tokens=4)}) == 1
 
 
-def test_of_several_candidates_the_critic_chooses_by_its_odds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Share of texts that begin with an id which the critic likes: what the binomial says, for n candidates."""
-    model, liked, odds = made().eval(), (END + 1) % 3, math.log(5.0)
-
-    def critic(texts: torch.Tensor, alive: torch.Tensor) -> torch.Tensor:
-        return (texts[:, 0] == liked).float() * odds
-
-    monkeypatch.setattr(model.critic, "forward", critic)
-    rows = model.sample(20_000, seed=1)
-    p = sum(row[:1] == [liked] for row in rows) / len(rows)
-    wanted = sum(math.comb(3, k) * p**k * (1 - p) ** (3 - k) * 5 * k / (5 * k + 3 - k) for k in range(4))
-    chosen = model.sample(20_000, seed=2, candidates=3)
-    assert sum(row[:1] == [liked] for row in chosen) / len(chosen) == pytest.approx(wanted, abs=0.015)
-    assert wanted > p + 0.03
-
-
 def test_straight_through_is_one_id_forwards_and_soft_backwards() -> None:
     logits = torch.tensor([[0.5, -1.0, 2.0]]).repeat(20_000, 1).requires_grad_()
     one = straight_through(logits, 0.5, torch.Generator().manual_seed(0))

@@ -239,19 +239,11 @@ class GAN(LanguageModel):
         temperature: float = 1.0,
         max_tokens: int | None = None,
         seed: int = 0,
-        candidates: int = 1,
     ) -> list[list[int]]:
-        """`n` texts without their end ids. Of several candidates for each the critic chooses, by its odds of being
-        real: resampling draws the generator's texts nearer to the real ones (Azadi et al. 2019; Deng et al. 2020).
-        """
+        """`n` texts without their end ids."""
         generator = torch.Generator(self.embedding.weight.device).manual_seed(counter_seed(seed, "sample"))
-        start = torch.full((n * candidates, 1), self.config.end_id, device=self.embedding.weight.device)
+        start = torch.full((n, 1), self.config.end_id, device=self.embedding.weight.device)
         ids = self.complete(start, max_tokens or self.config.context_length, generator, temperature)[:, 1:]
-        if candidates > 1:
-            with undropped(self):
-                odds = self.critic(ids, alive_before_end(ids, self.config.end_id)).view(n, candidates)
-            chosen = torch.multinomial(odds.softmax(1), 1, generator=generator)[:, 0]
-            ids = ids.view(n, candidates, -1)[torch.arange(n, device=ids.device), chosen]
         rows = ids.tolist()
         return [row[: row.index(self.config.end_id)] if self.config.end_id in row else row for row in rows]
 
