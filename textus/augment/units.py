@@ -26,10 +26,13 @@ TEXTS = (
     "question",
     "sentence",
     "context",
+    "negative",
 )
 """Fields of a row that are read and may be changed."""
-SPANS = ("spans", "entities")
-"""Fields that hold labelled stretches: objects with `start` and `end`, in characters, the end not included."""
+SPANS = ("entities", "spans", "label", "labels")
+"""Fields that may hold labelled stretches of `text`: a list of {start, end, …} or [start, end, …] in characters, the
+end not included; or {class: {words: [[start, end]]}}, whose ends may be included: the words tell.
+"""
 MARK = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*|[^\w\s]+|_+")
 HAN = "\u3400-\u4dbf\u4e00-\u9fff"
 RUN = re.compile(f"[{HAN}]+|[^{HAN}\\s]+")
@@ -172,21 +175,61 @@ def spans_of(values: Row, where: str) -> Iterator[tuple[str, int, int]]:
     """(field, start, end) of every label that is a stretch of text; DataError for one outside of its text."""
     found: list[tuple[str, Any, Any]] = []
     for name in SPANS:
-        for each in values.get(name) or []:
-            if isinstance(each, dict) and {"start", "end"} <= each.keys():
-                found.append(("text", each["start"], each["end"]))
-    if isinstance(label := values.get("label"), dict):  # CLUENER's form: class → text → [[first, last]]
-        for texts in label.values():
-            found += [("text", first, last + 1) for places in texts.values() for first, last in places]
-    if isinstance(answers := values.get("answers"), dict):
-        texts, starts = answers.get("text", []), answers.get("answer_start", [])
-        found += [("context", at, at + len(text)) for text, at in zip(texts, starts, strict=False) if at >= 0]
+        if stretched(value := values.get(name)):
+            try:
+                found += [("text", start, end) for start, end in stretches(value, values.get("text") or "")]
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                raise DataError(
+                    f"{where}: {name!r} is {str(value)[:80]}; wanted a list of {{start, end, label}}, or"
+                    f" {{label: {{words: [[start, end]]}}}} ({error!r})"
+                ) from error
+    found += [("context", at, at + len(said)) for said, at in answers_of(values, where) if at >= 0]
     for name, start, end in found:
         text = values.get(name)
         if not isinstance(text, str) or not 0 <= start <= end <= len(text):
             raise DataError(f"{where}: the label from {start} to {end} lies outside of {name!r}")
         if start < end:
             yield name, start, end
+
+
+def answers_of(values: Row, where: str) -> list[tuple[str, int]]:
+    """The answers of a question and where they stand in its context: at the place told or the nearest that says so; a
+    negative place is of an answer in other words. DataError for one that is nowhere.
+    """
+    given, context = values.get("answers") or [], values.get("context") or ""
+    if isinstance(given, dict):
+        told = list(zip(given.get("text") or [], given.get("answer_start") or [], strict=False))
+    else:
+        told = [(each["text"], each.get("start", each.get("answer_start", -1))) for each in given]
+    found = []
+    for said, at in told:
+        places = (
+            [each.start() for each in re.finditer(f"(?={re.escape(said)})", context)] if at >= 0 else [at]
+        )
+        if not places:
+            raise DataError(
+                f"{where}: the answer {said!r} is not in its context; mend the row, or leave it out"
+            )
+        found.append((said, min(places, key=lambda each: abs(each - at))))
+    return found
+
+
+def stretched(value: Any) -> bool:
+    """Whether a field holds stretches of text: not a class, nor a list of classes."""
+    return isinstance(value, dict) or (
+        isinstance(value, list) and any(isinstance(v, dict | list) for v in value)
+    )
+
+
+def stretches(value: Any, text: str) -> Iterator[tuple[int, int]]:
+    """Where the stretches of a field begin and end, the end not included."""
+    if isinstance(value, dict):
+        for words, places in ((words, places) for each in value.values() for words, places in each.items()):
+            for start, end in places:
+                yield start, end + (text[start : end + 1] == words)
+        return
+    for each in value:
+        yield (each["start"], each["end"]) if isinstance(each, dict) else tuple(each[:2])
 
 
 def moved_labels(values: Row, name: str, text: str, place: Callable[[int], int]) -> Row:
@@ -198,27 +241,34 @@ def moved_labels(values: Row, name: str, text: str, place: Callable[[int], int])
 
     if name == "text":
         for key in SPANS:
-            if isinstance(spans := values.get(key), list):
-                found[key] = [moved_span(each, stretch, text) for each in spans]
-        if isinstance(label := values.get("label"), dict):
-            found["label"] = {
-                kind: regrouped(text, [stretch(a, b + 1) for places in texts.values() for a, b in places])
-                for kind, texts in label.items()
-            }
-    if name == "context" and isinstance(answers := values.get("answers"), dict):
-        pairs = list(zip(answers.get("text", []), answers.get("answer_start", []), strict=False))
-        moved = [stretch(at, at + len(said)) if at >= 0 else (at, at) for said, at in pairs]
-        found["answers"] = {
-            **answers,
-            "text": [text[start:end] for start, end in moved], "answer_start": [start for start, _ in moved],
-        }  # fmt: skip
+            if isinstance(value := values.get(key), dict):
+                found[key] = {
+                    kind: regrouped(
+                        text, [stretch(*each) for each in stretches({kind: words}, values["text"])]
+                    )
+                    for kind, words in value.items()
+                }
+            elif isinstance(value, list) and stretched(value):
+                found[key] = [moved_span(each, stretch, text) for each in value]
+    if name == "context" and "answers" in values:
+        moved = [
+            (said if at < 0 else text[place(at) : place(at) + len(said)], at if at < 0 else place(at))
+            for said, at in answers_of(values, "the row")
+        ]
+        if isinstance(answers := values["answers"], dict):
+            texts, starts = [said for said, _ in moved], [at for _, at in moved]
+            found["answers"] = {**answers, "text": texts, "answer_start": starts}
+        else:
+            keys = ["start" if "start" in each else "answer_start" for each in answers]
+            pairs = zip(answers, keys, moved, strict=True)
+            found["answers"] = [{**each, "text": said, key: at} for each, key, (said, at) in pairs]
     return found
 
 
 def moved_span(span: Any, stretch: Callable[[int, int], tuple[int, int]], text: str) -> Any:
     """One labelled stretch in its new place; its own copy of the words, if it has one, is kept equal to them."""
-    if not (isinstance(span, dict) and {"start", "end"} <= span.keys()):
-        return span
+    if not isinstance(span, dict):
+        return [*stretch(*span[:2]), *span[2:]]
     start, end = stretch(span["start"], span["end"])
     return {**span, "start": start, "end": end, **({"text": text[start:end]} if "text" in span else {})}
 
