@@ -334,12 +334,18 @@ def test_the_answer_is_the_likeliest_of_all_windows_spans(no_answer: bool) -> No
         for a in range(first, closing):
             for b in range(a, min(closing, a + 3)):
                 odds[number, a, b] = of(a, b) - of(closing, closing)
-    number, a, b = max(odds, key=lambda key: odds[key])
-    places, first = rows[number].about.places, rows[number].about.first
+
+    def place(key: tuple[int, int, int]) -> tuple[int, int]:
+        about = rows[key[0]].about
+        return about.places[key[1] - about.first][0], about.places[key[2] - about.first][1]
+
+    best = max(odds, key=lambda key: odds[key])
+    bests = [max((key for key in odds if key[0] == n), key=lambda key: odds[key]) for n in range(len(rows))]
     total = sum(np.exp(each) for each in odds.values()) + no_answer
-    assert found[0].span == (places[a - first][0], places[b - first][1])
-    assert found[0].margin == pytest.approx(odds[number, a, b], abs=1e-4)
-    assert found[0].probability == pytest.approx(np.exp(odds[number, a, b]) / total, rel=1e-3)
+    alike = sum(np.exp(odds[key]) for key in bests if place(key) == place(best))
+    assert found[0].span == place(best)
+    assert found[0].margin == pytest.approx(odds[best], abs=1e-4)
+    assert found[0].probability == pytest.approx(alike / total, rel=1e-3)
     assert found[0].none == pytest.approx(no_answer / total, rel=1e-3)
 
 
@@ -404,7 +410,7 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> api.Run:
     return api.finetune(
         data,
         task="question-answering",
-        model="lstm",
+        model="encoder",
         out=folder / "run",
         epochs=6,
         settings=[*SMALL, "task.longest=24", "task.stride=6"],
@@ -416,17 +422,15 @@ NEURAL = ["lstm", "gru", "rnn", "seq2seq", "encoder", "decoder", "encoder-decode
 
 @pytest.mark.parametrize("family", NEURAL)
 def test_every_family_with_states_learns_it(family: str, tmp_path: Path) -> None:
-    data, epochs = (
-        written(tmp_path / "train.jsonl", questions(300)),
-        20 if family in ("vae", "gan", "seq2seq") else 10,
-    )
+    data = written(tmp_path / "train.jsonl", questions(300))
+    epochs, rate = (8, 0.02) if "coder" in family else (16, 0.05)
     run = api.finetune(
         data,
         task="question-answering",
         model=family,
         out=tmp_path / "run",
         epochs=epochs,
-        settings=SMALL,
+        settings=[*SMALL, f"optim.rate={rate}"],
     )
     found = run.evaluate_task(written(tmp_path / "test.jsonl", questions(60, seed=1)))
     assert found["f1"]["value"] > 0.8
@@ -452,6 +456,7 @@ def test_a_long_context_is_read_to_its_end(tuned: api.Run) -> None:
     context = f"{far} bruno {far}"
     (found,) = tuned.predict([("it is who", context)])
     assert context[found["start"] : found["end"]] == found["answer"] == "bruno"
+    assert found["probability"] > 0.8  # two windows have it
 
 
 def test_what_is_asked_alone_and_together_is_answered_alike(tuned: api.Run) -> None:

@@ -74,8 +74,8 @@ class Window:
 
 @dataclass(frozen=True)
 class Found:
-    """The best span of a context, in characters, its log-probability over that of "no answer", and both
-    probabilities among all spans of all windows.
+    """The best span of a context, in characters, its log-probability over that of "no answer", and the probabilities of
+    both among all spans of all windows; windows that agree on the span add up.
     """
 
     span: Span
@@ -212,17 +212,21 @@ class QuestionAnswering(Task):
         answers = []
         pairs = zip([row.about for row in rows], outputs, strict=True)
         for _, part in groupby(pairs, key=lambda pair: pair[0].example):
-            windows = list(part)
-            window, (first, last, margin, _) = max(windows, key=lambda pair: pair[1][2])
-            odds = [output[3] for _, output in windows] + ([0.0] if self.settings.no_answer else [])
-            total = float(np.logaddexp.reduce(odds))
-            if margin == -np.inf:  # a context without a token
-                answers.append(Found((0, 0), margin, 0.0, 1.0))
+            bests, totals = [], [0.0] if self.settings.no_answer else []
+            for window, (first, last, margin, total) in part:
+                if margin > -np.inf:  # else the context has no token
+                    places = window.places
+                    span = (places[first - window.first][0], places[last - window.first][1])
+                    bests.append((margin, span))
+                    totals.append(total)
+            if not bests:
+                answers.append(Found((0, 0), -np.inf, 0.0, 1.0))
                 continue
-            places = window.places
-            span = (places[first - window.first][0], places[last - window.first][1])
-            none = float(np.exp(-total)) if self.settings.no_answer else 0.0
-            answers.append(Found(span, margin, float(np.exp(margin - total)), none))
+            every = float(np.logaddexp.reduce(totals))
+            margin, span = max(bests)
+            alike = np.logaddexp.reduce([each for each, other in bests if other == span])
+            none = float(np.exp(-every)) if self.settings.no_answer else 0.0
+            answers.append(Found(span, margin, float(np.exp(alike - every)), none))
         return answers
 
     def answer(self, example: Example, found: Found) -> tuple[str, Span | None]:
