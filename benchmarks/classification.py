@@ -140,6 +140,7 @@ ENTRIES = {
     "reviews-linear": Entry(reviews, ("--model", "linear"), 86, 89, ("model.words=1,2", "model.l2=0.05")),
     "reviews-minilm": Entry(reviews, (*MINILM, "--epochs", "3"), 86, 91, ("task.longest=256",)),
     "shopping-lstm": Entry(shopping, (*RECURRENT, "--epochs", "3"), 93, 95, TITLES),
+    "titles-linear": Entry(thucnews, ("--model", "linear"), 86, 89),
     "titles-lstm": Entry(thucnews, (*RECURRENT, "--epochs", "6"), 86, 89, TITLES, THREE),
     "banking-minilm": Entry(banking_all, (*MINILM, "--epochs", "8"), 91, 93, ("optim.rate=2e-4",)),
     "banking-few-minilm": Entry(
