@@ -39,10 +39,12 @@ from textus.common import (
 )
 from textus.config import VERSION, migrate
 from textus.metrics import ranking
+from textus.models import LanguageModel
 from textus.records import parse_columns, read_records
-from textus.tasks import Task, from_record
+from textus.tasks import TASKS, Task, from_record
 from textus.tasks.similarity import similarity_of, vectors
 from textus.texts import read_text
+from textus.tokenizer import Tokenizer
 
 WAYS = ("bm25", "dense", "hybrid")
 EXACT = 20_000
@@ -155,16 +157,22 @@ def keep_run(run: Path, folder: Path) -> dict[str, str]:
 
 def keep_vectors(run: Path, texts: Sequence[str], file: Path) -> None:
     """The texts' vectors as `usearch` keeps them."""
-    model, tokenizer, record = load(run)
-    found = vectors(model, task_of(model, record), tokenizer, texts)
+    found = vectors(*reader(run), texts)
     index = extra("usearch.index", "search").Index(ndim=found.shape[1], metric="ip", dtype="f32")
     index.add(np.arange(len(texts)), found, threads=1)
     index.save(str(file))
 
 
-def task_of(model: Any, record: dict[str, Any]) -> Task:
-    """How a run makes vectors: as it learnt, or the mean of its states."""
-    return from_record(record) if record.get("task") == "similarity" else similarity_of(model)
+def reader(run: Path) -> tuple[LanguageModel, Task, Tokenizer]:
+    """A run's model, how it makes vectors (as it learnt, or the mean of its states), and its tokenizer."""
+    model, tokenizer, record = load(run)
+    if record.get("task") in TASKS and not model.reads_texts:
+        model.answer_with(record["choices"]["precision"])
+    return (
+        model,
+        from_record(record) if record.get("task") == "similarity" else similarity_of(model),
+        tokenizer,
+    )
 
 
 # ── searching ──────────────────────────────────────────────────────────────────────────────────
@@ -227,17 +235,17 @@ class Index:
         return extra("bm25s", "search").BM25.load(self.path / "bm25", show_progress=False)
 
     @cached_property
-    def _dense(self) -> tuple[Any, Any, Task, Any]:
-        """Vectors, model, task and tokenizer. Raises RunError where the run is not the one the vectors are of."""
+    def _dense(self) -> tuple[Any, tuple[LanguageModel, Task, Tokenizer]]:
+        """Vectors, and what reads queries. Raises RunError where the run is not the one the vectors are of."""
         folder = self.path / "run"
-        model, tokenizer, record = load(folder)  # which verifies its files by what run.json says
+        reading = reader(folder)  # which verifies its files by what run.json says
         if (found := sha256(folder / "run.json")) != (known := self.record["run"]["fingerprint"]):
             raise RunError(
                 f"{folder} is another run ({found[:12]}…) than the vectors were made by ({known[:12]}…); build the"
                 " index anew"
             )
         index = extra("usearch.index", "search").Index.restore(str(self.path / "vectors.usearch"))
-        return index, model, task_of(model, record), tokenizer
+        return index, reading
 
     def _by_words(self, queries: Sequence[str], k: int) -> list[list[tuple[int, float]]]:
         lists = []
@@ -248,8 +256,8 @@ class Index:
         return lists
 
     def _by_meaning(self, queries: Sequence[str], k: int) -> list[list[tuple[int, float]]]:
-        index, model, task, tokenizer = self._dense
-        asked = vectors(model, task, tokenizer, queries)
+        index, reading = self._dense
+        asked = vectors(*reading, queries)
         lists = []
         for each in asked:
             found = index.search(each, min(k, len(index)), exact=len(index) <= EXACT, threads=1)
