@@ -129,7 +129,7 @@ def test_only_adapters_and_heads_learn() -> None:
 def test_what_cannot_be_adapted_is_named() -> None:
     with pytest.raises(UsageError, match="no projections that LoRA could stand beside"):
         adapt(build("lstm", {"vocab_size": 9, "d_model": 8}), LoRASettings())
-    with pytest.raises(UsageError, match="unknown projection in method.targets 'query'"):
+    with pytest.raises(UsageError, match=r"unknown projection in method.targets 'query'"):
         adapt(made("bert"), LoRASettings(targets="query"))
     for wrong in ({"rank": 0}, {"alpha": 0.0}, {"dropout": 1.0}):
         with pytest.raises(UsageError, match=f"method.{next(iter(wrong))}="):
