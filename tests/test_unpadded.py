@@ -167,7 +167,7 @@ def test_dropout_follows_from_the_step_and_keeps_its_share() -> None:
     assert total.unique().tolist() == pytest.approx([1, 1 + 1 / 0.7], rel=0.01)
     assert (total == 1).float().mean() == pytest.approx(0.3, abs=0.02)
     _, d_delta, _ = unpadded.add_norm_backward(
-        shape, torch.randn(500, 64).bfloat16(), total, moments, torch.ones(64), 7
+        shape, torch.randn(500, 64).bfloat16(), total, moments, torch.ones(64), seed=7
     )
     assert torch.equal(d_delta == 0, total == 1)  # what was dropped gets no gradient
 

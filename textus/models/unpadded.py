@@ -114,7 +114,7 @@ def add_norm(
 
 
 def add_norm_backward(
-    texts: Texts, gradient: Tensor, total: Tensor, moments: Tensor, weight: Tensor, seed: int
+    texts: Texts, gradient: Tensor, total: Tensor, moments: Tensor, weight: Tensor, *, seed: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x and delta (N, D), and of the norm's weight, its bias, and of a bias inside delta: (3, D)."""
     d_x, d_delta = torch.empty_like(total), torch.empty_like(total)
@@ -150,7 +150,7 @@ class Block(torch.autograd.Function):
         w_qkv, _, w_out, _, norm1, _, w_up, _, w_down, _, norm2, _ = ctx.saved_tensors[13:]
         texts, seed = ctx.texts, ctx.seed
         d_h, d_down, small2 = add_norm_backward(
-            texts, gradients[0].contiguous(), sum2, moments2, norm2, seed + 1
+            texts, gradients[0].contiguous(), sum2, moments2, norm2, seed=seed + 1
         )
         d_w_down = d_down.t() @ active
         d_active = d_down @ bf16(w_down)
@@ -158,7 +158,7 @@ class Block(torch.autograd.Function):
         call("textus_gelu_backward", d_active, up, d_up, d_b_up, *up.shape)
         d_w_up = d_up.t() @ h
         d_h = torch.addmm(d_h, d_up, bf16(w_up))
-        d_x, d_out, small1 = add_norm_backward(texts, d_h, sum1, moments1, norm1, seed)
+        d_x, d_out, small1 = add_norm_backward(texts, d_h, sum1, moments1, norm1, seed=seed)
         d_w_out = d_out.t() @ mixed
         d_qkv = attend_backward(texts, d_out @ bf16(w_out), (q, k, v, probability))
         d_w_qkv, d_b_qkv = d_qkv.t() @ x, torch.zeros(d_qkv.shape[1])

@@ -42,7 +42,7 @@ TASKS = {
 }
 """Task name → module and class."""
 
-TOKENS_AT_ONCE = 8192
+TOKENS_AT_ONCE = 2048
 """Positions of one batch when answering, padding counted."""
 
 
