@@ -88,6 +88,23 @@ def similar(name: str) -> Callable[[dict[str, Any]], Figure | None]:
     return figure
 
 
+def speed(part: str) -> Callable[[dict[str, Any]], Figure | None]:
+    """Ours over the peer's best, with both sides' accuracy."""
+
+    def figure(result: dict[str, Any]) -> Figure | None:
+        if part not in result or "peer_best" not in result:
+            return None
+        found = result[part]
+        sides = "; ".join(
+            f"{side} {found[side]['median']:.0f} a CPU-second at {found['test'][side]['median']:.1f} %"
+            for side in ("textus", "peer")
+        )
+        text = f"{ranged(found['ratios'])} of {found['ratios']['n']} pairs; {sides} ({result['peer_best'][part]})"
+        return Figure(text, found["ratio"])
+
+    return figure
+
+
 def augmented(result: dict[str, Any]) -> Figure | None:
     """Points gained by augmenting 200 sentences."""
     if "lstm" not in result:
