@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from labelled import written
 
 from textus import api
 from textus.augment import Augmenter, AugmentSettings, augmented, built, operations, origin_of, units, wordnet
@@ -44,11 +45,6 @@ def augmenter(names: str = "synonyms,insert,swap,delete,typos,ocr,pinyin", **how
     made = built(AugmentSettings(",".join(files))) if files else {}
     made |= {"synonyms": operations.synonyms(known), "insert": operations.insert(known)}
     return Augmenter(settings, {name: made[name] for name in settings.names})
-
-
-def written(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    return path
 
 
 def reviews(n: int) -> list[dict[str, Any]]:

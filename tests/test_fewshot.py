@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from labelled import written
 
 from textus import api
 from textus.cli import main
@@ -22,11 +23,6 @@ TEMPLATE = "{text} it is {label}"
 SHOTS = [Example(("the fox went",), "bad", "1"), Example(("a heron said nothing",), "good", "2")]
 TEXTS = [("the river froze",), ("",), ("and the fox could not drink, and the heron could not fish",)]
 WORDS = {"bad": "cold", "good": "a good morning"}
-
-
-def written(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
 
 
 def examples(n: int, seed: int = 0) -> list[dict[str, str]]:

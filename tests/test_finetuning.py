@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from labelled import WORDS, written
 
 from textus import api
 from textus.checkpoint import load
@@ -16,23 +17,6 @@ from textus.cli import main
 from textus.common import DataError, RunError, UsageError
 
 SMALL = ("train.batch_size=8", "model.n_layer=1", "model.d_model=32", "optim.rate=0.01")
-WORDS = [
-    "the",
-    "film",
-    "was",
-    "a",
-    "long",
-    "story",
-    "of",
-    "two",
-    "men",
-    "in",
-    "one",
-    "town",
-    "they",
-    "all",
-    "saw",
-]
 
 
 def sentences(n: int, seed: int = 0) -> list[dict[str, str]]:
@@ -45,11 +29,6 @@ def sentences(n: int, seed: int = 0) -> list[dict[str, str]]:
         words.insert(draw.randrange(len(words)), {"bad": "dull", "fine": "plain", "good": "grand"}[label])
         rows.append({"text": " ".join(words), "label": label})
     return rows
-
-
-def written(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from labelled import written
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -35,11 +36,6 @@ def sentences(n: int, seed: int = 0, *, noise: float = 0.3) -> list[dict[str, st
             words.insert(draw.randrange(len(words)), TOLD[label])
         rows.append({"text": " ".join(words), "label": label, "source": draw.choice("xy")})
     return rows
-
-
-def written(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    return path
 
 
 @pytest.fixture(scope="module")

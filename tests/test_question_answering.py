@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from labelled import written
 
 from textus import api
 from textus import tokenizer as tokenizers
@@ -396,11 +397,6 @@ def questions(n: int, seed: int = 0, none: float = 0.0) -> list[dict[str, Any]]:
         answers = [{"text": answer, "start": start}] if answer else []
         rows.append({"question": f"it is {kind}", "context": f"{context} {number}", "answers": answers})
     return rows
-
-
-def written(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    return path
 
 
 @pytest.fixture(scope="module")

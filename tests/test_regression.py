@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from labelled import WORDS, written
 from scipy import stats
 from sklearn import metrics as sklearn
 
@@ -21,23 +21,6 @@ from textus.metrics import regression
 from textus.models.heads import NumberHead, OrdinalHead
 
 SMALL = ("train.batch_size=8", "model.n_layer=1", "model.d_model=32", "optim.rate=0.01")
-WORDS = [
-    "the",
-    "film",
-    "was",
-    "a",
-    "long",
-    "story",
-    "of",
-    "two",
-    "men",
-    "in",
-    "one",
-    "town",
-    "they",
-    "all",
-    "saw",
-]
 
 
 def rows_of(n: int, seed: int = 0) -> list[dict[str, Any]]:
@@ -50,11 +33,6 @@ def rows_of(n: int, seed: int = 0) -> list[dict[str, Any]]:
         price = 1000 + 100 * level + 20 * (year - 2005)
         rows.append({"text": " ".join(words), "label": price, "year": year, "stars": level + 1})
     return rows
-
-
-def written(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    return path
 
 
 @pytest.fixture(scope="module")

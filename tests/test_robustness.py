@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from labelled import written
 
 from textus import api
 from textus.augment.units import take_apart
@@ -29,11 +30,6 @@ def rows(n: int, seed: int) -> list[dict[str, Any]]:
         words = [*draw.choices(WORDS, k=5), ("dull", "grand")[number % 2]]
         found.append({"text": " ".join(draw.sample(words, 6)), "label": ("bad", "good")[number % 2]})
     return found
-
-
-def written(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,10 @@ import shutil
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from labelled import written
 
 from textus import api, searching
 from textus.cli import main
@@ -27,11 +27,6 @@ ZH = ["今天天气很好", "他昨天买了一本书", "我们明天去北京�
 def documents(n: int = 60, seed: int = 0) -> list[str]:
     draw = random.Random(seed)
     return list(dict.fromkeys(" ".join(draw.choices(WORDS, k=draw.randint(3, 7))) for _ in range(n)))
-
-
-def written(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    return path
 
 
 @pytest.fixture(scope="module")

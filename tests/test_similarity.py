@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from labelled import written
 from scipy import stats
 from sklearn import metrics as sklearn
 from torch.nn import functional as F
@@ -54,11 +55,6 @@ def belonging(n: int, seed: int = 0) -> list[dict[str, Any]]:
         texts = [" ".join(draw.sample(part, 4)) for part in (words[:4], words[:4], words[1:])]
         rows.append(dict(zip(("text", "text_pair", "negative"), texts, strict=True)))
     return rows
-
-
-def written(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    return path
 
 
 def learnt(rows: list[dict[str, Any]], out: Path, *settings: str, **words: Any) -> api.Run:

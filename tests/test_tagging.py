@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import json
 import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from labelled import written
 from seqeval.metrics import accuracy_score, classification_report
 from seqeval.metrics.sequence_labeling import get_entities
 from sklearn.metrics import f1_score
@@ -53,11 +53,6 @@ def sentences(n: int, seed: int = 0) -> list[dict[str, list[str]]]:
             tags[at:at] = bio([(kind, 0, len(words))], len(words))
         rows.append({"tokens": tokens, "tags": tags})
     return rows
-
-
-def written(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    return path
 
 
 @pytest.fixture(scope="module")
