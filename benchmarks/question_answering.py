@@ -31,7 +31,7 @@ XQUAD = ("train.batch_size=16", "optim.rate=2e-4")
 XQUAD_EPOCHS = 5
 CMRC = ("train.batch_size=16", "optim.rate=5e-4", "task.longest_answer=80")
 CMRC_EPOCHS = 8
-"""Chosen on the rows that choose the weights, never on those that are answered."""
+"""First guesses: not chosen yet. To be chosen on rows of the other folds, never on those that are answered."""
 
 ENCODER = (
     "model.n_layer=4",
