@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from textus.checkpoint import load, open_run
+from textus.checkpoint import open_run
 from textus.common import UsageError, notice, unknown
 from textus.models import LanguageModel
 from textus.scoring import Rows, assessed, difference
-from textus.tasks import TASKS, Example, Task, from_record, main_figures, read
+from textus.tasks import TASKS, Example, Task, from_record, main_figures, opened, read
 from textus.tokenizer import Tokenizer
 
 HOW = ("mean", "vote", "soup")
@@ -69,7 +69,7 @@ def ask(runs: Sequence[Path], task: Task, how: str, examples: Sequence[Example])
     """The answers to examples; one model is in memory at a time."""
     members = []
     for run in runs:
-        model, tokenizer, record = load(run)
+        model, tokenizer, record = opened(run)
         members.append(read(model, from_record(record), tokenizer, examples))
     if how != "soup":
         return Answers(task.mixed(members, how), members)
@@ -79,14 +79,14 @@ def ask(runs: Sequence[Path], task: Task, how: str, examples: Sequence[Example])
 
 def soup(runs: Sequence[Path]) -> tuple[LanguageModel, Tokenizer]:
     """A model whose weights are the mean of the runs' weights; UsageError naming what keeps two of them apart."""
-    model, tokenizer, first = load(runs[0])
+    model, tokenizer, first = opened(runs[0])
     if model.counts:
         raise UsageError(
             f"--ensemble soup: the weights of a {first['family']} model belong to its own n-grams; take mean"
         )
     weights = {name: value.double() for name, value in model.state_dict().items()}
     for run in runs[1:]:
-        other, _, record = load(run)
+        other, _, record = opened(run)
         for name in ("family", "config", "heads", "tokenizer"):
             if wrong := differing(name, first[name], record[name]):
                 raise UsageError(

@@ -36,12 +36,9 @@ class Run:
 
     @cached_property
     def _loaded(self) -> tuple[LanguageModel, Tokenizer]:
-        from textus.checkpoint import load
+        from textus.tasks import opened
 
-        model, tokenizer, record = load(self.path)
-        if self.task_name and not model.reads_texts:
-            model.answer_with(record["choices"]["precision"])
-        return model.eval(), tokenizer
+        return opened(self.path)[:2]
 
     @property
     def model(self) -> LanguageModel:

@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from textus.checkpoint import load
 from textus.common import DataError, UsageError, notice, unknown
 from textus.config import from_dict
 from textus.loader import Batch
@@ -210,6 +211,14 @@ def task_class(name: str) -> type[Task]:
     module, cls = TASKS[name]
     found: type[Task] = getattr(import_module(module), cls)
     return found
+
+
+def opened(run: Path) -> tuple[LanguageModel, Tokenizer, dict[str, Any]]:
+    """A run's model, tokenizer and record; a fine-tuned one computes as it was trained."""
+    model, tokenizer, record = load(run)
+    if record.get("task") in TASKS and not model.reads_texts:
+        model.answer_with(record["choices"]["precision"])
+    return model.eval(), tokenizer, record
 
 
 def from_record(record: dict[str, Any]) -> Task:
