@@ -1,7 +1,8 @@
 """Classification of real data: each figure beside the majority class and TF-IDF with a linear classifier.
 
 Every entry is `textus finetune` and `textus evaluate`, one run after the other; what was measured already is taken.
-Settings were chosen on development rows (docs/log.md); test rows are looked at here. `--only NAME` measures one entry.
+Settings of the LSTMs on sentences and titles were chosen on development rows (docs/log.md), the others are first
+guesses; no test row was looked at for any. `--only NAME` measures one entry.
 """
 
 from __future__ import annotations
