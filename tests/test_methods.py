@@ -72,7 +72,9 @@ def test_merged_on_load_it_answers_the_same(lora: api.Run) -> None:
     apart, tokenizer, _ = load(lora.path, merged=False)
     assert not adapted(lora.model)
     task = lora.task
-    asked = rows_of(task, examples_of(task, ["a grand film", "dull"]), tokenizer, frame_of(apart, tokenizer))
+    asked = rows_of(
+        task, examples_of(task, ["a grand film", "dull"]), tokenizer, frame_of(apart.config, tokenizer)
+    )
     batch = batch_of(task, asked, tokenizer.pad_id)
 
     def logits(model: Any) -> torch.Tensor:
