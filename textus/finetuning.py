@@ -248,7 +248,7 @@ def start(wish: Wish, out: Path, *, force: bool = False, watch: Watch | None = N
     family, config, tokenizer = beginning(wish, data)
     rows = encoded(data, family, config, tokenizer)
     train = settings_of(wish, len(rows[0]) or len(data.train))
-    choices = choices_of(wish, family, config)
+    choices = choices_for(wish, family, config)
     if wish.method == "lora" and choices.step == "native":
         raise UsageError(
             "choices.step=native: the kernels read whole weights, not the adapters of --method lora"
@@ -392,18 +392,18 @@ def settings_of(wish: Wish, n_rows: int) -> TrainSettings:
     return replace(train, optim=assign(optim, wish.of("optim")))
 
 
-def choices_of(wish: Wish, family: str, config: Any) -> Choices:
-    """bfloat16 where the processor is fast at it and the family can; with it kernels that compute no padding where
-    there are some, but for adapters, which they would not see. What was set has the last word.
+def choices_for(wish: Wish, family: str, config: Any) -> Choices:
+    """bfloat16 where the processor is fast at it and the family can; then, where there are some, kernels that compute
+    no padding, but for adapters, which they would not see. What was set has the last word.
     """
     fast = fast_bf16() and "bfloat16" in family_of(family)[0].precisions
-    said = wish.of("choices")
-    choices = assign(Choices(precision="bfloat16" if fast else "float32"), said)
-    if not fast or choices.precision != "bfloat16" or wish.method == "lora":
+    choices = assign(Choices(precision="bfloat16" if fast else "float32"), wish.of("choices"))
+    said = any(each.startswith("step=") for each in wish.of("choices"))
+    if said or not fast or choices.precision != "bfloat16" or wish.method == "lora":
         return choices
     with torch.device("meta"):
         why_not = build(family, config).why_not_unpadded()
-    return choices if why_not else assign(replace(choices, step="unpadded"), said)
+    return choices if why_not else replace(choices, step="unpadded")
 
 
 # ── training ───────────────────────────────────────────────────────────────────────────────────
