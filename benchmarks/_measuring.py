@@ -6,6 +6,7 @@ import argparse
 import ctypes
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -76,11 +77,16 @@ def begin(name: str, about: str | None, **extra: dict[str, Any]) -> Bench:
 
 
 def stamp(name: str) -> dict[str, Any]:
-    """What a figure is worth nothing without: when, with which versions, on what, by which command."""
+    """What a figure is worth nothing without: when, with which versions, on what, by which command: the one that
+    measures the whole file, for options that choose a part of it would be told beside every part.
+    """
+    words = " ".join(sys.argv[1:])
+    for part in ("only", "text", "player"):
+        words = re.sub(rf"--{part}[ =]\S+ ?", "", words)
     versions = {**hardware.versions(), "transformers": hardware.version_of("transformers") or "none"}
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "command": " ".join(["python -m", f"benchmarks.{name.partition('-')[0]}", *sys.argv[1:]]),
+        "command": f"python -m benchmarks.{name.partition('-')[0]} {words}".strip(),
         "versions": versions,
         "machine": {
             "cpu": hardware.cpu_name(),
