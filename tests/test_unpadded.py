@@ -162,7 +162,7 @@ def test_dropout_follows_from_the_step_and_keeps_its_share() -> None:
     assert torch.equal(states(3), states(3))
     assert not torch.equal(states(3), states(4))
     x, delta = (torch.ones(500, 64, dtype=torch.bfloat16) for _ in range(2))
-    shape = unpadded.Texts(torch.tensor([0, 500]), 500, 2, 32, 1e-5, 0.3)
+    shape = unpadded.Texts(torch.tensor([0, 500]), 500, 500, 2, 32, 1e-5, 0.3)
     total, _, moments = unpadded.add_norm(shape, x, delta, (torch.ones(64), torch.zeros(64)), 7)
     assert total.unique().tolist() == pytest.approx([1, 1 + 1 / 0.7], rel=0.01)
     assert (total == 1).float().mean() == pytest.approx(0.3, abs=0.02)

@@ -181,7 +181,7 @@ void textus_gelu_backward(const bf16* gradient, const bf16* x, bf16* d_x, float*
 
 // One of several vectors that each of the N rows (N, stride) holds, from `first` on -> heads (B, H, T, K), zero after a text's end.
 void textus_spread_heads(const bf16* rows, const int64_t* starts, bf16* heads, int64_t stride, int64_t first, int64_t batch,
-                         int64_t time, int64_t n_head, int64_t width) {
+                         int64_t n_head, int64_t time, int64_t width) {
     for (int64_t b = 0; b < batch; ++b)
         for (int64_t h = 0; h < n_head; ++h) {
             int64_t length = starts[b + 1] - starts[b];
@@ -194,7 +194,7 @@ void textus_spread_heads(const bf16* rows, const int64_t* starts, bf16* heads, i
 
 // The other way.
 void textus_gather_heads(const bf16* heads, const int64_t* starts, bf16* rows, int64_t stride, int64_t first, int64_t batch,
-                         int64_t time, int64_t n_head, int64_t width) {
+                         int64_t n_head, int64_t time, int64_t width) {
     for (int64_t b = 0; b < batch; ++b)
         for (int64_t t = 0; t < starts[b + 1] - starts[b]; ++t)
             for (int64_t h = 0; h < n_head; ++h)

@@ -384,24 +384,24 @@ class Encoder(LanguageModel):
         """`hidden` by kernels, of right-padded rows; zero where there is padding."""
         config, (batch, time) = self.config, ids.shape
         real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
-        lengths = real.sum(1)
-        places = real.flatten().nonzero()[:, 0]
-        flat = ids.flatten()[places]
-        kinds = None if segments is None else segments.flatten()[places]
-        x, _ = self._embed(flat[None], None if kinds is None else kinds[None], places % time)
+        lengths, places = real.sum(1), real.flatten().nonzero()[:, 0]
+        n = len(places)
+        room = (0, unpadded.up(n, unpadded.ROUND) - n)
+        flat, columns = F.pad(ids.flatten()[places], room), F.pad(places % time, room)
+        kinds = None if segments is None else F.pad(segments.flatten()[places], room)[None]
+        x, _ = self._embed(flat[None], kinds, columns)
         texts = unpadded.Texts(
-            F.pad(lengths.cumsum(0), (1, 0)), time=int(lengths.max()), n_head=config.n_head, width=config.d_head,
-            eps=config.norm_eps, dropout=config.dropout if self.training else 0.0,
+            F.pad(lengths.cumsum(0), (1, 0)), n, unpadded.up(int(lengths.max()), unpadded.ROUND_TIME), config.n_head,
+            config.d_head, config.norm_eps, config.dropout if self.training else 0.0,
         )  # fmt: skip
         seed = (
             int(torch.randint(1 << 30, ())) if texts.dropout else 0
-        )  # of the step: `fit` sets torch's state each step
+        )  # of the step: `fit` sets torch's state
         rows = x[0]
         for number, block in enumerate(self.blocks):
             rows = unpadded.Block.apply(rows, texts, seed + 2 * number, *unpadded.weights_of(block))
-        if len(places) == batch * time:
-            return rows.view(batch, time, -1)
-        return rows.new_zeros(batch * time, config.d_model).index_copy(0, places, rows).view(batch, time, -1)
+        whole = rows.new_zeros(batch * time, config.d_model).index_copy(0, places, rows[:n])
+        return whole.view(batch, time, -1)
 
     def _embed(
         self, ids: Tensor, segments: Tensor | None, places: Tensor | None = None

@@ -19,13 +19,25 @@ from textus.models.kernels import bf16, call
 
 WIDEST = 8192
 """Width a row may have, and positions a text (buffers in `encoder.cpp`)."""
+ROUND, ROUND_TIME = 64, 8
+"""Positions of a batch, and of its longest text, are rounded up to multiples of these. oneDNN builds a product anew for
+each shape it meets, some megabytes of code and constants: of all shapes there are, a step had to build most of its own.
+"""
+
+
+def up(n: int, step: int) -> int:
+    """The next multiple of `step`."""
+    return -(-n // step) * step
 
 
 @dataclass(frozen=True)
 class Texts:
-    """Where texts lie among N positions: text b has `starts[b]` to `starts[b + 1]`; the longest has `time`."""
+    """Where texts lie among N positions: text b has `starts[b]` to `starts[b + 1]`; no text has the positions from `n`
+    on, and none has more than `time`.
+    """
 
     starts: Tensor  # (B + 1,) int64
+    n: int
     time: int
     n_head: int
     width: int  # of a head
@@ -34,39 +46,18 @@ class Texts:
 
     def heads(self, rows: Tensor, part: int) -> Tensor:
         """The part-th of the vectors (N, parts H K) that stand side by side, by heads: (B H, T, K)."""
-        batch, width = len(self.starts) - 1, self.width
-        heads = rows.new_empty(batch * self.n_head, self.time, width)
-        first = part * self.n_head * width
-        call(
-            "textus_spread_heads",
-            rows,
-            self.starts,
-            heads,
-            rows.shape[1],
-            first,
-            batch,
-            self.time,
-            self.n_head,
-            width,
-        )
+        width = self.width
+        heads = rows.new_empty((len(self.starts) - 1) * self.n_head, self.time, width)
+        places = (rows.shape[1], part * self.n_head * width, *self.sizes, width)
+        call("textus_spread_heads", rows, self.starts, heads, *places)
         return heads
 
     def rows(self, heads: Tensor, out: Tensor, part: int = 0) -> Tensor:
-        """The way back, into `out` (N, parts H K)."""
-        batch, width = len(self.starts) - 1, heads.shape[2]
-        first = part * self.n_head * width
-        call(
-            "textus_gather_heads",
-            heads,
-            self.starts,
-            out,
-            out.shape[1],
-            first,
-            batch,
-            self.time,
-            self.n_head,
-            width,
-        )
+        """The way back, into `out` (N, parts H K); zero where no text is."""
+        places = (out.shape[1], part * self.n_head * self.width, *self.sizes, self.width)
+        call("textus_gather_heads", heads, self.starts, out, *places)
+        if not part:
+            out[self.n :].zero_()
         return out
 
     @property
