@@ -397,7 +397,7 @@ class Encoder(LanguageModel):
         seed = (
             int(torch.randint(1 << 30, ())) if texts.dropout else 0
         )  # of the step: `fit` sets torch's state
-        rows = x[0]
+        rows = kernels.Dropout.apply(x[0], texts.dropout, seed - 1) if texts.dropout else x[0]
         for number, block in enumerate(self.blocks):
             rows = unpadded.Block.apply(rows, texts, seed + 2 * number, *unpadded.weights_of(block))
         whole = rows.new_zeros(batch * time, config.d_model).index_copy(0, places, rows[:n])
@@ -407,7 +407,7 @@ class Encoder(LanguageModel):
         self, ids: Tensor, segments: Tensor | None, places: Tensor | None = None
     ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
         """States (B, T, D) before the first block, and the angles of rotary positions. `places` (T,): the position
-        of each column in its text, where columns are texts one after the other.
+        of each column in its text, where columns are texts one after the other; dropout is then the caller's.
         """
         config = self.config
         time = ids.shape[1] if places is None else 1 + int(places.max())
@@ -430,7 +430,8 @@ class Encoder(LanguageModel):
         if config.segments:
             x = x + self.segment(torch.zeros_like(ids) if segments is None else segments)
         x = x.to(self.precision)
-        return self.dropout(x if config.norm_first else self.norm(x)), angles
+        x = x if config.norm_first else self.norm(x)
+        return x if places is not None else self.dropout(x), angles
 
     def forward(self, ids: Tensor, cache: Any = None, lengths: Tensor | None = None) -> Tensor:
         """What could stand at each position of ids (B, T), all of which are seen: logits (B, T, V)."""

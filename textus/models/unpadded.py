@@ -19,7 +19,7 @@ from textus.models.kernels import bf16, call
 
 WIDEST = 8192
 """Width a row may have, and positions a text (buffers in `encoder.cpp`)."""
-ROUND, ROUND_TIME = 64, 8
+ROUND, ROUND_TIME = 32, 8
 """Positions of a batch, and of its longest text, are rounded up to multiples of these. oneDNN builds a product anew for
 each shape it meets, some megabytes of code and constants: of all shapes there are, a step had to build most of its own.
 """
