@@ -355,3 +355,26 @@ def test_word_dropout_leaves_out_the_share_asked_for_but_not_the_frame(rows: Pat
             kept, whole = kept + len(left) - 2, whole + len(was) - 2
     assert 0.57 < kept / whole < 0.63
     assert not torch.equal(batches.batch(0).ids[0], batches.batch(plain.n_batches).ids[0])
+
+
+def test_the_head_of_another_task_or_of_other_classes_is_left_behind(
+    tuned: api.Run, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the same task with the same classes it goes on; the run that comes of it opens in every case."""
+    still = ["train.steps=1", "optim.rate=1e-12"]
+    weights = lambda run: load(run.path)[0].heads["classification"].out.weight  # noqa: E731
+    same = api.finetune(rows, start=tuned.path, out=tmp_path / "same", settings=[*still, "task.dropout=0.2"])
+    assert "the head of classification goes on" in capsys.readouterr().err
+    assert torch.allclose(weights(same), weights(tuned), atol=1e-6)
+    others = [{**row, "label": row["label"].upper()} for row in sentences(60)]
+    upper = written(tmp_path / "upper.jsonl", others)
+    other = api.finetune(upper, start=tuned.path, out=tmp_path / "other", settings=still)
+    assert not torch.allclose(weights(other), weights(tuned), atol=1e-3)
+    pairs = [{"text": "a grand story", "text_pair": "a town", "score": n % 5} for n in range(40)]
+    file = written(tmp_path / "pairs.jsonl", pairs)
+    capsys.readouterr()
+    moved = api.finetune(
+        file, dev=file, start=tuned.path, task="similarity", out=tmp_path / "moved", settings=still
+    )
+    assert "heads of other tasks are left behind: classification" in capsys.readouterr().err
+    assert list(load(moved.path)[0].heads) == ["similarity"]

@@ -435,12 +435,11 @@ def prepare(
     train = from_dict(TrainSettings, record["settings"], "train.")
     choices = from_dict(Choices, record["choices"], "choices.")
     torch.manual_seed(counter_seed(train.seed, "weights"))
-    parent = record["parent"]
-    model = load(Path(parent))[0] if parent else build(record["family"], record["config"])
+    model, before = model_of(record)
     if model.reads_texts:
         texts: Any = LabelledTexts([whole(each) for each in data.train], [each.label for each in data.train])
         return Ready(model, texts, train, Gradients(model).of_all(1), None)
-    with_head(model, data.task)
+    head_from(model, data.task, before)
     adapters.teach(model, record["method"], record["method_settings"])
     model.to(choices.device).train()
     model.compute_with(choices.precision, choices.attention, choices.step)
@@ -451,6 +450,29 @@ def prepare(
     check_patience(model, train, evaluate)
     backward = Gradients(model, choices.workers, head_loss(data.task)).of_all(train.micro_batches)
     return Ready(model, batches, train, backward, evaluate)
+
+
+def model_of(record: dict[str, Any]) -> tuple[LanguageModel, dict[str, Any]]:
+    """The model to teach, and the run.json it comes from: empty for a new one."""
+    if not record["parent"]:
+        return build(record["family"], record["config"]), {}
+    model, _, before = load(Path(record["parent"]))
+    return model, before
+
+
+def head_from(model: LanguageModel, task: Task, before: dict[str, Any]) -> None:
+    """The task's head on a model; one that learnt the same task with the same classes goes on from what it knows.
+    Heads of other tasks are left behind: what stands under them moves.
+    """
+    former, model.heads = model.heads, torch.nn.ModuleDict()
+    with_head(model, task)
+    if left := [name for name in former if name != task.name]:
+        notice(f"heads of other tasks are left behind: {', '.join(left)}")
+    shape = lambda spec: {key: each for key, each in spec.items() if key not in ("dropout", "weights")}  # noqa: E731
+    known = task.name in former and before["labels"] == task.labels
+    if known and shape(before["heads"][task.name]) == shape(task.head()):
+        model.heads[task.name].load_state_dict(former[task.name].state_dict())
+        notice(f"the head of {task.name} goes on from what it learnt")
 
 
 def on_dev(

@@ -7,7 +7,6 @@ the command line says about it is written in `textus.cli`.
 from __future__ import annotations
 
 import io
-import json
 import math
 import shutil
 import tempfile
@@ -16,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textus import common
+from textus.api.rows import augment as augment
+from textus.api.rows import cloze as cloze
 from textus.api.run import Run as Run
 from textus.common import RunError, UsageError, notice, unknown
 
@@ -306,30 +307,6 @@ def fewshot(
     if out is not None:
         write(Path(out), found)
     return found
-
-
-def augment(
-    data: str | Path, *, out: str | Path, columns: str | None = None, force: bool = False, **how: Any
-) -> dict[str, Any]:
-    """Write labelled rows and, after each, copies that say the same a little differently, as JSON lines; `how` are
-    fields of `augment.AugmentSettings`. Returns how many rows and copies there are.
-
-    Raises UsageError for an operation that is not there or lacks what it needs, DataError for rows without a text.
-    """
-    from collections import Counter
-
-    from textus.augment import AugmentSettings, augmented
-    from textus.records import parse_columns, read_records
-
-    out, settings = Path(out), AugmentSettings(**how)
-    if out.exists() and (out.is_dir() or not force):
-        raise UsageError(f"{out} exists already; choose another --out, or --force to replace this file")
-    records = read_records(Path(data), parse_columns(columns))
-    found = augmented(records, settings)
-    lines = [json.dumps(each.values, ensure_ascii=False, default=str) + "\n" for each in found]
-    common.write_atomic(out, "".join(lines))
-    copies = Counter(each.values["augmented"] for each in found if "augmented" in each.values)
-    return {"out": str(out), "rows": len(records), "copies": dict(copies)}
 
 
 def prove_resume(path: str | Path) -> dict[str, Any]:

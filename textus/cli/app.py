@@ -9,7 +9,7 @@ from cyclopts import App
 
 from textus.cli.demo import demo
 from textus.cli.exchanging import export, import_, pull
-from textus.cli.improving import augment, fewshot, tune
+from textus.cli.improving import augment, cloze, fewshot, tune
 from textus.cli.searching import embed, index_build, index_evaluate, search
 from textus.cli.text import corpus_build, corpus_show, corpus_why, tokenizer_report, tokenizer_train
 from textus.cli.training import bench, finetune, resume, train
@@ -33,6 +33,7 @@ VERBS: dict[str, Callable[..., Any] | dict[str, Callable[..., Any]]] = {
     "train": train,
     "resume": resume,
     "augment": augment,
+    "cloze": cloze,
     "finetune": finetune,
     "tune": tune,
     "predict": predict,

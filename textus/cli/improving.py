@@ -8,7 +8,17 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from textus.cli.options import Answer, Assignments, Columns, Force, Json, Rows, RunFolder, option
+from textus.cli.options import (
+    Answer,
+    Assignments,
+    Columns,
+    CorpusFolder,
+    Force,
+    Json,
+    Rows,
+    RunFolder,
+    option,
+)
 from textus.common import UsageError
 
 
@@ -56,6 +66,39 @@ def augment(
     found = api.augment(data, out=out, columns=columns, force=force, **asdict(changes))
     said = f"{found['rows']:,} rows and {sum(found['copies'].values()):,} copies ({plain(found['copies'])})"
     return Answer(found, f"{out}: {said}\nnext: textus finetune {out} --model lstm --out FOLDER")
+
+
+def cloze(
+    corpus: CorpusFolder,
+    /,
+    *,
+    out: Annotated[Path, option("The file of JSON lines to write.", metavar="FILE")],
+    questions: Annotated[int, option("Questions a passage at most.")] = 2,
+    longest: Annotated[int, option("Characters of a passage at most.")] = 800,
+    words: Annotated[float, option("Words of an answer on average.")] = 2.5,
+    dropped: Annotated[float, option("Share of a question's words to leave out.")] = 0.3,
+    seed: Annotated[int, option("The same text and seed give the same rows.")] = 0,
+    force: Force = False,
+    as_json: Json = False,
+) -> Answer:
+    """Make questions of plain text, each for some words by those around them: little data of one's own stands on them.
+
+    Example: textus cloze work/corpus --out cloze.jsonl
+    """
+    from textus import api
+
+    found = api.cloze(
+        corpus,
+        out=out,
+        questions=questions,
+        longest=longest,
+        words=words,
+        dropped=dropped,
+        seed=seed,
+        force=force,
+    )
+    next_step = f"textus finetune {out} --task question-answering --from RUN --out FOLDER"
+    return Answer(found, f"{out}: {found['rows']:,} rows\nnext: {next_step}")
 
 
 @Parameter(name="*")

@@ -1,0 +1,146 @@
+"""Questions made of plain text: their answers stand where they say, and a model that learnt them reads on."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections import Counter
+from pathlib import Path
+from statistics import mean
+
+import pytest
+from corpora import SIMPLIFIED, made
+from labelled import written
+
+from textus import api
+from textus.augment.cloze import ASKING, ClozeSettings, clozes, passages
+from textus.checkpoint import load
+from textus.cli import main
+from textus.common import DataError, UsageError, read_json
+from textus.records import read_records
+from textus.tasks.question_answering import QuestionAnswering, QuestionAnsweringSettings, gold_of
+
+ENGLISH = (
+    "The old miller John Brook sold 24 sacks of flour to the baker of Elmdale in the spring. "
+    "His daughter carried the smallest of them up the hill behind the river every morning before school. "
+    "Nobody in the village knew that the baker had lost his horse on the way to the market. "
+    "The teacher Mary Stone wrote a long letter about it to her brother in Aldwick in 1854."
+)
+CHINESE = SIMPLIFIED + "国王在1854年把二十四袋面粉送给住在河边的老人，他的女儿每天早上都要爬上那座小山。\n"
+
+
+def documents(n: int = 40) -> list[str]:
+    """The English passage with its sentences in other orders: each is a passage of its own."""
+    draw, sentences = random.Random(0), ENGLISH.split(". ")
+    return [". ".join(draw.sample(sentences, len(sentences))) + "." for _ in range(n)]
+
+
+@pytest.mark.parametrize("texts", [documents(), [CHINESE, CHINESE[:60] * 4]], ids=["english", "chinese"])
+def test_every_answer_stands_where_its_row_says_and_is_asked_for(texts: list[str], tmp_path: Path) -> None:
+    rows = list(clozes(texts, ClozeSettings(questions=4)))
+    assert len(rows) >= 3
+    records = read_records(written(tmp_path / "rows.jsonl", rows))
+    QuestionAnswering.of(QuestionAnsweringSettings(), records)
+    asking = {word for kinds in ASKING.values() for words in kinds for word in words}
+    for row, record in zip(rows, records, strict=True):
+        (answer,) = row["answers"]
+        assert row["context"][answer["start"] :].startswith(answer["text"])
+        gold_of(record, row["context"], told := Counter())
+        assert not any(told.values())
+        assert any(word in row["question"] for word in asking)
+        assert row["question"][-1] in "?？"
+        assert answer["text"] == answer["text"].strip()
+        assert answer["text"][0].isalnum()
+
+
+def test_what_is_asked_with_stands_around_the_answer_in_one_sentence() -> None:
+    for row in clozes(documents(), ClozeSettings(questions=4, dropped=0)):
+        (answer,) = row["answers"]
+        (sentence,) = [
+            each for each in ENGLISH.split(". ") if answer["text"] in each and answer["start"] >= 0
+        ][:1]
+        told = set(re.findall(r"\w+", row["question"]))
+        asked_with = told - {"what", "who", "which", "where", "how", "many", "when", "why"}
+        found = [each for each in ENGLISH.split(". ") if asked_with <= set(re.findall(r"\w+", each))]
+        assert found, sentence
+
+
+def test_the_share_dropped_and_the_length_of_answers_are_as_asked_for() -> None:
+    texts = documents(300)
+
+    def asked(**how: float) -> list[dict[str, str]]:
+        return list(clozes(texts, ClozeSettings(questions=4, **how)))  # type: ignore[arg-type]
+
+    def length(rows: list[dict[str, str]]) -> float:
+        return mean(len(row["question"].split()) for row in rows)
+
+    kept = (length(asked(dropped=0.5)) - 1.2) / (length(asked(dropped=0.0)) - 1.2)
+    assert kept == pytest.approx(0.5, abs=0.05)
+    short, long = (mean(len(r["answers"][0]["text"].split()) for r in asked(words=n)) for n in (1, 6))  # type: ignore[index, attr-defined]
+    assert short < 1.6 < 2.5 < long
+
+
+def test_rows_follow_from_the_seed_and_the_passage_alone() -> None:
+    texts = documents()
+    rows = list(clozes(texts, ClozeSettings()))
+    assert list(clozes(texts, ClozeSettings())) == rows
+    assert list(clozes(texts[::-1], ClozeSettings()))[::-1] != rows[:1]
+    by_context = lambda found: sorted(json.dumps(row) for row in found)  # noqa: E731
+    assert by_context(clozes(texts[::-1], ClozeSettings())) == by_context(rows)
+    assert by_context(clozes(texts, ClozeSettings(seed=1))) != by_context(rows)
+
+
+def test_passages_are_whole_sentences_and_as_long_as_allowed() -> None:
+    text = "\n".join(documents(6)) + " " + "word " * 300 + "."
+    found = list(passages(text, 400))
+    assert all(50 < len(each) <= 400 for each in found)
+    assert all(each[-1] == "." for each in found)
+    assert sum(map(len, found)) > 0.9 * len("\n".join(documents(6)))
+    assert not any("word word" in each for each in found)
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        ({"questions": 0}, "cloze.questions=0: must be at least 1"),
+        ({"longest": 10}, "cloze.longest=10: must be at least 50"),
+        ({"words": 0.5}, "cloze.words=0.5: must be at least 1"),
+        ({"dropped": 1.0}, "cloze.dropped=1.0: must be at least 0 and below 1"),
+    ],
+)
+def test_wrong_words_are_named(words: dict[str, float], complaint: str, tmp_path: Path) -> None:
+    corpus = made(tmp_path, {"a.txt": ENGLISH}).path
+    with pytest.raises(UsageError, match=complaint):
+        api.cloze(corpus, out=tmp_path / "rows.jsonl", **words)
+
+
+def test_a_file_that_is_there_and_a_text_too_short_are_refused(tmp_path: Path) -> None:
+    corpus = made(tmp_path, {"a.txt": ENGLISH}).path
+    api.cloze(corpus, out=tmp_path / "rows.jsonl")
+    with pytest.raises(UsageError, match="exists already"):
+        api.cloze(corpus, out=tmp_path / "rows.jsonl")
+    short = made(tmp_path, {"a.txt": "One. Two. Three words here."}, name="short").path
+    with pytest.raises(DataError, match="no passage of three sentences"):
+        api.cloze(short, out=tmp_path / "none.jsonl")
+
+
+def test_from_text_to_answers_by_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Learnt from text, then from a few rows: the head goes on from what the first has taught it."""
+    corpus = made(tmp_path, {f"{n}.txt": text for n, text in enumerate(documents())}).path
+    rows = tmp_path / "rows.jsonl"
+    assert main(["cloze", str(corpus), "--out", str(rows), "--questions", "4", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"] == len(rows.read_text().splitlines())
+    small = ["model.n_layer=1", "model.d_model=32", "model.n_head=2", "model.segments=3", "train.steps=4"]
+    api.finetune(rows, model="encoder", task="question-answering", out=tmp_path / "read", settings=small)
+    few = written(tmp_path / "few.jsonl", list(clozes(documents(4), ClozeSettings(seed=3))))
+    still = ["train.steps=1", "optim.rate=1e-12"]
+    again = {"start": tmp_path / "read", "task": "question-answering", "settings": still}
+    run = api.finetune(few, dev=rows, out=tmp_path / "run", **again)
+    assert "the head of question-answering goes on" in capsys.readouterr().err
+    before, after = (
+        load(each)[0].heads["question-answering"].out.weight.detach()
+        for each in (tmp_path / "read", run.path)
+    )
+    assert float((before - after).abs().max()) < 1e-6
+    assert read_json(run.path / "run.json")["parent"] == str((tmp_path / "read").resolve())

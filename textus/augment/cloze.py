@@ -1,0 +1,138 @@
+"""Questions made of plain text, for little data of a person's own to stand on: a stretch of a sentence is asked for by
+the words around it.
+
+Of a document's sentence a few words become the answer, a question word stands for them, and words around it are the
+question, some left out; the context is the passage the sentence stands in. A reader that learns from such rows first
+has found out where in a context the words of a question are, before it meets a real one. After Lewis, Denoyer and
+Riedel 2019 (cloze translation), simplified; see also Ram et al. 2021.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from textus.augment.operations import GRAMMAR
+from textus.augment.units import chinese, words_of
+from textus.common import UsageError, counter_seed, fingerprint
+
+SENTENCE = re.compile(r"[^.!?。！？；\n]+(?:[.!?](?!\s)[^.!?。！？；\n]*)*[.!?。！？；]*")
+"""A full stop within a number or a name does not end one."""
+LEAST_WORDS, LEAST_SENTENCES = 8, 3
+AROUND = 14
+"""Words of a sentence on each side of the answer that may be asked with."""
+NAMED = 0.5
+"""Share of questions for a name or a number, where a sentence has some: what people mostly ask for."""
+ASKING = {
+    "number": (["how many", "when", "what"], ["多少", "几", "何时", "哪年"]),
+    "name": (["who", "which", "what", "where"], ["谁", "哪里", "什么", "哪个"]),
+    "other": (["what", "what", "how", "why"], ["什么", "什么", "如何", "为何"]),
+}
+COMMON = frozenset(GRAMMAR.split())
+
+Words = Sequence[tuple[int, str]]
+
+
+@dataclass(frozen=True)
+class ClozeSettings:
+    """`questions` a passage at most, which has at most `longest` characters; answers that are no name have `words`
+    words on average; a share `dropped` of a question's words is left out.
+    """
+
+    questions: int = 2
+    longest: int = 800
+    words: float = 2.5
+    dropped: float = 0.3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("questions", 1), ("longest", 50), ("words", 1)):
+            if (value := getattr(self, name)) < least:
+                raise UsageError(f"cloze.{name}={value}: must be at least {least}")
+        if not 0 <= self.dropped < 1:
+            raise UsageError(f"cloze.dropped={self.dropped}: must be at least 0 and below 1")
+
+
+def clozes(texts: Iterable[str], settings: ClozeSettings) -> Iterator[dict[str, Any]]:
+    """Rows of `tasks.question_answering`; each follows from the seed and its passage alone."""
+    for text in texts:
+        for passage in passages(text, settings.longest):
+            random = Random(counter_seed(settings.seed, "cloze", fingerprint([passage])))
+            sentences = [(found.start(), found[0]) for found in SENTENCE.finditer(passage)]
+            if len(sentences) < LEAST_SENTENCES:
+                continue
+            for start, sentence in random.sample(sentences, min(settings.questions, len(sentences))):
+                if row := asked(sentence, random, settings):
+                    question, at, answer = row
+                    answers = [{"text": answer, "start": start + at}]
+                    yield {"question": question, "context": passage, "answers": answers}
+
+
+def passages(text: str, longest: int) -> Iterator[str]:
+    """Whole sentences that stand together, of at most `longest` characters; a longer sentence is left out."""
+    begin = end = 0
+    for found in SENTENCE.finditer(text):
+        if found.end() - begin > longest:
+            if end > begin:
+                yield text[begin:end].strip()
+            begin = found.start()
+        if found.end() - found.start() > longest:
+            begin = found.end()
+        end = found.end()
+    if end > begin:
+        yield text[begin:end].strip()
+
+
+def asked(sentence: str, random: Random, settings: ClozeSettings) -> tuple[str, int, str] | None:
+    """A question for some words of the sentence, where they begin in it, and they; None where it has too few words."""
+    words = list(words_of(sentence))
+    if sum(word[0].isalnum() for _, word in words) < LEAST_WORDS:
+        return None
+    span = chosen(words, random, 1 - 1 / settings.words)
+    if span is None:
+        return None
+    first, last = span
+    begin, end = words[first][0], words[last][0] + len(words[last][1])
+    answer = sentence[begin:end]
+    in_chinese = chinese(answer) or chinese(words[0][1])
+    asking = random.choice(ASKING[kind(answer, first)][in_chinese])
+    before, after = (
+        [word for _, word in part if word[0].isalnum() and random.random() >= settings.dropped]
+        for part in (words[max(0, first - AROUND) : first], words[last + 1 : last + 1 + AROUND])
+    )
+    if not before and not after:
+        return None
+    if in_chinese:
+        return "".join([*before, asking, *after]) + "？", begin, answer
+    parts = [*before, asking, *after] if random.random() < 0.5 else [asking, *before, *after]
+    return " ".join(parts) + "?", begin, answer
+
+
+def chosen(words: Words, random: Random, more: float) -> tuple[int, int] | None:
+    """The first and last word of an answer: a name, a number, or any words, with `more` the probability of another."""
+    free = [at for at, (_, word) in enumerate(words) if word[0].isalnum() and word.lower() not in COMMON]
+    if not free:
+        return None
+    named = [at for at in free if at and kind(words[at][1], at) != "other"]
+    first = last = random.choice(named if named and random.random() < NAMED else free)
+    if first in named:
+        while first - 1 in named:
+            first -= 1
+        while last + 1 in named:
+            last += 1
+        return first, last
+    while random.random() < more and last + 1 < len(words):
+        last += 1
+    while last > first and last not in free:
+        last -= 1
+    return first, last
+
+
+def kind(answer: str, first: int) -> str:
+    """What an answer looks like; the first word of a sentence is capital for another reason."""
+    if any(each.isdigit() for each in answer):
+        return "number"
+    return "name" if first and answer[0].isupper() else "other"
