@@ -68,16 +68,24 @@ def augment(
     return Answer(found, f"{out}: {said}\nnext: textus finetune {out} --model lstm --out FOLDER")
 
 
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Questions:
+    """What is asked of a text: fields of `augment.cloze.ClozeSettings`."""
+
+    questions: Annotated[int, option("Questions a passage at most.")] = 2
+    longest: Annotated[int, option("Characters of a passage at most.")] = 800
+    words: Annotated[float, option("Words of an answer on average.")] = 2.5
+    dropped: Annotated[float, option("Share of a question's words to leave out.")] = 0.3
+    seed: Annotated[int, option("The same text and seed give the same rows.")] = 0
+
+
 def cloze(
     corpus: CorpusFolder,
     /,
     *,
     out: Annotated[Path, option("The file of JSON lines to write.", metavar="FILE")],
-    questions: Annotated[int, option("Questions a passage at most.")] = 2,
-    longest: Annotated[int, option("Characters of a passage at most.")] = 800,
-    words: Annotated[float, option("Words of an answer on average.")] = 2.5,
-    dropped: Annotated[float, option("Share of a question's words to leave out.")] = 0.3,
-    seed: Annotated[int, option("The same text and seed give the same rows.")] = 0,
+    asked: Questions = Questions(),
     force: Force = False,
     as_json: Json = False,
 ) -> Answer:
@@ -87,16 +95,7 @@ def cloze(
     """
     from textus import api
 
-    found = api.cloze(
-        corpus,
-        out=out,
-        questions=questions,
-        longest=longest,
-        words=words,
-        dropped=dropped,
-        seed=seed,
-        force=force,
-    )
+    found = api.cloze(corpus, out=out, force=force, **asdict(asked))
     next_step = f"textus finetune {out} --task question-answering --from RUN --out FOLDER"
     return Answer(found, f"{out}: {found['rows']:,} rows\nnext: {next_step}")
 
