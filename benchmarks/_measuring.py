@@ -185,13 +185,14 @@ def wait_for_orphans(seconds: float = 20.0) -> None:
 # ── material ───────────────────────────────────────────────────────────────────────────────────
 
 
-def corpus(folder: Path, *sources: Path, split: str = "auto") -> Path:
-    """A corpus by the `textus` command; what is there already is taken."""
+def corpus(folder: Path, *sources: Path, split: str = "auto", column: str = "text") -> Path:
+    """A corpus by the `textus` command, of a table's column; what is there already is taken."""
     for source in sources:
         if not source.exists():
             raise SystemExit(f"{source} is not there; set TEXTUS_DATA to the folder of the data sets")
     if not (folder / "corpus.json").exists():
-        textus(["corpus", "build", *sources, "--out", folder, "--split", split, "--force"])
+        words = ["--split", split, "--set", f"text_column={column}"]
+        textus(["corpus", "build", *sources, "--out", folder, *words, "--force"])
     return folder
 
 
