@@ -19,7 +19,7 @@ from textus import tokenizer as tokenizers
 from textus.cli import main
 from textus.common import DataError, UsageError
 from textus.metrics import spans
-from textus.models.heads import SpanHead, context_of
+from textus.models.heads import SpanHead, context_of, span_scores
 from textus.records import Record, read_records
 from textus.tasks import Example, Frame, Row, batch_of
 from textus.tasks.question_answering import (
@@ -27,6 +27,7 @@ from textus.tasks.question_answering import (
     Gold,
     QuestionAnswering,
     QuestionAnsweringSettings,
+    most_expected,
 )
 
 # ── figures ────────────────────────────────────────────────────────────────────────────────────
@@ -350,6 +351,47 @@ def test_the_answer_is_the_likeliest_of_all_windows_spans(no_answer: bool) -> No
     assert found[0].none == pytest.approx(no_answer / total, rel=1e-3)
 
 
+@torch.no_grad()
+def test_the_span_of_highest_expected_f1_is_that_of_all_pairs_of_spans() -> None:
+    """By hand: of every span the mean of its F1 with every other, weighed by probability; longer where unsure."""
+    torch.manual_seed(1)
+    scores = span_scores(2 * torch.randn(3, 9, 2), longest=4)
+    scores[1, 6:], scores[1, :, 6:] = float("-inf"), float("-inf")
+    values, first, last = most_expected(scores, 4)
+    for number, row in enumerate(scores):
+        spans = {
+            (a, b): float(row[a, b].exp()) for a in range(9) for b in range(a, 9) if row[a, b] > float("-inf")
+        }
+        whole = sum(spans.values())
+
+        def f1(one: tuple[int, int], other: tuple[int, int]) -> float:
+            common = len(set(range(one[0], one[1] + 1)) & set(range(other[0], other[1] + 1)))
+            return 2 * common / (one[1] - one[0] + other[1] - other[0] + 2)
+
+        expected = {
+            one: sum(p * f1(one, other) for other, p in spans.items()) / whole for one in spans
+        }  # fmt: skip
+        best = max(expected, key=lambda span: expected[span])
+        assert (int(first[number]), int(last[number])) == best
+        assert float(values[number]) == pytest.approx(expected[best], rel=1e-4)
+    sure = torch.full((1, 9, 9), -20.0).triu().masked_fill(torch.ones(9, 9).tril(-1).bool(), float("-inf"))
+    sure[0, 2, 3] = sure[0, 3, 5] = 0.0
+    assert [int(each) for each in most_expected(sure, 4)[1:]] == [2, 5]
+
+
+@pytest.mark.parametrize("answer", ["likeliest", "expected-f1"])
+def test_no_answer_is_weighed_against_how_good_an_answer_is(answer: str) -> None:
+    """Both ways tell the span's own probability; the odds of an unsure span are lower by its expected F1."""
+    task, rows = rows_at(14, 3, longest_answer=3, no_answer=True, answer=answer)
+    torch.manual_seed(0)
+    head = SpanHead(8).eval()
+    batch = batch_of(task, rows, 1)
+    outputs = task.outputs(head, 3 * torch.randn(*batch.ids.shape, 8), batch)
+    for _, _, best, own, total in outputs:
+        assert best == pytest.approx(own, abs=1e-5) if answer == "likeliest" else own <= best + 1e-5
+        assert best < total
+
+
 def test_none_is_answered_where_it_is_likelier_and_may_be() -> None:
     example = Example(("Who?", "  Anna , "), None, "row 1")
     for no_answer, margin, said in ((True, -1.0, None), (True, 1.0, 2), (False, -1.0, 2)):
@@ -364,10 +406,10 @@ def test_shifted_windows_make_examples_of_their_own() -> None:
     task = QuestionAnswering(QuestionAnsweringSettings(stride=3), [])
     examples = [Example(("Who?", CONTEXT), None, "a"), Example(("Who?", ""), None, "b")] * 2
     rows = task.rows(examples, word_tokenizer(), Frame((0,), 0, 14))
-    outputs = [(row.about.first, row.about.first, float(n), float(n)) for n, row in enumerate(rows)]
+    outputs = [(row.about.first, row.about.first, float(n), float(n), float(n)) for n, row in enumerate(rows)]
     empty = [n for n, row in enumerate(rows) if not row.about.places]
     for n in empty:
-        outputs[n] = (0, 0, -np.inf, -np.inf)
+        outputs[n] = (0, 0, -np.inf, -np.inf, -np.inf)
     found = task.merged(rows, outputs)
     assert len(found) == 4
     assert [each.margin for each in found] == [empty[0] - 1, -np.inf, empty[1] - 1, -np.inf]

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -34,6 +34,8 @@ SHIFT = 5
 NOWHERE = -1
 """The start of an answer that does not stand in the context word for word: it is measured by, not learnt."""
 SHOWN = 10
+LIKELY = 200
+"""Spans over which an expected F1 is taken."""
 
 Span = tuple[int, int]
 
@@ -43,13 +45,15 @@ class QuestionAnsweringSettings:
     """`longest`: ids of a window, question and context together (0: as many as the model's context holds); `stride`:
     how far a window begins after the one before, at most half of what it holds of the context; `longest_answer` in
     tokens; `no_answer`: whether "there is none" may be answered (set where the data to learn from has such rows);
-    `dropout` of the states the head reads.
+    `answer`: the likeliest span, or the one that has most in common with all spans that are likely, which is longer
+    where the model is not sure; `dropout` of the states the head reads.
     """
 
     longest: int = 384
     stride: int = 128
     longest_answer: int = 30
     no_answer: bool = False
+    answer: Literal["likeliest", "expected-f1"] = "likeliest"
     dropout: float = 0.1
 
 
@@ -74,8 +78,8 @@ class Window:
 
 @dataclass(frozen=True)
 class Found:
-    """The best span of a context, in characters, its log-probability over that of "no answer", and the probabilities of
-    both among all spans of all windows; windows that agree on the span add up.
+    """The best span of a context, in characters, its log-probability (or of all spans, times its expected F1) over that
+    of "no answer", and the probabilities of both among all spans of all windows; windows that agree on the span add up.
     """
 
     span: Span
@@ -193,38 +197,44 @@ class QuestionAnswering(Task):
     # ── answers ────────────────────────────────────────────────────────────────────────────────
 
     def outputs(self, head: Any, hidden: Tensor, batch: Batch) -> list[Any]:
-        """Of each row the first and last position of its best span, then the log-odds against no answer of that span
-        and of all spans together.
+        """Of each row the first and last position of its best span, then log-odds against no answer: how good that
+        span is, its own, and those of all spans together.
         """
-        scores = span_scores(head(hidden, context_of(batch)), self.settings.longest_answer)  # (B, T, T)
+        longest = self.settings.longest_answer
+        scores = span_scores(head(hidden, context_of(batch)), longest)  # (B, T, T)
         each = torch.arange(len(scores), device=scores.device)
         closing = present(hidden, batch.mask).sum(1) - 1  # (B,)
         none = scores[each, closing, closing].clone()
         scores[each, closing] = float("-inf")
         scores[each, :, closing] = float("-inf")
-        flat = scores.flatten(1)
-        best, place = flat.max(1)
-        odds = torch.stack([best - none, flat.logsumexp(1) - none], 1).double().cpu().tolist()
-        time = hidden.shape[1]
-        return [(at // time, at % time, *pair) for at, pair in zip(place.cpu().tolist(), odds, strict=True)]
+        total = scores.flatten(1).logsumexp(1)
+        if self.settings.answer == "likeliest":
+            best, place = scores.flatten(1).max(1)
+            time = hidden.shape[1]
+            first, last = place // time, place % time
+        else:
+            value, first, last = most_expected(scores, longest)
+            best = total + value.log()
+        odds = torch.stack([best, scores[each, first, last], total], 1) - none[:, None]
+        return list(zip(first.tolist(), last.tolist(), *odds.double().cpu().T.tolist(), strict=True))
 
     def merged(self, rows: Sequence[Row], outputs: list[Any]) -> list[Any]:
         answers = []
         pairs = zip([row.about for row in rows], outputs, strict=True)
         for _, part in groupby(pairs, key=lambda pair: pair[0].example):
             bests, totals = [], [0.0] if self.settings.no_answer else []
-            for window, (first, last, margin, total) in part:
+            for window, (first, last, margin, own, total) in part:
                 if margin > -np.inf:  # else the context has no token
                     places = window.places
                     span = (places[first - window.first][0], places[last - window.first][1])
-                    bests.append((margin, span))
+                    bests.append((margin, span, own))
                     totals.append(total)
             if not bests:
                 answers.append(Found((0, 0), -np.inf, 0.0, 1.0))
                 continue
             every = float(np.logaddexp.reduce(totals))
-            margin, span = max(bests)
-            alike = np.logaddexp.reduce([each for each, other in bests if other == span])
+            margin, span, _ = max(bests)
+            alike = np.logaddexp.reduce([own for _, other, own in bests if other == span])
             none = float(np.exp(-every)) if self.settings.no_answer else 0.0
             answers.append(Found(span, margin, float(np.exp(alike - every)), none))
         return answers
@@ -286,6 +296,32 @@ class QuestionAnswering(Task):
         found = {"answer": text, "start": start, "end": end}
         found["probability"] = round(output.none if span is None else output.probability, 6)
         return {**found, "no_answer_probability": round(output.none, 6)} if self.settings.no_answer else found
+
+
+def most_expected(scores: Tensor, longest: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each row of `span_scores` (B, T, T): the highest expected F1 of a span, in tokens, over the `LIKELY` likeliest
+    spans, and the first and last position of the span that has it (B,).
+    """
+    time = scores.shape[1]
+    starts = torch.arange(time, device=scores.device)[:, None, None]
+    found = []
+    for row in scores:
+        chances, places = row.flatten().softmax(0).topk(min(LIKELY, time * time))
+        places, chances = places[chances > 0], chances[chances > 0]
+        first, last = places // time, places % time
+        ends = (starts + torch.arange(longest, device=row.device)[:, None]).clamp(
+            max=time - 1
+        )  # (T, longest, 1)
+        common = (torch.minimum(ends, last) - torch.maximum(starts, first) + 1).clamp(
+            min=0
+        )  # (T, longest, LIKELY)
+        f1 = 2 * common / (ends - starts + 1 + last - first + 1) @ (chances / chances.sum())
+        possible = row.gather(1, ends[..., 0]) > float("-inf")
+        value, place = f1.masked_fill(~possible, 0).flatten().max(0)
+        start = place // longest
+        found.append(torch.stack([value, start, ends.flatten()[place]]))
+    values, first, last = torch.stack(found).T
+    return values, first.long(), last.long()
 
 
 # ── windows ────────────────────────────────────────────────────────────────────────────────────
