@@ -177,7 +177,7 @@ def test_a_difference_is_paired(lstm: api.Run, folder: Path) -> None:
     found = difference(rows, ours, ours)
     assert found is not None
     assert (found["low"], found["value"], found["high"]) == (0, 0, 0)
-    blind = lstm.task.blind(len(ours))
+    blind = lstm.task.blind(rows.examples)
     assert blind is not None
     better = difference(rows, ours, blind)
     assert better is not None

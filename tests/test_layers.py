@@ -28,7 +28,7 @@ runs
 augment metrics
 tasks
 evaluation
-comparing fewshot searching
+comparing extracting fewshot searching
 finetuning
 scoring
 ensembling robustness

@@ -338,7 +338,7 @@ def beginning(wish: Wish, data: Data) -> tuple[str, Any, tokenizers.Tokenizer]:
     texts = [text for each in data.train for text in each.texts]
     if cls.reads_texts:
         return wish.family, whole_config(wish, data.task, texts), tokenizers.train("char", texts, 20_000)
-    tokenizer = tokenizer_for(wish.tokenizer, data.task, texts)
+    tokenizer = tokenizer_for(wish.tokenizer, data.task, data.task.vocabulary(data.train))
     known = {each.name for each in fields(config_class)}
     values: dict[str, Any] = {
         "vocab_size": tokenizer.vocab_size, "end_id": tokenizer.end_id, "dropout": 0.3, "tie_head": True,
@@ -419,7 +419,7 @@ def encoded(
         return [], []
     frame = frame_of(config, tokenizer, data.task.settings.longest)
     train, dev = (rows_of(data.task, part, tokenizer, frame) for part in (data.train, data.dev))
-    learnt = [row for row in train if row.label is not None]
+    learnt = data.task.to_learn(train)
     if not learnt:
         raise DataError(f"none of the {len(data.train):,} rows says what there is to learn")
     return learnt, dev

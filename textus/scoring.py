@@ -137,8 +137,8 @@ def floors(run: Path, record: dict[str, Any], rows: Rows, outputs: Sequence[Any]
     as there are such. What cannot be had is told.
     """
     others: dict[str, Sequence[Any]] = {}
-    if (blind := rows.task.blind(len(rows.examples))) is not None:
-        others["majority"] = blind
+    if (blind := rows.task.blind(rows.examples)) is not None:
+        others[rows.task.blindly] = blind
     if rows.task.floor not in (None, record["family"]) and (kept := floor_run(run, record)):
         model, tokenizer, _ = load(kept)
         others[LINEAR] = read(model, rows.task, tokenizer, rows.examples)

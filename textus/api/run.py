@@ -102,13 +102,25 @@ class Run:
         floors: bool = True,
         out: str | Path | None = None,
         task: Task | None = None,
+        entities: str | Path | None = None,
     ) -> dict[str, Any]:
         """How well it answers the labelled rows of a file: the task's figures with their intervals.
 
         `by`: columns of the file whose values are told apart, or `length`. `floors`: beside what those who know less
         reach, which the first time may mean to train one. `out`: a folder for the page and the figures. `task`: another
-        than its own, by `task_as`.
+        than its own, by `task_as`. `entities`: of a relations run, the tagging run that finds the entities; the rows'
+        own are then what is to be found, and no floor or page goes with the figures.
         """
+        if entities is not None:
+            from textus.extracting import measured
+
+            if by or out:
+                raise UsageError(
+                    "--entities: --slice and --out go with the rows' own entities; leave them out"
+                )
+            found = measured(Path(entities), self.path, Path(on), columns)
+            about = {"run": str(self.path), "entities": str(entities), "on": str(on)}
+            return {**about, "task": "relations from raw text", **found}
         from textus import scoring
         from textus.tasks import read
 
@@ -124,6 +136,29 @@ class Run:
         if out is not None:
             scoring.write(Path(out), found, asked, {self.path.name: self.path / "log.jsonl"})
         return found
+
+    def triples(
+        self,
+        file: str | Path,
+        *,
+        entities: str | Path,
+        columns: str | None = None,
+        out: str | Path | None = None,
+        force: bool = False,
+    ) -> dict[str, Any]:
+        """The triples in a file's raw texts: the tagging run `entities` finds the entities, this relations run what
+        joins them. `out`: a file to write, .jsonl, .csv or .graphml.
+
+        Raises UsageError for runs of other tasks, DataError for a file without texts.
+        """
+        from textus import extracting
+
+        if out is not None:
+            extracting.kind_of(Path(out), force=force)
+        found = extracting.triples(Path(file), Path(entities), self.path, columns)
+        if out is not None:
+            extracting.write(Path(out), found["triples"], force=force)
+        return {"run": str(self.path), "entities_run": str(entities), "on": str(file), **found}
 
     def task_as(self, name: str, settings: Sequence[str] = ()) -> Task:
         """The run's own task, or similarity for a run that has not learnt it; `settings` are assignments to its fields,

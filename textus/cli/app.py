@@ -23,6 +23,7 @@ from textus.cli.using import (
     robustness,
     serve,
     show,
+    triples,
     verify,
 )
 
@@ -37,6 +38,7 @@ VERBS: dict[str, Callable[..., Any] | dict[str, Callable[..., Any]]] = {
     "finetune": finetune,
     "tune": tune,
     "predict": predict,
+    "triples": triples,
     "fewshot": fewshot,
     "embed": embed,
     "index": {"build": index_build, "evaluate": index_evaluate},

@@ -133,9 +133,20 @@ class TaskFlags:
         option("Write a page with pictures, and the figures (HTML, JSON) here.", metavar="FOLDER"),
     ] = None
 
+    entities: Annotated[
+        Path | None,
+        option("Of a relations run: find the entities by this tagging run, in the raw text.", metavar="RUN"),
+    ] = None
+
     def given(self) -> dict[str, Any]:
         """As keywords of `Run.evaluate_task`."""
-        return {"columns": self.columns, "by": self.by or (), "floors": not self.no_floors, "out": self.out}
+        more = {"entities": self.entities} if self.entities else {}
+        return {
+            "columns": self.columns,
+            "by": self.by or (),
+            "floors": not self.no_floors,
+            "out": self.out,
+        } | more
 
     def refuse(self, run: Path) -> None:
         """UsageError for a flag that a run without a task has no use for."""
@@ -144,6 +155,7 @@ class TaskFlags:
             "--slice": self.by,
             "--no-floors": self.no_floors,
             "--out": self.out,
+            "--entities": self.entities,
         }
         if wrong := [name for name, value in given.items() if value]:
             raise UsageError(f"{wrong[0]}: {run} was not fine-tuned for a task; leave it out")

@@ -7,6 +7,8 @@ from typing import Any
 
 from textus.report import cell, size, table
 
+MOST_TRIPLES = 30
+
 
 def corpus(found: Mapping[str, Any]) -> str:
     """What `corpus build` and `corpus show` say."""
@@ -127,18 +129,32 @@ def shown(value: Any) -> Any:
         return ", ".join(map(str, map(shown, value)))
     if isinstance(value, Mapping) and {"text", "label", "start", "end"} <= value.keys():
         return f"{value['text']} ({value['label']} {value['start']}–{value['end']})"
+    if isinstance(value, Mapping) and {"head", "relation", "tail"} <= value.keys():
+        return f"{shown(value['head'])} – {value['relation']} → {shown(value['tail'])}"
     return value
+
+
+def triples(found: Mapping[str, Any]) -> str:
+    """What `triples` says: a row a triple, the first of many."""
+    rows = [
+        {"triple": shown(each), "probability": each["probability"], "document": each["document"]}
+        for each in found["triples"]
+    ]
+    more = [f"and {len(rows) - MOST_TRIPLES:,} more"] if len(rows) > MOST_TRIPLES else []
+    counts = f"{len(rows):,} triples of {found['entities']:,} entities in {found['texts']:,} texts of {found['on']}"
+    return "\n".join([*([table(rows[:MOST_TRIPLES])] if rows else []), *more, counts])
 
 
 def task_scores(found: Mapping[str, Any]) -> str:
     """What `evaluate` says of fine-tuned runs: figures, floors, members, slices, classes, most confident mistakes."""
     apart = (
         "run", "runs", "on", "classes", "targets", "confusion", "mistakes", "floors", "members", "slices",
-        "reliability",
+        "reliability", "entity_classes",
     )  # fmt: skip
     main = {name: value for name, value in found.items() if name not in apart and value is not None}
     lines = [figures(f"{found['run']} on {found['on']}", main)]
     tables = [[{"floor": name, **each} for name, each in found.get("floors", {}).items()]]
+    tables.append(found.get("entity_classes", []))
     tables += [found.get("members", []), *found.get("slices", {}).values(), found.get("targets", [])]
     if len(classes := found.get("classes", [])) <= 30:
         tables.append(classes)

@@ -165,7 +165,8 @@ def finished(run: Any) -> Answer:
     known = {name: value for name, value in facts.items() if value is not None}
     tries = [f"textus evaluate {run.path}"]
     if run.task_name:
-        tries = [f'textus predict {run.path} "…"', f"textus evaluate {run.path} --on TEST"]
+        what = "FILE" if run.task_name == "relations" else '"…"'
+        tries = [f"textus predict {run.path} {what}", f"textus evaluate {run.path} --on TEST"]
     elif run.model.can_generate:
         tries.insert(0, f'textus generate {run.path} "Once upon a time"')
     tried = "   or: ".join(tries)

@@ -12,6 +12,7 @@ from cyclopts import Parameter
 from textus.cli.options import (
     Answer,
     Columns,
+    Force,
     Json,
     RunFolder,
     SamplingFlags,
@@ -138,6 +139,8 @@ def evaluate(
     if asked and ensemble:
         raise UsageError(f"--task {asked}: with --ensemble each run answers by its own task; leave it out")
     if ensemble:
+        if task.entities:
+            raise UsageError(f"--entities {task.entities}: goes with one relations run, not with --ensemble")
         if on is None:
             raise UsageError(f"--ensemble {ensemble}: give labelled rows, --on FILE")
         found = evaluate_together(runs, on, ensemble=ensemble, **task.given())
@@ -211,6 +214,30 @@ def predict(
         return Answer({"runs": runs, "ensemble": ensemble, "answers": found}, telling.answers(found))
     found = open_run(runs[0]).predict(asked, columns=columns)
     return Answer({"run": runs[0], "answers": found}, telling.answers(found))
+
+
+def triples(
+    file: Annotated[
+        Path, Parameter(name="FILE", help="Texts: rows with a text, or of a .txt file its lines.")
+    ],
+    /,
+    *,
+    entities: Annotated[Path, option("The tagging run that finds the entities.", metavar="RUN")],
+    relations: Annotated[Path, option("The relations run that joins them.", metavar="RUN")],
+    out: Annotated[Path | None, option("A file to write: .jsonl, .csv or .graphml.", metavar="FILE")] = None,
+    columns: Columns = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> Answer:
+    """Find triples (head, relation, tail) in raw text, each with its document and places, as a graph.
+
+    Example: textus triples news.jsonl --entities work/tagger --relations work/relations --out graph.graphml
+    """
+    from textus.api import open_run
+    from textus.cli import telling
+
+    found = open_run(relations).triples(file, entities=entities, columns=columns, out=out, force=force)
+    return Answer(found, telling.triples(found) + (f"\n{out}" if out else ""))
 
 
 def is_file(words: str) -> bool:

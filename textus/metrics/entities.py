@@ -8,7 +8,7 @@ I that no B comes before begins an entity.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,8 @@ from textus.metrics import bootstrap, interval
 
 Span = tuple[str, int, int]
 """Type, first token, and the token after the last."""
+Labelled = tuple[str, Hashable, Hashable]
+"""A span, or whatever else has a type and two parts, such as a triple's head and tail."""
 
 PREFIXES = frozenset("BIESLUM")
 """BILOU's L and U are E and S, the M of BMES is I."""
@@ -67,11 +69,12 @@ def scheme_counts(sentences: Sequence[Sequence[str]]) -> tuple[int, int]:
 
 
 def entity_scores(
-    gold: Sequence[Sequence[Span]], guess: Sequence[Sequence[Span]], *, seed: int = 0
+    gold: Sequence[Sequence[Labelled]], guess: Sequence[Sequence[Labelled]], *, seed: int = 0
 ) -> dict[str, Any]:
     """Micro F1, precision and recall with intervals by bootstrap over sentences; macro F1 and each type's figures.
 
-    An entity is right where its type, its first and its last token are. 0 where nothing is there to be found.
+    An entity is right where its type, its first and its last token are; a triple where its relation, its head and its
+    tail are. 0 where nothing is there to be found.
     """
     right = np.asarray([len(set(a) & set(b)) for a, b in zip(gold, guess, strict=True)], dtype=np.float64)
     real, called = (np.asarray([len(each) for each in part], dtype=np.float64) for part in (gold, guess))
@@ -86,7 +89,7 @@ def entity_scores(
     return found
 
 
-def by_type(gold: Sequence[Sequence[Span]], guess: Sequence[Sequence[Span]]) -> list[dict[str, Any]]:
+def by_type(gold: Sequence[Sequence[Labelled]], guess: Sequence[Sequence[Labelled]]) -> list[dict[str, Any]]:
     """Precision, recall, F1 and number of each type that is there or was answered."""
     hit, real, called = Counter[str](), Counter[str](), Counter[str]()
     for a, b in zip(gold, guess, strict=True):

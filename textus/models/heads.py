@@ -380,6 +380,37 @@ FAR = 1e4
 """Where the least and the greatest rating end: as good as nowhere."""
 
 
+class PairHead(nn.Module):
+    """One of C relations of two entities, from the states where their marks begin (Baldini Soares et al. 2019) and the
+    pooled state of the text (Wu and He 2019). `numbers` (B, 2) of a batch are the positions of the two, head first;
+    labels: (B,) class numbers.
+    """
+
+    def __init__(self, d_model: int, n_labels: int, *, pooling: str = "mean", dropout: float = 0.1) -> None:
+        super().__init__()
+        if pooling not in POOLINGS:
+            raise unknown("pooling", pooling, POOLINGS)
+        self.pooling, self.dropout = pooling, nn.Dropout(dropout)
+        self.out = Linear(3 * d_model, n_labels, bias=True)
+
+    def forward(self, hidden: Tensor, mask: Tensor | None, numbers: Tensor) -> Tensor:
+        """hidden (B, T, D), numbers (B, 2) -> scores (B, C)."""
+        rows = torch.arange(len(hidden), device=hidden.device)[:, None]
+        two = hidden[rows, numbers.long()].flatten(1)  # (B, 2 D)
+        whole = pool(hidden, mask, self.pooling).to(two.dtype)
+        return self.out(self.dropout(torch.cat([two, whole], dim=1))).float()
+
+    def loss(self, hidden: Tensor, batch: Batch) -> Loss:
+        """Nats summed over pairs."""
+        assert batch.numbers is not None
+        scores = self.forward(hidden, batch.mask, batch.numbers)
+        return Loss(F.cross_entropy(scores, batch.labels, reduction="sum"), float(len(scores)))
+
+    def predict(self, hidden: Tensor, mask: Tensor | None, numbers: Tensor) -> Tensor:
+        """Probabilities (B, C)."""
+        return self.forward(hidden, mask, numbers).softmax(-1)
+
+
 class SimilarityHead(nn.Module):
     """Vectors of texts that are read apart, and how near they are: hidden is (B, N, T, D), of N texts an example.
 
@@ -441,6 +472,7 @@ HEADS = {
     "span": SpanHead,
     "number": NumberHead,
     "ordinal": OrdinalHead,
+    "pair": PairHead,
     "similarity": SimilarityHead,
 }
 

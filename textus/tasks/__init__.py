@@ -38,6 +38,7 @@ TASKS = {
     "classification": ("textus.tasks.classification", "Classification"),
     "question-answering": ("textus.tasks.question_answering", "QuestionAnswering"),
     "regression": ("textus.tasks.regression", "Regression"),
+    "relations": ("textus.tasks.relations", "Relations"),
     "similarity": ("textus.tasks.similarity", "Similarity"),
     "tagging": ("textus.tasks.tagging", "Tagging"),
 }
@@ -101,6 +102,8 @@ class Task(ABC):
 
     alike: tuple[str, ...] = ()
     """Settings that runs must share for their answers to be put together."""
+    blindly = "majority"
+    """What the answers of `blind` are called."""
     floor: str | None = None
     """The family that a run of this task is measured against, trained on the same rows."""
     new_model: ClassVar[dict[str, Any]] = {}
@@ -133,6 +136,10 @@ class Task(ABC):
         """
         return kind or ("word" if has_blanks(texts) else "char"), 20_000
 
+    def vocabulary(self, examples: Sequence[Example]) -> list[str]:
+        """The texts that a new tokenizer learns from."""
+        return [text for each in examples for text in each.texts]
+
     @abstractmethod
     def head(self) -> dict[str, Any]:
         """What `heads.build_head` builds for it."""
@@ -149,6 +156,10 @@ class Task(ABC):
     def merged(self, rows: Sequence[Row], outputs: list[Any]) -> list[Any]:
         """One answer an example, from those of its rows."""
         return outputs
+
+    def to_learn(self, rows: Sequence[Row]) -> list[Row]:
+        """Those of the rows that training reads."""
+        return [row for row in rows if row.label is not None]
 
     def drawn(self, row: Row, random: np.random.Generator) -> Row:
         """The row as one step of training reads it."""
@@ -176,8 +187,8 @@ class Task(ABC):
         """The figure that is the mean of one value a row, and these values: what paired differences are told of."""
         return None
 
-    def blind(self, n: int) -> list[Any] | None:
-        """The best answers to `n` rows that nobody has read."""
+    def blind(self, examples: Sequence[Example]) -> list[Any] | None:
+        """The best answers to examples whose text nobody has read."""
         return None
 
     def mixed(self, members: Sequence[Sequence[Any]], how: str) -> list[Any]:

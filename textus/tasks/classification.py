@@ -190,10 +190,10 @@ class Classification(Task):
             return "exact_match", exact.astype(np.float64)
         return "accuracy", (probabilities.argmax(1) == self.gold(examples)).astype(np.float64)
 
-    def blind(self, n: int) -> list[Any] | None:
+    def blind(self, examples: Sequence[Example]) -> list[Any] | None:
         if self.settings.multi or not self.counts:
             return None
-        return [np.asarray(self.counts) / sum(self.counts)] * n
+        return [np.asarray(self.counts) / sum(self.counts)] * len(examples)
 
     def mixed(self, members: Sequence[Sequence[Any]], how: str) -> list[Any]:
         stacked = np.stack([np.stack(outputs) for outputs in members])  # (members, N, C)

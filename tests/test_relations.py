@@ -1,0 +1,677 @@
+"""Relations: rows of every form, marks around pairs, figures beside scikit-learn, triples from raw text."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import networkx
+import numpy as np
+import pytest
+import torch
+from labelled import written
+from sklearn.metrics import precision_recall_fscore_support
+
+from textus import api
+from textus.cli import main
+from textus.common import DataError, UsageError
+from textus.extracting import as_graphml
+from textus.loader import Batch
+from textus.models.heads import PairHead
+from textus.records import Record
+from textus.tasks import Frame, Row, batch_of, frame_of
+from textus.tasks.facts import fitted, related
+from textus.tasks.relations import Found, Relations, RelationsSettings
+from textus.tokenizer import Tokenizer
+from textus.tokenizer import train as train_tokenizer
+
+SMALL = ("train.batch_size=16", "model.n_layer=1", "model.d_model=32", "optim.rate=0.01")
+NAMES, TOWNS = ("Anna", "Bob", "Chen", "Dana"), ("Bonn", "Oslo", "Rome", "York")
+PATTERNS = (
+    ("person", "lives in", "place", [("lives in", 0, 1)]),
+    ("place", "never saw", "person", []),
+    ("person", "is a child of", "person", [("child of", 0, 1)]),
+    ("person", "has a child named", "person", [("child of", 1, 0)]),
+)
+"""Type, words, type, and what holds: in the last two the direction is in the words alone."""
+
+
+def sentences(n: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Rows of one or two facts each."""
+    draw, rows = random.Random(seed), []
+    for _ in range(n):
+        text, entities, relations = "", [], []
+        for one, words, other, held in draw.choices(PATTERNS, k=draw.randint(1, 2)):
+            first = len(entities)
+            for kind, before in ((one, ""), (other, words + " ")):
+                name = draw.choice(NAMES if kind == "person" else TOWNS)
+                text += (" " if text else "") + before + name
+                entities.append({"start": len(text) - len(name), "end": len(text), "label": kind})
+            text += " ."
+            relations += [
+                {"head": first + head, "relation": name, "tail": first + tail} for name, head, tail in held
+            ]
+        rows.append({"text": text, "entities": entities, "relations": relations})
+    return rows
+
+
+def row_of(text: str, entities: list[Any], relations: list[Any]) -> Record:
+    """One row; entities are (start, end, label), relations (head, name, tail)."""
+    held = [dict(zip(("head", "relation", "tail"), each, strict=True)) for each in relations]
+    return Record({"text": text, "entities": [list(each) for each in entities], "relations": held}, "row 1")
+
+
+def task_of(records: list[Record], **settings: Any) -> Relations:
+    return Relations.of(RelationsSettings(**settings), records)
+
+
+def rows_in(
+    task: Relations, records: list[Record], longest: int | None = None, kind: str = "char"
+) -> list[Row]:
+    """The rows of records, and the tokenizer learnt from them."""
+    examples = task.examples(records, labelled=True)
+    return task.rows(examples, tokenizer_of(task, records, kind), Frame((0,), 0, longest))
+
+
+def tokenizer_of(task: Relations, records: list[Record], kind: str) -> Tokenizer:
+    return train_tokenizer(kind, task.vocabulary(task.examples(records, labelled=True)), 600)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    found = tmp_path_factory.mktemp("relations")
+    written(found / "train.jsonl", sentences(240))
+    written(found / "test.jsonl", sentences(60, seed=1))
+    return found
+
+
+@pytest.fixture(scope="module")
+def tuned(folder: Path) -> api.Run:
+    return api.finetune(
+        folder / "train.jsonl", task="relations", model="lstm", out=folder / "run", epochs=3, settings=SMALL
+    )
+
+
+@pytest.fixture(scope="module")
+def tagger(folder: Path) -> api.Run:
+    return api.finetune(
+        folder / "train.jsonl", task="tagging", model="lstm", out=folder / "tagger", epochs=6, settings=SMALL
+    )
+
+
+# ── figures ────────────────────────────────────────────────────────────────────────────────────
+
+
+def drawn_answers(seed: int, n: int = 80) -> tuple[Relations, list[Any], list[Any]]:
+    """A task of three relations, rows with relations by chance, and answers half of which are right."""
+    draw = random.Random(seed)
+    records = []
+    for _ in range(n):
+        k = draw.randint(2, 4)
+        pairs = [(head, tail) for head in range(k) for tail in range(k) if head != tail]
+        held = [(head, draw.choice("abc"), tail) for head, tail in pairs if draw.random() < 0.3]
+        records.append(row_of("x" * k, [(at, at + 1, "t") for at in range(k)], held))
+    task = task_of(records)
+    examples = task.examples(records, labelled=True)
+    answers = [
+        [
+            Found(
+                *pair,
+                task.index[task.relation(each, *pair)] if draw.random() < 0.5 else draw.randrange(4),
+                0.5,
+            )
+            for pair in task.asked_pairs(each)
+        ]
+        for each in examples
+    ]
+    return task, examples, answers
+
+
+def test_figures_are_scikit_learns() -> None:
+    task, examples, answers = drawn_answers(seed=3)
+    found = task.scores(examples, answers)
+    gold = [
+        task.relation(each, one.head, one.tail)
+        for each, out in zip(examples, answers, strict=True)
+        for one in out
+    ]
+    guess = [task.labels[one.label] for out in answers for one in out]
+    relations = task.labels[1:]
+    theirs = precision_recall_fscore_support(gold, guess, labels=relations, average="micro")
+    for name, value in zip(("precision", "recall", "f1"), theirs, strict=False):
+        assert found[name]["value"] == pytest.approx(value)
+        assert found[name]["low"] < found[name]["value"] < found[name]["high"]
+    each = precision_recall_fscore_support(gold, guess, labels=relations, average=None)
+    for ours, name in enumerate(("precision", "recall", "f1", "n")):
+        assert [row[name] for row in found["classes"]] == pytest.approx(each[ours].tolist())
+    assert found["macro_f1"] == pytest.approx(each[2].mean())
+
+
+def test_direction_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    records = [row_of("a b", [(0, 1, "t"), (2, 3, "t")], [(0, "r", 1)])]
+    task = task_of(records)
+    examples = task.examples(records, labelled=True)
+    assert task.scores(examples, [[Found(0, 1, 1, 0.9), Found(1, 0, 0, 0.9)]])["f1"]["value"] == 1
+    turned = [[Found(0, 1, 0, 0.9), Found(1, 0, 1, 0.9)]]
+    assert task.scores(examples, turned)["f1"]["value"] == 0
+
+    def undirected(self: Relations, output: list[Found]) -> list[Any]:
+        return [("r", *sorted((each.head, each.tail))) for each in output if each.label]
+
+    monkeypatch.setattr(Relations, "triples", undirected)  # the fault that the line above would not let pass
+    assert task.scores(examples, turned)["f1"]["value"] == 1
+
+
+def test_no_relation_is_no_class_and_rows_without_any_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    records = [row_of("a b", [(0, 1, "t"), (2, 3, "t")], [(0, "r", 1)])]
+    task = task_of(records)
+    empty = task.examples([row_of("a b", [(0, 1, "t"), (2, 3, "t")], [])], labelled=True)
+    nothing = [[Found(0, 1, 0, 0.9), Found(1, 0, 0, 0.9)]]
+    found = task.scores(empty, nothing)
+    assert (found["f1"]["value"], found["classes"], found["exact_match"]["value"]) == (0, [], 1)
+    assert "these rows have no relation" in capsys.readouterr().err
+    assert task.scores(empty, [[Found(0, 1, 1, 0.9)]])["precision"]["value"] == 0
+
+
+def test_the_floor_is_what_most_pairs_of_the_types_have() -> None:
+    records = [
+        row_of("a b", [(0, 1, "x"), (2, 3, "y")], [(0, "r", 1)]),
+        row_of("a b", [(0, 1, "x"), (2, 3, "y")], [(0, "r", 1)]),
+        row_of("a b", [(0, 1, "x"), (2, 3, "y")], [(0, "s", 1)]),
+        row_of("a b", [(0, 1, "y"), (2, 3, "x")], [(0, "s", 1)]),
+        row_of("b a", [(0, 1, "x"), (2, 3, "y")], []),
+    ]
+    task = task_of(records)
+    assert task.settings.seen["x"]["y"] == {"no_relation": 2, "r": 2, "s": 1}
+    assert task.counts == [task.counts[0], 2, 2]
+    blind = task.blind(task.examples(records[:1], labelled=False))
+    assert blind is not None
+    assert [(each.head, each.tail, each.probability) for each in blind[0]] == [(0, 1, 0.4), (1, 0, 0.8)]
+
+
+# ── rows ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_all_forms_say_the_same() -> None:
+    plain = row_of("Anna lives in Bonn .", [(0, 4, "person"), (14, 18, "place")], [(0, "lives in", 1)])
+    tacred = {
+        "token": ["Anna", "lives", "in", "Bonn", "."], "subj_start": 0, "subj_end": 0, "subj_type": "person",
+        "obj_start": 3, "obj_end": 3, "obj_type": "place", "relation": "lives in",
+    }  # fmt: skip
+    spo = {"subject": "Anna", "subject_type": "person", "predicate": "lives in"}
+    duie = [{**spo, "object": "Bonn", "object_type": "place"}]
+    second = [{**spo, "object": {"@value": "Bonn"}, "object_type": {"@value": "place"}}]
+    wanted = related(plain, labelled=True)
+    for other in (tacred, {"text": wanted.text, "spo_list": duie}, {"text": wanted.text, "spo_list": second}):
+        found = related(Record(other, "row 1"), labelled=True)
+        assert (found.texts, found.entities, found.label) == (wanted.texts, wanted.entities, wanted.label)
+    assert related(Record(tacred, ""), labelled=True).only == ((0, 1),)
+
+
+def test_mentions_that_do_not_stand_in_their_text_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    spo = {"subject": "Anna", "subject_type": "p", "predicate": "r", "object_type": "q"}
+    values = {"text": "Anna Bonn", "spo_list": [{**spo, "object": "Bonn"}, {**spo, "object": "Rome"}]}
+    task_of([Record(values, "row 1")]).examples([Record(values, "row 1")], labelled=True)
+    assert "1 triples have a mention that does not stand in their text" in capsys.readouterr().err
+
+
+TWO = [(0, 1, "t"), (2, 3, "t")]
+
+
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        (row_of("a b", TWO, [(0, "r", 2)]), "the tail of 'r' is 2, not the place of one of its 2 entities"),
+        (row_of("a b", TWO, [(-1, "r", 1)]), "the head of 'r' is -1"),
+        (row_of("a b", TWO, [("0", "r", 1)]), "the head of 'r' is '0'"),
+        (row_of("a b", TWO, [(True, "r", 1)]), "the head of 'r' is True"),
+        (row_of("a b", TWO, [(1, "r", 1)]), "relates entity 1 with itself"),
+        (row_of("a b", TWO, [(0, " ", 1)]), "is ' ', not a name"),
+        (row_of("a b", [(0, 1, "t"), (2, 4, "t")], []), "the t at 2 to 4 is not in its text of 3 characters"),
+        (row_of("a b", [(0, 1, "")], []), "wanted a list of {start, end, label}"),
+        (Record({"text": "a b", "entities": []}, "row 1"), "has no 'relations'"),
+        (Record({"text": "a b", "relations": []}, "row 1"), "has no 'entities'"),
+        (Record({"text": "a b", "entities": [], "relations": [3]}, "row 1"), "is not {head, relation, tail}"),
+        (Record({"text": 3}, "row 1"), "has a text that is int"),
+        (Record({"subj_start": 0, "token": "a b"}, "row 1"), "'token' is a b, not a list of strings"),
+        (Record({"text": "a", "spo_list": None}, "row 1"), "'spo_list' is NoneType, not a list"),
+        (Record({"text": "a", "spo_list": [{}]}, "row 1"), "lacks a field"),
+    ],
+)  # fmt: skip
+def test_rows_that_cannot_be_are_named(record: Record, said: str) -> None:
+    with pytest.raises(DataError) as error:
+        related(record, labelled=True)
+    assert said in str(error.value)
+    assert "row 1" in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["subj_end", "obj_start"])
+def test_marks_outside_the_tokens_are_named(name: str) -> None:
+    values = {"token": ["a", "b"], "relation": "r"} | {
+        f"{role}_{end}": at for at, role in enumerate(("subj", "obj")) for end in ("start", "end")
+    }
+    values |= {"subj_type": "t", "obj_type": "t"}
+    assert related(Record(values, ""), labelled=True).entities == (("t", 0, 1), ("t", 2, 3))
+    with pytest.raises(DataError, match="are not in its 2 tokens"):
+        related(Record({**values, name: 2}, "row 1"), labelled=True)
+
+
+def test_data_without_a_relation_teaches_nothing() -> None:
+    with pytest.raises(DataError, match="none of the 1 rows has a relation"):
+        task_of([row_of("a b", TWO, [])])
+    with pytest.raises(DataError, match="none of the 1 rows has a relation"):
+        task_of([row_of("a b", TWO, [(0, "Other", 1)])], none="Other")
+    task = task_of([row_of("a b", TWO, [(0, "r", 1)])])
+    with pytest.raises(DataError, match="none of the 1 rows to choose by has a relation"):
+        task.can_choose(task.examples([row_of("a b", TWO, [])], labelled=True))
+
+
+@pytest.mark.parametrize("setting", ["negatives=0", "negatives=1.5", "reach=0", "seen=1"])
+def test_settings_out_of_range_are_refused(setting: str, folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=setting.partition("=")[0]):
+        api.finetune(
+            folder / "train.jsonl",
+            task="relations",
+            model="lstm",
+            out=tmp_path / "x",
+            settings=[f"task.{setting}"],
+        )
+    assert not (tmp_path / "x").exists()
+
+
+# ── pairs ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_text_with_one_entity_has_no_pair_and_an_answer(capsys: pytest.CaptureFixture[str]) -> None:
+    records = [
+        row_of("a b", TWO, [(0, "r", 1)]),
+        row_of("a b", TWO[:1], []),
+        row_of("a b", TWO, [(1, "r", 0)]),
+    ]
+    task = task_of(records)
+    rows = rows_in(task, records)
+    assert [row.about[:2] for row in rows] == [(0, (0, 1)), (0, (1, 0)), (1, None), (2, (0, 1)), (2, (1, 0))]
+    assert "1 of 3 rows have no two entities, so no pair" in capsys.readouterr().err
+    merged = task.merged(rows, [np.asarray([0.4, 0.6])] * len(rows))
+    assert list(map(len, merged)) == [2, 0, 2]
+    assert task.to_learn(rows) == [row for row in rows if row.about[1]]
+
+
+def test_thousands_of_entities_are_asked_by_reach(capsys: pytest.CaptureFixture[str]) -> None:
+    n = 3000
+    entities = [(2 * at, 2 * at + 1, "t") for at in range(n)]
+    record = row_of("x " * n, entities, [(0, "r", 1), (5, "r", 9), (0, "r", n - 1)])
+    task = task_of([record], reach=5)
+    rows = rows_in(task, [record], longest=48)
+    assert len(rows) == 2 * (5 * n - 15)  # every ordered pair at most 5 apart
+    assert max(len(row.ids) for row in rows) <= 48
+    said = capsys.readouterr().err
+    assert f"{n * (n - 1) - len(rows):,} lie more than 5 entities apart" in said
+    assert "1 relations join types that none joined in training, or lie more than 5" in said
+    assert all(abs(row.about[1][0] - row.about[1][1]) <= 5 for row in rows)
+
+
+def test_types_that_nothing_joined_are_not_asked_and_that_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    three = [(0, 1, "x"), (2, 3, "y"), (4, 5, "z")]
+    learnt = row_of("a b c", three, [(0, "r", 1)])
+    task = task_of([learnt])
+    assert task.settings.seen == {"x": {"y": {"r": 1}}}
+    asked = [row_of("a b c", three, [(0, "r", 1), (1, "r", 2), (0, "q", 1)])]
+    rows = rows_in(task, asked)
+    assert [row.about[1] for row in rows] == [(0, 1)]
+    said = capsys.readouterr().err
+    assert "1 of 6 pairs of entities in 1 texts are asked; 5 are of types that no relation joined" in said
+    assert "1 relations were never seen in training (q): they count as missed" in said
+    assert "1 relations join types that none joined in training" in said
+    assert "1 relations join a pair that has another" in said
+
+
+def test_a_share_of_the_pairs_without_a_relation_is_drawn_once(capsys: pytest.CaptureFixture[str]) -> None:
+    records = [Record(row, f"row {number}") for number, row in enumerate(sentences(120))]
+    task = task_of(records, negatives=0.25)
+    rows = rows_in(task, records)
+    kept = task.to_learn(rows)
+    assert kept == task.to_learn(rows)
+    held, none = [row for row in rows if row.label], [row for row in rows if row.label == 0]
+    assert [row for row in kept if row.label] == held
+    share = sum(row.label == 0 for row in kept) / len(none)
+    assert 0.15 < share < 0.35
+    assert (
+        f"{len(held):,} pairs with a relation to learn from, {len(none):,} without" in capsys.readouterr().err
+    )
+
+
+# ── marks ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("kind", ["char", "word", "bpe", "wordpiece"])
+def test_marks_stand_around_the_pair_and_nothing_else_changes(kind: str) -> None:
+    records = [Record(row, f"row {number}") for number, row in enumerate(sentences(40))]
+    task = task_of(records)
+    tokenizer = tokenizer_of(task, records, kind)
+    examples = task.examples(records, labelled=True)
+    rows = task.rows(examples, tokenizer, Frame((0,), 0, None))
+    assert len(rows) > 80
+    for row in rows:
+        example = examples[row.about[0]]
+        said, text = tokenizer.decode(row.ids[1:-1]).replace(" ", ""), example.text.replace(" ", "")
+        head, tail = (example.entity(number) for number in row.about[1])
+        assert f"@*{head['label']}*{head['text']}@" in said
+        assert f"#^{tail['label']}^{tail['text']}#" in said
+        for mark in ("@", f"*{head['label']}*", "#", f"^{tail['label']}^"):
+            said = said.replace(mark, "")
+        assert said == text
+        first = [tokenizer.decode([row.ids[int(place)]]).strip()[:1] for place in row.numbers]
+        assert first == ["@", "#"]
+
+
+@pytest.mark.parametrize(
+    ("spans", "wanted"),
+    [
+        (((0, 4), (0, 2)), "@*t*#^t^北京#大学@"),  # one in the other
+        (((0, 2), (0, 4)), "#^t^@*t*北京@大学#"),
+        (((0, 4), (0, 4)), "@*t*#^t^北京大学#@"),  # the same stretch twice
+        (((0, 3), (2, 4)), "@*t*北京#^t^大@学#"),  # across each other
+        (((0, 2), (2, 4)), "@*t*北京@#^t^大学#"),  # side by side
+        (((2, 4), (0, 2)), "#^t^北京#@*t*大学@"),
+    ],
+)  # fmt: skip
+def test_entities_may_overlap(spans: tuple[tuple[int, int], ...], wanted: str) -> None:
+    record = row_of("北京大学", [(*span, "t") for span in spans], [(0, "r", 1)])
+    task = task_of([record])
+    tokenizer = tokenizer_of(task, [record], "char")
+    row = rows_in(task, [record])[0] if spans[0] <= spans[1] else rows_in(task, [record])[1]
+    assert row.about[1] == (0, 1)
+    assert tokenizer.decode(row.ids[1:-1]) == wanted
+    assert [wanted[int(place) - 1] for place in row.numbers] == ["@", "#"]
+
+
+def test_what_is_read_of_a_long_text_is_around_the_pair() -> None:
+    draw, cut = random.Random(0), 0
+    for _ in range(500):
+        n, room = draw.randint(20, 200), draw.randint(16, 100)
+        spans = []
+        for _ in range(2):
+            start = draw.randrange(n - 6)
+            spans.append((start, draw.randint(start + 5, n)))
+        kept, places, through = fitted(list(range(n)), spans, room)
+        assert len(kept) == min(n, room) or (through and len(kept) <= room)
+        assert [kept[place] for place in places] == [start for start, _ in spans]
+        whole = max(end for _, end in spans) - min(start for start, _ in spans) <= room
+        assert through != whole
+        if whole:
+            assert kept == list(range(kept[0], kept[0] + len(kept)))
+            assert all(set(range(*span)) <= set(kept) for span in spans)
+        cut += through
+    assert cut > 50
+
+
+def test_a_pair_too_far_apart_and_a_window_too_small_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    record = row_of("a" + " x" * 100 + " b", [(0, 1, "t"), (202, 203, "t")], [(0, "r", 1)])
+    task = task_of([record])
+    row = rows_in(task, [record], longest=40)[0]
+    assert len(row.ids) == 40
+    assert "2 pairs lie further apart than 40 tokens" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="do not fit in 12 ids"):
+        rows_in(task, [record], longest=12)
+
+
+def test_marks_that_the_tokenizer_does_not_know_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    record = row_of("a b", TWO, [(0, "r", 1)])
+    task = task_of([record])
+    task.rows(
+        task.examples([record], labelled=True), train_tokenizer("char", ["a b t"], 50), Frame((0,), 0, None)
+    )
+    assert "does not know the marks of head and tail" in capsys.readouterr().err
+
+
+def test_the_head_reads_both_places_in_their_order() -> None:
+    torch.manual_seed(0)
+    head, hidden = PairHead(4, 3, dropout=0.0), torch.randn(2, 6, 4)
+    mask = torch.tensor([[True] * 6, [True] * 4 + [False] * 2])
+    places = torch.tensor([[1.0, 4.0], [3.0, 0.0]], dtype=torch.float64)
+    states = [
+        torch.cat([hidden[0, 1], hidden[0, 4], hidden[0].mean(0)]),
+        torch.cat([hidden[1, 3], hidden[1, 0], hidden[1, :4].mean(0)]),
+    ]
+    wanted = torch.stack(states) @ head.out.weight.T + head.out.bias
+    assert torch.allclose(head(hidden, mask, places), wanted, atol=1e-6)
+    assert not torch.allclose(head(hidden, mask, places.flip(1)), wanted, atol=1e-3)
+    labels = torch.tensor([2, 0])
+    batch = Batch(
+        torch.zeros(2, 6, dtype=torch.long), torch.zeros(2, 6, dtype=torch.long), torch.ones(2, 6), mask=mask,
+        labels=labels, numbers=places,
+    )  # fmt: skip
+    loss = head.loss(hidden, batch)
+    assert float(loss.total.detach()) == pytest.approx(
+        float(torch.nn.functional.cross_entropy(wanted, labels).detach() * 2), abs=1e-5
+    )
+    with pytest.raises(UsageError, match="pooling"):
+        PairHead(4, 3, pooling="most")
+
+
+def test_a_batch_holds_the_places_of_its_rows(tuned: api.Run) -> None:
+    task = tuned.task
+    assert isinstance(task, Relations)
+    examples = task.examples([Record(row, "row") for row in sentences(5, seed=3)], labelled=True)
+    rows = task.rows(examples, tuned.tokenizer, frame_of(tuned.model.config, tuned.tokenizer, 64))
+    batch = batch_of(task, rows, tuned.tokenizer.pad_id)
+    assert batch.numbers is not None
+    for row, places, ids in zip(rows, batch.numbers, batch.ids, strict=True):
+        assert [int(ids[int(place)]) for place in places] == [row.ids[int(place)] for place in row.numbers]
+
+
+# ── learnt ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_relations_and_their_direction_are_learnt(tuned: api.Run, folder: Path) -> None:
+    found = tuned.evaluate_task(folder / "test.jsonl", out=folder / "page")
+    assert found["f1"]["value"] > 0.9
+    assert {each["label"]: each["f1"] > 0.8 for each in found["classes"]} == {
+        "child of": True,
+        "lives in": True,
+    }
+    floor = found["floors"]["majority by types"]
+    assert floor["f1"]["value"] < 0.5
+    assert floor["difference"]["low"] > 0
+    assert (folder / "page" / "evaluation.html").exists()
+
+
+def test_answers_stand_where_they_say(
+    tuned: api.Run, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = sentences(60, seed=1)
+    answers = tuned.predict(folder / "test.jsonl")
+    assert len(answers) == len(rows)
+    right = 0
+    for row, answer in zip(rows, answers, strict=True):
+        for each in answer["triples"]:
+            for role in ("head", "tail"):
+                entity = each[role]
+                assert row["text"][entity["start"] : entity["end"]] == entity["text"]
+            held = [(row["entities"][r["head"]]["start"], r["relation"]) for r in row["relations"]]
+            right += (each["head"]["start"], each["relation"]) in held
+    assert right > 30
+    capsys.readouterr()
+    assert main(["predict", str(tuned.path), str(folder / "test.jsonl")]) == 0
+    assert "– lives in →" in capsys.readouterr().out
+    assert main(["predict", str(tuned.path), "Anna lives in Bonn ."]) == 2
+    assert "is a text without entities" in capsys.readouterr().err
+
+
+def test_broken_off_and_resumed_it_ends_in_the_same_bytes(tuned: api.Run) -> None:
+    assert api.prove_resume(tuned.path)["identical"]
+
+
+@pytest.mark.parametrize("family", ["encoder", "decoder"])
+def test_other_families_learn_it_and_chinese_by_character(family: str, tmp_path: Path) -> None:
+    rows = [
+        {
+            "text": text.format(name, town),
+            "entities": [
+                {"start": at, "end": at + 2, "label": kind} for at, kind in ((0, "人名"), (4, "地名"))
+            ],
+            "relations": [{"head": 0, "relation": "住", "tail": 1}] if "住" in text else [],
+        }
+        for text in ("{}住在{}。", "{}没去{}。")
+        for name in ("张三", "李四", "王五", "赵六")
+        for town in ("北京", "上海", "南京", "天津")
+    ]
+    data = written(tmp_path / "zh.jsonl", rows)
+    settings = [*SMALL, "train.batch_size=8"]
+    run = api.finetune(
+        data, task="relations", model=family, out=tmp_path / "run", dev=data, epochs=12, settings=settings
+    )
+    assert run.tokenizer.kind == "char"
+    assert run.evaluate_task(data, floors=False)["f1"]["value"] > 0.9
+
+
+# ── from raw text ──────────────────────────────────────────────────────────────────────────────
+
+
+def test_triples_of_raw_text_cite_it(tuned: api.Run, tagger: api.Run, tmp_path: Path) -> None:
+    text = "Anna lives in Bonn .\r\n\n  Bob is a child of Dana .\nRome never saw Chen .\n"
+    file = tmp_path / "news.txt"
+    file.write_bytes(text.encode())
+    out = tmp_path / "graph.jsonl"
+    found = tuned.triples(file, entities=tagger.path, out=out)
+    assert (found["texts"], found["entities"]) == (3, 6)
+    said = {(each["head"]["text"], each["relation"], each["tail"]["text"]) for each in found["triples"]}
+    assert said == {("Anna", "lives in", "Bonn"), ("Bob", "child of", "Dana")}
+    for each in found["triples"]:
+        assert each["document"] == str(file)
+        assert each["text"] in text
+        for role in ("head", "tail"):
+            assert text[each[role]["start"] : each[role]["end"]] == each[role]["text"]
+    assert [json.loads(line) for line in out.read_text().splitlines()] == found["triples"]
+    with pytest.raises(UsageError, match="exists already"):
+        tuned.triples(file, entities=tagger.path, out=out)
+
+
+def test_a_graph_is_read_by_others(tuned: api.Run, tagger: api.Run, folder: Path, tmp_path: Path) -> None:
+    words = [
+        "triples",
+        str(folder / "test.jsonl"),
+        "--entities",
+        str(tagger.path),
+        "--relations",
+        str(tuned.path),
+    ]
+    for name in ("g.graphml", "g.csv"):
+        assert main([*words, "--out", str(tmp_path / name)]) == 0
+    found = tuned.triples(folder / "test.jsonl", entities=tagger.path)["triples"]
+    graph = networkx.read_graphml(tmp_path / "g.graphml", force_multigraph=True)
+    edges = {
+        (
+            graph.nodes[a]["name"],
+            each["relation"],
+            graph.nodes[b]["name"],
+            each["document"],
+            each["head_start"],
+        )
+        for a, b, each in graph.edges(data=True)
+    }
+    wanted = {
+        (e["head"]["text"], e["relation"], e["tail"]["text"], e["document"], e["head"]["start"])
+        for e in found
+    }
+    assert edges == wanted
+    assert len(graph) == len(
+        {(e[role]["text"], e[role]["label"]) for e in found for role in ("head", "tail")}
+    )
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "g.csv").read_text())))
+    assert [(row["head"], row["relation"], row["tail"]) for row in rows] == [
+        (each["head"]["text"], each["relation"], each["tail"]["text"]) for each in found
+    ]
+
+
+def test_what_xml_cannot_hold_is_replaced() -> None:
+    entity = {"text": 'a\x00<&"', "label": "t", "start": 0, "end": 5}
+    triple = {
+        "head": entity,
+        "relation": "r",
+        "tail": entity,
+        "probability": 0.5,
+        "document": "d",
+        "text": "\x1b",
+    }
+    graph = networkx.parse_graphml(as_graphml([triple]), force_multigraph=True)
+    assert [each["name"] for _, each in graph.nodes(data=True)] == ['a\ufffd<&"']
+
+
+def test_figures_from_raw_text_are_those_of_its_triples(
+    tuned: api.Run, tagger: api.Run, folder: Path
+) -> None:
+    found = tuned.evaluate_task(folder / "test.jsonl", entities=tagger.path)
+    gold, guess = set(), set()
+    rows = sentences(60, seed=1)
+    for number, row in enumerate(rows, 1):
+        for each in row["relations"]:
+            ends = [
+                (row["entities"][each[role]]["start"], row["entities"][each[role]]["end"])
+                for role in ("head", "tail")
+            ]
+            gold.add((number, each["relation"], *ends))
+    for each in tuned.triples(folder / "test.jsonl", entities=tagger.path)["triples"]:
+        ends = [(each[role]["start"], each[role]["end"]) for role in ("head", "tail")]
+        guess.add((int(each["document"].rpartition(" ")[2]), each["relation"], *ends))
+    right = len(gold & guess)
+    assert found["precision"]["value"] == pytest.approx(right / len(guess))
+    assert found["recall"]["value"] == pytest.approx(right / len(gold))
+    assert found["f1"]["value"] > 0.5
+    alone = tagger.evaluate_task(folder / "test.jsonl")
+    assert found["entity_f1"]["value"] == pytest.approx(alone["f1"]["value"])
+
+
+def test_runs_that_do_not_belong_are_refused(
+    tuned: api.Run, tagger: api.Run, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    test = str(folder / "test.jsonl")
+    with pytest.raises(
+        UsageError, match=r"--entities .* was fine-tuned for relations; give a run of .*--task tagging"
+    ):
+        tuned.triples(test, entities=tuned.path)
+    with pytest.raises(UsageError, match=r"was fine-tuned for tagging; give a run of .*--task relations"):
+        tagger.triples(test, entities=tagger.path)
+    with pytest.raises(UsageError, match="unknown form of triples"):
+        tuned.triples(test, entities=tagger.path, out=tmp_path / "g.json")
+    other = [
+        {"tokens": ["Anna", "sleeps"], "tags": ["B-NAME", "O"]},
+        {"tokens": ["it", "rains"], "tags": ["O", "O"]},
+    ]
+    plain = [
+        {"tokens": ["Anna", "sleeps"], "tags": ["N", "V"]},
+        {"tokens": ["it", "rains"], "tags": ["P", "V"]},
+    ]
+    for name, rows, said in (("names", other, "no type is common to both"), ("plain", plain, "no entities")):
+        data = written(tmp_path / f"{name}.jsonl", rows)
+        run = api.finetune(
+            data, task="tagging", model="rnn", out=tmp_path / name, dev=data, epochs=1, settings=SMALL
+        )
+        with pytest.raises(UsageError, match=said):
+            tuned.triples(test, entities=run.path)
+    assert (
+        main(
+            [
+                "evaluate",
+                str(tuned.path),
+                str(tuned.path),
+                "--on",
+                test,
+                "--ensemble",
+                "mean",
+                "--entities",
+                "x",
+            ]
+        )
+        == 2
+    )
+    assert "not with --ensemble" in capsys.readouterr().err
+    empty = tmp_path / "empty.txt"
+    empty.write_text("\n \n")
+    with pytest.raises(DataError, match="holds no text"):
+        tuned.triples(empty, entities=tagger.path)

@@ -1,0 +1,256 @@
+"""Rows for relations: a text, the entities in it, and what joins two of them.
+
+Three forms are read: `text`, `entities` [{start, end, label}] and `relations` [{head, relation, tail}] by places in the
+list of entities; TACRED's rows (Zhang et al. 2017: `token`, a marked subject and object, `relation`), in which the
+marked pair alone is asked; DuIE's (Li et al. 2019: `text`, `spo_list`), whose mentions have no places and are taken
+where they stand first.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from textus.common import DataError
+from textus.metrics.entities import Span
+from textus.records import Record
+from textus.tasks import Example
+from textus.tasks.tokens import checked, entities_of
+
+Triple = tuple[str, int, int]
+"""Relation, and the places of its head and tail in the list of entities."""
+
+
+@dataclass(frozen=True)
+class Related(Example):
+    """An example whose one text has `entities` (type, start, end, in characters); its label is their triples, each
+    once. `only`: the pairs that are asked (None: any). `nowhere`: triples whose mentions do not stand in the text.
+    """
+
+    entities: tuple[Span, ...] = ()
+    only: tuple[tuple[int, int], ...] | None = None
+    nowhere: int = 0
+
+    @property
+    def text(self) -> str:
+        """What its entities stand in."""
+        return self.texts[0]
+
+    def entity(self, number: int) -> dict[str, Any]:
+        """One entity as JSON values."""
+        label, start, end = self.entities[number]
+        return {"text": self.text[start:end], "label": label, "start": start, "end": end}
+
+
+def related(record: Record, *, labelled: bool) -> Related:
+    """A row as an example. Raises DataError, naming the row, for what cannot be one."""
+    if "subj_start" in record.values:
+        return of_marked(record, labelled=labelled)
+    text = text_of(record)
+    if "spo_list" in record.values:
+        return of_mentions(record, text)
+    entities = entities_of(record, text)
+    triples = triples_of(record, len(entities)) if labelled else None
+    return Related((text,), triples, record.where, entities=tuple(entities))
+
+
+def text_of(record: Record) -> str:
+    """The text of a row."""
+    text = record.values.get("text")
+    if not isinstance(text, str):
+        shown = ", ".join(map(repr, list(record.values)[:30]))
+        found = f"has {shown}" if text is None else f"has a text that is {type(text).__name__} ({text!r})"
+        raise DataError(
+            f"{record.where} {found}; it needs text, entities and relations: name their columns, such as"
+            " --columns text=COLUMN,entities=COLUMN,relations=COLUMN"
+        )
+    return text
+
+
+def triples_of(record: Record, n_entities: int) -> tuple[Triple, ...]:
+    """The relations of a row, checked against its number of entities."""
+    value = record.values.get("relations")
+    if not isinstance(value, list):
+        said = "has no 'relations'" if value is None else f"has relations that are {type(value).__name__}"
+        raise DataError(
+            f"{record.where} {said}; give a list of {{head, relation, tail}}, empty where there is none, or name its"
+            " column with --columns relations=COLUMN"
+        )
+    found: dict[Triple, None] = {}
+    for each in value:
+        try:
+            head, name, tail = each["head"], each["relation"], each["tail"]
+        except (KeyError, TypeError) as error:
+            raise DataError(
+                f"{record.where}: the relation {str(each)[:200]} is not {{head, relation, tail}} ({error!r})"
+            ) from error
+        for role, place in (("head", head), ("tail", tail)):
+            if type(place) is not int or not 0 <= place < n_entities:
+                raise DataError(
+                    f"{record.where}: the {role} of {name!r} is {place!r}, not the place of one of its {n_entities}"
+                    " entities, counted from 0"
+                )
+        found[triple(name, head, tail, record.where)] = None
+    return tuple(found)
+
+
+def triple(name: Any, head: int, tail: int, where: str) -> Triple:
+    """A triple. DataError for a name that is none, or an entity that is related to itself."""
+    if not isinstance(name, str) or not name.strip():
+        raise DataError(f"{where}: the relation of {head} and {tail} is {name!r}, not a name")
+    if head == tail:
+        raise DataError(
+            f"{where}: {name!r} relates entity {head} with itself; a relation has two entities, mend the row"
+        )
+    return name.strip(), head, tail
+
+
+def of_marked(record: Record, *, labelled: bool) -> Related:
+    """TACRED's form: tokens, of which subject and object are marked, both ends included."""
+    values, where = record.values, record.where
+    tokens = values.get("token", values.get("tokens"))
+    if not isinstance(tokens, list) or not all(isinstance(each, str) for each in tokens):
+        raise DataError(f"{where}: 'token' is {str(tokens)[:80]}, not a list of strings")
+    starts, at = [], 0
+    for token in tokens:
+        starts.append(at)
+        at += len(token) + 1
+    entities = []
+    for role in ("subj", "obj"):
+        first, last = values.get(f"{role}_start"), values.get(f"{role}_end")
+        try:
+            kind, first, last, _ = checked(values.get(f"{role}_type"), first, last, None)
+        except ValueError as error:
+            raise DataError(f"{where}: {role}_type, {role}_start and {role}_end: {error}") from error
+        if not 0 <= first <= last < len(tokens):
+            raise DataError(
+                f"{where}: {role}_start {first} and {role}_end {last} are not in its {len(tokens)} tokens"
+            )
+        entities.append((kind, starts[first], starts[last] + len(tokens[last])))
+    label = (triple(values.get("relation"), 0, 1, where),) if labelled else None
+    return Related((" ".join(tokens),), label, where, entities=tuple(entities), only=((0, 1),))
+
+
+def of_mentions(record: Record, text: str) -> Related:
+    """DuIE's form: {subject, subject_type, predicate, object, object_type}, the object and its type under "@value" in
+    the second edition.
+    """
+    entities: dict[Span, int] = {}
+    triples: dict[Triple, None] = {}
+    nowhere = 0
+    if not isinstance(given := record.values["spo_list"], list):
+        raise DataError(f"{record.where}: 'spo_list' is {type(given).__name__}, not a list")
+    for each in given:
+        try:
+            found = [each[name] for name in ("subject", "subject_type", "object", "object_type")]
+            predicate = each["predicate"]
+        except (KeyError, TypeError) as error:
+            raise DataError(
+                f"{record.where}: {str(each)[:200]} in spo_list lacks a field ({error!r}); wanted subject,"
+                " subject_type, predicate, object, object_type"
+            ) from error
+        words = [str((value.get("@value") if isinstance(value, dict) else value) or "") for value in found]
+        if not all(word.strip() for word in words):
+            raise DataError(f"{record.where}: {str(each)[:200]} in spo_list has a field that is empty")
+        mentions = zip(words[::2], words[1::2], strict=True)
+        pair = [(kind, at, at + len(said)) for said, kind in mentions if (at := text.find(said)) >= 0]
+        if len(pair) < 2 or pair[0] == pair[1]:
+            nowhere += 1
+            continue
+        head, tail = (entities.setdefault(span, len(entities)) for span in pair)
+        triples[triple(predicate, head, tail, record.where)] = None
+    return Related((text,), tuple(triples), record.where, entities=tuple(entities), nowhere=nowhere)
+
+
+# ── texts with marks ───────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """A text cut wherever an entity begins or ends, so that it is encoded once whatever pair is marked in it: `cuts`
+    are the places, `ids` those of what lies between each two. A blank before an entity goes with it.
+    """
+
+    cuts: tuple[int, ...]
+    ids: tuple[tuple[int, ...], ...]
+
+
+def cuts_of(example: Related) -> list[int]:
+    """Where a text is cut, its beginning and end among them."""
+    ends = {end for _, _, end in example.entities}
+    begins = {begin(example.text, start) for _, start, _ in example.entities}
+    return sorted({0, len(example.text)} | ends | begins)
+
+
+def begin(text: str, start: int) -> int:
+    """Where an entity begins, blanks before it counted in."""
+    return len(text[:start].rstrip()) if start and text[start - 1].isspace() else start
+
+
+def mark(role: int, kind: str, blank: str) -> tuple[str, str]:
+    """What stands before and after an entity that is the head (0) or tail (1) of a pair: its type, between signs
+    (typed entity markers; Zhou and Chen 2021).
+    """
+    outer, inner = "@*" if role == 0 else "#^"
+    return f"{blank}{outer}{blank}{inner}{blank}{kind}{blank}{inner}", f"{blank}{outer}"
+
+
+def marked(
+    example: Related,
+    pieces: Pieces,
+    pair: tuple[int, int],
+    marks: Sequence[tuple[list[int], list[int]]],
+    room: int | None,
+) -> tuple[list[int], list[tuple[int, int]]]:
+    """The ids of a text in which a pair is marked, and where head and tail stand with their marks, in ids; `marks` are
+    the ids before and after each of the two. What is more than `room` ids away from both is left out.
+    """
+    signs = []
+    for role, number in enumerate(pair):
+        _, start, end = example.entities[number]
+        start = begin(example.text, start)
+        signs += [(start, 1, -end, role), (end, 0, -start, -role)]  # what opens last closes first
+    signs.sort()
+    ids: list[int] = []
+    opened, closed = [0, 0], [0, 0]
+    for number in stretch(pieces, signs[0][0], signs[-1][0], room):
+        at = pieces.cuts[number]
+        while signs and signs[0][0] == at:
+            _, opens, _, role = signs.pop(0)
+            if opens:
+                opened[role] = len(ids)
+            ids += marks[abs(role)][1 - opens]
+            closed[abs(role)] = len(ids)
+        if number < len(pieces.ids):
+            ids += pieces.ids[number]
+    return ids, list(zip(opened, closed, strict=True))
+
+
+def stretch(pieces: Pieces, start: int, end: int, room: int | None) -> range:
+    """The numbers of the cuts from `start` to `end`, and of those around until `room` ids lie on either side."""
+    low, high = bisect_left(pieces.cuts, start), bisect_left(pieces.cuts, end)
+    left = right = 0
+    while low and (room is None or left < room):
+        low -= 1
+        left += len(pieces.ids[low])
+    while high < len(pieces.ids) and (room is None or right < room):
+        right += len(pieces.ids[high])
+        high += 1
+    return range(low, min(high + 1, len(pieces.cuts)))
+
+
+def fitted(ids: list[int], spans: Sequence[tuple[int, int]], room: int) -> tuple[list[int], list[int], bool]:
+    """At most `room` ids around two marked spans, where in them these begin, and whether something between was cut."""
+    first, last = min(start for start, _ in spans), max(end for _, end in spans)
+    if last - first <= room:
+        spare = room - (last - first)
+        low = first - min(first, max(spare // 2, spare - (len(ids) - last)))
+        return ids[low : low + room], [start - low for start, _ in spans], False
+    half = (room + 1) // 2
+    second = max(start for start, _ in spans)
+    again = max(first + half, min(second, last - (room - half)))  # where what is read goes on
+    kept = ids[first : first + half] + ids[again : again + room - half]
+    places = [start - first if start < first + half else half + start - again for start, _ in spans]
+    return kept, places, True

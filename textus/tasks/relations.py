@@ -1,0 +1,393 @@
+"""What joins two entities of a text: triples of head, relation and tail.
+
+Fields: see `textus.tasks.facts`. Every ordered pair of entities is a row of its own, in which head and tail stand
+between marks with their types (typed entity markers; Zhou and Chen 2021); it has one relation or none. Not asked, and
+answered with none, are pairs of types that no relation joined in the rows learnt from, and pairs with more than
+`reach` entities from one to the other, so that the work grows with the entities, not with their square. Of a text
+that is longer than the model reads at once, what stands around the pair is read.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby, pairwise
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from textus.common import DataError, UsageError, notice, uniform
+from textus.loader import Batch
+from textus.metrics import bootstrap, interval
+from textus.metrics.entities import entity_scores
+from textus.records import Record
+from textus.tasks import Example, Floats, Frame, Row, Task, has_blanks
+from textus.tasks.facts import Pieces, Related, Triple, cuts_of, fitted, mark, marked, related
+from textus.tokenizer import Tokenizer
+
+MOST_RELATIONS = 1000
+SHOWN = 10
+LEAST_ROOM = 16
+"""Ids a pair needs to be marked at all."""
+
+
+@dataclass(frozen=True)
+class RelationsSettings:
+    """`negatives`: share of the pairs without a relation that is learnt from, drawn once; `reach`: entities from one of
+    a pair to the other at most; `none`: what rows call a pair without a relation, if they name it; `pooling` and
+    `dropout` of the states the head reads; `longest`: ids of a text that are read around a pair (0: as many as the
+    model's context holds). `seen` is counted, not set: of each type of head and of tail, how often which relation.
+    """
+
+    negatives: float = 1.0
+    reach: int = 20
+    none: str = "no_relation"
+    pooling: Literal["mean", "cls", "last", "max"] = "mean"
+    dropout: float = 0.1
+    longest: int = 128
+    seen: dict[str, dict[str, dict[str, int]]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.negatives <= 1:
+            raise UsageError(f"task.negatives={self.negatives}: must be above 0 and at most 1")
+        if self.reach < 1:
+            raise UsageError(f"task.reach={self.reach}: must be at least 1")
+
+
+@dataclass(frozen=True)
+class Found:
+    """The answer to one pair: the number of its relation (0: none), and how probable that is."""
+
+    head: int
+    tail: int
+    label: int
+    probability: float
+
+
+class Relations(Task):
+    """See the module. The first of `labels` is "none"."""
+
+    name = "relations"
+    config = RelationsSettings
+    settings: RelationsSettings
+    answered = "relations"
+    blindly = "majority by types"
+    new_model: ClassVar[dict[str, Any]] = {"bidirectional": True, "d_model": 256}
+
+    def __init__(self, settings: RelationsSettings, labels: Sequence[str]) -> None:
+        super().__init__(settings, labels)
+        self.index = {label: number for number, label in enumerate(self.labels)}
+
+    @classmethod
+    def of(cls, settings: RelationsSettings, records: Sequence[Record]) -> Relations:
+        rows = [related(record, labelled=True) for record in records]
+        held = Counter(name for row in rows for name, _, _ in row.label if name != settings.none)
+        if not held:
+            raise DataError(
+                f"none of the {len(rows):,} rows has a relation: there is nothing to learn; name their column with"
+                " --columns relations=COLUMN"
+            )
+        if len(held) > MOST_RELATIONS:
+            raise DataError(
+                f"{len(held):,} different relations, such as {', '.join(list(held)[:3])}: these are not classes"
+            )
+        task = cls(settings, [settings.none, *sorted(held)])
+        counts = Counter(
+            (*task.types(row, *pair), task.relation(row, *pair)) for row in rows for pair in task.near(row)
+        )
+        joined = {(head, tail) for head, tail, name in counts if name != settings.none}
+        seen: dict[str, dict[str, dict[str, int]]] = {}
+        for (head, tail, name), n in sorted(counts.items()):
+            if (head, tail) in joined:
+                seen.setdefault(head, {}).setdefault(tail, {})[name] = n
+        task.settings = replace(settings, seen=seen)
+        totals = Counter[str]()
+        for tails in seen.values():
+            for each in tails.values():
+                totals.update(each)
+        task.counts = [totals[name] for name in task.labels]
+        return task
+
+    # ── pairs ──────────────────────────────────────────────────────────────────────────────────
+
+    def near(self, example: Related) -> Iterator[tuple[int, int]]:
+        """The ordered pairs of a text within reach, or those it marks."""
+        if example.only is not None:
+            yield from example.only
+            return
+        order = sorted(range(len(example.entities)), key=lambda each: example.entities[each][1:])
+        for at, head in enumerate(order):
+            for other in range(
+                max(0, at - self.settings.reach), min(len(order), at + self.settings.reach + 1)
+            ):
+                if other != at:
+                    yield head, order[other]
+
+    def types(self, example: Related, head: int, tail: int) -> tuple[str, str]:
+        """The types of a pair."""
+        return example.entities[head][0], example.entities[tail][0]
+
+    def known(self, example: Related, head: int, tail: int) -> bool:
+        """Whether a relation joined such types in the rows learnt from."""
+        one, other = self.types(example, head, tail)
+        return other in self.settings.seen.get(one, {})
+
+    def asked_pairs(self, example: Related) -> list[tuple[int, int]]:
+        """The pairs of a text that are put to the model."""
+        return [pair for pair in self.near(example) if self.known(example, *pair)]
+
+    def relation(self, example: Related, head: int, tail: int) -> str:
+        """The relation of a pair: the first its row names, among those that are known."""
+        held = (name for name, *pair in example.label if pair == [head, tail] and name in self.index)
+        return next(held, self.settings.none)
+
+    def gold(self, example: Related) -> list[Triple]:
+        """The triples of a text that are to be found."""
+        return [each for each in example.label if each[0] != self.settings.none]
+
+    # ── rows ───────────────────────────────────────────────────────────────────────────────────
+
+    def examples(self, records: Sequence[Record], *, labelled: bool) -> list[Example]:
+        rows = [related(record, labelled=labelled) for record in records]
+        if n := sum(row.nowhere for row in rows):
+            notice(f"{n:,} triples have a mention that does not stand in their text: they are left out")
+        if not labelled:
+            return [row if row.label is None else replace(row, label=None) for row in rows]
+        told: Counter[str] = Counter()
+        strange: Counter[str] = Counter()
+        for row in rows:
+            asked = set(self.asked_pairs(row))
+            pairs = [tuple(pair) for _, *pair in self.gold(row)]
+            told["several"] += len(pairs) - len(set(pairs))
+            strange.update(name for name, _, _ in self.gold(row) if name not in self.index)
+            told["lost"] += sum(pair not in asked for pair in pairs)
+            told["alone"] += len(row.entities) < 2
+        if strange:
+            shown = ", ".join(list(strange)[:SHOWN])
+            notice(
+                f"{sum(strange.values()):,} relations were never seen in training ({shown}): they count as missed"
+            )
+        said = {
+            "several": "relations join a pair that has another: one is learnt, the others count as missed",
+            "lost": f"relations join types that none joined in training, or lie more than {self.settings.reach}"
+            " entities apart (task.reach): they are not asked, and count as missed",
+            "alone": f"of {len(rows):,} rows have no two entities, so no pair",
+        }
+        for name, what in said.items():
+            if told[name]:
+                notice(f"{told[name]:,} {what}")
+        return list(rows)
+
+    def can_choose(self, examples: Sequence[Example]) -> None:
+        if not any(self.gold(each) for each in examples if isinstance(each, Related)):
+            raise DataError(
+                f"none of the {len(examples):,} rows to choose by has a relation; give others with --dev"
+            )
+
+    def tokenizer(self, kind: str | None, texts: Sequence[str]) -> tuple[str, int]:
+        """Few pieces, as for tagging: new names are spelled with pieces that are known."""
+        kind = kind or ("bpe" if has_blanks(texts) else "char")
+        return kind, 20_000 if kind in ("word", "char") else 4000
+
+    def vocabulary(self, examples: Sequence[Example]) -> list[str]:
+        """The texts, and marks with every type as often as there are entities of it."""
+        texts = super().vocabulary(examples)
+        blank = " " if has_blanks(texts) else ""
+        kinds = [kind for each in examples if isinstance(each, Related) for kind, _, _ in each.entities]
+        return [*texts, *("".join(mark(role, kind, blank)) for kind in kinds for role in (0, 1))]
+
+    def asked(self, texts: tuple[str, ...], where: str) -> Example:
+        raise UsageError(
+            f"{where} is a text without entities: give a file of rows with text and entities, or find both by textus"
+            " triples FILE --entities RUN --relations RUN"
+        )
+
+    def rows(self, examples: Sequence[Example], tokenizer: Tokenizer, frame: Frame) -> list[Row]:
+        given = [each for each in examples if isinstance(each, Related)]
+        marks = self.marks(given, tokenizer, frame)
+        cuts = [cuts_of(each) for each in given]
+        texts = [each.text[a:b] for each, cut in zip(given, cuts, strict=True) for a, b in pairwise(cut)]
+        flat = iter(tokenizer.encode_batch(texts))
+        rows: list[Row] = []
+        told: Counter[str] = Counter()
+        for number, (example, cut) in enumerate(zip(given, cuts, strict=True)):
+            pieces = Pieces(tuple(cut), tuple(tuple(next(flat)) for _ in cut[1:]))
+            pairs = self.asked_pairs(example)
+            n = len(example.entities)
+            told["all"] += n * (n - 1) if example.only is None else len(example.only)
+            told["asked"] += len(pairs)
+            told["far"] += 0 if example.only else n * (n - 1) - sum(1 for _ in self.near(example))
+            rows += [self.pair_row(example, pieces, pair, marks, frame, number) for pair in pairs]
+            if not pairs:  # answered with nothing, by a row that nothing is learnt from
+                ends = [*frame.begin, frame.end_id]
+                rows.append(Row(ends, [0] * len(ends), about=(number, None, False), numbers=(0.0, 0.0)))
+        told["through"] = sum(row.about[2] for row in rows)
+        self.tell(told, len(given), frame)
+        return rows
+
+    def pair_row(
+        self,
+        example: Related,
+        pieces: Pieces,
+        pair: tuple[int, int],
+        marks: dict[tuple[int, str], tuple[list[int], list[int]]],
+        frame: Frame,
+        number: int,
+    ) -> Row:
+        """One pair of an example as ids."""
+        signs = [marks[role, kind] for role, kind in enumerate(self.types(example, *pair))]
+        room = None if frame.longest is None else frame.longest - len(frame.begin) - 1
+        if room is not None and room < LEAST_ROOM:
+            raise UsageError(
+                f"a pair and its marks do not fit in {frame.longest} ids; set task.longest to 32 or more"
+            )
+        ids, spans = marked(example, pieces, pair, signs, room)
+        ids, places, through = fitted(ids, spans, len(ids) if room is None else room)
+        at = len(frame.begin)
+        row_ids = [*frame.begin, *ids, frame.end_id]
+        label = None if example.label is None else self.index[self.relation(example, *pair)]
+        head, tail = (float(place + at) for place in places)
+        return Row(row_ids, [0] * len(row_ids), label, about=(number, pair, through), numbers=(head, tail))
+
+    def marks(
+        self, examples: Sequence[Related], tokenizer: Tokenizer, frame: Frame
+    ) -> dict[tuple[int, str], tuple[list[int], list[int]]]:
+        """The ids before and after a head (0) or tail (1) of each type."""
+        kinds = sorted({kind for each in examples for kind, _, _ in each.entities})
+        blank = "" if tokenizer.kind == "char" else " "
+        keys = [(role, kind) for role in (0, 1) for kind in kinds]
+        flat = iter(tokenizer.encode_batch([text for key in keys for text in mark(*key, blank)]))
+        found = {key: (next(flat) or [frame.end_id], next(flat) or [frame.end_id]) for key in keys}
+        if any(found[0, kind] == found[1, kind] for kind in kinds):
+            notice(
+                "the tokenizer does not know the marks of head and tail: they are told apart by place alone"
+            )
+        return found
+
+    def tell(self, told: Counter[str], n: int, frame: Frame) -> None:
+        """What is asked of the pairs and what is not."""
+        other = told["all"] - told["asked"] - told["far"]
+        left = [f"{other:,} are of types that no relation joined in training"] if other else []
+        left += [f"{told['far']:,} lie more than {self.settings.reach} entities apart"] if told["far"] else []
+        notice(
+            f"{told['asked']:,} of {told['all']:,} pairs of entities in {n:,} texts are asked"
+            + (f"; {' and '.join(left)}: these are answered with none" if left else "")
+        )
+        if told["through"]:
+            notice(
+                f"{told['through']:,} pairs lie further apart than {frame.longest} tokens: what stands between is not"
+                " read whole"
+            )
+
+    def to_learn(self, rows: Sequence[Row]) -> list[Row]:
+        """All pairs with a relation, and the share of the others that is asked for."""
+        share = self.settings.negatives
+        held = [row for row in rows if row.label is not None]
+        kept = [
+            row for row in held
+            if row.label or share == 1 or uniform(0, "negative", row.about[0], *row.about[1]) < share
+        ]  # fmt: skip
+        none = sum(not row.label for row in held)
+        notice(
+            f"{len(held) - none:,} pairs with a relation to learn from, {none:,} without"
+            + (f", of which {len(kept) - len(held) + none:,} are read (task.negatives)" if share < 1 else "")
+        )
+        return kept
+
+    def label_tensor(self, labels: list[Any], length: int) -> Tensor:
+        return torch.tensor(labels)
+
+    # ── model and answers ──────────────────────────────────────────────────────────────────────
+
+    def head(self) -> dict[str, Any]:
+        settings = self.settings
+        return {
+            "kind": "pair", "n_labels": len(self.labels), "pooling": settings.pooling, "dropout": settings.dropout,
+        }  # fmt: skip
+
+    def outputs(self, head: Any, hidden: Tensor, batch: Batch) -> list[Any]:
+        return list(head.predict(hidden, batch.mask, batch.numbers).double().cpu().numpy())
+
+    def merged(self, rows: Sequence[Row], outputs: list[Any]) -> list[Any]:
+        answers = []
+        for _, part in groupby(zip(rows, outputs, strict=True), key=lambda each: each[0].about[0]):
+            answers.append([self.best(row.about[1], output) for row, output in part if row.about[1]])
+        return answers
+
+    def best(self, pair: tuple[int, int], probabilities: Floats) -> Found:
+        """The likeliest relation of a pair."""
+        label = int(probabilities.argmax())
+        return Found(*pair, label, float(probabilities[label]))
+
+    def triples(self, output: Sequence[Found]) -> list[Triple]:
+        """The triples that were answered."""
+        return [(self.labels[each.label], each.head, each.tail) for each in output if each.label]
+
+    def scores(self, examples: Sequence[Example], outputs: Sequence[Any]) -> dict[str, Any]:
+        gold = [self.gold(each) for each in examples if isinstance(each, Related)]
+        found = entity_scores(gold, [self.triples(output) for output in outputs])
+        if not any(gold):
+            notice(
+                "these rows have no relation: precision, recall and F1 mean nothing here and are given as 0"
+            )
+        name, exact = self.each(examples, outputs)
+        found[name] = interval(bootstrap(exact, np.ones(len(exact))), len(exact))
+        return {**found, "pairs": sum(map(len, outputs)), "mistakes": self.mistakes(examples, outputs)}
+
+    def each(self, examples: Sequence[Example], outputs: Sequence[Any]) -> tuple[str, Floats]:
+        pairs = zip(examples, outputs, strict=True)
+        exact = [set(self.triples(output)) == set(self.gold(each)) for each, output in pairs]  # type: ignore[arg-type]
+        return "exact_match", np.asarray(exact, dtype=np.float64)
+
+    def blind(self, examples: Sequence[Example]) -> list[Any] | None:
+        """The relation that most pairs of the same types had."""
+        return [
+            [self.usual(each, pair) for pair in self.asked_pairs(each)]
+            for each in examples
+            if isinstance(each, Related)
+        ]
+
+    def usual(self, example: Related, pair: tuple[int, int]) -> Found:
+        """What most pairs of these types had, and its share."""
+        head, tail = self.types(example, *pair)
+        counts = self.settings.seen[head][tail]
+        name = max(counts, key=lambda each: counts[each])
+        return Found(*pair, self.index[name], counts[name] / sum(counts.values()))
+
+    def mistakes(
+        self, examples: Sequence[Example], outputs: Sequence[Sequence[Found]]
+    ) -> list[dict[str, Any]]:
+        """The wrong answers that were given with most confidence, first."""
+        wrong = [
+            (each, example)
+            for example, output in zip(examples, outputs, strict=True)
+            if isinstance(example, Related)
+            for each in output
+            if self.labels[each.label] != self.relation(example, each.head, each.tail)
+        ]
+        wrong.sort(key=lambda pair: -pair[0].probability)
+        return [
+            {
+                "text": f"{example.entity(each.head)['text']} → {example.entity(each.tail)['text']}:"
+                f" {example.text[:300]}",
+                "label": self.relation(example, each.head, each.tail), "where": example.where,
+                "answer": self.labels[each.label], "probability": round(each.probability, 4),
+            }
+            for each, example in wrong[:SHOWN]
+        ]  # fmt: skip
+
+    def told(self, example: Example, output: Any) -> dict[str, Any]:
+        assert isinstance(example, Related)
+        return {
+            "triples": [
+                {
+                    "head": example.entity(each.head), "relation": self.labels[each.label],
+                    "tail": example.entity(each.tail), "probability": round(each.probability, 6),
+                }
+                for each in output
+                if each.label
+            ]
+        }  # fmt: skip
