@@ -16,7 +16,10 @@ import torch
 from labelled import written
 from sklearn.metrics import precision_recall_fscore_support
 
+from benchmarks.triples import adjacent
+from benchmarks.triples import row_of as news_row
 from textus import api
+from textus.augment import AugmentSettings, augmented
 from textus.cli import main
 from textus.common import DataError, UsageError
 from textus.extracting import as_graphml
@@ -343,6 +346,21 @@ def test_a_share_of_the_pairs_without_a_relation_is_drawn_once(capsys: pytest.Ca
     assert (
         f"{len(held):,} pairs with a relation to learn from, {len(none):,} without" in capsys.readouterr().err
     )
+
+
+def test_augmented_rows_relate_the_same_names() -> None:
+    rows = [Record(row, f"row {number}") for number, row in enumerate(sentences(30))]
+    found = augmented(rows, AugmentSettings(operations="swap,delete,typos", times=2))
+    names = lambda each: [  # noqa: E731
+        tuple(each.entity(place)["text"] for place in places) for _, *places in each.label
+    ]
+    copies = [each for each in found if "augmented" in each.values]
+    assert len(copies) > 30
+    for copy in copies:
+        original = next(
+            each for each in found if each.values["origin"] == copy.values["origin"] and each is not copy
+        )
+        assert names(related(copy, labelled=True)) == names(related(original, labelled=True))
 
 
 # ── marks ──────────────────────────────────────────────────────────────────────────────────────
@@ -675,3 +693,25 @@ def test_runs_that_do_not_belong_are_refused(
     empty.write_text("\n \n")
     with pytest.raises(DataError, match="holds no text"):
         tuned.triples(empty, entities=tagger.path)
+
+
+# ── the rule of the benchmark ──────────────────────────────────────────────────────────────────
+
+
+def test_the_rule_of_the_benchmark_reads_tags(tmp_path: Path) -> None:
+    def row(*words: str) -> tuple[dict[str, Any], set[tuple[str, str, str]]]:
+        found = news_row([(word, tag) for word, _, tag in (each.partition("/") for each in words)])
+        said = [found["text"][each["start"] : each["end"]] for each in found["entities"]]
+        return found, {
+            (said[each["head"]], each["relation"], said[each["tail"]]) for each in found["relations"]
+        }
+
+    first, said = row("美国/ns", "国务院/nt", "发言人/n", "张/nr", "三/nr", "说/v")
+    assert said == {("张三", "担任", "发言人"), ("张三", "属于", "国务院")}
+    second, said = row("北京市/ns", "教育/vn", "局长/n", "李/nr", "四/nr", "、/w", "王/nr", "五/nr")
+    assert said == {("李四", "担任", "局长"), ("李四", "属于", "北京市")}
+    assert row("北京/ns", "的/u", "局长/n", "李/nr", "四/nr")[1] == {("李四", "担任", "局长")}
+    assert row("局长/n", "去/v", "北京/ns", "见/v", "李/nr", "四/nr")[1] == set()
+    assert row("李/nr", "四/nr", "局长/n")[1] == set()
+    file = written(tmp_path / "rows.jsonl", [first, second])
+    assert (adjacent(file)["precision"]["value"], adjacent(file)["recall"]["value"]) == (1, 0.75)

@@ -220,7 +220,9 @@ class Relations(Task):
             told["all"] += n * (n - 1) if example.only is None else len(example.only)
             told["asked"] += len(pairs)
             told["far"] += 0 if example.only else n * (n - 1) - sum(1 for _ in self.near(example))
-            rows += [self.pair_row(example, pieces, pair, marks, frame, number) for pair in pairs]
+            rows += [
+                self.pair_row(example, pieces, pair, marks, frame=frame, number=number) for pair in pairs
+            ]
             if not pairs:  # answered with nothing, by a row that nothing is learnt from
                 ends = [*frame.begin, frame.end_id]
                 rows.append(Row(ends, [0] * len(ends), about=(number, None, False), numbers=(0.0, 0.0)))
@@ -234,6 +236,7 @@ class Relations(Task):
         pieces: Pieces,
         pair: tuple[int, int],
         marks: dict[tuple[int, str], tuple[list[int], list[int]]],
+        *,
         frame: Frame,
         number: int,
     ) -> Row:
