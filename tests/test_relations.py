@@ -1,28 +1,21 @@
-"""Relations: rows of every form, marks around pairs, figures beside scikit-learn, triples from raw text."""
+"""Relations: rows of every form, marks around pairs, figures beside scikit-learn, and all of it end to end."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import random
 from pathlib import Path
 from typing import Any
 
-import networkx
 import numpy as np
 import pytest
 import torch
-from labelled import written
+from labelled import facts, written
 from sklearn.metrics import precision_recall_fscore_support
 
-from benchmarks.triples import adjacent
-from benchmarks.triples import row_of as news_row
 from textus import api
 from textus.augment import AugmentSettings, augmented
 from textus.cli import main
 from textus.common import DataError, UsageError
-from textus.extracting import as_graphml
 from textus.loader import Batch
 from textus.models.heads import PairHead
 from textus.records import Record
@@ -33,33 +26,6 @@ from textus.tokenizer import Tokenizer
 from textus.tokenizer import train as train_tokenizer
 
 SMALL = ("train.batch_size=16", "model.n_layer=1", "model.d_model=32", "optim.rate=0.01")
-NAMES, TOWNS = ("Anna", "Bob", "Chen", "Dana"), ("Bonn", "Oslo", "Rome", "York")
-PATTERNS = (
-    ("person", "lives in", "place", [("lives in", 0, 1)]),
-    ("place", "never saw", "person", []),
-    ("person", "is a child of", "person", [("child of", 0, 1)]),
-    ("person", "has a child named", "person", [("child of", 1, 0)]),
-)
-"""Type, words, type, and what holds: in the last two the direction is in the words alone."""
-
-
-def sentences(n: int, seed: int = 0) -> list[dict[str, Any]]:
-    """Rows of one or two facts each."""
-    draw, rows = random.Random(seed), []
-    for _ in range(n):
-        text, entities, relations = "", [], []
-        for one, words, other, held in draw.choices(PATTERNS, k=draw.randint(1, 2)):
-            first = len(entities)
-            for kind, before in ((one, ""), (other, words + " ")):
-                name = draw.choice(NAMES if kind == "person" else TOWNS)
-                text += (" " if text else "") + before + name
-                entities.append({"start": len(text) - len(name), "end": len(text), "label": kind})
-            text += " ."
-            relations += [
-                {"head": first + head, "relation": name, "tail": first + tail} for name, head, tail in held
-            ]
-        rows.append({"text": text, "entities": entities, "relations": relations})
-    return rows
 
 
 def row_of(text: str, entities: list[Any], relations: list[Any]) -> Record:
@@ -87,8 +53,8 @@ def tokenizer_of(task: Relations, records: list[Record], kind: str) -> Tokenizer
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     found = tmp_path_factory.mktemp("relations")
-    written(found / "train.jsonl", sentences(240))
-    written(found / "test.jsonl", sentences(60, seed=1))
+    written(found / "train.jsonl", facts(240))
+    written(found / "test.jsonl", facts(60, seed=1))
     return found
 
 
@@ -96,13 +62,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tuned(folder: Path) -> api.Run:
     return api.finetune(
         folder / "train.jsonl", task="relations", model="lstm", out=folder / "run", epochs=3, settings=SMALL
-    )
-
-
-@pytest.fixture(scope="module")
-def tagger(folder: Path) -> api.Run:
-    return api.finetune(
-        folder / "train.jsonl", task="tagging", model="lstm", out=folder / "tagger", epochs=6, settings=SMALL
     )
 
 
@@ -334,7 +293,7 @@ def test_types_that_nothing_joined_are_not_asked_and_that_is_told(capsys: pytest
 
 
 def test_a_share_of_the_pairs_without_a_relation_is_drawn_once(capsys: pytest.CaptureFixture[str]) -> None:
-    records = [Record(row, f"row {number}") for number, row in enumerate(sentences(120))]
+    records = [Record(row, f"row {number}") for number, row in enumerate(facts(120))]
     task = task_of(records, negatives=0.25)
     rows = rows_in(task, records)
     kept = task.to_learn(rows)
@@ -349,7 +308,7 @@ def test_a_share_of_the_pairs_without_a_relation_is_drawn_once(capsys: pytest.Ca
 
 
 def test_augmented_rows_relate_the_same_names() -> None:
-    rows = [Record(row, f"row {number}") for number, row in enumerate(sentences(30))]
+    rows = [Record(row, f"row {number}") for number, row in enumerate(facts(30))]
     found = augmented(rows, AugmentSettings(operations="swap,delete,typos", times=2))
     names = lambda each: [  # noqa: E731
         tuple(each.entity(place)["text"] for place in places) for _, *places in each.label
@@ -368,7 +327,7 @@ def test_augmented_rows_relate_the_same_names() -> None:
 
 @pytest.mark.parametrize("kind", ["char", "word", "bpe", "wordpiece"])
 def test_marks_stand_around_the_pair_and_nothing_else_changes(kind: str) -> None:
-    records = [Record(row, f"row {number}") for number, row in enumerate(sentences(40))]
+    records = [Record(row, f"row {number}") for number, row in enumerate(facts(40))]
     task = task_of(records)
     tokenizer = tokenizer_of(task, records, kind)
     examples = task.examples(records, labelled=True)
@@ -475,7 +434,7 @@ def test_the_head_reads_both_places_in_their_order() -> None:
 def test_a_batch_holds_the_places_of_its_rows(tuned: api.Run) -> None:
     task = tuned.task
     assert isinstance(task, Relations)
-    examples = task.examples([Record(row, "row") for row in sentences(5, seed=3)], labelled=True)
+    examples = task.examples([Record(row, "row") for row in facts(5, seed=3)], labelled=True)
     rows = task.rows(examples, tuned.tokenizer, frame_of(tuned.model.config, tuned.tokenizer, 64))
     batch = batch_of(task, rows, tuned.tokenizer.pad_id)
     assert batch.numbers is not None
@@ -502,7 +461,7 @@ def test_relations_and_their_direction_are_learnt(tuned: api.Run, folder: Path) 
 def test_answers_stand_where_they_say(
     tuned: api.Run, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows = sentences(60, seed=1)
+    rows = facts(60, seed=1)
     answers = tuned.predict(folder / "test.jsonl")
     assert len(answers) == len(rows)
     right = 0
@@ -546,172 +505,3 @@ def test_other_families_learn_it_and_chinese_by_character(family: str, tmp_path:
     )
     assert run.tokenizer.kind == "char"
     assert run.evaluate_task(data, floors=False)["f1"]["value"] > 0.9
-
-
-# ── from raw text ──────────────────────────────────────────────────────────────────────────────
-
-
-def test_triples_of_raw_text_cite_it(tuned: api.Run, tagger: api.Run, tmp_path: Path) -> None:
-    text = "Anna lives in Bonn .\r\n\n  Bob is a child of Dana .\nRome never saw Chen .\n"
-    file = tmp_path / "news.txt"
-    file.write_bytes(text.encode())
-    out = tmp_path / "graph.jsonl"
-    found = tuned.triples(file, entities=tagger.path, out=out)
-    assert (found["texts"], found["entities"]) == (3, 6)
-    said = {(each["head"]["text"], each["relation"], each["tail"]["text"]) for each in found["triples"]}
-    assert said == {("Anna", "lives in", "Bonn"), ("Bob", "child of", "Dana")}
-    for each in found["triples"]:
-        assert each["document"] == str(file)
-        assert each["text"] in text
-        for role in ("head", "tail"):
-            assert text[each[role]["start"] : each[role]["end"]] == each[role]["text"]
-    assert [json.loads(line) for line in out.read_text().splitlines()] == found["triples"]
-    with pytest.raises(UsageError, match="exists already"):
-        tuned.triples(file, entities=tagger.path, out=out)
-
-
-def test_a_graph_is_read_by_others(tuned: api.Run, tagger: api.Run, folder: Path, tmp_path: Path) -> None:
-    words = [
-        "triples",
-        str(folder / "test.jsonl"),
-        "--entities",
-        str(tagger.path),
-        "--relations",
-        str(tuned.path),
-    ]
-    for name in ("g.graphml", "g.csv"):
-        assert main([*words, "--out", str(tmp_path / name)]) == 0
-    found = tuned.triples(folder / "test.jsonl", entities=tagger.path)["triples"]
-    graph = networkx.read_graphml(tmp_path / "g.graphml", force_multigraph=True)
-    edges = {
-        (
-            graph.nodes[a]["name"],
-            each["relation"],
-            graph.nodes[b]["name"],
-            each["document"],
-            each["head_start"],
-        )
-        for a, b, each in graph.edges(data=True)
-    }
-    wanted = {
-        (e["head"]["text"], e["relation"], e["tail"]["text"], e["document"], e["head"]["start"])
-        for e in found
-    }
-    assert edges == wanted
-    assert len(graph) == len(
-        {(e[role]["text"], e[role]["label"]) for e in found for role in ("head", "tail")}
-    )
-    rows = list(csv.DictReader(io.StringIO((tmp_path / "g.csv").read_text())))
-    assert [(row["head"], row["relation"], row["tail"]) for row in rows] == [
-        (each["head"]["text"], each["relation"], each["tail"]["text"]) for each in found
-    ]
-
-
-def test_what_xml_cannot_hold_is_replaced() -> None:
-    entity = {"text": 'a\x00<&"', "label": "t", "start": 0, "end": 5}
-    triple = {
-        "head": entity,
-        "relation": "r",
-        "tail": entity,
-        "probability": 0.5,
-        "document": "d",
-        "text": "\x1b",
-    }
-    graph = networkx.parse_graphml(as_graphml([triple]), force_multigraph=True)
-    assert [each["name"] for _, each in graph.nodes(data=True)] == ['a\ufffd<&"']
-
-
-def test_figures_from_raw_text_are_those_of_its_triples(
-    tuned: api.Run, tagger: api.Run, folder: Path
-) -> None:
-    found = tuned.evaluate_task(folder / "test.jsonl", entities=tagger.path)
-    gold, guess = set(), set()
-    rows = sentences(60, seed=1)
-    for number, row in enumerate(rows, 1):
-        for each in row["relations"]:
-            ends = [
-                (row["entities"][each[role]]["start"], row["entities"][each[role]]["end"])
-                for role in ("head", "tail")
-            ]
-            gold.add((number, each["relation"], *ends))
-    for each in tuned.triples(folder / "test.jsonl", entities=tagger.path)["triples"]:
-        ends = [(each[role]["start"], each[role]["end"]) for role in ("head", "tail")]
-        guess.add((int(each["document"].rpartition(" ")[2]), each["relation"], *ends))
-    right = len(gold & guess)
-    assert found["precision"]["value"] == pytest.approx(right / len(guess))
-    assert found["recall"]["value"] == pytest.approx(right / len(gold))
-    assert found["f1"]["value"] > 0.5
-    alone = tagger.evaluate_task(folder / "test.jsonl")
-    assert found["entity_f1"]["value"] == pytest.approx(alone["f1"]["value"])
-
-
-def test_runs_that_do_not_belong_are_refused(
-    tuned: api.Run, tagger: api.Run, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    test = str(folder / "test.jsonl")
-    with pytest.raises(
-        UsageError, match=r"--entities .* was fine-tuned for relations; give a run of .*--task tagging"
-    ):
-        tuned.triples(test, entities=tuned.path)
-    with pytest.raises(UsageError, match=r"was fine-tuned for tagging; give a run of .*--task relations"):
-        tagger.triples(test, entities=tagger.path)
-    with pytest.raises(UsageError, match="unknown form of triples"):
-        tuned.triples(test, entities=tagger.path, out=tmp_path / "g.json")
-    other = [
-        {"tokens": ["Anna", "sleeps"], "tags": ["B-NAME", "O"]},
-        {"tokens": ["it", "rains"], "tags": ["O", "O"]},
-    ]
-    plain = [
-        {"tokens": ["Anna", "sleeps"], "tags": ["N", "V"]},
-        {"tokens": ["it", "rains"], "tags": ["P", "V"]},
-    ]
-    for name, rows, said in (("names", other, "no type is common to both"), ("plain", plain, "no entities")):
-        data = written(tmp_path / f"{name}.jsonl", rows)
-        run = api.finetune(
-            data, task="tagging", model="rnn", out=tmp_path / name, dev=data, epochs=1, settings=SMALL
-        )
-        with pytest.raises(UsageError, match=said):
-            tuned.triples(test, entities=run.path)
-    assert (
-        main(
-            [
-                "evaluate",
-                str(tuned.path),
-                str(tuned.path),
-                "--on",
-                test,
-                "--ensemble",
-                "mean",
-                "--entities",
-                "x",
-            ]
-        )
-        == 2
-    )
-    assert "not with --ensemble" in capsys.readouterr().err
-    empty = tmp_path / "empty.txt"
-    empty.write_text("\n \n")
-    with pytest.raises(DataError, match="holds no text"):
-        tuned.triples(empty, entities=tagger.path)
-
-
-# ── the rule of the benchmark ──────────────────────────────────────────────────────────────────
-
-
-def test_the_rule_of_the_benchmark_reads_tags(tmp_path: Path) -> None:
-    def row(*words: str) -> tuple[dict[str, Any], set[tuple[str, str, str]]]:
-        found = news_row([(word, tag) for word, _, tag in (each.partition("/") for each in words)])
-        said = [found["text"][each["start"] : each["end"]] for each in found["entities"]]
-        return found, {
-            (said[each["head"]], each["relation"], said[each["tail"]]) for each in found["relations"]
-        }
-
-    first, said = row("美国/ns", "国务院/nt", "发言人/n", "张/nr", "三/nr", "说/v")
-    assert said == {("张三", "担任", "发言人"), ("张三", "属于", "国务院")}
-    second, said = row("北京市/ns", "教育/vn", "局长/n", "李/nr", "四/nr", "、/w", "王/nr", "五/nr")
-    assert said == {("李四", "担任", "局长"), ("李四", "属于", "北京市")}
-    assert row("北京/ns", "的/u", "局长/n", "李/nr", "四/nr")[1] == {("李四", "担任", "局长")}
-    assert row("局长/n", "去/v", "北京/ns", "见/v", "李/nr", "四/nr")[1] == set()
-    assert row("李/nr", "四/nr", "局长/n")[1] == set()
-    file = written(tmp_path / "rows.jsonl", [first, second])
-    assert (adjacent(file)["precision"]["value"], adjacent(file)["recall"]["value"]) == (1, 0.75)
