@@ -39,7 +39,7 @@ from textus.models.linear import LabelledTexts
 from textus.optim import OptimSettings
 from textus.presets import model_values
 from textus.records import Record, parse_columns, read_records
-from textus.runs import Ready, one_thread, train_to_end
+from textus.runs import Ready, one_thread, take_weights, train_to_end
 from textus.tasks import (
     Example,
     Row,
@@ -109,10 +109,6 @@ class Wish:
         self.check_method()
         if self.family and family_of(self.family)[0].reads_texts:
             self.check_whole()
-        if self.parent and (said := self.of("model")):
-            raise UsageError(
-                f"--set model.{said[0]}: the model of {self.parent} is as it is; leave the setting out"
-            )
 
     def check_whole(self) -> None:
         """What a family that learns from all texts at once has no use for."""
@@ -332,7 +328,9 @@ def beginning(wish: Wish, data: Data) -> tuple[str, Any, tokenizers.Tokenizer]:
             raise UsageError(
                 f"--from {wish.parent}: a {record['family']} model is not gone on from; give --model"
             )
-        return record["family"], model.config, tokenizer
+        said = model_values(wish.of("model"))  # what changes a shape is refused with the weights
+        config: Any = from_dict(family_of(record["family"])[1], record["config"] | said, "model.")
+        return record["family"], config, tokenizer
     assert wish.family is not None
     cls, config_class = family_of(wish.family)
     texts = [text for each in data.train for text in each.texts]
@@ -456,7 +454,12 @@ def model_of(record: dict[str, Any]) -> tuple[LanguageModel, dict[str, Any]]:
     """The model to teach, and the run.json it comes from: empty for a new one."""
     if not record["parent"]:
         return build(record["family"], record["config"]), {}
-    model, _, before = load(Path(record["parent"]))
+    model, _, before = load(parent := Path(record["parent"]))
+    if record["config"] != to_dict(model.config):  # what was set, such as its dropout
+        made = build(record["family"], record["config"])
+        made.heads = model.heads
+        take_weights(made, model, parent)
+        return made, before
     return model, before
 
 

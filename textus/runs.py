@@ -107,7 +107,12 @@ def begin_as(model: LanguageModel, record: dict[str, Any]) -> None:
             f"{parent} has other weights (SHA-256 {now[:12]}…) than this run began with"
             f" ({record['parent_weights'][:12]}…); bring the old ones back, or train anew with --out elsewhere"
         )
-    weights, own = load(parent)[0].state_dict(), model.state_dict()
+    take_weights(model, load(parent)[0], parent)
+
+
+def take_weights(model: LanguageModel, other: LanguageModel, parent: Path) -> None:
+    """Give a model the weights of another, which was read from `parent`; UsageError where they do not fit."""
+    weights, own = other.state_dict(), model.state_dict()
     for name in sorted(weights.keys() | own.keys()):
         shapes = [tuple(each[name].shape) if name in each else None for each in (weights, own)]
         if shapes[0] != shapes[1]:
