@@ -137,6 +137,9 @@ def test_no_relation_is_no_class_and_rows_without_any_are_told(capsys: pytest.Ca
     assert (found["f1"]["value"], found["classes"], found["exact_match"]["value"]) == (0, [], 1)
     assert "these rows have no relation" in capsys.readouterr().err
     assert task.scores(empty, [[Found(0, 1, 1, 0.9)]])["precision"]["value"] == 0
+    named = [row_of("a b", TWO, [(0, "no_relation", 1), (1, "r", 0)])]  # as TACRED calls it
+    right = [[Found(0, 1, 0, 0.9), Found(1, 0, 1, 0.9)]]
+    assert task.scores(task.examples(named, labelled=True), right)["recall"]["value"] == 1
 
 
 def test_the_floor_is_what_most_pairs_of_the_types_have() -> None:
