@@ -115,6 +115,24 @@ def augmented(result: dict[str, Any]) -> Figure | None:
     )
 
 
+def triples(part: str) -> Callable[[dict[str, Any]], Figure | None]:
+    """Micro F1 of triples in points; with entities given, beside it who knows less."""
+
+    def figure(result: dict[str, Any]) -> Figure | None:
+        if part not in result:
+            return None
+        found = result[part]
+        if part == "given entities":
+            floors = {name: each["f1"] for name, each in found["floors"].items()}
+            floors["reader of adjacent places"] = result["adjacent"]["f1"]
+            beside = ", ".join(f"{name} {100 * each['value']:.1f}" for name, each in floors.items())
+        else:
+            beside = f"entities {points(found['entity_f1'])}"
+        return Figure(f"{points(found['f1'])}; beside it {beside}", round(100 * found["f1"]["value"], 2))
+
+    return figure
+
+
 def tuned(result: dict[str, Any]) -> Figure | None:
     """Points gained by a search."""
     if "difference" not in result:
@@ -201,6 +219,26 @@ TOLD: list[tuple[Row, str]] = [
             more=True,
         ),
         "CLUENER，从零训练的 LSTM-CRF，dev：实体 F1",
+    ),
+    (
+        Row(
+            "triples from Chinese news by a rule, entities given: F1",
+            "triples",
+            triples("given entities"),
+            float("-inf"),
+            more=True,
+        ),
+        "中文新闻中按规则标注的三元组，给定实体：F1",
+    ),
+    (
+        Row(
+            "triples from Chinese news by a rule, from raw text: F1",
+            "triples",
+            triples("from raw text"),
+            float("-inf"),
+            more=True,
+        ),
+        "中文新闻中按规则标注的三元组，从原文：F1",
     ),
     (
         Row(
