@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from sklearn import metrics as sklearn
@@ -130,3 +132,15 @@ def test_what_does_not_fit_is_cut_from_the_longer_text(
         expected += [*text[:n], 8]
         numbers += [number] * (n + 1)
     assert (ids, segments) == (expected, numbers)
+
+
+@pytest.mark.parametrize(
+    ("longest", "kept"),
+    [(None, range(9)), (10, (0, 1, 3, 4, 5, 6, 7, 8)), (6, (0, 6, 7, 8)), (3, (8,))],
+)
+def test_where_the_middle_is_cut_the_first_quarter_and_the_end_are_read(
+    longest: int | None, kept: Sequence[int]
+) -> None:
+    ids, segments, cut = Frame((77,), 88, longest).around([list(range(9))], "middle")
+    assert ids == [77, *kept, 88]
+    assert (cut, segments) == (9 - len(kept), [0] * len(ids))

@@ -187,6 +187,33 @@ def test_what_is_cut_is_told(rows: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert "texts are longer than 6 tokens: the ends of them" in said
 
 
+def test_a_word_at_the_end_is_read_where_the_middle_is_cut(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Classes told by the last word alone cannot be learnt from the beginnings."""
+    draw = random.Random(0)
+    rows = [
+        {"text": " ".join([*draw.choices(WORDS, k=20), ("grand", "dull")[n % 2]]), "label": n % 2} for n in range(200)
+    ]  # fmt: skip
+    data = written(tmp_path / "rows.jsonl", rows)
+    small = (
+        "train.batch_size=8",
+        "model.n_layer=1",
+        "model.d_model=32",
+        "optim.rate=0.01",
+        "task.longest=10",
+    )
+    found = {
+        cut: api.finetune(
+            data, model="gru", out=tmp_path / cut, epochs=4, settings=[*small, f"task.cut={cut}"]
+        )
+        for cut in ("end", "middle")
+    }
+    accuracy = {cut: run.evaluate_task(data, floors=False)["accuracy"]["value"] for cut, run in found.items()}
+    assert accuracy["end"] < 0.75 < 0.97 < accuracy["middle"]
+    assert "tokens: the middles of them" in capsys.readouterr().err
+
+
 def test_rows_in_both_parts_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = written(tmp_path / "train.jsonl", sentences(60))
     dev = written(tmp_path / "dev.jsonl", [*sentences(3), *sentences(9, seed=5)])

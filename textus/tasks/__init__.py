@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -254,8 +254,12 @@ class Frame:
     longest: int | None
     segments: int = 0
 
-    def around(self, texts: Sequence[list[int]]) -> tuple[list[int], list[int], int]:
-        """Ids and segments of texts, and how many ids were cut: from the end of the longest, again and again."""
+    def around(
+        self, texts: Sequence[list[int]], where: Literal["end", "middle"] = "end"
+    ) -> tuple[list[int], list[int], int]:
+        """Ids and segments of texts, and how many ids were cut: from the longest, again and again; at its end, or so
+        that its first quarter and the end are kept (Sun et al. 2019).
+        """
         kept = [len(text) for text in texts]
         room = None if self.longest is None else self.longest - len(self.begin) - len(texts)
         cut = left = 0 if room is None else max(0, sum(kept) - room)
@@ -267,7 +271,8 @@ class Frame:
             left -= taken
         ids, segments = list(self.begin), [0] * len(self.begin)
         for number, (text, n) in enumerate(zip(texts, kept, strict=True)):
-            ids += [*text[:n], self.end_id]
+            first = n if where == "end" else n // 4
+            ids += [*text[:first], *text[len(text) - n + first :], self.end_id]
             segments += [number] * (n + 1)
         return ids, segments, cut
 
@@ -283,9 +288,10 @@ def frame_of(config: Any, tokenizer: Tokenizer, longest: int | None = None) -> F
 def rows_of(task: Task, examples: Sequence[Example], tokenizer: Tokenizer, frame: Frame) -> list[Row]:
     """Every example as ids; says how many were cut."""
     rows = task.rows(examples, tokenizer, frame)
+    where = getattr(task.settings, "cut", "end")
     if cut := [row.cut for row in rows if row.cut]:
         notice(
-            f"{len(cut):,} of {len(rows):,} texts are longer than {frame.longest} tokens: the ends of them,"
+            f"{len(cut):,} of {len(rows):,} texts are longer than {frame.longest} tokens: the {where}s of them,"
             f" {sum(cut):,} tokens in all, are not read"
         )
     return rows

@@ -40,7 +40,7 @@ class ClassificationSettings:
     """`multi`: any number of classes a text; `pooling`: what of a text's states the head reads; `dropout` of it;
     `word_dropout`: share of a text's ids that a step of training leaves out (Iyyer et al. 2015);
     `class_weights` "balanced": every class weighs the same in the loss, however rare; `longest`: ids of a text that are
-    read (0: as many as the model's context holds).
+    read (0: as many as the model's context holds); of a longer text the `cut` is not read: its end, or its middle.
     """
 
     multi: bool = False
@@ -49,6 +49,7 @@ class ClassificationSettings:
     word_dropout: float = 0.0
     class_weights: Literal["none", "balanced"] = "none"
     longest: int = 0
+    cut: Literal["end", "middle"] = "end"
 
     def __post_init__(self) -> None:
         for name in ("dropout", "word_dropout"):
@@ -133,7 +134,7 @@ class Classification(Task):
         return weights
 
     def row(self, example: Example, ids: list[list[int]], frame: Frame) -> Row:
-        framed, segments, cut = frame.around(ids)
+        framed, segments, cut = frame.around(ids, self.settings.cut)
         label = None
         if example.label is not None:
             numbers = [self.index[name] for name in self.names(example) if name in self.index]
