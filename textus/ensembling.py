@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from textus import scoring
 from textus.checkpoint import open_run
 from textus.common import UsageError, notice, unknown
 from textus.models import LanguageModel
 from textus.scoring import Rows, assessed, difference
-from textus.tasks import TASKS, Example, Task, from_record, main_figures, opened, read
+from textus.tasks import TASKS, Example, Task, examples_of, from_record, main_figures, opened, read
 from textus.tokenizer import Tokenizer
 
 HOW = ("mean", "vote", "soup")
@@ -129,3 +130,31 @@ def evaluated(
     ]
     found["against_mean_member"] = difference(rows, answers.together, *answers.members)
     return found, answers.together
+
+
+def read_rows(runs: Sequence[Path], how: str, path: Path, columns: str | None = None) -> Rows:
+    """The labelled rows of a file for the task that all runs were fine-tuned for."""
+    return scoring.read_rows(task_of(runs, how), path, columns)
+
+
+def reported(
+    runs: Sequence[Path], how: str, rows: Rows, by: Sequence[str] = (), *, floors: bool = True
+) -> dict[str, Any]:
+    """What `evaluated` finds, how many of the rows a run was trained on, and the floors of the first run."""
+    figures, outputs = evaluated(runs, how, rows, by)
+    found = {"task": rows.task.name, "ensemble": how, **figures}
+    trained_on = {(record := open_run(each).record)["corpus"]["fingerprint"]: record for each in runs}
+    found["rows_trained_on"] = max(scoring.trained_on(each, rows) or 0 for each in trained_on.values())
+    if floors and (lower := scoring.floors(runs[0], open_run(runs[0]).record, rows, outputs)):
+        found["floors"] = lower
+    return found
+
+
+def predictions(
+    runs: Sequence[Path], how: str, given: Sequence[str | tuple[str, ...]] | Path, columns: str | None = None
+) -> list[dict[str, Any]]:
+    """The ensemble's answer to each text, or to each row of a file, as JSON values."""
+    task = task_of(runs, how)
+    examples = examples_of(task, given, columns)
+    answers = ask(runs, task, how, examples).together
+    return [task.told(example, output) for example, output in zip(examples, answers, strict=True)]

@@ -491,13 +491,9 @@ def predict_together(
     Raises UsageError naming two runs that cannot be put together.
     """
     from textus import ensembling
-    from textus.tasks import examples_of
 
     paths = [run.path if isinstance(run, Run) else Path(run) for run in runs]
-    task = ensembling.task_of(paths, ensemble)
-    examples = examples_of(task, texts, columns)
-    answers = ensembling.ask(paths, task, ensemble, examples).together
-    return [task.told(example, output) for example, output in zip(examples, answers, strict=True)]
+    return ensembling.predictions(paths, ensemble, texts, columns)
 
 
 def evaluate_together(
@@ -517,17 +513,11 @@ def evaluate_together(
     from textus import ensembling, scoring
 
     paths = [run.path if isinstance(run, Run) else Path(run) for run in runs]
-    task = ensembling.task_of(paths, ensemble)
-    rows = scoring.read_rows(task, Path(on), columns)
-    figures, outputs = ensembling.evaluated(paths, ensemble, rows, by)
+    rows = ensembling.read_rows(paths, ensemble, Path(on), columns)
     about = {"run": f"{ensemble} of {len(paths)}", "runs": [str(each) for each in paths], "on": str(on)}
-    found = {**about, "task": task.name, "ensemble": ensemble, **figures}
-    trained_on = {(record := open_run(each).record)["corpus"]["fingerprint"]: record for each in paths}
-    found["rows_trained_on"] = max(scoring.trained_on(each, rows) or 0 for each in trained_on.values())
-    if floors and (lower := scoring.floors(paths[0], open_run(paths[0]).record, rows, outputs)):
-        found["floors"] = lower
+    found = {**about, **ensembling.reported(paths, ensemble, rows, by, floors=floors)}
     if out is not None:
-        scoring.write(Path(out), found, task, {str(each): each / "log.jsonl" for each in paths})
+        scoring.write(Path(out), found, rows.task, {str(each): each / "log.jsonl" for each in paths})
     return found
 
 
