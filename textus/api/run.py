@@ -182,7 +182,9 @@ class Run:
 
         Raises UsageError for another task, or settings of one that is learnt.
         """
-        if name in self.tasks:
+        from textus.tasks import TASKS
+
+        if name in self.tasks or (len(self.tasks) > 1 and name not in TASKS):
             if settings:
                 raise UsageError(
                     f"--set task.{settings[0]}: {self.path} has learnt {name} as it is; leave it out"

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from textus.checkpoint import load
-from textus.common import DataError, UsageError, notice, unknown
+from textus.common import DataError, UsageError, nearest, notice, unknown
 from textus.config import from_dict
 from textus.loader import Batch
 from textus.models import LanguageModel, Loss, step_seed
@@ -250,9 +250,10 @@ def learnt(record: dict[str, Any], name: str | None, run: Path) -> dict[str, Any
             f"{run} has learnt {', '.join(names)}: say which is asked, such as --task {names[0]}"
         )
     if name is not None and name not in names:
+        near = nearest(name, names)
         raise UsageError(
-            f"{run} has not learnt {name!r} but {', '.join(names) or 'no task'}; teach it: textus finetune DATA --from"
-            f" {run} --task {name} --out FOLDER"
+            f"{run} has not learnt {name!r}{f' (did you mean {near!r}?)' if near else ''}; it has learnt"
+            f" {', '.join(names) or 'no task'}"
         )
     if len(names) < 2:
         return record
