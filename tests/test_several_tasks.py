@@ -337,7 +337,7 @@ def test_methods_teach_all_heads(method: str, trained: Path, folder: Path, tmp_p
         assert run.evaluate_task(folder / f"{test}-test.jsonl", task=task, floors=False)["rows"] == 60
 
 
-def test_heads_of_a_run_gone_on_from_are_dropped_and_told(
+def test_heads_go_on_by_name_and_classes_and_others_are_left_behind(
     several: api.Run, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = api.finetune(
@@ -347,11 +347,24 @@ def test_heads_of_a_run_gone_on_from_are_dropped_and_told(
         epochs=1,
         settings=["train.batch_size=8"],
     )
-    assert "its heads are not (classification, tagging, where)" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "heads of other tasks are left behind: tagging, where" in told
+    assert "the head of classification begins anew: it had other classes or settings" in told
     assert run.tasks == list(run.model.heads) == ["classification"]
     assert run.record["labels"] == ["north", "south"]
     assert not [name for name in load_file(run.path / "model.safetensors") if "tagging" in name]
     assert run.predict(["the film of Rome"])[0]["label"] in ("north", "south")
+    still = ["train.steps=40", "optim.rate=1e-12", "task.where.pooling=max"]
+    also = [f"where:classification={folder / 'places.jsonl'}"]
+    more = api.finetune(
+        folder / "tones.jsonl", start=several.path, out=tmp_path / "more", also=also, settings=still
+    )
+    told = capsys.readouterr().err
+    assert "the head of where goes on from what it learnt" in told
+    assert "heads of other tasks are left behind: tagging" in told
+    for name in ("classification", "where"):
+        new, old = (each.model.heads[name].out.weight for each in (more, several))  # type: ignore[union-attr]
+        assert torch.allclose(new, old, atol=1e-6)  # type: ignore[arg-type]
 
 
 def test_vectors_are_those_of_the_similarity_that_was_learnt(folder: Path, tmp_path: Path) -> None:

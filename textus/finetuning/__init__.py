@@ -468,6 +468,8 @@ def heads_from(model: LanguageModel, tasks: Sequence[Task], before: dict[str, An
         if known and shape(before["heads"][task.called]) == shape(task.head()):
             model.heads[task.called].load_state_dict(former[task.called].state_dict())
             notice(f"the head of {task.called} goes on from what it learnt")
+        elif task.called in former:
+            notice(f"the head of {task.called} begins anew: it had other classes or settings")
     if left := [name for name in former if name not in model.heads]:
         notice(f"heads of other tasks are left behind: {', '.join(left)}")
 
