@@ -94,7 +94,11 @@ def learnt(folder: Path, out: Path, *settings: str, model: str = "gru", **more: 
 @pytest.fixture(scope="module")
 def several(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> api.Run:
     return learnt(
-        folder, tmp_path_factory.mktemp("runs") / "run", "task.tagging.crf=true", "task.where.pooling=max"
+        folder,
+        tmp_path_factory.mktemp("runs") / "run",
+        "task.tagging.crf=true",
+        "task.where.pooling=max",
+        "task.dropout=0.2",
     )
 
 
@@ -134,7 +138,8 @@ def test_the_run_tells_every_task(several: api.Run, folder: Path) -> None:
     assert sum(also["where"]["label_counts"]) > 70
     assert also["tagging"]["task_settings"]["crf"]
     assert also["where"]["task_settings"]["pooling"] == "max"
-    assert record["task_settings"]["pooling"] == "mean"
+    assert record["task_settings"]["pooling"] == "mean"  # each setting is its own task's
+    assert [each["task_settings"]["dropout"] for each in (record, *also.values())] == [0.2, 0.1, 0.1]
     for name, each in (("tones", record), ("tagged", also["tagging"]), ("places", also["where"])):
         file = folder / f"{name}.jsonl"
         assert each["corpus"]["path"] == str(file.resolve())
@@ -326,7 +331,9 @@ def test_resume_refuses_other_rows_of_any_task(folder: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("method", ["full", "lora", "frozen"])
-def test_methods_teach_all_heads(method: str, trained: Path, folder: Path, tmp_path: Path) -> None:
+def test_methods_teach_all_heads(
+    method: str, trained: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = learnt(folder, tmp_path / "run", start=trained, method=method, epochs=1)
     before, after = load(trained)[0], load(run.path, merged=method == "lora")[0]
     assert list(after.heads) == ["classification", "tagging", "where"]
@@ -335,6 +342,9 @@ def test_methods_teach_all_heads(method: str, trained: Path, folder: Path, tmp_p
     assert same == (method == "frozen")
     for task, test in (("classification", "tones"), ("tagging", "tagged"), ("where", "places")):
         assert run.evaluate_task(folder / f"{test}-test.jsonl", task=task, floors=False)["rows"] == 60
+    for form in ("hf", "peft") if method == "lora" else ("hf",):
+        assert api.export_model(run.path, out=tmp_path / form, to=form)["to"] == form
+        assert "heads (classification, tagging, where) stay in the run" in capsys.readouterr().err
 
 
 def test_heads_go_on_by_name_and_classes_and_others_are_left_behind(
