@@ -520,7 +520,7 @@ def on_all(model: LanguageModel, *, each: dict[str, Evaluate]) -> dict[str, Any]
         for figure, value in found.items()
         if figure not in ("validation", "criterion")
     }
-    return {"validation": 1 - mean, "criterion": -mean, **figures}
+    return {"validation": round(1 - mean, 6), "criterion": -mean, **figures}
 
 
 def resume(path: Path) -> Path:
