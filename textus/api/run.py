@@ -201,9 +201,10 @@ class Run:
 
     def embed(self, texts: Sequence[str], *, settings: Sequence[str] = ()) -> Any:
         """Vectors of texts, in order: an array (texts, D), float32, each of length one."""
-        from textus.tasks.similarity import similarity_in, vectors
+        from textus.tasks import named_of_kind
+        from textus.tasks.similarity import vectors
 
-        name = similarity_in(self.record) or "similarity"
+        name = named_of_kind(self.record, "similarity") or "similarity"
         return vectors(self.model, self.task_as(name, settings), self.tokenizer, texts)
 
     def robustness(

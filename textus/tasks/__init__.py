@@ -261,6 +261,15 @@ def learnt(record: dict[str, Any], name: str | None, run: Path) -> dict[str, Any
     return alone | record["also"].get(name, {}) | {"called": name}
 
 
+def named_of_kind(record: dict[str, Any], kind: str) -> str | None:
+    """The name of the one task of a kind that a run has learnt, of several the first, told; None where it has none."""
+    kinds = [record.get("task"), *(each["task"] for each in record.get("also", {}).values())]
+    names = [name for name, each in zip(names_of(record), kinds, strict=False) if each == kind]
+    if len(names) > 1:
+        notice(f"the run has learnt {kind} as {', '.join(names)}: {names[0]} is taken")
+    return names[0] if names else None
+
+
 def from_record(record: dict[str, Any]) -> Task:
     """The task a run was fine-tuned for, as its run.json tells it; of several tasks' record, by `learnt`."""
     cls = task_class(record["task"])

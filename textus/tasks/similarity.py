@@ -24,7 +24,7 @@ from textus.loader import Batch
 from textus.metrics import ranking, regression
 from textus.models import LanguageModel
 from textus.records import Record
-from textus.tasks import Example, Frame, Row, Task, names_of, read, with_head
+from textus.tasks import Example, Frame, Row, Task, read, with_head
 from textus.tasks.classification import texts_of
 from textus.tasks.regression import number_of, scored_field
 from textus.tokenizer import Tokenizer
@@ -212,15 +212,6 @@ def similarity_of(model: LanguageModel, settings: Sequence[str] = ()) -> Similar
     task = Similarity(assign(SimilaritySettings(), list(settings)), [])
     with_head(model, task)
     return task
-
-
-def similarity_in(record: dict[str, Any]) -> str | None:
-    """The name of the similarity a run has learnt; the first of several, told; None where it has learnt none."""
-    kinds = [record.get("task"), *(each["task"] for each in record.get("also", {}).values())]
-    names = [name for name, kind in zip(names_of(record), kinds, strict=False) if kind == "similarity"]
-    if len(names) > 1:
-        notice(f"it has learnt similarity as {', '.join(names)}: texts have the vectors of {names[0]}")
-    return names[0] if names else None
 
 
 def vectors(model: LanguageModel, task: Task, tokenizer: Tokenizer, texts: Sequence[str]) -> np.ndarray:
