@@ -372,11 +372,10 @@ def test_each_step_drops_other_units_and_the_same_step_the_same(family: str, row
     from textus.tasks import head_loss
 
     model, batches = training_of(family, rows)
-    loss = head_loss(batches.task)
 
     def at(step: int) -> float:
         torch.manual_seed(step)
-        return float(loss(model, replace(batches.batch(0), position=step)).mean.detach())
+        return float(head_loss(model, replace(batches.batch(0), position=step)).mean.detach())
 
     assert at(1) == at(1)
     assert len({at(step) for step in range(4)}) == 4

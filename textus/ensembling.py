@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from textus import scoring
 from textus.checkpoint import open_run
 from textus.common import UsageError, notice, unknown
 from textus.models import LanguageModel
 from textus.scoring import Rows, assessed, difference
-from textus.tasks import TASKS, Example, Task, from_record, main_figures, opened, read
+from textus.tasks import TASKS, Example, Task, examples_of, from_record, learnt, main_figures, opened, read
 from textus.tokenizer import Tokenizer
 
 HOW = ("mean", "vote", "soup")
@@ -31,17 +32,18 @@ class Answers:
     members: list[list[Any]]
 
 
-def task_of(runs: Sequence[Path], how: str) -> Task:
-    """The task that all runs were fine-tuned for. Raises UsageError naming two that do not answer alike."""
+def task_of(runs: Sequence[Path], how: str, name: str | None = None) -> Task:
+    """The task that all runs were fine-tuned for, the one called `name` where they were for several. Raises UsageError
+    naming two that do not answer alike.
+    """
     if how not in HOW:
         raise unknown("ensemble", how, HOW)
     if len(runs) < 2:
         raise UsageError(f"--ensemble {how}: give two runs or more")
-    records = [open_run(run).record for run in runs]
-    for run, record in zip(runs, records, strict=True):
-        if record.get("task") not in TASKS:
+    for run in runs:
+        if open_run(run).record.get("task") not in TASKS:
             raise UsageError(f"--ensemble {how}: {run} was not fine-tuned for a task")
-    first, *others = records
+    first, *others = [learnt(open_run(run).record, name, run) for run in runs]
     task = from_record(first)
     for run, record in zip(runs[1:], others, strict=True):
         together = f"--ensemble {how}: {runs[0]} and {run}"
@@ -70,7 +72,8 @@ def ask(runs: Sequence[Path], task: Task, how: str, examples: Sequence[Example])
     members = []
     for run in runs:
         model, tokenizer, record = opened(run)
-        members.append(read(model, from_record(record), tokenizer, examples))
+        its = from_record(learnt(record, task.called, run))
+        members.append(read(model, its, tokenizer, examples))
     if how != "soup":
         return Answers(task.mixed(members, how), members)
     model, tokenizer = soup(runs)
@@ -129,3 +132,38 @@ def evaluated(
     ]
     found["against_mean_member"] = difference(rows, answers.together, *answers.members)
     return found, answers.together
+
+
+def read_rows(
+    runs: Sequence[Path], how: str, path: Path, columns: str | None = None, task: str | None = None
+) -> Rows:
+    """The labelled rows of a file for the task that all runs were fine-tuned for, or of several the one called so."""
+    return scoring.read_rows(task_of(runs, how, task), path, columns)
+
+
+def reported(
+    runs: Sequence[Path], how: str, rows: Rows, by: Sequence[str] = (), *, floors: bool = True
+) -> dict[str, Any]:
+    """What `evaluated` finds, how many of the rows a run was trained on, and the floors of the first run."""
+    figures, outputs = evaluated(runs, how, rows, by)
+    found = {"task": rows.task.called, "ensemble": how, **figures}
+    records = [learnt(open_run(each).record, rows.task.called, each) for each in runs]
+    trained_on = {each["corpus"]["fingerprint"]: each for each in records}
+    found["rows_trained_on"] = max(scoring.trained_on(each, rows) or 0 for each in trained_on.values())
+    if floors and (lower := scoring.floors(runs[0], records[0], rows, outputs)):
+        found["floors"] = lower
+    return found
+
+
+def predictions(
+    runs: Sequence[Path],
+    how: str,
+    given: Sequence[str | tuple[str, ...]] | Path,
+    columns: str | None = None,
+    task: str | None = None,
+) -> list[dict[str, Any]]:
+    """The ensemble's answer to each text, or to each row of a file, as JSON values; `task` as in `read_rows`."""
+    asked = task_of(runs, how, task)
+    examples = examples_of(asked, given, columns)
+    answers = ask(runs, asked, how, examples).together
+    return [asked.told(example, output) for example, output in zip(examples, answers, strict=True)]

@@ -116,13 +116,15 @@ def export_run(path: Path, out: Path, *, to: str) -> dict[str, Any]:
         raise UsageError(
             f"{path} has no adapters; only a run of `textus finetune --method lora` has (--to hf)"
         )
+    if heads := record.get("heads"):
+        notice(f"the heads ({', '.join(heads)}) stay in the run: no form holds them")
     with folder_atomic(out) as beside:
         family = record["family"]
         if to == "peft":
             name = peft.write_folder(beside, family, model)
             notice(
-                "peft holds the adapters alone: the head stays in the run, and the weights they stand beside are those"
-                f" of {record['parent']} (textus export PARENT --to hf)"
+                "peft holds the adapters alone: the weights they stand beside are those of"
+                f" {record['parent']} (textus export PARENT --to hf)"
             )
             return {"run": str(path), "to": to, "architecture": name, "out": str(out)}
         name = folder.write_folder(beside, family, model.config, model.state_dict(), tokenizer)

@@ -20,7 +20,7 @@ from textus.common import DataError, UsageError, notice, unknown, write_atomic
 from textus.metrics.entities import entity_scores
 from textus.models import LanguageModel
 from textus.records import parse_columns, read_records
-from textus.tasks import TASKS, from_record, opened, read
+from textus.tasks import from_record, learnt, named_of_kind, names_of, opened, read
 from textus.tasks.facts import Related, text_of
 from textus.tasks.relations import Relations
 from textus.tasks.tagging import Tagging
@@ -57,11 +57,11 @@ class Reader:
 def reader(path: Path, flag: str, wanted: type[Tagging] | type[Relations]) -> Reader:
     """A run for one of the two parts; UsageError for a run of another task, or tags that are no entities."""
     model, tokenizer, record = opened(path)
-    name = record.get("task")
-    if name != wanted.name:
-        learnt = f"was fine-tuned for {name}" if name in TASKS else "was not fine-tuned for a task"
-        raise UsageError(f"{flag} {path} {learnt}; give a run of textus finetune --task {wanted.name}")
-    task = from_record(record)
+    name, known = named_of_kind(record, wanted.name), names_of(record)
+    if name is None:
+        why = f"was fine-tuned for {', '.join(known)}" if known else "was not fine-tuned for a task"
+        raise UsageError(f"{flag} {path} {why}; give a run of textus finetune --task {wanted.name}")
+    task = from_record(learnt(record, name, path))
     if isinstance(task, Tagging) and not task.entities:
         raise UsageError(f"{flag} {path} tells plain tags such as {task.labels[0]!r}, no entities")
     return Reader(model, task, tokenizer)

@@ -67,7 +67,7 @@ class Batch:
     zero.
 
     `word_starts` says which targets begin a word. `segments` numbers the texts of a row that holds several, 0 on.
-    `numbers` are columns of a table beside each row's text.
+    `numbers` are columns of a table beside each row's text. `task` is the head that learns from it.
     """
 
     ids: Tensor  # (B, T) int64
@@ -82,6 +82,7 @@ class Batch:
     labels: Any = None
     word_starts: Tensor | None = None  # (B, T) bool
     numbers: Tensor | None = None  # (B, columns) float64
+    task: str | None = None
 
     @property
     def n_targets(self) -> int:

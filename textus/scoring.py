@@ -25,7 +25,7 @@ from textus.tasks import Example, Task, from_record, main_figures, read
 
 LINEAR = "TF-IDF + linear"
 KEPT = "floor"
-"""The folder of that floor, in the folder of the run."""
+"""The folder of that floor, in the folder of the run; of a run with several tasks, with the task's name behind it."""
 MOST_SLICES = 30
 LENGTH = "length"
 """The slice that every file has."""
@@ -153,7 +153,8 @@ def floors(run: Path, record: dict[str, Any], rows: Rows, outputs: Sequence[Any]
 
 def floor_run(run: Path, record: dict[str, Any]) -> Path | None:
     """The run's floor: as kept, or trained now on the same rows; None, told, where these are gone or changed."""
-    kept, corpus = run / KEPT, record["corpus"]
+    kept = run / (f"{KEPT}-{record['called']}" if "called" in record else KEPT)
+    corpus = record["corpus"]
     try:
         if (kept / "run.json").exists():
             floor = open_run(kept)
@@ -187,7 +188,7 @@ def write(out: Path, found: dict[str, Any], task: Task, logs: Mapping[str, Path]
             curve = loss_curve(lines, title=name, per="loss a row")
             sections.append(Section(f"Training of {name}", picture=curve, alt="loss by step"))
     write_json(out / "evaluation.json", found)
-    write_report(out / "evaluation.html", f"{task.name}: {found['run']} on {found['on']}", sections)
+    write_report(out / "evaluation.html", f"{task.called}: {found['run']} on {found['on']}", sections)
 
 
 def beside(found: dict[str, Any]) -> Section:

@@ -41,7 +41,7 @@ from textus.config import VERSION, migrate
 from textus.metrics import ranking
 from textus.models import LanguageModel
 from textus.records import parse_columns, read_records
-from textus.tasks import TASKS, Task, from_record
+from textus.tasks import TASKS, Task, from_record, learnt, named_of_kind
 from textus.tasks.similarity import similarity_of, vectors
 from textus.texts import read_text
 from textus.tokenizer import Tokenizer
@@ -168,11 +168,8 @@ def reader(run: Path) -> tuple[LanguageModel, Task, Tokenizer]:
     model, tokenizer, record = load(run)
     if record.get("task") in TASKS and not model.reads_texts:
         model.answer_with(record["choices"]["precision"])
-    return (
-        model,
-        from_record(record) if record.get("task") == "similarity" else similarity_of(model),
-        tokenizer,
-    )
+    name = named_of_kind(record, "similarity")
+    return model, from_record(learnt(record, name, run)) if name else similarity_of(model), tokenizer
 
 
 # ── searching ──────────────────────────────────────────────────────────────────────────────────

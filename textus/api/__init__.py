@@ -199,7 +199,7 @@ def going_on(parent: Path, **refused: Any) -> tuple[str, Path]:
 
 def resume(path: str | Path) -> Run:
     """Go on with an interrupted run from its newest checkpoint that verifies."""
-    if Run(path).task_name:
+    if Run(path).tasks:
         from textus.finetuning import resume as go_on
     else:
         from textus.runs import resume as go_on
@@ -221,6 +221,9 @@ def finetune(
     epochs: int | None = None,
     seed: int = 0,
     augment: str | None = None,
+    also: Sequence[str] = (),
+    also_dev: Sequence[str] = (),
+    also_columns: Sequence[str] = (),
     settings: Sequence[str] = (),
     force: bool = False,
 ) -> Run:
@@ -230,12 +233,13 @@ def finetune(
 
     Raises UsageError for words that do not go together, DataError for data the task cannot use.
     """
+    from textus.finetuning import parse_also
     from textus.finetuning import start as begin
 
     common.claim(Path(out), force=force)
     wish = wish_for(
         data, task=task, method=method, start=start, model=model, dev=dev, columns=columns, tokenizer=tokenizer,
-        epochs=epochs, seed=seed, augment=augment, settings=settings,
+        epochs=epochs, seed=seed, augment=augment, settings=settings, also=parse_also(also, also_dev, also_columns),
     )  # fmt: skip
     return Run(begin(wish, Path(out), force=force))
 
@@ -251,7 +255,7 @@ def wish_for(
     settings: Sequence[str] = (),
     **others: Any,
 ) -> Any:
-    """The flags of `textus finetune` as its `Wish`; `others` are method, columns, tokenizer, epochs and seed."""
+    """The flags of `textus finetune` as its `Wish`; `others` are method, columns, tokenizer, epochs, seed and also."""
     from textus.finetuning import Wish
 
     how = (f"augment.operations={augment}",) if augment else ()
@@ -485,19 +489,16 @@ def predict_together(
     *,
     ensemble: str = "mean",
     columns: str | None = None,
+    task: str | None = None,
 ) -> list[dict[str, Any]]:
     """The answer of several fine-tuned runs as one (mean, vote, soup) to each text, or to each row of a file.
 
     Raises UsageError naming two runs that cannot be put together.
     """
     from textus import ensembling
-    from textus.tasks import examples_of
 
     paths = [run.path if isinstance(run, Run) else Path(run) for run in runs]
-    task = ensembling.task_of(paths, ensemble)
-    examples = examples_of(task, texts, columns)
-    answers = ensembling.ask(paths, task, ensemble, examples).together
-    return [task.told(example, output) for example, output in zip(examples, answers, strict=True)]
+    return ensembling.predictions(paths, ensemble, texts, columns, task)
 
 
 def evaluate_together(
@@ -509,6 +510,7 @@ def evaluate_together(
     by: Sequence[str] = (),
     floors: bool = True,
     out: str | Path | None = None,
+    task: str | None = None,
 ) -> dict[str, Any]:
     """How well several fine-tuned runs answer as one (mean, vote, soup), beside each of them alone.
 
@@ -517,17 +519,11 @@ def evaluate_together(
     from textus import ensembling, scoring
 
     paths = [run.path if isinstance(run, Run) else Path(run) for run in runs]
-    task = ensembling.task_of(paths, ensemble)
-    rows = scoring.read_rows(task, Path(on), columns)
-    figures, outputs = ensembling.evaluated(paths, ensemble, rows, by)
+    rows = ensembling.read_rows(paths, ensemble, Path(on), columns, task)
     about = {"run": f"{ensemble} of {len(paths)}", "runs": [str(each) for each in paths], "on": str(on)}
-    found = {**about, "task": task.name, "ensemble": ensemble, **figures}
-    trained_on = {(record := open_run(each).record)["corpus"]["fingerprint"]: record for each in paths}
-    found["rows_trained_on"] = max(scoring.trained_on(each, rows) or 0 for each in trained_on.values())
-    if floors and (lower := scoring.floors(paths[0], open_run(paths[0]).record, rows, outputs)):
-        found["floors"] = lower
+    found = {**about, **ensembling.reported(paths, ensemble, rows, by, floors=floors)}
     if out is not None:
-        scoring.write(Path(out), found, task, {str(each): each / "log.jsonl" for each in paths})
+        scoring.write(Path(out), found, rows.task, {str(each): each / "log.jsonl" for each in paths})
     return found
 
 
@@ -550,6 +546,8 @@ def show(path: str | Path | Run) -> dict[str, Any]:
         "versions", "isa",
     )  # fmt: skip
     facts = {name: run.record[name] for name in kept if run.record.get(name) is not None}
+    if also := run.record.get("also"):
+        facts["also"] = {name: {key: each[key] for key in ("task", "labels")} for name, each in also.items()}
     return {"run": str(run.path), **facts, **found, "mermaid": describing.as_mermaid(found)}
 
 

@@ -56,42 +56,55 @@ class Run:
         return self.record.get("task") == "chat"
 
     @property
-    def task_name(self) -> str | None:
-        """The task it was fine-tuned for; None for a run that predicts text."""
-        from textus.tasks import TASKS
+    def tasks(self) -> list[str]:
+        """The names of the tasks it was fine-tuned for; none for a run that predicts text."""
+        from textus.tasks import names_of
 
-        name = self.record.get("task")
-        return name if name in TASKS else None
+        return names_of(self.record)
 
-    @cached_property
+    @property
     def task(self) -> Task:
-        """The task it was fine-tuned for, with its classes; UsageError for a run without one."""
-        from textus.tasks import from_record
+        """The one task it was fine-tuned for, with its classes; UsageError for a run without one, or with several."""
+        return self.task_called(None)
 
-        if self.task_name is None:
+    def task_called(self, name: str | None) -> Task:
+        """A task it was fine-tuned for, by its name; None: the only one. UsageError for another, and for none where
+        there are several.
+        """
+        from textus.tasks import from_record, learnt
+
+        if not self.tasks:
             raise UsageError(
                 f"{self.path} was not fine-tuned for a task; make one: textus finetune DATA --from {self.path}"
                 " --out FOLDER"
             )
-        return from_record(self.record)
+        return from_record(learnt(self.record, name, self.path))
 
     def refuse_task(self) -> None:
         """UsageError for a run that was fine-tuned for a task: what it makes of text is not what it was taught."""
-        if self.task_name:
+        if self.tasks:
+            which = f" --task {self.tasks[0]}" if len(self.tasks) > 1 else ""
             raise UsageError(
-                f"{self.path} was fine-tuned for {self.task_name}, not to predict text: textus predict {self.path} TEXT"
+                f"{self.path} was fine-tuned for {', '.join(self.tasks)}, not to predict text: textus predict"
+                f" {self.path}{which} TEXT"
             )
 
     def predict(
-        self, texts: Sequence[str | tuple[str, ...]] | Path, *, columns: str | None = None
+        self,
+        texts: Sequence[str | tuple[str, ...]] | Path,
+        *,
+        columns: str | None = None,
+        task: str | None = None,
     ) -> list[dict[str, Any]]:
-        """The task's answer for each text (or pair of texts), or for each row of a file, in order.
+        """The task's answer for each text (or pair of texts), or for each row of a file, in order; `task`: the name of
+        one, of a run that has learnt several.
 
         Raises DataError for a file that the task cannot read.
         """
         from textus.tasks import examples_of, predictions
 
-        return predictions(self.model, self.task, self.tokenizer, examples_of(self.task, texts, columns))
+        asked = self.task_called(task)
+        return predictions(self.model, asked, self.tokenizer, examples_of(asked, texts, columns))
 
     def evaluate_task(
         self,
@@ -101,15 +114,17 @@ class Run:
         by: Sequence[str] = (),
         floors: bool = True,
         out: str | Path | None = None,
-        task: Task | None = None,
+        task: str | None = None,
+        settings: Sequence[str] = (),
         entities: str | Path | None = None,
     ) -> dict[str, Any]:
         """How well it answers the labelled rows of a file: the task's figures with their intervals.
 
         `by`: columns of the file whose values are told apart, or `length`. `floors`: beside what those who know less
-        reach, which the first time may mean to train one. `out`: a folder for the page and the figures. `task`: another
-        than its own, by `task_as`. `entities`: of a relations run, the tagging run that finds the entities; the rows'
-        own are then what is to be found, and no floor or page goes with the figures.
+        reach, which the first time may mean to train one. `out`: a folder for the page and the figures. `task`: the
+        name of one of several it has learnt, or of another, with `settings`, as `task_as` takes them. `entities`: of a
+        relations run, the tagging run that finds the entities; the rows' own are then what is to be found, and no floor
+        or page goes with the figures.
         """
         if entities is not None:
             from textus.extracting import measured
@@ -122,17 +137,18 @@ class Run:
             about = {"run": str(self.path), "entities": str(entities), "on": str(on)}
             return {**about, "task": "relations from raw text", **found}
         from textus import scoring
-        from textus.tasks import read
+        from textus.tasks import learnt, read
 
-        asked = task or self.task
+        asked = self.task_as(task, settings) if task else self.task
         rows = scoring.read_rows(asked, Path(on), columns)
         outputs = read(self.model, asked, self.tokenizer, rows.examples)
-        about = {"run": str(self.path), "on": str(on), "task": asked.name}
+        about = {"run": str(self.path), "on": str(on), "task": asked.called}
         found = {**about, **scoring.assessed(rows, outputs, by)}
-        if not task:
-            found["rows_trained_on"] = scoring.trained_on(self.record, rows)
-        if floors and not task and (lower := scoring.floors(self.path, self.record, rows, outputs)):
-            found["floors"] = lower
+        if asked.called in self.tasks:
+            record = learnt(self.record, asked.called, self.path)
+            found["rows_trained_on"] = scoring.trained_on(record, rows)
+            if floors and (lower := scoring.floors(self.path, record, rows, outputs)):
+                found["floors"] = lower
         if out is not None:
             scoring.write(Path(out), found, asked, {self.path.name: self.path / "log.jsonl"})
         return found
@@ -161,17 +177,19 @@ class Run:
         return {"run": str(self.path), "entities_run": str(entities), "on": str(file), **found}
 
     def task_as(self, name: str, settings: Sequence[str] = ()) -> Task:
-        """The run's own task, or similarity for a run that has not learnt it; `settings` are assignments to its fields,
-        such as "pooling=cls".
+        """A task the run has learnt, by its name, or similarity for a run that has not learnt it; `settings` are
+        assignments to its fields, such as "pooling=cls".
 
-        Raises UsageError for another task than its own, or settings of one that is learnt.
+        Raises UsageError for another task, or settings of one that is learnt.
         """
-        if name == self.task_name:
+        from textus.tasks import TASKS
+
+        if name in self.tasks or (len(self.tasks) > 1 and name not in TASKS):
             if settings:
                 raise UsageError(
                     f"--set task.{settings[0]}: {self.path} has learnt {name} as it is; leave it out"
                 )
-            return self.task
+            return self.task_called(name)
         from textus.tasks import task_class
         from textus.tasks.similarity import similarity_of
 
@@ -183,21 +201,28 @@ class Run:
 
     def embed(self, texts: Sequence[str], *, settings: Sequence[str] = ()) -> Any:
         """Vectors of texts, in order: an array (texts, D), float32, each of length one."""
+        from textus.tasks import named_of_kind
         from textus.tasks.similarity import vectors
 
-        return vectors(self.model, self.task_as("similarity", settings), self.tokenizer, texts)
+        name = named_of_kind(self.record, "similarity") or "similarity"
+        return vectors(self.model, self.task_as(name, settings), self.tokenizer, texts)
 
     def robustness(
-        self, on: str | Path, *, columns: str | None = None, vectors: str | Path | None = None
+        self,
+        on: str | Path,
+        *,
+        columns: str | None = None,
+        vectors: str | Path | None = None,
+        task: str | None = None,
     ) -> dict[str, Any]:
         """What it loses on the labelled rows of a file under typos, synonyms (by word `vectors`, else WordNet), case,
         spacing and irrelevant sentences.
         """
         from textus.robustness import robustness
 
-        words = Path(vectors) if vectors else None
-        found = robustness(self.model, self.task, self.tokenizer, Path(on), columns=columns, vectors=words)
-        return {"run": str(self.path), "on": str(on), "task": self.task_name, **found}
+        words, asked = Path(vectors) if vectors else None, self.task_called(task)
+        found = robustness(self.model, asked, self.tokenizer, Path(on), columns=columns, vectors=words)
+        return {"run": str(self.path), "on": str(on), "task": asked.called, **found}
 
     def stream(self, prompt: str = "", **sampling: Any) -> Iterator[str]:
         """The continuation of a text, in pieces as they come; keywords are the fields of

@@ -51,6 +51,7 @@ Assignments = Annotated[
     option("Set any field of any config, such as model.n_layer=2; may be repeated.", "--set", "PATH=VALUE"),
 ]
 
+Asked = Annotated[str | None, option("Which task, of runs that have learnt several.", "--task", "NAME")]
 TaskSettings = Annotated[
     list[str] | None,
     option(

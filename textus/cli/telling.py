@@ -73,6 +73,7 @@ def history(found: Mapping[str, Any]) -> str:
     facts = (
         "task",
         "labels",
+        "also",
         "steps",
         "seed",
         "preset",

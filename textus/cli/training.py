@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -88,6 +89,31 @@ def train(
     return finished(run)
 
 
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Also:
+    """Further tasks, learnt at once by heads of their own."""
+
+    also: Annotated[
+        list[str] | None,
+        option(
+            "Learn another task at once, by a head of its own called NAME (or as the task); may be repeated. Settings:"
+            " --set task.NAME.crf=true; --set mix.power=1 deals steps by size, 0 to all alike, 0.5 if not set.",
+            metavar="[NAME:]TASK=FILE",
+        ),
+    ] = None
+    also_dev: Annotated[
+        list[str] | None, option("Rows of that task that choose the weights.", metavar="NAME=FILE")
+    ] = None
+    also_columns: Annotated[
+        list[str] | None, option("Which columns are its fields.", metavar="NAME:COLUMNS")
+    ] = None
+
+    def given(self) -> dict[str, list[str]]:
+        """As keywords of `api.finetune`."""
+        return {name: value or [] for name, value in vars(self).items()}
+
+
 def finetune(
     data: Rows,
     /,
@@ -114,6 +140,7 @@ def finetune(
             "Learn from changed copies too: swap,delete,typos, … as in 'textus augment' (--set augment.times=4)."
         ),
     ] = None,
+    also: Also = Also(),
     settings: Assignments = None,
     force: Force = False,
     as_json: Json = False,
@@ -127,6 +154,7 @@ def finetune(
     run = api.finetune(
         data, out=out, task=task, method=method, start=start, model=model, dev=dev, columns=columns,
         tokenizer=tokenizer, epochs=epochs, seed=seed, augment=augment, settings=settings or [], force=force,
+        **also.given(),
     )  # fmt: skip
     return finished(run)
 
@@ -164,9 +192,12 @@ def finished(run: Any) -> Answer:
     }
     known = {name: value for name, value in facts.items() if value is not None}
     tries = [f"textus evaluate {run.path}"]
-    if run.task_name:
-        what = "FILE" if run.task_name == "relations" else '"…"'
-        tries = [f"textus predict {run.path} {what}", f"textus evaluate {run.path} --on TEST"]
+    if len(run.tasks) > 1:
+        known["task"] = ", ".join(run.tasks)
+    if run.tasks:
+        what = "FILE" if run.tasks[0] == "relations" else '"…"'
+        which = f" --task {run.tasks[0]}" if len(run.tasks) > 1 else ""
+        tries = [f"textus predict {run.path}{which} {what}", f"textus evaluate {run.path}{which} --on TEST"]
     elif run.model.can_generate:
         tries.insert(0, f'textus generate {run.path} "Once upon a time"')
     tried = "   or: ".join(tries)

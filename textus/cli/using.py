@@ -11,6 +11,7 @@ from cyclopts import Parameter
 
 from textus.cli.options import (
     Answer,
+    Asked,
     Columns,
     Force,
     Json,
@@ -117,7 +118,12 @@ def evaluate(
     task: TaskFlags = TaskFlags(),
     asked: Annotated[
         str | None,
-        option("similarity: scored pairs of texts, of any run with states.", "--task", "TASK"),
+        option(
+            "Which task, of a run that has learnt several; or similarity: scored pairs of texts, of any run with"
+            " states.",
+            "--task",
+            "NAME",
+        ),
     ] = None,
     settings: TaskSettings = None,
     ensemble: Ensemble = None,
@@ -136,23 +142,22 @@ def evaluate(
         )
     if settings and not asked:
         raise UsageError(f"--set {settings[0]}: goes with --task similarity alone")
-    if asked and ensemble:
-        raise UsageError(f"--task {asked}: with --ensemble each run answers by its own task; leave it out")
     if ensemble:
         if task.entities:
             raise UsageError(f"--entities {task.entities}: goes with one relations run, not with --ensemble")
+        if settings:
+            raise UsageError(
+                f"--set {settings[0]}: with --ensemble each run answers as it has learnt; leave it out"
+            )
         if on is None:
             raise UsageError(f"--ensemble {ensemble}: give labelled rows, --on FILE")
-        found = evaluate_together(runs, on, ensemble=ensemble, **task.given())
+        found = evaluate_together(runs, on, ensemble=ensemble, task=asked, **task.given())
         return Answer(found, telling.task_scores(found))
     opened = open_run(runs[0])
-    if name := asked or opened.task_name:
+    if name := asked or ", ".join(opened.tasks):
         if on is None:
             raise UsageError(f"{runs[0]} is asked for {name}: give labelled rows, --on FILE")
-        other = (
-            opened.task_as(name, task_settings(settings)) if name != opened.task_name or settings else None
-        )
-        found = opened.evaluate_task(on, task=other, **task.given())
+        found = opened.evaluate_task(on, task=asked, settings=task_settings(settings), **task.given())
         return Answer(found, telling.task_scores(found))
     task.refuse(runs[0])
     data = opened.evaluate(on, stride=stride)
@@ -168,6 +173,7 @@ def robustness(
     vectors: Annotated[
         Path | None, option("Word vectors whose nearest are taken for synonyms, not WordNet.", metavar="FILE")
     ] = None,
+    task: Asked = None,
     as_json: Json = False,
 ) -> Answer:
     """What a fine-tuned run loses on rows with typos, synonyms, other case and spacing, irrelevant sentences.
@@ -177,7 +183,7 @@ def robustness(
     from textus.api import open_run
     from textus.cli import telling
 
-    found = open_run(run).robustness(on, columns=columns, vectors=vectors)
+    found = open_run(run).robustness(on, columns=columns, vectors=vectors, task=task)
     return Answer(found, telling.robustness(found))
 
 
@@ -192,6 +198,7 @@ def predict(
     columns: Annotated[
         str | None, option("Which columns are the fields: text=review, or without a header 0=text.")
     ] = None,
+    task: Asked = None,
     as_json: Json = False,
 ) -> Answer:
     """Answer for a text, or for each row of a file, with a fine-tuned run or several.
@@ -210,9 +217,9 @@ def predict(
         raise UsageError(f"--text-pair goes with a text; {what} is a file, whose rows have both texts")
     asked = Path(what) if is_file(what) else [what if text_pair is None else (what, text_pair)]
     if ensemble:
-        found = predict_together(runs, asked, ensemble=ensemble, columns=columns)
+        found = predict_together(runs, asked, ensemble=ensemble, columns=columns, task=task)
         return Answer({"runs": runs, "ensemble": ensemble, "answers": found}, telling.answers(found))
-    found = open_run(runs[0]).predict(asked, columns=columns)
+    found = open_run(runs[0]).predict(asked, columns=columns, task=task)
     return Answer({"run": runs[0], "answers": found}, telling.answers(found))
 
 

@@ -10,7 +10,7 @@ Shapes: B rows, T positions.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from textus.checkpoint import load
-from textus.common import DataError, UsageError, notice, unknown
+from textus.common import DataError, UsageError, nearest, notice, unknown
 from textus.config import from_dict
 from textus.loader import Batch
 from textus.models import LanguageModel, Loss, step_seed
@@ -111,6 +111,8 @@ class Task(ABC):
 
     def __init__(self, settings: Any, labels: Sequence[str]) -> None:
         self.settings, self.labels = settings, list(labels)
+        self.called = self.name
+        """The name of its head: the task's, or another where a run learns several."""
         self.counts: list[int] = []
         """Rows of each class that were learnt from, where there are classes."""
 
@@ -232,11 +234,48 @@ def opened(run: Path) -> tuple[LanguageModel, Tokenizer, dict[str, Any]]:
     return model.eval(), tokenizer, record
 
 
+def names_of(record: dict[str, Any]) -> list[str]:
+    """The names of the tasks a run was fine-tuned for, in their order; none for a run that predicts text."""
+    return [record["task"], *record.get("also", {})] if record.get("task") in TASKS else []
+
+
+def learnt(record: dict[str, Any], name: str | None, run: Path) -> dict[str, Any]:
+    """What a run's record would say had it learnt the one task of that name; None: of the only one it has learnt.
+
+    Raises UsageError for a name it has not learnt, and for none where there are several.
+    """
+    names = names_of(record)
+    if name is None and len(names) > 1:
+        raise UsageError(
+            f"{run} has learnt {', '.join(names)}: say which is asked, such as --task {names[0]}"
+        )
+    if name is not None and name not in names:
+        near = nearest(name, names)
+        raise UsageError(
+            f"{run} has not learnt {name!r}{f' (did you mean {near!r}?)' if near else ''}; it has learnt"
+            f" {', '.join(names) or 'no task'}"
+        )
+    if len(names) < 2:
+        return record
+    alone = {key: value for key, value in record.items() if key != "also"}
+    return alone | record["also"].get(name, {}) | {"called": name}
+
+
+def named_of_kind(record: dict[str, Any], kind: str) -> str | None:
+    """The name of the one task of a kind that a run has learnt, of several the first, told; None where it has none."""
+    kinds = [record.get("task"), *(each["task"] for each in record.get("also", {}).values())]
+    names = [name for name, each in zip(names_of(record), kinds, strict=False) if each == kind]
+    if len(names) > 1:
+        notice(f"the run has learnt {kind} as {', '.join(names)}: {names[0]} is taken")
+    return names[0] if names else None
+
+
 def from_record(record: dict[str, Any]) -> Task:
-    """The task a run was fine-tuned for, as its run.json tells it."""
+    """The task a run was fine-tuned for, as its run.json tells it; of several tasks' record, by `learnt`."""
     cls = task_class(record["task"])
     task = cls(from_dict(cls.config, record["task_settings"], "task."), record["labels"])
     task.counts = record.get("label_counts", [])
+    task.called = record.get("called", task.name)
     return task
 
 
@@ -326,7 +365,7 @@ def batch_of(task: Task, rows: Sequence[Row], pad_id: int, position: int = 0) ->
     numbers = torch.tensor([row.numbers for row in rows], dtype=torch.float64) if rows[0].numbers else None
     return Batch(
         ids, ids, weights, mask=mask, segments=segments, labels=labels, position=position, numbers=numbers,
-        word_starts=starts,
+        word_starts=starts, task=task.called,
     )  # fmt: skip
 
 
@@ -365,7 +404,7 @@ class RowBatches:
 @torch.inference_mode()
 def answers(model: LanguageModel, task: Task, rows: Sequence[Row], pad_id: int) -> list[Any]:
     """The answer to each example of these rows, in their order; rows of like length are read together."""
-    head, device = model.heads[task.name], next(model.parameters()).device
+    head, device = model.heads[task.called], next(model.parameters()).device
     found: list[Any] = [None] * len(rows)
     for places in in_batches([row.length * (1 + len(row.apart)) for row in rows]):
         batch = batch_of(task, [rows[place] for place in places], pad_id).to(device)
@@ -394,7 +433,7 @@ def with_head(model: LanguageModel, task: Task) -> None:
             f"a {type(model).__name__} has no states for a head to stand on; {task.name} can be learnt by any family"
             " that does not count, such as --model lstm or encoder"
         )
-    model.heads[task.name] = build_head(task.head(), model.config.d_model)
+    model.heads[task.called] = build_head(task.head(), model.config.d_model)
 
 
 def states(model: LanguageModel, batch: Batch) -> Tensor:
@@ -409,14 +448,16 @@ def states(model: LanguageModel, batch: Batch) -> Tensor:
     return found.unflatten(0, batch.ids.shape[:-1])
 
 
-def head_loss(task: Task) -> Callable[[LanguageModel, Batch], Loss]:
-    """What `training.Gradients` takes: the loss of the task's head on the model's states."""
-
-    def loss(model: LanguageModel, batch: Batch) -> Loss:
-        found: Loss = model.heads[task.name].loss(states(model, batch), batch)  # type: ignore[operator]
-        return found
-
-    return loss
+def head_loss(model: LanguageModel, batch: Batch) -> Loss:
+    """What `training.Gradients` takes: the loss of the batch's head on the model's states. Of a model with several
+    heads it says whose it is; the others have no gradient at all, so that no optimiser moves or decays them in that
+    step.
+    """
+    assert batch.task is not None
+    found: Loss = model.heads[batch.task].loss(states(model, batch), batch)  # type: ignore[operator]
+    if len(model.heads) > 1:
+        found.parts[f"loss/{batch.task}"] = float(found.total.detach())
+    return found
 
 
 def whole(example: Example) -> str:

@@ -7,11 +7,12 @@ run.json holds the task with its classes and the head, so that `checkpoint.load`
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from itertools import count
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ import torch
 from textus import hardware
 from textus import tokenizer as tokenizers
 from textus.augment import AugmentSettings, augmented, origin_of
-from textus.checkpoint import create_run, load, open_run, read_tokenizer, verify
+from textus.checkpoint import RunFolder, create_run, load, open_run, read_tokenizer, verify
 from textus.common import (
     DataError,
     RunError,
@@ -28,10 +29,12 @@ from textus.common import (
     counter_seed,
     fingerprint,
     notice,
+    sha256,
     uniform,
-    unknown,
 )
 from textus.config import assign, from_dict, to_dict
+from textus.finetuning.wishes import Wish as Wish
+from textus.finetuning.wishes import parse_also as parse_also
 from textus.measuring import fast_bf16
 from textus.models import LanguageModel, adapters, build
 from textus.models import family as family_of
@@ -49,11 +52,14 @@ from textus.tasks import (
     frame_of,
     has_blanks,
     head_loss,
+    learnt,
+    names_of,
     rows_of,
     task_class,
     whole,
     with_head,
 )
+from textus.tasks.mixing import MixedBatches, MixSettings
 from textus.training import Choices, Evaluate, Gradients, TrainSettings, check_patience
 
 RATES = {"full": 1e-4, "frozen": 1e-3, "lora": 1e-3}
@@ -67,92 +73,26 @@ SCRATCH = {"n_layer": 2, "d_model": 256, "context_length": 256}
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What the person asked for: the flags of `textus finetune`."""
-
-    data: Path
-    task: str
-    parent: Path | None = None
-    family: str | None = None
-    dev: Path | None = None
-    columns: str | None = None
-    tokenizer: str | None = None
-    epochs: int | None = None
-    seed: int = 0
-    assignments: tuple[str, ...] = ()
-    method: str = "full"
-
-    def check(self) -> None:
-        """Words that are wrong or do not go together."""
-        if (self.parent is None) == (self.family is None):
-            raise UsageError(
-                "say what to teach: --from RUN for a model that is there, or --model FAMILY for a new one"
-            )
-        if self.parent and self.tokenizer:
-            raise UsageError(
-                f"--tokenizer {self.tokenizer}: a model reads with the tokenizer it has; leave it out"
-            )
-        if self.epochs is not None and self.epochs < 1:
-            raise UsageError(f"--epochs {self.epochs}: must be at least 1")
-        for each in self.assignments:
-            if (group := each.partition(".")[0]) not in (
-                known := ("model", "train", "optim", "choices", "task", "augment", "method")
-            ):
-                raise unknown("group of settings", group, known)
-        for each in self.of("train"):
-            if each.startswith("context_length="):
-                raise UsageError(f"--set train.{each}: how much of a text is read is task.longest; set that")
-            if each.startswith("steps=") and self.epochs:
-                raise UsageError(
-                    f"--set train.{each} and --epochs {self.epochs} both say how long; leave one out"
-                )
-        self.check_method()
-        if self.family and family_of(self.family)[0].reads_texts:
-            self.check_whole()
-
-    def check_whole(self) -> None:
-        """What a family that learns from all texts at once has no use for."""
-        unused = [f"--set {each}" for each in self.assignments if not each.startswith(("model.", "augment."))]
-        unused += [
-            f"--{name} {value}"
-            for name, value in (("tokenizer", self.tokenizer), ("epochs", self.epochs))
-            if value
-        ]
-        if unused:
-            raise UsageError(
-                f"{unused[0]}: a {self.family} model learns from all texts at once, by n-grams of its own, one class a"
-                " text; leave it out (its settings are --set model.…)"
-            )
-
-    def check_method(self) -> None:
-        """A method's name, its settings, and whether there is something to leave as it is."""
-        if self.method not in adapters.METHODS:
-            raise unknown("method", self.method, adapters.METHODS)
-        if self.method == "full" and (said := self.of("method")):
-            raise UsageError(f"--set method.{said[0]}: full has no settings; give --method lora or frozen")
-        if self.method != "full" and self.parent is None:
-            raise UsageError(
-                f"--method {self.method} leaves a model as it is: begin from one with --from RUN"
-            )
-        _ = self.how
-
-    @property
-    def how(self) -> Any:
-        """The method's settings."""
-        return assign(adapters.METHODS[self.method](), self.of("method"))
-
-    def of(self, group: str) -> list[str]:
-        """The assignments of one group, without its name."""
-        return [each.partition(".")[2] for each in self.assignments if each.startswith(f"{group}.")]
-
-
-@dataclass(frozen=True)
 class Data:
     """A task's data as it is trained on: the task with its classes, and both parts' checked rows."""
 
     task: Task
     train: list[Example]
     dev: list[Example]
+
+
+Parts = dict[str, Data]
+"""Each task that is learnt, by the name of its head."""
+RowsOfBoth = tuple[list[Row], list[Row]]
+"""What is learnt from and what chooses the weights, as ids."""
+
+
+def data_of(name: str, wish: Wish, augment: AugmentSettings | None) -> Data:
+    """The data of one task of a fine-tuning, which has a head of this name."""
+    cls = task_class(wish.task)
+    data = read_data(cls, assign(cls.config(), wish.of("task")), wish, augment)
+    data.task.called = name
+    return data
 
 
 def read_data(cls: type[Task], settings: Any, wish: Wish, augment: AugmentSettings | None = None) -> Data:
@@ -238,12 +178,11 @@ def start(wish: Wish, out: Path, *, force: bool = False, watch: Watch | None = N
     """
     one_thread()
     wish.check()
-    cls = task_class(wish.task)
-    augment = augment_settings(wish)
-    data = read_data(cls, assign(cls.config(), wish.of("task")), wish, augment)
-    family, config, tokenizer = beginning(wish, data)
-    rows = encoded(data, family, config, tokenizer)
-    train = settings_of(wish, len(rows[0]) or len(data.train))
+    augment, wishes = augment_settings(wish), wish.alone()
+    parts = {name: data_of(name, each, augment) for name, each in wishes.items()}
+    family, config, tokenizer = beginning(wish, parts)
+    rows = {name: encoded(data, family, config, tokenizer) for name, data in parts.items()}
+    train = settings_of(wish, [len(rows[name][0]) or len(data.train) for name, data in parts.items()])
     choices = choices_for(wish, family, config)
     if wish.method == "lora" and choices.step == "native":
         raise UsageError(
@@ -256,39 +195,88 @@ def start(wish: Wish, out: Path, *, force: bool = False, watch: Watch | None = N
         "settings": to_dict(train),
         "choices": asdict(choices),
         "seed": wish.seed,
-        "task": wish.task,
-        "task_settings": to_dict(data.task.settings),
-        "labels": data.task.labels,
-        "label_counts": data.task.counts,
-        "heads": {} if family_of(family)[0].reads_texts else {wish.task: data.task.head()},
+        **taught(parts[wish.task]),
+        "heads": heads_of(family, parts),
         "method": wish.method,
         "method_settings": to_dict(wish.how),
         "parent": str(wish.parent.resolve()) if wish.parent else None,
-        "corpus": source(wish),
-        "augment": {**to_dict(augment), "texts": texts_of(data)} if augment else None,
+        "corpus": source(wishes[wish.task]),
+        "augment": {**to_dict(augment), "texts": texts_of(parts)} if augment else None,
         "tokenizer": {"kind": tokenizer.kind, "fingerprint": tokenizer.fingerprint},
         "command": " ".join(["textus", *sys.argv[1:]]),
         "versions": hardware.versions(),
         "isa": hardware.isa_name(),
     }
-    ready = prepare(record, data, tokenizer, rows)
+    if wish.also:
+        record |= others_of(wish, parts)
+        record["corpus"] |= hashed(wish.data)
+    ready = prepare(record, parts, tokenizer, rows)
     run = create_run(out, record, tokenizer)
-    told = f"{len(data.train):,} rows to learn from"
-    labels = f", {len(data.task.labels)} {data.task.answered}" if data.task.labels else ""
-    if ready.model.reads_texts:
-        notice(f"{wish.task} with {family}: {told}, all at once{labels}; {len(data.dev):,} rows are not read")
-    else:
-        windows = f" ({len(rows[0]):,} windows)" if len(rows[0]) > len(data.train) else ""
-        weights = sum(p.numel() for p in ready.model.parameters())
-        learning = sum(p.numel() for p in ready.model.parameters() if p.requires_grad)
-        notice(
-            f"{wish.task} with {family}: {weights:,} weights, of which {learning:,} learn ({wish.method});"
-            f" {told}{windows} and {len(data.dev):,} to choose by{labels}; {train.steps} steps of {train.batch_size}"
-            " rows"
-        )
+    tell(record, ready, parts, rows)
     if watch:
         ready.evaluate = watched(ready.evaluate, watch)
     return train_to_end(run, ready)
+
+
+def taught(data: Data) -> dict[str, Any]:
+    """What run.json says of a task, for `tasks.from_record`."""
+    return {
+        "task": data.task.name,
+        "task_settings": to_dict(data.task.settings),
+        "labels": data.task.labels,
+        "label_counts": data.task.counts,
+    }
+
+
+def heads_of(family: str, parts: Parts) -> dict[str, Any]:
+    """Name → what `heads.build_head` builds; none for a family that reads texts."""
+    return (
+        {} if family_of(family)[0].reads_texts else {name: each.task.head() for name, each in parts.items()}
+    )
+
+
+def others_of(wish: Wish, parts: Parts) -> dict[str, Any]:
+    """What run.json says of the tasks beside the first, and of how steps are dealt out."""
+    wishes = wish.alone()
+    return {
+        "mix": to_dict(wish.mix),
+        "also": {
+            each.name: {**taught(parts[each.name]), "corpus": source(wishes[each.name]) | hashed(each.data)}
+            for each in wish.also
+        },
+    }
+
+
+def hashed(path: Path) -> dict[str, str]:
+    """The SHA-256 of a file of rows; of a folder none."""
+    return {"sha256": sha256(path)} if path.is_file() else {}
+
+
+def tell(record: dict[str, Any], ready: Ready, parts: Parts, rows: dict[str, RowsOfBoth]) -> None:
+    """Say what is learnt, from how many rows, in how many steps."""
+    train, batches = ready.settings, ready.batches
+    weights = sum(p.numel() for p in ready.model.parameters())
+    learning = sum(p.numel() for p in ready.model.parameters() if p.requires_grad)
+    about = f"{weights:,} weights, of which {learning:,} learn ({record['method']})"
+    steps = f"{train.steps} steps of {train.batch_size} rows"
+    if isinstance(batches, MixedBatches):
+        notice(f"{len(parts)} tasks with {record['family']}: {about}; {steps}, each of one task")
+    for name, data in parts.items():
+        told = f"{len(data.train):,} rows to learn from"
+        labels = f", {len(data.task.labels)} {data.task.answered}" if data.task.labels else ""
+        if ready.model.reads_texts:
+            notice(
+                f"{name} with {record['family']}: {told}, all at once{labels}; {len(data.dev):,} rows are not read"
+            )
+            return
+        windows = f" ({len(rows[name][0]):,} windows)" if len(rows[name][0]) > len(data.train) else ""
+        told = f"{told}{windows} and {len(data.dev):,} to choose by{labels}"
+        if isinstance(batches, MixedBatches):
+            n = batches.counts(train.steps)[name]
+            times = n * batches.parts[name].deal.batch_size / len(rows[name][0])
+            notice(f"{name}: {told}; {n:,} of the steps, its rows are read {times:.1f} times")
+        else:
+            notice(f"{name} with {record['family']}: {about}; {told}; {steps}")
 
 
 def watched(evaluate: Any, watch: Watch) -> Evaluate:
@@ -315,13 +303,15 @@ def source(wish: Wish) -> dict[str, Any]:
     }
 
 
-def texts_of(data: Data) -> str:
+def texts_of(parts: Parts) -> str:
     """A fingerprint of what is learnt from: synonyms may come from files that change."""
-    return fingerprint([each.texts for each in data.train])
+    return fingerprint([each.texts for data in parts.values() for each in data.train])
 
 
-def beginning(wish: Wish, data: Data) -> tuple[str, Any, tokenizers.Tokenizer]:
-    """The family, config and tokenizer: those of the run to begin from, or new ones for this data."""
+def beginning(wish: Wish, parts: Parts) -> tuple[str, Any, tokenizers.Tokenizer]:
+    """The family, config and tokenizer: those of the run to begin from, or new ones for this data; where tasks want
+    different ones, the first decides.
+    """
     if wish.parent:
         model, tokenizer, record = load(wish.parent)
         if model.reads_texts:
@@ -333,15 +323,19 @@ def beginning(wish: Wish, data: Data) -> tuple[str, Any, tokenizers.Tokenizer]:
         return record["family"], config, tokenizer
     assert wish.family is not None
     cls, config_class = family_of(wish.family)
-    texts = [text for each in data.train for text in each.texts]
+    tasks = [each.task for each in parts.values()]
+    texts = [text for data in parts.values() for each in data.train for text in each.texts]
     if cls.reads_texts:
-        return wish.family, whole_config(wish, data.task, texts), tokenizers.train("char", texts, 20_000)
-    tokenizer = tokenizer_for(wish.tokenizer, data.task, data.task.vocabulary(data.train))
+        return wish.family, whole_config(wish, tasks[0], texts), tokenizers.train("char", texts, 20_000)
+    seen = [text for data in parts.values() for text in data.task.vocabulary(data.train)]
+    tokenizer = tokenizer_for(wish.tokenizer, tasks[0], seen)
     known = {each.name for each in fields(config_class)}
     values: dict[str, Any] = {
         "vocab_size": tokenizer.vocab_size, "end_id": tokenizer.end_id, "dropout": 0.3, "tie_head": True,
-        **cls.sized(**SCRATCH), **data.task.new_model,
+        **cls.sized(**SCRATCH),
     }  # fmt: skip
+    for task in reversed(tasks):
+        values |= task.new_model
     values = {name: value for name, value in values.items() if name in known} | model_values(wish.of("model"))
     return wish.family, from_dict(config_class, values, "model."), tokenizer
 
@@ -371,13 +365,14 @@ def whole_config(wish: Wish, task: Task, texts: list[str]) -> Any:
     return from_dict(family_of(wish.family)[1], reach | said, "model.")
 
 
-def settings_of(wish: Wish, n_rows: int) -> TrainSettings:
+def settings_of(wish: Wish, n_rows: Sequence[int]) -> TrainSettings:
     """AdamW with a warm-up of a tenth and a straight line to zero; a smaller rate and fewer epochs where there is
-    something to forget. What was set has the last word.
+    something to forget. Of several tasks, whose numbers of rows these are, an epoch has as many steps as theirs
+    together. What was set has the last word.
     """
     begun = wish.parent is not None
     asked = assign(TrainSettings(steps=1, batch_size=32), wish.of("train"))
-    an_epoch = max(1, n_rows // min(asked.batch_size, n_rows))
+    an_epoch = sum(max(1, n // min(asked.batch_size, n)) for n in n_rows)
     steps = (wish.epochs or (3 if begun else 8)) * an_epoch
     train = TrainSettings(
         steps=steps, batch_size=32, seed=wish.seed, evaluate_every=an_epoch, checkpoint_every=an_epoch
@@ -407,9 +402,7 @@ def choices_for(wish: Wish, family: str, config: Any) -> Choices:
 # ── training ───────────────────────────────────────────────────────────────────────────────────
 
 
-def encoded(
-    data: Data, family: str, config: Any, tokenizer: tokenizers.Tokenizer
-) -> tuple[list[Row], list[Row]]:
+def encoded(data: Data, family: str, config: Any, tokenizer: tokenizers.Tokenizer) -> RowsOfBoth:
     """Both parts as ids for a model of this config; of those to learn from, the ones that have something to learn.
     None for a family that reads texts.
     """
@@ -417,36 +410,36 @@ def encoded(
         return [], []
     frame = frame_of(config, tokenizer, data.task.settings.longest)
     train, dev = (rows_of(data.task, part, tokenizer, frame) for part in (data.train, data.dev))
-    learnt = data.task.to_learn(train)
-    if not learnt:
+    useful = data.task.to_learn(train)
+    if not useful:
         raise DataError(f"none of the {len(data.train):,} rows says what there is to learn")
-    return learnt, dev
+    return useful, dev
 
 
 def prepare(
-    record: dict[str, Any],
-    data: Data,
-    tokenizer: tokenizers.Tokenizer,
-    rows: tuple[list[Row], list[Row]],
+    record: dict[str, Any], parts: Parts, tokenizer: tokenizers.Tokenizer, rows: dict[str, RowsOfBoth]
 ) -> Ready:
-    """All that a run's record decides, built."""
+    """All that a run's record decides, built. UsageError where a task would have no step."""
     train = from_dict(TrainSettings, record["settings"], "train.")
     choices = from_dict(Choices, record["choices"], "choices.")
     torch.manual_seed(counter_seed(train.seed, "weights"))
     model, before = model_of(record)
     if model.reads_texts:
+        (data,) = parts.values()
         texts: Any = LabelledTexts([whole(each) for each in data.train], [each.label for each in data.train])
         return Ready(model, texts, train, Gradients(model).of_all(1), None)
-    head_from(model, data.task, before)
+    heads_from(model, [each.task for each in parts.values()], before)
     adapters.teach(model, record["method"], record["method_settings"])
     model.to(choices.device).train()
     model.compute_with(choices.precision, choices.attention, choices.step)
-    batches = RowBatches(
-        data.task, rows[0], pad_id=tokenizer.pad_id, batch_size=train.batch_size, seed=train.seed
-    )
-    evaluate = partial(on_dev, task=data.task, examples=data.dev, rows=rows[1], pad_id=tokenizer.pad_id)
+    batches = batches_of(record, parts, tokenizer.pad_id, rows)
+    each: dict[str, Evaluate] = {
+        name: partial(on_dev, task=data.task, examples=data.dev, rows=rows[name][1], pad_id=tokenizer.pad_id)
+        for name, data in parts.items()
+    }
+    evaluate: Evaluate = partial(on_all, each=each) if len(each) > 1 else each[record["task"]]
     check_patience(model, train, evaluate)
-    backward = Gradients(model, choices.workers, head_loss(data.task)).of_all(train.micro_batches)
+    backward = Gradients(model, choices.workers, head_loss).of_all(train.micro_batches)
     return Ready(model, batches, train, backward, evaluate)
 
 
@@ -463,19 +456,46 @@ def model_of(record: dict[str, Any]) -> tuple[LanguageModel, dict[str, Any]]:
     return model, before
 
 
-def head_from(model: LanguageModel, task: Task, before: dict[str, Any]) -> None:
-    """The task's head on a model; one that learnt the same task with the same classes goes on from what it knows.
-    Heads of other tasks are left behind: what stands under them moves.
+def heads_from(model: LanguageModel, tasks: Sequence[Task], before: dict[str, Any]) -> None:
+    """The tasks' heads on a model; one that learnt the task of the same name with the same classes goes on from what it
+    knows. Heads of other tasks are left behind: what stands under them moves.
     """
     former, model.heads = model.heads, torch.nn.ModuleDict()
-    with_head(model, task)
-    if left := [name for name in former if name != task.name]:
-        notice(f"heads of other tasks are left behind: {', '.join(left)}")
     shape = lambda spec: {key: each for key, each in spec.items() if key not in ("dropout", "weights")}  # noqa: E731
-    known = task.name in former and before["labels"] == task.labels
-    if known and shape(before["heads"][task.name]) == shape(task.head()):
-        model.heads[task.name].load_state_dict(former[task.name].state_dict())
-        notice(f"the head of {task.name} goes on from what it learnt")
+    for task in tasks:
+        with_head(model, task)
+        known = task.called in former and learnt(before, task.called, Path())["labels"] == task.labels
+        if known and shape(before["heads"][task.called]) == shape(task.head()):
+            model.heads[task.called].load_state_dict(former[task.called].state_dict())
+            notice(f"the head of {task.called} goes on from what it learnt")
+        elif task.called in former:
+            notice(f"the head of {task.called} begins anew: it had other classes or settings")
+    if left := [name for name in former if name not in model.heads]:
+        notice(f"heads of other tasks are left behind: {', '.join(left)}")
+
+
+def batches_of(
+    record: dict[str, Any], parts: Parts, pad_id: int, rows: dict[str, RowsOfBoth]
+) -> RowBatches | MixedBatches:
+    """What `fit` reads: a task's rows, or those of several tasks mixed. UsageError for a task that would have no
+    step.
+    """
+    train = from_dict(TrainSettings, record["settings"], "train.")
+    each = {
+        name: RowBatches(
+            data.task, rows[name][0], pad_id=pad_id, batch_size=train.batch_size, seed=train.seed
+        )
+        for name, data in parts.items()
+    }
+    if len(each) == 1:
+        return each[record["task"]]
+    mixed = MixedBatches(each, power=from_dict(MixSettings, record["mix"], "mix.").power, seed=train.seed)
+    if missed := [name for name, n in mixed.counts(train.steps).items() if not n]:
+        raise UsageError(
+            f"none of the {train.steps} steps is of {missed[0]}, with {len(rows[missed[0]][0]):,} rows: train longer"
+            " (--epochs), or deal more evenly (--set mix.power=0)"
+        )
+    return mixed
 
 
 def on_dev(
@@ -486,6 +506,21 @@ def on_dev(
     figures = {name: round(value["value"], 6) for name, value in scores.items() if isinstance(value, dict)}
     first = next(iter(figures.values()))
     return {"validation": figures.get("nats", 1 - first), "criterion": -first, **figures}
+
+
+def on_all(model: LanguageModel, *, each: dict[str, Evaluate]) -> dict[str, Any]:
+    """What the log says of several tasks: the figures of each, and the mean of their first ones, which chooses the
+    weights.
+    """
+    told = {name: evaluate(model) for name, evaluate in each.items()}
+    mean = round(fmean(-found["criterion"] for found in told.values()), 6)
+    figures = {
+        f"{name}/{figure}": value
+        for name, found in told.items()
+        for figure, value in found.items()
+        if figure not in ("validation", "criterion")
+    }
+    return {"validation": round(1 - mean, 6), "criterion": -mean, **figures}
 
 
 def resume(path: Path) -> Path:
@@ -499,25 +534,34 @@ def resume(path: Path) -> Path:
         notice(f"{path} is finished ({run.record['steps']} steps); nothing to resume")
         return path
     one_thread()
-    kept, seed = run.record["corpus"], run.record["seed"]
-    dev = Path(kept["dev"]) if kept["dev"] else None
-    wish = Wish(Path(kept["path"]), run.record["task"], dev=dev, columns=kept["columns"], seed=seed)
-    if source(wish)["fingerprint"] != kept["fingerprint"]:
-        raise RunError(
-            f"{kept['path']} is not what {path} was started on; bring the old rows back, or fine-tune anew with --out"
-            " elsewhere"
-        )
-    cls = task_class(wish.task)
-    settings: Any = from_dict(cls.config, run.record["task_settings"], "task.")
     augment = run.record.get("augment")
     how = {name: each for name, each in augment.items() if name != "texts"} if augment else None
-    data = read_data(cls, settings, wish, from_dict(AugmentSettings, how, "augment.") if how else None)
-    if augment and augment["texts"] != texts_of(data):
+    made = from_dict(AugmentSettings, how, "augment.") if how else None
+    parts = {name: data_again(run, name, made) for name in names_of(run.record)}
+    if augment and augment["texts"] != texts_of(parts):
         raise RunError(
             f"augmentation no longer makes the rows {path} was started on: its words come from other files now"
             f" ({how}); bring them back, or fine-tune anew with --out elsewhere"
         )
     tokenizer = read_tokenizer(run)
     family = run.record["family"]
-    rows = encoded(data, family, from_dict(family_of(family)[1], run.record["config"], "model."), tokenizer)
-    return train_to_end(run, prepare(run.record, data, tokenizer, rows))
+    config: Any = from_dict(family_of(family)[1], run.record["config"], "model.")
+    rows = {name: encoded(data, family, config, tokenizer) for name, data in parts.items()}
+    return train_to_end(run, prepare(run.record, parts, tokenizer, rows))
+
+
+def data_again(run: RunFolder, name: str, augment: AugmentSettings | None) -> Data:
+    """The data of a run's task as it was when the run was started; RunError where it is other data now."""
+    record = learnt(run.record, name, run.path)
+    kept = record["corpus"]
+    dev = Path(kept["dev"]) if kept["dev"] else None
+    wish = Wish(Path(kept["path"]), record["task"], dev=dev, columns=kept["columns"], seed=record["seed"])
+    if source(wish)["fingerprint"] != kept["fingerprint"]:
+        raise RunError(
+            f"{kept['path']} is not what {run.path} was started on; bring the old rows back, or fine-tune anew with"
+            " --out elsewhere"
+        )
+    cls = task_class(wish.task)
+    data = read_data(cls, from_dict(cls.config, record["task_settings"], "task."), wish, augment)
+    data.task.called = name
+    return data

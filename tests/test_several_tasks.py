@@ -1,0 +1,525 @@
+"""Several tasks at once: how steps are dealt out, that each head learns from its own rows alone, and that the run is
+asked, resumed, put together and gone on from by the names of its tasks.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from labelled import WORDS, written
+from safetensors.torch import load_file
+from scipy import stats
+
+from textus import api, finetuning
+from textus.checkpoint import create_run, load, open_run, read_tokenizer
+from textus.cli import main
+from textus.common import DataError, RunError, UsageError, sha256
+from textus.models import family as family_of
+from textus.optim import OptimSettings, make_optimisers
+from textus.runs import Ready, train_to_end
+from textus.tasks import RowBatches, head_loss
+from textus.tasks.classification import Classification, ClassificationSettings
+from textus.tasks.mixing import DRAWN, MixedBatches, MixSettings
+from textus.training import Gradients
+
+SMALL = ("train.batch_size=8", "model.n_layer=1", "model.d_model=32", "optim.rate=0.01")
+TONES = {"dull": "bad", "plain": "fine", "grand": "good"}
+PLACES = {"Rome": "south", "Oslo": "north"}
+
+
+def said(draw: random.Random, word: str) -> tuple[list[str], int]:
+    """Words that tell nothing around one that does, and its place."""
+    words = [draw.choice(WORDS) for _ in range(draw.randint(3, 9))]
+    at = draw.randrange(len(words))
+    return [*words[:at], word, *words[at:]], at
+
+
+def tones(n: int, seed: int = 0) -> list[dict[str, Any]]:
+    draw = random.Random(seed)
+    words = [list(TONES)[number % 3] for number in range(n)]
+    return [{"text": " ".join(said(draw, word)[0]), "label": TONES[word]} for word in words]
+
+
+def places(n: int, seed: int = 0) -> list[dict[str, Any]]:
+    draw = random.Random(seed)
+    words = [list(PLACES)[number % 2] for number in range(n)]
+    return [{"text": " ".join(said(draw, word)[0]), "label": PLACES[word]} for word in words]
+
+
+def tagged(n: int, seed: int = 0) -> list[dict[str, Any]]:
+    draw, rows = random.Random(seed), []
+    for number in range(n):
+        tokens, at = said(draw, list(PLACES)[number % 2])
+        rows.append({"tokens": tokens, "tags": ["B-LOC" if n == at else "O" for n in range(len(tokens))]})
+    return rows
+
+
+def pairs(n: int, seed: int = 0) -> list[dict[str, Any]]:
+    draw, rows = random.Random(seed), []
+    for _ in range(n):
+        first, second = (draw.choice(list(TONES)) for _ in range(2))
+        texts = [" ".join(said(draw, word)[0]) for word in (first, second)]
+        rows.append({"text": texts[0], "text_pair": texts[1], "score": 5 if first == second else 1})
+    return rows
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Rows of four tasks, and test rows of three."""
+    place = tmp_path_factory.mktemp("several")
+    for name, rows in {
+        "tones": tones(240), "places": places(90), "tagged": tagged(90), "pairs": pairs(60),
+        "tones-test": tones(60, 1), "places-test": places(60, 1), "tagged-test": tagged(60, 1),
+    }.items():  # fmt: skip
+        written(place / f"{name}.jsonl", rows)
+    return place
+
+
+def learnt(folder: Path, out: Path, *settings: str, model: str = "gru", **more: Any) -> api.Run:
+    """Three tasks learnt at once."""
+    also = [f"tagging={folder / 'tagged.jsonl'}", f"where:classification={folder / 'places.jsonl'}"]
+    given = {"epochs": 5, "also": also, **more}
+    words = {} if "start" in given else {"model": model}
+    kept = [each for each in SMALL if words.get("model") is not None or not each.startswith("model.")]
+    return api.finetune(folder / "tones.jsonl", out=out, settings=[*kept, *settings], **words, **given)
+
+
+@pytest.fixture(scope="module")
+def several(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> api.Run:
+    return learnt(
+        folder,
+        tmp_path_factory.mktemp("runs") / "run",
+        "task.tagging.crf=true",
+        "task.where.pooling=max",
+        "task.dropout=0.2",
+    )
+
+
+def ready_again(run: api.Run) -> Ready:
+    """The training of a run as it began."""
+    opened, tokenizer = open_run(run.path), read_tokenizer(open_run(run.path))
+    parts = {name: finetuning.data_again(opened, name, None) for name in run.tasks}
+    family, record = run.record["family"], run.record
+    config = finetuning.from_dict(family_of(family)[1], record["config"], "model.")
+    rows = {name: finetuning.encoded(data, family, config, tokenizer) for name, data in parts.items()}
+    return finetuning.prepare(record, parts, tokenizer, rows)
+
+
+# ── what is learnt ─────────────────────────────────────────────────────────────────────────────
+
+
+def test_each_task_answers_as_it_was_taught(several: api.Run, folder: Path) -> None:
+    for task, test, figure in (
+        ("classification", "tones", "accuracy"), ("where", "places", "accuracy"), ("tagging", "tagged", "f1"),
+    ):  # fmt: skip
+        found = several.evaluate_task(folder / f"{test}-test.jsonl", task=task, floors=False)
+        assert found[figure]["value"] > 0.9
+        assert found["task"] == task
+    texts = ["a grand film in Oslo", "a dull story of Rome"]
+    assert [each["label"] for each in several.predict(texts, task="classification")] == ["good", "bad"]
+    assert [each["label"] for each in several.predict(texts, task="where")] == ["north", "south"]
+    assert several.predict(["a film of Oslo"], task="tagging")[0]["entities"][0]["text"] == "Oslo"
+
+
+def test_the_run_tells_every_task(several: api.Run, folder: Path) -> None:
+    record = several.record
+    assert (record["task"], record["labels"]) == ("classification", ["bad", "fine", "good"])
+    assert list(record["heads"]) == several.tasks == ["classification", "tagging", "where"]
+    assert record["mix"] == {"power": 0.5}
+    also = record["also"]
+    assert (also["where"]["task"], also["where"]["labels"]) == ("classification", ["north", "south"])
+    assert sum(also["where"]["label_counts"]) > 70
+    assert also["tagging"]["task_settings"]["crf"]
+    assert also["where"]["task_settings"]["pooling"] == "max"
+    assert record["task_settings"]["pooling"] == "mean"  # each setting is its own task's
+    assert [each["task_settings"]["dropout"] for each in (record, *also.values())] == [0.2, 0.1, 0.1]
+    for name, each in (("tones", record), ("tagged", also["tagging"]), ("places", also["where"])):
+        file = folder / f"{name}.jsonl"
+        assert each["corpus"]["path"] == str(file.resolve())
+        assert each["corpus"]["sha256"] == sha256(file)
+    assert api.verify(several.path)
+    assert api.show(several)["also"]["where"] == {"task": "classification", "labels": ["north", "south"]}
+
+
+def test_a_run_with_one_task_is_recorded_as_ever(folder: Path, tmp_path: Path) -> None:
+    record = api.finetune(
+        folder / "tones.jsonl", model="gru", out=tmp_path / "run", epochs=1, settings=SMALL
+    ).record
+    assert not {"also", "mix", "called"} & set(record)
+    assert set(record["corpus"]) == {"path", "dev", "columns", "fingerprint"}
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert not [name for line in lines for name in line if "/" in name]
+
+
+def test_weights_are_chosen_by_the_mean_of_the_tasks_figures(several: api.Run) -> None:
+    lines = [json.loads(line) for line in (several.path / "log.jsonl").read_text().splitlines()]
+    evaluated = [line for line in lines if "criterion" in line]
+    mains = ("classification/accuracy", "tagging/f1", "where/accuracy")
+    for line in evaluated:
+        assert -line["criterion"] == pytest.approx(sum(line[name] for name in mains) / 3, abs=1e-5)
+    assert several.record["best"]["criterion"] == min(line["criterion"] for line in evaluated)
+    steps = [line for line in lines if "loss" in line]
+    told = {name: line["loss"] for line in steps for name in line if name.startswith("loss/")}
+    assert set(told) == {"loss/classification", "loss/tagging", "loss/where"}
+    assert all(sum(name.startswith("loss/") for name in line) == 1 for line in steps)
+
+
+# ── how steps are dealt out ────────────────────────────────────────────────────────────────────
+
+
+def mixed(sizes: dict[str, int], power: float, seed: int = 0) -> MixedBatches:
+    """Batches of tasks that have so many rows."""
+    task = Classification(ClassificationSettings(), ["a", "b"])
+    frame = finetuning.Row([1, 2], [0, 0], 0)
+    parts = {}
+    for name, n in sizes.items():
+        own = Classification(task.settings, task.labels)
+        own.called = name
+        rows = [replace(frame, ids=[number + 2, 1]) for number in range(n)]
+        parts[name] = RowBatches(own, rows, pad_id=0, batch_size=4, seed=seed)
+    return MixedBatches(parts, power=power, seed=seed)
+
+
+SIZES = {"large": 400, "middle": 100, "small": 16}
+
+
+@pytest.mark.parametrize(("power", "parts"), [(0.0, (1, 1, 1)), (0.5, (20, 10, 4)), (1.0, (400, 100, 16))])
+def test_steps_are_dealt_by_a_power_of_the_sizes(power: float, parts: tuple[int, ...]) -> None:
+    batches = mixed(SIZES, power)
+    steps = 5000
+    drawn = Counter(batches.turn(step)[0] for step in range(steps))
+    expected = [steps * part / sum(parts) for part in parts]
+    assert stats.chisquare([drawn[name] for name in SIZES], expected).pvalue > 0.01
+    others = [sum(x**other for x in SIZES.values()) for other in (0.0, 0.5, 1.0) if other != power]
+    for other, total in zip([each for each in (0.0, 0.5, 1.0) if each != power], others, strict=True):
+        wrong = [steps * n**other / total for n in SIZES.values()]  # the test would see another power
+        assert stats.chisquare([drawn[name] for name in SIZES], wrong).pvalue < 1e-6
+
+
+def test_what_a_step_sees_follows_from_seed_and_step_alone() -> None:
+    steps = DRAWN + 50
+    first = mixed(SIZES, 0.5)
+    turns = [first.turn(step) for step in range(steps)]
+    for step in random.Random(0).sample(range(steps), 20):  # asked of a new one, as after a kill
+        again = mixed(SIZES, 0.5)
+        assert again.turn(step) == turns[step]
+        assert torch.equal(again.batch(step).ids, first.batch(step).ids)
+        assert again.batch(step).position == step
+        assert again.batch(step).task == turns[step][0]
+    for name in SIZES:  # each task's batches one after the other, none passed over
+        mine = [turn for task, turn in turns if task == name]
+        assert mine == list(range(len(mine)))
+    for asked in (0, 7, DRAWN - 1, DRAWN, DRAWN + 1, steps):
+        assert first.counts(asked) == {name: sum(t == name for t, _ in turns[:asked]) for name in SIZES}
+    assert turns != [mixed(SIZES, 0.5, seed=1).turn(step) for step in range(steps)]
+
+
+def test_no_row_of_a_task_is_read_twice_before_all_are_read() -> None:
+    sizes = {**SIZES, "large": 128}  # as many as are drawn together, or fewer
+    batches, seen = mixed(sizes, 0.5), {name: list[int]() for name in sizes}
+    for step in range(800):
+        batch = batches.batch(step)
+        assert batch.task is not None
+        seen[batch.task] += batch.ids[:, 0].tolist()
+    for name, n in sizes.items():
+        for epoch in range(len(seen[name]) // n):
+            assert len(set(seen[name][epoch * n : (epoch + 1) * n])) == n
+
+
+def test_pieces_of_a_batch_are_of_its_task() -> None:
+    batches = mixed(SIZES, 0.0)
+    for step in range(20):
+        assert {piece.task for piece in batches.batch(step).micro(3)} == {batches.turn(step)[0]}
+
+
+def test_one_task_dealt_out_alone_trains_as_a_plain_run_does(folder: Path, tmp_path: Path) -> None:
+    plain = api.finetune(
+        folder / "tones.jsonl", model="gru", out=tmp_path / "plain", epochs=2, settings=SMALL
+    )
+    ready = ready_again(plain)
+    assert isinstance(ready.batches, RowBatches)
+    ready.batches = MixedBatches({"classification": ready.batches}, power=0.5, seed=0)
+    record = {name: each for name, each in plain.record.items() if name not in ("files", "best", "weights")}
+    train_to_end(create_run(tmp_path / "dealt", record, read_tokenizer(open_run(plain.path))), ready)
+    losses = [
+        [json.loads(line).get("loss") for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
+        for name in ("plain", "dealt")
+    ]
+    assert losses[0] == losses[1]
+    weights = [load_file(tmp_path / name / "model.safetensors") for name in ("plain", "dealt")]
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+
+
+# ── each head on its own rows ──────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("optimiser", ["adamw", "muon", "momentum", "rmsprop"])
+def test_a_step_moves_the_head_of_its_task_and_no_other(optimiser: str, several: api.Run) -> None:
+    ready = ready_again(several)
+    model, backward = ready.model, Gradients(ready.model, 1, head_loss).of_all(1)
+    settings = OptimSettings(optimiser=optimiser, rate=0.01, weight_decay=0.5, clip=1.0)
+    optimisers = make_optimisers(model.parameter_groups(), settings)
+
+    def heads() -> dict[str, list[torch.Tensor]]:
+        return {name: [p.detach().clone() for p in head.parameters()] for name, head in model.heads.items()}
+
+    def moved() -> set[str]:
+        """The heads that this step of all optimisers moved."""
+        before = heads()
+        for each in optimisers.values():
+            each.step()
+        after = heads()
+        return {name for name, old in before.items() if not all(map(torch.equal, old, after[name]))}
+
+    done = Counter[str]()
+    for step in range(40):
+        batch = ready.batches.batch(step)
+        backward(model, batch, step)
+        for name, head in model.heads.items():
+            assert all((p.grad is None) == (name != batch.task) for p in head.parameters())
+        assert moved() == {batch.task}
+        done[str(batch.task)] += 1
+    assert len(done) == 3
+    assert min(done.values()) > 5
+    for head in model.heads.values():  # the planted fault: gradients of zero where there are none
+        for parameter in head.parameters():
+            parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+    assert len(moved()) == 3 or optimiser == "rmsprop"
+
+
+def test_any_number_of_workers_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None:
+    same = ["train.micro_batches=2", "model.dropout=0", "task.dropout=0", "task.tagging.dropout=0"]
+    hashes = [
+        sha256(
+            learnt(
+                folder, tmp_path / f"w{n}", *same, "task.where.dropout=0", f"choices.workers={n}", epochs=1
+            ).path
+            / "model.safetensors"
+        )
+        for n in (1, 2)
+    ]
+    assert hashes[0] == hashes[1]
+
+
+def test_broken_off_and_resumed_it_ends_in_the_same_bytes(folder: Path, tmp_path: Path) -> None:
+    runs = {
+        power: learnt(folder, tmp_path / power, "model.dropout=0.3", f"mix.power={power}", epochs=2)
+        for power in ("0", "1")
+    }
+    assert runs["0"].record["mix"] == {"power": 0.0}
+    assert api.prove_resume(runs["0"].path)["identical"]
+    hashes = {sha256(run.path / "model.safetensors") for run in runs.values()}
+    assert len(hashes) == 2  # what is set is heard
+
+
+def test_resume_refuses_other_rows_of_any_task(folder: Path, tmp_path: Path) -> None:
+    data = written(tmp_path / "tagged.jsonl", tagged(40))
+    run = learnt(folder, tmp_path / "run", epochs=1, also=[f"tagging={data}"])
+    written(data, tagged(41))
+    with pytest.raises(RunError, match=r"tagged.jsonl is not what .* was started on"):
+        api.prove_resume(run.path)
+
+
+# ── other methods, other runs ──────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "frozen"])
+def test_methods_teach_all_heads(
+    method: str, trained: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = learnt(folder, tmp_path / "run", start=trained, method=method, epochs=1)
+    before, after = load(trained)[0], load(run.path, merged=method == "lora")[0]
+    assert list(after.heads) == ["classification", "tagging", "where"]
+    old = dict(before.named_parameters())
+    same = all(torch.equal(old[name], p) for name, p in after.named_parameters() if name in old)
+    assert same == (method == "frozen")
+    for task, test in (("classification", "tones"), ("tagging", "tagged"), ("where", "places")):
+        assert run.evaluate_task(folder / f"{test}-test.jsonl", task=task, floors=False)["rows"] == 60
+    for form in ("hf", "peft") if method == "lora" else ("hf",):
+        assert api.export_model(run.path, out=tmp_path / form, to=form)["to"] == form
+        assert "heads (classification, tagging, where) stay in the run" in capsys.readouterr().err
+
+
+def test_heads_go_on_by_name_and_classes_and_others_are_left_behind(
+    several: api.Run, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = api.finetune(
+        folder / "places.jsonl",
+        start=several.path,
+        out=tmp_path / "run",
+        epochs=1,
+        settings=["train.batch_size=8"],
+    )
+    told = capsys.readouterr().err
+    assert "heads of other tasks are left behind: tagging, where" in told
+    assert "the head of classification begins anew: it had other classes or settings" in told
+    assert run.tasks == list(run.model.heads) == ["classification"]
+    assert run.record["labels"] == ["north", "south"]
+    assert not [name for name in load_file(run.path / "model.safetensors") if "tagging" in name]
+    assert run.predict(["the film of Rome"])[0]["label"] in ("north", "south")
+    still = ["train.steps=40", "optim.rate=1e-12", "task.where.pooling=max"]
+    also = [f"where:classification={folder / 'places.jsonl'}"]
+    more = api.finetune(
+        folder / "tones.jsonl", start=several.path, out=tmp_path / "more", also=also, settings=still
+    )
+    told = capsys.readouterr().err
+    assert "the head of where goes on from what it learnt" in told
+    assert "heads of other tasks are left behind: tagging" in told
+    for name in ("classification", "where"):
+        new, old = (each.model.heads[name].out.weight for each in (more, several))  # type: ignore[union-attr]
+        assert torch.allclose(new, old, atol=1e-6)  # type: ignore[arg-type]
+
+
+def test_vectors_are_those_of_the_similarity_that_was_learnt(folder: Path, tmp_path: Path) -> None:
+    also = [f"sts:similarity={folder / 'pairs.jsonl'}"]
+    run = learnt(folder, tmp_path / "run", "task.sts.pooling=max", also=also, epochs=1)
+    texts = [row["text"] for row in tones(5)]
+    from textus.searching import reader
+    from textus.tasks.similarity import similarity_of, vectors
+
+    found = run.embed(texts)
+    model, tokenizer = load(run.path)[:2]
+    model.answer_with(run.record["choices"]["precision"])
+    expected = vectors(model, similarity_of(model, ["pooling=max"]), tokenizer, texts)
+    mean = vectors(model, similarity_of(model), tokenizer, texts)
+    assert found == pytest.approx(expected, abs=1e-6)
+    assert abs(found - mean).max() > 0.01
+    assert vectors(*reader(run.path), texts) == pytest.approx(expected, abs=1e-6)
+    with pytest.raises(UsageError, match="has learnt sts as it is"):
+        run.embed(texts, settings=["pooling=cls"])
+
+
+# ── the command line ───────────────────────────────────────────────────────────────────────────
+
+
+def test_a_run_with_several_tasks_is_asked_by_name(
+    several: api.Run, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, test = str(several.path), str(folder / "places-test.jsonl")
+    for words in (
+        ["predict", run, "a film"], ["evaluate", run, "--on", test], ["robustness", run, "--on", test],
+        ["predict", run, run, "a film", "--ensemble", "mean"],
+        ["evaluate", run, run, "--on", test, "--ensemble", "mean"],
+    ):  # fmt: skip
+        assert main(words) == 2
+        assert f"{run} has learnt classification, tagging, where: say which" in capsys.readouterr().err
+        assert main([*words, "--task", "wher"]) == 2
+        assert "has not learnt 'wher' (did you mean 'where'?)" in capsys.readouterr().err
+        assert main([*words, "--task", "where", "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        if words[0] == "predict":
+            assert set(found["answers"][0]["probabilities"]) == {"north", "south"}
+        else:
+            assert found["task"] == "where"
+    assert main(["evaluate", run, "--on", test, "--task", "where", "--out", str(tmp_path / "page")]) == 0
+    assert (several.path / "floor-where" / "run.json").exists()
+    assert "where: " in (tmp_path / "page" / "evaluation.html").read_text()
+    assert main(["generate", run, "the"]) == 2
+    assert f"textus predict {run} --task classification TEXT" in capsys.readouterr().err
+
+
+def test_runs_with_several_tasks_answer_one_of_them_together(
+    several: api.Run, folder: Path, tmp_path: Path
+) -> None:
+    alone = api.finetune(
+        folder / "tones.jsonl", model="gru", out=tmp_path / "alone", epochs=2, settings=SMALL
+    )
+    texts = [row["text"] for row in tones(6, seed=3)]
+    together = api.predict_together([several, alone], texts, task="classification")
+    members = [several.predict(texts, task="classification"), alone.predict(texts)]
+    for number, each in enumerate(together):
+        mean = sum(member[number]["probabilities"]["good"] for member in members) / 2
+        assert each["probabilities"]["good"] == pytest.approx(mean, abs=1e-5)
+    with pytest.raises(UsageError, match="has not learnt 'tagging'"):
+        api.predict_together([several, alone], texts, task="tagging")
+    found = api.evaluate_together(
+        [several, several], folder / "tagged-test.jsonl", ensemble="soup", task="tagging", floors=False
+    )
+    assert found["f1"]["value"] == found["members"][0]["f1"]["value"]
+
+
+def test_what_the_steps_are_is_told(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["finetune", str(folder / "tones.jsonl"), "--model", "gru", "--out", str(tmp_path / "run")]
+    words += [
+        "--also",
+        f"where:classification={folder / 'places.jsonl'}",
+        "--also-columns",
+        "where:text=text",
+    ]
+    words += ["--also-dev", f"where={folder / 'places-test.jsonl'}", "--epochs", "1"]
+    assert main([*words, *(word for each in SMALL for word in ("--set", each))]) == 0
+    told = capsys.readouterr()
+    run = api.open_run(tmp_path / "run")
+    counts = ready_again(run).batches.counts(run.record["steps"])  # type: ignore[attr-defined]
+    assert f"2 tasks with gru: {sum(p.numel() for p in run.model.parameters()):,} weights" in told.err
+    assert (
+        f"where: 90 rows to learn from and 60 to choose by, 2 classes; {counts['where']} of the steps"
+        in told.err
+    )
+    assert f"its rows are read {counts['where'] * 8 / 90:.1f} times" in told.err
+    assert "task classification, where" in told.out
+    assert "--task classification" in told.out
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (
+            {"also": ["classification=FILE"]},
+            "there are two tasks of this name; give the second another, such as",
+        ),
+        ({"also": ["a:tagging=FILE", "a:similarity=FILE"]}, "there are two tasks called 'a'"),
+        ({"also": ["taging=FILE"]}, "did you mean 'tagging'"),
+        ({"also": ["tagging"]}, "write [NAME:]TASK=FILE"),
+        ({"also": ["tagging="]}, "write [NAME:]TASK=FILE"),
+        ({"also": ["keys:tagging=FILE"]}, "--also keys: no head can be called so"),
+        ({"also": ["a.b:tagging=FILE"]}, "--also a.b: no head can be called so"),
+        ({"also": ["tagging=nowhere.jsonl"]}, "nowhere.jsonl"),
+        ({"also": ["tagging=FILE"], "also_dev": ["taging=FILE"]}, "with the name of an --also (tagging)"),
+        ({"also_dev": ["tagging=FILE"]}, "(there is none)"),
+        ({"also": ["tagging=FILE"], "also_columns": ["tagging"]}, "write NAME:COLUMNS"),
+        ({"also": ["tagging=FILE"], "settings": ["task.where.pooling=max"]}, "'where' is none of the tasks"),
+        ({"also": ["tagging=FILE"], "settings": ["task.tagging.crv=true"]}, "did you mean 'crf'"),
+        ({"also": ["tagging=FILE"], "settings": ["mix.power=2"]}, "must be between 0 (all alike) and 1"),
+        ({"also": ["tagging=FILE"], "settings": ["mix.powr=1"]}, "did you mean 'power'"),
+        ({"settings": ["mix.power=1"]}, "there is one task, nothing is mixed"),
+        (
+            {"also": ["tagging=FILE"], "model": "linear"},
+            "--also tagging: a linear model learns from all texts",
+        ),
+        ({"also": ["tagging=FILE"], "model": "ngram"}, "no states for a head"),
+        ({"also": ["tagging=EMPTY"]}, "holds no rows"),
+        ({"also": ["tagging=ONE"]}, "rows to learn from, "),
+        ({"also": ["tagging=FILE"], "settings": ["train.steps=1"]}, "none of the 1 steps is of"),
+    ],
+)
+def test_what_is_wrong_is_named_and_nothing_is_written(
+    words: dict[str, Any], complaint: str, folder: Path, tmp_path: Path
+) -> None:
+    files = {
+        "FILE": folder / "tagged.jsonl", "EMPTY": written(tmp_path / "none.jsonl", []),
+        "ONE": written(tmp_path / "one.jsonl", tagged(1)),
+    }  # fmt: skip
+    given = {"model": "gru", **words}
+    for name, file in files.items():
+        given = {
+            key: [each.replace(name, str(file)) for each in value] if isinstance(value, list) else value
+            for key, value in given.items()
+        }
+    with pytest.raises((UsageError, DataError)) as caught:
+        api.finetune(folder / "tones.jsonl", out=tmp_path / "run", **given)
+    assert complaint in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_shares_are_checked() -> None:
+    assert mixed({"a": 9, "b": 1}, 0.5).shares == {"a": 0.75, "b": 0.25}
+    assert MixSettings().power == 0.5
