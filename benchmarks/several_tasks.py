@@ -13,7 +13,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from benchmarks._measuring import DATA, WORK, Bench, begin, show, textus
+from benchmarks._measuring import DATA, Bench, begin, show, textus
+from benchmarks.classification import minilm
 from textus.common import notice, read_json
 
 TASKS: dict[str, tuple[str, str | None, str, dict[str, tuple[str, int]]]] = {
@@ -35,14 +36,6 @@ FEW = 24
 SAME = ("--set", "train.batch_size=16", "--set", "train.log_every=1")
 
 
-def pretrained(bench: Bench) -> Path:
-    """MiniLM as a run; one pulled before is taken."""
-    out = WORK / "pretrained" / "minilm"
-    if not (out / "run.json").exists():
-        textus(["pull", "minilm", "--out", out, "--force"], log=bench.work / "log.txt")
-    return out
-
-
 def part(bench: Bench, task: str, name: str) -> Path:
     """Every k-th row of a part of a data set, from its beginning to its end, as they are written."""
     _, _, folder, files = TASKS[task]
@@ -62,7 +55,7 @@ def part(bench: Bench, task: str, name: str) -> Path:
 def trained(bench: Bench, out: Path, words: list[str | Path]) -> dict[str, Any]:
     """A fine-tuning of MiniLM: how many steps each task had, how good its weights to use are on dev rows, its cost."""
     how = [*SAME, "--epochs", "4"] if bench.smoke and "train.steps" not in str(words) else list(SAME)
-    command = ["finetune", *words, "--from", pretrained(bench), *how, "--out", out, "--force"]
+    command = ["finetune", *words, "--from", minilm(bench), *how, "--out", out, "--force"]
     textus(command, log=bench.work / "log.txt")
     record = read_json(out / "run.json")
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text(encoding="utf-8").splitlines()]
