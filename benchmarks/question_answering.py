@@ -35,10 +35,11 @@ FOLDS = 5
 TASK = ("--task", "question-answering", "--set", "train.batch_size=16")
 XQUAD = ("--set", "optim.rate=2e-4", "--epochs", "5")
 XQUAD_CLOZE = ("--set", "optim.rate=3e-4", "--epochs", "1")
-CMRC = ("--set", "optim.rate=5e-4", "--set", "task.longest_answer=80", "--epochs", "6")
-CMRC_CLOZE = ("--set", "optim.rate=1e-3", "--set", "task.longest_answer=80", "--epochs", "2")
-CMRC_QUESTIONS = ("--questions", "4", "--longest", "600", "--words", "4")
-"""Words of `textus finetune`, for people's questions and for those made of plain text before."""
+LONG = ("--set", "task.longest_answer=80", "--set", "task.longest=512", "--set", "task.stride=256")
+CMRC = (*LONG, "--set", "optim.rate=5e-4", "--set", "task.answer=expected-f1", "--epochs", "3")
+CMRC_CLOZE = (*LONG, "--set", "optim.rate=1e-3", "--epochs", "2")
+CMRC_QUESTIONS = ("--questions", "3", "--longest", "350", "--words", "4")
+"""Words of `textus finetune`, for people's questions and for those made of plain text before, and of `cloze`."""
 
 ENCODER = (
     "model.n_layer=4",
