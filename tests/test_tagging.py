@@ -22,7 +22,7 @@ from textus.metrics.entities import bio, entity_scores, scheme_counts, spans, to
 from textus.models.heads import CRF, IGNORED
 from textus.records import Record
 from textus.tasks import Frame
-from textus.tasks.tagging import Tagging, TaggingSettings, stretches
+from textus.tasks.tagging import Tagging, TaggingSettings, commonest_mistakes, stretches
 from textus.tasks.tokens import Tagged, cut, tagged
 from textus.tokenizer import train as train_tokenizer
 
@@ -401,6 +401,24 @@ def test_figures_of_a_file_are_seqevals(tuned: api.Run, tmp_path: Path) -> None:
     assert found["f1"]["value"] == pytest.approx(theirs["micro avg"]["f1-score"])
     assert found["macro_f1"] == pytest.approx(theirs["macro avg"]["f1-score"])
     assert found["f1"]["value"] < 0.9
+
+
+def test_the_commonest_mistakes_are_told_first() -> None:
+    """Missed, of another type, with other ends, and none at all; what is right is not told."""
+    words = ["Anna", "saw", "New", "York", "City", "and", "Bob", "in", "May"]
+    (example,) = Tagging.of(
+        TaggingSettings(), [Record({"tokens": words, "tags": ["O"] * 8 + ["B-X"]}, "row")]
+    ).examples([Record({"tokens": words, "tags": ["B-X"] + ["O"] * 8}, "row 7")], labelled=True)
+    gold = ["B-PER", "O", "B-LOC", "I-LOC", "I-LOC", "O", "B-PER", "O", "O"]
+    said = ["O", "O", "B-LOC", "I-LOC", "O", "O", "B-LOC", "O", "B-PER"]
+    found = commonest_mistakes([example, example], [gold, gold], [said, ["B-PER", *said[1:]]])
+    assert [tuple(each.values()) for each in found] == [
+        ("Bob", "PER", "LOC", 2, "row 7"),
+        ("May", "none", "PER", 2, "row 7"),
+        ("New York City", "LOC", "LOC: New York", 2, "row 7"),
+        ("Anna", "PER", "none", 1, "row 7"),
+    ]
+    assert commonest_mistakes([example], [gold], [gold]) == []
 
 
 def test_chinese_is_read_and_answered_by_character(tmp_path: Path) -> None:

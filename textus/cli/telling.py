@@ -147,7 +147,7 @@ def triples(found: Mapping[str, Any]) -> str:
 
 
 def task_scores(found: Mapping[str, Any]) -> str:
-    """What `evaluate` says of fine-tuned runs: figures, floors, members, slices, classes, most confident mistakes."""
+    """What `evaluate` says of fine-tuned runs: figures, floors, members, slices, classes, first mistakes."""
     apart = (
         "run", "runs", "on", "classes", "targets", "confusion", "mistakes", "floors", "members", "slices",
         "reliability", "entity_classes",
@@ -161,7 +161,8 @@ def task_scores(found: Mapping[str, Any]) -> str:
         tables.append(classes)
     lines += [table(rows) for rows in tables if rows]
     for each in found.get("mistakes", [])[:3]:
-        said = f"{each['label']}, answered {each['answer']} ({each['probability']:.2f})"
+        how = f"{each['probability']:.2f}" if "probability" in each else f"{each['times']} times"
+        said = f"{each['label']}, answered {each['answer']} ({how})"
         lines.append(f"  {each['where']}: {said}: {each['text'][:80]}")
     return "\n".join(lines)
 

@@ -22,9 +22,18 @@ from torch import Tensor
 
 from textus.common import DataError, UsageError, notice
 from textus.loader import Batch
-from textus.metrics.entities import bio, entity_scores, is_entity_tag, scheme_counts, spans, token_scores
+from textus.metrics.entities import (
+    Span,
+    bio,
+    entity_scores,
+    is_entity_tag,
+    scheme_counts,
+    spans,
+    token_scores,
+)
 from textus.models.heads import IGNORED
 from textus.records import Record
+from textus.report import Section
 from textus.tasks import Example, Frame, Row, Task
 from textus.tasks.tokens import Tagged, cut, of_places, tagged, unit_of
 from textus.tokenizer import Tokenizer
@@ -214,7 +223,12 @@ class Tagging(Task):
         found = entity_scores([spans(each) for each in gold], [spans(each) for each in guess])
         if not any(each["n"] for each in found["classes"]):
             notice("these rows have no entity: precision, recall and F1 mean nothing here and are given as 0")
+        found["mistakes"] = commonest_mistakes(examples, gold, guess)
         return {**found, "token_accuracy": tokens["accuracy"], "tokens": tokens["tokens"]}
+
+    def sections(self, found: dict[str, Any]) -> list[Section]:
+        rows = found.get("mistakes", [])
+        return [*super().sections(found), *([Section("Commonest mistakes", rows=rows)] if rows else [])]
 
     def told(self, example: Example, output: Any) -> dict[str, Any]:
         assert isinstance(example, Tagged)
@@ -227,6 +241,41 @@ class Tagging(Task):
             {"text": text[start:end], "label": kind, "start": start, "end": end} for kind, start, end in found
         ]
         return {"tags": tags, "entities": entities} if example.given else {"entities": entities}
+
+
+def commonest_mistakes(
+    examples: Sequence[Example], gold: Sequence[Sequence[str]], guess: Sequence[Sequence[str]]
+) -> list[dict[str, Any]]:
+    """Entities that were missed, had another type or other ends, or are none, the most frequent first, with the first
+    row each stands in.
+    """
+    times: Counter[tuple[str, str, str]] = Counter()
+    first: dict[tuple[str, str, str], str] = {}
+    for example, tags, answered in zip(examples, gold, guess, strict=True):
+        assert isinstance(example, Tagged)
+        right, said = spans(tags), spans(answered)
+
+        def text(span: Span, example: Tagged = example) -> str:
+            return example.text[example.places[span[1]][0] : example.places[span[2] - 1][1]]
+
+        def beside(span: Span, others: Sequence[Span]) -> list[Span]:
+            return [each for each in others if each[1] < span[2] and span[1] < each[2]]
+
+        found = []
+        for span in set(right) - set(said):
+            near = [
+                f"{each[0]}: {text(each)}" if each[1:] != span[1:] else each[0] for each in beside(span, said)
+            ]
+            found.append((text(span), span[0], ", ".join(near) or "none"))
+        found += [(text(span), "none", span[0]) for span in set(said) - set(right) if not beside(span, right)]
+        times.update(found)
+        for each in found:
+            first.setdefault(each, example.where)
+    order = sorted(times, key=lambda each: (-times[each], each))[:SHOWN]
+    names = ("text", "label", "answer")
+    return [
+        {**dict(zip(names, each, strict=True)), "times": times[each], "where": first[each]} for each in order
+    ]
 
 
 def stretches(lengths: Sequence[int], room: int | None) -> list[tuple[int, int, int, int]]:
