@@ -303,23 +303,24 @@ def most_expected(scores: Tensor, longest: int) -> tuple[Tensor, Tensor, Tensor]
     spans, and the first and last position of the span that has it (B,).
     """
     time = scores.shape[1]
-    starts = torch.arange(time, device=scores.device)[:, None, None]
+    steps = torch.arange(
+        max(time, longest), device=scores.device
+    ).int()  # narrow: a row has millions of pairs
     found = []
     for row in scores:
         chances, places = row.flatten().softmax(0).topk(min(LIKELY, time * time))
-        places, chances = places[chances > 0], chances[chances > 0]
+        places, chances = places[chances > 0].int(), chances[chances > 0]
         first, last = places // time, places % time
-        ends = (starts + torch.arange(longest, device=row.device)[:, None]).clamp(
-            max=time - 1
-        )  # (T, longest, 1)
-        common = (torch.minimum(ends, last) - torch.maximum(starts, first) + 1).clamp(
-            min=0
-        )  # (T, longest, LIKELY)
-        f1 = 2 * common / (ends - starts + 1 + last - first + 1) @ (chances / chances.sum())
-        possible = row.gather(1, ends[..., 0]) > float("-inf")
+        low, high = (
+            (int(first.min()), int(last.max())) if len(places) else (0, 0)
+        )  # outside nothing is in common
+        starts = steps[low : high + 1, None, None]
+        ends = (starts + steps[:longest, None]).clamp(max=high)  # (starts, longest, 1)
+        common = torch.minimum(ends, last).sub_(torch.maximum(starts, first)).add_(1).clamp_(min=0)
+        f1 = 2 * common / (ends - starts + last - first + 2) @ (chances / chances.sum())
+        possible = row[low : high + 1].gather(1, ends[..., 0].long()) > float("-inf")
         value, place = f1.masked_fill(~possible, 0).flatten().max(0)
-        start = place // longest
-        found.append(torch.stack([value, start, ends.flatten()[place]]))
+        found.append(torch.stack([value, low + place // longest, ends.flatten()[place]]))
     values, first, last = torch.stack(found).T
     return values, first.long(), last.long()
 
