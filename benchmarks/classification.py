@@ -141,10 +141,10 @@ ENTRIES = {
     "reviews-linear": Entry(reviews, ("--model", "linear"), 86, 89, ("model.words=1,2", "model.l2=0.05")),
     "reviews-minilm": Entry(
         reviews,
-        (*MINILM, "--epochs", "3"),
+        (*MINILM, "--epochs", "1"),
         86,
         91,
-        ("task.longest=256", "task.cut=middle", "optim.rate=2e-4"),
+        ("task.longest=256", "task.cut=nothing", "optim.rate=2e-4"),
     ),
     "shopping-lstm": Entry(shopping, (*RECURRENT, "--epochs", "3"), 93, 95, TITLES),
     "titles-linear": Entry(thucnews, ("--model", "linear"), 86, 89),

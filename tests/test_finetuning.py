@@ -15,6 +15,7 @@ from textus import api
 from textus.checkpoint import load
 from textus.cli import main
 from textus.common import DataError, RunError, UsageError
+from textus.tasks import examples_of, frame_of, rows_of
 
 SMALL = ("train.batch_size=8", "model.n_layer=1", "model.d_model=32", "optim.rate=0.01")
 
@@ -212,6 +213,52 @@ def test_a_word_at_the_end_is_read_where_the_middle_is_cut(
     accuracy = {cut: run.evaluate_task(data, floors=False)["accuracy"]["value"] for cut, run in found.items()}
     assert accuracy["end"] < 0.75 < 0.97 < accuracy["middle"]
     assert "tokens: the middles of them" in capsys.readouterr().err
+
+
+def test_with_nothing_cut_every_window_is_read_and_their_mean_answers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A class told by one word in the middle of a long text; asked by hand, window by window."""
+    draw = random.Random(0)
+    rows = []
+    for n in range(200):
+        words = draw.choices(WORDS, k=30)
+        words[10 + n % 10] = ("grand", "dull")[n % 2]
+        rows.append({"text": " ".join(words), "label": n % 2})
+    data = written(tmp_path / "rows.jsonl", rows)
+    small = (
+        "train.batch_size=8",
+        "model.n_layer=1",
+        "model.d_model=32",
+        "optim.rate=0.01",
+        "task.longest=12",
+    )
+    found = {
+        cut: api.finetune(
+            data, model="gru", out=tmp_path / cut, epochs=4, settings=[*small, f"task.cut={cut}"]
+        )
+        for cut in ("end", "nothing")
+    }
+    accuracy = {cut: run.evaluate_task(data, floors=False)["accuracy"]["value"] for cut, run in found.items()}
+    assert accuracy["end"] < 0.75 < 0.97 < accuracy["nothing"]
+    assert (
+        "180 of 180 texts are longer than 12 tokens: all are read in 540 windows" in capsys.readouterr().err
+    )
+    run, texts = found["nothing"], [rows[0]["text"], "a grand film", "", rows[1]["text"]]
+    examples = examples_of(run.task, texts)
+    windows = rows_of(run.task, examples, run.tokenizer, frame_of(run.model.config, run.tokenizer, 12))
+    assert [row.about for row in windows] == [0, 0, 0, 1, 2, 3, 3, 3]
+    ids = run.tokenizer.encode(texts[3])
+    assert [each for row in windows[5:] for each in row.ids[1:-1]] == ids
+    each = [
+        run.model.heads["classification"].predict(run.model.hidden(torch.tensor([row.ids])))
+        for row in windows
+    ]
+    expected = [float(torch.cat(part).mean(0)[0]) for part in (each[:3], each[3:4], each[4:5], each[5:])]
+    answers = [answer["probabilities"]["0"] for answer in run.predict(texts)]
+    assert answers == pytest.approx(expected, abs=0.01)
+    with pytest.raises(UsageError, match=r"task.cut=nothing: .* is a pair of texts"):
+        run.predict([("a film", "a story")])
 
 
 def test_rows_in_both_parts_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby, pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -22,6 +23,7 @@ from textus.metrics import classification as measured
 from textus.records import Record
 from textus.report import Section, cell, diagonal, heatmap
 from textus.tasks import Example, Floats, Frame, Row, Task
+from textus.tokenizer import Tokenizer
 
 PAIRS = (
     ("text", "text_pair"),
@@ -40,7 +42,8 @@ class ClassificationSettings:
     """`multi`: any number of classes a text; `pooling`: what of a text's states the head reads; `dropout` of it;
     `word_dropout`: share of a text's ids that a step of training leaves out (Iyyer et al. 2015);
     `class_weights` "balanced": every class weighs the same in the loss, however rare; `longest`: ids of a text that are
-    read (0: as many as the model's context holds); of a longer text the `cut` is not read: its end, or its middle.
+    read (0: as many as the model's context holds); of a longer text the `cut` is not read: its end, or its middle; with
+    nothing cut it is read in windows, each of which learns its class, and whose mean answers.
     """
 
     multi: bool = False
@@ -49,7 +52,7 @@ class ClassificationSettings:
     word_dropout: float = 0.0
     class_weights: Literal["none", "balanced"] = "none"
     longest: int = 0
-    cut: Literal["end", "middle"] = "end"
+    cut: Literal["end", "middle", "nothing"] = "end"
 
     def __post_init__(self) -> None:
         for name in ("dropout", "word_dropout"):
@@ -134,12 +137,40 @@ class Classification(Task):
         return weights
 
     def row(self, example: Example, ids: list[list[int]], frame: Frame) -> Row:
-        framed, segments, cut = frame.around(ids, self.settings.cut)
+        framed, segments, cut = frame.around(ids, "middle" if self.settings.cut == "middle" else "end")
         label = None
         if example.label is not None:
             numbers = [self.index[name] for name in self.names(example) if name in self.index]
             label = numbers if self.settings.multi else (numbers[0] if numbers else -1)
         return Row(framed, segments, label, cut)
+
+    def rows(self, examples: Sequence[Example], tokenizer: Tokenizer, frame: Frame) -> list[Row]:
+        if self.settings.cut != "nothing" or frame.longest is None:
+            return super().rows(examples, tokenizer, frame)
+        if pairs := [each.where for each in examples if len(each.texts) > 1]:
+            raise UsageError(
+                f"task.cut=nothing: {pairs[0]} is a pair of texts, which are not read in windows"
+            )
+        room = max(1, frame.longest - len(frame.begin) - 1)
+        rows: list[Row] = []
+        for number, (example, ids) in enumerate(
+            zip(examples, tokenizer.encode_batch([each.texts[0] for each in examples]), strict=True)
+        ):
+            n = max(1, -(-len(ids) // room))
+            edges = [place * len(ids) // n for place in range(n + 1)]  # of one length, but for one id
+            rows += [replace(self.row(example, [ids[a:b]], frame), about=number) for a, b in pairwise(edges)]
+        if several := sum(count > 1 for count in Counter(row.about for row in rows).values()):
+            notice(
+                f"{several:,} of {len(examples):,} texts are longer than {frame.longest} tokens: all are read in"
+                f" {len(rows):,} windows"
+            )
+        return rows
+
+    def merged(self, rows: Sequence[Row], outputs: list[Any]) -> list[Any]:
+        if self.settings.cut != "nothing" or any(row.about is None for row in rows):
+            return outputs
+        parts = groupby(zip(rows, outputs, strict=True), key=lambda pair: pair[0].about)
+        return [np.mean([output for _, output in part], axis=0) for _, part in parts]
 
     def drawn(self, row: Row, random: np.random.Generator) -> Row:
         if not self.settings.word_dropout:
