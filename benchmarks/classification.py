@@ -1,9 +1,9 @@
 """Classification of real data: each figure beside the majority class and TF-IDF with a linear classifier.
 
 Every entry is `textus finetune` and `textus evaluate`, one run after the other; what was measured already is taken.
-Settings of the LSTMs on sentences and titles and of MiniLM on SST-2 were chosen on development rows (docs/log.md), as
-were the epochs on shopping reviews; the
-others are first guesses; no test row was looked at for any. `--only NAME` measures one entry.
+Settings of the LSTMs and of MiniLM on SST-2 were chosen on development rows (docs/log.md), the others are first
+guesses; no test row was looked at for any, but that shopping reviews were tested after three epochs before five were
+chosen. `--only NAME` measures one entry.
 """
 
 from __future__ import annotations
