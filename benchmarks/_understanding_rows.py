@@ -15,10 +15,11 @@ def points(found: dict[str, float], form: str = ".1f", scale: float = 100) -> st
 
 
 def classes(name: str) -> Callable[[dict[str, Any]], Figure | None]:
-    """Accuracy of one entry in points, the floors beside it."""
+    """Accuracy of one entry in points, the floors beside it; None until all its runs are there."""
 
     def figure(result: dict[str, Any]) -> Figure | None:
-        if "accuracy" not in (found := result["entries"].get(name, {})):
+        found = result["entries"].get(name, {})
+        if "accuracy" not in found or len(found["runs"]) < found.get("of", 0):
             return None
         runs = {part: 100 * value for part, value in found["over_runs"].items()}
         floors = ", ".join(f"{floor} {100 * value:.1f}" for floor, value in found["floors"].items())

@@ -232,8 +232,9 @@ def seeds_of(bench: Bench, name: str) -> tuple[int, ...]:
 def entry_of(bench: Bench, name: str, result: dict[str, Any]) -> None:
     """All runs of an entry that are not measured yet; the result is written after each."""
     entry, kept = ENTRIES[name], result["entries"].setdefault(name, {"runs": {}})
-    kept |= {"must": entry.must, "aim": entry.aim}
-    for folder in folders(bench, name)[: 2 if bench.smoke else None]:
+    parts = folders(bench, name)[: 2 if bench.smoke else None]
+    kept |= {"must": entry.must, "aim": entry.aim, "of": len(parts) * len(seeds_of(bench, name))}
+    for folder in parts:
         for seed in seeds_of(bench, name):
             key = f"{folder.name}-{seed}"
             if key not in kept["runs"]:
