@@ -339,7 +339,8 @@ def test_synonyms_are_nltks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         pytest.importorskip("nltk.data"), "path", [str(tmp_path)]
     )  # it reads from nowhere else
     for file in place.iterdir():
-        shutil.copy(file, tmp_path)
+        if file.is_file():
+            shutil.copy(file, tmp_path)
     if not (
         tmp_path / "lexnames"
     ).exists():  # Debian leaves out a file that nltk asks for, and we do not need

@@ -164,7 +164,7 @@ def test_a_preset_records_what_it_measured_and_keeps_its_budget(
     times = record["measured"]["cpu_seconds_by_choice"]
     choices = record["choices"]
     way = f"{choices['step']} {choices['precision']} {choices['attention']}"
-    assert way == min(times, key=lambda name: times[name])
+    assert times[way] == min(times.values())  # told to a tenth of a millisecond, so that two may be alike
     assert record["steps"] >= 20
     said = capsys.readouterr().err
     assert "measured: CPU-seconds a step" in said
