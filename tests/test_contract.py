@@ -634,5 +634,7 @@ def test_a_planted_fault_is_found(check: Callable[[LanguageModel], None], fault:
 
 def test_batches_have_no_field_these_checks_do_not_know() -> None:
     """A new field of `Batch` may be a new promise: look at the checks, then add it here."""
-    known = "ids targets weights documents mask position piece source segments labels word_starts numbers task"
+    known = (
+        "ids targets weights documents mask position piece source segments labels word_starts numbers task"
+    )
     assert [field.name for field in fields(Batch)] == known.split()
