@@ -60,3 +60,10 @@ def facts(n: int, seed: int = 0) -> list[dict[str, Any]]:
             ]
         rows.append({"text": text, "entities": entities, "relations": relations})
     return rows
+
+
+def facts_in(folder: Path) -> Path:
+    """A folder with `facts` to learn from and others to test with."""
+    written(folder / "train.jsonl", facts(240))
+    written(folder / "test.jsonl", facts(60, seed=1))
+    return folder

@@ -10,7 +10,7 @@ from typing import Any
 
 import networkx
 import pytest
-from labelled import facts, written
+from labelled import facts, facts_in, written
 
 from benchmarks.triples import adjacent
 from benchmarks.triples import row_of as news_row
@@ -24,10 +24,7 @@ SMALL = ("train.batch_size=16", "model.n_layer=1", "model.d_model=32", "optim.ra
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    found = tmp_path_factory.mktemp("extracting")
-    written(found / "train.jsonl", facts(240))
-    written(found / "test.jsonl", facts(60, seed=1))
-    return found
+    return facts_in(tmp_path_factory.mktemp("extracting"))
 
 
 @pytest.fixture(scope="module")

@@ -188,6 +188,22 @@ def test_what_is_cut_is_told(rows: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert "texts are longer than 6 tokens: the ends of them" in said
 
 
+def cut_at(
+    tmp_path: Path, rows: list[dict[str, Any]], longest: int, cuts: tuple[str, str]
+) -> tuple[dict[str, api.Run], list[float]]:
+    """Runs that read at most `longest` ids of the rows, one a way to cut them, and how often each is right."""
+    data = written(tmp_path / "rows.jsonl", rows)
+    small = (*SMALL, f"task.longest={longest}")
+    runs = {
+        cut: api.finetune(
+            data, model="gru", out=tmp_path / cut, epochs=4, settings=[*small, f"task.cut={cut}"]
+        )
+        for cut in cuts
+    }
+    right = [run.evaluate_task(data, floors=False)["accuracy"]["value"] for run in runs.values()]
+    return runs, right
+
+
 def test_a_word_at_the_end_is_read_where_the_middle_is_cut(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -196,22 +212,8 @@ def test_a_word_at_the_end_is_read_where_the_middle_is_cut(
     rows = [
         {"text": " ".join([*draw.choices(WORDS, k=20), ("grand", "dull")[n % 2]]), "label": n % 2} for n in range(200)
     ]  # fmt: skip
-    data = written(tmp_path / "rows.jsonl", rows)
-    small = (
-        "train.batch_size=8",
-        "model.n_layer=1",
-        "model.d_model=32",
-        "optim.rate=0.01",
-        "task.longest=10",
-    )
-    found = {
-        cut: api.finetune(
-            data, model="gru", out=tmp_path / cut, epochs=4, settings=[*small, f"task.cut={cut}"]
-        )
-        for cut in ("end", "middle")
-    }
-    accuracy = {cut: run.evaluate_task(data, floors=False)["accuracy"]["value"] for cut, run in found.items()}
-    assert accuracy["end"] < 0.75 < 0.97 < accuracy["middle"]
+    _, (end, middle) = cut_at(tmp_path, rows, 10, ("end", "middle"))
+    assert end < 0.75 < 0.97 < middle
     assert "tokens: the middles of them" in capsys.readouterr().err
 
 
@@ -225,26 +227,12 @@ def test_with_nothing_cut_every_window_is_read_and_their_mean_answers(
         words = draw.choices(WORDS, k=30)
         words[10 + n % 10] = ("grand", "dull")[n % 2]
         rows.append({"text": " ".join(words), "label": n % 2})
-    data = written(tmp_path / "rows.jsonl", rows)
-    small = (
-        "train.batch_size=8",
-        "model.n_layer=1",
-        "model.d_model=32",
-        "optim.rate=0.01",
-        "task.longest=12",
-    )
-    found = {
-        cut: api.finetune(
-            data, model="gru", out=tmp_path / cut, epochs=4, settings=[*small, f"task.cut={cut}"]
-        )
-        for cut in ("end", "nothing")
-    }
-    accuracy = {cut: run.evaluate_task(data, floors=False)["accuracy"]["value"] for cut, run in found.items()}
-    assert accuracy["end"] < 0.75 < 0.97 < accuracy["nothing"]
+    runs, (end, nothing) = cut_at(tmp_path, rows, 12, ("end", "nothing"))
+    assert end < 0.75 < 0.97 < nothing
     assert (
         "180 of 180 texts are longer than 12 tokens: all are read in 540 windows" in capsys.readouterr().err
     )
-    run, texts = found["nothing"], [rows[0]["text"], "a grand film", "", rows[1]["text"]]
+    run, texts = runs["nothing"], [rows[0]["text"], "a grand film", "", rows[1]["text"]]
     examples = examples_of(run.task, texts)
     windows = rows_of(run.task, examples, run.tokenizer, frame_of(run.model.config, run.tokenizer, 12))
     assert [row.about for row in windows] == [0, 0, 0, 1, 2, 3, 3, 3]

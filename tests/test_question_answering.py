@@ -392,6 +392,19 @@ def test_no_answer_is_weighed_against_how_good_an_answer_is(answer: str) -> None
         assert best < total
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("answer", ["likeliest", "expected-f1"])
+def test_a_context_without_a_token_has_no_answer(answer: str) -> None:
+    task = QuestionAnswering(QuestionAnsweringSettings(answer=answer), [])  # type: ignore[arg-type]
+    examples = [Example(("Who?", CONTEXT), None, "a"), Example(("Who?", ""), None, "b")]
+    rows = task.rows(examples, word_tokenizer(), Frame((0,), 0, None))
+    batch = batch_of(task, rows, 1)
+    found = task.merged(rows, task.outputs(SpanHead(8).eval(), torch.randn(*batch.ids.shape, 8), batch))
+    said = [task.told(*each)["answer"] for each in zip(examples, found, strict=True)]
+    assert said[0]
+    assert said[1] == ""
+
+
 def test_none_is_answered_where_it_is_likelier_and_may_be() -> None:
     example = Example(("Who?", "  Anna , "), None, "row 1")
     for no_answer, margin, said in ((True, -1.0, None), (True, 1.0, 2), (False, -1.0, 2)):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from labelled import facts, written
+from labelled import facts, facts_in, written
 from sklearn.metrics import precision_recall_fscore_support
 
 from textus import api
@@ -52,10 +52,7 @@ def tokenizer_of(task: Relations, records: list[Record], kind: str) -> Tokenizer
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    found = tmp_path_factory.mktemp("relations")
-    written(found / "train.jsonl", facts(240))
-    written(found / "test.jsonl", facts(60, seed=1))
-    return found
+    return facts_in(tmp_path_factory.mktemp("relations"))
 
 
 @pytest.fixture(scope="module")

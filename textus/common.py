@@ -157,6 +157,11 @@ def read_json(path: Path) -> Any:
         raise RunError(f"{path} cannot be read ({error})") from error
 
 
+def json_lines(rows: Iterable[Any]) -> str:
+    """Rows as JSON, one a line; what JSON has no word for, such as a date of a table, is written as text."""
+    return "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file atomically, readable by people (two spaces, one newline at the end)."""
     write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, sort_keys=False) + "\n")
@@ -185,6 +190,12 @@ def claim(out: Path, *, force: bool = False, kind: str = "run") -> None:
     if found != kind and not (out.is_dir() and not any(out.iterdir())):
         holds = f"holds a {found}" if found else f"is not a {kind}"
         raise UsageError(f"{out} {holds}, so it is not replaced even with --force; choose another --out")
+
+
+def claim_file(out: Path, *, force: bool = False) -> None:
+    """Refuse an output file that exists, unless `force`, and a folder in its place always."""
+    if out.exists() and (out.is_dir() or not force):
+        raise UsageError(f"{out} exists already; choose another --out, or --force to replace this file")
 
 
 # ── randomness ─────────────────────────────────────────────────────────────────────────────────

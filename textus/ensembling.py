@@ -134,13 +134,6 @@ def evaluated(
     return found, answers.together
 
 
-def read_rows(
-    runs: Sequence[Path], how: str, path: Path, columns: str | None = None, task: str | None = None
-) -> Rows:
-    """The labelled rows of a file for the task that all runs were fine-tuned for, or of several the one called so."""
-    return scoring.read_rows(task_of(runs, how, task), path, columns)
-
-
 def reported(
     runs: Sequence[Path], how: str, rows: Rows, by: Sequence[str] = (), *, floors: bool = True
 ) -> dict[str, Any]:
@@ -162,7 +155,7 @@ def predictions(
     columns: str | None = None,
     task: str | None = None,
 ) -> list[dict[str, Any]]:
-    """The ensemble's answer to each text, or to each row of a file, as JSON values; `task` as in `read_rows`."""
+    """The ensemble's answer to each text, or to each row of a file, as JSON values; `task`: which of several."""
     asked = task_of(runs, how, task)
     examples = examples_of(asked, given, columns)
     answers = ask(runs, asked, how, examples).together

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,14 +15,15 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from textus.common import DataError, UsageError, notice, unknown, write_atomic
+from textus.common import DataError, UsageError, claim_file, json_lines, notice, unknown, write_atomic
 from textus.metrics.entities import entity_scores
 from textus.models import LanguageModel
 from textus.records import parse_columns, read_records
 from textus.tasks import from_record, learnt, named_of_kind, names_of, opened, read
-from textus.tasks.facts import Related, text_of
+from textus.tasks.facts import Related
 from textus.tasks.relations import Relations
 from textus.tasks.tagging import Tagging
+from textus.tasks.tokens import text_of
 from textus.texts import read_text
 from textus.tokenizer import Tokenizer
 
@@ -90,7 +90,7 @@ def passages(path: Path, columns: str | None = None) -> list[Passage]:
         found = [Passage(line[0], str(path), line.start()) for line in LINE.finditer(whole)]
     else:
         records = read_records(path, parse_columns(columns))
-        found = [Passage(text_of(each), str(each.values.get("id", each.where))) for each in records]
+        found = [Passage(text_of(each, "a text"), str(each.values.get("id", each.where))) for each in records]
     held = [each for each in found if each.text.strip()]
     if not held:
         raise DataError(f"{path} holds no text")
@@ -175,19 +175,13 @@ def kind_of(out: Path, *, force: bool) -> str:
     kind = out.suffix.removeprefix(".")
     if kind not in WRITERS:
         raise unknown("form of triples", out.suffix or out.name, [f".{each}" for each in WRITERS])
-    if out.exists() and (out.is_dir() or not force):
-        raise UsageError(f"{out} exists already; choose another --out, or --force to replace this file")
+    claim_file(out, force=force)
     return kind
 
 
 def write(out: Path, found: Sequence[dict[str, Any]], *, force: bool = False) -> None:
     """Triples as JSON lines, as a table, or as a graph."""
     write_atomic(out, WRITERS[kind_of(out, force=force)](found))
-
-
-def as_jsonl(found: Sequence[dict[str, Any]]) -> str:
-    """One triple a line."""
-    return "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in found)
 
 
 def as_csv(found: Sequence[dict[str, Any]]) -> str:
@@ -235,4 +229,4 @@ def data(element: ElementTree.Element, of: str, values: dict[str, Any]) -> None:
         ElementTree.SubElement(element, "data", key=f"{of}_{name}").text = NOT_XML.sub("\ufffd", str(value))
 
 
-WRITERS = {"jsonl": as_jsonl, "csv": as_csv, "graphml": as_graphml}
+WRITERS = {"jsonl": json_lines, "csv": as_csv, "graphml": as_graphml}

@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 
-from textus.checkpoint import load
 from textus.checkpoint import verify as verify_run
 from textus.common import (
     DataError,
@@ -31,6 +30,7 @@ from textus.common import (
     claim,
     extra,
     folder_atomic,
+    json_lines,
     notice,
     read_json,
     sha256,
@@ -41,7 +41,7 @@ from textus.config import VERSION, migrate
 from textus.metrics import ranking
 from textus.models import LanguageModel
 from textus.records import parse_columns, read_records
-from textus.tasks import TASKS, Task, from_record, learnt, named_of_kind
+from textus.tasks import Task, from_record, learnt, named_of_kind, opened
 from textus.tasks.similarity import similarity_of, vectors
 from textus.texts import read_text
 from textus.tokenizer import Tokenizer
@@ -124,8 +124,9 @@ def build(
         )
     claim(out, force=force, kind="index")
     with folder_atomic(out) as folder:
-        lines = (json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts)
-        (folder / "documents.jsonl").write_text("".join(lines), encoding="utf-8")
+        (folder / "documents.jsonl").write_text(
+            json_lines({"text": text} for text in texts), encoding="utf-8"
+        )
         record: dict[str, Any] = {"version": VERSION, "documents": len(texts), "bm25": bm25, "run": None}
         if bm25:
             index = extra("bm25s", "search").BM25()
@@ -165,9 +166,7 @@ def keep_vectors(run: Path, texts: Sequence[str], file: Path) -> None:
 
 def reader(run: Path) -> tuple[LanguageModel, Task, Tokenizer]:
     """A run's model, how it makes vectors (as it learnt, or the mean of its states), and its tokenizer."""
-    model, tokenizer, record = load(run)
-    if record.get("task") in TASKS and not model.reads_texts:
-        model.answer_with(record["choices"]["precision"])
+    model, tokenizer, record = opened(run)
     name = named_of_kind(record, "similarity")
     return model, from_record(learnt(record, name, run)) if name else similarity_of(model), tokenizer
 

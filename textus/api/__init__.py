@@ -407,8 +407,7 @@ def embed(
     from textus.searching import file_texts
 
     out = Path(out)
-    if out.exists() and not force:
-        raise UsageError(f"{out} exists already; choose another --out, or --force to replace it")
+    common.claim_file(out, force=force)
     opened = run if isinstance(run, Run) else open_run(run)
     vectors = opened.embed(file_texts(Path(file), columns), settings=settings)
     buffer = io.BytesIO()
@@ -519,7 +518,7 @@ def evaluate_together(
     from textus import ensembling, scoring
 
     paths = [run.path if isinstance(run, Run) else Path(run) for run in runs]
-    rows = ensembling.read_rows(paths, ensemble, Path(on), columns, task)
+    rows = scoring.read_rows(ensembling.task_of(paths, ensemble, task), Path(on), columns)
     about = {"run": f"{ensemble} of {len(paths)}", "runs": [str(each) for each in paths], "on": str(on)}
     found = {**about, **ensembling.reported(paths, ensemble, rows, by, floors=floors)}
     if out is not None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from textus.common import DataError, UsageError, write_atomic
+from textus.common import DataError, claim_file, json_lines, write_atomic
 
 
 def augment(
@@ -24,10 +22,10 @@ def augment(
     from textus.records import parse_columns, read_records
 
     out, settings = Path(out), AugmentSettings(**how)
-    refuse(out, force)
+    claim_file(out, force=force)
     records = read_records(Path(data), parse_columns(columns))
     found = augmented(records, settings)
-    write(out, (each.values for each in found))
+    write_atomic(out, json_lines(each.values for each in found))
     copies = Counter(each.values["augmented"] for each in found if "augmented" in each.values)
     return {"out": str(out), "rows": len(records), "copies": dict(copies)}
 
@@ -42,23 +40,12 @@ def cloze(corpus: str | Path, *, out: str | Path, force: bool = False, **how: An
     from textus.corpus import open_corpus
 
     out, settings = Path(out), ClozeSettings(**how)
-    refuse(out, force)
+    claim_file(out, force=force)
     documents = (each.text for each in open_corpus(Path(corpus)).documents("train"))
-    if not (n := write(out, clozes(documents, settings))):
+    rows = list(clozes(documents, settings))
+    if not rows:
         raise DataError(
             f"{corpus} has no passage of three sentences with a sentence of eight words; give longer texts"
         )
-    return {"out": str(out), "rows": n}
-
-
-def refuse(out: Path, force: bool) -> None:
-    """Raise UsageError for a file that is there already."""
-    if out.exists() and (out.is_dir() or not force):
-        raise UsageError(f"{out} exists already; choose another --out, or --force to replace this file")
-
-
-def write(out: Path, rows: Iterable[dict[str, Any]]) -> int:
-    """Rows as JSON lines, whole or not at all; returns how many."""
-    lines = [json.dumps(each, ensure_ascii=False, default=str) + "\n" for each in rows]
-    write_atomic(out, "".join(lines))
-    return len(lines)
+    write_atomic(out, json_lines(rows))
+    return {"out": str(out), "rows": len(rows)}

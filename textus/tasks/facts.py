@@ -17,7 +17,7 @@ from textus.common import DataError
 from textus.metrics.entities import Span
 from textus.records import Record
 from textus.tasks import Example
-from textus.tasks.tokens import checked, entities_of
+from textus.tasks.tokens import checked, entities_of, text_of
 
 Triple = tuple[str, int, int]
 """Relation, and the places of its head and tail in the list of entities."""
@@ -48,25 +48,12 @@ def related(record: Record, *, labelled: bool) -> Related:
     """A row as an example. Raises DataError, naming the row, for what cannot be one."""
     if "subj_start" in record.values:
         return of_marked(record, labelled=labelled)
-    text = text_of(record)
+    text = text_of(record, "text, entities and relations", "entities", "relations")
     if "spo_list" in record.values:
         return of_mentions(record, text)
     entities = entities_of(record, text)
     triples = triples_of(record, len(entities)) if labelled else None
     return Related((text,), triples, record.where, entities=tuple(entities))
-
-
-def text_of(record: Record) -> str:
-    """The text of a row."""
-    text = record.values.get("text")
-    if not isinstance(text, str):
-        shown = ", ".join(map(repr, list(record.values)[:30]))
-        found = f"has {shown}" if text is None else f"has a text that is {type(text).__name__} ({text!r})"
-        raise DataError(
-            f"{record.where} {found}; it needs text, entities and relations: name their columns, such as"
-            " --columns text=COLUMN,entities=COLUMN,relations=COLUMN"
-        )
-    return text
 
 
 def triples_of(record: Record, n_entities: int) -> tuple[Triple, ...]:

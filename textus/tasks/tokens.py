@@ -57,18 +57,26 @@ def cut(text: str, unit: str) -> list[tuple[int, int]]:
     return [match.span() for match in UNITS[unit].finditer(text)]
 
 
+def text_of(record: Record, needed: str, *fields: str) -> str:
+    """The text of a row. DataError where it has none: it tells what is `needed`, and the columns of which `fields` may
+    have to be named beside the text's.
+    """
+    text = record.values.get("text")
+    if isinstance(text, str):
+        return text
+    shown = ", ".join(map(repr, list(record.values)[:30]))
+    found = f"has {shown}" if text is None else f"has a text that is {type(text).__name__} ({text!r})"
+    columns = ",".join(f"{name}=COLUMN" for name in ("text", *fields))
+    raise DataError(
+        f"{record.where} {found}; it needs {needed}: name the columns, such as --columns {columns}"
+    )
+
+
 def tagged(record: Record, unit: str, *, labelled: bool) -> Tagged:
     """A row as an example. Raises DataError, naming the row, for what cannot be one."""
     if record.values.get("tokens") is not None:
         return of_tokens(record, unit, labelled=labelled)
-    text = record.values.get("text")
-    if not isinstance(text, str):
-        shown = ", ".join(map(repr, list(record.values)[:30]))
-        found = f"has {shown}" if text is None else f"has a text that is {type(text).__name__} ({text!r})"
-        raise DataError(
-            f"{record.where} {found}; it needs tokens and tags, or text and entities: name their columns, such as"
-            " --columns text=COLUMN,entities=COLUMN"
-        )
+    text = text_of(record, "tokens and tags, or text and entities", "entities")
     places = cut(text, unit)
     example = of_places(text, places, unit, record.where)
     if not labelled:
