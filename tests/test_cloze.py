@@ -14,7 +14,7 @@ from corpora import SIMPLIFIED, made
 from labelled import written
 
 from textus import api
-from textus.augment.cloze import ASKING, ClozeSettings, clozes, passages
+from textus.augment.cloze import AROUND, ASKING, ClozeSettings, clozes, passages
 from textus.checkpoint import load
 from textus.cli import main
 from textus.common import DataError, UsageError, read_json
@@ -55,15 +55,16 @@ def test_every_answer_stands_where_its_row_says_and_is_asked_for(texts: list[str
 
 
 def test_what_is_asked_with_stands_around_the_answer_in_one_sentence() -> None:
+    words = lambda text: set(re.findall(r"\w+", text))  # noqa: E731
+    asking = {"what", "who", "which", "where", "how", "many", "when", "why"}
     for row in clozes(documents(), ClozeSettings(questions=4, dropped=0)):
         (answer,) = row["answers"]
-        (sentence,) = [
-            each for each in ENGLISH.split(". ") if answer["text"] in each and answer["start"] >= 0
-        ][:1]
-        told = set(re.findall(r"\w+", row["question"]))
-        asked_with = told - {"what", "who", "which", "where", "how", "many", "when", "why"}
-        found = [each for each in ENGLISH.split(". ") if asked_with <= set(re.findall(r"\w+", each))]
-        assert found, sentence
+        (sentence,) = [each for each in ENGLISH.split(". ") if words(row["question"]) - asking <= words(each)]
+        assert answer["text"] in sentence
+        left = words(sentence) - words(answer["text"]) - words(row["question"])
+        assert len(left) <= max(0, len(sentence.split()) - AROUND - 1)
+        begin = row["context"].index(sentence)
+        assert begin <= answer["start"] < begin + len(sentence)
 
 
 def test_the_share_dropped_and_the_length_of_answers_are_as_asked_for() -> None:
@@ -85,7 +86,6 @@ def test_rows_follow_from_the_seed_and_the_passage_alone() -> None:
     texts = documents()
     rows = list(clozes(texts, ClozeSettings()))
     assert list(clozes(texts, ClozeSettings())) == rows
-    assert list(clozes(texts[::-1], ClozeSettings()))[::-1] != rows[:1]
     by_context = lambda found: sorted(json.dumps(row) for row in found)  # noqa: E731
     assert by_context(clozes(texts[::-1], ClozeSettings())) == by_context(rows)
     assert by_context(clozes(texts, ClozeSettings(seed=1))) != by_context(rows)
