@@ -7,15 +7,13 @@ twin's at most. A planted fault in the source must fail that.
 from __future__ import annotations
 
 import ctypes
-import subprocess
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from test_finetuning import sentences, written
-from test_kernels import needs_kernels
+from test_kernels import built, needs_kernels
 from torch import Tensor
 
 from textus import api
@@ -106,24 +104,18 @@ FAULTS = {
 }  # fmt: skip
 
 
+READING_FAULTS = {
+    "keys of another text": ("turned(rows + n_head * width", "turned(qkv + (n_head + h) * width"),
+    "values of another head": ("pair_up(rows + 2 * n_head", "pair_up(rows - h * width + 2 * n_head"),
+    "keys past the end": ("0, padded, 0, length, factor,", "0, padded, 0, padded, factor,"),
+    "scores not divided": ("0, length, factor, &top", "0, length, 1.0f, &top"),
+    "one sum for all": ("_mm512_set1_ps(1.0f / sums[r])", "_mm512_set1_ps(1.0f / sums[0])"),
+}  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def faulty(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ctypes.CDLL]:
-    """Libraries of the source with one thing changed in each."""
-    source = next(each for each in kernels.SOURCES if each.name == "encoder.cpp")
-
-    def compile_one(item: tuple[str, tuple[str, str]]) -> tuple[str, ctypes.CDLL]:
-        name, (old, new) = item
-        assert old in source.read_text(), f"the source no longer has {old!r}"
-        folder = tmp_path_factory.mktemp("fault")
-        (folder / "bfloat16.h").write_text(kernels.SHARED.read_text())
-        (folder / "encoder.cpp").write_text(source.read_text().replace(old, new))
-        flags = kernels.FLAGS.replace("-O3", "-O1").split()
-        words = [*(kernels.compiler() or []), *flags, str(folder / "encoder.cpp"), "-o", str(folder / "a.so")]
-        subprocess.run(words, check=True)
-        return name, ctypes.CDLL(str(folder / "a.so"))
-
-    with ThreadPoolExecutor(2) as pool:
-        return dict(pool.map(compile_one, FAULTS.items()))
+    return built(tmp_path_factory.mktemp("faulty"), FAULTS | READING_FAULTS)
 
 
 @needs_kernels
@@ -135,6 +127,63 @@ def test_a_planted_fault_is_not_as_exact(
     assert not any(worse(model, given) for given in kinds)
     monkeypatch.setattr(kernels, "library", lambda: faulty[fault])
     assert any(worse(model, given) for given in kinds)
+
+
+def read(model: Encoder, given: tuple[Tensor, ...], precision: str, step: str) -> Tensor:
+    """States of real positions, where nothing is learnt."""
+    model.compute_with(precision, "plain", step)
+    with torch.inference_mode():
+        return model.hidden(*given)[given[1]].float()
+
+
+def error_in_reading(model: Encoder, given: tuple[Tensor, ...], step: str) -> float:
+    exact = read(model, given, "float32", "eager")
+    return float((read(model, given, "bfloat16", step) - exact).norm() / exact.norm())
+
+
+def is_read_as_exactly(model: Encoder, given: tuple[Tensor, ...]) -> bool:
+    twin, mine = (error_in_reading(model, given, step) for step in ("eager", "unpadded"))
+    return mine <= 1.3 * twin + 2e-3
+
+
+@needs_kernels
+@pytest.mark.parametrize("lengths", LENGTHS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_states_are_the_twin_s_where_nothing_is_learnt(shape: str, lengths: str) -> None:
+    model = encoder(**SHAPES[shape]).eval()
+    assert is_read_as_exactly(model, texts(LENGTHS[lengths]))
+
+
+@needs_kernels
+@pytest.mark.parametrize("fault", READING_FAULTS)
+def test_a_planted_fault_in_reading_is_seen(
+    fault: str, faulty: dict[str, ctypes.CDLL], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not kernels.tiles_fit(SHAPE["d_model"] // SHAPE["n_head"]):
+        pytest.skip("no tiles on this processor")
+    model, kinds = encoder().eval(), [texts(LENGTHS[name]) for name in ("ragged", "very long")]
+    assert all(is_read_as_exactly(model, given) for given in kinds)
+    monkeypatch.setattr(kernels, "library", lambda: faulty[fault])
+    assert not all(is_read_as_exactly(model, given) for given in kinds)
+
+
+@needs_kernels
+def test_weights_that_change_are_laid_out_again() -> None:
+    model, given = encoder().eval(), texts(LENGTHS["ragged"])
+    before = read(model, given, "bfloat16", "unpadded")
+    with torch.no_grad():
+        model.blocks[1].feed_forward.up.weight.mul_(-1.0)
+    assert is_read_as_exactly(model, given)
+    assert not torch.equal(before, read(model, given, "bfloat16", "unpadded"))
+
+
+@needs_kernels
+def test_a_torch_that_lays_out_no_weights_reads_the_same_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, given = encoder().eval(), texts(LENGTHS["ragged"])
+    laid_out = read(model, given, "bfloat16", "unpadded")
+    monkeypatch.setattr(unpadded, "lays_out", lambda: False)
+    torch.testing.assert_close(laid_out, read(model, given, "bfloat16", "unpadded"), atol=0.1, rtol=0.05)
+    assert is_read_as_exactly(model, given)
 
 
 @needs_kernels

@@ -163,14 +163,14 @@ INLINE void turn(__m512i (&x)[16]) {
     }
 }
 
-// rows (T, K) of pairs turned: out[pair][t], `padded` apart, zero from `time` on.
-void turned(const bf16* rows, uint32_t* out, int64_t time, int64_t width, int64_t padded) {
+// rows (T, K) of pairs, `stride` values apart, turned: out[pair][t], `padded` apart, zero from `time` on.
+void turned(const bf16* rows, int64_t stride, uint32_t* out, int64_t time, int64_t width, int64_t padded) {
     int64_t pairs = width / 2;
     for (int64_t t = 0; t < padded; t += 16)
         for (int64_t p = 0; p < pairs; p += 16) {
             __m512i square[16];
             for (int64_t i = 0; i < 16; ++i)
-                square[i] = t + i < time ? _mm512_loadu_si512(rows + (t + i) * width + 2 * p) : _mm512_setzero_si512();
+                square[i] = t + i < time ? _mm512_loadu_si512(rows + (t + i) * stride + 2 * p) : _mm512_setzero_si512();
             turn(square);
             for (int64_t i = 0; i < 16; ++i) _mm512_storeu_si512(out + (p + i) * padded + t, square[i]);
         }
@@ -197,13 +197,15 @@ INLINE void copy_rows(const bf16* rows, int64_t stride, bf16* out, int64_t count
 INLINE const uint32_t* words(const bf16* rows) { return reinterpret_cast<const uint32_t*>(rows); }
 
 // Largest score and sum of e^(score - largest) of one query; its scores become probabilities times the sum, as bfloat16.
-INLINE void weigh(const float* scores, bf16* out, int64_t start, int64_t end, int64_t from, int64_t to, float* top, float* sum) {
+// A score is what is read times `factor`.
+INLINE void weigh(const float* scores, bf16* out, int64_t start, int64_t end, int64_t from, int64_t to, float factor, float* top,
+                  float* sum) {
     __m512 tops = _mm512_set1_ps(-3.0e38f), sums = _mm512_setzero_ps();
     for (int64_t s = start; s < end; s += 16) tops = _mm512_mask_max_ps(tops, lanes(s, from, to), tops, _mm512_loadu_ps(scores + s));
-    *top = _mm512_reduce_max_ps(tops);
-    __m512 most = _mm512_set1_ps(*top);
+    *top = _mm512_reduce_max_ps(tops) * factor;
+    __m512 most = _mm512_set1_ps(*top), times = _mm512_set1_ps(factor);
     for (int64_t s = start; s < end; s += 16) {
-        __m512 value = _mm512_maskz_mov_ps(lanes(s, from, to), exponential(_mm512_sub_ps(_mm512_loadu_ps(scores + s), most)));
+        __m512 value = _mm512_maskz_mov_ps(lanes(s, from, to), exponential(_mm512_fmsub_ps(_mm512_loadu_ps(scores + s), times, most)));
         sums = _mm512_add_ps(sums, value);
         round16(out + s, value);
     }
@@ -236,7 +238,7 @@ void textus_attention(const bf16* q, const bf16* k, const bf16* v, const int32_t
         for (int64_t h = 0; h < n_head; ++h) {
             if (h % repeats == 0) {
                 int64_t place = (b * n_kv_head + h / repeats) * time * width;
-                turned(k + place, keys, time, width, padded);
+                turned(k + place, width, keys, time, width, padded);
                 pair_up(v + place, width, values, time, width, padded);
             }
             for (int64_t t = 0; t < time; t += ROWS) {
@@ -249,7 +251,7 @@ void textus_attention(const bf16* q, const bf16* k, const bf16* v, const int32_t
                 for (int64_t r = 0; r < ROWS; ++r) {
                     float top, sum;
                     int64_t last = r < count ? r : count - 1;
-                    weigh(scores + r * padded, weights + r * padded, start, end, froms[last], t + last + 1, &top, &sum);
+                    weigh(scores + r * padded, weights + r * padded, start, end, froms[last], t + last + 1, 1.0f, &top, &sum);
                     scale[r] = 1.0f / sum;
                     if (r < count) log_sum[(b * n_head + h) * time + t + r] = top + __builtin_logf(sum);
                 }
@@ -258,6 +260,44 @@ void textus_attention(const bf16* q, const bf16* k, const bf16* v, const int32_t
                     bf16* target = out + ((b * time + t + r) * n_head + h) * width;
                     for (int64_t d = 0; d < width; d += 16)
                         round16(target + d, _mm512_mul_ps(_mm512_loadu_ps(mixed + r * width + d), _mm512_set1_ps(scale[r])));
+                }
+            }
+        }
+}
+
+// Attention of every position to all of its own text, for reading only: qkv (N, 3, H, K) of texts one after the other -> out (N, H, K).
+// Text b has the positions `starts[b]` to `starts[b + 1]`, at most `longest`; scores are taken times `factor`.
+void textus_text_attention(const bf16* qkv, const int64_t* starts, bf16* out, int64_t batch, int64_t longest, int64_t n_head,
+                           int64_t width, float factor) {
+    int64_t most = up(longest, ROWS), stride = 3 * n_head * width;
+    Room room(most * width * 4 + ROWS * most * 6 + ROWS * width * 6 + 1024);
+    uint32_t* keys = room.take<uint32_t>(width / 2 * most);    // (K / 2, T)
+    uint32_t* values = room.take<uint32_t>(most / 2 * width);  // (T / 2, K)
+    float* scores = room.take<float>(ROWS * most);
+    bf16* weights = room.take<bf16>(ROWS * most);
+    bf16* queries = room.take<bf16>(ROWS * width);
+    float* mixed = room.take<float>(ROWS * width);
+    std::memset(weights, 0, size_t(ROWS * most) * 2);
+    for (int64_t b = 0; b < batch; ++b)
+        for (int64_t h = 0; h < n_head; ++h) {
+            int64_t length = starts[b + 1] - starts[b], padded = up(length, ROWS);
+            const bf16* rows = qkv + starts[b] * stride + h * width;
+            turned(rows + n_head * width, stride, keys, length, width, padded);
+            pair_up(rows + 2 * n_head * width, stride, values, length, width, padded);
+            for (int64_t t = 0; t < length; t += ROWS) {
+                int64_t count = length - t < ROWS ? length - t : ROWS;
+                copy_rows(rows + t * stride, stride, queries, count, ROWS, width);
+                strip(words(queries), width / 2, keys, padded, width / 2, padded, scores, padded);
+                float sums[ROWS];
+                for (int64_t r = 0; r < count; ++r) {
+                    float top;
+                    weigh(scores + r * padded, weights + r * padded, 0, padded, 0, length, factor, &top, sums + r);
+                }
+                strip(words(weights), padded / 2, values, width, padded / 2, width, mixed, width);
+                for (int64_t r = 0; r < count; ++r) {
+                    bf16* target = out + ((starts[b] + t + r) * n_head + h) * width;
+                    for (int64_t d = 0; d < width; d += 16)
+                        round16(target + d, _mm512_mul_ps(_mm512_loadu_ps(mixed + r * width + d), _mm512_set1_ps(1.0f / sums[r])));
                 }
             }
         }
@@ -288,8 +328,8 @@ void textus_attention_backward(const bf16* d_out, const bf16* q, const bf16* k, 
         for (int64_t h = 0; h < n_head; ++h) {
             int64_t place = (b * n_kv_head + h / repeats) * time * width;
             if (h % repeats == 0) {
-                turned(k + place, keys, time, width, padded);
-                turned(v + place, values, time, width, padded);
+                turned(k + place, width, keys, time, width, padded);
+                turned(v + place, width, values, time, width, padded);
                 pair_up(k + place, width, key_pairs, time, width, padded);
                 std::memset(sum_k, 0, size_t(padded * width) * 4);
                 std::memset(sum_v, 0, size_t(padded * width) * 4);

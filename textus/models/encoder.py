@@ -398,8 +398,13 @@ class Encoder(LanguageModel):
             int(torch.randint(1 << 30, ())) if texts.dropout else 0
         )  # of the step: `fit` sets torch's state
         rows = kernels.Dropout.apply(x[0], texts.dropout, seed - 1) if texts.dropout else x[0]
+        only_read = not torch.is_grad_enabled() and not texts.dropout and unpadded.lays_out()
         for number, block in enumerate(self.blocks):
-            rows = unpadded.Block.apply(rows, texts, seed + 2 * number, *unpadded.weights_of(block))
+            weights = unpadded.weights_of(block)
+            if only_read:
+                rows = unpadded.read(rows, texts, weights)
+            else:
+                rows = unpadded.Block.apply(rows, texts, seed + 2 * number, *weights)
         whole = rows.new_zeros(batch * time, config.d_model).index_copy(0, places, rows[:n])
         return whole.view(batch, time, -1)
 

@@ -9,16 +9,19 @@ K head width, F feed-forward width.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from textus.models.kernels import bf16, call
+from textus.models.kernels import bf16, call, tiles_fit
 
 WIDEST = 8192
 """Width a row may have, and positions a text (buffers in `encoder.cpp`)."""
+ROWS = 2048
+"""Rows of a product that weights are laid out for; others work too."""
 ROUND, ROUND_TIME = 32, 8
 """Positions of a batch, and of its longest text, are rounded up to multiples of these. oneDNN builds a product anew for
 each shape it meets, some megabytes of code and constants: of all shapes there are, a step had to build most of its own.
@@ -159,6 +162,40 @@ class Block(torch.autograd.Function):
             d_first, None, None, d_w_qkv, d_b_qkv, d_w_out, small1[2], small1[0], small1[1], d_w_up, d_b_up, d_w_down,
             small2[2], small2[0], small2[1],
         )  # fmt: skip
+
+
+@cache
+def lays_out() -> bool:
+    """Whether this torch has products in bfloat16 by a weight that was laid out before."""
+    return hasattr(torch.ops.mkldnn, "_linear_pointwise") and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor, then: str = "none") -> Tensor:
+    """x Wᵀ + b, and what comes `then`, by a weight laid out once as oneDNN wants it; `F.linear` does so at each call."""
+    kept = getattr(weight, "_textus_packed", None)
+    if kept is None or kept[0] != weight._version:
+        kept = (weight._version, torch.ops.mkldnn._reorder_linear_weight(weight.detach().to(x.dtype), ROWS))
+        weight._textus_packed = kept  # type: ignore[attr-defined]
+    return torch.ops.mkldnn._linear_pointwise(x, kept[1], bf16(bias), then, [], "none")
+
+
+def attend_in_tiles(texts: Texts, qkv: Tensor) -> Tensor:
+    """As `attend`, but that nothing is kept: by `attention.cpp`, no text beside a longer one padded."""
+    mixed = qkv.new_empty(len(qkv), qkv.shape[1] // 3)
+    batch, n_head, time = texts.sizes
+    call("textus_text_attention", qkv, texts.starts, mixed, batch, time, n_head, texts.width, texts.factor)
+    mixed[texts.n :].zero_()
+    return mixed
+
+
+def read(x: Tensor, texts: Texts, weights: list[Tensor]) -> Tensor:
+    """What `Block` gives where nothing is learnt from it: no more is kept than the next product needs."""
+    w_qkv, b_qkv, w_out, b_out, norm1, shift1, w_up, b_up, w_down, b_down, norm2, shift2 = weights
+    qkv = product(x, w_qkv, b_qkv)
+    mixed = attend_in_tiles(texts, qkv) if tiles_fit(texts.width) else attend(texts, qkv)[0]
+    _, h, _ = add_norm(texts, x, product(mixed, w_out, b_out), (norm1, shift1), 0)
+    down = product(product(h, w_up, b_up, "gelu"), w_down, b_down)
+    return add_norm(texts, h, down, (norm2, shift2), 0)[1]
 
 
 def weights_of(block: Any) -> list[Tensor]:

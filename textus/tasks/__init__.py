@@ -346,15 +346,13 @@ def batch_of(task: Task, rows: Sequence[Row], pad_id: int, position: int = 0) ->
         raise DataError(
             f"some rows have {1 + len(rows[0].apart)} texts, others {1 + len(odd[0].apart)}; give all as many"
         )
-    shape = (len(rows), 1 + len(rows[0].apart), length)
-    ids, segments = torch.full(shape, pad_id), torch.zeros(shape, dtype=torch.long)
-    mask = torch.zeros(shape, dtype=torch.bool)
-    for number, row in enumerate(rows):
-        segments[number, 0, : len(row.ids)] = torch.tensor(row.segments)
-        for place, each in enumerate((row.ids, *row.apart)):
-            ids[number, place, : len(each)] = torch.tensor(each)
-            mask[number, place, : len(each)] = True
-    if shape[1] == 1:
+    texts = [(row.ids, *row.apart) for row in rows]
+    lengths = torch.tensor([[len(each) for each in row] for row in texts])
+    mask = torch.arange(length) < lengths[:, :, None]
+    ids, segments = torch.full(mask.shape, pad_id), torch.zeros(mask.shape, dtype=torch.long)
+    ids[mask] = torch.tensor([one for row in texts for each in row for one in each])
+    segments[:, 0][mask[:, 0]] = torch.tensor([one for row in rows for one in row.segments])
+    if not rows[0].apart:
         ids, segments, mask = ids[:, 0], segments[:, 0], mask[:, 0]
     weights = torch.zeros(len(rows), length)
     for number, row in enumerate(rows):
