@@ -6,6 +6,10 @@ from __future__ import annotations
 
 import json
 import random
+import signal
+import subprocess
+import sys
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +22,7 @@ from safetensors.torch import load_file
 from scipy import stats
 
 from textus import api, finetuning
-from textus.checkpoint import create_run, load, open_run, read_tokenizer
+from textus.checkpoint import RunFolder, create_run, load, open_run, read_tokenizer
 from textus.cli import main
 from textus.common import DataError, RunError, UsageError, sha256
 from textus.models import family as family_of
@@ -31,6 +35,7 @@ from textus.training import Gradients
 
 SMALL = ("train.batch_size=8", "model.n_layer=1", "model.d_model=32", "optim.rate=0.01")
 TONES = {"dull": "bad", "plain": "fine", "grand": "good"}
+TEXTUS = Path(sys.executable).with_name("textus")
 PLACES = {"Rome": "south", "Oslo": "north"}
 
 
@@ -317,6 +322,34 @@ def test_broken_off_and_resumed_it_ends_in_the_same_bytes(folder: Path, tmp_path
     assert api.prove_resume(runs["0"].path)["identical"]
     hashes = {sha256(run.path / "model.safetensors") for run in runs.values()}
     assert len(hashes) == 2  # what is set is heard
+
+
+def test_killed_it_goes_on_to_the_same_bytes_and_meanwhile_nobody_else_may(
+    folder: Path, tmp_path: Path
+) -> None:
+    """A real process: while it trains the folder is its own, and what it saved outlives it."""
+    run, words = tmp_path / "run", (*SMALL, "train.checkpoint_every=10")
+    whole = learnt(folder, tmp_path / "whole", *words, epochs=30)
+    command = [TEXTUS, "finetune", folder / "tones.jsonl", "--model", "gru", "--epochs", "30", "--out", run]
+    command += ["--also", f"tagging={folder / 'tagged.jsonl'}"]
+    command += ["--also", f"where:classification={folder / 'places.jsonl'}"]
+    command += [word for each in words for word in ("--set", each)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    while max(RunFolder(run, {}).steps(), default=0) < 20 and process.poll() is None:
+        time.sleep(0.01)
+    started = open_run(run)
+    for other in (lambda: api.resume(run), lambda: learnt(folder, run, epochs=1, force=True)):
+        with pytest.raises(RunError, match=rf"{run} is in use: another process trains into it"):
+            other()
+    with pytest.raises(RunError, match="is in use"):  # one that began before this one did
+        create_run(run, started.record, read_tokenizer(started))
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    reached = RunFolder(run, {}).steps()[-1]
+    assert 20 <= reached < whole.record["steps"]
+    again = api.resume(run)
+    assert sha256(again.path / "model.safetensors") == sha256(whole.path / "model.safetensors")
+    assert learnt(folder, run, epochs=1, force=True).record["steps"] < whole.record["steps"]
 
 
 def test_resume_refuses_other_rows_of_any_task(folder: Path, tmp_path: Path) -> None:

@@ -27,6 +27,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 
 class TextusError(Exception):
     """The work failed; the message says what, which value, what to do."""
@@ -135,14 +140,36 @@ def folder_atomic(path: Path) -> Iterator[Path]:
         sync(beside)
         if path.exists():
             old = path.with_name(f".{path.name}.{os.getpid()}.old")
-            path.replace(old)
-            beside.replace(path)
+            with alone_in(path):
+                path.replace(old)
+                beside.replace(path)
             shutil.rmtree(old, ignore_errors=True)
         else:
             beside.replace(path)
         sync(path.parent)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep every other process from training into a folder, or from replacing it; RunError where one is at it.
+
+    The lock is the system's and ends with the process, however that ends. Windows has none, and none is taken there.
+    """
+    handle = os.open(folder, os.O_RDONLY) if fcntl else None
+    try:
+        if fcntl and handle is not None:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise RunError(
+                    f"{folder} is in use: another process trains into it; wait for it, stop it, or choose another --out"
+                ) from error
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
 
 
 def read_json(path: Path) -> Any:
@@ -190,6 +217,8 @@ def claim(out: Path, *, force: bool = False, kind: str = "run") -> None:
     if found != kind and not (out.is_dir() and not any(out.iterdir())):
         holds = f"holds a {found}" if found else f"is not a {kind}"
         raise UsageError(f"{out} {holds}, so it is not replaced even with --force; choose another --out")
+    with alone_in(out):
+        return  # whoever trains into it now is told of before any work is done
 
 
 def claim_file(out: Path, *, force: bool = False) -> None:

@@ -20,7 +20,16 @@ import torch
 from torch import Tensor
 
 from textus.checkpoint import Checkpoint, RunFolder
-from textus.common import TextusError, TrainingError, UsageError, counter_seed, cpu_seconds, notice, progress
+from textus.common import (
+    TextusError,
+    TrainingError,
+    UsageError,
+    alone_in,
+    counter_seed,
+    cpu_seconds,
+    notice,
+    progress,
+)
 from textus.loader import Batch, Batches
 from textus.models import LanguageModel, Loss
 from textus.optim import (
@@ -150,12 +159,12 @@ def fit(
     Raises TrainingError (not-a-number, no space left) and Interrupted, both after the last good checkpoint is on disk.
     """
     if model.counts:
-        with run.full_disk_named(), stop_signals() as stopped:
+        with alone_in(run.path), run.full_disk_named(), stop_signals() as stopped:
             _count(model, loader, run, stopped)
         return
     backward = backward or Gradients(model).of_all(settings.micro_batches)
     training = Training(model, loader, settings, run, clock, backward)
-    with run.full_disk_named(), stop_signals() as stopped, deterministic():
+    with alone_in(run.path), run.full_disk_named(), stop_signals() as stopped, deterministic():
         training.resume(run.last_checkpoint())
         training.loop(stopped, evaluate)
         run.finish(training.best_weights())
