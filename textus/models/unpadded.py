@@ -171,7 +171,7 @@ def lays_out() -> bool:
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor, then: str = "none") -> Tensor:
-    """x Wᵀ + b, and what comes `then`, by a weight laid out once as oneDNN wants it; `F.linear` does so at each call."""
+    """x Wᵀ + b, and what comes `then`, by a weight laid out once as oneDNN wants it, not at every call."""
     kept = getattr(weight, "_textus_packed", None)
     if kept is None or kept[0] != weight._version:
         kept = (weight._version, torch.ops.mkldnn._reorder_linear_weight(weight.detach().to(x.dtype), ROWS))
