@@ -34,12 +34,13 @@ FIXED = [
 SEARCH = ["optim.rate=1e-4..3e-2:log", "epochs=1..3", "train.batch_size=8,16"]
 
 
-def rows(path: Path, n: int = 160) -> Path:
+def rows(path: Path, n: int = 160, share: float = 0.0) -> Path:
+    """Sentences that one word decides; of a share of them the other class is said."""
     draw = random.Random(0)
     words = ["the", "film", "was", "long", "a", "story", "of", "two", "men"]
     lines = []
     for number in range(n):
-        text = [*draw.choices(words, k=5), ("dull", "grand")[number % 2]]
+        text = [*draw.choices(words, k=5), ("dull", "grand")[(number + (number < share * n)) % 2]]
         lines.append(
             json.dumps({"text": " ".join(draw.sample(text, 6)), "label": ("bad", "good")[number % 2]})
         )
@@ -188,12 +189,35 @@ def test_ranges_are_read_from_flags_and_files(tmp_path: Path) -> None:
     assert parse_span("a", "1e-4..1e-2:log") == Span(1e-4, 1e-2, log=True)
     assert parse_span("a", "2..8") == Span(2, 8, whole=True)
     assert parse_span("a", "mean, max") == Span(values=("mean", "max"))
+    assert parse_span("a", "1,1; 1,2") == Span(values=("1,1", "1,2"))
     file = tmp_path / "space.toml"
     file.write_text('epochs = "2..3"\n[task]\npooling = ["mean", "max"]\n[optim]\nrate = "0.1..0.2"\n')
     wish = Wish(Path("x"), "classification", family="lstm")
     assert search_space(wish, file, ["optim.rate=0.3..0.4"]) == {
         "epochs": Span(2, 3, whole=True), "task.pooling": Span(values=("mean", "max")), "optim.rate": Span(0.3, 0.4),
     }  # fmt: skip
+
+
+def test_the_linear_classifier_is_searched_by_the_rows_held_out(data: Path, tmp_path: Path) -> None:
+    """It learns all at once and is measured once: the best trial's figure is what scikit-learn says of its answers."""
+    sklearn = pytest.importorskip("sklearn.metrics")
+    dev = rows(tmp_path / "dev.jsonl", 41, share=0.3)
+    file = tmp_path / "space.toml"
+    file.write_text('[model]\nl2 = "1e-3..100:log"\nwords = [[1, 1], [1, 2]]\n')
+    found = api.tune(data, dev=dev, model="linear", trials=6, space=file, out=tmp_path / "search")
+    assert found["counts"] == {"done": 6, "stopped early": 0, "failed": 0}
+    assert {each["model.words"] for each in found["trials"]} == {"1,1", "1,2"}
+    given = [json.loads(line) for line in dev.read_text(encoding="utf-8").splitlines()]
+    answers = api.open_run(found["run"]).predict([each["text"] for each in given])
+    right = sklearn.accuracy_score([each["label"] for each in given], [each["label"] for each in answers])
+    assert found["figure"] == pytest.approx(right, abs=1e-6)
+    assert found["figure"] == max(each["figure"] for each in found["trials"]) < 1
+    words = shlex.split(found["command"])[1:]
+    words[words.index("FOLDER")] = str(tmp_path / "again")
+    assert main(words) == 0
+    kept = [sha256(Path(run) / "model.safetensors") for run in (found["run"], tmp_path / "again")]
+    assert kept[0] == kept[1]
+    assert len(api.tune(data, dev=dev, model="linear", trials=2, out=tmp_path / "usual")["trials"]) == 2
 
 
 @pytest.mark.parametrize(

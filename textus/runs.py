@@ -268,7 +268,7 @@ def train_to_end(run: RunFolder, ready: Ready, clock: Clock | None = None) -> Pa
 
 def found_of(run: RunFolder) -> dict[str, Any]:
     """What the log says of the weights to use, where they were evaluated."""
-    used = run.record.get("weights", {}).get("step")
+    used = run.record.get("weights", {}).get("step", run.record["steps"])
     lines = (run.path / "log.jsonl").read_text(encoding="utf-8").splitlines()
     found = [entry for entry in map(json.loads, lines) if "validation" in entry and entry["step"] == used]
     return found[-1] if found else {}

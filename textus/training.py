@@ -160,7 +160,7 @@ def fit(
     """
     if model.counts:
         with alone_in(run.path), run.full_disk_named(), stop_signals() as stopped:
-            _count(model, loader, run, stopped)
+            _count(model, loader, run, stopped, evaluate)
         return
     backward = backward or Gradients(model).of_all(settings.micro_batches)
     training = Training(model, loader, settings, run, clock, backward)
@@ -170,8 +170,16 @@ def fit(
         run.finish(training.best_weights())
 
 
-def _count(model: LanguageModel, loader: Batches, run: RunFolder, stopped: Callable[[], bool]) -> None:
-    """Count models: every batch once a pass, then an update; goes on after the last pass that was saved."""
+def _count(
+    model: LanguageModel,
+    loader: Batches,
+    run: RunFolder,
+    stopped: Callable[[], bool],
+    evaluate: Evaluate | None,
+) -> None:
+    """Count models: every batch once a pass, then an update; goes on after the last pass that was saved. Evaluated
+    once, at the end.
+    """
     done, started = 0, cpu_seconds()
     if checkpoint := run.last_checkpoint():
         model.load_state_dict(checkpoint.weights)
@@ -196,6 +204,8 @@ def _count(model: LanguageModel, loader: Batches, run: RunFolder, stopped: Calla
             run.save(Checkpoint(number + 1, model.state_dict(), {}, {"cpu_seconds": used}))
     run.record["steps"] = model.passes
     run.record["cpu_seconds"] = round(cpu_seconds() - started, 3)
+    if evaluate:
+        run.log({"step": model.passes, **evaluate(model)})
     run.finish(model.state_dict())
 
 

@@ -63,7 +63,7 @@ class Span:
 
 
 def parse_span(name: str, spelled: str) -> Span:
-    """`1e-4..1e-2:log`, `2..8` or `mean,max`. UsageError for anything else."""
+    """`1e-4..1e-2:log`, `2..8`, `mean,max`, or `1,1;1,2` of values with commas. UsageError for anything else."""
     if found := RANGE.fullmatch(spelled):
         try:
             low, high = float(found["low"]), float(found["high"])
@@ -75,7 +75,7 @@ def parse_span(name: str, spelled: str) -> Span:
             )
         whole = all(re.fullmatch(r"[-+]?\d+", found[each]) for each in ("low", "high"))
         return Span(low, high, bool(found["log"]), whole)
-    values = tuple(each.strip() for each in spelled.split(",") if each.strip())
+    values = tuple(each.strip() for each in spelled.split(";" if ";" in spelled else ",") if each.strip())
     if len(values) < 2 or ".." in spelled or ":" in spelled:
         raise UsageError(
             f"--search {name}={spelled}: give a range such as 1e-4..1e-2:log or 2..8, or values such as mean,max"
@@ -85,6 +85,12 @@ def parse_span(name: str, spelled: str) -> Span:
 
 def usual_space(wish: Wish) -> dict[str, str]:
     """What is worth searching for this task and family, with ranges that hold what the field uses."""
+    if wish.family and family_of(wish.family)[0].reads_texts:
+        return {
+            "model.l2": "1e-3..10:log",
+            "model.weighting": "tf-idf,counts",
+            "model.sublinear": "true,false",
+        }
     space = {"optim.weight_decay": "1e-4..1e-1:log", "train.batch_size": "16,32,64"}
     task = {each.name for each in fields(task_class(wish.task).config)}
     if wish.parent:
@@ -143,10 +149,17 @@ def from_file(path: Path) -> dict[str, str]:
         **{f"{a}.{b}": c for a, part in found.items() if isinstance(part, dict) for b, c in part.items()},
     }
     return {
-        name: ",".join(map(str, each)) if isinstance(each, list) else str(each)
+        name: listed(each) if isinstance(each, list) else str(each)
         for name, each in flat.items()
         if not isinstance(each, dict)
     }
+
+
+def listed(values: list[Any]) -> str:
+    """A list of a file as `--search` spells it."""
+    if any(isinstance(each, list) for each in values):
+        return ";".join(",".join(map(str, each)) for each in values)
+    return ",".join(map(str, values))
 
 
 # ── trials ─────────────────────────────────────────────────────────────────────────────────────
@@ -287,10 +300,6 @@ def tune(
     every trial failed.
     """
     wish.check()
-    if wish.family and family_of(wish.family)[0].reads_texts:
-        raise UsageError(
-            f"a {wish.family} model is not evaluated while it learns, so there is nothing to choose by"
-        )
     if trials < 1:
         raise UsageError(f"--trials {trials}: must be at least 1")
     if out.exists() and any(out.iterdir()) and not (out / "study.db").is_file():

@@ -54,6 +54,7 @@ from textus.tasks import (
     head_loss,
     learnt,
     names_of,
+    read,
     rows_of,
     task_class,
     whole,
@@ -213,7 +214,7 @@ def start(wish: Wish, out: Path, *, force: bool = False, watch: Watch | None = N
     ready = prepare(record, parts, tokenizer, rows)
     run = create_run(out, record, tokenizer)
     tell(record, ready, parts, rows)
-    if watch:
+    if watch and not ready.model.counts:  # there is nothing left to end early
         ready.evaluate = watched(ready.evaluate, watch)
     return train_to_end(run, ready)
 
@@ -266,7 +267,7 @@ def tell(record: dict[str, Any], ready: Ready, parts: Parts, rows: dict[str, Row
         labels = f", {len(data.task.labels)} {data.task.answered}" if data.task.labels else ""
         if ready.model.reads_texts:
             notice(
-                f"{name} with {record['family']}: {told}, all at once{labels}; {len(data.dev):,} rows are not read"
+                f"{name} with {record['family']}: {told}, all at once{labels}; {len(data.dev):,} are held out"
             )
             return
         windows = f" ({len(rows[name][0]):,} windows)" if len(rows[name][0]) > len(data.train) else ""
@@ -427,7 +428,8 @@ def prepare(
     if model.reads_texts:
         (data,) = parts.values()
         texts: Any = LabelledTexts([whole(each) for each in data.train], [each.label for each in data.train])
-        return Ready(model, texts, train, Gradients(model).of_all(1), None)
+        asked = lambda model: scored(data.task, data.dev, read(model, data.task, tokenizer, data.dev))  # noqa: E731
+        return Ready(model, texts, train, Gradients(model).of_all(1), asked)
     heads_from(model, [each.task for each in parts.values()], before)
     adapters.teach(model, record["method"], record["method_settings"])
     model.to(choices.device).train()
@@ -501,8 +503,13 @@ def batches_of(
 def on_dev(
     model: LanguageModel, *, task: Task, examples: list[Example], rows: list[Row], pad_id: int
 ) -> dict[str, Any]:
+    """`scored`, of a model that reads ids."""
+    return scored(task, examples, answers(model, task, rows, pad_id))
+
+
+def scored(task: Task, examples: list[Example], outputs: list[Any]) -> dict[str, Any]:
     """What the log says of the rows held out: the task's figures, the first of which chooses the weights."""
-    scores = task.scores(examples, answers(model, task, rows, pad_id))
+    scores = task.scores(examples, outputs)
     figures = {name: round(value["value"], 6) for name, value in scores.items() if isinstance(value, dict)}
     first = next(iter(figures.values()))
     return {"validation": figures.get("nats", 1 - first), "criterion": -first, **figures}
