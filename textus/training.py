@@ -30,6 +30,7 @@ from textus.common import (
     notice,
     progress,
 )
+from textus.hardware import peak_memory
 from textus.loader import Batch, Batches
 from textus.models import LanguageModel, Loss
 from textus.optim import (
@@ -204,6 +205,7 @@ def _count(
             run.save(Checkpoint(number + 1, model.state_dict(), {}, {"cpu_seconds": used}))
     run.record["steps"] = model.passes
     run.record["cpu_seconds"] = round(cpu_seconds() - started, 3)
+    run.record["peak_memory"] = peak_memory()
     if evaluate:
         run.log({"step": model.passes, **evaluate(model)})
     run.finish(model.state_dict())
@@ -427,6 +429,7 @@ class Training:
                 "replans": [vars(each) for each in self.schedule.replans],
                 "cpu_seconds": round(self.cpu_used(), 2),
                 "seconds": round(self.seconds_used(), 2),
+                "peak_memory": peak_memory(),
             }
         )
         return weights

@@ -190,6 +190,8 @@ def finished(run: Any) -> Answer:
     facts = {
         name: run.record.get(name) for name in ("task", "family", "steps", "seed", "best", "cpu_seconds")
     }
+    if most := run.record.get("peak_memory"):
+        facts["peak_memory_mb"] = round(most / 2**20)
     known = {name: value for name, value in facts.items() if value is not None}
     tries = [f"textus evaluate {run.path}"]
     if len(run.tasks) > 1:
