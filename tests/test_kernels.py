@@ -222,13 +222,10 @@ FAULTS = {
         "bits & 0xffe00000u",
     ),
     "head norm": ("= load(in[d]) * scale * factor", "= load(in[d]) * factor"),
-    "tiled mean": ("_mm512_set1_ps(dots[r + i])", "_mm512_set1_ps(0.0f)"),
-    "tiled document edge": ("froms[r] = real ? first[b * time + t + r] : 0;", "froms[r] = 0;"),
-    "tiled diagonal": ("tos[r] = real ? t + r + 1 : 0;", "tos[r] = real ? t + r + 2 : 0;"),
-    "tiled first key": (
-        "weigh(scores + r * padded, weights + r * padded, start, end, froms[last],",
-        "weigh(scores + r * padded, weights + r * padded, start, end, 0,",
-    ),
+    "tiled mean": (", dots[r + i]);", ", _mm512_setzero_ps());"),
+    "tiled document edge": ("from = real ? head.from(t + r) : 0,", "from = 0,"),
+    "tiled diagonal": (" to = real ? head.to(t + r) : 0;", " to = real ? head.to(t + r) + 1 : 0;"),
+    "tiled first key": ("start, end, head.from(t + r), head.to(t + r),", "start, end, 0, head.to(t + r),"),
     "tiled sums begun anew": ("sum_v + s * width);", "sum_v + (s ^ 4) * width);"),
 }
 

@@ -1,8 +1,9 @@
-// Causal attention in tiles, forward and backward, by the processor's own bfloat16 products (vdpbf16ps).
+// Attention in tiles, forward and backward, by the processor's own bfloat16 products (vdpbf16ps): causal, and among all positions
+// of a text.
 //
-// Why: as batched products the scores of all pairs are computed, half of them only to be masked, written to memory and
-// read again; here a tile of scores lives in the nearest cache, tiles above the diagonal or before a document's
-// first key are never computed, and no probabilities are kept: memory grows with T, not T². The idea: FlashAttention (Dao et al. 2022).
+// Why: as batched products the scores of all pairs are computed, some of them only to be masked, written to memory and read again;
+// here sixteen queries' scores live in the nearest caches, keys above the diagonal, before a document's first or past a text's end
+// are never looked at, and no probabilities are kept: memory grows with T, not T². The idea: FlashAttention (Dao et al. 2022).
 // Shapes: B batch, T time, H query heads, G key-value heads, K head width (a multiple of 32). One thread a call.
 //
 // A product's left side is read one 32-bit pair of bfloat16 at a time and spread over a register; its right side is
@@ -218,6 +219,180 @@ int64_t least(const int32_t* first, int64_t count) {
     return found;
 }
 
+// One head of one text: rows of queries, keys and values, each `apart` values from the next.
+struct Head {
+    const bf16 *q, *k, *v;
+    int64_t apart, length, width;
+    float factor;          // scores are taken times it
+    const int32_t* first;  // the first key each query sees, the last being itself; null: every query sees all
+
+    int64_t from(int64_t t) const { return first ? first[t] : 0; }
+    int64_t to(int64_t t) const { return first ? t + 1 : length; }
+    // Whole registers of keys that hold all those which `count` queries from t on see.
+    int64_t start(int64_t t, int64_t count) const { return first ? least(first + t, count) / 16 * 16 : 0; }
+    int64_t end(int64_t t) const { return first ? t + ROWS : up(length, ROWS); }
+};
+
+// The way there, a head after the other; keys and values that several heads share are read once.
+struct Forward {
+    uint32_t *keys, *values;  // (K / 2, T), (T / 2, K)
+    float *scores, *mixed;
+    bf16 *weights, *queries;
+    int64_t padded = 0;
+
+    static int64_t bytes(int64_t longest, int64_t width) { return up(longest, ROWS) * (width * 4 + ROWS * 6) + ROWS * width * 6 + 1024; }
+    Forward(Room& room, int64_t longest, int64_t width) {
+        int64_t most = up(longest, ROWS);
+        keys = room.take<uint32_t>(width / 2 * most);
+        values = room.take<uint32_t>(most / 2 * width);
+        scores = room.take<float>(ROWS * most);
+        mixed = room.take<float>(ROWS * width);
+        weights = room.take<bf16>(ROWS * most);
+        queries = room.take<bf16>(ROWS * width);
+        std::memset(weights, 0, size_t(ROWS * most) * 2);
+    }
+
+    void read(const Head& head) {
+        padded = up(head.length, ROWS);
+        turned(head.k, head.apart, keys, head.length, head.width, padded);
+        pair_up(head.v, head.apart, values, head.length, head.width, padded);
+    }
+
+    // Rows of `out` are `out_apart` values from each other; log_sum (T) where it is given.
+    void attend(const Head& head, bf16* out, int64_t out_apart, float* log_sum) {
+        int64_t width = head.width;
+        for (int64_t t = 0; t < head.length; t += ROWS) {
+            int64_t count = head.length - t < ROWS ? head.length - t : ROWS, start = head.start(t, count), end = head.end(t);
+            copy_rows(head.q + t * head.apart, head.apart, queries, count, ROWS, width);
+            strip(words(queries), width / 2, keys + start, padded, width / 2, end - start, scores + start, padded);
+            float scale[ROWS];
+            for (int64_t r = 0; r < count; ++r) {
+                float top, sum;
+                weigh(scores + r * padded, weights + r * padded, start, end, head.from(t + r), head.to(t + r), head.factor, &top, &sum);
+                scale[r] = 1.0f / sum;
+                if (log_sum) log_sum[t + r] = top + __builtin_logf(sum);
+            }
+            strip(words(weights) + start / 2, padded / 2, values + start / 2 * width, width, (end - start) / 2, width, mixed, width);
+            for (int64_t r = 0; r < count; ++r)
+                for (int64_t d = 0; d < width; d += 16)
+                    round16(out + (t + r) * out_apart + d, _mm512_mul_ps(_mm512_loadu_ps(mixed + r * width + d), _mm512_set1_ps(scale[r])));
+        }
+    }
+};
+
+// The way back: probabilities are computed again from the log of each query's sum, tile by tile.
+struct Backward {
+    uint32_t *keys, *values, *key_pairs;  // (K / 2, T) both, (T / 2, K)
+    float *sum_k, *sum_v;
+    uint32_t *weights, *slopes;           // (queries / 2, T)
+    bf16 *slope_rows, *queries, *grads;
+    uint32_t *query_pairs, *grad_pairs;
+    float *d_queries, *scores, *d_weights;
+    int64_t padded = 0;
+
+    static int64_t bytes(int64_t longest, int64_t width) {
+        return up(longest, ROWS) * (width * 14 + BLOCK * 4 + ROWS * 10) + BLOCK * width * 8 + ROWS * width * 4 + 4096;
+    }
+    Backward(Room& room, int64_t longest, int64_t width) {
+        int64_t most = up(longest, ROWS), pairs = width / 2;
+        keys = room.take<uint32_t>(pairs * most);
+        values = room.take<uint32_t>(pairs * most);
+        key_pairs = room.take<uint32_t>(most / 2 * width);
+        sum_k = room.take<float>(most * width);
+        sum_v = room.take<float>(most * width);
+        weights = room.take<uint32_t>(BLOCK / 2 * most);
+        slopes = room.take<uint32_t>(BLOCK / 2 * most);
+        slope_rows = room.take<bf16>(ROWS * most);
+        queries = room.take<bf16>(BLOCK * width);
+        grads = room.take<bf16>(BLOCK * width);
+        query_pairs = room.take<uint32_t>(BLOCK / 2 * width);
+        grad_pairs = room.take<uint32_t>(BLOCK / 2 * width);
+        d_queries = room.take<float>(ROWS * width);
+        scores = room.take<float>(ROWS * most);
+        d_weights = room.take<float>(ROWS * most);
+    }
+
+    void read(const Head& head) {
+        padded = up(head.length, ROWS);
+        turned(head.k, head.apart, keys, head.length, head.width, padded);
+        turned(head.v, head.apart, values, head.length, head.width, padded);
+        pair_up(head.k, head.apart, key_pairs, head.length, head.width, padded);
+        std::memset(sum_k, 0, size_t(padded * head.width) * 4);
+        std::memset(sum_v, 0, size_t(padded * head.width) * 4);
+    }
+
+    // Gradient of the queries, `head.apart` from each other; those of keys and values are added to the sums.
+    void attend(const Head& head, const bf16* d_out, int64_t out_apart, const float* log_sum, bf16* d_q) {
+        int64_t width = head.width, pairs = width / 2;
+        __m512 factor = _mm512_set1_ps(head.factor);
+        for (int64_t block = 0; block < head.length; block += BLOCK) {
+            int64_t held = head.length - block < BLOCK ? head.length - block : BLOCK, done = up(held, ROWS);
+            int64_t start = head.start(block, held), last = head.end(block + done - ROWS);
+            copy_rows(head.q + block * head.apart, head.apart, queries, held, BLOCK, width);
+            copy_rows(d_out + block * out_apart, out_apart, grads, held, BLOCK, width);
+            pair_up(queries, width, query_pairs, BLOCK, width, BLOCK);
+            pair_up(grads, width, grad_pairs, BLOCK, width, BLOCK);
+            for (int64_t t = block; t < block + held; t += ROWS) {
+                int64_t end = head.end(t), inside = t - block;
+                strip(words(queries) + inside * pairs, pairs, keys + start, padded, pairs, end - start, scores + start, padded);
+                strip(words(grads) + inside * pairs, pairs, values + start, padded, pairs, end - start, d_weights + start, padded);
+                __m512 dots[ROWS];
+                for (int64_t r = 0; r < ROWS; ++r) {
+                    bool real = t + r < head.length;
+                    int64_t from = real ? head.from(t + r) : 0, to = real ? head.to(t + r) : 0;
+                    __m512 log = _mm512_set1_ps(real ? log_sum[t + r] : 0.0f), dot = _mm512_setzero_ps();
+                    for (int64_t s = start; s < end; s += 16) {
+                        float* at = scores + r * padded + s;
+                        __m512 score = _mm512_fmsub_ps(_mm512_loadu_ps(at), factor, log);
+                        __m512 weight = _mm512_maskz_mov_ps(lanes(s, from, to), exponential(score));
+                        dot = _mm512_fmadd_ps(weight, _mm512_loadu_ps(d_weights + r * padded + s), dot);
+                        _mm512_storeu_ps(at, weight);
+                    }
+                    dots[r] = _mm512_set1_ps(_mm512_reduce_add_ps(dot));
+                }
+                for (int64_t r = 0; r < ROWS; r += 2)
+                    for (int64_t s = start; s < end; s += 16) {
+                        __m256i p[2], g[2];
+                        for (int64_t i = 0; i < 2; ++i) {
+                            __m512 weight = _mm512_loadu_ps(scores + (r + i) * padded + s);
+                            __m512 slope = _mm512_sub_ps(_mm512_loadu_ps(d_weights + (r + i) * padded + s), dots[r + i]);
+                            p[i] = __m256i(_mm512_cvtneps_pbh(weight));
+                            g[i] = __m256i(_mm512_cvtneps_pbh(_mm512_mul_ps(_mm512_mul_ps(weight, slope), factor)));
+                            _mm256_storeu_si256(reinterpret_cast<__m256i*>(slope_rows + (r + i) * padded + s), g[i]);
+                        }
+                        _mm512_storeu_si512(weights + (inside + r) / 2 * padded + s, paired(p[0], p[1]));
+                        _mm512_storeu_si512(slopes + (inside + r) / 2 * padded + s, paired(g[0], g[1]));
+                    }
+                strip(words(slope_rows) + start / 2, padded / 2, key_pairs + start / 2 * width, width, (end - start) / 2, width, d_queries, width);
+                for (int64_t r = 0; r < ROWS && t + r < head.length; ++r)
+                    for (int64_t d = 0; d < width; d += 16)
+                        round16(d_q + (t + r) * head.apart + d, _mm512_loadu_ps(d_queries + r * width + d));
+            }
+            for (int64_t s = start; s < last; s += 4) {
+                // queries before a key see nothing of it: their rows were not written
+                int64_t pair = head.first && s > block ? (s - block) / ROWS * ROWS / 2 : 0, at = pair * padded + s;
+                add_product(weights + at, padded, grad_pairs + pair * width, width, done / 2 - pair, sum_v + s * width);
+                add_product(slopes + at, padded, query_pairs + pair * width, width, done / 2 - pair, sum_k + s * width);
+            }
+        }
+    }
+
+    void write(const Head& head, bf16* d_k, bf16* d_v) {
+        for (int64_t t = 0; t < head.length; ++t)
+            for (int64_t d = 0; d < head.width; d += 16) {
+                round16(d_k + t * head.apart + d, _mm512_loadu_ps(sum_k + t * head.width + d));
+                round16(d_v + t * head.apart + d, _mm512_loadu_ps(sum_v + t * head.width + d));
+            }
+    }
+};
+
+// Head h of the text that has the positions `starts[b]` to `starts[b + 1]` of qkv (N, 3, H, K).
+Head head_of(const bf16* qkv, const int64_t* starts, int64_t b, int64_t h, int64_t n_head, int64_t width, float factor) {
+    int64_t part = n_head * width;
+    const bf16* q = qkv + starts[b] * 3 * part + h * width;
+    return {q, q + part, q + 2 * part, 3 * part, starts[b + 1] - starts[b], width, factor, nullptr};
+}
+
 }  // namespace
 
 extern "C" {
@@ -226,175 +401,63 @@ extern "C" {
 // first (B, T): the first key each query sees; the last is itself.
 void textus_attention(const bf16* q, const bf16* k, const bf16* v, const int32_t* first, bf16* out, float* log_sum, int64_t batch,
                       int64_t time, int64_t n_head, int64_t n_kv_head, int64_t width) {
-    int64_t padded = up(time, BLOCK), repeats = n_head / n_kv_head;
-    Room room(padded * width * 4 + ROWS * padded * 6 + ROWS * width * 6 + 1024);
-    uint32_t* keys = room.take<uint32_t>(width / 2 * padded);     // (K / 2, T)
-    uint32_t* values = room.take<uint32_t>(padded / 2 * width);   // (T / 2, K)
-    float* scores = room.take<float>(ROWS * padded);
-    bf16* weights = room.take<bf16>(ROWS * padded);
-    bf16* queries = room.take<bf16>(ROWS * width);
-    float* mixed = room.take<float>(ROWS * width);
+    int64_t repeats = n_head / n_kv_head;
+    Room room(Forward::bytes(time, width));
+    Forward way(room, time, width);
     for (int64_t b = 0; b < batch; ++b)
         for (int64_t h = 0; h < n_head; ++h) {
-            if (h % repeats == 0) {
-                int64_t place = (b * n_kv_head + h / repeats) * time * width;
-                turned(k + place, width, keys, time, width, padded);
-                pair_up(v + place, width, values, time, width, padded);
-            }
-            for (int64_t t = 0; t < time; t += ROWS) {
-                int64_t count = time - t < ROWS ? time - t : ROWS, end = t + ROWS;
-                const int32_t* froms = first + b * time + t;
-                int64_t start = least(froms, count) / 16 * 16;
-                copy_rows(q + ((b * n_head + h) * time + t) * width, width, queries, count, ROWS, width);
-                strip(words(queries), width / 2, keys + start, padded, width / 2, end - start, scores + start, padded);
-                float scale[ROWS] = {};
-                for (int64_t r = 0; r < ROWS; ++r) {
-                    float top, sum;
-                    int64_t last = r < count ? r : count - 1;
-                    weigh(scores + r * padded, weights + r * padded, start, end, froms[last], t + last + 1, 1.0f, &top, &sum);
-                    scale[r] = 1.0f / sum;
-                    if (r < count) log_sum[(b * n_head + h) * time + t + r] = top + __builtin_logf(sum);
-                }
-                strip(words(weights) + start / 2, padded / 2, values + start / 2 * width, width, (end - start) / 2, width, mixed, width);
-                for (int64_t r = 0; r < count; ++r) {
-                    bf16* target = out + ((b * time + t + r) * n_head + h) * width;
-                    for (int64_t d = 0; d < width; d += 16)
-                        round16(target + d, _mm512_mul_ps(_mm512_loadu_ps(mixed + r * width + d), _mm512_set1_ps(scale[r])));
-                }
-            }
+            int64_t row = (b * n_head + h) * time, place = (b * n_kv_head + h / repeats) * time * width;
+            Head head{q + row * width, k + place, v + place, width, time, width, 1.0f, first + b * time};
+            if (h % repeats == 0) way.read(head);
+            way.attend(head, out + (b * time * n_head + h) * width, n_head * width, log_sum + row);
         }
 }
 
-// Attention of every position to all of its own text, for reading only: qkv (N, 3, H, K) of texts one after the other -> out (N, H, K).
-// Text b has the positions `starts[b]` to `starts[b + 1]`, at most `longest`; scores are taken times `factor`.
-void textus_text_attention(const bf16* qkv, const int64_t* starts, bf16* out, int64_t batch, int64_t longest, int64_t n_head,
-                           int64_t width, float factor) {
-    int64_t most = up(longest, ROWS), stride = 3 * n_head * width;
-    Room room(most * width * 4 + ROWS * most * 6 + ROWS * width * 6 + 1024);
-    uint32_t* keys = room.take<uint32_t>(width / 2 * most);    // (K / 2, T)
-    uint32_t* values = room.take<uint32_t>(most / 2 * width);  // (T / 2, K)
-    float* scores = room.take<float>(ROWS * most);
-    bf16* weights = room.take<bf16>(ROWS * most);
-    bf16* queries = room.take<bf16>(ROWS * width);
-    float* mixed = room.take<float>(ROWS * width);
-    std::memset(weights, 0, size_t(ROWS * most) * 2);
-    for (int64_t b = 0; b < batch; ++b)
-        for (int64_t h = 0; h < n_head; ++h) {
-            int64_t length = starts[b + 1] - starts[b], padded = up(length, ROWS);
-            const bf16* rows = qkv + starts[b] * stride + h * width;
-            turned(rows + n_head * width, stride, keys, length, width, padded);
-            pair_up(rows + 2 * n_head * width, stride, values, length, width, padded);
-            for (int64_t t = 0; t < length; t += ROWS) {
-                int64_t count = length - t < ROWS ? length - t : ROWS;
-                copy_rows(rows + t * stride, stride, queries, count, ROWS, width);
-                strip(words(queries), width / 2, keys, padded, width / 2, padded, scores, padded);
-                float sums[ROWS];
-                for (int64_t r = 0; r < count; ++r) {
-                    float top;
-                    weigh(scores + r * padded, weights + r * padded, 0, padded, 0, length, factor, &top, sums + r);
-                }
-                strip(words(weights), padded / 2, values, width, padded / 2, width, mixed, width);
-                for (int64_t r = 0; r < count; ++r) {
-                    bf16* target = out + ((starts[b] + t + r) * n_head + h) * width;
-                    for (int64_t d = 0; d < width; d += 16)
-                        round16(target + d, _mm512_mul_ps(_mm512_loadu_ps(mixed + r * width + d), _mm512_set1_ps(1.0f / sums[r])));
-                }
-            }
-        }
-}
-
-// d_out and out (B, T, H, K) and what the forward pass kept -> d_q (B, H, T, K), d_k and d_v (B, G, T, K).
-void textus_attention_backward(const bf16* d_out, const bf16* q, const bf16* k, const bf16* v, const bf16* out, const float* log_sum,
-                               const int32_t* first, bf16* d_q, bf16* d_k, bf16* d_v, int64_t batch, int64_t time, int64_t n_head,
+// d_out (B, T, H, K) and what the forward pass read and kept -> d_q (B, H, T, K), d_k and d_v (B, G, T, K).
+void textus_attention_backward(const bf16* d_out, const bf16* q, const bf16* k, const bf16* v, const float* log_sum, const int32_t* first, bf16* d_q, bf16* d_k, bf16* d_v, int64_t batch, int64_t time, int64_t n_head,
                                int64_t n_kv_head, int64_t width) {
-    int64_t padded = up(time, BLOCK), repeats = n_head / n_kv_head, pairs = width / 2;
-    Room room(padded * width * 16 + BLOCK * padded * 4 + ROWS * padded * 2 + BLOCK * width * 8 + ROWS * width * 4 + 2 * ROWS * 64 * 4 + 4096);
-    uint32_t* keys = room.take<uint32_t>(pairs * padded);           // (K / 2, T)
-    uint32_t* values = room.take<uint32_t>(pairs * padded);         // (K / 2, T)
-    uint32_t* key_pairs = room.take<uint32_t>(padded / 2 * width);  // (T / 2, K)
-    float* sum_k = room.take<float>(padded * width);
-    float* sum_v = room.take<float>(padded * width);
-    uint32_t* weights = room.take<uint32_t>(BLOCK / 2 * padded);    // (queries / 2, T)
-    uint32_t* slopes = room.take<uint32_t>(BLOCK / 2 * padded);
-    bf16* slope_rows = room.take<bf16>(ROWS * padded);
-    bf16* queries = room.take<bf16>(BLOCK * width);
-    bf16* grads = room.take<bf16>(BLOCK * width);
-    uint32_t* query_pairs = room.take<uint32_t>(BLOCK / 2 * width);
-    uint32_t* grad_pairs = room.take<uint32_t>(BLOCK / 2 * width);
-    float* d_queries = room.take<float>(ROWS * width);
-    float* scores = room.take<float>(ROWS * 64);
-    float* d_weights = room.take<float>(ROWS * 64);
+    int64_t repeats = n_head / n_kv_head;
+    Room room(Backward::bytes(time, width));
+    Backward way(room, time, width);
     for (int64_t b = 0; b < batch; ++b)
         for (int64_t h = 0; h < n_head; ++h) {
-            int64_t place = (b * n_kv_head + h / repeats) * time * width;
-            if (h % repeats == 0) {
-                turned(k + place, width, keys, time, width, padded);
-                turned(v + place, width, values, time, width, padded);
-                pair_up(k + place, width, key_pairs, time, width, padded);
-                std::memset(sum_k, 0, size_t(padded * width) * 4);
-                std::memset(sum_v, 0, size_t(padded * width) * 4);
-            }
-            for (int64_t block = 0; block < time; block += BLOCK) {
-                int64_t held = time - block < BLOCK ? time - block : BLOCK;
-                int64_t start = least(first + b * time + block, held) / 16 * 16;
-                copy_rows(q + ((b * n_head + h) * time + block) * width, width, queries, held, BLOCK, width);
-                copy_rows(d_out + ((b * time + block) * n_head + h) * width, n_head * width, grads, held, BLOCK, width);
-                pair_up(queries, width, query_pairs, BLOCK, width, BLOCK);
-                pair_up(grads, width, grad_pairs, BLOCK, width, BLOCK);
-                for (int64_t t = block; t < block + held; t += ROWS) {
-                    int64_t end = t + ROWS, inside = t - block;
-                    float dots[ROWS], logs[ROWS];
-                    int64_t froms[ROWS], tos[ROWS];
-                    for (int64_t r = 0; r < ROWS; ++r) {
-                        bool real = t + r < time;
-                        froms[r] = real ? first[b * time + t + r] : 0;
-                        tos[r] = real ? t + r + 1 : 0;
-                        logs[r] = real ? log_sum[(b * n_head + h) * time + t + r] : 0.0f;
-                        __m512 dot = _mm512_setzero_ps();
-                        if (real)
-                            for (int64_t d = 0; d < width; d += 32)
-                                dot = _mm512_dpbf16_ps(dot, __m512bh(_mm512_loadu_si512(grads + (inside + r) * width + d)),
-                                                       __m512bh(_mm512_loadu_si512(out + ((b * time + t + r) * n_head + h) * width + d)));
-                        dots[r] = _mm512_reduce_add_ps(dot);
-                    }
-                    for (int64_t s = start; s < end; s += 64) {
-                        int64_t columns = end - s < 64 ? end - s : 64;
-                        strip(words(queries) + inside * pairs, pairs, keys + s, padded, pairs, columns, scores, 64);
-                        strip(words(grads) + inside * pairs, pairs, values + s, padded, pairs, columns, d_weights, 64);
-                        for (int64_t r = 0; r < ROWS; r += 2)
-                            for (int64_t c = 0; c < columns; c += 16) {
-                                __m256i p[2], g[2];
-                                for (int64_t i = 0; i < 2; ++i) {
-                                    __m512 score = _mm512_loadu_ps(scores + (r + i) * 64 + c);
-                                    __m512 weight = _mm512_maskz_mov_ps(lanes(s + c, froms[r + i], tos[r + i]),
-                                                                        exponential(_mm512_sub_ps(score, _mm512_set1_ps(logs[r + i]))));
-                                    __m512 slope = _mm512_mul_ps(weight, _mm512_sub_ps(_mm512_loadu_ps(d_weights + (r + i) * 64 + c),
-                                                                                       _mm512_set1_ps(dots[r + i])));
-                                    p[i] = __m256i(_mm512_cvtneps_pbh(weight));
-                                    g[i] = __m256i(_mm512_cvtneps_pbh(slope));
-                                    _mm256_storeu_si256(reinterpret_cast<__m256i*>(slope_rows + (r + i) * padded + s + c), g[i]);
-                                }
-                                _mm512_storeu_si512(weights + (inside + r) / 2 * padded + s + c, paired(p[0], p[1]));
-                                _mm512_storeu_si512(slopes + (inside + r) / 2 * padded + s + c, paired(g[0], g[1]));
-                            }
-                    }
-                    strip(words(slope_rows) + start / 2, padded / 2, key_pairs + start / 2 * width, width, (end - start) / 2, width, d_queries, width);
-                    for (int64_t r = 0; r < ROWS && t + r < time; ++r)
-                        for (int64_t d = 0; d < width; d += 16)
-                            round16(d_q + ((b * n_head + h) * time + t + r) * width + d, _mm512_loadu_ps(d_queries + r * width + d));
-                }
-                int64_t done = up(held, ROWS);
-                for (int64_t s = start; s < block + done; s += 4) {
-                    int64_t pair = s > block ? (s - block) / ROWS * ROWS / 2 : 0, at = pair * padded + s;
-                    add_product(weights + at, padded, grad_pairs + pair * width, width, done / 2 - pair, sum_v + s * width);
-                    add_product(slopes + at, padded, query_pairs + pair * width, width, done / 2 - pair, sum_k + s * width);
-                }
-            }
-            if (h % repeats == repeats - 1)
-                for (int64_t d = 0; d < time * width; d += 16) {
-                    round16(d_k + place + d, _mm512_loadu_ps(sum_k + d));
-                    round16(d_v + place + d, _mm512_loadu_ps(sum_v + d));
-                }
+            int64_t row = (b * n_head + h) * time, place = (b * n_kv_head + h / repeats) * time * width;
+            int64_t at = (b * time * n_head + h) * width;
+            Head head{q + row * width, k + place, v + place, width, time, width, 1.0f, first + b * time};
+            if (h % repeats == 0) way.read(head);
+            way.attend(head, d_out + at, n_head * width, log_sum + row, d_q + row * width);
+            if (h % repeats == repeats - 1) way.write(head, d_k + place, d_v + place);
+        }
+}
+
+// Every position sees all of its own text: qkv (N, 3, H, K) of texts one after the other -> out (N, H, K), and log_sum (H, N) where it
+// is given. Text b has the positions `starts[b]` to `starts[b + 1]`, at most `longest`; scores are taken times `factor`.
+void textus_text_attention(const bf16* qkv, const int64_t* starts, bf16* out, float* log_sum, int64_t positions, int64_t batch,
+                           int64_t longest, int64_t n_head, int64_t width, float factor) {
+    Room room(Forward::bytes(longest, width));
+    Forward way(room, longest, width);
+    for (int64_t b = 0; b < batch; ++b)
+        for (int64_t h = 0; h < n_head; ++h) {
+            Head head = head_of(qkv, starts, b, h, n_head, width, factor);
+            way.read(head);
+            way.attend(head, out + (starts[b] * n_head + h) * width, n_head * width, log_sum ? log_sum + h * positions + starts[b] : nullptr);
+        }
+}
+
+// The gradient of qkv (N, 3, H, K) from d_out (N, H, K) and what the forward pass read and kept.
+void textus_text_attention_backward(const bf16* d_out, const bf16* qkv, const float* log_sum, const int64_t* starts,
+                                    bf16* d_qkv, int64_t positions, int64_t batch, int64_t longest, int64_t n_head, int64_t width,
+                                    float factor) {
+    Room room(Backward::bytes(longest, width));
+    Backward way(room, longest, width);
+    for (int64_t b = 0; b < batch; ++b)
+        for (int64_t h = 0; h < n_head; ++h) {
+            Head head = head_of(qkv, starts, b, h, n_head, width, factor);
+            int64_t at = (starts[b] * n_head + h) * width;
+            bf16* target = d_qkv + (head.q - qkv);
+            way.read(head);
+            way.attend(head, d_out + at, n_head * width, log_sum + h * positions + starts[b], target);
+            way.write(head, target + n_head * width, target + 2 * n_head * width);
         }
 }
 }

@@ -392,7 +392,7 @@ def tiles_backward(
     """As `products_backward`; the probabilities are computed again, tile by tile."""
     q, k, v = heads
     slopes = (torch.empty_like(q), torch.empty_like(k), torch.empty_like(v))
-    call("textus_attention_backward", gradient, *heads, *kept, first, *slopes, *shape.sizes)
+    call("textus_attention_backward", gradient, *heads, kept[1], first, *slopes, *shape.sizes)
     return slopes
 
 

@@ -1,9 +1,9 @@
 """An encoder's blocks on the positions of many texts one after the other: no padding is computed.
 
-Torch's matrix products in bfloat16, and `encoder.cpp` for everything between them: the same sums as
-`encoder.EncoderBlock`, the twin it is tested against. Only inside attention, whose products are small, do texts stand
-beside each other padded. Shapes: N positions of all texts, B texts, T positions of the longest, D width, H heads,
-K head width, F feed-forward width.
+Torch's matrix products in bfloat16, and kernels for everything between them (`encoder.cpp`): the same sums as
+`encoder.EncoderBlock`, the twin it is tested against. Attention is computed in tiles (`attention.cpp`) where the
+processor has the products for it; elsewhere texts stand beside each other padded inside it, and only there. Shapes: N
+positions of all texts, B texts, T positions of the longest, D width, H heads, K head width, F feed-forward width.
 """
 
 from __future__ import annotations
@@ -69,12 +69,17 @@ class Texts:
         return len(self.starts) - 1, self.n_head, self.time
 
     @property
+    def shape(self) -> tuple[int, int, int, int, float]:
+        """B, T, H, K, and the factor."""
+        return len(self.starts) - 1, self.time, self.n_head, self.width, self.factor
+
+    @property
     def factor(self) -> float:
         """What scores are multiplied by."""
         return self.width**-0.5
 
 
-def attend(texts: Texts, qkv: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+def attend_by_products(texts: Texts, qkv: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
     """softmax(q kᵀ / √K) v inside each text: qkv (N, 3 D) -> (N, D); and what the way back needs."""
     q, k, v = (texts.heads(qkv, part) for part in range(3))
     probability = torch.bmm(q, k.transpose(1, 2))
@@ -83,8 +88,8 @@ def attend(texts: Texts, qkv: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
     return mixed, (q, k, v, probability)
 
 
-def attend_backward(texts: Texts, gradient: Tensor, kept: tuple[Tensor, ...]) -> Tensor:
-    """Gradient of qkv (N, 3 D) from that of what `attend` gave (N, D)."""
+def products_backward(texts: Texts, gradient: Tensor, kept: tuple[Tensor, ...]) -> Tensor:
+    """Gradient of qkv (N, 3 D) from that of what the way there gave (N, D)."""
     q, k, v, probability = kept
     d_mixed = texts.heads(gradient, 0)
     d_scores = torch.bmm(d_mixed, v.transpose(1, 2))
@@ -93,6 +98,32 @@ def attend_backward(texts: Texts, gradient: Tensor, kept: tuple[Tensor, ...]) ->
     texts.rows(torch.bmm(d_scores, k), d_qkv, 0)
     texts.rows(torch.bmm(d_scores.transpose(1, 2), q), d_qkv, 1)
     return texts.rows(torch.bmm(probability.transpose(1, 2), d_mixed), d_qkv, 2)
+
+
+def attend_in_tiles(texts: Texts, qkv: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """The same by `attention.cpp`: no text is padded to the length of another, and no probability is kept."""
+    mixed = qkv.new_empty(len(qkv), qkv.shape[1] // 3)
+    log_sum = qkv.new_empty(texts.n_head, len(qkv), dtype=torch.float32)
+    call("textus_text_attention", qkv, texts.starts, mixed, log_sum, len(qkv), *texts.shape)
+    mixed[texts.n :].zero_()
+    return mixed, (qkv, log_sum)
+
+
+def tiles_backward(texts: Texts, gradient: Tensor, kept: tuple[Tensor, ...]) -> Tensor:
+    """As `products_backward`; the probabilities are computed again, tile by tile."""
+    qkv, log_sum = kept
+    d_qkv = torch.empty_like(qkv)
+    name = "textus_text_attention_backward"
+    call(name, gradient, qkv, log_sum, texts.starts, d_qkv, len(qkv), *texts.shape)
+    d_qkv[texts.n :].zero_()
+    return d_qkv
+
+
+def ways(texts: Texts) -> tuple[Any, Any]:
+    """How attention is computed here for heads of this width, and how its gradient."""
+    if tiles_fit(texts.width):
+        return attend_in_tiles, tiles_backward
+    return attend_by_products, products_backward
 
 
 def add_norm(
@@ -127,7 +158,7 @@ class Block(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, texts: Texts, seed: int, *weights: Tensor) -> Tensor:
         w_qkv, b_qkv, w_out, b_out, norm1, shift1, w_up, b_up, w_down, b_down, norm2, shift2 = weights
         qkv = F.linear(x, bf16(w_qkv), bf16(b_qkv))
-        mixed, kept = attend(texts, qkv)
+        mixed, kept = ways(texts)[0](texts, qkv)
         out = F.linear(mixed, bf16(w_out), bf16(b_out))
         sum1, h, moments1 = add_norm(texts, x, out, (norm1, shift1), seed)
         up = F.linear(h, bf16(w_up), bf16(b_up))
@@ -135,13 +166,13 @@ class Block(torch.autograd.Function):
         down = F.linear(active, bf16(w_down), bf16(b_down))
         sum2, y, moments2 = add_norm(texts, h, down, (norm2, shift2), seed + 1)
         ctx.texts, ctx.seed = texts, seed
-        ctx.save_for_backward(x, mixed, *kept, sum1, h, moments1, up, active, sum2, moments2, *weights)
+        ctx.save_for_backward(x, mixed, sum1, h, moments1, up, active, sum2, moments2, *weights, *kept)
         return y
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, mixed, q, k, v, probability, sum1, h, moments1, up, active, sum2, moments2 = ctx.saved_tensors[:13]
-        w_qkv, _, w_out, _, norm1, _, w_up, _, w_down, _, norm2, _ = ctx.saved_tensors[13:]
+        x, mixed, sum1, h, moments1, up, active, sum2, moments2 = ctx.saved_tensors[:9]
+        w_qkv, _, w_out, _, norm1, _, w_up, _, w_down, _, norm2, _ = ctx.saved_tensors[9:21]
         texts, seed = ctx.texts, ctx.seed
         d_h, d_down, small2 = add_norm_backward(
             texts, gradients[0].contiguous(), sum2, moments2, norm2, seed=seed + 1
@@ -154,7 +185,7 @@ class Block(torch.autograd.Function):
         d_h = torch.addmm(d_h, d_up, bf16(w_up))
         d_x, d_out, small1 = add_norm_backward(texts, d_h, sum1, moments1, norm1, seed=seed)
         d_w_out = d_out.t() @ mixed
-        d_qkv = attend_backward(texts, d_out @ bf16(w_out), (q, k, v, probability))
+        d_qkv = ways(texts)[1](texts, d_out @ bf16(w_out), ctx.saved_tensors[21:])
         d_w_qkv, d_b_qkv = d_qkv.t() @ x, torch.zeros(d_qkv.shape[1])
         call("textus_add_rows", d_qkv, d_b_qkv, *d_qkv.shape)
         d_first = torch.addmm(d_x, d_qkv, bf16(w_qkv)) if ctx.needs_input_grad[0] else None
@@ -179,20 +210,10 @@ def product(x: Tensor, weight: Tensor, bias: Tensor, then: str = "none") -> Tens
     return torch.ops.mkldnn._linear_pointwise(x, kept[1], bf16(bias), then, [], "none")
 
 
-def attend_in_tiles(texts: Texts, qkv: Tensor) -> Tensor:
-    """As `attend`, but that nothing is kept: by `attention.cpp`, no text beside a longer one padded."""
-    mixed = qkv.new_empty(len(qkv), qkv.shape[1] // 3)
-    batch, n_head, time = texts.sizes
-    call("textus_text_attention", qkv, texts.starts, mixed, batch, time, n_head, texts.width, texts.factor)
-    mixed[texts.n :].zero_()
-    return mixed
-
-
 def read(x: Tensor, texts: Texts, weights: list[Tensor]) -> Tensor:
     """What `Block` gives where nothing is learnt from it: no more is kept than the next product needs."""
     w_qkv, b_qkv, w_out, b_out, norm1, shift1, w_up, b_up, w_down, b_down, norm2, shift2 = weights
-    qkv = product(x, w_qkv, b_qkv)
-    mixed = attend_in_tiles(texts, qkv) if tiles_fit(texts.width) else attend(texts, qkv)[0]
+    mixed, _ = ways(texts)[0](texts, product(x, w_qkv, b_qkv))
     _, h, _ = add_norm(texts, x, product(mixed, w_out, b_out), (norm1, shift1), 0)
     down = product(product(h, w_up, b_up, "gelu"), w_down, b_down)
     return add_norm(texts, h, down, (norm2, shift2), 0)[1]
