@@ -154,7 +154,7 @@ def by_method(result: dict[str, Any]) -> Figure | None:
         return None
     told = (
         f"{method} {100 * each['accuracy']['value']:.1f} ({each['learning']:,} weights, {each['cpu_seconds']:.0f}"
-        f" CPU-seconds, {each['peak_memory'] / 2**20:,.0f} MB)"
+        f" CPU-seconds, {each['peak_memory_bytes'] / 2**20:,.0f} MB)"
         for method, each in methods.items()
     )
     return Figure("; ".join(told), 100 * methods["everything"]["accuracy"]["value"])

@@ -45,7 +45,7 @@ def measured(bench: Bench, method: str) -> dict[str, Any]:
     record = read_json(out / "run.json")
     return {
         "learning": learning(record, out), "accuracy": found["accuracy"],
-        **{name: record[name] for name in ("cpu_seconds", "peak_memory", "command")},
+        **{name: record[name] for name in ("cpu_seconds", "peak_memory_bytes", "command")},
     }  # fmt: skip
 
 
@@ -81,7 +81,7 @@ def main() -> None:
             method,
             f"{each['learning']:,}",
             f"{each['cpu_seconds']:.0f}",
-            f"{each['peak_memory'] / 2**20:,.0f}",
+            f"{each['peak_memory_bytes'] / 2**20:,.0f}",
             "{:.1f} [{:.1f}, {:.1f}]".format(
                 *(100 * each["accuracy"][name] for name in ("value", "low", "high"))
             ),

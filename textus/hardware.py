@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 import os
 import platform
-import re
 import shutil
 import sys
 import time
@@ -122,20 +121,6 @@ def usable_cores() -> int:
     if len(quota) == 2 and quota[0].isdigit():
         cores = min(cores, max(1, math.ceil(int(quota[0]) / int(quota[1]))))
     return cores
-
-
-def peak_memory() -> int | None:
-    """The most memory this process has held so far, in bytes; None where the system does not say (Windows)."""
-    status = Path("/proc/self/status")
-    if status.exists():  # getrusage tells a large parent's memory as that of the process it started
-        found = re.search(r"VmHWM:\s*(\d+) kB", status.read_text())
-        return int(found[1]) * 1024 if found else None
-    try:
-        import resource
-    except ImportError:
-        return None
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
 
 
 def compiler() -> str | None:

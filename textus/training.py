@@ -30,7 +30,7 @@ from textus.common import (
     notice,
     progress,
 )
-from textus.hardware import peak_memory
+from textus.hardware import peak_memory_bytes
 from textus.loader import Batch, Batches
 from textus.models import LanguageModel, Loss
 from textus.optim import (
@@ -205,7 +205,7 @@ def _count(
             run.save(Checkpoint(number + 1, model.state_dict(), {}, {"cpu_seconds": used}))
     run.record["steps"] = model.passes
     run.record["cpu_seconds"] = round(cpu_seconds() - started, 3)
-    run.record["peak_memory"] = peak_memory()
+    run.record["peak_memory_bytes"] = peak_memory_bytes()
     if evaluate:
         run.log({"step": model.passes, **evaluate(model)})
     run.finish(model.state_dict())
@@ -429,7 +429,7 @@ class Training:
                 "replans": [vars(each) for each in self.schedule.replans],
                 "cpu_seconds": round(self.cpu_used(), 2),
                 "seconds": round(self.seconds_used(), 2),
-                "peak_memory": peak_memory(),
+                "peak_memory_bytes": peak_memory_bytes(),
             }
         )
         return weights

@@ -185,13 +185,13 @@ def resume(
 
 def finished(run: Any) -> Answer:
     """The last lines of training: where the run is, how good it is, what to try next."""
-    from textus.cli.telling import plain
+    from textus.cli.telling import plain, size
 
     facts = {
         name: run.record.get(name) for name in ("task", "family", "steps", "seed", "best", "cpu_seconds")
     }
-    if most := run.record.get("peak_memory"):
-        facts["peak_memory_mb"] = round(most / 2**20)
+    if most := run.record.get("peak_memory_bytes"):
+        facts["memory"] = size(most)
     known = {name: value for name, value in facts.items() if value is not None}
     tries = [f"textus evaluate {run.path}"]
     if len(run.tasks) > 1:
