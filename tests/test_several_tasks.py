@@ -339,7 +339,7 @@ def test_killed_it_goes_on_to_the_same_bytes_and_meanwhile_nobody_else_may(
         time.sleep(0.01)
     started = open_run(run)
     for other in (lambda: api.resume(run), lambda: learnt(folder, run, epochs=1, force=True)):
-        with pytest.raises(RunError, match=rf"{run} is in use: another process trains into it"):
+        with pytest.raises(RunError, match=rf"{run} is in use: a training or a search writes to it"):
             other()
     with pytest.raises(RunError, match="is in use"):  # one that began before this one did
         create_run(run, started.record, read_tokenizer(started))

@@ -18,7 +18,7 @@ import pytest
 
 from textus import api
 from textus.cli import main
-from textus.common import DataError, RunError, UsageError, sha256
+from textus.common import DataError, RunError, UsageError, alone_in, sha256
 from textus.finetuning import Wish
 from textus.tuning import Span, parse_span, search_space
 
@@ -183,6 +183,36 @@ def test_the_space_follows_from_family_and_task(trained: Path) -> None:
     assert not any(name.startswith("model.") for name in names(parent=trained))
     assert "epochs" not in names(family="lstm", epochs=3)
     assert "optim.rate" not in names(family="lstm", assignments=("optim.rate=0.1",))
+
+
+def test_a_search_that_runs_is_left_alone(data: Path, search: dict[str, Any]) -> None:
+    out = Path(search["out"])
+    with alone_in(out), pytest.raises(RunError, match=f"{out} is in use"):
+        api.tune(data, out=out, trials=7, model="gru", search=SEARCH, settings=FIXED)
+
+
+@pytest.mark.parametrize(
+    ("listed", "spelled"),
+    [
+        ('["mean", "max"]', ("mean", "max")),
+        ("[[1, 1], [1, 2]]", ("1,1", "1,2")),
+        ('["1,1", "1,2"]', ("1,1", "1,2")),
+        ('["1,1", [1, 2]]', ("1,1", "1,2")),
+        ("[1, [1, 2]]", ("1", "1,2")),
+    ],
+)
+def test_lists_of_a_file_are_its_values(listed: str, spelled: tuple[str, ...], tmp_path: Path) -> None:
+    file = tmp_path / "space.toml"
+    file.write_text(f'"task.pooling" = {listed}\n')
+    wish = Wish(Path("x"), "classification", family="lstm")
+    assert search_space(wish, file, [])["task.pooling"] == Span(values=spelled)
+
+
+def test_a_list_of_one_leaves_nothing_to_search(tmp_path: Path) -> None:
+    file = tmp_path / "space.toml"
+    file.write_text('"model.words" = [[1, 2]]\n')
+    with pytest.raises(UsageError, match="needs two values or more"):
+        search_space(Wish(Path("x"), "classification", family="linear"), file, [])
 
 
 def test_ranges_are_read_from_flags_and_files(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ twin's at most. A planted fault in the source must fail that.
 from __future__ import annotations
 
 import ctypes
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -195,8 +196,16 @@ def test_a_planted_fault_in_reading_is_seen(
 
 @needs_kernels
 def test_weights_that_change_are_laid_out_again() -> None:
+    """And kept once: not beside what learning makes of them, and not inside them, so that a model can be pickled."""
     model, given = encoder().eval(), texts(LENGTHS["ragged"])
     before = read(model, given, "bfloat16", "unpadded")
+    again = pickle.loads(pickle.dumps(model))
+    assert torch.equal(before, read(again, given, "bfloat16", "unpadded"))
+    computed(model, given, "bfloat16", "unpadded")
+    weight = model.blocks[0].feed_forward.up.weight
+    assert kernels.PREPARED[weight][1] is torch.Tensor.bfloat16
+    assert torch.equal(before, read(model, given, "bfloat16", "unpadded"))
+    assert kernels.PREPARED[weight][1] is unpadded.laid_out
     with torch.no_grad():
         model.blocks[1].feed_forward.up.weight.mul_(-1.0)
     assert is_read_as_exactly(model, given)

@@ -153,9 +153,10 @@ def folder_atomic(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Keep every other process from training into a folder, or from replacing it; RunError where one is at it.
+    """Keep every other training of this machine out of a folder, and from replacing it; RunError where one is at it.
 
-    The lock is the system's and ends with the process, however that ends. Windows has none, and none is taken there.
+    The lock is the system's and ends with the process, however that ends. Where there is none (Windows, some network
+    file systems) none is taken.
     """
     handle = os.open(folder, os.O_RDONLY) if fcntl else None
     try:
@@ -164,11 +165,16 @@ def alone_in(folder: Path) -> Iterator[None]:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise RunError(
-                    f"{folder} is in use: another process trains into it; wait for it, stop it, or choose another --out"
+                    f"{folder} is in use: a training or a search writes to it; wait for that, stop it, or choose"
+                    " another --out"
                 ) from error
+            except OSError:
+                pass  # this file system has no locks
         yield
     finally:
-        if handle is not None:
+        if fcntl and handle is not None:
+            with contextlib.suppress(OSError):
+                fcntl.flock(handle, fcntl.LOCK_UN)  # a forked child may have the handle too
             os.close(handle)
 
 

@@ -30,7 +30,7 @@ from textus.common import (
     notice,
     progress,
 )
-from textus.hardware import peak_memory_bytes
+from textus.hardware import peak_memory_bytes, reset_peak_memory
 from textus.loader import Batch, Batches
 from textus.models import LanguageModel, Loss
 from textus.optim import (
@@ -159,6 +159,7 @@ def fit(
     else fills them; without it the model's own loss in one thread. `evaluate` says how good the model is on the way.
     Raises TrainingError (not-a-number, no space left) and Interrupted, both after the last good checkpoint is on disk.
     """
+    reset_peak_memory()
     if model.counts:
         with alone_in(run.path), run.full_disk_named(), stop_signals() as stopped:
             _count(model, loader, run, stopped, evaluate)
@@ -206,9 +207,9 @@ def _count(
     run.record["steps"] = model.passes
     run.record["cpu_seconds"] = round(cpu_seconds() - started, 3)
     run.record["peak_memory_bytes"] = peak_memory_bytes()
-    if evaluate:
-        run.log({"step": model.passes, **evaluate(model)})
     run.finish(model.state_dict())
+    if evaluate:  # of a run that is whole whatever becomes of this
+        run.log({"step": model.passes, **evaluate(model)})
 
 
 class Training:

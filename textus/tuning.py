@@ -25,6 +25,7 @@ from textus.common import (
     RunError,
     TextusError,
     UsageError,
+    alone_in,
     counter_seed,
     extra,
     fingerprint,
@@ -149,17 +150,18 @@ def from_file(path: Path) -> dict[str, str]:
         **{f"{a}.{b}": c for a, part in found.items() if isinstance(part, dict) for b, c in part.items()},
     }
     return {
-        name: listed(each) if isinstance(each, list) else str(each)
+        name: listed(name, each) if isinstance(each, list) else str(each)
         for name, each in flat.items()
         if not isinstance(each, dict)
     }
 
 
-def listed(values: list[Any]) -> str:
-    """A list of a file as `--search` spells it."""
-    if any(isinstance(each, list) for each in values):
-        return ";".join(",".join(map(str, each)) for each in values)
-    return ",".join(map(str, values))
+def listed(name: str, values: list[Any]) -> str:
+    """A list of a file as `--search` spells it. UsageError where it leaves nothing to choose."""
+    if len(values) < 2:
+        raise UsageError(f"{name} = {values}: a list needs two values or more to search")
+    spelled = [",".join(map(str, each)) if isinstance(each, list) else str(each) for each in values]
+    return (";" if any("," in each for each in spelled) else ",").join(spelled)
 
 
 # ── trials ─────────────────────────────────────────────────────────────────────────────────────
@@ -192,7 +194,6 @@ class Study:
         self.wish, self.space, self.out = wish, space, out
         self.optuna = extra("optuna", "tune")
         self.optuna.logging.set_verbosity(self.optuna.logging.ERROR)
-        out.mkdir(parents=True, exist_ok=True)
         self.kept = self.optuna.create_study(
             study_name="tune", storage=f"sqlite:///{out / 'study.db'}", direction="maximize", load_if_exists=True,
             pruner=self.optuna.pruners.MedianPruner(n_startup_trials=STARTUP, n_warmup_steps=WARMUP),
@@ -304,11 +305,14 @@ def tune(
         raise UsageError(f"--trials {trials}: must be at least 1")
     if out.exists() and any(out.iterdir()) and not (out / "study.db").is_file():
         raise UsageError(f"{out} exists already and holds no search; choose another --out")
-    study = Study(wish, search_space(wish, space, search), out)
-    if n := len(study.ended()):
-        notice(f"{out} holds {n} trials; going on to {trials}")
-    while len(study.ended()) < trials:
-        study.one()
-    found = study.found()
-    write_json(out / "tuning.json", found)
+    spans = search_space(wish, space, search)
+    out.mkdir(parents=True, exist_ok=True)
+    with alone_in(out):
+        study = Study(wish, spans, out)
+        if n := len(study.ended()):
+            notice(f"{out} holds {n} trials; going on to {trials}")
+        while len(study.ended()) < trials:
+            study.one()
+        found = study.found()
+        write_json(out / "tuning.json", found)
     return found

@@ -15,7 +15,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from textus.cli.options import Force, option
-from textus.common import claim, notice
+from textus.common import alone_in, claim, notice
 
 Folder = Annotated[Path, option("Where everything is made.", metavar="FOLDER")]
 
@@ -38,8 +38,9 @@ def demo(
     claim(out, force=force, kind="demo")
     shutil.rmtree(out, ignore_errors=True)
     write_documents(out / "documents.jsonl")
-    for why, command in STEPS:
-        run_step(main, why, [word.format(out=out, preset=preset) for word in command.split()])
+    with alone_in(out):
+        for why, command in STEPS:
+            run_step(main, why, [word.format(out=out, preset=preset) for word in command.split()])
     last_screen(out, time.monotonic() - started)
     if serve:
         why, command = PAGE

@@ -16,12 +16,14 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
 SOURCES = [Path(__file__).with_name(name) for name in ("kernels.cpp", "attention.cpp", "encoder.cpp")]
 SHARED = Path(__file__).with_name("bfloat16.h")
@@ -120,13 +122,24 @@ def _argument(value: Any) -> Any:
     return ctypes.c_float(value) if isinstance(value, float) else ctypes.c_int64(value)
 
 
+PREPARED = WeakIdKeyDictionary()
+"""Weight → its version, how it was prepared, and what came of it: beside the weight, which can be pickled as ever."""
+
+
+def prepared(weight: Tensor, how: Callable[[Tensor], Tensor]) -> Tensor:
+    """What `how` makes of a weight, kept until the weight changes (so that torch counts it, as optimisers do; not by
+    `weight.data`) or is wanted in another way, as between evaluations and learning.
+    """
+    kept = PREPARED.get(weight)
+    if kept is None or kept[:2] != (weight._version, how):
+        kept = PREPARED[weight] = (weight._version, how, how(weight.detach()))
+    found: Tensor = kept[2]
+    return found
+
+
 def bf16(weight: Tensor) -> Tensor:
-    """The weight in bfloat16, cast once a step: kept until the optimiser changes it."""
-    kept = getattr(weight, "_textus_bf16", None)
-    if kept is None or kept[0] != weight._version:
-        kept = (weight._version, weight.detach().to(torch.bfloat16))
-        weight._textus_bf16 = kept  # type: ignore[attr-defined]
-    return kept[1]
+    """The weight in bfloat16, cast once a step."""
+    return prepared(weight, torch.Tensor.bfloat16)
 
 
 def add_rms_norm(

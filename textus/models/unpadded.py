@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from textus.models.kernels import bf16, call, tiles_fit
+from textus.models.kernels import bf16, call, prepared, tiles_fit
 
 WIDEST = 8192
 """Width a row may have, and positions a text (buffers in `encoder.cpp`)."""
@@ -203,11 +203,12 @@ def lays_out() -> bool:
 
 def product(x: Tensor, weight: Tensor, bias: Tensor, then: str = "none") -> Tensor:
     """x Wᵀ + b, and what comes `then`, by a weight laid out once as oneDNN wants it, not at every call."""
-    kept = getattr(weight, "_textus_packed", None)
-    if kept is None or kept[0] != weight._version:
-        kept = (weight._version, torch.ops.mkldnn._reorder_linear_weight(weight.detach().to(x.dtype), ROWS))
-        weight._textus_packed = kept  # type: ignore[attr-defined]
-    return torch.ops.mkldnn._linear_pointwise(x, kept[1], bf16(bias), then, [], "none")
+    return torch.ops.mkldnn._linear_pointwise(x, prepared(weight, laid_out), bf16(bias), then, [], "none")
+
+
+def laid_out(weight: Tensor) -> Tensor:
+    """The weight in bfloat16 as oneDNN wants it."""
+    return torch.ops.mkldnn._reorder_linear_weight(weight.bfloat16(), ROWS)
 
 
 def read(x: Tensor, texts: Texts, weights: list[Tensor]) -> Tensor:
