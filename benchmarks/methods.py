@@ -1,7 +1,7 @@
 """Methods of fine-tuning beside each other: MiniLM on SST-2, three epochs, each at the rate `textus finetune` gives it.
 
-What learns, what it costs (CPU-seconds, the most memory the training held), and how good it is on the test rows. Nothing
-is chosen here: the rates and the epochs are the defaults of the command. Whatever was measured already is taken.
+What learns, what it costs (CPU-seconds, the most memory the training held), and how good it is on the test rows.
+Nothing is chosen here: the rates and the epochs are the defaults of the command. What was measured already is taken.
 """
 
 from __future__ import annotations
