@@ -20,7 +20,7 @@ from torch import Tensor
 from textus import api
 from textus.common import UsageError
 from textus.models import build, kernels, unpadded
-from textus.models.adapters import LoRASettings, adapt, train_last
+from textus.models.adapters import LoRASettings, adapt, adapted, train_last
 from textus.models.encoder import Encoder
 
 V, T = 61, 37
@@ -257,6 +257,23 @@ def test_dropout_follows_from_the_step_and_keeps_its_share() -> None:
 
 
 @needs_kernels
+@pytest.mark.parametrize("targets", ["all", "q,v", "up"])
+def test_adapters_learn_what_the_twin_s_do(targets: str) -> None:
+    """As parts of whole weights; of these nothing but the adapters has a gradient."""
+    model, given = encoder(), texts(LENGTHS["ragged"])
+    adapt(model, LoRASettings(rank=4, targets=targets))
+    with torch.no_grad():
+        for part in adapted(model).values():
+            for each in part.b.values():
+                each.normal_(std=0.1)
+    assert worse(model, given) == []
+    learning = set(computed(model, given, "bfloat16", "unpadded")) - {"states"}
+    assert learning
+    assert all(".a." in name or ".b." in name for name in learning)
+    assert is_read_as_exactly(model.eval(), given)
+
+
+@needs_kernels
 def test_frozen_layers_below_get_no_gradient() -> None:
     model, given = encoder(), texts(LENGTHS["ragged"])
     train_last(model, 1)
@@ -276,8 +293,8 @@ def test_what_the_kernels_cannot_compute_is_told() -> None:
     with pytest.raises(UsageError, match="in bfloat16, not float32"):
         encoder().compute_with("float32", "plain", "unpadded")
     model = encoder()
-    adapt(model, LoRASettings())
-    with pytest.raises(UsageError, match="not adapters"):
+    adapt(model, LoRASettings(dropout=0.1))
+    with pytest.raises(UsageError, match=r"not adapters with method\.dropout"):
         model.compute_with("bfloat16", "plain", "unpadded")
     assert build("lstm", {"vocab_size": 9, "d_model": 8}).why_not_unpadded()
 

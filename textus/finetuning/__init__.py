@@ -388,12 +388,12 @@ def settings_of(wish: Wish, n_rows: Sequence[int]) -> TrainSettings:
 
 def choices_for(wish: Wish, family: str, config: Any) -> Choices:
     """bfloat16 where the processor is fast at it and the family can; then, where there are some, kernels that compute
-    no padding, but for adapters, which they would not see. What was set has the last word.
+    no padding, but for adapters with dropout, which are no part of a weight. What was set has the last word.
     """
     fast = fast_bf16() and "bfloat16" in family_of(family)[0].precisions
     choices = assign(Choices(precision="bfloat16" if fast else "float32"), wish.of("choices"))
     said = any(each.startswith("step=") for each in wish.of("choices"))
-    if said or not fast or choices.precision != "bfloat16" or wish.method == "lora":
+    if said or not fast or choices.precision != "bfloat16" or getattr(wish.how, "dropout", 0.0) > 0:
         return choices
     with torch.device("meta"):
         why_not = build(family, config).why_not_unpadded()

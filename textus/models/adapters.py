@@ -114,6 +114,15 @@ class LoRALinear(nn.Module):
         """The As of all parts, in the order of `parts`: (P r, I)."""
         return torch.cat([self.a[name] for name in self.parts if name in self.a])
 
+    @property
+    def is_whole(self) -> bool:
+        """Not where the adapters read less than W does."""
+        return self.settings.dropout == 0
+
+    def whole(self) -> Tensor:
+        """W and its adapters as one matrix (O, I), for kernels that read whole ones."""
+        return self.weight + self.up() @ self.down()
+
     def forward(self, x: Tensor) -> Tensor:  # (..., I) -> (..., O)
         bias = None if self.bias is None else self.bias.to(x.dtype)
         low = F.linear(self.dropout(x), self.down().to(x.dtype))
@@ -125,7 +134,7 @@ class LoRALinear(nn.Module):
         merged = Linear(
             self.weight.shape[1], self.weight.shape[0], bias=self.bias is not None, parts=self.parts
         )
-        merged.weight.copy_(self.weight + self.up() @ self.down())
+        merged.weight.copy_(self.whole())
         if merged.bias is not None and self.bias is not None:
             merged.bias.copy_(self.bias)
         return merged.to(self.weight.device)

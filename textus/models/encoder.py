@@ -348,8 +348,8 @@ class Encoder(LanguageModel):
                 return f"its kernels are for {name}={value}, not {getattr(config, name)}"
         if max(config.d_model, config.context_length) > unpadded.WIDEST:
             return f"its kernels hold rows of {unpadded.WIDEST} values"
-        if any(not isinstance(part.attention.qkv, Linear) for part in self.blocks):
-            return "its kernels read whole weights, not adapters"
+        if not all(getattr(part, "is_whole", True) for part in self.blocks.modules()):
+            return "its kernels read whole weights, not adapters with method.dropout"
         return kernels.why_none()
 
     # ── reading ────────────────────────────────────────────────────────────────────────────────

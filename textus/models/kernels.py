@@ -130,6 +130,8 @@ def prepared(weight: Tensor, how: Callable[[Tensor], Tensor]) -> Tensor:
     """What `how` makes of a weight, kept until the weight changes (so that torch counts it, as optimisers do; not by
     `weight.data`) or is wanted in another way, as between evaluations and learning.
     """
+    if weight.is_inference():  # made on the way, such as a sum with adapters: torch counts no changes of it
+        return how(weight)
     kept = PREPARED.get(weight)
     if kept is None or kept[:2] != (weight._version, how):
         kept = PREPARED[weight] = (weight._version, how, how(weight.detach()))

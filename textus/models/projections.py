@@ -26,6 +26,15 @@ class Linear(nn.Module):
         self.parts = parts or {}
         nn.init.normal_(self.weight, std=n_in**-0.5)
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether a product by `whole` is all that `forward` computes, but for the bias."""
+        return True
+
+    def whole(self) -> Tensor:
+        """The matrix (O, I) that is multiplied by, with what stands beside W added."""
+        return self.weight
+
     def forward(self, x: Tensor) -> Tensor:  # (..., I) -> (..., O)
         bias = None if self.bias is None else self.bias.to(x.dtype)
         return F.linear(x, self.weight.to(x.dtype), bias)

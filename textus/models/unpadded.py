@@ -223,7 +223,7 @@ def read(x: Tensor, texts: Texts, weights: list[Tensor]) -> Tensor:
 def weights_of(block: Any) -> list[Tensor]:
     """An `encoder.EncoderBlock`'s weights as `Block` takes them."""
     attention, feed_forward = block.attention, block.feed_forward
-    parts = (
-        attention.qkv, attention.out, block.attention_norm, feed_forward.up, feed_forward.down, block.feed_forward_norm
-    )  # fmt: skip
-    return [tensor for part in parts for tensor in (part.weight, part.bias)]
+    first, norm1 = (attention.qkv, attention.out), block.attention_norm
+    second, norm2 = (feed_forward.up, feed_forward.down), block.feed_forward_norm
+    whole = lambda parts: [each for part in parts for each in (part.whole(), part.bias)]  # noqa: E731
+    return [*whole(first), norm1.weight, norm1.bias, *whole(second), norm2.weight, norm2.bias]
