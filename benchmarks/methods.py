@@ -55,13 +55,12 @@ def learning(record: dict[str, Any], run: Path) -> int:
         safe_open(f"{record['parent']}/model.safetensors", "pt") as before,
     ):
         known = set(before.keys())
-        moved = (
+        tensors = ((name, after.get_tensor(name)) for name in after.keys())  # noqa: SIM118 - a file, not a dict
+        return sum(
             tensor.numel()
-            for name in after.keys()  # noqa: SIM118 - a file, not a dict
-            if not ((tensor := after.get_tensor(name)).shape and name in known)
-            or bool((tensor != before.get_tensor(name)).any())
+            for name, tensor in tensors
+            if name not in known or not tensor.equal(before.get_tensor(name))
         )
-        return sum(moved)
 
 
 def main() -> None:

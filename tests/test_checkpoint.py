@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 import json
 import random
 import signal
@@ -18,6 +19,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from textus import common
 from textus import tokenizer as tokenizers
 from textus.checkpoint import Checkpoint, RunFolder, checkpoint_damage, create_run, load, open_run, verify
 from textus.common import RunError, TrainingError, read_json, write_json
@@ -307,6 +309,21 @@ def test_tensorboard_refuses_a_record_with_a_flipped_bit(run: RunFolder) -> None
 
 
 # ── kills and full disks ───────────────────────────────────────────────────────────────────────
+
+
+def test_a_system_without_locks_trains_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    with common.alone_in(tmp_path), pytest.raises(RunError, match="is in use"), common.alone_in(tmp_path):
+        pass
+    monkeypatch.setattr(common.fcntl, "flock", refuse)
+    with common.alone_in(tmp_path), common.alone_in(tmp_path):
+        pass
+    monkeypatch.setattr(common, "fcntl", None)
+    with common.alone_in(tmp_path), common.alone_in(tmp_path):
+        pass
+
 
 SAVING = textwrap.dedent("""
     import sys

@@ -23,8 +23,8 @@ from scipy import stats
 
 from textus import api, finetuning
 from textus.checkpoint import RunFolder, create_run, load, open_run, read_tokenizer
-from textus.cli import main
-from textus.common import DataError, RunError, UsageError, sha256
+from textus.cli import demo, main
+from textus.common import DataError, RunError, UsageError, claim, sha256
 from textus.models import family as family_of
 from textus.optim import OptimSettings, make_optimisers
 from textus.runs import Ready, train_to_end
@@ -350,6 +350,23 @@ def test_killed_it_goes_on_to_the_same_bytes_and_meanwhile_nobody_else_may(
     again = api.resume(run)
     assert sha256(again.path / "model.safetensors") == sha256(whole.path / "model.safetensors")
     assert learnt(folder, run, epochs=1, force=True).record["steps"] < whole.record["steps"]
+
+
+def test_the_demonstration_holds_its_folder_while_it_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, steps = tmp_path / "demo", []
+
+    def refused(*step: Any) -> None:
+        steps.append(step)
+        with pytest.raises(RunError, match=f"{out} is in use"):
+            claim(out, force=True, kind="demo")
+
+    monkeypatch.setattr(demo, "run_step", refused)
+    monkeypatch.setattr(demo, "last_screen", lambda *_: None)
+    demo.demo(out=out, serve=False)
+    assert len(steps) == len(demo.STEPS)
+    claim(out, force=True, kind="demo")
 
 
 def test_resume_refuses_other_rows_of_any_task(folder: Path, tmp_path: Path) -> None:

@@ -389,6 +389,19 @@ def test_a_clock_that_runs_out_brings_the_end_forward(tmp_path: Path) -> None:
     assert 1e8 < record["peak_memory_bytes"] < 1e11  # torch alone holds as much
 
 
+def test_the_memory_told_is_this_training_s(tmp_path: Path) -> None:
+    """And not what the process held before: 400 MB that are gone."""
+    found = []
+    for name in ("first", "second"):
+        run = new_run(tmp_path / name)
+        taught(run, evaluate=None)
+        found.append(read_json(run.path / "run.json")["peak_memory_bytes"])
+        held = bytearray(b"x" * 400_000_000)
+        assert len(held) == 400_000_000
+        del held
+    assert found[1] - found[0] < 200_000_000
+
+
 STOPPING = """
 import signal, sys, time
 from pathlib import Path

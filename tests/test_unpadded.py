@@ -17,7 +17,7 @@ from test_finetuning import sentences, written
 from test_kernels import built, needs_kernels
 from torch import Tensor
 
-from textus import api
+from textus import api, finetuning
 from textus.common import UsageError
 from textus.models import build, kernels, unpadded
 from textus.models.adapters import LoRASettings, adapt, adapted, train_last
@@ -312,7 +312,9 @@ def test_a_mask_with_holes_is_read_by_the_twin() -> None:
 
 
 @needs_kernels
-def test_a_task_is_learnt_by_them_and_resumed_to_the_same_bytes(tmp_path: Path) -> None:
+def test_a_task_is_learnt_by_them_and_resumed_to_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows = written(tmp_path / "rows.jsonl", sentences(240))
     shape = [
         f"model.{name}={value}" for name, value in SHAPE.items() if name not in ("vocab_size", "mask_id")
@@ -333,3 +335,10 @@ def test_a_task_is_learnt_by_them_and_resumed_to_the_same_bytes(tmp_path: Path) 
     run.model.compute_with("float32", "plain", "eager")
     assert run.evaluate_task(test)["accuracy"]["value"] == pytest.approx(fast, abs=0.02)
     assert api.prove_resume(run.path)["identical"]
+    for dropout, step in (("0", "unpadded"), ("0.1", "eager")):
+        monkeypatch.setattr(
+            finetuning, "fast_bf16", lambda: True
+        )  # what is chosen where it is, whatever is here
+        words = ["train.steps=2", f"method.dropout={dropout}"]
+        lora = api.finetune(rows, start=run.path, method="lora", out=tmp_path / dropout, settings=words)
+        assert lora.record["choices"]["step"] == step

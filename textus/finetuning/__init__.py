@@ -428,8 +428,8 @@ def prepare(
     if model.reads_texts:
         (data,) = parts.values()
         texts: Any = LabelledTexts([whole(each) for each in data.train], [each.label for each in data.train])
-        asked = lambda model: scored(data.task, data.dev, read(model, data.task, tokenizer, data.dev))  # noqa: E731
-        return Ready(model, texts, train, Gradients(model).of_all(1), asked)
+        on_texts = partial(on_dev_texts, task=data.task, examples=data.dev, tokenizer=tokenizer)
+        return Ready(model, texts, train, Gradients(model).of_all(1), on_texts)
     heads_from(model, [each.task for each in parts.values()], before)
     adapters.teach(model, record["method"], record["method_settings"])
     model.to(choices.device).train()
@@ -505,6 +505,13 @@ def on_dev(
 ) -> dict[str, Any]:
     """`scored`, of a model that reads ids."""
     return scored(task, examples, answers(model, task, rows, pad_id))
+
+
+def on_dev_texts(
+    model: LanguageModel, *, task: Task, examples: list[Example], tokenizer: tokenizers.Tokenizer
+) -> dict[str, Any]:
+    """`scored`, of a model that reads texts."""
+    return scored(task, examples, read(model, task, tokenizer, examples))
 
 
 def scored(task: Task, examples: list[Example], outputs: list[Any]) -> dict[str, Any]:

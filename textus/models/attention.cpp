@@ -258,7 +258,7 @@ struct Forward {
         pair_up(head.v, head.apart, values, head.length, head.width, padded);
     }
 
-    // Rows of `out` are `out_apart` values from each other; log_sum (T) where it is given.
+    // Rows of `out` are `out_apart` values from each other; log_sum (T) is for the way back.
     void attend(const Head& head, bf16* out, int64_t out_apart, float* log_sum) {
         int64_t width = head.width;
         for (int64_t t = 0; t < head.length; t += ROWS) {
@@ -270,7 +270,7 @@ struct Forward {
                 float top, sum;
                 weigh(scores + r * padded, weights + r * padded, start, end, head.from(t + r), head.to(t + r), head.factor, &top, &sum);
                 scale[r] = 1.0f / sum;
-                if (log_sum) log_sum[t + r] = top + __builtin_logf(sum);
+                log_sum[t + r] = top + __builtin_logf(sum);
             }
             strip(words(weights) + start / 2, padded / 2, values + start / 2 * width, width, (end - start) / 2, width, mixed, width);
             for (int64_t r = 0; r < count; ++r)
@@ -414,7 +414,8 @@ void textus_attention(const bf16* q, const bf16* k, const bf16* v, const int32_t
 }
 
 // d_out (B, T, H, K) and what the forward pass read and kept -> d_q (B, H, T, K), d_k and d_v (B, G, T, K).
-void textus_attention_backward(const bf16* d_out, const bf16* q, const bf16* k, const bf16* v, const float* log_sum, const int32_t* first, bf16* d_q, bf16* d_k, bf16* d_v, int64_t batch, int64_t time, int64_t n_head,
+void textus_attention_backward(const bf16* d_out, const bf16* q, const bf16* k, const bf16* v, const float* log_sum,
+                               const int32_t* first, bf16* d_q, bf16* d_k, bf16* d_v, int64_t batch, int64_t time, int64_t n_head,
                                int64_t n_kv_head, int64_t width) {
     int64_t repeats = n_head / n_kv_head;
     Room room(Backward::bytes(time, width));
@@ -430,23 +431,22 @@ void textus_attention_backward(const bf16* d_out, const bf16* q, const bf16* k, 
         }
 }
 
-// Every position sees all of its own text: qkv (N, 3, H, K) of texts one after the other -> out (N, H, K), and log_sum (H, N) where it
-// is given. Text b has the positions `starts[b]` to `starts[b + 1]`, at most `longest`; scores are taken times `factor`.
+// Every position sees all of its own text: qkv (N, 3, H, K) of texts one after the other -> out (N, H, K), and log_sum (H, N). Text b has the positions `starts[b]` to `starts[b + 1]`, at most `longest`; scores are taken times `factor`.
 void textus_text_attention(const bf16* qkv, const int64_t* starts, bf16* out, float* log_sum, int64_t positions, int64_t batch,
-                           int64_t longest, int64_t n_head, int64_t width, float factor) {
+                           int64_t n_head, int64_t longest, int64_t width, float factor) {
     Room room(Forward::bytes(longest, width));
     Forward way(room, longest, width);
     for (int64_t b = 0; b < batch; ++b)
         for (int64_t h = 0; h < n_head; ++h) {
             Head head = head_of(qkv, starts, b, h, n_head, width, factor);
             way.read(head);
-            way.attend(head, out + (starts[b] * n_head + h) * width, n_head * width, log_sum ? log_sum + h * positions + starts[b] : nullptr);
+            way.attend(head, out + (starts[b] * n_head + h) * width, n_head * width, log_sum + h * positions + starts[b]);
         }
 }
 
 // The gradient of qkv (N, 3, H, K) from d_out (N, H, K) and what the forward pass read and kept.
 void textus_text_attention_backward(const bf16* d_out, const bf16* qkv, const float* log_sum, const int64_t* starts,
-                                    bf16* d_qkv, int64_t positions, int64_t batch, int64_t longest, int64_t n_head, int64_t width,
+                                    bf16* d_qkv, int64_t positions, int64_t batch, int64_t n_head, int64_t longest, int64_t width,
                                     float factor) {
     Room room(Backward::bytes(longest, width));
     Backward way(room, longest, width);

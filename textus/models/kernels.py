@@ -2,7 +2,7 @@
 everything between them.
 
 Same arithmetic as `transformer.Block` in bfloat16 (the twin it is tested against), no tracing, no compile
-time but that of two small C++ files, kept in the user's cache. Shapes as in `textus.models.layers`, N = B T
+time but that of three small C++ files, kept in the user's cache. Shapes as in `textus.models.layers`, N = B T
 rows.
 """
 
@@ -272,7 +272,7 @@ class NativeBlock(torch.autograd.Function):
         d_mixed_out = shape.drop(d_x2, ctx.seed)
         d_w_out = d_mixed_out.t() @ mixed
         d_q, d_k, d_v = ATTENTIONS[shape.attention][1](
-            shape, d_mixed_out @ bf16(w_out), (q, k, v), (mixed, weighed), ctx.first
+            shape, d_mixed_out @ bf16(w_out), (q, k, v), weighed, ctx.first
         )
         d_qkv, d_q_weight, d_k_weight = shape.split_backward(
             (d_q, d_k, d_v), qkv, inverse_heads, (q_weight, k_weight), ctx.angles
@@ -379,11 +379,10 @@ def attend_by_products(shape: BlockShape, heads: Heads, first: Tensor) -> tuple[
 
 
 def products_backward(
-    shape: BlockShape, gradient: Tensor, heads: Heads, kept: tuple[Tensor, Tensor], first: Tensor
+    shape: BlockShape, gradient: Tensor, heads: Heads, probability: Tensor, first: Tensor
 ) -> Heads:
-    """Gradients of q, k and v from that of `mixed`; `kept` is what the way there gave."""
+    """Gradients of q, k and v from that of `mixed`, and from the probabilities that the way there gave."""
     q, k, v = heads
-    _, probability = kept
     d_mixed = shape.unmerge(gradient)
     d_v = torch.bmm(probability.transpose(1, 2), d_mixed)
     d_scores = torch.bmm(d_mixed, v.transpose(1, 2))
@@ -402,12 +401,12 @@ def attend_in_tiles(shape: BlockShape, heads: Heads, first: Tensor) -> tuple[Ten
 
 
 def tiles_backward(
-    shape: BlockShape, gradient: Tensor, heads: Heads, kept: tuple[Tensor, Tensor], first: Tensor
+    shape: BlockShape, gradient: Tensor, heads: Heads, log_sum: Tensor, first: Tensor
 ) -> Heads:
     """As `products_backward`; the probabilities are computed again, tile by tile."""
     q, k, v = heads
     slopes = (torch.empty_like(q), torch.empty_like(k), torch.empty_like(v))
-    call("textus_attention_backward", gradient, *heads, kept[1], first, *slopes, *shape.sizes)
+    call("textus_attention_backward", gradient, *heads, log_sum, first, *slopes, *shape.sizes)
     return slopes
 
 

@@ -69,11 +69,6 @@ class Texts:
         return len(self.starts) - 1, self.n_head, self.time
 
     @property
-    def shape(self) -> tuple[int, int, int, int, float]:
-        """B, T, H, K, and the factor."""
-        return len(self.starts) - 1, self.time, self.n_head, self.width, self.factor
-
-    @property
     def factor(self) -> float:
         """What scores are multiplied by."""
         return self.width**-0.5
@@ -104,7 +99,8 @@ def attend_in_tiles(texts: Texts, qkv: Tensor) -> tuple[Tensor, tuple[Tensor, ..
     """The same by `attention.cpp`: no text is padded to the length of another, and no probability is kept."""
     mixed = qkv.new_empty(len(qkv), qkv.shape[1] // 3)
     log_sum = qkv.new_empty(texts.n_head, len(qkv), dtype=torch.float32)
-    call("textus_text_attention", qkv, texts.starts, mixed, log_sum, len(qkv), *texts.shape)
+    places = (len(qkv), *texts.sizes, texts.width, texts.factor)
+    call("textus_text_attention", qkv, texts.starts, mixed, log_sum, *places)
     mixed[texts.n :].zero_()
     return mixed, (qkv, log_sum)
 
@@ -113,8 +109,8 @@ def tiles_backward(texts: Texts, gradient: Tensor, kept: tuple[Tensor, ...]) -> 
     """As `products_backward`; the probabilities are computed again, tile by tile."""
     qkv, log_sum = kept
     d_qkv = torch.empty_like(qkv)
-    name = "textus_text_attention_backward"
-    call(name, gradient, qkv, log_sum, texts.starts, d_qkv, len(qkv), *texts.shape)
+    places = (len(qkv), *texts.sizes, texts.width, texts.factor)
+    call("textus_text_attention_backward", gradient, qkv, log_sum, texts.starts, d_qkv, *places)
     d_qkv[texts.n :].zero_()
     return d_qkv
 
