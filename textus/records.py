@@ -51,28 +51,34 @@ def parse_columns(spelled: str | None) -> dict[str, str]:
 
 
 def read_records(path: Path, columns: Mapping[str, str] | None = None) -> list[Record]:
-    """All rows of a file, of the files of an archive or folder, or of a folder that holds a folder for each class.
+    """All rows of `stream_records`."""
+    return list(stream_records(path, columns))
+
+
+def stream_records(path: Path, columns: Mapping[str, str] | None = None) -> Iterator[Record]:
+    """The rows of a file, of the files of an archive or folder, or of a folder that holds a folder for each class, one
+    after the other.
 
     `columns` as `parse_columns` gives them. Raises DataError for a file that is not there, of a kind that holds no
     rows, damaged, without a column asked for, or empty.
     """
     columns = columns or {}
     dropped: list[Dropped] = []
-    records: list[Record] = []
+    record = None
     for source in scan([path], Path(), lambda n: None):  # what lies in an archive is read while that is open
         if isinstance(source, Dropped):
             dropped.append(source)
             continue
         try:
-            records += of_source(source, columns, by_folder="!" in source.name or path.is_dir())
+            for record in of_source(source, columns, by_folder="!" in source.name or path.is_dir()):
+                yield record
         except Unreadable as error:
             raise DataError(f"{source.name} cannot be read: {error}") from error
-    if not records:
+    if record is None:
         why = f" ({dropped[0].source}: {dropped[0].reason})" if dropped else ""
         raise DataError(
             f"{path} holds no rows{why}; give csv, tsv, jsonl, json, parquet, CoNLL columns or a folder a class"
         )
-    return records
 
 
 def of_source(source: Source, columns: Mapping[str, str], *, by_folder: bool) -> Iterator[Record]:

@@ -7,7 +7,20 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from textus.cli.options import Answer, Force, Json, Out, RunFolder, TaskSettings, flag, option, task_settings
+from textus import arguments
+from textus.cli.options import (
+    Answer,
+    AsText,
+    Force,
+    ForceFile,
+    Json,
+    Out,
+    RunFolder,
+    TaskSettings,
+    flag,
+    option,
+    task_settings,
+)
 
 IndexFolder = Annotated[
     Path, Parameter(name="INDEX", help="An index folder, as 'textus index build' writes it.")
@@ -24,11 +37,16 @@ def embed(
     /,
     *,
     out: Annotated[
-        Path, option("The .npy file to write: a vector of length one a text, in order.", metavar="FILE")
+        Path,
+        option(
+            "The file to write, a vector of length one a text, in order: .npy (with OUT.rows.jsonl: lines and ids),"
+            " .jsonl or .csv; the same command continues after a kill.",
+            metavar="FILE",
+        ),
     ],
     columns: Columns = None,
     settings: TaskSettings = None,
-    force: Annotated[bool, flag("Replace the output file if it exists.")] = False,
+    force: ForceFile = False,
     as_json: Json = False,
 ) -> Answer:
     """Write the vector of each text of a file.
@@ -91,6 +109,7 @@ def search(
     *,
     top: Annotated[int, option("Texts to show at most.")] = 10,
     by: By = None,
+    text: AsText = False,
     as_json: Json = False,
 ) -> Answer:
     """Find the texts of an index that fit a query best.
@@ -98,18 +117,14 @@ def search(
     Example: textus search work/index "how to cook rice" --top 3
     """
     from textus import api
+    from textus.cli.telling import shortened
 
+    query = arguments.check_text(query, forced=text, folders=False)
     opened = api.open_index(index)
     found: list[dict[str, Any]] = [
         {"place": place, "number": number, "score": score, "text": opened.documents[number]}
         for place, (number, score) in enumerate(opened.search([query], k=top, by=by)[0], 1)
     ]
-    lines = [f"{each['place']:>3}  {each['score']:.4f}  {shortened(each['text'])}" for each in found]
+    lines = [f"{each['place']:>3}  {each['score']:.4f}  {shortened(each['text'], 100)}" for each in found]
     data = {"index": str(index), "query": query, "by": by or opened.way, "found": found}
     return Answer(data, "\n".join(lines) or "nothing found: no text has a word of the query")
-
-
-def shortened(text: str, most: int = 100) -> str:
-    """The beginning of a text on one line."""
-    line = " ".join(text.split())
-    return line if len(line) <= most else f"{line[: most - 1]}…"

@@ -8,7 +8,7 @@ the training rows' mean and deviation, which the head keeps.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -169,11 +169,37 @@ class Regression(Task):
 
     def rating_scores(self, gold: np.ndarray, probabilities: np.ndarray) -> dict[str, Any]:
         """Figures of ratings; one that was never seen has its place among the others."""
+        return measured.ratings(*self.places(gold, probabilities))
+
+    def places(
+        self, gold: np.ndarray, probabilities: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The places of what is right and of what is answered among all ratings, and these."""
         known = np.asarray([float(each) for each in self.labels])
         ratings = np.unique([*known, *gold])
         guess = known[[median_of(each) for each in probabilities]]
         truth, said = (np.searchsorted(ratings, each) for each in (gold, guess))
-        return measured.ratings(truth, said, ratings)
+        return truth, said, ratings
+
+    def weighed(
+        self, examples: Sequence[Example], outputs: Sequence[Any]
+    ) -> tuple[str, Callable[[np.ndarray], float]]:
+        gold, found = np.asarray([each.label for each in examples], dtype=np.float64), np.stack(outputs)
+        if self.ordinal:
+            name, figures = "quadratic_kappa", measured.of_ratings(*self.places(gold[:, 0], found))
+            return name, lambda weights: figures(weights)[name]
+        each = [measured.of_numbers(truth, said) for truth, said in zip(gold.T, found.T, strict=True)]
+        return "r2", lambda weights: float(np.mean([one(weights)["r2"] for one in each]))
+
+    def answer_columns(self) -> list[str]:
+        if self.ordinal:
+            return ["label", "probability"]
+        return ["score"] if len(self.labels) == 1 else self.labels
+
+    def probabilities(self, output: Any) -> dict[str, float] | None:
+        if not self.ordinal:
+            return None
+        return {name: round(float(each), 6) for name, each in zip(self.labels, output, strict=True)}
 
     def told(self, example: Example, output: Any) -> dict[str, Any]:
         if not self.ordinal:

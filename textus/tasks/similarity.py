@@ -10,7 +10,7 @@ Shapes: N texts of an example, D width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -24,7 +24,7 @@ from textus.loader import Batch
 from textus.metrics import ranking, regression
 from textus.models import LanguageModel
 from textus.records import Record
-from textus.tasks import Example, Frame, Row, Task, read, with_head
+from textus.tasks import Example, Floats, Frame, Row, Task, read, with_head
 from textus.tasks.classification import texts_of
 from textus.tasks.regression import number_of, scored_field
 from textus.tokenizer import Tokenizer
@@ -169,6 +169,18 @@ class Similarity(Task):
             notice(f"{', '.join(undefined)} cannot be told: all scores, or all answers, are the same")
         return found
 
+    def weighed(
+        self, examples: Sequence[Example], outputs: Sequence[Any]
+    ) -> tuple[str, Callable[[Floats], float]] | None:
+        if not examples or examples[0].label is None:
+            return None
+        gold = np.asarray([each.label for each in examples], dtype=np.float64)
+        figures = regression.of_numbers(gold, np.asarray([self.score(each) for each in outputs]))
+        return "spearman", lambda weights: figures(weights)["spearman"]
+
+    def answer_columns(self) -> list[str]:
+        return ["score"]
+
     def told(self, example: Example, output: Any) -> dict[str, Any]:
         if output.ndim < 2:
             raise UsageError(
@@ -216,5 +228,7 @@ def similarity_of(model: LanguageModel, settings: Sequence[str] = ()) -> Similar
 
 def vectors(model: LanguageModel, task: Task, tokenizer: Tokenizer, texts: Sequence[str]) -> np.ndarray:
     """Vectors (texts, D) float32 of length one, in order."""
+    if not texts:
+        return np.zeros((0, model.config.d_model), dtype=np.float32)
     examples = [Example((text,), None, f"text {number}") for number, text in enumerate(texts, 1)]
     return np.stack(read(model, task, tokenizer, examples)).astype(np.float32)
