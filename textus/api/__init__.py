@@ -217,14 +217,14 @@ def resume(path: str | Path) -> Run:
 
 
 def finetune(
-    data: str | Path,
+    data: Any,
     *,
     out: str | Path,
     task: str = "classification",
     method: str = "full",
     start: str | Path | None = None,
     model: str | None = None,
-    dev: str | Path | None = None,
+    dev: Any = None,
     columns: str | None = None,
     tokenizer: str | None = None,
     epochs: int | None = None,
@@ -238,7 +238,9 @@ def finetune(
 ) -> Run:
     """Teach a task from labelled rows to the model of a run (`start`) or to a new one (`model`), and return its run.
 
-    The arguments are the flags of `textus finetune`.
+    The arguments are the flags of `textus finetune`. `data` and `dev` are files (a str or Path), or labelled rows of
+    Python: dictionaries, a DataFrame, or a pair (X, y); these are kept beside the run, as OUT.rows.jsonl and
+    OUT.dev.jsonl, so that it can be resumed.
 
     Raises UsageError for words that do not go together, DataError for data the task cannot use.
     """
@@ -246,6 +248,7 @@ def finetune(
     from textus.finetuning import start as begin
 
     common.claim(Path(out), force=force)
+    data, dev = (kept_rows(each, Path(out), name, task) for each, name in ((data, "rows"), (dev, "dev")))
     wish = wish_for(
         data, task=task, method=method, start=start, model=model, dev=dev, columns=columns, tokenizer=tokenizer,
         epochs=epochs, seed=seed, augment=augment, settings=settings, also=parse_also(also, also_dev, also_columns),
@@ -272,8 +275,23 @@ def wish_for(
     return Wish(Path(data), task, begun, model, chosen, assignments=(*how, *settings), **others)
 
 
+def kept_rows(data: Any, out: Path, name: str, task: str) -> Any:
+    """A file as it is; rows of Python as a file beside the run."""
+    if data is None or isinstance(data, str | Path):
+        return data
+    from textus.inputs import labelled_rows
+
+    rows = labelled_rows(data, task)
+    if not rows:
+        raise UsageError("there is no row to learn from; give labelled rows")
+    path = out.with_name(f"{out.name}.{name}.jsonl")
+    common.write_atomic(path, common.json_lines(rows))
+    notice(f"{len(rows):,} rows are kept in {path}")
+    return path
+
+
 def tune(
-    data: str | Path,
+    data: Any,
     *,
     out: str | Path,
     trials: int = 20,
@@ -287,7 +305,10 @@ def tune(
     """
     from textus.tuning import tune as search_for
 
-    chosen = Path(space) if space else None
+    chosen, task = Path(space) if space else None, finetuning.get("task", "classification")
+    data = kept_rows(data, Path(out), "rows", task)
+    if "dev" in finetuning:
+        finetuning["dev"] = kept_rows(finetuning["dev"], Path(out), "dev", task)
     return search_for(wish_for(data, **finetuning), Path(out), trials=trials, space=chosen, search=search)
 
 

@@ -289,9 +289,13 @@ class Run:
         """What it loses on the labelled rows of a file under typos, synonyms (by word `vectors`, else WordNet), case,
         spacing and irrelevant sentences.
         """
+        from textus.inputs import columns_of
+        from textus.predicting import columns_trained
         from textus.robustness import robustness
+        from textus.tasks import learnt
 
         words, asked = Path(vectors) if vectors else None, self.task_called(task)
+        columns = columns_of(Path(on), columns, columns_trained(learnt(self.record, asked.called, self.path)))
         found = robustness(self.model, asked, self.tokenizer, Path(on), columns=columns, vectors=words)
         return {"run": str(self.path), "on": str(on), "task": asked.called, **found}
 

@@ -22,11 +22,16 @@ def open_run(path: str | Path | Run) -> Run:
 
 
 def named(runs: Sequence[Run]) -> dict[str, Run]:
-    """Runs by the name of their folder, or by its whole path where two have one name."""
+    """Runs by the name of their folder, or by its whole path where two have one name; a run that is given twice is
+    numbered.
+    """
     short = [run.path.resolve().name for run in runs]
-    return {
-        name if short.count(name) == 1 else str(run.path): run for name, run in zip(short, runs, strict=True)
-    }
+    found: dict[str, Run] = {}
+    for name, run in zip(short, runs, strict=True):
+        whole = name if short.count(name) == 1 else str(run.path)
+        again = sum(other.path.resolve() == run.path.resolve() for other in found.values())
+        found[f"{whole} ({again + 1})" if again else whole] = run
+    return found
 
 
 def paths_of(runs: Iterable[str | Path | Run]) -> list[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,6 +36,45 @@ if TYPE_CHECKING:
 RunFolders = Annotated[Path, Parameter(name="RUN", help="Run folders.")]
 
 
+@Parameter(name="*")
+@dataclass(frozen=True)
+class ManyPrompts:
+    """Where prompts come from, beside the words that were typed, and where texts go."""
+
+    file: Annotated[
+        Path | None,
+        option(
+            "Prompts, or source texts: the lines of a .txt, or rows with a prompt, source or text.",
+            metavar="FILE",
+        ),
+    ] = None
+    out: RowsOut = None
+    columns: Columns = None
+    text: AsText = False
+    force: ForceFile = False
+
+    def given(self, prompt: str | None) -> Path | list[Record] | None:
+        """The prompts of a file or a pipe, or the one that was typed if it is to be written to a file; else None."""
+        if self.file is not None and prompt is not None:
+            raise UsageError(f"--file {self.file}: its prompts are continued; leave out {prompt!r}")
+        if self.file is not None:
+            return self.file
+        if prompt in ("-", arguments.STDIN) and not self.text:
+            return piped_records()
+        if prompt is None:
+            return (piped_records(empty=True) or None) if arguments.is_piped() else None
+        return None if self.out is None else typed_record(arguments.check_text(prompt, forced=self.text))
+
+    def refuse(self) -> None:
+        """UsageError for flags that only a file of prompts has a use for."""
+        columns = self.columns if self.file is None else None
+        for flag, value in (("--out", self.out), ("--force", self.force), ("--columns", columns)):
+            if value:
+                raise UsageError(
+                    f"{flag}: goes with prompts and a file, --file FILE --out FILE; leave it out"
+                )
+
+
 def generate(
     run: RunFolder,
     prompt: Annotated[
@@ -48,17 +88,7 @@ def generate(
     /,
     *,
     sampling: SamplingFlags = SamplingFlags(),
-    file: Annotated[
-        Path | None,
-        option(
-            "Prompts, or source texts: the lines of a .txt, or rows with a prompt, source or text.",
-            metavar="FILE",
-        ),
-    ] = None,
-    out: RowsOut = None,
-    columns: Columns = None,
-    text: AsText = False,
-    force: ForceFile = False,
+    many: ManyPrompts = ManyPrompts(),
     as_json: Json = False,
 ) -> Answer | None:
     """Continue a text, which is written as it comes, or each of many.
@@ -68,33 +98,17 @@ def generate(
     from textus.api import generate as generate_file
     from textus.api import open_run
 
-    many = prompts_given(prompt, file, forced=text, alone=out is not None)
+    given = many.given(prompt)
     opened = open_run(run)
-    if many is not None and out is not None:
-        words = sampling.given()
-        found = generate_file(opened, many, out=out, columns=columns, force=force, **words)
-        return Answer(found, f"{out}: {found['rows']:,} texts")
-    for flag, given in (("--out", out), ("--force", force), ("--columns", columns and file is None)):
-        if given:
-            raise UsageError(f"{flag}: goes with a file of prompts, --file FILE --out FILE; leave it out")
-    if many is not None:
-        return generate_many(opened, many, columns, sampling, as_json=as_json)
-    return generate_one(opened, arguments.check_text(prompt or "", forced=text), sampling, as_json=as_json)
-
-
-def prompts_given(
-    prompt: str | None, file: Path | None, *, forced: bool, alone: bool
-) -> Path | list[Record] | None:
-    """The prompts of a file or a pipe; one that was typed too if it is to be written to a file (`alone`), else None."""
-    if file is not None and prompt is not None:
-        raise UsageError(f"--file {file}: its prompts are continued; leave out {prompt!r}")
-    if file is not None:
-        return file
-    if prompt in ("-", arguments.STDIN) and not forced:
-        return piped_records()
-    if prompt is None and arguments.is_piped():
-        return piped_records(empty=True) or None
-    return typed_record(arguments.check_text(prompt, forced=forced)) if prompt is not None and alone else None
+    if given is not None and many.out is not None:
+        how: dict[str, Any] = {"out": many.out, "columns": many.columns, "force": many.force}
+        found = generate_file(opened, given, **how, **sampling.given())
+        return Answer(found, f"{many.out}: {found['rows']:,} texts")
+    many.refuse()
+    if given is not None:
+        return generate_many(opened, given, many.columns, sampling, as_json=as_json)
+    text = arguments.check_text(prompt or "", forced=many.text)
+    return generate_one(opened, text, sampling, as_json=as_json)
 
 
 def generate_one(run: Run, prompt: str, sampling: SamplingFlags, *, as_json: bool) -> Answer | None:
@@ -223,18 +237,8 @@ def evaluate(
     if settings and not asked:
         raise UsageError(f"--set {settings[0]}: goes with --task similarity alone")
     if ensemble:
-        if task.entities:
-            raise UsageError(f"--entities {task.entities}: goes with one relations run, not with --ensemble")
-        if settings:
-            raise UsageError(
-                f"--set {settings[0]}: with --ensemble each run answers as it has learnt; leave it out"
-            )
-        if on is None:
-            raise UsageError(f"--ensemble {ensemble}: give labelled rows, --on FILE")
-        if stride is not None:
-            raise UsageError(
-                f"--stride {stride}: goes with a model of text, not with --ensemble; leave it out"
-            )
+        refuse_with_ensemble(ensemble, task, settings, on, stride)
+        assert on is not None
         found = evaluate_together(runs, on, ensemble=ensemble, task=asked, **task.given())
         return Answer(found, telling.task_scores(found))
     opened, page = open_run(runs[0]), f"\npage: {task.out / 'evaluation.html'}" if task.out else ""
@@ -245,6 +249,22 @@ def evaluate(
     task.refuse(runs[0])
     data = opened.evaluate(on, stride=stride, out=task.out)
     return Answer(data, telling.evaluation(data) + page)
+
+
+def refuse_with_ensemble(
+    ensemble: str, task: TaskFlags, settings: list[str] | None, on: Path | None, stride: int | None
+) -> None:
+    """UsageError for flags that an ensemble has no use for, and where it lacks rows."""
+    if task.entities:
+        raise UsageError(f"--entities {task.entities}: goes with one relations run, not with --ensemble")
+    if settings:
+        raise UsageError(
+            f"--set {settings[0]}: with --ensemble each run answers as it has learnt; leave it out"
+        )
+    if on is None:
+        raise UsageError(f"--ensemble {ensemble}: give labelled rows, --on FILE")
+    if stride is not None:
+        raise UsageError(f"--stride {stride}: goes with a model of text, not with --ensemble; leave it out")
 
 
 def robustness(
