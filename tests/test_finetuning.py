@@ -15,7 +15,7 @@ from textus import api
 from textus.checkpoint import load
 from textus.cli import main
 from textus.common import DataError, RunError, UsageError
-from textus.tasks import examples_of, frame_of, rows_of
+from textus.tasks import frame_of, rows_of
 
 SMALL = ("train.batch_size=8", "model.n_layer=1", "model.d_model=32", "optim.rate=0.01")
 
@@ -233,7 +233,7 @@ def test_with_nothing_cut_every_window_is_read_and_their_mean_answers(
         "180 of 180 texts are longer than 12 tokens: all are read in 540 windows" in capsys.readouterr().err
     )
     run, texts = runs["nothing"], [rows[0]["text"], "a grand film", "", rows[1]["text"]]
-    examples = examples_of(run.task, texts)
+    examples = [run.task.asked((each,), each) for each in texts]
     windows = rows_of(run.task, examples, run.tokenizer, frame_of(run.model.config, run.tokenizer, 12))
     assert [row.about for row in windows] == [0, 0, 0, 1, 2, 3, 3, 3]
     ids = run.tokenizer.encode(texts[3])

@@ -25,7 +25,9 @@ are a file, dictionaries, a DataFrame or a pair (X, y). What cannot be used rais
 Names are imported when first used, so that `import textus` costs nothing.
 """
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -109,6 +111,17 @@ ELSEWHERE = {
     "load_tokenizer": ("textus.tokenizer", "load"),
 }
 """Public names that do not live in `textus.api`: module and name there."""
+
+
+class Package(ModuleType):
+    """The package: a verb keeps its name where a module of it has the same, such as `augment`."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in __all__ and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = Package
 
 
 def __getattr__(name: str) -> Any:

@@ -269,15 +269,17 @@ def notice(text: str) -> None:
 
 
 @contextlib.contextmanager
-def notices_together() -> Iterator[None]:
-    """Within the block the notices of many batches are held back; after it each kind is one line, its counts summed."""
+def notices_together(*, show: bool = True) -> Iterator[None]:
+    """Within the block the notices of many batches are held back; after it each kind is one line, its counts summed;
+    none without `show`: the same work is done again, and then told.
+    """
     held: list[str] = []
     token = _gathered.set(held)
     try:
         yield
     finally:
         _gathered.reset(token)
-        for text in summed(held):
+        for text in summed(held) if show else ():
             notice(text)
 
 

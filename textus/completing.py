@@ -53,6 +53,28 @@ def encoded(model: LanguageModel, tokenizer: Tokenizer, prompt: str) -> tuple[li
     return ids or [tokenizer.end_id], None
 
 
+def readable(
+    model: LanguageModel, tokenizer: Tokenizer, records: Iterable[Record], sampling: Sampling
+) -> Iterator[Record]:
+    """Records as they are. UsageError naming a prompt that the model cannot read: before hours of work, not after."""
+    engine = Engine(model, end_id=tokenizer.end_ids, n_ids=tokenizer.vocab_size)
+    for record in records:
+        check(engine, model, tokenizer, record, sampling)
+        yield record
+
+
+def check(
+    engine: Engine, model: LanguageModel, tokenizer: Tokenizer, record: Record, sampling: Sampling
+) -> tuple[list[int], list[int] | None]:
+    """The ids of a prompt, and of its source. UsageError naming a prompt that the model cannot read."""
+    ids, source = encoded(model, tokenizer, prompt_of(record))
+    try:
+        engine.check(ids, sampling, source)
+    except UsageError as error:
+        raise UsageError(f"{record.where}: {error}") from error
+    return ids, source
+
+
 def completions(
     model: LanguageModel, tokenizer: Tokenizer, records: Sequence[Record], sampling: Sampling
 ) -> list[str]:
@@ -61,11 +83,8 @@ def completions(
     texts = [TextStream(tokenizer, sampling.stop) for _ in records]
     found, rows = [""] * len(records), dict[int, int]()
     for number, record in enumerate(records):
-        ids, source = encoded(model, tokenizer, prompt_of(record))
-        try:
-            rows[engine.submit(ids, sampling, source)] = number
-        except UsageError as error:
-            raise UsageError(f"{record.where}: {error}") from error
+        ids, source = check(engine, model, tokenizer, record, sampling)
+        rows[engine.submit(ids, sampling, source)] = number
     while engine.busy:
         for event in engine.step():
             row = rows[event.row]
@@ -109,7 +128,7 @@ def complete_to(
     if isinstance(given, Path):
         records = prompts_of(given, columns, source=model.needs_source)
         of = fingerprint([sha256(run / "run.json"), content_of(given), columns, form, asdict(sampling)])
-    layout = Layout(["text"], columns, records())
+    layout = Layout(["text"], columns, readable(model, tokenizer, records(), sampling))
 
     def answer(batch: list[Any]) -> list[dict[str, Any]]:
         return [

@@ -70,16 +70,31 @@ def text_lines(path: Path) -> Iterator[Record]:
 
 def has_columns(path: Path, tags: Iterable[str]) -> bool:
     """Whether a plain text file holds tokens in columns (CoNLL): each line has as many, and most end with a tag."""
-    known, counts, tagged = set(tags), set[int](), 0
+    counts, n_tagged, n = looked_at(path, tags)
+    return len(counts) == 1 and counts != {1} and n > 1 and 2 * n_tagged >= n
+
+
+def is_prose(path: Path) -> bool:
+    """Whether a plain text file has lines of any number of words, few of which end with a tag."""
+    counts, n_tagged, n = looked_at(path, ())
+    return len(counts) > 1 and 2 * n_tagged < n
+
+
+def looked_at(path: Path, tags: Iterable[str]) -> tuple[set[int], int, int]:
+    """Of the first lines that are not empty: how many columns they have, how many end with a tag, and how many there
+    are.
+    """
+    known, counts, n_tagged, n = set(tags), set[int](), 0, 0
     parts = (part.text for part in read_text(path))
-    held = [line.rstrip("\r\n") for line in islice(lines(parts, str(path)), LOOKED_AT)]
-    for line in (each for each in held if each.strip() and not each.startswith(("#", "-DOCSTART-"))):
-        cells = line.split("\t") if "\t" in line else line.split()
-        counts.add(len(cells))
+    for line in islice(lines(parts, str(path)), LOOKED_AT):
+        if not line.strip() or line.startswith(("#", "-DOCSTART-")):
+            continue
+        cells = line.rstrip("\r\n").split("\t") if "\t" in line else line.split()
         last = next((cell for cell in reversed(cells) if not cell.isdigit()), "")
-        tagged += last in known or last == "O" or last[:2] in ("B-", "I-", "E-", "S-")
-    n = sum(bool(line.strip()) for line in held)
-    return len(counts) == 1 and counts != {1} and n > 1 and 2 * tagged >= n
+        counts.add(len(cells))
+        n_tagged += last in known or last == "O" or last[:2] in ("B-", "I-", "E-", "S-")
+        n += 1
+    return counts, n_tagged, n
 
 
 def texts_in(
@@ -238,6 +253,10 @@ def labelled_records(
     """
     if isinstance(given, str | Path):
         path = Path(given)
+        if is_plain(path) and path.is_file() and not columns and is_prose(path):
+            raise DataError(
+                f"{path} is plain text without labels; give rows: csv, tsv, jsonl, json, parquet, CoNLL columns"
+            )
         return read_records(path, parse_columns(columns_of(path, columns, trained)))
     rows = labelled_rows(given, task)
     if not rows:

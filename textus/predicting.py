@@ -154,13 +154,22 @@ def predict_to(
         of = fingerprint([reader.of, reader.task.called, content_of(given), columns, form])
         records = read_by(reader, given, columns)
     task = reader.task
-    rows = Layout(answer_columns(task, form), columns, records())
+    rows = Layout(answer_columns(task, form), columns, readable(task, records()))
     answer = lambda batch: [  # noqa: E731
         rows.row(record, flat(task, told, output, form))
         for record, (told, output) in zip(batch, reader.outputs(batch), strict=True)
     ]
     with partial_file(out, of, force=force) as file, notices_together():
         return write_rows(file, records(), answer, rows.names)
+
+
+def readable(task: Task, records: Iterable[Record]) -> Iterator[Record]:
+    """Records as they are. Raises DataError for one that the task cannot read: before hours of work, not after."""
+    rest = iter(records)
+    while batch := list(islice(rest, AT_ONCE)):
+        with notices_together(show=False):
+            task.examples(batch, labelled=False)
+        yield from batch
 
 
 def answer_columns(task: Task, form: str) -> list[str]:

@@ -17,16 +17,29 @@ from typing import Any
 import numpy as np
 
 from textus.checkpoint import load, open_run, verify
-from textus.common import DataError, RunError, UsageError, fingerprint, notice, sha256, write_json
+from textus.common import (
+    DataError,
+    RunError,
+    UsageError,
+    fingerprint,
+    json_lines,
+    notice,
+    notices_together,
+    sha256,
+    write_atomic,
+    write_json,
+)
 from textus.comparing import training_curves
 from textus.finetuning import Wish, source, start
 from textus.inputs import labelled_records
 from textus.metrics import interval, paired_bootstrap
 from textus.models import family as family_of
 from textus.models.kernels import cache_folder
-from textus.records import parse_columns, read_records
+from textus.predicting import answer_columns, flat
+from textus.records import Record, parse_columns, read_records
 from textus.report import Section, bars, write_report
 from textus.tasks import Example, Task, from_record, main_figures, read
+from textus.writing import Layout
 
 LINEAR = "TF-IDF + linear"
 KEPT = "baselines"
@@ -217,12 +230,32 @@ def floor_folder(family: str, record: dict[str, Any]) -> Path:
 def write(out: Path, found: dict[str, Any], task: Task, logs: Mapping[str, Path]) -> None:
     """The result as evaluation.json and as a page, evaluation.html, with the training of each run in `logs`."""
     out.mkdir(parents=True, exist_ok=True)
-    sections = [beside(found), *task.sections(found)]
+    sections = [beside(found), *leaked(found), *task.sections(found)]
     for name, group in found.get("slices", {}).items():
         sections.append(Section(f"By {name}", rows=group))
     sections += training_curves(logs, per="loss a row")
     write_json(out / "evaluation.json", found)
     write_report(out / "evaluation.html", f"{task.called}: {found['run']} on {found['on']}", sections)
+
+
+def write_predictions(out: Path, rows: Rows, outputs: Sequence[Any]) -> None:
+    """Every row with its place and its answer, as predictions.jsonl."""
+    records = [Record(fields, each.where) for fields, each in zip(rows.fields, rows.examples, strict=True)]
+    with notices_together(show=False):  # the page's own columns are known
+        layout = Layout(answer_columns(rows.task, ".jsonl"), None, records)
+    lines = (
+        layout.row(record, flat(rows.task, rows.task.told(example, output), output, ".jsonl"))
+        for record, example, output in zip(records, rows.examples, outputs, strict=True)
+    )
+    write_atomic(out / "predictions.jsonl", json_lines(lines))
+
+
+def leaked(found: dict[str, Any]) -> list[Section]:
+    """A warning where rows were trained on."""
+    if not (n := found.get("rows_trained_on")):
+        return []
+    text = f"Warning: {n:,} of the {found['rows']:,} rows have a text that the run was trained on; the figures may be"
+    return [Section("Rows trained on", f"{text} too good.")]
 
 
 def beside(found: dict[str, Any]) -> Section:

@@ -213,6 +213,7 @@ class Run:
                 found["floors"] = lower
         if out is not None:
             scoring.write(Path(out), found, asked, {self.path.name: self.path / "log.jsonl"})
+            scoring.write_predictions(Path(out), rows, outputs)
         return found
 
     def triples(
@@ -419,6 +420,7 @@ class Run:
 
     def score(self, text: str, *, stride: int | None = None) -> Any:
         """Nats of each token of a text: an `evaluation.Score`."""
+        self.refuse_task()
         from textus.evaluation import score_text
 
         return score_text(self.model, self.tokenizer, text, stride=stride)

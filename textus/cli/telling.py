@@ -191,7 +191,8 @@ def task_scores(found: Mapping[str, Any]) -> str:
         tables.append(classes)
     lines += [table(rows) for rows in tables if rows]
     for each in found.get("mistakes", [])[:3]:
-        how = f"{each['probability']:.2f}" if "probability" in each else f"{each['times']} times"
+        how = f"{each['times']} times" if "times" in each else f"off by {cell(each.get('off'))}"
+        how = f"{each['probability']:.2f}" if "probability" in each else how
         said = f"{each['label']}, answered {each['answer']} ({how})"
         own = f" (id {each['id']})" if each.get("id") is not None else ""
         lines.append(f"  {each['where']}{own}: {said}: {each['text'][:80]}")

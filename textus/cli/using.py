@@ -57,6 +57,8 @@ class ManyPrompts:
         """The prompts of a file or a pipe, or the one that was typed if it is to be written to a file; else None."""
         if self.file is not None and prompt is not None:
             raise UsageError(f"--file {self.file}: its prompts are continued; leave out {prompt!r}")
+        if self.file is not None and self.text:
+            raise UsageError(f"--text: the prompts are those of --file {self.file}; leave one out")
         if self.file is not None:
             return self.file
         if prompt in ("-", arguments.STDIN) and not self.text:

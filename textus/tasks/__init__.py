@@ -104,6 +104,8 @@ class Task(ABC):
     """Settings that runs must share for their answers to be put together."""
     blindly = "majority"
     """What the answers of `blind` are called."""
+    worst = "Most confident mistakes"
+    """What a result's `mistakes` are called."""
     floor: str | None = None
     """The family that a run of this task is measured against, trained on the same rows."""
     new_model: ClassVar[dict[str, Any]] = {}
@@ -223,7 +225,14 @@ class Task(ABC):
             for name, value in found.items()
             if isinstance(value, int | float) and not name.startswith("rows")
         ]
-        return [Section("More figures", rows=numbers)] if numbers else []
+        tables = {
+            "More figures": numbers,
+            "Classes": found.get("classes"),
+            "Entities": found.get("entity_classes"),
+            "Targets": found.get("targets"),
+            self.worst: found.get("mistakes"),
+        }
+        return [Section(title, rows=rows) for title, rows in tables.items() if rows]
 
 
 def has_blanks(texts: Sequence[str]) -> bool:

@@ -51,6 +51,7 @@ class Regression(Task):
     config = RegressionSettings
     settings: RegressionSettings
     answered = "numbers or ratings"
+    worst = "Furthest from what is right"
 
     def __init__(
         self,
@@ -163,6 +164,8 @@ class Regression(Task):
             told = measured.numbers(gold[:, 0], found[:, 0], "r2")
         else:
             told = measured.several(gold, found, self.labels)
+        if not self.ordinal and len(self.labels) == 1:
+            told["mistakes"] = furthest(examples, gold[:, 0], found[:, 0])
         if undefined := told.get("undefined"):
             notice(f"{', '.join(undefined)} cannot be told: all labels, or all answers, are the same")
         return told
@@ -208,6 +211,18 @@ class Regression(Task):
         best = median_of(output)
         shown = {name: round(float(each), 6) for name, each in zip(self.labels, output, strict=True)}
         return {"label": self.labels[best], "probability": shown[self.labels[best]], "probabilities": shown}
+
+
+def furthest(examples: Sequence[Example], gold: np.ndarray, guess: np.ndarray) -> list[dict[str, Any]]:
+    """The answers that lie furthest from what is right, first."""
+    off = np.abs(guess - gold)
+    return [
+        {
+            "text": " | ".join(examples[at].texts)[:300], "label": float(gold[at]), "where": examples[at].where,
+            "answer": round(float(guess[at]), 6), "off": round(float(off[at]), 6),
+        }
+        for at in np.argsort(-off, kind="stable")[:SHOWN]
+    ]  # fmt: skip
 
 
 def median_of(probabilities: np.ndarray) -> int:

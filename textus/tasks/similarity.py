@@ -26,7 +26,7 @@ from textus.models import LanguageModel
 from textus.records import Record
 from textus.tasks import Example, Floats, Frame, Row, Task, read, with_head
 from textus.tasks.classification import texts_of
-from textus.tasks.regression import number_of, scored_field
+from textus.tasks.regression import furthest, number_of, scored_field
 from textus.tokenizer import Tokenizer
 
 SHOWN = 10
@@ -62,6 +62,7 @@ class Similarity(Task):
     name = "similarity"
     config = SimilaritySettings
     settings: SimilaritySettings
+    worst = "Furthest from what is right"
 
     @classmethod
     def of(cls, settings: SimilaritySettings, records: Sequence[Record]) -> Similarity:
@@ -165,6 +166,8 @@ class Similarity(Task):
         found = regression.numbers(gold, guess, "spearman")
         if self.settings.high is None:  # cosines are on no scale of scores
             found = {name: found[name] for name in ("spearman", "pearson", "undefined") if name in found}
+        else:
+            found["mistakes"] = furthest(examples, np.asarray(gold), np.asarray(guess))
         if undefined := found.get("undefined"):
             notice(f"{', '.join(undefined)} cannot be told: all scores, or all answers, are the same")
         return found

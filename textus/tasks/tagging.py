@@ -34,7 +34,6 @@ from textus.metrics.entities import (
 )
 from textus.models.heads import IGNORED
 from textus.records import Record
-from textus.report import Section
 from textus.tasks import Example, Floats, Frame, Row, Task
 from textus.tasks.tokens import Tagged, cut, of_places, tagged, unit_of
 from textus.tokenizer import Tokenizer
@@ -65,6 +64,7 @@ class Tagging(Task):
     config = TaggingSettings
     settings: TaggingSettings
     answered = "tags"
+    worst = "Commonest mistakes"
     new_model: ClassVar[dict[str, Any]] = {"bidirectional": True, "d_model": 256}
 
     def __init__(self, settings: TaggingSettings, labels: Sequence[str]) -> None:
@@ -226,10 +226,6 @@ class Tagging(Task):
             notice("these rows have no entity: precision, recall and F1 mean nothing here and are given as 0")
         found["mistakes"] = commonest_mistakes(examples, gold, guess)
         return {**found, "token_accuracy": tokens["accuracy"], "tokens": tokens["tokens"]}
-
-    def sections(self, found: dict[str, Any]) -> list[Section]:
-        rows = found.get("mistakes", [])
-        return [*super().sections(found), *([Section("Commonest mistakes", rows=rows)] if rows else [])]
 
     def weighed(
         self, examples: Sequence[Example], outputs: Sequence[Any]
