@@ -35,12 +35,14 @@ def build_corpus(
     *sources: str | Path,
     out: str | Path,
     split: str = "auto",
+    encoding: str = "",
     settings: Sequence[str] = (),
     force: bool = False,
 ) -> Corpus:
     """Read files and folders into a corpus folder at `out`.
 
-    `split` is auto, hash:SHARE, tail:SHARE or none; `settings` are assignments to other fields of
+    `split` is auto, hash:SHARE, tail:SHARE or none; `encoding` that of all text, such as "cp1250", or "" to detect it
+    file by file; `settings` are assignments to other fields of
     `CorpusSettings`, such as "min_chars=20". Raises UsageError without sources or where `out` exists,
     DataError where no text is found.
     """
@@ -49,7 +51,7 @@ def build_corpus(
 
     if not sources:
         raise UsageError("no sources given; name files or folders: textus corpus build SRC --out FOLDER")
-    chosen = assign(CorpusSettings(split=split), list(settings))
+    chosen = assign(CorpusSettings(split=split, encoding=encoding), list(settings))
     return build([Path(source) for source in sources], Path(out), settings=chosen, force=force)
 
 

@@ -23,6 +23,10 @@ def corpus_build(
     split: Annotated[
         str, option("auto, hash:SHARE by document, tail:SHARE of the characters of each, or none.")
     ] = "auto",
+    encoding: Annotated[
+        str,
+        option("The encoding of all the text, such as cp1250 or gb18030; detected file by file if left out."),
+    ] = "",
     settings: Assignments = None,
     force: Force = False,
     as_json: Json = False,
@@ -33,7 +37,9 @@ def corpus_build(
     """
     from textus.api import build_corpus
 
-    corpus = build_corpus(*sources, out=out, split=split, settings=settings or [], force=force)
+    corpus = build_corpus(
+        *sources, out=out, split=split, encoding=encoding, settings=settings or [], force=force
+    )
     answer = shown(out)
     model = " --model encoder-decoder" if corpus.pairs else ""
     return Answer(answer.data, f"{answer.text}\nnext: textus train {out}{model} --preset 1min --out work/run")

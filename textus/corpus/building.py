@@ -136,7 +136,7 @@ def take(found: Source | Dropped, stage: Stage, settings: CorpusSettings) -> Non
         return
     before = stage.mark()
     try:
-        for each in read(found, settings.text_column):
+        for each in read(found, settings.text_column, encoding=settings.encoding):
             if isinstance(each, Dropped):
                 stage.drop(each)
             else:

@@ -15,15 +15,15 @@ from html.parser import HTMLParser
 from typing import Any, BinaryIO, cast
 
 from textus.common import DataError, extra
-from textus.corpus.decoding import decode, detect
+from textus.corpus.decoding import open_text
 from textus.corpus.documents import RECORD_CHARS, Dropped, Raw, Unreadable
 from textus.corpus.sources import DAMAGE, Source, blocks
 
 Read = Iterator[Raw | Dropped]
 
 
-def read(source: Source, text_column: str) -> Read:
-    """The documents of one source, and the records of it that hold no text.
+def read(source: Source, text_column: str, *, encoding: str = "") -> Read:
+    """The documents of one source, and the records of it that hold no text; in the `encoding` given, or detected.
 
     Raises Unreadable for a file to be skipped, DataError for a table without the text column or with a
     record too long.
@@ -31,9 +31,8 @@ def read(source: Source, text_column: str) -> Read:
     if source.kind == "parquet":
         yield from read_parquet(source, text_column)
         return
-    codec = detect(blocks(source), page=source.kind == "html")
-    steps = () if codec == "utf-8" else (f"encoding:{codec}",)
-    text = decode(blocks(source), codec)
+    found, text = open_text(source, encoding=encoding, page=source.kind == "html")
+    steps = found.steps
     if source.kind == "text":
         yield Raw(source.name, 0, text, steps)
     elif source.kind == "html":
