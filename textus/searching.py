@@ -40,7 +40,7 @@ from textus.common import (
 from textus.config import VERSION, migrate
 from textus.metrics import ranking
 from textus.models import LanguageModel
-from textus.records import parse_columns, read_records
+from textus.records import clean_text, parse_columns, read_records
 from textus.tasks import Task, from_record, learnt, named_of_kind, opened
 from textus.tasks.similarity import similarity_of, vectors
 from textus.texts import read_text
@@ -78,7 +78,7 @@ def terms(text: str) -> list[str]:
 def file_texts(path: Path, columns: str | None = None) -> list[str]:
     """The texts of a file's rows, in order; of a plain text file its lines."""
     if path.suffix == ".txt" and not columns:
-        whole = "".join(part.text for part in read_text(path))
+        whole = clean_text("".join(part.text for part in read_text(path)))
         return [line.rstrip("\r") for line in whole.removesuffix("\n").split("\n")]
     return [text_of(record.values, record.where) for record in read_records(path, parse_columns(columns))]
 
@@ -221,6 +221,7 @@ class Index:
             )
         if k < 1:
             raise UsageError(f"--top {k}: must be at least 1")
+        queries = [clean_text(query) for query in queries]
         if by == "hybrid":
             lists = [way(queries, max(k, FUSED)) for way in (self._by_words, self._by_meaning)]
             return [fused(each)[:k] for each in zip(*lists, strict=True)]

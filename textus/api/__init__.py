@@ -36,13 +36,16 @@ def build_corpus(
     out: str | Path,
     split: str = "auto",
     encoding: str = "",
+    columns: str = "",
+    delimiter: str = "",
     settings: Sequence[str] = (),
     force: bool = False,
 ) -> Corpus:
     """Read files and folders into a corpus folder at `out`.
 
     `split` is auto, hash:SHARE, tail:SHARE or none; `encoding` that of all text, such as "cp1250", or "" to detect it
-    file by file; `settings` are assignments to other fields of
+    file by file; `columns` names those of tables, as in "text=review" or "source=en,target=de", and `delimiter` what
+    separates them, "" to detect it; `settings` are assignments to other fields of
     `CorpusSettings`, such as "min_chars=20". Raises UsageError without sources or where `out` exists,
     DataError where no text is found.
     """
@@ -51,7 +54,8 @@ def build_corpus(
 
     if not sources:
         raise UsageError("no sources given; name files or folders: textus corpus build SRC --out FOLDER")
-    chosen = assign(CorpusSettings(split=split, encoding=encoding), list(settings))
+    given = CorpusSettings(split=split, encoding=encoding, columns=columns, delimiter=delimiter)
+    chosen = assign(given, list(settings))
     return build([Path(source) for source in sources], Path(out), settings=chosen, force=force)
 
 

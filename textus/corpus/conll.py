@@ -63,7 +63,7 @@ def sentences(
     taken = columns_of(filled, columns, report)
     if taken.units:
         read = without_ranges(read, report)
-    yield from grouped(read, taken)
+    yield from grouped(without_blanks(read, taken, report), taken)
 
 
 def split_lines(text: Text) -> Iterator[Line]:
@@ -189,6 +189,17 @@ def without_ranges(read: list[Line], report: Callable[[str], None]) -> list[Line
     return kept
 
 
+def without_blanks(read: list[Line], taken: Columns, report: Callable[[str], None]) -> list[Line]:
+    """The lines without those whose token is nothing but blanks."""
+    blank = [line for line in read if len(line.cells) == taken.width and not line.cells[taken.tokens].strip()]
+    if not blank:
+        return read
+    lines_are = "lines have a token" if len(blank) > 1 else "line has a token"
+    report(f"{len(blank):,} {lines_are} of blanks and no more; left out, the first line {blank[0].number:,}")
+    numbers = {line.number for line in blank}
+    return [line for line in read if line.number not in numbers]
+
+
 def grouped(read: list[Line], taken: Columns) -> Iterator[Sentence | Problem]:
     """Sentences, or the first problem of each that has one."""
     held: list[Line] = []
@@ -216,10 +227,6 @@ def problem_of(line: Line, taken: Columns) -> Problem | None:
     if len(line.cells) != taken.width:
         reason = f"has {counted(len(line.cells))} ({shown(line)}), most lines {taken.width}; correct the line"
         return Problem(where, reason, "number of columns")
-    if not line.cells[taken.tokens].strip():
-        return Problem(
-            where, f"has a token of blanks ({line.cells[taken.tokens]!r}); leave the line out", "blank token"
-        )
     place = tag_column(line, taken.tokens) if taken.tags is None else taken.tags
     if not line.cells[place].strip():
         return Problem(where, f"has no tag ({shown(line)})", "no tag")

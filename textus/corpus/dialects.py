@@ -63,9 +63,25 @@ Record = tuple[int, list[str]]
 
 
 def line_end(text: Iterable[str]) -> str:
-    """What ends the lines of a file: "\\n" (with or without a "\\r" before it), or a lone "\\r" as on the old Mac."""
+    """What ends the lines of a file: "\\n" (with or without a "\\r" before it), or a lone "\\r" as on the old Mac,
+    where no "\\n" is outside of quotes.
+    """
     first = next((block for block in text if "\n" in block or "\r" in block), "")
-    return "\n" if "\n" in first else "\r" if "\r" in first else "\n"
+    if "\n" not in first:
+        return "\r" if "\r" in first else "\n"
+    if not LONE_RETURN.search(first):
+        return "\n"
+    ends, quoted = set(), False
+    for match in BREAK_OR_QUOTE.finditer(first):
+        if match[0] == '"':
+            quoted = not quoted
+        elif not quoted:
+            ends.add(match[0])
+    return "\r" if ends == {"\r"} else "\n"
+
+
+LONE_RETURN = re.compile(r"\r(?!\n)")
+BREAK_OR_QUOTE = re.compile(r'"|\r\n|\r|\n')
 
 
 def lines(text: Iterable[str], end: str = "\n") -> Iterator[str]:
@@ -107,10 +123,12 @@ class NumberedLines:
     def __init__(self, given: Iterable[str], prepare: Callable[[str], str]) -> None:
         self.given, self.prepare = iter(given), prepare
         self.number = self.first = self.n_chars = 0
+        self.held: list[str] = []
 
     def begin(self) -> int:
         """The number of the line at which the next record begins."""
         self.first, self.n_chars = self.number + 1, 0
+        self.held.clear()
         return self.first
 
     def __iter__(self) -> Iterator[str]:
@@ -119,6 +137,7 @@ class NumberedLines:
             self.n_chars += len(line)
             if self.n_chars > RECORD_CHARS:
                 raise too_long(f"line {self.first:,} (is a quote never closed?)")
+            self.held.append(line)
             yield self.prepare(line)
 
 
@@ -151,8 +170,16 @@ def separated(given: Iterable[str], dialect: Dialect) -> Iterator[Record | Probl
                 ) from error
             yield not_csv(first, error)
             continue
-        if row:
+        if not dialect.backslash and is_escaped_outside("".join(numbered.held)):
+            yield Problem(f"line {first:,}", r"has \" outside quotes; put the field in quotes", "quotes")
+        elif row:
             yield first, row
+
+
+def is_escaped_outside(record: str) -> bool:
+    """Whether a quote outside of fields in quotes has a backslash before it: it may be an escape or a character."""
+    places = [match.start() for match in re.finditer(r'\\"', record)]
+    return any(record.count('"', 0, place) % 2 == 0 for place in places)
 
 
 def not_csv(number: int, error: csv.Error) -> Problem:

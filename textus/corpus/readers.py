@@ -116,6 +116,8 @@ def read_table(source: Source, reading: Reading) -> Read:
     """
     steps = () if source.kind == "parquet" else open_text(source, encoding=reading.encoding)[0].steps
     wanted = named_fields(reading)
+    if source.kind == "text":
+        reading.reporter(source.name)("read as a table, since --columns gives positions")
     if source.kind in ("json", "jsonl"):
         wanted = fields_of_any(source, reading, wanted)
     for number, row in enumerate(read_rows(source, reading, only=(*PAIR, "text"))):

@@ -178,7 +178,8 @@ class Naming:
                 continue
             name = self.usual(column, present)
             if name in fields:
-                self.once(f"column {column!r} is not used: {name} is another column, as --columns says")
+                used = next(other for other in plan if plan[other] == name)
+                self.once(f"column {column!r} is not used: {name} is column {used!r}, as --columns names it")
             else:
                 plan[column] = name
                 fields.add(name)
@@ -256,7 +257,7 @@ def separated_rows(kind: str, text: Text, reading: Reading, report: Callable[[st
     has_header = not reading.by_position
     dialect = detect_dialect(text, usual, report, given=reading.delimiter, header=has_header)
     records = separated(lines(text(), line_end(text())), dialect)
-    first = next((record for record in records if is_content(record)), None)
+    first = next((record for record in records if is_content(record, has_header)), None)
     if first is None:
         return
     if isinstance(first, Problem):
@@ -277,9 +278,11 @@ def separated_rows(kind: str, text: Text, reading: Reading, report: Callable[[st
     yield from body(rectangular(records, len(header), dialect), header, repeated, report)
 
 
-def is_content(record: tuple[int, list[str]] | Problem) -> bool:
-    """Whether a record is more than blanks."""
-    return isinstance(record, Problem) or any(cell.strip(" \t\ufeff") for cell in record[1])
+def is_content(record: tuple[int, list[str]] | Problem, has_header: bool) -> bool:
+    """Whether a record may be the first: it is more than a blank line, and a header has a name."""
+    if isinstance(record, Problem) or (len(record[1]) > 1 and not has_header):
+        return True
+    return any(cell.strip(" \t\ufeff") for cell in record[1])
 
 
 def body(

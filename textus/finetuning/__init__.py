@@ -295,7 +295,7 @@ def watched(evaluate: Any, watch: Watch) -> Evaluate:
 def source(wish: Wish) -> dict[str, Any]:
     """Where the data came from, and a fingerprint of what it says."""
     columns = parse_columns(wish.columns)
-    read = [read_records(path, columns) for path in (wish.data, wish.dev) if path]
+    read = [read_records(path, columns, quiet=True) for path in (wish.data, wish.dev) if path]
     return {
         "path": str(wish.data.resolve()),
         "dev": str(wish.dev.resolve()) if wish.dev else None,
