@@ -410,7 +410,7 @@ def embed(
     """
     import numpy as np
 
-    from textus.searching import file_texts
+    from textus.passages import file_texts
 
     out = Path(out)
     common.claim_file(out, force=force)
@@ -429,17 +429,20 @@ def build_index(
     run: str | Path | None = None,
     bm25: bool = False,
     columns: str | None = None,
+    passage: int | None = None,
     force: bool = False,
 ) -> Index:
-    """Make an index of a file's texts, each once: by the vectors of a run, by their words (`bm25`), or by both.
+    """Make an index of a file's or folder's texts, each once: by the vectors of a run, by their words (`bm25`), or by
+    both. `passage`: the bytes beyond which a text is cut into passages; 0: never.
 
-    Raises UsageError where neither is asked for or `out` exists, DataError for a file without texts.
+    Raises UsageError where neither is asked for or `out` exists, DataError where there is no text.
     """
-    from textus.searching import build, read_documents
+    from textus.passages import LONGEST, read_passages
+    from textus.searching import build
 
     common.claim(Path(out), force=force, kind="index")
-    texts = read_documents(Path(file), columns)
-    return build(texts, Path(out), run=Path(run) if run else None, bm25=bm25, force=force)
+    passages = read_passages(Path(file), columns, longest=LONGEST if passage is None else passage)
+    return build(passages, Path(out), run=Path(run) if run else None, bm25=bm25, force=force)
 
 
 def open_index(path: str | Path) -> Index:
