@@ -143,7 +143,7 @@ def test_settings_of_tasks_survive_their_record(name: str) -> None:
 def test_none_reaches_the_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """C1 from end to end, by the commands of the documentation."""
     assert family("decoder")[1](vocab_size=8, position="none").position == "none"
-    rows = "text,label\n" + "".join(f"a good film {n},{'ab'[n % 2]}\n" for n in range(20))
+    rows = "text,label\n" + "".join(f"a good film {n},{'ab'[n % 2]}\n" for n in range(60))
     (tmp_path / "rows.csv").write_text(rows)
     for more in (
         ["--model", "linear", "--set", "model.average=none", "--set", "model.words=1,1"],
