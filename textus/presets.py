@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 
@@ -21,7 +21,7 @@ from textus import hardware
 from textus import tokenizer as tokenizers
 from textus.checkpoint import open_run
 from textus.common import UsageError, notice, unknown
-from textus.config import assign, from_dict, to_dict
+from textus.config import assign, from_dict, parse_value, to_dict
 from textus.corpus import Corpus
 from textus.loader import Batches, Loader, TokenStore, fitting_context
 from textus.measuring import affordable, candidates, fast_bf16, measure, micro_batches
@@ -191,7 +191,7 @@ def plan_count(wish: Wish, tokenizer: tokenizers.Tokenizer, store: TokenStore) -
     values = {
         "vocab_size": tokenizer.vocab_size,
         "end_id": tokenizer.end_id,
-        **model_values(wish.of("model")),
+        **model_values(wish.of("model"), config_class),
     }
     config = from_dict(config_class, values, "model.")
     train = TrainSettings(
@@ -257,9 +257,8 @@ def new_config(
         "mask_id": tokenizer.special.get("<|mask|>", tokenizer.pad_id),
         **model_class.sized(size.n_layer, size.d_model, size.context_length),
     }
-    values = {name: value for name, value in derived.items() if name in known} | model_values(
-        wish.of("model")
-    )
+    values = {name: value for name, value in derived.items() if name in known}
+    values |= model_values(wish.of("model"), config_class)
     wanted = int(values.get("context_length") or size.context_length)
     if "context_length" in known:
         values["context_length"] = fitting_context(store, wanted)
@@ -279,8 +278,9 @@ def begun_from(wish: Wish, size: Size) -> tuple[Any, TrainSettings]:
     """
     assert wish.parent is not None
     record = open_run(wish.parent).record
+    config_class: Any = family_of(wish.family)[1]
     config: Any = from_dict(
-        family_of(wish.family)[1], record["config"] | model_values(wish.of("model")), "model."
+        config_class, record["config"] | model_values(wish.of("model"), config_class), "model."
     )
     if record.get("imported"):
         longest = min(config.context_length or size.context_length, size.context_length)
@@ -301,14 +301,14 @@ def rows_for(model: LanguageModel, size: Size, store: TokenStore) -> int:
     return max(4, round(tokens / row / 4) * 4)
 
 
-def model_values(assignments: list[str]) -> dict[str, Any]:
-    """The model's fields as the person set them, still words; None for `none`."""
-    found: dict[str, Any] = {}
+def model_values(assignments: list[str], config_class: Any) -> dict[str, Any]:
+    """The model's fields as the person set them, still words but for None and the parts of tuples."""
+    kinds, found = get_type_hints(config_class), dict[str, Any]()
     for each in assignments:
         name, equals, value = each.partition("=")
         if not equals:
             raise UsageError(f"--set model.{each} has no '='; write it as model.n_layer=2")
-        found[name] = None if value.lower() == "none" else value
+        found[name] = parse_value(kinds.get(name), value)
     return found
 
 

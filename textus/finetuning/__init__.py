@@ -319,8 +319,11 @@ def beginning(wish: Wish, parts: Parts) -> tuple[str, Any, tokenizers.Tokenizer]
             raise UsageError(
                 f"--from {wish.parent}: a {record['family']} model is not gone on from; give --model"
             )
-        said = model_values(wish.of("model"))  # what changes a shape is refused with the weights
-        config: Any = from_dict(family_of(record["family"])[1], record["config"] | said, "model.")
+        parent_class: Any = family_of(record["family"])[1]
+        said = model_values(
+            wish.of("model"), parent_class
+        )  # what changes a shape is refused with the weights
+        config: Any = from_dict(parent_class, record["config"] | said, "model.")
         return record["family"], config, tokenizer
     assert wish.family is not None
     cls, config_class = family_of(wish.family)
@@ -337,7 +340,8 @@ def beginning(wish: Wish, parts: Parts) -> tuple[str, Any, tokenizers.Tokenizer]
     }  # fmt: skip
     for task in reversed(tasks):
         values |= task.new_model
-    values = {name: value for name, value in values.items() if name in known} | model_values(wish.of("model"))
+    values = {name: value for name, value in values.items() if name in known}
+    values |= model_values(wish.of("model"), config_class)
     return wish.family, from_dict(config_class, values, "model."), tokenizer
 
 
@@ -359,11 +363,8 @@ def whole_config(wish: Wish, task: Task, texts: list[str]) -> Any:
             f"a {wish.family} model learns one class a text, not {task.name}; take --model lstm or --from"
         )
     reach = {"l2": 0.1} | ({} if has_blanks(texts) else {"words": (0, 0), "characters": (1, 2)})
-    said = {
-        name: value.split(",") if value and "," in value else value
-        for name, value in model_values(wish.of("model")).items()
-    }
-    return from_dict(family_of(wish.family)[1], reach | said, "model.")
+    config_class: Any = family_of(wish.family)[1]
+    return from_dict(config_class, reach | model_values(wish.of("model"), config_class), "model.")
 
 
 def settings_of(wish: Wish, n_rows: Sequence[int]) -> TrainSettings:
