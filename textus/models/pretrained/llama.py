@@ -71,7 +71,10 @@ def check_kind(name: str, hf: dict[str, Any]) -> None:
     check_model_type(hf, [name.removesuffix("ForCausalLM").lower()])
     window = ("sliding_window", "use_sliding_window", "layer_types")
     biases = ("attention_bias", "mlp_bias")
-    others = {"LlamaForCausalLM": window, "MistralForCausalLM": ("use_sliding_window", *biases)}
+    others: dict[str, tuple[str, ...]] = {
+        "LlamaForCausalLM": window,
+        "MistralForCausalLM": ("use_sliding_window", *biases),
+    }
     keys = others.get(name, ("mlp_bias",))
     if hf.get("use_sliding_window") is False:
         keys = tuple(key for key in keys if key not in window)
