@@ -180,6 +180,10 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 def read_json(path: Path) -> Any:
     """Parse a JSON file; RunError naming the file and the place where it is not JSON, or cannot be read."""
+    if path.exists() and not path.is_file():
+        raise RunError(
+            f"{path} is not a regular file; give a file of JSON"
+        )  # a pipe or a device would never end
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
