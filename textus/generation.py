@@ -23,14 +23,13 @@ from textus.common import RunError, UsageError, uniform, unknown
 from textus.models import LanguageModel
 from textus.pairs import sources_of
 
-
 MAX_STOP_LENGTH = 1000
 """Characters a stop string may have."""
 
 
 @dataclass(frozen=True)
 class Bound:
-    """What one sampling field may be: a number (or a whole one) from `low` to `high`, those included unless `without`."""
+    """What one sampling field may be: a number, or a whole one, from `low` to `high` but for those `without`."""
 
     low: float
     high: float
@@ -42,7 +41,7 @@ class Bound:
         """Whether a value is within the bound; of another type it is not."""
         if isinstance(value, bool) or not isinstance(value, Integral if self.whole else Real):
             return False
-        return self.low <= value <= self.high and value not in self.without
+        return self.low <= float(value) <= self.high and value not in self.without
 
 
 BOUNDS = {

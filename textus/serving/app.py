@@ -29,7 +29,7 @@ from starlette.types import Receive, Scope, Send
 from textus.common import UsageError, nearest, notice
 from textus.serving import schemas
 from textus.serving.answers import Call, Desk, Piece, Served, as_api_error
-from textus.serving.guard import Guard, add_errors
+from textus.serving.guard import STOPS, Guard, add_errors, host_name, origin_of
 from textus.serving.schemas import ApiError, Asked
 
 MAX_BODY = 2_000_000  # bytes
@@ -59,18 +59,18 @@ def create_app(
     container), `origins` those of other web pages that may use it. Raises UsageError for no models, two of one name,
     and a model that cannot generate.
     """
-    names = [each.name for each in served]
-    if not names:
+    known = [each.name for each in served]
+    if not known:
         raise UsageError("there is nothing to serve; name at least one run")
-    if len(set(names)) < len(names):
-        raise UsageError(f"two models have one name ({', '.join(names)}); rename one of the run folders")
+    if len(set(known)) < len(known):
+        raise UsageError(f"two models have one name ({', '.join(known)}); rename one of the run folders")
     for each in served:
         if not each.model.can_generate:
             raise UsageError(
                 f"{each.name} cannot be served: {type(each.model).__name__} reads texts and generates none; take a run"
                 " of another family, or use it with textus embed or textus finetune"
             )
-    guard = Guard(lambda *_: None, host, hosts, origins)  # wrong names are refused before a thread starts
+    names, pages = [host_name(name) for name in hosts], [origin_of(url) for url in origins]
     desks = {each.name: Desk(each, max_rows, max_queue) for each in served}
 
     @contextlib.asynccontextmanager
@@ -92,7 +92,7 @@ def create_app(
     add_models(app, desks)
     add_answers(app, desks)
     add_page(app)
-    app.add_middleware(Guard, host=host, hosts=hosts, origins=origins)
+    app.add_middleware(Guard, host=host, hosts=names, origins=pages)
     return app
 
 
@@ -222,7 +222,9 @@ async def events(call: Call, asked: Asked, form: Completion | Chat) -> AsyncIter
         async for piece in call:
             for delta in form.deltas(piece):
                 yield chunk([delta], usage=asked.continuous_usage)
-    except Exception as error:  # the status line is long gone: say it in the stream
+    except STOPS:
+        raise
+    except BaseException as error:  # the status line is long gone: the stream carries it
         yield sse(as_api_error(error).body())
     else:
         if asked.usage:

@@ -101,7 +101,7 @@ class Guard:
 
     A page elsewhere can point a browser at 127.0.0.1 in two ways: directly, and then the browser names that
     page in `Origin`; or by a DNS name of its own that it rebinds to 127.0.0.1, and then that name is in
-    `Host`. `hosts` and `origins` are allowed besides the server's own.
+    `Host`. `hosts` (of `host_name`) and `origins` (of `origin_of`) are allowed besides the server's own.
     """
 
     def __init__(
@@ -109,8 +109,8 @@ class Guard:
     ) -> None:
         self.app = app
         self.any_address = host in ("0.0.0.0", "::", "")
-        self.names = {"localhost", "127.0.0.1", "::1", host.lower(), *map(host_name, hosts)}
-        self.origins = frozenset(map(origin_of, origins))
+        self.names = {"localhost", "127.0.0.1", "::1", host.lower(), *hosts}
+        self.origins = frozenset(origins)
         if self.any_address:
             self.names.add(socket.gethostname().lower())
 
@@ -133,7 +133,7 @@ class Guard:
         except STOPS:
             raise
         except ClientDisconnect:  # the caller hung up while its body was read
-            return
+            pass
         except BaseException as error:  # a tokenizer's panic is no Exception
             log_failure(request, error)
             if not started:
