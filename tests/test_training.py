@@ -302,7 +302,8 @@ def test_killed_after_evaluating_no_evaluation_is_logged_twice(tmp_path: Path) -
 def test_the_best_weights_are_used_and_their_checkpoint_kept(tmp_path: Path) -> None:
     values = iter([3.0, 1.0, 2.0])
     run = new_run(tmp_path / "run")
-    taught(run, evaluate=lambda model: {"validation": next(values)})
+    kept = replace(SETTINGS, keep_checkpoints=True)
+    taught(run, kept, evaluate=lambda model: {"validation": next(values)})
     record = read_json(run.path / "run.json")
     assert record["weights"] == {"step": 8, "why": "best validation"}
     assert 8 in run.steps()

@@ -150,7 +150,12 @@ class Wish:
         return [each.partition(".")[2] for each in self.assignments if each.startswith(f"{group}.")]
 
 
-ONLY_BY_GRADIENTS = {each.name for each in fields(TrainSettings)} - {"batch_size", "context_length", "seed"}
+ONLY_BY_GRADIENTS = {each.name for each in fields(TrainSettings)} - {
+    "batch_size",
+    "context_length",
+    "seed",
+    "keep_checkpoints",
+}
 """Fields of `train` that counting does not know."""
 
 

@@ -12,9 +12,7 @@ walks); Cormack, Clarke and Büttcher 2009 (reciprocal rank fusion).
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +29,7 @@ from textus.common import (
     extra,
     folder_atomic,
     json_lines,
+    link_or_copy,
     notice,
     read_json,
     sha256,
@@ -149,10 +148,7 @@ def keep_run(run: Path, folder: Path) -> dict[str, str]:
     folder.mkdir()
     for name in ("run.json", *files):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(run / name, folder / name)
-        except OSError:
-            shutil.copyfile(run / name, folder / name)
+        link_or_copy(run / name, folder / name)
     return {"path": str(run.resolve()), "fingerprint": sha256(folder / "run.json")}
 
 
