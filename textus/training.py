@@ -27,6 +27,7 @@ from textus.common import (
     alone_in,
     counter_seed,
     cpu_seconds,
+    duration,
     notice,
     progress,
 )
@@ -344,8 +345,8 @@ class Training:
         fitting = self.step + max(1, int(left / rate))
         if fitting < 0.98 * self.schedule.steps:
             notice(
-                f"slower than measured at the start: {fitting} steps in all instead of {self.schedule.steps},"
-                " so that the time asked for is kept"
+                f"slower than expected: {fitting} steps instead of {self.schedule.steps}, to end within"
+                f" {duration(self.clock.budget)} of CPU time"
             )
             replans.append(Replan(self.step, fitting))
             self.run.log({"step": self.step, "replan": fitting})

@@ -460,7 +460,7 @@ def model_of(record: dict[str, Any], *, begin: bool = True) -> tuple[LanguageMod
     if not (record["parent"] and begin):
         return build(record["family"], record["config"]), {}
     parent = Path(record["parent"])
-    same_weights(parent, record.get("parent_weights"))
+    same_weights(parent, record["parent_weights"])
     model, _, before = load(parent)
     if record["config"] != to_dict(model.config):  # what was set, such as its dropout
         made = build(record["family"], record["config"])
