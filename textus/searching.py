@@ -12,9 +12,7 @@ walks); Cormack, Clarke and Büttcher 2009 (reciprocal rank fusion).
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -33,6 +31,7 @@ from textus.common import (
     extra,
     folder_atomic,
     json_lines,
+    link_or_copy,
     read_json,
     sha256,
     unknown,
@@ -121,10 +120,7 @@ def keep_run(run: Path, folder: Path) -> dict[str, str]:
     folder.mkdir()
     for name in ("run.json", *files):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(run / name, folder / name)
-        except OSError:
-            shutil.copyfile(run / name, folder / name)
+        link_or_copy(run / name, folder / name)
     return {"path": str(run.resolve()), "fingerprint": sha256(folder / "run.json")}
 
 
