@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from itertools import count
+from math import ceil
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -373,8 +374,8 @@ def settings_of(wish: Wish, n_rows: Sequence[int]) -> TrainSettings:
     """
     begun = wish.parent is not None
     asked = assign(TrainSettings(steps=1, batch_size=32), wish.of("train"))
-    an_epoch = sum(max(1, n // min(asked.batch_size, n)) for n in n_rows)
-    steps = (wish.epochs or (3 if begun else 8)) * an_epoch
+    whole = sum(n / min(asked.batch_size, n) for n in n_rows)
+    an_epoch, steps = ceil(whole), ceil((wish.epochs or (3 if begun else 8)) * whole)
     train = TrainSettings(
         steps=steps, batch_size=32, seed=wish.seed, evaluate_every=an_epoch, checkpoint_every=an_epoch
     )
@@ -516,7 +517,7 @@ def on_dev_texts(
 
 def scored(task: Task, examples: list[Example], outputs: list[Any]) -> dict[str, Any]:
     """What the log says of the rows held out: the task's figures, the first of which chooses the weights."""
-    scores = task.scores(examples, outputs)
+    scores = task.scores(examples, outputs, intervals=False)
     figures = {name: round(value["value"], 6) for name, value in scores.items() if isinstance(value, dict)}
     first = next(iter(figures.values()))
     return {"validation": figures.get("nats", 1 - first), "criterion": -first, **figures}
