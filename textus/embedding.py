@@ -26,8 +26,8 @@ from textus.common import (
     write_atomic,
 )
 from textus.inputs import place_of, texts_in
+from textus.passages import text_of
 from textus.records import Record
-from textus.searching import text_of
 from textus.writing import AT_ONCE, FORMS, Layout, PartialFile, content_of, partial_file, write_rows
 
 Vectors = Callable[[Sequence[str]], np.ndarray]

@@ -4,6 +4,7 @@ that knows its place.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -12,10 +13,24 @@ from typing import Any
 
 from textus.arguments import PLAIN
 from textus.common import DataError, TextusError, UsageError, notice
-from textus.corpus.readers import lines
-from textus.records import Record, Row, named, parse_columns, read_records, stream_records
+from textus.corpus.dialects import line_end, lines
+from textus.corpus.tables import Naming, NoColumn, Placed
+from textus.passages import IDS
+from textus.records import (
+    Broken,
+    Problem,
+    Record,
+    Row,
+    bad_rows,
+    clean_text,
+    parse_columns,
+    read_records,
+    stream_records,
+)
 from textus.texts import read_text
 
+PLACE = re.compile(r"(?:^|: )(line|entry|record|row|text|sentence) ([\d,]+)$")
+"""How the place of a row in its file ends."""
 LOOKED_AT = 200
 """Lines that say whether a .txt has columns."""
 STDIN = "standard input"
@@ -48,7 +63,7 @@ def stdin_records(*, empty: bool = False) -> Iterator[Record]:
     """The lines of standard input as records. UsageError where there is none, unless it may be `empty`."""
     number = 0
     for number, line in enumerate(stdin_lines(), 1):
-        yield Record({"text": line}, f"{STDIN}: line {number}")
+        yield Record({"text": clean_text(line)}, f"{STDIN}: line {number:,}")
     if not number and not empty:
         raise UsageError(f"{STDIN} is empty; give a text, a file, or lines through a pipe")
 
@@ -61,11 +76,17 @@ def is_plain(path: Path) -> bool:
     return path.name.lower().removesuffix(".gz").removesuffix(".xz").endswith(PLAIN)
 
 
+def lines_of(path: Path) -> Iterator[str]:
+    """The lines of a plain text file, without their ends."""
+    texts = read_text(path)
+    end = line_end(part.text for part in texts)
+    return (line.rstrip("\r\n") for line in lines((part.text for part in texts), end))
+
+
 def text_lines(path: Path) -> Iterator[Record]:
     """The lines of a plain text file, each a record with a text; empty ones too, so that answers match lines."""
-    parts = (part.text for part in read_text(path))
-    for number, line in enumerate(lines(parts, str(path)), 1):
-        yield Record({"text": line.rstrip("\r\n")}, f"{path}: line {number}")
+    for number, line in enumerate(lines_of(path), 1):
+        yield Record({"text": clean_text(line)}, f"{path}: line {number:,}")
 
 
 def has_columns(path: Path, tags: Iterable[str]) -> bool:
@@ -85,11 +106,10 @@ def looked_at(path: Path, tags: Iterable[str]) -> tuple[set[int], int, int]:
     are.
     """
     known, counts, n_tagged, n = set(tags), set[int](), 0, 0
-    parts = (part.text for part in read_text(path))
-    for line in islice(lines(parts, str(path)), LOOKED_AT):
+    for line in islice(lines_of(path), LOOKED_AT):
         if not line.strip() or line.startswith(("#", "-DOCSTART-")):
             continue
-        cells = line.rstrip("\r\n").split("\t") if "\t" in line else line.split()
+        cells = line.split("\t") if "\t" in line else line.split()
         last = next((cell for cell in reversed(cells) if not cell.isdigit()), "")
         counts.add(len(cells))
         n_tagged += last in known or last == "O" or last[:2] in ("B-", "I-", "E-", "S-")
@@ -108,8 +128,13 @@ def texts_in(
             notice(f"{path}: each line is one text")
             return lambda: text_lines(path)
         notice(f"{path}: tokens in columns (CoNLL), a sentence up to each empty line")
-    spelled = parse_columns(columns)
-    return lambda: stream_records(path, spelled)
+    spelled, known = parse_columns(columns), list[bool]()
+
+    def records() -> Iterator[Record]:
+        yield from stream_records(path, spelled, quiet=bool(known))
+        known.append(True)  # what is to be reported of the file is reported once
+
+    return records
 
 
 def columns_as_trained(trained: str | None, names: Iterable[str]) -> str | None:
@@ -132,7 +157,7 @@ def columns_of(path: Path, given: str | None, trained: str | None) -> str | None
     if given or not trained or not path.exists() or is_plain(path):
         return given
     try:
-        first = next(stream_records(path))
+        first = next(stream_records(path, quiet=True))
     except TextusError:
         return given  # what is wrong is reported when the file is read
     if found := columns_as_trained(trained, first.values):
@@ -142,12 +167,16 @@ def columns_of(path: Path, given: str | None, trained: str | None) -> str | None
 
 def place_of(record: Record) -> dict[str, Any]:
     """Where a record is: {"line": 3}, {"entry": 0} or what else its file counts by, and its `id` if it has one."""
-    head, _, number = record.where.rpartition(" ")
-    word = head.rpartition(" ")[2]
-    found: dict[str, Any] = {word: int(number)} if number.isdigit() and word.isalpha() else {}
-    if record.values.get("id") not in (None, ""):
-        found["id"] = record.values["id"]
+    match = PLACE.search(record.where)
+    found: dict[str, Any] = {match[1]: int(match[2].replace(",", ""))} if match else {}
+    if (own := id_of(record.values)) is not None:
+        found["id"] = own
     return found
+
+
+def id_of(row: Mapping[str, Any]) -> Any:
+    """What a row calls itself, or None."""
+    return next((row[name] for name in IDS if row.get(name) not in (None, "")), None)
 
 
 # ── Python values ──────────────────────────────────────────────────────────────────────────────
@@ -206,9 +235,23 @@ def plain(value: Any) -> Any:
 
 
 def records_given(rows: Sequence[dict[str, Any]], columns: str | None = None) -> list[Record]:
-    """Rows of Python as records. Raises DataError for a row without a column that is named."""
-    numbered = ((f"row {number}", dict(row)) for number, row in enumerate(rows, 1))
-    return list(named("the data", numbered, parse_columns(columns)))
+    """Rows of Python as records, as if a file held them. Raises DataError for a row without a column that is named."""
+    placed = iter([Placed(f"row {number:,}", dict(row)) for number, row in enumerate(rows, 1)])
+    found: list[Record] = []
+    problems: list[Problem] = []
+    broken = Broken()
+    try:
+        for each in Naming(parse_columns(columns), notice).renamed(placed):
+            if isinstance(each, Problem):
+                problems.append(each)
+            else:
+                found.append(broken.cleaned(Record(each.row, each.where)))
+    except NoColumn as error:
+        raise DataError(f"the rows: {error}") from error
+    if problems:
+        raise bad_rows(problems)
+    broken.report()
+    return found
 
 
 def labelled_rows(given: Any, task: str = "classification") -> list[Row]:

@@ -19,7 +19,7 @@ from textus.inputs import (
     texts_in,
 )
 from textus.models import LanguageModel
-from textus.records import Record
+from textus.records import Record, clean_text
 from textus.tasks import Example, Task, read
 from textus.tokenizer import Tokenizer
 from textus.writing import AT_ONCE, Layout, content_of, form_of, partial_file, write_rows
@@ -119,7 +119,7 @@ def examples_given(reader: Predictor, items: Sequence[Any], columns: str | None 
     if rows:
         named = columns or columns_as_trained(reader.columns, rows[0])
         return reader.task.examples(records_given(rows, named), labelled=False)
-    texts = [(item,) if isinstance(item, str) else item for item in items]
+    texts = [tuple(map(clean_text, (item,) if isinstance(item, str) else item)) for item in items]
     return [reader.task.asked(each, f"text {number}") for number, each in enumerate(texts, 1)]
 
 

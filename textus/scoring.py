@@ -30,8 +30,8 @@ from textus.common import (
     write_json,
 )
 from textus.comparing import training_curves
-from textus.finetuning import Wish, source, start
-from textus.inputs import labelled_records
+from textus.finetuning import Wish, start
+from textus.inputs import id_of, labelled_records
 from textus.metrics import interval, paired_bootstrap
 from textus.models import family as family_of
 from textus.models.kernels import cache_folder
@@ -80,9 +80,9 @@ def assessed(rows: Rows, outputs: Sequence[Any], by: Sequence[str] = ()) -> dict
     groups = {name: sliced(rows, name) for name in by}
     found = {"rows": len(rows.examples), **rows.task.scores(rows.examples, outputs)}
     ids = {
-        example.where: row["id"]
+        example.where: own
         for example, row in zip(rows.examples, rows.fields, strict=True)
-        if "id" in row
+        if (own := id_of(row)) is not None
     }
     for mistake in found.get("mistakes", []) if ids else []:
         mistake["id"] = ids.get(mistake["where"])
@@ -136,7 +136,7 @@ def trained_on(record: dict[str, Any], rows: Rows) -> int | None:
     if not path.exists() or path == Path():
         return None
     try:
-        records = read_records(path, parse_columns(corpus.get("columns")))
+        records = read_records(path, parse_columns(corpus.get("columns")), quiet=True)
         known = {each.texts for each in rows.task.examples(records, labelled=False)}
     except (DataError, UsageError):  # other rows lie there now
         return None
@@ -197,10 +197,13 @@ def floor_run(run: Path, record: dict[str, Any]) -> Path | None:
             Path(corpus["path"]), record["task"], family=family, dev=dev, columns=corpus["columns"],
             seed=record["seed"],
         )  # fmt: skip
-        if source(wish)["fingerprint"] != corpus["fingerprint"]:
-            raise RunError(f"{wish.data} is not what {run} was trained on")
-        notice(f"{LINEAR} is trained on the rows that {run} was trained on, once; it is kept in {kept}")
-        return start(wish, kept, force=True)
+
+        def check(now: str) -> None:
+            if now != corpus["fingerprint"]:
+                raise RunError(f"{wish.data} is not what {run} was trained on")
+            notice(f"{LINEAR} is trained on the rows that {run} was trained on, once; it is kept in {kept}")
+
+        return start(wish, kept, force=True, check=check)
     except (DataError, RunError, OSError) as error:
         notice(f"without the floor {LINEAR}: {error}")
         return None
