@@ -50,7 +50,9 @@ class CorpusSettings:
     `normalise` mends mojibake, line ends and NFC; `deduplicate` drops exact duplicates; documents of fewer
     than `min_chars` characters (white space at both ends not counted) are dropped; `text_column` is the
     column of a table that holds the text. A table without it that has columns `source` and `target` holds pairs.
-    `encoding` is that of all text, such as "cp1250"; "" detects it file by file.
+    `columns` names the columns of either, as in "text=review", "source=en,target=de" or, for a table without a header,
+    "0=text"; `delimiter` is what separates those of a csv or tsv, "" to detect it. `encoding` is that of all text,
+    such as "cp1250"; "" detects it file by file.
     """
 
     split: str = "auto"
@@ -59,6 +61,8 @@ class CorpusSettings:
     min_chars: int = 1
     text_column: str = "text"
     encoding: str = ""
+    columns: str = ""
+    delimiter: str = ""
 
     def check(self) -> None:
         """Raise UsageError for a value that cannot be used."""
