@@ -72,6 +72,7 @@ def open_text(source: Source, *, encoding: str = "", page: bool = False) -> tupl
     Raises Unreadable for binary data, for damage, and where the encoding cannot be determined.
     """
     found = detect_encoding(blocks_of(source), encoding=encoding, page=page)
+    source.noted(found)
     return found, decode(blocks_of(source), found.codec)
 
 
@@ -80,11 +81,13 @@ class Guesses:
 
     def __init__(self) -> None:
         self.files: dict[str, list[Any]] = {}
+        self.last = ""
         self.rivals: Counter[str] = Counter()
 
     def add(self, name: str, encoding: Encoding) -> None:
-        """Count a file if its encoding was guessed."""
-        if encoding.origin == "guessed":
+        """Count a file if its encoding was guessed; one that is opened twice in a row counts once."""
+        before, self.last = self.last, name
+        if encoding.origin == "guessed" and before != name:
             count, first = self.files.get(encoding.codec, [0, name])
             self.files[encoding.codec] = [count + 1, first]
             self.rivals.update({f"{encoding.codec} or {' or '.join(encoding.rivals)}": bool(encoding.rivals)})

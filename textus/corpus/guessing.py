@@ -54,6 +54,8 @@ class Guess:
 
 def guess(data: bytes) -> Guess | None:
     """The encoding of bytes some of which are beyond ASCII; None where none of them reads as any language."""
+    if not HIGH.search(data):
+        return None
     proposed = proposals(data)
     candidates = list(dict.fromkeys([*USUAL.split(), *RARE.split(), *proposed]))
     if len(HIGH.findall(data)) < FEW:

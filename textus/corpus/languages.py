@@ -227,7 +227,7 @@ def scored(code: str, places: Counter[tuple[str, float]], words: Counter[str]) -
 @functools.lru_cache(1 << 16)
 def place(stretch: str) -> tuple[str, float]:
     """A character beyond ASCII between its neighbours, and how unlikely they make it: in nats, 0 for not at all."""
-    before, char, after = stretch
+    before, char, after = tuple(stretch)
     if char in QUOTES:
         inside = before.isalpha() and after.isalpha() and char not in JOINING
         return char, -4.0 if inside else -2.0 if char == "‚" else 0.0
