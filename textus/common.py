@@ -229,6 +229,11 @@ def claim(out: Path, *, force: bool = False, kind: str = "run") -> None:
     """Refuse an output folder that exists, unless `force`; and even then one that holds something else than a `kind`:
     nothing is overwritten by accident. Replacing it is left to the caller.
     """
+    if kind in ("run", "tokenizer", "export") and printable(str(out.absolute())) != str(out.absolute()):
+        raise UsageError(
+            f"{out}: models and tokenizers cannot be opened in a folder of this name (control characters, or bytes"
+            " that are not UTF-8); choose another --out"
+        )
     if not out.exists():
         return
     if not force:

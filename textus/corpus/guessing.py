@@ -23,7 +23,7 @@ RARE = (
     "iso8859-3 iso8859-4 iso8859-10 iso8859-13 iso8859-14 iso8859-16 cp437 cp737 cp775 cp850 cp852 cp855 cp857 cp862 "
     "cp866 cp869 mac_roman mac_latin2 mac_cyrillic mac_greek mac_turkish johab euc_jis_2004 cp1258"
 )
-SAFE = "cp1252 gb18030 cp1250 big5hkscs cp950 cp932 euc_jp cp949 cp1257"
+SAFE = "cp1252 gb18030 cp1250 big5hkscs cp950 cp932 euc_jp cp949 cp1257 iso8859-2"
 FEW = 6
 """Fewer bytes than this read as anything in some Cyrillic or DOS encoding: only these are considered."""
 
@@ -38,6 +38,9 @@ CLOSE = 2.0
 
 EXPLAINED = 0.6
 """The least share of characters beyond ASCII that the best reading must account for; foreign letters count half."""
+
+LEAST = -9.6
+"""The least mean log-likelihood: Chinese has -7 to -9, Chinese characters by chance -10 to -12."""
 
 HIGH = re.compile(rb"[\x80-\xff]")
 PIECE = re.compile(rb"[^\n]{0,200}[^\n ,.;<>\t]*[\n ,.;<>\t]?")
@@ -62,13 +65,13 @@ def guess(data: bytes) -> Guess | None:
         proposed, candidates = [], SAFE.split()
         if b"\xff" in data:
             return None  # the sign of damage, and of no word
-    few = telling(data, 250)
+    few = telling(data, 120)
     ranked = rank(few, candidates, proposed)
-    many = telling(data, 2500)
+    many = telling(data, 1500)
     if many != few:
         ranked = rank(many, [codec for _, codec in ranked[:6]], proposed)
     best, codec = ranked[0]
-    if best.explained < EXPLAINED:
+    if best.explained < EXPLAINED or best.mean < LEAST:
         return None
     rivals = [other for read, other in ranked[1:] if best.score - read.score < CLOSE]
     return Guess(codec, tuple(rivals[:2]))
