@@ -235,7 +235,7 @@ def place(stretch: str) -> tuple[str, float]:
     before, char, after = tuple(stretch)
     if char in QUOTES:
         inside = before.isalpha() and after.isalpha() and char not in JOINING
-        return char, -4.0 if inside else -2.0 if char == "‚" else 0.0
+        return char, -4.0 if inside else -3.0 if char == "‚" else 0.0
     if char in SIGNS:
         good = not after.isalpha() or (char in BEFORE_LETTERS and not before.isalpha() and after.isascii())
         return char, 0.0 if good else -5.0
