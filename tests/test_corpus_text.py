@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from textus.common import UsageError
 from textus.corpus import decoding, repair
+from textus.records import read_records
 
 ENCODED = [
     ("gb18030", SIMPLIFIED, "gb18030"),
@@ -139,6 +140,13 @@ def test_guesses_are_reported_in_one_line(tmp_path: Path, capsys: pytest.Capture
     assert lines[0].startswith("4 files are not UTF-8: read as cp1250 (3, first ")
     assert "gb18030 (1, first " in lines[0]
     assert lines[0].endswith("give --encoding if that is wrong")
+
+
+def test_a_guess_is_reported_for_rows_too(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """D8: the same line wherever a file is read."""
+    (tmp_path / "a.csv").write_bytes(f"text,label\n{SENTENCES[12][0]},1\n".encode("cp1250"))
+    assert [record.values["text"] for record in read_records(tmp_path / "a.csv")] == [SENTENCES[12][0]]
+    assert "1 file is not UTF-8: read as cp1250" in capsys.readouterr().err
 
 
 def test_a_given_encoding_is_used_for_all_text(tmp_path: Path) -> None:
