@@ -6,7 +6,6 @@ run.json holds the task with its classes and the head, so that `checkpoint.load`
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
@@ -24,6 +23,7 @@ from textus.common import (
     RunError,
     UsageError,
     claim,
+    command_line,
     counter_seed,
     fingerprint,
     notice,
@@ -221,7 +221,7 @@ def start(
         "corpus": source(wishes[wish.task], parts[wish.task]),
         "augment": {**to_dict(augment), "texts": texts_of(parts)} if augment else None,
         "tokenizer": {"kind": tokenizer.kind, "fingerprint": tokenizer.fingerprint},
-        "command": " ".join(["textus", *sys.argv[1:]]),
+        "command": command_line(),
         "versions": hardware.versions(),
         "isa": hardware.isa_name(),
     }
