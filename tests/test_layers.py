@@ -16,8 +16,7 @@ common
 config hardware allocation report
 corpus tokenizer
 loader texts records
-passages
-pairs
+passages pairs
 models
 generation
 engine
