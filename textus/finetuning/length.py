@@ -88,5 +88,7 @@ def in_words(train: TrainSettings, n_rows: Sequence[int], n_held: int) -> str:
     if train.patience:
         found += f", fewer if {train.patience} evaluations in a row find nothing better"
     if train.keep == "last":
-        found += f"; {n_held} rows are too few to choose weights by: the last are kept"
+        found += "; the last weights are kept"
+    if train.keep == "last" and n_held < LEAST_TO_CHOOSE_BY:
+        found += f": too few held-out rows ({n_held}) to choose by"
     return found
