@@ -6,7 +6,6 @@ run.json holds the task with its classes and the head, so that `checkpoint.load`
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
@@ -24,6 +23,7 @@ from textus.common import (
     RunError,
     UsageError,
     claim,
+    command_line,
     counter_seed,
     fingerprint,
     notice,
@@ -42,7 +42,7 @@ from textus.models import family as family_of
 from textus.models.linear import LabelledTexts
 from textus.presets import model_values
 from textus.records import Record, parse_columns, read_records
-from textus.runs import Ready, one_thread, take_weights, train_to_end
+from textus.runs import Ready, one_thread, same_weights, take_weights, train_to_end, weights_sum
 from textus.tasks import (
     Example,
     Row,
@@ -217,10 +217,11 @@ def start(
         "method": wish.method,
         "method_settings": to_dict(wish.how),
         "parent": str(wish.parent.resolve()) if wish.parent else None,
+        "parent_weights": weights_sum(wish.parent) if wish.parent else None,
         "corpus": source(wishes[wish.task], parts[wish.task]),
         "augment": {**to_dict(augment), "texts": texts_of(parts)} if augment else None,
         "tokenizer": {"kind": tokenizer.kind, "fingerprint": tokenizer.fingerprint},
-        "command": " ".join(["textus", *sys.argv[1:]]),
+        "command": command_line(),
         "versions": hardware.versions(),
         "isa": hardware.isa_name(),
     }
@@ -332,8 +333,11 @@ def beginning(wish: Wish, parts: Parts) -> tuple[str, Any, tokenizers.Tokenizer]
             raise UsageError(
                 f"--from {wish.parent}: a {record['family']} model is not gone on from; give --model"
             )
-        said = model_values(wish.of("model"))  # what changes a shape is refused with the weights
-        config: Any = from_dict(family_of(record["family"])[1], record["config"] | said, "model.")
+        parent_class: Any = family_of(record["family"])[1]
+        said = model_values(
+            wish.of("model"), parent_class
+        )  # what changes a shape is refused with the weights
+        config: Any = from_dict(parent_class, record["config"] | said, "model.")
         return record["family"], config, tokenizer
     assert wish.family is not None
     cls, config_class = family_of(wish.family)
@@ -350,7 +354,8 @@ def beginning(wish: Wish, parts: Parts) -> tuple[str, Any, tokenizers.Tokenizer]
     }  # fmt: skip
     for task in reversed(tasks):
         values |= task.new_model
-    values = {name: value for name, value in values.items() if name in known} | model_values(wish.of("model"))
+    values = {name: value for name, value in values.items() if name in known}
+    values |= model_values(wish.of("model"), config_class)
     return wish.family, from_dict(config_class, values, "model."), tokenizer
 
 
@@ -372,11 +377,8 @@ def whole_config(wish: Wish, task: Task, texts: list[str]) -> Any:
             f"a {wish.family} model learns one class a text, not {task.name}; take --model lstm or --from"
         )
     reach = {"l2": 0.1} | ({} if has_blanks(texts) else {"words": (0, 0), "characters": (1, 2)})
-    said = {
-        name: value.split(",") if value and "," in value else value
-        for name, value in model_values(wish.of("model")).items()
-    }
-    return from_dict(family_of(wish.family)[1], reach | said, "model.")
+    config_class: Any = family_of(wish.family)[1]
+    return from_dict(config_class, reach | model_values(wish.of("model"), config_class), "model.")
 
 
 def settings_for(wish: Wish, family: str, parts: Parts, rows: dict[str, RowsOfBoth]) -> TrainSettings:
@@ -428,12 +430,12 @@ def prepare(
     begin: bool = True,
 ) -> Ready:
     """All that a run's record decides, built; how heads were solved is added to it. Without `begin` the weights are to
-    be a checkpoint's, and nothing is solved. UsageError where a task would have no step.
+    be a checkpoint's: no parent is needed and nothing is solved. UsageError where a task would have no step.
     """
     train = from_dict(TrainSettings, record["settings"], "train.")
     choices = from_dict(Choices, record["choices"], "choices.")
     torch.manual_seed(counter_seed(train.seed, "weights"))
-    model, before = model_of(record)
+    model, before = model_of(record, begin=begin)
     if model.reads_texts:
         (data,) = parts.values()
         texts: Any = LabelledTexts([whole(each) for each in data.train], [each.label for each in data.train])
@@ -460,11 +462,15 @@ def prepare(
     return Ready(model, batches, train, backward, evaluate)
 
 
-def model_of(record: dict[str, Any]) -> tuple[LanguageModel, dict[str, Any]]:
-    """The model to teach, and the run.json it comes from: empty for a new one."""
-    if not record["parent"]:
+def model_of(record: dict[str, Any], *, begin: bool = True) -> tuple[LanguageModel, dict[str, Any]]:
+    """The model to train, and the run.json it comes from: empty for a new one, or one whose weights a checkpoint has.
+    RunError where that run has other weights now.
+    """
+    if not (record["parent"] and begin):
         return build(record["family"], record["config"]), {}
-    model, _, before = load(parent := Path(record["parent"]))
+    parent = Path(record["parent"])
+    same_weights(parent, record["parent_weights"])
+    model, _, before = load(parent)
     if record["config"] != to_dict(model.config):  # what was set, such as its dropout
         made = build(record["family"], record["config"])
         made.heads = model.heads
@@ -519,8 +525,11 @@ def batches_of(
     return mixed
 
 
-def resume(path: Path) -> Path:
-    """Go on with a fine-tuning from its newest good checkpoint; a finished one says so.
+def resume(
+    path: Path, *, data: Path | None = None, dev: Path | None = None, until: int | None = None
+) -> Path:
+    """Continue a fine-tuning from its newest good checkpoint; a finished one is reported. `data` and `dev`: where its
+    files are now, if they were moved; `until`: a step to stop at.
 
     Raises RunError where the data is gone or changed.
     """
@@ -530,6 +539,7 @@ def resume(path: Path) -> Path:
         notice(f"{path} is finished ({run.record['steps']} steps); nothing to resume")
         return path
     one_thread()
+    moved(run, data, dev)
     augment = run.record.get("augment")
     how = {name: each for name, each in augment.items() if name != "texts"} if augment else None
     made = from_dict(AugmentSettings, how, "augment.") if how else None
@@ -544,8 +554,23 @@ def resume(path: Path) -> Path:
     config: Any = from_dict(family_of(family)[1], run.record["config"], "model.")
     rows = {name: encoded(data, family, config, tokenizer) for name, data in parts.items()}
     begin = run.last_checkpoint() is None
-    train_to_end(run, prepare(run.record, parts, tokenizer, rows, begin=begin))
+    train_to_end(run, prepare(run.record, parts, tokenizer, rows, begin=begin), until=until)
     return conclude(run, {name: (data.task, data.dev) for name, data in parts.items()})
+
+
+def moved(run: RunFolder, data: Path | None, dev: Path | None) -> None:
+    """Record where a run's files are now. UsageError for validation rows it was not given."""
+    kept = run.record["corpus"]
+    if dev and not kept["dev"]:
+        raise UsageError(f"--dev {dev}: {run.path} was given no validation rows of their own; leave it out")
+    for name, path in (("path", data), ("dev", dev)):
+        if path:
+            kept[name] = str(path.resolve())
+    for path in (kept["path"], kept["dev"]):
+        if path and not Path(path).exists():
+            raise RunError(
+                f"{path}, the data of {run.path}, not found; if it was moved: --corpus FILE, --dev FILE"
+            )
 
 
 def data_again(run: RunFolder, name: str, augment: AugmentSettings | None) -> Data:
