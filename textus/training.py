@@ -396,9 +396,7 @@ class Training:
         if self.model.keeps_last or self.settings.keep == "last":
             return
         figures = {name: value for name, value in found.items() if name in ("validation", "criterion")}
-        if self.best is None or chosen_by(figures) <= chosen_by(
-            self.best
-        ):  # of equal ones the longest trained
+        if self.best is None or chosen_by(figures) < chosen_by(self.best):
             self.best, self.no_better = {"step": self.step, **figures}, 0
             self.save()
         else:
