@@ -188,10 +188,10 @@ def separated(
                 ) from error
             yield not_csv(first, error)
             continue
+        ends[end_of(numbered.held[-1])] += 1
         if not dialect.backslash and is_escaped_outside("".join(numbered.held)):
             yield Problem(f"line {first:,}", r"has \" outside quotes; put the field in quotes", "quotes")
         elif row:
-            ends[end_of(numbered.held[-1])] += 1
             yield first, row
 
 
