@@ -157,6 +157,9 @@ def composed(value: Any) -> Any:
     return value
 
 
+AS_THEY_ARE = (
+    "read as they are, quotes included"  # tabs, and quotes that are not well formed: they may be inches
+)
 REPORTED = (
     "read without the quotes",
     "the header again",
