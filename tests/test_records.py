@@ -215,7 +215,8 @@ def test_all_bad_rows_can_be_collected(tmp_path: Path) -> None:
         (f"{path}: line 6", "number of columns"),
     ]  # fmt: skip
     lines = write(tmp_path / "a.jsonl", '{"text": "a"}\n[1]\n{"text"\n')
-    assert len(read_records(lines, problems=(problems := []))) == 1
+    problems.clear()
+    assert len(read_records(lines, problems=problems)) == 1
     assert [each.kind for each in problems] == ["not an object", "not JSON"]
 
 

@@ -157,11 +157,9 @@ def composed(value: Any) -> Any:
     return value
 
 
-AS_THEY_ARE = (
-    "read as they are, quotes included"  # tabs, and quotes that are not well formed: they may be inches
-)
 REPORTED = (
     "read without the quotes",
+    "read as they are, quotes included",
     "the header again",
     "looks like a header",
     "comments and left out",

@@ -172,7 +172,7 @@ def separated(
     numbered = NumberedLines(given, doubled_backslashes if dialect.backslash else str)
     rows = csv.reader(
         numbered, delimiter=dialect.delimiter, strict=True, skipinitialspace=dialect.padded,
-        escapechar="\\" if dialect.backslash else None, doublequote=not dialect.backslash,
+        escapechar="\\" if dialect.backslash else None,
     )  # fmt: skip
     while True:
         first = numbered.begin()
