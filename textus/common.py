@@ -19,6 +19,7 @@ import difflib
 import hashlib
 import json
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -99,7 +100,7 @@ def sha256(path: Path) -> str:
 def fingerprint(value: Any) -> str:
     """A short stable hash (16 hex digits) of anything JSON can hold."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:16]
 
 
 def sync(path: Path) -> None:
@@ -116,7 +117,8 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        beside.write_bytes(data.encode() if isinstance(data, str) else data)
+        # a lone surrogate, as in a file name that is not UTF-8, becomes its escape in JSON
+        beside.write_bytes(data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data)
         sync(beside)
         beside.replace(path)
     finally:
@@ -268,7 +270,23 @@ def uniform(seed: int, *keys: int | str) -> float:
 
 def notice(text: str) -> None:
     """One line for the person at the terminal; standard output stays free for results."""
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text, keep="\n\t"), file=sys.stderr, flush=True)
+
+
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str, keep: str = "") -> str:
+    """Text, such as the name of a file, that any terminal can show and any file hold.
+
+    Control characters and bytes that are not UTF-8 (Python's lone surrogates) are escaped, `\\x1b` and `\\xe9`.
+    """
+
+    def escaped(match: re.Match[str]) -> str:
+        code = ord(match[0]) - (0xDC00 if "\udc80" <= match[0] <= "\udcff" else 0)
+        return match[0] if match[0] in keep else f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+
+    return UNPRINTABLE.sub(escaped, text)
 
 
 def command_line() -> str:
