@@ -163,7 +163,7 @@ def floor_run(run: Path, record: dict[str, Any]) -> Path | None:
         dev = Path(corpus["dev"]) if corpus["dev"] else None
         wish = Wish(
             Path(corpus["path"]), record["task"], family=from_record(record).floor, dev=dev,
-            columns=corpus["columns"], seed=record["seed"],
+            columns=corpus["columns"], seed=record["seed"], skip_invalid=corpus.get("skip_invalid"),
         )  # fmt: skip
         if source(wish)["fingerprint"] != corpus["fingerprint"]:
             raise RunError(f"{wish.data} is not what {run} was trained on")

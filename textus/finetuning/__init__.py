@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -19,7 +19,7 @@ import torch
 
 from textus import hardware
 from textus import tokenizer as tokenizers
-from textus.augment import AugmentSettings, augmented, origin_of
+from textus.augment import AugmentSettings
 from textus.checkpoint import RunFolder, create_run, load, open_run, read_tokenizer, verify
 from textus.common import (
     DataError,
@@ -30,9 +30,13 @@ from textus.common import (
     fingerprint,
     notice,
     sha256,
-    uniform,
 )
 from textus.config import assign, from_dict, to_dict
+from textus.finetuning.data import Data as Data
+from textus.finetuning.data import parted as parted
+from textus.finetuning.data import read_data as read_data
+from textus.finetuning.data import source as source
+from textus.finetuning.data import without_copies as without_copies
 from textus.finetuning.wishes import Wish as Wish
 from textus.finetuning.wishes import parse_also as parse_also
 from textus.measuring import fast_bf16
@@ -41,7 +45,6 @@ from textus.models import family as family_of
 from textus.models.linear import LabelledTexts
 from textus.optim import OptimSettings
 from textus.presets import model_values
-from textus.records import Record, parse_columns, read_records
 from textus.runs import Ready, one_thread, take_weights, train_to_end
 from textus.tasks import (
     Example,
@@ -65,21 +68,10 @@ from textus.training import Choices, Evaluate, Gradients, TrainSettings, check_p
 
 RATES = {"full": 1e-4, "frozen": 1e-3, "lora": 1e-3}
 """Each method's rate, begun from a run: what is taught beside weights that stay may move faster."""
-HELD_OUT = 0.1
-"""Share of the rows that choose the weights, where no file of their own is given."""
 Watch = Callable[[int, dict[str, Any]], None]
 """Is shown what each evaluation found, and its number from 1."""
 SCRATCH = {"n_layer": 2, "d_model": 256, "context_length": 256}
 """Size of a model that is not begun from a run."""
-
-
-@dataclass(frozen=True)
-class Data:
-    """A task's data as it is trained on: the task with its classes, and both parts' checked rows."""
-
-    task: Task
-    train: list[Example]
-    dev: list[Example]
 
 
 Parts = dict[str, Data]
@@ -94,68 +86,6 @@ def data_of(name: str, wish: Wish, augment: AugmentSettings | None) -> Data:
     data = read_data(cls, assign(cls.config(), wish.of("task")), wish, augment)
     data.task.called = name
     return data
-
-
-def read_data(cls: type[Task], settings: Any, wish: Wish, augment: AugmentSettings | None = None) -> Data:
-    """The rows of a task's file, a share of them held out where no `dev` file is given; texts in both are told.
-    Those to learn from are augmented if asked.
-
-    Raises DataError for data the task cannot use.
-    """
-    path, spelled = wish.data, parse_columns(wish.columns)
-    records = read_records(path, spelled)
-    held = read_records(wish.dev, spelled) if wish.dev else []
-    if not wish.dev:
-        records, held = parted(records, wish.seed, cls.together)
-    records, held = without_copies(records, held)
-    task = cls.of(settings, records)
-    if augment:
-        records = augmented(records, augment)
-    train, validation = (task.examples(part, labelled=True) for part in (records, held))
-    if not train or not validation:
-        raise DataError(
-            f"{path}: {len(train)} rows to learn from, {len(validation)} to choose by; give more of both"
-        )
-    task.can_choose(validation)
-    known = {each.texts for each in train}
-    if shared := [each for each in validation if each.texts in known]:
-        notice(
-            f"{len(shared):,} of the {len(validation):,} rows that choose the weights have a text that is trained on"
-            f" too; the first is {shared[0].where}"
-        )
-    return Data(task, train, validation)
-
-
-def parted(
-    records: list[Record], seed: int, together: tuple[str, ...] = ()
-) -> tuple[list[Record], list[Record]]:
-    """Rows to learn from, and those held out: by what they say (in the fields `together`), so that equal texts lie in
-    one part.
-    """
-    said = [{name: record.values.get(name) for name in together} or record.values for record in records]
-    origins = [origin_of(record.values) for record in records]
-    keys = {  # a copy goes where its row goes
-        origin: origin_of(each)
-        for origin, each, record in zip(origins, said, records, strict=True)
-        if "augmented" not in record.values
-    }
-    held = [uniform(seed, "held out", keys.get(origin, origin)) < HELD_OUT for origin in origins]
-    return (
-        [each for each, out in zip(records, held, strict=True) if not out],
-        [each for each, out in zip(records, held, strict=True) if out],
-    )
-
-
-def without_copies(records: list[Record], held: list[Record]) -> tuple[list[Record], list[Record]]:
-    """Both parts without copies (`textus augment`) of rows held out: these are measured as they were written, and
-    nothing of them is learnt from. What is left out is told.
-    """
-    known = {origin_of(each.values) for each in held}
-    kept = [r for r in records if "augmented" not in r.values or origin_of(r.values) not in known]
-    originals = [each for each in held if "augmented" not in each.values]
-    if n := len(records) - len(kept) + len(held) - len(originals):
-        notice(f"{n:,} rows are augmented copies of rows that choose the weights: they are left out")
-    return kept, originals
 
 
 def augment_settings(wish: Wish) -> AugmentSettings | None:
@@ -290,18 +220,6 @@ def watched(evaluate: Any, watch: Watch) -> Evaluate:
         return found
 
     return both
-
-
-def source(wish: Wish) -> dict[str, Any]:
-    """Where the data came from, and a fingerprint of what it says."""
-    columns = parse_columns(wish.columns)
-    read = [read_records(path, columns) for path in (wish.data, wish.dev) if path]
-    return {
-        "path": str(wish.data.resolve()),
-        "dev": str(wish.dev.resolve()) if wish.dev else None,
-        "columns": wish.columns,
-        "fingerprint": fingerprint([[each.values for each in part] for part in read]),
-    }
 
 
 def texts_of(parts: Parts) -> str:
@@ -570,7 +488,10 @@ def data_again(run: RunFolder, name: str, augment: AugmentSettings | None) -> Da
     record = learnt(run.record, name, run.path)
     kept = record["corpus"]
     dev = Path(kept["dev"]) if kept["dev"] else None
-    wish = Wish(Path(kept["path"]), record["task"], dev=dev, columns=kept["columns"], seed=record["seed"])
+    wish = Wish(
+        Path(kept["path"]), record["task"], dev=dev, columns=kept["columns"], seed=record["seed"],
+        skip_invalid=kept.get("skip_invalid"),
+    )  # fmt: skip
     if source(wish)["fingerprint"] != kept["fingerprint"]:
         raise RunError(
             f"{kept['path']} is not what {run.path} was started on; bring the old rows back, or fine-tune anew with"
