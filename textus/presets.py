@@ -20,7 +20,7 @@ import torch
 from textus import hardware
 from textus import tokenizer as tokenizers
 from textus.checkpoint import open_run
-from textus.common import UsageError, notice, unknown
+from textus.common import UsageError, duration, notice, unknown
 from textus.config import assign, from_dict, parse_value, to_dict
 from textus.corpus import Corpus
 from textus.loader import Batches, Loader, TokenStore, fitting_context
@@ -43,6 +43,8 @@ def seconds_of(preset: str) -> int:
     raise unknown("preset", preset, PRESETS)
 
 
+SHARE_TO_MEASURE = 0.05
+"""Share of a budget after which no further way to compute a step is tried."""
 SHARE_FOR_REST = 0.05
 """Share of a budget kept for evaluation, samples and saving."""
 MOST_EPOCHS = 300
@@ -150,7 +152,12 @@ class Wish:
         return [each.partition(".")[2] for each in self.assignments if each.startswith(f"{group}.")]
 
 
-ONLY_BY_GRADIENTS = {each.name for each in fields(TrainSettings)} - {"batch_size", "context_length", "seed"}
+ONLY_BY_GRADIENTS = {each.name for each in fields(TrainSettings)} - {
+    "batch_size",
+    "context_length",
+    "seed",
+    "keep_checkpoints",
+}
 """Fields of `train` that counting does not know."""
 
 
@@ -214,6 +221,11 @@ def plan_neural(
     cores = hardware.usable_cores()
     budget = seconds_of(wish.preset) * cores if wish.preset else None
     clock = Clock(float(budget), started=started) if budget else None
+    if wish.preset and budget:
+        notice(
+            f"--preset {wish.preset}: {duration(budget)} of CPU time, which is {duration(budget / cores)} on"
+            f" {cores} free core(s) and longer where other programs use them"
+        )
     size = size_for(wish, budget)
     config: Any
     if wish.parent:
@@ -349,9 +361,14 @@ def choose(wish: Wish, config: Any, train: TrainSettings, batches: Batches) -> t
         chosen = from_dict(Choices, record["choices"], "choices.")
     elif wish.preset:
         compiled = seconds_of(wish.preset) >= 600
-        chosen, measured = measure(wish.family, config, train, batches, compiled=compiled)
+        seconds = seconds_of(wish.preset) * hardware.usable_cores()
+        chosen, measured = measure(
+            wish.family, config, train, batches, compiled=compiled, most=SHARE_TO_MEASURE * seconds
+        )
     else:
-        chosen = candidates(build(wish.family, config), compiled=False)[0]
+        with torch.device("meta"):
+            outline = build(wish.family, config)
+        chosen = candidates(outline, compiled=False)[0]
     return assign(chosen, wish.of("choices")), measured
 
 
@@ -361,11 +378,17 @@ def steps_for(family: str, config: Any, tokens_a_step: int, n_targets: int, most
     """
     if most is not None:
         steps = max(20, most)
+        if most < 20:
+            notice(
+                f"the time asked for has room for {most} steps only: 20 are trained, which takes longer;"
+                " ask for more (--preset 10min, 1h), or take a smaller model"
+            )
         useful = max(200, MOST_EPOCHS * n_targets // tokens_a_step)
         if steps > useful:
             notice(f"{useful} steps read this small text {MOST_EPOCHS} times; more would only memorise it")
         return min(steps, useful)
-    weights = sum(p.numel() for p in build(family, config).parameters())
+    with torch.device("meta"):
+        weights = sum(p.numel() for p in build(family, config).parameters())
     tokens = min(20 * weights, 40 * n_targets)
     return max(20, tokens // tokens_a_step)
 

@@ -104,7 +104,7 @@ def trained_on(record: dict[str, Any], rows: Rows) -> int | None:
     if not path.exists() or path == Path():
         return None
     try:
-        records = read_records(path, parse_columns(corpus.get("columns")))
+        records = read_records(path, parse_columns(corpus.get("columns")), quiet=True)
         known = {each.texts for each in rows.task.examples(records, labelled=False)}
     except (DataError, UsageError):  # other rows lie there now
         return None

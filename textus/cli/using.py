@@ -283,6 +283,17 @@ def serve(
     *runs: RunFolders,
     host: Annotated[str, option("The address to listen on; the default is this machine only.")] = "127.0.0.1",
     port: Annotated[int, option("The port to listen on.")] = 8000,
+    allow_host: Annotated[
+        list[str] | None,
+        option(
+            "Another name by which requests may address it, such as host.docker.internal; may be repeated.",
+            metavar="NAME",
+        ),
+    ] = None,
+    allow_origin: Annotated[
+        list[str] | None,
+        option("A web page that may use it, such as http://localhost:3000; may be repeated.", metavar="URL"),
+    ] = None,
 ) -> None:
     """Serve runs: an OpenAI-compatible API, and a page to try them in.
 
@@ -294,6 +305,9 @@ def serve(
 
     if not runs:
         raise UsageError("serve needs at least one run folder: textus serve RUN")
+    opened = [open_run(run) for run in runs]
+    for run in opened:
+        run.refuse_task()  # before any weights are read
     served = [
         Served(
             name=name,
@@ -303,9 +317,9 @@ def serve(
             chat=run.chats,
             context_length=run.model.config.context_length,
         )
-        for name, run in named([open_run(run) for run in runs]).items()
+        for name, run in named(opened).items()
     ]
-    start(served, host=host, port=port)
+    start(served, host=host, port=port, hosts=allow_host or (), origins=allow_origin or ())
 
 
 def show(run: RunFolder, /, *, as_json: Json = False) -> Answer:

@@ -45,7 +45,7 @@ from textus.models import family as family_of
 from textus.models.linear import LabelledTexts
 from textus.optim import OptimSettings
 from textus.presets import model_values
-from textus.runs import Ready, one_thread, take_weights, train_to_end
+from textus.runs import Ready, one_thread, same_weights, take_weights, train_to_end, weights_sum
 from textus.tasks import (
     Example,
     Row,
@@ -131,6 +131,7 @@ def start(wish: Wish, out: Path, *, force: bool = False, watch: Watch | None = N
         "method": wish.method,
         "method_settings": to_dict(wish.how),
         "parent": str(wish.parent.resolve()) if wish.parent else None,
+        "parent_weights": weights_sum(wish.parent) if wish.parent else None,
         "corpus": source(wishes[wish.task]),
         "augment": {**to_dict(augment), "texts": texts_of(parts)} if augment else None,
         "tokenizer": {"kind": tokenizer.kind, "fingerprint": tokenizer.fingerprint},
@@ -337,13 +338,20 @@ def encoded(data: Data, family: str, config: Any, tokenizer: tokenizers.Tokenize
 
 
 def prepare(
-    record: dict[str, Any], parts: Parts, tokenizer: tokenizers.Tokenizer, rows: dict[str, RowsOfBoth]
+    record: dict[str, Any],
+    parts: Parts,
+    tokenizer: tokenizers.Tokenizer,
+    rows: dict[str, RowsOfBoth],
+    *,
+    begin: bool = True,
 ) -> Ready:
-    """All that a run's record decides, built. UsageError where a task would have no step."""
+    """All that a run's record decides, built; without `begin`, the weights are those of a checkpoint, and no parent is
+    needed. UsageError where a task would have no step.
+    """
     train = from_dict(TrainSettings, record["settings"], "train.")
     choices = from_dict(Choices, record["choices"], "choices.")
     torch.manual_seed(counter_seed(train.seed, "weights"))
-    model, before = model_of(record)
+    model, before = model_of(record, begin=begin)
     if model.reads_texts:
         (data,) = parts.values()
         texts: Any = LabelledTexts([whole(each) for each in data.train], [each.label for each in data.train])
@@ -364,11 +372,15 @@ def prepare(
     return Ready(model, batches, train, backward, evaluate)
 
 
-def model_of(record: dict[str, Any]) -> tuple[LanguageModel, dict[str, Any]]:
-    """The model to teach, and the run.json it comes from: empty for a new one."""
-    if not record["parent"]:
+def model_of(record: dict[str, Any], *, begin: bool = True) -> tuple[LanguageModel, dict[str, Any]]:
+    """The model to train, and the run.json it comes from: empty for a new one, or one whose weights a checkpoint has.
+    RunError where that run has other weights now.
+    """
+    if not (record["parent"] and begin):
         return build(record["family"], record["config"]), {}
-    model, _, before = load(parent := Path(record["parent"]))
+    parent = Path(record["parent"])
+    same_weights(parent, record["parent_weights"])
+    model, _, before = load(parent)
     if record["config"] != to_dict(model.config):  # what was set, such as its dropout
         made = build(record["family"], record["config"])
         made.heads = model.heads
@@ -456,8 +468,11 @@ def on_all(model: LanguageModel, *, each: dict[str, Evaluate]) -> dict[str, Any]
     return {"validation": round(1 - mean, 6), "criterion": -mean, **figures}
 
 
-def resume(path: Path) -> Path:
-    """Go on with a fine-tuning from its newest good checkpoint; a finished one says so.
+def resume(
+    path: Path, *, data: Path | None = None, dev: Path | None = None, until: int | None = None
+) -> Path:
+    """Continue a fine-tuning from its newest good checkpoint; a finished one is reported. `data` and `dev`: where its
+    files are now, if they were moved; `until`: a step to stop at.
 
     Raises RunError where the data is gone or changed.
     """
@@ -467,6 +482,7 @@ def resume(path: Path) -> Path:
         notice(f"{path} is finished ({run.record['steps']} steps); nothing to resume")
         return path
     one_thread()
+    moved(run, data, dev)
     augment = run.record.get("augment")
     how = {name: each for name, each in augment.items() if name != "texts"} if augment else None
     made = from_dict(AugmentSettings, how, "augment.") if how else None
@@ -480,7 +496,24 @@ def resume(path: Path) -> Path:
     family = run.record["family"]
     config: Any = from_dict(family_of(family)[1], run.record["config"], "model.")
     rows = {name: encoded(data, family, config, tokenizer) for name, data in parts.items()}
-    return train_to_end(run, prepare(run.record, parts, tokenizer, rows))
+    begin = run.last_checkpoint() is None
+    ready = prepare(run.record, parts, tokenizer, rows, begin=begin)
+    return train_to_end(run, ready, until=until)
+
+
+def moved(run: RunFolder, data: Path | None, dev: Path | None) -> None:
+    """Record where a run's files are now. UsageError for validation rows it was not given."""
+    kept = run.record["corpus"]
+    if dev and not kept["dev"]:
+        raise UsageError(f"--dev {dev}: {run.path} was given no validation rows of their own; leave it out")
+    for name, path in (("path", data), ("dev", dev)):
+        if path:
+            kept[name] = str(path.resolve())
+    for path in (kept["path"], kept["dev"]):
+        if path and not Path(path).exists():
+            raise RunError(
+                f"{path}, the data of {run.path}, not found; if it was moved: --corpus FILE, --dev FILE"
+            )
 
 
 def data_again(run: RunFolder, name: str, augment: AugmentSettings | None) -> Data:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from textus.augment import AugmentSettings, augmented, origin_of
 from textus.common import DataError, fingerprint, notice, uniform
 from textus.finetuning.wishes import Wish
-from textus.records import Record, parse_columns, read_records
+from textus.records import Problem, Record, parse_columns, read_records
 from textus.tasks import Example, Task
 from textus.tasks.rows import usable_rows
 from textus.validating import report_findings
@@ -39,9 +40,9 @@ def read_data(cls: type[Task], settings: Any, wish: Wish, augment: AugmentSettin
 
     Raises DataError for data the task cannot use.
     """
-    path, spelled = wish.data, parse_columns(wish.columns)
-    records = usable(cls, settings, read_records(path, spelled), wish)
-    held = usable(cls, settings, read_records(wish.dev, spelled), wish) if wish.dev else []
+    path = wish.data
+    records = usable(cls, settings, path, wish)
+    held = usable(cls, settings, wish.dev, wish) if wish.dev else []
     if not wish.dev:
         records, held = hold_out(cls, settings, records, wish)
     records, held = without_copies(records, held)
@@ -63,9 +64,13 @@ def read_data(cls: type[Task], settings: Any, wish: Wish, augment: AugmentSettin
     return Data(task, train, validation)
 
 
-def usable(cls: type[Task], settings: Any, records: list[Record], wish: Wish) -> list[Record]:
-    """The rows without those that are to be left out because they are wrong."""
-    return usable_rows(records, cls.parser(settings, records, labelled=True), wish.skip_invalid)
+def usable(cls: type[Task], settings: Any, path: Path, wish: Wish) -> list[Record]:
+    """The rows of a file without those that are to be left out because they are wrong."""
+    faults: list[Problem] = []
+    records = read_records(path, parse_columns(wish.columns), problems=faults)
+    return usable_rows(
+        records, lambda: cls.parser(settings, records, labelled=True), wish.skip_invalid, faults
+    )
 
 
 # ── holding out ────────────────────────────────────────────────────────────────────────────────
@@ -196,7 +201,7 @@ def without_copies(records: list[Record], held: list[Record]) -> tuple[list[Reco
 def source(wish: Wish) -> dict[str, Any]:
     """Where the data came from, and a fingerprint of what it says."""
     columns = parse_columns(wish.columns)
-    read = [read_records(path, columns) for path in (wish.data, wish.dev) if path]
+    read = [read_records(path, columns, problems=[], quiet=True) for path in (wish.data, wish.dev) if path]
     return {
         "path": str(wish.data.resolve()),
         "dev": str(wish.dev.resolve()) if wish.dev else None,

@@ -28,7 +28,7 @@ from textus.loader import Batch
 from textus.models import LanguageModel, Loss, step_seed
 from textus.models.heads import build_head
 from textus.pairs import Deal
-from textus.records import Record, parse_columns, read_records
+from textus.records import Record, clean_text, parse_columns, read_records
 from textus.report import Section
 from textus.tokenizer import Tokenizer
 
@@ -505,7 +505,7 @@ def examples_of(
     """Texts (or pairs of texts), or the rows of a file, as examples without labels."""
     if isinstance(given, Path):
         return task.examples(read_records(given, parse_columns(columns)), labelled=False)
-    texts = [(each,) if isinstance(each, str) else tuple(each) for each in given]
+    texts = [tuple(map(clean_text, (each,) if isinstance(each, str) else each)) for each in given]
     return [task.asked(each, f"text {number}") for number, each in enumerate(texts, 1)]
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from textus.common import DataError, UsageError, notice
-from textus.records import Record
+from textus.records import Problem, Record
 
 LISTED = 10
 """So many bad rows are listed in an error."""
@@ -76,15 +75,18 @@ def parse_share(spelled: str | None) -> float:
 
 
 def usable_rows(
-    records: Sequence[Record], parse: Callable[[Record], Any], skip: str | None, faults: Sequence[BadRow] = ()
+    records: Sequence[Record],
+    parser: Callable[[], Callable[[Record], Any]],
+    skip: str | None,
+    faults: Sequence[Problem] = (),
 ) -> list[Record]:
-    """The records without those that `parse` refuses, which are reported; `faults` are rows that could not be read at
-    all. BadRows where they are a larger share than `skip` allows, or all.
+    """The records without those that the `parser` of a task refuses, which are reported; `faults` are rows that could
+    not be read at all. BadRows where they are a larger share than `skip` allows, or all.
     """
-    share, bad = parse_share(skip), list(faults)
+    share, bad = parse_share(skip), unread(faults)
     if not share and not faults:
         return list(records)  # the task names them
-    parse_rows(records, parse, bad)
+    parse_rows(records, parser(), bad)
     total = len(records) + len(faults)
     if bad and (len(bad) > share * total or len(bad) == total):
         raise BadRows(bad, total)
@@ -93,5 +95,10 @@ def usable_rows(
         notice(
             f"{len(bad):,} of {total:,} rows cannot be used and are left out (--skip-invalid); the first: {first}"
         )
-    places = Counter(row.where for row in bad)
-    return [record for record in records if not places[record.where]]
+    places = {row.where for row in bad}
+    return [record for record in records if record.where not in places]
+
+
+def unread(faults: Sequence[Problem]) -> list[BadRow]:
+    """Rows that could not be read, among those that cannot be used."""
+    return [BadRow(each.where, str(each)) for each in faults]

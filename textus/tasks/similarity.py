@@ -23,7 +23,7 @@ from textus.config import assign
 from textus.loader import Batch
 from textus.metrics import ranking, regression
 from textus.models import LanguageModel
-from textus.records import Record
+from textus.records import Record, clean_text
 from textus.tasks import Example, Frame, Row, Task, read, with_head
 from textus.tasks.classification import PAIRS, texts_of
 from textus.tasks.regression import number_of, scored_field, varies
@@ -238,5 +238,5 @@ def similarity_of(model: LanguageModel, settings: Sequence[str] = ()) -> Similar
 
 def vectors(model: LanguageModel, task: Task, tokenizer: Tokenizer, texts: Sequence[str]) -> np.ndarray:
     """Vectors (texts, D) float32 of length one, in order."""
-    examples = [Example((text,), None, f"text {number}") for number, text in enumerate(texts, 1)]
+    examples = [Example((clean_text(text),), None, f"text {number}") for number, text in enumerate(texts, 1)]
     return np.stack(read(model, task, tokenizer, examples)).astype(np.float32)
