@@ -164,6 +164,7 @@ def floor_run(run: Path, record: dict[str, Any]) -> Path | None:
         wish = Wish(
             Path(corpus["path"]), record["task"], family=from_record(record).floor, dev=dev,
             columns=corpus["columns"], seed=record["seed"], skip_invalid=corpus.get("skip_invalid"),
+            encoding=corpus.get("encoding", ""),
         )  # fmt: skip
         if source(wish)["fingerprint"] != corpus["fingerprint"]:
             raise RunError(f"{wish.data} is not what {run} was trained on")

@@ -20,10 +20,12 @@ import numpy as np
 
 from textus.common import DataError, UsageError, notice
 from textus.config import assign
-from textus.records import Record, parse_columns, read_records
+from textus.models import family as family_of
+from textus.records import Problem, Record, parse_columns, read_records
 from textus.tasks import Example, Task, frame_of, has_blanks, opened, task_class
-from textus.tasks.labels import alike, missing, slips
-from textus.tasks.rows import BadRow, parse_rows
+from textus.tasks.labels import alike, find_separator, missing, slips
+from textus.tasks.rows import BadRow, in_order, parse_rows, unread
+from textus.tokenizer import Tokenizer
 
 SHOWN = 5
 """So many names or places are listed in a warning."""
@@ -31,6 +33,8 @@ MOST_CLASSES = 50
 """So many classes are listed for people."""
 USUAL_CONTEXT = 256
 """Words or characters that a new model reads, where no run is given."""
+WINDOWED = ("tagging", "question-answering")
+"""Tasks that read all of a long text."""
 
 Parts = Mapping[str, Sequence[Example]]
 """Checked rows by the name of their part: train, dev, test."""
@@ -43,6 +47,15 @@ class Finding:
     kind: str
     count: int
     message: str
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How files are read: `--columns`, `--encoding`, and assignments to the task's settings."""
+
+    columns: str | None = None
+    encoding: str = ""
+    settings: tuple[str, ...] = ()
 
 
 @dataclass
@@ -76,11 +89,22 @@ def findings(task: Task, parts: Parts) -> Iterator[Finding]:
     total = sum(counts.values(), Counter[str]())
     if total and not numeric(task):
         yield from suspicious_names(total)
+        if (
+            task.name == "classification"
+            and not task.settings.multi
+            and (sign := find_separator(list(total)))
+        ):
+            n = sum(sign in name for name in total.elements())
+            yield Finding(
+                "several labels",
+                n,
+                f"{n:,} labels have {sign!r}: for several labels a text --set task.multi=true",
+            )
         yield from one_sided(counts)
         if train := counts.get("train"):
             alone = [name for name, n in train.items() if n == 1 and len(train) > 1]
             if alone:
-                yield Finding("single", len(alone), f"{shown(alone)}: one row to learn from")
+                yield Finding("single", len(alone), f"classes of a single row: {shown(alone)}")
     yield from leaks(parts, keys)
 
 
@@ -234,26 +258,31 @@ def validate(
     data: Path,
     task: str = "classification",
     *,
-    others: Mapping[str, Path | None] | None = None,
+    others: Mapping[str, Path] | None = None,
     run: Path | None = None,
-    columns: str | None = None,
-    settings: Sequence[str] = (),
+    family: str | None = None,
+    reader: Reader = Reader(),
 ) -> dict[str, Any]:
-    """Check a file of labelled rows for a task, and `others` (dev, test) with it, as JSON values; `run`: the model that
-    is to be fine-tuned, whose tokenizer and context decide how much of a text is read.
+    """Check a file of labelled rows for a task, and `others` (dev, test) with it, as JSON values; `run` or `family`:
+    the model that is to be fine-tuned, whose tokenizer and context decide how much of a text is read.
 
     Raises UsageError for a task that is not known, DataError for a file that cannot be read at all.
     """
     cls = task_class(task)
-    chosen = assign(cls.config(), list(settings))
-    paths = {"train": data, **{name: path for name, path in (others or {}).items() if path}}
+    chosen = assign(cls.config(), list(reader.settings))
+    if run is not None and family is not None:
+        raise UsageError(f"--from {run} and --model {family}: a model is one or the other; leave one out")
+    context = context_of(run, family)
+    paths = {"train": data, **(others or {})}
     checked: dict[str, Checked] = {}
     rows: dict[str, list[Record]] = {}
     for name, path in paths.items():
-        checked[name], rows[name] = check_file(cls, chosen, path, columns)
+        checked[name], rows[name] = check_file(cls, chosen, path, reader)
     warnings: list[Finding] = []
     classes: dict[str, int] = {}
-    errors = [{"file": each.path, **asdict(row)} for each in checked.values() for row in each.errors]
+    errors = [
+        {"file": each.path, **asdict(row)} for each in checked.values() for row in in_order(each.errors)
+    ]
     if rows["train"]:
         try:
             with kept_notices() as lines:
@@ -264,26 +293,24 @@ def validate(
             warnings += [Finding("note", 1, line) for line in lines]
             examples = {name: read_examples(built, part, checked[name]) for name, part in rows.items()}
             warnings += findings(built, examples)
-            warnings += too_long(built, examples, run)
+            warnings += too_long(built, examples, *context)
             if not numeric(built):
                 counts = Counter(n for each in examples["train"] for n in names_of(built, each))
                 classes = {name: counts[name] for name in [*built.labels, *counts] if name in counts}
     return {
-        "data": str(data), "task": task, "ok": not errors,
+        "data": str(data), "task": task, "settings": list(reader.settings), "ok": not errors,
         "files": {name: as_values(each) for name, each in checked.items()},
         "classes": classes, "errors": errors,
         "warnings": [asdict(each) for each in warnings],
     }  # fmt: skip
 
 
-def check_file(
-    cls: type[Task], settings: Any, path: Path, columns: str | None
-) -> tuple[Checked, list[Record]]:
+def check_file(cls: type[Task], settings: Any, path: Path, reader: Reader) -> tuple[Checked, list[Record]]:
     """A file's rows that can be used, and what is wrong with the others."""
-    spelled = parse_columns(columns)
+    spelled, faults = parse_columns(reader.columns), list[Problem]()
     with kept_notices() as lines:
-        records = read_records(path, spelled)
-    found = Checked(str(path), len(records), warnings=lines)
+        records = read_records(path, spelled, encoding=reader.encoding, problems=faults)
+    found = Checked(str(path), len(records) + len(faults), errors=unread(faults), warnings=lines)
     try:
         parse = cls.parser(settings, records, labelled=True)
     except (DataError, UsageError) as error:
@@ -329,32 +356,40 @@ def kept_notices() -> Iterator[list[str]]:
     lines += written.getvalue().splitlines()
 
 
-def too_long(task: Task, parts: Parts, run: Path | None) -> Iterator[Finding]:
-    """How long texts are against what the model reads: in tokens of the run, else in words or characters."""
-    examples = [each for part in parts.values() for each in part]
-    if not examples:
-        return
+def context_of(run: Path | None, family: str | None) -> tuple[Tokenizer | None, int | None]:
+    """The tokenizer of a run, and how much of a text its model reads; of a new model without a tokenizer."""
     if run is not None:
         model, tokenizer, _ = opened(run)
-        longest, unit = (
-            frame_of(model.config, tokenizer, getattr(task.settings, "longest", 0)).longest,
+        return tokenizer, frame_of(model.config, tokenizer).longest
+    cls, _ = family_of(family or "encoder")
+    if cls.reads_texts or cls.counts:
+        return None, None
+    return None, cls.sized(n_layer=2, d_model=256, context_length=USUAL_CONTEXT).get("context_length")
+
+
+def too_long(task: Task, parts: Parts, tokenizer: Tokenizer | None, context: int | None) -> Iterator[Finding]:
+    """How long texts are against what a model reads: in tokens, without a tokenizer in words or characters."""
+    examples = [each for part in parts.values() for each in part]
+    limits = [each for each in (context, getattr(task.settings, "longest", 0)) if each]
+    if not examples or not limits:
+        return
+    if tokenizer is not None:
+        unit, flat = (
             "tokens",
+            iter(tokenizer.encode_batch([text for each in examples for text in each.texts])),
         )
-        flat = iter(tokenizer.encode_batch([text for each in examples for text in each.texts]))
         lengths = [sum(len(next(flat)) for _ in each.texts) for each in examples]
     else:
         joined = [
             "".join(each.texts) if task.name == "tagging" else " ".join(each.texts) for each in examples
         ]
-        blanks = has_blanks(joined[:1000])
-        longest, unit = USUAL_CONTEXT, "words" if blanks else "characters"
-        lengths = [len(text.split()) if blanks else len(text) for text in joined]
-    middle, most = int(np.median(lengths)), max(lengths)
-    over = [n for n in lengths if longest and n > longest]
-    reads = f"a model reads {longest:,}" if run is not None else f"a new model reads about {longest:,}"
+        unit = "words" if has_blanks(joined[:1000]) else "characters"
+        lengths = [len(text.split()) if unit == "words" else len(text) for text in joined]
+    over = [n for n in lengths if n > min(limits)]
+    how = "read in windows" if task.name in WINDOWED else "cut: see task.longest"
     if over:
         yield Finding(
             "length", len(over),
-            f"{len(over):,} of {len(lengths):,} texts are longer than {longest:,} {unit} (half have up to {middle:,},"
-            f" the longest {most:,}); {reads}: see task.longest",
+            f"{len(over):,} of {len(lengths):,} texts are longer than {min(limits):,} {unit} (half of all have up to"
+            f" {int(np.median(lengths)):,}, the longest {max(lengths):,}): they are {how}",
         )  # fmt: skip

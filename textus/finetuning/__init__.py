@@ -523,7 +523,7 @@ def data_again(run: RunFolder, name: str, augment: AugmentSettings | None) -> Da
     dev = Path(kept["dev"]) if kept["dev"] else None
     wish = Wish(
         Path(kept["path"]), record["task"], dev=dev, columns=kept["columns"], seed=record["seed"],
-        skip_invalid=kept.get("skip_invalid"),
+        skip_invalid=kept.get("skip_invalid"), encoding=kept.get("encoding", ""),
     )  # fmt: skip
     if source(wish)["fingerprint"] != kept["fingerprint"]:
         raise RunError(

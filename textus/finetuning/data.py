@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import chain
 from typing import Any
 
 from textus.augment import AugmentSettings, augmented, origin_of
@@ -13,13 +13,11 @@ from textus.common import DataError, fingerprint, notice, uniform
 from textus.finetuning.wishes import Wish
 from textus.records import Problem, Record, parse_columns, read_records
 from textus.tasks import Example, Task
-from textus.tasks.rows import usable_rows
+from textus.tasks.rows import BadRow, BadRows, usable_rows
 from textus.validating import report_findings
 
 HELD_OUT = 0.1
 """Share of the rows that choose the weights, where no file of their own is given."""
-MOST_TRIES = 500
-"""Other choices of held-out rows that are looked at where a task cannot use the first."""
 
 Groups = list[list[int]]
 """Places of rows that are held out together."""
@@ -41,8 +39,7 @@ def read_data(cls: type[Task], settings: Any, wish: Wish, augment: AugmentSettin
     Raises DataError for data the task cannot use.
     """
     path = wish.data
-    records = usable(cls, settings, path, wish)
-    held = usable(cls, settings, wish.dev, wish) if wish.dev else []
+    records, held = usable(cls, settings, wish)
     if not wish.dev:
         records, held = hold_out(cls, settings, records, wish)
     records, held = without_copies(records, held)
@@ -64,13 +61,24 @@ def read_data(cls: type[Task], settings: Any, wish: Wish, augment: AugmentSettin
     return Data(task, train, validation)
 
 
-def usable(cls: type[Task], settings: Any, path: Path, wish: Wish) -> list[Record]:
-    """The rows of a file without those that are to be left out because they are wrong."""
-    faults: list[Problem] = []
-    records = read_records(path, parse_columns(wish.columns), problems=faults)
-    return usable_rows(
-        records, lambda: cls.parser(settings, records, labelled=True), wish.skip_invalid, faults
-    )
+def usable(cls: type[Task], settings: Any, wish: Wish) -> tuple[list[Record], list[Record]]:
+    """The rows of both files (of `dev` none where it is not given), without those that are to be left out because they
+    are wrong. BadRows that lists those of both.
+    """
+    kept: list[list[Record]] = [[], []]
+    bad, n_rows = list[BadRow](), 0
+    for number, path in enumerate(filter(None, (wish.data, wish.dev))):
+        faults: list[Problem] = []
+        rows = read_records(path, parse_columns(wish.columns), encoding=wish.encoding, problems=faults)
+        try:
+            parser = cls.parser(settings, rows, labelled=True)
+            kept[number] = usable_rows(rows, parser, wish.skip_invalid, faults)
+        except BadRows as error:
+            bad += error.rows
+            n_rows += error.n_rows
+    if bad:
+        raise BadRows(bad, n_rows)
+    return kept[0], kept[1]
 
 
 # ── holding out ────────────────────────────────────────────────────────────────────────────────
@@ -91,8 +99,14 @@ def hold_out(
         kinds = cls.kinds(settings, originals)
     except DataError:  # the task names the rows that are wrong
         return parted(records, wish.seed, cls.together)
-    usable_by = lambda train, held: cls.can_split(settings, train, held)  # noqa: E731
-    return parted(records, wish.seed, cls.together, kinds=kinds, can_split=usable_by)
+    can_split = lambda train, held: cls.can_split(settings, train, held)  # noqa: E731
+    train, held = parted(records, wish.seed, cls.together, kinds=kinds, can_split=can_split)
+    if not can_split(train, held) and can_split(originals, originals):
+        raise DataError(
+            f"{wish.data}: its {len(originals)} rows have too few different labels to learn from some and choose the"
+            " weights by others; give more, or rows that choose the weights with --dev FILE"
+        )
+    return train, held
 
 
 def parted(
@@ -125,21 +139,20 @@ def parted(
             [each for each, is_held in zip(records, out, strict=True) if is_held],
         )
 
-    if can_split and not can_split(*parts(held)):
+    if can_split and not can_split(*parts(held)) and can_split(originals, originals):
         held = next((other for other in others(groups, held) if can_split(*parts(other))), held)
     return parts(held)
 
 
 def grouped(records: Sequence[Record], seed: int, together: tuple[str, ...]) -> Groups:
     """The places of rows that are held out together, by the hash of what they share. Where all rows share it, by the
-    whole row, and where all rows are the same, one by one.
+    whole row's text, and where all rows share that too, one by one.
     """
     shared = [{name: record.values.get(name) for name in together} or record.values for record in records]
     whole = [origin_of(record.values) for record in records]
     ways = [
         [origin_of(each) for each in shared] if together else whole,
         whole,
-        [fingerprint(record.values) for record in records],
         [f"row {place}" for place in range(len(records))],
     ]
     keys = next((way for way in ways if len(set(way)) > 1), ways[0])
@@ -176,14 +189,15 @@ def drawn(groups: Groups, kinds: Sequence[Any] | None) -> set[int]:
     return held
 
 
-def others(groups: Groups, held: set[int]) -> list[set[int]]:
-    """Other choices than `held`, the nearest first: with one group more, or another in place of one."""
+def others(groups: Groups, held: set[int]) -> Iterator[set[int]]:
+    """Other choices than `held`, the nearest first: another group in place of one, one group more, two more."""
     out = [group for group in groups if held.isdisjoint(group)]
     inside = [group for group in groups if held.issuperset(group)]
-    more = [held | set(group) for group in out]
-    exchanged = [held - set(one) | set(other) for one in inside for other in out[: MOST_TRIES // len(inside)]]
-    twice = [held | set(one) | set(other) for n, one in enumerate(out[:30]) for other in out[n + 1 : 30]]
-    return [each for each in (*exchanged, *more, *twice)[:MOST_TRIES] if len(each) < sum(map(len, groups))]
+    exchanged = (held - set(one) | set(other) for one in inside[:10] for other in out[:20])
+    one_more = (held | set(group) for group in out[:100])
+    two_more = (held | set(one) | set(other) for n, one in enumerate(out[:20]) for other in out[n + 1 : 20])
+    n_rows = sum(map(len, groups))
+    return (each for each in chain(exchanged, one_more, two_more) if len(each) < n_rows)
 
 
 def without_copies(records: list[Record], held: list[Record]) -> tuple[list[Record], list[Record]]:
@@ -201,11 +215,16 @@ def without_copies(records: list[Record], held: list[Record]) -> tuple[list[Reco
 def source(wish: Wish) -> dict[str, Any]:
     """Where the data came from, and a fingerprint of what it says."""
     columns = parse_columns(wish.columns)
-    read = [read_records(path, columns, problems=[], quiet=True) for path in (wish.data, wish.dev) if path]
+    read = [
+        read_records(path, columns, encoding=wish.encoding, problems=[], quiet=True)
+        for path in (wish.data, wish.dev)
+        if path
+    ]
     return {
         "path": str(wish.data.resolve()),
         "dev": str(wish.dev.resolve()) if wish.dev else None,
         "columns": wish.columns,
         "skip_invalid": wish.skip_invalid,
+        "encoding": wish.encoding,
         "fingerprint": fingerprint([[each.values for each in part] for part in read]),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -76,18 +77,16 @@ def parse_share(spelled: str | None) -> float:
 
 def usable_rows(
     records: Sequence[Record],
-    parser: Callable[[], Callable[[Record], Any]],
+    parse: Callable[[Record], Any],
     skip: str | None,
     faults: Sequence[Problem] = (),
 ) -> list[Record]:
-    """The records without those that the `parser` of a task refuses, which are reported; `faults` are rows that could
-    not be read at all. BadRows where they are a larger share than `skip` allows, or all.
+    """The records without those that `parse` refuses, which are reported; `faults` are rows that could not be read at
+    all. BadRows where they are a larger share than `skip` allows, or all.
     """
     share, bad = parse_share(skip), unread(faults)
-    if not share and not faults:
-        return list(records)  # the task names them
-    parse_rows(records, parser(), bad)
-    total = len(records) + len(faults)
+    parse_rows(records, parse, bad)
+    bad, total = in_order(bad), len(records) + len(faults)
     if bad and (len(bad) > share * total or len(bad) == total):
         raise BadRows(bad, total)
     if bad:
@@ -97,6 +96,16 @@ def usable_rows(
         )
     places = {row.where for row in bad}
     return [record for record in records if record.where not in places]
+
+
+def in_order(rows: Sequence[BadRow]) -> list[BadRow]:
+    """Bad rows by file and line."""
+
+    def place(row: BadRow) -> tuple[str, list[int]]:
+        file, _, line = row.where.rpartition(": ")
+        return file, [int(digits) for digits in re.findall(r"\d+", line.replace(",", ""))]
+
+    return sorted(rows, key=place)
 
 
 def unread(faults: Sequence[Problem]) -> list[BadRow]:
