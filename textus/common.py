@@ -19,6 +19,7 @@ import difflib
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
@@ -268,6 +269,11 @@ def uniform(seed: int, *keys: int | str) -> float:
 def notice(text: str) -> None:
     """One line for the person at the terminal; standard output stays free for results."""
     print(text, file=sys.stderr, flush=True)
+
+
+def command_line() -> str:
+    """The command that was typed, quoted so that it can be pasted back."""
+    return shlex.join(["textus", *sys.argv[1:]])
 
 
 def cpu_seconds() -> float:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from textus import checkpoint, hardware
-from textus.common import RunError, UsageError, folder_atomic, notice, sha256, unknown
+from textus.common import RunError, UsageError, command_line, folder_atomic, notice, sha256, unknown
 from textus.models.kernels import cache_folder
 from textus.models.pretrained import Imported, folder, gguf, llama2c, packing, peft
 from textus.models.pretrained.container import MAGIC
@@ -83,7 +83,7 @@ def import_run(
         "choices": {},
         "corpus": None,
         "tokenizer": {"kind": found.tokenizer.kind, "fingerprint": found.tokenizer.fingerprint},
-        "command": " ".join(["textus", *sys.argv[1:]]),
+        "command": command_line(),
         "versions": hardware.versions(),
         "isa": hardware.isa_name(),
         "steps": 0,

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -66,6 +66,10 @@ class TrainSettings:
     """Steps between checkpoints; beside them there is one every `SAVE_SECONDS`."""
     keep_checkpoints: bool = False
     """Whether a finished run keeps its checkpoints, several times as large as the weights to use."""
+    keep: Literal["best", "last"] = "best"
+    """Which weights a run ends with, where it is evaluated: the best by validation, or the last."""
+    evaluate_first: bool = False
+    """Whether the weights that training begins with are evaluated too, and kept if nothing better comes."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "micro_batches", "context_length"):
@@ -139,6 +143,8 @@ def check_patience(model: LanguageModel, settings: TrainSettings, evaluate: Eval
         why = "there is no validation text to evaluate on"
     elif not settings.evaluate_every:
         why = "it is evaluated at the end only; set train.evaluate_every too"
+    elif settings.keep == "last":
+        why = "train.keep=last keeps the last weights; set train.keep=best too"
     else:
         return
     raise UsageError(f"train.patience={settings.patience}: {why}")
@@ -244,7 +250,7 @@ class Training:
         self.schedule = Schedule(settings.optim, settings.steps)
         self.step = 0
         self.best: dict[str, Any] | None = None
-        self.evaluated = self.first_step = self.saved = 0
+        self.first_step, self.saved, self.evaluated = 0, -1, -1 if settings.evaluate_first else 0
         self.no_better = 0
         self.cpu_before = self.seconds_before = 0.0
         self.started, self.cpu_started = time.monotonic(), cpu_seconds()
@@ -260,6 +266,8 @@ class Training:
         """Steps until the schedule ends, with evaluations and checkpoints on the way."""
         with progress("training", self.schedule.steps) as advance:
             advance(self.step)
+            if evaluate and self.evaluated < 0:
+                self.evaluate_and_save(evaluate)
             if evaluate and self.step and self.evaluated != self.step and self.evaluation_due():
                 self.evaluate_and_save(evaluate)  # it was saved before it was evaluated
             while self.step < self.schedule.steps and not self.out_of_patience():
@@ -385,10 +393,12 @@ class Training:
         used = {"cpu_seconds": round(self.cpu_used(), 2), "seconds": round(self.seconds_used(), 2)}
         self.run.log({"step": self.step, **found, **used})
         self.evaluated = self.step
-        if self.model.keeps_last:
+        if self.model.keeps_last or self.settings.keep == "last":
             return
         figures = {name: value for name, value in found.items() if name in ("validation", "criterion")}
-        if self.best is None or chosen_by(figures) < chosen_by(self.best):
+        if self.best is None or chosen_by(figures) <= chosen_by(
+            self.best
+        ):  # of equal ones the longest trained
             self.best, self.no_better = {"step": self.step, **figures}, 0
             self.save()
         else:

@@ -277,15 +277,12 @@ def wish_for(
     dev: str | Path | None = None,
     augment: str | None = None,
     settings: Sequence[str] = (),
-    encoding: str | None = None,
     **others: Any,
 ) -> Any:
-    """The flags of `textus finetune` as its `Wish`; `others` are method, columns, skip_invalid, tokenizer, epochs, seed
-    and also.
-    """
+    """The flags of `textus finetune` as its `Wish`; `others` are its fields of the same name."""
     from textus.finetuning import Wish
 
-    how, others["encoding"] = (f"augment.operations={augment}",) if augment else (), encoding or ""
+    how = (f"augment.operations={augment}",) if augment else ()
     begun, chosen = (Path(each) if each else None for each in (start, dev))
     return Wish(Path(data), task, begun, model, chosen, assignments=(*how, *settings), **others)
 

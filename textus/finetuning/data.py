@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 from textus.augment import AugmentSettings, augmented, origin_of
@@ -25,21 +26,35 @@ Groups = list[list[int]]
 
 @dataclass(frozen=True)
 class Data:
-    """A task's data as it is trained on: the task with its classes, and both parts' checked rows."""
+    """A task's data as it is trained on: the task with its classes, both parts' checked rows, and a fingerprint of what
+    its files say.
+    """
 
     task: Task
     train: list[Example]
     dev: list[Example]
+    fingerprint: str
 
 
-def read_data(cls: type[Task], settings: Any, wish: Wish, augment: AugmentSettings | None = None) -> Data:
+def read_data(
+    cls: type[Task],
+    settings: Any,
+    wish: Wish,
+    augment: AugmentSettings | None = None,
+    check: Callable[[str], None] | None = None,
+) -> Data:
     """The rows of a task's file, a share of them held out where no `dev` file is given; texts in both are told.
-    Those to learn from are augmented if asked.
+    Those to learn from are augmented if asked. `check` is given the fingerprint of the files before all that.
 
     Raises DataError for data the task cannot use.
     """
-    path = wish.data
-    records, held = usable(cls, settings, wish)
+    path, faults = wish.data, list[list[Problem]]()
+    files = [read_file(each, wish, faults) for each in (path, wish.dev) if each]
+    marked = fingerprint_of(files)
+    if check:
+        check(marked)
+    records, *others = usable(cls, settings, wish, files, faults)
+    held = others[0] if others else []
     if not wish.dev:
         records, held = hold_out(cls, settings, records, wish)
     records, held = without_copies(records, held)
@@ -58,27 +73,33 @@ def read_data(cls: type[Task], settings: Any, wish: Wish, augment: AugmentSettin
     originals = [row for row in train if row.where not in copies]
     parts = {"train": originals, "dev": validation} if wish.dev else {"train": [*originals, *validation]}
     report_findings(task, parts)
-    return Data(task, train, validation)
+    return Data(task, train, validation, marked)
 
 
-def usable(cls: type[Task], settings: Any, wish: Wish) -> tuple[list[Record], list[Record]]:
-    """The rows of both files (of `dev` none where it is not given), without those that are to be left out because they
-    are wrong. BadRows that lists those of both.
+def read_file(path: Path, wish: Wish, faults: list[list[Problem]]) -> list[Record]:
+    """The rows of a file; those that cannot be read are added to `faults`."""
+    faults.append([])
+    return read_records(path, parse_columns(wish.columns), encoding=wish.encoding or "", problems=faults[-1])
+
+
+def usable(
+    cls: type[Task], settings: Any, wish: Wish, files: list[list[Record]], faults: list[list[Problem]]
+) -> list[list[Record]]:
+    """The rows of each file without those that are to be left out because they are wrong. BadRows that lists those of
+    all files.
     """
-    kept: list[list[Record]] = [[], []]
+    kept = list[list[Record]]()
     bad, n_rows = list[BadRow](), 0
-    for number, path in enumerate(filter(None, (wish.data, wish.dev))):
-        faults: list[Problem] = []
-        rows = read_records(path, parse_columns(wish.columns), encoding=wish.encoding, problems=faults)
+    for rows, unread in zip(files, faults, strict=True):
         try:
-            parser = cls.parser(settings, rows, labelled=True)
-            kept[number] = usable_rows(rows, parser, wish.skip_invalid, faults)
+            parse = cls.parser(settings, rows, labelled=True)
+            kept.append(usable_rows(rows, parse, wish.skip_invalid, unread))
         except BadRows as error:
             bad += error.rows
             n_rows += error.n_rows
     if bad:
         raise BadRows(bad, n_rows)
-    return kept[0], kept[1]
+    return kept
 
 
 # ── holding out ────────────────────────────────────────────────────────────────────────────────
@@ -212,19 +233,18 @@ def without_copies(records: list[Record], held: list[Record]) -> tuple[list[Reco
     return kept, originals
 
 
-def source(wish: Wish) -> dict[str, Any]:
-    """Where the data came from, and a fingerprint of what it says."""
-    columns = parse_columns(wish.columns)
-    read = [
-        read_records(path, columns, encoding=wish.encoding, problems=[], quiet=True)
-        for path in (wish.data, wish.dev)
-        if path
-    ]
+def source(wish: Wish, data: Data) -> dict[str, Any]:
+    """Where the data came from, how it was read, and a fingerprint of what it says."""
     return {
         "path": str(wish.data.resolve()),
         "dev": str(wish.dev.resolve()) if wish.dev else None,
         "columns": wish.columns,
         "skip_invalid": wish.skip_invalid,
         "encoding": wish.encoding,
-        "fingerprint": fingerprint([[each.values for each in part] for part in read]),
+        "fingerprint": data.fingerprint,
     }
+
+
+def fingerprint_of(files: Sequence[Sequence[Record]]) -> str:
+    """A fingerprint of what the rows of files say."""
+    return fingerprint([[each.values for each in part] for part in files])

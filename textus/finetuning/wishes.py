@@ -81,8 +81,8 @@ class Wish:
     """Further tasks, learnt at once by heads of their own."""
     skip_invalid: str | None = None
     """The share of rows that may be left out because they cannot be used: N% or all."""
-    encoding: str = ""
-    """The encoding of the files of rows; "": detected."""
+    encoding: str | None = None
+    """The encoding of the files of rows; None: detected."""
 
     def check(self) -> None:
         """Words that are wrong or do not go together."""

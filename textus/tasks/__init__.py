@@ -12,6 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -204,8 +205,12 @@ class Task(ABC):
         """The head's answer for each row of a batch."""
 
     @abstractmethod
-    def scores(self, examples: Sequence[Example], outputs: Sequence[Any]) -> dict[str, Any]:
-        """How good the answers are; the first figure is what weights are chosen by, more is better."""
+    def scores(
+        self, examples: Sequence[Example], outputs: Sequence[Any], *, intervals: bool = True
+    ) -> dict[str, Any]:
+        """How good the answers are; the first figure is what weights are chosen by, more is better. Without `intervals`
+        the figures alone: in training nobody reads the rest.
+        """
 
     @abstractmethod
     def told(self, example: Example, output: Any) -> dict[str, Any]:
@@ -411,7 +416,7 @@ class RowBatches:
         """Batches in one epoch."""
         return self.deal.n_batches
 
-    @property
+    @cached_property
     def tokens_a_step(self) -> int:
         """Ids of a batch on average."""
         total = sum(len(each) for row in self.rows for each in (row.ids, *row.apart))

@@ -180,11 +180,13 @@ class Similarity(Task):
     def outputs(self, head: Any, hidden: Tensor, batch: Batch) -> list[Any]:
         return list(head.predict(hidden, batch.mask).cpu().numpy())
 
-    def scores(self, examples: Sequence[Example], outputs: Sequence[Any]) -> dict[str, Any]:
+    def scores(
+        self, examples: Sequence[Example], outputs: Sequence[Any], *, intervals: bool = True
+    ) -> dict[str, Any]:
         if examples[0].label is None:
-            return found_again(examples, outputs)
+            return found_again(examples, outputs, intervals)
         gold, guess = [each.label for each in examples], [self.score(each) for each in outputs]
-        found = regression.numbers(gold, guess, "spearman")
+        found = regression.numbers(gold, guess, "spearman", intervals=intervals)
         if self.settings.high is None:  # cosines are on no scale of scores
             found = {name: found[name] for name in ("spearman", "pearson", "undefined") if name in found}
         if undefined := found.get("undefined"):
@@ -209,7 +211,9 @@ def two_texts(record: Record) -> tuple[str, ...]:
     return texts
 
 
-def found_again(examples: Sequence[Example], outputs: Sequence[np.ndarray]) -> dict[str, Any]:
+def found_again(
+    examples: Sequence[Example], outputs: Sequence[np.ndarray], intervals: bool
+) -> dict[str, Any]:
     """How well each first text finds its second among all seconds: figures of `metrics.ranking`."""
     numbers: dict[str, int] = {}
     for each in examples:
@@ -224,7 +228,7 @@ def found_again(examples: Sequence[Example], outputs: Sequence[np.ndarray]) -> d
     for low in range(0, len(queries), AT_ONCE):
         cosines = queries[low : low + AT_ONCE] @ targets.T
         found += np.argsort(-cosines, axis=1, kind="stable")[:, :SHOWN].tolist()
-    return ranking.ranked(found, list(right.values()))
+    return ranking.ranked(found, list(right.values()), intervals=intervals)
 
 
 def similarity_of(model: LanguageModel, settings: Sequence[str] = ()) -> Similarity:
