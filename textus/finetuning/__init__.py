@@ -48,7 +48,6 @@ from textus.models.linear import LabelledTexts
 from textus.presets import model_values
 from textus.runs import Ready, one_thread, same_weights, take_weights, train_to_end, weights_sum
 from textus.tasks import (
-    Example,
     Row,
     RowBatches,
     Task,
