@@ -28,7 +28,7 @@ runs
 augment metrics
 tasks
 evaluation
-comparing extracting fewshot searching
+comparing extracting fewshot searching validating
 finetuning
 scoring
 ensembling robustness

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from textus import common
 from textus.api.rows import augment as augment
 from textus.api.rows import cloze as cloze
+from textus.api.rows import validate as validate
 from textus.api.run import Run as Run
 from textus.common import RunError, UsageError, notice, unknown
 
@@ -237,6 +238,8 @@ def finetune(
     model: str | None = None,
     dev: str | Path | None = None,
     columns: str | None = None,
+    encoding: str | None = None,
+    skip_invalid: str | None = None,
     tokenizer: str | None = None,
     epochs: int | None = None,
     seed: int = 0,
@@ -258,8 +261,9 @@ def finetune(
 
     common.claim(Path(out), force=force)
     wish = wish_for(
-        data, task=task, method=method, start=start, model=model, dev=dev, columns=columns, tokenizer=tokenizer,
-        epochs=epochs, seed=seed, augment=augment, settings=settings, also=parse_also(also, also_dev, also_columns),
+        data, task=task, method=method, start=start, model=model, dev=dev, columns=columns,
+        encoding=encoding, skip_invalid=skip_invalid, tokenizer=tokenizer, epochs=epochs, seed=seed, augment=augment,
+        settings=settings, also=parse_also(also, also_dev, also_columns),
     )  # fmt: skip
     return Run(begin(wish, Path(out), force=force))
 
@@ -275,7 +279,7 @@ def wish_for(
     settings: Sequence[str] = (),
     **others: Any,
 ) -> Any:
-    """The flags of `textus finetune` as its `Wish`; `others` are method, columns, tokenizer, epochs, seed and also."""
+    """The flags of `textus finetune` as its `Wish`; `others` are its fields of the same name."""
     from textus.finetuning import Wish
 
     how = (f"augment.operations={augment}",) if augment else ()

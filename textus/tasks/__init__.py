@@ -10,7 +10,7 @@ Shapes: B rows, T positions.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
@@ -109,6 +109,8 @@ class Task(ABC):
     """The family that a run of this task is measured against, trained on the same rows."""
     new_model: ClassVar[dict[str, Any]] = {}
     """Config values of a new model that differ from what fine-tuning takes, where the family has them."""
+    least = 2
+    """Rows it needs at least where some of them are held out."""
 
     def __init__(self, settings: Any, labels: Sequence[str]) -> None:
         self.settings, self.labels = settings, list(labels)
@@ -122,9 +124,35 @@ class Task(ABC):
     def of(cls, settings: Any, records: Sequence[Record]) -> Task:
         """The task as this data has it: its classes are those of the records."""
 
+    @classmethod
+    @abstractmethod
+    def parser(cls, settings: Any, records: Sequence[Record], *, labelled: bool) -> Callable[[Record], Any]:
+        """What checks one row, and raises DataError for one that cannot be used; `records` are all of them, where a
+        row alone does not say how it is to be read.
+        """
+
+    @classmethod
+    def kinds(cls, settings: Any, records: Sequence[Record]) -> list[Any] | None:
+        """The kind of each row; of every kind some rows are left to learn from. None: all are of one."""
+        return None
+
+    @classmethod
+    def can_split(cls, settings: Any, train: Sequence[Record], held: Sequence[Record]) -> bool:
+        """Whether something is to be learnt from the first rows, and the weights can be chosen by the others."""
+        return bool(train and held)
+
+    @classmethod
+    def fields(cls, settings: Any, values: dict[str, Any]) -> list[str]:
+        """The fields of a row that it reads."""
+        return []
+
     @abstractmethod
     def examples(self, records: Sequence[Record], *, labelled: bool) -> list[Example]:
-        """The rows checked. Raises DataError naming the first that cannot be."""
+        """The rows checked. Raises DataError that lists those that cannot be used."""
+
+    def label_names(self, example: Example) -> list[str]:
+        """The names that an example's label is made of, as `labels` or its entities have them: what is counted."""
+        return []
 
     def can_choose(self, examples: Sequence[Example]) -> None:  # noqa: B027 - most tasks can by any rows
         """Raises DataError where these rows cannot tell which weights are best."""
