@@ -320,6 +320,10 @@ class QuestionAnswering(Task):
             for at in wrong[:SHOWN]
         ]  # fmt: skip
 
+    def answer_columns(self) -> list[str]:
+        none = ["no_answer_probability"] if self.settings.no_answer else []
+        return ["answer", "start", "end", "probability", *none]
+
     def told(self, example: Example, output: Any) -> dict[str, Any]:
         text, span = self.answer(example, output)
         start, end = span or (None, None)
