@@ -73,7 +73,10 @@ def import_run(
     """
     found = read(source, tokenizer)
     if found.tokenizer is None:
-        raise RunError(f"{source} has no tokenizer.json, nor vocab.json and merges.txt; add its tokenizer")
+        raise RunError(
+            f"{source} has no tokenizer: neither tokenizer.json, nor the files of an older one (vocab.txt,"
+            " vocab.json and merges.txt, tokenizer.model, spiece.model); add them from where the model came"
+        )
     record = {
         "family": found.family,
         "config": found.config,

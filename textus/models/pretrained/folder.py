@@ -26,11 +26,11 @@ from textus.models.pretrained import (
     checked_config,
     describe,
     foreign_weights,
+    older,
     packing,
     read_weights,
 )
 from textus.models.pretrained.values import ends
-from textus.models.pretrained.vocabulary import byte_level, made
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -120,7 +120,7 @@ def read_folder(folder: Path) -> Imported:
     module = architecture(name)
     if "auto_map" in hf:
         notice(f"{folder}: the code that auto_map names is not run; it is read as a plain {name}")
-    tokenizer = read_tokenizer(folder)
+    tokenizer = read_tokenizer(folder, hf)
     if (
         tokenizer is not None
         and (mask := tokenizer.special.get(tokenizer.roles.get("mask_token", ""))) is not None
@@ -132,7 +132,7 @@ def read_folder(folder: Path) -> Imported:
     values = checked_config(module, hf, where)
     config: Any = from_dict(family_of(module.FAMILY)[1], values, "model.")
     if tokenizer is not None:
-        check_vocabulary(tokenizer, config.vocab_size, str(folder))
+        tokenizer = fitting(tokenizer, config.vocab_size, str(folder))
         if family_of(module.FAMILY)[0].can_generate:
             tokenizer.end_also_at(said_ends(folder, hf, tokenizer.vocab_size))
     weights = read_weights(module, config, tensors)
@@ -171,54 +171,47 @@ def class_name(hf: Any, folder: Path) -> str:
     return named[0]
 
 
-def read_tokenizer(folder: Path) -> tokenizers.Tokenizer | None:
-    """The folder's tokenizer: tokenizer.json, or GPT-2's older pair of files; None where it has neither."""
+def read_tokenizer(folder: Path, hf: dict[str, Any]) -> tokenizers.Tokenizer | None:
+    """The folder's tokenizer: tokenizer.json, or the files of an older one; None where it has neither."""
     if (folder / "tokenizer.json").exists():
         return tokenizers.load(folder)
-    if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
-        return older_tokenizer(folder)
-    return None
-
-
-def older_tokenizer(folder: Path) -> tokenizers.Tokenizer:
-    """A byte-level BPE from vocab.json and merges.txt, ended by <|endoftext|>."""
-    table = read_json(folder / "vocab.json")
-    if not isinstance(table, dict) or set(table.values()) != set(range(len(table))):
-        raise RunError(f"{folder}/vocab.json does not number its entries from 0 without gaps; it is damaged")
-    more = read_json(folder / "added_tokens.json") if (folder / "added_tokens.json").exists() else {}
-    if not isinstance(more, dict) or set(more.values()) != set(range(len(table), len(table) + len(more))):
-        raise RunError(
-            f"{folder}/added_tokens.json does not number its entries on from vocab.json's; it is damaged"
-        )
-    table |= more
-    if tokenizers.END not in table:
-        raise RunError(
-            f"{folder}/vocab.json has no {tokenizers.END}; add a tokenizer.json, which says how texts end"
-        )
-    pieces = sorted(table, key=lambda piece: table[piece])
-    try:
-        lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise RunError(f"{folder}/merges.txt is no text ({error}); it was changed, fetch it again") from error
-    merges = [line for line in lines if line and not line.startswith("#version")]
-    added = dict.fromkeys([table[tokenizers.END], *more.values()], True)
-    record = byte_level(pieces, merges, split="gpt-2", added=added)
-    return made(record, {"eos_token": tokenizers.END}, None, str(folder))
+    return older.read(folder, hf)
 
 
 PADDING_SHARE = 0.1
 """Rows of an embedding that may lie beyond the tokenizer's entries: models round their vocabulary up."""
+ROUND, ROUNDED = 64, 512
+"""Or fewer than this many, where the rows are a multiple of that."""
 
 
-def check_vocabulary(tokenizer: tokenizers.Tokenizer, vocab_size: int, where: str) -> None:
-    """RunError where the tokenizer and the weights are not of one model. Rows beyond the tokenizer's entries stay as
-    they are and count in likelihoods; `generation.in_reach` keeps them from being chosen.
+def fitting(tokenizer: tokenizers.Tokenizer, vocab_size: int, where: str) -> tokenizers.Tokenizer:
+    """The tokenizer for weights of so many rows; RunError where the two are not of one model.
+
+    Special tokens that were added without a row, as a [PAD] often is, are left out, and a notice says so. Rows beyond
+    the tokenizer's entries stay as they are and count in likelihoods; `generation.in_reach` keeps them from being chosen.
     """
     n = tokenizer.vocab_size
-    if n > vocab_size or n < (1 - PADDING_SHARE) * vocab_size:
+    few = n >= (1 - PADDING_SHARE) * vocab_size or (vocab_size % ROUND == 0 and vocab_size - n < ROUNDED)
+    if (
+        n > vocab_size
+        and n <= (1 + PADDING_SHARE) * vocab_size
+        and (fits := tokenizer.without_from(vocab_size))
+    ):
+        names = ", ".join(name for name, number in tokenizer.special.items() if number >= vocab_size)
+        notice(
+            f"{where}: the tokenizer has {n:,} entries, the weights {vocab_size:,} rows: {names} can never be read and"
+            f" {'is' if n == vocab_size + 1 else 'are'} left out"
+        )
+        return fits
+    if n > vocab_size or not few:
         raise RunError(
             f"{where}: the tokenizer has {n:,} entries, the weights are for {vocab_size:,}; they are not of one model"
         )
+    if n < vocab_size:
+        notice(
+            f"{where}: {vocab_size - n:,} of its {vocab_size:,} rows have no token; they can never be chosen"
+        )
+    return tokenizer
 
 
 def write_folder(
