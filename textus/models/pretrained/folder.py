@@ -6,6 +6,7 @@ Nothing in a folder is executed: pickled checkpoints are refused, and code that 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,16 @@ from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 
 from textus import tokenizer as tokenizers
-from textus.common import RunError, fingerprint, notice, read_json, sha256, write_atomic, write_json
+from textus.common import (
+    RunError,
+    UsageError,
+    fingerprint,
+    notice,
+    read_json,
+    sha256,
+    write_atomic,
+    write_json,
+)
 from textus.config import from_dict
 from textus.models import family as family_of
 from textus.models.pretrained import (
@@ -30,6 +40,7 @@ from textus.models.pretrained import (
     packing,
     read_weights,
 )
+from textus.models.pretrained.sentences import Sentences, read_modules
 from textus.models.pretrained.values import ends
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -113,6 +124,38 @@ def read_folder(folder: Path) -> Imported:
     damaged, left over or of another shape.
     """
     folder = Path(folder)
+    packing.check_pointers(folder)
+    if sentences := read_modules(folder):
+        return with_vectors(sentences, read_model(sentences.place), folder)
+    return read_model(folder)
+
+
+def with_vectors(sentences: Sentences, found: Imported, folder: Path) -> Imported:
+    """A model with the head that makes vectors of texts as its folder says."""
+    tokenizer = found.tokenizer
+    if sentences.lower and tokenizer is not None and tokenizer.encode("AB") != tokenizer.encode("ab"):
+        raise UsageError(f"{folder}: do_lower_case=true of its sentence_bert_config.json is not supported")
+    if tokenizer is not None and (framed := tokenizer.backend.encode("a").ids) != [
+        *tokenizer.begin, *tokenizer.encode("a"), tokenizer.end_id
+    ]:  # fmt: skip
+        raise UsageError(
+            f"{folder}: its tokenizer makes {framed} of a text; one that begins and ends it with a token is supported"
+        )
+    head = {"kind": "similarity", "pooling": sentences.pooling, "dense": sentences.dense}
+    weights = {f"heads.similarity.{name}": tensor for name, tensor in sentences.weights.items()}
+    source = {**found.source, "prompts": sentences.prompts} if sentences.prompts else found.source
+    settings = {"pooling": sentences.pooling, "longest": sentences.longest}
+    return replace(
+        found,
+        weights=found.weights | weights,
+        source=source,
+        heads={"similarity": head},
+        task_settings=settings,
+    )
+
+
+def read_model(folder: Path) -> Imported:
+    """The model itself; see `read_folder`."""
     packing.check_folder(folder)
     hf = read_json(folder / "config.json")
     name, where = class_name(hf, folder), f"{folder}/config.json"
@@ -188,7 +231,8 @@ def fitting(tokenizer: tokenizers.Tokenizer, vocab_size: int, where: str) -> tok
     """The tokenizer for weights of so many rows; RunError where the two are not of one model.
 
     Special tokens that were added without a row, as a [PAD] often is, are left out, and a notice says so. Rows beyond
-    the tokenizer's entries stay as they are and count in likelihoods; `generation.in_reach` keeps them from being chosen.
+    the tokenizer's entries stay as they are and count in likelihoods; `generation.in_reach` keeps them from being
+    chosen.
     """
     n = tokenizer.vocab_size
     few = n >= (1 - PADDING_SHARE) * vocab_size or (vocab_size % ROUND == 0 and vocab_size - n < ROUNDED)
