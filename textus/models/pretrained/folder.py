@@ -36,6 +36,7 @@ from textus.models.pretrained import (
     checked_config,
     describe,
     foreign_weights,
+    llama,
     older,
     packing,
     read_weights,
@@ -265,6 +266,14 @@ def write_folder(
     model.
     """
     module, hf = describe(family, config)
+    tensors = foreign_weights(module, config, weights)
+    if (
+        tokenizer is not None
+        and hf["architectures"] == ["Qwen2ForCausalLM"]
+        and not llama.opened_as_qwen2(tokenizer.record)
+    ):
+        hf, zeros = llama.as_llama(hf, config)
+        tensors |= zeros
     out.mkdir(parents=True, exist_ok=True)
     if tokenizer is not None:
         tokenizer.save(out)
@@ -273,7 +282,7 @@ def write_folder(
         if family_of(family)[0].can_generate:
             write_json(out / "generation_config.json", generation_config(tokenizer, hf))
     write_json(out / "config.json", {**hf, "dtype": "float32"})
-    save_file(foreign_weights(module, config, weights), out / WEIGHTS, metadata={"format": "pt"})
+    save_file(tensors, out / WEIGHTS, metadata={"format": "pt"})
     return str(hf["architectures"][0])
 
 
@@ -290,8 +299,14 @@ def finish_tokenizer(out: Path, family: str, config: Any, tokenizer: tokenizers.
         write_atomic(out / "tokenizer.json", backend.to_str(pretty=True))
         changed = fingerprint(json.loads(backend.to_str()))
         write_json(path, {**read_json(path), "textus_fingerprint": changed})
+    segments = ["token_type_ids"] if getattr(config, "segments", 0) > 1 else []
+    more = {
+        "model_max_length": config.context_length,  # or texts are never cut, and the model fails
+        "model_input_names": ["input_ids", *segments, "attention_mask"],
+    }
     if family == "encoder" and config.mask_id in names:
-        write_json(path, {**read_json(path), "mask_token": names[config.mask_id]})
+        more["mask_token"] = names[config.mask_id]
+    write_json(path, {**read_json(path), **more})
 
 
 def generation_config(tokenizer: tokenizers.Tokenizer, hf: dict[str, Any]) -> dict[str, Any]:
