@@ -43,7 +43,7 @@ class SimilaritySettings:
     holds). The contrast is with a micro-batch's other rows.
     """
 
-    pooling: Literal["mean", "cls", "last", "max"] = "mean"
+    pooling: Literal["mean", "cls", "last", "max", "mean_sqrt_len"] = "mean"
     objective: Literal["auto", "cosine", "contrastive"] = "auto"
     temperature: float = 0.05
     low: float | None = None
