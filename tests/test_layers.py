@@ -16,11 +16,12 @@ common
 arguments config hardware allocation report
 corpus tokenizer
 loader texts records
-passages pairs inputs
+passages
+pairs inputs
 models writing
 generation
 engine
-checkpoint optim distributed
+checkpoint gradients optim distributed
 training
 measuring
 presets
