@@ -107,7 +107,8 @@ def bad_rows(problems: list[Problem]) -> DataError:
         return DataError(str(first))
     places = ", ".join(problem.where.rpartition(": ")[2] for problem in others[:LISTED])
     more = f" and {len(others) - LISTED:,} more" if len(others) > LISTED else ""
-    return DataError(f"{first}; {len(others):,} more rows cannot be read: {places}{more}")
+    rows = f"{len(others):,} more row{'s' if len(others) > 1 else ''}"
+    return DataError(f"{first}; {rows} cannot be read: {places}{more}")
 
 
 def report_dropped(dropped: list[Dropped]) -> None:

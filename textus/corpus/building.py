@@ -35,6 +35,7 @@ from textus.common import (
     write_json,
 )
 from textus.config import VERSION, to_dict
+from textus.corpus.aligned import is_aligned, read_aligned
 from textus.corpus.decoding import Guesses
 from textus.corpus.dialects import parse_delimiter
 from textus.corpus.documents import (
@@ -98,8 +99,18 @@ def build(
     if not sources:
         raise UsageError("no source given; name at least one file or folder of text")
 
+    columns = parse_columns(settings.columns)
+
     def gather(stage: Stage) -> None:
         with progress("reading", total_bytes(sources)) as advance:
+            if is_aligned(columns):
+                for raw in read_aligned(
+                    [Path(path) for path in sources], columns, settings.encoding, advance
+                ):
+                    stage.add(raw)
+                stage.n_files = len(sources)
+                stage.sources += [{"path": str(path)} for path in sources]
+                return
             for given in sources:
                 before = len(stage)
                 for found in scan([given], out, advance):

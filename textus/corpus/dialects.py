@@ -114,6 +114,19 @@ def bare(line: str) -> str:
     return line.removesuffix("\n").removesuffix("\r")
 
 
+def end_of(line: str) -> str:
+    """The characters that end a line."""
+    return line[len(line.rstrip("\r\n")) :]
+
+
+def mixed_ends(ends: Counter[str]) -> str:
+    """That records end in different ways, as a line for people; "" where they do not. One of them may be a character
+    of a text that was not put in quotes.
+    """
+    counts = [f"{count:,} end with {end!r}" for end, count in ends.most_common() if end]
+    return f"line ends are mixed and left out: {', '.join(counts)}" if len(counts) > 1 else ""
+
+
 # ── records ────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -141,20 +154,25 @@ class NumberedLines:
             yield self.prepare(line)
 
 
-def separated(given: Iterable[str], dialect: Dialect) -> Iterator[Record | Problem]:
-    """The records of lines, each with the number of the line it begins at; a blank line has none.
+def separated(
+    given: Iterable[str], dialect: Dialect, ends: Counter[str] | None = None
+) -> Iterator[Record | Problem]:
+    """The records of lines, each with the number of the line it begins at; a blank line has none. `ends` counts what
+    ends them.
 
     Raises Unreadable for a quote that is never closed: where the next record begins cannot be known.
     """
+    ends = Counter() if ends is None else ends
     if dialect.literal:
         for number, line in enumerate(given, 1):
+            ends[end_of(line)] += 1
             if cells := bare(line):
                 yield number, cells.split(dialect.delimiter)
         return
     numbered = NumberedLines(given, doubled_backslashes if dialect.backslash else str)
     rows = csv.reader(
         numbered, delimiter=dialect.delimiter, strict=True, skipinitialspace=dialect.padded,
-        escapechar="\\" if dialect.backslash else None, doublequote=not dialect.backslash,
+        escapechar="\\" if dialect.backslash else None,
     )  # fmt: skip
     while True:
         first = numbered.begin()
@@ -170,6 +188,7 @@ def separated(given: Iterable[str], dialect: Dialect) -> Iterator[Record | Probl
                 ) from error
             yield not_csv(first, error)
             continue
+        ends[end_of(numbered.held[-1])] += 1
         if not dialect.backslash and is_escaped_outside("".join(numbered.held)):
             yield Problem(f"line {first:,}", r"has \" outside quotes; put the field in quotes", "quotes")
         elif row:

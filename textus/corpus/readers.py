@@ -174,9 +174,9 @@ def fields_of(present: list[str]) -> tuple[str, ...]:
         return ("text",)
     if all(name in present for name in PAIR):
         return PAIR
+    pairs = "source=en,target=de" if "translation" in present else "source=COLUMN,target=COLUMN"
     raise NoColumn(
-        f"{missing_column('text', present)}; name the text's with --columns text=COLUMN (of pairs"
-        " source=COLUMN,target=COLUMN)"
+        f"{missing_column('text', present)}; name the text's with --columns text=COLUMN (of pairs {pairs})"
     )
 
 
