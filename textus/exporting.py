@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from textus import checkpoint, hardware
-from textus.common import RunError, UsageError, folder_atomic, notice, sha256, unknown
+from textus.common import RunError, UsageError, command_line, folder_atomic, notice, sha256, unknown
+from textus.config import from_dict, to_dict
 from textus.models.kernels import cache_folder
 from textus.models.pretrained import Imported, folder, gguf, llama2c, packing, peft
 from textus.models.pretrained.container import MAGIC
+from textus.tasks import task_class
 from textus.tokenizer import Tokenizer
 
 FORMATS = ("hf", "peft")
@@ -73,21 +75,28 @@ def import_run(
     """
     found = read(source, tokenizer)
     if found.tokenizer is None:
-        raise RunError(f"{source} has no tokenizer.json, nor vocab.json and merges.txt; add its tokenizer")
-    record = {
+        raise RunError(
+            f"{source} has no tokenizer: neither tokenizer.json, nor the files of an older one (vocab.txt,"
+            " vocab.json and merges.txt, tokenizer.model, spiece.model); add them from where the model came"
+        )
+    record: dict[str, Any] = {
         "family": found.family,
         "config": found.config,
-        "task": "chat" if chats(found.tokenizer) else None,
+        "task": next(iter(found.heads), "chat" if chats(found.tokenizer) else None),
         "imported": {**({"path": str(source.resolve())} if origin is None else origin), **found.source},
         "settings": {},
-        "choices": {},
+        "choices": {"precision": "float32"} if found.heads else {},
         "corpus": None,
         "tokenizer": {"kind": found.tokenizer.kind, "fingerprint": found.tokenizer.fingerprint},
-        "command": " ".join(["textus", *sys.argv[1:]]),
+        "command": command_line(),
         "versions": hardware.versions(),
         "isa": hardware.isa_name(),
         "steps": 0,
     }
+    if found.heads:
+        (name,) = found.heads
+        settings = to_dict(from_dict(task_class(name).config, found.task_settings, "task."))
+        record |= {"heads": found.heads, "task_settings": settings, "labels": found.labels, "method": "none"}
     return checkpoint.create_finished(out, record, found.tokenizer, found.weights)
 
 

@@ -13,14 +13,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from textus.common import DataError, notice
+from textus.common import DataError, notice, printable
 from textus.corpus import conll, exports
 from textus.corpus.decoding import open_text
 from textus.corpus.dialects import Problem, parse_delimiter
 from textus.corpus.documents import Dropped, Unreadable
 from textus.corpus.readers import read_page
 from textus.corpus.repair import nfc, whole
-from textus.corpus.sources import WRAPPED, Source, scan
+from textus.corpus.sources import TARS, Source, scan
 from textus.corpus.tables import TABLES, NoColumn, Reading, Row, opened, parse_columns, read_rows, silent
 
 __all__ = ["Problem", "Record", "Row", "clean_text", "parse_columns", "read_records", "stream_records"]
@@ -127,7 +127,7 @@ class Found:
 
 def files_of(path: Path, dropped: list[Dropped]) -> Iterator[Found]:
     """The files to read: one, the tables of a folder or archive, or the texts of its classes. Others are `dropped`."""
-    several = path.is_dir() or path.suffix.lower() == ".zip"
+    several = path.is_dir() or path.name.lower().endswith((".zip", *TARS))
     depth = depth_of_classes(path) if several else None
     for source in scan(
         [path], Path(), lambda n: None, any_suffix=True
@@ -172,19 +172,18 @@ def depth_of_classes(path: Path) -> int | None:
 
 def folders_of(source: Source, path: Path) -> tuple[str, ...]:
     """The folders in which a file lies, from the path that was given on; an archive in it is a folder too."""
-    inside = source.name.removeprefix(str(path)).lstrip("/\\!")
-    return tuple(Path(inside.replace(".zip!", "/")).parts[:-1])
-
-
-def suffix_of(source: Source) -> str:
-    """The last suffix of a file's name without that of its packing."""
-    name = Path(source.name.rpartition("!")[2])
-    return (name.with_suffix("") if name.suffix.lower() in WRAPPED else name).suffix.lower()
+    if source.inside:
+        archive = source.name.removesuffix(f"!{source.inside}")
+        outside = archive if archive == printable(str(path)) else str(Path(archive).with_suffix(""))
+    else:
+        outside = str(Path(source.name).parent)
+    inside = outside.removeprefix(printable(str(path))).lstrip("/\\")
+    return (*Path(inside).parts, *Path(source.inside).parts[:-1])
 
 
 def is_table(source: Source) -> bool:
     """Whether a file holds rows by its suffix."""
-    return source.kind in TABLES or suffix_of(source) in conll.SUFFIXES
+    return source.kind in TABLES or source.suffix in conll.SUFFIXES
 
 
 def of_source(found: Found, reading: Reading, dropped: list[Dropped]) -> Iterator[Record | Problem]:

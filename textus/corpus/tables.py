@@ -446,7 +446,7 @@ def seekable(source: Source) -> BinaryIO:
         file = source.open()
     except DAMAGE as error:
         raise Unreadable(first_line(error)) from error
-    if not source.wrapping and "!" not in source.name:
+    if not source.wrapping and not source.inside:
         return file
     file.close()
     spooled = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115 — the caller closes it

@@ -126,6 +126,11 @@ class Imported:
     tokenizer: Tokenizer | None
     source: dict[str, Any] = field(default_factory=dict)
     """Where it came from, for the run's record: format, architecture, SHA-256 of each file."""
+    heads: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Task → what `build_head` makes its head of; the heads' weights are among the weights."""
+    task_settings: dict[str, Any] = field(default_factory=dict)
+    """Settings of the one task, where it has a head; and the names of its labels."""
+    labels: list[str] = field(default_factory=list)
 
 
 def architectures() -> dict[str, Architecture]:
