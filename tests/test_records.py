@@ -163,6 +163,8 @@ def test_a_file_that_is_not_there() -> None:
         ("a.tsv", 'text\tlabel\n"She said ""hi"""\t1\n', ['She said "hi"'], "1 field begins with a quote"),
         ("a.tsv", 'text\tlabel\n"quoted" word\t1\n"b"\t0\n', ['"quoted" word', '"b"'], "read as they are"),
         ("a.tsv", 'text\tlabel\n5" pipe\t1\n', ['5" pipe'], ""),
+        ("a.tsv", 'text\tlabel\n"a \\"b\\""\t1\n', ['a "b"'], "read without the quotes, those inside escaped"),
+        ("a.tsv", 'text\tlabel\na \\"b\t1\n', ['a \\"b'], "1 quote follows a backslash: read as they are"),
     ],
 )  # fmt: skip
 def test_dialects_of_tables(
