@@ -16,7 +16,7 @@ from textus.cli import main
 from textus.common import TextusError
 from textus.loader import Batch
 from textus.models.pretrained.heads import SMALL
-from textus.tasks import states
+from textus.tasks import frame_of, states
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz,."
 BERT = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *(f"##{letter}" for letter in LETTERS)]
@@ -110,8 +110,29 @@ def test_several_classes_of_a_text_come_in(tmp_path: Path) -> None:
     assert answer["labels"] == [name for name, p in zip(NAMES.values(), right, strict=True) if p > 0.5]
 
 
+@pytest.mark.parametrize("kind", ["Bert", "Roberta"])
+def test_pairs_are_framed_as_the_folder_does(kind: str, tmp_path: Path) -> None:
+    """M19: RoBERTa's pairs have two ends between them; with one, every answer about a pair would be another."""
+    theirs = foreign(kind, "ForSequenceClassification", tmp_path / "hf", id2label=NAMES)
+    run = import_model(tmp_path / "hf", out=tmp_path / "run")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
+    frame = frame_of(run.model.config, run.tokenizer)
+    ids, segments, _ = frame.around([run.tokenizer.encode(text) for text in ("a cat", "dogs ran")])
+    encoded = tokenizer("a cat", "dogs ran", return_tensors="pt")
+    assert ids == encoded.input_ids[0].tolist()
+    if kind == "Bert":
+        assert segments == encoded.token_type_ids[0].tolist()
+    with torch.no_grad():
+        segmented = {"token_type_ids": encoded.token_type_ids} if kind == "Bert" else {}
+        right = NAMES[str(int(theirs(encoded.input_ids, **segmented).logits[0].argmax()))]
+    assert run.predict([("a cat", "dogs ran")])[0]["label"] == right
+    export_model(run.path, out=tmp_path / "back")
+    back = transformers.AutoTokenizer.from_pretrained(tmp_path / "back")
+    assert back("a cat", "dogs ran")["input_ids"] == ids
+
+
 def test_question_answering_comes_in(tmp_path: Path) -> None:
-    """M19: the answer is that of the pipeline of transformers."""
+    """M19: the logits of transformers, and an answer."""
     theirs = foreign("Bert", "ForQuestionAnswering", tmp_path / "hf")
     run = import_model(tmp_path / "hf", out=tmp_path / "run")
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")

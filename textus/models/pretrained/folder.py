@@ -333,7 +333,7 @@ def framed(out: Path, tokenizer: tokenizers.Tokenizer, *, longest: int) -> None:
     backend = Backend.from_str(tokenizer.backend.to_str())
     first = " ".join([*begin, "$A", end])
     backend.post_processor = TemplateProcessing(
-        single=first, pair=f"{first} $B:1 {end}:1",
+        single=first, pair=" ".join([first, *[end] * (tokenizer.between - 1), f"$B:1 {end}:1"]),
         special_tokens=[(name, tokenizer.special[name]) for name in dict.fromkeys([*begin, end])],
     )  # fmt: skip
     write_atomic(out / "tokenizer.json", backend.to_str(pretty=True))
