@@ -35,6 +35,7 @@ from textus.common import (
     RunError,
     TrainingError,
     folder_atomic,
+    link_or_copy,
     notice,
     read_json,
     sha256,
@@ -127,6 +128,17 @@ class RunFolder:
                 shutil.rmtree(self.path / "state" / f"step-{step}", ignore_errors=True)
         return target
 
+    def save_state(self, step: int, state: dict[str, Any]) -> None:
+        """Replace the state of a checkpoint; its tensors stay the files they are."""
+        target = self.path / "state" / f"step-{step}"
+        manifest = read_json(target / "MANIFEST.json")
+        with folder_atomic(target) as folder:
+            for name in set(PARTS) - {"state.json"}:
+                link_or_copy(target / name, folder / name)
+            write_json(folder / "state.json", {"step": step, **state})
+            manifest["state.json"] = sha256(folder / "state.json")
+            write_json(folder / "MANIFEST.json", manifest)
+
     def steps(self) -> list[int]:
         """The steps that have a checkpoint, oldest first (verified or not)."""
         found = (re.fullmatch(r"step-(\d+)", each.name) for each in (self.path / "state").glob("step-*"))
@@ -169,8 +181,14 @@ class RunFolder:
                 f" `textus resume {self.path}`"
             ) from error
 
+    def drop_checkpoints(self) -> None:
+        """Remove the checkpoints of a finished run: only training needed them."""
+        shutil.rmtree(self.path / "state", ignore_errors=True)
+
     def unfinish(self) -> int:
-        """Take a finished run back to the checkpoint before its last, as if killed then; returns that step (or 0)."""
+        """Take a finished run back to the checkpoint before its last, as if killed then; returns that step, or 0 where
+        it kept none and trains again from the seed.
+        """
         for step in self.steps()[-1:]:
             shutil.rmtree(self.path / "state" / f"step-{step}")
         (self.path / "model.safetensors").unlink()

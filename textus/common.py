@@ -19,9 +19,12 @@ import difflib
 import hashlib
 import json
 import os
+import re
+import shlex
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
+from contextvars import ContextVar
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -98,7 +101,7 @@ def sha256(path: Path) -> str:
 def fingerprint(value: Any) -> str:
     """A short stable hash (16 hex digits) of anything JSON can hold."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:16]
 
 
 def sync(path: Path) -> None:
@@ -115,7 +118,8 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        beside.write_bytes(data.encode() if isinstance(data, str) else data)
+        # a lone surrogate, as in a file name that is not UTF-8, becomes its escape in JSON
+        beside.write_bytes(data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data)
         sync(beside)
         beside.replace(path)
     finally:
@@ -151,6 +155,14 @@ def folder_atomic(path: Path) -> Iterator[Path]:
         shutil.rmtree(beside, ignore_errors=True)
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """A second name for a file that is never changed in place; a copy where the disk has no such links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 @contextlib.contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
     """Keep every other training of this machine out of a folder, and from replacing it; RunError where one is at it.
@@ -165,8 +177,8 @@ def alone_in(folder: Path) -> Iterator[None]:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise RunError(
-                    f"{folder} is in use: a training or a search writes to it; wait for that, stop it, or choose"
-                    " another --out"
+                    f"{folder} is in use: a training or a search writes to it, or another command; wait for that,"
+                    " stop it, or choose another --out"
                 ) from error
             except OSError:
                 pass  # this file system has no locks
@@ -257,9 +269,73 @@ def uniform(seed: int, *keys: int | str) -> float:
 # ── telling people ─────────────────────────────────────────────────────────────────────────────
 
 
+_gathered: ContextVar[list[str] | None] = ContextVar("gathered", default=None)
+_COUNT = re.compile(r"\d[\d,]*(?= of \d| tokens in all| windows)|(?<= of )\d[\d,]*|^\d[\d,]*")
+"""The numbers of a notice that count rows or tokens; others are limits or values."""
+
+
 def notice(text: str) -> None:
     """One line for the person at the terminal; standard output stays free for results."""
-    print(text, file=sys.stderr, flush=True)
+    if (held := _gathered.get()) is not None:
+        held.append(text)
+    else:
+        print(printable(text, keep="\n\t"), file=sys.stderr, flush=True)
+
+
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str, keep: str = "") -> str:
+    """Text, such as the name of a file, that any terminal can show and any file hold.
+
+    Control characters and bytes that are not UTF-8 (Python's lone surrogates) are escaped, `\\x1b` and `\\xe9`.
+    """
+
+    def escaped(match: re.Match[str]) -> str:
+        code = ord(match[0]) - (0xDC00 if "\udc80" <= match[0] <= "\udcff" else 0)
+        return match[0] if match[0] in keep else f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+
+    return UNPRINTABLE.sub(escaped, text)
+
+
+def command_line() -> str:
+    """The command that was typed, quoted so that it can be pasted back."""
+    return shlex.join(["textus", *sys.argv[1:]])
+
+
+@contextlib.contextmanager
+def notices_together(*, show: bool = True) -> Iterator[None]:
+    """Within the block the notices of many batches are held back; after it each kind is one line, its counts summed;
+    none without `show`: the same work is done again, and then told.
+    """
+    held: list[str] = []
+    token = _gathered.set(held)
+    try:
+        yield
+    finally:
+        _gathered.reset(token)
+        for text in summed(held) if show else ():
+            notice(text)
+
+
+def summed(notices: Iterable[str]) -> list[str]:
+    """Notices that differ in numbers alone as one, its counts summed; the first's other numbers and names are kept."""
+    first: dict[str, str] = {}
+    totals: dict[str, list[int]] = {}
+    for text in notices:
+        body, _, place = text.partition("; the first ")
+        kind = re.sub(r"\d[\d,]*", "#", body)
+        counts = [int(number.replace(",", "")) for number in _COUNT.findall(body)]
+        if kind not in first:
+            first[kind], totals[kind] = text, counts
+        else:
+            totals[kind] = [a + b for a, b in zip(totals[kind], counts, strict=True)]
+    found = []
+    for kind, text in first.items():
+        body, mark, place = text.partition("; the first ")
+        numbers = iter(totals[kind])
+        found.append(_COUNT.sub(lambda _: f"{next(numbers):,}", body) + mark + place)  # noqa: B023
+    return found
 
 
 def cpu_seconds() -> float:
@@ -270,9 +346,9 @@ def cpu_seconds() -> float:
 
 @contextlib.contextmanager
 def progress(description: str, total: float | None = None) -> Iterator[Any]:
-    """A progress bar on standard error; yields `advance(amount=1, **shown)`.
+    """A progress bar on standard error; yields `advance(amount=1, note="")`.
 
-    It stays silent where standard error is not a terminal, but for one closing line over two seconds.
+    Where standard error is not a terminal: a line after two seconds, one every 30 seconds, and a closing line.
     """
     import time
 
@@ -293,6 +369,49 @@ def progress(description: str, total: float | None = None) -> Iterator[Any]:
             task = bar.add_task(description, total=total, note="")
             yield lambda amount=1, note="": bar.update(task, advance=amount, note=note)
     else:
-        yield lambda amount=1, note="": None
+        with progress_lines(description, total) as advance:
+            yield advance
     if (seconds := time.monotonic() - started) > 2:
         notice(f"{description}: {seconds:.1f} s")
+
+
+FIRST_LINE, NEXT_LINES = 2.0, 30.0
+"""Seconds before the first line about progress, and between the others."""
+
+
+@contextlib.contextmanager
+def progress_lines(description: str, total: float | None) -> Iterator[Any]:
+    """Progress in lines, for logs and pipes, by a thread of its own: a step that takes minutes is reported too."""
+    import threading
+    import time
+
+    ended, started = threading.Event(), time.monotonic()
+    done, shown = 0.0, ""
+
+    def advance(amount: float = 1, note: str = "") -> None:
+        nonlocal done, shown
+        done, shown = done + amount, note or shown
+
+    def report() -> None:
+        wait = FIRST_LINE
+        while not ended.wait(wait):
+            seconds, wait = time.monotonic() - started, NEXT_LINES
+            share = f" {done / total:.0%}" if total else ""
+            left = f", about {duration(seconds * (total - done) / done)} left" if total and done else ""
+            note = f", {shown}" if shown else ""
+            notice(f"{description}:{share} after {duration(seconds)}{left}{note}")
+
+    thread = threading.Thread(target=report, daemon=True)
+    thread.start()
+    try:
+        yield advance
+    finally:
+        ended.set()
+        thread.join()
+
+
+def duration(seconds: float) -> str:
+    """A time for people: 45 s, 3 min, 2.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

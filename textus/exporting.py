@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from textus import checkpoint, hardware
-from textus.common import RunError, UsageError, folder_atomic, notice, sha256, unknown
+from textus.common import RunError, UsageError, command_line, folder_atomic, notice, sha256, unknown
 from textus.config import from_dict, to_dict
 from textus.models.kernels import cache_folder
 from textus.models.pretrained import Imported, folder, gguf, llama2c, packing, peft
@@ -89,7 +89,7 @@ def import_run(
         "choices": {"precision": "float32"} if found.heads else {},
         "corpus": None,
         "tokenizer": {"kind": found.tokenizer.kind, "fingerprint": found.tokenizer.fingerprint},
-        "command": " ".join(["textus", *sys.argv[1:]]),
+        "command": command_line(),
         "versions": hardware.versions(),
         "isa": hardware.isa_name(),
         "steps": 0,

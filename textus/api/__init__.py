@@ -6,18 +6,29 @@ the command line says about it is written in `textus.cli`.
 
 from __future__ import annotations
 
-import io
+import contextlib
 import math
 import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textus import common
 from textus.api.rows import augment as augment
 from textus.api.rows import cloze as cloze
+from textus.api.rows import validate as validate
 from textus.api.run import Run as Run
+from textus.api.using import answered as answered
+from textus.api.using import compare as compare
+from textus.api.using import embed as embed
+from textus.api.using import evaluate as evaluate
+from textus.api.using import evaluate_together as evaluate_together
+from textus.api.using import generate as generate
+from textus.api.using import named as named
+from textus.api.using import open_run as open_run
+from textus.api.using import predict as predict
+from textus.api.using import predict_together as predict_together
 from textus.common import RunError, UsageError, notice, unknown
 
 if TYPE_CHECKING:
@@ -35,12 +46,17 @@ def build_corpus(
     *sources: str | Path,
     out: str | Path,
     split: str = "auto",
+    encoding: str = "",
+    columns: str = "",
+    delimiter: str = "",
     settings: Sequence[str] = (),
     force: bool = False,
 ) -> Corpus:
     """Read files and folders into a corpus folder at `out`.
 
-    `split` is auto, hash:SHARE, tail:SHARE or none; `settings` are assignments to other fields of
+    `split` is auto, hash:SHARE, tail:SHARE or none; `encoding` that of all text, such as "cp1250", or "" to detect it
+    file by file; `columns` names those of tables, as in "text=review" or "source=en,target=de", and `delimiter` what
+    separates them, "" to detect it; `settings` are assignments to other fields of
     `CorpusSettings`, such as "min_chars=20". Raises UsageError without sources or where `out` exists,
     DataError where no text is found.
     """
@@ -49,7 +65,8 @@ def build_corpus(
 
     if not sources:
         raise UsageError("no sources given; name files or folders: textus corpus build SRC --out FOLDER")
-    chosen = assign(CorpusSettings(split=split), list(settings))
+    given = CorpusSettings(split=split, encoding=encoding, columns=columns, delimiter=delimiter)
+    chosen = assign(given, list(settings))
     return build([Path(source) for source in sources], Path(out), settings=chosen, force=force)
 
 
@@ -197,26 +214,41 @@ def going_on(parent: Path, **refused: Any) -> tuple[str, Path]:
     return run.record["family"], parent
 
 
-def resume(path: str | Path) -> Run:
-    """Go on with an interrupted run from its newest checkpoint that verifies."""
+def resume(
+    path: str | Path,
+    *,
+    corpus: str | Path | None = None,
+    dev: str | Path | None = None,
+    until: int | None = None,
+) -> Run:
+    """Continue an interrupted run from its newest checkpoint that verifies. `corpus`: where the corpus (of a fine-tuned
+    run the labelled file) is now, if it was moved; `dev`: the same of the validation rows. `until`: a step to stop at,
+    as Ctrl-C would.
+    """
+    moved = Path(corpus) if corpus else None
     if Run(path).tasks:
-        from textus.finetuning import resume as go_on
-    else:
-        from textus.runs import resume as go_on
+        from textus.finetuning import resume as resume_finetuning
 
-    return Run(go_on(Path(path)))
+        return Run(resume_finetuning(Path(path), data=moved, dev=Path(dev) if dev else None, until=until))
+    from textus.runs import resume as resume_pretraining
+
+    if dev:
+        raise UsageError(f"--dev {dev}: goes with fine-tuned runs; {path} is trained on a corpus")
+    return Run(resume_pretraining(Path(path), corpus=moved, until=until))
 
 
 def finetune(
-    data: str | Path,
+    data: Any,
     *,
     out: str | Path,
     task: str = "classification",
     method: str = "full",
     start: str | Path | None = None,
     model: str | None = None,
-    dev: str | Path | None = None,
+    dev: Any = None,
     columns: str | None = None,
+    encoding: str | None = None,
+    skip_invalid: str | None = None,
     tokenizer: str | None = None,
     epochs: int | None = None,
     seed: int = 0,
@@ -229,7 +261,9 @@ def finetune(
 ) -> Run:
     """Teach a task from labelled rows to the model of a run (`start`) or to a new one (`model`), and return its run.
 
-    The arguments are the flags of `textus finetune`.
+    The arguments are the flags of `textus finetune`. `data` and `dev` are files (a str or Path), or labelled rows of
+    Python: dictionaries, a DataFrame, or a pair (X, y); these are kept beside the run, as OUT.rows.jsonl and
+    OUT.dev.jsonl, so that it can be resumed.
 
     Raises UsageError for words that do not go together, DataError for data the task cannot use.
     """
@@ -237,9 +271,11 @@ def finetune(
     from textus.finetuning import start as begin
 
     common.claim(Path(out), force=force)
+    data, dev = (kept_rows(each, Path(out), name, task) for each, name in ((data, "rows"), (dev, "dev")))
     wish = wish_for(
-        data, task=task, method=method, start=start, model=model, dev=dev, columns=columns, tokenizer=tokenizer,
-        epochs=epochs, seed=seed, augment=augment, settings=settings, also=parse_also(also, also_dev, also_columns),
+        data, task=task, method=method, start=start, model=model, dev=dev, columns=columns,
+        encoding=encoding, skip_invalid=skip_invalid, tokenizer=tokenizer, epochs=epochs, seed=seed, augment=augment,
+        settings=settings, also=parse_also(also, also_dev, also_columns),
     )  # fmt: skip
     return Run(begin(wish, Path(out), force=force))
 
@@ -255,7 +291,7 @@ def wish_for(
     settings: Sequence[str] = (),
     **others: Any,
 ) -> Any:
-    """The flags of `textus finetune` as its `Wish`; `others` are method, columns, tokenizer, epochs, seed and also."""
+    """The flags of `textus finetune` as its `Wish`; `others` are its fields of the same name."""
     from textus.finetuning import Wish
 
     how = (f"augment.operations={augment}",) if augment else ()
@@ -263,8 +299,23 @@ def wish_for(
     return Wish(Path(data), task, begun, model, chosen, assignments=(*how, *settings), **others)
 
 
+def kept_rows(data: Any, out: Path, name: str, task: str) -> Any:
+    """A file as it is; rows of Python as a file beside the run."""
+    if data is None or isinstance(data, str | Path):
+        return data
+    from textus.inputs import labelled_rows
+
+    rows = labelled_rows(data, task)
+    if not rows:
+        raise UsageError("there is no row to learn from; give labelled rows")
+    path = out.with_name(f"{out.name}.{name}.jsonl")
+    common.write_atomic(path, common.json_lines(rows))
+    notice(f"{len(rows):,} rows are kept in {path}")
+    return path
+
+
 def tune(
-    data: str | Path,
+    data: Any,
     *,
     out: str | Path,
     trials: int = 20,
@@ -278,7 +329,10 @@ def tune(
     """
     from textus.tuning import tune as search_for
 
-    chosen = Path(space) if space else None
+    chosen, task = Path(space) if space else None, finetuning.get("task", "classification")
+    data = kept_rows(data, Path(out), "rows", task)
+    if "dev" in finetuning:
+        finetuning["dev"] = kept_rows(finetuning["dev"], Path(out), "dev", task)
     return search_for(wish_for(data, **finetuning), Path(out), trials=trials, space=chosen, search=search)
 
 
@@ -314,12 +368,14 @@ def fewshot(
 
 
 def prove_resume(path: str | Path) -> dict[str, Any]:
-    """Resume a copy of a finished run from the checkpoint before its last; compare every byte of its weights.
+    """Resume a copy of a finished run from the checkpoint before its last, or where it kept none train it again and
+    break that off half-way; compare every byte of its weights.
 
     The copy lies beside the run and is removed. Raises RunError for a run that is not finished, or where a
     byte differs.
     """
     from textus.checkpoint import open_run as opened
+    from textus.training import Interrupted
 
     path = Path(path)
     run = opened(path)
@@ -329,6 +385,11 @@ def prove_resume(path: str | Path) -> dict[str, Any]:
         copy = Path(folder) / path.name
         shutil.copytree(path, copy)
         first = opened(copy).unfinish()
+        half = run.record["steps"] // 2
+        if not first and half:
+            with contextlib.suppress(Interrupted):
+                resume(copy, until=half)
+            first = half
         resume(copy)
         wanted, found = (common.sha256(each / "model.safetensors") for each in (path, copy))
     if wanted != found:
@@ -377,45 +438,7 @@ def pull_model(name: str, *, out: str | Path, force: bool = False) -> Run:
     return Run(out)
 
 
-# ── runs ───────────────────────────────────────────────────────────────────────────────────────
-
-
-def open_run(path: str | Path) -> Run:
-    """Open a run folder; RunError where it is none, or its record is damaged. The model is read when first
-    used."""
-    run = Run(path)
-    _ = run.record
-    return run
-
-
-# ── vectors and search ─────────────────────────────────────────────────────────────────────────
-
-
-def embed(
-    run: str | Path | Run,
-    file: str | Path,
-    *,
-    out: str | Path,
-    columns: str | None = None,
-    settings: Sequence[str] = (),
-    force: bool = False,
-) -> dict[str, Any]:
-    """Write the vectors of a file's texts, in order, as an array (texts, D) at `out`; see `Run.embed`.
-
-    Raises UsageError where `out` exists, DataError for a file without texts.
-    """
-    import numpy as np
-
-    from textus.searching import file_texts
-
-    out = Path(out)
-    common.claim_file(out, force=force)
-    opened = run if isinstance(run, Run) else open_run(run)
-    vectors = opened.embed(file_texts(Path(file), columns), settings=settings)
-    buffer = io.BytesIO()
-    np.save(buffer, vectors, allow_pickle=False)
-    common.write_atomic(out, buffer.getvalue())
-    return {"run": str(opened.path), "out": str(out), "texts": len(vectors), "width": vectors.shape[1]}
+# ── search ─────────────────────────────────────────────────────────────────────────────────────
 
 
 def build_index(
@@ -425,17 +448,20 @@ def build_index(
     run: str | Path | None = None,
     bm25: bool = False,
     columns: str | None = None,
+    passage: int | None = None,
     force: bool = False,
 ) -> Index:
-    """Make an index of a file's texts, each once: by the vectors of a run, by their words (`bm25`), or by both.
+    """Make an index of a file's or folder's texts, each once: by the vectors of a run, by their words (`bm25`), or by
+    both. `passage`: the bytes beyond which a text is cut into passages; 0: never.
 
-    Raises UsageError where neither is asked for or `out` exists, DataError for a file without texts.
+    Raises UsageError where neither is asked for or `out` exists, DataError where there is no text.
     """
-    from textus.searching import build, read_documents
+    from textus.passages import LONGEST, read_passages
+    from textus.searching import build
 
     common.claim(Path(out), force=force, kind="index")
-    texts = read_documents(Path(file), columns)
-    return build(texts, Path(out), run=Path(run) if run else None, bm25=bm25, force=force)
+    passages = read_passages(Path(file), columns, longest=LONGEST if passage is None else passage)
+    return build(passages, Path(out), run=Path(run) if run else None, bm25=bm25, force=force)
 
 
 def open_index(path: str | Path) -> Index:
@@ -446,94 +472,6 @@ def open_index(path: str | Path) -> Index:
 
 
 # ── findings ───────────────────────────────────────────────────────────────────────────────────
-
-
-def compare(
-    runs: Iterable[str | Path | Run], *, on: str | Path | None = None, out: str | Path | None = None
-) -> dict[str, Any]:
-    """Any runs on one ruler: bits per byte on the same bytes, seconds, memory.
-
-    Without `on` the runs are measured on the validation split, which all must share. Where one of them makes a
-    text from another, `on` is a table of pairs, and the others are measured on its targets alone. `out` is a folder
-    for the table and the picture (comparison.json, .html, .png). Raises UsageError where there is nothing in
-    common to measure on.
-    """
-    from textus import comparing
-
-    opened = [run if isinstance(run, Run) else open_run(run) for run in runs]
-    if not opened:
-        raise UsageError("there is nothing to compare; name at least one run")
-    for run in opened:
-        run.refuse_task()
-    corpora = {(run.record.get("corpus") or {}).get("fingerprint") for run in opened}
-    if on is None and len(corpora) > 1:
-        raise UsageError(
-            "these runs were trained on different corpora; name a text to compare them on: --on TEXT"
-        )
-    entries = [
-        comparing.Entry(name, run.model, run.tokenizer, run.record) for name, run in named(opened).items()
-    ]
-    pairs = any(run.model.needs_source for run in opened)
-    texts = opened[0]._texts(on, pairs)
-    result = comparing.compare(entries, texts)
-    if out is not None:
-        runs_by_name = named(opened)
-        samples = {name: run._sample(texts) for name, run in runs_by_name.items() if run.model.can_generate}
-        logs = {name: run.path / "log.jsonl" for name, run in runs_by_name.items()}
-        comparing.write(Path(out), result, samples, logs)
-    return result
-
-
-def predict_together(
-    runs: Iterable[str | Path | Run],
-    texts: Sequence[str | tuple[str, ...]] | Path,
-    *,
-    ensemble: str = "mean",
-    columns: str | None = None,
-    task: str | None = None,
-) -> list[dict[str, Any]]:
-    """The answer of several fine-tuned runs as one (mean, vote, soup) to each text, or to each row of a file.
-
-    Raises UsageError naming two runs that cannot be put together.
-    """
-    from textus import ensembling
-
-    paths = [run.path if isinstance(run, Run) else Path(run) for run in runs]
-    return ensembling.predictions(paths, ensemble, texts, columns, task)
-
-
-def evaluate_together(
-    runs: Iterable[str | Path | Run],
-    on: str | Path,
-    *,
-    ensemble: str = "mean",
-    columns: str | None = None,
-    by: Sequence[str] = (),
-    floors: bool = True,
-    out: str | Path | None = None,
-    task: str | None = None,
-) -> dict[str, Any]:
-    """How well several fine-tuned runs answer as one (mean, vote, soup), beside each of them alone.
-
-    As `Run.evaluate_task`, with `members` and, paired, `against_mean_member`; the floors are the first run's.
-    """
-    from textus import ensembling, scoring
-
-    paths = [run.path if isinstance(run, Run) else Path(run) for run in runs]
-    rows = scoring.read_rows(ensembling.task_of(paths, ensemble, task), Path(on), columns)
-    about = {"run": f"{ensemble} of {len(paths)}", "runs": [str(each) for each in paths], "on": str(on)}
-    found = {**about, **ensembling.reported(paths, ensemble, rows, by, floors=floors)}
-    if out is not None:
-        scoring.write(Path(out), found, rows.task, {str(each): each / "log.jsonl" for each in paths})
-    return found
-
-
-def named(runs: Sequence[Run]) -> dict[str, Run]:
-    """Runs by the name of their folder, or by its whole path where two have one name."""
-    short = [run.path.resolve().name for run in runs]
-    return {
-        name if short.count(name) == 1 else str(run.path): run for name, run in zip(short, runs, strict=True)
-    }
 
 
 def show(path: str | Path | Run) -> dict[str, Any]:

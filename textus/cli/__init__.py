@@ -13,10 +13,12 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 
 from cyclopts import App, CycloptsError
 from cyclopts.exceptions import MissingArgumentError, UnknownCommandError, UnusedCliTokensError
 
+from textus.arguments import STDIN
 from textus.cli.app import VERBS, build_app
 from textus.cli.help import flat_verbs, overview, page
 from textus.cli.options import Answer
@@ -96,7 +98,7 @@ def work(app: App, words: list[str]) -> int:
         print(overview(words[0]))
         return 0
     try:
-        command, bound, _ = app.parse_args(words, print_error=False, exit_on_error=False)
+        command, bound, _ = app.parse_args(with_stdin(words), print_error=False, exit_on_error=False)
     except UnknownCommandError as error:
         raise unknown_verb(words) from error
     except CycloptsError as error:
@@ -110,6 +112,17 @@ def work(app: App, words: list[str]) -> int:
         )
         return answer.exit_code
     return answer if isinstance(answer, int) else 0
+
+
+def with_stdin(words: list[str]) -> list[str]:
+    """A single - where a text may stand, as the name of standard input: the parser takes it for an option."""
+    if words[0] not in ("predict", "generate"):
+        return words
+    found = list(words)
+    for place, (before, word) in enumerate(pairwise(words), 1):
+        if word == "-" and (not before.startswith("--") or before in ("--json", "--force", "--text")):
+            found[place] = STDIN
+    return found
 
 
 def unknown_verb(words: list[str]) -> UsageError:
