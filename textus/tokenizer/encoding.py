@@ -168,6 +168,13 @@ class Tokenizer:
         mask = framed.special_tokens_mask
         return framed.ids[: mask.index(0)] if 0 in mask else []
 
+    @cached_property
+    def between(self) -> int:
+        """How many ids its own pairs of texts have between them: 2 for RoBERTa's, 1 for most and where it sets none."""
+        one = self.backend.encode("a").ids
+        pair = self.backend.encode("a", "a").ids
+        return max(1, len(pair) - 2 * len(one) + len(self.begin) + 1) if one[-1:] == [self.end_id] else 1
+
     @property
     def start_id(self) -> int:
         """The id a model reads before a text's first: the last of `begin`, or the end of the text before."""
