@@ -21,7 +21,7 @@ pairs inputs
 models writing
 generation
 engine
-checkpoint optim distributed
+checkpoint gradients optim distributed
 training
 measuring
 presets
@@ -29,7 +29,7 @@ runs
 augment metrics
 tasks
 evaluation
-comparing completing extracting fewshot predicting searching
+comparing completing extracting fewshot predicting searching validating
 embedding finetuning
 scoring
 ensembling robustness task_comparing

@@ -302,7 +302,7 @@ def test_tokens_in_columns_are_told_from_lines_by_what_they_are(
     assert [answer["line"] for answer in found] == [1, 6]
     prose = tmp_path / "prose.txt"
     prose.write_text("Anna left Rome .\nThen Boris saw Oslo again .\nShe went on .\n")
-    with pytest.raises(DataError, match="plain text without labels"):
+    with pytest.raises(DataError, match="not CoNLL columns"):
         tagger.evaluate(prose)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 import time
 
 import pytest
@@ -36,3 +38,9 @@ def test_progress_of_what_is_short_is_silent(capsys: pytest.CaptureFixture[str])
 )
 def test_duration_is_for_people(seconds: float, shown: str) -> None:
     assert common.duration(seconds) == shown
+
+
+def test_the_recorded_command_can_be_pasted_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["textus", "train", "my corpus", "--set", "model.name=it's"]
+    monkeypatch.setattr(sys, "argv", words)
+    assert shlex.split(common.command_line()) == words

@@ -59,6 +59,7 @@ if TYPE_CHECKING:
         train,
         train_tokenizer,
         tune,
+        validate,
         verify,
     )
     from textus.cli.using import serve
@@ -100,6 +101,7 @@ __all__ = [
     "train",
     "train_tokenizer",
     "tune",
+    "validate",
     "verify",
 ]
 

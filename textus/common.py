@@ -20,6 +20,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
@@ -100,7 +101,7 @@ def sha256(path: Path) -> str:
 def fingerprint(value: Any) -> str:
     """A short stable hash (16 hex digits) of anything JSON can hold."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:16]
 
 
 def sync(path: Path) -> None:
@@ -117,7 +118,8 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        beside.write_bytes(data.encode() if isinstance(data, str) else data)
+        # a lone surrogate, as in a file name that is not UTF-8, becomes its escape in JSON
+        beside.write_bytes(data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data)
         sync(beside)
         beside.replace(path)
     finally:
@@ -229,6 +231,11 @@ def claim(out: Path, *, force: bool = False, kind: str = "run") -> None:
     """Refuse an output folder that exists, unless `force`; and even then one that holds something else than a `kind`:
     nothing is overwritten by accident. Replacing it is left to the caller.
     """
+    if kind in ("run", "tokenizer", "export") and printable(str(out.absolute())) != str(out.absolute()):
+        raise UsageError(
+            f"{out}: models and tokenizers cannot be opened in a folder of this name (control characters, or bytes"
+            " that are not UTF-8); choose another --out"
+        )
     if not out.exists():
         return
     if not force:
@@ -277,7 +284,28 @@ def notice(text: str) -> None:
     if (held := _gathered.get()) is not None:
         held.append(text)
     else:
-        print(text, file=sys.stderr, flush=True)
+        print(printable(text, keep="\n\t"), file=sys.stderr, flush=True)
+
+
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str, keep: str = "") -> str:
+    """Text, such as the name of a file, that any terminal can show and any file hold.
+
+    Control characters and bytes that are not UTF-8 (Python's lone surrogates) are escaped, `\\x1b` and `\\xe9`.
+    """
+
+    def escaped(match: re.Match[str]) -> str:
+        code = ord(match[0]) - (0xDC00 if "\udc80" <= match[0] <= "\udcff" else 0)
+        return match[0] if match[0] in keep else f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+
+    return UNPRINTABLE.sub(escaped, text)
+
+
+def command_line() -> str:
+    """The command that was typed, quoted so that it can be pasted back."""
+    return shlex.join(["textus", *sys.argv[1:]])
 
 
 @contextlib.contextmanager

@@ -8,7 +8,6 @@ and `--choices` take it as it is.
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
@@ -20,7 +19,7 @@ import torch
 from textus import hardware
 from textus import tokenizer as tokenizers
 from textus.checkpoint import open_run
-from textus.common import UsageError, duration, notice, unknown
+from textus.common import UsageError, command_line, duration, notice, unknown
 from textus.config import assign, from_dict, parse_value, to_dict
 from textus.corpus import Corpus
 from textus.loader import Batches, Loader, TokenStore, fitting_context
@@ -95,7 +94,7 @@ class Plan:
             "budget": {"budget": self.clock.budget} if self.clock else None,
             "corpus": {"path": str(corpus.path.resolve()), "fingerprint": corpus.fingerprint},
             "tokenizer": {"kind": tokenizer.kind, "fingerprint": tokenizer.fingerprint},
-            "command": " ".join(["textus", *sys.argv[1:]]),
+            "command": command_line(),
             "versions": hardware.versions(),
             "isa": hardware.isa_name(),
         }

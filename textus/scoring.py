@@ -136,7 +136,13 @@ def trained_on(record: dict[str, Any], rows: Rows) -> int | None:
     if not path.exists() or path == Path():
         return None
     try:
-        records = read_records(path, parse_columns(corpus.get("columns")), quiet=True)
+        records = read_records(
+            path,
+            parse_columns(corpus.get("columns")),
+            encoding=corpus.get("encoding") or "",
+            problems=[],
+            quiet=True,
+        )
         known = {each.texts for each in rows.task.examples(records, labelled=False)}
     except (DataError, UsageError):  # other rows lie there now
         return None
@@ -195,7 +201,7 @@ def floor_run(run: Path, record: dict[str, Any]) -> Path | None:
         dev = Path(corpus["dev"]) if corpus["dev"] else None
         wish = Wish(
             Path(corpus["path"]), record["task"], family=family, dev=dev, columns=corpus["columns"],
-            seed=record["seed"],
+            seed=record["seed"], skip_invalid=corpus.get("skip_invalid"), encoding=corpus.get("encoding"),
         )  # fmt: skip
 
         def check(now: str) -> None:

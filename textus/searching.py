@@ -202,7 +202,6 @@ class Index:
             )
         if k < 1:
             raise UsageError(f"--top {k}: must be at least 1")
-        queries = [clean_text(query) for query in queries]
         if by == "hybrid":
             lists = [way(queries, max(k, FUSED)) for way in (self._by_words, self._by_meaning)]
             return [fused(each)[:k] for each in zip(*lists, strict=True)]

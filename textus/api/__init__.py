@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from textus import common
 from textus.api.rows import augment as augment
 from textus.api.rows import cloze as cloze
+from textus.api.rows import validate as validate
 from textus.api.run import Run as Run
 from textus.api.using import answered as answered
 from textus.api.using import compare as compare
@@ -246,6 +247,8 @@ def finetune(
     model: str | None = None,
     dev: Any = None,
     columns: str | None = None,
+    encoding: str | None = None,
+    skip_invalid: str | None = None,
     tokenizer: str | None = None,
     epochs: int | None = None,
     seed: int = 0,
@@ -270,8 +273,9 @@ def finetune(
     common.claim(Path(out), force=force)
     data, dev = (kept_rows(each, Path(out), name, task) for each, name in ((data, "rows"), (dev, "dev")))
     wish = wish_for(
-        data, task=task, method=method, start=start, model=model, dev=dev, columns=columns, tokenizer=tokenizer,
-        epochs=epochs, seed=seed, augment=augment, settings=settings, also=parse_also(also, also_dev, also_columns),
+        data, task=task, method=method, start=start, model=model, dev=dev, columns=columns,
+        encoding=encoding, skip_invalid=skip_invalid, tokenizer=tokenizer, epochs=epochs, seed=seed, augment=augment,
+        settings=settings, also=parse_also(also, also_dev, also_columns),
     )  # fmt: skip
     return Run(begin(wish, Path(out), force=force))
 
@@ -287,7 +291,7 @@ def wish_for(
     settings: Sequence[str] = (),
     **others: Any,
 ) -> Any:
-    """The flags of `textus finetune` as its `Wish`; `others` are method, columns, tokenizer, epochs, seed and also."""
+    """The flags of `textus finetune` as its `Wish`; `others` are its fields of the same name."""
     from textus.finetuning import Wish
 
     how = (f"augment.operations={augment}",) if augment else ()
@@ -413,14 +417,16 @@ def import_model(
     return Run(out)
 
 
-def export_model(run: str | Path, *, out: str | Path, to: str = "hf", force: bool = False) -> dict[str, Any]:
+def export_model(
+    run: str | Path, *, out: str | Path, to: str = "hf", argmax: bool = False, force: bool = False
+) -> dict[str, Any]:
     """Write a run as a folder that `transformers` loads, or its adapters as one that `peft` does; UsageError saying
-    what it cannot hold.
+    what it cannot hold. `argmax`: a tagger with a CRF may be written without it.
     """
     from textus.exporting import export_run
 
     common.claim(Path(out), force=force, kind="export")
-    return export_run(Path(run), Path(out), to=to)
+    return export_run(Path(run), Path(out), to=to, argmax=argmax)
 
 
 def pull_model(name: str, *, out: str | Path, force: bool = False) -> Run:

@@ -107,9 +107,9 @@ def work(app: App, words: list[str]) -> int:
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
         answer = command(*bound.args, **bound.kwargs)
     if isinstance(answer, Answer):
-        print(
-            json.dumps(answer.data, ensure_ascii=False, default=str) if as_json else answer.text, flush=True
-        )
+        text = json.dumps(answer.data, ensure_ascii=False, default=str) if as_json else answer.text
+        # a lone surrogate, as in a file name that is not UTF-8, as its escape
+        print(text.encode("utf-8", "backslashreplace").decode(), flush=True)
         return answer.exit_code
     return answer if isinstance(answer, int) else 0
 

@@ -111,6 +111,8 @@ class Task(ABC):
     """The family that a run of this task is measured against, trained on the same rows."""
     new_model: ClassVar[dict[str, Any]] = {}
     """Config values of a new model that differ from what fine-tuning takes, where the family has them."""
+    least = 2
+    """Rows it needs at least where some of them are held out."""
 
     def __init__(self, settings: Any, labels: Sequence[str]) -> None:
         self.settings, self.labels = settings, list(labels)
@@ -124,9 +126,35 @@ class Task(ABC):
     def of(cls, settings: Any, records: Sequence[Record]) -> Task:
         """The task as this data has it: its classes are those of the records."""
 
+    @classmethod
+    @abstractmethod
+    def parser(cls, settings: Any, records: Sequence[Record], *, labelled: bool) -> Callable[[Record], Any]:
+        """What checks one row, and raises DataError for one that cannot be used; `records` are all of them, where a
+        row alone does not say how it is to be read.
+        """
+
+    @classmethod
+    def kinds(cls, settings: Any, records: Sequence[Record]) -> list[Any] | None:
+        """The kind of each row; of every kind some rows are left to learn from. None: all are of one."""
+        return None
+
+    @classmethod
+    def can_split(cls, settings: Any, train: Sequence[Record], held: Sequence[Record]) -> bool:
+        """Whether something is to be learnt from the first rows, and the weights can be chosen by the others."""
+        return bool(train and held)
+
+    @classmethod
+    def fields(cls, settings: Any, values: dict[str, Any]) -> list[str]:
+        """The fields of a row that it reads."""
+        return []
+
     @abstractmethod
     def examples(self, records: Sequence[Record], *, labelled: bool) -> list[Example]:
-        """The rows checked. Raises DataError naming the first that cannot be."""
+        """The rows checked. Raises DataError that lists those that cannot be used."""
+
+    def label_names(self, example: Example) -> list[str]:
+        """The names that an example's label is made of, as `labels` or its entities have them: what is counted."""
+        return []
 
     def can_choose(self, examples: Sequence[Example]) -> None:  # noqa: B027 - most tasks can by any rows
         """Raises DataError where these rows cannot tell which weights are best."""
@@ -318,13 +346,14 @@ def from_record(record: dict[str, Any]) -> Task:
 @dataclass(frozen=True)
 class Frame:
     """What stands around texts for a model: ids before the first, one after each; `longest` ids in all (None: any).
-    `segments`: how many kinds of text it tells apart.
+    `segments`: how many kinds of text it tells apart; `between`: how many ids part two texts (RoBERTa's have two).
     """
 
     begin: tuple[int, ...]
     end_id: int
     longest: int | None
     segments: int = 0
+    between: int = 1
 
     def around(
         self, texts: Sequence[list[int]], where: Literal["end", "middle"] = "end"
@@ -333,7 +362,8 @@ class Frame:
         that its first quarter and the end are kept (Sun et al. 2019).
         """
         kept = [len(text) for text in texts]
-        room = None if self.longest is None else self.longest - len(self.begin) - len(texts)
+        more = (self.between - 1) * (len(texts) - 1)
+        room = None if self.longest is None else self.longest - len(self.begin) - len(texts) - more
         cut = left = 0 if room is None else max(0, sum(kept) - room)
         while left:  # the longest comes down to the next, then both together
             longest = kept.index(max(kept))
@@ -344,8 +374,9 @@ class Frame:
         ids, segments = list(self.begin), [0] * len(self.begin)
         for number, (text, n) in enumerate(zip(texts, kept, strict=True)):
             first = n if where == "end" else n // 4
-            ids += [*text[:first], *text[len(text) - n + first :], self.end_id]
-            segments += [number] * (n + 1)
+            ends = self.between if number < len(texts) - 1 else 1
+            ids += [*text[:first], *text[len(text) - n + first :], *[self.end_id] * ends]
+            segments += [number] * (n + ends)
         return ids, segments, cut
 
 
@@ -354,7 +385,8 @@ def frame_of(config: Any, tokenizer: Tokenizer, longest: int | None = None) -> F
     limits = [each for each in (config.context_length, longest) if each]
     begin = tuple(tokenizer.begin) or (tokenizer.end_id,)
     segments = getattr(config, "segments", 0)
-    return Frame(begin, tokenizer.end_id, min(limits) if limits else None, segments)
+    longest = min(limits) if limits else None
+    return Frame(begin, tokenizer.end_id, longest, segments, tokenizer.between)
 
 
 def rows_of(task: Task, examples: Sequence[Example], tokenizer: Tokenizer, frame: Frame) -> list[Row]:
@@ -480,7 +512,7 @@ def states(model: LanguageModel, batch: Batch) -> Tensor:
 
 
 def head_loss(model: LanguageModel, batch: Batch) -> Loss:
-    """What `training.Gradients` takes: the loss of the batch's head on the model's states. Of a model with several
+    """What `gradients.Gradients` takes: the loss of the batch's head on the model's states. Of a model with several
     heads it says whose it is; the others have no gradient at all, so that no optimiser moves or decays them in that
     step.
     """

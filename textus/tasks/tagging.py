@@ -35,7 +35,8 @@ from textus.metrics.entities import (
 from textus.models.heads import IGNORED
 from textus.records import Record
 from textus.tasks import Example, Floats, Frame, Row, Task
-from textus.tasks.tokens import Tagged, cut, of_places, tagged, unit_of
+from textus.tasks.rows import parse_rows
+from textus.tasks.tokens import ENTITY_FIELDS, Tagged, cut, of_places, tagged, unit_of
 from textus.tokenizer import Tokenizer
 
 MOST_TAGS = 1000
@@ -76,7 +77,7 @@ class Tagging(Task):
     def of(cls, settings: TaggingSettings, records: Sequence[Record]) -> Tagging:
         unit = unit_of(records) if settings.unit == "auto" else settings.unit
         settings = replace(settings, unit=unit)  # type: ignore[arg-type]
-        rows = [tagged(record, unit, labelled=True) for record in records]
+        rows = parse_rows(records, cls.parser(settings, records, labelled=True))
         found = Counter(tag for row in rows for tag in row.label)
         if all(map(is_entity_tag, found)):
             kinds = {kind for row in rows for kind, _, _ in spans(row.label)}
@@ -101,10 +102,34 @@ class Tagging(Task):
             )
         return cls(settings, labels)
 
+    @classmethod
+    def parser(
+        cls, settings: TaggingSettings, records: Sequence[Record], *, labelled: bool
+    ) -> Callable[[Record], Tagged]:
+        unit = unit_of(records) if settings.unit == "auto" else settings.unit
+        return lambda record: tagged(record, unit, labelled=labelled)
+
+    @classmethod
+    def can_split(cls, settings: TaggingSettings, train: Sequence[Record], held: Sequence[Record]) -> bool:
+        parse = cls.parser(settings, [*train, *held], labelled=True)
+        learnt, chosen = ({tag for record in part for tag in parse(record).label} for part in (train, held))
+        entities = all(map(is_entity_tag, learnt | chosen))
+        return len(learnt) > 1 and bool(chosen - {"O"} if entities else chosen)
+
+    @classmethod
+    def fields(cls, settings: TaggingSettings, values: dict[str, Any]) -> list[str]:
+        if values.get("tokens") is not None:
+            return ["tokens", "tags"]
+        return ["text", next((name for name in ENTITY_FIELDS if values.get(name) is not None), "entities")]
+
+    def label_names(self, example: Example) -> list[str]:
+        names = list(example.label)
+        return [kind for kind, _, _ in spans(names)] if self.entities else names
+
     # ── rows ───────────────────────────────────────────────────────────────────────────────────
 
     def examples(self, records: Sequence[Record], *, labelled: bool) -> list[Example]:
-        rows = [tagged(record, self.settings.unit, labelled=labelled) for record in records]
+        rows = parse_rows(records, self.parser(self.settings, records, labelled=labelled))
         if not labelled:
             return list(rows)
         if empty := [row.where for row in rows if not row.texts]:
