@@ -1,9 +1,8 @@
-"""Verbs that use runs: `generate chat evaluate compare serve show doctor verify`."""
+"""Verbs that use runs: `generate evaluate compare serve show doctor verify`."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -46,6 +45,7 @@ def generate(
     Example: textus generate work/run "Once upon a time" --temperature 0.8 --max-tokens 100
     """
     from textus.api import open_run
+    from textus.generation import sampling_of
 
     opened = open_run(run)
     pieces = opened.stream(prompt, **sampling.given())
@@ -56,6 +56,11 @@ def generate(
     for piece in pieces:
         write(piece)
     write("\n")
+    if pieces.reason == "length" and pieces.n_tokens < sampling_of(sampling.given()).max_tokens:
+        context = opened.model.config.context_length
+        notice(
+            f"… (cut at {pieces.n_tokens} tokens: the context of {context:,} is full; --sliding continues)"
+        )
     return None
 
 
@@ -63,43 +68,6 @@ def write(text: str) -> None:
     """Show a piece of text at once, before the next one is ready."""
     sys.stdout.write(text)
     sys.stdout.flush()
-
-
-def chat(run: RunFolder, /, *, sampling: SamplingFlags = SamplingFlags()) -> None:
-    """Talk to a model; questions are typed, or come one a line from a pipe.
-
-    Example: echo "What is a list?" | textus chat work/run --temperature 0.7
-    """
-    from textus.api import open_run
-
-    opened = open_run(run)
-    if not opened.chats:
-        notice(f"{run} was trained to continue texts, not to chat: it answers with the line it expects next")
-    messages: list[dict[str, str]] = []
-    for question in questions():
-        messages.append({"role": "user", "content": question})
-        answer = ""
-        for piece in opened.stream_chat(messages, **sampling.given()):
-            write(piece)
-            answer += piece
-        write("\n")
-        messages.append({"role": "assistant", "content": answer})
-
-
-def questions() -> Iterator[str]:
-    """The questions: typed at a prompt until Ctrl-D, or the lines of a pipe that are not empty."""
-    typed = sys.stdin.isatty()
-    if typed:
-        notice("ask; Ctrl-D ends")
-    while True:
-        if typed:
-            sys.stderr.write("> ")
-            sys.stderr.flush()
-        line = sys.stdin.readline()
-        if not line:
-            return
-        if line.strip():
-            yield line.strip()
 
 
 Ensemble = Annotated[
