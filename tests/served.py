@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import torch
 import uvicorn
 from remembering import Remembering, RememberingConfig
@@ -74,3 +75,13 @@ def running(*served: Served, **options: Any) -> Iterator[str]:
             server.should_exit = True
             thread.join(20)
             assert not thread.is_alive(), "the server does not end"
+
+
+def refused(answer: httpx.Response, status: int) -> dict[str, Any]:
+    """The error of an answer, which must be in OpenAI's shape, of one line, without a stack trace."""
+    assert answer.status_code == status, answer.text
+    error = answer.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert "\n" not in error["message"]
+    assert "Traceback" not in answer.text
+    return error

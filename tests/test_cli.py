@@ -265,6 +265,41 @@ def test_show_doctor_verify(capsys: pytest.CaptureFixture[str], trained: Path) -
         assert capsys.readouterr().out.strip()
 
 
+@pytest.fixture(scope="module")
+def tagged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A classifier that counts words: a fine-tuned run in a second."""
+    from textus import api
+
+    folder = tmp_path_factory.mktemp("task")
+    rows = [
+        f"{word} film {n},{label}" for word, label in (("good", "pos"), ("bad", "neg")) for n in range(20)
+    ]
+    (folder / "rows.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+    return api.finetune(folder / "rows.csv", model="linear", task="classification", out=folder / "run").path
+
+
+def test_serve_refuses_at_the_start_what_it_cannot_serve(
+    capsys: pytest.CaptureFixture[str], tagged: Path, counted: Path, corpus: Path, tmp_path: Path
+) -> None:
+    """U7, C15, M12: a fine-tuned run and an encoder, also beside one that can be served."""
+    complained = complaint(capsys, 2, "serve", counted, tagged, "--port", 0)
+    assert "was fine-tuned for classification" in complained
+    assert f"textus predict {tagged}" in complained
+    settings = ("--set", "model.n_layer=1", "--set", "model.d_model=32", "--set", "model.n_head=2")
+    encoder = tmp_path / "encoder"
+    words = ("train", corpus, "--model", "encoder", "--tokenizer", "char", "--steps", 2, "--out", encoder)
+    assert main(words_for(*words, *settings)) == 0
+    capsys.readouterr()
+    complained = complaint(capsys, 2, "serve", encoder, "--port", 0)
+    assert "encoder cannot be served" in complained
+
+
+def test_serve_refuses_names_that_are_none(capsys: pytest.CaptureFixture[str], counted: Path) -> None:
+    """M9"""
+    for flag, value in (("--allow-host", "http://lab"), ("--allow-origin", "lab")):
+        assert f"{flag} {value}: not a" in complaint(capsys, 2, "serve", counted, "--port", 0, flag, value)
+
+
 def test_a_port_in_use(capsys: pytest.CaptureFixture[str], counted: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -312,11 +347,15 @@ def test_a_reader_that_has_gone_is_no_error() -> None:
 
 def test_serve_answers_until_ctrl_c(counted: Path, trained: Path) -> None:
     started = subprocess.Popen(
-        [TEXTUS, "serve", str(counted), str(trained), "--port", "0"], stderr=subprocess.PIPE, text=True
+        [TEXTUS, "serve", str(counted), str(trained), "--port", "0", "--allow-host", "lab.example"],
+        stderr=subprocess.PIPE,
+        text=True,
     )
     assert started.stderr is not None
     address = re.search(r"http://[\d.:]+", started.stderr.readline())
     assert address
+    named = urllib.request.Request(f"{address[0]}/health", headers={"Host": "lab.example"})
+    assert json.load(urllib.request.urlopen(named, timeout=30))["models"] == ["counted", "trained"]
     with urllib.request.urlopen(f"{address[0]}/v1/models", timeout=30) as reply:
         assert [model["id"] for model in json.load(reply)["data"]] == ["counted", "trained"]
     started.send_signal(signal.SIGINT)

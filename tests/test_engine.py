@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,7 @@ from torch import Tensor
 from textus import engine as engine_module
 from textus.common import RunError, UsageError
 from textus.engine import Engine, EngineThread, Event
-from textus.generation import Sampling, generate
+from textus.generation import BOUNDS, Bound, Sampling, generate
 from textus.models import LanguageModel
 
 END = 0
@@ -332,17 +333,54 @@ class Failing(Remembering):
         return super().forward(ids, cache, lengths)
 
 
-def test_a_failing_model_reaches_everyone_who_waits_and_the_next_are_served() -> None:
-    front = EngineThread(Engine(Failing(), end_id=None, max_rows=1))
+@pytest.mark.parametrize("max_rows", [1, 4])
+def test_a_row_that_fails_ends_alone_and_the_others_get_what_they_get_without_it(max_rows: int) -> None:
+    """R2: also where it is read together with others, and in the midst of running ones."""
     greedy = Sampling(max_tokens=4, temperature=0)
-    replies = [front.submit([1], ENDLESS), front.submit([12], greedy), front.submit([2], greedy)]
-    replies[0].cancel()
-    list(replies[0])
-    for reply in replies[1:]:
+    alone = [event.id for event in Engine(Failing(), end_id=None).stream([[2]], greedy)]
+    front = EngineThread(Engine(Failing(), end_id=None, max_rows=max_rows))
+    running = front.submit([1], ENDLESS)
+    next(running)
+    replies = [front.submit(ids, greedy) for ids in ([12], [2], [12], [2])]
+    if max_rows == 1:
+        running.cancel()
+    for reply in replies[::2]:
         with pytest.raises(RunError, match=r"MemoryError: no room for 12.*send it again") as caught:
             list(reply)
         assert isinstance(caught.value.__cause__, MemoryError)
         assert list(reply) == [], "the error comes once"
+    for reply in replies[1::2]:
+        assert [event.id for event in reply] == alone
+    if max_rows > 1:
+        assert next(running).reason is None
+    front.close()
+
+
+@pytest.mark.filterwarnings("ignore:divide by zero")
+def test_a_row_whose_choice_fails_ends_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """R2: logits that one request's settings make infinite; the bounds that prevent it are lifted here."""
+    monkeypatch.setitem(BOUNDS, "repetition_penalty", Bound(0, math.inf, "anything"))
+    wild = Sampling(max_tokens=4, repetition_penalty=1e-300)
+    front = EngineThread(Engine(Remembering(), end_id=None, max_rows=4))
+    others = [front.submit([1], ENDLESS), front.submit([2], ENDLESS)]
+    with pytest.raises(RunError, match="as the logit of id"):
+        list(front.submit([1, 2, 3], wild))
+    for reply in others:
+        assert [next(reply).reason for _ in range(20)] == [None] * 20
+    front.close()
+
+
+def test_a_failure_of_the_running_rows_reaches_everyone_who_waits_and_the_next_are_served() -> None:
+    model = Failing()
+    front = EngineThread(Engine(model, end_id=None, max_rows=1))
+    replies = [front.submit([1], ENDLESS), front.submit([2], ENDLESS)]
+    next(replies[0])
+    table, model.table.data = model.table.data, torch.zeros(2, 2)
+    for reply in replies:
+        with pytest.raises(RunError, match=r"the model failed while generating"):
+            list(reply)
+    model.table.data = table
+    assert len(list(front.submit([2], Sampling(max_tokens=4)))) == 4
     front.close()
 
 

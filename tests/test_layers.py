@@ -16,7 +16,7 @@ common
 config hardware allocation report
 corpus tokenizer
 loader texts records
-pairs
+passages pairs
 models
 generation
 engine
@@ -28,7 +28,7 @@ runs
 augment metrics
 tasks
 evaluation
-comparing extracting fewshot searching
+comparing extracting fewshot searching validating
 finetuning
 scoring
 ensembling robustness

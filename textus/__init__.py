@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         show,
         train,
         train_tokenizer,
+        validate,
         verify,
     )
     from textus.cli.using import serve
@@ -55,6 +56,7 @@ __all__ = [
     "show",
     "train",
     "train_tokenizer",
+    "validate",
     "verify",
 ]
 

@@ -19,6 +19,8 @@ import difflib
 import hashlib
 import json
 import os
+import re
+import shlex
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
@@ -98,7 +100,7 @@ def sha256(path: Path) -> str:
 def fingerprint(value: Any) -> str:
     """A short stable hash (16 hex digits) of anything JSON can hold."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:16]
 
 
 def sync(path: Path) -> None:
@@ -115,7 +117,8 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        beside.write_bytes(data.encode() if isinstance(data, str) else data)
+        # a lone surrogate, as in a file name that is not UTF-8, becomes its escape in JSON
+        beside.write_bytes(data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data)
         sync(beside)
         beside.replace(path)
     finally:
@@ -151,6 +154,14 @@ def folder_atomic(path: Path) -> Iterator[Path]:
         shutil.rmtree(beside, ignore_errors=True)
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """A second name for a file that is never changed in place; a copy where the disk has no such links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 @contextlib.contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
     """Keep every other training of this machine out of a folder, and from replacing it; RunError where one is at it.
@@ -180,6 +191,10 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 def read_json(path: Path) -> Any:
     """Parse a JSON file; RunError naming the file and the place where it is not JSON, or cannot be read."""
+    if path.exists() and not path.is_file():
+        raise RunError(
+            f"{path} is not a regular file; give a file of JSON"
+        )  # a pipe or a device would never end
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -255,7 +270,28 @@ def uniform(seed: int, *keys: int | str) -> float:
 
 def notice(text: str) -> None:
     """One line for the person at the terminal; standard output stays free for results."""
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text, keep="\n\t"), file=sys.stderr, flush=True)
+
+
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str, keep: str = "") -> str:
+    """Text, such as the name of a file, that any terminal can show and any file hold.
+
+    Control characters and bytes that are not UTF-8 (Python's lone surrogates) are escaped, `\\x1b` and `\\xe9`.
+    """
+
+    def escaped(match: re.Match[str]) -> str:
+        code = ord(match[0]) - (0xDC00 if "\udc80" <= match[0] <= "\udcff" else 0)
+        return match[0] if match[0] in keep else f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+
+    return UNPRINTABLE.sub(escaped, text)
+
+
+def command_line() -> str:
+    """The command that was typed, quoted so that it can be pasted back."""
+    return shlex.join(["textus", *sys.argv[1:]])
 
 
 def cpu_seconds() -> float:
@@ -266,9 +302,9 @@ def cpu_seconds() -> float:
 
 @contextlib.contextmanager
 def progress(description: str, total: float | None = None) -> Iterator[Any]:
-    """A progress bar on standard error; yields `advance(amount=1, **shown)`.
+    """A progress bar on standard error; yields `advance(amount=1, note="")`.
 
-    It stays silent where standard error is not a terminal, but for one closing line over two seconds.
+    Where standard error is not a terminal: a line after two seconds, one every 30 seconds, and a closing line.
     """
     import time
 
@@ -289,6 +325,49 @@ def progress(description: str, total: float | None = None) -> Iterator[Any]:
             task = bar.add_task(description, total=total, note="")
             yield lambda amount=1, note="": bar.update(task, advance=amount, note=note)
     else:
-        yield lambda amount=1, note="": None
+        with progress_lines(description, total) as advance:
+            yield advance
     if (seconds := time.monotonic() - started) > 2:
         notice(f"{description}: {seconds:.1f} s")
+
+
+FIRST_LINE, NEXT_LINES = 2.0, 30.0
+"""Seconds before the first line about progress, and between the others."""
+
+
+@contextlib.contextmanager
+def progress_lines(description: str, total: float | None) -> Iterator[Any]:
+    """Progress in lines, for logs and pipes, by a thread of its own: a step that takes minutes is reported too."""
+    import threading
+    import time
+
+    ended, started = threading.Event(), time.monotonic()
+    done, shown = 0.0, ""
+
+    def advance(amount: float = 1, note: str = "") -> None:
+        nonlocal done, shown
+        done, shown = done + amount, note or shown
+
+    def report() -> None:
+        wait = FIRST_LINE
+        while not ended.wait(wait):
+            seconds, wait = time.monotonic() - started, NEXT_LINES
+            share = f" {done / total:.0%}" if total else ""
+            left = f", about {duration(seconds * (total - done) / done)} left" if total and done else ""
+            note = f", {shown}" if shown else ""
+            notice(f"{description}:{share} after {duration(seconds)}{left}{note}")
+
+    thread = threading.Thread(target=report, daemon=True)
+    thread.start()
+    try:
+        yield advance
+    finally:
+        ended.set()
+        thread.join()
+
+
+def duration(seconds: float) -> str:
+    """A time for people: 45 s, 3 min, 2.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

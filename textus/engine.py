@@ -46,12 +46,18 @@ class Event:
     """One id of one request; the last event of a request has a reason.
 
     `reason` is "stop" (the model ended its text; `id` is then None) or "length" (`max_tokens` are there, or the context
-    is full).
+    is full). Where the request failed its last event has an `error` instead; the others know nothing of it.
     """
 
     row: int  # the number `submit` gave; from `stream`, the place of the prompt
     id: int | None
     reason: Literal["stop", "length"] | None = None
+    error: TextusError | None = None
+
+    @property
+    def is_last(self) -> bool:
+        """Whether no more events come of the request."""
+        return self.reason is not None or self.error is not None
 
 
 @dataclass(slots=True)
@@ -130,9 +136,12 @@ class Engine:
             free = self.max_rows - len(self.running) - len(self.unread)
             fresh = [*self.unread, *(self.waiting.popleft() for _ in range(min(free, len(self.waiting))))]
             self.unread = []
+            failed: list[Event] = []
             logits = [self._advance()] if self.running else []
-            logits += [self._admit(group) for group in alike(fresh)]
-            return self._choose(torch.cat(logits) if len(logits) > 1 else logits[0]) if logits else []
+            for group in alike(fresh):
+                logits += self._admit_or_fail(group, failed)
+            chosen = self._choose(torch.cat(logits) if len(logits) > 1 else logits[0]) if logits else []
+            return [*failed, *chosen]
 
     def stream(
         self,
@@ -165,6 +174,8 @@ class Engine:
         try:
             while self.busy:
                 for event in self.step():
+                    if event.error is not None:
+                        raise event.error
                     yield replace(event, row=place[event.row])
         finally:
             self.clear()
@@ -186,6 +197,19 @@ class Engine:
         self.running = [*self.running, *fresh]
         return logits
 
+    def _admit_or_fail(self, fresh: list[Request], failed: list[Event]) -> list[Tensor]:
+        """Admit new rows; where they cannot be read together, one by one, and those that fail alone end with an error.
+
+        The caches of the running rows are not touched before the new ones are whole.
+        """
+        try:
+            return [self._admit(fresh)]
+        except Exception as error:
+            if len(fresh) == 1:
+                failed.append(Event(fresh[0].number, None, error=failure(error)))
+                return []
+        return [logits for request in fresh for logits in self._admit_or_fail([request], failed)]
+
     def _sources(self, fresh: list[Request]) -> Tensor | None:
         """The source texts (B, S) of new rows, an empty one for a row without; None where no row has one."""
         if all(each.source is None for each in fresh):
@@ -197,7 +221,11 @@ class Engine:
         events, keep = [], []
         rows = in_reach(logits, self.n_ids).float().cpu().numpy()
         for row, (request, scores) in enumerate(zip(self.running, rows, strict=True)):
-            id = choose(scores, request.sampling, request.ids, request.n_new)
+            try:
+                id = choose(scores, request.sampling, request.ids, request.n_new)
+            except Exception as error:  # of this row alone: the others have logits of their own
+                events.append(Event(request.number, None, error=failure(error)))
+                continue
             request.n_new += 1
             if id in self.ends:
                 events.append(Event(request.number, None, "stop"))
@@ -221,6 +249,15 @@ class Engine:
         with torch.inference_mode():  # `cancel` comes here too, and the cache was made in this mode
             self.cache = self.cache.select(rows) if rows else None
         self.running = [self.running[row] for row in rows]
+
+
+def failure(error: Exception) -> TextusError:
+    """An error as those get it who wait: ours as it is, another one named."""
+    if isinstance(error, TextusError):
+        return error
+    failed = RunError(f"the model failed while generating: {type(error).__name__}: {error}; send it again")
+    failed.__cause__ = error
+    return failed
 
 
 def alike(requests: list[Request]) -> list[list[Request]]:
@@ -303,7 +340,8 @@ class EngineThread:
     """An engine in a background thread, for callers on any thread (an HTTP server).
 
     Orders travel through one inbox and are looked at between steps, so nobody waits for a lock during a step.
-    Where the model fails, every open request gets the error, and the engine goes on with the next ones.
+    Where one request fails it alone gets the error; where the model fails on the running rows, every open request does,
+    and the engine continues with the next ones.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -346,8 +384,8 @@ class EngineThread:
             try:
                 going = self._obey()
                 for event in self.engine.step() if going else []:
-                    reply = self._open[event.row] if event.reason is None else self._open.pop(event.row)
-                    reply._events.put(event)
+                    reply = self._open.pop(event.row) if event.is_last else self._open[event.row]
+                    reply._events.put(event.error or event)
             except Exception as error:  # any: who waits must not wait for ever
                 self._fail(error)
         self._fail(RunError("the engine was closed before this request had ended; send it again"))
@@ -376,12 +414,6 @@ class EngineThread:
     def _fail(self, error: Exception) -> None:
         """Every open request gets the error; none is left hanging."""
         self.engine.clear()
-        if not isinstance(error, TextusError):
-            failed = RunError(
-                f"the model failed while generating: {type(error).__name__}: {error}; send it again"
-            )
-            failed.__cause__ = error
-            error = failed
         for reply in self._open.values():
-            reply._events.put(error)
+            reply._events.put(failure(error))
         self._open.clear()

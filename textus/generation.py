@@ -12,6 +12,7 @@ import contextlib
 import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, fields
+from numbers import Integral, Real
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,6 +22,39 @@ from torch import Tensor
 from textus.common import RunError, UsageError, uniform, unknown
 from textus.models import LanguageModel
 from textus.pairs import sources_of
+
+MAX_STOP_LENGTH = 1000
+"""Characters a stop string may have."""
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What one sampling field may be: a number, or a whole one, from `low` to `high` but for those `without`."""
+
+    low: float
+    high: float
+    wanted: str
+    whole: bool = False
+    without: tuple[float, ...] = ()
+
+    def holds(self, value: Any) -> bool:
+        """Whether a value is within the bound; of another type it is not."""
+        if isinstance(value, bool) or not isinstance(value, Integral if self.whole else Real):
+            return False
+        return self.low <= float(value) <= self.high and value not in self.without
+
+
+BOUNDS = {
+    "temperature": Bound(0, 100, "a number from 0 (greedy) to 100"),
+    "top_k": Bound(0, 2**31 - 1, "a whole number from 0 (all) to 2147483647", whole=True),
+    "top_p": Bound(0, 1, "a number above 0, at most 1", without=(0,)),
+    "min_p": Bound(0, 1, "a number from 0, below 1", without=(1,)),
+    "repetition_penalty": Bound(0.01, 100, "a number from 0.01 to 100 (1 is none)"),
+    "max_tokens": Bound(1, 2**31 - 1, "a whole number of 1 or more", whole=True),
+    "seed": Bound(-(2**63), 2**64 - 1, "a whole number from -2^63 to 2^64 - 1", whole=True),
+}
+"""The one place where the command line, Python and HTTP look up what a sampling field may be. Beyond these bounds
+logits overflow: a repetition penalty of 1e-300 makes them infinite."""
 
 
 @dataclass(frozen=True)
@@ -41,19 +75,15 @@ class Sampling:
 
     def check(self) -> None:
         """UsageError naming the first value that is out of range."""
-        rules = [
-            ("temperature", 0 <= self.temperature < math.inf, "0 (greedy) or more, and finite"),
-            ("top_k", self.top_k >= 0, "0 (all) or more"),
-            ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
-            ("min_p", 0 <= self.min_p < 1, "at least 0 and below 1"),
-            ("repetition_penalty", 0 < self.repetition_penalty < math.inf, "above 0 (1 is none), and finite"),
-            ("max_tokens", self.max_tokens >= 1, "1 or more"),
-            ("stop", not isinstance(self.stop, str), "a tuple of texts, such as ('\\n\\n',)"),
-            ("stop", all(self.stop), "texts of at least one character"),
-        ]
-        for name, good, wanted in rules:
-            if not good:
-                raise UsageError(f"{name}={getattr(self, name)!r} is out of range; give {wanted}")
+        for name, bound in BOUNDS.items():
+            if not bound.holds(value := getattr(self, name)):
+                raise UsageError(f"{name}={value!r:.60} is out of range; give {bound.wanted}")
+        if isinstance(self.stop, str) or not all(isinstance(text, str) for text in self.stop):
+            raise UsageError(f"stop={self.stop!r}: give a tuple of texts, such as ('\\n\\n',)")
+        if not all(0 < len(text) <= MAX_STOP_LENGTH for text in self.stop):
+            raise UsageError(
+                f"stop={str(self.stop)[:100]!r} is out of range; give texts of 1 to {MAX_STOP_LENGTH:,} characters"
+            )
 
 
 def sampling_of(values: dict[str, Any]) -> Sampling:

@@ -12,6 +12,7 @@ from textus.common import UsageError, notice
 
 if TYPE_CHECKING:
     from textus.api.run import Run
+    from textus.generation import DecodedStream
 
 COMMANDS = {
     "/help": "this list",
@@ -66,8 +67,8 @@ class Conversation:
         finally:
             self.turns += [asked, {"role": "assistant", "content": answer}]
         show("\n")
-        if pieces.reason == "length":
-            notice(self.cut(pieces.n_tokens))
+        if (full := full_context(pieces, self.settings, self.run)) or pieces.reason == "length":
+            notice(full or f"… (cut at {pieces.n_tokens} tokens: --max-tokens)")
 
     def ask_kindly(self, question: str) -> None:
         """`ask` for somebody at the terminal: an error or Ctrl-C ends the answer, not the program."""
@@ -78,15 +79,6 @@ class Conversation:
         except KeyboardInterrupt:
             show("\n")
             notice("… (stopped)")
-
-    def cut(self, n_tokens: int) -> str:
-        """Why an answer ended before the model ended it."""
-        from textus.generation import sampling_of
-
-        if n_tokens >= sampling_of(self.settings).max_tokens:
-            return f"… (cut at {n_tokens} tokens: --max-tokens)"
-        context = self.run.model.config.context_length
-        return f"… (cut at {n_tokens} tokens: the context of {context:,} is full; --sliding continues)"
 
     def command(self, line: str) -> bool:
         """Carry out a line that begins with /; False ends the conversation."""
@@ -126,6 +118,16 @@ class Conversation:
                 notice(str(error))
                 return
         notice(", ".join(f"{key}={each!r}" for key, each in now.items()))
+
+
+def full_context(pieces: DecodedStream, settings: dict[str, Any], run: Run) -> str:
+    """What to tell of a text that ended because the context is full; empty for every other."""
+    from textus.generation import sampling_of
+
+    if pieces.reason != "length" or pieces.n_tokens >= sampling_of(settings).max_tokens:
+        return ""
+    context = run.model.config.context_length
+    return f"… (cut at {pieces.n_tokens} tokens: the context of {context:,} is full; --sliding continues)"
 
 
 def _value(name: str, value: str, now: dict[str, Any]) -> Any:

@@ -46,6 +46,16 @@ Columns = Annotated[
     str | None,
     option("Which columns are the fields: text=review,label=stars, or without a header 0=text,1=label."),
 ]
+Encoding = Annotated[
+    str | None, option("The encoding of the files of rows, such as cp1250 or gb18030; detected if left out.")
+]
+SkipInvalid = Annotated[
+    str | None,
+    option(
+        "Leave out rows that cannot be used, up to a share (5%) or all; else they are refused.",
+        metavar="N%",
+    ),
+]
 Assignments = Annotated[
     list[str] | None,
     option("Set any field of any config, such as model.n_layer=2; may be repeated.", "--set", "PATH=VALUE"),

@@ -16,11 +16,13 @@ from textus.cli.options import (
     Budget,
     Columns,
     CorpusFolder,
+    Encoding,
     Force,
     Json,
     Out,
     Rows,
     RunFolder,
+    SkipInvalid,
     flag,
     option,
 )
@@ -129,10 +131,14 @@ def finetune(
         Path | None, option("Rows that choose the weights; without it, a tenth is held out.", metavar="FILE")
     ] = None,
     columns: Columns = None,
+    encoding: Encoding = None,
+    skip_invalid: SkipInvalid = None,
     tokenizer: Annotated[
         str | None, option("For a new model: a tokenizer's folder, or a kind to train on the texts.")
     ] = None,
-    epochs: Annotated[int | None, option("Times the rows are read. [default: 3, a new model 8]")] = None,
+    epochs: Annotated[
+        int | None, option("Times the rows are read. [default: by their number; of many 3, a new model 8]")
+    ] = None,
     seed: Annotated[int, option("The same command, seed and choices give the same bytes.")] = 0,
     augment: Annotated[
         str | None,
@@ -153,8 +159,8 @@ def finetune(
 
     run = api.finetune(
         data, out=out, task=task, method=method, start=start, model=model, dev=dev, columns=columns,
-        tokenizer=tokenizer, epochs=epochs, seed=seed, augment=augment, settings=settings or [], force=force,
-        **also.given(),
+        encoding=encoding, skip_invalid=skip_invalid, tokenizer=tokenizer, epochs=epochs, seed=seed, augment=augment,
+        settings=settings or [], force=force, **also.given(),
     )  # fmt: skip
     return finished(run)
 
@@ -167,6 +173,13 @@ def resume(
         bool,
         flag("Train the finished run again beside itself, broken off and resumed, and compare every byte."),
     ] = False,
+    corpus: Annotated[
+        Path | None,
+        option("Where its corpus, or the labelled file of a fine-tuned run, is now, if it was moved."),
+    ] = None,
+    dev: Annotated[
+        Path | None, option("Where the validation rows of a fine-tuned run are now.", metavar="FILE")
+    ] = None,
     as_json: Json = False,
 ) -> Answer:
     """Go on with an interrupted run, exactly from its newest whole checkpoint.
@@ -180,7 +193,7 @@ def resume(
 
         data = api.prove_resume(run)
         return Answer(data, telling.figures(f"resume of {run} proven", data))
-    return finished(api.resume(run))
+    return finished(api.resume(run, corpus=corpus, dev=dev))
 
 
 def finished(run: Any) -> Answer:

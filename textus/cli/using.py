@@ -45,23 +45,23 @@ def generate(
     Example: textus generate work/run "Once upon a time" --temperature 0.8 --max-tokens 100
     """
     from textus.api import open_run
-    from textus.generation import sampling_of
+    from textus.cli.chatting import full_context
 
     opened = open_run(run)
     pieces = opened.stream(prompt, **sampling.given())
     if as_json:
         text = "".join(pieces)
-        return Answer({"run": str(run), "prompt": prompt, "text": text, "sampling": sampling.given()}, text)
-    write("" if opened.model.needs_source else prompt)
-    for piece in pieces:
-        write(piece)
-    write("\n")
-    if pieces.reason == "length" and pieces.n_tokens < sampling_of(sampling.given()).max_tokens:
-        context = opened.model.config.context_length
-        notice(
-            f"… (cut at {pieces.n_tokens} tokens: the context of {context:,} is full; --sliding continues)"
-        )
-    return None
+    else:
+        write("" if opened.model.needs_source else prompt)
+        for piece in pieces:
+            write(piece)
+        write("\n")
+    if full := full_context(pieces, sampling.given(), opened):
+        notice(full)
+    if not as_json:
+        return None
+    found = {"run": str(run), "prompt": prompt, "text": text, "reason": pieces.reason}
+    return Answer({**found, "sampling": sampling.given()}, text)
 
 
 def write(text: str) -> None:
@@ -251,6 +251,17 @@ def serve(
     *runs: RunFolders,
     host: Annotated[str, option("The address to listen on; the default is this machine only.")] = "127.0.0.1",
     port: Annotated[int, option("The port to listen on.")] = 8000,
+    allow_host: Annotated[
+        list[str] | None,
+        option(
+            "Another name by which requests may address it, such as host.docker.internal; may be repeated.",
+            metavar="NAME",
+        ),
+    ] = None,
+    allow_origin: Annotated[
+        list[str] | None,
+        option("A web page that may use it, such as http://localhost:3000; may be repeated.", metavar="URL"),
+    ] = None,
 ) -> None:
     """Serve runs: an OpenAI-compatible API, and a page to try them in.
 
@@ -262,6 +273,9 @@ def serve(
 
     if not runs:
         raise UsageError("serve needs at least one run folder: textus serve RUN")
+    opened = [open_run(run) for run in runs]
+    for run in opened:
+        run.refuse_task()  # before any weights are read
     served = [
         Served(
             name=name,
@@ -271,9 +285,9 @@ def serve(
             chat=run.chats,
             context_length=run.model.config.context_length,
         )
-        for name, run in named([open_run(run) for run in runs]).items()
+        for name, run in named(opened).items()
     ]
-    start(served, host=host, port=port)
+    start(served, host=host, port=port, hosts=allow_host or (), origins=allow_origin or ())
 
 
 def show(run: RunFolder, /, *, as_json: Json = False) -> Answer:

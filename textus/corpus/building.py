@@ -29,11 +29,15 @@ from textus.common import (
     claim,
     folder_atomic,
     notice,
+    printable,
     progress,
     sha256,
     write_json,
 )
 from textus.config import VERSION, to_dict
+from textus.corpus.aligned import is_aligned, read_aligned
+from textus.corpus.decoding import Guesses
+from textus.corpus.dialects import parse_delimiter
 from textus.corpus.documents import (
     PART_CHARS,
     SPLITS,
@@ -45,9 +49,10 @@ from textus.corpus.documents import (
     parse_split,
 )
 from textus.corpus.folder import Corpus, open_corpus
-from textus.corpus.readers import read
+from textus.corpus.readers import named_fields, read
 from textus.corpus.repair import parts, repair
 from textus.corpus.sources import SUFFIXES, Source, scan, total_bytes
+from textus.corpus.tables import NoColumn, Reading, parse_columns
 
 
 class Row(NamedTuple):
@@ -87,20 +92,30 @@ def build(
     """Build a corpus at `out` from files and folders (walked in sorted order).
 
     Raises UsageError where `out` exists (unless `force` and it is a corpus), DataError where nothing can be
-    read, a path is not there, or a table lacks the text column. What cannot be read is skipped, named in
-    `dropped.jsonl` and told. Reads and writes each byte twice; memory does not grow with the corpus.
+    read or a path is not there. What cannot be read, and a table without the columns, is left out, named in
+    `dropped.jsonl` and reported. Reads and writes each byte twice; memory does not grow with the corpus.
     """
     sources = [sources] if isinstance(sources, str | Path) else list(sources)
     if not sources:
         raise UsageError("no source given; name at least one file or folder of text")
 
+    columns = parse_columns(settings.columns)
+
     def gather(stage: Stage) -> None:
         with progress("reading", total_bytes(sources)) as advance:
+            if is_aligned(columns):
+                for raw in read_aligned(
+                    [Path(path) for path in sources], columns, settings.encoding, advance
+                ):
+                    stage.add(raw)
+                stage.n_files = len(sources)
+                stage.sources += [{"path": str(path)} for path in sources]
+                return
             for given in sources:
                 before = len(stage)
                 for found in scan([given], out, advance):
                     take(found, stage, settings)
-                stage.sources.append({"path": str(given), "documents": len(stage) - before})
+                stage.sources.append({"path": printable(str(given)), "documents": len(stage) - before})
 
     return write(gather, out, settings, force, " and ".join(map(str, sources)))
 
@@ -129,6 +144,21 @@ def build_from_documents(
     return write(gather, out, settings, force, "the documents given")
 
 
+def reading_of(settings: CorpusSettings) -> Reading:
+    """How the settings say to read tables. Raises UsageError for columns or a delimiter that cannot be used."""
+    columns = parse_columns(settings.columns)
+    if settings.text_column != "text":
+        if columns:
+            raise UsageError(
+                f"text_column={settings.text_column} and columns {settings.columns!r} both name columns; give"
+                f" --columns text={settings.text_column} alone"
+            )
+        columns = {settings.text_column: "text"}
+    reading = Reading(columns, settings.encoding, parse_delimiter(settings.delimiter))
+    named_fields(reading)
+    return reading
+
+
 def take(found: Source | Dropped, stage: Stage, settings: CorpusSettings) -> None:
     """Stage the documents of one source; one that turns out unreadable on the way leaves nothing behind."""
     if isinstance(found, Dropped):
@@ -136,7 +166,8 @@ def take(found: Source | Dropped, stage: Stage, settings: CorpusSettings) -> Non
         return
     before = stage.mark()
     try:
-        for each in read(found, settings.text_column):
+        noted = replace(found, noted=lambda encoding: stage.guesses.add(found.name, encoding))
+        for each in read(noted, reading_of(settings)):
             if isinstance(each, Dropped):
                 stage.drop(each)
             else:
@@ -144,7 +175,8 @@ def take(found: Source | Dropped, stage: Stage, settings: CorpusSettings) -> Non
         stage.n_files += 1
     except Unreadable as error:
         stage.back_to(before)
-        stage.drop(Dropped(found.name, "unreadable", str(error)))
+        reason = "column not found" if isinstance(error, NoColumn) else "unreadable"
+        stage.drop(Dropped(found.name, reason, str(error)))
 
 
 def write(
@@ -152,6 +184,7 @@ def write(
 ) -> Corpus:
     """Both passes, inside a folder that appears at `out` when all is done."""
     settings.check()
+    reading_of(settings)
     claim(out, force=force, kind="corpus")
     try:
         with folder_atomic(out) as folder:
@@ -176,7 +209,9 @@ def write(
 
 def nothing(looked_in: str, stage: Stage) -> DataError:
     """The error for a corpus without a document."""
-    why = ", ".join(f"{count} {reason}" for reason, count in sorted(stage.reasons.items()))
+    why = "; ".join(
+        f"{count} {reason}: {stage.examples[reason][0]}" for reason, count in sorted(stage.reasons.items())
+    )
     return DataError(
         f"no text to read in {looked_in}"
         + (f" (left out: {why})" if why else " (empty)")
@@ -202,6 +237,7 @@ class Stage:
         self.reasons: Counter[str] = Counter()
         self.examples: dict[str, list[str]] = {}
         self.replaced: Counter[str] = Counter()
+        self.guesses = Guesses()
         self.sources: list[dict[str, Any]] = []
 
     def __enter__(self) -> Stage:
@@ -243,6 +279,8 @@ class Stage:
             )
             self.position += self.parts.write(line.encode())
             self.note_replaced(raw.source, steps)
+            if not n_parts:
+                self.note_replaced(raw.source, [step for step in raw.steps if step.startswith("replaced:")])
             n_parts += 1
             n_chars += len(text)
             n_bytes += len(data)
@@ -280,7 +318,7 @@ class Stage:
         self.note_replaced(raw.source, steps)
         return given, [f"source:{step}" for step in steps], f'"source_text": {encode(given)}, '
 
-    def note_replaced(self, source: str, steps: tuple[str, ...]) -> None:
+    def note_replaced(self, source: str, steps: Sequence[str]) -> None:
         if steps and steps[0].startswith("replaced:"):
             self.replaced[source if len(self.replaced) < 1000 else "other files"] += int(steps[0][9:])
 
@@ -309,6 +347,8 @@ def tell(stage: Stage) -> None:
         notice(f"left out, {reason}: {count:,}: {names} (all in dropped.jsonl)")
         if reason == "suffix not read":
             notice(f"read are {SUFFIXES}")
+    if guesses := str(stage.guesses):
+        notice(guesses)
     for source, count in sorted(stage.replaced.items())[:NAMED]:
         notice(f"{source}: {count:,} broken bytes replaced by U+FFFD")
     if len(stage.replaced) > NAMED:

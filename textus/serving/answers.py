@@ -17,8 +17,10 @@ from textus.common import TextusError, UsageError
 from textus.engine import Engine, EngineThread, Event, Reply
 from textus.generation import Sampling, TextStream, beginning
 from textus.models import LanguageModel
-from textus.serving.schemas import ApiError, Asked
+from textus.serving.schemas import MAX_TOKENS, ApiError, Asked
 
+PANIC = "PanicException"
+"""What the tokenizer's library raises where it gives up on a text; it is no `Exception` and has no importable name."""
 Reason = Literal["stop", "length"]
 
 
@@ -44,6 +46,12 @@ class Served:
         if not self.model.needs_source:
             return ids, None
         return beginning(self.model, self.tokenizer.end_id), ids
+
+    def most_tokens(self, ids: list[int]) -> int:
+        """How many tokens an answer to a prompt may have: what the context leaves, one where it is full."""
+        if self.context_length is None:
+            return MAX_TOKENS
+        return max(1, self.context_length - len(self.request(ids)[0]))
 
     def end_ids(self, chat: bool) -> frozenset[int]:
         """Ids that end an answer besides those that end every text: in a chat also the end of a turn."""
@@ -79,9 +87,8 @@ class Desk:
     async def open(self, asked: Asked) -> Call:
         """Begin to answer; ApiError where the prompt does not fit, or too many wait already."""
         prompts = await asyncio.to_thread(self._read, asked)  # a long text takes a while to encode
-        samplings = asked.samplings()
-        rows = [(ids, sampling) for ids in prompts for sampling in samplings]
         self._check(asked, prompts)
+        rows = [(ids, each) for ids in prompts for each in asked.samplings(self.served.most_tokens(ids))]
         if self.n_open + len(rows) > self.max_open:
             raise ApiError(
                 429,
@@ -92,9 +99,9 @@ class Desk:
         call = Call(self, rows, sum(map(len, prompts)), self.served.end_ids(bool(asked.messages)))
         try:
             call.start()
-        except TextusError:  # closed meanwhile
+        except TextusError as error:  # closed meanwhile
             call.cancel()
-            raise
+            raise ApiError(503, str(error), code="shutting_down") from error
         return call
 
     def submit(self, ids: list[int], sampling: Sampling) -> Reply:
@@ -103,12 +110,20 @@ class Desk:
         return self.engine.submit(prompt, sampling, source)
 
     def _read(self, asked: Asked) -> list[list[int]]:
-        if asked.messages:
-            return [self.served.tokenizer.render(asked.messages, add_generation_prompt=True)]
-        return [self.served.prompt_ids(prompt) for prompt in asked.prompts]
+        try:
+            if asked.messages:
+                return [self.served.tokenizer.render(asked.messages, add_generation_prompt=True)]
+            return [self.served.prompt_ids(prompt) for prompt in asked.prompts]
+        except TextusError as error:  # a template may refuse what the caller sent
+            raise ApiError(400, str(error), param=asked.param, code="invalid_value") from error
+        except BaseException as error:
+            if isinstance(error, Exception) or type(error).__name__ != PANIC:
+                raise
+            message = f"{self.served.name!r} cannot read the {asked.param} ({error}); shorten or split it"
+            raise ApiError(400, message, param=asked.param, code="invalid_value") from error
 
     def _check(self, asked: Asked, prompts: list[list[int]]) -> None:
-        context, param = self.served.context_length, "messages" if asked.messages else "prompt"
+        context, param = self.served.context_length, asked.param
         longest = max(map(len, prompts))
         if context is not None and longest > context:
             raise ApiError(
@@ -144,7 +159,7 @@ class Row:
                 if piece.reason:
                     self.reply.cancel()  # no error where the engine has ended it itself
                     break
-        except Exception as error:
+        except BaseException as error:  # a decoder's panic is no Exception
             self.call.deliver(error)
         finally:
             self.call.deliver(None)
@@ -175,7 +190,7 @@ class Call:
         self.n_running = 0
         self.cancelled = False
         self._loop = asyncio.get_running_loop()
-        self._pieces: asyncio.Queue[Piece | Exception | None] = asyncio.Queue()
+        self._pieces: asyncio.Queue[Piece | BaseException | None] = asyncio.Queue()
 
     def start(self) -> None:
         for index, (ids, sampling) in enumerate(self.prompts):
@@ -185,12 +200,12 @@ class Call:
             self.desk.n_open += 1
             self.desk.threads.submit(row.run)
 
-    def deliver(self, piece: Piece | Exception | None) -> None:
+    def deliver(self, piece: Piece | BaseException | None) -> None:
         """Hand something to the event loop, from a row's thread; None is a row's last word."""
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._receive, piece)
 
-    def _receive(self, piece: Piece | Exception | None) -> None:
+    def _receive(self, piece: Piece | BaseException | None) -> None:
         if piece is None:
             self.n_running -= 1
             self.desk.n_open -= 1
@@ -203,7 +218,7 @@ class Call:
                 piece = await self._pieces.get()
                 if self.cancelled:
                     return
-                if isinstance(piece, Exception):
+                if isinstance(piece, BaseException):
                     raise piece
                 if piece is not None:
                     self.n_tokens[piece.index] = piece.n_tokens
@@ -223,7 +238,7 @@ class Call:
         return {"prompt_tokens": self.n_prompt, "completion_tokens": n, "total_tokens": self.n_prompt + n}
 
 
-def as_api_error(error: Exception) -> ApiError:
+def as_api_error(error: BaseException) -> ApiError:
     """What the caller is told: our own messages in full, of other failures only that they happened."""
     if isinstance(error, ApiError):
         return error

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import ipaddress
 import json
 import signal
 import socket
@@ -21,37 +20,26 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from importlib.resources import files
 from typing import Any
-from urllib.parse import urlsplit
 
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
-from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from textus.common import UsageError, nearest, notice
 from textus.serving import schemas
 from textus.serving.answers import Call, Desk, Piece, Served, as_api_error
+from textus.serving.guard import STOPS, Guard, add_errors, host_name, origin_of
 from textus.serving.schemas import ApiError, Asked
 
 MAX_BODY = 2_000_000  # bytes
 GRACE = 3  # seconds
-ROUTES = ("/v1/models", "/v1/completions", "/v1/chat/completions", "/health", "/")
 PAGE = {
     "/": ("index.html", "text/html"),
     "/app.js": ("app.js", "text/javascript"),
     "/words.js": ("words.js", "text/javascript"),
     "/style.css": ("style.css", "text/css"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
-}
-SECURITY_HEADERS = {
-    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "x-content-type-options": "nosniff",
-    "x-frame-options": "DENY",
-    "referrer-policy": "no-referrer",
-    "cross-origin-opener-policy": "same-origin",
-    "cross-origin-resource-policy": "same-origin",
 }
 
 
@@ -62,18 +50,27 @@ def create_app(
     max_queue: int = 64,
     host: str = "127.0.0.1",
     hosts: Sequence[str] = (),
+    origins: Sequence[str] = (),
 ) -> FastAPI:
     """The application over these models; it starts one engine thread for each, closed when the server stops.
 
     Each model writes at most `max_rows` answers together; `max_queue` more wait, the next gets 429. `host` is
-    the address it will be bound to; `hosts` are further names by which it may be addressed (behind a proxy).
-    Raises UsageError for no models, or two of one name.
+    the address it will be bound to; `hosts` are further names by which it may be addressed (behind a proxy, from a
+    container), `origins` those of other web pages that may use it. Raises UsageError for no models, two of one name,
+    and a model that cannot generate.
     """
-    names = [each.name for each in served]
-    if not names:
+    known = [each.name for each in served]
+    if not known:
         raise UsageError("there is nothing to serve; name at least one run")
-    if len(set(names)) < len(names):
-        raise UsageError(f"two models have one name ({', '.join(names)}); rename one of the run folders")
+    if len(set(known)) < len(known):
+        raise UsageError(f"two models have one name ({', '.join(known)}); rename one of the run folders")
+    for each in served:
+        if not each.model.can_generate:
+            raise UsageError(
+                f"{each.name} cannot be served: {type(each.model).__name__} reads texts and generates none; take a run"
+                " of another family, or use it with textus embed or textus finetune"
+            )
+    names, pages = [host_name(name) for name in hosts], [origin_of(url) for url in origins]
     desks = {each.name: Desk(each, max_rows, max_queue) for each in served}
 
     @contextlib.asynccontextmanager
@@ -95,7 +92,7 @@ def create_app(
     add_models(app, desks)
     add_answers(app, desks)
     add_page(app)
-    app.add_middleware(Guard, host=host, hosts=hosts)
+    app.add_middleware(Guard, host=host, hosts=names, origins=pages)
     return app
 
 
@@ -225,7 +222,9 @@ async def events(call: Call, asked: Asked, form: Completion | Chat) -> AsyncIter
         async for piece in call:
             for delta in form.deltas(piece):
                 yield chunk([delta], usage=asked.continuous_usage)
-    except Exception as error:  # the status line is long gone: say it in the stream
+    except STOPS:
+        raise
+    except BaseException as error:  # the status line is long gone: the stream carries it
         yield sse(as_api_error(error).body())
     else:
         if asked.usage:
@@ -310,102 +309,6 @@ def always(page: Response) -> Callable[[Request], Awaitable[Response]]:
         return page
 
     return respond
-
-
-# ── errors ─────────────────────────────────────────────────────────────────────────────────────
-
-
-def add_errors(app: FastAPI) -> None:
-    """Every error in OpenAI's shape, none with a stack trace."""
-
-    @app.exception_handler(ApiError)
-    async def told(_: Request, error: ApiError) -> JSONResponse:
-        return refusal(error)
-
-    @app.exception_handler(HTTPException)
-    async def routing(request: Request, error: HTTPException) -> JSONResponse:
-        method, path = request.method, request.url.path
-        if error.status_code == 405:
-            allowed = (error.headers or {}).get("Allow", "")
-            message = f"{path} does not take {method}; use {allowed}"
-        else:
-            shown = path if len(path) <= 60 else path[:57] + "..."
-            near = nearest(path, ROUTES)
-            message = f"there is nothing at {shown}; " + (
-                f"did you mean {near}?" if near else f"try {ROUTES[0]}"
-            )
-        return refusal(ApiError(error.status_code, message), dict(error.headers or {}))
-
-    @app.exception_handler(Exception)
-    async def failed(_: Request, error: Exception) -> JSONResponse:
-        return refusal(as_api_error(error))
-
-
-def refusal(error: ApiError, headers: dict[str, str] | None = None) -> JSONResponse:
-    headers = dict(headers or {})
-    if error.status == 429:
-        headers["retry-after"] = "1"
-    if error.status == 413:
-        headers["connection"] = "close"  # the rest of the body is not read
-    return JSONResponse(error.body(), error.status, headers)
-
-
-class Guard:
-    """Refuses what another web site makes a browser send, and adds the security headers to every answer.
-
-    A page elsewhere can point a browser at 127.0.0.1 in two ways: directly, and then the browser names that
-    page in `Origin`; or by a DNS name of its own that it rebinds to 127.0.0.1, and then that name is in
-    `Host`.
-    """
-
-    def __init__(self, app: ASGIApp, host: str, hosts: Sequence[str] = ()) -> None:
-        self.app = app
-        self.any_address = host in ("0.0.0.0", "::", "")
-        self.names = {"localhost", "127.0.0.1", "::1", host.lower(), *(each.lower() for each in hosts)}
-        if self.any_address:
-            self.names.add(socket.gethostname().lower())
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return await self.app(scope, receive, send)
-
-        async def send_guarded(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                added = [(name.encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
-                message["headers"] = [*message.get("headers", []), *added]
-            await send(message)
-
-        error = self.check(Request(scope))
-        respond = refusal(error) if error else self.app
-        return await respond(scope, receive, send_guarded)
-
-    def check(self, request: Request) -> ApiError | None:
-        host, origin = request.headers.get("host", ""), request.headers.get("origin")
-        if not self.known(host):
-            message = (
-                f"this server does not answer to the name {host[:100]!r}; use http://127.0.0.1 or localhost"
-            )
-            return ApiError(403, message, code="host_not_allowed")
-        if origin is not None and origin.lower() != f"{request.url.scheme}://{host}".lower():
-            message = f"a page of {origin[:100]!r} may not use this server; open the server's own page"
-            return ApiError(403, message, code="origin_not_allowed")
-        return None
-
-    def known(self, host: str) -> bool:
-        """Whether a Host header names this machine; where every address is bound, any bare address does."""
-        try:
-            name = urlsplit(f"//{host}").hostname or ""
-        except ValueError:
-            return False
-        return name in self.names or (self.any_address and is_address(name))
-
-
-def is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
 
 
 # ── running it ─────────────────────────────────────────────────────────────────────────────────

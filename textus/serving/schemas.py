@@ -10,20 +10,19 @@ spell the same way.
 from __future__ import annotations
 
 import json
-import math
 import secrets
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from textus.common import UsageError, counter_seed, nearest
-from textus.generation import Sampling
+from textus.generation import BOUNDS, MAX_STOP_LENGTH, Sampling
 
 MAX_CHOICES = 8
 MAX_ROWS = 32  # prompts × n of one request
 MAX_TOKENS = 8192
+"""What one answer has at most, of a model without a context length; of others what the context leaves."""
+UNLIMITED = int(BOUNDS["max_tokens"].high)
 MAX_STOPS = 4
-MAX_STOP_LENGTH = 1000
 MAX_MESSAGES = 4096
 ROLES = ("system", "developer", "user", "assistant")
 
@@ -40,12 +39,21 @@ class ApiError(Exception):
     def body(self) -> dict[str, Any]:
         kinds = {404: "not_found_error", 429: "rate_limit_error", 500: "server_error", 503: "server_error"}
         kind = kinds.get(self.status, "invalid_request_error")
-        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+        message, param = whole_characters(self.message), self.param and whole_characters(self.param)
+        return {"error": {"message": message, "type": kind, "param": param, "code": self.code}}
+
+
+def whole_characters(text: str) -> str:
+    """One line that UTF-8 can hold: half characters (lone surrogates) as escapes."""
+    return " ".join(text.encode(errors="backslashreplace").decode().split())
 
 
 def bad(name: str, value: Any, wanted: str, code: str = "invalid_value") -> ApiError:
     """The error for one value: which name, which value, what to give instead."""
-    shown = json.dumps(value, ensure_ascii=False, default=str)
+    try:
+        shown = json.dumps(value, ensure_ascii=False, default=str)
+    except RecursionError:
+        shown = kind_of(value)
     shown = shown if len(shown) <= 80 else shown[:77] + "..."
     return ApiError(400, f"{name}={shown} cannot be used; give {wanted}", param=name, code=code)
 
@@ -63,11 +71,16 @@ class Asked:
     usage: bool  # a last chunk with the counts
     continuous_usage: bool  # the counts so far in every chunk
 
-    def samplings(self) -> list[Sampling]:
-        """One for each choice: the first has the seed as given, the others each a stream of their own."""
-        seed = self.sampling.seed
+    @property
+    def param(self) -> str:
+        """The member that holds the text."""
+        return "messages" if self.messages else "prompt"
+
+    def samplings(self, most: int) -> list[Sampling]:
+        """One for each choice, of `most` tokens: the first has the seed as given, the others streams of their own."""
+        seed, n_tokens = self.sampling.seed, min(self.sampling.max_tokens, most)
         seeds = [seed if i == 0 else counter_seed(seed, "choice", i) for i in range(self.n)]
-        return [replace(self.sampling, seed=each) for each in seeds]
+        return [replace(self.sampling, seed=seed, max_tokens=n_tokens) for seed in seeds]
 
 
 # ── from bytes to members ──────────────────────────────────────────────────────────────────────
@@ -125,15 +138,16 @@ class Fields:
         self.known.add(name)
         return self.left.pop(name, None)
 
-    def number(self, name: str, default: float, good: Callable[[float], bool], wanted: str) -> float:
-        value = self.take(name)
+    def sampling(self, name: str, default: Any) -> Any:
+        """A sampling field within its bound (`generation.BOUNDS`)."""
+        value, bound = self.take(name), BOUNDS[name]
         if value is None:
             return default
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise bad(name, value, f"{wanted}, not {kind_of(value)}", "invalid_type")
-        if not (is_integer(value) or math.isfinite(value)) or not good(value):
-            raise bad(name, value, wanted)
-        return float(value)
+            raise bad(name, value, f"{bound.wanted}, not {kind_of(value)}", "invalid_type")
+        if not bound.holds(value):
+            raise bad(name, value, bound.wanted)
+        return value
 
     def integer(self, name: str, default: int | None, low: int, high: int) -> int | None:
         value = self.take(name)
@@ -203,13 +217,21 @@ def completion(fields: Fields) -> Asked:
     model = fields.text("model", "name one of GET /v1/models")
     prompts = read_prompts(fields.take("prompt"))
     n = choices(fields, len(prompts))
-    max_tokens = fields.integer("max_tokens", 16, 1, MAX_TOKENS)
+    max_tokens = read_max_tokens(fields, "max_tokens")
     fields.refuse("best_of", 1, n)
     fields.refuse("echo", False)
     fields.refuse("logprobs", False)
     fields.refuse("suffix", "")
     return finish(
-        fields, Asked(model, prompts, [], n, read_sampling(fields, max_tokens), *read_stream(fields))
+        fields,
+        Asked(
+            model,
+            prompts,
+            [],
+            n,
+            read_sampling(fields, 16 if max_tokens is None else max_tokens),
+            *read_stream(fields),
+        ),
     )
 
 
@@ -218,8 +240,8 @@ def chat(fields: Fields, default_max_tokens: int = 512) -> Asked:
     model = fields.text("model", "name one of GET /v1/models")
     messages = read_messages(fields.take("messages"))
     n = choices(fields, 1)
-    older = fields.integer("max_tokens", None, 1, MAX_TOKENS)
-    newer = fields.integer("max_completion_tokens", None, 1, MAX_TOKENS)
+    older = read_max_tokens(fields, "max_tokens")
+    newer = read_max_tokens(fields, "max_completion_tokens")
     if older is not None and newer is not None and older != newer:
         raise bad("max_tokens", older, f"only one of max_tokens and max_completion_tokens (which is {newer})")
     refuse_chat_extras(fields)
@@ -328,19 +350,31 @@ def read_stop(stop: Any) -> tuple[str, ...]:
     return tuple(well_formed("stop", each) for each in stops)
 
 
-def read_sampling(fields: Fields, max_tokens: int | None) -> Sampling:
+def read_max_tokens(fields: Fields, name: str) -> int | None:
+    """How many tokens at most; -1 is as many as there may be. What is more than that is cut to it when the prompt is
+    known (`Asked.samplings`), as other local servers do.
+    """
+    value = fields.take(name)
+    if value is None or (is_integer(value) and value == -1):
+        return None if value is None else UNLIMITED
+    wanted = "a whole number of 1 or more, or -1 for as many as the context leaves"
+    if not is_integer(value):
+        raise bad(name, value, wanted, "invalid_type")
+    if value < 1:
+        raise bad(name, value, wanted)
+    return min(value, UNLIMITED)
+
+
+def read_sampling(fields: Fields, max_tokens: int) -> Sampling:
     """Defaults are OpenAI's (temperature 1); without a seed each request draws its own."""
-    seed = fields.integer("seed", None, -(2**63), 2**63 - 1)
     sampling = Sampling(
-        temperature=fields.number("temperature", 1.0, lambda t: 0 <= t <= 2, "a number from 0 to 2"),
-        top_p=fields.number("top_p", 1.0, lambda p: 0 < p <= 1, "a number above 0, at most 1"),
-        top_k=fields.integer("top_k", 0, 0, 2**31 - 1) or 0,
-        min_p=fields.number("min_p", 0.0, lambda p: 0 <= p < 1, "a number from 0, below 1"),
-        repetition_penalty=fields.number(
-            "repetition_penalty", 1.0, lambda r: 0 < r <= 10, "a number above 0, at most 10 (1 is none)"
-        ),
-        max_tokens=max_tokens or 1,
-        seed=secrets.randbits(63) if seed is None else seed,
+        temperature=float(fields.sampling("temperature", 1.0)),
+        top_p=float(fields.sampling("top_p", 1.0)),
+        top_k=fields.sampling("top_k", 0),
+        min_p=float(fields.sampling("min_p", 0.0)),
+        repetition_penalty=float(fields.sampling("repetition_penalty", 1.0)),
+        max_tokens=max_tokens,
+        seed=fields.sampling("seed", secrets.randbits(63)),
         stop=read_stop(fields.take("stop")),
     )
     try:

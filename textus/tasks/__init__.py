@@ -10,8 +10,9 @@ Shapes: B rows, T positions.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -28,7 +29,7 @@ from textus.loader import Batch
 from textus.models import LanguageModel, Loss, step_seed
 from textus.models.heads import build_head
 from textus.pairs import Deal
-from textus.records import Record, parse_columns, read_records
+from textus.records import Record, clean_text, parse_columns, read_records
 from textus.report import Section
 from textus.tokenizer import Tokenizer
 
@@ -108,6 +109,8 @@ class Task(ABC):
     """The family that a run of this task is measured against, trained on the same rows."""
     new_model: ClassVar[dict[str, Any]] = {}
     """Config values of a new model that differ from what fine-tuning takes, where the family has them."""
+    least = 2
+    """Rows it needs at least where some of them are held out."""
 
     def __init__(self, settings: Any, labels: Sequence[str]) -> None:
         self.settings, self.labels = settings, list(labels)
@@ -121,9 +124,35 @@ class Task(ABC):
     def of(cls, settings: Any, records: Sequence[Record]) -> Task:
         """The task as this data has it: its classes are those of the records."""
 
+    @classmethod
+    @abstractmethod
+    def parser(cls, settings: Any, records: Sequence[Record], *, labelled: bool) -> Callable[[Record], Any]:
+        """What checks one row, and raises DataError for one that cannot be used; `records` are all of them, where a
+        row alone does not say how it is to be read.
+        """
+
+    @classmethod
+    def kinds(cls, settings: Any, records: Sequence[Record]) -> list[Any] | None:
+        """The kind of each row; of every kind some rows are left to learn from. None: all are of one."""
+        return None
+
+    @classmethod
+    def can_split(cls, settings: Any, train: Sequence[Record], held: Sequence[Record]) -> bool:
+        """Whether something is to be learnt from the first rows, and the weights can be chosen by the others."""
+        return bool(train and held)
+
+    @classmethod
+    def fields(cls, settings: Any, values: dict[str, Any]) -> list[str]:
+        """The fields of a row that it reads."""
+        return []
+
     @abstractmethod
     def examples(self, records: Sequence[Record], *, labelled: bool) -> list[Example]:
-        """The rows checked. Raises DataError naming the first that cannot be."""
+        """The rows checked. Raises DataError that lists those that cannot be used."""
+
+    def label_names(self, example: Example) -> list[str]:
+        """The names that an example's label is made of, as `labels` or its entities have them: what is counted."""
+        return []
 
     def can_choose(self, examples: Sequence[Example]) -> None:  # noqa: B027 - most tasks can by any rows
         """Raises DataError where these rows cannot tell which weights are best."""
@@ -176,8 +205,12 @@ class Task(ABC):
         """The head's answer for each row of a batch."""
 
     @abstractmethod
-    def scores(self, examples: Sequence[Example], outputs: Sequence[Any]) -> dict[str, Any]:
-        """How good the answers are; the first figure is what weights are chosen by, more is better."""
+    def scores(
+        self, examples: Sequence[Example], outputs: Sequence[Any], *, intervals: bool = True
+    ) -> dict[str, Any]:
+        """How good the answers are; the first figure is what weights are chosen by, more is better. Without `intervals`
+        the figures alone: in training nobody reads the rest.
+        """
 
     @abstractmethod
     def told(self, example: Example, output: Any) -> dict[str, Any]:
@@ -383,7 +416,7 @@ class RowBatches:
         """Batches in one epoch."""
         return self.deal.n_batches
 
-    @property
+    @cached_property
     def tokens_a_step(self) -> int:
         """Ids of a batch on average."""
         total = sum(len(each) for row in self.rows for each in (row.ids, *row.apart))
@@ -477,7 +510,7 @@ def examples_of(
     """Texts (or pairs of texts), or the rows of a file, as examples without labels."""
     if isinstance(given, Path):
         return task.examples(read_records(given, parse_columns(columns)), labelled=False)
-    texts = [(each,) if isinstance(each, str) else tuple(each) for each in given]
+    texts = [tuple(map(clean_text, (each,) if isinstance(each, str) else each)) for each in given]
     return [task.asked(each, f"text {number}") for number, each in enumerate(texts, 1)]
 
 

@@ -8,7 +8,8 @@ the training rows' mean and deviation, which the head keeps.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,7 +22,8 @@ from textus.loader import Batch
 from textus.metrics import regression as measured
 from textus.records import Record
 from textus.tasks import Example, Frame, Row, Task
-from textus.tasks.classification import texts_of
+from textus.tasks.classification import PAIRS, texts_of
+from textus.tasks.rows import parse_rows
 
 MOST_RATINGS = 50
 SHOWN = 10
@@ -51,6 +53,7 @@ class Regression(Task):
     config = RegressionSettings
     settings: RegressionSettings
     answered = "numbers or ratings"
+    least = 4
 
     def __init__(
         self,
@@ -69,14 +72,11 @@ class Regression(Task):
 
     @classmethod
     def of(cls, settings: RegressionSettings, records: Sequence[Record]) -> Regression:
-        for record in records:
-            texts_of(record)
-        targets, numeric = listed(settings.targets) or [target_of(records)], listed(settings.numeric)
+        targets, numeric = targets_of(settings, records), listed(settings.numeric)
         if both := set(targets) & set(numeric):
             raise UsageError(f"{both.pop()!r} is both to be found and read; name it once")
-        gaps = settings.missing == "mean"
-        found = np.asarray([[number_of(record, name) for name in targets] for record in records])
-        beside = np.asarray([[number_of(record, name, gaps=gaps) for name in numeric] for record in records])
+        rows = parse_rows(records, cls.parser(settings, records, labelled=True))
+        found, beside = (np.asarray([row[part] for row in rows]) for part in (1, 2))
         for name, column in zip(targets, found.T, strict=True):
             if len(column) and np.ptp(column) == 0:
                 raise DataError(
@@ -96,15 +96,11 @@ class Regression(Task):
 
     def examples(self, records: Sequence[Record], *, labelled: bool) -> list[Example]:
         kept, empty = [], []
-        targets = [] if not labelled else listed(self.settings.targets) or [target_of(records)]
-        gaps = self.settings.missing == "mean"
-        for record in records:
-            texts = texts_of(record)
-            label = tuple(number_of(record, name) for name in targets) if labelled else None
+        parsed = parse_rows(records, self.parser(self.settings, records, labelled=labelled))
+        for record, (texts, label, numbers) in zip(records, parsed, strict=True):
             if labelled and not any(text.strip() for text in texts):
                 empty.append(record.where)
                 continue
-            numbers = tuple(number_of(record, name, gaps=gaps) for name in self.numeric)
             kept.append(Example(texts, label, record.where, numbers))
         if empty:
             notice(f"{len(empty):,} rows have no text and are left out; the first is {empty[0]}")
@@ -120,6 +116,30 @@ class Regression(Task):
                     f"{len(unseen):,} ratings were never seen in training ({shown}): they are never answered"
                 )
         return kept
+
+    @classmethod
+    def parser(
+        cls, settings: RegressionSettings, records: Sequence[Record], *, labelled: bool
+    ) -> Callable[[Record], tuple[tuple[str, ...], tuple[float, ...] | None, tuple[float, ...]]]:
+        targets = targets_of(settings, records) if labelled else []
+        numeric, gaps = listed(settings.numeric), settings.missing == "mean"
+
+        def parse(record: Record) -> tuple[tuple[str, ...], tuple[float, ...] | None, tuple[float, ...]]:
+            texts = texts_of(record)
+            label = tuple(number_of(record, name) for name in targets) if labelled else None
+            return texts, label, tuple(number_of(record, name, gaps=gaps) for name in numeric)
+
+        return parse
+
+    @classmethod
+    def can_split(cls, settings: RegressionSettings, train: Sequence[Record], held: Sequence[Record]) -> bool:
+        targets = targets_of(settings, [*train, *held])
+        return all(varies(part, name) for part in (train, held) for name in targets)
+
+    @classmethod
+    def fields(cls, settings: RegressionSettings, values: dict[str, Any]) -> list[str]:
+        pair = next((pair for pair in PAIRS if all(name in values for name in pair)), ("text",))
+        return [*pair, *targets_of(settings, [Record(values, "")]), *listed(settings.numeric)]
 
     def can_choose(self, examples: Sequence[Example]) -> None:
         for place in range(len(examples[0].label) if examples else 0):
@@ -155,25 +175,27 @@ class Regression(Task):
     def outputs(self, head: Any, hidden: Tensor, batch: Batch) -> list[Any]:
         return list(head.predict(hidden, batch.mask, batch.numbers).double().cpu().numpy())
 
-    def scores(self, examples: Sequence[Example], outputs: Sequence[Any]) -> dict[str, Any]:
+    def scores(
+        self, examples: Sequence[Example], outputs: Sequence[Any], *, intervals: bool = True
+    ) -> dict[str, Any]:
         gold, found = np.asarray([each.label for each in examples], dtype=np.float64), np.stack(outputs)
         if self.ordinal:
-            told = self.rating_scores(gold[:, 0], found)
+            told = self.rating_scores(gold[:, 0], found, intervals)
         elif len(self.labels) == 1:
-            told = measured.numbers(gold[:, 0], found[:, 0], "r2")
+            told = measured.numbers(gold[:, 0], found[:, 0], "r2", intervals=intervals)
         else:
-            told = measured.several(gold, found, self.labels)
+            told = measured.several(gold, found, self.labels, intervals=intervals)
         if undefined := told.get("undefined"):
             notice(f"{', '.join(undefined)} cannot be told: all labels, or all answers, are the same")
         return told
 
-    def rating_scores(self, gold: np.ndarray, probabilities: np.ndarray) -> dict[str, Any]:
+    def rating_scores(self, gold: np.ndarray, probabilities: np.ndarray, intervals: bool) -> dict[str, Any]:
         """Figures of ratings; one that was never seen has its place among the others."""
         known = np.asarray([float(each) for each in self.labels])
         ratings = np.unique([*known, *gold])
         guess = known[[median_of(each) for each in probabilities]]
         truth, said = (np.searchsorted(ratings, each) for each in (gold, guess))
-        return measured.ratings(truth, said, ratings)
+        return measured.ratings(truth, said, ratings, intervals=intervals)
 
     def told(self, example: Example, output: Any) -> dict[str, Any]:
         if not self.ordinal:
@@ -214,8 +236,20 @@ def scale_of(names: Sequence[str], values: np.ndarray, prefix: str) -> dict[str,
 
 
 def scored_field(records: Sequence[Record]) -> str | None:
-    """The field that holds the number, by the first row: `score`, else `label`; None where there is neither."""
-    return next((name for name in ("score", "label") if records and name in records[0].values), None)
+    """The field that holds the number: `score` where a row has it, else `label`; None where no row has either."""
+    return next(
+        (name for name in ("score", "label") if any(name in record.values for record in records)), None
+    )
+
+
+def targets_of(settings: RegressionSettings, records: Sequence[Record]) -> list[str]:
+    """The fields that hold the numbers to be found."""
+    return listed(settings.targets) or [target_of(records)]
+
+
+def varies(records: Sequence[Record], name: str) -> bool:
+    """Whether a field has two numbers or more."""
+    return len({number_of(record, name) for record in records}) > 1
 
 
 def target_of(records: Sequence[Record]) -> str:
@@ -241,7 +275,11 @@ def number_of(record: Record, name: str, *, gaps: bool = False) -> float:
     if empty and gaps:
         return math.nan
     remedy = "give it one" if empty else "write it in digits, such as 3.5"
+    if isinstance(value, str) and re.fullmatch(r"\s*[+-]?\d+,\d+\s*", value):
+        remedy = f"with a decimal point it is {value.strip().replace(',', '.')}"
     try:
+        if isinstance(value, str) and "_" in value:
+            raise ValueError("Python's way to group digits is not read elsewhere")
         if not isinstance(value, bool | list | dict) and not empty and math.isfinite(number := float(value)):
             return number
     except (TypeError, ValueError, OverflowError):

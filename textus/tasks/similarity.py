@@ -10,7 +10,7 @@ Shapes: N texts of an example, D width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -23,10 +23,11 @@ from textus.config import assign
 from textus.loader import Batch
 from textus.metrics import ranking, regression
 from textus.models import LanguageModel
-from textus.records import Record
+from textus.records import Record, clean_text
 from textus.tasks import Example, Frame, Row, Task, read, with_head
-from textus.tasks.classification import texts_of
-from textus.tasks.regression import number_of, scored_field
+from textus.tasks.classification import PAIRS, texts_of
+from textus.tasks.regression import number_of, scored_field, varies
+from textus.tasks.rows import parse_rows
 from textus.tokenizer import Tokenizer
 
 SHOWN = 10
@@ -65,8 +66,6 @@ class Similarity(Task):
 
     @classmethod
     def of(cls, settings: SimilaritySettings, records: Sequence[Record]) -> Similarity:
-        for record in records:
-            two_texts(record)
         scored = scored_field(records)
         objective = settings.objective
         if objective == "auto":
@@ -81,9 +80,10 @@ class Similarity(Task):
                 f"{records[0].where} has a {scored!r}: the contrastive objective takes every pair as one that belongs"
                 " together; keep the rows of high score, without that column"
             )
+        rows = parse_rows(records, cls.parser(replace(settings, objective=objective), records, labelled=True))
         if not scored:
             return cls(replace(settings, objective=objective), [])
-        values = [number_of(record, scored) for record in records]
+        values = [score for _, score in rows if score is not None]
         low = min(values) if settings.low is None else settings.low
         high = max(values) if settings.high is None else settings.high
         if not low < high:
@@ -95,16 +95,13 @@ class Similarity(Task):
         return cls(replace(settings, objective=objective, low=low, high=high), [])
 
     def examples(self, records: Sequence[Record], *, labelled: bool) -> list[Example]:
-        scored, kept, empty = scored_field(records) if labelled else None, [], []
-        contrastive = labelled and self.settings.objective == "contrastive"
-        for record in records:
-            texts = two_texts(record)
-            if contrastive and "negative" in record.values:
-                texts = (*texts, *texts_of(Record({"text": record.values["negative"]}, record.where)))
+        kept, empty = [], []
+        parsed = parse_rows(records, self.parser(self.settings, records, labelled=labelled))
+        for record, (texts, score) in zip(records, parsed, strict=True):
             if labelled and not all(text.strip() for text in texts):
                 empty.append(record.where)
                 continue
-            kept.append(Example(texts, number_of(record, scored) if scored else None, record.where))
+            kept.append(Example(texts, score, record.where))
         if empty:
             notice(f"{len(empty):,} rows lack a text and are left out; the first is {empty[0]}")
         if odd := [each for each in kept if len(each.texts) != len(kept[0].texts)]:
@@ -112,6 +109,31 @@ class Similarity(Task):
                 f"{odd[0].where} has {len(odd[0].texts)} texts, the first row {len(kept[0].texts)}"
             )
         return kept
+
+    @classmethod
+    def parser(
+        cls, settings: SimilaritySettings, records: Sequence[Record], *, labelled: bool
+    ) -> Callable[[Record], tuple[tuple[str, ...], float | None]]:
+        scored = scored_field(records) if labelled else None
+        contrastive = labelled and settings.objective == "contrastive"
+
+        def parse(record: Record) -> tuple[tuple[str, ...], float | None]:
+            texts = two_texts(record)
+            if contrastive and "negative" in record.values:
+                texts = (*texts, *texts_of(Record({"text": record.values["negative"]}, record.where)))
+            return texts, number_of(record, scored) if scored else None
+
+        return parse
+
+    @classmethod
+    def can_split(cls, settings: SimilaritySettings, train: Sequence[Record], held: Sequence[Record]) -> bool:
+        scored = scored_field([*train, *held])
+        return bool(train and held) and (not scored or all(varies(part, scored) for part in (train, held)))
+
+    @classmethod
+    def fields(cls, settings: SimilaritySettings, values: dict[str, Any]) -> list[str]:
+        pair = next((pair for pair in PAIRS if all(name in values for name in pair)), ())
+        return [*pair, scored_field([Record(values, "")]) or "negative"]
 
     def can_choose(self, examples: Sequence[Example]) -> None:
         if examples and examples[0].label is not None and len({each.label for each in examples}) < 2:
@@ -158,11 +180,13 @@ class Similarity(Task):
     def outputs(self, head: Any, hidden: Tensor, batch: Batch) -> list[Any]:
         return list(head.predict(hidden, batch.mask).cpu().numpy())
 
-    def scores(self, examples: Sequence[Example], outputs: Sequence[Any]) -> dict[str, Any]:
+    def scores(
+        self, examples: Sequence[Example], outputs: Sequence[Any], *, intervals: bool = True
+    ) -> dict[str, Any]:
         if examples[0].label is None:
-            return found_again(examples, outputs)
+            return found_again(examples, outputs, intervals)
         gold, guess = [each.label for each in examples], [self.score(each) for each in outputs]
-        found = regression.numbers(gold, guess, "spearman")
+        found = regression.numbers(gold, guess, "spearman", intervals=intervals)
         if self.settings.high is None:  # cosines are on no scale of scores
             found = {name: found[name] for name in ("spearman", "pearson", "undefined") if name in found}
         if undefined := found.get("undefined"):
@@ -187,7 +211,9 @@ def two_texts(record: Record) -> tuple[str, ...]:
     return texts
 
 
-def found_again(examples: Sequence[Example], outputs: Sequence[np.ndarray]) -> dict[str, Any]:
+def found_again(
+    examples: Sequence[Example], outputs: Sequence[np.ndarray], intervals: bool
+) -> dict[str, Any]:
     """How well each first text finds its second among all seconds: figures of `metrics.ranking`."""
     numbers: dict[str, int] = {}
     for each in examples:
@@ -202,7 +228,7 @@ def found_again(examples: Sequence[Example], outputs: Sequence[np.ndarray]) -> d
     for low in range(0, len(queries), AT_ONCE):
         cosines = queries[low : low + AT_ONCE] @ targets.T
         found += np.argsort(-cosines, axis=1, kind="stable")[:, :SHOWN].tolist()
-    return ranking.ranked(found, list(right.values()))
+    return ranking.ranked(found, list(right.values()), intervals=intervals)
 
 
 def similarity_of(model: LanguageModel, settings: Sequence[str] = ()) -> Similarity:
@@ -216,5 +242,5 @@ def similarity_of(model: LanguageModel, settings: Sequence[str] = ()) -> Similar
 
 def vectors(model: LanguageModel, task: Task, tokenizer: Tokenizer, texts: Sequence[str]) -> np.ndarray:
     """Vectors (texts, D) float32 of length one, in order."""
-    examples = [Example((text,), None, f"text {number}") for number, text in enumerate(texts, 1)]
+    examples = [Example((clean_text(text),), None, f"text {number}") for number, text in enumerate(texts, 1)]
     return np.stack(read(model, task, tokenizer, examples)).astype(np.float32)

@@ -12,7 +12,7 @@ once are read in windows that overlap; each word is answered in the one that sho
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, groupby
 from typing import Any, ClassVar, Literal
@@ -35,7 +35,8 @@ from textus.models.heads import IGNORED
 from textus.records import Record
 from textus.report import Section
 from textus.tasks import Example, Frame, Row, Task
-from textus.tasks.tokens import Tagged, cut, of_places, tagged, unit_of
+from textus.tasks.rows import parse_rows
+from textus.tasks.tokens import ENTITY_FIELDS, Tagged, cut, of_places, tagged, unit_of
 from textus.tokenizer import Tokenizer
 
 MOST_TAGS = 1000
@@ -75,7 +76,7 @@ class Tagging(Task):
     def of(cls, settings: TaggingSettings, records: Sequence[Record]) -> Tagging:
         unit = unit_of(records) if settings.unit == "auto" else settings.unit
         settings = replace(settings, unit=unit)  # type: ignore[arg-type]
-        rows = [tagged(record, unit, labelled=True) for record in records]
+        rows = parse_rows(records, cls.parser(settings, records, labelled=True))
         found = Counter(tag for row in rows for tag in row.label)
         if all(map(is_entity_tag, found)):
             kinds = {kind for row in rows for kind, _, _ in spans(row.label)}
@@ -100,10 +101,34 @@ class Tagging(Task):
             )
         return cls(settings, labels)
 
+    @classmethod
+    def parser(
+        cls, settings: TaggingSettings, records: Sequence[Record], *, labelled: bool
+    ) -> Callable[[Record], Tagged]:
+        unit = unit_of(records) if settings.unit == "auto" else settings.unit
+        return lambda record: tagged(record, unit, labelled=labelled)
+
+    @classmethod
+    def can_split(cls, settings: TaggingSettings, train: Sequence[Record], held: Sequence[Record]) -> bool:
+        parse = cls.parser(settings, [*train, *held], labelled=True)
+        learnt, chosen = ({tag for record in part for tag in parse(record).label} for part in (train, held))
+        entities = all(map(is_entity_tag, learnt | chosen))
+        return len(learnt) > 1 and bool(chosen - {"O"} if entities else chosen)
+
+    @classmethod
+    def fields(cls, settings: TaggingSettings, values: dict[str, Any]) -> list[str]:
+        if values.get("tokens") is not None:
+            return ["tokens", "tags"]
+        return ["text", next((name for name in ENTITY_FIELDS if values.get(name) is not None), "entities")]
+
+    def label_names(self, example: Example) -> list[str]:
+        names = list(example.label)
+        return [kind for kind, _, _ in spans(names)] if self.entities else names
+
     # ── rows ───────────────────────────────────────────────────────────────────────────────────
 
     def examples(self, records: Sequence[Record], *, labelled: bool) -> list[Example]:
-        rows = [tagged(record, self.settings.unit, labelled=labelled) for record in records]
+        rows = parse_rows(records, self.parser(self.settings, records, labelled=labelled))
         if not labelled:
             return list(rows)
         if empty := [row.where for row in rows if not row.texts]:
@@ -214,16 +239,20 @@ class Tagging(Task):
         names = [self.labels[number] for number in output]
         return bio(spans(names), len(names)) if self.entities else names
 
-    def scores(self, examples: Sequence[Example], outputs: Sequence[Any]) -> dict[str, Any]:
+    def scores(
+        self, examples: Sequence[Example], outputs: Sequence[Any], *, intervals: bool = True
+    ) -> dict[str, Any]:
         gold = [list(each.label) for each in examples]
         guess = [self.tags(output) for output in outputs]
-        tokens = token_scores(gold, guess)
+        tokens = token_scores(gold, guess, intervals=intervals)
         if not self.entities:
             return tokens
-        found = entity_scores([spans(each) for each in gold], [spans(each) for each in guess])
+        right, answered = ([spans(each) for each in part] for part in (gold, guess))
+        found = entity_scores(right, answered, intervals=intervals)
         if not any(each["n"] for each in found["classes"]):
             notice("these rows have no entity: precision, recall and F1 mean nothing here and are given as 0")
-        found["mistakes"] = commonest_mistakes(examples, gold, guess)
+        if intervals:
+            found["mistakes"] = commonest_mistakes(examples, gold, guess)
         return {**found, "token_accuracy": tokens["accuracy"], "tokens": tokens["tokens"]}
 
     def sections(self, found: dict[str, Any]) -> list[Section]:
