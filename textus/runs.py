@@ -327,7 +327,7 @@ def _evaluation(
     batches = [loader.batch(number) for number in range(0, loader.n_batches, spread)]
     source = source_of(batches[len(batches) // 2], tokenizer.end_id)
     first = beginning(model, tokenizer.end_id)
-    sampling = Sampling(temperature=0.8, max_tokens=40, seed=train.seed)
+    sampling = Sampling(temperature=0.8, max_tokens=40, seed=train.seed, sliding=True)
 
     def evaluate(model: LanguageModel) -> dict[str, Any]:
         found: dict[str, Any] = {"validation": round(validation_loss(model, batches), 6)}

@@ -7,6 +7,7 @@ from typing import Any
 
 from cyclopts import App
 
+from textus.cli.chatting import chat
 from textus.cli.checking import validate
 from textus.cli.demo import demo
 from textus.cli.exchanging import export, import_, pull
@@ -15,7 +16,6 @@ from textus.cli.searching import embed, index_build, index_evaluate, search
 from textus.cli.text import corpus_build, corpus_show, corpus_why, tokenizer_report, tokenizer_train
 from textus.cli.training import bench, finetune, resume, train
 from textus.cli.using import (
-    chat,
     compare,
     doctor,
     evaluate,
