@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from textus import checkpoint, hardware
-from textus.common import RunError, UsageError, folder_atomic, notice, sha256, unknown
+from textus.common import RunError, UsageError, folder_atomic, mark, notice, sha256, unknown
 from textus.models.kernels import cache_folder
 from textus.models.pretrained import Imported, folder, gguf, llama2c, peft
 from textus.models.pretrained.container import MAGIC
@@ -119,6 +119,7 @@ def export_run(path: Path, out: Path, *, to: str) -> dict[str, Any]:
     if heads := record.get("heads"):
         notice(f"the heads ({', '.join(heads)}) stay in the run: no form holds them")
     with folder_atomic(out) as beside:
+        mark(beside, "export")
         family = record["family"]
         if to == "peft":
             name = peft.write_folder(beside, family, model)

@@ -11,21 +11,24 @@ walks); Cormack, Clarke and Büttcher 2009 (reciprocal rank fusion).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from textus.checkpoint import RUN_FILES
 from textus.checkpoint import verify as verify_run
 from textus.common import (
     DataError,
     RunError,
+    TextusError,
     UsageError,
     claim,
     extra,
@@ -33,11 +36,13 @@ from textus.common import (
     json_lines,
     notice,
     read_json,
+    record_file,
     sha256,
+    sweep,
     unknown,
     write_json,
 )
-from textus.config import VERSION, migrate
+from textus.config import NONE, VERSION, Shape, check_shape, migrate
 from textus.metrics import ranking
 from textus.models import LanguageModel
 from textus.records import parse_columns, read_records
@@ -45,6 +50,23 @@ from textus.tasks import Task, from_record, learnt, named_of_kind, opened
 from textus.tasks.similarity import similarity_of, vectors
 from textus.texts import read_text
 from textus.tokenizer import Tokenizer
+
+FILES = (
+    "documents.jsonl",
+    "vectors.usearch",
+    *(f"bm25/{name}.index.json" for name in ("params", "vocab")),
+    *(f"bm25/{name}.csc.index.npy" for name in ("data", "indices", "indptr")),
+)
+"""What index.json may list."""
+KEPT_OF_RUN = ("run.json", *RUN_FILES)
+"""What an index keeps of the run that made its vectors."""
+RECORD: Shape = {
+    "documents": int,
+    "bm25": bool,
+    "run": (NONE, {"path": str, "fingerprint": str}),
+    "files": {...: str},
+}
+"""What index.json holds."""
 
 WAYS = ("bm25", "dense", "hybrid")
 EXACT = 20_000
@@ -148,11 +170,11 @@ def keep_run(run: Path, folder: Path) -> dict[str, str]:
     files = verify_run(run)
     folder.mkdir()
     for name in ("run.json", *files):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        source, target = record_file(run, name, KEPT_OF_RUN), record_file(folder, name, KEPT_OF_RUN)
         try:
-            os.link(run / name, folder / name)
+            os.link(source, target)
         except OSError:
-            shutil.copyfile(run / name, folder / name)
+            shutil.copyfile(source, target)
     return {"path": str(run.resolve()), "fingerprint": sha256(folder / "run.json")}
 
 
@@ -181,14 +203,20 @@ class Index:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        sweep(self.path)
         if not (self.path / "index.json").is_file():
             raise RunError(
                 f"{self.path} is no index; make one: textus index build FILE --run RUN --out {self.path}"
             )
         self.record = migrate(read_json(self.path / "index.json"), f"{self.path}/index.json")
-        for name, known in self.record.get("files", {}).items():
-            file = self.path / name
-            if not file.is_file():
+        check_shape(self.record, RECORD, f"{self.path}/index.json")
+        needed = ["documents.jsonl", *(FILES[2:] if self.record["bm25"] else [])]
+        needed += ["vectors.usearch"] if self.record["run"] else []
+        if missing := next((name for name in needed if name not in self.record["files"]), None):
+            raise RunError(f"{self.path}/index.json does not list {missing}; build the index anew")
+        for name, known in self.record["files"].items():
+            file = record_file(self.path, name, FILES)
+            if not file.exists():
                 raise RunError(f"{file} is missing; build the index anew")
             if sha256(file) != known:
                 raise RunError(f"{file} was changed since the index was built; build it anew")
@@ -196,8 +224,26 @@ class Index:
     @cached_property
     def documents(self) -> list[str]:
         """The texts, by their numbers."""
-        with (self.path / "documents.jsonl").open(encoding="utf-8") as lines:
-            return [json.loads(line)["text"] for line in lines]
+        with self._reading("documents.jsonl"):
+            texts = [json.loads(line)["text"] for line in (self.path / "documents.jsonl").open("rb")]
+        if len(texts) != self.record["documents"]:
+            raise RunError(
+                f"{self.path}/index.json counts {self.record['documents']} documents, documents.jsonl has {len(texts)};"
+                " build the index anew"
+            )
+        return texts
+
+    @contextlib.contextmanager
+    def _reading(self, name: str) -> Iterator[None]:
+        """Whatever a library raises over a part of the index as one RunError that names the part."""
+        try:
+            yield
+        except TextusError:
+            raise
+        except Exception as error:
+            raise RunError(
+                f"{self.path}/{name} is no part of an index ({type(error).__name__}: {error}); build it anew"
+            ) from error
 
     @property
     def way(self) -> str:
@@ -228,7 +274,9 @@ class Index:
 
     @cached_property
     def _bm25(self) -> Any:
-        return extra("bm25s", "search").BM25.load(self.path / "bm25", show_progress=False)
+        module = extra("bm25s", "search")
+        with self._reading("bm25"):
+            return module.BM25.load(self.path / "bm25", show_progress=False)
 
     @cached_property
     def _dense(self) -> tuple[Any, tuple[LanguageModel, Task, Tokenizer]]:
@@ -240,13 +288,22 @@ class Index:
                 f"{folder} is another run ({found[:12]}…) than the vectors were made by ({known[:12]}…); build the"
                 " index anew"
             )
-        index = extra("usearch.index", "search").Index.restore(str(self.path / "vectors.usearch"))
+        module = extra("usearch.index", "search")
+        with self._reading("vectors.usearch"):
+            index = module.Index.restore(str(self.path / "vectors.usearch"))
+            if len(index) != self.record["documents"] or index.ndim != vectors(*reading, ["a"]).shape[1]:
+                raise ValueError(f"{len(index)} vectors of {index.ndim} numbers")
         return index, reading
 
     def _by_words(self, queries: Sequence[str], k: int) -> list[list[tuple[int, float]]]:
         lists = []
         for query in queries:
-            scores = self._bm25.get_scores(terms(query)) if terms(query) else np.zeros(len(self.documents))
+            with self._reading("bm25"):
+                scores = (
+                    self._bm25.get_scores(terms(query)) if terms(query) else np.zeros(len(self.documents))
+                )
+                if len(scores) != self.record["documents"]:
+                    raise ValueError(f"scores of {len(scores)} documents, not {self.record['documents']}")
             best = np.argsort(-scores, kind="stable")[:k]
             lists.append([(int(each), float(scores[each])) for each in best if scores[each] > 0])
         return lists

@@ -545,7 +545,7 @@ def resume(path: Path) -> Path:
     run = open_run(path)
     if run.finished:
         verify(path)
-        notice(f"{path} is finished ({run.record['steps']} steps); nothing to resume")
+        notice(f"{path} is finished ({run.record.get('steps', '?')} steps); nothing to resume")
         return path
     one_thread()
     augment = run.record.get("augment")

@@ -17,7 +17,16 @@ from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 
 from textus import tokenizer as tokenizers
-from textus.common import RunError, fingerprint, notice, read_json, sha256, write_atomic, write_json
+from textus.common import (
+    RunError,
+    fingerprint,
+    is_plain_name,
+    notice,
+    read_json,
+    sha256,
+    write_atomic,
+    write_json,
+)
 from textus.config import from_dict
 from textus.models import family as family_of
 from textus.models.pretrained import (
@@ -83,7 +92,7 @@ def weight_files(folder: Path) -> dict[Path, set[str] | None]:
             raise RunError(f"{folder / INDEX} has no weight_map; it was changed or cut short")
         found: dict[Path, set[str] | None] = {}
         for name, file in table.items():
-            if not isinstance(file, str) or Path(file).name != file:
+            if not is_plain_name(file):
                 raise RunError(f"{folder / INDEX} places {name} in {file!r}, which is no file of this folder")
             found.setdefault(folder / file, set()).add(name)  # type: ignore[union-attr]
         return found
