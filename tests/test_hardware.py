@@ -97,11 +97,11 @@ def test_a_compiler_that_was_named_and_is_missing_is_not_replaced(monkeypatch: p
 def test_matrix_rate_is_that_of_a_product_timed_by_hand() -> None:
     rate = hardware.matmul_rate("float32", shape=(512, 512, 512))
     a = torch.ones(512, 512)
-    times = []
+    times = []  # of this thread's own work, as the rate is: neighbours stretch the clock
     for _ in range(9):
-        started = time.perf_counter()
+        started = time.thread_time()
         a @ a
-        times.append(time.perf_counter() - started)
+        times.append(time.thread_time() - started)
     by_hand = 2 * 512**3 / sorted(times)[4]
     assert (
         0.2 < rate / by_hand < 5

@@ -281,20 +281,26 @@ def read_checkpoint(folder: Path) -> Checkpoint:
 
 
 NUMBER = (NONE, int, float)
-TASK: Shape = {"task": (NONE, str), "task_settings?": (NONE, dict), "labels?": (NONE, list, dict)}
+CORPUS: Shape = (NONE, {"path": str, "fingerprint": str, "columns?": (NONE, str), "dev?": (NONE, str)})
+TASK: dict[str, Any] = {
+    "task": str,
+    "task_settings": dict,
+    "labels": list,
+    "label_counts?": list,
+    "corpus?": CORPUS,
+}
+CHOICES: Shape = {"precision?": str, "attention?": str, "step?": str, "device?": str, "workers?": int}
 RECORD: Shape = {
     "status": str,
     "family": str,
     "config": dict,
     "settings": dict,
-    "choices": dict,
-    "corpus": (NONE, dict),
+    "choices": CHOICES,
+    "corpus": CORPUS,
     "tokenizer": {"kind": str, "fingerprint": str},
     "files?": {...: str},
     "heads?": {...: {"kind": str}},
     "task?": (NONE, str),
-    "task_settings?": (NONE, dict),
-    "labels?": (NONE, list, dict),
     "also?": {...: TASK},
     "method?": (NONE, str),
     "method_settings?": (NONE, dict),
@@ -348,7 +354,21 @@ def open_run(path: Path) -> RunFolder:
     check_shape(record, RECORD, str(path / "run.json"))
     if record["status"] == "finished":
         check_shape(record, {"files": dict}, str(path / "run.json"))
+    if {"task_settings", "labels", "label_counts"} & set(record):
+        check_tasks(record, str(path / "run.json"))
     return RunFolder(path, record)
+
+
+def check_tasks(record: dict[str, Any], where: str) -> None:
+    """RunError where what run.json tells of its tasks is not what a fine-tuned run has."""
+    check_shape(record, {**TASK, "corpus": dict}, where)
+    if record.get("heads"):
+        check_shape(record["choices"], {"precision": str}, f"{where}: choices")
+    for name, task in {where: record, **record.get("also", {})}.items():
+        if (n := len(task.get("label_counts", []))) and n != len(task["labels"]):
+            raise RunError(
+                f"{name}: {len(task['labels'])} labels and counts of {n}; it was changed, use a copy"
+            )
 
 
 def read_embeddings(run: RunFolder) -> Tensor | None:

@@ -56,6 +56,10 @@ def from_dict(cls: type[Config], data: dict[str, Any], where: str = "") -> Confi
             values[key] = from_dict(kind, value, f"{where}{key}.")  # type: ignore[arg-type]
         else:
             values[key] = checked(kind, value, f"{where}{key}")
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        given = field.name in values or not field.init
+        if not given and field.default is field.default_factory is dataclasses.MISSING:
+            raise UsageError(f"the setting {where}{field.name} is missing; give it a value")
     return cls(**values)
 
 

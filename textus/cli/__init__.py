@@ -64,7 +64,7 @@ def unexpected(error: Exception) -> int:
     if isinstance(error, OSError):
         where = f": {error.filename}" if error.filename else ""
         return failed(f"{error.strerror or error}{where}", 1)
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):  # torch's own kind
         return failed("out of memory; use a smaller model, batch or context (--set model.d_model=…)", 1)
     return failed(
         f"unexpected {type(error).__name__}: {error}; TEXTUS_DEBUG=1 shows where; please report it", 1
