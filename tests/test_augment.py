@@ -275,7 +275,7 @@ def test_capitals_are_kept_and_words_of_grammar_left() -> None:
         (False, True, False)
     }
     assert all(each["text"][0].isupper() for each in made)
-    change = operations.synonyms(lambda word: ["nothing"])
+    change = operations.synonyms(lambda word: ["thing"])
     assert change(units.apart("this is not the one of them you were", []), random.Random(0), 1.0) is not None
     assert change(units.apart("this is not the of them you were", []), random.Random(0), 1.0) is None
 

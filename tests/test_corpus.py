@@ -25,6 +25,7 @@ from textus.corpus import (
     build_from_documents,
     building,
     demo_documents,
+    dialects,
     open_corpus,
     readers,
     show,
@@ -137,11 +138,16 @@ def test_missing_column_lists_those_there(tmp_path: Path, name: str) -> None:
     else:
         rows = "review,stars\nx,1\n" if name.endswith("csv") else '{"review": "x", "stars": 1}\n'
         write(folder, {name: rows})
-    with pytest.raises(DataError, match=rf"{name} has no column 'text'; it has 'review', 'stars'"):
-        build([folder], tmp_path / "out")
+    lacks = rf"{name} \(has no column 'text'; it has 'review', 'stars'; name .*--columns text=COLUMN"
+    with pytest.raises(DataError, match=lacks):
+        build([folder / name], tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    named = CorpusSettings("none", text_column="review")
-    assert texts(build([folder], tmp_path / "out", settings=named))[1] == "x"
+    beside = build([folder], tmp_path / "out", settings=CorpusSettings("none"))
+    assert texts(beside) == ["text"]  # D28: one table without the column stops nothing
+    assert reasons(beside) == {name: "column not found"}
+    for number, named in enumerate(({"text_column": "review"}, {"columns": "text=Review"})):
+        settings = CorpusSettings("none", **named)
+        assert texts(build([folder], tmp_path / f"out{number}", settings=settings))[1] == "x"
 
 
 def test_bad_records_are_dropped_by_name(tmp_path: Path) -> None:
@@ -163,14 +169,15 @@ def test_unclosed_quote_and_giant_records_name_file_and_record(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(readers, "RECORD_CHARS", 10_000)
+    monkeypatch.setattr(dialects, "RECORD_CHARS", 10_000)
     filler = "word " * 3000
     for name, content in {
-        "a.csv": f'text\nfine\n"{filler}"\n',
-        "b.csv": 'text\nfine\n"' + "never closed\n" * 2000,
-        "c.jsonl": f'{{"text": "fine"}}\n{{"text": "{filler}"}}\n',
+        "a.csv": f'text\n"{filler}"\n',
+        "b.csv": 'text\n"' + "never closed\n" * 2000,
+        "c.jsonl": f'{{"text": "{filler}"}}\n',
     }.items():
         folder = write(tmp_path / name[0], {name: content})
-        with pytest.raises(DataError, match=rf"{name}: the record .*line [\d,]+"):
+        with pytest.raises(DataError, match=rf"{name} \(.*line [12].*1[05],000 characters"):
             build([folder], tmp_path / "out")
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import io
 import json
 import shutil
+import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -287,9 +289,9 @@ def test_sources_that_are_no_models_are_refused(exported: Path, tmp_path: Path, 
     torch.save({"a": torch.ones(2)}, tmp_path / "model.gguf")
     gguf_file = chatting(tmp_path / "real.gguf", None)
     cases: list[tuple[Path, Path | None, str]] = [
-        (tmp_path / "gone", None, "is not there"),
+        (tmp_path / "gone", None, "was not found"),
         (tmp_path / "noise", None, "neither a folder nor a GGUF file"),
-        (tmp_path / "model.gguf", None, "is a pickle"),
+        (tmp_path / "model.gguf", None, "a pickle"),
         (exported / "model.safetensors", None, "give its folder"),
         (exported, tmp_path / "noise", "a folder brings its own"),
         (gguf_file, tmp_path / "noise", "a GGUF file brings its own"),
@@ -415,6 +417,23 @@ def test_a_wheel_that_is_not_the_known_one_is_refused(shop: Path, tmp_path: Path
     with pytest.raises(RunError, match="it is not imported"):
         fetch(known, cache)
     assert not list(cache.rglob("*.whl"))
+
+
+def test_a_package_that_is_no_wheel_is_never_run(shop: Path, tmp_path: Path) -> None:
+    """R4: pip made an sdist's metadata by running its setup.py, before any hash was looked at."""
+    ran = tmp_path / "ran"
+    with tarfile.open(shop / "little_model-1.0.tar.gz", "w:gz") as archive:
+        for name, text in (
+            ("setup.py", f"open({str(ran)!r}, 'w').close()\n"),
+            ("PKG-INFO", "Metadata-Version: 2.1\nName: little-model\nVersion: 1.0\n"),
+        ):
+            info = tarfile.TarInfo(f"little_model-1.0/{name}")
+            info.size = len(text)
+            archive.addfile(info, io.BytesIO(text.encode()))
+    known = Wheel("little-model==1.0", sha256(shop / "little_model-1.0.tar.gz"), "x", "MIT")
+    with pytest.raises(RunError, match=r"pip could not fetch little-model==1\.0"):
+        fetch(known, tmp_path / "cache")
+    assert not ran.exists()
 
 
 def test_a_damaged_wheel_in_the_cache_is_fetched_again(shop: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ import torch
 from labelled import WORDS, written
 
 from textus import api
-from textus.checkpoint import load
+from textus.checkpoint import load, open_run
 from textus.cli import main
-from textus.common import DataError, RunError, UsageError
+from textus.common import DataError, RunError, UsageError, sha256
 from textus.tasks import examples_of, frame_of, rows_of
+from textus.training import Interrupted
 
 SMALL = ("train.batch_size=8", "model.n_layer=1", "model.d_model=32", "optim.rate=0.01")
 
@@ -118,6 +120,37 @@ def test_broken_off_and_resumed_it_ends_in_the_same_bytes(rows: Path, tmp_path: 
         rows, model="gru", out=tmp_path / "run", epochs=3, settings=[*SMALL, "model.dropout=0.3"]
     )
     assert api.prove_resume(run.path)["identical"]
+
+
+def test_moved_rows_are_read_where_they_are_now_and_no_parent_is_needed(
+    trained: Path, rows: Path, tmp_path: Path
+) -> None:
+    """C13, C23: a checkpoint holds all weights; only a run without one begins again with its parent's, and refuses
+    another parent.
+    """
+    parent, data = Path(shutil.copytree(trained, tmp_path / "parent")), tmp_path / "rows.jsonl"
+    shutil.copyfile(rows, data)
+    settings = ["train.batch_size=8", "train.checkpoint_every=2"]
+    whole = api.finetune(data, start=parent, out=tmp_path / "whole", epochs=1, settings=settings)
+    with pytest.raises(Interrupted):
+        api.resume(started_again(whole.path, tmp_path / "run"), until=3)
+    early = started_again(whole.path, tmp_path / "early")
+    shutil.rmtree(parent)
+    data.rename(tmp_path / "elsewhere.jsonl")
+    with pytest.raises(RunError, match=r"not found; if it was moved: --corpus FILE"):
+        api.resume(tmp_path / "run")
+    api.resume(tmp_path / "run", corpus=tmp_path / "elsewhere.jsonl")
+    assert sha256(tmp_path / "run" / "model.safetensors") == sha256(whole.path / "model.safetensors")
+    api.finetune(rows, model="gru", out=parent, epochs=1, settings=SMALL)
+    with pytest.raises(RunError, match="other weights"):
+        api.resume(early, corpus=tmp_path / "elsewhere.jsonl")
+
+
+def started_again(run: Path, copy: Path) -> Path:
+    """A copy of a finished run as it was before its first step."""
+    shutil.copytree(run, copy)
+    open_run(copy).unfinish()
+    return copy
 
 
 def test_resume_refuses_other_rows(rows: Path, tmp_path: Path) -> None:

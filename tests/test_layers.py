@@ -16,6 +16,7 @@ common
 config hardware allocation report
 corpus tokenizer
 loader texts records
+passages
 pairs
 models
 generation

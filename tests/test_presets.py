@@ -167,8 +167,8 @@ def test_a_preset_records_what_it_measured_and_keeps_its_budget(
     assert times[way] == min(times.values())  # told to a tenth of a millisecond, so that two may be alike
     assert record["steps"] >= 20
     said = capsys.readouterr().err
-    assert "measured: CPU-seconds a step" in said
-    assert f"taking {way}, " in said
+    assert "--preset 3s: 3 s of CPU time" in said
+    assert f"the fastest is {way} with " in said
 
 
 def test_choices_of_another_run_are_taken_as_they_are(

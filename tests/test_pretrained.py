@@ -234,7 +234,7 @@ def refused(folder: Path, *said: str) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda hf: hf.update(architectures=["LlamaForCausalML"]), ["did you mean 'LlamaForCausalLM'", "GPT2LMHead"]),
+        (lambda hf: hf.update(architectures=["LlamaForCausalML"]), ["'LlamaForCausalML' is not", "GPT2LMHead"]),
         (lambda hf: hf.pop("architectures"), ["names no architecture"]),
         (lambda hf: hf.pop("hidden_size"), ["hidden_size", "config.json"]),
         (lambda hf: hf.update(hidden_act="gelu"), ["hidden_act='gelu'"]),

@@ -57,7 +57,8 @@ def test_columns_by_name_and_by_place(tmp_path: Path) -> None:
         {"text": "good film", "label": "5"}, {"text": "bad film", "label": "1"}
     ]  # fmt: skip
     with pytest.raises(
-        DataError, match=r"a.csv: line 2 has no column 'revue'; it has 'review', 'stars', 'id'"
+        DataError,
+        match=r"a.csv has no column 'revue'; did you mean 'review'\? it has 'review', 'stars', 'id'",
     ):
         values(named, "text=revue")
 
@@ -114,7 +115,7 @@ def test_squad_json(tmp_path: Path) -> None:
     }  # fmt: skip
     assert second["answers"] == {"text": [], "answer_start": []}
     with pytest.raises(DataError, match="not SQuAD's form"):
-        values(write(tmp_path / "b.json", json.dumps({"data": [{"title": "T"}]})))
+        values(write(tmp_path / "b.json", json.dumps({"data": [{"title": "T", "paragraphs": [{}]}]})))
 
 
 @pytest.mark.parametrize(

@@ -118,9 +118,17 @@ def test_pictures_are_png_without_boxes_and_the_same_twice() -> None:
     assert pictures == drawn()
 
 
-def test_without_a_chinese_font_labels_are_escaped_not_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_chinese_font_labels_are_escaped_not_boxes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """U20: and a line says which package has the font; what every font has is left as it is."""
     monkeypatch.setattr(report, "cjk_font", lambda: None)
+    report.report_missing_font.cache_clear()
+    assert report.label("é ł Ж") == "é ł Ж"
+    assert capsys.readouterr().err == ""
     assert report.label("春 a") == "\\u6625 a"
+    assert report.label("人") == "\\u4eba"
+    assert capsys.readouterr().err.count("install fonts-noto-cjk") == 1
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         drawn()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import random
 import shutil
 import time
+import unicodedata
 from collections import Counter
 from pathlib import Path
 
@@ -17,7 +19,8 @@ from labelled import written
 from textus import api, searching
 from textus.cli import main
 from textus.common import DataError, RunError, UsageError
-from textus.searching import Index, fused, read_documents, terms
+from textus.passages import LONGEST, OVERLAP, Passage, cut, read_passages
+from textus.searching import Index, fused, terms
 
 SMALL = ("train.batch_size=8", "model.n_layer=1", "model.d_model=32", "optim.rate=0.005", "model.dropout=0")
 WORDS = ["red", "green", "blue", "black", "white", "grey", "pink", "brown", "gold", "teal", "plum", "rust"]
@@ -215,17 +218,122 @@ def test_a_run_that_counts_makes_no_vectors(pages: Path, counted: Path, tmp_path
 def test_texts_that_are_left_out_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "lines.txt"
     file.write_text("one\n\ntwo\none\n", encoding="utf-8")
-    assert read_documents(file) == ["one", "two"]
+    assert [passage.text for passage in read_passages(file)] == ["one", "two"]
     said = capsys.readouterr().err
     assert "1 of 4 texts are empty" in said
-    assert "1 of 4 texts stand there before" in said
+    assert "1 of 4 texts are repeated" in said
     (tmp_path / "blank.txt").write_text(" \n\n")
     with pytest.raises(DataError, match="holds no text"):
-        read_documents(tmp_path / "blank.txt")
+        read_passages(tmp_path / "blank.txt")
     with pytest.raises(DataError, match=r"has no field 'text'; it has 'q': .*--columns text=COLUMN"):
-        read_documents(written(tmp_path / "q.jsonl", [{"q": "a"}]))
+        read_passages(written(tmp_path / "q.jsonl", [{"q": "a"}]))
     with pytest.raises(DataError, match=r"the text is int \(3\), not a string"):
-        read_documents(written(tmp_path / "n.jsonl", [{"text": 3}]))
+        read_passages(written(tmp_path / "n.jsonl", [{"text": 3}]))
+
+
+# ── where a result comes from ──────────────────────────────────────────────────────────────────
+
+
+def test_results_have_the_ids_and_numbers_of_the_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """D22: the row's id, and its place in the file, not its place among those that were kept."""
+    rows = [("A", "same text"), ("B", "same text"), ("C", ""), ("D", "the wanted page about rice")]
+    file = written(tmp_path / "ids.jsonl", [{"id": name, "text": text} for name, text in rows])
+    index = tmp_path / "index"
+    assert main(["index", "build", str(file), "--bm25", "--out", str(index)]) == 0
+    capsys.readouterr()
+    assert main(["search", str(index), "rice", "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["found"]
+    assert (found["id"], found["number"], found["where"]) == ("D", 3, f"{file}: line 4")
+    assert main(["search", str(index), "same", "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["found"]
+    assert (found["id"], found["same"]) == ("A", ["B"])
+    queries = [{"q": "rice", "d": "D"}, {"q": "same", "d": "B"}]
+    opened = api.open_index(index)
+    figures = opened.evaluate(written(tmp_path / "q.jsonl", queries), columns="text=q,document_id=d")
+    assert figures["recall@1"]["value"] == 1
+    with pytest.raises(DataError, match=r"line 1: .* has no document with the id 'Z'"):
+        opened.evaluate(written(tmp_path / "z.jsonl", [{"text": "rice", "document_id": "Z"}]))
+
+
+def test_a_document_that_was_copied_with_other_line_ends_is_the_same(tmp_path: Path) -> None:
+    file = written(tmp_path / "docs.jsonl", [{"text": "first line\r\nsecond line"}, {"text": "other"}])
+    index = api.build_index(file, out=tmp_path / "index", bm25=True)
+    asked = written(tmp_path / "q.jsonl", [{"text": "second", "document": "first line\nsecond line "}])
+    assert index.evaluate(asked)["recall@1"]["value"] == 1
+
+
+@pytest.mark.parametrize("name", ["lines.txt", "lines.jsonl", "lines.csv"])
+def test_accents_are_found_however_they_are_written(tmp_path: Path, name: str) -> None:
+    """D13: documents and queries are NFC."""
+    texts = [unicodedata.normalize("NFD", text) for text in ("Zoë arrived in Málaga", "plain line")]
+    file = tmp_path / name
+    if name.endswith("jsonl"):
+        written(file, [{"text": text} for text in texts])
+    else:
+        file.write_text(
+            "\n".join([*(["text"] if name.endswith("csv") else []), *texts]) + "\n", encoding="utf-8"
+        )
+    index = api.build_index(file, out=tmp_path / "index", bm25=True)
+    assert [found[0][0] for found in index.search(["Zoë", unicodedata.normalize("NFD", "málaga")])] == [0, 0]
+
+
+BOOK = "".join(f"Chapter {n}. The captain of ship {n} writes a letter. It is cold. " for n in range(200))
+ZH_BOOK = "".join(f"第{n}章。船长写了第{n}封信，天气很冷！" for n in range(200))
+
+
+@pytest.mark.parametrize(
+    "text", [BOOK, ZH_BOOK, "x" * 5000, "长" * 3000, "word " * 2000, "\n" * 3000 + "end"]
+)
+def test_passages_are_short_overlap_and_leave_nothing_out(text: str) -> None:
+    """U10: all of a book can be found."""
+    passages = list(cut(Passage(text, 0, "book"), LONGEST))
+    assert all(len(passage.text.encode()) <= LONGEST for passage in passages)
+    assert all(text.startswith(passage.text, passage.start) for passage in passages)
+    covered = sorted((passage.start, passage.start + len(passage.text)) for passage in passages)
+    assert not text[: covered[0][0]].strip()
+    assert all(not text[end:start].strip() for (_, end), (start, _) in itertools.pairwise(covered))
+    assert not text[covered[-1][1] :].strip()
+    if text in (BOOK, ZH_BOOK):
+        shared = [before[1] - after[0] for before, after in itertools.pairwise(covered)]
+        assert all(0 < n <= LONGEST // OVERLAP for n in shared)
+        assert all(passage.text.rstrip()[-1] in ".。！" for passage in passages)
+    assert len(list(cut(Passage(text, 0, "book"), 0))) == 1
+
+
+def test_a_folder_of_books_is_searched_to_its_last_page(
+    run: api.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """U10: results name their file and place, and show the stretch that fits."""
+    books = tmp_path / "books"
+    (books / "sea").mkdir(parents=True)
+    (books / "sea" / "ships.txt").write_text(BOOK + "At last the zeppelin landed in Porto.", encoding="utf-8")
+    (books / "short.md").write_text("A note on rust.", encoding="utf-8")
+    written(books / "rows.jsonl", [{"id": 7, "text": "gold", "title": "metals"}])
+    (books / "picture.png").write_bytes(b"\x89PNG")
+    index = tmp_path / "index"
+    assert main(["index", "build", str(books), "--run", str(run.path), "--bm25", "--out", str(index)]) == 0
+    said = capsys.readouterr().err
+    assert "1 of 3 documents are long: they are indexed as passages" in said
+    assert "left out, suffix not read: 1, the first" in said
+    assert main(["search", str(index), "zeppelin in Porto", "--by", "bm25", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["found"][0]
+    assert (found["id"], found["title"]) == ("sea/ships.txt", "ships")
+    assert 0 < found["start"] < len(BOOK)
+    assert main(["search", str(index), "zeppelin in Porto", "--by", "bm25", "--top", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert "sea/ships.txt" in shown
+    assert "zeppelin landed in Porto" in shown
+    opened = api.open_index(index)
+    asked = [{"text": "letter captain", "document_id": "sea/ships.txt"}, {"text": "gold", "document_id": "7"}]
+    figures = opened.evaluate(written(tmp_path / "q.jsonl", asked), by="bm25")
+    assert figures["recall@1"]["value"] == 1
+
+
+def test_one_query_is_not_taken_for_a_list_of_letters(both: Index) -> None:
+    with pytest.raises(UsageError, match=r"write \['gold'\]"):
+        both.search("gold")
 
 
 # ── figures and commands ───────────────────────────────────────────────────────────────────────
@@ -259,7 +367,7 @@ def test_the_commands(run: api.Run, pages: Path, tmp_path: Path, capsys: pytest.
     assert (found[0]["number"], found[0]["text"]) == (3, documents()[3])
     assert len(found) == 2
     assert main(["search", str(index), "zebra"]) == 0
-    assert "nothing found" in capsys.readouterr().out
+    assert "no results" in capsys.readouterr().out
     asked = written(tmp_path / "asked.jsonl", [{"text": each, "document": each} for each in documents()[:9]])
     assert main(["index", "evaluate", str(index), "--on", str(asked), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["recall@5"]["value"] > 0.9

@@ -24,7 +24,15 @@ from safetensors.torch import load_file, save_file
 from textus import tokenizer as tokenizers
 from textus import training
 from textus.checkpoint import RunFolder, create_run, load, open_run, verify
-from textus.common import TextusError, TrainingError, UsageError, counter_seed, read_json, write_json
+from textus.common import (
+    RunError,
+    TextusError,
+    TrainingError,
+    UsageError,
+    counter_seed,
+    read_json,
+    write_json,
+)
 from textus.hardware import reset_peak_memory
 from textus.loader import Batch, Loader, store_of
 from textus.models import LanguageModel, Loss, build, kernels
@@ -302,7 +310,8 @@ def test_killed_after_evaluating_no_evaluation_is_logged_twice(tmp_path: Path) -
 def test_the_best_weights_are_used_and_their_checkpoint_kept(tmp_path: Path) -> None:
     values = iter([3.0, 1.0, 2.0])
     run = new_run(tmp_path / "run")
-    taught(run, evaluate=lambda model: {"validation": next(values)})
+    kept = replace(SETTINGS, keep_checkpoints=True)
+    taught(run, kept, evaluate=lambda model: {"validation": next(values)})
     record = read_json(run.path / "run.json")
     assert record["weights"] == {"step": 8, "why": "best validation"}
     assert 8 in run.steps()
@@ -311,6 +320,52 @@ def test_the_best_weights_are_used_and_their_checkpoint_kept(tmp_path: Path) -> 
     used = load_file(run.path / "model.safetensors")
     assert all(torch.equal(used[name], best[name]) for name in best)
     assert not all(torch.equal(used[name], last[name]) for name in last)
+
+
+def test_a_finished_run_keeps_no_checkpoints_unless_asked(tmp_path: Path) -> None:
+    """U19: they are several times as large as the weights to use."""
+    plain, kept = new_run(tmp_path / "plain"), new_run(tmp_path / "kept")
+    assert taught(plain) == taught(kept, replace(SETTINGS, keep_checkpoints=True))
+    assert not (plain.path / "state").exists()
+    assert kept.steps()[-2:] == [9, 12]
+    size = sum(file.stat().st_size for file in plain.path.rglob("*") if file.is_file())
+    assert size < 0.6 * sum(file.stat().st_size for file in kept.path.rglob("*") if file.is_file())
+    verify(plain.path)
+
+
+def test_the_tensors_of_a_step_are_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """C18: a step that is saved, evaluated and best so far has one checkpoint, which says all three."""
+    values, written = iter([3.0, 2.0, 1.0]), []
+    real = RunFolder.save
+    monkeypatch.setattr(RunFolder, "save", lambda run, one: (written.append(one.step), real(run, one))[1])
+    run = new_run(tmp_path / "run")
+    settings = replace(SETTINGS, checkpoint_every=4, keep_checkpoints=True)
+    taught(run, settings, evaluate=lambda model: {"validation": next(values)})
+    assert written == [4, 8, 12]
+    for step in (8, 12):
+        checkpoint = run.checkpoint(step, otherwise="")
+        assert checkpoint is not None
+        assert (checkpoint.state["evaluated"], checkpoint.state["best"]["step"]) == (step, step)
+
+
+def test_a_checkpoint_is_written_after_ten_minutes_whatever_the_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """C18: an overnight run must not lose an hour."""
+    assert training.SAVE_SECONDS == 600
+    settings = replace(SETTINGS, checkpoint_every=0, evaluate_every=0)
+    stopped_early, run = new_run(tmp_path / "none"), new_run(tmp_path / "run")
+
+    def dies(model: LanguageModel, batch: Batch) -> Any:
+        if batch.position == 9:
+            raise Killed
+        return model.loss(batch)
+
+    for folder, seconds, expected in ((stopped_early, 600, []), (run, 0, [8, 9])):
+        monkeypatch.setattr(training, "SAVE_SECONDS", seconds)
+        with pytest.raises(Killed):
+            taught(folder, settings, loss=dies, evaluate=None)
+        assert folder.steps() == expected
 
 
 def test_a_best_checkpoint_that_was_damaged_is_not_used(
@@ -524,6 +579,28 @@ def test_resume_refuses_another_corpus_and_another_tokenizer(trained: Path, tmp_
     tokenizers.train("char", ["quite another"]).save(run)
     with pytest.raises(TextusError, match="another tokenizer"):
         resume(run)
+
+
+def test_a_run_whose_corpus_was_moved_is_resumed_from_where_it_is_now(
+    trained: Path, corpus: Path, tmp_path: Path
+) -> None:
+    """C23: the new place is recorded; another corpus is refused there as well."""
+    from textus.api import build_corpus, resume
+
+    run = unfinished(trained, tmp_path / "run")
+    (run / "model.safetensors").unlink()
+    record = read_json(run / "run.json")
+    write_json(run / "run.json", {**record, "corpus": {**record["corpus"], "path": str(tmp_path / "gone")}})
+    with pytest.raises(RunError, match=r"gone.* not found; if it was moved: --corpus FOLDER"):
+        resume(run)
+    (tmp_path / "other.txt").write_text("Quite another text, of a few words. " * 9)
+    other = build_corpus(tmp_path / "other.txt", out=tmp_path / "other").path
+    with pytest.raises(RunError, match="another corpus"):
+        resume(run, corpus=other)
+    moved = Path(shutil.copytree(corpus, tmp_path / "moved"))
+    resume(run, corpus=moved)
+    assert (run / "model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
+    assert read_json(run / "run.json")["corpus"]["path"] == str(moved)
 
 
 def test_a_run_taken_up_by_the_command_ends_as_it_did(trained: Path, tmp_path: Path) -> None:

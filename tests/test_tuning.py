@@ -145,6 +145,46 @@ def test_failed_trials_are_told(data: Path, tmp_path: Path, capsys: pytest.Captu
     assert "must split into n_head=3 heads" in capsys.readouterr().err
 
 
+def test_a_trial_that_raises_anything_is_failed_and_the_search_continues(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """C17: an error of torch, or no memory, is recorded once; the trial after it draws other settings."""
+    from textus import tuning
+
+    real, calls = tuning.start, iter(range(9))
+
+    def start(*arguments: Any, **more: Any) -> Path:
+        if next(calls) == 1:
+            raise RuntimeError("not enough memory: you tried to allocate 9 GB\nsecond line")
+        return real(*arguments, **more)
+
+    monkeypatch.setattr(tuning, "start", start)
+    found = api.tune(data, out=tmp_path / "out", trials=3, model="gru", search=SEARCH, settings=FIXED)
+    assert [each["state"] for each in found["trials"]] == ["done", "failed", "done"]
+    assert found["trials"][1]["why"] == "RuntimeError: not enough memory: you tried to allocate 9 GB"
+    assert len({str(each.get("optim.rate")) for each in found["trials"]}) == 3
+
+
+def test_settings_that_kill_the_process_twice_count_as_failed(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """C17: else a search that runs out of memory would try the same settings for ever."""
+    script = (
+        "import os, sys, textus.tuning as tuning\n"
+        "from textus import api\n"
+        "tuning.start = lambda *a, **k: os._exit(9)\n"
+        f"api.tune({str(data)!r}, out={str(tmp_path / 'out')!r}, trials=2, model='gru', search={SEARCH!r},"
+        f" settings={FIXED!r})"
+    )
+    for _ in range(2):
+        assert (
+            subprocess.run([sys.executable, "-c", script], check=False, capture_output=True).returncode == 9
+        )
+    found = api.tune(data, out=tmp_path / "out", trials=2, model="gru", search=SEARCH, settings=FIXED)
+    assert [each["state"] for each in found["trials"]] == ["failed", "done"]
+    assert "killed 2 times with these settings" in capsys.readouterr().err
+
+
 def test_hopeless_trials_are_stopped_early(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,6 +36,7 @@ from textus.common import (
     UsageError,
     folder_atomic,
     is_disk_full,
+    link_or_copy,
     notice,
     read_json,
     record_file,
@@ -48,6 +49,7 @@ from textus.common import (
 from textus.config import NONE, VERSION, Shape, check_shape, from_dict, migrate
 from textus.models import LanguageModel, adapters, build
 from textus.models.heads import build_head
+from textus.models.pretrained import packing
 
 KEEP = 2
 """How many of the last checkpoints stay, beside the best."""
@@ -126,6 +128,17 @@ class RunFolder:
                 shutil.rmtree(self.path / "state" / f"step-{step}", ignore_errors=True)
         return target
 
+    def save_state(self, step: int, state: dict[str, Any]) -> None:
+        """Replace the state of a checkpoint; its tensors stay the files they are."""
+        target = self.path / "state" / f"step-{step}"
+        manifest = read_json(target / "MANIFEST.json")
+        with folder_atomic(target) as folder:
+            for name in set(PARTS) - {"state.json"}:
+                link_or_copy(target / name, folder / name)
+            write_json(folder / "state.json", {"step": step, **state})
+            manifest["state.json"] = sha256(folder / "state.json")
+            write_json(folder / "MANIFEST.json", manifest)
+
     def steps(self) -> list[int]:
         """The steps that have a checkpoint, oldest first (verified or not)."""
         found = (re.fullmatch(r"step-(\d+)", each.name) for each in (self.path / "state").glob("step-*"))
@@ -168,8 +181,14 @@ class RunFolder:
                 f" `textus resume {self.path}`"
             ) from error
 
+    def drop_checkpoints(self) -> None:
+        """Remove the checkpoints of a finished run: only training needed them."""
+        shutil.rmtree(self.path / "state", ignore_errors=True)
+
     def unfinish(self) -> int:
-        """Take a finished run back to the checkpoint before its last, as if killed then; returns that step (or 0)."""
+        """Take a finished run back to the checkpoint before its last, as if killed then; returns that step, or 0 where
+        it kept none and trains again from the seed.
+        """
         for step in self.steps()[-1:]:
             shutil.rmtree(self.path / "state" / f"step-{step}")
         (self.path / "model.safetensors").unlink()
@@ -336,10 +355,28 @@ def create_run(
     return run
 
 
+def create_finished(
+    path: Path, record: dict[str, Any], tokenizer: tokenizers.Tokenizer, weights: dict[str, Tensor]
+) -> RunFolder:
+    """A run folder that needs no training, there whole or not at all. Raises RunError where the disk is full."""
+    try:
+        with folder_atomic(path) as folder:
+            run = RunFolder(folder, {"version": VERSION, **record})
+            tokenizer.save(folder)
+            run.finish(weights)
+    except (OSError, SafetensorError) as error:
+        if not is_disk_full(error):
+            raise
+        raise RunError(f"no space left to write {path}; nothing was written: free some space") from error
+    return RunFolder(path, run.record)
+
+
 def open_run(path: Path) -> RunFolder:
     """Open a run; RunError where the folder is not one, or of a format this Textus cannot read."""
     path = Path(path)
     sweep(path)
+    if not (path / "run.json").exists() and (what := packing.kind(path)):
+        raise RunError(f"{path} is {what}, not a run; make one of it: textus import {path} --out RUN")
     if not path.is_dir():
         raise RunError(f"{path} is not a folder; a run is what `textus train --out` made")
     if not (path / "run.json").exists():

@@ -21,6 +21,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Collection, Iterable, Iterator
@@ -282,6 +283,14 @@ def held(path: Path) -> Iterator[bool]:
             os.close(handle)
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """A second name for a file that is never changed in place; a copy where the disk has no such links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 @contextlib.contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
     """Keep every other training of this machine out of a folder, and from replacing it; RunError where one is at it.
@@ -432,6 +441,11 @@ def notice(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def command_line() -> str:
+    """The command that was typed, quoted so that it can be pasted back."""
+    return shlex.join(["textus", *sys.argv[1:]])
+
+
 def cpu_seconds() -> float:
     """CPU time of this process and of its finished children (compilers), user and system."""
     times = os.times()
@@ -440,9 +454,9 @@ def cpu_seconds() -> float:
 
 @contextlib.contextmanager
 def progress(description: str, total: float | None = None) -> Iterator[Any]:
-    """A progress bar on standard error; yields `advance(amount=1, **shown)`.
+    """A progress bar on standard error; yields `advance(amount=1, note="")`.
 
-    It stays silent where standard error is not a terminal, but for one closing line over two seconds.
+    Where standard error is not a terminal: a line after two seconds, one every 30 seconds, and a closing line.
     """
     import time
 
@@ -463,6 +477,49 @@ def progress(description: str, total: float | None = None) -> Iterator[Any]:
             task = bar.add_task(description, total=total, note="")
             yield lambda amount=1, note="": bar.update(task, advance=amount, note=note)
     else:
-        yield lambda amount=1, note="": None
+        with progress_lines(description, total) as advance:
+            yield advance
     if (seconds := time.monotonic() - started) > 2:
         notice(f"{description}: {seconds:.1f} s")
+
+
+FIRST_LINE, NEXT_LINES = 2.0, 30.0
+"""Seconds before the first line about progress, and between the others."""
+
+
+@contextlib.contextmanager
+def progress_lines(description: str, total: float | None) -> Iterator[Any]:
+    """Progress in lines, for logs and pipes, by a thread of its own: a step that takes minutes is reported too."""
+    import threading
+    import time
+
+    ended, started = threading.Event(), time.monotonic()
+    done, shown = 0.0, ""
+
+    def advance(amount: float = 1, note: str = "") -> None:
+        nonlocal done, shown
+        done, shown = done + amount, note or shown
+
+    def report() -> None:
+        wait = FIRST_LINE
+        while not ended.wait(wait):
+            seconds, wait = time.monotonic() - started, NEXT_LINES
+            share = f" {done / total:.0%}" if total else ""
+            left = f", about {duration(seconds * (total - done) / done)} left" if total and done else ""
+            note = f", {shown}" if shown else ""
+            notice(f"{description}:{share} after {duration(seconds)}{left}{note}")
+
+    thread = threading.Thread(target=report, daemon=True)
+    thread.start()
+    try:
+        yield advance
+    finally:
+        ended.set()
+        thread.join()
+
+
+def duration(seconds: float) -> str:
+    """A time for people: 45 s, 3 min, 2.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -8,8 +8,9 @@ ones up.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from textus.common import RunError, UsageError, unknown
 
@@ -32,10 +33,27 @@ def checked(kind: Any, value: Any, where: str) -> Any:
     from pydantic import TypeAdapter, ValidationError
 
     try:
-        return TypeAdapter(kind).validate_python(value)
+        found = TypeAdapter(kind).validate_python(value)
     except ValidationError as error:
         first = error.errors()[0]
         raise UsageError(f"{where}={value!r}: {first['msg'].lower()}") from error
+    if isinstance(found, float) and not math.isfinite(found):
+        raise UsageError(f"{where}={value!r}: must be a finite number")
+    return found
+
+
+def parse_value(kind: Any, value: str) -> Any:
+    """What a value written on the command line stands for in a field of type `kind`: none (or null) is None where the
+    type admits None and has no literal of that name; the parts of a tuple are separated by commas. Else the value as
+    written, for `checked` to convert.
+    """
+    options = get_args(kind) if get_origin(kind) not in (Literal, tuple) else (kind,)
+    literals = [name for option in options if get_origin(option) is Literal for name in get_args(option)]
+    if value.lower() in ("none", "null") and type(None) in options and value not in literals:
+        return None
+    if "," in value and any(get_origin(option) is tuple for option in options):
+        return value.split(",")
+    return value
 
 
 def from_dict(cls: type[Config], data: dict[str, Any], where: str = "") -> Config:
@@ -90,10 +108,9 @@ def _assign(config: Any, path: list[str], value: str, whole: str) -> Any:
             raise UsageError(f"{prefix}{name} is a single value; write --set {prefix}{name}=VALUE")
         return dataclasses.replace(config, **{name: _assign(inner, rest, value, whole)})
     kind = get_type_hints(type(config))[name]
-    plain: Any = None if value.lower() in ("none", "null") else value
     if dataclasses.is_dataclass(getattr(config, name)):
         raise UsageError(f"{whole} is a group of settings; set one of its fields: {whole}.FIELD=VALUE")
-    return dataclasses.replace(config, **{name: checked(kind, plain, whole)})
+    return dataclasses.replace(config, **{name: checked(kind, parse_value(kind, value), whole)})
 
 
 NONE = type(None)

@@ -153,8 +153,11 @@ def cache_bytes(model: LanguageModel, length: int) -> int | None:
     """Bytes one row remembers of `length` ids; None for families that cannot generate."""
     if not model.can_generate:
         return None
-    tensors = [t for t in vars(model.new_cache(1, length)).values() if isinstance(t, torch.Tensor)]
-    return sum(t.numel() * t.element_size() for t in tensors)
+    one, two = (
+        sum(t.numel() * t.element_size() for t in vars(cache).values() if isinstance(t, torch.Tensor))
+        for cache in (model.new_cache(1, 1), model.new_cache(1, 2))
+    )
+    return one + (length - 1) * (two - one)  # not made at its full length: a declared context may be huge
 
 
 def as_text(found: dict[str, Any]) -> str:

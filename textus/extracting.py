@@ -18,7 +18,7 @@ from xml.etree import ElementTree
 from textus.common import DataError, UsageError, claim_file, json_lines, notice, unknown, write_atomic
 from textus.metrics.entities import entity_scores
 from textus.models import LanguageModel
-from textus.records import parse_columns, read_records
+from textus.records import clean_text, parse_columns, read_records
 from textus.tasks import from_record, learnt, named_of_kind, names_of, opened, read
 from textus.tasks.facts import Related
 from textus.tasks.relations import Relations
@@ -86,7 +86,7 @@ def readers(entities: Path, relations: Path) -> tuple[Reader, Reader]:
 def passages(path: Path, columns: str | None = None) -> list[Passage]:
     """The texts of a file. Raises DataError where there is none."""
     if path.suffix == ".txt" and not columns:
-        whole = "".join(part.text for part in read_text(path))
+        whole = clean_text("".join(part.text for part in read_text(path)))
         found = [Passage(line[0], str(path), line.start()) for line in LINE.finditer(whole)]
     else:
         records = read_records(path, parse_columns(columns))

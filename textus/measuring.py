@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from textus import hardware
-from textus.common import counter_seed, notice
+from textus.common import counter_seed, cpu_seconds, notice
 from textus.loader import Batch, Batches
 from textus.models import LanguageModel, build
 from textus.optim import make_optimisers
@@ -50,37 +50,55 @@ def candidates(model: LanguageModel, *, compiled: bool) -> list[Choices]:
 
 
 def measure(
-    family: str, config: Any, train: TrainSettings, batches: Batches, *, compiled: bool
+    family: str, config: Any, train: TrainSettings, batches: Batches, *, compiled: bool, most: float
 ) -> tuple[Choices, dict[str, Any]]:
     """Time a step of each candidate and take the fastest; then see whether a second worker pays. A family with
-    turns is timed at each.
+    turns is timed at each. After `most` CPU-seconds the candidates that are left are not tried.
     """
     batch = typical(batches)
+    with torch.device("meta"):
+        model = build(family, config)
+    ways = candidates(model, compiled=compiled)
+    notice(f"measuring how this machine computes a training step fastest, in {len(ways)} ways …")
     times: dict[str, float] = {}
-    best, fastest = None, float("inf")
-    model = build(family, config)
+    best, fastest, alone = ways[0], float("inf"), 0.0
     turns: dict[int, float] = {}
-    for choice in candidates(model, compiled=compiled):
-        each = {at: time_step(family, config, train, batch, choice, at=at)[0] for at in model.turns(EVER)}
-        times[choice.name] = round(sum(each.values()), 4)
-        if sum(each.values()) < fastest:
-            best, fastest, turns = choice, sum(each.values()), each
-    assert best is not None
+    started = cpu_seconds()
+    for choice in ways:
+        if times and cpu_seconds() - started > most:
+            notice(f"one step is long: only {len(times)} of the {len(ways)} ways were measured")
+            break
+        timed = {at: time_step(family, config, train, batch, choice, at=at) for at in model.turns(EVER)}
+        cpu = {at: used for at, (used, _) in timed.items()}
+        times[choice.name] = round(sum(cpu.values()), 4)
+        if sum(cpu.values()) < fastest:
+            best, fastest, turns, alone = choice, sum(cpu.values()), cpu, timed[0][1]
     measured: dict[str, Any] = {"cpu_seconds_by_choice": times, "cpu_seconds_per_step": round(fastest, 4)}
     if len(turns) > 1:
-        measured["cpu_seconds_by_turn"] = {str(at): round(cpu, 4) for at, cpu in turns.items()}
+        measured["cpu_seconds_by_turn"] = {str(at): round(used, 4) for at, used in turns.items()}
     cores = hardware.usable_cores()
     # else dropout is drawn from one stream, which workers would race for
     shareable = best.step == "native" or model.counted_dropout or not getattr(config, "dropout", 0.0)
-    if cores > 1 and best.device == "cpu" and shareable and model.backward is None:
-        _, alone = time_step(family, config, train, batch, best)
-        cpu, together = time_step(family, config, train, batch, replace(best, workers=cores))
+    if cores > 1 and best.device == "cpu" and shareable and model.backward is None and fits(cores):
+        used, together = time_step(family, config, train, batch, replace(best, workers=cores))
         measured["seconds_by_workers"] = {"1": round(alone, 4), str(cores): round(together, 4)}
         if together < 0.8 * alone:
             best = replace(best, workers=cores)
-            measured["cpu_seconds_per_step"] = round(cpu, 4)
-    notice(f"measured: CPU-seconds a step {times}; taking {best.name}, {best.workers} worker(s)")
+            measured["cpu_seconds_per_step"] = round(used, 4)
+    shown = f"{measured['cpu_seconds_per_step']:.2g} CPU-seconds"
+    notice(
+        f"tried {len(times)} ways to compute a step; the fastest is {best.name} with {best.workers} worker(s): {shown}"
+    )
     return best, measured
+
+
+def fits(workers: int) -> bool:
+    """Whether so many workers at once leave memory free, if each needs as much as this process took at most."""
+    needed = hardware.peak_memory_bytes() * workers
+    if needed < 0.7 * hardware.memory_bytes()[0]:
+        return True
+    notice(f"one worker: {workers} at once could need {needed / 2**30:.0f} GB of memory")
+    return False
 
 
 EVER = 1 << 40
@@ -110,6 +128,10 @@ FIRST_STEPS = 20
 """Steps in which a model learns how long texts are."""
 
 
+LONG_STEP = 4.0
+"""CPU-seconds of a step beyond which one is timed, not three: what is warmed up then matters little."""
+
+
 def time_step(
     family: str, config: Any, train: TrainSettings, batch: Batch, choice: Choices, *, at: int = 0
 ) -> tuple[float, float]:
@@ -130,6 +152,8 @@ def time_step(
             optimisers[name].step()
         cpu.append(time.process_time() - cpu_start)
         wall.append(time.monotonic() - start)
+        if cpu[0] > LONG_STEP and number == at:
+            break
     return min(cpu[-2:]), min(wall[-2:])
 
 

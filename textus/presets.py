@@ -8,20 +8,19 @@ and `--choices` take it as it is.
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 
 from textus import hardware
 from textus import tokenizer as tokenizers
 from textus.checkpoint import open_run
-from textus.common import UsageError, notice, unknown
-from textus.config import assign, from_dict, to_dict
+from textus.common import UsageError, command_line, duration, notice, unknown
+from textus.config import assign, from_dict, parse_value, to_dict
 from textus.corpus import Corpus
 from textus.loader import Batches, Loader, TokenStore, fitting_context
 from textus.measuring import affordable, candidates, fast_bf16, measure, micro_batches
@@ -43,6 +42,8 @@ def seconds_of(preset: str) -> int:
     raise unknown("preset", preset, PRESETS)
 
 
+SHARE_TO_MEASURE = 0.05
+"""Share of a budget after which no further way to compute a step is tried."""
 SHARE_FOR_REST = 0.05
 """Share of a budget kept for evaluation, samples and saving."""
 MOST_EPOCHS = 300
@@ -93,7 +94,7 @@ class Plan:
             "budget": {"budget": self.clock.budget} if self.clock else None,
             "corpus": {"path": str(corpus.path.resolve()), "fingerprint": corpus.fingerprint},
             "tokenizer": {"kind": tokenizer.kind, "fingerprint": tokenizer.fingerprint},
-            "command": " ".join(["textus", *sys.argv[1:]]),
+            "command": command_line(),
             "versions": hardware.versions(),
             "isa": hardware.isa_name(),
         }
@@ -150,7 +151,12 @@ class Wish:
         return [each.partition(".")[2] for each in self.assignments if each.startswith(f"{group}.")]
 
 
-ONLY_BY_GRADIENTS = {each.name for each in fields(TrainSettings)} - {"batch_size", "context_length", "seed"}
+ONLY_BY_GRADIENTS = {each.name for each in fields(TrainSettings)} - {
+    "batch_size",
+    "context_length",
+    "seed",
+    "keep_checkpoints",
+}
 """Fields of `train` that counting does not know."""
 
 
@@ -191,7 +197,7 @@ def plan_count(wish: Wish, tokenizer: tokenizers.Tokenizer, store: TokenStore) -
     values = {
         "vocab_size": tokenizer.vocab_size,
         "end_id": tokenizer.end_id,
-        **model_values(wish.of("model")),
+        **model_values(wish.of("model"), config_class),
     }
     config = from_dict(config_class, values, "model.")
     train = TrainSettings(
@@ -214,6 +220,11 @@ def plan_neural(
     cores = hardware.usable_cores()
     budget = seconds_of(wish.preset) * cores if wish.preset else None
     clock = Clock(float(budget), started=started) if budget else None
+    if wish.preset and budget:
+        notice(
+            f"--preset {wish.preset}: {duration(budget)} of CPU time, which is {duration(budget / cores)} on"
+            f" {cores} free core(s) and longer where other programs use them"
+        )
     size = size_for(wish, budget)
     config: Any
     if wish.parent:
@@ -257,9 +268,8 @@ def new_config(
         "mask_id": tokenizer.special.get("<|mask|>", tokenizer.pad_id),
         **model_class.sized(size.n_layer, size.d_model, size.context_length),
     }
-    values = {name: value for name, value in derived.items() if name in known} | model_values(
-        wish.of("model")
-    )
+    values = {name: value for name, value in derived.items() if name in known}
+    values |= model_values(wish.of("model"), config_class)
     wanted = int(values.get("context_length") or size.context_length)
     if "context_length" in known:
         values["context_length"] = fitting_context(store, wanted)
@@ -279,8 +289,9 @@ def begun_from(wish: Wish, size: Size) -> tuple[Any, TrainSettings]:
     """
     assert wish.parent is not None
     record = open_run(wish.parent).record
+    config_class: Any = family_of(wish.family)[1]
     config: Any = from_dict(
-        family_of(wish.family)[1], record["config"] | model_values(wish.of("model")), "model."
+        config_class, record["config"] | model_values(wish.of("model"), config_class), "model."
     )
     if record.get("imported"):
         longest = min(config.context_length or size.context_length, size.context_length)
@@ -301,14 +312,14 @@ def rows_for(model: LanguageModel, size: Size, store: TokenStore) -> int:
     return max(4, round(tokens / row / 4) * 4)
 
 
-def model_values(assignments: list[str]) -> dict[str, Any]:
-    """The model's fields as the person set them, still words; None for `none`."""
-    found: dict[str, Any] = {}
+def model_values(assignments: list[str], config_class: Any) -> dict[str, Any]:
+    """The model's fields as the person set them, still words but for None and the parts of tuples."""
+    kinds, found = get_type_hints(config_class), dict[str, Any]()
     for each in assignments:
         name, equals, value = each.partition("=")
         if not equals:
             raise UsageError(f"--set model.{each} has no '='; write it as model.n_layer=2")
-        found[name] = None if value.lower() == "none" else value
+        found[name] = parse_value(kinds.get(name), value)
     return found
 
 
@@ -349,9 +360,14 @@ def choose(wish: Wish, config: Any, train: TrainSettings, batches: Batches) -> t
         chosen = from_dict(Choices, record["choices"], "choices.")
     elif wish.preset:
         compiled = seconds_of(wish.preset) >= 600
-        chosen, measured = measure(wish.family, config, train, batches, compiled=compiled)
+        seconds = seconds_of(wish.preset) * hardware.usable_cores()
+        chosen, measured = measure(
+            wish.family, config, train, batches, compiled=compiled, most=SHARE_TO_MEASURE * seconds
+        )
     else:
-        chosen = candidates(build(wish.family, config), compiled=False)[0]
+        with torch.device("meta"):
+            outline = build(wish.family, config)
+        chosen = candidates(outline, compiled=False)[0]
     return assign(chosen, wish.of("choices")), measured
 
 
@@ -361,11 +377,17 @@ def steps_for(family: str, config: Any, tokens_a_step: int, n_targets: int, most
     """
     if most is not None:
         steps = max(20, most)
+        if most < 20:
+            notice(
+                f"the time asked for has room for {most} steps only: 20 are trained, which takes longer;"
+                " ask for more (--preset 10min, 1h), or take a smaller model"
+            )
         useful = max(200, MOST_EPOCHS * n_targets // tokens_a_step)
         if steps > useful:
             notice(f"{useful} steps read this small text {MOST_EPOCHS} times; more would only memorise it")
         return min(steps, useful)
-    weights = sum(p.numel() for p in build(family, config).parameters())
+    with torch.device("meta"):
+        weights = sum(p.numel() for p in build(family, config).parameters())
     tokens = min(20 * weights, 40 * n_targets)
     return max(20, tokens // tokens_a_step)
 

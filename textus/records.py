@@ -1,228 +1,364 @@
 """Labelled data as rows: tables, JSON lines, CoNLL columns, SQuAD's JSON, a folder of texts for each class.
 
 A row is a dictionary of fields under the field's usual names (`text`, `label`, `tokens`, `tags`, …); `columns`
-says which of a file's own columns stand for them. Nothing is passed over: a row that cannot be read is an error that
-names its file and line.
+says which of a file's own columns stand for them. Nothing is passed over in silence: a row that cannot be read is an
+error that names its file and line, a file that is left out is reported.
 """
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from textus.common import DataError, UsageError, extra
-from textus.corpus.decoding import decode, detect
+from textus.common import DataError, notice
+from textus.corpus import conll, exports
+from textus.corpus.decoding import open_text
+from textus.corpus.dialects import Problem, parse_delimiter
 from textus.corpus.documents import Dropped, Unreadable
-from textus.corpus.readers import first_line, lines, seekable
-from textus.corpus.sources import DAMAGE, Source, blocks, scan
+from textus.corpus.readers import read_page
+from textus.corpus.repair import nfc, whole
+from textus.corpus.sources import WRAPPED, Source, scan
+from textus.corpus.tables import TABLES, NoColumn, Reading, Row, opened, parse_columns, read_rows, silent
 
-Row = dict[str, Any]
+__all__ = ["Problem", "Record", "Row", "clean_text", "parse_columns", "read_records", "stream_records"]
+
+LISTED = 5
+"""So many places of bad rows are listed in an error."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """One row of labelled data: its fields, and where it stands, for messages."""
+    """One row of labelled data: its fields, and its file and place in it, for messages."""
 
     values: Row
     where: str
 
 
-def parse_columns(spelled: str | None) -> dict[str, str]:
-    """The field that each of a file's columns stands for: `text=review,label=stars` names columns, `0=text,1=label`
-    positions in a file without a header. UsageError for anything else.
+def read_records(
+    path: Path,
+    columns: Mapping[str, str] | None = None,
+    *,
+    encoding: str = "",
+    delimiter: str = "",
+    problems: list[Problem] | None = None,
+    quiet: bool = False,
+) -> list[Record]:
+    """All rows of `stream_records`."""
+    return list(
+        stream_records(path, columns, encoding=encoding, delimiter=delimiter, problems=problems, quiet=quiet)
+    )
+
+
+def stream_records(
+    path: Path,
+    columns: Mapping[str, str] | None = None,
+    *,
+    encoding: str = "",
+    delimiter: str = "",
+    problems: list[Problem] | None = None,
+    quiet: bool = False,
+) -> Iterator[Record]:
+    """The rows of a file, of the files of an archive or folder, or of a folder that holds a folder for each class, one
+    after the other.
+
+    `columns` as `parse_columns` gives them; `encoding` and `delimiter` where they are not to be detected. Rows that
+    cannot be read are appended to `problems` and left out. What is guessed, left out or repaired is reported in a line
+    each, unless `quiet` (for files that were read before).
+
+    Raises DataError for a file that is not there, of a kind that holds no rows, damaged, without a named column, or
+    empty, and without a list of `problems` for the first of them.
     """
-    found: dict[str, str] = {}
-    for part in filter(None, (each.strip() for each in (spelled or "").split(","))):
-        first, equals, second = (each.strip() for each in part.partition("="))
-        if not (equals and first and second):
-            raise UsageError(
-                f"--columns {spelled!r}: {part!r} is no pair; write FIELD=COLUMN, such as text=review,label=stars,"
-                " or for a file without a header POSITION=FIELD, such as 0=text,1=label"
-            )
-        column, name = (first, second) if first.isdigit() else (second, first)
-        found[column] = name
-    if len({column.isdigit() for column in found}) > 1:
-        raise UsageError(f"--columns {spelled!r} mixes positions and names; use one of them")
-    return found
-
-
-def read_records(path: Path, columns: Mapping[str, str] | None = None) -> list[Record]:
-    """All rows of a file, of the files of an archive or folder, or of a folder that holds a folder for each class.
-
-    `columns` as `parse_columns` gives them. Raises DataError for a file that is not there, of a kind that holds no
-    rows, damaged, without a column asked for, or empty.
-    """
-    columns = columns or {}
+    reading = Reading(columns or {}, encoding, parse_delimiter(delimiter), silent if quiet else notice)
     dropped: list[Dropped] = []
-    records: list[Record] = []
-    for source in scan([path], Path(), lambda n: None):  # what lies in an archive is read while that is open
-        if isinstance(source, Dropped):
-            dropped.append(source)
-            continue
-        try:
-            records += of_source(source, columns, by_folder="!" in source.name or path.is_dir())
-        except Unreadable as error:
-            raise DataError(f"{source.name} cannot be read: {error}") from error
-    if not records:
+    faults: list[Problem] = [] if problems is None else problems
+    broken = Broken()
+    n_rows = 0
+    for found in files_of(Path(path), dropped):
+        for record in of_source(found, reading, dropped):
+            if isinstance(record, Problem):
+                faults.append(record)
+            elif problems is not None or not faults:
+                n_rows += 1
+                yield broken.cleaned(record)
+    if not quiet:
+        broken.report()
+        report_dropped(dropped)
+    if problems is None and faults:
+        raise bad_rows(faults)
+    if not n_rows and not faults:
         why = f" ({dropped[0].source}: {dropped[0].reason})" if dropped else ""
         raise DataError(
             f"{path} holds no rows{why}; give csv, tsv, jsonl, json, parquet, CoNLL columns or a folder a class"
         )
-    return records
 
 
-def of_source(source: Source, columns: Mapping[str, str], *, by_folder: bool) -> Iterator[Record]:
-    """The rows of one file."""
-    if source.kind == "parquet":
-        return named(source.name, parquet_rows(source), columns)
-    text = decode(blocks(source), detect(blocks(source), page=False))
-    suffix = Path(source.name.rpartition("!")[2].removesuffix(source.wrapping)).suffix.lower()
-    if source.kind == "jsonl":
-        return named(source.name, jsonl_rows(source.name, text), columns)
-    if suffix == ".json":
-        return named(source.name, json_rows(source.name, "".join(text)), columns)
-    if source.kind in ("csv", "tsv") or headless(columns):
-        return named(source.name, table_rows(source, text, headless(columns)), columns)
-    if by_folder:
-        return iter([Record({"text": "".join(text), "label": folder_of(source.name)}, source.name)])
-    return conll_rows(source.name, text)
+def bad_rows(problems: list[Problem]) -> DataError:
+    """The error for rows that cannot be read: the first with its reason, the places of the next."""
+    first, *others = problems
+    if not others:
+        return DataError(str(first))
+    places = ", ".join(problem.where.rpartition(": ")[2] for problem in others[:LISTED])
+    more = f" and {len(others) - LISTED:,} more" if len(others) > LISTED else ""
+    return DataError(f"{first}; {len(others):,} more rows cannot be read: {places}{more}")
 
 
-def headless(columns: Mapping[str, str]) -> bool:
-    """Whether the columns are positions: the file then has no header."""
-    return any(column.isdigit() for column in columns)
+def report_dropped(dropped: list[Dropped]) -> None:
+    """One line for each reason for which files were left out: how many, and the first."""
+    for reason, count in sorted(Counter(each.reason for each in dropped).items()):
+        first = next(each for each in dropped if each.reason == reason)
+        detail = f" ({first.detail})" if first.detail else ""
+        notice(f"left out, {reason}: {count:,}, the first {first.source}{detail}")
 
 
-def folder_of(name: str) -> str:
-    """The class of a text: the folder it lies in."""
-    return Path(name.rpartition("!")[2]).parent.name
+# ── files ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def named(name: str, rows: Iterable[tuple[str, Row]], columns: Mapping[str, str]) -> Iterator[Record]:
-    """Rows with their columns under the fields' names."""
-    for where, row in rows:
-        if missing := [column for column in columns if column not in row]:
-            shown = ", ".join(map(repr, list(row)[:30])) or "none"
-            raise DataError(f"{name}: {where} has no column {missing[0]!r}; it has {shown}")
-        yield Record(
-            {columns.get(column, column): value for column, value in row.items()}, f"{name}: {where}"
-        )
+@dataclass(frozen=True)
+class Found:
+    """A file to read, and the class of its text where it is one of a folder for each class."""
+
+    source: Source
+    label: str | None = None
 
 
-# ── kinds of files ─────────────────────────────────────────────────────────────────────────────
+def files_of(path: Path, dropped: list[Dropped]) -> Iterator[Found]:
+    """The files to read: one, the tables of a folder or archive, or the texts of its classes. Others are `dropped`."""
+    several = path.is_dir() or path.suffix.lower() == ".zip"
+    depth = depth_of_classes(path) if several else None
+    for source in scan(
+        [path], Path(), lambda n: None, any_suffix=True
+    ):  # an archive is open while it is read
+        if isinstance(source, Dropped):
+            dropped.append(source)
+        elif not several:
+            yield Found(source)
+        elif depth is None:
+            if is_table(source):
+                yield Found(source)
+            else:
+                dropped.append(Dropped(source.name, "a text beside tables or outside of any class"))
+        elif is_table(source) or len(folders := folders_of(source, path)) != depth:
+            dropped.append(Dropped(source.name, "not in a folder of a class"))
+        else:
+            yield Found(source, folders[-1])
 
 
-def table_rows(source: Source, text: Iterable[str], no_header: bool) -> Iterator[tuple[str, Row]]:
-    """A csv (quoted as Excel does) or tsv (tabs only); without a header the columns are numbered from 0."""
-    if source.kind == "csv":
-        rows = csv.reader(lines(text, source.name))
-    else:
-        rows = csv.reader(lines(text, source.name), delimiter="\t", quoting=csv.QUOTE_NONE)
-    header: list[str] | None = None
+def depth_of_classes(path: Path) -> int | None:
+    """How many folders down the texts of a folder for each class are; None where there are tables, or no class.
+
+    Where texts lie at several depths it is the one of most of them: a README above the classes is none of their texts.
+    """
+    depths: Counter[int] = Counter()
+    classes: set[tuple[str, ...]] = set()
+    n_tables = 0
+    for source in scan([path], Path(), lambda n: None, any_suffix=True):
+        if isinstance(source, Source):
+            folders = folders_of(source, path)
+            if is_table(source):
+                n_tables += 1
+            elif folders:
+                depths[len(folders)] += 1
+                classes.add(folders)
+    if not depths:
+        return None
+    depth = depths.most_common(1)[0][0]
+    several = sum(len(folders) == depth for folders in classes) > 1
+    return depth if several or not n_tables else None
+
+
+def folders_of(source: Source, path: Path) -> tuple[str, ...]:
+    """The folders in which a file lies, from the path that was given on; an archive in it is a folder too."""
+    inside = source.name.removeprefix(str(path)).lstrip("/\\!")
+    return tuple(Path(inside.replace(".zip!", "/")).parts[:-1])
+
+
+def suffix_of(source: Source) -> str:
+    """The last suffix of a file's name without that of its packing."""
+    name = Path(source.name.rpartition("!")[2])
+    return (name.with_suffix("") if name.suffix.lower() in WRAPPED else name).suffix.lower()
+
+
+def is_table(source: Source) -> bool:
+    """Whether a file holds rows by its suffix."""
+    return source.kind in TABLES or suffix_of(source) in conll.SUFFIXES
+
+
+def of_source(found: Found, reading: Reading, dropped: list[Dropped]) -> Iterator[Record | Problem]:
+    """The rows of one file. Raises DataError for one that is damaged or holds none; a text of a class is left out."""
+    source = found.source
     try:
-        for row in rows:
-            if not row:
-                continue
-            if header is None:
-                header = [str(n) for n in range(len(row))] if no_header else [each.strip() for each in row]
-                if not no_header:
-                    continue
-            where = f"line {rows.line_num}"
-            if len(row) != len(header):
-                raise DataError(
-                    f"{source.name}: {where} has {len(row)} columns, the first line {len(header)}; mend the line (in a"
-                    " csv, text with a comma must stand in quotes)"
-                )
-            yield where, dict(zip(header, row, strict=True))
-    except csv.Error as error:
-        raise DataError(f"{source.name}: line {rows.line_num} is not {source.kind} ({error})") from error
+        if found.label is not None:
+            yield Record({"text": class_text(source, reading), "label": found.label}, source.name)
+            return
+        for row in rows_of(source, reading):
+            if isinstance(row, Problem):
+                yield replace(row, where=f"{source.name}: {row.where}")
+            else:
+                yield Record(row[1], f"{source.name}: {row[0]}")
+    except NoColumn as error:
+        raise DataError(f"{source.name} {error}") from error
+    except Unreadable as error:
+        if found.label is None:
+            raise DataError(f"{source.name} cannot be read: {error}") from error
+        dropped.append(Dropped(source.name, "unreadable", str(error)))
 
 
-def jsonl_rows(name: str, text: Iterable[str]) -> Iterator[tuple[str, Row]]:
-    """One JSON object a line."""
-    for number, line in enumerate(lines(text, name), 1):
-        if line.strip():
-            yield f"line {number}", as_object(name, f"line {number}", parsed(name, f"line {number}", line))
+def class_text(source: Source, reading: Reading) -> str:
+    """The text of a file of a class."""
+    page = source.kind == "html"
+    _, text = open_text(source, encoding=reading.encoding, page=page)
+    return "".join(read_page(source, text, ()).blocks if page else text)
 
 
-def json_rows(name: str, text: str) -> Iterator[tuple[str, Row]]:
-    """A list of objects, or SQuAD's nested form: a row a question."""
-    whole = parsed(name, "the file", text)
-    if isinstance(whole, dict) and isinstance(whole.get("data"), list):
-        yield from squad_rows(name, whole["data"])
-        return
-    if not isinstance(whole, list):
-        raise DataError(f"{name} is neither a list of objects nor SQuAD's {{'data': [...]}}")
-    for number, each in enumerate(whole):
-        yield f"entry {number}", as_object(name, f"entry {number}", each)
+def rows_of(source: Source, reading: Reading) -> Iterator[tuple[str, Row] | Problem]:
+    """The rows of one file by its kind: a table, CoNLL columns, or fastText's lines."""
+    by_token = "tokens" in reading.columns.values()
+    if source.kind in TABLES and not (by_token and reading.by_position):
+        return read_rows(source, reading)
+    if source.kind == "html":
+        raise Unreadable("a page holds no rows; give csv, tsv, jsonl, json, parquet or CoNLL columns")
+    text = opened(source, reading.encoding)
+    if exports.is_fasttext(text):
+        return exports.fasttext_rows(text)
+    if reading.by_position and not by_token:
+        return read_rows(source, reading)
+    return conll.sentences(text, reading.columns, reading.reporter(source.name))
 
 
-def squad_rows(name: str, articles: list[Any]) -> Iterator[tuple[str, Row]]:
-    """question, context, answers ({"text": […], "answer_start": […]}), id, title and impossible of each question."""
-    for article in articles:
-        try:
-            for paragraph in article["paragraphs"]:
-                for qa in paragraph["qas"]:
-                    answers = qa.get("answers") or []
-                    yield f"question {qa.get('id', '?')}", {
-                        "question": qa["question"], "context": paragraph["context"], "id": qa.get("id"),
-                        "title": article.get("title"),
-                        "answers": {
-                            "text": [each["text"] for each in answers],
-                            "answer_start": [each["answer_start"] for each in answers],
-                        },
-                    }  # fmt: skip
-        except (KeyError, TypeError) as error:
-            raise DataError(f"{name} is not SQuAD's form: {error!r} is missing in an article") from error
+# ── repair ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def conll_rows(name: str, text: Iterable[str]) -> Iterator[Record]:
-    """Sentences of one token a line, its tag in the last column that is no number, an empty line between."""
-    tokens: list[str] = []
-    tags: list[str] = []
-    first, number = 1, 0
-    for number, line in enumerate(lines(text, name), 1):
-        parts = line.split()
-        if not parts or parts[0] == "-DOCSTART-":
-            if tokens:
-                yield Record({"tokens": tokens, "tags": tags}, f"{name}: line {first}")
-            tokens, tags, first = [], [], number + 1
-            continue
-        if len(parts) < 2:
-            raise DataError(
-                f"{name}: line {number} has one column ({parts[0]!r}); a token's line ends with its tag"
-            )
-        tokens.append(parts[0])
-        tags.append(parts[1] if len(parts) == 3 and parts[2].isdigit() else parts[-1])
-    if tokens:
-        yield Record({"tokens": tokens, "tags": tags}, f"{name}: line {first}")
+def clean_text(text: str) -> str:
+    """A text as corpora have it: each run of broken characters (lone surrogates) one U+FFFD, then NFC."""
+    return text if text.isascii() else nfc(whole(text)[0])
 
 
-def parquet_rows(source: Source) -> Iterator[tuple[str, Row]]:
-    """The rows of a parquet file."""
-    parquet = extra("pyarrow.parquet", "text")
-    with seekable(source) as file:
-        try:
-            for number, row in enumerate(parquet.read_table(file).to_pylist()):
-                yield f"record {number}", row
-        except (*DAMAGE, ValueError, extra("pyarrow", "text").ArrowException) as error:
-            raise Unreadable(f"not a parquet file, or damaged: {first_line(error)}") from error
+@dataclass
+class Broken:
+    """Rows on their way through repair: how many broken characters there were, and where the first was."""
+
+    count: int = 0
+    first: str = ""
+
+    def cleaned(self, record: Record) -> Record:
+        """The record with every string of it clean, and the places in its texts where they are then."""
+        values = cleaned_row(record.values)
+        if values is record.values:
+            return record
+        if n_broken := sum(broken_in(value) for value in record.values.values()):
+            self.count += n_broken
+            self.first = self.first or record.where
+        return Record(values, record.where)
+
+    def report(self) -> None:
+        if self.count:
+            shown = f"{self.count:,} broken character{'s were' if self.count > 1 else ' was'}"
+            notice(f"{shown} replaced by U+FFFD, the first in {self.first}")
 
 
-def parsed(name: str, where: str, text: str) -> Any:
-    """JSON. Raises DataError saying where."""
-    try:
-        return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise DataError(f"{name}: {where} is not JSON ({error})") from error
+def broken_in(value: Any) -> int:
+    """How many broken characters the strings of a value have."""
+    if isinstance(value, str):
+        return 0 if value.isascii() else whole(value)[1]
+    if isinstance(value, dict):
+        return sum(broken_in(part) for pair in value.items() for part in pair)
+    return sum(map(broken_in, value)) if isinstance(value, list) else 0
 
 
-def as_object(name: str, where: str, value: Any) -> Row:
-    """A JSON object. Raises DataError for another value."""
-    if not isinstance(value, dict):
-        raise DataError(f"{name}: {where} is {type(value).__name__}, not an object of fields")
+def cleaned_row(row: Row) -> Row:
+    """A row with every string of it clean; itself where nothing changes. Places of entities in `text` and of answers
+    in `context` follow the characters that they were of.
+    """
+    values = {clean_text(name): cleaned(value) for name, value in row.items()}
+    if values == row:
+        return row
+    text, context = row.get("text"), row.get("context")
+    if isinstance(text, str) and len(values["text"]) != len(text):
+        for name in SPANS:
+            if isinstance(given := row.get(name), list | dict):
+                values[name] = moved_spans(given, text)
+    given = row.get("answers")
+    if isinstance(context, str) and len(values["context"]) != len(context) and isinstance(given, list | dict):
+        values["answers"] = moved_answers(given, context)
+    return values
+
+
+SPANS = ("entities", "spans", "label", "labels")
+"""Fields that may hold places in `text`: a list of {start, end} or [start, end, …], or
+{class: {words: [[start, end]]}}.
+"""
+
+
+def cleaned(value: Any) -> Any:
+    """A value with every string in it clean."""
+    if isinstance(value, str):
+        return clean_text(value)
+    if isinstance(value, list):
+        return [cleaned(part) for part in value]
+    if isinstance(value, dict):
+        return {cleaned(name): cleaned(part) for name, part in value.items()}
     return value
+
+
+def moved(place: Any, text: str) -> Any:
+    """Where a place in a text is once the text is clean; what is no place in it stays as it is."""
+    inside = type(place) is int and 0 <= place <= len(text)
+    return len(clean_text(text[:place])) if inside else place
+
+
+def moved_spans(given: Any, text: str) -> Any:
+    """Entities in any form of `SPANS` at their places in the clean text."""
+    if isinstance(given, list):
+        return [moved_span(each, text) for each in given]
+    return {clean_text(kind): moved_mentions(mentions, text) for kind, mentions in given.items()}
+
+
+def moved_span(given: Any, text: str) -> Any:
+    """One entity of a list."""
+    if isinstance(given, dict):
+        return cleaned(given) | {name: moved(given[name], text) for name in ENDS if name in given}
+    if isinstance(given, list):
+        return [moved(part, text) if type(part) is int else cleaned(part) for part in given]
+    return cleaned(given)
+
+
+def moved_mentions(given: Any, text: str) -> Any:
+    """The mentions of one class in CLUENER's form."""
+    if not isinstance(given, dict):
+        return cleaned(given)
+    return {
+        clean_text(words): [inner(words, place, text) for place in places] for words, places in given.items()
+    }
+
+
+ENDS = ("start", "end", "start_offset", "end_offset")
+
+
+def inner(words: str, place: Any, text: str) -> Any:
+    """One [start, end] of CLUENER's form, in which the end may be that of the last character."""
+    try:
+        start, end = place
+        included = text[start : end + 1] == words
+        return [moved(start, text), moved(end + included, text) - included]
+    except (TypeError, ValueError):
+        return place
+
+
+def moved_answers(given: Any, context: str) -> Any:
+    """Answers of question answering at their places in the clean context."""
+    if isinstance(given, dict):
+        starts = given.get("answer_start")
+        places = [moved(start, context) for start in starts] if isinstance(starts, list) else starts
+        return {**cleaned(given), **({"answer_start": places} if "answer_start" in given else {})}
+    return [
+        cleaned(each) | {name: moved(each[name], context) for name in STARTS if name in each}
+        if isinstance(each, dict)
+        else cleaned(each)
+        for each in given
+    ]
+
+
+STARTS = ("start", "answer_start")

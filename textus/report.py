@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from textus.common import extra, write_atomic
+from textus.common import extra, notice, write_atomic
 
 Row = Mapping[str, Any]
 
@@ -135,13 +135,35 @@ def cjk_font() -> str | None:
     return next((name for name in CJK_FONTS if name in installed), None)
 
 
+@cache
+def plain_characters() -> frozenset[int]:
+    """What matplotlib's own font can show."""
+    manager = extra("matplotlib.font_manager", "report")
+    return frozenset(manager.get_font(manager.findfont("DejaVu Sans")).get_charmap())
+
+
+@cache
+def report_missing_font() -> None:
+    """One line for a process whose pictures cannot show some characters."""
+    notice(
+        "no installed font has all characters of the pictures: some are shown as \\uXXXX; install fonts-noto-cjk"
+    )
+
+
 def label(text: str) -> str:
     r"""Text that a picture can show: as it is where a font has it, else escaped (`\u6625`), never as empty
     boxes.
 
     Dollar signs are escaped too: matplotlib would set what stands between two of them as a formula.
     """
-    shown = text if cjk_font() else text.encode("ascii", "backslashreplace").decode("ascii")
+    shown = text
+    if not (text.isascii() or cjk_font()):
+        known = plain_characters()
+        shown = "".join(
+            c if ord(c) in known else c.encode("ascii", "backslashreplace").decode() for c in text
+        )
+        if shown != text:
+            report_missing_font()
     return shown.replace("$", r"\$")
 
 

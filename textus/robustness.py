@@ -115,7 +115,7 @@ def figure(task: Task, asked: Asked) -> tuple[str, float]:
     """The task's figure that is a mean over rows, else its first, and its name."""
     if each := task.each(*asked):
         return each[0], float(each[1].mean())
-    scores = task.scores(*asked)
+    scores = task.scores(*asked, intervals=False)
     name = next(name for name, value in scores.items() if isinstance(value, dict) and "value" in value)
     return name, float(scores[name]["value"])
 

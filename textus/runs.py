@@ -110,12 +110,17 @@ def begin_as(model: LanguageModel, record: dict[str, Any]) -> None:
     weights now, UsageError where they do not fit.
     """
     parent = Path(record["parent"])
-    if (now := weights_sum(parent)) != record["parent_weights"]:
+    same_weights(parent, record["parent_weights"])
+    take_weights(model, load(parent)[0], parent)
+
+
+def same_weights(parent: Path, expected: str) -> None:
+    """RunError where a run that another one began with has other weights by now."""
+    if (now := weights_sum(parent)) != expected:
         raise RunError(
             f"{parent} has other weights (SHA-256 {now[:12]}…) than this run began with"
-            f" ({record['parent_weights'][:12]}…); bring the old ones back, or train anew with --out elsewhere"
+            f" ({expected[:12]}…); bring the old ones back, or train anew with --out elsewhere"
         )
-    take_weights(model, load(parent)[0], parent)
 
 
 def take_weights(model: LanguageModel, other: LanguageModel, parent: Path) -> None:
@@ -196,9 +201,9 @@ def _tell(plan: Plan, store: TokenStore, corpus: Corpus, model: LanguageModel) -
         notice(f"`export --to hf` of this run will not be possible: {why}")
 
 
-def resume(path: Path) -> Path:
-    """Go on with a run from its newest good checkpoint, or from its seed where it has none; a finished one
-    says so.
+def resume(path: Path, *, corpus: Path | None = None, until: int | None = None) -> Path:
+    """Continue a run from its newest good checkpoint, or from its seed where it has none; a finished one is reported.
+    `corpus`: where the corpus is now, if it was moved; `until`: a step to stop at.
 
     Raises RunError where the corpus is gone or is another than the run was started on.
     """
@@ -207,19 +212,34 @@ def resume(path: Path) -> Path:
         verify(path)
         notice(f"{path} is finished ({run.record.get('steps', '?')} steps); nothing to resume")
         return path
-    kept = run.record["corpus"]
-    corpus = open_corpus(Path(kept["path"]))
-    if corpus.fingerprint != kept["fingerprint"]:
-        raise RunError(
-            f"{kept['path']} is another corpus than {path} was started on (fingerprint {corpus.fingerprint}, was"
-            f" {kept['fingerprint']}); bring the old one back, or train anew with --out elsewhere"
-        )
+    opened = recorded_corpus(run, corpus)
     budget = run.record.get("budget")
-    ready = prepare(run.record, corpus, read_tokenizer(run))
+    ready = prepare(run.record, opened, read_tokenizer(run), begin=run.last_checkpoint() is None)
     if (begun := read_embeddings(run)) is not None:
         with torch.no_grad():
             vectors.input_embedding(ready.model).weight.copy_(begun)
-    return train_to_end(run, ready, Clock(**budget) if budget else None)
+    return train_to_end(run, ready, Clock(**budget) if budget else None, until)
+
+
+def recorded_corpus(run: RunFolder, moved: Path | None = None) -> Corpus:
+    """The corpus a run is trained on, where it was or where it was `moved` to, which is then recorded. Raises RunError
+    where it is gone, or another one.
+    """
+    kept = run.record["corpus"]
+    path = moved or Path(kept["path"])
+    if not path.exists():
+        raise RunError(f"{path}, the corpus of {run.path}, not found; if it was moved: --corpus FOLDER")
+    corpus = open_corpus(path)
+    if corpus.fingerprint != kept["fingerprint"]:
+        raise RunError(
+            f"{path} is another corpus than {run.path} was started on (fingerprint {corpus.fingerprint}, was"
+            f" {kept['fingerprint']}); bring the old one back (--corpus FOLDER says where it is), or train anew with"
+            " --out elsewhere"
+        )
+    if moved:
+        kept["path"] = str(moved.resolve())
+        run.write_record()
+    return corpus
 
 
 @dataclass
@@ -233,14 +253,18 @@ class Ready:
     evaluate: Evaluate | None
 
 
-def prepare(record: dict[str, Any], corpus: Corpus, tokenizer: tokenizers.Tokenizer) -> Ready:
-    """All that a run's record decides, built; UsageError for what does not go together."""
+def prepare(
+    record: dict[str, Any], corpus: Corpus, tokenizer: tokenizers.Tokenizer, *, begin: bool = True
+) -> Ready:
+    """All that a run's record decides, built; without `begin`, the weights are those of a checkpoint, and no parent is
+    needed. UsageError for what does not go together.
+    """
     one_thread()
     train = from_dict(TrainSettings, record["settings"], "train.")
     choices = from_dict(Choices, record["choices"], "choices.")
     torch.manual_seed(counter_seed(train.seed, "weights"))
     model = build(record["family"], record["config"])
-    if record.get("parent"):
+    if begin and record.get("parent"):
         begin_as(model, record)
     if not model.counts:
         model.to(choices.device)
@@ -263,11 +287,11 @@ def prepare(record: dict[str, Any], corpus: Corpus, tokenizer: tokenizers.Tokeni
     return Ready(model, batches, train, backward, evaluate)
 
 
-def train_to_end(run: RunFolder, ready: Ready, clock: Clock | None = None) -> Path:
+def train_to_end(run: RunFolder, ready: Ready, clock: Clock | None = None, until: int | None = None) -> Path:
     """Train, or go on from the run's newest checkpoint; says what the family finds wrong with the weights to use."""
     fit(
         ready.model, ready.batches, settings=ready.settings, run=run, clock=clock, backward=ready.backward,
-        evaluate=ready.evaluate,
+        evaluate=ready.evaluate, until=until,
     )  # fmt: skip
     if wrong := ready.model.trouble(found_of(run)):
         notice(wrong)

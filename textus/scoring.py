@@ -17,7 +17,7 @@ import numpy as np
 from textus.checkpoint import load, open_run
 from textus.common import DataError, RunError, UsageError, notice, write_json
 from textus.comparing import log_lines
-from textus.finetuning import Wish, source, start
+from textus.finetuning import Wish, start
 from textus.metrics import interval, paired_bootstrap
 from textus.records import parse_columns, read_records
 from textus.report import Section, bars, loss_curve, write_report
@@ -104,7 +104,7 @@ def trained_on(record: dict[str, Any], rows: Rows) -> int | None:
     if not path.exists() or path == Path():
         return None
     try:
-        records = read_records(path, parse_columns(corpus.get("columns")))
+        records = read_records(path, parse_columns(corpus.get("columns")), quiet=True)
         known = {each.texts for each in rows.task.examples(records, labelled=False)}
     except (DataError, UsageError):  # other rows lie there now
         return None
@@ -165,10 +165,13 @@ def floor_run(run: Path, record: dict[str, Any]) -> Path | None:
             Path(corpus["path"]), record["task"], family=from_record(record).floor, dev=dev,
             columns=corpus["columns"], seed=record["seed"],
         )  # fmt: skip
-        if source(wish)["fingerprint"] != corpus["fingerprint"]:
-            raise RunError(f"{wish.data} is not what {run} was trained on")
-        notice(f"{LINEAR} is trained on the rows that {run} was trained on, once; it is kept in {kept}")
-        return start(wish, kept, force=True)
+
+        def check(now: str) -> None:
+            if now != corpus["fingerprint"]:
+                raise RunError(f"{wish.data} is not what {run} was trained on")
+            notice(f"{LINEAR} is trained on the rows that {run} was trained on, once; it is kept in {kept}")
+
+        return start(wish, kept, force=True, check=check)
     except (DataError, RunError, OSError) as error:
         notice(f"without the floor {LINEAR}: {error}")
         return None

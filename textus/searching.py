@@ -1,7 +1,7 @@
 """Finding texts: an index of documents by their words (BM25), by their meaning (vectors of a run), or by both.
 
     index.json          what it is: ways, documents, the run's fingerprint, SHA-256 of the other files; written last
-    documents.jsonl     a document a line, in order
+    documents.jsonl     a passage a line, in order: its text, and the id, title, file and place of its document
     bm25/               weights of words, as `bm25s` writes them
     vectors.usearch     vectors of length one; run/ is the run that made them, and reads the queries
 
@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
-import shutil
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,14 +27,14 @@ from textus.checkpoint import RUN_FILES
 from textus.checkpoint import verify as verify_run
 from textus.common import (
     DataError,
+    MissingExtra,
     RunError,
-    TextusError,
     UsageError,
     claim,
     extra,
     folder_atomic,
     json_lines,
-    notice,
+    link_or_copy,
     read_json,
     record_file,
     sha256,
@@ -42,13 +42,13 @@ from textus.common import (
     unknown,
     write_json,
 )
-from textus.config import NONE, VERSION, Shape, check_shape, migrate
+from textus.config import NONE, VERSION, Shape, check_shape, from_dict, migrate
 from textus.metrics import ranking
 from textus.models import LanguageModel
-from textus.records import parse_columns, read_records
+from textus.passages import Passage, text_of
+from textus.records import clean_text, parse_columns, read_records
 from textus.tasks import Task, from_record, learnt, named_of_kind, opened
 from textus.tasks.similarity import similarity_of, vectors
-from textus.texts import read_text
 from textus.tokenizer import Tokenizer
 
 FILES = (
@@ -62,6 +62,7 @@ KEPT_OF_RUN = ("run.json", *RUN_FILES)
 """What an index keeps of the run that made its vectors."""
 RECORD: Shape = {
     "documents": int,
+    "passages?": int,
     "bm25": bool,
     "run": (NONE, {"path": str, "fingerprint": str}),
     "files": {...: str},
@@ -73,6 +74,8 @@ EXACT = 20_000
 """Documents up to which every vector is compared; the graph is walked beyond."""
 FUSED = 100
 """Places of both lists that a hybrid search looks at."""
+DEEPEST = 10
+"""Places of a list that are measured."""
 FUSION = 60
 """What is added to a place before one is divided by it (Cormack, Clarke and Büttcher 2009)."""
 
@@ -97,46 +100,15 @@ def terms(text: str) -> list[str]:
 # ── building ───────────────────────────────────────────────────────────────────────────────────
 
 
-def file_texts(path: Path, columns: str | None = None) -> list[str]:
-    """The texts of a file's rows, in order; of a plain text file its lines."""
-    if path.suffix == ".txt" and not columns:
-        whole = "".join(part.text for part in read_text(path))
-        return [line.rstrip("\r") for line in whole.removesuffix("\n").split("\n")]
-    return [text_of(record.values, record.where) for record in read_records(path, parse_columns(columns))]
-
-
-def read_documents(path: Path, columns: str | None = None) -> list[str]:
-    """The texts of a file, each once, in order. Empty and repeated ones are told.
-
-    Raises DataError for a file without a text.
-    """
-    given = file_texts(path, columns)
-    texts = list(dict.fromkeys(text for text in given if text.strip()))
-    if not texts:
-        raise DataError(f"{path} holds no text")
-    if empty := sum(not text.strip() for text in given):
-        notice(f"{empty:,} of {len(given):,} texts are empty and left out")
-    if repeated := len(given) - empty - len(texts):
-        notice(f"{repeated:,} of {len(given):,} texts stand there before and are left out")
-    return texts
-
-
-def text_of(values: dict[str, Any], where: str, name: str = "text") -> str:
-    """A field that is text. Raises DataError where it is not there, or something else."""
-    if name not in values:
-        shown = ", ".join(map(repr, list(values)[:30]))
-        raise DataError(
-            f"{where} has no field {name!r}; it has {shown}: name its column with --columns {name}=COLUMN"
-        )
-    if not isinstance(value := values[name], str):
-        raise DataError(f"{where}: the {name} is {type(value).__name__} ({value!r}), not a string")
-    return value
-
-
 def build(
-    texts: Sequence[str], out: Path, *, run: Path | None = None, bm25: bool = False, force: bool = False
+    passages: Sequence[Passage],
+    out: Path,
+    *,
+    run: Path | None = None,
+    bm25: bool = False,
+    force: bool = False,
 ) -> Index:
-    """An index of `texts` at `out`: of their words (`bm25`), of the vectors a `run` gives them, or of both.
+    """An index of `passages` at `out`: of their words (`bm25`), of the vectors a `run` gives them, or of both.
 
     Raises UsageError where neither is asked for, or `out` exists.
     """
@@ -145,11 +117,11 @@ def build(
             "say how to find texts: --run RUN for their meaning, --bm25 for their words, or both"
         )
     claim(out, force=force, kind="index")
+    texts = [passage.text for passage in passages]
     with folder_atomic(out) as folder:
-        (folder / "documents.jsonl").write_text(
-            json_lines({"text": text} for text in texts), encoding="utf-8"
-        )
-        record: dict[str, Any] = {"version": VERSION, "documents": len(texts), "bm25": bm25, "run": None}
+        (folder / "documents.jsonl").write_text(json_lines(map(asdict, passages)), encoding="utf-8")
+        counts = {"documents": len({passage.number for passage in passages}), "passages": len(passages)}
+        record: dict[str, Any] = {"version": VERSION, **counts, "bm25": bm25, "run": None}
         if bm25:
             index = extra("bm25s", "search").BM25()
             index.index([terms(text) for text in texts], show_progress=False)
@@ -170,11 +142,7 @@ def keep_run(run: Path, folder: Path) -> dict[str, str]:
     files = verify_run(run)
     folder.mkdir()
     for name in ("run.json", *files):
-        source, target = record_file(run, name, KEPT_OF_RUN), record_file(folder, name, KEPT_OF_RUN)
-        try:
-            os.link(source, target)
-        except OSError:
-            shutil.copyfile(source, target)
+        link_or_copy(record_file(run, name, KEPT_OF_RUN), record_file(folder, name, KEPT_OF_RUN))
     return {"path": str(run.resolve()), "fingerprint": sha256(folder / "run.json")}
 
 
@@ -222,23 +190,31 @@ class Index:
                 raise RunError(f"{file} was changed since the index was built; build it anew")
 
     @cached_property
-    def documents(self) -> list[str]:
-        """The texts, by their numbers."""
+    def passages(self) -> list[Passage]:
+        """The passages with where they come from, by their places in the index."""
         with self._reading("documents.jsonl"):
-            texts = [json.loads(line)["text"] for line in (self.path / "documents.jsonl").open("rb")]
-        if len(texts) != self.record["documents"]:
-            raise RunError(
-                f"{self.path}/index.json counts {self.record['documents']} documents, documents.jsonl has {len(texts)};"
-                " build the index anew"
-            )
-        return texts
+            lines = (self.path / "documents.jsonl").read_bytes().splitlines()
+            passages = [from_dict(Passage, json.loads(line)) for line in lines]
+            if len(passages) != self.size:
+                raise ValueError(f"{len(passages)} passages, not {self.size}")
+        return passages
+
+    @cached_property
+    def documents(self) -> list[str]:
+        """The passages' texts, by their places in the index."""
+        return [passage.text for passage in self.passages]
+
+    @property
+    def size(self) -> int:
+        """How many passages there are."""
+        return self.record.get("passages", self.record["documents"])
 
     @contextlib.contextmanager
     def _reading(self, name: str) -> Iterator[None]:
         """Whatever a library raises over a part of the index as one RunError that names the part."""
         try:
             yield
-        except TextusError:
+        except (MissingExtra, RunError):
             raise
         except Exception as error:
             raise RunError(
@@ -254,10 +230,14 @@ class Index:
     def search(
         self, queries: Sequence[str], *, k: int = 10, by: str | None = None
     ) -> list[list[tuple[int, float]]]:
-        """For each query at most `k` (number, score), best first. By words, a text that has none of them is not found.
+        """For each query at most `k` (place in the index, score), best first. By words, a text that has none of them is
+        not found.
 
-        Raises UsageError for a way it was not built for.
+        Raises UsageError for a way it was not built for, or one query instead of a list of them.
         """
+        if isinstance(queries, str):
+            raise UsageError(f"search takes a list of queries; write [{queries[:40]!r}]")
+        queries = [clean_text(query) for query in queries]
         by = by or self.way
         if by not in WAYS:
             raise unknown("way", by, WAYS)
@@ -267,6 +247,7 @@ class Index:
             )
         if k < 1:
             raise UsageError(f"--top {k}: must be at least 1")
+        queries = [clean_text(query) for query in queries]
         if by == "hybrid":
             lists = [way(queries, max(k, FUSED)) for way in (self._by_words, self._by_meaning)]
             return [fused(each)[:k] for each in zip(*lists, strict=True)]
@@ -291,7 +272,7 @@ class Index:
         module = extra("usearch.index", "search")
         with self._reading("vectors.usearch"):
             index = module.Index.restore(str(self.path / "vectors.usearch"))
-            if len(index) != self.record["documents"] or index.ndim != vectors(*reading, ["a"]).shape[1]:
+            if len(index) != self.size or index.ndim != vectors(*reading, ["a"]).shape[1]:
                 raise ValueError(f"{len(index)} vectors of {index.ndim} numbers")
         return index, reading
 
@@ -302,8 +283,8 @@ class Index:
                 scores = (
                     self._bm25.get_scores(terms(query)) if terms(query) else np.zeros(len(self.documents))
                 )
-                if len(scores) != self.record["documents"]:
-                    raise ValueError(f"scores of {len(scores)} documents, not {self.record['documents']}")
+                if len(scores) != self.size:
+                    raise ValueError(f"scores of {len(scores)} passages, not {self.size}")
             best = np.argsort(-scores, kind="stable")[:k]
             lists.append([(int(each), float(scores[each])) for each in best if scores[each] > 0])
         return lists
@@ -320,22 +301,23 @@ class Index:
         return lists
 
     def evaluate(self, path: Path, *, columns: str | None = None, by: str | None = None) -> dict[str, Any]:
-        """How well the queries of a file's rows (`text`) find their `document`s: figures of `metrics.ranking`.
+        """How well the queries of a file's rows (`text`) find their `document` (its text) or `document_id`: figures of
+        `metrics.ranking`. A document is found where its first passage is.
 
         Rows with the same text are one query with several that are right. Raises DataError for a document that is not
         in the index.
         """
-        numbers = {text: number for number, text in enumerate(self.documents)}
         right: dict[str, dict[Any, float]] = {}
         for record in read_records(path, parse_columns(columns)):
-            document = text_of(record.values, record.where, "document")
-            if document not in numbers:
-                raise DataError(
-                    f"{record.where}: its document is not in {self.path} ({document[:60]!r}); build the index of all"
-                )
-            right.setdefault(text_of(record.values, record.where), {})[numbers[document]] = 1.0
-        found = [[number for number, _ in each] for each in self.search(list(right), by=by)]
-        figures = ranking.ranked(found, list(right.values()))
+            number = self.document_of(record.values, record.where)
+            right.setdefault(text_of(record.values, record.where), {})[number] = 1.0
+        most = Counter(passage.number for passage in self.passages).most_common(1)[0][1]
+        places = self.search(list(right), k=DEEPEST * min(most, FUSED), by=by)
+        ranked = [
+            list(dict.fromkeys(self.passages[place].number for place, _ in found))[:DEEPEST]
+            for found in places
+        ]
+        figures = ranking.ranked(ranked, list(right.values()))
         return {
             "index": str(self.path),
             "on": str(path),
@@ -343,6 +325,47 @@ class Index:
             "queries": len(right),
             **figures,
         }
+
+    def document_of(self, values: dict[str, Any], where: str) -> int:
+        """The number of the document that a row of queries names by its id or by its text."""
+        if (given := values.get("document_id")) is not None:
+            if (number := self._by_id.get(str(given))) is None:
+                raise DataError(
+                    f"{where}: {self.path} has no document with the id {given!r}; build the index of all"
+                )
+            return number
+        text = text_of(values, where, "document")
+        if (number := self._by_text.get(alike(text))) is None:
+            raise DataError(
+                f"{where}: its document is not in {self.path} ({text[:60]!r}); build the index of all"
+            )
+        return number
+
+    @cached_property
+    def _by_id(self) -> dict[str, int]:
+        """Number of each document by its ids; UsageError where an id names several."""
+        numbers: dict[str, int] = {}
+        for passage in self.passages:
+            for given in (passage.id, *passage.same):
+                if given is not None and numbers.setdefault(given, passage.number) != passage.number:
+                    raise UsageError(
+                        f"{self.path}: several documents have the id {given!r}; name them by their text"
+                    )
+        return numbers
+
+    @cached_property
+    def _by_text(self) -> dict[str, int]:
+        """Number of each document by its whole text."""
+        texts: dict[int, str] = {}
+        for passage in self.passages:
+            begun = texts.get(passage.number, "")
+            texts[passage.number] = begun[: passage.start] + passage.text
+        return {alike(text): number for number, text in texts.items()}
+
+
+def alike(text: str) -> str:
+    """A text without what copying changes: line ends and blanks."""
+    return " ".join(text.split())
 
 
 def fused(lists: Sequence[list[tuple[int, float]]]) -> list[tuple[int, float]]:

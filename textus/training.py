@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ from textus.common import (
     alone_in,
     counter_seed,
     cpu_seconds,
+    duration,
     notice,
     progress,
 )
@@ -62,6 +63,13 @@ class TrainSettings:
     patience: int = 0
     """So many evaluations in a row that find nothing better end the training; 0: none do."""
     checkpoint_every: int = 0
+    """Steps between checkpoints; beside them there is one every `SAVE_SECONDS`."""
+    keep_checkpoints: bool = False
+    """Whether a finished run keeps its checkpoints, several times as large as the weights to use."""
+    keep: Literal["best", "last"] = "best"
+    """Which weights a run ends with, where it is evaluated: the best by validation, or the last."""
+    evaluate_first: bool = False
+    """Whether the weights that training begins with are evaluated too, and kept if nothing better comes."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "micro_batches", "context_length"):
@@ -89,6 +97,10 @@ class Choices:
     def name(self) -> str:
         """For people: who does the arithmetic, in which type, attending how."""
         return f"{self.step} {self.precision} {self.attention}"
+
+
+SAVE_SECONDS = 600
+"""Seconds after which a checkpoint is written whatever the steps between: the most that a power cut loses."""
 
 
 class Interrupted(TextusError):
@@ -131,6 +143,8 @@ def check_patience(model: LanguageModel, settings: TrainSettings, evaluate: Eval
         why = "there is no validation text to evaluate on"
     elif not settings.evaluate_every:
         why = "it is evaluated at the end only; set train.evaluate_every too"
+    elif settings.keep == "last":
+        why = "train.keep=last keeps the last weights; set train.keep=best too"
     else:
         return
     raise UsageError(f"train.patience={settings.patience}: {why}")
@@ -151,9 +165,10 @@ def fit(
     clock: Clock | None = None,
     backward: Backward | None = None,
     evaluate: Evaluate | None = None,
+    until: int | None = None,
 ) -> None:
-    """Train `model` to the end of its schedule and leave a finished run; goes on from the run's newest
-    checkpoint.
+    """Train `model` to the end of its schedule and leave a finished run; continues from the run's newest
+    checkpoint. `until`: stop at this step as Ctrl-C would.
 
     `backward` makes a step's gradients: `Gradients(model, workers, loss).of_all(pieces)` for a loss, or whatever
     else fills them; without it the model's own loss in one thread. `evaluate` says how good the model is on the way.
@@ -162,21 +177,25 @@ def fit(
     reset_peak_memory()
     if model.counts:
         with alone_in(run.path), run.full_disk_named(), stop_signals() as stopped:
-            _count(model, loader, run, stopped, evaluate)
+            _count(model, loader, run, lambda done: stopped() or done == until, evaluate)
+            if not settings.keep_checkpoints:
+                run.drop_checkpoints()
         return
     backward = backward or Gradients(model).of_all(settings.micro_batches)
     training = Training(model, loader, settings, run, clock, backward)
     with alone_in(run.path), run.full_disk_named(), stop_signals() as stopped, deterministic():
         training.resume(run.last_checkpoint())
-        training.loop(stopped, evaluate)
+        training.loop(lambda: stopped() or training.step == until, evaluate)
         run.finish(training.best_weights())
+        if not settings.keep_checkpoints:
+            run.drop_checkpoints()
 
 
 def _count(
     model: LanguageModel,
     loader: Batches,
     run: RunFolder,
-    stopped: Callable[[], bool],
+    stopped: Callable[[int], bool],
     evaluate: Evaluate | None,
 ) -> None:
     """Count models: every batch once a pass, then an update; goes on after the last pass that was saved. Evaluated
@@ -193,7 +212,7 @@ def _count(
     for number in range(done, model.passes):
         with progress(f"pass {number + 1} of {model.passes}", loader.n_batches) as advance:
             for position in range(loader.n_batches):
-                if stopped():
+                if stopped(number):
                     kept = f"pass {number} is saved" if number else "nothing is saved yet"
                     raise Interrupted(
                         f"stopped in pass {number + 1} of {model.passes}; {kept}, go on with `textus resume {run.path}`"
@@ -231,10 +250,11 @@ class Training:
         self.schedule = Schedule(settings.optim, settings.steps)
         self.step = 0
         self.best: dict[str, Any] | None = None
-        self.evaluated = self.first_step = 0
+        self.first_step, self.saved, self.evaluated = 0, -1, -1 if settings.evaluate_first else 0
         self.no_better = 0
         self.cpu_before = self.seconds_before = 0.0
         self.started, self.cpu_started = time.monotonic(), cpu_seconds()
+        self.saved_at = self.started
 
     # ── steps ──────────────────────────────────────────────────────────────────────────────────
 
@@ -246,8 +266,10 @@ class Training:
         """Steps until the schedule ends, with evaluations and checkpoints on the way."""
         with progress("training", self.schedule.steps) as advance:
             advance(self.step)
+            if evaluate and self.evaluated < 0:
+                self.evaluate_and_save(evaluate)
             if evaluate and self.step and self.evaluated != self.step and self.evaluation_due():
-                self.validate(evaluate)  # killed between saving this step and evaluating it
+                self.evaluate_and_save(evaluate)  # it was saved before it was evaluated
             while self.step < self.schedule.steps and not self.out_of_patience():
                 loss, norm = self.take_step()
                 last = self.step >= self.schedule.steps
@@ -259,10 +281,10 @@ class Training:
                     raise Interrupted(
                         f"stopped at step {self.step}; it is saved, go on with `textus resume {self.run.path}`"
                     )
-                if self.due(self.settings.checkpoint_every) or last:
+                if last or self.save_due():
                     self.save()
                 if evaluate and self.evaluation_due():
-                    self.validate(evaluate)
+                    self.evaluate_and_save(evaluate)
                 self.replan()
         if self.out_of_patience() and self.best and self.step < self.schedule.steps:
             notice(
@@ -277,6 +299,11 @@ class Training:
     def evaluation_due(self) -> bool:
         """Whether this step ends with an evaluation."""
         return self.due(self.settings.evaluate_every) or self.step >= self.schedule.steps
+
+    def save_due(self) -> bool:
+        """Whether this step ends with a checkpoint."""
+        late = time.monotonic() - self.saved_at > SAVE_SECONDS
+        return late or self.due(self.settings.checkpoint_every)
 
     def due(self, every: int) -> bool:
         """Whether something that happens every so many steps happens now."""
@@ -326,8 +353,8 @@ class Training:
         fitting = self.step + max(1, int(left / rate))
         if fitting < 0.98 * self.schedule.steps:
             notice(
-                f"slower than measured at the start: {fitting} steps in all instead of {self.schedule.steps},"
-                " so that the time asked for is kept"
+                f"slower than expected: {fitting} steps instead of {self.schedule.steps}, to end within"
+                f" {duration(self.clock.budget)} of CPU time"
             )
             replans.append(Replan(self.step, fitting))
             self.run.log({"step": self.step, "replan": fitting})
@@ -358,28 +385,29 @@ class Training:
         """Seconds of training, over all its processes."""
         return self.seconds_before + time.monotonic() - self.started
 
-    def validate(self, evaluate: Evaluate) -> None:
-        """Validation loss; the best so far is remembered and its checkpoint kept."""
+    def evaluate_and_save(self, evaluate: Evaluate) -> None:
+        """Validation loss; the best so far is remembered and has a checkpoint, whose tensors are written once."""
         self.model.eval()
         found = evaluate(self.model)
         self.model.train()
         used = {"cpu_seconds": round(self.cpu_used(), 2), "seconds": round(self.seconds_used(), 2)}
         self.run.log({"step": self.step, **found, **used})
         self.evaluated = self.step
-        if self.model.keeps_last:
+        if self.model.keeps_last or self.settings.keep == "last":
             return
         figures = {name: value for name, value in found.items() if name in ("validation", "criterion")}
-        if self.best is None or chosen_by(figures) < chosen_by(self.best):
+        if self.best is None or chosen_by(figures) <= chosen_by(
+            self.best
+        ):  # of equal ones the longest trained
             self.best, self.no_better = {"step": self.step, **figures}, 0
             self.save()
         else:
             self.no_better += 1
 
     def save(self) -> None:
-        """A checkpoint of this step; never one of weights that a last step drove to infinity."""
-        weights = self.model.state_dict()
-        if wrong := [name for name, value in weights.items() if not torch.isfinite(value).all()]:
-            raise self.not_a_number(self.step - 1, f"it left {wrong[0]} not finite")
+        """A checkpoint of this step; never one of weights that a last step drove to infinity. Where there is one, its
+        state is brought up to date.
+        """
         state = {
             "best": self.best,
             "evaluated": self.evaluated,
@@ -388,14 +416,21 @@ class Training:
             "cpu_seconds": self.cpu_used(),
             "seconds": self.seconds_used(),
         }
+        if self.saved == self.step:
+            self.run.save_state(self.step, state)
+            return
+        weights = self.model.state_dict()
+        if wrong := [name for name, value in weights.items() if not torch.isfinite(value).all()]:
+            raise self.not_a_number(self.step - 1, f"it left {wrong[0]} not finite")
         self.run.save(Checkpoint(self.step, weights, tensors(self.optimisers), state))
+        self.saved, self.saved_at = self.step, time.monotonic()
 
     def resume(self, checkpoint: Checkpoint | None) -> None:
         """Go on from a checkpoint; without one, from the seed."""
         if checkpoint is not None:
             self.model.load_state_dict(checkpoint.weights)
             restore(self.optimisers, checkpoint.optimiser)
-            self.step = checkpoint.step
+            self.step = self.saved = checkpoint.step
             self.best, self.evaluated = checkpoint.state["best"], checkpoint.state["evaluated"]
             self.no_better = checkpoint.state.get("no_better", 0)
             self.schedule.replans = [Replan(**each) for each in checkpoint.state["replans"]]

@@ -38,10 +38,13 @@ from textus.finetuning import Wish, start
 from textus.models import family as family_of
 from textus.runs import found_of
 from textus.tasks import task_class
+from textus.training import Interrupted
 
 RANGE = re.compile(r"(?P<low>[-+.\deE]+)\.\.(?P<high>[-+.\deE]+)(?P<log>:log)?")
 STARTUP, WARMUP = 5, 1
 """Trials drawn at random before the search learns from them, and evaluations before one may be stopped."""
+ATTEMPTS = 2
+"""Processes that may be killed in the same trial before its settings count as failed."""
 
 
 @dataclass(frozen=True)
@@ -209,16 +212,36 @@ class Study:
             )
         self.kept.set_user_attr("asked", asked)
         states = self.optuna.trial.TrialState
-        for trial in self.kept.get_trials(
-            deepcopy=False, states=(states.RUNNING,)
-        ):  # a process was killed in it
-            self.kept._storage.set_trial_user_attr(trial._trial_id, "killed", True)
-            self.kept._storage.set_trial_state_values(trial._trial_id, states.FAIL)
-            notice(f"trial {trial.number} was broken off; it is taken again")
+        for trial in self.kept.get_trials(deepcopy=False, states=(states.RUNNING,)):
+            self.killed(trial.number)
+
+    def killed(self, number: int) -> None:
+        """A process was killed in a trial: its settings are tried once more, then count as failed."""
+        self.kept.tell(number, state=self.optuna.trial.TrialState.FAIL)
+        last = max((each.number for each in self.ended() if each.number < number), default=-1)
+        before = [each for each in self.numbers("killed") if each > last]
+        if len(before) + 1 < ATTEMPTS:
+            self.set_aside(number, "killed")
+            notice(f"trial {number} was interrupted; it is started again")
+        else:
+            notice(
+                f"trial {number}: the process was killed {ATTEMPTS} times with these settings; they count as failed"
+            )
+
+    def set_aside(self, number: int, why: str) -> None:
+        """A trial that does not count: its settings are drawn again."""
+        self.kept.set_user_attr(why, [*self.numbers(why), number])
+
+    def numbers(self, why: str) -> list[int]:
+        """The trials set aside because their process was `killed`, or was `stopped` by the person."""
+        numbers: list[int] = self.kept.user_attrs.get(why, [])
+        return numbers
 
     def ended(self) -> list[Any]:
         """The trials that came to an end of their own: done, stopped early, or failed."""
-        return [each for each in self.kept.get_trials(deepcopy=False) if "killed" not in each.user_attrs]
+        aside = {*self.numbers("killed"), *self.numbers("stopped")}
+        ended = [each for each in self.kept.get_trials(deepcopy=False) if each.number not in aside]
+        return [each for each in ended if each.state.is_finished()]
 
     def one(self) -> None:
         """Draw settings, fine-tune with them, keep the run if it is the best so far; a failure is told and counted."""
@@ -239,12 +262,14 @@ class Study:
             value = -found_of(open_run(folder))["criterion"]
         except self.optuna.TrialPruned as stopped:
             state, why = states.PRUNED, str(stopped)
-        except TextusError as error:
-            if error.exit_code == 130 or isinstance(
-                error, DataError
-            ):  # stopped by the person, or every trial would be
-                raise
-            state, why = states.FAIL, str(error)
+        except (KeyboardInterrupt, Interrupted, DataError):  # by the person, or every trial would end so
+            self.kept.tell(trial, state=states.FAIL)
+            self.set_aside(trial.number, "stopped")
+            raise
+        except Exception as error:  # whatever settings bring about is theirs: the search continues
+            state = states.FAIL
+            kind = "" if isinstance(error, TextusError) else f"{type(error).__name__}: "
+            why = kind + str(error).partition("\n")[0]
         trial.set_user_attr("why", why)
         trial.set_user_attr("seconds", round(time.monotonic() - started, 1))
         if value is not None and value > best:
@@ -273,8 +298,10 @@ class Study:
         told = {states.COMPLETE: "done", states.PRUNED: "stopped early", states.FAIL: "failed"}
         trials = [
             {
-                "trial": number, "state": told[each.state], "figure": each.value, **each.user_attrs["drawn"],
-                "seconds": each.user_attrs["seconds"], "why": each.user_attrs["why"] or None,
+                "trial": number, "state": told[each.state], "figure": each.value,
+                **each.user_attrs.get("drawn", {}),
+                "seconds": each.user_attrs.get("seconds"),
+                "why": each.user_attrs.get("why", "the process was killed") or None,
             }
             for number, each in enumerate(self.ended(), 1)
         ]  # fmt: skip

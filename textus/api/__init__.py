@@ -6,6 +6,7 @@ the command line says about it is written in `textus.cli`.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import shutil
@@ -35,12 +36,17 @@ def build_corpus(
     *sources: str | Path,
     out: str | Path,
     split: str = "auto",
+    encoding: str = "",
+    columns: str = "",
+    delimiter: str = "",
     settings: Sequence[str] = (),
     force: bool = False,
 ) -> Corpus:
     """Read files and folders into a corpus folder at `out`.
 
-    `split` is auto, hash:SHARE, tail:SHARE or none; `settings` are assignments to other fields of
+    `split` is auto, hash:SHARE, tail:SHARE or none; `encoding` that of all text, such as "cp1250", or "" to detect it
+    file by file; `columns` names those of tables, as in "text=review" or "source=en,target=de", and `delimiter` what
+    separates them, "" to detect it; `settings` are assignments to other fields of
     `CorpusSettings`, such as "min_chars=20". Raises UsageError without sources or where `out` exists,
     DataError where no text is found.
     """
@@ -49,7 +55,8 @@ def build_corpus(
 
     if not sources:
         raise UsageError("no sources given; name files or folders: textus corpus build SRC --out FOLDER")
-    chosen = assign(CorpusSettings(split=split), list(settings))
+    given = CorpusSettings(split=split, encoding=encoding, columns=columns, delimiter=delimiter)
+    chosen = assign(given, list(settings))
     return build([Path(source) for source in sources], Path(out), settings=chosen, force=force)
 
 
@@ -197,14 +204,27 @@ def going_on(parent: Path, **refused: Any) -> tuple[str, Path]:
     return run.record["family"], parent
 
 
-def resume(path: str | Path) -> Run:
-    """Go on with an interrupted run from its newest checkpoint that verifies."""
+def resume(
+    path: str | Path,
+    *,
+    corpus: str | Path | None = None,
+    dev: str | Path | None = None,
+    until: int | None = None,
+) -> Run:
+    """Continue an interrupted run from its newest checkpoint that verifies. `corpus`: where the corpus (of a fine-tuned
+    run the labelled file) is now, if it was moved; `dev`: the same of the validation rows. `until`: a step to stop at,
+    as Ctrl-C would.
+    """
+    moved = Path(corpus) if corpus else None
     if Run(path).tasks:
-        from textus.finetuning import resume as go_on
-    else:
-        from textus.runs import resume as go_on
+        from textus.finetuning import resume as resume_finetuning
 
-    return Run(go_on(Path(path)))
+        return Run(resume_finetuning(Path(path), data=moved, dev=Path(dev) if dev else None, until=until))
+    from textus.runs import resume as resume_pretraining
+
+    if dev:
+        raise UsageError(f"--dev {dev}: goes with fine-tuned runs; {path} is trained on a corpus")
+    return Run(resume_pretraining(Path(path), corpus=moved, until=until))
 
 
 def finetune(
@@ -314,12 +334,14 @@ def fewshot(
 
 
 def prove_resume(path: str | Path) -> dict[str, Any]:
-    """Resume a copy of a finished run from the checkpoint before its last; compare every byte of its weights.
+    """Resume a copy of a finished run from the checkpoint before its last, or where it kept none train it again and
+    break that off half-way; compare every byte of its weights.
 
     The copy lies beside the run and is removed. Raises RunError for a run that is not finished, or where a
     byte differs.
     """
     from textus.checkpoint import open_run as opened
+    from textus.training import Interrupted
 
     path = Path(path)
     run = opened(path)
@@ -329,6 +351,11 @@ def prove_resume(path: str | Path) -> dict[str, Any]:
         copy = Path(folder) / path.name
         shutil.copytree(path, copy)
         first = opened(copy).unfinish()
+        half = run.record["steps"] // 2
+        if not first and half:
+            with contextlib.suppress(Interrupted):
+                resume(copy, until=half)
+            first = half
         resume(copy)
         wanted, found = (common.sha256(each / "model.safetensors") for each in (path, copy))
     if wanted != found:
@@ -404,7 +431,7 @@ def embed(
     """
     import numpy as np
 
-    from textus.searching import file_texts
+    from textus.passages import file_texts
 
     out = Path(out)
     common.claim_file(out, force=force)
@@ -423,17 +450,20 @@ def build_index(
     run: str | Path | None = None,
     bm25: bool = False,
     columns: str | None = None,
+    passage: int | None = None,
     force: bool = False,
 ) -> Index:
-    """Make an index of a file's texts, each once: by the vectors of a run, by their words (`bm25`), or by both.
+    """Make an index of a file's or folder's texts, each once: by the vectors of a run, by their words (`bm25`), or by
+    both. `passage`: the bytes beyond which a text is cut into passages; 0: never.
 
-    Raises UsageError where neither is asked for or `out` exists, DataError for a file without texts.
+    Raises UsageError where neither is asked for or `out` exists, DataError where there is no text.
     """
-    from textus.searching import build, read_documents
+    from textus.passages import LONGEST, read_passages
+    from textus.searching import build
 
     common.claim(Path(out), force=force, kind="index")
-    texts = read_documents(Path(file), columns)
-    return build(texts, Path(out), run=Path(run) if run else None, bm25=bm25, force=force)
+    passages = read_passages(Path(file), columns, longest=LONGEST if passage is None else passage)
+    return build(passages, Path(out), run=Path(run) if run else None, bm25=bm25, force=force)
 
 
 def open_index(path: str | Path) -> Index:

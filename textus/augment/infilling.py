@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from textus.augment.negation import is_negation
 from textus.augment.operations import Operation, free, many
 from textus.augment.units import Units
 from textus.checkpoint import load
@@ -57,14 +58,15 @@ def infill(run: Path) -> Operation:
 
 
 def words_by_id(tokenizer: Any) -> list[str]:
-    """What each id says where it is a whole word or a Chinese character; empty for pieces and marks."""
+    """What each id says where it is a whole word or a Chinese character; empty for pieces, marks and negations."""
     spaced = tokenizer.kind in ("bpe", "unigram", "sentencepiece")
     found = []
     for said, starts in zip(tokenizer.vocabulary, tokenizer.word_starts, strict=True):
         word = said.decode("utf-8", errors="ignore")
         plain = word.strip()
         inside = spaced and not word[:1].isspace() and plain.isascii()
-        found.append(plain if starts and plain.isalpha() and not inside else "")
+        usable = starts and plain.isalpha() and not inside and not is_negation(plain)
+        found.append(plain if usable else "")
     return found
 
 

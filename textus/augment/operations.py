@@ -1,8 +1,9 @@
 """Ways to say the same a little differently: one function an operation, on the units of a text.
 
 Swap, deletion, insertion and replacement by synonyms are EDA's (Wei and Zou 2019); slips of the keyboard and of
-scanners, and Chinese characters of like sound, are what people and machines do to texts. Words with labels are never
-touched. Each takes the units, a source of chance and the share of words to change, and gives None where it cannot.
+scanners, and Chinese characters of like sound, are what people and machines do to texts. Words with labels and words
+of negation are never touched, what is negated keeps its place, and no operation makes a word of negation. Each takes
+the units, a source of chance and the share of words to change, and gives None where it cannot.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import replace
 from functools import cache
 from random import Random
 
+from textus.augment.negation import bound, is_negation, negations
 from textus.augment.units import Unit, Units, between_labels, chinese, without
 from textus.common import extra
 
@@ -34,7 +36,14 @@ LOOKS = (
 
 def free(units: Units) -> list[int]:
     """Places of the words that may be changed."""
-    return [place for place, unit in enumerate(units) if unit.word]
+    kept = negations(units)
+    return [place for place, unit in enumerate(units) if unit.word and place not in kept]
+
+
+def movable(units: Units) -> list[int]:
+    """Places of the words that may be moved or left out: those that nothing negates."""
+    kept = bound(units)
+    return [place for place in free(units) if place not in kept]
 
 
 def many(units: Units, rate: float) -> int:
@@ -47,7 +56,7 @@ def many(units: Units, rate: float) -> int:
 
 def swap(units: Units, random: Random, rate: float) -> Units | None:
     """Two words change places, again and again."""
-    places, found = free(units), list(units)
+    places, found = movable(units), list(units)
     if len({units[place].text for place in places}) < 2:
         return None
     for _ in range(many(units, rate)):
@@ -62,7 +71,7 @@ def delete(units: Units, random: Random, rate: float) -> Units | None:
     """Words are left out; one is always kept, and whatever keeps two labels apart."""
     found = list(units)
     for _ in range(many(units, rate)):
-        places = [place for place in free(found) if not between_labels(found, place)]
+        places = [place for place in movable(found) if not between_labels(found, place)]
         if not places or sum(unit.text != "" for unit in found) < 2:
             break
         found = without(found, random.choice(places))
@@ -73,13 +82,15 @@ def insert(synonyms: Synonyms) -> Operation:
     """Synonyms of words of the text at any place of it, but for between two labels."""
 
     def operation(units: Units, random: Random, rate: float) -> Units | None:
-        known = [others for place in free(units) if (others := replacements(units[place], synonyms))]
+        known = [others for place in movable(units) if (others := replacements(units[place], synonyms))]
         found = list(units)
         for _ in range(many(units, rate) if known else 0):
             word = random.choice(random.choice(known))
-            gaps = [n for n in range(1, len(found)) if not (found[n - 1].held and found[n].held)] + [
-                len(found)
-            ]
+            kept = bound(found)
+            gaps = [
+                n for n in range(1, len(found))
+                if not (found[n - 1].held and found[n].held) and not {n - 1, n} <= kept
+            ] + [len(found)]  # fmt: skip
             found = inserted(found, random.choice(gaps), word)
         return found if known else None
 
@@ -116,7 +127,7 @@ def replacements(unit: Unit, known: Synonyms) -> list[str]:
     if word.lower() in GRAMMAR.split():
         return []
     write = str.upper if word.isupper() and len(word) > 1 else str.title if word.istitle() else str
-    return [write(each) for each in known(word) if each.lower() != word.lower()]
+    return [write(each) for each in known(word) if each.lower() != word.lower() and not is_negation(each)]
 
 
 # ── letters ────────────────────────────────────────────────────────────────────────────────────
@@ -197,7 +208,9 @@ def letters(change: Callable[[str, Random], str]) -> Operation:
         random.shuffle(places)
         left = many(units, rate)
         for place in places:
-            if left and (other := change(units[place].text, random)) != units[place].text:
+            if not left:
+                break
+            if (other := change(units[place].text, random)) != units[place].text and not is_negation(other):
                 found[place] = replace(units[place], text=other)
                 left -= 1
         return found if left < many(units, rate) else None

@@ -33,7 +33,7 @@ SPANS = ("entities", "spans", "label", "labels")
 """Fields that may hold labelled stretches of `text`: a list of {start, end, …} or [start, end, …] in characters, the
 end not included; or {class: {words: [[start, end]]}}, whose ends may be included: the words tell.
 """
-MARK = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*|[^\w\s]+|_+")
+MARK = re.compile(r"[^\W_]+(?:['’‘`´＇-][^\W_]+)*|[^\w\s]+|_+")
 HAN = "\u3400-\u4dbf\u4e00-\u9fff"
 RUN = re.compile(f"[{HAN}]+|[^{HAN}\\s]+")
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from textus.cli.options import Answer, Force, Json, Out, RunFolder, TaskSettings, flag, option, task_settings
+
+if TYPE_CHECKING:
+    from textus.passages import Passage
 
 IndexFolder = Annotated[
     Path, Parameter(name="INDEX", help="An index folder, as 'textus index build' writes it.")
@@ -42,13 +47,25 @@ def embed(
 
 
 def index_build(
-    file: Annotated[Path, Parameter(name="FILE", help="Rows with a text, or a plain text: a line each.")],
+    file: Annotated[
+        Path,
+        Parameter(
+            name="FILE",
+            help="Rows with a text (and an id, a title); a .txt: a document a line; or a folder of texts.",
+        ),
+    ],
     /,
     *,
     out: Out,
     run: Annotated[Path | None, option("Find by meaning: vectors of this run.", metavar="RUN")] = None,
     bm25: Annotated[bool, flag("Find by words.")] = False,
     columns: Columns = None,
+    passage: Annotated[
+        int | None,
+        option(
+            "Longest passage in bytes; longer texts are cut into several. 0: none is cut. [default: 1200]"
+        ),
+    ] = None,
     force: Force = False,
     as_json: Json = False,
 ) -> Answer:
@@ -58,9 +75,11 @@ def index_build(
     """
     from textus import api
 
-    index = api.build_index(file, out=out, run=run, bm25=bm25, columns=columns, force=force)
-    found = {"index": str(out), "documents": index.record["documents"], "by": index.way}
-    said = f"{out}: {found['documents']:,} texts, found by {found['by']}"
+    index = api.build_index(file, out=out, run=run, bm25=bm25, columns=columns, passage=passage, force=force)
+    counts = {name: index.record[name] for name in ("documents", "passages")}
+    found = {"index": str(out), **counts, "by": index.way}
+    several = f" in {counts['passages']:,} passages" if counts["passages"] > counts["documents"] else ""
+    said = f"{out}: {counts['documents']:,} documents{several}, searched by {found['by']}"
     return Answer(found, f'{said}\nnext: textus search {out} "…"')
 
 
@@ -68,7 +87,13 @@ def index_evaluate(
     index: IndexFolder,
     /,
     *,
-    on: Annotated[Path, option("Rows with a query (text) and the document it is to find.", metavar="FILE")],
+    on: Annotated[
+        Path,
+        option(
+            "Rows with a query (text) and the document it is to find: its text (document) or its id (document_id).",
+            metavar="FILE",
+        ),
+    ],
     by: By = None,
     columns: Columns = None,
     as_json: Json = False,
@@ -100,16 +125,40 @@ def search(
     from textus import api
 
     opened = api.open_index(index)
-    found: list[dict[str, Any]] = [
-        {"place": place, "number": number, "score": score, "text": opened.documents[number]}
-        for place, (number, score) in enumerate(opened.search([query], k=top, by=by)[0], 1)
+    results = [
+        {"place": place, "score": score, **about(opened.passages[at])}
+        for place, (at, score) in enumerate(opened.search([query], k=top, by=by)[0], 1)
     ]
-    lines = [f"{each['place']:>3}  {each['score']:.4f}  {shortened(each['text'])}" for each in found]
-    data = {"index": str(index), "query": query, "by": by or opened.way, "found": found}
-    return Answer(data, "\n".join(lines) or "nothing found: no text has a word of the query")
+    lines = [
+        f"{result['place']:>3}  {result['score']:.4f}  {result['id'] or result['where']}  "
+        f"{extract(result['text'], query)}"
+        for result in results
+    ]
+    data = {"index": str(index), "query": query, "by": by or opened.way, "found": results}
+    return Answer(data, "\n".join(lines) or "no results: no text has a word of the query")
 
 
-def shortened(text: str, most: int = 100) -> str:
-    """The beginning of a text on one line."""
+def about(passage: Passage) -> dict[str, Any]:
+    """A passage as JSON values: what is not known of it is null."""
+    values = asdict(passage)
+    return {name: values[name] for name in ("id", "title", "number", "where", "start", "same", "text")}
+
+
+def extract(text: str, query: str, most: int = 100) -> str:
+    """The stretch of a text around the words of a query, on one line."""
+    from textus.searching import terms
+
     line = " ".join(text.split())
-    return line if len(line) <= most else f"{line[: most - 1]}…"
+    if len(line) <= most:
+        return line
+    words = set(terms(query))
+    starts = [
+        match.start()
+        for match in re.finditer(r"\w", line)
+        if line[match.start() :].lower().startswith(tuple(words))
+    ]
+    counts = {start: sum(start <= other < start + most - 20 for other in starts) for start in starts}
+    first = max(counts, key=lambda start: (counts[start], -start)) if counts else 0
+    begin = max(0, min(first - 10, len(line) - most + 2))
+    stretch = line[begin : begin + most - 2]
+    return f"{'…' if begin else ''}{stretch}{'…' if begin + len(stretch) < len(line) else ''}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -12,9 +13,33 @@ from textus.cli.options import Answer, Assignments, CorpusFolder, Force, Json, O
 Sources = Annotated[
     Path,
     Parameter(
-        name="SRC", help="Files and folders: txt, md, html, jsonl, csv, parquet, plain or in gz or zip."
+        name="SRC",
+        help="Files and folders: txt, md, html, jsonl, json, csv, tsv, parquet, plain or in gz or zip.",
     ),
 ]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class TableFlags:
+    """How text and tables are read where it is not to be detected."""
+
+    columns: Annotated[
+        str,
+        option(
+            "Which columns are the text: text=review, pairs source=en,target=de, without a header 0=text."
+        ),
+    ] = ""
+    delimiter: Annotated[
+        str,
+        option(
+            "What separates the columns: comma, semicolon, tab, bar or a character; detected if left out."
+        ),
+    ] = ""
+    encoding: Annotated[
+        str,
+        option("The encoding of all the text, such as cp1250 or gb18030; detected file by file if left out."),
+    ] = ""
 
 
 def corpus_build(
@@ -23,6 +48,7 @@ def corpus_build(
     split: Annotated[
         str, option("auto, hash:SHARE by document, tail:SHARE of the characters of each, or none.")
     ] = "auto",
+    tables: TableFlags = TableFlags(),
     settings: Assignments = None,
     force: Force = False,
     as_json: Json = False,
@@ -33,7 +59,8 @@ def corpus_build(
     """
     from textus.api import build_corpus
 
-    corpus = build_corpus(*sources, out=out, split=split, settings=settings or [], force=force)
+    flags = asdict(tables)
+    corpus = build_corpus(*sources, out=out, split=split, settings=settings or [], force=force, **flags)
     answer = shown(out)
     model = " --model encoder-decoder" if corpus.pairs else ""
     return Answer(answer.data, f"{answer.text}\nnext: textus train {out}{model} --preset 1min --out work/run")

@@ -167,6 +167,13 @@ def resume(
         bool,
         flag("Train the finished run again beside itself, broken off and resumed, and compare every byte."),
     ] = False,
+    corpus: Annotated[
+        Path | None,
+        option("Where its corpus, or the labelled file of a fine-tuned run, is now, if it was moved."),
+    ] = None,
+    dev: Annotated[
+        Path | None, option("Where the validation rows of a fine-tuned run are now.", metavar="FILE")
+    ] = None,
     as_json: Json = False,
 ) -> Answer:
     """Go on with an interrupted run, exactly from its newest whole checkpoint.
@@ -180,7 +187,7 @@ def resume(
 
         data = api.prove_resume(run)
         return Answer(data, telling.figures(f"resume of {run} proven", data))
-    return finished(api.resume(run))
+    return finished(api.resume(run, corpus=corpus, dev=dev))
 
 
 def finished(run: Any) -> Answer:

@@ -34,6 +34,7 @@ from textus.common import (
     write_json,
 )
 from textus.config import VERSION, to_dict
+from textus.corpus.dialects import parse_delimiter
 from textus.corpus.documents import (
     PART_CHARS,
     SPLITS,
@@ -45,9 +46,10 @@ from textus.corpus.documents import (
     parse_split,
 )
 from textus.corpus.folder import Corpus, open_corpus
-from textus.corpus.readers import read
+from textus.corpus.readers import named_fields, read
 from textus.corpus.repair import parts, repair
 from textus.corpus.sources import SUFFIXES, Source, scan, total_bytes
+from textus.corpus.tables import NoColumn, Reading, parse_columns
 
 
 class Row(NamedTuple):
@@ -87,8 +89,8 @@ def build(
     """Build a corpus at `out` from files and folders (walked in sorted order).
 
     Raises UsageError where `out` exists (unless `force` and it is a corpus), DataError where nothing can be
-    read, a path is not there, or a table lacks the text column. What cannot be read is skipped, named in
-    `dropped.jsonl` and told. Reads and writes each byte twice; memory does not grow with the corpus.
+    read or a path is not there. What cannot be read, and a table without the columns, is left out, named in
+    `dropped.jsonl` and reported. Reads and writes each byte twice; memory does not grow with the corpus.
     """
     sources = [sources] if isinstance(sources, str | Path) else list(sources)
     if not sources:
@@ -129,6 +131,21 @@ def build_from_documents(
     return write(gather, out, settings, force, "the documents given")
 
 
+def reading_of(settings: CorpusSettings) -> Reading:
+    """How the settings say to read tables. Raises UsageError for columns or a delimiter that cannot be used."""
+    columns = parse_columns(settings.columns)
+    if settings.text_column != "text":
+        if columns:
+            raise UsageError(
+                f"text_column={settings.text_column} and columns {settings.columns!r} both name columns; give"
+                f" --columns text={settings.text_column} alone"
+            )
+        columns = {settings.text_column: "text"}
+    reading = Reading(columns, settings.encoding, parse_delimiter(settings.delimiter))
+    named_fields(reading)
+    return reading
+
+
 def take(found: Source | Dropped, stage: Stage, settings: CorpusSettings) -> None:
     """Stage the documents of one source; one that turns out unreadable on the way leaves nothing behind."""
     if isinstance(found, Dropped):
@@ -136,7 +153,7 @@ def take(found: Source | Dropped, stage: Stage, settings: CorpusSettings) -> Non
         return
     before = stage.mark()
     try:
-        for each in read(found, settings.text_column):
+        for each in read(found, reading_of(settings)):
             if isinstance(each, Dropped):
                 stage.drop(each)
             else:
@@ -144,7 +161,8 @@ def take(found: Source | Dropped, stage: Stage, settings: CorpusSettings) -> Non
         stage.n_files += 1
     except Unreadable as error:
         stage.back_to(before)
-        stage.drop(Dropped(found.name, "unreadable", str(error)))
+        reason = "column not found" if isinstance(error, NoColumn) else "unreadable"
+        stage.drop(Dropped(found.name, reason, str(error)))
 
 
 def write(
@@ -152,6 +170,7 @@ def write(
 ) -> Corpus:
     """Both passes, inside a folder that appears at `out` when all is done."""
     settings.check()
+    reading_of(settings)
     claim(out, force=force, kind="corpus")
     try:
         with folder_atomic(out) as folder:
@@ -176,7 +195,9 @@ def write(
 
 def nothing(looked_in: str, stage: Stage) -> DataError:
     """The error for a corpus without a document."""
-    why = ", ".join(f"{count} {reason}" for reason, count in sorted(stage.reasons.items()))
+    why = "; ".join(
+        f"{count} {reason}: {stage.examples[reason][0]}" for reason, count in sorted(stage.reasons.items())
+    )
     return DataError(
         f"no text to read in {looked_in}"
         + (f" (left out: {why})" if why else " (empty)")

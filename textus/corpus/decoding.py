@@ -18,9 +18,12 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
+from typing import NamedTuple
 
 from textus.common import extra
-from textus.corpus.documents import Unreadable
+from textus.corpus.documents import Unreadable, checked_encoding
+from textus.corpus.sources import Source
+from textus.corpus.sources import blocks as blocks_of
 
 MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -51,6 +54,28 @@ DECLARED = re.compile(rb"<meta[^>]{0,200}charset\s*=\s*[\"']?\s*([\w-]{2,40})", 
 LEGACY_NAMES = {"gb2312": "gb18030", "gbk": "gb18030", "big5": "big5hkscs", "iso8859-1": "cp1252"}
 TEXT_CONTROLS = b"\t\n\v\f\r\x1b\x1a\b"
 CONTROLS = bytes(set(range(32)) - set(TEXT_CONTROLS)) + b"\x7f"
+
+
+class Encoding(NamedTuple):
+    """The codec of a file and how it is known: `given`, a byte order `mark`, `utf-8`, `declared` or `guessed`."""
+
+    codec: str
+    origin: str
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """What a document's `steps` record of it: nothing for UTF-8."""
+        return () if self.codec == "utf-8" else (f"encoding:{self.codec}",)
+
+
+def open_text(source: Source, *, encoding: str = "", page: bool = False) -> tuple[Encoding, Iterator[str]]:
+    """The encoding of a source and its characters in blocks, broken bytes as lone surrogates (see `repair`).
+
+    A byte order mark wins, then the `encoding` given, then UTF-8, what a `page` declares, what the bytes tell.
+    Raises Unreadable for binary data, for damage, and where the encoding cannot be determined.
+    """
+    found = detect_encoding(blocks_of(source), encoding=encoding, page=page)
+    return found, decode(blocks_of(source), found.codec)
 
 
 @dataclass
@@ -99,16 +124,32 @@ def telling(block: bytes) -> bytes:
 
 def detect(blocks: Iterable[bytes], *, page: bool = False) -> str:
     """The codec of a file from its bytes. A `page` may declare its own. Raises Unreadable for binary data."""
+    return detect_encoding(blocks, page=page).codec
+
+
+def detect_encoding(blocks: Iterable[bytes], *, encoding: str = "", page: bool = False) -> Encoding:
+    """How to read a file, from its bytes or the `encoding` given. Raises Unreadable for binary data."""
     survey = Survey()
     for block in blocks:
         survey.add(block)
-        if survey.n_bytes == len(block) and marked(survey.head):
-            return marked(survey.head)
+        if survey.n_bytes == len(block) and (codec := marked(survey.head)):
+            return Encoding(codec, "mark")
+        if survey.n_bytes == len(block) and encoding:
+            return given(encoding, survey.head)
         if survey.enough or survey.n_controls > max(SAMPLE_BYTES, survey.n_bytes // 4):
             break
     else:
         survey.add(b"", final=True)
-    return judge(survey, page=page)
+    codec = judge(survey, page=page)
+    return Encoding(codec, "utf-8" if codec == "utf-8" else "guessed")
+
+
+def given(encoding: str, head: bytes) -> Encoding:
+    """The encoding that was named; UTF-16 and UTF-32 without a mark in the order that fits, or Intel's."""
+    codec = checked_encoding(encoding)
+    if codec in ("utf-16", "utf-32"):
+        codec = (codec == "utf-16" and wide(head)) or f"{codec}-le"
+    return Encoding(codec, "given")
 
 
 def marked(head: bytes) -> str:
@@ -266,7 +307,7 @@ def decode(blocks: Iterable[bytes], codec: str) -> Iterator[str]:
 
     Only UTF-8 keeps which byte was broken: elsewhere one lone surrogate stands for each broken place.
     """
-    exact = codec.startswith("utf-8")
+    exact = codec in ("utf-8", "utf-8-sig")
     decoder = codecs.getincrementaldecoder(codec)("surrogateescape" if exact else "replace")
     for block in chain(blocks, [b""]):
         text = decoder.decode(block, not block)

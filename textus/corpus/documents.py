@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterable
 from dataclasses import dataclass
+from encodings.aliases import aliases
 
 from textus.common import UsageError, nearest
 
@@ -48,6 +50,9 @@ class CorpusSettings:
     `normalise` mends mojibake, line ends and NFC; `deduplicate` drops exact duplicates; documents of fewer
     than `min_chars` characters (white space at both ends not counted) are dropped; `text_column` is the
     column of a table that holds the text. A table without it that has columns `source` and `target` holds pairs.
+    `columns` names the columns of either, as in "text=review", "source=en,target=de" or, for a table without a header,
+    "0=text"; `delimiter` is what separates those of a csv or tsv, "" to detect it. `encoding` is that of all text,
+    such as "cp1250"; "" detects it file by file.
     """
 
     split: str = "auto"
@@ -55,12 +60,43 @@ class CorpusSettings:
     deduplicate: bool = True
     min_chars: int = 1
     text_column: str = "text"
+    encoding: str = ""
+    columns: str = ""
+    delimiter: str = ""
 
     def check(self) -> None:
         """Raise UsageError for a value that cannot be used."""
         parse_split(self.split)
         if self.min_chars < 0:
             raise UsageError(f"min_chars={self.min_chars} is negative; give 0 or more characters")
+        checked_encoding(self.encoding)
+
+
+def checked_encoding(name: str) -> str:
+    """Python's own name of an encoding, "" for "". Raises UsageError for a name that is no text encoding."""
+    if not name:
+        return ""
+    try:
+        b"\xe9\\x".decode(name, "replace")  # what cannot replace, or gives no text, cannot be used
+        return codecs.lookup(name).name
+    except (LookupError, ValueError):
+        near = nearest(name, {other.replace("_", "-") for other in aliases.values() if other not in NO_TEXT})
+    hint = f"; did you mean {near!r}?" if near else ";"
+    raise UsageError(
+        f"unknown encoding {name[:60]!r}{hint} give a text encoding of Python, such as cp1250, gb18030 or koi8-r"
+    )
+
+
+NO_TEXT = (
+    "base64_codec",
+    "bz2_codec",
+    "hex_codec",
+    "mbcs",
+    "quopri_codec",
+    "rot_13",
+    "uu_codec",
+    "zlib_codec",
+)
 
 
 def parse_split(split: str) -> tuple[str, float]:

@@ -6,41 +6,36 @@ Texts are read in blocks, however long. A record and a page must be held whole, 
 
 from __future__ import annotations
 
-import csv
-import json
 import re
-import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
-from typing import Any, BinaryIO, cast
+from typing import Any, cast
 
-from textus.common import DataError, extra
-from textus.corpus.decoding import decode, detect
+from textus.common import UsageError, extra
+from textus.corpus.decoding import open_text
+from textus.corpus.dialects import Problem
 from textus.corpus.documents import RECORD_CHARS, Dropped, Raw, Unreadable
-from textus.corpus.sources import DAMAGE, Source, blocks
+from textus.corpus.sources import Source
+from textus.corpus.tables import TABLES, NoColumn, Placed, Reading, missing_column, read_rows, silent
 
 Read = Iterator[Raw | Dropped]
 
 
-def read(source: Source, text_column: str) -> Read:
+def read(source: Source, reading: Reading) -> Read:
     """The documents of one source, and the records of it that hold no text.
 
-    Raises Unreadable for a file to be skipped, DataError for a table without the text column or with a
-    record too long.
+    Raises Unreadable for a file to be left out, and NoColumn for a table without the columns.
     """
-    if source.kind == "parquet":
-        yield from read_parquet(source, text_column)
+    if source.kind in TABLES or (reading.by_position and source.kind == "text"):
+        yield from read_table(source, reading)
         return
-    codec = detect(blocks(source), page=source.kind == "html")
-    steps = () if codec == "utf-8" else (f"encoding:{codec}",)
-    text = decode(blocks(source), codec)
+    found, text = open_text(source, encoding=reading.encoding, page=source.kind == "html")
+    steps = found.steps
     if source.kind == "text":
         yield Raw(source.name, 0, text, steps)
-    elif source.kind == "html":
-        yield read_page(source, text, steps)
     else:
-        reader = read_jsonl if source.kind == "jsonl" else read_table
-        yield from reader(source, text, steps, text_column)
+        yield read_page(source, text, steps)
 
 
 # ── pages ──────────────────────────────────────────────────────────────────────────────────────
@@ -110,161 +105,88 @@ def strip_tags(page: str) -> str:
 
 # ── tables ─────────────────────────────────────────────────────────────────────────────────────
 
-
-def lines(text: Iterable[str], name: str) -> Iterator[str]:
-    """The lines of a text with their ends, cut at \\n only. Raises DataError for a line beyond the limit."""
-    held: list[str] = []
-    n_held, number = 0, 1
-    for block in text:
-        *ended, rest = block.split("\n")
-        for line in ended:
-            yield "".join([*held, line, "\n"])
-            held, n_held, number = [], 0, number + 1
-        held.append(rest)
-        n_held += len(rest)
-        if n_held > RECORD_CHARS:
-            raise too_long(name, f"line {number:,}")
-    if last := "".join(held):
-        yield last
-
-
-def read_jsonl(source: Source, text: Iterable[str], steps: tuple[str, ...], column: str) -> Read:
-    """The records of a file of one JSON object a line."""
-    wanted: tuple[str, ...] = ()
-    record = -1
-    for number, line in enumerate(lines(text, source.name), 1):
-        if not line.strip():
-            continue
-        record += 1
-        try:
-            row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            yield Dropped(source.name, "not JSON", f"line {number}: {error}", record)
-            continue
-        if not isinstance(row, dict):
-            yield Dropped(source.name, "not an object", f"line {number}: {type(row).__name__}", record)
-            continue
-        wanted = wanted or columns(source.name, column, list(row))
-        yield cell(source, record, [row.get(each) for each in wanted], steps, f"line {number}")
-
-
-def read_table(source: Source, text: Iterable[str], steps: tuple[str, ...], column: str) -> Read:
-    """The records of a csv (quoted as Excel does) or tsv (tabs only: a quote is a quote) with a header.
-
-    Python's limit on the length of a field is for the whole process: it is raised while this file is read.
-    """
-    if source.kind == "tsv":
-        rows = csv.reader(lines(text, source.name), delimiter="\t", quoting=csv.QUOTE_NONE)
-    else:
-        rows = csv.reader(lines(text, source.name))
-    before = csv.field_size_limit(RECORD_CHARS)
-    try:
-        yield from read_rows(source, rows, steps, column)
-    except csv.Error as error:
-        raise DataError(
-            f"{source.name}: the record that ends at line {rows.line_num:,} is too long or not {source.kind} "
-            f"({error}); look for a quote that is never closed"
-        ) from error
-    finally:
-        csv.field_size_limit(before)
-
-
-def read_rows(source: Source, rows: Any, steps: tuple[str, ...], column: str) -> Read:
-    header = [name.strip() for name in next(rows, [])]
-    if not header:
-        return
-    places = [header.index(each) for each in columns(source.name, column, header)]
-    record = -1
-    for row in rows:
-        if not row:
-            continue
-        record += 1
-        values = [row[at] if at < len(row) else None for at in places]
-        yield cell(source, record, values, steps, f"line {rows.line_num}")
-
-
-def read_parquet(source: Source, column: str) -> Read:
-    """The records of a parquet file, a small batch at a time."""
-    parquet = extra("pyarrow.parquet", "text")
-    record = -1
-    with seekable(source) as file:
-        try:
-            table = parquet.ParquetFile(file, pre_buffer=False)
-            wanted = columns(source.name, column, table.schema_arrow.names)
-            for batch in table.iter_batches(batch_size=256, columns=list(wanted), use_threads=False):
-                for values in zip(*(batch.column(each).to_pylist() for each in wanted), strict=True):
-                    record += 1
-                    yield cell(source, record, values, (), f"record {record}")
-        except (*DAMAGE, ValueError, extra("pyarrow", "text").ArrowException) as error:
-            raise Unreadable(f"not a parquet file, or damaged: {first_line(error)}") from error
-
-
-def seekable(source: Source) -> BinaryIO:
-    """The bytes of a source in a file one can seek in: itself, or spooled where it lies in an archive."""
-    try:
-        file = source.open()
-    except DAMAGE as error:
-        raise Unreadable(first_line(error)) from error
-    if not source.wrapping and "!" not in source.name:
-        return file
-    file.close()
-    spooled = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115 — the caller closes it
-    for block in blocks(source):
-        spooled.write(block)
-    spooled.seek(0)
-    return spooled
-
-
 PAIR = ("source", "target")
-"""The columns of a table of pairs."""
+"""The fields of a table of pairs."""
 
 
-def columns(name: str, column: str, present: list[str]) -> tuple[str, ...]:
-    """The columns to read: the text's, or both of a table of pairs. Raises DataError for neither."""
-    if column in present:
-        return (column,)
-    if all(each in present for each in PAIR):
+def read_table(source: Source, reading: Reading) -> Read:
+    """The records of a table: of each its text, or its source and target, or why it is left out.
+
+    Raises NoColumn for a table in which no row has them.
+    """
+    steps = () if source.kind == "parquet" else open_text(source, encoding=reading.encoding)[0].steps
+    wanted = named_fields(reading)
+    if source.kind == "text":
+        reading.reporter(source.name)("read as a table, since --columns gives positions")
+    if source.kind in ("json", "jsonl"):
+        wanted = fields_of_any(source, reading, wanted)
+    for number, row in enumerate(read_rows(source, reading, only=(*PAIR, "text"))):
+        if isinstance(row, Problem):
+            yield Dropped(source.name, row.kind, str(row), number)
+            continue
+        wanted = wanted or fields_of(list(row.row))
+        yield cell(source, number, wanted, row, steps)
+
+
+def named_fields(reading: Reading) -> tuple[str, ...]:
+    """The fields that `--columns` names: those of a pair or the text; () for none.
+
+    Raises UsageError for a field that no corpus has.
+    """
+    named = set(reading.columns.values())
+    if strange := named - {*PAIR, "text"}:
+        raise UsageError(
+            f"--columns: a corpus has no field {min(strange)!r}; name text, or source and target, such as text=review"
+        )
+    if "text" in named and len(named) > 1:
+        raise UsageError(
+            "--columns: a corpus has text, or source and target, not both; leave one of them out"
+        )
+    return ("text",) if "text" in named else PAIR if named else ()
+
+
+def fields_of(present: list[str]) -> tuple[str, ...]:
+    """The text if there is one, or both fields of a pair. Raises NoColumn for neither."""
+    if "text" in present:
+        return ("text",)
+    if all(name in present for name in PAIR):
         return PAIR
-    raise no_column(name, column, present)
+    raise NoColumn(
+        f"{missing_column('text', present)}; name the text's with --columns text=COLUMN (of pairs"
+        " source=COLUMN,target=COLUMN)"
+    )
+
+
+def fields_of_any(source: Source, reading: Reading, named: tuple[str, ...]) -> tuple[str, ...]:
+    """The fields of a file in which each row has its own: the text if any row has it, or both of a pair.
+
+    Raises NoColumn where no row has them.
+    """
+    first: list[str] = []
+    pairs = False
+    for row in read_rows(source, replace(reading, report=silent)):
+        if isinstance(row, Placed):
+            first = first or list(row.row)
+            if named or "text" in row.row:
+                return named or ("text",)
+            pairs = pairs or all(name in row.row for name in PAIR)
+    return PAIR if pairs or not first else fields_of(first)
 
 
 def cell(
-    source: Source, record: int, values: Sequence[Any], steps: tuple[str, ...], where: str
+    source: Source, record: int, wanted: tuple[str, ...], placed: Placed, steps: tuple[str, ...]
 ) -> Raw | Dropped:
-    """A record's text, or its source and target, as a document, or why it is none.
-
-    Raises DataError for one beyond the limit.
-    """
-    for name, value in zip(PAIR if len(values) > 1 else ("text",), values, strict=True):
+    """A record's text, or its source and target, as a document, or why it is none."""
+    values = [placed.row.get(name) for name in wanted]
+    for name, value in zip(wanted, values, strict=True):
         if value is None:
-            return Dropped(source.name, f"no {name}", where, record)
+            return Dropped(source.name, f"no {name}", placed.where, record)
         if not isinstance(value, str):
-            return Dropped(source.name, f"{name} is not a string", f"{where}: {type(value).__name__}", record)
+            kind = type(value).__name__
+            return Dropped(source.name, f"{name} is not a string", f"{placed.where}: {kind}", record)
         if len(value) > RECORD_CHARS:
-            raise too_long(source.name, where)
+            return Dropped(
+                source.name, "record too long", f"{placed.where}: {len(value):,} characters", record
+            )
     given = values[0] if len(values) > 1 else None
-    return Raw(source.name, record, [values[-1]], steps, by_characters=False, source_text=given)
-
-
-def too_long(name: str, where: str) -> DataError:
-    """The error for a record that cannot be held whole."""
-    return DataError(
-        f"{name}: the record at {where} has over {RECORD_CHARS:,} characters; split it, or give its text "
-        "as .txt, which may be of any length"
-    )
-
-
-def no_column(name: str, column: str, columns: list[str]) -> DataError:
-    """The error for a table that lacks the text column."""
-    shown = ", ".join(map(repr, columns[:30])) + (
-        f" and {len(columns) - 30} more" if len(columns) > 30 else ""
-    )
-    return DataError(
-        f"{name} has no column {column!r}; it has {shown or 'none'}; name the text's with text_column"
-        " (pairs have the columns source and target)"
-    )
-
-
-def first_line(error: BaseException) -> str:
-    """An error in one line."""
-    return (str(error) or type(error).__name__).splitlines()[0]
+    return Raw(source.name, record, [cast(str, values[-1])], steps, by_characters=False, source_text=given)

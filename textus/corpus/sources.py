@@ -31,6 +31,7 @@ KINDS = {
     ".markdown": "text",
     ".html": "html",
     ".htm": "html",
+    ".json": "json",
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
     ".csv": "csv",
@@ -62,23 +63,28 @@ class Source:
     wrapping: str = ""
 
 
-def scan(given: Iterable[str | Path], skip: Path, advance: Callable[..., Any]) -> Iterator[Source | Dropped]:
+def scan(
+    given: Iterable[str | Path], skip: Path, advance: Callable[..., Any], *, any_suffix: bool = False
+) -> Iterator[Source | Dropped]:
     """Every source under the paths given, in order; `skip` is the output, never read into itself.
 
-    `advance` is called with the number of bytes read from the disk. Raises DataError for a path that is not
-    there.
+    `advance` is called with the number of bytes read from the disk. With `any_suffix` a file of another suffix than
+    those of `KINDS`, or of none, is a text. Raises DataError for a path that is not there.
     """
+    default = "text" if any_suffix else None
     for path in map(Path, given):
         if not os.path.lexists(path):
             raise DataError(f"{path} is not there; give a file or folder of text")
         if path.is_dir():
-            yield from scan_folder(path, skip.resolve(), advance)
+            yield from scan_folder(path, skip.resolve(), advance, default)
         else:
-            yield from scan_file(path, advance, given=True)
+            yield from scan_file(path, advance, default, given=True)
 
 
-def scan_folder(folder: Path, skip: Path, advance: Callable[..., Any]) -> Iterator[Source | Dropped]:
-    """Every source in a folder and the folders in it, sorted by name."""
+def scan_folder(
+    folder: Path, skip: Path, advance: Callable[..., Any], default: str | None = None
+) -> Iterator[Source | Dropped]:
+    """Every source in a folder and the folders in it, sorted by name; of `default` kind where no suffix says it."""
     try:
         names = sorted(os.listdir(folder))  # noqa: PTH208 — names only: a folder may hold a million
     except OSError as error:
@@ -95,12 +101,14 @@ def scan_folder(folder: Path, skip: Path, advance: Callable[..., Any]) -> Iterat
         elif path.is_dir() and path.is_symlink():
             yield Dropped(str(path), "link to a folder", "not followed: it could lead in circles")
         elif path.is_dir():
-            yield from scan_folder(path, skip, advance)
+            yield from scan_folder(path, skip, advance, default)
         else:
-            yield from scan_file(path, advance)
+            yield from scan_file(path, advance, default)
 
 
-def scan_file(path: Path, advance: Callable[..., Any], *, given: bool = False) -> Iterator[Source | Dropped]:
+def scan_file(
+    path: Path, advance: Callable[..., Any], default: str | None = None, *, given: bool = False
+) -> Iterator[Source | Dropped]:
     """One file: itself, or the members of a zip. A file `given` by name is read whatever its suffix."""
     try:
         mode = path.stat().st_mode
@@ -110,13 +118,15 @@ def scan_file(path: Path, advance: Callable[..., Any], *, given: bool = False) -
     if not stat.S_ISREG(mode):
         yield Dropped(str(path), "unreadable", "not a regular file")  # opening a pipe would wait for ever
     elif path.suffix.lower() == ".zip":
-        yield from scan_zip(path, advance)
+        yield from scan_zip(path, advance, default)
     else:
         meter = Meter(advance)
-        yield named(str(path), lambda: metered(path, meter), default="text" if given else None)
+        yield named(str(path), lambda: metered(path, meter), default="text" if given else default)
 
 
-def scan_zip(path: Path, advance: Callable[..., Any]) -> Iterator[Source | Dropped]:
+def scan_zip(
+    path: Path, advance: Callable[..., Any], default: str | None = None
+) -> Iterator[Source | Dropped]:
     """The members of a zip archive, sorted by name."""
     try:
         archive = zipfile.ZipFile(metered(path, Meter(advance)))
@@ -133,7 +143,7 @@ def scan_zip(path: Path, advance: Callable[..., Any]) -> Iterator[Source | Dropp
                     name, "hidden", "its name begins with a dot, or it is a Mac's note on another file"
                 )
             else:
-                yield named(name, lambda member=member: cast(BinaryIO, archive.open(member)))  # type: ignore[misc]
+                yield named(name, lambda member=member: cast(BinaryIO, archive.open(member)), default)  # type: ignore[misc]
 
 
 def named(name: str, opener: Callable[[], BinaryIO], default: str | None = None) -> Source | Dropped:

@@ -6,13 +6,10 @@ run.json holds the task with its classes and the head, so that `checkpoint.load`
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
-from itertools import count
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import torch
@@ -26,6 +23,7 @@ from textus.common import (
     RunError,
     UsageError,
     claim,
+    command_line,
     counter_seed,
     fingerprint,
     notice,
@@ -33,28 +31,28 @@ from textus.common import (
     uniform,
 )
 from textus.config import assign, from_dict, to_dict
+from textus.finetuning import solved
+from textus.finetuning.length import in_words, settings_of
+from textus.finetuning.outcome import Watch, conclude, on_all, on_dev, on_dev_texts, watched
 from textus.finetuning.wishes import Wish as Wish
 from textus.finetuning.wishes import parse_also as parse_also
 from textus.measuring import fast_bf16
 from textus.models import LanguageModel, adapters, build
 from textus.models import family as family_of
 from textus.models.linear import LabelledTexts
-from textus.optim import OptimSettings
 from textus.presets import model_values
 from textus.records import Record, parse_columns, read_records
-from textus.runs import Ready, one_thread, take_weights, train_to_end
+from textus.runs import Ready, one_thread, same_weights, take_weights, train_to_end, weights_sum
 from textus.tasks import (
     Example,
     Row,
     RowBatches,
     Task,
-    answers,
     frame_of,
     has_blanks,
     head_loss,
     learnt,
     names_of,
-    read,
     rows_of,
     task_class,
     whole,
@@ -63,23 +61,22 @@ from textus.tasks import (
 from textus.tasks.mixing import MixedBatches, MixSettings
 from textus.training import Choices, Evaluate, Gradients, TrainSettings, check_patience
 
-RATES = {"full": 1e-4, "frozen": 1e-3, "lora": 1e-3}
-"""Each method's rate, begun from a run: what is taught beside weights that stay may move faster."""
 HELD_OUT = 0.1
 """Share of the rows that choose the weights, where no file of their own is given."""
-Watch = Callable[[int, dict[str, Any]], None]
-"""Is shown what each evaluation found, and its number from 1."""
 SCRATCH = {"n_layer": 2, "d_model": 256, "context_length": 256}
 """Size of a model that is not begun from a run."""
 
 
 @dataclass(frozen=True)
 class Data:
-    """A task's data as it is trained on: the task with its classes, and both parts' checked rows."""
+    """A task's data as it is trained on: the task with its classes, both parts' checked rows, and a fingerprint of what
+    its files say.
+    """
 
     task: Task
     train: list[Example]
     dev: list[Example]
+    fingerprint: str
 
 
 Parts = dict[str, Data]
@@ -88,23 +85,34 @@ RowsOfBoth = tuple[list[Row], list[Row]]
 """What is learnt from and what chooses the weights, as ids."""
 
 
-def data_of(name: str, wish: Wish, augment: AugmentSettings | None) -> Data:
+def data_of(
+    name: str, wish: Wish, augment: AugmentSettings | None, check: Callable[[str], None] | None = None
+) -> Data:
     """The data of one task of a fine-tuning, which has a head of this name."""
     cls = task_class(wish.task)
-    data = read_data(cls, assign(cls.config(), wish.of("task")), wish, augment)
+    data = read_data(cls, assign(cls.config(), wish.of("task")), wish, augment, check)
     data.task.called = name
     return data
 
 
-def read_data(cls: type[Task], settings: Any, wish: Wish, augment: AugmentSettings | None = None) -> Data:
+def read_data(
+    cls: type[Task],
+    settings: Any,
+    wish: Wish,
+    augment: AugmentSettings | None = None,
+    check: Callable[[str], None] | None = None,
+) -> Data:
     """The rows of a task's file, a share of them held out where no `dev` file is given; texts in both are told.
-    Those to learn from are augmented if asked.
+    Those to learn from are augmented if asked. `check` is given the fingerprint of the files before all that.
 
     Raises DataError for data the task cannot use.
     """
     path, spelled = wish.data, parse_columns(wish.columns)
-    records = read_records(path, spelled)
-    held = read_records(wish.dev, spelled) if wish.dev else []
+    files = [read_records(each, spelled) for each in (path, wish.dev) if each]
+    marked = fingerprint_of(files)
+    if check:
+        check(marked)
+    records, held = files[0], files[1] if wish.dev else []
     if not wish.dev:
         records, held = parted(records, wish.seed, cls.together)
     records, held = without_copies(records, held)
@@ -123,7 +131,7 @@ def read_data(cls: type[Task], settings: Any, wish: Wish, augment: AugmentSettin
             f"{len(shared):,} of the {len(validation):,} rows that choose the weights have a text that is trained on"
             f" too; the first is {shared[0].where}"
         )
-    return Data(task, train, validation)
+    return Data(task, train, validation, marked)
 
 
 def parted(
@@ -172,18 +180,26 @@ def augment_settings(wish: Wish) -> AugmentSettings | None:
 # ── starting ───────────────────────────────────────────────────────────────────────────────────
 
 
-def start(wish: Wish, out: Path, *, force: bool = False, watch: Watch | None = None) -> Path:
-    """Fine-tune to the end; returns `out`. `watch` is shown the evaluations.
+def start(
+    wish: Wish,
+    out: Path,
+    *,
+    force: bool = False,
+    watch: Watch | None = None,
+    check: Callable[[str], None] | None = None,
+) -> Path:
+    """Fine-tune to the end; returns `out`. `watch` is shown the evaluations; `check` the fingerprint of each task's
+    files as soon as they are read.
 
     Raises UsageError for words that are wrong, and DataError for data that cannot be used, before anything is written.
     """
     one_thread()
     wish.check()
     augment, wishes = augment_settings(wish), wish.alone()
-    parts = {name: data_of(name, each, augment) for name, each in wishes.items()}
+    parts = {name: data_of(name, each, augment, check) for name, each in wishes.items()}
     family, config, tokenizer = beginning(wish, parts)
     rows = {name: encoded(data, family, config, tokenizer) for name, data in parts.items()}
-    train = settings_of(wish, [len(rows[name][0]) or len(data.train) for name, data in parts.items()])
+    train = settings_for(wish, family, parts, rows)
     choices = choices_for(wish, family, config)
     if wish.method == "lora" and choices.step == "native":
         raise UsageError(
@@ -201,10 +217,11 @@ def start(wish: Wish, out: Path, *, force: bool = False, watch: Watch | None = N
         "method": wish.method,
         "method_settings": to_dict(wish.how),
         "parent": str(wish.parent.resolve()) if wish.parent else None,
-        "corpus": source(wishes[wish.task]),
+        "parent_weights": weights_sum(wish.parent) if wish.parent else None,
+        "corpus": source(wishes[wish.task], parts[wish.task]),
         "augment": {**to_dict(augment), "texts": texts_of(parts)} if augment else None,
         "tokenizer": {"kind": tokenizer.kind, "fingerprint": tokenizer.fingerprint},
-        "command": " ".join(["textus", *sys.argv[1:]]),
+        "command": command_line(),
         "versions": hardware.versions(),
         "isa": hardware.isa_name(),
     }
@@ -216,7 +233,8 @@ def start(wish: Wish, out: Path, *, force: bool = False, watch: Watch | None = N
     tell(record, ready, parts, rows)
     if watch and not ready.model.counts:  # there is nothing left to end early
         ready.evaluate = watched(ready.evaluate, watch)
-    return train_to_end(run, ready)
+    train_to_end(run, ready)
+    return conclude(run, {name: (data.task, data.dev) for name, data in parts.items()})
 
 
 def taught(data: Data) -> dict[str, Any]:
@@ -242,7 +260,10 @@ def others_of(wish: Wish, parts: Parts) -> dict[str, Any]:
     return {
         "mix": to_dict(wish.mix),
         "also": {
-            each.name: {**taught(parts[each.name]), "corpus": source(wishes[each.name]) | hashed(each.data)}
+            each.name: {
+                **taught(parts[each.name]),
+                "corpus": source(wishes[each.name], parts[each.name]) | hashed(each.data),
+            }
             for each in wish.also
         },
     }
@@ -259,7 +280,9 @@ def tell(record: dict[str, Any], ready: Ready, parts: Parts, rows: dict[str, Row
     weights = sum(p.numel() for p in ready.model.parameters())
     learning = sum(p.numel() for p in ready.model.parameters() if p.requires_grad)
     about = f"{weights:,} weights, of which {learning:,} learn ({record['method']})"
-    steps = f"{train.steps} steps of {train.batch_size} rows"
+    steps = in_words(
+        train, [len(rows[name][0]) for name in parts], min(len(each.dev) for each in parts.values())
+    )
     if isinstance(batches, MixedBatches):
         notice(f"{len(parts)} tasks with {record['family']}: {about}; {steps}, each of one task")
     for name, data in parts.items():
@@ -280,28 +303,19 @@ def tell(record: dict[str, Any], ready: Ready, parts: Parts, rows: dict[str, Row
             notice(f"{name} with {record['family']}: {about}; {told}; {steps}")
 
 
-def watched(evaluate: Any, watch: Watch) -> Evaluate:
-    """The evaluation, shown to someone who may end the training by an error."""
-    numbers = count(1)
-
-    def both(model: LanguageModel) -> dict[str, Any]:
-        found: dict[str, Any] = evaluate(model)
-        watch(next(numbers), found)
-        return found
-
-    return both
-
-
-def source(wish: Wish) -> dict[str, Any]:
+def source(wish: Wish, data: Data) -> dict[str, Any]:
     """Where the data came from, and a fingerprint of what it says."""
-    columns = parse_columns(wish.columns)
-    read = [read_records(path, columns) for path in (wish.data, wish.dev) if path]
     return {
         "path": str(wish.data.resolve()),
         "dev": str(wish.dev.resolve()) if wish.dev else None,
         "columns": wish.columns,
-        "fingerprint": fingerprint([[each.values for each in part] for part in read]),
+        "fingerprint": data.fingerprint,
     }
+
+
+def fingerprint_of(files: Sequence[Sequence[Record]]) -> str:
+    """A fingerprint of what the rows of files say."""
+    return fingerprint([[each.values for each in part] for part in files])
 
 
 def texts_of(parts: Parts) -> str:
@@ -319,8 +333,11 @@ def beginning(wish: Wish, parts: Parts) -> tuple[str, Any, tokenizers.Tokenizer]
             raise UsageError(
                 f"--from {wish.parent}: a {record['family']} model is not gone on from; give --model"
             )
-        said = model_values(wish.of("model"))  # what changes a shape is refused with the weights
-        config: Any = from_dict(family_of(record["family"])[1], record["config"] | said, "model.")
+        parent_class: Any = family_of(record["family"])[1]
+        said = model_values(
+            wish.of("model"), parent_class
+        )  # what changes a shape is refused with the weights
+        config: Any = from_dict(parent_class, record["config"] | said, "model.")
         return record["family"], config, tokenizer
     assert wish.family is not None
     cls, config_class = family_of(wish.family)
@@ -337,7 +354,8 @@ def beginning(wish: Wish, parts: Parts) -> tuple[str, Any, tokenizers.Tokenizer]
     }  # fmt: skip
     for task in reversed(tasks):
         values |= task.new_model
-    values = {name: value for name, value in values.items() if name in known} | model_values(wish.of("model"))
+    values = {name: value for name, value in values.items() if name in known}
+    values |= model_values(wish.of("model"), config_class)
     return wish.family, from_dict(config_class, values, "model."), tokenizer
 
 
@@ -359,31 +377,17 @@ def whole_config(wish: Wish, task: Task, texts: list[str]) -> Any:
             f"a {wish.family} model learns one class a text, not {task.name}; take --model lstm or --from"
         )
     reach = {"l2": 0.1} | ({} if has_blanks(texts) else {"words": (0, 0), "characters": (1, 2)})
-    said = {
-        name: value.split(",") if value and "," in value else value
-        for name, value in model_values(wish.of("model")).items()
-    }
-    return from_dict(family_of(wish.family)[1], reach | said, "model.")
+    config_class: Any = family_of(wish.family)[1]
+    return from_dict(config_class, reach | model_values(wish.of("model"), config_class), "model.")
 
 
-def settings_of(wish: Wish, n_rows: Sequence[int]) -> TrainSettings:
-    """AdamW with a warm-up of a tenth and a straight line to zero; a smaller rate and fewer epochs where there is
-    something to forget. Of several tasks, whose numbers of rows these are, an epoch has as many steps as theirs
-    together. What was set has the last word.
-    """
-    begun = wish.parent is not None
-    asked = assign(TrainSettings(steps=1, batch_size=32), wish.of("train"))
-    an_epoch = sum(max(1, n // min(asked.batch_size, n)) for n in n_rows)
-    steps = (wish.epochs or (3 if begun else 8)) * an_epoch
-    train = TrainSettings(
-        steps=steps, batch_size=32, seed=wish.seed, evaluate_every=an_epoch, checkpoint_every=an_epoch
-    )
-    train = assign(train, wish.of("train"))
-    optim = OptimSettings(
-        optimiser="adamw", rate=RATES[wish.method] if begun else 1e-3, weight_decay=0.01, beta2=0.999,
-        schedule="linear", warmup=train.steps // 10,
-    )  # fmt: skip
-    return replace(train, optim=assign(optim, wish.of("optim")))
+def settings_for(wish: Wish, family: str, parts: Parts, rows: dict[str, RowsOfBoth]) -> TrainSettings:
+    """`length.settings_of` for this data; where a head can be solved, what training begins with is evaluated too."""
+    n_rows = [len(rows[name][0]) or len(data.train) for name, data in parts.items()]
+    n_held = min(len(data.dev) for data in parts.values())
+    train = settings_of(wish, n_rows, n_held, keeps_last=family_of(family)[0].keeps_last)
+    can = wish.parent and any(each["kind"] in solved.HEADS for each in heads_of(family, parts).values())
+    return replace(train, evaluate_first=bool(can) and train.keep == "best")
 
 
 def choices_for(wish: Wish, family: str, config: Any) -> Choices:
@@ -418,22 +422,35 @@ def encoded(data: Data, family: str, config: Any, tokenizer: tokenizers.Tokenize
 
 
 def prepare(
-    record: dict[str, Any], parts: Parts, tokenizer: tokenizers.Tokenizer, rows: dict[str, RowsOfBoth]
+    record: dict[str, Any],
+    parts: Parts,
+    tokenizer: tokenizers.Tokenizer,
+    rows: dict[str, RowsOfBoth],
+    *,
+    begin: bool = True,
 ) -> Ready:
-    """All that a run's record decides, built. UsageError where a task would have no step."""
+    """All that a run's record decides, built; how heads were solved is added to it. Without `begin` the weights are to
+    be a checkpoint's: no parent is needed and nothing is solved. UsageError where a task would have no step.
+    """
     train = from_dict(TrainSettings, record["settings"], "train.")
     choices = from_dict(Choices, record["choices"], "choices.")
     torch.manual_seed(counter_seed(train.seed, "weights"))
-    model, before = model_of(record)
+    model, before = model_of(record, begin=begin)
     if model.reads_texts:
         (data,) = parts.values()
         texts: Any = LabelledTexts([whole(each) for each in data.train], [each.label for each in data.train])
         on_texts = partial(on_dev_texts, task=data.task, examples=data.dev, tokenizer=tokenizer)
         return Ready(model, texts, train, Gradients(model).of_all(1), on_texts)
-    heads_from(model, [each.task for each in parts.values()], before)
+    new = heads_from(model, [each.task for each in parts.values()], before)
     adapters.teach(model, record["method"], record["method_settings"])
     model.to(choices.device).train()
     model.compute_with(choices.precision, choices.attention, choices.step)
+    if record["parent"] and begin:
+        record["solved"] = {
+            name: solved.begin_with(model, parts[name].task, rows[name][0], tokenizer.pad_id, train.seed)
+            for name in new
+            if parts[name].task.head()["kind"] in solved.HEADS
+        }
     batches = batches_of(record, parts, tokenizer.pad_id, rows)
     each: dict[str, Evaluate] = {
         name: partial(on_dev, task=data.task, examples=data.dev, rows=rows[name][1], pad_id=tokenizer.pad_id)
@@ -445,11 +462,15 @@ def prepare(
     return Ready(model, batches, train, backward, evaluate)
 
 
-def model_of(record: dict[str, Any]) -> tuple[LanguageModel, dict[str, Any]]:
-    """The model to teach, and the run.json it comes from: empty for a new one."""
-    if not record["parent"]:
+def model_of(record: dict[str, Any], *, begin: bool = True) -> tuple[LanguageModel, dict[str, Any]]:
+    """The model to train, and the run.json it comes from: empty for a new one, or one whose weights a checkpoint has.
+    RunError where that run has other weights now.
+    """
+    if not (record["parent"] and begin):
         return build(record["family"], record["config"]), {}
-    model, _, before = load(parent := Path(record["parent"]))
+    parent = Path(record["parent"])
+    same_weights(parent, record["parent_weights"])
+    model, _, before = load(parent)
     if record["config"] != to_dict(model.config):  # what was set, such as its dropout
         made = build(record["family"], record["config"])
         made.heads = model.heads
@@ -458,10 +479,11 @@ def model_of(record: dict[str, Any]) -> tuple[LanguageModel, dict[str, Any]]:
     return model, before
 
 
-def heads_from(model: LanguageModel, tasks: Sequence[Task], before: dict[str, Any]) -> None:
+def heads_from(model: LanguageModel, tasks: Sequence[Task], before: dict[str, Any]) -> list[str]:
     """The tasks' heads on a model; one that learnt the task of the same name with the same classes goes on from what it
-    knows. Heads of other tasks are left behind: what stands under them moves.
+    knows, and the others' names are returned. Heads of other tasks are left behind: what stands under them moves.
     """
+    new = []
     former, model.heads = model.heads, torch.nn.ModuleDict()
     shape = lambda spec: {key: each for key, each in spec.items() if key not in ("dropout", "weights")}  # noqa: E731
     for task in tasks:
@@ -470,10 +492,13 @@ def heads_from(model: LanguageModel, tasks: Sequence[Task], before: dict[str, An
         if known and shape(before["heads"][task.called]) == shape(task.head()):
             model.heads[task.called].load_state_dict(former[task.called].state_dict())
             notice(f"the head of {task.called} goes on from what it learnt")
-        elif task.called in former:
+            continue
+        new.append(task.called)
+        if task.called in former:
             notice(f"the head of {task.called} begins anew: it had other classes or settings")
     if left := [name for name in former if name not in model.heads]:
         notice(f"heads of other tasks are left behind: {', '.join(left)}")
+    return new
 
 
 def batches_of(
@@ -500,45 +525,11 @@ def batches_of(
     return mixed
 
 
-def on_dev(
-    model: LanguageModel, *, task: Task, examples: list[Example], rows: list[Row], pad_id: int
-) -> dict[str, Any]:
-    """`scored`, of a model that reads ids."""
-    return scored(task, examples, answers(model, task, rows, pad_id))
-
-
-def on_dev_texts(
-    model: LanguageModel, *, task: Task, examples: list[Example], tokenizer: tokenizers.Tokenizer
-) -> dict[str, Any]:
-    """`scored`, of a model that reads texts."""
-    return scored(task, examples, read(model, task, tokenizer, examples))
-
-
-def scored(task: Task, examples: list[Example], outputs: list[Any]) -> dict[str, Any]:
-    """What the log says of the rows held out: the task's figures, the first of which chooses the weights."""
-    scores = task.scores(examples, outputs)
-    figures = {name: round(value["value"], 6) for name, value in scores.items() if isinstance(value, dict)}
-    first = next(iter(figures.values()))
-    return {"validation": figures.get("nats", 1 - first), "criterion": -first, **figures}
-
-
-def on_all(model: LanguageModel, *, each: dict[str, Evaluate]) -> dict[str, Any]:
-    """What the log says of several tasks: the figures of each, and the mean of their first ones, which chooses the
-    weights.
-    """
-    told = {name: evaluate(model) for name, evaluate in each.items()}
-    mean = round(fmean(-found["criterion"] for found in told.values()), 6)
-    figures = {
-        f"{name}/{figure}": value
-        for name, found in told.items()
-        for figure, value in found.items()
-        if figure not in ("validation", "criterion")
-    }
-    return {"validation": round(1 - mean, 6), "criterion": -mean, **figures}
-
-
-def resume(path: Path) -> Path:
-    """Go on with a fine-tuning from its newest good checkpoint; a finished one says so.
+def resume(
+    path: Path, *, data: Path | None = None, dev: Path | None = None, until: int | None = None
+) -> Path:
+    """Continue a fine-tuning from its newest good checkpoint; a finished one is reported. `data` and `dev`: where its
+    files are now, if they were moved; `until`: a step to stop at.
 
     Raises RunError where the data is gone or changed.
     """
@@ -548,6 +539,7 @@ def resume(path: Path) -> Path:
         notice(f"{path} is finished ({run.record.get('steps', '?')} steps); nothing to resume")
         return path
     one_thread()
+    moved(run, data, dev)
     augment = run.record.get("augment")
     how = {name: each for name, each in augment.items() if name != "texts"} if augment else None
     made = from_dict(AugmentSettings, how, "augment.") if how else None
@@ -561,7 +553,24 @@ def resume(path: Path) -> Path:
     family = run.record["family"]
     config: Any = from_dict(family_of(family)[1], run.record["config"], "model.")
     rows = {name: encoded(data, family, config, tokenizer) for name, data in parts.items()}
-    return train_to_end(run, prepare(run.record, parts, tokenizer, rows))
+    begin = run.last_checkpoint() is None
+    train_to_end(run, prepare(run.record, parts, tokenizer, rows, begin=begin), until=until)
+    return conclude(run, {name: (data.task, data.dev) for name, data in parts.items()})
+
+
+def moved(run: RunFolder, data: Path | None, dev: Path | None) -> None:
+    """Record where a run's files are now. UsageError for validation rows it was not given."""
+    kept = run.record["corpus"]
+    if dev and not kept["dev"]:
+        raise UsageError(f"--dev {dev}: {run.path} was given no validation rows of their own; leave it out")
+    for name, path in (("path", data), ("dev", dev)):
+        if path:
+            kept[name] = str(path.resolve())
+    for path in (kept["path"], kept["dev"]):
+        if path and not Path(path).exists():
+            raise RunError(
+                f"{path}, the data of {run.path}, not found; if it was moved: --corpus FILE, --dev FILE"
+            )
 
 
 def data_again(run: RunFolder, name: str, augment: AugmentSettings | None) -> Data:
@@ -570,12 +579,15 @@ def data_again(run: RunFolder, name: str, augment: AugmentSettings | None) -> Da
     kept = record["corpus"]
     dev = Path(kept["dev"]) if kept["dev"] else None
     wish = Wish(Path(kept["path"]), record["task"], dev=dev, columns=kept["columns"], seed=record["seed"])
-    if source(wish)["fingerprint"] != kept["fingerprint"]:
-        raise RunError(
-            f"{kept['path']} is not what {run.path} was started on; bring the old rows back, or fine-tune anew with"
-            " --out elsewhere"
-        )
+
+    def check(now: str) -> None:
+        if now != kept["fingerprint"]:
+            raise RunError(
+                f"{kept['path']} is not what {run.path} was started on; bring the old rows back, or fine-tune anew with"
+                " --out elsewhere"
+            )
+
     cls = task_class(wish.task)
-    data = read_data(cls, from_dict(cls.config, record["task_settings"], "task."), wish, augment)
+    data = read_data(cls, from_dict(cls.config, record["task_settings"], "task."), wish, augment, check)
     data.task.called = name
     return data

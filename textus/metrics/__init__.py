@@ -53,6 +53,19 @@ def interval(figure: tuple[float, float, float], n: int) -> dict[str, float]:
     return {"value": value, "low": low, "high": high, "n": n}
 
 
+def estimate(
+    values: ArrayLike, weights: ArrayLike | None = None, *, seed: int = 0, intervals: bool = True
+) -> dict[str, float]:
+    """The ratio Σ values / Σ weights (None: their mean) as results hold it; without `intervals`, as in training, where
+    nobody reads them, only {"value", "n"}, and no resample is drawn.
+    """
+    given = np.ones(len(np.asarray(values))) if weights is None else weights
+    if intervals:
+        return interval(bootstrap(values, given, seed=seed), len(np.asarray(values)))
+    top, bottom = _blocks(values, given)
+    return {"value": float(top.sum() / bottom.sum()), "n": len(top)}
+
+
 def paired_bootstrap(
     first: ArrayLike, second: ArrayLike, weights: ArrayLike, *, seed: int = 0, n: int = 1000
 ) -> tuple[float, float, float]:

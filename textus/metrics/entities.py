@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from textus.metrics import bootstrap, interval
+from textus.metrics import estimate
 
 Span = tuple[str, int, int]
 """Type, first token, and the token after the last."""
@@ -69,7 +69,11 @@ def scheme_counts(sentences: Sequence[Sequence[str]]) -> tuple[int, int]:
 
 
 def entity_scores(
-    gold: Sequence[Sequence[Labelled]], guess: Sequence[Sequence[Labelled]], *, seed: int = 0
+    gold: Sequence[Sequence[Labelled]],
+    guess: Sequence[Sequence[Labelled]],
+    *,
+    seed: int = 0,
+    intervals: bool = True,
 ) -> dict[str, Any]:
     """Micro F1, precision and recall with intervals by bootstrap over sentences; macro F1 and each type's figures.
 
@@ -80,7 +84,7 @@ def entity_scores(
     real, called = (np.asarray([len(each) for each in part], dtype=np.float64) for part in (gold, guess))
     ratios = {"f1": (2 * right, real + called), "precision": (right, called), "recall": (right, real)}
     found: dict[str, Any] = {
-        name: interval(bootstrap(top, bottom, seed=seed) if bottom.any() else (0.0, 0.0, 0.0), len(gold))
+        name: estimate(top, bottom if bottom.any() else None, seed=seed, intervals=intervals)
         for name, (top, bottom) in ratios.items()
     }
     classes = by_type(gold, guess)
@@ -106,7 +110,11 @@ def by_type(gold: Sequence[Sequence[Labelled]], guess: Sequence[Sequence[Labelle
 
 
 def token_scores(
-    gold: Sequence[Sequence[str]], guess: Sequence[Sequence[str]], *, seed: int = 0
+    gold: Sequence[Sequence[str]],
+    guess: Sequence[Sequence[str]],
+    *,
+    seed: int = 0,
+    intervals: bool = True,
 ) -> dict[str, Any]:
     """Accuracy over tokens with its interval over sentences, macro F1, and each tag's figures."""
     right = [sum(a == b for a, b in zip(*pair, strict=True)) for pair in zip(gold, guess, strict=True)]
@@ -114,7 +122,7 @@ def token_scores(
     answered = [[(tag, place, place + 1) for place, tag in enumerate(tags)] for tags in guess]
     classes = by_type(flat, answered)
     return {
-        "accuracy": interval(bootstrap(right, [len(each) for each in gold], seed=seed), len(gold)),
+        "accuracy": estimate(right, [len(each) for each in gold], seed=seed, intervals=intervals),
         "tokens": sum(map(len, gold)),
         "macro_f1": float(np.mean([each["f1"] for each in classes])),
         "classes": classes,

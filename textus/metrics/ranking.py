@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from textus.common import UsageError
-from textus.metrics import bootstrap, interval
+from textus.metrics import estimate
 
 CUTS = (1, 5, 10)
 
@@ -37,7 +37,9 @@ def ndcg(found: Sequence[Hashable], right: Gains, k: int) -> float:
     return float(gained / sum(gain / np.log2(place + 1) for place, gain in enumerate(best, 1)))
 
 
-def ranked(found: Sequence[Sequence[Hashable]], right: Sequence[Gains], *, seed: int = 0) -> dict[str, Any]:
+def ranked(
+    found: Sequence[Sequence[Hashable]], right: Sequence[Gains], *, seed: int = 0, intervals: bool = True
+) -> dict[str, Any]:
     """MRR@10, nDCG@10 and recall@1, 5 and 10 over queries. UsageError where a query has nothing that is right."""
     if not found or not all(right):
         raise UsageError("figures of search need queries, each with something that is right")
@@ -47,7 +49,4 @@ def ranked(found: Sequence[Sequence[Hashable]], right: Sequence[Gains], *, seed:
         "ndcg@10": [ndcg(list_, gains, 10) for list_, gains in pairs],
         **{f"recall@{k}": [recall(list_, gains, k) for list_, gains in pairs] for k in CUTS},
     }
-    return {
-        name: interval(bootstrap(values, np.ones(len(pairs)), seed=seed), len(pairs))
-        for name, values in each.items()
-    }
+    return {name: estimate(values, seed=seed, intervals=intervals) for name, values in each.items()}

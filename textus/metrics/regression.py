@@ -78,15 +78,20 @@ def of_ratings(gold: Ints, guess: Ints, ratings: Floats) -> Callable[[Floats], d
 
 
 def with_intervals(
-    figures: Callable[[Floats], dict[str, float]], n: int, first: str, *, seed: int = 0
+    figures: Callable[[Floats], dict[str, float]],
+    n: int,
+    first: str,
+    *,
+    seed: int = 0,
+    intervals: bool = True,
 ) -> dict[str, Any]:
-    """Every figure with its interval over `n` texts, `first` before the others; those that are not defined on these
-    texts are left out and named under `undefined`.
+    """Every figure with its interval over `n` texts (none without `intervals`), `first` before the others; those that
+    are not defined on these texts are left out and named under `undefined`.
     """
     found, random = figures(np.ones(n)), np.random.default_rng(seed)
     drawn = [
         figures(random.multinomial(n, np.full(n, 1 / n)).astype(np.float64))
-        for _ in range(RESAMPLES if n > 1 else 0)
+        for _ in range(RESAMPLES if n > 1 and intervals else 0)
     ] or [found]
     told: dict[str, Any] = {}
     undefined = []
@@ -94,18 +99,25 @@ def with_intervals(
         if np.isnan(found[name]):
             undefined.append(name)
             continue
+        if not intervals:
+            told[name] = {"value": found[name], "n": n}
+            continue
         low, high = np.nanquantile([each[name] for each in drawn], [0.025, 0.975])
         told[name] = interval((found[name], float(low), float(high)), n)
     return {**told, "undefined": undefined} if undefined else told
 
 
-def numbers(gold: ArrayLike, guess: ArrayLike, first: str, *, seed: int = 0) -> dict[str, Any]:
+def numbers(
+    gold: ArrayLike, guess: ArrayLike, first: str, *, seed: int = 0, intervals: bool = True
+) -> dict[str, Any]:
     """The figures of numbers; see `with_intervals`."""
     truth, said = np.asarray(gold, dtype=np.float64), np.asarray(guess, dtype=np.float64)
-    return with_intervals(of_numbers(truth, said), len(truth), first, seed=seed)
+    return with_intervals(of_numbers(truth, said), len(truth), first, seed=seed, intervals=intervals)
 
 
-def several(gold: Floats, guess: Floats, names: Sequence[str], *, seed: int = 0) -> dict[str, Any]:
+def several(
+    gold: Floats, guess: Floats, names: Sequence[str], *, seed: int = 0, intervals: bool = True
+) -> dict[str, Any]:
     """The mean R² of several numbers a text (N, C), and the figures of each as a row of `targets`."""
     each = [of_numbers(truth, said) for truth, said in zip(gold.T, guess.T, strict=True)]
     mean = with_intervals(
@@ -113,6 +125,7 @@ def several(gold: Floats, guess: Floats, names: Sequence[str], *, seed: int = 0)
         len(gold),
         "r2",
         seed=seed,
+        intervals=intervals,
     )
     weights = np.ones(len(gold))
     rows = [{"target": name, **one(weights), "n": len(gold)} for name, one in zip(names, each, strict=True)]
@@ -120,6 +133,9 @@ def several(gold: Floats, guess: Floats, names: Sequence[str], *, seed: int = 0)
     return {**mean, "targets": shown}
 
 
-def ratings(gold: Ints, guess: Ints, known: Floats, *, seed: int = 0) -> dict[str, Any]:
+def ratings(
+    gold: Ints, guess: Ints, known: Floats, *, seed: int = 0, intervals: bool = True
+) -> dict[str, Any]:
     """The figures of ratings, as places (N,) among those `known`; see `with_intervals`."""
-    return with_intervals(of_ratings(gold, guess, known), len(gold), "quadratic_kappa", seed=seed)
+    figures = of_ratings(gold, guess, known)
+    return with_intervals(figures, len(gold), "quadratic_kappa", seed=seed, intervals=intervals)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from textus.metrics import bootstrap, interval
+from textus.metrics import estimate
 
 BLANKS = 0.05
 """Share of blanks in a text whose words are set apart by them."""
@@ -90,23 +90,24 @@ def measured(prediction: str, golds: Sequence[str], ruler: str) -> tuple[float, 
 
 
 def spans(
-    predictions: Sequence[str], golds: Sequence[Sequence[str]], ruler: str, *, seed: int = 0
+    predictions: Sequence[str],
+    golds: Sequence[Sequence[str]],
+    ruler: str,
+    *,
+    seed: int = 0,
+    intervals: bool = True,
 ) -> dict[str, Any]:
     """F1 and exact match of each question's answer; where some have none, of both kinds of question too."""
     pairs = zip(predictions, golds, strict=True)
     exact, f1 = np.asarray([measured(said, right, ruler) for said, right in pairs]).T
-    found = {"f1": figure(f1, seed), "exact_match": figure(exact, seed)}
+    how: dict[str, Any] = {"seed": seed, "intervals": intervals}
+    found = {"f1": estimate(f1, **how), "exact_match": estimate(exact, **how)}
     known = np.asarray([bool(right) for right in golds])
     if not known.all():
-        found |= {"no_answer_accuracy": figure(exact[~known], seed)}
+        found |= {"no_answer_accuracy": estimate(exact[~known], **how)}
         if known.any():
-            found |= {"f1_with_answer": figure(f1[known], seed)}
+            found |= {"f1_with_answer": estimate(f1[known], **how)}
     return {**found, "ruler": ruler}
-
-
-def figure(values: Floats, seed: int) -> dict[str, float]:
-    """A mean over questions with its interval."""
-    return interval(bootstrap(values, np.ones(len(values)), seed=seed), len(values))
 
 
 def best_threshold(spans_f1: Floats, answerable: NDArray[np.bool_], margins: Floats) -> tuple[float, float]:

@@ -28,7 +28,7 @@ from textus.models.layers import (
     make_norm,
 )
 from textus.models.projections import Linear
-from textus.models.rotary import rotary_table, rotate
+from textus.models.rotary import RotaryTable, rotate
 
 HIDDEN_SHARE, RANDOM_SHARE = 0.8, 0.1
 """Of the chosen tokens, how many become the mask and how many another id; the rest stay as they are."""
@@ -272,8 +272,6 @@ class Encoder(LanguageModel):
 
     config: EncoderConfig
     blocks: Any  # nn.ModuleList of EncoderBlock
-    cos: Tensor
-    sin: Tensor
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -286,9 +284,7 @@ class Encoder(LanguageModel):
         if config.position == "learned":
             self.position: Any = nn.Embedding(config.context_length + config.position_offset, width)
         else:
-            cos, sin = rotary_table(config.context_length, config.d_head, config.rope_theta)
-            self.register_buffer("cos", cos, persistent=False)
-            self.register_buffer("sin", sin, persistent=False)
+            self.rotary = RotaryTable(config.context_length, config.d_head, config.rope_theta)
         if config.segments:
             self.segment = nn.Embedding(config.segments, width)
         self.norm: Any = make_norm(
@@ -430,7 +426,7 @@ class Encoder(LanguageModel):
                 else self.position(places + first)
             )
         else:
-            cos, sin = (part[:time, None].to(self.precision) for part in (self.cos, self.sin))
+            cos, sin = (part[:, None].to(self.precision) for part in self.rotary.first(time))
             angles = (cos, sin)
         if config.segments:
             x = x + self.segment(torch.zeros_like(ids) if segments is None else segments)

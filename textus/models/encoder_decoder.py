@@ -25,7 +25,7 @@ from textus.models import LanguageModel, Loss, matrices_and_other, step_seed, to
 from textus.models.layers import GATED, causal_mask, make_feed_forward, make_norm
 from textus.models.losses import chunk_loss, cross_entropy
 from textus.models.projections import Linear
-from textus.models.rotary import rotary_table, rotate
+from textus.models.rotary import RotaryTable, rotate
 from textus.models.transformer import KeyValueCache
 from textus.pairs import OBJECTIVES, real_source
 
@@ -254,8 +254,6 @@ class EncoderDecoder(LanguageModel):
     config: EncoderDecoderConfig
     encoder: Any  # nn.ModuleList of Block
     decoder: Any
-    cos: Tensor
-    sin: Tensor
     waves: Tensor
 
     def __init__(self, config: EncoderDecoderConfig) -> None:
@@ -281,9 +279,7 @@ class EncoderDecoder(LanguageModel):
             self.encoder_bias: Any = nn.Embedding(config.n_buckets, config.n_head)
             self.decoder_bias: Any = nn.Embedding(config.n_buckets, config.n_head)
         elif config.position == "rotary":
-            cos, sin = rotary_table(config.context_length, config.d_head, config.rope_theta)
-            self.register_buffer("cos", cos, persistent=False)
-            self.register_buffer("sin", sin, persistent=False)
+            self.rotary = RotaryTable(config.context_length, config.d_head, config.rope_theta)
         else:
             table = sinusoids(config.context_length, config.d_model)
             self.register_buffer("waves", table, persistent=False)
@@ -362,7 +358,7 @@ class EncoderDecoder(LanguageModel):
         if self.config.position == "sinusoidal":
             return x + self.waves[positions].to(x.dtype), None
         if self.config.position == "rotary":
-            cos, sin = (part[positions].unsqueeze(-2).to(x.dtype) for part in (self.cos, self.sin))
+            cos, sin = (part.to(x.dtype) for part in self.rotary.at(positions))
             return x, (cos, sin)
         return x, None
 

@@ -73,6 +73,10 @@ class SequenceHead(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.out = Linear(d_model, n_labels, bias=True)
 
+    def features(self, hidden: Tensor, batch: Batch) -> Tensor:
+        """What the linear layer reads of a text: (B, D)."""
+        return pool(hidden, batch.mask, self.pooling)
+
     def forward(self, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
         """hidden (B, T, D) -> scores (B, C)."""
         return self.out(self.dropout(pool(hidden, mask, self.pooling))).float()
@@ -317,6 +321,14 @@ class NumberHead(nn.Module):
         self.pooled = Pooled(pooling, dropout, number_means or [], number_deviations or [])
         self.out = Linear(d_model + len(number_means or []), len(means), bias=True)
 
+    def features(self, hidden: Tensor, batch: Batch) -> Tensor:
+        """What the linear layer reads of a text and the numbers beside it: (B, D + columns)."""
+        return self.pooled(hidden, batch.mask, batch.numbers)
+
+    def standardised(self, labels: Tensor) -> Tensor:
+        """Labels (B, C) in deviations from their mean."""
+        return (labels - self.means.to(labels)) / self.deviations.to(labels)
+
     def forward(self, hidden: Tensor, mask: Tensor | None, numbers: Tensor | None) -> Tensor:
         """hidden (B, T, D) -> numbers (B, C) in deviations from the mean."""
         return self.out(self.pooled(hidden, mask, numbers)).float()
@@ -324,9 +336,7 @@ class NumberHead(nn.Module):
     def loss(self, hidden: Tensor, batch: Batch) -> Loss:
         """Squared error in deviations, of several numbers their mean, summed over texts."""
         found = self.forward(hidden, batch.mask, batch.numbers)
-        labels = ((batch.labels - self.means.to(batch.labels)) / self.deviations.to(batch.labels)).to(
-            found.dtype
-        )
+        labels = self.standardised(batch.labels).to(found.dtype)
         return Loss(F.mse_loss(found, labels, reduction="none").mean(1).sum(), float(len(found)))
 
     def predict(self, hidden: Tensor, mask: Tensor | None = None, numbers: Tensor | None = None) -> Tensor:

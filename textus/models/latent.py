@@ -16,7 +16,7 @@ from textus.loader import Batch
 from textus.models.layers import causal_mask, make_norm, plain_attention
 from textus.models.projections import Linear
 from textus.models.recurrent import Recurrent, reverse
-from textus.models.rotary import rotary_table
+from textus.models.rotary import RotaryTable
 from textus.models.transformer import Block, DecoderConfig, KeyValueCache
 
 # ── texts of a batch ───────────────────────────────────────────────────────────────────────────
@@ -126,9 +126,6 @@ class RecurrentDecoder(nn.Module):
 class Blocks(nn.Module):
     """A stack of Transformer blocks over embedded ids, with rotary positions."""
 
-    cos: Tensor
-    sin: Tensor
-
     def __init__(self, config: Any) -> None:
         super().__init__()
         self.shape = DecoderConfig(
@@ -141,14 +138,11 @@ class Blocks(nn.Module):
         )
         self.blocks: Any = nn.ModuleList(Block(self.shape) for _ in range(config.n_layer))
         self.norm: Any = make_norm("rms", config.d_model)
-        cos, sin = rotary_table(config.context_length, self.shape.d_head, self.shape.rope_theta)
-        self.register_buffer("cos", cos, persistent=False)
-        self.register_buffer("sin", sin, persistent=False)
+        self.rotary = RotaryTable(config.context_length, self.shape.d_head, self.shape.rope_theta)
 
     def angles(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Of positions (T,) or (B, T); padding may point past the end."""
-        places = positions.clamp(max=len(self.cos) - 1)
-        return self.cos[places].unsqueeze(-2), self.sin[places].unsqueeze(-2)
+        return self.rotary.at(positions.clamp(max=self.rotary.length - 1))
 
     def through(self, x: Tensor, mask: Tensor) -> Tensor:
         """States (B, T, D); `mask` says who may look where."""

@@ -468,5 +468,5 @@ class Linear(LanguageModel):
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
         self.learnt = state_dict[f"{prefix}learnt"].clone()
-        self.classifier = LinearClassifier.from_record(json.loads(bytes(self.learnt.tolist())))
+        self.classifier = LinearClassifier.from_record(json.loads(self.learnt.numpy().tobytes()))
         super()._load_from_state_dict(state_dict, prefix, *args)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from textus.common import UsageError
 
@@ -85,6 +85,40 @@ def rotary_table(
     angle = torch.arange(length, dtype=torch.float64)[:, None] * frequency  # (length, K / 2)
     angle = torch.cat([angle, angle], dim=-1)
     return (angle.cos() * sharpness).float(), (angle.sin() * sharpness).float()
+
+
+TABLE = 8192
+"""Positions whose angles are kept from the start; a longer text's are added when it comes."""
+
+
+class RotaryTable(nn.Module):
+    """Cosines and sines of the angles of the positions that were needed so far, of at most `length`: a context of four
+    million positions, as some models declare, would take gigabytes and half a minute.
+    """
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, length: int, d_head: int, theta: float, scaling: RopeScaling | None = None) -> None:
+        super().__init__()
+        self.length, self.shape = length, (d_head, theta, scaling)
+        for name, table in zip(("cos", "sin"), rotary_table(min(length, TABLE), *self.shape), strict=True):
+            self.register_buffer(name, table, persistent=False)
+
+    def first(self, n: int) -> tuple[Tensor, Tensor]:
+        """Of positions 0 … n - 1: (n, K) each; n is at most `length`."""
+        cos, sin = self.cos, self.sin
+        if n > min(len(cos), len(sin)):
+            with torch.inference_mode(False):  # or no later training step could use them
+                longer = min(self.length, 1 << (n - 1).bit_length())
+                cos, sin = (table.to(cos) for table in rotary_table(longer, *self.shape))
+            self.cos, self.sin = cos, sin
+        return cos[:n], sin[:n]
+
+    def at(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Of positions (...), as `rotate` takes them: (..., 1, K) each."""
+        cos, sin = self.first(1 + int(positions.max()) if positions.numel() else 0)
+        return cos[positions].unsqueeze(-2), sin[positions].unsqueeze(-2)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

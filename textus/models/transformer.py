@@ -30,7 +30,7 @@ from textus.models.layers import (
 )
 from textus.models.losses import chunk_loss, cross_entropy
 from textus.models.projections import Linear
-from textus.models.rotary import RopeScaling, rotary_table, rotate
+from textus.models.rotary import RopeScaling, RotaryTable, rotate
 
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
@@ -246,8 +246,6 @@ class Decoder(LanguageModel):
 
     config: DecoderConfig
     blocks: Any  # nn.ModuleList of Block
-    cos: Tensor
-    sin: Tensor
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
@@ -264,11 +262,9 @@ class Decoder(LanguageModel):
         self.head = None if config.tie_head else Linear(config.d_model, config.vocab_size)
         self.dropout = nn.Dropout(config.dropout)
         if config.position == "rotary":
-            cos, sin = rotary_table(
+            self.rotary = RotaryTable(
                 config.context_length, config.d_head, config.rope_theta, config.rope_scaling
             )
-            self.register_buffer("cos", cos, persistent=False)
-            self.register_buffer("sin", sin, persistent=False)
         self._initialise()
 
     def _initialise(self) -> None:
@@ -338,7 +334,7 @@ class Decoder(LanguageModel):
         """
         self._check_length(ids.shape[1])
         positions = torch.arange(ids.shape[1], device=ids.device)
-        x, angles = self._embed(ids, positions)
+        x, angles = self._embed(ids, positions, ids.shape[1])
         if self.native:
             return self._hidden_native(x, documents, seed)
         x = self.dropout(x)
@@ -354,7 +350,8 @@ class Decoder(LanguageModel):
         dropout = config.dropout if self.training else 0.0
         sizes = (batch, time, config.n_head, config.n_kv_head, config.d_head)
         shape = kernels.BlockShape(sizes, eps=self.norm.eps, dropout=dropout, attention=self.attention)
-        angles = (self.cos[:time].contiguous(), self.sin[:time].contiguous())
+        cos, sin = self.rotary.first(time)
+        angles = (cos.contiguous(), sin.contiguous())
         first = first_key(batch, time, documents, config.window)
         rows, delta = x.flatten(0, 1), None
         if dropout:
@@ -373,14 +370,17 @@ class Decoder(LanguageModel):
             return self._logits(self.hidden(ids))
         return self._logits(self._hidden_cached(ids, cache, lengths))
 
-    def _embed(self, ids: Tensor, positions: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-        """States (B, T, D) before the first block, and the angles for positions (T,) or (B, T)."""
+    def _embed(
+        self, ids: Tensor, positions: Tensor, length: int
+    ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+        """States (B, T, D) before the first block, and the angles for positions (T,) or (B, T) below `length`."""
         x = self.embedding(ids).to(self.precision)
         if self.config.position == "learned":
             x = x + self.position(positions).to(self.precision)
         angles = None
         if self.config.position == "rotary":
-            cos, sin = (part[positions].unsqueeze(-2).to(self.precision) for part in (self.cos, self.sin))
+            table = self.rotary.first(max(length, 1))
+            cos, sin = (part[positions].unsqueeze(-2).to(self.precision) for part in table)
             angles = (cos, sin)
         return x, angles
 
@@ -418,8 +418,8 @@ class Decoder(LanguageModel):
             raise UsageError(f"{length} ids are more than the {cache.k.shape[2]} this cache has room for")
         row, col = real.nonzero(as_tuple=True)
         slots = (row, col, positions[row, col])
-        positions = positions.clamp(max=self.config.context_length - 1)  # padding may point past the end
-        x, angles = self._embed(ids, positions)
+        positions = positions.clamp(max=max(length - 1, 0))  # padding may point past the end
+        x, angles = self._embed(ids, positions, length)
         mask = self._cached_mask(positions, length)
         for layer, block in enumerate(self.blocks):
 

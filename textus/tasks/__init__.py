@@ -12,6 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -28,7 +29,7 @@ from textus.loader import Batch
 from textus.models import LanguageModel, Loss, step_seed
 from textus.models.heads import build_head
 from textus.pairs import Deal
-from textus.records import Record, parse_columns, read_records
+from textus.records import Record, clean_text, parse_columns, read_records
 from textus.report import Section
 from textus.tokenizer import Tokenizer
 
@@ -176,8 +177,12 @@ class Task(ABC):
         """The head's answer for each row of a batch."""
 
     @abstractmethod
-    def scores(self, examples: Sequence[Example], outputs: Sequence[Any]) -> dict[str, Any]:
-        """How good the answers are; the first figure is what weights are chosen by, more is better."""
+    def scores(
+        self, examples: Sequence[Example], outputs: Sequence[Any], *, intervals: bool = True
+    ) -> dict[str, Any]:
+        """How good the answers are; the first figure is what weights are chosen by, more is better. Without `intervals`
+        the figures alone: in training nobody reads the rest.
+        """
 
     @abstractmethod
     def told(self, example: Example, output: Any) -> dict[str, Any]:
@@ -383,7 +388,7 @@ class RowBatches:
         """Batches in one epoch."""
         return self.deal.n_batches
 
-    @property
+    @cached_property
     def tokens_a_step(self) -> int:
         """Ids of a batch on average."""
         total = sum(len(each) for row in self.rows for each in (row.ids, *row.apart))
@@ -477,7 +482,7 @@ def examples_of(
     """Texts (or pairs of texts), or the rows of a file, as examples without labels."""
     if isinstance(given, Path):
         return task.examples(read_records(given, parse_columns(columns)), labelled=False)
-    texts = [(each,) if isinstance(each, str) else tuple(each) for each in given]
+    texts = [tuple(map(clean_text, (each,) if isinstance(each, str) else each)) for each in given]
     return [task.asked(each, f"text {number}") for number, each in enumerate(texts, 1)]
 
 

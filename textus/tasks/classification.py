@@ -192,14 +192,17 @@ class Classification(Task):
     def outputs(self, head: Any, hidden: Tensor, batch: Batch) -> list[Any]:
         return list(head.predict(hidden, batch.mask).double().cpu().numpy())
 
-    def scores(self, examples: Sequence[Example], outputs: Sequence[Any]) -> dict[str, Any]:
+    def scores(
+        self, examples: Sequence[Example], outputs: Sequence[Any], *, intervals: bool = True
+    ) -> dict[str, Any]:
         probabilities = np.stack(outputs)
         if self.settings.multi:
             gold, unseen = self.gold_sets(examples)
-            return measured.multi_label(gold, probabilities, self.labels, unseen)
+            return measured.multi_label(gold, probabilities, self.labels, unseen, intervals=intervals)
         truth = self.gold(examples)
-        found = measured.single_label(truth, probabilities, self.labels)
-        found["mistakes"] = self.mistakes(examples, probabilities, truth)
+        found = measured.single_label(truth, probabilities, self.labels, intervals=intervals)
+        if intervals:
+            found["mistakes"] = self.mistakes(examples, probabilities, truth)
         return found
 
     def gold(self, examples: Sequence[Example]) -> NDArray[np.int64]:

@@ -245,11 +245,15 @@ class QuestionAnswering(Task):
             return "", None
         return stripped(example.texts[1], found.span)
 
-    def scores(self, examples: Sequence[Example], outputs: Sequence[Any]) -> dict[str, Any]:
+    def scores(
+        self, examples: Sequence[Example], outputs: Sequence[Any], *, intervals: bool = True
+    ) -> dict[str, Any]:
         ruler = measuring.ruler_for([each.texts[1] for each in examples])
         golds = [each.label.texts for each in examples]
         said = [self.answer(each, output)[0] for each, output in zip(examples, outputs, strict=True)]
-        found = measuring.spans(said, golds, ruler)
+        found = measuring.spans(said, golds, ruler, intervals=intervals)
+        if not intervals:
+            return found
         if self.settings.no_answer and not all(golds):
             best = [
                 stripped(each.texts[1], output.span)[0]

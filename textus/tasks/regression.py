@@ -155,25 +155,27 @@ class Regression(Task):
     def outputs(self, head: Any, hidden: Tensor, batch: Batch) -> list[Any]:
         return list(head.predict(hidden, batch.mask, batch.numbers).double().cpu().numpy())
 
-    def scores(self, examples: Sequence[Example], outputs: Sequence[Any]) -> dict[str, Any]:
+    def scores(
+        self, examples: Sequence[Example], outputs: Sequence[Any], *, intervals: bool = True
+    ) -> dict[str, Any]:
         gold, found = np.asarray([each.label for each in examples], dtype=np.float64), np.stack(outputs)
         if self.ordinal:
-            told = self.rating_scores(gold[:, 0], found)
+            told = self.rating_scores(gold[:, 0], found, intervals)
         elif len(self.labels) == 1:
-            told = measured.numbers(gold[:, 0], found[:, 0], "r2")
+            told = measured.numbers(gold[:, 0], found[:, 0], "r2", intervals=intervals)
         else:
-            told = measured.several(gold, found, self.labels)
+            told = measured.several(gold, found, self.labels, intervals=intervals)
         if undefined := told.get("undefined"):
             notice(f"{', '.join(undefined)} cannot be told: all labels, or all answers, are the same")
         return told
 
-    def rating_scores(self, gold: np.ndarray, probabilities: np.ndarray) -> dict[str, Any]:
+    def rating_scores(self, gold: np.ndarray, probabilities: np.ndarray, intervals: bool) -> dict[str, Any]:
         """Figures of ratings; one that was never seen has its place among the others."""
         known = np.asarray([float(each) for each in self.labels])
         ratings = np.unique([*known, *gold])
         guess = known[[median_of(each) for each in probabilities]]
         truth, said = (np.searchsorted(ratings, each) for each in (gold, guess))
-        return measured.ratings(truth, said, ratings)
+        return measured.ratings(truth, said, ratings, intervals=intervals)
 
     def told(self, example: Example, output: Any) -> dict[str, Any]:
         if not self.ordinal:

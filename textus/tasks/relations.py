@@ -21,7 +21,7 @@ from torch import Tensor
 
 from textus.common import DataError, UsageError, notice, uniform
 from textus.loader import Batch
-from textus.metrics import bootstrap, interval
+from textus.metrics import estimate
 from textus.metrics.entities import entity_scores
 from textus.records import Record
 from textus.tasks import Example, Floats, Frame, Row, Task, has_blanks
@@ -329,15 +329,19 @@ class Relations(Task):
         """The triples that were answered."""
         return [(self.labels[each.label], each.head, each.tail) for each in output if each.label]
 
-    def scores(self, examples: Sequence[Example], outputs: Sequence[Any]) -> dict[str, Any]:
+    def scores(
+        self, examples: Sequence[Example], outputs: Sequence[Any], *, intervals: bool = True
+    ) -> dict[str, Any]:
         gold = [self.gold(each) for each in examples if isinstance(each, Related)]
-        found = entity_scores(gold, [self.triples(output) for output in outputs])
+        found = entity_scores(gold, [self.triples(output) for output in outputs], intervals=intervals)
         if not any(gold):
             notice(
                 "these rows have no relation: precision, recall and F1 mean nothing here and are given as 0"
             )
         name, exact = self.each(examples, outputs)
-        found[name] = interval(bootstrap(exact, np.ones(len(exact))), len(exact))
+        found[name] = estimate(exact, intervals=intervals)
+        if not intervals:
+            return found
         return {**found, "pairs": sum(map(len, outputs)), "mistakes": self.mistakes(examples, outputs)}
 
     def each(self, examples: Sequence[Example], outputs: Sequence[Any]) -> tuple[str, Floats]:

@@ -23,7 +23,7 @@ from textus.config import assign
 from textus.loader import Batch
 from textus.metrics import ranking, regression
 from textus.models import LanguageModel
-from textus.records import Record
+from textus.records import Record, clean_text
 from textus.tasks import Example, Frame, Row, Task, read, with_head
 from textus.tasks.classification import texts_of
 from textus.tasks.regression import number_of, scored_field
@@ -158,11 +158,13 @@ class Similarity(Task):
     def outputs(self, head: Any, hidden: Tensor, batch: Batch) -> list[Any]:
         return list(head.predict(hidden, batch.mask).cpu().numpy())
 
-    def scores(self, examples: Sequence[Example], outputs: Sequence[Any]) -> dict[str, Any]:
+    def scores(
+        self, examples: Sequence[Example], outputs: Sequence[Any], *, intervals: bool = True
+    ) -> dict[str, Any]:
         if examples[0].label is None:
-            return found_again(examples, outputs)
+            return found_again(examples, outputs, intervals)
         gold, guess = [each.label for each in examples], [self.score(each) for each in outputs]
-        found = regression.numbers(gold, guess, "spearman")
+        found = regression.numbers(gold, guess, "spearman", intervals=intervals)
         if self.settings.high is None:  # cosines are on no scale of scores
             found = {name: found[name] for name in ("spearman", "pearson", "undefined") if name in found}
         if undefined := found.get("undefined"):
@@ -187,7 +189,9 @@ def two_texts(record: Record) -> tuple[str, ...]:
     return texts
 
 
-def found_again(examples: Sequence[Example], outputs: Sequence[np.ndarray]) -> dict[str, Any]:
+def found_again(
+    examples: Sequence[Example], outputs: Sequence[np.ndarray], intervals: bool
+) -> dict[str, Any]:
     """How well each first text finds its second among all seconds: figures of `metrics.ranking`."""
     numbers: dict[str, int] = {}
     for each in examples:
@@ -202,7 +206,7 @@ def found_again(examples: Sequence[Example], outputs: Sequence[np.ndarray]) -> d
     for low in range(0, len(queries), AT_ONCE):
         cosines = queries[low : low + AT_ONCE] @ targets.T
         found += np.argsort(-cosines, axis=1, kind="stable")[:, :SHOWN].tolist()
-    return ranking.ranked(found, list(right.values()))
+    return ranking.ranked(found, list(right.values()), intervals=intervals)
 
 
 def similarity_of(model: LanguageModel, settings: Sequence[str] = ()) -> Similarity:
@@ -216,5 +220,5 @@ def similarity_of(model: LanguageModel, settings: Sequence[str] = ()) -> Similar
 
 def vectors(model: LanguageModel, task: Task, tokenizer: Tokenizer, texts: Sequence[str]) -> np.ndarray:
     """Vectors (texts, D) float32 of length one, in order."""
-    examples = [Example((text,), None, f"text {number}") for number, text in enumerate(texts, 1)]
+    examples = [Example((clean_text(text),), None, f"text {number}") for number, text in enumerate(texts, 1)]
     return np.stack(read(model, task, tokenizer, examples)).astype(np.float32)

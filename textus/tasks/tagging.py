@@ -214,16 +214,20 @@ class Tagging(Task):
         names = [self.labels[number] for number in output]
         return bio(spans(names), len(names)) if self.entities else names
 
-    def scores(self, examples: Sequence[Example], outputs: Sequence[Any]) -> dict[str, Any]:
+    def scores(
+        self, examples: Sequence[Example], outputs: Sequence[Any], *, intervals: bool = True
+    ) -> dict[str, Any]:
         gold = [list(each.label) for each in examples]
         guess = [self.tags(output) for output in outputs]
-        tokens = token_scores(gold, guess)
+        tokens = token_scores(gold, guess, intervals=intervals)
         if not self.entities:
             return tokens
-        found = entity_scores([spans(each) for each in gold], [spans(each) for each in guess])
+        right, answered = ([spans(each) for each in part] for part in (gold, guess))
+        found = entity_scores(right, answered, intervals=intervals)
         if not any(each["n"] for each in found["classes"]):
             notice("these rows have no entity: precision, recall and F1 mean nothing here and are given as 0")
-        found["mistakes"] = commonest_mistakes(examples, gold, guess)
+        if intervals:
+            found["mistakes"] = commonest_mistakes(examples, gold, guess)
         return {**found, "token_accuracy": tokens["accuracy"], "tokens": tokens["tokens"]}
 
     def sections(self, found: dict[str, Any]) -> list[Section]:

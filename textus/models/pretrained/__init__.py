@@ -18,11 +18,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from textus.common import RunError, TextusError, UsageError, unknown
+from textus.common import RunError, TextusError, UsageError
 from textus.config import from_dict, to_dict
 from textus.models import build
 from textus.models import family as family_of
 from textus.models.pretrained import values as checks
+from textus.models.pretrained.keys import check_keys, check_model_type
 from textus.tokenizer import Tokenizer
 
 MODULES = ("llama", "gpt2", "bert", "roberta", "t5")
@@ -69,6 +70,16 @@ class Architecture(Protocol):
     @property
     def IGNORED(self) -> tuple[str, ...]:
         """Regular expressions of whole tensor names that carry nothing learnt (masks, angles): passed over."""
+        ...
+
+    @property
+    def MODEL_TYPES(self) -> tuple[str, ...]:
+        """`model_type` of config.json for these classes."""
+        ...
+
+    @property
+    def KEYS(self) -> frozenset[str]:
+        """Keys of config.json that are read here, or change nothing in this architecture."""
         ...
 
     def config_from(self, hf: dict[str, Any], /) -> dict[str, Any]:
@@ -127,7 +138,7 @@ def architecture(name: str) -> Architecture:
     """The module for a class of `transformers`; UsageError listing the known ones."""
     known = architectures()
     if name not in known:
-        raise unknown("architecture", name, known)
+        raise checks.unsupported("the architecture", name, known)
     return known[name]
 
 
@@ -258,6 +269,8 @@ def checked_config(module: Architecture, hf: dict[str, Any], where: str) -> dict
     """Our config's values with all defaults filled in; RunError or UsageError naming the file and what is wrong."""
     checks.check(hf, where)
     try:
+        check_model_type(hf, module.MODEL_TYPES)
+        check_keys(hf, module.KEYS, where)
         values = module.config_from(hf)
         return to_dict(from_dict(family_of(module.FAMILY)[1], values, "model."))
     except UsageError as error:

@@ -10,9 +10,16 @@ from typing import Any
 
 from textus.common import UsageError, unknown
 from textus.models.pretrained import Part
+from textus.models.pretrained.keys import names_in
 from textus.models.pretrained.values import token
 
 ARCHITECTURES = ("BertForMaskedLM", "BertForPreTraining", "BertModel")
+MODEL_TYPES = ("bert",)
+SHARED_KEYS = names_in(
+    """vocab_size max_position_embeddings num_hidden_layers num_attention_heads hidden_size intermediate_size hidden_act
+    type_vocab_size layer_norm_eps position_embedding_type is_decoder add_cross_attention directionality"""
+)
+KEYS = SHARED_KEYS
 FAMILY = "encoder"
 PREFIX = "bert."
 IGNORED = (r"bert\.embeddings\.position_ids", r"bert\.pooler\..*", r"cls\.seq_relationship\..*")

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from textus.common import RunError, extra, unknown
+from textus.common import RunError, UsageError, extra
 from textus.models.pretrained.values import whole
 
 MAGIC = b"GGUF"
@@ -25,8 +25,8 @@ STRING, ARRAY = 8, 9
 DEPTH = 4
 """Lists may hold lists; no file known has any."""
 
-TYPES = {0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 8: "Q8_0", 12: "Q4_K", 13: "Q5_K", 14: "Q6_K", 30: "BF16"}
-"""Types of tensors that are read."""
+FLOAT32, FLOAT16 = 0, 1
+"""Types of tensors that are numbers as they are; all others are turned into numbers by the package's `quants`."""
 
 
 class Truncated(Exception):
@@ -100,10 +100,9 @@ class Container:
         for name, shape, kind, offset in places:
             if name in self.shapes:
                 raise RunError(f"{self.where} has two tensors of the name {name}; it is damaged")
-            if kind not in TYPES:
-                label = next((t.name for t in self.types.GGMLQuantizationType if t.value == kind), str(kind))
-                raise unknown(f"type of the tensor {name}", label, TYPES.values())
-            block, size = self.types.GGML_QUANT_SIZES[self.types.GGMLQuantizationType(kind)]
+            block, size = self._block(name, kind)
+            if not shape:
+                raise RunError(f"{self.where}: the tensor {name} has no axes; it is damaged, fetch it again")
             count = int(np.prod([int(n) for n in shape], dtype=object))
             if not count or shape[-1] % block:
                 raise RunError(
@@ -122,13 +121,30 @@ class Container:
                 raise RunError(f"{self.where}: the tensor {name} lies over {last[0]}; it is damaged")
             last = (name, end)
 
+    def _block(self, name: str, kind: int) -> tuple[int, int]:
+        """Numbers in a block of a type, and its bytes; UsageError for a type that is not read."""
+        known = {each.value: each for each in self.types.GGMLQuantizationType}
+        block, size = self.types.GGML_QUANT_SIZES.get(known.get(kind), (0, 0))
+        try:
+            if block and kind not in (FLOAT32, FLOAT16):
+                self.quants.dequantize(np.zeros((1, size), np.uint8), known[kind])
+        except NotImplementedError:
+            block = 0
+        if not block:
+            label = known[kind].name if kind in known else f"number {kind}"
+            raise UsageError(
+                f"{self.where}: the tensor {name} is of the type {label}, which the installed package gguf does not"
+                " turn into numbers; take a file of another type, such as Q8_0, or a newer gguf"
+            )
+        return block, size
+
     def read(self, name: str) -> Tensor:
         begin, end, kind = self.spans[name]
         shape = self.shapes[name]
         raw = np.asarray(self.data[begin:end])
-        if kind == 0:
+        if kind == FLOAT32:
             numbers = raw.view(np.float32).copy()
-        elif kind == 1:
+        elif kind == FLOAT16:
             numbers = raw.view(np.float16).astype(np.float32)
         else:
             rows = raw.reshape(-1, raw.size * shape[-1] // int(np.prod(shape)))

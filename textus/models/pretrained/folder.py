@@ -35,13 +35,13 @@ from textus.models.pretrained import (
     checked_config,
     describe,
     foreign_weights,
+    packing,
     read_weights,
 )
 from textus.models.pretrained.values import ends
 from textus.models.pretrained.vocabulary import byte_level, made
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
 class SafeTensors:
@@ -96,16 +96,17 @@ def weight_files(folder: Path) -> dict[Path, set[str] | None]:
                 raise RunError(f"{folder / INDEX} places {name} in {file!r}, which is no file of this folder")
             found.setdefault(folder / file, set()).add(name)  # type: ignore[union-attr]
         return found
-    if pickles := sorted(path.name for pattern in PICKLES for path in folder.glob(pattern)):
-        raise pickled(folder, pickles[0])
-    raise RunError(f"{folder} has neither {WEIGHTS} nor {INDEX}; give a folder with a model's weights")
+    if names := packing.pickles(folder):
+        raise pickled(folder, names[0])
+    raise packing.no_weights(folder)
 
 
 def pickled(folder: Path, name: str) -> RunError:
     """The error for a checkpoint that runs a program when it is read."""
-    named = (
-        read_json(folder / "config.json").get("architectures") if (folder / "config.json").exists() else None
-    )
+    if not (folder / "config.json").is_file():
+        return packing.checkpoint(folder / name)
+    hf = read_json(folder / "config.json")
+    named = hf.get("architectures") if isinstance(hf, dict) else None
     kind = named[0] if named else "AutoModelForCausalLM"
     return RunError(
         f"{folder / name} is a pickle, which can run any program when it is read, and is not opened; convert it on"
@@ -121,12 +122,10 @@ def read_folder(folder: Path) -> Imported:
     damaged, left over or of another shape.
     """
     folder = Path(folder)
-    if not (folder / "config.json").exists():
-        raise RunError(
-            f"{folder} has no config.json; a Hugging Face folder holds config.json and model.safetensors"
-        )
+    packing.check_folder(folder)
     hf = read_json(folder / "config.json")
     name, where = class_name(hf, folder), f"{folder}/config.json"
+    packing.check_quantized(hf, folder)
     module = architecture(name)
     if "auto_map" in hf:
         notice(f"{folder}: the code that auto_map names is not run; it is read as a plain {name}")

@@ -14,17 +14,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from textus.common import RunError, UsageError, sha256, unknown
+from textus.common import RunError, UsageError, notice, sha256
 from textus.config import from_dict
 from textus.models import family as family_of
 from textus.models.pretrained import Imported, checked_config, llama, read_weights
 from textus.models.pretrained import values as checks
 from textus.models.pretrained.container import Container
 from textus.models.pretrained.folder import check_vocabulary
+from textus.models.pretrained.keys import check_keys, names_in
 from textus.models.pretrained.vocabulary import (
     ADDED,
     CONTROL,
     UNKNOWN,
+    WHOLE_WORDS,
     beginning,
     byte_level,
     made,
@@ -83,7 +85,7 @@ def read_file(path: Path) -> Imported:
     container = Container(Path(path))
     kind = Values(container, "general").text("architecture")
     if kind not in CLASSES:
-        raise unknown("architecture of a GGUF file", kind, CLASSES)
+        raise checks.unsupported(f"{container.where}: the architecture", kind, CLASSES)
     hf = as_hugging_face(container, kind)
     values = checked_config(llama, hf, container.where)
     config: Any = from_dict(family_of(llama.FAMILY)[1], values, "model.")
@@ -95,9 +97,35 @@ def read_file(path: Path) -> Imported:
     return Imported(llama.FAMILY, values, weights, tokenizer, source)
 
 
+KEYS = names_in(
+    """context_length embedding_length block_count feed_forward_length vocab_size attention.head_count
+    attention.head_count_kv attention.key_length attention.value_length attention.layer_norm_rms_epsilon
+    attention.sliding_window attention.causal rope.dimension_count rope.freq_base rope.scaling.type rope.scaling.factor
+    rope.scaling.original_context_length rope.scaling.finetuned tensor_data_layout"""
+)
+"""Metadata of the architecture that are read, or follow from the tensors."""
+
+
+def check_metadata(container: Container, kind: str) -> None:
+    """UsageError for metadata that change what is computed and are not read, a notice for others that are not known."""
+    prefix = f"{kind}."
+    own = {key.removeprefix(prefix): v for key, v in container.metadata.items() if key.startswith(prefix)}
+    if own.get("attention.causal") is False:
+        raise UsageError(f"{container.where}: attention.causal=False: a {CLASSES[kind]} looks back only")
+    if own.get("attention.value_length", 0) != own.get(
+        "attention.key_length", own.get("attention.value_length", 0)
+    ):
+        raise UsageError(f"{container.where}: keys and values of different widths are not supported")
+    try:
+        check_keys({**own, "architectures": [f"the architecture {kind}"]}, KEYS, container.where)
+    except UsageError as error:
+        raise UsageError(f"{container.where}: {error}") from error
+
+
 def as_hugging_face(container: Container, kind: str) -> dict[str, Any]:
     """The metadata as config.json."""
     said = Values(container, kind)
+    check_metadata(container, kind)
     if "token_embd.weight" not in container.shapes:
         raise RunError(f"{container.where} has no tensor token_embd.weight; it is not a whole model")
     n_head, width = said.count("attention.head_count"), said.count("embedding_length")
@@ -217,7 +245,7 @@ def read_tokenizer(container: Container) -> Tokenizer:
     """The tokenizer and chat template of a file."""
     said = Values(container, "tokenizer.ggml")
     pieces, kind = said.entries("tokens", str), said.text("model")
-    types, split = said.entries("token_type", int, len(pieces)), said.text("pre", "gpt-2")
+    types, split = said.entries("token_type", int, len(pieces)), said.text("pre", "default")
     ended = [(f"{said.kind}.{name}", container.metadata.get(f"{said.kind}.{name}")) for name in ENDS]
     ids = checks.ends(container.where, ended, len(pieces))
     roles = roles_of(said, pieces)
@@ -227,6 +255,11 @@ def read_tokenizer(container: Container) -> Tokenizer:
         n: each in (CONTROL, UNKNOWN) for n, each in enumerate(types) if each in (CONTROL, UNKNOWN, ADDED)
     } | dict.fromkeys(ids, True)  # what ends a text is no text, whatever its type says
     if kind == "gpt2":
+        if split == "default":
+            notice(
+                f"{container.where} does not say how its tokenizer splits texts (tokenizer.ggml.pre); they are split as"
+                " llama.cpp does then, which may differ from the model's own way: a newer file of it says"
+            )
         record = byte_level(pieces, said.entries("merges", str), split=split, added=added)
     elif kind == "llama":
         roles.setdefault("unk_token", pieces[0])
@@ -235,8 +268,8 @@ def read_tokenizer(container: Container) -> Tokenizer:
             blank_first=said.flag("add_space_prefix", True),
         )  # fmt: skip
     else:
-        raise unknown("tokenizer of a GGUF file", kind, ["gpt2", "llama"])
-    llama3 = "bos_token" in roles and split == "llama-bpe"  # such files leave the flag out
+        raise checks.unsupported(f"{container.where}: the tokenizer", kind, ["gpt2", "llama"])
+    llama3 = "bos_token" in roles and split in WHOLE_WORDS  # such files leave the flag out
     if said.flag("add_bos_token", kind == "llama" or llama3):
         if "bos_token" not in roles:
             raise RunError(f"{container.where} does not say which token begins a text; it is damaged")

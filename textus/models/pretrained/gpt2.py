@@ -7,8 +7,16 @@ from typing import Any
 
 from textus.common import UsageError, unknown
 from textus.models.pretrained import Part
+from textus.models.pretrained.keys import names_in
 
 ARCHITECTURES = ("GPT2LMHeadModel", "GPT2Model")
+MODEL_TYPES = ("gpt2",)
+KEYS = names_in(
+    """vocab_size n_positions n_ctx n_layer n_head n_embd n_inner activation_function layer_norm_epsilon
+    scale_attn_weights scale_attn_by_inverse_layer_idx add_cross_attention reorder_and_upcast_attn n_special
+    predict_special_tokens afn is_decoder"""
+)
+"""`is_decoder` only matters beside another model; upcasting changes rounding."""
 FAMILY = "decoder"
 PREFIX = "transformer."
 IGNORED = (r"transformer\.h\.\d+\.attn\.(bias|masked_bias)",)

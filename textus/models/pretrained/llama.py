@@ -8,12 +8,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from textus.common import UsageError, unknown
+from textus.common import UsageError, notice
 from textus.config import to_dict
 from textus.models.pretrained import Part
-from textus.models.pretrained.values import CONTEXT, shown
+from textus.models.pretrained.keys import check_model_type, names_in, switched_off
+from textus.models.pretrained.values import CONTEXT, shown, unsupported
 
 ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
+KEYS = names_in(
+    """vocab_size max_position_embeddings num_hidden_layers num_attention_heads num_key_value_heads hidden_size head_dim
+    intermediate_size hidden_act rms_norm_eps rope_theta rope_scaling rope_parameters attention_bias mlp_bias
+    sliding_window use_sliding_window max_window_layers layer_types"""
+)
 FAMILY = "decoder"
 PREFIX = "model."
 IGNORED = (r".*rotary_emb\.inv_freq",)
@@ -35,6 +42,7 @@ def config_from(hf: dict[str, Any]) -> dict[str, Any]:
     hf = DEFAULTS.get(name, {}) | hf
     if (activation := hf.get("hidden_act", "silu")) != "silu":
         raise UsageError(f"hidden_act={activation!r}: a {name} here is gated by silu only")
+    check_kind(name, hf)
     theta, scaling = rotary_from(hf)
     return {
         "vocab_size": hf["vocab_size"],
@@ -54,6 +62,24 @@ def config_from(hf: dict[str, Any]) -> dict[str, Any]:
         "window": window(name, hf),
         "dropout": 0.0,
     }
+
+
+def check_kind(name: str, hf: dict[str, Any]) -> None:
+    """UsageError where config.json has the `model_type` of one class and the name of another; a notice names keys that
+    others of these classes read and this one does not, in `transformers` as here.
+    """
+    check_model_type(hf, [name.removesuffix("ForCausalLM").lower()])
+    window = ("sliding_window", "use_sliding_window", "layer_types")
+    biases = ("attention_bias", "mlp_bias")
+    others: dict[str, tuple[str, ...]] = {
+        "LlamaForCausalLM": window,
+        "MistralForCausalLM": ("use_sliding_window", *biases),
+    }
+    keys = others.get(name, ("mlp_bias",))
+    if hf.get("use_sliding_window") is False:
+        keys = tuple(key for key in keys if key not in window)
+    if more := [f"{key}={shown(hf[key])}" for key in keys if key in hf and not switched_off(key, hf[key])]:
+        notice(f"config.json: a {name} does not read {', '.join(more)}; it is ignored, as in transformers")
 
 
 def biases(name: str, hf: dict[str, Any]) -> bool | str:
@@ -98,10 +124,12 @@ def rotary_from(hf: dict[str, Any]) -> tuple[float, dict[str, Any] | None]:
     if (share := hf.get("partial_rotary_factor", said.get("partial_rotary_factor", 1.0))) != 1.0:
         raise UsageError(f"partial_rotary_factor={share}: here all of a head is turned")
     kind = said.get("rope_type", said.get("type", "default"))
+    if more := [key for key in said if key not in ROTARY and said[key] is not None]:
+        raise UsageError(f"{more[0]}={shown(said[more[0]])} of the rope parameters is not supported")
     if kind == "default":
         return theta, None
     if kind not in SCALING:
-        raise unknown("rope scaling", kind, ["default", *SCALING])
+        raise unsupported("the rope scaling", kind, ["default", *SCALING])
     if said.get("factor") is None:
         raise UsageError(f"rope scaling of kind {kind!r} has no factor; add it beside rope_type")
     names = {"factor": "factor", **SCALING[kind]}
@@ -112,6 +140,12 @@ def rotary_from(hf: dict[str, Any]) -> tuple[float, dict[str, Any] | None]:
         scaling.setdefault("original_context", hf["max_position_embeddings"])
     return theta, {"kind": kind, **scaling}
 
+
+ROTARY = names_in(
+    """rope_theta rope_type type partial_rotary_factor factor low_freq_factor high_freq_factor beta_slow beta_fast
+    original_max_position_embeddings attention_factor mscale mscale_all_dim truncate finetuned"""
+)
+"""Keys of the rope parameters that are looked at; `finetuned` says how the model was trained."""
 
 SCALING: dict[str, dict[str, str]] = {
     "linear": {},

@@ -9,12 +9,14 @@ from typing import Any
 
 from textus.common import UsageError
 from textus.models.pretrained import Part
-from textus.models.pretrained.bert import body, both, shared_from, shared_to
+from textus.models.pretrained.bert import SHARED_KEYS, body, both, shared_from, shared_to
 from textus.models.pretrained.values import token
 
 ARCHITECTURES = tuple(
     f"{name}{part}" for name in ("Roberta", "XLMRoberta", "Camembert") for part in ("ForMaskedLM", "Model")
 )
+MODEL_TYPES = ("roberta", "xlm-roberta", "camembert")
+KEYS = SHARED_KEYS
 FAMILY = "encoder"
 PREFIX = "roberta."
 IGNORED = (r"roberta\.embeddings\.position_ids", r"roberta\.pooler\..*")

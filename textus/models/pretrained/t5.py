@@ -10,9 +10,16 @@ from typing import Any
 
 from textus.common import UsageError, unknown
 from textus.models.pretrained import Part
+from textus.models.pretrained.keys import names_in
 from textus.models.pretrained.values import token
 
 ARCHITECTURES = ("T5ForConditionalGeneration",)
+MODEL_TYPES = ("t5",)
+KEYS = names_in(
+    """vocab_size n_positions num_layers num_decoder_layers num_heads d_model d_kv d_ff relative_attention_num_buckets
+    relative_attention_max_distance layer_norm_epsilon feed_forward_proj is_gated_act dense_act_fn scale_decoder_outputs
+    is_encoder_decoder is_decoder"""
+)
 FAMILY = "encoder-decoder"
 PREFIX = ""
 IGNORED = (r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",)

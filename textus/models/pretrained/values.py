@@ -100,6 +100,13 @@ def shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+def unsupported(what: str, value: Any, known: Iterable[str]) -> UsageError:
+    """The error for what a file says of itself and is not supported: no hint by spelling, for what is spelled alike may
+    be quite another model.
+    """
+    return UsageError(f"{what} {shown(value)} is not supported; supported: {', '.join(known)}")
+
+
 def wrong(where: str, key: str, value: Any, wanted: str) -> RunError:
     """The error for a value that cannot be."""
     return RunError(

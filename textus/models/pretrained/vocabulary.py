@@ -11,7 +11,8 @@ from typing import Any
 
 import tokenizers
 
-from textus.common import DataError, RunError, unknown
+from textus.common import DataError, RunError
+from textus.models.pretrained.values import unsupported
 from textus.tokenizer import Tokenizer
 from textus.tokenizer.foreign import BLANK
 
@@ -20,17 +21,31 @@ NORMAL, UNKNOWN, CONTROL, ADDED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 
 _SHORT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 GPT2: list[dict[str, Any]] = []
 DIGITS = [{"type": "Digits", "individual_digits": True}]
-SPLITS: dict[str, list[dict[str, Any]] | str] = {
-    "gpt-2": GPT2,
-    "smollm": DIGITS,
-    "starcoder": DIGITS,
-    "refact": DIGITS,
-    "llama-bpe": _SHORT + r"\p{N}{1,3}" + _REST,
-    "qwen2": _SHORT + r"\p{N}" + _REST,
+DEFAULT = (r"[\p{P}\$\+<=>\^~\|]+", _WORDS, r"\p{N}+", r"[0-9][0-9][0-9]")
+"""How llama.cpp splits where a file does not say: by one pattern after the other, each inside the last one's pieces."""
+LLAMA3 = (_SHORT + r"\p{N}{1,3}" + _REST,)
+QWEN2 = (_SHORT + r"\p{N}" + _REST,)
+WHOLE_WORDS = ("llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2")
+"""Splits of tokenizers that take a word that is a piece as it is, whatever the merges; their texts begin with bos."""
+SPLITS: dict[str, list[dict[str, Any]] | tuple[str, ...]] = {
+    "default": DEFAULT,
+    **dict.fromkeys(
+        ("gpt-2", "phi-2", "mpt", "olmo", "jais", "exaone4", "trillion", "granite-docling"), GPT2
+    ),
+    **dict.fromkeys(
+        ("gigachat", "a.x-4.0", "mellum", "jina-es", "jina-de", "jina-v2-es", "jina-v2-de"), GPT2
+    ),
+    **dict.fromkeys(
+        ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"), DIGITS
+    ),
+    **dict.fromkeys(WHOLE_WORDS, LLAMA3),
+    **dict.fromkeys(("dbrx", "smaug-bpe"), LLAMA3),
+    **dict.fromkeys(("qwen2", "deepseek-r1-qwen", "kormo", "megrez", "stablelm2", "hunyuan"), QWEN2),
 }
-"""GGUF's names for how a byte-level BPE splits texts: steps before GPT-2's pattern, or a pattern instead of it."""
+"""GGUF's names for how a byte-level BPE splits texts: steps before GPT-2's pattern, or patterns instead of it."""
 
 
 def byte_level(
@@ -41,19 +56,19 @@ def byte_level(
     Raises UsageError for a split that is not known.
     """
     if split not in SPLITS:
-        raise unknown("split of a GGUF tokenizer (tokenizer.ggml.pre)", split, SPLITS)
+        raise unsupported("tokenizer.ggml.pre (how its tokenizer splits texts)", split, SPLITS)
     chosen = SPLITS[split]
     level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-    if isinstance(chosen, str):
-        pattern = {"type": "Split", "pattern": {"Regex": chosen}, "behavior": "Isolated", "invert": False}
-        steps = [pattern, {**level, "use_regex": False}]
+    if isinstance(chosen, tuple):
+        shared = {"type": "Split", "behavior": "Isolated", "invert": False}
+        steps = [*({**shared, "pattern": {"Regex": each}} for each in chosen), {**level, "use_regex": False}]
     else:
         steps = [*chosen, level]
     model = {
         "type": "BPE",
         "vocab": {piece: number for number, piece in enumerate(pieces)},
         "merges": [merge.split(" ") for merge in merges],
-        "ignore_merges": split == "llama-bpe",
+        "ignore_merges": split in WHOLE_WORDS,
     }
     return record(model, pieces, added) | {
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps} if len(steps) > 1 else steps[0],

@@ -1,0 +1,244 @@
+"""CoNLL columns: a token a line with its tags, an empty line between sentences; CoNLL-U among them.
+
+Where lines have tabs, tabs alone separate the columns. Which columns are the token and its tag is decided for the whole
+file: those that `--columns 0=tokens,3=tags` names; FORM and UPOS of CoNLL-U; else the first column (after an index, if
+that comes first) and the last one that is no number.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from textus.common import UsageError
+from textus.corpus.dialects import Problem, Text, bare, line_end, lines
+from textus.corpus.documents import Unreadable
+
+SUFFIXES = (".conll", ".conllu", ".conllx", ".bio", ".iob", ".iob2", ".bmes", ".bioes")
+ALIKE = 0.9
+"""So many of a file's lines have the same number of columns (half, where most have a tag), or it is no CoNLL."""
+
+NUMBER = re.compile(r"[-+]?\d+(?:[.,]\d+)?")
+UNIT = re.compile(r"\d+(?:[-.]\d+)?")
+"""The ID of CoNLL-U: a word, a range of words (1-2) or an empty one (8.1)."""
+
+TAG = re.compile(r"(?:[BIOESMLU]|[BIESMLU][-_].+)")
+
+
+@dataclass
+class Line:
+    """A line with its number and its columns, none where it is blank."""
+
+    number: int
+    cells: list[str]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns are read: `tags` is None where each line's last column that is no number is its tag."""
+
+    width: int
+    tokens: int
+    tags: int | None
+    units: bool = False
+
+
+Sentence = tuple[str, dict[str, Any]]
+
+
+def sentences(
+    text: Text, columns: Mapping[str, str], report: Callable[[str], None]
+) -> Iterator[Sentence | Problem]:
+    """(place, {"tokens", "tags"}) of each sentence; one with a line that cannot be read is a problem.
+
+    Raises Unreadable for a text that is no such file.
+    """
+    read = without_comments(list(split_lines(text)), report)
+    filled = [line for line in read if line.cells]
+    if not filled:
+        return
+    taken = columns_of(filled, columns, report)
+    if taken.units:
+        read = without_ranges(read, report)
+    yield from grouped(without_blanks(read, taken, report), taken)
+
+
+def split_lines(text: Text) -> Iterator[Line]:
+    """The lines of a file in columns, by its tabs if most lines with content have one."""
+    whole = [bare(line).strip("\ufeff") for line in lines(text(), line_end(text()))]
+    filled = [line for line in whole if line.strip() and not line.startswith(("#", "-DOCSTART-"))]
+    tabbed = sum("\t" in line.strip(" ") for line in filled) > len(filled) / 2
+    for number, line in enumerate(whole, 1):
+        if not line.strip(" \t") or line.lstrip().startswith("-DOCSTART-"):
+            yield Line(number, [])
+        elif tabbed:
+            yield Line(number, line.split("\t"))
+        else:
+            yield Line(number, re.split("[ \t]+", line.strip(" \t")))
+
+
+def usual_width(filled: list[Line]) -> int:
+    """The number of columns that most lines have."""
+    return Counter(len(line.cells) for line in filled).most_common(1)[0][0]
+
+
+def without_comments(read: list[Line], report: Callable[[str], None]) -> list[Line]:
+    """The lines without comments: those before a sentence that begin with # and have not the columns of the others."""
+    filled = [line for line in read if line.cells and not line.cells[0].startswith("#")]
+    width = usual_width(filled) if filled else 0
+    kept, comments, begins = [], 0, True
+    for line in read:
+        is_comment = (
+            begins and bool(line.cells) and line.cells[0].startswith("#") and len(line.cells) != width
+        )
+        if is_comment:
+            comments += 1
+        else:
+            kept.append(line)
+            begins = not line.cells
+    if comments:
+        report(f"{comments:,} lines that begin with # are comments and left out")
+    return kept
+
+
+def columns_of(filled: list[Line], named: Mapping[str, str], report: Callable[[str], None]) -> Columns:
+    """Which columns to read. Raises Unreadable where lines are no columns, UsageError for a column there is not."""
+    width = usual_width(filled)
+    odd = [line for line in filled if len(line.cells) != width]
+    whole = [line for line in filled if len(line.cells) == width]
+    tagged = sum(bool(TAG.fullmatch(cell)) for line in whole for cell in line.cells[1:])
+    most_odd = 0.5 if tagged > len(whole) / 2 else 1 - ALIKE
+    if width < 2 or len(odd) > most_odd * len(filled):
+        line = next((line for line in filled if len(line.cells) < 2), odd[0] if odd else filled[0])
+        raise Unreadable(
+            f"not CoNLL columns: line {line.number:,} has {counted(len(line.cells))} ({shown(line)}); a token's line"
+            " ends with its tag, an empty line ends a sentence"
+        )
+    places = {name: int(column) for column, name in named.items() if column.isdigit()}
+    if places:
+        for name, place in places.items():
+            if place >= width:
+                raise UsageError(
+                    f"--columns {place}={name}: the lines have {width} columns, 0 to {width - 1}"
+                )
+        return Columns(width, places.get("tokens", 0), places.get("tags"))
+    if width == 10 and all(UNIT.fullmatch(line.cells[0]) for line in whole):
+        report(
+            "CoNLL-U: column 1 (FORM) is the token, column 3 (UPOS) its tag; --columns 1=tokens,4=tags for XPOS"
+        )
+        return Columns(width, 1, 3, units=True)
+    return guessed(whole, width, report)
+
+
+def guessed(whole: list[Line], width: int, report: Callable[[str], None]) -> Columns:
+    """The columns of a file that says nothing of them, reported where there are more than two."""
+    tokens = 1 if width > 2 and counts_up(whole) else 0
+    if width == 2:
+        refuse_prose(whole, 1)
+        return Columns(width, 0, 1)
+    tags = Counter(tag_column(line, tokens) for line in whole)
+    place = tags.most_common(1)[0][0]
+    refuse_prose(whole, place)
+    others = f" (another in {len(whole) - tags[place]:,} lines)" if len(tags) > 1 else ""
+    report(
+        f"{width} columns: column {tokens} is the token, column {place}{others}, the last that is no number, its tag;"
+        f" choose with --columns {tokens}=tokens,{place}=tags"
+    )
+    return Columns(width, tokens, None if len(tags) > 1 else place)
+
+
+def counts_up(whole: list[Line]) -> bool:
+    """Whether the first column counts the tokens of each sentence."""
+    before = None
+    for line in whole:
+        if not line.cells[0].isdecimal():
+            return False
+        value = int(line.cells[0])
+        if value not in (0, 1) and (before is None or value != before + 1):
+            return False
+        before = value
+    return True
+
+
+def tag_column(line: Line, tokens: int) -> int:
+    """The last column after the token's that is no number; the last where all are."""
+    places = range(len(line.cells) - 1, tokens, -1)
+    return next((place for place in places if not NUMBER.fullmatch(line.cells[place])), len(line.cells) - 1)
+
+
+def refuse_prose(whole: list[Line], place: int) -> None:
+    """Raise Unreadable for lines whose last words are no tags: nearly all different, or no letter in any."""
+    tags = {line.cells[place] for line in whole}
+    if any(TAG.fullmatch(tag) for tag in tags):
+        return
+    if len(tags) > max(1, len(whole) // 2) or not any(char.isalnum() for tag in tags for char in tag):
+        raise Unreadable(
+            f"not CoNLL columns: line {whole[0].number:,} ({shown(whole[0])}) does not end with a tag; plain text has"
+            " no labels: give csv, jsonl or CoNLL columns, or name columns by position: --columns 0=tokens,1=tags"
+        )
+
+
+def without_ranges(read: list[Line], report: Callable[[str], None]) -> list[Line]:
+    """The lines of CoNLL-U without those of several words (1-2) and of none (8.1)."""
+    kept = [line for line in read if not line.cells or line.cells[0].isdecimal()]
+    if left_out := len(read) - len(kept):
+        report(f"{left_out:,} lines of CoNLL-U that are no word (such as 1-2 and 8.1) are left out")
+    return kept
+
+
+def without_blanks(read: list[Line], taken: Columns, report: Callable[[str], None]) -> list[Line]:
+    """The lines without those whose token is nothing but blanks."""
+    blank = [line for line in read if len(line.cells) == taken.width and not line.cells[taken.tokens].strip()]
+    if not blank:
+        return read
+    lines_are = "lines have a token" if len(blank) > 1 else "line has a token"
+    report(f"{len(blank):,} {lines_are} of blanks and no more; left out, the first line {blank[0].number:,}")
+    numbers = {line.number for line in blank}
+    return [line for line in read if line.number not in numbers]
+
+
+def grouped(read: list[Line], taken: Columns) -> Iterator[Sentence | Problem]:
+    """Sentences, or the first problem of each that has one."""
+    held: list[Line] = []
+    for line in [*read, Line(0, [])]:
+        if line.cells:
+            held.append(line)
+        elif held:
+            problem = next(filter(None, (problem_of(each, taken) for each in held)), None)
+            yield problem or (f"line {held[0].number:,}", sentence(held, taken))
+            held = []
+
+
+def sentence(held: list[Line], taken: Columns) -> dict[str, Any]:
+    """The fields of one sentence."""
+    tag = [tag_column(line, taken.tokens) if taken.tags is None else taken.tags for line in held]
+    return {
+        "tokens": [line.cells[taken.tokens] for line in held],
+        "tags": [line.cells[place].strip() for line, place in zip(held, tag, strict=True)],
+    }
+
+
+def problem_of(line: Line, taken: Columns) -> Problem | None:
+    """Why a line cannot be read, or None."""
+    where = f"line {line.number:,}"
+    if len(line.cells) != taken.width:
+        reason = f"has {counted(len(line.cells))} ({shown(line)}), most lines {taken.width}; correct the line"
+        return Problem(where, reason, "number of columns")
+    place = tag_column(line, taken.tokens) if taken.tags is None else taken.tags
+    if not line.cells[place].strip():
+        return Problem(where, f"has no tag ({shown(line)})", "no tag")
+    return None
+
+
+def counted(n_columns: int) -> str:
+    """A number of columns in words."""
+    return "one column" if n_columns == 1 else f"{n_columns} columns"
+
+
+def shown(line: Line) -> str:
+    """The beginning of a line, for messages."""
+    text = " ".join(line.cells)
+    return repr(text if len(text) <= 40 else text[:37] + "...")

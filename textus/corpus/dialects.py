@@ -1,0 +1,353 @@
+"""Separated values: which character separates a file's columns, how its quotes are meant, and its records by line.
+
+A csv is read as RFC 4180 has it (fields in double quotes, a quote in them doubled). What a file does otherwise is
+detected from its first block of text, and one line states it. Nothing is guessed row by row: a record that does not
+follow the file's dialect is a `Problem` that names its line.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+from textus.common import UsageError, nearest
+from textus.corpus.documents import RECORD_CHARS, Unreadable
+
+csv.field_size_limit(
+    RECORD_CHARS
+)  # of the whole process: a long text is no error (Python's own limit is 131,072)
+
+DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
+SAMPLE_RECORDS = 200
+CONSISTENT = 0.5
+"""A delimiter is possible where this share of the sampled records has as many columns as the first."""
+
+Text = Callable[[], Iterable[str]]
+"""The characters of a file in blocks, from the start at each call."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A row that cannot be read. `where` is its place, such as "line 5" (in `records` with the file's name before it),
+    `reason` what is wrong with it, as the end of a sentence, and `kind` the same for all rows of that fault.
+    """
+
+    where: str
+    reason: str
+    kind: str
+
+    def __str__(self) -> str:
+        return f"{self.where} {self.reason}"
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How the columns of a file are separated. `literal`: a quote is a character like any other. `backslash`: quotes
+    in a quoted field are escaped by a backslash, not doubled. `padded`: a blank follows each delimiter.
+    """
+
+    delimiter: str
+    literal: bool = False
+    backslash: bool = False
+    padded: bool = False
+
+
+Record = tuple[int, list[str]]
+
+
+# ── lines ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def line_end(text: Iterable[str]) -> str:
+    """What ends the lines of a file: "\\n" (with or without a "\\r" before it), or a lone "\\r" as on the old Mac,
+    where no "\\n" is outside of quotes.
+    """
+    first = next((block for block in text if "\n" in block or "\r" in block), "")
+    if "\n" not in first:
+        return "\r" if "\r" in first else "\n"
+    if not LONE_RETURN.search(first):
+        return "\n"
+    ends, quoted = set(), False
+    for match in BREAK_OR_QUOTE.finditer(first):
+        if match[0] == '"':
+            quoted = not quoted
+        elif not quoted:
+            ends.add(match[0])
+    return "\r" if ends == {"\r"} else "\n"
+
+
+LONE_RETURN = re.compile(r"\r(?!\n)")
+BREAK_OR_QUOTE = re.compile(r'"|\r\n|\r|\n')
+
+
+def lines(text: Iterable[str], end: str = "\n") -> Iterator[str]:
+    """The lines of a text with their ends. Raises Unreadable for a line beyond the limit of a record."""
+    held: list[str] = []
+    n_held, number = 0, 1
+    for block in text:
+        *ended, rest = block.split(end)
+        for line in ended:
+            yield "".join([*held, line, end])
+            held, n_held, number = [], 0, number + 1
+        held.append(rest)
+        n_held += len(rest)
+        if n_held > RECORD_CHARS:
+            raise too_long(f"line {number:,}")
+    if last := "".join(held):
+        yield last
+
+
+def too_long(where: str) -> Unreadable:
+    """The error for a record that cannot be held whole."""
+    return Unreadable(
+        f"the record at {where} has over {RECORD_CHARS:,} characters; split it, or give its text as .txt, which may be"
+        " of any length"
+    )
+
+
+def bare(line: str) -> str:
+    """A line without its end."""
+    return line.removesuffix("\n").removesuffix("\r")
+
+
+# ── records ────────────────────────────────────────────────────────────────────────────────────
+
+
+class NumberedLines:
+    """Lines for a csv reader, counted; `begin` is called before each record, so that one too long is noticed."""
+
+    def __init__(self, given: Iterable[str], prepare: Callable[[str], str]) -> None:
+        self.given, self.prepare = iter(given), prepare
+        self.number = self.first = self.n_chars = 0
+        self.held: list[str] = []
+
+    def begin(self) -> int:
+        """The number of the line at which the next record begins."""
+        self.first, self.n_chars = self.number + 1, 0
+        self.held.clear()
+        return self.first
+
+    def __iter__(self) -> Iterator[str]:
+        for line in self.given:
+            self.number += 1
+            self.n_chars += len(line)
+            if self.n_chars > RECORD_CHARS:
+                raise too_long(f"line {self.first:,} (is a quote never closed?)")
+            self.held.append(line)
+            yield self.prepare(line)
+
+
+def separated(given: Iterable[str], dialect: Dialect) -> Iterator[Record | Problem]:
+    """The records of lines, each with the number of the line it begins at; a blank line has none.
+
+    Raises Unreadable for a quote that is never closed: where the next record begins cannot be known.
+    """
+    if dialect.literal:
+        for number, line in enumerate(given, 1):
+            if cells := bare(line):
+                yield number, cells.split(dialect.delimiter)
+        return
+    numbered = NumberedLines(given, doubled_backslashes if dialect.backslash else str)
+    rows = csv.reader(
+        numbered, delimiter=dialect.delimiter, strict=True, skipinitialspace=dialect.padded,
+        escapechar="\\" if dialect.backslash else None, doublequote=not dialect.backslash,
+    )  # fmt: skip
+    while True:
+        first = numbered.begin()
+        try:
+            row = next(rows)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            if numbered.number > first:
+                raise Unreadable(
+                    f"line {first:,}: a quote that begins in this line is never closed, or not before a"
+                    f" {DELIMITERS.get(dialect.delimiter, 'delimiter')} or line end (line {numbered.number:,}: {error})"
+                ) from error
+            yield not_csv(first, error)
+            continue
+        if not dialect.backslash and is_escaped_outside("".join(numbered.held)):
+            yield Problem(f"line {first:,}", r"has \" outside quotes; put the field in quotes", "quotes")
+        elif row:
+            yield first, row
+
+
+def is_escaped_outside(record: str) -> bool:
+    """Whether a quote outside of fields in quotes has a backslash before it: it may be an escape or a character."""
+    places = [match.start() for match in re.finditer(r'\\"', record)]
+    return any(record.count('"', 0, place) % 2 == 0 for place in places)
+
+
+def not_csv(number: int, error: csv.Error) -> Problem:
+    """The problem of a record that ends in the line in which it begins."""
+    if "new-line" in str(error):
+        reason = "has a carriage return outside quotes; put the field in quotes"
+    else:
+        reason = (
+            f"has a quote that is not closed or not doubled ({error}); write a quote in a quoted field twice"
+        )
+    return Problem(f"line {number:,}", reason, "quotes")
+
+
+def doubled_backslashes(line: str) -> str:
+    """Backslashes that escape neither a quote nor a backslash, doubled: csv's own reader would leave them out."""
+    return LONE_BACKSLASH.sub(lambda match: match[0] if match[1] else r"\\", line)
+
+
+LONE_BACKSLASH = re.compile(r'\\(["\\])?')
+
+
+def rectangular(
+    records: Iterable[Record | Problem], width: int, dialect: Dialect
+) -> Iterator[Record | Problem]:
+    """Records of `width` columns; others are problems, blank ones are left out."""
+    name = DELIMITERS.get(dialect.delimiter, "delimiter")
+    for record in records:
+        if isinstance(record, Problem) or len(record[1]) == width:
+            yield record
+        elif len(record[1]) > 1 or record[1][0].strip():
+            number, row = record
+            mend = "" if dialect.literal else f" (text with a {name} in it must be in quotes)"
+            yield Problem(
+                f"line {number:,}",
+                f"has {len(row)} columns, the first line {width}; correct the line{mend}",
+                "number of columns",
+            )
+
+
+# ── detection ──────────────────────────────────────────────────────────────────────────────────
+
+
+def parse_delimiter(spelled: str | None) -> str:
+    """A delimiter from its name or itself; "" for none given. Raises UsageError for anything else."""
+    names = {name: delimiter for delimiter, name in DELIMITERS.items()} | {"\\t": "\t", "pipe": "|"}
+    found = names.get((spelled or "").lower(), spelled or "")
+    if len(found) > 1 or found in ('"', "\n", "\r"):
+        near = nearest(found, names)
+        hint = f"; did you mean {near!r}?" if near else ""
+        raise UsageError(
+            f"--delimiter {spelled!r} is not one character{hint}; give one, or {', '.join(DELIMITERS.values())}"
+        )
+    return found
+
+
+def detect_dialect(
+    text: Text, usual: str, report: Callable[[str], None], *, given: str = "", header: bool = True
+) -> Dialect:
+    """The dialect of a file that by its suffix has `usual` between its columns; what it has otherwise is reported.
+
+    Raises Unreadable where quotes can be read in two ways.
+    """
+    sample = sample_of(text)
+    delimiter = given or most_consistent(sample, usual, header=header)
+    if delimiter != usual:
+        shown = DELIMITERS.get(delimiter, repr(delimiter))
+        report(f"columns are separated by {shown}, not by {DELIMITERS[usual]}, and read so")
+    if delimiter == "\t":
+        return tabbed(text, report)
+    plain = Dialect(delimiter)
+    padded = Dialect(delimiter, padded=True)
+    if f'{delimiter} "' in "".join(sample) and is_padded(sample, delimiter):
+        report(f"a blank follows each {DELIMITERS.get(delimiter, 'delimiter')}: it is not taken for text")
+        return padded
+    escaped = Dialect(delimiter, backslash=True)
+    if any('\\"' in line for line in sample) and flawed(sample, plain) and not flawed(sample, escaped):
+        report("quotes are escaped by a backslash, and read so")
+        return escaped
+    return plain
+
+
+def sample_of(text: Text) -> list[str]:
+    """The first lines of a file; of a file longer than a block only whole ones."""
+    end = line_end(text())
+    blocks = list(islice(text(), 2))
+    found = list(lines(blocks[:1], end))
+    return found[:-1] if len(blocks) > 1 and len(found) > 1 else found
+
+
+def widths(sample: Iterable[str], dialect: Dialect) -> list[int]:
+    """The number of columns of each record of a sample, 0 for a problem; the last may have been cut."""
+    found = []
+    try:
+        for record in islice(separated(sample, dialect), SAMPLE_RECORDS):
+            found.append(0 if isinstance(record, Problem) else len(record[1]))
+    except Unreadable:
+        found.append(0)
+    return found
+
+
+def flawed(sample: Sequence[str], dialect: Dialect) -> bool:
+    """Whether a sample has records that do not follow a dialect, or differ in their number of columns."""
+    found = widths(sample, dialect)
+    return len(set(found)) > 1 or 0 in found
+
+
+def most_consistent(sample: Sequence[str], usual: str, *, header: bool) -> str:
+    """The delimiter by which most records have as many columns as the header (or as most have, without one)."""
+    best, best_share = usual, 0.0
+    for delimiter in (usual, *(each for each in DELIMITERS if each != usual)):
+        found = widths(sample, Dialect(delimiter, literal=delimiter == "\t"))
+        if not found:
+            continue
+        width = found[0] if header else Counter(found).most_common(1)[0][0]
+        share = found.count(width) / len(found)
+        if width > 1 and share >= CONSISTENT and share > best_share:
+            best, best_share = delimiter, share
+    return best
+
+
+def is_padded(sample: Sequence[str], delimiter: str) -> bool:
+    """Whether a blank follows each delimiter of the first line, and the sample is consistent only without them."""
+    first = bare(sample[0])
+    if first.count(delimiter) != first.count(f"{delimiter} "):
+        return False
+    return not flawed(sample, Dialect(delimiter, padded=True))
+
+
+BEGINS_WITH_QUOTE = re.compile(r'(?:^|\t)"')
+
+
+def tabbed(text: Text, report: Callable[[str], None]) -> Dialect:
+    """Whether quotes in a tab-separated file are quotes (Excel, pandas) or characters: the whole file decides."""
+    end = line_end(text())
+    literal, quoted = Dialect("\t", literal=True), Dialect("\t")
+    n_quoted = sum(len(BEGINS_WITH_QUOTE.findall(line)) for line in lines(text(), end) if '"' in line)
+    if not n_quoted:
+        return literal
+    fields = f"{n_quoted:,} field{'s begin' if n_quoted > 1 else ' begins'} with a quote"
+    n_literal, ragged_literal, _ = surveyed(text, end, literal)
+    try:
+        n_records, ragged, first_long = surveyed(text, end, quoted)
+    except Unreadable:
+        n_records = 0
+    if not n_records or ragged > ragged_literal:
+        report(f"{fields}, not all of them well formed: read as they are, quotes included")
+        return literal
+    if n_records < n_literal and not ragged_literal:
+        raise Unreadable(
+            f"line {first_long:,}: from here lines can be read as one field in quotes or as rows of their own; put no"
+            " field in quotes, or give the rows as csv or jsonl"
+        )
+    report(f"{fields}: read without the quotes")
+    return quoted
+
+
+def surveyed(text: Text, end: str, dialect: Dialect) -> tuple[int, int, int]:
+    """(records, records of another width than the first, the first line after which a record goes on) of a file.
+
+    Raises Unreadable where a field in quotes is not well formed.
+    """
+    n_records = n_ragged = first_long = width = before = 0
+    for record in separated(lines(text(), end), dialect):
+        if isinstance(record, Problem):
+            raise Unreadable(str(record))
+        number, row = record
+        if before and not first_long and number > before + 1:
+            first_long = before
+        n_records, width, before = n_records + 1, width or len(row), number
+        n_ragged += len(row) != width and (len(row) > 1 or bool(row[0].strip()))
+    return n_records, n_ragged, first_long or before

@@ -1,0 +1,432 @@
+"""The one reader of tables, for corpora and for labelled rows: csv, tsv, JSON lines, json and parquet as rows of named
+fields. A row that cannot be read is a `Problem` with its line; what is guessed or left out is reported in a line.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO, NamedTuple, cast
+
+from textus.common import UsageError, extra, nearest, notice
+from textus.corpus import exports
+from textus.corpus.decoding import open_text
+from textus.corpus.dialects import (
+    Problem,
+    Text,
+    detect_dialect,
+    line_end,
+    lines,
+    rectangular,
+    separated,
+)
+from textus.corpus.documents import Unreadable
+from textus.corpus.exports import FIELDS
+from textus.corpus.sources import DAMAGE, Source, blocks
+
+Row = dict[str, Any]
+TABLES = ("csv", "tsv", "json", "jsonl", "parquet")
+"""The kinds of sources that are tables."""
+
+JSON_CHARS = 256_000_000
+"""The most characters of a json file: it must be held whole. JSON lines may be of any length."""
+
+HEADER_WORDS = FIELDS | {"review", "content", "class", "category", "stars", "rating", "sentiment", "title"}
+SHOWN_COLUMNS = 30
+
+
+class Placed(NamedTuple):
+    """A row and its place in its file, such as "line 5"."""
+
+    where: str
+    row: Row
+
+
+Rows = Iterator[Placed | Problem]
+
+
+def silent(line: str) -> None:
+    """Report nothing: for a file that is read again."""
+
+
+class NoColumn(Unreadable):
+    """A table lacks a column that was named, or that is needed."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How tables are read: `columns` as `parse_columns` gives them, the `encoding` and the `delimiter` ("" detects
+    them), and where a line about a file goes.
+    """
+
+    columns: Mapping[str, str] = field(default_factory=dict)
+    encoding: str = ""
+    delimiter: str = ""
+    report: Callable[[str], None] = notice
+
+    @property
+    def by_position(self) -> bool:
+        """Whether the columns are positions: the file then has no header."""
+        return any(column.isdigit() for column in self.columns)
+
+    def reporter(self, name: str) -> Callable[[str], None]:
+        """What reports a line about the file of this name."""
+        return lambda line: self.report(f"{name}: {line}")
+
+
+def parse_columns(spelled: str | None) -> dict[str, str]:
+    """The field that each of a file's columns is taken for: `text=review,label=stars` names columns, `0=text,1=label`
+    positions in a file without a header. UsageError for anything else.
+    """
+    columns: dict[str, str] = {}
+    for part in filter(None, (part.strip() for part in (spelled or "").split(","))):
+        first, equals, second = (side.strip() for side in part.partition("="))
+        if not (equals and first and second):
+            raise UsageError(
+                f"--columns {spelled!r}: {part!r} is no pair; write FIELD=COLUMN, such as text=review,label=stars,"
+                " or for a file without a header POSITION=FIELD, such as 0=text,1=label"
+            )
+        column, name = (first, second) if first.isdigit() else (second, first)
+        for value in {column} & columns.keys() | {name} & set(columns.values()):
+            raise UsageError(
+                f"--columns {spelled!r} names {value!r} twice; a column is one field, and a field one column"
+            )
+        columns[column] = name
+    if len({column.isdigit() for column in columns}) > 1:
+        raise UsageError(f"--columns {spelled!r} mixes positions and names; use one of them")
+    return columns
+
+
+def read_rows(source: Source, reading: Reading, only: tuple[str, ...] = ()) -> Rows:
+    """The rows of one table, its columns under the fields' names; of a parquet file `only` these fields, if any is
+    there.
+
+    Raises Unreadable for a file that is no table or damaged, and NoColumn where a named column is missing.
+    """
+    report = reading.reporter(source.name)
+    naming = Naming(reading.columns, report)
+    if source.kind == "parquet":
+        return naming.renamed(parquet_rows(source, naming, only))
+    text = opened(source, reading.encoding)
+    if source.kind == "json":
+        return naming.renamed(json_rows(text, report))
+    if source.kind == "jsonl":
+        return naming.renamed(jsonl_rows(text))
+    naming.fixed = True
+    return naming.renamed(separated_rows(source.kind, text, reading, report))
+
+
+def opened(source: Source, encoding: str) -> Text:
+    """The characters of a source, decoded anew at each call."""
+    found, first = open_text(source, encoding=encoding)
+    unused = [first]
+    return lambda: unused.pop() if unused else open_text(source, encoding=found.codec)[1]
+
+
+# ── columns ────────────────────────────────────────────────────────────────────────────────────
+
+
+class Naming:
+    """Which column of a file is which field. A column that was named is its field, whatever the others are called."""
+
+    def __init__(self, columns: Mapping[str, str], report: Callable[[str], None]) -> None:
+        self.columns, self.report = columns, report
+        self.fixed = False
+        self.plans: dict[tuple[str, ...], dict[str, str] | NoColumn] = {}
+        self.reported: set[str] = set()
+
+    def renamed(self, rows: Rows) -> Rows:
+        """Rows with their columns under the fields' names; one without a named column is a problem.
+
+        Raises NoColumn where no row has the named columns, or the file has a header without them.
+        """
+        n_named, missing = 0, None
+        for placed in rows:
+            if isinstance(placed, Problem):
+                yield placed
+                continue
+            where, row = placed
+            row = self.with_parts(row)
+            plan = self.plans.get(tuple(row))
+            if plan is None:
+                plan = self.plans[tuple(row)] = self.plan(list(row))
+            if isinstance(plan, NoColumn):
+                missing = missing or plan
+                if self.fixed:
+                    raise plan
+                yield Problem(where, str(plan), "no column")
+            else:
+                n_named += 1
+                yield Placed(where, {plan[column]: value for column, value in row.items() if column in plan})
+        if missing and not n_named:
+            raise missing
+
+    def plan(self, present: list[str]) -> dict[str, str] | NoColumn:
+        """The field of each column that is used, or the error for one that is missing."""
+        plan: dict[str, str] = {}
+        for column, name in self.columns.items():
+            found = self.match(column, present)
+            if found is None:
+                return missing_column(column, present)
+            plan[found] = name
+        fields = set(plan.values())
+        for column in present:
+            if column in plan:
+                continue
+            name = self.usual(column, present)
+            if name in fields:
+                used = next(other for other in plan if plan[other] == name)
+                self.once(f"column {column!r} is not used: {name} is column {used!r}, as --columns names it")
+            else:
+                plan[column] = name
+                fields.add(name)
+        return plan
+
+    def match(self, column: str, present: list[str]) -> str | None:
+        """The column of this name, or the only one of this name in other letters, which is reported."""
+        if column in present:
+            return column
+        alike = [each for each in present if each.casefold() == column.casefold()]
+        if len(alike) != 1:
+            return None
+        self.once(f"column {alike[0]!r} is taken for {column!r}")
+        return alike[0]
+
+    def usual(self, column: str, present: list[str]) -> str:
+        """A column's name, or the field it means where only its letters differ from that of one."""
+        name = column.strip().casefold()
+        if column == name or name not in FIELDS or name in present or name in self.columns:
+            return column
+        if sum(other.strip().casefold() == name for other in present) > 1:
+            return column
+        if name not in self.columns.values():
+            self.once(f"column {column!r} is taken for {name!r}")
+        return name
+
+    def with_parts(self, row: Row) -> Row:
+        """A row with the columns that were named by a path (`translation.en`), or by the key inside of an object, and
+        sums of columns of 0 and 1 (`toxic+insult`): the list of those that are 1.
+        """
+        for column in self.columns:
+            if column not in row:
+                value = part_of(row, column)
+                if value is not None:
+                    row = row | {column: value}
+        return row
+
+    def once(self, line: str) -> None:
+        if line not in self.reported:
+            self.reported.add(line)
+            self.report(line)
+
+
+def part_of(row: Row, column: str) -> Any:
+    """What a column of `a.b`, of a key inside of one object, or of `a+b+c` holds; None for anything else."""
+    head, dot, rest = column.partition(".")
+    if dot and isinstance(inside := row.get(head), dict):
+        return inside.get(rest, part_of(inside, rest))
+    if "+" in column and all(part.strip() in row for part in column.split("+")):
+        return [part.strip() for part in column.split("+") if is_one(row[part.strip()])]
+    inside = [value[column] for value in row.values() if isinstance(value, dict) and column in value]
+    return inside[0] if len(inside) == 1 else None
+
+
+def is_one(value: Any) -> bool:
+    """Whether a cell of a column for one class says that the row is of it."""
+    return str(value).strip().lower() in ("1", "1.0", "true", "yes")
+
+
+def missing_column(column: str, present: list[str]) -> NoColumn:
+    """The error for a table without a column."""
+    near = nearest(column, present)
+    hint = f"; did you mean {near!r}?" if near else ";"
+    shown = ", ".join(map(repr, present[:SHOWN_COLUMNS])) or "none"
+    more = f" and {len(present) - SHOWN_COLUMNS} more" if len(present) > SHOWN_COLUMNS else ""
+    return NoColumn(f"has no column {column!r}{hint} it has {shown}{more}")
+
+
+# ── csv, tsv ───────────────────────────────────────────────────────────────────────────────────
+
+
+def separated_rows(kind: str, text: Text, reading: Reading, report: Callable[[str], None]) -> Rows:
+    """The rows of a file with a delimiter; without a header its columns are numbered from 0."""
+    usual = "," if kind == "csv" else "\t"
+    has_header = not reading.by_position
+    dialect = detect_dialect(text, usual, report, given=reading.delimiter, header=has_header)
+    records = separated(lines(text(), line_end(text())), dialect)
+    first = next((record for record in records if is_content(record, has_header)), None)
+    if first is None:
+        return
+    if isinstance(first, Problem):
+        raise Unreadable(f"{first}: it is the first, so that nothing can be read by it")
+    number, cells = first
+    header = header_of(cells) if has_header else [str(n) for n in range(len(cells))]
+    if has_header:
+        repeated = [name.strip() for name in cells]
+    else:
+        repeated = []
+        if is_header_like(cells, reading.columns):
+            report(
+                f"line {number} ({', '.join(cells[:4])}) looks like a header and is left out; name the columns with"
+                " --columns text=COLUMN, not by position"
+            )
+        else:
+            yield Placed(f"line {number:,}", dict(zip(header, cells, strict=True)))
+    yield from body(rectangular(records, len(header), dialect), header, repeated, report)
+
+
+def is_content(record: tuple[int, list[str]] | Problem, has_header: bool) -> bool:
+    """Whether a record may be the first: it is more than a blank line, and a header has a name."""
+    if isinstance(record, Problem) or (len(record[1]) > 1 and not has_header):
+        return True
+    return any(cell.strip(" \t\ufeff") for cell in record[1])
+
+
+def body(
+    records: Iterable[tuple[int, list[str]] | Problem],
+    header: list[str],
+    repeated: list[str],
+    report: Callable[[str], None],
+) -> Rows:
+    """Records as rows; a header that comes again, as where files were joined, is left out and reported."""
+    again: list[int] = []
+    for record in records:
+        if isinstance(record, Problem):
+            yield record
+        elif repeated and [cell.strip() for cell in record[1]] == repeated:
+            again.append(record[0])
+        else:
+            yield Placed(f"line {record[0]:,}", dict(zip(header, record[1], strict=True)))
+    if again:
+        times = f" ({len(again)} such lines)" if len(again) > 1 else ""
+        report(f"line {again[0]:,} is the header again and is left out{times}")
+
+
+def header_of(cells: list[str]) -> list[str]:
+    """The names of a header. Raises Unreadable where two columns have one name."""
+    names = [cell.strip().strip("\ufeff") or f"column {number}" for number, cell in enumerate(cells)]
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise Unreadable(f"has {names.count(twice[0])} columns named {twice[0]!r}; rename all but one")
+    return names
+
+
+def is_header_like(cells: list[str], columns: Mapping[str, str]) -> bool:
+    """Whether the first line of a file without a header has names of columns where the fields should be."""
+    named = [
+        (cells[int(column)].strip().casefold(), name)
+        for column, name in columns.items()
+        if int(column) < len(cells)
+    ]
+    return bool(named) and (
+        any(cell == name for cell, name in named) or all(cell in HEADER_WORDS for cell, _ in named)
+    )
+
+
+# ── json ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def jsonl_rows(text: Text) -> Rows:
+    """One JSON object a line."""
+    for number, line in enumerate(lines(text(), line_end(text())), 1):
+        if line.strip(" \t\r\n\ufeff"):
+            yield json_row(f"line {number:,}", line.strip("\ufeff"))
+
+
+def json_row(where: str, line: str) -> Placed | Problem:
+    """A JSON object as a row."""
+    try:
+        return as_row(where, json.loads(line))
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits is a bare ValueError
+        return Problem(where, f"is not JSON ({error})", "not JSON")
+
+
+def as_row(where: str, value: Any) -> Placed | Problem:
+    """A parsed value as a row, in the usual fields where it is an export of a known tool."""
+    if not isinstance(value, dict):
+        return Problem(where, f"is {type(value).__name__}, not an object of fields", "not an object")
+    try:
+        return Placed(where, exports.usual_fields(value))
+    except exports.Refused as error:
+        return Problem(where, str(error), "export")
+
+
+def json_rows(text: Text, report: Callable[[str], None]) -> Rows:
+    """The rows of a json file by what it holds: a list of objects, an object with one inside, JSON lines, one object.
+
+    Raises Unreadable for anything else.
+    """
+    whole = held_whole(text())
+    try:
+        value = json.loads(whole.strip("\ufeff"))
+    except RecursionError as error:
+        raise Unreadable(f"is not JSON ({error})") from error
+    except ValueError as error:
+        if not starts_with_objects(whole):
+            raise Unreadable(f"is not JSON ({error})") from error
+        report("holds one JSON object after another, and is read so")
+        yield from jsonl_rows(lambda: [whole])
+        return
+    for where, entry in exports.entries(value, report):
+        yield as_row(where, entry)
+
+
+def held_whole(text: Iterable[str]) -> str:
+    """All characters of a json file. Raises Unreadable beyond the limit."""
+    pieces, n_chars = [], 0
+    for piece in text:
+        pieces.append(piece)
+        n_chars += len(piece)
+        if n_chars > JSON_CHARS:
+            raise Unreadable(f"has over {JSON_CHARS:,} characters; give its rows as JSON lines (.jsonl)")
+    return "".join(pieces)
+
+
+def starts_with_objects(whole: str) -> bool:
+    """Whether the first line that is not blank is a JSON object by itself."""
+    first = next((line for line in lines([whole], line_end([whole])) if line.strip(" \t\r\n\ufeff")), "")
+    return isinstance(json_row("", first), Placed)
+
+
+# ── parquet ────────────────────────────────────────────────────────────────────────────────────
+
+
+def parquet_rows(source: Source, naming: Naming, only: tuple[str, ...]) -> Rows:
+    """The rows of a parquet file, a small batch at a time; the columns that are not wanted are not read."""
+    parquet = extra("pyarrow.parquet", "text")
+    number = 0
+    with seekable(source) as file:
+        try:
+            table = parquet.ParquetFile(file, pre_buffer=False)
+            plan = naming.plan(list(table.schema_arrow.names))
+            wanted = [] if isinstance(plan, NoColumn) else [name for name in plan if plan[name] in only]
+            for batch in table.iter_batches(256, columns=wanted or None, use_threads=False):
+                for row in batch.to_pylist():
+                    yield Placed(f"record {number}", row)
+                    number += 1
+        except (*DAMAGE, ValueError, extra("pyarrow", "text").ArrowException) as error:
+            raise Unreadable(f"not a parquet file, or damaged: {first_line(error)}") from error
+
+
+def seekable(source: Source) -> BinaryIO:
+    """The bytes of a source in a file one can seek in: itself, or spooled where it lies in an archive."""
+    try:
+        file = source.open()
+    except DAMAGE as error:
+        raise Unreadable(first_line(error)) from error
+    if not source.wrapping and "!" not in source.name:
+        return file
+    file.close()
+    spooled = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115 — the caller closes it
+    for block in blocks(source):
+        spooled.write(block)
+    spooled.seek(0)
+    return spooled
+
+
+def first_line(error: BaseException) -> str:
+    """An error in one line."""
+    return (str(error) or type(error).__name__).splitlines()[0]

@@ -1,0 +1,126 @@
+"""How good a fine-tuned model is on the rows held out: on the way, and at the end beside answers that read nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import count
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from textus import tokenizer as tokenizers
+from textus.checkpoint import RunFolder
+from textus.common import notice
+from textus.models import LanguageModel
+from textus.runs import found_of
+from textus.tasks import Example, Row, Task, answers, read
+from textus.training import Evaluate
+
+NO_FIGURES = ("step", "validation", "criterion")
+"""What an evaluation's line of the log holds before the task's figures."""
+
+
+Watch = Callable[[int, dict[str, Any]], None]
+"""Is shown what each evaluation found, and its number from 1."""
+
+
+# ── on the way ──
+
+
+def on_dev(
+    model: LanguageModel, *, task: Task, examples: list[Example], rows: list[Row], pad_id: int
+) -> dict[str, Any]:
+    """`scored`, of a model that reads ids."""
+    return scored(task, examples, answers(model, task, rows, pad_id))
+
+
+def on_dev_texts(
+    model: LanguageModel, *, task: Task, examples: list[Example], tokenizer: tokenizers.Tokenizer
+) -> dict[str, Any]:
+    """`scored`, of a model that reads texts."""
+    return scored(task, examples, read(model, task, tokenizer, examples))
+
+
+def scored(task: Task, examples: list[Example], outputs: list[Any]) -> dict[str, Any]:
+    """What the log says of the rows held out: the task's figures, the first of which chooses the weights."""
+    scores = task.scores(examples, outputs, intervals=False)
+    figures = {name: round(value["value"], 6) for name, value in scores.items() if isinstance(value, dict)}
+    first = next(iter(figures.values()))
+    return {"validation": figures.get("nats", 1 - first), "criterion": -first, **figures}
+
+
+def on_all(model: LanguageModel, *, each: dict[str, Evaluate]) -> dict[str, Any]:
+    """What the log says of several tasks: the figures of each, and the mean of their first ones, which chooses the
+    weights.
+    """
+    told = {name: evaluate(model) for name, evaluate in each.items()}
+    mean = round(fmean(-found["criterion"] for found in told.values()), 6)
+    figures = {
+        f"{name}/{figure}": value
+        for name, found in told.items()
+        for figure, value in found.items()
+        if figure not in ("validation", "criterion")
+    }
+    return {"validation": round(1 - mean, 6), "criterion": -mean, **figures}
+
+
+def watched(evaluate: Any, watch: Watch) -> Evaluate:
+    """The evaluation, shown to someone who may end the training by an error."""
+    numbers = count(1)
+
+    def both(model: LanguageModel) -> dict[str, Any]:
+        found: dict[str, Any] = evaluate(model)
+        watch(next(numbers), found)
+        return found
+
+    return both
+
+
+# ── at the end ──
+
+
+def conclude(run: RunFolder, held: Mapping[str, tuple[Task, Sequence[Example]]]) -> Path:
+    """Note how good the weights to use are on the rows `held` out, task by task, and print a line where they are no
+    better than answers that read nothing, or where training found nothing better than what it began with.
+    """
+    found = found_of(run)
+    named = {f"{name}/" if len(held) > 1 else "": each for name, each in held.items()}
+    run.record["held_out"] = {
+        task.called: compared(task, examples, figures)
+        for prefix, (task, examples) in named.items()
+        if (figures := figures_of(found, prefix))
+    }
+    run.write_record()
+    if run.record.get("solved") and run.record["weights"]["step"] == 0:
+        notice("fine-tuning found nothing better on the held-out rows than the solved head, which is kept")
+    for name, each in run.record["held_out"].items():
+        if not each["better"]:
+            notice(
+                f"{name} is not better than {each['baseline_of']} on the {each['rows']:,} held-out rows:"
+                f" {each['figure']} {each['value']:.3g}, {each['baseline_of']} {each['baseline']:.3g}; give more rows,"
+                " or train longer (--epochs)"
+            )
+    return run.path
+
+
+def figures_of(found: Mapping[str, Any], prefix: str) -> dict[str, float]:
+    """A task's figures in a line of the log, its first one first."""
+    return {
+        name.removeprefix(prefix): value
+        for name, value in found.items()
+        if name.startswith(prefix) and name not in NO_FIGURES
+    }
+
+
+def compared(task: Task, examples: Sequence[Example], figures: Mapping[str, float]) -> dict[str, Any]:
+    """A task's first figure, beside that of the best answers without reading: 0 where a task has no such answers."""
+    figure, value = next(iter(figures.items()))
+    if (blind := task.blind(examples)) is None:
+        baseline, of = 0.0, "no answer"
+    else:
+        scores = task.scores(examples, blind, intervals=False)
+        baseline, of = round(scores[figure]["value"], 6), task.blindly
+    return {
+        "rows": len(examples), "figure": figure, "value": value, "baseline": baseline, "baseline_of": of,
+        "better": value > baseline,
+    }  # fmt: skip

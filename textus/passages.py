@@ -1,0 +1,207 @@
+"""Documents of an index as passages: where each comes from, and long ones cut so that all of them can be found.
+
+A model reads so many tokens of a text and no more, so a long document is cut into passages that overlap: each is
+found by itself, and knows its document's id, title, file and place.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from textus.common import DataError, UsageError, notice
+from textus.corpus.documents import Dropped, Unreadable
+from textus.corpus.sources import WRAPPED, Source, scan
+from textus.corpus.tables import Reading, parse_columns
+from textus.records import (
+    Broken,
+    Found,
+    Problem,
+    Record,
+    bad_rows,
+    class_text,
+    is_table,
+    of_source,
+    report_dropped,
+    stream_records,
+)
+
+LONGEST = 1200
+"""Bytes of UTF-8 in a passage: some 250 English words or 400 Chinese characters, which a window of 512 tokens holds."""
+OVERLAP = 6
+"""A passage begins with the last one of so many parts of the one before it."""
+WHOLE = (".zip", ".md", ".markdown", ".html", ".htm")
+"""Suffixes of what holds whole documents, beside folders."""
+IDS = ("id", "_id", "doc_id")
+"""Fields that name a row, in the order in which they are looked for."""
+ENDS = re.compile(r"\n+|[。！？；]+[”’」』）]*|[.!?;]+[\"'”’)]*\s+")
+"""Where a passage may end."""
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A stretch of a document: its text, and where it comes from."""
+
+    text: str
+    number: int
+    """The document's place among the rows of what was read, from 0; empty and repeated ones count."""
+    where: str
+    """File and line, row or entry."""
+    id: str | None = None
+    title: str | None = None
+    start: int = 0
+    """The passage's first character in its document."""
+    same: tuple[str, ...] = ()
+    """The ids of documents with the same text, which were left out."""
+
+
+def read_passages(
+    path: Path, columns: str | None = None, *, encoding: str = "", longest: int = LONGEST
+) -> list[Passage]:
+    """The passages of a file's rows (of a .txt its lines), or of the files of a folder or archive; `longest` in bytes
+    of UTF-8, 0 for whole documents. Empty and repeated documents are left out and reported.
+
+    Raises UsageError for a negative length, DataError where there is no text.
+    """
+    if longest < 0 or 0 < longest < 64:
+        raise UsageError(f"--passage {longest}: give 0 (whole documents), or 64 and more")
+    documents: dict[str, Passage] = {}
+    n_read = n_empty = n_repeated = 0
+    for number, record in enumerate(records_of(path, columns, encoding)):
+        n_read += 1
+        document = document_of(record, number)
+        if not document.text.strip():
+            n_empty += 1
+        elif (known := documents.get(document.text)) is not None:
+            n_repeated += 1
+            if document.id is not None:
+                documents[document.text] = replace(known, same=(*known.same, document.id))
+        else:
+            documents[document.text] = document
+    if not documents:
+        raise DataError(f"{path} holds no text")
+    if n_empty:
+        notice(f"{n_empty:,} of {n_read:,} texts are empty and left out")
+    if n_repeated:
+        notice(f"{n_repeated:,} of {n_read:,} texts are repeated: each is kept once, with all of their ids")
+    passages = [passage for document in documents.values() for passage in cut(document, longest)]
+    if len(passages) > len(documents):
+        long = sum(bool(longest) and len(text.encode()) > longest for text in documents)
+        notice(
+            f"{long:,} of {len(documents):,} documents are long: they are indexed as passages of at most {longest:,}"
+            f" bytes that overlap, {len(passages):,} in all (--passage N)"
+        )
+    return passages
+
+
+def records_of(path: Path, columns: str | None, encoding: str) -> Iterator[Record]:
+    """Every document of a path as a record with a text: rows of tables, lines of a .txt, and of a folder or archive the
+    rows of its tables and every other text as one document.
+    """
+    whole = path.is_dir() or path.suffix.lower() in WHOLE
+    lines = not columns and suffix_of_path(path) == ".txt"
+    if not (whole or lines):
+        yield from stream_records(path, parse_columns(columns), encoding=encoding)
+        return
+    reading = Reading(parse_columns(columns), encoding)
+    dropped, faults, broken = list[Dropped](), list[Problem](), Broken()
+    for source in scan([path], Path(), lambda n: None):
+        if isinstance(source, Dropped):
+            dropped.append(source)
+        elif is_table(source):
+            rows = list(of_source(Found(source), reading, dropped))
+            faults += [row for row in rows if isinstance(row, Problem)]
+            yield from (broken.cleaned(row) for row in rows if isinstance(row, Record))
+        else:
+            yield from (broken.cleaned(record) for record in texts_of(source, path, reading, lines=lines))
+    broken.report()
+    report_dropped(dropped)
+    if faults:
+        raise bad_rows(faults)
+
+
+def texts_of(source: Source, path: Path, reading: Reading, *, lines: bool) -> Iterator[Record]:
+    """A text as one document named after its file, or each of its `lines` as one."""
+    try:
+        text = class_text(source, reading)
+    except Unreadable as error:
+        raise DataError(f"{source.name} cannot be read: {error}") from error
+    if not lines:
+        name = source.name.removeprefix(str(path)).lstrip("/\\!") or path.name
+        yield Record({"text": text, "id": name, "title": Path(name).stem}, source.name)
+        return
+    for number, line in enumerate(text.removesuffix("\n").split("\n"), 1):
+        yield Record({"text": line.rstrip("\r")}, f"{source.name}: line {number}")
+
+
+def suffix_of_path(path: Path) -> str:
+    """A file's suffix without that of its packing."""
+    name = path.with_suffix("") if path.suffix.lower() in WRAPPED else path
+    return name.suffix.lower()
+
+
+def document_of(record: Record, number: int) -> Passage:
+    """A row as one passage. Raises DataError where it has no text."""
+    values = record.values
+    given = next((values[name] for name in IDS if values.get(name) is not None), None)
+    title = values.get("title")
+    return Passage(
+        text_of(values, record.where),
+        number,
+        record.where,
+        None if given is None else str(given),
+        title if isinstance(title, str) else None,
+    )
+
+
+def text_of(values: dict[str, Any], where: str, name: str = "text") -> str:
+    """A field that is text. Raises DataError where it is missing, or something else."""
+    if name not in values:
+        shown = ", ".join(map(repr, list(values)[:30]))
+        raise DataError(
+            f"{where} has no field {name!r}; it has {shown}: name its column with --columns {name}=COLUMN"
+        )
+    if not isinstance(value := values[name], str):
+        raise DataError(f"{where}: the {name} is {type(value).__name__} ({value!r}), not a string")
+    return value
+
+
+def file_texts(path: Path, columns: str | None = None) -> list[str]:
+    """The texts of a file's rows, in order; of a plain text file its lines."""
+    return [text_of(record.values, record.where) for record in records_of(path, columns, "")]
+
+
+def cut(document: Passage, longest: int) -> Iterable[Passage]:
+    """A document as passages of at most `longest` bytes, cut at the ends of sentences or at blanks where there are any
+    in the second half; each begins with the end of the one before it.
+    """
+    text = document.text
+    if not longest or len(text.encode()) <= longest:
+        return [document]
+    passages, start = [], 0
+    while start < len(text):
+        end = start + len(text[start : start + longest].encode()[:longest].decode(errors="ignore"))
+        if end < len(text):
+            end = place_between(text, start + (end - start) // 2, end)
+        passages.append(replace(document, text=text[start:end], start=start))
+        if end >= len(text):
+            break
+        again = end - len(text[start:end].encode()[-(longest // OVERLAP) :].decode(errors="ignore"))
+        start = max(start + 1, place_between(text, again, end, first=True) if again > start else end)
+    return [passage for passage in passages if passage.text.strip()]
+
+
+def place_between(text: str, low: int, high: int, *, first: bool = False) -> int:
+    """A place to cut a text: behind the last (or `first`) sentence or blank that ends in a stretch, else its end (or
+    its beginning).
+    """
+    ends = [match.end() for match in ENDS.finditer(text, low, high) if low < match.end() < high]
+    blanks = [match.end() for match in re.finditer(r"\s+", text[low:high])]
+    if not ends and blanks:
+        ends = [low + blank for blank in blanks if low < low + blank < high]
+    if first:
+        return ends[0] if ends else low
+    return ends[-1] if ends else high
