@@ -17,9 +17,10 @@ from typing import Any
 
 import pytest
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from textus import api, common, loader, searching
-from textus.checkpoint import load, read_log, verify
+from textus.checkpoint import Checkpoint, load, open_run, read_log, verify
 from textus.cli import main
 from textus.common import (
     RunError,
@@ -128,10 +129,12 @@ def planted_index(trained: Path, corpus: Path, story: Path, place: Path, name: s
 
 def planted_manifest(trained: Path, corpus: Path, story: Path, place: Path, name: str) -> Callable[[], Any]:
     run = run_of(trained, place)
-    write_json(run / "run.json", {**read_json(run / "run.json"), "status": "training"})
-    for step in (run / "state").glob("step-*"):
-        manifest = read_json(step / "MANIFEST.json")
-        write_json(step / "MANIFEST.json", {**manifest, name: "0" * 64})
+    weights = load_file(run / "model.safetensors")
+    open_run(run).unfinish()
+    step = open_run(run).save(Checkpoint(4, weights, {}))
+    load(run)
+    manifest = read_json(step / "MANIFEST.json")
+    write_json(step / "MANIFEST.json", {**manifest, name: "0" * 64})
     return lambda: load(run)
 
 
@@ -283,11 +286,7 @@ def test_the_log_never_decides(
 ) -> None:
     """R7: a line cut by a full disk stops neither resume nor show nor compare."""
     run = run_of(trained, place)
-    (run / "model.safetensors").unlink()
-    shutil.rmtree(run / "state" / "step-12")
-    record = read_json(run / "run.json")
-    del record["files"]
-    write_json(run / "run.json", {**record, "status": "training"})
+    open_run(run).unfinish()
     with (run / "log.jsonl").open("ab") as file:
         file.write(cut)
     board = next((run / "tensorboard").iterdir(), None) if (run / "tensorboard").is_dir() else None
