@@ -108,10 +108,11 @@ class Conversation:
         from textus.generation import sampling_of
 
         name, equals, value = (part.strip() for part in assignment.partition("="))
+        name = name.replace("-", "_")
         now = asdict(sampling_of(self.settings))
         if equals:
             try:
-                changed = {**self.settings, name.replace("-", "_"): _value(name, value, now)}
+                changed = {**self.settings, name: _value(name, value)}
                 now = asdict(sampling_of(changed))
                 self.settings = changed
             except UsageError as error:
@@ -130,17 +131,20 @@ def full_context(pieces: DecodedStream, settings: dict[str, Any], run: Run) -> s
     return f"… (cut at {pieces.n_tokens} tokens: the context of {context:,} is full; --sliding continues)"
 
 
-def _value(name: str, value: str, now: dict[str, Any]) -> Any:
+def _value(name: str, value: str) -> Any:
     """A setting's value as typed, in the form that setting has."""
-    before = now.get(name.replace("-", "_"))
-    if isinstance(before, bool):
+    from textus.generation import Sampling
+
+    default = getattr(Sampling(), name, None)
+    if isinstance(default, bool):
         return value.lower() in ("true", "yes", "on", "1")
-    if not isinstance(before, int | float):
+    if not isinstance(default, int | float):
         return value
     try:
-        return int(value) if isinstance(before, int) else float(value)
+        return int(value) if isinstance(default, int) else float(value)
     except ValueError as error:
-        raise UsageError(f"{name}={value} is not a number") from error
+        kind = "whole number" if isinstance(default, int) else "number"
+        raise UsageError(f"{name}={value} is not a {kind}") from error
 
 
 def show(text: str) -> None:
