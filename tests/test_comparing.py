@@ -262,6 +262,7 @@ def test_a_log_that_is_being_written_is_read(tmp_path: Path) -> None:
 
 
 def test_a_model_in_training_is_not_changed_by_being_measured(runs: dict[str, api.Run]) -> None:
+    _ = runs["decoder"].tokenizer  # read now
     torch.manual_seed(0)
     model = build("decoder", {"vocab_size": 40, "n_layer": 1, "n_head": 2, "d_model": 8, "dropout": 0.5})
     model.train()

@@ -21,12 +21,12 @@ from torch import Tensor
 
 from textus import hardware
 from textus.common import counter_seed
+from textus.gradients import Gradients
 from textus.loader import Batch
 from textus.models import kernels
 from textus.models.losses import chunk_loss, cross_entropy
 from textus.models.rotary import RopeScaling
 from textus.models.transformer import Decoder, DecoderConfig
-from textus.training import Gradients
 
 needs_kernels = pytest.mark.skipif(kernels.library() is None, reason=f"no kernels: {kernels.why_none()}")
 

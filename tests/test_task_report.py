@@ -181,7 +181,7 @@ def test_the_page_of_an_ensemble_has_its_members(run: api.Run, folder: Path, tmp
 def test_flags_of_tasks_are_refused_where_there_is_none(
     trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for words in (["--slice", "x"], ["--no-floors"], ["--out", "x"]):
+    for words in (["--slice", "x"], ["--no-floors"], ["--entities", "x"]):
         assert main(["evaluate", str(trained), *words]) == 2
         assert f"{words[0]}: {trained} was not fine-tuned for a task" in capsys.readouterr().err
 

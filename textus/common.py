@@ -25,6 +25,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Collection, Iterable, Iterator
+from contextvars import ContextVar
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -132,7 +133,7 @@ def sha256(path: Path) -> str:
 def fingerprint(value: Any) -> str:
     """A short stable hash (16 hex digits) of anything JSON can hold."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:16]
 
 
 def sync(path: Path) -> None:
@@ -150,7 +151,8 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     sweep(path)
     beside = beside_name(path)
     try:
-        beside.write_bytes(data.encode() if isinstance(data, str) else data)
+        # a lone surrogate, as in a file name that is not UTF-8, becomes its escape in JSON
+        beside.write_bytes(data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data)
         sync(beside)
         beside.replace(path)
     finally:
@@ -301,8 +303,8 @@ def alone_in(folder: Path) -> Iterator[None]:
     with held(folder) as got_it:
         if not got_it:
             raise RunError(
-                f"{folder} is in use: a training or a search writes to it; wait for that, stop it, or choose"
-                " another --out"
+                f"{folder} is in use: a training or a search writes to it, or another command; wait for that,"
+                " stop it, or choose another --out"
             )
         yield
 
@@ -396,6 +398,11 @@ def claim(out: Path, *, force: bool = False, kind: str = "run") -> None:
     """Refuse an output folder that exists, unless `force`; and even then one that holds something else than a `kind`:
     nothing is overwritten by accident. Replacing it is left to the caller.
     """
+    if kind in ("run", "tokenizer", "export") and printable(str(out.absolute())) != str(out.absolute()):
+        raise UsageError(
+            f"{out}: models and tokenizers cannot be opened in a folder of this name (control characters, or bytes"
+            " that are not UTF-8); choose another --out"
+        )
     sweep(out)
     if not out.exists():
         return
@@ -436,14 +443,73 @@ def uniform(seed: int, *keys: int | str) -> float:
 # ── telling people ─────────────────────────────────────────────────────────────────────────────
 
 
+_gathered: ContextVar[list[str] | None] = ContextVar("gathered", default=None)
+_COUNT = re.compile(r"\d[\d,]*(?= of \d| tokens in all| windows)|(?<= of )\d[\d,]*|^\d[\d,]*")
+"""The numbers of a notice that count rows or tokens; others are limits or values."""
+
+
 def notice(text: str) -> None:
     """One line for the person at the terminal; standard output stays free for results."""
-    print(text, file=sys.stderr, flush=True)
+    if (held := _gathered.get()) is not None:
+        held.append(text)
+    else:
+        print(printable(text, keep="\n\t"), file=sys.stderr, flush=True)
+
+
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str, keep: str = "") -> str:
+    """Text, such as the name of a file, that any terminal can show and any file hold.
+
+    Control characters and bytes that are not UTF-8 (Python's lone surrogates) are escaped, `\\x1b` and `\\xe9`.
+    """
+
+    def escaped(match: re.Match[str]) -> str:
+        code = ord(match[0]) - (0xDC00 if "\udc80" <= match[0] <= "\udcff" else 0)
+        return match[0] if match[0] in keep else f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+
+    return UNPRINTABLE.sub(escaped, text)
 
 
 def command_line() -> str:
     """The command that was typed, quoted so that it can be pasted back."""
     return shlex.join(["textus", *sys.argv[1:]])
+
+
+@contextlib.contextmanager
+def notices_together(*, show: bool = True) -> Iterator[None]:
+    """Within the block the notices of many batches are held back; after it each kind is one line, its counts summed;
+    none without `show`: the same work is done again, and then told.
+    """
+    held: list[str] = []
+    token = _gathered.set(held)
+    try:
+        yield
+    finally:
+        _gathered.reset(token)
+        for text in summed(held) if show else ():
+            notice(text)
+
+
+def summed(notices: Iterable[str]) -> list[str]:
+    """Notices that differ in numbers alone as one, its counts summed; the first's other numbers and names are kept."""
+    first: dict[str, str] = {}
+    totals: dict[str, list[int]] = {}
+    for text in notices:
+        body, _, place = text.partition("; the first ")
+        kind = re.sub(r"\d[\d,]*", "#", body)
+        counts = [int(number.replace(",", "")) for number in _COUNT.findall(body)]
+        if kind not in first:
+            first[kind], totals[kind] = text, counts
+        else:
+            totals[kind] = [a + b for a, b in zip(totals[kind], counts, strict=True)]
+    found = []
+    for kind, text in first.items():
+        body, mark, place = text.partition("; the first ")
+        numbers = iter(totals[kind])
+        found.append(_COUNT.sub(lambda _: f"{next(numbers):,}", body) + mark + place)  # noqa: B023
+    return found
 
 
 def cpu_seconds() -> float:

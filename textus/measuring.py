@@ -14,10 +14,11 @@ import torch
 
 from textus import hardware
 from textus.common import counter_seed, cpu_seconds, notice
+from textus.gradients import Gradients
 from textus.loader import Batch, Batches
 from textus.models import LanguageModel, build
 from textus.optim import make_optimisers
-from textus.training import Choices, Gradients, TrainSettings
+from textus.training import Choices, TrainSettings
 
 
 def fast_bf16() -> bool:

@@ -26,23 +26,14 @@ from textus.config import from_dict
 from textus.corpus import Corpus, open_corpus
 from textus.engine import Engine
 from textus.generation import Sampling, beginning
+from textus.gradients import Backward, Gradients
 from textus.loader import Batches, TokenStore, tokenize
 from textus.models import LanguageModel, build, vectors
 from textus.models import family as family_of
 from textus.models.pretrained import lost
 from textus.pairs import loader_for, source_of, without_pairs
 from textus.presets import Plan, Wish, plan_count, plan_neural, sizes_of
-from textus.training import (
-    Backward,
-    Choices,
-    Clock,
-    Evaluate,
-    Gradients,
-    TrainSettings,
-    check_patience,
-    fit,
-    validation_loss,
-)
+from textus.training import Choices, Clock, Evaluate, TrainSettings, check_patience, fit, validation_loss
 
 
 def start(

@@ -43,6 +43,7 @@ from textus.common import (
     write_json,
 )
 from textus.config import NONE, VERSION, Shape, check_shape, from_dict, migrate
+from textus.inputs import items_of
 from textus.metrics import ranking
 from textus.models import LanguageModel
 from textus.passages import Passage, text_of
@@ -227,17 +228,20 @@ class Index:
         both = self.record["bm25"] and self.record["run"]
         return "hybrid" if both else "bm25" if self.record["bm25"] else "dense"
 
-    def search(
-        self, queries: Sequence[str], *, k: int = 10, by: str | None = None
-    ) -> list[list[tuple[int, float]]]:
-        """For each query at most `k` (place in the index, score), best first. By words, a text that has none of them is
-        not found.
+    def search(self, queries: Any, *, k: int = 10, by: str | None = None) -> Any:
+        """For each query at most `k` (place in the index, score), best first; of one query (a string) its list. By
+        words, a text that has none of them is not found.
 
-        Raises UsageError for a way it was not built for, or one query instead of a list of them.
+        Raises UsageError for a way it was not built for, or queries that are no strings.
         """
-        if isinstance(queries, str):
-            raise UsageError(f"search takes a list of queries; write [{queries[:40]!r}]")
-        queries = [clean_text(query) for query in queries]
+        items, alone = items_of(queries)
+        texts = [clean_text(item) for item in items if isinstance(item, str)]
+        if len(texts) < len(items):
+            raise UsageError("a query is one string; give a string or a list of strings")
+        results = self._search(texts, k, by) if texts else []
+        return results[0] if alone else results
+
+    def _search(self, queries: Sequence[str], k: int, by: str | None) -> list[list[tuple[int, float]]]:
         by = by or self.way
         if by not in WAYS:
             raise unknown("way", by, WAYS)
@@ -247,7 +251,6 @@ class Index:
             )
         if k < 1:
             raise UsageError(f"--top {k}: must be at least 1")
-        queries = [clean_text(query) for query in queries]
         if by == "hybrid":
             lists = [way(queries, max(k, FUSED)) for way in (self._by_words, self._by_meaning)]
             return [fused(each)[:k] for each in zip(*lists, strict=True)]

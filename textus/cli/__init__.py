@@ -14,6 +14,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 from cyclopts import App, CycloptsError
 from cyclopts.exceptions import (
@@ -23,6 +24,7 @@ from cyclopts.exceptions import (
     UnusedCliTokensError,
 )
 
+from textus.arguments import STDIN
 from textus.cli.app import PLANNED, PLANNED_FLAGS, VERBS, build_app
 from textus.cli.help import flat_verbs, overview, page
 from textus.cli.options import Answer
@@ -141,7 +143,7 @@ def work(app: App, words: list[str]) -> int:
         print(overview(words[0]))
         return 0
     try:
-        command, bound, _ = app.parse_args(words, print_error=False, exit_on_error=False)
+        command, bound, _ = app.parse_args(with_stdin(words), print_error=False, exit_on_error=False)
     except UnknownCommandError as error:
         raise unknown_verb(words) from error
     except CycloptsError as error:
@@ -150,11 +152,22 @@ def work(app: App, words: list[str]) -> int:
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
         answer = command(*bound.args, **bound.kwargs)
     if isinstance(answer, Answer):
-        print(
-            json.dumps(answer.data, ensure_ascii=False, default=str) if as_json else answer.text, flush=True
-        )
+        text = json.dumps(answer.data, ensure_ascii=False, default=str) if as_json else answer.text
+        # a lone surrogate, as in a file name that is not UTF-8, as its escape
+        print(text.encode("utf-8", "backslashreplace").decode(), flush=True)
         return answer.exit_code
     return answer if isinstance(answer, int) else 0
+
+
+def with_stdin(words: list[str]) -> list[str]:
+    """A single - where a text may stand, as the name of standard input: the parser takes it for an option."""
+    if words[0] not in ("predict", "generate"):
+        return words
+    found = list(words)
+    for place, (before, word) in enumerate(pairwise(words), 1):
+        if word == "-" and (not before.startswith("--") or before in ("--json", "--force", "--text")):
+            found[place] = STDIN
+    return found
 
 
 def unknown_verb(words: list[str]) -> UsageError:

@@ -7,6 +7,7 @@ from typing import Any
 
 from cyclopts import App
 
+from textus.cli.checking import validate
 from textus.cli.demo import demo
 from textus.cli.exchanging import export, import_, pull
 from textus.cli.improving import augment, cloze, fewshot, tune
@@ -33,6 +34,7 @@ VERBS: dict[str, Callable[..., Any] | dict[str, Callable[..., Any]]] = {
     "tokenizer": {"train": tokenizer_train, "report": tokenizer_report},
     "train": train,
     "resume": resume,
+    "validate": validate,
     "augment": augment,
     "cloze": cloze,
     "finetune": finetune,

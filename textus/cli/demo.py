@@ -109,7 +109,6 @@ def run_step(main: Callable[[list[str]], int], why: str, words: list[str]) -> No
 def last_screen(out: Path, seconds: float) -> None:
     """What was made, how good it is, and what to try with one's own text."""
     found = json.loads((out / "report" / "comparison.json").read_text())
-    best = found["rows"][0]
     lines = [
         "",
         f"Done in {seconds / 60:.1f} minutes. In {out}/:",
@@ -120,7 +119,7 @@ def last_screen(out: Path, seconds: float) -> None:
         "  report      comparison.html, for a browser",
         "",
         *(f"  {row['name']:10}{row['bits_per_byte']['value']:.3f} bits per byte" for row in found["rows"]),
-        f"Better: {best['name']}. {' '.join(found['verdict'])}",
+        f"Which is better: {' '.join(found['verdict'])}",
         "",
         "With your own text:",
         "  textus corpus build FOLDER --out work/corpus",

@@ -16,11 +16,13 @@ from textus.cli.options import (
     Budget,
     Columns,
     CorpusFolder,
+    Encoding,
     Force,
     Json,
     Out,
     Rows,
     RunFolder,
+    SkipInvalid,
     flag,
     option,
 )
@@ -129,10 +131,14 @@ def finetune(
         Path | None, option("Rows that choose the weights; without it, a tenth is held out.", metavar="FILE")
     ] = None,
     columns: Columns = None,
+    encoding: Encoding = None,
+    skip_invalid: SkipInvalid = None,
     tokenizer: Annotated[
         str | None, option("For a new model: a tokenizer's folder, or a kind to train on the texts.")
     ] = None,
-    epochs: Annotated[int | None, option("Times the rows are read. [default: 3, a new model 8]")] = None,
+    epochs: Annotated[
+        int | None, option("Times the rows are read. [default: by their number; of many 3, a new model 8]")
+    ] = None,
     seed: Annotated[int, option("The same command, seed and choices give the same bytes.")] = 0,
     augment: Annotated[
         str | None,
@@ -153,8 +159,8 @@ def finetune(
 
     run = api.finetune(
         data, out=out, task=task, method=method, start=start, model=model, dev=dev, columns=columns,
-        tokenizer=tokenizer, epochs=epochs, seed=seed, augment=augment, settings=settings or [], force=force,
-        **also.given(),
+        encoding=encoding, skip_invalid=skip_invalid, tokenizer=tokenizer, epochs=epochs, seed=seed, augment=augment,
+        settings=settings or [], force=force, **also.given(),
     )  # fmt: skip
     return finished(run)
 

@@ -5,7 +5,18 @@ reports on one. Built on https://github.com/huggingface/tokenizers.
 """
 
 from textus.tokenizer.chat import CHAT_TEMPLATE
-from textus.tokenizer.encoding import END, IM_END, IM_START, PAD, UNKNOWN, Stream, Tokenizer, load
+from textus.tokenizer.encoding import (
+    END,
+    IM_END,
+    IM_START,
+    PAD,
+    UNKNOWN,
+    Stream,
+    Tokenizer,
+    load,
+    made,
+    settings_beside,
+)
 from textus.tokenizer.learning import KINDS, train
 from textus.tokenizer.quality import report
 
@@ -20,6 +31,8 @@ __all__ = [
     "Stream",
     "Tokenizer",
     "load",
+    "made",
     "report",
+    "settings_beside",
     "train",
 ]
