@@ -89,9 +89,7 @@ class Choices:
     """eager, compiled (torch.compile a block at a time) or native (`textus.models.kernels`)."""
     device: str = "cpu"
     workers: int = 1
-    """Micro-batches worked on at once, each by one thread; the sum is taken in order, so the bytes do not
-    depend on it.
-    """
+    """Micro-batches worked on at once, each by one thread; the sum is taken in order: the bytes do not depend on it."""
 
     @property
     def name(self) -> str:
@@ -258,11 +256,7 @@ class Training:
 
     # ── steps ──────────────────────────────────────────────────────────────────────────────────
 
-    def loop(
-        self,
-        stopped: Callable[[], bool],
-        evaluate: Evaluate | None,
-    ) -> None:
+    def loop(self, stopped: Callable[[], bool], evaluate: Evaluate | None) -> None:
         """Steps until the schedule ends, with evaluations and checkpoints on the way."""
         with progress("training", self.schedule.steps) as advance:
             advance(self.step)
@@ -472,11 +466,9 @@ class Training:
 class Gradients:
     """Gradients of a whole batch, micro-batch by micro-batch, on one or more threads.
 
-    Each micro-batch has gradients of its own and they are added in order: any number of workers gives the
-    same bytes. One thread
-    a worker meets the others once a step, where threads inside each operation would meet hundreds of times,
-    which
-    on a shared machine costs ten times the work.
+    Each micro-batch has gradients of its own and they are added in order: any number of workers gives the same bytes.
+    One thread a worker meets the others once a step, where threads inside each operation would meet hundreds of times,
+    which on a shared machine costs ten times the work.
     """
 
     def __init__(self, model: LanguageModel, workers: int = 1, loss: GetLoss | None = None) -> None:
@@ -501,9 +493,7 @@ class Gradients:
         return lambda model, batch, step: (self.compute(batch, pieces), names)
 
     def compute(self, batch: Batch, pieces: int) -> Loss:
-        """Fill every parameter's `.grad` with the gradient of the mean over the batch's targets; returns the
-        loss.
-        """
+        """Fill every parameter's `.grad` with the gradient of the mean over the batch's targets; returns the loss."""
         micro = batch.micro(pieces)
         weight = float(batch.weights.sum())
         if weight <= 0:
@@ -513,9 +503,7 @@ class Gradients:
         total, parts = torch.zeros((), device=self.parameters[0].device), dict[str, float]()
         for parameter in self.parameters:
             parameter.grad = None
-        held: set[int] = (
-            set()
-        )  # parameters that are only ever added get one tensor for both: each needs its own
+        held = set[int]()  # parameters that are only ever added get one tensor for both: each needs its own
         for loss, gradients in self._each(micro, weight):
             total += loss.total.detach()
             for name, value in loss.parts.items():
@@ -586,9 +574,7 @@ def deterministic() -> Iterator[None]:
 
 @contextmanager
 def stop_signals() -> Iterator[Callable[[], bool]]:
-    """Turn the first SIGINT or SIGTERM into a question the loop asks between steps; a second one acts at
-    once.
-    """
+    """Turn the first SIGINT or SIGTERM into a question the loop asks between steps; a second one acts at once."""
     asked = False
     before: dict[int, Any] = {}
 
