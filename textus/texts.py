@@ -76,6 +76,8 @@ def read_text(path: Path | str) -> Texts:
         raise DataError(f"{path} cannot be read: {error}; give a text file, plain or .gz") from error
     if not n_bytes:
         raise DataError(f"{path} is empty; there is nothing to measure on")
+    if encoding.origin == "guessed":
+        notice(f"{path} is not UTF-8: read as {encoding.codec}")
     return Texts(str(path), n_bytes, lambda: _whole(source, encoding.codec))
 
 
@@ -95,7 +97,7 @@ def read_pairs(path: Path | str) -> Texts:
 
     Raises DataError for a file without a pair.
     """
-    found = [each for each in scan([path], Path(path), lambda *_: None) if isinstance(each, Source)]
+    found = (each for each in scan([path], Path(path), lambda *_: None) if isinstance(each, Source))
     try:
         rows = [row for source in found for row in read(source, Reading()) if isinstance(row, Raw)]
     except NoColumn:

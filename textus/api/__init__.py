@@ -417,14 +417,16 @@ def import_model(
     return Run(out)
 
 
-def export_model(run: str | Path, *, out: str | Path, to: str = "hf", force: bool = False) -> dict[str, Any]:
+def export_model(
+    run: str | Path, *, out: str | Path, to: str = "hf", argmax: bool = False, force: bool = False
+) -> dict[str, Any]:
     """Write a run as a folder that `transformers` loads, or its adapters as one that `peft` does; UsageError saying
-    what it cannot hold.
+    what it cannot hold. `argmax`: a tagger with a CRF may be written without it.
     """
     from textus.exporting import export_run
 
     common.claim(Path(out), force=force, kind="export")
-    return export_run(Path(run), Path(out), to=to)
+    return export_run(Path(run), Path(out), to=to, argmax=argmax)
 
 
 def pull_model(name: str, *, out: str | Path, force: bool = False) -> Run:

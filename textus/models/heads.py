@@ -58,6 +58,7 @@ class SequenceHead(nn.Module):
     """Scores of a whole text. `single`: one of C classes; `multi`: any of them; `regression`: C numbers.
 
     Labels: (B,) class numbers; (B, C) of 0 and 1; (B, C) numbers. `weights` (C,) is what a class of `single` weighs.
+    `pooler`: a map and a tanh of the pooled state come first, as in BERT's own heads.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class SequenceHead(nn.Module):
         pooling: Literal["mean", "cls", "last", "max"] = "mean",
         dropout: float = 0.1,
         weights: list[float] | None = None,
+        pooler: bool = False,
     ) -> None:
         super().__init__()
         for kind, value, known in (("task", task, TASKS), ("pooling", pooling, POOLINGS)):
@@ -77,6 +79,7 @@ class SequenceHead(nn.Module):
         self.task, self.pooling = task, pooling
         self.weights = None if weights is None else torch.tensor(weights)
         self.dropout = nn.Dropout(dropout)
+        self.dense = Linear(d_model, d_model, bias=True) if pooler else None
         self.out = Linear(d_model, n_labels, bias=True)
 
     def features(self, hidden: Tensor, batch: Batch) -> Tensor:
@@ -85,7 +88,10 @@ class SequenceHead(nn.Module):
 
     def forward(self, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
         """hidden (B, T, D) -> scores (B, C)."""
-        return self.out(self.dropout(pool(hidden, mask, self.pooling))).float()
+        pooled = pool(hidden, mask, self.pooling)
+        if self.dense is not None:
+            pooled = torch.tanh(self.dense(pooled))
+        return self.out(self.dropout(pooled)).float()
 
     def loss(self, hidden: Tensor, batch: Batch) -> Loss:
         """Nats (or squared error) summed over texts; of several labels or numbers a text has the mean."""

@@ -346,13 +346,14 @@ def from_record(record: dict[str, Any]) -> Task:
 @dataclass(frozen=True)
 class Frame:
     """What stands around texts for a model: ids before the first, one after each; `longest` ids in all (None: any).
-    `segments`: how many kinds of text it tells apart.
+    `segments`: how many kinds of text it tells apart; `between`: how many ids part two texts (RoBERTa's have two).
     """
 
     begin: tuple[int, ...]
     end_id: int
     longest: int | None
     segments: int = 0
+    between: int = 1
 
     def around(
         self, texts: Sequence[list[int]], where: Literal["end", "middle"] = "end"
@@ -361,7 +362,8 @@ class Frame:
         that its first quarter and the end are kept (Sun et al. 2019).
         """
         kept = [len(text) for text in texts]
-        room = None if self.longest is None else self.longest - len(self.begin) - len(texts)
+        more = (self.between - 1) * (len(texts) - 1)
+        room = None if self.longest is None else self.longest - len(self.begin) - len(texts) - more
         cut = left = 0 if room is None else max(0, sum(kept) - room)
         while left:  # the longest comes down to the next, then both together
             longest = kept.index(max(kept))
@@ -372,8 +374,9 @@ class Frame:
         ids, segments = list(self.begin), [0] * len(self.begin)
         for number, (text, n) in enumerate(zip(texts, kept, strict=True)):
             first = n if where == "end" else n // 4
-            ids += [*text[:first], *text[len(text) - n + first :], self.end_id]
-            segments += [number] * (n + 1)
+            ends = self.between if number < len(texts) - 1 else 1
+            ids += [*text[:first], *text[len(text) - n + first :], *[self.end_id] * ends]
+            segments += [number] * (n + ends)
         return ids, segments, cut
 
 
@@ -382,7 +385,8 @@ def frame_of(config: Any, tokenizer: Tokenizer, longest: int | None = None) -> F
     limits = [each for each in (config.context_length, longest) if each]
     begin = tuple(tokenizer.begin) or (tokenizer.end_id,)
     segments = getattr(config, "segments", 0)
-    return Frame(begin, tokenizer.end_id, min(limits) if limits else None, segments)
+    longest = min(limits) if limits else None
+    return Frame(begin, tokenizer.end_id, longest, segments, tokenizer.between)
 
 
 def rows_of(task: Task, examples: Sequence[Example], tokenizer: Tokenizer, frame: Frame) -> list[Row]:

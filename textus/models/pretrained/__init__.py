@@ -143,7 +143,8 @@ def architecture(name: str) -> Architecture:
     """The module for a class of `transformers`; UsageError listing the known ones."""
     known = architectures()
     if name not in known:
-        raise checks.unsupported("the architecture", name, known)
+        with_heads = import_module("textus.models.pretrained.heads").CLASSES
+        raise checks.unsupported("the architecture", name, [*known, *with_heads])
     return known[name]
 
 

@@ -6,7 +6,7 @@ Nothing in a folder is executed: pickled checkpoints are refused, and code that 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from textus.common import (
     RunError,
     UsageError,
     fingerprint,
+    is_plain_name,
     notice,
     read_json,
     sha256,
@@ -36,6 +37,7 @@ from textus.models.pretrained import (
     checked_config,
     describe,
     foreign_weights,
+    heads,
     llama,
     older,
     packing,
@@ -95,7 +97,7 @@ def weight_files(folder: Path) -> dict[Path, set[str] | None]:
             raise RunError(f"{folder / INDEX} has no weight_map; it was changed or cut short")
         found: dict[Path, set[str] | None] = {}
         for name, file in table.items():
-            if not isinstance(file, str) or Path(file).name != file:
+            if not is_plain_name(file):
                 raise RunError(f"{folder / INDEX} places {name} in {file!r}, which is no file of this folder")
             found.setdefault(folder / file, set()).add(name)  # type: ignore[union-attr]
         return found
@@ -161,7 +163,8 @@ def read_model(folder: Path) -> Imported:
     hf = read_json(folder / "config.json")
     name, where = class_name(hf, folder), f"{folder}/config.json"
     packing.check_quantized(hf, folder)
-    module = architecture(name)
+    headed = heads.split(name)
+    module = headed[0] if headed else architecture(name)
     if "auto_map" in hf:
         notice(f"{folder}: the code that auto_map names is not run; it is read as a plain {name}")
     tokenizer = read_tokenizer(folder, hf)
@@ -173,16 +176,23 @@ def read_model(folder: Path) -> Imported:
     tensors = SafeTensors(folder)
     if "scale_decoder_outputs" in hf:  # a T5 of transformers 5, which says of each that its head is tied
         hf["tie_word_embeddings"] = not apart(tensors, "lm_head.weight", "shared.weight")
-    values = checked_config(module, hf, where)
+    if headed:
+        values = {**checked_config(module, {**hf, "architectures": [headed[1]]}, where), "pooler": False}
+    else:
+        values = checked_config(module, hf, where)
     config: Any = from_dict(family_of(module.FAMILY)[1], values, "model.")
     if tokenizer is not None:
         tokenizer = fitting(tokenizer, config.vocab_size, str(folder))
         if family_of(module.FAMILY)[0].can_generate:
             tokenizer.end_also_at(said_ends(folder, hf, tokenizer.vocab_size))
-    weights = read_weights(module, config, tensors)
+    if headed:
+        found = heads.read_head(module, headed[2], hf, tensors)
+        found["weights"] |= read_weights(module, config, heads.Body(tensors, heads.parts(module, headed[2])))
+    else:
+        found = {"weights": read_weights(module, config, tensors)}
     files = [folder / "config.json", *tensors.files]
     source = {"format": "huggingface", "architecture": name, "files": {f.name: sha256(f) for f in files}}
-    return Imported(module.FAMILY, values, weights, tokenizer, source)
+    return Imported(module.FAMILY, values, tokenizer=tokenizer, source=source, **found)
 
 
 def apart(tensors: SafeTensors, first: str, second: str) -> bool:
@@ -284,6 +294,55 @@ def write_folder(
     write_json(out / "config.json", {**hf, "dtype": "float32"})
     save_file(tensors, out / WEIGHTS, metadata={"format": "pt"})
     return str(hf["architectures"][0])
+
+
+def write_head(
+    out: Path, model: Any, tokenizer: tokenizers.Tokenizer, spec: dict[str, Any], task: Headed
+) -> str:
+    """Write an encoder with its one head for `transformers`; returns its class name. UsageError where no class holds
+    them, and why.
+    """
+    config = model.config
+    body, hf = heads.describe_head(config, spec, task.labels, argmax=task.argmax)
+    out.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(out)
+    finish_tokenizer(out, "encoder", config, tokenizer)
+    framed(out, tokenizer, longest=task.longest)
+    write_json(out / "config.json", {"eos_token_id": tokenizer.end_id, **hf, "dtype": "float32"})
+    tensors = heads.head_weights(body, config, model.state_dict(), task.name, spec["kind"])
+    save_file(tensors, out / WEIGHTS, metadata={"format": "pt"})
+    return str(hf["architectures"][0])
+
+
+@dataclass(frozen=True)
+class Headed:
+    """The task of a head that is exported: its name, its labels, ids of a text that are read (0: all), and whether a
+    CRF may be left out.
+    """
+
+    name: str
+    labels: list[str]
+    longest: int = 0
+    argmax: bool = False
+
+
+def framed(out: Path, tokenizer: tokenizers.Tokenizer, *, longest: int) -> None:
+    """Let an exported tokenizer set around texts what a task's rows have around them here, and cut them as long."""
+    names = {number: name for name, number in tokenizer.special.items()}
+    begin = [names[number] for number in tokenizer.begin or [tokenizer.end_id]]
+    end = names[tokenizer.end_id]
+    backend = Backend.from_str(tokenizer.backend.to_str())
+    first = " ".join([*begin, "$A", end])
+    backend.post_processor = TemplateProcessing(
+        single=first, pair=" ".join([first, *[end] * (tokenizer.between - 1), f"$B:1 {end}:1"]),
+        special_tokens=[(name, tokenizer.special[name]) for name in dict.fromkeys([*begin, end])],
+    )  # fmt: skip
+    write_atomic(out / "tokenizer.json", backend.to_str(pretty=True))
+    path = out / "tokenizer_config.json"
+    said = read_json(path)
+    length = min(said["model_max_length"], longest or said["model_max_length"])
+    changed = fingerprint(json.loads(backend.to_str()))
+    write_json(path, {**said, "textus_fingerprint": changed, "model_max_length": length})
 
 
 def finish_tokenizer(out: Path, family: str, config: Any, tokenizer: tokenizers.Tokenizer) -> None:
