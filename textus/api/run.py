@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from html import escape
 from pathlib import Path
@@ -14,11 +14,17 @@ if TYPE_CHECKING:
     from textus.corpus import Corpus
     from textus.generation import DecodedStream, Sampling
     from textus.models import LanguageModel
+    from textus.predicting import Predictor
     from textus.tasks import Task
     from textus.tokenizer import Tokenizer
 
 SYSTEM = ("system", "developer")
 """Roles of the messages that a conversation begins with and always keeps."""
+
+
+def is_texts(on: Any) -> bool:
+    """Whether these are texts themselves, not the path of a file: a list, a DataFrame, …"""
+    return on is not None and not isinstance(on, str | Path)
 
 
 class Run:
@@ -92,26 +98,79 @@ class Run:
                 f" {self.path}{which} TEXT"
             )
 
-    def predict(
-        self,
-        texts: Sequence[str | tuple[str, ...]] | Path,
-        *,
-        columns: str | None = None,
-        task: str | None = None,
-    ) -> list[dict[str, Any]]:
-        """The task's answer for each text (or pair of texts), or for each row of a file, in order; `task`: the name of
-        one, of a run that has learnt several.
+    @cached_property
+    def _outline(self) -> LanguageModel:
+        """The model without its weights: what it can do is known before anything is read."""
+        import torch
 
-        Raises DataError for a file that the task cannot read.
-        """
-        from textus.tasks import examples_of, predictions
+        from textus.models import build
+
+        with torch.device("meta"):
+            return build(self.record["family"], self.record["config"])
+
+    @property
+    def needs_source(self) -> bool:
+        """Whether it makes a text from another."""
+        return self._outline.needs_source
+
+    @property
+    def can_generate(self) -> bool:
+        """Whether it writes texts."""
+        return self._outline.can_generate
+
+    def _predictor(self, task: str | None) -> Predictor:
+        from textus.predicting import predictor
+        from textus.tasks import learnt
 
         asked = self.task_called(task)
-        return predictions(self.model, asked, self.tokenizer, examples_of(asked, texts, columns))
+        record = learnt(self.record, asked.called, self.path)
+        return predictor(self.model, self.tokenizer, asked, record, self.path)
+
+    def predict(self, given: Any, *, columns: str | None = None, task: str | None = None) -> Any:
+        """The task's answer to one text (a string), or a list of answers: to texts, pairs of texts, rows (dictionaries,
+        a DataFrame), or the rows of a file (a Path), each with its line and id. `task`: the name of one, of a run that
+        has learnt several.
+
+        Raises UsageError for what holds no texts, DataError for a file that the task cannot read.
+        """
+        from textus.api.using import checked
+        from textus.predicting import predict
+
+        return predict(self._predictor(task), checked(given), columns)
+
+    def predict_proba(self, given: Any, *, columns: str | None = None, task: str | None = None) -> Any:
+        """The probability of every class, in the order of `task.labels`: an array (texts, classes), or (classes,) for
+        one text. UsageError for a task without classes.
+        """
+        from textus.api.using import checked
+        from textus.predicting import probabilities
+
+        return probabilities(self._predictor(task), checked(given), columns)
+
+    def predict_file(
+        self,
+        given: Any,
+        *,
+        out: str | Path,
+        columns: str | None = None,
+        task: str | None = None,
+        force: bool = False,
+    ) -> dict[str, Any]:
+        """The answers to the rows of a file (or whatever `predict` takes) as a file of rows, .csv, .tsv or .jsonl: the
+        file's own columns, then the answer and the probability of each class. Rows are written as they are answered;
+        the same call continues after a kill.
+
+        Raises UsageError where `out` exists, unless `force`.
+        """
+        from textus.api.using import written
+
+        given = Path(given) if isinstance(given, str) else given
+        about = written(self._predictor(task), given, Path(out), columns, force=force)
+        return {"run": str(self.path), **about}
 
     def evaluate_task(
         self,
-        on: str | Path,
+        on: Any,
         *,
         columns: str | None = None,
         by: Sequence[str] = (),
@@ -121,7 +180,8 @@ class Run:
         settings: Sequence[str] = (),
         entities: str | Path | None = None,
     ) -> dict[str, Any]:
-        """How well it answers the labelled rows of a file: the task's figures with their intervals.
+        """How well it answers labelled rows, of a file or of Python (dictionaries, a DataFrame, a pair (X, y)): the
+        task's figures with their intervals. Its folder is only read.
 
         `by`: columns of the file whose values are told apart, or `length`. `floors`: beside what those who know less
         reach, which the first time may mean to train one. `out`: a folder for the page and the figures. `task`: the
@@ -140,20 +200,23 @@ class Run:
             about = {"run": str(self.path), "entities": str(entities), "on": str(on)}
             return {**about, "task": "relations from raw text", **found}
         from textus import scoring
+        from textus.predicting import columns_trained
         from textus.tasks import learnt, read
 
         asked = self.task_as(task, settings) if task else self.task
-        rows = scoring.read_rows(asked, Path(on), columns)
+        known = asked.called in self.tasks
+        record = learnt(self.record, asked.called, self.path) if known else {}
+        rows = scoring.read_rows(asked, on, columns, columns_trained(record))
         outputs = read(self.model, asked, self.tokenizer, rows.examples)
-        about = {"run": str(self.path), "on": str(on), "task": asked.called}
+        about = {"run": str(self.path), "on": scoring.name_of(on), "task": asked.called}
         found = {**about, **scoring.assessed(rows, outputs, by)}
-        if asked.called in self.tasks:
-            record = learnt(self.record, asked.called, self.path)
+        if known:
             found["rows_trained_on"] = scoring.trained_on(record, rows)
             if floors and (lower := scoring.floors(self.path, record, rows, outputs)):
                 found["floors"] = lower
         if out is not None:
             scoring.write(Path(out), found, asked, {self.path.name: self.path / "log.jsonl"})
+            scoring.write_predictions(Path(out), rows, outputs)
         return found
 
     def triples(
@@ -202,13 +265,22 @@ class Run:
             )
         return similarity_of(self.model, settings)
 
-    def embed(self, texts: Sequence[str], *, settings: Sequence[str] = ()) -> Any:
-        """Vectors of texts, in order: an array (texts, D), float32, each of length one."""
+    def vectors_of(self, settings: Sequence[str] = ()) -> Callable[[Sequence[str]], Any]:
+        """What makes vectors of texts: (texts, D) float32, each of length one."""
         from textus.tasks import named_of_kind
         from textus.tasks.similarity import vectors
 
-        name = named_of_kind(self.record, "similarity") or "similarity"
-        return vectors(self.model, self.task_as(name, settings), self.tokenizer, texts)
+        task = self.task_as(named_of_kind(self.record, "similarity") or "similarity", settings)
+        return lambda texts: vectors(self.model, task, self.tokenizer, texts)
+
+    def embed(self, given: Any, *, columns: str | None = None, settings: Sequence[str] = ()) -> Any:
+        """The vector (D,) of one text (a string), or an array (texts, D) of several, in order: strings, rows, or a file
+        (a Path); float32, each of length one.
+        """
+        from textus.api.using import checked
+        from textus.embedding import embed
+
+        return embed(self.vectors_of(settings), checked(given), columns)
 
     def robustness(
         self,
@@ -221,9 +293,13 @@ class Run:
         """What it loses on the labelled rows of a file under typos, synonyms (by word `vectors`, else WordNet), case,
         spacing and irrelevant sentences.
         """
+        from textus.inputs import columns_of
+        from textus.predicting import columns_trained
         from textus.robustness import robustness
+        from textus.tasks import learnt
 
         words, asked = Path(vectors) if vectors else None, self.task_called(task)
+        columns = columns_of(Path(on), columns, columns_trained(learnt(self.record, asked.called, self.path)))
         found = robustness(self.model, asked, self.tokenizer, Path(on), columns=columns, vectors=words)
         return {"run": str(self.path), "on": str(on), "task": asked.called, **found}
 
@@ -320,37 +396,69 @@ class Run:
         return DecodedStream(events, TextStream(self.tokenizer, sampling.stop))
 
     def evaluate(
-        self, on: str | Path | None = None, *, stride: int | None = None, samples: bool = True
+        self,
+        on: Any = None,
+        *,
+        stride: int | None = None,
+        samples: bool = True,
+        out: str | Path | None = None,
+        **of_task: Any,
     ) -> dict[str, Any]:
-        """Bits per byte, perplexity and more of a text file, or without one of the corpus' validation split.
+        """How good it is. Of a model of text bits per byte, perplexity and more of a text file (or strings, each a
+        document), or without one of the corpus' validation split: `findings` are the family's own figures, where it has
+        some, `samples` adds how repetitive and how varied the model's own texts are. Of a fine-tuned run see
+        `evaluate_task`, whose further arguments are taken too. `out`: a folder for the page and the figures.
 
-        `findings` are the family's own figures, where it has some. `samples` adds how repetitive and how varied
-        the model's own texts are. Raises DataError where there is no text.
+        Raises DataError where there is no text, UsageError for arguments of the other kind of run.
         """
+        if name := of_task.get("task") or ", ".join(self.tasks):
+            if stride is not None:
+                raise UsageError(
+                    f"--stride {stride}: {self.path} is asked for {name}, not for text; leave it out"
+                )
+            if on is None:
+                raise UsageError(f"{self.path} is asked for {name}: give labelled rows, --on FILE")
+            return self.evaluate_task(on, out=out, **of_task)
+        if given := [name for name, value in of_task.items() if value not in (None, (), [])]:
+            raise UsageError(f"{given[0]}: {self.path} was not fine-tuned for a task; leave it out")
         from textus.evaluation import evaluate, own_findings, sample_quality, sources_among
 
         model, tokenizer, texts = self.model, self.tokenizer, self._texts(on)
         result = {"run": str(self.path), **evaluate(model, tokenizer, texts, stride=stride)}
-        result["on"] = str(on) if on else "validation split"
+        result["on"] = (
+            ("the texts given" if is_texts(on) else str(on)) if on is not None else "validation split"
+        )
         if found := own_findings(model, tokenizer, texts):
             result["findings"] = found
         if samples and model.can_generate:
             sources = sources_among(model, tokenizer, texts)
             result["samples"] = sample_quality(model, tokenizer, sources=sources)
+        if out is not None:
+            from textus.comparing import write_evaluation
+
+            sample = self._sample(texts) if model.can_generate else None
+            write_evaluation(Path(out), result, sample, {self.path.name: self.path / "log.jsonl"})
         return result
 
     def score(self, text: str, *, stride: int | None = None) -> Any:
         """Nats of each token of a text: an `evaluation.Score`."""
+        self.refuse_task()
         from textus.evaluation import score_text
 
         return score_text(self.model, self.tokenizer, text, stride=stride)
 
-    def _texts(self, on: str | Path | None, pairs: bool | None = None) -> Any:
+    def _texts(self, on: Any, pairs: bool | None = None) -> Any:
         """What to measure on; `pairs`: whether a file is read as pairs (None: if this model needs them)."""
-        from textus.texts import read_pairs, read_text, split_texts
+        from textus.inputs import items_of
+        from textus.texts import as_texts, read_pairs, read_text, split_texts
 
         if on is None:
             return split_texts(self._corpus())
+        if is_texts(on):
+            items, _ = items_of(on)
+            if not all(isinstance(item, str) for item in items):
+                raise UsageError(f"{self.path} predicts text: give strings, or the path of a file")
+            return as_texts(items)
         return read_pairs(on) if (self.model.needs_source if pairs is None else pairs) else read_text(on)
 
     def _sample(self, texts: Any) -> tuple[str, str]:

@@ -34,6 +34,17 @@ Json = Annotated[
     bool, flag("Write one JSON object to standard output, everything else to standard error.", "--json")
 ]
 Force = Annotated[bool, flag("Replace the output folder if it exists.")]
+ForceFile = Annotated[bool, flag("Replace the output file if it exists.", "--force")]
+AsText = Annotated[
+    bool, flag("Take the words for the text itself, also where they look like a path.", "--text")
+]
+RowsOut = Annotated[
+    Path | None,
+    option(
+        "Write a row each to this file, .csv, .tsv or .jsonl; the same command continues after a kill.",
+        metavar="FILE",
+    ),
+]
 Out = Annotated[Path, option("The folder to write; refused if it exists.", metavar="FOLDER")]
 RunFolder = Annotated[Path, Parameter(name="RUN", help="A run folder.")]
 CorpusFolder = Annotated[
@@ -170,7 +181,6 @@ class TaskFlags:
             "--columns": self.columns,
             "--slice": self.by,
             "--no-floors": self.no_floors,
-            "--out": self.out,
             "--entities": self.entities,
         }
         if wrong := [name for name, value in given.items() if value]:

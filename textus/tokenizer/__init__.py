@@ -5,7 +5,18 @@ a `sandbox` with its own `filters`, as text whose `provenance` is known, which `
 """
 
 from textus.tokenizer.chat import CHAT_TEMPLATE
-from textus.tokenizer.encoding import END, IM_END, IM_START, PAD, UNKNOWN, Stream, Tokenizer, load
+from textus.tokenizer.encoding import (
+    END,
+    IM_END,
+    IM_START,
+    PAD,
+    UNKNOWN,
+    Stream,
+    Tokenizer,
+    load,
+    made,
+    settings_beside,
+)
 from textus.tokenizer.learning import KINDS, train
 from textus.tokenizer.quality import report
 from textus.tokenizer.sandbox import TemplateRefusal
@@ -22,6 +33,8 @@ __all__ = [
     "TemplateRefusal",
     "Tokenizer",
     "load",
+    "made",
     "report",
+    "settings_beside",
     "train",
 ]
