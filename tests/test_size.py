@@ -18,9 +18,9 @@ POSITIONAL = 5
 TABLE_LINES = 50
 EMPTY_WORDS = ("utils", "util", "helpers", "helper", "misc", "manager", "handler", "factory")
 
-ONE_PER_FLAG = {"train", "start", "finetune"}
-"""`api.train`, `runs.start` and `finetune` have a parameter for each flag of their command: the flags are their
-interface."""
+ONE_PER_FLAG = {"train", "start", "finetune", "validate"}
+"""`api.train`, `runs.start`, `finetune` and `validate` have a parameter for each flag of their command: the flags
+are their interface."""
 
 TORCH_DECIDES = {"forward", "backward"}
 """Autograd functions take their inputs by position."""

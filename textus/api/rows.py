@@ -1,7 +1,8 @@
-"""Verbs that make rows to learn from: `augment` of others, `cloze` of plain text."""
+"""Verbs on rows to learn from: `augment` of others, `cloze` of plain text, `validate` of what a file holds."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,3 +50,31 @@ def cloze(corpus: str | Path, *, out: str | Path, force: bool = False, **how: An
         )
     write_atomic(out, json_lines(rows))
     return {"out": str(out), "rows": len(rows)}
+
+
+def validate(
+    data: str | Path,
+    *,
+    task: str = "classification",
+    dev: str | Path | None = None,
+    test: str | Path | None = None,
+    start: str | Path | None = None,
+    model: str | None = None,
+    columns: str | None = None,
+    encoding: str | None = None,
+    settings: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Check labelled rows for a task before a model is trained on them; the arguments are the flags of
+    `textus validate`.
+
+    Returns what each file holds, the classes, all rows that cannot be used (`errors`; `ok` where there is none) and
+    what is likely a mistake (`warnings`). Raises UsageError for words that are wrong, DataError for a file that cannot
+    be read at all.
+    """
+    from textus.validating import Reader, validate
+
+    reader = Reader(columns, encoding or "", tuple(settings))
+    others = {name: Path(path) for name, path in (("dev", dev), ("test", test)) if path}
+    return validate(
+        Path(data), task, others=others, run=Path(start) if start else None, family=model, reader=reader
+    )

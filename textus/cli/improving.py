@@ -13,10 +13,12 @@ from textus.cli.options import (
     Assignments,
     Columns,
     CorpusFolder,
+    Encoding,
     Force,
     Json,
     Rows,
     RunFolder,
+    SkipInvalid,
     option,
 )
 from textus.common import UsageError
@@ -116,6 +118,8 @@ class Fixed:
     tokenizer: Annotated[str | None, option("For a new model: a tokenizer's folder, or a kind to train.")] = (
         None
     )
+    encoding: Encoding = None
+    skip_invalid: SkipInvalid = None
     epochs: Annotated[int | None, option("Times the rows are read, if that is not to be searched.")] = None
     seed: Annotated[int, option("The same words and seed try the same settings.")] = 0
     settings: Assignments = None

@@ -16,11 +16,13 @@ from textus.cli.options import (
     Budget,
     Columns,
     CorpusFolder,
+    Encoding,
     Force,
     Json,
     Out,
     Rows,
     RunFolder,
+    SkipInvalid,
     flag,
     option,
 )
@@ -129,6 +131,8 @@ def finetune(
         Path | None, option("Rows that choose the weights; without it, a tenth is held out.", metavar="FILE")
     ] = None,
     columns: Columns = None,
+    encoding: Encoding = None,
+    skip_invalid: SkipInvalid = None,
     tokenizer: Annotated[
         str | None, option("For a new model: a tokenizer's folder, or a kind to train on the texts.")
     ] = None,
@@ -155,8 +159,8 @@ def finetune(
 
     run = api.finetune(
         data, out=out, task=task, method=method, start=start, model=model, dev=dev, columns=columns,
-        tokenizer=tokenizer, epochs=epochs, seed=seed, augment=augment, settings=settings or [], force=force,
-        **also.given(),
+        encoding=encoding, skip_invalid=skip_invalid, tokenizer=tokenizer, epochs=epochs, seed=seed, augment=augment,
+        settings=settings or [], force=force, **also.given(),
     )  # fmt: skip
     return finished(run)
 
@@ -220,6 +224,7 @@ def bench(
     what: Annotated[
         str, Parameter(name="WHAT", help="A script of benchmarks/, such as train_speed or ngram.")
     ],
+    /,
     *arguments: Annotated[
         str, Parameter(name="ARGUMENTS", allow_leading_hyphen=True, help="Passed on to it.")
     ],

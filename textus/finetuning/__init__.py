@@ -7,7 +7,7 @@ run.json holds the task with its classes and the head, so that `checkpoint.load`
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import torch
 
 from textus import hardware
 from textus import tokenizer as tokenizers
-from textus.augment import AugmentSettings, augmented, origin_of
+from textus.augment import AugmentSettings
 from textus.checkpoint import RunFolder, create_run, load, open_run, read_tokenizer, verify
 from textus.common import (
     DataError,
@@ -28,23 +28,27 @@ from textus.common import (
     fingerprint,
     notice,
     sha256,
-    uniform,
 )
 from textus.config import assign, from_dict, to_dict
 from textus.finetuning import solved
+from textus.finetuning.data import Data as Data
+from textus.finetuning.data import fingerprint_of as fingerprint_of
+from textus.finetuning.data import parted as parted
+from textus.finetuning.data import read_data as read_data
+from textus.finetuning.data import source as source
+from textus.finetuning.data import without_copies as without_copies
 from textus.finetuning.length import in_words, settings_of
 from textus.finetuning.outcome import Watch, conclude, on_all, on_dev, on_dev_texts, watched
 from textus.finetuning.wishes import Wish as Wish
 from textus.finetuning.wishes import parse_also as parse_also
+from textus.gradients import Gradients
 from textus.measuring import fast_bf16
 from textus.models import LanguageModel, adapters, build
 from textus.models import family as family_of
 from textus.models.linear import LabelledTexts
 from textus.presets import model_values
-from textus.records import Record, parse_columns, read_records
 from textus.runs import Ready, one_thread, same_weights, take_weights, train_to_end, weights_sum
 from textus.tasks import (
-    Example,
     Row,
     RowBatches,
     Task,
@@ -59,24 +63,10 @@ from textus.tasks import (
     with_head,
 )
 from textus.tasks.mixing import MixedBatches, MixSettings
-from textus.training import Choices, Evaluate, Gradients, TrainSettings, check_patience
+from textus.training import Choices, Evaluate, TrainSettings, check_patience
 
-HELD_OUT = 0.1
-"""Share of the rows that choose the weights, where no file of their own is given."""
 SCRATCH = {"n_layer": 2, "d_model": 256, "context_length": 256}
 """Size of a model that is not begun from a run."""
-
-
-@dataclass(frozen=True)
-class Data:
-    """A task's data as it is trained on: the task with its classes, both parts' checked rows, and a fingerprint of what
-    its files say.
-    """
-
-    task: Task
-    train: list[Example]
-    dev: list[Example]
-    fingerprint: str
 
 
 Parts = dict[str, Data]
@@ -93,77 +83,6 @@ def data_of(
     data = read_data(cls, assign(cls.config(), wish.of("task")), wish, augment, check)
     data.task.called = name
     return data
-
-
-def read_data(
-    cls: type[Task],
-    settings: Any,
-    wish: Wish,
-    augment: AugmentSettings | None = None,
-    check: Callable[[str], None] | None = None,
-) -> Data:
-    """The rows of a task's file, a share of them held out where no `dev` file is given; texts in both are told.
-    Those to learn from are augmented if asked. `check` is given the fingerprint of the files before all that.
-
-    Raises DataError for data the task cannot use.
-    """
-    path, spelled = wish.data, parse_columns(wish.columns)
-    files = [read_records(each, spelled) for each in (path, wish.dev) if each]
-    marked = fingerprint_of(files)
-    if check:
-        check(marked)
-    records, held = files[0], files[1] if wish.dev else []
-    if not wish.dev:
-        records, held = parted(records, wish.seed, cls.together)
-    records, held = without_copies(records, held)
-    task = cls.of(settings, records)
-    if augment:
-        records = augmented(records, augment)
-    train, validation = (task.examples(part, labelled=True) for part in (records, held))
-    if not train or not validation:
-        raise DataError(
-            f"{path}: {len(train)} rows to learn from, {len(validation)} to choose by; give more of both"
-        )
-    task.can_choose(validation)
-    known = {each.texts for each in train}
-    if shared := [each for each in validation if each.texts in known]:
-        notice(
-            f"{len(shared):,} of the {len(validation):,} rows that choose the weights have a text that is trained on"
-            f" too; the first is {shared[0].where}"
-        )
-    return Data(task, train, validation, marked)
-
-
-def parted(
-    records: list[Record], seed: int, together: tuple[str, ...] = ()
-) -> tuple[list[Record], list[Record]]:
-    """Rows to learn from, and those held out: by what they say (in the fields `together`), so that equal texts lie in
-    one part.
-    """
-    said = [{name: record.values.get(name) for name in together} or record.values for record in records]
-    origins = [origin_of(record.values) for record in records]
-    keys = {  # a copy goes where its row goes
-        origin: origin_of(each)
-        for origin, each, record in zip(origins, said, records, strict=True)
-        if "augmented" not in record.values
-    }
-    held = [uniform(seed, "held out", keys.get(origin, origin)) < HELD_OUT for origin in origins]
-    return (
-        [each for each, out in zip(records, held, strict=True) if not out],
-        [each for each, out in zip(records, held, strict=True) if out],
-    )
-
-
-def without_copies(records: list[Record], held: list[Record]) -> tuple[list[Record], list[Record]]:
-    """Both parts without copies (`textus augment`) of rows held out: these are measured as they were written, and
-    nothing of them is learnt from. What is left out is told.
-    """
-    known = {origin_of(each.values) for each in held}
-    kept = [r for r in records if "augmented" not in r.values or origin_of(r.values) not in known]
-    originals = [each for each in held if "augmented" not in each.values]
-    if n := len(records) - len(kept) + len(held) - len(originals):
-        notice(f"{n:,} rows are augmented copies of rows that choose the weights: they are left out")
-    return kept, originals
 
 
 def augment_settings(wish: Wish) -> AugmentSettings | None:
@@ -301,21 +220,6 @@ def tell(record: dict[str, Any], ready: Ready, parts: Parts, rows: dict[str, Row
             notice(f"{name}: {told}; {n:,} of the steps, its rows are read {times:.1f} times")
         else:
             notice(f"{name} with {record['family']}: {about}; {told}; {steps}")
-
-
-def source(wish: Wish, data: Data) -> dict[str, Any]:
-    """Where the data came from, and a fingerprint of what it says."""
-    return {
-        "path": str(wish.data.resolve()),
-        "dev": str(wish.dev.resolve()) if wish.dev else None,
-        "columns": wish.columns,
-        "fingerprint": data.fingerprint,
-    }
-
-
-def fingerprint_of(files: Sequence[Sequence[Record]]) -> str:
-    """A fingerprint of what the rows of files say."""
-    return fingerprint([[each.values for each in part] for part in files])
 
 
 def texts_of(parts: Parts) -> str:
@@ -536,7 +440,7 @@ def resume(
     run = open_run(path)
     if run.finished:
         verify(path)
-        notice(f"{path} is finished ({run.record['steps']} steps); nothing to resume")
+        notice(f"{path} is finished ({run.record.get('steps', '?')} steps); nothing to resume")
         return path
     one_thread()
     moved(run, data, dev)
@@ -578,7 +482,10 @@ def data_again(run: RunFolder, name: str, augment: AugmentSettings | None) -> Da
     record = learnt(run.record, name, run.path)
     kept = record["corpus"]
     dev = Path(kept["dev"]) if kept["dev"] else None
-    wish = Wish(Path(kept["path"]), record["task"], dev=dev, columns=kept["columns"], seed=record["seed"])
+    wish = Wish(
+        Path(kept["path"]), record["task"], dev=dev, columns=kept["columns"], seed=record["seed"],
+        skip_invalid=kept.get("skip_invalid"), encoding=kept.get("encoding"),
+    )  # fmt: skip
 
     def check(now: str) -> None:
         if now != kept["fingerprint"]:

@@ -16,6 +16,7 @@ from textus.models import adapters
 from textus.models import family as family_of
 from textus.tasks import task_class
 from textus.tasks.mixing import MixSettings
+from textus.tasks.rows import parse_share
 
 NAME = re.compile(r"[A-Za-z][\w-]*")
 """What a head may be called."""
@@ -78,6 +79,10 @@ class Wish:
     method: str = "full"
     also: tuple[Also, ...] = ()
     """Further tasks, learnt at once by heads of their own."""
+    skip_invalid: str | None = None
+    """The share of rows that may be left out because they cannot be used: N% or all."""
+    encoding: str | None = None
+    """The encoding of the files of rows; None: detected."""
 
     def check(self) -> None:
         """Words that are wrong or do not go together."""
@@ -91,6 +96,7 @@ class Wish:
             )
         if self.epochs is not None and self.epochs < 1:
             raise UsageError(f"--epochs {self.epochs}: must be at least 1")
+        parse_share(self.skip_invalid)
         for each in self.assignments:
             if (group := each.partition(".")[0]) not in (
                 known := ("model", "train", "optim", "choices", "task", "augment", "method", "mix")

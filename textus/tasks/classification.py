@@ -1,13 +1,14 @@
 """One class of several for a text or a pair of texts (`single`), or any number of them (`multi`).
 
 Fields: `text`, or `text` and `text_pair` (also `sentence1`, `sentence2`; `premise`, `hypothesis`; `question`,
-`sentence`); `label`, a name. Numbers are names too. With `multi`, `label` is a list, or names with a bar between.
+`sentence`); `label`, a name. Numbers are names too: 1, 1.0 and "1" are one. With `multi`, `label` is a list, or names
+with a bar between; `;` and commas are recognised where the rows are written so.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 from typing import Any, Literal
@@ -23,6 +24,8 @@ from textus.metrics import classification as measured
 from textus.records import Record
 from textus.report import Section, cell, diagonal, heatmap
 from textus.tasks import Example, Floats, Frame, Row, Task
+from textus.tasks.labels import Classes, find_separator, list_in, merged, name_of, parts, report_spellings
+from textus.tasks.rows import parse_rows
 from textus.tokenizer import Tokenizer
 
 PAIRS = (
@@ -39,7 +42,8 @@ TIE = 1e-6
 
 @dataclass(frozen=True)
 class ClassificationSettings:
-    """`multi`: any number of classes a text; `pooling`: what of a text's states the head reads; `dropout` of it;
+    """`multi`: any number of classes a text; `separator`: what is between their names in a table ("": a bar, `;` or a
+    comma, as the rows show); `pooling`: what of a text's states the head reads; `dropout` of it;
     `word_dropout`: share of a text's ids that a step of training leaves out (Iyyer et al. 2015);
     `class_weights` "balanced": every class weighs the same in the loss, however rare; `longest`: ids of a text that are
     read (0: as many as the model's context holds); of a longer text the `cut` is not read: its end, or its middle; with
@@ -47,6 +51,7 @@ class ClassificationSettings:
     """
 
     multi: bool = False
+    separator: str = ""
     pooling: Literal["mean", "cls", "last", "max"] = "mean"
     dropout: float = 0.1
     word_dropout: float = 0.0
@@ -67,6 +72,7 @@ class Classification(Task):
     config = ClassificationSettings
     settings: ClassificationSettings
     alike = ("multi",)
+    least = 3
 
     def __init__(
         self, settings: ClassificationSettings, labels: Sequence[str], counts: Sequence[int] = ()
@@ -75,12 +81,21 @@ class Classification(Task):
         self.counts = list(counts)
         self.floor = None if settings.multi else "linear"
         self.index = {label: number for number, label in enumerate(self.labels)}
+        self.classes = Classes(self.labels)
 
     @classmethod
     def of(cls, settings: ClassificationSettings, records: Sequence[Record]) -> Classification:
-        for record in records:
-            texts_of(record)
-        found = Counter(label for record in records for label in labels_of(record, settings.multi))
+        if settings.separator and not settings.multi:
+            raise UsageError(
+                f"task.separator={settings.separator!r}: a text has one label; for several --set task.multi=true"
+            )
+        settings = with_separator(settings, records, report=True)
+        rows = parse_rows(records, cls.parser(settings, records, labelled=True))
+        spelled = Counter(name for _, labels in rows for name, _ in labels)
+        classes = merged(spelled)
+        found = Counter[str]()
+        for name, n in spelled.items():
+            found[classes[name]] += n
         if len(found) < 2:
             raise DataError(
                 f"all {len(records):,} rows have the one label {next(iter(found), None)!r}: there is nothing to tell"
@@ -95,25 +110,59 @@ class Classification(Task):
         return cls(settings, names, [found[name] for name in names])
 
     def examples(self, records: Sequence[Record], *, labelled: bool) -> list[Example]:
-        kept, empty = [], []
-        for record in records:
-            texts = texts_of(record)
+        settings = with_separator(self.settings, records) if labelled else self.settings
+        parsed = parse_rows(records, self.parser(settings, records, labelled=labelled))
+        kept, empty, spelled = [], [], Counter[tuple[str, str]]()
+        for record, (texts, labels) in zip(records, parsed, strict=True):
             if labelled and not any(text.strip() for text in texts):
                 empty.append(record.where)
                 continue
+            names = list(dict.fromkeys(self.classes.named(name) for name, _ in labels))
+            spelled.update((self.classes.named(name), value) for name, value in labels)
             label: Any = None
             if labelled:
-                names = labels_of(record, self.settings.multi)
-                label = tuple(names) if self.settings.multi else names[0]
+                label = tuple(names) if settings.multi else names[0]
             kept.append(Example(texts, label, record.where))
+        report_spellings(spelled)
         if empty:
             notice(f"{len(empty):,} rows have no text and are left out; the first is {empty[0]}")
+        if none := [each.where for each in kept if each.label == ()]:
+            notice(f"{len(none):,} rows have no label: they are of no class; the first is {none[0]}")
         if unknown := Counter(name for each in kept for name in self.names(each) if name not in self.index):
             shown = ", ".join(list(unknown)[:SHOWN])
             notice(
                 f"{sum(unknown.values()):,} labels were never seen in training ({shown}): their rows count as wrong"
             )
         return kept
+
+    @classmethod
+    def parser(
+        cls, settings: ClassificationSettings, records: Sequence[Record], *, labelled: bool
+    ) -> Callable[[Record], tuple[tuple[str, ...], list[tuple[str, str]]]]:
+        if labelled:
+            settings = with_separator(settings, records)
+        return lambda record: (texts_of(record), labels_of(record, settings) if labelled else [])
+
+    @classmethod
+    def kinds(cls, settings: ClassificationSettings, records: Sequence[Record]) -> list[Any]:
+        settings = with_separator(settings, records)
+        rows = [[name for name, _ in labels_of(record, settings)] for record in records]
+        classes = merged(Counter(name for names in rows for name in names))
+        return [tuple({classes[name] for name in names}) for names in rows]
+
+    @classmethod
+    def can_split(
+        cls, settings: ClassificationSettings, train: Sequence[Record], held: Sequence[Record]
+    ) -> bool:
+        return bool(held) and len({name for names in cls.kinds(settings, train) for name in names}) > 1
+
+    @classmethod
+    def fields(cls, settings: ClassificationSettings, values: dict[str, Any]) -> list[str]:
+        pair = next((pair for pair in PAIRS if all(name in values for name in pair)), ("text",))
+        return [*pair, "label"]
+
+    def label_names(self, example: Example) -> list[str]:
+        return list(self.names(example))
 
     def names(self, example: Example) -> tuple[str, ...]:
         """The labels of an example."""
@@ -275,6 +324,12 @@ class Classification(Task):
             for at in order
         ]  # fmt: skip
 
+    def answer_columns(self) -> list[str]:
+        return ["labels"] if self.settings.multi else ["label", "probability"]
+
+    def probabilities(self, output: Any) -> dict[str, float]:
+        return {name: round(float(each), 6) for name, each in zip(self.labels, output, strict=True)}
+
     def told(self, example: Example, output: Any) -> dict[str, Any]:
         order = np.argsort(-output, kind="stable")
         ranked = {self.labels[at]: round(float(output[at]), 6) for at in order[:SHOWN]}
@@ -311,34 +366,63 @@ def texts_of(record: Record) -> tuple[str, ...]:
     return found
 
 
-def labels_of(record: Record, multi: bool) -> list[str]:
-    """The label's name (`multi`: names). Raises DataError where there is none, or it is no name."""
+def labels_of(record: Record, settings: ClassificationSettings) -> list[tuple[str, str]]:
+    """The name of the label, and how the row writes it (`multi`: of each label). Raises DataError where there is none,
+    or it is no name.
+    """
     if "label" not in record.values:
         shown = ", ".join(map(repr, list(record.values)[:30]))
         raise DataError(
             f"{record.where} has no field 'label'; it has {shown}: name its column with --columns label=COLUMN"
         )
-    value = record.values["label"]
-    if multi:
-        names = value if isinstance(value, list) else [each.strip() for each in str(value or "").split("|")]
-        return [name_of(each, record.where) for each in names if each != ""]
-    if isinstance(value, list):
-        raise UsageError(
-            f"{record.where}: the label is a list ({value!r}): for any number of labels a text --set task.multi=true"
+    values = label_values(record.values["label"], settings)
+    if not settings.multi and len(values) != 1:
+        shown = repr(record.values["label"])[:200]
+        raise DataError(
+            f"{record.where}: the label is a list of {len(values)} ({shown}): for any number of labels a text --set"
+            " task.multi=true"
         )
-    return [name_of(value, record.where)]
+    return [(name_of(value, record.where), repr(value)) for value in values]
 
 
-def name_of(value: Any, where: str) -> str:
-    """A label as text: strings and numbers are names."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, int):
-        return str(value)
-    if isinstance(value, float) and value == value:
-        return str(int(value)) if value.is_integer() else str(value)
-    if isinstance(value, str) and value.strip():
-        return value.strip()
-    raise DataError(
-        f"{where}: the label is {value!r}, which names no class; give it one, or leave the row out of the file"
-    )
+def label_values(value: Any, settings: ClassificationSettings) -> list[Any]:
+    """The labels of a row as written: those of a list, of a list written as text, of a text with separators."""
+    if isinstance(value, str) and (listed := list_in(value, quoted=not settings.multi)) is not None:
+        value = listed
+    if isinstance(value, list | tuple):
+        return [each for each in value if each != ""] if settings.multi else list(value)
+    if not settings.multi:
+        return [value]
+    if value is None or value == "" or value != value:
+        return []
+    return parts(value, settings.separator or "|") if isinstance(value, str) else [value]
+
+
+def with_separator(
+    settings: ClassificationSettings, records: Sequence[Record], *, report: bool = False
+) -> ClassificationSettings:
+    """The settings with what separates labels in these rows: what is set, where a row has it, else what is found."""
+    if not settings.multi:
+        return settings
+    labels = [record.values.get("label") for record in records]
+    texts = [label for label in labels if isinstance(label, str) and label.strip() and list_in(label) is None]
+    if not texts or (settings.separator and any(settings.separator in text for text in texts)):
+        return settings
+    sign = find_separator(texts)
+    if report and sign and sign != settings.separator:
+        n = sum(sign in text for text in texts)
+        notice(
+            f"labels are separated by {sign!r}, which {n:,} of {len(texts):,} rows have; for another separator --set"
+            " task.separator=SIGN"
+        )
+    if report and not sign:
+        looked = (
+            "a bar, semicolon or comma that separates labels"
+            if not settings.separator
+            else settings.separator
+        )
+        notice(
+            f"no row has {looked}: the label of a row is taken whole (labels are separated by |; for another separator"
+            " --set task.separator=SIGN)"
+        )
+    return replace(settings, separator=sign or settings.separator)

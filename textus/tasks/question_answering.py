@@ -12,7 +12,7 @@ Shapes: B rows, T positions.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, Literal
@@ -27,6 +27,7 @@ from textus.metrics import spans as measuring
 from textus.models.heads import context_of, present, span_scores
 from textus.records import Record
 from textus.tasks import Example, Floats, Frame, Row, Task
+from textus.tasks.rows import parse_rows
 from textus.tokenizer import Tokenizer
 
 SHIFT = 5
@@ -102,23 +103,23 @@ class QuestionAnswering(Task):
             raise UsageError(
                 f"task.longest_answer={settings.longest_answer}, task.stride={settings.stride}: must be at least 1"
             )
-        for record in records:
-            texts_of(record)
-        none = sum(not answers_of(record) for record in records)
+        golds = parse_rows(records, cls.parser(settings, records, labelled=True))
+        none = sum(not gold.texts for _, gold, _ in golds)
         if none == len(records):
             raise DataError(f"none of the {none:,} rows has an answer: there is nothing to learn")
         return cls(replace(settings, no_answer=settings.no_answer or none > 0), [])
 
     def examples(self, records: Sequence[Record], *, labelled: bool) -> list[Example]:
-        kept, empty = [], []
+        kept, empty, elsewhere = [], [], []
         told: Counter[str] = Counter()
-        for record in records:
-            texts = texts_of(record)
+        parsed = parse_rows(records, self.parser(self.settings, records, labelled=labelled))
+        for record, (texts, gold, what) in zip(records, parsed, strict=True):
             if labelled and not all(text.strip() for text in texts):
                 empty.append(record.where)
                 continue
-            gold = gold_of(record, texts[1], told) if labelled else None
-            kept.append(Example(texts, gold, record.where))
+            told.update(what)
+            elsewhere += [record.where] * what["elsewhere"]
+            kept.append(Example(texts, gold if labelled else None, record.where))
         if empty:
             notice(
                 f"{len(empty):,} rows have no question or no context and are left out; the first is {empty[0]}"
@@ -127,12 +128,37 @@ class QuestionAnswering(Task):
             notice(
                 f"{told['moved']:,} answers stand up to {SHIFT} characters beside where their rows say: moved there"
             )
+        if elsewhere:
+            notice(
+                f"{len(elsewhere):,} answers are not where their rows say, but once elsewhere in their contexts: moved"
+                f" there; the first is of {elsewhere[0]}"
+            )
         if told["nowhere"]:
             notice(
                 f"{told['nowhere']:,} answers do not stand in their contexts (start {NOWHERE}): they are measured by,"
                 f" not learnt; {told['unlearnt']:,} questions have no other"
             )
         return kept
+
+    @classmethod
+    def parser(
+        cls, settings: QuestionAnsweringSettings, records: Sequence[Record], *, labelled: bool
+    ) -> Callable[[Record], tuple[tuple[str, str], Gold, Counter[str]]]:
+        def parse(record: Record) -> tuple[tuple[str, str], Gold, Counter[str]]:
+            texts, told = texts_of(record), Counter[str]()
+            return texts, gold_of(record, texts[1], told) if labelled else Gold((), ()), told
+
+        return parse
+
+    @classmethod
+    def can_split(
+        cls, settings: QuestionAnsweringSettings, train: Sequence[Record], held: Sequence[Record]
+    ) -> bool:
+        return bool(held) and any(answers_of(record) for record in train)
+
+    @classmethod
+    def fields(cls, settings: QuestionAnsweringSettings, values: dict[str, Any]) -> list[str]:
+        return ["question", "context", "answers"]
 
     def head(self) -> dict[str, Any]:
         return {"kind": "span", "dropout": self.settings.dropout}
@@ -294,6 +320,10 @@ class QuestionAnswering(Task):
             for at in wrong[:SHOWN]
         ]  # fmt: skip
 
+    def answer_columns(self) -> list[str]:
+        none = ["no_answer_probability"] if self.settings.no_answer else []
+        return ["answer", "start", "end", "probability", *none]
+
     def told(self, example: Example, output: Any) -> dict[str, Any]:
         text, span = self.answer(example, output)
         start, end = span or (None, None)
@@ -338,7 +368,7 @@ def room_for(question: list[int], n_context: int, frame: Frame) -> tuple[list[in
     """
     if frame.longest is None:
         return question, max(1, n_context)
-    room = frame.longest - len(frame.begin) - 2
+    room = frame.longest - len(frame.begin) - 1 - frame.between
     if room < 2:
         raise UsageError(f"a window of {frame.longest} ids holds no context: set task.longest to more")
     asked = question[: max(room - n_context, room - room // 2)]
@@ -430,6 +460,9 @@ def gold_of(record: Record, context: str, told: Counter[str]) -> Gold:
         at = next((each for each in near if each >= 0 and context.startswith(text, each)), None)
         if start == NOWHERE:
             told["nowhere"] += 1
+        elif at is None and (once := context.find(text)) >= 0 and context.rfind(text) == once:
+            told["elsewhere"] += 1
+            found.append((once, once + len(text)))
         elif at is None:
             raise DataError(
                 f"{record.where}: the answer {text!r} does not stand at {start} of the context, where there is"

@@ -8,7 +8,8 @@ the training rows' mean and deviation, which the head keeps.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,7 +22,8 @@ from textus.loader import Batch
 from textus.metrics import regression as measured
 from textus.records import Record
 from textus.tasks import Example, Frame, Row, Task
-from textus.tasks.classification import texts_of
+from textus.tasks.classification import PAIRS, texts_of
+from textus.tasks.rows import parse_rows
 
 MOST_RATINGS = 50
 SHOWN = 10
@@ -51,6 +53,8 @@ class Regression(Task):
     config = RegressionSettings
     settings: RegressionSettings
     answered = "numbers or ratings"
+    least = 4
+    worst = "Furthest from what is right"
 
     def __init__(
         self,
@@ -69,14 +73,11 @@ class Regression(Task):
 
     @classmethod
     def of(cls, settings: RegressionSettings, records: Sequence[Record]) -> Regression:
-        for record in records:
-            texts_of(record)
-        targets, numeric = listed(settings.targets) or [target_of(records)], listed(settings.numeric)
+        targets, numeric = targets_of(settings, records), listed(settings.numeric)
         if both := set(targets) & set(numeric):
             raise UsageError(f"{both.pop()!r} is both to be found and read; name it once")
-        gaps = settings.missing == "mean"
-        found = np.asarray([[number_of(record, name) for name in targets] for record in records])
-        beside = np.asarray([[number_of(record, name, gaps=gaps) for name in numeric] for record in records])
+        rows = parse_rows(records, cls.parser(settings, records, labelled=True))
+        found, beside = (np.asarray([row[part] for row in rows]) for part in (1, 2))
         for name, column in zip(targets, found.T, strict=True):
             if len(column) and np.ptp(column) == 0:
                 raise DataError(
@@ -96,15 +97,11 @@ class Regression(Task):
 
     def examples(self, records: Sequence[Record], *, labelled: bool) -> list[Example]:
         kept, empty = [], []
-        targets = [] if not labelled else listed(self.settings.targets) or [target_of(records)]
-        gaps = self.settings.missing == "mean"
-        for record in records:
-            texts = texts_of(record)
-            label = tuple(number_of(record, name) for name in targets) if labelled else None
+        parsed = parse_rows(records, self.parser(self.settings, records, labelled=labelled))
+        for record, (texts, label, numbers) in zip(records, parsed, strict=True):
             if labelled and not any(text.strip() for text in texts):
                 empty.append(record.where)
                 continue
-            numbers = tuple(number_of(record, name, gaps=gaps) for name in self.numeric)
             kept.append(Example(texts, label, record.where, numbers))
         if empty:
             notice(f"{len(empty):,} rows have no text and are left out; the first is {empty[0]}")
@@ -120,6 +117,30 @@ class Regression(Task):
                     f"{len(unseen):,} ratings were never seen in training ({shown}): they are never answered"
                 )
         return kept
+
+    @classmethod
+    def parser(
+        cls, settings: RegressionSettings, records: Sequence[Record], *, labelled: bool
+    ) -> Callable[[Record], tuple[tuple[str, ...], tuple[float, ...] | None, tuple[float, ...]]]:
+        targets = targets_of(settings, records) if labelled else []
+        numeric, gaps = listed(settings.numeric), settings.missing == "mean"
+
+        def parse(record: Record) -> tuple[tuple[str, ...], tuple[float, ...] | None, tuple[float, ...]]:
+            texts = texts_of(record)
+            label = tuple(number_of(record, name) for name in targets) if labelled else None
+            return texts, label, tuple(number_of(record, name, gaps=gaps) for name in numeric)
+
+        return parse
+
+    @classmethod
+    def can_split(cls, settings: RegressionSettings, train: Sequence[Record], held: Sequence[Record]) -> bool:
+        targets = targets_of(settings, [*train, *held])
+        return all(varies(part, name) for part in (train, held) for name in targets)
+
+    @classmethod
+    def fields(cls, settings: RegressionSettings, values: dict[str, Any]) -> list[str]:
+        pair = next((pair for pair in PAIRS if all(name in values for name in pair)), ("text",))
+        return [*pair, *targets_of(settings, [Record(values, "")]), *listed(settings.numeric)]
 
     def can_choose(self, examples: Sequence[Example]) -> None:
         for place in range(len(examples[0].label) if examples else 0):
@@ -165,17 +186,45 @@ class Regression(Task):
             told = measured.numbers(gold[:, 0], found[:, 0], "r2", intervals=intervals)
         else:
             told = measured.several(gold, found, self.labels, intervals=intervals)
+        if intervals and not self.ordinal and len(self.labels) == 1:
+            told["mistakes"] = furthest(examples, gold[:, 0], found[:, 0])
         if undefined := told.get("undefined"):
             notice(f"{', '.join(undefined)} cannot be told: all labels, or all answers, are the same")
         return told
 
     def rating_scores(self, gold: np.ndarray, probabilities: np.ndarray, intervals: bool) -> dict[str, Any]:
         """Figures of ratings; one that was never seen has its place among the others."""
+        return measured.ratings(*self.places(gold, probabilities), intervals=intervals)
+
+    def places(
+        self, gold: np.ndarray, probabilities: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The places of what is right and of what is answered among all ratings, and these."""
         known = np.asarray([float(each) for each in self.labels])
         ratings = np.unique([*known, *gold])
         guess = known[[median_of(each) for each in probabilities]]
         truth, said = (np.searchsorted(ratings, each) for each in (gold, guess))
-        return measured.ratings(truth, said, ratings, intervals=intervals)
+        return truth, said, ratings
+
+    def weighed(
+        self, examples: Sequence[Example], outputs: Sequence[Any]
+    ) -> tuple[str, Callable[[np.ndarray], float]]:
+        gold, found = np.asarray([each.label for each in examples], dtype=np.float64), np.stack(outputs)
+        if self.ordinal:
+            name, figures = "quadratic_kappa", measured.of_ratings(*self.places(gold[:, 0], found))
+            return name, lambda weights: figures(weights)[name]
+        each = [measured.of_numbers(truth, said) for truth, said in zip(gold.T, found.T, strict=True)]
+        return "r2", lambda weights: float(np.mean([one(weights)["r2"] for one in each]))
+
+    def answer_columns(self) -> list[str]:
+        if self.ordinal:
+            return ["label", "probability"]
+        return ["score"] if len(self.labels) == 1 else self.labels
+
+    def probabilities(self, output: Any) -> dict[str, float] | None:
+        if not self.ordinal:
+            return None
+        return {name: round(float(each), 6) for name, each in zip(self.labels, output, strict=True)}
 
     def told(self, example: Example, output: Any) -> dict[str, Any]:
         if not self.ordinal:
@@ -184,6 +233,18 @@ class Regression(Task):
         best = median_of(output)
         shown = {name: round(float(each), 6) for name, each in zip(self.labels, output, strict=True)}
         return {"label": self.labels[best], "probability": shown[self.labels[best]], "probabilities": shown}
+
+
+def furthest(examples: Sequence[Example], gold: np.ndarray, guess: np.ndarray) -> list[dict[str, Any]]:
+    """The answers that lie furthest from what is right, first."""
+    off = np.abs(guess - gold)
+    return [
+        {
+            "text": " | ".join(examples[at].texts)[:300], "label": float(gold[at]), "where": examples[at].where,
+            "answer": round(float(guess[at]), 6), "off": round(float(off[at]), 6),
+        }
+        for at in np.argsort(-off, kind="stable")[:SHOWN]
+    ]  # fmt: skip
 
 
 def median_of(probabilities: np.ndarray) -> int:
@@ -216,8 +277,20 @@ def scale_of(names: Sequence[str], values: np.ndarray, prefix: str) -> dict[str,
 
 
 def scored_field(records: Sequence[Record]) -> str | None:
-    """The field that holds the number, by the first row: `score`, else `label`; None where there is neither."""
-    return next((name for name in ("score", "label") if records and name in records[0].values), None)
+    """The field that holds the number: `score` where a row has it, else `label`; None where no row has either."""
+    return next(
+        (name for name in ("score", "label") if any(name in record.values for record in records)), None
+    )
+
+
+def targets_of(settings: RegressionSettings, records: Sequence[Record]) -> list[str]:
+    """The fields that hold the numbers to be found."""
+    return listed(settings.targets) or [target_of(records)]
+
+
+def varies(records: Sequence[Record], name: str) -> bool:
+    """Whether a field has two numbers or more."""
+    return len({number_of(record, name) for record in records}) > 1
 
 
 def target_of(records: Sequence[Record]) -> str:
@@ -243,7 +316,11 @@ def number_of(record: Record, name: str, *, gaps: bool = False) -> float:
     if empty and gaps:
         return math.nan
     remedy = "give it one" if empty else "write it in digits, such as 3.5"
+    if isinstance(value, str) and re.fullmatch(r"\s*[+-]?\d+,\d+\s*", value):
+        remedy = f"with a decimal point it is {value.strip().replace(',', '.')}"
     try:
+        if isinstance(value, str) and "_" in value:
+            raise ValueError("Python's way to group digits is not read elsewhere")
         if not isinstance(value, bool | list | dict) and not empty and math.isfinite(number := float(value)):
             return number
     except (TypeError, ValueError, OverflowError):

@@ -10,7 +10,7 @@ that is longer than the model reads at once, what stands around the pair is read
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby, pairwise
 from typing import Any, ClassVar, Literal
@@ -26,6 +26,8 @@ from textus.metrics.entities import entity_scores
 from textus.records import Record
 from textus.tasks import Example, Floats, Frame, Row, Task, has_blanks
 from textus.tasks.facts import Pieces, Related, Triple, cuts_of, fitted, mark, marked, related
+from textus.tasks.rows import parse_rows
+from textus.tasks.tokens import ENTITY_FIELDS
 from textus.tokenizer import Tokenizer
 
 MOST_RELATIONS = 1000
@@ -83,7 +85,7 @@ class Relations(Task):
 
     @classmethod
     def of(cls, settings: RelationsSettings, records: Sequence[Record]) -> Relations:
-        rows = [related(record, labelled=True) for record in records]
+        rows = parse_rows(records, cls.parser(settings, records, labelled=True))
         held = Counter(name for row in rows for name, _, _ in row.label if name != settings.none)
         if not held:
             raise DataError(
@@ -110,6 +112,30 @@ class Relations(Task):
                 totals.update(each)
         task.counts = [totals[name] for name in task.labels]
         return task
+
+    @classmethod
+    def parser(
+        cls, settings: RelationsSettings, records: Sequence[Record], *, labelled: bool
+    ) -> Callable[[Record], Related]:
+        return lambda record: related(record, labelled=labelled)
+
+    @classmethod
+    def can_split(cls, settings: RelationsSettings, train: Sequence[Record], held: Sequence[Record]) -> bool:
+        rows = ([related(record, labelled=True) for record in part] for part in (train, held))
+        return all(any(name != settings.none for row in part for name, _, _ in row.label) for part in rows)
+
+    @classmethod
+    def fields(cls, settings: RelationsSettings, values: dict[str, Any]) -> list[str]:
+        if "subj_start" in values:
+            marks = [f"{role}_{part}" for role in ("subj", "obj") for part in ("type", "start", "end")]
+            return ["token" if "token" in values else "tokens", *marks, "relation"]
+        if "spo_list" in values:
+            return ["text", "spo_list"]
+        entities = next((name for name in ENTITY_FIELDS if values.get(name) is not None), "entities")
+        return ["text", entities, "relations"]
+
+    def label_names(self, example: Example) -> list[str]:
+        return [name for name, _, _ in example.label]
 
     # ── pairs ──────────────────────────────────────────────────────────────────────────────────
 
@@ -151,7 +177,7 @@ class Relations(Task):
     # ── rows ───────────────────────────────────────────────────────────────────────────────────
 
     def examples(self, records: Sequence[Record], *, labelled: bool) -> list[Example]:
-        rows = [related(record, labelled=labelled) for record in records]
+        rows = parse_rows(records, self.parser(self.settings, records, labelled=labelled))
         if n := sum(row.nowhere for row in rows):
             notice(f"{n:,} triples have a mention that does not stand in their text: they are left out")
         if not labelled:
@@ -385,6 +411,9 @@ class Relations(Task):
             }
             for each, example in wrong[:SHOWN]
         ]  # fmt: skip
+
+    def answer_columns(self) -> list[str]:
+        return ["triples"]
 
     def told(self, example: Example, output: Any) -> dict[str, Any]:
         assert isinstance(example, Related)

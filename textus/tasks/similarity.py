@@ -10,7 +10,7 @@ Shapes: N texts of an example, D width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -24,9 +24,10 @@ from textus.loader import Batch
 from textus.metrics import ranking, regression
 from textus.models import LanguageModel
 from textus.records import Record, clean_text
-from textus.tasks import Example, Frame, Row, Task, read, with_head
-from textus.tasks.classification import texts_of
-from textus.tasks.regression import number_of, scored_field
+from textus.tasks import Example, Floats, Frame, Row, Task, read, with_head
+from textus.tasks.classification import PAIRS, texts_of
+from textus.tasks.regression import furthest, number_of, scored_field, varies
+from textus.tasks.rows import parse_rows
 from textus.tokenizer import Tokenizer
 
 SHOWN = 10
@@ -42,7 +43,7 @@ class SimilaritySettings:
     holds). The contrast is with a micro-batch's other rows.
     """
 
-    pooling: Literal["mean", "cls", "last", "max"] = "mean"
+    pooling: Literal["mean", "cls", "last", "max", "mean_sqrt_len"] = "mean"
     objective: Literal["auto", "cosine", "contrastive"] = "auto"
     temperature: float = 0.05
     low: float | None = None
@@ -62,11 +63,10 @@ class Similarity(Task):
     name = "similarity"
     config = SimilaritySettings
     settings: SimilaritySettings
+    worst = "Furthest from what is right"
 
     @classmethod
     def of(cls, settings: SimilaritySettings, records: Sequence[Record]) -> Similarity:
-        for record in records:
-            two_texts(record)
         scored = scored_field(records)
         objective = settings.objective
         if objective == "auto":
@@ -81,9 +81,10 @@ class Similarity(Task):
                 f"{records[0].where} has a {scored!r}: the contrastive objective takes every pair as one that belongs"
                 " together; keep the rows of high score, without that column"
             )
+        rows = parse_rows(records, cls.parser(replace(settings, objective=objective), records, labelled=True))
         if not scored:
             return cls(replace(settings, objective=objective), [])
-        values = [number_of(record, scored) for record in records]
+        values = [score for _, score in rows if score is not None]
         low = min(values) if settings.low is None else settings.low
         high = max(values) if settings.high is None else settings.high
         if not low < high:
@@ -95,16 +96,13 @@ class Similarity(Task):
         return cls(replace(settings, objective=objective, low=low, high=high), [])
 
     def examples(self, records: Sequence[Record], *, labelled: bool) -> list[Example]:
-        scored, kept, empty = scored_field(records) if labelled else None, [], []
-        contrastive = labelled and self.settings.objective == "contrastive"
-        for record in records:
-            texts = two_texts(record)
-            if contrastive and "negative" in record.values:
-                texts = (*texts, *texts_of(Record({"text": record.values["negative"]}, record.where)))
+        kept, empty = [], []
+        parsed = parse_rows(records, self.parser(self.settings, records, labelled=labelled))
+        for record, (texts, score) in zip(records, parsed, strict=True):
             if labelled and not all(text.strip() for text in texts):
                 empty.append(record.where)
                 continue
-            kept.append(Example(texts, number_of(record, scored) if scored else None, record.where))
+            kept.append(Example(texts, score, record.where))
         if empty:
             notice(f"{len(empty):,} rows lack a text and are left out; the first is {empty[0]}")
         if odd := [each for each in kept if len(each.texts) != len(kept[0].texts)]:
@@ -112,6 +110,31 @@ class Similarity(Task):
                 f"{odd[0].where} has {len(odd[0].texts)} texts, the first row {len(kept[0].texts)}"
             )
         return kept
+
+    @classmethod
+    def parser(
+        cls, settings: SimilaritySettings, records: Sequence[Record], *, labelled: bool
+    ) -> Callable[[Record], tuple[tuple[str, ...], float | None]]:
+        scored = scored_field(records) if labelled else None
+        contrastive = labelled and settings.objective == "contrastive"
+
+        def parse(record: Record) -> tuple[tuple[str, ...], float | None]:
+            texts = two_texts(record)
+            if contrastive and "negative" in record.values:
+                texts = (*texts, *texts_of(Record({"text": record.values["negative"]}, record.where)))
+            return texts, number_of(record, scored) if scored else None
+
+        return parse
+
+    @classmethod
+    def can_split(cls, settings: SimilaritySettings, train: Sequence[Record], held: Sequence[Record]) -> bool:
+        scored = scored_field([*train, *held])
+        return bool(train and held) and (not scored or all(varies(part, scored) for part in (train, held)))
+
+    @classmethod
+    def fields(cls, settings: SimilaritySettings, values: dict[str, Any]) -> list[str]:
+        pair = next((pair for pair in PAIRS if all(name in values for name in pair)), ())
+        return [*pair, scored_field([Record(values, "")]) or "negative"]
 
     def can_choose(self, examples: Sequence[Example]) -> None:
         if examples and examples[0].label is not None and len({each.label for each in examples}) < 2:
@@ -167,9 +190,23 @@ class Similarity(Task):
         found = regression.numbers(gold, guess, "spearman", intervals=intervals)
         if self.settings.high is None:  # cosines are on no scale of scores
             found = {name: found[name] for name in ("spearman", "pearson", "undefined") if name in found}
+        elif intervals:
+            found["mistakes"] = furthest(examples, np.asarray(gold), np.asarray(guess))
         if undefined := found.get("undefined"):
             notice(f"{', '.join(undefined)} cannot be told: all scores, or all answers, are the same")
         return found
+
+    def weighed(
+        self, examples: Sequence[Example], outputs: Sequence[Any]
+    ) -> tuple[str, Callable[[Floats], float]] | None:
+        if not examples or examples[0].label is None:
+            return None
+        gold = np.asarray([each.label for each in examples], dtype=np.float64)
+        figures = regression.of_numbers(gold, np.asarray([self.score(each) for each in outputs]))
+        return "spearman", lambda weights: figures(weights)["spearman"]
+
+    def answer_columns(self) -> list[str]:
+        return ["score"]
 
     def told(self, example: Example, output: Any) -> dict[str, Any]:
         if output.ndim < 2:
@@ -220,5 +257,7 @@ def similarity_of(model: LanguageModel, settings: Sequence[str] = ()) -> Similar
 
 def vectors(model: LanguageModel, task: Task, tokenizer: Tokenizer, texts: Sequence[str]) -> np.ndarray:
     """Vectors (texts, D) float32 of length one, in order."""
+    if not texts:
+        return np.zeros((0, model.config.d_model), dtype=np.float32)
     examples = [Example((clean_text(text),), None, f"text {number}") for number, text in enumerate(texts, 1)]
     return np.stack(read(model, task, tokenizer, examples)).astype(np.float32)

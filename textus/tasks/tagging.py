@@ -12,11 +12,12 @@ once are read in windows that overlap; each word is answered in the one that sho
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, groupby
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,9 +34,9 @@ from textus.metrics.entities import (
 )
 from textus.models.heads import IGNORED
 from textus.records import Record
-from textus.report import Section
-from textus.tasks import Example, Frame, Row, Task
-from textus.tasks.tokens import Tagged, cut, of_places, tagged, unit_of
+from textus.tasks import Example, Floats, Frame, Row, Task
+from textus.tasks.rows import parse_rows
+from textus.tasks.tokens import ENTITY_FIELDS, Tagged, cut, of_places, tagged, unit_of
 from textus.tokenizer import Tokenizer
 
 MOST_TAGS = 1000
@@ -64,6 +65,7 @@ class Tagging(Task):
     config = TaggingSettings
     settings: TaggingSettings
     answered = "tags"
+    worst = "Commonest mistakes"
     new_model: ClassVar[dict[str, Any]] = {"bidirectional": True, "d_model": 256}
 
     def __init__(self, settings: TaggingSettings, labels: Sequence[str]) -> None:
@@ -75,7 +77,7 @@ class Tagging(Task):
     def of(cls, settings: TaggingSettings, records: Sequence[Record]) -> Tagging:
         unit = unit_of(records) if settings.unit == "auto" else settings.unit
         settings = replace(settings, unit=unit)  # type: ignore[arg-type]
-        rows = [tagged(record, unit, labelled=True) for record in records]
+        rows = parse_rows(records, cls.parser(settings, records, labelled=True))
         found = Counter(tag for row in rows for tag in row.label)
         if all(map(is_entity_tag, found)):
             kinds = {kind for row in rows for kind, _, _ in spans(row.label)}
@@ -100,10 +102,34 @@ class Tagging(Task):
             )
         return cls(settings, labels)
 
+    @classmethod
+    def parser(
+        cls, settings: TaggingSettings, records: Sequence[Record], *, labelled: bool
+    ) -> Callable[[Record], Tagged]:
+        unit = unit_of(records) if settings.unit == "auto" else settings.unit
+        return lambda record: tagged(record, unit, labelled=labelled)
+
+    @classmethod
+    def can_split(cls, settings: TaggingSettings, train: Sequence[Record], held: Sequence[Record]) -> bool:
+        parse = cls.parser(settings, [*train, *held], labelled=True)
+        learnt, chosen = ({tag for record in part for tag in parse(record).label} for part in (train, held))
+        entities = all(map(is_entity_tag, learnt | chosen))
+        return len(learnt) > 1 and bool(chosen - {"O"} if entities else chosen)
+
+    @classmethod
+    def fields(cls, settings: TaggingSettings, values: dict[str, Any]) -> list[str]:
+        if values.get("tokens") is not None:
+            return ["tokens", "tags"]
+        return ["text", next((name for name in ENTITY_FIELDS if values.get(name) is not None), "entities")]
+
+    def label_names(self, example: Example) -> list[str]:
+        names = list(example.label)
+        return [kind for kind, _, _ in spans(names)] if self.entities else names
+
     # ── rows ───────────────────────────────────────────────────────────────────────────────────
 
     def examples(self, records: Sequence[Record], *, labelled: bool) -> list[Example]:
-        rows = [tagged(record, self.settings.unit, labelled=labelled) for record in records]
+        rows = parse_rows(records, self.parser(self.settings, records, labelled=labelled))
         if not labelled:
             return list(rows)
         if empty := [row.where for row in rows if not row.texts]:
@@ -230,9 +256,21 @@ class Tagging(Task):
             found["mistakes"] = commonest_mistakes(examples, gold, guess)
         return {**found, "token_accuracy": tokens["accuracy"], "tokens": tokens["tokens"]}
 
-    def sections(self, found: dict[str, Any]) -> list[Section]:
-        rows = found.get("mistakes", [])
-        return [*super().sections(found), *([Section("Commonest mistakes", rows=rows)] if rows else [])]
+    def weighed(
+        self, examples: Sequence[Example], outputs: Sequence[Any]
+    ) -> tuple[str, Callable[[Floats], float]]:
+        pairs = [
+            (list(each.label), self.tags(output)) for each, output in zip(examples, outputs, strict=True)
+        ]
+        if self.entities:
+            parts = [(set(spans(gold)), set(spans(guess))) for gold, guess in pairs]
+            right = [2 * len(gold & guess) for gold, guess in parts]
+            return "f1", ratio(right, [len(gold) + len(guess) for gold, guess in parts])
+        right = [sum(a == b for a, b in zip(gold, guess, strict=True)) for gold, guess in pairs]
+        return "accuracy", ratio(right, [len(gold) for gold, _ in pairs])
+
+    def answer_columns(self) -> list[str]:
+        return ["tags", "entities"] if self.entities else ["tokens", "tags"]
 
     def told(self, example: Example, output: Any) -> dict[str, Any]:
         assert isinstance(example, Tagged)
@@ -245,6 +283,12 @@ class Tagging(Task):
             {"text": text[start:end], "label": kind, "start": start, "end": end} for kind, start, end in found
         ]
         return {"tags": tags, "entities": entities} if example.given else {"entities": entities}
+
+
+def ratio(top: Sequence[float], bottom: Sequence[float]) -> Callable[[Floats], float]:
+    """Σ top / Σ bottom of weighted rows; 0 where there is nothing to divide by."""
+    values, sizes = np.asarray(top, dtype=np.float64), np.asarray(bottom, dtype=np.float64)
+    return lambda weights: float(weights @ values) / max(1.0, float(weights @ sizes))
 
 
 def commonest_mistakes(

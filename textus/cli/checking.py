@@ -1,0 +1,72 @@
+"""The verb that checks labelled rows before a model is trained on them: `validate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from textus.cli.options import Answer, Columns, Encoding, Json, Rows, TaskSettings, option, task_settings
+
+MOST_LINES = 50
+"""So many bad rows, or classes, are listed for people; --json has all."""
+
+
+def validate(
+    data: Rows,
+    /,
+    *,
+    task: Annotated[str, option("What the rows are for (an unknown one lists all).")] = "classification",
+    dev: Annotated[Path | None, option("Rows that choose the weights.", metavar="FILE")] = None,
+    test: Annotated[Path | None, option("Rows the model is measured on.", metavar="FILE")] = None,
+    start: Annotated[
+        Path | None, option("The run to fine-tune: lengths are counted in its tokens.", "--from", "RUN")
+    ] = None,
+    model: Annotated[str | None, option("Or the family of a new model: lstm, encoder, decoder, …")] = None,
+    columns: Columns = None,
+    encoding: Encoding = None,
+    settings: TaskSettings = None,
+    as_json: Json = False,
+) -> Answer:
+    """Check labelled rows before a model is trained on them: all bad rows, labels, duplicates, lengths, leakage.
+
+    Example: textus validate reviews.csv --dev dev.csv
+    """
+    from textus import api
+
+    found = api.validate(
+        data, task=task, dev=dev, test=test, start=start, model=model, columns=columns, encoding=encoding,
+        settings=task_settings(settings),
+    )  # fmt: skip
+    return Answer(found, "\n".join(page(found)), 0 if found["ok"] else 1)
+
+
+def page(found: dict[str, Any]) -> list[str]:
+    """The lines for people."""
+    lines = []
+    for name, file in found["files"].items():
+        lines.append(
+            f"{name}: {file['path']}, {file['rows']:,} rows, {file['usable']:,} usable for {found['task']}"
+        )
+        lines += [f"  left out: {n:,} rows {reason}" for reason, n in file["left_out"].items()]
+        if file["columns"]:
+            read = ", ".join(f"{field} from {column!r}" for field, column in file["columns"].items())
+            rest = f"; not read: {', '.join(map(repr, file['not_read']))}" if file["not_read"] else ""
+            lines.append(f"  columns: {read}{rest}")
+        lines += [f"  note: {line}" for line in file["warnings"]]
+    if classes := found["classes"]:
+        listed = ", ".join(f"{name} {n:,}" for name, n in list(classes.items())[:MOST_LINES])
+        lines.append(f"classes: {len(classes):,} ({listed}{', …' if len(classes) > MOST_LINES else ''})")
+    errors, warnings = found["errors"], found["warnings"]
+    lines += [f"error: {each['message']}" for each in errors[:MOST_LINES]]
+    if len(errors) > MOST_LINES:
+        lines.append(f"and {len(errors) - MOST_LINES:,} more errors: --json has all")
+    lines += [f"warning: {each['message']}" for each in warnings]
+    lines.append(
+        f"errors: {len(errors):,}, warnings: {len(warnings):,}; {'usable' if found['ok'] else 'not usable'}"
+    )
+    remedy, more = (
+        ("", "") if found["ok"] else ("correct the rows, or leave them out: ", " --skip-invalid all")
+    )
+    more += "".join(f" --set 'task.{each}'" for each in found["settings"])
+    lines.append(f"next: {remedy}textus finetune {found['data']} --task {found['task']} --out FOLDER{more}")
+    return lines

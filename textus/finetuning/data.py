@@ -1,0 +1,250 @@
+"""The rows of a fine-tuning: read, checked, a tenth of them held out to choose the weights by, and reported on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from textus.augment import AugmentSettings, augmented, origin_of
+from textus.common import DataError, fingerprint, notice, uniform
+from textus.finetuning.wishes import Wish
+from textus.records import Problem, Record, parse_columns, read_records
+from textus.tasks import Example, Task
+from textus.tasks.rows import BadRow, BadRows, usable_rows
+from textus.validating import report_findings
+
+HELD_OUT = 0.1
+"""Share of the rows that choose the weights, where no file of their own is given."""
+
+Groups = list[list[int]]
+"""Places of rows that are held out together."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """A task's data as it is trained on: the task with its classes, both parts' checked rows, and a fingerprint of what
+    its files say.
+    """
+
+    task: Task
+    train: list[Example]
+    dev: list[Example]
+    fingerprint: str
+
+
+def read_data(
+    cls: type[Task],
+    settings: Any,
+    wish: Wish,
+    augment: AugmentSettings | None = None,
+    check: Callable[[str], None] | None = None,
+) -> Data:
+    """The rows of a task's file, a share of them held out where no `dev` file is given; texts in both are told.
+    Those to learn from are augmented if asked. `check` is given the fingerprint of the files before all that.
+
+    Raises DataError for data the task cannot use.
+    """
+    path, faults = wish.data, list[list[Problem]]()
+    files = [read_file(each, wish, faults) for each in (path, wish.dev) if each]
+    marked = fingerprint_of(files)
+    if check:
+        check(marked)
+    records, *others = usable(cls, settings, wish, files, faults)
+    held = others[0] if others else []
+    if not wish.dev:
+        records, held = hold_out(cls, settings, records, wish)
+    records, held = without_copies(records, held)
+    task = cls.of(settings, records)
+    if augment:
+        records = augmented(records, augment)
+    copies = {record.where for record in records if "augmented" in record.values}
+    train = task.examples(records, labelled=True)
+    validation = task.examples(held, labelled=True)
+    if not train or not validation:
+        raise DataError(
+            f"{path}: {len(train)} rows to learn from, {len(validation)} to choose by; give more rows, or those that"
+            " choose the weights with --dev FILE"
+        )
+    task.can_choose(validation)
+    originals = [row for row in train if row.where not in copies]
+    parts = {"train": originals, "dev": validation} if wish.dev else {"train": [*originals, *validation]}
+    report_findings(task, parts)
+    return Data(task, train, validation, marked)
+
+
+def read_file(path: Path, wish: Wish, faults: list[list[Problem]]) -> list[Record]:
+    """The rows of a file; those that cannot be read are added to `faults`."""
+    faults.append([])
+    return read_records(path, parse_columns(wish.columns), encoding=wish.encoding or "", problems=faults[-1])
+
+
+def usable(
+    cls: type[Task], settings: Any, wish: Wish, files: list[list[Record]], faults: list[list[Problem]]
+) -> list[list[Record]]:
+    """The rows of each file without those that are to be left out because they are wrong. BadRows that lists those of
+    all files.
+    """
+    kept = list[list[Record]]()
+    bad, n_rows = list[BadRow](), 0
+    for rows, unread in zip(files, faults, strict=True):
+        try:
+            parse = cls.parser(settings, rows, labelled=True)
+            kept.append(usable_rows(rows, parse, wish.skip_invalid, unread))
+        except BadRows as error:
+            bad += error.rows
+            n_rows += error.n_rows
+    if bad:
+        raise BadRows(bad, n_rows)
+    return kept
+
+
+# ── holding out ────────────────────────────────────────────────────────────────────────────────
+
+
+def hold_out(
+    cls: type[Task], settings: Any, records: list[Record], wish: Wish
+) -> tuple[list[Record], list[Record]]:
+    """`parted` as the task needs it. DataError where there are too few rows to learn from some and choose by others."""
+    originals = [record for record in records if "augmented" not in record.values]
+    if len(originals) < cls.least:
+        few = "1 row" if len(originals) == 1 else f"{len(originals)} rows"
+        raise DataError(
+            f"{wish.data} has {few}: {cls.name} needs at least {cls.least} to learn from some and choose the weights by"
+            " others; give more, or rows that choose the weights with --dev FILE"
+        )
+    try:
+        kinds = cls.kinds(settings, originals)
+    except DataError:  # the task names the rows that are wrong
+        return parted(records, wish.seed, cls.together)
+    can_split = lambda train, held: cls.can_split(settings, train, held)  # noqa: E731
+    train, held = parted(records, wish.seed, cls.together, kinds=kinds, can_split=can_split)
+    if not can_split(train, held) and can_split(originals, originals):
+        raise DataError(
+            f"{wish.data}: its {len(originals)} rows have too few different labels to learn from some and choose the"
+            " weights by others; give more, or rows that choose the weights with --dev FILE"
+        )
+    return train, held
+
+
+def parted(
+    records: list[Record],
+    seed: int,
+    together: tuple[str, ...] = (),
+    *,
+    kinds: Sequence[Any] | None = None,
+    can_split: Callable[[list[Record], list[Record]], bool] | None = None,
+) -> tuple[list[Record], list[Record]]:
+    """Rows to learn from, and those held out, about a tenth and at least one: by what they say (in the fields
+    `together`), so that equal texts lie in one part; those of the least hash. A copy goes where its row goes.
+
+    `kinds` of the rows that are no copies, of each of which some are left to learn from; `can_split`: whether a task
+    can use the parts, else others are looked for.
+    """
+    originals = [record for record in records if "augmented" not in record.values]
+    groups = grouped(originals, seed, together)
+    held = drawn(groups, kinds)
+
+    def parts(held: set[int]) -> tuple[list[Record], list[Record]]:
+        origins = {origin_of(originals[place].values) for place in held}
+        own = {id(originals[place]) for place in held}
+        out = [
+            id(record) in own or ("augmented" in record.values and origin_of(record.values) in origins)
+            for record in records
+        ]
+        return (
+            [each for each, is_held in zip(records, out, strict=True) if not is_held],
+            [each for each, is_held in zip(records, out, strict=True) if is_held],
+        )
+
+    if can_split and not can_split(*parts(held)) and can_split(originals, originals):
+        held = next((other for other in others(groups, held) if can_split(*parts(other))), held)
+    return parts(held)
+
+
+def grouped(records: Sequence[Record], seed: int, together: tuple[str, ...]) -> Groups:
+    """The places of rows that are held out together, by the hash of what they share. Where all rows share it, by the
+    whole row's text, and where all rows share that too, one by one.
+    """
+    shared = [{name: record.values.get(name) for name in together} or record.values for record in records]
+    whole = [origin_of(record.values) for record in records]
+    ways = [
+        [origin_of(each) for each in shared] if together else whole,
+        whole,
+        [f"row {place}" for place in range(len(records))],
+    ]
+    keys = next((way for way in ways if len(set(way)) > 1), ways[0])
+    if keys is not ways[0]:
+        what = " and ".join(together) or "text"
+        notice(
+            f"all {len(records):,} rows have the same {what}: rows held out share it with those to learn from"
+        )
+    groups: dict[str, list[int]] = {}
+    for place, key in enumerate(keys):
+        groups.setdefault(key, []).append(place)
+    order = sorted(groups, key=lambda key: uniform(seed, "held out", key))
+    return [groups[key] for key in order]
+
+
+def drawn(groups: Groups, kinds: Sequence[Any] | None) -> set[int]:
+    """The places of the groups that come first, a tenth of all rows as nearly as they allow, at least one group and not
+    all; of each kind some are left.
+    """
+    n_rows = sum(map(len, groups))
+    target = max(1.0, HELD_OUT * n_rows)
+    left = Counter(kinds or [None] * n_rows)
+    held: set[int] = set()
+    for group in groups:
+        taken = Counter(kinds[place] for place in group) if kinds else Counter()
+        vanishes = any(left[kind] <= n for kind, n in taken.items())
+        if not vanishes and abs(len(held) + len(group) - target) < abs(len(held) - target):
+            held.update(group)
+            left -= taken
+        if len(held) >= target:
+            break
+    if not held and len(groups) > 1:
+        held.update(sorted(groups, key=len)[0])
+    return held
+
+
+def others(groups: Groups, held: set[int]) -> Iterator[set[int]]:
+    """Other choices than `held`, the nearest first: another group in place of one, one group more, two more."""
+    out = [group for group in groups if held.isdisjoint(group)]
+    inside = [group for group in groups if held.issuperset(group)]
+    exchanged = (held - set(one) | set(other) for one in inside[:10] for other in out[:20])
+    one_more = (held | set(group) for group in out[:100])
+    two_more = (held | set(one) | set(other) for n, one in enumerate(out[:20]) for other in out[n + 1 : 20])
+    n_rows = sum(map(len, groups))
+    return (each for each in chain(exchanged, one_more, two_more) if len(each) < n_rows)
+
+
+def without_copies(records: list[Record], held: list[Record]) -> tuple[list[Record], list[Record]]:
+    """Both parts without copies (`textus augment`) of rows held out: these are measured as they were written, and
+    nothing of them is learnt from. What is left out is told.
+    """
+    known = {origin_of(each.values) for each in held}
+    kept = [r for r in records if "augmented" not in r.values or origin_of(r.values) not in known]
+    originals = [each for each in held if "augmented" not in each.values]
+    if n := len(records) - len(kept) + len(held) - len(originals):
+        notice(f"{n:,} rows are augmented copies of rows that choose the weights: they are left out")
+    return kept, originals
+
+
+def source(wish: Wish, data: Data) -> dict[str, Any]:
+    """Where the data came from, how it was read, and a fingerprint of what it says."""
+    return {
+        "path": str(wish.data.resolve()),
+        "dev": str(wish.dev.resolve()) if wish.dev else None,
+        "columns": wish.columns,
+        "skip_invalid": wish.skip_invalid,
+        "encoding": wish.encoding,
+        "fingerprint": data.fingerprint,
+    }
+
+
+def fingerprint_of(files: Sequence[Sequence[Record]]) -> str:
+    """A fingerprint of what the rows of files say."""
+    return fingerprint([[each.values for each in part] for part in files])

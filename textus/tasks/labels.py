@@ -1,0 +1,214 @@
+"""Labels as names of classes: values that are the same number are one class, and what looks like one is reported.
+
+A column that was a number once has `1.0` beside `1`, one that was a truth value `True` beside `true`. Names that differ
+in case, width, blanks or one letter stay apart: only a person knows whether they are one class.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from datetime import date
+from decimal import Decimal
+from typing import Any
+
+from textus.common import DataError, notice
+
+NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
+"""A number as programs write it; 007 is a code."""
+TRUTH = {"true": True, "false": False}
+MISSING = ("nan", "null", "none", "n/a", "#n/a", "na", "undefined", "missing", "-", "?")
+"""What a missing label is often written as."""
+SEPARATORS = ("|", ";", "；", ",", "，", "、")
+"""What may stand between the labels of a text, the first that the rows show."""
+QUOTED = r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\""
+ITEM = rf"(?:{QUOTED}|[^\s,'\"\[\]]+)"
+LIST = re.compile(rf"\[\s*(?:{ITEM}(?:\s*,\s*|\s+))*(?:{ITEM})?\s*\]")
+"""A list written as text, by JSON, Python or numpy."""
+SHOWN = 5
+RARE = 10
+"""A name that another, one letter away, is so many times as frequent as may be a slip."""
+
+Key = tuple[str, Any]
+
+
+# ── one name ───────────────────────────────────────────────────────────────────────────────────
+
+
+def name_of(value: Any, where: str) -> str:
+    """A label as text: strings and numbers are names. DataError for one that is empty, or no name."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | Decimal):
+        return str(value)
+    if isinstance(value, float) and value == value:
+        return str(int(value)) if value.is_integer() else str(value)
+    if isinstance(value, str) and value.strip():
+        return value.strip()
+    if isinstance(value, date):
+        return value.isoformat()
+    raise DataError(
+        f"{where}: the label is {value!r}, which names no class; give it one, or leave the row out of the file"
+    )
+
+
+def key_of(name: str) -> Key | None:
+    """The number or truth value that a name spells; None for other names."""
+    if name.lower() in TRUTH:
+        return "truth", TRUTH[name.lower()]
+    if NUMBER.fullmatch(name):
+        return "number", Decimal(name)
+    return None
+
+
+def as_number(key: Key | None) -> Key | None:
+    """A truth value as 1 or 0."""
+    return ("number", Decimal(int(key[1]))) if key and key[0] == "truth" else key
+
+
+def only_truths(keys: Iterable[Key | None]) -> bool:
+    """Whether names spell truth values alone, 1 and 0 among them."""
+    return all(as_number(key) in (("number", 0), ("number", 1)) for key in keys)
+
+
+def merged(counts: Counter[str]) -> dict[str, str]:
+    """Name → the class it is of: names of one number or truth value are one class, called by its shortest spelling.
+
+    1 and 0 are also true and false where no other name is in the column.
+    """
+    both = only_truths(key_of(name) for name in counts)
+    groups: dict[Key, list[str]] = {}
+    for name in counts:
+        if (key := key_of(name)) is not None:
+            groups.setdefault((as_number(key) if both else key) or key, []).append(name)
+    classes = {name: name for name in counts}
+    for names in groups.values():
+        if len(names) > 1:
+            plain = [each for each in names if each.lower() not in TRUTH]
+            best = min(plain or names, key=lambda each: ("e" in each.lower(), len(each), -counts[each], each))
+            classes |= dict.fromkeys(names, best if plain else best.lower())
+    return classes
+
+
+class Classes:
+    """The names of classes for looking up: by name, else by the number or truth value a name spells."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = set(names)
+        self.keys = {key: name for name in names if (key := key_of(name)) is not None}
+        if only_truths(map(key_of, names)):
+            self.keys |= {("truth", bool(each)): name for (_, each), name in self.keys.items()}
+            self.keys |= {("number", Decimal(int(each))): name for (_, each), name in self.keys.items()}
+
+    def named(self, name: str) -> str:
+        """The class a label names; the label itself where there is no such class."""
+        return name if name in self.names else self.keys.get(key_of(name) or ("", None), name)
+
+
+def report_spellings(spelled: Counter[tuple[str, str]]) -> None:
+    """One line where classes were written in several ways; `spelled` counts (class, value as the file has it)."""
+    ways: dict[str, list[str]] = {}
+    for (name, value), n in spelled.most_common():
+        ways.setdefault(name, []).append(f"{value} {n:,} times")
+    several = {name: found for name, found in ways.items() if len(found) > 1}
+    if several:
+        shown = "; ".join(f"{name}: {', '.join(found)}" for name, found in list(several.items())[:SHOWN])
+        more = f"; and {len(several) - SHOWN:,} more classes" if len(several) > SHOWN else ""
+        notice(f"labels written in several ways are read as one class ({shown}{more})")
+
+
+# ── several labels a text ──────────────────────────────────────────────────────────────────────
+
+
+def list_in(text: str, *, quoted: bool = False) -> list[Any] | None:
+    """The values of a list that is written as text, such as "['neg', 'en']"; None for other texts. `quoted`: its values
+    have to be in quotes.
+    """
+    text = text.strip()
+    if not LIST.fullmatch(text) or (quoted and text[1:].lstrip()[:1] not in ("'", '"')):
+        return None
+    try:
+        return list(json.loads(text))
+    except ValueError:
+        items = re.findall(ITEM, text[1:-1])
+        return [re.sub(r"\\(.)", r"\1", each[1:-1]) if each[0] in "'\"" else each for each in items]
+
+
+def find_separator(values: Sequence[str]) -> str | None:
+    """What separates the labels of texts: a bar where one has it; `;` or a comma where most have it, or where what it
+    separates is again and again the same.
+    """
+    wholes = Counter(values)
+    for sign in SEPARATORS:
+        having = [value for value in values if sign in value]
+        if not having:
+            continue
+        if sign == "|" or len(having) * 2 >= len(values):
+            return sign
+        pieces = Counter(piece for whole in wholes for piece in parts(whole, sign))
+        several = [piece for whole in set(having) for piece in parts(whole, sign)]
+        if len(pieces) < len(wholes) and sum(pieces[each] > 1 for each in several) >= 0.9 * len(several):
+            return sign
+    return None
+
+
+def parts(value: str, separator: str) -> list[str]:
+    """The labels between separators."""
+    return [piece.strip() for piece in value.split(separator) if piece.strip()]
+
+
+# ── names that look like one ───────────────────────────────────────────────────────────────────
+
+
+def plain(name: str) -> str:
+    """A name without what the eye passes over: case, width, blanks, hyphens between words, characters without width."""
+    seen = "".join(each for each in unicodedata.normalize("NFKC", name) if unicodedata.category(each) != "Cf")
+    return re.sub(r"(?<=\w)[\s_-]+(?=\w)", " ", seen.strip().casefold())
+
+
+def alike(counts: Counter[str]) -> list[list[str]]:
+    """Groups of names that differ in case, width, blanks or hyphens alone, the most frequent first."""
+    groups: dict[str, list[str]] = {}
+    for name, _ in counts.most_common():
+        groups.setdefault(plain(name), []).append(name)
+    return [names for names in groups.values() if len(names) > 1]
+
+
+def slips(counts: Counter[str]) -> list[tuple[str, str]]:
+    """(rare, frequent) names of four letters or more that are one letter apart, or have two neighbours exchanged."""
+    near: dict[str, list[str]] = {}
+    words = [name for name in counts if len(name) > 3 and name.isprintable()]
+    for name in words:
+        for shorter in {name[:at] + name[at + 1 :] for at in range(len(name))} | {name}:
+            near.setdefault(shorter, []).append(name)
+    found: dict[tuple[str, str], None] = {}
+    for names in near.values():
+        for rare in names:
+            for frequent in names:
+                if counts[frequent] >= RARE * counts[rare] and one_slip(rare, frequent):
+                    found[rare, frequent] = None
+    return list(found)
+
+
+def one_slip(one: str, other: str) -> bool:
+    """Whether a letter is missing, too many or another, or two neighbours are exchanged; digits and names that look
+    alike do not count.
+    """
+    if plain(one) == plain(other) or abs(len(one) - len(other)) > 1:
+        return False
+    start = next(
+        (n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
+    )
+    a, b = one[start:], other[start:]
+    if any(each.isdigit() for each in (*a[:1], *b[:1])):
+        return False
+    exchanged = a[:2] == b[:2][::-1] and a[2:] == b[2:]
+    return exchanged or a[1:] == b[1:] or a[1:] == b or a == b[1:]
+
+
+def missing(counts: Counter[str]) -> list[str]:
+    """Names that usually say that there is no label."""
+    return [name for name in counts if name.lower() in MISSING]

@@ -1,0 +1,395 @@
+"""Labelled rows checked before a model is trained on them: what cannot be used, and what is likely a mistake.
+
+`validate` reads files as `textus finetune` does and reports everything at once; `report_findings` tells the same
+of rows that are read already, a line each. An error is a row, or a whole file, that cannot be used; a warning
+is what a person should look at.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from textus.common import DataError, UsageError, notice
+from textus.config import assign
+from textus.models import family as family_of
+from textus.records import Problem, Record, parse_columns, read_records
+from textus.tasks import Example, Task, frame_of, has_blanks, opened, task_class
+from textus.tasks.labels import alike, find_separator, missing, slips
+from textus.tasks.rows import BadRow, in_order, parse_rows, unread
+from textus.tokenizer import Tokenizer
+
+SHOWN = 5
+"""So many names or places are listed in a warning."""
+MOST_CLASSES = 50
+"""So many classes are listed for people."""
+USUAL_CONTEXT = 256
+"""Words or characters that a new model reads, where no run is given."""
+WINDOWED = ("tagging", "question-answering")
+"""Tasks that read all of a long text."""
+
+Parts = Mapping[str, Sequence[Example]]
+"""Checked rows by the name of their part: train, dev, test."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a person should look at: its `kind`, how often it was seen, and a line about it."""
+
+    kind: str
+    count: int
+    message: str
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How files are read: `--columns`, `--encoding`, and assignments to the task's settings."""
+
+    columns: str | None = None
+    encoding: str = ""
+    settings: tuple[str, ...] = ()
+
+
+@dataclass
+class Checked:
+    """One file as the task reads it."""
+
+    path: str
+    rows: int = 0
+    usable: int = 0
+    columns: dict[str, str] = field(default_factory=dict)
+    not_read: list[str] = field(default_factory=list)
+    left_out: dict[str, int] = field(default_factory=dict)
+    errors: list[BadRow] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+# ── findings among rows ────────────────────────────────────────────────────────────────────────
+
+
+def text_key(example: Example) -> tuple[str, ...]:
+    """What two examples of the same text share: its characters composed (NFC), blanks as one."""
+    return tuple(" ".join(unicodedata.normalize("NFC", text).split()) for text in example.texts)
+
+
+def findings(task: Task, parts: Parts) -> Iterator[Finding]:
+    """Everything that is likely a mistake in these rows."""
+    keys = {name: [text_key(each) for each in examples] for name, examples in parts.items()}
+    for name, examples in parts.items():
+        yield from contradictions(examples, keys[name], name if len(parts) > 1 else "")
+    counts = {name: Counter(n for each in part for n in names_of(task, each)) for name, part in parts.items()}
+    total = sum(counts.values(), Counter[str]())
+    if total and not numeric(task):
+        yield from suspicious_names(total)
+        if (
+            task.name == "classification"
+            and not task.settings.multi
+            and (sign := find_separator(list(total)))
+        ):
+            n = sum(sign in name for name in total.elements())
+            yield Finding(
+                "several labels",
+                n,
+                f"{n:,} labels have {sign!r}: for several labels a text --set task.multi=true",
+            )
+        yield from one_sided(counts)
+        if train := counts.get("train"):
+            alone = [name for name, n in train.items() if n == 1 and len(train) > 1]
+            if alone:
+                yield Finding("single", len(alone), f"classes of a single row: {shown(alone)}")
+    yield from leaks(parts, keys)
+
+
+def names_of(task: Task, example: Example) -> list[str]:
+    """The names in an example's label, if it has one."""
+    return [] if example.label is None else task.label_names(example)
+
+
+def numeric(task: Task) -> bool:
+    """Whether its labels are numbers, which do not look alike by mistake."""
+    return task.name in ("regression", "similarity")
+
+
+def contradictions(
+    examples: Sequence[Example], keys: Sequence[tuple[str, ...]], part: str
+) -> Iterator[Finding]:
+    """Texts that have different labels, and rows that are there twice."""
+    first: dict[tuple[str, ...], Example] = {}
+    other: dict[tuple[str, ...], Example] = {}
+    copies: list[tuple[Example, Example]] = []
+    for example, key in zip(examples, keys, strict=True):
+        before = first.setdefault(key, example)
+        if before is example:
+            continue
+        if same(before.label, example.label) and before.numbers == example.numbers:
+            copies.append((before, example))
+        elif before.numbers == example.numbers and before.label is not None:
+            other.setdefault(key, example)
+    where = f" in {part}" if part else ""
+    if other:
+        key, second = next(iter(other.items()))
+        one = first[key]
+        said = (
+            "" if len(str(one.label) + str(second.label)) > 120 else f" ({one.label!r} and {second.label!r})"
+        )
+        yield Finding(
+            "contradiction", len(other),
+            f"{len(other):,} {plural(other, 'text has', 'texts have')} different labels{where}; the first is"
+            f" {one.where} and {second.where}{said}",
+        )  # fmt: skip
+    if copies:
+        one, again = copies[0]
+        yield Finding(
+            "duplicate", len(copies),
+            f"{len(copies):,} {plural(copies, 'row is', 'rows are')} a copy of another{where}, text and label; the"
+            f" first is {again.where}, of {one.where}",
+        )  # fmt: skip
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two labels say the same; the order of several names does not matter."""
+    if (
+        isinstance(one, tuple)
+        and isinstance(other, tuple)
+        and all(isinstance(each, str) for each in one + other)
+    ):
+        return one == other or (sorted(one) == sorted(other) and len(set(one)) == len(one))
+    return bool(one == other)
+
+
+def suspicious_names(counts: Counter[str]) -> Iterator[Finding]:
+    """Names that look like one class, like a slip, or like no label."""
+    if groups := alike(counts):
+        listed = "; ".join(
+            " and ".join(f"{name!r} ({counts[name]:,})" for name in names) for names in groups[:SHOWN]
+        )
+        yield Finding(
+            "alike", len(groups),
+            f"labels that differ only in case, width, blanks or hyphens: {listed}{more(groups)}; did you mean one"
+            " class?",
+        )  # fmt: skip
+    if pairs := slips(counts):
+        listed = "; ".join(
+            f"{rare!r} ({counts[rare]:,}) beside {often!r} ({counts[often]:,})"
+            for rare, often in pairs[:SHOWN]
+        )
+        yield Finding("misspelt", len(pairs), f"labels that may be misspelt: {listed}{more(pairs)}")
+    if empty := missing(counts):
+        listed = ", ".join(f"{name!r} ({counts[name]:,})" for name in empty[:SHOWN])
+        yield Finding(
+            "missing", sum(counts[name] for name in empty),
+            f"labels that usually mean that there is none: {listed}; they are taken as classes",
+        )  # fmt: skip
+
+
+def one_sided(counts: Mapping[str, Counter[str]]) -> Iterator[Finding]:
+    """Names that one part has and the rows to learn from do not, or the other way round."""
+    train = counts.get("train")
+    for name, others in counts.items():
+        if train is None or name == "train" or not others:
+            continue
+        if strange := [label for label in others if label not in train]:
+            n = sum(others[label] for label in strange)
+            yield Finding("only in one file", n, f"{shown(strange)}: only in {name} ({n:,}), never learnt")
+        if lacking := [label for label in train if label not in others]:
+            n = sum(train[label] for label in lacking)
+            yield Finding("only in one file", n, f"{shown(lacking)}: in train ({n:,}), not in {name}")
+
+
+def leaks(parts: Parts, keys: Mapping[str, Sequence[tuple[str, ...]]]) -> Iterator[Finding]:
+    """Texts of one part that are in another too."""
+    names = list(parts)
+    for number, name in enumerate(names):
+        first = dict(zip(reversed(keys[name]), reversed(parts[name]), strict=True))
+        for later in names[number + 1 :]:
+            both = [
+                (first[key], example)
+                for key, example in zip(keys[later], parts[later], strict=True)
+                if key in first
+            ]
+            if both:
+                one, other = both[0]
+                rows, again = f"rows of {later}", f"that is in {name} too"
+                if (name, later) == ("train", "dev"):
+                    rows, again = "rows that choose the weights", "that is trained on too"
+                yield Finding(
+                    "leak", len(both),
+                    f"{len(both):,} of the {len(parts[later]):,} {rows} have a text {again}; the first is"
+                    f" {other.where}, as {one.where}",
+                )  # fmt: skip
+
+
+def shown(names: Sequence[str]) -> str:
+    """The first of some names, and how many there are."""
+    listed = ", ".join(map(repr, names[:SHOWN]))
+    return listed + more(names)
+
+
+def more(listed: Sequence[Any]) -> str:
+    """How many are not listed."""
+    return f" and {len(listed) - SHOWN:,} more" if len(listed) > SHOWN else ""
+
+
+def plural(counted: Any, one: str, several: str) -> str:
+    """The form of a word for so many."""
+    return one if len(counted) == 1 else several
+
+
+def report_findings(task: Task, parts: Parts) -> None:
+    """`findings` as one line each, without what every split of small data has."""
+    usual = ("duplicate", "only in one file")
+    for finding in findings(task, parts):
+        if finding.kind not in usual:
+            notice(finding.message)
+
+
+# ── files ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def validate(
+    data: Path,
+    task: str = "classification",
+    *,
+    others: Mapping[str, Path] | None = None,
+    run: Path | None = None,
+    family: str | None = None,
+    reader: Reader = Reader(),
+) -> dict[str, Any]:
+    """Check a file of labelled rows for a task, and `others` (dev, test) with it, as JSON values; `run` or `family`:
+    the model that is to be fine-tuned, whose tokenizer and context decide how much of a text is read.
+
+    Raises UsageError for a task that is not known, DataError for a file that cannot be read at all.
+    """
+    cls = task_class(task)
+    chosen = assign(cls.config(), list(reader.settings))
+    if run is not None and family is not None:
+        raise UsageError(f"--from {run} and --model {family}: a model is one or the other; leave one out")
+    context = context_of(run, family)
+    paths = {"train": data, **(others or {})}
+    checked: dict[str, Checked] = {}
+    rows: dict[str, list[Record]] = {}
+    for name, path in paths.items():
+        checked[name], rows[name] = check_file(cls, chosen, path, reader)
+    warnings: list[Finding] = []
+    classes: dict[str, int] = {}
+    errors = [
+        {"file": each.path, **asdict(row)} for each in checked.values() for row in in_order(each.errors)
+    ]
+    if rows["train"]:
+        try:
+            with kept_notices() as lines:
+                built = cls.of(chosen, rows["train"])
+        except (DataError, UsageError) as error:
+            errors.append({"file": str(data), "where": str(data), "message": str(error)})
+        else:
+            warnings += [Finding("note", 1, line) for line in lines]
+            examples = {name: read_examples(built, part, checked[name]) for name, part in rows.items()}
+            warnings += findings(built, examples)
+            warnings += too_long(built, examples, *context)
+            if not numeric(built):
+                counts = Counter(n for each in examples["train"] for n in names_of(built, each))
+                classes = {name: counts[name] for name in [*built.labels, *counts] if name in counts}
+    return {
+        "data": str(data), "task": task, "settings": list(reader.settings), "ok": not errors,
+        "files": {name: as_values(each) for name, each in checked.items()},
+        "classes": classes, "errors": errors,
+        "warnings": [asdict(each) for each in warnings],
+    }  # fmt: skip
+
+
+def check_file(cls: type[Task], settings: Any, path: Path, reader: Reader) -> tuple[Checked, list[Record]]:
+    """A file's rows that can be used, and what is wrong with the others."""
+    spelled, faults = parse_columns(reader.columns), list[Problem]()
+    with kept_notices() as lines:
+        records = read_records(path, spelled, encoding=reader.encoding, problems=faults)
+    found = Checked(str(path), len(records) + len(faults), errors=unread(faults), warnings=lines)
+    try:
+        parse = cls.parser(settings, records, labelled=True)
+    except (DataError, UsageError) as error:
+        found.errors.append(BadRow(str(path), str(error)))
+        return found, []
+    parse_rows(records, parse, found.errors)
+    bad = {each.where for each in found.errors}
+    good = [record for record in records if record.where not in bad]
+    found.usable = len(good)
+    names = list(dict.fromkeys(name for record in records for name in record.values))
+    with contextlib.suppress(DataError):
+        given = {name: column for column, name in spelled.items()}
+        fields = [name for name in cls.fields(settings, records[0].values) if name in names]
+        found.columns = {name: given.get(name, name) for name in fields}
+        found.not_read = [name for name in names if name not in fields]
+    return found, good
+
+
+def read_examples(task: Task, records: list[Record], checked: Checked) -> list[Example]:
+    """The examples of a file; rows without a text are counted as left out."""
+    with kept_notices() as lines:
+        examples = task.examples(records, labelled=True)
+    checked.warnings += lines
+    if n := len(records) - len(examples):
+        checked.left_out["without a text"] = n
+        checked.usable -= n
+    return examples
+
+
+def as_values(checked: Checked) -> dict[str, Any]:
+    """A file's figures as JSON values."""
+    return {key: value for key, value in asdict(checked).items() if key != "errors"} | {
+        "invalid": len(checked.errors)
+    }
+
+
+@contextlib.contextmanager
+def kept_notices() -> Iterator[list[str]]:
+    """Lines that would go to standard error, as a list once the block is left."""
+    lines: list[str] = []
+    with contextlib.redirect_stderr(io.StringIO()) as written:
+        yield lines
+    lines += written.getvalue().splitlines()
+
+
+def context_of(run: Path | None, family: str | None) -> tuple[Tokenizer | None, int | None]:
+    """The tokenizer of a run, and how much of a text its model reads; of a new model without a tokenizer."""
+    if run is not None:
+        model, tokenizer, _ = opened(run)
+        return tokenizer, frame_of(model.config, tokenizer).longest
+    cls, _ = family_of(family or "encoder")
+    if cls.reads_texts or cls.counts:
+        return None, None
+    return None, cls.sized(n_layer=2, d_model=256, context_length=USUAL_CONTEXT).get("context_length")
+
+
+def too_long(task: Task, parts: Parts, tokenizer: Tokenizer | None, context: int | None) -> Iterator[Finding]:
+    """How long texts are against what a model reads: in tokens, without a tokenizer in words or characters."""
+    examples = [each for part in parts.values() for each in part]
+    limits = [each for each in (context, getattr(task.settings, "longest", 0)) if each]
+    if not examples or not limits:
+        return
+    if tokenizer is not None:
+        unit, flat = (
+            "tokens",
+            iter(tokenizer.encode_batch([text for each in examples for text in each.texts])),
+        )
+        lengths = [sum(len(next(flat)) for _ in each.texts) for each in examples]
+    else:
+        joined = [
+            "".join(each.texts) if task.name == "tagging" else " ".join(each.texts) for each in examples
+        ]
+        unit = "words" if has_blanks(joined[:1000]) else "characters"
+        lengths = [len(text.split()) if unit == "words" else len(text) for text in joined]
+    over = [n for n in lengths if n > min(limits)]
+    how = "read in windows" if task.name in WINDOWED else "cut: see task.longest"
+    if over:
+        yield Finding(
+            "length", len(over),
+            f"{len(over):,} of {len(lengths):,} texts are longer than {min(limits):,} {unit} (half of all have up to"
+            f" {int(np.median(lengths)):,}, the longest {max(lengths):,}): they are {how}",
+        )  # fmt: skip
