@@ -103,6 +103,20 @@ def test_answers_come_out_as_a_file(
         assert float(row["probability"]) == pytest.approx(expected[number].max(), abs=1e-5)
 
 
+def test_rows_of_several_files_have_their_file(linear: api.Run, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("a", "b"):
+        written(tmp_path / "in" / f"{name}.jsonl", reviews(2))
+    linear.predict_file(tmp_path / "in", out=tmp_path / "o.csv")
+    found = [(Path(row["file"]).name, row["line"], row["id"]) for row in read_table(tmp_path / "o.csv")]
+    assert found == [
+        ("a.jsonl", "1", "r0"),
+        ("a.jsonl", "2", "r1"),
+        ("b.jsonl", "1", "r0"),
+        ("b.jsonl", "2", "r1"),
+    ]
+
+
 def test_an_existing_file_is_kept_without_force(
     linear: api.Run, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -113,6 +127,10 @@ def test_an_existing_file_is_kept_without_force(
     assert out.read_text() == "mine"
     assert main([*words, "--force"]) == 0
     assert len(read_table(out)) == 60
+    before = out.read_bytes()
+    assert main(["predict", str(linear.path), str(out), "--out", str(out), "--force"]) == 2
+    assert "is the file that is read" in capsys.readouterr().err
+    assert out.read_bytes() == before
     assert main(["predict", str(linear.path), "a", "--out", str(tmp_path / "o.xls")]) == 2
     assert "known: .csv, .tsv, .jsonl" in capsys.readouterr().err
 
@@ -284,7 +302,7 @@ def test_tokens_in_columns_are_told_from_lines_by_what_they_are(
     assert [answer["line"] for answer in found] == [1, 6]
     prose = tmp_path / "prose.txt"
     prose.write_text("Anna left Rome .\nThen Boris saw Oslo again .\nShe went on .\n")
-    with pytest.raises(DataError, match="plain text without labels"):
+    with pytest.raises(DataError, match="not CoNLL columns"):
         tagger.evaluate(prose)
 
 

@@ -163,6 +163,8 @@ def test_a_file_that_is_not_there() -> None:
         ("a.tsv", 'text\tlabel\n"She said ""hi"""\t1\n', ['She said "hi"'], "1 field begins with a quote"),
         ("a.tsv", 'text\tlabel\n"quoted" word\t1\n"b"\t0\n', ['"quoted" word', '"b"'], "read as they are"),
         ("a.tsv", 'text\tlabel\n5" pipe\t1\n', ['5" pipe'], ""),
+        ("a.tsv", 'text\tlabel\n"a \\"b\\""\t1\n', ['a "b"'], "read without the quotes, those inside escaped"),
+        ("a.tsv", 'text\tlabel\na \\"b\t1\n', ['a \\"b'], "1 quote follows a backslash: read as they are"),
     ],
 )  # fmt: skip
 def test_dialects_of_tables(
@@ -191,7 +193,7 @@ def test_a_delimiter_that_is_given(tmp_path: Path) -> None:
         ("a.csv", "text,label\na,b,c\nd,1\n\ne\n", r"line 2 has 3 columns, the first line 2; .*1 more row .*: line 5"),
         ("a.csv", 'text,label\nd,1\n"never closed,1\nmore,2\n', r"line 3: a quote that begins in"),
         ("a.csv", 'text,label\n"a"b,1\nc,0\n', r"line 2 has a quote that is not closed or not doubled"),
-        ("a.csv", "text,text,label\na,b,1\n", "has 2 columns named 'text'"),
+        ("a.csv", "text,text,label\na,b,1\n", "line 1: 2 columns are named 'text'"),
         ("a.tsv", 'text\tlabel\na\t1\n"b\t1\nc"\t0\n', r"line 3: from here lines can be read as one field"),
         ("a.jsonl", '{"text": 1' + "0" * 5000 + "}\n", "line 1 is not JSON"),
         ("a.html", "<p>page</p>", "a page holds no rows"),

@@ -7,14 +7,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from textus.common import DataError, UsageError, claim_file, fingerprint, sha256
+from textus.common import DataError, UsageError, fingerprint, sha256
 from textus.engine import Engine
 from textus.generation import Sampling, TextStream, beginning
 from textus.inputs import is_plain, place_of, texts_in
 from textus.models import LanguageModel
 from textus.records import Record
 from textus.tokenizer import Tokenizer
-from textus.writing import Layout, content_of, form_of, partial_file, write_rows
+from textus.writing import Layout, claim_output, content_of, form_of, partial_file, write_rows
 
 AT_ONCE = 16
 """Prompts that are continued together."""
@@ -123,7 +123,7 @@ def complete_to(
     same command continues after a kill. Returns how many there are.
     """
     form, of = form_of(out), None
-    claim_file(out, force=force)
+    claim_output(out, given, force=force)
     records: Callable[[], Iterable[Record]] = lambda: given  # type: ignore[assignment, return-value]  # noqa: E731
     if isinstance(given, Path):
         records = prompts_of(given, columns, source=model.needs_source)

@@ -28,7 +28,16 @@ from textus.common import (
 from textus.inputs import place_of, texts_in
 from textus.passages import text_of
 from textus.records import Record
-from textus.writing import AT_ONCE, FORMS, Layout, PartialFile, content_of, partial_file, write_rows
+from textus.writing import (
+    AT_ONCE,
+    FORMS,
+    Layout,
+    PartialFile,
+    claim_output,
+    content_of,
+    partial_file,
+    write_rows,
+)
 
 Vectors = Callable[[Sequence[str]], np.ndarray]
 
@@ -50,7 +59,7 @@ def embed_to(
     if (form := out.suffix.lower()) not in (".npy", *FORMS):
         raise unknown("form of --out", out.suffix or out.name, [".npy", *FORMS])
     beside = out.with_name(f"{out.name}.rows.jsonl")
-    claim_file(out, force=force)
+    claim_output(out, path, force=force)
     if form == ".npy":
         claim_file(beside, force=force)
     records = texts_in(path, columns)

@@ -95,12 +95,6 @@ def has_columns(path: Path, tags: Iterable[str]) -> bool:
     return len(counts) == 1 and counts != {1} and n > 1 and 2 * n_tagged >= n
 
 
-def is_prose(path: Path) -> bool:
-    """Whether a plain text file has lines of any number of words, few of which end with a tag."""
-    counts, n_tagged, n = looked_at(path, ())
-    return len(counts) > 1 and 2 * n_tagged < n
-
-
 def looked_at(path: Path, tags: Iterable[str]) -> tuple[set[int], int, int]:
     """Of the first lines that are not empty: how many columns they have, how many end with a tag, and how many there
     are.
@@ -296,10 +290,6 @@ def labelled_records(
     """
     if isinstance(given, str | Path):
         path = Path(given)
-        if is_plain(path) and path.is_file() and not columns and is_prose(path):
-            raise DataError(
-                f"{path} is plain text without labels; give rows: csv, tsv, jsonl, json, parquet, CoNLL columns"
-            )
         return read_records(path, parse_columns(columns_of(path, columns, trained)))
     rows = labelled_rows(given, task)
     if not rows:

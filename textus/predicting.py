@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from textus.common import UsageError, claim_file, fingerprint, notices_together, sha256
+from textus.common import UsageError, fingerprint, notices_together, sha256
 from textus.inputs import (
     Records,
     columns_as_trained,
@@ -22,7 +22,7 @@ from textus.models import LanguageModel
 from textus.records import Record, clean_text
 from textus.tasks import Example, Task, read
 from textus.tokenizer import Tokenizer
-from textus.writing import AT_ONCE, Layout, content_of, form_of, partial_file, write_rows
+from textus.writing import AT_ONCE, Layout, claim_output, content_of, form_of, partial_file, write_rows
 
 MOST_CLASSES = 200
 """Classes that have a column of their own in a table."""
@@ -147,7 +147,7 @@ def predict_to(
     Raises UsageError where `out` exists, unless `force`.
     """
     form, of = form_of(out), None
-    claim_file(out, force=force)
+    claim_output(out, given, force=force)
     records: Callable[[], Iterable[Record]] = lambda: given  # type: ignore[assignment, return-value]  # noqa: E731
     if isinstance(given, Path):
         columns = columns_of(given, columns, reader.columns)

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from textus.common import DataError, notice, printable
 from textus.corpus import conll, exports
-from textus.corpus.decoding import open_text
+from textus.corpus.decoding import Guesses, open_text
 from textus.corpus.dialects import Problem, parse_delimiter
 from textus.corpus.documents import Dropped, Unreadable
 from textus.corpus.readers import read_page
@@ -74,9 +75,11 @@ def stream_records(
     reading = Reading(columns or {}, encoding, parse_delimiter(delimiter), silent if quiet else notice)
     dropped: list[Dropped] = []
     faults: list[Problem] = [] if problems is None else problems
-    broken = Broken()
+    broken, guesses = Broken(), Guesses()
     n_rows = 0
     for found in files_of(Path(path), dropped):
+        noted = partial(guesses.add, found.source.name)
+        found = replace(found, source=replace(found.source, noted=noted))
         for record in of_source(found, reading, dropped):
             if isinstance(record, Problem):
                 faults.append(record)
@@ -84,6 +87,8 @@ def stream_records(
                 n_rows += 1
                 yield broken.cleaned(record)
     if not quiet:
+        if line := str(guesses):
+            notice(line)
         broken.report()
         report_dropped(dropped)
     if problems is None and faults:

@@ -18,7 +18,18 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from textus.common import RunError, alone_in, claim_file, notice, read_json, sha256, sync, unknown, write_json
+from textus.common import (
+    RunError,
+    UsageError,
+    alone_in,
+    claim_file,
+    notice,
+    read_json,
+    sha256,
+    sync,
+    unknown,
+    write_json,
+)
 from textus.inputs import place_of
 from textus.records import Record, parse_columns
 
@@ -146,6 +157,13 @@ def write_rows(
     return file.done
 
 
+def claim_output(out: Path, given: Any, *, force: bool) -> None:
+    """UsageError where the file to write exists, unless `force`, or is the one that is read."""
+    claim_file(out, force=force)
+    if isinstance(given, Path) and out.exists() and out.samefile(given):
+        raise UsageError(f"{out} is the file that is read; choose another --out")
+
+
 def content_of(path: Path) -> Any:
     """A hash of a file's bytes; of a folder of each file in it."""
     if path.is_dir():
@@ -154,9 +172,14 @@ def content_of(path: Path) -> Any:
     return sha256(path) if path.is_file() else None
 
 
+def file_of(record: Record) -> str:
+    """The file that a record is of."""
+    return record.where.rpartition(": ")[0] or record.where
+
+
 class Layout:
-    """How a row of the output is made: its place, the file's own columns, the answer. All `records` are read once for
-    their columns: a table must know them before its first row.
+    """How a row of the output is made: its place (of several files also which), the file's own columns, the answer. All
+    `records` are read once for their columns: a table must know them before its first row.
     """
 
     def __init__(self, answer: Sequence[str], columns: str | None, records: Iterable[Record]) -> None:
@@ -164,9 +187,14 @@ class Layout:
         self.own = {field: column for column, field in own if not column.isdigit()}
         places: dict[str, None] = {}
         fields: dict[str, None] = {}
+        first, self.several = "", False
         for record in records:
+            first = first or file_of(record)
+            self.several = self.several or file_of(record) != first
             places.update(dict.fromkeys(place_of(record)))
             fields.update(dict.fromkeys(self.own.get(name, name) for name in record.values))
+        if self.several:
+            places = {"file": None, **places}
         self.places = {name: f"file_{name}" if name in fields and name != "id" else name for name in places}
         self.answer = {name: f"predicted_{name}" if name in fields else name for name in answer}
         self.names = list(dict.fromkeys([*self.places.values(), *fields, *self.answer.values()]))
@@ -177,6 +205,7 @@ class Layout:
 
     def row(self, record: Record, answer: Mapping[str, Any]) -> dict[str, Any]:
         """One row."""
-        found = {self.places[name]: value for name, value in place_of(record).items()}
+        place = ({"file": file_of(record)} if self.several else {}) | place_of(record)
+        found = {self.places[name]: value for name, value in place.items()}
         found |= {self.own.get(name, name): value for name, value in record.values.items()}
         return found | {self.answer.get(name, name): value for name, value in answer.items()}

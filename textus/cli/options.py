@@ -108,10 +108,15 @@ class SamplingFlags:
         float | None, option("Above 1, tokens already used become less likely.")
     ] = None
     stop: Annotated[list[str] | None, option("Stop before this text; may be repeated.")] = None
+    sliding: Annotated[
+        bool, option("Where the context is full, continue without the first half of the text; else it ends.")
+    ] = False
 
     def given(self) -> dict[str, Any]:
         """The flags that were given, as keywords of `generation.Sampling`."""
-        values = {name: value for name, value in asdict(self).items() if value is not None}
+        values = {
+            name: value for name, value in asdict(self).items() if value is not None and value is not False
+        }
         if "stop" in values:
             values["stop"] = tuple(values["stop"])
         return values

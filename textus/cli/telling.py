@@ -232,13 +232,17 @@ def comparison(found: Mapping[str, Any]) -> str:
     return "\n".join([f"on {found['on']} ({size(found['bytes'])})", table(rows), *found["verdict"]])
 
 
+COSTS = ("parameters", "seconds", "weights_bytes", "peak_memory_bytes", "rows_trained_on")
+
+
 def task_comparison(found: Mapping[str, Any]) -> str:
     """What `compare` says of fine-tuned runs: a row a run, and which is better."""
     rows = [
-        {
-            label(name): size(value) if name.endswith("bytes") else value
-            for name, value in row.items()
-            if name != "task" and value is not None
+        {label(name): value for name, value in row.items() if name not in ("task", *COSTS)}
+        | {
+            "parameters": row["parameters"],
+            "seconds": row["seconds"],
+            "memory": size(row["peak_memory_bytes"]),
         }
         for row in found["runs"]
     ]

@@ -187,13 +187,14 @@ REPEATED = re.compile(r"([^\x00-\x7f])\1{2,}")
 class Reading(NamedTuple):
     """How a text reads in the language that explains it best.
 
-    `score` is the log-likelihood; `explained` the share of the characters beyond ASCII that are what that language
-    has, where it has them.
+    `score` is the log-likelihood, `mean` that of a character beyond ASCII; `explained` the share of those characters
+    that are what that language has, where it has them.
     """
 
     score: float
     language: str
     explained: float
+    mean: float
 
 
 def reading(text: str) -> Reading:
@@ -204,17 +205,21 @@ def reading(text: str) -> Reading:
         places[place(stretch)] += count
     words = Counter(WORD.findall(text.lower()))
     n_beyond = sum(places.values())
-    scripts = {script_of(char) for char, _ in places}
+    scripts: Counter[str] = Counter()
+    for (char, _), count in places.items():
+        scripts[script_of(char)] += count
+    scripts["HIRAGANA"] += scripts["KATAKANA"]
+    most = max([count for script, count in scripts.items() if script], default=0)
     best = max(
         (scored(code, places, words), code)
         for code, language in LANGUAGES.items()
-        if language.script == "LATIN" or language.script in scripts
+        if code == "en" or (scripts[language.script] and scripts[language.script] >= 0.1 * most)
     )
     score, code = best
     good = sum(
         count for (char, malus), count in places.items() if malus > -2.5 and likelihood(code, char) > EXPECTED
     )
-    return Reading(score + PLAIN_CHAR * (len(text) - n_beyond), code, good / n_beyond)
+    return Reading(score + PLAIN_CHAR * (len(text) - n_beyond), code, good / n_beyond, score / n_beyond)
 
 
 def scored(code: str, places: Counter[tuple[str, float]], words: Counter[str]) -> float:
@@ -230,7 +235,7 @@ def place(stretch: str) -> tuple[str, float]:
     before, char, after = tuple(stretch)
     if char in QUOTES:
         inside = before.isalpha() and after.isalpha() and char not in JOINING
-        return char, -4.0 if inside else -2.0 if char == "‚" else 0.0
+        return char, -4.0 if inside else -3.0 if char == "‚" else 0.0
     if char in SIGNS:
         good = not after.isalpha() or (char in BEFORE_LETTERS and not before.isalpha() and after.isascii())
         return char, 0.0 if good else -5.0
@@ -267,7 +272,7 @@ def likelihood(code: str, char: str) -> float:
 def ideograph(char: str, code: str) -> float:
     """A Chinese character, a kana or a syllable of Hangul by how common the standards of a language make it."""
     if char in COMMON_CHINESE and code != "ko":
-        return log(1e-3)
+        return log(1.2e-3)
     if "\u3041" <= char <= "\u30fe":
         return log(3e-3)
     for codec, first, last in FIRST_LEVELS.get(code, FIRST_LEVELS["zh"]):
