@@ -272,3 +272,27 @@ def test_an_encoding_can_be_named(tmp_path: Path) -> None:
         .texts[0]
         .startswith("egyenlő")
     )
+
+
+def test_evaluate_lists_all_bad_rows_and_leaves_them_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """D24: a file to be measured on has bad rows too."""
+    api.finetune(written(tmp_path / "rows.jsonl", GOOD), model="linear", out=tmp_path / "run")
+    rows = [row | {"label": ""} if n in (3, 7, 20) else row for n, row in enumerate(GOOD)]
+    test = written(tmp_path / "test.jsonl", rows)
+    words = ["evaluate", str(tmp_path / "run"), "--on", str(test), "--no-floors"]
+    capsys.readouterr()
+    assert main(words) == 1
+    assert "3 of 60 rows cannot be used" in (said := capsys.readouterr().err)
+    assert all(f"line {n}:" in said for n in (4, 8, 21))
+    assert main([*words, "--skip-invalid", "1%"]) == 1
+    capsys.readouterr()
+    assert main([*words, "--skip-invalid", "5%", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["rows"] == 57
+    assert "3 of 60 rows cannot be used and are left out" in err
+    assert main([*words, "--skip-invalid", "3"]) == 2
+    unread = written(tmp_path / "unread.jsonl", [GOOD[0] | {"text": None}, GOOD[1], GOOD[2] | {"text": 5}])
+    assert main(["predict", str(tmp_path / "run"), str(unread)]) == 1
+    assert "2 of 3 rows cannot be used" in capsys.readouterr().err
