@@ -101,11 +101,12 @@ def ours(side: Side, stack: ExitStack) -> tuple[Callable[[], float], int]:
 
     from textus.allocation import keep_memory
     from textus.checkpoint import RunFolder
+    from textus.gradients import Gradients
     from textus.loader import Batch
     from textus.measuring import candidates, micro_batches
     from textus.models.transformer import Decoder, DecoderConfig
     from textus.optim import OptimSettings
-    from textus.training import Gradients, Training, TrainSettings, deterministic
+    from textus.training import Training, TrainSettings, deterministic
 
     keep_memory()
     torch.set_num_threads(1)

@@ -22,11 +22,11 @@ from torch.nn import functional as F
 from benchmarks._measuring import Bench, begin, show, spread
 from textus.allocation import keep_memory
 from textus.common import notice
+from textus.gradients import Gradients, clip
 from textus.loader import Batch
 from textus.models import build
 from textus.models import family as family_of
 from textus.optim import OptimSettings, make_optimisers
-from textus.training import Gradients, clip
 
 ROUNDS = 9
 FINALISTS = 2

@@ -43,6 +43,7 @@ measure vae
 measure gan
 measure encoder_pretraining
 measure families
+measure small_data
 
 # The page.
 measure table

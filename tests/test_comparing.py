@@ -262,6 +262,7 @@ def test_a_log_that_is_being_written_is_read(tmp_path: Path) -> None:
 
 
 def test_a_model_in_training_is_not_changed_by_being_measured(runs: dict[str, api.Run]) -> None:
+    _ = runs["decoder"].tokenizer  # read now
     torch.manual_seed(0)
     model = build("decoder", {"vocab_size": 40, "n_layer": 1, "n_head": 2, "d_model": 8, "dropout": 0.5})
     model.train()
@@ -269,3 +270,19 @@ def test_a_model_in_training_is_not_changed_by_being_measured(runs: dict[str, ap
     evaluate(model, runs["decoder"].tokenizer, SAYINGS[:2])
     assert model.training
     assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_the_demonstration_calls_no_run_better_than_the_figures_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """U21: never "Better: ngram. ngram and decoder cannot be told apart"."""
+    from textus.cli.demo import last_screen
+
+    (tmp_path / "report").mkdir()
+    rows = [{"name": name, "bits_per_byte": {"value": 2.0}} for name in ("ngram", "decoder")]
+    verdict = ["ngram and decoder cannot be told apart on this text: 0.0100 bits per byte."]
+    (tmp_path / "report" / "comparison.json").write_text(json.dumps({"rows": rows, "verdict": verdict}))
+    last_screen(tmp_path, 60)
+    shown = capsys.readouterr().out
+    assert verdict[0] in shown
+    assert "Better" not in shown

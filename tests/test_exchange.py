@@ -97,7 +97,7 @@ def test_older_tokenizer_files_are_read(exported: Path, data: Path, tmp_path: Pa
     folder, theirs = data / "weights" / "gpt2_bpe", tmp_path / "gpt2"
     config = transformers.GPT2Config(vocab_size=50257, n_positions=32, n_embd=8, n_layer=1, n_head=2)
     transformers.GPT2LMHeadModel(config).save_pretrained(theirs)
-    with pytest.raises(RunError, match=r"has no tokenizer\.json, nor vocab\.json"):
+    with pytest.raises(RunError, match="has no tokenizer: neither"):
         import_model(theirs, out=tmp_path / "run")
     (theirs / "vocab.json").write_bytes((folder / "encoder.json").read_bytes())
     (theirs / "merges.txt").write_bytes((folder / "vocab.bpe").read_bytes())
@@ -295,7 +295,7 @@ def test_sources_that_are_no_models_are_refused(exported: Path, tmp_path: Path, 
         (exported / "model.safetensors", None, "give its folder"),
         (exported, tmp_path / "noise", "a folder brings its own"),
         (gguf_file, tmp_path / "noise", "a GGUF file brings its own"),
-        (tmp_path, None, r"has no config\.json"),
+        (tmp_path, None, "holds GGUF files"),
     ]
     for source, tokenizer, said in cases:
         with pytest.raises(TextusError, match=said):

@@ -16,7 +16,7 @@ from textus import api
 from textus.checkpoint import load, open_run
 from textus.cli import main
 from textus.common import DataError, RunError, UsageError, sha256
-from textus.tasks import examples_of, frame_of, rows_of
+from textus.tasks import frame_of, rows_of
 from textus.training import Interrupted
 
 SMALL = ("train.batch_size=8", "model.n_layer=1", "model.d_model=32", "optim.rate=0.01")
@@ -266,7 +266,7 @@ def test_with_nothing_cut_every_window_is_read_and_their_mean_answers(
         "180 of 180 texts are longer than 12 tokens: all are read in 540 windows" in capsys.readouterr().err
     )
     run, texts = runs["nothing"], [rows[0]["text"], "a grand film", "", rows[1]["text"]]
-    examples = examples_of(run.task, texts)
+    examples = [run.task.asked((each,), each) for each in texts]
     windows = rows_of(run.task, examples, run.tokenizer, frame_of(run.model.config, run.tokenizer, 12))
     assert [row.about for row in windows] == [0, 0, 0, 1, 2, 3, 3, 3]
     ids = run.tokenizer.encode(texts[3])

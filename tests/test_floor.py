@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import shutil
 from pathlib import Path
@@ -86,7 +85,7 @@ def test_it_is_kept_verified_shown_and_read_again(
     again = api.open_run(shutil.copytree(linear.path, tmp_path / "copy"))
     assert again.predict(["a grand film"]) == linear.predict(["a grand film"])
     assert main(["resume", str(linear.path)]) == 0
-    with pytest.raises(UsageError, match="not to predict text"):
+    with pytest.raises(UsageError, match="for one: textus evaluate RUN"):
         api.compare([linear], on=linear.path / "log.jsonl")
     with pytest.raises(UsageError, match="not to predict text"):
         linear.generate("the film")
@@ -185,18 +184,43 @@ def test_a_difference_is_paired(lstm: api.Run, folder: Path) -> None:
 
 
 def test_the_floor_is_trained_once_and_anew_where_it_is_another_s(
-    lstm: api.Run, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    lstm: api.Run,
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    run = api.open_run(shutil.copytree(lstm.path, tmp_path / "run", ignore=shutil.ignore_patterns(KEPT)))
-    said = lambda: (run.evaluate_task(folder / "test.jsonl"), capsys.readouterr().err)[1]  # noqa: E731
+    monkeypatch.setenv("TEXTUS_CACHE", str(tmp_path / "cache"))
+    said = lambda: (lstm.evaluate_task(folder / "test.jsonl"), capsys.readouterr().err)[1]  # noqa: E731
     assert "is trained on the rows" in said()
     assert "is trained on the rows" not in said()
-    record = run.path / KEPT / "run.json"
-    changed = json.loads(record.read_text())
-    changed["corpus"]["fingerprint"] = "another"
-    record.write_text(json.dumps(changed))
+    (kept,) = (tmp_path / "cache" / KEPT).iterdir()
+    with (kept / "model.safetensors").open("ab") as file:
+        file.write(b"x")  # a damaged one is trained anew
     assert "is trained on the rows" in said()
-    assert api.verify(run.path)
+    assert api.verify(kept)
+
+
+def test_measuring_changes_no_byte_of_a_run(
+    lstm: api.Run, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """C24."""
+    monkeypatch.setenv("TEXTUS_CACHE", str(tmp_path / "cache"))
+    run = api.open_run(shutil.copytree(lstm.path, tmp_path / "run"))
+    held = lambda: {  # noqa: E731
+        str(file): (file.read_bytes() if file.is_file() else None, file.stat().st_mtime_ns)
+        for file in [run.path, *run.path.rglob("*")]
+    }
+    before, test = held(), str(folder / "test.jsonl")
+    for words in (
+        ["evaluate", str(run.path), "--on", test, "--out", str(tmp_path / "page")],
+        ["predict", str(run.path), test, "--out", str(tmp_path / "out.csv")],
+        ["compare", str(run.path), str(lstm.path), "--on", test],
+        ["show", str(run.path)],
+    ):
+        assert main(words) == 0
+    assert held() == before
+    assert "TF-IDF + linear" in (tmp_path / "page" / "evaluation.html").read_text()
 
 
 def test_rows_that_are_gone_or_changed_are_told(

@@ -114,3 +114,75 @@ def test_architectures_are_refused_without_a_hint_by_spelling(name: str) -> None
         architecture(name)
     assert "did you mean" not in str(caught.value)
     assert all(known in str(caught.value) for known in architectures())
+
+
+# ── vocabularies and rows ──────────────────────────────────────────────────────────────────────
+
+
+def tokenizer_of(n: int, folder: Path, **special: str) -> Any:
+    """A byte-level BPE of `n` entries, saved with more special tokens."""
+    import tokenizers as tk
+
+    backend = tk.Tokenizer(tk.models.BPE())
+    backend.pre_tokenizer = tk.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = tk.decoders.ByteLevel()
+    alphabet = tk.pre_tokenizers.ByteLevel.alphabet()
+    trainer = tk.trainers.BpeTrainer(
+        vocab_size=n, special_tokens=["<end>"], initial_alphabet=alphabet, show_progress=False
+    )
+    backend.train_from_iterator(["the cat sat on the mat, and the dog on the log"] * 9, trainer)
+    made = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>")
+    made.add_special_tokens(special)
+    made.save_pretrained(folder)
+    return made
+
+
+def rows_of(rows: int, folder: Path) -> Path:
+    config = transformers.LlamaConfig(
+        **{**OWN["LlamaForCausalLM"], "num_hidden_layers": 1}, vocab_size=rows, bos_token_id=0, eos_token_id=0
+    )
+    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def test_a_pad_token_that_was_added_without_a_row_is_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """M13: one token more than rows was "not of one model"; its id can never be read."""
+    theirs = tokenizer_of(270, tmp_path, pad_token="[PAD]")
+    rows_of(270, tmp_path)
+    assert len(theirs) == 271
+    found = read_folder(tmp_path)
+    assert found.tokenizer is not None
+    assert "[PAD] can never be read and is left out" in capsys.readouterr().err
+    assert found.tokenizer.vocab_size == 270
+    assert found.tokenizer.pad_id == 0
+    assert found.tokenizer.encode("the cat [PAD]") == theirs("the cat ")[
+        "input_ids"
+    ] + found.tokenizer.encode("[PAD]")
+    found.tokenizer.save(tmp_path / "again")
+
+
+@pytest.mark.parametrize(
+    ("rows", "accepted"), [(271, True), (320, True), (384, True), (512, True), (1024, False)]
+)
+def test_rows_beyond_the_tokenizer_are_reported(
+    rows: int, accepted: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """M13: rounded up to a multiple of 64 or more."""
+    tokenizer_of(270, tmp_path)
+    rows_of(rows, tmp_path)
+    if not accepted:
+        with pytest.raises(TextusError, match="not of one model"):
+            read_folder(tmp_path)
+        return
+    read_folder(tmp_path)
+    assert f"{rows - 270:,} of its {rows:,} rows have no token" in capsys.readouterr().err
+
+
+def test_pieces_without_a_row_are_refused(tmp_path: Path) -> None:
+    """M13: what a text can spell must have a row."""
+    tokenizer_of(271, tmp_path)
+    rows_of(270, tmp_path)
+    with pytest.raises(TextusError, match="271 entries, the weights are for 270; they are not of one model"):
+        read_folder(tmp_path)

@@ -24,12 +24,13 @@ from benchmarks.gan import self_bleu
 from textus import tokenizer as tokenizers
 from textus.checkpoint import create_run
 from textus.common import UsageError, cpu_seconds
+from textus.gradients import Backward, Gradients
 from textus.loader import Batch, Loader, store_of
 from textus.measuring import affordable
 from textus.models import LanguageModel, Loss, build
 from textus.models.gan import GAN, GANConfig, alive_before_end, policy_loss, straight_through
 from textus.optim import OptimSettings, make_optimisers
-from textus.training import Backward, Gradients, TrainSettings, fit
+from textus.training import TrainSettings, fit
 
 END, T = 0, 3
 SMALL: dict[str, Any] = {
@@ -222,7 +223,7 @@ def moved(model: GAN, before: dict[str, Tensor]) -> set[str]:
 def played(tmp_path: Path, model: GAN, backward: Backward) -> list[set[str]]:
     """Train by `fit`; which groups each step moved."""
     tokenizer = tokenizers.train("char", ["ab"])
-    record = {"family": "gan", "config": {}, "settings": {}, "choices": {}, "corpus": {}}
+    record = {"family": "gan", "config": {}, "settings": {}, "choices": {}, "corpus": None}
     kept = {"fingerprint": tokenizer.fingerprint, "kind": tokenizer.kind}
     run = create_run(tmp_path / "run", {**record, "tokenizer": kept}, tokenizer)
     found: list[set[str]] = []

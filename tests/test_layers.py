@@ -13,15 +13,15 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 FLOORS = """
 common
-config hardware allocation report
+arguments config hardware allocation report
 corpus tokenizer
 loader texts records
 passages
-pairs
-models
+pairs inputs
+models writing
 generation
 engine
-checkpoint optim distributed
+checkpoint gradients optim distributed
 training
 measuring
 presets
@@ -29,10 +29,10 @@ runs
 augment metrics
 tasks
 evaluation
-comparing extracting fewshot searching validating
-finetuning
+comparing completing extracting fewshot predicting searching validating
+embedding finetuning
 scoring
-ensembling robustness
+ensembling robustness task_comparing
 tuning
 compressing exporting explaining describing privacy passport security
 api

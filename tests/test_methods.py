@@ -15,7 +15,7 @@ from textus import api
 from textus.checkpoint import load, open_run
 from textus.common import UsageError
 from textus.models.adapters import adapted
-from textus.tasks import batch_of, examples_of, frame_of, rows_of
+from textus.tasks import batch_of, frame_of, rows_of
 
 FEW = ("train.batch_size=8", "choices.precision=float32")
 ENCODER = [
@@ -73,7 +73,10 @@ def test_merged_on_load_it_answers_the_same(lora: api.Run) -> None:
     assert not adapted(lora.model)
     task = lora.task
     asked = rows_of(
-        task, examples_of(task, ["a grand film", "dull"]), tokenizer, frame_of(apart.config, tokenizer)
+        task,
+        [task.asked((each,), each) for each in ("a grand film", "dull")],
+        tokenizer,
+        frame_of(apart.config, tokenizer),
     )
     batch = batch_of(task, asked, tokenizer.pad_id)
 

@@ -110,7 +110,7 @@ def test_pairs_are_never_cut_or_mixed_with_plain_texts(
     assert "validates" in capsys.readouterr().err
     with pytest.raises(DataError, match="cannot be one corpus"):
         made(tmp_path, {"a.jsonl": JSONL, "b.txt": "plain"}, name="mixed")
-    with pytest.raises(DataError, match="pairs have the columns source and target"):
+    with pytest.raises(DataError, match="of pairs source=COLUMN,target=COLUMN"):
         made(tmp_path, {"a.jsonl": '{"source": "x"}\n'}, name="half")
 
 

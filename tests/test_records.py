@@ -5,13 +5,14 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import shutil
 import zipfile
 from pathlib import Path
 
 import pytest
 
 from textus.common import DataError, UsageError
-from textus.records import parse_columns, read_records
+from textus.records import Problem, parse_columns, read_records
 
 ROWS = [{"text": '好看，"真的"', "label": "1"}, {"text": "dull, long", "label": "0"}]
 
@@ -138,6 +139,240 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, name: str, text: str, comp
 def test_a_file_that_is_not_there() -> None:
     with pytest.raises(DataError, match=r"nowhere\.csv is not there"):
         read_records(Path("nowhere.csv"))
+
+
+# ── dialects ───────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected", "reported"),
+    [
+        ("a.csv", "text;label\nGut, aber teuer;1\nMies;0\n", ["Gut, aber teuer", "Mies"], "by semicolon, not by"),
+        ("a.csv", "text\tlabel\na, b\t1\n", ["a, b"], "separated by tab, not by comma"),
+        ("a.tsv", 'text,label\n"a, b",1\n', ["a, b"], "separated by comma, not by tab"),
+        ("a.csv", "text|label\na|1\n", ["a"], "separated by bar"),
+        ("a.csv", 'text,label\n"\\"yes, really\\"",1\nC:\\new,0\n', ['"yes, really"', "C:\\new"], "by a backslash"),
+        ("a.csv", 'label, text\n1, "a, b"\n0, c\n', ["a, b", "c"], "a blank follows each comma"),
+        ("a.csv", "text,label\ra,1\rb,0\r", ["a", "b"], ""),
+        ("a.csv", "text,label\r\na,1\r\n\r\nb,0\r\n", ["a", "b"], ""),
+        ("a.csv", "\ufefftext , label\na,1\n", ["a"], ""),
+        ("a.csv", 'text,label\n"two\nlines",1\n', ["two\nlines"], ""),
+        ("a.csv", "text,label\na,1\ntext,label\nb,0\n", ["a", "b"], "line 3 is the header again and is left out"),
+        ("a.csv", ",text,label\n0,a,1\n", ["a"], ""),
+        ("a.csv", "Text,LABEL\na,1\n", ["a"], "column 'Text' is taken for 'text'"),
+        ("a.tsv", 'text\tlabel\n"She said ""hi"""\t1\n', ['She said "hi"'], "1 field begins with a quote"),
+        ("a.tsv", 'text\tlabel\n"quoted" word\t1\n"b"\t0\n', ['"quoted" word', '"b"'], "read as they are"),
+        ("a.tsv", 'text\tlabel\n5" pipe\t1\n', ['5" pipe'], ""),
+        ("a.tsv", 'text\tlabel\n"a \\"b\\""\t1\n', ['a "b"'], "read without the quotes, those inside escaped"),
+        ("a.tsv", 'text\tlabel\na \\"b\t1\n', ['a \\"b'], "1 quote follows a backslash: read as they are"),
+    ],
+)  # fmt: skip
+def test_dialects_of_tables(
+    tmp_path: Path, capsys: pytest.CaptureFixture, name: str, text: str, expected: list[str], reported: str
+) -> None:
+    """D3, D15, D23, D26, D29, U2: read as what they are, and what was guessed is one line."""
+    (tmp_path / name).write_bytes(text.encode())
+    found = values(tmp_path / name)
+    assert [row["text"] for row in found] == expected
+    assert all(row["label"] in ("0", "1") for row in found)
+    said = capsys.readouterr().err
+    assert reported in said
+    assert bool(reported) == bool(said)
+
+
+def test_a_delimiter_that_is_given(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "text~label\na, b~1\n")
+    assert read_records(path, delimiter="~")[0].values == {"text": "a, b", "label": "1"}
+    with pytest.raises(UsageError, match="did you mean 'semicolon'"):
+        read_records(path, delimiter="semicolo")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "complaint"),
+    [
+        ("a.csv", "text,label\na,b,c\nd,1\n\ne\n", r"line 2 has 3 columns, the first line 2; .*1 more row .*: line 5"),
+        ("a.csv", 'text,label\nd,1\n"never closed,1\nmore,2\n', r"line 3: a quote that begins in"),
+        ("a.csv", 'text,label\n"a"b,1\nc,0\n', r"line 2 has a quote that is not closed or not doubled"),
+        ("a.csv", "text,text,label\na,b,1\n", "has 2 columns named 'text'"),
+        ("a.tsv", 'text\tlabel\na\t1\n"b\t1\nc"\t0\n', r"line 3: from here lines can be read as one field"),
+        ("a.jsonl", '{"text": 1' + "0" * 5000 + "}\n", "line 1 is not JSON"),
+        ("a.html", "<p>page</p>", "a page holds no rows"),
+    ],
+)  # fmt: skip
+def test_what_breaks_the_dialect_is_refused_by_its_line(
+    tmp_path: Path, name: str, text: str, complaint: str
+) -> None:
+    with pytest.raises(DataError, match=complaint):
+        read_records(write(tmp_path / name, text))
+
+
+def test_all_bad_rows_can_be_collected(tmp_path: Path) -> None:
+    """D24: every bad row of a file with its line, reason and kind; the others are read."""
+    problems: list[Problem] = []
+    path = write(tmp_path / "a.csv", 'text,label\na,1\nb,1,2\n"c"d,1\ne,0\nf\n')
+    records = read_records(path, problems=problems)
+    assert [record.where for record in records] == [f"{path}: line 2", f"{path}: line 5"]
+    assert [(each.where, each.kind) for each in problems] == [
+        (f"{path}: line 3", "number of columns"), (f"{path}: line 4", "quotes"),
+        (f"{path}: line 6", "number of columns"),
+    ]  # fmt: skip
+    lines = write(tmp_path / "a.jsonl", '{"text": "a"}\n[1]\n{"text"\n')
+    problems.clear()
+    assert len(read_records(lines, problems=problems)) == 1
+    assert [each.kind for each in problems] == ["not an object", "not JSON"]
+
+
+def test_a_field_of_any_length(tmp_path: Path) -> None:
+    """D15, C4: Python's own limit is 131,072."""
+    long = "word " * 60_000
+    assert values(write(tmp_path / "a.csv", f'text,label\n"{long}",1\n'))[0]["text"] == long
+
+
+# ── columns ────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "order", [("review", "text", "label"), ("text", "review", "label"), ("label", "text", "review")]
+)
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "json"])
+def test_a_column_that_was_named_wins(
+    tmp_path: Path, capsys: pytest.CaptureFixture, order: tuple[str, ...], kind: str
+) -> None:
+    """D5: wherever it is in the file; the column with the field's own name is not used, and that is reported."""
+    row = {name: {"review": "good", "text": "ID-1", "label": "1"}[name] for name in order}
+    comma = "\t" if kind == "tsv" else ","
+    text = {
+        "jsonl": json.dumps(row), "json": json.dumps([row])
+    }.get(kind, f"{comma.join(row)}\n{comma.join(row.values())}\n")  # fmt: skip
+    assert values(write(tmp_path / f"a.{kind}", text), "text=review") == [{"text": "good", "label": "1"}]
+    assert "column 'text' is not used: text is column 'review'" in capsys.readouterr().err
+
+
+def test_columns_are_matched_without_case(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    path = write(tmp_path / "a.csv", "Review,Stars\ngood,5\n")
+    assert values(path, "text=review,label=stars") == [{"text": "good", "label": "5"}]
+    assert "column 'Review' is taken for 'review'" in capsys.readouterr().err
+    two = write(tmp_path / "b.csv", "Text,TEXT,text\na,b,c\n")
+    assert values(two) == [{"Text": "a", "TEXT": "b", "text": "c"}]
+    with pytest.raises(UsageError, match="names 'text' twice"):
+        parse_columns("text=a,text=b")
+
+
+@pytest.mark.parametrize(
+    ("first", "expected"), [("text,label", 1), ("review,stars", 1), ("a text,label", 1), ("fine,0", 2)]
+)
+def test_a_header_where_columns_are_positions(
+    tmp_path: Path, capsys: pytest.CaptureFixture, first: str, expected: int
+) -> None:
+    """D29."""
+    found = values(write(tmp_path / "a.csv", f"{first}\ngood,1\n"), "0=text,1=label")
+    assert len(found) == expected
+    assert ("line 1 (" in capsys.readouterr().err) == (expected == 1)
+
+
+# ── folders ────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_folder_for_each_class_reads_any_suffix_and_reports_the_rest(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """D4, C3: as scikit-learn's load_files; what is left out is reported with a count and the first name."""
+    for name in ("neg/1.txt", "neg/2", "pos/3.eml", "pos/4.5", "pos/deep/5.txt"):
+        write(tmp_path / "in" / name, name)
+    write(tmp_path / "in" / "README.txt", "about")
+    (tmp_path / "in" / "pos" / "photo.png").write_bytes(b"\x89PNG\0\0\0\0")
+    (tmp_path / "in" / "pos" / ".hidden").write_text("x")
+    expected = [{"text": name, "label": name[:3]} for name in ("neg/1.txt", "neg/2", "pos/3.eml", "pos/4.5")]
+    assert values(tmp_path / "in") == expected
+    said = capsys.readouterr().err
+    assert f"left out, not in a folder of a class: 2, the first {tmp_path / 'in' / 'README.txt'}" in said
+    assert f"left out, unreadable: 1, the first {tmp_path / 'in' / 'pos' / 'photo.png'} (binary)" in said
+    assert "left out, hidden: 1" in said
+    from sklearn.datasets import load_files
+
+    (tmp_path / "in" / "pos" / "photo.png").unlink()
+    (tmp_path / "in" / "pos" / ".hidden").unlink()
+    shutil.rmtree(tmp_path / "in" / "pos" / "deep")
+    theirs = load_files(tmp_path / "in", encoding="utf-8", shuffle=False)
+    pairs = {
+        (text, theirs.target_names[label]) for text, label in zip(theirs.data, theirs.target, strict=True)
+    }
+    assert pairs == {(row["text"], row["label"]) for row in expected}
+
+
+def test_texts_beside_tables_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    write(tmp_path / "in" / "a.csv", "text,label\na,1\n")
+    write(tmp_path / "in" / "README.txt", "about")
+    assert values(tmp_path / "in") == [{"text": "a", "label": "1"}]
+    assert "left out, a text beside tables or outside of any class: 1" in capsys.readouterr().err
+
+
+# ── repair ─────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "folder", "conll"])
+def test_broken_characters_are_replaced_and_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture, kind: str
+) -> None:
+    """D1: no lone surrogate comes out of the reader, whatever it is read from."""
+    path = tmp_path / f"a.{kind}"
+    if kind == "csv":
+        path.write_bytes("text,label\n餐厅很好,0\n".encode() + b"caf\xe9 x,1\n")
+    elif kind == "jsonl":
+        path.write_text('{"text": "fine", "label": "0"}\n{"text": "caf\\ud83d x", "label": "1"}\n')
+    elif kind == "conll":
+        path.write_bytes("餐厅很好 O\n\n".encode() + b"caf\xe9 O\nx O\n")
+    else:
+        for label, text in (("0", "餐厅".encode()), ("1", "餐厅".encode() + b"caf\xe9 x")):
+            (path / label).mkdir(parents=True)
+            (path / label / "1.txt").write_bytes(text)
+    last = values(path)[-1]
+    text = str(last.get("text") or " ".join(last.get("tokens") or ()))  # type: ignore[call-overload]
+    assert text.removeprefix("餐厅") == "caf\ufffd x"
+    assert "1 broken character was replaced by U+FFFD, the first in " in capsys.readouterr().err
+
+
+NFD = "Zoe\u0308 saw Malaga\u0301 \udce9\udce9 and Zoe\u0308"
+"""NFC is one character shorter at each of three places, and the run of two broken ones becomes one."""
+
+
+def spans_in(text: str) -> dict[str, tuple[int, int]]:
+    """Where each word of a text begins and ends."""
+    return {word: (text.index(word), text.index(word) + len(word)) for word in text.split()}
+
+
+@pytest.mark.parametrize("form", ["dicts", "lists", "doccano", "mentions", "answers", "answer list"])
+def test_places_follow_their_characters(tmp_path: Path, form: str) -> None:
+    """D13: entities and answers are at the same words after NFC and repair."""
+    words = spans_in(NFD)
+    name, (start, end) = "Malaga\u0301", words["Malaga\u0301"]
+    row: dict[str, object] = {"text": NFD}
+    if form == "dicts":
+        row["entities"] = [{"start": start, "end": end, "label": "LOC", "text": name}]
+    elif form == "lists":
+        row["label"] = [[start, end, "LOC"]]
+    elif form == "doccano":
+        row["entities"] = [{"id": 1, "start_offset": start, "end_offset": end, "label": "LOC"}]
+    elif form == "mentions":
+        row["label"] = {"LOC": {name: [[start, end - 1]]}}
+    elif form == "answers":
+        row = {"context": NFD, "question": "?", "answers": {"text": [name], "answer_start": [start]}}
+    else:
+        row = {"context": NFD, "question": "?", "answers": [{"text": name, "start": start}]}
+    (found,) = values(write(tmp_path / "a.jsonl", json.dumps(row)))
+    text = found.get("text", found.get("context"))
+    assert text == "Zoë saw Malagá \ufffd and Zoë"
+    span = (text.index("Malagá"), text.index("Malagá") + 6)
+    expected = {
+        "dicts": ("entities", [{"start": span[0], "end": span[1], "label": "LOC", "text": "Malagá"}]),
+        "lists": ("label", [[*span, "LOC"]]),
+        "doccano": ("entities", [{"start": span[0], "end": span[1], "label": "LOC"}]),
+        "mentions": ("label", {"LOC": {"Malagá": [[span[0], span[1] - 1]]}}),
+        "answers": ("answers", {"text": ["Malagá"], "answer_start": [span[0]]}),
+        "answer list": ("answers", [{"text": "Malagá", "start": span[0]}]),
+    }
+    field, value = expected[form]
+    assert found[field] == value
 
 
 DATA = Path(os.environ.get("TEXTUS_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))

@@ -261,3 +261,42 @@ def test_names_and_texts_cannot_become_markup() -> None:
     assert "script" not in read.tags
     assert read.tags.count("img") == 1
     assert read.shown.count(attack) == 7  # title twice, heading, paragraph, column, cell, code
+
+
+@pytest.mark.parametrize(
+    ("figures", "axis", "validation_is_a_loss"),
+    [
+        ({"validation": 0.4, "criterion": -0.6, "f1": 0.6, "precision": 0.7}, "f1", False),
+        ({"validation": 0.3, "criterion": -0.8, "accuracy": 0.8, "nats": 0.3}, "accuracy", True),
+        ({"validation": 2.5}, None, True),
+        (
+            {"validation": 0.4, "criterion": -0.6, "a/f1": 0.5, "b/f1": 0.7},
+            "mean of the tasks' figures",
+            False,
+        ),
+    ],
+)
+def test_a_figure_that_is_no_loss_has_an_axis_of_its_own(
+    figures: dict[str, float], axis: str | None, validation_is_a_loss: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """U17: never one minus the figure on the axis of the loss."""
+    from matplotlib.figure import Figure
+
+    from textus import report
+
+    drawn: list[Any] = []
+
+    def keep(draw: Any, **_: Any) -> bytes:
+        figure = Figure()
+        draw(figure.subplots())
+        drawn.append(figure)
+        return b""
+
+    monkeypatch.setattr(report, "_png", keep)
+    report.loss_curve([{"step": 1, "loss": 0.9}, {"step": 2, **figures}], per="loss a row")
+    loss, *others = drawn[0].axes
+    assert loss.get_ylabel() == "loss a row"
+    assert ("validation" in [line.get_label() for line in loss.lines]) == validation_is_a_loss
+    assert [other.get_ylabel() for other in others] == ([axis] if axis else [])
+    if axis:
+        assert list(others[0].lines[0].get_ydata()) == [-figures["criterion"]]

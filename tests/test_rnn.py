@@ -18,10 +18,10 @@ from textus import api
 from textus.common import UsageError
 from textus.evaluation import score_ids
 from textus.generation import Sampling, generate
+from textus.gradients import Gradients
 from textus.loader import Batch
 from textus.models import build, rnn
 from textus.models.rnn import RNN
-from textus.training import Gradients
 
 V, D, LAYERS = 11, 8, 2
 KINDS = {"elman": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}

@@ -203,8 +203,8 @@ def test_what_it_was_not_built_for_is_refused(pages: Path, both: Index, tmp_path
     with pytest.raises(RunError, match="is no index; make one"):
         api.open_index(tmp_path)
     (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "run.json").write_text("{}")
-    with pytest.raises(UsageError, match="holds a run"):
+    (tmp_path / "full" / "index.json").write_text("{}")
+    with pytest.raises(UsageError, match="is no index, so it is not replaced even with --force"):
         api.build_index(pages, out=tmp_path / "full", bm25=True, force=True)
     assert api.build_index(pages, out=tmp_path / "words", bm25=True, force=True).way == "bm25"
 

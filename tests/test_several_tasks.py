@@ -25,13 +25,13 @@ from textus import api, finetuning
 from textus.checkpoint import RunFolder, create_run, load, open_run, read_tokenizer
 from textus.cli import demo, main
 from textus.common import DataError, RunError, UsageError, claim, sha256
+from textus.gradients import Gradients
 from textus.models import family as family_of
 from textus.optim import OptimSettings, make_optimisers
 from textus.runs import Ready, train_to_end
 from textus.tasks import RowBatches, head_loss
 from textus.tasks.classification import Classification, ClassificationSettings
 from textus.tasks.mixing import DRAWN, MixedBatches, MixSettings
-from textus.training import Gradients
 
 SMALL = ("train.batch_size=8", "model.n_layer=1", "model.d_model=32", "optim.rate=0.01")
 TONES = {"dull": "bad", "plain": "fine", "grand": "good"}
@@ -469,7 +469,7 @@ def test_a_run_with_several_tasks_is_asked_by_name(
         else:
             assert found["task"] == "where"
     assert main(["evaluate", run, "--on", test, "--task", "where", "--out", str(tmp_path / "page")]) == 0
-    assert (several.path / "floor-where" / "run.json").exists()
+    assert not list(several.path.glob("*floor*"))
     assert "where: " in (tmp_path / "page" / "evaluation.html").read_text()
     assert main(["generate", run, "the"]) == 2
     assert f"textus predict {run} --task classification TEXT" in capsys.readouterr().err

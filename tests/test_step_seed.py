@@ -13,9 +13,9 @@ import torch
 
 import textus
 from textus.api import prove_resume
+from textus.gradients import Gradients
 from textus.loader import Batch
 from textus.models import LanguageModel, build, kernels
-from textus.training import Gradients
 
 V = 11
 SIZE = {"vocab_size": V, "end_id": 0, "n_layer": 1, "d_model": 16, "dropout": 0.4}

@@ -181,7 +181,7 @@ def test_the_page_of_an_ensemble_has_its_members(run: api.Run, folder: Path, tmp
 def test_flags_of_tasks_are_refused_where_there_is_none(
     trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for words in (["--slice", "x"], ["--no-floors"], ["--out", "x"]):
+    for words in (["--slice", "x"], ["--no-floors"], ["--entities", "x"]):
         assert main(["evaluate", str(trained), *words]) == 2
         assert f"{words[0]}: {trained} was not fine-tuned for a task" in capsys.readouterr().err
 
@@ -212,3 +212,35 @@ def test_a_task_without_sections_of_its_own_shows_its_figures(tmp_path: Path) ->
     assert "spearman" in read.shown
     assert "0.5 [0.4, 0.6]" in read.shown
     assert "mean error0.25" in read.shown
+
+
+def test_a_model_of_text_has_a_page_too(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """U17: one verb for every kind of run."""
+    out = tmp_path / "out"
+    assert main(["evaluate", str(trained), "--out", str(out)]) == 0
+    assert f"page: {out / 'evaluation.html'}" in capsys.readouterr().out
+    _, read = page_of(out)
+    found = json.loads((out / "evaluation.json").read_text(encoding="utf-8"))
+    bits = found["bits_per_byte"]
+    assert "bits per byte" in read.shown
+    assert f"{bits['value']:.4g}"[:4] in read.shown
+    assert "A sample of" in read.shown
+    assert all(load.startswith("data:image/png;base64,") for load in read.loads)
+    assert len(read.loads) == 1
+
+
+def test_mistakes_have_their_lines_and_ids(
+    run: api.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"id": f"x{n}", "text": "grand", "label": "bad", "source": "x"} for n in range(3)]
+    test = tmp_path / "test.csv"
+    test.write_text(
+        "id,text,label\n" + "".join(f"{row['id']},{row['text']},{row['label']}\n" for row in rows)
+    )
+    found = run.evaluate(test, floors=False)
+    places = [(mistake["id"], mistake["where"]) for mistake in found["mistakes"]]
+    assert sorted(places) == [(f"x{n}", f"{test}: line {n + 2}") for n in range(3)]
+    assert main(["evaluate", str(run.path), "--on", str(test), "--no-floors"]) == 0
+    assert f"{test}: line 2 (id x0): bad, answered" in capsys.readouterr().out

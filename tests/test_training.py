@@ -33,11 +33,12 @@ from textus.common import (
     read_json,
     write_json,
 )
+from textus.gradients import Gradients
 from textus.hardware import reset_peak_memory
 from textus.loader import Batch, Loader, store_of
 from textus.models import LanguageModel, Loss, build, kernels
 from textus.optim import OPTIMISERS, OptimSettings
-from textus.training import Choices, Clock, Gradients, TrainSettings, fit, validation_loss
+from textus.training import Choices, Clock, TrainSettings, fit, validation_loss
 
 V, CONTEXT = 17, 12
 SHAPE = {"vocab_size": V, "context_length": CONTEXT, "n_layer": 1, "n_head": 2, "d_model": 16}
@@ -54,7 +55,7 @@ STORE = store_of(STREAM, [0])
 
 def new_run(path: Path) -> RunFolder:
     tokenizer = tokenizers.train("char", ["abc"])
-    record = {"family": "decoder", "config": SHAPE, "settings": {}, "choices": {}, "corpus": {}}
+    record = {"family": "decoder", "config": SHAPE, "settings": {}, "choices": {}, "corpus": None}
     kept = {"fingerprint": tokenizer.fingerprint, "kind": tokenizer.kind}
     return create_run(path, {**record, "tokenizer": kept}, tokenizer)
 

@@ -15,58 +15,115 @@ In Python, the same verbs as on the command line::
     print(run.generate("It was a", max_tokens=50, temperature=0.8))
     print(run.evaluate()["bits_per_byte"])
 
+    reviews = textus.finetune("reviews.csv", model="lstm", out="work/reviews")
+    print(reviews.predict("A film to remember.")["label"])
+    reviews.predict_file("new.csv", out="work/predictions.csv")
+
+A string is one text and has one answer; lists, DataFrames and files (a `Path`) have a list of answers. Labelled rows
+are a file, dictionaries, a DataFrame or a pair (X, y). What cannot be used raises a `TextusError`.
+
 Names are imported when first used, so that `import textus` costs nothing.
 """
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from textus.api import (
         Run,
+        augment,
         build_corpus,
+        build_index,
+        cloze,
         compare,
         doctor,
+        embed,
+        evaluate,
+        evaluate_together,
+        export_model,
+        fewshot,
+        finetune,
+        generate,
+        import_model,
         open_corpus,
+        open_index,
         open_run,
+        predict,
+        predict_together,
+        prove_resume,
+        pull_model,
         resume,
         show,
         train,
         train_tokenizer,
+        tune,
         validate,
         verify,
     )
     from textus.cli.using import serve
     from textus.common import TextusError
     from textus.generation import Sampling
+    from textus.searching import Index
     from textus.tokenizer import load as load_tokenizer
 
 __all__ = [
+    "Index",
     "Run",
     "Sampling",
     "TextusError",
+    "augment",
     "build_corpus",
+    "build_index",
+    "cloze",
     "compare",
     "doctor",
+    "embed",
+    "evaluate",
+    "evaluate_together",
+    "export_model",
+    "fewshot",
+    "finetune",
+    "generate",
+    "import_model",
     "load_tokenizer",
     "open_corpus",
+    "open_index",
     "open_run",
+    "predict",
+    "predict_together",
+    "prove_resume",
+    "pull_model",
     "resume",
     "serve",
     "show",
     "train",
     "train_tokenizer",
+    "tune",
     "validate",
     "verify",
 ]
 
 ELSEWHERE = {
+    "Index": ("textus.searching", "Index"),
     "Sampling": ("textus.generation", "Sampling"),
     "TextusError": ("textus.common", "TextusError"),
     "serve": ("textus.cli.using", "serve"),
     "load_tokenizer": ("textus.tokenizer", "load"),
 }
 """Public names that do not live in `textus.api`: module and name there."""
+
+
+class Package(ModuleType):
+    """The package: a verb keeps its name where a module of it has the same, such as `augment`."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in __all__ and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = Package
 
 
 def __getattr__(name: str) -> Any:

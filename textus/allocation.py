@@ -44,3 +44,13 @@ def keep_memory() -> bool:
             if end - start >= HUGE_PAGE:
                 madvise(start, end - start, MADV_HUGEPAGE)
     return True
+
+
+def give_back() -> bool:
+    """Return what is free to the system, so that the memory of the process is that of what it holds; False where this
+    is not glibc.
+    """
+    try:
+        return bool(ctypes.CDLL(None).malloc_trim(0))
+    except (OSError, AttributeError):
+        return False

@@ -6,13 +6,13 @@ source text or nothing), of the text as it is (`evaluation.keeps`).
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
+from textus.checkpoint import read_log
 from textus.common import UsageError, write_atomic, write_json
 from textus.evaluation import Tally, figures, measure, n_parameters, weights_bytes
 from textus.hardware import peak_memory_bytes, reset_peak_memory
@@ -40,14 +40,15 @@ class Entry:
 
 
 def compare(
-    runs: Sequence[Entry | tuple[str, LanguageModel, Any, dict[str, Any]]],
+    runs: Iterable[Entry | tuple[str, LanguageModel, Any, dict[str, Any]]],
     texts: Any,
     *,
     n_bytes: int | None = None,
     stride: int | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Every run on the same bytes: {"on", "rows", "pairs", "verdict"}.
+    """Every run on the same bytes: {"on", "rows", "pairs", "verdict"}. A run that is loaded when it is its turn, by an
+    iterator, is alone in memory.
 
     `rows`: name, kind, given and keeps_text (and all three in words: likelihood), rank among those with the same,
     bits per byte, parameters, seconds and CPU-seconds to score, bytes of the weights, peak memory of this process
@@ -55,10 +56,13 @@ def compare(
     their difference. `verdict`: the same in sentences.
     """
     given = as_texts(texts, n_bytes)
-    entries = [run if isinstance(run, Entry) else Entry(*run) for run in runs]
-    if not entries:
+    measured = []
+    for run in runs:
+        entry = run if isinstance(run, Entry) else Entry(*run)
+        measured.append(_measured(entry, given, stride, seed))
+        del run, entry  # before the next is loaded
+    if not measured:
         raise UsageError("there is nothing to compare; name one run or more")
-    measured = [_measured(entry, given, stride, seed) for entry in entries]
     measured.sort(key=lambda pair: (*_group(pair[0]), pair[0]["bits_per_byte"]["value"]))
     pairs = []
     for _, alike in groupby(measured, key=lambda pair: _group(pair[0])):
@@ -171,22 +175,54 @@ def write(
     ]
     for name, log in logs.items():
         if name in samples:
-            given, text = samples[name]
-            sections.append(Section(f"A sample of {name}" + (f" for {given!r}" if given else ""), code=text))
-        if lines := log_lines(log):
-            curve = loss_curve(lines, title=name)
-            sections.append(Section(f"Training of {name}", picture=curve, alt="loss by step"))
+            sections.append(sample_section(name, *samples[name]))
+        sections += training_curves({name: log})
     write_json(out / "comparison.json", result)
     write_atomic(out / "comparison.png", picture)
     write_report(out / "comparison.html", "Comparison", sections)
 
 
-def log_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a run's log that hold a loss; none where there is no log. One half written is left out."""
+def sample_section(name: str, given: str, text: str) -> Section:
+    """A text a run wrote, and what it was given, where it makes a text from another."""
+    if given:
+        return Section(f"A sample of {name}", text=f"Source: {given}", code=text)
+    return Section(f"A sample of {name}", code=text)
+
+
+def training_curves(logs: Mapping[str, Path], *, per: str = "nats per token") -> list[Section]:
+    """How each run was trained, by its log, where there is one."""
     found = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            found.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return [line for line in found if "loss" in line or "validation" in line]
+    for name, log in logs.items():
+        if lines := log_lines(log):
+            curve = loss_curve(lines, title=name, per=per)
+            alt = "loss and what the rows held out gave, by step"
+            found.append(Section(f"Training of {name}", picture=curve, alt=alt))
+    return found
+
+
+def write_evaluation(
+    out: Path, found: dict[str, Any], sample: tuple[str, str] | None, logs: Mapping[str, Path]
+) -> None:
+    """The result of `evaluate` for a model of text, as evaluation.json and as a page: figures, a sample, training."""
+    out.mkdir(parents=True, exist_ok=True)
+    rows = [
+        {"figure": name.replace("_", " "), "value": value}
+        for name, value in found.items()
+        if name not in ("run", "on", "findings", "samples") and value is not None
+    ]
+    sections = [Section("Figures", f"{found['on']}; intervals are of 95 %.", rows=rows)]
+    for title, name in (("Of its own kind", "findings"), ("Its own texts", "samples")):
+        if own := found.get(name):
+            shown = [{"figure": key.replace("_", " "), "value": value} for key, value in own.items()]
+            sections.append(Section(title, rows=shown))
+    if sample is not None:
+        sections.append(sample_section(found["run"], *sample))
+    write_json(out / "evaluation.json", found)
+    write_report(
+        out / "evaluation.html", f"{found['run']} on {found['on']}", [*sections, *training_curves(logs)]
+    )
+
+
+def log_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a run's log that hold a loss; none where there is no log."""
+    return [line for line in read_log(path) if "loss" in line or "validation" in line]

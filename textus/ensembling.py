@@ -13,10 +13,11 @@ from typing import Any
 
 from textus import scoring
 from textus.checkpoint import open_run
-from textus.common import UsageError, notice, unknown
+from textus.common import UsageError, fingerprint, notice, sha256, unknown
 from textus.models import LanguageModel
+from textus.predicting import Predictor, columns_trained
 from textus.scoring import Rows, assessed, difference
-from textus.tasks import TASKS, Example, Task, examples_of, from_record, learnt, main_figures, opened, read
+from textus.tasks import TASKS, Example, Task, from_record, learnt, main_figures, opened, read
 from textus.tokenizer import Tokenizer
 
 HOW = ("mean", "vote", "soup")
@@ -148,15 +149,26 @@ def reported(
     return found
 
 
-def predictions(
-    runs: Sequence[Path],
-    how: str,
-    given: Sequence[str | tuple[str, ...]] | Path,
-    columns: str | None = None,
-    task: str | None = None,
-) -> list[dict[str, Any]]:
-    """The ensemble's answer to each text, or to each row of a file, as JSON values; `task`: which of several."""
-    asked = task_of(runs, how, task)
-    examples = examples_of(asked, given, columns)
-    answers = ask(runs, asked, how, examples).together
-    return [asked.told(example, output) for example, output in zip(examples, answers, strict=True)]
+def predictor(runs: Sequence[Path], how: str, name: str | None = None) -> Predictor:
+    """What answers with the ensemble; `name`: which of several tasks. Every member is in memory, but for a soup."""
+    task = task_of(runs, how, name)
+    records = [learnt(open_run(run).record, task.called, run) for run in runs]
+    of = fingerprint([how, *(sha256(run / "run.json") for run in runs)])
+    if how == "soup":
+        model, tokenizer = soup(runs)
+        answer = lambda examples: read(model, task, tokenizer, examples)  # noqa: E731
+    else:
+        members = [
+            (model, from_record(record), tokenizer)
+            for record, (model, tokenizer, _) in zip(records, map(opened, runs), strict=True)
+        ]
+        answer = lambda examples: task.mixed(  # noqa: E731
+            [read(model, its, tokenizer, examples) for model, its, tokenizer in members], how
+        )
+    return Predictor(task, answer, columns_of_all(runs, task), of)
+
+
+def columns_of_all(runs: Sequence[Path], task: Task) -> str | None:
+    """The columns that all runs were trained with; None where they differ."""
+    columns = {columns_trained(learnt(open_run(run).record, task.called, run)) for run in runs}
+    return columns.pop() if len(columns) == 1 else None

@@ -17,10 +17,22 @@ from pathlib import Path
 from typing import Any
 
 from textus import checkpoint, hardware
-from textus.common import RunError, UsageError, command_line, folder_atomic, notice, sha256, unknown
+from textus.common import (
+    RunError,
+    UsageError,
+    command_line,
+    folder_atomic,
+    mark,
+    notice,
+    sha256,
+    unknown,
+)
+from textus.config import from_dict, to_dict
 from textus.models.kernels import cache_folder
 from textus.models.pretrained import Imported, folder, gguf, llama2c, packing, peft
+from textus.models.pretrained import heads as foreign_heads
 from textus.models.pretrained.container import MAGIC
+from textus.tasks import task_class
 from textus.tokenizer import Tokenizer
 
 FORMATS = ("hf", "peft")
@@ -73,14 +85,17 @@ def import_run(
     """
     found = read(source, tokenizer)
     if found.tokenizer is None:
-        raise RunError(f"{source} has no tokenizer.json, nor vocab.json and merges.txt; add its tokenizer")
-    record = {
+        raise RunError(
+            f"{source} has no tokenizer: neither tokenizer.json, nor the files of an older one (vocab.txt,"
+            " vocab.json and merges.txt, tokenizer.model, spiece.model); add them from where the model came"
+        )
+    record: dict[str, Any] = {
         "family": found.family,
         "config": found.config,
-        "task": "chat" if chats(found.tokenizer) else None,
+        "task": next(iter(found.heads), "chat" if chats(found.tokenizer) else None),
         "imported": {**({"path": str(source.resolve())} if origin is None else origin), **found.source},
         "settings": {},
-        "choices": {},
+        "choices": {"precision": "float32"} if found.heads else {},
         "corpus": None,
         "tokenizer": {"kind": found.tokenizer.kind, "fingerprint": found.tokenizer.fingerprint},
         "command": command_line(),
@@ -88,6 +103,10 @@ def import_run(
         "isa": hardware.isa_name(),
         "steps": 0,
     }
+    if found.heads:
+        (name,) = found.heads
+        settings = to_dict(from_dict(task_class(name).config, found.task_settings, "task."))
+        record |= {"heads": found.heads, "task_settings": settings, "labels": found.labels, "method": "none"}
     return checkpoint.create_finished(out, record, found.tokenizer, found.weights)
 
 
@@ -105,8 +124,10 @@ def chats(tokenizer: Tokenizer) -> bool:
 # ── out ────────────────────────────────────────────────────────────────────────────────────────
 
 
-def export_run(path: Path, out: Path, *, to: str) -> dict[str, Any]:
-    """Write a run in a foreign format; UsageError where that format cannot hold the model, and why."""
+def export_run(path: Path, out: Path, *, to: str, argmax: bool = False) -> dict[str, Any]:
+    """Write a run in a foreign format; UsageError where that format cannot hold the model, and why. `argmax`: a tagger
+    with a CRF may be written without it.
+    """
     if to not in FORMATS:
         raise unknown("format", to, FORMATS)
     model, tokenizer, record = checkpoint.load(path, merged=to != "peft")
@@ -114,9 +135,22 @@ def export_run(path: Path, out: Path, *, to: str) -> dict[str, Any]:
         raise UsageError(
             f"{path} has no adapters; only a run of `textus finetune --method lora` has (--to hf)"
         )
-    if heads := record.get("heads"):
+    heads = record.get("heads") or {}
+    headed = len(heads) == 1 and to == "hf" and foreign_heads.exportable(model.config, *heads.values())
+    if heads and not headed:
         notice(f"the heads ({', '.join(heads)}) stay in the run: no form holds them")
     with folder_atomic(out) as beside:
+        mark(beside, "export")
+        if headed:
+            ((called, spec),) = heads.items()
+            longest = record["task_settings"].get("longest", 0)
+            task = folder.Headed(called, record["labels"], longest, argmax)
+            name = folder.write_head(beside, model, tokenizer, spec, task)
+            if spec.get("crf"):
+                notice(
+                    "the CRF is left out: each token gets its likeliest tag there, which are other answers"
+                )
+            return {"run": str(path), "to": to, "architecture": name, "out": str(out)}
         family = record["family"]
         if to == "peft":
             name = peft.write_folder(beside, family, model)

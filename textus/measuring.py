@@ -14,10 +14,11 @@ import torch
 
 from textus import hardware
 from textus.common import counter_seed, cpu_seconds, notice
+from textus.gradients import Gradients
 from textus.loader import Batch, Batches
 from textus.models import LanguageModel, build
 from textus.optim import make_optimisers
-from textus.training import Choices, Gradients, TrainSettings
+from textus.training import Choices, TrainSettings
 
 
 def fast_bf16() -> bool:
@@ -39,7 +40,7 @@ def candidates(model: LanguageModel, *, compiled: bool) -> list[Choices]:
     if fast_bf16() and why_not is None:
         ways: list[str] = model.native_attentions()  # type: ignore[operator]
         found += [Choices("bfloat16", way, "native") for way in ways]
-    elif compiled and hardware.compiler():
+    elif compiled and hardware.find_compiler():
         found.append(Choices(precision, "plain", "compiled"))
     found.append(Choices(precision, "plain", "eager"))
     if precision != "float32":

@@ -10,17 +10,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from textus.common import DataError, notice
+from textus.common import DataError, notice, printable
 from textus.corpus import conll, exports
-from textus.corpus.decoding import open_text
+from textus.corpus.decoding import Guesses, open_text
 from textus.corpus.dialects import Problem, parse_delimiter
 from textus.corpus.documents import Dropped, Unreadable
 from textus.corpus.readers import read_page
 from textus.corpus.repair import nfc, whole
-from textus.corpus.sources import WRAPPED, Source, scan
+from textus.corpus.sources import TARS, Source, scan
 from textus.corpus.tables import TABLES, NoColumn, Reading, Row, opened, parse_columns, read_rows, silent
 
 __all__ = ["Problem", "Record", "Row", "clean_text", "parse_columns", "read_records", "stream_records"]
@@ -74,9 +75,11 @@ def stream_records(
     reading = Reading(columns or {}, encoding, parse_delimiter(delimiter), silent if quiet else notice)
     dropped: list[Dropped] = []
     faults: list[Problem] = [] if problems is None else problems
-    broken = Broken()
+    broken, guesses = Broken(), Guesses()
     n_rows = 0
     for found in files_of(Path(path), dropped):
+        noted = partial(guesses.add, found.source.name)
+        found = replace(found, source=replace(found.source, noted=noted))
         for record in of_source(found, reading, dropped):
             if isinstance(record, Problem):
                 faults.append(record)
@@ -84,6 +87,8 @@ def stream_records(
                 n_rows += 1
                 yield broken.cleaned(record)
     if not quiet:
+        if line := str(guesses):
+            notice(line)
         broken.report()
         report_dropped(dropped)
     if problems is None and faults:
@@ -102,7 +107,8 @@ def bad_rows(problems: list[Problem]) -> DataError:
         return DataError(str(first))
     places = ", ".join(problem.where.rpartition(": ")[2] for problem in others[:LISTED])
     more = f" and {len(others) - LISTED:,} more" if len(others) > LISTED else ""
-    return DataError(f"{first}; {len(others):,} more rows cannot be read: {places}{more}")
+    rows = f"{len(others):,} more row{'s' if len(others) > 1 else ''}"
+    return DataError(f"{first}; {rows} cannot be read: {places}{more}")
 
 
 def report_dropped(dropped: list[Dropped]) -> None:
@@ -126,7 +132,7 @@ class Found:
 
 def files_of(path: Path, dropped: list[Dropped]) -> Iterator[Found]:
     """The files to read: one, the tables of a folder or archive, or the texts of its classes. Others are `dropped`."""
-    several = path.is_dir() or path.suffix.lower() == ".zip"
+    several = path.is_dir() or path.name.lower().endswith((".zip", *TARS))
     depth = depth_of_classes(path) if several else None
     for source in scan(
         [path], Path(), lambda n: None, any_suffix=True
@@ -171,19 +177,18 @@ def depth_of_classes(path: Path) -> int | None:
 
 def folders_of(source: Source, path: Path) -> tuple[str, ...]:
     """The folders in which a file lies, from the path that was given on; an archive in it is a folder too."""
-    inside = source.name.removeprefix(str(path)).lstrip("/\\!")
-    return tuple(Path(inside.replace(".zip!", "/")).parts[:-1])
-
-
-def suffix_of(source: Source) -> str:
-    """The last suffix of a file's name without that of its packing."""
-    name = Path(source.name.rpartition("!")[2])
-    return (name.with_suffix("") if name.suffix.lower() in WRAPPED else name).suffix.lower()
+    if source.inside:
+        archive = source.name.removesuffix(f"!{source.inside}")
+        outside = archive if archive == printable(str(path)) else str(Path(archive).with_suffix(""))
+    else:
+        outside = str(Path(source.name).parent)
+    inside = outside.removeprefix(printable(str(path))).lstrip("/\\")
+    return (*Path(inside).parts, *Path(source.inside).parts[:-1])
 
 
 def is_table(source: Source) -> bool:
     """Whether a file holds rows by its suffix."""
-    return source.kind in TABLES or suffix_of(source) in conll.SUFFIXES
+    return source.kind in TABLES or source.suffix in conll.SUFFIXES
 
 
 def of_source(found: Found, reading: Reading, dropped: list[Dropped]) -> Iterator[Record | Problem]:

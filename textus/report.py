@@ -193,23 +193,47 @@ def loss_curve(
     lines: Iterable[Row], *, title: str = "Loss", x: str = "step", per: str = "nats per token"
 ) -> bytes:
     """Training and validation loss of `log.jsonl` lines over steps (or `x="cpu_seconds"`), as PNG. In nats `per`
-    token, or what else is said.
+    token, or what else is said. Where weights are chosen by a figure that is no loss, such as F1, it has an axis of
+    its own, named after it.
     """
     log = list(lines)
+    metric = chosen_by(log)
 
     def draw(axes: Any) -> None:
-        for key, style in (
-            ("loss", {"alpha": 0.6, "linewidth": 1}),
-            ("validation", {"marker": "o", "markersize": 3}),
-        ):
-            points = [(line[x], line[key]) for line in log if key in line and x in line]
-            if points:
-                axes.plot(*zip(*points, strict=True), label={"loss": "training"}.get(key, key), **style)
+        points = lambda key: [(line[x], line[key]) for line in log if key in line and x in line]  # noqa: E731
+        if loss := points("loss"):
+            axes.plot(*zip(*loss, strict=True), label="training", alpha=0.6, linewidth=1)
+        if (held := points("validation")) and (metric is None or any("nats" in line for line in log)):
+            axes.plot(*zip(*held, strict=True), label="validation", marker="o", markersize=3)
         axes.set(title=label(title), xlabel=x.replace("_", " "), ylabel=per)
-        if axes.lines:
-            axes.legend(frameon=False)
+        shown = list(axes.lines)
+        if metric is not None and (chosen := [(at, -value) for at, value in points("criterion")]):
+            other = axes.twinx()
+            other.spines["top"].set_visible(False)
+            shown += other.plot(
+                *zip(*chosen, strict=True), label=label(f"validation {metric}"), marker="s", markersize=3,
+                color="#c4622d",
+            )  # fmt: skip
+            other.set_ylabel(label(metric))
+        if shown:
+            axes.legend(handles=shown, frameon=False)
 
     return _png(draw)
+
+
+def chosen_by(log: Iterable[Row]) -> str | None:
+    """The name of the figure by which the best weights of a run were chosen (`criterion` in its log, turned round);
+    None where that was the loss.
+    """
+    for line in log:
+        if "criterion" in line and line.get("validation") != line["criterion"]:
+            same = [
+                name
+                for name, value in line.items()
+                if name not in ("criterion", "validation") and value == -line["criterion"]
+            ]
+            return same[0].replace("_", " ") if same else "mean of the tasks' figures"
+    return None
 
 
 def bars(rows: Sequence[Row], *, name: str, value: str, title: str = "") -> bytes:

@@ -1,11 +1,13 @@
 """What stands around a task's figures: the floors they must beat, the slices they hide, the page that shows them.
 
 Floors are the best answer to a text nobody has read (the majority class), and TF-IDF with a linear classifier, trained
-once on the rows the run was trained on and kept in its folder. A difference is paired: both sides on the same rows.
+once on the rows the run was trained on and kept in the user's cache: a run's folder is only read. A difference is
+paired: both sides on the same rows.
 """
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,18 +16,34 @@ from typing import Any
 
 import numpy as np
 
-from textus.checkpoint import load, open_run
-from textus.common import DataError, RunError, UsageError, notice, write_json
-from textus.comparing import log_lines
+from textus.checkpoint import load, open_run, verify
+from textus.common import (
+    DataError,
+    RunError,
+    UsageError,
+    fingerprint,
+    json_lines,
+    notice,
+    notices_together,
+    sha256,
+    write_atomic,
+    write_json,
+)
+from textus.comparing import training_curves
 from textus.finetuning import Wish, start
+from textus.inputs import id_of, labelled_records
 from textus.metrics import interval, paired_bootstrap
-from textus.records import parse_columns, read_records
-from textus.report import Section, bars, loss_curve, write_report
+from textus.models import family as family_of
+from textus.models.kernels import cache_folder
+from textus.predicting import answer_columns, flat
+from textus.records import Record, parse_columns, read_records
+from textus.report import Section, bars, write_report
 from textus.tasks import Example, Task, from_record, main_figures, read
+from textus.writing import Layout
 
 LINEAR = "TF-IDF + linear"
-KEPT = "floor"
-"""The folder of that floor, in the folder of the run; of a run with several tasks, with the task's name behind it."""
+KEPT = "baselines"
+"""The folder of those floors in the user's cache."""
 MOST_SLICES = 30
 LENGTH = "length"
 """The slice that every file has."""
@@ -40,20 +58,34 @@ class Rows:
     fields: list[dict[str, Any]]
 
 
-def read_rows(task: Task, path: Path, columns: str | None = None) -> Rows:
-    """The rows of a file that have a text and a label. Raises DataError where there is none."""
-    records = read_records(path, parse_columns(columns))
+def read_rows(task: Task, on: Any, columns: str | None = None, trained: str | None = None) -> Rows:
+    """The rows of a file, or of Python, that have a text and a label; `trained` are the columns of the run that answers
+    them. Raises DataError where there is none.
+    """
+    records = labelled_records(on, columns, task.name, trained)
     examples = task.examples(records, labelled=True)
     if not examples:
-        raise DataError(f"{path} has no row with text and label")
+        raise DataError(f"{name_of(on)} has no row with text and label")
     fields = {record.where: record.values for record in records}
     return Rows(task, examples, [fields[each.where] for each in examples])
 
 
+def name_of(on: Any) -> str:
+    """What a result calls the rows it was measured on."""
+    return str(on) if isinstance(on, str | Path) else "the rows given"
+
+
 def assessed(rows: Rows, outputs: Sequence[Any], by: Sequence[str] = ()) -> dict[str, Any]:
-    """The task's figures on all rows, and on the slices asked for."""
+    """The task's figures on all rows, and on the slices asked for; a mistake has its row's id, where it has one."""
     groups = {name: sliced(rows, name) for name in by}
     found = {"rows": len(rows.examples), **rows.task.scores(rows.examples, outputs)}
+    ids = {
+        example.where: own
+        for example, row in zip(rows.examples, rows.fields, strict=True)
+        if (own := id_of(row)) is not None
+    }
+    for mistake in found.get("mistakes", []) if ids else []:
+        mistake["id"] = ids.get(mistake["where"])
     if groups:
         found["slices"] = {
             name: [
@@ -158,19 +190,18 @@ def floors(run: Path, record: dict[str, Any], rows: Rows, outputs: Sequence[Any]
 
 
 def floor_run(run: Path, record: dict[str, Any]) -> Path | None:
-    """The run's floor: as kept, or trained now on the same rows; None, told, where these are gone or changed."""
-    kept = run / (f"{KEPT}-{record['called']}" if "called" in record else KEPT)
+    """The run's floor: from the cache, or trained now on the same rows; None, told, where these are gone or changed."""
     corpus = record["corpus"]
+    family = from_record(record).floor
+    assert family is not None
     try:
-        if (kept / "run.json").exists():
-            floor = open_run(kept)
-            if floor.finished and floor.record["corpus"]["fingerprint"] == corpus["fingerprint"]:
-                return kept
+        kept = floor_folder(family, record)
+        if is_whole(kept):
+            return kept
         dev = Path(corpus["dev"]) if corpus["dev"] else None
         wish = Wish(
-            Path(corpus["path"]), record["task"], family=from_record(record).floor, dev=dev,
-            columns=corpus["columns"], seed=record["seed"], skip_invalid=corpus.get("skip_invalid"),
-            encoding=corpus.get("encoding"),
+            Path(corpus["path"]), record["task"], family=family, dev=dev, columns=corpus["columns"],
+            seed=record["seed"], skip_invalid=corpus.get("skip_invalid"), encoding=corpus.get("encoding"),
         )  # fmt: skip
 
         def check(now: str) -> None:
@@ -184,21 +215,56 @@ def floor_run(run: Path, record: dict[str, Any]) -> Path | None:
         return None
 
 
+def is_whole(run: Path) -> bool:
+    """Whether a run is there, finished and undamaged."""
+    try:
+        return open_run(run).finished and bool(verify(run))
+    except RunError:
+        return False
+
+
+def floor_folder(family: str, record: dict[str, Any]) -> Path:
+    """Where in the user's cache the floor of a run is kept: by its rows, its seed, and the code that learns."""
+    code = sha256(Path(str(sys.modules[family_of(family)[0].__module__].__file__)))
+    corpus = record["corpus"]
+    key = fingerprint(
+        [family, record["task"], corpus["fingerprint"], corpus["columns"], record["seed"], code]
+    )
+    return cache_folder() / KEPT / key
+
+
 # ── the page ───────────────────────────────────────────────────────────────────────────────────
 
 
 def write(out: Path, found: dict[str, Any], task: Task, logs: Mapping[str, Path]) -> None:
     """The result as evaluation.json and as a page, evaluation.html, with the training of each run in `logs`."""
     out.mkdir(parents=True, exist_ok=True)
-    sections = [beside(found), *task.sections(found)]
+    sections = [beside(found), *leaked(found), *task.sections(found)]
     for name, group in found.get("slices", {}).items():
         sections.append(Section(f"By {name}", rows=group))
-    for name, log in logs.items():
-        if lines := log_lines(log):
-            curve = loss_curve(lines, title=name, per="loss a row")
-            sections.append(Section(f"Training of {name}", picture=curve, alt="loss by step"))
+    sections += training_curves(logs, per="loss a row")
     write_json(out / "evaluation.json", found)
     write_report(out / "evaluation.html", f"{task.called}: {found['run']} on {found['on']}", sections)
+
+
+def write_predictions(out: Path, rows: Rows, outputs: Sequence[Any]) -> None:
+    """Every row with its place and its answer, as predictions.jsonl."""
+    records = [Record(fields, each.where) for fields, each in zip(rows.fields, rows.examples, strict=True)]
+    with notices_together(show=False):  # the page's own columns are known
+        layout = Layout(answer_columns(rows.task, ".jsonl"), None, records)
+    lines = (
+        layout.row(record, flat(rows.task, rows.task.told(example, output), output, ".jsonl"))
+        for record, example, output in zip(records, rows.examples, outputs, strict=True)
+    )
+    write_atomic(out / "predictions.jsonl", json_lines(lines))
+
+
+def leaked(found: dict[str, Any]) -> list[Section]:
+    """A warning where rows were trained on."""
+    if not (n := found.get("rows_trained_on")):
+        return []
+    text = f"Warning: {n:,} of the {found['rows']:,} rows have a text that the run was trained on; the figures may be"
+    return [Section("Rows trained on", f"{text} too good.")]
 
 
 def beside(found: dict[str, Any]) -> Section:

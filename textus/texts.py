@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from textus.common import DataError, notice
-from textus.corpus.decoding import BROKEN, decode, detect
+from textus.corpus.decoding import BROKEN, decode, detect_encoding
 from textus.corpus.documents import Raw, Unreadable
 from textus.corpus.readers import read
 from textus.corpus.repair import parts
@@ -71,12 +71,14 @@ def read_text(path: Path | str) -> Texts:
     source = Source(str(path), "text", lambda: path.open("rb"), path.suffix if path.suffix in WRAPPED else "")
     try:
         n_bytes = sum(map(len, blocks(source)))
-        codec = detect(blocks(source))
+        encoding = detect_encoding(blocks(source))
     except Unreadable as error:
         raise DataError(f"{path} cannot be read: {error}; give a text file, plain or .gz") from error
     if not n_bytes:
         raise DataError(f"{path} is empty; there is nothing to measure on")
-    return Texts(str(path), n_bytes, lambda: _whole(source, codec))
+    if encoding.origin == "guessed":
+        notice(f"{path} is not UTF-8: read as {encoding.codec}")
+    return Texts(str(path), n_bytes, lambda: _whole(source, encoding.codec))
 
 
 def _whole(source: Source, codec: str) -> Iterator[Part]:
@@ -95,7 +97,7 @@ def read_pairs(path: Path | str) -> Texts:
 
     Raises DataError for a file without a pair.
     """
-    found = [each for each in scan([path], Path(path), lambda *_: None) if isinstance(each, Source)]
+    found = (each for each in scan([path], Path(path), lambda *_: None) if isinstance(each, Source))
     rows = [row for source in found for row in read(source, Reading()) if isinstance(row, Raw)]
     pairs = [Part("".join(row.blocks), source=row.source_text) for row in rows if row.source_text is not None]
     if not pairs:

@@ -7,11 +7,10 @@ the command line says about it is written in `textus.cli`.
 from __future__ import annotations
 
 import contextlib
-import io
 import math
 import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,16 @@ from textus.api.rows import augment as augment
 from textus.api.rows import cloze as cloze
 from textus.api.rows import validate as validate
 from textus.api.run import Run as Run
+from textus.api.using import answered as answered
+from textus.api.using import compare as compare
+from textus.api.using import embed as embed
+from textus.api.using import evaluate as evaluate
+from textus.api.using import evaluate_together as evaluate_together
+from textus.api.using import generate as generate
+from textus.api.using import named as named
+from textus.api.using import open_run as open_run
+from textus.api.using import predict as predict
+from textus.api.using import predict_together as predict_together
 from textus.common import RunError, UsageError, notice, unknown
 
 if TYPE_CHECKING:
@@ -229,14 +238,14 @@ def resume(
 
 
 def finetune(
-    data: str | Path,
+    data: Any,
     *,
     out: str | Path,
     task: str = "classification",
     method: str = "full",
     start: str | Path | None = None,
     model: str | None = None,
-    dev: str | Path | None = None,
+    dev: Any = None,
     columns: str | None = None,
     encoding: str | None = None,
     skip_invalid: str | None = None,
@@ -252,7 +261,9 @@ def finetune(
 ) -> Run:
     """Teach a task from labelled rows to the model of a run (`start`) or to a new one (`model`), and return its run.
 
-    The arguments are the flags of `textus finetune`.
+    The arguments are the flags of `textus finetune`. `data` and `dev` are files (a str or Path), or labelled rows of
+    Python: dictionaries, a DataFrame, or a pair (X, y); these are kept beside the run, as OUT.rows.jsonl and
+    OUT.dev.jsonl, so that it can be resumed.
 
     Raises UsageError for words that do not go together, DataError for data the task cannot use.
     """
@@ -260,6 +271,7 @@ def finetune(
     from textus.finetuning import start as begin
 
     common.claim(Path(out), force=force)
+    data, dev = (kept_rows(each, Path(out), name, task) for each, name in ((data, "rows"), (dev, "dev")))
     wish = wish_for(
         data, task=task, method=method, start=start, model=model, dev=dev, columns=columns,
         encoding=encoding, skip_invalid=skip_invalid, tokenizer=tokenizer, epochs=epochs, seed=seed, augment=augment,
@@ -287,8 +299,23 @@ def wish_for(
     return Wish(Path(data), task, begun, model, chosen, assignments=(*how, *settings), **others)
 
 
+def kept_rows(data: Any, out: Path, name: str, task: str) -> Any:
+    """A file as it is; rows of Python as a file beside the run."""
+    if data is None or isinstance(data, str | Path):
+        return data
+    from textus.inputs import labelled_rows
+
+    rows = labelled_rows(data, task)
+    if not rows:
+        raise UsageError("there is no row to learn from; give labelled rows")
+    path = out.with_name(f"{out.name}.{name}.jsonl")
+    common.write_atomic(path, common.json_lines(rows))
+    notice(f"{len(rows):,} rows are kept in {path}")
+    return path
+
+
 def tune(
-    data: str | Path,
+    data: Any,
     *,
     out: str | Path,
     trials: int = 20,
@@ -302,7 +329,10 @@ def tune(
     """
     from textus.tuning import tune as search_for
 
-    chosen = Path(space) if space else None
+    chosen, task = Path(space) if space else None, finetuning.get("task", "classification")
+    data = kept_rows(data, Path(out), "rows", task)
+    if "dev" in finetuning:
+        finetuning["dev"] = kept_rows(finetuning["dev"], Path(out), "dev", task)
     return search_for(wish_for(data, **finetuning), Path(out), trials=trials, space=chosen, search=search)
 
 
@@ -387,14 +417,16 @@ def import_model(
     return Run(out)
 
 
-def export_model(run: str | Path, *, out: str | Path, to: str = "hf", force: bool = False) -> dict[str, Any]:
+def export_model(
+    run: str | Path, *, out: str | Path, to: str = "hf", argmax: bool = False, force: bool = False
+) -> dict[str, Any]:
     """Write a run as a folder that `transformers` loads, or its adapters as one that `peft` does; UsageError saying
-    what it cannot hold.
+    what it cannot hold. `argmax`: a tagger with a CRF may be written without it.
     """
     from textus.exporting import export_run
 
     common.claim(Path(out), force=force, kind="export")
-    return export_run(Path(run), Path(out), to=to)
+    return export_run(Path(run), Path(out), to=to, argmax=argmax)
 
 
 def pull_model(name: str, *, out: str | Path, force: bool = False) -> Run:
@@ -406,45 +438,7 @@ def pull_model(name: str, *, out: str | Path, force: bool = False) -> Run:
     return Run(out)
 
 
-# ── runs ───────────────────────────────────────────────────────────────────────────────────────
-
-
-def open_run(path: str | Path) -> Run:
-    """Open a run folder; RunError where it is none, or its record is damaged. The model is read when first
-    used."""
-    run = Run(path)
-    _ = run.record
-    return run
-
-
-# ── vectors and search ─────────────────────────────────────────────────────────────────────────
-
-
-def embed(
-    run: str | Path | Run,
-    file: str | Path,
-    *,
-    out: str | Path,
-    columns: str | None = None,
-    settings: Sequence[str] = (),
-    force: bool = False,
-) -> dict[str, Any]:
-    """Write the vectors of a file's texts, in order, as an array (texts, D) at `out`; see `Run.embed`.
-
-    Raises UsageError where `out` exists, DataError for a file without texts.
-    """
-    import numpy as np
-
-    from textus.passages import file_texts
-
-    out = Path(out)
-    common.claim_file(out, force=force)
-    opened = run if isinstance(run, Run) else open_run(run)
-    vectors = opened.embed(file_texts(Path(file), columns), settings=settings)
-    buffer = io.BytesIO()
-    np.save(buffer, vectors, allow_pickle=False)
-    common.write_atomic(out, buffer.getvalue())
-    return {"run": str(opened.path), "out": str(out), "texts": len(vectors), "width": vectors.shape[1]}
+# ── search ─────────────────────────────────────────────────────────────────────────────────────
 
 
 def build_index(
@@ -478,94 +472,6 @@ def open_index(path: str | Path) -> Index:
 
 
 # ── findings ───────────────────────────────────────────────────────────────────────────────────
-
-
-def compare(
-    runs: Iterable[str | Path | Run], *, on: str | Path | None = None, out: str | Path | None = None
-) -> dict[str, Any]:
-    """Any runs on one ruler: bits per byte on the same bytes, seconds, memory.
-
-    Without `on` the runs are measured on the validation split, which all must share. Where one of them makes a
-    text from another, `on` is a table of pairs, and the others are measured on its targets alone. `out` is a folder
-    for the table and the picture (comparison.json, .html, .png). Raises UsageError where there is nothing in
-    common to measure on.
-    """
-    from textus import comparing
-
-    opened = [run if isinstance(run, Run) else open_run(run) for run in runs]
-    if not opened:
-        raise UsageError("there is nothing to compare; name at least one run")
-    for run in opened:
-        run.refuse_task()
-    corpora = {(run.record.get("corpus") or {}).get("fingerprint") for run in opened}
-    if on is None and len(corpora) > 1:
-        raise UsageError(
-            "these runs were trained on different corpora; name a text to compare them on: --on TEXT"
-        )
-    entries = [
-        comparing.Entry(name, run.model, run.tokenizer, run.record) for name, run in named(opened).items()
-    ]
-    pairs = any(run.model.needs_source for run in opened)
-    texts = opened[0]._texts(on, pairs)
-    result = comparing.compare(entries, texts)
-    if out is not None:
-        runs_by_name = named(opened)
-        samples = {name: run._sample(texts) for name, run in runs_by_name.items() if run.model.can_generate}
-        logs = {name: run.path / "log.jsonl" for name, run in runs_by_name.items()}
-        comparing.write(Path(out), result, samples, logs)
-    return result
-
-
-def predict_together(
-    runs: Iterable[str | Path | Run],
-    texts: Sequence[str | tuple[str, ...]] | Path,
-    *,
-    ensemble: str = "mean",
-    columns: str | None = None,
-    task: str | None = None,
-) -> list[dict[str, Any]]:
-    """The answer of several fine-tuned runs as one (mean, vote, soup) to each text, or to each row of a file.
-
-    Raises UsageError naming two runs that cannot be put together.
-    """
-    from textus import ensembling
-
-    paths = [run.path if isinstance(run, Run) else Path(run) for run in runs]
-    return ensembling.predictions(paths, ensemble, texts, columns, task)
-
-
-def evaluate_together(
-    runs: Iterable[str | Path | Run],
-    on: str | Path,
-    *,
-    ensemble: str = "mean",
-    columns: str | None = None,
-    by: Sequence[str] = (),
-    floors: bool = True,
-    out: str | Path | None = None,
-    task: str | None = None,
-) -> dict[str, Any]:
-    """How well several fine-tuned runs answer as one (mean, vote, soup), beside each of them alone.
-
-    As `Run.evaluate_task`, with `members` and, paired, `against_mean_member`; the floors are the first run's.
-    """
-    from textus import ensembling, scoring
-
-    paths = [run.path if isinstance(run, Run) else Path(run) for run in runs]
-    rows = scoring.read_rows(ensembling.task_of(paths, ensemble, task), Path(on), columns)
-    about = {"run": f"{ensemble} of {len(paths)}", "runs": [str(each) for each in paths], "on": str(on)}
-    found = {**about, **ensembling.reported(paths, ensemble, rows, by, floors=floors)}
-    if out is not None:
-        scoring.write(Path(out), found, rows.task, {str(each): each / "log.jsonl" for each in paths})
-    return found
-
-
-def named(runs: Sequence[Run]) -> dict[str, Run]:
-    """Runs by the name of their folder, or by its whole path where two have one name."""
-    short = [run.path.resolve().name for run in runs]
-    return {
-        name if short.count(name) == 1 else str(run.path): run for name, run in zip(short, runs, strict=True)
-    }
 
 
 def show(path: str | Path | Run) -> dict[str, Any]:

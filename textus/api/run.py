@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from html import escape
 from pathlib import Path
@@ -12,10 +12,19 @@ from textus.common import DataError, RunError, UsageError, notice
 
 if TYPE_CHECKING:
     from textus.corpus import Corpus
-    from textus.generation import Sampling
+    from textus.generation import DecodedStream, Sampling
     from textus.models import LanguageModel
+    from textus.predicting import Predictor
     from textus.tasks import Task
     from textus.tokenizer import Tokenizer
+
+SYSTEM = ("system", "developer")
+"""Roles of the messages that a conversation begins with and always keeps."""
+
+
+def is_texts(on: Any) -> bool:
+    """Whether these are texts themselves, not the path of a file: a list, a DataFrame, …"""
+    return on is not None and not isinstance(on, str | Path)
 
 
 class Run:
@@ -89,26 +98,79 @@ class Run:
                 f" {self.path}{which} TEXT"
             )
 
-    def predict(
-        self,
-        texts: Sequence[str | tuple[str, ...]] | Path,
-        *,
-        columns: str | None = None,
-        task: str | None = None,
-    ) -> list[dict[str, Any]]:
-        """The task's answer for each text (or pair of texts), or for each row of a file, in order; `task`: the name of
-        one, of a run that has learnt several.
+    @cached_property
+    def _outline(self) -> LanguageModel:
+        """The model without its weights: what it can do is known before anything is read."""
+        import torch
 
-        Raises DataError for a file that the task cannot read.
-        """
-        from textus.tasks import examples_of, predictions
+        from textus.models import build
+
+        with torch.device("meta"):
+            return build(self.record["family"], self.record["config"])
+
+    @property
+    def needs_source(self) -> bool:
+        """Whether it makes a text from another."""
+        return self._outline.needs_source
+
+    @property
+    def can_generate(self) -> bool:
+        """Whether it writes texts."""
+        return self._outline.can_generate
+
+    def _predictor(self, task: str | None) -> Predictor:
+        from textus.predicting import predictor
+        from textus.tasks import learnt
 
         asked = self.task_called(task)
-        return predictions(self.model, asked, self.tokenizer, examples_of(asked, texts, columns))
+        record = learnt(self.record, asked.called, self.path)
+        return predictor(self.model, self.tokenizer, asked, record, self.path)
+
+    def predict(self, given: Any, *, columns: str | None = None, task: str | None = None) -> Any:
+        """The task's answer to one text (a string), or a list of answers: to texts, pairs of texts, rows (dictionaries,
+        a DataFrame), or the rows of a file (a Path), each with its line and id. `task`: the name of one, of a run that
+        has learnt several.
+
+        Raises UsageError for what holds no texts, DataError for a file that the task cannot read.
+        """
+        from textus.api.using import checked
+        from textus.predicting import predict
+
+        return predict(self._predictor(task), checked(given), columns)
+
+    def predict_proba(self, given: Any, *, columns: str | None = None, task: str | None = None) -> Any:
+        """The probability of every class, in the order of `task.labels`: an array (texts, classes), or (classes,) for
+        one text. UsageError for a task without classes.
+        """
+        from textus.api.using import checked
+        from textus.predicting import probabilities
+
+        return probabilities(self._predictor(task), checked(given), columns)
+
+    def predict_file(
+        self,
+        given: Any,
+        *,
+        out: str | Path,
+        columns: str | None = None,
+        task: str | None = None,
+        force: bool = False,
+    ) -> dict[str, Any]:
+        """The answers to the rows of a file (or whatever `predict` takes) as a file of rows, .csv, .tsv or .jsonl: the
+        file's own columns, then the answer and the probability of each class. Rows are written as they are answered;
+        the same call continues after a kill.
+
+        Raises UsageError where `out` exists, unless `force`.
+        """
+        from textus.api.using import written
+
+        given = Path(given) if isinstance(given, str) else given
+        about = written(self._predictor(task), given, Path(out), columns, force=force)
+        return {"run": str(self.path), **about}
 
     def evaluate_task(
         self,
-        on: str | Path,
+        on: Any,
         *,
         columns: str | None = None,
         by: Sequence[str] = (),
@@ -119,7 +181,8 @@ class Run:
         entities: str | Path | None = None,
         skip_invalid: str | None = None,
     ) -> dict[str, Any]:
-        """How well it answers the labelled rows of a file: the task's figures with their intervals.
+        """How well it answers labelled rows, of a file or of Python (dictionaries, a DataFrame, a pair (X, y)): the
+        task's figures with their intervals. Its folder is only read.
 
         `by`: columns of the file whose values are told apart, or `length`. `floors`: beside what those who know less
         reach, which the first time may mean to train one. `out`: a folder for the page and the figures. `task`: the
@@ -139,21 +202,24 @@ class Run:
             about = {"run": str(self.path), "entities": str(entities), "on": str(on)}
             return {**about, "task": "relations from raw text", **found}
         from textus import scoring
+        from textus.predicting import columns_trained
         from textus.tasks import learnt, read
 
         asked = self.task_as(task, settings) if task else self.task
         asked.skip_invalid = skip_invalid
-        rows = scoring.read_rows(asked, Path(on), columns)
+        known = asked.called in self.tasks
+        record = learnt(self.record, asked.called, self.path) if known else {}
+        rows = scoring.read_rows(asked, on, columns, columns_trained(record))
         outputs = read(self.model, asked, self.tokenizer, rows.examples)
-        about = {"run": str(self.path), "on": str(on), "task": asked.called}
+        about = {"run": str(self.path), "on": scoring.name_of(on), "task": asked.called}
         found = {**about, **scoring.assessed(rows, outputs, by)}
-        if asked.called in self.tasks:
-            record = learnt(self.record, asked.called, self.path)
+        if known:
             found["rows_trained_on"] = scoring.trained_on(record, rows)
             if floors and (lower := scoring.floors(self.path, record, rows, outputs)):
                 found["floors"] = lower
         if out is not None:
             scoring.write(Path(out), found, asked, {self.path.name: self.path / "log.jsonl"})
+            scoring.write_predictions(Path(out), rows, outputs)
         return found
 
     def triples(
@@ -202,13 +268,22 @@ class Run:
             )
         return similarity_of(self.model, settings)
 
-    def embed(self, texts: Sequence[str], *, settings: Sequence[str] = ()) -> Any:
-        """Vectors of texts, in order: an array (texts, D), float32, each of length one."""
+    def vectors_of(self, settings: Sequence[str] = ()) -> Callable[[Sequence[str]], Any]:
+        """What makes vectors of texts: (texts, D) float32, each of length one."""
         from textus.tasks import named_of_kind
         from textus.tasks.similarity import vectors
 
-        name = named_of_kind(self.record, "similarity") or "similarity"
-        return vectors(self.model, self.task_as(name, settings), self.tokenizer, texts)
+        task = self.task_as(named_of_kind(self.record, "similarity") or "similarity", settings)
+        return lambda texts: vectors(self.model, task, self.tokenizer, texts)
+
+    def embed(self, given: Any, *, columns: str | None = None, settings: Sequence[str] = ()) -> Any:
+        """The vector (D,) of one text (a string), or an array (texts, D) of several, in order: strings, rows, or a file
+        (a Path); float32, each of length one.
+        """
+        from textus.api.using import checked
+        from textus.embedding import embed
+
+        return embed(self.vectors_of(settings), checked(given), columns)
 
     def robustness(
         self,
@@ -221,19 +296,24 @@ class Run:
         """What it loses on the labelled rows of a file under typos, synonyms (by word `vectors`, else WordNet), case,
         spacing and irrelevant sentences.
         """
+        from textus.inputs import columns_of
+        from textus.predicting import columns_trained
         from textus.robustness import robustness
+        from textus.tasks import learnt
 
         words, asked = Path(vectors) if vectors else None, self.task_called(task)
+        columns = columns_of(Path(on), columns, columns_trained(learnt(self.record, asked.called, self.path)))
         found = robustness(self.model, asked, self.tokenizer, Path(on), columns=columns, vectors=words)
         return {"run": str(self.path), "on": str(on), "task": asked.called, **found}
 
-    def stream(self, prompt: str = "", **sampling: Any) -> Iterator[str]:
+    def stream(self, prompt: str = "", **sampling: Any) -> DecodedStream:
         """The continuation of a text, in pieces as they come; keywords are the fields of
         `generation.Sampling`.
 
         An empty prompt begins a new document. For a model that makes a text from another, the prompt is that
-        other text. Raises UsageError for a value out of range, or a prompt longer than the context, before
-        anything is generated.
+        other text. Where the context is full the text ends, unless `sliding=True`: then it continues without its first
+        half. Raises UsageError for a value out of range, or a prompt longer than the context, before anything is
+        generated.
         """
         from textus.generation import beginning, sampling_of
 
@@ -248,12 +328,13 @@ class Run:
         """The continuation of a text, whole; see `stream`."""
         return "".join(self.stream(prompt, **sampling))
 
-    def stream_chat(self, messages: Sequence[dict[str, str]], **sampling: Any) -> Iterator[str]:
-        """The answer to a conversation of {"role", "content"} messages, in pieces.
+    def stream_chat(self, messages: Sequence[dict[str, str]], **sampling: Any) -> DecodedStream:
+        """The answer to a conversation of {"role", "content"} messages, in pieces; `reason` says how it ended.
 
         A run that was not trained on conversations reads them as one plain text, a line each, and answers
-        with the next line. The oldest messages are left out, with a notice, where all of them are longer than
-        the context. A model that makes a text from another is given the last message alone.
+        with the next line. Where the conversation and `max_tokens` are longer than the context, the oldest turns are
+        left out, question and answer together, with a notice; the system message is kept. A model that makes a text
+        from another is given the last message alone.
         """
         if self.model.needs_source:
             return self.stream(messages[-1]["content"], **sampling)
@@ -272,66 +353,115 @@ class Run:
         return "".join(self.stream_chat(messages, **sampling))
 
     def _fitting(self, messages: list[dict[str, str]], sampling: Sampling) -> list[int]:
-        """The conversation as ids, the oldest messages left out until it fits the context."""
+        """The conversation as ids, the oldest turns left out until it and the answer fit the context.
+
+        At most half of the context is kept for the answer; the last turn stays whatever its length.
+        """
         context = self.model.config.context_length
-        left_out = 0
-        while True:
-            if self.chats:
-                ids = self.tokenizer.render(messages, add_generation_prompt=True)
-            else:
-                text = "".join(f"{each['content']}\n" for each in messages)
-                ids = [*self.tokenizer.begin, *self.tokenizer.encode(text)]
-            if context is None or len(ids) < context or len(messages) == 1:
-                break
-            messages, left_out = messages[1:], left_out + 1
-        if left_out:
-            notice(f"the context holds {context} tokens: the {left_out} oldest messages were left out")
+        ids = self._conversation(messages)
+        if context is None or len(ids) + min(sampling.max_tokens, context // 2) <= context:
+            return ids
+        kept_free = min(sampling.max_tokens, context // 2)
+        n_system = next((n for n, each in enumerate(messages) if each.get("role") not in SYSTEM), 0)
+        starts = [n for n, each in enumerate(messages) if each.get("role") == "user" and n > n_system]
+        low, high = 0, len(starts)  # the fewest turns to leave out; all but the last where none is enough
+        while low < high:
+            middle = (low + high) // 2
+            ids = self._conversation(messages[:n_system] + messages[starts[middle] :])
+            low, high = (low, middle) if len(ids) + kept_free <= context else (middle + 1, high)
+        if starts:
+            first = starts[min(low, len(starts) - 1)]
+            ids = self._conversation(messages[:n_system] + messages[first:])
+            system = " (the system message is kept)" if n_system else ""
+            notice(
+                f"the context holds {context:,} tokens, of which {kept_free:,} are for the answer: the"
+                f" {first - n_system} oldest messages were left out{system}"
+            )
         return ids
+
+    def _conversation(self, messages: list[dict[str, str]]) -> list[int]:
+        """A conversation as ids: by the chat template, or as lines of a plain text."""
+        if self.chats:
+            return self.tokenizer.render(messages, add_generation_prompt=True)
+        text = "".join(f"{each['content']}\n" for each in messages)
+        return [*self.tokenizer.begin, *self.tokenizer.encode(text)]
 
     def _pieces(
         self, ids: list[int], sampling: Sampling, ends: tuple[int, ...], source: list[int] | None = None
-    ) -> Iterator[str]:
+    ) -> DecodedStream:
         from textus.engine import Engine
-        from textus.generation import TextStream, decoded
+        from textus.generation import DecodedStream, TextStream
 
         self.refuse_task()
         engine = Engine(self.model, end_id=ends, n_ids=self.tokenizer.vocab_size)
         engine.check(ids, sampling, source)
         events = engine.stream([ids], sampling, None if source is None else [source])
-        return decoded(events, TextStream(self.tokenizer, sampling.stop))
+        return DecodedStream(events, TextStream(self.tokenizer, sampling.stop))
 
     def evaluate(
-        self, on: str | Path | None = None, *, stride: int | None = None, samples: bool = True
+        self,
+        on: Any = None,
+        *,
+        stride: int | None = None,
+        samples: bool = True,
+        out: str | Path | None = None,
+        **of_task: Any,
     ) -> dict[str, Any]:
-        """Bits per byte, perplexity and more of a text file, or without one of the corpus' validation split.
+        """How good it is. Of a model of text bits per byte, perplexity and more of a text file (or strings, each a
+        document), or without one of the corpus' validation split: `findings` are the family's own figures, where it has
+        some, `samples` adds how repetitive and how varied the model's own texts are. Of a fine-tuned run see
+        `evaluate_task`, whose further arguments are taken too. `out`: a folder for the page and the figures.
 
-        `findings` are the family's own figures, where it has some. `samples` adds how repetitive and how varied
-        the model's own texts are. Raises DataError where there is no text.
+        Raises DataError where there is no text, UsageError for arguments of the other kind of run.
         """
+        if name := of_task.get("task") or ", ".join(self.tasks):
+            if stride is not None:
+                raise UsageError(
+                    f"--stride {stride}: {self.path} is asked for {name}, not for text; leave it out"
+                )
+            if on is None:
+                raise UsageError(f"{self.path} is asked for {name}: give labelled rows, --on FILE")
+            return self.evaluate_task(on, out=out, **of_task)
+        if given := [name for name, value in of_task.items() if value not in (None, (), [])]:
+            raise UsageError(f"{given[0]}: {self.path} was not fine-tuned for a task; leave it out")
         from textus.evaluation import evaluate, own_findings, sample_quality, sources_among
 
         model, tokenizer, texts = self.model, self.tokenizer, self._texts(on)
         result = {"run": str(self.path), **evaluate(model, tokenizer, texts, stride=stride)}
-        result["on"] = str(on) if on else "validation split"
+        result["on"] = (
+            ("the texts given" if is_texts(on) else str(on)) if on is not None else "validation split"
+        )
         if found := own_findings(model, tokenizer, texts):
             result["findings"] = found
         if samples and model.can_generate:
             sources = sources_among(model, tokenizer, texts)
             result["samples"] = sample_quality(model, tokenizer, sources=sources)
+        if out is not None:
+            from textus.comparing import write_evaluation
+
+            sample = self._sample(texts) if model.can_generate else None
+            write_evaluation(Path(out), result, sample, {self.path.name: self.path / "log.jsonl"})
         return result
 
     def score(self, text: str, *, stride: int | None = None) -> Any:
         """Nats of each token of a text: an `evaluation.Score`."""
+        self.refuse_task()
         from textus.evaluation import score_text
 
         return score_text(self.model, self.tokenizer, text, stride=stride)
 
-    def _texts(self, on: str | Path | None, pairs: bool | None = None) -> Any:
+    def _texts(self, on: Any, pairs: bool | None = None) -> Any:
         """What to measure on; `pairs`: whether a file is read as pairs (None: if this model needs them)."""
-        from textus.texts import read_pairs, read_text, split_texts
+        from textus.inputs import items_of
+        from textus.texts import as_texts, read_pairs, read_text, split_texts
 
         if on is None:
             return split_texts(self._corpus())
+        if is_texts(on):
+            items, _ = items_of(on)
+            if not all(isinstance(item, str) for item in items):
+                raise UsageError(f"{self.path} predicts text: give strings, or the path of a file")
+            return as_texts(items)
         return read_pairs(on) if (self.model.needs_source if pairs is None else pairs) else read_text(on)
 
     def _sample(self, texts: Any) -> tuple[str, str]:
@@ -341,7 +471,7 @@ class Run:
         known = (part for part in texts if part.source and self.model.needs_source)
         fits = (part.source for part in known if not source_ids(self.model, self.tokenizer, part)[1])
         source = next(fits, "")
-        return source, self.generate(source, max_tokens=120)
+        return source, self.generate(source, max_tokens=120, sliding=True)
 
     def _corpus(self) -> Corpus:
         """The corpus it was trained on; RunError where it has moved or changed since."""

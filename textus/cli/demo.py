@@ -15,7 +15,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from textus.cli.options import Force, option
-from textus.common import alone_in, claim, notice
+from textus.common import alone_in, claim, mark, notice
 
 Folder = Annotated[Path, option("Where everything is made.", metavar="FOLDER")]
 
@@ -37,6 +37,7 @@ def demo(
     started = time.monotonic()
     claim(out, force=force, kind="demo")
     shutil.rmtree(out, ignore_errors=True)
+    mark(out, "demo")
     write_documents(out / "documents.jsonl")
     with alone_in(out):
         for why, command in STEPS:
@@ -108,7 +109,6 @@ def run_step(main: Callable[[list[str]], int], why: str, words: list[str]) -> No
 def last_screen(out: Path, seconds: float) -> None:
     """What was made, how good it is, and what to try with one's own text."""
     found = json.loads((out / "report" / "comparison.json").read_text())
-    best = found["rows"][0]
     lines = [
         "",
         f"Done in {seconds / 60:.1f} minutes. In {out}/:",
@@ -119,7 +119,7 @@ def last_screen(out: Path, seconds: float) -> None:
         "  report      comparison.html, for a browser",
         "",
         *(f"  {row['name']:10}{row['bits_per_byte']['value']:.3f} bits per byte" for row in found["rows"]),
-        f"Better: {best['name']}. {' '.join(found['verdict'])}",
+        f"Which is better: {' '.join(found['verdict'])}",
         "",
         "With your own text:",
         "  textus corpus build FOLDER --out work/corpus",

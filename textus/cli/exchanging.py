@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from textus.cli.options import Answer, Force, Json, Out, RunFolder, option
+from textus.cli.options import Answer, Force, Json, Out, RunFolder, flag, option
 
 
 def import_(
@@ -57,6 +57,9 @@ def export(
             "The format: hf, a folder that transformers loads; peft, the adapters of a run of --method lora."
         ),
     ] = "hf",
+    argmax: Annotated[
+        bool, flag("Export a tagger with a CRF without it: each token's likeliest tag.")
+    ] = False,
     force: Force = False,
     as_json: Json = False,
 ) -> Answer:
@@ -66,7 +69,7 @@ def export(
     """
     from textus.api import export_model
 
-    data = export_model(run, to=to, out=out, force=force)
+    data = export_model(run, to=to, out=out, argmax=argmax, force=force)
     what = "adapters of a" if to == "peft" else "as"
     return Answer(data, f"{out}: {run} {what} {data['architecture']} of transformers")
 

@@ -34,6 +34,17 @@ Json = Annotated[
     bool, flag("Write one JSON object to standard output, everything else to standard error.", "--json")
 ]
 Force = Annotated[bool, flag("Replace the output folder if it exists.")]
+ForceFile = Annotated[bool, flag("Replace the output file if it exists.", "--force")]
+AsText = Annotated[
+    bool, flag("Take the words for the text itself, also where they look like a path.", "--text")
+]
+RowsOut = Annotated[
+    Path | None,
+    option(
+        "Write a row each to this file, .csv, .tsv or .jsonl; the same command continues after a kill.",
+        metavar="FILE",
+    ),
+]
 Out = Annotated[Path, option("The folder to write; refused if it exists.", metavar="FOLDER")]
 RunFolder = Annotated[Path, Parameter(name="RUN", help="A run folder.")]
 CorpusFolder = Annotated[
@@ -97,10 +108,15 @@ class SamplingFlags:
         float | None, option("Above 1, tokens already used become less likely.")
     ] = None
     stop: Annotated[list[str] | None, option("Stop before this text; may be repeated.")] = None
+    sliding: Annotated[
+        bool, option("Where the context is full, continue without the first half of the text; else it ends.")
+    ] = False
 
     def given(self) -> dict[str, Any]:
         """The flags that were given, as keywords of `generation.Sampling`."""
-        values = {name: value for name, value in asdict(self).items() if value is not None}
+        values = {
+            name: value for name, value in asdict(self).items() if value is not None and value is not False
+        }
         if "stop" in values:
             values["stop"] = tuple(values["stop"])
         return values
@@ -168,7 +184,6 @@ class TaskFlags:
             "--columns": self.columns,
             "--slice": self.by,
             "--no-floors": self.no_floors,
-            "--out": self.out,
             "--entities": self.entities,
             "--skip-invalid": self.skip_invalid,
         }

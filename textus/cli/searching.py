@@ -9,7 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from textus.cli.options import Answer, Force, Json, Out, RunFolder, TaskSettings, flag, option, task_settings
+from textus import arguments
+from textus.cli.options import (
+    Answer,
+    AsText,
+    Force,
+    ForceFile,
+    Json,
+    Out,
+    RunFolder,
+    TaskSettings,
+    flag,
+    option,
+    task_settings,
+)
 
 if TYPE_CHECKING:
     from textus.passages import Passage
@@ -29,11 +42,16 @@ def embed(
     /,
     *,
     out: Annotated[
-        Path, option("The .npy file to write: a vector of length one a text, in order.", metavar="FILE")
+        Path,
+        option(
+            "The file to write, a vector of length one a text, in order: .npy (with OUT.rows.jsonl: lines and ids),"
+            " .jsonl or .csv; the same command continues after a kill.",
+            metavar="FILE",
+        ),
     ],
     columns: Columns = None,
     settings: TaskSettings = None,
-    force: Annotated[bool, flag("Replace the output file if it exists.")] = False,
+    force: ForceFile = False,
     as_json: Json = False,
 ) -> Answer:
     """Write the vector of each text of a file.
@@ -116,6 +134,7 @@ def search(
     *,
     top: Annotated[int, option("Texts to show at most.")] = 10,
     by: By = None,
+    text: AsText = False,
     as_json: Json = False,
 ) -> Answer:
     """Find the texts of an index that fit a query best.
@@ -124,6 +143,7 @@ def search(
     """
     from textus import api
 
+    query = arguments.check_text(query, forced=text, folders=False)
     opened = api.open_index(index)
     results = [
         {"place": place, "score": score, **about(opened.passages[at])}

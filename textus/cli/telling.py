@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from textus.report import cell, size, table
@@ -117,11 +117,41 @@ def evaluation(found: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def answers(found: list[dict[str, Any]]) -> str:
-    """What `predict` says: a row an answer."""
-    return table(
-        [{name: shown(value) for name, value in each.items() if name != "probabilities"} for each in found]
-    )
+MOST_SHOWN = 60
+"""Characters of a row's text beside its answer."""
+
+
+def answers(found: list[dict[str, Any]], rows: Sequence[Mapping[str, Any]] = ()) -> str:
+    """What `predict` says: a row an answer, of a file with the row's text."""
+    lines = []
+    for number, answer in enumerate(found):
+        line = {name: shown(value) for name, value in answer.items() if name != "probabilities"}
+        if rows:
+            known = [name for name in ("line", "entry", "record", "id") if name in line]
+            places: dict[str, Any] = {name: str(line.pop(name)) for name in known}
+            line = {**places, "text": shortened(text_in(rows[number])), **line}
+        lines.append(line)
+    return table(lines) if lines else "no rows"
+
+
+def text_in(row: Mapping[str, Any]) -> str:
+    """What of a row's fields a person knows it by."""
+    for names in (
+        ("text", "text_pair"),
+        ("question",),
+        ("sentence1", "sentence2"),
+        ("premise", "hypothesis"),
+    ):
+        if found := [row[name] for name in names if isinstance(row.get(name), str)]:
+            return " | ".join(found)
+    tokens = row.get("tokens", row.get("token"))
+    return " ".join(map(str, tokens)) if isinstance(tokens, list) else ""
+
+
+def shortened(text: str, most: int = MOST_SHOWN) -> str:
+    """The beginning of a text on one line."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else f"{line[: most - 1]}…"
 
 
 def shown(value: Any) -> Any:
@@ -161,9 +191,11 @@ def task_scores(found: Mapping[str, Any]) -> str:
         tables.append(classes)
     lines += [table(rows) for rows in tables if rows]
     for each in found.get("mistakes", [])[:3]:
-        how = f"{each['probability']:.2f}" if "probability" in each else f"{each['times']} times"
+        how = f"{each['times']} times" if "times" in each else f"off by {cell(each.get('off'))}"
+        how = f"{each['probability']:.2f}" if "probability" in each else how
         said = f"{each['label']}, answered {each['answer']} ({how})"
-        lines.append(f"  {each['where']}: {said}: {each['text'][:80]}")
+        own = f" (id {each['id']})" if each.get("id") is not None else ""
+        lines.append(f"  {each['where']}{own}: {said}: {each['text'][:80]}")
     return "\n".join(lines)
 
 
@@ -198,3 +230,21 @@ def comparison(found: Mapping[str, Any]) -> str:
         for row in found["rows"]
     ]
     return "\n".join([f"on {found['on']} ({size(found['bytes'])})", table(rows), *found["verdict"]])
+
+
+COSTS = ("parameters", "seconds", "weights_bytes", "peak_memory_bytes", "rows_trained_on")
+
+
+def task_comparison(found: Mapping[str, Any]) -> str:
+    """What `compare` says of fine-tuned runs: a row a run, and which is better."""
+    rows = [
+        {label(name): value for name, value in row.items() if name not in ("task", *COSTS)}
+        | {
+            "parameters": row["parameters"],
+            "seconds": row["seconds"],
+            "memory": size(row["peak_memory_bytes"]),
+        }
+        for row in found["runs"]
+    ]
+    title = f"{found['task']} on {found['on']} ({found['rows']:,} rows)"
+    return "\n".join([title, table(rows), *found["verdict"]])

@@ -136,7 +136,9 @@ def finetune(
     tokenizer: Annotated[
         str | None, option("For a new model: a tokenizer's folder, or a kind to train on the texts.")
     ] = None,
-    epochs: Annotated[int | None, option("Times the rows are read. [default: 3, a new model 8]")] = None,
+    epochs: Annotated[
+        int | None, option("Times the rows are read. [default: by their number; of many 3, a new model 8]")
+    ] = None,
     seed: Annotated[int, option("The same command, seed and choices give the same bytes.")] = 0,
     augment: Annotated[
         str | None,
@@ -222,6 +224,7 @@ def bench(
     what: Annotated[
         str, Parameter(name="WHAT", help="A script of benchmarks/, such as train_speed or ngram.")
     ],
+    /,
     *arguments: Annotated[
         str, Parameter(name="ARGUMENTS", allow_leading_hyphen=True, help="Passed on to it.")
     ],

@@ -1,20 +1,25 @@
-"""Verbs that use runs: `generate chat evaluate compare serve show doctor verify`."""
+"""Verbs that use runs: `generate evaluate compare serve show doctor verify`."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from textus import arguments
 from textus.cli.options import (
     Answer,
     Asked,
+    AsText,
     Columns,
     Force,
+    ForceFile,
     Json,
+    RowsOut,
     RunFolder,
     SamplingFlags,
     TaskFlags,
@@ -24,82 +29,138 @@ from textus.cli.options import (
 )
 from textus.common import UsageError, notice
 
+if TYPE_CHECKING:
+    from textus.api import Run
+    from textus.records import Record
+
 RunFolders = Annotated[Path, Parameter(name="RUN", help="Run folders.")]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class ManyPrompts:
+    """Where prompts come from, beside the words that were typed, and where texts go."""
+
+    file: Annotated[
+        Path | None,
+        option(
+            "Prompts, or source texts: the lines of a .txt, or rows with a prompt, source or text.",
+            metavar="FILE",
+        ),
+    ] = None
+    out: RowsOut = None
+    columns: Columns = None
+    text: AsText = False
+    force: ForceFile = False
+
+    def given(self, prompt: str | None) -> Path | list[Record] | None:
+        """The prompts of a file or a pipe, or the one that was typed if it is to be written to a file; else None."""
+        if self.file is not None and prompt is not None:
+            raise UsageError(f"--file {self.file}: its prompts are continued; leave out {prompt!r}")
+        if self.file is not None and self.text:
+            raise UsageError(f"--text: the prompts are those of --file {self.file}; leave one out")
+        if self.file is not None:
+            return self.file
+        if prompt in ("-", arguments.STDIN) and not self.text:
+            return piped_records()
+        if prompt is None:
+            return (piped_records(empty=True) or None) if arguments.is_piped() else None
+        return None if self.out is None else typed_record(arguments.check_text(prompt, forced=self.text))
+
+    def refuse(self) -> None:
+        """UsageError for flags that only a file of prompts has a use for."""
+        columns = self.columns if self.file is None else None
+        for flag, value in (("--out", self.out), ("--force", self.force), ("--columns", columns)):
+            if value:
+                raise UsageError(
+                    f"{flag}: goes with prompts and a file, --file FILE --out FILE; leave it out"
+                )
 
 
 def generate(
     run: RunFolder,
     prompt: Annotated[
-        str,
+        str | None,
         Parameter(
             name="PROMPT",
-            help="The beginning of the text; empty starts a new one. To a model trained on pairs, the source text.",
+            help="The beginning of the text; empty starts a new one, - reads standard input, a prompt a line. To a"
+            " model trained on pairs, the source text.",
         ),
-    ] = "",
+    ] = None,
     /,
     *,
     sampling: SamplingFlags = SamplingFlags(),
+    many: ManyPrompts = ManyPrompts(),
     as_json: Json = False,
 ) -> Answer | None:
-    """Continue a text; it is written as it comes.
+    """Continue a text, which is written as it comes, or each of many.
 
     Example: textus generate work/run "Once upon a time" --temperature 0.8 --max-tokens 100
     """
+    from textus.api import generate as generate_file
     from textus.api import open_run
 
+    given = many.given(prompt)
     opened = open_run(run)
-    pieces = opened.stream(prompt, **sampling.given())
+    if given is not None and many.out is not None:
+        how: dict[str, Any] = {"out": many.out, "columns": many.columns, "force": many.force}
+        found = generate_file(opened, given, **how, **sampling.given())
+        return Answer(found, f"{many.out}: {found['rows']:,} texts")
+    many.refuse()
+    if given is not None:
+        return generate_many(opened, given, many.columns, sampling, as_json=as_json)
+    text = arguments.check_text(prompt or "", forced=many.text)
+    return generate_one(opened, text, sampling, as_json=as_json)
+
+
+def generate_one(run: Run, prompt: str, sampling: SamplingFlags, *, as_json: bool) -> Answer | None:
+    """The text that follows one prompt, as it comes, or as one JSON object."""
+    from textus.cli.chatting import full_context
+
+    pieces = run.stream(prompt, **sampling.given())
     if as_json:
         text = "".join(pieces)
-        return Answer({"run": str(run), "prompt": prompt, "text": text, "sampling": sampling.given()}, text)
-    write("" if opened.model.needs_source else prompt)
-    for piece in pieces:
-        write(piece)
-    write("\n")
-    return None
+    else:
+        write("" if run.model.needs_source else prompt)
+        for piece in pieces:
+            write(piece)
+        write("\n")
+    if full := full_context(pieces, sampling.given(), run):
+        notice(full)
+    if not as_json:
+        return None
+    found = {"run": str(run.path), "prompt": prompt, "text": text, "reason": pieces.reason}
+    return Answer({**found, "sampling": sampling.given()}, text)
+
+
+def generate_many(
+    run: Run, given: Path | list[Record], columns: str | None, sampling: SamplingFlags, *, as_json: bool
+) -> Answer | None:
+    """Each prompt with what follows it, an empty line between; as they come, or as one JSON object."""
+    from textus.completing import complete, prompts_of, told
+    from textus.generation import sampling_of
+
+    run.refuse_task()
+    source, chosen = run.model.needs_source, sampling_of(sampling.given())
+    records = prompts_of(given, columns, source=source)() if isinstance(given, Path) else given
+    found = []
+    for number, (record, text) in enumerate(complete(run.model, run.tokenizer, records, chosen)):
+        answer = told(record, text)
+        if as_json:
+            found.append(answer)
+        else:
+            write(
+                ("\n" if number and not source else "") + ("" if source else answer["prompt"]) + f"{text}\n"
+            )
+    return (
+        Answer({"run": str(run.path), "sampling": sampling.given(), "texts": found}, "") if as_json else None
+    )
 
 
 def write(text: str) -> None:
     """Show a piece of text at once, before the next one is ready."""
     sys.stdout.write(text)
     sys.stdout.flush()
-
-
-def chat(run: RunFolder, /, *, sampling: SamplingFlags = SamplingFlags()) -> None:
-    """Talk to a model; questions are typed, or come one a line from a pipe.
-
-    Example: echo "What is a list?" | textus chat work/run --temperature 0.7
-    """
-    from textus.api import open_run
-
-    opened = open_run(run)
-    if not opened.chats:
-        notice(f"{run} was trained to continue texts, not to chat: it answers with the line it expects next")
-    messages: list[dict[str, str]] = []
-    for question in questions():
-        messages.append({"role": "user", "content": question})
-        answer = ""
-        for piece in opened.stream_chat(messages, **sampling.given()):
-            write(piece)
-            answer += piece
-        write("\n")
-        messages.append({"role": "assistant", "content": answer})
-
-
-def questions() -> Iterator[str]:
-    """The questions: typed at a prompt until Ctrl-D, or the lines of a pipe that are not empty."""
-    typed = sys.stdin.isatty()
-    if typed:
-        notice("ask; Ctrl-D ends")
-    while True:
-        if typed:
-            sys.stderr.write("> ")
-            sys.stderr.flush()
-        line = sys.stdin.readline()
-        if not line:
-            return
-        if line.strip():
-            yield line.strip()
 
 
 Ensemble = Annotated[
@@ -110,7 +171,11 @@ Ensemble = Annotated[
 def evaluate(
     *runs: RunFolders,
     on: Annotated[
-        Path | None, option("A text file; without it, the validation split.", metavar="FILE")
+        Path | None,
+        option(
+            "A text file, of a fine-tuned run labelled rows; without it, the validation split.",
+            metavar="FILE",
+        ),
     ] = None,
     stride: Annotated[
         int | None, option("Score in overlapping windows this many tokens apart: another figure, named so.")
@@ -143,27 +208,36 @@ def evaluate(
     if settings and not asked:
         raise UsageError(f"--set {settings[0]}: goes with --task similarity alone")
     if ensemble:
-        if task.entities:
-            raise UsageError(f"--entities {task.entities}: goes with one relations run, not with --ensemble")
-        if task.skip_invalid:
-            raise UsageError(f"--skip-invalid {task.skip_invalid}: goes with one run, not with --ensemble")
-        if settings:
-            raise UsageError(
-                f"--set {settings[0]}: with --ensemble each run answers as it has learnt; leave it out"
-            )
-        if on is None:
-            raise UsageError(f"--ensemble {ensemble}: give labelled rows, --on FILE")
+        refuse_with_ensemble(ensemble, task, settings, on, stride)
+        assert on is not None
         found = evaluate_together(runs, on, ensemble=ensemble, task=asked, **task.given())
         return Answer(found, telling.task_scores(found))
-    opened = open_run(runs[0])
-    if name := asked or ", ".join(opened.tasks):
-        if on is None:
-            raise UsageError(f"{runs[0]} is asked for {name}: give labelled rows, --on FILE")
-        found = opened.evaluate_task(on, task=asked, settings=task_settings(settings), **task.given())
-        return Answer(found, telling.task_scores(found))
+    opened, page = open_run(runs[0]), f"\npage: {task.out / 'evaluation.html'}" if task.out else ""
+    if asked or opened.tasks:
+        words = task.given() | {"task": asked, "settings": task_settings(settings)}
+        found = opened.evaluate(on, stride=stride, **words)
+        return Answer(found, telling.task_scores(found) + page)
     task.refuse(runs[0])
-    data = opened.evaluate(on, stride=stride)
-    return Answer(data, telling.evaluation(data))
+    data = opened.evaluate(on, stride=stride, out=task.out)
+    return Answer(data, telling.evaluation(data) + page)
+
+
+def refuse_with_ensemble(
+    ensemble: str, task: TaskFlags, settings: list[str] | None, on: Path | None, stride: int | None
+) -> None:
+    """UsageError for flags that an ensemble has no use for, and where it lacks rows."""
+    if task.entities:
+        raise UsageError(f"--entities {task.entities}: goes with one relations run, not with --ensemble")
+    if task.skip_invalid:
+        raise UsageError(f"--skip-invalid {task.skip_invalid}: goes with one run, not with --ensemble")
+    if settings:
+        raise UsageError(
+            f"--set {settings[0]}: with --ensemble each run answers as it has learnt; leave it out"
+        )
+    if on is None:
+        raise UsageError(f"--ensemble {ensemble}: give labelled rows, --on FILE")
+    if stride is not None:
+        raise UsageError(f"--stride {stride}: goes with a model of text, not with --ensemble; leave it out")
 
 
 def robustness(
@@ -191,38 +265,103 @@ def robustness(
 
 def predict(
     *words: Annotated[
-        str, Parameter(name="RUN… FILE|TEXT", help="Run folders; then a file of rows, or the text itself.")
+        str,
+        Parameter(
+            name="RUN… FILE|TEXT",
+            help="Run folders; then a file of rows (a .txt: its lines), the text itself, or - for the lines of standard"
+            " input.",
+        ),
     ],
     text_pair: Annotated[
         str | None, option("The second text of a pair, such as the context of a question.", metavar="TEXT")
     ] = None,
+    text: AsText = False,
+    out: RowsOut = None,
     ensemble: Ensemble = None,
     columns: Annotated[
-        str | None, option("Which columns are the fields: text=review, or without a header 0=text.")
+        str | None,
+        option(
+            "Which columns are the fields: text=review, or without a header 0=text. [default: as the run was trained]"
+        ),
     ] = None,
     task: Asked = None,
+    force: ForceFile = False,
     as_json: Json = False,
 ) -> Answer:
     """Answer for a text, or for each row of a file, with a fine-tuned run or several.
 
-    Example: textus predict work/reviews "A film to remember."
+    Example: textus predict work/reviews test.csv --out work/predictions.csv
     """
-    from textus.api import open_run, predict_together
+    from textus.api import answered, open_run, predict_together
     from textus.cli import telling
+    from textus.inputs import place_of
 
+    runs, given = runs_and_input(words, text=text, text_pair=text_pair, ensemble=ensemble)
+    if force and out is None:
+        raise UsageError("--force: goes with --out FILE; leave it out")
+    if columns and not isinstance(given, Path):
+        raise UsageError(f"--columns {columns}: goes with a file of rows; leave it out")
+    about: dict[str, Any] = {"runs": runs, "ensemble": ensemble} if ensemble else {"run": runs[0]}
+    if out is not None:
+        how: dict[str, Any] = {"out": out, "columns": columns, "task": task, "force": force}
+        if ensemble:
+            written = predict_together(runs, given, ensemble=ensemble, **how)
+        else:
+            written = open_run(runs[0]).predict_file(given, **how)
+        return Answer(written, f"{out}: {written['rows']:,} rows answered")
+    if isinstance(given, list) and isinstance(given[0], str | tuple):
+        if ensemble:
+            found = predict_together(runs, given, ensemble=ensemble, task=task)
+        else:
+            found = open_run(runs[0]).predict(given, task=task)
+        return Answer({**about, "answers": found}, telling.answers(found))
+    rows = list(answered(runs, given, ensemble=ensemble, columns=columns, task=task))
+    data = [place_of(record) | told for record, told in rows]
+    return Answer({**about, "answers": data}, telling.answers(data, [record.values for record, _ in rows]))
+
+
+def runs_and_input(
+    words: Sequence[str], *, text: bool, text_pair: str | None, ensemble: str | None
+) -> tuple[list[str], Any]:
+    """The run folders and what is to be answered: a file, the lines of a pipe, or a text."""
+    alone = len(words) == 1 or (bool(ensemble) and is_run(words[-1]))
+    if words and alone and not text and arguments.is_piped():
+        words = [*words, "-"]
     if len(words) < 2 or (len(words) > 2 and not ensemble):
         raise UsageError(
             "predict takes a run and a text or file; several runs need --ensemble mean, vote or soup"
         )
     *runs, what = words
-    if text_pair is not None and is_file(what):
-        raise UsageError(f"--text-pair goes with a text; {what} is a file, whose rows have both texts")
-    asked = Path(what) if is_file(what) else [what if text_pair is None else (what, text_pair)]
-    if ensemble:
-        found = predict_together(runs, asked, ensemble=ensemble, columns=columns, task=task)
-        return Answer({"runs": runs, "ensemble": ensemble, "answers": found}, telling.answers(found))
-    found = open_run(runs[0]).predict(asked, columns=columns, task=task)
-    return Answer({"run": runs[0], "answers": found}, telling.answers(found))
+    if what in ("-", arguments.STDIN) and not text:
+        if text_pair is not None:
+            raise UsageError("--text-pair goes with a text, not with standard input")
+        return runs, piped_records()
+    given = arguments.text_or_file(what, forced=text)
+    if isinstance(given, Path):
+        if text_pair is not None:
+            raise UsageError(f"--text-pair goes with a text; {what} is a file, whose rows have both texts")
+        return runs, given
+    return runs, [given if text_pair is None else (given, text_pair)]
+
+
+def piped_records(*, empty: bool = False) -> list[Record]:
+    """The lines of standard input."""
+    from textus.inputs import Records, stdin_records
+
+    return Records(stdin_records(empty=empty))
+
+
+def typed_record(text: str) -> list[Record]:
+    """A text that was typed, as the one row to be answered."""
+    from textus.inputs import Records
+    from textus.records import Record
+
+    return Records([Record({"prompt": text}, "text 1")])
+
+
+def is_run(word: str) -> bool:
+    """Whether a word names a run folder."""
+    return (Path(word) / "run.json").is_file()
 
 
 def triples(
@@ -249,25 +388,23 @@ def triples(
     return Answer(found, telling.triples(found) + (f"\n{out}" if out else ""))
 
 
-def is_file(words: str) -> bool:
-    """Whether words name a file; a text too long for a name does not."""
-    try:
-        return Path(words).is_file()
-    except (OSError, ValueError):
-        return False
-
-
 def compare(
     *runs: RunFolders,
     on: Annotated[
-        Path | None, option("A text file; without it, the validation split all runs share.", metavar="TEXT")
+        Path | None,
+        option(
+            "A text file, of fine-tuned runs labelled rows; without it, the validation split all runs share.",
+            metavar="FILE",
+        ),
     ] = None,
     out: Annotated[
         Path | None, option("Write the table and picture (HTML, PNG, JSON) here.", metavar="FOLDER")
     ] = None,
+    columns: Columns = None,
+    task: Asked = None,
     as_json: Json = False,
 ) -> Answer:
-    """Put runs on one ruler: bits per byte on the same text, seconds, memory.
+    """Put runs on one ruler: bits per byte on the same text, or a task's figures on the same rows; seconds, memory.
 
     Example: textus compare work/ngram work/run --on notes.txt
     """
@@ -275,10 +412,11 @@ def compare(
     from textus.cli import telling
 
     if not runs:
-        raise UsageError("compare needs at least one run folder: textus compare RUN RUN --on TEXT")
-    data = api.compare(runs, on=on, out=out)
-    report = f"\nreport: {out / 'comparison.html'}" if out else ""
-    return Answer(data, telling.comparison(data) + report)
+        raise UsageError("compare needs at least one run folder: textus compare RUN RUN --on FILE")
+    data = api.compare(runs, on=on, out=out, columns=columns, task=task)
+    report = f"\npage: {out / 'comparison.html'}" if out else ""
+    said = telling.task_comparison(data) if "runs" in data else telling.comparison(data)
+    return Answer(data, said + report)
 
 
 def serve(

@@ -8,7 +8,6 @@ chosen. The second pass copies what stays to `train.jsonl` and `validation.jsonl
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -28,12 +27,16 @@ from textus.common import (
     UsageError,
     claim,
     folder_atomic,
+    is_disk_full,
     notice,
+    printable,
     progress,
     sha256,
     write_json,
 )
 from textus.config import VERSION, to_dict
+from textus.corpus.aligned import is_aligned, read_aligned
+from textus.corpus.decoding import Guesses
 from textus.corpus.dialects import parse_delimiter
 from textus.corpus.documents import (
     PART_CHARS,
@@ -96,13 +99,23 @@ def build(
     if not sources:
         raise UsageError("no source given; name at least one file or folder of text")
 
+    columns = parse_columns(settings.columns)
+
     def gather(stage: Stage) -> None:
         with progress("reading", total_bytes(sources)) as advance:
+            if is_aligned(columns):
+                for raw in read_aligned(
+                    [Path(path) for path in sources], columns, settings.encoding, advance
+                ):
+                    stage.add(raw)
+                stage.n_files = len(sources)
+                stage.sources += [{"path": str(path)} for path in sources]
+                return
             for given in sources:
                 before = len(stage)
                 for found in scan([given], out, advance):
                     take(found, stage, settings)
-                stage.sources.append({"path": str(given), "documents": len(stage) - before})
+                stage.sources.append({"path": printable(str(given)), "documents": len(stage) - before})
 
     return write(gather, out, settings, force, " and ".join(map(str, sources)))
 
@@ -153,7 +166,8 @@ def take(found: Source | Dropped, stage: Stage, settings: CorpusSettings) -> Non
         return
     before = stage.mark()
     try:
-        for each in read(found, reading_of(settings)):
+        noted = replace(found, noted=lambda encoding: stage.guesses.add(found.name, encoding))
+        for each in read(noted, reading_of(settings)):
             if isinstance(each, Dropped):
                 stage.drop(each)
             else:
@@ -184,7 +198,7 @@ def write(
             record["files"] = {name: sha256(folder / name) for name in sorted(os.listdir(folder))}  # noqa: PTH208
             write_json(folder / "corpus.json", record)
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if not is_disk_full(error):
             raise
         raise TextusError(
             f"no space left while writing {out}; nothing of it was kept; make room: it takes twice the size "
@@ -223,6 +237,7 @@ class Stage:
         self.reasons: Counter[str] = Counter()
         self.examples: dict[str, list[str]] = {}
         self.replaced: Counter[str] = Counter()
+        self.guesses = Guesses()
         self.sources: list[dict[str, Any]] = []
 
     def __enter__(self) -> Stage:
@@ -264,6 +279,8 @@ class Stage:
             )
             self.position += self.parts.write(line.encode())
             self.note_replaced(raw.source, steps)
+            if not n_parts:
+                self.note_replaced(raw.source, [step for step in raw.steps if step.startswith("replaced:")])
             n_parts += 1
             n_chars += len(text)
             n_bytes += len(data)
@@ -301,7 +318,7 @@ class Stage:
         self.note_replaced(raw.source, steps)
         return given, [f"source:{step}" for step in steps], f'"source_text": {encode(given)}, '
 
-    def note_replaced(self, source: str, steps: tuple[str, ...]) -> None:
+    def note_replaced(self, source: str, steps: Sequence[str]) -> None:
         if steps and steps[0].startswith("replaced:"):
             self.replaced[source if len(self.replaced) < 1000 else "other files"] += int(steps[0][9:])
 
@@ -330,6 +347,8 @@ def tell(stage: Stage) -> None:
         notice(f"left out, {reason}: {count:,}: {names} (all in dropped.jsonl)")
         if reason == "suffix not read":
             notice(f"read are {SUFFIXES}")
+    if guesses := str(stage.guesses):
+        notice(guesses)
     for source, count in sorted(stage.replaced.items())[:NAMED]:
         notice(f"{source}: {count:,} broken bytes replaced by U+FFFD")
     if len(stage.replaced) > NAMED:

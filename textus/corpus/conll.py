@@ -56,28 +56,32 @@ def sentences(
 
     Raises Unreadable for a text that is no such file.
     """
-    read = without_comments(list(split_lines(text)), report)
+    split, tabbed = split_lines(text)
+    read = without_comments(split, report)
     filled = [line for line in read if line.cells]
     if not filled:
         return
-    taken = columns_of(filled, columns, report)
+    taken = columns_of(filled, columns, report, tabbed=tabbed)
     if taken.units:
         read = without_ranges(read, report)
     yield from grouped(without_blanks(read, taken, report), taken)
 
 
-def split_lines(text: Text) -> Iterator[Line]:
-    """The lines of a file in columns, by its tabs if most lines with content have one."""
+def split_lines(text: Text) -> tuple[list[Line], bool]:
+    """The lines of a file in columns, and whether tabs separate them: if most lines with content have one."""
     whole = [bare(line).strip("\ufeff") for line in lines(text(), line_end(text()))]
     filled = [line for line in whole if line.strip() and not line.startswith(("#", "-DOCSTART-"))]
     tabbed = sum("\t" in line.strip(" ") for line in filled) > len(filled) / 2
+    split = []
     for number, line in enumerate(whole, 1):
         if not line.strip(" \t") or line.lstrip().startswith("-DOCSTART-"):
-            yield Line(number, [])
-        elif tabbed:
-            yield Line(number, line.split("\t"))
+            split.append(Line(number, []))
         else:
-            yield Line(number, re.split("[ \t]+", line.strip(" \t")))
+            split.append(Line(number, line.split("\t") if tabbed else BLANKS.split(line.strip(" \t"))))
+    return split, tabbed
+
+
+BLANKS = re.compile("[ \t]+")
 
 
 def usual_width(filled: list[Line]) -> int:
@@ -104,7 +108,9 @@ def without_comments(read: list[Line], report: Callable[[str], None]) -> list[Li
     return kept
 
 
-def columns_of(filled: list[Line], named: Mapping[str, str], report: Callable[[str], None]) -> Columns:
+def columns_of(
+    filled: list[Line], named: Mapping[str, str], report: Callable[[str], None], *, tabbed: bool
+) -> Columns:
     """Which columns to read. Raises Unreadable where lines are no columns, UsageError for a column there is not."""
     width = usual_width(filled)
     odd = [line for line in filled if len(line.cells) != width]
@@ -130,18 +136,19 @@ def columns_of(filled: list[Line], named: Mapping[str, str], report: Callable[[s
             "CoNLL-U: column 1 (FORM) is the token, column 3 (UPOS) its tag; --columns 1=tokens,4=tags for XPOS"
         )
         return Columns(width, 1, 3, units=True)
-    return guessed(whole, width, report)
+    taken = guessed(whole, width, report)
+    if not tabbed:
+        refuse_prose(whole, width - 1 if taken.tags is None else taken.tags)
+    return taken
 
 
 def guessed(whole: list[Line], width: int, report: Callable[[str], None]) -> Columns:
     """The columns of a file that says nothing of them, reported where there are more than two."""
     tokens = 1 if width > 2 and counts_up(whole) else 0
     if width == 2:
-        refuse_prose(whole, 1)
         return Columns(width, 0, 1)
     tags = Counter(tag_column(line, tokens) for line in whole)
     place = tags.most_common(1)[0][0]
-    refuse_prose(whole, place)
     others = f" (another in {len(whole) - tags[place]:,} lines)" if len(tags) > 1 else ""
     report(
         f"{width} columns: column {tokens} is the token, column {place}{others}, the last that is no number, its tag;"
@@ -174,7 +181,7 @@ def refuse_prose(whole: list[Line], place: int) -> None:
     tags = {line.cells[place] for line in whole}
     if any(TAG.fullmatch(tag) for tag in tags):
         return
-    if len(tags) > max(1, len(whole) // 2) or not any(char.isalnum() for tag in tags for char in tag):
+    if len(tags) > len(whole) / 2 or not any(char.isalnum() for tag in tags for char in tag):
         raise Unreadable(
             f"not CoNLL columns: line {whole[0].number:,} ({shown(whole[0])}) does not end with a tag; plain text has"
             " no labels: give csv, jsonl or CoNLL columns, or name columns by position: --columns 0=tokens,1=tags"

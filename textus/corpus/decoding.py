@@ -1,10 +1,9 @@
-"""Bytes to characters: which encoding a file is in, told from the whole file, then decoded in blocks.
+"""Bytes to characters: which encoding a file is in, detected from the whole file, then decoded in blocks.
 
-Order of trial: byte order mark; strict UTF-8; UTF-16 without a mark (it shows by its zero bytes, or by
-Chinese that reads well); UTF-8 with broken bytes (more characters whole than broken); GB18030 and Big5 by
-how many of the decoded characters are among the commonest of Chinese — the same bytes read in the wrong one
-of the two give rare characters; what a page declares; then `charset-normalizer`. Where nothing reads well
-the file is taken for broken UTF-8, or for binary where most of it is broken.
+Order of trial: byte order mark; the encoding that was given; strict UTF-8; UTF-16 without a mark (it shows by its
+zero bytes, or by Chinese that reads well); UTF-8 with broken bytes (more characters whole than broken); what a page
+declares; Chinese that reads well; then what `guessing` finds. Where nothing reads well, a few bytes are taken for
+broken UTF-8, and a file with more of them is refused.
 
 Broken bytes come out as lone surrogates (U+DC80 to U+DCFF, Python's `surrogateescape`), so that `repair` can
 count them in the very document they are in.
@@ -14,14 +13,16 @@ from __future__ import annotations
 
 import codecs
 import re
-import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from textus.common import extra
+from textus.common import UsageError
 from textus.corpus.documents import Unreadable, checked_encoding
+from textus.corpus.guessing import guess
+from textus.corpus.languages import COMMON_CHINESE
 from textus.corpus.sources import Source
 from textus.corpus.sources import blocks as blocks_of
 
@@ -37,30 +38,26 @@ EVIDENCE = 1 << 20
 """So many characters beyond ASCII after the first broken byte are enough to tell."""
 
 COMMON_ENOUGH = 0.15
+CLEAR, CLEAR_BYTES = 0.35, 40
+"""Such a share of common characters, in so many bytes, is Chinese without further comparison."""
 
-COMMON_CHINESE = frozenset(
-    "的一是不了在人有我他这个们中来上大为和国地到以说时要就出会可也你对生能而子那得于着下自之年过发后作里用道行所然"
-    "家种事成方多经么去法学如都同现当没动面起看定天分还进好小部其些主样理心她本前开但因只从想实日军者意无力它与长把机"
-    "十民第公此已工使情明性知全三又关点正业外将两高间由问很最重并物手应战向头文体政美相见被利什二等产或新己制身果加西"
-    "斯月话合回特代内信表化老给世位次度门任常先海通教儿原东声提立及比员解水名真论处走义各入几口认条平系气题活更别打女"
-    "变四神总何电数安少报才结反受目太量再感建务做接必场件计管期市直德资命山金指克许统区保至队形社便空决治展马科司五基"
-    "眼书非则听白却界达光放强即像难且权思王象完设式色路记南品住告类求据程北边死张该交规万取拉格望觉术领共确传师观清今"
-    "切院让识候带导争运笔這個們來為國時說會對過發後裡裏種經學現當沒動還進樣開從實軍與長機無點關業將兩間問應戰體見產"
-    "給門員論處義認條係氣題爾總電數報結務場計資統區隊許書則聽卻達強難權據邊張該規領確傳師觀讓識帶導爭運於麼幾變"
+DECLARED = re.compile(
+    rb"<(?:\?xml[^>]{0,200}encoding|meta[^>]{0,200}charset)\s*=\s*[\"']?\s*([\w.:-]{2,40})", re.IGNORECASE
 )
-WORD_LETTERS = frozenset("àáâãäåæçèéêëìíîïñòóôõöøùúûüýßœšžÀÁÂÄÅÆÇÈÉÊËÍÎÏÑÓÔÖØÚÜŒŠŽ")
-ALONE = frozenset("àÀ‘’“”–—…«»°£€§©®·¿¡\xa0•™´")
-DECLARED = re.compile(rb"<meta[^>]{0,200}charset\s*=\s*[\"']?\s*([\w-]{2,40})", re.IGNORECASE)
 LEGACY_NAMES = {"gb2312": "gb18030", "gbk": "gb18030", "big5": "big5hkscs", "iso8859-1": "cp1252"}
 TEXT_CONTROLS = b"\t\n\v\f\r\x1b\x1a\b"
 CONTROLS = bytes(set(range(32)) - set(TEXT_CONTROLS)) + b"\x7f"
 
 
 class Encoding(NamedTuple):
-    """The codec of a file and how it is known: `given`, a byte order `mark`, `utf-8`, `declared` or `guessed`."""
+    """The codec of a file and how it is known: `given`, a byte order `mark`, `utf-8`, `declared` or `guessed`.
+
+    `rivals` read as well as the one that was guessed, but give another text.
+    """
 
     codec: str
     origin: str
+    rivals: tuple[str, ...] = ()
 
     @property
     def steps(self) -> tuple[str, ...]:
@@ -75,7 +72,37 @@ def open_text(source: Source, *, encoding: str = "", page: bool = False) -> tupl
     Raises Unreadable for binary data, for damage, and where the encoding cannot be determined.
     """
     found = detect_encoding(blocks_of(source), encoding=encoding, page=page)
+    source.noted(found)
     return found, decode(blocks_of(source), found.codec)
+
+
+class Guesses:
+    """The encodings that were guessed on the way, for the line that reports them."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, list[Any]] = {}
+        self.last = ""
+        self.rivals: Counter[str] = Counter()
+
+    def add(self, name: str, encoding: Encoding) -> None:
+        """Count a file if its encoding was guessed; one that is opened twice in a row counts once."""
+        before, self.last = self.last, name
+        if encoding.origin == "guessed" and before != name:
+            count, first = self.files.get(encoding.codec, [0, name])
+            self.files[encoding.codec] = [count + 1, first]
+            self.rivals.update({f"{encoding.codec} or {' or '.join(encoding.rivals)}": bool(encoding.rivals)})
+
+    def __str__(self) -> str:
+        """One line, or "" where nothing was guessed."""
+        if not self.files:
+            return ""
+        total = sum(count for count, _ in self.files.values())
+        read = ", ".join(
+            f"{codec} ({count:,}, first {first})" for codec, (count, first) in self.files.items()
+        )
+        close = "".join(f"; {count:,} could be {codecs}" for codecs, count in self.rivals.items() if count)
+        plural = "files are" if total > 1 else "file is"
+        return f"{total:,} {plural} not UTF-8: read as {read}{close}; give --encoding if that is wrong"
 
 
 @dataclass
@@ -122,11 +149,6 @@ def telling(block: bytes) -> bytes:
     return block[block.rfind(b"\n", 0, start) + 1 :]
 
 
-def detect(blocks: Iterable[bytes], *, page: bool = False) -> str:
-    """The codec of a file from its bytes. A `page` may declare its own. Raises Unreadable for binary data."""
-    return detect_encoding(blocks, page=page).codec
-
-
 def detect_encoding(blocks: Iterable[bytes], *, encoding: str = "", page: bool = False) -> Encoding:
     """How to read a file, from its bytes or the `encoding` given. Raises Unreadable for binary data."""
     survey = Survey()
@@ -140,8 +162,7 @@ def detect_encoding(blocks: Iterable[bytes], *, encoding: str = "", page: bool =
             break
     else:
         survey.add(b"", final=True)
-    codec = judge(survey, page=page)
-    return Encoding(codec, "utf-8" if codec == "utf-8" else "guessed")
+    return judge(survey, page=page)
 
 
 def given(encoding: str, head: bytes) -> Encoding:
@@ -166,24 +187,48 @@ def plainly_ascii(head: bytes) -> bool:
 PLAIN = bytes(range(32, 127)) + b"\n"
 
 
-def judge(survey: Survey, *, page: bool) -> str:
-    """The codec, from what the survey found."""
-    if survey.head.count(0) or survey.n_controls:
+def judge(survey: Survey, *, page: bool) -> Encoding:
+    """The encoding, from what the survey found. Raises Unreadable for binary data, or where nothing reads well."""
+    if survey.n_controls:
         if codec := wide(survey.head):
-            return codec
-        if b"\0" in survey.head[:8192] or survey.n_controls > max(4, 0.01 * survey.n_bytes):
+            return Encoding(codec, "guessed")
+        n_allowed = (
+            max(1, survey.n_bytes // 1000) if 0 in survey.head[:8192] else max(4, survey.n_bytes // 100)
+        )
+        if survey.n_controls > n_allowed or survey.n_bytes < 8 * survey.n_controls:
             raise Unreadable("binary")
     if survey.n_broken == 0:
-        return "utf-8"
+        return Encoding(shifted(survey.head) or "utf-8", "utf-8")
     if survey.n_whole > survey.n_broken:
-        return "utf-8"  # with broken bytes
-    sample = survey.sample
-    codec = (page and declared(survey)) or western(sample) or chinese(sample)
-    if codec := codec or wide(survey.head) or other(sample):
-        return codec
-    if survey.n_broken > max(16, 0.1 * survey.n_bytes):
-        raise Unreadable("binary, or in an encoding that cannot be told")
-    return "utf-8"
+        return Encoding("utf-8", "utf-8")  # with broken bytes
+    if page and (codec := declared(survey)):
+        return Encoding(codec, "declared")
+    if codec := chinese(survey.sample) or wide(survey.head):
+        return Encoding(codec, "guessed")
+    if guessed := guess(survey.sample):
+        return Encoding(guessed.codec, "guessed", guessed.rivals)
+    if survey.n_broken > FEW_BROKEN:
+        kind = "binary, or " if survey.n_broken > 0.1 * survey.n_bytes else ""
+        raise Unreadable(
+            f"{kind}in an encoding that cannot be determined; name it with --encoding, such as cp1250"
+        )
+    return Encoding("utf-8", "utf-8")
+
+
+FEW_BROKEN = 4
+"""So many broken bytes in plain text are damage, not an encoding."""
+
+
+def shifted(head: bytes) -> str:
+    """The seven-bit encodings of Japanese and Korean, which announce themselves by escape sequences; or ""."""
+    for codec, sign in (("iso2022_jp_2", rb"\x1b\$[@B]|\x1b\(J"), ("iso2022_kr", rb"\x1b\$\)C")):
+        if b"\x1b" in head and re.search(sign, head):
+            try:
+                codecs.getincrementaldecoder(codec)("strict").decode(head)
+            except UnicodeDecodeError:
+                continue
+            return codec
+    return ""
 
 
 def declared(survey: Survey) -> str:
@@ -192,10 +237,10 @@ def declared(survey: Survey) -> str:
     if not found:
         return ""
     try:
-        name = codecs.lookup(found[1].decode()).name
+        name = checked_encoding(found[1].decode())
         codec = LEGACY_NAMES.get(name, name)
-        survey.sample.decode(codec, "strict" if len(survey.sample) < SAMPLE_BYTES else "ignore")
-    except (LookupError, UnicodeDecodeError):
+        codecs.getincrementaldecoder(codec)("strict").decode(survey.sample)
+    except (UsageError, UnicodeError):
         return ""
     return codec
 
@@ -214,20 +259,20 @@ WIDE_MARKS = frozenset("，。！？；：（）“”‘’…—·、《》「
 
 
 def chinese(sample: bytes) -> str:
-    """gb18030 or big5hkscs, whichever reads well as Chinese; euc_jp where it reads as kana instead; or "".
+    """gb18030 or big5hkscs, whichever clearly reads as Chinese; else "".
 
     Real Chinese is 40 to 70 % among the 500 or so commonest characters, verse and names down to 20 %; the
     wrong codec gives below 5 %, Korean read as Chinese about 10 %. The kana of EUC-JP lie where GB 2312 has
     them too, and where Big5 has its commonest characters.
     """
+    if len(BEYOND_ASCII.findall(sample)) < CLEAR_BYTES:
+        return ""
     read = {codec: sample.decode(codec, "replace") for codec in ("gb18030", "big5hkscs")}
-    japanese = sample.decode("euc_jp", "replace")
-    kana = len(KANA.findall(japanese)) / max(1, len(BEYOND_ASCII.findall(sample)))  # two bytes each
-    if kana > 0.1 and japanese.count("\ufffd") <= 1:
-        return "euc_jp"
+    if any(len(KANA.findall(text)) > 0.05 * len(text) for text in read.values()):
+        return ""
     scores = {codec: reads_well(text) for codec, text in read.items()}
     best = max(scores, key=lambda codec: scores[codec])
-    return best if scores[best] >= COMMON_ENOUGH else ""
+    return best if scores[best] >= CLEAR else ""
 
 
 KANA = re.compile("[\u3041-\u30fe]")
@@ -250,56 +295,6 @@ def reads_wide(head: bytes, codec: str) -> float:
     plain = sum(" " <= char <= "~" or char in "\t\r\n" for char in text) / max(1, len(text))
     chinese = reads_well(text)
     return max(plain if plain > 0.9 else 0.0, chinese if chinese >= COMMON_ENOUGH else 0.0)
-
-
-def other(sample: bytes) -> str:
-    """Any other encoding, as charset-normalizer finds it; "" where there is too little to tell."""
-    n_beyond = len(BEYOND_ASCII.findall(sample))
-    if n_beyond < 64 and (codec := few(sample)):
-        return codec
-    if n_beyond < 24:
-        return ""
-    best = extra("charset_normalizer", "text").from_bytes(sample[: SAMPLE_BYTES // 4]).best()
-    if best is None or not letters(str(best)):
-        return ""
-    return LEGACY_NAMES.get(best.encoding, best.encoding)
-
-
-def few(sample: bytes) -> str:
-    """An encoding for a handful of bytes, where statistics prove nothing: Chinese if all are common.
-
-    Common by the standards themselves: the first levels of GB 2312 (3,755 characters) and Big5 (5,401).
-    """
-    for codec, first, last in (("gb2312", 0xB0, 0xD7), ("big5", 0xA4, 0xC6)):
-        try:
-            beyond = [char.encode(codec)[0] for char in sample.decode(codec) if char > "\x7f"]
-        except UnicodeDecodeError:
-            continue
-        if beyond and all(first <= lead <= last or lead in (0xA1, 0xA3) for lead in beyond):
-            return LEGACY_NAMES.get(codec, codec)
-    return ""
-
-
-def western(sample: bytes) -> str:
-    """cp1252 where the bytes beyond ASCII are accented letters in plain words, and quotes; else ""."""
-    try:
-        text = sample.decode("cp1252")
-    except UnicodeDecodeError:
-        return ""
-    text = f" {text} "
-    beyond = [(char, text[at - 1] + text[at + 1]) for at, char in enumerate(text) if char > "\x7f"]
-    good = sum(char in ALONE or bool(char in WORD_LETTERS and ASCII_LETTER.search(by)) for char, by in beyond)
-    return "cp1252" if beyond and good >= 0.9 * len(beyond) else ""
-
-
-ASCII_LETTER = re.compile("[a-zA-Z]")
-
-
-def letters(text: str) -> bool:
-    """Whether what is beyond ASCII is nearly all letters and punctuation, not signs and boxes."""
-    beyond = [char for char in text if ord(char) > 0x7F]
-    good = sum(unicodedata.category(char)[0] in "LMP" for char in beyond)
-    return good >= 0.9 * len(beyond)
 
 
 def decode(blocks: Iterable[bytes], codec: str) -> Iterator[str]:

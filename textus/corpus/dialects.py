@@ -114,6 +114,19 @@ def bare(line: str) -> str:
     return line.removesuffix("\n").removesuffix("\r")
 
 
+def end_of(line: str) -> str:
+    """The characters that end a line."""
+    return line[len(line.rstrip("\r\n")) :]
+
+
+def mixed_ends(ends: Counter[str]) -> str:
+    """That records end in different ways, as a line for people; "" where they do not. One of them may be a character
+    of a text that was not put in quotes.
+    """
+    counts = [f"{count:,} end with {end!r}" for end, count in ends.most_common() if end]
+    return f"line ends are mixed and left out: {', '.join(counts)}" if len(counts) > 1 else ""
+
+
 # ── records ────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -141,20 +154,25 @@ class NumberedLines:
             yield self.prepare(line)
 
 
-def separated(given: Iterable[str], dialect: Dialect) -> Iterator[Record | Problem]:
-    """The records of lines, each with the number of the line it begins at; a blank line has none.
+def separated(
+    given: Iterable[str], dialect: Dialect, ends: Counter[str] | None = None
+) -> Iterator[Record | Problem]:
+    """The records of lines, each with the number of the line it begins at; a blank line has none. `ends` counts what
+    ends them.
 
     Raises Unreadable for a quote that is never closed: where the next record begins cannot be known.
     """
+    ends = Counter() if ends is None else ends
     if dialect.literal:
         for number, line in enumerate(given, 1):
+            ends[end_of(line)] += 1
             if cells := bare(line):
                 yield number, cells.split(dialect.delimiter)
         return
     numbered = NumberedLines(given, doubled_backslashes if dialect.backslash else str)
     rows = csv.reader(
         numbered, delimiter=dialect.delimiter, strict=True, skipinitialspace=dialect.padded,
-        escapechar="\\" if dialect.backslash else None, doublequote=not dialect.backslash,
+        escapechar="\\" if dialect.backslash else None,
     )  # fmt: skip
     while True:
         first = numbered.begin()
@@ -170,6 +188,7 @@ def separated(given: Iterable[str], dialect: Dialect) -> Iterator[Record | Probl
                 ) from error
             yield not_csv(first, error)
             continue
+        ends[end_of(numbered.held[-1])] += 1
         if not dialect.backslash and is_escaped_outside("".join(numbered.held)):
             yield Problem(f"line {first:,}", r"has \" outside quotes; put the field in quotes", "quotes")
         elif row:
@@ -314,26 +333,43 @@ BEGINS_WITH_QUOTE = re.compile(r'(?:^|\t)"')
 def tabbed(text: Text, report: Callable[[str], None]) -> Dialect:
     """Whether quotes in a tab-separated file are quotes (Excel, pandas) or characters: the whole file decides."""
     end = line_end(text())
-    literal, quoted = Dialect("\t", literal=True), Dialect("\t")
-    n_quoted = sum(len(BEGINS_WITH_QUOTE.findall(line)) for line in lines(text(), end) if '"' in line)
-    if not n_quoted:
-        return literal
+    n_quoted = n_escaped = 0
+    for line in lines(text(), end):
+        if '"' in line:
+            n_quoted += len(BEGINS_WITH_QUOTE.findall(line))
+            n_escaped += line.count('\\"')
     fields = f"{n_quoted:,} field{'s begin' if n_quoted > 1 else ' begins'} with a quote"
-    n_literal, ragged_literal, _ = surveyed(text, end, literal)
-    try:
-        n_records, ragged, first_long = surveyed(text, end, quoted)
-    except Unreadable:
-        n_records = 0
-    if not n_records or ragged > ragged_literal:
+    if n_quoted:
+        for dialect in (Dialect("\t"), Dialect("\t", backslash=True))[: 2 if n_escaped else 1]:
+            if is_well_formed(text, end, dialect):
+                escaped = ", those inside escaped by a backslash" if dialect.backslash else ""
+                report(f"{fields}: read without the quotes{escaped}")
+                return dialect
         report(f"{fields}, not all of them well formed: read as they are, quotes included")
-        return literal
+    elif n_escaped:
+        quotes = f"{n_escaped:,} quote{'s follow' if n_escaped > 1 else ' follows'} a backslash"
+        report(f"{quotes}: read as they are, quotes included")
+    return Dialect("\t", literal=True)
+
+
+def is_well_formed(text: Text, end: str, dialect: Dialect) -> bool:
+    """Whether every field in quotes of a file is well formed, and there are no more ragged rows than without quotes.
+
+    Raises Unreadable where rows without quotes would be as good.
+    """
+    n_literal, ragged_literal, _ = surveyed(text, end, Dialect("\t", literal=True))
+    try:
+        n_records, ragged, first_long = surveyed(text, end, dialect)
+    except Unreadable:
+        return False
+    if ragged > ragged_literal:
+        return False
     if n_records < n_literal and not ragged_literal:
         raise Unreadable(
             f"line {first_long:,}: from here lines can be read as one field in quotes or as rows of their own; put no"
             " field in quotes, or give the rows as csv or jsonl"
         )
-    report(f"{fields}: read without the quotes")
-    return quoted
+    return True
 
 
 def surveyed(text: Text, end: str, dialect: Dialect) -> tuple[int, int, int]:

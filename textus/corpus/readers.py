@@ -16,8 +16,18 @@ from textus.common import UsageError, extra
 from textus.corpus.decoding import open_text
 from textus.corpus.dialects import Problem
 from textus.corpus.documents import RECORD_CHARS, Dropped, Raw, Unreadable
+from textus.corpus.repair import whole
 from textus.corpus.sources import Source
-from textus.corpus.tables import TABLES, NoColumn, Placed, Reading, missing_column, read_rows, silent
+from textus.corpus.tables import (
+    TABLES,
+    NoColumn,
+    Placed,
+    Reading,
+    first_line,
+    missing_column,
+    read_rows,
+    silent,
+)
 
 Read = Iterator[Raw | Dropped]
 
@@ -43,10 +53,23 @@ def read(source: Source, reading: Reading) -> Read:
 
 def read_page(source: Source, text: Iterable[str], steps: tuple[str, ...]) -> Raw:
     """The main text of a page by trafilatura; all of its text where that finds none."""
-    page = joined(text, source.name)
-    if extracted := extra("trafilatura", "text").extract(page, include_comments=False):
-        return Raw(source.name, 0, [extracted], (*steps, "html:main text"))
-    return Raw(source.name, 0, [strip_tags(page)], (*steps, "html:tags stripped"))
+    page, n_replaced = whole(joined(text, source.name))  # the parsers stop at a lone surrogate, and at NUL
+    page = UNPARSED.sub("", DECLARATION.sub("", page, count=1))
+    steps = (*steps, *([f"replaced:{n_replaced}"] if n_replaced else []))
+    trafilatura = extra("trafilatura", "text")
+    try:
+        extracted = trafilatura.extract(page, include_comments=False)
+        if extracted:
+            return Raw(source.name, 0, [extracted], (*steps, "html:main text"))
+        return Raw(source.name, 0, [strip_tags(page)], (*steps, "html:tags stripped"))
+    except (ValueError, AssertionError, AttributeError, TypeError, LookupError, RecursionError) as error:
+        raise Unreadable(
+            f"not a page that can be parsed ({type(error).__name__}: {first_line(error)})"
+        ) from error
+
+
+UNPARSED = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f\ufffe\uffff]")
+DECLARATION = re.compile(r"^\s*<\?xml[^>]*\?>")
 
 
 def joined(text: Iterable[str], name: str) -> str:
@@ -151,9 +174,9 @@ def fields_of(present: list[str]) -> tuple[str, ...]:
         return ("text",)
     if all(name in present for name in PAIR):
         return PAIR
+    pairs = "source=en,target=de" if "translation" in present else "source=COLUMN,target=COLUMN"
     raise NoColumn(
-        f"{missing_column('text', present)}; name the text's with --columns text=COLUMN (of pairs"
-        " source=COLUMN,target=COLUMN)"
+        f"{missing_column('text', present)}; name the text's with --columns text=COLUMN (of pairs {pairs})"
     )
 
 

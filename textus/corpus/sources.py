@@ -6,11 +6,14 @@ caller can say what was left out. Nothing is held but the names of one folder at
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
 import lzma
 import os
 import stat
+import tarfile
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -18,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from textus.common import DataError
+from textus.common import DataError, extra, printable
 from textus.corpus.documents import Dropped, Unreadable
 
 BLOCK_BYTES = 1 << 19
@@ -38,14 +41,23 @@ KINDS = {
     ".tsv": "tsv",
     ".parquet": "parquet",
 }
-WRAPPED = (".gz", ".xz")
-SUFFIXES = f"{' '.join(KINDS)}, each plain or in .gz, .xz or .zip"
+WRAPPED = (".gz", ".bz2", ".xz", ".zst")
+TARS = (".tar", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tgz", ".tbz2", ".txz")
+SUFFIXES = f"{' '.join(KINDS)}, each plain or in .gz, .bz2, .xz, .zst, .zip or .tar"
+OTHER_PACKINGS = {
+    **dict.fromkeys((".xlsx", ".xls", ".ods"), "a spreadsheet: save it as csv"),
+    **dict.fromkeys((".docx", ".doc", ".odt", ".rtf", ".pdf", ".epub"), "save it as plain text or html"),
+    **dict.fromkeys((".7z", ".rar", ".lz4", ".lzma", ".z", ".br"), "unpack it first"),
+    **dict.fromkeys((".pkl", ".pickle", ".npy", ".npz", ".arrow", ".feather"), "save it as jsonl or parquet"),
+}
+"""What is often given and never read: by suffix, what to do instead."""
 
 DAMAGE = (
     OSError,
     EOFError,
     zlib.error,
     lzma.LZMAError,
+    tarfile.TarError,
     zipfile.BadZipFile,
     NotImplementedError,
     RuntimeError,
@@ -55,12 +67,22 @@ DAMAGE = (
 
 @dataclass(frozen=True)
 class Source:
-    """Something to read: its name, its kind (a value of `KINDS`), how to open it, and its gz or xz."""
+    """Something to read: its name as shown, its kind (a value of `KINDS`), how to open it, and its packing.
+
+    `inside` is its path in an archive, "" for a file on the disk; `noted` is called with the encoding that was found.
+    """
 
     name: str
     kind: str
     open: Callable[[], BinaryIO]
     wrapping: str = ""
+    inside: str = ""
+    noted: Callable[[Any], None] = lambda encoding: None
+
+    @property
+    def suffix(self) -> str:
+        """The suffix of its name without that of its packing, in lower case."""
+        return Path((self.inside or self.name).lower().removesuffix(self.wrapping)).suffix
 
 
 def scan(
@@ -84,85 +106,178 @@ def scan(
 def scan_folder(
     folder: Path, skip: Path, advance: Callable[..., Any], default: str | None = None
 ) -> Iterator[Source | Dropped]:
-    """Every source in a folder and the folders in it, sorted by name; of `default` kind where no suffix says it."""
+    """Every source in a folder and the folders in it, sorted by name; of `default` kind where no suffix says it.
+
+    Folders may be nested to any depth.
+    """
+    pending = [entries(folder)]
+    while pending:
+        path = next(pending[-1], None)
+        if path is None:
+            pending.pop()
+        elif isinstance(path, Dropped):
+            yield path
+        elif path.name == skip.name and path.resolve() == skip:
+            yield dropped(path, "the output itself")
+        elif path.name.startswith(f".{skip.name}.") and path.parent.resolve() == skip.parent:
+            continue  # where this very build is being written
+        elif path.name.startswith("."):
+            yield dropped(path, "hidden", "its name begins with a dot")
+        elif os.path.isdir(path) and os.path.islink(path):  # noqa: PTH112, PTH114 — Path's raise for a long path
+            yield dropped(path, "link to a folder", "not followed: it could lead in circles")
+        elif os.path.isdir(path):  # noqa: PTH112
+            pending.append(entries(path))
+        else:
+            yield from scan_file(path, advance, default)
+
+
+def entries(folder: Path) -> Iterator[Path | Dropped]:
+    """What is in a folder, sorted by name."""
     try:
         names = sorted(os.listdir(folder))  # noqa: PTH208 — names only: a folder may hold a million
     except OSError as error:
-        yield Dropped(str(folder), "unreadable", str(error.strerror))
+        yield dropped(folder, "unreadable", str(error.strerror))
         return
-    for name in names:
-        path = folder / name
-        if path.name == skip.name and path.resolve() == skip:
-            yield Dropped(str(path), "the output itself")
-        elif path.name.startswith(f".{skip.name}.") and path.parent.resolve() == skip.parent:
-            continue  # where this very build is being written
-        elif name.startswith("."):
-            yield Dropped(str(path), "hidden", "its name begins with a dot")
-        elif path.is_dir() and path.is_symlink():
-            yield Dropped(str(path), "link to a folder", "not followed: it could lead in circles")
-        elif path.is_dir():
-            yield from scan_folder(path, skip, advance, default)
-        else:
-            yield from scan_file(path, advance, default)
+    yield from (folder / name for name in names)
+
+
+def dropped(path: Path, reason: str, detail: str = "") -> Dropped:
+    """A file or folder left out."""
+    return Dropped(printable(str(path)), reason, detail)
 
 
 def scan_file(
     path: Path, advance: Callable[..., Any], default: str | None = None, *, given: bool = False
 ) -> Iterator[Source | Dropped]:
-    """One file: itself, or the members of a zip. A file `given` by name is read whatever its suffix."""
+    """One file: itself, or the members of an archive. A file `given` by name is read whatever its suffix."""
     try:
         mode = path.stat().st_mode
     except OSError as error:
-        yield Dropped(str(path), "unreadable", str(error.strerror))
+        yield dropped(path, "unreadable", str(error.strerror))
         return
+    meter = Meter(advance)
     if not stat.S_ISREG(mode):
-        yield Dropped(str(path), "unreadable", "not a regular file")  # opening a pipe would wait for ever
+        yield dropped(path, "unreadable", "not a regular file")  # opening a pipe would wait for ever
     elif path.suffix.lower() == ".zip":
-        yield from scan_zip(path, advance, default)
+        yield from scan_zip(path, advance)
+    elif path.name.lower().endswith(TARS):
+        yield from scan_tar(path, advance)
     else:
-        meter = Meter(advance)
-        yield named(str(path), lambda: metered(path, meter), default="text" if given else default)
+        kind = "text" if given else default
+        yield named(printable(str(path)), path.name, lambda: metered(path, meter), default=kind)
 
 
-def scan_zip(
-    path: Path, advance: Callable[..., Any], default: str | None = None
-) -> Iterator[Source | Dropped]:
+def scan_zip(path: Path, advance: Callable[..., Any]) -> Iterator[Source | Dropped]:
     """The members of a zip archive, sorted by name."""
     try:
         archive = zipfile.ZipFile(metered(path, Meter(advance)))
     except DAMAGE as error:
-        yield Dropped(str(path), "unreadable", str(error))
+        yield dropped(path, "unreadable", str(error))
         return
     with archive:
-        for member in sorted(archive.infolist(), key=lambda each: each.filename):
-            name = f"{path}!{member.filename}"
-            if member.is_dir():
-                continue
-            if any(part.startswith((".", "__MACOSX")) for part in Path(member.filename).parts):
-                yield Dropped(
-                    name, "hidden", "its name begins with a dot, or it is a Mac's note on another file"
+        for member in sorted(archive.infolist(), key=lambda info: info.filename):
+            if not member.is_dir():
+                yield of_archive(
+                    path,
+                    member.filename,
+                    lambda member=member: cast(BinaryIO, archive.open(member)),  # type: ignore[misc]
                 )
-            else:
-                yield named(name, lambda member=member: cast(BinaryIO, archive.open(member)), default)  # type: ignore[misc]
 
 
-def named(name: str, opener: Callable[[], BinaryIO], default: str | None = None) -> Source | Dropped:
-    """A source by the suffix of its name, through one layer of gz or xz."""
-    inner = Path(name.rpartition("!")[2])
-    wrapping = inner.suffix.lower() if inner.suffix.lower() in WRAPPED else ""
-    suffix = (inner.with_suffix("") if wrapping else inner).suffix.lower()
+def scan_tar(path: Path, advance: Callable[..., Any]) -> Iterator[Source | Dropped]:
+    """The members of a tar archive, packed or not, in its own order.
+
+    It is read once from its beginning to its end: each member is held, on the disk beyond a few megabytes, until the
+    next is asked for.
+    """
+    packing = ".zst" if path.suffix.lower() == ".zst" else ""
+    try:
+        with (
+            unwrapped(metered(path, Meter(advance)), packing) as file,
+            tarfile.open(fileobj=file, mode="r|" if packing else "r|*") as archive,
+        ):
+            for member in archive:
+                if member.isdir():
+                    continue
+                content = archive.extractfile(member) if member.isreg() else None
+                if content is None:
+                    yield Dropped(archive_name(path, member.name), "unreadable", "not a regular file")
+                    continue
+                with tempfile.SpooledTemporaryFile(HELD_BYTES) as held:
+                    while block := content.read(BLOCK_BYTES):
+                        held.write(block)
+                    yield of_archive(path, member.name, lambda held=held: Kept(held))  # type: ignore[misc]
+    except DAMAGE as error:
+        yield dropped(path, "unreadable", str(error) or type(error).__name__)
+
+
+HELD_BYTES = 1 << 24
+
+
+class Kept(io.RawIOBase):
+    """A file that others read after this reader: read from its beginning, and left open."""
+
+    def __init__(self, file: Any) -> None:
+        self.file = file
+        file.seek(0)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, place: int, whence: int = os.SEEK_SET) -> int:
+        self.file.seek(place, whence)
+        return int(self.file.tell())
+
+    def tell(self) -> int:
+        return int(self.file.tell())
+
+    def readinto(self, buffer: Any) -> int:
+        data = self.file.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def archive_name(path: Path, member: str) -> str:
+    """How a member of an archive is shown."""
+    return printable(f"{path}!{member}")
+
+
+def of_archive(path: Path, member: str, opener: Callable[[], Any]) -> Source | Dropped:
+    """A member of an archive as a source."""
+    name = archive_name(path, member)
+    if any(part.startswith((".", "__MACOSX")) for part in Path(member).parts if part not in (".", "..")):
+        return Dropped(name, "hidden", "its name begins with a dot, or it is a Mac's note on another file")
+    return named(name, member, opener, inside=printable(member))
+
+
+def named(
+    name: str, path: str, opener: Callable[[], BinaryIO], *, default: str | None = None, inside: str = ""
+) -> Source | Dropped:
+    """A source by the suffix of its path, through one layer of packing; shown as `name`."""
+    file = Path(path)
+    wrapping = file.suffix.lower() if file.suffix.lower() in WRAPPED else ""
+    suffix = (file.with_suffix("") if wrapping else file).suffix.lower()
+    if suffix in OTHER_PACKINGS:
+        return Dropped(name, "suffix not read", f"{suffix}: {OTHER_PACKINGS[suffix]}")
     kind = KINDS.get(suffix, default)
     if kind is None:
-        return Dropped(name, "suffix not read", suffix or "no suffix")
-    return Source(name, kind, opener, wrapping)
+        return Dropped(name, "suffix not read", printable(suffix) or "no suffix")
+    return Source(name, kind, opener, wrapping, inside)
 
 
 def unwrapped(file: BinaryIO, wrapping: str) -> BinaryIO:
-    """The plain bytes of a file in gz or xz."""
+    """The plain bytes of a packed file."""
     if wrapping == ".gz":
         return cast(BinaryIO, gzip.open(file))
+    if wrapping == ".bz2":
+        return cast(BinaryIO, bz2.open(file))
     if wrapping == ".xz":
         return cast(BinaryIO, lzma.open(file))
+    if wrapping == ".zst":
+        return cast(BinaryIO, extra("pyarrow", "text").input_stream(file, compression="zstd"))
     return file
 
 
@@ -211,13 +326,18 @@ def blocks(source: Source) -> Iterator[bytes]:
 
 def total_bytes(given: Iterable[str | Path]) -> int:
     """How many bytes lie under the paths given, read or not: the length of the progress bar."""
-    total = 0
-    for path in map(Path, given):
-        if path.is_dir():
-            for folder, _, names in os.walk(path):
-                total += sum(size(Path(folder, name)) for name in names)
-        else:
-            total += size(path)
+    total, pending = 0, [os.fspath(path) for path in given]
+    while pending:
+        path = pending.pop()
+        try:
+            with os.scandir(path) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        pending.append(entry.path)
+                    else:
+                        total += size(Path(entry.path))
+        except OSError:
+            total += size(Path(path))
     return total
 
 

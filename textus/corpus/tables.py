@@ -5,6 +5,7 @@ fields. A row that cannot be read is a `Problem` with its line; what is guessed 
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,6 +21,7 @@ from textus.corpus.dialects import (
     detect_dialect,
     line_end,
     lines,
+    mixed_ends,
     rectangular,
     separated,
 )
@@ -109,14 +111,26 @@ def read_rows(source: Source, reading: Reading, only: tuple[str, ...] = ()) -> R
     report = reading.reporter(source.name)
     naming = Naming(reading.columns, report)
     if source.kind == "parquet":
-        return naming.renamed(parquet_rows(source, naming, only))
+        return in_usual_fields(naming.renamed(parquet_rows(source, naming, only)))
     text = opened(source, reading.encoding)
     if source.kind == "json":
-        return naming.renamed(json_rows(text, report))
+        return in_usual_fields(naming.renamed(json_rows(text, report)))
     if source.kind == "jsonl":
-        return naming.renamed(jsonl_rows(text))
+        return in_usual_fields(naming.renamed(jsonl_rows(text)))
     naming.fixed = True
-    return naming.renamed(separated_rows(source.kind, text, reading, report))
+    return in_usual_fields(naming.renamed(separated_rows(source.kind, text, reading, report)))
+
+
+def in_usual_fields(rows: Rows) -> Rows:
+    """Rows with the exports of known tools in the fields that tasks read."""
+    for placed in rows:
+        if isinstance(placed, Problem):
+            yield placed
+            continue
+        try:
+            yield Placed(placed.where, exports.usual_fields(placed.row))
+        except exports.Refused as error:
+            yield Problem(placed.where, str(error), "not accepted")
 
 
 def opened(source: Source, encoding: str) -> Text:
@@ -256,7 +270,8 @@ def separated_rows(kind: str, text: Text, reading: Reading, report: Callable[[st
     usual = "," if kind == "csv" else "\t"
     has_header = not reading.by_position
     dialect = detect_dialect(text, usual, report, given=reading.delimiter, header=has_header)
-    records = separated(lines(text(), line_end(text())), dialect)
+    ends: Counter[str] = Counter()
+    records = separated(lines(text(), line_end(text())), dialect, ends)
     first = next((record for record in records if is_content(record, has_header)), None)
     if first is None:
         return
@@ -276,6 +291,8 @@ def separated_rows(kind: str, text: Text, reading: Reading, report: Callable[[st
         else:
             yield Placed(f"line {number:,}", dict(zip(header, cells, strict=True)))
     yield from body(rectangular(records, len(header), dialect), header, repeated, report)
+    if mixed := mixed_ends(ends):
+        report(mixed)
 
 
 def is_content(record: tuple[int, list[str]] | Problem, has_header: bool) -> bool:
@@ -345,13 +362,10 @@ def json_row(where: str, line: str) -> Placed | Problem:
 
 
 def as_row(where: str, value: Any) -> Placed | Problem:
-    """A parsed value as a row, in the usual fields where it is an export of a known tool."""
+    """A parsed value as a row."""
     if not isinstance(value, dict):
         return Problem(where, f"is {type(value).__name__}, not an object of fields", "not an object")
-    try:
-        return Placed(where, exports.usual_fields(value))
-    except exports.Refused as error:
-        return Problem(where, str(error), "export")
+    return Placed(where, value)
 
 
 def json_rows(text: Text, report: Callable[[str], None]) -> Rows:
@@ -361,17 +375,32 @@ def json_rows(text: Text, report: Callable[[str], None]) -> Rows:
     """
     whole = held_whole(text())
     try:
-        value = json.loads(whole.strip("\ufeff"))
-    except RecursionError as error:
-        raise Unreadable(f"is not JSON ({error})") from error
-    except ValueError as error:
-        if not starts_with_objects(whole):
-            raise Unreadable(f"is not JSON ({error})") from error
+        found = exports.entries(json.loads(whole.strip("\ufeff")), report)
+    except (ValueError, RecursionError) as error:
+        if starts_with_object(whole):
+            report("holds JSON lines, and is read so")
+            yield from jsonl_rows(lambda: [whole])
+            return
+        found = enumerated(whole, error)
         report("holds one JSON object after another, and is read so")
-        yield from jsonl_rows(lambda: [whole])
-        return
-    for where, entry in exports.entries(value, report):
+    for where, entry in found:
         yield as_row(where, entry)
+
+
+def enumerated(whole: str, error: Exception) -> Iterator[tuple[str, Any]]:
+    """The values of a file that holds several after one another. Raises Unreadable, for `error`, where it does not."""
+    decoder, at, values = json.JSONDecoder(), 0, []
+    try:
+        while rest := BLANKS.sub("", whole[at : at + 1000]):
+            at += len(whole[at : at + 1000]) - len(rest)
+            value, at = decoder.raw_decode(whole, at)
+            values.append(value)
+    except (ValueError, RecursionError):
+        raise Unreadable(f"it is not JSON ({error})") from error
+    return iter([(f"entry {number}", value) for number, value in enumerate(values)])
+
+
+BLANKS = re.compile(r"^[\s,\ufeff]+")
 
 
 def held_whole(text: Iterable[str]) -> str:
@@ -385,7 +414,7 @@ def held_whole(text: Iterable[str]) -> str:
     return "".join(pieces)
 
 
-def starts_with_objects(whole: str) -> bool:
+def starts_with_object(whole: str) -> bool:
     """Whether the first line that is not blank is a JSON object by itself."""
     first = next((line for line in lines([whole], line_end([whole])) if line.strip(" \t\r\n\ufeff")), "")
     return isinstance(json_row("", first), Placed)
@@ -417,7 +446,7 @@ def seekable(source: Source) -> BinaryIO:
         file = source.open()
     except DAMAGE as error:
         raise Unreadable(first_line(error)) from error
-    if not source.wrapping and "!" not in source.name:
+    if not source.wrapping and not source.inside:
         return file
     file.close()
     spooled = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115 — the caller closes it

@@ -41,6 +41,7 @@ from textus.finetuning.length import in_words, settings_of
 from textus.finetuning.outcome import Watch, conclude, on_all, on_dev, on_dev_texts, watched
 from textus.finetuning.wishes import Wish as Wish
 from textus.finetuning.wishes import parse_also as parse_also
+from textus.gradients import Gradients
 from textus.measuring import fast_bf16
 from textus.models import LanguageModel, adapters, build
 from textus.models import family as family_of
@@ -62,7 +63,7 @@ from textus.tasks import (
     with_head,
 )
 from textus.tasks.mixing import MixedBatches, MixSettings
-from textus.training import Choices, Evaluate, Gradients, TrainSettings, check_patience
+from textus.training import Choices, Evaluate, TrainSettings, check_patience
 
 SCRATCH = {"n_layer": 2, "d_model": 256, "context_length": 256}
 """Size of a model that is not begun from a run."""
@@ -439,7 +440,7 @@ def resume(
     run = open_run(path)
     if run.finished:
         verify(path)
-        notice(f"{path} is finished ({run.record['steps']} steps); nothing to resume")
+        notice(f"{path} is finished ({run.record.get('steps', '?')} steps); nothing to resume")
         return path
     one_thread()
     moved(run, data, dev)

@@ -19,8 +19,9 @@ RATES = {"full": 1e-4, "frozen": 1e-3, "lora": 1e-3}
 """Each method's rate, begun from a run: what is taught beside weights that stay may move faster."""
 EVALUATIONS = 30
 """Most evaluations of a training; of few epochs there is one each."""
-PATIENCE = 10
-"""Evaluations without anything better that end a training whose length was left open."""
+PATIENCE = 15
+"""Evaluations without anything better that end a training whose length was left open: a tagger finds nothing at all
+in the first quarter of its steps."""
 LEAST_TO_CHOOSE_BY = 30
 """Held-out rows below which chance decides which weights look best: the last are kept, and nothing ends early."""
 
@@ -36,7 +37,12 @@ class Length:
     def of(self, steps_an_epoch: float) -> int:
         """Steps in all."""
         epochs = max(self.epochs, min(self.steps / steps_an_epoch, self.most_epochs))
-        return ceil(epochs * steps_an_epoch)
+        return whole(epochs * steps_an_epoch)
+
+
+def whole(steps: float) -> int:
+    """Steps, the last partial batch among them; what only rounding added is none."""
+    return ceil(round(steps, 6))
 
 
 NEW, BEGUN = Length(8, 2000, 80), Length(3, 200, 20)
@@ -56,8 +62,8 @@ def settings_of(wish: Wish, n_rows: Sequence[int], n_held: int, *, keeps_last: b
     begun, few = wish.parent is not None, n_held < LEAST_TO_CHOOSE_BY
     asked = assign(TrainSettings(steps=1, batch_size=32), wish.of("train"))
     an_epoch = sum(n / min(asked.batch_size, n) for n in n_rows)
-    steps = ceil(wish.epochs * an_epoch) if wish.epochs else (BEGUN if begun else NEW).of(an_epoch)
-    every = max(ceil(an_epoch), ceil(steps / EVALUATIONS))
+    steps = whole(wish.epochs * an_epoch) if wish.epochs else (BEGUN if begun else NEW).of(an_epoch)
+    every = max(whole(an_epoch), ceil(steps / EVALUATIONS))
     train = TrainSettings(
         steps=steps, batch_size=32, seed=wish.seed, evaluate_every=every, checkpoint_every=every,
         patience=PATIENCE if left_open(wish) and not few and not keeps_last else 0,
@@ -82,5 +88,7 @@ def in_words(train: TrainSettings, n_rows: Sequence[int], n_held: int) -> str:
     if train.patience:
         found += f", fewer if {train.patience} evaluations in a row find nothing better"
     if train.keep == "last":
-        found += f"; {n_held} rows are too few to choose weights by: the last are kept"
+        found += "; the last weights are kept"
+    if train.keep == "last" and n_held < LEAST_TO_CHOOSE_BY:
+        found += f": too few held-out rows ({n_held}) to choose by"
     return found

@@ -11,13 +11,14 @@ from typing import Any
 from textus import tokenizer as tokenizers
 from textus.checkpoint import RunFolder
 from textus.common import notice
+from textus.finetuning.length import LEAST_TO_CHOOSE_BY
 from textus.models import LanguageModel
 from textus.runs import found_of
 from textus.tasks import Example, Row, Task, answers, read
 from textus.training import Evaluate
 
-NO_FIGURES = ("step", "validation", "criterion")
-"""What an evaluation's line of the log holds before the task's figures."""
+NO_FIGURES = ("step", "validation", "criterion", "cpu_seconds", "seconds")
+"""What an evaluation's line of the log holds beside the task's figures."""
 
 
 Watch = Callable[[int, dict[str, Any]], None]
@@ -81,22 +82,26 @@ def watched(evaluate: Any, watch: Watch) -> Evaluate:
 
 def conclude(run: RunFolder, held: Mapping[str, tuple[Task, Sequence[Example]]]) -> Path:
     """Note how good the weights to use are on the rows `held` out, task by task, and print a line where they are no
-    better than answers that read nothing, or where training found nothing better than what it began with.
+    better than answers that read nothing, or where training found nothing better than what it began with. Where too few
+    are held out to tell, a solved head's figure in cross-validation stands in for them.
     """
+    solved = run.record.get("solved") or {}
     found = found_of(run)
     named = {f"{name}/" if len(held) > 1 else "": each for name, each in held.items()}
     run.record["held_out"] = {
-        task.called: compared(task, examples, figures)
+        task.called: by_cross_validation(task, solved[task.called])
+        if len(examples) < LEAST_TO_CHOOSE_BY and solved.get(task.called, {}).get("figure") == "accuracy"
+        else compared(task, examples, figures)
         for prefix, (task, examples) in named.items()
         if (figures := figures_of(found, prefix))
     }
     run.write_record()
-    if run.record.get("solved") and run.record["weights"]["step"] == 0:
+    if solved and run.record["weights"]["step"] == 0:
         notice("fine-tuning found nothing better on the held-out rows than the solved head, which is kept")
     for name, each in run.record["held_out"].items():
         if not each["better"]:
             notice(
-                f"{name} is not better than {each['baseline_of']} on the {each['rows']:,} held-out rows:"
+                f"{name} is not better than {each['baseline_of']} on {each['rows']:,} {each['judged_by']} rows:"
                 f" {each['figure']} {each['value']:.3g}, {each['baseline_of']} {each['baseline']:.3g}; give more rows,"
                 " or train longer (--epochs)"
             )
@@ -122,5 +127,14 @@ def compared(task: Task, examples: Sequence[Example], figures: Mapping[str, floa
         baseline, of = round(scores[figure]["value"], 6), task.blindly
     return {
         "rows": len(examples), "figure": figure, "value": value, "baseline": baseline, "baseline_of": of,
-        "better": value > baseline,
+        "better": value > baseline, "judged_by": "held-out",
+    }  # fmt: skip
+
+
+def by_cross_validation(task: Task, solution: Mapping[str, Any]) -> dict[str, Any]:
+    """What the head gave rows it had not seen when it was solved, beside the share of the most frequent class."""
+    baseline = round(max(task.counts) / sum(task.counts), 6)
+    return {
+        "rows": solution["rows"], "figure": solution["figure"], "value": solution["value"], "baseline": baseline,
+        "baseline_of": task.blindly, "better": solution["value"] > baseline, "judged_by": "cross-validated",
     }  # fmt: skip

@@ -6,6 +6,7 @@ A head has `loss(hidden, batch) -> Loss` and `predict(hidden, mask)`. `batch.lab
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -23,7 +24,11 @@ NEVER = -1e5
 """What a step adds that must not be: more than any scores make good, and still a number to a gradient."""
 
 TASKS = ("single", "multi", "regression")
-POOLINGS = ("mean", "cls", "last", "max")
+POOLINGS = ("mean", "cls", "last", "max", "mean_sqrt_len")
+DENSE_ACTIVATIONS = {
+    name: getattr(nn, name) for name in ("Identity", "Tanh", "ReLU", "GELU", "Sigmoid", "SiLU")
+}
+"""What may follow a linear map of a text's vector, by its name in torch."""
 
 
 def present(hidden: Tensor, mask: Tensor | None) -> Tensor:
@@ -35,7 +40,7 @@ def present(hidden: Tensor, mask: Tensor | None) -> Tensor:
 
 def pool(hidden: Tensor, mask: Tensor | None, pooling: str) -> Tensor:
     """One state of a text, of those that are not padding: the first (`cls`), the last, the mean, or the largest value
-    of each component: (B, T, D) -> (B, D).
+    of each component; `mean_sqrt_len` is their sum over the root of their number: (B, T, D) -> (B, D).
     """
     if pooling == "cls":
         return hidden[:, 0]
@@ -45,13 +50,15 @@ def pool(hidden: Tensor, mask: Tensor | None, pooling: str) -> Tensor:
     if pooling == "max":
         return hidden.masked_fill(~real, float("-inf")).amax(1)
     real = real.to(hidden.dtype)
-    return (hidden * real).sum(1) / real.sum(1).clamp(min=1)
+    n = real.sum(1).clamp(min=1)
+    return (hidden * real).sum(1) / (n.sqrt() if pooling == "mean_sqrt_len" else n)
 
 
 class SequenceHead(nn.Module):
     """Scores of a whole text. `single`: one of C classes; `multi`: any of them; `regression`: C numbers.
 
     Labels: (B,) class numbers; (B, C) of 0 and 1; (B, C) numbers. `weights` (C,) is what a class of `single` weighs.
+    `pooler`: a map and a tanh of the pooled state come first, as in BERT's own heads.
     """
 
     def __init__(
@@ -63,6 +70,7 @@ class SequenceHead(nn.Module):
         pooling: Literal["mean", "cls", "last", "max"] = "mean",
         dropout: float = 0.1,
         weights: list[float] | None = None,
+        pooler: bool = False,
     ) -> None:
         super().__init__()
         for kind, value, known in (("task", task, TASKS), ("pooling", pooling, POOLINGS)):
@@ -71,6 +79,7 @@ class SequenceHead(nn.Module):
         self.task, self.pooling = task, pooling
         self.weights = None if weights is None else torch.tensor(weights)
         self.dropout = nn.Dropout(dropout)
+        self.dense = Linear(d_model, d_model, bias=True) if pooler else None
         self.out = Linear(d_model, n_labels, bias=True)
 
     def features(self, hidden: Tensor, batch: Batch) -> Tensor:
@@ -79,7 +88,10 @@ class SequenceHead(nn.Module):
 
     def forward(self, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
         """hidden (B, T, D) -> scores (B, C)."""
-        return self.out(self.dropout(pool(hidden, mask, self.pooling))).float()
+        pooled = pool(hidden, mask, self.pooling)
+        if self.dense is not None:
+            pooled = torch.tanh(self.dense(pooled))
+        return self.out(self.dropout(pooled)).float()
 
     def loss(self, hidden: Tensor, batch: Batch) -> Loss:
         """Nats (or squared error) summed over texts; of several labels or numbers a text has the mean."""
@@ -427,17 +439,25 @@ class SimilarityHead(nn.Module):
     `cosine` (Reimers and Gurevych 2019): the cosine of the first two is to be the label (B,), in [0, 1]. `contrastive`
     (van den Oord et al. 2018; Henderson et al. 2017): of all second and third texts of a batch, the first text is to be
     nearest to its own second; no labels. A text that is also the right one is not counted among the wrong ones.
+    `dense`: maps of the pooled vector, each its width `out`, whether it has a `bias`, and its `activation`.
     """
 
     def __init__(
         self,
         d_model: int,
         *,
-        pooling: Literal["mean", "cls", "last", "max"] = "mean",
+        pooling: Literal["mean", "cls", "last", "max", "mean_sqrt_len"] = "mean",
         objective: Literal["cosine", "contrastive"] = "cosine",
         temperature: float = 0.05,
+        dense: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         super().__init__()
+        widths = [d_model, *(layer["out"] for layer in dense)]
+        self.dense = nn.ModuleList(
+            Linear(width, layer["out"], bias=layer["bias"])
+            for width, layer in zip(widths, dense, strict=False)
+        )
+        self.activations = [DENSE_ACTIVATIONS[layer["activation"]]() for layer in dense]
         for kind, value, known in (
             ("objective", objective, ("cosine", "contrastive")),
             ("pooling", pooling, POOLINGS),
@@ -450,6 +470,8 @@ class SimilarityHead(nn.Module):
         """Vectors of length one: hidden (..., T, D) -> (..., D)."""
         flat = None if mask is None else mask.flatten(0, -2)
         pooled = pool(hidden.flatten(0, -3).float(), flat, self.pooling)
+        for layer, activation in zip(self.dense, self.activations, strict=True):
+            pooled = activation(layer(pooled))
         return F.normalize(pooled, dim=-1).unflatten(0, hidden.shape[:-2])
 
     def loss(self, hidden: Tensor, batch: Batch) -> Loss:

@@ -29,7 +29,7 @@ from textus.loader import Batch
 from textus.models import LanguageModel, Loss, step_seed
 from textus.models.heads import build_head
 from textus.pairs import Deal
-from textus.records import Record, clean_text, parse_columns, read_records
+from textus.records import Record
 from textus.report import Section
 from textus.tasks.rows import usable_rows
 from textus.tokenizer import Tokenizer
@@ -106,6 +106,8 @@ class Task(ABC):
     """Settings that runs must share for their answers to be put together."""
     blindly = "majority"
     """What the answers of `blind` are called."""
+    worst = "Most confident mistakes"
+    """What a result's `mistakes` are called."""
     floor: str | None = None
     """The family that a run of this task is measured against, trained on the same rows."""
     new_model: ClassVar[dict[str, Any]] = {}
@@ -225,7 +227,26 @@ class Task(ABC):
     def told(self, example: Example, output: Any) -> dict[str, Any]:
         """One answer as JSON values."""
 
+    def answer_columns(self) -> list[str]:
+        """The columns of an answer in a table: the names `told` gives, without the probabilities of classes."""
+        return []
+
+    def probabilities(self, output: Any) -> dict[str, float] | None:
+        """The probability of every class, in the order of `labels`; None for a task without classes."""
+        return None
+
     # ── what stands around a result; a task without it leaves these as they are ──
+
+    def weighed(
+        self, examples: Sequence[Example], outputs: Sequence[Any]
+    ) -> tuple[str, Callable[[Floats], float]] | None:
+        """The task's figure as a function of what each row weighs (N,): what a paired bootstrap draws. None where rows
+        cannot be weighed.
+        """
+        if (found := self.each(examples, outputs)) is None:
+            return None
+        name, values = found
+        return name, lambda weights: float(weights @ values / weights.sum())
 
     def each(self, examples: Sequence[Example], outputs: Sequence[Any]) -> tuple[str, Floats] | None:
         """The figure that is the mean of one value a row, and these values: what paired differences are told of."""
@@ -246,7 +267,14 @@ class Task(ABC):
             for name, value in found.items()
             if isinstance(value, int | float) and not name.startswith("rows")
         ]
-        return [Section("More figures", rows=numbers)] if numbers else []
+        tables = {
+            "More figures": numbers,
+            "Classes": found.get("classes"),
+            "Entities": found.get("entity_classes"),
+            "Targets": found.get("targets"),
+            self.worst: found.get("mistakes"),
+        }
+        return [Section(title, rows=rows) for title, rows in tables.items() if rows]
 
 
 def has_blanks(texts: Sequence[str]) -> bool:
@@ -327,13 +355,14 @@ def from_record(record: dict[str, Any]) -> Task:
 @dataclass(frozen=True)
 class Frame:
     """What stands around texts for a model: ids before the first, one after each; `longest` ids in all (None: any).
-    `segments`: how many kinds of text it tells apart.
+    `segments`: how many kinds of text it tells apart; `between`: how many ids part two texts (RoBERTa's have two).
     """
 
     begin: tuple[int, ...]
     end_id: int
     longest: int | None
     segments: int = 0
+    between: int = 1
 
     def around(
         self, texts: Sequence[list[int]], where: Literal["end", "middle"] = "end"
@@ -342,7 +371,8 @@ class Frame:
         that its first quarter and the end are kept (Sun et al. 2019).
         """
         kept = [len(text) for text in texts]
-        room = None if self.longest is None else self.longest - len(self.begin) - len(texts)
+        more = (self.between - 1) * (len(texts) - 1)
+        room = None if self.longest is None else self.longest - len(self.begin) - len(texts) - more
         cut = left = 0 if room is None else max(0, sum(kept) - room)
         while left:  # the longest comes down to the next, then both together
             longest = kept.index(max(kept))
@@ -353,8 +383,9 @@ class Frame:
         ids, segments = list(self.begin), [0] * len(self.begin)
         for number, (text, n) in enumerate(zip(texts, kept, strict=True)):
             first = n if where == "end" else n // 4
-            ids += [*text[:first], *text[len(text) - n + first :], self.end_id]
-            segments += [number] * (n + 1)
+            ends = self.between if number < len(texts) - 1 else 1
+            ids += [*text[:first], *text[len(text) - n + first :], *[self.end_id] * ends]
+            segments += [number] * (n + ends)
         return ids, segments, cut
 
 
@@ -363,7 +394,8 @@ def frame_of(config: Any, tokenizer: Tokenizer, longest: int | None = None) -> F
     limits = [each for each in (config.context_length, longest) if each]
     begin = tuple(tokenizer.begin) or (tokenizer.end_id,)
     segments = getattr(config, "segments", 0)
-    return Frame(begin, tokenizer.end_id, min(limits) if limits else None, segments)
+    longest = min(limits) if limits else None
+    return Frame(begin, tokenizer.end_id, longest, segments, tokenizer.between)
 
 
 def rows_of(task: Task, examples: Sequence[Example], tokenizer: Tokenizer, frame: Frame) -> list[Row]:
@@ -489,7 +521,7 @@ def states(model: LanguageModel, batch: Batch) -> Tensor:
 
 
 def head_loss(model: LanguageModel, batch: Batch) -> Loss:
-    """What `training.Gradients` takes: the loss of the batch's head on the model's states. Of a model with several
+    """What `gradients.Gradients` takes: the loss of the batch's head on the model's states. Of a model with several
     heads it says whose it is; the others have no gradient at all, so that no optimiser moves or decays them in that
     step.
     """
@@ -511,21 +543,3 @@ def read(model: LanguageModel, task: Task, tokenizer: Tokenizer, examples: Seque
         return list(model.answers([whole(each) for each in examples], task.labels))  # type: ignore[operator]
     rows = rows_of(task, examples, tokenizer, frame_of(model.config, tokenizer, task.settings.longest))
     return answers(model, task, rows, tokenizer.pad_id)
-
-
-def examples_of(
-    task: Task, given: Sequence[str | tuple[str, ...]] | Path, columns: str | None = None
-) -> list[Example]:
-    """Texts (or pairs of texts), or the rows of a file, as examples without labels."""
-    if isinstance(given, Path):
-        return task.examples(read_records(given, parse_columns(columns)), labelled=False)
-    texts = [tuple(map(clean_text, (each,) if isinstance(each, str) else each)) for each in given]
-    return [task.asked(each, f"text {number}") for number, each in enumerate(texts, 1)]
-
-
-def predictions(
-    model: LanguageModel, task: Task, tokenizer: Tokenizer, examples: Sequence[Example]
-) -> list[dict[str, Any]]:
-    """The answer to each example as JSON values."""
-    outputs = read(model, task, tokenizer, examples)
-    return [task.told(example, output) for example, output in zip(examples, outputs, strict=True)]

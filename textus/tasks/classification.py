@@ -325,6 +325,12 @@ class Classification(Task):
             for at in order
         ]  # fmt: skip
 
+    def answer_columns(self) -> list[str]:
+        return ["labels"] if self.settings.multi else ["label", "probability"]
+
+    def probabilities(self, output: Any) -> dict[str, float]:
+        return {name: round(float(each), 6) for name, each in zip(self.labels, output, strict=True)}
+
     def told(self, example: Example, output: Any) -> dict[str, Any]:
         order = np.argsort(-output, kind="stable")
         ranked = {self.labels[at]: round(float(output[at]), 6) for at in order[:SHOWN]}

@@ -321,6 +321,10 @@ class QuestionAnswering(Task):
             for at in wrong[:SHOWN]
         ]  # fmt: skip
 
+    def answer_columns(self) -> list[str]:
+        none = ["no_answer_probability"] if self.settings.no_answer else []
+        return ["answer", "start", "end", "probability", *none]
+
     def told(self, example: Example, output: Any) -> dict[str, Any]:
         text, span = self.answer(example, output)
         start, end = span or (None, None)
@@ -365,7 +369,7 @@ def room_for(question: list[int], n_context: int, frame: Frame) -> tuple[list[in
     """
     if frame.longest is None:
         return question, max(1, n_context)
-    room = frame.longest - len(frame.begin) - 2
+    room = frame.longest - len(frame.begin) - 1 - frame.between
     if room < 2:
         raise UsageError(f"a window of {frame.longest} ids holds no context: set task.longest to more")
     asked = question[: max(room - n_context, room - room // 2)]

@@ -54,6 +54,7 @@ class Regression(Task):
     settings: RegressionSettings
     answered = "numbers or ratings"
     least = 4
+    worst = "Furthest from what is right"
 
     def __init__(
         self,
@@ -186,17 +187,45 @@ class Regression(Task):
             told = measured.numbers(gold[:, 0], found[:, 0], "r2", intervals=intervals)
         else:
             told = measured.several(gold, found, self.labels, intervals=intervals)
+        if intervals and not self.ordinal and len(self.labels) == 1:
+            told["mistakes"] = furthest(examples, gold[:, 0], found[:, 0])
         if undefined := told.get("undefined"):
             notice(f"{', '.join(undefined)} cannot be told: all labels, or all answers, are the same")
         return told
 
     def rating_scores(self, gold: np.ndarray, probabilities: np.ndarray, intervals: bool) -> dict[str, Any]:
         """Figures of ratings; one that was never seen has its place among the others."""
+        return measured.ratings(*self.places(gold, probabilities), intervals=intervals)
+
+    def places(
+        self, gold: np.ndarray, probabilities: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The places of what is right and of what is answered among all ratings, and these."""
         known = np.asarray([float(each) for each in self.labels])
         ratings = np.unique([*known, *gold])
         guess = known[[median_of(each) for each in probabilities]]
         truth, said = (np.searchsorted(ratings, each) for each in (gold, guess))
-        return measured.ratings(truth, said, ratings, intervals=intervals)
+        return truth, said, ratings
+
+    def weighed(
+        self, examples: Sequence[Example], outputs: Sequence[Any]
+    ) -> tuple[str, Callable[[np.ndarray], float]]:
+        gold, found = np.asarray([each.label for each in examples], dtype=np.float64), np.stack(outputs)
+        if self.ordinal:
+            name, figures = "quadratic_kappa", measured.of_ratings(*self.places(gold[:, 0], found))
+            return name, lambda weights: figures(weights)[name]
+        each = [measured.of_numbers(truth, said) for truth, said in zip(gold.T, found.T, strict=True)]
+        return "r2", lambda weights: float(np.mean([one(weights)["r2"] for one in each]))
+
+    def answer_columns(self) -> list[str]:
+        if self.ordinal:
+            return ["label", "probability"]
+        return ["score"] if len(self.labels) == 1 else self.labels
+
+    def probabilities(self, output: Any) -> dict[str, float] | None:
+        if not self.ordinal:
+            return None
+        return {name: round(float(each), 6) for name, each in zip(self.labels, output, strict=True)}
 
     def told(self, example: Example, output: Any) -> dict[str, Any]:
         if not self.ordinal:
@@ -205,6 +234,18 @@ class Regression(Task):
         best = median_of(output)
         shown = {name: round(float(each), 6) for name, each in zip(self.labels, output, strict=True)}
         return {"label": self.labels[best], "probability": shown[self.labels[best]], "probabilities": shown}
+
+
+def furthest(examples: Sequence[Example], gold: np.ndarray, guess: np.ndarray) -> list[dict[str, Any]]:
+    """The answers that lie furthest from what is right, first."""
+    off = np.abs(guess - gold)
+    return [
+        {
+            "text": " | ".join(examples[at].texts)[:300], "label": float(gold[at]), "where": examples[at].where,
+            "answer": round(float(guess[at]), 6), "off": round(float(off[at]), 6),
+        }
+        for at in np.argsort(-off, kind="stable")[:SHOWN]
+    ]  # fmt: skip
 
 
 def median_of(probabilities: np.ndarray) -> int:

@@ -413,6 +413,9 @@ class Relations(Task):
             for each, example in wrong[:SHOWN]
         ]  # fmt: skip
 
+    def answer_columns(self) -> list[str]:
+        return ["triples"]
+
     def told(self, example: Example, output: Any) -> dict[str, Any]:
         assert isinstance(example, Related)
         return {

@@ -24,9 +24,9 @@ from textus.loader import Batch
 from textus.metrics import ranking, regression
 from textus.models import LanguageModel
 from textus.records import Record, clean_text
-from textus.tasks import Example, Frame, Row, Task, read, with_head
+from textus.tasks import Example, Floats, Frame, Row, Task, read, with_head
 from textus.tasks.classification import PAIRS, texts_of
-from textus.tasks.regression import number_of, scored_field, varies
+from textus.tasks.regression import furthest, number_of, scored_field, varies
 from textus.tasks.rows import parse_rows
 from textus.tokenizer import Tokenizer
 
@@ -43,7 +43,7 @@ class SimilaritySettings:
     holds). The contrast is with a micro-batch's other rows.
     """
 
-    pooling: Literal["mean", "cls", "last", "max"] = "mean"
+    pooling: Literal["mean", "cls", "last", "max", "mean_sqrt_len"] = "mean"
     objective: Literal["auto", "cosine", "contrastive"] = "auto"
     temperature: float = 0.05
     low: float | None = None
@@ -63,6 +63,7 @@ class Similarity(Task):
     name = "similarity"
     config = SimilaritySettings
     settings: SimilaritySettings
+    worst = "Furthest from what is right"
 
     @classmethod
     def of(cls, settings: SimilaritySettings, records: Sequence[Record]) -> Similarity:
@@ -190,9 +191,23 @@ class Similarity(Task):
         found = regression.numbers(gold, guess, "spearman", intervals=intervals)
         if self.settings.high is None:  # cosines are on no scale of scores
             found = {name: found[name] for name in ("spearman", "pearson", "undefined") if name in found}
+        elif intervals:
+            found["mistakes"] = furthest(examples, np.asarray(gold), np.asarray(guess))
         if undefined := found.get("undefined"):
             notice(f"{', '.join(undefined)} cannot be told: all scores, or all answers, are the same")
         return found
+
+    def weighed(
+        self, examples: Sequence[Example], outputs: Sequence[Any]
+    ) -> tuple[str, Callable[[Floats], float]] | None:
+        if not examples or examples[0].label is None:
+            return None
+        gold = np.asarray([each.label for each in examples], dtype=np.float64)
+        figures = regression.of_numbers(gold, np.asarray([self.score(each) for each in outputs]))
+        return "spearman", lambda weights: figures(weights)["spearman"]
+
+    def answer_columns(self) -> list[str]:
+        return ["score"]
 
     def told(self, example: Example, output: Any) -> dict[str, Any]:
         if output.ndim < 2:
@@ -243,5 +258,7 @@ def similarity_of(model: LanguageModel, settings: Sequence[str] = ()) -> Similar
 
 def vectors(model: LanguageModel, task: Task, tokenizer: Tokenizer, texts: Sequence[str]) -> np.ndarray:
     """Vectors (texts, D) float32 of length one, in order."""
+    if not texts:
+        return np.zeros((0, model.config.d_model), dtype=np.float32)
     examples = [Example((clean_text(text),), None, f"text {number}") for number, text in enumerate(texts, 1)]
     return np.stack(read(model, task, tokenizer, examples)).astype(np.float32)

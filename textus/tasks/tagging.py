@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate, groupby
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,8 +34,7 @@ from textus.metrics.entities import (
 )
 from textus.models.heads import IGNORED
 from textus.records import Record
-from textus.report import Section
-from textus.tasks import Example, Frame, Row, Task
+from textus.tasks import Example, Floats, Frame, Row, Task
 from textus.tasks.rows import parse_rows
 from textus.tasks.tokens import ENTITY_FIELDS, Tagged, cut, of_places, tagged, unit_of
 from textus.tokenizer import Tokenizer
@@ -65,6 +65,7 @@ class Tagging(Task):
     config = TaggingSettings
     settings: TaggingSettings
     answered = "tags"
+    worst = "Commonest mistakes"
     new_model: ClassVar[dict[str, Any]] = {"bidirectional": True, "d_model": 256}
 
     def __init__(self, settings: TaggingSettings, labels: Sequence[str]) -> None:
@@ -256,9 +257,21 @@ class Tagging(Task):
             found["mistakes"] = commonest_mistakes(examples, gold, guess)
         return {**found, "token_accuracy": tokens["accuracy"], "tokens": tokens["tokens"]}
 
-    def sections(self, found: dict[str, Any]) -> list[Section]:
-        rows = found.get("mistakes", [])
-        return [*super().sections(found), *([Section("Commonest mistakes", rows=rows)] if rows else [])]
+    def weighed(
+        self, examples: Sequence[Example], outputs: Sequence[Any]
+    ) -> tuple[str, Callable[[Floats], float]]:
+        pairs = [
+            (list(each.label), self.tags(output)) for each, output in zip(examples, outputs, strict=True)
+        ]
+        if self.entities:
+            parts = [(set(spans(gold)), set(spans(guess))) for gold, guess in pairs]
+            right = [2 * len(gold & guess) for gold, guess in parts]
+            return "f1", ratio(right, [len(gold) + len(guess) for gold, guess in parts])
+        right = [sum(a == b for a, b in zip(gold, guess, strict=True)) for gold, guess in pairs]
+        return "accuracy", ratio(right, [len(gold) for gold, _ in pairs])
+
+    def answer_columns(self) -> list[str]:
+        return ["tags", "entities"] if self.entities else ["tokens", "tags"]
 
     def told(self, example: Example, output: Any) -> dict[str, Any]:
         assert isinstance(example, Tagged)
@@ -271,6 +284,12 @@ class Tagging(Task):
             {"text": text[start:end], "label": kind, "start": start, "end": end} for kind, start, end in found
         ]
         return {"tags": tags, "entities": entities} if example.given else {"entities": entities}
+
+
+def ratio(top: Sequence[float], bottom: Sequence[float]) -> Callable[[Floats], float]:
+    """Σ top / Σ bottom of weighted rows; 0 where there is nothing to divide by."""
+    values, sizes = np.asarray(top, dtype=np.float64), np.asarray(bottom, dtype=np.float64)
+    return lambda weights: float(weights @ values) / max(1.0, float(weights @ sizes))
 
 
 def commonest_mistakes(

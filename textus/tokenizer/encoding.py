@@ -21,7 +21,9 @@ import tokenizers
 
 from textus.common import DataError, RunError, UsageError, fingerprint, read_json, write_atomic, write_json
 from textus.tokenizer import foreign
-from textus.tokenizer.chat import segments
+from textus.tokenizer.chat import written
+from textus.tokenizer.chat_encoding import ChatEncoder
+from textus.tokenizer.provenance import Text
 
 END, PAD, IM_START, IM_END, UNKNOWN = "<|endoftext|>", "<|pad|>", "<|im_start|>", "<|im_end|>", "<unk>"
 END_IDS = "textus_end_ids"
@@ -103,6 +105,30 @@ class Tokenizer:
             return ""
         return str(self.record["model"].get("continuing_subword_prefix") or CONTINUES)
 
+    def without_from(self, n: int) -> Tokenizer | None:
+        """This tokenizer without the special tokens whose ids are `n` and more; None where one of those ids is another
+        piece's, or one that begins or ends a text, which it cannot do without.
+        """
+        over = {name: number for name, number in self.special.items() if number >= n}
+        framed = set(self.backend.encode("a").ids) | {self.end_id}
+        if set(range(n, self.vocab_size)) - set(over.values()) or any(
+            number in framed for number in over.values()
+        ):
+            return None
+        record = json.loads(self.backend.to_str())
+        record["added_tokens"] = [token for token in record["added_tokens"] if token["id"] < n]
+        vocabulary = record["model"]["vocab"]
+        if isinstance(vocabulary, dict):
+            record["model"]["vocab"] = {piece: number for piece, number in vocabulary.items() if number < n}
+        else:
+            record["model"]["vocab"] = vocabulary[:n]
+        end = next(name for name, number in self.special.items() if number == self.end_id)
+        roles = {role: name for role, name in self.roles.items() if name not in over}
+        backend = tokenizers.Tokenizer.from_str(json.dumps(record))
+        shorter = Tokenizer(backend, self.chat_template, end, roles)
+        shorter.end_also_at(each for each in self.end_ids if each < n)
+        return shorter
+
     def _ends(self, said: Any) -> tuple[int, ...]:
         """`end_id`, the id of its role, and further ones; RunError for what is no list of ids."""
         if not isinstance(said, list) or not all(
@@ -130,7 +156,7 @@ class Tokenizer:
         answer = "An answer"
         talk = [{"role": "user", "content": "Text"}, {"role": "assistant", "content": answer}]
         try:
-            parts = list(self._segments(talk, add_generation_prompt=False))
+            parts = list(self._chat_encoder.segments(self._written(talk, False)))
         except UsageError:
             return None
         said = [n for n, (is_special, text) in enumerate(parts) if not is_special and answer in text]
@@ -143,6 +169,13 @@ class Tokenizer:
         framed = self.backend.encode("a")
         mask = framed.special_tokens_mask
         return framed.ids[: mask.index(0)] if 0 in mask else []
+
+    @cached_property
+    def between(self) -> int:
+        """How many ids its own pairs of texts have between them: 2 for RoBERTa's, 1 for most and where it sets none."""
+        one = self.backend.encode("a").ids
+        pair = self.backend.encode("a", "a").ids
+        return max(1, len(pair) - 2 * len(one) + len(self.begin) + 1) if one[-1:] == [self.end_id] else 1
 
     @property
     def start_id(self) -> int:
@@ -300,29 +333,24 @@ class Tokenizer:
         """The ids of a conversation in the chat template; message text cannot make special tokens.
 
         Raises:
-            UsageError: no chat template, messages of the wrong form, or a template that fails.
+            UsageError: no chat template, messages of the wrong form, or a template that fails; TemplateRefusal where
+            the template refuses these messages.
         """
-        ids: list[int] = []
-        for is_special, text in self._segments(messages, add_generation_prompt=add_generation_prompt):
-            ids.extend([self.special[text]] if is_special else self.encode(text))
-        return ids
+        return self._chat_encoder.encode(self._written(messages, add_generation_prompt))
 
-    def _segments(
-        self, messages: Sequence[dict[str, Any]], *, add_generation_prompt: bool
-    ) -> Iterator[tuple[bool, str]]:
-        """A conversation as (is it a special token, its text)."""
+    def _written(self, messages: Sequence[dict[str, Any]], add_generation_prompt: bool) -> Text:
+        """A conversation as the chat template writes it."""
         if self.chat_template is None:
             raise UsageError(
                 "this tokenizer has no chat template; put a chat_template.jinja beside its tokenizer.json"
             )
-        names = [name for name in self.special if name != self.unknown]
-        return segments(
-            self.chat_template,
-            messages,
-            add_generation_prompt=add_generation_prompt,
-            special=names,
-            words=self.roles,
+        return written(
+            self.chat_template, messages, add_generation_prompt=add_generation_prompt, words=self.roles
         )
+
+    @cached_property
+    def _chat_encoder(self) -> ChatEncoder:
+        return ChatEncoder(self.record, self.special, self.unknown)
 
     # ── files ──
 
@@ -407,12 +435,33 @@ def load(path: Path | str) -> Tokenizer:
         make.
     """
     file = Path(path) / "tokenizer.json" if Path(path).is_dir() else Path(path)
+    if not file.exists() and (older := [name for name in OLDER if file.with_name(name).is_file()]):
+        raise RunError(
+            f'{file.parent} has {older[0]} and no tokenizer.json; make one: python -c "import transformers;'
+            f" transformers.AutoTokenizer.from_pretrained('{file.parent}').save_pretrained('{file.parent}')\""
+        )
     record = read_json(file)
     if not isinstance(record, dict) or "model" not in record or "added_tokens" not in record:
         raise RunError(f"{file} is JSON but not a tokenizer; it should be Hugging Face's tokenizer.json")
-    config = _settings(file)
+    config = settings_beside(file)
     try:
         record = foreign.with_named(record, config)
+    except RunError as error:
+        raise RunError(f"{file}: {error}") from error
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise RunError(f"{file} is not a usable tokenizer: {type(error).__name__} {error}"[:500]) from error
+    return made(record, config, file)
+
+
+OLDER = ("vocab.txt", "vocab.json", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
+"""Vocabularies in the files of older tokenizers."""
+
+
+def made(record: dict[str, Any], config: dict[str, Any], file: Path) -> Tokenizer:
+    """The tokenizer of a tokenizer.json that was read from, or made of, `file`, with the settings and the template
+    beside it. Raises what `load` does.
+    """
+    try:
         whole = {**foreign.out_of_reach(record), "truncation": None, "padding": None}
         backend = tokenizers.Tokenizer.from_str(json.dumps(whole))
         foreign.check_numbers(backend, record)
@@ -430,7 +479,7 @@ def load(path: Path | str) -> Tokenizer:
     return tokenizer
 
 
-def _settings(file: Path) -> dict[str, Any]:
+def settings_beside(file: Path) -> dict[str, Any]:
     """tokenizer_config.json beside a tokenizer.json, and what only the older special_tokens_map.json says."""
     found: dict[str, Any] = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):

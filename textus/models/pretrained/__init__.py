@@ -126,6 +126,11 @@ class Imported:
     tokenizer: Tokenizer | None
     source: dict[str, Any] = field(default_factory=dict)
     """Where it came from, for the run's record: format, architecture, SHA-256 of each file."""
+    heads: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Task → what `build_head` makes its head of; the heads' weights are among the weights."""
+    task_settings: dict[str, Any] = field(default_factory=dict)
+    """Settings of the one task, where it has a head; and the names of its labels."""
+    labels: list[str] = field(default_factory=list)
 
 
 def architectures() -> dict[str, Architecture]:
@@ -138,7 +143,8 @@ def architecture(name: str) -> Architecture:
     """The module for a class of `transformers`; UsageError listing the known ones."""
     known = architectures()
     if name not in known:
-        raise checks.unsupported("the architecture", name, known)
+        with_heads = import_module("textus.models.pretrained.heads").CLASSES
+        raise checks.unsupported("the architecture", name, [*known, *with_heads])
     return known[name]
 
 

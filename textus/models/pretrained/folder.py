@@ -6,6 +6,7 @@ Nothing in a folder is executed: pickled checkpoints are refused, and code that 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,17 @@ from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 
 from textus import tokenizer as tokenizers
-from textus.common import RunError, fingerprint, notice, read_json, sha256, write_atomic, write_json
+from textus.common import (
+    RunError,
+    UsageError,
+    fingerprint,
+    is_plain_name,
+    notice,
+    read_json,
+    sha256,
+    write_atomic,
+    write_json,
+)
 from textus.config import from_dict
 from textus.models import family as family_of
 from textus.models.pretrained import (
@@ -26,11 +37,14 @@ from textus.models.pretrained import (
     checked_config,
     describe,
     foreign_weights,
+    heads,
+    llama,
+    older,
     packing,
     read_weights,
 )
+from textus.models.pretrained.sentences import Sentences, read_modules
 from textus.models.pretrained.values import ends
-from textus.models.pretrained.vocabulary import byte_level, made
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -83,7 +97,7 @@ def weight_files(folder: Path) -> dict[Path, set[str] | None]:
             raise RunError(f"{folder / INDEX} has no weight_map; it was changed or cut short")
         found: dict[Path, set[str] | None] = {}
         for name, file in table.items():
-            if not isinstance(file, str) or Path(file).name != file:
+            if not is_plain_name(file):
                 raise RunError(f"{folder / INDEX} places {name} in {file!r}, which is no file of this folder")
             found.setdefault(folder / file, set()).add(name)  # type: ignore[union-attr]
         return found
@@ -113,14 +127,47 @@ def read_folder(folder: Path) -> Imported:
     damaged, left over or of another shape.
     """
     folder = Path(folder)
+    packing.check_pointers(folder)
+    if sentences := read_modules(folder):
+        return with_vectors(sentences, read_model(sentences.place), folder)
+    return read_model(folder)
+
+
+def with_vectors(sentences: Sentences, found: Imported, folder: Path) -> Imported:
+    """A model with the head that makes vectors of texts as its folder says."""
+    tokenizer = found.tokenizer
+    if sentences.lower and tokenizer is not None and tokenizer.encode("AB") != tokenizer.encode("ab"):
+        raise UsageError(f"{folder}: do_lower_case=true of its sentence_bert_config.json is not supported")
+    if tokenizer is not None and (framed := tokenizer.backend.encode("a").ids) != [
+        *tokenizer.begin, *tokenizer.encode("a"), tokenizer.end_id
+    ]:  # fmt: skip
+        raise UsageError(
+            f"{folder}: its tokenizer makes {framed} of a text; one that begins and ends it with a token is supported"
+        )
+    head = {"kind": "similarity", "pooling": sentences.pooling, "dense": sentences.dense}
+    weights = {f"heads.similarity.{name}": tensor for name, tensor in sentences.weights.items()}
+    source = {**found.source, "prompts": sentences.prompts} if sentences.prompts else found.source
+    settings = {"pooling": sentences.pooling, "longest": sentences.longest}
+    return replace(
+        found,
+        weights=found.weights | weights,
+        source=source,
+        heads={"similarity": head},
+        task_settings=settings,
+    )
+
+
+def read_model(folder: Path) -> Imported:
+    """The model itself; see `read_folder`."""
     packing.check_folder(folder)
     hf = read_json(folder / "config.json")
     name, where = class_name(hf, folder), f"{folder}/config.json"
     packing.check_quantized(hf, folder)
-    module = architecture(name)
+    headed = heads.split(name)
+    module = headed[0] if headed else architecture(name)
     if "auto_map" in hf:
         notice(f"{folder}: the code that auto_map names is not run; it is read as a plain {name}")
-    tokenizer = read_tokenizer(folder)
+    tokenizer = read_tokenizer(folder, hf)
     if (
         tokenizer is not None
         and (mask := tokenizer.special.get(tokenizer.roles.get("mask_token", ""))) is not None
@@ -129,16 +176,23 @@ def read_folder(folder: Path) -> Imported:
     tensors = SafeTensors(folder)
     if "scale_decoder_outputs" in hf:  # a T5 of transformers 5, which says of each that its head is tied
         hf["tie_word_embeddings"] = not apart(tensors, "lm_head.weight", "shared.weight")
-    values = checked_config(module, hf, where)
+    if headed:
+        values = {**checked_config(module, {**hf, "architectures": [headed[1]]}, where), "pooler": False}
+    else:
+        values = checked_config(module, hf, where)
     config: Any = from_dict(family_of(module.FAMILY)[1], values, "model.")
     if tokenizer is not None:
-        check_vocabulary(tokenizer, config.vocab_size, str(folder))
+        tokenizer = fitting(tokenizer, config.vocab_size, str(folder))
         if family_of(module.FAMILY)[0].can_generate:
             tokenizer.end_also_at(said_ends(folder, hf, tokenizer.vocab_size))
-    weights = read_weights(module, config, tensors)
+    if headed:
+        found = heads.read_head(module, headed[2], hf, tensors)
+        found["weights"] |= read_weights(module, config, heads.Body(tensors, heads.parts(module, headed[2])))
+    else:
+        found = {"weights": read_weights(module, config, tensors)}
     files = [folder / "config.json", *tensors.files]
     source = {"format": "huggingface", "architecture": name, "files": {f.name: sha256(f) for f in files}}
-    return Imported(module.FAMILY, values, weights, tokenizer, source)
+    return Imported(module.FAMILY, values, tokenizer=tokenizer, source=source, **found)
 
 
 def apart(tensors: SafeTensors, first: str, second: str) -> bool:
@@ -171,54 +225,48 @@ def class_name(hf: Any, folder: Path) -> str:
     return named[0]
 
 
-def read_tokenizer(folder: Path) -> tokenizers.Tokenizer | None:
-    """The folder's tokenizer: tokenizer.json, or GPT-2's older pair of files; None where it has neither."""
+def read_tokenizer(folder: Path, hf: dict[str, Any]) -> tokenizers.Tokenizer | None:
+    """The folder's tokenizer: tokenizer.json, or the files of an older one; None where it has neither."""
     if (folder / "tokenizer.json").exists():
         return tokenizers.load(folder)
-    if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
-        return older_tokenizer(folder)
-    return None
-
-
-def older_tokenizer(folder: Path) -> tokenizers.Tokenizer:
-    """A byte-level BPE from vocab.json and merges.txt, ended by <|endoftext|>."""
-    table = read_json(folder / "vocab.json")
-    if not isinstance(table, dict) or set(table.values()) != set(range(len(table))):
-        raise RunError(f"{folder}/vocab.json does not number its entries from 0 without gaps; it is damaged")
-    more = read_json(folder / "added_tokens.json") if (folder / "added_tokens.json").exists() else {}
-    if not isinstance(more, dict) or set(more.values()) != set(range(len(table), len(table) + len(more))):
-        raise RunError(
-            f"{folder}/added_tokens.json does not number its entries on from vocab.json's; it is damaged"
-        )
-    table |= more
-    if tokenizers.END not in table:
-        raise RunError(
-            f"{folder}/vocab.json has no {tokenizers.END}; add a tokenizer.json, which says how texts end"
-        )
-    pieces = sorted(table, key=lambda piece: table[piece])
-    try:
-        lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise RunError(f"{folder}/merges.txt is no text ({error}); it was changed, fetch it again") from error
-    merges = [line for line in lines if line and not line.startswith("#version")]
-    added = dict.fromkeys([table[tokenizers.END], *more.values()], True)
-    record = byte_level(pieces, merges, split="gpt-2", added=added)
-    return made(record, {"eos_token": tokenizers.END}, None, str(folder))
+    return older.read(folder, hf)
 
 
 PADDING_SHARE = 0.1
 """Rows of an embedding that may lie beyond the tokenizer's entries: models round their vocabulary up."""
+ROUND, ROUNDED = 64, 512
+"""Or fewer than this many, where the rows are a multiple of that."""
 
 
-def check_vocabulary(tokenizer: tokenizers.Tokenizer, vocab_size: int, where: str) -> None:
-    """RunError where the tokenizer and the weights are not of one model. Rows beyond the tokenizer's entries stay as
-    they are and count in likelihoods; `generation.in_reach` keeps them from being chosen.
+def fitting(tokenizer: tokenizers.Tokenizer, vocab_size: int, where: str) -> tokenizers.Tokenizer:
+    """The tokenizer for weights of so many rows; RunError where the two are not of one model.
+
+    Special tokens that were added without a row, as a [PAD] often is, are left out, and a notice says so. Rows beyond
+    the tokenizer's entries stay as they are and count in likelihoods; `generation.in_reach` keeps them from being
+    chosen.
     """
     n = tokenizer.vocab_size
-    if n > vocab_size or n < (1 - PADDING_SHARE) * vocab_size:
+    few = n >= (1 - PADDING_SHARE) * vocab_size or (vocab_size % ROUND == 0 and vocab_size - n < ROUNDED)
+    if (
+        n > vocab_size
+        and n <= (1 + PADDING_SHARE) * vocab_size
+        and (fits := tokenizer.without_from(vocab_size))
+    ):
+        names = ", ".join(name for name, number in tokenizer.special.items() if number >= vocab_size)
+        notice(
+            f"{where}: the tokenizer has {n:,} entries, the weights {vocab_size:,} rows: {names} can never be read and"
+            f" {'is' if n == vocab_size + 1 else 'are'} left out"
+        )
+        return fits
+    if n > vocab_size or not few:
         raise RunError(
             f"{where}: the tokenizer has {n:,} entries, the weights are for {vocab_size:,}; they are not of one model"
         )
+    if n < vocab_size:
+        notice(
+            f"{where}: {vocab_size - n:,} of its {vocab_size:,} rows have no token; they can never be chosen"
+        )
+    return tokenizer
 
 
 def write_folder(
@@ -228,6 +276,14 @@ def write_folder(
     model.
     """
     module, hf = describe(family, config)
+    tensors = foreign_weights(module, config, weights)
+    if (
+        tokenizer is not None
+        and hf["architectures"] == ["Qwen2ForCausalLM"]
+        and not llama.opened_as_qwen2(tokenizer.record)
+    ):
+        hf, zeros = llama.as_llama(hf, config)
+        tensors |= zeros
     out.mkdir(parents=True, exist_ok=True)
     if tokenizer is not None:
         tokenizer.save(out)
@@ -236,8 +292,57 @@ def write_folder(
         if family_of(family)[0].can_generate:
             write_json(out / "generation_config.json", generation_config(tokenizer, hf))
     write_json(out / "config.json", {**hf, "dtype": "float32"})
-    save_file(foreign_weights(module, config, weights), out / WEIGHTS, metadata={"format": "pt"})
+    save_file(tensors, out / WEIGHTS, metadata={"format": "pt"})
     return str(hf["architectures"][0])
+
+
+def write_head(
+    out: Path, model: Any, tokenizer: tokenizers.Tokenizer, spec: dict[str, Any], task: Headed
+) -> str:
+    """Write an encoder with its one head for `transformers`; returns its class name. UsageError where no class holds
+    them, and why.
+    """
+    config = model.config
+    body, hf = heads.describe_head(config, spec, task.labels, argmax=task.argmax)
+    out.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(out)
+    finish_tokenizer(out, "encoder", config, tokenizer)
+    framed(out, tokenizer, longest=task.longest)
+    write_json(out / "config.json", {"eos_token_id": tokenizer.end_id, **hf, "dtype": "float32"})
+    tensors = heads.head_weights(body, config, model.state_dict(), task.name, spec["kind"])
+    save_file(tensors, out / WEIGHTS, metadata={"format": "pt"})
+    return str(hf["architectures"][0])
+
+
+@dataclass(frozen=True)
+class Headed:
+    """The task of a head that is exported: its name, its labels, ids of a text that are read (0: all), and whether a
+    CRF may be left out.
+    """
+
+    name: str
+    labels: list[str]
+    longest: int = 0
+    argmax: bool = False
+
+
+def framed(out: Path, tokenizer: tokenizers.Tokenizer, *, longest: int) -> None:
+    """Let an exported tokenizer set around texts what a task's rows have around them here, and cut them as long."""
+    names = {number: name for name, number in tokenizer.special.items()}
+    begin = [names[number] for number in tokenizer.begin or [tokenizer.end_id]]
+    end = names[tokenizer.end_id]
+    backend = Backend.from_str(tokenizer.backend.to_str())
+    first = " ".join([*begin, "$A", end])
+    backend.post_processor = TemplateProcessing(
+        single=first, pair=" ".join([first, *[end] * (tokenizer.between - 1), f"$B:1 {end}:1"]),
+        special_tokens=[(name, tokenizer.special[name]) for name in dict.fromkeys([*begin, end])],
+    )  # fmt: skip
+    write_atomic(out / "tokenizer.json", backend.to_str(pretty=True))
+    path = out / "tokenizer_config.json"
+    said = read_json(path)
+    length = min(said["model_max_length"], longest or said["model_max_length"])
+    changed = fingerprint(json.loads(backend.to_str()))
+    write_json(path, {**said, "textus_fingerprint": changed, "model_max_length": length})
 
 
 def finish_tokenizer(out: Path, family: str, config: Any, tokenizer: tokenizers.Tokenizer) -> None:
@@ -253,8 +358,14 @@ def finish_tokenizer(out: Path, family: str, config: Any, tokenizer: tokenizers.
         write_atomic(out / "tokenizer.json", backend.to_str(pretty=True))
         changed = fingerprint(json.loads(backend.to_str()))
         write_json(path, {**read_json(path), "textus_fingerprint": changed})
+    segments = ["token_type_ids"] if getattr(config, "segments", 0) > 1 else []
+    more = {
+        "model_max_length": config.context_length,  # or texts are never cut, and the model fails
+        "model_input_names": ["input_ids", *segments, "attention_mask"],
+    }
     if family == "encoder" and config.mask_id in names:
-        write_json(path, {**read_json(path), "mask_token": names[config.mask_id]})
+        more["mask_token"] = names[config.mask_id]
+    write_json(path, {**read_json(path), **more})
 
 
 def generation_config(tokenizer: tokenizers.Tokenizer, hf: dict[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from textus.models import family as family_of
 from textus.models.pretrained import Imported, checked_config, llama, read_weights
 from textus.models.pretrained import values as checks
 from textus.models.pretrained.container import Container
-from textus.models.pretrained.folder import check_vocabulary
+from textus.models.pretrained.folder import fitting
 from textus.models.pretrained.keys import check_keys, names_in
 from textus.models.pretrained.vocabulary import (
     ADDED,
@@ -89,8 +89,7 @@ def read_file(path: Path) -> Imported:
     hf = as_hugging_face(container, kind)
     values = checked_config(llama, hf, container.where)
     config: Any = from_dict(family_of(llama.FAMILY)[1], values, "model.")
-    tokenizer = read_tokenizer(container)
-    check_vocabulary(tokenizer, config.vocab_size, container.where)
+    tokenizer = fitting(read_tokenizer(container), config.vocab_size, container.where)
     tensors = Renamed(container, (config.n_head, config.n_kv_head), in_pairs=kind == "llama")
     weights = read_weights(llama, config, tensors)
     source = {"format": "gguf", "architecture": kind, "files": {Path(path).name: sha256(Path(path))}}

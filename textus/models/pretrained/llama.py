@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from textus.common import UsageError, notice
 from textus.config import to_dict
 from textus.models.pretrained import Part
 from textus.models.pretrained.keys import check_model_type, names_in, switched_off
 from textus.models.pretrained.values import CONTEXT, shown, unsupported
+from textus.models.pretrained.vocabulary import SPLITS
 
 ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
@@ -216,6 +220,45 @@ def class_for(config: Any) -> str:
     if not config.qk_norm and config.bias is False:
         return "MistralForCausalLM"
     raise UsageError(f"no kin of Llama has {has}")
+
+
+def opened_as_qwen2(tokenizer_json: dict[str, Any]) -> bool:
+    """Whether this tokenizer.json splits texts as Qwen2's does. AutoTokenizer makes a Qwen2Tokenizer of every folder of
+    that model, which takes the vocabulary alone from the file.
+    """
+    before = tokenizer_json.get("pre_tokenizer") or {}
+    steps = before.get("pretokenizers", [])
+    patterns = [(step.get("pattern") or {}).get("Regex") for step in steps]
+    return (
+        tokenizer_json["model"]["type"] == "BPE"
+        and tokenizer_json.get("normalizer") == {"type": "NFC"}
+        and patterns == [*SPLITS["qwen2"], None]
+        and steps[-1]["type"] == "ByteLevel"
+        and not steps[-1]["add_prefix_space"]
+    )
+
+
+def as_llama(hf: dict[str, Any], config: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The config.json of a Llama that computes what this Qwen2 does, and the tensors that it has besides: a Llama with
+    biases has them after attention too, which are zero here. UsageError for a window, which no Llama has.
+    """
+    if config.window is not None and config.window < config.context_length:
+        raise UsageError(
+            f"a Qwen2 with window={config.window} has no form that AutoTokenizer opens with this tokenizer: it makes a"
+            " Qwen2Tokenizer of it, whose ids are others"
+        )
+    kept = {key: value for key, value in hf.items() if key not in ("use_sliding_window", "sliding_window")}
+    kept.pop("max_window_layers", None)
+    zeros = {
+        f"model.layers.{n}.self_attn.o_proj.bias": torch.zeros(config.d_model) for n in range(config.n_layer)
+    }
+    named = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "attention_bias": True,
+        "mlp_bias": False,
+    }
+    return {**kept, **named}, zeros
 
 
 def rename(config: Any) -> list[Part]:

@@ -17,7 +17,7 @@ from textus.common import RunError, sha256
 from textus.config import from_dict
 from textus.models import family as family_of
 from textus.models.pretrained import Imported, checked_config, llama, read_weights
-from textus.models.pretrained.folder import check_vocabulary
+from textus.models.pretrained.folder import fitting
 from textus.models.pretrained.gguf import in_halves
 from textus.models.pretrained.vocabulary import beginning, made, sentencepiece
 from textus.tokenizer import Tokenizer
@@ -95,8 +95,7 @@ def read_file(path: Path, tokenizer_path: Path) -> Imported:
     values = checked_config(llama, hf, str(path))
     config: Any = from_dict(family_of(llama.FAMILY)[1], values, "model.")
     tensors = Stacked(path, hf, shared)
-    tokenizer = read_tokenizer(tokenizer_path, vocabulary)
-    check_vocabulary(tokenizer, vocabulary, str(path))
+    tokenizer = fitting(read_tokenizer(tokenizer_path, vocabulary), vocabulary, str(path))
     weights = read_weights(llama, config, tensors)
     files = {each.name: sha256(each) for each in (path, Path(tokenizer_path))}
     return Imported(llama.FAMILY, values, weights, tokenizer, {"format": "llama2.c", "files": files})

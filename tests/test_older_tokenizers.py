@@ -1,0 +1,228 @@
+"""Folders without tokenizer.json: the ids of `transformers.AutoTokenizer`, whatever the class (M3, M15, D31)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tokenizers as tk
+import transformers
+
+from textus.common import TextusError
+from textus.models.pretrained import older
+from textus.models.pretrained.folder import read_folder
+from textus.tokenizer import load
+
+TEXTS = [
+    "the cat sat on the mat in 1934.", "Yes;\n\nno!\n  two  blanks ", "don't DON'T we'll", "你好，世界 the cat",
+    "naïve Café 12345 e\u0301", " leading", "a-b_c (d) \"q\" $5.00", "\ttab\r\nline", "", "x", "🙂 ½ ﬁ",
+]  # fmt: skip
+LEARNT = [
+    *TEXTS,
+    "the cat sat on the mat in 1934. Yes; no. Hello world, it was 12 o'clock 你好 世界 naïve café",
+] * 30
+
+
+def byte_level(pattern: str | None = None, special: tuple[str, ...] = ()) -> dict[str, Any]:
+    """vocab and merges of a byte-level BPE learnt here."""
+    tokenizer, before = tk.Tokenizer(tk.models.BPE()), tk.pre_tokenizers
+    tokenizer.pre_tokenizer = before.ByteLevel(add_prefix_space=False)
+    if pattern:
+        split = before.Split(tk.Regex(pattern), "isolated")
+        tokenizer.pre_tokenizer = before.Sequence(
+            [split, before.ByteLevel(add_prefix_space=False, use_regex=False)]
+        )
+    alphabet = before.ByteLevel.alphabet()
+    trainer = tk.trainers.BpeTrainer(
+        vocab_size=400, initial_alphabet=alphabet, special_tokens=list(special), show_progress=False
+    )
+    tokenizer.train_from_iterator(LEARNT, trainer)
+    return dict(json.loads(tokenizer.to_str())["model"])
+
+
+def write_merges(folder: Path, model: dict[str, Any]) -> int:
+    (folder / "vocab.json").write_text(json.dumps(model["vocab"]))
+    lines = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    return len(model["vocab"])
+
+
+QWEN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def qwen2(folder: Path, settings: dict[str, Any]) -> int:
+    n = write_merges(folder, byte_level(QWEN))
+    names = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    (folder / "added_tokens.json").write_text(json.dumps({name: n + i for i, name in enumerate(names)}))
+    settings |= {
+        "eos_token": "<|im_end|>", "chat_template": CHATML,
+        "added_tokens_decoder": {str(n + i): {"content": name, "special": True} for i, name in enumerate(names)},
+    }  # fmt: skip
+    return n + 3
+
+
+def gpt2(folder: Path, settings: dict[str, Any]) -> int:
+    return write_merges(folder, byte_level(special=("<|endoftext|>",)))
+
+
+def roberta(folder: Path, settings: dict[str, Any]) -> int:
+    return write_merges(folder, byte_level(special=("<s>", "<pad>", "</s>", "<unk>", "<mask>")))
+
+
+def bert(folder: Path, settings: dict[str, Any]) -> int:
+    letters = sorted({c for text in LEARNT for c in text.lower() + text if not c.isspace()})
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "##at", "Hello", "naive", "naïve"]
+    pieces += [c for c in letters if c not in pieces] + [f"##{c}" for c in letters if f"##{c}" not in pieces]
+    (folder / "vocab.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")
+    return len(pieces)
+
+
+def sentencepiece(kind: str, name: str, **options: Any) -> Callable[[Path, dict[str, Any]], int]:
+    def write(folder: Path, settings: dict[str, Any]) -> int:
+        import sentencepiece
+
+        (folder / "text").write_text("\n".join(LEARNT), encoding="utf-8")
+        sentencepiece.SentencePieceTrainer.train(
+            input=str(folder / "text"), model_prefix=str(folder / "sp"), model_type=kind, minloglevel=2,
+            hard_vocab_limit=False, vocab_size=400 if kind == "bpe" else 150, **options,
+        )  # fmt: skip
+        (folder / "sp.model").rename(folder / name)
+        (folder / "text").unlink()
+        return len(older.read_proto(folder / name).pieces) + 100
+
+    return write
+
+
+BYTES = {"byte_fallback": True, "normalization_rule_name": "identity", "remove_extra_whitespaces": False}
+FILES: dict[str, tuple[str, Callable[[Path, dict[str, Any]], int], dict[str, Any]]] = {
+    "Qwen2Tokenizer": ("qwen2", qwen2, {}),
+    "Qwen2TokenizerFast": ("qwen3", qwen2, {}),
+    "GPT2Tokenizer": ("gpt2", gpt2, {}),
+    "GPT2Tokenizer, prefix": ("gpt2", gpt2, {"add_prefix_space": True}),
+    "RobertaTokenizer": ("roberta", roberta, {}),
+    "BertTokenizer": ("bert", bert, {}),
+    "BertTokenizer, cased": ("bert", bert, {"do_lower_case": False}),
+    "BertTokenizer, accents": ("bert", bert, {"do_lower_case": False, "strip_accents": True}),
+    "BertTokenizer, Chinese together": ("bert", bert, {"tokenize_chinese_chars": False}),
+    "LlamaTokenizer": ("llama", sentencepiece("bpe", "tokenizer.model", **BYTES), {}),
+    "LlamaTokenizer, legacy": ("llama", sentencepiece("bpe", "tokenizer.model", **BYTES), {"legacy": True}),
+    "LlamaTokenizer, bos": (
+        "llama",
+        sentencepiece("bpe", "tokenizer.model", **BYTES),
+        {"add_bos_token": True},
+    ),
+    "T5Tokenizer": (
+        "t5",
+        sentencepiece("unigram", "spiece.model", pad_id=0, eos_id=1, unk_id=2, bos_id=-1),
+        {},
+    ),
+    "XLMRobertaTokenizer": ("xlm-roberta", sentencepiece("unigram", "sentencepiece.bpe.model"), {}),
+    "CamembertTokenizer": ("camembert", sentencepiece("unigram", "sentencepiece.bpe.model"), {}),
+}
+SIZES = {
+    "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "n_embd": 16,
+    "n_layer": 1, "n_head": 2, "d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2,
+}  # fmt: skip
+
+
+def folder_of(case: str, folder: Path) -> Path:
+    model_type, write, settings = FILES[case]
+    settings = {"tokenizer_class": case.split(",")[0], **settings}
+    n = write(folder, settings)
+    config = transformers.AutoConfig.for_model(model_type, vocab_size=n, **SIZES)
+    config.save_pretrained(folder)
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_ids_are_those_of_autotokenizer(case: str, tmp_path: Path) -> None:
+    """M3, M15: vocab.json was always split by GPT-2's pattern; vocab.txt and SentencePiece models were not read."""
+    folder = folder_of(case, tmp_path)
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    mine = older.read(folder, json.loads((folder / "config.json").read_text()))
+    assert mine is not None
+    for text in TEXTS:
+        expected = theirs(text, add_special_tokens=False)["input_ids"]
+        assert mine.encode(text) == expected, (text, mine.record["model"]["type"])
+    framed = theirs("the cat")["input_ids"]
+    assert mine.backend.encode("the cat").ids == framed
+    ids = {role: mine.special[name] for role, name in mine.roles.items() if role != "unk_token"}
+    assert ids == {role: theirs.convert_tokens_to_ids(getattr(theirs, role)) for role in ids}
+    assert (mine.chat_template is not None) == case.startswith("Qwen2")
+
+
+def test_a_chat_template_beside_an_older_tokenizer_is_read(tmp_path: Path) -> None:
+    """M3: the template in tokenizer_config.json was dropped."""
+    folder = folder_of("Qwen2Tokenizer", tmp_path)
+    mine = older.read(folder, {})
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    talk = [{"role": "user", "content": "the cat.\n\nYes;\nno"}]
+    expected = theirs.apply_chat_template(talk, add_generation_prompt=True, tokenize=True)
+    assert mine is not None
+    assert mine.render(talk) == (expected if isinstance(expected, list) else expected["input_ids"])
+
+
+def test_a_folder_without_a_class_goes_by_its_model(tmp_path: Path) -> None:
+    """M3: two splits of one vocabulary; the model's type decides where no class is named."""
+    folder = folder_of("Qwen2Tokenizer", tmp_path)
+    (folder / "tokenizer_config.json").write_text("{}")
+    named = [older.read(folder, {"model_type": kind}) for kind in ("qwen2", "gpt2")]
+    assert named[0] is not None
+    assert named[1] is not None
+    assert named[0].encode("Yes;\n\nno") != named[1].encode("Yes;\n\nno")
+
+
+def test_classes_that_are_not_known_are_refused_by_name(tmp_path: Path) -> None:
+    """M3."""
+    folder = folder_of("GPT2Tokenizer", tmp_path)
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "CodeGenTokenizer"}')
+    with pytest.raises(
+        TextusError, match="tokenizer_class 'CodeGenTokenizer' is not supported; supported: GPT2Tok"
+    ):
+        older.read(folder, {})
+    with pytest.raises(TextusError, match=r"vocab\.json and no tokenizer\.json; make one: python -c"):
+        load(folder)
+
+
+def test_models_and_their_older_tokenizers_become_runs(tmp_path: Path) -> None:
+    """M15: from the folder to a run, through the command's function."""
+    folder = folder_of("BertTokenizer", tmp_path)
+    own = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    size = len((folder / "vocab.txt").read_text(encoding="utf-8").splitlines())
+    config = transformers.BertConfig(vocab_size=size, **{name: SIZES[name] for name in own})
+    transformers.BertModel(config).save_pretrained(folder)
+    found = read_folder(folder)
+    assert found.tokenizer is not None
+    assert found.tokenizer.begin == [2]
+    assert found.config["mask_id"] == 4
+
+
+@pytest.mark.parametrize("damage", ["cut", "noise", "missing"])
+def test_damaged_files_are_refused_in_one_line(damage: str, tmp_path: Path) -> None:
+    for case, name in (
+        ("T5Tokenizer", "spiece.model"),
+        ("Qwen2Tokenizer", "merges.txt"),
+        ("GPT2Tokenizer", "vocab.json"),
+    ):
+        (tmp_path / case).mkdir()
+        file = folder_of(case, tmp_path / case) / name
+        data = file.read_bytes()
+        if damage == "missing":
+            if case == "T5Tokenizer":
+                continue
+            file.unlink()
+        else:
+            file.write_bytes(data[: len(data) // 2 + 1] if damage == "cut" else b"\xff\xfe" * 200)
+        if (damage, case) == ("cut", "Qwen2Tokenizer"):
+            continue  # half of the merges are merges too
+        with pytest.raises(TextusError) as caught:
+            older.read(tmp_path / case, {})
+        assert "\n" not in str(caught.value)

@@ -1,0 +1,606 @@
+"""A person's results: answers as files with the file's own columns, from files, pipes and Python values; written as
+they come, continued after a kill, and nothing taken for what it is not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from labelled import written
+
+import textus
+from textus import api
+from textus.arguments import check_text, looks_like_path
+from textus.cli import main
+from textus.common import DataError, TextusError, UsageError, notice, notices_together
+from textus.inputs import columns_as_trained
+
+SMALL = ["model.n_layer=1", "model.d_model=16"]
+
+
+def reviews(n: int = 60) -> list[dict[str, Any]]:
+    return [
+        {"id": f"r{i}", "text": f"film {i} was {'good' if i % 2 else 'bad'}, all in all", "label": i % 2}
+        for i in range(n)
+    ]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("predicting")
+    written(folder / "rows.jsonl", reviews())
+    with (folder / "rows.csv").open("w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, ["id", "text", "label"])
+        table.writeheader()
+        table.writerows(reviews())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def linear(folder: Path) -> api.Run:
+    return api.finetune(folder / "rows.jsonl", model="linear", out=folder / "linear")
+
+
+@pytest.fixture(scope="module")
+def tagger(folder: Path) -> api.Run:
+    rows = [
+        {"tokens": ["In", str(i), who, "left", town], "tags": ["O", "O", "B-PER", "O", "B-LOC"]}
+        for i in range(40)
+        for who, town in (("Anna", "Rome"), ("Boris", "Oslo"))
+    ]
+    data = written(folder / "tags.jsonl", rows)
+    return api.finetune(
+        data,
+        task="tagging",
+        model="gru",
+        epochs=20,
+        settings=[*SMALL, "optim.rate=0.01"],
+        out=folder / "tagger",
+    )
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ","))
+
+
+# ── a file of answers ──────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("source", ["rows.csv", "rows.jsonl"])
+@pytest.mark.parametrize("form", ["csv", "tsv", "jsonl"])
+def test_answers_come_out_as_a_file(
+    linear: api.Run, folder: Path, tmp_path: Path, source: str, form: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """U1: the input's columns, line and id, label, the probability of each class."""
+    out = tmp_path / f"out.{form}"
+    assert main(["predict", str(linear.path), str(folder / source), "--out", str(out)]) == 0
+    assert "the answers are in predicted_label" in capsys.readouterr().err
+    if form == "jsonl":
+        found = [json.loads(line) for line in out.read_text().splitlines()]
+        chances = [row["probabilities"] for row in found]
+    else:
+        found = read_table(out)
+        chances = [{name: float(row[f"probability_{name}"]) for name in "01"} for row in found]
+    expected = linear.predict_proba([row["text"] for row in reviews()])
+    first = 2 if source == "rows.csv" else 1
+    for number, (row, given, chance) in enumerate(zip(found, reviews(), chances, strict=True)):
+        assert int(row["line"]) == first + number
+        assert {name: str(row[name]) for name in given} == {n: str(v) for n, v in given.items()}
+        assert row["predicted_label"] == max(chance, key=lambda name: chance[name])
+        assert [chance["0"], chance["1"]] == pytest.approx(expected[number], abs=1e-5)
+        assert float(row["probability"]) == pytest.approx(expected[number].max(), abs=1e-5)
+
+
+def test_rows_of_several_files_have_their_file(linear: api.Run, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("a", "b"):
+        written(tmp_path / "in" / f"{name}.jsonl", reviews(2))
+    linear.predict_file(tmp_path / "in", out=tmp_path / "o.csv")
+    found = [(Path(row["file"]).name, row["line"], row["id"]) for row in read_table(tmp_path / "o.csv")]
+    assert found == [
+        ("a.jsonl", "1", "r0"),
+        ("a.jsonl", "2", "r1"),
+        ("b.jsonl", "1", "r0"),
+        ("b.jsonl", "2", "r1"),
+    ]
+
+
+def test_an_existing_file_is_kept_without_force(
+    linear: api.Run, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out.csv"
+    out.write_text("mine")
+    words = ["predict", str(linear.path), str(folder / "rows.csv"), "--out", str(out)]
+    assert main(words) == 2
+    assert out.read_text() == "mine"
+    assert main([*words, "--force"]) == 0
+    assert len(read_table(out)) == 60
+    before = out.read_bytes()
+    assert main(["predict", str(linear.path), str(out), "--out", str(out), "--force"]) == 2
+    assert "is the file that is read" in capsys.readouterr().err
+    assert out.read_bytes() == before
+    assert main(["predict", str(linear.path), "a", "--out", str(tmp_path / "o.xls")]) == 2
+    assert "known: .csv, .tsv, .jsonl" in capsys.readouterr().err
+
+
+def test_the_terminal_shows_line_id_and_text(
+    linear: api.Run, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["predict", str(linear.path), str(folder / "rows.csv")]) == 0
+    head, _, first, *_ = capsys.readouterr().out.splitlines()
+    assert head.split() == ["line", "id", "text", "label", "probability"]
+    assert first.split()[:4] == ["2", "r0", "film", "0"]
+
+
+def test_columns_of_the_file_keep_their_names_and_those_of_training_are_used(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """U2: predict, evaluate and compare read by the columns that the run was trained with."""
+    rows = [{"review": row["text"], "stars": row["label"]} for row in reviews()]
+    data = written(tmp_path / "r.jsonl", rows)
+    run = api.finetune(data, columns="text=review,label=stars", model="linear", out=tmp_path / "run")
+    test = tmp_path / "t.csv"
+    test.write_text("".join(f"{row['review'].replace(',', '')}\n" for row in [{"review": "review"}, *rows]))
+    out = tmp_path / "o.csv"
+    assert main(["predict", str(run.path), str(test), "--out", str(out)]) == 0
+    assert f"{test}: columns as in training: text=review" in capsys.readouterr().err
+    assert list(read_table(out)[0]) == [
+        "line", "review", "label", "probability", "probability_0", "probability_1",
+    ]  # fmt: skip
+    assert [row["label"] for row in read_table(out)] == [str(row["stars"]) for row in rows]
+    assert run.evaluate(data, floors=False)["accuracy"]["value"] == 1
+    assert run.predict([{"review": "was good"}])[0]["label"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("trained", "names", "found"),
+    [
+        ("text=review,label=stars", ["review", "stars"], "text=review,label=stars"),
+        ("text=review,label=stars", ["review"], "text=review"),
+        ("text=review,label=stars", ["text", "label"], None),
+        ("0=text,1=label", ["a film", "1"], "0=text,1=label"),
+        ("0=text,1=label", ["a film"], "0=text"),
+        ("0=text,1=label", ["text", "label"], None),
+        (None, ["text"], None),
+    ],
+)
+def test_columns_as_trained(trained: str | None, names: list[str], found: str | None) -> None:
+    assert columns_as_trained(trained, names) == found
+
+
+def test_a_row_that_cannot_be_read_is_named_before_anything_is_written(
+    linear: api.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = written(tmp_path / "r.jsonl", [*reviews(600), {"id": "x", "label": 1}])
+    out = tmp_path / "o.csv"
+    assert main(["predict", str(linear.path), str(data), "--out", str(out)]) == 1
+    assert "line 601 has no field 'text'" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["r.jsonl"]
+
+
+def test_killed_and_started_again_it_continues(
+    linear: api.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """C20: the same command; the file is as if never stopped. Another input starts over."""
+    data = written(tmp_path / "r.jsonl", reviews(4000))
+    out = tmp_path / "o.csv"
+    words = ["predict", str(linear.path), str(data), "--out", str(out)]
+    slowly = (
+        "import sys, time\n"
+        "from textus import writing\n"
+        "add = writing.PartialFile.add\n"
+        "writing.PartialFile.add = lambda self, data, rows: (add(self, data, rows), time.sleep(0.2))[0]\n"
+        "from textus.cli import main\n"
+        f"sys.exit(main({words!r}))\n"
+    )  # fmt: skip
+    process = subprocess.Popen([sys.executable, "-c", slowly], stderr=subprocess.PIPE)
+    state = tmp_path / "o.csv.part.json"
+    deadline = time.monotonic() + 60
+    while not (state.exists() and json.loads(state.read_text())["rows"] >= 512):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert process.stderr
+    process.stderr.close()
+    assert not out.exists()
+    with (tmp_path / "o.csv.part").open("a") as part:
+        part.write("half a ro")  # what was being written
+    assert main(words) == 0
+    assert f"{out}: continued after" in capsys.readouterr().err
+    whole = tmp_path / "whole.csv"
+    linear.predict_file(data, out=whole)
+    assert out.read_bytes() == whole.read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["o.csv", "r.jsonl", "whole.csv"]
+
+
+def test_what_is_of_another_input_starts_over(
+    linear: api.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "o.csv"
+    (tmp_path / "o.csv.part").write_text("line,text\n1,of another\n")
+    (tmp_path / "o.csv.part.json").write_text('{"of": "another", "rows": 1, "bytes": 23}')
+    linear.predict_file(written(tmp_path / "r.jsonl", reviews(3)), out=out)
+    assert "started over" in capsys.readouterr().err
+    assert [row["id"] for row in read_table(out)] == ["r0", "r1", "r2"]
+
+
+def test_memory_does_not_grow_with_the_file(linear: api.Run, tmp_path: Path) -> None:
+    """C20: ten times the rows, no more memory."""
+    for n in (500, 10_000):
+        written(tmp_path / f"{n}.jsonl", [{**row, "more": "x" * 2000} for row in reviews(n)])
+    code = (
+        "import sys; from textus import api, hardware\n"
+        f"run = api.open_run({str(linear.path)!r})\n"
+        "for name in ('500', '10000'):\n"
+        "    hardware.reset_peak_memory()\n"
+        f"    run.predict_file({str(tmp_path)!r} + f'/{{name}}.jsonl', out={str(tmp_path)!r} + f'/{{name}}.csv')\n"
+        "    print(hardware.peak_memory_bytes())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    few, many = map(int, done.stdout.split())
+    assert many - few < 10_000_000  # the rows alone are 20 MB
+
+
+def test_notices_of_many_batches_are_one(capsys: pytest.CaptureFixture[str]) -> None:
+    with notices_together():
+        notice(
+            "3 of 256 texts are longer than 128 tokens: the ends of them, 1,100 tokens in all, are not read"
+        )
+        notice("2 rows have no text and are left out; the first is a: line 3")
+        notice("1 of 44 texts are longer than 128 tokens: the ends of them, 10 tokens in all, are not read")
+        notice("1 rows have no text and are left out; the first is a: line 9")
+    assert capsys.readouterr().err.splitlines() == [
+        "4 of 300 texts are longer than 128 tokens: the ends of them, 1,110 tokens in all, are not read",
+        "3 rows have no text and are left out; the first is a: line 3",
+    ]
+
+
+# ── what was given ─────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_plain_text_is_read_a_line_a_text(
+    linear: api.Run, tagger: api.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """D9: for every task, and what it was taken for is said."""
+    lines = tmp_path / "lines.txt"
+    lines.write_text("In 1999 Anna left Rome\nIn 7 Boris left Oslo\n\nAnna left Rome\n")
+    for run in (linear, tagger):
+        assert main(["predict", str(run.path), str(lines), "--json"]) == 0
+        shown = capsys.readouterr()
+        assert f"{lines}: each line is one text" in shown.err
+        answers = json.loads(shown.out)["answers"]
+        assert [answer["line"] for answer in answers] == [1, 2, 3, 4]
+    assert [entity["text"] for entity in answers[1]["entities"]] == ["Boris", "Oslo"]
+    out = tmp_path / "out.csv"
+    tagger.predict_file(lines, out=out)
+    first = read_table(out)[0]
+    places = [(each["start"], each["end"]) for each in json.loads(first["entities"])]
+    assert [first["text"][start:end] for start, end in places] == ["Anna", "Rome"]
+
+
+def test_tokens_in_columns_are_told_from_lines_by_what_they_are(
+    tagger: api.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    conll = tmp_path / "conll.txt"
+    conll.write_text("In O\nAnna B-PER\nleft O\nRome B-LOC\n\nBoris B-PER\nleft O\n")
+    found = tagger.predict(conll)
+    assert "tokens in columns (CoNLL)" in capsys.readouterr().err
+    assert [len(answer["tags"]) for answer in found] == [4, 2]
+    assert [answer["line"] for answer in found] == [1, 6]
+    prose = tmp_path / "prose.txt"
+    prose.write_text("Anna left Rome .\nThen Boris saw Oslo again .\nShe went on .\n")
+    with pytest.raises(DataError, match="not CoNLL columns"):
+        tagger.evaluate(prose)
+
+
+PATHS = ["data/test_2024.csv", "nope.csv", "my notes.txt", "a/b", "x.JSONL", "dir/sub/", "rows.csv.gz"]
+TEXTS = [
+    "a good film",
+    "a film / a book",
+    "and so on...",
+    "真好看/真难看，是吗？",
+    "i.e. this",
+    "5.5",
+    "",
+    "a\nb/c",
+]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_path_that_does_not_exist_is_no_text(
+    path: str, linear: api.Run, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """D10, U6."""
+    for verb, run in (("predict", linear.path), ("generate", trained)):
+        assert main([verb, str(run), path]) == 2
+        assert f"{path!r} not found; give a file, or --text" in capsys.readouterr().err
+    assert main(["predict", str(linear.path), path, "--text", "--json"]) == 0
+    assert "label" in json.loads(capsys.readouterr().out)["answers"][0]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_text_is_no_path(text: str) -> None:
+    assert not looks_like_path(text)
+    assert check_text(text) == text
+
+
+def test_a_folder_is_no_text(linear: api.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """D10."""
+    assert main(["predict", str(linear.path), str(tmp_path)]) == 2
+    assert "is a folder; give a file, or --text" in capsys.readouterr().err
+
+
+def test_a_pipe_is_read(
+    linear: api.Run, trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """U6: with - or where no text is given."""
+    for verb, run, key in (("predict", linear.path, "answers"), ("generate", trained, "texts")):
+        for more in (["-"], []):
+            monkeypatch.setattr("sys.stdin", io.StringIO("was good\nwas bad\n"))
+            words = [verb, str(run), *more, "--json", *(["--max-tokens", "3"] if key == "texts" else [])]
+            assert main(words) == 0
+            found = json.loads(capsys.readouterr().out)[key]
+            assert [answer["line"] for answer in found] == [1, 2]
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert main(["predict", str(linear.path), "-"]) == 2
+    assert "standard input is empty" in capsys.readouterr().err
+
+
+def test_broken_bytes_of_a_pipe_are_counted(
+    linear: api.Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"was good \xff\xfe\nwas bad\n")))
+    assert main(["predict", str(linear.path), "-", "--json"]) == 0
+    shown = capsys.readouterr()
+    assert len(json.loads(shown.out)["answers"]) == 2
+    assert "1 lines of standard input are not UTF-8" in shown.err
+
+
+# ── many prompts ───────────────────────────────────────────────────────────────────────────────
+
+
+def test_many_prompts_are_continued_as_if_alone(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """U6: --file and --out."""
+    prompts = ["Once upon", "the fox", "a", "morning", "Then the heron"] * 4
+    file, out = tmp_path / "p.txt", tmp_path / "o.jsonl"
+    file.write_text("".join(f"{prompt}\n" for prompt in prompts))
+    words = ["generate", str(trained), "--file", str(file), "--max-tokens", "8", "--seed", "3"]
+    assert main([*words, "--out", str(out)]) == 0
+    found = [json.loads(line) for line in out.read_text().splitlines()]
+    run = api.open_run(trained)
+    assert [row["line"] for row in found] == list(range(1, 21))
+    for row, prompt in zip(found[:5], prompts, strict=False):
+        assert row == {
+            "line": row["line"],
+            "prompt": prompt,
+            "text": run.generate(prompt, max_tokens=8, seed=3),
+        }
+    capsys.readouterr()
+    assert main([*words, "--stop", "o"]) == 0
+    shown = capsys.readouterr().out.split("\n\n")
+    assert shown[0] == prompts[0] + run.generate(prompts[0], max_tokens=8, seed=3, stop=["o"])
+
+
+def test_sources_of_a_table_are_made_into_targets(tmp_path: Path) -> None:
+    """U8."""
+    pairs = [
+        {"id": n, "source": text.upper(), "target": text} for n, text in enumerate(["a b", "b c", "c a"] * 9)
+    ]
+    corpus = textus.build_corpus(
+        written(tmp_path / "pairs.jsonl", pairs), out=tmp_path / "corpus", settings=["min_chars=1"]
+    )
+    run = textus.train(
+        corpus, model="seq2seq", tokenizer="char", steps=2, settings=SMALL, out=tmp_path / "run"
+    )
+    out = tmp_path / "o.csv"
+    words = ["generate", str(run.path), "--file", str(tmp_path / "pairs.jsonl"), "--max-tokens", "4"]
+    assert main([*words, "--out", str(out)]) == 0
+    rows = read_table(out)
+    assert list(rows[0]) == ["line", "id", "source", "target", "text"]
+    assert [row["text"] for row in rows[:3]] == [run.generate(p["source"], max_tokens=4) for p in pairs[:3]]
+
+
+def test_a_prompt_that_is_too_long_is_named_before_anything_is_written(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "p.txt"
+    file.write_text("a\n" * 40 + "b" * 5000 + "\n")
+    assert main(["generate", str(trained), "--file", str(file), "--out", str(tmp_path / "o.csv")]) == 2
+    assert "p.txt: line 41: the prompt has" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["p.txt"]
+
+
+# ── vectors ────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("form", ["npy", "jsonl", "csv"])
+def test_vectors_keep_lines_and_ids(trained: Path, folder: Path, tmp_path: Path, form: str) -> None:
+    """D22: of every text, in order."""
+    out, run = tmp_path / f"v.{form}", api.open_run(trained)
+    assert main(["embed", str(trained), str(folder / "rows.csv"), "--out", str(out)]) == 0
+    expected = run.embed([row["text"] for row in reviews()])
+    if form == "npy":
+        vectors = np.load(out)
+        rows = [json.loads(line) for line in (tmp_path / "v.npy.rows.jsonl").read_text().splitlines()]
+    else:
+        rows = read_table(out) if form == "csv" else [json.loads(x) for x in out.read_text().splitlines()]
+        vectors = [json.loads(row["vector"]) if form == "csv" else row["vector"] for row in rows]
+    assert np.allclose(vectors, expected, atol=1e-5)
+    assert [(int(row["line"]), row["id"]) for row in rows] == [(n + 2, f"r{n}") for n in range(60)]
+
+
+def test_vectors_are_continued_after_a_kill(trained: Path, tmp_path: Path) -> None:
+    data = written(tmp_path / "r.jsonl", reviews(600))
+    run, out = api.open_run(trained), tmp_path / "v.npy"
+    from textus.embedding import embed_to
+
+    calls, make = [], run.vectors_of()
+
+    def broken(texts: Any) -> Any:
+        calls.append(len(texts))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return make(texts)
+
+    with pytest.raises(KeyboardInterrupt):
+        embed_to(broken, data, out, run=trained)
+    assert embed_to(make, data, out, run=trained)["texts"] == 600
+    assert np.allclose(np.load(out), run.embed([row["text"] for row in reviews(600)]), atol=1e-5)
+
+
+# ── Python ─────────────────────────────────────────────────────────────────────────────────────
+
+
+class Frame:
+    """What of a DataFrame is used; pandas itself is no dependency."""
+
+    def __init__(self, rows: list[dict[str, Any]]) -> None:
+        self.rows, self.columns = rows, list(rows[0])
+
+    def to_dict(self, orient: str) -> list[dict[str, Any]]:
+        assert orient == "records"
+        return self.rows
+
+
+def test_a_string_is_one_text_with_one_answer(linear: api.Run, trained: Path, tmp_path: Path) -> None:
+    """U4."""
+    texts = ["was good", "was bad"]
+    both = linear.predict(texts)
+    assert linear.predict(texts[0]) == both[0]
+    assert linear.predict({"text": texts[0]}) == both[0]
+    for several in (tuple(texts), iter(texts), np.array(texts), Frame([{"text": t} for t in texts])):
+        assert linear.predict(several) == both
+    assert linear.predict([]) == []
+    assert linear.predict_proba(texts[0]).shape == (2,)
+    assert linear.predict_proba(texts).sum(1) == pytest.approx([1, 1])
+    run = api.open_run(trained)
+    assert np.allclose(run.embed(texts)[0], run.embed(texts[0]), atol=1e-6)
+    assert run.embed([]).shape == (0, run.model.config.d_model)
+    index = textus.build_index(written(tmp_path / "r.jsonl", reviews(5)), bm25=True, out=tmp_path / "index")
+    assert index.search("film 3") == index.search(["film 3"])[0]
+    assert index.search([]) == []
+
+
+@pytest.mark.parametrize(
+    "given",
+    [b"a", None, 3, 2.5, {"a"}, ["a", None], [1, 2], [[]], [Path("x")], ["a", {"text": "b"}]],
+    ids=str,
+)
+def test_what_holds_no_texts_is_refused(given: Any, linear: api.Run, trained: Path) -> None:
+    """U4: never a wrong answer, never a bare error."""
+    for ask in (linear.predict, linear.predict_proba, api.open_run(trained).embed):
+        with pytest.raises(UsageError):
+            ask(given)
+
+
+def test_a_string_that_names_a_file_is_refused(linear: api.Run, folder: Path) -> None:
+    for name in (str(folder / "rows.csv"), "nothing.csv"):
+        with pytest.raises(UsageError, match="is the name of a file, and a string is one text"):
+            linear.predict(name)
+    assert len(linear.predict(["nothing.csv"])) == 1
+
+
+@pytest.mark.parametrize("form", ["rows", "frame", "pair"])
+def test_rows_of_python_are_learnt_from_and_measured_on(
+    form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """U5: dictionaries, a DataFrame, (X, y) with an array of numpy's numbers."""
+    rows, n = reviews(), 60
+    pair = ([row["text"] for row in rows], np.array([row["label"] for row in rows]))
+    data = {"rows": rows, "frame": Frame(rows), "pair": pair}[form]
+    run = textus.finetune(data, model="linear", out=tmp_path / "run")
+    assert f"{n} rows are kept in {tmp_path / 'run.rows.jsonl'}" in capsys.readouterr().err
+    assert run.task.labels == ["0", "1"]
+    found = textus.evaluate(run, data, floors=False)
+    assert (found["rows"], found["accuracy"]["value"], found["on"]) == (n, 1, "the rows given")
+    assert len(run.predict(Frame(rows))) == n
+    assert textus.resume(run.path).task.labels == ["0", "1"]
+    with pytest.raises(UsageError, match="X has 1 texts, y 2 labels"):
+        textus.finetune((["a"], [0, 1]), model="linear", out=tmp_path / "other")
+    with pytest.raises(TextusError):
+        textus.finetune(["a", "b"], model="linear", out=tmp_path / "other")
+
+
+def test_every_verb_is_at_the_top_also_where_a_module_has_its_name() -> None:
+    """U5, D32."""
+    verbs = {
+        name for name in vars(api)
+        if not name.startswith("_") and getattr(getattr(api, name), "__module__", "").startswith("textus.api")
+    }  # fmt: skip
+    inner = {"KINDS", "annotations", "answered", "chosen_tokenizer", "fitting_vocab_size", "going_on", "kept_rows",
+             "load_tokenizer", "named", "wish_for"}  # fmt: skip
+    assert verbs - inner <= set(textus.__all__)
+    from textus.augment import AugmentSettings
+    from textus.fewshot import Prompting
+
+    assert AugmentSettings
+    assert Prompting
+    for name in ("augment", "fewshot", *verbs - inner):
+        assert callable(getattr(textus, name)), name
+    assert (Path(textus.__file__).parent / "py.typed").exists()
+
+
+@pytest.mark.parametrize("kind", ["linear", "counted", "trained"])
+def test_a_wrong_kind_of_run_is_a_plain_error(
+    kind: str, request: pytest.FixtureRequest, folder: Path, story: Path
+) -> None:
+    """U5: no raw error of a library."""
+    fixture = request.getfixturevalue(kind)
+    run = fixture if isinstance(fixture, api.Run) else api.open_run(fixture)
+    rows = folder / "rows.jsonl"
+    for ask in (
+        lambda: run.predict("a"), lambda: run.predict_proba("a"), lambda: run.evaluate(rows, samples=False),
+        lambda: run.evaluate(story, samples=False), lambda: run.evaluate(["a text"], samples=False),
+        lambda: run.embed("a"), lambda: run.generate("a", max_tokens=1), lambda: run.score("a"),
+        lambda: run.evaluate(rows, by=["id"], samples=False), lambda: run.evaluate(rows, stride=2, samples=False),
+    ):  # fmt: skip
+        with contextlib.suppress(TextusError):
+            ask()  # type: ignore[no-untyped-call]
+
+
+# ── flags ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["evaluate", "LINEAR", "--on", "ROWS", "--stride", "2"],
+        ["evaluate", "LINEAR", "LINEAR", "--ensemble", "mean", "--on", "ROWS", "--stride", "2"],
+        ["evaluate", "TEXT", "--columns", "text=a"],
+        ["evaluate", "TEXT", "--slice", "id"],
+        ["evaluate", "TEXT", "--no-floors"],
+        ["compare", "TEXT", "--columns", "text=a"],
+        ["compare", "TEXT", "--task", "classification"],
+        ["predict", "LINEAR", "a text", "--columns", "text=a"],
+        ["predict", "LINEAR", "a text", "--force"],
+        ["predict", "LINEAR", "ROWS", "--text-pair", "b"],
+        ["generate", "TEXT", "a", "--force"],
+        ["generate", "TEXT", "a", "--columns", "text=a"],
+        ["generate", "TEXT", "a", "--file", "ROWS"],
+        ["generate", "TEXT", "--file", "ROWS", "--text"],
+        ["generate", "TEXT", "--out", "o.csv"],
+    ],
+    ids=" ".join,
+)
+def test_no_flag_is_ignored(
+    words: list[str], linear: api.Run, trained: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """C14."""
+    names = {"LINEAR": str(linear.path), "TEXT": str(trained), "ROWS": str(folder / "rows.jsonl")}
+    assert main([names.get(word, word) for word in words]) == 2
+    assert "leave" in (said := capsys.readouterr().err) or "goes with" in said

@@ -1,0 +1,310 @@
+"""Verbs that use runs: `predict`, `evaluate`, `compare`, `embed`, `generate`, alone or several together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from textus.api.run import Run
+from textus.common import UsageError
+
+if TYPE_CHECKING:
+    from textus.predicting import Predictor
+
+
+def open_run(path: str | Path | Run) -> Run:
+    """Open a run folder; RunError where it is none, or its record is damaged. The model is read when first
+    used."""
+    run = path if isinstance(path, Run) else Run(path)
+    _ = run.record
+    return run
+
+
+def named(runs: Sequence[Run]) -> dict[str, Run]:
+    """Runs by the name of their folder, or by its whole path where two have one name; a run that is given twice is
+    numbered.
+    """
+    short = [run.path.resolve().name for run in runs]
+    found: dict[str, Run] = {}
+    for name, run in zip(short, runs, strict=True):
+        whole = name if short.count(name) == 1 else str(run.path)
+        again = sum(other.path.resolve() == run.path.resolve() for other in found.values())
+        found[f"{whole} ({again + 1})" if again else whole] = run
+    return found
+
+
+def paths_of(runs: Iterable[str | Path | Run]) -> list[Path]:
+    """The folders of runs."""
+    return [run.path if isinstance(run, Run) else Path(run) for run in runs]
+
+
+# ── answers ────────────────────────────────────────────────────────────────────────────────────
+
+
+def predict(
+    run: str | Path | Run,
+    given: Any,
+    *,
+    out: str | Path | None = None,
+    columns: str | None = None,
+    task: str | None = None,
+    force: bool = False,
+) -> Any:
+    """A fine-tuned run's answers; see `Run.predict`, and with `out` `Run.predict_file`."""
+    opened = open_run(run)
+    if out is not None:
+        return opened.predict_file(given, out=out, columns=columns, task=task, force=force)
+    return opened.predict(given, columns=columns, task=task)
+
+
+def predict_together(
+    runs: Iterable[str | Path | Run],
+    texts: Any,
+    *,
+    ensemble: str = "mean",
+    columns: str | None = None,
+    task: str | None = None,
+    out: str | Path | None = None,
+    force: bool = False,
+) -> Any:
+    """The answer of several fine-tuned runs as one (mean, vote, soup) to whatever `Run.predict` takes; with `out` as a
+    file of rows, see `Run.predict_file`.
+
+    Raises UsageError naming two runs that cannot be put together.
+    """
+    from textus import ensembling
+    from textus.predicting import predict as ask
+
+    paths = paths_of(runs)
+    reader = ensembling.predictor(paths, ensemble, task)
+    if out is None:
+        return ask(reader, checked(texts), columns)
+    about = {"runs": [str(path) for path in paths], "ensemble": ensemble}
+    return about | written(reader, texts, Path(out), columns, force=force)
+
+
+def answered(
+    runs: Sequence[str | Path | Run],
+    given: Any,
+    *,
+    ensemble: str | None = None,
+    columns: str | None = None,
+    task: str | None = None,
+) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Each row of a file (or record) with the answer of a run, or of several as one, as they are answered."""
+    from textus import ensembling, predicting
+
+    together = ensembling.predictor(paths_of(runs), ensemble, task) if ensemble else None
+    reader = together or open_run(runs[0])._predictor(task)
+    return predicting.answered(reader, given, columns)
+
+
+def written(reader: Predictor, given: Any, out: Path, columns: str | None, *, force: bool) -> dict[str, Any]:
+    """Answers as a file of rows: where it is, and how many rows it has."""
+    from textus.inputs import Records, items_of, records_given
+    from textus.predicting import predict_to
+    from textus.records import Record
+
+    given = checked(given)
+    if not isinstance(given, Path | Records):
+        items, _ = items_of(given)
+        fields = ("text", "text_pair")
+        rows = [
+            item
+            if isinstance(item, dict)
+            else dict(zip(fields, [item] if isinstance(item, str) else item, strict=False))
+            for item in items
+        ]
+        given = Records(records_given(rows, columns) if rows else list[Record]())
+    n = predict_to(reader, given, out, columns=columns, force=force)
+    return {"out": str(out), "rows": n}
+
+
+def checked(given: Any) -> Any:
+    """What was given; UsageError for a string that is the name of a file: a string is one text."""
+    from textus.arguments import SUFFIXES, is_file
+
+    if isinstance(given, str) and (is_file(given) or (given.endswith(SUFFIXES) and " " not in given)):
+        raise UsageError(
+            f"{given!r} is the name of a file, and a string is one text; give Path({given!r}), or [{given!r}] for the"
+            " text itself"
+        )
+    return given
+
+
+def evaluate(run: str | Path | Run, on: Any = None, **how: Any) -> dict[str, Any]:
+    """How good a run is, of whatever kind: see `Run.evaluate`."""
+    return open_run(run).evaluate(on, **how)
+
+
+def evaluate_together(
+    runs: Iterable[str | Path | Run],
+    on: Any,
+    *,
+    ensemble: str = "mean",
+    columns: str | None = None,
+    by: Sequence[str] = (),
+    floors: bool = True,
+    out: str | Path | None = None,
+    task: str | None = None,
+) -> dict[str, Any]:
+    """How well several fine-tuned runs answer as one (mean, vote, soup), beside each of them alone.
+
+    As `Run.evaluate_task`, with `members` and, paired, `against_mean_member`; the floors are the first run's.
+    """
+    from textus import ensembling, scoring
+
+    paths = paths_of(runs)
+    asked = ensembling.task_of(paths, ensemble, task)
+    trained = ensembling.columns_of_all(paths, asked)
+    rows = scoring.read_rows(asked, on, columns, trained)
+    about = {
+        "run": f"{ensemble} of {len(paths)}",
+        "runs": [str(each) for each in paths],
+        "on": scoring.name_of(on),
+    }
+    found = {**about, **ensembling.reported(paths, ensemble, rows, by, floors=floors)}
+    if out is not None:
+        scoring.write(Path(out), found, rows.task, {str(each): each / "log.jsonl" for each in paths})
+    return found
+
+
+# ── several runs side by side ──────────────────────────────────────────────────────────────────
+
+
+def compare(
+    runs: Iterable[str | Path | Run],
+    *,
+    on: Any = None,
+    out: str | Path | None = None,
+    columns: str | None = None,
+    task: str | None = None,
+) -> dict[str, Any]:
+    """Any runs on one ruler, one in memory at a time: models of text by bits per byte of the same bytes, fine-tuned
+    runs of one task by its figures on the same rows (`columns` and `task` as for `evaluate`), with paired intervals.
+
+    Without `on` models of text are measured on the validation split, which all must share. Where one of them makes a
+    text from another, `on` is a table of pairs, and the others are measured on its targets alone. `out` is a folder
+    for the table and the picture (comparison.json, .html, .png). Raises UsageError where there is nothing in
+    common to measure on, or for runs of different kinds.
+    """
+    opened = [open_run(run) for run in runs]
+    if not opened:
+        raise UsageError("there is nothing to compare; name at least one run")
+    tuned = [run for run in opened if run.tasks]
+    if tuned and len(tuned) < len(opened):
+        other = next(run for run in opened if not run.tasks)
+        raise UsageError(
+            f"{tuned[0].path} was fine-tuned for {', '.join(tuned[0].tasks)}, {other.path} predicts text: nothing"
+            " measures both; compare runs of one kind"
+        )
+    if tuned:
+        return compare_tasks(opened, on, out, columns=columns, task=task)
+    for name, value in (("columns", columns), ("task", task)):
+        if value is not None:
+            raise UsageError(
+                f"--{name} {value}: {opened[0].path} was not fine-tuned for a task; leave it out"
+            )
+    return compare_texts(opened, on, out)
+
+
+def compare_tasks(
+    runs: Sequence[Run], on: Any, out: str | Path | None, *, columns: str | None, task: str | None
+) -> dict[str, Any]:
+    """Fine-tuned runs of one task on the same rows."""
+    from textus import task_comparing
+
+    if on is None:
+        raise UsageError(
+            f"{runs[0].path} was fine-tuned for {', '.join(runs[0].tasks)}: give labelled rows, --on FILE"
+        )
+    paths = {name: run.path for name, run in named(runs).items()}
+    found = task_comparing.compare(paths, on, columns=columns, task=task)
+    if out is not None:
+        task_comparing.write(Path(out), found, {name: path / "log.jsonl" for name, path in paths.items()})
+    return found
+
+
+def compare_texts(runs: Sequence[Run], on: Any, out: str | Path | None) -> dict[str, Any]:
+    """Models of text by bits per byte."""
+    from textus import comparing
+
+    corpora = {(run.record.get("corpus") or {}).get("fingerprint") for run in runs}
+    if on is None and len(corpora) > 1:
+        raise UsageError(
+            "these runs were trained on different corpora; name a text to compare them on: --on TEXT"
+        )
+    by_name = {name: run.path for name, run in named(runs).items()}
+    texts = runs[0]._texts(on, any(run.needs_source for run in runs))
+
+    def entries() -> Iterator[comparing.Entry]:
+        for name, path in by_name.items():
+            run = Run(path)  # nobody else holds its model
+            yield comparing.Entry(name, run.model, run.tokenizer, run.record)
+            del run
+
+    result = comparing.compare(entries(), texts)
+    if out is not None:
+        samples = {}
+        for name, path in by_name.items():
+            if (run := Run(path)).can_generate:
+                samples[name] = run._sample(texts)
+        logs = {name: path / "log.jsonl" for name, path in by_name.items()}
+        comparing.write(Path(out), result, samples, logs)
+    return result
+
+
+# ── vectors and texts ──────────────────────────────────────────────────────────────────────────
+
+
+def embed(
+    run: str | Path | Run,
+    given: Any,
+    *,
+    out: str | Path | None = None,
+    columns: str | None = None,
+    settings: Sequence[str] = (),
+    force: bool = False,
+) -> Any:
+    """Vectors of texts, see `Run.embed`; with `out` those of a file's texts, in order, written there as they are made:
+    .npy (an array (texts, D), with lines and ids beside in OUT.rows.jsonl), .jsonl or .csv (a vector a row).
+
+    Raises UsageError where `out` exists, DataError for a file without texts.
+    """
+    from textus import embedding
+
+    opened = open_run(run)
+    if out is None:
+        return opened.embed(given, columns=columns, settings=settings)
+    if isinstance(given, str):
+        given = Path(given)
+    about = embedding.embed_to(
+        opened.vectors_of(settings), given, Path(out), run=opened.path, columns=columns,
+        settings=settings, force=force,
+    )  # fmt: skip
+    return {"run": str(opened.path), **about}
+
+
+def generate(
+    run: str | Path | Run,
+    given: Any,
+    *,
+    out: str | Path,
+    columns: str | None = None,
+    force: bool = False,
+    **sampling: Any,
+) -> dict[str, Any]:
+    """What follows each prompt of a file (of a model that makes a text from another: its source texts), as rows of the
+    file at `out`; see `Run.generate` for one. Rows are written as they come; the same command continues after a kill.
+    """
+    from textus.completing import complete_to
+    from textus.generation import sampling_of
+
+    opened = open_run(run)
+    opened.refuse_task()
+    n = complete_to(
+        opened.model, opened.tokenizer, Path(given) if isinstance(given, str) else given, Path(out),
+        sampling_of(sampling), run=opened.path, columns=columns, force=force,
+    )  # fmt: skip
+    return {"run": str(opened.path), "out": str(out), "rows": n}

@@ -1,0 +1,144 @@
+"""Many prompts at once: each continued, or each source made into its target, as if it were alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from textus.common import DataError, UsageError, fingerprint, sha256
+from textus.engine import Engine
+from textus.generation import Sampling, TextStream, beginning
+from textus.inputs import is_plain, place_of, texts_in
+from textus.models import LanguageModel
+from textus.records import Record
+from textus.tokenizer import Tokenizer
+from textus.writing import Layout, claim_output, content_of, form_of, partial_file, write_rows
+
+AT_ONCE = 16
+"""Prompts that are continued together."""
+FIELDS = ("prompt", "source", "text")
+"""What the column of the prompts may be called."""
+
+
+def prompts_of(path: Path, columns: str | None, *, source: bool) -> Callable[[], Iterator[Record]]:
+    """The prompts of a file (of a model that makes a text from another, its `source` texts): the lines of a plain text,
+    else its column `prompt`, `source` or `text`.
+    """
+    name = "source" if source else "prompt"
+    read = texts_in(path, columns)
+    if is_plain(path) and not columns:
+        return lambda: (Record({name: each.values["text"]}, each.where) for each in read())
+    return read
+
+
+def prompt_of(record: Record) -> str:
+    """The prompt of a row. Raises DataError where it has none."""
+    for name in FIELDS:
+        if isinstance(value := record.values.get(name), str):
+            return value
+    shown = ", ".join(map(repr, list(record.values)[:30]))
+    raise DataError(
+        f"{record.where} has no text under {', '.join(FIELDS)}; it has {shown}: name its column with --columns"
+        " prompt=COLUMN"
+    )
+
+
+def encoded(model: LanguageModel, tokenizer: Tokenizer, prompt: str) -> tuple[list[int], list[int] | None]:
+    """The ids a model begins with, and those of its source, where it needs one."""
+    ids = [*tokenizer.begin, *tokenizer.encode(prompt)]
+    if model.needs_source:
+        return beginning(model, tokenizer.end_id), ids
+    return ids or [tokenizer.end_id], None
+
+
+def readable(
+    model: LanguageModel, tokenizer: Tokenizer, records: Iterable[Record], sampling: Sampling
+) -> Iterator[Record]:
+    """Records as they are. UsageError naming a prompt that the model cannot read: before hours of work, not after."""
+    engine = Engine(model, end_id=tokenizer.end_ids, n_ids=tokenizer.vocab_size)
+    for record in records:
+        check(engine, model, tokenizer, record, sampling)
+        yield record
+
+
+def check(
+    engine: Engine, model: LanguageModel, tokenizer: Tokenizer, record: Record, sampling: Sampling
+) -> tuple[list[int], list[int] | None]:
+    """The ids of a prompt, and of its source. UsageError naming a prompt that the model cannot read."""
+    ids, source = encoded(model, tokenizer, prompt_of(record))
+    try:
+        engine.check(ids, sampling, source)
+    except UsageError as error:
+        raise UsageError(f"{record.where}: {error}") from error
+    return ids, source
+
+
+def completions(
+    model: LanguageModel, tokenizer: Tokenizer, records: Sequence[Record], sampling: Sampling
+) -> list[str]:
+    """The text that follows each prompt. Raises UsageError naming a prompt that cannot be read."""
+    engine = Engine(model, end_id=tokenizer.end_ids, n_ids=tokenizer.vocab_size)
+    texts = [TextStream(tokenizer, sampling.stop) for _ in records]
+    found, rows = [""] * len(records), dict[int, int]()
+    for number, record in enumerate(records):
+        ids, source = check(engine, model, tokenizer, record, sampling)
+        rows[engine.submit(ids, sampling, source)] = number
+    while engine.busy:
+        for event in engine.step():
+            row = rows[event.row]
+            if event.id is not None:
+                found[row] += texts[row].push(event.id)
+            if texts[row].stopped and event.reason is None:
+                engine.cancel(event.row)
+    return [text + stream.flush() for text, stream in zip(found, texts, strict=True)]
+
+
+def complete(
+    model: LanguageModel, tokenizer: Tokenizer, records: Iterable[Record], sampling: Sampling
+) -> Iterator[tuple[Record, str]]:
+    """Each prompt and what follows it, in order, `AT_ONCE` of them together."""
+    held: list[Record] = []
+    for record in records:
+        held.append(record)
+        if len(held) == AT_ONCE:
+            yield from zip(held, completions(model, tokenizer, held, sampling), strict=True)
+            held = []
+    yield from zip(held, completions(model, tokenizer, held, sampling), strict=True)
+
+
+def complete_to(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    given: Path | Sequence[Record],
+    out: Path,
+    sampling: Sampling,
+    *,
+    run: Path,
+    columns: str | None = None,
+    force: bool = False,
+) -> int:
+    """The prompts of a file (or records) and what follows each, as rows of the file at `out`, written as they come; the
+    same command continues after a kill. Returns how many there are.
+    """
+    form, of = form_of(out), None
+    claim_output(out, given, force=force)
+    records: Callable[[], Iterable[Record]] = lambda: given  # type: ignore[assignment, return-value]  # noqa: E731
+    if isinstance(given, Path):
+        records = prompts_of(given, columns, source=model.needs_source)
+        of = fingerprint([sha256(run / "run.json"), content_of(given), columns, form, asdict(sampling)])
+    layout = Layout(["text"], columns, readable(model, tokenizer, records(), sampling))
+
+    def answer(batch: list[Any]) -> list[dict[str, Any]]:
+        return [
+            layout.row(record, {"text": text}) for record, text in complete(model, tokenizer, batch, sampling)
+        ]
+
+    with partial_file(out, of, force=force) as file:
+        return write_rows(file, records(), answer, layout.names, at_once=AT_ONCE)
+
+
+def told(record: Record, text: str) -> dict[str, Any]:
+    """A prompt and what follows as JSON values."""
+    return place_of(record) | {"prompt": prompt_of(record), "text": text}

@@ -1,0 +1,77 @@
+"""Pairs of texts in two files that are aligned line by line, such as train.en and train.de."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from textus.common import DataError, UsageError
+from textus.corpus.decoding import open_text
+from textus.corpus.dialects import bare, line_end, lines
+from textus.corpus.documents import Raw, Unreadable
+from textus.corpus.sources import Source, scan
+
+
+def is_aligned(columns: Mapping[str, str]) -> bool:
+    """Whether the columns are suffixes of two files: source=.en,target=.de."""
+    by_suffix = [column.startswith(".") for column in columns]
+    if any(by_suffix) and not (len(by_suffix) == 2 and all(by_suffix)):
+        raise UsageError("--columns: files aligned by line need both suffixes, such as source=.en,target=.de")
+    return any(by_suffix)
+
+
+def read_aligned(
+    given: Sequence[Path], columns: Mapping[str, str], encoding: str, advance: Callable[..., Any]
+) -> Iterator[Raw]:
+    """The pairs of each file of the source's suffix and that of the target's beside it, in order.
+
+    Raises DataError where one is missing or has another number of lines.
+    """
+    suffixes = {name: suffix for suffix, name in columns.items()}
+    firsts = [path for path in given if path.name.endswith(suffixes["source"])]
+    seconds = [with_suffix(path, suffixes["source"], suffixes["target"]) for path in firsts]
+    strange = [path for path in given if path not in (*firsts, *seconds)]
+    if strange or not firsts:
+        raise DataError(
+            f"{(strange or list(given))[0]}: --columns names files by their suffixes {suffixes['source']} and"
+            f" {suffixes['target']}; give files such as train{suffixes['source']}"
+        )
+    for first, second in zip(firsts, seconds, strict=True):
+        yield from pairs_of(first, second, encoding, advance)
+
+
+def with_suffix(path: Path, old: str, new: str) -> Path:
+    """The path of the same name with another suffix; of a packed file too, as train.en.gz."""
+    return path.with_name(path.name.removesuffix(old) + new)
+
+
+def pairs_of(first: Path, second: Path, encoding: str, advance: Callable[..., Any]) -> Iterator[Raw]:
+    """The pairs of two files. An empty line is an empty text, which a corpus leaves out with its pair."""
+    sources, steps = lines_of(first, encoding, advance)
+    targets, more = lines_of(second, encoding, advance)
+    counts = [0, 0]
+    for number, (source, target) in enumerate(zip_longest(sources, targets)):
+        counts = [counts[0] + (source is not None), counts[1] + (target is not None)]
+        if source is not None and target is not None:
+            text, given = bare(target), bare(source)
+            yield Raw(str(first), number, [text], (*steps, *more), by_characters=False, source_text=given)
+    if counts[0] != counts[1]:
+        raise DataError(
+            f"{first} has {counts[0]:,} lines and {second} {counts[1]:,}: their lines are no pairs; give files of one"
+            " length"
+        )
+
+
+def lines_of(path: Path, encoding: str, advance: Callable[..., Any]) -> tuple[Iterator[str], tuple[str, ...]]:
+    """The lines of a text file, and what its decoding is recorded as. Raises DataError where it cannot be read."""
+    for source in scan([path], Path(), advance):
+        if isinstance(source, Source):
+            try:
+                end = line_end(open_text(source, encoding=encoding)[1])
+                found, text = open_text(source, encoding=encoding)
+            except Unreadable as error:
+                raise DataError(f"{path} cannot be read: {error}") from error
+            return lines(text, end), found.steps
+    raise DataError(f"{path} cannot be read; give a text file")

@@ -1,0 +1,138 @@
+"""Vectors of a file's texts, written as they are made, each with its place and id.
+
+OUT.npy             an array (texts, D), float32, in the order of the file
+OUT.npy.rows.jsonl  the line and id of each vector
+OUT.jsonl, .csv     place, the file's own columns and the vector, a text a row
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from textus.common import (
+    UsageError,
+    claim_file,
+    fingerprint,
+    json_lines,
+    notices_together,
+    sha256,
+    unknown,
+    write_atomic,
+)
+from textus.inputs import place_of, texts_in
+from textus.passages import text_of
+from textus.records import Record
+from textus.writing import (
+    AT_ONCE,
+    FORMS,
+    Layout,
+    PartialFile,
+    claim_output,
+    content_of,
+    partial_file,
+    write_rows,
+)
+
+Vectors = Callable[[Sequence[str]], np.ndarray]
+
+
+def embed_to(
+    vectors: Vectors,
+    path: Path,
+    out: Path,
+    *,
+    run: Path,
+    columns: str | None = None,
+    settings: Sequence[str] = (),
+    force: bool = False,
+) -> dict[str, Any]:
+    """The vectors of a file's texts at `out`; the same command continues after a kill. Returns how many and how wide.
+
+    Raises UsageError where `out` exists, unless `force`, DataError for a file without texts.
+    """
+    if (form := out.suffix.lower()) not in (".npy", *FORMS):
+        raise unknown("form of --out", out.suffix or out.name, [".npy", *FORMS])
+    beside = out.with_name(f"{out.name}.rows.jsonl")
+    claim_output(out, path, force=force)
+    if form == ".npy":
+        claim_file(beside, force=force)
+    records = texts_in(path, columns)
+    of = fingerprint([sha256(run / "run.json"), content_of(path), columns, list(settings), form])
+    n = sum(1 for _ in records())
+    with partial_file(out, of, force=force) as file, notices_together():
+        if form == ".npy":
+            width = write_array(file, vectors, records(), n)
+            write_atomic(beside, json_lines(map(place_of, records())))
+        else:
+            width = write_table(file, vectors, records, columns)
+    return {"out": str(out), "texts": n, "width": width, **({"rows": str(beside)} if form == ".npy" else {})}
+
+
+def texts_of(records: Iterable[Record]) -> list[str]:
+    """The texts of records. Raises DataError for one without."""
+    return [text_of(each.values, each.where) for each in records]
+
+
+def write_array(file: PartialFile, vectors: Vectors, records: Iterator[Record], n: int) -> int:
+    """All vectors behind the header of an .npy, which says how many there will be; returns their width."""
+    width = 0
+    rest = islice(records, file.done, None)
+    while batch := list(islice(rest, AT_ONCE)):
+        found = np.ascontiguousarray(vectors(texts_of(batch)), dtype="<f4")
+        width = found.shape[1]
+        head = header(n, width) if not file.done else b""
+        file.add(head + found.tobytes(), len(batch))
+    if not width:  # all were there
+        with file.part.open("rb") as written:
+            np.lib.format.read_magic(written)
+            width = np.lib.format.read_array_header_1_0(written)[0][1]
+    return width
+
+
+def header(n: int, width: int) -> bytes:
+    """The head of an .npy of float32."""
+    head = io.BytesIO()
+    np.lib.format.write_array_header_1_0(head, {"descr": "<f4", "fortran_order": False, "shape": (n, width)})
+    return head.getvalue()
+
+
+def write_table(
+    file: PartialFile, vectors: Vectors, records: Callable[[], Iterator[Record]], columns: str | None
+) -> int:
+    """A vector a row, beside the file's own columns; returns its width."""
+    layout, width = Layout(["vector"], columns, records()), 0
+
+    def answer(batch: list[Any]) -> list[dict[str, Any]]:
+        nonlocal width
+        found = vectors(texts_of(batch))
+        width = found.shape[1]
+        return [
+            layout.row(record, {"vector": vector.tolist()})
+            for record, vector in zip(batch, found, strict=True)
+        ]
+
+    write_rows(file, records(), answer, layout.names)
+    return width
+
+
+def embed(vectors: Vectors, given: Any, columns: str | None = None) -> np.ndarray:
+    """The vector of one text (D,), or of several (texts, D): strings, or rows and files (a Path) with a text."""
+    from textus.inputs import items_of, records_given
+
+    if isinstance(given, Path):
+        return vectors(texts_of(texts_in(given, columns)()))
+    items, alone = items_of(given)
+    rows = [item for item in items if isinstance(item, dict)]
+    texts = (
+        texts_of(records_given(rows, columns)) if rows else [item for item in items if isinstance(item, str)]
+    )
+    if len(texts) < len(items):
+        raise UsageError("a vector is of one text; these are pairs")
+    found = vectors(texts)
+    return found[0] if alone else found

@@ -1,0 +1,297 @@
+"""What a person hands over to be answered: a text, several, rows, a DataFrame, a file or a pipe; each row as a record
+that knows its place.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from textus.arguments import PLAIN
+from textus.common import DataError, TextusError, UsageError, notice
+from textus.corpus.dialects import line_end, lines
+from textus.corpus.tables import Naming, NoColumn, Placed
+from textus.passages import IDS
+from textus.records import (
+    Broken,
+    Problem,
+    Record,
+    Row,
+    bad_rows,
+    clean_text,
+    parse_columns,
+    read_records,
+    stream_records,
+)
+from textus.texts import read_text
+
+PLACE = re.compile(r"(?:^|: )(line|entry|record|row|text|sentence) ([\d,]+)$")
+"""How the place of a row in its file ends."""
+LOOKED_AT = 200
+"""Lines that say whether a .txt has columns."""
+STDIN = "standard input"
+
+Item = str | tuple[str, ...] | dict[str, Any]
+
+
+class Records(list[Record]):
+    """Rows that are records already, such as the lines of a pipe."""
+
+
+# ── a pipe ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def stdin_lines() -> Iterator[str]:
+    """The lines of standard input; bytes that are no UTF-8 are U+FFFD, and counted."""
+    stream, broken = getattr(sys.stdin, "buffer", sys.stdin), 0
+    for raw in stream:
+        if isinstance(raw, bytes):
+            text = raw.decode("utf-8", "replace")
+            broken += text.encode() != raw
+        else:
+            text = raw
+        yield text.rstrip("\r\n")
+    if broken:
+        notice(f"{broken:,} lines of {STDIN} are not UTF-8: what is broken was read as U+FFFD")
+
+
+def stdin_records(*, empty: bool = False) -> Iterator[Record]:
+    """The lines of standard input as records. UsageError where there is none, unless it may be `empty`."""
+    number = 0
+    for number, line in enumerate(stdin_lines(), 1):
+        yield Record({"text": clean_text(line)}, f"{STDIN}: line {number:,}")
+    if not number and not empty:
+        raise UsageError(f"{STDIN} is empty; give a text, a file, or lines through a pipe")
+
+
+# ── files ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def is_plain(path: Path) -> bool:
+    """Whether a file is plain text by its name, packed or not."""
+    return path.name.lower().removesuffix(".gz").removesuffix(".xz").endswith(PLAIN)
+
+
+def lines_of(path: Path) -> Iterator[str]:
+    """The lines of a plain text file, without their ends."""
+    texts = read_text(path)
+    end = line_end(part.text for part in texts)
+    return (line.rstrip("\r\n") for line in lines((part.text for part in texts), end))
+
+
+def text_lines(path: Path) -> Iterator[Record]:
+    """The lines of a plain text file, each a record with a text; empty ones too, so that answers match lines."""
+    for number, line in enumerate(lines_of(path), 1):
+        yield Record({"text": clean_text(line)}, f"{path}: line {number:,}")
+
+
+def has_columns(path: Path, tags: Iterable[str]) -> bool:
+    """Whether a plain text file holds tokens in columns (CoNLL): each line has as many, and most end with a tag."""
+    counts, n_tagged, n = looked_at(path, tags)
+    return len(counts) == 1 and counts != {1} and n > 1 and 2 * n_tagged >= n
+
+
+def looked_at(path: Path, tags: Iterable[str]) -> tuple[set[int], int, int]:
+    """Of the first lines that are not empty: how many columns they have, how many end with a tag, and how many there
+    are.
+    """
+    known, counts, n_tagged, n = set(tags), set[int](), 0, 0
+    for line in islice(lines_of(path), LOOKED_AT):
+        if not line.strip() or line.startswith(("#", "-DOCSTART-")):
+            continue
+        cells = line.split("\t") if "\t" in line else line.split()
+        last = next((cell for cell in reversed(cells) if not cell.isdigit()), "")
+        counts.add(len(cells))
+        n_tagged += last in known or last == "O" or last[:2] in ("B-", "I-", "E-", "S-")
+        n += 1
+    return counts, n_tagged, n
+
+
+def texts_in(
+    path: Path, columns: str | None = None, tags: Iterable[str] | None = None
+) -> Callable[[], Iterator[Record]]:
+    """How the rows of a file that are to be answered are read, as often as needed; of a plain text its lines, unless
+    they are tokens in columns and `tags` are what a run knows. One line says what a plain text was taken for.
+    """
+    if is_plain(path) and not columns and path.is_file():
+        if tags is None or not has_columns(path, tags):
+            notice(f"{path}: each line is one text")
+            return lambda: text_lines(path)
+        notice(f"{path}: tokens in columns (CoNLL), a sentence up to each empty line")
+    spelled, known = parse_columns(columns), list[bool]()
+
+    def records() -> Iterator[Record]:
+        yield from stream_records(path, spelled, quiet=bool(known))
+        known.append(True)  # what is to be reported of the file is reported once
+
+    return records
+
+
+def columns_as_trained(trained: str | None, names: Iterable[str]) -> str | None:
+    """Those of a run's columns that rows with these `names` have, spelled as for `--columns`; None where the rows have
+    the fields already.
+    """
+    mapping, names = parse_columns(trained), set(names)
+    if not mapping:
+        return None
+    if all(column.isdigit() for column in mapping):  # trained on a file without a header
+        fits = not names & set(mapping.values())
+        known = {column: field for column, field in mapping.items() if int(column) < len(names)}
+        return ",".join(f"{column}={field}" for column, field in known.items()) if fits else None
+    known = {column: field for column, field in mapping.items() if column in names}
+    return ",".join(f"{field}={column}" for column, field in known.items()) or None
+
+
+def columns_of(path: Path, given: str | None, trained: str | None) -> str | None:
+    """The columns to read a file by: as `given`, else those a run was trained with, where the file has them; told."""
+    if given or not trained or not path.exists() or is_plain(path):
+        return given
+    try:
+        first = next(stream_records(path, quiet=True))
+    except TextusError:
+        return given  # what is wrong is reported when the file is read
+    if found := columns_as_trained(trained, first.values):
+        notice(f"{path}: columns as in training: {found}")
+    return found
+
+
+def place_of(record: Record) -> dict[str, Any]:
+    """Where a record is: {"line": 3}, {"entry": 0} or what else its file counts by, and its `id` if it has one."""
+    match = PLACE.search(record.where)
+    found: dict[str, Any] = {match[1]: int(match[2].replace(",", ""))} if match else {}
+    if (own := id_of(record.values)) is not None:
+        found["id"] = own
+    return found
+
+
+def id_of(row: Mapping[str, Any]) -> Any:
+    """What a row calls itself, or None."""
+    return next((row[name] for name in IDS if row.get(name) not in (None, "")), None)
+
+
+# ── Python values ──────────────────────────────────────────────────────────────────────────────
+
+
+def items_of(given: Any) -> tuple[list[Item], bool]:
+    """Texts, tuples of texts or rows as a list, and whether one alone was given: a string is one text, a dictionary one
+    row. Lists, tuples, arrays, Series, generators and DataFrames hold several. UsageError for anything else.
+    """
+    if isinstance(given, str | Mapping):
+        return [item_of(given, 1)], True
+    if isinstance(given, bytes | bytearray | set | frozenset | Path) or given is None:
+        raise not_texts(given)
+    if callable(getattr(given, "to_dict", None)) and hasattr(given, "columns"):  # pandas
+        given = given.to_dict("records")
+    elif callable(getattr(given, "to_dicts", None)):  # polars
+        given = given.to_dicts()
+    try:
+        listed = list(given)
+    except TypeError as error:
+        raise not_texts(given) from error
+    found = [item_of(each, number) for number, each in enumerate(listed, 1)]
+    if len(kinds := {isinstance(each, dict) for each in found}) > 1:
+        raise UsageError("some of these are rows, others texts; give one kind")
+    del kinds
+    return found, False
+
+
+def not_texts(given: Any) -> UsageError:
+    """The error for a value that holds no texts."""
+    return UsageError(
+        f"{type(given).__name__} ({str(given)[:60]!r}) holds no texts; give a string, a list of strings, of pairs or of"
+        " rows (dictionaries), a DataFrame, or the Path of a file"
+    )
+
+
+def item_of(value: Any, number: int) -> Item:
+    """One text, tuple of texts or row. UsageError for anything else."""
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(name): plain(each) for name, each in value.items()}
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, list | tuple) and value and all(isinstance(each, str) for each in value):
+        return tuple(map(str, value))
+    raise UsageError(
+        f"text {number} is {type(value).__name__} ({str(value)[:60]!r}), not a string; give strings, pairs of strings"
+        " or rows"
+    )
+
+
+def plain(value: Any) -> Any:
+    """A number or array of numpy as Python has it."""
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def records_given(rows: Sequence[dict[str, Any]], columns: str | None = None) -> list[Record]:
+    """Rows of Python as records, as if a file held them. Raises DataError for a row without a column that is named."""
+    placed = iter([Placed(f"row {number:,}", dict(row)) for number, row in enumerate(rows, 1)])
+    found: list[Record] = []
+    problems: list[Problem] = []
+    broken = Broken()
+    try:
+        for each in Naming(parse_columns(columns), notice).renamed(placed):
+            if isinstance(each, Problem):
+                problems.append(each)
+            else:
+                found.append(broken.cleaned(Record(each.row, each.where)))
+    except NoColumn as error:
+        raise DataError(f"the rows: {error}") from error
+    if problems:
+        raise bad_rows(problems)
+    broken.report()
+    return found
+
+
+def labelled_rows(given: Any, task: str = "classification") -> list[Row]:
+    """Labelled rows of Python: dictionaries, a DataFrame, or a pair (X, y) of texts and their labels. UsageError for
+    anything else.
+    """
+    if isinstance(given, tuple) and len(given) == 2 and not any(isinstance(each, str) for each in given):
+        return joined(*given, task)
+    rows, _ = items_of(given)
+    if not all(isinstance(each, dict) for each in rows):
+        raise UsageError(
+            "labelled rows are dictionaries, a DataFrame, or a pair (X, y); these are texts alone"
+        )
+    return [each for each in rows if isinstance(each, dict)]
+
+
+def joined(texts: Any, labels: Any, task: str) -> list[Row]:
+    """X and y as rows with the fields of the task."""
+    items, _ = items_of(texts)
+    answers = [plain(each) for each in (labels if isinstance(labels, list | tuple) else list(labels))]
+    if len(items) != len(answers):
+        raise UsageError(f"X has {len(items):,} texts, y {len(answers):,} labels; give one for each")
+    name = {"tagging": "tags", "regression": "score", "similarity": "score"}.get(task, "label")
+    rows = []
+    for item, answer in zip(items, answers, strict=True):
+        if isinstance(item, dict):
+            row = item
+        elif task == "tagging":
+            row = {"tokens": list(item)} if isinstance(item, tuple) else {"text": item}
+        else:
+            row = dict(zip(("text", "text_pair"), (item,) if isinstance(item, str) else item, strict=False))
+        rows.append({**row, name: answer})
+    return rows
+
+
+def labelled_records(
+    given: Any, columns: str | None = None, task: str = "classification", trained: str | None = None
+) -> list[Record]:
+    """Labelled rows of a file or of Python as records; `trained` are the columns of the run that is to answer them.
+
+    Raises DataError where there is none.
+    """
+    if isinstance(given, str | Path):
+        path = Path(given)
+        return read_records(path, parse_columns(columns_of(path, columns, trained)))
+    rows = labelled_rows(given, task)
+    if not rows:
+        raise DataError("there is no row; give labelled rows")
+    return records_given(rows, columns or columns_as_trained(trained, rows[0]))

@@ -1,0 +1,159 @@
+"""Folders of sentence-transformers: modules.json says how a text's states become its vector.
+
+Read are a Transformer, then Pooling, then Dense, Dropout and Normalize; what else there may be is refused by name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from textus.common import RunError, UsageError, notice, read_json
+from textus.models.heads import DENSE_ACTIVATIONS
+from textus.models.pretrained import packing
+from textus.models.pretrained.values import unsupported
+
+MODES = {
+    "pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean", "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len", "pooling_mode_lasttoken": "last",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+}  # fmt: skip
+"""Switches of a Pooling module → `pooling` of the head."""
+NAMES = {name.removeprefix("pooling_mode_").removesuffix("_tokens"): ours for name, ours in MODES.items()}
+"""Names of `pooling_mode` of newer folders."""
+KNOWN = ("Transformer", "Pooling", "Dense", "Dropout", "Normalize")
+
+
+@dataclass
+class Sentences:
+    """How a folder makes vectors: where its model lies, the head that does it and the head's weights."""
+
+    place: Path
+    pooling: str = "mean"
+    dense: list[dict[str, Any]] = field(default_factory=list)
+    weights: dict[str, Tensor] = field(default_factory=dict)
+    longest: int = 0
+    """Ids of a text that are read; 0: as many as the context holds."""
+    lower: bool = False
+    prompts: dict[str, str] = field(default_factory=dict)
+
+
+def read_modules(folder: Path) -> Sentences | None:
+    """What modules.json of a folder says; None where it has none.
+
+    Raises UsageError for a module or a setting that is not known, RunError for what is missing or damaged.
+    """
+    path = folder / "modules.json"
+    if not path.is_file():
+        return None
+    said = read_json(path)
+    if not isinstance(said, list) or not all(isinstance(each, dict) and "type" in each for each in said):
+        raise RunError(f"{path} is no list of modules; it was changed, fetch it again")
+    modules = [(str(each["type"]).rsplit(".", 1)[-1], folder / str(each.get("path", ""))) for each in said]
+    if odd := [name for name, _ in modules if name not in KNOWN]:
+        raise UsageError(f"{path}: {unsupported('the module', odd[0], KNOWN)}")
+    if [name for name, _ in modules[:2]] != ["Transformer", "Pooling"] or any(
+        name in KNOWN[:2] for name, _ in modules[2:]
+    ):
+        raise UsageError(
+            f"{path} lists {', '.join(name for name, _ in modules)}; known is Transformer, Pooling, then others"
+        )
+    found = Sentences(modules[0][1])
+    for name, place in modules:
+        if not place.resolve().is_relative_to(folder.resolve()):
+            raise RunError(f"{path} places a module outside of the folder ({place})")
+        if name == "Normalize" and (name, place) != modules[-1]:
+            raise UsageError(f"{path} has a Normalize that is not the last module; only there it is known")
+        reading = {"Transformer": read_transformer, "Pooling": read_pooling, "Dense": read_dense}.get(name)
+        if reading:
+            reading(found, place)
+    if modules[-1][0] != "Normalize":
+        notice(
+            f"{folder}: its vectors have any length there, here length one; cosines are the same, dot products not"
+        )
+    read_prompts(found, folder)
+    return found
+
+
+def read_transformer(found: Sentences, place: Path) -> None:
+    """`max_seq_length` and `do_lower_case` of sentence_bert_config.json (older names of it begin otherwise)."""
+    for path in sorted(place.glob("sentence_*_config.json")):
+        said = settings(path)
+        longest = said.get("max_seq_length")
+        if longest is not None and (type(longest) is not int or longest < 3):
+            raise RunError(f"{path}: max_seq_length={longest!r} must be a whole number above 2; correct it")
+        found.longest, found.lower = longest or 0, bool(said.get("do_lower_case"))
+
+
+def read_pooling(found: Sentences, place: Path) -> None:
+    """Which of a text's states are its vector."""
+    path = place / "config.json"
+    said = settings(path)
+    modes = [ours for name, ours in MODES.items() if said.get(name)]
+    if (mode := said.get("pooling_mode")) is not None:
+        modes = [NAMES.get(str(each), str(each)) for each in (mode if isinstance(mode, list) else [mode])]
+    odd = [key for key in said if key.startswith("pooling_mode_") and key not in MODES and said[key]]
+    if odd or len(modes) != 1 or modes[0] not in ("cls", "mean", "max", "mean_sqrt_len", "last"):
+        shown = " and ".join([*modes, *odd]) or "none"
+        raise UsageError(
+            f"{path}: pooling by {shown} is not supported; one of cls, mean, max, mean_sqrt_len, lasttoken is"
+        )
+    found.pooling = modes[0]
+
+
+def read_dense(found: Sentences, place: Path) -> None:
+    """A linear map of the vector, and what follows it."""
+    said = settings(place / "config.json")
+    name = str(said.get("activation_function", "Tanh")).rsplit(".", 1)[-1]
+    if name not in DENSE_ACTIVATIONS:
+        raise UsageError(
+            f"{place}/config.json: {unsupported('the activation_function', name, DENSE_ACTIVATIONS)}"
+        )
+    file = place / "model.safetensors"
+    if not file.is_file():
+        if names := packing.pickles(place):
+            raise RunError(
+                f"{place / names[0]} is a pickle, which can run any program when it is read, and is not opened; save"
+                " the model again with a sentence-transformers of version 2.3 or later (SentenceTransformer(PATH).save)"
+            )
+        raise RunError(f"{place} has no model.safetensors; fetch it")
+    try:
+        tensors = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"{file} cannot be read ({error}); fetch it again") from error
+    bias, shape = bool(said.get("bias", True)), (said.get("out_features"), said.get("in_features"))
+    if set(tensors) != ({"linear.weight", "linear.bias"} if bias else {"linear.weight"}) or (
+        tuple(tensors["linear.weight"].shape) != shape
+    ):
+        raise RunError(f"{file} and {place}/config.json are not of one layer; fetch both again")
+    number = len(found.dense)
+    found.dense.append({"out": shape[0], "bias": bias, "activation": name})
+    for key, tensor in tensors.items():
+        found.weights[f"dense.{number}.{key.removeprefix('linear.')}"] = tensor.float()
+
+
+def read_prompts(found: Sentences, folder: Path) -> None:
+    """Texts that are to be set before others: reported, for no command here adds them."""
+    path = folder / "config_sentence_transformers.json"
+    said = settings(path) if path.is_file() else {}
+    prompts = {str(name): str(text) for name, text in (said.get("prompts") or {}).items() if text}
+    if not prompts:
+        return
+    found.prompts = prompts
+    default = said.get("default_prompt_name")
+    first = f" (there {default!r} is set before every text)" if default in prompts else ""
+    listed = ", ".join(f"{name}: {text!r}" for name, text in prompts.items())
+    notice(f"{folder}: it was trained with prompts before texts, which are not added here{first}: {listed}")
+
+
+def settings(path: Path) -> dict[str, Any]:
+    """An object in a file of JSON; RunError for anything else."""
+    said = read_json(path)
+    if not isinstance(said, dict):
+        raise RunError(f"{path} holds no object; it was changed, fetch it again")
+    return said

@@ -1,0 +1,198 @@
+"""A fine-tuned run's answers to whatever holds texts, Python values, a file or a pipe: as a list, or a file of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from textus.common import UsageError, fingerprint, notices_together, sha256
+from textus.inputs import (
+    Records,
+    columns_as_trained,
+    columns_of,
+    items_of,
+    place_of,
+    records_given,
+    texts_in,
+)
+from textus.models import LanguageModel
+from textus.records import Record, clean_text
+from textus.tasks import Example, Task, read
+from textus.tokenizer import Tokenizer
+from textus.writing import AT_ONCE, Layout, claim_output, content_of, form_of, partial_file, write_rows
+
+MOST_CLASSES = 200
+"""Classes that have a column of their own in a table."""
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A task, and what answers its examples. `columns` are those the run was trained with; `of` says which runs
+    answer.
+    """
+
+    task: Task
+    read: Callable[[Sequence[Example]], list[Any]]
+    columns: str | None = None
+    of: str = ""
+
+    def outputs(self, records: Sequence[Record]) -> list[tuple[dict[str, Any], Any]]:
+        """The answer to each record as JSON values, with the output it was made of."""
+        if not records:
+            return []
+        examples = self.task.examples(records, labelled=False)
+        outputs = self.read(examples)
+        return [
+            (self.task.told(example, output), output)
+            for example, output in zip(examples, outputs, strict=True)
+        ]
+
+
+def predictor(
+    model: LanguageModel, tokenizer: Tokenizer, task: Task, record: dict[str, Any], run: Path
+) -> Predictor:
+    """What answers with one run; `record` is its run.json, of several tasks the one's."""
+    answer = lambda examples: read(model, task, tokenizer, examples)  # noqa: E731
+    return Predictor(task, answer, columns_trained(record), sha256(run / "run.json"))
+
+
+def columns_trained(record: dict[str, Any]) -> str | None:
+    """The columns that a run's rows were read by, as given with --columns."""
+    return (record.get("corpus") or {}).get("columns")
+
+
+# ── as a list ──────────────────────────────────────────────────────────────────────────────────
+
+
+def probabilities(reader: Predictor, given: Any, columns: str | None = None) -> Any:
+    """The probability of every class, in the order of `labels`: an array (texts, classes), or (classes,) for one text.
+
+    Raises UsageError for a task without classes.
+    """
+    import numpy as np
+
+    labels = reader.task.labels
+    if not labels or reader.task.probabilities([0.0] * len(labels)) is None:
+        raise UsageError(f"{reader.task.name} has no probabilities of classes; see predict")
+    if isinstance(given, Path):
+        columns = columns_of(given, columns, reader.columns)
+        examples = reader.task.examples(list(read_by(reader, given, columns)()), labelled=False)
+        alone = False
+    else:
+        items, alone = items_of(given)
+        examples = examples_given(reader, items, columns)
+    found = np.asarray(reader.read(examples) if examples else np.zeros((0, len(labels))))
+    return found[0] if alone else found
+
+
+def predict(reader: Predictor, given: Any, columns: str | None = None) -> Any:
+    """The answer to one text or row, or a list of the answers to several, or to the rows of a file (a Path) or records
+    (an iterator of them), each with its line and id.
+    """
+    if isinstance(given, Path | Records):
+        return [place_of(record) | told for record, told in answered(reader, given, columns)]
+    items, alone = items_of(given)
+    examples = examples_given(reader, items, columns)
+    outputs = reader.read(examples) if examples else []
+    told = [reader.task.told(*pair) for pair in zip(examples, outputs, strict=True)]
+    return told[0] if alone else told
+
+
+def answered(
+    reader: Predictor, given: Path | Records, columns: str | None = None
+) -> Iterator[tuple[Record, dict[str, Any]]]:
+    """Each row of a file, or record, with its answer, as they are answered."""
+    columns = columns_of(given, columns, reader.columns) if isinstance(given, Path) else columns
+    records = iter(given) if isinstance(given, Records) else read_by(reader, given, columns)()
+    with notices_together():
+        while batch := list(islice(records, AT_ONCE)):
+            for record, (told, _) in zip(batch, reader.outputs(batch), strict=True):
+                yield record, told
+
+
+def examples_given(reader: Predictor, items: Sequence[Any], columns: str | None = None) -> list[Example]:
+    """Texts, tuples of texts or rows of Python as examples without labels."""
+    rows = [item for item in items if isinstance(item, dict)]
+    if rows:
+        named = columns or columns_as_trained(reader.columns, rows[0])
+        return reader.task.examples(records_given(rows, named), labelled=False)
+    texts = [tuple(map(clean_text, (item,) if isinstance(item, str) else item)) for item in items]
+    return [reader.task.asked(each, f"text {number}") for number, each in enumerate(texts, 1)]
+
+
+def read_by(reader: Predictor, path: Path, columns: str | None) -> Callable[[], Iterator[Record]]:
+    """How the rows of a file are read, as often as needed."""
+    tags = reader.task.labels if reader.task.name == "tagging" else None
+    return texts_in(path, columns, tags)
+
+
+# ── as a file ──────────────────────────────────────────────────────────────────────────────────
+
+
+def predict_to(
+    reader: Predictor,
+    given: Path | Sequence[Record],
+    out: Path,
+    *,
+    columns: str | None = None,
+    force: bool = False,
+) -> int:
+    """Answer the rows of a file, or records, into the table or JSON lines at `out`: where each stands, the file's own
+    columns, the answer. Rows are written as they are answered; of a file, the same command continues after a kill.
+    Returns how many rows there are.
+
+    Raises UsageError where `out` exists, unless `force`.
+    """
+    form, of = form_of(out), None
+    claim_output(out, given, force=force)
+    records: Callable[[], Iterable[Record]] = lambda: given  # type: ignore[assignment, return-value]  # noqa: E731
+    if isinstance(given, Path):
+        columns = columns_of(given, columns, reader.columns)
+        of = fingerprint([reader.of, reader.task.called, content_of(given), columns, form])
+        records = read_by(reader, given, columns)
+    task = reader.task
+    rows = Layout(answer_columns(task, form), columns, readable(task, records()))
+    answer = lambda batch: [  # noqa: E731
+        rows.row(record, flat(task, told, output, form))
+        for record, (told, output) in zip(batch, reader.outputs(batch), strict=True)
+    ]
+    with partial_file(out, of, force=force) as file, notices_together():
+        return write_rows(file, records(), answer, rows.names)
+
+
+def readable(task: Task, records: Iterable[Record]) -> Iterator[Record]:
+    """Records as they are. Raises DataError for one that the task cannot read: before hours of work, not after."""
+    rest = iter(records)
+    while batch := list(islice(rest, AT_ONCE)):
+        with notices_together(show=False):
+            task.examples(batch, labelled=False)
+        yield from batch
+
+
+def answer_columns(task: Task, form: str) -> list[str]:
+    """The columns of a task's answer: in a table every class has one for its probability."""
+    if not task.labels or task.probabilities([0.0] * len(task.labels)) is None:
+        return task.answer_columns()
+    if by_class(task, form):
+        return [*task.answer_columns(), *(f"probability_{name}" for name in task.labels)]
+    return [*task.answer_columns(), "probabilities"]
+
+
+def by_class(task: Task, form: str) -> bool:
+    """Whether each class has a column."""
+    return form != ".jsonl" and len(task.labels) <= MOST_CLASSES
+
+
+def flat(task: Task, told: dict[str, Any], output: Any, form: str) -> dict[str, Any]:
+    """An answer as the fields of a row, with the probability of every class."""
+    answer = {name: value for name, value in told.items() if name != "probabilities"}
+    if form != ".jsonl" and isinstance(labels := answer.get("labels"), list):
+        answer["labels"] = "|".join(labels)
+    if (every := task.probabilities(output)) is None:
+        return answer
+    if by_class(task, form):
+        return answer | {f"probability_{name}": each for name, each in every.items()}
+    return answer | {"probabilities": every}

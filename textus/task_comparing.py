@@ -1,0 +1,173 @@
+"""Fine-tuned runs of one task on the same rows: each one's figures, and which differences are no chance.
+
+Rows are drawn again and again, the same for both sides (Efron and Tibshirani 1993): what makes a row hard for everyone
+cancels. One model is in memory at a time.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from textus import scoring
+from textus.allocation import give_back
+from textus.checkpoint import open_run
+from textus.common import DataError, UsageError, write_atomic, write_json
+from textus.comparing import training_curves
+from textus.evaluation import n_parameters, weights_bytes
+from textus.hardware import peak_memory_bytes, reset_peak_memory
+from textus.metrics import interval
+from textus.report import Section, bars, write_report
+from textus.tasks import Floats, from_record, learnt, main_figures, opened, read
+
+RESAMPLES = 1000
+SURE = 6
+"""Rows that it takes to call one run better."""
+
+Figure = Callable[[Floats], float]
+"""A figure as a function of what each row weighs."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One run on the rows: its line of the table, its figure by weights (None: it has none), and where its rows are."""
+
+    row: dict[str, Any]
+    name: str
+    figure: Figure | None
+    places: tuple[str, ...]
+
+
+def compare(
+    runs: Mapping[str, Path], on: Any, *, columns: str | None = None, task: str | None = None
+) -> dict[str, Any]:
+    """{"on", "task", "rows", "figure", "runs", "pairs", "verdict"}: `runs` a row each, the best first; `pairs` how much
+    better one is than the other with its paired 95 % interval; `verdict` the same in sentences.
+
+    Raises UsageError for runs of different tasks, DataError for rows they do not all answer.
+    """
+    check_alike(runs, task)
+    measured = [measure(name, run, on, columns, task) for name, run in runs.items()]
+    first = measured[0]
+    for other in measured[1:]:
+        if other.places != first.places:
+            raise DataError(
+                f"{first.row['run']} and {other.row['run']} do not answer the same rows of {scoring.name_of(on)}"
+                f" ({len(first.places):,} and {len(other.places):,}): they were trained on other kinds of rows"
+            )
+    measured.sort(key=lambda each: -value_of(each))
+    pairs = [] if first.figure is None else [paired(*pair) for pair in combinations(measured, 2)]
+    return {
+        "on": scoring.name_of(on),
+        "task": first.row["task"],
+        "rows": len(first.places),
+        "figure": first.name,
+        "runs": [each.row for each in measured],
+        "pairs": pairs,
+        "verdict": verdict(pairs, first.name),
+    }
+
+
+def check_alike(runs: Mapping[str, Path], task: str | None) -> None:
+    """UsageError naming two runs that do different tasks."""
+    if len(runs) < 2:
+        raise UsageError("compare takes two fine-tuned runs or more; for one: textus evaluate RUN --on FILE")
+    records = {name: learnt(open_run(run).record, task, run) for name, run in runs.items()}
+    (first, known), *others = records.items()
+    for name, record in others:
+        if record["task"] != known["task"]:
+            raise UsageError(
+                f"{first} does {known['task']}, {name} {record['task']}: runs of one task are compared"
+            )
+        for setting in from_record(known).alike:
+            mine, its = (each["task_settings"][setting] for each in (known, record))
+            if mine != its:
+                raise UsageError(f"{first} and {name} differ in task.{setting} ({mine} and {its})")
+
+
+def measure(name: str, run: Path, on: Any, columns: str | None, task: str | None) -> Measured:
+    """One run, loaded, asked and let go; its memory is that of the process while it was alone in it."""
+    gc.collect()
+    give_back()
+    reset_peak_memory()
+    model, tokenizer, record = opened(run)
+    record = learnt(record, task, run)
+    its = from_record(record)
+    rows = scoring.read_rows(its, on, columns, record["corpus"]["columns"])
+    started = time.perf_counter()
+    outputs = read(model, its, tokenizer, rows.examples)
+    seconds = time.perf_counter() - started
+    weighed = its.weighed(rows.examples, outputs)
+    figures = main_figures(its.scores(rows.examples, outputs))
+    row = {
+        "run": name, "task": its.called, "family": record["family"], **figures, "parameters": n_parameters(model),
+        "seconds": seconds, "weights_bytes": weights_bytes(model), "peak_memory_bytes": peak_memory_bytes(),
+        "rows_trained_on": scoring.trained_on(record, rows),
+    }  # fmt: skip
+    del model
+    first = weighed[0] if weighed else next(iter(figures))
+    return Measured(row, first, weighed[1] if weighed else None, tuple(each.where for each in rows.examples))
+
+
+def value_of(measured: Measured) -> float:
+    """The run's figure on all rows."""
+    if measured.figure is None:
+        return float(measured.row[measured.name]["value"])
+    return measured.figure(np.ones(len(measured.places)))
+
+
+def paired(better: Measured, worse: Measured, *, seed: int = 0) -> dict[str, Any]:
+    """How much better one is than the other, and whether that could be chance."""
+    assert better.figure
+    assert worse.figure
+    n, random = len(better.places), np.random.default_rng(seed)
+    drawn = [random.multinomial(n, np.full(n, 1 / n)).astype(np.float64) for _ in range(RESAMPLES)]
+    differences = np.asarray([better.figure(weights) - worse.figure(weights) for weights in drawn])
+    low, high = np.nanquantile(differences, [0.025, 0.975])
+    difference = interval((value_of(better) - value_of(worse), float(low), float(high)), n)
+    return {
+        "better": better.row["run"],
+        "worse": worse.row["run"],
+        "difference": difference,
+        "certain": n >= SURE and difference["low"] > 0,
+    }
+
+
+def verdict(pairs: Sequence[dict[str, Any]], figure: str) -> list[str]:
+    """What the differences say, a sentence a pair; a run is called better only where the interval leaves zero out."""
+    found = []
+    for pair in pairs:
+        d = pair["difference"]
+        between = f"95 % interval {d['low']:.4f} to {d['high']:.4f}, {d['n']:,} rows"
+        spread = f"{d['value']:.4f} {figure.replace('_', ' ')} ({between})"
+        if pair["certain"]:
+            found.append(f"{pair['better']} is better than {pair['worse']} by {spread}.")
+        else:
+            found.append(
+                f"{pair['better']} and {pair['worse']} cannot be told apart on these rows: {spread}."
+            )
+    return found or [f"There is no paired interval for {figure}; see each run's own."]
+
+
+def write(out: Path, found: dict[str, Any], logs: Mapping[str, Path]) -> None:
+    """The comparison as comparison.json, a picture and a page, with the training of each run in `logs`."""
+    out.mkdir(parents=True, exist_ok=True)
+    shown = [{name: value for name, value in row.items() if name != "task"} for row in found["runs"]]
+    name = found["figure"]
+    picture = bars(shown, name="run", value=name) if name in shown[0] else None
+    text = "\n\n".join([f"{found['rows']:,} rows of {found['on']}, with 95 % intervals.", *found["verdict"]])
+    sections = [
+        Section("Which is better", text, rows=shown, picture=picture, alt=f"{name} with intervals"),
+        *training_curves(logs, per="loss a row"),
+    ]
+    write_json(out / "comparison.json", found)
+    if picture:
+        write_atomic(out / "comparison.png", picture)
+    write_report(out / "comparison.html", f"Comparison: {found['task']}", sections)

@@ -1,0 +1,211 @@
+"""Answers as a file of rows, written as they come: csv, tsv or JSON lines, continued after a kill.
+
+    OUT.part        the rows so far
+    OUT.part.json   what they are of (a fingerprint), how many rows and bytes are whole
+
+Both go when the last row is written and OUT.part becomes OUT.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from textus.common import (
+    RunError,
+    UsageError,
+    alone_in,
+    claim_file,
+    notice,
+    read_json,
+    sha256,
+    sync,
+    unknown,
+    write_json,
+)
+from textus.inputs import place_of
+from textus.records import Record, parse_columns
+
+FORMS = (".csv", ".tsv", ".jsonl")
+AT_ONCE = 256
+"""Rows that are answered together and then written."""
+
+Row = Mapping[str, Any]
+
+
+def form_of(out: Path) -> str:
+    """The form a file of rows is written in, by its suffix; UsageError for another."""
+    if (suffix := out.suffix.lower()) not in FORMS:
+        raise unknown("form of --out", out.suffix or out.name, FORMS)
+    return suffix
+
+
+def cell(value: Any) -> Any:
+    """A value of a csv: nothing for None, JSON for lists and objects."""
+    if value is None:
+        return ""
+    if isinstance(value, list | tuple | dict):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    return value
+
+
+def encoder(form: str, columns: Sequence[str]) -> Callable[[Iterable[Row]], bytes]:
+    """What turns rows into the bytes of a file. In a csv and a tsv every row has the same columns."""
+    if form == ".jsonl":
+        return lambda rows: "".join(
+            json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows
+        ).encode("utf-8", "replace")
+
+    def encode(rows: Iterable[Row]) -> bytes:
+        text = io.StringIO()
+        writer = csv.writer(text, delimiter="," if form == ".csv" else "\t", lineterminator="\n")
+        writer.writerows([cell(row.get(name)) for name in columns] for row in rows)
+        return text.getvalue().encode("utf-8", "replace")
+
+    return encode
+
+
+class PartialFile:
+    """A file that is written piece by piece beside its place: `done` pieces are there already."""
+
+    def __init__(self, out: Path, of: str | None) -> None:
+        self.out, self.of = out, of
+        self.part = out.with_name(f"{out.name}.part")
+        self.state = out.with_name(f"{out.name}.part.json")
+        self.done = self._continued()
+
+    def _continued(self) -> int:
+        """How many rows a run of the same command left; what is of another, or damaged, is started over."""
+        size = self.part.stat().st_size
+        if not size and not self.state.exists():
+            return 0
+        try:
+            state = read_json(self.state)
+            if self.of is not None and state["of"] == self.of and size >= state["bytes"]:
+                os.truncate(self.part, state["bytes"])  # a piece that was being written
+                if state["rows"]:
+                    notice(f"{self.out}: continued after {state['rows']:,} rows")
+                return int(state["rows"])
+        except (RunError, KeyError, TypeError):
+            pass
+        notice(f"{self.part} is of another run, input or command: started over")
+        os.truncate(self.part, 0)
+        self.state.unlink(missing_ok=True)
+        return 0
+
+    def add(self, data: bytes, rows: int) -> None:
+        """Write a piece; after it `rows` more are there."""
+        with self.part.open("ab") as file:
+            file.write(data)
+        sync(self.part)
+        self.done += rows
+        write_json(self.state, {"of": self.of, "rows": self.done, "bytes": self.part.stat().st_size})
+
+    def finish(self) -> None:
+        """The file in its place."""
+        self.part.replace(self.out)
+        self.state.unlink(missing_ok=True)
+        sync(self.out.parent)
+
+
+@contextmanager
+def partial_file(out: Path, of: str | None, *, force: bool = False) -> Iterator[PartialFile]:
+    """A file that only this process writes; `of` says what it is made of (None: it cannot be continued). It is in its
+    place when the block ends well; else what is written so far stays beside.
+
+    Raises UsageError where `out` exists, unless `force`; RunError while another process writes it.
+    """
+    claim_file(out, force=force)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part = out.with_name(f"{out.name}.part")
+    part.touch()
+    with alone_in(part):
+        file = PartialFile(out, of)
+        try:
+            yield file
+        except BaseException:
+            if not file.done:  # nothing is lost
+                file.part.unlink()
+                file.state.unlink(missing_ok=True)
+            raise
+        file.finish()
+
+
+def write_rows(
+    file: PartialFile,
+    rows: Iterable[Any],
+    answer: Callable[[list[Any]], Sequence[Row]],
+    columns: Sequence[str],
+    *,
+    at_once: int = AT_ONCE,
+) -> int:
+    """Answer rows that are not yet in the file and write them, some at a time; how many there are in all."""
+    form = form_of(file.out)
+    encode = encoder(form, columns)
+    if form != ".jsonl" and not file.part.stat().st_size:
+        file.add(encode([dict(zip(columns, columns, strict=True))]), 0)
+    rest = islice(rows, file.done, None)
+    while batch := list(islice(rest, at_once)):
+        file.add(encode(answer(batch)), len(batch))
+    return file.done
+
+
+def claim_output(out: Path, given: Any, *, force: bool) -> None:
+    """UsageError where the file to write exists, unless `force`, or is the one that is read."""
+    claim_file(out, force=force)
+    if isinstance(given, Path) and out.exists() and out.samefile(given):
+        raise UsageError(f"{out} is the file that is read; choose another --out")
+
+
+def content_of(path: Path) -> Any:
+    """A hash of a file's bytes; of a folder of each file in it."""
+    if path.is_dir():
+        files = sorted(each for each in path.rglob("*") if each.is_file())
+        return [[str(file.relative_to(path)), sha256(file)] for file in files]
+    return sha256(path) if path.is_file() else None
+
+
+def file_of(record: Record) -> str:
+    """The file that a record is of."""
+    return record.where.rpartition(": ")[0] or record.where
+
+
+class Layout:
+    """How a row of the output is made: its place (of several files also which), the file's own columns, the answer. All
+    `records` are read once for their columns: a table must know them before its first row.
+    """
+
+    def __init__(self, answer: Sequence[str], columns: str | None, records: Iterable[Record]) -> None:
+        own = parse_columns(columns).items()
+        self.own = {field: column for column, field in own if not column.isdigit()}
+        places: dict[str, None] = {}
+        fields: dict[str, None] = {}
+        first, self.several = "", False
+        for record in records:
+            first = first or file_of(record)
+            self.several = self.several or file_of(record) != first
+            places.update(dict.fromkeys(place_of(record)))
+            fields.update(dict.fromkeys(self.own.get(name, name) for name in record.values))
+        if self.several:
+            places = {"file": None, **places}
+        self.places = {name: f"file_{name}" if name in fields and name != "id" else name for name in places}
+        self.answer = {name: f"predicted_{name}" if name in fields else name for name in answer}
+        self.names = list(dict.fromkeys([*self.places.values(), *fields, *self.answer.values()]))
+        if changed := {name: other for name, other in self.answer.items() if name != other}:
+            notice(
+                f"the file has {', '.join(changed)} of its own: the answers are in {', '.join(changed.values())}"
+            )
+
+    def row(self, record: Record, answer: Mapping[str, Any]) -> dict[str, Any]:
+        """One row."""
+        place = ({"file": file_of(record)} if self.several else {}) | place_of(record)
+        found = {self.places[name]: value for name, value in place.items()}
+        found |= {self.own.get(name, name): value for name, value in record.values.items()}
+        return found | {self.answer.get(name, name): value for name, value in answer.items()}
