@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 import textus
 from textus import api
-from textus.common import MARKS, RunError, UsageError, claim
+from textus.common import MARKS, RunError, UsageError, claim, write_json
 
 # ── the public face ────────────────────────────────────────────────────────────────────────────
 
@@ -226,8 +227,10 @@ def test_force_replaces_only_its_own_kind(tmp_path: Path, there: str, wanted: st
     folder = tmp_path / "folder"
     folder.mkdir()
     claim(folder, force=True, kind=wanted)  # empty
-    for name in {MARKS[there], "tokenizer.json"} if there == "run" else {MARKS[there]}:
-        (folder / name).write_text("{}")
+    samples = {int: 1, str: "x", dict: {}}
+    for kind in {there, "tokenizer"} if there in ("run", "export") else {there}:
+        name, keys = MARKS[kind]
+        write_json(folder / name, {key: samples.get(value, value) for key, value in keys.items()})
     if there == wanted:
         claim(folder, force=True, kind=wanted)
         return
@@ -239,6 +242,18 @@ def test_force_replaces_no_folder_of_somebody_else(tmp_path: Path) -> None:
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "dear.txt").write_text("Dear all")
     for out in (tmp_path / "letters", tmp_path / "letters" / "dear.txt", tmp_path):
-        with pytest.raises(UsageError, match="is not a run, so it is not replaced"):
+        with pytest.raises(UsageError, match="is no run, so it is not replaced"):
             claim(out, force=True)
+    for kind, (name, keys) in MARKS.items():  # C2: files of the same names, not by us
+        mine = tmp_path / kind
+        mine.mkdir()
+        (mine / "dear.txt").write_text("Dear all")
+        for theirs in ("{}", "[]", "no JSON", json.dumps({**dict.fromkeys(keys, 1.5), "name": "mine"})):
+            (mine / name).write_text(theirs)
+            with pytest.raises(UsageError, match=f"is no {kind}, so it is not replaced"):
+                claim(mine, force=True, kind=kind)
+        (mine / "documents.jsonl").write_text('{"text": "mine"}')
+        (mine / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
+        with pytest.raises(UsageError, match=f"is no {kind}, so it is not replaced"):
+            claim(mine, force=True, kind=kind)
     assert (tmp_path / "letters" / "dear.txt").read_text() == "Dear all"

@@ -35,7 +35,7 @@ def record(tokenizer: tokenizers.Tokenizer) -> dict[str, Any]:
         "config": CONFIG,
         "settings": {},
         "choices": {},
-        "corpus": {},
+        "corpus": None,
         "tokenizer": {"kind": tokenizer.kind, "fingerprint": tokenizer.fingerprint},
     }
 

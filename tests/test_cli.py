@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from pathlib import Path
 
@@ -75,12 +75,15 @@ def test_the_check_of_imports_can_fail() -> None:
 
 @pytest.mark.parametrize("command", [[sys.executable, "-c", "import textus"], [TEXTUS, "--help"]])
 def test_starting_takes_less_than_three_tenths_of_a_second(command: list[str]) -> None:
-    def seconds() -> float:
-        started = time.perf_counter()
-        subprocess.run(command, check=True, capture_output=True)
-        return time.perf_counter() - started
+    """Of the processor's time, the median of five: a busy machine stretches the clock."""
 
-    assert any(seconds() < 0.3 for _ in range(20))  # more than one try: other tests share the machine
+    def seconds() -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run(command, check=True, capture_output=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    assert sorted(seconds() for _ in range(5))[2] < 0.3
 
 
 # ── help ───────────────────────────────────────────────────────────────────────────────────────
@@ -377,3 +380,52 @@ def test_ctrl_c_is_one_line_and_130(counted: Path) -> None:
     _, said = started.communicate(timeout=30)
     assert started.returncode == 130
     assert said == "textus: stopped\n"
+
+
+# ── planned, and never suggested ───────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (
+            ["compress", "work/run"],
+            "textus compress is planned and does not exist yet (README, Not yet); today: ",
+        ),
+        (["explain", "work/run", "x"], "textus explain is planned and does not exist yet"),
+        (["explain", "--help"], "textus explain is planned"),
+        (
+            ["train", "c", "--out", "r", "--workers", "4"],
+            "unknown option --workers: the number of workers is",
+        ),
+        (["serve", "r", "--api-key=x"], "unknown option --api-key: the server has no keys"),
+    ],
+)
+def test_what_is_planned_is_named_as_that(
+    words: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """U15"""
+    message = complaint(capsys, 2, *words)
+    assert says in message
+    assert "did you mean" not in message
+
+
+@pytest.mark.parametrize("flag", ["--farce", "--forc", "--workforce", "--fore", "--FORCE"])
+def test_force_is_never_suggested(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """U15: it would replace what was not meant."""
+    assert "--force" not in complaint(capsys, 2, "train", "c", "--out", "r", flag).replace(flag, "")
+
+
+def test_help_and_version_as_words(capsys: pytest.CaptureFixture[str]) -> None:
+    """U15"""
+    for word, flag in (
+        (["help"], ["--help"]),
+        (["version"], ["--version"]),
+        (["help", "train"], ["train", "--help"]),
+    ):
+        assert main(word) == 0
+        shown = capsys.readouterr().out
+        assert main(flag) == 0
+        assert capsys.readouterr().out == shown
+    assert main(["bench", "--help"]) == 0
+    assert "Usage: textus bench WHAT ARGUMENTS… [flags]" in capsys.readouterr().out  # C26

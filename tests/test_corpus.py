@@ -362,7 +362,7 @@ def test_out_is_not_overwritten(tmp_path: Path) -> None:
     write(tmp_path / "in", {"a.txt": "second text"})
     corpus = build([tmp_path / "in"], corpus.path, settings=CorpusSettings("none"), force=True)
     assert texts(corpus) == ["second text"]
-    with pytest.raises(UsageError, match="not a corpus, so it is not replaced"):
+    with pytest.raises(UsageError, match="is no corpus, so it is not replaced"):
         build([tmp_path / "in"], tmp_path / "in", force=True)
     assert (tmp_path / "in" / "a.txt").exists()
 

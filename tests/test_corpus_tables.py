@@ -13,6 +13,7 @@ from corpora import made, texts, write
 from textus.cli import main
 from textus.common import DataError, UsageError
 from textus.corpus import CorpusSettings, build
+from textus.texts import read_pairs
 
 
 def pairs(folder: Path) -> list[tuple[str, str]]:
@@ -94,6 +95,19 @@ def test_columns_of_pairs(
         == 0
     )
     assert pairs(out) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "complaint"),
+    [
+        ("a.csv", "text,label\nx,1\n", "has no pairs"),
+        ("a.csv", "review\nx\n", "has no pairs"),
+        ("a.csv", 'source,target\n"a,b\nc,d\n', "cannot be read: line 2: a quote"),
+    ],
+)
+def test_files_without_pairs_are_refused(tmp_path: Path, name: str, content: str, complaint: str) -> None:
+    with pytest.raises(DataError, match=complaint):
+        read_pairs(write(tmp_path / "in", {name: content}) / name)
 
 
 def test_nested_pairs(tmp_path: Path) -> None:

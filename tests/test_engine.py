@@ -55,11 +55,11 @@ def assert_equals_reference(
 
 
 SAMPLINGS = [
-    Sampling(max_tokens=60, seed=1),
+    Sampling(max_tokens=60, seed=1, sliding=True),
     Sampling(max_tokens=5, temperature=0),
-    Sampling(max_tokens=60, temperature=1.5, seed=2),
+    Sampling(max_tokens=60, temperature=1.5, seed=2, sliding=True),
     Sampling(max_tokens=30, top_k=3, top_p=0.9, seed=3),
-    Sampling(max_tokens=40, repetition_penalty=1.5, seed=4, temperature=2.0),
+    Sampling(max_tokens=40, repetition_penalty=1.5, seed=4, temperature=2.0, sliding=True),
     Sampling(max_tokens=1, min_p=0.1, seed=5),
 ]
 PROMPTS = [[1, 2, 3], [4, 5], [5] * 16, [6, 7], [8, 9, 1, 2, 3, 4, 5], [3] * 15]
@@ -85,6 +85,7 @@ requests = st.tuples(
         repetition_penalty=st.sampled_from([1.0, 1.3]),
         max_tokens=st.integers(1, 30),
         seed=st.integers(0, 5),
+        sliding=st.booleans(),
     ),
     st.integers(0, 12),  # the step before which it comes
     st.none() | st.integers(0, 25),  # the step before which it is cancelled
@@ -190,6 +191,19 @@ def test_reasons() -> None:
     ]
 
 
+@pytest.mark.parametrize("n_prompt", [3, 15, 16])
+def test_an_answer_that_fills_the_context_ends_with_length(n_prompt: int) -> None:
+    """C19: nothing of the conversation is forgotten while its answer is written, unless that was asked for."""
+    model = Remembering(RememberingConfig(context_length=16))
+    prompt = [1] * n_prompt
+    events = list(Engine(model, end_id=None).stream([prompt], Sampling(max_tokens=50, seed=1)))
+    assert events[-1].reason == "length"
+    assert len(events) == max(1, 16 - n_prompt)
+    assert [each.id for each in events] == generate(model, prompt, Sampling(max_tokens=50, seed=1), None)
+    sliding = Sampling(max_tokens=50, seed=1, sliding=True)
+    assert len(list(Engine(model, end_id=None).stream([prompt], sliding))) == 50
+
+
 def test_memory_is_given_back() -> None:
     engine = Engine(Remembering(), end_id=None, max_rows=2)
     collect(engine.stream([[1], [2]], Sampling(max_tokens=3)))
@@ -263,7 +277,7 @@ def test_many_threads_get_what_each_would_get_alone(front: EngineThread) -> None
         assert got[n] == generate(model, PROMPTS[n % 6], replace(SAMPLINGS[n % 6], seed=n), END)
 
 
-ENDLESS = Sampling(max_tokens=10**9, temperature=0)
+ENDLESS = Sampling(max_tokens=10**9, temperature=0, sliding=True)
 
 
 @pytest.fixture

@@ -241,3 +241,18 @@ def test_a_run_that_predicts_nothing_is_refused(speaker: api.Run, corpus: Path, 
         api.fewshot(encoder, data, on=data)
     with pytest.raises(DataError, match="nowhere"):
         api.fewshot(speaker, data, on=tmp_path / "nowhere.csv")
+
+
+def test_a_prompt_longer_than_the_context_is_refused(bpe: Path) -> None:
+    """C6: it was an IndexError."""
+    run = api.open_run(bpe)
+    context = run.model.config.context_length
+    template = "word " * (2 * context) + "{text} it is {label}"
+    asked = Asked(run.model, run.tokenizer, ["bad", "good"], Prompting(template, WORDS))
+    for shots in ([], SHOTS):
+        with pytest.raises(UsageError, match=rf"context of the model holds {context}; shorten --template"):
+            asked.probabilities(shots, TEXTS)
+    fits = "{text}" + " x" * 4 + " it is {label}"
+    asked = Asked(run.model, run.tokenizer, ["bad", "good"], Prompting(fits, WORDS))
+    assert asked.probabilities(SHOTS * 50, TEXTS).shape == (len(TEXTS), 2)
+    assert asked.left_out > 0

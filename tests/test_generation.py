@@ -242,7 +242,7 @@ class Recording(LanguageModel):
 
 
 def test_generate_makes_max_tokens_new_ids_of_the_vocabulary() -> None:
-    new = generate(fake(), [1, 2, 3], Sampling(max_tokens=40), None)
+    new = generate(fake(), [1, 2, 3], Sampling(max_tokens=40, sliding=True), None)
     assert len(new) == 40
     assert all(0 <= id < 11 for id in new)
 
@@ -256,15 +256,15 @@ def test_same_seed_same_text_and_another_seed_another() -> None:
 
 
 def test_the_end_id_ends_and_is_not_returned() -> None:
-    free = generate(fake(), [1, 2, 3], Sampling(max_tokens=40, temperature=1.5), None)
+    free = generate(fake(), [1, 2, 3], Sampling(max_tokens=40, temperature=1.5, sliding=True), None)
     end = free[10]
-    ended = generate(fake(), [1, 2, 3], Sampling(max_tokens=40, temperature=1.5), end)
+    ended = generate(fake(), [1, 2, 3], Sampling(max_tokens=40, temperature=1.5, sliding=True), end)
     assert ended == free[: free.index(end)]
 
 
 def test_at_the_context_only_the_last_half_is_kept() -> None:
     model = Recording(fake(context_length=8))
-    new = generate(model, [1, 2, 3, 4, 5], Sampling(max_tokens=9), None)
+    new = generate(model, [1, 2, 3, 4, 5], Sampling(max_tokens=9, sliding=True), None)
     assert [len(ids) for ids in model.read] == [5, 6, 7, 4, 5, 6, 7, 4, 5]
     assert model.read[3] == [1, 2, 3, 4, 5, *new][4:8]
     assert model.read[-1] == [1, 2, 3, 4, 5, *new][8:13]
@@ -272,12 +272,12 @@ def test_at_the_context_only_the_last_half_is_kept() -> None:
 
 @pytest.mark.parametrize("context_length", [1, 2, 3])
 def test_the_smallest_contexts_go_on_too(context_length: int) -> None:
-    assert len(generate(fake(context_length), [1], Sampling(max_tokens=7), None)) == 7
+    assert len(generate(fake(context_length), [1], Sampling(max_tokens=7, sliding=True), None)) == 7
 
 
 def test_a_prompt_that_fills_the_context_is_read_whole() -> None:
     model = Recording(fake(context_length=8))
-    generate(model, [1] * 8, Sampling(max_tokens=2), None)
+    generate(model, [1] * 8, Sampling(max_tokens=2, sliding=True), None)
     assert [len(ids) for ids in model.read] == [8, 4]
 
 

@@ -19,6 +19,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from textus import hardware
 from textus.common import counter_seed
 from textus.gradients import Gradients
 from textus.loader import Batch
@@ -244,7 +245,7 @@ def built(folder: Path, changes: dict[str, tuple[str, str]]) -> dict[str, ctypes
         target.parent.mkdir()
         for each in sources:
             (target.parent / each.name).write_text(each.read_text().replace(old, new))
-        program = kernels.compiler()
+        program = hardware.find_compiler()
         assert program is not None
         paths = [str(target.parent / each.name) for each in kernels.SOURCES]
         subprocess.run([*program, *flags, *paths, "-o", str(target)], check=True)
@@ -437,7 +438,7 @@ def test_without_a_compiler_the_eager_step_is_taken_and_one_line_says_so(tmp_pat
     (tmp_path / "run.json").write_text("a file where the cache folder should be")
     missing, wrong, failing, unwritable, chosen = map(answer, asked)
     assert missing.startswith("True | there is no C++ compiler")
-    assert wrong.startswith("True | the C++ compiler /nowhere/g++ could not build")
+    assert wrong.startswith("True | the C++ compiler /nowhere/g++ is not found")
     assert failing.startswith("True | the C++ compiler /bin/false could not build")
     assert unwritable.startswith("True | the C++ compiler")
     assert "'native'" not in chosen

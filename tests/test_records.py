@@ -193,7 +193,7 @@ def test_a_delimiter_that_is_given(tmp_path: Path) -> None:
         ("a.csv", "text,label\na,b,c\nd,1\n\ne\n", r"line 2 has 3 columns, the first line 2; .*1 more row .*: line 5"),
         ("a.csv", 'text,label\nd,1\n"never closed,1\nmore,2\n', r"line 3: a quote that begins in"),
         ("a.csv", 'text,label\n"a"b,1\nc,0\n', r"line 2 has a quote that is not closed or not doubled"),
-        ("a.csv", "text,text,label\na,b,1\n", "has 2 columns named 'text'"),
+        ("a.csv", "text,text,label\na,b,1\n", "line 1: 2 columns are named 'text'"),
         ("a.tsv", 'text\tlabel\na\t1\n"b\t1\nc"\t0\n', r"line 3: from here lines can be read as one field"),
         ("a.jsonl", '{"text": 1' + "0" * 5000 + "}\n", "line 1 is not JSON"),
         ("a.html", "<p>page</p>", "a page holds no rows"),
@@ -268,6 +268,11 @@ def test_a_header_where_columns_are_positions(
     found = values(write(tmp_path / "a.csv", f"{first}\ngood,1\n"), "0=text,1=label")
     assert len(found) == expected
     assert ("line 1 (" in capsys.readouterr().err) == (expected == 1)
+
+
+def test_a_position_beyond_the_columns_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="has no column 2: line 1 has 2, counted from 0"):
+        values(write(tmp_path / "a.tsv", "a\tb\n"), "0=text,2=label")
 
 
 # ── folders ────────────────────────────────────────────────────────────────────────────────────

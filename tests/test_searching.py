@@ -203,8 +203,8 @@ def test_what_it_was_not_built_for_is_refused(pages: Path, both: Index, tmp_path
     with pytest.raises(RunError, match="is no index; make one"):
         api.open_index(tmp_path)
     (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "run.json").write_text("{}")
-    with pytest.raises(UsageError, match="holds a run"):
+    (tmp_path / "full" / "index.json").write_text("{}")
+    with pytest.raises(UsageError, match="is no index, so it is not replaced even with --force"):
         api.build_index(pages, out=tmp_path / "full", bm25=True, force=True)
     assert api.build_index(pages, out=tmp_path / "words", bm25=True, force=True).way == "bm25"
 
@@ -332,8 +332,11 @@ def test_a_folder_of_books_is_searched_to_its_last_page(
 
 
 def test_one_query_is_not_taken_for_a_list_of_letters(both: Index) -> None:
-    with pytest.raises(UsageError, match=r"write \['gold'\]"):
-        both.search("gold")
+    """U4: a string is one query and has one list of results."""
+    assert both.search("gold") == both.search(["gold"])[0]
+    assert both.search([]) == []
+    with pytest.raises(UsageError, match="a query is one string"):
+        both.search([3])  # type: ignore[list-item]
 
 
 # ── figures and commands ───────────────────────────────────────────────────────────────────────

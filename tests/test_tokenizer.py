@@ -243,8 +243,8 @@ def test_chats_equal_transformers(
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "steps"),
-        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "failed|steps"),
+        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "work"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "failed|work"),
         ("{{ 'a' * 10**9 }}", "limit"),
         ("{% set ns = namespace(x='aa') %}{% for i in range(60) %}{% set ns.x = ns.x + ns.x %}{% endfor %}", "limit"),
         ("{% set ns = namespace(x='aa') %}{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}", "limit"),
@@ -255,16 +255,15 @@ def test_chats_equal_transformers(
         ),
         ("{% for i in range(90000) %}{{ 'some twenty characters' }}{% endfor %}", "limit"),
         ("{{ ('a' * 1000).replace('a', 'b' * 9999) }}", "failed|limit"),
-        ("{{ '%999999999d' % 1 }}", "formats"),
-        ("{{ 'a'.ljust(999999999) }}", "failed"),
-        ("{{ 'a' | center(999999999) }}", "failed"),
+        ("{{ '%999999999d' % 1 }}", "limit"),
+        ("{{ 'a'.ljust(999999999) }}", "limit"),
+        ("{{ 'a' | center(999999999) }}", "limit"),
         ("{{ messages.__class__.__mro__ }}", "failed"),
         ("{{ messages.append(1) }}", "failed"),
-        ("{% include '/etc/passwd' %}", "failed"),
+        ("{% include '/etc/passwd' %}", "not supported"),
         ("{{ messages[0].content + ' x' | upper", "failed"),
         ("{{ raise_exception('no system role') }}", "no system role"),
         ("x" * 70_000, "limit"),
-        ("{{ (messages[0].content + 'x') | upper }}", "rewrites"),
     ],
 )  # fmt: skip
 def test_a_hostile_template_is_stopped_in_one_line(
@@ -275,7 +274,7 @@ def test_a_hostile_template_is_stopped_in_one_line(
     with pytest.raises(UsageError, match=message) as caught:
         tokenizer.render(MESSAGES)
     assert "\n" not in str(caught.value)
-    assert time.process_time() - started < 12
+    assert time.process_time() - started < 4
 
 
 def test_a_tokenizer_without_template_says_so(made: dict[str, Tokenizer]) -> None:

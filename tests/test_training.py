@@ -55,7 +55,7 @@ STORE = store_of(STREAM, [0])
 
 def new_run(path: Path) -> RunFolder:
     tokenizer = tokenizers.train("char", ["abc"])
-    record = {"family": "decoder", "config": SHAPE, "settings": {}, "choices": {}, "corpus": {}}
+    record = {"family": "decoder", "config": SHAPE, "settings": {}, "choices": {}, "corpus": None}
     kept = {"fingerprint": tokenizer.fingerprint, "kind": tokenizer.kind}
     return create_run(path, {**record, "tokenizer": kept}, tokenizer)
 

@@ -14,13 +14,12 @@ and renamed; the newest one that verifies is the one that counts.
 
 from __future__ import annotations
 
-import errno
 import json
 import re
 import shutil
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,16 +33,20 @@ from textus import tokenizer as tokenizers
 from textus.common import (
     RunError,
     TrainingError,
+    UsageError,
     folder_atomic,
+    is_disk_full,
     link_or_copy,
     notice,
     read_json,
+    record_file,
     sha256,
+    sweep,
     sync,
     write_atomic,
     write_json,
 )
-from textus.config import VERSION, from_dict, migrate
+from textus.config import NONE, VERSION, Shape, check_shape, from_dict, migrate
 from textus.models import LanguageModel, adapters, build
 from textus.models.heads import build_head
 from textus.models.pretrained import packing
@@ -97,14 +100,11 @@ class RunFolder:
         TensorBoard's files are made anew from what is left; `seconds` is how long training took until `step`.
         """
         path = self.path / "log.jsonl"
-        kept = []
-        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-            try:
-                entry = json.loads(line)
-            except json.JSONDecodeError:
-                continue  # the line being written when the process was killed
-            if entry.get("step", 0) <= (evaluated if "validation" in entry else step):
-                kept.append(entry)
+        kept = [
+            entry
+            for entry in read_log(path)
+            if entry.get("step", 0) <= (evaluated if "validation" in entry else step)
+        ]
         lines = [json.dumps(entry, ensure_ascii=False) + "\n" for entry in kept]
         write_atomic(path, "".join(lines))
         self.board.restart()
@@ -171,8 +171,8 @@ class RunFolder:
         """Turn a full disk into one line that names the last good checkpoint, which stays."""
         try:
             yield
-        except (OSError, SafetensorError) as error:
-            if not is_full(error):
+        except (OSError, SafetensorError) as error:  # safetensors raises its own kind for a failed write
+            if not is_disk_full(error):
                 raise
             steps = self.steps()
             good = f"the checkpoint of step {steps[-1]} is whole" if steps else "there is no checkpoint yet"
@@ -218,18 +218,59 @@ def contiguous(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def hashes(path: Path) -> dict[str, str]:
     """SHA-256 of the files that make up a finished run; logs and reports may still grow and are left out."""
-    names = ["model.safetensors", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"]
-    return {name: sha256(path / name) for name in [*names, EMBEDDINGS] if (path / name).exists()}
+    return {name: sha256(path / name) for name in RUN_FILES if (path / name).exists()}
 
 
-def damage(folder: Path, manifest: dict[str, str]) -> str | None:
-    """What is wrong with the files a manifest lists, or None."""
-    for name, expected in manifest.items():
-        if not (folder / name).is_file():
+RUN_FILES = (
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    EMBEDDINGS,
+)
+"""What run.json may list."""
+ALWAYS = RUN_FILES[:2]
+"""What it must list."""
+
+
+def damage(folder: Path, manifest: Any, known: Sequence[str], needed: Sequence[str] = ()) -> str | None:
+    """What is wrong with the files a manifest lists, out of the `known` ones and all of the `needed`, or None.
+
+    A known file that is in the folder and not listed would be used unchecked, so it is damage too.
+    """
+    if not isinstance(manifest, dict) or not all(isinstance(digest, str) for digest in manifest.values()):
+        return "the list of its files was changed"
+    paths = {name: record_file(folder, name, known) for name in manifest}
+    for name in known:
+        if name not in paths and (name in needed or (folder / name).exists()):
+            return f"the list of its files lacks {name}"
+    for name, path in paths.items():
+        if not path.exists():
             return f"{name} is missing"
-        if (actual := sha256(folder / name)) != expected:
-            return f"{name} was changed (SHA-256 {actual[:12]}…, written as {expected[:12]}…)"
+        if (actual := sha256(path)) != manifest[name]:
+            return f"{name} was changed (SHA-256 {actual[:12]}…, written as {manifest[name][:12]}…)"
     return None
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The entries of log.jsonl in order. The log never decides: a line that a full disk or a kill has cut, or that is
+    no entry, is left out with a notice.
+    """
+    entries: list[dict[str, Any]] = []
+    cut: list[int] = []
+    lines = path.read_bytes().split(b"\n") if path.is_file() else []
+    for number, line in enumerate(lines, 1):
+        try:
+            entry = json.loads(line) if line.strip() else None
+        except (ValueError, RecursionError):  # also half a character
+            entry = line
+        if isinstance(entry, dict) and isinstance(entry.get("step", 0), int):
+            entries.append(entry)
+        elif entry is not None:
+            cut.append(number)
+    if cut:
+        notice(f"{path}: {len(cut)} line(s) are damaged and left out, the first is line {cut[0]}")
+    return entries
 
 
 def checkpoint_damage(folder: Path) -> str | None:
@@ -240,12 +281,16 @@ def checkpoint_damage(folder: Path) -> str | None:
         return str(error).removeprefix(f"{folder}/")
     if not isinstance(manifest, dict) or set(PARTS) - set(manifest):
         return f"MANIFEST.json does not list {', '.join(PARTS)}"
-    return damage(folder, manifest)
+    try:
+        return damage(folder, manifest, PARTS, PARTS)
+    except RunError as error:
+        return str(error)
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
     """Read one checkpoint folder."""
     state = read_json(folder / "state.json")
+    check_shape(state, {"step": int}, str(folder / "state.json"))
     return Checkpoint(
         state.pop("step"),
         load_file(folder / "weights.safetensors"),
@@ -254,8 +299,44 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     )
 
 
-NEEDED = {"family", "config", "settings", "choices", "corpus", "tokenizer"}
-"""What run.json always has."""
+NUMBER = (NONE, int, float)
+CORPUS: Shape = (NONE, {"path": str, "fingerprint": str, "columns?": (NONE, str), "dev?": (NONE, str)})
+TASK: dict[str, Any] = {
+    "task": str,
+    "task_settings": dict,
+    "labels": list,
+    "label_counts?": list,
+    "corpus?": CORPUS,
+}
+CHOICES: Shape = {"precision?": str, "attention?": str, "step?": str, "device?": str, "workers?": int}
+RECORD: Shape = {
+    "status": str,
+    "family": str,
+    "config": dict,
+    "settings": dict,
+    "choices": CHOICES,
+    "corpus": CORPUS,
+    "tokenizer": {"kind": str, "fingerprint": str},
+    "files?": {...: str},
+    "heads?": {...: {"kind": str}},
+    "task?": (NONE, str),
+    "also?": {...: TASK},
+    "method?": (NONE, str),
+    "method_settings?": (NONE, dict),
+    "parent?": (NONE, str),
+    "parent_weights?": (NONE, str),
+    "embeddings?": (NONE, {"kept": str}),
+    "augment?": (NONE, {"texts": object}),
+    "budget?": (NONE, dict),
+    "best?": (NONE, dict),
+    "weights?": {"step": int},
+    "steps?": int,
+    "seed?": int,
+    "imported?": dict,
+    "cpu_seconds?": NUMBER,
+    "peak_memory_bytes?": NUMBER,
+}
+"""What run.json holds; the configs in it are checked by their own classes."""
 
 
 def create_run(
@@ -284,21 +365,16 @@ def create_finished(
             tokenizer.save(folder)
             run.finish(weights)
     except (OSError, SafetensorError) as error:
-        if not is_full(error):
+        if not is_disk_full(error):
             raise
         raise RunError(f"no space left to write {path}; nothing was written: free some space") from error
     return RunFolder(path, run.record)
 
 
-def is_full(error: Exception) -> bool:
-    """Whether a write failed for want of space; safetensors raises an error of its own, with the number in its text."""
-    codes = [getattr(error, "errno", None), *map(int, re.findall(r"os error (\d+)", str(error)))]
-    return bool({errno.ENOSPC, errno.EDQUOT} & set(codes))
-
-
 def open_run(path: Path) -> RunFolder:
     """Open a run; RunError where the folder is not one, or of a format this Textus cannot read."""
     path = Path(path)
+    sweep(path)
     if not (path / "run.json").exists() and (what := packing.kind(path)):
         raise RunError(f"{path} is {what}, not a run; make one of it: textus import {path} --out RUN")
     if not path.is_dir():
@@ -312,12 +388,24 @@ def open_run(path: Path) -> RunFolder:
     if not isinstance(record, dict):
         raise RunError(f"{path}/run.json holds no record of a run; it was changed, use a copy or train again")
     record = migrate(record, str(path / "run.json"))
-    needed = NEEDED | ({"files"} if record.get("status") == "finished" else set())
-    if missing := sorted(needed - set(record)):
-        raise RunError(
-            f"{path}/run.json has no {missing[0]!r}; it was changed or cut short, use a copy or train again"
-        )
+    check_shape(record, RECORD, str(path / "run.json"))
+    if record["status"] == "finished":
+        check_shape(record, {"files": dict}, str(path / "run.json"))
+    if {"task_settings", "labels", "label_counts"} & set(record):
+        check_tasks(record, str(path / "run.json"))
     return RunFolder(path, record)
+
+
+def check_tasks(record: dict[str, Any], where: str) -> None:
+    """RunError where what run.json tells of its tasks is not what a fine-tuned run has."""
+    check_shape(record, TASK, where)
+    if record.get("heads"):
+        check_shape(record["choices"], {"precision": str}, f"{where}: choices")
+    for name, task in {where: record, **record.get("also", {})}.items():
+        if (n := len(task.get("label_counts", []))) and n != len(task["labels"]):
+            raise RunError(
+                f"{name}: {len(task['labels'])} labels and counts of {n}; it was changed, use a copy"
+            )
 
 
 def read_embeddings(run: RunFolder) -> Tensor | None:
@@ -326,7 +414,7 @@ def read_embeddings(run: RunFolder) -> Tensor | None:
     """
     if not (kept := run.record.get("embeddings")):
         return None
-    if wrong := damage(run.path, {EMBEDDINGS: kept["kept"]}):
+    if wrong := damage(run.path, {EMBEDDINGS: kept["kept"]}, (EMBEDDINGS,)):
         raise RunError(f"{run.path}: {wrong}; without it the run cannot go on as it began, train anew")
     return load_file(run.path / EMBEDDINGS)["embeddings"]
 
@@ -351,7 +439,7 @@ def verify(path: Path) -> dict[str, str]:
     run = open_run(path)
     if not run.finished:
         raise RunError(f"{path} is not finished; go on with `textus resume {path}`")
-    if wrong := damage(run.path, run.record["files"]):
+    if wrong := damage(run.path, run.record["files"], RUN_FILES, ALWAYS):
         raise RunError(f"{path}: {wrong}; this run cannot be trusted, use a copy or train again")
     return run.record["files"]
 
@@ -375,11 +463,8 @@ def load(path: Path, *, merged: bool = True) -> tuple[LanguageModel, tokenizers.
             raise RunError(f"{path} has no checkpoint yet; go on with `textus resume {path}`")
         notice(f"{path} is not finished; using its checkpoint at step {checkpoint.step}")
         weights = checkpoint.weights
-    model = build(run.record["family"], run.record["config"])
-    for name, spec in run.record.get("heads", {}).items():
-        model.heads[name] = build_head(spec, model.config.d_model)
-    if run.record.get("method") == "lora":
-        adapters.adapt(model, from_dict(adapters.LoRASettings, run.record["method_settings"], "method."))
+    check_sizes(run, weights)
+    model = built(run)
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
@@ -390,6 +475,59 @@ def load(path: Path, *, merged: bool = True) -> tuple[LanguageModel, tokenizers.
         adapters.merge(model)
     model.eval()
     return model, read_tokenizer(run), run.record
+
+
+LARGE = (
+    "n_layer",
+    "n_encoder_layer",
+    "n_decoder_layer",
+    "d_model",
+    "d_ff",
+    "d_hidden",
+    "vocab_size",
+    "states",
+)
+
+
+def check_sizes(run: RunFolder, weights: dict[str, Tensor]) -> None:
+    """RunError for a config that is of another order than the weights, before a model of its sizes takes all memory."""
+    total, config = sum(tensor.numel() for tensor in weights.values()), run.record["config"]
+    for name in LARGE:
+        most = len(weights) if "layer" in name else total
+        if isinstance(size := config.get(name), int | float) and size > most + 100:
+            raise RunError(
+                f"{run.path}/run.json has {name}={size!r:.40}, its weights are {len(weights)} tensors of {total:,}"
+                " values in all; it was changed, use a copy"
+            )
+
+
+def built(run: RunFolder) -> LanguageModel:
+    """The model that a run's record describes, with its heads and adapters, the weights still to be read. RunError
+    where none can be built of it.
+    """
+    record = run.record
+    try:
+        model = build(record["family"], record["config"])
+        for name, spec in record.get("heads", {}).items():
+            model.heads[name] = build_head(spec, model.config.d_model)
+        if record.get("method") == "lora":
+            adapters.adapt(model, from_dict(adapters.LoRASettings, record["method_settings"], "method."))
+    except RunError:
+        raise
+    except UNUSABLE as error:
+        text = (
+            " ".join(str(error).split())
+            if isinstance(error, UsageError)
+            else f"{type(error).__name__}: {error}"
+        )
+        raise RunError(
+            f"{run.path}/run.json describes no model that can be built ({text:.300}); it was changed, use a copy"
+        ) from error
+    return model
+
+
+UNUSABLE = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What a value that cannot be raises, wherever it is first used."""
 
 
 class Board:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import errno
 import hashlib
 import json
 import os
@@ -23,7 +24,7 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextvars import ContextVar
 from importlib import import_module
 from pathlib import Path
@@ -80,13 +81,44 @@ def unknown(kind: str, value: str, choices: Iterable[str]) -> UsageError:
 
 
 def extra(module: str, name: str) -> ModuleType:
-    """Import an optional `module`; without it, one line that names the extra to install."""
+    """Import an optional `module`; without it, one line that names the extra to install.
+
+    Raises MissingExtra only where the module itself is missing; TextusError where it is installed and fails to import.
+    """
     try:
         return import_module(module)
     except ImportError as error:
-        raise MissingExtra(
-            f"{module} is not installed; it comes with: pip install 'textus[{name}]'"
+        if is_missing(module, error):
+            raise MissingExtra(
+                f"{module} is not installed; it comes with: pip install 'textus[{name}]'"
+            ) from error
+        raise TextusError(
+            f"{module} is installed but cannot be imported ({error}); repair it:"
+            f" pip install --force-reinstall 'textus[{name}]'"
         ) from error
+
+
+def is_missing(module: str, error: ImportError) -> bool:
+    """Whether an import of `module` failed because it is not installed, and not for a fault inside it."""
+    return isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether an error, or what caused it, is a disk without space, a quota, or a limit on the size of a file.
+
+    safetensors and sqlite raise their own kinds, which tell only in words.
+    """
+    while error is not None:
+        text = str(error)
+        codes = {getattr(error, "errno", None), *map(int, re.findall(r"os error (\d+)", text))}
+        if codes & FULL or any(words in text for words in ("database or disk is full", "disk I/O error")):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""The system's errors for: no space left on the disk, none left of the quota, more than a file may have."""
 
 
 # ── files ──────────────────────────────────────────────────────────────────────────────────────
@@ -116,7 +148,8 @@ def sync(path: Path) -> None:
 def write_atomic(path: Path, data: bytes | str) -> None:
     """Write beside `path`, flush, rename: a reader sees the old file or the new one, never half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    sweep(path)
+    beside = beside_name(path)
     try:
         # a lone surrogate, as in a file name that is not UTF-8, becomes its escape in JSON
         beside.write_bytes(data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data)
@@ -131,28 +164,125 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 def folder_atomic(path: Path) -> Iterator[Path]:
     """A folder that appears whole: yields one beside `path`, flushes all of it, then renames it into place.
 
-    What stood at `path` before is replaced at the end. If the body fails nothing of `path` changes.
+    What was at `path` before is replaced at the end, in one step where the system can do that: a kill leaves the old
+    folder or the new one. If the body fails nothing of `path` changes.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.new")
-    shutil.rmtree(beside, ignore_errors=True)
+    sweep(path)
+    beside = beside_name(path, ".new")
+    remove(beside)
     beside.mkdir()
     try:
-        yield beside
-        for file in sorted(beside.rglob("*")):
-            sync(file)
-        sync(beside)
-        if path.exists():
-            old = path.with_name(f".{path.name}.{os.getpid()}.old")
-            with alone_in(path):
-                path.replace(old)
-                beside.replace(path)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            beside.replace(path)
+        with held(beside):
+            yield beside
+            for file in sorted(beside.rglob("*")):
+                sync(file)
+            sync(beside)
+            put_in_place(beside, path)
         sync(path.parent)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        remove(beside)
+
+
+def put_in_place(beside: Path, path: Path) -> None:
+    """Rename a folder to `path`; RunError where somebody writes to the one it replaces, which is removed."""
+    if not path.exists():
+        beside.replace(path)
+        return
+    with alone_in(path):
+        if not exchanged(beside, path):
+            old = beside_name(path, ".old")
+            path.replace(old)  # killed before the next line: `sweep` puts it back
+            beside.replace(path)
+            remove(old)
+
+
+def beside_name(path: Path, ending: str = "") -> Path:
+    """Where this process writes what will be `path`."""
+    return path.with_name(f".{path.name}.{os.getpid()}{ending}")
+
+
+def remove(path: Path) -> None:
+    """Delete a file, a link or a folder with all that is in it; nothing where there is none."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def exchanged(first: Path, second: Path) -> bool:
+    """Let two names change places in one step (Linux); False where the system or the disk cannot."""
+    import ctypes
+
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return rename(here, os.fsencode(first), here, os.fsencode(second), exchange) == 0
+
+
+def sweep(path: Path) -> None:
+    """Remove what processes that are gone left half written beside `path`, with a line for each; a folder that one of
+    them had moved away for a new one that never came is put back.
+    """
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.(\d+)(\.new|\.old)?")
+    try:
+        names = [name for name in os.listdir(path.parent) if pattern.fullmatch(name)]  # noqa: PTH208
+        for left in (path.with_name(name) for name in sorted(names)):
+            number, ending = pattern.fullmatch(left.name).groups()  # type: ignore[union-attr]
+            if is_alive(int(number)) or not is_free(left):
+                continue
+            if ending == ".old" and not path.exists():
+                left.replace(path)
+                notice(f"{path}: put back as it was; the process that was replacing it is gone")
+            else:
+                remove(left)
+                notice(f"{left}: removed; the process that was writing it is gone")
+    except OSError:
+        return  # a folder that may not be read or written: what is in it harms nobody
+
+
+def is_alive(number: int) -> bool:
+    """Whether a process of this number runs on this machine; itself does."""
+    if os.name == "nt":  # no signal 0 there: it would end the process
+        return True
+    try:
+        os.kill(number, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def is_free(path: Path) -> bool:
+    """Whether nobody holds a file or folder (`held`): process numbers of other containers say nothing here."""
+    if not fcntl or path.is_symlink():
+        return True
+    with held(path) as got_it:
+        return got_it
+
+
+@contextlib.contextmanager
+def held(path: Path) -> Iterator[bool]:
+    """The system's lock on a file or folder as long as the body runs, where it can be had; yields whether it was."""
+    handle = os.open(path, os.O_RDONLY) if fcntl else None
+    try:
+        got_it = True
+        if fcntl and handle is not None:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                got_it = False
+            except OSError:
+                pass  # this file system has no locks
+        yield got_it
+    finally:
+        if handle is not None:
+            with contextlib.suppress(OSError):
+                fcntl.flock(handle, fcntl.LOCK_UN)  # a forked child may have the handle too
+            os.close(handle)
 
 
 def link_or_copy(source: Path, target: Path) -> None:
@@ -170,32 +300,19 @@ def alone_in(folder: Path) -> Iterator[None]:
     The lock is the system's and ends with the process, however that ends. Where there is none (Windows, some network
     file systems) none is taken.
     """
-    handle = os.open(folder, os.O_RDONLY) if fcntl else None
-    try:
-        if fcntl and handle is not None:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise RunError(
-                    f"{folder} is in use: a training or a search writes to it, or another command; wait for that,"
-                    " stop it, or choose another --out"
-                ) from error
-            except OSError:
-                pass  # this file system has no locks
+    with held(folder) as got_it:
+        if not got_it:
+            raise RunError(
+                f"{folder} is in use: a training or a search writes to it, or another command; wait for that,"
+                " stop it, or choose another --out"
+            )
         yield
-    finally:
-        if fcntl and handle is not None:
-            with contextlib.suppress(OSError):
-                fcntl.flock(handle, fcntl.LOCK_UN)  # a forked child may have the handle too
-            os.close(handle)
 
 
 def read_json(path: Path) -> Any:
     """Parse a JSON file; RunError naming the file and the place where it is not JSON, or cannot be read."""
-    if path.exists() and not path.is_file():
-        raise RunError(
-            f"{path} is not a regular file; give a file of JSON"
-        )  # a pipe or a device would never end
+    if path.exists() and not path.is_file():  # reading a pipe or a device might never end
+        raise RunError(f"{path} is not a regular file; use a copy of the folder it belongs to")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -204,6 +321,31 @@ def read_json(path: Path) -> Any:
         raise RunError(f"{path} is not JSON ({error}); it was changed or cut short") from error
     except OSError as error:
         raise RunError(f"{path} cannot be read ({error})") from error
+
+
+def is_plain_name(name: Any) -> bool:
+    """Whether a value is the name of a file in a folder and nothing more: no path, no `..`, not hidden."""
+    return isinstance(name, str) and bool(name) and not name.startswith(".") and not set(name) & set("/\\\0")
+
+
+def record_file(folder: Path, name: Any, known: Collection[str]) -> Path:
+    """The file of `folder` that a record names. Every path taken from a record goes through here.
+
+    Records can be made by anybody: a name must be one of those that Textus itself writes there (`known`), and the file
+    no link, pipe or device. RunError where it is not; a file that is missing is for the caller to name.
+    """
+    if not isinstance(name, str) or name not in known:
+        raise RunError(
+            f"{folder}: its record names {str(name)[:100]!r}, which is no file of such a folder; it was changed, use a"
+            " copy"
+        )
+    path = folder / name
+    for part in (path, *path.parents[: name.count("/")]):
+        if part.is_symlink():
+            raise RunError(f"{part} is a link; put a copy of the file in its place")
+    if path.exists() and not path.is_file():
+        raise RunError(f"{path} is not a regular file; put a copy of the file in its place")
+    return path
 
 
 def json_lines(rows: Iterable[Any]) -> str:
@@ -216,15 +358,40 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, sort_keys=False) + "\n")
 
 
-MARKS = {
-    "run": "run.json",
-    "corpus": "corpus.json",
-    "export": "config.json",
-    "tokenizer": "tokenizer.json",
-    "index": "index.json",
-    "demo": "documents.jsonl",
+MARKER = "textus.json"
+"""The file that marks a folder as ours where nothing else in it does."""
+MARKS: dict[str, tuple[str, dict[str, Any]]] = {
+    "run": ("run.json", {"version": int, "family": str, "tokenizer": dict}),
+    "corpus": ("corpus.json", {"version": int, "fingerprint": str, "counts": dict}),
+    "index": ("index.json", {"version": int, "documents": int, "files": dict}),
+    "demo": (MARKER, {"textus": "demo"}),
+    "export": (MARKER, {"textus": "export"}),
+    "tokenizer": ("tokenizer_config.json", {"textus_fingerprint": str}),
 }
-"""Kind of folder → the file it is known by; the first that is there counts, for a run holds a tokenizer too."""
+"""Kind of folder → the JSON file it is known by, and the keys with the values or types that only we write; the first
+that fits counts, for a run and an export hold a tokenizer too."""
+
+
+def mark(folder: Path, kind: str) -> None:
+    """Mark a folder as one that Textus made and `--force` may replace."""
+    write_json(folder / MARKER, MARKS[kind][1])
+
+
+def kind_of_folder(folder: Path) -> str | None:
+    """Which kind of ours a folder is, by what only we write in it; None for everybody else's."""
+    return next((kind for kind, (name, keys) in MARKS.items() if holds(folder / name, keys)), None)
+
+
+def holds(path: Path, keys: dict[str, Any]) -> bool:
+    """Whether a file is a JSON object with these keys, each of this value or type."""
+    try:
+        value = read_json(path)
+    except RunError:
+        return False
+    return isinstance(value, dict) and all(
+        type(value.get(key)) is wanted if isinstance(wanted, type) else value.get(key) == wanted
+        for key, wanted in keys.items()
+    )
 
 
 def claim(out: Path, *, force: bool = False, kind: str = "run") -> None:
@@ -236,22 +403,24 @@ def claim(out: Path, *, force: bool = False, kind: str = "run") -> None:
             f"{out}: models and tokenizers cannot be opened in a folder of this name (control characters, or bytes"
             " that are not UTF-8); choose another --out"
         )
+    sweep(out)
     if not out.exists():
         return
     if not force:
         raise UsageError(f"{out} exists already; choose another --out, or --force to replace this {kind}")
-    found = next((each for each, name in MARKS.items() if (out / name).is_file()), None)
+    found = kind_of_folder(out)
     if found != kind and not (out.is_dir() and not any(out.iterdir())):
-        holds = f"holds a {found}" if found else f"is not a {kind}"
-        raise UsageError(f"{out} {holds}, so it is not replaced even with --force; choose another --out")
+        what = f"holds a {found}" if found else f"is no {kind}"
+        raise UsageError(f"{out} {what}, so it is not replaced even with --force; choose another --out")
     with alone_in(out):
-        return  # whoever trains into it now is told of before any work is done
+        return  # whoever trains into it now is named before any work is done
 
 
 def claim_file(out: Path, *, force: bool = False) -> None:
-    """Refuse an output file that exists, unless `force`, and a folder in its place always."""
-    if out.exists() and (out.is_dir() or not force):
-        raise UsageError(f"{out} exists already; choose another --out, or --force to replace this file")
+    """Refuse an output file that exists, unless `force`, and a folder, pipe or device in its place always."""
+    if out.exists() and (not out.is_file() or not force):
+        hint = ", or --force to replace this file" if out.is_file() else ""
+        raise UsageError(f"{out} exists already; choose another --out{hint}")
 
 
 # ── randomness ─────────────────────────────────────────────────────────────────────────────────

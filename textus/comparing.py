@@ -6,13 +6,13 @@ source text or nothing), of the text as it is (`evaluation.keeps`).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
+from textus.checkpoint import read_log
 from textus.common import UsageError, write_atomic, write_json
 from textus.evaluation import Tally, figures, measure, n_parameters, weights_bytes
 from textus.hardware import peak_memory_bytes, reset_peak_memory
@@ -224,11 +224,5 @@ def write_evaluation(
 
 
 def log_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a run's log that hold a loss; none where there is no log. One half written is left out."""
-    found = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            found.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return [line for line in found if "loss" in line or "validation" in line]
+    """The lines of a run's log that hold a loss; none where there is no log."""
+    return [line for line in read_log(path) if "loss" in line or "validation" in line]

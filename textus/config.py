@@ -61,6 +61,8 @@ def from_dict(cls: type[Config], data: dict[str, Any], where: str = "") -> Confi
 
     Raises UsageError for a key it does not have (nearest offered) or a value of the wrong type.
     """
+    if not isinstance(data, dict):
+        raise UsageError(f"{where.removesuffix('.') or cls.__name__}={data!r:.60} is no group of settings")
     hints = get_type_hints(cls)
     names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
     values = {}
@@ -72,6 +74,10 @@ def from_dict(cls: type[Config], data: dict[str, Any], where: str = "") -> Confi
             values[key] = from_dict(kind, value, f"{where}{key}.")  # type: ignore[arg-type]
         else:
             values[key] = checked(kind, value, f"{where}{key}")
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        given = field.name in values or not field.init
+        if not given and field.default is field.default_factory is dataclasses.MISSING:
+            raise UsageError(f"the setting {where}{field.name} is missing; give it a value")
     return cls(**values)
 
 
@@ -107,10 +113,51 @@ def _assign(config: Any, path: list[str], value: str, whole: str) -> Any:
     return dataclasses.replace(config, **{name: checked(kind, parse_value(kind, value), whole)})
 
 
-def migrate(record: dict[str, Any], what: str) -> dict[str, Any]:
+NONE = type(None)
+Shape = type | tuple[Any, ...] | dict[str, Any]
+"""What a saved value must be: a type; one of several shapes; an object's members, those ending in `?` may be left out;
+`{...: shape}` an object whose every member has that shape."""
+
+
+def check_shape(value: Any, shape: Shape, where: str) -> None:
+    """RunError naming the first part of a saved record that is not what Textus writes there."""
+    if isinstance(shape, dict):
+        check_members(value, shape, where)
+    elif isinstance(shape, tuple):
+        if not any(fits(value, each) for each in shape):
+            check_shape(value, shape[-1], where)
+    elif not (isinstance(value, shape) and (shape is bool or not isinstance(value, bool))):
+        wanted = {dict: "an object", list: "a list", str: "a text", int: "a whole number"}.get(
+            shape, "a number"
+        )
+        raise RunError(f"{where} is {value!r:.60}, not {wanted}; it was changed, use a copy")
+
+
+def check_members(value: Any, shape: dict[Any, Any], where: str) -> None:
+    """`check_shape` of an object."""
+    check_shape(value, dict, where)
+    for key, inner in shape.items():
+        name = key if key is ... else key.removesuffix("?")
+        for member in value if name is ... else [name]:
+            if member in value:
+                check_shape(value[member], inner, f"{where}: {member}")
+            elif not key.endswith("?"):
+                raise RunError(f"{where} has no {member!r}; it was changed or cut short, use a copy")
+
+
+def fits(value: Any, shape: Shape) -> bool:
+    """Whether a saved value has a shape."""
+    try:
+        check_shape(value, shape, "")
+    except RunError:
+        return False
+    return True
+
+
+def migrate(record: Any, what: str) -> dict[str, Any]:
     """Bring a saved record up to `VERSION`; RunError where it is newer, or too old to be read."""
-    version = record.get("version")
-    if not isinstance(version, int):
+    version = record.get("version") if isinstance(record, dict) else None
+    if not isinstance(version, int) or isinstance(version, bool):
         raise RunError(f"{what} has no version number; it was not written by Textus, or it is damaged")
     if version > VERSION:
         raise RunError(

@@ -28,6 +28,7 @@ from textus.generation import (
     choose,
     device_of,
     extend,
+    fills_context,
     in_reach,
     inference,
 )
@@ -44,8 +45,8 @@ of a whole long prompt would not fit in memory."""
 class Event:
     """One id of one request; the last event of a request has a reason.
 
-    `reason` is "stop" (the model ended its text; `id` is then None) or "length" (`max_tokens` are there). Where the
-    request failed its last event has an `error` instead; the others know nothing of it.
+    `reason` is "stop" (the model ended its text; `id` is then None) or "length" (`max_tokens` are there, or the context
+    is full). Where the request failed its last event has an `error` instead; the others know nothing of it.
     """
 
     row: int  # the number `submit` gave; from `stream`, the place of the prompt
@@ -228,7 +229,9 @@ class Engine:
             request.n_new += 1
             if id in self.ends:
                 events.append(Event(request.number, None, "stop"))
-            elif request.n_new == request.sampling.max_tokens:
+            elif request.n_new == request.sampling.max_tokens or fills_context(
+                request.ids, request.sampling, self._context
+            ):
                 events.append(Event(request.number, id, "length"))
             else:
                 events.append(Event(request.number, id))

@@ -447,7 +447,7 @@ def sample_quality(
         raise UsageError(f"{type(model).__name__} cannot generate; its samples have no quality to measure")
     if n < 1:
         raise UsageError(f"{n} samples; give 1 or more")
-    sampling = sampling or Sampling(temperature=1.0)
+    sampling = sampling or Sampling(temperature=1.0, sliding=True)
     texts: list[list[int]] = [[] for _ in range(n)]
     each = [replace(sampling, seed=counter_seed(seed, "quality", row)) for row in range(n)]
     first = beginning(model, tokenizer.start_id)

@@ -17,7 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from textus import checkpoint, hardware
-from textus.common import RunError, UsageError, command_line, folder_atomic, notice, sha256, unknown
+from textus.common import (
+    RunError,
+    UsageError,
+    command_line,
+    folder_atomic,
+    mark,
+    notice,
+    sha256,
+    unknown,
+)
 from textus.config import from_dict, to_dict
 from textus.models.kernels import cache_folder
 from textus.models.pretrained import Imported, folder, gguf, llama2c, packing, peft
@@ -131,6 +140,7 @@ def export_run(path: Path, out: Path, *, to: str, argmax: bool = False) -> dict[
     if heads and not headed:
         notice(f"the heads ({', '.join(heads)}) stay in the run: no form holds them")
     with folder_atomic(out) as beside:
+        mark(beside, "export")
         if headed:
             ((called, spec),) = heads.items()
             longest = record["task_settings"].get("longest", 0)

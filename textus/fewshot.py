@@ -134,6 +134,12 @@ class Asked:
             self.tokenizer.encode(self.prompt(each.texts) + self.blank + self.words[each.label] + BETWEEN)
             for each in shots
         ]
+        if room < 0:
+            raise UsageError(
+                f"the longest prompt has {max(map(len, prompts))} tokens and its class {max(map(len, self.ends))}, the"
+                f" context of the model holds {self.context}; shorten --template (now"
+                f" {len(self.tokenizer.encode(self.template))} tokens) or take a model with a longer context"
+            )
         while sum(map(len, examples)) > room:
             examples.pop(0)
             self.left_out += 1

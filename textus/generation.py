@@ -71,6 +71,7 @@ class Sampling:
     stop: tuple[
         str, ...
     ] = ()  # texts that end the answer; the loops know ids only, `TextStream` looks for these
+    sliding: bool = False  # beyond the context without the first half of the text; else it ends there
 
     def check(self) -> None:
         """UsageError naming the first value that is out of range."""
@@ -213,6 +214,11 @@ def check_prompt(model: LanguageModel, ids: Sequence[int]) -> None:
         )
 
 
+def fills_context(ids: Sequence[int], sampling: Sampling, context_length: int | None) -> bool:
+    """Whether one more id after `ids` is the last: the context is full with it, and `sliding` was not asked for."""
+    return not sampling.sliding and context_length is not None and len(ids) + 1 >= context_length
+
+
 def extend(ids: list[int], id: int, context_length: int | None) -> bool:
     """Append `id` in place; where the ids reach the context keep only the last half of it, and return True.
 
@@ -298,6 +304,8 @@ def generate(
             if id in ends:
                 break
             new.append(id)
+            if fills_context(seen, sampling, model.config.context_length):
+                break
             extend(seen, id, model.config.context_length)
     return new
 
@@ -359,13 +367,32 @@ def overlap(text: str, stop: str) -> int:
     return 0
 
 
-def decoded(events: Iterator[Any], text: Any) -> Iterator[str]:
-    """The engine's events of one prompt as text, until it ends or a stop string is complete."""
-    for event in events:
-        piece = text.push(event.id) if event.id is not None else ""
-        if piece:
+class DecodedStream:
+    """The engine's events of one prompt as text: an iterator of pieces, until it ends or a stop string is complete.
+
+    Afterwards `reason` is why it ended, "stop" or "length" (`max_tokens` are there, or the context is full), and None
+    where it was left early; `n_tokens` are counted as they come.
+    """
+
+    def __init__(self, events: Iterator[Any], text: TextStream) -> None:
+        self.reason: str | None = None
+        self.n_tokens = 0
+        self._events = events
+        self._pieces = self._decoded(text)
+
+    def __iter__(self) -> DecodedStream:
+        return self
+
+    def __next__(self) -> str:
+        return next(self._pieces)
+
+    def _decoded(self, text: TextStream) -> Iterator[str]:
+        for event in self._events:
+            self.n_tokens += event.id is not None
+            if event.id is not None and (piece := text.push(event.id)):
+                yield piece
+            self.reason = "stop" if text.stopped else event.reason
+            if text.stopped:
+                return
+        if piece := text.flush():
             yield piece
-        if text.stopped:
-            return
-    if piece := text.flush():
-        yield piece

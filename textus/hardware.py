@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import os
 import platform
+import shlex
 import shutil
 import sys
 import time
@@ -73,7 +74,7 @@ def machine() -> Machine:
         memory_available=available,
         isa=isa_flags(),
         gpu=gpu_name(),
-        compiler=compiler(),
+        compiler=shlex.join(words) if (words := find_compiler()) else None,
         load=os.getloadavg()[0],
     )
 
@@ -123,10 +124,24 @@ def usable_cores() -> int:
     return cores
 
 
-def compiler() -> str | None:
-    """Path of the C++ compiler that a compiled training step would use; None where there is none."""
-    names = (os.environ.get("CXX", ""), "g++", "clang++", "c++")
-    return next((found for name in names if name and (found := shutil.which(name))), None)
+COMPILERS = ("g++", "clang++", "c++")
+"""C++ compilers that are looked for, in this order, where $CXX names none."""
+
+
+def find_compiler() -> list[str] | None:
+    """The C++ compiler that a training step is built with, as the words of a command ($CXX may be `ccache g++`).
+
+    None where there is none; where $CXX is set nothing else is looked for.
+    """
+    wanted = os.environ.get("CXX", "").strip()
+    if not wanted:
+        path = next((found for name in COMPILERS if (found := shutil.which(name))), None)
+        return [path] if path else None
+    try:
+        words = shlex.split(wanted)
+    except ValueError:  # a quote that is not closed
+        words = [wanted]
+    return words if shutil.which(words[0]) else None
 
 
 def gpu_name() -> str | None:

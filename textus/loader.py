@@ -13,10 +13,10 @@ Shapes: B rows, T positions of one window (`context_length`), N ids in the strea
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import math
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -30,11 +30,15 @@ from textus.common import (
     DataError,
     RunError,
     UsageError,
+    beside_name,
     counter_seed,
+    held,
     notice,
     progress,
     read_json,
+    record_file,
     sha256,
+    sweep,
     sync,
     write_json,
 )
@@ -173,28 +177,46 @@ def tokenize(corpus: Corpus, tokenizer: Tokenizer, split: str = "train", side: S
 
 def _open(folder: Path, name: str, corpus: Corpus, tokenizer: Tokenizer) -> TokenStore:
     record = read_json(folder / f"{name}.json")
+    if not isinstance(record, dict):
+        raise RunError(f"{folder / name}.json holds no record of ids")
     expected = {"version": VERSION, "corpus": corpus.fingerprint, "tokenizer": tokenizer.fingerprint}
     for key, value in expected.items():
         if record.get(key) != value:
             raise RunError(f"{folder / name}.json has {key} {record.get(key)!r}, not {value!r}")
-    for file, digest in record["files"].items():
-        if not (folder / file).exists() or sha256(folder / file) != digest:
-            raise RunError(f"{folder / file} is missing or was changed")
-    return _map(folder, name, record)
+    files = record.get("files")
+    if not isinstance(files, dict) or set(files) != {f"{name}.ids", f"{name}.starts"}:
+        raise RunError(f"{folder / name}.json does not list its two files")
+    for file, digest in files.items():
+        path = record_file(folder, file, files)
+        if not path.exists() or sha256(path) != digest:
+            raise RunError(f"{path} is missing or was changed")
+    try:
+        return _map(folder, name, record)
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{folder / name}.json was changed ({type(error).__name__}: {error})") from error
 
 
 def _map(folder: Path, name: str, record: dict[str, Any]) -> TokenStore:
+    if record["dtype"] not in DTYPES:
+        raise ValueError(f"dtype {record['dtype']!r:.40} is none of {', '.join(DTYPES)}")
     ids = np.memmap(folder / f"{name}.ids", dtype=record["dtype"], mode="r")
     return TokenStore(ids, np.fromfile(folder / f"{name}.starts", dtype="<i8"), record)
+
+
+DTYPES = ("<u2", "<u4")
+"""How ids are kept: two bytes each where the vocabulary allows it, else four."""
 
 
 class _Stream:
     """Appends to a file that appears under its name only when it is whole; hashes on the way."""
 
     def __init__(self, path: Path) -> None:
+        sweep(path)
         self.path = path
-        self.beside = path.with_name(f".{path.name}.{os.getpid()}")
+        self.beside = beside_name(path)
         self.file: BinaryIO = self.beside.open("wb")
+        self.hold = contextlib.ExitStack()
+        self.hold.enter_context(held(self.beside))
         self.hash = hashlib.sha256()
 
     def append(self, values: np.ndarray) -> None:
@@ -209,6 +231,7 @@ class _Stream:
         return self.hash.hexdigest()
 
     def abandon(self) -> None:
+        self.hold.close()
         self.file.close()
         self.beside.unlink(missing_ok=True)
 
@@ -217,7 +240,7 @@ def _write(folder: Path, name: str, corpus: Corpus, tokenizer: Tokenizer, side: 
     """Tokenise part by part; the record is written last, so it vouches for whole files only."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.json").unlink(missing_ok=True)
-    dtype = "<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4"
+    dtype = DTYPES[0] if tokenizer.vocab_size <= 1 << 16 else DTYPES[1]
     ids, starts = _Stream(folder / f"{name}.ids"), _Stream(folder / f"{name}.starts")
     split = name.partition(".")[0]
     try:

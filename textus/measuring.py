@@ -40,7 +40,7 @@ def candidates(model: LanguageModel, *, compiled: bool) -> list[Choices]:
     if fast_bf16() and why_not is None:
         ways: list[str] = model.native_attentions()  # type: ignore[operator]
         found += [Choices("bfloat16", way, "native") for way in ways]
-    elif compiled and hardware.compiler():
+    elif compiled and hardware.find_compiler():
         found.append(Choices(precision, "plain", "compiled"))
     found.append(Choices(precision, "plain", "eager"))
     if precision != "float32":

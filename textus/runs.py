@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,7 +11,16 @@ import torch
 
 from textus import tokenizer as tokenizers
 from textus.allocation import keep_memory
-from textus.checkpoint import RunFolder, create_run, load, open_run, read_embeddings, read_tokenizer, verify
+from textus.checkpoint import (
+    RunFolder,
+    create_run,
+    load,
+    open_run,
+    read_embeddings,
+    read_log,
+    read_tokenizer,
+    verify,
+)
 from textus.common import RunError, UsageError, claim, counter_seed, cpu_seconds, notice, sha256
 from textus.config import from_dict
 from textus.corpus import Corpus, open_corpus
@@ -193,7 +201,7 @@ def resume(path: Path, *, corpus: Path | None = None, until: int | None = None) 
     run = open_run(path)
     if run.finished:
         verify(path)
-        notice(f"{path} is finished ({run.record['steps']} steps); nothing to resume")
+        notice(f"{path} is finished ({run.record.get('steps', '?')} steps); nothing to resume")
         return path
     opened = recorded_corpus(run, corpus)
     budget = run.record.get("budget")
@@ -283,9 +291,10 @@ def train_to_end(run: RunFolder, ready: Ready, clock: Clock | None = None, until
 
 def found_of(run: RunFolder) -> dict[str, Any]:
     """What the log says of the weights to use, where they were evaluated."""
-    used = run.record.get("weights", {}).get("step", run.record["steps"])
-    lines = (run.path / "log.jsonl").read_text(encoding="utf-8").splitlines()
-    found = [entry for entry in map(json.loads, lines) if "validation" in entry and entry["step"] == used]
+    used = run.record.get("weights", {}).get("step", run.record.get("steps"))
+    found = [
+        entry for entry in read_log(run.path / "log.jsonl") if "validation" in entry and entry["step"] == used
+    ]
     return found[-1] if found else {}
 
 
@@ -327,7 +336,7 @@ def _evaluation(
     batches = [loader.batch(number) for number in range(0, loader.n_batches, spread)]
     source = source_of(batches[len(batches) // 2], tokenizer.end_id)
     first = beginning(model, tokenizer.end_id)
-    sampling = Sampling(temperature=0.8, max_tokens=40, seed=train.seed)
+    sampling = Sampling(temperature=0.8, max_tokens=40, seed=train.seed, sliding=True)
 
     def evaluate(model: LanguageModel) -> dict[str, Any]:
         found: dict[str, Any] = {"validation": round(validation_loss(model, batches), 6)}

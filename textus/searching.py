@@ -11,10 +11,11 @@ walks); Cormack, Clarke and Büttcher 2009 (reciprocal rank fusion).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -22,9 +23,11 @@ from typing import Any
 
 import numpy as np
 
+from textus.checkpoint import RUN_FILES
 from textus.checkpoint import verify as verify_run
 from textus.common import (
     DataError,
+    MissingExtra,
     RunError,
     UsageError,
     claim,
@@ -33,11 +36,13 @@ from textus.common import (
     json_lines,
     link_or_copy,
     read_json,
+    record_file,
     sha256,
+    sweep,
     unknown,
     write_json,
 )
-from textus.config import VERSION, from_dict, migrate
+from textus.config import NONE, VERSION, Shape, check_shape, from_dict, migrate
 from textus.inputs import items_of
 from textus.metrics import ranking
 from textus.models import LanguageModel
@@ -46,6 +51,24 @@ from textus.records import clean_text, parse_columns, read_records
 from textus.tasks import Task, from_record, learnt, named_of_kind, opened
 from textus.tasks.similarity import similarity_of, vectors
 from textus.tokenizer import Tokenizer
+
+FILES = (
+    "documents.jsonl",
+    "vectors.usearch",
+    *(f"bm25/{name}.index.json" for name in ("params", "vocab")),
+    *(f"bm25/{name}.csc.index.npy" for name in ("data", "indices", "indptr")),
+)
+"""What index.json may list."""
+KEPT_OF_RUN = ("run.json", *RUN_FILES)
+"""What an index keeps of the run that made its vectors."""
+RECORD: Shape = {
+    "documents": int,
+    "passages?": int,
+    "bm25": bool,
+    "run": (NONE, {"path": str, "fingerprint": str}),
+    "files": {...: str},
+}
+"""What index.json holds."""
 
 WAYS = ("bm25", "dense", "hybrid")
 EXACT = 20_000
@@ -120,8 +143,7 @@ def keep_run(run: Path, folder: Path) -> dict[str, str]:
     files = verify_run(run)
     folder.mkdir()
     for name in ("run.json", *files):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        link_or_copy(run / name, folder / name)
+        link_or_copy(record_file(run, name, KEPT_OF_RUN), record_file(folder, name, KEPT_OF_RUN))
     return {"path": str(run.resolve()), "fingerprint": sha256(folder / "run.json")}
 
 
@@ -150,14 +172,20 @@ class Index:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        sweep(self.path)
         if not (self.path / "index.json").is_file():
             raise RunError(
                 f"{self.path} is no index; make one: textus index build FILE --run RUN --out {self.path}"
             )
         self.record = migrate(read_json(self.path / "index.json"), f"{self.path}/index.json")
-        for name, known in self.record.get("files", {}).items():
-            file = self.path / name
-            if not file.is_file():
+        check_shape(self.record, RECORD, f"{self.path}/index.json")
+        needed = ["documents.jsonl", *(FILES[2:] if self.record["bm25"] else [])]
+        needed += ["vectors.usearch"] if self.record["run"] else []
+        if missing := next((name for name in needed if name not in self.record["files"]), None):
+            raise RunError(f"{self.path}/index.json does not list {missing}; build the index anew")
+        for name, known in self.record["files"].items():
+            file = record_file(self.path, name, FILES)
+            if not file.exists():
                 raise RunError(f"{file} is missing; build the index anew")
             if sha256(file) != known:
                 raise RunError(f"{file} was changed since the index was built; build it anew")
@@ -165,13 +193,34 @@ class Index:
     @cached_property
     def passages(self) -> list[Passage]:
         """The passages with where they come from, by their places in the index."""
-        with (self.path / "documents.jsonl").open(encoding="utf-8") as lines:
-            return [from_dict(Passage, json.loads(line)) for line in lines]
+        with self._reading("documents.jsonl"):
+            lines = (self.path / "documents.jsonl").read_bytes().splitlines()
+            passages = [from_dict(Passage, json.loads(line)) for line in lines]
+            if len(passages) != self.size:
+                raise ValueError(f"{len(passages)} passages, not {self.size}")
+        return passages
 
     @cached_property
     def documents(self) -> list[str]:
         """The passages' texts, by their places in the index."""
         return [passage.text for passage in self.passages]
+
+    @property
+    def size(self) -> int:
+        """How many passages there are."""
+        return self.record.get("passages", self.record["documents"])
+
+    @contextlib.contextmanager
+    def _reading(self, name: str) -> Iterator[None]:
+        """Whatever a library raises over a part of the index as one RunError that names the part."""
+        try:
+            yield
+        except (MissingExtra, RunError):
+            raise
+        except Exception as error:
+            raise RunError(
+                f"{self.path}/{name} is no part of an index ({type(error).__name__}: {error}); build it anew"
+            ) from error
 
     @property
     def way(self) -> str:
@@ -209,7 +258,9 @@ class Index:
 
     @cached_property
     def _bm25(self) -> Any:
-        return extra("bm25s", "search").BM25.load(self.path / "bm25", show_progress=False)
+        module = extra("bm25s", "search")
+        with self._reading("bm25"):
+            return module.BM25.load(self.path / "bm25", show_progress=False)
 
     @cached_property
     def _dense(self) -> tuple[Any, tuple[LanguageModel, Task, Tokenizer]]:
@@ -221,13 +272,22 @@ class Index:
                 f"{folder} is another run ({found[:12]}…) than the vectors were made by ({known[:12]}…); build the"
                 " index anew"
             )
-        index = extra("usearch.index", "search").Index.restore(str(self.path / "vectors.usearch"))
+        module = extra("usearch.index", "search")
+        with self._reading("vectors.usearch"):
+            index = module.Index.restore(str(self.path / "vectors.usearch"))
+            if len(index) != self.size or index.ndim != vectors(*reading, ["a"]).shape[1]:
+                raise ValueError(f"{len(index)} vectors of {index.ndim} numbers")
         return index, reading
 
     def _by_words(self, queries: Sequence[str], k: int) -> list[list[tuple[int, float]]]:
         lists = []
         for query in queries:
-            scores = self._bm25.get_scores(terms(query)) if terms(query) else np.zeros(len(self.documents))
+            with self._reading("bm25"):
+                scores = (
+                    self._bm25.get_scores(terms(query)) if terms(query) else np.zeros(len(self.documents))
+                )
+                if len(scores) != self.size:
+                    raise ValueError(f"scores of {len(scores)} passages, not {self.size}")
             best = np.argsort(-scores, kind="stable")[:k]
             lists.append([(int(each), float(scores[each])) for each in best if scores[each] > 0])
         return lists

@@ -13,7 +13,7 @@ from textus.corpus.documents import Raw, Unreadable
 from textus.corpus.readers import read
 from textus.corpus.repair import parts
 from textus.corpus.sources import WRAPPED, Source, blocks, scan
-from textus.corpus.tables import Reading
+from textus.corpus.tables import NoColumn, Reading
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,12 @@ def read_pairs(path: Path | str) -> Texts:
     Raises DataError for a file without a pair.
     """
     found = (each for each in scan([path], Path(path), lambda *_: None) if isinstance(each, Source))
-    rows = [row for source in found for row in read(source, Reading()) if isinstance(row, Raw)]
+    try:
+        rows = [row for source in found for row in read(source, Reading()) if isinstance(row, Raw)]
+    except NoColumn:
+        rows = []
+    except Unreadable as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
     pairs = [Part("".join(row.blocks), source=row.source_text) for row in rows if row.source_text is not None]
     if not pairs:
         raise DataError(

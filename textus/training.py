@@ -89,9 +89,7 @@ class Choices:
     """eager, compiled (torch.compile a block at a time) or native (`textus.models.kernels`)."""
     device: str = "cpu"
     workers: int = 1
-    """Micro-batches worked on at once, each by one thread; the sum is taken in order, so the bytes do not
-    depend on it.
-    """
+    """Micro-batches worked on at once, each by one thread; the sum is taken in order: the bytes do not depend on it."""
 
     @property
     def name(self) -> str:
@@ -252,11 +250,7 @@ class Training:
 
     # ── steps ──────────────────────────────────────────────────────────────────────────────────
 
-    def loop(
-        self,
-        stopped: Callable[[], bool],
-        evaluate: Evaluate | None,
-    ) -> None:
+    def loop(self, stopped: Callable[[], bool], evaluate: Evaluate | None) -> None:
         """Steps until the schedule ends, with evaluations and checkpoints on the way."""
         with progress("training", self.schedule.steps) as advance:
             advance(self.step)
@@ -499,9 +493,7 @@ def deterministic() -> Iterator[None]:
 
 @contextmanager
 def stop_signals() -> Iterator[Callable[[], bool]]:
-    """Turn the first SIGINT or SIGTERM into a question the loop asks between steps; a second one acts at
-    once.
-    """
+    """Turn the first SIGINT or SIGTERM into a question the loop asks between steps; a second one acts at once."""
     asked = False
     before: dict[int, Any] = {}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from html import escape
 from pathlib import Path
@@ -12,11 +12,14 @@ from textus.common import DataError, RunError, UsageError, notice
 
 if TYPE_CHECKING:
     from textus.corpus import Corpus
-    from textus.generation import Sampling
+    from textus.generation import DecodedStream, Sampling
     from textus.models import LanguageModel
     from textus.predicting import Predictor
     from textus.tasks import Task
     from textus.tokenizer import Tokenizer
+
+SYSTEM = ("system", "developer")
+"""Roles of the messages that a conversation begins with and always keeps."""
 
 
 def is_texts(on: Any) -> bool:
@@ -176,6 +179,7 @@ class Run:
         task: str | None = None,
         settings: Sequence[str] = (),
         entities: str | Path | None = None,
+        skip_invalid: str | None = None,
     ) -> dict[str, Any]:
         """How well it answers labelled rows, of a file or of Python (dictionaries, a DataFrame, a pair (X, y)): the
         task's figures with their intervals. Its folder is only read.
@@ -184,7 +188,8 @@ class Run:
         reach, which the first time may mean to train one. `out`: a folder for the page and the figures. `task`: the
         name of one of several it has learnt, or of another, with `settings`, as `task_as` takes them. `entities`: of a
         relations run, the tagging run that finds the entities; the rows' own are then what is to be found, and no floor
-        or page goes with the figures.
+        or page goes with the figures. `skip_invalid`: the share of rows that may be left out because they cannot be
+        used, such as "5%", or "all".
         """
         if entities is not None:
             from textus.extracting import measured
@@ -201,6 +206,7 @@ class Run:
         from textus.tasks import learnt, read
 
         asked = self.task_as(task, settings) if task else self.task
+        asked.skip_invalid = skip_invalid
         known = asked.called in self.tasks
         record = learnt(self.record, asked.called, self.path) if known else {}
         rows = scoring.read_rows(asked, on, columns, columns_trained(record))
@@ -300,13 +306,14 @@ class Run:
         found = robustness(self.model, asked, self.tokenizer, Path(on), columns=columns, vectors=words)
         return {"run": str(self.path), "on": str(on), "task": asked.called, **found}
 
-    def stream(self, prompt: str = "", **sampling: Any) -> Iterator[str]:
+    def stream(self, prompt: str = "", **sampling: Any) -> DecodedStream:
         """The continuation of a text, in pieces as they come; keywords are the fields of
         `generation.Sampling`.
 
         An empty prompt begins a new document. For a model that makes a text from another, the prompt is that
-        other text. Raises UsageError for a value out of range, or a prompt longer than the context, before
-        anything is generated.
+        other text. Where the context is full the text ends, unless `sliding=True`: then it continues without its first
+        half. Raises UsageError for a value out of range, or a prompt longer than the context, before anything is
+        generated.
         """
         from textus.generation import beginning, sampling_of
 
@@ -321,12 +328,13 @@ class Run:
         """The continuation of a text, whole; see `stream`."""
         return "".join(self.stream(prompt, **sampling))
 
-    def stream_chat(self, messages: Sequence[dict[str, str]], **sampling: Any) -> Iterator[str]:
-        """The answer to a conversation of {"role", "content"} messages, in pieces.
+    def stream_chat(self, messages: Sequence[dict[str, str]], **sampling: Any) -> DecodedStream:
+        """The answer to a conversation of {"role", "content"} messages, in pieces; `reason` says how it ended.
 
         A run that was not trained on conversations reads them as one plain text, a line each, and answers
-        with the next line. The oldest messages are left out, with a notice, where all of them are longer than
-        the context. A model that makes a text from another is given the last message alone.
+        with the next line. Where the conversation and `max_tokens` are longer than the context, the oldest turns are
+        left out, question and answer together, with a notice; the system message is kept. A model that makes a text
+        from another is given the last message alone.
         """
         if self.model.needs_source:
             return self.stream(messages[-1]["content"], **sampling)
@@ -345,33 +353,50 @@ class Run:
         return "".join(self.stream_chat(messages, **sampling))
 
     def _fitting(self, messages: list[dict[str, str]], sampling: Sampling) -> list[int]:
-        """The conversation as ids, the oldest messages left out until it fits the context."""
+        """The conversation as ids, the oldest turns left out until it and the answer fit the context.
+
+        At most half of the context is kept for the answer; the last turn stays whatever its length.
+        """
         context = self.model.config.context_length
-        left_out = 0
-        while True:
-            if self.chats:
-                ids = self.tokenizer.render(messages, add_generation_prompt=True)
-            else:
-                text = "".join(f"{each['content']}\n" for each in messages)
-                ids = [*self.tokenizer.begin, *self.tokenizer.encode(text)]
-            if context is None or len(ids) < context or len(messages) == 1:
-                break
-            messages, left_out = messages[1:], left_out + 1
-        if left_out:
-            notice(f"the context holds {context} tokens: the {left_out} oldest messages were left out")
+        ids = self._conversation(messages)
+        if context is None or len(ids) + min(sampling.max_tokens, context // 2) <= context:
+            return ids
+        kept_free = min(sampling.max_tokens, context // 2)
+        n_system = next((n for n, each in enumerate(messages) if each.get("role") not in SYSTEM), 0)
+        starts = [n for n, each in enumerate(messages) if each.get("role") == "user" and n > n_system]
+        low, high = 0, len(starts)  # the fewest turns to leave out; all but the last where none is enough
+        while low < high:
+            middle = (low + high) // 2
+            ids = self._conversation(messages[:n_system] + messages[starts[middle] :])
+            low, high = (low, middle) if len(ids) + kept_free <= context else (middle + 1, high)
+        if starts:
+            first = starts[min(low, len(starts) - 1)]
+            ids = self._conversation(messages[:n_system] + messages[first:])
+            system = " (the system message is kept)" if n_system else ""
+            notice(
+                f"the context holds {context:,} tokens, of which {kept_free:,} are for the answer: the"
+                f" {first - n_system} oldest messages were left out{system}"
+            )
         return ids
+
+    def _conversation(self, messages: list[dict[str, str]]) -> list[int]:
+        """A conversation as ids: by the chat template, or as lines of a plain text."""
+        if self.chats:
+            return self.tokenizer.render(messages, add_generation_prompt=True)
+        text = "".join(f"{each['content']}\n" for each in messages)
+        return [*self.tokenizer.begin, *self.tokenizer.encode(text)]
 
     def _pieces(
         self, ids: list[int], sampling: Sampling, ends: tuple[int, ...], source: list[int] | None = None
-    ) -> Iterator[str]:
+    ) -> DecodedStream:
         from textus.engine import Engine
-        from textus.generation import TextStream, decoded
+        from textus.generation import DecodedStream, TextStream
 
         self.refuse_task()
         engine = Engine(self.model, end_id=ends, n_ids=self.tokenizer.vocab_size)
         engine.check(ids, sampling, source)
         events = engine.stream([ids], sampling, None if source is None else [source])
-        return decoded(events, TextStream(self.tokenizer, sampling.stop))
+        return DecodedStream(events, TextStream(self.tokenizer, sampling.stop))
 
     def evaluate(
         self,
@@ -446,7 +471,7 @@ class Run:
         known = (part for part in texts if part.source and self.model.needs_source)
         fits = (part.source for part in known if not source_ids(self.model, self.tokenizer, part)[1])
         source = next(fits, "")
-        return source, self.generate(source, max_tokens=120)
+        return source, self.generate(source, max_tokens=120, sliding=True)
 
     def _corpus(self) -> Corpus:
         """The corpus it was trained on; RunError where it has moved or changed since."""

@@ -8,31 +8,42 @@ and nothing else.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import errno
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from cyclopts import App, CycloptsError
-from cyclopts.exceptions import MissingArgumentError, UnknownCommandError, UnusedCliTokensError
+from cyclopts.exceptions import (
+    MissingArgumentError,
+    UnknownCommandError,
+    UnknownOptionError,
+    UnusedCliTokensError,
+)
 
 from textus.arguments import STDIN
-from textus.cli.app import VERBS, build_app
+from textus.cli.app import PLANNED, PLANNED_FLAGS, VERBS, build_app
 from textus.cli.help import flat_verbs, overview, page
 from textus.cli.options import Answer
-from textus.common import TextusError, UsageError, notice, unknown
+from textus.common import TextusError, UsageError, is_disk_full, notice, unknown
 
 HELP = ("--help", "-h")
+CLOSE = 0.7
+"""How like a flag another must be to be offered for it (0 to 1)."""
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code and never raises for what a person can cause."""
     try:
-        code = run(list(sys.argv[1:] if words is None else words))
-        sys.stdout.flush()
+        with terminated_like_ctrl_c():
+            code = run(list(sys.argv[1:] if words is None else words))
+            sys.stdout.flush()
         return code
+    except Terminated:
+        return failed("terminated", 143)
     except KeyboardInterrupt:
         return failed("stopped", 130)
     except BrokenPipeError:  # the reader of our output has gone: `textus … | head`
@@ -40,18 +51,50 @@ def main(words: Sequence[str] | None = None) -> int:
         return 0
     except TextusError as error:
         return failed(str(error), error.exit_code)
-    except CycloptsError as error:
-        return failed(str(error), 2)
-    except OSError as error:
-        if error.errno == errno.ENOSPC and error.filename is None:
-            give_up_output()
-        return failed(system_trouble(error), 1)
-    except MemoryError:
-        return failed("out of memory; use a smaller model, batch or context (--set model.d_model=…)", 1)
     except Exception as error:
-        return failed(
-            f"unexpected {type(error).__name__}: {error}; TEXTUS_DEBUG=1 shows where; please report it", 1
-        )
+        return unexpected(error)
+
+
+def unexpected(error: Exception) -> int:
+    """The exit code for an error that is not one of ours, with one line for those that have a known reason."""
+    if is_disk_full(error):
+        if isinstance(error, OSError) and error.filename is None:
+            give_up_output()
+        return failed(full_disk(error), 1)
+    if isinstance(error, CycloptsError):
+        return failed(str(error), 2)
+    if isinstance(error, OSError):
+        where = f": {error.filename}" if error.filename else ""
+        return failed(f"{error.strerror or error}{where}", 1)
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):  # torch's own kind
+        return failed("out of memory; use a smaller model, batch or context (--set model.d_model=…)", 1)
+    return failed(
+        f"unexpected {type(error).__name__}: {error}; TEXTUS_DEBUG=1 shows where; please report it", 1
+    )
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: what is half written is removed on the way out, as after Ctrl-C."""
+
+
+@contextlib.contextmanager
+def terminated_like_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM unwind like Ctrl-C while the body runs; not where somebody else handles or ignores it."""
+    import signal
+    import threading
+
+    def stop(*_: object) -> None:
+        raise Terminated
+
+    free = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if not free or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def give_up_output() -> None:
@@ -62,11 +105,13 @@ def give_up_output() -> None:
 
 def run(words: list[str]) -> int:
     """Answer help and version, else parse, work and print."""
-    if words == ["--version"]:
+    if words in (["--version"], ["version"]):
         from importlib.metadata import version
 
         print(f"textus {version('textus')}")
         return 0
+    if words[:1] == ["help"]:
+        words = [*words[1:], "--help"]
     app = build_app()
     asked = words[: words.index("--")] if "--" in words else words
     if not words or any(word in HELP for word in asked):
@@ -83,7 +128,7 @@ def help_text(app: App, words: list[str]) -> str:
     if two in flat_verbs():
         return page(app, two)
     if words[0] not in VERBS:
-        raise unknown("verb", words[0], VERBS)
+        raise unknown_verb(words)
     verb = VERBS[words[0]]
     if not isinstance(verb, dict):
         return page(app, words[0])
@@ -130,7 +175,21 @@ def unknown_verb(words: list[str]) -> UsageError:
     inner = VERBS.get(words[0])
     if isinstance(inner, dict):
         return unknown(f"verb of {words[0]}", words[1], inner)
+    if today := PLANNED.get(words[0].lower()):
+        return UsageError(
+            f"textus {words[0]} is planned and does not exist yet (README, Not yet); today: {today}"
+        )
     return unknown("verb", words[0], VERBS)
+
+
+def unknown_flag(error: UnknownOptionError) -> str:
+    """The flag nobody knows, and the one most like it: never --force, which would replace what it was not meant to."""
+    given = (error.token.keyword or error.token.value).partition("=")[0]
+    if today := PLANNED_FLAGS.get(given):
+        return f"unknown option {given}: {today}"
+    names = [name for argument in error.argument_collection if argument.parse for name in argument.names]
+    near = difflib.get_close_matches(given, [name for name in names if name != "--force"], n=1, cutoff=CLOSE)
+    return f"unknown option {given}" + (f"; did you mean {near[0]}?" if near else "")
 
 
 def explained(error: CycloptsError, words: list[str]) -> str:
@@ -141,18 +200,22 @@ def explained(error: CycloptsError, words: list[str]) -> str:
         needed = error.argument.name
         given = needed.startswith("--") and needed in words
         message = f"{needed} needs a value" if given else f"{verb} needs {needed}"
+    elif isinstance(error, UnknownOptionError):
+        message = unknown_flag(error)
     elif isinstance(error, UnusedCliTokensError):
         message = f"{verb} does not take {' '.join(map(repr, error.unused_tokens or []))}"
     message = message.removesuffix(".")
     return f"{message}{'' if message.endswith('?') else ';'} see: textus {verb} --help"
 
 
-def system_trouble(error: OSError) -> str:
-    """What the operating system refused, with the file and what to do."""
-    where = f": {error.filename}" if error.filename else ""
-    if error.errno == errno.ENOSPC:
-        return f"no space left on the disk{where}; free some; a run keeps its last good checkpoint"
-    return f"{error.strerror or error}{where}"
+def full_disk(error: BaseException) -> str:
+    """A disk without space, a quota or a limit on file sizes, with the file and what to do."""
+    name = getattr(error, "filename", None)
+    if getattr(error, "errno", None) == errno.EFBIG or f"os error {errno.EFBIG}" in str(error):
+        why = "a file would be larger than may be (ulimit -f, or the file system); raise that limit"
+    else:
+        why = "no space left on the disk, or of your quota; free some"
+    return f"{why}; a run keeps its last good checkpoint" + (f": {name}" if name else "")
 
 
 def failed(message: str, code: int) -> int:

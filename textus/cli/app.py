@@ -7,6 +7,7 @@ from typing import Any
 
 from cyclopts import App
 
+from textus.cli.chatting import chat
 from textus.cli.checking import validate
 from textus.cli.demo import demo
 from textus.cli.exchanging import export, import_, pull
@@ -15,7 +16,6 @@ from textus.cli.searching import embed, index_build, index_evaluate, search
 from textus.cli.text import corpus_build, corpus_show, corpus_why, tokenizer_report, tokenizer_train
 from textus.cli.training import bench, finetune, resume, train
 from textus.cli.using import (
-    chat,
     compare,
     doctor,
     evaluate,
@@ -60,6 +60,34 @@ VERBS: dict[str, Callable[..., Any] | dict[str, Callable[..., Any]]] = {
     "bench": bench,
 }
 """In the order of the line; a dictionary is a noun with its own verbs."""
+
+
+SMALLER = "train a smaller model (textus train CORPUS --depth 2), or import one that is quantized (GGUF)"
+PLANNED = {
+    "compress": SMALLER,
+    "quantize": SMALLER,
+    "quantise": SMALLER,
+    "prune": SMALLER,
+    "distill": SMALLER,
+    "distil": SMALLER,
+    "explain": "see where a run is wrong: textus evaluate RUN --on FILE --out FOLDER",
+    "privacy": "remove personal data before textus corpus build",
+    "anonymize": "remove personal data before textus corpus build",
+    "onnx": "textus export RUN --to hf",
+    "distribute": "training uses one machine",
+}
+"""Verbs that are planned (README, Not yet) → what can be done today."""
+PLANNED_FLAGS = {
+    "--workers": "the number of workers is measured with --preset, and kept in the run",
+    "--jobs": "the number of workers is measured with --preset, and kept in the run",
+    "--api-key": "the server has no keys; it listens on this machine unless --host opens it",
+    "--keys": "the server has no keys; it listens on this machine unless --host opens it",
+    "--device": "a GPU that torch can use is taken by itself (textus doctor names it)",
+    "--gpu": "a GPU that torch can use is taken by itself (textus doctor names it)",
+    "--int8": SMALLER,
+    "--int4": SMALLER,
+}
+"""Flags that people look for and that do not exist → what there is instead."""
 
 
 def build_app() -> App:

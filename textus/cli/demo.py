@@ -15,7 +15,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from textus.cli.options import Force, option
-from textus.common import alone_in, claim, notice
+from textus.common import alone_in, claim, mark, notice
 
 Folder = Annotated[Path, option("Where everything is made.", metavar="FOLDER")]
 
@@ -37,6 +37,7 @@ def demo(
     started = time.monotonic()
     claim(out, force=force, kind="demo")
     shutil.rmtree(out, ignore_errors=True)
+    mark(out, "demo")
     write_documents(out / "documents.jsonl")
     with alone_in(out):
         for why, command in STEPS:

@@ -13,6 +13,7 @@ from textus import arguments
 from textus.cli.options import (
     Answer,
     AsText,
+    Encoding,
     Force,
     ForceFile,
     Json,
@@ -78,6 +79,7 @@ def index_build(
     run: Annotated[Path | None, option("Find by meaning: vectors of this run.", metavar="RUN")] = None,
     bm25: Annotated[bool, flag("Find by words.")] = False,
     columns: Columns = None,
+    encoding: Encoding = None,
     passage: Annotated[
         int | None,
         option(
@@ -93,7 +95,9 @@ def index_build(
     """
     from textus import api
 
-    index = api.build_index(file, out=out, run=run, bm25=bm25, columns=columns, passage=passage, force=force)
+    index = api.build_index(
+        file, out=out, run=run, bm25=bm25, columns=columns, encoding=encoding, passage=passage, force=force
+    )
     counts = {name: index.record[name] for name in ("documents", "passages")}
     found = {"index": str(out), **counts, "by": index.way}
     several = f" in {counts['passages']:,} passages" if counts["passages"] > counts["documents"] else ""

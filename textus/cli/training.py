@@ -224,6 +224,7 @@ def bench(
     what: Annotated[
         str, Parameter(name="WHAT", help="A script of benchmarks/, such as train_speed or ngram.")
     ],
+    /,
     *arguments: Annotated[
         str, Parameter(name="ARGUMENTS", allow_leading_hyphen=True, help="Passed on to it.")
     ],

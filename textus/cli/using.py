@@ -1,9 +1,9 @@
-"""Verbs that use runs: `generate chat evaluate compare serve show doctor verify`."""
+"""Verbs that use runs: `generate evaluate compare serve show doctor verify`."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -115,16 +115,22 @@ def generate(
 
 def generate_one(run: Run, prompt: str, sampling: SamplingFlags, *, as_json: bool) -> Answer | None:
     """The text that follows one prompt, as it comes, or as one JSON object."""
+    from textus.cli.chatting import full_context
+
     pieces = run.stream(prompt, **sampling.given())
     if as_json:
-        whole = "".join(pieces)
-        data = {"run": str(run.path), "prompt": prompt, "text": whole, "sampling": sampling.given()}
-        return Answer(data, whole)
-    write("" if run.model.needs_source else prompt)
-    for piece in pieces:
-        write(piece)
-    write("\n")
-    return None
+        text = "".join(pieces)
+    else:
+        write("" if run.model.needs_source else prompt)
+        for piece in pieces:
+            write(piece)
+        write("\n")
+    if full := full_context(pieces, sampling.given(), run):
+        notice(full)
+    if not as_json:
+        return None
+    found = {"run": str(run.path), "prompt": prompt, "text": text, "reason": pieces.reason}
+    return Answer({**found, "sampling": sampling.given()}, text)
 
 
 def generate_many(
@@ -155,43 +161,6 @@ def write(text: str) -> None:
     """Show a piece of text at once, before the next one is ready."""
     sys.stdout.write(text)
     sys.stdout.flush()
-
-
-def chat(run: RunFolder, /, *, sampling: SamplingFlags = SamplingFlags()) -> None:
-    """Talk to a model; questions are typed, or come one a line from a pipe.
-
-    Example: echo "What is a list?" | textus chat work/run --temperature 0.7
-    """
-    from textus.api import open_run
-
-    opened = open_run(run)
-    if not opened.chats:
-        notice(f"{run} was trained to continue texts, not to chat: it answers with the line it expects next")
-    messages: list[dict[str, str]] = []
-    for question in questions():
-        messages.append({"role": "user", "content": question})
-        answer = ""
-        for piece in opened.stream_chat(messages, **sampling.given()):
-            write(piece)
-            answer += piece
-        write("\n")
-        messages.append({"role": "assistant", "content": answer})
-
-
-def questions() -> Iterator[str]:
-    """The questions: typed at a prompt until Ctrl-D, or the lines of a pipe that are not empty."""
-    typed = sys.stdin.isatty()
-    if typed:
-        notice("ask; Ctrl-D ends")
-    while True:
-        if typed:
-            sys.stderr.write("> ")
-            sys.stderr.flush()
-        line = sys.stdin.readline()
-        if not line:
-            return
-        if line.strip():
-            yield line.strip()
 
 
 Ensemble = Annotated[
@@ -259,6 +228,8 @@ def refuse_with_ensemble(
     """UsageError for flags that an ensemble has no use for, and where it lacks rows."""
     if task.entities:
         raise UsageError(f"--entities {task.entities}: goes with one relations run, not with --ensemble")
+    if task.skip_invalid:
+        raise UsageError(f"--skip-invalid {task.skip_invalid}: goes with one run, not with --ensemble")
     if settings:
         raise UsageError(
             f"--set {settings[0]}: with --ensemble each run answers as it has learnt; leave it out"

@@ -4,7 +4,12 @@ One file a step, in the order the text takes::
 
     sources    which files there are: folders, archives, suffixes
     decoding   bytes to characters: which encoding, in blocks
-    readers    characters to documents: text, pages, tables
+    dialects   characters to records: delimiters, quotes, line ends
+    tables     files to rows of named fields, for corpora and labelled rows: csv, JSON, parquet
+    exports    rows of annotation tools in the usual fields; what a json file holds
+    conll      columns of tokens and tags, for labelled rows
+    readers    characters to documents: text, pages, the rows of tables
+    aligned    two files aligned by line, as pairs
     repair     characters to clean characters: mojibake, line ends, NFC
     building   documents to a folder: duplicates, the split, fingerprint
     folder     the folder, opened again: documents, show, why, verify

@@ -8,7 +8,6 @@ chosen. The second pass copies what stays to `train.jsonl` and `validation.jsonl
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -28,6 +27,7 @@ from textus.common import (
     UsageError,
     claim,
     folder_atomic,
+    is_disk_full,
     notice,
     printable,
     progress,
@@ -198,7 +198,7 @@ def write(
             record["files"] = {name: sha256(folder / name) for name in sorted(os.listdir(folder))}  # noqa: PTH208
             write_json(folder / "corpus.json", record)
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if not is_disk_full(error):
             raise
         raise TextusError(
             f"no space left while writing {out}; nothing of it was kept; make room: it takes twice the size "

@@ -16,12 +16,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from textus.common import DataError, RunError, read_json, sha256, unknown
-from textus.config import migrate
+from textus.common import DataError, RunError, read_json, record_file, sha256, sweep, unknown
+from textus.config import Shape, check_shape, migrate
 from textus.corpus.documents import SPLITS, Document
 
 SHOWN = 100
 """The most documents one question is answered with."""
+
+
+FILES = ("train.jsonl", "validation.jsonl", "dropped.jsonl")
+"""What corpus.json lists."""
+COUNTS: Shape = {"documents": int, "parts": int, "chars": int, "bytes": int}
+RECORD: Shape = {
+    "fingerprint": str,
+    "counts": {"train": COUNTS, "validation": COUNTS},
+    "files": {...: str},
+    "pairs?": bool,
+    "split?": str,
+    "settings?": dict,
+    "sources?": list,
+    "dropped?": {...: int},
+    "replaced_bytes?": int,
+    "n_files?": int,
+}
+"""What corpus.json holds."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +73,14 @@ class Corpus:
 
     def documents(self, split: str = "train") -> Iterator[Document]:
         """The parts of a split in order, those of one document together. Raises RunError if damaged."""
-        for each in records(self.path / f"{known(split)}.jsonl"):
-            yield Document(**{**each, "steps": tuple(each["steps"])})
+        path = self.path / f"{known(split)}.jsonl"
+        for number, each in enumerate(records(path), 1):
+            try:
+                yield Document(**{**each, "steps": tuple(each["steps"])})
+            except (LookupError, TypeError) as error:
+                raise RunError(
+                    f"{path}, line {number}: no document ({error}); build the corpus anew"
+                ) from error
 
     def texts(self, split: str = "train") -> Iterator[str]:
         """The text of each part of a split; of a pair first its source, then its target."""
@@ -72,7 +96,7 @@ class Corpus:
     def verify(self) -> None:
         """Read every file and compare its SHA-256. Raises RunError naming the first that changed."""
         for name, expected in self.record["files"].items():
-            if sha256(self.path / name) != expected:
+            if sha256(record_file(self.path, name, FILES)) != expected:
                 raise RunError(f"{self.path / name} was changed after it was written; build the corpus anew")
 
 
@@ -89,13 +113,14 @@ def records(path: Path) -> Iterator[dict[str, Any]]:
         for number, line in enumerate(file, 1):
             try:
                 yield json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise RunError(f"{path}, line {number}: damaged ({error}); build the corpus anew") from error
 
 
 def open_corpus(path: Path, *, verify: bool = False) -> Corpus:
     """Open a corpus folder. Raises RunError where it is none, too new, incomplete, or (`verify`) changed."""
     path = Path(path)
+    sweep(path)
     if not (path / "corpus.json").is_file():
         raise RunError(
             f"{path} is not a corpus (no corpus.json in it); make one: textus corpus build SRC --out {path}"
@@ -104,9 +129,10 @@ def open_corpus(path: Path, *, verify: bool = False) -> Corpus:
     lacking = [key for key in ("fingerprint", "counts", "files") if key not in record]
     if lacking:
         raise RunError(f"{path / 'corpus.json'} lacks {', '.join(lacking)}; build the corpus anew")
-    for name in record["files"]:
-        if not (path / name).is_file():
-            raise RunError(f"{path / name} is missing; build the corpus anew")
+    check_shape(record, RECORD, str(path / "corpus.json"))
+    for name in {*FILES, *record["files"]}:
+        if name not in record["files"] or not record_file(path, name, FILES).exists():
+            raise RunError(f"{path / name} is missing, or not listed in corpus.json; build the corpus anew")
     corpus = Corpus(path, record)
     if verify:
         corpus.verify()

@@ -278,7 +278,9 @@ def separated_rows(kind: str, text: Text, reading: Reading, report: Callable[[st
     if isinstance(first, Problem):
         raise Unreadable(f"{first}: it is the first, so that nothing can be read by it")
     number, cells = first
-    header = header_of(cells) if has_header else [str(n) for n in range(len(cells))]
+    header = header_of(cells, number) if has_header else [str(n) for n in range(len(cells))]
+    if not has_header and (last := max(map(int, reading.columns))) >= len(cells):
+        raise NoColumn(f"has no column {last}: line {number:,} has {len(cells)}, counted from 0")
     if has_header:
         repeated = [name.strip() for name in cells]
     else:
@@ -322,12 +324,14 @@ def body(
         report(f"line {again[0]:,} is the header again and is left out{times}")
 
 
-def header_of(cells: list[str]) -> list[str]:
+def header_of(cells: list[str], number: int) -> list[str]:
     """The names of a header. Raises Unreadable where two columns have one name."""
-    names = [cell.strip().strip("\ufeff") or f"column {number}" for number, cell in enumerate(cells)]
+    names = [cell.strip().strip("\ufeff") or f"column {place}" for place, cell in enumerate(cells)]
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        raise Unreadable(f"has {names.count(twice[0])} columns named {twice[0]!r}; rename all but one")
+        raise Unreadable(
+            f"line {number:,}: {names.count(twice[0])} columns are named {twice[0]!r}; rename all but one"
+        )
     return names
 
 

@@ -440,7 +440,7 @@ def resume(
     run = open_run(path)
     if run.finished:
         verify(path)
-        notice(f"{path} is finished ({run.record['steps']} steps); nothing to resume")
+        notice(f"{path} is finished ({run.record.get('steps', '?')} steps); nothing to resume")
         return path
     one_thread()
     moved(run, data, dev)

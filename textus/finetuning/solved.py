@@ -31,7 +31,7 @@ STRENGTHS = (0.1, 1.0, 10.0, 100.0)
 """Weights of the rows against the penalty (scikit-learn's C) that are tried, on vectors whose mean squared distance
 from their mean is one."""
 MOST_STEPS = 500
-TOLERANCE = 1e-7
+TOLERANCE = 1e-6
 """Largest component of the gradient at the minimum."""
 
 
@@ -173,9 +173,14 @@ def parts_of(problem: Problem) -> Tensor:
 
 def minimum(problem: Problem, inputs: Tensor, rows: Tensor, strength: float, start: Tensor | None) -> Tensor:
     """The layer (F + 1, C), its bias last and free, that has the least loss on some rows plus the penalty: by L-BFGS
-    (Liu and Nocedal 1989).
+    (Liu and Nocedal 1989), of numbers by the normal equations.
     """
     shape = (inputs.shape[1], problem.n_outputs)
+    if problem.kind == "numbers":
+        seen = inputs[rows] * problem.weights[rows, None]
+        penalties = torch.full(shape[:1], 1 / strength, dtype=torch.float64)
+        penalties[-1] = 0.0
+        return torch.linalg.solve(seen.T @ inputs[rows] + penalties.diag(), seen.T @ problem.targets[rows])
     layer = torch.zeros(shape, dtype=torch.float64) if start is None else start.clone()
     layer.requires_grad_()
     given = inputs[rows]

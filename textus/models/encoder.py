@@ -429,7 +429,8 @@ class Encoder(LanguageModel):
             cos, sin = (part[:, None].to(self.precision) for part in self.rotary.first(time))
             angles = (cos, sin)
         if config.segments:
-            x = x + self.segment(torch.zeros_like(ids) if segments is None else segments)
+            kinds = torch.zeros_like(ids) if segments is None else segments.clamp(max=config.segments - 1)
+            x = x + self.segment(kinds)  # RoBERTa's know one kind of text only
         x = x.to(self.precision)
         x = x if config.norm_first else self.norm(x)
         return x if places is not None else self.dropout(x), angles

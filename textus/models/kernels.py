@@ -12,8 +12,6 @@ import ctypes
 import hashlib
 import math
 import os
-import shlex
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -25,6 +23,8 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
+from textus.hardware import COMPILERS, find_compiler
+
 SOURCES = [Path(__file__).with_name(name) for name in ("kernels.cpp", "attention.cpp", "encoder.cpp")]
 SHARED = Path(__file__).with_name("bfloat16.h")
 FLAGS = "-O3 -march=native -mprefer-vector-width=512 -fopenmp-simd -fno-math-errno -fno-trapping-math -shared -fPIC"
@@ -32,14 +32,6 @@ LONGEST = 8192
 """Positions a row of scores may have (a buffer in `textus_causal_softmax`)."""
 WIDEST = 512
 """Width a head may have (a buffer in `unturn_head`)."""
-
-
-def compiler() -> list[str] | None:
-    """The C++ compiler to build with, as the words of a command ($CXX may be `ccache g++`), or None."""
-    if wanted := shlex.split(os.environ.get("CXX", "")):
-        return wanted
-    found = shutil.which("g++") or shutil.which("clang++")
-    return [found] if found else None
 
 
 def cache_folder() -> Path:
@@ -61,9 +53,12 @@ def why_none() -> str | None:
 @cache
 def _library() -> tuple[ctypes.CDLL | None, str | None]:
     """Built once for a source, compiler and processor, and kept in the user's cache."""
-    program = compiler()
+    program = find_compiler()
     if program is None:
-        return None, "there is no C++ compiler (g++ or clang++) to build the kernels"
+        wanted = os.environ.get("CXX", "").strip()
+        if wanted:
+            return None, f"the C++ compiler {wanted} is not found; set CXX to another, or to nothing"
+        return None, f"there is no C++ compiler ({', '.join(COMPILERS)}) to build the kernels"
     texts = [source.read_text() for source in (*SOURCES, SHARED)]
     key = hashlib.sha256("\n".join([*texts, FLAGS, *program, _processor()]).encode())
     built = cache_folder() / f"kernels-{key.hexdigest()[:16]}.so"

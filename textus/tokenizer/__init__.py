@@ -1,7 +1,7 @@
 """Text ⇄ ids: five kinds of tokenizer in Hugging Face's file format, special tokens out of reach of any text.
 
-`encoding` holds the tokenizer itself, `learning` trains one, `chat` renders conversations, `quality`
-reports on one. Built on https://github.com/huggingface/tokenizers.
+`encoding` holds the tokenizer itself, `learning` trains one, `quality` reports on one. `chat` renders conversations: in
+a `sandbox` with its own `filters`, as text whose `provenance` is known, which `chat_encoding` makes ids of. Built on https://github.com/huggingface/tokenizers.
 """
 
 from textus.tokenizer.chat import CHAT_TEMPLATE
@@ -19,6 +19,7 @@ from textus.tokenizer.encoding import (
 )
 from textus.tokenizer.learning import KINDS, train
 from textus.tokenizer.quality import report
+from textus.tokenizer.sandbox import TemplateRefusal
 
 __all__ = [
     "CHAT_TEMPLATE",
@@ -29,6 +30,7 @@ __all__ = [
     "PAD",
     "UNKNOWN",
     "Stream",
+    "TemplateRefusal",
     "Tokenizer",
     "load",
     "made",

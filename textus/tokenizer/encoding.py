@@ -21,7 +21,9 @@ import tokenizers
 
 from textus.common import DataError, RunError, UsageError, fingerprint, read_json, write_atomic, write_json
 from textus.tokenizer import foreign
-from textus.tokenizer.chat import segments
+from textus.tokenizer.chat import written
+from textus.tokenizer.chat_encoding import ChatEncoder
+from textus.tokenizer.provenance import Text
 
 END, PAD, IM_START, IM_END, UNKNOWN = "<|endoftext|>", "<|pad|>", "<|im_start|>", "<|im_end|>", "<unk>"
 END_IDS = "textus_end_ids"
@@ -154,7 +156,7 @@ class Tokenizer:
         answer = "An answer"
         talk = [{"role": "user", "content": "Text"}, {"role": "assistant", "content": answer}]
         try:
-            parts = list(self._segments(talk, add_generation_prompt=False))
+            parts = list(self._chat_encoder.segments(self._written(talk, False)))
         except UsageError:
             return None
         said = [n for n, (is_special, text) in enumerate(parts) if not is_special and answer in text]
@@ -331,29 +333,24 @@ class Tokenizer:
         """The ids of a conversation in the chat template; message text cannot make special tokens.
 
         Raises:
-            UsageError: no chat template, messages of the wrong form, or a template that fails.
+            UsageError: no chat template, messages of the wrong form, or a template that fails; TemplateRefusal where
+            the template refuses these messages.
         """
-        ids: list[int] = []
-        for is_special, text in self._segments(messages, add_generation_prompt=add_generation_prompt):
-            ids.extend([self.special[text]] if is_special else self.encode(text))
-        return ids
+        return self._chat_encoder.encode(self._written(messages, add_generation_prompt))
 
-    def _segments(
-        self, messages: Sequence[dict[str, Any]], *, add_generation_prompt: bool
-    ) -> Iterator[tuple[bool, str]]:
-        """A conversation as (is it a special token, its text)."""
+    def _written(self, messages: Sequence[dict[str, Any]], add_generation_prompt: bool) -> Text:
+        """A conversation as the chat template writes it."""
         if self.chat_template is None:
             raise UsageError(
                 "this tokenizer has no chat template; put a chat_template.jinja beside its tokenizer.json"
             )
-        names = [name for name in self.special if name != self.unknown]
-        return segments(
-            self.chat_template,
-            messages,
-            add_generation_prompt=add_generation_prompt,
-            special=names,
-            words=self.roles,
+        return written(
+            self.chat_template, messages, add_generation_prompt=add_generation_prompt, words=self.roles
         )
+
+    @cached_property
+    def _chat_encoder(self) -> ChatEncoder:
+        return ChatEncoder(self.record, self.special, self.unknown)
 
     # ── files ──
 

@@ -22,6 +22,7 @@ from textus.common import (
     RunError,
     UsageError,
     fingerprint,
+    is_plain_name,
     notice,
     read_json,
     sha256,
@@ -96,7 +97,7 @@ def weight_files(folder: Path) -> dict[Path, set[str] | None]:
             raise RunError(f"{folder / INDEX} has no weight_map; it was changed or cut short")
         found: dict[Path, set[str] | None] = {}
         for name, file in table.items():
-            if not isinstance(file, str) or Path(file).name != file:
+            if not is_plain_name(file):
                 raise RunError(f"{folder / INDEX} places {name} in {file!r}, which is no file of this folder")
             found.setdefault(folder / file, set()).add(name)  # type: ignore[union-attr]
         return found

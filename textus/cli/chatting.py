@@ -1,0 +1,185 @@
+"""The verb `chat`: a conversation at the terminal, or with the lines of a pipe."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from textus.cli.options import RunFolder, SamplingFlags
+from textus.common import UsageError, notice
+
+if TYPE_CHECKING:
+    from textus.api.run import Run
+    from textus.generation import DecodedStream
+
+COMMANDS = {
+    "/help": "this list",
+    "/system TEXT": "begin with this system message; without a text, show it",
+    "/clear": "forget the conversation, but for the system message",
+    "/set NAME=VALUE": "change a setting, such as temperature=0.5; without one, show them",
+    "/quit": "end, as Ctrl-D does; Ctrl-C stops an answer",
+}
+
+
+def chat(run: RunFolder, /, *, sampling: SamplingFlags = SamplingFlags()) -> None:
+    """Talk to a model; questions are typed, or come one a line from a pipe. At the terminal /help lists commands.
+
+    Example: echo "What is a list?" | textus chat work/run --temperature 0.7
+    """
+    from textus.api import open_run
+
+    opened = open_run(run)
+    if not opened.chats:
+        notice(f"{run} was trained to continue texts, not to chat: it answers with the line it expects next")
+    conversation = Conversation(opened, sampling.given())
+    typed = sys.stdin.isatty()
+    for question in typed_lines() if typed else piped_lines():
+        if typed and question.startswith("/"):
+            if not conversation.command(question):
+                return
+        elif typed:
+            with contextlib.suppress(KeyboardInterrupt):
+                conversation.ask_kindly(question)
+        else:
+            conversation.ask(question)
+
+
+class Conversation:
+    """Messages so far, and the settings of the next answer."""
+
+    def __init__(self, run: Run, settings: dict[str, Any]) -> None:
+        self.run, self.settings = run, settings
+        self.system = ""
+        self.turns: list[dict[str, str]] = []
+
+    def ask(self, question: str) -> None:
+        """Show the answer as it comes. Stopped by Ctrl-C, what came of it stays in the conversation."""
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        asked = {"role": "user", "content": question}
+        pieces = self.run.stream_chat([*system, *self.turns, asked], **self.settings)
+        answer = ""
+        try:
+            for piece in pieces:
+                show(piece)
+                answer += piece
+        finally:
+            self.turns += [asked, {"role": "assistant", "content": answer}]
+        show("\n")
+        if (full := full_context(pieces, self.settings, self.run)) or pieces.reason == "length":
+            notice(full or f"… (cut at {pieces.n_tokens} tokens: --max-tokens)")
+
+    def ask_kindly(self, question: str) -> None:
+        """`ask` for somebody at the terminal: an error or Ctrl-C ends the answer, not the program."""
+        try:
+            self.ask(question)
+        except UsageError as error:
+            notice(str(error))
+        except KeyboardInterrupt:
+            show("\n")
+            notice("… (stopped)")
+
+    def command(self, line: str) -> bool:
+        """Carry out a line that begins with /; False ends the conversation."""
+        name, _, rest = line.partition(" ")
+        rest = rest.strip()
+        if name == "/quit":
+            return False
+        if name == "/clear":
+            self.turns = []
+            notice("the conversation is empty")
+        elif name == "/system":
+            self.system = rest or self.system
+            notice(f"system message: {self.system or 'none'}")
+        elif name == "/set":
+            self.set(rest)
+        else:
+            if name != "/help":
+                notice(f"unknown command {name}; these are known:")
+            for form, what in COMMANDS.items():
+                notice(f"  {form:16s} {what}")
+        return True
+
+    def set(self, assignment: str) -> None:
+        """Change a setting of `generation.Sampling`; a wrong one changes nothing."""
+        from dataclasses import asdict
+
+        from textus.generation import sampling_of
+
+        name, equals, value = (part.strip() for part in assignment.partition("="))
+        name = name.replace("-", "_")
+        now = asdict(sampling_of(self.settings))
+        if equals:
+            try:
+                changed = {**self.settings, name: _value(name, value)}
+                now = asdict(sampling_of(changed))
+                self.settings = changed
+            except UsageError as error:
+                notice(str(error))
+                return
+        notice(", ".join(f"{key}={each!r}" for key, each in now.items()))
+
+
+def full_context(pieces: DecodedStream, settings: dict[str, Any], run: Run) -> str:
+    """What to tell of a text that ended because the context is full; empty for every other."""
+    from textus.generation import sampling_of
+
+    if pieces.reason != "length" or pieces.n_tokens >= sampling_of(settings).max_tokens:
+        return ""
+    context = run.model.config.context_length
+    return f"… (cut at {pieces.n_tokens} tokens: the context of {context:,} is full; --sliding continues)"
+
+
+def _value(name: str, value: str) -> Any:
+    """A setting's value as typed, in the form that setting has."""
+    from textus.generation import Sampling
+
+    default = getattr(Sampling(), name, None)
+    if isinstance(default, bool):
+        return value.lower() in ("true", "yes", "on", "1")
+    if not isinstance(default, int | float):
+        return value
+    try:
+        return int(value) if isinstance(default, int) else float(value)
+    except ValueError as error:
+        kind = "whole number" if isinstance(default, int) else "number"
+        raise UsageError(f"{name}={value} is not a {kind}") from error
+
+
+def show(text: str) -> None:
+    """Show a piece of text at once, before the next one is ready."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def typed_lines() -> Iterator[str]:
+    """What is typed at a prompt, with line editing and history, until Ctrl-D; Ctrl-C clears the line."""
+    with contextlib.suppress(ImportError):  # where it is missing, lines are not edited
+        import readline  # noqa: F401 — input() uses it once it is imported
+    notice("ask; /help lists commands, Ctrl-D ends")
+    while True:
+        try:
+            if sys.stdout.isatty():
+                line = input("> ")
+            else:  # the prompt is for the terminal, not for the file that answers go to
+                sys.stderr.write("> ")
+                sys.stderr.flush()
+                line = sys.stdin.readline()
+                if not line:
+                    return
+        except EOFError:
+            show("\n")
+            return
+        except KeyboardInterrupt:
+            show("\n")
+            continue
+        if line.strip():
+            yield line.strip()
+
+
+def piped_lines() -> Iterator[str]:
+    """The lines of a pipe that are not empty."""
+    while line := sys.stdin.readline():
+        if line.strip():
+            yield line.strip()

@@ -1,0 +1,413 @@
+"""jinja2's immutable sandbox for chat templates of strangers: every operation is paid for before it is done.
+
+jinja2 compiles a template to Python. The generator here makes that code call back for everything that takes time or
+memory, or that makes text: operators, comparisons, slices, filters, tests, calls, printing, each round of a loop. What
+comes back is bounded (`provenance.Budget`), and the template's own words come in as `Text` that says so. Names, filters
+and methods are those that `transformers` offers a template; the few that could not be bounded, or whose answer is
+random, are left out, so a template that uses one is refused by its name.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
+from functools import lru_cache
+from typing import Any, cast
+
+from textus.common import UsageError
+from textus.tokenizer.filters import OPERATORS, binary, filters, listed, searched, tests, weighed
+from textus.tokenizer.provenance import (
+    STEP,
+    Budget,
+    Safe,
+    Text,
+    budget,
+    check_length,
+    check_widths,
+    derived,
+    known,
+    own,
+    printed,
+    spend,
+)
+
+TEMPLATE_CHARACTERS = 1 << 16
+METHODS = frozenset(
+    re.findall(
+        r"\w+",
+        """capitalize casefold center copy count endswith expandtabs find format format_map get index isalnum isalpha
+    isascii isdecimal isdigit islower isnumeric isprintable isspace istitle isupper items join keys ljust lower lstrip
+    partition removeprefix removesuffix replace rfind rindex rjust rpartition rsplit rstrip split splitlines startswith
+    strip swapcase title upper values zfill""",
+    )
+)
+
+
+class TemplateRefusal(UsageError):
+    """The template itself refuses these messages, by raise_exception."""
+
+
+@lru_cache(maxsize=32)
+def compiled(template: str) -> Any:
+    """The template as a program; UsageError for one that is too long, jinja2's errors for one that is not valid."""
+    if len(template) > TEMPLATE_CHARACTERS:
+        raise UsageError(
+            f"the chat template has {len(template):,} characters; the limit is {TEMPLATE_CHARACTERS:,}"
+        )
+    sandbox = _environment()
+    tree = sandbox.parse(template)
+    _prepare(tree, sandbox)
+    program = sandbox.compile(tree)
+    return sandbox.template_class.from_code(sandbox, program, sandbox.make_globals(None))
+
+
+def run(template: str, names: dict[str, Any], characters: int) -> Text:
+    """What a template prints with these names, within the budget of a conversation of so many characters.
+
+    Raises:
+        UsageError: whatever goes wrong, in one line; TemplateRefusal where the template refuses the messages.
+    """
+    try:
+        with Budget(characters):
+            program = compiled(template)
+            return concat(program.root_render_func(program.new_context(names)))
+    except UsageError:
+        raise
+    except Exception as error:  # a stranger's program may fail in any way; the person gets one line
+        line = " ".join(str(error).split())
+        raise UsageError(f"the chat template failed: {type(error).__name__}: {line}"[:300]) from error
+
+
+# ── what the compiled code calls ───────────────────────────────────────────────────────────────
+
+
+def _call(sandbox: Any, function: Any, arguments: Iterable[Any]) -> None:
+    """Pay for a call: all of its arguments, and the text or list whose method it is."""
+    from jinja2.runtime import LoopContext, Macro
+
+    spend(STEP)
+    if isinstance(function, Macro | LoopContext):
+        spend(4 * STEP)
+        return
+    owner = getattr(function, "__self__", None)
+    if isinstance(owner, str):
+        spend(len(owner))
+    elif isinstance(owner, list | tuple):
+        weighed(owner)
+    for argument in arguments:
+        weighed(argument)
+
+
+def _formatted(sandbox: Any, template: Text, arguments: Any, names: Any) -> Text:
+    """`template.format(…)`: fields without a specification keep the marks of what they print."""
+    from jinja2.sandbox import SandboxedFormatter
+
+    fields = SandboxedFormatter(sandbox)
+    counted = iter(range(len(arguments) + 1))
+    pieces: list[str] = []
+    origin = derived("?", template)  # the marks of what stands between the fields
+    for literal, name, spec, conversion in string.Formatter().parse(template):
+        pieces.append(derived(literal, origin))
+        if name is None:
+            continue
+        spend(STEP)
+        name = f"{next(counted)}{name}" if name == "" or name[0] in ".[" else name
+        value, _ = fields.get_field(name, arguments, names)
+        if not spec and conversion in (None, "s"):
+            pieces.append(printed(value))
+            continue
+        weighed(value)
+        spec = str(_formatted(sandbox, derived(spec or "", origin), arguments, names))
+        check_widths(spec)
+        result = format(fields.convert_field(value, cast(Any, conversion)), spec)
+        pieces.append(derived(result, value) if isinstance(value, str) else known(result))
+    return own("").join(pieces)
+
+
+def concat(pieces: Iterable[str]) -> Text:
+    """Printed pieces as one text, counted as they come."""
+    texts, length, now = [], 0, budget()
+    for piece in pieces:
+        length += len(piece)
+        now.spend(STEP // 4)
+        now.check_length(length)
+        texts.append(piece)
+    return own("").join(texts)
+
+
+# ── the environment ────────────────────────────────────────────────────────────────────────────
+
+
+class Paid:
+    """What the compiled code calls: paid for first, then done as jinja2's sandbox does it."""
+
+    literals: list[Text]
+    weighed, searched, printed = staticmethod(weighed), staticmethod(searched), staticmethod(printed)
+
+    @property
+    def tick(self) -> bool:
+        """Paid once in each round of a loop."""
+        spend(STEP)
+        return True
+
+    def joined(self, values: tuple[Any, ...]) -> Text:
+        """`a ~ b`."""
+        spend(STEP)
+        return own("").join(map(printed, values))
+
+    def part(self, value: Any, start: Any, stop: Any, step: Any) -> Any:
+        """`value[start:stop:step]`."""
+        spend(STEP)
+        if isinstance(value, Safe):
+            raise UsageError("the chat template slices text escaped for HTML; write ~ '' behind it first")
+        taken = known(value)[start:stop:step]
+        spend(len(taken))
+        return taken
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        return binary(operator, left, right)
+
+    def call(__self, __context: Any, __function: Any, *args: Any, **kwargs: Any) -> Any:
+        _call(__self, __function, [*args, *(v for k, v in kwargs.items() if not k.startswith("_"))])
+        result = cast(Any, super()).call(__context, __function, *args, **kwargs)
+        return iter(listed(result)) if isinstance(result, Iterator) else result
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        spend(STEP)
+        if isinstance(obj, Safe):
+            raise UsageError(
+                f"the chat template calls .{attribute} of text escaped for HTML; write ~ '' behind it first"
+            )
+        return cast(Any, super()).getattr(known(obj), attribute)
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        spend(STEP)
+        return cast(Any, super()).getitem(
+            known(obj), weighed(argument) if isinstance(argument, tuple) else argument
+        )
+
+    def wrap_str_format(self, value: Any) -> Any:
+        name = getattr(value, "__name__", "")
+        template = getattr(value, "__self__", None)
+        if name not in ("format", "format_map") or not isinstance(template, Text):
+            return cast(Any, super()).wrap_str_format(value)
+        if name == "format_map":
+            return lambda names: _formatted(self, template, (), names)
+        return lambda *arguments, **names: _formatted(self, template, arguments, names)
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        if isinstance(obj, str | list | dict | tuple | bytes | int | float):
+            allowed = attr in METHODS or attr in getattr(obj, "_fields", ())
+            return allowed and cast(Any, super()).is_safe_attribute(obj, attr, value)
+        return cast(Any, super()).is_safe_attribute(obj, attr, value)
+
+
+def _environment() -> Any:
+    from jinja2.ext import loopcontrols
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Sandbox(Paid, ImmutableSandboxedEnvironment):
+        intercepted_binops = frozenset(OPERATORS)
+        concat = staticmethod(concat)
+        code_generator_class = _generator()
+
+    sandbox = Sandbox(
+        trim_blocks=True, lstrip_blocks=True, optimized=False, extensions=[loopcontrols, _generation()]
+    )
+    sandbox.filters = filters(sandbox.filters)
+    sandbox.tests = tests(sandbox.tests)
+    sandbox.globals.update(
+        raise_exception=_refuse, strftime_now=_now, namespace=_namespace(), dict=_dictionary, range=_range
+    )
+    sandbox.globals.pop("lipsum")  # random
+    sandbox.literals = []
+    return sandbox
+
+
+def _refuse(message: Any) -> None:
+    raise TemplateRefusal(
+        f"the chat template refuses these messages: {' '.join(printed(message).split())}"[:300]
+    )
+
+
+def _now(form: str) -> Text:
+    check_length(max(map(int, re.findall(r"\d{1,9}", form)), default=0))
+    if len(form) > 1000:
+        raise UsageError("the chat template gives strftime_now a format of over 1,000 characters")
+    return derived(datetime.now().strftime(form), form)
+
+
+def _dictionary(*arguments: Any, **names: Any) -> dict[Any, Any]:
+    return dict(*arguments, **names)
+
+
+def _range(*arguments: int) -> range:
+    found = range(*arguments)
+    if len(found) > 100_000:
+        raise UsageError(f"the chat template makes a range of {len(found):,}; the limit is 100,000")
+    return found
+
+
+def _namespace() -> type:
+    from jinja2.exceptions import SecurityError
+    from jinja2.utils import Namespace
+
+    class Names(Namespace):
+        """A namespace without names that begin with _: through them a program could leave the sandbox."""
+
+        def __init__(*arguments: Any, **names: Any) -> None:
+            self, *rest = arguments
+            held = dict(*rest, **names)
+            for name in held:
+                Names.check(name)
+            Namespace.__init__(self, held)
+
+        def __setitem__(self, name: str, value: Any) -> None:
+            Names.check(name)
+            super().__setitem__(name, value)
+
+        @staticmethod
+        def check(name: Any) -> None:
+            if isinstance(name, str) and name.startswith("_"):
+                raise SecurityError(f"a namespace has no name {name!r}")
+
+    return Names
+
+
+def _generation() -> type:
+    from jinja2 import nodes
+    from jinja2.ext import Extension
+
+    class Generation(Extension):
+        """`{% generation %}`: marks what the assistant says, for training; printed as it is."""
+
+        tags = {"generation"}  # noqa: RUF012
+
+        def parse(self, parser: Any) -> Any:
+            number = next(parser.stream).lineno
+            body = parser.parse_statements(["name:endgeneration"], drop_needle=True)
+            return nodes.CallBlock(self.call_method("printed"), [], [], body).set_lineno(number)
+
+        def printed(self, caller: Callable[[], str]) -> str:
+            return caller()
+
+    return Generation
+
+
+# ── compiling ──────────────────────────────────────────────────────────────────────────────────
+
+
+def _prepare(tree: Any, sandbox: Any) -> None:
+    """Let each round of a loop be paid for, and refuse statements that need other files or change the escaping."""
+    from jinja2 import nodes
+
+    refused = {
+        nodes.Include: "include", nodes.Import: "import", nodes.FromImport: "from", nodes.Extends: "extends",
+        nodes.ScopedEvalContextModifier: "autoescape",
+    }  # fmt: skip
+    for node in tree.find_all(tuple(refused)):
+        tag = refused[type(node)]
+        raise UsageError(f"the chat template uses {{% {tag} %}}, which is not supported; write it without")
+    for loop in list(tree.find_all(nodes.For)):
+        tick = nodes.EnvironmentAttribute("tick", lineno=loop.lineno)
+        loop.body = [nodes.ExprStmt(tick, lineno=loop.lineno), *loop.body]
+        if loop.test is not None:
+            loop.test = nodes.And(tick, loop.test, lineno=loop.lineno)
+    tree.set_environment(sandbox)
+
+
+class Calling:
+    """What jinja2's code generator writes otherwise here: calls of `Paid`, and strings that say who wrote them."""
+
+    environment: Any
+    write: Callable[[str], None]
+    visit: Callable[[Any, Any], None]
+
+    def literal(self, text: str) -> str:
+        """Code for a string of the template: read from a table, where it is marked as the template's own."""
+        literals = self.environment.literals
+        literals.append(own(text))
+        return f"environment.literals[{len(literals) - 1}]"
+
+    def visit_Const(self, node: Any, frame: Any) -> None:
+        if isinstance(node.value, str):
+            self.write(self.literal(node.value))
+        else:
+            cast(Any, super()).visit_Const(node, frame)
+
+    def visit_TemplateData(self, node: Any, frame: Any) -> None:
+        self.write(self.literal(node.data))
+
+    def _output_const_repr(self, group: Iterable[Any]) -> str:
+        return self.literal("".join(group))
+
+    def _output_child_to_const(self, node: Any, frame: Any, finalize: Any) -> str:
+        from jinja2 import nodes
+
+        if isinstance(node, nodes.TemplateData) or (
+            isinstance(node, nodes.Const) and isinstance(node.value, str)
+        ):
+            return str(node.as_const(frame.eval_ctx))
+        raise nodes.Impossible()  # nothing is computed while compiling
+
+    def _output_child_pre(self, node: Any, frame: Any, finalize: Any) -> None:
+        self.write("environment.printed(")
+
+    def _output_child_post(self, node: Any, frame: Any, finalize: Any) -> None:
+        self.write(")")
+
+    def visit_Concat(self, node: Any, frame: Any) -> None:
+        self.write("environment.joined((")
+        for part in node.nodes:
+            self.visit(part, frame)
+            self.write(", ")
+        self.write("))")
+
+    def visit_Compare(self, node: Any, frame: Any) -> None:
+        self.write("(environment.weighed(")
+        self.visit(node.expr, frame)
+        self.write(")")
+        for part in node.ops:
+            self.visit(part, frame)
+        self.write(")")
+
+    def visit_Operand(self, node: Any, frame: Any) -> None:
+        from jinja2.compiler import operators
+
+        check = "searched" if node.op in ("in", "notin") else "weighed"
+        self.write(f" {operators[node.op]} environment.{check}(")
+        self.visit(node.expr, frame)
+        self.write(")")
+
+    def visit_Dict(self, node: Any, frame: Any) -> None:
+        self.write("{")
+        for pair in node.items:
+            self.write("environment.weighed(")
+            self.visit(pair.key, frame)
+            self.write("): ")
+            self.visit(pair.value, frame)
+            self.write(", ")
+        self.write("}")
+
+    def visit_Getitem(self, node: Any, frame: Any) -> None:
+        from jinja2 import nodes
+
+        if not isinstance(node.arg, nodes.Slice):
+            cast(Any, super()).visit_Getitem(node, frame)
+            return
+        self.write("environment.part(")
+        for value in (node.node, node.arg.start, node.arg.stop, node.arg.step):
+            if value is None:
+                self.write("None")
+            else:
+                self.visit(value, frame)
+            self.write(", ")
+        self.write(")")
+
+
+def _generator() -> Any:
+    from jinja2.compiler import CodeGenerator
+
+    return type("Generator", (Calling, CodeGenerator), {})
