@@ -139,7 +139,7 @@ def test_guesses_are_reported_in_one_line(tmp_path: Path, capsys: pytest.Capture
     assert len(lines) == 1
     assert lines[0].startswith("4 files are not UTF-8: read as cp1250 (3, first ")
     assert "gb18030 (1, first " in lines[0]
-    assert lines[0].endswith("give --encoding if that is wrong")
+    assert lines[0].endswith("save the file as UTF-8")
 
 
 def test_a_guess_is_reported_for_rows_too(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
