@@ -290,7 +290,7 @@ def settings_for(wish: Wish, family: str, parts: Parts, rows: dict[str, RowsOfBo
     n_rows = [len(rows[name][0]) or len(data.train) for name, data in parts.items()]
     n_held = min(len(data.dev) for data in parts.values())
     train = settings_of(wish, n_rows, n_held, keeps_last=family_of(family)[0].keeps_last)
-    can = wish.parent and any(each["kind"] in solved.HEADS for each in heads_of(family, parts).values())
+    can = wish.parent and any(map(solved.can_be_solved, heads_of(family, parts).values()))
     return replace(train, evaluate_first=bool(can) and train.keep == "best")
 
 
@@ -353,7 +353,7 @@ def prepare(
         record["solved"] = {
             name: solved.begin_with(model, parts[name].task, rows[name][0], tokenizer.pad_id, train.seed)
             for name in new
-            if parts[name].task.head()["kind"] in solved.HEADS
+            if solved.can_be_solved(parts[name].task.head())
         }
     batches = batches_of(record, parts, tokenizer.pad_id, rows)
     each: dict[str, Evaluate] = {
