@@ -277,7 +277,7 @@ def test_many_threads_get_what_each_would_get_alone(front: EngineThread) -> None
         assert got[n] == generate(model, PROMPTS[n % 6], replace(SAMPLINGS[n % 6], seed=n), END)
 
 
-ENDLESS = Sampling(max_tokens=10**9, temperature=0)
+ENDLESS = Sampling(max_tokens=10**9, temperature=0, sliding=True)
 
 
 @pytest.fixture

@@ -323,7 +323,7 @@ def test_labels_never_seen_count_as_wrong(
         ([{"text": "a", "label": {"x": 1}}], "the label is {'x': 1}"),
         ([{"text": f"t{n}", "label": "same"} for n in range(30)], "one label 'same'"),
         ([{"text": f"t{n}", "label": f"l{n}"} for n in range(300)], "different labels in"),
-        ([{"text": "a", "label": ["x"]}] * 9, "--set task.multi=true"),
+        ([{"text": "a", "label": ["x", "y"]}] * 9, "--set task.multi=true"),
     ],
 )
 def test_data_that_cannot_be_learnt_is_named(

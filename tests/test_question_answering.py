@@ -187,12 +187,11 @@ def test_answers_in_other_words_are_measured_by_and_told(capsys: pytest.CaptureF
     ("values", "complaint"),
     [
         ({}, "has no field 'answers'"),
-        ({"answers": [at("Anna", 6)]}, "the answer 'Anna' does not stand at 10 of the context"),
+        ({"answers": [{"text": "a", "start": 900}]}, "the answer 'a' does not stand at 900 of the context"),
         (
             {"answers": [{"text": "Zoe", "start": 3}]},
             "'Zoe' does not stand at 3 of the context, where there is ' Anna",
         ),
-        ({"answers": [{"text": "Anna", "start": 9999}]}, "does not stand at 9999"),
         ({"answers": [{"text": "Anna"}]}, "not a text and the character it starts at"),
         ({"answers": [{"text": "", "start": 0}]}, "not a text and the character it starts at"),
         ({"answers": {"text": ["Anna"], "answer_start": []}}, "two lists of one length"),
@@ -542,7 +541,7 @@ def test_an_epoch_is_all_windows_and_contexts_are_held_out_whole(
     n_rows, windows = (int(each.replace(",", "")) for each in found.groups())
     assert windows > n_rows
     assert n_rows % 3 == 0  # three questions a context
-    assert run.record["steps"] == windows // 16
+    assert run.record["steps"] == -(-windows // 16)  # the last part of an epoch counts
 
 
 def test_the_command_line_asks_a_file_or_a_pair(

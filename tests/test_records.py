@@ -270,6 +270,11 @@ def test_a_header_where_columns_are_positions(
     assert ("line 1 (" in capsys.readouterr().err) == (expected == 1)
 
 
+def test_a_position_beyond_the_columns_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="has no column 2: line 1 has 2, counted from 0"):
+        values(write(tmp_path / "a.tsv", "a\tb\n"), "0=text,2=label")
+
+
 # ── folders ────────────────────────────────────────────────────────────────────────────────────
 
 

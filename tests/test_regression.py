@@ -224,7 +224,7 @@ def test_several_numbers_at_once(rows: Path, tmp_path: Path, capsys: pytest.Capt
     found = run.evaluate_task(rows)
     assert [each["target"] for each in found["targets"]] == ["stars", "label"]
     assert found["r2"]["value"] == pytest.approx(np.mean([each["r2"] for each in found["targets"]]))
-    assert set(run.predict(rows)[0]) == {"stars", "label"}
+    assert set(run.predict(rows)[0]) == {"line", "stars", "label"}
     assert main(["evaluate", str(run.path), "--on", str(rows)]) == 0
     assert "stars" in capsys.readouterr().out
 

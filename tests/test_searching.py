@@ -332,8 +332,11 @@ def test_a_folder_of_books_is_searched_to_its_last_page(
 
 
 def test_one_query_is_not_taken_for_a_list_of_letters(both: Index) -> None:
-    with pytest.raises(UsageError, match=r"write \['gold'\]"):
-        both.search("gold")
+    """U4: a string is one query and has one list of results."""
+    assert both.search("gold") == both.search(["gold"])[0]
+    assert both.search([]) == []
+    with pytest.raises(UsageError, match="a query is one string"):
+        both.search([3])  # type: ignore[list-item]
 
 
 # ── figures and commands ───────────────────────────────────────────────────────────────────────

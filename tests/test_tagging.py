@@ -376,7 +376,7 @@ def test_rows_of_tokens_get_tags_too(tuned: api.Run, tmp_path: Path) -> None:
         ("Anna", 0, 4),
         ("York", 10, 14),
     ]
-    assert second == {"entities": []}
+    assert second == {"line": 2, "entities": []}
 
 
 def test_asked_alone_and_together_it_answers_alike(tuned: api.Run) -> None:

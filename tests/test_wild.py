@@ -209,13 +209,16 @@ def test_tokens_named_beside_the_tokenizer_are_known(tmp_path: Path) -> None:
     assert 8 not in mine.encode("a<more>b"), "and no text spells it"
 
 
+GPT2_TYPE = {"model_type": "gpt2"}
+
+
 def test_added_tokens_of_the_oldest_folders_are_read(data: Path, tmp_path: Path) -> None:
     source = data / "weights" / "gpt2_bpe"
     shutil.copy(source / "encoder.json", tmp_path / "vocab.json")
     shutil.copy(source / "vocab.bpe", tmp_path / "merges.txt")
     (tmp_path / "added_tokens.json").write_text('{"[PAD]": 50257, "<new>": 50258}')
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
-    mine, theirs = read_tokenizer(tmp_path), transformers.AutoTokenizer.from_pretrained(tmp_path)
+    mine, theirs = read_tokenizer(tmp_path, GPT2_TYPE), transformers.AutoTokenizer.from_pretrained(tmp_path)
     assert mine is not None
     assert mine.vocab_size == len(theirs) == 50259
     assert mine.special["<new>"] == theirs.convert_tokens_to_ids("<new>")
@@ -223,7 +226,7 @@ def test_added_tokens_of_the_oldest_folders_are_read(data: Path, tmp_path: Path)
     for more in ('{"[PAD]": 50258}', "[]", '{"[PAD]": "x"}'):
         (tmp_path / "added_tokens.json").write_text(more)
         with pytest.raises(RunError, match=r"added_tokens\.json does not number its entries on"):
-            read_tokenizer(tmp_path)
+            read_tokenizer(tmp_path, GPT2_TYPE)
 
 
 def test_a_folder_in_which_nothing_was_left_out_is_read_as_before(tmp_path: Path) -> None:

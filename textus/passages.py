@@ -9,10 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from textus.common import DataError, UsageError, notice
+from textus.corpus.decoding import Guesses
 from textus.corpus.documents import Dropped, Unreadable
 from textus.corpus.sources import WRAPPED, Source, scan
 from textus.corpus.tables import Reading, parse_columns
@@ -107,16 +109,20 @@ def records_of(path: Path, columns: str | None, encoding: str) -> Iterator[Recor
         yield from stream_records(path, parse_columns(columns), encoding=encoding)
         return
     reading = Reading(parse_columns(columns), encoding)
-    dropped, faults, broken = list[Dropped](), list[Problem](), Broken()
+    dropped, faults, broken, guesses = list[Dropped](), list[Problem](), Broken(), Guesses()
     for source in scan([path], Path(), lambda n: None):
         if isinstance(source, Dropped):
             dropped.append(source)
-        elif is_table(source):
+            continue
+        source = replace(source, noted=partial(guesses.add, source.name))
+        if is_table(source):
             rows = list(of_source(Found(source), reading, dropped))
             faults += [row for row in rows if isinstance(row, Problem)]
             yield from (broken.cleaned(row) for row in rows if isinstance(row, Record))
         else:
             yield from (broken.cleaned(record) for record in texts_of(source, path, reading, lines=lines))
+    if line := str(guesses):
+        notice(line)
     broken.report()
     report_dropped(dropped)
     if faults:

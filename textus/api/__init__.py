@@ -449,6 +449,7 @@ def build_index(
     bm25: bool = False,
     columns: str | None = None,
     passage: int | None = None,
+    encoding: str | None = None,
     force: bool = False,
 ) -> Index:
     """Make an index of a file's or folder's texts, each once: by the vectors of a run, by their words (`bm25`), or by
@@ -460,7 +461,8 @@ def build_index(
     from textus.searching import build
 
     common.claim(Path(out), force=force, kind="index")
-    passages = read_passages(Path(file), columns, longest=LONGEST if passage is None else passage)
+    longest = LONGEST if passage is None else passage
+    passages = read_passages(Path(file), columns, encoding=encoding or "", longest=longest)
     return build(passages, Path(out), run=Path(run) if run else None, bm25=bm25, force=force)
 
 

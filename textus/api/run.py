@@ -179,6 +179,7 @@ class Run:
         task: str | None = None,
         settings: Sequence[str] = (),
         entities: str | Path | None = None,
+        skip_invalid: str | None = None,
     ) -> dict[str, Any]:
         """How well it answers labelled rows, of a file or of Python (dictionaries, a DataFrame, a pair (X, y)): the
         task's figures with their intervals. Its folder is only read.
@@ -187,7 +188,8 @@ class Run:
         reach, which the first time may mean to train one. `out`: a folder for the page and the figures. `task`: the
         name of one of several it has learnt, or of another, with `settings`, as `task_as` takes them. `entities`: of a
         relations run, the tagging run that finds the entities; the rows' own are then what is to be found, and no floor
-        or page goes with the figures.
+        or page goes with the figures. `skip_invalid`: the share of rows that may be left out because they cannot be
+        used, such as "5%", or "all".
         """
         if entities is not None:
             from textus.extracting import measured
@@ -204,6 +206,7 @@ class Run:
         from textus.tasks import learnt, read
 
         asked = self.task_as(task, settings) if task else self.task
+        asked.skip_invalid = skip_invalid
         known = asked.called in self.tasks
         record = learnt(self.record, asked.called, self.path) if known else {}
         rows = scoring.read_rows(asked, on, columns, columns_trained(record))

@@ -160,6 +160,7 @@ class TaskFlags:
         option("Write a page with pictures, and the figures (HTML, JSON) here.", metavar="FOLDER"),
     ] = None
 
+    skip_invalid: SkipInvalid = None
     entities: Annotated[
         Path | None,
         option("Of a relations run: find the entities by this tagging run, in the raw text.", metavar="RUN"),
@@ -167,7 +168,9 @@ class TaskFlags:
 
     def given(self) -> dict[str, Any]:
         """As keywords of `Run.evaluate_task`."""
-        more = {"entities": self.entities} if self.entities else {}
+        more: dict[str, Any] = {"entities": self.entities} if self.entities else {}
+        if self.skip_invalid:
+            more["skip_invalid"] = self.skip_invalid
         return {
             "columns": self.columns,
             "by": self.by or (),
@@ -182,6 +185,7 @@ class TaskFlags:
             "--slice": self.by,
             "--no-floors": self.no_floors,
             "--entities": self.entities,
+            "--skip-invalid": self.skip_invalid,
         }
         if wrong := [name for name, value in given.items() if value]:
             raise UsageError(f"{wrong[0]}: {run} was not fine-tuned for a task; leave it out")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +13,7 @@ from textus import arguments
 from textus.cli.options import (
     Answer,
     AsText,
+    Encoding,
     Force,
     ForceFile,
     Json,
@@ -64,6 +65,21 @@ def embed(
     return Answer(found, f"{found['out']}: {found['texts']:,} vectors of {found['width']}")
 
 
+@Parameter(name="*")
+@dataclass(frozen=True)
+class ReadDocuments:
+    """How the documents of an index are read."""
+
+    columns: Columns = None
+    encoding: Encoding = None
+    passage: Annotated[
+        int | None,
+        option(
+            "Longest passage in bytes; longer texts are cut into several. 0: none is cut. [default: 1200]"
+        ),
+    ] = None
+
+
 def index_build(
     file: Annotated[
         Path,
@@ -77,13 +93,7 @@ def index_build(
     out: Out,
     run: Annotated[Path | None, option("Find by meaning: vectors of this run.", metavar="RUN")] = None,
     bm25: Annotated[bool, flag("Find by words.")] = False,
-    columns: Columns = None,
-    passage: Annotated[
-        int | None,
-        option(
-            "Longest passage in bytes; longer texts are cut into several. 0: none is cut. [default: 1200]"
-        ),
-    ] = None,
+    read: ReadDocuments = ReadDocuments(),
     force: Force = False,
     as_json: Json = False,
 ) -> Answer:
@@ -93,7 +103,7 @@ def index_build(
     """
     from textus import api
 
-    index = api.build_index(file, out=out, run=run, bm25=bm25, columns=columns, passage=passage, force=force)
+    index = api.build_index(file, out=out, run=run, bm25=bm25, force=force, **asdict(read))
     counts = {name: index.record[name] for name in ("documents", "passages")}
     found = {"index": str(out), **counts, "by": index.way}
     several = f" in {counts['passages']:,} passages" if counts["passages"] > counts["documents"] else ""

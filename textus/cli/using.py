@@ -228,6 +228,8 @@ def refuse_with_ensemble(
     """UsageError for flags that an ensemble has no use for, and where it lacks rows."""
     if task.entities:
         raise UsageError(f"--entities {task.entities}: goes with one relations run, not with --ensemble")
+    if task.skip_invalid:
+        raise UsageError(f"--skip-invalid {task.skip_invalid}: goes with one run, not with --ensemble")
     if settings:
         raise UsageError(
             f"--set {settings[0]}: with --ensemble each run answers as it has learnt; leave it out"

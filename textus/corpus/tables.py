@@ -279,6 +279,8 @@ def separated_rows(kind: str, text: Text, reading: Reading, report: Callable[[st
         raise Unreadable(f"{first}: it is the first, so that nothing can be read by it")
     number, cells = first
     header = header_of(cells, number) if has_header else [str(n) for n in range(len(cells))]
+    if not has_header and (last := max(map(int, reading.columns))) >= len(cells):
+        raise NoColumn(f"has no column {last}: line {number:,} has {len(cells)}, counted from 0")
     if has_header:
         repeated = [name.strip() for name in cells]
     else:

@@ -235,13 +235,13 @@ def without_copies(records: list[Record], held: list[Record]) -> tuple[list[Reco
 
 def source(wish: Wish, data: Data) -> dict[str, Any]:
     """Where the data came from, how it was read, and a fingerprint of what it says."""
+    how = {"skip_invalid": wish.skip_invalid, "encoding": wish.encoding}
     return {
         "path": str(wish.data.resolve()),
         "dev": str(wish.dev.resolve()) if wish.dev else None,
         "columns": wish.columns,
-        "skip_invalid": wish.skip_invalid,
-        "encoding": wish.encoding,
         "fingerprint": data.fingerprint,
+        **{name: value for name, value in how.items() if value is not None},
     }
 
 

@@ -31,6 +31,7 @@ from textus.models.heads import build_head
 from textus.pairs import Deal
 from textus.records import Record
 from textus.report import Section
+from textus.tasks.rows import usable_rows
 from textus.tokenizer import Tokenizer
 
 Floats = NDArray[np.float64]
@@ -118,6 +119,8 @@ class Task(ABC):
         self.settings, self.labels = settings, list(labels)
         self.called = self.name
         """The name of its head: the task's, or another where a run learns several."""
+        self.skip_invalid: str | None = None
+        """The share of rows that `examples` may leave out because they cannot be used: N% or all."""
         self.counts: list[int] = []
         """Rows of each class that were learnt from, where there are classes."""
 
@@ -151,6 +154,12 @@ class Task(ABC):
     @abstractmethod
     def examples(self, records: Sequence[Record], *, labelled: bool) -> list[Example]:
         """The rows checked. Raises DataError that lists those that cannot be used."""
+
+    def usable(self, records: Sequence[Record], *, labelled: bool) -> Sequence[Record]:
+        """The records without those that `skip_invalid` leaves out."""
+        if self.skip_invalid is None:
+            return records
+        return usable_rows(records, self.parser(self.settings, records, labelled=labelled), self.skip_invalid)
 
     def label_names(self, example: Example) -> list[str]:
         """The names that an example's label is made of, as `labels` or its entities have them: what is counted."""

@@ -110,6 +110,7 @@ class Classification(Task):
         return cls(settings, names, [found[name] for name in names])
 
     def examples(self, records: Sequence[Record], *, labelled: bool) -> list[Example]:
+        records = self.usable(records, labelled=labelled)
         settings = with_separator(self.settings, records) if labelled else self.settings
         parsed = parse_rows(records, self.parser(settings, records, labelled=labelled))
         kept, empty, spelled = [], [], Counter[tuple[str, str]]()

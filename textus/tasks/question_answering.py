@@ -110,6 +110,7 @@ class QuestionAnswering(Task):
         return cls(replace(settings, no_answer=settings.no_answer or none > 0), [])
 
     def examples(self, records: Sequence[Record], *, labelled: bool) -> list[Example]:
+        records = self.usable(records, labelled=labelled)
         kept, empty, elsewhere = [], [], []
         told: Counter[str] = Counter()
         parsed = parse_rows(records, self.parser(self.settings, records, labelled=labelled))

@@ -96,6 +96,7 @@ class Regression(Task):
         return cls(settings, [spelled(each) for each in ratings], scales)
 
     def examples(self, records: Sequence[Record], *, labelled: bool) -> list[Example]:
+        records = self.usable(records, labelled=labelled)
         kept, empty = [], []
         parsed = parse_rows(records, self.parser(self.settings, records, labelled=labelled))
         for record, (texts, label, numbers) in zip(records, parsed, strict=True):

@@ -177,6 +177,7 @@ class Relations(Task):
     # ── rows ───────────────────────────────────────────────────────────────────────────────────
 
     def examples(self, records: Sequence[Record], *, labelled: bool) -> list[Example]:
+        records = self.usable(records, labelled=labelled)
         rows = parse_rows(records, self.parser(self.settings, records, labelled=labelled))
         if n := sum(row.nowhere for row in rows):
             notice(f"{n:,} triples have a mention that does not stand in their text: they are left out")

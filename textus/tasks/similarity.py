@@ -96,6 +96,7 @@ class Similarity(Task):
         return cls(replace(settings, objective=objective, low=low, high=high), [])
 
     def examples(self, records: Sequence[Record], *, labelled: bool) -> list[Example]:
+        records = self.usable(records, labelled=labelled)
         kept, empty = [], []
         parsed = parse_rows(records, self.parser(self.settings, records, labelled=labelled))
         for record, (texts, score) in zip(records, parsed, strict=True):

@@ -129,6 +129,7 @@ class Tagging(Task):
     # ── rows ───────────────────────────────────────────────────────────────────────────────────
 
     def examples(self, records: Sequence[Record], *, labelled: bool) -> list[Example]:
+        records = self.usable(records, labelled=labelled)
         rows = parse_rows(records, self.parser(self.settings, records, labelled=labelled))
         if not labelled:
             return list(rows)

@@ -108,7 +108,7 @@ def with_added(record: dict[str, Any], config: dict[str, Any], folder: Path) -> 
     path = folder / "added_tokens.json"
     more = read_json(path) if path.exists() else {}
     if not isinstance(more, dict) or not all(type(number) is int for number in more.values()):
-        raise RunError(f"{path} is no object of tokens and ids; it is damaged")
+        raise RunError(f"{path} does not number its entries on from the vocabulary's; it is damaged")
     said = {int(n): token for n, token in (config.get("added_tokens_decoder") or {}).items()}
     more = {**more, **{token["content"]: n for n, token in said.items()}}
     names = list(dict.fromkeys(special_names(config)))
@@ -118,7 +118,7 @@ def with_added(record: dict[str, Any], config: dict[str, Any], folder: Path) -> 
     known = {*numbers.values(), *more.values()}
     if known != set(range(len(known))):
         raise RunError(
-            f"{path} and the vocabulary do not number their tokens from 0 without gaps; one is damaged"
+            f"{path} does not number its entries on from the vocabulary's, without gaps; one of both is damaged"
         )
     found = {token["id"]: token for token in record["added_tokens"]}
     for name in [*names, *more]:

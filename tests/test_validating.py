@@ -1,0 +1,298 @@
+"""`textus validate`: bad rows, labels, duplicates, contradictions, leakage and lengths, as the command, in Python, and
+inside `finetune` (D24, D25)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from labelled import written
+
+import textus
+from textus import api
+from textus.cli import main
+from textus.common import DataError, UsageError
+from textus.finetuning import Wish, read_data
+from textus.tasks import task_class
+
+GOOD = [
+    {"text": f"the film number {n} was {('good', 'bad')[n % 2]}", "label": ("pos", "neg")[n % 2]}
+    for n in range(60)
+]
+
+
+def kinds(found: dict[str, Any]) -> dict[str, int]:
+    """Kind of warning → how often it was seen."""
+    return {each["kind"]: each["count"] for each in found["warnings"]}
+
+
+def message(found: dict[str, Any], kind: str) -> str:
+    """The line of a warning."""
+    return next(each["message"] for each in found["warnings"] if each["kind"] == kind)
+
+
+def test_good_rows_have_no_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = written(tmp_path / "rows.jsonl", GOOD)
+    assert main(["validate", str(data)]) == 0
+    said = capsys.readouterr().out
+    assert "60 rows, 60 usable for classification" in said
+    assert "columns: text from 'text', label from 'label'" in said
+    assert "classes: 2 (neg 30, pos 30)" in said
+    assert "errors: 0, warnings: 0; usable" in said
+    assert kinds(textus.validate(data)) == {}
+
+
+def test_bad_rows_are_all_listed_by_file_and_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """D24: lines that cannot be read and rows the task refuses, in the order of the file, of both files."""
+    lines = [json.dumps(row) for row in GOOD]
+    lines[4], lines[9], lines[30] = (
+        '{"text": "a", "label": ""}',
+        "{not json",
+        '{"text": null, "label": "pos"}',
+    )
+    data, dev = tmp_path / "rows.jsonl", tmp_path / "dev.jsonl"
+    data.write_text("\n".join(lines) + "\n")
+    dev.write_text(json.dumps(GOOD[0] | {"text": "another"}) + "\n" + '{"text": "b", "label": null}\n')
+    assert main(["validate", str(data), "--dev", str(dev), "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert found["ok"] is False
+    assert [each["where"].rpartition(": ")[2] for each in found["errors"]] == [
+        "line 5",
+        "line 10",
+        "line 31",
+        "line 2",
+    ]
+    assert [each["file"] for each in found["errors"]] == [str(data)] * 3 + [str(dev)]
+    assert (found["files"]["train"]["rows"], found["files"]["train"]["usable"]) == (60, 57)
+    assert found["files"]["dev"]["invalid"] == 1
+    assert found["classes"] == {"neg": 29, "pos": 28}
+    assert main(["validate", str(data), "--dev", str(dev)]) == 1
+    said = capsys.readouterr().out
+    assert said.count("error: ") == 4
+    assert "errors: 4, " in said
+    assert "--skip-invalid all" in said
+    words = ["finetune", str(data), "--dev", str(dev), "--model", "linear", "--out", str(tmp_path / "run")]
+    assert main(words) == 1
+    assert "4 of 62 rows cannot be used" in capsys.readouterr().err
+    assert main([*words, "--skip-invalid", "50%"]) == 0
+    assert capsys.readouterr().err.count("left out (--skip-invalid)") == 2
+
+
+def test_columns_are_named_as_they_were_taken(tmp_path: Path) -> None:
+    rows = [{"id": n, "review": row["text"], "stars": row["label"]} for n, row in enumerate(GOOD)]
+    data = written(tmp_path / "rows.jsonl", rows)
+    file = textus.validate(data, columns="text=review,label=stars")["files"]["train"]
+    assert file["columns"] == {"text": "review", "label": "stars"}
+    assert file["not_read"] == ["id"]
+    found = textus.validate(data)
+    assert not found["ok"]
+    assert len(found["errors"]) == 60
+    assert "has no field 'text'" in found["errors"][0]["message"]
+
+
+def test_labels_that_look_wrong_are_warnings(tmp_path: Path) -> None:
+    odd = [("Pos", "x"), (" pos", "y"), ("ｐｏｓ", "z"), ("positve", "u"), ("nan", "v"), ("once", "w")]
+    rows = [row | {"label": "positive" if row["label"] == "neg" else "pos"} for row in GOOD]
+    data = written(tmp_path / "rows.jsonl", [*rows, *({"text": text, "label": label} for label, text in odd)])
+    found = textus.validate(data)
+    assert found["ok"]
+    assert kinds(found) == {"alike": 1, "misspelt": 1, "missing": 1, "single": 5}
+    assert message(found, "alike").endswith(
+        "'pos' (31) and 'Pos' (1) and 'ｐｏｓ' (1); did you mean one class?"
+    )
+    assert "'positve' (1) beside 'positive' (30)" in message(found, "misspelt")
+    assert "'nan' (1)" in message(found, "missing")
+    assert any("pos: 'pos' 30 times, ' pos' 1 times" in line for line in found["files"]["train"]["warnings"])
+
+
+def test_several_labels_in_one_are_seen(tmp_path: Path) -> None:
+    rows = [row | {"label": f"{row['label']}, film"} for row in GOOD]
+    data = written(tmp_path / "rows.jsonl", rows)
+    assert "--set task.multi=true" in message(textus.validate(data), "several labels")
+    found = textus.validate(data, settings=["multi=true"])
+    assert found["classes"] == {"film": 60, "neg": 30, "pos": 30}
+
+
+# ── the same text twice ────────────────────────────────────────────────────────────────────────
+
+CONTRADICTIONS: dict[str, Callable[[int, bool], dict[str, Any]]] = {
+    "classification": lambda n, other: {
+        "text": f"Zoë  saw {n}" if other else f"Zoe\u0308 saw {n} ", "label": n % 2 ^ other,
+    },
+    "classification of pairs": lambda n, other: {
+        "premise": f"a {n}", "hypothesis": "b", "label": ("yes", "no")[n % 2 ^ other],
+    },
+    "regression": lambda n, other: {"text": f"a {n}", "score": n % 5 + 0.5 * other},
+    "similarity": lambda n, other: {"text": f"a {n}", "text_pair": "b", "score": n % 5 + 0.5 * other},
+    "tagging": lambda n, other: {"tokens": ["Ann", str(n)], "tags": [("B-P", "B-Q")[other], "O"]},
+    "question-answering": lambda n, other: {
+        "question": "who?", "context": f"Ann met Bob {n}",
+        "answers": {"text": [("Ann", "Bob")[other]], "answer_start": [8 * other]},
+    },
+    "relations": lambda n, other: {
+        "text": f"Ann met Bob {n}", "entities": [[0, 3, "p"], [8, 11, "p"]],
+        "relations": [{"head": 0, "relation": ("met", "knows")[other], "tail": 1}],
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CONTRADICTIONS)
+def test_contradictory_labels_are_reported(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """D25, in every task: how many texts, and the first two places; `validate` and `finetune` say the same. Copies of
+    a row are counted apart.
+    """
+    row, task = CONTRADICTIONS[name], name.partition(" ")[0]
+    rows = [row(n, False) for n in range(30)] + [row(n, True) for n in range(10, 22)] + [row(29, False)]
+    data = written(tmp_path / "rows.jsonl", rows)
+    found = textus.validate(data, task=task)
+    assert found["ok"]
+    assert kinds(found)["contradiction"] == 12
+    assert kinds(found)["duplicate"] == 1
+    expected = f"12 texts have different labels; the first is {data}: line 11 and {data}: line 31"
+    assert message(found, "contradiction").startswith(expected)
+    capsys.readouterr()
+    cls = task_class(task)
+    read_data(cls, cls.config(), Wish(data, task))
+    assert "12 texts have different labels" in capsys.readouterr().err
+    plain = written(tmp_path / "plain.jsonl", rows[:30])
+    assert "contradiction" not in kinds(textus.validate(plain, task=task))
+
+
+def test_the_order_of_several_labels_is_no_contradiction(tmp_path: Path) -> None:
+    rows = [{"text": f"a {n}", "label": ["x", "y"]} for n in range(9)] + [
+        {"text": "a 3", "label": ["y", "x"]}
+    ]
+    found = textus.validate(written(tmp_path / "rows.jsonl", rows), settings=["multi=true"])
+    assert "contradiction" not in kinds(found)
+    assert kinds(found)["duplicate"] == 1
+
+
+def test_leaks_and_labels_of_one_file_are_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Between every two files, after normalisation."""
+    decomposed = {"text": "the  film number 4 was good", "label": "pos"}
+    data = written(
+        tmp_path / "train.jsonl",
+        [*GOOD, {"text": "odd one", "label": "odd"}, {"text": "two", "label": "odd"}],
+    )
+    dev = written(
+        tmp_path / "dev.jsonl",
+        [decomposed, {"text": "new", "label": "neg"}, {"text": "mine", "label": "new"}],
+    )
+    test = written(tmp_path / "test.jsonl", [{"text": "mine ", "label": "pos"}, GOOD[0], GOOD[1]])
+    assert main(["validate", str(data), "--dev", str(dev), "--test", str(test), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    leaks = [each["message"] for each in found["warnings"] if each["kind"] == "leak"]
+    assert [line.partition(";")[0] for line in leaks] == [
+        "1 of the 3 rows that choose the weights have a text that is trained on too",
+        "2 of the 3 rows of test have a text that is in train too",
+        "1 of the 3 rows of test have a text that is in dev too",
+    ]
+    assert leaks[0].endswith(f"the first is {dev}: line 1, as {data}: line 5")
+    one_sided = [each["message"] for each in found["warnings"] if each["kind"] == "only in one file"]
+    assert one_sided == [
+        "'new': only in dev (1), never learnt", "'odd': in train (2), not in dev", "'odd': in train (2), not in test",
+    ]  # fmt: skip
+
+
+# ── lengths ────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_lengths_are_held_against_the_model(tmp_path: Path) -> None:
+    long = [row | {"text": row["text"] + " word" * (400 if n < 5 else 0)} for n, row in enumerate(GOOD)]
+    data = written(tmp_path / "rows.jsonl", long)
+    assert "5 of 60 texts are longer than 256 words" in message(textus.validate(data), "length")
+    assert "length" not in kinds(textus.validate(data, model="lstm"))
+    assert "length" not in kinds(textus.validate(data, model="linear"))
+    assert "longer than 100 words" in message(
+        textus.validate(data, model="lstm", settings=["longest=100"]), "length"
+    )
+    han = written(
+        tmp_path / "han.jsonl", [{"text": "好" * (10 + 300 * (n < 2)), "label": n % 2} for n in range(9)]
+    )
+    assert "2 of 9 texts are longer than 256 characters" in message(textus.validate(han), "length")
+
+
+def test_lengths_are_counted_in_the_tokens_of_a_run(tmp_path: Path) -> None:
+    small = (
+        "train.steps=1",
+        "model.n_layer=1",
+        "model.d_model=8",
+        "model.n_head=2",
+        "model.context_length=16",
+    )
+    data = written(tmp_path / "rows.jsonl", GOOD[:10])
+    api.finetune(data, model="encoder", tokenizer="char", settings=small, out=tmp_path / "run")
+    found = textus.validate(data, start=tmp_path / "run")
+    assert "10 of 10 texts are longer than 16 tokens" in message(found, "length")
+    with pytest.raises(UsageError, match=r"--from .* and --model lstm"):
+        textus.validate(data, start=tmp_path / "run", model="lstm")
+
+
+# ── what cannot be checked at all ──────────────────────────────────────────────────────────────
+
+
+def test_a_task_that_cannot_use_a_file_is_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = written(tmp_path / "one.jsonl", [row | {"label": "a"} for row in GOOD])
+    assert main(["validate", str(one)]) == 1
+    assert "there is nothing to tell apart" in capsys.readouterr().out
+    with pytest.raises(DataError, match=r"missing\.csv"):
+        textus.validate(tmp_path / "missing.csv")
+    assert main(["validate", str(one), "--task", "classifcation"]) == 2
+    assert "did you mean 'classification'" in capsys.readouterr().err
+    assert main(["validate", str(one), "--set", "model.d_model=8"]) == 2
+
+
+def test_rows_without_a_text_are_counted(tmp_path: Path) -> None:
+    data = written(tmp_path / "rows.jsonl", [*GOOD, {"text": "  ", "label": "pos"}])
+    file = textus.validate(data)["files"]["train"]
+    assert file["left_out"] == {"without a text": 1}
+    assert (file["rows"], file["usable"]) == (61, 60)
+
+
+def test_an_encoding_can_be_named(tmp_path: Path) -> None:
+    text = "text,label\n" + "".join(f"egyenlő méltósága {n},{'ab'[n % 2]}\n" for n in range(20))
+    data = tmp_path / "rows.csv"
+    data.write_bytes(text.encode("cp1250"))
+    assert textus.validate(data, encoding="cp1250")["ok"]
+    run = api.finetune(data, model="linear", encoding="cp1250", out=tmp_path / "run")
+    assert run.record["corpus"]["encoding"] == "cp1250"
+    cls = task_class("classification")
+    assert (
+        read_data(cls, cls.config(), Wish(data, "classification", encoding="cp1250"))
+        .train[0]
+        .texts[0]
+        .startswith("egyenlő")
+    )
+
+
+def test_evaluate_lists_all_bad_rows_and_leaves_them_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """D24: a file to be measured on has bad rows too."""
+    api.finetune(written(tmp_path / "rows.jsonl", GOOD), model="linear", out=tmp_path / "run")
+    rows = [row | {"label": ""} if n in (3, 7, 20) else row for n, row in enumerate(GOOD)]
+    test = written(tmp_path / "test.jsonl", rows)
+    words = ["evaluate", str(tmp_path / "run"), "--on", str(test), "--no-floors"]
+    capsys.readouterr()
+    assert main(words) == 1
+    assert "3 of 60 rows cannot be used" in (said := capsys.readouterr().err)
+    assert all(f"line {n}:" in said for n in (4, 8, 21))
+    assert main([*words, "--skip-invalid", "1%"]) == 1
+    capsys.readouterr()
+    assert main([*words, "--skip-invalid", "5%", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["rows"] == 57
+    assert "3 of 60 rows cannot be used and are left out" in err
+    assert main([*words, "--skip-invalid", "3"]) == 2
+    unread = written(tmp_path / "unread.jsonl", [GOOD[0] | {"text": None}, GOOD[1], GOOD[2] | {"text": 5}])
+    assert main(["predict", str(tmp_path / "run"), str(unread)]) == 1
+    assert "2 of 3 rows cannot be used" in capsys.readouterr().err
