@@ -209,11 +209,11 @@ def test_patience_ends_a_training_that_finds_nothing_better(
     encoder: Path, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = api.finetune(rows, start=encoder, out=tmp_path / "run", epochs=3, settings=[*FEW, *STILL])
-    assert run.record["best"]["step"] == 5
-    assert run.record["steps"] == 15  # two more evaluations
-    assert run.record["weights"]["step"] == 5
+    assert run.record["best"]["step"] == 0  # the solved head
+    assert run.record["steps"] == 10  # two more evaluations
+    assert run.record["weights"]["step"] == 0
     said = capsys.readouterr().err
-    assert "2 evaluations in a row found nothing better than step 5: stopped at step 15 of" in said
+    assert "2 evaluations in a row found nothing better than step 0: stopped at step 10 of" in said
     assert api.prove_resume(run.path)["identical"]
 
 
@@ -222,15 +222,15 @@ def test_killed_before_the_last_evaluation_it_stops_at_the_same_step(
 ) -> None:
     every = ("train.checkpoint_every=5",)
     run = api.finetune(rows, start=encoder, out=tmp_path / "run", epochs=3, settings=[*FEW, *STILL, *every])
-    assert run.record["steps"] == 15
+    assert run.record["steps"] == 10
     weights = (run.path / "model.safetensors").read_bytes()
     opened = open_run(run.path)
     (run.path / "model.safetensors").unlink()
     opened.record.pop("files")
     opened.record["status"] = "training"
-    opened.write_record()  # as if killed between the checkpoint of step 15 and its evaluation
+    opened.write_record()  # as if killed between the checkpoint of step 10 and its evaluation
     api.resume(run.path)
-    assert open_run(run.path).record["steps"] == 15
+    assert open_run(run.path).record["steps"] == 10
     assert (run.path / "model.safetensors").read_bytes() == weights
 
 

@@ -90,7 +90,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def learnt(folder: Path, out: Path, *settings: str, model: str = "gru", **more: Any) -> api.Run:
     """Three tasks learnt at once."""
     also = [f"tagging={folder / 'tagged.jsonl'}", f"where:classification={folder / 'places.jsonl'}"]
-    given = {"epochs": 8, "also": also, **more}
+    given = {"epochs": 10, "also": also, **more}
     words = {} if "start" in given else {"model": model}
     kept = [each for each in SMALL if words.get("model") is not None or not each.startswith("model.")]
     return api.finetune(folder / "tones.jsonl", out=out, settings=[*kept, *settings], **words, **given)

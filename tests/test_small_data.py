@@ -15,10 +15,11 @@ from labelled import written
 from sklearn.linear_model import LogisticRegression, Ridge
 from test_finetuning import SMALL, sentences, training_of
 
-from textus import api, finetuning, metrics
+from textus import api, metrics
 from textus.checkpoint import open_run
 from textus.common import UsageError
 from textus.finetuning import Wish, solved
+from textus.finetuning import data as reading
 from textus.finetuning.length import BEGUN, LEAST_TO_CHOOSE_BY, NEW, PATIENCE, settings_of
 from textus.finetuning.solved import Problem, parts_of, solve
 from textus.metrics import classification, entities, ranking, regression, spans
@@ -256,17 +257,17 @@ def test_validation_in_training_draws_no_resample_and_rows_are_read_once(
 ) -> None:
     """C8, C12: on the way nobody reads intervals; the fingerprint is of the rows that were parsed."""
     opened: list[Path] = []
-    read = finetuning.read_records
+    read = reading.read_records
 
-    def counted(path: Path, *words: Any) -> Any:
+    def counted(path: Path, *words: Any, **more: Any) -> Any:
         opened.append(path)
-        return read(path, *words)
+        return read(path, *words, **more)
 
     def never(*words: Any) -> Any:
         raise AssertionError("a resample was drawn in training")
 
     monkeypatch.setattr(metrics, "_resample", never)
-    monkeypatch.setattr(finetuning, "read_records", counted)
+    monkeypatch.setattr(reading, "read_records", counted)
     data, dev = (written(tmp_path / f"{n}.jsonl", sentences(n)) for n in (60, 40))
     run = api.finetune(data, dev=dev, model="gru", out=tmp_path / "run", epochs=1, settings=SMALL)
     assert opened == [data, dev]

@@ -200,7 +200,7 @@ def tell(record: dict[str, Any], ready: Ready, parts: Parts, rows: dict[str, Row
     learning = sum(p.numel() for p in ready.model.parameters() if p.requires_grad)
     about = f"{weights:,} weights, of which {learning:,} learn ({record['method']})"
     steps = in_words(
-        train, [len(rows[name][0]) for name in parts], min(len(each.dev) for each in parts.values())
+        train, [len(rows[name][0]) for name in parts], sum(len(each.dev) for each in parts.values())
     )
     if isinstance(batches, MixedBatches):
         notice(f"{len(parts)} tasks with {record['family']}: {about}; {steps}, each of one task")
@@ -288,9 +288,9 @@ def whole_config(wish: Wish, task: Task, texts: list[str]) -> Any:
 def settings_for(wish: Wish, family: str, parts: Parts, rows: dict[str, RowsOfBoth]) -> TrainSettings:
     """`length.settings_of` for this data; where a head can be solved, what training begins with is evaluated too."""
     n_rows = [len(rows[name][0]) or len(data.train) for name, data in parts.items()]
-    n_held = min(len(data.dev) for data in parts.values())
+    n_held = sum(len(data.dev) for data in parts.values())
     train = settings_of(wish, n_rows, n_held, keeps_last=family_of(family)[0].keeps_last)
-    can = wish.parent and any(each["kind"] in solved.HEADS for each in heads_of(family, parts).values())
+    can = wish.parent and any(map(solved.can_be_solved, heads_of(family, parts).values()))
     return replace(train, evaluate_first=bool(can) and train.keep == "best")
 
 
@@ -353,7 +353,7 @@ def prepare(
         record["solved"] = {
             name: solved.begin_with(model, parts[name].task, rows[name][0], tokenizer.pad_id, train.seed)
             for name in new
-            if parts[name].task.head()["kind"] in solved.HEADS
+            if solved.can_be_solved(parts[name].task.head())
         }
     batches = batches_of(record, parts, tokenizer.pad_id, rows)
     each: dict[str, Evaluate] = {

@@ -57,7 +57,7 @@ def left_open(wish: Wish) -> bool:
 def settings_of(wish: Wish, n_rows: Sequence[int], n_held: int, *, keeps_last: bool) -> TrainSettings:
     """AdamW with a warm-up of a tenth and a straight line to zero; a smaller rate and fewer epochs where there is
     something to forget. Of several tasks, whose numbers of rows these are, an epoch has as many steps as theirs
-    together; `n_held` is the smallest number of rows held out. What was set has the last word.
+    together; `n_held` rows are held out, of all tasks. What was set has the last word.
     """
     begun, few = wish.parent is not None, n_held < LEAST_TO_CHOOSE_BY
     asked = assign(TrainSettings(steps=1, batch_size=32), wish.of("train"))

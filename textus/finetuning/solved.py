@@ -18,13 +18,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from textus.common import counter_seed, notice
+from textus.common import counter_seed, notice, progress
 from textus.models import LanguageModel
 from textus.models.heads import NumberHead, SequenceHead
 from textus.tasks import Row, Task, batch_of, in_batches, states
 
 HEADS = ("sequence", "number")
 """Kinds of heads that are a linear layer on one vector of a text."""
+MOST_CLASSES = 500
+"""More of them take longer to solve than to train."""
 MOST_ROWS = 2000
 """Rows that a head is solved on; of more, so many are drawn."""
 STRENGTHS = (0.1, 1.0, 10.0, 100.0)
@@ -77,6 +79,11 @@ class Solution:
     strength: float
     parts: int
     held_out: Tensor  # (N, C) scores
+
+
+def can_be_solved(head: dict[str, Any]) -> bool:
+    """Whether the head of this description (`Task.head`) is solved first."""
+    return head["kind"] in HEADS and head.get("n_labels", 1) <= MOST_CLASSES
 
 
 def begin_with(
@@ -143,16 +150,18 @@ def solve(problem: Problem) -> Solution:
     parts = parts_of(problem)
     best: tuple[tuple[float, float], float, Tensor] | None = None
     starts: list[Tensor | None] = [None] * (int(parts.max()) + 1)
-    for strength in STRENGTHS:
-        held_out = torch.zeros(n, problem.n_outputs, dtype=torch.float64)
-        for part in range(len(starts)):
-            kept, out = (parts != part).nonzero()[:, 0], (parts == part).nonzero()[:, 0]
-            starts[part] = layer = minimum(problem, inputs, kept, strength, starts[part])
-            held_out[out] = inputs[out] @ layer
-        loss = float(problem.losses(held_out, torch.arange(n)).mean())
-        rank = (-problem.figure(held_out)[1], loss)  # nats alone prefer to say nothing where rows are few
-        if best is None or rank < best[0]:
-            best = (rank, strength, held_out)
+    with progress("solving the head", len(STRENGTHS) * len(starts)) as advance:
+        for strength in STRENGTHS:
+            held_out = torch.zeros(n, problem.n_outputs, dtype=torch.float64)
+            for part in range(len(starts)):
+                kept, out = (parts != part).nonzero()[:, 0], (parts == part).nonzero()[:, 0]
+                starts[part] = layer = minimum(problem, inputs, kept, strength, starts[part])
+                held_out[out] = inputs[out] @ layer
+                advance()
+            loss = float(problem.losses(held_out, torch.arange(n)).mean())
+            rank = (-problem.figure(held_out)[1], loss)  # nats alone prefer to say nothing where rows are few
+            if best is None or rank < best[0]:
+                best = (rank, strength, held_out)
     assert best is not None
     layer = minimum(problem, inputs, torch.arange(n), best[1], None)
     weight = (basis @ layer[:-1] / scale).T
