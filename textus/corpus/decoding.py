@@ -102,7 +102,8 @@ class Guesses:
         )
         close = "".join(f"; {count:,} could be {codecs}" for codecs, count in self.rivals.items() if count)
         plural = "files are" if total > 1 else "file is"
-        return f"{total:,} {plural} not UTF-8: read as {read}{close}; if that is wrong, name it with --encoding or save the file as UTF-8"
+        remedy = "if that is wrong, name it with --encoding or save the file as UTF-8"
+        return f"{total:,} {plural} not UTF-8: read as {read}{close}; {remedy}"
 
 
 @dataclass
@@ -210,7 +211,8 @@ def judge(survey: Survey, *, page: bool) -> Encoding:
     if survey.n_broken > FEW_BROKEN:
         kind = "binary, or " if survey.n_broken > 0.1 * survey.n_bytes else ""
         raise Unreadable(
-            f"{kind}in an encoding that cannot be determined; name it with --encoding, such as cp1250, or save it as UTF-8"
+            f"{kind}in an encoding that cannot be determined; name it with --encoding, such as cp1250, or save it"
+            " as UTF-8"
         )
     return Encoding("utf-8", "utf-8")
 
