@@ -77,6 +77,14 @@ def rows(path: Path, content: Any, columns: str | None = None) -> list[dict[str,
             [{"text": "a film", "label": "pos"}, {"text": "b", "label": ["neg", "old"]}],
         ),
         (
+            "tabs.txt", "__label__pos\tgood  film\n__label__neg\t__label__old \tan\tawful one\n", None,
+            [{"text": "good  film", "label": "pos"}, {"text": "an\tawful one", "label": ["neg", "old"]}],
+        ),
+        (
+            "last.txt", "good film __label__pos\nan __label__old one\t__label__neg\n", None,
+            [{"text": "good film", "label": "pos"}, {"text": "an one", "label": ["old", "neg"]}],
+        ),
+        (
             "jigsaw.csv", "comment,toxic,rude\nhi,0,0\nyou,1,1.0\n", "text=comment,label=toxic+rude",
             [
                 {"text": "hi", "toxic": "0", "rude": "0", "label": []},
@@ -130,6 +138,7 @@ def test_exports_are_read(
         ("a.json", ["one", "two"], "entry 0 is str, not an object"),
         ("a.json", "nothing", "is not JSON"),
         ("a.json", "3", "neither a list of objects nor"),
+        ("a.txt", "__label__a one\n__label__ two\n", "line 2 has __label__ without a name"),
         ("a.txt", "__label__a one\ntwo\n", "line 2 has no __label__"),
         (
             "a.jsonl",
@@ -143,6 +152,14 @@ def test_what_is_no_export_is_refused_by_name(
 ) -> None:
     with pytest.raises(DataError, match=complaint):
         rows(tmp_path / name, content)
+
+
+def test_a_label_of_fasttext_with_a_mark_in_it_is_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """fastText ends a label at white space alone."""
+    assert rows(tmp_path / "a.txt", "__label__体育 跑\n__label__财经,世界 VR\n")[1]["label"] == "财经,世界"
+    assert ": 1, the first '财经,世界' in line 2; a label ends" in capsys.readouterr().err
 
 
 UD = (

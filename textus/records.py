@@ -227,7 +227,7 @@ def rows_of(source: Source, reading: Reading) -> Iterator[tuple[str, Row] | Prob
         raise Unreadable("a page holds no rows; give csv, tsv, jsonl, json, parquet or CoNLL columns")
     text = opened(source, reading.encoding)
     if exports.is_fasttext(text):
-        return exports.fasttext_rows(text)
+        return exports.fasttext_rows(text, reading.reporter(source.name))
     if reading.by_position and not by_token:
         return read_rows(source, reading)
     return conll.sentences(text, reading.columns, reading.reporter(source.name))

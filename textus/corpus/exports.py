@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, TypeGuard
 
@@ -222,21 +223,41 @@ FASTTEXT = "__label__"
 
 
 def is_fasttext(text: Text) -> bool:
-    """Whether the first line with content begins with a label as fastText has it."""
+    """Whether the first line with content begins or ends with a label as fastText has it."""
     first = next((line for line in lines(text(), line_end(text())) if line.strip()), "")
-    return first.lstrip("\ufeff ").startswith(FASTTEXT)
+    words = BLANKS.split(first.strip(EDGES))
+    return words[0].startswith(FASTTEXT) or words[-1].startswith(FASTTEXT)
 
 
-def fasttext_rows(text: Text) -> Iterator[tuple[str, Row] | Problem]:
-    """text and label of each line of fastText's form: `__label__a __label__b words`; several labels are a list."""
+def fasttext_rows(text: Text, report: Callable[[str], None]) -> Iterator[tuple[str, Row] | Problem]:
+    """text and label of each line of fastText's form: `__label__a __label__b words`; several labels are a list.
+
+    As in fastText a label may be anywhere in the line and ends at a blank or tab.
+    """
+    joined: list[tuple[int, str]] = []
     for number, line in enumerate(lines(text(), line_end(text())), 1):
-        words = bare(line).strip("\ufeff ")
-        labels = []
-        while words.startswith(FASTTEXT):
-            label, _, words = words.partition(" ")
-            labels.append(label.removeprefix(FASTTEXT))
-            words = words.lstrip()
-        if labels:
-            yield f"line {number:,}", {"text": words, "label": labels if len(labels) > 1 else labels[0]}
+        words = bare(line).strip(EDGES)
+        labels = MARKED.findall(words)
+        if "" in labels:
+            yield Problem(f"line {number:,}", f"has {FASTTEXT} without a name after it", "no label")
+        elif labels:
+            joined += [(number, label) for label in labels if MARKS.search(label)]
+            row = {
+                "text": MARKED.sub("", words).strip(EDGES),
+                "label": labels if len(labels) > 1 else labels[0],
+            }
+            yield f"line {number:,}", row
         elif words:
             yield Problem(f"line {number:,}", f"has no {FASTTEXT}, as the lines before it have", "no label")
+    if joined:
+        first, label = joined[0]
+        report(
+            f"labels with a comma or another mark in them: {len(joined):,}, the first {label!r} in line {first:,}; a"
+            f" label ends at a blank or tab, and several are written {FASTTEXT}a {FASTTEXT}b"
+        )
+
+
+EDGES = "\ufeff \t\v\f\0\r\n"
+BLANKS = re.compile(r"[ \t\v\f\0]+")
+MARKED = re.compile(rf"(?<![^ \t\v\f\0]){FASTTEXT}([^ \t\v\f\0]*)[ \t\v\f\0]*")
+MARKS = re.compile("[,;|，；、\u3000\xa0]")
