@@ -36,6 +36,14 @@ def label_studio(data: dict[str, str], result: list[Any]) -> dict[str, Any]:
     return {"id": 1, "data": data, "annotations": [cancelled, {"was_cancelled": False, "result": result}]}
 
 
+def spans(*values: tuple[int, int, str, list[str]]) -> list[Any]:
+    names = ("start", "end", "text", "labels")
+    return [
+        {"type": "labels", "id": str(n), "value": dict(zip(names, v, strict=True))}
+        for n, v in enumerate(values)
+    ]
+
+
 def rows(path: Path, content: Any, columns: str | None = None) -> list[dict[str, Any]]:
     path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
     return [record.values for record in read_records(path, parse_columns(columns))]
@@ -135,6 +143,21 @@ def test_exports_are_read(
             [label_studio({"a": "x", "b": "y"}, [])],
             r"name its text, as in --columns text=data\.FIELD",
         ),
+        (
+            "a.json",
+            [label_studio({"text": TEXT}, spans((6, 10, "Rome", ["LOC"])))],
+            "entry 0 has an entity 'Rome' at 6 to 10, where its text has ' Rom'; correct the places",
+        ),
+        (
+            "a.json",
+            [label_studio({"text": TEXT}, spans((0, 3, "Ada", [])))],
+            "entry 0 has an entity without a label, at 0 to 3; give it one",
+        ),
+        (
+            "a.jsonl",
+            {"text": TEXT, "entities": [{"start_offset": 0, "end_offset": 3, "label": None}]},
+            "line 1 has an entity without a label, at 0 to 3; give it one",
+        ),
         ("a.json", ["one", "two"], "entry 0 is str, not an object"),
         ("a.json", "nothing", "is not JSON"),
         ("a.json", "3", "neither a list of objects nor"),
@@ -152,6 +175,72 @@ def test_what_is_no_export_is_refused_by_name(
 ) -> None:
     with pytest.raises(DataError, match=complaint):
         rows(tmp_path / name, content)
+
+
+ASTRAL = "\U0001f4a9安娜0去了罗马城"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.json", [label_studio({"text": ASTRAL}, spans((2, 4, "安娜", ["PER"]), (7, 9, "罗马", ["LOC"])))]),
+        (
+            "min.json",
+            [{"text": ASTRAL, "label": [
+                {"start": 2, "end": 4, "text": "安娜", "labels": ["PER"]}, {"start": 7, "end": 9, "labels": ["LOC"]},
+            ]}],
+        ),
+        (
+            "prodigy.jsonl",
+            {"text": ASTRAL, "tokens": PRODIGY_TOKENS, "spans": [
+                {"start": 2, "end": 4, "text": "安娜", "label": "PER"}, {"start": 7, "end": 9, "label": "LOC"},
+            ]},
+        ),
+        (
+            "own.jsonl",
+            {"text": ASTRAL, "entities": [
+                {"start": 2, "end": 4, "text": "安娜", "label": "PER"}, {"start": 7, "end": 9, "label": "LOC"},
+            ]},
+        ),
+    ],
+)  # fmt: skip
+def test_places_in_units_of_utf16_are_read_as_characters_where_the_text_of_a_span_shows_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture, name: str, content: Any
+) -> None:
+    """JavaScript counts the emoji as two: 7 to 9 is 罗马, not 马城."""
+    [row] = rows(tmp_path / name, content)
+    held = [(ASTRAL[span["start"] : span["end"]], span["label"]) for span in row["entities"]]
+    assert held == [("安娜", "PER"), ("罗马", "LOC")]
+    assert "count units of UTF-16" in capsys.readouterr().err
+
+
+def test_places_in_characters_stay_where_the_text_of_the_spans_agrees(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    text = "\U0001f4a9 New\nYork"
+    given = spans((2, 10, "New\\nYork", ["LOC"]))
+    [row] = rows(tmp_path / "a.json", [label_studio({"text": text}, given)])
+    assert row["entities"] == [{"start": 2, "end": 10, "label": "LOC"}]
+    assert not capsys.readouterr().err
+
+
+def test_annotators_who_differ_give_a_row_each(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """So the check for contradictions sees them; who agrees is not counted twice, an empty annotation is none."""
+
+    def task(*labels: str) -> dict[str, Any]:
+        results = [[{"value": {"choices": [label]}}] if label else [] for label in labels]
+        return {"data": {"text": TEXT}, "annotations": [{"result": result} for result in results]}
+
+    found = rows(tmp_path / "a.json", [task("pos", "pos", ""), task("pos", "neg", "pos")])
+    assert [row["label"] for row in found] == ["pos", "pos", "neg"]
+    said = capsys.readouterr().err
+    assert "have annotations that differ; a row for each of them is read: 1, the first entry 1" in said
+
+
+def test_an_entity_with_several_labels_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    given = [label_studio({"text": TEXT}, spans((0, 3, "Ada", ["PER", "HUMAN"])))]
+    assert rows(tmp_path / "a.json", given)[0]["entities"] == ENTITIES[:1]
+    assert "entities with several labels; the first of them is read" in capsys.readouterr().err
 
 
 def test_a_label_of_fasttext_with_a_mark_in_it_is_reported(

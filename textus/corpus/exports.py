@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 from textus.corpus.dialects import Problem, Text, bare, line_end, lines
@@ -104,21 +105,25 @@ def squad_rows(articles: list[Any]) -> Iterator[tuple[str, Row]]:
 # ── tools ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def usual_fields(row: Row) -> Row:
-    """A row of an annotation tool's export in the fields that tasks read; any other row as it is.
+def usual_rows(row: Row, noted: Callable[[str], None]) -> list[Row]:
+    """A row of an annotation tool's export in the fields that tasks read, several where its annotators differ; any
+    other row as it is. What is changed or passed over is `noted`, the same sentence for all rows.
 
-    Raises Refused for one that its annotators did not accept, or that has no text.
+    Raises Refused for one that its annotators did not accept, or that has no text or no label where it needs one.
     """
     if isinstance(row.get("annotations"), list) and isinstance(row.get("data"), dict):
-        return label_studio(row)
+        return label_studio(row, noted)
     if is_list_of_objects(row.get("tokens")):  # Prodigy's own tokens: its spans are in characters
-        return prodigy(row)
+        return [prodigy(row, noted)]
     if {"answer", "answer_start", "context"} <= row.keys() and "answers" not in row:
-        return answered(row)
-    for name in ("label", "labels", "entities"):
-        if is_list_of_objects(spans := row.get(name)) and all(map(is_span, spans)):
-            return with_entities(row, name, spans)
-    return row
+        return [answered(row)]
+    for name in ("label", "labels", "entities", "spans"):
+        if is_list_of_objects(spans := row.get(name)):
+            if all(map(is_span, spans)):
+                return [with_entities(row, name, spans, noted)]
+            if units := units_of(spans, row.get("text"), noted):
+                return [row | {name: [span | units.moved(span) for span in spans]}]
+    return [row]
 
 
 def is_span(value: Row) -> bool:
@@ -126,20 +131,104 @@ def is_span(value: Row) -> bool:
     return ("labels" in value and "start" in value) or "start_offset" in value
 
 
-def span_of(value: Row) -> Row:
-    """An entity with start, end and label."""
-    labels = value.get("labels") or [value.get("label")]
-    start, end = (value.get(name, value.get(f"{name}_offset")) for name in ("start", "end"))
-    return {"start": start, "end": end, "label": labels[0]}
+# ── places ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def with_entities(row: Row, name: str, spans: list[Row]) -> Row:
+@dataclass(frozen=True)
+class Units:
+    """A text whose places count units of UTF-16, as JavaScript does: a character beyond U+FFFF is two."""
+
+    text: str
+
+    def slice(self, start: int, end: int) -> str:
+        """What is from one place to another; a half of a character is U+FFFD."""
+        return self.text.encode("utf-16-le", "surrogatepass")[2 * start : 2 * end].decode(
+            "utf-16-le", "replace"
+        )
+
+    def moved(self, span: Row) -> Row:
+        """The start and end of a span in characters."""
+        return {name: len(self.slice(0, span[name])) for name in ("start", "end")}
+
+
+def units_of(spans: list[Row], text: Any, noted: Callable[[str], None]) -> Units | None:
+    """The units in which the places of spans count, where their own `text` is at these and not at the characters."""
+    claims = [span for span in spans if isinstance(text, str) and is_claim(span)]
+    if not claims or all(alike(text[span["start"] : span["end"]], span["text"]) for span in claims):
+        return None
+    units = Units(text)
+    if all(is_placed(span) for span in spans) and all(
+        alike(units.slice(span["start"], span["end"]), span["text"]) for span in claims
+    ):
+        noted("have places that count units of UTF-16, as their spans' own text shows; read as characters")
+        return units
+    return None
+
+
+def is_placed(span: Row) -> bool:
+    return all(type(span.get(name)) is int and span[name] >= 0 for name in ("start", "end"))
+
+
+def is_claim(span: Row) -> bool:
+    """Whether a span has its own text beside its places."""
+    return is_placed(span) and isinstance(span.get("text"), str)
+
+
+def alike(one: str, other: str) -> bool:
+    """Whether two texts differ in blanks and line ends at most, which Label Studio may write as a backslash and n."""
+    return one == other or "".join(one.split()) == "".join(other.replace("\\n", " ").split())
+
+
+def spans_of(values: list[Row], text: Any, noted: Callable[[str], None]) -> list[Row]:
+    """Entities with start, end and label. Raises Refused for one without a label, or that is not at its place."""
+    spans = [
+        value
+        | {name: whole_number(value.get(name, value.get(f"{name}_offset"))) for name in ("start", "end")}
+        for value in values
+    ]
+    units = units_of(spans, text, noted)
+    found = []
+    for span in spans:
+        labels = span["labels"] if "labels" in span else [span.get("label")]
+        labels = labels if isinstance(labels, list) else [labels]
+        place = f"at {span['start']} to {span['end']}"
+        if not labels or labels[0] in (None, ""):
+            raise Refused(f"has an entity without a label, {place}; give it one or leave it out")
+        if len(labels) > 1:
+            noted("have entities with several labels; the first of them is read, the others are not")
+        places = units.moved(span) if units else {name: span[name] for name in ("start", "end")}
+        if not units and isinstance(text, str) and is_claim(span):
+            held = text[span["start"] : span["end"]]
+            if not alike(held, span["text"]):
+                raise Refused(
+                    f"has an entity {span['text']!r} {place}, where its text has {held!r}; correct the places"
+                )
+        found.append(places | {"label": labels[0]})
+    return found
+
+
+def whole_number(value: Any) -> Any:
+    """A place that was stored as 22.0, "22" or "22.0" (a column with gaps) as 22; anything else as it is."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, str) and WHOLE.fullmatch(value.strip()):
+        return int(value.strip().partition(".")[0])
+    return value
+
+
+WHOLE = re.compile(r"-?[0-9]{1,18}(?:\.0+)?")
+
+
+# ── annotation tools ───────────────────────────────────────────────────────────────────────────
+
+
+def with_entities(row: Row, name: str, spans: list[Row], noted: Callable[[str], None]) -> Row:
     """A row of Label Studio's JSON-MIN or of doccano: entities, and relations by their places in that list."""
     places = {span["id"]: place for place, span in enumerate(spans) if "id" in span}
     rest = {key: value for key, value in row.items() if key not in (name, "Comments")}
     if is_list_of_objects(relations := row.get("relations")) and "from_id" in relations[0]:
         rest["relations"] = [relation_of(each, each.get("type"), places) for each in relations]
-    return rest | {"entities": [span_of(span) for span in spans]}
+    return rest | {"entities": spans_of(spans, row.get("text"), noted)}
 
 
 def relation_of(value: Row, name: Any, places: dict[Any, int]) -> Row:
@@ -150,9 +239,9 @@ def relation_of(value: Row, name: Any, places: dict[Any, int]) -> Row:
         raise Refused(f"has a relation with an entity {error} that it has not") from error
 
 
-def label_studio(row: Row) -> Row:
-    """A task of Label Studio's JSON: its text, and of the first annotation that was not cancelled the entities,
-    relations and choices.
+def label_studio(row: Row, noted: Callable[[str], None]) -> list[Row]:
+    """A task of Label Studio's JSON: a row for each of its annotations that differs from those before it. One that was
+    cancelled is none, nor is one without choices where others have some.
     """
     texts = [name for name, value in row["data"].items() if isinstance(value, str)]
     name = "text" if "text" in texts else texts[0] if len(texts) == 1 else None
@@ -161,15 +250,28 @@ def label_studio(row: Row) -> Row:
             f"is a task of Label Studio with the fields {', '.join(map(repr, row['data'])) or 'none'}; name its text,"
             " as in --columns text=data.FIELD"
         )
-    accepted = [each for each in row["annotations"] if not each.get("was_cancelled")]
-    results = accepted[0].get("result", []) if accepted else []
+    base: Row = {"id": row.get("id"), "text": row.get("text", row["data"][name])}
+    accepted = [each.get("result") or [] for each in row["annotations"] if not each.get("was_cancelled")]
+    rows: list[Row] = []
+    for results in accepted or [[]]:
+        annotated = base | annotation(results, base["text"], noted)
+        if annotated not in rows:
+            rows.append(annotated)
+    chosen = [annotated for annotated in rows if "label" in annotated] or rows
+    if len(chosen) > 1:
+        noted("have annotations that differ; a row for each of them is read")
+    return chosen
+
+
+def annotation(results: list[Row], text: Any, noted: Callable[[str], None]) -> Row:
+    """The choices of one annotation of Label Studio, or its entities; and its relations."""
     spans = {each.get("id"): each["value"] for each in results if "labels" in each.get("value", {})}
     places = {key: place for place, key in enumerate(spans)}
-    found: Row = {"id": row.get("id"), "text": row.get("text", row["data"][name])}
+    found: Row = {}
     if choices := [choice for each in results for choice in each.get("value", {}).get("choices", [])]:
         found["label"] = choices[0] if len(choices) == 1 else choices
     else:
-        found["entities"] = [span_of(span) for span in spans.values()]
+        found["entities"] = spans_of(list(spans.values()), text, noted)
     if relations := [each for each in results if each.get("type") == "relation"]:
         found["relations"] = [
             relation_of(each, (each.get("labels") or ["related"])[0], places) for each in relations
@@ -177,19 +279,17 @@ def label_studio(row: Row) -> Row:
     return found
 
 
-def prodigy(row: Row) -> Row:
+def prodigy(row: Row, noted: Callable[[str], None]) -> Row:
     """A row of Prodigy: its text and spans, without its tokens."""
     if row.get("answer", "accept") != "accept":
         raise Refused(f"was answered {row['answer']!r} in Prodigy; leave out what was not accepted")
     rest = {name: value for name, value in row.items() if name not in ("tokens", "spans", "answer")}
-    return rest | {"entities": [span_of(span) for span in row.get("spans") or []]}
+    return rest | {"entities": spans_of(row.get("spans") or [], row.get("text"), noted)}
 
 
 def answered(row: Row) -> Row:
     """A row with one `answer` and its `answer_start`, in SQuAD's form."""
-    start = row["answer_start"]
-    if isinstance(start, str) and start.strip().lstrip("-").isdecimal():
-        start = int(start)
+    start = whole_number(row["answer_start"])
     rest = {name: value for name, value in row.items() if name not in ("answer", "answer_start")}
     texts = [] if row["answer"] in (None, "") else [row["answer"]]
     return rest | {"answers": {"text": texts, "answer_start": [start] * len(texts)}}

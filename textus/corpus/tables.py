@@ -111,26 +111,34 @@ def read_rows(source: Source, reading: Reading, only: tuple[str, ...] = ()) -> R
     report = reading.reporter(source.name)
     naming = Naming(reading.columns, report)
     if source.kind == "parquet":
-        return in_usual_fields(naming.renamed(parquet_rows(source, naming, only)))
+        return in_usual_fields(naming.renamed(parquet_rows(source, naming, only)), report)
     text = opened(source, reading.encoding)
     if source.kind == "json":
-        return in_usual_fields(naming.renamed(json_rows(text, report)))
+        return in_usual_fields(naming.renamed(json_rows(text, report)), report)
     if source.kind == "jsonl":
-        return in_usual_fields(naming.renamed(jsonl_rows(text)))
+        return in_usual_fields(naming.renamed(jsonl_rows(text)), report)
     naming.fixed = True
-    return in_usual_fields(naming.renamed(separated_rows(source.kind, text, reading, report)))
+    return in_usual_fields(naming.renamed(separated_rows(source.kind, text, reading, report)), report)
 
 
-def in_usual_fields(rows: Rows) -> Rows:
-    """Rows with the exports of known tools in the fields that tasks read."""
+def in_usual_fields(rows: Rows, report: Callable[[str], None]) -> Rows:
+    """Rows with the exports of known tools in the fields that tasks read; what was changed is reported with a count."""
+    changed: dict[str, list[str]] = {}
     for placed in rows:
         if isinstance(placed, Problem):
             yield placed
             continue
+        changes: set[str] = set()
         try:
-            yield Placed(placed.where, exports.usual_fields(placed.row))
+            for row in exports.usual_rows(placed.row, changes.add):
+                yield Placed(placed.where, row)
         except exports.Refused as error:
             yield Problem(placed.where, str(error), "not accepted")
+            continue
+        for change in changes:
+            changed.setdefault(change, []).append(placed.where)
+    for change, places in changed.items():
+        report(f"rows {change}: {len(places):,}, the first {places[0]}")
 
 
 def opened(source: Source, encoding: str) -> Text:
