@@ -29,6 +29,7 @@ PRODIGY_TOKENS = [{"text": "Ada", "start": 0, "end": 3}]
 QUESTION = {"question": "Who?", "context": "Ada wrote."}
 ASKED = {"id": "q", "question": "Who?", "answers": [{"text": "Ada", "answer_start": 0}]}
 ANSWERS = {"text": ["Ada"], "answer_start": [0]}
+NO_ANSWER: dict[str, list[Any]] = {"text": [], "answer_start": []}
 
 
 def label_studio(data: dict[str, str], result: list[Any]) -> dict[str, Any]:
@@ -114,6 +115,19 @@ def rows(path: Path, content: Any, columns: str | None = None) -> list[dict[str,
             "answer.csv", "question,context,answer,answer_start\nWho?,Ada wrote.,Ada,0\n", None,
             [{**QUESTION, "answers": ANSWERS}],
         ),
+        *(
+            (
+                "gaps.csv",
+                f"question,context,answer,answer_start\nWho?,Ada wrote.,Ada,{start}\nWhy?,Ada wrote.,,\n", None,
+                [{**QUESTION, "answers": ANSWERS}, {**QUESTION, "question": "Why?", "answers": NO_ANSWER}],
+            )
+            for start in ("0.0", " 0 ")
+        ),
+        ("gaps.jsonl", {**QUESTION, "answer": "Ada", "answer_start": 0.0}, None, [{**QUESTION, "answers": ANSWERS}]),
+        (
+            "answers.jsonl", {**QUESTION, "answers": {"text": ["Ada"], "answer_start": [0.0]}}, None,
+            [{**QUESTION, "answers": ANSWERS}],
+        ),
         ("one.json", json.dumps({"text": "a", "label": "b"}, indent=2), None, [{"text": "a", "label": "b"}]),
         ("lines.json", '{"text": "a"}\n{"text": "b"}\n', None, [{"text": "a"}, {"text": "b"}]),
         ("pretty.json", '{\n "text": "a"\n}\n{\n "text": "b"\n}\n', None, [{"text": "a"}, {"text": "b"}]),
@@ -127,7 +141,8 @@ def rows(path: Path, content: Any, columns: str | None = None) -> list[dict[str,
 def test_exports_are_read(
     tmp_path: Path, name: str, content: Any, columns: str | None, expected: list[dict[str, Any]]
 ) -> None:
-    assert rows(tmp_path / name, content, columns) == expected
+    found = rows(tmp_path / name, content, columns)
+    assert json.dumps(found, sort_keys=True) == json.dumps(expected, sort_keys=True)  # 0.0 is not 0
 
 
 @pytest.mark.parametrize(
@@ -273,6 +288,22 @@ GERMAN = ["In", "dem", "Haus"]
         ("王\tB-PER\n\u3000\tO\n去\tO\n", None, ["王", "去"], ["B-PER", "O"], "1 line has a token of blanks"),
         ("25\xa0000 B-NUM\n。 O\n", None, ["25\xa0000", "。"], ["B-NUM", "O"], ""),
         ("#tag O\nAnna B-PER\n", None, ["#tag", "Anna"], ["O", "B-PER"], ""),
+        (
+            "# id 8a-1\tdomain=en\nAnna _ _ B-PER\nran _ _ O\n", "0=tokens,3=tags",
+            ["Anna", "ran"], ["B-PER", "O"], "1 lines that begin with #",
+        ),
+        ("# id 8a-1\tdomain=en\nAnna\tB-PER\nran\tO\n", None, ["Anna", "ran"], ["B-PER", "O"], "1 lines that begin"),
+        ("# doc1\nAnna B-PER\nran O\n", None, ["Anna", "ran"], ["B-PER", "O"], "1 lines that begin with #"),
+        ("#\tSYM\nAnna\tPROPN\n", None, ["#", "Anna"], ["SYM", "PROPN"], ""),
+        ("# _ SYM\nAnna _ SYM\n", "0=tokens,2=tags", ["#", "Anna"], ["SYM", "SYM"], ""),
+        ("token\tpos\nAnna\tPROPN\n", None, ["Anna"], ["PROPN"], "line 1 'token pos' is a header"),
+        ("Word Tag\n\nAnna B-PER\nWord O\n", None, ["Anna", "Word"], ["B-PER", "O"], "line 1 'Word Tag' is a header"),
+        (
+            "id\tform\tlemma\tner\n1\tAnna\tAnna\tB-PER\n2\tran\trun\tO\nid\tform\tlemma\tner\n", None,
+            ["Anna", "ran"], ["B-PER", "O"], "is a header and is left out (2 such lines)",
+        ),
+        ("word,x\tpos\n词\t标签\n", None, ["word,x", "词"], ["pos", "标签"], ""),
+        ("Word\tpos\nAnna\tpos\nran\tneg\n", None, ["Word", "Anna", "ran"], ["pos", "pos", "neg"], ""),
         ("# id 5 of 9\nAnna _ B-PER\nran _ O\n", None, ["Anna", "ran"], ["B-PER", "O"], "1 lines that begin with #"),
     ],
 )  # fmt: skip

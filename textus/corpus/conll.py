@@ -58,6 +58,8 @@ def sentences(
     """
     split, tabbed = split_lines(text)
     read = without_comments(split, report)
+    if any(line.cells for line in read):
+        read = without_header(read, report)
     filled = [line for line in read if line.cells]
     if not filled:
         return
@@ -90,13 +92,18 @@ def usual_width(filled: list[Line]) -> int:
 
 
 def without_comments(read: list[Line], report: Callable[[str], None]) -> list[Line]:
-    """The lines without comments: those before a sentence that begin with # and have not the columns of the others."""
+    """The lines without comments: those before a sentence that begin with # and are no token of the others' form."""
     filled = [line for line in read if line.cells and not line.cells[0].startswith("#")]
     width = usual_width(filled) if filled else 0
+    tags = Counter(line.cells[-1] for line in filled)
+    in_spans = sum(n for tag, n in tags.items() if TAG.fullmatch(tag)) > len(filled) / 2
     kept, comments, begins = [], 0, True
     for line in read:
         is_comment = (
-            begins and bool(line.cells) and line.cells[0].startswith("#") and len(line.cells) != width
+            begins
+            and bool(line.cells)
+            and line.cells[0].startswith("#")
+            and (len(line.cells) != width or is_remark(line.cells, tags, in_spans=in_spans))
         )
         if is_comment:
             comments += 1
@@ -106,6 +113,53 @@ def without_comments(read: list[Line], report: Callable[[str], None]) -> list[Li
     if comments:
         report(f"{comments:,} lines that begin with # are comments and left out")
     return kept
+
+
+def is_remark(cells: list[str], tags: Mapping[str, int], *, in_spans: bool) -> bool:
+    """Whether a line that begins with # and has the others' width is a comment: MultiCoNER's `# id 8a domain=en`.
+
+    It ends with nothing that is a tag elsewhere. Of two columns `# SYM` may be a token where tags are no spans.
+    """
+    if cells[-1] in tags or TAG.fullmatch(cells[-1]):
+        return False
+    return cells[0].startswith("# ") or (cells[0] == "#" and (len(cells) > 2 or in_spans))
+
+
+def without_header(read: list[Line], report: Callable[[str], None]) -> list[Line]:
+    """The lines without a first one that names the columns (`token pos`), wherever it comes again."""
+    filled = [line for line in read if line.cells]
+    names = [cell.strip("# \ufeff").casefold() for cell in filled[0].cells]
+    again = [line for line in filled if line.cells == filled[0].cells]
+    last = next((place for place in reversed(range(len(names))) if names[place] in TAG_NAMES), 0)
+    others = sum(len(line.cells) > last and line.cells[last] == filled[0].cells[last] for line in filled)
+    if not last or not any(name in TOKEN_NAMES for name in names[:last]) or others != len(again):
+        return read
+    times = f" ({len(again)} such lines)" if len(again) > 1 else ""
+    report(f"line {filled[0].number:,} {shown(filled[0])} is a header and is left out{times}")
+    numbers = {line.number for line in again}
+    return [line for line in read if line.number not in numbers]
+
+
+TOKEN_NAMES = frozenset(
+    {"token", "tokens", "word", "words", "form", "text", "char", "character", "词", "字", "词语", "单词"}
+)
+TAG_NAMES = frozenset(
+    {
+        "tag",
+        "tags",
+        "pos",
+        "upos",
+        "xpos",
+        "postag",
+        "pos_tag",
+        "pos_tags",
+        "ner",
+        "ner_tag",
+        "ner_tags",
+        "ner-tag",
+    }
+    | {"entity", "label", "labels", "bio", "iob", "chunk", "deprel", "标签", "标注", "词性"}
+)
 
 
 def columns_of(

@@ -117,6 +117,10 @@ def usual_rows(row: Row, noted: Callable[[str], None]) -> list[Row]:
         return [prodigy(row, noted)]
     if {"answer", "answer_start", "context"} <= row.keys() and "answers" not in row:
         return [answered(row)]
+    if isinstance(answers := row.get("answers"), dict) and isinstance(answers.get("answer_start"), list):
+        return [
+            row | {"answers": answers | {"answer_start": list(map(whole_number, answers["answer_start"]))}}
+        ]
     for name in ("label", "labels", "entities", "spans"):
         if is_list_of_objects(spans := row.get(name)):
             if all(map(is_span, spans)):
