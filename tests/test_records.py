@@ -144,6 +144,9 @@ def test_a_file_that_is_not_there() -> None:
 # ── dialects ───────────────────────────────────────────────────────────────────────────────────
 
 
+SWALLOWED = 'text,label\na,1\n"b,1\nc,0\nd,1\ne,0\nf",1\n'
+
+
 @pytest.mark.parametrize(
     ("name", "text", "expected", "reported"),
     [
@@ -160,6 +163,12 @@ def test_a_file_that_is_not_there() -> None:
         ("a.csv", "text,label\na,1\ntext,label\nb,0\n", ["a", "b"], "line 3 is the header again and is left out"),
         ("a.csv", ",text,label\n0,a,1\n", ["a"], ""),
         ("a.csv", "Text,LABEL\na,1\n", ["a"], "column 'Text' is taken for 'text'"),
+        ("a.csv", "sep=;\ntext;label\na, b;1\n", ["a, b"], "line 1 (sep=;) is no row"),
+        ("a.csv", "\ufeff\"sep=\t\"\r\ntext\tlabel\r\na, b\t1\r\n", ["a, b"], "is no row"),
+        ("a.csv", "SEP=,\ntext,label\n\"sep=;\",1\n", ["sep=;"], "is no row"),
+        ("a.tsv", "sep=|\ntext|label\na\tb|1\n", ["a\tb"], "is no row"),
+        ("a.csv", SWALLOWED, ["a", "b,1\nc,0\nd,1\ne,0\nf"], "rows by themselves: 1, the first from line 3 to line 7;"),
+        ("a.csv", 'text,label\n"a\nb, c\nd\ne\nf, g",1\n', ["a\nb, c\nd\ne\nf, g"], ""),
         ("a.tsv", 'text\tlabel\n"She said ""hi"""\t1\n', ['She said "hi"'], "1 field begins with a quote"),
         ("a.tsv", 'text\tlabel\n"quoted" word\t1\n"b"\t0\n', ['"quoted" word', '"b"'], "read as they are"),
         ("a.tsv", 'text\tlabel\n5" pipe\t1\n', ['5" pipe'], ""),
@@ -195,6 +204,12 @@ def test_a_delimiter_that_is_given(tmp_path: Path) -> None:
         ("a.csv", 'text,label\n"a"b,1\nc,0\n', r"line 2 has a quote that is not closed or not doubled"),
         ("a.csv", "text,text,label\na,b,1\n", "line 1: 2 columns are named 'text'"),
         ("a.tsv", 'text\tlabel\na\t1\n"b\t1\nc"\t0\n', r"line 3: from here lines can be read as one field"),
+        ("a.jsonl", '{"text": "a"}\n{"text": "b", "text": "c"}\n', "line 2 has the key 'text' twice"),
+        ("a.jsonl", '{"text": "a", "answers": [{"start": 1, "start": 2}]}\n', "line 1 has the key 'start' twice"),
+        ("a.json", '[{"text": "a"}, {"text": "b", "text": "c"}]', "entry 1 has the key 'text' twice"),
+        ("a.json", '{"text": "a", "data": [{"text": "b"}], "data": []}', "an object of it has the key 'data' twice"),
+        ("a.json", '{"text": "b"}\n{"text": "b", "": 1, "": 2}\n', "line 2 has the key '' twice"),
+        ("a.json", '{\n"text": "b"}\n{"text": "b", "text": 1}\n', "entry 1 has the key 'text' twice"),
         ("a.jsonl", '{"text": 1' + "0" * 5000 + "}\n", "line 1 is not JSON"),
         ("a.html", "<p>page</p>", "a page holds no rows"),
     ],

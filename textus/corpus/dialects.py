@@ -155,10 +155,13 @@ class NumberedLines:
 
 
 def separated(
-    given: Iterable[str], dialect: Dialect, ends: Counter[str] | None = None
+    given: Iterable[str],
+    dialect: Dialect,
+    ends: Counter[str] | None = None,
+    swallowing: list[tuple[int, int]] | None = None,
 ) -> Iterator[Record | Problem]:
     """The records of lines, each with the number of the line it begins at; a blank line has none. `ends` counts what
-    ends them.
+    ends them; to `swallowing` the first and last line of those are appended that may be many rows (see `swallows`).
 
     Raises Unreadable for a quote that is never closed: where the next record begins cannot be known.
     """
@@ -189,10 +192,25 @@ def separated(
             yield not_csv(first, error)
             continue
         ends[end_of(numbered.held[-1])] += 1
+        if swallowing is not None and swallows(numbered.held, len(row), dialect):
+            swallowing.append((first, numbered.number))
         if not dialect.backslash and is_escaped_outside("".join(numbered.held)):
             yield Problem(f"line {first:,}", r"has \" outside quotes; put the field in quotes", "quotes")
         elif row:
             yield first, row
+
+
+SWALLOWED = 3
+"""So many lines inside of a record that have its columns by themselves are likely rows."""
+
+
+def swallows(held: Sequence[str], width: int, dialect: Dialect) -> bool:
+    """Whether most lines inside of a record have as many columns as it has: a quote too many may have joined them."""
+    inside = held[1:-1]
+    if len(inside) < SWALLOWED or width < 2:
+        return False
+    n_rows = sum(line.count(dialect.delimiter) == width - 1 for line in inside)
+    return n_rows >= SWALLOWED and n_rows > len(inside) / 2
 
 
 def is_escaped_outside(record: str) -> bool:
@@ -278,6 +296,27 @@ def detect_dialect(
         report("quotes are escaped by a backslash, and read so")
         return escaped
     return plain
+
+
+def without_declaration(text: Text, report: Callable[[str], None]) -> tuple[Text, str]:
+    """A text with its first line blank where that is `sep=;`, as Excel has it, and the delimiter it names."""
+    first = next(lines(text(), line_end(text())), "")
+    declared = DECLARATION.fullmatch(bare(first))
+    if not declared:
+        return text, ""
+    report(f"line 1 ({bare(first).strip()}) is no row: it names the delimiter")
+    n_chars = len(bare(first))
+    return lambda: without_first(text(), n_chars), declared[1].replace("\\t", "\t")
+
+
+DECLARATION = re.compile(r'\ufeff?"?sep=([^"\w\s]|\t|\\t)"?[,;\t]*', re.IGNORECASE)
+
+
+def without_first(text: Iterable[str], n_chars: int) -> Iterator[str]:
+    """A text without its first characters."""
+    for block in text:
+        yield block[n_chars:]
+        n_chars = max(0, n_chars - len(block))
 
 
 def sample_of(text: Text) -> list[str]:

@@ -7,6 +7,7 @@ Texts are read in blocks, however long. A record and a page must be held whole, 
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -60,6 +61,7 @@ def read_page(source: Source, text: Iterable[str], steps: tuple[str, ...]) -> Ra
     try:
         extracted = trafilatura.extract(page, include_comments=False)
         if extracted:
+            extracted = with_whole_words(extracted, strip_tags(page))
             return Raw(source.name, 0, [extracted], (*steps, "html:main text"))
         return Raw(source.name, 0, [strip_tags(page)], (*steps, "html:tags stripped"))
     except (ValueError, AssertionError, AttributeError, TypeError, LookupError, RecursionError) as error:
@@ -88,17 +90,61 @@ class TagStripper(HTMLParser):
 
     UNSEEN = frozenset({"script", "style", "template", "noscript", "head"})
     BLOCKS = frozenset(
-        {"address", "article", "aside", "blockquote", "br", "dd", "div", "dl", "dt", "footer", "form", "h1"}
-        | {"h2", "h3", "h4", "h5", "h6", "header", "hr", "li", "main", "nav", "ol", "option", "p", "pre"}
-        | {"section", "table", "td", "th", "tr", "ul"}
+        {
+            "address",
+            "article",
+            "aside",
+            "blockquote",
+            "br",
+            "caption",
+            "center",
+            "dd",
+            "details",
+            "dialog",
+            "div",
+            "dl",
+        }
+        | {
+            "dt",
+            "fieldset",
+            "figcaption",
+            "figure",
+            "footer",
+            "form",
+            "h1",
+            "h2",
+            "h3",
+            "h4",
+            "h5",
+            "h6",
+            "header",
+        }
+        | {
+            "hr",
+            "legend",
+            "li",
+            "main",
+            "nav",
+            "ol",
+            "option",
+            "p",
+            "pre",
+            "section",
+            "summary",
+            "table",
+            "tbody",
+        }
+        | {"td", "textarea", "tfoot", "th", "thead", "tr", "ul"}
     )
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
         self.pieces: list[str] = []
         self.unseen: list[str] = []
+        self.n_pre = 0
 
     def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.n_pre += tag == "pre"
         if tag in self.UNSEEN:
             self.unseen.append(tag)
         elif tag == "body":
@@ -107,6 +153,7 @@ class TagStripper(HTMLParser):
             self.pieces.append("\n")
 
     def handle_endtag(self, tag: str) -> None:
+        self.n_pre = max(0, self.n_pre - (tag == "pre"))
         if tag in self.unseen:
             del self.unseen[self.unseen.index(tag) :]
         elif tag in self.BLOCKS:
@@ -114,7 +161,7 @@ class TagStripper(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         if not self.unseen:
-            self.pieces.append(re.sub(r"[ \t\r\n]+", " ", data))
+            self.pieces.append(data if self.n_pre else re.sub(r"[ \t\r\n]+", " ", data))
 
 
 def strip_tags(page: str) -> str:
@@ -124,6 +171,36 @@ def strip_tags(page: str) -> str:
     stripper.close()
     lines = (line.strip() for line in "".join(stripper.pieces).split("\n"))
     return "\n".join(line for line in lines if line)
+
+
+def with_whole_words(extracted: str, shown: str) -> str:
+    """A main text as its page shows it: lines that are one block of it are one line, with the blanks of the block.
+
+    trafilatura ends a line at tags within words on short pages (`un<b>break</b>able`, H<sub>2</sub>O).
+    """
+    blocks = {"".join(block.split()): block for block in shown.split("\n")}
+    compact = sorted(blocks)
+    lines, whole_lines, at = extracted.split("\n"), [], 0
+    while at < len(lines):
+        end = end_of_block(lines, at, compact)
+        block = blocks.get("".join("".join(lines[at:end]).split()), "")
+        torn = bool(block) and (end > at + 1 or lines[at].split() != block.split())
+        whole_lines.append(block if torn else lines[at])
+        at = end if torn else at + 1
+    return "\n".join(whole_lines)
+
+
+def end_of_block(lines: list[str], at: int, compact: list[str]) -> int:
+    """The line after those from `at` on that together are a block; `compact` has all blocks without blanks, sorted."""
+    held = ""
+    for end in range(at, len(lines)):
+        held += "".join(lines[end].split())
+        place = bisect_left(compact, held)
+        if place == len(compact) or not compact[place].startswith(held):
+            break
+        if compact[place] == held:
+            return end + 1
+    return at + 1
 
 
 # ── tables ─────────────────────────────────────────────────────────────────────────────────────

@@ -24,6 +24,7 @@ from textus.corpus.dialects import (
     mixed_ends,
     rectangular,
     separated,
+    without_declaration,
 )
 from textus.corpus.documents import Unreadable
 from textus.corpus.exports import FIELDS
@@ -277,9 +278,12 @@ def separated_rows(kind: str, text: Text, reading: Reading, report: Callable[[st
     """The rows of a file with a delimiter; without a header its columns are numbered from 0."""
     usual = "," if kind == "csv" else "\t"
     has_header = not reading.by_position
-    dialect = detect_dialect(text, usual, report, given=reading.delimiter, header=has_header)
+    text, declared = without_declaration(text, report)
+    given = reading.delimiter or declared
+    dialect = detect_dialect(text, usual, report, given=given, header=has_header)
     ends: Counter[str] = Counter()
-    records = separated(lines(text(), line_end(text())), dialect, ends)
+    swallowing: list[tuple[int, int]] = []
+    records = separated(lines(text(), line_end(text())), dialect, ends, swallowing)
     first = next((record for record in records if is_content(record, has_header)), None)
     if first is None:
         return
@@ -303,6 +307,12 @@ def separated_rows(kind: str, text: Text, reading: Reading, report: Callable[[st
     yield from body(rectangular(records, len(header), dialect), header, repeated, report)
     if mixed := mixed_ends(ends):
         report(mixed)
+    if swallowing:
+        first_line, last = swallowing[0]
+        report(
+            f"a field in quotes goes over lines that would be rows by themselves: {len(swallowing):,}, the first from"
+            f" line {first_line:,} to line {last:,}; is a quote there by mistake?"
+        )
 
 
 def is_content(record: tuple[int, list[str]] | Problem, has_header: bool) -> bool:
@@ -368,15 +378,46 @@ def jsonl_rows(text: Text) -> Rows:
 def json_row(where: str, line: str) -> Placed | Problem:
     """A JSON object as a row."""
     try:
-        return as_row(where, json.loads(line))
+        return as_row(where, json.loads(line, object_pairs_hook=as_object))
     except (ValueError, RecursionError) as error:  # a number of thousands of digits is a bare ValueError
         return Problem(where, f"is not JSON ({error})", "not JSON")
+
+
+class Repeating(dict[str, Any]):
+    """A JSON object in which a key comes twice: all but the last value of it are lost."""
+
+    key = ""
+
+
+def as_object(pairs: list[tuple[str, Any]]) -> Row:
+    """A JSON object from its keys and values."""
+    row = dict(pairs)
+    if len(row) == len(pairs):
+        return row
+    repeating = Repeating(row)
+    repeating.key = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+    return repeating
+
+
+def repeated_in(value: Any) -> str | None:
+    """A key that comes twice in an object in a parsed value, of any depth."""
+    held = [value]
+    while held:
+        part = held.pop()
+        if isinstance(part, Repeating):
+            return part.key
+        if isinstance(part, dict | list):
+            inside = part.values() if isinstance(part, dict) else part
+            held.extend(each for each in inside if isinstance(each, dict | list))
+    return None
 
 
 def as_row(where: str, value: Any) -> Placed | Problem:
     """A parsed value as a row."""
     if not isinstance(value, dict):
         return Problem(where, f"is {type(value).__name__}, not an object of fields", "not an object")
+    if (name := repeated_in(value)) is not None:
+        return Problem(where, f"has the key {name!r} twice; give each key once", "key twice")
     return Placed(where, value)
 
 
@@ -387,7 +428,10 @@ def json_rows(text: Text, report: Callable[[str], None]) -> Rows:
     """
     whole = held_whole(text())
     try:
-        found = exports.entries(json.loads(whole.strip("\ufeff")), report)
+        value = json.loads(whole.strip("\ufeff"), object_pairs_hook=as_object)
+        if isinstance(value, dict) and (name := repeated_in(value)) is not None:
+            raise Unreadable(f"an object of it has the key {name!r} twice; give each key once")
+        found = exports.entries(value, report)
     except (ValueError, RecursionError) as error:
         if starts_with_object(whole):
             report("holds JSON lines, and is read so")
@@ -401,7 +445,7 @@ def json_rows(text: Text, report: Callable[[str], None]) -> Rows:
 
 def enumerated(whole: str, error: Exception) -> Iterator[tuple[str, Any]]:
     """The values of a file that holds several after one another. Raises Unreadable, for `error`, where it does not."""
-    decoder, at, values = json.JSONDecoder(), 0, []
+    decoder, at, values = json.JSONDecoder(object_pairs_hook=as_object), 0, []
     try:
         while rest := BLANKS.sub("", whole[at : at + 1000]):
             at += len(whole[at : at + 1000]) - len(rest)
