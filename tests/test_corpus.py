@@ -118,6 +118,25 @@ def test_tags_are_stripped() -> None:
     assert readers.strip_tags(page) == "cell & more\nother\nline"
 
 
+TORN = [
+    ("<p>She un<b>break</b>ably held H<sub>2</sub>O.</p>", "She unbreakably held H2O."),
+    ("<p>wo<wbr>rd <a href='x'>hel</a>d</p><p>para<em>graph</em></p>", "word held\nparagraph"),
+    ("<p>un\xad<b>break</b>able, zero\u200b<i>wid</i>th</p>", "un\xadbreakable, zero\u200bwidth"),
+    ("<ul><li>on<b>e</b></li><li>tw<i>o</i></li></ul>", "one\ntwo"),
+    ("<p>x<sup>2</sup> + y<br>next li<u>ne</u></p>", "x2 + y\nnext line"),
+    ("<div>un<i>break</i>ably<div>in<b>ner</b> one</div>ou<b>ter</b></div>", "unbreakably\ninner one\nouter"),
+    ("<pre>def f():\n    return <b>x</b>y\n</pre><p>a f<i>unction</i></p>", "def f():\n    return xy\na function"),
+    ("<p>a</p><p>b</p><p>ab</p>", "a\nb\nab"),
+    (f"<div>H<sub>2</sub>O {'is a glass of water ' * 5}</div>", f"H2O {'is a glass of water ' * 5}".strip()),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("body", "expected"), TORN)
+def test_tags_within_words_of_a_short_page_do_not_tear_them(tmp_path: Path, body: str, expected: str) -> None:
+    corpus = made(tmp_path, {"a.html": f"<html><body>{body}</body></html>"})
+    assert [text.rstrip() for text in texts(corpus)] == [expected]
+
+
 def test_page_declares_its_encoding(tmp_path: Path) -> None:
     page = '<html><meta charset="iso-8859-2"><body><p>Žluťoučký kůň úpěl ďábelské ódy.</p></body></html>'
     corpus = made(tmp_path, {"a.html": page.encode("iso-8859-2")})

@@ -178,23 +178,31 @@ def with_whole_words(extracted: str, shown: str) -> str:
 
     trafilatura ends a line at tags within words on short pages (`un<b>break</b>able`, H<sub>2</sub>O).
     """
-    blocks = {"".join(block.split()): block for block in shown.split("\n")}
+    blocks = {"".join(words_of(block)): block for block in shown.split("\n")}
     compact = sorted(blocks)
     lines, whole_lines, at = extracted.split("\n"), [], 0
     while at < len(lines):
         end = end_of_block(lines, at, compact)
-        block = blocks.get("".join("".join(lines[at:end]).split()), "")
-        torn = bool(block) and (end > at + 1 or lines[at].split() != block.split())
+        block = blocks.get("".join(words_of("".join(lines[at:end]))), "")
+        torn = bool(block) and (end > at + 1 or words_of(lines[at]) != words_of(block))
         whole_lines.append(block if torn else lines[at])
         at = end if torn else at + 1
     return "\n".join(whole_lines)
+
+
+def words_of(line: str) -> list[str]:
+    """What is between the blanks of a line, without characters that are never shown, such as a soft hyphen."""
+    return UNSHOWN.sub("", line).split()
+
+
+UNSHOWN = re.compile("[\xad\u200b-\u200f\u2060\ufeff]")
 
 
 def end_of_block(lines: list[str], at: int, compact: list[str]) -> int:
     """The line after those from `at` on that together are a block; `compact` has all blocks without blanks, sorted."""
     held = ""
     for end in range(at, len(lines)):
-        held += "".join(lines[end].split())
+        held += "".join(words_of(lines[end]))
         place = bisect_left(compact, held)
         if place == len(compact) or not compact[place].startswith(held):
             break
