@@ -194,6 +194,8 @@ def test_a_delimiter_that_is_given(tmp_path: Path) -> None:
     assert read_records(path, delimiter="~")[0].values == {"text": "a, b", "label": "1"}
     with pytest.raises(UsageError, match="did you mean 'semicolon'"):
         read_records(path, delimiter="semicolo")
+    with pytest.raises(UsageError, match="quotes and line ends have a meaning of their own"):
+        read_records(path, delimiter='"')
 
 
 @pytest.mark.parametrize(

@@ -11,13 +11,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from textus.common import DataError, notice, printable
 from textus.corpus import conll, exports
 from textus.corpus.decoding import Guesses, open_text
-from textus.corpus.dialects import Problem, parse_delimiter
+from textus.corpus.dialects import Problem, Text, bare, line_end, lines, parse_delimiter
 from textus.corpus.documents import Dropped, Unreadable
 from textus.corpus.readers import read_page
 from textus.corpus.repair import nfc, whole
@@ -230,7 +231,27 @@ def rows_of(source: Source, reading: Reading) -> Iterator[tuple[str, Row] | Prob
         return exports.fasttext_rows(text, reading.reporter(source.name))
     if reading.by_position and not by_token:
         return read_rows(source, reading)
+    if not by_token and source.suffix not in conll.SUFFIXES and is_table_text(text, set(reading.columns)):
+        reading.reporter(source.name)("read as a table with tabs, as its first line has the names of columns")
+        return read_rows(source, reading)
     return conll.sentences(text, reading.columns, reading.reporter(source.name))
+
+
+TEXT_FIELDS = {"text", "sentence", "text_pair", "sentence1", "sentence2", "question", "context", "source"}
+
+
+def is_table_text(text: Text, named: set[str]) -> bool:
+    """Whether a text is a table with tabs: its first line has names of fields or `named` columns, and no
+    line is blank (CoNLL has such between sentences).
+    """
+    head = list(islice(lines(text(), line_end(text())), TABLE_LINES))
+    cells = [name.strip(" \ufeff") for name in bare(head[0]).split("\t")] if head else []
+    names = {name if name in named else name.casefold() for name in cells}
+    is_header = len(cells) > 1 and bool((TEXT_FIELDS | named) & names) and names <= exports.FIELDS | named
+    return is_header and all(line.count("\t") == len(cells) - 1 for line in head)
+
+
+TABLE_LINES = 200
 
 
 # ── repair ─────────────────────────────────────────────────────────────────────────────────────

@@ -80,7 +80,17 @@ def split_lines(text: Text) -> tuple[list[Line], bool]:
             split.append(Line(number, []))
         else:
             split.append(Line(number, line.split("\t") if tabbed else BLANKS.split(line.strip(" \t"))))
+    without_last_tab(split)
     return split, tabbed
+
+
+def without_last_tab(split: list[Line]) -> None:
+    """Take the last column from the widest lines where none of them has anything in it: each ends with a tab."""
+    width = max((len(line.cells) for line in split), default=0)
+    widest = [line for line in split if len(line.cells) == width]
+    if width > 2 and not any(line.cells[-1].strip() for line in widest):
+        for line in widest:
+            del line.cells[-1]
 
 
 BLANKS = re.compile("[ \t]+")

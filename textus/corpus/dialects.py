@@ -263,7 +263,12 @@ def parse_delimiter(spelled: str | None) -> str:
     """A delimiter from its name or itself; "" for none given. Raises UsageError for anything else."""
     names = {name: delimiter for delimiter, name in DELIMITERS.items()} | {"\\t": "\t", "pipe": "|"}
     found = names.get((spelled or "").lower(), spelled or "")
-    if len(found) > 1 or found in ('"', "\n", "\r"):
+    if found in ('"', "\n", "\r"):
+        raise UsageError(
+            f"--delimiter {spelled!r}: quotes and line ends have a meaning of their own; give another character, or"
+            f" {', '.join(DELIMITERS.values())}"
+        )
+    if len(found) > 1:
         near = nearest(found, names)
         hint = f"; did you mean {near!r}?" if near else ""
         raise UsageError(

@@ -53,6 +53,11 @@ def of_object(value: Row, report: Callable[[str], None]) -> Iterator[tuple[str, 
     if isinstance(annotations := value.get("annotations"), list) and any(map(is_spacy, annotations)):
         yield from of_list([each for each in annotations if each is not None])
         return
+    if is_split(value):
+        report("the rows are lists beside the names of their columns, as pandas writes them, and read so")
+        for number, cells in enumerate(value["data"]):
+            yield f"entry {number}", dict(zip(value["columns"], cells, strict=True))
+        return
     lists = [name for name, inside in value.items() if is_list_of_objects(inside)]
     if "data" in lists:
         lists = ["data"]
@@ -70,6 +75,18 @@ def of_object(value: Row, report: Callable[[str], None]) -> Iterator[tuple[str, 
 
 def is_list_of_objects(value: Any) -> TypeGuard[list[Row]]:
     return isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value)
+
+
+def is_split(value: Row) -> bool:
+    """Whether an object has rows as lists: {"columns": ["text", "label"], "data": [["good", 1]]}."""
+    columns, rows = value.get("columns"), value.get("data")
+    return (
+        isinstance(columns, list)
+        and all(isinstance(name, str) for name in columns)
+        and len(set(columns)) == len(columns)
+        and isinstance(rows, list)
+        and all(isinstance(row, list) and len(row) == len(columns) for row in rows)
+    )
 
 
 def is_by_columns(value: Row) -> bool:
