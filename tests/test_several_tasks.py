@@ -546,7 +546,7 @@ def test_what_the_steps_are_is_told(folder: Path, tmp_path: Path, capsys: pytest
         ),
         ({"also": ["tagging=FILE"], "model": "ngram"}, "no states for a head"),
         ({"also": ["tagging=EMPTY"]}, "holds no rows"),
-        ({"also": ["tagging=ONE"]}, "rows to learn from, "),
+        ({"also": ["tagging=ONE"]}, "one.jsonl has 1 row: tagging needs at least 2 to learn from some"),
         ({"also": ["tagging=FILE"], "settings": ["train.steps=1"]}, "none of the 1 steps is of"),
     ],
 )

@@ -16,7 +16,7 @@ from textus import api
 from textus.cli import main
 from textus.common import DataError, UsageError
 from textus.finetuning import Wish, read_data
-from textus.tasks import task_class
+from textus.tasks import TASKS, task_class
 
 GOOD = [
     {"text": f"the film number {n} was {('good', 'bad')[n % 2]}", "label": ("pos", "neg")[n % 2]}
@@ -296,3 +296,47 @@ def test_evaluate_lists_all_bad_rows_and_leaves_them_out(
     unread = written(tmp_path / "unread.jsonl", [GOOD[0] | {"text": None}, GOOD[1], GOOD[2] | {"text": 5}])
     assert main(["predict", str(tmp_path / "run"), str(unread)]) == 1
     assert "2 of 3 rows cannot be used" in capsys.readouterr().err
+
+
+UNREADABLE = {
+    "csv with cells too many": ("v.csv", "text\na,b\nc,d\n", "line 2 has 2 columns"),
+    "objects on one line": ("v.jsonl", '{"text": "a", "label": "b"}{"text": "c", "label": "d"}\n', "line 1 is not JSON"),
+    "single quotes": ("v.jsonl", "{'text': 'a'}\n{'text': 'b'}\n", "line 1 is not JSON"),
+    "arrays": ("v.jsonl", '["a", 1]\n["b", 0]\n', "line 1 is list"),
+    "pretty-printed": ("v.jsonl", '{\n  "text": "a"\n}\n', "line 1 is not JSON"),
+    "dangling relations": (
+        "v.jsonl",
+        '{"text": "Ann", "entities": [{"id": 1, "start_offset": 0, "end_offset": 3, "label": "p"}],'
+        ' "relations": [{"from_id": 1, "to_id": 9, "type": "met"}]}\n',
+        "has a relation with an entity 9",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("reason", UNREADABLE)
+def test_a_file_without_a_readable_row_is_an_error_of_its_first_line(
+    reason: str, task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Attack 1: no row can be read; `validate` and `finetune` name the line, as --dev too, and advise nothing that
+    cannot help."""
+    name, text, complaint = UNREADABLE[reason]
+    data = tmp_path / name
+    data.write_text(text)
+    assert main(["validate", str(data), "--task", task]) == 1
+    shown = capsys.readouterr().out
+    assert complaint in shown
+    assert " 0 usable" in shown
+    assert "--skip-invalid" not in shown
+    words = ["finetune", str(data), "--task", task, "--model", "gru", "--out", str(tmp_path / "run")]
+    assert main(words) == 1
+    assert complaint in capsys.readouterr().err
+
+
+def test_a_dev_file_without_a_readable_row_is_an_error(tmp_path: Path) -> None:
+    good = [{"text": row["text"], "score": number} for number, row in enumerate(GOOD)]
+    data, dev = written(tmp_path / "rows.jsonl", good), tmp_path / "dev.csv"
+    dev.write_text("text\na,b\n")
+    found = textus.validate(data, task="regression", dev=dev)
+    assert [each["file"] for each in found["errors"]] == [str(dev)]
+    assert "line 2 has 2 columns" in found["errors"][0]["message"]

@@ -291,7 +291,9 @@ def validate(
             errors.append({"file": str(data), "where": str(data), "message": str(error)})
         else:
             warnings += [Finding("note", 1, line) for line in lines]
-            examples = {name: read_examples(built, part, checked[name]) for name, part in rows.items()}
+            examples = {
+                name: read_examples(built, part, checked[name]) for name, part in rows.items() if part
+            }
             warnings += findings(built, examples)
             warnings += too_long(built, examples, *context)
             if not numeric(built):
@@ -311,6 +313,8 @@ def check_file(cls: type[Task], settings: Any, path: Path, reader: Reader) -> tu
     with kept_notices() as lines:
         records = read_records(path, spelled, encoding=reader.encoding, problems=faults)
     found = Checked(str(path), len(records) + len(faults), errors=unread(faults), warnings=lines)
+    if not records:
+        return found, []
     try:
         parse = cls.parser(settings, records, labelled=True)
     except (DataError, UsageError) as error:

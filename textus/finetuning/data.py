@@ -92,7 +92,7 @@ def usable(
     bad, n_rows = list[BadRow](), 0
     for rows, unread in zip(files, faults, strict=True):
         try:
-            parse = cls.parser(settings, rows, labelled=True)
+            parse = cls.parser(settings, rows, labelled=True) if rows else None
             kept.append(usable_rows(rows, parse, wish.skip_invalid, unread))
         except BadRows as error:
             bad += error.rows

@@ -77,15 +77,16 @@ def parse_share(spelled: str | None) -> float:
 
 def usable_rows(
     records: Sequence[Record],
-    parse: Callable[[Record], Any],
+    parse: Callable[[Record], Any] | None,
     skip: str | None,
     faults: Sequence[Problem] = (),
 ) -> list[Record]:
-    """The records without those that `parse` refuses, which are reported; `faults` are rows that could not be read at
-    all. BadRows where they are a larger share than `skip` allows, or all.
+    """The records without those that `parse` refuses (None: there are no records), which are reported; `faults` are
+    rows that could not be read at all. BadRows where they are a larger share than `skip` allows, or all.
     """
     share, bad = parse_share(skip), unread(faults)
-    parse_rows(records, parse, bad)
+    if parse is not None:
+        parse_rows(records, parse, bad)
     bad, total = in_order(bad), len(records) + len(faults)
     if bad and (len(bad) > share * total or len(bad) == total):
         raise BadRows(bad, total)
