@@ -24,7 +24,7 @@ from textus.models import family as family_of
 from textus.records import Problem, Record, parse_columns, read_records
 from textus.tasks import Example, Task, frame_of, has_blanks, opened, task_class
 from textus.tasks.labels import alike, find_separator, missing, slips
-from textus.tasks.rows import BadRow, in_order, parse_rows, unread
+from textus.tasks.rows import BadRow, accepted, in_order, parse_rows, unread
 from textus.tokenizer import Tokenizer
 
 SHOWN = 5
@@ -316,6 +316,12 @@ def check_file(cls: type[Task], settings: Any, path: Path, reader: Reader) -> tu
     if not records:
         return found, []
     try:
+        with kept_notices() as lines:
+            kept = list(accepted(records))
+        if n := len(records) - len(kept):
+            found.left_out["not accepted in Prodigy"] = n
+        found.warnings += lines
+        records = kept
         parse = cls.parser(settings, records, labelled=True)
     except (DataError, UsageError) as error:
         found.errors.append(BadRow(str(path), str(error)))

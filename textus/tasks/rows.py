@@ -99,6 +99,38 @@ def usable_rows(
     return [record for record in records if record.where not in places]
 
 
+NOT_ACCEPTED = ("reject", "ignore")
+"""What Prodigy's `answer` is of a row whose label does not hold, beside "accept"."""
+
+
+def accepted(records: Sequence[Record]) -> Sequence[Record]:
+    """The records without those that were answered reject or ignore in Prodigy, which a line counts.
+
+    Raises DataError where none is left.
+    """
+    answers = [answer_of(record) for record in records]
+    if not set(answers) <= {None, "accept", *NOT_ACCEPTED} or not set(answers) & set(NOT_ACCEPTED):
+        return records
+    kept = [record for record, answer in zip(records, answers, strict=True) if answer not in NOT_ACCEPTED]
+    first = next(
+        record.where for record, answer in zip(records, answers, strict=True) if answer in NOT_ACCEPTED
+    )
+    line = f"{len(records) - len(kept):,} of {len(records):,} rows were answered reject or ignore in Prodigy"
+    if not kept:
+        raise DataError(f"{line}, the first {first}: none can be used; give rows that were accepted")
+    notice(f"{line} and are left out; the first is {first}")
+    return kept
+
+
+def answer_of(record: Record) -> Any:
+    """The `answer` of a row unless it may be that to its question."""
+    values = record.values
+    if "question" in values and not {"answers", "_task_hash", "_input_hash"} & values.keys():
+        return None
+    answer = values.get("answer")
+    return answer if answer is None or isinstance(answer, str) else "none of Prodigy's"
+
+
 def in_order(rows: Sequence[BadRow]) -> list[BadRow]:
     """Bad rows by file and line."""
 
