@@ -303,7 +303,7 @@ def annotation(results: list[Row], text: Any, noted: Callable[[str], None]) -> R
 def prodigy(row: Row, noted: Callable[[str], None]) -> Row:
     """A row of Prodigy: its text and spans, without its tokens."""
     if row.get("answer", "accept") != "accept":
-        raise Refused(f"was answered {row['answer']!r} in Prodigy; leave out what was not accepted")
+        return {name: value for name, value in row.items() if name not in ("tokens", "spans")}  # as it says
     rest = {name: value for name, value in row.items() if name not in ("tokens", "spans", "answer")}
     return rest | {"entities": spans_of(row.get("spans") or [], row.get("text"), noted)}
 
