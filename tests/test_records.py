@@ -245,6 +245,22 @@ def test_a_field_of_any_length(tmp_path: Path) -> None:
     assert values(write(tmp_path / "a.csv", f'text,label\n"{long}",1\n'))[0]["text"] == long
 
 
+def test_a_text_of_control_characters_is_refused_by_what_they_are(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="binary, or a text with many control characters; take them out"):
+        read_records(write(tmp_path / "a.csv", "text,label\n" + "good \x0bfilm \x1c,1\n" * 60))
+
+
+def test_an_archive_with_a_password_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("a.csv", "text,label\na,1\n")
+    data = bytearray((tmp_path / "a.zip").read_bytes())
+    for mark, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        data[data.index(mark) + flags] |= 1
+    (tmp_path / "a.zip").write_bytes(data)
+    with pytest.raises(DataError, match="it is encrypted; unpack the archive with its password first"):
+        read_records(tmp_path / "a.zip")
+
+
 # ── columns ────────────────────────────────────────────────────────────────────────────────────
 
 

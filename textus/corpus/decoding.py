@@ -197,7 +197,9 @@ def judge(survey: Survey, *, page: bool) -> Encoding:
             max(1, survey.n_bytes // 1000) if 0 in survey.head[:8192] else max(4, survey.n_bytes // 100)
         )
         if survey.n_controls > n_allowed or survey.n_bytes < 8 * survey.n_controls:
-            raise Unreadable("binary")
+            if survey.n_broken or 0 in survey.head:
+                raise Unreadable("binary")
+            raise Unreadable("binary, or a text with many control characters; take them out of it")
     if survey.n_broken == 0:
         return Encoding(shifted(survey.head) or "utf-8", "utf-8")
     if survey.n_whole > survey.n_broken:

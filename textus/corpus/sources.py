@@ -18,6 +18,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -177,11 +178,17 @@ def scan_zip(path: Path, advance: Callable[..., Any]) -> Iterator[Source | Dropp
     with archive:
         for member in sorted(archive.infolist(), key=lambda info: info.filename):
             if not member.is_dir():
-                yield of_archive(
-                    path,
-                    member.filename,
-                    lambda member=member: cast(BinaryIO, archive.open(member)),  # type: ignore[misc]
-                )
+                yield of_archive(path, member.filename, partial(open_member, archive, member))
+
+
+def open_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> BinaryIO:
+    """A member of a zip archive. Raises RuntimeError, as zipfile does, for one with a password."""
+    if member.flag_bits & ENCRYPTED:
+        raise RuntimeError("it is encrypted; unpack the archive with its password first")
+    return cast(BinaryIO, archive.open(member))
+
+
+ENCRYPTED = 1
 
 
 def scan_tar(path: Path, advance: Callable[..., Any]) -> Iterator[Source | Dropped]:
