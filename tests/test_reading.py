@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from labelled import written
 
 from textus import api
 from textus.cli import main
 from textus.common import UsageError
+from textus.inputs import stdin_records
+from textus.passages import read_passages
 from textus.reading import ReadOptions, fits
 
 WORDS = ("dobrý", "špatný")
@@ -203,3 +207,65 @@ def test_an_encoding_of_no_file_is_refused(
     names = {"RUN": str(czech.path), "TEXT": str(trained)}
     assert main([*(names.get(word, word) for word in words), "--encoding", "cp1250"]) == 2
     assert "--encoding" in capsys.readouterr().err
+
+
+# ── what is empty, repeated, or on standard input ──────────────────────────────────────────────
+
+
+def test_empty_texts_are_counted(
+    czech: api.Run, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """ATTACK1 17: however many batches they are in."""
+    file = table(tmp_path / "t.csv", "utf-8", ["byl", "", " ", *["je"] * 600, ""])
+    named = f"rows have an empty text and are answered all the same; the first is {file}: line 3"
+    for answer in (
+        lambda: czech.predict(file),
+        lambda: czech.predict_proba(file),
+        lambda: czech.predict_file(file, out=tmp_path / "o.csv"),
+        lambda: api.predict_together([czech, czech], file),
+    ):
+        answer()
+        assert f"3 {named}" in capsys.readouterr().err
+    czech.predict(["byl", ""])
+    assert "1 rows have an empty text and are answered all the same; the first is text 2" in (
+        capsys.readouterr().err
+    )
+    named = named.replace("answered", "made into vectors")
+    for out in ("v.npy", "v.jsonl"):
+        api.embed(trained, file, out=tmp_path / out)
+        assert f"3 {named}" in capsys.readouterr().err
+    api.embed(trained, file)
+    assert f"3 {named}" in capsys.readouterr().err
+    czech.predict(["byl", "je"])
+    assert "empty" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_standard_input_is_read_by_its_byte_order_mark(
+    encoding: str, czech: api.Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """ATTACK1 17: Ċ is U+010A, a byte of which is a line's end."""
+    text = (
+        "" if encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-32") else "\ufeff"
+    ) + "dobrý Ċ\r\n\nšpatný"
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode(encoding))))
+    assert main(["predict", str(czech.path), "-", "--json"]) == 0
+    shown = capsys.readouterr()
+    answers = json.loads(shown.out)["answers"]
+    assert [answer["label"] for answer in answers][::2] == ["dobrý", "špatný"]
+    assert [answer["line"] for answer in answers] == [1, 2, 3]
+    assert "U+FFFD" not in shown.err
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode(encoding))))
+    assert [record.values["text"] for record in stdin_records()] == ["dobrý Ċ", "", "špatný"]
+
+
+def test_ids_of_several_texts_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """ATTACK1 17: 1 and "1" are one id; a row that is repeated as it is has its own line."""
+    rows = [{"id": 1, "text": "one"}, {"id": 1, "text": "two"}, {"id": "1", "text": "three"}]
+    read_passages(written(tmp_path / "a.jsonl", [*rows, {"id": 2, "text": "four"}]))
+    said = capsys.readouterr().err
+    assert (
+        f"2 of 4 texts have the id of another text, the first '1' in {tmp_path / 'a.jsonl'}: line 2" in said
+    )
+    read_passages(written(tmp_path / "b.jsonl", [rows[0], rows[0], {"id": 2, "text": "one"}]))
+    assert "the id of another" not in capsys.readouterr().err

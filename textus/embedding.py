@@ -26,7 +26,7 @@ from textus.common import (
     unknown,
     write_atomic,
 )
-from textus.inputs import place_of, texts_in
+from textus.inputs import place_of, report_empty, texts_in
 from textus.passages import text_of
 from textus.reading import DETECTED, ReadOptions
 from textus.records import Record
@@ -77,8 +77,10 @@ def embed_to(
 
 
 def texts_of(records: Iterable[Record]) -> list[str]:
-    """The texts of records. Raises DataError for one without."""
-    return [text_of(each.values, each.where) for each in records]
+    """The texts of records; how many are empty is reported. Raises DataError for one without."""
+    found = [(record.where, text_of(record.values, record.where)) for record in records]
+    report_empty(((where, [text]) for where, text in found), "made into vectors")
+    return [text for _, text in found]
 
 
 def write_array(file: PartialFile, vectors: Vectors, records: Iterator[Record], n: int) -> int:

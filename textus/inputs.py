@@ -13,6 +13,7 @@ from typing import Any
 
 from textus.arguments import PLAIN
 from textus.common import DataError, TextusError, UsageError, notice
+from textus.corpus.decoding import BROKEN, SAMPLE_BYTES, decode, marked
 from textus.corpus.dialects import line_end, lines
 from textus.corpus.tables import Naming, NoColumn, Placed
 from textus.passages import IDS
@@ -45,17 +46,15 @@ class Records(list[Record]):
 
 
 def stdin_lines() -> Iterator[str]:
-    """The lines of standard input; bytes that are no UTF-8 are U+FFFD, and counted."""
-    stream, broken = getattr(sys.stdin, "buffer", sys.stdin), 0
-    for raw in stream:
-        if isinstance(raw, bytes):
-            text = raw.decode("utf-8", "replace")
-            broken += text.encode() != raw
-        else:
-            text = raw
-        yield text.rstrip("\r\n")
-    if broken:
-        notice(f"{broken:,} lines of {STDIN} are not UTF-8: what is broken was read as U+FFFD")
+    """The lines of standard input, UTF-8 or as its byte order mark says; those with broken bytes are counted."""
+    given = getattr(sys.stdin, "buffer", sys.stdin).read()
+    codec = (isinstance(given, bytes) and marked(given[:SAMPLE_BYTES])) or "utf-8"
+    text = given if isinstance(given, str) else "".join(decode([given], codec))
+    found = text.removesuffix("\n").split("\n") if text else []
+    yield from (line.rstrip("\r") for line in found)
+    if broken := sum(bool(BROKEN.search(line)) for line in found):
+        name = codec.removesuffix("-sig").upper()
+        notice(f"{broken:,} lines of {STDIN} are not {name}: what is broken was read as U+FFFD")
 
 
 def stdin_records(*, empty: bool = False) -> Iterator[Record]:
@@ -182,6 +181,13 @@ def place_of(record: Record) -> dict[str, Any]:
 def id_of(row: Mapping[str, Any]) -> Any:
     """What a row calls itself, or None."""
     return next((row[name] for name in IDS if row.get(name) not in (None, "")), None)
+
+
+def report_empty(rows: Iterable[tuple[str, Sequence[str]]], done: str) -> None:
+    """One line for rows, each with its place and texts, of which a text is empty: how many, and the first."""
+    empty = [where for where, texts in rows if not texts or not all(text.strip() for text in texts)]
+    if empty:
+        notice(f"{len(empty):,} rows have an empty text and are {done} all the same; the first is {empty[0]}")
 
 
 # ── Python values ──────────────────────────────────────────────────────────────────────────────

@@ -69,10 +69,13 @@ def read_passages(path: Path, options: ReadOptions = DETECTED, *, longest: int =
     if longest < 0 or 0 < longest < 64:
         raise UsageError(f"--passage {longest}: give 0 (whole documents), or 64 and more")
     documents: dict[str, Passage] = {}
+    ids, shared = dict[str, str](), list[Passage]()
     n_read = n_empty = n_repeated = 0
     for number, record in enumerate(records_of(path, options)):
         n_read += 1
         document = document_of(record, number)
+        if document.id is not None and ids.setdefault(document.id, document.text) != document.text:
+            shared.append(document)
         if not document.text.strip():
             n_empty += 1
         elif (known := documents.get(document.text)) is not None:
@@ -87,6 +90,11 @@ def read_passages(path: Path, options: ReadOptions = DETECTED, *, longest: int =
         notice(f"{n_empty:,} of {n_read:,} texts are empty and left out")
     if n_repeated:
         notice(f"{n_repeated:,} of {n_read:,} texts are repeated: each is kept once, with all of their ids")
+    if shared:
+        notice(
+            f"{len(shared):,} of {n_read:,} texts have the id of another text, the first {shared[0].id!r} in"
+            f" {shared[0].where}: a result with such an id may be either, and index evaluate cannot name it"
+        )
     passages = [passage for document in documents.values() for passage in cut(document, longest)]
     if len(passages) > len(documents):
         long = sum(bool(longest) and len(text.encode()) > longest for text in documents)

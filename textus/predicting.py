@@ -16,6 +16,7 @@ from textus.inputs import (
     options_for,
     place_of,
     records_given,
+    report_empty,
     texts_in,
 )
 from textus.models import LanguageModel
@@ -45,11 +46,16 @@ class Predictor:
         if not records:
             return []
         examples = self.task.examples(records, labelled=False)
-        outputs = self.read(examples)
+        outputs = self.answers(examples)
         return [
             (self.task.told(example, output), output)
             for example, output in zip(examples, outputs, strict=True)
         ]
+
+    def answers(self, examples: Sequence[Example]) -> Sequence[Any]:
+        """The output for each example; how many of them are of an empty text is reported."""
+        report_empty(((example.where, example.texts) for example in examples), "answered")
+        return self.read(examples) if examples else []
 
 
 def predictor(
@@ -80,7 +86,7 @@ def probabilities(reader: Predictor, given: Any, options: ReadOptions = DETECTED
     else:
         items, alone = items_of(given)
         examples = examples_given(reader, items, options.columns)
-    found = np.asarray(reader.read(examples) if examples else np.zeros((0, len(labels))))
+    found = np.asarray(reader.answers(examples) if examples else np.zeros((0, len(labels))))
     return found[0] if alone else found
 
 
@@ -92,7 +98,7 @@ def predict(reader: Predictor, given: Any, options: ReadOptions = DETECTED) -> A
         return [place_of(record) | told for record, told in answered(reader, given, options)]
     items, alone = items_of(given)
     examples = examples_given(reader, items, options.columns)
-    outputs = reader.read(examples) if examples else []
+    outputs = reader.answers(examples)
     told = [reader.task.told(*pair) for pair in zip(examples, outputs, strict=True)]
     return told[0] if alone else told
 
