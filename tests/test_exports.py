@@ -118,11 +118,6 @@ def test_exports_are_read(
     ("name", "content", "complaint"),
     [
         (
-            "a.jsonl",
-            {"text": "x", "tokens": [{"text": "x"}], "answer": "reject"},
-            "line 1 was answered 'reject'",
-        ),
-        (
             "a.json",
             [label_studio({"a": "x", "b": "y"}, [])],
             r"name its text, as in --columns text=data\.FIELD",

@@ -384,7 +384,8 @@ def test_resume_refuses_other_rows_of_any_task(folder: Path, tmp_path: Path) -> 
 def test_methods_teach_all_heads(
     method: str, trained: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = learnt(folder, tmp_path / "run", start=trained, method=method, epochs=1)
+    # the best would be the solved heads on a body that has not moved
+    run = learnt(folder, tmp_path / "run", "train.keep=last", start=trained, method=method, epochs=1)
     before, after = load(trained)[0], load(run.path, merged=method == "lora")[0]
     assert list(after.heads) == ["classification", "tagging", "where"]
     old = dict(before.named_parameters())
@@ -546,7 +547,7 @@ def test_what_the_steps_are_is_told(folder: Path, tmp_path: Path, capsys: pytest
         ),
         ({"also": ["tagging=FILE"], "model": "ngram"}, "no states for a head"),
         ({"also": ["tagging=EMPTY"]}, "holds no rows"),
-        ({"also": ["tagging=ONE"]}, "rows to learn from, "),
+        ({"also": ["tagging=ONE"]}, "one.jsonl has 1 row: tagging needs at least 2 to learn from some"),
         ({"also": ["tagging=FILE"], "settings": ["train.steps=1"]}, "none of the 1 steps is of"),
     ],
 )

@@ -16,7 +16,8 @@ from textus import api
 from textus.cli import main
 from textus.common import DataError, UsageError
 from textus.finetuning import Wish, read_data
-from textus.tasks import task_class
+from textus.records import read_records
+from textus.tasks import TASKS, task_class
 
 GOOD = [
     {"text": f"the film number {n} was {('good', 'bad')[n % 2]}", "label": ("pos", "neg")[n % 2]}
@@ -296,3 +297,103 @@ def test_evaluate_lists_all_bad_rows_and_leaves_them_out(
     unread = written(tmp_path / "unread.jsonl", [GOOD[0] | {"text": None}, GOOD[1], GOOD[2] | {"text": 5}])
     assert main(["predict", str(tmp_path / "run"), str(unread)]) == 1
     assert "2 of 3 rows cannot be used" in capsys.readouterr().err
+
+
+UNREADABLE = {
+    "csv with cells too many": ("v.csv", "text\na,b\nc,d\n", "line 2 has 2 columns"),
+    "objects on one line": ("v.jsonl", '{"text": "a", "label": "b"}{"text": "c"}\n', "line 1 is not JSON"),
+    "single quotes": ("v.jsonl", "{'text': 'a'}\n{'text': 'b'}\n", "line 1 is not JSON"),
+    "arrays": ("v.jsonl", '["a", 1]\n["b", 0]\n', "line 1 is list"),
+    "pretty-printed": ("v.jsonl", '{\n  "text": "a"\n}\n', "line 1 is not JSON"),
+    "dangling relations": (
+        "v.jsonl",
+        '{"text": "Ann", "entities": [{"id": 1, "start_offset": 0, "end_offset": 3, "label": "p"}],'
+        ' "relations": [{"from_id": 1, "to_id": 9, "type": "met"}]}\n',
+        "has a relation with an entity 9",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("reason", UNREADABLE)
+def test_a_file_without_a_readable_row_is_an_error_of_its_first_line(
+    reason: str, task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Attack 1: no row can be read; `validate` and `finetune` name the line, as --dev too, and advise nothing that
+    cannot help."""
+    name, text, complaint = UNREADABLE[reason]
+    data = tmp_path / name
+    data.write_text(text)
+    assert main(["validate", str(data), "--task", task]) == 1
+    shown = capsys.readouterr().out
+    assert complaint in shown
+    assert " 0 usable" in shown
+    assert "--skip-invalid" not in shown
+    words = ["finetune", str(data), "--task", task, "--model", "gru", "--out", str(tmp_path / "run")]
+    assert main(words) == 1
+    assert complaint in capsys.readouterr().err
+
+
+def test_a_dev_file_without_a_readable_row_is_an_error(tmp_path: Path) -> None:
+    good = [{"text": row["text"], "score": number} for number, row in enumerate(GOOD)]
+    data, dev = written(tmp_path / "rows.jsonl", good), tmp_path / "dev.csv"
+    dev.write_text("text\na,b\n")
+    found = textus.validate(data, task="regression", dev=dev)
+    assert [each["file"] for each in found["errors"]] == [str(dev)]
+    assert "line 2 has 2 columns" in found["errors"][0]["message"]
+
+
+# ── rows that were not accepted ────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("answer", ["reject", "ignore"])
+@pytest.mark.parametrize("name", CONTRADICTIONS)
+def test_rows_that_were_not_accepted_in_prodigy_are_left_out_of_every_task(
+    name: str, answer: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Attack 4: rows answered reject or ignore are counted and left out by validate, finetune and evaluate."""
+    task, make = name.partition(" ")[0], CONTRADICTIONS[name]
+    good = [make(n, False) | {"answer": "accept"} for n in range(20)]
+    data = written(tmp_path / "rows.jsonl", [*good, *(make(n, True) | {"answer": answer} for n in range(7))])
+    found = textus.validate(data, task=task)
+    assert found["ok"]
+    assert "contradiction" not in kinds(found)
+    file = found["files"]["train"]
+    assert (file["rows"], file["usable"]) == (27, 20)
+    assert file["left_out"] == {"not accepted in Prodigy": 7}
+    cls = task_class(task)
+    read = read_data(cls, cls.config(), Wish(data=data, task=task))
+    assert len(read.train) + len(read.dev) == 20
+    line = "7 of 27 rows were answered reject or ignore in Prodigy and are left out; the first is"
+    assert f"{line} {data}: line 21" in capsys.readouterr().err
+    records = read_records(data)
+    assert len(read.task.examples(records, labelled=True)) == 20
+    assert line in capsys.readouterr().err
+    assert len(read.task.examples(records, labelled=False)) == 27
+
+
+def test_rejected_rows_with_tokens_are_left_out_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Attack 4: Prodigy's rows for entities have its tokens; with all of them rejected none is left."""
+    text = {"text": "Ann ran", "tokens": [{"text": "Ann", "start": 0, "end": 3, "id": 0}]}
+    row = text | {"spans": [{"start": 0, "end": 3, "label": "PER"}], "_task_hash": 1}
+    rows = [row | {"text": f"Ann ran {n}", "answer": ("accept", "reject")[n % 3 == 2]} for n in range(30)]
+    found = textus.validate(written(tmp_path / "rows.jsonl", rows), task="tagging")
+    assert found["ok"]
+    assert found["classes"] == {"PER": 20}
+    none = written(tmp_path / "none.jsonl", [each | {"answer": "ignore"} for each in rows])
+    assert main(["validate", str(none), "--task", "tagging"]) == 1
+    assert "30 of 30 rows were answered reject or ignore in Prodigy, the first" in capsys.readouterr().out
+
+
+def test_an_answer_of_another_kind_is_no_verdict(tmp_path: Path) -> None:
+    """An answer to a question that is the word reject, and a column of other answers, take no row away."""
+    asked = [
+        {"question": "do what?", "context": f"we reject {n}", "answer": "reject", "answer_start": 3}
+        for n in range(5)
+    ]
+    found = textus.validate(written(tmp_path / "asked.jsonl", asked), task="question-answering")
+    assert found["files"]["train"]["usable"] == 5
+    rows = [row | {"answer": ("reject", "maybe")[n % 2]} for n, row in enumerate(GOOD)]
+    assert textus.validate(written(tmp_path / "rows.jsonl", rows))["files"]["train"]["usable"] == 60

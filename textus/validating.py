@@ -24,7 +24,7 @@ from textus.models import family as family_of
 from textus.records import Problem, Record, parse_columns, read_records
 from textus.tasks import Example, Task, frame_of, has_blanks, opened, task_class
 from textus.tasks.labels import alike, find_separator, missing, slips
-from textus.tasks.rows import BadRow, in_order, parse_rows, unread
+from textus.tasks.rows import BadRow, accepted, in_order, parse_rows, unread
 from textus.tokenizer import Tokenizer
 
 SHOWN = 5
@@ -291,7 +291,9 @@ def validate(
             errors.append({"file": str(data), "where": str(data), "message": str(error)})
         else:
             warnings += [Finding("note", 1, line) for line in lines]
-            examples = {name: read_examples(built, part, checked[name]) for name, part in rows.items()}
+            examples = {
+                name: read_examples(built, part, checked[name]) for name, part in rows.items() if part
+            }
             warnings += findings(built, examples)
             warnings += too_long(built, examples, *context)
             if not numeric(built):
@@ -311,7 +313,15 @@ def check_file(cls: type[Task], settings: Any, path: Path, reader: Reader) -> tu
     with kept_notices() as lines:
         records = read_records(path, spelled, encoding=reader.encoding, problems=faults)
     found = Checked(str(path), len(records) + len(faults), errors=unread(faults), warnings=lines)
+    if not records:
+        return found, []
     try:
+        with kept_notices() as lines:
+            kept = list(accepted(records))
+        if n := len(records) - len(kept):
+            found.left_out["not accepted in Prodigy"] = n
+        found.warnings += lines
+        records = kept
         parse = cls.parser(settings, records, labelled=True)
     except (DataError, UsageError) as error:
         found.errors.append(BadRow(str(path), str(error)))

@@ -64,9 +64,17 @@ def page(found: dict[str, Any]) -> list[str]:
     lines.append(
         f"errors: {len(errors):,}, warnings: {len(warnings):,}; {'usable' if found['ok'] else 'not usable'}"
     )
-    remedy, more = (
-        ("", "") if found["ok"] else ("correct the rows, or leave them out: ", " --skip-invalid all")
-    )
+    remedy, more = remedy_of(found)
     more += "".join(f" --set 'task.{each}'" for each in found["settings"])
     lines.append(f"next: {remedy}textus finetune {found['data']} --task {found['task']} --out FOLDER{more}")
     return lines
+
+
+def remedy_of(found: dict[str, Any]) -> tuple[str, str]:
+    """What to do before a model is trained, and the flag that leaves bad rows out, where that can help."""
+    if found["ok"]:
+        return "", ""
+    whole_file = any(each["where"] == each["file"] for each in found["errors"])
+    if whole_file or not all(file["usable"] for file in found["files"].values()):
+        return "correct the errors, then ", ""
+    return "correct the rows, or leave them out: ", " --skip-invalid all"

@@ -14,7 +14,7 @@ from textus.common import DataError, fingerprint, notice, uniform
 from textus.finetuning.wishes import Wish
 from textus.records import Problem, Record, parse_columns, read_records
 from textus.tasks import Example, Task
-from textus.tasks.rows import BadRow, BadRows, usable_rows
+from textus.tasks.rows import BadRow, BadRows, accepted, usable_rows
 from textus.validating import report_findings
 
 HELD_OUT = 0.1
@@ -77,9 +77,11 @@ def read_data(
 
 
 def read_file(path: Path, wish: Wish, faults: list[list[Problem]]) -> list[Record]:
-    """The rows of a file; those that cannot be read are added to `faults`."""
+    """The rows of a file that were accepted; those that cannot be read are added to `faults`."""
     faults.append([])
-    return read_records(path, parse_columns(wish.columns), encoding=wish.encoding or "", problems=faults[-1])
+    columns = parse_columns(wish.columns)
+    records = read_records(path, columns, encoding=wish.encoding or "", problems=faults[-1])
+    return list(accepted(records))
 
 
 def usable(
@@ -92,7 +94,7 @@ def usable(
     bad, n_rows = list[BadRow](), 0
     for rows, unread in zip(files, faults, strict=True):
         try:
-            parse = cls.parser(settings, rows, labelled=True)
+            parse = cls.parser(settings, rows, labelled=True) if rows else None
             kept.append(usable_rows(rows, parse, wish.skip_invalid, unread))
         except BadRows as error:
             bad += error.rows

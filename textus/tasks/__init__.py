@@ -31,7 +31,7 @@ from textus.models.heads import build_head
 from textus.pairs import Deal
 from textus.records import Record
 from textus.report import Section
-from textus.tasks.rows import usable_rows
+from textus.tasks.rows import accepted, usable_rows
 from textus.tokenizer import Tokenizer
 
 Floats = NDArray[np.float64]
@@ -156,7 +156,9 @@ class Task(ABC):
         """The rows checked. Raises DataError that lists those that cannot be used."""
 
     def usable(self, records: Sequence[Record], *, labelled: bool) -> Sequence[Record]:
-        """The records without those that `skip_invalid` leaves out."""
+        """The records without those that were not accepted, and those that `skip_invalid` leaves out."""
+        if labelled:
+            records = accepted(records)
         if self.skip_invalid is None:
             return records
         return usable_rows(records, self.parser(self.settings, records, labelled=labelled), self.skip_invalid)

@@ -77,15 +77,16 @@ def parse_share(spelled: str | None) -> float:
 
 def usable_rows(
     records: Sequence[Record],
-    parse: Callable[[Record], Any],
+    parse: Callable[[Record], Any] | None,
     skip: str | None,
     faults: Sequence[Problem] = (),
 ) -> list[Record]:
-    """The records without those that `parse` refuses, which are reported; `faults` are rows that could not be read at
-    all. BadRows where they are a larger share than `skip` allows, or all.
+    """The records without those that `parse` refuses (None: there are no records), which are reported; `faults` are
+    rows that could not be read at all. BadRows where they are a larger share than `skip` allows, or all.
     """
     share, bad = parse_share(skip), unread(faults)
-    parse_rows(records, parse, bad)
+    if parse is not None:
+        parse_rows(records, parse, bad)
     bad, total = in_order(bad), len(records) + len(faults)
     if bad and (len(bad) > share * total or len(bad) == total):
         raise BadRows(bad, total)
@@ -96,6 +97,38 @@ def usable_rows(
         )
     places = {row.where for row in bad}
     return [record for record in records if record.where not in places]
+
+
+NOT_ACCEPTED = ("reject", "ignore")
+"""What Prodigy's `answer` is of a row whose label does not hold, beside "accept"."""
+
+
+def accepted(records: Sequence[Record]) -> Sequence[Record]:
+    """The records without those that were answered reject or ignore in Prodigy, which a line counts.
+
+    Raises DataError where none is left.
+    """
+    answers = [answer_of(record) for record in records]
+    if not set(answers) <= {None, "accept", *NOT_ACCEPTED} or not set(answers) & set(NOT_ACCEPTED):
+        return records
+    kept = [record for record, answer in zip(records, answers, strict=True) if answer not in NOT_ACCEPTED]
+    first = next(
+        record.where for record, answer in zip(records, answers, strict=True) if answer in NOT_ACCEPTED
+    )
+    line = f"{len(records) - len(kept):,} of {len(records):,} rows were answered reject or ignore in Prodigy"
+    if not kept:
+        raise DataError(f"{line}, the first {first}: none can be used; give rows that were accepted")
+    notice(f"{line} and are left out; the first is {first}")
+    return kept
+
+
+def answer_of(record: Record) -> Any:
+    """The `answer` of a row unless it may be that to its question."""
+    values = record.values
+    if "question" in values and not {"answers", "_task_hash", "_input_hash"} & values.keys():
+        return None
+    answer = values.get("answer")
+    return answer if answer is None or isinstance(answer, str) else "none of Prodigy's"
 
 
 def in_order(rows: Sequence[BadRow]) -> list[BadRow]:
