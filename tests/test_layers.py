@@ -16,6 +16,7 @@ common
 arguments config hardware allocation report
 corpus tokenizer
 loader texts records
+reading
 passages
 pairs inputs
 models writing

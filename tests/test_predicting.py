@@ -604,3 +604,37 @@ def test_no_flag_is_ignored(
     names = {"LINEAR": str(linear.path), "TEXT": str(trained), "ROWS": str(folder / "rows.jsonl")}
     assert main([names.get(word, word) for word in words]) == 2
     assert "leave" in (said := capsys.readouterr().err) or "goes with" in said
+
+
+def test_answers_never_replace_a_column_of_the_file(
+    linear: api.Run, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """ATTACK1 7: predictions that are chained keep all earlier ones."""
+    other = written(tmp_path / "other.jsonl", [{**row, "label": "nb"[row["label"]]} for row in reviews()])
+    letters = api.finetune(other, model="linear", out=tmp_path / "letters")
+    table = tmp_path / "0.csv"
+    table.write_text("text,label\nfilm 1 was good,1\nfilm 2 was bad,0\n")
+    before = read_table(table)
+    for number, run in enumerate((linear, letters, linear), 1):
+        capsys.readouterr()
+        run.predict_file(table, out=tmp_path / f"{number}.csv")
+        table, after = tmp_path / f"{number}.csv", read_table(tmp_path / f"{number}.csv")
+        assert [{name: row[name] for name in old} for row, old in zip(after, before, strict=True)] == before
+        assert [name for name in after[0] if name not in before[0]]
+        before = after
+    assert "the answers are in predicted_label_3" in capsys.readouterr().err
+    names = ("label", "predicted_label", "predicted_label_2", "predicted_label_3")
+    assert [[row[name] for name in names] for row in before] == [["1", "1", "b", "1"], ["0", "0", "n", "0"]]
+    assert len(set(table.read_text().splitlines()[0].split(","))) == len(before[0])
+
+
+def test_any_column_of_the_file_is_kept(linear: api.Run, tmp_path: Path) -> None:
+    """ATTACK1 7: also what has the name of a place, or of an answer that was renamed."""
+    columns = {"text": "was good", "line": "a", "file_line": "b", "label": "c", "predicted_label": "d"}
+    data = written(tmp_path / "rows.jsonl", [columns | {"probability": "e"}])
+    for form in ("jsonl", "csv"):
+        linear.predict_file(data, out=tmp_path / f"o.{form}")
+    (table,), found = read_table(tmp_path / "o.csv"), json.loads((tmp_path / "o.jsonl").read_text())
+    for row in (table, found):
+        assert {name: row[name] for name in columns} == columns
+        assert (row["predicted_label_2"], str(row["file_line_2"])) == ("1", "1")

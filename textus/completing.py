@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from textus.engine import Engine
 from textus.generation import Sampling, TextStream, beginning
 from textus.inputs import is_plain, place_of, texts_in
 from textus.models import LanguageModel
+from textus.reading import DETECTED, ReadOptions
 from textus.records import Record
 from textus.tokenizer import Tokenizer
 from textus.writing import Layout, claim_output, content_of, form_of, partial_file, write_rows
@@ -22,13 +23,13 @@ FIELDS = ("prompt", "source", "text")
 """What the column of the prompts may be called."""
 
 
-def prompts_of(path: Path, columns: str | None, *, source: bool) -> Callable[[], Iterator[Record]]:
+def prompts_of(path: Path, options: ReadOptions, *, source: bool) -> Callable[[], Iterator[Record]]:
     """The prompts of a file (of a model that makes a text from another, its `source` texts): the lines of a plain text,
     else its column `prompt`, `source` or `text`.
     """
     name = "source" if source else "prompt"
-    read = texts_in(path, columns)
-    if is_plain(path) and not columns:
+    read = texts_in(path, options)
+    if is_plain(path) and not options.columns:
         return lambda: (Record({name: each.values["text"]}, each.where) for each in read())
     return read
 
@@ -116,7 +117,7 @@ def complete_to(
     sampling: Sampling,
     *,
     run: Path,
-    columns: str | None = None,
+    options: ReadOptions = DETECTED,
     force: bool = False,
 ) -> int:
     """The prompts of a file (or records) and what follows each, as rows of the file at `out`, written as they come; the
@@ -126,9 +127,11 @@ def complete_to(
     claim_output(out, given, force=force)
     records: Callable[[], Iterable[Record]] = lambda: given  # type: ignore[assignment, return-value]  # noqa: E731
     if isinstance(given, Path):
-        records = prompts_of(given, columns, source=model.needs_source)
-        of = fingerprint([sha256(run / "run.json"), content_of(given), columns, form, asdict(sampling)])
-    layout = Layout(["text"], columns, readable(model, tokenizer, records(), sampling))
+        records = prompts_of(given, options, source=model.needs_source)
+        of = fingerprint(
+            [sha256(run / "run.json"), content_of(given), astuple(options), form, asdict(sampling)]
+        )
+    layout = Layout(["text"], options.columns, readable(model, tokenizer, records(), sampling))
 
     def answer(batch: list[Any]) -> list[dict[str, Any]]:
         return [

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import astuple
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,9 @@ from textus.common import (
     unknown,
     write_atomic,
 )
-from textus.inputs import place_of, texts_in
+from textus.inputs import place_of, report_empty, texts_in
 from textus.passages import text_of
+from textus.reading import DETECTED, ReadOptions
 from textus.records import Record
 from textus.writing import (
     AT_ONCE,
@@ -48,7 +50,7 @@ def embed_to(
     out: Path,
     *,
     run: Path,
-    columns: str | None = None,
+    options: ReadOptions = DETECTED,
     settings: Sequence[str] = (),
     force: bool = False,
 ) -> dict[str, Any]:
@@ -62,21 +64,23 @@ def embed_to(
     claim_output(out, path, force=force)
     if form == ".npy":
         claim_file(beside, force=force)
-    records = texts_in(path, columns)
-    of = fingerprint([sha256(run / "run.json"), content_of(path), columns, list(settings), form])
+    records = texts_in(path, options)
+    of = fingerprint([sha256(run / "run.json"), content_of(path), astuple(options), list(settings), form])
     n = sum(1 for _ in records())
     with partial_file(out, of, force=force) as file, notices_together():
         if form == ".npy":
             width = write_array(file, vectors, records(), n)
             write_atomic(beside, json_lines(map(place_of, records())))
         else:
-            width = write_table(file, vectors, records, columns)
+            width = write_table(file, vectors, records, options.columns)
     return {"out": str(out), "texts": n, "width": width, **({"rows": str(beside)} if form == ".npy" else {})}
 
 
 def texts_of(records: Iterable[Record]) -> list[str]:
-    """The texts of records. Raises DataError for one without."""
-    return [text_of(each.values, each.where) for each in records]
+    """The texts of records; how many are empty is reported. Raises DataError for one without."""
+    found = [(record.where, text_of(record.values, record.where)) for record in records]
+    report_empty(((where, [text]) for where, text in found), "made into vectors")
+    return [text for _, text in found]
 
 
 def write_array(file: PartialFile, vectors: Vectors, records: Iterator[Record], n: int) -> int:
@@ -121,16 +125,18 @@ def write_table(
     return width
 
 
-def embed(vectors: Vectors, given: Any, columns: str | None = None) -> np.ndarray:
+def embed(vectors: Vectors, given: Any, options: ReadOptions = DETECTED) -> np.ndarray:
     """The vector of one text (D,), or of several (texts, D): strings, or rows and files (a Path) with a text."""
     from textus.inputs import items_of, records_given
 
     if isinstance(given, Path):
-        return vectors(texts_of(texts_in(given, columns)()))
+        return vectors(texts_of(texts_in(given, options)()))
     items, alone = items_of(given)
     rows = [item for item in items if isinstance(item, dict)]
     texts = (
-        texts_of(records_given(rows, columns)) if rows else [item for item in items if isinstance(item, str)]
+        texts_of(records_given(rows, options.columns))
+        if rows
+        else [item for item in items if isinstance(item, str)]
     )
     if len(texts) < len(items):
         raise UsageError("a vector is of one text; these are pairs")

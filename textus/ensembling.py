@@ -15,7 +15,8 @@ from textus import scoring
 from textus.checkpoint import open_run
 from textus.common import UsageError, fingerprint, notice, sha256, unknown
 from textus.models import LanguageModel
-from textus.predicting import Predictor, columns_trained
+from textus.predicting import Predictor
+from textus.reading import ReadOptions, options_of_all, options_of_run
 from textus.scoring import Rows, assessed, difference
 from textus.tasks import TASKS, Example, Task, from_record, learnt, main_figures, opened, read
 from textus.tokenizer import Tokenizer
@@ -165,10 +166,9 @@ def predictor(runs: Sequence[Path], how: str, name: str | None = None) -> Predic
         answer = lambda examples: task.mixed(  # noqa: E731
             [read(model, its, tokenizer, examples) for model, its, tokenizer in members], how
         )
-    return Predictor(task, answer, columns_of_all(runs, task), of)
+    return Predictor(task, answer, options_of_all([options_of_run(each) for each in records]), of)
 
 
-def columns_of_all(runs: Sequence[Path], task: Task) -> str | None:
-    """The columns that all runs were trained with; None where they differ."""
-    columns = {columns_trained(learnt(open_run(run).record, task.called, run)) for run in runs}
-    return columns.pop() if len(columns) == 1 else None
+def options_trained(runs: Sequence[Path], task: Task) -> ReadOptions:
+    """How the rows were read that all runs were trained on."""
+    return options_of_all([options_of_run(learnt(open_run(run).record, task.called, run)) for run in runs])

@@ -18,7 +18,8 @@ from xml.etree import ElementTree
 from textus.common import DataError, UsageError, claim_file, json_lines, notice, unknown, write_atomic
 from textus.metrics.entities import entity_scores
 from textus.models import LanguageModel
-from textus.records import clean_text, parse_columns, read_records
+from textus.reading import DETECTED, ReadOptions
+from textus.records import clean_text
 from textus.tasks import from_record, learnt, named_of_kind, names_of, opened, read
 from textus.tasks.facts import Related
 from textus.tasks.relations import Relations
@@ -83,13 +84,13 @@ def readers(entities: Path, relations: Path) -> tuple[Reader, Reader]:
     return finder, joiner
 
 
-def passages(path: Path, columns: str | None = None) -> list[Passage]:
+def passages(path: Path, options: ReadOptions = DETECTED) -> list[Passage]:
     """The texts of a file. Raises DataError where there is none."""
-    if path.suffix == ".txt" and not columns:
-        whole = clean_text("".join(part.text for part in read_text(path)))
+    if path.suffix == ".txt" and not options.columns:
+        whole = clean_text("".join(part.text for part in read_text(path, options.encoding or "")))
         found = [Passage(line[0], str(path), line.start()) for line in LINE.finditer(whole)]
     else:
-        records = read_records(path, parse_columns(columns))
+        records = options.records(path)
         found = [Passage(text_of(each, "a text"), str(each.values.get("id", each.where))) for each in records]
     held = [each for each in found if each.text.strip()]
     if not held:
@@ -111,10 +112,10 @@ def with_entities(finder: Reader, texts: Sequence[tuple[str, str]]) -> list[Rela
     return found
 
 
-def triples(path: Path, entities: Path, relations: Path, columns: str | None = None) -> dict[str, Any]:
+def triples(path: Path, entities: Path, relations: Path, options: ReadOptions = DETECTED) -> dict[str, Any]:
     """The triples of a file's texts, with where they stand, and how many texts and entities there were."""
     finder, joiner = readers(entities, relations)
-    given = passages(path, columns)
+    given = passages(path, options)
     examples = with_entities(finder, [(each.text, each.document) for each in given])
     outputs = read(joiner.model, joiner.task, joiner.tokenizer, examples)
     found = []
@@ -132,13 +133,13 @@ def triples(path: Path, entities: Path, relations: Path, columns: str | None = N
 # ── measured ───────────────────────────────────────────────────────────────────────────────────
 
 
-def measured(entities: Path, relations: Path, on: Path, columns: str | None = None) -> dict[str, Any]:
+def measured(entities: Path, relations: Path, on: Path, options: ReadOptions = DETECTED) -> dict[str, Any]:
     """How well entities and triples are found in the raw texts of labelled rows. A triple is right where both spans,
     their order and the relation are; the types of its entities are counted with the entities. The first figures are the
     triples'.
     """
     finder, joiner = readers(entities, relations)
-    rows = joiner.task.examples(read_records(on, parse_columns(columns)), labelled=True)
+    rows = joiner.task.examples(options.records(on), labelled=True)
     if partly := [each for each in rows if each.only is not None]:
         raise DataError(
             f"{partly[0].where} marks one pair of its text and leaves the others open: entities and triples of the"

@@ -32,7 +32,7 @@ from textus.evaluation import reading
 from textus.generation import beginning
 from textus.metrics import bootstrap, interval
 from textus.models import LanguageModel
-from textus.records import parse_columns, read_records
+from textus.reading import ReadOptions
 from textus.report import Section, curves, write_report
 from textus.tasks import Example, Task, task_class
 from textus.tokenizer import Tokenizer
@@ -207,15 +207,14 @@ def drawn(examples: Sequence[Example], shots: int, labels: Sequence[str], random
 
 
 def read_task(
-    data: Path, on: Path, columns: str | None, how: Prompting
+    data: Path, on: Path, options: ReadOptions, how: Prompting
 ) -> tuple[Task, list[Example], list[Example]]:
     """The classification that the data holds, the rows to draw from and those to ask."""
-    spelled = parse_columns(columns)
     cls = task_class("classification")
-    records = read_records(data, spelled)
+    records = options.records(data)
     task = cls.of(cls.config(), records)
     examples = task.examples(records, labelled=True)
-    test = task.examples(read_records(on, spelled), labelled=True)
+    test = task.examples(options.records(on), labelled=True)
     if not test:
         raise DataError(f"{on} has no row with text and label")
     known = {each.texts for each in test}

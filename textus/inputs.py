@@ -13,9 +13,11 @@ from typing import Any
 
 from textus.arguments import PLAIN
 from textus.common import DataError, TextusError, UsageError, notice
+from textus.corpus.decoding import BROKEN, SAMPLE_BYTES, decode, marked
 from textus.corpus.dialects import line_end, lines
 from textus.corpus.tables import Naming, NoColumn, Placed
 from textus.passages import IDS
+from textus.reading import DETECTED, ReadOptions, fits
 from textus.records import (
     Broken,
     Problem,
@@ -24,8 +26,6 @@ from textus.records import (
     bad_rows,
     clean_text,
     parse_columns,
-    read_records,
-    stream_records,
 )
 from textus.texts import read_text
 
@@ -46,17 +46,15 @@ class Records(list[Record]):
 
 
 def stdin_lines() -> Iterator[str]:
-    """The lines of standard input; bytes that are no UTF-8 are U+FFFD, and counted."""
-    stream, broken = getattr(sys.stdin, "buffer", sys.stdin), 0
-    for raw in stream:
-        if isinstance(raw, bytes):
-            text = raw.decode("utf-8", "replace")
-            broken += text.encode() != raw
-        else:
-            text = raw
-        yield text.rstrip("\r\n")
-    if broken:
-        notice(f"{broken:,} lines of {STDIN} are not UTF-8: what is broken was read as U+FFFD")
+    """The lines of standard input, UTF-8 or as its byte order mark says; those with broken bytes are counted."""
+    given = getattr(sys.stdin, "buffer", sys.stdin).read()
+    codec = (isinstance(given, bytes) and marked(given[:SAMPLE_BYTES])) or "utf-8"
+    text = given if isinstance(given, str) else "".join(decode([given], codec))
+    found = text.removesuffix("\n").split("\n") if text else []
+    yield from (line.rstrip("\r") for line in found)
+    if broken := sum(bool(BROKEN.search(line)) for line in found):
+        name = codec.removesuffix("-sig").upper()
+        notice(f"{broken:,} lines of {STDIN} are not {name}: what is broken was read as U+FFFD")
 
 
 def stdin_records(*, empty: bool = False) -> Iterator[Record]:
@@ -76,31 +74,31 @@ def is_plain(path: Path) -> bool:
     return path.name.lower().removesuffix(".gz").removesuffix(".xz").endswith(PLAIN)
 
 
-def lines_of(path: Path) -> Iterator[str]:
+def lines_of(path: Path, encoding: str | None = None) -> Iterator[str]:
     """The lines of a plain text file, without their ends."""
-    texts = read_text(path)
+    texts = read_text(path, encoding or "")
     end = line_end(part.text for part in texts)
     return (line.rstrip("\r\n") for line in lines((part.text for part in texts), end))
 
 
-def text_lines(path: Path) -> Iterator[Record]:
+def text_lines(path: Path, encoding: str | None = None) -> Iterator[Record]:
     """The lines of a plain text file, each a record with a text; empty ones too, so that answers match lines."""
-    for number, line in enumerate(lines_of(path), 1):
+    for number, line in enumerate(lines_of(path, encoding), 1):
         yield Record({"text": clean_text(line)}, f"{path}: line {number:,}")
 
 
-def has_columns(path: Path, tags: Iterable[str]) -> bool:
+def has_columns(path: Path, tags: Iterable[str], encoding: str | None = None) -> bool:
     """Whether a plain text file holds tokens in columns (CoNLL): each line has as many, and most end with a tag."""
-    counts, n_tagged, n = looked_at(path, tags)
+    counts, n_tagged, n = looked_at(path, tags, encoding)
     return len(counts) == 1 and counts != {1} and n > 1 and 2 * n_tagged >= n
 
 
-def looked_at(path: Path, tags: Iterable[str]) -> tuple[set[int], int, int]:
+def looked_at(path: Path, tags: Iterable[str], encoding: str | None) -> tuple[set[int], int, int]:
     """Of the first lines that are not empty: how many columns they have, how many end with a tag, and how many there
     are.
     """
     known, counts, n_tagged, n = set(tags), set[int](), 0, 0
-    for line in islice(lines_of(path), LOOKED_AT):
+    for line in islice(lines_of(path, encoding), LOOKED_AT):
         if not line.strip() or line.startswith(("#", "-DOCSTART-")):
             continue
         cells = line.split("\t") if "\t" in line else line.split()
@@ -112,20 +110,20 @@ def looked_at(path: Path, tags: Iterable[str]) -> tuple[set[int], int, int]:
 
 
 def texts_in(
-    path: Path, columns: str | None = None, tags: Iterable[str] | None = None
+    path: Path, options: ReadOptions = DETECTED, tags: Iterable[str] | None = None
 ) -> Callable[[], Iterator[Record]]:
     """How the rows of a file that are to be answered are read, as often as needed; of a plain text its lines, unless
     they are tokens in columns and `tags` are what a run knows. One line says what a plain text was taken for.
     """
-    if is_plain(path) and not columns and path.is_file():
-        if tags is None or not has_columns(path, tags):
+    if is_plain(path) and not options.columns and path.is_file():
+        if tags is None or not has_columns(path, tags, options.encoding):
             notice(f"{path}: each line is one text")
-            return lambda: text_lines(path)
+            return lambda: text_lines(path, options.encoding)
         notice(f"{path}: tokens in columns (CoNLL), a sentence up to each empty line")
-    spelled, known = parse_columns(columns), list[bool]()
+    known = list[bool]()
 
     def records() -> Iterator[Record]:
-        yield from stream_records(path, spelled, quiet=bool(known))
+        yield from options.stream(path, quiet=bool(known))
         known.append(True)  # what is to be reported of the file is reported once
 
     return records
@@ -146,14 +144,26 @@ def columns_as_trained(trained: str | None, names: Iterable[str]) -> str | None:
     return ",".join(f"{field}={column}" for column, field in known.items()) or None
 
 
-def columns_of(path: Path, given: str | None, trained: str | None) -> str | None:
-    """The columns to read a file by: as `given`, else those a run was trained with, where the file has them; told."""
-    if given or not trained or not path.exists() or is_plain(path):
-        return given
+def options_for(path: Path, given: ReadOptions, trained: ReadOptions) -> ReadOptions:
+    """How to read a file: as `given`, else as a run's rows were read in training where the file has those columns, or
+    can be in that encoding; reported.
+    """
+    encoding = given.encoding
+    if not encoding and trained.encoding and path.exists() and fits(path, trained.encoding):
+        encoding = trained.encoding
+        notice(f"{path}: encoding as in training: {encoding}")
+    options = ReadOptions(given.columns, encoding)
+    return ReadOptions(columns_for(path, options, trained.columns), encoding)
+
+
+def columns_for(path: Path, given: ReadOptions, trained: str | None) -> str | None:
+    """The columns as `given`, else those a run was trained with, where the file has them; reported."""
+    if given.columns or not trained or not path.exists() or is_plain(path):
+        return given.columns
     try:
-        first = next(stream_records(path, quiet=True))
+        first = next(given.stream(path, quiet=True))
     except TextusError:
-        return given  # what is wrong is reported when the file is read
+        return None  # what is wrong is reported when the file is read
     if found := columns_as_trained(trained, first.values):
         notice(f"{path}: columns as in training: {found}")
     return found
@@ -171,6 +181,13 @@ def place_of(record: Record) -> dict[str, Any]:
 def id_of(row: Mapping[str, Any]) -> Any:
     """What a row calls itself, or None."""
     return next((row[name] for name in IDS if row.get(name) not in (None, "")), None)
+
+
+def report_empty(rows: Iterable[tuple[str, Sequence[str]]], done: str) -> None:
+    """One line for rows, each with its place and texts, of which a text is empty: how many, and the first."""
+    empty = [where for where, texts in rows if not texts or not all(text.strip() for text in texts)]
+    if empty:
+        notice(f"{len(empty):,} rows have an empty text and are {done} all the same; the first is {empty[0]}")
 
 
 # ── Python values ──────────────────────────────────────────────────────────────────────────────
@@ -282,16 +299,19 @@ def joined(texts: Any, labels: Any, task: str) -> list[Row]:
 
 
 def labelled_records(
-    given: Any, columns: str | None = None, task: str = "classification", trained: str | None = None
+    given: Any,
+    options: ReadOptions = DETECTED,
+    task: str = "classification",
+    trained: ReadOptions = DETECTED,
 ) -> list[Record]:
-    """Labelled rows of a file or of Python as records; `trained` are the columns of the run that is to answer them.
+    """Labelled rows of a file or of Python as records; `trained`: how the rows of the run that is to answer were read.
 
     Raises DataError where there is none.
     """
     if isinstance(given, str | Path):
         path = Path(given)
-        return read_records(path, parse_columns(columns_of(path, columns, trained)))
+        return options_for(path, options, trained).records(path)
     rows = labelled_rows(given, task)
     if not rows:
         raise DataError("there is no row; give labelled rows")
-    return records_given(rows, columns or columns_as_trained(trained, rows[0]))
+    return records_given(rows, options.columns or columns_as_trained(trained.columns, rows[0]))

@@ -18,6 +18,7 @@ from textus.corpus.decoding import Guesses
 from textus.corpus.documents import Dropped, Unreadable
 from textus.corpus.sources import WRAPPED, Source, scan
 from textus.corpus.tables import Reading, parse_columns
+from textus.reading import DETECTED, ReadOptions
 from textus.records import (
     Broken,
     Found,
@@ -28,7 +29,6 @@ from textus.records import (
     is_table,
     of_source,
     report_dropped,
-    stream_records,
 )
 
 LONGEST = 1200
@@ -60,9 +60,7 @@ class Passage:
     """The ids of documents with the same text, which were left out."""
 
 
-def read_passages(
-    path: Path, columns: str | None = None, *, encoding: str = "", longest: int = LONGEST
-) -> list[Passage]:
+def read_passages(path: Path, options: ReadOptions = DETECTED, *, longest: int = LONGEST) -> list[Passage]:
     """The passages of a file's rows (of a .txt its lines), or of the files of a folder or archive; `longest` in bytes
     of UTF-8, 0 for whole documents. Empty and repeated documents are left out and reported.
 
@@ -71,10 +69,13 @@ def read_passages(
     if longest < 0 or 0 < longest < 64:
         raise UsageError(f"--passage {longest}: give 0 (whole documents), or 64 and more")
     documents: dict[str, Passage] = {}
+    ids, shared = dict[str, str](), list[Passage]()
     n_read = n_empty = n_repeated = 0
-    for number, record in enumerate(records_of(path, columns, encoding)):
+    for number, record in enumerate(records_of(path, options)):
         n_read += 1
         document = document_of(record, number)
+        if document.id is not None and ids.setdefault(document.id, document.text) != document.text:
+            shared.append(document)
         if not document.text.strip():
             n_empty += 1
         elif (known := documents.get(document.text)) is not None:
@@ -89,6 +90,11 @@ def read_passages(
         notice(f"{n_empty:,} of {n_read:,} texts are empty and left out")
     if n_repeated:
         notice(f"{n_repeated:,} of {n_read:,} texts are repeated: each is kept once, with all of their ids")
+    if shared:
+        notice(
+            f"{len(shared):,} of {n_read:,} texts have the id of another text, the first {shared[0].id!r} in"
+            f" {shared[0].where}: a result with such an id may be either, and index evaluate cannot name it"
+        )
     passages = [passage for document in documents.values() for passage in cut(document, longest)]
     if len(passages) > len(documents):
         long = sum(bool(longest) and len(text.encode()) > longest for text in documents)
@@ -99,16 +105,16 @@ def read_passages(
     return passages
 
 
-def records_of(path: Path, columns: str | None, encoding: str) -> Iterator[Record]:
+def records_of(path: Path, options: ReadOptions) -> Iterator[Record]:
     """Every document of a path as a record with a text: rows of tables, lines of a .txt, and of a folder or archive the
     rows of its tables and every other text as one document.
     """
     whole = path.is_dir() or path.suffix.lower() in WHOLE
-    lines = not columns and suffix_of_path(path) == ".txt"
+    lines = not options.columns and suffix_of_path(path) == ".txt"
     if not (whole or lines):
-        yield from stream_records(path, parse_columns(columns), encoding=encoding)
+        yield from options.stream(path)
         return
-    reading = Reading(parse_columns(columns), encoding)
+    reading = Reading(parse_columns(options.columns), options.encoding or "")
     dropped, faults, broken, guesses = list[Dropped](), list[Problem](), Broken(), Guesses()
     for source in scan([path], Path(), lambda n: None):
         if isinstance(source, Dropped):
@@ -175,9 +181,9 @@ def text_of(values: dict[str, Any], where: str, name: str = "text") -> str:
     return value
 
 
-def file_texts(path: Path, columns: str | None = None) -> list[str]:
+def file_texts(path: Path, options: ReadOptions = DETECTED) -> list[str]:
     """The texts of a file's rows, in order; of a plain text file its lines."""
-    return [text_of(record.values, record.where) for record in records_of(path, columns, "")]
+    return [text_of(record.values, record.where) for record in records_of(path, options)]
 
 
 def cut(document: Passage, longest: int) -> Iterable[Passage]:

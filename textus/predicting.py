@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,15 @@ from textus.common import UsageError, fingerprint, notices_together, sha256
 from textus.inputs import (
     Records,
     columns_as_trained,
-    columns_of,
     items_of,
+    options_for,
     place_of,
     records_given,
+    report_empty,
     texts_in,
 )
 from textus.models import LanguageModel
+from textus.reading import DETECTED, ReadOptions, options_of_run
 from textus.records import Record, clean_text
 from textus.tasks import Example, Task, read
 from textus.tokenizer import Tokenizer
@@ -30,13 +32,13 @@ MOST_CLASSES = 200
 
 @dataclass(frozen=True)
 class Predictor:
-    """A task, and what answers its examples. `columns` are those the run was trained with; `of` says which runs
-    answer.
+    """A task, and what answers its examples. `trained`: how the rows were read that the run was trained on; `of` says
+    which runs answer.
     """
 
     task: Task
     read: Callable[[Sequence[Example]], list[Any]]
-    columns: str | None = None
+    trained: ReadOptions = DETECTED
     of: str = ""
 
     def outputs(self, records: Sequence[Record]) -> list[tuple[dict[str, Any], Any]]:
@@ -44,11 +46,16 @@ class Predictor:
         if not records:
             return []
         examples = self.task.examples(records, labelled=False)
-        outputs = self.read(examples)
+        outputs = self.answers(examples)
         return [
             (self.task.told(example, output), output)
             for example, output in zip(examples, outputs, strict=True)
         ]
+
+    def answers(self, examples: Sequence[Example]) -> Sequence[Any]:
+        """The output for each example; how many of them are of an empty text is reported."""
+        report_empty(((example.where, example.texts) for example in examples), "answered")
+        return self.read(examples) if examples else []
 
 
 def predictor(
@@ -56,18 +63,13 @@ def predictor(
 ) -> Predictor:
     """What answers with one run; `record` is its run.json, of several tasks the one's."""
     answer = lambda examples: read(model, task, tokenizer, examples)  # noqa: E731
-    return Predictor(task, answer, columns_trained(record), sha256(run / "run.json"))
-
-
-def columns_trained(record: dict[str, Any]) -> str | None:
-    """The columns that a run's rows were read by, as given with --columns."""
-    return (record.get("corpus") or {}).get("columns")
+    return Predictor(task, answer, options_of_run(record), sha256(run / "run.json"))
 
 
 # ── as a list ──────────────────────────────────────────────────────────────────────────────────
 
 
-def probabilities(reader: Predictor, given: Any, columns: str | None = None) -> Any:
+def probabilities(reader: Predictor, given: Any, options: ReadOptions = DETECTED) -> Any:
     """The probability of every class, in the order of `labels`: an array (texts, classes), or (classes,) for one text.
 
     Raises UsageError for a task without classes.
@@ -78,35 +80,35 @@ def probabilities(reader: Predictor, given: Any, columns: str | None = None) -> 
     if not labels or reader.task.probabilities([0.0] * len(labels)) is None:
         raise UsageError(f"{reader.task.name} has no probabilities of classes; see predict")
     if isinstance(given, Path):
-        columns = columns_of(given, columns, reader.columns)
-        examples = reader.task.examples(list(read_by(reader, given, columns)()), labelled=False)
+        options = options_for(given, options, reader.trained)
+        examples = reader.task.examples(list(read_by(reader, given, options)()), labelled=False)
         alone = False
     else:
         items, alone = items_of(given)
-        examples = examples_given(reader, items, columns)
-    found = np.asarray(reader.read(examples) if examples else np.zeros((0, len(labels))))
+        examples = examples_given(reader, items, options.columns)
+    found = np.asarray(reader.answers(examples) if examples else np.zeros((0, len(labels))))
     return found[0] if alone else found
 
 
-def predict(reader: Predictor, given: Any, columns: str | None = None) -> Any:
+def predict(reader: Predictor, given: Any, options: ReadOptions = DETECTED) -> Any:
     """The answer to one text or row, or a list of the answers to several, or to the rows of a file (a Path) or records
     (an iterator of them), each with its line and id.
     """
     if isinstance(given, Path | Records):
-        return [place_of(record) | told for record, told in answered(reader, given, columns)]
+        return [place_of(record) | told for record, told in answered(reader, given, options)]
     items, alone = items_of(given)
-    examples = examples_given(reader, items, columns)
-    outputs = reader.read(examples) if examples else []
+    examples = examples_given(reader, items, options.columns)
+    outputs = reader.answers(examples)
     told = [reader.task.told(*pair) for pair in zip(examples, outputs, strict=True)]
     return told[0] if alone else told
 
 
 def answered(
-    reader: Predictor, given: Path | Records, columns: str | None = None
+    reader: Predictor, given: Path | Records, options: ReadOptions = DETECTED
 ) -> Iterator[tuple[Record, dict[str, Any]]]:
     """Each row of a file, or record, with its answer, as they are answered."""
-    columns = columns_of(given, columns, reader.columns) if isinstance(given, Path) else columns
-    records = iter(given) if isinstance(given, Records) else read_by(reader, given, columns)()
+    options = options_for(given, options, reader.trained) if isinstance(given, Path) else options
+    records = iter(given) if isinstance(given, Records) else read_by(reader, given, options)()
     with notices_together():
         while batch := list(islice(records, AT_ONCE)):
             for record, (told, _) in zip(batch, reader.outputs(batch), strict=True):
@@ -117,16 +119,16 @@ def examples_given(reader: Predictor, items: Sequence[Any], columns: str | None 
     """Texts, tuples of texts or rows of Python as examples without labels."""
     rows = [item for item in items if isinstance(item, dict)]
     if rows:
-        named = columns or columns_as_trained(reader.columns, rows[0])
+        named = columns or columns_as_trained(reader.trained.columns, rows[0])
         return reader.task.examples(records_given(rows, named), labelled=False)
     texts = [tuple(map(clean_text, (item,) if isinstance(item, str) else item)) for item in items]
     return [reader.task.asked(each, f"text {number}") for number, each in enumerate(texts, 1)]
 
 
-def read_by(reader: Predictor, path: Path, columns: str | None) -> Callable[[], Iterator[Record]]:
+def read_by(reader: Predictor, path: Path, options: ReadOptions) -> Callable[[], Iterator[Record]]:
     """How the rows of a file are read, as often as needed."""
     tags = reader.task.labels if reader.task.name == "tagging" else None
-    return texts_in(path, columns, tags)
+    return texts_in(path, options, tags)
 
 
 # ── as a file ──────────────────────────────────────────────────────────────────────────────────
@@ -137,7 +139,7 @@ def predict_to(
     given: Path | Sequence[Record],
     out: Path,
     *,
-    columns: str | None = None,
+    options: ReadOptions = DETECTED,
     force: bool = False,
 ) -> int:
     """Answer the rows of a file, or records, into the table or JSON lines at `out`: where each stands, the file's own
@@ -150,11 +152,11 @@ def predict_to(
     claim_output(out, given, force=force)
     records: Callable[[], Iterable[Record]] = lambda: given  # type: ignore[assignment, return-value]  # noqa: E731
     if isinstance(given, Path):
-        columns = columns_of(given, columns, reader.columns)
-        of = fingerprint([reader.of, reader.task.called, content_of(given), columns, form])
-        records = read_by(reader, given, columns)
+        options = options_for(given, options, reader.trained)
+        of = fingerprint([reader.of, reader.task.called, content_of(given), astuple(options), form])
+        records = read_by(reader, given, options)
     task = reader.task
-    rows = Layout(answer_columns(task, form), columns, readable(task, records()))
+    rows = Layout(answer_columns(task, form), options.columns, readable(task, records()))
     answer = lambda batch: [  # noqa: E731
         rows.row(record, flat(task, told, output, form))
         for record, (told, output) in zip(batch, reader.outputs(batch), strict=True)

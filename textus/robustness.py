@@ -23,6 +23,7 @@ from textus.augment.units import HAN, Taken, Unit, Units, chinese, take_apart
 from textus.common import DataError, UsageError, counter_seed, notice
 from textus.metrics import bootstrap, interval, paired_bootstrap
 from textus.models import LanguageModel
+from textus.reading import DETECTED, ReadOptions
 from textus.records import Record
 from textus.scoring import read_rows
 from textus.tasks import Example, Task, read
@@ -148,14 +149,14 @@ def robustness(
     tokenizer: Tokenizer,
     path: Path,
     *,
-    columns: str | None = None,
+    options: ReadOptions = DETECTED,
     vectors: Path | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """The task's first figure on the labelled rows of a file, plain and after each change: what it loses, with a 95 %
     interval. Raises DataError for rows that a change would make unreadable.
     """
-    rows = read_rows(task, path, columns)
+    rows = read_rows(task, path, options)
     examples = rows.examples
     records = [Record(values, each.where) for values, each in zip(rows.fields, examples, strict=True)]
     plain = examples, read(model, task, tokenizer, examples)

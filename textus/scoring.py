@@ -36,6 +36,7 @@ from textus.metrics import interval, paired_bootstrap
 from textus.models import family as family_of
 from textus.models.kernels import cache_folder
 from textus.predicting import answer_columns, flat
+from textus.reading import DETECTED, ReadOptions
 from textus.records import Record, parse_columns, read_records
 from textus.report import Section, bars, write_report
 from textus.tasks import Example, Task, from_record, main_figures, read
@@ -58,11 +59,11 @@ class Rows:
     fields: list[dict[str, Any]]
 
 
-def read_rows(task: Task, on: Any, columns: str | None = None, trained: str | None = None) -> Rows:
-    """The rows of a file, or of Python, that have a text and a label; `trained` are the columns of the run that answers
-    them. Raises DataError where there is none.
+def read_rows(task: Task, on: Any, options: ReadOptions = DETECTED, trained: ReadOptions = DETECTED) -> Rows:
+    """The rows of a file, or of Python, that have a text and a label; `trained`: how the rows of the run that answers
+    them were read. Raises DataError where there is none.
     """
-    records = labelled_records(on, columns, task.name, trained)
+    records = labelled_records(on, options, task.name, trained)
     examples = task.examples(records, labelled=True)
     if not examples:
         raise DataError(f"{name_of(on)} has no row with text and label")

@@ -47,7 +47,8 @@ from textus.inputs import items_of
 from textus.metrics import ranking
 from textus.models import LanguageModel
 from textus.passages import Passage, text_of
-from textus.records import clean_text, parse_columns, read_records
+from textus.reading import ReadOptions
+from textus.records import clean_text
 from textus.tasks import Task, from_record, learnt, named_of_kind, opened
 from textus.tasks.similarity import similarity_of, vectors
 from textus.tokenizer import Tokenizer
@@ -303,7 +304,9 @@ class Index:
             )
         return lists
 
-    def evaluate(self, path: Path, *, columns: str | None = None, by: str | None = None) -> dict[str, Any]:
+    def evaluate(
+        self, path: Path, *, columns: str | None = None, encoding: str | None = None, by: str | None = None
+    ) -> dict[str, Any]:
         """How well the queries of a file's rows (`text`) find their `document` (its text) or `document_id`: figures of
         `metrics.ranking`. A document is found where its first passage is.
 
@@ -311,7 +314,7 @@ class Index:
         in the index.
         """
         right: dict[str, dict[Any, float]] = {}
-        for record in read_records(path, parse_columns(columns)):
+        for record in ReadOptions(columns, encoding).records(path):
             number = self.document_of(record.values, record.where)
             right.setdefault(text_of(record.values, record.where), {})[number] = 1.0
         most = Counter(passage.number for passage in self.passages).most_common(1)[0][1]

@@ -24,6 +24,7 @@ from textus.comparing import training_curves
 from textus.evaluation import n_parameters, weights_bytes
 from textus.hardware import peak_memory_bytes, reset_peak_memory
 from textus.metrics import interval
+from textus.reading import DETECTED, ReadOptions, options_of_all, options_of_run
 from textus.report import Section, bars, write_report
 from textus.tasks import Floats, from_record, learnt, main_figures, opened, read
 
@@ -46,7 +47,7 @@ class Measured:
 
 
 def compare(
-    runs: Mapping[str, Path], on: Any, *, columns: str | None = None, task: str | None = None
+    runs: Mapping[str, Path], on: Any, *, options: ReadOptions = DETECTED, task: str | None = None
 ) -> dict[str, Any]:
     """{"on", "task", "rows", "figure", "runs", "pairs", "verdict"}: `runs` a row each, the best first; `pairs` how much
     better one is than the other with its paired 95 % interval; `verdict` the same in sentences.
@@ -54,7 +55,10 @@ def compare(
     Raises UsageError for runs of different tasks, DataError for rows they do not all answer.
     """
     check_alike(runs, task)
-    measured = [measure(name, run, on, columns, task) for name, run in runs.items()]
+    trained = [options_of_run(learnt(open_run(run).record, task, run)) for run in runs.values()]
+    common = options_of_all(trained)  # all of them read one text
+    own = {name: ReadOptions(each.columns, common.encoding) for name, each in zip(runs, trained, strict=True)}
+    measured = [measure(name, run, on, (options, own[name]), task) for name, run in runs.items()]
     first = measured[0]
     for other in measured[1:]:
         if other.places != first.places:
@@ -92,15 +96,19 @@ def check_alike(runs: Mapping[str, Path], task: str | None) -> None:
                 raise UsageError(f"{first} and {name} differ in task.{setting} ({mine} and {its})")
 
 
-def measure(name: str, run: Path, on: Any, columns: str | None, task: str | None) -> Measured:
-    """One run, loaded, asked and let go; its memory is that of the process while it was alone in it."""
+def measure(
+    name: str, run: Path, on: Any, options: tuple[ReadOptions, ReadOptions], task: str | None
+) -> Measured:
+    """One run, loaded, asked and let go; its memory is that of the process while it was alone in it. `options`: as
+    given, and as in training.
+    """
     gc.collect()
     give_back()
     reset_peak_memory()
     model, tokenizer, record = opened(run)
     record = learnt(record, task, run)
     its = from_record(record)
-    rows = scoring.read_rows(its, on, columns, record["corpus"]["columns"])
+    rows = scoring.read_rows(its, on, *options)
     started = time.perf_counter()
     outputs = read(model, its, tokenizer, rows.examples)
     seconds = time.perf_counter() - started

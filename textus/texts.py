@@ -60,10 +60,10 @@ def split_texts(corpus: Any, split: str = "validation") -> Texts:
     return Texts(f"{split} split", corpus.n_bytes(split), split_parts)
 
 
-def read_text(path: Path | str) -> Texts:
+def read_text(path: Path | str, encoding: str = "") -> Texts:
     """A file, plain or .gz or .xz, as one document; its bytes are those of the (unpacked) file.
 
-    The encoding is told from the bytes as for a corpus; nothing is normalised: what a tokenizer never saw,
+    The `encoding` is detected as for a corpus if left out; nothing is normalised: what a tokenizer never saw,
     such as other line ends, costs what it costs. Broken bytes are read as U+FFFD, and one line says how many.
     Raises DataError where it is missing, empty, or not text.
     """
@@ -71,14 +71,14 @@ def read_text(path: Path | str) -> Texts:
     source = Source(str(path), "text", lambda: path.open("rb"), path.suffix if path.suffix in WRAPPED else "")
     try:
         n_bytes = sum(map(len, blocks(source)))
-        encoding = detect_encoding(blocks(source))
+        found = detect_encoding(blocks(source), encoding=encoding)
     except Unreadable as error:
         raise DataError(f"{path} cannot be read: {error}; give a text file, plain or .gz") from error
     if not n_bytes:
         raise DataError(f"{path} is empty; there is nothing to measure on")
-    if encoding.origin == "guessed":
-        notice(f"{path} is not UTF-8: read as {encoding.codec}")
-    return Texts(str(path), n_bytes, lambda: _whole(source, encoding.codec))
+    if found.origin == "guessed":
+        notice(f"{path} is not UTF-8: read as {found.codec}")
+    return Texts(str(path), n_bytes, lambda: _whole(source, found.codec))
 
 
 def _whole(source: Source, codec: str) -> Iterator[Part]:
@@ -92,14 +92,15 @@ def _whole(source: Source, codec: str) -> Iterator[Part]:
         notice(f"{source.name}: {n_broken:,} broken bytes were read as U+FFFD")
 
 
-def read_pairs(path: Path | str) -> Texts:
+def read_pairs(path: Path | str, encoding: str = "") -> Texts:
     """The pairs of a table with the columns source and target, each a document; the bytes are the targets'.
 
     Raises DataError for a file without a pair.
     """
+    given = Reading(encoding=encoding)
     found = (each for each in scan([path], Path(path), lambda *_: None) if isinstance(each, Source))
     try:
-        rows = [row for source in found for row in read(source, Reading()) if isinstance(row, Raw)]
+        rows = [row for source in found for row in read(source, given) if isinstance(row, Raw)]
     except NoColumn:
         rows = []
     except Unreadable as error:

@@ -14,7 +14,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import islice
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +177,17 @@ def file_of(record: Record) -> str:
     return record.where.rpartition(": ")[0] or record.where
 
 
+def free_name(name: str, prefix: str, taken: set[str]) -> str:
+    """A name for a column that none of the others has, and from then on it is `taken`: its own, else with a prefix,
+    else that with a number too.
+    """
+    prefixed = f"{prefix}_{name}"
+    choices = chain((name, prefixed), (f"{prefixed}_{number}" for number in count(2)))
+    free = next(choice for choice in choices if choice not in taken)
+    taken.add(free)
+    return free
+
+
 class Layout:
     """How a row of the output is made: its place (of several files also which), the file's own columns, the answer. All
     `records` are read once for their columns: a table must know them before its first row.
@@ -195,8 +206,10 @@ class Layout:
             fields.update(dict.fromkeys(self.own.get(name, name) for name in record.values))
         if self.several:
             places = {"file": None, **places}
-        self.places = {name: f"file_{name}" if name in fields and name != "id" else name for name in places}
-        self.answer = {name: f"predicted_{name}" if name in fields else name for name in answer}
+        taken = {*fields, *answer}
+        self.places = {name: name if name == "id" else free_name(name, "file", taken) for name in places}
+        taken = {*fields, *self.places.values()}
+        self.answer = {name: free_name(name, "predicted", taken) for name in answer}
         self.names = list(dict.fromkeys([*self.places.values(), *fields, *self.answer.values()]))
         if changed := {name: other for name, other in self.answer.items() if name != other}:
             notice(

@@ -342,6 +342,7 @@ def fewshot(
     *,
     on: str | Path,
     columns: str | None = None,
+    encoding: str | None = None,
     out: str | Path | None = None,
     **how: Any,
 ) -> dict[str, Any]:
@@ -354,10 +355,11 @@ def fewshot(
 
     from textus.fewshot import PAIR_TEMPLATE, TEMPLATE, Prompting, read_task, write
     from textus.fewshot import fewshot as ask
+    from textus.reading import ReadOptions
 
     opened, asked = run if isinstance(run, Run) else open_run(run), Prompting(**how)
     opened.refuse_task()
-    task, examples, test = read_task(Path(data), Path(on), columns, asked)
+    task, examples, test = read_task(Path(data), Path(on), ReadOptions(columns, encoding), asked)
     usual = PAIR_TEMPLATE if len(test[0].texts) > 1 else TEMPLATE
     asked = replace(asked, template=asked.template or usual)
     found = ask(opened.model, opened.tokenizer, task, (examples, test), asked)
@@ -458,11 +460,12 @@ def build_index(
     Raises UsageError where neither is asked for or `out` exists, DataError where there is no text.
     """
     from textus.passages import LONGEST, read_passages
+    from textus.reading import ReadOptions
     from textus.searching import build
 
     common.claim(Path(out), force=force, kind="index")
     longest = LONGEST if passage is None else passage
-    passages = read_passages(Path(file), columns, encoding=encoding or "", longest=longest)
+    passages = read_passages(Path(file), ReadOptions(columns, encoding), longest=longest)
     return build(passages, Path(out), run=Path(run) if run else None, bm25=bm25, force=force)
 
 

@@ -10,7 +10,13 @@ from textus.common import DataError, claim_file, json_lines, write_atomic
 
 
 def augment(
-    data: str | Path, *, out: str | Path, columns: str | None = None, force: bool = False, **how: Any
+    data: str | Path,
+    *,
+    out: str | Path,
+    columns: str | None = None,
+    encoding: str | None = None,
+    force: bool = False,
+    **how: Any,
 ) -> dict[str, Any]:
     """Write labelled rows and, after each, copies that say the same a little differently, as JSON lines; `how` are
     fields of `augment.AugmentSettings`. Returns how many rows and copies there are.
@@ -20,11 +26,11 @@ def augment(
     from collections import Counter
 
     from textus.augment import AugmentSettings, augmented
-    from textus.records import parse_columns, read_records
+    from textus.reading import ReadOptions
 
     out, settings = Path(out), AugmentSettings(**how)
     claim_file(out, force=force)
-    records = read_records(Path(data), parse_columns(columns))
+    records = ReadOptions(columns, encoding).records(Path(data))
     found = augmented(records, settings)
     write_atomic(out, json_lines(each.values for each in found))
     copies = Counter(each.values["augmented"] for each in found if "augmented" in each.values)

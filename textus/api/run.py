@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from textus.generation import DecodedStream, Sampling
     from textus.models import LanguageModel
     from textus.predicting import Predictor
+    from textus.reading import ReadOptions
     from textus.tasks import Task
     from textus.tokenizer import Tokenizer
 
@@ -126,7 +127,9 @@ class Run:
         record = learnt(self.record, asked.called, self.path)
         return predictor(self.model, self.tokenizer, asked, record, self.path)
 
-    def predict(self, given: Any, *, columns: str | None = None, task: str | None = None) -> Any:
+    def predict(
+        self, given: Any, *, columns: str | None = None, encoding: str | None = None, task: str | None = None
+    ) -> Any:
         """The task's answer to one text (a string), or a list of answers: to texts, pairs of texts, rows (dictionaries,
         a DataFrame), or the rows of a file (a Path), each with its line and id. `task`: the name of one, of a run that
         has learnt several.
@@ -135,17 +138,21 @@ class Run:
         """
         from textus.api.using import checked
         from textus.predicting import predict
+        from textus.reading import ReadOptions
 
-        return predict(self._predictor(task), checked(given), columns)
+        return predict(self._predictor(task), checked(given), ReadOptions(columns, encoding))
 
-    def predict_proba(self, given: Any, *, columns: str | None = None, task: str | None = None) -> Any:
+    def predict_proba(
+        self, given: Any, *, columns: str | None = None, encoding: str | None = None, task: str | None = None
+    ) -> Any:
         """The probability of every class, in the order of `task.labels`: an array (texts, classes), or (classes,) for
         one text. UsageError for a task without classes.
         """
         from textus.api.using import checked
         from textus.predicting import probabilities
+        from textus.reading import ReadOptions
 
-        return probabilities(self._predictor(task), checked(given), columns)
+        return probabilities(self._predictor(task), checked(given), ReadOptions(columns, encoding))
 
     def predict_file(
         self,
@@ -153,6 +160,7 @@ class Run:
         *,
         out: str | Path,
         columns: str | None = None,
+        encoding: str | None = None,
         task: str | None = None,
         force: bool = False,
     ) -> dict[str, Any]:
@@ -163,9 +171,10 @@ class Run:
         Raises UsageError where `out` exists, unless `force`.
         """
         from textus.api.using import written
+        from textus.reading import ReadOptions
 
         given = Path(given) if isinstance(given, str) else given
-        about = written(self._predictor(task), given, Path(out), columns, force=force)
+        about = written(self._predictor(task), given, Path(out), ReadOptions(columns, encoding), force=force)
         return {"run": str(self.path), **about}
 
     def evaluate_task(
@@ -173,6 +182,7 @@ class Run:
         on: Any,
         *,
         columns: str | None = None,
+        encoding: str | None = None,
         by: Sequence[str] = (),
         floors: bool = True,
         out: str | Path | None = None,
@@ -193,23 +203,25 @@ class Run:
         """
         if entities is not None:
             from textus.extracting import measured
+            from textus.reading import ReadOptions
 
             if by or out:
                 raise UsageError(
                     "--entities: --slice and --out go with the rows' own entities; leave them out"
                 )
-            found = measured(Path(entities), self.path, Path(on), columns)
+            options = self._text_options(on, ReadOptions(columns, encoding), entities)
+            found = measured(Path(entities), self.path, Path(on), options)
             about = {"run": str(self.path), "entities": str(entities), "on": str(on)}
             return {**about, "task": "relations from raw text", **found}
         from textus import scoring
-        from textus.predicting import columns_trained
+        from textus.reading import ReadOptions, options_of_run
         from textus.tasks import learnt, read
 
         asked = self.task_as(task, settings) if task else self.task
         asked.skip_invalid = skip_invalid
         known = asked.called in self.tasks
         record = learnt(self.record, asked.called, self.path) if known else {}
-        rows = scoring.read_rows(asked, on, columns, columns_trained(record))
+        rows = scoring.read_rows(asked, on, ReadOptions(columns, encoding), options_of_run(record))
         outputs = read(self.model, asked, self.tokenizer, rows.examples)
         about = {"run": str(self.path), "on": scoring.name_of(on), "task": asked.called}
         found = {**about, **scoring.assessed(rows, outputs, by)}
@@ -228,6 +240,7 @@ class Run:
         *,
         entities: str | Path,
         columns: str | None = None,
+        encoding: str | None = None,
         out: str | Path | None = None,
         force: bool = False,
     ) -> dict[str, Any]:
@@ -237,13 +250,26 @@ class Run:
         Raises UsageError for runs of other tasks, DataError for a file without texts.
         """
         from textus import extracting
+        from textus.reading import ReadOptions
 
         if out is not None:
             extracting.kind_of(Path(out), force=force)
-        found = extracting.triples(Path(file), Path(entities), self.path, columns)
+        options = self._text_options(file, ReadOptions(columns, encoding), entities)
+        found = extracting.triples(Path(file), Path(entities), self.path, options)
         if out is not None:
             extracting.write(Path(out), found["triples"], force=force)
         return {"run": str(self.path), "entities_run": str(entities), "on": str(file), **found}
+
+    def _text_options(self, file: str | Path, given: ReadOptions, *others: str | Path) -> ReadOptions:
+        """How a file of texts is read: as given, else in the encoding of the rows that this run (and `others`) was
+        trained on, where the file fits it.
+        """
+        from textus.inputs import options_for
+        from textus.reading import ReadOptions, options_of_all, options_of_run
+
+        records = [self.record, *(Run(path).record for path in others)]
+        trained = options_of_all([options_of_run(record) for record in records])
+        return options_for(Path(file), given, ReadOptions(encoding=trained.encoding))
 
     def task_as(self, name: str, settings: Sequence[str] = ()) -> Task:
         """A task the run has learnt, by its name, or similarity for a run that has not learnt it; `settings` are
@@ -276,34 +302,47 @@ class Run:
         task = self.task_as(named_of_kind(self.record, "similarity") or "similarity", settings)
         return lambda texts: vectors(self.model, task, self.tokenizer, texts)
 
-    def embed(self, given: Any, *, columns: str | None = None, settings: Sequence[str] = ()) -> Any:
+    def embed(
+        self,
+        given: Any,
+        *,
+        columns: str | None = None,
+        encoding: str | None = None,
+        settings: Sequence[str] = (),
+    ) -> Any:
         """The vector (D,) of one text (a string), or an array (texts, D) of several, in order: strings, rows, or a file
         (a Path); float32, each of length one.
         """
         from textus.api.using import checked
         from textus.embedding import embed
+        from textus.reading import ReadOptions
 
-        return embed(self.vectors_of(settings), checked(given), columns)
+        given, options = checked(given), ReadOptions(columns, encoding)
+        if isinstance(given, Path):
+            options = self._text_options(given, options)
+        return embed(self.vectors_of(settings), given, options)
 
     def robustness(
         self,
         on: str | Path,
         *,
         columns: str | None = None,
+        encoding: str | None = None,
         vectors: str | Path | None = None,
         task: str | None = None,
     ) -> dict[str, Any]:
         """What it loses on the labelled rows of a file under typos, synonyms (by word `vectors`, else WordNet), case,
         spacing and irrelevant sentences.
         """
-        from textus.inputs import columns_of
-        from textus.predicting import columns_trained
+        from textus.inputs import options_for
+        from textus.reading import ReadOptions, options_of_run
         from textus.robustness import robustness
         from textus.tasks import learnt
 
         words, asked = Path(vectors) if vectors else None, self.task_called(task)
-        columns = columns_of(Path(on), columns, columns_trained(learnt(self.record, asked.called, self.path)))
-        found = robustness(self.model, asked, self.tokenizer, Path(on), columns=columns, vectors=words)
+        trained = options_of_run(learnt(self.record, asked.called, self.path))
+        options = options_for(Path(on), ReadOptions(columns, encoding), trained)
+        found = robustness(self.model, asked, self.tokenizer, Path(on), options=options, vectors=words)
         return {"run": str(self.path), "on": str(on), "task": asked.called, **found}
 
     def stream(self, prompt: str = "", **sampling: Any) -> DecodedStream:
@@ -405,12 +444,14 @@ class Run:
         stride: int | None = None,
         samples: bool = True,
         out: str | Path | None = None,
+        encoding: str | None = None,
         **of_task: Any,
     ) -> dict[str, Any]:
         """How good it is. Of a model of text bits per byte, perplexity and more of a text file (or strings, each a
         document), or without one of the corpus' validation split: `findings` are the family's own figures, where it has
         some, `samples` adds how repetitive and how varied the model's own texts are. Of a fine-tuned run see
-        `evaluate_task`, whose further arguments are taken too. `out`: a folder for the page and the figures.
+        `evaluate_task`, whose further arguments are taken too. `out`: a folder for the page and the figures;
+        `encoding`: the file's, else detected.
 
         Raises DataError where there is no text, UsageError for arguments of the other kind of run.
         """
@@ -421,12 +462,12 @@ class Run:
                 )
             if on is None:
                 raise UsageError(f"{self.path} is asked for {name}: give labelled rows, --on FILE")
-            return self.evaluate_task(on, out=out, **of_task)
+            return self.evaluate_task(on, out=out, encoding=encoding, **of_task)
         if given := [name for name, value in of_task.items() if value not in (None, (), [])]:
             raise UsageError(f"{given[0]}: {self.path} was not fine-tuned for a task; leave it out")
         from textus.evaluation import evaluate, own_findings, sample_quality, sources_among
 
-        model, tokenizer, texts = self.model, self.tokenizer, self._texts(on)
+        model, tokenizer, texts = self.model, self.tokenizer, self._texts(on, encoding=encoding)
         result = {"run": str(self.path), **evaluate(model, tokenizer, texts, stride=stride)}
         result["on"] = (
             ("the texts given" if is_texts(on) else str(on)) if on is not None else "validation split"
@@ -450,11 +491,13 @@ class Run:
 
         return score_text(self.model, self.tokenizer, text, stride=stride)
 
-    def _texts(self, on: Any, pairs: bool | None = None) -> Any:
+    def _texts(self, on: Any, pairs: bool | None = None, encoding: str | None = None) -> Any:
         """What to measure on; `pairs`: whether a file is read as pairs (None: if this model needs them)."""
         from textus.inputs import items_of
         from textus.texts import as_texts, read_pairs, read_text, split_texts
 
+        if encoding and (on is None or is_texts(on)):
+            raise UsageError(f"--encoding {encoding}: goes with a file, --on FILE; leave it out")
         if on is None:
             return split_texts(self._corpus())
         if is_texts(on):
@@ -462,7 +505,8 @@ class Run:
             if not all(isinstance(item, str) for item in items):
                 raise UsageError(f"{self.path} predicts text: give strings, or the path of a file")
             return as_texts(items)
-        return read_pairs(on) if (self.model.needs_source if pairs is None else pairs) else read_text(on)
+        of_pairs = self.model.needs_source if pairs is None else pairs
+        return (read_pairs if of_pairs else read_text)(on, encoding or "")
 
     def _sample(self, texts: Any) -> tuple[str, str]:
         """What the model was given (the first source it can read whole, where it needs one), and its text."""

@@ -11,6 +11,7 @@ from textus.common import UsageError
 
 if TYPE_CHECKING:
     from textus.predicting import Predictor
+    from textus.reading import ReadOptions
 
 
 def open_run(path: str | Path | Run) -> Run:
@@ -48,14 +49,15 @@ def predict(
     *,
     out: str | Path | None = None,
     columns: str | None = None,
+    encoding: str | None = None,
     task: str | None = None,
     force: bool = False,
 ) -> Any:
     """A fine-tuned run's answers; see `Run.predict`, and with `out` `Run.predict_file`."""
     opened = open_run(run)
     if out is not None:
-        return opened.predict_file(given, out=out, columns=columns, task=task, force=force)
-    return opened.predict(given, columns=columns, task=task)
+        return opened.predict_file(given, out=out, columns=columns, encoding=encoding, task=task, force=force)
+    return opened.predict(given, columns=columns, encoding=encoding, task=task)
 
 
 def predict_together(
@@ -64,6 +66,7 @@ def predict_together(
     *,
     ensemble: str = "mean",
     columns: str | None = None,
+    encoding: str | None = None,
     task: str | None = None,
     out: str | Path | None = None,
     force: bool = False,
@@ -75,13 +78,14 @@ def predict_together(
     """
     from textus import ensembling
     from textus.predicting import predict as ask
+    from textus.reading import ReadOptions
 
-    paths = paths_of(runs)
+    paths, options = paths_of(runs), ReadOptions(columns, encoding)
     reader = ensembling.predictor(paths, ensemble, task)
     if out is None:
-        return ask(reader, checked(texts), columns)
+        return ask(reader, checked(texts), options)
     about = {"runs": [str(path) for path in paths], "ensemble": ensemble}
-    return about | written(reader, texts, Path(out), columns, force=force)
+    return about | written(reader, texts, Path(out), options, force=force)
 
 
 def answered(
@@ -90,17 +94,19 @@ def answered(
     *,
     ensemble: str | None = None,
     columns: str | None = None,
+    encoding: str | None = None,
     task: str | None = None,
 ) -> Iterator[tuple[Any, dict[str, Any]]]:
     """Each row of a file (or record) with the answer of a run, or of several as one, as they are answered."""
     from textus import ensembling, predicting
+    from textus.reading import ReadOptions
 
     together = ensembling.predictor(paths_of(runs), ensemble, task) if ensemble else None
     reader = together or open_run(runs[0])._predictor(task)
-    return predicting.answered(reader, given, columns)
+    return predicting.answered(reader, given, ReadOptions(columns, encoding))
 
 
-def written(reader: Predictor, given: Any, out: Path, columns: str | None, *, force: bool) -> dict[str, Any]:
+def written(reader: Predictor, given: Any, out: Path, options: ReadOptions, *, force: bool) -> dict[str, Any]:
     """Answers as a file of rows: where it is, and how many rows it has."""
     from textus.inputs import Records, items_of, records_given
     from textus.predicting import predict_to
@@ -116,8 +122,8 @@ def written(reader: Predictor, given: Any, out: Path, columns: str | None, *, fo
             else dict(zip(fields, [item] if isinstance(item, str) else item, strict=False))
             for item in items
         ]
-        given = Records(records_given(rows, columns) if rows else list[Record]())
-    n = predict_to(reader, given, out, columns=columns, force=force)
+        given = Records(records_given(rows, options.columns) if rows else list[Record]())
+    n = predict_to(reader, given, out, options=options, force=force)
     return {"out": str(out), "rows": n}
 
 
@@ -144,6 +150,7 @@ def evaluate_together(
     *,
     ensemble: str = "mean",
     columns: str | None = None,
+    encoding: str | None = None,
     by: Sequence[str] = (),
     floors: bool = True,
     out: str | Path | None = None,
@@ -154,11 +161,12 @@ def evaluate_together(
     As `Run.evaluate_task`, with `members` and, paired, `against_mean_member`; the floors are the first run's.
     """
     from textus import ensembling, scoring
+    from textus.reading import ReadOptions
 
     paths = paths_of(runs)
     asked = ensembling.task_of(paths, ensemble, task)
-    trained = ensembling.columns_of_all(paths, asked)
-    rows = scoring.read_rows(asked, on, columns, trained)
+    trained = ensembling.options_trained(paths, asked)
+    rows = scoring.read_rows(asked, on, ReadOptions(columns, encoding), trained)
     about = {
         "run": f"{ensemble} of {len(paths)}",
         "runs": [str(each) for each in paths],
@@ -179,16 +187,20 @@ def compare(
     on: Any = None,
     out: str | Path | None = None,
     columns: str | None = None,
+    encoding: str | None = None,
     task: str | None = None,
 ) -> dict[str, Any]:
     """Any runs on one ruler, one in memory at a time: models of text by bits per byte of the same bytes, fine-tuned
-    runs of one task by its figures on the same rows (`columns` and `task` as for `evaluate`), with paired intervals.
+    runs of one task by its figures on the same rows (`columns`, `encoding` and `task` as for `evaluate`), with paired
+    intervals.
 
     Without `on` models of text are measured on the validation split, which all must share. Where one of them makes a
     text from another, `on` is a table of pairs, and the others are measured on its targets alone. `out` is a folder
     for the table and the picture (comparison.json, .html, .png). Raises UsageError where there is nothing in
     common to measure on, or for runs of different kinds.
     """
+    from textus.reading import ReadOptions
+
     opened = [open_run(run) for run in runs]
     if not opened:
         raise UsageError("there is nothing to compare; name at least one run")
@@ -200,17 +212,17 @@ def compare(
             " measures both; compare runs of one kind"
         )
     if tuned:
-        return compare_tasks(opened, on, out, columns=columns, task=task)
+        return compare_tasks(opened, on, out, options=ReadOptions(columns, encoding), task=task)
     for name, value in (("columns", columns), ("task", task)):
         if value is not None:
             raise UsageError(
                 f"--{name} {value}: {opened[0].path} was not fine-tuned for a task; leave it out"
             )
-    return compare_texts(opened, on, out)
+    return compare_texts(opened, on, out, encoding)
 
 
 def compare_tasks(
-    runs: Sequence[Run], on: Any, out: str | Path | None, *, columns: str | None, task: str | None
+    runs: Sequence[Run], on: Any, out: str | Path | None, *, options: ReadOptions, task: str | None
 ) -> dict[str, Any]:
     """Fine-tuned runs of one task on the same rows."""
     from textus import task_comparing
@@ -220,13 +232,15 @@ def compare_tasks(
             f"{runs[0].path} was fine-tuned for {', '.join(runs[0].tasks)}: give labelled rows, --on FILE"
         )
     paths = {name: run.path for name, run in named(runs).items()}
-    found = task_comparing.compare(paths, on, columns=columns, task=task)
+    found = task_comparing.compare(paths, on, options=options, task=task)
     if out is not None:
         task_comparing.write(Path(out), found, {name: path / "log.jsonl" for name, path in paths.items()})
     return found
 
 
-def compare_texts(runs: Sequence[Run], on: Any, out: str | Path | None) -> dict[str, Any]:
+def compare_texts(
+    runs: Sequence[Run], on: Any, out: str | Path | None, encoding: str | None
+) -> dict[str, Any]:
     """Models of text by bits per byte."""
     from textus import comparing
 
@@ -236,7 +250,7 @@ def compare_texts(runs: Sequence[Run], on: Any, out: str | Path | None) -> dict[
             "these runs were trained on different corpora; name a text to compare them on: --on TEXT"
         )
     by_name = {name: run.path for name, run in named(runs).items()}
-    texts = runs[0]._texts(on, any(run.needs_source for run in runs))
+    texts = runs[0]._texts(on, any(run.needs_source for run in runs), encoding)
 
     def entries() -> Iterator[comparing.Entry]:
         for name, path in by_name.items():
@@ -264,6 +278,7 @@ def embed(
     *,
     out: str | Path | None = None,
     columns: str | None = None,
+    encoding: str | None = None,
     settings: Sequence[str] = (),
     force: bool = False,
 ) -> Any:
@@ -273,14 +288,16 @@ def embed(
     Raises UsageError where `out` exists, DataError for a file without texts.
     """
     from textus import embedding
+    from textus.reading import ReadOptions
 
     opened = open_run(run)
     if out is None:
-        return opened.embed(given, columns=columns, settings=settings)
+        return opened.embed(given, columns=columns, encoding=encoding, settings=settings)
     if isinstance(given, str):
         given = Path(given)
+    options = opened._text_options(given, ReadOptions(columns, encoding))
     about = embedding.embed_to(
-        opened.vectors_of(settings), given, Path(out), run=opened.path, columns=columns,
+        opened.vectors_of(settings), given, Path(out), run=opened.path, options=options,
         settings=settings, force=force,
     )  # fmt: skip
     return {"run": str(opened.path), **about}
@@ -292,6 +309,7 @@ def generate(
     *,
     out: str | Path,
     columns: str | None = None,
+    encoding: str | None = None,
     force: bool = False,
     **sampling: Any,
 ) -> dict[str, Any]:
@@ -300,11 +318,15 @@ def generate(
     """
     from textus.completing import complete_to
     from textus.generation import sampling_of
+    from textus.reading import ReadOptions
 
     opened = open_run(run)
     opened.refuse_task()
+    given, options = Path(given) if isinstance(given, str) else given, ReadOptions(columns, encoding)
+    if isinstance(given, Path):
+        options = opened._text_options(given, options)
     n = complete_to(
-        opened.model, opened.tokenizer, Path(given) if isinstance(given, str) else given, Path(out),
-        sampling_of(sampling), run=opened.path, columns=columns, force=force,
+        opened.model, opened.tokenizer, given, Path(out), sampling_of(sampling), run=opened.path, options=options,
+        force=force,
     )  # fmt: skip
     return {"run": str(opened.path), "out": str(out), "rows": n}

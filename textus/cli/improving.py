@@ -55,6 +55,7 @@ def augment(
     out: Annotated[Path, option("The file of JSON lines to write.", metavar="FILE")],
     changes: Changes,
     columns: Columns = None,
+    encoding: Encoding = None,
     force: Force = False,
     as_json: Json = False,
 ) -> Answer:
@@ -65,7 +66,7 @@ def augment(
     from textus import api
     from textus.cli.telling import plain
 
-    found = api.augment(data, out=out, columns=columns, force=force, **asdict(changes))
+    found = api.augment(data, out=out, columns=columns, encoding=encoding, force=force, **asdict(changes))
     said = f"{found['rows']:,} rows and {sum(found['copies'].values()):,} copies ({plain(found['copies'])})"
     return Answer(found, f"{out}: {said}\nnext: textus finetune {out} --model lstm --out FOLDER")
 
@@ -188,6 +189,7 @@ def fewshot(
     on: Annotated[Path, option("The labelled rows to ask.", metavar="FILE")],
     prompt: Prompt = Prompt(),
     columns: Columns = None,
+    encoding: Encoding = None,
     out: Annotated[
         Path | None, option("Write table and picture (JSON, PNG, HTML) here.", metavar="FOLDER")
     ] = None,
@@ -208,5 +210,5 @@ def fewshot(
             f"--shots {prompt.shots}: give whole numbers with commas between, such as 0,1,4"
         ) from error
     how = {**asdict(prompt), "shots": shots, "words": parse_words(prompt.words)}
-    found = api.fewshot(run, data, on=on, columns=columns, out=out, **how)
+    found = api.fewshot(run, data, on=on, columns=columns, encoding=encoding, out=out, **how)
     return Answer(found, telling.fewshot(found) + (f"\nreport: {out / 'fewshot.html'}" if out else ""))

@@ -160,6 +160,7 @@ class TaskFlags:
         option("Write a page with pictures, and the figures (HTML, JSON) here.", metavar="FOLDER"),
     ] = None
 
+    encoding: Encoding = None
     skip_invalid: SkipInvalid = None
     entities: Annotated[
         Path | None,
@@ -173,6 +174,7 @@ class TaskFlags:
             more["skip_invalid"] = self.skip_invalid
         return {
             "columns": self.columns,
+            "encoding": self.encoding,
             "by": self.by or (),
             "floors": not self.no_floors,
             "out": self.out,

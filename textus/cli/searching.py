@@ -51,6 +51,7 @@ def embed(
         ),
     ],
     columns: Columns = None,
+    encoding: Encoding = None,
     settings: TaskSettings = None,
     force: ForceFile = False,
     as_json: Json = False,
@@ -61,7 +62,9 @@ def embed(
     """
     from textus import api
 
-    found = api.embed(run, file, out=out, columns=columns, settings=task_settings(settings), force=force)
+    found = api.embed(
+        run, file, out=out, columns=columns, encoding=encoding, settings=task_settings(settings), force=force
+    )
     return Answer(found, f"{found['out']}: {found['texts']:,} vectors of {found['width']}")
 
 
@@ -124,6 +127,7 @@ def index_evaluate(
     ],
     by: By = None,
     columns: Columns = None,
+    encoding: Encoding = None,
     as_json: Json = False,
 ) -> Answer:
     """Measure an index: recall at 1, 5 and 10, reciprocal rank and nDCG with intervals.
@@ -133,7 +137,7 @@ def index_evaluate(
     from textus import api
     from textus.cli import telling
 
-    found = api.open_index(index).evaluate(on, columns=columns, by=by)
+    found = api.open_index(index).evaluate(on, columns=columns, encoding=encoding, by=by)
     return Answer(found, telling.figures(str(index), {k: v for k, v in found.items() if k != "index"}))
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +16,7 @@ from textus.cli.options import (
     Asked,
     AsText,
     Columns,
+    Encoding,
     Force,
     ForceFile,
     Json,
@@ -50,6 +51,7 @@ class ManyPrompts:
     ] = None
     out: RowsOut = None
     columns: Columns = None
+    encoding: Encoding = None
     text: AsText = False
     force: ForceFile = False
 
@@ -69,8 +71,10 @@ class ManyPrompts:
 
     def refuse(self) -> None:
         """UsageError for flags that only a file of prompts has a use for."""
-        columns = self.columns if self.file is None else None
-        for flag, value in (("--out", self.out), ("--force", self.force), ("--columns", columns)):
+        given: dict[str, Any] = {"--out": self.out, "--force": self.force}
+        if self.file is None:
+            given |= {"--columns": self.columns, "--encoding": self.encoding}
+        for flag, value in given.items():
             if value:
                 raise UsageError(
                     f"{flag}: goes with prompts and a file, --file FILE --out FILE; leave it out"
@@ -103,12 +107,17 @@ def generate(
     given = many.given(prompt)
     opened = open_run(run)
     if given is not None and many.out is not None:
-        how: dict[str, Any] = {"out": many.out, "columns": many.columns, "force": many.force}
+        how: dict[str, Any] = {
+            "out": many.out,
+            "columns": many.columns,
+            "encoding": many.encoding,
+            "force": many.force,
+        }
         found = generate_file(opened, given, **how, **sampling.given())
         return Answer(found, f"{many.out}: {found['rows']:,} texts")
     many.refuse()
     if given is not None:
-        return generate_many(opened, given, many.columns, sampling, as_json=as_json)
+        return generate_many(opened, given, many, sampling, as_json=as_json)
     text = arguments.check_text(prompt or "", forced=many.text)
     return generate_one(opened, text, sampling, as_json=as_json)
 
@@ -134,15 +143,19 @@ def generate_one(run: Run, prompt: str, sampling: SamplingFlags, *, as_json: boo
 
 
 def generate_many(
-    run: Run, given: Path | list[Record], columns: str | None, sampling: SamplingFlags, *, as_json: bool
+    run: Run, given: Path | list[Record], many: ManyPrompts, sampling: SamplingFlags, *, as_json: bool
 ) -> Answer | None:
     """Each prompt with what follows it, an empty line between; as they come, or as one JSON object."""
     from textus.completing import complete, prompts_of, told
     from textus.generation import sampling_of
+    from textus.reading import ReadOptions
 
     run.refuse_task()
     source, chosen = run.model.needs_source, sampling_of(sampling.given())
-    records = prompts_of(given, columns, source=source)() if isinstance(given, Path) else given
+    records: Iterable[Record] = given if isinstance(given, list) else ()
+    if isinstance(given, Path):
+        options = run._text_options(given, ReadOptions(many.columns, many.encoding))
+        records = prompts_of(given, options, source=source)()
     found = []
     for number, (record, text) in enumerate(complete(run.model, run.tokenizer, records, chosen)):
         answer = told(record, text)
@@ -218,7 +231,7 @@ def evaluate(
         found = opened.evaluate(on, stride=stride, **words)
         return Answer(found, telling.task_scores(found) + page)
     task.refuse(runs[0])
-    data = opened.evaluate(on, stride=stride, out=task.out)
+    data = opened.evaluate(on, stride=stride, out=task.out, encoding=task.encoding)
     return Answer(data, telling.evaluation(data) + page)
 
 
@@ -246,6 +259,7 @@ def robustness(
     *,
     on: Annotated[Path, option("Labelled rows.", metavar="FILE")],
     columns: Columns = None,
+    encoding: Encoding = None,
     vectors: Annotated[
         Path | None, option("Word vectors whose nearest are taken for synonyms, not WordNet.", metavar="FILE")
     ] = None,
@@ -259,8 +273,33 @@ def robustness(
     from textus.api import open_run
     from textus.cli import telling
 
-    found = open_run(run).robustness(on, columns=columns, vectors=vectors, task=task)
+    found = open_run(run).robustness(on, columns=columns, encoding=encoding, vectors=vectors, task=task)
     return Answer(found, telling.robustness(found))
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class ReadAsTrained:
+    """How a file is read; what is left out is as the run was trained where the file fits that, else detected."""
+
+    columns: Annotated[
+        str | None,
+        option(
+            "Which columns are the fields: text=review, or without a header 0=text. [default: as the run was trained]"
+        ),
+    ] = None
+    encoding: Annotated[
+        str | None,
+        option("The file's encoding, such as cp1250. [default: as the run was trained, or detected]"),
+    ] = None
+
+    def options(self, given: Any) -> dict[str, str | None]:
+        """As keywords of `Run.predict`; UsageError where they are given for what is no file."""
+        values = asdict(self)
+        for name, value in values.items():
+            if value and not isinstance(given, Path):
+                raise UsageError(f"--{name} {value}: goes with a file of rows; leave it out")
+        return values
 
 
 def predict(
@@ -278,12 +317,7 @@ def predict(
     text: AsText = False,
     out: RowsOut = None,
     ensemble: Ensemble = None,
-    columns: Annotated[
-        str | None,
-        option(
-            "Which columns are the fields: text=review, or without a header 0=text. [default: as the run was trained]"
-        ),
-    ] = None,
+    read: ReadAsTrained = ReadAsTrained(),
     task: Asked = None,
     force: ForceFile = False,
     as_json: Json = False,
@@ -299,11 +333,10 @@ def predict(
     runs, given = runs_and_input(words, text=text, text_pair=text_pair, ensemble=ensemble)
     if force and out is None:
         raise UsageError("--force: goes with --out FILE; leave it out")
-    if columns and not isinstance(given, Path):
-        raise UsageError(f"--columns {columns}: goes with a file of rows; leave it out")
+    options = read.options(given)
     about: dict[str, Any] = {"runs": runs, "ensemble": ensemble} if ensemble else {"run": runs[0]}
     if out is not None:
-        how: dict[str, Any] = {"out": out, "columns": columns, "task": task, "force": force}
+        how: dict[str, Any] = {"out": out, "task": task, **options, "force": force}
         if ensemble:
             written = predict_together(runs, given, ensemble=ensemble, **how)
         else:
@@ -315,7 +348,7 @@ def predict(
         else:
             found = open_run(runs[0]).predict(given, task=task)
         return Answer({**about, "answers": found}, telling.answers(found))
-    rows = list(answered(runs, given, ensemble=ensemble, columns=columns, task=task))
+    rows = list(answered(runs, given, ensemble=ensemble, task=task, **options))
     data = [place_of(record) | told for record, told in rows]
     return Answer({**about, "answers": data}, telling.answers(data, [record.values for record, _ in rows]))
 
@@ -374,6 +407,7 @@ def triples(
     relations: Annotated[Path, option("The relations run that joins them.", metavar="RUN")],
     out: Annotated[Path | None, option("A file to write: .jsonl, .csv or .graphml.", metavar="FILE")] = None,
     columns: Columns = None,
+    encoding: Encoding = None,
     force: Force = False,
     as_json: Json = False,
 ) -> Answer:
@@ -384,7 +418,9 @@ def triples(
     from textus.api import open_run
     from textus.cli import telling
 
-    found = open_run(relations).triples(file, entities=entities, columns=columns, out=out, force=force)
+    found = open_run(relations).triples(
+        file, entities=entities, columns=columns, encoding=encoding, out=out, force=force
+    )
     return Answer(found, telling.triples(found) + (f"\n{out}" if out else ""))
 
 
@@ -401,6 +437,7 @@ def compare(
         Path | None, option("Write the table and picture (HTML, PNG, JSON) here.", metavar="FOLDER")
     ] = None,
     columns: Columns = None,
+    encoding: Encoding = None,
     task: Asked = None,
     as_json: Json = False,
 ) -> Answer:
@@ -413,7 +450,7 @@ def compare(
 
     if not runs:
         raise UsageError("compare needs at least one run folder: textus compare RUN RUN --on FILE")
-    data = api.compare(runs, on=on, out=out, columns=columns, task=task)
+    data = api.compare(runs, on=on, out=out, columns=columns, encoding=encoding, task=task)
     report = f"\npage: {out / 'comparison.html'}" if out else ""
     said = telling.task_comparison(data) if "runs" in data else telling.comparison(data)
     return Answer(data, said + report)

@@ -1,0 +1,100 @@
+"""How files of rows and texts are read where that is not to be detected: `ReadOptions`."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from textus.corpus.decoding import Survey, marked
+from textus.corpus.documents import Unreadable, checked_encoding
+from textus.corpus.sources import Source, blocks, scan
+from textus.records import Record, parse_columns, stream_records
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """Which `columns` of a file are the fields, spelled as for --columns, and the file's `encoding`; None: detected.
+
+    One value carries both from the flags, or from the record of a run, through every function that reads a file. What
+    is given wins; `inputs.options_for` fills in what a run was trained with, where the file fits that. Raises
+    UsageError for a name that is no encoding.
+    """
+
+    columns: str | None = None
+    encoding: str | None = None
+
+    def __post_init__(self) -> None:
+        checked_encoding(self.encoding or "")
+
+    def stream(self, path: Path, *, quiet: bool = False) -> Iterator[Record]:
+        """The rows of a file; see `records.stream_records`."""
+        return stream_records(path, parse_columns(self.columns), encoding=self.encoding or "", quiet=quiet)
+
+    def records(self, path: Path) -> list[Record]:
+        """All rows of a file."""
+        return list(self.stream(path))
+
+
+DETECTED = ReadOptions()
+"""Nothing is given: the columns are called as the fields are, and the encoding is detected."""
+
+
+def options_of_run(record: Mapping[str, Any]) -> ReadOptions:
+    """How the rows were read that a run was trained on, as given with --columns and --encoding."""
+    corpus = record.get("corpus") or {}
+    return ReadOptions(corpus.get("columns"), corpus.get("encoding"))
+
+
+def options_of_all(trained: Sequence[ReadOptions]) -> ReadOptions:
+    """How several runs read their rows: the columns that all of them were trained with, and the one encoding that some
+    of them were; nothing where they differ.
+    """
+    columns = {options.columns for options in trained}
+    encodings = {options.encoding for options in trained if options.encoding}
+    return ReadOptions(*(values.pop() if len(values) == 1 else None for values in (columns, encodings)))
+
+
+def fits(path: Path, encoding: str) -> bool:
+    """Whether the files at a path can be in an encoding: some are not UTF-8 and have no byte order mark, all of these
+    decode in it without an error, and none of the others is UTF-8 beyond ASCII.
+    """
+    several = False
+    for source in scan([path], Path(), lambda n: None, any_suffix=True):
+        if not isinstance(source, Source) or source.kind == "parquet":
+            continue
+        try:
+            is_utf8 = reads_as_utf8(source)
+            if is_utf8 or (is_utf8 is False and not decodes(source, encoding)):
+                return False
+        except Unreadable:
+            return False  # what is wrong is reported when the file is read
+        several = several or is_utf8 is False
+    return several
+
+
+def reads_as_utf8(source: Source) -> bool | None:
+    """Whether the bytes beyond ASCII are UTF-8, a few broken ones among them or none; None where there are no such
+    bytes, or a byte order mark says what they are.
+    """
+    survey = Survey()
+    for block in blocks(source):
+        survey.add(block)
+    survey.add(b"", final=True)
+    if marked(survey.head) or not (survey.n_whole or survey.n_broken):
+        return None
+    return survey.n_whole > survey.n_broken or not survey.n_broken
+
+
+def decodes(source: Source, encoding: str) -> bool:
+    """Whether the bytes of a source are text of an encoding without an error."""
+    decoder = codecs.getincrementaldecoder(encoding)("strict")
+    try:
+        for block in blocks(source):
+            decoder.decode(block)
+        decoder.decode(b"", True)
+    except UnicodeError:
+        return False
+    return True
