@@ -276,7 +276,7 @@ def checked_config(module: Architecture, hf: dict[str, Any], where: str) -> dict
     checks.check(hf, where)
     try:
         check_model_type(hf, module.MODEL_TYPES)
-        check_keys(hf, module.KEYS, where)
+        check_keys(hf, module.KEYS, where, causal=module.FAMILY != "encoder")
         values = module.config_from(hf)
         return to_dict(from_dict(family_of(module.FAMILY)[1], values, "model."))
     except UsageError as error:

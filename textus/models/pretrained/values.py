@@ -35,6 +35,13 @@ NUMBERS = {
 }
 """Key that is a number → what it must be above, and below."""
 
+TANH = ("gelu_new", "gelu_pytorch_tanh", "gelu_python_tanh", "gelu_fast", "gelu_accurate")
+ACTIVATIONS = {
+    **dict.fromkeys(("gelu", "gelu_python"), "gelu-exact"), **dict.fromkeys(TANH, "gelu"), "relu": "relu",
+    **dict.fromkeys(("silu", "swish"), "silu"),
+}  # fmt: skip
+"""Name of an activation in `transformers` → ours; several are one function by other names."""
+
 SHARES = ("hidden_dropout_prob", "resid_pdrop", "dropout_rate")
 FLAGS = (
     "tie_word_embeddings", "attention_bias", "mlp_bias", "use_sliding_window", "scale_decoder_outputs",
