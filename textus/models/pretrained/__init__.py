@@ -184,7 +184,8 @@ def join(parts: list[Part], shape: tuple[int, ...], tensors: Tensors, found: dic
     assert parts, "every tensor of a family has parts in its architecture's table"
     whole = torch.empty(shape)
     for part in parts:
-        tensor = tensors.read(found[part.theirs])
+        name = found[part.theirs]
+        tensor = checks.finite(tensors.read(name), tensors.where, name)
         whole[slice(*part.rows) if part.rows else slice(None)] = tensor.t() if part.transposed else tensor
     return whole
 

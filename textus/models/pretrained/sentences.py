@@ -16,7 +16,7 @@ from torch import Tensor
 from textus.common import RunError, UsageError, notice, read_json
 from textus.models.heads import DENSE_ACTIVATIONS
 from textus.models.pretrained import packing
-from textus.models.pretrained.values import unsupported
+from textus.models.pretrained.values import finite, unsupported
 
 MODES = {
     "pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean", "pooling_mode_max_tokens": "max",
@@ -134,7 +134,9 @@ def read_dense(found: Sentences, place: Path) -> None:
     number = len(found.dense)
     found.dense.append({"out": shape[0], "bias": bias, "activation": name})
     for key, tensor in tensors.items():
-        found.weights[f"dense.{number}.{key.removeprefix('linear.')}"] = tensor.float()
+        found.weights[f"dense.{number}.{key.removeprefix('linear.')}"] = finite(
+            tensor.float(), str(file), key
+        )
 
 
 def read_prompts(found: Sentences, folder: Path) -> None:

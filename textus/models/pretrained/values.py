@@ -10,6 +10,8 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+from torch import Tensor
+
 from textus.common import RunError, UsageError, notice
 
 WIDTH, LAYERS, VOCABULARY, CONTEXT = 1 << 20, 10_000, 1 << 24, 1 << 23
@@ -112,6 +114,17 @@ def unsupported(what: str, value: Any, known: Iterable[str]) -> UsageError:
     be quite another model.
     """
     return UsageError(f"{what} {shown(value)} is not supported; supported: {', '.join(known)}")
+
+
+def finite(tensor: Tensor, where: str, name: str) -> Tensor:
+    """The tensor; RunError where it holds NaN or infinity, of which every answer would be made."""
+    if not bool(tensor.isfinite().all()):
+        count = int((~tensor.isfinite()).sum())
+        raise RunError(
+            f"{where}: the tensor {name} holds {count:,} numbers that are NaN or infinite; the training that wrote it"
+            " failed, or it is damaged: fetch it again"
+        )
+    return tensor
 
 
 def wrong(where: str, key: str, value: Any, wanted: str) -> RunError:
