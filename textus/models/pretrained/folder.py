@@ -228,7 +228,15 @@ def class_name(hf: Any, folder: Path) -> str:
 def read_tokenizer(folder: Path, hf: dict[str, Any]) -> tokenizers.Tokenizer | None:
     """The folder's tokenizer: tokenizer.json, or the files of an older one; None where it has neither."""
     if (folder / "tokenizer.json").exists():
-        return tokenizers.load(folder)
+        usual = hf.get("tokenizer_class") or older.USUAL.get(str(hf.get("model_type")))
+        found = tokenizers.load(folder, usual)
+        named = tokenizers.settings_beside(folder / "tokenizer.json").get("tokenizer_class") or usual
+        if str(named).removesuffix("Fast") == "Qwen2Tokenizer" and not llama.opened_as_qwen2(found.record):
+            notice(
+                f"{folder}: its tokenizer.json does not split texts as a Qwen2Tokenizer does; the file is followed, the"
+                " ids of AutoTokenizer may differ"
+            )
+        return found
     return older.read(folder, hf)
 
 
