@@ -212,6 +212,32 @@ def test_a_dense_module_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
         imported(folder)
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("longest", [{}, {"max_seq_length": 24}])
+def test_texts_are_cut_where_and_as_the_tokenizer_says(
+    side: str, longest: dict[str, Any], tmp_path: Path
+) -> None:
+    """model_max_length of a folder without sentence_bert_config.json, and truncation_side, were passed over."""
+    folder = folder_of(tmp_path / "m", {"pooling_mode_lasttoken": True}, "Normalize", **longest)
+    path = folder / "tokenizer_config.json"
+    said = {**json.loads(path.read_text()), "truncation_side": side, "model_max_length": 10}
+    path.write_text(json.dumps(said))
+    text = "the dog, " * 9 + "it ran away and the cat sat on a mat"
+    expected = unit(states(folder, text, longest.get("max_seq_length", 10))[-1])
+    np.testing.assert_allclose(imported(folder).embed(text), expected, atol=1e-5)
+
+
+def test_a_plain_encoder_reports_that_it_cuts_elsewhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = folder_of(tmp_path / "m", {"pooling_mode_mean_tokens": True})
+    (folder / "modules.json").unlink()
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "truncation_side": "left"}))
+    imported(folder)
+    assert "truncation_side=left" in capsys.readouterr().err
+
+
 # ── numbers that are none ──────────────────────────────────────────────────────────────────────
 
 

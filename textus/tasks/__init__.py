@@ -365,10 +365,10 @@ class Frame:
     between: int = 1
 
     def around(
-        self, texts: Sequence[list[int]], where: Literal["end", "middle"] = "end"
+        self, texts: Sequence[list[int]], where: Literal["end", "middle", "start"] = "end"
     ) -> tuple[list[int], list[int], int]:
-        """Ids and segments of texts, and how many ids were cut: from the longest, again and again; at its end, or so
-        that its first quarter and the end are kept (Sun et al. 2019).
+        """Ids and segments of texts, and how many ids were cut: from the longest, again and again; at its end or
+        start, or so that its first quarter and the end are kept (Sun et al. 2019).
         """
         kept = [len(text) for text in texts]
         more = (self.between - 1) * (len(texts) - 1)
@@ -382,7 +382,7 @@ class Frame:
             left -= taken
         ids, segments = list(self.begin), [0] * len(self.begin)
         for number, (text, n) in enumerate(zip(texts, kept, strict=True)):
-            first = n if where == "end" else n // 4
+            first = {"end": n, "middle": n // 4, "start": 0}[where]
             ends = self.between if number < len(texts) - 1 else 1
             ids += [*text[:first], *text[len(text) - n + first :], *[self.end_id] * ends]
             segments += [number] * (n + ends)
