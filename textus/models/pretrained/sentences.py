@@ -94,7 +94,7 @@ def read_transformer(found: Sentences, place: Path) -> None:
         found.longest, found.lower = longest or 0, bool(said.get("do_lower_case"))
     path = place / "tokenizer_config.json"
     said = settings(path) if path.is_file() else {}
-    most = said.get("model_max_length")
+    most: Any = said.get("model_max_length")
     if not found.longest and type(most) in (int, float) and 3 <= most <= CONTEXT:  # others are "no limit"
         found.longest = int(most)
     if cuts_left(place):

@@ -73,7 +73,11 @@ def check_switches(hf: dict[str, Any], activation: str) -> None:
     gated = activation.startswith("gated-")
     act = "gelu_new" if activation == "gated-gelu" else activation.removeprefix("gated-")
     same = [name for name, ours in ACTIVATION_NAMES.items() if ours == ACTIVATION_NAMES[act]]
-    known = {"is_encoder_decoder": [True], "is_gated_act": [gated], "dense_act_fn": same}
+    known: dict[str, list[Any]] = {
+        "is_encoder_decoder": [True],
+        "is_gated_act": [gated],
+        "dense_act_fn": same,
+    }
     for key, supported in known.items():
         if hf.get(key) is not None and hf[key] not in supported:
             raise UsageError(
