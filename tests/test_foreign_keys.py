@@ -12,6 +12,8 @@ import torch
 import transformers
 
 from textus.common import TextusError
+from textus.config import from_dict
+from textus.models import build, family
 from textus.models.pretrained import architecture, architectures
 from textus.models.pretrained.folder import read_folder
 
@@ -114,6 +116,100 @@ def test_architectures_are_refused_without_a_hint_by_spelling(name: str) -> None
         architecture(name)
     assert "did you mean" not in str(caught.value)
     assert all(known in str(caught.value) for known in architectures())
+
+
+# ── switches ───────────────────────────────────────────────────────────────────────────────────
+
+
+def ids_for(name: str) -> torch.Tensor:
+    """A text; a T5's ends with its end, which pads others."""
+    return torch.tensor([[5, 9, 17, 4, 30, 1 if name.startswith("T5") else 8]])
+
+
+def scores_there(folder: Path) -> torch.Tensor:
+    """What the class of config.json computes of the folder, by `transformers`."""
+    kind = getattr(transformers, json.loads((folder / "config.json").read_text())["architectures"][0])
+    ids = ids_for(kind.__name__)
+    more = {"decoder_input_ids": ids} if "T5" in kind.__name__ else {}
+    with torch.no_grad():
+        return kind.from_pretrained(folder).eval()(ids, **more).logits  # type: ignore[no-any-return]
+
+
+def scores_here(folder: Path) -> torch.Tensor:
+    found = read_folder(folder)
+    model = build(found.family, from_dict(family(found.family)[1], found.config, "model."))
+    model.load_state_dict(found.weights)
+    ids = ids_for("T5" if found.family == "encoder-decoder" else "")
+    with torch.no_grad():
+        if found.family == "encoder-decoder":
+            return model.eval()(ids, cache=model.new_cache(1, 8, ids))  # type: ignore[no-any-return]
+        if found.family == "encoder":
+            return model.eval().logits(model.hidden(ids))
+        return model.eval()(ids)
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_switches_of_every_config_class_are_read_as_there(name: str, tmp_path: Path) -> None:
+    """A False is not always off: `is_causal` is true by default. Each switch of the class, and those that older and
+    other files have, is turned; what `transformers` then computes is computed here too, or refused.
+    """
+    path = folder_of(name, tmp_path) / "config.json"
+    known = json.loads(path.read_text())
+    default = getattr(transformers, name).config_class().to_dict()
+    switches = {key for key, value in default.items() if isinstance(value, bool)}
+    switches -= {
+        "tie_word_embeddings",
+        "use_cache",
+        "return_dict",
+        "output_attentions",
+        "output_hidden_states",
+    }
+    refused = []
+    for key in sorted(switches | {"is_causal", "scale_attn_weights"}):
+        path.write_text(json.dumps({**known, key: not known.get(key, default.get(key, True))}))
+        try:
+            there = scores_there(tmp_path)
+            here = scores_here(tmp_path)
+        except TextusError as error:
+            refused.append(key if key in str(error) else f"{key}: {error}")
+        except (ValueError, RuntimeError, TypeError, AttributeError):  # `transformers` does not run it
+            continue
+        else:
+            torch.testing.assert_close(here, there, rtol=1e-3, atol=1e-4, msg=f"{name} {key}")
+    assert not [each for each in refused if ":" in each and "_bias: " not in each]
+    assert ("is_causal" in refused) == (not name.endswith("MaskedLM")), refused
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("final_logit_softcapping", 0.0), ("num_experts", 0), ("attention_chunk_size", 0), ("is_causal", True)],
+)
+def test_zero_switches_off(key: str, value: Any, tmp_path: Path) -> None:
+    """A switch at 0 was refused as computing something else."""
+    folder = folder_of("LlamaForCausalLM", tmp_path, **{key: value})
+    torch.testing.assert_close(scores_here(folder), scores_there(folder), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "values"),
+    [
+        ("GPT2LMHeadModel", "activation_function", ["gelu_python", "gelu_fast", "swish", "gelu_python_tanh"]),
+        ("BertForMaskedLM", "hidden_act", ["gelu_python", "gelu_fast", "swish", "gelu_accurate"]),
+        ("LlamaForCausalLM", "hidden_act", ["swish"]),
+        ("T5ForConditionalGeneration", "feed_forward_proj", ["swish", "gelu_fast", "gelu_pytorch_tanh"]),
+    ],
+)
+def test_activations_by_another_name_are_the_same(
+    name: str, key: str, values: list[str], tmp_path: Path
+) -> None:
+    """gelu_python is the exact gelu; quick_gelu is none of these and gets no hint by spelling."""
+    for value in values:
+        more = {"dense_act_fn": value} if name.startswith("T5") else {}
+        folder = folder_of(name, tmp_path, **{key: value}, **more)
+        torch.testing.assert_close(scores_here(folder), scores_there(folder), rtol=1e-3, atol=1e-4)
+    with pytest.raises(TextusError, match="quick_gelu") as caught:
+        read_folder(folder_of(name, tmp_path, **{key: "quick_gelu"}))
+    assert "did you mean" not in str(caught.value)
 
 
 # ── vocabularies and rows ──────────────────────────────────────────────────────────────────────

@@ -65,8 +65,12 @@ def header(path: Path, kind: str = "llama", **changes: Any) -> peer.GGUFWriter:
     values: dict[str, Any] = {
         **VALUES, "attention.head_count": 4, "attention.head_count_kv": 2,
         "attention.layer_norm_rms_epsilon": 1e-6, "rope.freq_base": changes.get("theta", 10000.0),
+        **changes.get("values", {}),
     }  # fmt: skip
     for name, value in values.items():
+        if isinstance(value, list):
+            writer.add_array(f"{kind}.{name}", value)
+            continue
         (writer.add_uint32 if isinstance(value, int) else writer.add_float32)(f"{kind}.{name}", value)
     writer.add_tokenizer_model(changes.get("vocabulary", "gpt2"))
     writer.add_tokenizer_pre(changes.get("pre", "gpt-2"))
@@ -100,6 +104,9 @@ def write(path: Path, model: Any, kind: str = "llama", quant: Quant = Quant.F32,
             writer.add_tensor(f"{table[stem]}.{ending}", raw, raw_dtype=quant)
         else:
             writer.add_tensor(f"{table[stem]}.{ending}", in_pairs(number, heads) if heads else number)
+    if count := changes.get("shards"):
+        writer.add_uint16("split.no", 0)
+        writer.add_uint16("split.count", count)
     for name, number in changes.get("more", {}).items():
         writer.add_tensor(name, number.astype(np.float32))
     finish(writer)
@@ -128,6 +135,25 @@ def same(mine: Any, theirs: Any) -> None:
 def test_every_architecture_computes_what_transformers_does(kind: str, tmp_path: Path) -> None:
     theirs = shaped(kind, head_dim=16) if kind == "qwen3" else shaped(kind)
     same(built(write(tmp_path / "m.gguf", theirs, kind)), theirs)
+
+
+def test_values_per_layer_that_are_all_equal_are_read(tmp_path: Path) -> None:
+    """A list of one value for each layer was taken for damage."""
+    theirs = shaped()
+    equal = {"attention.head_count_kv": [2, 2], "feed_forward_length": [96, 96]}
+    same(built(write(tmp_path / "m.gguf", theirs, values=equal)), theirs)
+    file = write(tmp_path / "n.gguf", theirs, values={"attention.head_count_kv": [2, 4]})
+    with pytest.raises(UsageError, match=r"head_count_kv=\[2, 4\] differs from layer to layer"):
+        gguf.read_file(file)
+
+
+def test_zero_experts_are_none_and_shards_are_named(tmp_path: Path) -> None:
+    theirs = shaped()
+    same(
+        built(write(tmp_path / "m.gguf", theirs, values={"expert_count": 0, "expert_used_count": 0})), theirs
+    )
+    with pytest.raises(UsageError, match=r"is shard 1 of 2 .* llama-gguf-split --merge"):
+        gguf.read_file(write(tmp_path / "n.gguf", theirs, shards=2))
 
 
 READ = [Quant.F32, Quant.F16, *peer.quants._type_traits]

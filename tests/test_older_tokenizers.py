@@ -13,7 +13,7 @@ import transformers
 
 from textus.common import TextusError
 from textus.models.pretrained import older
-from textus.models.pretrained.folder import read_folder
+from textus.models.pretrained.folder import read_folder, read_tokenizer
 from textus.tokenizer import load
 
 TEXTS = [
@@ -226,3 +226,96 @@ def test_damaged_files_are_refused_in_one_line(damage: str, tmp_path: Path) -> N
         with pytest.raises(TextusError) as caught:
             older.read(tmp_path / case, {})
         assert "\n" not in str(caught.value)
+
+
+# ── tokenizer.json and its settings ────────────────────────────────────────────────────────────
+
+
+WORDS: list[dict[str, Any]] = [
+    {}, {"do_lower_case": False}, {"do_lower_case": True}, {"strip_accents": False}, {"tokenize_chinese_chars": False},
+    {"do_lower_case": False, "strip_accents": True},
+]  # fmt: skip
+
+
+def ids_agree(folder: Path, n: int, kind: str) -> None:
+    """Our ids of a folder are those of AutoTokenizer, as imported."""
+    (folder / "config.json").write_text(json.dumps({"model_type": kind, "vocab_size": n}))
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    ours = read_tokenizer(folder, {"model_type": kind, "vocab_size": n})
+    assert ours is not None
+    for text in TEXTS:
+        assert ours.encode(text) == theirs(text, add_special_tokens=False)["input_ids"], text
+
+
+@pytest.mark.parametrize("more", WORDS, ids=str)
+@pytest.mark.parametrize("lower", [True, False])
+@pytest.mark.parametrize("named", ["BertTokenizer", "BertTokenizerFast", "PreTrainedTokenizerFast", None])
+def test_settings_of_words_reach_a_tokenizer_json(
+    named: str | None, lower: bool, more: dict[str, Any], tmp_path: Path
+) -> None:
+    """do_lower_case, strip_accents and tokenize_chinese_chars were read where there was no tokenizer.json only."""
+    n = bert(tmp_path, {})
+    transformers.BertTokenizer(str(tmp_path / "vocab.txt"), do_lower_case=lower).save_pretrained(tmp_path)
+    (tmp_path / "vocab.txt").unlink()
+    path = tmp_path / "tokenizer_config.json"
+    said = json.loads(path.read_text())
+    for key in ("do_lower_case", "strip_accents", "tokenize_chinese_chars", "tokenizer_class"):
+        said.pop(key, None)
+    path.write_text(json.dumps({**said, **more, **({"tokenizer_class": named} if named else {})}))
+    ids_agree(tmp_path, n, "bert")
+
+
+@pytest.mark.parametrize("more", [{}, {"add_prefix_space": True}, {"add_prefix_space": False}], ids=str)
+@pytest.mark.parametrize("inside", [True, False])
+@pytest.mark.parametrize(
+    ("named", "kind", "write"),
+    [
+        ("GPT2Tokenizer", "gpt2", gpt2),
+        (None, "gpt2", gpt2),
+        ("RobertaTokenizerFast", "roberta", roberta),
+        ("PreTrainedTokenizerFast", "gpt2", gpt2),
+    ],
+)
+def test_a_blank_before_texts_is_as_the_settings_say(
+    named: str | None, kind: str, write: Any, inside: bool, more: dict[str, Any], tmp_path: Path
+) -> None:
+    """add_prefix_space of tokenizer_config.json was passed over beside a tokenizer.json."""
+    n = write(tmp_path, {})
+    made = getattr(transformers, {"gpt2": "GPT2Tokenizer", "roberta": "RobertaTokenizer"}[kind])
+    made.from_pretrained(tmp_path, add_prefix_space=inside).save_pretrained(tmp_path)
+    for name in ("vocab.json", "merges.txt"):
+        (tmp_path / name).unlink()
+    path = tmp_path / "tokenizer_config.json"
+    said = json.loads(path.read_text())
+    for key in ("add_prefix_space", "tokenizer_class"):
+        said.pop(key, None)
+    path.write_text(json.dumps({**said, **more, **({"tokenizer_class": named} if named else {})}))
+    ids_agree(tmp_path, n, kind)
+
+
+@pytest.mark.parametrize("blank", [True, False])
+@pytest.mark.parametrize(
+    ("kind", "write"),
+    [
+        ("llama", sentencepiece("bpe", "tokenizer.model", **BYTES)),
+        ("xlm-roberta", sentencepiece("unigram", "sentencepiece.bpe.model")),
+    ],
+)
+def test_a_blank_before_texts_of_pieces_is_as_the_settings_say(
+    kind: str, write: Any, blank: bool, tmp_path: Path
+) -> None:
+    n = write(tmp_path, {})
+    named = {"llama": "LlamaTokenizer", "xlm-roberta": "XLMRobertaTokenizer"}[kind]
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind, "vocab_size": n}))
+    getattr(transformers, named).from_pretrained(tmp_path).save_pretrained(tmp_path)
+    for path in tmp_path.glob("*.model"):
+        path.unlink()
+    path = tmp_path / "tokenizer_config.json"
+    path.write_text(
+        json.dumps({**json.loads(path.read_text()), "tokenizer_class": named, "add_prefix_space": blank})
+    )
+    ids_agree(tmp_path, n, kind)
+    ours = read_tokenizer(tmp_path, {"model_type": kind, "vocab_size": n})
+    assert ours is not None
+    if blank or kind == "llama":  # the others split at blanks and lose them
+        assert ours.decode(ours.encode("the cat sat")) == "the cat sat"

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from textus.api import Run, finetune, import_model, open_run
 from textus.cli import main
@@ -210,3 +210,68 @@ def test_a_dense_module_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     dense(folder / "2_Dense", "Softmax")
     with pytest.raises(TextusError, match="activation_function 'Softmax' is not supported"):
         imported(folder)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("longest", [{}, {"max_seq_length": 24}])
+def test_texts_are_cut_where_and_as_the_tokenizer_says(
+    side: str, longest: dict[str, Any], tmp_path: Path
+) -> None:
+    """model_max_length of a folder without sentence_bert_config.json, and truncation_side, were passed over."""
+    folder = folder_of(tmp_path / "m", {"pooling_mode_lasttoken": True}, "Normalize", **longest)
+    path = folder / "tokenizer_config.json"
+    said = {**json.loads(path.read_text()), "truncation_side": side, "model_max_length": 10}
+    path.write_text(json.dumps(said))
+    text = "the dog, " * 9 + "it ran away and the cat sat on a mat"
+    expected = unit(states(folder, text, longest.get("max_seq_length", 10))[-1])
+    np.testing.assert_allclose(imported(folder).embed(text), expected, atol=1e-5)
+
+
+def test_a_plain_encoder_reports_that_it_cuts_elsewhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = folder_of(tmp_path / "m", {"pooling_mode_mean_tokens": True})
+    (folder / "modules.json").unlink()
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "truncation_side": "left"}))
+    imported(folder)
+    assert "truncation_side=left" in capsys.readouterr().err
+
+
+# ── numbers that are none ──────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused_by_name(value: float, tmp_path: Path) -> None:
+    """NaN weights were imported in silence, and vectors of NaN written."""
+    folder = folder_of(tmp_path / "m", {"pooling_mode_mean_tokens": True}, "Normalize")
+    spoil(folder / "model.safetensors", "encoder.layer.1.output.dense.weight", value)
+    with pytest.raises(
+        TextusError, match=r"encoder.layer.1.output.dense.weight holds 1 numbers that are NaN"
+    ):
+        imported(folder)
+
+
+def test_a_dense_that_is_no_number_is_refused_by_name(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "m", {"pooling_mode_mean_tokens": True}, "Dense")
+    spoil(folder / "2_Dense" / "model.safetensors", "linear.bias", float("nan"))
+    with pytest.raises(TextusError, match=r"linear.bias holds 1 numbers that are NaN"):
+        imported(folder)
+
+
+def test_a_run_that_computes_nan_gives_no_vector_and_no_answer(tmp_path: Path) -> None:
+    """A run that was spoilt after its import, or whose training failed."""
+    run = imported(folder_of(tmp_path / "m", {"pooling_mode_mean_tokens": True}, "Normalize"))
+    assert np.isfinite(run.embed(TEXTS)).all()
+    with torch.no_grad():
+        next(iter(run.model.blocks)).attention_norm.weight[0] = float("nan")
+    for answer in (lambda: run.embed(TEXTS), lambda: run.predict([("a cat", "a dog")])):
+        with pytest.raises(TextusError, match="computes NaN or infinite numbers") as caught:
+            answer()
+        assert "\n" not in str(caught.value)
+
+
+def spoil(file: Path, name: str, value: float) -> None:
+    tensors = {key: tensor.clone() for key, tensor in load_file(file).items()}
+    tensors[name].view(-1)[0] = value
+    save_file(tensors, file, metadata={"format": "pt"})

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from textus.checkpoint import load
-from textus.common import DataError, UsageError, nearest, notice, unknown
+from textus.common import DataError, RunError, UsageError, nearest, notice, unknown
 from textus.config import from_dict
 from textus.loader import Batch
 from textus.models import LanguageModel, Loss, step_seed
@@ -367,10 +367,10 @@ class Frame:
     between: int = 1
 
     def around(
-        self, texts: Sequence[list[int]], where: Literal["end", "middle"] = "end"
+        self, texts: Sequence[list[int]], where: Literal["end", "middle", "start"] = "end"
     ) -> tuple[list[int], list[int], int]:
-        """Ids and segments of texts, and how many ids were cut: from the longest, again and again; at its end, or so
-        that its first quarter and the end are kept (Sun et al. 2019).
+        """Ids and segments of texts, and how many ids were cut: from the longest, again and again; at its end or
+        start, or so that its first quarter and the end are kept (Sun et al. 2019).
         """
         kept = [len(text) for text in texts]
         more = (self.between - 1) * (len(texts) - 1)
@@ -384,7 +384,7 @@ class Frame:
             left -= taken
         ids, segments = list(self.begin), [0] * len(self.begin)
         for number, (text, n) in enumerate(zip(texts, kept, strict=True)):
-            first = n if where == "end" else n // 4
+            first = {"end": n, "middle": n // 4, "start": 0}[where]
             ends = self.between if number < len(texts) - 1 else 1
             ids += [*text[:first], *text[len(text) - n + first :], *[self.end_id] * ends]
             segments += [number] * (n + ends)
@@ -476,16 +476,33 @@ class RowBatches:
 
 
 @torch.inference_mode()
-def answers(model: LanguageModel, task: Task, rows: Sequence[Row], pad_id: int) -> list[Any]:
-    """The answer to each example of these rows, in their order; rows of like length are read together."""
+def answers(
+    model: LanguageModel, task: Task, rows: Sequence[Row], pad_id: int, *, finite: bool = False
+) -> list[Any]:
+    """The answer to each example of these rows, in their order; rows of like length are read together. `finite`:
+    RunError where the model's states are NaN or infinite, of which any task would make an answer.
+    """
     head, device = model.heads[task.called], next(model.parameters()).device
     found: list[Any] = [None] * len(rows)
     for places in in_batches([row.length * (1 + len(row.apart)) for row in rows]):
         batch = batch_of(task, [rows[place] for place in places], pad_id).to(device)
-        outputs = task.outputs(head, states(model, batch), batch)
+        hidden = states(model, batch)
+        outputs = task.outputs(head, hidden, batch)
+        if finite:
+            check_finite(hidden if batch.mask is None else hidden[batch.mask.bool()], outputs)
         for place, output in zip(places, outputs, strict=True):
             found[place] = output
     return task.merged(rows, found)
+
+
+def check_finite(hidden: Tensor, outputs: Sequence[Any]) -> None:
+    """RunError where states (…, D), or the numbers that a head made of them, are none."""
+    numbers = [each for each in outputs if isinstance(each, np.ndarray)]
+    if not bool(hidden.isfinite().all()) or any(np.isnan(each).any() for each in numbers):
+        raise RunError(
+            "the model computes NaN or infinite numbers, so there is no answer: its weights are damaged, or its"
+            " training failed; take an earlier checkpoint, or fetch it again"
+        )
 
 
 def in_batches(lengths: Sequence[int]) -> Iterator[list[int]]:
@@ -544,4 +561,4 @@ def read(model: LanguageModel, task: Task, tokenizer: Tokenizer, examples: Seque
     if model.reads_texts:
         return list(model.answers([whole(each) for each in examples], task.labels))  # type: ignore[operator]
     rows = rows_of(task, examples, tokenizer, frame_of(model.config, tokenizer, task.settings.longest))
-    return answers(model, task, rows, tokenizer.pad_id)
+    return answers(model, task, rows, tokenizer.pad_id, finite=True)

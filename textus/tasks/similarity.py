@@ -40,7 +40,7 @@ class SimilaritySettings:
     """`pooling`: what of a text's states is its vector; `objective`: how it is learnt ("auto": cosine where rows have
     scores, else contrastive); `temperature` of the contrast; `low` and `high`: the scores of cosine 0 and 1 (None: the
     least and greatest of the training rows); `longest`: ids of a text that are read (0: as many as the model's context
-    holds). The contrast is with a micro-batch's other rows.
+    holds), of a longer text the `cut` is not read. The contrast is with a micro-batch's other rows.
     """
 
     pooling: Literal["mean", "cls", "last", "max", "mean_sqrt_len"] = "mean"
@@ -49,6 +49,7 @@ class SimilaritySettings:
     low: float | None = None
     high: float | None = None
     longest: int = 0
+    cut: Literal["end", "start"] = "end"
 
     def __post_init__(self) -> None:
         if self.temperature <= 0:
@@ -153,7 +154,7 @@ class Similarity(Task):
         }  # fmt: skip
 
     def row(self, example: Example, ids: list[list[int]], frame: Frame) -> Row:
-        (first, segments, cut), *others = (frame.around([each]) for each in ids)
+        (first, segments, cut), *others = (frame.around([each], self.settings.cut) for each in ids)
         label = None if example.label is None else self.cosine(example.label)
         if self.settings.objective == "contrastive":
             label = 1.0  # a row is learnt from by being there

@@ -427,8 +427,9 @@ def _kind(record: dict[str, Any]) -> str:
 # ── loading ────────────────────────────────────────────────────────────────────────────────────
 
 
-def load(path: Path | str) -> Tokenizer:
-    """Open a tokenizer folder or tokenizer.json, ours or Hugging Face's byte-level ones.
+def load(path: Path | str, usual: str | None = None) -> Tokenizer:
+    """Open a tokenizer folder or tokenizer.json, ours or Hugging Face's. `usual`: its class in `transformers` where
+    tokenizer_config.json names none.
 
     Raises:
         RunError: missing, damaged, of a kind that is not supported, or with special tokens that text can
@@ -446,6 +447,7 @@ def load(path: Path | str) -> Tokenizer:
     config = settings_beside(file)
     try:
         record = foreign.with_named(record, config)
+        record = foreign.with_settings(record, config, usual)
     except RunError as error:
         raise RunError(f"{file}: {error}") from error
     except (LookupError, TypeError, AttributeError, ValueError) as error:

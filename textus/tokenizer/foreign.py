@@ -12,7 +12,7 @@ from typing import Any
 
 import tokenizers
 
-from textus.common import RunError
+from textus.common import RunError, notice
 
 BLANK = "▁"
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
@@ -77,6 +77,55 @@ def with_named(record: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]
     for token in tokens.values():
         token["special"] = bool(token.get("special")) or token["content"] in roles
     return {**record, "added_tokens": [tokens[number] for number in sorted(tokens)]}
+
+
+WORDS = ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer")
+BYTES = ("GPT2Tokenizer", "RobertaTokenizer", "Qwen2Tokenizer")
+PIECES = ("LlamaTokenizer", "XLMRobertaTokenizer", "CamembertTokenizer")
+"""Classes of `transformers` that normalise words, split bytes or set blanks as tokenizer_config.json says."""
+
+
+def with_settings(record: dict[str, Any], config: dict[str, Any], usual: str | None) -> dict[str, Any]:
+    """The tokenizer.json with what the class of tokenizer_config.json, or the `usual` one of the model, takes from
+    there: `do_lower_case`, `strip_accents`, `tokenize_chinese_chars`, `add_prefix_space`. AutoTokenizer does this even
+    where a key is left out and the class has a default; a notice names what differs.
+    """
+    name = str(config.get("tokenizer_class") or usual).removesuffix("Fast")
+    changed = json.loads(json.dumps(record))
+    before, blank = changed.get("pre_tokenizer") or {}, config.get("add_prefix_space")
+    steps = [before, *before.get("pretokenizers", [])]
+    if name in WORDS and changed["model"].get("type") == "WordPiece":
+        changed["normalizer"] = {
+            "type": "BertNormalizer", "clean_text": True, "lowercase": bool(config.get("do_lower_case", True)),
+            "handle_chinese_chars": bool(config.get("tokenize_chinese_chars", True)),
+            "strip_accents": config.get("strip_accents"),
+        }  # fmt: skip
+    for step in steps:
+        if name in BYTES and step.get("type") == "ByteLevel":
+            step["add_prefix_space"] = bool(blank)
+        if name in PIECES and step.get("type") == "Metaspace" and isinstance(blank, bool):
+            first = name == "LlamaTokenizer" and not config.get("legacy")
+            step["prepend_scheme"] = "never" if not blank else "first" if first else "always"
+    report(name, record, changed)
+    return changed
+
+
+def report(name: str, record: dict[str, Any], changed: dict[str, Any]) -> None:
+    """A notice of what a class changes of a tokenizer.json."""
+    old, new = ((each.get("normalizer") or {}) for each in (record, changed))
+    names = {
+        "lowercase": "do_lower_case",
+        "strip_accents": "strip_accents",
+        "handle_chinese_chars": "tokenize_chinese_chars",
+    }
+    told = [f"{names[key]}={new[key]}" for key in names if old != new and old.get(key) != new.get(key)]
+    if record.get("pre_tokenizer") != changed.get("pre_tokenizer"):
+        told.append("add_prefix_space")
+    if told:
+        notice(
+            f"{', '.join(told)} of tokenizer_config.json, or of its class {name}, wins over its tokenizer.json, as in"
+            " transformers"
+        )
 
 
 def check_numbers(backend: tokenizers.Tokenizer, record: dict[str, Any]) -> None:

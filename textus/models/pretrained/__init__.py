@@ -184,7 +184,8 @@ def join(parts: list[Part], shape: tuple[int, ...], tensors: Tensors, found: dic
     assert parts, "every tensor of a family has parts in its architecture's table"
     whole = torch.empty(shape)
     for part in parts:
-        tensor = tensors.read(found[part.theirs])
+        name = found[part.theirs]
+        tensor = checks.finite(tensors.read(name), tensors.where, name)
         whole[slice(*part.rows) if part.rows else slice(None)] = tensor.t() if part.transposed else tensor
     return whole
 
@@ -276,7 +277,7 @@ def checked_config(module: Architecture, hf: dict[str, Any], where: str) -> dict
     checks.check(hf, where)
     try:
         check_model_type(hf, module.MODEL_TYPES)
-        check_keys(hf, module.KEYS, where)
+        check_keys(hf, module.KEYS, where, causal=module.FAMILY != "encoder")
         values = module.config_from(hf)
         return to_dict(from_dict(family_of(module.FAMILY)[1], values, "model."))
     except UsageError as error:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from textus.common import UsageError, unknown
+from textus.common import UsageError
 from textus.models.pretrained import Part
 from textus.models.pretrained.keys import names_in
-from textus.models.pretrained.values import token
+from textus.models.pretrained.values import ACTIVATIONS, token, unsupported
 
 ARCHITECTURES = ("BertForMaskedLM", "BertForPreTraining", "BertModel")
 MODEL_TYPES = ("bert",)
@@ -28,15 +28,6 @@ IGNORED = (r"bert\.embeddings\.position_ids", r"bert\.pooler\..*", r"cls\.seq_re
 
 MASK = 103
 """The mask in every vocabulary of the authors'; config.json does not say it."""
-
-ACTIVATIONS = {
-    "gelu": "gelu-exact",
-    "gelu_new": "gelu",
-    "gelu_pytorch_tanh": "gelu",
-    "relu": "relu",
-    "silu": "silu",
-}
-"""Theirs → ours."""
 
 FIXED = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
 """Switches that are known in one position only."""
@@ -69,7 +60,7 @@ def shared_from(hf: dict[str, Any], *, with_head: bool, mask_id: int) -> dict[st
         raise UsageError("tie_word_embeddings=False: the head of a BERT here is its embedding")
     activation = hf.get("hidden_act", "gelu")
     if activation not in ACTIVATIONS:
-        raise unknown("hidden_act", activation, ACTIVATIONS)
+        raise unsupported("hidden_act", activation, ACTIVATIONS)
     if hf.get("mask_token_id") is None and mask_id >= hf["vocab_size"]:
         raise UsageError(
             f"the mask is not id {mask_id} in a vocabulary of {hf['vocab_size']}: add its id to config.json as"

@@ -43,7 +43,7 @@ from textus.models.pretrained import (
     packing,
     read_weights,
 )
-from textus.models.pretrained.sentences import Sentences, read_modules
+from textus.models.pretrained.sentences import Sentences, cuts_left, read_modules
 from textus.models.pretrained.values import ends
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -130,7 +130,12 @@ def read_folder(folder: Path) -> Imported:
     packing.check_pointers(folder)
     if sentences := read_modules(folder):
         return with_vectors(sentences, read_model(sentences.place), folder)
-    return read_model(folder)
+    found = read_model(folder)
+    if found.family == "encoder" and cuts_left(folder):
+        notice(
+            f"{folder}: its tokenizer cuts a longer text at its start (truncation_side=left), here the end is cut"
+        )
+    return found
 
 
 def with_vectors(sentences: Sentences, found: Imported, folder: Path) -> Imported:
@@ -147,7 +152,7 @@ def with_vectors(sentences: Sentences, found: Imported, folder: Path) -> Importe
     head = {"kind": "similarity", "pooling": sentences.pooling, "dense": sentences.dense}
     weights = {f"heads.similarity.{name}": tensor for name, tensor in sentences.weights.items()}
     source = {**found.source, "prompts": sentences.prompts} if sentences.prompts else found.source
-    settings = {"pooling": sentences.pooling, "longest": sentences.longest}
+    settings = {"pooling": sentences.pooling, "longest": sentences.longest, "cut": sentences.cut}
     return replace(
         found,
         weights=found.weights | weights,
@@ -228,7 +233,15 @@ def class_name(hf: Any, folder: Path) -> str:
 def read_tokenizer(folder: Path, hf: dict[str, Any]) -> tokenizers.Tokenizer | None:
     """The folder's tokenizer: tokenizer.json, or the files of an older one; None where it has neither."""
     if (folder / "tokenizer.json").exists():
-        return tokenizers.load(folder)
+        usual = hf.get("tokenizer_class") or older.USUAL.get(str(hf.get("model_type")))
+        found = tokenizers.load(folder, usual)
+        named = tokenizers.settings_beside(folder / "tokenizer.json").get("tokenizer_class") or usual
+        if str(named).removesuffix("Fast") == "Qwen2Tokenizer" and not llama.opened_as_qwen2(found.record):
+            notice(
+                f"{folder}: its tokenizer.json does not split texts as a Qwen2Tokenizer does; the file is followed, the"
+                " ids of AutoTokenizer may differ"
+            )
+        return found
     return older.read(folder, hf)
 
 

@@ -83,6 +83,7 @@ def read_file(path: Path) -> Imported:
     """A GGUF file in our terms. UsageError for an architecture, a tensor type or a split of texts that is not
     known; RunError for a file that is damaged or does not fit itself."""
     container = Container(Path(path))
+    check_whole(container)
     kind = Values(container, "general").text("architecture")
     if kind not in CLASSES:
         raise checks.unsupported(f"{container.where}: the architecture", kind, CLASSES)
@@ -94,6 +95,16 @@ def read_file(path: Path) -> Imported:
     weights = read_weights(llama, config, tensors)
     source = {"format": "gguf", "architecture": kind, "files": {Path(path).name: sha256(Path(path))}}
     return Imported(llama.FAMILY, values, weights, tokenizer, source)
+
+
+def check_whole(container: Container) -> None:
+    """UsageError for one of several files that only together hold a model."""
+    number, count = (container.metadata.get(f"split.{name}", 0) for name in ("no", "count"))
+    if type(count) is int and count > 1:
+        raise UsageError(
+            f"{container.where} is shard {number + 1} of {count} of a model: join them with llama-gguf-split --merge"
+            " FIRST_SHARD OUT.gguf, then import OUT.gguf"
+        )
 
 
 KEYS = names_in(
@@ -198,7 +209,15 @@ class Values:
     ) -> int:
         """A whole number."""
         key = f"{self.kind}.{name}"
-        return checks.whole(self.container.where, key, self(name, default), least=least, most=most)
+        value = self(name, default)
+        if isinstance(value, list) and value and all(type(each) is int for each in value):
+            if len(set(value)) > 1:  # one for each layer
+                raise UsageError(
+                    f"{self.container.where}: {key}={checks.shown(value)} differs from layer to layer; the same for all"
+                    " layers is supported"
+                )
+            value = value[0]
+        return checks.whole(self.container.where, key, value, least=least, most=most)
 
     def number(self, name: str, default: float | None = None, *, above: float, below: float) -> float:
         """A number between these two."""

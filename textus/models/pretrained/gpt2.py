@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from textus.common import UsageError, unknown
+from textus.common import UsageError
 from textus.models.pretrained import Part
 from textus.models.pretrained.keys import names_in
+from textus.models.pretrained.values import ACTIVATIONS, unsupported
 
 ARCHITECTURES = ("GPT2LMHeadModel", "GPT2Model")
 MODEL_TYPES = ("gpt2",)
@@ -21,11 +22,6 @@ FAMILY = "decoder"
 PREFIX = "transformer."
 IGNORED = (r"transformer\.h\.\d+\.attn\.(bias|masked_bias)",)
 
-ACTIVATIONS = {
-    "gelu_new": "gelu", "gelu_pytorch_tanh": "gelu", "gelu": "gelu-exact", "relu": "relu", "silu": "silu",
-}  # fmt: skip
-"""Theirs → ours; both names of the tanh form mean the same function."""
-
 FIXED = {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False}
 """Switches that are known in one position only."""
 
@@ -37,7 +33,7 @@ def config_from(hf: dict[str, Any]) -> dict[str, Any]:
             raise UsageError(f"{name}={hf[name]}: a GPT-2 here has {name}={known}")
     activation = hf.get("activation_function", "gelu_new")
     if activation not in ACTIVATIONS:
-        raise unknown("activation_function", activation, ACTIVATIONS)
+        raise unsupported("activation_function", activation, ACTIVATIONS)
     return {
         "vocab_size": hf["vocab_size"],
         "context_length": hf["n_positions"],

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from textus.common import RunError, UsageError
 from textus.models.pretrained import Tensors, bert, foreign_weights, roberta
-from textus.models.pretrained.values import shown
+from textus.models.pretrained.values import finite, shown
 
 BODIES = {"Bert": bert, "Roberta": roberta, "XLMRoberta": roberta, "Camembert": roberta}
 SUFFIXES = {
@@ -68,7 +68,8 @@ def read_head(body: Any, kind: str, hf: dict[str, Any], tensors: Tensors) -> dic
                 raise RunError(
                     f"{tensors.where} has no tensor {theirs}.{end}, which its class asks for; fetch it again"
                 )
-            weights[f"{ours}.{end}"] = tensors.read(f"{theirs}.{end}")
+            tensor = tensors.read(f"{theirs}.{end}")
+            weights[f"{ours}.{end}"] = finite(tensor, tensors.where, f"{theirs}.{end}")
     n = len(weights["out.weight"])
     dropout = hf.get("classifier_dropout")
     dropout = hf.get("hidden_dropout_prob", 0.1) if dropout is None else dropout

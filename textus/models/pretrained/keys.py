@@ -38,24 +38,35 @@ HARMLESS_KINDS = re.compile(
 )
 
 COMPUTES = re.compile(
-    r"multiplier|softcap|scal(e|ar|ing)|expert|moe|router|clip|clamp|rope|rotary|window|norm|alibi|interleav|activation"
+    r"causal|multiplier|softcap|scal(e|ar|ing)|expert|moe|router|clip|clamp|rope|rotary|window|norm|alibi|interleav|activation"
     r"|bias|sparse|block|conv|lora|quant|parallel|residual|position|direction|sink|latent|predict|mtp|nextn|shar(e|ing)"
     r"|embedding|logit|attention|attn|query|_act|layer|pruned|decoder|mixer|ssm|state|group"
 )
 """What keys are called that change what a model computes."""
+OURS = names_in(
+    "scale_attn_weights use_rope use_rotary use_rotary_embedding use_rotary_embeddings use_gated_mlp"
+)
+CAUSAL = names_in("is_causal causal use_causal_mask use_causal_attention")
+"""Switches of what every model here has, and every one that reads from left to right: off, it is another model."""
+ZERO = re.compile(r"softcap|expert|moe|chunk|clip|clamp|window|mtp|nextn|predict|lora|sparse|sink|latent")
+"""Keys that 0 switches off."""
 ONE = re.compile(r"multiplier|scal(e|ing)|partial|factor")
 """Keys that 1 switches off."""
 
 
-def check_keys(hf: dict[str, Any], known: Iterable[str], where: str) -> None:
+def check_keys(hf: dict[str, Any], known: Iterable[str], where: str, *, causal: bool = True) -> None:
     """UsageError for a key that changes what is computed and is not among the `known` ones, unless its value switches
-    it off; a notice names those that are not known and do not sound like one.
+    it off; a notice names those that are not known and do not sound like one. `causal`: the model reads from left to
+    right.
     """
     known, odd = {*known, *HARMLESS}, []
+    kept = OURS | CAUSAL if causal else OURS
     for key, value in hf.items():
-        if key in known or HARMLESS_KINDS.search(key) or switched_off(key, value):
+        if key in known or HARMLESS_KINDS.search(key):
             continue
-        if COMPUTES.search(key):
+        if value in (True, None) if key in kept else switched_off(key, value):
+            continue
+        if key in kept or COMPUTES.search(key):
             raise UsageError(
                 f"{key}={shown(value)} changes what a model computes, and is not supported for {named(hf)}; without it"
                 " every answer would be wrong"
@@ -78,9 +89,11 @@ def switched_off(key: str, value: Any) -> bool:
         return isinstance(value, list) and all(each == 1 for each in value)
     if key == "layer_types":
         return isinstance(value, list) and set(value) == {"full_attention"}
-    return (
-        bool(ONE.search(key)) and key != "attention_multiplier" and type(value) in (int, float) and value == 1
-    )
+    if type(value) not in (int, float):
+        return False
+    if value == 0:
+        return bool(ZERO.search(key))
+    return value == 1 and bool(ONE.search(key)) and key != "attention_multiplier"
 
 
 def check_model_type(hf: dict[str, Any], types: Iterable[str]) -> None:

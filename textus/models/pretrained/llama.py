@@ -44,7 +44,7 @@ def config_from(hf: dict[str, Any]) -> dict[str, Any]:
     """Our decoder's values from config.json, of transformers 4 or 5."""
     name = hf["architectures"][0]
     hf = DEFAULTS.get(name, {}) | hf
-    if (activation := hf.get("hidden_act", "silu")) != "silu":
+    if (activation := hf.get("hidden_act", "silu")) not in ("silu", "swish"):
         raise UsageError(f"hidden_act={activation!r}: a {name} here is gated by silu only")
     check_kind(name, hf)
     theta, scaling = rotary_from(hf)

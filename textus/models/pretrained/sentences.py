@@ -16,7 +16,7 @@ from torch import Tensor
 from textus.common import RunError, UsageError, notice, read_json
 from textus.models.heads import DENSE_ACTIVATIONS
 from textus.models.pretrained import packing
-from textus.models.pretrained.values import unsupported
+from textus.models.pretrained.values import CONTEXT, finite, unsupported
 
 MODES = {
     "pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean", "pooling_mode_max_tokens": "max",
@@ -39,6 +39,8 @@ class Sentences:
     weights: dict[str, Tensor] = field(default_factory=dict)
     longest: int = 0
     """Ids of a text that are read; 0: as many as the context holds."""
+    cut: str = "end"
+    """Which end of a longer text is not read."""
     lower: bool = False
     prompts: dict[str, str] = field(default_factory=dict)
 
@@ -81,13 +83,33 @@ def read_modules(folder: Path) -> Sentences | None:
 
 
 def read_transformer(found: Sentences, place: Path) -> None:
-    """`max_seq_length` and `do_lower_case` of sentence_bert_config.json (older names of it begin otherwise)."""
+    """`max_seq_length` and `do_lower_case` of sentence_bert_config.json (older names of it begin otherwise); without
+    the first, the tokenizer's `model_max_length`, as in sentence-transformers. And where the tokenizer cuts.
+    """
     for path in sorted(place.glob("sentence_*_config.json")):
         said = settings(path)
         longest = said.get("max_seq_length")
         if longest is not None and (type(longest) is not int or longest < 3):
             raise RunError(f"{path}: max_seq_length={longest!r} must be a whole number above 2; correct it")
         found.longest, found.lower = longest or 0, bool(said.get("do_lower_case"))
+    path = place / "tokenizer_config.json"
+    said = settings(path) if path.is_file() else {}
+    most: Any = said.get("model_max_length")
+    if not found.longest and type(most) in (int, float) and 3 <= most <= CONTEXT:  # others are "no limit"
+        found.longest = int(most)
+    if cuts_left(place):
+        found.cut = "start"
+
+
+def cuts_left(place: Path) -> bool:
+    """Whether a tokenizer takes the first ids of a longer text away, not the last: as its settings say, or its file."""
+    for name in ("tokenizer_config.json", "tokenizer.json"):
+        said = settings(place / name) if (place / name).is_file() else {}
+        truncation = said.get("truncation")
+        side = truncation.get("direction") if isinstance(truncation, dict) else said.get("truncation_side")
+        if side is not None:
+            return str(side).lower() == "left"
+    return False
 
 
 def read_pooling(found: Sentences, place: Path) -> None:
@@ -134,7 +156,9 @@ def read_dense(found: Sentences, place: Path) -> None:
     number = len(found.dense)
     found.dense.append({"out": shape[0], "bias": bias, "activation": name})
     for key, tensor in tensors.items():
-        found.weights[f"dense.{number}.{key.removeprefix('linear.')}"] = tensor.float()
+        found.weights[f"dense.{number}.{key.removeprefix('linear.')}"] = finite(
+            tensor.float(), str(file), key
+        )
 
 
 def read_prompts(found: Sentences, folder: Path) -> None:

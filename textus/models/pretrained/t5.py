@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from textus.common import UsageError, unknown
+from textus.common import UsageError
 from textus.models.pretrained import Part
 from textus.models.pretrained.keys import names_in
-from textus.models.pretrained.values import token
+from textus.models.pretrained.values import ACTIVATIONS as ACTIVATION_NAMES
+from textus.models.pretrained.values import TANH, shown, token, unsupported
 
 ARCHITECTURES = ("T5ForConditionalGeneration",)
 MODEL_TYPES = ("t5",)
@@ -25,7 +26,9 @@ PREFIX = ""
 IGNORED = (r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",)
 
 ACTIVATIONS = {
-    "relu": "relu", "silu": "silu", "gelu_new": "gelu", "gated-gelu": "geglu", "gated-silu": "swiglu"
+    "relu": "relu", **dict.fromkeys(("silu", "swish"), "silu"), **dict.fromkeys(TANH, "gelu"),
+    **dict.fromkeys(("gated-gelu", *(f"gated-{name}" for name in TANH)), "geglu"),
+    **dict.fromkeys(("gated-silu", "gated-swish"), "swiglu"),
 }  # fmt: skip
 """Their name → ours."""
 
@@ -33,7 +36,8 @@ ACTIVATIONS = {
 def config_from(hf: dict[str, Any]) -> dict[str, Any]:
     """Our encoder–decoder's values from config.json, of transformers 4 or 5."""
     if (activation := hf.get("feed_forward_proj", "relu")) not in ACTIVATIONS:
-        raise unknown("feed_forward_proj", activation, ACTIVATIONS)
+        raise unsupported("feed_forward_proj", activation, ACTIVATIONS)
+    check_switches(hf, activation)
     tied = hf.get("tie_word_embeddings", True)
     end = hf.get("eos_token_id")
     hf = {**hf, "eos_token_id": end[0] if isinstance(end, list) and end else end}
@@ -62,13 +66,32 @@ def config_from(hf: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def check_switches(hf: dict[str, Any], activation: str) -> None:
+    """UsageError for keys that turn a T5 into another model; `transformers` lets `dense_act_fn` and `is_gated_act` win
+    over the one name that says both.
+    """
+    gated = activation.startswith("gated-")
+    act = "gelu_new" if activation == "gated-gelu" else activation.removeprefix("gated-")
+    same = [name for name, ours in ACTIVATION_NAMES.items() if ours == ACTIVATION_NAMES[act]]
+    known: dict[str, list[Any]] = {
+        "is_encoder_decoder": [True],
+        "is_gated_act": [gated],
+        "dense_act_fn": same,
+    }
+    for key, supported in known.items():
+        if hf.get(key) is not None and hf[key] not in supported:
+            raise UsageError(
+                f"{key}={shown(hf[key])}: a T5 with feed_forward_proj={activation!r} has {supported[0]!r}"
+            )
+
+
 def config_to(config: Any) -> dict[str, Any]:
     """config.json of a T5 that holds this encoder–decoder."""
     needed = {"position": "relative", "norm": "rms", "bias": False, "scale_scores": False}
     for field, wanted in needed.items():
         if (value := getattr(config, field)) != wanted:
             raise UsageError(f"a T5 has {field}={wanted!r}, not {value!r}")
-    theirs = {ours: name for name, ours in ACTIVATIONS.items()}
+    theirs = {ours: name for name, ours in reversed(ACTIVATIONS.items())}
     if config.activation not in theirs:
         raise UsageError(f"T5 has no activation {config.activation!r}")
     return {

@@ -10,6 +10,8 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+from torch import Tensor
+
 from textus.common import RunError, UsageError, notice
 
 WIDTH, LAYERS, VOCABULARY, CONTEXT = 1 << 20, 10_000, 1 << 24, 1 << 23
@@ -34,6 +36,13 @@ NUMBERS = {
     **dict.fromkeys(("attention_factor",), (0.0, 1e3)),
 }
 """Key that is a number → what it must be above, and below."""
+
+TANH = ("gelu_new", "gelu_pytorch_tanh", "gelu_python_tanh", "gelu_fast", "gelu_accurate")
+ACTIVATIONS = {
+    **dict.fromkeys(("gelu", "gelu_python"), "gelu-exact"), **dict.fromkeys(TANH, "gelu"), "relu": "relu",
+    **dict.fromkeys(("silu", "swish"), "silu"),
+}  # fmt: skip
+"""Name of an activation in `transformers` → ours; several are one function by other names."""
 
 SHARES = ("hidden_dropout_prob", "resid_pdrop", "dropout_rate")
 FLAGS = (
@@ -105,6 +114,17 @@ def unsupported(what: str, value: Any, known: Iterable[str]) -> UsageError:
     be quite another model.
     """
     return UsageError(f"{what} {shown(value)} is not supported; supported: {', '.join(known)}")
+
+
+def finite(tensor: Tensor, where: str, name: str) -> Tensor:
+    """The tensor; RunError where it holds NaN or infinity, of which every answer would be made."""
+    if not bool(tensor.isfinite().all()):
+        count = int((~tensor.isfinite()).sum())
+        raise RunError(
+            f"{where}: the tensor {name} holds {count:,} numbers that are NaN or infinite; the training that wrote it"
+            " failed, or it is damaged: fetch it again"
+        )
+    return tensor
 
 
 def wrong(where: str, key: str, value: Any, wanted: str) -> RunError:
