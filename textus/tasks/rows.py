@@ -112,7 +112,7 @@ def to_train_on(
     """The rows and the faults of a folder without those of its parts to measure on (test.csv beside train.csv, a folder
     test beside train), which a line counts.
     """
-    places = [row.where for row in (*records, *faults)]
+    places = [record.where for record in records] + [fault.where for fault in faults]
     held = held_files(path, places)
     report_held(path, held, places)
     return (
@@ -160,8 +160,8 @@ def report_held(path: Path, held: Mapping[str, str], places: Iterable[str]) -> N
         return
     names = ", ".join(f"{name} ({n:,} rows)" for name, n in counts.items())
     notice(
-        f"{path}: left out, as parts to measure on beside one to train on: {names}; name them with --dev or to textus"
-        " evaluate, or move them into a folder without train and test to train on all"
+        f"{path}: left out, as parts to measure on beside one to train on: {names}; give them with --dev or to"
+        " textus evaluate --on, or rename them to train on all"
     )
 
 
