@@ -67,7 +67,8 @@ def test_a_family_without_states_is_refused(family: str, rows: Path, tmp_path: P
 
 
 def test_from_a_run_its_weights_and_tokenizer_go_on(trained: Path, rows: Path, tmp_path: Path) -> None:
-    run = api.finetune(rows, start=trained, out=tmp_path / "run", epochs=1, settings=["train.batch_size=8"])
+    settings = ["train.batch_size=8", "train.keep=last"]  # else the solved head alone is the best there is
+    run = api.finetune(rows, start=trained, out=tmp_path / "run", epochs=1, settings=settings)
     before, tokenizer, _ = load(trained)
     assert run.tokenizer.fingerprint == tokenizer.fingerprint
     old = dict(before.named_parameters())
@@ -365,7 +366,7 @@ def test_wrong_words_are_named_before_anything_is_read(
 def test_a_run_with_a_task_writes_no_text(tuned: api.Run) -> None:
     with pytest.raises(UsageError, match="was fine-tuned for classification, not to predict text"):
         tuned.generate("the film")
-    with pytest.raises(UsageError, match="not to predict text"):
+    with pytest.raises(UsageError, match="compare takes two fine-tuned runs or more"):
         api.compare([tuned], on=tuned.path / "log.jsonl")
 
 

@@ -17,9 +17,11 @@ from typing import Any
 import pytest
 
 from textus import api
+from textus.checkpoint import open_run
 from textus.cli import main
 from textus.common import DataError, RunError, UsageError, alone_in, sha256
 from textus.finetuning import Wish
+from textus.runs import found_of
 from textus.tuning import Span, parse_span, search_space
 
 pytest.importorskip("optuna")
@@ -67,7 +69,7 @@ def test_the_best_run_is_made_again_by_the_command_that_is_told(
     assert main([str(tmp_path / "again") if word == "FOLDER" else word for word in words[1:]]) == 0
     again, best = tmp_path / "again", Path(search["run"])
     assert sha256(again / "model.safetensors") == sha256(best / "model.safetensors")
-    figure = -api.open_run(again).record["best"]["criterion"]
+    figure = -found_of(open_run(again))["criterion"]
     assert figure == search["figure"] == max(each["figure"] for each in search["trials"] if each["figure"])
 
 

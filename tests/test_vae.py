@@ -320,7 +320,7 @@ def test_noise_follows_from_seed_step_and_piece() -> None:
 
 @pytest.mark.parametrize("body", BODIES)
 def test_texts_come_back_from_their_latents(body: str) -> None:
-    model = learnt(d_model=32, body=body)
+    model = learnt(300, d_model=32, body=body)
     assert model.reconstruct(BATCH.targets, BATCH.weights.sum(1).long()) == TEXTS
 
 

@@ -286,12 +286,15 @@ def whole_config(wish: Wish, task: Task, texts: list[str]) -> Any:
 
 
 def settings_for(wish: Wish, family: str, parts: Parts, rows: dict[str, RowsOfBoth]) -> TrainSettings:
-    """`length.settings_of` for this data; where a head can be solved, what training begins with is evaluated too."""
+    """`length.settings_of` for this data; where every head is solved first, what training begins with is evaluated too.
+    What was set has the last word.
+    """
     n_rows = [len(rows[name][0]) or len(data.train) for name, data in parts.items()]
     n_held = sum(len(data.dev) for data in parts.values())
     train = settings_of(wish, n_rows, n_held, keeps_last=family_of(family)[0].keeps_last)
-    can = wish.parent and any(map(solved.can_be_solved, heads_of(family, parts).values()))
-    return replace(train, evaluate_first=bool(can) and train.keep == "best")
+    heads = heads_of(family, parts).values()
+    first = bool(wish.parent and heads) and all(map(solved.can_be_solved, heads)) and train.keep == "best"
+    return assign(replace(train, evaluate_first=first), wish.of("train"))
 
 
 def choices_for(wish: Wish, family: str, config: Any) -> Choices:

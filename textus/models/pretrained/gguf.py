@@ -111,9 +111,8 @@ def check_metadata(container: Container, kind: str) -> None:
     own = {key.removeprefix(prefix): v for key, v in container.metadata.items() if key.startswith(prefix)}
     if own.get("attention.causal") is False:
         raise UsageError(f"{container.where}: attention.causal=False: a {CLASSES[kind]} looks back only")
-    if own.get("attention.value_length", 0) != own.get(
-        "attention.key_length", own.get("attention.value_length", 0)
-    ):
+    widths = {own[key] for key in ("attention.key_length", "attention.value_length") if key in own}
+    if len(widths) > 1 and all(isinstance(width, int) and width > 0 for width in widths):
         raise UsageError(f"{container.where}: keys and values of different widths are not supported")
     try:
         check_keys({**own, "architectures": [f"the architecture {kind}"]}, KEYS, container.where)
