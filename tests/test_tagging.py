@@ -20,11 +20,12 @@ from textus.cli import main
 from textus.common import DataError, UsageError
 from textus.metrics.entities import bio, entity_scores, scheme_counts, spans, token_scores
 from textus.models.heads import CRF, IGNORED
-from textus.records import Record
+from textus.records import Record, read_records
 from textus.tasks import Frame
 from textus.tasks.tagging import Tagging, TaggingSettings, commonest_mistakes, stretches
 from textus.tasks.tokens import Tagged, cut, tagged
 from textus.tokenizer import train as train_tokenizer
+from textus.validating import validate
 
 SMALL = ("train.batch_size=8", "model.n_layer=1", "model.d_model=32", "optim.rate=0.01")
 NAMES, TOWNS = ("Anna", "Bob", "Chen", "Dana"), ("Bonn", "Oslo", "Rome", "York")
@@ -242,6 +243,71 @@ def test_tags_that_teach_nothing_are_refused(tags: list[str], complaint: str, tm
     with pytest.raises(DataError) as caught:
         api.finetune(data, task="tagging", model="lstm", out=tmp_path / "run")
     assert complaint in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("form", "outside"),
+    [("{prefix}_{kind}", "O"), ("{prefix}:{kind}", "O"), ("{kind}-{prefix}", "O"), ("{kind}_{prefix}", "O")],
+)
+@pytest.mark.parametrize("lower", [False, True])
+def test_entities_in_other_spellings_are_read_as_bio(
+    form: str, outside: str, lower: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Attack 10: B_PER, b_per, PER-B … are the entities that B-PER are, in training and in other files, with a line."""
+
+    def other(tag: str) -> str:
+        prefix, _, kind = tag.partition("-")
+        written = form.format(prefix=prefix.lower() if lower else prefix, kind=kind) if kind else outside
+        return written.lower() if written == outside and lower else written
+
+    plain = sentences(30)
+    data = written(
+        tmp_path / "r.jsonl", [each | {"tags": [other(tag) for tag in each["tags"]]} for each in plain]
+    )
+    records = read_records(data)
+    task = Tagging.of(TaggingSettings(), records)
+    assert task.labels == ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]
+    assert [list(each.label) for each in task.examples(records, labelled=True)] == [
+        each["tags"] for each in plain
+    ]
+    assert f"{other('B-LOC')} as B-LOC" in capsys.readouterr().err
+    assert validate(data, "tagging")["classes"] == {"LOC": 30, "PER": 30}
+
+
+@pytest.mark.parametrize("tags", [["NN", "VB_Z"], ["B_x", "A_x"], ["x_s", "I_y"]])
+def test_plain_tags_with_an_underscore_stay_plain(tags: list[str]) -> None:
+    records = [Record({"tokens": ["a", f"b{n}"], "tags": tags}, f"row {n}") for n in range(20)]
+    assert Tagging.of(TaggingSettings(), records).labels == sorted(tags)
+
+
+@pytest.mark.parametrize("tag", ["B-PER", "B_PER"])
+def test_a_header_among_entities_is_named_and_can_be_left_out(
+    tag: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Attack 9: the error names line, token and tag; --skip-invalid, where it is advised, helps."""
+    data = tmp_path / "p.conll"
+    rows = "".join(f"Anna\t{tag}\nruns{n}\tO\n\n" for n in range(40))
+    data.write_text("token\tpos\n\n" + rows)
+    found = validate(data, "tagging")
+    line = f"{data}: line 1: token 1, 'token', has the tag 'pos' without a prefix"
+    assert [each["message"].startswith(line) for each in found["errors"]] == [True]
+    words = ["finetune", str(data), "--task", "tagging", "--model", "gru", "--epochs", "1"]
+    words += ["--out", str(tmp_path / "run")]
+    assert main(words) == 1
+    assert line in capsys.readouterr().err
+    assert main([*words, "--skip-invalid", "all", *(w for each in SMALL for w in ("--set", each))]) == 0
+    assert api.open_run(tmp_path / "run").record["labels"] == ["O", "B-PER", "I-PER"]
+
+
+def test_mixed_tags_are_named_with_their_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Attack 9: where no row alone is wrong no row can be left out, and `validate` does not advise it."""
+    rows = [{"tokens": ["a", f"b{n}"], "tags": ["B-PER", ("NN", "O")[n % 3 == 0]]} for n in range(30)]
+    data = written(tmp_path / "r.jsonl", rows)
+    assert main(["validate", str(data), "--task", "tagging"]) == 1
+    shown = capsys.readouterr().out
+    assert "'B-PER' beside 'NN' (30 and 20 tags, the first in" in shown
+    assert f"{data}: line 1 and {data}: line 2)" in shown
+    assert "--skip-invalid" not in shown
 
 
 def test_too_many_tags_are_no_tags(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ inside `finetune` (D24, D25)."""
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -397,3 +398,66 @@ def test_an_answer_of_another_kind_is_no_verdict(tmp_path: Path) -> None:
     assert found["files"]["train"]["usable"] == 5
     rows = [row | {"answer": ("reject", "maybe")[n % 2]} for n, row in enumerate(GOOD)]
     assert textus.validate(written(tmp_path / "rows.jsonl", rows))["files"]["train"]["usable"] == 60
+
+
+# ── a folder with parts ────────────────────────────────────────────────────────────────────────
+
+PARTS = {
+    "tables": ("train.jsonl", "test.jsonl", "dev.jsonl"),
+    "shards": ("data/train-00000-of-00001.jsonl", "data/test-00000-of-00001.jsonl", "data/validation-00000.jsonl"),
+    "folders": ("train/a.jsonl", "test/a.jsonl", "val/a.jsonl"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PARTS)
+@pytest.mark.parametrize("packed", [False, True])
+def test_parts_to_measure_on_are_left_out_of_a_folder(
+    name: str, packed: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Attack 11: of train, test and dev in one folder or archive train alone is trained on, and a line says so."""
+    folder = tmp_path / "set"
+    train, test, dev = (folder / each for each in PARTS[name])
+    for path in (train, test, dev):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    written(train, GOOD[:40])
+    written(test, GOOD[40:52])
+    written(dev, GOOD[52:])
+    with dev.open("a") as file:
+        file.write("no row\n")
+    data = Path(shutil.make_archive(str(folder), "zip", folder)) if packed else folder
+    found = textus.validate(data)
+    assert (found["files"]["train"]["rows"], found["files"]["train"]["usable"]) == (40, 40)
+    assert found["errors"] == []
+    cls = task_class("classification")
+    read = read_data(cls, cls.config(), Wish(data, "classification"))
+    assert {each.texts[0] for each in (*read.train, *read.dev)} == {row["text"] for row in GOOD[:40]}
+    line = capsys.readouterr().err
+    assert "(12 rows)" in line
+    assert "(9 rows)" in line
+    assert line.startswith(f"{data}: left out, as parts to measure on beside one to train on: ")
+    if packed:
+        return
+    run = tmp_path / "run"
+    assert main(["finetune", str(data), "--model", "linear", "--out", str(run)]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", str(run), "--on", str(test)]) == 0
+    assert "a text that stands in" not in capsys.readouterr().err
+    assert main(["evaluate", str(run), "--on", str(train)]) == 0
+    assert "40 of the 40 rows have a text that stands in" in capsys.readouterr().err
+
+
+def test_texts_of_classes_in_parts_are_those_to_train_on(tmp_path: Path) -> None:
+    for number, row in enumerate(GOOD):
+        path = tmp_path / "set" / ("train", "test")[number >= 40] / row["label"] / f"{number}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(row["text"])
+    assert textus.validate(tmp_path / "set")["classes"] == {"neg": 20, "pos": 20}
+
+
+@pytest.mark.parametrize("names", [("test.jsonl", "dev.jsonl"), ("train.jsonl", "more.jsonl"), ("a", "b")])
+def test_a_folder_without_both_parts_is_read_whole(names: tuple[str, str], tmp_path: Path) -> None:
+    for number, name in enumerate(names):
+        path = tmp_path / "set" / name / "rows.jsonl"
+        path.parent.mkdir(parents=True)
+        written(path, GOOD[number * 30 : (number + 1) * 30])
+    assert textus.validate(tmp_path / "set")["files"]["train"]["rows"] == 60

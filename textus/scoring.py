@@ -40,6 +40,7 @@ from textus.reading import DETECTED, ReadOptions
 from textus.records import Record, parse_columns, read_records
 from textus.report import Section, bars, write_report
 from textus.tasks import Example, Task, from_record, main_figures, read
+from textus.tasks.rows import accepted, to_train_on
 from textus.writing import Layout
 
 LINEAR = "TF-IDF + linear"
@@ -144,6 +145,8 @@ def trained_on(record: dict[str, Any], rows: Rows) -> int | None:
             problems=[],
             quiet=True,
         )
+        with notices_together(show=False):
+            records = list(accepted(to_train_on(path, records, ())[0]))
         known = {each.texts for each in rows.task.examples(records, labelled=False)}
     except (DataError, UsageError):  # other rows lie there now
         return None

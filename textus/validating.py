@@ -24,7 +24,7 @@ from textus.models import family as family_of
 from textus.records import Problem, Record, parse_columns, read_records
 from textus.tasks import Example, Task, frame_of, has_blanks, opened, task_class
 from textus.tasks.labels import alike, find_separator, missing, slips
-from textus.tasks.rows import BadRow, accepted, in_order, parse_rows, unread
+from textus.tasks.rows import BadRow, accepted, in_order, parse_rows, to_train_on, unread
 from textus.tokenizer import Tokenizer
 
 SHOWN = 5
@@ -277,7 +277,7 @@ def validate(
     checked: dict[str, Checked] = {}
     rows: dict[str, list[Record]] = {}
     for name, path in paths.items():
-        checked[name], rows[name] = check_file(cls, chosen, path, reader)
+        checked[name], rows[name] = check_file(cls, chosen, path, reader, trains=name == "train")
     warnings: list[Finding] = []
     classes: dict[str, int] = {}
     errors = [
@@ -307,11 +307,15 @@ def validate(
     }  # fmt: skip
 
 
-def check_file(cls: type[Task], settings: Any, path: Path, reader: Reader) -> tuple[Checked, list[Record]]:
+def check_file(
+    cls: type[Task], settings: Any, path: Path, reader: Reader, *, trains: bool
+) -> tuple[Checked, list[Record]]:
     """A file's rows that can be used, and what is wrong with the others."""
     spelled, faults = parse_columns(reader.columns), list[Problem]()
     with kept_notices() as lines:
         records = read_records(path, spelled, encoding=reader.encoding, problems=faults)
+        if trains:
+            records, faults = to_train_on(path, records, faults)
     found = Checked(str(path), len(records) + len(faults), errors=unread(faults), warnings=lines)
     if not records:
         return found, []

@@ -14,7 +14,7 @@ from textus.common import DataError, fingerprint, notice, uniform
 from textus.finetuning.wishes import Wish
 from textus.records import Problem, Record, parse_columns, read_records
 from textus.tasks import Example, Task
-from textus.tasks.rows import BadRow, BadRows, accepted, usable_rows
+from textus.tasks.rows import BadRow, BadRows, accepted, to_train_on, usable_rows
 from textus.validating import report_findings
 
 HELD_OUT = 0.1
@@ -81,6 +81,8 @@ def read_file(path: Path, wish: Wish, faults: list[list[Problem]]) -> list[Recor
     faults.append([])
     columns = parse_columns(wish.columns)
     records = read_records(path, columns, encoding=wish.encoding or "", problems=faults[-1])
+    if path == wish.data:
+        records, faults[-1] = to_train_on(path, records, faults[-1])
     return list(accepted(records))
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
-from textus.common import DataError, UsageError, notice
+from textus.common import DataError, UsageError, notice, printable
 from textus.records import Problem, Record
 
 LISTED = 10
@@ -97,6 +99,70 @@ def usable_rows(
         )
     places = {row.where for row in bad}
     return [record for record in records if record.where not in places]
+
+
+TRAINING = ("train", "training")
+HELD = ("test", "testing", "dev", "val", "valid", "validation", "eval")
+"""What files and folders of rows to measure on are called, beside those to train on."""
+
+
+def to_train_on(
+    path: Path, records: Sequence[Record], faults: Sequence[Problem]
+) -> tuple[list[Record], list[Problem]]:
+    """The rows and the faults of a folder without those of its parts to measure on (test.csv beside train.csv, a folder
+    test beside train), which a line counts.
+    """
+    places = [record.where for record in records] + [fault.where for fault in faults]
+    held = held_files(path, places)
+    report_held(path, held, places)
+    return (
+        [record for record in records if file_of(record.where) not in held],
+        [fault for fault in faults if file_of(fault.where) not in held],
+    )
+
+
+def held_files(path: Path, places: Iterable[str]) -> dict[str, str]:
+    """Of the files of a folder or archive (by the places of their rows) those of a part to measure on, beside which is
+    one to train on: the file → the part, such as test.csv, or the folder test.
+    """
+    begin, files = printable(str(path)), dict.fromkeys(map(file_of, places))
+    parts = {file: re.split(r"[/\\!]", file.removeprefix(begin).lstrip("/\\!")) for file in files}
+    trained = {
+        tuple(names[:depth])
+        for names in parts.values()
+        for depth, name in enumerate(names)
+        if is_named(name, TRAINING)
+    }
+    held = {}
+    for file, names in parts.items():
+        for depth, name in enumerate(names):
+            if tuple(names[:depth]) in trained and is_named(name, HELD) and not is_named(name, TRAINING):
+                held[file] = "/".join(names[: depth + 1])
+                break
+    return held
+
+
+def file_of(where: str) -> str:
+    """The file of a row's place."""
+    file, colon, _ = where.rpartition(": ")
+    return file if colon else where
+
+
+def is_named(name: str, words: Sequence[str]) -> bool:
+    """Whether the name of a file or folder has one of these words."""
+    return bool(set(re.split(r"[-_. \d]+", name.lower())) & set(words))
+
+
+def report_held(path: Path, held: Mapping[str, str], places: Iterable[str]) -> None:
+    """One line that says which parts of a folder are left out of the rows to train on."""
+    counts = Counter(held[file] for file in map(file_of, places) if file in held)
+    if not counts:
+        return
+    names = ", ".join(f"{name} ({n:,} rows)" for name, n in counts.items())
+    notice(
+        f"{path}: left out, as parts to measure on beside one to train on: {names}; give them with --dev or to"
+        " textus evaluate --on, or rename them to train on all"
+    )
 
 
 NOT_ACCEPTED = ("reject", "ignore")

@@ -36,7 +36,18 @@ from textus.models.heads import IGNORED
 from textus.records import Record
 from textus.tasks import Example, Floats, Frame, Row, Task
 from textus.tasks.rows import parse_rows
-from textus.tasks.tokens import ENTITY_FIELDS, Tagged, cut, of_places, tagged, unit_of
+from textus.tasks.tokens import (
+    ENTITY_FIELDS,
+    Tagged,
+    cut,
+    has_entities,
+    of_places,
+    refuse_bare,
+    tagged,
+    tags_of,
+    unit_of,
+    usual_tags,
+)
 from textus.tokenizer import Tokenizer
 
 MOST_TAGS = 1000
@@ -84,12 +95,7 @@ class Tagging(Task):
             labels = ["O", *(f"{prefix}-{kind}" for kind in sorted(kinds) for prefix in "BI")]
         else:
             labels = sorted(found)
-            bare = [tag for tag in found if not is_entity_tag(tag)]
-            if marked := [tag for tag in found if tag != "O" and is_entity_tag(tag)]:
-                raise DataError(
-                    f"the tags have both prefixes and none, such as {marked[0]!r} beside {bare[0]!r}; give all tags of"
-                    " entities B- and I-, or none of the tags"
-                )
+            refuse_both(rows)
         if len(labels) < 2:
             raise DataError(
                 f"all {sum(found.values()):,} tokens have the one tag {next(iter(found), None)!r}: there is nothing to"
@@ -107,7 +113,21 @@ class Tagging(Task):
         cls, settings: TaggingSettings, records: Sequence[Record], *, labelled: bool
     ) -> Callable[[Record], Tagged]:
         unit = unit_of(records) if settings.unit == "auto" else settings.unit
-        return lambda record: tagged(record, unit, labelled=labelled)
+        counts, renamed = tags_of(records) if labelled else Counter[str](), Counter[str]()
+        usual = usual_tags(counts)
+        for tag, n in counts.items():
+            renamed[usual.get(tag, tag)] += n
+        of_entities = has_entities(renamed)
+
+        def parse(record: Record) -> Tagged:
+            row = tagged(record, unit, labelled=labelled)
+            if usual and row.label:
+                row = replace(row, label=tuple(usual.get(tag, tag) for tag in row.label))
+            if of_entities:
+                refuse_bare(row)
+            return row
+
+        return parse
 
     @classmethod
     def can_split(cls, settings: TaggingSettings, train: Sequence[Record], held: Sequence[Record]) -> bool:
@@ -133,6 +153,9 @@ class Tagging(Task):
         rows = parse_rows(records, self.parser(self.settings, records, labelled=labelled))
         if not labelled:
             return list(rows)
+        if usual := usual_tags(tags_of(records)):
+            shown = ", ".join(f"{tag} as {name}" for tag, name in list(usual.items())[:SHOWN] if tag != name)
+            notice(f"the tags are not written as B-PER: they are read as BIO ({shown})")
         if empty := [row.where for row in rows if not row.texts]:
             notice(f"{len(empty):,} rows have no token and are left out; the first is {empty[0]}")
             rows = [row for row in rows if row.texts]
@@ -284,6 +307,25 @@ class Tagging(Task):
             {"text": text[start:end], "label": kind, "start": start, "end": end} for kind, start, end in found
         ]
         return {"tags": tags, "entities": entities} if example.given else {"entities": entities}
+
+
+def refuse_both(rows: Sequence[Tagged]) -> None:
+    """DataError where some tags have a prefix and others none: the first row of each, and how many tags."""
+    first: dict[bool, tuple[str, str]] = {}
+    counts = Counter[bool]()
+    for row in rows:
+        for tag in row.label:
+            if tag != "O":
+                first.setdefault(is_entity_tag(tag), (tag, row.where))
+                counts[is_entity_tag(tag)] += 1
+    if len(first) < 2:
+        return
+    (marked, here), (bare, there) = first[True], first[False]
+    raise DataError(
+        f"the tags have both prefixes and none, such as {marked!r} beside {bare!r} ({counts[True]:,} and"
+        f" {counts[False]:,} tags, the first in {here} and {there}); give all tags of entities B- and I-, or none of"
+        " the tags"
+    )
 
 
 def ratio(top: Sequence[float], bottom: Sequence[float]) -> Callable[[Floats], float]:

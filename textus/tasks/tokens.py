@@ -7,12 +7,13 @@ character that is no blank (`character`).
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from textus.common import DataError
-from textus.metrics.entities import Span, bio
+from textus.metrics.entities import Span, bio, is_entity_tag
 from textus.records import Record
 from textus.tasks import Example
 from textus.tokenizer.learning import HAN
@@ -128,6 +129,57 @@ def strings(record: Record, name: str) -> list[str]:
                 f"{record.where}: {name}[{number}] is {each!r}, not a string with something in it"
             )  # fmt: skip
     return value
+
+
+# ── tags in other spellings ────────────────────────────────────────────────────────────────────
+
+BEFORE = re.compile(r"(?P<prefix>[BIESLUMbieslum])(?P<sign>[-_:./|])(?P<kind>.+)")
+AFTER = re.compile(r"(?P<kind>.+)(?P<sign>[-_:./|])(?P<prefix>[BIESLUMbieslum])")
+MOSTLY = 0.9
+"""Where so many of a file's tags but O are those of entities, one without a prefix is a slip."""
+
+
+def tags_of(records: Sequence[Record]) -> Counter[str]:
+    """The tags of rows of tokens, those that are strings."""
+    lists = [each.values["tags"] for each in records if isinstance(each.values.get("tags"), list)]
+    return Counter(tag for tags in lists for tag in tags if isinstance(tag, str) and tag.strip())
+
+
+def usual_tags(counts: Counter[str]) -> dict[str, str]:
+    """Tag → the same as B-PER, where nearly all tags but O are written in one other way (B_PER, b-per, PER-B), and some
+    begin an entity; empty for other tags.
+    """
+    if all(map(is_entity_tag, counts)):
+        return {}
+    inside = {tag: n for tag, n in counts.items() if tag.upper() != "O"}
+    for form in (BEFORE, AFTER):
+        parts = [part for tag in inside if (part := form.fullmatch(tag))]
+        ways = {(part["sign"], part["prefix"].isupper()) for part in parts}
+        begins = any(part["prefix"].upper() in "BSU" for part in parts)
+        share = sum(inside[part[0]] for part in parts) / max(1, sum(inside.values()))
+        if len(ways) == 1 and begins and share >= MOSTLY:
+            usual = {part[0]: f"{part['prefix'].upper()}-{part['kind']}" for part in parts}
+            return usual | {tag: "O" for tag in counts if tag.upper() == "O"}
+    return {}
+
+
+def has_entities(counts: Counter[str]) -> bool:
+    """Whether nearly all tags but O are those of entities, so that others are slips."""
+    inside = {tag: n for tag, n in counts.items() if tag != "O"}
+    marked = sum(n for tag, n in inside.items() if is_entity_tag(tag))
+    return marked > 0 and marked >= MOSTLY * sum(inside.values())
+
+
+def refuse_bare(example: Tagged) -> None:
+    """DataError that names the first token whose tag has no prefix, in a file of entities."""
+    for place, tag in enumerate(example.label or ()):
+        if not is_entity_tag(tag):
+            start, end = example.places[place]
+            raise DataError(
+                f"{example.where}: token {place + 1}, {example.text[start:end]!r}, has the tag {tag!r} without a"
+                " prefix, while the file's others are O or like B-PER and I-PER; correct the tag, or delete the line if"
+                " it is a header or a comment"
+            )
 
 
 # ── entities by character ──────────────────────────────────────────────────────────────────────
