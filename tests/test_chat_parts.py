@@ -4,12 +4,21 @@ the user writes is refused (attack 2, rows 1, 6 and 14).
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from chats import TEMPLATES, turns, write_folder
+from served import refused, remembering, running
 
+from textus import exporting, open_run
 from textus.common import UsageError
+from textus.serving import create_app
+from textus.serving.answers import Served
 from textus.tokenizer import Tokenizer, load
 from textus.tokenizer.chat import check_template
 
@@ -219,7 +228,7 @@ def test_templates_without_a_default_are_named(
 ) -> None:
     """Attack 2, row 6: not dropped without a word, nor "no chat template"."""
     tokenizer = load(with_template(model, value))
-    with pytest.raises(UsageError, match="chat_template.jinja") as caught:
+    with pytest.raises(UsageError, match=r"chat_template\.jinja") as caught:
         tokenizer.render(CONVERSATION)
     assert names in str(caught.value)
     assert "no chat template" not in str(caught.value)
