@@ -30,6 +30,32 @@ from textus.tokenizer import train
 GREEDY = Sampling(temperature=0)
 
 
+@pytest.mark.parametrize("as_type", [int, np.int64, np.uint64])
+def test_the_bounds_of_a_seed_are_exact(as_type: type) -> None:
+    """Attack 2, row 10: as floats 2^64 - 1 and 2^64 are one, so are -2^63 and what is below it."""
+    held = [-(2**63), 2**63 - 1, 2**63, 2**64 - 2, 2**64 - 1]
+    info = None if as_type is int else np.iinfo(as_type)
+    for seed in held:
+        if info is None or info.min <= seed <= info.max:
+            Sampling(seed=as_type(seed)).check()
+    for seed in (-(2**63) - 1, 2**64, 10**400, -(10**400)):
+        with pytest.raises(UsageError, match="out of range"):
+            Sampling(seed=seed).check()
+
+
+@pytest.mark.parametrize("field", ["temperature", "top_p", "min_p", "repetition_penalty"])
+@pytest.mark.parametrize("value", [10**400, -(10**400), math.nan, math.inf, -math.inf])
+def test_a_number_beyond_every_float_is_out_of_range(field: str, value: float) -> None:
+    with pytest.raises(UsageError, match=f"{field}=.* is out of range"):
+        replace(Sampling(), **{field: value}).check()
+
+
+def test_the_largest_seed_draws() -> None:
+    logits = np.arange(5, dtype=np.float32)
+    ids = [choose(logits, Sampling(temperature=3, seed=seed), [], 0) for seed in range(2**64 - 40, 2**64)]
+    assert len(set(ids)) > 1
+
+
 def probabilities(logits: np.ndarray, sampling: Sampling) -> np.ndarray:
     weights = weigh(logits, logits.max(), sampling)
     return weights / weights.sum()

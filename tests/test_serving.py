@@ -407,6 +407,13 @@ BAD_VALUES: list[tuple[dict[str, Any], str, str]] = [
     ({"model": 3}, "model", "not a number"),
     ({"model": None}, "model", "model is missing"),
     ({"tempature": 1}, "tempature", "did you mean temperature?"),
+    ({"maxtokens": 1}, "maxtokens", "did you mean max_tokens?"),
+    ({"chat_template": "x"}, "chat_template", "chat_template is not supported"),
+    ({"stop_token_ids": [1]}, "stop_token_ids", "stop_token_ids is not supported"),
+    ({"min_tokens": 3}, "min_tokens", "min_tokens is not supported"),
+    ({"stop_tokens": [1]}, "stop_tokens", "unknown parameter 'stop_tokens'; leave it out"),
+    ({"seed": -(2**63) - 1}, "seed", "a whole number"),
+    ({"temperature": 10**400}, "temperature", "to 100"),
     ({"echo": True}, "echo", "not supported"),
     ({"logprobs": 0}, "logprobs", "not supported"),
     ({"logprobs": 3}, "logprobs", "not supported"),
@@ -445,6 +452,12 @@ BAD_CHATS: list[tuple[dict[str, Any], str]] = [
     ({"logprobs": True}, "logprobs"),
     ({"top_logprobs": 2}, "top_logprobs"),
     ({"max_tokens": 3, "max_completion_tokens": 4}, "max_tokens"),
+    ({"messages": [{"role": "user", "content": "x", "name": "a\ud800"}]}, "messages[0].name"),
+    ({"messages": [{"role": "user", "content": "x", "name": 3}]}, "messages[0].name"),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "\ud800"}]}]},
+        "messages[0].content",
+    ),
     ({"reasoning_effort": "high"}, "reasoning_effort"),
 ]
 
@@ -452,7 +465,18 @@ BAD_CHATS: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("change", "param"), BAD_CHATS, ids=lambda value: str(value)[:40])
 def test_bad_chats(address: str, change: dict[str, Any], param: str) -> None:
     body = {"model": CHAT, "messages": [{"role": "user", "content": "hi"}], **change}
-    assert refused(httpx.post(f"{address}/v1/chat/completions", json=body), 400)["param"] == param
+    answer = httpx.post(f"{address}/v1/chat/completions", content=json.dumps(body))
+    assert refused(answer, 400)["param"] == param
+
+
+@pytest.mark.parametrize(("older", "newer"), [(-1, 8), (8, -1), (10**12, 5)])
+def test_two_limits_are_named_as_they_were_given(address: str, older: int, newer: int) -> None:
+    """Attack 2, row 16: -1 became 2147483647."""
+    body = {"model": CHAT, "messages": [{"role": "user", "content": "hi"}]}
+    limits = {"max_tokens": older, "max_completion_tokens": newer}
+    error = refused(httpx.post(f"{address}/v1/chat/completions", json={**body, **limits}), 400)
+    assert error["message"].startswith(f"max_tokens={older} cannot be used")
+    assert f"(which is {newer})" in error["message"]
 
 
 def test_values_that_ask_for_nothing_pass(client: openai.OpenAI, address: str) -> None:

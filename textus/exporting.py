@@ -89,10 +89,12 @@ def import_run(
             f"{source} has no tokenizer: neither tokenizer.json, nor the files of an older one (vocab.txt,"
             " vocab.json and merges.txt, tokenizer.model, spiece.model); add them from where the model came"
         )
+    fault = "" if found.heads else chat_fault(found.tokenizer)
+    chats = found.tokenizer.chat_template is not None and not fault
     record: dict[str, Any] = {
         "family": found.family,
         "config": found.config,
-        "task": next(iter(found.heads), "chat" if chats(found.tokenizer) else None),
+        "task": next(iter(found.heads), "chat" if chats else None),
         "imported": {**({"path": str(source.resolve())} if origin is None else origin), **found.source},
         "settings": {},
         "choices": {"precision": "float32"} if found.heads else {},
@@ -103,6 +105,8 @@ def import_run(
         "isa": hardware.isa_name(),
         "steps": 0,
     }
+    if fault:
+        record["chat_fault"] = fault
     if found.heads:
         (name,) = found.heads
         settings = to_dict(from_dict(task_class(name).config, found.task_settings, "task."))
@@ -110,15 +114,16 @@ def import_run(
     return checkpoint.create_finished(out, record, found.tokenizer, found.weights)
 
 
-def chats(tokenizer: Tokenizer) -> bool:
-    """Whether the tokenizer can render a conversation; says so where it has a template that fails."""
-    if tokenizer.chat_template is None:
-        return False
+def chat_fault(tokenizer: Tokenizer) -> str:
+    """Why the tokenizer's chat template is not used, with a notice; empty where it is, and where there is none."""
+    if tokenizer.chat_template is None and not tokenizer.template_fault:
+        return ""
     try:
-        return bool(tokenizer.render([{"role": "user", "content": "Hello"}]))
+        tokenizer.render([{"role": "user", "content": "Hello"}])
     except UsageError as error:
         notice(f"its chat template is not understood ({error}); the run continues texts, it does not chat")
-        return False
+        return str(error)
+    return ""
 
 
 # ── out ────────────────────────────────────────────────────────────────────────────────────────

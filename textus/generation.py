@@ -41,7 +41,8 @@ class Bound:
         """Whether a value is within the bound; of another type it is not."""
         if isinstance(value, bool) or not isinstance(value, Integral if self.whole else Real):
             return False
-        return self.low <= float(value) <= self.high and value not in self.without
+        number: Any = value  # compared as it is: as floats 2^64 - 1 and 2^64 are one
+        return self.low <= number <= self.high and number not in self.without
 
 
 BOUNDS = {

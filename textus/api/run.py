@@ -66,6 +66,11 @@ class Run:
         return self.record.get("task") == "chat"
 
     @property
+    def chat_fault(self) -> str:
+        """Why its chat template was refused when it was imported; empty for every other run."""
+        return "" if self.chats else str(self.record.get("chat_fault", ""))
+
+    @property
     def tasks(self) -> list[str]:
         """The names of the tasks it was fine-tuned for; none for a run that predicts text."""
         from textus.tasks import names_of
@@ -375,9 +380,11 @@ class Run:
         left out, question and answer together, with a notice; the system message is kept. A model that makes a text
         from another is given the last message alone.
         """
-        if self.model.needs_source:
-            return self.stream(messages[-1]["content"], **sampling)
         from textus.generation import sampling_of
+        from textus.tokenizer.chat import text_of
+
+        if self.model.needs_source:
+            return self.stream(text_of(messages[-1], len(messages) - 1), **sampling)
 
         chosen = sampling_of(sampling)
         ids = self._fitting(list(messages), chosen)
@@ -422,7 +429,9 @@ class Run:
         """A conversation as ids: by the chat template, or as lines of a plain text."""
         if self.chats:
             return self.tokenizer.render(messages, add_generation_prompt=True)
-        text = "".join(f"{each['content']}\n" for each in messages)
+        from textus.tokenizer.chat import text_of
+
+        text = "".join(f"{text_of(message, number)}\n" for number, message in enumerate(messages))
         return [*self.tokenizer.begin, *self.tokenizer.encode(text)]
 
     def _pieces(

@@ -32,7 +32,12 @@ def chat(run: RunFolder, /, *, sampling: SamplingFlags = SamplingFlags()) -> Non
 
     opened = open_run(run)
     if not opened.chats:
-        notice(f"{run} was trained to continue texts, not to chat: it answers with the line it expects next")
+        why = (
+            f"does not chat ({opened.chat_fault})"
+            if opened.chat_fault
+            else ("was trained to continue texts, not to chat")
+        )
+        notice(f"{run} {why}: it answers with the line it expects next")
     conversation = Conversation(opened, sampling.given())
     typed = sys.stdin.isatty()
     for question in typed_lines() if typed else piped_lines():

@@ -492,6 +492,7 @@ def serve(
             tokenizer=run.tokenizer,
             created=int((run.path / "run.json").stat().st_mtime),
             chat=run.chats,
+            chat_fault=run.chat_fault,
             context_length=run.model.config.context_length,
         )
         for name, run in named(opened).items()

@@ -18,6 +18,7 @@ from textus.engine import Engine, EngineThread, Event, Reply
 from textus.generation import Sampling, TextStream, beginning
 from textus.models import LanguageModel
 from textus.serving.schemas import MAX_TOKENS, ApiError, Asked
+from textus.tokenizer.chat import check_template
 
 PANIC = "PanicException"
 """What the tokenizer's library raises where it gives up on a text; it is no `Exception` and has no importable name."""
@@ -34,6 +35,16 @@ class Served:
     created: int
     chat: bool
     context_length: int | None
+    chat_fault: str = ""  # why its chat template is not used
+
+    def check_template(self) -> None:
+        """UsageError for a model that chats by a template that drops the text of the user."""
+        template = self.tokenizer.chat_template if self.chat else None
+        try:
+            if template is not None:
+                check_template(template, self.tokenizer.roles)
+        except UsageError as error:
+            raise UsageError(f"{self.name} cannot be served: {error}") from error
 
     def prompt_ids(self, prompt: str | list[int]) -> list[int]:
         """The ids to continue; an empty text begins a new document."""

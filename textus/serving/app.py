@@ -70,6 +70,7 @@ def create_app(
                 f"{each.name} cannot be served: {type(each.model).__name__} reads texts and generates none; take a run"
                 " of another family, or use it with textus embed or textus finetune"
             )
+        each.check_template()
     names, pages = [host_name(name) for name in hosts], [origin_of(url) for url in origins]
     desks = {each.name: Desk(each, max_rows, max_queue) for each in served}
 
@@ -155,9 +156,11 @@ async def answer(
     asked = read(schemas.parse(await body_of(request)))
     desk = find(desks, asked.model)
     if asked.messages and not desk.served.chat:
+        fault = desk.served.chat_fault
+        why = f"does not chat ({fault})" if fault else "was trained to continue text, not to chat"
         raise ApiError(
             400,
-            f"{asked.model!r} was trained to continue text, not to chat; use POST /v1/completions",
+            f"{asked.model!r} {why}; use POST /v1/completions",
             param="model",
             code="model_not_chat",
         )

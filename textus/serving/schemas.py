@@ -9,12 +9,14 @@ spell the same way.
 
 from __future__ import annotations
 
+import difflib
 import json
+import re
 import secrets
 from dataclasses import dataclass, replace
 from typing import Any
 
-from textus.common import UsageError, counter_seed, nearest
+from textus.common import UsageError, counter_seed
 from textus.generation import BOUNDS, MAX_STOP_LENGTH, Sampling
 
 MAX_CHOICES = 8
@@ -25,6 +27,20 @@ UNLIMITED = int(BOUNDS["max_tokens"].high)
 MAX_STOPS = 4
 MAX_MESSAGES = 4096
 ROLES = ("system", "developer", "user", "assistant")
+ALIKE = 0.75
+"""How alike an unknown parameter and a known one must be to be taken for a misspelling."""
+ELSEWHERE = frozenset(
+    re.findall(
+        r"\w+",
+        """add_generation_prompt add_special_tokens bad_words cache_prompt cache_salt chat_template chat_template_kwargs
+    continue_final_message documents dynatemp_range grammar guided_choice guided_grammar guided_json guided_regex
+    ignore_eos include_stop_str_in_output json_schema length_penalty logits_processors min_tokens mirostat
+    n_predict n_probs num_ctx num_predict prompt_logprobs repeat_last_n return_token_ids separate_reasoning
+    skip_special_tokens spaces_between_special_tokens stop_token_ids structured_outputs thinking truncate_prompt_tokens
+    typical_p use_beam_search""",
+    )
+)
+"""Parameters of other servers that this one does not have."""
 
 
 class ApiError(Exception):
@@ -64,7 +80,7 @@ class Asked:
 
     model: str
     prompts: list[str] | list[list[int]]  # empty for a chat
-    messages: list[dict[str, str]]  # empty for a completion
+    messages: list[dict[str, Any]]  # empty for a completion
     n: int
     sampling: Sampling
     stream: bool
@@ -188,9 +204,10 @@ class Fields:
 
     def finish(self) -> None:
         """ApiError for the first member nobody took, with the nearest name."""
+        known = sorted(self.known - ELSEWHERE)
         for name in self.left:
-            near = nearest(name, sorted(self.known))
-            hint = f"did you mean {near}?" if near else "leave it out"
+            near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=ALIKE)
+            hint = f"did you mean {near[0]}?" if near else "leave it out"
             shown = name if len(name) <= 60 else name[:57] + "..."
             raise ApiError(400, f"unknown parameter {shown!r}; {hint}", param=shown, code="unknown_parameter")
 
@@ -243,7 +260,10 @@ def chat(fields: Fields, default_max_tokens: int = 512) -> Asked:
     older = read_max_tokens(fields, "max_tokens")
     newer = read_max_tokens(fields, "max_completion_tokens")
     if older is not None and newer is not None and older != newer:
-        raise bad("max_tokens", older, f"only one of max_tokens and max_completion_tokens (which is {newer})")
+        given = [fields.members[name] for name in ("max_tokens", "max_completion_tokens")]
+        raise bad(
+            "max_tokens", given[0], f"only one of max_tokens and max_completion_tokens (which is {given[1]})"
+        )
     refuse_chat_extras(fields)
     sampling = read_sampling(fields, newer or older or default_max_tokens)
     return finish(fields, Asked(model, [], messages, n, sampling, *read_stream(fields)))
@@ -270,6 +290,8 @@ def finish(fields: Fields, asked: Asked) -> Asked:
     fields.refuse("logit_bias", {})
     fields.refuse("store", False)
     fields.refuse("service_tier", "auto", "default")
+    for name in ELSEWHERE:
+        fields.refuse(name)
     for name in ("user", "metadata", "safety_identifier", "prompt_cache_key"):
         fields.take(name)  # labels for the caller's own records: they never change an answer
     fields.finish()
@@ -304,14 +326,14 @@ def read_prompts(prompt: Any) -> list[str] | list[list[int]]:
     )
 
 
-def read_messages(messages: Any) -> list[dict[str, str]]:
+def read_messages(messages: Any) -> list[dict[str, Any]]:
     if not isinstance(messages, list) or not 0 < len(messages) <= MAX_MESSAGES:
         wanted = f'a list of 1 to {MAX_MESSAGES} messages such as {{"role": "user", "content": "Hello"}}'
         raise bad("messages", messages, wanted, "invalid_type")
     return [read_message(f"messages[{i}]", message) for i, message in enumerate(messages)]
 
 
-def read_message(where: str, message: Any) -> dict[str, str]:
+def read_message(where: str, message: Any) -> dict[str, Any]:
     if not isinstance(message, dict):
         raise bad(where, message, 'an object such as {"role": "user", "content": "Hello"}', "invalid_type")
     if (role := message.get("role")) not in ROLES:
@@ -320,22 +342,25 @@ def read_message(where: str, message: Any) -> dict[str, str]:
         if name not in ("role", "content", "name", "refusal") and value not in (None, []):
             raise bad(f"{where}.{name}", value, "only role and content", "unsupported_parameter")
     content = read_content(f"{where}.content", message.get("content"))
-    return {"role": "system" if role == "developer" else role, "content": content}
+    read = {"role": "system" if role == "developer" else role, "content": content}
+    if (name := message.get("name")) is None:
+        return read
+    if not isinstance(name, str):
+        raise bad(f"{where}.name", name, f"a string, not {kind_of(name)}", "invalid_type")
+    return {**read, "name": well_formed(f"{where}.name", name)}
 
 
-def read_content(where: str, content: Any) -> str:
-    """Text, or a list of text parts joined."""
+def read_content(where: str, content: Any) -> str | list[dict[str, str]]:
+    """Text, or a list of text parts; which of them the model's template reads is known later."""
     if isinstance(content, str):
         return well_formed(where, content)
-    if isinstance(content, list) and content:
-        parts = [part.get("text") if is_text_part(part) else None for part in content]
-        if all(isinstance(part, str) for part in parts):
-            return well_formed(where, "".join(map(str, parts)))
+    if isinstance(content, list) and content and all(map(is_text_part, content)):
+        return [{"type": "text", "text": well_formed(where, part["text"])} for part in content]
     raise bad(where, content, 'a string, or parts of the form {"type": "text", "text": ...}', "invalid_type")
 
 
 def is_text_part(part: Any) -> bool:
-    return isinstance(part, dict) and part.get("type") == "text"
+    return isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
 
 
 def read_stop(stop: Any) -> tuple[str, ...]:

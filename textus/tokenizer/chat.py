@@ -12,8 +12,8 @@ from types import MappingProxyType
 from typing import Any
 
 from textus.common import UsageError
-from textus.tokenizer.provenance import Text, foreign, own
-from textus.tokenizer.sandbox import run
+from textus.tokenizer.chat_content import fitted, joined, reading, rendered
+from textus.tokenizer.provenance import Text
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -47,20 +47,28 @@ def written(
     """
     if not messages:
         raise UsageError("the conversation has no messages; give one at least")
-    checked_messages = [checked(message, number) for number, message in enumerate(messages)]
-    names = {
-        **{name: own(word) for name, word in words.items()},
-        "messages": [_as_text(message) for message in checked_messages],
-        "tools": None,
-        "documents": None,
-        "add_generation_prompt": add_generation_prompt,
-    }
-    return run(template, names, _characters(checked_messages))
+    known = tuple(sorted(words.items()))
+    forms = [fitted(template, checked(message, n), known) for n, message in enumerate(messages)]
+    return rendered(template, forms, add_generation_prompt=add_generation_prompt, words=known)
+
+
+def check_template(template: str, words: Mapping[str, str] = MappingProxyType({})) -> None:
+    """UsageError for a template whose prompt is the same whatever the user writes."""
+    if reading(template, tuple(sorted(words.items())), "user").is_lossy:
+        raise UsageError(
+            "the chat template drops the text of the user, given as a string and as parts; take the template of another"
+            " copy of the model"
+        )
+
+
+def text_of(message: dict[str, Any], number: int) -> str:
+    """The text of a message, for a model that reads conversations without a template; UsageError as of `checked`."""
+    return joined(checked(message, number).get("content", ""))
 
 
 def checked(message: dict[str, Any], number: int) -> dict[str, Any]:
-    """A message with a known role and its content as one string, without names that hold nothing; UsageError where it
-    has another form.
+    """A message with a known role and its content a string or parts of text, without names that hold nothing;
+    UsageError where it has another form.
     """
     if not isinstance(message, dict) or "role" not in message or "content" not in message:
         raise UsageError(f"message {number} is not an object with role and content")
@@ -68,10 +76,10 @@ def checked(message: dict[str, Any], number: int) -> dict[str, Any]:
         raise UsageError(f"message {number} has role {message['role']!r}; roles are {', '.join(ROLES)}")
     content = message["content"]
     if isinstance(content, list):
-        if not all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in content):
+        if not all(map(_is_text, content)):
             raise UsageError(f"message {number} has a part that is not text; only text is understood")
-        content = "".join(part["text"] for part in content)
-    if content is not None and not isinstance(content, str):
+        content = [{"type": "text", **part} for part in content]
+    elif content is not None and not isinstance(content, str):
         raise UsageError(f"message {number} has content of type {type(content).__name__}; write a string")
     reasoning = next((message[name] for name in REASONING if message.get(name) is not None), None)
     more = {} if reasoning is None else {"thinking": message.get("thinking", reasoning)}
@@ -81,19 +89,5 @@ def checked(message: dict[str, Any], number: int) -> dict[str, Any]:
     return {name: value for name, value in whole.items() if value is not None}
 
 
-def _as_text(value: Any, key: str | None = None) -> Any:
-    """A message's strings marked as its own; roles were checked, so they count as the template's."""
-    if isinstance(value, str):
-        return own(value) if key == "role" else foreign(value)
-    if isinstance(value, dict):
-        return {foreign(str(name)): _as_text(each, name) for name, each in value.items()}
-    return [_as_text(each) for each in value] if isinstance(value, list | tuple) else value
-
-
-def _characters(value: Any) -> int:
-    """How long a conversation is, counting everything in it."""
-    if isinstance(value, str):
-        return len(value)
-    if isinstance(value, dict):
-        return sum(len(str(name)) + _characters(each) for name, each in value.items())
-    return sum(map(_characters, value)) if isinstance(value, list | tuple) else 1
+def _is_text(part: Any) -> bool:
+    return isinstance(part, dict) and isinstance(part.get("text"), str) and part.get("type", "text") == "text"

@@ -21,7 +21,7 @@ import tokenizers
 
 from textus.common import DataError, RunError, UsageError, fingerprint, read_json, write_atomic, write_json
 from textus.tokenizer import foreign
-from textus.tokenizer.chat import written
+from textus.tokenizer.chat import check_template, written
 from textus.tokenizer.chat_encoding import ChatEncoder
 from textus.tokenizer.provenance import Text
 
@@ -77,6 +77,7 @@ class Tokenizer:
         backend.encode_special_tokens = True  # a special token's spelling in text is text
         self.backend = backend
         self.chat_template = chat_template
+        self.template_fault = ""  # why the chat template beside it is not used
         self.record: dict[str, Any] = json.loads(backend.to_str())
         self.kind = _kind(self.record)
         self.special = {t["content"]: t["id"] for t in self.record["added_tokens"] if t["special"]}
@@ -333,16 +334,19 @@ class Tokenizer:
         """The ids of a conversation in the chat template; message text cannot make special tokens.
 
         Raises:
-            UsageError: no chat template, messages of the wrong form, or a template that fails; TemplateRefusal where
-            the template refuses these messages.
+            UsageError: no chat template, messages of the wrong form, or a template that fails or drops the text of
+            the user; TemplateRefusal where the template refuses these messages.
         """
+        if self.chat_template is not None:
+            check_template(self.chat_template, self.roles)
         return self._chat_encoder.encode(self._written(messages, add_generation_prompt))
 
     def _written(self, messages: Sequence[dict[str, Any]], add_generation_prompt: bool) -> Text:
         """A conversation as the chat template writes it."""
         if self.chat_template is None:
             raise UsageError(
-                "this tokenizer has no chat template; put a chat_template.jinja beside its tokenizer.json"
+                self.template_fault
+                or "this tokenizer has no chat template; put a chat_template.jinja beside its tokenizer.json"
             )
         return written(
             self.chat_template, messages, add_generation_prompt=add_generation_prompt, words=self.roles
@@ -473,7 +477,9 @@ def made(record: dict[str, Any], config: dict[str, Any], file: Path) -> Tokenize
         raise RunError(f"{file} is not a usable tokenizer: {type(error).__name__} {error}"[:500]) from error
     try:
         end = _end(record, config, backend, file)
-        tokenizer = Tokenizer(backend, _template(file, config), end, config)
+        template, fault = _template(file, config)
+        tokenizer = Tokenizer(backend, template, end, config)
+        tokenizer.template_fault = fault
         _ = tokenizer.vocabulary
         _verify(tokenizer, config, file)
     except (LookupError, TypeError, AttributeError, ValueError) as error:
@@ -493,13 +499,13 @@ def settings_beside(file: Path) -> dict[str, Any]:
     return found
 
 
-def _template(file: Path, config: dict[str, Any]) -> str | None:
-    """The chat template beside a tokenizer.json, or in its settings."""
+def _template(file: Path, config: dict[str, Any]) -> tuple[str | None, str]:
+    """The chat template beside a tokenizer.json, or in its settings, and why one of those is not used."""
     jinja = file.with_name("chat_template.jinja")
-    if not jinja.exists():
-        return foreign.chat_template(config)
     try:
-        return jinja.read_text(encoding="utf-8")
+        return (jinja.read_text(encoding="utf-8") if jinja.exists() else foreign.chat_template(config)), ""
+    except UsageError as error:
+        return None, str(error)
     except (OSError, UnicodeDecodeError) as error:
         raise RunError(f"{jinja} is no text ({error}); it was changed, use a copy") from error
 

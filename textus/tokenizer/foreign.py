@@ -12,7 +12,7 @@ from typing import Any
 
 import tokenizers
 
-from textus.common import RunError, notice
+from textus.common import RunError, UsageError, notice
 
 BLANK = "▁"
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
@@ -144,12 +144,32 @@ def closing(backend: tokenizers.Tokenizer) -> str | None:
 
 
 def chat_template(config: dict[str, Any]) -> str | None:
-    """The template in tokenizer_config.json: one, or of several that have names the default."""
-    said = config.get("chat_template")
-    if isinstance(said, list):
-        told = {each.get("name"): each.get("template") for each in said if isinstance(each, dict)}
-        said = told.get("default")
-    return said if isinstance(said, str) else None
+    """The template in tokenizer_config.json: one, or of several that have names the default; None where there is none.
+
+    Raises:
+        UsageError: none of them can be taken.
+    """
+    value = config.get("chat_template")
+    if value is None or isinstance(value, str):
+        return value
+    remedy = "write the one to use into chat_template.jinja"
+    if not isinstance(value, list | dict):
+        raise UsageError(f"chat_template of tokenizer_config.json is {str(value)[:40]}, no text; {remedy}")
+    named_ones = _named_templates(value)
+    template = named_ones.get("default")
+    if isinstance(template, str):
+        return template
+    names = ", ".join(map(repr, named_ones))[:200] or "none"
+    raise UsageError(
+        f"tokenizer_config.json has chat templates by name ({names}) and no text called 'default'; {remedy}"
+    )
+
+
+def _named_templates(value: Any) -> dict[Any, Any]:
+    """Name → template, of an object or a list of {"name", "template"}."""
+    if isinstance(value, dict):
+        return value
+    return {str(entry.get("name")): entry.get("template") for entry in value if isinstance(entry, dict)}
 
 
 def reads_whole(record: dict[str, Any], kind: str) -> bool:

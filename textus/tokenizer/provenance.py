@@ -32,6 +32,10 @@ SECONDS = 2.0
 # ── the budget ─────────────────────────────────────────────────────────────────────────────────
 
 
+class BrokenTemplate(UsageError):
+    """A template that cannot be compiled, or takes more than there is of time or memory."""
+
+
 class Budget:
     """What one render may still spend; in force for this thread while it is entered."""
 
@@ -55,7 +59,7 @@ class Budget:
         if self.left < self.glance:
             self.glance = self.left - WORK // 64
             if self.left < 0 or time.thread_time() > self.deadline:
-                raise UsageError(
+                raise BrokenTemplate(
                     f"the chat template does too much work; the limit is {WORK // STEP:,} steps or {SECONDS:g} s:"
                     " it is hostile or broken, use another"
                 )
@@ -63,7 +67,7 @@ class Budget:
     def check_length(self, length: int) -> None:
         """UsageError for a string or list that would be too long."""
         if length > self.longest:
-            raise UsageError(
+            raise BrokenTemplate(
                 f"the chat template makes {length:,} characters or items; the limit is {self.longest:,}"
             )
 

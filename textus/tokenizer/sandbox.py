@@ -20,6 +20,7 @@ from textus.common import UsageError
 from textus.tokenizer.filters import OPERATORS, binary, filters, listed, searched, tests, weighed
 from textus.tokenizer.provenance import (
     STEP,
+    BrokenTemplate,
     Budget,
     Safe,
     Text,
@@ -67,17 +68,31 @@ def run(template: str, names: dict[str, Any], characters: int) -> Text:
     """What a template prints with these names, within the budget of a conversation of so many characters.
 
     Raises:
-        UsageError: whatever goes wrong, in one line; TemplateRefusal where the template refuses the messages.
+        UsageError: whatever goes wrong, in one line; BrokenTemplate where other messages would not help;
+        TemplateRefusal where the template refuses the messages.
     """
     try:
         with Budget(characters):
-            program = compiled(template)
+            program = _program(template)
             return concat(program.root_render_func(program.new_context(names)))
     except UsageError:
         raise
     except Exception as error:  # a stranger's program may fail in any way; the person gets one line
-        line = " ".join(str(error).split())
-        raise UsageError(f"the chat template failed: {type(error).__name__}: {line}"[:300]) from error
+        raise UsageError(_failure(error)) from error
+
+
+def _program(template: str) -> Any:
+    """The template as a program; BrokenTemplate where there is none."""
+    try:
+        return compiled(template)
+    except UsageError as error:
+        raise BrokenTemplate(str(error)) from error
+    except Exception as error:
+        raise BrokenTemplate(_failure(error)) from error
+
+
+def _failure(error: Exception) -> str:
+    return f"the chat template failed: {type(error).__name__}: {' '.join(str(error).split())}"[:300]
 
 
 # ── what the compiled code calls ───────────────────────────────────────────────────────────────
