@@ -151,4 +151,7 @@ def test_an_export_s_tokenizer_is_otherwise_the_run_s(corpora_of: dict[str, Path
     assert again["architecture"] == "T5ForConditionalGeneration"
     for name in ("tokenizer.json", "model.safetensors", "config.json"):
         assert sha256(hf / name) == sha256(tmp_path / "again" / name), name
-    assert open_run(tmp_path / "back").record["family"] == "encoder-decoder"
+    back = open_run(tmp_path / "back")
+    assert back.record["family"] == "encoder-decoder"
+    assert not back.chats, "no conversation was trained on: exported and imported it is no chat model"
+    assert not (hf / "chat_template.jinja").exists()

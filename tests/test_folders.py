@@ -23,8 +23,10 @@ from textus import api, common, loader, searching
 from textus.checkpoint import Checkpoint, load, open_run, read_log, verify
 from textus.cli import main
 from textus.common import (
+    DataError,
     RunError,
     TextusError,
+    UsageError,
     claim_file,
     extra,
     folder_atomic,
@@ -489,3 +491,26 @@ def test_only_a_missing_module_is_called_missing(tmp_path: Path, monkeypatch: py
         ) as caught:
             extra(module, "text")
         assert not isinstance(caught.value, common.MissingExtra)
+
+
+# ── folders of ours are not taken for something else ───────────────────────────────────────────
+
+
+def test_a_report_is_never_written_into_a_folder_of_ours(corpus: Path, counted: Path, tmp_path: Path) -> None:
+    from textus import api
+
+    run = Path(shutil.copytree(counted, tmp_path / "run"))
+    for out in (run, corpus):
+        with pytest.raises(UsageError, match=r"is a folder that Textus made \((run|corpus)\)"):
+            api.open_run(run).evaluate(out=out)
+        with pytest.raises(UsageError, match="choose another one for the report"):
+            api.compare([run], out=out)
+    assert not list(run.glob("*.html"))
+
+
+def test_a_corpus_or_run_is_not_read_as_rows(corpus: Path, counted: Path, tmp_path: Path) -> None:
+    from textus import api
+
+    for data, kind in ((corpus, "corpus"), (counted, "run")):
+        with pytest.raises(DataError, match=rf"is a folder that Textus made \({kind}\), not rows"):
+            api.finetune(data, model="linear", out=tmp_path / "out")

@@ -34,6 +34,7 @@ from textus.models.pretrained import heads as foreign_heads
 from textus.models.pretrained.container import MAGIC
 from textus.tasks import task_class
 from textus.tokenizer import Tokenizer
+from textus.tokenizer.chat import CHAT_TEMPLATE
 
 FORMATS = ("hf", "peft")
 """What `export --to` writes."""
@@ -136,6 +137,8 @@ def export_run(path: Path, out: Path, *, to: str, argmax: bool = False) -> dict[
     if to not in FORMATS:
         raise unknown("format", to, FORMATS)
     model, tokenizer, record = checkpoint.load(path, merged=to != "peft")
+    if record.get("task") != "chat" and tokenizer.chat_template == CHAT_TEMPLATE:
+        tokenizer.chat_template = None  # no conversation was trained on: it would be taken for a chat model
     if to == "peft" and record.get("method") != "lora":
         raise UsageError(
             f"{path} has no adapters; only a run of `textus finetune --method lora` has (--to hf)"

@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from textus.common import DataError, notice, printable
+from textus.common import DataError, kind_of_folder, notice, printable
 from textus.corpus import conll, exports
 from textus.corpus.decoding import Guesses, open_text
 from textus.corpus.dialects import Problem, Text, bare, line_end, lines, parse_delimiter
@@ -73,6 +73,10 @@ def stream_records(
     Raises DataError for a file that is not there, of a kind that holds no rows, damaged, without a named column, or
     empty, and without a list of `problems` for the first of them.
     """
+    if kind := kind_of_folder(Path(path)):
+        raise DataError(
+            f"{path} is a folder that Textus made ({kind}), not rows; give a file or folder of your own"
+        )
     reading = Reading(columns or {}, encoding, parse_delimiter(delimiter), silent if quiet else notice)
     dropped: list[Dropped] = []
     faults: list[Problem] = [] if problems is None else problems

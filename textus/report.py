@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from textus.common import extra, notice, write_atomic
+from textus.common import UsageError, extra, kind_of_folder, notice, write_atomic
 
 Row = Mapping[str, Any]
 
@@ -122,6 +122,14 @@ def _line(cells: list[str], widths: list[int], right: list[bool]) -> str:
         gap = " " * (wide - width(text))
         padded.append(gap + text if flush else text + gap)
     return "  ".join(padded).rstrip()
+
+
+def check_report_folder(out: Any) -> None:
+    """UsageError where a report would be written into a run, a corpus or another folder of ours."""
+    if out is not None and (kind := kind_of_folder(Path(out))):
+        raise UsageError(
+            f"--out {out} is a folder that Textus made ({kind}); choose another one for the report"
+        )
 
 
 # ── pictures ───────────────────────────────────────────────────────────────────────────────────

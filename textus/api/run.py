@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textus.common import DataError, RunError, UsageError, notice
+from textus.report import check_report_folder
 
 if TYPE_CHECKING:
     from textus.corpus import Corpus
@@ -206,6 +207,7 @@ class Run:
         or page goes with the figures. `skip_invalid`: the share of rows that may be left out because they cannot be
         used, such as "5%", or "all".
         """
+        check_report_folder(out)
         if entities is not None:
             from textus.extracting import measured
             from textus.reading import ReadOptions
@@ -464,6 +466,7 @@ class Run:
 
         Raises DataError where there is no text, UsageError for arguments of the other kind of run.
         """
+        check_report_folder(out)
         if name := of_task.get("task") or ", ".join(self.tasks):
             if stride is not None:
                 raise UsageError(

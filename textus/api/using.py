@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from textus.api.run import Run
 from textus.common import UsageError
+from textus.report import check_report_folder
 
 if TYPE_CHECKING:
     from textus.predicting import Predictor
@@ -163,6 +164,7 @@ def evaluate_together(
     from textus import ensembling, scoring
     from textus.reading import ReadOptions
 
+    check_report_folder(out)
     paths = paths_of(runs)
     asked = ensembling.task_of(paths, ensemble, task)
     trained = ensembling.options_trained(paths, asked)
@@ -201,6 +203,7 @@ def compare(
     """
     from textus.reading import ReadOptions
 
+    check_report_folder(out)
     opened = [open_run(run) for run in runs]
     if not opened:
         raise UsageError("there is nothing to compare; name at least one run")
