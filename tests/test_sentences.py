@@ -15,7 +15,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from textus.api import Run, finetune, import_model, open_run
+from textus.api import Run, export_model, finetune, import_model, open_run
 from textus.cli import main
 from textus.common import TextusError
 from textus.searching import Index
@@ -236,6 +236,23 @@ def test_a_plain_encoder_reports_that_it_cuts_elsewhere(
     path.write_text(json.dumps({**json.loads(path.read_text()), "truncation_side": "left"}))
     imported(folder)
     assert "truncation_side=left" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("more", [(), ("Dense",)])
+@pytest.mark.parametrize("mode", ["cls", "max"])
+def test_an_exported_sentence_model_gives_the_same_vectors(
+    mode: str, more: tuple[str, ...], tmp_path: Path
+) -> None:
+    """The export had no modules.json: imported again, its pooling was the mean."""
+    pooling = {name: mode == ours for ours, name in SWITCHES.items()}
+    run = imported(folder_of(tmp_path / "m", pooling, *more, "Normalize", max_seq_length=20))
+    export_model(tmp_path / "run", out=tmp_path / "out")
+    again = import_model(tmp_path / "out", out=tmp_path / "again")
+    np.testing.assert_allclose(again.embed(TEXTS), run.embed(TEXTS), atol=1e-6)
+    if not more:
+        for text, vector in zip(TEXTS, again.embed(TEXTS), strict=True):
+            expected = POOLED[mode](states(tmp_path / "out", text, 20))
+            np.testing.assert_allclose(vector, unit(expected), atol=1e-5)
 
 
 # ── numbers that are none ──────────────────────────────────────────────────────────────────────

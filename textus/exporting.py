@@ -145,14 +145,20 @@ def export_run(path: Path, out: Path, *, to: str, argmax: bool = False) -> dict[
         )
     heads = record.get("heads") or {}
     headed = len(heads) == 1 and to == "hf" and foreign_heads.exportable(model.config, *heads.values())
-    if heads and not headed:
+    (called, spec), *_ = heads.items() or [("", {})]
+    sentences = len(heads) == 1 and to == "hf" and foreign_heads.makes_vectors(model.config, spec)
+    if heads and not headed and not sentences:
         notice(f"the heads ({', '.join(heads)}) stay in the run: no form holds them")
     with folder_atomic(out) as beside:
         mark(beside, "export")
+        settings = record.get("task_settings") or {}
+        task = folder.Headed(
+            called, record.get("labels") or [], settings.get("longest", 0), argmax, settings.get("cut", "end")
+        )
+        if sentences:
+            name = folder.write_sentences(beside, model, tokenizer, spec, task)
+            return {"run": str(path), "to": to, "architecture": name, "out": str(out)}
         if headed:
-            ((called, spec),) = heads.items()
-            longest = record["task_settings"].get("longest", 0)
-            task = folder.Headed(called, record["labels"], longest, argmax)
             name = folder.write_head(beside, model, tokenizer, spec, task)
             if spec.get("crf"):
                 notice(

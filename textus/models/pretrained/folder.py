@@ -43,7 +43,7 @@ from textus.models.pretrained import (
     packing,
     read_weights,
 )
-from textus.models.pretrained.sentences import Sentences, cuts_left, read_modules
+from textus.models.pretrained.sentences import Sentences, cuts_left, read_modules, write_modules
 from textus.models.pretrained.values import ends
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -327,16 +327,34 @@ def write_head(
     return str(hf["architectures"][0])
 
 
+def write_sentences(
+    out: Path, model: Any, tokenizer: tokenizers.Tokenizer, spec: dict[str, Any], task: Headed
+) -> str:
+    """Write an encoder with what makes vectors of its states, as sentence-transformers reads it; returns its class
+    name.
+    """
+    weights = model.state_dict()
+    name = write_folder(out, "encoder", model.config, weights, tokenizer)
+    framed(out, tokenizer, longest=task.longest)
+    path = out / "tokenizer_config.json"
+    write_json(path, {**read_json(path), "truncation_side": "left" if task.cut == "start" else "right"})
+    first = f"heads.{task.name}."
+    own = {key.removeprefix(first): tensor for key, tensor in weights.items() if key.startswith(first)}
+    write_modules(out, spec, own, model.config.d_model)
+    return name
+
+
 @dataclass(frozen=True)
 class Headed:
-    """The task of a head that is exported: its name, its labels, ids of a text that are read (0: all), and whether a
-    CRF may be left out.
+    """The task of a head that is exported: its name, its labels, ids of a text that are read (0: all), whether a CRF
+    may be left out, and which end of a longer text is not read.
     """
 
     name: str
     labels: list[str]
     longest: int = 0
     argmax: bool = False
+    cut: str = "end"
 
 
 def framed(out: Path, tokenizer: tokenizers.Tokenizer, *, longest: int) -> None:

@@ -132,6 +132,11 @@ def exportable(config: Any, head: dict[str, Any]) -> bool:
     )
 
 
+def makes_vectors(config: Any, head: dict[str, Any]) -> bool:
+    """Whether sentence-transformers has this kind of head for this kind of model."""
+    return bool(head.get("kind") == "similarity") and hasattr(config, "mlm_transform")
+
+
 def describe_head(
     config: Any, head: dict[str, Any], labels: list[str], *, argmax: bool
 ) -> tuple[Any, dict[str, Any]]:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from textus.common import RunError, UsageError, notice, read_json
+from textus.common import RunError, UsageError, notice, read_json, write_json
 from textus.models.heads import DENSE_ACTIVATIONS
 from textus.models.pretrained import packing
 from textus.models.pretrained.values import CONTEXT, finite, unsupported
@@ -181,3 +181,38 @@ def settings(path: Path) -> dict[str, Any]:
     if not isinstance(said, dict):
         raise RunError(f"{path} holds no object; it was changed, fetch it again")
     return said
+
+
+# ── out ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def write_modules(out: Path, spec: dict[str, Any], weights: dict[str, Tensor], width: int) -> None:
+    """modules.json and what it names beside an exported encoder: Pooling, the head's Dense layers, Normalize."""
+    dense = [f"{number}_Dense" for number in range(2, 2 + len(spec.get("dense") or []))]
+    places = ["", "1_Pooling", *dense, f"{2 + len(dense)}_Normalize"]
+    modules = [
+        {
+            "idx": number,
+            "name": str(number),
+            "path": place,
+            "type": f"sentence_transformers.models.{place.partition('_')[2] or 'Transformer'}",
+        }
+        for number, place in enumerate(places)
+    ]
+    write_json(out / "modules.json", modules)
+    for place in places[1:]:
+        (out / place).mkdir()
+    modes = {name: ours == spec["pooling"] for name, ours in MODES.items()}
+    write_json(out / "1_Pooling" / "config.json", {"word_embedding_dimension": width, **modes})
+    for number, (place, layer) in enumerate(zip(dense, spec.get("dense") or [], strict=True)):
+        first = f"dense.{number}."
+        tensors = {
+            f"linear.{key.removeprefix(first)}": tensor.contiguous()
+            for key, tensor in weights.items()
+            if key.startswith(first)
+        }
+        save_file(tensors, out / place / "model.safetensors", metadata={"format": "pt"})
+        function = DENSE_ACTIVATIONS[layer["activation"]]
+        size = {"in_features": tensors["linear.weight"].shape[1], "out_features": layer["out"]}
+        name = f"{function.__module__}.{function.__name__}"
+        write_json(out / place / "config.json", {**size, "bias": layer["bias"], "activation_function": name})
