@@ -335,8 +335,10 @@ def test_one_query_is_not_taken_for_a_list_of_letters(both: Index) -> None:
     """U4: a string is one query and has one list of results."""
     assert both.search("gold") == both.search(["gold"])[0]
     assert both.search([]) == []
+    with pytest.raises(UsageError, match=r"text 1 is int .*not a string"):
+        both.search([3])
     with pytest.raises(UsageError, match="a query is one string"):
-        both.search([3])  # type: ignore[list-item]
+        both.search([("gold", "ship")])
 
 
 # ── figures and commands ───────────────────────────────────────────────────────────────────────
