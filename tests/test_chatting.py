@@ -154,6 +154,7 @@ def test_a_terminal_chat_edits_lines_stops_answers_and_has_commands(talker: Run)
         terminal.wait("… (cut at 4 tokens: --max-tokens)")
         terminal.type("/clear\n")
         terminal.wait("the conversation is empty")
+        terminal.wait("> ")
         terminal.type("not sent")
         terminal.wait("not sent")
         terminal.type("\x03")  # Ctrl-C clears the line

@@ -281,15 +281,15 @@ def test_plain_tags_with_an_underscore_stay_plain(tags: list[str]) -> None:
 
 
 @pytest.mark.parametrize("tag", ["B-PER", "B_PER"])
-def test_a_header_among_entities_is_named_and_can_be_left_out(
+def test_a_tag_without_a_prefix_is_named_and_can_be_left_out(
     tag: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Attack 9: the error names line, token and tag; --skip-invalid, where it is advised, helps."""
     data = tmp_path / "p.conll"
     rows = "".join(f"Anna\t{tag}\nruns{n}\tO\n\n" for n in range(40))
-    data.write_text("token\tpos\n\n" + rows)
+    data.write_text("Berlin\tpos\n\n" + rows)
     found = validate(data, "tagging")
-    line = f"{data}: line 1: token 1, 'token', has the tag 'pos' without a prefix"
+    line = f"{data}: line 1: token 1, 'Berlin', has the tag 'pos' without a prefix"
     assert [each["message"].startswith(line) for each in found["errors"]] == [True]
     words = ["finetune", str(data), "--task", "tagging", "--model", "gru", "--epochs", "1"]
     words += ["--out", str(tmp_path / "run")]
