@@ -364,9 +364,9 @@ def most_consistent(sample: Sequence[str], usual: str, *, header: bool) -> str:
 
 
 def is_padded(sample: Sequence[str], delimiter: str) -> bool:
-    """Whether a blank follows each delimiter of the first line, and the sample is consistent only without them."""
+    """Whether the first line has delimiters, a blank after each, and the sample is consistent without the blanks."""
     first = bare(sample[0])
-    if first.count(delimiter) != first.count(f"{delimiter} "):
+    if first.count(delimiter) == 0 or first.count(delimiter) != first.count(f"{delimiter} "):
         return False
     return not flawed(sample, Dialect(delimiter, padded=True))
 
