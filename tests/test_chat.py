@@ -334,8 +334,8 @@ def test_a_bomb_is_stopped(name: str) -> None:
     result, seconds = results
     assert result.startswith("refused: ") != (name in FINE)
     assert "\n" not in result
-    assert float(seconds) < 2.5
-    assert max((b - a for a, b in pairwise(beats)), default=0) < 1.5
+    assert float(seconds) < 5
+    assert max((b - a for a, b in pairwise(beats)), default=0) < 4
 
 
 def test_without_the_budget_the_bombs_go_off(monkeypatch: pytest.MonkeyPatch) -> None:
