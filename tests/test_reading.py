@@ -269,3 +269,24 @@ def test_ids_of_several_texts_are_reported(tmp_path: Path, capsys: pytest.Captur
     )
     read_passages(written(tmp_path / "b.jsonl", [rows[0], rows[0], {"id": 2, "text": "one"}]))
     assert "the id of another" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("text,label", True), ("review;label", True), ('"text"\t"label"', True), ('{"text": "a"}', True),
+        ('["a"]', True), ("Good text, bad label", False), ("a film; dull", False), ("text", False), ("", False),
+    ],
+)  # fmt: skip
+def test_a_table_on_standard_input_is_noticed(line: str, expected: bool) -> None:
+    """What is piped is read as texts, a line each; a header among them is reported."""
+    from textus.inputs import is_table_like
+
+    assert is_table_like(line) == expected
+
+
+def test_a_list_is_no_source_of_a_corpus(tmp_path: Path) -> None:
+    from textus import api
+
+    with pytest.raises(UsageError, match="a source is list, not the path of a file or folder"):
+        api.build_corpus(["a", "b"], out=tmp_path / "corpus")  # type: ignore[arg-type]

@@ -61,9 +61,23 @@ def stdin_records(*, empty: bool = False) -> Iterator[Record]:
     """The lines of standard input as records. UsageError where there is none, unless it may be `empty`."""
     number = 0
     for number, line in enumerate(stdin_lines(), 1):
+        if number == 1 and is_table_like(line):
+            notice(
+                f"{STDIN} looks like a table or JSON and is read as a text per line; for rows save it as a file"
+            )
         yield Record({"text": clean_text(line)}, f"{STDIN}: line {number:,}")
     if not number and not empty:
         raise UsageError(f"{STDIN} is empty; give a text, a file, or lines through a pipe")
+
+
+FIELDS = {"text", "label", "question", "context", "answers", "tokens", "tags", "source", "target", "id"}
+"""Names of columns by which the header of a table is known."""
+
+
+def is_table_like(line: str) -> bool:
+    """Whether a first line is the header of a table, or the beginning of JSON."""
+    cells = {cell.strip(' "').lower() for cell in re.split(r"[,;\t|]", line)}
+    return line.lstrip().startswith(('{"', "[{", '["')) or (len(cells) > 1 and bool(cells & FIELDS))
 
 
 # ── files ──────────────────────────────────────────────────────────────────────────────────────

@@ -65,6 +65,10 @@ def build_corpus(
 
     if not sources:
         raise UsageError("no sources given; name files or folders: textus corpus build SRC --out FOLDER")
+    if wrong := [source for source in sources if not isinstance(source, str | Path)]:
+        raise UsageError(
+            f"a source is {type(wrong[0]).__name__}, not the path of a file or folder; write texts to a file"
+        )
     given = CorpusSettings(split=split, encoding=encoding, columns=columns, delimiter=delimiter)
     chosen = assign(given, list(settings))
     return build([Path(source) for source in sources], Path(out), settings=chosen, force=force)
