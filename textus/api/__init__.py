@@ -11,6 +11,7 @@ import math
 import shutil
 import tempfile
 from collections.abc import Sequence
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +66,7 @@ def build_corpus(
 
     if not sources:
         raise UsageError("no sources given; name files or folders: textus corpus build SRC --out FOLDER")
-    if wrong := [source for source in sources if not isinstance(source, str | Path)]:
+    if wrong := [source for source in sources if not isinstance(source, str | PathLike)]:
         raise UsageError(
             f"a source is {type(wrong[0]).__name__}, not the path of a file or folder; write texts to a file"
         )
