@@ -306,6 +306,8 @@ TASK: dict[str, Any] = {
     "task_settings": dict,
     "labels": list,
     "label_counts?": list,
+    "n_texts?": list,
+    "label_type?": str,
     "corpus?": CORPUS,
 }
 CHOICES: Shape = {"precision?": str, "attention?": str, "step?": str, "device?": str, "workers?": int}

@@ -53,11 +53,19 @@ def task_of(runs: Sequence[Path], how: str, name: str | None = None) -> Task:
             raise UsageError(f"{together} do different tasks, {first['task']} and {record['task']}")
         if record["labels"] != first["labels"]:
             raise UsageError(f"{together} have different classes{apart(first['labels'], record['labels'])}")
+        known, others_known = first.get("n_texts"), record.get("n_texts")
+        if known and others_known and known != others_known:
+            raise UsageError(f"{together} were trained on {counted(first)} and {counted(record)}")
         for name in task.alike:
             mine, its = (each["task_settings"][name] for each in (first, record))
             if mine != its:
                 raise UsageError(f"{together} differ in task.{name}: {mine} and {its}")
     return task
+
+
+def counted(record: dict[str, Any]) -> str:
+    """How many texts the rows had that a run was trained on."""
+    return {(1,): "single texts", (2,): "pairs"}.get(tuple(record["n_texts"]), "single texts and pairs")
 
 
 def apart(first: Sequence[str], second: Sequence[str]) -> str:

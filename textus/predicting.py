@@ -24,7 +24,7 @@ from textus.reading import DETECTED, ReadOptions, options_of_run
 from textus.records import Record, clean_text
 from textus.tasks import Example, Task, read
 from textus.tokenizer import Tokenizer
-from textus.writing import AT_ONCE, Layout, claim_output, content_of, form_of, partial_file, write_rows
+from textus.writing import AT_ONCE, Layout, cell, claim_output, content_of, form_of, partial_file, write_rows
 
 MOST_CLASSES = 200
 """Classes that have a column of their own in a table."""
@@ -192,7 +192,7 @@ def flat(task: Task, told: dict[str, Any], output: Any, form: str) -> dict[str, 
     """An answer as the fields of a row, with the probability of every class."""
     answer = {name: value for name, value in told.items() if name != "probabilities"}
     if form != ".jsonl" and isinstance(labels := answer.get("labels"), list):
-        answer["labels"] = "|".join(labels)
+        answer["labels"] = "|".join(str(cell(label)) for label in labels)
     if (every := task.probabilities(output)) is None:
         return answer
     if by_class(task, form):

@@ -48,10 +48,10 @@ def form_of(out: Path) -> str:
 
 
 def cell(value: Any) -> Any:
-    """A value of a csv: nothing for None, JSON for lists and objects."""
+    """A value of a csv: nothing for None, JSON for lists, objects and truth values."""
     if value is None:
         return ""
-    if isinstance(value, list | tuple | dict):
+    if isinstance(value, list | tuple | dict | bool):
         return json.dumps(value, ensure_ascii=False, default=str)
     return value
 

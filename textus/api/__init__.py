@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from textus import common
 from textus.api.rows import augment as augment
 from textus.api.rows import cloze as cloze
+from textus.api.rows import rows_beside
 from textus.api.rows import validate as validate
 from textus.api.run import Run as Run
 from textus.api.using import answered as answered
@@ -276,13 +277,13 @@ def finetune(
     from textus.finetuning import start as begin
 
     common.claim(Path(out), force=force)
-    data, dev = (kept_rows(each, Path(out), name, task) for each, name in ((data, "rows"), (dev, "dev")))
-    wish = wish_for(
-        data, task=task, method=method, start=start, model=model, dev=dev, columns=columns,
-        encoding=encoding, skip_invalid=skip_invalid, tokenizer=tokenizer, epochs=epochs, seed=seed, augment=augment,
-        settings=settings, also=parse_also(also, also_dev, also_columns),
-    )  # fmt: skip
-    return Run(begin(wish, Path(out), force=force))
+    with rows_beside(Path(out), task, rows=data, dev=dev) as (data, dev):
+        wish = wish_for(
+            data, task=task, method=method, start=start, model=model, dev=dev, columns=columns,
+            encoding=encoding, skip_invalid=skip_invalid, tokenizer=tokenizer, epochs=epochs, seed=seed,
+            augment=augment, settings=settings, also=parse_also(also, also_dev, also_columns),
+        )  # fmt: skip
+        return Run(begin(wish, Path(out), force=force))
 
 
 def wish_for(
@@ -304,21 +305,6 @@ def wish_for(
     return Wish(Path(data), task, begun, model, chosen, assignments=(*how, *settings), **others)
 
 
-def kept_rows(data: Any, out: Path, name: str, task: str) -> Any:
-    """A file as it is; rows of Python as a file beside the run."""
-    if data is None or isinstance(data, str | Path):
-        return data
-    from textus.inputs import labelled_rows
-
-    rows = labelled_rows(data, task)
-    if not rows:
-        raise UsageError("there is no row to learn from; give labelled rows")
-    path = out.with_name(f"{out.name}.{name}.jsonl")
-    common.write_atomic(path, common.json_lines(rows))
-    notice(f"{len(rows):,} rows are kept in {path}")
-    return path
-
-
 def tune(
     data: Any,
     *,
@@ -335,10 +321,9 @@ def tune(
     from textus.tuning import tune as search_for
 
     chosen, task = Path(space) if space else None, finetuning.get("task", "classification")
-    data = kept_rows(data, Path(out), "rows", task)
-    if "dev" in finetuning:
-        finetuning["dev"] = kept_rows(finetuning["dev"], Path(out), "dev", task)
-    return search_for(wish_for(data, **finetuning), Path(out), trials=trials, space=chosen, search=search)
+    with rows_beside(Path(out), task, rows=data, dev=finetuning.pop("dev", None)) as (data, dev):
+        wish = wish_for(data, dev=dev, **finetuning)
+        return search_for(wish, Path(out), trials=trials, space=chosen, search=search)
 
 
 def fewshot(

@@ -2,11 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from textus.common import DataError, claim_file, json_lines, write_atomic
+from textus.common import DataError, UsageError, claim_file, json_lines, notice, write_atomic
+
+
+@contextlib.contextmanager
+def rows_beside(out: Path, task: str, **given: Any) -> Iterator[list[Any]]:
+    """Files as they are; rows of Python as files beside `out`, OUT.NAME.jsonl, from which a run is resumed. Where the
+    block fails before there is a run at `out`, they are removed, and what was in their place is put back.
+    """
+    before, replaced = contents(out), dict[Path, bytes | None]()
+    try:
+        yield [kept_rows(data, out, name, task, replaced) for name, data in given.items()]
+    except BaseException:
+        if contents(out) == before:
+            for path, former in replaced.items():
+                path.unlink(missing_ok=True)
+                if former is not None:
+                    write_atomic(path, former)
+        raise
+
+
+def contents(out: Path) -> dict[Path, bytes]:
+    """The records of the run at `out`, or of a search's runs."""
+    return {path: path.read_bytes() for path in (*out.glob("run.json"), *out.glob("*/run.json"))}
+
+
+def kept_rows(data: Any, out: Path, name: str, task: str, replaced: dict[Path, bytes | None]) -> Any:
+    """A file as it is; rows of Python as a file beside the run, what was there before in `replaced`."""
+    if data is None or isinstance(data, str | Path):
+        return data
+    from textus.inputs import labelled_rows
+
+    rows = labelled_rows(data, task)
+    if not rows:
+        raise UsageError("there is no row to learn from; give labelled rows")
+    path = out.with_name(f"{out.name}.{name}.jsonl")
+    replaced[path] = path.read_bytes() if path.is_file() else None
+    write_atomic(path, json_lines(rows))
+    notice(f"{len(rows):,} rows are kept in {path}")
+    return path
 
 
 def augment(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -126,12 +127,18 @@ def answers(found: list[dict[str, Any]], rows: Sequence[Mapping[str, Any]] = ())
     lines = []
     for number, answer in enumerate(found):
         line = {name: shown(value) for name, value in answer.items() if name != "probabilities"}
+        line |= {"label": label_shown(line["label"])} if "label" in line else {}
         if rows:
             known = [name for name in ("line", "entry", "record", "id") if name in line]
             places: dict[str, Any] = {name: str(line.pop(name)) for name in known}
             line = {**places, "text": shortened(text_in(rows[number])), **line}
         lines.append(line)
     return table(lines) if lines else "no rows"
+
+
+def label_shown(label: Any) -> str:
+    """The label of a class as its file has it: 2020 is no amount."""
+    return label if isinstance(label, str) else json.dumps(label)
 
 
 def text_in(row: Mapping[str, Any]) -> str:
@@ -157,7 +164,7 @@ def shortened(text: str, most: int = MOST_SHOWN) -> str:
 def shown(value: Any) -> Any:
     """A value of an answer in a cell: lists with commas, an entity with its type and place."""
     if isinstance(value, list):
-        return ", ".join(map(str, map(shown, value)))
+        return ", ".join(map(label_shown, map(shown, value)))
     if isinstance(value, Mapping) and {"text", "label", "start", "end"} <= value.keys():
         return f"{value['text']} ({value['label']} {value['start']}–{value['end']})"
     if isinstance(value, Mapping) and {"head", "relation", "tail"} <= value.keys():

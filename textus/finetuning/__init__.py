@@ -158,11 +158,14 @@ def start(
 
 def taught(data: Data) -> dict[str, Any]:
     """What run.json says of a task, for `tasks.from_record`."""
+    n_texts = {len(each.texts) for each in data.train} & set(data.task.text_counts)
     return {
         "task": data.task.name,
         "task_settings": to_dict(data.task.settings),
         "labels": data.task.labels,
         "label_counts": data.task.counts,
+        **({"n_texts": sorted(n_texts)} if n_texts else {}),
+        **({"label_type": data.task.label_type} if data.task.label_type else {}),
     }
 
 

@@ -114,6 +114,8 @@ class Task(ABC):
     """Config values of a new model that differ from what fine-tuning takes, where the family has them."""
     least = 2
     """Rows it needs at least where some of them are held out."""
+    text_counts: tuple[int, ...] = ()
+    """How many texts a row to be answered may have; none: the task checks its own fields."""
 
     def __init__(self, settings: Any, labels: Sequence[str]) -> None:
         self.settings, self.labels = settings, list(labels)
@@ -123,6 +125,10 @@ class Task(ABC):
         """The share of rows that `examples` may leave out because they cannot be used: N% or all."""
         self.counts: list[int] = []
         """Rows of each class that were learnt from, where there are classes."""
+        self.n_texts: list[int] = []
+        """How many texts the rows had that were learnt from, such as [2] of pairs; empty: not known."""
+        self.label_type = ""
+        """What the labels were in those rows where not strings: bool, int or float."""
 
     @classmethod
     @abstractmethod
@@ -171,8 +177,37 @@ class Task(ABC):
         """Raises DataError where these rows cannot tell which weights are best."""
 
     def asked(self, texts: tuple[str, ...], where: str) -> Example:
-        """Texts to be answered as an example."""
+        """Texts to be answered as an example. Raises UsageError where the task reads more or fewer."""
+        if wrong := self.wrong_number(texts):
+            raise UsageError(f"{where} {wrong}")
         return Example(texts, None, where)
+
+    def wrong_number(self, texts: tuple[str, ...]) -> str:
+        """What is wrong with a pair of texts where single ones were learnt from, and the other way round."""
+        known = self.n_texts or self.text_counts
+        if not known or len(texts) in known:
+            return ""
+        if len(texts) < min(known):
+            return (
+                "has one text, but the run was trained on pairs: give the second with --text-pair, or in a column"
+                " text_pair"
+            )
+        trained = "single texts" if max(known) == 1 else "pairs"
+        return (
+            f"has {len(texts)} texts, but the run was trained on {trained}: leave out --text-pair, or the column of the"
+            " further text"
+        )
+
+    def checked(self, parse: Callable[[Record], Any]) -> Callable[[Record], Any]:
+        """A parser whose rows begin with their texts, which refuses a row with a `wrong_number` of them."""
+
+        def parse_checked(record: Record) -> Any:
+            row = parse(record)
+            if wrong := self.wrong_number(row[0]):
+                raise DataError(f"{record.where} {wrong}")
+            return row
+
+        return parse_checked
 
     def tokenizer(self, kind: str | None, texts: Sequence[str]) -> tuple[str, int]:
         """The kind of tokenizer a new model gets, and of how many ids: the kind asked for, else by words where blanks
@@ -347,6 +382,7 @@ def from_record(record: dict[str, Any]) -> Task:
     cls = task_class(record["task"])
     task = cls(from_dict(cls.config, record["task_settings"], "task."), record["labels"])
     task.counts = record.get("label_counts", [])
+    task.n_texts, task.label_type = record.get("n_texts", []), record.get("label_type", "")
     task.called = record.get("called", task.name)
     return task
 

@@ -24,7 +24,17 @@ from textus.metrics import classification as measured
 from textus.records import Record
 from textus.report import Section, cell, diagonal, heatmap
 from textus.tasks import Example, Floats, Frame, Row, Task
-from textus.tasks.labels import Classes, find_separator, list_in, merged, name_of, parts, report_spellings
+from textus.tasks.labels import (
+    Classes,
+    find_separator,
+    list_in,
+    merged,
+    name_of,
+    parts,
+    report_spellings,
+    type_of,
+    typed,
+)
 from textus.tasks.rows import parse_rows
 from textus.tokenizer import Tokenizer
 
@@ -73,6 +83,7 @@ class Classification(Task):
     settings: ClassificationSettings
     alike = ("multi",)
     least = 3
+    text_counts = (1, 2)
 
     def __init__(
         self, settings: ClassificationSettings, labels: Sequence[str], counts: Sequence[int] = ()
@@ -107,12 +118,16 @@ class Classification(Task):
                 " are not classes; name the column of the classes with --columns label=COLUMN"
             )
         names = sorted(found, key=in_order)
-        return cls(settings, names, [found[name] for name in names])
+        task = cls(settings, names, [found[name] for name in names])
+        task.label_type = type_of(
+            value for record in records for value in label_values(record.values["label"], settings)
+        )
+        return task
 
     def examples(self, records: Sequence[Record], *, labelled: bool) -> list[Example]:
         records = self.usable(records, labelled=labelled)
         settings = with_separator(self.settings, records) if labelled else self.settings
-        parsed = parse_rows(records, self.parser(settings, records, labelled=labelled))
+        parsed = parse_rows(records, self.checked(self.parser(settings, records, labelled=labelled)))
         kept, empty, spelled = [], [], Counter[tuple[str, str]]()
         for record, (texts, labels) in zip(records, parsed, strict=True):
             if labelled and not any(text.strip() for text in texts):
@@ -335,9 +350,12 @@ class Classification(Task):
         order = np.argsort(-output, kind="stable")
         ranked = {self.labels[at]: round(float(output[at]), 6) for at in order[:SHOWN]}
         if self.settings.multi:
-            return {"labels": [self.labels[at] for at in order if output[at] >= 0.5], "probabilities": ranked}
+            named = [typed(self.labels[at], self.label_type) for at in order if output[at] >= 0.5]
+            return {"labels": named, "probabilities": ranked}
         best = self.labels[order[0]]
-        return {"label": best, "probability": ranked[best], "probabilities": ranked}
+        return {
+            "label": typed(best, self.label_type), "probability": ranked[best], "probabilities": ranked,
+        }  # fmt: skip
 
 
 def in_order(name: str) -> tuple[int, float, str]:

@@ -55,6 +55,21 @@ def name_of(value: Any, where: str) -> str:
     )
 
 
+def type_of(values: Iterable[Any]) -> str:
+    """What labels are where none of them is a string: bool, int or float; empty for all others, or a mixture."""
+    kinds = {type(value) for value in values}
+    if len(kinds) == 1 and kinds <= {bool, int, float}:
+        return kinds.pop().__name__
+    return "float" if kinds == {int, float} else ""
+
+
+def typed(name: str, kind: str) -> Any:
+    """The name of a class as the value its labels were in the rows, see `type_of`."""
+    if kind == "bool":
+        return name == "true"
+    return {"int": int, "float": float}.get(kind, str)(name)
+
+
 def key_of(name: str) -> Key | None:
     """The number or truth value that a name spells; None for other names."""
     if name.lower() in TRUTH:

@@ -54,6 +54,7 @@ class Regression(Task):
     settings: RegressionSettings
     answered = "numbers or ratings"
     least = 4
+    text_counts = (1, 2)
     worst = "Furthest from what is right"
 
     def __init__(
@@ -98,7 +99,7 @@ class Regression(Task):
     def examples(self, records: Sequence[Record], *, labelled: bool) -> list[Example]:
         records = self.usable(records, labelled=labelled)
         kept, empty = [], []
-        parsed = parse_rows(records, self.parser(self.settings, records, labelled=labelled))
+        parsed = parse_rows(records, self.checked(self.parser(self.settings, records, labelled=labelled)))
         for record, (texts, label, numbers) in zip(records, parsed, strict=True):
             if labelled and not any(text.strip() for text in texts):
                 empty.append(record.where)

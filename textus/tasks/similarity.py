@@ -216,6 +216,8 @@ class Similarity(Task):
                 f"{example.where} has one text: similarity is of two; give a file of pairs, or make its vector with"
                 " textus embed"
             )
+        if len(output) > 2:
+            raise UsageError(f"{example.where} has {len(output)} texts: similarity is of two")
         return {"score": round(self.score(output), 6)}
 
 
