@@ -638,3 +638,66 @@ def test_any_column_of_the_file_is_kept(linear: api.Run, tmp_path: Path) -> None
     for row in (table, found):
         assert {name: row[name] for name in columns} == columns
         assert (str(row["predicted_label_2"]), str(row["file_line_2"])) == ("1", "1")
+
+
+# ── broken off ─────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("verb", ["predict", "embed", "generate", "evaluate", "compare"])
+def test_ctrl_c_is_one_line_of_what_is_kept_and_what_continues(
+    linear: api.Run, trained: Path, verb: str, tmp_path: Path
+) -> None:
+    """How many rows are in the unfinished file, and the command that continues it; of what keeps nothing, so."""
+    run = str(trained if verb in ("embed", "generate") else linear.path)
+    data, out = written(tmp_path / "r.jsonl", reviews(4000)), tmp_path / "o.jsonl"
+    words = {
+        "generate": ["generate", run, "--file", str(data), "--max-tokens", "1", "--out", str(out)],
+        "evaluate": ["evaluate", run, "--on", str(data)],
+        "compare": ["compare", run, run, "--on", str(data)],
+    }.get(verb, [verb, run, str(data), "--out", str(out)])
+    stop = (
+        "import os, signal, sys\n"
+        "from textus import scoring, writing\n"
+        "add = writing.PartialFile.add\n"
+        "def stop(*given):\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "def stop_after_two(self, data, rows):\n"
+        "    add(self, data, rows)\n"
+        "    self.done >= 2 * rows and stop()\n"
+        "writing.PartialFile.add = stop_after_two\n"
+        "scoring.read_rows = stop\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from textus.cli import main\n"
+        f"sys.exit(main({words!r}))\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", stop], stderr=subprocess.PIPE, text=True)
+    assert ended.returncode == 130
+    n = 32 if verb == "generate" else 512
+    kept = f"{n} rows are kept in {out}.part; continue with the same command"
+    if verb in ("evaluate", "compare"):
+        kept = "nothing is kept; begin anew with the same command"
+    assert ended.stderr.splitlines()[-1] == f"textus: stopped; {kept}: textus {' '.join(words)}"
+
+
+def test_vectors_of_another_input_are_discarded_with_a_line(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from textus.embedding import embed_to
+
+    run, calls = api.open_run(trained), []
+    make = run.vectors_of()
+
+    def broken(texts: Any) -> Any:
+        calls.append(len(texts))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return make(texts)
+
+    for form in ("npy", "jsonl"):
+        out = tmp_path / f"v.{form}"
+        calls.clear()
+        with pytest.raises(KeyboardInterrupt):
+            embed_to(broken, written(tmp_path / "a.jsonl", reviews(300)), out, run=trained)
+        api.embed(run, written(tmp_path / "b.jsonl", reviews(3)), out=out)
+        lost = f"{out}.part is of another run, input or command: started over, without its 256 rows"
+        assert lost in capsys.readouterr().err

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from textus.common import (
+    BEGIN_ANEW,
     RunError,
     UsageError,
     alone_in,
@@ -95,10 +96,17 @@ class PartialFile:
                 return int(state["rows"])
         except (RunError, KeyError, TypeError):
             pass
-        notice(f"{self.part} is of another run, input or command: started over")
+        notice(f"{self.part} is of another run, input or command: started over{self._lost()}")
         os.truncate(self.part, 0)
         self.state.unlink(missing_ok=True)
         return 0
+
+    def _lost(self) -> str:
+        """How many rows of another command are discarded."""
+        try:
+            return f", without its {int(read_json(self.state)['rows']):,} rows"
+        except (RunError, KeyError, TypeError, ValueError):
+            return ""
 
     def add(self, data: bytes, rows: int) -> None:
         """Write a piece; after it `rows` more are there."""
@@ -116,6 +124,26 @@ class PartialFile:
 
 
 @contextmanager
+def noted_of(file: PartialFile) -> Iterator[None]:
+    """Within the block Ctrl-C gets a note of what is in the file, any other error a line."""
+    try:
+        yield
+    except BaseException as error:
+        kept = f"{file.done:,} rows are kept in {file.part}"
+        how = (
+            "continue"
+            if file.of is not None
+            else "what was piped or given as values cannot be continued: begin anew"
+        )
+        note = f"{kept}; {how} with the same command" if file.done else BEGIN_ANEW
+        if isinstance(error, KeyboardInterrupt):
+            error.add_note(note)
+        elif file.done:
+            notice(note)
+        raise
+
+
+@contextmanager
 def partial_file(out: Path, of: str | None, *, force: bool = False) -> Iterator[PartialFile]:
     """A file that only this process writes; `of` says what it is made of (None: it cannot be continued). It is in its
     place when the block ends well; else what is written so far stays beside.
@@ -129,7 +157,8 @@ def partial_file(out: Path, of: str | None, *, force: bool = False) -> Iterator[
     with alone_in(part):
         file = PartialFile(out, of)
         try:
-            yield file
+            with noted_of(file):
+                yield file
         except BaseException:
             if not file.done:  # nothing is lost
                 file.part.unlink()

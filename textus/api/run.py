@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from textus.common import DataError, RunError, UsageError, notice
+from textus.common import DataError, RunError, UsageError, noted, notice
 from textus.report import check_report_folder
 
 if TYPE_CHECKING:
@@ -448,6 +448,7 @@ class Run:
         events = engine.stream([ids], sampling, None if source is None else [source])
         return DecodedStream(events, TextStream(self.tokenizer, sampling.stop))
 
+    @noted()
     def evaluate(
         self,
         on: Any = None,

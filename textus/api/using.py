@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textus.api.run import Run
-from textus.common import UsageError
+from textus.common import UsageError, noted
 from textus.report import check_report_folder
 
 if TYPE_CHECKING:
@@ -145,6 +145,7 @@ def evaluate(run: str | Path | Run, on: Any = None, **how: Any) -> dict[str, Any
     return open_run(run).evaluate(on, **how)
 
 
+@noted()
 def evaluate_together(
     runs: Iterable[str | Path | Run],
     on: Any,
@@ -183,6 +184,7 @@ def evaluate_together(
 # ── several runs side by side ──────────────────────────────────────────────────────────────────
 
 
+@noted()
 def compare(
     runs: Iterable[str | Path | Run],
     *,

@@ -12,6 +12,7 @@ import difflib
 import errno
 import json
 import os
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -37,15 +38,16 @@ CLOSE = 0.7
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code and never raises for what a person can cause."""
+    words = list(sys.argv[1:] if words is None else words)
     try:
         with terminated_like_ctrl_c():
-            code = run(list(sys.argv[1:] if words is None else words))
+            code = run(words)
             sys.stdout.flush()
         return code
-    except Terminated:
-        return failed("terminated", 143)
-    except KeyboardInterrupt:
-        return failed("stopped", 130)
+    except Terminated as stop:
+        return failed(stopped("terminated", stop, words), 143)
+    except KeyboardInterrupt as stop:
+        return failed(stopped("stopped", stop, words), 130)
     except BrokenPipeError:  # the reader of our output has gone: `textus … | head`
         give_up_output()
         return 0
@@ -53,6 +55,12 @@ def main(words: Sequence[str] | None = None) -> int:
         return failed(str(error), error.exit_code)
     except Exception as error:
         return unexpected(error)
+
+
+def stopped(how: str, stop: KeyboardInterrupt, words: Sequence[str]) -> str:
+    """One line for Ctrl-C: what is kept, where the work has a note on it (`common.noted`), and the command again."""
+    notes = getattr(stop, "__notes__", [])
+    return "; ".join([how, *notes]) + (f": {shlex.join(['textus', *words])}" if notes else "")
 
 
 def unexpected(error: Exception) -> int:

@@ -28,7 +28,7 @@ from textus.cli.options import (
     option,
     task_settings,
 )
-from textus.common import UsageError, notice
+from textus.common import UsageError, noted, notice
 
 if TYPE_CHECKING:
     from textus.api import Run
@@ -348,7 +348,8 @@ def predict(
         else:
             found = open_run(runs[0]).predict(given, task=task)
         return Answer({**about, "answers": found}, telling.answers(found))
-    rows = list(answered(runs, given, ensemble=ensemble, task=task, **options))
+    with noted("nothing is kept without --out FILE; begin anew with the same command"):
+        rows = list(answered(runs, given, ensemble=ensemble, task=task, **options))
     data = [place_of(record) | told for record, told in rows]
     return Answer({**about, "answers": data}, telling.answers(data, [record.values for record, _ in rows]))
 
