@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import math
 from collections.abc import Iterator
 from itertools import pairwise
@@ -13,7 +14,10 @@ import pytest
 import torch
 from torch import Tensor
 
+import textus
 from textus import evaluation
+from textus.api import open_run
+from textus.cli import main
 from textus.common import DataError, RunError, UsageError
 from textus.corpus import CorpusSettings, build
 from textus.evaluation import (
@@ -459,3 +463,61 @@ def test_of_a_long_text_the_beginning_is_read_and_how_much_is_said(
     found = own_findings(vae(tokenizer, spread=6.0), tokenizer, ["the cat sat on"] * 50)
     assert found["tokens"] == 28
     assert found["kl_per_text"]["n"] == 2
+
+
+# ── pages, tables and archives ─────────────────────────────────────────────────────────────────
+
+SENTENCES = ["The old man went down to the sea.", "She said it was a fine day, and it was."]
+
+
+def files_of_sentences(folder: Path) -> dict[str, Path]:
+    """The same two documents in several forms."""
+    from zipfile import ZipFile
+
+    paragraphs = "".join(f"<p>{text}</p>" for text in SENTENCES)
+    rows = [{"text": text, "id": number} for number, text in enumerate(SENTENCES)]
+    contents = {
+        "page.html": f"<html><head><title>x</title><style>p {{}}</style></head><body>{paragraphs}</body></html>",
+        "table.csv": 'id,text\n0,"{}"\n1,"{}"\n'.format(*SENTENCES),
+        "rows.jsonl": "".join(json.dumps(row) + "\n" for row in rows),
+        "rows.json": json.dumps(rows),
+    }
+    for name, content in contents.items():
+        (folder / name).write_text(content)
+    with ZipFile(folder / "texts.zip", "w") as archive:
+        for number, text in enumerate(SENTENCES):
+            archive.writestr(f"{number}.txt", text)
+    return {path.name: path for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("name", ["table.csv", "rows.jsonl", "rows.json", "texts.zip", "page.html"])
+def test_the_text_of_pages_and_tables_is_measured_not_their_markup(
+    name: str, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = files_of_sentences(tmp_path)[name]
+    texts = ["\n".join(SENTENCES)] if name == "page.html" else SENTENCES
+    run = open_run(trained)
+    assert main(["evaluate", str(trained), "--on", str(file), "--json"]) == 0
+    shown = capsys.readouterr()
+    found, expected = json.loads(shown.out), run.evaluate(texts)
+    assert found["bytes"] == sum(len(text.encode()) for text in texts)
+    assert found["bits_per_byte"]["value"] == pytest.approx(expected["bits_per_byte"]["value"], abs=1e-9)
+    assert f"{file}: the text of {len(texts)} documents is measured, {found['bytes']} bytes" in shown.err
+    compared = textus.compare([trained, trained], on=file)
+    assert compared["bytes"] == found["bytes"]
+
+
+def test_columns_of_a_table_that_is_measured(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "t.csv"
+    table.write_text("review,stars\n" + "".join(f'"{text}",5\n' for text in SENTENCES) + '"never closed\n')
+    assert main(["evaluate", str(trained), "--on", str(table)]) == 1
+    assert "--columns" in capsys.readouterr().err
+    assert main(["evaluate", str(trained), "--on", str(table), "--columns", "text=review", "--json"]) == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["bytes"] == sum(map(len, SENTENCES))
+    assert "1 rows or files hold no text and are left out" in shown.err
+    (tmp_path / "a.txt").write_text("plain")
+    assert main(["evaluate", str(trained), "--on", str(tmp_path / "a.txt"), "--columns", "text=review"]) == 2
+    assert "is read as one text" in capsys.readouterr().err

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         finetune,
         generate,
         import_model,
+        load_tokenizer,
         open_corpus,
         open_index,
         open_run,
@@ -66,7 +67,6 @@ if TYPE_CHECKING:
     from textus.common import TextusError
     from textus.generation import Sampling
     from textus.searching import Index
-    from textus.tokenizer import load as load_tokenizer
 
 __all__ = [
     "Index",
@@ -110,7 +110,6 @@ ELSEWHERE = {
     "Sampling": ("textus.generation", "Sampling"),
     "TextusError": ("textus.common", "TextusError"),
     "serve": ("textus.cli.using", "serve"),
-    "load_tokenizer": ("textus.tokenizer", "load"),
 }
 """Public names that do not live in `textus.api`: module and name there."""
 

@@ -1,12 +1,17 @@
-"""What a person typed where a text or a file may stand: the text itself, the name of a file, or a pipe."""
+"""What a person gives where a text or a file may stand: the text itself, the name of a file, or a pipe; and what they
+are told where they break it off.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import stat
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from textus.common import UsageError
 
@@ -83,3 +88,42 @@ def is_piped() -> bool:
     except (OSError, ValueError, AttributeError):
         return False
     return stat.S_ISFIFO(mode) or stat.S_ISREG(mode) or stat.S_ISSOCK(mode)
+
+
+# ── the path of a file or folder, in Python ────────────────────────────────────────────────────
+
+
+def path_of(value: Any, name: str) -> Path:
+    """The path of a file or folder: as given, or that of a run, a corpus or an index. UsageError naming an argument
+    that is none.
+    """
+    value = getattr(value, "path", value)
+    if isinstance(value, str | os.PathLike) and isinstance(os.fspath(value), str):
+        if not os.fspath(value):
+            raise UsageError(f"{name} is an empty string; give the path of a file or folder")
+        return Path(value)
+    raise UsageError(
+        f"{name} is {type(value).__name__} ({str(value)[:60]!r}), not the path of a file or folder; give a string or a"
+        " Path"
+    )
+
+
+def optional_path(value: Any, name: str) -> Path | None:
+    """`path_of`, and None for nothing."""
+    return None if value is None or value == "" else path_of(value, name)
+
+
+# ── broken off ─────────────────────────────────────────────────────────────────────────────────
+
+BEGIN_ANEW = "nothing is kept; begin anew with the same command"
+"""What becomes of work that is stopped and writes nothing on the way."""
+
+
+@contextlib.contextmanager
+def noted(note: str = BEGIN_ANEW) -> Iterator[None]:
+    """Within the block Ctrl-C gets a note of what is kept, which the command line shows in its one line."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        stop.add_note(note)
+        raise

@@ -477,20 +477,6 @@ def command_line() -> str:
     return shlex.join(["textus", *sys.argv[1:]])
 
 
-BEGIN_ANEW = "nothing is kept; begin anew with the same command"
-"""What becomes of work that is stopped and writes nothing on the way."""
-
-
-@contextlib.contextmanager
-def noted(note: str = BEGIN_ANEW) -> Iterator[None]:
-    """Within the block Ctrl-C gets a note of what is kept, which the command line shows in its one line."""
-    try:
-        yield
-    except KeyboardInterrupt as stop:
-        stop.add_note(note)
-        raise
-
-
 @contextlib.contextmanager
 def notices_together(*, show: bool = True) -> Iterator[None]:
     """Within the block the notices of many batches are held back; after it each kind is one line, its counts summed;

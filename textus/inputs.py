@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from textus.arguments import PLAIN
+from textus.arguments import PLAIN, path_of
 from textus.common import DataError, TextusError, UsageError, notice
 from textus.corpus.decoding import BROKEN, SAMPLE_BYTES, decode, marked
 from textus.corpus.dialects import line_end, lines
@@ -323,7 +323,7 @@ def labelled_records(
     Raises DataError where there is none.
     """
     if isinstance(given, str | Path):
-        path = Path(given)
+        path = path_of(given, "the rows")
         return options_for(path, options, trained).records(path)
     rows = labelled_rows(given, task)
     if not rows:

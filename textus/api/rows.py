@@ -7,7 +7,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from textus.common import DataError, UsageError, claim_file, json_lines, notice, write_atomic
+from textus.arguments import optional_path, path_of
+from textus.common import (
+    DataError,
+    UsageError,
+    claim_file,
+    json_lines,
+    notice,
+    write_atomic,
+)
 
 
 @contextlib.contextmanager
@@ -67,9 +75,9 @@ def augment(
     from textus.augment import AugmentSettings, augmented
     from textus.reading import ReadOptions
 
-    out, settings = Path(out), AugmentSettings(**how)
+    out, settings = path_of(out, "out"), AugmentSettings(**how)
     claim_file(out, force=force)
-    records = ReadOptions(columns, encoding).records(Path(data))
+    records = ReadOptions(columns, encoding).records(path_of(data, "data"))
     found = augmented(records, settings)
     write_atomic(out, json_lines(each.values for each in found))
     copies = Counter(each.values["augmented"] for each in found if "augmented" in each.values)
@@ -85,9 +93,9 @@ def cloze(corpus: str | Path, *, out: str | Path, force: bool = False, **how: An
     from textus.augment.cloze import ClozeSettings, clozes
     from textus.corpus import open_corpus
 
-    out, settings = Path(out), ClozeSettings(**how)
+    out, settings = path_of(out, "out"), ClozeSettings(**how)
     claim_file(out, force=force)
-    documents = (each.text for each in open_corpus(Path(corpus)).documents("train"))
+    documents = (each.text for each in open_corpus(path_of(corpus, "corpus")).documents("train"))
     rows = list(clozes(documents, settings))
     if not rows:
         raise DataError(
@@ -119,7 +127,14 @@ def validate(
     from textus.validating import Reader, validate
 
     reader = Reader(columns, encoding or "", tuple(settings))
-    others = {name: Path(path) for name, path in (("dev", dev), ("test", test)) if path}
+    others = {
+        name: path for name, given in (("dev", dev), ("test", test)) if (path := optional_path(given, name))
+    }
     return validate(
-        Path(data), task, others=others, run=Path(start) if start else None, family=model, reader=reader
+        path_of(data, "data"),
+        task,
+        others=others,
+        run=optional_path(start, "start"),
+        family=model,
+        reader=reader,
     )

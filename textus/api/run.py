@@ -8,7 +8,8 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from textus.common import DataError, RunError, UsageError, noted, notice
+from textus.arguments import noted, optional_path, path_of
+from textus.common import DataError, RunError, UsageError, notice
 from textus.report import check_report_folder
 
 if TYPE_CHECKING:
@@ -29,11 +30,26 @@ def is_texts(on: Any) -> bool:
     return on is not None and not isinstance(on, str | Path)
 
 
+def check_string(text: Any, name: str) -> None:
+    """UsageError for what is no string."""
+    if not isinstance(text, str):
+        raise UsageError(f"the {name} is {type(text).__name__} ({str(text)[:60]!r}); give one string")
+
+
+def check_messages(messages: Any) -> None:
+    """UsageError for what is no list of messages."""
+    if not isinstance(messages, list | tuple) or not messages:
+        raise UsageError(
+            f"the messages are {type(messages).__name__} ({str(messages)[:60]!r}); give a list such as"
+            ' [{"role": "user", "content": "…"}]'
+        )
+
+
 class Run:
     """A trained model in its folder: it generates, talks, scores and evaluates. Reading is lazy."""
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = path_of(path, "the run")
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
@@ -89,6 +105,8 @@ class Run:
         """
         from textus.tasks import from_record, learnt
 
+        if name is not None:
+            check_string(name, "name of a task")
         if not self.tasks:
             raise UsageError(
                 f"{self.path} was not fine-tuned for a task; make one: textus finetune DATA --from {self.path}"
@@ -180,7 +198,9 @@ class Run:
         from textus.reading import ReadOptions
 
         given = Path(given) if isinstance(given, str) else given
-        about = written(self._predictor(task), given, Path(out), ReadOptions(columns, encoding), force=force)
+        about = written(
+            self._predictor(task), given, path_of(out, "out"), ReadOptions(columns, encoding), force=force
+        )
         return {"run": str(self.path), **about}
 
     def evaluate_task(
@@ -217,7 +237,7 @@ class Run:
                     "--entities: --slice and --out go with the rows' own entities; leave them out"
                 )
             options = self._text_options(on, ReadOptions(columns, encoding), entities)
-            found = measured(Path(entities), self.path, Path(on), options)
+            found = measured(path_of(entities, "entities"), self.path, path_of(on, "on"), options)
             about = {"run": str(self.path), "entities": str(entities), "on": str(on)}
             return {**about, "task": "relations from raw text", **found}
         from textus import scoring
@@ -237,8 +257,8 @@ class Run:
             if floors and (lower := scoring.floors(self.path, record, rows, outputs)):
                 found["floors"] = lower
         if out is not None:
-            scoring.write(Path(out), found, asked, {self.path.name: self.path / "log.jsonl"})
-            scoring.write_predictions(Path(out), rows, outputs)
+            scoring.write(path_of(out, "out"), found, asked, {self.path.name: self.path / "log.jsonl"})
+            scoring.write_predictions(path_of(out, "out"), rows, outputs)
         return found
 
     def triples(
@@ -260,11 +280,11 @@ class Run:
         from textus.reading import ReadOptions
 
         if out is not None:
-            extracting.kind_of(Path(out), force=force)
+            extracting.kind_of(path_of(out, "out"), force=force)
         options = self._text_options(file, ReadOptions(columns, encoding), entities)
-        found = extracting.triples(Path(file), Path(entities), self.path, options)
+        found = extracting.triples(path_of(file, "file"), path_of(entities, "entities"), self.path, options)
         if out is not None:
-            extracting.write(Path(out), found["triples"], force=force)
+            extracting.write(path_of(out, "out"), found["triples"], force=force)
         return {"run": str(self.path), "entities_run": str(entities), "on": str(file), **found}
 
     def _text_options(self, file: str | Path, given: ReadOptions, *others: str | Path) -> ReadOptions:
@@ -276,7 +296,7 @@ class Run:
 
         records = [self.record, *(Run(path).record for path in others)]
         trained = options_of_all([options_of_run(record) for record in records])
-        return options_for(Path(file), given, ReadOptions(encoding=trained.encoding))
+        return options_for(path_of(file, "file"), given, ReadOptions(encoding=trained.encoding))
 
     def task_as(self, name: str, settings: Sequence[str] = ()) -> Task:
         """A task the run has learnt, by its name, or similarity for a run that has not learnt it; `settings` are
@@ -346,10 +366,12 @@ class Run:
         from textus.robustness import robustness
         from textus.tasks import learnt
 
-        words, asked = Path(vectors) if vectors else None, self.task_called(task)
+        words, asked = optional_path(vectors, "vectors"), self.task_called(task)
         trained = options_of_run(learnt(self.record, asked.called, self.path))
-        options = options_for(Path(on), ReadOptions(columns, encoding), trained)
-        found = robustness(self.model, asked, self.tokenizer, Path(on), options=options, vectors=words)
+        options = options_for(path_of(on, "on"), ReadOptions(columns, encoding), trained)
+        found = robustness(
+            self.model, asked, self.tokenizer, path_of(on, "on"), options=options, vectors=words
+        )
         return {"run": str(self.path), "on": str(on), "task": asked.called, **found}
 
     def stream(self, prompt: str = "", **sampling: Any) -> DecodedStream:
@@ -363,6 +385,7 @@ class Run:
         """
         from textus.generation import beginning, sampling_of
 
+        check_string(prompt, "prompt")
         chosen, tokenizer = sampling_of(sampling), self.tokenizer
         ids = [*tokenizer.begin, *tokenizer.encode(prompt)]
         if self.model.needs_source:
@@ -385,6 +408,7 @@ class Run:
         from textus.generation import sampling_of
         from textus.tokenizer.chat import text_of
 
+        check_messages(messages)
         if self.model.needs_source:
             return self.stream(text_of(messages[-1], len(messages) - 1), **sampling)
 
@@ -457,13 +481,14 @@ class Run:
         samples: bool = True,
         out: str | Path | None = None,
         encoding: str | None = None,
+        columns: str | None = None,
         **of_task: Any,
     ) -> dict[str, Any]:
         """How good it is. Of a model of text bits per byte, perplexity and more of a text file (or strings, each a
         document), or without one of the corpus' validation split: `findings` are the family's own figures, where it has
         some, `samples` adds how repetitive and how varied the model's own texts are. Of a fine-tuned run see
         `evaluate_task`, whose further arguments are taken too. `out`: a folder for the page and the figures;
-        `encoding`: the file's, else detected.
+        `encoding`: the file's, else detected; `columns`: those of a table.
 
         Raises DataError where there is no text, UsageError for arguments of the other kind of run.
         """
@@ -475,12 +500,16 @@ class Run:
                 )
             if on is None:
                 raise UsageError(f"{self.path} is asked for {name}: give labelled rows, --on FILE")
-            return self.evaluate_task(on, out=out, encoding=encoding, **of_task)
+            return self.evaluate_task(on, out=out, encoding=encoding, columns=columns, **of_task)
         if given := [name for name, value in of_task.items() if value not in (None, (), [])]:
             raise UsageError(f"{given[0]}: {self.path} was not fine-tuned for a task; leave it out")
         from textus.evaluation import evaluate, own_findings, sample_quality, sources_among
 
-        model, tokenizer, texts = self.model, self.tokenizer, self._texts(on, encoding=encoding)
+        model, tokenizer, texts = (
+            self.model,
+            self.tokenizer,
+            self._texts(on, encoding=encoding, columns=columns),
+        )
         result = {"run": str(self.path), **evaluate(model, tokenizer, texts, stride=stride)}
         result["on"] = (
             ("the texts given" if is_texts(on) else str(on)) if on is not None else "validation split"
@@ -494,23 +523,27 @@ class Run:
             from textus.comparing import write_evaluation
 
             sample = self._sample(texts) if model.can_generate else None
-            write_evaluation(Path(out), result, sample, {self.path.name: self.path / "log.jsonl"})
+            write_evaluation(path_of(out, "out"), result, sample, {self.path.name: self.path / "log.jsonl"})
         return result
 
     def score(self, text: str, *, stride: int | None = None) -> Any:
         """Nats of each token of a text: an `evaluation.Score`."""
         self.refuse_task()
+        check_string(text, "text")
         from textus.evaluation import score_text
 
         return score_text(self.model, self.tokenizer, text, stride=stride)
 
-    def _texts(self, on: Any, pairs: bool | None = None, encoding: str | None = None) -> Any:
+    def _texts(
+        self, on: Any, pairs: bool | None = None, encoding: str | None = None, columns: str | None = None
+    ) -> Any:
         """What to measure on; `pairs`: whether a file is read as pairs (None: if this model needs them)."""
         from textus.inputs import items_of
-        from textus.texts import as_texts, read_pairs, read_text, split_texts
+        from textus.texts import as_texts, read_documents, read_pairs, split_texts
 
-        if encoding and (on is None or is_texts(on)):
-            raise UsageError(f"--encoding {encoding}: goes with a file, --on FILE; leave it out")
+        for name, value in (("encoding", encoding), ("columns", columns)):
+            if value and (on is None or is_texts(on)):
+                raise UsageError(f"--{name} {value}: goes with a file, --on FILE; leave it out")
         if on is None:
             return split_texts(self._corpus())
         if is_texts(on):
@@ -519,7 +552,7 @@ class Run:
                 raise UsageError(f"{self.path} predicts text: give strings, or the path of a file")
             return as_texts(items)
         of_pairs = self.model.needs_source if pairs is None else pairs
-        return (read_pairs if of_pairs else read_text)(on, encoding or "")
+        return (read_pairs if of_pairs else read_documents)(on, encoding or "", columns)
 
     def _sample(self, texts: Any) -> tuple[str, str]:
         """What the model was given (the first source it can read whole, where it needs one), and its text."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textus.api.run import Run
-from textus.common import UsageError, noted
+from textus.arguments import noted, path_of
+from textus.common import UsageError
 from textus.report import check_report_folder
 
 if TYPE_CHECKING:
@@ -37,8 +39,18 @@ def named(runs: Sequence[Run]) -> dict[str, Run]:
 
 
 def paths_of(runs: Iterable[str | Path | Run]) -> list[Path]:
-    """The folders of runs."""
-    return [run.path if isinstance(run, Run) else Path(run) for run in runs]
+    """The folders of runs, of one that is given alone too."""
+    return [run.path for run in runs_of(runs)]
+
+
+def runs_of(runs: Any) -> list[Run]:
+    """Runs, or one that is given alone. UsageError for anything else."""
+    alone = isinstance(runs, str | PathLike | Run)
+    if not alone and not isinstance(runs, Iterable):
+        raise UsageError(
+            f"runs is {type(runs).__name__} ({str(runs)[:60]!r}); give the paths of runs, or Runs"
+        )
+    return [run if isinstance(run, Run) else Run(run) for run in ([runs] if alone else runs)]
 
 
 # ── answers ────────────────────────────────────────────────────────────────────────────────────
@@ -86,7 +98,7 @@ def predict_together(
     if out is None:
         return ask(reader, checked(texts), options)
     about = {"runs": [str(path) for path in paths], "ensemble": ensemble}
-    return about | written(reader, texts, Path(out), options, force=force)
+    return about | written(reader, texts, path_of(out, "out"), options, force=force)
 
 
 def answered(
@@ -177,7 +189,9 @@ def evaluate_together(
     }
     found = {**about, **ensembling.reported(paths, ensemble, rows, by, floors=floors)}
     if out is not None:
-        scoring.write(Path(out), found, rows.task, {str(each): each / "log.jsonl" for each in paths})
+        scoring.write(
+            path_of(out, "out"), found, rows.task, {str(each): each / "log.jsonl" for each in paths}
+        )
     return found
 
 
@@ -206,7 +220,7 @@ def compare(
     from textus.reading import ReadOptions
 
     check_report_folder(out)
-    opened = [open_run(run) for run in runs]
+    opened = [open_run(run) for run in runs_of(runs)]
     if not opened:
         raise UsageError("there is nothing to compare; name at least one run")
     tuned = [run for run in opened if run.tasks]
@@ -218,12 +232,9 @@ def compare(
         )
     if tuned:
         return compare_tasks(opened, on, out, options=ReadOptions(columns, encoding), task=task)
-    for name, value in (("columns", columns), ("task", task)):
-        if value is not None:
-            raise UsageError(
-                f"--{name} {value}: {opened[0].path} was not fine-tuned for a task; leave it out"
-            )
-    return compare_texts(opened, on, out, encoding)
+    if task is not None:
+        raise UsageError(f"--task {task}: {opened[0].path} was not fine-tuned for a task; leave it out")
+    return compare_texts(opened, on, out, ReadOptions(columns, encoding))
 
 
 def compare_tasks(
@@ -239,12 +250,14 @@ def compare_tasks(
     paths = {name: run.path for name, run in named(runs).items()}
     found = task_comparing.compare(paths, on, options=options, task=task)
     if out is not None:
-        task_comparing.write(Path(out), found, {name: path / "log.jsonl" for name, path in paths.items()})
+        task_comparing.write(
+            path_of(out, "out"), found, {name: path / "log.jsonl" for name, path in paths.items()}
+        )
     return found
 
 
 def compare_texts(
-    runs: Sequence[Run], on: Any, out: str | Path | None, encoding: str | None
+    runs: Sequence[Run], on: Any, out: str | Path | None, options: ReadOptions
 ) -> dict[str, Any]:
     """Models of text by bits per byte."""
     from textus import comparing
@@ -255,7 +268,7 @@ def compare_texts(
             "these runs were trained on different corpora; name a text to compare them on: --on TEXT"
         )
     by_name = {name: run.path for name, run in named(runs).items()}
-    texts = runs[0]._texts(on, any(run.needs_source for run in runs), encoding)
+    texts = runs[0]._texts(on, any(run.needs_source for run in runs), options.encoding, options.columns)
 
     def entries() -> Iterator[comparing.Entry]:
         for name, path in by_name.items():
@@ -270,7 +283,7 @@ def compare_texts(
             if (run := Run(path)).can_generate:
                 samples[name] = run._sample(texts)
         logs = {name: path / "log.jsonl" for name, path in by_name.items()}
-        comparing.write(Path(out), result, samples, logs)
+        comparing.write(path_of(out, "out"), result, samples, logs)
     return result
 
 
@@ -302,7 +315,7 @@ def embed(
         given = Path(given)
     options = opened._text_options(given, ReadOptions(columns, encoding))
     about = embedding.embed_to(
-        opened.vectors_of(settings), given, Path(out), run=opened.path, options=options,
+        opened.vectors_of(settings), given, path_of(out, "out"), run=opened.path, options=options,
         settings=settings, force=force,
     )  # fmt: skip
     return {"run": str(opened.path), **about}
@@ -318,20 +331,30 @@ def generate(
     force: bool = False,
     **sampling: Any,
 ) -> dict[str, Any]:
-    """What follows each prompt of a file (of a model that makes a text from another: its source texts), as rows of the
-    file at `out`; see `Run.generate` for one. Rows are written as they come; the same command continues after a kill.
+    """What follows each prompt of a file, a list or rows (of a model that makes a text from another: its source texts),
+    as rows of the file at `out`; see `Run.generate` for one. Rows are written as they come; of a file, the same call
+    continues after a kill.
     """
     from textus.completing import complete_to
     from textus.generation import sampling_of
+    from textus.inputs import Records, items_of, records_given
     from textus.reading import ReadOptions
+    from textus.records import Record
 
     opened = open_run(run)
     opened.refuse_task()
-    given, options = Path(given) if isinstance(given, str) else given, ReadOptions(columns, encoding)
-    if isinstance(given, Path):
+    options = ReadOptions(columns, encoding)
+    if isinstance(given, str | Path):
+        given = path_of(given, "the file of prompts")
         options = opened._text_options(given, options)
+    elif not isinstance(given, Records):
+        items, _ = items_of(given)
+        if pairs := [item for item in items if isinstance(item, tuple)]:
+            raise UsageError(f"a prompt is one text; {pairs[0]!r:.60} has {len(pairs[0])}")
+        rows = [item if isinstance(item, dict) else {"prompt": item} for item in items]
+        given = Records(records_given(rows, columns) if rows else list[Record]())
     n = complete_to(
-        opened.model, opened.tokenizer, given, Path(out), sampling_of(sampling), run=opened.path, options=options,
-        force=force,
+        opened.model, opened.tokenizer, given, path_of(out, "out"), sampling_of(sampling), run=opened.path,
+        options=options, force=force,
     )  # fmt: skip
     return {"run": str(opened.path), "out": str(out), "rows": n}

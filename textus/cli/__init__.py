@@ -58,7 +58,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def stopped(how: str, stop: KeyboardInterrupt, words: Sequence[str]) -> str:
-    """One line for Ctrl-C: what is kept, where the work has a note on it (`common.noted`), and the command again."""
+    """One line for Ctrl-C: what is kept, where the work has a note on it (`arguments.noted`), and the command again."""
     notes = getattr(stop, "__notes__", [])
     return "; ".join([how, *notes]) + (f": {shlex.join(['textus', *words])}" if notes else "")
 

@@ -145,7 +145,7 @@ class TaskFlags:
     """How fine-tuned runs are measured by their task."""
 
     columns: Annotated[
-        str | None, option("For a fine-tuned run, which columns are the fields: text=review,label=stars.")
+        str | None, option("Which columns of a table are the fields: text=review,label=stars.")
     ] = None
     by: Annotated[
         list[str] | None,
@@ -183,7 +183,6 @@ class TaskFlags:
     def refuse(self, run: Path) -> None:
         """UsageError for a flag that a run without a task has no use for."""
         given = {
-            "--columns": self.columns,
             "--slice": self.by,
             "--no-floors": self.no_floors,
             "--entities": self.entities,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from textus import arguments
+from textus.arguments import noted
 from textus.cli.options import (
     Answer,
     Asked,
@@ -28,7 +29,7 @@ from textus.cli.options import (
     option,
     task_settings,
 )
-from textus.common import UsageError, noted, notice
+from textus.common import UsageError, notice
 
 if TYPE_CHECKING:
     from textus.api import Run
@@ -231,7 +232,7 @@ def evaluate(
         found = opened.evaluate(on, stride=stride, **words)
         return Answer(found, telling.task_scores(found) + page)
     task.refuse(runs[0])
-    data = opened.evaluate(on, stride=stride, out=task.out, encoding=task.encoding)
+    data = opened.evaluate(on, stride=stride, out=task.out, encoding=task.encoding, columns=task.columns)
     return Answer(data, telling.evaluation(data) + page)
 
 

@@ -1,0 +1,74 @@
+"""Every verb of Python with every kind of value as its first argument: it works, or one line says what is wrong."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import textus
+from textus import api
+from textus.common import TextusError, UsageError
+
+ROWS = [{"text": f"film {i} was {'good' if i % 2 else 'bad'}", "label": i % 2} for i in range(12)]
+NOT_PATHS: dict[str, Any] = {
+    "list": ["a", "b"], "rows": ROWS, "dict": {"text": "a"}, "none": None, "int": 3, "bytes": b"x",
+    "pair": (["a"], ["b"]), "nothing": [], "empty": "", "object": object(), "set": {"a"},
+}  # fmt: skip
+NO_ARGUMENTS = ("doctor", "serve", "Sampling", "TextusError", "Index")
+WORKS = {("finetune", "rows"), ("tune", "rows"), ("build_corpus", "list"), ("pull_model", "list")}
+FURTHER: dict[str, dict[str, Any]] = {
+    "predict": {"given": "x"}, "embed": {"given": "x"}, "generate": {"given": ["x"]}, "evaluate": {"on": "x"},
+    "evaluate_together": {"on": "x"}, "predict_together": {"texts": "x"}, "build_index": {"bm25": True},
+    "fewshot": {"data": "x", "on": "y"}, "finetune": {"model": "linear"}, "tune": {"model": "linear", "trials": 1},
+    "train": {"model": "ngram"},
+}  # fmt: skip
+VERBS = [name for name in textus.__all__ if name not in NO_ARGUMENTS and name != "pull_model"]
+
+
+@pytest.fixture(scope="module")
+def linear(tmp_path_factory: pytest.TempPathFactory) -> api.Run:
+    return api.finetune(ROWS, model="linear", out=tmp_path_factory.mktemp("linear") / "run")
+
+
+@pytest.mark.parametrize("kind", NOT_PATHS)
+def test_what_is_no_path_is_refused_by_every_verb(kind: str, tmp_path: Path) -> None:
+    for verb in VERBS:
+        if (verb, kind) in WORKS or (verb, kind) == ("build_corpus", "empty"):
+            continue
+        call = getattr(textus, verb)
+        how = dict(FURTHER.get(verb, {}))
+        if "out" in inspect.signature(call).parameters:
+            how["out"] = tmp_path / ("search" if verb == "tune" else "out.jsonl")
+        with pytest.raises(TextusError) as error:
+            call(NOT_PATHS[kind], **how)
+        assert "\n" not in str(error.value)
+        assert not (tmp_path / "out.jsonl").exists(), verb
+        assert not list(tmp_path.glob("*.rows.jsonl")), verb
+
+
+@pytest.mark.parametrize("kind", NOT_PATHS)
+def test_what_is_no_text_is_refused_by_a_run(kind: str, trained: Path) -> None:
+    run, value = api.open_run(trained), NOT_PATHS[kind]
+    for verb in ("chat", "generate", "score", "task_called", "robustness"):
+        if kind == "empty" and verb in ("generate", "score"):
+            continue  # an empty text is one
+        with pytest.raises(UsageError) as error:
+            getattr(run, verb)(value)
+        assert "\n" not in str(error.value)
+    with pytest.raises(UsageError, match="give a list such as"):
+        run.chat("hi")  # type: ignore[arg-type]
+
+
+def test_a_run_is_as_good_as_its_path(linear: api.Run, trained: Path, tmp_path: Path) -> None:
+    assert textus.verify(linear) == textus.verify(linear.path)
+    assert textus.load_tokenizer(linear).fingerprint == linear.tokenizer.fingerprint
+    assert textus.predict_together([linear, linear], "was good")["label"] == 1
+    found = textus.generate(trained, ["a", "b"], out=tmp_path / "o.jsonl", max_tokens=1)
+    assert found["rows"] == 2
+    with pytest.raises(UsageError, match="a prompt is one text"):
+        textus.generate(trained, [("a", "b")], out=tmp_path / "p.jsonl")
+    with pytest.raises(UsageError, match="compare takes two"):
+        textus.compare(linear, on=ROWS)
