@@ -16,6 +16,7 @@ common
 arguments config hardware allocation report
 corpus tokenizer
 loader texts records
+skipping
 reading
 passages
 pairs inputs

@@ -18,9 +18,11 @@ POSITIONAL = 5
 TABLE_LINES = 50
 EMPTY_WORDS = ("utils", "util", "helpers", "helper", "misc", "manager", "handler", "factory")
 
-ONE_PER_FLAG = {"train", "start", "finetune", "validate", "evaluate_task", "evaluate_together"}
-"""`api.train`, `runs.start`, `finetune`, `validate`, `Run.evaluate_task` and `api.evaluate_together` have a
-parameter for each flag of their command: the flags are their interface."""
+ONE_PER_FLAG = {
+    "train", "start", "finetune", "validate", "evaluate_task", "evaluate_together", "predict_together", "build_index",
+}  # fmt: skip
+"""`runs.start` and these verbs of `api` have a parameter for each flag of their command: the flags are their
+interface."""
 
 TORCH_DECIDES = {"forward", "backward"}
 """Autograd functions take their inputs by position."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from textus.records import (
     clean_text,
     parse_columns,
 )
+from textus.skipping import BadRow, left_out, parse_rows, unread
 from textus.texts import read_text
 
 PLACE = re.compile(r"(?:^|: )(line|entry|record|row|text|sentence) ([\d,]+)$")
@@ -123,11 +125,21 @@ def looked_at(path: Path, tags: Iterable[str], encoding: str | None) -> tuple[se
     return counts, n_tagged, n
 
 
+CheckOf = Callable[[Sequence[Record]], Callable[[Record], Any]]
+"""What makes of rows a check of one of them, which raises DataError where it cannot be used."""
+AT_ONCE = 256
+"""Rows that are checked together."""
+
+
 def texts_in(
-    path: Path, options: ReadOptions = DETECTED, tags: Iterable[str] | None = None
+    path: Path,
+    options: ReadOptions = DETECTED,
+    tags: Iterable[str] | None = None,
+    check: CheckOf | None = None,
 ) -> Callable[[], Iterator[Record]]:
     """How the rows of a file that are to be answered are read, as often as needed; of a plain text its lines, unless
-    they are tokens in columns and `tags` are what a run knows. One line says what a plain text was taken for.
+    they are tokens in columns and `tags` are what a run knows. One line says what a plain text was taken for. Rows that
+    cannot be read, or that the `check` refuses, are left out where the options allow it.
     """
     if is_plain(path) and not options.columns and path.is_file():
         if tags is None or not has_columns(path, tags, options.encoding):
@@ -137,10 +149,24 @@ def texts_in(
     known = list[bool]()
 
     def records() -> Iterator[Record]:
-        yield from options.stream(path, quiet=bool(known))
+        problems = None if options.skip_invalid is None else faults
+        yield from options.stream(path, quiet=bool(known), problems=problems)
         known.append(True)  # what is to be reported of the file is reported once
 
-    return records
+    faults = list[Problem]()
+    if options.skip_invalid is None or check is None:
+        return records
+    places = unusable(records(), check, faults, options.skip_invalid)
+    return lambda: (record for record in records() if record.where not in places)
+
+
+def unusable(rows: Iterator[Record], check: CheckOf, faults: list[Problem], skip: str) -> set[str]:
+    """The places of the rows that are to be left out; `faults` are, when all are read, those that cannot be read."""
+    bad, n = list[BadRow](), 0
+    while batch := list(islice(rows, AT_ONCE)):
+        parse_rows(batch, check(batch), bad)
+        n += len(batch)
+    return left_out([*bad, *unread(faults)], n + len(faults), skip)
 
 
 def columns_as_trained(trained: str | None, names: Iterable[str]) -> str | None:
@@ -166,8 +192,8 @@ def options_for(path: Path, given: ReadOptions, trained: ReadOptions) -> ReadOpt
     if not encoding and trained.encoding and path.exists() and fits(path, trained.encoding):
         encoding = trained.encoding
         notice(f"{path}: encoding as in training: {encoding}")
-    options = ReadOptions(given.columns, encoding)
-    return ReadOptions(columns_for(path, options, trained.columns), encoding)
+    options = replace(given, encoding=encoding)
+    return replace(options, columns=columns_for(path, options, trained.columns))
 
 
 def columns_for(path: Path, given: ReadOptions, trained: str | None) -> str | None:
@@ -175,10 +201,12 @@ def columns_for(path: Path, given: ReadOptions, trained: str | None) -> str | No
     if given.columns or not trained or not path.exists() or is_plain(path):
         return given.columns
     try:
-        first = next(given.stream(path, quiet=True))
+        first = next(
+            given.stream(path, quiet=True, problems=None if given.skip_invalid is None else []), None
+        )
     except TextusError:
         return None  # what is wrong is reported when the file is read
-    if found := columns_as_trained(trained, first.values):
+    if first and (found := columns_as_trained(trained, first.values)):
         notice(f"{path}: columns as in training: {found}")
     return found
 
@@ -317,14 +345,16 @@ def labelled_records(
     options: ReadOptions = DETECTED,
     task: str = "classification",
     trained: ReadOptions = DETECTED,
+    problems: list[Problem] | None = None,
 ) -> list[Record]:
-    """Labelled rows of a file or of Python as records; `trained`: how the rows of the run that is to answer were read.
+    """Labelled rows of a file or of Python as records; `trained`: how the rows of the run that is to answer were read;
+    rows that cannot be read are added to `problems`, if given.
 
     Raises DataError where there is none.
     """
     if isinstance(given, str | Path):
         path = path_of(given, "the rows")
-        return options_for(path, options, trained).records(path)
+        return options_for(path, options, trained).records(path, problems)
     rows = labelled_rows(given, task)
     if not rows:
         raise DataError("there is no row; give labelled rows")

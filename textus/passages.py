@@ -30,6 +30,7 @@ from textus.records import (
     of_source,
     report_dropped,
 )
+from textus.skipping import BadRow, left_out, unread
 
 LONGEST = 1200
 """Bytes of UTF-8 in a passage: some 250 English words or 400 Chinese characters, which a window of 512 tokens holds."""
@@ -71,9 +72,16 @@ def read_passages(path: Path, options: ReadOptions = DETECTED, *, longest: int =
     documents: dict[str, Passage] = {}
     ids, shared = dict[str, str](), list[Passage]()
     n_read = n_empty = n_repeated = 0
-    for number, record in enumerate(records_of(path, options)):
+    bad, faults = list[BadRow](), list[Problem]()
+    for number, record in enumerate(records_of(path, options, faults)):
         n_read += 1
-        document = document_of(record, number)
+        try:
+            document = document_of(record, number)
+        except DataError as error:
+            if options.skip_invalid is None:
+                raise
+            bad.append(BadRow(record.where, str(error)))
+            continue
         if document.id is not None and ids.setdefault(document.id, document.text) != document.text:
             shared.append(document)
         if not document.text.strip():
@@ -84,6 +92,7 @@ def read_passages(path: Path, options: ReadOptions = DETECTED, *, longest: int =
                 documents[document.text] = replace(known, same=(*known.same, document.id))
         else:
             documents[document.text] = document
+    left_out([*bad, *unread(faults)], n_read + len(faults), options.skip_invalid)
     if not documents:
         raise DataError(f"{path} holds no text")
     if n_empty:
@@ -105,17 +114,21 @@ def read_passages(path: Path, options: ReadOptions = DETECTED, *, longest: int =
     return passages
 
 
-def records_of(path: Path, options: ReadOptions) -> Iterator[Record]:
+def records_of(path: Path, options: ReadOptions, problems: list[Problem] | None = None) -> Iterator[Record]:
     """Every document of a path as a record with a text: rows of tables, lines of a .txt, and of a folder or archive the
-    rows of its tables and every other text as one document.
+    rows of its tables and every other text as one document. Rows that cannot be read are added to `problems` where the
+    options allow some.
     """
+    if options.skip_invalid is None:
+        problems = None
     whole = path.is_dir() or path.suffix.lower() in WHOLE
     lines = not options.columns and suffix_of_path(path) == ".txt"
     if not (whole or lines):
-        yield from options.stream(path)
+        yield from options.stream(path, problems=problems)
         return
     reading = Reading(parse_columns(options.columns), options.encoding or "")
-    dropped, faults, broken, guesses = list[Dropped](), list[Problem](), Broken(), Guesses()
+    dropped, broken, guesses = list[Dropped](), Broken(), Guesses()
+    faults = list[Problem]() if problems is None else problems
     for source in scan([path], Path(), lambda n: None):
         if isinstance(source, Dropped):
             dropped.append(source)
@@ -131,7 +144,7 @@ def records_of(path: Path, options: ReadOptions) -> Iterator[Record]:
         notice(line)
     broken.report()
     report_dropped(dropped)
-    if faults:
+    if faults and problems is None:
         raise bad_rows(faults)
 
 

@@ -66,6 +66,12 @@ def predictor(
     return Predictor(task, answer, options_of_run(record), sha256(run / "run.json"))
 
 
+def refuse_skipping(given: Any, options: ReadOptions) -> None:
+    """UsageError where rows that cannot be used are to be left out of what is no file."""
+    if options.skip_invalid is not None and not isinstance(given, Path):
+        raise UsageError(f"--skip-invalid {options.skip_invalid}: goes with a file of rows; leave it out")
+
+
 # ── as a list ──────────────────────────────────────────────────────────────────────────────────
 
 
@@ -96,6 +102,7 @@ def predict(reader: Predictor, given: Any, options: ReadOptions = DETECTED) -> A
     """
     if isinstance(given, Path | Records):
         return [place_of(record) | told for record, told in answered(reader, given, options)]
+    refuse_skipping(given, options)
     items, alone = items_of(given)
     examples = examples_given(reader, items, options.columns)
     outputs = reader.answers(examples)
@@ -128,7 +135,7 @@ def examples_given(reader: Predictor, items: Sequence[Any], columns: str | None 
 def read_by(reader: Predictor, path: Path, options: ReadOptions) -> Callable[[], Iterator[Record]]:
     """How the rows of a file are read, as often as needed."""
     tags = reader.task.labels if reader.task.name == "tagging" else None
-    return texts_in(path, options, tags)
+    return texts_in(path, options, tags, lambda rows: reader.task.check_of(rows, labelled=False))
 
 
 # ── as a file ──────────────────────────────────────────────────────────────────────────────────
@@ -149,6 +156,7 @@ def predict_to(
     Raises UsageError where `out` exists, unless `force`.
     """
     form, of = form_of(out), None
+    refuse_skipping(given, options)
     claim_output(out, given, force=force)
     records: Callable[[], Iterable[Record]] = lambda: given  # type: ignore[assignment, return-value]  # noqa: E731
     if isinstance(given, Path):

@@ -11,7 +11,8 @@ from typing import Any
 from textus.corpus.decoding import Survey, marked
 from textus.corpus.documents import Unreadable, checked_encoding
 from textus.corpus.sources import Source, blocks, scan
-from textus.records import Record, parse_columns, stream_records
+from textus.records import Problem, Record, parse_columns, stream_records
+from textus.skipping import parse_share
 
 
 @dataclass(frozen=True)
@@ -25,17 +26,23 @@ class ReadOptions:
 
     columns: str | None = None
     encoding: str | None = None
+    skip_invalid: str | None = None
+    """The share of rows that may be left out because they cannot be used: N% or all."""
 
     def __post_init__(self) -> None:
         checked_encoding(self.encoding or "")
+        parse_share(self.skip_invalid)
 
-    def stream(self, path: Path, *, quiet: bool = False) -> Iterator[Record]:
+    def stream(
+        self, path: Path, *, quiet: bool = False, problems: list[Problem] | None = None
+    ) -> Iterator[Record]:
         """The rows of a file; see `records.stream_records`."""
-        return stream_records(path, parse_columns(self.columns), encoding=self.encoding or "", quiet=quiet)
+        columns, encoding = parse_columns(self.columns), self.encoding or ""
+        return stream_records(path, columns, encoding=encoding, quiet=quiet, problems=problems)
 
-    def records(self, path: Path) -> list[Record]:
+    def records(self, path: Path, problems: list[Problem] | None = None) -> list[Record]:
         """All rows of a file."""
-        return list(self.stream(path))
+        return list(self.stream(path, problems=problems))
 
 
 DETECTED = ReadOptions()

@@ -37,8 +37,9 @@ from textus.models import family as family_of
 from textus.models.kernels import cache_folder
 from textus.predicting import answer_columns, flat
 from textus.reading import DETECTED, ReadOptions
-from textus.records import Record, parse_columns, read_records
+from textus.records import Problem, Record, parse_columns, read_records
 from textus.report import Section, bars, write_report
+from textus.skipping import usable_rows
 from textus.tasks import Example, Task, from_record, main_figures, read
 from textus.tasks.rows import accepted, to_train_on
 from textus.writing import Layout
@@ -64,7 +65,12 @@ def read_rows(task: Task, on: Any, options: ReadOptions = DETECTED, trained: Rea
     """The rows of a file, or of Python, that have a text and a label; `trained`: how the rows of the run that answers
     them were read. Raises DataError where there is none.
     """
-    records = labelled_records(on, options, task.name, trained)
+    faults: list[Problem] | None = None if options.skip_invalid is None else []
+    records = labelled_records(on, options, task.name, trained, faults)
+    if faults is not None:
+        records = list(accepted(records))
+        check = task.check_of(records, labelled=True) if records else None
+        records = usable_rows(records, check, options.skip_invalid, faults)
     examples = task.examples(records, labelled=True)
     if not examples:
         raise DataError(f"{name_of(on)} has no row with text and label")

@@ -22,9 +22,10 @@ from textus.common import DataError, UsageError, notice
 from textus.config import assign
 from textus.models import family as family_of
 from textus.records import Problem, Record, parse_columns, read_records
+from textus.skipping import BadRow, in_order, parse_rows, unread
 from textus.tasks import Example, Task, frame_of, has_blanks, opened, task_class
 from textus.tasks.labels import alike, find_separator, missing, slips
-from textus.tasks.rows import BadRow, accepted, in_order, parse_rows, to_train_on, unread
+from textus.tasks.rows import accepted, to_train_on
 from textus.tokenizer import Tokenizer
 
 SHOWN = 5

@@ -453,10 +453,12 @@ def build_index(
     columns: str | None = None,
     passage: int | None = None,
     encoding: str | None = None,
+    skip_invalid: str | None = None,
     force: bool = False,
 ) -> Index:
     """Make an index of a file's or folder's texts, each once: by the vectors of a run, by their words (`bm25`), or by
-    both. `passage`: the bytes beyond which a text is cut into passages; 0: never.
+    both. `passage`: the bytes beyond which a text is cut into passages; 0: never. `skip_invalid`: the share of
+    rows that may be left out because they cannot be used, such as "5%", or "all".
 
     Raises UsageError where neither is asked for or `out` exists, DataError where there is no text.
     """
@@ -466,7 +468,9 @@ def build_index(
 
     common.claim(path_of(out, "out"), force=force, kind="index")
     longest = LONGEST if passage is None else passage
-    passages = read_passages(path_of(file, "file"), ReadOptions(columns, encoding), longest=longest)
+    passages = read_passages(
+        path_of(file, "file"), ReadOptions(columns, encoding, skip_invalid), longest=longest
+    )
     return build(passages, path_of(out, "out"), run=optional_path(run, "run"), bm25=bm25, force=force)
 
 

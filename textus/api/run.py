@@ -152,11 +152,18 @@ class Run:
         return predictor(self.model, self.tokenizer, asked, record, self.path)
 
     def predict(
-        self, given: Any, *, columns: str | None = None, encoding: str | None = None, task: str | None = None
+        self,
+        given: Any,
+        *,
+        columns: str | None = None,
+        encoding: str | None = None,
+        task: str | None = None,
+        skip_invalid: str | None = None,
     ) -> Any:
         """The task's answer to one text (a string), or a list of answers: to texts, pairs of texts, rows (dictionaries,
         a DataFrame), or the rows of a file (a Path), each with its line and id. `task`: the name of one, of a run that
-        has learnt several.
+        has learnt several. `skip_invalid`: the share of a file's rows that may be left out because they cannot be used,
+        such as "5%", or "all".
 
         Raises UsageError for what holds no texts, DataError for a file that the task cannot read.
         """
@@ -164,7 +171,7 @@ class Run:
         from textus.predicting import predict
         from textus.reading import ReadOptions
 
-        return predict(self._predictor(task), checked(given), ReadOptions(columns, encoding))
+        return predict(self._predictor(task), checked(given), ReadOptions(columns, encoding, skip_invalid))
 
     def predict_proba(
         self, given: Any, *, columns: str | None = None, encoding: str | None = None, task: str | None = None
@@ -186,6 +193,7 @@ class Run:
         columns: str | None = None,
         encoding: str | None = None,
         task: str | None = None,
+        skip_invalid: str | None = None,
         force: bool = False,
     ) -> dict[str, Any]:
         """The answers to the rows of a file (or whatever `predict` takes) as a file of rows, .csv, .tsv or .jsonl: the
@@ -198,9 +206,8 @@ class Run:
         from textus.reading import ReadOptions
 
         given = Path(given) if isinstance(given, str) else given
-        about = written(
-            self._predictor(task), given, path_of(out, "out"), ReadOptions(columns, encoding), force=force
-        )
+        options = ReadOptions(columns, encoding, skip_invalid)
+        about = written(self._predictor(task), given, path_of(out, "out"), options, force=force)
         return {"run": str(self.path), **about}
 
     def evaluate_task(
@@ -232,9 +239,9 @@ class Run:
             from textus.extracting import measured
             from textus.reading import ReadOptions
 
-            if by or out:
+            if by or out or skip_invalid:
                 raise UsageError(
-                    "--entities: --slice and --out go with the rows' own entities; leave them out"
+                    "--entities: --slice, --out and --skip-invalid go with the rows' own entities; leave them out"
                 )
             options = self._text_options(on, ReadOptions(columns, encoding), entities)
             found = measured(path_of(entities, "entities"), self.path, path_of(on, "on"), options)
@@ -245,10 +252,11 @@ class Run:
         from textus.tasks import learnt, read
 
         asked = self.task_as(task, settings) if task else self.task
-        asked.skip_invalid = skip_invalid
         known = asked.called in self.tasks
         record = learnt(self.record, asked.called, self.path) if known else {}
-        rows = scoring.read_rows(asked, on, ReadOptions(columns, encoding), options_of_run(record))
+        rows = scoring.read_rows(
+            asked, on, ReadOptions(columns, encoding, skip_invalid), options_of_run(record)
+        )
         outputs = read(self.model, asked, self.tokenizer, rows.examples)
         about = {"run": str(self.path), "on": scoring.name_of(on), "task": asked.called}
         found = {**about, **scoring.assessed(rows, outputs, by)}

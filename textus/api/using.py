@@ -64,13 +64,17 @@ def predict(
     columns: str | None = None,
     encoding: str | None = None,
     task: str | None = None,
+    skip_invalid: str | None = None,
     force: bool = False,
 ) -> Any:
     """A fine-tuned run's answers; see `Run.predict`, and with `out` `Run.predict_file`."""
     opened = open_run(run)
+    how: dict[str, Any] = {
+        "columns": columns, "encoding": encoding, "task": task, "skip_invalid": skip_invalid,
+    }  # fmt: skip
     if out is not None:
-        return opened.predict_file(given, out=out, columns=columns, encoding=encoding, task=task, force=force)
-    return opened.predict(given, columns=columns, encoding=encoding, task=task)
+        return opened.predict_file(given, out=out, force=force, **how)
+    return opened.predict(given, **how)
 
 
 def predict_together(
@@ -81,6 +85,7 @@ def predict_together(
     columns: str | None = None,
     encoding: str | None = None,
     task: str | None = None,
+    skip_invalid: str | None = None,
     out: str | Path | None = None,
     force: bool = False,
 ) -> Any:
@@ -93,7 +98,7 @@ def predict_together(
     from textus.predicting import predict as ask
     from textus.reading import ReadOptions
 
-    paths, options = paths_of(runs), ReadOptions(columns, encoding)
+    paths, options = paths_of(runs), ReadOptions(columns, encoding, skip_invalid)
     reader = ensembling.predictor(paths, ensemble, task)
     if out is None:
         return ask(reader, checked(texts), options)
@@ -109,6 +114,7 @@ def answered(
     columns: str | None = None,
     encoding: str | None = None,
     task: str | None = None,
+    skip_invalid: str | None = None,
 ) -> Iterator[tuple[Any, dict[str, Any]]]:
     """Each row of a file (or record) with the answer of a run, or of several as one, as they are answered."""
     from textus import ensembling, predicting
@@ -116,7 +122,7 @@ def answered(
 
     together = ensembling.predictor(paths_of(runs), ensemble, task) if ensemble else None
     reader = together or open_run(runs[0])._predictor(task)
-    return predicting.answered(reader, given, ReadOptions(columns, encoding))
+    return predicting.answered(reader, given, ReadOptions(columns, encoding, skip_invalid))
 
 
 def written(reader: Predictor, given: Any, out: Path, options: ReadOptions, *, force: bool) -> dict[str, Any]:
@@ -169,6 +175,7 @@ def evaluate_together(
     floors: bool = True,
     out: str | Path | None = None,
     task: str | None = None,
+    skip_invalid: str | None = None,
 ) -> dict[str, Any]:
     """How well several fine-tuned runs answer as one (mean, vote, soup), beside each of them alone.
 
@@ -181,7 +188,7 @@ def evaluate_together(
     paths = paths_of(runs)
     asked = ensembling.task_of(paths, ensemble, task)
     trained = ensembling.options_trained(paths, asked)
-    rows = scoring.read_rows(asked, on, ReadOptions(columns, encoding), trained)
+    rows = scoring.read_rows(asked, on, ReadOptions(columns, encoding, skip_invalid), trained)
     about = {
         "run": f"{ensemble} of {len(paths)}",
         "runs": [str(each) for each in paths],
@@ -207,6 +214,7 @@ def compare(
     columns: str | None = None,
     encoding: str | None = None,
     task: str | None = None,
+    skip_invalid: str | None = None,
 ) -> dict[str, Any]:
     """Any runs on one ruler, one in memory at a time: models of text by bits per byte of the same bytes, fine-tuned
     runs of one task by its figures on the same rows (`columns`, `encoding` and `task` as for `evaluate`), with paired
@@ -231,9 +239,13 @@ def compare(
             " measures both; compare runs of one kind"
         )
     if tuned:
-        return compare_tasks(opened, on, out, options=ReadOptions(columns, encoding), task=task)
-    if task is not None:
-        raise UsageError(f"--task {task}: {opened[0].path} was not fine-tuned for a task; leave it out")
+        options = ReadOptions(columns, encoding, skip_invalid)
+        return compare_tasks(opened, on, out, options=options, task=task)
+    for name, value in (("task", task), ("skip-invalid", skip_invalid)):
+        if value is not None:
+            raise UsageError(
+                f"--{name} {value}: {opened[0].path} was not fine-tuned for a task; leave it out"
+            )
     return compare_texts(opened, on, out, ReadOptions(columns, encoding))
 
 

@@ -19,6 +19,7 @@ from textus.cli.options import (
     Json,
     Out,
     RunFolder,
+    SkipInvalid,
     TaskSettings,
     flag,
     option,
@@ -75,6 +76,7 @@ class ReadDocuments:
 
     columns: Columns = None
     encoding: Encoding = None
+    skip_invalid: SkipInvalid = None
     passage: Annotated[
         int | None,
         option(

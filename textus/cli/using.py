@@ -24,6 +24,7 @@ from textus.cli.options import (
     RowsOut,
     RunFolder,
     SamplingFlags,
+    SkipInvalid,
     TaskFlags,
     TaskSettings,
     option,
@@ -242,8 +243,6 @@ def refuse_with_ensemble(
     """UsageError for flags that an ensemble has no use for, and where it lacks rows."""
     if task.entities:
         raise UsageError(f"--entities {task.entities}: goes with one relations run, not with --ensemble")
-    if task.skip_invalid:
-        raise UsageError(f"--skip-invalid {task.skip_invalid}: goes with one run, not with --ensemble")
     if settings:
         raise UsageError(
             f"--set {settings[0]}: with --ensemble each run answers as it has learnt; leave it out"
@@ -293,13 +292,15 @@ class ReadAsTrained:
         str | None,
         option("The file's encoding, such as cp1250. [default: as the run was trained, or detected]"),
     ] = None
+    skip_invalid: SkipInvalid = None
 
     def options(self, given: Any) -> dict[str, str | None]:
         """As keywords of `Run.predict`; UsageError where they are given for what is no file."""
         values = asdict(self)
         for name, value in values.items():
             if value and not isinstance(given, Path):
-                raise UsageError(f"--{name} {value}: goes with a file of rows; leave it out")
+                flag = name.replace("_", "-")
+                raise UsageError(f"--{flag} {value}: goes with a file of rows; leave it out")
         return values
 
 
@@ -441,6 +442,7 @@ def compare(
     columns: Columns = None,
     encoding: Encoding = None,
     task: Asked = None,
+    skip_invalid: SkipInvalid = None,
     as_json: Json = False,
 ) -> Answer:
     """Put runs on one ruler: bits per byte on the same text, or a task's figures on the same rows; seconds, memory.
@@ -452,7 +454,13 @@ def compare(
 
     if not runs:
         raise UsageError("compare needs at least one run folder: textus compare RUN RUN --on FILE")
-    data = api.compare(runs, on=on, out=out, columns=columns, encoding=encoding, task=task)
+    how: dict[str, Any] = {
+        "columns": columns,
+        "encoding": encoding,
+        "task": task,
+        "skip_invalid": skip_invalid,
+    }
+    data = api.compare(runs, on=on, out=out, **how)
     report = f"\npage: {out / 'comparison.html'}" if out else ""
     said = telling.task_comparison(data) if "runs" in data else telling.comparison(data)
     return Answer(data, said + report)

@@ -13,8 +13,9 @@ from textus.augment import AugmentSettings, augmented, origin_of
 from textus.common import DataError, fingerprint, notice, uniform
 from textus.finetuning.wishes import Wish
 from textus.records import Problem, Record, parse_columns, read_records
+from textus.skipping import BadRow, BadRows, usable_rows
 from textus.tasks import Example, Task
-from textus.tasks.rows import BadRow, BadRows, accepted, to_train_on, usable_rows
+from textus.tasks.rows import accepted, to_train_on
 from textus.validating import report_findings
 
 HELD_OUT = 0.1

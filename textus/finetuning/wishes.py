@@ -14,9 +14,9 @@ from textus.common import UsageError, unknown
 from textus.config import assign
 from textus.models import adapters
 from textus.models import family as family_of
+from textus.skipping import parse_share
 from textus.tasks import task_class
 from textus.tasks.mixing import MixSettings
-from textus.tasks.rows import parse_share
 
 NAME = re.compile(r"[A-Za-z][\w-]*")
 """What a head may be called."""

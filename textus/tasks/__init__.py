@@ -31,7 +31,7 @@ from textus.models.heads import build_head
 from textus.pairs import Deal
 from textus.records import Record
 from textus.report import Section
-from textus.tasks.rows import accepted, usable_rows
+from textus.tasks.rows import accepted
 from textus.tokenizer import Tokenizer
 
 Floats = NDArray[np.float64]
@@ -121,8 +121,6 @@ class Task(ABC):
         self.settings, self.labels = settings, list(labels)
         self.called = self.name
         """The name of its head: the task's, or another where a run learns several."""
-        self.skip_invalid: str | None = None
-        """The share of rows that `examples` may leave out because they cannot be used: N% or all."""
         self.counts: list[int] = []
         """Rows of each class that were learnt from, where there are classes."""
         self.n_texts: list[int] = []
@@ -162,12 +160,13 @@ class Task(ABC):
         """The rows checked. Raises DataError that lists those that cannot be used."""
 
     def usable(self, records: Sequence[Record], *, labelled: bool) -> Sequence[Record]:
-        """The records without those that were not accepted, and those that `skip_invalid` leaves out."""
-        if labelled:
-            records = accepted(records)
-        if self.skip_invalid is None:
-            return records
-        return usable_rows(records, self.parser(self.settings, records, labelled=labelled), self.skip_invalid)
+        """The records without those that were not accepted."""
+        return accepted(records) if labelled else records
+
+    def check_of(self, records: Sequence[Record], *, labelled: bool) -> Callable[[Record], Any]:
+        """What raises DataError for a row that this task, as it was learnt, cannot use."""
+        parse = self.parser(self.settings, records, labelled=labelled)
+        return self.checked(parse) if self.text_counts else parse
 
     def label_names(self, example: Example) -> list[str]:
         """The names that an example's label is made of, as `labels` or its entities have them: what is counted."""

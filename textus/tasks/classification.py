@@ -23,6 +23,7 @@ from textus.loader import Batch
 from textus.metrics import classification as measured
 from textus.records import Record
 from textus.report import Section, cell, diagonal, heatmap
+from textus.skipping import parse_rows
 from textus.tasks import Example, Floats, Frame, Row, Task
 from textus.tasks.labels import (
     Classes,
@@ -35,7 +36,6 @@ from textus.tasks.labels import (
     type_of,
     typed,
 )
-from textus.tasks.rows import parse_rows
 from textus.tokenizer import Tokenizer
 
 PAIRS = (

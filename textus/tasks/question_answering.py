@@ -26,8 +26,8 @@ from textus.loader import Batch
 from textus.metrics import spans as measuring
 from textus.models.heads import context_of, present, span_scores
 from textus.records import Record
+from textus.skipping import parse_rows
 from textus.tasks import Example, Floats, Frame, Row, Task
-from textus.tasks.rows import parse_rows
 from textus.tokenizer import Tokenizer
 
 SHIFT = 5

@@ -21,9 +21,9 @@ from textus.common import DataError, UsageError, notice
 from textus.loader import Batch
 from textus.metrics import regression as measured
 from textus.records import Record
+from textus.skipping import parse_rows
 from textus.tasks import Example, Frame, Row, Task
 from textus.tasks.classification import PAIRS, texts_of
-from textus.tasks.rows import parse_rows
 
 MOST_RATINGS = 50
 SHOWN = 10

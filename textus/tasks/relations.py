@@ -24,9 +24,9 @@ from textus.loader import Batch
 from textus.metrics import estimate
 from textus.metrics.entities import entity_scores
 from textus.records import Record
+from textus.skipping import parse_rows
 from textus.tasks import Example, Floats, Frame, Row, Task, has_blanks
 from textus.tasks.facts import Pieces, Related, Triple, cuts_of, fitted, mark, marked, related
-from textus.tasks.rows import parse_rows
 from textus.tasks.tokens import ENTITY_FIELDS
 from textus.tokenizer import Tokenizer
 

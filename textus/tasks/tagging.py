@@ -34,8 +34,8 @@ from textus.metrics.entities import (
 )
 from textus.models.heads import IGNORED
 from textus.records import Record
+from textus.skipping import parse_rows
 from textus.tasks import Example, Floats, Frame, Row, Task
-from textus.tasks.rows import parse_rows
 from textus.tasks.tokens import (
     ENTITY_FIELDS,
     Tagged,

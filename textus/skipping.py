@@ -1,0 +1,121 @@
+"""Rows that cannot be used: listed together, or left out up to the share that --skip-invalid allows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from textus.common import DataError, UsageError, notice
+from textus.records import Problem, Record
+
+LISTED = 10
+"""So many bad rows are listed in an error."""
+Parsed = TypeVar("Parsed")
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row that cannot be used: its place, and one line that has the place and the reason."""
+
+    where: str
+    message: str
+
+
+class BadRows(DataError):
+    """Rows that a task cannot use."""
+
+    def __init__(self, rows: Sequence[BadRow], n_rows: int) -> None:
+        self.rows, self.n_rows = list(rows), n_rows
+        first, *others = [row.message for row in rows]
+        if not others:
+            super().__init__(first)
+            return
+        if len(rows) == n_rows:
+            super().__init__(f"{first} (none of the {n_rows:,} rows can be used; this is the first)")
+            return
+        listed = "; ".join([first, *others][:LISTED])
+        more = f"; and {len(rows) - LISTED:,} more" if len(rows) > LISTED else ""
+        super().__init__(
+            f"{len(rows):,} of {n_rows:,} rows cannot be used: {listed}{more}. Correct them, or leave them out with"
+            " --skip-invalid 5% (up to that share) or --skip-invalid all"
+        )
+
+
+def parse_rows(
+    records: Sequence[Record], parse: Callable[[Record], Parsed], bad: list[BadRow] | None = None
+) -> list[Parsed]:
+    """What `parse` makes of each record. Rows for which it raises DataError are appended to `bad`; without that list
+    they are raised as one BadRows.
+    """
+    parsed, problems = [], [] if bad is None else bad
+    for record in records:
+        try:
+            parsed.append(parse(record))
+        except DataError as error:
+            problems.append(BadRow(record.where, str(error)))
+    if bad is None and problems:
+        raise BadRows(problems, len(records))
+    return parsed
+
+
+def parse_share(spelled: str | None) -> float:
+    """The share of rows that --skip-invalid may leave out: N% or all. UsageError for anything else."""
+    if spelled is None:
+        return 0.0
+    if spelled == "all":
+        return 1.0
+    try:
+        share = float(spelled.removesuffix("%")) / 100
+        if spelled.endswith("%") and 0 < share <= 1:
+            return share
+    except ValueError:
+        pass
+    raise UsageError(f"--skip-invalid {spelled}: give a share of the rows, such as 5%, or all")
+
+
+def usable_rows(
+    records: Sequence[Record],
+    parse: Callable[[Record], Any] | None,
+    skip: str | None,
+    faults: Sequence[Problem] = (),
+) -> list[Record]:
+    """The records without those that `parse` refuses (None: there are no records), which are reported; `faults` are
+    rows that could not be read at all. BadRows where they are a larger share than `skip` allows, or all.
+    """
+    bad = unread(faults)
+    if parse is not None:
+        parse_rows(records, parse, bad)
+    places = left_out(bad, len(records) + len(faults), skip)
+    return [record for record in records if record.where not in places]
+
+
+def left_out(bad: Sequence[BadRow], total: int, skip: str | None) -> set[str]:
+    """The places of bad rows, which are reported. BadRows where they are a larger share of all than `skip` allows, or
+    all.
+    """
+    bad = in_order(bad)
+    if bad and (len(bad) > parse_share(skip) * total or len(bad) == total):
+        raise BadRows(bad, total)
+    if bad:
+        first = bad[0].message
+        notice(
+            f"{len(bad):,} of {total:,} rows cannot be used and are left out (--skip-invalid); the first: {first}"
+        )
+    return {row.where for row in bad}
+
+
+def in_order(rows: Sequence[BadRow]) -> list[BadRow]:
+    """Bad rows by file and line."""
+
+    def place(row: BadRow) -> tuple[str, list[int]]:
+        file, _, line = row.where.rpartition(": ")
+        return file, [int(digits) for digits in re.findall(r"\d+", line.replace(",", ""))]
+
+    return sorted(rows, key=place)
+
+
+def unread(faults: Sequence[Problem]) -> list[BadRow]:
+    """Rows that could not be read, among those that cannot be used."""
+    return [BadRow(each.where, str(each)) for each in faults]
