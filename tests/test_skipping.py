@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from labelled import written
 
@@ -82,6 +83,15 @@ def test_the_answers_are_those_of_the_rows_that_are_left(
     assert linear.evaluate(broken, floors=False, skip_invalid="all")["rows"] == 24
     index = textus.build_index(broken, out=tmp_path / "index", bm25=True, skip_invalid="all")
     assert index.record["documents"] == 24
+
+
+def test_vectors_are_those_of_the_rows_that_are_left(trained: Path, broken: Path, tmp_path: Path) -> None:
+    assert main(["embed", str(trained), str(broken), "--out", str(tmp_path / "v.npy")]) == 1
+    words = ["embed", str(trained), str(broken), "--out", str(tmp_path / "v.npy"), "--skip-invalid", "20%"]
+    assert main(words) == 0
+    assert np.load(tmp_path / "v.npy").shape[0] == 24
+    places = [json.loads(line)["line"] for line in (tmp_path / "v.npy.rows.jsonl").read_text().splitlines()]
+    assert places == [1, 2, *range(6, 28)]
 
 
 def test_a_file_of_wrong_rows_alone_is_refused(linear: api.Run, tmp_path: Path) -> None:

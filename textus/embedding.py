@@ -64,7 +64,7 @@ def embed_to(
     claim_output(out, path, force=force)
     if form == ".npy":
         claim_file(beside, force=force)
-    records = texts_in(path, options)
+    records = texts_in(path, options, check=lambda rows: lambda row: text_of(row.values, row.where))
     of = fingerprint([sha256(run / "run.json"), content_of(path), astuple(options), list(settings), form])
     n = sum(1 for _ in records())
     with partial_file(out, of, force=force) as file, notices_together():

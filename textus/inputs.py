@@ -4,6 +4,9 @@ that knows its place.
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,10 +19,12 @@ from textus.arguments import PLAIN, path_of
 from textus.common import DataError, TextusError, UsageError, notice
 from textus.corpus.decoding import BROKEN, SAMPLE_BYTES, decode, marked
 from textus.corpus.dialects import line_end, lines
-from textus.corpus.tables import Naming, NoColumn, Placed
+from textus.corpus.sources import Source
+from textus.corpus.tables import Naming, NoColumn, Placed, Reading
 from textus.passages import IDS
 from textus.reading import DETECTED, ReadOptions, fits
 from textus.records import (
+    TEXT_FIELDS,
     Broken,
     Problem,
     Record,
@@ -27,6 +32,7 @@ from textus.records import (
     bad_rows,
     clean_text,
     parse_columns,
+    source_records,
 )
 from textus.skipping import BadRow, left_out, parse_rows, unread
 from textus.texts import read_text
@@ -41,35 +47,89 @@ Item = str | tuple[str, ...] | dict[str, Any]
 
 
 class Records(list[Record]):
-    """Rows that are records already, such as the lines of a pipe."""
+    """Rows that are records already, such as those of a pipe; `columns`: which of the pipe's were taken for fields."""
+
+    columns: str | None = None
 
 
 # ── a pipe ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def stdin_lines() -> Iterator[str]:
-    """The lines of standard input, UTF-8 or as its byte order mark says; those with broken bytes are counted."""
+def stdin_records(
+    options: ReadOptions = DETECTED, trained: ReadOptions = DETECTED, *, empty: bool = False
+) -> Records:
+    """What is piped: the rows of a table with columns that are known (those of a task, those `trained` with, or given),
+    which a line reports, else its lines, each a text. UsageError where there is nothing, unless it may be `empty`.
+    """
     given = getattr(sys.stdin, "buffer", sys.stdin).read()
-    codec = (isinstance(given, bytes) and marked(given[:SAMPLE_BYTES])) or "utf-8"
-    text = given if isinstance(given, str) else "".join(decode([given], codec))
+    data = given if isinstance(given, bytes) else given.encode("utf-8", "surrogatepass")
+    codec = options.encoding or marked(data[:SAMPLE_BYTES]) or "utf-8"
+    text = "".join(decode([data], codec)) if isinstance(given, bytes) else given
+    if not text and not empty:
+        raise UsageError(f"{STDIN} is empty; give a text, a file, or lines through a pipe")
+    named = options.columns or trained.columns
+    known = {name.casefold() for name in (*KNOWN, *parse_columns(named))}
+    if kind := table_kind(text, known, forced=bool(options.columns)):
+        return piped_table(data, kind, options, trained.columns)
     found = text.removesuffix("\n").split("\n") if text else []
-    yield from (line.rstrip("\r") for line in found)
     if broken := sum(bool(BROKEN.search(line)) for line in found):
         name = codec.removesuffix("-sig").upper()
         notice(f"{broken:,} lines of {STDIN} are not {name}: what is broken was read as U+FFFD")
+    if found and is_table_like(found[0]):
+        notice(
+            f"{STDIN} looks like a table or JSON and is read as a text per line; for rows name the column of the text"
+            " (--columns text=COLUMN), or save it as a file"
+        )
+    return Records(
+        Record({"text": clean_text(line.rstrip("\r"))}, f"{STDIN}: line {number:,}")
+        for number, line in enumerate(found, 1)
+    )
 
 
-def stdin_records(*, empty: bool = False) -> Iterator[Record]:
-    """The lines of standard input as records. UsageError where there is none, unless it may be `empty`."""
-    number = 0
-    for number, line in enumerate(stdin_lines(), 1):
-        if number == 1 and is_table_like(line):
-            notice(
-                f"{STDIN} looks like a table or JSON and is read as a text per line; for rows save it as a file"
-            )
-        yield Record({"text": clean_text(line)}, f"{STDIN}: line {number:,}")
-    if not number and not empty:
-        raise UsageError(f"{STDIN} is empty; give a text, a file, or lines through a pipe")
+def piped_table(data: bytes, kind: str, options: ReadOptions, trained: str | None) -> Records:
+    """The rows of a table that was piped, by the columns given, else those of training where it has them."""
+    source = Source(STDIN, kind, lambda: io.BytesIO(data))
+
+    def rows(columns: str | None) -> list[Record]:
+        return source_records(source, Reading(parse_columns(columns), options.encoding or ""))
+
+    columns, found = options.columns, rows(options.columns)
+    if not columns and found and (columns := columns_as_trained(trained, found[0].values)):
+        found = rows(columns)
+    shown = ", ".join(map(repr, list(found[0].values)[:10])) if found else "none"
+    notice(f"{STDIN} is read as a table ({kind}): {len(found):,} rows with the fields {shown}")
+    records = Records(found)
+    records.columns = columns
+    return records
+
+
+KNOWN = TEXT_FIELDS | {"tokens", "prompt"}
+"""Columns of which one makes a piped table known as one."""
+COLUMN_NAME = re.compile(r"[\w.-]{1,40}(?: [\w.-]{1,40}){0,2}")
+
+
+def table_kind(text: str, known: Iterable[str], *, forced: bool = False) -> str | None:
+    """The kind of table a text is: JSON whose first object has a `known` field, or a header of names of columns, one of
+    them known, above rows of as many cells. None for plain lines; `forced`: it is a table of some kind.
+    """
+    head = [line for line in islice(text.split("\n"), LOOKED_AT) if line.strip()]
+    first, known = (head[0].lstrip("\ufeff ") if head else ""), set(known)
+    if first.startswith(("{", "[")):
+        try:
+            value = json.loads(text.lstrip("\ufeff") if first.startswith("[") else first)
+        except ValueError:
+            value = None
+        value = value[0] if isinstance(value, list) and value else value
+        if isinstance(value, dict) and (forced or known & {name.casefold() for name in value}):
+            return "json" if first.startswith("[") else "jsonl"
+    for kind, delimiter in (("tsv", "\t"), ("csv", ","), ("csv", ";"), ("csv", "|")):
+        rows = list(csv.reader([first, *head[1:]], delimiter=delimiter))
+        names = [name.strip().casefold() for name in rows[0]] if rows else []
+        whole = rows[:-1] if len(head) == LOOKED_AT else rows  # the last may continue
+        is_header = len(names) > 1 and len(rows) > 1 and all(map(COLUMN_NAME.fullmatch, names))
+        if is_header and known & set(names) and {len(row) for row in whole} == {len(names)}:
+            return kind
+    return "csv" if forced else None
 
 
 FIELDS = {"text", "label", "question", "context", "answers", "tokens", "tags", "source", "target", "id"}

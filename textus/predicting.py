@@ -163,8 +163,8 @@ def predict_to(
         options = options_for(given, options, reader.trained)
         of = fingerprint([reader.of, reader.task.called, content_of(given), astuple(options), form])
         records = read_by(reader, given, options)
-    task = reader.task
-    rows = Layout(answer_columns(task, form), options.columns, readable(task, records()))
+    task, own = reader.task, given.columns if isinstance(given, Records) else options.columns
+    rows = Layout(answer_columns(task, form), own or options.columns, readable(task, records()))
     answer = lambda batch: [  # noqa: E731
         rows.row(record, flat(task, told, output, form))
         for record, (told, output) in zip(batch, reader.outputs(batch), strict=True)

@@ -105,6 +105,16 @@ def stream_records(
         )
 
 
+def source_records(source: Source, reading: Reading) -> list[Record]:
+    """The rows of one source. Raises DataError for the rows that cannot be read."""
+    broken, rows = Broken(), list(of_source(Found(source), reading, []))
+    if problems := [row for row in rows if isinstance(row, Problem)]:
+        raise bad_rows(problems)
+    found = [broken.cleaned(row) for row in rows if isinstance(row, Record)]
+    broken.report()
+    return found
+
+
 def bad_rows(problems: list[Problem]) -> DataError:
     """The error for rows that cannot be read: the first with its reason, the places of the next."""
     first, *others = problems

@@ -310,6 +310,7 @@ def embed(
     columns: str | None = None,
     encoding: str | None = None,
     settings: Sequence[str] = (),
+    skip_invalid: str | None = None,
     force: bool = False,
 ) -> Any:
     """Vectors of texts, see `Run.embed`; with `out` those of a file's texts, in order, written there as they are made:
@@ -322,10 +323,12 @@ def embed(
 
     opened = open_run(run)
     if out is None:
+        if skip_invalid is not None:
+            raise UsageError(f"--skip-invalid {skip_invalid}: goes with a file and out; leave it out")
         return opened.embed(given, columns=columns, encoding=encoding, settings=settings)
     if isinstance(given, str):
         given = Path(given)
-    options = opened._text_options(given, ReadOptions(columns, encoding))
+    options = opened._text_options(given, ReadOptions(columns, encoding, skip_invalid))
     about = embedding.embed_to(
         opened.vectors_of(settings), given, path_of(out, "out"), run=opened.path, options=options,
         settings=settings, force=force,

@@ -54,6 +54,7 @@ def embed(
     columns: Columns = None,
     encoding: Encoding = None,
     settings: TaskSettings = None,
+    skip_invalid: SkipInvalid = None,
     force: ForceFile = False,
     as_json: Json = False,
 ) -> Answer:
@@ -63,9 +64,8 @@ def embed(
     """
     from textus import api
 
-    found = api.embed(
-        run, file, out=out, columns=columns, encoding=encoding, settings=task_settings(settings), force=force
-    )
+    how = {"columns": columns, "encoding": encoding, "skip_invalid": skip_invalid}
+    found = api.embed(run, file, out=out, settings=task_settings(settings), force=force, **how)
     return Answer(found, f"{found['out']}: {found['texts']:,} vectors of {found['width']}")
 
 

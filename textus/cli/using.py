@@ -34,6 +34,7 @@ from textus.common import UsageError, notice
 
 if TYPE_CHECKING:
     from textus.api import Run
+    from textus.reading import ReadOptions
     from textus.records import Record
 
 RunFolders = Annotated[Path, Parameter(name="RUN", help="Run folders.")]
@@ -296,9 +297,12 @@ class ReadAsTrained:
 
     def options(self, given: Any) -> dict[str, str | None]:
         """As keywords of `Run.predict`; UsageError where they are given for what is no file."""
+        from textus.inputs import Records
+
         values = asdict(self)
         for name, value in values.items():
-            if value and not isinstance(given, Path):
+            piped = isinstance(given, Records) and name != "skip_invalid"
+            if value and not (piped or isinstance(given, Path)):
                 flag = name.replace("_", "-")
                 raise UsageError(f"--{flag} {value}: goes with a file of rows; leave it out")
         return values
@@ -309,8 +313,8 @@ def predict(
         str,
         Parameter(
             name="RUN… FILE|TEXT",
-            help="Run folders; then a file of rows (a .txt: its lines), the text itself, or - for the lines of standard"
-            " input.",
+            help="Run folders; then a file of rows (a .txt: its lines), the text itself, or - for standard input: lines,"
+            " or a table with a column of texts.",
         ),
     ],
     text_pair: Annotated[
@@ -332,7 +336,7 @@ def predict(
     from textus.cli import telling
     from textus.inputs import place_of
 
-    runs, given = runs_and_input(words, text=text, text_pair=text_pair, ensemble=ensemble)
+    runs, given = runs_and_input(words, read, text=text, text_pair=text_pair, ensemble=ensemble)
     if force and out is None:
         raise UsageError("--force: goes with --out FILE; leave it out")
     options = read.options(given)
@@ -357,7 +361,7 @@ def predict(
 
 
 def runs_and_input(
-    words: Sequence[str], *, text: bool, text_pair: str | None, ensemble: str | None
+    words: Sequence[str], read: ReadAsTrained, *, text: bool, text_pair: str | None, ensemble: str | None
 ) -> tuple[list[str], Any]:
     """The run folders and what is to be answered: a file, the lines of a pipe, or a text."""
     alone = len(words) == 1 or (bool(ensemble) and is_run(words[-1]))
@@ -371,7 +375,11 @@ def runs_and_input(
     if what in ("-", arguments.STDIN) and not text:
         if text_pair is not None:
             raise UsageError("--text-pair goes with a text, not with standard input")
-        return runs, piped_records()
+        from textus.api import open_run
+        from textus.reading import ReadOptions, options_of_run
+
+        trained = options_of_run(open_run(runs[0]).record)
+        return runs, piped_records(ReadOptions(read.columns, read.encoding), trained)
     given = arguments.text_or_file(what, forced=text)
     if isinstance(given, Path):
         if text_pair is not None:
@@ -380,11 +388,11 @@ def runs_and_input(
     return runs, [given if text_pair is None else (given, text_pair)]
 
 
-def piped_records(*, empty: bool = False) -> list[Record]:
-    """The lines of standard input."""
-    from textus.inputs import Records, stdin_records
+def piped_records(*options: ReadOptions, empty: bool = False) -> list[Record]:
+    """The lines of standard input, or the rows of a table."""
+    from textus.inputs import stdin_records
 
-    return Records(stdin_records(empty=empty))
+    return stdin_records(*options, empty=empty)
 
 
 def typed_record(text: str) -> list[Record]:
