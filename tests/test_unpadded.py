@@ -183,6 +183,7 @@ def test_states_are_the_twin_s_where_nothing_is_learnt(shape: str, lengths: str)
     assert is_read_as_exactly(model, texts(LENGTHS[lengths]))
 
 
+@pytest.mark.slow
 @needs_kernels
 @pytest.mark.parametrize("fault", READING_FAULTS)
 def test_a_planted_fault_in_reading_is_seen(
