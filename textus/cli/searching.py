@@ -38,6 +38,16 @@ Columns = Annotated[
 By = Annotated[str | None, option("bm25 (words), dense (meaning) or hybrid. [default: all it was built for]")]
 
 
+@Parameter(name="*")
+@dataclass(frozen=True)
+class ReadTexts:
+    """How a file of texts is read."""
+
+    columns: Columns = None
+    encoding: Encoding = None
+    skip_invalid: SkipInvalid = None
+
+
 def embed(
     run: RunFolder,
     file: Annotated[Path, Parameter(name="FILE", help="Rows with a text, or a plain text: a line each.")],
@@ -51,10 +61,8 @@ def embed(
             metavar="FILE",
         ),
     ],
-    columns: Columns = None,
-    encoding: Encoding = None,
+    read: ReadTexts = ReadTexts(),
     settings: TaskSettings = None,
-    skip_invalid: SkipInvalid = None,
     force: ForceFile = False,
     as_json: Json = False,
 ) -> Answer:
@@ -64,19 +72,15 @@ def embed(
     """
     from textus import api
 
-    how = {"columns": columns, "encoding": encoding, "skip_invalid": skip_invalid}
-    found = api.embed(run, file, out=out, settings=task_settings(settings), force=force, **how)
+    found = api.embed(run, file, out=out, settings=task_settings(settings), force=force, **asdict(read))
     return Answer(found, f"{found['out']}: {found['texts']:,} vectors of {found['width']}")
 
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class ReadDocuments:
+class ReadDocuments(ReadTexts):
     """How the documents of an index are read."""
 
-    columns: Columns = None
-    encoding: Encoding = None
-    skip_invalid: SkipInvalid = None
     passage: Annotated[
         int | None,
         option(

@@ -313,8 +313,8 @@ def predict(
         str,
         Parameter(
             name="RUN… FILE|TEXT",
-            help="Run folders; then a file of rows (a .txt: its lines), the text itself, or - for standard input: lines,"
-            " or a table with a column of texts.",
+            help="Run folders; then a file of rows (a .txt: its lines), the text itself, or - for standard input:"
+            " lines, or a table with a column of texts.",
         ),
     ],
     text_pair: Annotated[
