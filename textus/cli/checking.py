@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
 from textus.cli.options import Answer, Columns, Encoding, Json, Rows, TaskSettings, option, task_settings
 
 MOST_LINES = 50
-"""So many bad rows, or classes, are listed for people; --json has all."""
+"""So many kinds of bad rows, or classes, are listed for people; --json has all."""
 
 
 def validate(
@@ -37,11 +38,17 @@ def validate(
         data, task=task, dev=dev, test=test, start=start, model=model, columns=columns, encoding=encoding,
         settings=task_settings(settings),
     )  # fmt: skip
-    return Answer(found, "\n".join(page(found)), 0 if found["ok"] else 1)
+    flags = {"--dev": dev, "--from": start, "--model": model, "--columns": columns, "--encoding": encoding}
+    given = [(name, str(value)) for name, value in flags.items() if value is not None]
+    given += [("--set", assignment) for assignment in settings or []]
+    lines = [*page(found), f"next: {next_step(found, given)}"]
+    return Answer(found, "\n".join(lines), 0 if found["ok"] else 1)
 
 
 def page(found: dict[str, Any]) -> list[str]:
-    """The lines for people."""
+    """The lines for people; rows that cannot be used for one reason share a line."""
+    from textus.tasks.rows import BadRow, by_reason
+
     lines = []
     for name, file in found["files"].items():
         lines.append(
@@ -57,17 +64,25 @@ def page(found: dict[str, Any]) -> list[str]:
         listed = ", ".join(f"{name} {n:,}" for name, n in list(classes.items())[:MOST_LINES])
         lines.append(f"classes: {len(classes):,} ({listed}{', …' if len(classes) > MOST_LINES else ''})")
     errors, warnings = found["errors"], found["warnings"]
-    lines += [f"error: {each['message']}" for each in errors[:MOST_LINES]]
-    if len(errors) > MOST_LINES:
-        lines.append(f"and {len(errors) - MOST_LINES:,} more errors: --json has all")
+    reasons = by_reason([BadRow(error["where"], error["message"]) for error in errors])
+    lines += [f"error: {reason}" for reason in reasons[:MOST_LINES]]
+    if len(reasons) > MOST_LINES:
+        lines.append(f"and {len(reasons) - MOST_LINES:,} more kinds of error: --json has all")
     lines += [f"warning: {each['message']}" for each in warnings]
     lines.append(
         f"errors: {len(errors):,}, warnings: {len(warnings):,}; {'usable' if found['ok'] else 'not usable'}"
     )
-    remedy, more = remedy_of(found)
-    more += "".join(f" --set 'task.{each}'" for each in found["settings"])
-    lines.append(f"next: {remedy}textus finetune {found['data']} --task {found['task']} --out FOLDER{more}")
     return lines
+
+
+def next_step(found: dict[str, Any], given: list[tuple[str, str]]) -> str:
+    """What to do now: the `finetune` that reads the rows as they were checked, by the flags that were `given`."""
+    remedy, more = remedy_of(found)
+    words = ["textus", "finetune", found["data"], "--task", found["task"]]
+    if not {"--from", "--model"} & {name for name, _ in given}:
+        words += ["--from", "RUN"]
+    words += [word for pair in given for word in pair]
+    return f"{remedy}{shlex.join(words)} --out FOLDER{more}"
 
 
 def remedy_of(found: dict[str, Any]) -> tuple[str, str]:
