@@ -8,6 +8,7 @@ import contextlib
 import csv
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -255,17 +256,27 @@ def test_memory_does_not_grow_with_the_file(linear: api.Run, tmp_path: Path) -> 
 
 
 def test_notices_of_many_batches_are_one(capsys: pytest.CaptureFixture[str]) -> None:
+    """Counts are summed, numbers within the texts are not; the first place is kept."""
+    batches = [((3, 256, 1100), "{a}.csv: line 3"), ((1, 44, 10), "{a}.csv: line 9")]
     with notices_together():
-        notice(
-            "3 of 256 texts are longer than 128 tokens: the ends of them, 1,100 tokens in all, are not read"
-        )
-        notice("2 rows have no text and are left out; the first is a: line 3")
-        notice("1 of 44 texts are longer than 128 tokens: the ends of them, 10 tokens in all, are not read")
-        notice("1 rows have no text and are left out; the first is a: line 9")
+        for (long, texts, tokens), place in batches:
+            notice(
+                long, " of ", texts, " texts are longer than 128 tokens: ", tokens, " of them are not read"
+            )
+            notice(long, " rows have no text and are left out", first=f"the first is {place}")
+            notice("12 of 12 windows: as in training")
+        assert capsys.readouterr().err == ""
+        notice(1, " of ", 2, " texts are longer than 64 tokens: ", 3, " of them are not read")
     assert capsys.readouterr().err.splitlines() == [
-        "4 of 300 texts are longer than 128 tokens: the ends of them, 1,110 tokens in all, are not read",
-        "3 rows have no text and are left out; the first is a: line 3",
+        "4 of 300 texts are longer than 128 tokens: 1,110 of them are not read",
+        "4 rows have no text and are left out; the first is {a}.csv: line 3",
+        "12 of 12 windows: as in training",
+        "1 of 2 texts are longer than 64 tokens: 3 of them are not read",
     ]
+    with notices_together(show=False):
+        notice(5, " rows")
+    notice(1000, " rows", first="the first is line 1")
+    assert capsys.readouterr().err == "1,000 rows; the first is line 1\n"
 
 
 # ── what was given ─────────────────────────────────────────────────────────────────────────────
@@ -324,9 +335,12 @@ def test_a_path_that_does_not_exist_is_no_text(
     path: str, linear: api.Run, trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """D10, U6."""
-    for verb, run in (("predict", linear.path), ("generate", trained)):
+    for verb, run, remedy in (
+        ("predict", linear.path, "give a file"),
+        ("generate", trained, "give a file of prompts with --file"),
+    ):
         assert main([verb, str(run), path]) == 2
-        assert f"{path!r} not found; give a file, or --text" in capsys.readouterr().err
+        assert f"{path!r} not found; {remedy}, or --text" in capsys.readouterr().err
     assert main(["predict", str(linear.path), path, "--text", "--json"]) == 0
     assert "label" in json.loads(capsys.readouterr().out)["answers"][0]
 
@@ -341,6 +355,30 @@ def test_a_folder_is_no_text(linear: api.Run, tmp_path: Path, capsys: pytest.Cap
     """D10."""
     assert main(["predict", str(linear.path), str(tmp_path)]) == 2
     assert "is a folder; give a file, or --text" in capsys.readouterr().err
+
+
+def test_an_existing_path_is_no_text(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What it is and what to give: never "not found", never taken for a text without --text."""
+    monkeypatch.chdir(tmp_path)
+    index = api.build_index(written(tmp_path / "pages.jsonl", reviews(3)), out=tmp_path / "index", bm25=True)
+    (tmp_path / "notes.txt").write_text("a note\n")
+    (tmp_path / "notes").write_text("a note\n")
+    os.mkfifo(tmp_path / "pipe.txt")
+    for path, kind in (("notes.txt", "a file"), ("./index", "a folder"), ("pipe.txt", "a pipe")):
+        for verb, folder, remedy in (
+            ("search", index.path, "give a text to look for"),
+            ("generate", trained, "give a file of prompts with --file"),
+        ):
+            assert main([verb, str(folder), path]) == 2
+            assert f"{path!r} is {kind}; {remedy}, or --text if this is" in capsys.readouterr().err
+    assert main(["generate", str(trained), "notes"]) == 2
+    assert "'notes' is a file; give a file of prompts with --file" in capsys.readouterr().err
+    assert main(["search", str(index.path), "notes"]) == 0  # a word
+    assert main(["search", str(index.path), "notes.txt", "--text"]) == 0
+    assert main(["search", str(index.path), "missing.txt"]) == 2
+    assert "'missing.txt' not found; give a text to look for" in capsys.readouterr().err
 
 
 def test_a_pipe_is_read(
