@@ -6,10 +6,10 @@ INSTALLED := .venv/.installed
 SERVE ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install test check demo bench docs
+.PHONY: help install test test-all check demo bench docs
 
 help:  ## this list
-	@sed -n 's/^\([a-z]*\):.*##/  make \1 \t/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*##/  make \1 \t/p' Makefile
 
 install: $(INSTALLED)  ## .venv with every extra and .venv/bin/textus; a second call does nothing
 
@@ -27,8 +27,13 @@ $(INSTALLED): pyproject.toml constraints.txt
 	  $(PIP) -e '.[all]' $(TEST_TOOLS); fi
 	@touch $@
 
-test: install  ## the whole suite, no network needed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+test: install  ## the suite without its slow tests, no network needed
+	$(PYTEST) -m 'not slow'
+
+test-all: install  ## the whole suite, as CI runs it
+	$(PYTEST)
 
 check: install  ## format, lint, types, floors, size, docs
 	$(BIN)/ruff format --check .

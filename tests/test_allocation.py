@@ -38,6 +38,7 @@ def asked(kept: bool) -> tuple[str, ...]:
     return tuple(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc only")
 def test_kept_memory_stays_in_one_heap_and_changes_no_result() -> None:
     # Where blocks lie is asked, not how many pages faulted: kernels count faults differently.

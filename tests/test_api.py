@@ -206,6 +206,7 @@ def test_a_damaged_run_is_refused(counted: Path, tmp_path: Path, damage: str) ->
     assert api.verify(counted)
 
 
+@pytest.mark.slow
 def test_a_story_of_one_page_is_learnt_by_heart_and_that_is_said(
     story: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -81,6 +81,7 @@ def test_calibration_against_its_definition() -> None:
     assert calibration_error(np.ones(5), np.ones(5, dtype=bool)) == 0
 
 
+@pytest.mark.slow
 def test_the_interval_of_macro_f1_holds_it_as_often_as_it_says() -> None:
     truth_gold, truth = drawn(200_000, seed=9)
     real = sklearn.f1_score(truth_gold, truth.argmax(1), average="macro", zero_division=0)

@@ -528,6 +528,7 @@ def test_one_line_of_50_megabytes(tmp_path: Path) -> None:
     assert peak - at_rest < 60
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_records(tmp_path: Path) -> None:
     def table(count: int) -> Path:
         path = tmp_path / f"{count}.jsonl"

@@ -74,6 +74,7 @@ def marked_blocks() -> list[str]:
     return [code for marked, language, code in found if marked and language == "bash"]
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_readme_run(tmp_path: Path) -> None:
     assert marked_blocks(), "README.md has no ```bash block under <!-- test -->"
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}

@@ -173,6 +173,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_good_vectors_help_where_there_are_few_sentences(corpus: Path, tmp_path: Path) -> None:
     """Three seeds; against vectors of the same form that say nothing, too: what helps is what they say."""
     good, mixed = tmp_path / "good.txt", tmp_path / "mixed.txt"

@@ -49,6 +49,7 @@ def tuned(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> api.Run:
 NEURAL = ["lstm", "gru", "rnn", "seq2seq", "encoder", "decoder", "encoder-decoder", "vae", "gan"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", NEURAL)
 def test_every_family_with_states_learns_it(family: str, rows: Path, tmp_path: Path) -> None:
     settings = [*SMALL, *(["model.n_head=2"] if "coder" in family else [])]

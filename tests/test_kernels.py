@@ -260,6 +260,7 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ctypes.CDLL]:
     return built(tmp_path_factory.mktemp("faulty"), FAULTS)
 
 
+@pytest.mark.slow
 @needs_kernels
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_planted_fault_is_not_as_exact(
@@ -446,6 +447,7 @@ def test_without_a_compiler_the_eager_step_is_taken_and_one_line_says_so(tmp_pat
     assert chosen.count("the eager step is taken") == 1
 
 
+@pytest.mark.slow
 @needs_kernels
 def test_two_processes_that_build_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
     code = ASK + "; k.call('textus_swiglu', *[__import__('torch').zeros(2, 4).bfloat16()] * 2, 1, 2)"

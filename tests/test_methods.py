@@ -155,6 +155,7 @@ def test_frozen_is_for_every_family(family: str, rows: Path, tmp_path: Path) -> 
     assert api.prove_resume(run.path)["identical"]
 
 
+@pytest.mark.slow
 def test_layers_further_down_move_less(encoder: Path, rows: Path, tmp_path: Path) -> None:
     def change(name: str, *settings: str) -> dict[str, float]:
         one_step = ["train.steps=1", "optim.warmup=0", "optim.weight_decay=0", "optim.optimiser=adam"]

@@ -470,6 +470,7 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> api.Run:
 NEURAL = ["lstm", "gru", "rnn", "seq2seq", "encoder", "decoder", "encoder-decoder", "vae", "gan"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", NEURAL)
 def test_every_family_with_states_learns_it(family: str, tmp_path: Path) -> None:
     data = written(tmp_path / "train.jsonl", questions(300))

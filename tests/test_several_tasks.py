@@ -324,6 +324,7 @@ def test_broken_off_and_resumed_it_ends_in_the_same_bytes(folder: Path, tmp_path
     assert len(hashes) == 2  # what is set is heard
 
 
+@pytest.mark.slow
 def test_killed_it_goes_on_to_the_same_bytes_and_meanwhile_nobody_else_may(
     folder: Path, tmp_path: Path
 ) -> None:

@@ -156,6 +156,7 @@ def test_each_part_that_is_held_out_has_its_share_of_every_class() -> None:
         assert sizes.max() - sizes.min() <= 1
 
 
+@pytest.mark.slow
 def test_a_head_begun_from_a_run_is_solved_and_resumed_to_the_same_bytes(
     encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -195,6 +196,7 @@ def test_heads_of_labels_and_of_numbers_are_solved_too(
     assert run.record["solved"][task]["value"] > 0.3
 
 
+@pytest.mark.slow
 def test_a_solved_head_is_kept_where_nothing_better_comes(
     encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -164,7 +164,6 @@ REPORTED = (
     "looks like a header",
     "comments and left out",
     "ends are mixed",
-    "escaped by a backslash",
 )
 """What is not as it was written is reported by one of these lines."""
 

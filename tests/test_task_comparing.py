@@ -163,6 +163,7 @@ def test_runs_of_different_kinds_are_refused(folder: Path, trained: Path, tmp_pa
         api.compare([folder / "one", folder / "two"])
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_one_model(corpus: Path, tmp_path: Path) -> None:
     """C16: a small run costs the same alone and after a large one."""
     large = ["model.n_layer=2", "model.d_model=640", "model.n_head=4"]

@@ -99,6 +99,7 @@ def test_long_texts_are_cut_where_it_changes_nothing(made: dict[str, Tokenizer],
     assert made[kind].encode(text) == made[kind].backend.encode(text, add_special_tokens=False).ids
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("unit", ["a", "中", " ", "!?"])
 def test_time_grows_with_length_not_with_its_square(made: dict[str, Tokenizer], kind: str, unit: str) -> None:

@@ -167,6 +167,7 @@ def test_a_trial_that_raises_anything_is_failed_and_the_search_continues(
     assert len({str(each.get("optim.rate")) for each in found["trials"]}) == 3
 
 
+@pytest.mark.slow
 def test_settings_that_kill_the_process_twice_count_as_failed(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

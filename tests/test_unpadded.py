@@ -145,6 +145,7 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ctypes.CDLL]:
     return built(tmp_path_factory.mktemp("faulty"), FAULTS | READING_FAULTS | TILED_FAULTS)
 
 
+@pytest.mark.slow
 @needs_kernels
 @pytest.mark.parametrize("fault", FAULTS | TILED_FAULTS)
 def test_a_planted_fault_is_not_as_exact(
@@ -182,6 +183,7 @@ def test_states_are_the_twin_s_where_nothing_is_learnt(shape: str, lengths: str)
     assert is_read_as_exactly(model, texts(LENGTHS[lengths]))
 
 
+@pytest.mark.slow
 @needs_kernels
 @pytest.mark.parametrize("fault", READING_FAULTS)
 def test_a_planted_fault_in_reading_is_seen(
@@ -311,6 +313,7 @@ def test_a_mask_with_holes_is_read_by_the_twin() -> None:
         assert torch.equal(found, model.hidden(ids, mask, segments))
 
 
+@pytest.mark.slow
 @needs_kernels
 def test_a_task_is_learnt_by_them_and_resumed_to_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -194,8 +194,15 @@ def separated(
         ends[end_of(numbered.held[-1])] += 1
         if swallowing is not None and swallows(numbered.held, len(row), dialect):
             swallowing.append((first, numbered.number))
-        if not dialect.backslash and is_escaped_outside("".join(numbered.held)):
+        record = "".join(numbered.held)
+        if not dialect.backslash and is_escaped_outside(record):
             yield Problem(f"line {first:,}", r"has \" outside quotes; put the field in quotes", "quotes")
+        elif dialect.backslash and is_doubled(record, dialect.delimiter):
+            yield Problem(
+                f"line {first:,}",
+                r"has a doubled quote where others are escaped by a backslash; write \" for it",
+                "quotes",
+            )
         elif row:
             yield first, row
 
@@ -219,15 +226,23 @@ def is_escaped_outside(record: str) -> bool:
     return any(record.count('"', 0, place) % 2 == 0 for place in places)
 
 
+def is_doubled(record: str, delimiter: str) -> bool:
+    """Whether a record has two quotes in a row that are not an empty field, and not escaped."""
+    edge = re.escape(delimiter)
+    return bool(re.search(rf'(?<=[^{edge}\r\n])""|""(?=[^{edge}\r\n])', re.sub(r"\\.", "__", record)))
+
+
 def not_csv(number: int, error: csv.Error) -> Problem:
     """The problem of a record that ends in the line in which it begins."""
+    where = f"line {number:,}"
     if "new-line" in str(error):
-        reason = "has a carriage return outside quotes; put the field in quotes"
-    else:
-        reason = (
-            f"has a quote that is not closed or not doubled ({error}); write a quote in a quoted field twice"
-        )
-    return Problem(f"line {number:,}", reason, "quotes")
+        return Problem(where, "has a carriage return outside quotes; put the field in quotes", RETURNS)
+    reason = f"has a quote that is not closed or not doubled ({error}); write a quote in a quoted field twice"
+    return Problem(where, reason, "quotes")
+
+
+RETURNS = "carriage returns"
+"""The kind of problem that says nothing about a file's dialect."""
 
 
 def doubled_backslashes(line: str) -> str:
@@ -333,11 +348,16 @@ def sample_of(text: Text) -> list[str]:
 
 
 def widths(sample: Iterable[str], dialect: Dialect) -> list[int]:
-    """The number of columns of each record of a sample, 0 for a problem; the last may have been cut."""
+    """The number of columns of each record of a sample, 0 for a problem but of carriage returns; the last may have
+    been cut.
+    """
     found = []
     try:
         for record in islice(separated(sample, dialect), SAMPLE_RECORDS):
-            found.append(0 if isinstance(record, Problem) else len(record[1]))
+            if not isinstance(record, Problem):
+                found.append(len(record[1]))
+            elif record.kind != RETURNS:
+                found.append(0)
     except Unreadable:
         found.append(0)
     return found
