@@ -465,7 +465,7 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 import torch
 import test_training as t
-from textus.common import read_json
+from textus.common import TextusError, read_json
 torch.set_num_threads(1)
 def loss(model, batch):
     print(batch.position, flush=True)
@@ -474,7 +474,7 @@ def loss(model, batch):
 run = t.RunFolder(Path({run!r}), read_json(Path({run!r}) / "run.json"))
 try:
     t.taught(run, t.replace(t.SETTINGS, steps=40, checkpoint_every=1000, evaluate_every=1000), loss=loss)
-except t.TextusError as error:
+except TextusError as error:
     print(error, file=sys.stderr)
     raise SystemExit(error.exit_code)
 """

@@ -226,4 +226,4 @@ def in_order(rows: Sequence[BadRow]) -> list[BadRow]:
 
 def unread(faults: Sequence[Problem]) -> list[BadRow]:
     """Rows that could not be read, among those that cannot be used."""
-    return [BadRow(each.where, str(each)) for each in faults]
+    return [BadRow(fault.where, str(fault)) for fault in faults]
