@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import chain, combinations
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from textus import api
 from textus.cli import main
 from textus.common import TextusError, UsageError, notice, notices_together
 from textus.inputs import columns_as_trained
+from textus.records import Record
+from textus.writing import Layout
 
 SMALL = ["model.n_layer=1", "model.d_model=16"]
 
@@ -380,6 +383,34 @@ def test_a_wrong_kind_of_run_is_a_plain_error(
     ):  # fmt: skip
         with contextlib.suppress(TextusError):
             ask()  # type: ignore[no-untyped-call]
+
+
+NAMES = ["label", "line", "file_line", "predicted_label", "predicted_line", "id", "predicted_label_2"]
+
+
+@pytest.mark.parametrize("answer", [["label"], ["line", "label"], ["predicted_line", "line"]], ids=str)
+def test_every_value_of_a_row_has_a_column_of_its_own(
+    answer: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The file's columns as they are, the place and the answer under names that are free, whatever they are called."""
+    for columns in chain.from_iterable(combinations(NAMES, n) for n in range(len(NAMES) + 1)):
+        record = Record({name: f"own {name}" for name in columns}, "a.csv: line 3")
+        layout = Layout(answer, None, [record])
+        row = layout.row(record, {name: f"answer {name}" for name in answer})
+        assert list(row) == layout.names
+        assert {name: row[name] for name in columns} == record.values
+        assert set(row.values()) == {*record.values.values(), 3, *(f"answer {name}" for name in answer)}
+        renamed = [name for name in answer if row.get(name) != f"answer {name}"]
+        assert (f"the file has {', '.join(renamed)} of its own" in capsys.readouterr().err) == bool(renamed)
+
+
+def test_a_column_that_was_named_keeps_the_file_s_name() -> None:
+    """--columns text=label: the text stays in the column label, the answer gets another."""
+    record = Record({"text": "a film", "note": "b"}, "a.csv: line 3")
+    layout = Layout(["label"], "text=label", [record])
+    row = {"line": 3, "label": "a film", "note": "b", "predicted_label": "good"}
+    assert layout.row(record, {"label": "good"}) == row
+    assert layout.names == list(row)
 
 
 # ── flags ──────────────────────────────────────────────────────────────────────────────────────

@@ -15,6 +15,7 @@ from textus.common import (
     read_json,
     write_json,
 )
+from textus.runs import recorded_corpus
 
 SMALL = ["model.n_layer=1", "model.d_model=16", "model.n_head=2"]
 
@@ -76,6 +77,14 @@ def test_a_run_whose_corpus_was_moved_is_resumed_from_where_it_is_now(
     moved = Path(shutil.copytree(corpus, tmp_path / "moved"))
     resume(run, corpus=moved)
     assert (run / "model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
+    assert read_json(run / "run.json")["corpus"]["path"] == str(moved)
+
+
+def test_the_new_place_of_a_corpus_is_recorded_at_once(trained: Path, corpus: Path, tmp_path: Path) -> None:
+    """C23: also where the resumed training is killed before it writes anything else."""
+    run = unfinished(trained, tmp_path / "run")
+    moved = Path(shutil.copytree(corpus, tmp_path / "moved"))
+    recorded_corpus(open_run(run), moved)
     assert read_json(run / "run.json")["corpus"]["path"] == str(moved)
 
 
