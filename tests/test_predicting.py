@@ -401,6 +401,7 @@ def test_every_value_of_a_row_has_a_column_of_its_own(
         assert {name: row[name] for name in columns} == record.values
         assert set(row.values()) == {*record.values.values(), 3, *(f"answer {name}" for name in answer)}
         renamed = [name for name in answer if row.get(name) != f"answer {name}"]
+        assert renamed == [name for name in answer if name in columns]
         assert (f"the file has {', '.join(renamed)} of its own" in capsys.readouterr().err) == bool(renamed)
 
 
@@ -411,6 +412,10 @@ def test_a_column_that_was_named_keeps_the_file_s_name() -> None:
     row = {"line": 3, "label": "a film", "note": "b", "predicted_label": "good"}
     assert layout.row(record, {"label": "good"}) == row
     assert layout.names == list(row)
+    layout = Layout(
+        ["id"], None, [Record({"_id": "7"}, "a.csv: line 3")]
+    )  # its place has the name of an answer
+    assert layout.names == ["line", "id", "_id", "predicted_id"]
 
 
 # ── flags ──────────────────────────────────────────────────────────────────────────────────────
