@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import random
 import signal
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported anywhere
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -18,6 +20,9 @@ if (
     signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 ):  # a shell's background job: the tests send it on purpose
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+if TYPE_CHECKING:
+    from textus.api import Run
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("TEXTUS_DATA", REPOSITORY / ".." / "shared" / "data"))
@@ -90,3 +95,44 @@ def trained(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = ["model.n_layer=1", "model.d_model=32", "model.n_head=2"]
     out = tmp_path_factory.mktemp("runs") / "trained"
     return train(corpus, tokenizer="char", steps=12, checkpoint_every=4, settings=settings, out=out).path
+
+
+@pytest.fixture(scope="session")
+def reviews_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Reviews as rows.jsonl and rows.csv. Tests must not change them."""
+    from labelled import reviews, written
+
+    folder = tmp_path_factory.mktemp("reviews")
+    written(folder / "rows.jsonl", reviews())
+    with (folder / "rows.csv").open("w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, ["id", "text", "label"])
+        table.writeheader()
+        table.writerows(reviews())
+    return folder
+
+
+@pytest.fixture(scope="session")
+def linear(reviews_folder: Path) -> Run:
+    """A linear model of the reviews. Tests must not change it."""
+    from textus.api import finetune
+
+    return finetune(reviews_folder / "rows.jsonl", model="linear", out=reviews_folder / "linear")
+
+
+@pytest.fixture(scope="session")
+def tagger(reviews_folder: Path) -> Run:
+    """A tagger of people and towns. Tests must not change it."""
+    from labelled import written
+
+    from textus.api import finetune
+
+    rows = [
+        {"tokens": ["In", str(i), who, "left", town], "tags": ["O", "O", "B-PER", "O", "B-LOC"]}
+        for i in range(40)
+        for who, town in (("Anna", "Rome"), ("Boris", "Oslo"))
+    ]
+    settings = ["model.n_layer=1", "model.d_model=16", "optim.rate=0.01"]
+    return finetune(
+        written(reviews_folder / "tags.jsonl", rows), task="tagging", model="gru", epochs=20, settings=settings,
+        out=reviews_folder / "tagger",
+    )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import random
 from pathlib import Path
@@ -31,6 +32,20 @@ def written(path: Path, rows: list[dict[str, Any]]) -> Path:
     """Rows as a file of JSON lines."""
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     return path
+
+
+def reviews(n: int = 60) -> list[dict[str, Any]]:
+    """Rows of a text and a label that a linear model learns, with ids."""
+    return [
+        {"id": f"r{i}", "text": f"film {i} was {'good' if i % 2 else 'bad'}, all in all", "label": i % 2}
+        for i in range(n)
+    ]
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """The rows of a .csv or .tsv, by the columns of its header."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ","))
 
 
 PEOPLE, TOWNS = ("Anna", "Bob", "Chen", "Dana"), ("Bonn", "Oslo", "Rome", "York")

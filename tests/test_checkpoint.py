@@ -209,10 +209,12 @@ def test_another_tokenizer_in_an_unfinished_run_is_refused(run: RunFolder) -> No
 
 
 def test_what_is_not_a_run_is_said_to_be_none(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="not a folder"):
+    with pytest.raises(RunError, match="nowhere not found"):
         open_run(tmp_path / "nowhere")
-    (tmp_path / "corpus.json").write_text("{}")
-    with pytest.raises(RunError, match="a corpus"):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="not a folder"):
+        open_run(tmp_path / "file")
+    with pytest.raises(RunError, match="it is no run"):
         open_run(tmp_path)
 
 

@@ -435,6 +435,26 @@ def test_no_space_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not list(tmp_path.glob("*corpus*"))
 
 
+def test_dropped_files_are_named_only_where_the_file_of_them_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A corpus that failed has no dropped.jsonl: no line names it."""
+    with pytest.raises(DataError, match=r"1 suffix not read: .*c\.png"):
+        made(tmp_path / "none", {"c.png": b"\0"})
+    with monkeypatch.context() as patched:
+        patched.setattr(building, "finish", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            made(tmp_path / "failed", {"a.txt": "text", "c.png": b"\0"})
+    assert "dropped.jsonl" not in capsys.readouterr().err
+    corpus = made(tmp_path / "good", {"a.txt": "text", "b.txt": "text", "c.png": b"\0"})
+    lines = [line for line in capsys.readouterr().err.splitlines() if "dropped.jsonl" in line]
+    assert [line.partition(":")[0] for line in lines] == [
+        "left out, duplicate",
+        "left out, suffix not read",
+    ]
+    assert len((corpus.path / "dropped.jsonl").read_text().splitlines()) == 2
+
+
 def test_show_and_why(tmp_path: Path) -> None:
     files = {"a.txt": SIMPLIFIED.encode("gb18030"), "b.txt": SIMPLIFIED, "c.png": b"\0"}
     corpus = made(tmp_path, files, split="tail:0.1")

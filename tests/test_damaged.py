@@ -303,6 +303,11 @@ def test_the_undamaged_gguf_is_read(tmp_path: Path) -> None:
     assert exporting.read(write(tmp_path / "m.gguf")).config["n_layer"] == 1
 
 
+@pytest.mark.parametrize("count", ["two", [2], 2.0])
+def test_a_number_of_shards_that_is_none_is_no_crash(count: Any, tmp_path: Path) -> None:
+    assert exporting.read(write(tmp_path / "m.gguf", split__count=count)).config["n_layer"] == 1
+
+
 def test_lists_of_other_lengths_than_the_tokens_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "m.gguf", tokenizer__ggml__model="llama", tokenizer__ggml__scores=[0.0, 1.0])
     with pytest.raises(RunError, match=r"tokenizer\.ggml\.scores has 2 entries for 32 tokens"):

@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+from labelled import written
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from textus import describing, hardware
+from textus.api import finetune, show
 from textus.describing import as_mermaid, as_text, describe, disk, doctor, doctor_text, layers
 from textus.loader import Loader, store_of
 from textus.models import build
@@ -125,6 +127,26 @@ def test_mermaid_joins_only_nodes_that_are_there(family: str) -> None:
     assert lines[-1].endswith("logits")
     assert sum("subgraph" in line for line in lines) == sum(line.strip() == "end" for line in lines)
     assert all(line.count('"') in (0, 2) for line in lines)
+
+
+@pytest.mark.parametrize("family", ["encoder", "lstm", "decoder"])
+def test_heads_are_behind_the_layers_they_read_from(family: str, tmp_path: Path) -> None:
+    """In the chart side by side, in the tree last: they were before the embedding."""
+    rows = [{"text": f"film {n} was {('bad', 'good')[n % 2]}", "label": n % 2} for n in range(20)]
+    tags = [{"tokens": ["Anna", f"came{n}"], "tags": ["B-PER", "O"]} for n in range(20)]
+    run = finetune(
+        written(tmp_path / "rows.jsonl", rows), model=family, out=tmp_path / "run", epochs=4,
+        settings=["model.n_layer=1", "model.d_model=16"],
+        also=[f"tags:tagging={written(tmp_path / 'tags.jsonl', tags)}"],
+    )  # fmt: skip
+    found = show(run)
+    assert [layer["name"] for layer in found["layers"]["children"]][-1] == "heads"
+    *boxes, joined = found["mermaid"].splitlines()
+    keys = {name: key for line in boxes for key, name in re.findall(r'(\w+) ?\["(\w+): ', line)}
+    chain = joined.strip().split(" --> ")
+    assert chain[:2] == ["ids", keys["embedding"]]
+    assert chain[-2:] == [f"{keys['classification']} & {keys['tags']}", "logits"]
+    assert set(re.findall(r"n\d+", joined)) == {key for key in keys.values() if re.fullmatch(r"n\d+", key)}
 
 
 def test_any_module_tree_can_be_shown() -> None:

@@ -148,6 +148,27 @@ def test_moved_rows_are_read_where_they_are_now_and_no_parent_is_needed(
         api.resume(early, corpus=tmp_path / "elsewhere.jsonl")
 
 
+def test_moved_validation_rows_are_read_where_they_are_now(rows: Path, trained: Path, tmp_path: Path) -> None:
+    """C23: recorded where both files are; --dev for a run that has no such file, or no rows, is refused."""
+    data, dev = tmp_path / "rows.jsonl", written(tmp_path / "dev.jsonl", sentences(30, seed=3))
+    shutil.copyfile(rows, data)
+    settings = [*SMALL, "train.steps=4", "train.checkpoint_every=2"]
+    whole = api.finetune(data, model="gru", dev=dev, out=tmp_path / "whole", settings=settings)
+    run = started_again(whole.path, tmp_path / "run")
+    dev.rename(tmp_path / "moved.jsonl")
+    with pytest.raises(RunError, match=r"dev\.jsonl.* not found; if it was moved: --corpus FILE, --dev FILE"):
+        api.resume(run)
+    assert main(["resume", str(run), "--dev", str(tmp_path / "moved.jsonl")]) == 0
+    assert sha256(run / "model.safetensors") == sha256(whole.path / "model.safetensors")
+    assert open_run(run).record["corpus"]["dev"] == str(tmp_path / "moved.jsonl")
+    alone = api.finetune(data, model="gru", out=tmp_path / "alone", settings=settings)
+    again = started_again(alone.path, tmp_path / "again")
+    with pytest.raises(UsageError, match=r"--dev .*moved\.jsonl: .* no validation rows of their own"):
+        api.resume(again, dev=tmp_path / "moved.jsonl")
+    with pytest.raises(UsageError, match=r"--dev .*moved\.jsonl: goes with fine-tuned runs"):
+        api.resume(trained, dev=tmp_path / "moved.jsonl")
+
+
 def started_again(run: Path, copy: Path) -> Path:
     """A copy of a finished run as it was before its first step."""
     shutil.copytree(run, copy)

@@ -154,6 +154,7 @@ def test_zero_experts_are_none_and_shards_are_named(tmp_path: Path) -> None:
     )
     with pytest.raises(UsageError, match=r"is shard 1 of 2 .* llama-gguf-split --merge"):
         gguf.read_file(write(tmp_path / "n.gguf", theirs, shards=2))
+    assert gguf.read_file(write(tmp_path / "o.gguf", theirs, shards=1)).weights  # all of it
 
 
 READ = [Quant.F32, Quant.F16, *peer.quants._type_traits]

@@ -327,15 +327,18 @@ def test_all_bad_rows_are_listed_and_can_be_left_out(
     assert f"{len(places)} of 40 rows cannot be used and are left out" in capsys.readouterr().err
 
 
-def test_many_bad_rows_are_counted_and_ten_are_listed(tmp_path: Path) -> None:
-    rows = [{"text": f"film {n}", "label": "" if n < 30 else n % 2} for n in range(60)]
-    with pytest.raises(BadRows, match=r"30 of 60 rows .* and 20 more") as caught:
+def test_many_bad_rows_are_counted_and_ten_kinds_are_listed(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [{"text": f"film {n}", "label": n % 2} for n in range(60)]
+    for n in range(30):  # 15 kinds of two rows
+        rows[n] = {"text": f"film {n}", f"column {n % 15}": "pos"}
+    with pytest.raises(BadRows, match=r"30 of 60 rows .* and 5 more kinds of error\.") as caught:
         read_data(
             Classification,
             ClassificationSettings(),
             Wish(written(tmp_path / "r.jsonl", rows), "classification"),
         )
-    assert str(caught.value).count("names no class") == 10
+    assert str(caught.value).count("has no field 'label'") == 10
+    assert str(caught.value).count("(2 rows; also line ") == 10
     data = written(tmp_path / "all.jsonl", [{"review": "a", "label": 1}] * 3)
     with pytest.raises(BadRows, match="none of the 3 rows can be used"):
         read_data(Classification, ClassificationSettings(), Wish(data, "classification", skip_invalid="all"))

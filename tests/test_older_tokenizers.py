@@ -14,7 +14,7 @@ import transformers
 from textus.common import TextusError
 from textus.models.pretrained import older
 from textus.models.pretrained.folder import read_folder, read_tokenizer
-from textus.tokenizer import load
+from textus.tokenizer import foreign, load
 
 TEXTS = [
     "the cat sat on the mat in 1934.", "Yes;\n\nno!\n  two  blanks ", "don't DON'T we'll", "你好，世界 the cat",
@@ -319,3 +319,48 @@ def test_a_blank_before_texts_of_pieces_is_as_the_settings_say(
     assert ours is not None
     if blank or kind == "llama":  # the others split at blanks and lose them
         assert ours.decode(ours.encode("the cat sat")) == "the cat sat"
+
+
+@pytest.mark.parametrize("legacy", [True, False, None])
+@pytest.mark.parametrize("blank", [True, False, None])
+def test_a_blank_before_pieces_is_set_where_autotokenizer_sets_it(
+    legacy: bool | None, blank: bool | None, tmp_path: Path
+) -> None:
+    """The oracle is the `prepend_scheme` that AutoTokenizer ends with; without add_prefix_space nothing is changed."""
+    n = sentencepiece("bpe", "tokenizer.model", **BYTES)(tmp_path, {})
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "vocab_size": n}))
+    transformers.LlamaTokenizer.from_pretrained(tmp_path).save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.model").unlink()
+    record = json.loads((tmp_path / "tokenizer.json").read_text())
+    path = tmp_path / "tokenizer_config.json"
+    config = json.loads(path.read_text()) | {"tokenizer_class": "LlamaTokenizer"}
+    for key, value in (("legacy", legacy), ("add_prefix_space", blank)):
+        config.pop(key, None)
+        config |= {} if value is None else {key: value}
+    path.write_text(json.dumps(config))
+    ours = foreign.with_settings(record, config, None)["pre_tokenizer"]
+    if blank is None:
+        assert ours == record["pre_tokenizer"]
+        return
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path).backend_tokenizer.pre_tokenizer
+    assert ours["prepend_scheme"] == json.loads(theirs.__getstate__())["prepend_scheme"]
+
+
+def test_settings_that_win_are_reported_and_those_of_another_kind_of_model_are_not_taken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bert(tmp_path, {})
+    transformers.BertTokenizer(str(tmp_path / "vocab.txt"), do_lower_case=True).save_pretrained(tmp_path)
+    record = json.loads((tmp_path / "tokenizer.json").read_text())
+    for named in ("BertTokenizer", "PreTrainedTokenizerFast"):
+        same = foreign.with_settings(record, {"tokenizer_class": named, "do_lower_case": True}, None)
+        assert same["normalizer"]["lowercase"]
+    assert "wins" not in capsys.readouterr().err
+    config = {"tokenizer_class": "BertTokenizer", "do_lower_case": False, "tokenize_chinese_chars": False}
+    foreign.with_settings(record, config, None)
+    assert (
+        "do_lower_case=False, tokenize_chinese_chars=False of tokenizer_config.json, or of its class"
+        " BertTokenizer, wins over its tokenizer.json" in capsys.readouterr().err
+    )
+    other = {**record, "model": {"type": "BPE", "vocab": {}, "merges": []}, "normalizer": None}
+    assert foreign.with_settings(other, config, None) == other

@@ -1,78 +1,32 @@
-"""A person's results: answers as files with the file's own columns, from files, pipes and Python values; written as
-they come, continued after a kill, and nothing taken for what it is not.
+"""A person's results: answers as files with the file's own columns, from files and Python values; written as they come,
+and continued after a kill.
 """
 
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import json
 import signal
 import subprocess
 import sys
 import time
+from itertools import chain, combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from labelled import written
+from labelled import read_table, reviews, written
 
 import textus
 from textus import api
-from textus.arguments import check_text, looks_like_path
 from textus.cli import main
-from textus.common import DataError, TextusError, UsageError, notice, notices_together
+from textus.common import TextusError, UsageError, notice, notices_together
 from textus.inputs import columns_as_trained
+from textus.records import Record
+from textus.writing import Layout
 
 SMALL = ["model.n_layer=1", "model.d_model=16"]
-
-
-def reviews(n: int = 60) -> list[dict[str, Any]]:
-    return [
-        {"id": f"r{i}", "text": f"film {i} was {'good' if i % 2 else 'bad'}, all in all", "label": i % 2}
-        for i in range(n)
-    ]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("predicting")
-    written(folder / "rows.jsonl", reviews())
-    with (folder / "rows.csv").open("w", encoding="utf-8", newline="") as file:
-        table = csv.DictWriter(file, ["id", "text", "label"])
-        table.writeheader()
-        table.writerows(reviews())
-    return folder
-
-
-@pytest.fixture(scope="module")
-def linear(folder: Path) -> api.Run:
-    return api.finetune(folder / "rows.jsonl", model="linear", out=folder / "linear")
-
-
-@pytest.fixture(scope="module")
-def tagger(folder: Path) -> api.Run:
-    rows = [
-        {"tokens": ["In", str(i), who, "left", town], "tags": ["O", "O", "B-PER", "O", "B-LOC"]}
-        for i in range(40)
-        for who, town in (("Anna", "Rome"), ("Boris", "Oslo"))
-    ]
-    data = written(folder / "tags.jsonl", rows)
-    return api.finetune(
-        data,
-        task="tagging",
-        model="gru",
-        epochs=20,
-        settings=[*SMALL, "optim.rate=0.01"],
-        out=folder / "tagger",
-    )
-
-
-def read_table(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ","))
 
 
 # ── a file of answers ──────────────────────────────────────────────────────────────────────────
@@ -81,11 +35,16 @@ def read_table(path: Path) -> list[dict[str, str]]:
 @pytest.mark.parametrize("source", ["rows.csv", "rows.jsonl"])
 @pytest.mark.parametrize("form", ["csv", "tsv", "jsonl"])
 def test_answers_come_out_as_a_file(
-    linear: api.Run, folder: Path, tmp_path: Path, source: str, form: str, capsys: pytest.CaptureFixture[str]
+    linear: api.Run,
+    reviews_folder: Path,
+    tmp_path: Path,
+    source: str,
+    form: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """U1: the input's columns, line and id, label, the probability of each class."""
     out = tmp_path / f"out.{form}"
-    assert main(["predict", str(linear.path), str(folder / source), "--out", str(out)]) == 0
+    assert main(["predict", str(linear.path), str(reviews_folder / source), "--out", str(out)]) == 0
     assert "the answers are in predicted_label" in capsys.readouterr().err
     if form == "jsonl":
         found = [json.loads(line) for line in out.read_text().splitlines()]
@@ -118,11 +77,11 @@ def test_rows_of_several_files_have_their_file(linear: api.Run, tmp_path: Path) 
 
 
 def test_an_existing_file_is_kept_without_force(
-    linear: api.Run, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    linear: api.Run, reviews_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out.csv"
     out.write_text("mine")
-    words = ["predict", str(linear.path), str(folder / "rows.csv"), "--out", str(out)]
+    words = ["predict", str(linear.path), str(reviews_folder / "rows.csv"), "--out", str(out)]
     assert main(words) == 2
     assert out.read_text() == "mine"
     assert main([*words, "--force"]) == 0
@@ -136,9 +95,9 @@ def test_an_existing_file_is_kept_without_force(
 
 
 def test_the_terminal_shows_line_id_and_text(
-    linear: api.Run, folder: Path, capsys: pytest.CaptureFixture[str]
+    linear: api.Run, reviews_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["predict", str(linear.path), str(folder / "rows.csv")]) == 0
+    assert main(["predict", str(linear.path), str(reviews_folder / "rows.csv")]) == 0
     head, _, first, *_ = capsys.readouterr().out.splitlines()
     assert head.split() == ["line", "id", "text", "label", "probability"]
     assert first.split()[:4] == ["2", "r0", "film", "0"]
@@ -255,184 +214,37 @@ def test_memory_does_not_grow_with_the_file(linear: api.Run, tmp_path: Path) -> 
 
 
 def test_notices_of_many_batches_are_one(capsys: pytest.CaptureFixture[str]) -> None:
+    """Counts are summed, numbers within the texts are not; the first place is kept."""
+    batches = [((3, 256, 1100), "{a}.csv: line 3"), ((1, 44, 10), "{a}.csv: line 9")]
     with notices_together():
-        notice(
-            "3 of 256 texts are longer than 128 tokens: the ends of them, 1,100 tokens in all, are not read"
-        )
-        notice("2 rows have no text and are left out; the first is a: line 3")
-        notice("1 of 44 texts are longer than 128 tokens: the ends of them, 10 tokens in all, are not read")
-        notice("1 rows have no text and are left out; the first is a: line 9")
+        for (long, texts, tokens), place in batches:
+            notice(
+                long, " of ", texts, " texts are longer than 128 tokens: ", tokens, " of them are not read"
+            )
+            notice(long, " rows have no text and are left out", first=f"the first is {place}")
+            notice("12 of 12 windows: as in training")
+        assert capsys.readouterr().err == ""
+        notice(1, " of ", 2, " texts are longer than 64 tokens: ", 3, " of them are not read")
     assert capsys.readouterr().err.splitlines() == [
-        "4 of 300 texts are longer than 128 tokens: the ends of them, 1,110 tokens in all, are not read",
-        "3 rows have no text and are left out; the first is a: line 3",
+        "4 of 300 texts are longer than 128 tokens: 1,110 of them are not read",
+        "4 rows have no text and are left out; the first is {a}.csv: line 3",
+        "12 of 12 windows: as in training",
+        "1 of 2 texts are longer than 64 tokens: 3 of them are not read",
     ]
-
-
-# ── what was given ─────────────────────────────────────────────────────────────────────────────
-
-
-def test_a_plain_text_is_read_a_line_a_text(
-    linear: api.Run, tagger: api.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """D9: for every task, and what it was taken for is said."""
-    lines = tmp_path / "lines.txt"
-    lines.write_text("In 1999 Anna left Rome\nIn 7 Boris left Oslo\n\nAnna left Rome\n")
-    for run in (linear, tagger):
-        assert main(["predict", str(run.path), str(lines), "--json"]) == 0
-        shown = capsys.readouterr()
-        assert f"{lines}: each line is one text" in shown.err
-        answers = json.loads(shown.out)["answers"]
-        assert [answer["line"] for answer in answers] == [1, 2, 3, 4]
-    assert [entity["text"] for entity in answers[1]["entities"]] == ["Boris", "Oslo"]
-    out = tmp_path / "out.csv"
-    tagger.predict_file(lines, out=out)
-    first = read_table(out)[0]
-    places = [(each["start"], each["end"]) for each in json.loads(first["entities"])]
-    assert [first["text"][start:end] for start, end in places] == ["Anna", "Rome"]
-
-
-def test_tokens_in_columns_are_told_from_lines_by_what_they_are(
-    tagger: api.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    conll = tmp_path / "conll.txt"
-    conll.write_text("In O\nAnna B-PER\nleft O\nRome B-LOC\n\nBoris B-PER\nleft O\n")
-    found = tagger.predict(conll)
-    assert "tokens in columns (CoNLL)" in capsys.readouterr().err
-    assert [len(answer["tags"]) for answer in found] == [4, 2]
-    assert [answer["line"] for answer in found] == [1, 6]
-    prose = tmp_path / "prose.txt"
-    prose.write_text("Anna left Rome .\nThen Boris saw Oslo again .\nShe went on .\n")
-    with pytest.raises(DataError, match="not CoNLL columns"):
-        tagger.evaluate(prose)
-
-
-PATHS = ["data/test_2024.csv", "nope.csv", "my notes.txt", "a/b", "x.JSONL", "dir/sub/", "rows.csv.gz"]
-TEXTS = [
-    "a good film",
-    "a film / a book",
-    "and so on...",
-    "真好看/真难看，是吗？",
-    "i.e. this",
-    "5.5",
-    "",
-    "a\nb/c",
-]
-
-
-@pytest.mark.parametrize("path", PATHS)
-def test_a_path_that_does_not_exist_is_no_text(
-    path: str, linear: api.Run, trained: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """D10, U6."""
-    for verb, run in (("predict", linear.path), ("generate", trained)):
-        assert main([verb, str(run), path]) == 2
-        assert f"{path!r} not found; give a file, or --text" in capsys.readouterr().err
-    assert main(["predict", str(linear.path), path, "--text", "--json"]) == 0
-    assert "label" in json.loads(capsys.readouterr().out)["answers"][0]
-
-
-@pytest.mark.parametrize("text", TEXTS)
-def test_a_text_is_no_path(text: str) -> None:
-    assert not looks_like_path(text)
-    assert check_text(text) == text
-
-
-def test_a_folder_is_no_text(linear: api.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """D10."""
-    assert main(["predict", str(linear.path), str(tmp_path)]) == 2
-    assert "is a folder; give a file, or --text" in capsys.readouterr().err
-
-
-def test_a_pipe_is_read(
-    linear: api.Run, trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """U6: with - or where no text is given."""
-    for verb, run, key in (("predict", linear.path, "answers"), ("generate", trained, "texts")):
-        for more in (["-"], []):
-            monkeypatch.setattr("sys.stdin", io.StringIO("was good\nwas bad\n"))
-            words = [verb, str(run), *more, "--json", *(["--max-tokens", "3"] if key == "texts" else [])]
-            assert main(words) == 0
-            found = json.loads(capsys.readouterr().out)[key]
-            assert [answer["line"] for answer in found] == [1, 2]
-    monkeypatch.setattr("sys.stdin", io.StringIO(""))
-    assert main(["predict", str(linear.path), "-"]) == 2
-    assert "standard input is empty" in capsys.readouterr().err
-
-
-def test_broken_bytes_of_a_pipe_are_counted(
-    linear: api.Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"was good \xff\xfe\nwas bad\n")))
-    assert main(["predict", str(linear.path), "-", "--json"]) == 0
-    shown = capsys.readouterr()
-    assert len(json.loads(shown.out)["answers"]) == 2
-    assert "1 lines of standard input are not UTF-8" in shown.err
-
-
-# ── many prompts ───────────────────────────────────────────────────────────────────────────────
-
-
-def test_many_prompts_are_continued_as_if_alone(
-    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """U6: --file and --out."""
-    prompts = ["Once upon", "the fox", "a", "morning", "Then the heron"] * 4
-    file, out = tmp_path / "p.txt", tmp_path / "o.jsonl"
-    file.write_text("".join(f"{prompt}\n" for prompt in prompts))
-    words = ["generate", str(trained), "--file", str(file), "--max-tokens", "8", "--seed", "3"]
-    assert main([*words, "--out", str(out)]) == 0
-    found = [json.loads(line) for line in out.read_text().splitlines()]
-    run = api.open_run(trained)
-    assert [row["line"] for row in found] == list(range(1, 21))
-    for row, prompt in zip(found[:5], prompts, strict=False):
-        assert row == {
-            "line": row["line"],
-            "prompt": prompt,
-            "text": run.generate(prompt, max_tokens=8, seed=3),
-        }
-    capsys.readouterr()
-    assert main([*words, "--stop", "o"]) == 0
-    shown = capsys.readouterr().out.split("\n\n")
-    assert shown[0] == prompts[0] + run.generate(prompts[0], max_tokens=8, seed=3, stop=["o"])
-
-
-def test_sources_of_a_table_are_made_into_targets(tmp_path: Path) -> None:
-    """U8."""
-    pairs = [
-        {"id": n, "source": text.upper(), "target": text} for n, text in enumerate(["a b", "b c", "c a"] * 9)
-    ]
-    corpus = textus.build_corpus(
-        written(tmp_path / "pairs.jsonl", pairs), out=tmp_path / "corpus", settings=["min_chars=1"]
-    )
-    run = textus.train(
-        corpus, model="seq2seq", tokenizer="char", steps=2, settings=SMALL, out=tmp_path / "run"
-    )
-    out = tmp_path / "o.csv"
-    words = ["generate", str(run.path), "--file", str(tmp_path / "pairs.jsonl"), "--max-tokens", "4"]
-    assert main([*words, "--out", str(out)]) == 0
-    rows = read_table(out)
-    assert list(rows[0]) == ["line", "id", "source", "target", "text"]
-    assert [row["text"] for row in rows[:3]] == [run.generate(p["source"], max_tokens=4) for p in pairs[:3]]
-
-
-def test_a_prompt_that_is_too_long_is_named_before_anything_is_written(
-    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    file = tmp_path / "p.txt"
-    file.write_text("a\n" * 40 + "b" * 5000 + "\n")
-    assert main(["generate", str(trained), "--file", str(file), "--out", str(tmp_path / "o.csv")]) == 2
-    assert "p.txt: line 41: the prompt has" in capsys.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == ["p.txt"]
+    with notices_together(show=False):
+        notice(5, " rows")
+    notice(1000, " rows", first="the first is line 1")
+    assert capsys.readouterr().err == "1,000 rows; the first is line 1\n"
 
 
 # ── vectors ────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("form", ["npy", "jsonl", "csv"])
-def test_vectors_keep_lines_and_ids(trained: Path, folder: Path, tmp_path: Path, form: str) -> None:
+def test_vectors_keep_lines_and_ids(trained: Path, reviews_folder: Path, tmp_path: Path, form: str) -> None:
     """D22: of every text, in order."""
     out, run = tmp_path / f"v.{form}", api.open_run(trained)
-    assert main(["embed", str(trained), str(folder / "rows.csv"), "--out", str(out)]) == 0
+    assert main(["embed", str(trained), str(reviews_folder / "rows.csv"), "--out", str(out)]) == 0
     expected = run.embed([row["text"] for row in reviews()])
     if form == "npy":
         vectors = np.load(out)
@@ -508,8 +320,8 @@ def test_what_holds_no_texts_is_refused(given: Any, linear: api.Run, trained: Pa
             ask(given)
 
 
-def test_a_string_that_names_a_file_is_refused(linear: api.Run, folder: Path) -> None:
-    for name in (str(folder / "rows.csv"), "nothing.csv"):
+def test_a_string_that_names_a_file_is_refused(linear: api.Run, reviews_folder: Path) -> None:
+    for name in (str(reviews_folder / "rows.csv"), "nothing.csv"):
         with pytest.raises(UsageError, match="is the name of a file, and a string is one text"):
             linear.predict(name)
     assert len(linear.predict(["nothing.csv"])) == 1
@@ -557,12 +369,12 @@ def test_every_verb_is_at_the_top_also_where_a_module_has_its_name() -> None:
 
 @pytest.mark.parametrize("kind", ["linear", "counted", "trained"])
 def test_a_wrong_kind_of_run_is_a_plain_error(
-    kind: str, request: pytest.FixtureRequest, folder: Path, story: Path
+    kind: str, request: pytest.FixtureRequest, reviews_folder: Path, story: Path
 ) -> None:
     """U5: no raw error of a library."""
     fixture = request.getfixturevalue(kind)
     run = fixture if isinstance(fixture, api.Run) else api.open_run(fixture)
-    rows = folder / "rows.jsonl"
+    rows = reviews_folder / "rows.jsonl"
     for ask in (
         lambda: run.predict("a"), lambda: run.predict_proba("a"), lambda: run.evaluate(rows, samples=False),
         lambda: run.evaluate(story, samples=False), lambda: run.evaluate(["a text"], samples=False),
@@ -571,6 +383,39 @@ def test_a_wrong_kind_of_run_is_a_plain_error(
     ):  # fmt: skip
         with contextlib.suppress(TextusError):
             ask()  # type: ignore[no-untyped-call]
+
+
+NAMES = ["label", "line", "file_line", "predicted_label", "predicted_line", "id", "predicted_label_2"]
+
+
+@pytest.mark.parametrize("answer", [["label"], ["line", "label"], ["predicted_line", "line"]], ids=str)
+def test_every_value_of_a_row_has_a_column_of_its_own(
+    answer: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The file's columns as they are, the place and the answer under names that are free, whatever they are called."""
+    for columns in chain.from_iterable(combinations(NAMES, n) for n in range(len(NAMES) + 1)):
+        record = Record({name: f"own {name}" for name in columns}, "a.csv: line 3")
+        layout = Layout(answer, None, [record])
+        row = layout.row(record, {name: f"answer {name}" for name in answer})
+        assert list(row) == layout.names
+        assert {name: row[name] for name in columns} == record.values
+        assert set(row.values()) == {*record.values.values(), 3, *(f"answer {name}" for name in answer)}
+        renamed = [name for name in answer if row.get(name) != f"answer {name}"]
+        assert renamed == [name for name in answer if name in columns]
+        assert (f"the file has {', '.join(renamed)} of its own" in capsys.readouterr().err) == bool(renamed)
+
+
+def test_a_column_that_was_named_keeps_the_file_s_name() -> None:
+    """--columns text=label: the text stays in the column label, the answer gets another."""
+    record = Record({"text": "a film", "note": "b"}, "a.csv: line 3")
+    layout = Layout(["label"], "text=label", [record])
+    row = {"line": 3, "label": "a film", "note": "b", "predicted_label": "good"}
+    assert layout.row(record, {"label": "good"}) == row
+    assert layout.names == list(row)
+    layout = Layout(
+        ["id"], None, [Record({"_id": "7"}, "a.csv: line 3")]
+    )  # its place has the name of an answer
+    assert layout.names == ["line", "id", "_id", "predicted_id"]
 
 
 # ── flags ──────────────────────────────────────────────────────────────────────────────────────
@@ -598,16 +443,16 @@ def test_a_wrong_kind_of_run_is_a_plain_error(
     ids=" ".join,
 )
 def test_no_flag_is_ignored(
-    words: list[str], linear: api.Run, trained: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+    words: list[str], linear: api.Run, trained: Path, reviews_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """C14."""
-    names = {"LINEAR": str(linear.path), "TEXT": str(trained), "ROWS": str(folder / "rows.jsonl")}
+    names = {"LINEAR": str(linear.path), "TEXT": str(trained), "ROWS": str(reviews_folder / "rows.jsonl")}
     assert main([names.get(word, word) for word in words]) == 2
     assert "leave" in (said := capsys.readouterr().err) or "goes with" in said
 
 
 def test_answers_never_replace_a_column_of_the_file(
-    linear: api.Run, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    linear: api.Run, reviews_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """ATTACK1 7: predictions that are chained keep all earlier ones."""
     other = written(tmp_path / "other.jsonl", [{**row, "label": "nb"[row["label"]]} for row in reviews()])

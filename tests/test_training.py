@@ -23,15 +23,12 @@ from safetensors.torch import load_file, save_file
 
 from textus import tokenizer as tokenizers
 from textus import training
-from textus.checkpoint import RunFolder, create_run, load, open_run, verify
+from textus.checkpoint import RunFolder, create_run, load, verify
 from textus.common import (
-    RunError,
-    TextusError,
     TrainingError,
     UsageError,
     counter_seed,
     read_json,
-    write_json,
 )
 from textus.gradients import Gradients
 from textus.hardware import reset_peak_memory
@@ -468,7 +465,7 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 import torch
 import test_training as t
-from textus.common import read_json
+from textus.common import TextusError, read_json
 torch.set_num_threads(1)
 def loss(model, batch):
     print(batch.position, flush=True)
@@ -477,7 +474,7 @@ def loss(model, batch):
 run = t.RunFolder(Path({run!r}), read_json(Path({run!r}) / "run.json"))
 try:
     t.taught(run, t.replace(t.SETTINGS, steps=40, checkpoint_every=1000, evaluate_every=1000), loss=loss)
-except t.TextusError as error:
+except TextusError as error:
     print(error, file=sys.stderr)
     raise SystemExit(error.exit_code)
 """
@@ -537,100 +534,6 @@ def test_a_full_disk_in_the_middle_is_one_line_and_loses_nothing(
         with pytest.raises(TrainingError, match=r"no space left .* step 3 is whole"):
             taught(run)
     assert taught(run) == whole
-
-
-# ── from the outside: commands on a corpus ─────────────────────────────────────────────────────
-
-SMALL = ["model.n_layer=1", "model.d_model=16", "model.n_head=2"]
-
-
-def test_a_finished_run_says_so_and_changes_nothing(
-    trained: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from textus.runs import resume
-
-    before = (trained / "run.json").read_bytes()
-    resume(trained)
-    assert "is finished (12 steps); nothing to resume" in capsys.readouterr().err
-    assert (trained / "run.json").read_bytes() == before
-
-
-def unfinished(trained: Path, path: Path) -> Path:
-    shutil.copytree(trained, path)
-    write_json(path / "run.json", {**read_json(path / "run.json"), "status": "training"})
-    return path
-
-
-def test_resume_refuses_another_corpus_and_another_tokenizer(trained: Path, tmp_path: Path) -> None:
-    from textus.api import build_corpus
-    from textus.runs import resume
-
-    (tmp_path / "other.txt").write_text("Quite another text, of a few words. " * 9)
-    other = build_corpus(tmp_path / "other.txt", out=tmp_path / "other").path
-    run = unfinished(trained, tmp_path / "run")
-    record = read_json(run / "run.json")
-    corpus = {**record["corpus"], "path": str(other)}
-    write_json(run / "run.json", {**record, "corpus": corpus})
-    with pytest.raises(TextusError, match="another corpus"):
-        resume(run)
-    write_json(run / "run.json", {**record, "corpus": {**corpus, "path": str(tmp_path / "gone")}})
-    with pytest.raises(TextusError, match="gone"):
-        resume(run)
-    write_json(run / "run.json", record)
-    tokenizers.train("char", ["quite another"]).save(run)
-    with pytest.raises(TextusError, match="another tokenizer"):
-        resume(run)
-
-
-def test_a_run_whose_corpus_was_moved_is_resumed_from_where_it_is_now(
-    trained: Path, corpus: Path, tmp_path: Path
-) -> None:
-    """C23: the new place is recorded; another corpus is refused there as well."""
-    from textus.api import build_corpus, resume
-
-    run = unfinished(trained, tmp_path / "run")
-    (run / "model.safetensors").unlink()
-    record = read_json(run / "run.json")
-    write_json(run / "run.json", {**record, "corpus": {**record["corpus"], "path": str(tmp_path / "gone")}})
-    with pytest.raises(RunError, match=r"gone.* not found; if it was moved: --corpus FOLDER"):
-        resume(run)
-    (tmp_path / "other.txt").write_text("Quite another text, of a few words. " * 9)
-    other = build_corpus(tmp_path / "other.txt", out=tmp_path / "other").path
-    with pytest.raises(RunError, match="another corpus"):
-        resume(run, corpus=other)
-    moved = Path(shutil.copytree(corpus, tmp_path / "moved"))
-    resume(run, corpus=moved)
-    assert (run / "model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
-    assert read_json(run / "run.json")["corpus"]["path"] == str(moved)
-
-
-def test_a_run_taken_up_by_the_command_ends_as_it_did(trained: Path, tmp_path: Path) -> None:
-    from textus.runs import resume
-
-    run = unfinished(trained, tmp_path / "run")
-    (run / "model.safetensors").unlink()
-    for step in (8, 12):
-        shutil.rmtree(run / "state" / f"step-{step}", ignore_errors=True)
-    resume(run)
-    assert (run / "model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
-    assert open_run(run).finished
-
-
-def test_a_corpus_smaller_than_a_context_shrinks_it_and_without_validation_says_so(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from textus.api import train
-    from textus.corpus import CorpusSettings
-    from textus.corpus import build as build_corpus
-
-    (tmp_path / "tiny.txt").write_text("Once upon a time.")
-    tiny = build_corpus([tmp_path / "tiny.txt"], tmp_path / "tiny", settings=CorpusSettings(split="none"))
-    run = train(tiny.path, tokenizer="char", steps=3, settings=SMALL, out=tmp_path / "run")
-    said = capsys.readouterr().err
-    assert "fewer than a context of 128: the context is 18" in said
-    assert "no validation text" in said
-    assert run.record["config"]["context_length"] == 18
-    assert run.record["weights"]["why"] == "last"
 
 
 def test_tensorboard_sees_every_logged_step_once_after_a_resume(tmp_path: Path) -> None:

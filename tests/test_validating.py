@@ -4,6 +4,7 @@ inside `finetune` (D24, D25)."""
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -45,6 +46,44 @@ def test_good_rows_have_no_warning(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "classes: 2 (neg 30, pos 30)" in said
     assert "errors: 0, warnings: 0; usable" in said
     assert kinds(textus.validate(data)) == {}
+
+
+def test_the_next_command_reads_the_rows_as_they_were_checked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The `finetune` that is named has every flag that was given, quoted for a shell, and works."""
+    rows = [{"the text": row["text"], "mark": row["label"]} for row in GOOD]
+    data, dev = written(tmp_path / "my rows.jsonl", rows), written(tmp_path / "dev.jsonl", rows[:6])
+    flags = ["--model", "linear", "--columns", "text=the text,label=mark", "--encoding", "utf-8"]
+    assert main(["validate", str(data), "--dev", str(dev), *flags]) == 0
+    command = capsys.readouterr().out.splitlines()[-1].removeprefix("next: textus ")
+    words = shlex.split(command.replace("FOLDER", shlex.quote(str(tmp_path / "run"))))
+    assert {str(dev), *flags} <= set(words)
+    assert main(words) == 0
+    capsys.readouterr()
+    main(["validate", str(data), "--columns", "text=the text,label=mark", "--set", "task.multi=true"])
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line.endswith("--from RUN --columns 'text=the text,label=mark' --set task.multi=true --out FOLDER")
+
+
+def test_rows_bad_for_one_reason_share_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A line has their number and the first places; --json has a row each, `finetune` the same line."""
+    rows = [{"text": row["text"]} if n in range(10, 16) else row for n, row in enumerate(GOOD)]
+    data = written(tmp_path / "rows.jsonl", [*rows, {"label": "pos"}])
+    line = "line 11 has no field 'label'; it has 'text'"
+    places = "(6 rows; also line 12, line 13, line 14 and 2 more)"
+    assert main(["validate", str(data)]) == 1
+    (first, second) = [row for row in capsys.readouterr().out.splitlines() if row.startswith("error: ")]
+    assert line in first
+    assert first.endswith(places)
+    assert "line 61" in second
+    assert "rows; also" not in second
+    assert len(textus.validate(data)["errors"]) == 7
+    assert main(["finetune", str(data), "--model", "linear", "--out", str(tmp_path / "run")]) == 1
+    err = capsys.readouterr().err
+    assert "7 of 61 rows cannot be used" in err
+    assert err.count("has no field 'label'") == 1
+    assert places in err
 
 
 def test_bad_rows_are_all_listed_by_file_and_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -287,7 +326,7 @@ def test_evaluate_lists_all_bad_rows_and_leaves_them_out(
     capsys.readouterr()
     assert main(words) == 1
     assert "3 of 60 rows cannot be used" in (said := capsys.readouterr().err)
-    assert all(f"line {n}:" in said for n in (4, 8, 21))
+    assert all(f"line {n}" in said for n in (4, 8, 21))
     assert main([*words, "--skip-invalid", "1%"]) == 1
     capsys.readouterr()
     assert main([*words, "--skip-invalid", "5%", "--json"]) == 0

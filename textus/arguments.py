@@ -39,14 +39,6 @@ def is_file(text: str) -> bool:
         return False
 
 
-def is_folder(text: str) -> bool:
-    """Whether a text names a folder."""
-    try:
-        return bool(text.strip()) and Path(text).is_dir()
-    except (OSError, ValueError):
-        return False
-
-
 def looks_like_path(text: str) -> bool:
     """Whether a text is written as a path is: with a suffix of files, or a slash and no blank."""
     if SENTENCE_MARKS & set(text):
@@ -56,16 +48,32 @@ def looks_like_path(text: str) -> bool:
     return ("/" in text or "\\" in text) and not any(character.isspace() for character in text)
 
 
-def check_text(text: str, *, forced: bool = False, folders: bool = True) -> str:
-    """A text as given. UsageError for one that is written as a path, or (`folders`) names a folder, unless `forced`: a
-    path that is mistyped must not be answered as a text.
+def kind_of_path(text: str) -> str | None:
+    """What a text names on this machine: a file, a folder, a pipe or a device; None where nothing has that name."""
+    if not text.strip():
+        return None
+    try:
+        mode = Path(text).stat().st_mode
+    except (OSError, ValueError):
+        return None
+    if stat.S_ISREG(mode):
+        return "a file"
+    if stat.S_ISDIR(mode):
+        return "a folder"
+    return "a pipe" if stat.S_ISFIFO(mode) else "a device"
+
+
+def check_text(text: str, *, forced: bool = False, names: bool = True, remedy: str = "give a file") -> str:
+    """A text as given. UsageError for one that is written as a path, or (`names`) that is the name of a file or folder,
+    unless `forced`: a path must not be answered as a text. `remedy`: what to give if a path was meant.
     """
     if forced:
         return text
-    if folders and is_folder(text):
-        raise UsageError(f"{text!r} is a folder; give a file, or --text if this is the text itself")
-    if looks_like_path(text):
-        raise UsageError(f"{text!r} not found; give a file, or --text if this is the text itself")
+    kind = kind_of_path(text)
+    if kind is None and looks_like_path(text):
+        raise UsageError(f"{text!r} not found; {remedy}, or --text if this is the text itself")
+    if kind is not None and (names or looks_like_path(text)):
+        raise UsageError(f"{text!r} is {kind}; {remedy}, or --text if this is the text itself")
     return text
 
 

@@ -38,6 +38,7 @@ from textus.common import (
     is_disk_full,
     link_or_copy,
     notice,
+    other_kind,
     read_json,
     record_file,
     sha256,
@@ -373,6 +374,10 @@ def create_finished(
     return RunFolder(path, run.record)
 
 
+A_RUN = "a run is the folder that train, finetune, import or pull wrote (--out)"
+"""What to give in place of a folder that is none."""
+
+
 def open_run(path: Path) -> RunFolder:
     """Open a run; RunError where the folder is not one, or of a format this Textus cannot read."""
     path = Path(path)
@@ -380,12 +385,10 @@ def open_run(path: Path) -> RunFolder:
     if not (path / "run.json").exists() and (what := packing.kind(path)):
         raise RunError(f"{path} is {what}, not a run; make one of it: textus import {path} --out RUN")
     if not path.is_dir():
-        raise RunError(f"{path} is not a folder; a run is what `textus train --out` made")
+        raise RunError(f"{path} {'is not a folder' if path.exists() else 'not found'}; {A_RUN}")
     if not (path / "run.json").exists():
-        kind = "a corpus" if (path / "corpus.json").exists() else "no run"
-        raise RunError(
-            f"{path} has no run.json: it is {kind}; make a run with `textus train CORPUS --out {path}`"
-        )
+        other = None if (path / "model.safetensors").exists() else other_kind(path)
+        raise RunError(f"{path} has no run.json: {other or f'it is no run; {A_RUN}'}")
     record = read_json(path / "run.json")
     if not isinstance(record, dict):
         raise RunError(f"{path}/run.json holds no record of a run; it was changed, use a copy or train again")

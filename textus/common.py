@@ -382,6 +382,25 @@ def kind_of_folder(folder: Path) -> str | None:
     return next((kind for kind, (name, keys) in MARKS.items() if holds(folder / name, keys)), None)
 
 
+SEEN_BY = {
+    "run": "textus show {}",
+    "corpus": "textus corpus show {}",
+    "index": "textus search {} QUERY",
+    "demo": "textus show {}/decoder",
+    "export": "textus import {} --out RUN",
+    "tokenizer": "textus tokenizer report {} CORPUS",
+}
+"""Kind of folder → the command that shows or uses it."""
+
+
+def other_kind(path: Path) -> str | None:
+    """What a folder that was taken for another kind of ours is, and the command for it; None for everybody else's."""
+    if (kind := kind_of_folder(path)) is None:
+        return None
+    article = "an" if kind[0] in "aeiou" else "a"
+    return f"it is {article} {kind}: {SEEN_BY[kind].format(shlex.quote(str(path)))}"
+
+
 def holds(path: Path, keys: dict[str, Any]) -> bool:
     """Whether a file is a JSON object with these keys, each of this value or type."""
     try:
@@ -443,17 +462,25 @@ def uniform(seed: int, *keys: int | str) -> float:
 # ── telling people ─────────────────────────────────────────────────────────────────────────────
 
 
-_gathered: ContextVar[list[str] | None] = ContextVar("gathered", default=None)
-_COUNT = re.compile(r"\d[\d,]*(?= of \d| tokens in all| windows)|(?<= of )\d[\d,]*|^\d[\d,]*")
-"""The numbers of a notice that count rows or tokens; others are limits or values."""
+Gathered = dict[tuple[str | None, ...], tuple[list[int], str]]
+_gathered: ContextVar[Gathered | None] = ContextVar("gathered", default=None)
+"""Within `notices_together`: the texts of a notice, None where a count stands → the counts so far, the first place."""
 
 
-def notice(text: str) -> None:
-    """One line for the person at the terminal; standard output stays free for results."""
-    if (held := _gathered.get()) is not None:
-        held.append(text)
-    else:
-        print(printable(text, keep="\n\t"), file=sys.stderr, flush=True)
+def notice(*parts: str | int, first: str = "") -> None:
+    """One line for the person at the terminal, of texts and counts; standard output stays free for results.
+
+    Of many batches' notices those of the same texts are one (`notices_together`), their counts summed. `first` ends
+    the line with the first place, as in "the first is a.csv: line 3".
+    """
+    if (gathered := _gathered.get()) is not None:
+        key = tuple(part if isinstance(part, str) else None for part in parts)
+        added = [part for part in parts if not isinstance(part, str)]
+        before, place = gathered.get(key, ([0] * len(added), first))
+        gathered[key] = [a + b for a, b in zip(before, added, strict=True)], place
+        return
+    line = "".join(part if isinstance(part, str) else f"{part:,}" for part in parts)
+    print(printable(line + (f"; {first}" if first else ""), keep="\n\t"), file=sys.stderr, flush=True)
 
 
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -479,37 +506,18 @@ def command_line() -> str:
 
 @contextlib.contextmanager
 def notices_together(*, show: bool = True) -> Iterator[None]:
-    """Within the block the notices of many batches are held back; after it each kind is one line, its counts summed;
-    none without `show`: the same work is done again, and then told.
+    """Within the block the notices of many batches are held back; after it those of the same texts are one line, their
+    counts summed; none without `show`: the same work is done again, and then told.
     """
-    held: list[str] = []
-    token = _gathered.set(held)
+    gathered: Gathered = {}
+    token = _gathered.set(gathered)
     try:
         yield
     finally:
         _gathered.reset(token)
-        for text in summed(held) if show else ():
-            notice(text)
-
-
-def summed(notices: Iterable[str]) -> list[str]:
-    """Notices that differ in numbers alone as one, its counts summed; the first's other numbers and names are kept."""
-    first: dict[str, str] = {}
-    totals: dict[str, list[int]] = {}
-    for text in notices:
-        body, _, place = text.partition("; the first ")
-        kind = re.sub(r"\d[\d,]*", "#", body)
-        counts = [int(number.replace(",", "")) for number in _COUNT.findall(body)]
-        if kind not in first:
-            first[kind], totals[kind] = text, counts
-        else:
-            totals[kind] = [a + b for a, b in zip(totals[kind], counts, strict=True)]
-    found = []
-    for kind, text in first.items():
-        body, mark, place = text.partition("; the first ")
-        numbers = iter(totals[kind])
-        found.append(_COUNT.sub(lambda _: f"{next(numbers):,}", body) + mark + place)  # noqa: B023
-    return found
+        for texts, (counts, first) in gathered.items() if show else ():
+            numbers = iter(counts)
+            notice(*(next(numbers) if text is None else text for text in texts), first=first)
 
 
 def cpu_seconds() -> float:

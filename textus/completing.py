@@ -30,7 +30,7 @@ def prompts_of(path: Path, options: ReadOptions, *, source: bool) -> Callable[[]
     name = "source" if source else "prompt"
     read = texts_in(path, options)
     if is_plain(path) and not options.columns:
-        return lambda: (Record({name: each.values["text"]}, each.where) for each in read())
+        return lambda: (Record({name: record.values["text"]}, record.where) for record in read())
     return read
 
 
@@ -82,7 +82,7 @@ def completions(
     """The text that follows each prompt. Raises UsageError naming a prompt that cannot be read."""
     engine = Engine(model, end_id=tokenizer.end_ids, n_ids=tokenizer.vocab_size)
     texts = [TextStream(tokenizer, sampling.stop) for _ in records]
-    found, rows = [""] * len(records), dict[int, int]()
+    written, rows = [""] * len(records), dict[int, int]()
     for number, record in enumerate(records):
         ids, source = check(engine, model, tokenizer, record, sampling)
         rows[engine.submit(ids, sampling, source)] = number
@@ -90,10 +90,10 @@ def completions(
         for event in engine.step():
             row = rows[event.row]
             if event.id is not None:
-                found[row] += texts[row].push(event.id)
+                written[row] += texts[row].push(event.id)
             if texts[row].stopped and event.reason is None:
                 engine.cancel(event.row)
-    return [text + stream.flush() for text, stream in zip(found, texts, strict=True)]
+    return [text + stream.flush() for text, stream in zip(written, texts, strict=True)]
 
 
 def complete(

@@ -38,6 +38,8 @@ EXTRAS = {
     "search": ("usearch", "bm25s"),
 }
 """Extra → the modules it brings."""
+HEADS = "heads"
+"""The layers of a `LanguageModel` that read its states for the tasks it was fine-tuned for."""
 
 
 # ── a model ────────────────────────────────────────────────────────────────────────────────────
@@ -61,7 +63,8 @@ def layers(module: nn.Module, name: str = "model") -> Layer:
     shapes = {key: list(p.shape) for key, p in [*module.named_parameters(recurse=False), *_stored(module)]}
     total = sum(p.numel() for p in module.parameters())
     children: list[Layer] = []
-    for key, child in module.named_children():
+    # heads are made before the layers they read from
+    for key, child in sorted(module.named_children(), key=lambda pair: pair[0] == HEADS):
         layer = layers(child, key)
         if not layer.parameters and not layer.children and not layer.shapes:
             continue  # activations, dropout: nothing is learned there
@@ -221,14 +224,21 @@ def _shape(shape: list[int]) -> str:
 
 
 def as_mermaid(found: dict[str, Any]) -> str:
-    """A flow chart in Mermaid: the top layers in order, repeated blocks as a box around their parts."""
+    """A flow chart in Mermaid: the top layers in order, repeated blocks as a box around their parts; heads side by side
+    behind the layers.
+    """
     lines, ends = ["flowchart TD"], []
-    for number, child in enumerate(found["layers"]["children"]):
+    children = found["layers"]["children"]
+    heads = [head for child in children if child["name"] == HEADS for head in child["children"]]
+    for number, child in enumerate(child for child in children if child["name"] != HEADS):
         lines += _box(child, f"n{number}")
         ends.append(f"n{number}")
-    if not ends:  # a family without layers: its tables are one box
+    if not children:  # a family without layers: its tables are one box
         return "\n".join([*lines, f"    ids --> n0[{_quoted(found['layers'])}] --> logits"])
-    return "\n".join([*lines, "    " + " --> ".join(["ids", *ends, "logits"])])
+    for number, head in enumerate(heads):
+        lines += _box(head, f"head{number}")
+    last = " & ".join(f"head{number}" for number in range(len(heads)))
+    return "\n".join([*lines, "    " + " --> ".join(["ids", *ends, *([last] if heads else []), "logits"])])
 
 
 def _box(layer: dict[str, Any], key: str) -> list[str]:

@@ -36,8 +36,11 @@ from textus.tasks import task_class
 from textus.tokenizer import Tokenizer
 from textus.tokenizer.chat import CHAT_TEMPLATE
 
-FORMATS = ("hf", "peft")
-"""What `export --to` writes."""
+FORMATS = {
+    "hf": "a folder that transformers loads",
+    "peft": "the adapters of a run of --method lora",
+}
+"""What `export --to` writes, and what it is."""
 
 
 # ── in ─────────────────────────────────────────────────────────────────────────────────────────
@@ -130,12 +133,18 @@ def chat_fault(tokenizer: Tokenizer) -> str:
 # ── out ────────────────────────────────────────────────────────────────────────────────────────
 
 
+def unknown_format(to: str) -> UsageError:
+    """The error for a format that is not written: all that are, with what they are."""
+    formats = "; ".join(f"{name}, {what}" for name, what in FORMATS.items())
+    return UsageError(f"--to {to}: export does not write this format; it writes {formats}")
+
+
 def export_run(path: Path, out: Path, *, to: str, argmax: bool = False) -> dict[str, Any]:
     """Write a run in a foreign format; UsageError where that format cannot hold the model, and why. `argmax`: a tagger
     with a CRF may be written without it.
     """
     if to not in FORMATS:
-        raise unknown("format", to, FORMATS)
+        raise unknown_format(to)
     model, tokenizer, record = checkpoint.load(path, merged=to != "peft")
     if record.get("task") != "chat" and tokenizer.chat_template == CHAT_TEMPLATE:
         tokenizer.chat_template = None  # no conversation was trained on: it would be taken for a chat model

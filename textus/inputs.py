@@ -289,7 +289,8 @@ def report_empty(rows: Iterable[tuple[str, Sequence[str]]], done: str) -> None:
     """One line for rows, each with its place and texts, of which a text is empty: how many, and the first."""
     empty = [where for where, texts in rows if not texts or not all(text.strip() for text in texts)]
     if empty:
-        notice(f"{len(empty):,} rows have an empty text and are {done} all the same; the first is {empty[0]}")
+        about = f" rows have an empty text and are {done} all the same"
+        notice(len(empty), about, first=f"the first is {empty[0]}")
 
 
 # ── Python values ──────────────────────────────────────────────────────────────────────────────

@@ -217,7 +217,9 @@ def floor_run(run: Path, record: dict[str, Any]) -> Path | None:
         def check(now: str) -> None:
             if now != corpus["fingerprint"]:
                 raise RunError(f"{wish.data} is not what {run} was trained on")
-            notice(f"{LINEAR} is trained on the rows that {run} was trained on, once; it is kept in {kept}")
+            notice(
+                f"{LINEAR} is trained on the rows that {run} was trained on, once; it will be kept in {kept}"
+            )
 
         return start(wish, kept, force=True, check=check)
     except (DataError, RunError, OSError) as error:

@@ -35,6 +35,7 @@ from textus.common import (
     folder_atomic,
     json_lines,
     link_or_copy,
+    other_kind,
     read_json,
     record_file,
     sha256,
@@ -175,9 +176,8 @@ class Index:
         self.path = Path(path)
         sweep(self.path)
         if not (self.path / "index.json").is_file():
-            raise RunError(
-                f"{self.path} is no index; make one: textus index build FILE --run RUN --out {self.path}"
-            )
+            remedy = other_kind(self.path) or "make one: textus index build FILE --run RUN --out FOLDER"
+            raise RunError(f"{self.path} is no index; {remedy}")
         self.record = migrate(read_json(self.path / "index.json"), f"{self.path}/index.json")
         check_shape(self.record, RECORD, f"{self.path}/index.json")
         needed = ["documents.jsonl", *(FILES[2:] if self.record["bm25"] else [])]

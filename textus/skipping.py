@@ -11,7 +11,9 @@ from textus.common import DataError, UsageError, notice
 from textus.records import Problem, Record
 
 LISTED = 10
-"""So many bad rows are listed in an error."""
+"""So many kinds of bad rows are listed in an error."""
+PLACES = 3
+"""So many places of rows that cannot be used for one reason are named."""
 Parsed = TypeVar("Parsed")
 
 
@@ -28,19 +30,40 @@ class BadRows(DataError):
 
     def __init__(self, rows: Sequence[BadRow], n_rows: int) -> None:
         self.rows, self.n_rows = list(rows), n_rows
-        first, *others = [row.message for row in rows]
-        if not others:
+        first = self.rows[0].message
+        if len(rows) == 1:
             super().__init__(first)
             return
         if len(rows) == n_rows:
             super().__init__(f"{first} (none of the {n_rows:,} rows can be used; this is the first)")
             return
-        listed = "; ".join([first, *others][:LISTED])
-        more = f"; and {len(rows) - LISTED:,} more" if len(rows) > LISTED else ""
+        reasons = by_reason(rows)
+        listed = "; ".join(reasons[:LISTED])
+        more = f"; and {len(reasons) - LISTED:,} more kinds of error" if len(reasons) > LISTED else ""
         super().__init__(
             f"{len(rows):,} of {n_rows:,} rows cannot be used: {listed}{more}. Correct them, or leave them out with"
             " --skip-invalid 5% (up to that share) or --skip-invalid all"
         )
+
+
+def by_reason(rows: Sequence[BadRow]) -> list[str]:
+    """The messages of bad rows: those of a file that say the same are one, with their number and the first places."""
+    groups: dict[tuple[str, str], list[BadRow]] = {}
+    for row in rows:
+        groups.setdefault((file_of(row.where), row.message.replace(row.where, "", 1)), []).append(row)
+    lines = []
+    for (file, _), group in groups.items():
+        others = [row.where.removeprefix(f"{file}: ") for row in group[1:]]
+        more = f" and {len(others) - PLACES:,} more" if len(others) > PLACES else ""
+        also = f" ({len(group):,} rows; also {', '.join(others[:PLACES])}{more})" if others else ""
+        lines.append(group[0].message + also)
+    return lines
+
+
+def file_of(where: str) -> str:
+    """The file of a row's place."""
+    file, colon, _ = where.rpartition(": ")
+    return file if colon else where
 
 
 def parse_rows(

@@ -57,7 +57,10 @@ def compare(
     check_alike(runs, task)
     trained = [options_of_run(learnt(open_run(run).record, task, run)) for run in runs.values()]
     common = options_of_all(trained)  # all of them read one text
-    own = {name: ReadOptions(each.columns, common.encoding) for name, each in zip(runs, trained, strict=True)}
+    own = {
+        name: ReadOptions(reading.columns, common.encoding)
+        for name, reading in zip(runs, trained, strict=True)
+    }
     measured = [measure(name, run, on, (options, own[name]), task) for name, run in runs.items()]
     first = measured[0]
     for other in measured[1:]:
@@ -66,14 +69,14 @@ def compare(
                 f"{first.row['run']} and {other.row['run']} do not answer the same rows of {scoring.name_of(on)}"
                 f" ({len(first.places):,} and {len(other.places):,}): they were trained on other kinds of rows"
             )
-    measured.sort(key=lambda each: -value_of(each))
+    measured.sort(key=lambda entry: -value_of(entry))
     pairs = [] if first.figure is None else [paired(*pair) for pair in combinations(measured, 2)]
     return {
         "on": scoring.name_of(on),
         "task": first.row["task"],
         "rows": len(first.places),
         "figure": first.name,
-        "runs": [each.row for each in measured],
+        "runs": [entry.row for entry in measured],
         "pairs": pairs,
         "verdict": verdict(pairs, first.name),
     }
@@ -91,7 +94,7 @@ def check_alike(runs: Mapping[str, Path], task: str | None) -> None:
                 f"{first} does {known['task']}, {name} {record['task']}: runs of one task are compared"
             )
         for setting in from_record(known).alike:
-            mine, its = (each["task_settings"][setting] for each in (known, record))
+            mine, its = (other["task_settings"][setting] for other in (known, record))
             if mine != its:
                 raise UsageError(f"{first} and {name} differ in task.{setting} ({mine} and {its})")
 
@@ -121,7 +124,9 @@ def measure(
     }  # fmt: skip
     del model
     first = weighed[0] if weighed else next(iter(figures))
-    return Measured(row, first, weighed[1] if weighed else None, tuple(each.where for each in rows.examples))
+    return Measured(
+        row, first, weighed[1] if weighed else None, tuple(example.where for example in rows.examples)
+    )
 
 
 def value_of(measured: Measured) -> float:
@@ -150,32 +155,34 @@ def paired(better: Measured, worse: Measured, *, seed: int = 0) -> dict[str, Any
 
 def verdict(pairs: Sequence[dict[str, Any]], figure: str) -> list[str]:
     """What the differences say, a sentence a pair; a run is called better only where the interval leaves zero out."""
-    found = []
+    sentences = []
     for pair in pairs:
         d = pair["difference"]
         between = f"95 % interval {d['low']:.4f} to {d['high']:.4f}, {d['n']:,} rows"
         spread = f"{d['value']:.4f} {figure.replace('_', ' ')} ({between})"
         if pair["certain"]:
-            found.append(f"{pair['better']} is better than {pair['worse']} by {spread}.")
+            sentences.append(f"{pair['better']} is better than {pair['worse']} by {spread}.")
         else:
-            found.append(
+            sentences.append(
                 f"{pair['better']} and {pair['worse']} cannot be told apart on these rows: {spread}."
             )
-    return found or [f"There is no paired interval for {figure}; see each run's own."]
+    return sentences or [f"There is no paired interval for {figure}; see each run's own."]
 
 
-def write(out: Path, found: dict[str, Any], logs: Mapping[str, Path]) -> None:
+def write(out: Path, comparison: dict[str, Any], logs: Mapping[str, Path]) -> None:
     """The comparison as comparison.json, a picture and a page, with the training of each run in `logs`."""
     out.mkdir(parents=True, exist_ok=True)
-    shown = [{name: value for name, value in row.items() if name != "task"} for row in found["runs"]]
-    name = found["figure"]
+    shown = [{name: value for name, value in row.items() if name != "task"} for row in comparison["runs"]]
+    name = comparison["figure"]
     picture = bars(shown, name="run", value=name) if name in shown[0] else None
-    text = "\n\n".join([f"{found['rows']:,} rows of {found['on']}, with 95 % intervals.", *found["verdict"]])
+    text = "\n\n".join(
+        [f"{comparison['rows']:,} rows of {comparison['on']}, with 95 % intervals.", *comparison["verdict"]]
+    )
     sections = [
         Section("Which is better", text, rows=shown, picture=picture, alt=f"{name} with intervals"),
         *training_curves(logs, per="loss a row"),
     ]
-    write_json(out / "comparison.json", found)
+    write_json(out / "comparison.json", comparison)
     if picture:
         write_atomic(out / "comparison.png", picture)
-    write_report(out / "comparison.html", f"Comparison: {found['task']}", sections)
+    write_report(out / "comparison.html", f"Comparison: {comparison['task']}", sections)

@@ -83,10 +83,12 @@ def text_key(example: Example) -> tuple[str, ...]:
 
 def findings(task: Task, parts: Parts) -> Iterator[Finding]:
     """Everything that is likely a mistake in these rows."""
-    keys = {name: [text_key(each) for each in examples] for name, examples in parts.items()}
+    keys = {name: [text_key(example) for example in examples] for name, examples in parts.items()}
     for name, examples in parts.items():
         yield from contradictions(examples, keys[name], name if len(parts) > 1 else "")
-    counts = {name: Counter(n for each in part for n in names_of(task, each)) for name, part in parts.items()}
+    counts = {
+        name: Counter(n for example in part for n in names_of(task, example)) for name, part in parts.items()
+    }
     total = sum(counts.values(), Counter[str]())
     if total and not numeric(task):
         yield from suspicious_names(total)
@@ -138,13 +140,13 @@ def contradictions(
     if other:
         key, second = next(iter(other.items()))
         one = first[key]
-        said = (
+        message = (
             "" if len(str(one.label) + str(second.label)) > 120 else f" ({one.label!r} and {second.label!r})"
         )
         yield Finding(
             "contradiction", len(other),
             f"{len(other):,} {plural(other, 'text has', 'texts have')} different labels{where}; the first is"
-            f" {one.where} and {second.where}{said}",
+            f" {one.where} and {second.where}{message}",
         )  # fmt: skip
     if copies:
         one, again = copies[0]
@@ -160,7 +162,7 @@ def same(one: Any, other: Any) -> bool:
     if (
         isinstance(one, tuple)
         and isinstance(other, tuple)
-        and all(isinstance(each, str) for each in one + other)
+        and all(isinstance(name, str) for name in one + other)
     ):
         return one == other or (sorted(one) == sorted(other) and len(set(one)) == len(one))
     return bool(one == other)
@@ -282,7 +284,7 @@ def validate(
     warnings: list[Finding] = []
     classes: dict[str, int] = {}
     errors = [
-        {"file": each.path, **asdict(row)} for each in checked.values() for row in in_order(each.errors)
+        {"file": file.path, **asdict(row)} for file in checked.values() for row in in_order(file.errors)
     ]
     if rows["train"]:
         try:
@@ -298,13 +300,13 @@ def validate(
             warnings += findings(built, examples)
             warnings += too_long(built, examples, *context)
             if not numeric(built):
-                counts = Counter(n for each in examples["train"] for n in names_of(built, each))
+                counts = Counter(n for example in examples["train"] for n in names_of(built, example))
                 classes = {name: counts[name] for name in [*built.labels, *counts] if name in counts}
     return {
         "data": str(data), "task": task, "settings": list(reader.settings), "ok": not errors,
-        "files": {name: as_values(each) for name, each in checked.items()},
+        "files": {name: as_values(file) for name, file in checked.items()},
         "classes": classes, "errors": errors,
-        "warnings": [asdict(each) for each in warnings],
+        "warnings": [asdict(warning) for warning in warnings],
     }  # fmt: skip
 
 
@@ -317,31 +319,31 @@ def check_file(
         records = read_records(path, spelled, encoding=reader.encoding, problems=faults)
         if trains:
             records, faults = to_train_on(path, records, faults)
-    found = Checked(str(path), len(records) + len(faults), errors=unread(faults), warnings=lines)
+    checked = Checked(str(path), len(records) + len(faults), errors=unread(faults), warnings=lines)
     if not records:
-        return found, []
+        return checked, []
     try:
         with kept_notices() as lines:
             kept = list(accepted(records))
         if n := len(records) - len(kept):
-            found.left_out["not accepted in Prodigy"] = n
-        found.warnings += lines
+            checked.left_out["not accepted in Prodigy"] = n
+        checked.warnings += lines
         records = kept
         parse = cls.parser(settings, records, labelled=True)
     except (DataError, UsageError) as error:
-        found.errors.append(BadRow(str(path), str(error)))
-        return found, []
-    parse_rows(records, parse, found.errors)
-    bad = {each.where for each in found.errors}
+        checked.errors.append(BadRow(str(path), str(error)))
+        return checked, []
+    parse_rows(records, parse, checked.errors)
+    bad = {row.where for row in checked.errors}
     good = [record for record in records if record.where not in bad]
-    found.usable = len(good)
+    checked.usable = len(good)
     names = list(dict.fromkeys(name for record in records for name in record.values))
     with contextlib.suppress(DataError):
         given = {name: column for column, name in spelled.items()}
         fields = [name for name in cls.fields(settings, records[0].values) if name in names]
-        found.columns = {name: given.get(name, name) for name in fields}
-        found.not_read = [name for name in names if name not in fields]
-    return found, good
+        checked.columns = {name: given.get(name, name) for name in fields}
+        checked.not_read = [name for name in names if name not in fields]
+    return checked, good
 
 
 def read_examples(task: Task, records: list[Record], checked: Checked) -> list[Example]:
@@ -384,19 +386,20 @@ def context_of(run: Path | None, family: str | None) -> tuple[Tokenizer | None, 
 
 def too_long(task: Task, parts: Parts, tokenizer: Tokenizer | None, context: int | None) -> Iterator[Finding]:
     """How long texts are against what a model reads: in tokens, without a tokenizer in words or characters."""
-    examples = [each for part in parts.values() for each in part]
-    limits = [each for each in (context, getattr(task.settings, "longest", 0)) if each]
+    examples = [example for part in parts.values() for example in part]
+    limits = [limit for limit in (context, getattr(task.settings, "longest", 0)) if limit]
     if not examples or not limits:
         return
     if tokenizer is not None:
         unit, flat = (
             "tokens",
-            iter(tokenizer.encode_batch([text for each in examples for text in each.texts])),
+            iter(tokenizer.encode_batch([text for example in examples for text in example.texts])),
         )
-        lengths = [sum(len(next(flat)) for _ in each.texts) for each in examples]
+        lengths = [sum(len(next(flat)) for _ in example.texts) for example in examples]
     else:
         joined = [
-            "".join(each.texts) if task.name == "tagging" else " ".join(each.texts) for each in examples
+            "".join(example.texts) if task.name == "tagging" else " ".join(example.texts)
+            for example in examples
         ]
         unit = "words" if has_blanks(joined[:1000]) else "characters"
         lengths = [len(text.split()) if unit == "words" else len(text) for text in joined]

@@ -43,20 +43,20 @@ def is_suffix(word: str) -> bool:
 
 def negations(units: Units) -> set[int]:
     """Places of the words that negate, and of those that n't is a part of."""
-    found = {place for place, unit in enumerate(units) if is_negation(unit.text) or is_suffix(unit.text)}
-    return found | {place - 1 for place in found if place and is_suffix(units[place].text)}
+    negated = {place for place, unit in enumerate(units) if is_negation(unit.text) or is_suffix(unit.text)}
+    return negated | {place - 1 for place in negated if place and is_suffix(units[place].text)}
 
 
 def bound(units: Units) -> set[int]:
     """`negations`, and places of the words they negate: those that follow, up to a mark."""
     places = negations(units)
-    found = set(places)
+    span = set(places)
     for place in places:
         left = SCOPE
         for after in range(place + 1, len(units)):
             text = units[after].text
             if not left or not (text[:1].isalnum() or chinese(text) or is_suffix(text)):
                 break
-            found.add(after)
+            span.add(after)
             left -= 1
-    return found
+    return span

@@ -123,7 +123,7 @@ class Conversation:
             except UsageError as error:
                 notice(str(error))
                 return
-        notice(", ".join(f"{key}={each!r}" for key, each in now.items()))
+        notice(", ".join(f"{key}={setting!r}" for key, setting in now.items()))
 
 
 def full_context(pieces: DecodedStream, settings: dict[str, Any], run: Run) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
 from textus.cli.options import Answer, Columns, Encoding, Json, Rows, TaskSettings, option, task_settings
 
 MOST_LINES = 50
-"""So many bad rows, or classes, are listed for people; --json has all."""
+"""So many kinds of bad rows, or classes, are listed for people; --json has all."""
 
 
 def validate(
@@ -33,19 +34,25 @@ def validate(
     """
     from textus import api
 
-    found = api.validate(
+    report = api.validate(
         data, task=task, dev=dev, test=test, start=start, model=model, columns=columns, encoding=encoding,
         settings=task_settings(settings),
     )  # fmt: skip
-    return Answer(found, "\n".join(page(found)), 0 if found["ok"] else 1)
+    flags = {"--dev": dev, "--from": start, "--model": model, "--columns": columns, "--encoding": encoding}
+    given = [(name, str(value)) for name, value in flags.items() if value is not None]
+    given += [("--set", assignment) for assignment in settings or []]
+    lines = [*page(report), f"next: {next_step(report, given)}"]
+    return Answer(report, "\n".join(lines), 0 if report["ok"] else 1)
 
 
-def page(found: dict[str, Any]) -> list[str]:
-    """The lines for people."""
+def page(report: dict[str, Any]) -> list[str]:
+    """The lines for people; rows that cannot be used for one reason share a line."""
+    from textus.tasks.rows import BadRow, by_reason
+
     lines = []
-    for name, file in found["files"].items():
+    for name, file in report["files"].items():
         lines.append(
-            f"{name}: {file['path']}, {file['rows']:,} rows, {file['usable']:,} usable for {found['task']}"
+            f"{name}: {file['path']}, {file['rows']:,} rows, {file['usable']:,} usable for {report['task']}"
         )
         lines += [f"  left out: {n:,} rows {reason}" for reason, n in file["left_out"].items()]
         if file["columns"]:
@@ -53,28 +60,36 @@ def page(found: dict[str, Any]) -> list[str]:
             rest = f"; not read: {', '.join(map(repr, file['not_read']))}" if file["not_read"] else ""
             lines.append(f"  columns: {read}{rest}")
         lines += [f"  note: {line}" for line in file["warnings"]]
-    if classes := found["classes"]:
+    if classes := report["classes"]:
         listed = ", ".join(f"{name} {n:,}" for name, n in list(classes.items())[:MOST_LINES])
         lines.append(f"classes: {len(classes):,} ({listed}{', …' if len(classes) > MOST_LINES else ''})")
-    errors, warnings = found["errors"], found["warnings"]
-    lines += [f"error: {each['message']}" for each in errors[:MOST_LINES]]
-    if len(errors) > MOST_LINES:
-        lines.append(f"and {len(errors) - MOST_LINES:,} more errors: --json has all")
-    lines += [f"warning: {each['message']}" for each in warnings]
+    errors, warnings = report["errors"], report["warnings"]
+    reasons = by_reason([BadRow(error["where"], error["message"]) for error in errors])
+    lines += [f"error: {reason}" for reason in reasons[:MOST_LINES]]
+    if len(reasons) > MOST_LINES:
+        lines.append(f"and {len(reasons) - MOST_LINES:,} more kinds of error: --json has all")
+    lines += [f"warning: {warning['message']}" for warning in warnings]
     lines.append(
-        f"errors: {len(errors):,}, warnings: {len(warnings):,}; {'usable' if found['ok'] else 'not usable'}"
+        f"errors: {len(errors):,}, warnings: {len(warnings):,}; {'usable' if report['ok'] else 'not usable'}"
     )
-    remedy, more = remedy_of(found)
-    more += "".join(f" --set 'task.{each}'" for each in found["settings"])
-    lines.append(f"next: {remedy}textus finetune {found['data']} --task {found['task']} --out FOLDER{more}")
     return lines
 
 
-def remedy_of(found: dict[str, Any]) -> tuple[str, str]:
+def next_step(report: dict[str, Any], given: list[tuple[str, str]]) -> str:
+    """What to do now: the `finetune` that reads the rows as they were checked, by the flags that were `given`."""
+    remedy, more = remedy_of(report)
+    words = ["textus", "finetune", report["data"], "--task", report["task"]]
+    if not {"--from", "--model"} & {name for name, _ in given}:
+        words += ["--from", "RUN"]
+    words += [word for pair in given for word in pair]
+    return f"{remedy}{shlex.join(words)} --out FOLDER{more}"
+
+
+def remedy_of(report: dict[str, Any]) -> tuple[str, str]:
     """What to do before a model is trained, and the flag that leaves bad rows out, where that can help."""
-    if found["ok"]:
+    if report["ok"]:
         return "", ""
-    whole_file = any(each["where"] == each["file"] for each in found["errors"])
-    if whole_file or not all(file["usable"] for file in found["files"].values()):
+    whole_file = any(error["where"] == error["file"] for error in report["errors"])
+    if whole_file or not all(file["usable"] for file in report["files"].values()):
         return "correct the errors, then ", ""
     return "correct the rows, or leave them out: ", " --skip-invalid all"

@@ -163,7 +163,7 @@ def search(
     """
     from textus import api
 
-    query = arguments.check_text(query, forced=text, folders=False)
+    query = arguments.check_text(query, forced=text, names=False, remedy="give a text to look for")
     opened = api.open_index(index)
     results = [
         {"place": place, "score": score, **about(opened.passages[at])}

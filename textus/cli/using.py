@@ -70,7 +70,11 @@ class ManyPrompts:
             return piped_records()
         if prompt is None:
             return (piped_records(empty=True) or None) if arguments.is_piped() else None
-        return None if self.out is None else typed_record(arguments.check_text(prompt, forced=self.text))
+        return None if self.out is None else typed_record(self.check(prompt))
+
+    def check(self, prompt: str) -> str:
+        """A prompt as it was typed; UsageError for the name of a file."""
+        return arguments.check_text(prompt, forced=self.text, remedy="give a file of prompts with --file")
 
     def refuse(self) -> None:
         """UsageError for flags that only a file of prompts has a use for."""
@@ -121,7 +125,7 @@ def generate(
     many.refuse()
     if given is not None:
         return generate_many(opened, given, many, sampling, as_json=as_json)
-    text = arguments.check_text(prompt or "", forced=many.text)
+    text = many.check(prompt or "")
     return generate_one(opened, text, sampling, as_json=as_json)
 
 

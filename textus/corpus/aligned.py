@@ -70,8 +70,8 @@ def lines_of(path: Path, encoding: str, advance: Callable[..., Any]) -> tuple[It
         if isinstance(source, Source):
             try:
                 end = line_end(open_text(source, encoding=encoding)[1])
-                found, text = open_text(source, encoding=encoding)
+                detected, text = open_text(source, encoding=encoding)
             except Unreadable as error:
                 raise DataError(f"{path} cannot be read: {error}") from error
-            return lines(text, end), found.steps
+            return lines(text, end), detected.steps
     raise DataError(f"{path} cannot be read; give a text file")

@@ -190,13 +190,13 @@ def write(
         with folder_atomic(out) as folder:
             with Stage(folder / "staging", settings) as stage:
                 gather(stage)
-                tell(stage)
                 if not len(stage):
                     raise nothing(looked_in, stage)
                 record = finish(stage, folder, settings)
             shutil.rmtree(folder / "staging")
             record["files"] = {name: sha256(folder / name) for name in sorted(os.listdir(folder))}  # noqa: PTH208
             write_json(folder / "corpus.json", record)
+        tell(stage)  # not before: it names a file of the corpus
     except OSError as error:
         if not is_disk_full(error):
             raise
@@ -342,6 +342,9 @@ class Stage:
 def tell(stage: Stage) -> None:
     """Say what was left out or replaced: a line for each reason, with the first few names."""
     for reason, count in sorted(stage.reasons.items()):
+        if reason == "duplicate":
+            notice(f"left out, duplicate: {count:,} (which of which is in dropped.jsonl)")
+            continue
         more = f" and {count - NAMED:,} more" if count > NAMED else ""
         names = ", ".join(stage.examples[reason]) + more
         notice(f"left out, {reason}: {count:,}: {names} (all in dropped.jsonl)")
@@ -486,8 +489,6 @@ def finish(stage: Stage, folder: Path, settings: CorpusSettings) -> dict[str, An
                 advance(row.bytes)
     for side in sides:
         side.file.close()
-    if n_duplicates := stage.reasons["duplicate"]:
-        notice(f"left out, duplicate: {n_duplicates:,} (which of which is in dropped.jsonl)")
     split = kind if kind == "none" else f"{kind}:{fraction:g}"
     return summary(stage, sides, split, settings)
 

@@ -278,7 +278,7 @@ def grouped(read: list[Line], taken: Columns) -> Iterator[Sentence | Problem]:
         if line.cells:
             held.append(line)
         elif held:
-            problem = next(filter(None, (problem_of(each, taken) for each in held)), None)
+            problem = next(filter(None, (problem_of(line, taken) for line in held)), None)
             yield problem or (f"line {held[0].number:,}", sentence(held, taken))
             held = []
 

@@ -277,19 +277,19 @@ def rectangular(
 def parse_delimiter(spelled: str | None) -> str:
     """A delimiter from its name or itself; "" for none given. Raises UsageError for anything else."""
     names = {name: delimiter for delimiter, name in DELIMITERS.items()} | {"\\t": "\t", "pipe": "|"}
-    found = names.get((spelled or "").lower(), spelled or "")
-    if found in ('"', "\n", "\r"):
+    delimiter = names.get((spelled or "").lower(), spelled or "")
+    if delimiter in ('"', "\n", "\r"):
         raise UsageError(
             f"--delimiter {spelled!r}: quotes and line ends have a meaning of their own; give another character, or"
             f" {', '.join(DELIMITERS.values())}"
         )
-    if len(found) > 1:
-        near = nearest(found, names)
+    if len(delimiter) > 1:
+        near = nearest(delimiter, names)
         hint = f"; did you mean {near!r}?" if near else ""
         raise UsageError(
             f"--delimiter {spelled!r} is not one character{hint}; give one, or {', '.join(DELIMITERS.values())}"
         )
-    return found
+    return delimiter
 
 
 def detect_dialect(
@@ -343,41 +343,41 @@ def sample_of(text: Text) -> list[str]:
     """The first lines of a file; of a file longer than a block only whole ones."""
     end = line_end(text())
     blocks = list(islice(text(), 2))
-    found = list(lines(blocks[:1], end))
-    return found[:-1] if len(blocks) > 1 and len(found) > 1 else found
+    first = list(lines(blocks[:1], end))
+    return first[:-1] if len(blocks) > 1 and len(first) > 1 else first
 
 
 def widths(sample: Iterable[str], dialect: Dialect) -> list[int]:
     """The number of columns of each record of a sample, 0 for a problem but of carriage returns; the last may have
     been cut.
     """
-    found = []
+    counts = []
     try:
         for record in islice(separated(sample, dialect), SAMPLE_RECORDS):
             if not isinstance(record, Problem):
-                found.append(len(record[1]))
+                counts.append(len(record[1]))
             elif record.kind != RETURNS:
-                found.append(0)
+                counts.append(0)
     except Unreadable:
-        found.append(0)
-    return found
+        counts.append(0)
+    return counts
 
 
 def flawed(sample: Sequence[str], dialect: Dialect) -> bool:
     """Whether a sample has records that do not follow a dialect, or differ in their number of columns."""
-    found = widths(sample, dialect)
-    return len(set(found)) > 1 or 0 in found
+    counts = widths(sample, dialect)
+    return len(set(counts)) > 1 or 0 in counts
 
 
 def most_consistent(sample: Sequence[str], usual: str, *, header: bool) -> str:
     """The delimiter by which most records have as many columns as the header (or as most have, without one)."""
     best, best_share = usual, 0.0
-    for delimiter in (usual, *(each for each in DELIMITERS if each != usual)):
-        found = widths(sample, Dialect(delimiter, literal=delimiter == "\t"))
-        if not found:
+    for delimiter in (usual, *(other for other in DELIMITERS if other != usual)):
+        counts = widths(sample, Dialect(delimiter, literal=delimiter == "\t"))
+        if not counts:
             continue
-        width = found[0] if header else Counter(found).most_common(1)[0][0]
-        share = found.count(width) / len(found)
+        width = counts[0] if header else Counter(counts).most_common(1)[0][0]
+        share = counts.count(width) / len(counts)
         if width > 1 and share >= CONSISTENT and share > best_share:
             best, best_share = delimiter, share
     return best

@@ -51,7 +51,7 @@ def of_list(rows: list[Any]) -> Iterator[tuple[str, Any]]:
 def of_object(value: Row, report: Callable[[str], None]) -> Iterator[tuple[str, Any]]:
     """The rows of an object: in a list inside of it, by columns as pandas writes them, or itself."""
     if isinstance(annotations := value.get("annotations"), list) and any(map(is_spacy, annotations)):
-        yield from of_list([each for each in annotations if each is not None])
+        yield from of_list([annotation for annotation in annotations if annotation is not None])
         return
     if is_split(value):
         report("the rows are lists beside the names of their columns, as pandas writes them, and read so")
@@ -208,7 +208,7 @@ def spans_of(values: list[Row], text: Any, noted: Callable[[str], None]) -> list
         for value in values
     ]
     units = units_of(spans, text, noted)
-    found = []
+    annotated = []
     for span in spans:
         labels = span["labels"] if "labels" in span else [span.get("label")]
         labels = labels if isinstance(labels, list) else [labels]
@@ -224,8 +224,8 @@ def spans_of(values: list[Row], text: Any, noted: Callable[[str], None]) -> list
                 raise Refused(
                     f"has an entity {span['text']!r} {place}, where its text has {held!r}; correct the places"
                 )
-        found.append(places | {"label": labels[0]})
-    return found
+        annotated.append(places | {"label": labels[0]})
+    return annotated
 
 
 def whole_number(value: Any) -> Any:
@@ -248,7 +248,7 @@ def with_entities(row: Row, name: str, spans: list[Row], noted: Callable[[str], 
     places = {span["id"]: place for place, span in enumerate(spans) if "id" in span}
     rest = {key: value for key, value in row.items() if key not in (name, "Comments")}
     if is_list_of_objects(relations := row.get("relations")) and "from_id" in relations[0]:
-        rest["relations"] = [relation_of(each, each.get("type"), places) for each in relations]
+        rest["relations"] = [relation_of(relation, relation.get("type"), places) for relation in relations]
     return rest | {"entities": spans_of(spans, row.get("text"), noted)}
 
 
@@ -272,7 +272,7 @@ def label_studio(row: Row, noted: Callable[[str], None]) -> list[Row]:
             " as in --columns text=data.FIELD"
         )
     base: Row = {"id": row.get("id"), "text": row.get("text", row["data"][name])}
-    accepted = [each.get("result") or [] for each in row["annotations"] if not each.get("was_cancelled")]
+    accepted = [entry.get("result") or [] for entry in row["annotations"] if not entry.get("was_cancelled")]
     rows: list[Row] = []
     for results in accepted or [[]]:
         annotated = base | annotation(results, base["text"], noted)
@@ -286,18 +286,19 @@ def label_studio(row: Row, noted: Callable[[str], None]) -> list[Row]:
 
 def annotation(results: list[Row], text: Any, noted: Callable[[str], None]) -> Row:
     """The choices of one annotation of Label Studio, or its entities; and its relations."""
-    spans = {each.get("id"): each["value"] for each in results if "labels" in each.get("value", {})}
+    spans = {result.get("id"): result["value"] for result in results if "labels" in result.get("value", {})}
     places = {key: place for place, key in enumerate(spans)}
-    found: Row = {}
-    if choices := [choice for each in results for choice in each.get("value", {}).get("choices", [])]:
-        found["label"] = choices[0] if len(choices) == 1 else choices
+    values: Row = {}
+    if choices := [choice for result in results for choice in result.get("value", {}).get("choices", [])]:
+        values["label"] = choices[0] if len(choices) == 1 else choices
     else:
-        found["entities"] = spans_of(list(spans.values()), text, noted)
-    if relations := [each for each in results if each.get("type") == "relation"]:
-        found["relations"] = [
-            relation_of(each, (each.get("labels") or ["related"])[0], places) for each in relations
+        values["entities"] = spans_of(list(spans.values()), text, noted)
+    if relations := [result for result in results if result.get("type") == "relation"]:
+        values["relations"] = [
+            relation_of(relation, (relation.get("labels") or ["related"])[0], places)
+            for relation in relations
         ]
-    return found
+    return values
 
 
 def prodigy(row: Row, noted: Callable[[str], None]) -> Row:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from textus.common import DataError, RunError, read_json, record_file, sha256, sweep, unknown
+from textus.common import DataError, RunError, other_kind, read_json, record_file, sha256, sweep, unknown
 from textus.config import Shape, check_shape, migrate
 from textus.corpus.documents import SPLITS, Document
 
@@ -122,9 +122,8 @@ def open_corpus(path: Path, *, verify: bool = False) -> Corpus:
     path = Path(path)
     sweep(path)
     if not (path / "corpus.json").is_file():
-        raise RunError(
-            f"{path} is not a corpus (no corpus.json in it); make one: textus corpus build SRC --out {path}"
-        )
+        remedy = other_kind(path) or "make one: textus corpus build SRC --out FOLDER"
+        raise RunError(f"{path} is not a corpus (no corpus.json in it); {remedy}")
     record = migrate(read_json(path / "corpus.json"), str(path / "corpus.json"))
     lacking = [key for key in ("fingerprint", "counts", "files") if key not in record]
     if lacking:

@@ -144,9 +144,9 @@ def in_usual_fields(rows: Rows, report: Callable[[str], None]) -> Rows:
 
 def opened(source: Source, encoding: str) -> Text:
     """The characters of a source, decoded anew at each call."""
-    found, first = open_text(source, encoding=encoding)
+    detected, first = open_text(source, encoding=encoding)
     unused = [first]
-    return lambda: unused.pop() if unused else open_text(source, encoding=found.codec)[1]
+    return lambda: unused.pop() if unused else open_text(source, encoding=detected.codec)[1]
 
 
 # ── columns ────────────────────────────────────────────────────────────────────────────────────
@@ -191,10 +191,10 @@ class Naming:
         """The field of each column that is used, or the error for one that is missing."""
         plan: dict[str, str] = {}
         for column, name in self.columns.items():
-            found = self.match(column, present)
-            if found is None:
+            matched = self.match(column, present)
+            if matched is None:
                 return missing_column(column, present)
-            plan[found] = name
+            plan[matched] = name
         fields = set(plan.values())
         for column in present:
             if column in plan:
@@ -212,7 +212,7 @@ class Naming:
         """The column of this name, or the only one of this name in other letters, which is reported."""
         if column in present:
             return column
-        alike = [each for each in present if each.casefold() == column.casefold()]
+        alike = [name for name in present if name.casefold() == column.casefold()]
         if len(alike) != 1:
             return None
         self.once(f"column {alike[0]!r} is taken for {column!r}")
@@ -408,7 +408,7 @@ def repeated_in(value: Any) -> str | None:
             return part.key
         if isinstance(part, dict | list):
             inside = part.values() if isinstance(part, dict) else part
-            held.extend(each for each in inside if isinstance(each, dict | list))
+            held.extend(item for item in inside if isinstance(item, dict | list))
     return None
 
 
@@ -431,15 +431,15 @@ def json_rows(text: Text, report: Callable[[str], None]) -> Rows:
         value = json.loads(whole.strip("\ufeff"), object_pairs_hook=as_object)
         if isinstance(value, dict) and (name := repeated_in(value)) is not None:
             raise Unreadable(f"an object of it has the key {name!r} twice; give each key once")
-        found = exports.entries(value, report)
+        entries = exports.entries(value, report)
     except (ValueError, RecursionError) as error:
         if starts_with_object(whole):
             report("holds JSON lines, and is read so")
             yield from jsonl_rows(lambda: [whole])
             return
-        found = enumerated(whole, error)
+        entries = enumerated(whole, error)
         report("holds one JSON object after another, and is read so")
-    for where, entry in found:
+    for where, entry in entries:
         yield as_row(where, entry)
 
 

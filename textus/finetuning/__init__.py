@@ -366,7 +366,7 @@ def prepare(
         name: partial(on_dev, task=data.task, examples=data.dev, rows=rows[name][1], pad_id=tokenizer.pad_id)
         for name, data in parts.items()
     }
-    evaluate: Evaluate = partial(on_all, each=each) if len(each) > 1 else each[record["task"]]
+    evaluate: Evaluate = partial(on_all, evaluations=each) if len(each) > 1 else each[record["task"]]
     check_patience(model, train, evaluate)
     backward = Gradients(model, choices.workers, head_loss).of_all(train.micro_batches)
     return Ready(model, batches, train, backward, evaluate)

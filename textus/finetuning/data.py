@@ -50,7 +50,7 @@ def read_data(
     Raises DataError for data the task cannot use.
     """
     path, faults = wish.data, list[list[Problem]]()
-    files = [read_file(each, wish, faults) for each in (path, wish.dev) if each]
+    files = [read_file(file, wish, faults) for file in (path, wish.dev) if file]
     marked = fingerprint_of(files)
     if check:
         check(marked)
@@ -161,8 +161,8 @@ def parted(
             for record in records
         ]
         return (
-            [each for each, is_held in zip(records, out, strict=True) if not is_held],
-            [each for each, is_held in zip(records, out, strict=True) if is_held],
+            [record for record, is_held in zip(records, out, strict=True) if not is_held],
+            [record for record, is_held in zip(records, out, strict=True) if is_held],
         )
 
     if can_split and not can_split(*parts(held)) and can_split(originals, originals):
@@ -177,7 +177,7 @@ def grouped(records: Sequence[Record], seed: int, together: tuple[str, ...]) -> 
     shared = [{name: record.values.get(name) for name in together} or record.values for record in records]
     whole = [origin_of(record.values) for record in records]
     ways = [
-        [origin_of(each) for each in shared] if together else whole,
+        [origin_of(record) for record in shared] if together else whole,
         whole,
         [f"row {place}" for place in range(len(records))],
     ]
@@ -223,16 +223,16 @@ def others(groups: Groups, held: set[int]) -> Iterator[set[int]]:
     one_more = (held | set(group) for group in out[:100])
     two_more = (held | set(one) | set(other) for n, one in enumerate(out[:20]) for other in out[n + 1 : 20])
     n_rows = sum(map(len, groups))
-    return (each for each in chain(exchanged, one_more, two_more) if len(each) < n_rows)
+    return (choice for choice in chain(exchanged, one_more, two_more) if len(choice) < n_rows)
 
 
 def without_copies(records: list[Record], held: list[Record]) -> tuple[list[Record], list[Record]]:
     """Both parts without copies (`textus augment`) of rows held out: these are measured as they were written, and
     nothing of them is learnt from. What is left out is told.
     """
-    known = {origin_of(each.values) for each in held}
+    known = {origin_of(record.values) for record in held}
     kept = [r for r in records if "augmented" not in r.values or origin_of(r.values) not in known]
-    originals = [each for each in held if "augmented" not in each.values]
+    originals = [record for record in held if "augmented" not in record.values]
     if n := len(records) - len(kept) + len(held) - len(originals):
         notice(f"{n:,} rows are augmented copies of rows that choose the weights: they are left out")
     return kept, originals
@@ -252,4 +252,4 @@ def source(wish: Wish, data: Data) -> dict[str, Any]:
 
 def fingerprint_of(files: Sequence[Sequence[Record]]) -> str:
     """A fingerprint of what the rows of files say."""
-    return fingerprint([[each.values for each in part] for part in files])
+    return fingerprint([[record.values for record in part] for part in files])

@@ -51,7 +51,7 @@ NEW, BEGUN = Length(8, 2000, 80), Length(3, 200, 20)
 
 def left_open(wish: Wish) -> bool:
     """Whether nobody said how long."""
-    return not wish.epochs and not any(each.startswith("steps=") for each in wish.of("train"))
+    return not wish.epochs and not any(assignment.startswith("steps=") for assignment in wish.of("train"))
 
 
 def settings_of(wish: Wish, n_rows: Sequence[int], n_held: int, *, keeps_last: bool) -> TrainSettings:
@@ -82,13 +82,13 @@ def settings_of(wish: Wish, n_rows: Sequence[int], n_held: int, *, keeps_last: b
 def in_words(train: TrainSettings, n_rows: Sequence[int], n_held: int) -> str:
     """The length of a training on so many rows, for the line that announces it."""
     an_epoch = sum(n / min(train.batch_size, n) for n in n_rows if n)
-    found = (
+    text = (
         f"{train.steps:,} steps of {train.batch_size} rows ({train.steps / max(an_epoch, 1e-9):.3g} epochs)"
     )
     if train.patience:
-        found += f", fewer if {train.patience} evaluations in a row find nothing better"
+        text += f", fewer if {train.patience} evaluations in a row find nothing better"
     if train.keep == "last":
-        found += "; the last weights are kept"
+        text += "; the last weights are kept"
     if train.keep == "last" and n_held < LEAST_TO_CHOOSE_BY:
-        found += f": too few held-out rows ({n_held}) to choose by"
-    return found
+        text += f": too few held-out rows ({n_held}) to choose by"
+    return text

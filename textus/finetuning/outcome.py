@@ -50,16 +50,16 @@ def scored(task: Task, examples: list[Example], outputs: list[Any]) -> dict[str,
     return {"validation": figures.get("nats", 1 - first), "criterion": -first, **figures}
 
 
-def on_all(model: LanguageModel, *, each: dict[str, Evaluate]) -> dict[str, Any]:
+def on_all(model: LanguageModel, *, evaluations: dict[str, Evaluate]) -> dict[str, Any]:
     """What the log says of several tasks: the figures of each, and the mean of their first ones, which chooses the
     weights.
     """
-    told = {name: evaluate(model) for name, evaluate in each.items()}
-    mean = round(fmean(-found["criterion"] for found in told.values()), 6)
+    results = {name: evaluate(model) for name, evaluate in evaluations.items()}
+    mean = round(fmean(-result["criterion"] for result in results.values()), 6)
     figures = {
         f"{name}/{figure}": value
-        for name, found in told.items()
-        for figure, value in found.items()
+        for name, result in results.items()
+        for figure, value in result.items()
         if figure not in ("validation", "criterion")
     }
     return {"validation": round(1 - mean, 6), "criterion": -mean, **figures}
@@ -70,9 +70,9 @@ def watched(evaluate: Any, watch: Watch) -> Evaluate:
     numbers = count(1)
 
     def both(model: LanguageModel) -> dict[str, Any]:
-        found: dict[str, Any] = evaluate(model)
-        watch(next(numbers), found)
-        return found
+        result: dict[str, Any] = evaluate(model)
+        watch(next(numbers), result)
+        return result
 
     return both
 
@@ -86,33 +86,33 @@ def conclude(run: RunFolder, held: Mapping[str, tuple[Task, Sequence[Example]]])
     are held out to tell, a solved head's figure in cross-validation stands in for them.
     """
     solved = run.record.get("solved") or {}
-    found = found_of(run)
-    named = {f"{name}/" if len(held) > 1 else "": each for name, each in held.items()}
+    logged = found_of(run)
+    named = {f"{name}/" if len(held) > 1 else "": part for name, part in held.items()}
     run.record["held_out"] = {
         task.called: by_cross_validation(task, solved[task.called])
         if len(examples) < LEAST_TO_CHOOSE_BY and solved.get(task.called, {}).get("figure") == "accuracy"
         else compared(task, examples, figures)
         for prefix, (task, examples) in named.items()
-        if (figures := figures_of(found, prefix))
+        if (figures := figures_of(logged, prefix))
     }
     run.write_record()
     if solved and run.record["weights"]["step"] == 0:
         notice("fine-tuning found nothing better on the held-out rows than the solved head, which is kept")
-    for name, each in run.record["held_out"].items():
-        if not each["better"]:
+    for name, outcome in run.record["held_out"].items():
+        if not outcome["better"]:
             notice(
-                f"{name} is not better than {each['baseline_of']} on {each['rows']:,} {each['judged_by']} rows:"
-                f" {each['figure']} {each['value']:.3g}, {each['baseline_of']} {each['baseline']:.3g}; give more rows,"
-                " or train longer (--epochs)"
+                f"{name} is not better than {outcome['baseline_of']} on {outcome['rows']:,} {outcome['judged_by']}"
+                f" rows: {outcome['figure']} {outcome['value']:.3g}, {outcome['baseline_of']}"
+                f" {outcome['baseline']:.3g}; give more rows, or train longer (--epochs)"
             )
     return run.path
 
 
-def figures_of(found: Mapping[str, Any], prefix: str) -> dict[str, float]:
+def figures_of(entry: Mapping[str, Any], prefix: str) -> dict[str, float]:
     """A task's figures in a line of the log, its first one first."""
     return {
         name.removeprefix(prefix): value
-        for name, value in found.items()
+        for name, value in entry.items()
         if name.startswith(prefix) and name not in NO_FIGURES
     }
 

@@ -53,12 +53,12 @@ class Problem:
         """Nats or squared errors of some rows: (n,)."""
         targets = self.targets[rows]
         if self.kind == "classes":
-            found = F.cross_entropy(scores, targets, reduction="none")
+            losses = F.cross_entropy(scores, targets, reduction="none")
         elif self.kind == "labels":
-            found = F.binary_cross_entropy_with_logits(scores, targets, reduction="none").sum(1)
+            losses = F.binary_cross_entropy_with_logits(scores, targets, reduction="none").sum(1)
         else:
-            found = (scores - targets).square().sum(1) / 2
-        return self.weights[rows] * found
+            losses = (scores - targets).square().sum(1) / 2
+        return self.weights[rows] * losses
 
     def figure(self, scores: Tensor) -> tuple[str, float]:
         """How good scores (N, C) of all rows are: accuracy, exact matches, or R²."""
@@ -120,8 +120,8 @@ def problem_of(model: LanguageModel, task: Task, rows: Sequence[Row], pad_id: in
     vectors: list[Tensor] = [torch.empty(0)] * len(rows)
     for places in in_batches([row.length for row in rows]):
         batch = batch_of(task, [rows[place] for place in places], pad_id).to(device)
-        found = head.features(states(model, batch), batch).double().cpu()  # type: ignore[operator]
-        for place, vector in zip(places, found, strict=True):
+        features = head.features(states(model, batch), batch).double().cpu()  # type: ignore[operator]
+        for place, vector in zip(places, features, strict=True):
             vectors[place] = vector
     model.train(was_training)
     labels = task.label_tensor([row.label for row in rows], max(row.length for row in rows))

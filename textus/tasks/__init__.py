@@ -441,8 +441,12 @@ def rows_of(task: Task, examples: Sequence[Example], tokenizer: Tokenizer, frame
     where = getattr(task.settings, "cut", "end")
     if cut := [row.cut for row in rows if row.cut]:
         notice(
-            f"{len(cut):,} of {len(rows):,} texts are longer than {frame.longest} tokens: the {where}s of them,"
-            f" {sum(cut):,} tokens in all, are not read"
+            len(cut),
+            " of ",
+            len(rows),
+            f" texts are longer than {frame.longest} tokens: the {where}s of them, ",
+            sum(cut),
+            " tokens in all, are not read",
         )
     return rows
 

@@ -141,9 +141,9 @@ class Classification(Task):
             kept.append(Example(texts, label, record.where))
         report_spellings(spelled)
         if empty:
-            notice(f"{len(empty):,} rows have no text and are left out; the first is {empty[0]}")
+            notice(len(empty), " rows have no text and are left out", first=f"the first is {empty[0]}")
         if none := [each.where for each in kept if each.label == ()]:
-            notice(f"{len(none):,} rows have no label: they are of no class; the first is {none[0]}")
+            notice(len(none), " rows have no label: they are of no class", first=f"the first is {none[0]}")
         if unknown := Counter(name for each in kept for name in self.names(each) if name not in self.index):
             shown = ", ".join(list(unknown)[:SHOWN])
             notice(
@@ -226,8 +226,12 @@ class Classification(Task):
             rows += [replace(self.row(example, [ids[a:b]], frame), about=number) for a, b in pairwise(edges)]
         if several := sum(count > 1 for count in Counter(row.about for row in rows).values()):
             notice(
-                f"{several:,} of {len(examples):,} texts are longer than {frame.longest} tokens: all are read in"
-                f" {len(rows):,} windows"
+                several,
+                " of ",
+                len(examples),
+                f" texts are longer than {frame.longest} tokens: all are read in ",
+                len(rows),
+                " windows",
             )
         return rows
 

@@ -102,8 +102,8 @@ def merged(counts: Counter[str]) -> dict[str, str]:
     classes = {name: name for name in counts}
     for names in groups.values():
         if len(names) > 1:
-            plain = [each for each in names if each.lower() not in TRUTH]
-            best = min(plain or names, key=lambda each: ("e" in each.lower(), len(each), -counts[each], each))
+            plain = [name for name in names if name.lower() not in TRUTH]
+            best = min(plain or names, key=lambda name: ("e" in name.lower(), len(name), -counts[name], name))
             classes |= dict.fromkeys(names, best if plain else best.lower())
     return classes
 
@@ -115,8 +115,8 @@ class Classes:
         self.names = set(names)
         self.keys = {key: name for name in names if (key := key_of(name)) is not None}
         if only_truths(map(key_of, names)):
-            self.keys |= {("truth", bool(each)): name for (_, each), name in self.keys.items()}
-            self.keys |= {("number", Decimal(int(each))): name for (_, each), name in self.keys.items()}
+            self.keys |= {("truth", bool(truth)): name for (_, truth), name in self.keys.items()}
+            self.keys |= {("number", Decimal(int(truth))): name for (_, truth), name in self.keys.items()}
 
     def named(self, name: str) -> str:
         """The class a label names; the label itself where there is no such class."""
@@ -128,9 +128,11 @@ def report_spellings(spelled: Counter[tuple[str, str]]) -> None:
     ways: dict[str, list[str]] = {}
     for (name, value), n in spelled.most_common():
         ways.setdefault(name, []).append(f"{value} {n:,} times")
-    several = {name: found for name, found in ways.items() if len(found) > 1}
+    several = {name: spellings for name, spellings in ways.items() if len(spellings) > 1}
     if several:
-        shown = "; ".join(f"{name}: {', '.join(found)}" for name, found in list(several.items())[:SHOWN])
+        shown = "; ".join(
+            f"{name}: {', '.join(spellings)}" for name, spellings in list(several.items())[:SHOWN]
+        )
         more = f"; and {len(several) - SHOWN:,} more classes" if len(several) > SHOWN else ""
         notice(f"labels written in several ways are read as one class ({shown}{more})")
 
@@ -149,7 +151,7 @@ def list_in(text: str, *, quoted: bool = False) -> list[Any] | None:
         return list(json.loads(text))
     except ValueError:
         items = re.findall(ITEM, text[1:-1])
-        return [re.sub(r"\\(.)", r"\1", each[1:-1]) if each[0] in "'\"" else each for each in items]
+        return [re.sub(r"\\(.)", r"\1", item[1:-1]) if item[0] in "'\"" else item for item in items]
 
 
 def find_separator(values: Sequence[str]) -> str | None:
@@ -165,7 +167,7 @@ def find_separator(values: Sequence[str]) -> str | None:
             return sign
         pieces = Counter(piece for whole in wholes for piece in parts(whole, sign))
         several = [piece for whole in set(having) for piece in parts(whole, sign)]
-        if len(pieces) < len(wholes) and sum(pieces[each] > 1 for each in several) >= 0.9 * len(several):
+        if len(pieces) < len(wholes) and sum(pieces[piece] > 1 for piece in several) >= 0.9 * len(several):
             return sign
     return None
 
@@ -180,7 +182,11 @@ def parts(value: str, separator: str) -> list[str]:
 
 def plain(name: str) -> str:
     """A name without what the eye passes over: case, width, blanks, hyphens between words, characters without width."""
-    seen = "".join(each for each in unicodedata.normalize("NFKC", name) if unicodedata.category(each) != "Cf")
+    seen = "".join(
+        character
+        for character in unicodedata.normalize("NFKC", name)
+        if unicodedata.category(character) != "Cf"
+    )
     return re.sub(r"(?<=\w)[\s_-]+(?=\w)", " ", seen.strip().casefold())
 
 
@@ -199,13 +205,13 @@ def slips(counts: Counter[str]) -> list[tuple[str, str]]:
     for name in words:
         for shorter in {name[:at] + name[at + 1 :] for at in range(len(name))} | {name}:
             near.setdefault(shorter, []).append(name)
-    found: dict[tuple[str, str], None] = {}
+    pairs: dict[tuple[str, str], None] = {}
     for names in near.values():
         for rare in names:
             for frequent in names:
                 if counts[frequent] >= RARE * counts[rare] and one_slip(rare, frequent):
-                    found[rare, frequent] = None
-    return list(found)
+                    pairs[rare, frequent] = None
+    return list(pairs)
 
 
 def one_slip(one: str, other: str) -> bool:
@@ -218,7 +224,7 @@ def one_slip(one: str, other: str) -> bool:
         (n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
     )
     a, b = one[start:], other[start:]
-    if any(each.isdigit() for each in (*a[:1], *b[:1])):
+    if any(character.isdigit() for character in (*a[:1], *b[:1])):
         return False
     exchanged = a[:2] == b[:2][::-1] and a[2:] == b[2:]
     return exchanged or a[1:] == b[1:] or a[1:] == b or a == b[1:]

@@ -216,7 +216,7 @@ class QuestionAnswering(Task):
         }
         for name, what in said.items():
             if told[name]:
-                notice(f"{told[name]:,} of {n:,} {what}")
+                notice(told[name], " of ", n, f" {what}")
 
     def label_tensor(self, labels: list[Any], length: int) -> Tensor:
         return torch.tensor(labels)  # (B, 2)

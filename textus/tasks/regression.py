@@ -106,11 +106,9 @@ class Regression(Task):
                 continue
             kept.append(Example(texts, label, record.where, numbers))
         if empty:
-            notice(f"{len(empty):,} rows have no text and are left out; the first is {empty[0]}")
+            notice(len(empty), " rows have no text and are left out", first=f"the first is {empty[0]}")
         if lacking := sum(any(map(math.isnan, each.numbers)) for each in kept):
-            notice(
-                f"{lacking:,} of {len(kept):,} rows lack a number: the training rows' mean is taken for it"
-            )
+            notice(lacking, " of ", len(kept), " rows lack a number: the training rows' mean is taken for it")
         if self.ordinal and labelled:
             unseen = [each.label[0] for each in kept if spelled(each.label[0]) not in self.labels]
             if unseen:

@@ -180,7 +180,7 @@ class Relations(Task):
         records = self.usable(records, labelled=labelled)
         rows = parse_rows(records, self.parser(self.settings, records, labelled=labelled))
         if n := sum(row.nowhere for row in rows):
-            notice(f"{n:,} triples have a mention that does not stand in their text: they are left out")
+            notice(n, " triples have a mention that does not stand in their text: they are left out")
         if not labelled:
             return [row if row.label is None else replace(row, label=None) for row in rows]
         told: Counter[str] = Counter()
@@ -300,16 +300,18 @@ class Relations(Task):
     def tell(self, told: Counter[str], n: int, frame: Frame) -> None:
         """What is asked of the pairs and what is not."""
         other = told["all"] - told["asked"] - told["far"]
-        left = [f"{other:,} are of types that no relation joined in training"] if other else []
-        left += [f"{told['far']:,} lie more than {self.settings.reach} entities apart"] if told["far"] else []
-        notice(
-            f"{told['asked']:,} of {told['all']:,} pairs of entities in {n:,} texts are asked"
-            + (f"; {' and '.join(left)}: these are answered with none" if left else "")
-        )
+        left: list[str | int] = []
+        if other:
+            left += ["; ", other, " are of types that no relation joined in training"]
+        if told["far"]:
+            left += [" and " if left else "; ", told["far"]]
+            left += [f" lie more than {self.settings.reach} entities apart"]
+        left += [": these are answered with none"] if left else []
+        notice(told["asked"], " of ", told["all"], " pairs of entities in ", n, " texts are asked", *left)
         if told["through"]:
             notice(
-                f"{told['through']:,} pairs lie further apart than {frame.longest} tokens: what stands between is not"
-                " read whole"
+                told["through"],
+                f" pairs lie further apart than {frame.longest} tokens: what stands between is not read whole",
             )
 
     def to_learn(self, rows: Sequence[Row]) -> list[Row]:

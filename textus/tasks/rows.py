@@ -10,6 +10,7 @@ from typing import Any
 
 from textus.common import DataError, notice, printable
 from textus.records import Problem, Record
+from textus.skipping import file_of
 
 TRAINING = ("train", "training")
 HELD = ("test", "testing", "dev", "val", "valid", "validation", "eval")
@@ -50,12 +51,6 @@ def held_files(path: Path, places: Iterable[str]) -> dict[str, str]:
                 held[file] = "/".join(names[: depth + 1])
                 break
     return held
-
-
-def file_of(where: str) -> str:
-    """The file of a row's place."""
-    file, colon, _ = where.rpartition(": ")
-    return file if colon else where
 
 
 def is_named(name: str, words: Sequence[str]) -> bool:

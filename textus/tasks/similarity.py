@@ -106,7 +106,7 @@ class Similarity(Task):
                 continue
             kept.append(Example(texts, score, record.where))
         if empty:
-            notice(f"{len(empty):,} rows lack a text and are left out; the first is {empty[0]}")
+            notice(len(empty), " rows lack a text and are left out", first=f"the first is {empty[0]}")
         if odd := [each for each in kept if len(each.texts) != len(kept[0].texts)]:
             raise DataError(
                 f"{odd[0].where} has {len(odd[0].texts)} texts, the first row {len(kept[0].texts)}"

@@ -157,7 +157,7 @@ class Tagging(Task):
             shown = ", ".join(f"{tag} as {name}" for tag, name in list(usual.items())[:SHOWN] if tag != name)
             notice(f"the tags are not written as B-PER: they are read as BIO ({shown})")
         if empty := [row.where for row in rows if not row.texts]:
-            notice(f"{len(empty):,} rows have no token and are left out; the first is {empty[0]}")
+            notice(len(empty), " rows have no token and are left out", first=f"the first is {empty[0]}")
             rows = [row for row in rows if row.texts]
         if over := [row for row in rows if row.dropped]:
             notice(
@@ -203,8 +203,12 @@ class Tagging(Task):
         several = [count for count in Counter(row.about for row in rows).values() if count > 1]
         if several:
             notice(
-                f"{len(several):,} of {len(examples):,} texts are longer than {frame.longest} tokens: they are read in"
-                f" {sum(several):,} windows that overlap"
+                len(several),
+                " of ",
+                len(examples),
+                f" texts are longer than {frame.longest} tokens: they are read in ",
+                sum(several),
+                " windows that overlap",
             )
         return rows
 

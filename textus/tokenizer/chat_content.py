@@ -81,7 +81,7 @@ def reading(template: str, words: Words, role: str) -> Reading:
         tried.append(_tried(template, words, role, before, after))
         if tried[-1].string or tried[-1].part:
             return tried[-1]
-    decided = next((each for each in tried if (each.string, each.part) != (None, None)), None)
+    decided = next((attempt for attempt in tried if (attempt.string, attempt.part) != (None, None)), None)
     if decided is None and role != "user":  # the template takes none of these conversations
         return reading(template, words, "user")
     return decided or tried[0]
@@ -129,8 +129,8 @@ def _as_text(value: Any, key: str | None = None) -> Any:
     if isinstance(value, str):
         return own(value) if key == "role" else foreign(value)
     if isinstance(value, dict):
-        return {foreign(str(name)): _as_text(each, name) for name, each in value.items()}
-    return [_as_text(each) for each in value] if isinstance(value, list | tuple) else value
+        return {foreign(str(name)): _as_text(item, name) for name, item in value.items()}
+    return [_as_text(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _characters(value: Any) -> int:
@@ -138,5 +138,5 @@ def _characters(value: Any) -> int:
     if isinstance(value, str):
         return len(value)
     if isinstance(value, dict):
-        return sum(len(str(name)) + _characters(each) for name, each in value.items())
+        return sum(len(str(name)) + _characters(item) for name, item in value.items())
     return sum(map(_characters, value)) if isinstance(value, list | tuple) else 1

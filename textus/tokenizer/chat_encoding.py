@@ -104,7 +104,7 @@ class ChatEncoder:
 
     # ── where a message spells special tokens ──
 
-    def _guarded(self, text: Text, found: set[tuple[int, int]]) -> list[int]:
+    def _guarded(self, text: Text, specials: set[tuple[int, int]]) -> list[int]:
         """The ids where only the template's special tokens count, those that the tokenizer `found` as they stand."""
         if any(name in text for name in self._secret[0].values()):
             del self._secret  # somebody guessed
@@ -112,7 +112,7 @@ class ChatEncoder:
         pieces: list[str] = []
         n_special = place = 0
         for is_special, part in self.segments(text):
-            if is_special and (place, place + len(part)) in found:
+            if is_special and (place, place + len(part)) in specials:
                 pieces.append(names[part])
                 n_special += 1
             else:

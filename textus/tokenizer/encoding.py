@@ -19,7 +19,16 @@ from typing import Any
 import numpy as np
 import tokenizers
 
-from textus.common import DataError, RunError, UsageError, fingerprint, read_json, write_atomic, write_json
+from textus.common import (
+    DataError,
+    RunError,
+    UsageError,
+    fingerprint,
+    other_kind,
+    read_json,
+    write_atomic,
+    write_json,
+)
 from textus.tokenizer import foreign
 from textus.tokenizer.chat import check_template, written
 from textus.tokenizer.chat_encoding import ChatEncoder
@@ -445,6 +454,8 @@ def load(path: Path | str, usual: str | None = None) -> Tokenizer:
             f'{file.parent} has {older[0]} and no tokenizer.json; make one: python -c "import transformers;'
             f" transformers.AutoTokenizer.from_pretrained('{file.parent}').save_pretrained('{file.parent}')\""
         )
+    if not file.exists() and (other := other_kind(Path(path))):
+        raise RunError(f"{path} is not a tokenizer (no tokenizer.json in it); {other}")
     record = read_json(file)
     if not isinstance(record, dict) or "model" not in record or "added_tokens" not in record:
         raise RunError(f"{file} is JSON but not a tokenizer; it should be Hugging Face's tokenizer.json")

@@ -123,11 +123,11 @@ def listed(values: Iterable[Any]) -> list[Any]:
     """What an iterator gives, counted as it comes; filters hand it on as a new iterator, so that none runs inside
     another.
     """
-    found = []
+    items = []
     for value in values:
         spend(STEP)
-        found.append(value)
-    return found
+        items.append(value)
+    return items
 
 
 def filters(theirs: dict[str, Any]) -> dict[str, Any]:
@@ -295,7 +295,7 @@ def _json(
         if isinstance(value, dict):
             pairs = sorted(value.items()) if sort_keys else value.items()
             return {held(k, depth) if isinstance(k, str) else k: held(v, depth + 1) for k, v in pairs}
-        return [held(each, depth + 1) for each in value] if isinstance(value, list | tuple) else value
+        return [held(item, depth + 1) for item in value] if isinstance(value, list | tuple) else value
 
     text = json.dumps(held(value, 0), ensure_ascii=ensure_ascii, indent=indent, separators=separators)
     parts = re.split(r"@(\d+)@", text)

@@ -208,24 +208,24 @@ class Text(str):
     def split(self, sep: str | None = None, maxsplit: SupportsIndex = -1) -> list[str]:
         parts = str.split(self, sep, maxsplit)
         spend(len(parts) * STEP)
-        found, start = [], 0
+        pieces, start = [], 0
         for part in parts:
             if sep is None:
                 start = len(self) - len(str.lstrip(str.__getitem__(self, slice(start, None))))
-            found.append(self._part(start, start + len(part)))
+            pieces.append(self._part(start, start + len(part)))
             start += len(part) + len(sep or "")
-        return found  # type: ignore[return-value]
+        return pieces  # type: ignore[return-value]
 
     def rsplit(self, sep: str | None = None, maxsplit: SupportsIndex = -1) -> list[str]:
         parts = str.rsplit(self, sep, maxsplit)
         spend(len(parts) * STEP)
-        found, end = [], len(self)
+        pieces, end = [], len(self)
         for part in reversed(parts):
             if sep is None:
                 end = len(str.rstrip(str.__getitem__(self, slice(0, end))))
-            found.append(self._part(end - len(part), end))
+            pieces.append(self._part(end - len(part), end))
             end -= len(part) + len(sep or "")
-        return found[::-1]  # type: ignore[return-value]
+        return pieces[::-1]  # type: ignore[return-value]
 
     # ── changing characters ──
 

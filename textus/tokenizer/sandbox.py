@@ -259,10 +259,10 @@ def _dictionary(*arguments: Any, **names: Any) -> dict[Any, Any]:
 
 
 def _range(*arguments: int) -> range:
-    found = range(*arguments)
-    if len(found) > 100_000:
-        raise UsageError(f"the chat template makes a range of {len(found):,}; the limit is 100,000")
-    return found
+    numbers = range(*arguments)
+    if len(numbers) > 100_000:
+        raise UsageError(f"the chat template makes a range of {len(numbers):,}; the limit is 100,000")
+    return numbers
 
 
 def _namespace() -> type:

@@ -97,16 +97,16 @@ def read_head(body: Any, kind: str, hf: dict[str, Any], tensors: Tensors) -> dic
 
 def labels_of(hf: dict[str, Any], n: int, where: str) -> list[str]:
     """The names of the classes in order; RunError where config.json names others than the head has."""
-    said = hf.get("id2label")
-    if said is None:
+    names = hf.get("id2label")
+    if names is None:
         return [f"LABEL_{number}" for number in range(n)]
-    if not isinstance(said, dict) or sorted(said, key=str) != sorted(
+    if not isinstance(names, dict) or sorted(names, key=str) != sorted(
         (str(number) for number in range(n)), key=str
     ):
         raise RunError(
-            f"{where}: id2label={shown(said)} does not name the {n} classes of its head; correct it"
+            f"{where}: id2label={shown(names)} does not name the {n} classes of its head; correct it"
         )
-    labels = [str(said[str(number)]) for number in range(n)]
+    labels = [str(names[str(number)]) for number in range(n)]
     if len(set(labels)) != n:
         raise RunError(f"{where}: id2label names two classes alike ({shown(labels)}); correct it")
     return labels

@@ -86,7 +86,7 @@ def switched_off(key: str, value: Any) -> bool:
     if value is None or value is False or value in ([], {}, ""):
         return True
     if key == "no_rope_layers":  # 1 where a layer's queries and keys are turned
-        return isinstance(value, list) and all(each == 1 for each in value)
+        return isinstance(value, list) and all(item == 1 for item in value)
     if key == "layer_types":
         return isinstance(value, list) and set(value) == {"full_attention"}
     if type(value) not in (int, float):
@@ -99,8 +99,8 @@ def switched_off(key: str, value: Any) -> bool:
 def check_model_type(hf: dict[str, Any], types: Iterable[str]) -> None:
     """UsageError where config.json names a class of one model and the `model_type` of another."""
     types = sorted(types)
-    if (said := hf.get("model_type")) is not None and said not in types:
+    if (model_type := hf.get("model_type")) is not None and model_type not in types:
         raise UsageError(
-            f"model_type={shown(said)} is not that of {named(hf)} ({', '.join(types)}): transformers would make another"
-            " model of it"
+            f"model_type={shown(model_type)} is not that of {named(hf)} ({', '.join(types)}): transformers would make"
+            " another model of it"
         )

@@ -46,12 +46,12 @@ def class_of(config: dict[str, Any], hf: dict[str, Any], folder: Path) -> str:
 
     Raises UsageError for one that is not known.
     """
-    said = config.get("tokenizer_class") or hf.get("tokenizer_class") or USUAL.get(str(hf.get("model_type")))
-    name = str(said).removesuffix("Fast")
+    named = config.get("tokenizer_class") or hf.get("tokenizer_class") or USUAL.get(str(hf.get("model_type")))
+    name = str(named).removesuffix("Fast")
     if name in KINDS:
         return name
     raise UsageError(
-        f"{folder}: {unsupported('the tokenizer_class', said, KINDS)}; a tokenizer.json is read whatever its class:"
+        f"{folder}: {unsupported('the tokenizer_class', named, KINDS)}; a tokenizer.json is read whatever its class:"
         f" {CONVERT}.from_pretrained('{folder}').save_pretrained('{folder}')\""
     )
 
@@ -109,8 +109,8 @@ def with_added(record: dict[str, Any], config: dict[str, Any], folder: Path) -> 
     more = read_json(path) if path.exists() else {}
     if not isinstance(more, dict) or not all(type(number) is int for number in more.values()):
         raise RunError(f"{path} does not number its entries on from the vocabulary's; it is damaged")
-    said = {int(n): token for n, token in (config.get("added_tokens_decoder") or {}).items()}
-    more = {**more, **{token["content"]: n for n, token in said.items()}}
+    listed = {int(n): token for n, token in (config.get("added_tokens_decoder") or {}).items()}
+    more = {**more, **{token["content"]: n for n, token in listed.items()}}
     names = list(dict.fromkeys(special_names(config)))
     count = max([*numbers.values(), *more.values()], default=-1) + 1
     for name in [name for name in names if name not in numbers and name not in more]:
@@ -120,13 +120,19 @@ def with_added(record: dict[str, Any], config: dict[str, Any], folder: Path) -> 
         raise RunError(
             f"{path} does not number its entries on from the vocabulary's, without gaps; one of both is damaged"
         )
-    found = {token["id"]: token for token in record["added_tokens"]}
+    tokens = {token["id"]: token for token in record["added_tokens"]}
     for name in [*names, *more]:
         number = more.get(name, numbers.get(name, -1))
-        special = name in names or bool(said.get(number, {}).get("special", path.exists()))
+        special = name in names or bool(listed.get(number, {}).get("special", path.exists()))
         plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": not special}
-        found[number] = {**plain, **said.get(number, {}), "id": number, "content": name, "special": special}
-    return {**record, "added_tokens": [found[number] for number in sorted(found)]}
+        tokens[number] = {
+            **plain,
+            **listed.get(number, {}),
+            "id": number,
+            "content": name,
+            "special": special,
+        }
+    return {**record, "added_tokens": [tokens[number] for number in sorted(tokens)]}
 
 
 def special_names(config: dict[str, Any]) -> Iterator[str]:
@@ -268,9 +274,9 @@ def read_proto(path: Path) -> Proto:
     try:
         for number, value in fields(path.read_bytes()):
             if number == 1:
-                said = dict(fields(value))
+                values = dict(fields(value))
                 pieces.append(
-                    (said[1].decode(), struct.unpack("<f", said.get(2, bytes(4)))[0], said.get(3, 1))
+                    (values[1].decode(), struct.unpack("<f", values.get(2, bytes(4)))[0], values.get(3, 1))
                 )
             elif number in parts:
                 parts[number] = value

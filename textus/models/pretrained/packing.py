@@ -100,8 +100,8 @@ def pointer(folder: Path, names: list[str]) -> RunError:
 
 def adapters(folder: Path) -> RunError:
     """The error for adapters without their model."""
-    said = read_json(folder / "adapter_config.json")
-    base = said.get("base_model_name_or_path") if isinstance(said, dict) else None
+    config = read_json(folder / "adapter_config.json")
+    base = config.get("base_model_name_or_path") if isinstance(config, dict) else None
     of = f" of {base}" if base else ""
     return RunError(
         f'{folder} holds PEFT adapters{of}, not a model; add them to its weights first: python -c "import peft;'
@@ -140,18 +140,22 @@ def is_nanogpt(path: Path) -> bool:
 
 def check_quantized(hf: dict[str, Any], folder: Path) -> None:
     """RunError for a model whose weights are packed in a quantized format of its own, by its name."""
-    said = hf.get("quantization_config") or hf.get("compression_config") or hf.get("quantization")
+    quantization = hf.get("quantization_config") or hf.get("compression_config") or hf.get("quantization")
     name = None
-    if isinstance(said, dict) and said:
-        method = said.get("quant_method")
-        if method is None and (said.get("load_in_8bit") or said.get("load_in_4bit")):
+    if isinstance(quantization, dict) and quantization:
+        method = quantization.get("quant_method")
+        if method is None and (quantization.get("load_in_8bit") or quantization.get("load_in_4bit")):
             method = "bitsandbytes"
-        if method is None and "group_size" in said and "quantization" in hf:
+        if method is None and "group_size" in quantization and "quantization" in hf:
             method = "MLX"
         name = QUANTIZED.get(str(method).lower(), str(method or "a method it does not name"))
-        bits = said.get("bits") or (said.get("load_in_8bit") and 8) or (said.get("load_in_4bit") and 4)
+        bits = (
+            quantization.get("bits")
+            or (quantization.get("load_in_8bit") and 8)
+            or (quantization.get("load_in_4bit") and 4)
+        )
         name += f" ({bits} bits)" if bits else ""
-    elif said:
+    elif quantization:
         name = "a method it does not name"
     beside = next((kind for file, kind in SETTINGS_BESIDE.items() if (folder / file).is_file()), None)
     if name := name or beside:

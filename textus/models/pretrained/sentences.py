@@ -53,10 +53,14 @@ def read_modules(folder: Path) -> Sentences | None:
     path = folder / "modules.json"
     if not path.is_file():
         return None
-    said = read_json(path)
-    if not isinstance(said, list) or not all(isinstance(each, dict) and "type" in each for each in said):
+    listed = read_json(path)
+    if not isinstance(listed, list) or not all(
+        isinstance(module, dict) and "type" in module for module in listed
+    ):
         raise RunError(f"{path} is no list of modules; it was changed, fetch it again")
-    modules = [(str(each["type"]).rsplit(".", 1)[-1], folder / str(each.get("path", ""))) for each in said]
+    modules = [
+        (str(module["type"]).rsplit(".", 1)[-1], folder / str(module.get("path", ""))) for module in listed
+    ]
     if odd := [name for name, _ in modules if name not in KNOWN]:
         raise UsageError(f"{path}: {unsupported('the module', odd[0], KNOWN)}")
     if [name for name, _ in modules[:2]] != ["Transformer", "Pooling"] or any(
@@ -65,7 +69,7 @@ def read_modules(folder: Path) -> Sentences | None:
         raise UsageError(
             f"{path} lists {', '.join(name for name, _ in modules)}; known is Transformer, Pooling, then others"
         )
-    found = Sentences(modules[0][1])
+    sentences = Sentences(modules[0][1])
     for name, place in modules:
         if not place.resolve().is_relative_to(folder.resolve()):
             raise RunError(f"{path} places a module outside of the folder ({place})")
@@ -73,65 +77,65 @@ def read_modules(folder: Path) -> Sentences | None:
             raise UsageError(f"{path} has a Normalize that is not the last module; only there it is known")
         reading = {"Transformer": read_transformer, "Pooling": read_pooling, "Dense": read_dense}.get(name)
         if reading:
-            reading(found, place)
+            reading(sentences, place)
     if modules[-1][0] != "Normalize":
         notice(
             f"{folder}: its vectors have any length there, here length one; cosines are the same, dot products not"
         )
-    read_prompts(found, folder)
-    return found
+    read_prompts(sentences, folder)
+    return sentences
 
 
-def read_transformer(found: Sentences, place: Path) -> None:
+def read_transformer(sentences: Sentences, place: Path) -> None:
     """`max_seq_length` and `do_lower_case` of sentence_bert_config.json (older names of it begin otherwise); without
     the first, the tokenizer's `model_max_length`, as in sentence-transformers. And where the tokenizer cuts.
     """
     for path in sorted(place.glob("sentence_*_config.json")):
-        said = settings(path)
-        longest = said.get("max_seq_length")
+        config = settings(path)
+        longest = config.get("max_seq_length")
         if longest is not None and (type(longest) is not int or longest < 3):
             raise RunError(f"{path}: max_seq_length={longest!r} must be a whole number above 2; correct it")
-        found.longest, found.lower = longest or 0, bool(said.get("do_lower_case"))
+        sentences.longest, sentences.lower = longest or 0, bool(config.get("do_lower_case"))
     path = place / "tokenizer_config.json"
-    said = settings(path) if path.is_file() else {}
-    most: Any = said.get("model_max_length")
-    if not found.longest and type(most) in (int, float) and 3 <= most <= CONTEXT:  # others are "no limit"
-        found.longest = int(most)
+    config = settings(path) if path.is_file() else {}
+    most: Any = config.get("model_max_length")
+    if not sentences.longest and type(most) in (int, float) and 3 <= most <= CONTEXT:  # others are "no limit"
+        sentences.longest = int(most)
     if cuts_left(place):
-        found.cut = "start"
+        sentences.cut = "start"
 
 
 def cuts_left(place: Path) -> bool:
     """Whether a tokenizer takes the first ids of a longer text away, not the last: as its settings say, or its file."""
     for name in ("tokenizer_config.json", "tokenizer.json"):
-        said = settings(place / name) if (place / name).is_file() else {}
-        truncation = said.get("truncation")
-        side = truncation.get("direction") if isinstance(truncation, dict) else said.get("truncation_side")
+        config = settings(place / name) if (place / name).is_file() else {}
+        truncation = config.get("truncation")
+        side = truncation.get("direction") if isinstance(truncation, dict) else config.get("truncation_side")
         if side is not None:
             return str(side).lower() == "left"
     return False
 
 
-def read_pooling(found: Sentences, place: Path) -> None:
+def read_pooling(sentences: Sentences, place: Path) -> None:
     """Which of a text's states are its vector."""
     path = place / "config.json"
-    said = settings(path)
-    modes = [ours for name, ours in MODES.items() if said.get(name)]
-    if (mode := said.get("pooling_mode")) is not None:
-        modes = [NAMES.get(str(each), str(each)) for each in (mode if isinstance(mode, list) else [mode])]
-    odd = [key for key in said if key.startswith("pooling_mode_") and key not in MODES and said[key]]
+    config = settings(path)
+    modes = [ours for name, ours in MODES.items() if config.get(name)]
+    if (mode := config.get("pooling_mode")) is not None:
+        modes = [NAMES.get(str(name), str(name)) for name in (mode if isinstance(mode, list) else [mode])]
+    odd = [key for key in config if key.startswith("pooling_mode_") and key not in MODES and config[key]]
     if odd or len(modes) != 1 or modes[0] not in ("cls", "mean", "max", "mean_sqrt_len", "last"):
         shown = " and ".join([*modes, *odd]) or "none"
         raise UsageError(
             f"{path}: pooling by {shown} is not supported; one of cls, mean, max, mean_sqrt_len, lasttoken is"
         )
-    found.pooling = modes[0]
+    sentences.pooling = modes[0]
 
 
-def read_dense(found: Sentences, place: Path) -> None:
+def read_dense(sentences: Sentences, place: Path) -> None:
     """A linear map of the vector, and what follows it."""
-    said = settings(place / "config.json")
-    name = str(said.get("activation_function", "Tanh")).rsplit(".", 1)[-1]
+    config = settings(place / "config.json")
+    name = str(config.get("activation_function", "Tanh")).rsplit(".", 1)[-1]
     if name not in DENSE_ACTIVATIONS:
         raise UsageError(
             f"{place}/config.json: {unsupported('the activation_function', name, DENSE_ACTIVATIONS)}"
@@ -148,28 +152,28 @@ def read_dense(found: Sentences, place: Path) -> None:
         tensors = load_file(file)
     except (OSError, SafetensorError) as error:
         raise RunError(f"{file} cannot be read ({error}); fetch it again") from error
-    bias, shape = bool(said.get("bias", True)), (said.get("out_features"), said.get("in_features"))
+    bias, shape = bool(config.get("bias", True)), (config.get("out_features"), config.get("in_features"))
     if set(tensors) != ({"linear.weight", "linear.bias"} if bias else {"linear.weight"}) or (
         tuple(tensors["linear.weight"].shape) != shape
     ):
         raise RunError(f"{file} and {place}/config.json are not of one layer; fetch both again")
-    number = len(found.dense)
-    found.dense.append({"out": shape[0], "bias": bias, "activation": name})
+    number = len(sentences.dense)
+    sentences.dense.append({"out": shape[0], "bias": bias, "activation": name})
     for key, tensor in tensors.items():
-        found.weights[f"dense.{number}.{key.removeprefix('linear.')}"] = finite(
+        sentences.weights[f"dense.{number}.{key.removeprefix('linear.')}"] = finite(
             tensor.float(), str(file), key
         )
 
 
-def read_prompts(found: Sentences, folder: Path) -> None:
+def read_prompts(sentences: Sentences, folder: Path) -> None:
     """Texts that are to be set before others: reported, for no command here adds them."""
     path = folder / "config_sentence_transformers.json"
-    said = settings(path) if path.is_file() else {}
-    prompts = {str(name): str(text) for name, text in (said.get("prompts") or {}).items() if text}
+    config = settings(path) if path.is_file() else {}
+    prompts = {str(name): str(text) for name, text in (config.get("prompts") or {}).items() if text}
     if not prompts:
         return
-    found.prompts = prompts
-    default = said.get("default_prompt_name")
+    sentences.prompts = prompts
+    default = config.get("default_prompt_name")
     first = f" (there {default!r} is set before every text)" if default in prompts else ""
     listed = ", ".join(f"{name}: {text!r}" for name, text in prompts.items())
     notice(f"{folder}: it was trained with prompts before texts, which are not added here{first}: {listed}")
@@ -177,10 +181,10 @@ def read_prompts(found: Sentences, folder: Path) -> None:
 
 def settings(path: Path) -> dict[str, Any]:
     """An object in a file of JSON; RunError for anything else."""
-    said = read_json(path)
-    if not isinstance(said, dict):
+    config = read_json(path)
+    if not isinstance(config, dict):
         raise RunError(f"{path} holds no object; it was changed, fetch it again")
-    return said
+    return config
 
 
 # ── out ────────────────────────────────────────────────────────────────────────────────────────
