@@ -19,14 +19,15 @@ import pytest
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from textus import api, common, loader, searching
+from textus import (
+    api,
+    common,
+    loader,
+    searching,
+)
 from textus.checkpoint import Checkpoint, load, open_run, read_log, verify
 from textus.cli import main
 from textus.common import (
-    DataError,
-    RunError,
-    TextusError,
-    UsageError,
     claim_file,
     extra,
     folder_atomic,
@@ -39,6 +40,13 @@ from textus.common import (
 )
 from textus.config import check_shape
 from textus.corpus import open_corpus
+from textus.errors import (
+    DataError,
+    MissingExtra,
+    RunError,
+    TextusError,
+    UsageError,
+)
 
 PROBES = ["../victim", "/etc/hostname", "a/b", "..", ".hidden", "", "x\0y", "..\\victim", 7]
 
@@ -480,7 +488,7 @@ def test_only_a_missing_module_is_called_missing(tmp_path: Path, monkeypatch: py
     (tmp_path / "package_here" / "__init__.py").write_text("")
     monkeypatch.syspath_prepend(tmp_path)
     for module in ("nowhere_at_all", "nowhere_at_all.inner", "package_here.inner"):
-        with pytest.raises(common.MissingExtra, match=r"pip install 'textus\[text\]'"):
+        with pytest.raises(MissingExtra, match=r"pip install 'textus\[text\]'"):
             extra(module, "text")
     for module, why in (
         ("broken_inside", "a_module_that_is_nowhere"),
@@ -490,7 +498,7 @@ def test_only_a_missing_module_is_called_missing(tmp_path: Path, monkeypatch: py
             TextusError, match=f"{module} is installed but cannot be imported .*{why}"
         ) as caught:
             extra(module, "text")
-        assert not isinstance(caught.value, common.MissingExtra)
+        assert not isinstance(caught.value, MissingExtra)
 
 
 # ── folders of ours are not taken for something else ───────────────────────────────────────────

@@ -14,7 +14,7 @@ import textus
 from textus import api
 from textus.arguments import check_text, looks_like_path
 from textus.cli import main
-from textus.common import DataError
+from textus.errors import DataError
 
 
 def test_a_plain_text_is_read_a_line_a_text(

@@ -21,7 +21,14 @@ from labelled import read_table, reviews, written
 import textus
 from textus import api
 from textus.cli import main
-from textus.common import TextusError, UsageError, notice, notices_together
+from textus.common import (
+    notice,
+    notices_together,
+)
+from textus.errors import (
+    TextusError,
+    UsageError,
+)
 from textus.inputs import columns_as_trained
 from textus.records import Record
 from textus.writing import Layout

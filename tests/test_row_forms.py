@@ -12,7 +12,11 @@ from labelled import written
 import textus
 from textus import api
 from textus.cli import main
-from textus.common import DataError, TextusError, UsageError
+from textus.errors import (
+    DataError,
+    TextusError,
+    UsageError,
+)
 
 SMALL = ["model.n_layer=1", "model.d_model=16"]
 

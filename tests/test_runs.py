@@ -10,10 +10,12 @@ import pytest
 from textus import tokenizer as tokenizers
 from textus.checkpoint import open_run
 from textus.common import (
-    RunError,
-    TextusError,
     read_json,
     write_json,
+)
+from textus.errors import (
+    RunError,
+    TextusError,
 )
 from textus.runs import recorded_corpus
 

@@ -14,7 +14,7 @@ import httpx
 import pytest
 from served import remembering
 
-from textus.common import UsageError
+from textus.errors import UsageError
 from textus.serving import create_app
 from textus.serving.app import listen
 

@@ -14,7 +14,10 @@ from labelled import written
 import textus
 from textus import api
 from textus.cli import main
-from textus.common import DataError, UsageError
+from textus.errors import (
+    DataError,
+    UsageError,
+)
 
 WRONG = ['{"text": "film', '{"label": 1}', '{"text": 3, "label": 0}']
 """A line that cannot be read, a row without a text, and one whose text is none."""

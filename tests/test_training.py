@@ -25,10 +25,12 @@ from textus import tokenizer as tokenizers
 from textus import training
 from textus.checkpoint import RunFolder, create_run, load, verify
 from textus.common import (
-    TrainingError,
-    UsageError,
     counter_seed,
     read_json,
+)
+from textus.errors import (
+    TrainingError,
+    UsageError,
 )
 from textus.gradients import Gradients
 from textus.hardware import reset_peak_memory

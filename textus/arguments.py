@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from textus.common import UsageError
+from textus.errors import UsageError
 
 PLAIN = (".txt", ".text")
 """Suffixes of plain text: each line is a text."""
@@ -71,9 +71,11 @@ def check_text(text: str, *, forced: bool = False, names: bool = True, remedy: s
         return text
     kind = kind_of_path(text)
     if kind is None and looks_like_path(text):
-        raise UsageError(f"{text!r} not found; {remedy}, or --text if this is the text itself")
+        raise UsageError("not_found", f"{text!r} not found; {remedy}, or --text if this is the text itself")
     if kind is not None and (names or looks_like_path(text)):
-        raise UsageError(f"{text!r} is {kind}; {remedy}, or --text if this is the text itself")
+        raise UsageError(
+            "ambiguous_text", f"{text!r} is {kind}; {remedy}, or --text if this is the text itself"
+        )
     return text
 
 
@@ -108,11 +110,12 @@ def path_of(value: Any, name: str) -> Path:
     value = getattr(value, "path", value)
     if isinstance(value, str | os.PathLike) and isinstance(os.fspath(value), str):
         if not os.fspath(value):
-            raise UsageError(f"{name} is an empty string; give the path of a file or folder")
+            raise UsageError("invalid_path", f"{name} is an empty string; give the path of a file or folder")
         return Path(value)
     raise UsageError(
+        "wrong_type",
         f"{name} is {type(value).__name__} ({str(value)[:60]!r}), not the path of a file or folder; give a string or a"
-        " Path"
+        " Path",
     )
 
 

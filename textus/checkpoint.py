@@ -31,9 +31,6 @@ from torch import Tensor
 
 from textus import tokenizer as tokenizers
 from textus.common import (
-    RunError,
-    TrainingError,
-    UsageError,
     folder_atomic,
     is_disk_full,
     link_or_copy,
@@ -48,6 +45,11 @@ from textus.common import (
     write_json,
 )
 from textus.config import NONE, VERSION, Shape, check_shape, from_dict, migrate
+from textus.errors import (
+    RunError,
+    TrainingError,
+    UsageError,
+)
 from textus.models import LanguageModel, adapters, build
 from textus.models.heads import build_head
 from textus.models.pretrained import packing
@@ -178,8 +180,9 @@ class RunFolder:
             steps = self.steps()
             good = f"the checkpoint of step {steps[-1]} is whole" if steps else "there is no checkpoint yet"
             raise TrainingError(
+                "disk_full",
                 f"no space left to write to {self.path}; {good}: free some space, then"
-                f" `textus resume {self.path}`"
+                f" `textus resume {self.path}`",
             ) from error
 
     def drop_checkpoints(self) -> None:
@@ -370,7 +373,9 @@ def create_finished(
     except (OSError, SafetensorError) as error:
         if not is_disk_full(error):
             raise
-        raise RunError(f"no space left to write {path}; nothing was written: free some space") from error
+        raise RunError(
+            "disk_full", f"no space left to write {path}; nothing was written: free some space"
+        ) from error
     return RunFolder(path, run.record)
 
 
@@ -383,15 +388,19 @@ def open_run(path: Path) -> RunFolder:
     path = Path(path)
     sweep(path)
     if not (path / "run.json").exists() and (what := packing.kind(path)):
-        raise RunError(f"{path} is {what}, not a run; make one of it: textus import {path} --out RUN")
+        raise RunError(
+            "not_a_run", f"{path} is {what}, not a run; make one of it: textus import {path} --out RUN"
+        )
     if not path.is_dir():
-        raise RunError(f"{path} {'is not a folder' if path.exists() else 'not found'}; {A_RUN}")
+        raise RunError("not_a_run", f"{path} {'is not a folder' if path.exists() else 'not found'}; {A_RUN}")
     if not (path / "run.json").exists():
         other = None if (path / "model.safetensors").exists() else other_kind(path)
-        raise RunError(f"{path} has no run.json: {other or f'it is no run; {A_RUN}'}")
+        raise RunError("not_a_run", f"{path} has no run.json: {other or f'it is no run; {A_RUN}'}")
     record = read_json(path / "run.json")
     if not isinstance(record, dict):
-        raise RunError(f"{path}/run.json holds no record of a run; it was changed, use a copy or train again")
+        raise RunError(
+            "damaged", f"{path}/run.json holds no record of a run; it was changed, use a copy or train again"
+        )
     record = migrate(record, str(path / "run.json"))
     check_shape(record, RECORD, str(path / "run.json"))
     if record["status"] == "finished":
@@ -409,7 +418,8 @@ def check_tasks(record: dict[str, Any], where: str) -> None:
     for name, task in {where: record, **record.get("also", {})}.items():
         if (n := len(task.get("label_counts", []))) and n != len(task["labels"]):
             raise RunError(
-                f"{name}: {len(task['labels'])} labels and counts of {n}; it was changed, use a copy"
+                "damaged",
+                f"{name}: {len(task['labels'])} labels and counts of {n}; it was changed, use a copy",
             )
 
 
@@ -420,7 +430,9 @@ def read_embeddings(run: RunFolder) -> Tensor | None:
     if not (kept := run.record.get("embeddings")):
         return None
     if wrong := damage(run.path, {EMBEDDINGS: kept["kept"]}, (EMBEDDINGS,)):
-        raise RunError(f"{run.path}: {wrong}; without it the run cannot go on as it began, train anew")
+        raise RunError(
+            "damaged", f"{run.path}: {wrong}; without it the run cannot go on as it began, train anew"
+        )
     return load_file(run.path / EMBEDDINGS)["embeddings"]
 
 
@@ -430,8 +442,9 @@ def read_tokenizer(run: RunFolder) -> tokenizers.Tokenizer:
     kept = run.record["tokenizer"]["fingerprint"]
     if tokenizer.fingerprint != kept:
         raise RunError(
+            "data_changed",
             f"{run.path}/tokenizer.json is another tokenizer than the run was started with (fingerprint"
-            f" {tokenizer.fingerprint}, was {kept}); bring the old one back, or train anew with --out elsewhere"
+            f" {tokenizer.fingerprint}, was {kept}); bring the old one back, or train anew with --out elsewhere",
         )
     return tokenizer
 
@@ -443,9 +456,9 @@ def verify(path: Path) -> dict[str, str]:
     """
     run = open_run(path)
     if not run.finished:
-        raise RunError(f"{path} is not finished; go on with `textus resume {path}`")
+        raise RunError("run_unfinished", f"{path} is not finished; go on with `textus resume {path}`")
     if wrong := damage(run.path, run.record["files"], RUN_FILES, ALWAYS):
-        raise RunError(f"{path}: {wrong}; this run cannot be trusted, use a copy or train again")
+        raise RunError("damaged", f"{path}: {wrong}; this run cannot be trusted, use a copy or train again")
     return run.record["files"]
 
 
@@ -461,11 +474,13 @@ def load(path: Path, *, merged: bool = True) -> tuple[LanguageModel, tokenizers.
         try:
             weights = load_file(run.path / "model.safetensors")
         except (OSError, SafetensorError) as error:
-            raise RunError(f"{path}/model.safetensors cannot be read ({error})") from error
+            raise RunError("damaged", f"{path}/model.safetensors cannot be read ({error})") from error
     else:
         checkpoint = run.last_checkpoint()
         if checkpoint is None:
-            raise RunError(f"{path} has no checkpoint yet; go on with `textus resume {path}`")
+            raise RunError(
+                "run_unfinished", f"{path} has no checkpoint yet; go on with `textus resume {path}`"
+            )
         notice(f"{path} is not finished; using its checkpoint at step {checkpoint.step}")
         weights = checkpoint.weights
     check_sizes(run, weights)
@@ -474,7 +489,8 @@ def load(path: Path, *, merged: bool = True) -> tuple[LanguageModel, tokenizers.
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise RunError(
-            f"{path}: the weights do not fit the model ({str(error).splitlines()[-1].strip()})"
+            "weights_mismatch",
+            f"{path}: the weights do not fit the model ({str(error).splitlines()[-1].strip()})",
         ) from error
     if merged:
         adapters.merge(model)
@@ -501,8 +517,9 @@ def check_sizes(run: RunFolder, weights: dict[str, Tensor]) -> None:
         most = len(weights) if "layer" in name else total
         if isinstance(size := config.get(name), int | float) and size > most + 100:
             raise RunError(
+                "damaged",
                 f"{run.path}/run.json has {name}={size!r:.40}, its weights are {len(weights)} tensors of {total:,}"
-                " values in all; it was changed, use a copy"
+                " values in all; it was changed, use a copy",
             )
 
 
@@ -526,7 +543,8 @@ def built(run: RunFolder) -> LanguageModel:
             else f"{type(error).__name__}: {error}"
         )
         raise RunError(
-            f"{run.path}/run.json describes no model that can be built ({text:.300}); it was changed, use a copy"
+            "damaged",
+            f"{run.path}/run.json describes no model that can be built ({text:.300}); it was changed, use a copy",
         ) from error
     return model
 

@@ -8,7 +8,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from textus.common import UsageError, fingerprint, notices_together, sha256
+from textus.common import (
+    fingerprint,
+    notices_together,
+    sha256,
+)
+from textus.errors import UsageError
 from textus.inputs import (
     Records,
     columns_as_trained,
@@ -69,7 +74,10 @@ def predictor(
 def refuse_skipping(given: Any, options: ReadOptions) -> None:
     """UsageError where rows that cannot be used are to be left out of what is no file."""
     if options.skip_invalid is not None and not isinstance(given, Path):
-        raise UsageError(f"--skip-invalid {options.skip_invalid}: goes with a file of rows; leave it out")
+        raise UsageError(
+            "option_not_applicable",
+            f"--skip-invalid {options.skip_invalid}: goes with a file of rows; leave it out",
+        )
 
 
 # ── as a list ──────────────────────────────────────────────────────────────────────────────────
@@ -84,7 +92,7 @@ def probabilities(reader: Predictor, given: Any, options: ReadOptions = DETECTED
 
     labels = reader.task.labels
     if not labels or reader.task.probabilities([0.0] * len(labels)) is None:
-        raise UsageError(f"{reader.task.name} has no probabilities of classes; see predict")
+        raise UsageError("wrong_task", f"{reader.task.name} has no probabilities of classes; see predict")
     if isinstance(given, Path):
         options = options_for(given, options, reader.trained)
         examples = reader.task.examples(list(read_by(reader, given, options)()), labelled=False)

@@ -7,7 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from textus.common import DataError, UsageError, notice
+from textus.common import notice
+from textus.errors import (
+    DataError,
+    UsageError,
+)
 from textus.records import Problem, Record
 
 LISTED = 10
@@ -23,6 +27,7 @@ class BadRow:
 
     where: str
     message: str
+    code: str = "invalid_row"
 
 
 class BadRows(DataError):
@@ -30,19 +35,21 @@ class BadRows(DataError):
 
     def __init__(self, rows: Sequence[BadRow], n_rows: int) -> None:
         self.rows, self.n_rows = list(rows), n_rows
-        first = self.rows[0].message
+        codes = {row.code for row in rows}
+        code, first = codes.pop() if len(codes) == 1 else "invalid_rows", self.rows[0].message
         if len(rows) == 1:
-            super().__init__(first)
+            super().__init__(code, first)
             return
         if len(rows) == n_rows:
-            super().__init__(f"{first} (none of the {n_rows:,} rows can be used; this is the first)")
+            super().__init__(code, f"{first} (none of the {n_rows:,} rows can be used; this is the first)")
             return
         reasons = by_reason(rows)
         listed = "; ".join(reasons[:LISTED])
         more = f"; and {len(reasons) - LISTED:,} more kinds of error" if len(reasons) > LISTED else ""
         super().__init__(
+            code,
             f"{len(rows):,} of {n_rows:,} rows cannot be used: {listed}{more}. Correct them, or leave them out with"
-            " --skip-invalid 5% (up to that share) or --skip-invalid all"
+            " --skip-invalid 5% (up to that share) or --skip-invalid all",
         )
 
 
@@ -77,7 +84,7 @@ def parse_rows(
         try:
             parsed.append(parse(record))
         except DataError as error:
-            problems.append(BadRow(record.where, str(error)))
+            problems.append(BadRow(record.where, str(error), error.code))
     if bad is None and problems:
         raise BadRows(problems, len(records))
     return parsed
@@ -95,7 +102,9 @@ def parse_share(spelled: str | None) -> float:
             return share
     except ValueError:
         pass
-    raise UsageError(f"--skip-invalid {spelled}: give a share of the rows, such as 5%, or all")
+    raise UsageError(
+        "invalid_value", f"--skip-invalid {spelled}: give a share of the rows, such as 5%, or all"
+    )
 
 
 def usable_rows(

@@ -7,13 +7,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from textus.common import DataError, UsageError, notice
+from textus.common import notice
 from textus.corpus.decoding import BROKEN, decode, detect_encoding
 from textus.corpus.documents import Dropped, Raw, Unreadable
 from textus.corpus.readers import read
 from textus.corpus.repair import parts, whole
 from textus.corpus.sources import KINDS, TARS, WRAPPED, Source, blocks, scan
 from textus.corpus.tables import NoColumn, Reading, parse_columns, silent
+from textus.errors import (
+    DataError,
+    UsageError,
+)
 
 
 @dataclass(frozen=True)
@@ -73,9 +77,11 @@ def read_text(path: Path | str, encoding: str = "") -> Texts:
         n_bytes = sum(map(len, blocks(source)))
         found = detect_encoding(blocks(source), encoding=encoding)
     except Unreadable as error:
-        raise DataError(f"{path} cannot be read: {error}; give a text file, plain or .gz") from error
+        raise DataError(
+            error.code, f"{path} cannot be read: {error}; give a text file, plain or .gz"
+        ) from error
     if not n_bytes:
-        raise DataError(f"{path} is empty; there is nothing to measure on")
+        raise DataError("empty_data", f"{path} is empty; there is nothing to measure on")
     if found.origin == "guessed":
         notice(f"{path} is not UTF-8: read as {found.codec}")
     return Texts(str(path), n_bytes, lambda: _whole(source, found.codec))
@@ -102,7 +108,8 @@ def read_documents(path: Path | str, encoding: str = "", columns: str | None = N
     if not is_packed(path) and not (columns and any(map(str.isdigit, parse_columns(columns)))):
         if columns:
             raise UsageError(
-                f"--columns {columns}: {path} is read as one text; give a table, or leave it out"
+                "option_not_applicable",
+                f"--columns {columns}: {path} is read as one text; give a table, or leave it out",
             )
         return read_text(path, encoding)
     first = Reading(parse_columns(columns), encoding)
@@ -112,7 +119,9 @@ def read_documents(path: Path | str, encoding: str = "", columns: str | None = N
         n_bytes += len(part.text.encode())
     if not n_bytes:
         why = f": {left_out[0].detail or left_out[0].reason}" if left_out else ""
-        raise DataError(f"{path} holds no text{why}; give a text file, a page or a table with a column text")
+        raise DataError(
+            "empty_data", f"{path} holds no text{why}; give a text file, a page or a table with a column text"
+        )
     notice(f"{path}: the text of {n_documents:,} documents is measured, {n_bytes:,} bytes without markup")
     if left_out:
         first_out = left_out[0].detail or left_out[0].reason
@@ -144,9 +153,9 @@ def documents_of(path: Path, reading: Reading, left_out: list[Dropped]) -> Itera
                 else:
                     yield from in_parts(whole(block)[0] for block in row.blocks)
         except NoColumn as error:
-            raise DataError(f"{source.name} {error}") from error
+            raise DataError(error.code, f"{source.name} {error}") from error
         except Unreadable as error:
-            raise DataError(f"{source.name} cannot be read: {error}") from error
+            raise DataError(error.code, f"{source.name} cannot be read: {error}") from error
 
 
 def read_pairs(path: Path | str, encoding: str = "", columns: str | None = None) -> Texts:
@@ -161,7 +170,7 @@ def read_pairs(path: Path | str, encoding: str = "", columns: str | None = None)
     except NoColumn:
         rows = []
     except Unreadable as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
+        raise DataError(error.code, f"{path} cannot be read: {error}") from error
     pairs = [
         Part(whole("".join(row.blocks))[0], source=whole(row.source_text)[0])
         for row in rows
@@ -169,7 +178,8 @@ def read_pairs(path: Path | str, encoding: str = "", columns: str | None = None)
     ]
     if not pairs:
         raise DataError(
+            "incompatible_data",
             f"{path} has no pairs; this model makes a text from another: give it jsonl, csv or parquet with the"
-            " columns source and target"
+            " columns source and target",
         )
     return Texts(str(path), sum(len(each.text.encode()) for each in pairs), lambda: iter(pairs))

@@ -9,12 +9,14 @@ from typing import Any
 
 from textus.arguments import optional_path, path_of
 from textus.common import (
-    DataError,
-    UsageError,
     claim_file,
     json_lines,
     notice,
     write_atomic,
+)
+from textus.errors import (
+    DataError,
+    UsageError,
 )
 
 
@@ -48,7 +50,7 @@ def kept_rows(data: Any, out: Path, name: str, task: str, replaced: dict[Path, b
 
     rows = labelled_rows(data, task)
     if not rows:
-        raise UsageError("there is no row to learn from; give labelled rows")
+        raise UsageError("empty_data", "there is no row to learn from; give labelled rows")
     path = out.with_name(f"{out.name}.{name}.jsonl")
     replaced[path] = path.read_bytes() if path.is_file() else None
     write_atomic(path, json_lines(rows))
@@ -99,7 +101,8 @@ def cloze(corpus: str | Path, *, out: str | Path, force: bool = False, **how: An
     rows = list(clozes(documents, settings))
     if not rows:
         raise DataError(
-            f"{corpus} has no passage of three sentences with a sentence of eight words; give longer texts"
+            "too_little_data",
+            f"{corpus} has no passage of three sentences with a sentence of eight words; give longer texts",
         )
     write_atomic(out, json_lines(rows))
     return {"out": str(out), "rows": len(rows)}

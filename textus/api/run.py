@@ -9,7 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textus.arguments import noted, optional_path, path_of
-from textus.common import DataError, RunError, UsageError, notice
+from textus.common import notice
+from textus.errors import (
+    DataError,
+    RunError,
+    UsageError,
+)
 from textus.report import check_report_folder
 
 if TYPE_CHECKING:
@@ -33,15 +38,18 @@ def is_texts(on: Any) -> bool:
 def check_string(text: Any, name: str) -> None:
     """UsageError for what is no string."""
     if not isinstance(text, str):
-        raise UsageError(f"the {name} is {type(text).__name__} ({str(text)[:60]!r}); give one string")
+        raise UsageError(
+            "wrong_type", f"the {name} is {type(text).__name__} ({str(text)[:60]!r}); give one string"
+        )
 
 
 def check_messages(messages: Any) -> None:
     """UsageError for what is no list of messages."""
     if not isinstance(messages, list | tuple) or not messages:
         raise UsageError(
+            "wrong_type",
             f"the messages are {type(messages).__name__} ({str(messages)[:60]!r}); give a list such as"
-            ' [{"role": "user", "content": "…"}]'
+            ' [{"role": "user", "content": "…"}]',
         )
 
 
@@ -109,8 +117,9 @@ class Run:
             check_string(name, "name of a task")
         if not self.tasks:
             raise UsageError(
+                "not_fine_tuned",
                 f"{self.path} was not fine-tuned for a task; make one: textus finetune DATA --from {self.path}"
-                " --out FOLDER"
+                " --out FOLDER",
             )
         return from_record(learnt(self.record, name, self.path))
 
@@ -119,8 +128,9 @@ class Run:
         if self.tasks:
             which = f" --task {self.tasks[0]}" if len(self.tasks) > 1 else ""
             raise UsageError(
+                "not_a_language_model",
                 f"{self.path} was fine-tuned for {', '.join(self.tasks)}, not to predict text: textus predict"
-                f" {self.path}{which} TEXT"
+                f" {self.path}{which} TEXT",
             )
 
     @cached_property
@@ -241,7 +251,8 @@ class Run:
 
             if by or out or skip_invalid:
                 raise UsageError(
-                    "--entities: --slice, --out and --skip-invalid go with the rows' own entities; leave them out"
+                    "conflicting_options",
+                    "--entities: --slice, --out and --skip-invalid go with the rows' own entities; leave them out",
                 )
             options = self._text_options(on, ReadOptions(columns, encoding), entities)
             found = measured(path_of(entities, "entities"), self.path, path_of(on, "on"), options)
@@ -317,7 +328,8 @@ class Run:
         if name in self.tasks or (len(self.tasks) > 1 and name not in TASKS):
             if settings:
                 raise UsageError(
-                    f"--set task.{settings[0]}: {self.path} has learnt {name} as it is; leave it out"
+                    "option_not_applicable",
+                    f"--set task.{settings[0]}: {self.path} has learnt {name} as it is; leave it out",
                 )
             return self.task_called(name)
         from textus.tasks import task_class
@@ -325,7 +337,8 @@ class Run:
 
         if task_class(name).name != "similarity":
             raise UsageError(
-                f"{self.path} has not learnt {name}: textus finetune DATA --from {self.path} --task {name} --out FOLDER"
+                "wrong_task",
+                f"{self.path} has not learnt {name}: textus finetune DATA --from {self.path} --task {name} --out FOLDER",
             )
         return similarity_of(self.model, settings)
 
@@ -504,13 +517,19 @@ class Run:
         if name := of_task.get("task") or ", ".join(self.tasks):
             if stride is not None:
                 raise UsageError(
-                    f"--stride {stride}: {self.path} is asked for {name}, not for text; leave it out"
+                    "option_not_applicable",
+                    f"--stride {stride}: {self.path} is asked for {name}, not for text; leave it out",
                 )
             if on is None:
-                raise UsageError(f"{self.path} is asked for {name}: give labelled rows, --on FILE")
+                raise UsageError(
+                    "missing_argument", f"{self.path} is asked for {name}: give labelled rows, --on FILE"
+                )
             return self.evaluate_task(on, out=out, encoding=encoding, columns=columns, **of_task)
         if given := [name for name, value in of_task.items() if value not in (None, (), [])]:
-            raise UsageError(f"{given[0]}: {self.path} was not fine-tuned for a task; leave it out")
+            raise UsageError(
+                "option_not_applicable",
+                f"{given[0]}: {self.path} was not fine-tuned for a task; leave it out",
+            )
         from textus.evaluation import evaluate, own_findings, sample_quality, sources_among
 
         model, tokenizer, texts = (
@@ -551,13 +570,17 @@ class Run:
 
         for name, value in (("encoding", encoding), ("columns", columns)):
             if value and (on is None or is_texts(on)):
-                raise UsageError(f"--{name} {value}: goes with a file, --on FILE; leave it out")
+                raise UsageError(
+                    "option_not_applicable", f"--{name} {value}: goes with a file, --on FILE; leave it out"
+                )
         if on is None:
             return split_texts(self._corpus())
         if is_texts(on):
             items, _ = items_of(on)
             if not all(isinstance(item, str) for item in items):
-                raise UsageError(f"{self.path} predicts text: give strings, or the path of a file")
+                raise UsageError(
+                    "missing_argument", f"{self.path} predicts text: give strings, or the path of a file"
+                )
             return as_texts(items)
         of_pairs = self.model.needs_source if pairs is None else pairs
         return (read_pairs if of_pairs else read_documents)(on, encoding or "", columns)
@@ -578,14 +601,17 @@ class Run:
         recorded = self.record.get("corpus") or {}
         path = Path(recorded.get("path", ""))
         if not recorded or not path.is_dir():
-            raise RunError(f"the corpus of {self.path} is not at {path}; give a text file: --on FILE")
+            raise RunError(
+                "not_found", f"the corpus of {self.path} is not at {path}; give a text file: --on FILE"
+            )
         corpus = open_corpus(path)
         if corpus.fingerprint != recorded.get("fingerprint"):
             raise RunError(
-                f"{path} is another corpus than {self.path} was trained on; give a text file: --on FILE"
+                "data_changed",
+                f"{path} is another corpus than {self.path} was trained on; give a text file: --on FILE",
             )
         if not corpus.n_bytes("validation"):
-            raise DataError(f"{path} has no validation split; give a text file: --on FILE")
+            raise DataError("empty_data", f"{path} has no validation split; give a text file: --on FILE")
         return corpus
 
     def _repr_html_(self) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from textus.api.run import Run
 from textus.arguments import noted, path_of
-from textus.common import UsageError
+from textus.errors import UsageError
 from textus.report import check_report_folder
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ def runs_of(runs: Any) -> list[Run]:
     alone = isinstance(runs, str | PathLike | Run)
     if not alone and not isinstance(runs, Iterable):
         raise UsageError(
-            f"runs is {type(runs).__name__} ({str(runs)[:60]!r}); give the paths of runs, or Runs"
+            "wrong_type",
+            f"runs is {type(runs).__name__} ({str(runs)[:60]!r}); give the paths of runs, or Runs",
         )
     return [run if isinstance(run, Run) else Run(run) for run in ([runs] if alone else runs)]
 
@@ -152,8 +153,9 @@ def checked(given: Any) -> Any:
 
     if isinstance(given, str) and (is_file(given) or (given.endswith(SUFFIXES) and " " not in given)):
         raise UsageError(
+            "ambiguous_text",
             f"{given!r} is the name of a file, and a string is one text; give Path({given!r}), or [{given!r}] for the"
-            " text itself"
+            " text itself",
         )
     return given
 
@@ -230,13 +232,14 @@ def compare(
     check_report_folder(out)
     opened = [open_run(run) for run in runs_of(runs)]
     if not opened:
-        raise UsageError("there is nothing to compare; name at least one run")
+        raise UsageError("missing_argument", "there is nothing to compare; name at least one run")
     tuned = [run for run in opened if run.tasks]
     if tuned and len(tuned) < len(opened):
         other = next(run for run in opened if not run.tasks)
         raise UsageError(
+            "runs_differ",
             f"{tuned[0].path} was fine-tuned for {', '.join(tuned[0].tasks)}, {other.path} predicts text: nothing"
-            " measures both; compare runs of one kind"
+            " measures both; compare runs of one kind",
         )
     if tuned:
         options = ReadOptions(columns, encoding, skip_invalid)
@@ -244,7 +247,8 @@ def compare(
     for name, value in (("task", task), ("skip-invalid", skip_invalid)):
         if value is not None:
             raise UsageError(
-                f"--{name} {value}: {opened[0].path} was not fine-tuned for a task; leave it out"
+                "option_not_applicable",
+                f"--{name} {value}: {opened[0].path} was not fine-tuned for a task; leave it out",
             )
     return compare_texts(opened, on, out, ReadOptions(columns, encoding))
 
@@ -257,7 +261,8 @@ def compare_tasks(
 
     if on is None:
         raise UsageError(
-            f"{runs[0].path} was fine-tuned for {', '.join(runs[0].tasks)}: give labelled rows, --on FILE"
+            "missing_argument",
+            f"{runs[0].path} was fine-tuned for {', '.join(runs[0].tasks)}: give labelled rows, --on FILE",
         )
     paths = {name: run.path for name, run in named(runs).items()}
     found = task_comparing.compare(paths, on, options=options, task=task)
@@ -277,7 +282,8 @@ def compare_texts(
     corpora = {(run.record.get("corpus") or {}).get("fingerprint") for run in runs}
     if on is None and len(corpora) > 1:
         raise UsageError(
-            "these runs were trained on different corpora; name a text to compare them on: --on TEXT"
+            "runs_differ",
+            "these runs were trained on different corpora; name a text to compare them on: --on TEXT",
         )
     by_name = {name: run.path for name, run in named(runs).items()}
     texts = runs[0]._texts(on, any(run.needs_source for run in runs), options.encoding, options.columns)
@@ -324,7 +330,10 @@ def embed(
     opened = open_run(run)
     if out is None:
         if skip_invalid is not None:
-            raise UsageError(f"--skip-invalid {skip_invalid}: goes with a file and out; leave it out")
+            raise UsageError(
+                "option_not_applicable",
+                f"--skip-invalid {skip_invalid}: goes with a file and out; leave it out",
+            )
         return opened.embed(given, columns=columns, encoding=encoding, settings=settings)
     if isinstance(given, str):
         given = Path(given)
@@ -365,7 +374,9 @@ def generate(
     elif not isinstance(given, Records):
         items, _ = items_of(given)
         if pairs := [item for item in items if isinstance(item, tuple)]:
-            raise UsageError(f"a prompt is one text; {pairs[0]!r:.60} has {len(pairs[0])}")
+            raise UsageError(
+                "wrong_number_of_texts", f"a prompt is one text; {pairs[0]!r:.60} has {len(pairs[0])}"
+            )
         rows = [item if isinstance(item, dict) else {"prompt": item} for item in items]
         given = Records(records_given(rows, columns) if rows else list[Record]())
     n = complete_to(

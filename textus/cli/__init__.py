@@ -29,7 +29,15 @@ from textus.arguments import STDIN
 from textus.cli.app import PLANNED, PLANNED_FLAGS, VERBS, build_app
 from textus.cli.help import flat_verbs, overview, page
 from textus.cli.options import Answer
-from textus.common import TextusError, UsageError, is_disk_full, notice, unknown
+from textus.common import (
+    is_disk_full,
+    notice,
+    unknown,
+)
+from textus.errors import (
+    TextusError,
+    UsageError,
+)
 
 HELP = ("--help", "-h")
 CLOSE = 0.7
@@ -155,7 +163,7 @@ def work(app: App, words: list[str]) -> int:
     except UnknownCommandError as error:
         raise unknown_verb(words) from error
     except CycloptsError as error:
-        raise UsageError(explained(error, words)) from error
+        raise UsageError("invalid_arguments", explained(error, words)) from error
     as_json = bool(bound.arguments.get("as_json"))
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
         answer = command(*bound.args, **bound.kwargs)
@@ -185,7 +193,8 @@ def unknown_verb(words: list[str]) -> UsageError:
         return unknown(f"verb of {words[0]}", words[1], inner)
     if today := PLANNED.get(words[0].lower()):
         return UsageError(
-            f"textus {words[0]} is planned and does not exist yet (README, Not yet); today: {today}"
+            "not_implemented",
+            f"textus {words[0]} is planned and does not exist yet (README, Not yet); today: {today}",
         )
     return unknown("verb", words[0], VERBS)
 

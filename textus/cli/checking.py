@@ -47,7 +47,7 @@ def validate(
 
 def page(report: dict[str, Any]) -> list[str]:
     """The lines for people; rows that cannot be used for one reason share a line."""
-    from textus.tasks.rows import BadRow, by_reason
+    from textus.skipping import BadRow, by_reason
 
     lines = []
     for name, file in report["files"].items():

@@ -8,7 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from textus.common import DataError, notice, printable
+from textus.common import (
+    notice,
+    printable,
+)
+from textus.errors import DataError
 from textus.records import Problem, Record
 from textus.skipping import file_of
 
@@ -88,7 +92,9 @@ def accepted(records: Sequence[Record]) -> Sequence[Record]:
     )
     line = f"{len(records) - len(kept):,} of {len(records):,} rows were answered reject or ignore in Prodigy"
     if not kept:
-        raise DataError(f"{line}, the first {first}: none can be used; give rows that were accepted")
+        raise DataError(
+            "invalid_rows", f"{line}, the first {first}: none can be used; give rows that were accepted"
+        )
     notice(f"{line} and are left out; the first is {first}")
     return kept
 
