@@ -10,7 +10,15 @@ import pytest
 
 import textus
 from textus import api
-from textus.common import MARKS, RunError, UsageError, claim, write_json
+from textus.common import (
+    MARKS,
+    claim,
+    write_json,
+)
+from textus.errors import (
+    RunError,
+    UsageError,
+)
 
 # ── the public face ────────────────────────────────────────────────────────────────────────────
 

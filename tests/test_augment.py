@@ -18,7 +18,11 @@ from labelled import written
 from textus import api
 from textus.augment import Augmenter, AugmentSettings, augmented, built, operations, origin_of, units, wordnet
 from textus.cli import main
-from textus.common import DataError, RunError, UsageError
+from textus.errors import (
+    DataError,
+    RunError,
+    UsageError,
+)
 from textus.finetuning import parted, without_copies
 from textus.models.vectors import WordVectors
 from textus.records import Record, read_records

@@ -22,7 +22,14 @@ from safetensors.torch import load_file
 from textus import common
 from textus import tokenizer as tokenizers
 from textus.checkpoint import Checkpoint, RunFolder, checkpoint_damage, create_run, load, open_run, verify
-from textus.common import RunError, TrainingError, read_json, write_json
+from textus.common import (
+    read_json,
+    write_json,
+)
+from textus.errors import (
+    RunError,
+    TrainingError,
+)
 from textus.models import build
 
 REPOSITORY = Path(__file__).resolve().parent.parent

@@ -17,7 +17,11 @@ from textus import api
 from textus.augment.cloze import AROUND, ASKING, ClozeSettings, clozes, passages
 from textus.checkpoint import load
 from textus.cli import main
-from textus.common import DataError, UsageError, read_json
+from textus.common import read_json
+from textus.errors import (
+    DataError,
+    UsageError,
+)
 from textus.records import read_records
 from textus.tasks.question_answering import QuestionAnswering, QuestionAnsweringSettings, gold_of
 

@@ -14,8 +14,11 @@ from corpora import write
 
 import textus
 from textus import api, comparing
-from textus.common import DataError, UsageError
 from textus.comparing import Entry, compare
+from textus.errors import (
+    DataError,
+    UsageError,
+)
 from textus.evaluation import evaluate
 from textus.loader import Loader, store_of
 from textus.models import build

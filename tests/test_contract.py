@@ -37,9 +37,9 @@ from remembering import Remembering, RememberingCache, RememberingConfig
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from textus.common import UsageError
 from textus.config import to_dict
 from textus.engine import Engine
+from textus.errors import UsageError
 from textus.generation import Sampling, generate
 from textus.loader import Batch
 from textus.models import FAMILIES, LanguageModel, Loss, build

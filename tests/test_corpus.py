@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 from corpora import DATA, REPOSITORY, SIMPLIFIED, TRADITIONAL, made, texts, write
 
-from textus.common import DataError, RunError, TextusError, UsageError
 from textus.corpus import (
     Corpus,
     CorpusSettings,
@@ -30,6 +29,12 @@ from textus.corpus import (
     readers,
     show,
     why,
+)
+from textus.errors import (
+    DataError,
+    RunError,
+    TextusError,
+    UsageError,
 )
 
 

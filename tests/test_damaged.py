@@ -23,7 +23,10 @@ from test_gguf import PIECES, finish
 from test_pretrained import CASES, saved
 
 from textus import exporting
-from textus.common import RunError, TextusError
+from textus.errors import (
+    RunError,
+    TextusError,
+)
 from textus.models.pretrained import values
 from textus.tokenizer import load
 from textus.tokenizer import train as train_tokenizer

@@ -18,7 +18,10 @@ from textus import runs
 from textus.api import prove_resume
 from textus.checkpoint import open_run
 from textus.cli import main
-from textus.common import RunError, UsageError
+from textus.errors import (
+    RunError,
+    UsageError,
+)
 from textus.models import build
 from textus.models.vectors import WordVectors, initial_embeddings, input_embedding, read
 from textus.tokenizer import Tokenizer, load

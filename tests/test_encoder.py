@@ -13,8 +13,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from textus.common import RunError, UsageError
 from textus.config import from_dict, to_dict
+from textus.errors import (
+    RunError,
+    UsageError,
+)
 from textus.loader import Batch, Loader, SentencePairs, store_of
 from textus.models import build
 from textus.models.encoder import Encoder, EncoderConfig, choose, hidden_text, visible_to

@@ -14,8 +14,12 @@ import torch
 from torch import Tensor
 
 from textus import evaluation
-from textus.common import DataError, RunError, UsageError
 from textus.corpus import CorpusSettings, build
+from textus.errors import (
+    DataError,
+    RunError,
+    UsageError,
+)
 from textus.evaluation import (
     evaluate,
     own_findings,

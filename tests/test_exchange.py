@@ -20,7 +20,12 @@ import torch
 from textus import exporting
 from textus.api import Run, export_model, import_model, open_run, resume, show, verify
 from textus.cli import main
-from textus.common import RunError, TextusError, UsageError, sha256
+from textus.common import sha256
+from textus.errors import (
+    RunError,
+    TextusError,
+    UsageError,
+)
 from textus.exporting import Wheel, fetch, unpack
 from textus.tokenizer import load as load_tokenizer
 

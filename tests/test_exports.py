@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
-from textus.common import DataError, UsageError
+from textus.errors import (
+    DataError,
+    UsageError,
+)
 from textus.records import parse_columns, read_records
 
 ENTITIES = [{"start": 0, "end": 3, "label": "PER"}, {"start": 7, "end": 11, "label": "LOC"}]

@@ -16,7 +16,10 @@ from benchmarks.triples import adjacent
 from benchmarks.triples import row_of as news_row
 from textus import api
 from textus.cli import main
-from textus.common import DataError, UsageError
+from textus.errors import (
+    DataError,
+    UsageError,
+)
 from textus.extracting import as_graphml
 
 SMALL = ("train.batch_size=16", "model.n_layer=1", "model.d_model=32", "optim.rate=0.01")

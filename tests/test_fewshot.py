@@ -15,7 +15,10 @@ from labelled import written
 
 from textus import api
 from textus.cli import main
-from textus.common import DataError, UsageError
+from textus.errors import (
+    DataError,
+    UsageError,
+)
 from textus.fewshot import Asked, Prompting, calibrated, drawn, parse_words
 from textus.tasks import Example
 

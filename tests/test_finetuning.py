@@ -15,7 +15,12 @@ from labelled import WORDS, written
 from textus import api
 from textus.checkpoint import load, open_run
 from textus.cli import main
-from textus.common import DataError, RunError, UsageError, sha256
+from textus.common import sha256
+from textus.errors import (
+    DataError,
+    RunError,
+    UsageError,
+)
 from textus.tasks import frame_of, rows_of
 from textus.training import Interrupted
 

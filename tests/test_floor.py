@@ -16,7 +16,11 @@ from sklearn.pipeline import make_pipeline
 
 from textus import api
 from textus.cli import main
-from textus.common import DataError, RunError, UsageError
+from textus.errors import (
+    DataError,
+    RunError,
+    UsageError,
+)
 from textus.scoring import KEPT, LINEAR
 
 SMALL = ("train.batch_size=8", "model.n_layer=1", "model.d_model=32", "optim.rate=0.01")

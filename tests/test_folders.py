@@ -23,10 +23,6 @@ from textus import api, common, loader, searching
 from textus.checkpoint import Checkpoint, load, open_run, read_log, verify
 from textus.cli import main
 from textus.common import (
-    DataError,
-    RunError,
-    TextusError,
-    UsageError,
     claim_file,
     extra,
     folder_atomic,
@@ -39,6 +35,12 @@ from textus.common import (
 )
 from textus.config import check_shape
 from textus.corpus import open_corpus
+from textus.errors import (
+    DataError,
+    RunError,
+    TextusError,
+    UsageError,
+)
 
 PROBES = ["../victim", "/etc/hostname", "a/b", "..", ".hidden", "", "x\0y", "..\\victim", 7]
 

@@ -23,7 +23,8 @@ import textus
 from benchmarks.gan import self_bleu
 from textus import tokenizer as tokenizers
 from textus.checkpoint import create_run
-from textus.common import UsageError, cpu_seconds
+from textus.common import cpu_seconds
+from textus.errors import UsageError
 from textus.gradients import Backward, Gradients
 from textus.loader import Batch, Loader, store_of
 from textus.measuring import affordable

@@ -12,7 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from textus.common import RunError, UsageError
+from textus.errors import (
+    RunError,
+    UsageError,
+)
 from textus.generation import (
     Sampling,
     TextStream,

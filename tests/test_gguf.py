@@ -17,7 +17,11 @@ import pytest
 import torch
 
 from benchmarks._stories import plain_story
-from textus.common import RunError, TextusError, UsageError
+from textus.errors import (
+    RunError,
+    TextusError,
+    UsageError,
+)
 from textus.generation import Sampling, generate
 from textus.models import build
 from textus.models.pretrained import gguf, llama2c

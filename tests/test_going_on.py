@@ -9,7 +9,11 @@ import pytest
 
 from textus import api
 from textus.checkpoint import load
-from textus.common import RunError, UsageError, read_json
+from textus.common import read_json
+from textus.errors import (
+    RunError,
+    UsageError,
+)
 
 STILL = ["optim.rate=1e-9", "optim.other_rate=1e-9", "optim.weight_decay=0"]
 

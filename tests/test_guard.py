@@ -17,7 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from served import refused, remembering, running
 
-from textus.common import DataError, UsageError
+from textus.errors import (
+    DataError,
+    UsageError,
+)
 from textus.serving import create_app
 
 BASE = "base"

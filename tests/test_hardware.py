@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from textus import hardware
-from textus.common import UsageError
+from textus.errors import UsageError
 from textus.models import kernels
 
 

@@ -12,7 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from textus.common import DataError, UsageError
+from textus.errors import (
+    DataError,
+    UsageError,
+)
 from textus.loader import Batch, Loader, store_of
 from textus.models import build, hmm_tagger
 from textus.models import hmm as module

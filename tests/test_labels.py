@@ -15,7 +15,10 @@ import pytest
 from labelled import written
 
 from textus.cli import main
-from textus.common import DataError, UsageError
+from textus.errors import (
+    DataError,
+    UsageError,
+)
 from textus.finetuning import Wish, parted
 from textus.finetuning.data import hold_out, read_data
 from textus.records import Record, read_records

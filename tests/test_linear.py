@@ -15,7 +15,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from textus.common import DataError, UsageError
+from textus.errors import (
+    DataError,
+    UsageError,
+)
 from textus.models import linear
 from textus.models.linear import LinearClassifier, LinearConfig
 from textus.models.parts import ACTIVATIONS, INITIALISATIONS

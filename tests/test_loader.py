@@ -13,7 +13,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from textus.common import DataError, UsageError
+from textus.errors import (
+    DataError,
+    UsageError,
+)
 from textus.loader import Batch, Loader, TokenStore, fitting_context, store_of, tokenize, windows
 from textus.tokenizer import Tokenizer, train
 

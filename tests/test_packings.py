@@ -17,7 +17,10 @@ from safetensors.torch import save_file
 
 from textus.api import import_model
 from textus.cli import main
-from textus.common import RunError, TextusError
+from textus.errors import (
+    RunError,
+    TextusError,
+)
 from textus.models.pretrained.folder import read_folder
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 123456\n"

@@ -23,7 +23,15 @@ import textus
 from textus import api
 from textus.arguments import check_text, looks_like_path
 from textus.cli import main
-from textus.common import DataError, TextusError, UsageError, notice, notices_together
+from textus.common import (
+    notice,
+    notices_together,
+)
+from textus.errors import (
+    DataError,
+    TextusError,
+    UsageError,
+)
 from textus.inputs import columns_as_trained
 
 SMALL = ["model.n_layer=1", "model.d_model=16"]

@@ -15,8 +15,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from textus.common import RunError, TextusError, UsageError
 from textus.engine import Engine
+from textus.errors import (
+    RunError,
+    TextusError,
+    UsageError,
+)
 from textus.generation import Sampling
 from textus.models import build
 from textus.models.pretrained import architectures, describe

@@ -17,7 +17,10 @@ from labelled import written
 from textus import api
 from textus import tokenizer as tokenizers
 from textus.cli import main
-from textus.common import DataError, UsageError
+from textus.errors import (
+    DataError,
+    UsageError,
+)
 from textus.metrics import spans
 from textus.models.heads import SpanHead, context_of, span_scores
 from textus.records import Record, read_records

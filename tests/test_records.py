@@ -11,7 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from textus.common import DataError, UsageError
+from textus.errors import (
+    DataError,
+    UsageError,
+)
 from textus.records import Problem, parse_columns, read_records
 
 ROWS = [{"text": '好看，"真的"', "label": "1"}, {"text": "dull, long", "label": "0"}]

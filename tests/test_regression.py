@@ -15,7 +15,10 @@ from sklearn import metrics as sklearn
 
 from textus import api
 from textus.cli import main
-from textus.common import DataError, UsageError
+from textus.errors import (
+    DataError,
+    UsageError,
+)
 from textus.loader import Batch
 from textus.metrics import regression
 from textus.models.heads import NumberHead, OrdinalHead

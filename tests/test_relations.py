@@ -15,7 +15,10 @@ from sklearn.metrics import precision_recall_fscore_support
 from textus import api
 from textus.augment import AugmentSettings, augmented
 from textus.cli import main
-from textus.common import DataError, UsageError
+from textus.errors import (
+    DataError,
+    UsageError,
+)
 from textus.loader import Batch
 from textus.models.heads import PairHead
 from textus.records import Record

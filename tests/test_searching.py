@@ -18,7 +18,11 @@ from labelled import written
 
 from textus import api, searching
 from textus.cli import main
-from textus.common import DataError, RunError, UsageError
+from textus.errors import (
+    DataError,
+    RunError,
+    UsageError,
+)
 from textus.passages import LONGEST, OVERLAP, Passage, cut, read_passages
 from textus.searching import Index, fused, terms
 

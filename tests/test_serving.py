@@ -20,7 +20,7 @@ import openai
 import pytest
 from served import reciting, refused, remembering, running
 
-from textus.common import UsageError
+from textus.errors import UsageError
 from textus.generation import Sampling, generate
 from textus.serving import create_app
 from textus.serving.answers import Served

@@ -24,7 +24,15 @@ from scipy import stats
 from textus import api, finetuning
 from textus.checkpoint import RunFolder, create_run, load, open_run, read_tokenizer
 from textus.cli import demo, main
-from textus.common import DataError, RunError, UsageError, claim, sha256
+from textus.common import (
+    claim,
+    sha256,
+)
+from textus.errors import (
+    DataError,
+    RunError,
+    UsageError,
+)
 from textus.gradients import Gradients
 from textus.models import family as family_of
 from textus.optim import OptimSettings, make_optimisers

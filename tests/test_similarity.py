@@ -18,7 +18,10 @@ from torch.nn import functional as F
 
 from textus import api
 from textus.cli import main
-from textus.common import DataError, UsageError
+from textus.errors import (
+    DataError,
+    UsageError,
+)
 from textus.loader import Batch
 from textus.metrics import ranking
 from textus.models.heads import SimilarityHead, also_right

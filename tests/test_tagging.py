@@ -17,7 +17,10 @@ from torch import nn
 
 from textus import api
 from textus.cli import main
-from textus.common import DataError, UsageError
+from textus.errors import (
+    DataError,
+    UsageError,
+)
 from textus.metrics.entities import bio, entity_scores, scheme_counts, spans, token_scores
 from textus.models.heads import CRF, IGNORED
 from textus.records import Record, read_records

@@ -12,7 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from textus.common import DataError, RunError, UsageError
+from textus.errors import (
+    DataError,
+    RunError,
+    UsageError,
+)
 from textus.tokenizer import CHAT_TEMPLATE, KINDS, UNKNOWN, Tokenizer, load, report, train
 from textus.tokenizer.learning import longest_first
 

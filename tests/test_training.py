@@ -25,13 +25,15 @@ from textus import tokenizer as tokenizers
 from textus import training
 from textus.checkpoint import RunFolder, create_run, load, open_run, verify
 from textus.common import (
+    counter_seed,
+    read_json,
+    write_json,
+)
+from textus.errors import (
     RunError,
     TextusError,
     TrainingError,
     UsageError,
-    counter_seed,
-    read_json,
-    write_json,
 )
 from textus.gradients import Gradients
 from textus.hardware import reset_peak_memory

@@ -19,7 +19,15 @@ import pytest
 from textus import api
 from textus.checkpoint import open_run
 from textus.cli import main
-from textus.common import DataError, RunError, UsageError, alone_in, sha256
+from textus.common import (
+    alone_in,
+    sha256,
+)
+from textus.errors import (
+    DataError,
+    RunError,
+    UsageError,
+)
 from textus.finetuning import Wish
 from textus.runs import found_of
 from textus.tuning import Span, parse_span, search_space

@@ -15,7 +15,10 @@ from labelled import written
 import textus
 from textus import api
 from textus.cli import main
-from textus.common import DataError, UsageError
+from textus.errors import (
+    DataError,
+    UsageError,
+)
 from textus.finetuning import Wish, read_data
 from textus.records import read_records
 from textus.tasks import TASKS, task_class

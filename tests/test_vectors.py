@@ -15,7 +15,11 @@ import numpy as np
 import pytest
 import torch
 
-from textus.common import DataError, MissingExtra, UsageError
+from textus.errors import (
+    DataError,
+    MissingExtra,
+    UsageError,
+)
 from textus.models import build, vectors
 from textus.models.vectors import VectorSettings, WordVectors, initial_embeddings, read
 from textus.tokenizer import Tokenizer

@@ -16,7 +16,10 @@ from safetensors.torch import load_file, save_file
 from test_pretrained import CASES, LLAMA, V, edit, foreign, imported, reweigh, same, saved
 from torch import Tensor
 
-from textus.common import RunError, TextusError
+from textus.errors import (
+    RunError,
+    TextusError,
+)
 from textus.models.pretrained import architecture, checked_config
 from textus.models.pretrained.folder import read_folder, read_tokenizer
 from textus.pairs import sources_of

@@ -63,7 +63,7 @@ if TYPE_CHECKING:
         verify,
     )
     from textus.cli.using import serve
-    from textus.common import TextusError
+    from textus.errors import TextusError
     from textus.generation import Sampling
     from textus.searching import Index
     from textus.tokenizer import load as load_tokenizer

@@ -8,7 +8,7 @@ import stat
 import sys
 from pathlib import Path
 
-from textus.common import UsageError
+from textus.errors import UsageError
 
 PLAIN = (".txt", ".text")
 """Suffixes of plain text: each line is a text."""
@@ -58,9 +58,13 @@ def check_text(text: str, *, forced: bool = False, folders: bool = True) -> str:
     if forced:
         return text
     if folders and is_folder(text):
-        raise UsageError(f"{text!r} is a folder; give a file, or --text if this is the text itself")
+        raise UsageError(
+            "ambiguous_text", f"{text!r} is a folder; give a file, or --text if this is the text itself"
+        )
     if looks_like_path(text):
-        raise UsageError(f"{text!r} not found; give a file, or --text if this is the text itself")
+        raise UsageError(
+            "not_found", f"{text!r} not found; give a file, or --text if this is the text itself"
+        )
     return text
 
 

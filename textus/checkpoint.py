@@ -17,13 +17,12 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import struct
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -31,9 +30,6 @@ from torch import Tensor
 
 from textus import tokenizer as tokenizers
 from textus.common import (
-    RunError,
-    TrainingError,
-    UsageError,
     folder_atomic,
     is_disk_full,
     link_or_copy,
@@ -47,9 +43,15 @@ from textus.common import (
     write_json,
 )
 from textus.config import NONE, VERSION, Shape, check_shape, from_dict, migrate
+from textus.errors import (
+    RunError,
+    TrainingError,
+    UsageError,
+)
 from textus.models import LanguageModel, adapters, build
 from textus.models.heads import build_head
 from textus.models.pretrained import packing
+from textus.tensorboard import TensorBoardWriter
 
 KEEP = 2
 """How many of the last checkpoints stay, beside the best."""
@@ -75,7 +77,7 @@ class RunFolder:
 
     def __init__(self, path: Path, record: dict[str, Any]) -> None:
         self.path, self.record = path, record
-        self.board = Board(path / "tensorboard")
+        self.board = TensorBoardWriter(path / "tensorboard")
 
     @property
     def finished(self) -> bool:
@@ -177,8 +179,9 @@ class RunFolder:
             steps = self.steps()
             good = f"the checkpoint of step {steps[-1]} is whole" if steps else "there is no checkpoint yet"
             raise TrainingError(
+                "disk_full",
                 f"no space left to write to {self.path}; {good}: free some space, then"
-                f" `textus resume {self.path}`"
+                f" `textus resume {self.path}`",
             ) from error
 
     def drop_checkpoints(self) -> None:
@@ -367,7 +370,9 @@ def create_finished(
     except (OSError, SafetensorError) as error:
         if not is_disk_full(error):
             raise
-        raise RunError(f"no space left to write {path}; nothing was written: free some space") from error
+        raise RunError(
+            "disk_full", f"no space left to write {path}; nothing was written: free some space"
+        ) from error
     return RunFolder(path, run.record)
 
 
@@ -376,17 +381,22 @@ def open_run(path: Path) -> RunFolder:
     path = Path(path)
     sweep(path)
     if not (path / "run.json").exists() and (what := packing.kind(path)):
-        raise RunError(f"{path} is {what}, not a run; make one of it: textus import {path} --out RUN")
+        raise RunError(
+            "not_a_run", f"{path} is {what}, not a run; make one of it: textus import {path} --out RUN"
+        )
     if not path.is_dir():
-        raise RunError(f"{path} is not a folder; a run is what `textus train --out` made")
+        raise RunError("not_a_run", f"{path} is not a folder; a run is what `textus train --out` made")
     if not (path / "run.json").exists():
         kind = "a corpus" if (path / "corpus.json").exists() else "no run"
         raise RunError(
-            f"{path} has no run.json: it is {kind}; make a run with `textus train CORPUS --out {path}`"
+            "not_a_run",
+            f"{path} has no run.json: it is {kind}; make a run with `textus train CORPUS --out {path}`",
         )
     record = read_json(path / "run.json")
     if not isinstance(record, dict):
-        raise RunError(f"{path}/run.json holds no record of a run; it was changed, use a copy or train again")
+        raise RunError(
+            "damaged", f"{path}/run.json holds no record of a run; it was changed, use a copy or train again"
+        )
     record = migrate(record, str(path / "run.json"))
     check_shape(record, RECORD, str(path / "run.json"))
     if record["status"] == "finished":
@@ -404,7 +414,8 @@ def check_tasks(record: dict[str, Any], where: str) -> None:
     for name, task in {where: record, **record.get("also", {})}.items():
         if (n := len(task.get("label_counts", []))) and n != len(task["labels"]):
             raise RunError(
-                f"{name}: {len(task['labels'])} labels and counts of {n}; it was changed, use a copy"
+                "damaged",
+                f"{name}: {len(task['labels'])} labels and counts of {n}; it was changed, use a copy",
             )
 
 
@@ -415,7 +426,9 @@ def read_embeddings(run: RunFolder) -> Tensor | None:
     if not (kept := run.record.get("embeddings")):
         return None
     if wrong := damage(run.path, {EMBEDDINGS: kept["kept"]}, (EMBEDDINGS,)):
-        raise RunError(f"{run.path}: {wrong}; without it the run cannot go on as it began, train anew")
+        raise RunError(
+            "damaged", f"{run.path}: {wrong}; without it the run cannot go on as it began, train anew"
+        )
     return load_file(run.path / EMBEDDINGS)["embeddings"]
 
 
@@ -425,8 +438,9 @@ def read_tokenizer(run: RunFolder) -> tokenizers.Tokenizer:
     kept = run.record["tokenizer"]["fingerprint"]
     if tokenizer.fingerprint != kept:
         raise RunError(
+            "data_changed",
             f"{run.path}/tokenizer.json is another tokenizer than the run was started with (fingerprint"
-            f" {tokenizer.fingerprint}, was {kept}); bring the old one back, or train anew with --out elsewhere"
+            f" {tokenizer.fingerprint}, was {kept}); bring the old one back, or train anew with --out elsewhere",
         )
     return tokenizer
 
@@ -438,9 +452,9 @@ def verify(path: Path) -> dict[str, str]:
     """
     run = open_run(path)
     if not run.finished:
-        raise RunError(f"{path} is not finished; go on with `textus resume {path}`")
+        raise RunError("run_unfinished", f"{path} is not finished; go on with `textus resume {path}`")
     if wrong := damage(run.path, run.record["files"], RUN_FILES, ALWAYS):
-        raise RunError(f"{path}: {wrong}; this run cannot be trusted, use a copy or train again")
+        raise RunError("damaged", f"{path}: {wrong}; this run cannot be trusted, use a copy or train again")
     return run.record["files"]
 
 
@@ -456,11 +470,13 @@ def load(path: Path, *, merged: bool = True) -> tuple[LanguageModel, tokenizers.
         try:
             weights = load_file(run.path / "model.safetensors")
         except (OSError, SafetensorError) as error:
-            raise RunError(f"{path}/model.safetensors cannot be read ({error})") from error
+            raise RunError("damaged", f"{path}/model.safetensors cannot be read ({error})") from error
     else:
         checkpoint = run.last_checkpoint()
         if checkpoint is None:
-            raise RunError(f"{path} has no checkpoint yet; go on with `textus resume {path}`")
+            raise RunError(
+                "run_unfinished", f"{path} has no checkpoint yet; go on with `textus resume {path}`"
+            )
         notice(f"{path} is not finished; using its checkpoint at step {checkpoint.step}")
         weights = checkpoint.weights
     check_sizes(run, weights)
@@ -469,7 +485,8 @@ def load(path: Path, *, merged: bool = True) -> tuple[LanguageModel, tokenizers.
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise RunError(
-            f"{path}: the weights do not fit the model ({str(error).splitlines()[-1].strip()})"
+            "weights_mismatch",
+            f"{path}: the weights do not fit the model ({str(error).splitlines()[-1].strip()})",
         ) from error
     if merged:
         adapters.merge(model)
@@ -496,8 +513,9 @@ def check_sizes(run: RunFolder, weights: dict[str, Tensor]) -> None:
         most = len(weights) if "layer" in name else total
         if isinstance(size := config.get(name), int | float) and size > most + 100:
             raise RunError(
+                "damaged",
                 f"{run.path}/run.json has {name}={size!r:.40}, its weights are {len(weights)} tensors of {total:,}"
-                " values in all; it was changed, use a copy"
+                " values in all; it was changed, use a copy",
             )
 
 
@@ -521,68 +539,11 @@ def built(run: RunFolder) -> LanguageModel:
             else f"{type(error).__name__}: {error}"
         )
         raise RunError(
-            f"{run.path}/run.json describes no model that can be built ({text:.300}); it was changed, use a copy"
+            "damaged",
+            f"{run.path}/run.json describes no model that can be built ({text:.300}); it was changed, use a copy",
         ) from error
     return model
 
 
 UNUSABLE = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """What a value that cannot be raises, wherever it is first used."""
-
-
-class Board:
-    """A run's log as TensorBoard reads it: numbers as scalars, samples as text; nothing where it is not installed.
-
-    Each event is written at once as a record of its own: length, event, and the masked CRC-32C of both
-    (TFRecord). Its own writer would import 0.3 s of code and hold events back; its message types cost 0.03 s.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.file: BinaryIO | None = None
-
-    def restart(self) -> None:
-        """Forget what was written."""
-        if self.file is not None:
-            self.file.close()
-        self.file = None
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def add(self, line: dict[str, Any], when: float) -> None:
-        """One line of log.jsonl, logged at `when` (seconds since 1970)."""
-        try:
-            from tensorboard.compat.proto.event_pb2 import Event
-        except ImportError:
-            return
-        if self.file is None:
-            self.folder.mkdir(exist_ok=True)
-            name = f"events.out.tfevents.{int(when):010d}.textus"
-            self.file = (self.folder / name).open("ab", buffering=0)
-            self._write(Event(wall_time=when, file_version="brain.Event:2"))
-        event = Event(wall_time=when, step=line.get("step", 0))
-        for name, value in line.items():
-            if isinstance(value, int | float) and name != "step":
-                event.summary.value.add(tag=name, simple_value=value)
-            elif isinstance(value, str):
-                text = event.summary.value.add(tag=name)
-                text.metadata.plugin_data.plugin_name = "text"
-                text.tensor.dtype = 7  # DT_STRING
-                text.tensor.string_val.append(value.encode())
-        self._write(event)
-
-    def _write(self, event: Any) -> None:
-        assert self.file is not None
-        data = event.SerializeToString()
-        length = struct.pack("<Q", len(data))
-        self.file.write(length + _masked_crc(length) + data + _masked_crc(data))
-
-
-def _masked_crc(data: bytes) -> bytes:
-    """CRC-32C (Castagnoli), rotated and shifted as TFRecord wants it."""
-    value = 0xFFFFFFFF
-    for byte in data:
-        value ^= byte
-        for _ in range(8):
-            value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
-    value ^= 0xFFFFFFFF
-    return struct.pack("<I", ((value >> 15 | value << 17) + 0xA282EAD8) & 0xFFFFFFFF)

@@ -1,16 +1,4 @@
-"""What every floor above needs: errors, atomic files, hashes, seeds, notices and progress.
-
-The error tree (`exit_code` is what the command line returns)::
-
-    TextusError (1)               the work failed
-    ├── UsageError (2)            the words were wrong: a bad option, value or name; also a ValueError
-    ├── DataError (1)             the text or table given cannot be used
-    ├── RunError (1)              a run, corpus or tokenizer folder is missing, damaged or of another kind
-    ├── TrainingError (1)         training cannot go on (not-a-number, no space left)
-    └── MissingExtra (1)          an optional dependency is not installed
-
-Every message says what happened, which value, and what to do.
-"""
+"""What every floor above needs: atomic files, hashes, seeds, notices and progress."""
 
 from __future__ import annotations
 
@@ -31,38 +19,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from textus.errors import MissingExtra, RunError, TextusError, UsageError
+
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
-
-
-class TextusError(Exception):
-    """The work failed; the message says what, which value, what to do."""
-
-    exit_code = 1
-
-
-class UsageError(TextusError, ValueError):
-    """The words were wrong: an unknown name or a value out of range."""
-
-    exit_code = 2
-
-
-class DataError(TextusError):
-    """The text or table given cannot be used."""
-
-
-class RunError(TextusError):
-    """A run, corpus or tokenizer folder is missing, damaged or of another kind."""
-
-
-class TrainingError(TextusError):
-    """Training cannot go on."""
-
-
-class MissingExtra(TextusError):
-    """An optional dependency is not installed."""
 
 
 def nearest(value: str, choices: Iterable[str]) -> str | None:
@@ -77,7 +39,7 @@ def unknown(kind: str, value: str, choices: Iterable[str]) -> UsageError:
     near = nearest(value, choices)
     hint = f"; did you mean {near!r}?" if near else ";"
     shown = value if len(value) <= 60 else value[:57] + "..."
-    return UsageError(f"unknown {kind} {shown!r}{hint} known: {', '.join(choices)}")
+    return UsageError("unknown_name", f"unknown {kind} {shown!r}{hint} known: {', '.join(choices)}")
 
 
 def extra(module: str, name: str) -> ModuleType:
@@ -90,11 +52,13 @@ def extra(module: str, name: str) -> ModuleType:
     except ImportError as error:
         if is_missing(module, error):
             raise MissingExtra(
-                f"{module} is not installed; it comes with: pip install 'textus[{name}]'"
+                "extra_not_installed",
+                f"{module} is not installed; it comes with: pip install 'textus[{name}]'",
             ) from error
         raise TextusError(
+            "extra_broken",
             f"{module} is installed but cannot be imported ({error}); repair it:"
-            f" pip install --force-reinstall 'textus[{name}]'"
+            f" pip install --force-reinstall 'textus[{name}]'",
         ) from error
 
 
@@ -303,8 +267,9 @@ def alone_in(folder: Path) -> Iterator[None]:
     with held(folder) as got_it:
         if not got_it:
             raise RunError(
+                "in_use",
                 f"{folder} is in use: a training or a search writes to it, or another command; wait for that,"
-                " stop it, or choose another --out"
+                " stop it, or choose another --out",
             )
         yield
 
@@ -312,15 +277,17 @@ def alone_in(folder: Path) -> Iterator[None]:
 def read_json(path: Path) -> Any:
     """Parse a JSON file; RunError naming the file and the place where it is not JSON, or cannot be read."""
     if path.exists() and not path.is_file():  # reading a pipe or a device might never end
-        raise RunError(f"{path} is not a regular file; use a copy of the folder it belongs to")
+        raise RunError(
+            "not_a_regular_file", f"{path} is not a regular file; use a copy of the folder it belongs to"
+        )
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise RunError(f"{path} is not there") from error
+        raise RunError("not_found", f"{path} is not there") from error
     except (ValueError, RecursionError) as error:  # a number of a thousand digits is a bare ValueError
-        raise RunError(f"{path} is not JSON ({error}); it was changed or cut short") from error
+        raise RunError("damaged", f"{path} is not JSON ({error}); it was changed or cut short") from error
     except OSError as error:
-        raise RunError(f"{path} cannot be read ({error})") from error
+        raise RunError("unreadable_file", f"{path} cannot be read ({error})") from error
 
 
 def is_plain_name(name: Any) -> bool:
@@ -336,15 +303,18 @@ def record_file(folder: Path, name: Any, known: Collection[str]) -> Path:
     """
     if not isinstance(name, str) or name not in known:
         raise RunError(
+            "damaged",
             f"{folder}: its record names {str(name)[:100]!r}, which is no file of such a folder; it was changed, use a"
-            " copy"
+            " copy",
         )
     path = folder / name
     for part in (path, *path.parents[: name.count("/")]):
         if part.is_symlink():
-            raise RunError(f"{part} is a link; put a copy of the file in its place")
+            raise RunError("not_a_regular_file", f"{part} is a link; put a copy of the file in its place")
     if path.exists() and not path.is_file():
-        raise RunError(f"{path} is not a regular file; put a copy of the file in its place")
+        raise RunError(
+            "not_a_regular_file", f"{path} is not a regular file; put a copy of the file in its place"
+        )
     return path
 
 
@@ -400,18 +370,23 @@ def claim(out: Path, *, force: bool = False, kind: str = "run") -> None:
     """
     if kind in ("run", "tokenizer", "export") and printable(str(out.absolute())) != str(out.absolute()):
         raise UsageError(
+            "invalid_path",
             f"{out}: models and tokenizers cannot be opened in a folder of this name (control characters, or bytes"
-            " that are not UTF-8); choose another --out"
+            " that are not UTF-8); choose another --out",
         )
     sweep(out)
     if not out.exists():
         return
     if not force:
-        raise UsageError(f"{out} exists already; choose another --out, or --force to replace this {kind}")
+        raise UsageError(
+            "already_exists", f"{out} exists already; choose another --out, or --force to replace this {kind}"
+        )
     found = kind_of_folder(out)
     if found != kind and not (out.is_dir() and not any(out.iterdir())):
         what = f"holds a {found}" if found else f"is no {kind}"
-        raise UsageError(f"{out} {what}, so it is not replaced even with --force; choose another --out")
+        raise UsageError(
+            "already_exists", f"{out} {what}, so it is not replaced even with --force; choose another --out"
+        )
     with alone_in(out):
         return  # whoever trains into it now is named before any work is done
 
@@ -420,7 +395,7 @@ def claim_file(out: Path, *, force: bool = False) -> None:
     """Refuse an output file that exists, unless `force`, and a folder, pipe or device in its place always."""
     if out.exists() and (not out.is_file() or not force):
         hint = ", or --force to replace this file" if out.is_file() else ""
-        raise UsageError(f"{out} exists already; choose another --out{hint}")
+        raise UsageError("already_exists", f"{out} exists already; choose another --out{hint}")
 
 
 # ── randomness ─────────────────────────────────────────────────────────────────────────────────

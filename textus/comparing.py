@@ -13,7 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from textus.checkpoint import read_log
-from textus.common import UsageError, write_atomic, write_json
+from textus.common import (
+    write_atomic,
+    write_json,
+)
+from textus.errors import UsageError
 from textus.evaluation import Tally, figures, measure, n_parameters, weights_bytes
 from textus.hardware import peak_memory_bytes, reset_peak_memory
 from textus.metrics import interval, paired_bootstrap
@@ -62,7 +66,7 @@ def compare(
         measured.append(_measured(entry, given, stride, seed))
         del run, entry  # before the next is loaded
     if not measured:
-        raise UsageError("there is nothing to compare; name one run or more")
+        raise UsageError("missing_argument", "there is nothing to compare; name one run or more")
     measured.sort(key=lambda pair: (*_group(pair[0]), pair[0]["bits_per_byte"]["value"]))
     pairs = []
     for _, alike in groupby(measured, key=lambda pair: _group(pair[0])):

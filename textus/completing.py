@@ -7,8 +7,15 @@ from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import Any
 
-from textus.common import DataError, UsageError, fingerprint, sha256
+from textus.common import (
+    fingerprint,
+    sha256,
+)
 from textus.engine import Engine
+from textus.errors import (
+    DataError,
+    UsageError,
+)
 from textus.generation import Sampling, TextStream, beginning
 from textus.inputs import is_plain, place_of, texts_in
 from textus.models import LanguageModel
@@ -41,8 +48,9 @@ def prompt_of(record: Record) -> str:
             return value
     shown = ", ".join(map(repr, list(record.values)[:30]))
     raise DataError(
+        "column_not_found",
         f"{record.where} has no text under {', '.join(FIELDS)}; it has {shown}: name its column with --columns"
-        " prompt=COLUMN"
+        " prompt=COLUMN",
     )
 
 
@@ -72,7 +80,7 @@ def check(
     try:
         engine.check(ids, sampling, source)
     except UsageError as error:
-        raise UsageError(f"{record.where}: {error}") from error
+        raise UsageError(error.code, f"{record.where}: {error}") from error
     return ids, source
 
 

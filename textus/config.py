@@ -12,7 +12,11 @@ import math
 from collections.abc import Callable
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from textus.common import RunError, UsageError, unknown
+from textus.common import unknown
+from textus.errors import (
+    RunError,
+    UsageError,
+)
 
 VERSION = 1
 """The version of everything Textus writes (run.json, corpus.json): raised when a field changes meaning."""
@@ -36,9 +40,9 @@ def checked(kind: Any, value: Any, where: str) -> Any:
         found = TypeAdapter(kind).validate_python(value)
     except ValidationError as error:
         first = error.errors()[0]
-        raise UsageError(f"{where}={value!r}: {first['msg'].lower()}") from error
+        raise UsageError("invalid_value", f"{where}={value!r}: {first['msg'].lower()}") from error
     if isinstance(found, float) and not math.isfinite(found):
-        raise UsageError(f"{where}={value!r}: must be a finite number")
+        raise UsageError("out_of_range", f"{where}={value!r}: must be a finite number")
     return found
 
 
@@ -62,7 +66,9 @@ def from_dict(cls: type[Config], data: dict[str, Any], where: str = "") -> Confi
     Raises UsageError for a key it does not have (nearest offered) or a value of the wrong type.
     """
     if not isinstance(data, dict):
-        raise UsageError(f"{where.removesuffix('.') or cls.__name__}={data!r:.60} is no group of settings")
+        raise UsageError(
+            "invalid_value", f"{where.removesuffix('.') or cls.__name__}={data!r:.60} is no group of settings"
+        )
     hints = get_type_hints(cls)
     names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
     values = {}
@@ -77,7 +83,9 @@ def from_dict(cls: type[Config], data: dict[str, Any], where: str = "") -> Confi
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         given = field.name in values or not field.init
         if not given and field.default is field.default_factory is dataclasses.MISSING:
-            raise UsageError(f"the setting {where}{field.name} is missing; give it a value")
+            raise UsageError(
+                "missing_argument", f"the setting {where}{field.name} is missing; give it a value"
+            )
     return cls(**values)
 
 
@@ -90,7 +98,8 @@ def assign(config: Config, assignments: list[str], root: str = "") -> Config:
         path, equals, value = assignment.partition("=")
         if not equals:
             raise UsageError(
-                f"--set {assignment!r} has no '='; write it as path=value, such as model.n_layer=2"
+                "invalid_value",
+                f"--set {assignment!r} has no '='; write it as path=value, such as model.n_layer=2",
             )
         config = _assign(config, path.split("."), value, path)
     return config
@@ -105,11 +114,15 @@ def _assign(config: Any, path: list[str], value: str, whole: str) -> Any:
     if rest:
         inner = getattr(config, name)
         if not dataclasses.is_dataclass(inner):
-            raise UsageError(f"{prefix}{name} is a single value; write --set {prefix}{name}=VALUE")
+            raise UsageError(
+                "invalid_value", f"{prefix}{name} is a single value; write --set {prefix}{name}=VALUE"
+            )
         return dataclasses.replace(config, **{name: _assign(inner, rest, value, whole)})
     kind = get_type_hints(type(config))[name]
     if dataclasses.is_dataclass(getattr(config, name)):
-        raise UsageError(f"{whole} is a group of settings; set one of its fields: {whole}.FIELD=VALUE")
+        raise UsageError(
+            "invalid_value", f"{whole} is a group of settings; set one of its fields: {whole}.FIELD=VALUE"
+        )
     return dataclasses.replace(config, **{name: checked(kind, parse_value(kind, value), whole)})
 
 
@@ -130,7 +143,7 @@ def check_shape(value: Any, shape: Shape, where: str) -> None:
         wanted = {dict: "an object", list: "a list", str: "a text", int: "a whole number"}.get(
             shape, "a number"
         )
-        raise RunError(f"{where} is {value!r:.60}, not {wanted}; it was changed, use a copy")
+        raise RunError("damaged", f"{where} is {value!r:.60}, not {wanted}; it was changed, use a copy")
 
 
 def check_members(value: Any, shape: dict[Any, Any], where: str) -> None:
@@ -142,7 +155,9 @@ def check_members(value: Any, shape: dict[Any, Any], where: str) -> None:
             if member in value:
                 check_shape(value[member], inner, f"{where}: {member}")
             elif not key.endswith("?"):
-                raise RunError(f"{where} has no {member!r}; it was changed or cut short, use a copy")
+                raise RunError(
+                    "damaged", f"{where} has no {member!r}; it was changed or cut short, use a copy"
+                )
 
 
 def fits(value: Any, shape: Shape) -> bool:
@@ -158,15 +173,21 @@ def migrate(record: Any, what: str) -> dict[str, Any]:
     """Bring a saved record up to `VERSION`; RunError where it is newer, or too old to be read."""
     version = record.get("version") if isinstance(record, dict) else None
     if not isinstance(version, int) or isinstance(version, bool):
-        raise RunError(f"{what} has no version number; it was not written by Textus, or it is damaged")
+        raise RunError(
+            "damaged", f"{what} has no version number; it was not written by Textus, or it is damaged"
+        )
     if version > VERSION:
         raise RunError(
+            "version_unsupported",
             f"{what} is of format {version}, this Textus reads up to {VERSION};"
-            " upgrade it: pip install -U textus"
+            " upgrade it: pip install -U textus",
         )
     while version < VERSION:
         if version not in MIGRATIONS:
-            raise RunError(f"{what} is of format {version}, which this Textus no longer reads; make it anew")
+            raise RunError(
+                "version_unsupported",
+                f"{what} is of format {version}, which this Textus no longer reads; make it anew",
+            )
         record = MIGRATIONS[version](record)
         version += 1
         record["version"] = version

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from textus.common import (
-    UsageError,
     claim_file,
     fingerprint,
     json_lines,
@@ -26,6 +25,7 @@ from textus.common import (
     unknown,
     write_atomic,
 )
+from textus.errors import UsageError
 from textus.inputs import place_of, report_empty, texts_in
 from textus.passages import text_of
 from textus.reading import DETECTED, ReadOptions
@@ -139,6 +139,6 @@ def embed(vectors: Vectors, given: Any, options: ReadOptions = DETECTED) -> np.n
         else [item for item in items if isinstance(item, str)]
     )
     if len(texts) < len(items):
-        raise UsageError("a vector is of one text; these are pairs")
+        raise UsageError("wrong_number_of_texts", "a vector is of one text; these are pairs")
     found = vectors(texts)
     return found[0] if alone else found

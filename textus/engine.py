@@ -18,7 +18,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from textus.common import RunError, TextusError, UsageError
+from textus.errors import (
+    RunError,
+    TextusError,
+    UsageError,
+)
 from textus.generation import (
     Ends,
     Sampling,
@@ -82,7 +86,9 @@ class Engine:
         self, model: LanguageModel, *, end_id: Ends, max_rows: int = 8, n_ids: int | None = None
     ) -> None:
         if max_rows < 1:
-            raise UsageError(f"max_rows={max_rows} leaves no room to generate; give 1 or more")
+            raise UsageError(
+                "out_of_range", f"max_rows={max_rows} leaves no room to generate; give 1 or more"
+            )
         self.model = model
         self.ends = as_ends(end_id)
         self.n_ids = n_ids
@@ -156,15 +162,19 @@ class Engine:
         events would be lost.
         """
         if self.busy:
-            raise UsageError("the engine is busy with other requests; use submit and step, or another engine")
+            raise UsageError(
+                "in_use", "the engine is busy with other requests; use submit and step, or another engine"
+            )
         each = [samplings] * len(prompts) if isinstance(samplings, Sampling) else list(samplings)
         if len(each) != len(prompts):
             raise UsageError(
-                f"{len(prompts)} prompts with {len(each)} samplings; give one for each, or one for all"
+                "size_mismatch",
+                f"{len(prompts)} prompts with {len(each)} samplings; give one for each, or one for all",
             )
         if sources is not None and len(sources) != len(prompts):
             raise UsageError(
-                f"{len(prompts)} prompts with {len(sources)} sources; give one for each, or none"
+                "size_mismatch",
+                f"{len(prompts)} prompts with {len(sources)} sources; give one for each, or none",
             )
         given = [None] * len(prompts) if sources is None else sources
         wanted = list(zip(prompts, each, given, strict=True))
@@ -255,7 +265,10 @@ def failure(error: Exception) -> TextusError:
     """An error as those get it who wait: ours as it is, another one named."""
     if isinstance(error, TextusError):
         return error
-    failed = RunError(f"the model failed while generating: {type(error).__name__}: {error}; send it again")
+    failed = RunError(
+        "generation_failed",
+        f"the model failed while generating: {type(error).__name__}: {error}; send it again",
+    )
     failed.__cause__ = error
     return failed
 
@@ -358,7 +371,7 @@ class EngineThread:
         self.engine.check(ids, sampling, source)
         reply = Reply(self)
         if not self._order("submit", reply, (list(ids), sampling, source)):
-            raise RunError("the engine is closed; start the server again")
+            raise RunError("closed", "the engine is closed; start the server again")
         return reply
 
     def cancel(self, reply: Reply) -> None:
@@ -388,7 +401,7 @@ class EngineThread:
                     reply._events.put(event.error or event)
             except Exception as error:  # any: who waits must not wait for ever
                 self._fail(error)
-        self._fail(RunError("the engine was closed before this request had ended; send it again"))
+        self._fail(RunError("closed", "the engine was closed before this request had ended; send it again"))
 
     def _obey(self) -> bool:
         """Carry out the orders that have come, and wait for one where nothing is to do; False on "close"."""

@@ -13,7 +13,13 @@ from typing import Any
 
 from textus import scoring
 from textus.checkpoint import open_run
-from textus.common import UsageError, fingerprint, notice, sha256, unknown
+from textus.common import (
+    fingerprint,
+    notice,
+    sha256,
+    unknown,
+)
+from textus.errors import UsageError
 from textus.models import LanguageModel
 from textus.predicting import Predictor
 from textus.reading import ReadOptions, options_of_all, options_of_run
@@ -41,22 +47,26 @@ def task_of(runs: Sequence[Path], how: str, name: str | None = None) -> Task:
     if how not in HOW:
         raise unknown("ensemble", how, HOW)
     if len(runs) < 2:
-        raise UsageError(f"--ensemble {how}: give two runs or more")
+        raise UsageError("missing_argument", f"--ensemble {how}: give two runs or more")
     for run in runs:
         if open_run(run).record.get("task") not in TASKS:
-            raise UsageError(f"--ensemble {how}: {run} was not fine-tuned for a task")
+            raise UsageError("not_fine_tuned", f"--ensemble {how}: {run} was not fine-tuned for a task")
     first, *others = [learnt(open_run(run).record, name, run) for run in runs]
     task = from_record(first)
     for run, record in zip(runs[1:], others, strict=True):
         together = f"--ensemble {how}: {runs[0]} and {run}"
         if record["task"] != first["task"]:
-            raise UsageError(f"{together} do different tasks, {first['task']} and {record['task']}")
+            raise UsageError(
+                "runs_differ", f"{together} do different tasks, {first['task']} and {record['task']}"
+            )
         if record["labels"] != first["labels"]:
-            raise UsageError(f"{together} have different classes{apart(first['labels'], record['labels'])}")
+            raise UsageError(
+                "runs_differ", f"{together} have different classes{apart(first['labels'], record['labels'])}"
+            )
         for name in task.alike:
             mine, its = (each["task_settings"][name] for each in (first, record))
             if mine != its:
-                raise UsageError(f"{together} differ in task.{name}: {mine} and {its}")
+                raise UsageError("runs_differ", f"{together} differ in task.{name}: {mine} and {its}")
     return task
 
 
@@ -87,7 +97,8 @@ def soup(runs: Sequence[Path]) -> tuple[LanguageModel, Tokenizer]:
     model, tokenizer, first = opened(runs[0])
     if model.counts:
         raise UsageError(
-            f"--ensemble soup: the weights of a {first['family']} model belong to its own n-grams; take mean"
+            "unsupported_model",
+            f"--ensemble soup: the weights of a {first['family']} model belong to its own n-grams; take mean",
         )
     weights = {name: value.double() for name, value in model.state_dict().items()}
     for run in runs[1:]:
@@ -95,7 +106,8 @@ def soup(runs: Sequence[Path]) -> tuple[LanguageModel, Tokenizer]:
         for name in ("family", "config", "heads", "tokenizer"):
             if wrong := differing(name, first[name], record[name]):
                 raise UsageError(
-                    f"--ensemble soup averages weights: {runs[0]} and {run} differ in {wrong}; take mean"
+                    "runs_differ",
+                    f"--ensemble soup averages weights: {runs[0]} and {run} differ in {wrong}; take mean",
                 )
         for name, value in other.state_dict().items():
             weights[name] += value

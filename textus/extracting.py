@@ -15,7 +15,17 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from textus.common import DataError, UsageError, claim_file, json_lines, notice, unknown, write_atomic
+from textus.common import (
+    claim_file,
+    json_lines,
+    notice,
+    unknown,
+    write_atomic,
+)
+from textus.errors import (
+    DataError,
+    UsageError,
+)
 from textus.metrics.entities import entity_scores
 from textus.models import LanguageModel
 from textus.reading import DETECTED, ReadOptions
@@ -61,10 +71,14 @@ def reader(path: Path, flag: str, wanted: type[Tagging] | type[Relations]) -> Re
     name, known = named_of_kind(record, wanted.name), names_of(record)
     if name is None:
         why = f"was fine-tuned for {', '.join(known)}" if known else "was not fine-tuned for a task"
-        raise UsageError(f"{flag} {path} {why}; give a run of textus finetune --task {wanted.name}")
+        raise UsageError(
+            "wrong_task", f"{flag} {path} {why}; give a run of textus finetune --task {wanted.name}"
+        )
     task = from_record(learnt(record, name, path))
     if isinstance(task, Tagging) and not task.entities:
-        raise UsageError(f"{flag} {path} tells plain tags such as {task.labels[0]!r}, no entities")
+        raise UsageError(
+            "wrong_task", f"{flag} {path} tells plain tags such as {task.labels[0]!r}, no entities"
+        )
     return Reader(model, task, tokenizer)
 
 
@@ -76,8 +90,9 @@ def readers(entities: Path, relations: Path) -> tuple[Reader, Reader]:
     joined = {*seen, *(kind for tails in seen.values() for kind in tails)}
     if not found & joined:
         raise UsageError(
+            "runs_differ",
             f"{entities} finds {', '.join(sorted(found))}, {relations} joins {', '.join(sorted(joined))}: no type is"
-            " common to both; teach them with the same names"
+            " common to both; teach them with the same names",
         )
     if rest := sorted(joined - found):
         notice(f"{entities} finds no {', '.join(rest)}: what {relations} knows of these is not used")
@@ -94,7 +109,7 @@ def passages(path: Path, options: ReadOptions = DETECTED) -> list[Passage]:
         found = [Passage(text_of(each, "a text"), str(each.values.get("id", each.where))) for each in records]
     held = [each for each in found if each.text.strip()]
     if not held:
-        raise DataError(f"{path} holds no text")
+        raise DataError("empty_data", f"{path} holds no text")
     if empty := len(found) - len(held):
         notice(f"{empty:,} of {len(found):,} texts are empty and left out")
     return held
@@ -142,8 +157,9 @@ def measured(entities: Path, relations: Path, on: Path, options: ReadOptions = D
     rows = joiner.task.examples(options.records(on), labelled=True)
     if partly := [each for each in rows if each.only is not None]:
         raise DataError(
+            "invalid_rows",
             f"{partly[0].where} marks one pair of its text and leaves the others open: entities and triples of the"
-            " whole text cannot be counted by it"
+            " whole text cannot be counted by it",
         )
     found = with_entities(finder, [(each.text, each.where) for each in rows])
     outputs = read(joiner.model, joiner.task, joiner.tokenizer, found)

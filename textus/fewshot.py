@@ -19,14 +19,16 @@ import torch
 from numpy.typing import NDArray
 
 from textus.common import (
-    DataError,
-    UsageError,
     counter_seed,
     notice,
     progress,
     unknown,
     write_atomic,
     write_json,
+)
+from textus.errors import (
+    DataError,
+    UsageError,
 )
 from textus.evaluation import reading
 from textus.generation import beginning
@@ -64,10 +66,13 @@ class Prompting:
     def __post_init__(self) -> None:
         if not self.shots or min(self.shots) < 0 or self.draws < 1 or self.most < 0:
             raise UsageError(
-                f"shots {self.shots}, draws {self.draws}, most {self.most}: none is below 0, draws are 1 or more"
+                "out_of_range",
+                f"shots {self.shots}, draws {self.draws}, most {self.most}: none is below 0, draws are 1 or more",
             )
         if self.template and not (self.template.endswith("{label}") and "{text}" in self.template):
-            raise UsageError(f"--template {self.template!r}: it must hold {{text}} and end with {{label}}")
+            raise UsageError(
+                "invalid_value", f"--template {self.template!r}: it must hold {{text}} and end with {{label}}"
+            )
 
 
 def parse_words(spelled: str | None) -> dict[str, str]:
@@ -77,7 +82,8 @@ def parse_words(spelled: str | None) -> dict[str, str]:
         label, equals, word = (each.strip() for each in part.partition("="))
         if not (label and equals and word):
             raise UsageError(
-                f"--words {spelled!r}: {part!r} is no pair; write CLASS=WORD, such as 0=bad,1=good"
+                "invalid_value",
+                f"--words {spelled!r}: {part!r} is no pair; write CLASS=WORD, such as 0=bad,1=good",
             )
         found[label] = word
     return found
@@ -94,7 +100,8 @@ class Asked:
     ) -> None:
         if not (model.can_generate and model.causal) or model.needs_source:
             raise UsageError(
-                f"a {type(model).__name__} does not predict what comes next; give a run of a decoder, an lstm, …"
+                "unsupported_model",
+                f"a {type(model).__name__} does not predict what comes next; give a run of a decoder, an lstm, …",
             )
         self.model, self.tokenizer, self.labels = model, tokenizer, list(labels)
         for label in how.words:
@@ -136,9 +143,10 @@ class Asked:
         ]
         if room < 0:
             raise UsageError(
+                "context_exceeded",
                 f"the longest prompt has {max(map(len, prompts))} tokens and its class {max(map(len, self.ends))}, the"
                 f" context of the model holds {self.context}; shorten --template (now"
-                f" {len(self.tokenizer.encode(self.template))} tokens) or take a model with a longer context"
+                f" {len(self.tokenizer.encode(self.template))} tokens) or take a model with a longer context",
             )
         while sum(map(len, examples)) > room:
             examples.pop(0)
@@ -198,7 +206,9 @@ def drawn(examples: Sequence[Example], shots: int, labels: Sequence[str], random
             if len(found) < shots and pools[label]:
                 found.append(pools[label].pop())
         if len(found) == before:
-            raise UsageError(f"--shots {shots}: there are {before} rows with a class to draw from")
+            raise UsageError(
+                "out_of_range", f"--shots {shots}: there are {before} rows with a class to draw from"
+            )
     random.shuffle(found)
     return found
 
@@ -216,7 +226,7 @@ def read_task(
     examples = task.examples(records, labelled=True)
     test = task.examples(options.records(on), labelled=True)
     if not test:
-        raise DataError(f"{on} has no row with text and label")
+        raise DataError("empty_data", f"{on} has no row with text and label")
     known = {each.texts for each in test}
     kept = [each for each in examples if each.texts not in known]
     if len(kept) < len(examples):

@@ -19,7 +19,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from textus.common import RunError, UsageError, uniform, unknown
+from textus.common import (
+    uniform,
+    unknown,
+)
+from textus.errors import (
+    RunError,
+    UsageError,
+)
 from textus.models import LanguageModel
 from textus.pairs import sources_of
 
@@ -78,12 +85,13 @@ class Sampling:
         """UsageError naming the first value that is out of range."""
         for name, bound in BOUNDS.items():
             if not bound.holds(value := getattr(self, name)):
-                raise UsageError(f"{name}={value!r:.60} is out of range; give {bound.wanted}")
+                raise UsageError("out_of_range", f"{name}={value!r:.60} is out of range; give {bound.wanted}")
         if isinstance(self.stop, str) or not all(isinstance(text, str) for text in self.stop):
-            raise UsageError(f"stop={self.stop!r}: give a tuple of texts, such as ('\\n\\n',)")
+            raise UsageError("wrong_type", f"stop={self.stop!r}: give a tuple of texts, such as ('\\n\\n',)")
         if not all(0 < len(text) <= MAX_STOP_LENGTH for text in self.stop):
             raise UsageError(
-                f"stop={str(self.stop)[:100]!r} is out of range; give texts of 1 to {MAX_STOP_LENGTH:,} characters"
+                "out_of_range",
+                f"stop={str(self.stop)[:100]!r} is out of range; give texts of 1 to {MAX_STOP_LENGTH:,} characters",
             )
 
 
@@ -136,8 +144,9 @@ def choose(logits: Tensor | np.ndarray, sampling: Sampling, history: Sequence[in
     best = int(scores.argmax())  # also finds a not-a-number
     if not math.isfinite(scores[best]):
         raise RunError(
+            "invalid_weights",
             f"the model gave {scores[best]} as the logit of id {best}; its weights are damaged or diverged, "
-            "check the run with: textus verify"
+            "check the run with: textus verify",
         )
     if sampling.temperature == 0:
         return best
@@ -199,19 +208,23 @@ def check_prompt(model: LanguageModel, ids: Sequence[int]) -> None:
     """UsageError where the model cannot continue these ids: none given, too many, or not in its
     vocabulary."""
     if not model.can_generate:
-        raise UsageError(f"{type(model).__name__} cannot generate text; take a run of another family")
+        raise UsageError(
+            "unsupported_model", f"{type(model).__name__} cannot generate text; take a run of another family"
+        )
     if not ids:
-        raise UsageError("the prompt has no ids; start a new document with the end-of-text id")
+        raise UsageError("empty_data", "the prompt has no ids; start a new document with the end-of-text id")
     context, vocabulary = model.config.context_length, model.config.vocab_size
     if context is not None and len(ids) > context:
         raise UsageError(
+            "context_exceeded",
             f"the prompt has {len(ids):,} ids, the model's context holds {context:,}; "
-            f"shorten the prompt by {len(ids) - context:,}, or take a model with a longer context"
+            f"shorten the prompt by {len(ids) - context:,}, or take a model with a longer context",
         )
     if not 0 <= min(ids) <= max(ids) < vocabulary:
         wrong = next(id for id in ids if not 0 <= id < vocabulary)
         raise UsageError(
-            f"id {wrong} is not in the model's vocabulary of {vocabulary:,}; encode with its own tokenizer"
+            "unknown_id",
+            f"id {wrong} is not in the model's vocabulary of {vocabulary:,}; encode with its own tokenizer",
         )
 
 
@@ -263,16 +276,19 @@ def check_source(model: LanguageModel, source: Sequence[int] | None) -> None:
     if source is None:
         return
     if not model.needs_source:
-        raise UsageError(f"{type(model).__name__} reads no source text; give it a prompt only")
+        raise UsageError(
+            "unsupported_model", f"{type(model).__name__} reads no source text; give it a prompt only"
+        )
     if source:
         vocabulary = model.config.vocab_size
         if not 0 <= min(source) <= max(source) < vocabulary:
-            raise UsageError(f"a source id is not in the model's vocabulary of {vocabulary:,}")
+            raise UsageError("unknown_id", f"a source id is not in the model's vocabulary of {vocabulary:,}")
         context = model.config.context_length
         if context is not None and len(source) >= context:
             raise UsageError(
+                "context_exceeded",
                 f"the source text has {len(source):,} ids and its end, the model's context holds {context:,};"
-                " shorten it"
+                " shorten it",
             )
 
 

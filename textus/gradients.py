@@ -8,7 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor
 
-from textus.common import TrainingError, UsageError
+from textus.errors import (
+    TrainingError,
+    UsageError,
+)
 from textus.loader import Batch
 from textus.models import LanguageModel, Loss
 
@@ -33,8 +36,9 @@ class Gradients:
         dropout = any(isinstance(part, torch.nn.Dropout) and part.p > 0 for part in model.modules())
         if workers > 1 and dropout and not getattr(model, "native", False):
             raise UsageError(
+                "conflicting_options",
                 f"choices.workers={workers} with dropout: the workers would share one stream of random numbers, and no"
-                " two runs would be alike; set choices.workers=1 or model.dropout=0"
+                " two runs would be alike; set choices.workers=1 or model.dropout=0",
             )
         self.model, self.workers = model, workers
         self.loss = loss or (lambda model, batch: model.loss(batch))
@@ -58,7 +62,8 @@ class Gradients:
         weight = float(batch.weights.sum())
         if weight <= 0:
             raise TrainingError(
-                f"batch {batch.position} has no target with a weight above zero: the corpus has too little text"
+                "too_little_data",
+                f"batch {batch.position} has no target with a weight above zero: the corpus has too little text",
             )
         total, parts = torch.zeros((), device=self.parameters[0].device), dict[str, float]()
         for parameter in self.parameters:

@@ -23,7 +23,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from textus.common import UsageError
+from textus.errors import UsageError
 
 ISA_FLAGS = (
     "avx2",
@@ -274,7 +274,7 @@ def _dtype(dtype: Any) -> Any:
 
     found = getattr(torch, dtype_name(dtype), None)
     if not isinstance(found, torch.dtype):
-        raise UsageError(f"dtype {dtype!r} is not a torch dtype; use float32 or bfloat16")
+        raise UsageError("unknown_name", f"dtype {dtype!r} is not a torch dtype; use float32 or bfloat16")
     return found
 
 

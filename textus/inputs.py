@@ -12,10 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from textus.arguments import PLAIN
-from textus.common import DataError, TextusError, UsageError, notice
+from textus.common import notice
 from textus.corpus.decoding import BROKEN, SAMPLE_BYTES, decode, marked
 from textus.corpus.dialects import line_end, lines
 from textus.corpus.tables import Naming, NoColumn, Placed
+from textus.errors import (
+    DataError,
+    TextusError,
+    UsageError,
+)
 from textus.passages import IDS
 from textus.reading import DETECTED, ReadOptions, fits
 from textus.records import (
@@ -67,7 +72,7 @@ def stdin_records(*, empty: bool = False) -> Iterator[Record]:
             )
         yield Record({"text": clean_text(line)}, f"{STDIN}: line {number:,}")
     if not number and not empty:
-        raise UsageError(f"{STDIN} is empty; give a text, a file, or lines through a pipe")
+        raise UsageError("empty_data", f"{STDIN} is empty; give a text, a file, or lines through a pipe")
 
 
 FIELDS = {"text", "label", "question", "context", "answers", "tokens", "tags", "source", "target", "id"}
@@ -225,7 +230,7 @@ def items_of(given: Any) -> tuple[list[Item], bool]:
         raise not_texts(given) from error
     found = [item_of(each, number) for number, each in enumerate(listed, 1)]
     if len(kinds := {isinstance(each, dict) for each in found}) > 1:
-        raise UsageError("some of these are rows, others texts; give one kind")
+        raise UsageError("mixed_data", "some of these are rows, others texts; give one kind")
     del kinds
     return found, False
 
@@ -233,8 +238,9 @@ def items_of(given: Any) -> tuple[list[Item], bool]:
 def not_texts(given: Any) -> UsageError:
     """The error for a value that holds no texts."""
     return UsageError(
+        "wrong_type",
         f"{type(given).__name__} ({str(given)[:60]!r}) holds no texts; give a string, a list of strings, of pairs or of"
-        " rows (dictionaries), a DataFrame, or the Path of a file"
+        " rows (dictionaries), a DataFrame, or the Path of a file",
     )
 
 
@@ -249,8 +255,9 @@ def item_of(value: Any, number: int) -> Item:
     if isinstance(value, list | tuple) and value and all(isinstance(each, str) for each in value):
         return tuple(map(str, value))
     raise UsageError(
+        "wrong_type",
         f"text {number} is {type(value).__name__} ({str(value)[:60]!r}), not a string; give strings, pairs of strings"
-        " or rows"
+        " or rows",
     )
 
 
@@ -272,7 +279,7 @@ def records_given(rows: Sequence[dict[str, Any]], columns: str | None = None) ->
             else:
                 found.append(broken.cleaned(Record(each.row, each.where)))
     except NoColumn as error:
-        raise DataError(f"the rows: {error}") from error
+        raise DataError(error.code, f"the rows: {error}") from error
     if problems:
         raise bad_rows(problems)
     broken.report()
@@ -288,7 +295,8 @@ def labelled_rows(given: Any, task: str = "classification") -> list[Row]:
     rows, _ = items_of(given)
     if not all(isinstance(each, dict) for each in rows):
         raise UsageError(
-            "labelled rows are dictionaries, a DataFrame, or a pair (X, y); these are texts alone"
+            "wrong_type",
+            "labelled rows are dictionaries, a DataFrame, or a pair (X, y); these are texts alone",
         )
     return [each for each in rows if isinstance(each, dict)]
 
@@ -298,7 +306,9 @@ def joined(texts: Any, labels: Any, task: str) -> list[Row]:
     items, _ = items_of(texts)
     answers = [plain(each) for each in (labels if isinstance(labels, list | tuple) else list(labels))]
     if len(items) != len(answers):
-        raise UsageError(f"X has {len(items):,} texts, y {len(answers):,} labels; give one for each")
+        raise UsageError(
+            "size_mismatch", f"X has {len(items):,} texts, y {len(answers):,} labels; give one for each"
+        )
     name = {"tagging": "tags", "regression": "score", "similarity": "score"}.get(task, "label")
     rows = []
     for item, answer in zip(items, answers, strict=True):
@@ -327,5 +337,5 @@ def labelled_records(
         return options_for(path, options, trained).records(path)
     rows = labelled_rows(given, task)
     if not rows:
-        raise DataError("there is no row; give labelled rows")
+        raise DataError("empty_data", "there is no row; give labelled rows")
     return records_given(rows, options.columns or columns_as_trained(trained.columns, rows[0]))

@@ -27,9 +27,6 @@ import torch
 from torch import Tensor
 
 from textus.common import (
-    DataError,
-    RunError,
-    UsageError,
     beside_name,
     counter_seed,
     held,
@@ -41,6 +38,11 @@ from textus.common import (
     sweep,
     sync,
     write_json,
+)
+from textus.errors import (
+    DataError,
+    RunError,
+    UsageError,
 )
 
 if TYPE_CHECKING:
@@ -96,7 +98,7 @@ class Batch:
     def micro(self, n: int) -> list[Batch]:
         """The rows in at most `n` pieces as equal as can be; their totals and weights add up."""
         if n < 1:
-            raise UsageError(f"a batch cannot be split in {n} pieces; use 1 or more")
+            raise UsageError("out_of_range", f"a batch cannot be split in {n} pieces; use 1 or more")
         bounds = np.linspace(0, len(self.ids), min(n, len(self.ids)) + 1).astype(int)
         pieces = itertools.pairwise(bounds)
         return [
@@ -178,22 +180,24 @@ def tokenize(corpus: Corpus, tokenizer: Tokenizer, split: str = "train", side: S
 def _open(folder: Path, name: str, corpus: Corpus, tokenizer: Tokenizer) -> TokenStore:
     record = read_json(folder / f"{name}.json")
     if not isinstance(record, dict):
-        raise RunError(f"{folder / name}.json holds no record of ids")
+        raise RunError("damaged", f"{folder / name}.json holds no record of ids")
     expected = {"version": VERSION, "corpus": corpus.fingerprint, "tokenizer": tokenizer.fingerprint}
     for key, value in expected.items():
         if record.get(key) != value:
-            raise RunError(f"{folder / name}.json has {key} {record.get(key)!r}, not {value!r}")
+            raise RunError("damaged", f"{folder / name}.json has {key} {record.get(key)!r}, not {value!r}")
     files = record.get("files")
     if not isinstance(files, dict) or set(files) != {f"{name}.ids", f"{name}.starts"}:
-        raise RunError(f"{folder / name}.json does not list its two files")
+        raise RunError("damaged", f"{folder / name}.json does not list its two files")
     for file, digest in files.items():
         path = record_file(folder, file, files)
         if not path.exists() or sha256(path) != digest:
-            raise RunError(f"{path} is missing or was changed")
+            raise RunError("damaged", f"{path} is missing or was changed")
     try:
         return _map(folder, name, record)
     except (KeyError, TypeError, ValueError) as error:
-        raise RunError(f"{folder / name}.json was changed ({type(error).__name__}: {error})") from error
+        raise RunError(
+            "damaged", f"{folder / name}.json was changed ({type(error).__name__}: {error})"
+        ) from error
 
 
 def _map(folder: Path, name: str, record: dict[str, Any]) -> TokenStore:
@@ -247,7 +251,10 @@ def _write(folder: Path, name: str, corpus: Corpus, tokenizer: Tokenizer, side: 
         with progress(f"tokenising {name}", _characters(corpus, split)) as advance:
             counts = _fill(ids, starts, np.dtype(dtype), tokenizer, _chunks(corpus, split, side), advance)
         if not counts["documents"]:
-            raise DataError(f"the {split} split of {corpus.path} holds no text; build it with more documents")
+            raise DataError(
+                "empty_data",
+                f"the {split} split of {corpus.path} holds no text; build it with more documents",
+            )
         files = {stream.path.name: stream.finish() for stream in (ids, starts)}
     finally:
         ids.abandon()
@@ -369,11 +376,20 @@ class Loader:
         word_starts: np.ndarray | None = None,
     ) -> None:
         if len(store.ids) < 2:
-            raise DataError(f"the corpus has {len(store.ids)} tokens; training needs at least 2; add text")
+            raise DataError(
+                "too_little_data",
+                f"the corpus has {len(store.ids)} tokens; training needs at least 2; add text",
+            )
         if batch_size < 1 or context_length < 1:
-            raise UsageError(f"batch_size {batch_size} and context_length {context_length} must be 1 or more")
+            raise UsageError(
+                "out_of_range",
+                f"batch_size {batch_size} and context_length {context_length} must be 1 or more",
+            )
         if not 0 <= overlap < context_length:
-            raise UsageError(f"overlap {overlap} must be 0 or more and below context_length {context_length}")
+            raise UsageError(
+                "out_of_range",
+                f"overlap {overlap} must be 0 or more and below context_length {context_length}",
+            )
         self.store = store
         self.batch_size = batch_size
         self.context_length = context_length
@@ -407,7 +423,7 @@ class Loader:
     def batch(self, step: int) -> Batch:
         """The batch of a step, from 0: `batch_size` rows; in order, the last of a pass may have fewer."""
         if step < 0:
-            raise UsageError(f"step {step} is below 0")
+            raise UsageError("out_of_range", f"step {step} is below 0")
         starts, fresh = self._shuffled(step) if self.shuffle else self._ordered(step)
         return self._gather(starts, fresh, step)
 
@@ -474,7 +490,9 @@ class SentencePairs(Loader):
 
     def __init__(self, store: TokenStore, *, context_length: int, **settings: Any) -> None:
         if context_length < 5:
-            raise UsageError(f"context_length {context_length} must be 5 or more to hold a pair of texts")
+            raise UsageError(
+                "out_of_range", f"context_length {context_length} must be 5 or more to hold a pair of texts"
+            )
         super().__init__(store, context_length=context_length - 3, **settings)
 
     def _gather(self, starts: np.ndarray, fresh: np.ndarray, step: int) -> Batch:
@@ -539,7 +557,9 @@ def windows(
     """
     stride = context_length if stride is None else stride
     if not 1 <= stride <= context_length:
-        raise UsageError(f"stride {stride} must lie between 1 and the context length {context_length}")
+        raise UsageError(
+            "out_of_range", f"stride {stride} must lie between 1 and the context length {context_length}"
+        )
     loader = Loader(
         store_of(ids),
         batch_size=batch_size,

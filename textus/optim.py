@@ -14,7 +14,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from textus.common import UsageError, unknown
+from textus.common import unknown
+from textus.errors import UsageError
 from textus.models import LanguageModel
 from textus.models.adapters import below
 
@@ -56,24 +57,29 @@ class OptimSettings:
     def __post_init__(self) -> None:
         for name in ("rate", "other_rate", "clip"):
             if getattr(self, name) is not None and not 0 < getattr(self, name) < math.inf:
-                raise UsageError(f"optim.{name}={getattr(self, name)}: must be above 0")
+                raise UsageError("out_of_range", f"optim.{name}={getattr(self, name)}: must be above 0")
         for name in ("weight_decay", "warmup"):
             if not getattr(self, name) >= 0:
-                raise UsageError(f"optim.{name}={getattr(self, name)}: must be at least 0")
+                raise UsageError("out_of_range", f"optim.{name}={getattr(self, name)}: must be at least 0")
         for name in ("momentum", "beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
-                raise UsageError(f"optim.{name}={getattr(self, name)}: must be at least 0 and below 1")
+                raise UsageError(
+                    "out_of_range", f"optim.{name}={getattr(self, name)}: must be at least 0 and below 1"
+                )
         for name, known in (("optimiser", OPTIMISERS), ("schedule", SCHEDULES)):
             if getattr(self, name) not in known:
                 raise unknown(name, getattr(self, name), known)
         if self.optimiser == "nesterov" and not self.momentum:
             raise UsageError(
-                "optim.momentum=0: nesterov looks ahead along its momentum; set it above 0, or use sgd"
+                "incompatible_settings",
+                "optim.momentum=0: nesterov looks ahead along its momentum; set it above 0, or use sgd",
             )
         if not 0 < self.layer_decay <= 1:
-            raise UsageError(f"optim.layer_decay={self.layer_decay}: must be above 0 and at most 1")
+            raise UsageError(
+                "out_of_range", f"optim.layer_decay={self.layer_decay}: must be above 0 and at most 1"
+            )
         if not 0 <= self.decay <= 1:
-            raise UsageError(f"optim.decay={self.decay}: must be between 0 and 1")
+            raise UsageError("out_of_range", f"optim.decay={self.decay}: must be between 0 and 1")
 
     @property
     def own_rate(self) -> float:

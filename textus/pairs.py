@@ -16,7 +16,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from textus.common import DataError, UsageError, counter_seed, unknown
+from textus.common import (
+    counter_seed,
+    unknown,
+)
+from textus.errors import (
+    DataError,
+    UsageError,
+)
 from textus.loader import Batch, Batches, Loader, SentencePairs, TokenStore, tokenize
 
 if TYPE_CHECKING:
@@ -104,12 +111,17 @@ class BucketLoader:
         shuffle: bool = True,
     ) -> None:
         if batch_size < 1:
-            raise UsageError(f"batch_size {batch_size} must be 1 or more")
+            raise UsageError("out_of_range", f"batch_size {batch_size} must be 1 or more")
         if context_length < 2:
-            raise UsageError(f"context_length {context_length} must be 2 or more: an id and the text's end")
+            raise UsageError(
+                "out_of_range", f"context_length {context_length} must be 2 or more: an id and the text's end"
+            )
         if not store.n_documents or (sources is not None and sources.n_documents != store.n_documents):
             n_sources = "no" if sources is None else sources.n_documents
-            raise DataError(f"{store.n_documents} target texts and {n_sources} source texts make no pairs")
+            raise DataError(
+                "size_mismatch",
+                f"{store.n_documents} target texts and {n_sources} source texts make no pairs",
+            )
         self.store, self.sources = store, sources
         self.batch_size, self.context_length, self.shuffle = batch_size, context_length, shuffle
         self.end_id = int(store.ids[0])
@@ -138,7 +150,7 @@ class BucketLoader:
     def batch(self, step: int) -> Batch:
         """The batch of a step, from 0: `batch_size` rows; in order, the last of a pass may have fewer."""
         if step < 0:
-            raise UsageError(f"step {step} is below 0")
+            raise UsageError("out_of_range", f"step {step} is below 0")
         if self.shuffle:
             rows = self.deal.rows(step)
         else:
@@ -227,12 +239,15 @@ class DenoisingLoader(BucketLoader):
         if objective not in OBJECTIVES:
             raise unknown("objective", objective, OBJECTIVES)
         if (longest := sizes["context_length"]) < 3:  # what stands for the missing needs room of its own
-            raise UsageError(f"context_length {longest} must be 3 or more to make a pair of a text")
+            raise UsageError(
+                "out_of_range", f"context_length {longest} must be 3 or more to make a pair of a text"
+            )
         super().__init__(store, **{**sizes, "context_length": longest - 1})
         if objective == "span" and mask_id == self.end_id:
             raise UsageError(
+                "unsupported_tokenizer",
                 "this tokenizer has no special token to stand for a missing span; train with"
-                " --set model.objective=prefix, or with a tokenizer made by `textus tokenizer train`"
+                " --set model.objective=prefix, or with a tokenizer made by `textus tokenizer train`",
             )
         self.objective, self.mask_id = objective, mask_id
 
@@ -300,8 +315,9 @@ def loader_for(
     if not model.needs_source:
         if pairs:
             raise UsageError(
+                "incompatible_data",
                 f"{corpus.path} holds pairs of source and target; train on it with --model encoder-decoder or"
-                " seq2seq, or build a corpus of plain text: one column named text"
+                " seq2seq, or build a corpus of plain text: one column named text",
             )
         if model.whole_documents:
             return BucketLoader(store, **sizes)

@@ -13,11 +13,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from textus.common import DataError, UsageError, notice
+from textus.common import notice
 from textus.corpus.decoding import Guesses
 from textus.corpus.documents import Dropped, Unreadable
 from textus.corpus.sources import WRAPPED, Source, scan
 from textus.corpus.tables import Reading, parse_columns
+from textus.errors import (
+    DataError,
+    UsageError,
+)
 from textus.reading import DETECTED, ReadOptions
 from textus.records import (
     Broken,
@@ -67,7 +71,7 @@ def read_passages(path: Path, options: ReadOptions = DETECTED, *, longest: int =
     Raises UsageError for a negative length, DataError where there is no text.
     """
     if longest < 0 or 0 < longest < 64:
-        raise UsageError(f"--passage {longest}: give 0 (whole documents), or 64 and more")
+        raise UsageError("out_of_range", f"--passage {longest}: give 0 (whole documents), or 64 and more")
     documents: dict[str, Passage] = {}
     ids, shared = dict[str, str](), list[Passage]()
     n_read = n_empty = n_repeated = 0
@@ -85,7 +89,7 @@ def read_passages(path: Path, options: ReadOptions = DETECTED, *, longest: int =
         else:
             documents[document.text] = document
     if not documents:
-        raise DataError(f"{path} holds no text")
+        raise DataError("empty_data", f"{path} holds no text")
     if n_empty:
         notice(f"{n_empty:,} of {n_read:,} texts are empty and left out")
     if n_repeated:
@@ -140,7 +144,7 @@ def texts_of(source: Source, path: Path, reading: Reading, *, lines: bool) -> It
     try:
         text = class_text(source, reading)
     except Unreadable as error:
-        raise DataError(f"{source.name} cannot be read: {error}") from error
+        raise DataError(error.code, f"{source.name} cannot be read: {error}") from error
     if not lines:
         name = source.name.removeprefix(str(path)).lstrip("/\\!") or path.name
         yield Record({"text": text, "id": name, "title": Path(name).stem}, source.name)
@@ -174,10 +178,13 @@ def text_of(values: dict[str, Any], where: str, name: str = "text") -> str:
     if name not in values:
         shown = ", ".join(map(repr, list(values)[:30]))
         raise DataError(
-            f"{where} has no field {name!r}; it has {shown}: name its column with --columns {name}=COLUMN"
+            "column_not_found",
+            f"{where} has no field {name!r}; it has {shown}: name its column with --columns {name}=COLUMN",
         )
     if not isinstance(value := values[name], str):
-        raise DataError(f"{where}: the {name} is {type(value).__name__} ({value!r}), not a string")
+        raise DataError(
+            "invalid_row", f"{where}: the {name} is {type(value).__name__} ({value!r}), not a string"
+        )
     return value
 
 

@@ -8,7 +8,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from textus.common import UsageError, fingerprint, notices_together, sha256
+from textus.common import (
+    fingerprint,
+    notices_together,
+    sha256,
+)
+from textus.errors import UsageError
 from textus.inputs import (
     Records,
     columns_as_trained,
@@ -78,7 +83,7 @@ def probabilities(reader: Predictor, given: Any, options: ReadOptions = DETECTED
 
     labels = reader.task.labels
     if not labels or reader.task.probabilities([0.0] * len(labels)) is None:
-        raise UsageError(f"{reader.task.name} has no probabilities of classes; see predict")
+        raise UsageError("wrong_task", f"{reader.task.name} has no probabilities of classes; see predict")
     if isinstance(given, Path):
         options = options_for(given, options, reader.trained)
         examples = reader.task.examples(list(read_by(reader, given, options)()), labelled=False)

@@ -19,9 +19,15 @@ import torch
 from textus import hardware
 from textus import tokenizer as tokenizers
 from textus.checkpoint import open_run
-from textus.common import UsageError, command_line, duration, notice, unknown
+from textus.common import (
+    command_line,
+    duration,
+    notice,
+    unknown,
+)
 from textus.config import assign, from_dict, parse_value, to_dict
 from textus.corpus import Corpus
+from textus.errors import UsageError
 from textus.loader import Batches, Loader, TokenStore, fitting_context
 from textus.measuring import affordable, candidates, fast_bf16, measure, micro_batches
 from textus.models import LanguageModel, build
@@ -120,11 +126,14 @@ class Wish:
         if self.preset is not None:
             seconds_of(self.preset)
         if self.preset and (self.depth or self.steps):
-            raise UsageError("--preset decides depth and steps; leave out --depth and --steps, or the preset")
+            raise UsageError(
+                "conflicting_options",
+                "--preset decides depth and steps; leave out --depth and --steps, or the preset",
+            )
         for name in ("depth", "steps", "checkpoint_every"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise UsageError(f"--{name.replace('_', '-')} {value}: must be at least 1")
+                raise UsageError("out_of_range", f"--{name.replace('_', '-')} {value}: must be at least 1")
         for each in self.assignments:
             if each.partition(".")[0] not in ("model", "train", "optim", "choices"):
                 raise unknown(
@@ -132,19 +141,24 @@ class Wish:
                 )
         if self.parent and self.depth:
             raise UsageError(
-                f"--depth {self.depth}: the model of {self.parent} is as deep as it is; leave it out"
+                "conflicting_options",
+                f"--depth {self.depth}: the model of {self.parent} is as deep as it is; leave it out",
             )
         model, config = family_of(self.family)
         if model.counts and self.parent:
             raise UsageError(
-                f"--from {self.parent}: {self.family} counts, it cannot go on from there; count both corpora as one"
+                "unsupported_model",
+                f"--from {self.parent}: {self.family} counts, it cannot go on from there; count both corpora as one",
             )
         if model.counts:
             refuse_for_counting(self, {each.name for each in fields(config)})
         elif model.backward:
             for each in self.assignments:
                 if each.startswith(("choices.workers=", "train.micro_batches=")):
-                    raise UsageError(f"--set {each}: {self.family} takes its batches whole; leave it out")
+                    raise UsageError(
+                        "option_not_applicable",
+                        f"--set {each}: {self.family} takes its batches whole; leave it out",
+                    )
 
     def of(self, group: str) -> list[str]:
         """The assignments of one group, without its name."""
@@ -185,7 +199,9 @@ def refuse_for_counting(wish: Wish, known: set[str]) -> None:
             asked[f"--set {each}"] = instead.get(name, shape)
     for what, remedy in asked.items():
         if remedy:
-            raise UsageError(f"{what}: {wish.family} counts, so this does nothing; {remedy}")
+            raise UsageError(
+                "option_not_applicable", f"{what}: {wish.family} counts, so this does nothing; {remedy}"
+            )
 
 
 def plan_count(wish: Wish, tokenizer: tokenizers.Tokenizer, store: TokenStore) -> Plan:
@@ -318,7 +334,7 @@ def model_values(assignments: list[str], config_class: Any) -> dict[str, Any]:
     for each in assignments:
         name, equals, value = each.partition("=")
         if not equals:
-            raise UsageError(f"--set model.{each} has no '='; write it as model.n_layer=2")
+            raise UsageError("invalid_value", f"--set model.{each} has no '='; write it as model.n_layer=2")
         found[name] = parse_value(kinds.get(name), value)
     return found
 

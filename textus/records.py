@@ -15,7 +15,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from textus.common import DataError, kind_of_folder, notice, printable
+from textus.common import (
+    kind_of_folder,
+    notice,
+    printable,
+)
 from textus.corpus import conll, exports
 from textus.corpus.decoding import Guesses, open_text
 from textus.corpus.dialects import Problem, Text, bare, line_end, lines, parse_delimiter
@@ -24,6 +28,7 @@ from textus.corpus.readers import read_page
 from textus.corpus.repair import nfc, whole
 from textus.corpus.sources import TARS, Source, scan
 from textus.corpus.tables import TABLES, NoColumn, Reading, Row, opened, parse_columns, read_rows, silent
+from textus.errors import DataError
 
 __all__ = ["Problem", "Record", "Row", "clean_text", "parse_columns", "read_records", "stream_records"]
 
@@ -75,7 +80,8 @@ def stream_records(
     """
     if kind := kind_of_folder(Path(path)):
         raise DataError(
-            f"{path} is a folder that Textus made ({kind}), not rows; give a file or folder of your own"
+            "invalid_path",
+            f"{path} is a folder that Textus made ({kind}), not rows; give a file or folder of your own",
         )
     reading = Reading(columns or {}, encoding, parse_delimiter(delimiter), silent if quiet else notice)
     dropped: list[Dropped] = []
@@ -101,7 +107,8 @@ def stream_records(
     if not n_rows and not faults:
         why = f" ({dropped[0].source}: {dropped[0].reason})" if dropped else ""
         raise DataError(
-            f"{path} holds no rows{why}; give csv, tsv, jsonl, json, parquet, CoNLL columns or a folder a class"
+            "empty_data",
+            f"{path} holds no rows{why}; give csv, tsv, jsonl, json, parquet, CoNLL columns or a folder a class",
         )
 
 
@@ -109,11 +116,11 @@ def bad_rows(problems: list[Problem]) -> DataError:
     """The error for rows that cannot be read: the first with its reason, the places of the next."""
     first, *others = problems
     if not others:
-        return DataError(str(first))
+        return DataError("unreadable_rows", str(first))
     places = ", ".join(problem.where.rpartition(": ")[2] for problem in others[:LISTED])
     more = f" and {len(others) - LISTED:,} more" if len(others) > LISTED else ""
     rows = f"{len(others):,} more row{'s' if len(others) > 1 else ''}"
-    return DataError(f"{first}; {rows} cannot be read: {places}{more}")
+    return DataError("unreadable_rows", f"{first}; {rows} cannot be read: {places}{more}")
 
 
 def report_dropped(dropped: list[Dropped]) -> None:
@@ -209,10 +216,10 @@ def of_source(found: Found, reading: Reading, dropped: list[Dropped]) -> Iterato
             else:
                 yield Record(row[1], f"{source.name}: {row[0]}")
     except NoColumn as error:
-        raise DataError(f"{source.name} {error}") from error
+        raise DataError(error.code, f"{source.name} {error}") from error
     except Unreadable as error:
         if found.label is None:
-            raise DataError(f"{source.name} cannot be read: {error}") from error
+            raise DataError(error.code, f"{source.name} cannot be read: {error}") from error
         dropped.append(Dropped(source.name, "unreadable", str(error)))
 
 
@@ -229,7 +236,9 @@ def rows_of(source: Source, reading: Reading) -> Iterator[tuple[str, Row] | Prob
     if source.kind in TABLES and not (by_token and reading.by_position):
         return read_rows(source, reading)
     if source.kind == "html":
-        raise Unreadable("a page holds no rows; give csv, tsv, jsonl, json, parquet or CoNLL columns")
+        raise Unreadable(
+            "unsupported_format", "a page holds no rows; give csv, tsv, jsonl, json, parquet or CoNLL columns"
+        )
     text = opened(source, reading.encoding)
     if exports.is_fasttext(text):
         return exports.fasttext_rows(text, reading.reporter(source.name))

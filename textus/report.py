@@ -17,7 +17,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from textus.common import UsageError, extra, kind_of_folder, notice, write_atomic
+from textus.common import (
+    extra,
+    kind_of_folder,
+    notice,
+    write_atomic,
+)
+from textus.errors import UsageError
 
 Row = Mapping[str, Any]
 
@@ -128,7 +134,8 @@ def check_report_folder(out: Any) -> None:
     """UsageError where a report would be written into a run, a corpus or another folder of ours."""
     if out is not None and (kind := kind_of_folder(Path(out))):
         raise UsageError(
-            f"--out {out} is a folder that Textus made ({kind}); choose another one for the report"
+            "invalid_path",
+            f"--out {out} is a folder that Textus made ({kind}); choose another one for the report",
         )
 
 

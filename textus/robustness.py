@@ -20,7 +20,14 @@ import numpy as np
 from textus.augment import AugmentSettings, built, changed, origin_of, said_by
 from textus.augment.operations import Operation
 from textus.augment.units import HAN, Taken, Unit, Units, chinese, take_apart
-from textus.common import DataError, UsageError, counter_seed, notice
+from textus.common import (
+    counter_seed,
+    notice,
+)
+from textus.errors import (
+    DataError,
+    UsageError,
+)
 from textus.metrics import bootstrap, interval, paired_bootstrap
 from textus.models import LanguageModel
 from textus.reading import DETECTED, ReadOptions
@@ -167,7 +174,8 @@ def robustness(
         asked = task.examples(others, labelled=True)
         if len(asked) != len(examples):
             raise DataError(
-                f"{len(examples) - len(asked)} rows cannot be read any more after the change {change!r}"
+                "invalid_rows",
+                f"{len(examples) - len(asked)} rows cannot be read any more after the change {change!r}",
             )
         other = asked, read(model, task, tokenizer, asked)
         if not n_changed:

@@ -21,10 +21,20 @@ from textus.checkpoint import (
     read_tokenizer,
     verify,
 )
-from textus.common import RunError, UsageError, claim, counter_seed, cpu_seconds, notice, sha256
+from textus.common import (
+    claim,
+    counter_seed,
+    cpu_seconds,
+    notice,
+    sha256,
+)
 from textus.config import from_dict
 from textus.corpus import Corpus, open_corpus
 from textus.engine import Engine
+from textus.errors import (
+    RunError,
+    UsageError,
+)
 from textus.generation import Sampling, beginning
 from textus.gradients import Backward, Gradients
 from textus.loader import Batches, TokenStore, tokenize
@@ -66,7 +76,9 @@ def start(
     wish.check()
     corpus = open_corpus(corpus_path)
     if tokenizer is None:
-        raise UsageError("no tokenizer; give --tokenizer T, made by `textus tokenizer train`")
+        raise UsageError(
+            "missing_argument", "no tokenizer; give --tokenizer T, made by `textus tokenizer train`"
+        )
     read = tokenizers.load(tokenizer)
     known = word_vectors(embeddings, family) if embeddings else None
     store = tokenize(corpus, read, "train")
@@ -109,8 +121,9 @@ def same_weights(parent: Path, expected: str) -> None:
     """RunError where a run that another one began with has other weights by now."""
     if (now := weights_sum(parent)) != expected:
         raise RunError(
+            "data_changed",
             f"{parent} has other weights (SHA-256 {now[:12]}…) than this run began with"
-            f" ({expected[:12]}…); bring the old ones back, or train anew with --out elsewhere"
+            f" ({expected[:12]}…); bring the old ones back, or train anew with --out elsewhere",
         )
 
 
@@ -121,8 +134,9 @@ def take_weights(model: LanguageModel, other: LanguageModel, parent: Path) -> No
         shapes = [tuple(each[name].shape) if name in each else None for each in (weights, own)]
         if shapes[0] != shapes[1]:
             raise UsageError(
+                "weights_mismatch",
                 f"{parent} has {name} as {shapes[0]}, with what is set it is {shapes[1]}: leave out the --set model.…"
-                " that changes the shape"
+                " that changes the shape",
             )
     model.load_state_dict(weights)
 
@@ -131,8 +145,9 @@ def word_vectors(file: Path, family: str) -> vectors.WordVectors:
     """The vectors of a file; UsageError for a family that has no use for them."""
     if family_of(family)[0].counts:
         raise UsageError(
+            "option_not_applicable",
             f"--embeddings {file}: the family {family!r} counts, it has no input embedding; leave the flag out, or"
-            " take a neural family"
+            " take a neural family",
         )
     return vectors.read(file)
 
@@ -146,8 +161,9 @@ def begin_with(
     found = vectors.initial_embeddings(model, known, tokenizer)
     if not found.found:
         raise UsageError(
+            "incompatible_data",
             f"--embeddings {file}: no piece of the tokenizer has a vector; give vectors of the corpus' language, or a"
-            " tokenizer with longer pieces (--tokenizer word)"
+            " tokenizer with longer pieces (--tokenizer word)",
         )
     notice(f"{found} pieces have a vector in {file}")
     return {"found": found.found, "pieces": found.total}
@@ -158,7 +174,8 @@ def check_end(config: Any, tokenizer: tokenizers.Tokenizer) -> None:
     end_id = getattr(config, "end_id", None)
     if end_id not in (None, tokenizer.end_id):
         raise UsageError(
-            f"model.end_id={end_id}: the tokenizer ends texts with id {tokenizer.end_id}; leave the setting out"
+            "conflicting_options",
+            f"model.end_id={end_id}: the tokenizer ends texts with id {tokenizer.end_id}; leave the setting out",
         )
 
 
@@ -219,13 +236,16 @@ def recorded_corpus(run: RunFolder, moved: Path | None = None) -> Corpus:
     kept = run.record["corpus"]
     path = moved or Path(kept["path"])
     if not path.exists():
-        raise RunError(f"{path}, the corpus of {run.path}, not found; if it was moved: --corpus FOLDER")
+        raise RunError(
+            "not_found", f"{path}, the corpus of {run.path}, not found; if it was moved: --corpus FOLDER"
+        )
     corpus = open_corpus(path)
     if corpus.fingerprint != kept["fingerprint"]:
         raise RunError(
+            "data_changed",
             f"{path} is another corpus than {run.path} was started on (fingerprint {corpus.fingerprint}, was"
             f" {kept['fingerprint']}); bring the old one back (--corpus FOLDER says where it is), or train anew with"
-            " --out elsewhere"
+            " --out elsewhere",
         )
     if moved:
         kept["path"] = str(moved.resolve())
@@ -263,13 +283,15 @@ def prepare(
     vocabulary = model.config.vocab_size
     if vocabulary < tokenizer.vocab_size:
         raise UsageError(
-            f"model.vocab_size={vocabulary}: the tokenizer has {tokenizer.vocab_size} ids; leave the setting out"
+            "conflicting_options",
+            f"model.vocab_size={vocabulary}: the tokenizer has {tokenizer.vocab_size} ids; leave the setting out",
         )
     context = model.config.context_length
     if context is not None and train.context_length > context and not model.counts:
         raise UsageError(
+            "incompatible_settings",
             f"train.context_length={train.context_length} is longer than the model's context of {context}; set"
-            " model.context_length too"
+            " model.context_length too",
         )
     backward = type(model).backward or Gradients(model, choices.workers).of_all(train.micro_batches)
     batches = feed(model, train, corpus, tokenizer)

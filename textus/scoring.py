@@ -18,9 +18,6 @@ import numpy as np
 
 from textus.checkpoint import load, open_run, verify
 from textus.common import (
-    DataError,
-    RunError,
-    UsageError,
     fingerprint,
     json_lines,
     notice,
@@ -30,6 +27,11 @@ from textus.common import (
     write_json,
 )
 from textus.comparing import training_curves
+from textus.errors import (
+    DataError,
+    RunError,
+    UsageError,
+)
 from textus.finetuning import Wish, start
 from textus.inputs import id_of, labelled_records
 from textus.metrics import interval, paired_bootstrap
@@ -67,7 +69,7 @@ def read_rows(task: Task, on: Any, options: ReadOptions = DETECTED, trained: Rea
     records = labelled_records(on, options, task.name, trained)
     examples = task.examples(records, labelled=True)
     if not examples:
-        raise DataError(f"{name_of(on)} has no row with text and label")
+        raise DataError("empty_data", f"{name_of(on)} has no row with text and label")
     fields = {record.where: record.values for record in records}
     return Rows(task, examples, [fields[each.where] for each in examples])
 
@@ -122,7 +124,8 @@ def sliced(rows: Rows, name: str) -> dict[str, list[int]]:
     else:
         shown = ", ".join(dict.fromkeys(map(str, (key for each in rows.fields for key in each))))
         raise UsageError(
-            f"--slice {name}: no such column; there are {shown}, and {LENGTH} for the texts' own"
+            "column_not_found",
+            f"--slice {name}: no such column; there are {shown}, and {LENGTH} for the texts' own",
         )
     found: dict[str, list[int]] = {value: [] for value in order[:MOST_SLICES]}
     for place, value in enumerate(values):
@@ -210,7 +213,7 @@ def floor_run(run: Path, record: dict[str, Any]) -> Path | None:
 
         def check(now: str) -> None:
             if now != corpus["fingerprint"]:
-                raise RunError(f"{wish.data} is not what {run} was trained on")
+                raise RunError("data_changed", f"{wish.data} is not what {run} was trained on")
             notice(f"{LINEAR} is trained on the rows that {run} was trained on, once; it is kept in {kept}")
 
         return start(wish, kept, force=True, check=check)

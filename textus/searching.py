@@ -26,10 +26,6 @@ import numpy as np
 from textus.checkpoint import RUN_FILES
 from textus.checkpoint import verify as verify_run
 from textus.common import (
-    DataError,
-    MissingExtra,
-    RunError,
-    UsageError,
     claim,
     extra,
     folder_atomic,
@@ -43,6 +39,12 @@ from textus.common import (
     write_json,
 )
 from textus.config import NONE, VERSION, Shape, check_shape, from_dict, migrate
+from textus.errors import (
+    DataError,
+    MissingExtra,
+    RunError,
+    UsageError,
+)
 from textus.inputs import items_of
 from textus.metrics import ranking
 from textus.models import LanguageModel
@@ -116,7 +118,8 @@ def build(
     """
     if not (run or bm25):
         raise UsageError(
-            "say how to find texts: --run RUN for their meaning, --bm25 for their words, or both"
+            "missing_argument",
+            "say how to find texts: --run RUN for their meaning, --bm25 for their words, or both",
         )
     claim(out, force=force, kind="index")
     texts = [passage.text for passage in passages]
@@ -176,20 +179,21 @@ class Index:
         sweep(self.path)
         if not (self.path / "index.json").is_file():
             raise RunError(
-                f"{self.path} is no index; make one: textus index build FILE --run RUN --out {self.path}"
+                "not_an_index",
+                f"{self.path} is no index; make one: textus index build FILE --run RUN --out {self.path}",
             )
         self.record = migrate(read_json(self.path / "index.json"), f"{self.path}/index.json")
         check_shape(self.record, RECORD, f"{self.path}/index.json")
         needed = ["documents.jsonl", *(FILES[2:] if self.record["bm25"] else [])]
         needed += ["vectors.usearch"] if self.record["run"] else []
         if missing := next((name for name in needed if name not in self.record["files"]), None):
-            raise RunError(f"{self.path}/index.json does not list {missing}; build the index anew")
+            raise RunError("damaged", f"{self.path}/index.json does not list {missing}; build the index anew")
         for name, known in self.record["files"].items():
             file = record_file(self.path, name, FILES)
             if not file.exists():
-                raise RunError(f"{file} is missing; build the index anew")
+                raise RunError("damaged", f"{file} is missing; build the index anew")
             if sha256(file) != known:
-                raise RunError(f"{file} was changed since the index was built; build it anew")
+                raise RunError("damaged", f"{file} was changed since the index was built; build it anew")
 
     @cached_property
     def passages(self) -> list[Passage]:
@@ -220,7 +224,8 @@ class Index:
             raise
         except Exception as error:
             raise RunError(
-                f"{self.path}/{name} is no part of an index ({type(error).__name__}: {error}); build it anew"
+                "damaged",
+                f"{self.path}/{name} is no part of an index ({type(error).__name__}: {error}); build it anew",
             ) from error
 
     @property
@@ -238,7 +243,7 @@ class Index:
         items, alone = items_of(queries)
         texts = [clean_text(item) for item in items if isinstance(item, str)]
         if len(texts) < len(items):
-            raise UsageError("a query is one string; give a string or a list of strings")
+            raise UsageError("wrong_type", "a query is one string; give a string or a list of strings")
         results = self._search(texts, k, by) if texts else []
         return results[0] if alone else results
 
@@ -248,10 +253,11 @@ class Index:
             raise unknown("way", by, WAYS)
         if by not in (self.way, *(WAYS if self.way == "hybrid" else ())):
             raise UsageError(
-                f"{self.path} was built to search by {self.way}, not {by}; build it anew with both"
+                "option_not_applicable",
+                f"{self.path} was built to search by {self.way}, not {by}; build it anew with both",
             )
         if k < 1:
-            raise UsageError(f"--top {k}: must be at least 1")
+            raise UsageError("out_of_range", f"--top {k}: must be at least 1")
         if by == "hybrid":
             lists = [way(queries, max(k, FUSED)) for way in (self._by_words, self._by_meaning)]
             return [fused(each)[:k] for each in zip(*lists, strict=True)]
@@ -270,8 +276,9 @@ class Index:
         reading = reader(folder)  # which verifies its files by what run.json says
         if (found := sha256(folder / "run.json")) != (known := self.record["run"]["fingerprint"]):
             raise RunError(
+                "data_changed",
                 f"{folder} is another run ({found[:12]}…) than the vectors were made by ({known[:12]}…); build the"
-                " index anew"
+                " index anew",
             )
         module = extra("usearch.index", "search")
         with self._reading("vectors.usearch"):
@@ -337,13 +344,15 @@ class Index:
         if (given := values.get("document_id")) is not None:
             if (number := self._by_id.get(str(given))) is None:
                 raise DataError(
-                    f"{where}: {self.path} has no document with the id {given!r}; build the index of all"
+                    "not_found",
+                    f"{where}: {self.path} has no document with the id {given!r}; build the index of all",
                 )
             return number
         text = text_of(values, where, "document")
         if (number := self._by_text.get(alike(text))) is None:
             raise DataError(
-                f"{where}: its document is not in {self.path} ({text[:60]!r}); build the index of all"
+                "not_found",
+                f"{where}: its document is not in {self.path} ({text[:60]!r}); build the index of all",
             )
         return number
 
@@ -355,7 +364,8 @@ class Index:
             for given in (passage.id, *passage.same):
                 if given is not None and numbers.setdefault(given, passage.number) != passage.number:
                     raise UsageError(
-                        f"{self.path}: several documents have the id {given!r}; name them by their text"
+                        "duplicate_name",
+                        f"{self.path}: several documents have the id {given!r}; name them by their text",
                     )
         return numbers
 

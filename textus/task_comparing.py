@@ -19,8 +19,15 @@ import numpy as np
 from textus import scoring
 from textus.allocation import give_back
 from textus.checkpoint import open_run
-from textus.common import DataError, UsageError, write_atomic, write_json
+from textus.common import (
+    write_atomic,
+    write_json,
+)
 from textus.comparing import training_curves
+from textus.errors import (
+    DataError,
+    UsageError,
+)
 from textus.evaluation import n_parameters, weights_bytes
 from textus.hardware import peak_memory_bytes, reset_peak_memory
 from textus.metrics import interval
@@ -63,8 +70,9 @@ def compare(
     for other in measured[1:]:
         if other.places != first.places:
             raise DataError(
+                "runs_differ",
                 f"{first.row['run']} and {other.row['run']} do not answer the same rows of {scoring.name_of(on)}"
-                f" ({len(first.places):,} and {len(other.places):,}): they were trained on other kinds of rows"
+                f" ({len(first.places):,} and {len(other.places):,}): they were trained on other kinds of rows",
             )
     measured.sort(key=lambda each: -value_of(each))
     pairs = [] if first.figure is None else [paired(*pair) for pair in combinations(measured, 2)]
@@ -82,18 +90,24 @@ def compare(
 def check_alike(runs: Mapping[str, Path], task: str | None) -> None:
     """UsageError naming two runs that do different tasks."""
     if len(runs) < 2:
-        raise UsageError("compare takes two fine-tuned runs or more; for one: textus evaluate RUN --on FILE")
+        raise UsageError(
+            "missing_argument",
+            "compare takes two fine-tuned runs or more; for one: textus evaluate RUN --on FILE",
+        )
     records = {name: learnt(open_run(run).record, task, run) for name, run in runs.items()}
     (first, known), *others = records.items()
     for name, record in others:
         if record["task"] != known["task"]:
             raise UsageError(
-                f"{first} does {known['task']}, {name} {record['task']}: runs of one task are compared"
+                "runs_differ",
+                f"{first} does {known['task']}, {name} {record['task']}: runs of one task are compared",
             )
         for setting in from_record(known).alike:
             mine, its = (each["task_settings"][setting] for each in (known, record))
             if mine != its:
-                raise UsageError(f"{first} and {name} differ in task.{setting} ({mine} and {its})")
+                raise UsageError(
+                    "runs_differ", f"{first} and {name} differ in task.{setting} ({mine} and {its})"
+                )
 
 
 def measure(

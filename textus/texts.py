@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from textus.common import DataError, notice
+from textus.common import notice
 from textus.corpus.decoding import BROKEN, decode, detect_encoding
 from textus.corpus.documents import Raw, Unreadable
 from textus.corpus.readers import read
 from textus.corpus.repair import parts
 from textus.corpus.sources import WRAPPED, Source, blocks, scan
 from textus.corpus.tables import NoColumn, Reading
+from textus.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -73,9 +74,11 @@ def read_text(path: Path | str, encoding: str = "") -> Texts:
         n_bytes = sum(map(len, blocks(source)))
         found = detect_encoding(blocks(source), encoding=encoding)
     except Unreadable as error:
-        raise DataError(f"{path} cannot be read: {error}; give a text file, plain or .gz") from error
+        raise DataError(
+            error.code, f"{path} cannot be read: {error}; give a text file, plain or .gz"
+        ) from error
     if not n_bytes:
-        raise DataError(f"{path} is empty; there is nothing to measure on")
+        raise DataError("empty_data", f"{path} is empty; there is nothing to measure on")
     if found.origin == "guessed":
         notice(f"{path} is not UTF-8: read as {found.codec}")
     return Texts(str(path), n_bytes, lambda: _whole(source, found.codec))
@@ -104,11 +107,12 @@ def read_pairs(path: Path | str, encoding: str = "") -> Texts:
     except NoColumn:
         rows = []
     except Unreadable as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
+        raise DataError(error.code, f"{path} cannot be read: {error}") from error
     pairs = [Part("".join(row.blocks), source=row.source_text) for row in rows if row.source_text is not None]
     if not pairs:
         raise DataError(
+            "incompatible_data",
             f"{path} has no pairs; this model makes a text from another: give it jsonl, csv or parquet with the"
-            " columns source and target"
+            " columns source and target",
         )
     return Texts(str(path), sum(len(each.text.encode()) for each in pairs), lambda: iter(pairs))

@@ -20,15 +20,17 @@ from torch import Tensor
 
 from textus.checkpoint import Checkpoint, RunFolder
 from textus.common import (
-    TextusError,
-    TrainingError,
-    UsageError,
     alone_in,
     counter_seed,
     cpu_seconds,
     duration,
     notice,
     progress,
+)
+from textus.errors import (
+    TextusError,
+    TrainingError,
+    UsageError,
 )
 from textus.gradients import Backward, Gradients, clip
 from textus.hardware import peak_memory_bytes, reset_peak_memory
@@ -74,9 +76,9 @@ class TrainSettings:
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "micro_batches", "context_length"):
             if (value := getattr(self, name)) < 1:
-                raise UsageError(f"train.{name}={value}: must be at least 1")
+                raise UsageError("out_of_range", f"train.{name}={value}: must be at least 1")
         if self.patience < 0:
-            raise UsageError(f"train.patience={self.patience}: must be at least 0")
+            raise UsageError("out_of_range", f"train.patience={self.patience}: must be at least 0")
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,7 @@ def check_patience(model: LanguageModel, settings: TrainSettings, evaluate: Eval
         why = "train.keep=last keeps the last weights; set train.keep=best too"
     else:
         return
-    raise UsageError(f"train.patience={settings.patience}: {why}")
+    raise UsageError("incompatible_settings", f"train.patience={settings.patience}: {why}")
 
 
 def chosen_by(found: dict[str, Any]) -> float:
@@ -207,7 +209,9 @@ def _count(
                 if stopped(number):
                     kept = f"pass {number} is saved" if number else "nothing is saved yet"
                     raise Interrupted(
-                        f"stopped in pass {number + 1} of {model.passes}; {kept}, go on with `textus resume {run.path}`"
+                        "interrupted",
+                        f"stopped in pass {number + 1} of {model.passes}; {kept}, continue with"
+                        f" `textus resume {run.path}`",
                     )
                 model.count(loader.batch(number * loader.n_batches + position))  # type: ignore[operator]
                 advance()
@@ -267,7 +271,8 @@ class Training:
                 if stopped():
                     self.save()
                     raise Interrupted(
-                        f"stopped at step {self.step}; it is saved, go on with `textus resume {self.run.path}`"
+                        "interrupted",
+                        f"stopped at step {self.step}; it is saved, go on with `textus resume {self.run.path}`",
                     )
                 if last or self.save_due():
                     self.save()
@@ -321,9 +326,10 @@ class Training:
         steps = self.run.steps()
         good = f"the last good checkpoint is step {steps[-1]}" if steps else "there was no checkpoint yet"
         return TrainingError(
+            "training_diverged",
             f"step {step} (batch {step} of seed {self.settings.seed}): {what};"
             f" {good} in {self.run.path};"
-            f" lower the rate (--set optim.rate={self.settings.optim.own_rate / 3:.2g}) and start anew"
+            f" lower the rate (--set optim.rate={self.settings.optim.own_rate / 3:.2g}) and start anew",
         )
 
     def replan(self) -> None:

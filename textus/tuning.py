@@ -21,10 +21,6 @@ from typing import Any
 
 from textus.checkpoint import open_run
 from textus.common import (
-    DataError,
-    RunError,
-    TextusError,
-    UsageError,
     alone_in,
     counter_seed,
     extra,
@@ -33,6 +29,12 @@ from textus.common import (
     sha256,
     unknown,
     write_json,
+)
+from textus.errors import (
+    DataError,
+    RunError,
+    TextusError,
+    UsageError,
 )
 from textus.finetuning import Wish, start
 from textus.models import family as family_of
@@ -75,14 +77,16 @@ def parse_span(name: str, spelled: str) -> Span:
             low, high = math.nan, math.nan
         if not low < high or (found["log"] and low <= 0):
             raise UsageError(
-                f"--search {name}={spelled}: give a lower and a higher number (above 0 with :log)"
+                "invalid_value",
+                f"--search {name}={spelled}: give a lower and a higher number (above 0 with :log)",
             )
         whole = all(re.fullmatch(r"[-+]?\d+", found[each]) for each in ("low", "high"))
         return Span(low, high, bool(found["log"]), whole)
     values = tuple(each.strip() for each in spelled.split(";" if ";" in spelled else ",") if each.strip())
     if len(values) < 2 or ".." in spelled or ":" in spelled:
         raise UsageError(
-            f"--search {name}={spelled}: give a range such as 1e-4..1e-2:log or 2..8, or values such as mean,max"
+            "invalid_value",
+            f"--search {name}={spelled}: give a range such as 1e-4..1e-2:log or 2..8, or values such as mean,max",
         )
     return Span(values=values)
 
@@ -122,7 +126,8 @@ def search_space(wish: Wish, file: Path | None, overrides: Sequence[str]) -> dic
         name, equals, span = each.partition("=")
         if not equals:
             raise UsageError(
-                f"--search {each!r} has no '='; write SETTING=LOW..HIGH, such as optim.rate=1e-4..1e-2:log"
+                "invalid_value",
+                f"--search {each!r} has no '='; write SETTING=LOW..HIGH, such as optim.rate=1e-4..1e-2:log",
             )
         spelled[name.strip()] = span.strip()
     fixed = {each.partition("=")[0] for each in wish.assignments} | ({"epochs"} if wish.epochs else set())
@@ -135,7 +140,8 @@ def search_space(wish: Wish, file: Path | None, overrides: Sequence[str]) -> dic
             raise unknown("setting to search", name, usual_space(wish))
     if not space:
         raise UsageError(
-            "there is nothing to search: every setting is fixed; leave out some --set, or give --search"
+            "missing_argument",
+            "there is nothing to search: every setting is fixed; leave out some --set, or give --search",
         )
     return space
 
@@ -145,9 +151,9 @@ def from_file(path: Path) -> dict[str, str]:
     try:
         found = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UsageError(f"--space {path} cannot be read ({error})") from error
+        raise UsageError("unreadable_file", f"--space {path} cannot be read ({error})") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"--space {path} is not TOML: {error}") from error
+        raise DataError("unreadable_file", f"--space {path} is not TOML: {error}") from error
     flat = {
         **found,
         **{f"{a}.{b}": c for a, part in found.items() if isinstance(part, dict) for b, c in part.items()},
@@ -162,7 +168,7 @@ def from_file(path: Path) -> dict[str, str]:
 def listed(name: str, values: list[Any]) -> str:
     """A list of a file as `--search` spells it. UsageError where it leaves nothing to choose."""
     if len(values) < 2:
-        raise UsageError(f"{name} = {values}: a list needs two values or more to search")
+        raise UsageError("invalid_value", f"{name} = {values}: a list needs two values or more to search")
     spelled = [",".join(map(str, each)) if isinstance(each, list) else str(each) for each in values]
     return (";" if any("," in each for each in spelled) else ",").join(spelled)
 
@@ -208,7 +214,8 @@ class Study:
         asked = fingerprint(about)
         if self.kept.user_attrs.get("asked", asked) != asked:
             raise RunError(
-                f"{out} holds a search of other data, settings or ranges; take the same words, or another --out"
+                "data_changed",
+                f"{out} holds a search of other data, settings or ranges; take the same words, or another --out",
             )
         self.kept.set_user_attr("asked", asked)
         states = self.optuna.trial.TrialState
@@ -307,7 +314,9 @@ class Study:
         ]  # fmt: skip
         done = [each for each in self.ended() if each.state == states.COMPLETE]
         if not done:
-            raise RunError(f"no trial came to its end; the last one: {trials[-1]['why']}")
+            raise RunError(
+                "all_trials_failed", f"no trial came to its end; the last one: {trials[-1]['why']}"
+            )
         best = max(done, key=lambda each: (each.value, -each.number))
         wish = wish_of(self.wish, best.user_attrs["drawn"])
         counts = {state: sum(each["state"] == state for each in trials) for state in told.values()}
@@ -329,9 +338,9 @@ def tune(
     """
     wish.check()
     if trials < 1:
-        raise UsageError(f"--trials {trials}: must be at least 1")
+        raise UsageError("out_of_range", f"--trials {trials}: must be at least 1")
     if out.exists() and any(out.iterdir()) and not (out / "study.db").is_file():
-        raise UsageError(f"{out} exists already and holds no search; choose another --out")
+        raise UsageError("already_exists", f"{out} exists already and holds no search; choose another --out")
     spans = search_space(wish, space, search)
     out.mkdir(parents=True, exist_ok=True)
     with alone_in(out):

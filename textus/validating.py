@@ -18,8 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from textus.common import DataError, UsageError, notice
+from textus.common import notice
 from textus.config import assign
+from textus.errors import (
+    DataError,
+    UsageError,
+)
 from textus.models import family as family_of
 from textus.records import Problem, Record, parse_columns, read_records
 from textus.tasks import Example, Task, frame_of, has_blanks, opened, task_class
@@ -271,7 +275,10 @@ def validate(
     cls = task_class(task)
     chosen = assign(cls.config(), list(reader.settings))
     if run is not None and family is not None:
-        raise UsageError(f"--from {run} and --model {family}: a model is one or the other; leave one out")
+        raise UsageError(
+            "conflicting_options",
+            f"--from {run} and --model {family}: a model is one or the other; leave one out",
+        )
     context = context_of(run, family)
     paths = {"train": data, **(others or {})}
     checked: dict[str, Checked] = {}

@@ -19,8 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from textus.common import (
-    RunError,
-    UsageError,
     alone_in,
     claim_file,
     notice,
@@ -29,6 +27,10 @@ from textus.common import (
     sync,
     unknown,
     write_json,
+)
+from textus.errors import (
+    RunError,
+    UsageError,
 )
 from textus.inputs import place_of
 from textus.records import Record, parse_columns
@@ -161,7 +163,7 @@ def claim_output(out: Path, given: Any, *, force: bool) -> None:
     """UsageError where the file to write exists, unless `force`, or is the one that is read."""
     claim_file(out, force=force)
     if isinstance(given, Path) and out.exists() and out.samefile(given):
-        raise UsageError(f"{out} is the file that is read; choose another --out")
+        raise UsageError("invalid_path", f"{out} is the file that is read; choose another --out")
 
 
 def content_of(path: Path) -> Any:

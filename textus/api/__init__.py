@@ -30,7 +30,14 @@ from textus.api.using import named as named
 from textus.api.using import open_run as open_run
 from textus.api.using import predict as predict
 from textus.api.using import predict_together as predict_together
-from textus.common import RunError, UsageError, notice, unknown
+from textus.common import (
+    notice,
+    unknown,
+)
+from textus.errors import (
+    RunError,
+    UsageError,
+)
 
 if TYPE_CHECKING:
     from textus.corpus import Corpus
@@ -65,10 +72,14 @@ def build_corpus(
     from textus.corpus import CorpusSettings, build
 
     if not sources:
-        raise UsageError("no sources given; name files or folders: textus corpus build SRC --out FOLDER")
+        raise UsageError(
+            "missing_argument",
+            "no sources given; name files or folders: textus corpus build SRC --out FOLDER",
+        )
     if wrong := [source for source in sources if not isinstance(source, str | PathLike)]:
         raise UsageError(
-            f"a source is {type(wrong[0]).__name__}, not the path of a file or folder; write texts to a file"
+            "wrong_type",
+            f"a source is {type(wrong[0]).__name__}, not the path of a file or folder; write texts to a file",
         )
     given = CorpusSettings(split=split, encoding=encoding, columns=columns, delimiter=delimiter)
     chosen = assign(given, list(settings))
@@ -129,7 +140,10 @@ def chosen_tokenizer(corpus: Path, choice: str | Path | None) -> Path:
         if not Path(choice).exists():
             near = common.nearest(str(choice), KINDS)
             hint = f" (did you mean the kind {near!r}?)" if near else ""
-            raise UsageError(f"--tokenizer {choice}: no such folder or kind{hint}; kinds: {', '.join(KINDS)}")
+            raise UsageError(
+                "unknown_name",
+                f"--tokenizer {choice}: no such folder or kind{hint}; kinds: {', '.join(KINDS)}",
+            )
         return Path(choice)
     opened = open_corpus(corpus)
     kind = str(choice or "bpe")
@@ -179,7 +193,8 @@ def train(
     model = model or "decoder"
     if model in CLASSIFIERS:
         raise UsageError(
-            f"--model {model} learns classes, not text: textus finetune DATA --model {model} --out FOLDER"
+            "unsupported_model",
+            f"--model {model} learns classes, not text: textus finetune DATA --model {model} --out FOLDER",
         )
     if model not in FAMILIES or model == "fake":
         raise unknown("model", model, [each for each in FAMILIES if each != "fake"])
@@ -212,7 +227,8 @@ def going_on(parent: Path, **refused: Any) -> tuple[str, Path]:
     for name, value in refused.items():
         if value is not None:
             raise UsageError(
-                f"--{name} {value}: a model from a run is what it is; leave out --{name}, or --from"
+                "option_not_applicable",
+                f"--{name} {value}: a model from a run is what it is; leave out --{name}, or --from",
             )
     run = open_run(parent)
     run.refuse_task()
@@ -238,7 +254,9 @@ def resume(
     from textus.runs import resume as resume_pretraining
 
     if dev:
-        raise UsageError(f"--dev {dev}: goes with fine-tuned runs; {path} is trained on a corpus")
+        raise UsageError(
+            "option_not_applicable", f"--dev {dev}: goes with fine-tuned runs; {path} is trained on a corpus"
+        )
     return Run(resume_pretraining(Path(path), corpus=moved, until=until))
 
 
@@ -312,7 +330,7 @@ def kept_rows(data: Any, out: Path, name: str, task: str) -> Any:
 
     rows = labelled_rows(data, task)
     if not rows:
-        raise UsageError("there is no row to learn from; give labelled rows")
+        raise UsageError("empty_data", "there is no row to learn from; give labelled rows")
     path = out.with_name(f"{out.name}.{name}.jsonl")
     common.write_atomic(path, common.json_lines(rows))
     notice(f"{len(rows):,} rows are kept in {path}")
@@ -387,7 +405,7 @@ def prove_resume(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     run = opened(path)
     if not run.finished:
-        raise RunError(f"{path} is not finished; go on with it first: textus resume {path}")
+        raise RunError("run_unfinished", f"{path} is not finished; go on with it first: textus resume {path}")
     with tempfile.TemporaryDirectory(dir=path.resolve().parent, prefix=f".{path.name}.proof-") as folder:
         copy = Path(folder) / path.name
         shutil.copytree(path, copy)
@@ -401,7 +419,8 @@ def prove_resume(path: str | Path) -> dict[str, Any]:
         wanted, found = (common.sha256(each / "model.safetensors") for each in (path, copy))
     if wanted != found:
         raise RunError(
-            f"{path} resumed from step {first} ends in other weights ({found[:12]}…, not {wanted[:12]}…)"
+            "not_reproduced",
+            f"{path} resumed from step {first} ends in other weights ({found[:12]}…, not {wanted[:12]}…)",
         )
     return {"run": str(path), "resumed_from_step": first, "sha256": wanted, "identical": True}
 

@@ -6,7 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from textus.common import DataError, claim_file, json_lines, write_atomic
+from textus.common import (
+    claim_file,
+    json_lines,
+    write_atomic,
+)
+from textus.errors import DataError
 
 
 def augment(
@@ -52,7 +57,8 @@ def cloze(corpus: str | Path, *, out: str | Path, force: bool = False, **how: An
     rows = list(clozes(documents, settings))
     if not rows:
         raise DataError(
-            f"{corpus} has no passage of three sentences with a sentence of eight words; give longer texts"
+            "too_little_data",
+            f"{corpus} has no passage of three sentences with a sentence of eight words; give longer texts",
         )
     write_atomic(out, json_lines(rows))
     return {"out": str(out), "rows": len(rows)}

@@ -8,7 +8,12 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from textus.common import DataError, RunError, UsageError, notice
+from textus.common import notice
+from textus.errors import (
+    DataError,
+    RunError,
+    UsageError,
+)
 from textus.report import check_report_folder
 
 if TYPE_CHECKING:
@@ -91,8 +96,9 @@ class Run:
 
         if not self.tasks:
             raise UsageError(
+                "not_fine_tuned",
                 f"{self.path} was not fine-tuned for a task; make one: textus finetune DATA --from {self.path}"
-                " --out FOLDER"
+                " --out FOLDER",
             )
         return from_record(learnt(self.record, name, self.path))
 
@@ -101,8 +107,9 @@ class Run:
         if self.tasks:
             which = f" --task {self.tasks[0]}" if len(self.tasks) > 1 else ""
             raise UsageError(
+                "not_a_language_model",
                 f"{self.path} was fine-tuned for {', '.join(self.tasks)}, not to predict text: textus predict"
-                f" {self.path}{which} TEXT"
+                f" {self.path}{which} TEXT",
             )
 
     @cached_property
@@ -214,7 +221,8 @@ class Run:
 
             if by or out:
                 raise UsageError(
-                    "--entities: --slice and --out go with the rows' own entities; leave them out"
+                    "option_not_applicable",
+                    "--entities: --slice and --out go with the rows' own entities; leave them out",
                 )
             options = self._text_options(on, ReadOptions(columns, encoding), entities)
             found = measured(Path(entities), self.path, Path(on), options)
@@ -289,7 +297,8 @@ class Run:
         if name in self.tasks or (len(self.tasks) > 1 and name not in TASKS):
             if settings:
                 raise UsageError(
-                    f"--set task.{settings[0]}: {self.path} has learnt {name} as it is; leave it out"
+                    "option_not_applicable",
+                    f"--set task.{settings[0]}: {self.path} has learnt {name} as it is; leave it out",
                 )
             return self.task_called(name)
         from textus.tasks import task_class
@@ -297,7 +306,9 @@ class Run:
 
         if task_class(name).name != "similarity":
             raise UsageError(
-                f"{self.path} has not learnt {name}: textus finetune DATA --from {self.path} --task {name} --out FOLDER"
+                "wrong_task",
+                f"{self.path} was not fine-tuned for {name}: textus finetune DATA --from {self.path} --task {name}"
+                " --out FOLDER",
             )
         return similarity_of(self.model, settings)
 
@@ -470,13 +481,19 @@ class Run:
         if name := of_task.get("task") or ", ".join(self.tasks):
             if stride is not None:
                 raise UsageError(
-                    f"--stride {stride}: {self.path} is asked for {name}, not for text; leave it out"
+                    "option_not_applicable",
+                    f"--stride {stride}: {self.path} is asked for {name}, not for text; leave it out",
                 )
             if on is None:
-                raise UsageError(f"{self.path} is asked for {name}: give labelled rows, --on FILE")
+                raise UsageError(
+                    "missing_argument", f"{self.path} is asked for {name}: give labelled rows, --on FILE"
+                )
             return self.evaluate_task(on, out=out, encoding=encoding, **of_task)
         if given := [name for name, value in of_task.items() if value not in (None, (), [])]:
-            raise UsageError(f"{given[0]}: {self.path} was not fine-tuned for a task; leave it out")
+            raise UsageError(
+                "option_not_applicable",
+                f"{given[0]}: {self.path} was not fine-tuned for a task; leave it out",
+            )
         from textus.evaluation import evaluate, own_findings, sample_quality, sources_among
 
         model, tokenizer, texts = self.model, self.tokenizer, self._texts(on, encoding=encoding)
@@ -509,13 +526,17 @@ class Run:
         from textus.texts import as_texts, read_pairs, read_text, split_texts
 
         if encoding and (on is None or is_texts(on)):
-            raise UsageError(f"--encoding {encoding}: goes with a file, --on FILE; leave it out")
+            raise UsageError(
+                "option_not_applicable", f"--encoding {encoding}: goes with a file, --on FILE; leave it out"
+            )
         if on is None:
             return split_texts(self._corpus())
         if is_texts(on):
             items, _ = items_of(on)
             if not all(isinstance(item, str) for item in items):
-                raise UsageError(f"{self.path} predicts text: give strings, or the path of a file")
+                raise UsageError(
+                    "missing_argument", f"{self.path} predicts text: give strings, or the path of a file"
+                )
             return as_texts(items)
         of_pairs = self.model.needs_source if pairs is None else pairs
         return (read_pairs if of_pairs else read_text)(on, encoding or "")
@@ -536,14 +557,17 @@ class Run:
         recorded = self.record.get("corpus") or {}
         path = Path(recorded.get("path", ""))
         if not recorded or not path.is_dir():
-            raise RunError(f"the corpus of {self.path} is not at {path}; give a text file: --on FILE")
+            raise RunError(
+                "not_found", f"the corpus of {self.path} is not at {path}; give a text file: --on FILE"
+            )
         corpus = open_corpus(path)
         if corpus.fingerprint != recorded.get("fingerprint"):
             raise RunError(
-                f"{path} is another corpus than {self.path} was trained on; give a text file: --on FILE"
+                "data_changed",
+                f"{path} is another corpus than {self.path} was trained on; give a text file: --on FILE",
             )
         if not corpus.n_bytes("validation"):
-            raise DataError(f"{path} has no validation split; give a text file: --on FILE")
+            raise DataError("empty_data", f"{path} has no validation split; give a text file: --on FILE")
         return corpus
 
     def _repr_html_(self) -> str:

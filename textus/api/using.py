@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textus.api.run import Run
-from textus.common import UsageError
+from textus.errors import UsageError
 from textus.report import check_report_folder
 
 if TYPE_CHECKING:
@@ -134,8 +134,9 @@ def checked(given: Any) -> Any:
 
     if isinstance(given, str) and (is_file(given) or (given.endswith(SUFFIXES) and " " not in given)):
         raise UsageError(
+            "ambiguous_text",
             f"{given!r} is the name of a file, and a string is one text; give Path({given!r}), or [{given!r}] for the"
-            " text itself"
+            " text itself",
         )
     return given
 
@@ -206,20 +207,22 @@ def compare(
     check_report_folder(out)
     opened = [open_run(run) for run in runs]
     if not opened:
-        raise UsageError("there is nothing to compare; name at least one run")
+        raise UsageError("missing_argument", "there is nothing to compare; name at least one run")
     tuned = [run for run in opened if run.tasks]
     if tuned and len(tuned) < len(opened):
         other = next(run for run in opened if not run.tasks)
         raise UsageError(
+            "runs_differ",
             f"{tuned[0].path} was fine-tuned for {', '.join(tuned[0].tasks)}, {other.path} predicts text: nothing"
-            " measures both; compare runs of one kind"
+            " measures both; compare runs of one kind",
         )
     if tuned:
         return compare_tasks(opened, on, out, options=ReadOptions(columns, encoding), task=task)
     for name, value in (("columns", columns), ("task", task)):
         if value is not None:
             raise UsageError(
-                f"--{name} {value}: {opened[0].path} was not fine-tuned for a task; leave it out"
+                "option_not_applicable",
+                f"--{name} {value}: {opened[0].path} was not fine-tuned for a task; leave it out",
             )
     return compare_texts(opened, on, out, encoding)
 
@@ -232,7 +235,8 @@ def compare_tasks(
 
     if on is None:
         raise UsageError(
-            f"{runs[0].path} was fine-tuned for {', '.join(runs[0].tasks)}: give labelled rows, --on FILE"
+            "missing_argument",
+            f"{runs[0].path} was fine-tuned for {', '.join(runs[0].tasks)}: give labelled rows, --on FILE",
         )
     paths = {name: run.path for name, run in named(runs).items()}
     found = task_comparing.compare(paths, on, options=options, task=task)
@@ -250,7 +254,8 @@ def compare_texts(
     corpora = {(run.record.get("corpus") or {}).get("fingerprint") for run in runs}
     if on is None and len(corpora) > 1:
         raise UsageError(
-            "these runs were trained on different corpora; name a text to compare them on: --on TEXT"
+            "runs_differ",
+            "these runs were trained on different corpora; name a text to compare them on: --on TEXT",
         )
     by_name = {name: run.path for name, run in named(runs).items()}
     texts = runs[0]._texts(on, any(run.needs_source for run in runs), encoding)

@@ -19,7 +19,16 @@ from textus.augment.infilling import infill
 from textus.augment.operations import Operation, Synonyms
 from textus.augment.units import Row, Taken, take_apart
 from textus.augment.wordnet import find
-from textus.common import DataError, UsageError, counter_seed, fingerprint, notice, unknown
+from textus.common import (
+    counter_seed,
+    fingerprint,
+    notice,
+    unknown,
+)
+from textus.errors import (
+    DataError,
+    UsageError,
+)
 from textus.models import vectors
 from textus.records import Record
 
@@ -48,9 +57,9 @@ class AugmentSettings:
 
     def __post_init__(self) -> None:
         if self.times < 1:
-            raise UsageError(f"augment.times={self.times}: must be at least 1")
+            raise UsageError("out_of_range", f"augment.times={self.times}: must be at least 1")
         if not 0 < self.rate <= 1:
-            raise UsageError(f"augment.rate={self.rate}: must be above 0, and 1 at most")
+            raise UsageError("out_of_range", f"augment.rate={self.rate}: must be above 0, and 1 at most")
         for name in self.names:
             if name not in OPERATIONS:
                 raise unknown("operation", name, OPERATIONS)
@@ -72,10 +81,15 @@ def origin_of(values: Row) -> str:
 def built(settings: AugmentSettings) -> dict[str, Operation]:
     """The operations asked for, what they stand on read. UsageError for none, or where a source is missing."""
     if not settings.names:
-        raise UsageError(f"say how rows are changed: --with swap,delete,…; known: {', '.join(OPERATIONS)}")
+        raise UsageError(
+            "missing_argument",
+            f"say how rows are changed: --with swap,delete,…; known: {', '.join(OPERATIONS)}",
+        )
     known = synonym_source(settings) if {"synonyms", "insert"} & set(settings.names) else None
     if "infill" in settings.names and not settings.encoder:
-        raise UsageError("infill needs an encoder: --encoder RUN (or --set augment.encoder=RUN)")
+        raise UsageError(
+            "missing_argument", "infill needs an encoder: --encoder RUN (or --set augment.encoder=RUN)"
+        )
     found: dict[str, Operation] = {}
     for name in settings.names:
         if name == "infill":
@@ -172,7 +186,8 @@ def augmented(records: Sequence[Record], settings: AugmentSettings) -> list[Reco
     """
     if already := [each for each in records if "augmented" in each.values]:
         raise DataError(
-            f"{already[0].where} is a copy already, as {len(already):,} rows are; augment the rows they were made from"
+            "rows_already_augmented",
+            f"{already[0].where} is a copy already, as {len(already):,} rows are; augment the rows they were made from",
         )
     augmenter, found = Augmenter(settings), list[Record]()
     for record in records:

@@ -17,7 +17,11 @@ from typing import Any
 
 from textus.augment.operations import GRAMMAR
 from textus.augment.units import chinese, words_of
-from textus.common import UsageError, counter_seed, fingerprint
+from textus.common import (
+    counter_seed,
+    fingerprint,
+)
+from textus.errors import UsageError
 
 SENTENCE = re.compile(r"[^.!?。！？；\n]+(?:[.!?](?!\s)[^.!?。！？；\n]*)*[.!?。！？；]*")
 """A full stop within a number or a name does not end one."""
@@ -51,9 +55,9 @@ class ClozeSettings:
     def __post_init__(self) -> None:
         for name, least in (("questions", 1), ("longest", 50), ("words", 1)):
             if (value := getattr(self, name)) < least:
-                raise UsageError(f"cloze.{name}={value}: must be at least {least}")
+                raise UsageError("out_of_range", f"cloze.{name}={value}: must be at least {least}")
         if not 0 <= self.dropped < 1:
-            raise UsageError(f"cloze.dropped={self.dropped}: must be at least 0 and below 1")
+            raise UsageError("out_of_range", f"cloze.dropped={self.dropped}: must be at least 0 and below 1")
 
 
 def clozes(texts: Iterable[str], settings: ClozeSettings) -> Iterator[dict[str, Any]]:

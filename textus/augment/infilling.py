@@ -13,7 +13,7 @@ from textus.augment.negation import is_negation
 from textus.augment.operations import Operation, free, many
 from textus.augment.units import Units
 from textus.checkpoint import load
-from textus.common import UsageError
+from textus.errors import UsageError
 
 LIKELIEST = 10
 """The encoder's first answers, among which chance chooses by their probability."""
@@ -24,12 +24,14 @@ def infill(run: Path) -> Operation:
     model, tokenizer, record = load(run)
     if record["family"] != "encoder":
         raise UsageError(
-            f"augment.encoder={run}: a {record['family']} fills no gaps; give a run of an encoder"
+            "unsupported_model",
+            f"augment.encoder={run}: a {record['family']} fills no gaps; give a run of an encoder",
         )
     if record.get("imported") and not model.config.mlm_transform:
         raise UsageError(
+            "unsupported_model",
             f"augment.encoder={run}: it came without the part that says what stands at a hidden place; train one here:"
-            " textus train CORPUS --model encoder"
+            " textus train CORPUS --model encoder",
         )
     model.eval()
     whole = words_by_id(tokenizer)

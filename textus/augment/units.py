@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
-from textus.common import DataError, extra
+from textus.common import extra
+from textus.errors import DataError
 
 Row = dict[str, Any]
 
@@ -153,7 +154,9 @@ def take_apart(values: Row, where: str = "the row") -> Taken:
     if isinstance(tokens := values.get("tokens"), list):
         tags = values.get("tags")
         if not isinstance(tags, list) or len(tags) != len(tokens):
-            raise DataError(f"{where}: {len(tokens)} tokens need as many tags; the row has {tags!r:.80}")
+            raise DataError(
+                "invalid_row", f"{where}: {len(tokens)} tokens need as many tags; the row has {tags!r:.80}"
+            )
         taken.fields["tokens"] = [
             Unit(str(token), "" if chinese(str(token)) else " ", held=tag != "O", tag=tag)
             for token, tag in zip(tokens, tags, strict=True)
@@ -163,7 +166,8 @@ def take_apart(values: Row, where: str = "the row") -> Taken:
     if not found:
         shown = ", ".join(map(repr, list(values)[:30]))
         raise DataError(
-            f"{where} has neither a text nor tokens; it has {shown}: name a column with --columns"
+            "column_not_found",
+            f"{where} has neither a text nor tokens; it has {shown}: name a column with --columns",
         )
     taken.spans = list(spans_of(values, where))
     for name in found:
@@ -180,14 +184,17 @@ def spans_of(values: Row, where: str) -> Iterator[tuple[str, int, int]]:
                 found += [("text", start, end) for start, end in stretches(value, values.get("text") or "")]
             except (AttributeError, KeyError, TypeError, ValueError) as error:
                 raise DataError(
+                    "invalid_row",
                     f"{where}: {name!r} is {str(value)[:80]}; wanted a list of {{start, end, label}}, or"
-                    f" {{label: {{words: [[start, end]]}}}} ({error!r})"
+                    f" {{label: {{words: [[start, end]]}}}} ({error!r})",
                 ) from error
     found += [("context", at, at + len(said)) for said, at in answers_of(values, where) if at >= 0]
     for name, start, end in found:
         text = values.get(name)
         if not isinstance(text, str) or not 0 <= start <= end <= len(text):
-            raise DataError(f"{where}: the label from {start} to {end} lies outside of {name!r}")
+            raise DataError(
+                "invalid_span", f"{where}: the label from {start} to {end} lies outside of {name!r}"
+            )
         if start < end:
             yield name, start, end
 
@@ -208,7 +215,8 @@ def answers_of(values: Row, where: str) -> list[tuple[str, int]]:
         )
         if not places:
             raise DataError(
-                f"{where}: the answer {said!r} is not in its context; mend the row, or leave it out"
+                "invalid_span",
+                f"{where}: the answer {said!r} is not in its context; mend the row, or leave it out",
             )
         found.append((said, min(places, key=lambda each: abs(each - at))))
     return found

@@ -9,7 +9,10 @@ import os
 from functools import cached_property, lru_cache
 from pathlib import Path
 
-from textus.common import DataError, UsageError
+from textus.errors import (
+    DataError,
+    UsageError,
+)
 
 PARTS = ("noun", "verb", "adj", "adv")
 SENSES = 2
@@ -30,13 +33,14 @@ def places() -> list[Path]:
 def find(folder: Path | None = None) -> WordNet:
     """WordNet in a folder, or in the first place that has it; UsageError saying how to get it."""
     if folder is not None and not (folder / "index.noun").is_file():
-        raise UsageError(f"{folder} holds no WordNet: there is no index.noun")
+        raise UsageError("not_found", f"{folder} holds no WordNet: there is no index.noun")
     for each in [folder] if folder else places():
         if (each / "index.noun").is_file():
             return WordNet(each)
     raise UsageError(
+        "not_found",
         "synonyms need WordNet, which is not here: install it (Debian: wordnet-base), or set augment.wordnet to the"
-        " folder of its index.noun, or augment.vectors to a file of word vectors"
+        " folder of its index.noun, or augment.vectors to a file of word vectors",
     )
 
 
@@ -68,7 +72,9 @@ class WordNet:
         try:
             return (self.folder / name).read_bytes()
         except OSError as error:
-            raise DataError(f"{self.folder / name} cannot be read ({error}); install WordNet anew") from error
+            raise DataError(
+                "damaged", f"{self.folder / name} cannot be read ({error}); install WordNet anew"
+            ) from error
 
     @lru_cache(maxsize=100_000)  # noqa: B019 (one dictionary lives as long as the work it is for)
     def __call__(self, word: str) -> tuple[str, ...]:
@@ -81,7 +87,7 @@ class WordNet:
             fields = data[offset : data.find(b"\n", offset)].decode("latin-1").split()
             if fields[:1] != [f"{offset:08d}"]:
                 raise DataError(
-                    f"{self.folder / f'data.{part}'} is damaged at {offset}; install WordNet anew"
+                    "damaged", f"{self.folder / f'data.{part}'} is damaged at {offset}; install WordNet anew"
                 )
             lemmas = fields[4 : 4 + 2 * int(fields[3], 16) : 2]
             found |= dict.fromkeys(lemma.partition("(")[0] for lemma in lemmas)

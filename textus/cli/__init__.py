@@ -28,7 +28,15 @@ from textus.arguments import STDIN
 from textus.cli.app import PLANNED, PLANNED_FLAGS, VERBS, build_app
 from textus.cli.help import flat_verbs, overview, page
 from textus.cli.options import Answer
-from textus.common import TextusError, UsageError, is_disk_full, notice, unknown
+from textus.common import (
+    is_disk_full,
+    notice,
+    unknown,
+)
+from textus.errors import (
+    TextusError,
+    UsageError,
+)
 
 HELP = ("--help", "-h")
 CLOSE = 0.7
@@ -43,14 +51,14 @@ def main(words: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
         return code
     except Terminated:
-        return failed("terminated", 143)
+        return failed("terminated", 143, "interrupted")
     except KeyboardInterrupt:
-        return failed("stopped", 130)
+        return failed("stopped", 130, "interrupted")
     except BrokenPipeError:  # the reader of our output has gone: `textus … | head`
         give_up_output()
         return 0
     except TextusError as error:
-        return failed(str(error), error.exit_code)
+        return failed(str(error), error.exit_code, error.code)
     except Exception as error:
         return unexpected(error)
 
@@ -60,16 +68,20 @@ def unexpected(error: Exception) -> int:
     if is_disk_full(error):
         if isinstance(error, OSError) and error.filename is None:
             give_up_output()
-        return failed(full_disk(error), 1)
+        return failed(full_disk(error), 1, "disk_full")
     if isinstance(error, CycloptsError):
-        return failed(str(error), 2)
+        return failed(str(error), 2, "invalid_arguments")
     if isinstance(error, OSError):
         where = f": {error.filename}" if error.filename else ""
-        return failed(f"{error.strerror or error}{where}", 1)
+        return failed(f"{error.strerror or error}{where}", 1, "unreadable_file")
     if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):  # torch's own kind
-        return failed("out of memory; use a smaller model, batch or context (--set model.d_model=…)", 1)
+        return failed(
+            "out of memory; use a smaller model, batch or context (--set model.d_model=…)", 1, "out_of_memory"
+        )
     return failed(
-        f"unexpected {type(error).__name__}: {error}; TEXTUS_DEBUG=1 shows where; please report it", 1
+        f"unexpected {type(error).__name__}: {error}; TEXTUS_DEBUG=1 shows where; please report it",
+        1,
+        "internal_error",
     )
 
 
@@ -147,7 +159,7 @@ def work(app: App, words: list[str]) -> int:
     except UnknownCommandError as error:
         raise unknown_verb(words) from error
     except CycloptsError as error:
-        raise UsageError(explained(error, words)) from error
+        raise UsageError("invalid_arguments", explained(error, words)) from error
     as_json = bool(bound.arguments.get("as_json"))
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
         answer = command(*bound.args, **bound.kwargs)
@@ -177,7 +189,8 @@ def unknown_verb(words: list[str]) -> UsageError:
         return unknown(f"verb of {words[0]}", words[1], inner)
     if today := PLANNED.get(words[0].lower()):
         return UsageError(
-            f"textus {words[0]} is planned and does not exist yet (README, Not yet); today: {today}"
+            "not_implemented",
+            f"textus {words[0]} is planned and does not exist yet (README, Not yet); today: {today}",
         )
     return unknown("verb", words[0], VERBS)
 
@@ -218,11 +231,11 @@ def full_disk(error: BaseException) -> str:
     return f"{why}; a run keeps its last good checkpoint" + (f": {name}" if name else "")
 
 
-def failed(message: str, code: int) -> int:
-    """One line on standard error; the traceback too where TEXTUS_DEBUG asks for it."""
+def failed(message: str, exit_code: int, code: str) -> int:
+    """One line on standard error, with the code at its end; the traceback too where TEXTUS_DEBUG is set."""
     if os.environ.get("TEXTUS_DEBUG"):
         import traceback
 
         traceback.print_exc()
-    notice("textus: " + " ".join(message.split()))
-    return code
+    notice(f"textus: {' '.join(message.split())} [{code}]")
+    return exit_code

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from textus.cli.options import RunFolder, SamplingFlags
-from textus.common import UsageError, notice
+from textus.common import notice
+from textus.errors import UsageError
 
 if TYPE_CHECKING:
     from textus.api.run import Run
@@ -149,7 +150,7 @@ def _value(name: str, value: str) -> Any:
         return int(value) if isinstance(default, int) else float(value)
     except ValueError as error:
         kind = "whole number" if isinstance(default, int) else "number"
-        raise UsageError(f"{name}={value} is not a {kind}") from error
+        raise UsageError("invalid_value", f"{name}={value} is not a {kind}") from error
 
 
 def show(text: str) -> None:

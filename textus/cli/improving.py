@@ -21,7 +21,7 @@ from textus.cli.options import (
     SkipInvalid,
     option,
 )
-from textus.common import UsageError
+from textus.errors import UsageError
 
 
 @Parameter(name="*")
@@ -207,7 +207,7 @@ def fewshot(
         shots = tuple(int(each) for each in prompt.shots.split(","))
     except ValueError as error:
         raise UsageError(
-            f"--shots {prompt.shots}: give whole numbers with commas between, such as 0,1,4"
+            "invalid_value", f"--shots {prompt.shots}: give whole numbers with commas between, such as 0,1,4"
         ) from error
     how = {**asdict(prompt), "shots": shots, "words": parse_words(prompt.words)}
     found = api.fewshot(run, data, on=on, columns=columns, encoding=encoding, out=out, **how)

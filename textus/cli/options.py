@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from textus.common import UsageError, unknown
+from textus.common import unknown
+from textus.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -190,4 +191,6 @@ class TaskFlags:
             "--skip-invalid": self.skip_invalid,
         }
         if wrong := [name for name, value in given.items() if value]:
-            raise UsageError(f"{wrong[0]}: {run} was not fine-tuned for a task; leave it out")
+            raise UsageError(
+                "option_not_applicable", f"{wrong[0]}: {run} was not fine-tuned for a task; leave it out"
+            )

@@ -26,7 +26,8 @@ from textus.cli.options import (
     flag,
     option,
 )
-from textus.common import UsageError, unknown
+from textus.common import unknown
+from textus.errors import UsageError
 
 
 def train(
@@ -237,7 +238,8 @@ def bench(
     scripts = [path.stem for path in sorted(folder.glob("[a-z]*.py"))]
     if not scripts:
         raise UsageError(
-            f"no benchmarks in {folder}; they are in the source checkout, not in the installed package"
+            "not_found",
+            f"no benchmarks in {folder}; they are in the source checkout, not in the installed package",
         )
     if what not in scripts:
         raise unknown("benchmark", what, scripts)

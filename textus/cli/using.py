@@ -28,7 +28,8 @@ from textus.cli.options import (
     option,
     task_settings,
 )
-from textus.common import UsageError, notice
+from textus.common import notice
+from textus.errors import UsageError
 
 if TYPE_CHECKING:
     from textus.api import Run
@@ -58,9 +59,13 @@ class ManyPrompts:
     def given(self, prompt: str | None) -> Path | list[Record] | None:
         """The prompts of a file or a pipe, or the one that was typed if it is to be written to a file; else None."""
         if self.file is not None and prompt is not None:
-            raise UsageError(f"--file {self.file}: its prompts are continued; leave out {prompt!r}")
+            raise UsageError(
+                "conflicting_options", f"--file {self.file}: its prompts are continued; leave out {prompt!r}"
+            )
         if self.file is not None and self.text:
-            raise UsageError(f"--text: the prompts are those of --file {self.file}; leave one out")
+            raise UsageError(
+                "conflicting_options", f"--text: the prompts are those of --file {self.file}; leave one out"
+            )
         if self.file is not None:
             return self.file
         if prompt in ("-", arguments.STDIN) and not self.text:
@@ -77,7 +82,8 @@ class ManyPrompts:
         for flag, value in given.items():
             if value:
                 raise UsageError(
-                    f"{flag}: goes with prompts and a file, --file FILE --out FILE; leave it out"
+                    "option_not_applicable",
+                    f"{flag}: goes with prompts and a file, --file FILE --out FILE; leave it out",
                 )
 
 
@@ -216,10 +222,11 @@ def evaluate(
 
     if not runs or (len(runs) > 1 and not ensemble):
         raise UsageError(
-            "evaluate takes one run, or several with --ensemble mean; to rank runs: textus compare"
+            "invalid_arguments",
+            "evaluate takes one run, or several with --ensemble mean; to rank runs: textus compare",
         )
     if settings and not asked:
-        raise UsageError(f"--set {settings[0]}: goes with --task similarity alone")
+        raise UsageError("option_not_applicable", f"--set {settings[0]}: goes with --task similarity alone")
     if ensemble:
         refuse_with_ensemble(ensemble, task, settings, on, stride)
         assert on is not None
@@ -240,17 +247,27 @@ def refuse_with_ensemble(
 ) -> None:
     """UsageError for flags that an ensemble has no use for, and where it lacks rows."""
     if task.entities:
-        raise UsageError(f"--entities {task.entities}: goes with one relations run, not with --ensemble")
+        raise UsageError(
+            "option_not_applicable",
+            f"--entities {task.entities}: goes with one relations run, not with --ensemble",
+        )
     if task.skip_invalid:
-        raise UsageError(f"--skip-invalid {task.skip_invalid}: goes with one run, not with --ensemble")
+        raise UsageError(
+            "option_not_applicable",
+            f"--skip-invalid {task.skip_invalid}: goes with one run, not with --ensemble",
+        )
     if settings:
         raise UsageError(
-            f"--set {settings[0]}: with --ensemble each run answers as it has learnt; leave it out"
+            "option_not_applicable",
+            f"--set {settings[0]}: with --ensemble each run answers as it has learnt; leave it out",
         )
     if on is None:
-        raise UsageError(f"--ensemble {ensemble}: give labelled rows, --on FILE")
+        raise UsageError("missing_argument", f"--ensemble {ensemble}: give labelled rows, --on FILE")
     if stride is not None:
-        raise UsageError(f"--stride {stride}: goes with a model of text, not with --ensemble; leave it out")
+        raise UsageError(
+            "option_not_applicable",
+            f"--stride {stride}: goes with a model of text, not with --ensemble; leave it out",
+        )
 
 
 def robustness(
@@ -298,7 +315,9 @@ class ReadAsTrained:
         values = asdict(self)
         for name, value in values.items():
             if value and not isinstance(given, Path):
-                raise UsageError(f"--{name} {value}: goes with a file of rows; leave it out")
+                raise UsageError(
+                    "option_not_applicable", f"--{name} {value}: goes with a file of rows; leave it out"
+                )
         return values
 
 
@@ -332,7 +351,7 @@ def predict(
 
     runs, given = runs_and_input(words, text=text, text_pair=text_pair, ensemble=ensemble)
     if force and out is None:
-        raise UsageError("--force: goes with --out FILE; leave it out")
+        raise UsageError("option_not_applicable", "--force: goes with --out FILE; leave it out")
     options = read.options(given)
     about: dict[str, Any] = {"runs": runs, "ensemble": ensemble} if ensemble else {"run": runs[0]}
     if out is not None:
@@ -362,17 +381,21 @@ def runs_and_input(
         words = [*words, "-"]
     if len(words) < 2 or (len(words) > 2 and not ensemble):
         raise UsageError(
-            "predict takes a run and a text or file; several runs need --ensemble mean, vote or soup"
+            "invalid_arguments",
+            "predict takes a run and a text or file; several runs need --ensemble mean, vote or soup",
         )
     *runs, what = words
     if what in ("-", arguments.STDIN) and not text:
         if text_pair is not None:
-            raise UsageError("--text-pair goes with a text, not with standard input")
+            raise UsageError("option_not_applicable", "--text-pair goes with a text, not with standard input")
         return runs, piped_records()
     given = arguments.text_or_file(what, forced=text)
     if isinstance(given, Path):
         if text_pair is not None:
-            raise UsageError(f"--text-pair goes with a text; {what} is a file, whose rows have both texts")
+            raise UsageError(
+                "option_not_applicable",
+                f"--text-pair goes with a text; {what} is a file, whose rows have both texts",
+            )
         return runs, given
     return runs, [given if text_pair is None else (given, text_pair)]
 
@@ -449,7 +472,9 @@ def compare(
     from textus.cli import telling
 
     if not runs:
-        raise UsageError("compare needs at least one run folder: textus compare RUN RUN --on FILE")
+        raise UsageError(
+            "missing_argument", "compare needs at least one run folder: textus compare RUN RUN --on FILE"
+        )
     data = api.compare(runs, on=on, out=out, columns=columns, encoding=encoding, task=task)
     report = f"\npage: {out / 'comparison.html'}" if out else ""
     said = telling.task_comparison(data) if "runs" in data else telling.comparison(data)
@@ -481,7 +506,7 @@ def serve(
     from textus.serving import serve as start
 
     if not runs:
-        raise UsageError("serve needs at least one run folder: textus serve RUN")
+        raise UsageError("missing_argument", "serve needs at least one run folder: textus serve RUN")
     opened = [open_run(run) for run in runs]
     for run in opened:
         run.refuse_task()  # before any weights are read

@@ -7,18 +7,24 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from textus.common import DataError, UsageError
 from textus.corpus.decoding import open_text
 from textus.corpus.dialects import bare, line_end, lines
 from textus.corpus.documents import Raw, Unreadable
 from textus.corpus.sources import Source, scan
+from textus.errors import (
+    DataError,
+    UsageError,
+)
 
 
 def is_aligned(columns: Mapping[str, str]) -> bool:
     """Whether the columns are suffixes of two files: source=.en,target=.de."""
     by_suffix = [column.startswith(".") for column in columns]
     if any(by_suffix) and not (len(by_suffix) == 2 and all(by_suffix)):
-        raise UsageError("--columns: files aligned by line need both suffixes, such as source=.en,target=.de")
+        raise UsageError(
+            "missing_argument",
+            "--columns: files aligned by line need both suffixes, such as source=.en,target=.de",
+        )
     return any(by_suffix)
 
 
@@ -35,8 +41,9 @@ def read_aligned(
     strange = [path for path in given if path not in (*firsts, *seconds)]
     if strange or not firsts:
         raise DataError(
+            "invalid_value",
             f"{(strange or list(given))[0]}: --columns names files by their suffixes {suffixes['source']} and"
-            f" {suffixes['target']}; give files such as train{suffixes['source']}"
+            f" {suffixes['target']}; give files such as train{suffixes['source']}",
         )
     for first, second in zip(firsts, seconds, strict=True):
         yield from pairs_of(first, second, encoding, advance)
@@ -59,8 +66,9 @@ def pairs_of(first: Path, second: Path, encoding: str, advance: Callable[..., An
             yield Raw(str(first), number, [text], (*steps, *more), by_characters=False, source_text=given)
     if counts[0] != counts[1]:
         raise DataError(
+            "size_mismatch",
             f"{first} has {counts[0]:,} lines and {second} {counts[1]:,}: their lines are no pairs; give files of one"
-            " length"
+            " length",
         )
 
 
@@ -72,6 +80,6 @@ def lines_of(path: Path, encoding: str, advance: Callable[..., Any]) -> tuple[It
                 end = line_end(open_text(source, encoding=encoding)[1])
                 found, text = open_text(source, encoding=encoding)
             except Unreadable as error:
-                raise DataError(f"{path} cannot be read: {error}") from error
+                raise DataError(error.code, f"{path} cannot be read: {error}") from error
             return lines(text, end), found.steps
-    raise DataError(f"{path} cannot be read; give a text file")
+    raise DataError("unreadable_file", f"{path} cannot be read; give a text file")

@@ -22,9 +22,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from textus.common import (
-    DataError,
-    TextusError,
-    UsageError,
     claim,
     folder_atomic,
     is_disk_full,
@@ -53,6 +50,11 @@ from textus.corpus.readers import named_fields, read
 from textus.corpus.repair import parts, repair
 from textus.corpus.sources import SUFFIXES, Source, scan, total_bytes
 from textus.corpus.tables import NoColumn, Reading, parse_columns
+from textus.errors import (
+    DataError,
+    TextusError,
+    UsageError,
+)
 
 
 class Row(NamedTuple):
@@ -97,7 +99,7 @@ def build(
     """
     sources = [sources] if isinstance(sources, str | Path) else list(sources)
     if not sources:
-        raise UsageError("no source given; name at least one file or folder of text")
+        raise UsageError("missing_argument", "no source given; name at least one file or folder of text")
 
     columns = parse_columns(settings.columns)
 
@@ -150,8 +152,9 @@ def reading_of(settings: CorpusSettings) -> Reading:
     if settings.text_column != "text":
         if columns:
             raise UsageError(
+                "conflicting_options",
                 f"text_column={settings.text_column} and columns {settings.columns!r} both name columns; give"
-                f" --columns text={settings.text_column} alone"
+                f" --columns text={settings.text_column} alone",
             )
         columns = {settings.text_column: "text"}
     reading = Reading(columns, settings.encoding, parse_delimiter(settings.delimiter))
@@ -201,8 +204,9 @@ def write(
         if not is_disk_full(error):
             raise
         raise TextusError(
+            "disk_full",
             f"no space left while writing {out}; nothing of it was kept; make room: it takes twice the size "
-            "of its text while it is built"
+            "of its text while it is built",
         ) from error
     return open_corpus(out)
 
@@ -213,9 +217,10 @@ def nothing(looked_in: str, stage: Stage) -> DataError:
         f"{count} {reason}: {stage.examples[reason][0]}" for reason, count in sorted(stage.reasons.items())
     )
     return DataError(
+        "empty_data",
         f"no text to read in {looked_in}"
         + (f" (left out: {why})" if why else " (empty)")
-        + f"; read are {SUFFIXES}"
+        + f"; read are {SUFFIXES}",
     )
 
 
@@ -306,8 +311,9 @@ class Stage:
         """
         if self.pairs is not None and self.pairs != (raw.source_text is not None):
             raise DataError(
+                "mixed_data",
                 f"{raw.source}: pairs (columns source and target) and plain texts cannot be one corpus;"
-                " build a corpus of each"
+                " build a corpus of each",
             )
         self.pairs = raw.source_text is not None
         if raw.source_text is None:
@@ -403,7 +409,10 @@ def choose_split(stage: Stage, settings: CorpusSettings) -> tuple[str, float]:
     """The split to use; where it is chosen here, or leaves nothing to validate on, a line says so."""
     kind, fraction = parse_split(settings.split)
     if stage.pairs and kind == "tail":
-        raise UsageError(f"--split {settings.split} would cut pairs in two; use hash:{fraction:g} or none")
+        raise UsageError(
+            "conflicting_options",
+            f"--split {settings.split} would cut pairs in two; use hash:{fraction:g} or none",
+        )
     if stage.pairs and kind == "auto":
         kind = "hash"
     n_kept = n_bytes = n_validation = 0

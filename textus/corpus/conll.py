@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from textus.common import UsageError
 from textus.corpus.dialects import Problem, Text, bare, line_end, lines
 from textus.corpus.documents import Unreadable
+from textus.errors import UsageError
 
 SUFFIXES = (".conll", ".conllu", ".conllx", ".bio", ".iob", ".iob2", ".bmes", ".bioes")
 ALIKE = 0.9
@@ -184,15 +184,17 @@ def columns_of(
     if width < 2 or len(odd) > most_odd * len(filled):
         line = next((line for line in filled if len(line.cells) < 2), odd[0] if odd else filled[0])
         raise Unreadable(
+            "malformed_table",
             f"not CoNLL columns: line {line.number:,} has {counted(len(line.cells))} ({shown(line)}); a token's line"
-            " ends with its tag, an empty line ends a sentence"
+            " ends with its tag, an empty line ends a sentence",
         )
     places = {name: int(column) for column, name in named.items() if column.isdigit()}
     if places:
         for name, place in places.items():
             if place >= width:
                 raise UsageError(
-                    f"--columns {place}={name}: the lines have {width} columns, 0 to {width - 1}"
+                    "column_not_found",
+                    f"--columns {place}={name}: the lines have {width} columns, 0 to {width - 1}",
                 )
         return Columns(width, places.get("tokens", 0), places.get("tags"))
     if width == 10 and all(UNIT.fullmatch(line.cells[0]) for line in whole):
@@ -247,8 +249,9 @@ def refuse_prose(whole: list[Line], place: int) -> None:
         return
     if len(tags) > len(whole) / 2 or not any(char.isalnum() for tag in tags for char in tag):
         raise Unreadable(
+            "malformed_table",
             f"not CoNLL columns: line {whole[0].number:,} ({shown(whole[0])}) does not end with a tag; plain text has"
-            " no labels: give csv, jsonl or CoNLL columns, or name columns by position: --columns 0=tokens,1=tags"
+            " no labels: give csv, jsonl or CoNLL columns, or name columns by position: --columns 0=tokens,1=tags",
         )
 
 

@@ -19,12 +19,12 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, NamedTuple
 
-from textus.common import UsageError
 from textus.corpus.documents import Unreadable, checked_encoding
 from textus.corpus.guessing import guess
 from textus.corpus.languages import COMMON_CHINESE
 from textus.corpus.sources import Source
 from textus.corpus.sources import blocks as blocks_of
+from textus.errors import UsageError
 
 MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -198,8 +198,10 @@ def judge(survey: Survey, *, page: bool) -> Encoding:
         )
         if survey.n_controls > n_allowed or survey.n_bytes < 8 * survey.n_controls:
             if survey.n_broken or 0 in survey.head:
-                raise Unreadable("binary")
-            raise Unreadable("binary, or a text with many control characters; take them out of it")
+                raise Unreadable("not_text", "binary")
+            raise Unreadable(
+                "not_text", "binary, or a text with many control characters; take them out of it"
+            )
     if survey.n_broken == 0:
         return Encoding(shifted(survey.head) or "utf-8", "utf-8")
     if survey.n_whole > survey.n_broken:
@@ -213,8 +215,9 @@ def judge(survey: Survey, *, page: bool) -> Encoding:
     if survey.n_broken > FEW_BROKEN:
         kind = "binary, or " if survey.n_broken > 0.1 * survey.n_bytes else ""
         raise Unreadable(
+            "unknown_encoding",
             f"{kind}in an encoding that cannot be determined; name it with --encoding, such as cp1250, or save it"
-            " as UTF-8"
+            " as UTF-8",
         )
     return Encoding("utf-8", "utf-8")
 

@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from textus.common import UsageError, nearest
+from textus.common import nearest
 from textus.corpus.documents import RECORD_CHARS, Unreadable
+from textus.errors import UsageError
 
 csv.field_size_limit(
     RECORD_CHARS
@@ -104,8 +105,9 @@ def lines(text: Iterable[str], end: str = "\n") -> Iterator[str]:
 def too_long(where: str) -> Unreadable:
     """The error for a record that cannot be held whole."""
     return Unreadable(
+        "record_too_long",
         f"the record at {where} has over {RECORD_CHARS:,} characters; split it, or give its text as .txt, which may be"
-        " of any length"
+        " of any length",
     )
 
 
@@ -186,8 +188,10 @@ def separated(
         except csv.Error as error:
             if numbered.number > first:
                 raise Unreadable(
+                    "malformed_table",
                     f"line {first:,}: a quote that begins in this line is never closed, or not before a"
-                    f" {DELIMITERS.get(dialect.delimiter, 'delimiter')} or line end (line {numbered.number:,}: {error})"
+                    f" {DELIMITERS.get(dialect.delimiter, 'delimiter')} or line end"
+                    f" (line {numbered.number:,}: {error})",
                 ) from error
             yield not_csv(first, error)
             continue
@@ -280,14 +284,16 @@ def parse_delimiter(spelled: str | None) -> str:
     found = names.get((spelled or "").lower(), spelled or "")
     if found in ('"', "\n", "\r"):
         raise UsageError(
+            "invalid_value",
             f"--delimiter {spelled!r}: quotes and line ends have a meaning of their own; give another character, or"
-            f" {', '.join(DELIMITERS.values())}"
+            f" {', '.join(DELIMITERS.values())}",
         )
     if len(found) > 1:
         near = nearest(found, names)
         hint = f"; did you mean {near!r}?" if near else ""
         raise UsageError(
-            f"--delimiter {spelled!r} is not one character{hint}; give one, or {', '.join(DELIMITERS.values())}"
+            "invalid_value",
+            f"--delimiter {spelled!r} is not one character{hint}; give one, or {', '.join(DELIMITERS.values())}",
         )
     return found
 
@@ -430,8 +436,9 @@ def is_well_formed(text: Text, end: str, dialect: Dialect) -> bool:
         return False
     if n_records < n_literal and not ragged_literal:
         raise Unreadable(
+            "malformed_table",
             f"line {first_long:,}: from here lines can be read as one field in quotes or as rows of their own; put no"
-            " field in quotes, or give the rows as csv or jsonl"
+            " field in quotes, or give the rows as csv or jsonl",
         )
     return True
 
@@ -444,7 +451,7 @@ def surveyed(text: Text, end: str, dialect: Dialect) -> tuple[int, int, int]:
     n_records = n_ragged = first_long = width = before = 0
     for record in separated(lines(text(), end), dialect):
         if isinstance(record, Problem):
-            raise Unreadable(str(record))
+            raise Unreadable("malformed_table", str(record))
         number, row = record
         if before and not first_long and number > before + 1:
             first_long = before

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from encodings.aliases import aliases
 
-from textus.common import UsageError, nearest
+from textus.common import nearest
+from textus.errors import CodedError, UsageError
 
 PART_CHARS = 1_000_000
 """The most characters of one part: a long document is stored in parts, so that memory stays flat."""
@@ -18,7 +19,7 @@ RECORD_CHARS = 16_000_000
 SPLITS = ("train", "validation")
 
 
-class Unreadable(Exception):
+class Unreadable(CodedError):
     """A source cannot be read; the message is the reason. The build skips it and says so."""
 
 
@@ -68,7 +69,9 @@ class CorpusSettings:
         """Raise UsageError for a value that cannot be used."""
         parse_split(self.split)
         if self.min_chars < 0:
-            raise UsageError(f"min_chars={self.min_chars} is negative; give 0 or more characters")
+            raise UsageError(
+                "out_of_range", f"min_chars={self.min_chars} is negative; give 0 or more characters"
+            )
         checked_encoding(self.encoding)
 
 
@@ -83,7 +86,8 @@ def checked_encoding(name: str) -> str:
         near = nearest(name, {other.replace("_", "-") for other in aliases.values() if other not in NO_TEXT})
     hint = f"; did you mean {near!r}?" if near else ";"
     raise UsageError(
-        f"unknown encoding {name[:60]!r}{hint} give a text encoding of Python, such as cp1250, gb18030 or koi8-r"
+        "unknown_encoding",
+        f"unknown encoding {name[:60]!r}{hint} give a text encoding of Python, such as cp1250, gb18030 or koi8-r",
     )
 
 
@@ -110,15 +114,21 @@ def parse_split(split: str) -> tuple[str, float]:
     if kind not in ("auto", "hash", "tail", "none") or (share and kind in ("auto", "none")):
         near = nearest(kind, ("auto", "hash", "tail", "none"))
         hint = f" (did you mean {near!r}?)" if near and near != kind else ""
-        raise UsageError(f"split {split!r} is not one of auto, hash:0.1, tail:0.1, none{hint}")
+        raise UsageError(
+            "invalid_value", f"split {split!r} is not one of auto, hash:0.1, tail:0.1, none{hint}"
+        )
     if kind == "none":
         return kind, 0.0
     try:
         fraction = float(share or 0.1)
     except ValueError as error:
-        raise UsageError(f"split {split!r}: {share!r} is not a number; write it as {kind}:0.1") from error
+        raise UsageError(
+            "invalid_value", f"split {split!r}: {share!r} is not a number; write it as {kind}:0.1"
+        ) from error
     if not 0 < fraction < 1:
-        raise UsageError(f"split {split!r}: the share must lie between 0 and 1, such as {kind}:0.1")
+        raise UsageError(
+            "out_of_range", f"split {split!r}: the share must lie between 0 and 1, such as {kind}:0.1"
+        )
     return kind, fraction
 
 

@@ -36,7 +36,9 @@ def entries(value: Any, report: Callable[[str], None]) -> Iterator[tuple[str, An
     elif isinstance(value, list):
         yield from of_list(value)
     else:
-        raise Unreadable("it is neither a list of objects nor SQuAD's {'data': [...]} nor JSON lines")
+        raise Unreadable(
+            "malformed_json", "it is neither a list of objects nor SQuAD's {'data': [...]} nor JSON lines"
+        )
 
 
 def of_list(rows: list[Any]) -> Iterator[tuple[str, Any]]:
@@ -116,7 +118,9 @@ def squad_rows(articles: list[Any]) -> Iterator[tuple[str, Row]]:
                         },
                     }  # fmt: skip
         except (KeyError, TypeError, AttributeError) as error:
-            raise Unreadable(f"not SQuAD's form: {error!r} is missing in an article") from error
+            raise Unreadable(
+                "malformed_json", f"not SQuAD's form: {error!r} is missing in an article"
+            ) from error
 
 
 # ── tools ──────────────────────────────────────────────────────────────────────────────────────

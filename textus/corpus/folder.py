@@ -16,9 +16,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from textus.common import DataError, RunError, read_json, record_file, sha256, sweep, unknown
+from textus.common import (
+    read_json,
+    record_file,
+    sha256,
+    sweep,
+    unknown,
+)
 from textus.config import Shape, check_shape, migrate
 from textus.corpus.documents import SPLITS, Document
+from textus.errors import (
+    DataError,
+    RunError,
+)
 
 SHOWN = 100
 """The most documents one question is answered with."""
@@ -79,7 +89,7 @@ class Corpus:
                 yield Document(**{**each, "steps": tuple(each["steps"])})
             except (LookupError, TypeError) as error:
                 raise RunError(
-                    f"{path}, line {number}: no document ({error}); build the corpus anew"
+                    "damaged", f"{path}, line {number}: no document ({error}); build the corpus anew"
                 ) from error
 
     def texts(self, split: str = "train") -> Iterator[str]:
@@ -97,7 +107,9 @@ class Corpus:
         """Read every file and compare its SHA-256. Raises RunError naming the first that changed."""
         for name, expected in self.record["files"].items():
             if sha256(record_file(self.path, name, FILES)) != expected:
-                raise RunError(f"{self.path / name} was changed after it was written; build the corpus anew")
+                raise RunError(
+                    "damaged", f"{self.path / name} was changed after it was written; build the corpus anew"
+                )
 
 
 def known(split: str) -> str:
@@ -114,7 +126,9 @@ def records(path: Path) -> Iterator[dict[str, Any]]:
             try:
                 yield json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise RunError(f"{path}, line {number}: damaged ({error}); build the corpus anew") from error
+                raise RunError(
+                    "damaged", f"{path}, line {number}: damaged ({error}); build the corpus anew"
+                ) from error
 
 
 def open_corpus(path: Path, *, verify: bool = False) -> Corpus:
@@ -123,16 +137,19 @@ def open_corpus(path: Path, *, verify: bool = False) -> Corpus:
     sweep(path)
     if not (path / "corpus.json").is_file():
         raise RunError(
-            f"{path} is not a corpus (no corpus.json in it); make one: textus corpus build SRC --out {path}"
+            "not_a_corpus",
+            f"{path} is not a corpus (no corpus.json in it); make one: textus corpus build SRC --out {path}",
         )
     record = migrate(read_json(path / "corpus.json"), str(path / "corpus.json"))
     lacking = [key for key in ("fingerprint", "counts", "files") if key not in record]
     if lacking:
-        raise RunError(f"{path / 'corpus.json'} lacks {', '.join(lacking)}; build the corpus anew")
+        raise RunError("damaged", f"{path / 'corpus.json'} lacks {', '.join(lacking)}; build the corpus anew")
     check_shape(record, RECORD, str(path / "corpus.json"))
     for name in {*FILES, *record["files"]}:
         if name not in record["files"] or not record_file(path, name, FILES).exists():
-            raise RunError(f"{path / name} is missing, or not listed in corpus.json; build the corpus anew")
+            raise RunError(
+                "damaged", f"{path / name} is missing, or not listed in corpus.json; build the corpus anew"
+            )
     corpus = Corpus(path, record)
     if verify:
         corpus.verify()
@@ -186,7 +203,8 @@ def why(corpus: Corpus, asked: str) -> dict[str, Any]:
             dropped += [each] if n_dropped <= SHOWN else []
     if not n_kept and not n_dropped:
         raise DataError(
-            f"no document {asked!r} in {corpus.path}; ask by its id (16 hex digits) or its source as given"
+            "not_found",
+            f"no document {asked!r} in {corpus.path}; ask by its id (16 hex digits) or its source as given",
         )
     return {
         "asked": asked,

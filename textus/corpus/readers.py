@@ -13,7 +13,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any, cast
 
-from textus.common import UsageError, extra
+from textus.common import extra
 from textus.corpus.decoding import open_text
 from textus.corpus.dialects import Problem
 from textus.corpus.documents import RECORD_CHARS, Dropped, Raw, Unreadable
@@ -29,6 +29,7 @@ from textus.corpus.tables import (
     read_rows,
     silent,
 )
+from textus.errors import UsageError
 
 Read = Iterator[Raw | Dropped]
 
@@ -66,7 +67,7 @@ def read_page(source: Source, text: Iterable[str], steps: tuple[str, ...]) -> Ra
         return Raw(source.name, 0, [strip_tags(page)], (*steps, "html:tags stripped"))
     except (ValueError, AssertionError, AttributeError, TypeError, LookupError, RecursionError) as error:
         raise Unreadable(
-            f"not a page that can be parsed ({type(error).__name__}: {first_line(error)})"
+            "unreadable_file", f"not a page that can be parsed ({type(error).__name__}: {first_line(error)})"
         ) from error
 
 
@@ -81,7 +82,7 @@ def joined(text: Iterable[str], name: str) -> str:
         pieces.append(piece)
         n_chars += len(piece)
         if n_chars > RECORD_CHARS:
-            raise Unreadable(f"a page of over {RECORD_CHARS:,} characters; split it")
+            raise Unreadable("record_too_long", f"a page of over {RECORD_CHARS:,} characters; split it")
     return "".join(pieces)
 
 
@@ -244,11 +245,13 @@ def named_fields(reading: Reading) -> tuple[str, ...]:
     named = set(reading.columns.values())
     if strange := named - {*PAIR, "text"}:
         raise UsageError(
-            f"--columns: a corpus has no field {min(strange)!r}; name text, or source and target, such as text=review"
+            "unknown_name",
+            f"--columns: a corpus has no field {min(strange)!r}; name text, or source and target, such as text=review",
         )
     if "text" in named and len(named) > 1:
         raise UsageError(
-            "--columns: a corpus has text, or source and target, not both; leave one of them out"
+            "conflicting_options",
+            "--columns: a corpus has text, or source and target, not both; leave one of them out",
         )
     return ("text",) if "text" in named else PAIR if named else ()
 
@@ -261,7 +264,8 @@ def fields_of(present: list[str]) -> tuple[str, ...]:
         return PAIR
     pairs = "source=en,target=de" if "translation" in present else "source=COLUMN,target=COLUMN"
     raise NoColumn(
-        f"{missing_column('text', present)}; name the text's with --columns text=COLUMN (of pairs {pairs})"
+        "column_not_found",
+        f"{missing_column('text', present)}; name the text's with --columns text=COLUMN (of pairs {pairs})",
     )
 
 

@@ -22,8 +22,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from textus.common import DataError, extra, printable
+from textus.common import (
+    extra,
+    printable,
+)
 from textus.corpus.documents import Dropped, Unreadable
+from textus.errors import DataError
 
 BLOCK_BYTES = 1 << 19
 """Bytes read at a time."""
@@ -97,7 +101,7 @@ def scan(
     default = "text" if any_suffix else None
     for path in map(Path, given):
         if not os.path.lexists(path):
-            raise DataError(f"{path} is not there; give a file or folder of text")
+            raise DataError("not_found", f"{path} is not there; give a file or folder of text")
         if path.is_dir():
             yield from scan_folder(path, skip.resolve(), advance, default)
         else:
@@ -328,7 +332,9 @@ def blocks(source: Source) -> Iterator[bytes]:
             while block := file.read(BLOCK_BYTES):
                 yield block
     except DAMAGE as error:
-        raise Unreadable(getattr(error, "strerror", None) or str(error) or type(error).__name__) from error
+        raise Unreadable(
+            "unreadable_file", getattr(error, "strerror", None) or str(error) or type(error).__name__
+        ) from error
 
 
 def total_bytes(given: Iterable[str | Path]) -> int:

@@ -12,7 +12,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, NamedTuple, cast
 
-from textus.common import UsageError, extra, nearest, notice
+from textus.common import (
+    extra,
+    nearest,
+    notice,
+)
 from textus.corpus import exports
 from textus.corpus.decoding import open_text
 from textus.corpus.dialects import (
@@ -29,6 +33,7 @@ from textus.corpus.dialects import (
 from textus.corpus.documents import Unreadable
 from textus.corpus.exports import FIELDS
 from textus.corpus.sources import DAMAGE, Source, blocks
+from textus.errors import UsageError
 
 Row = dict[str, Any]
 TABLES = ("csv", "tsv", "json", "jsonl", "parquet")
@@ -89,17 +94,21 @@ def parse_columns(spelled: str | None) -> dict[str, str]:
         first, equals, second = (side.strip() for side in part.partition("="))
         if not (equals and first and second):
             raise UsageError(
+                "invalid_value",
                 f"--columns {spelled!r}: {part!r} is no pair; write FIELD=COLUMN, such as text=review,label=stars,"
-                " or for a file without a header POSITION=FIELD, such as 0=text,1=label"
+                " or for a file without a header POSITION=FIELD, such as 0=text,1=label",
             )
         column, name = (first, second) if first.isdigit() else (second, first)
         for value in {column} & columns.keys() | {name} & set(columns.values()):
             raise UsageError(
-                f"--columns {spelled!r} names {value!r} twice; a column is one field, and a field one column"
+                "duplicate_column",
+                f"--columns {spelled!r} names {value!r} twice; a column is one field, and a field one column",
             )
         columns[column] = name
     if len({column.isdigit() for column in columns}) > 1:
-        raise UsageError(f"--columns {spelled!r} mixes positions and names; use one of them")
+        raise UsageError(
+            "conflicting_options", f"--columns {spelled!r} mixes positions and names; use one of them"
+        )
     return columns
 
 
@@ -268,7 +277,7 @@ def missing_column(column: str, present: list[str]) -> NoColumn:
     hint = f"; did you mean {near!r}?" if near else ";"
     shown = ", ".join(map(repr, present[:SHOWN_COLUMNS])) or "none"
     more = f" and {len(present) - SHOWN_COLUMNS} more" if len(present) > SHOWN_COLUMNS else ""
-    return NoColumn(f"has no column {column!r}{hint} it has {shown}{more}")
+    return NoColumn("column_not_found", f"has no column {column!r}{hint} it has {shown}{more}")
 
 
 # ── csv, tsv ───────────────────────────────────────────────────────────────────────────────────
@@ -288,11 +297,13 @@ def separated_rows(kind: str, text: Text, reading: Reading, report: Callable[[st
     if first is None:
         return
     if isinstance(first, Problem):
-        raise Unreadable(f"{first}: it is the first, so that nothing can be read by it")
+        raise Unreadable("malformed_table", f"{first}: it is the first, so that nothing can be read by it")
     number, cells = first
     header = header_of(cells, number) if has_header else [str(n) for n in range(len(cells))]
     if not has_header and (last := max(map(int, reading.columns))) >= len(cells):
-        raise NoColumn(f"has no column {last}: line {number:,} has {len(cells)}, counted from 0")
+        raise NoColumn(
+            "column_not_found", f"has no column {last}: line {number:,} has {len(cells)}, counted from 0"
+        )
     if has_header:
         repeated = [name.strip() for name in cells]
     else:
@@ -348,7 +359,8 @@ def header_of(cells: list[str], number: int) -> list[str]:
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise Unreadable(
-            f"line {number:,}: {names.count(twice[0])} columns are named {twice[0]!r}; rename all but one"
+            "duplicate_column",
+            f"line {number:,}: {names.count(twice[0])} columns are named {twice[0]!r}; rename all but one",
         )
     return names
 
@@ -430,7 +442,9 @@ def json_rows(text: Text, report: Callable[[str], None]) -> Rows:
     try:
         value = json.loads(whole.strip("\ufeff"), object_pairs_hook=as_object)
         if isinstance(value, dict) and (name := repeated_in(value)) is not None:
-            raise Unreadable(f"an object of it has the key {name!r} twice; give each key once")
+            raise Unreadable(
+                "malformed_json", f"an object of it has the key {name!r} twice; give each key once"
+            )
         found = exports.entries(value, report)
     except (ValueError, RecursionError) as error:
         if starts_with_object(whole):
@@ -452,7 +466,7 @@ def enumerated(whole: str, error: Exception) -> Iterator[tuple[str, Any]]:
             value, at = decoder.raw_decode(whole, at)
             values.append(value)
     except (ValueError, RecursionError):
-        raise Unreadable(f"it is not JSON ({error})") from error
+        raise Unreadable("malformed_json", f"it is not JSON ({error})") from error
     return iter([(f"entry {number}", value) for number, value in enumerate(values)])
 
 
@@ -466,7 +480,9 @@ def held_whole(text: Iterable[str]) -> str:
         pieces.append(piece)
         n_chars += len(piece)
         if n_chars > JSON_CHARS:
-            raise Unreadable(f"has over {JSON_CHARS:,} characters; give its rows as JSON lines (.jsonl)")
+            raise Unreadable(
+                "record_too_long", f"has over {JSON_CHARS:,} characters; give its rows as JSON lines (.jsonl)"
+            )
     return "".join(pieces)
 
 
@@ -493,7 +509,9 @@ def parquet_rows(source: Source, naming: Naming, only: tuple[str, ...]) -> Rows:
                     yield Placed(f"record {number}", row)
                     number += 1
         except (*DAMAGE, ValueError, extra("pyarrow", "text").ArrowException) as error:
-            raise Unreadable(f"not a parquet file, or damaged: {first_line(error)}") from error
+            raise Unreadable(
+                "unreadable_file", f"not a parquet file, or damaged: {first_line(error)}"
+            ) from error
 
 
 def seekable(source: Source) -> BinaryIO:
@@ -501,7 +519,7 @@ def seekable(source: Source) -> BinaryIO:
     try:
         file = source.open()
     except DAMAGE as error:
-        raise Unreadable(first_line(error)) from error
+        raise Unreadable("unreadable_file", first_line(error)) from error
     if not source.wrapping and not source.inside:
         return file
     file.close()

@@ -19,9 +19,6 @@ from textus import tokenizer as tokenizers
 from textus.augment import AugmentSettings
 from textus.checkpoint import RunFolder, create_run, load, open_run, read_tokenizer, verify
 from textus.common import (
-    DataError,
-    RunError,
-    UsageError,
     claim,
     command_line,
     counter_seed,
@@ -30,6 +27,11 @@ from textus.common import (
     sha256,
 )
 from textus.config import assign, from_dict, to_dict
+from textus.errors import (
+    DataError,
+    RunError,
+    UsageError,
+)
 from textus.finetuning import solved
 from textus.finetuning.data import Data as Data
 from textus.finetuning.data import fingerprint_of as fingerprint_of
@@ -122,7 +124,8 @@ def start(
     choices = choices_for(wish, family, config)
     if wish.method == "lora" and choices.step == "native":
         raise UsageError(
-            "choices.step=native: the kernels read whole weights, not the adapters of --method lora"
+            "conflicting_options",
+            "choices.step=native: the kernels read whole weights, not the adapters of --method lora",
         )
     claim(out, force=force)
     record = {
@@ -235,7 +238,8 @@ def beginning(wish: Wish, parts: Parts) -> tuple[str, Any, tokenizers.Tokenizer]
         model, tokenizer, record = load(wish.parent)
         if model.reads_texts:
             raise UsageError(
-                f"--from {wish.parent}: a {record['family']} model is not gone on from; give --model"
+                "unsupported_model",
+                f"--from {wish.parent}: a {record['family']} model is not gone on from; give --model",
             )
         parent_class: Any = family_of(record["family"])[1]
         said = model_values(
@@ -278,7 +282,8 @@ def whole_config(wish: Wish, task: Task, texts: list[str]) -> Any:
     assert wish.family is not None
     if task.floor != wish.family:
         raise UsageError(
-            f"a {wish.family} model learns one class a text, not {task.name}; take --model lstm or --from"
+            "unsupported_model",
+            f"a {wish.family} model learns one class a text, not {task.name}; take --model lstm or --from",
         )
     reach = {"l2": 0.1} | ({} if has_blanks(texts) else {"words": (0, 0), "characters": (1, 2)})
     config_class: Any = family_of(wish.family)[1]
@@ -324,7 +329,7 @@ def encoded(data: Data, family: str, config: Any, tokenizer: tokenizers.Tokenize
     train, dev = (rows_of(data.task, part, tokenizer, frame) for part in (data.train, data.dev))
     useful = data.task.to_learn(train)
     if not useful:
-        raise DataError(f"none of the {len(data.train):,} rows says what there is to learn")
+        raise DataError("no_labels", f"none of the {len(data.train):,} rows says what there is to learn")
     return useful, dev
 
 
@@ -426,8 +431,9 @@ def batches_of(
     mixed = MixedBatches(each, power=from_dict(MixSettings, record["mix"], "mix.").power, seed=train.seed)
     if missed := [name for name, n in mixed.counts(train.steps).items() if not n]:
         raise UsageError(
+            "out_of_range",
             f"none of the {train.steps} steps is of {missed[0]}, with {len(rows[missed[0]][0]):,} rows: train longer"
-            " (--epochs), or deal more evenly (--set mix.power=0)"
+            " (--epochs), or deal more evenly (--set mix.power=0)",
         )
     return mixed
 
@@ -453,8 +459,9 @@ def resume(
     parts = {name: data_again(run, name, made) for name in names_of(run.record)}
     if augment and augment["texts"] != texts_of(parts):
         raise RunError(
+            "data_changed",
             f"augmentation no longer makes the rows {path} was started on: its words come from other files now"
-            f" ({how}); bring them back, or fine-tune anew with --out elsewhere"
+            f" ({how}); bring them back, or fine-tune anew with --out elsewhere",
         )
     tokenizer = read_tokenizer(run)
     family = run.record["family"]
@@ -469,14 +476,18 @@ def moved(run: RunFolder, data: Path | None, dev: Path | None) -> None:
     """Record where a run's files are now. UsageError for validation rows it was not given."""
     kept = run.record["corpus"]
     if dev and not kept["dev"]:
-        raise UsageError(f"--dev {dev}: {run.path} was given no validation rows of their own; leave it out")
+        raise UsageError(
+            "option_not_applicable",
+            f"--dev {dev}: {run.path} was given no validation rows of their own; leave it out",
+        )
     for name, path in (("path", data), ("dev", dev)):
         if path:
             kept[name] = str(path.resolve())
     for path in (kept["path"], kept["dev"]):
         if path and not Path(path).exists():
             raise RunError(
-                f"{path}, the data of {run.path}, not found; if it was moved: --corpus FILE, --dev FILE"
+                "not_found",
+                f"{path}, the data of {run.path}, not found; if it was moved: --corpus FILE, --dev FILE",
             )
 
 
@@ -493,8 +504,9 @@ def data_again(run: RunFolder, name: str, augment: AugmentSettings | None) -> Da
     def check(now: str) -> None:
         if now != kept["fingerprint"]:
             raise RunError(
+                "data_changed",
                 f"{kept['path']} is not what {run.path} was started on; bring the old rows back, or fine-tune anew with"
-                " --out elsewhere"
+                " --out elsewhere",
             )
 
     cls = task_class(wish.task)

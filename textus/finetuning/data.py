@@ -10,7 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from textus.augment import AugmentSettings, augmented, origin_of
-from textus.common import DataError, fingerprint, notice, uniform
+from textus.common import (
+    fingerprint,
+    notice,
+    uniform,
+)
+from textus.errors import DataError
 from textus.finetuning.wishes import Wish
 from textus.records import Problem, Record, parse_columns, read_records
 from textus.tasks import Example, Task
@@ -66,8 +71,9 @@ def read_data(
     validation = task.examples(held, labelled=True)
     if not train or not validation:
         raise DataError(
+            "too_few_rows",
             f"{path}: {len(train)} rows to learn from, {len(validation)} to choose by; give more rows, or those that"
-            " choose the weights with --dev FILE"
+            " choose the weights with --dev FILE",
         )
     task.can_choose(validation)
     originals = [row for row in train if row.where not in copies]
@@ -117,8 +123,9 @@ def hold_out(
     if len(originals) < cls.least:
         few = "1 row" if len(originals) == 1 else f"{len(originals)} rows"
         raise DataError(
+            "too_few_rows",
             f"{wish.data} has {few}: {cls.name} needs at least {cls.least} to learn from some and choose the weights by"
-            " others; give more, or rows that choose the weights with --dev FILE"
+            " others; give more, or rows that choose the weights with --dev FILE",
         )
     try:
         kinds = cls.kinds(settings, originals)
@@ -128,8 +135,9 @@ def hold_out(
     train, held = parted(records, wish.seed, cls.together, kinds=kinds, can_split=can_split)
     if not can_split(train, held) and can_split(originals, originals):
         raise DataError(
+            "too_few_rows",
             f"{wish.data}: its {len(originals)} rows have too few different labels to learn from some and choose the"
-            " weights by others; give more, or rows that choose the weights with --dev FILE"
+            " weights by others; give more, or rows that choose the weights with --dev FILE",
         )
     return train, held
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
-from textus.common import UsageError, unknown
+from textus.common import unknown
 from textus.config import assign
+from textus.errors import UsageError
 from textus.models import adapters
 from textus.models import family as family_of
 from textus.tasks import task_class
@@ -42,11 +43,14 @@ def parse_also(also: Sequence[str], dev: Sequence[str] = (), columns: Sequence[s
         said, _, file = each.partition("=")
         name, _, task = said.rpartition(":")
         if not (task and file):
-            raise UsageError(f"--also {each!r}: write [NAME:]TASK=FILE, such as --also tagging=conll.txt")
+            raise UsageError(
+                "invalid_value", f"--also {each!r}: write [NAME:]TASK=FILE, such as --also tagging=conll.txt"
+            )
         name = name or task
         if name in found:
             raise UsageError(
-                f"--also {each!r}: there are two tasks called {name!r}; write NAME:{task}={file}"
+                "duplicate_name",
+                f"--also {each!r}: there are two tasks called {name!r}; write NAME:{task}={file}",
             )
         found[name] = Also(name, task, Path(file))
     for flag, field, mark, values in (("dev", "dev", "=", dev), ("columns", "columns", ":", columns)):
@@ -54,8 +58,9 @@ def parse_also(also: Sequence[str], dev: Sequence[str] = (), columns: Sequence[s
             name, _, value = each.partition(mark)
             if name not in found or not value:
                 raise UsageError(
+                    "invalid_value",
                     f"--also-{flag} {each!r}: write NAME{mark}{field.upper()} with the name of an --also"
-                    f" ({', '.join(found) or 'there is none'})"
+                    f" ({', '.join(found) or 'there is none'})",
                 )
             given: Any = Path(value) if field == "dev" else value
             found[name] = replace(found[name], **{field: given})
@@ -88,14 +93,16 @@ class Wish:
         """Words that are wrong or do not go together."""
         if (self.parent is None) == (self.family is None):
             raise UsageError(
-                "say what to teach: --from RUN for a model that is there, or --model FAMILY for a new one"
+                "missing_argument",
+                "say what to teach: --from RUN for a model that is there, or --model FAMILY for a new one",
             )
         if self.parent and self.tokenizer:
             raise UsageError(
-                f"--tokenizer {self.tokenizer}: a model reads with the tokenizer it has; leave it out"
+                "option_not_applicable",
+                f"--tokenizer {self.tokenizer}: a model reads with the tokenizer it has; leave it out",
             )
         if self.epochs is not None and self.epochs < 1:
-            raise UsageError(f"--epochs {self.epochs}: must be at least 1")
+            raise UsageError("out_of_range", f"--epochs {self.epochs}: must be at least 1")
         parse_share(self.skip_invalid)
         for each in self.assignments:
             if (group := each.partition(".")[0]) not in (
@@ -104,10 +111,14 @@ class Wish:
                 raise unknown("group of settings", group, known)
         for each in self.of("train"):
             if each.startswith("context_length="):
-                raise UsageError(f"--set train.{each}: how much of a text is read is task.longest; set that")
+                raise UsageError(
+                    "option_not_applicable",
+                    f"--set train.{each}: how much of a text is read is task.longest; set that",
+                )
             if each.startswith("steps=") and self.epochs:
                 raise UsageError(
-                    f"--set train.{each} and --epochs {self.epochs} both say how long; leave one out"
+                    "conflicting_options",
+                    f"--set train.{each} and --epochs {self.epochs} both say how long; leave one out",
                 )
         self.check_method()
         self.check_also()
@@ -125,8 +136,9 @@ class Wish:
         unused += [f"--also {each.name}" for each in self.also]
         if unused:
             raise UsageError(
+                "option_not_applicable",
                 f"{unused[0]}: a {self.family} model learns from all texts at once, by n-grams of its own, one class a"
-                " text; leave it out (its settings are --set model.…)"
+                " text; leave it out (its settings are --set model.…)",
             )
 
     def check_method(self) -> None:
@@ -134,10 +146,14 @@ class Wish:
         if self.method not in adapters.METHODS:
             raise unknown("method", self.method, adapters.METHODS)
         if self.method == "full" and (said := self.of("method")):
-            raise UsageError(f"--set method.{said[0]}: full has no settings; give --method lora or frozen")
+            raise UsageError(
+                "option_not_applicable",
+                f"--set method.{said[0]}: full has no settings; give --method lora or frozen",
+            )
         if self.method != "full" and self.parent is None:
             raise UsageError(
-                f"--method {self.method} leaves a model as it is: begin from one with --from RUN"
+                "missing_argument",
+                f"--method {self.method} leaves a model as it is: begin from one with --from RUN",
             )
         _ = self.how
 
@@ -148,24 +164,28 @@ class Wish:
             task_class(each.task)
             if each.name in names:
                 raise UsageError(
+                    "duplicate_name",
                     f"--also {each.name}: there are two tasks of this name; give the second another, such as"
-                    f" --also {each.name}2:{each.task}={each.data}"
+                    f" --also {each.name}2:{each.task}={each.data}",
                 )
             if not NAME.fullmatch(each.name) or hasattr(torch.nn.ModuleDict(), each.name):
                 raise UsageError(
-                    f"--also {each.name}: no head can be called so; take another word of letters, digits, _ and -"
+                    "invalid_value",
+                    f"--also {each.name}: no head can be called so; take another word of letters, digits, _ and -",
                 )
             names.append(each.name)
         if not self.also and (said := self.of("mix")):
             raise UsageError(
-                f"--set mix.{said[0]}: there is one task, nothing is mixed; give another with --also"
+                "option_not_applicable",
+                f"--set mix.{said[0]}: there is one task, nothing is mixed; give another with --also",
             )
         for each_set in self.of("task") if self.also else []:
             first, *rest = each_set.partition("=")[0].split(".")
             if rest and first not in names[1:]:
                 raise UsageError(
+                    "unknown_name",
                     f"--set task.{each_set}: {first!r} is none of the tasks of --also ({', '.join(names[1:])}); for"
-                    f" {self.task} write task.SETTING=VALUE"
+                    f" {self.task} write task.SETTING=VALUE",
                 )
 
     def alone(self) -> dict[str, Wish]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from textus.common import UsageError
+from textus.errors import UsageError
 
 Floats = NDArray[np.float64]
 
@@ -76,7 +76,7 @@ def paired_bootstrap(
     """
     a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if a.shape != b.shape:
-        raise UsageError(f"paired figures need the same blocks; got {a.shape} and {b.shape}")
+        raise UsageError("size_mismatch", f"paired figures need the same blocks; got {a.shape} and {b.shape}")
     return bootstrap(a - b, weights, seed=seed, n=n)
 
 
@@ -84,10 +84,13 @@ def _blocks(values: ArrayLike, weights: ArrayLike) -> tuple[Floats, Floats]:
     top, bottom = np.asarray(values, dtype=np.float64), np.asarray(weights, dtype=np.float64)
     if top.ndim != 1 or top.shape != bottom.shape or not len(top):
         raise UsageError(
-            f"values {top.shape} and weights {bottom.shape} must be two lists of one length, not empty"
+            "size_mismatch",
+            f"values {top.shape} and weights {bottom.shape} must be two lists of one length, not empty",
         )
     if not bottom.sum() > 0:
-        raise UsageError("the weights of a bootstrap sum to zero; there is nothing to divide by")
+        raise UsageError(
+            "invalid_value", "the weights of a bootstrap sum to zero; there is nothing to divide by"
+        )
     return top, bottom
 
 
@@ -154,7 +157,7 @@ class Blocks:
 def ngrams(sequence: Sequence[Hashable], n: int) -> list[tuple[Hashable, ...]]:
     """All runs of `n` neighbours, in order; none where the sequence is shorter."""
     if n < 1:
-        raise UsageError(f"n-grams of n={n}; n starts at 1")
+        raise UsageError("out_of_range", f"n-grams of n={n}; n starts at 1")
     return list(zip(*(sequence[i:] for i in range(n)), strict=False))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from textus.common import UsageError
+from textus.errors import UsageError
 from textus.metrics import estimate
 
 CUTS = (1, 5, 10)
@@ -42,7 +42,7 @@ def ranked(
 ) -> dict[str, Any]:
     """MRR@10, nDCG@10 and recall@1, 5 and 10 over queries. UsageError where a query has nothing that is right."""
     if not found or not all(right):
-        raise UsageError("figures of search need queries, each with something that is right")
+        raise UsageError("empty_data", "figures of search need queries, each with something that is right")
     pairs = list(zip(found, right, strict=True))
     each = {
         "mrr@10": [reciprocal_rank(list_, gains, 10) for list_, gains in pairs],

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from textus.common import UsageError, unknown
+from textus.common import unknown
 from textus.config import from_dict
+from textus.errors import UsageError
 from textus.models import LanguageModel
 from textus.models.projections import Linear
 
@@ -39,11 +40,11 @@ class LoRASettings:
 
     def __post_init__(self) -> None:
         if self.rank < 1:
-            raise UsageError(f"method.rank={self.rank}: must be at least 1")
+            raise UsageError("out_of_range", f"method.rank={self.rank}: must be at least 1")
         if not 0 < self.alpha < math.inf:
-            raise UsageError(f"method.alpha={self.alpha}: must be above 0")
+            raise UsageError("out_of_range", f"method.alpha={self.alpha}: must be above 0")
         if not 0 <= self.dropout < 1:
-            raise UsageError(f"method.dropout={self.dropout}: must be at least 0 and below 1")
+            raise UsageError("out_of_range", f"method.dropout={self.dropout}: must be at least 0 and below 1")
 
     @property
     def scale(self) -> float:
@@ -170,8 +171,9 @@ def adapt(model: LanguageModel, settings: LoRASettings) -> None:
     found = projections(model)
     if not found:
         raise UsageError(
+            "unsupported_model",
             f"the layers of a {type(model).__name__} are no projections that LoRA could stand beside; take --method"
-            " full or frozen, or a Transformer"
+            " full or frozen, or a Transformer",
         )
     parts = {name: [*named(name, linear)] for name, linear in found.items()}
     known = list(dict.fromkeys(part for each in parts.values() for part in each))
@@ -258,7 +260,7 @@ def train_last(model: LanguageModel, n: int) -> None:
     Raises UsageError where there are not so many.
     """
     if not 0 <= n <= (have := n_layers(model)):
-        raise UsageError(f"method.layers={n}: this model has {have} layers; take 0 to {have}")
+        raise UsageError("out_of_range", f"method.layers={n}: this model has {have} layers; take 0 to {have}")
     depth = below(model)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.startswith("heads.") or (n > 0 and depth[name] <= n))

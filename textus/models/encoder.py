@@ -17,7 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from textus.common import UsageError, counter_seed, unknown
+from textus.common import (
+    counter_seed,
+    unknown,
+)
+from textus.errors import UsageError
 from textus.loader import Batch
 from textus.models import LanguageModel, Loss, kernels, matrices_and_other, unpadded
 from textus.models.layers import (
@@ -79,19 +83,24 @@ class EncoderConfig:
             object.__setattr__(self, "d_ff", d_ff)
         for name in ("vocab_size", "context_length", "n_layer", "n_head", "d_model", "d_ff"):
             if getattr(self, name) < 1:
-                raise UsageError(f"{name}={getattr(self, name)}: must be at least 1")
+                raise UsageError("out_of_range", f"{name}={getattr(self, name)}: must be at least 1")
         if self.d_model % self.n_head or (self.position == "rotary" and self.d_head % 2):
             raise UsageError(
+                "incompatible_settings",
                 f"d_model={self.d_model} must split into n_head={self.n_head} heads (of even width where"
-                " positions are rotary)"
+                " positions are rotary)",
             )
         for name, low, high in (("dropout", 0.0, 1.0), ("mask_rate", 1e-9, 1.0)):
             if not low <= getattr(self, name) < high:
-                raise UsageError(f"{name}={getattr(self, name)}: must be between 0 and 1")
+                raise UsageError("out_of_range", f"{name}={getattr(self, name)}: must be between 0 and 1")
         if self.mask_id is not None and not 0 <= self.mask_id < self.vocab_size:
-            raise UsageError(f"mask_id={self.mask_id} is not in the vocabulary of {self.vocab_size}")
+            raise UsageError(
+                "unknown_id", f"mask_id={self.mask_id} is not in the vocabulary of {self.vocab_size}"
+            )
         if self.objective == "mlm+nsp" and self.segments < 2:
-            raise UsageError("objective 'mlm+nsp' reads pairs of texts: set model.segments=2")
+            raise UsageError(
+                "incompatible_settings", "objective 'mlm+nsp' reads pairs of texts: set model.segments=2"
+            )
 
     @property
     def d_head(self) -> int:
@@ -323,7 +332,7 @@ class Encoder(LanguageModel):
         if attention not in ATTENTIONS:
             raise unknown("attention", attention, ATTENTIONS)
         if step == "unpadded" and (why := self.why_not_unpadded() or bfloat16_only(precision)):
-            raise UsageError(f"choices.step=unpadded: {why}; set choices.step=eager")
+            raise UsageError("unsupported_kernel", f"choices.step=unpadded: {why}; set choices.step=eager")
         self.precision, self.attention = getattr(torch, precision), attention
         self.unpadded = step == "unpadded"
         if step == "compiled":
@@ -414,8 +423,9 @@ class Encoder(LanguageModel):
         time = ids.shape[1] if places is None else 1 + int(places.max())
         if time > config.context_length:
             raise UsageError(
+                "context_exceeded",
                 f"{time} ids are more than the context of {config.context_length}; shorten the text, or train"
-                f" with --set model.context_length={time}"
+                f" with --set model.context_length={time}",
             )
         x, angles = self.embedding(ids), None
         if config.position == "learned":

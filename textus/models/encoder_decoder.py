@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from textus.common import UsageError, unknown
+from textus.common import unknown
+from textus.errors import UsageError
 from textus.loader import Batch
 from textus.models import LanguageModel, Loss, matrices_and_other, step_seed, token_nats
 from textus.models.layers import GATED, causal_mask, make_feed_forward, make_norm
@@ -87,18 +88,23 @@ class EncoderDecoderConfig:
         counts = ("vocab_size", "context_length", "n_layer", "n_head", "d_model", "n_buckets", *derived)
         for name in counts:
             if getattr(self, name) < 1:
-                raise UsageError(f"{name}={getattr(self, name)}: must be at least 1")
+                raise UsageError("out_of_range", f"{name}={getattr(self, name)}: must be at least 1")
         for name, known in (("position", POSITIONS), ("objective", OBJECTIVES)):
             if getattr(self, name) not in known:
                 raise unknown(name, getattr(self, name), known)
         for name in ("dropout", "label_smoothing"):
             if not 0 <= getattr(self, name) < 1:
-                raise UsageError(f"{name}={getattr(self, name)}: must be at least 0 and below 1")
+                raise UsageError(
+                    "out_of_range", f"{name}={getattr(self, name)}: must be at least 0 and below 1"
+                )
         if self.position == "rotary" and self.d_head % 2:
-            raise UsageError(f"d_head={self.d_head}: rotary positions need heads of even width")
+            raise UsageError(
+                "incompatible_settings", f"d_head={self.d_head}: rotary positions need heads of even width"
+            )
         if self.position == "relative" and not 2 <= self.n_buckets // 2 < self.max_distance:
             raise UsageError(
-                f"n_buckets={self.n_buckets} must be at least 4, and half of it below max_distance={self.max_distance}"
+                "incompatible_settings",
+                f"n_buckets={self.n_buckets} must be at least 4, and half of it below max_distance={self.max_distance}",
             )
 
 
@@ -373,8 +379,9 @@ class EncoderDecoder(LanguageModel):
     def _check_length(self, length: int, what: str) -> None:
         if length > self.config.context_length:
             raise UsageError(
+                "context_exceeded",
                 f"a {what} of {length} ids is more than the context of {self.config.context_length}; shorten it, or"
-                f" train with --set model.context_length={length}"
+                f" train with --set model.context_length={length}",
             )
 
     # ── writing the target ─────────────────────────────────────────────────────────────────────
@@ -434,7 +441,9 @@ class EncoderDecoder(LanguageModel):
         length = int((own.lengths + real.sum(1)).max())
         self._check_length(length, "target")
         if length > own.k.shape[2]:
-            raise UsageError(f"{length} ids are more than the {own.k.shape[2]} this cache has room for")
+            raise UsageError(
+                "context_exceeded", f"{length} ids are more than the {own.k.shape[2]} this cache has room for"
+            )
         row, place = real.nonzero(as_tuple=True)
         slots = (row, place, positions[row, place])
         positions = positions.clamp(max=self.config.context_length - 1)  # padding may point past the end

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from textus.common import UsageError
+from textus.errors import UsageError
 from textus.models import LanguageModel
 
 
@@ -62,7 +62,8 @@ class Fake(LanguageModel):
         limit = self.config.context_length
         if limit is not None and len(seen) and int(seen.max()) > limit:
             raise UsageError(
-                f"{int(seen.max())} ids are more than the model's context of {limit}; shorten the prompt"
+                "context_exceeded",
+                f"{int(seen.max())} ids are more than the model's context of {limit}; shorten the prompt",
             )
         if cache is not None:
             fresh = lengths > 0

@@ -24,7 +24,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from textus.common import UsageError, counter_seed, unknown
+from textus.common import (
+    counter_seed,
+    unknown,
+)
+from textus.errors import UsageError
 from textus.loader import Batch
 from textus.models import LanguageModel, Loss, step_seed, token_nats
 from textus.models.latent import apart, back
@@ -68,18 +72,20 @@ class GANConfig:
             "rollout_every", "anneal_steps",
         ):  # fmt: skip
             if getattr(self, name) < 1:
-                raise UsageError(f"{name}={getattr(self, name)}: must be at least 1")
+                raise UsageError("out_of_range", f"{name}={getattr(self, name)}: must be at least 1")
         for name in ("warmup_steps", "critic_steps", "adversarial"):
             if not getattr(self, name) >= 0:
-                raise UsageError(f"{name}={getattr(self, name)}: must be at least 0")
+                raise UsageError("out_of_range", f"{name}={getattr(self, name)}: must be at least 0")
         if not 0 <= self.dropout < 1:
-            raise UsageError(f"dropout={self.dropout}: must be at least 0 and below 1")
+            raise UsageError("out_of_range", f"dropout={self.dropout}: must be at least 0 and below 1")
         if not 0 < self.temperature <= 1:
-            raise UsageError(f"temperature={self.temperature}: must be above 0 and at most 1")
+            raise UsageError("out_of_range", f"temperature={self.temperature}: must be above 0 and at most 1")
         if self.method not in METHODS:
             raise unknown("method", self.method, METHODS)
         if not 0 <= self.end_id < self.vocab_size:
-            raise UsageError(f"end_id={self.end_id} is not an id of a vocabulary of {self.vocab_size}")
+            raise UsageError(
+                "unknown_id", f"end_id={self.end_id} is not an id of a vocabulary of {self.vocab_size}"
+            )
 
 
 class GANCache:
@@ -214,8 +220,9 @@ class GAN(LanguageModel):
     def _check_length(self, length: int) -> None:
         if length > self.config.context_length:
             raise UsageError(
+                "context_exceeded",
                 f"{length} ids are more than the context of {self.config.context_length}; shorten the text, or"
-                f" train with --set model.context_length={length}"
+                f" train with --set model.context_length={length}",
             )
 
     def loss(self, batch: Batch) -> Loss:

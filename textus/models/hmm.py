@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from textus.common import UsageError
+from textus.errors import UsageError
 from textus.loader import Batch
 from textus.models import LanguageModel, Loss
 
@@ -50,12 +50,18 @@ class HMMConfig:
     def __post_init__(self) -> None:
         for name in ("n_state", "passes"):
             if getattr(self, name) < 1:
-                raise UsageError(f"{name}={getattr(self, name)}: a hidden Markov model needs at least 1")
+                raise UsageError(
+                    "out_of_range", f"{name}={getattr(self, name)}: a hidden Markov model needs at least 1"
+                )
         if not 0 < self.prior < float("inf"):
-            raise UsageError(f"prior={self.prior}: must be above 0, or what was not seen would be impossible")
+            raise UsageError(
+                "out_of_range",
+                f"prior={self.prior}: must be above 0, or what was not seen would be impossible",
+            )
         if not 0 <= self.end_id < self.vocab_size:
             raise UsageError(
-                f"end_id={self.end_id} is not an id of a vocabulary of {self.vocab_size}; give its own"
+                "unknown_id",
+                f"end_id={self.end_id} is not an id of a vocabulary of {self.vocab_size}; give its own",
             )
 
 
@@ -246,8 +252,9 @@ class HMM(LanguageModel):
         wrong = text.ids[(text.ids < 0) | (text.ids >= self.config.vocab_size)]
         if len(wrong):
             raise UsageError(
+                "unknown_id",
                 f"id {int(wrong[0])} is outside the vocabulary of {self.config.vocab_size}; "
-                "use the run's tokenizer"
+                "use the run's tokenizer",
             )
         if self._expected is None:
             self._expected = Expected.nothing(self)
@@ -262,7 +269,9 @@ class HMM(LanguageModel):
         """
         expected, self._expected = self._expected, None
         if expected is None or not expected.weight:
-            raise UsageError("no target was counted; give the hidden Markov model a batch with real targets")
+            raise UsageError(
+                "empty_data", "no target was counted; give the hidden Markov model a batch with real targets"
+            )
         penalty = -self.config.prior * sum(float(getattr(self, name).log().sum()) for name in TABLES)
         for name in TABLES:
             counts = getattr(expected, name) + self.config.prior

@@ -19,7 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from textus.common import DataError, UsageError
+from textus.errors import (
+    DataError,
+    UsageError,
+)
 
 Array = NDArray[np.float64]
 Tagged = tuple[Sequence[str], Sequence[str]]
@@ -72,13 +75,18 @@ class HMMTagger:
         rows: list[list[str]] = []
         for place, (text, tags) in enumerate(sentences):
             if len(text) != len(tags):
-                raise DataError(f"sentence {place} has {len(text)} words and {len(tags)} tags; give one each")
+                raise DataError(
+                    "size_mismatch",
+                    f"sentence {place} has {len(text)} words and {len(tags)} tags; give one each",
+                )
             rows.append(list(tags))
             for word, tag in zip(text, tags, strict=True):
                 words[word][tag] += 1
         self.tags = sorted({tag for row in rows for tag in row})
         if not self.tags:
-            raise DataError("there is no tagged word to learn from; give sentences of words and their tags")
+            raise DataError(
+                "empty_data", "there is no tagged word to learn from; give sentences of words and their tags"
+            )
         number = {tag: i for i, tag in enumerate(self.tags)}
         self._words = {w: {number[t]: n for t, n in counts.items()} for w, counts in words.items()}
         self._grams = count_grams([[number[tag] for tag in row] for row in rows if row], len(self.tags))
@@ -103,7 +111,7 @@ class HMMTagger:
     def tag(self, words: Sequence[str]) -> list[str]:
         """The likeliest tags of a sentence (Viterbi over pairs of tags). UsageError before `fit`."""
         if not self.tags:
-            raise UsageError("this tagger has learnt nothing; call fit first, or from_dict")
+            raise UsageError("not_fitted", "this tagger has learnt nothing; call fit first, or from_dict")
         if not words:
             return []
         edge = np.array([len(self.tags)])
@@ -173,13 +181,13 @@ class HMMTagger:
             tagger._grams = {tuple(map(int, gram)): int(count) for *gram, count in data["grams"]}
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(
-                f"these are not the counts of a tagger ({error!r}); make them with to_dict"
+                "damaged", f"these are not the counts of a tagger ({error!r}); make them with to_dict"
             ) from error
         numbers = {t for counts in tagger._words.values() for t in counts} | {*chain(*tagger._grams)}
         edge = len(tagger.tags)  # which only grams have
         if not numbers or not numbers <= {*range(edge + 1)}:
             raise DataError(
-                f"the counts are not those of the {edge} tags listed; make them anew with to_dict"
+                "damaged", f"the counts are not those of the {edge} tags listed; make them anew with to_dict"
             )
         tagger._prepare()
         return tagger

@@ -22,8 +22,15 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from textus.common import DataError, UsageError, notice, unknown
+from textus.common import (
+    notice,
+    unknown,
+)
 from textus.config import from_dict, to_dict
+from textus.errors import (
+    DataError,
+    UsageError,
+)
 from textus.models import LanguageModel, Loss
 from textus.models.parts import ACTIVATIONS, INITIALISATIONS
 from textus.models.vectors import WordVectors
@@ -67,13 +74,14 @@ class LinearConfig:
             low, high = getattr(self, kind)
             if (low, high) != (0, 0) and not 1 <= low <= high:
                 raise UsageError(
-                    f"{kind}=({low}, {high}): must be shortest and longest, from 1; (0, 0) leaves them out"
+                    "out_of_range",
+                    f"{kind}=({low}, {high}): must be shortest and longest, from 1; (0, 0) leaves them out",
                 )
         for name, least in (("min_documents", 1), ("d_hidden", 0), ("steps", 1)):
             if getattr(self, name) < least:
-                raise UsageError(f"{name}={getattr(self, name)}: must be at least {least}")
+                raise UsageError("out_of_range", f"{name}={getattr(self, name)}: must be at least {least}")
         if not 0 <= self.l2 < math.inf:
-            raise UsageError(f"l2={self.l2}: must be at least 0")
+            raise UsageError("out_of_range", f"l2={self.l2}: must be at least 0")
         for name, known in (("activation", ACTIVATIONS), ("initialisation", INITIALISATIONS)):
             if getattr(self, name) not in known:
                 raise unknown(name, getattr(self, name), known)
@@ -232,7 +240,10 @@ class LinearClassifier(nn.Module):
         super().__init__()
         self.config = config or LinearConfig()
         if (self.config.average == "none") != (vectors is None):
-            raise UsageError("average=words or characters and word vectors go together: give both or neither")
+            raise UsageError(
+                "incompatible_settings",
+                "average=words or characters and word vectors go together: give both or neither",
+            )
         self.labels: list[str] = []
         self.grams: dict[str, list[str]] = {kind: [] for kind in KINDS}
         self.n_numeric = 0
@@ -264,12 +275,14 @@ class LinearClassifier(nn.Module):
         """
         if len(texts) != len(labels) or not len(texts):
             raise DataError(
-                f"{len(texts)} texts and {len(labels)} labels; give one label for each of at least one text"
+                "size_mismatch",
+                f"{len(texts)} texts and {len(labels)} labels; give one label for each of at least one text",
             )
         classes = sorted(set(labels))
         if len(classes) < 2:
             raise DataError(
-                f"every text has the label {classes[0]!r}; a classifier needs two classes or more"
+                "one_class",
+                f"every text has the label {classes[0]!r}; a classifier needs two classes or more",
             )
         config, grams, idf = self.config, {kind: list[str]() for kind in KINDS}, [np.zeros(0)]
         for kind in KINDS:
@@ -280,7 +293,8 @@ class LinearClassifier(nn.Module):
         self._shape(classes, grams, columns.shape[1])
         if not self.weights[0].shape[0]:
             raise DataError(
-                "the texts have no word of two letters; set characters=(1, 2), or give numeric columns"
+                "too_little_data",
+                "the texts have no word of two letters; set characters=(1, 2), or give numeric columns",
             )
         if config.weighting == "tf-idf":
             self.idf.copy_(torch.from_numpy(np.concatenate(idf)))
@@ -355,11 +369,14 @@ class LinearClassifier(nn.Module):
         columns = np.zeros((n_texts, 0)) if numeric is None else np.asarray(numeric, dtype=np.float64)
         if columns.ndim != 2 or len(columns) != n_texts or wanted not in (None, columns.shape[1]):
             needed = f"({n_texts}, {'columns' if wanted is None else wanted})"
-            raise DataError(f"the numeric columns are of shape {columns.shape}, not {needed}")
+            raise DataError(
+                "size_mismatch", f"the numeric columns are of shape {columns.shape}, not {needed}"
+            )
         if not np.isfinite(columns).all():
             row, column = np.argwhere(~np.isfinite(columns))[0]
             raise DataError(
-                f"numeric column {column} of text {row} is {columns[row, column]}; fill or drop such rows"
+                "invalid_row",
+                f"numeric column {column} of text {row} is {columns[row, column]}; fill or drop such rows",
             )
         return torch.from_numpy(columns)
 
@@ -379,7 +396,7 @@ class LinearClassifier(nn.Module):
     def predict_probabilities(self, texts: Sequence[str], numeric: ArrayLike | None = None) -> Tensor:
         """The probability of each class in the order of `labels`: (N, C) float64."""
         if not self.labels:
-            raise UsageError("this classifier has learnt nothing yet; call fit first")
+            raise UsageError("not_fitted", "this classifier has learnt nothing yet; call fit first")
         columns = self._numeric(numeric, len(texts), self.n_numeric)
         parts = [torch.zeros(0, len(self.labels), dtype=torch.float64)]
         for start in range(0, len(texts), CHUNK):

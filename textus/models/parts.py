@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from textus.common import UsageError, unknown
+from textus.common import unknown
+from textus.errors import UsageError
 from textus.models.layers import ACTIVATIONS, NORMS
 
 __all__ = ["ACTIVATIONS", "INITIALISATIONS", "LOSSES", "NORMS", "initialise", "load_pretrained", "make_loss"]
@@ -127,8 +128,9 @@ def load_pretrained(module: nn.Module, weights: Mapping[str, Tensor]) -> list[st
             raise unknown("pretrained weight", name, own)
         if value.shape != own[name].shape:
             raise UsageError(
+                "weights_mismatch",
                 f"pretrained weight {name} is {tuple(value.shape)}, the model's is {tuple(own[name].shape)};"
-                " build the model with the sizes it was trained with"
+                " build the model with the sizes it was trained with",
             )
     for name, value in weights.items():
         own[name].copy_(value)

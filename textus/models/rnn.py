@@ -20,7 +20,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from textus.common import UsageError, counter_seed, unknown
+from textus.common import (
+    counter_seed,
+    unknown,
+)
+from textus.errors import UsageError
 from textus.loader import Batch
 from textus.models import LanguageModel, Loss, matrices_and_other, step_seed, token_nats
 from textus.models.losses import cross_entropy
@@ -47,13 +51,15 @@ class RNNConfig:
     def __post_init__(self) -> None:
         for name in ("vocab_size", "n_layer", "d_model"):
             if getattr(self, name) < 1:
-                raise UsageError(f"{name}={getattr(self, name)}: must be at least 1")
+                raise UsageError("out_of_range", f"{name}={getattr(self, name)}: must be at least 1")
         if self.cell not in CELLS:
             raise unknown("cell", self.cell, CELLS)
         if self.bidirectional and self.d_model % 2:
-            raise UsageError(f"d_model={self.d_model}: must be even, two directions share it")
+            raise UsageError(
+                "incompatible_settings", f"d_model={self.d_model}: must be even, two directions share it"
+            )
         if not 0 <= self.dropout < 1:
-            raise UsageError(f"dropout={self.dropout}: must be at least 0 and below 1")
+            raise UsageError("out_of_range", f"dropout={self.dropout}: must be at least 0 and below 1")
 
     @property
     def context_length(self) -> None:
@@ -372,7 +378,10 @@ class RNN(LanguageModel):
         """
         keep = starts(documents)
         if keep is not None and self.config.bidirectional:
-            raise UsageError("two directions read one document a row; put each document in a row of its own")
+            raise UsageError(
+                "incompatible_settings",
+                "two directions read one document a row; put each document in a row of its own",
+            )
         lengths = ids.new_full((len(ids),), ids.shape[1]) if mask is None else mask.sum(1)
         back = from_the_end(lengths, ids.shape[1])[..., None] if self.config.bidirectional else None
         x: Tensor | None = None
@@ -429,8 +438,9 @@ class RNN(LanguageModel):
     def _check_direction(self) -> None:
         if self.config.bidirectional:
             raise UsageError(
+                "unsupported_model",
                 "an RNN of two directions has read the next id before it tells it, so it is no language model;"
-                " leave out model.bidirectional, or give it a task (classification, tagging)"
+                " leave out model.bidirectional, or give it a task (classification, tagging)",
             )
 
     def _logits(self, hidden: Tensor) -> Tensor:

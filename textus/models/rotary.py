@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from textus.common import UsageError
+from textus.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,14 @@ class RopeScaling:
         if not self.high_frequency:
             object.__setattr__(self, "high_frequency", {"llama3": 4.0, "yarn": 32.0}.get(self.kind, 0.0))
         if self.factor < 1:
-            raise UsageError(f"rope_scaling.factor={self.factor}: must be at least 1")
+            raise UsageError("out_of_range", f"rope_scaling.factor={self.factor}: must be at least 1")
         if self.kind != "linear" and not (
             0 < self.low_frequency < self.high_frequency and self.original_context >= 1
         ):
             raise UsageError(
+                "out_of_range",
                 f"rope_scaling of kind {self.kind} needs an original_context of at least 1 and 0 < low_frequency <"
-                f" high_frequency, not {self.original_context}, {self.low_frequency} and {self.high_frequency}"
+                f" high_frequency, not {self.original_context}, {self.low_frequency} and {self.high_frequency}",
             )
 
     @property

@@ -18,7 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from textus.common import UsageError, counter_seed, unknown
+from textus.common import (
+    counter_seed,
+    unknown,
+)
+from textus.errors import UsageError
 from textus.loader import Batch
 from textus.models import LanguageModel, Loss, matrices_and_other, step_seed, token_nats
 from textus.models.losses import cross_entropy
@@ -51,7 +55,9 @@ class Seq2SeqConfig:
         if self.attention not in ATTENTIONS:
             raise unknown("attention", self.attention, ATTENTIONS)
         if not 0 <= self.end_id < self.vocab_size:
-            raise UsageError(f"end_id={self.end_id} is not an id of a vocabulary of {self.vocab_size}")
+            raise UsageError(
+                "unknown_id", f"end_id={self.end_id} is not an id of a vocabulary of {self.vocab_size}"
+            )
 
     def encoder(self) -> RNNConfig:
         """The encoder as a model of its own."""

@@ -15,7 +15,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from textus.common import UsageError, unknown
+from textus.common import unknown
+from textus.errors import UsageError
 from textus.loader import Batch
 from textus.models import LanguageModel, Loss, kernels, matrices_and_other, step_seed, token_nats
 from textus.models.layers import (
@@ -84,26 +85,31 @@ class DecoderConfig:
             "window",
         ):
             if (value := getattr(self, name)) is not None and value < 1:
-                raise UsageError(f"{name}={value}: must be at least 1")
+                raise UsageError("out_of_range", f"{name}={value}: must be at least 1")
         if self.position not in POSITIONS:
             raise unknown("position", self.position, POSITIONS)
         if not self.rope_theta > 0:
-            raise UsageError(f"rope_theta={self.rope_theta}: must be above 0")
+            raise UsageError("out_of_range", f"rope_theta={self.rope_theta}: must be above 0")
         if not self.d_head:
             if self.d_model % self.n_head:
                 raise UsageError(
-                    f"d_model={self.d_model} must split into n_head={self.n_head} heads of even width"
+                    "incompatible_settings",
+                    f"d_model={self.d_model} must split into n_head={self.n_head} heads of even width",
                 )
             object.__setattr__(self, "d_head", self.d_model // self.n_head)
         if self.d_head < 2 or self.d_head % 2:
             raise UsageError(
+                "incompatible_settings",
                 f"d_model={self.d_model} must split into n_head={self.n_head} heads of even width,"
-                f" not {self.d_head}"
+                f" not {self.d_head}",
             )
         if self.n_head % self.n_kv_head:
-            raise UsageError(f"n_head={self.n_head} must be a multiple of n_kv_head={self.n_kv_head}")
+            raise UsageError(
+                "incompatible_settings",
+                f"n_head={self.n_head} must be a multiple of n_kv_head={self.n_kv_head}",
+            )
         if not 0 <= self.dropout < 1:
-            raise UsageError(f"dropout={self.dropout}: must be at least 0 and below 1")
+            raise UsageError("out_of_range", f"dropout={self.dropout}: must be at least 0 and below 1")
 
     def has_bias(self, linear: Literal["qkv", "out", "feed_forward"]) -> bool:
         """Whether that linear map of a block has a bias."""
@@ -284,11 +290,15 @@ class Decoder(LanguageModel):
         if attention not in attentions:
             raise unknown("attention", attention, attentions)
         if step == "native" and (why := self.why_not_native()):
-            raise UsageError(f"step 'native' cannot compute this model: {why}; use 'eager' or 'compiled'")
+            raise UsageError(
+                "unsupported_kernel",
+                f"step 'native' cannot compute this model: {why}; use 'eager' or 'compiled'",
+            )
         if step == "native" and attention not in self.native_attentions():
             raise UsageError(
+                "unsupported_kernel",
                 f"attention 'tiled' needs a processor with AVX512-BF16 and heads a multiple of 32 wide, these are"
-                f" {self.config.d_head}; use 'plain'"
+                f" {self.config.d_head}; use 'plain'",
             )
         self.native = step == "native"
         self.precision = torch.bfloat16 if self.native else getattr(torch, precision)
@@ -395,8 +405,9 @@ class Decoder(LanguageModel):
     def _check_length(self, length: int) -> None:
         if length > self.config.context_length:
             raise UsageError(
+                "context_exceeded",
                 f"{length} ids are more than the context of {self.config.context_length}; shorten the text, or"
-                f" train with --set model.context_length={length}"
+                f" train with --set model.context_length={length}",
             )
 
     # ── reading on from a cache ────────────────────────────────────────────────────────────────
@@ -415,7 +426,10 @@ class Decoder(LanguageModel):
         length = int((cache.lengths + real.sum(1)).max())
         self._check_length(length)
         if length > cache.k.shape[2]:
-            raise UsageError(f"{length} ids are more than the {cache.k.shape[2]} this cache has room for")
+            raise UsageError(
+                "context_exceeded",
+                f"{length} ids are more than the {cache.k.shape[2]} this cache has room for",
+            )
         row, col = real.nonzero(as_tuple=True)
         slots = (row, col, positions[row, col])
         positions = positions.clamp(max=max(length - 1, 0))  # padding may point past the end

@@ -25,7 +25,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from textus.common import UsageError, counter_seed, unknown
+from textus.common import (
+    counter_seed,
+    unknown,
+)
+from textus.errors import UsageError
 from textus.loader import Batch
 from textus.models import LanguageModel, Loss, step_seed, token_nats
 from textus.models.latent import Bodies, State, apart, back, real_positions
@@ -67,21 +71,26 @@ class VAEConfig:
     def __post_init__(self) -> None:
         for name in ("vocab_size", "context_length", "n_layer", "n_head", "d_model", "d_latent", "n_draws"):
             if getattr(self, name) < 1:
-                raise UsageError(f"{name}={getattr(self, name)}: must be at least 1")
+                raise UsageError("out_of_range", f"{name}={getattr(self, name)}: must be at least 1")
         for name in ("dropout", "word_dropout"):
             if not 0 <= getattr(self, name) < 1:
-                raise UsageError(f"{name}={getattr(self, name)}: must be at least 0 and below 1")
+                raise UsageError(
+                    "out_of_range", f"{name}={getattr(self, name)}: must be at least 0 and below 1"
+                )
         for name in ("free_bits", "anneal_steps"):
             if not getattr(self, name) >= 0:
-                raise UsageError(f"{name}={getattr(self, name)}: must be at least 0")
+                raise UsageError("out_of_range", f"{name}={getattr(self, name)}: must be at least 0")
         if self.body not in ("gru", "transformer"):
             raise unknown("body", self.body, ["gru", "transformer"])
         if self.d_model % 2:
             raise UsageError(
-                f"d_model={self.d_model}: must be even, a half for each direction of the encoder"
+                "incompatible_settings",
+                f"d_model={self.d_model}: must be even, a half for each direction of the encoder",
             )
         if not 0 <= self.end_id < self.vocab_size:
-            raise UsageError(f"end_id={self.end_id} is not an id of a vocabulary of {self.vocab_size}")
+            raise UsageError(
+                "unknown_id", f"end_id={self.end_id} is not an id of a vocabulary of {self.vocab_size}"
+            )
 
 
 # ── the latent ─────────────────────────────────────────────────────────────────────────────────
@@ -310,7 +319,10 @@ class VAE(LanguageModel):
         −log p(x) as they grow (Burda et al. 2016). Batches of packed documents are refused.
         """
         if batch.documents is not None:
-            raise UsageError("a bound is of whole texts; give one text a row, not packed documents")
+            raise UsageError(
+                "incompatible_settings",
+                "a bound is of whole texts; give one text a row, not packed documents",
+            )
         real = real_positions(batch.ids, mask=batch.mask)
         context = self._context(batch.source, len(batch.ids))
         posterior = self._posterior(batch.targets, real, context)
@@ -429,8 +441,9 @@ class VAE(LanguageModel):
     def _check_length(self, length: int) -> None:
         if length > self.config.context_length:
             raise UsageError(
+                "context_exceeded",
                 f"{length} ids are more than the context of {self.config.context_length}; shorten the text, or"
-                f" train with --set model.context_length={length}"
+                f" train with --set model.context_length={length}",
             )
 
     # ── from latents to texts ──────────────────────────────────────────────────────────────────
@@ -479,7 +492,9 @@ class VAE(LanguageModel):
     def interpolate(self, first: Tensor, second: Tensor, n: int) -> list[list[int]]:
         """`n` texts on the straight line between the latents of two texts (T,), both ends included."""
         if n < 2:
-            raise UsageError(f"{n} texts between two; give 2 or more, the ends are among them")
+            raise UsageError(
+                "out_of_range", f"{n} texts between two; give 2 or more, the ends are among them"
+            )
         with torch.no_grad():
             ends = [self.encode(each[None])[0] for each in (first, second)]
         way = torch.linspace(0, 1, n, device=ends[0].device)[:, None]

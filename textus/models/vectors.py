@@ -21,7 +21,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from textus.common import DataError, UsageError, extra, notice, write_atomic
+from textus.common import (
+    extra,
+    notice,
+    write_atomic,
+)
+from textus.errors import (
+    DataError,
+    UsageError,
+)
 from textus.tokenizer.encoding import Tokenizer
 
 Floats = NDArray[np.float32]
@@ -52,11 +60,11 @@ class VectorSettings:
     def __post_init__(self) -> None:
         for name in ("d_model", "window", "negative", "epochs", "min_count"):
             if getattr(self, name) < 1:
-                raise UsageError(f"{name}={getattr(self, name)}: must be at least 1")
+                raise UsageError("out_of_range", f"{name}={getattr(self, name)}: must be at least 1")
         if not self.sample >= 0:
-            raise UsageError(f"sample={self.sample}: must be at least 0 (0 thins nothing)")
+            raise UsageError("out_of_range", f"sample={self.sample}: must be at least 0 (0 thins nothing)")
         if self.method not in ("skip-gram", "cbow"):
-            raise UsageError(f"method={self.method!r}: must be skip-gram or cbow")
+            raise UsageError("unknown_name", f"method={self.method!r}: must be skip-gram or cbow")
 
 
 @dataclass(frozen=True)
@@ -82,14 +90,16 @@ class WordVectors:
         self.words, self.matrix = list(words), np.ascontiguousarray(matrix, dtype=np.float32)
         if self.matrix.ndim != 2 or len(self.matrix) != len(self.words) or not self.matrix.size:
             raise DataError(
-                f"{len(self.words)} words for vectors of shape {self.matrix.shape}; give a row for each"
+                "size_mismatch",
+                f"{len(self.words)} words for vectors of shape {self.matrix.shape}; give a row for each",
             )
         if len(self.index) != len(self.words):
             twice = next(word for n, word in enumerate(self.words) if self.index[word] != n)
-            raise DataError(f"the word {twice!r} has two vectors; keep one of them")
+            raise DataError("duplicate_name", f"the word {twice!r} has two vectors; keep one of them")
         if len(wrong := np.nonzero(~np.isfinite(self.matrix).all(1))[0]):
             raise DataError(
-                f"the vector of {self.words[wrong[0]]!r} has a value that is not a number; the file is damaged"
+                "damaged",
+                f"the vector of {self.words[wrong[0]]!r} has a value that is not a number; the file is damaged",
             )
 
     def __len__(self) -> int:
@@ -119,7 +129,8 @@ class WordVectors:
         """The row of a word; UsageError where it has none."""
         if word not in self.index:
             raise UsageError(
-                f"{word!r} is not among the {len(self)} words; try another form of it (small letters?)"
+                "unknown_name",
+                f"{word!r} is not among the {len(self)} words; try another form of it (small letters?)",
             )
         return self.index[word]
 
@@ -170,7 +181,8 @@ class WordVectors:
             return
         if wrong := [word for word in self.words if not word or re.search(r"\s", word)]:
             raise UsageError(
-                f"the word {wrong[0]!r} cannot stand in a text file of vectors; write safetensors"
+                "invalid_value",
+                f"the word {wrong[0]!r} cannot stand in a text file of vectors; write safetensors",
             )
         rows = (
             " ".join([word, *(f"{x:.9g}" for x in row)])
@@ -197,7 +209,8 @@ def input_embedding(model: nn.Module) -> nn.Embedding:
         if isinstance(embedding := getattr(owner, "embedding", None), nn.Embedding):
             return embedding
     raise UsageError(
-        f"a {type(model).__name__.lower()} has no input embedding; word vectors are for neural families"
+        "unsupported_model",
+        f"a {type(model).__name__.lower()} has no input embedding; word vectors are for neural families",
     )
 
 
@@ -213,12 +226,14 @@ def initial_embeddings(model: Any, vectors: WordVectors, tokenizer: Tokenizer) -
     width, size = embedding.weight.shape[1], model.config.vocab_size
     if width != vectors.width:
         raise UsageError(
+            "size_mismatch",
             f"the vectors are {vectors.width} wide, the model's embeddings {width};"
-            f" train the model with --set model.d_model={vectors.width}, or take other vectors"
+            f" train the model with --set model.d_model={vectors.width}, or take other vectors",
         )
     if size != tokenizer.vocab_size:
         raise UsageError(
-            f"the tokenizer has {tokenizer.vocab_size} ids, the model {size}; take the model's own tokenizer"
+            "size_mismatch",
+            f"the tokenizer has {tokenizer.vocab_size} ids, the model {size}; take the model's own tokenizer",
         )
     matrix, found = vectors.embeddings_for(tokenizer)
     if found.any():
@@ -254,7 +269,8 @@ def learn(texts: Iterable[Sequence[str]], settings: VectorSettings | None = None
     settings = settings or VectorSettings()
     if iter(texts) is iter(texts):
         raise UsageError(
-            "the texts are read several times; give a list, or an object with __iter__, not a generator"
+            "wrong_type",
+            "the texts are read several times; give a list, or an object with __iter__, not a generator",
         )
     model = gensim.Word2Vec(
         sg=int(settings.method == "skip-gram"), vector_size=settings.d_model, window=settings.window,
@@ -263,7 +279,10 @@ def learn(texts: Iterable[Sequence[str]], settings: VectorSettings | None = None
     )  # fmt: skip
     model.build_vocab(_Pieces(texts))
     if not len(model.wv):
-        raise DataError(f"no word occurs {settings.min_count} times (min_count); give more text, or lower it")
+        raise DataError(
+            "too_little_data",
+            f"no word occurs {settings.min_count} times (min_count); give more text, or lower it",
+        )
     model.train(_Pieces(texts), total_examples=model.corpus_count, epochs=settings.epochs)
     matrix = model.wv.vectors + model.syn1neg if settings.both else model.wv.vectors
     return WordVectors(model.wv.index_to_key, matrix)
@@ -280,7 +299,7 @@ def read(path: Path | str) -> WordVectors:
     """
     path = Path(path)
     if not path.is_file():
-        raise DataError(f"{path} is not there, or is a folder; give a file of word vectors")
+        raise DataError("not_found", f"{path} is not there, or is a folder; give a file of word vectors")
     with path.open("rb") as file:
         start = file.read(9)
         file.seek(0)
@@ -312,9 +331,9 @@ def _safetensors(path: Path) -> WordVectors:
         held = safetensors.numpy.load_file(path)
         return WordVectors(bytes(held["words"]).decode().split("\n"), held["vectors"])
     except (safetensors.SafetensorError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is damaged: {error}; write it anew") from error
+        raise DataError("damaged", f"{path} is damaged: {error}; write it anew") from error
     except KeyError as error:
-        raise DataError(f"{path} holds no word vectors: there is no tensor {error}") from error
+        raise DataError("damaged", f"{path} holds no word vectors: there is no tensor {error}") from error
 
 
 def _text_rows(path: Path, file: BinaryIO, width: int | None, first: int) -> Iterator[tuple[str, Floats]]:
@@ -323,17 +342,20 @@ def _text_rows(path: Path, file: BinaryIO, width: int | None, first: int) -> Ite
         try:
             parts = line.decode().rstrip("\r\n ").split(" ")
         except UnicodeDecodeError as error:
-            raise DataError(f"{path}, line {number} is not UTF-8 ({error})") from error
+            raise DataError("damaged", f"{path}, line {number} is not UTF-8 ({error})") from error
         width = width or len(parts) - 1
         if not 0 < width < len(parts):
             raise DataError(
-                f"{path}, line {number}: {len(parts) - 1} numbers instead of {width or 'some'}; the file is damaged"
+                "damaged",
+                f"{path}, line {number}: {len(parts) - 1} numbers instead of {width or 'some'}; the file is damaged",
             )
         try:
             with np.errstate(over="ignore"):  # told below as not finite, with the word
                 vector = np.array(parts[-width:], dtype=np.float32)
         except ValueError as error:
-            raise DataError(f"{path}, line {number}: not a word and {width} numbers ({error})") from error
+            raise DataError(
+                "damaged", f"{path}, line {number}: not a word and {width} numbers ({error})"
+            ) from error
         yield " ".join(parts[:-width]), vector
 
 
@@ -342,16 +364,21 @@ def _binary_rows(path: Path, file: BinaryIO, n_words: int, width: int) -> Iterat
     data, place = file.read(), 0
     if len(data) < n_words * (4 * width + 2):
         raise DataError(
-            f"{path} is too short for the {n_words} vectors of {width} numbers that its first line names"
+            "damaged",
+            f"{path} is too short for the {n_words} vectors of {width} numbers that its first line names",
         )
     for number in range(n_words):
         end = data.find(b" ", place)
         if end < 0 or end + 1 + 4 * width > len(data):
-            raise DataError(f"{path} is cut short in vector {number + 1} of {n_words}; fetch it again")
+            raise DataError(
+                "damaged", f"{path} is cut short in vector {number + 1} of {n_words}; fetch it again"
+            )
         try:
             word = data[place:end].lstrip(b"\n").decode()
         except UnicodeDecodeError as error:
-            raise DataError(f"{path}, vector {number + 1}: the word is not UTF-8 ({error})") from error
+            raise DataError(
+                "damaged", f"{path}, vector {number + 1}: the word is not UTF-8 ({error})"
+            ) from error
         yield word, np.frombuffer(data, dtype="<f4", count=width, offset=end + 1)
         place = end + 1 + 4 * width
 
@@ -365,10 +392,11 @@ def _distinct(rows: Iterator[tuple[str, Floats]], path: Path, promised: int | No
         n += 1
     if promised is not None and n != promised:
         raise DataError(
-            f"{path} has {n} vectors, its first line names {promised}; the file is cut short or damaged"
+            "damaged",
+            f"{path} has {n} vectors, its first line names {promised}; the file is cut short or damaged",
         )
     if not held:
-        raise DataError(f"{path} has no vectors")
+        raise DataError("empty_data", f"{path} has no vectors")
     if n > len(held):
         notice(f"{path}: {n - len(held)} words come twice; the first vector of each is taken")
     return WordVectors(list(held), np.stack(list(held.values())))

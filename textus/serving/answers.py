@@ -13,8 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from textus.common import TextusError, UsageError
 from textus.engine import Engine, EngineThread, Event, Reply
+from textus.errors import (
+    TextusError,
+    UsageError,
+)
 from textus.generation import Sampling, TextStream, beginning
 from textus.models import LanguageModel
 from textus.serving.schemas import MAX_TOKENS, ApiError, Asked
@@ -44,7 +47,7 @@ class Served:
             if template is not None:
                 check_template(template, self.tokenizer.roles)
         except UsageError as error:
-            raise UsageError(f"{self.name} cannot be served: {error}") from error
+            raise UsageError(error.code, f"{self.name} cannot be served: {error}") from error
 
     def prompt_ids(self, prompt: str | list[int]) -> list[int]:
         """The ids to continue; an empty text begins a new document."""

@@ -26,7 +26,11 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from textus.common import UsageError, nearest, notice
+from textus.common import (
+    nearest,
+    notice,
+)
+from textus.errors import UsageError
 from textus.serving import schemas
 from textus.serving.answers import Call, Desk, Piece, Served, as_api_error
 from textus.serving.guard import STOPS, Guard, add_errors, host_name, origin_of
@@ -61,14 +65,17 @@ def create_app(
     """
     known = [each.name for each in served]
     if not known:
-        raise UsageError("there is nothing to serve; name at least one run")
+        raise UsageError("missing_argument", "there is nothing to serve; name at least one run")
     if len(set(known)) < len(known):
-        raise UsageError(f"two models have one name ({', '.join(known)}); rename one of the run folders")
+        raise UsageError(
+            "duplicate_name", f"two models have one name ({', '.join(known)}); rename one of the run folders"
+        )
     for each in served:
         if not each.model.can_generate:
             raise UsageError(
+                "unsupported_model",
                 f"{each.name} cannot be served: {type(each.model).__name__} reads texts and generates none; take a run"
-                " of another family, or use it with textus embed or textus finetune"
+                " of another family, or use it with textus embed or textus finetune",
             )
         each.check_template()
     names, pages = [host_name(name) for name in hosts], [origin_of(url) for url in origins]
@@ -363,19 +370,27 @@ def serve(served: Sequence[Served], host: str = "127.0.0.1", port: int = 8000, *
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket: the port is ours before anything else is done. UsageError where it cannot be."""
     if not 0 <= port <= 65535:
-        raise UsageError(f"port={port} is not a port; give a number from 1 to 65535, or 0 for any free one")
+        raise UsageError(
+            "out_of_range", f"port={port} is not a port; give a number from 1 to 65535, or 0 for any free one"
+        )
     try:
         return bound(host, port)
     except socket.gaierror as error:
         raise UsageError(
-            f"host={host!r} is not known; give an address of this machine, such as 127.0.0.1"
+            "invalid_value", f"host={host!r} is not known; give an address of this machine, such as 127.0.0.1"
         ) from error
     except PermissionError as error:
-        raise UsageError(f"port {port} is reserved for the administrator; take one above 1023") from error
+        raise UsageError(
+            "address_not_available", f"port {port} is reserved for the administrator; take one above 1023"
+        ) from error
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
-            raise UsageError(f"host={host!r} is not an address of this machine; use 127.0.0.1") from error
-        raise UsageError(f"port {port} on {host} is in use; try --port {free_port(host, port)}") from error
+            raise UsageError(
+                "address_not_available", f"host={host!r} is not an address of this machine; use 127.0.0.1"
+            ) from error
+        raise UsageError(
+            "address_in_use", f"port {port} on {host} is in use; try --port {free_port(host, port)}"
+        ) from error
 
 
 def bound(host: str, port: int) -> socket.socket:

@@ -20,7 +20,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from textus.common import UsageError, notice
+from textus.common import notice
+from textus.errors import UsageError
 from textus.serving.answers import as_api_error
 from textus.serving.schemas import ApiError
 
@@ -227,7 +228,8 @@ def host_name(name: str) -> str:
     bare = name.strip("[]") if is_address(name.strip("[]")) else name
     if not bare or (bare == name and name_in(name) != name.lower()):
         raise UsageError(
-            f"--allow-host {name}: not a host name; give it without http://, port or path, such as lab.example"
+            "invalid_value",
+            f"--allow-host {name}: not a host name; give it without http://, port or path, such as lab.example",
         )
     return bare.lower()
 
@@ -241,7 +243,8 @@ def origin_of(url: str) -> str:
         good = False
     if not good or f"{parts.scheme}://{parts.netloc}".lower() != url.removesuffix("/").lower() or "@" in url:
         raise UsageError(
+            "invalid_value",
             f"--allow-origin {url}: not an origin; give scheme, host and port as the browser does, such as"
-            " http://localhost:3000"
+            " http://localhost:3000",
         )
     return url.removesuffix("/").lower()

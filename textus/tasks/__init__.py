@@ -23,8 +23,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from textus.checkpoint import load
-from textus.common import DataError, RunError, UsageError, nearest, notice, unknown
+from textus.common import (
+    nearest,
+    notice,
+    unknown,
+)
 from textus.config import from_dict
+from textus.errors import (
+    DataError,
+    RunError,
+    UsageError,
+)
 from textus.loader import Batch
 from textus.models import LanguageModel, Loss, step_seed
 from textus.models.heads import build_head
@@ -260,7 +269,9 @@ class Task(ABC):
 
     def mixed(self, members: Sequence[Sequence[Any]], how: str) -> list[Any]:
         """The answers of several runs as one's: `how` is mean or vote. Raises UsageError where that has no meaning."""
-        raise UsageError(f"the answers of several runs are not put together for {self.name}; ask one run")
+        raise UsageError(
+            "wrong_task", f"the answers of several runs are not put together for {self.name}; ask one run"
+        )
 
     def sections(self, found: dict[str, Any]) -> list[Section]:
         """What the page of a result shows of the task's own figures (of `scores`), beside those with intervals."""
@@ -319,13 +330,15 @@ def learnt(record: dict[str, Any], name: str | None, run: Path) -> dict[str, Any
     names = names_of(record)
     if name is None and len(names) > 1:
         raise UsageError(
-            f"{run} has learnt {', '.join(names)}: say which is asked, such as --task {names[0]}"
+            "missing_argument",
+            f"{run} has learnt {', '.join(names)}: say which is asked, such as --task {names[0]}",
         )
     if name is not None and name not in names:
         near = nearest(name, names)
         raise UsageError(
+            "wrong_task",
             f"{run} has not learnt {name!r}{f' (did you mean {near!r}?)' if near else ''}; it has learnt"
-            f" {', '.join(names) or 'no task'}"
+            f" {', '.join(names) or 'no task'}",
         )
     if len(names) < 2:
         return record
@@ -420,7 +433,8 @@ def batch_of(task: Task, rows: Sequence[Row], pad_id: int, position: int = 0) ->
     length = max(row.length for row in rows)
     if odd := [row for row in rows if len(row.apart) != len(rows[0].apart)]:
         raise DataError(
-            f"some rows have {1 + len(rows[0].apart)} texts, others {1 + len(odd[0].apart)}; give all as many"
+            "mixed_data",
+            f"some rows have {1 + len(rows[0].apart)} texts, others {1 + len(odd[0].apart)}; give all as many",
         )
     texts = [(row.ids, *row.apart) for row in rows]
     lengths = torch.tensor([[len(each) for each in row] for row in texts])
@@ -448,7 +462,7 @@ class RowBatches:
 
     def __init__(self, task: Task, rows: Sequence[Row], *, pad_id: int, batch_size: int, seed: int) -> None:
         if not rows:
-            raise DataError("there is no row to train on")
+            raise DataError("empty_data", "there is no row to train on")
         self.task, self.rows, self.pad_id = task, rows, pad_id
         lengths = np.asarray([row.length for row in rows])
         by_length = lambda each: each[np.argsort(lengths[each], kind="stable")]  # noqa: E731
@@ -500,8 +514,9 @@ def check_finite(hidden: Tensor, outputs: Sequence[Any]) -> None:
     numbers = [each for each in outputs if isinstance(each, np.ndarray)]
     if not bool(hidden.isfinite().all()) or any(np.isnan(each).any() for each in numbers):
         raise RunError(
+            "invalid_weights",
             "the model computes NaN or infinite numbers, so there is no answer: its weights are damaged, or its"
-            " training failed; take an earlier checkpoint, or fetch it again"
+            " training failed; take an earlier checkpoint, or fetch it again",
         )
 
 
@@ -521,8 +536,9 @@ def with_head(model: LanguageModel, task: Task) -> None:
     """Give a model the task's head; UsageError for a family that has no states a head could stand on."""
     if model.counts or not hasattr(model, "hidden"):
         raise UsageError(
+            "unsupported_model",
             f"a {type(model).__name__} has no states for a head to stand on; {task.name} can be learnt by any family"
-            " that does not count, such as --model lstm or encoder"
+            " that does not count, such as --model lstm or encoder",
         )
     model.heads[task.called] = build_head(task.head(), model.config.d_model)
 

@@ -18,7 +18,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from textus.common import DataError, UsageError, notice
+from textus.common import notice
+from textus.errors import (
+    DataError,
+    UsageError,
+)
 from textus.loader import Batch
 from textus.metrics import classification as measured
 from textus.records import Record
@@ -62,7 +66,7 @@ class ClassificationSettings:
     def __post_init__(self) -> None:
         for name in ("dropout", "word_dropout"):
             if not 0 <= (value := getattr(self, name)) < 1:
-                raise UsageError(f"task.{name}={value}: must be at least 0 and below 1")
+                raise UsageError("out_of_range", f"task.{name}={value}: must be at least 0 and below 1")
 
 
 class Classification(Task):
@@ -87,7 +91,8 @@ class Classification(Task):
     def of(cls, settings: ClassificationSettings, records: Sequence[Record]) -> Classification:
         if settings.separator and not settings.multi:
             raise UsageError(
-                f"task.separator={settings.separator!r}: a text has one label; for several --set task.multi=true"
+                "incompatible_settings",
+                f"task.separator={settings.separator!r}: a text has one label; for several --set task.multi=true",
             )
         settings = with_separator(settings, records, report=True)
         rows = parse_rows(records, cls.parser(settings, records, labelled=True))
@@ -98,13 +103,15 @@ class Classification(Task):
             found[classes[name]] += n
         if len(found) < 2:
             raise DataError(
+                "one_class",
                 f"all {len(records):,} rows have the one label {next(iter(found), None)!r}: there is nothing to tell"
-                " apart; give rows of two classes or more"
+                " apart; give rows of two classes or more",
             )
         if len(found) > MOST_CLASSES or (len(found) > 100 and len(found) > len(records) / 2):
             raise DataError(
+                "not_classes",
                 f"{len(found):,} different labels in {len(records):,} rows, such as {', '.join(list(found)[:3])}: these"
-                " are not classes; name the column of the classes with --columns label=COLUMN"
+                " are not classes; name the column of the classes with --columns label=COLUMN",
             )
         names = sorted(found, key=in_order)
         return cls(settings, names, [found[name] for name in names])
@@ -199,7 +206,8 @@ class Classification(Task):
             return super().rows(examples, tokenizer, frame)
         if pairs := [each.where for each in examples if len(each.texts) > 1]:
             raise UsageError(
-                f"task.cut=nothing: {pairs[0]} is a pair of texts, which are not read in windows"
+                "wrong_number_of_texts",
+                f"task.cut=nothing: {pairs[0]} is a pair of texts, which are not read in windows",
             )
         room = max(1, frame.longest - len(frame.begin) - 1)
         rows: list[Row] = []
@@ -359,11 +367,14 @@ def texts_of(record: Record) -> tuple[str, ...]:
         if "text" not in values:
             shown = ", ".join(map(repr, list(values)[:30]))
             raise DataError(
-                f"{record.where} has no field 'text'; it has {shown}: name its column, such as --columns text=COLUMN"
+                "column_not_found",
+                f"{record.where} has no field 'text'; it has {shown}: name its column, such as --columns text=COLUMN",
             )
         found = (values["text"],)
     if wrong := [each for each in found if not isinstance(each, str)]:
-        raise DataError(f"{record.where}: a text is {type(wrong[0]).__name__} ({wrong[0]!r}), not a string")
+        raise DataError(
+            "invalid_row", f"{record.where}: a text is {type(wrong[0]).__name__} ({wrong[0]!r}), not a string"
+        )
     return found
 
 
@@ -374,14 +385,16 @@ def labels_of(record: Record, settings: ClassificationSettings) -> list[tuple[st
     if "label" not in record.values:
         shown = ", ".join(map(repr, list(record.values)[:30]))
         raise DataError(
-            f"{record.where} has no field 'label'; it has {shown}: name its column with --columns label=COLUMN"
+            "column_not_found",
+            f"{record.where} has no field 'label'; it has {shown}: name its column with --columns label=COLUMN",
         )
     values = label_values(record.values["label"], settings)
     if not settings.multi and len(values) != 1:
         shown = repr(record.values["label"])[:200]
         raise DataError(
+            "invalid_row",
             f"{record.where}: the label is a list of {len(values)} ({shown}): for any number of labels a text --set"
-            " task.multi=true"
+            " task.multi=true",
         )
     return [(name_of(value, record.where), repr(value)) for value in values]
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from textus.common import DataError
+from textus.errors import DataError
 from textus.metrics.entities import Span
 from textus.records import Record
 from textus.tasks import Example
@@ -62,8 +62,9 @@ def triples_of(record: Record, n_entities: int) -> tuple[Triple, ...]:
     if not isinstance(value, list):
         said = "has no 'relations'" if value is None else f"has relations that are {type(value).__name__}"
         raise DataError(
+            "invalid_row",
             f"{record.where} {said}; give a list of {{head, relation, tail}}, empty where there is none, or name its"
-            " column with --columns relations=COLUMN"
+            " column with --columns relations=COLUMN",
         )
     found: dict[Triple, None] = {}
     for each in value:
@@ -71,13 +72,15 @@ def triples_of(record: Record, n_entities: int) -> tuple[Triple, ...]:
             head, name, tail = each["head"], each["relation"], each["tail"]
         except (KeyError, TypeError) as error:
             raise DataError(
-                f"{record.where}: the relation {str(each)[:200]} is not {{head, relation, tail}} ({error!r})"
+                "invalid_row",
+                f"{record.where}: the relation {str(each)[:200]} is not {{head, relation, tail}} ({error!r})",
             ) from error
         for role, place in (("head", head), ("tail", tail)):
             if type(place) is not int or not 0 <= place < n_entities:
                 raise DataError(
+                    "invalid_row",
                     f"{record.where}: the {role} of {name!r} is {place!r}, not the place of one of its {n_entities}"
-                    " entities, counted from 0"
+                    " entities, counted from 0",
                 )
         found[triple(name, head, tail, record.where)] = None
     return tuple(found)
@@ -86,10 +89,11 @@ def triples_of(record: Record, n_entities: int) -> tuple[Triple, ...]:
 def triple(name: Any, head: int, tail: int, where: str) -> Triple:
     """A triple. DataError for a name that is none, or an entity that is related to itself."""
     if not isinstance(name, str) or not name.strip():
-        raise DataError(f"{where}: the relation of {head} and {tail} is {name!r}, not a name")
+        raise DataError("invalid_row", f"{where}: the relation of {head} and {tail} is {name!r}, not a name")
     if head == tail:
         raise DataError(
-            f"{where}: {name!r} relates entity {head} with itself; a relation has two entities, mend the row"
+            "invalid_row",
+            f"{where}: {name!r} relates entity {head} with itself; a relation has two entities, mend the row",
         )
     return name.strip(), head, tail
 
@@ -99,7 +103,7 @@ def of_marked(record: Record, *, labelled: bool) -> Related:
     values, where = record.values, record.where
     tokens = values.get("token", values.get("tokens"))
     if not isinstance(tokens, list) or not all(isinstance(each, str) for each in tokens):
-        raise DataError(f"{where}: 'token' is {str(tokens)[:80]}, not a list of strings")
+        raise DataError("invalid_row", f"{where}: 'token' is {str(tokens)[:80]}, not a list of strings")
     starts, at = [], 0
     for token in tokens:
         starts.append(at)
@@ -110,10 +114,13 @@ def of_marked(record: Record, *, labelled: bool) -> Related:
         try:
             kind, first, last, _ = checked(values.get(f"{role}_type"), first, last, None)
         except ValueError as error:
-            raise DataError(f"{where}: {role}_type, {role}_start and {role}_end: {error}") from error
+            raise DataError(
+                "invalid_row", f"{where}: {role}_type, {role}_start and {role}_end: {error}"
+            ) from error
         if not 0 <= first <= last < len(tokens):
             raise DataError(
-                f"{where}: {role}_start {first} and {role}_end {last} are not in its {len(tokens)} tokens"
+                "invalid_span",
+                f"{where}: {role}_start {first} and {role}_end {last} are not in its {len(tokens)} tokens",
             )
         entities.append((kind, starts[first], starts[last] + len(tokens[last])))
     label = (triple(values.get("relation"), 0, 1, where),) if labelled else None
@@ -128,19 +135,22 @@ def of_mentions(record: Record, text: str) -> Related:
     triples: dict[Triple, None] = {}
     nowhere = 0
     if not isinstance(given := record.values["spo_list"], list):
-        raise DataError(f"{record.where}: 'spo_list' is {type(given).__name__}, not a list")
+        raise DataError("invalid_row", f"{record.where}: 'spo_list' is {type(given).__name__}, not a list")
     for each in given:
         try:
             found = [each[name] for name in ("subject", "subject_type", "object", "object_type")]
             predicate = each["predicate"]
         except (KeyError, TypeError) as error:
             raise DataError(
+                "invalid_row",
                 f"{record.where}: {str(each)[:200]} in spo_list lacks a field ({error!r}); wanted subject,"
-                " subject_type, predicate, object, object_type"
+                " subject_type, predicate, object, object_type",
             ) from error
         words = [str((value.get("@value") if isinstance(value, dict) else value) or "") for value in found]
         if not all(word.strip() for word in words):
-            raise DataError(f"{record.where}: {str(each)[:200]} in spo_list has a field that is empty")
+            raise DataError(
+                "invalid_row", f"{record.where}: {str(each)[:200]} in spo_list has a field that is empty"
+            )
         mentions = zip(words[::2], words[1::2], strict=True)
         pair = [(kind, at, at + len(said)) for said, kind in mentions if (at := text.find(said)) >= 0]
         if len(pair) < 2 or pair[0] == pair[1]:

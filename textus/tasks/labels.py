@@ -15,7 +15,8 @@ from datetime import date
 from decimal import Decimal
 from typing import Any
 
-from textus.common import DataError, notice
+from textus.common import notice
+from textus.errors import DataError
 
 NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
 """A number as programs write it; 007 is a code."""
@@ -51,7 +52,8 @@ def name_of(value: Any, where: str) -> str:
     if isinstance(value, date):
         return value.isoformat()
     raise DataError(
-        f"{where}: the label is {value!r}, which names no class; give it one, or leave the row out of the file"
+        "invalid_row",
+        f"{where}: the label is {value!r}, which names no class; give it one, or leave the row out of the file",
     )
 
 

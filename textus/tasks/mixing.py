@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from textus.common import UsageError, counter_seed
+from textus.common import counter_seed
+from textus.errors import UsageError
 from textus.loader import Batch
 from textus.tasks import RowBatches
 
@@ -29,7 +30,9 @@ class MixSettings:
 
     def __post_init__(self) -> None:
         if not 0 <= self.power <= 1:
-            raise UsageError(f"mix.power={self.power}: must be between 0 (all alike) and 1 (by size)")
+            raise UsageError(
+                "out_of_range", f"mix.power={self.power}: must be between 0 (all alike) and 1 (by size)"
+            )
 
 
 class MixedBatches:

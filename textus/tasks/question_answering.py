@@ -21,7 +21,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from textus.common import DataError, UsageError, notice
+from textus.common import notice
+from textus.errors import (
+    DataError,
+    UsageError,
+)
 from textus.loader import Batch
 from textus.metrics import spans as measuring
 from textus.models.heads import context_of, present, span_scores
@@ -101,12 +105,15 @@ class QuestionAnswering(Task):
     def of(cls, settings: QuestionAnsweringSettings, records: Sequence[Record]) -> QuestionAnswering:
         if settings.longest_answer < 1 or settings.stride < 1:
             raise UsageError(
-                f"task.longest_answer={settings.longest_answer}, task.stride={settings.stride}: must be at least 1"
+                "out_of_range",
+                f"task.longest_answer={settings.longest_answer}, task.stride={settings.stride}: must be at least 1",
             )
         golds = parse_rows(records, cls.parser(settings, records, labelled=True))
         none = sum(not gold.texts for _, gold, _ in golds)
         if none == len(records):
-            raise DataError(f"none of the {none:,} rows has an answer: there is nothing to learn")
+            raise DataError(
+                "no_labels", f"none of the {none:,} rows has an answer: there is nothing to learn"
+            )
         return cls(replace(settings, no_answer=settings.no_answer or none > 0), [])
 
     def examples(self, records: Sequence[Record], *, labelled: bool) -> list[Example]:
@@ -168,7 +175,10 @@ class QuestionAnswering(Task):
 
     def rows(self, examples: Sequence[Example], tokenizer: Tokenizer, frame: Frame) -> list[Row]:
         if wrong := [each for each in examples if len(each.texts) != 2]:
-            raise UsageError(f"{wrong[0].where}: give two texts, a question and the context that answers it")
+            raise UsageError(
+                "wrong_number_of_texts",
+                f"{wrong[0].where}: give two texts, a question and the context that answers it",
+            )
         contexts = list(dict.fromkeys(each.texts[1] for each in examples))
         read = dict(zip(contexts, tokenizer.encode_with_offsets(contexts), strict=True))
         questions = tokenizer.encode_batch([each.texts[0] for each in examples])
@@ -371,7 +381,9 @@ def room_for(question: list[int], n_context: int, frame: Frame) -> tuple[list[in
         return question, max(1, n_context)
     room = frame.longest - len(frame.begin) - 1 - frame.between
     if room < 2:
-        raise UsageError(f"a window of {frame.longest} ids holds no context: set task.longest to more")
+        raise UsageError(
+            "out_of_range", f"a window of {frame.longest} ids holds no context: set task.longest to more"
+        )
     asked = question[: max(room - n_context, room - room // 2)]
     return asked, room - len(asked)
 
@@ -416,11 +428,15 @@ def texts_of(record: Record) -> tuple[str, str]:
         if name not in record.values:
             shown = ", ".join(map(repr, list(record.values)[:30]))
             raise DataError(
-                f"{record.where} has no field {name!r}; it has {shown}: name its column with --columns {name}=COLUMN"
+                "column_not_found",
+                f"{record.where} has no field {name!r}; it has {shown}: name its column with --columns {name}=COLUMN",
             )
         value = record.values[name]
         if not isinstance(value, str):
-            raise DataError(f"{record.where}: the {name} is {type(value).__name__} ({value!r}), not a string")
+            raise DataError(
+                "invalid_row",
+                f"{record.where}: the {name} is {type(value).__name__} ({value!r}), not a string",
+            )
     return record.values["question"], record.values["context"]
 
 
@@ -429,25 +445,29 @@ def answers_of(record: Record) -> list[tuple[str, int]]:
     where = record.where
     if "answers" not in record.values:
         shown = ", ".join(map(repr, list(record.values)[:30]))
-        raise DataError(f"{where} has no field 'answers'; it has {shown}")
+        raise DataError("column_not_found", f"{where} has no field 'answers'; it has {shown}")
     value = record.values["answers"]
     if isinstance(value, dict):
         texts, starts = (value.get(name) for name in ("text", "answer_start"))
         if not (isinstance(texts, list) and isinstance(starts, list) and len(texts) == len(starts)):
             raise DataError(
-                f"{where}: answers {value!r} need 'text' and 'answer_start', two lists of one length"
+                "invalid_row",
+                f"{where}: answers {value!r} need 'text' and 'answer_start', two lists of one length",
             )
         value = [{"text": text, "start": start} for text, start in zip(texts, starts, strict=True)]
     if not isinstance(value, list):
         raise DataError(
-            f"{where}: answers is {value!r}; give a list of {{'text', 'start'}}, empty where there is none"
+            "invalid_row",
+            f"{where}: answers is {value!r}; give a list of {{'text', 'start'}}, empty where there is none",
         )
     found = []
     for each in value:
         text = each.get("text") if isinstance(each, dict) else None
         start = each.get("start", each.get("answer_start")) if isinstance(each, dict) else None
         if not isinstance(text, str) or not text.strip() or type(start) is not int:
-            raise DataError(f"{where}: the answer {each!r} is not a text and the character it starts at")
+            raise DataError(
+                "invalid_row", f"{where}: the answer {each!r} is not a text and the character it starts at"
+            )
         found.append((text, start))
     return found
 
@@ -466,8 +486,9 @@ def gold_of(record: Record, context: str, told: Counter[str]) -> Gold:
             found.append((once, once + len(text)))
         elif at is None:
             raise DataError(
+                "invalid_span",
                 f"{record.where}: the answer {text!r} does not stand at {start} of the context, where there is"
-                f" {context[max(0, start) :][:30]!r}; mend the row (start {NOWHERE} for an answer in other words)"
+                f" {context[max(0, start) :][:30]!r}; mend the row (start {NOWHERE} for an answer in other words)",
             )
         else:
             told["moved"] += at != start

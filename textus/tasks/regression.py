@@ -17,7 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from textus.common import DataError, UsageError, notice
+from textus.common import notice
+from textus.errors import (
+    DataError,
+    UsageError,
+)
 from textus.loader import Batch
 from textus.metrics import regression as measured
 from textus.records import Record
@@ -75,23 +79,28 @@ class Regression(Task):
     def of(cls, settings: RegressionSettings, records: Sequence[Record]) -> Regression:
         targets, numeric = targets_of(settings, records), listed(settings.numeric)
         if both := set(targets) & set(numeric):
-            raise UsageError(f"{both.pop()!r} is both to be found and read; name it once")
+            raise UsageError("duplicate_column", f"{both.pop()!r} is both to be found and read; name it once")
         rows = parse_rows(records, cls.parser(settings, records, labelled=True))
         found, beside = (np.asarray([row[part] for row in rows]) for part in (1, 2))
         for name, column in zip(targets, found.T, strict=True):
             if len(column) and np.ptp(column) == 0:
                 raise DataError(
-                    f"all {len(records):,} rows have the {name} {column[0]:g}: nothing is to be learnt"
+                    "one_class",
+                    f"all {len(records):,} rows have the {name} {column[0]:g}: nothing is to be learnt",
                 )
         scales = scale_of(numeric, beside, "number_")
         if settings.kind == "number":
             return cls(settings, targets, {**scale_of(targets, found, ""), **scales})
         if len(targets) > 1:
-            raise UsageError(f"task.targets={settings.targets}: ratings are of one field; name one")
+            raise UsageError(
+                "incompatible_settings",
+                f"task.targets={settings.targets}: ratings are of one field; name one",
+            )
         if len(ratings := np.unique(found)) > MOST_RATINGS:
             raise DataError(
+                "not_classes",
                 f"{len(ratings):,} different ratings, such as {ratings[0]:g} and {ratings[1]:g}: for numbers leave"
-                " task.kind=ordinal out"
+                " task.kind=ordinal out",
             )
         return cls(settings, [spelled(each) for each in ratings], scales)
 
@@ -147,8 +156,9 @@ class Regression(Task):
         for place in range(len(examples[0].label) if examples else 0):
             if len({each.label[place] for each in examples}) < 2:
                 raise DataError(
+                    "one_class",
                     f"all {len(examples):,} rows to choose by have the number {examples[0].label[place]:g}: how good"
-                    " answers are cannot be told from them; give others with --dev"
+                    " answers are cannot be told from them; give others with --dev",
                 )
 
     def head(self) -> dict[str, Any]:
@@ -161,8 +171,9 @@ class Regression(Task):
     def row(self, example: Example, ids: list[list[int]], frame: Frame) -> Row:
         if len(example.numbers) != len(self.numeric):
             raise UsageError(
+                "incompatible_data",
                 f"{example.where}: numbers are read beside the text ({', '.join(self.numeric)}); give a file with these"
-                " columns"
+                " columns",
             )
         framed, segments, cut = frame.around(ids)
         label = example.label
@@ -269,7 +280,9 @@ def scale_of(names: Sequence[str], values: np.ndarray, prefix: str) -> dict[str,
     for name, column in zip(names, values.T, strict=True):
         known = column[~np.isnan(column)]
         if not len(known):
-            raise DataError(f"no row has a number {name!r}: there is no mean to take; leave the column out")
+            raise DataError(
+                "empty_data", f"no row has a number {name!r}: there is no mean to take; leave the column out"
+            )
         if np.ptp(known) == 0:
             notice(f"{name!r} is {known[0]:g} in every row: nothing can be learnt from it")
         means.append(float(known.mean()))
@@ -299,8 +312,9 @@ def target_of(records: Sequence[Record]) -> str:
     if (name := scored_field(records)) is None:
         shown = ", ".join(map(repr, list(records[0].values)[:30])) if records else "nothing"
         raise DataError(
+            "column_not_found",
             f"{records[0].where if records else 'the data'} has no field 'score' or 'label'; it has {shown}: name the"
-            " column of the number with --columns label=COLUMN"
+            " column of the number with --columns label=COLUMN",
         )
     return name
 
@@ -310,7 +324,8 @@ def number_of(record: Record, name: str, *, gaps: bool = False) -> float:
     if name not in record.values:
         shown = ", ".join(map(repr, list(record.values)[:30]))
         raise DataError(
-            f"{record.where} has no field {name!r}; it has {shown}: name its column with --columns {name}=COLUMN"
+            "column_not_found",
+            f"{record.where} has no field {name!r}; it has {shown}: name its column with --columns {name}=COLUMN",
         )
     value = record.values[name]
     empty = value is None or (isinstance(value, str) and not value.strip()) or value != value
@@ -327,4 +342,6 @@ def number_of(record: Record, name: str, *, gaps: bool = False) -> float:
     except (TypeError, ValueError, OverflowError):
         pass
     instead = ", leave the row out, or take the mean with --set task.missing=mean" if empty else ""
-    raise DataError(f"{record.where}: the {name} is {value!r}, which is no number; {remedy}{instead}")
+    raise DataError(
+        "invalid_row", f"{record.where}: the {name} is {value!r}, which is no number; {remedy}{instead}"
+    )

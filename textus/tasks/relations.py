@@ -19,7 +19,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from textus.common import DataError, UsageError, notice, uniform
+from textus.common import (
+    notice,
+    uniform,
+)
+from textus.errors import (
+    DataError,
+    UsageError,
+)
 from textus.loader import Batch
 from textus.metrics import estimate
 from textus.metrics.entities import entity_scores
@@ -54,9 +61,11 @@ class RelationsSettings:
 
     def __post_init__(self) -> None:
         if not 0 < self.negatives <= 1:
-            raise UsageError(f"task.negatives={self.negatives}: must be above 0 and at most 1")
+            raise UsageError(
+                "out_of_range", f"task.negatives={self.negatives}: must be above 0 and at most 1"
+            )
         if self.reach < 1:
-            raise UsageError(f"task.reach={self.reach}: must be at least 1")
+            raise UsageError("out_of_range", f"task.reach={self.reach}: must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -89,12 +98,14 @@ class Relations(Task):
         held = Counter(name for row in rows for name, _, _ in row.label if name != settings.none)
         if not held:
             raise DataError(
+                "no_labels",
                 f"none of the {len(rows):,} rows has a relation: there is nothing to learn; name their column with"
-                " --columns relations=COLUMN"
+                " --columns relations=COLUMN",
             )
         if len(held) > MOST_RELATIONS:
             raise DataError(
-                f"{len(held):,} different relations, such as {', '.join(list(held)[:3])}: these are not classes"
+                "not_classes",
+                f"{len(held):,} different relations, such as {', '.join(list(held)[:3])}: these are not classes",
             )
         task = cls(settings, [settings.none, *sorted(held)])
         counts = Counter(
@@ -211,7 +222,8 @@ class Relations(Task):
     def can_choose(self, examples: Sequence[Example]) -> None:
         if not any(self.gold(each) for each in examples if isinstance(each, Related)):
             raise DataError(
-                f"none of the {len(examples):,} rows to choose by has a relation; give others with --dev"
+                "no_labels",
+                f"none of the {len(examples):,} rows to choose by has a relation; give others with --dev",
             )
 
     def tokenizer(self, kind: str | None, texts: Sequence[str]) -> tuple[str, int]:
@@ -228,8 +240,9 @@ class Relations(Task):
 
     def asked(self, texts: tuple[str, ...], where: str) -> Example:
         raise UsageError(
+            "missing_argument",
             f"{where} is a text without entities: give a file of rows with text and entities, or find both by textus"
-            " triples FILE --entities RUN --relations RUN"
+            " triples FILE --entities RUN --relations RUN",
         )
 
     def rows(self, examples: Sequence[Example], tokenizer: Tokenizer, frame: Frame) -> list[Row]:
@@ -272,7 +285,8 @@ class Relations(Task):
         room = None if frame.longest is None else frame.longest - len(frame.begin) - 1
         if room is not None and room < LEAST_ROOM:
             raise UsageError(
-                f"a pair and its marks do not fit in {frame.longest} ids; set task.longest to 32 or more"
+                "out_of_range",
+                f"a pair and its marks do not fit in {frame.longest} ids; set task.longest to 32 or more",
             )
         ids, spans = marked(example, pieces, pair, signs, room)
         ids, places, through = fitted(ids, spans, len(ids) if room is None else room)

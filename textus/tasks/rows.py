@@ -9,7 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from textus.common import DataError, UsageError, notice, printable
+from textus.common import (
+    notice,
+    printable,
+)
+from textus.errors import (
+    DataError,
+    UsageError,
+)
 from textus.records import Problem, Record
 
 LISTED = 10
@@ -23,6 +30,7 @@ class BadRow:
 
     where: str
     message: str
+    code: str = "invalid_row"
 
 
 class BadRows(DataError):
@@ -30,18 +38,21 @@ class BadRows(DataError):
 
     def __init__(self, rows: Sequence[BadRow], n_rows: int) -> None:
         self.rows, self.n_rows = list(rows), n_rows
+        codes = {row.code for row in rows}
+        code = codes.pop() if len(codes) == 1 else "invalid_rows"
         first, *others = [row.message for row in rows]
         if not others:
-            super().__init__(first)
+            super().__init__(code, first)
             return
         if len(rows) == n_rows:
-            super().__init__(f"{first} (none of the {n_rows:,} rows can be used; this is the first)")
+            super().__init__(code, f"{first} (none of the {n_rows:,} rows can be used; this is the first)")
             return
         listed = "; ".join([first, *others][:LISTED])
         more = f"; and {len(rows) - LISTED:,} more" if len(rows) > LISTED else ""
         super().__init__(
+            code,
             f"{len(rows):,} of {n_rows:,} rows cannot be used: {listed}{more}. Correct them, or leave them out with"
-            " --skip-invalid 5% (up to that share) or --skip-invalid all"
+            " --skip-invalid 5% (up to that share) or --skip-invalid all",
         )
 
 
@@ -56,7 +67,7 @@ def parse_rows(
         try:
             parsed.append(parse(record))
         except DataError as error:
-            problems.append(BadRow(record.where, str(error)))
+            problems.append(BadRow(record.where, str(error), error.code))
     if bad is None and problems:
         raise BadRows(problems, len(records))
     return parsed
@@ -74,7 +85,9 @@ def parse_share(spelled: str | None) -> float:
             return share
     except ValueError:
         pass
-    raise UsageError(f"--skip-invalid {spelled}: give a share of the rows, such as 5%, or all")
+    raise UsageError(
+        "invalid_value", f"--skip-invalid {spelled}: give a share of the rows, such as 5%, or all"
+    )
 
 
 def usable_rows(
@@ -183,7 +196,9 @@ def accepted(records: Sequence[Record]) -> Sequence[Record]:
     )
     line = f"{len(records) - len(kept):,} of {len(records):,} rows were answered reject or ignore in Prodigy"
     if not kept:
-        raise DataError(f"{line}, the first {first}: none can be used; give rows that were accepted")
+        raise DataError(
+            "invalid_rows", f"{line}, the first {first}: none can be used; give rows that were accepted"
+        )
     notice(f"{line} and are left out; the first is {first}")
     return kept
 

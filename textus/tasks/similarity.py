@@ -18,8 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from textus.common import DataError, UsageError, notice
+from textus.common import notice
 from textus.config import assign
+from textus.errors import (
+    DataError,
+    UsageError,
+)
 from textus.loader import Batch
 from textus.metrics import ranking, regression
 from textus.models import LanguageModel
@@ -53,9 +57,9 @@ class SimilaritySettings:
 
     def __post_init__(self) -> None:
         if self.temperature <= 0:
-            raise UsageError(f"task.temperature={self.temperature}: must be above 0")
+            raise UsageError("out_of_range", f"task.temperature={self.temperature}: must be above 0")
         if self.low is not None and self.high is not None and not self.low < self.high:
-            raise UsageError(f"task.low={self.low} must be below task.high={self.high}")
+            raise UsageError("out_of_range", f"task.low={self.low} must be below task.high={self.high}")
 
 
 class Similarity(Task):
@@ -74,13 +78,15 @@ class Similarity(Task):
             objective = "cosine" if scored else "contrastive"
         if objective == "cosine" and not scored:
             raise DataError(
+                "column_not_found",
                 f"{records[0].where} has no field 'score': name its column with --columns score=COLUMN, or learn from"
-                " pairs that belong together with --set task.objective=contrastive"
+                " pairs that belong together with --set task.objective=contrastive",
             )
         if objective == "contrastive" and scored:
             raise DataError(
+                "incompatible_data",
                 f"{records[0].where} has a {scored!r}: the contrastive objective takes every pair as one that belongs"
-                " together; keep the rows of high score, without that column"
+                " together; keep the rows of high score, without that column",
             )
         rows = parse_rows(records, cls.parser(replace(settings, objective=objective), records, labelled=True))
         if not scored:
@@ -89,10 +95,13 @@ class Similarity(Task):
         low = min(values) if settings.low is None else settings.low
         high = max(values) if settings.high is None else settings.high
         if not low < high:
-            raise DataError(f"all {len(values):,} rows have the score {low:g}: there is nothing to learn")
+            raise DataError(
+                "one_class", f"all {len(values):,} rows have the score {low:g}: there is nothing to learn"
+            )
         if outside := [value for value in values if not low <= value <= high]:
             raise UsageError(
-                f"{len(outside):,} scores, such as {outside[0]:g}, are not in {low:g} to {high:g}"
+                "invalid_rows",
+                f"{len(outside):,} scores, such as {outside[0]:g}, are not in {low:g} to {high:g}",
             )
         return cls(replace(settings, objective=objective, low=low, high=high), [])
 
@@ -109,7 +118,8 @@ class Similarity(Task):
             notice(f"{len(empty):,} rows lack a text and are left out; the first is {empty[0]}")
         if odd := [each for each in kept if len(each.texts) != len(kept[0].texts)]:
             raise DataError(
-                f"{odd[0].where} has {len(odd[0].texts)} texts, the first row {len(kept[0].texts)}"
+                "mixed_data",
+                f"{odd[0].where} has {len(odd[0].texts)} texts, the first row {len(kept[0].texts)}",
             )
         return kept
 
@@ -141,8 +151,9 @@ class Similarity(Task):
     def can_choose(self, examples: Sequence[Example]) -> None:
         if examples and examples[0].label is not None and len({each.label for each in examples}) < 2:
             raise DataError(
+                "one_class",
                 f"all {len(examples):,} rows to choose by have the score {examples[0].label:g}: no correlation can be"
-                " told from them; give others with --dev"
+                " told from them; give others with --dev",
             )
 
     def head(self) -> dict[str, Any]:
@@ -213,8 +224,9 @@ class Similarity(Task):
     def told(self, example: Example, output: Any) -> dict[str, Any]:
         if output.ndim < 2:
             raise UsageError(
+                "wrong_number_of_texts",
                 f"{example.where} has one text: similarity is of two; give a file of pairs, or make its vector with"
-                " textus embed"
+                " textus embed",
             )
         return {"score": round(self.score(output), 6)}
 
@@ -223,7 +235,8 @@ def two_texts(record: Record) -> tuple[str, ...]:
     """Both texts of a row. Raises DataError where it has one."""
     if len(texts := texts_of(record)) != 2:
         raise DataError(
-            f"{record.where} has one text: name the second with --columns text=COLUMN,text_pair=COLUMN"
+            "wrong_number_of_texts",
+            f"{record.where} has one text: name the second with --columns text=COLUMN,text_pair=COLUMN",
         )
     return texts
 

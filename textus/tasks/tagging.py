@@ -21,7 +21,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from textus.common import DataError, UsageError, notice
+from textus.common import notice
+from textus.errors import (
+    DataError,
+    UsageError,
+)
 from textus.loader import Batch
 from textus.metrics.entities import (
     Span,
@@ -98,13 +102,15 @@ class Tagging(Task):
             refuse_both(rows)
         if len(labels) < 2:
             raise DataError(
+                "one_class",
                 f"all {sum(found.values()):,} tokens have the one tag {next(iter(found), None)!r}: there is nothing to"
-                " tell apart; give rows with entities or tags of two kinds"
+                " tell apart; give rows with entities or tags of two kinds",
             )
         if len(labels) > MOST_TAGS:
             raise DataError(
+                "not_classes",
                 f"{len(labels):,} different tags, such as {', '.join(labels[:3])}: these are not classes; name the"
-                " right column with --columns tags=COLUMN"
+                " right column with --columns tags=COLUMN",
             )
         return cls(settings, labels)
 
@@ -191,7 +197,7 @@ class Tagging(Task):
 
     def asked(self, texts: tuple[str, ...], where: str) -> Example:
         if len(texts) > 1:
-            raise UsageError(f"{where} is {len(texts)} texts; tagging reads one")
+            raise UsageError("wrong_number_of_texts", f"{where} is {len(texts)} texts; tagging reads one")
         unit = self.settings.unit
         return of_places(texts[0], cut(texts[0], unit), unit, where)
 
@@ -322,9 +328,10 @@ def refuse_both(rows: Sequence[Tagged]) -> None:
         return
     (marked, here), (bare, there) = first[True], first[False]
     raise DataError(
+        "mixed_data",
         f"the tags have both prefixes and none, such as {marked!r} beside {bare!r} ({counts[True]:,} and"
         f" {counts[False]:,} tags, the first in {here} and {there}); give all tags of entities B- and I-, or none of"
-        " the tags"
+        " the tags",
     )
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from textus.common import DataError
+from textus.errors import DataError
 from textus.metrics.entities import Span, bio, is_entity_tag
 from textus.records import Record
 from textus.tasks import Example
@@ -69,7 +69,8 @@ def text_of(record: Record, needed: str, *fields: str) -> str:
     found = f"has {shown}" if text is None else f"has a text that is {type(text).__name__} ({text!r})"
     columns = ",".join(f"{name}=COLUMN" for name in ("text", *fields))
     raise DataError(
-        f"{record.where} {found}; it needs {needed}: name the columns, such as --columns {columns}"
+        "column_not_found",
+        f"{record.where} {found}; it needs {needed}: name the columns, such as --columns {columns}",
     )
 
 
@@ -107,7 +108,8 @@ def of_tokens(record: Record, unit: str, *, labelled: bool) -> Tagged:
         tags = tuple(strings(record, "tags"))
         if len(tags) != len(tokens):
             raise DataError(
-                f"{record.where} has {len(tokens)} tokens and {len(tags)} tags; give one for each token"
+                "invalid_row",
+                f"{record.where} has {len(tokens)} tokens and {len(tags)} tags; give one for each token",
             )
     words = tuple(blank + token for token in tokens)
     return Tagged(words, tags, record.where, text=blank.join(tokens), places=tuple(places), given=True)
@@ -119,11 +121,12 @@ def strings(record: Record, name: str) -> list[str]:
     if not isinstance(value, list):
         found = f"has no {name!r}" if value is None else f"{name!r} is {type(value).__name__}, not a list"
         raise DataError(
-            f"{record.where}: {found}; give a list of strings, or name its column: --columns {name}=COLUMN"
+            "invalid_row",
+            f"{record.where}: {found}; give a list of strings, or name its column: --columns {name}=COLUMN",
         )
     for number, each in enumerate(value):
         if not isinstance(each, str) or not each.strip():
-            raise DataError(
+            raise DataError("invalid_row",
                 f"{record.where}: {name}[{number}] is {each!r}, not a string with something in it; names of tags are"
                 " wanted, not their numbers" if name == "tags" else
                 f"{record.where}: {name}[{number}] is {each!r}, not a string with something in it"
@@ -176,9 +179,10 @@ def refuse_bare(example: Tagged) -> None:
         if not is_entity_tag(tag):
             start, end = example.places[place]
             raise DataError(
+                "invalid_row",
                 f"{example.where}: token {place + 1}, {example.text[start:end]!r}, has the tag {tag!r} without a"
                 " prefix, while the file's others are O or like B-PER and I-PER; correct the tag, or delete the line if"
-                " it is a header or a comment"
+                " it is a header or a comment",
             )
 
 
@@ -191,27 +195,31 @@ def entities_of(record: Record, text: str) -> list[Span]:
     if name is None:
         shown = ", ".join(map(repr, list(record.values)[:30]))
         raise DataError(
+            "column_not_found",
             f"{record.where} has no 'entities'; it has {shown}: name its column with --columns entities=COLUMN, and"
-            " give an empty list where a text has none"
+            " give an empty list where a text has none",
         )
     value = record.values[name]
     try:
         found = list(nested(value, text) if isinstance(value, dict) else map(listed, value))
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise DataError(
+            "invalid_row",
             f"{record.where}: {name!r} is {str(value)[:200]}; wanted a list of {{start, end, label}}, or"
-            f" {{label: {{mention: [[start, end]]}}}} ({error!r})"
+            f" {{label: {{mention: [[start, end]]}}}} ({error!r})",
         ) from error
     for kind, start, end, said in found:
         if not 0 <= start < end <= len(text):
             raise DataError(
+                "invalid_span",
                 f"{record.where}: the {kind} at {start} to {end} is not in its text of {len(text)} characters"
-                f" ({text[:80]!r})"
+                f" ({text[:80]!r})",
             )
         if said is not None and text[start:end] != said:
             raise DataError(
+                "invalid_span",
                 f"{record.where}: the {kind} {said!r} is not what the text says at {start} to {end},"
-                f" {text[start:end]!r}; mend its places"
+                f" {text[start:end]!r}; mend its places",
             )
     return [(kind, start, end) for kind, start, end, _ in found]
 
@@ -260,11 +268,15 @@ def on_tokens(entity: Span, places: Sequence[tuple[int, int]], where: str, text:
     kind, start, end = entity
     inside = [n for n, (first, last) in enumerate(places) if first < end and last > start]
     if not inside:
-        raise DataError(f"{where}: the {kind} at {start} to {end} holds no token, only {text[start:end]!r}")
+        raise DataError(
+            "invalid_span",
+            f"{where}: the {kind} at {start} to {end} holds no token, only {text[start:end]!r}",
+        )
     first, last = places[inside[0]][0], places[inside[-1]][1]
     if first < start or last > end:
         raise DataError(
+            "invalid_span",
             f"{where}: the {kind} {text[start:end]!r} at {start} to {end} cuts the token {text[first:last]!r}; mend its"
-            " places, or read by character: --set task.unit=character"
+            " places, or read by character: --set task.unit=character",
         )
     return kind, inside[0], inside[-1] + 1

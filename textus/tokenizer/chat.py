@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from textus.common import UsageError
+from textus.errors import UsageError
 from textus.tokenizer.chat_content import fitted, joined, reading, rendered
 from textus.tokenizer.provenance import Text
 
@@ -46,7 +46,7 @@ def written(
         refuses these messages.
     """
     if not messages:
-        raise UsageError("the conversation has no messages; give one at least")
+        raise UsageError("invalid_message", "the conversation has no messages; give one at least")
     known = tuple(sorted(words.items()))
     forms = [fitted(template, checked(message, n), known) for n, message in enumerate(messages)]
     return rendered(template, forms, add_generation_prompt=add_generation_prompt, words=known)
@@ -56,8 +56,9 @@ def check_template(template: str, words: Mapping[str, str] = MappingProxyType({}
     """UsageError for a template whose prompt is the same whatever the user writes."""
     if reading(template, tuple(sorted(words.items())), "user").is_lossy:
         raise UsageError(
+            "template_unsupported",
             "the chat template drops the text of the user, given as a string and as parts; take the template of another"
-            " copy of the model"
+            " copy of the model",
         )
 
 
@@ -71,16 +72,23 @@ def checked(message: dict[str, Any], number: int) -> dict[str, Any]:
     UsageError where it has another form.
     """
     if not isinstance(message, dict) or "role" not in message or "content" not in message:
-        raise UsageError(f"message {number} is not an object with role and content")
+        raise UsageError("invalid_message", f"message {number} is not an object with role and content")
     if message["role"] not in ROLES:
-        raise UsageError(f"message {number} has role {message['role']!r}; roles are {', '.join(ROLES)}")
+        raise UsageError(
+            "invalid_message", f"message {number} has role {message['role']!r}; roles are {', '.join(ROLES)}"
+        )
     content = message["content"]
     if isinstance(content, list):
         if not all(map(_is_text, content)):
-            raise UsageError(f"message {number} has a part that is not text; only text is understood")
+            raise UsageError(
+                "invalid_message", f"message {number} has a part that is not text; only text is understood"
+            )
         content = [{"type": "text", **part} for part in content]
     elif content is not None and not isinstance(content, str):
-        raise UsageError(f"message {number} has content of type {type(content).__name__}; write a string")
+        raise UsageError(
+            "invalid_message",
+            f"message {number} has content of type {type(content).__name__}; write a string",
+        )
     reasoning = next((message[name] for name in REASONING if message.get(name) is not None), None)
     more = {} if reasoning is None else {"thinking": message.get("thinking", reasoning)}
     whole = {**more, **message, "content": content}

@@ -18,7 +18,7 @@ from typing import Any
 
 import tokenizers
 
-from textus.common import UsageError
+from textus.errors import UsageError
 from textus.tokenizer import foreign
 from textus.tokenizer.provenance import TEMPLATE, Text
 
@@ -82,8 +82,9 @@ class ChatEncoder:
         ours = self._found(text, rb"[^T]+")
         if ours != self._found(text, rb"[M]+"):
             raise UsageError(
+                "template_unsupported",
                 "the chat template writes special tokens by an operation that Textus does not follow; write them as"
-                " they are, or join them with +"
+                " they are, or join them with +",
             )
         return ours
 
@@ -123,8 +124,9 @@ class ChatEncoder:
         control = set(self.special.values()) - {self.special.get(self.unknown)}
         if sum(number in hidden for number in ids) != n_special or (control - numbers.keys()) & set(ids):
             raise UsageError(
+                "special_token_in_message",
                 "a message spells a special token, and this tokenizer cannot tell it from the template's own; take the"
-                " token out of the message"
+                " token out of the message",
             )
         return [numbers.get(number, number) for number in ids]
 
@@ -144,7 +146,8 @@ class ChatEncoder:
         pieces = set(backend.get_vocab(with_added_tokens=False).values())
         if len(numbers) < len(true) or numbers.keys() & (pieces - {t["id"] for t in added}):
             raise UsageError(
-                "a message spells a special token, and this tokenizer's ids have gaps; take the token out of it"
+                "special_token_in_message",
+                "a message spells a special token, and this tokenizer's ids have gaps; take the token out of it",
             )
         return names, backend, numbers
 
@@ -176,6 +179,8 @@ def _encoded(backend: tokenizers.Tokenizer, text: str) -> tokenizers.Encoding:
     try:
         return backend.encode(str.__str__(text), add_special_tokens=False)
     except (UnicodeEncodeError, TypeError) as error:
-        raise UsageError(f"a message is not valid Unicode: {error}; repair it first") from error
+        raise UsageError(
+            "invalid_unicode", f"a message is not valid Unicode: {error}; repair it first"
+        ) from error
     except Exception as error:  # the library raises bare Exception
-        raise UsageError(f"the tokenizer cannot encode the conversation: {error}") from error
+        raise UsageError("cannot_encode", f"the tokenizer cannot encode the conversation: {error}") from error

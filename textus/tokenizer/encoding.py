@@ -19,7 +19,17 @@ from typing import Any
 import numpy as np
 import tokenizers
 
-from textus.common import DataError, RunError, UsageError, fingerprint, read_json, write_atomic, write_json
+from textus.common import (
+    fingerprint,
+    read_json,
+    write_atomic,
+    write_json,
+)
+from textus.errors import (
+    DataError,
+    RunError,
+    UsageError,
+)
 from textus.tokenizer import foreign
 from textus.tokenizer.chat import check_template, written
 from textus.tokenizer.chat_encoding import ChatEncoder
@@ -136,8 +146,9 @@ class Tokenizer:
             type(each) is int and 0 <= each < self.vocab_size for each in said
         ):
             raise RunError(
+                "damaged",
                 f"{END_IDS} of tokenizer_config.json is {said!r}, not a list of ids below {self.vocab_size}; it was"
-                " changed, use a copy"
+                " changed, use a copy",
             )
         role = self.special.get(self.roles.get("eos_token", ""), self.end_id)
         return tuple(dict.fromkeys([self.end_id, role, *said]))
@@ -240,10 +251,12 @@ class Tokenizer:
         try:
             return encode(texts, add_special_tokens=False)
         except (UnicodeEncodeError, TypeError) as error:
-            raise DataError(f"the text is not valid Unicode: {error}; repair it first") from error
+            raise DataError(
+                "invalid_unicode", f"the text is not valid Unicode: {error}; repair it first"
+            ) from error
         except Exception as error:  # the library raises bare Exception
             raise DataError(
-                f"the tokenizer cannot encode the text: {error}; take another tokenizer"
+                "cannot_encode", f"the tokenizer cannot encode the text: {error}; take another tokenizer"
             ) from error
 
     @cached_property
@@ -259,7 +272,9 @@ class Tokenizer:
         try:
             codes = np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
         except UnicodeEncodeError as error:
-            raise DataError(f"the text is not valid Unicode: {error}; repair it first") from error
+            raise DataError(
+                "invalid_unicode", f"the text is not valid Unicode: {error}; repair it first"
+            ) from error
         return self._character_ids[codes].tolist()
 
     def encode_with_offsets(self, texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
@@ -296,9 +311,13 @@ class Tokenizer:
             for number, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
                 lost.append(len(piece[start:end].encode()) if number == self.unk_id else 0)
             if list(ids[len(lost) - len(encoding.ids) : len(lost)]) != encoding.ids:
-                raise UsageError("unknown_bytes needs the ids that encode gives of the same text")
+                raise UsageError(
+                    "missing_argument", "unknown_bytes needs the ids that encode gives of the same text"
+                )
         if len(lost) != len(ids):
-            raise UsageError(f"unknown_bytes was given {len(ids)} ids for a text of {len(lost)}")
+            raise UsageError(
+                "size_mismatch", f"unknown_bytes was given {len(ids)} ids for a text of {len(lost)}"
+            )
         return lost
 
     # ── decoding ──
@@ -321,7 +340,8 @@ class Tokenizer:
             return b"".join(names.get(number) or table[number] for number in ids)
         except IndexError as error:
             raise UsageError(
-                f"an id is beyond the vocabulary of {self.vocab_size}; is it another tokenizer's?"
+                "unknown_id",
+                f"an id is beyond the vocabulary of {self.vocab_size}; is it another tokenizer's?",
             ) from error
 
     def stream(self) -> Stream:
@@ -345,8 +365,9 @@ class Tokenizer:
         """A conversation as the chat template writes it."""
         if self.chat_template is None:
             raise UsageError(
+                "template_missing",
                 self.template_fault
-                or "this tokenizer has no chat template; put a chat_template.jinja beside its tokenizer.json"
+                or "this tokenizer has no chat template; put a chat_template.jinja beside its tokenizer.json",
             )
         return written(
             self.chat_template, messages, add_generation_prompt=add_generation_prompt, words=self.roles
@@ -442,20 +463,26 @@ def load(path: Path | str, usual: str | None = None) -> Tokenizer:
     file = Path(path) / "tokenizer.json" if Path(path).is_dir() else Path(path)
     if not file.exists() and (older := [name for name in OLDER if file.with_name(name).is_file()]):
         raise RunError(
+            "incomplete_model",
             f'{file.parent} has {older[0]} and no tokenizer.json; make one: python -c "import transformers;'
-            f" transformers.AutoTokenizer.from_pretrained('{file.parent}').save_pretrained('{file.parent}')\""
+            f" transformers.AutoTokenizer.from_pretrained('{file.parent}').save_pretrained('{file.parent}')\"",
         )
     record = read_json(file)
     if not isinstance(record, dict) or "model" not in record or "added_tokens" not in record:
-        raise RunError(f"{file} is JSON but not a tokenizer; it should be Hugging Face's tokenizer.json")
+        raise RunError(
+            "not_a_tokenizer",
+            f"{file} is JSON but not a tokenizer; it should be Hugging Face's tokenizer.json",
+        )
     config = settings_beside(file)
     try:
         record = foreign.with_named(record, config)
         record = foreign.with_settings(record, config, usual)
     except RunError as error:
-        raise RunError(f"{file}: {error}") from error
+        raise RunError("not_a_tokenizer", f"{file}: {error}") from error
     except (LookupError, TypeError, AttributeError, ValueError) as error:
-        raise RunError(f"{file} is not a usable tokenizer: {type(error).__name__} {error}"[:500]) from error
+        raise RunError(
+            "not_a_tokenizer", f"{file} is not a usable tokenizer: {type(error).__name__} {error}"[:500]
+        ) from error
     return made(record, config, file)
 
 
@@ -472,9 +499,11 @@ def made(record: dict[str, Any], config: dict[str, Any], file: Path) -> Tokenize
         backend = tokenizers.Tokenizer.from_str(json.dumps(whole))
         foreign.check_numbers(backend, record)
     except RunError as error:
-        raise RunError(f"{file}: {error}") from error
+        raise RunError("not_a_tokenizer", f"{file}: {error}") from error
     except Exception as error:  # the library raises bare Exception
-        raise RunError(f"{file} is not a usable tokenizer: {type(error).__name__} {error}"[:500]) from error
+        raise RunError(
+            "not_a_tokenizer", f"{file} is not a usable tokenizer: {type(error).__name__} {error}"[:500]
+        ) from error
     try:
         end = _end(record, config, backend, file)
         template, fault = _template(file, config)
@@ -483,7 +512,9 @@ def made(record: dict[str, Any], config: dict[str, Any], file: Path) -> Tokenize
         _ = tokenizer.vocabulary
         _verify(tokenizer, config, file)
     except (LookupError, TypeError, AttributeError, ValueError) as error:
-        raise RunError(f"{file} is not a tokenizer Textus can use: {type(error).__name__} {error}") from error
+        raise RunError(
+            "not_a_tokenizer", f"{file} is not a tokenizer Textus can use: {type(error).__name__} {error}"
+        ) from error
     return tokenizer
 
 
@@ -494,7 +525,7 @@ def settings_beside(file: Path) -> dict[str, Any]:
         path = file.with_name(name)
         said = read_json(path) if path.exists() else {}
         if not isinstance(said, dict):
-            raise RunError(f"{path} is no object; it was changed or cut short, use a copy")
+            raise RunError("damaged", f"{path} is no object; it was changed or cut short, use a copy")
         found |= said
     return found
 
@@ -507,7 +538,7 @@ def _template(file: Path, config: dict[str, Any]) -> tuple[str | None, str]:
     except UsageError as error:
         return None, str(error)
     except (OSError, UnicodeDecodeError) as error:
-        raise RunError(f"{jinja} is no text ({error}); it was changed, use a copy") from error
+        raise RunError("damaged", f"{jinja} is no text ({error}); it was changed, use a copy") from error
 
 
 def _end(record: dict[str, Any], config: dict[str, Any], backend: tokenizers.Tokenizer, file: Path) -> str:
@@ -519,7 +550,8 @@ def _end(record: dict[str, Any], config: dict[str, Any], backend: tokenizers.Tok
         if isinstance(name, str) and name in names:
             return name
     raise RunError(
-        f"{file} has no special token {END}, nor an eos_token in tokenizer_config.json; it has {names[:8]}"
+        "unsupported_tokenizer",
+        f"{file} has no special token {END}, nor an eos_token in tokenizer_config.json; it has {names[:8]}",
     )
 
 
@@ -528,11 +560,13 @@ def _verify(tokenizer: Tokenizer, config: dict[str, Any], file: Path) -> None:
     expected = config.get("textus_fingerprint")
     if expected is not None and expected != tokenizer.fingerprint:
         raise RunError(
-            f"{file} was changed: its fingerprint is {tokenizer.fingerprint}, not {expected}; restore it"
+            "damaged",
+            f"{file} was changed: its fingerprint is {tokenizer.fingerprint}, not {expected}; restore it",
         )
     control = {number for name, number in tokenizer.special.items() if name != tokenizer.unknown}
     for name in tokenizer.special:
         if control & set(tokenizer.encode(name)):
             raise RunError(
-                f"{file}: the text {name!r} would become a special token; this tokenizer is not safe to use"
+                "unsafe_file",
+                f"{file}: the text {name!r} would become a special token; this tokenizer is not safe to use",
             )

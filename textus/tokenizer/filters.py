@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import wraps
 from typing import Any
 
-from textus.common import UsageError
+from textus.errors import UsageError
 from textus.tokenizer.provenance import (
     STEP,
     Safe,
@@ -73,14 +73,18 @@ def searched(value: Any) -> Any:
     """The right side of `in`, paid for."""
     if isinstance(value, Iterator):
         raise UsageError(
-            "the chat template uses `in` on what a filter goes through once; write `| list` before it"
+            "template_unsupported",
+            "the chat template uses `in` on what a filter goes through once; write `| list` before it",
         )
     return weighed(value)
 
 
 def check_number(value: Any) -> Any:
     if isinstance(value, int) and not -NUMBER < value < NUMBER:
-        raise UsageError("the chat template computes with a number of more than 64 bits; that is the limit")
+        raise UsageError(
+            "template_limit",
+            "the chat template computes with a number of more than 64 bits; that is the limit",
+        )
     return value
 
 
@@ -91,7 +95,8 @@ def binary(symbol: str, left: Any, right: Any) -> Any:
     if isinstance(left, Safe) or isinstance(right, Safe):
         if symbol != "+":
             raise UsageError(
-                f"the chat template uses {symbol} on text escaped for HTML; write ~ '' behind it first"
+                "template_unsupported",
+                f"the chat template uses {symbol} on text escaped for HTML; write ~ '' behind it first",
             )
         return left + right
     if symbol == "%" and isinstance(left, Text):
@@ -106,7 +111,7 @@ def binary(symbol: str, left: Any, right: Any) -> Any:
         return left + right
     check_number(left), check_number(right)
     if symbol == "**" and isinstance(right, int) and isinstance(left, int) and right > 64:
-        raise UsageError(f"the chat template computes a power of {right}; the limit is 64")
+        raise UsageError("template_limit", f"the chat template computes a power of {right}; the limit is 64")
     return OPERATORS[symbol](left, right)
 
 
@@ -156,7 +161,8 @@ def _filter(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         before, subject, rest = arguments[:place], known(arguments[place]), arguments[place + 1 :]
         if isinstance(subject, Safe) and name not in SAFE_FILTERS:
             raise UsageError(
-                f"the chat template uses | {name} on text escaped for HTML; write ~ '' behind it first"
+                "template_unsupported",
+                f"the chat template uses | {name} on text escaped for HTML; write ~ '' behind it first",
             )
         spend(STEP + operator.length_hint(subject, 0))
         if name in PRINTED and not isinstance(subject, Text):
@@ -182,7 +188,9 @@ def _check_amount(name: str, values: list[Any]) -> None:
     """UsageError for a number given to a filter that would make it take too long."""
     for value in values:
         if isinstance(value, int) and abs(value) > LIMITS[name]:
-            raise UsageError(f"the chat template gives | {name} {value:,}; the limit is {LIMITS[name]:,}")
+            raise UsageError(
+                "template_limit", f"the chat template gives | {name} {value:,}; the limit is {LIMITS[name]:,}"
+            )
 
 
 def tests(theirs: dict[str, Any]) -> dict[str, Any]:
@@ -222,7 +230,9 @@ def _replace(value: Any, old: Any, new: Any, count: int | None = None) -> Text:
 
 def _format(value: Any, *arguments: Any, **names: Any) -> Text:
     if arguments and names:
-        raise UsageError("the chat template gives | format both values and names; give one kind")
+        raise UsageError(
+            "template_unsupported", "the chat template gives | format both values and names; give one kind"
+        )
     return printed(value) % (names or arguments)
 
 
@@ -280,15 +290,22 @@ def _json(
     """`json.dumps`, every string in it with its marks: it is made with places held, which are filled afterwards."""
     settings = [*(separators or ()), *([indent] if isinstance(indent, str) else [])]
     if any("@" in text or len(text) > 100 for text in settings):
-        raise UsageError("the chat template gives tojson separators or an indent that are not supported")
+        raise UsageError(
+            "template_unsupported",
+            "the chat template gives tojson separators or an indent that are not supported",
+        )
     if isinstance(indent, int) and indent > 100:
-        raise UsageError(f"the chat template gives tojson an indent of {indent}; the limit is 100")
+        raise UsageError(
+            "template_limit", f"the chat template gives tojson an indent of {indent}; the limit is 100"
+        )
     strings: list[Text] = []
 
     def held(value: Any, depth: int) -> Any:
         spend(STEP + depth * (indent if isinstance(indent, int) else 100 if indent else 0))
         if depth > 100:
-            raise UsageError("the chat template gives tojson lists over 100 deep; that is the limit")
+            raise UsageError(
+                "template_limit", "the chat template gives tojson lists over 100 deep; that is the limit"
+            )
         if isinstance(value, str):
             strings.append(known(value))
             return f"@{len(strings) - 1}@"

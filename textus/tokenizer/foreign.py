@@ -12,7 +12,11 @@ from typing import Any
 
 import tokenizers
 
-from textus.common import RunError, UsageError, notice
+from textus.common import notice
+from textus.errors import (
+    RunError,
+    UsageError,
+)
 
 BLANK = "▁"
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
@@ -33,7 +37,8 @@ def kind_of(record: dict[str, Any]) -> str:
     if model in ("BPE", "Unigram") and BLANK in decoder:
         return "sentencepiece"
     raise RunError(
-        f"a {model} tokenizer that is neither byte-level nor SentencePiece's nor BERT's is not supported"
+        "unsupported_tokenizer",
+        f"a {model} tokenizer that is neither byte-level nor SentencePiece's nor BERT's is not supported",
     )
 
 
@@ -133,7 +138,8 @@ def check_numbers(backend: tokenizers.Tokenizer, record: dict[str, Any]) -> None
     for token in record["added_tokens"]:
         if (number := backend.token_to_id(token["content"])) != token["id"]:
             raise RunError(
-                f"its added token {token['content']!r} should be id {token['id']} and becomes {number}; it was changed"
+                "damaged",
+                f"its added token {token['content']!r} should be id {token['id']} and becomes {number}; it was changed",
             )
 
 
@@ -154,14 +160,18 @@ def chat_template(config: dict[str, Any]) -> str | None:
         return value
     remedy = "write the one to use into chat_template.jinja"
     if not isinstance(value, list | dict):
-        raise UsageError(f"chat_template of tokenizer_config.json is {str(value)[:40]}, no text; {remedy}")
+        raise UsageError(
+            "template_unsupported",
+            f"chat_template of tokenizer_config.json is {str(value)[:40]}, no text; {remedy}",
+        )
     named_ones = _named_templates(value)
     template = named_ones.get("default")
     if isinstance(template, str):
         return template
     names = ", ".join(map(repr, named_ones))[:200] or "none"
     raise UsageError(
-        f"tokenizer_config.json has chat templates by name ({names}) and no text called 'default'; {remedy}"
+        "template_unsupported",
+        f"tokenizer_config.json has chat templates by name ({names}) and no text called 'default'; {remedy}",
     )
 
 
@@ -199,8 +209,9 @@ def out_of_reach(record: dict[str, Any]) -> dict[str, Any]:
     number = record["model"].get("unk_id")
     if number is None and not record["model"].get("byte_fallback"):
         raise RunError(
+            "unsupported_tokenizer",
             "its model has unk_id null, so a character that it does not know could not be encoded; set it to the id"
-            " of its <unk>"
+            " of its <unk>",
         )
     if '"ByteLevel"' in json.dumps(record.get("decoder")):
         return record

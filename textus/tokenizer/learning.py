@@ -20,7 +20,17 @@ from typing import Any
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
-from textus.common import DataError, MissingExtra, UsageError, extra, notice, progress, unknown
+from textus.common import (
+    extra,
+    notice,
+    progress,
+    unknown,
+)
+from textus.errors import (
+    DataError,
+    MissingExtra,
+    UsageError,
+)
 from textus.tokenizer.chat import CHAT_TEMPLATE
 from textus.tokenizer.encoding import (
     CHARACTER_PATTERN,
@@ -62,7 +72,9 @@ def train(
         raise unknown("tokenizer kind", kind, KINDS)
     learn, least = KINDS[kind]
     if not least <= vocab_size <= 1 << 24:
-        raise UsageError(f"vocab_size {vocab_size} does not fit kind {kind}; it needs {least} to {1 << 24}")
+        raise UsageError(
+            "out_of_range", f"vocab_size {vocab_size} does not fit kind {kind}; it needs {least} to {1 << 24}"
+        )
     with progress(f"training {kind} tokenizer") as advance:
         backend = learn(_fed(texts, advance), vocab_size)
     tokenizer = Tokenizer(backend, chat_template)
@@ -80,7 +92,9 @@ def _fed(texts: Iterable[str], advance: Callable[..., None]) -> Iterator[str]:
             yield piece
         advance(len(text), note=f"{characters / 1e6:.1f} M characters")
     if characters == 0:
-        raise DataError("there is no text to train a tokenizer on; give a corpus with at least one document")
+        raise DataError(
+            "empty_data", "there is no text to train a tokenizer on; give a corpus with at least one document"
+        )
 
 
 def _learned(backend: Backend, trainer: Any, texts: Iterator[str]) -> None:
@@ -97,7 +111,9 @@ def _learned(backend: Backend, trainer: Any, texts: Iterator[str]) -> None:
         backend.train_from_iterator(guarded(), trainer)
     except Exception as error:  # the library raises bare Exception
         if not failure:
-            raise DataError(f"the tokenizer could not be trained: {error}") from error
+            raise DataError(
+                "tokenizer_training_failed", f"the tokenizer could not be trained: {error}"
+            ) from error
     if failure:
         raise failure[0]
 

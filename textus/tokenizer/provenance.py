@@ -15,7 +15,7 @@ from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, V
 from types import BuiltinMethodType, FunctionType, MethodType
 from typing import Any, SupportsIndex
 
-from textus.common import UsageError
+from textus.errors import UsageError
 
 TEMPLATE, MESSAGE, UNKNOWN = b"T", b"M", b"?"
 
@@ -60,15 +60,17 @@ class Budget:
             self.glance = self.left - WORK // 64
             if self.left < 0 or time.thread_time() > self.deadline:
                 raise BrokenTemplate(
+                    "template_limit",
                     f"the chat template does too much work; the limit is {WORK // STEP:,} steps or {SECONDS:g} s:"
-                    " it is hostile or broken, use another"
+                    " it is hostile or broken, use another",
                 )
 
     def check_length(self, length: int) -> None:
         """UsageError for a string or list that would be too long."""
         if length > self.longest:
             raise BrokenTemplate(
-                f"the chat template makes {length:,} characters or items; the limit is {self.longest:,}"
+                "template_limit",
+                f"the chat template makes {length:,} characters or items; the limit is {self.longest:,}",
             )
 
 
@@ -389,7 +391,8 @@ def weight(value: Any) -> int:
             total += len(value)
         elif isinstance(value, FunctionType | MethodType | BuiltinMethodType):
             raise UsageError(
-                f"the chat template uses {value.__name__} without calling it; write {value.__name__}()"
+                "template_unsupported",
+                f"the chat template uses {value.__name__} without calling it; write {value.__name__}()",
             )
         if total > left:
             spend(total)
@@ -415,7 +418,10 @@ def percent(template: Text, values: Any) -> Text:
             pieces.append(template._part(match.end() - 1, match.end()))
             continue
         if "*" in (width, precision):
-            raise UsageError("the chat template formats with %*, whose width is not known; write the width")
+            raise UsageError(
+                "template_unsupported",
+                "the chat template formats with %*, whose width is not known; write the width",
+            )
         if key is not None:
             value = values[key]
         elif used < len(arguments):

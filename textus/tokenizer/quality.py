@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from textus.common import DataError
+from textus.errors import DataError
 from textus.tokenizer.encoding import Tokenizer
 from textus.tokenizer.learning import HAN
 
@@ -39,7 +39,9 @@ def report(tokenizer: Tokenizer, corpus_texts: Iterable[str], *, limit: int = 4_
     characters, size = sum(map(len, texts)), sum(len(text.encode()) for text in texts)
     tokens = counts.total()
     if tokens == 0:
-        raise DataError("there is no text to report on; give a corpus with at least one document")
+        raise DataError(
+            "empty_data", "there is no text to report on; give a corpus with at least one document"
+        )
     ordinary = set(range(tokenizer.vocab_size)) - set(tokenizer.special.values())
     return {
         "kind": tokenizer.kind,

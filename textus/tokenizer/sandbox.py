@@ -16,7 +16,7 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any, cast
 
-from textus.common import UsageError
+from textus.errors import UsageError
 from textus.tokenizer.filters import OPERATORS, binary, filters, listed, searched, tests, weighed
 from textus.tokenizer.provenance import (
     STEP,
@@ -55,7 +55,8 @@ def compiled(template: str) -> Any:
     """The template as a program; UsageError for one that is too long, jinja2's errors for one that is not valid."""
     if len(template) > TEMPLATE_CHARACTERS:
         raise UsageError(
-            f"the chat template has {len(template):,} characters; the limit is {TEMPLATE_CHARACTERS:,}"
+            "template_limit",
+            f"the chat template has {len(template):,} characters; the limit is {TEMPLATE_CHARACTERS:,}",
         )
     sandbox = _environment()
     tree = sandbox.parse(template)
@@ -78,7 +79,7 @@ def run(template: str, names: dict[str, Any], characters: int) -> Text:
     except UsageError:
         raise
     except Exception as error:  # a stranger's program may fail in any way; the person gets one line
-        raise UsageError(_failure(error)) from error
+        raise UsageError("template_failed", _failure(error)) from error
 
 
 def _program(template: str) -> Any:
@@ -86,9 +87,9 @@ def _program(template: str) -> Any:
     try:
         return compiled(template)
     except UsageError as error:
-        raise BrokenTemplate(str(error)) from error
+        raise BrokenTemplate("template_failed", str(error)) from error
     except Exception as error:
-        raise BrokenTemplate(_failure(error)) from error
+        raise BrokenTemplate("template_failed", _failure(error)) from error
 
 
 def _failure(error: Exception) -> str:
@@ -176,7 +177,10 @@ class Paid:
         """`value[start:stop:step]`."""
         spend(STEP)
         if isinstance(value, Safe):
-            raise UsageError("the chat template slices text escaped for HTML; write ~ '' behind it first")
+            raise UsageError(
+                "template_unsupported",
+                "the chat template slices text escaped for HTML; write ~ '' behind it first",
+            )
         taken = known(value)[start:stop:step]
         spend(len(taken))
         return taken
@@ -193,7 +197,8 @@ class Paid:
         spend(STEP)
         if isinstance(obj, Safe):
             raise UsageError(
-                f"the chat template calls .{attribute} of text escaped for HTML; write ~ '' behind it first"
+                "template_unsupported",
+                f"the chat template calls .{attribute} of text escaped for HTML; write ~ '' behind it first",
             )
         return cast(Any, super()).getattr(known(obj), attribute)
 
@@ -243,14 +248,17 @@ def _environment() -> Any:
 
 def _refuse(message: Any) -> None:
     raise TemplateRefusal(
-        f"the chat template refuses these messages: {' '.join(printed(message).split())}"[:300]
+        "template_refusal",
+        f"the chat template refuses these messages: {' '.join(printed(message).split())}"[:300],
     )
 
 
 def _now(form: str) -> Text:
     check_length(max(map(int, re.findall(r"\d{1,9}", form)), default=0))
     if len(form) > 1000:
-        raise UsageError("the chat template gives strftime_now a format of over 1,000 characters")
+        raise UsageError(
+            "template_limit", "the chat template gives strftime_now a format of over 1,000 characters"
+        )
     return derived(datetime.now().strftime(form), form)
 
 
@@ -261,7 +269,9 @@ def _dictionary(*arguments: Any, **names: Any) -> dict[Any, Any]:
 def _range(*arguments: int) -> range:
     found = range(*arguments)
     if len(found) > 100_000:
-        raise UsageError(f"the chat template makes a range of {len(found):,}; the limit is 100,000")
+        raise UsageError(
+            "template_limit", f"the chat template makes a range of {len(found):,}; the limit is 100,000"
+        )
     return found
 
 
@@ -324,7 +334,10 @@ def _prepare(tree: Any, sandbox: Any) -> None:
     }  # fmt: skip
     for node in tree.find_all(tuple(refused)):
         tag = refused[type(node)]
-        raise UsageError(f"the chat template uses {{% {tag} %}}, which is not supported; write it without")
+        raise UsageError(
+            "template_unsupported",
+            f"the chat template uses {{% {tag} %}}, which is not supported; write it without",
+        )
     for loop in list(tree.find_all(nodes.For)):
         tick = nodes.EnvironmentAttribute("tick", lineno=loop.lineno)
         loop.body = [nodes.ExprStmt(tick, lineno=loop.lineno), *loop.body]

@@ -18,8 +18,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from textus.common import RunError, TextusError, UsageError
 from textus.config import from_dict, to_dict
+from textus.errors import (
+    RunError,
+    TextusError,
+    UsageError,
+)
 from textus.models import build
 from textus.models import family as family_of
 from textus.models.pretrained import values as checks
@@ -152,8 +156,9 @@ def read_weights(module: Architecture, config: Any, tensors: Tensors) -> dict[st
     """Our weights, from foreign tensors; RunError for one that is missing, left over or of another shape."""
     if (asked := max(config.n_layer, getattr(config, "n_decoder_layer", 0))) > len(tensors.shapes):
         raise RunError(
+            "weights_mismatch",
             f"{tensors.where} has {len(tensors.shapes)} tensors, its configuration asks for {asked:,} layers; the two"
-            " are not of one model"
+            " are not of one model",
         )
     with torch.device("meta"):
         model = build(module.FAMILY, config)
@@ -164,8 +169,9 @@ def read_weights(module: Architecture, config: Any, tensors: Tensors) -> dict[st
     for part in parts:
         if (shape := tensors.shapes[found[part.theirs]]) != (wanted := part.shape(whole[part.ours])):
             raise RunError(
+                "weights_mismatch",
                 f"{tensors.where}: the tensor {found[part.theirs]} has shape {list(shape)}, its configuration says"
-                f" {list(wanted)}; the two are not of one model"
+                f" {list(wanted)}; the two are not of one model",
             )
     weights: dict[str, Tensor] = {}
     for name, shape in whole.items():
@@ -173,8 +179,9 @@ def read_weights(module: Architecture, config: Any, tensors: Tensors) -> dict[st
     for copy, original in copies.items():
         if copy in found and not torch.equal(tensors.read(found[copy]), tensors.read(found[original])):
             raise RunError(
+                "weights_mismatch",
                 f"{tensors.where}: the configuration ties {copy} to {original}, but the file holds two different"
-                " tensors; set tie_word_embeddings to false if both are meant"
+                " tensors; set tie_word_embeddings to false if both are meant",
             )
     return weights
 
@@ -216,12 +223,15 @@ def check_names(
 ) -> None:
     """RunError naming the first tensors that are missing or left over."""
     if missing := [name for name in wanted if name not in found]:
-        raise RunError(f"{where} has no tensor {listed(missing)}, which its configuration asks for")
+        raise RunError(
+            "tensor_missing", f"{where} has no tensor {listed(missing)}, which its configuration asks for"
+        )
     known = {*wanted, *copies}
     if over := [name for name in found if name not in known and not ignored(module, name)]:
         raise RunError(
+            "tensor_unknown",
             f"{where} has tensors that its configuration does not know: {listed(over)}; importing it would change"
-            " the model"
+            " the model",
         )
 
 
@@ -247,9 +257,13 @@ def describe(family: str, config: dict[str, Any] | Any) -> tuple[Architecture, d
     if not reasons:
         known = sorted({module.FAMILY for module in architectures().values()})
         raise UsageError(
-            f"a model of family {family!r} has no form in transformers; exportable: {', '.join(known)}"
+            "unsupported_export",
+            f"a model of family {family!r} has no form in transformers; exportable: {', '.join(known)}",
         )
-    raise UsageError("no architecture of transformers holds this model: " + "; ".join(dict.fromkeys(reasons)))
+    raise UsageError(
+        "unsupported_export",
+        "no architecture of transformers holds this model: " + "; ".join(dict.fromkeys(reasons)),
+    )
 
 
 def lost(family: str, config: Any) -> str | None:
@@ -281,10 +295,14 @@ def checked_config(module: Architecture, hf: dict[str, Any], where: str) -> dict
         values = module.config_from(hf)
         return to_dict(from_dict(family_of(module.FAMILY)[1], values, "model."))
     except UsageError as error:
-        raise UsageError(f"{where}: {error}") from error
+        raise UsageError(error.code, f"{where}: {error}") from error
     except TextusError:
         raise
     except KeyError as error:
-        raise RunError(f"{where} has no {error}; it is damaged or not of this architecture") from error
+        raise RunError(
+            "damaged", f"{where} has no {error}; it is damaged or not of this architecture"
+        ) from error
     except (TypeError, ValueError, AttributeError, IndexError, ArithmeticError) as error:
-        raise RunError(f"{where} holds a value of the wrong kind ({error}); it is damaged") from error
+        raise RunError(
+            "damaged", f"{where} holds a value of the wrong kind ({error}); it is damaged"
+        ) from error

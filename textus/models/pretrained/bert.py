@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from textus.common import UsageError
+from textus.errors import UsageError
 from textus.models.pretrained import Part
 from textus.models.pretrained.keys import names_in
 from textus.models.pretrained.values import ACTIVATIONS, token, unsupported
@@ -55,16 +55,19 @@ def shared_from(hf: dict[str, Any], *, with_head: bool, mask_id: int) -> dict[st
     """What BERT and RoBERTa have in common; `mask_id` is the mask where config.json does not say."""
     for name, known in FIXED.items():
         if hf.get(name, known) != known:
-            raise UsageError(f"{name}={hf[name]}: a BERT here has {name}={known}")
+            raise UsageError("unsupported_setting", f"{name}={hf[name]}: a BERT here has {name}={known}")
     if with_head and not hf.get("tie_word_embeddings", True):
-        raise UsageError("tie_word_embeddings=False: the head of a BERT here is its embedding")
+        raise UsageError(
+            "unsupported_setting", "tie_word_embeddings=False: the head of a BERT here is its embedding"
+        )
     activation = hf.get("hidden_act", "gelu")
     if activation not in ACTIVATIONS:
         raise unsupported("hidden_act", activation, ACTIVATIONS)
     if hf.get("mask_token_id") is None and mask_id >= hf["vocab_size"]:
         raise UsageError(
+            "unknown_id",
             f"the mask is not id {mask_id} in a vocabulary of {hf['vocab_size']}: add its id to config.json as"
-            " mask_token_id"
+            " mask_token_id",
         )
     return {
         "vocab_size": hf["vocab_size"],
@@ -87,10 +90,13 @@ def config_to(config: Any) -> dict[str, Any]:
     """config.json of a BERT with this encoder's parts."""
     shared = shared_to(config)
     if config.position_offset:
-        raise UsageError(f"BERT has position_offset=0, not {config.position_offset}")
+        raise UsageError("unsupported_export", f"BERT has position_offset=0, not {config.position_offset}")
     paired = config.objective == "mlm+nsp"
     if config.pooler != (paired or not config.mlm_transform) or (paired and not config.mlm_transform):
-        raise UsageError("BERT has a pooler and no mlm_transform, the other way round, or both with mlm+nsp")
+        raise UsageError(
+            "unsupported_export",
+            "BERT has a pooler and no mlm_transform, the other way round, or both with mlm+nsp",
+        )
     name = "BertForPreTraining" if paired else "BertForMaskedLM" if config.mlm_transform else "BertModel"
     return {"architectures": [name], "model_type": "bert", "pad_token_id": 0, **shared}
 
@@ -99,14 +105,16 @@ def shared_to(config: Any) -> dict[str, Any]:
     """What BERT and RoBERTa have in common."""
     for field, wanted in NEEDED.items():
         if (value := getattr(config, field)) != wanted:
-            raise UsageError(f"BERT has {field}={wanted!r}, not {value!r}")
+            raise UsageError("unsupported_export", f"BERT has {field}={wanted!r}, not {value!r}")
     names = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
     if config.activation not in names:
-        raise UsageError(f"BERT has no activation {config.activation!r}")
+        raise UsageError("unsupported_export", f"BERT has no activation {config.activation!r}")
     if not config.segments:
-        raise UsageError("BERT has one segment or more, not segments=0")
+        raise UsageError("unsupported_export", "BERT has one segment or more, not segments=0")
     if config.mask_id is None:
-        raise UsageError("BERT has its mask inside the vocabulary: mask_id must not be None")
+        raise UsageError(
+            "unsupported_export", "BERT has its mask inside the vocabulary: mask_id must not be None"
+        )
     return {
         "vocab_size": config.vocab_size,
         "max_position_embeddings": config.context_length + config.position_offset,

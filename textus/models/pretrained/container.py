@@ -14,7 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from textus.common import RunError, UsageError, extra
+from textus.common import extra
+from textus.errors import (
+    RunError,
+    UsageError,
+)
 from textus.models.pretrained.values import whole
 
 MAGIC = b"GGUF"
@@ -81,12 +85,12 @@ class Container:
         try:
             self.data = np.memmap(path, dtype=np.uint8, mode="r")
         except (OSError, ValueError) as error:
-            raise RunError(f"{path} cannot be read ({error})") from error
+            raise RunError("unreadable_file", f"{path} cannot be read ({error})") from error
         header = Header(self.data.data)
         try:
             self.metadata, places = read_header(header)
         except (Truncated, struct.error) as error:
-            raise RunError(f"{path} is no whole GGUF file: {error}; fetch it again") from error
+            raise RunError("damaged", f"{path} is no whole GGUF file: {error}; fetch it again") from error
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.spans: dict[str, tuple[int, int, int]] = {}
         self._place(header.at, places)
@@ -95,18 +99,24 @@ class Container:
         """Where each tensor lies; RunError where one is of an unknown type, past the end, or over another."""
         align = whole(self.where, "general.alignment", self.metadata.get("general.alignment", 32))
         if align & (align - 1):
-            raise RunError(f"{self.where}: its alignment of {align} is no power of two; it is damaged")
+            raise RunError(
+                "damaged", f"{self.where}: its alignment of {align} is no power of two; it is damaged"
+            )
         start = -(-at // align) * align
         for name, shape, kind, offset in places:
             if name in self.shapes:
-                raise RunError(f"{self.where} has two tensors of the name {name}; it is damaged")
+                raise RunError("damaged", f"{self.where} has two tensors of the name {name}; it is damaged")
             block, size = self._block(name, kind)
             if not shape:
-                raise RunError(f"{self.where}: the tensor {name} has no axes; it is damaged, fetch it again")
+                raise RunError(
+                    "damaged", f"{self.where}: the tensor {name} has no axes; it is damaged, fetch it again"
+                )
             count = int(np.prod([int(n) for n in shape], dtype=object))
             if not count or shape[-1] % block:
                 raise RunError(
-                    f"{self.where}: the tensor {name} of shape {list(shape)} is not in blocks of {block}; it is damaged"
+                    "damaged",
+                    f"{self.where}: the tensor {name} of shape {list(shape)} is not in blocks of {block}; it is"
+                    " damaged",
                 )
             begin = start + offset
             self.shapes[name], self.spans[name] = shape, (begin, begin + count // block * size, kind)
@@ -114,11 +124,14 @@ class Container:
         for name, (begin, end, _) in sorted(self.spans.items(), key=lambda each: each[1]):
             if end > len(self.data):
                 raise RunError(
+                    "damaged",
                     f"{self.where} is cut short: the tensor {name} ends at byte {end:,}, the file at"
-                    f" {len(self.data):,}; fetch it again"
+                    f" {len(self.data):,}; fetch it again",
                 )
             if begin < last[1]:
-                raise RunError(f"{self.where}: the tensor {name} lies over {last[0]}; it is damaged")
+                raise RunError(
+                    "damaged", f"{self.where}: the tensor {name} lies over {last[0]}; it is damaged"
+                )
             last = (name, end)
 
     def _block(self, name: str, kind: int) -> tuple[int, int]:
@@ -133,8 +146,9 @@ class Container:
         if not block:
             label = known[kind].name if kind in known else f"number {kind}"
             raise UsageError(
+                "unsupported_format",
                 f"{self.where}: the tensor {name} is of the type {label}, which the installed package gguf does not"
-                " turn into numbers; take a file of another type, such as Q8_0, or a newer gguf"
+                " turn into numbers; take a file of another type, such as Q8_0, or a newer gguf",
             )
         return block, size
 

@@ -19,8 +19,6 @@ from torch import Tensor
 
 from textus import tokenizer as tokenizers
 from textus.common import (
-    RunError,
-    UsageError,
     fingerprint,
     is_plain_name,
     notice,
@@ -30,6 +28,10 @@ from textus.common import (
     write_json,
 )
 from textus.config import from_dict
+from textus.errors import (
+    RunError,
+    UsageError,
+)
 from textus.models import family as family_of
 from textus.models.pretrained import (
     Imported,
@@ -65,13 +67,17 @@ class SafeTensors:
         try:
             file = safe_open(path, framework="pt")
         except FileNotFoundError as error:
-            raise RunError(f"{path} is missing; the index of {self.where} lists it") from error
+            raise RunError(
+                "incomplete_model", f"{path} is missing; the index of {self.where} lists it"
+            ) from error
         except (SafetensorError, OSError) as error:
-            raise RunError(f"{path} cannot be read ({error}); it is damaged or cut short") from error
+            raise RunError(
+                "damaged", f"{path} cannot be read ({error}); it is damaged or cut short"
+            ) from error
         held = set(file.keys())
         if names is not None and names != held:
             wrong = sorted(names ^ held)
-            raise RunError(f"{path} and the index of {self.where} disagree about {wrong[0]}")
+            raise RunError("damaged", f"{path} and the index of {self.where} disagree about {wrong[0]}")
         for name in held:
             self.home[name] = file
             self.shapes[name] = tuple(file.get_slice(name).get_shape())
@@ -80,8 +86,9 @@ class SafeTensors:
         tensor: Tensor = self.home[name].get_tensor(name)
         if not tensor.is_floating_point():
             raise RunError(
+                "unsupported_format",
                 f"{self.where}: the tensor {name} holds {tensor.dtype}, which is a quantised format of its own;"
-                " import the unquantised model or a GGUF file"
+                " import the unquantised model or a GGUF file",
             )
         return tensor.float()
 
@@ -94,11 +101,13 @@ def weight_files(folder: Path) -> dict[Path, set[str] | None]:
         index = read_json(folder / INDEX)
         table = index.get("weight_map") if isinstance(index, dict) else None
         if not isinstance(table, dict) or not table:
-            raise RunError(f"{folder / INDEX} has no weight_map; it was changed or cut short")
+            raise RunError("damaged", f"{folder / INDEX} has no weight_map; it was changed or cut short")
         found: dict[Path, set[str] | None] = {}
         for name, file in table.items():
             if not is_plain_name(file):
-                raise RunError(f"{folder / INDEX} places {name} in {file!r}, which is no file of this folder")
+                raise RunError(
+                    "damaged", f"{folder / INDEX} places {name} in {file!r}, which is no file of this folder"
+                )
             found.setdefault(folder / file, set()).add(name)  # type: ignore[union-attr]
         return found
     if names := packing.pickles(folder):
@@ -114,9 +123,10 @@ def pickled(folder: Path, name: str) -> RunError:
     named = hf.get("architectures") if isinstance(hf, dict) else None
     kind = named[0] if named else "AutoModelForCausalLM"
     return RunError(
+        "unsafe_file",
         f"{folder / name} is a pickle, which can run any program when it is read, and is not opened; convert it on"
         f' a machine where that does not matter: python -c "import transformers as t;'
-        f" t.{kind}.from_pretrained('{folder}').save_pretrained('CONVERTED')\", then import CONVERTED"
+        f" t.{kind}.from_pretrained('{folder}').save_pretrained('CONVERTED')\", then import CONVERTED",
     )
 
 
@@ -142,12 +152,16 @@ def with_vectors(sentences: Sentences, found: Imported, folder: Path) -> Importe
     """A model with the head that makes vectors of texts as its folder says."""
     tokenizer = found.tokenizer
     if sentences.lower and tokenizer is not None and tokenizer.encode("AB") != tokenizer.encode("ab"):
-        raise UsageError(f"{folder}: do_lower_case=true of its sentence_bert_config.json is not supported")
+        raise UsageError(
+            "unsupported_setting",
+            f"{folder}: do_lower_case=true of its sentence_bert_config.json is not supported",
+        )
     if tokenizer is not None and (framed := tokenizer.backend.encode("a").ids) != [
         *tokenizer.begin, *tokenizer.encode("a"), tokenizer.end_id
     ]:  # fmt: skip
         raise UsageError(
-            f"{folder}: its tokenizer makes {framed} of a text; one that begins and ends it with a token is supported"
+            "unsupported_tokenizer",
+            f"{folder}: its tokenizer makes {framed} of a text; one that begins and ends it with a token is supported",
         )
     head = {"kind": "similarity", "pooling": sentences.pooling, "dense": sentences.dense}
     weights = {f"heads.similarity.{name}": tensor for name, tensor in sentences.weights.items()}
@@ -215,7 +229,7 @@ def said_ends(folder: Path, hf: dict[str, Any], n_ids: int) -> list[int]:
         return found
     said = read_json(path)
     if not isinstance(said, dict):
-        raise RunError(f"{path} is no object; it was changed or cut short, fetch it again")
+        raise RunError("damaged", f"{path} is no object; it was changed or cut short, fetch it again")
     return [*ends(str(path), [("eos_token_id", said.get("eos_token_id"))], n_ids), *found]
 
 
@@ -224,8 +238,9 @@ def class_name(hf: Any, folder: Path) -> str:
     named = hf.get("architectures") if isinstance(hf, dict) else None
     if not isinstance(named, list) or not named or not isinstance(named[0], str):
         raise RunError(
+            "unsupported_architecture",
             f'{folder}/config.json names no architecture; add "architectures": ["LlamaForCausalLM"] or'
-            " whatever class it is"
+            " whatever class it is",
         )
     return named[0]
 
@@ -273,7 +288,8 @@ def fitting(tokenizer: tokenizers.Tokenizer, vocab_size: int, where: str) -> tok
         return fits
     if n > vocab_size or not few:
         raise RunError(
-            f"{where}: the tokenizer has {n:,} entries, the weights are for {vocab_size:,}; they are not of one model"
+            "weights_mismatch",
+            f"{where}: the tokenizer has {n:,} entries, the weights are for {vocab_size:,}; they are not of one model",
         )
     if n < vocab_size:
         notice(

@@ -14,8 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from textus.common import RunError, UsageError, notice, sha256
+from textus.common import (
+    notice,
+    sha256,
+)
 from textus.config import from_dict
+from textus.errors import (
+    RunError,
+    UsageError,
+)
 from textus.models import family as family_of
 from textus.models.pretrained import Imported, checked_config, llama, read_weights
 from textus.models.pretrained import values as checks
@@ -102,8 +109,9 @@ def check_whole(container: Container) -> None:
     number, count = (container.metadata.get(f"split.{name}", 0) for name in ("no", "count"))
     if type(count) is int and count > 1:
         raise UsageError(
+            "incomplete_model",
             f"{container.where} is shard {number + 1} of {count} of a model: join them with llama-gguf-split --merge"
-            " FIRST_SHARD OUT.gguf, then import OUT.gguf"
+            " FIRST_SHARD OUT.gguf, then import OUT.gguf",
         )
 
 
@@ -121,14 +129,19 @@ def check_metadata(container: Container, kind: str) -> None:
     prefix = f"{kind}."
     own = {key.removeprefix(prefix): v for key, v in container.metadata.items() if key.startswith(prefix)}
     if own.get("attention.causal") is False:
-        raise UsageError(f"{container.where}: attention.causal=False: a {CLASSES[kind]} looks back only")
+        raise UsageError(
+            "unsupported_setting",
+            f"{container.where}: attention.causal=False: a {CLASSES[kind]} looks back only",
+        )
     widths = {own[key] for key in ("attention.key_length", "attention.value_length") if key in own}
     if len(widths) > 1 and all(isinstance(width, int) and width > 0 for width in widths):
-        raise UsageError(f"{container.where}: keys and values of different widths are not supported")
+        raise UsageError(
+            "unsupported_setting", f"{container.where}: keys and values of different widths are not supported"
+        )
     try:
         check_keys({**own, "architectures": [f"the architecture {kind}"]}, KEYS, container.where)
     except UsageError as error:
-        raise UsageError(f"{container.where}: {error}") from error
+        raise UsageError(error.code, f"{container.where}: {error}") from error
 
 
 def as_hugging_face(container: Container, kind: str) -> dict[str, Any]:
@@ -136,11 +149,16 @@ def as_hugging_face(container: Container, kind: str) -> dict[str, Any]:
     said = Values(container, kind)
     check_metadata(container, kind)
     if "token_embd.weight" not in container.shapes:
-        raise RunError(f"{container.where} has no tensor token_embd.weight; it is not a whole model")
+        raise RunError(
+            "tensor_missing", f"{container.where} has no tensor token_embd.weight; it is not a whole model"
+        )
     n_head, width = said.count("attention.head_count"), said.count("embedding_length")
     head = said.count("attention.key_length", width // n_head)
     if (turned := said.count("rope.dimension_count", head)) != head:
-        raise UsageError(f"{container.where} turns {turned} of a head's {head} numbers; here all are turned")
+        raise UsageError(
+            "unsupported_setting",
+            f"{container.where} turns {turned} of a head's {head} numbers; here all are turned",
+        )
     hf = {
         "architectures": [CLASSES[kind]],
         "vocab_size": container.shapes["token_embd.weight"][0],
@@ -184,7 +202,8 @@ def llama3(container: Container, theta: float, head: int) -> dict[str, Any]:
     expected = frequency / scaling.slow(frequency, theta)
     if divisors.shape != expected.shape or not torch.allclose(divisors, expected, rtol=1e-3):
         raise UsageError(
-            f"{container.where}: {STRETCHING} is not Llama 3's stretching, the only one known here"
+            "unsupported_setting",
+            f"{container.where}: {STRETCHING} is not Llama 3's stretching, the only one known here",
         )
     return {
         "rope_type": "llama3", "factor": scaling.factor, "original_max_position_embeddings": 8192,
@@ -201,7 +220,9 @@ class Values:
     def __call__(self, name: str, default: Any = None) -> Any:
         value = self.container.metadata.get(f"{self.kind}.{name}", default)
         if value is None:
-            raise RunError(f"{self.container.where} has no {self.kind}.{name} in its metadata; it is damaged")
+            raise RunError(
+                "damaged", f"{self.container.where} has no {self.kind}.{name} in its metadata; it is damaged"
+            )
         return value
 
     def count(
@@ -213,8 +234,9 @@ class Values:
         if isinstance(value, list) and value and all(type(each) is int for each in value):
             if len(set(value)) > 1:  # one for each layer
                 raise UsageError(
+                    "unsupported_setting",
                     f"{self.container.where}: {key}={checks.shown(value)} differs from layer to layer; the same for all"
-                    " layers is supported"
+                    " layers is supported",
                 )
             value = value[0]
         return checks.whole(self.container.where, key, value, least=least, most=most)
@@ -239,8 +261,9 @@ class Values:
             )
         if n is not None and len(found) != n:
             raise RunError(
+                "damaged",
                 f"{self.container.where}: {self.kind}.{name} has {len(found):,} entries for {n:,} tokens; it is"
-                " damaged, fetch it again"
+                " damaged, fetch it again",
             )
         return found
 
@@ -267,7 +290,7 @@ def read_tokenizer(container: Container) -> Tokenizer:
     ids = checks.ends(container.where, ended, len(pieces))
     roles = roles_of(said, pieces)
     if "eos_token" not in roles:
-        raise RunError(f"{container.where} does not say which token ends a text; it is damaged")
+        raise RunError("damaged", f"{container.where} does not say which token ends a text; it is damaged")
     added = {
         n: each in (CONTROL, UNKNOWN) for n, each in enumerate(types) if each in (CONTROL, UNKNOWN, ADDED)
     } | dict.fromkeys(ids, True)  # what ends a text is no text, whatever its type says
@@ -289,7 +312,9 @@ def read_tokenizer(container: Container) -> Tokenizer:
     llama3 = "bos_token" in roles and split in WHOLE_WORDS  # such files leave the flag out
     if said.flag("add_bos_token", kind == "llama" or llama3):
         if "bos_token" not in roles:
-            raise RunError(f"{container.where} does not say which token begins a text; it is damaged")
+            raise RunError(
+                "damaged", f"{container.where} does not say which token begins a text; it is damaged"
+            )
         record["post_processor"] = beginning(roles["bos_token"], pieces.index(roles["bos_token"]))
     template = Values(container, "tokenizer").text("chat_template", "") or None
     tokenizer = made(record, roles, template, container.where)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from textus.common import UsageError
+from textus.errors import UsageError
 from textus.models.pretrained import Part
 from textus.models.pretrained.keys import names_in
 from textus.models.pretrained.values import ACTIVATIONS, unsupported
@@ -30,7 +30,7 @@ def config_from(hf: dict[str, Any]) -> dict[str, Any]:
     """Our decoder's values from config.json."""
     for name, known in FIXED.items():
         if hf.get(name, known) != known:
-            raise UsageError(f"{name}={hf[name]}: a GPT-2 here has {name}={known}")
+            raise UsageError("unsupported_setting", f"{name}={hf[name]}: a GPT-2 here has {name}={known}")
     activation = hf.get("activation_function", "gelu_new")
     if activation not in ACTIVATIONS:
         raise unsupported("activation_function", activation, ACTIVATIONS)
@@ -57,12 +57,14 @@ def config_to(config: Any) -> dict[str, Any]:
     needed = {"position": "learned", "norm": "layer", "qk_norm": False, "bias": True, "window": None}
     for field, wanted in {**needed, "n_kv_head": config.n_head}.items():
         if (value := getattr(config, field)) != wanted:
-            raise UsageError(f"GPT-2 has {field}={wanted!r}, not {value!r}")
+            raise UsageError("unsupported_export", f"GPT-2 has {field}={wanted!r}, not {value!r}")
     names = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
     if config.activation not in names:
-        raise UsageError(f"GPT-2 has no activation {config.activation!r}")
+        raise UsageError("unsupported_export", f"GPT-2 has no activation {config.activation!r}")
     if config.d_head * config.n_head != config.d_model:
-        raise UsageError(f"GPT-2 has heads of d_model / n_head, not d_head={config.d_head}")
+        raise UsageError(
+            "unsupported_export", f"GPT-2 has heads of d_model / n_head, not d_head={config.d_head}"
+        )
     return {
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",

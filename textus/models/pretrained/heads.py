@@ -12,7 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from textus.common import RunError, UsageError
+from textus.errors import (
+    RunError,
+    UsageError,
+)
 from textus.models.pretrained import Tensors, bert, foreign_weights, roberta
 from textus.models.pretrained.values import finite, shown
 
@@ -66,7 +69,8 @@ def read_head(body: Any, kind: str, hf: dict[str, Any], tensors: Tensors) -> dic
         for end in ("weight", "bias"):
             if f"{theirs}.{end}" not in tensors.shapes:
                 raise RunError(
-                    f"{tensors.where} has no tensor {theirs}.{end}, which its class asks for; fetch it again"
+                    "tensor_missing",
+                    f"{tensors.where} has no tensor {theirs}.{end}, which its class asks for; fetch it again",
                 )
             tensor = tensors.read(f"{theirs}.{end}")
             weights[f"{ours}.{end}"] = finite(tensor, tensors.where, f"{theirs}.{end}")
@@ -86,7 +90,8 @@ def read_head(body: Any, kind: str, hf: dict[str, Any], tensors: Tensors) -> dic
         labels = []
         if n != 2:
             raise RunError(
-                f"{tensors.where}: qa_outputs has {n} rows, a beginning and an end are 2; it is damaged"
+                "damaged",
+                f"{tensors.where}: qa_outputs has {n} rows, a beginning and an end are 2; it is damaged",
             )
     task = TASKS[kind]
     return {
@@ -104,11 +109,12 @@ def labels_of(hf: dict[str, Any], n: int, where: str) -> list[str]:
         (str(number) for number in range(n)), key=str
     ):
         raise RunError(
-            f"{where}: id2label={shown(said)} does not name the {n} classes of its head; correct it"
+            "damaged",
+            f"{where}: id2label={shown(said)} does not name the {n} classes of its head; correct it",
         )
     labels = [str(said[str(number)]) for number in range(n)]
     if len(set(labels)) != n:
-        raise RunError(f"{where}: id2label names two classes alike ({shown(labels)}); correct it")
+        raise RunError("damaged", f"{where}: id2label names two classes alike ({shown(labels)}); correct it")
     return labels
 
 
@@ -116,7 +122,9 @@ def is_multi(hf: dict[str, Any], n: int, where: str) -> bool:
     """Whether any number of classes may be right; UsageError for a head of numbers."""
     problem = hf.get("problem_type")
     if problem == "regression" or (problem is None and n == 1):
-        raise UsageError(f"{where}: a head of numbers (regression) is not read; one of classes is")
+        raise UsageError(
+            "unsupported_setting", f"{where}: a head of numbers (regression) is not read; one of classes is"
+        )
     return bool(problem == "multi_label_classification")
 
 
@@ -145,15 +153,19 @@ def describe_head(
     pooling = head.get("pooling", "cls")
     if kind == "sequence" and pooling != "cls":
         raise UsageError(
+            "unsupported_export",
             f"the classes of transformers read a text's first state, this head {pooling} of them all: train it with"
-            " --set task.pooling=cls to export it"
+            " --set task.pooling=cls to export it",
         )
     if kind == "sequence" and head["task"] == "regression":
-        raise UsageError("a head of numbers has no class in transformers that gives them as they are")
+        raise UsageError(
+            "unsupported_export", "a head of numbers has no class in transformers that gives them as they are"
+        )
     if kind == "token" and head.get("crf") and not argmax:
         raise UsageError(
+            "unsupported_export",
             "a CRF has no class in transformers: train with --set task.crf=false, or give --argmax to export each"
-            " token's likeliest tag instead, which are other answers"
+            " token's likeliest tag instead, which are other answers",
         )
     body = roberta if config.position_offset else bert
     shared = bert.shared_to(replace(config, mask_id=config.mask_id or 0))

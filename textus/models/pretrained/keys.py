@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from textus.common import UsageError, notice
+from textus.common import notice
+from textus.errors import UsageError
 from textus.models.pretrained.values import shown
 
 
@@ -68,8 +69,9 @@ def check_keys(hf: dict[str, Any], known: Iterable[str], where: str, *, causal: 
             continue
         if key in kept or COMPUTES.search(key):
             raise UsageError(
+                "unsupported_setting",
                 f"{key}={shown(value)} changes what a model computes, and is not supported for {named(hf)}; without it"
-                " every answer would be wrong"
+                " every answer would be wrong",
             )
         odd.append(key)
     if odd:
@@ -101,6 +103,7 @@ def check_model_type(hf: dict[str, Any], types: Iterable[str]) -> None:
     types = sorted(types)
     if (said := hf.get("model_type")) is not None and said not in types:
         raise UsageError(
+            "unsupported_architecture",
             f"model_type={shown(said)} is not that of {named(hf)} ({', '.join(types)}): transformers would make another"
-            " model of it"
+            " model of it",
         )

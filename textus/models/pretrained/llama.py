@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from textus.common import UsageError, notice
+from textus.common import notice
 from textus.config import to_dict
+from textus.errors import UsageError
 from textus.models.pretrained import Part
 from textus.models.pretrained.keys import check_model_type, names_in, switched_off
 from textus.models.pretrained.values import CONTEXT, shown, unsupported
@@ -45,7 +46,9 @@ def config_from(hf: dict[str, Any]) -> dict[str, Any]:
     name = hf["architectures"][0]
     hf = DEFAULTS.get(name, {}) | hf
     if (activation := hf.get("hidden_act", "silu")) not in ("silu", "swish"):
-        raise UsageError(f"hidden_act={activation!r}: a {name} here is gated by silu only")
+        raise UsageError(
+            "unsupported_export", f"hidden_act={activation!r}: a {name} here is gated by silu only"
+        )
     check_kind(name, hf)
     theta, scaling = rotary_from(hf)
     return {
@@ -105,7 +108,8 @@ def window(name: str, hf: dict[str, Any]) -> int | None:
         return None
     if type(length) is not int or not 1 <= length <= CONTEXT:
         raise UsageError(
-            f"sliding_window={shown(length)} must be a whole number from 1 to {CONTEXT:,}, or null; correct it"
+            "damaged",
+            f"sliding_window={shown(length)} must be a whole number from 1 to {CONTEXT:,}, or null; correct it",
         )
     default = "sliding_attention" if name == "MistralForCausalLM" else None
     layers = hf.get("layer_types") or [
@@ -116,7 +120,8 @@ def window(name: str, hf: dict[str, Any]) -> int | None:
         return None
     if set(layers) != {"sliding_attention"}:
         raise UsageError(
-            f"layer_types mixes {', '.join(sorted(set(layers)))}; one kind for all layers is known here"
+            "unsupported_setting",
+            f"layer_types mixes {', '.join(sorted(set(layers)))}; one kind for all layers is known here",
         )
     return length
 
@@ -126,21 +131,29 @@ def rotary_from(hf: dict[str, Any]) -> tuple[float, dict[str, Any] | None]:
     said = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
     theta = said.get("rope_theta", hf.get("rope_theta", THETA))
     if (share := hf.get("partial_rotary_factor", said.get("partial_rotary_factor", 1.0))) != 1.0:
-        raise UsageError(f"partial_rotary_factor={share}: here all of a head is turned")
+        raise UsageError(
+            "unsupported_setting", f"partial_rotary_factor={share}: here all of a head is turned"
+        )
     kind = said.get("rope_type", said.get("type", "default"))
     if more := [key for key in said if key not in ROTARY and said[key] is not None]:
-        raise UsageError(f"{more[0]}={shown(said[more[0]])} of the rope parameters is not supported")
+        raise UsageError(
+            "unsupported_setting", f"{more[0]}={shown(said[more[0]])} of the rope parameters is not supported"
+        )
     if kind == "default":
         return theta, None
     if kind not in SCALING:
         raise unsupported("the rope scaling", kind, ["default", *SCALING])
     if said.get("factor") is None:
-        raise UsageError(f"rope scaling of kind {kind!r} has no factor; add it beside rope_type")
+        raise UsageError(
+            "unsupported_setting", f"rope scaling of kind {kind!r} has no factor; add it beside rope_type"
+        )
     names = {"factor": "factor", **SCALING[kind]}
     scaling = {ours: said[theirs] for ours, theirs in names.items() if said.get(theirs) is not None}
     if kind == "yarn":
         if said.get("mscale") or said.get("mscale_all_dim") or said.get("truncate") is False:
-            raise UsageError("yarn with mscale, mscale_all_dim or truncate=false is not known here")
+            raise UsageError(
+                "unsupported_setting", "yarn with mscale, mscale_all_dim or truncate=false is not known here"
+            )
         scaling.setdefault("original_context", hf["max_position_embeddings"])
     return theta, {"kind": kind, **scaling}
 
@@ -179,7 +192,9 @@ def config_to(config: Any) -> dict[str, Any]:
     """config.json of the class that can hold this decoder."""
     for field, wanted in {"position": "rotary", "norm": "rms", "activation": "swiglu"}.items():
         if (value := getattr(config, field)) != wanted:
-            raise UsageError(f"Llama and its kin have {field}={wanted!r}, not {value!r}")
+            raise UsageError(
+                "unsupported_export", f"Llama and its kin have {field}={wanted!r}, not {value!r}"
+            )
     name = class_for(config)
     hf = {
         "architectures": [name],
@@ -219,7 +234,7 @@ def class_for(config: Any) -> str:
         return "LlamaForCausalLM"
     if not config.qk_norm and config.bias is False:
         return "MistralForCausalLM"
-    raise UsageError(f"no kin of Llama has {has}")
+    raise UsageError("unsupported_export", f"no kin of Llama has {has}")
 
 
 def opened_as_qwen2(tokenizer_json: dict[str, Any]) -> bool:
@@ -244,8 +259,9 @@ def as_llama(hf: dict[str, Any], config: Any) -> tuple[dict[str, Any], dict[str,
     """
     if config.window is not None and config.window < config.context_length:
         raise UsageError(
+            "unsupported_export",
             f"a Qwen2 with window={config.window} has no form that AutoTokenizer opens with this tokenizer: it makes a"
-            " Qwen2Tokenizer of it, whose ids are others"
+            " Qwen2Tokenizer of it, whose ids are others",
         )
     kept = {key: value for key, value in hf.items() if key not in ("use_sliding_window", "sliding_window")}
     kept.pop("max_window_layers", None)

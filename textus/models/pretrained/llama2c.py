@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from textus.common import RunError, sha256
+from textus.common import sha256
 from textus.config import from_dict
+from textus.errors import RunError
 from textus.models import family as family_of
 from textus.models.pretrained import Imported, checked_config, llama, read_weights
 from textus.models.pretrained.folder import fitting
@@ -42,8 +43,9 @@ class Stacked:
             at += int(np.prod(shape))
         if at != len(self.data):
             raise RunError(
+                "damaged",
                 f"{path} holds {len(self.data):,} numbers, its sizes ask for {at:,}; it is cut short or no file of"
-                " llama2.c"
+                " llama2.c",
             )
         for name in [name for name in self.shapes if name.startswith("angles.")]:
             del self.shapes[name]
@@ -84,7 +86,9 @@ def read_file(path: Path, tokenizer_path: Path) -> Imported:
     sizes = HEADER.unpack(raw) if len(raw) == HEADER.size else (0,) * 7
     width, ff, n_layer, n_head, n_kv, vocabulary, context = sizes
     if min(width, ff, n_layer, n_head, n_kv, abs(vocabulary), context) < 1 or width % n_head:
-        raise RunError(f"{path} does not begin with the sizes of a llama2.c model (found {list(sizes)})")
+        raise RunError(
+            "damaged", f"{path} does not begin with the sizes of a llama2.c model (found {list(sizes)})"
+        )
     shared, vocabulary = vocabulary > 0, abs(vocabulary)
     hf = {
         "architectures": ["LlamaForCausalLM"], "hidden_size": width, "intermediate_size": ff,
@@ -113,9 +117,9 @@ def read_tokenizer(path: Path, n: int) -> Tokenizer:
             scores.append(score)
             at += length
     except (struct.error, UnicodeDecodeError) as error:
-        raise RunError(f"{path} is no tokenizer of llama2.c with {n} pieces ({error})") from error
+        raise RunError("damaged", f"{path} is no tokenizer of llama2.c with {n} pieces ({error})") from error
     if at != len(data):
-        raise RunError(f"{path} goes on after its {n} pieces; it is another model's tokenizer")
+        raise RunError("damaged", f"{path} goes on after its {n} pieces; it is another model's tokenizer")
     pieces = [UNK, BEGIN, END, *(piece.replace(" ", BLANK) for piece in pieces[3:])]
     added = {0: True, 1: True, 2: True}
     record = sentencepiece(pieces, scores, unk=UNK, added=added, blank_first=True)

@@ -13,7 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from textus.common import DataError, RunError, UsageError, read_json
+from textus.common import read_json
+from textus.errors import (
+    DataError,
+    RunError,
+    UsageError,
+)
 from textus.models.pretrained.values import unsupported
 from textus.models.pretrained.vocabulary import beginning, byte_level, merges_of
 from textus.models.pretrained.vocabulary import record as record_of
@@ -51,8 +56,9 @@ def class_of(config: dict[str, Any], hf: dict[str, Any], folder: Path) -> str:
     if name in KINDS:
         return name
     raise UsageError(
+        "unsupported_tokenizer",
         f"{folder}: {unsupported('the tokenizer_class', said, KINDS)}; a tokenizer.json is read whatever its class:"
-        f" {CONVERT}.from_pretrained('{folder}').save_pretrained('{folder}')\""
+        f" {CONVERT}.from_pretrained('{folder}').save_pretrained('{folder}')\"",
     )
 
 
@@ -77,8 +83,9 @@ def read(folder: Path, hf: dict[str, Any]) -> Tokenizer | None:
             break
     else:
         raise RunError(
+            "incomplete_model",
             f"{folder} has {present[0]}, its {class_of(config, hf, folder)} needs {' and '.join(kind.files[0])}; fetch"
-            " the missing file"
+            " the missing file",
         )
     config = {**kind.roles, **config}
     try:
@@ -86,7 +93,7 @@ def read(folder: Path, hf: dict[str, Any]) -> Tokenizer | None:
         record = with_added(record, config, folder)
     except (KeyError, IndexError, TypeError, ValueError, DataError, struct.error) as error:
         raise RunError(
-            f"{folder / names[0]} is damaged ({type(error).__name__} {error}); fetch it again"
+            "damaged", f"{folder / names[0]} is damaged ({type(error).__name__} {error}); fetch it again"
         ) from error
     return made(record, config, folder / names[0])
 
@@ -108,7 +115,9 @@ def with_added(record: dict[str, Any], config: dict[str, Any], folder: Path) -> 
     path = folder / "added_tokens.json"
     more = read_json(path) if path.exists() else {}
     if not isinstance(more, dict) or not all(type(number) is int for number in more.values()):
-        raise RunError(f"{path} does not number its entries on from the vocabulary's; it is damaged")
+        raise RunError(
+            "damaged", f"{path} does not number its entries on from the vocabulary's; it is damaged"
+        )
     said = {int(n): token for n, token in (config.get("added_tokens_decoder") or {}).items()}
     more = {**more, **{token["content"]: n for n, token in said.items()}}
     names = list(dict.fromkeys(special_names(config)))
@@ -118,7 +127,8 @@ def with_added(record: dict[str, Any], config: dict[str, Any], folder: Path) -> 
     known = {*numbers.values(), *more.values()}
     if known != set(range(len(known))):
         raise RunError(
-            f"{path} does not number its entries on from the vocabulary's, without gaps; one of both is damaged"
+            "damaged",
+            f"{path} does not number its entries on from the vocabulary's, without gaps; one of both is damaged",
         )
     found = {token["id"]: token for token in record["added_tokens"]}
     for name in [*names, *more]:
@@ -176,7 +186,7 @@ def lines_of(path: Path) -> list[str]:
     try:
         return path.read_text(encoding="utf-8").split("\n")
     except UnicodeDecodeError as error:
-        raise RunError(f"{path} is no text ({error}); it was changed, fetch it again") from error
+        raise RunError("damaged", f"{path} is no text ({error}); it was changed, fetch it again") from error
 
 
 def word_pieces(paths: list[Path], config: dict[str, Any]) -> dict[str, Any]:
@@ -184,11 +194,11 @@ def word_pieces(paths: list[Path], config: dict[str, Any]) -> dict[str, Any]:
     pieces = [line.rstrip("\r") for line in lines_of(paths[0])]
     pieces = pieces[:-1] if pieces[-1] == "" else pieces
     if len(set(pieces)) != len(pieces):
-        raise RunError(f"{paths[0]} lists a piece twice; it is damaged, fetch it again")
+        raise RunError("damaged", f"{paths[0]} lists a piece twice; it is damaged, fetch it again")
     numbers = {piece: number for number, piece in enumerate(pieces)}
     for role in ("unk_token", "sep_token", "cls_token"):
         if (name := name_of(config, role)) not in numbers:
-            raise RunError(f"{paths[0]} has no {name}, which its {role} is; fetch it again")
+            raise RunError("damaged", f"{paths[0]} has no {name}, which its {role} is; fetch it again")
     model = {
         "type": "WordPiece", "vocab": numbers, "unk_token": name_of(config, "unk_token"),
         "continuing_subword_prefix": "##", "max_input_chars_per_word": 100,
@@ -210,7 +220,9 @@ def merged(paths: list[Path], config: dict[str, Any], *, split: str) -> dict[str
     """A byte-level BPE of vocab.json and merges.txt."""
     table = read_json(paths[0])
     if not isinstance(table, dict) or set(table.values()) != set(range(len(table))):
-        raise RunError(f"{paths[0]} does not number its entries from 0 without gaps; it is damaged")
+        raise RunError(
+            "damaged", f"{paths[0]} does not number its entries from 0 without gaps; it is damaged"
+        )
     merges = [line for line in lines_of(paths[1]) if line.strip() and not line.startswith("#version")]
     record = byte_level(sorted(table, key=lambda piece: table[piece]), merges, split=split, added={})
     level = record["pre_tokenizer"]
@@ -237,7 +249,10 @@ def roberta(paths: list[Path], config: dict[str, Any]) -> dict[str, Any]:
 def began(record: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
     """With the token that begins a text, where the settings say that one does."""
     if config.get("add_eos_token"):
-        raise UsageError("add_eos_token=true of tokenizer_config.json: here a text's end is no part of it")
+        raise UsageError(
+            "unsupported_tokenizer",
+            "add_eos_token=true of tokenizer_config.json: here a text's end is no part of it",
+        )
     if not config.get("add_bos_token"):
         return record
     name = name_of(config, "bos_token")
@@ -281,7 +296,7 @@ def read_proto(path: Path) -> Proto:
         return Proto(pieces, kind, unk, normalizer.get(2, b""), bool(normalizer.get(3, 1)))
     except (IndexError, KeyError, ValueError, TypeError, AttributeError, struct.error) as error:
         raise RunError(
-            f"{path} is no SentencePiece model ({error}); it was changed, fetch it again"
+            "damaged", f"{path} is no SentencePiece model ({error}); it was changed, fetch it again"
         ) from error
 
 
@@ -321,7 +336,10 @@ def unigram(
 ) -> dict[str, Any]:
     """tokenizer.json of a unigram model that splits at blanks, as those of T5, XLM-R and CamemBERT do."""
     if proto.kind != UNIGRAM:
-        raise UsageError("the SentencePiece model is a BPE, and this tokenizer_class needs a unigram model")
+        raise UsageError(
+            "unsupported_tokenizer",
+            "the SentencePiece model is a BPE, and this tokenizer_class needs a unigram model",
+        )
     scheme = "always" if config.get("add_prefix_space", True) else "never"
     space = {"type": "Metaspace", "replacement": BLANK, "prepend_scheme": scheme, "split": True}
     charsmap = base64.b64encode(proto.charsmap).decode()
@@ -389,7 +407,10 @@ def llama(paths: list[Path], config: dict[str, Any]) -> dict[str, Any]:
     """Llama's: a BPE with bytes for what it does not know."""
     proto = read_proto(paths[0])
     if proto.kind != BPE:
-        raise UsageError("the SentencePiece model is a unigram one, and LlamaTokenizer needs a BPE")
+        raise UsageError(
+            "unsupported_tokenizer",
+            "the SentencePiece model is a unigram one, and LlamaTokenizer needs a BPE",
+        )
     pieces = [piece for piece, _, _ in proto.pieces]
     added = {n: kind == CONTROL for n, (_, _, kind) in enumerate(proto.pieces) if kind in (CONTROL, USER)}
     added[proto.unk] = True

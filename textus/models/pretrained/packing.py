@@ -6,7 +6,8 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from textus.common import RunError, read_json
+from textus.common import read_json
+from textus.errors import RunError
 
 GGUF = b"GGUF"
 LFS = b"version https://git-lfs.github.com/spec/"
@@ -65,20 +66,25 @@ def check_folder(folder: Path) -> None:
     if (folder / "config.json").is_file():
         return
     if (folder / "run.json").is_file():
-        raise RunError(f"{folder} is a run already; use it as it is")
+        raise RunError("unsupported_format", f"{folder} is a run already; use it as it is")
     if (folder / "adapter_config.json").is_file():
         raise adapters(folder)
     if files := sorted(folder.glob("*.gguf")):
-        raise RunError(f"{folder} holds GGUF files; give one of them: textus import {files[0]} --out RUN")
+        raise RunError(
+            "unsupported_format",
+            f"{folder} holds GGUF files; give one of them: textus import {files[0]} --out RUN",
+        )
     if (folder / "params.json").is_file() and list(folder.glob("consolidated.*")):
         raise RunError(
+            "unsupported_format",
             f"{folder} is a Llama in the format of its authors (params.json, consolidated.*); take the folder of the"
-            " same model in the format of transformers"
+            " same model in the format of transformers",
         )
     if names := pickles(folder):
         raise checkpoint(folder / names[0])
     raise RunError(
-        f"{folder} has no config.json; a Hugging Face folder holds config.json and model.safetensors"
+        "incomplete_model",
+        f"{folder} has no config.json; a Hugging Face folder holds config.json and model.safetensors",
     )
 
 
@@ -93,8 +99,9 @@ def pointer(folder: Path, names: list[str]) -> RunError:
     """The error for files that are only pointers to themselves."""
     more = f" and {len(names) - 1} more files" if len(names) > 1 else ""
     return RunError(
+        "incomplete_model",
         f"{folder / names[0]}{more}: a pointer of Git LFS, not the file itself; fetch it with"
-        f" `git -C {folder} lfs pull`, or download it again"
+        f" `git -C {folder} lfs pull`, or download it again",
     )
 
 
@@ -104,9 +111,10 @@ def adapters(folder: Path) -> RunError:
     base = said.get("base_model_name_or_path") if isinstance(said, dict) else None
     of = f" of {base}" if base else ""
     return RunError(
+        "unsupported_format",
         f'{folder} holds PEFT adapters{of}, not a model; add them to its weights first: python -c "import peft;'
         f" peft.AutoPeftModelForCausalLM.from_pretrained('{folder}').merge_and_unload().save_pretrained('MERGED')\","
-        " copy the tokenizer of the model into MERGED, then import MERGED"
+        " copy the tokenizer of the model into MERGED, then import MERGED",
     )
 
 
@@ -114,15 +122,17 @@ def checkpoint(path: Path) -> RunError:
     """The error for a pickled checkpoint without a config.json beside it."""
     if is_nanogpt(path):
         return RunError(
+            "unsafe_file",
             f"{path} is a checkpoint of nanoGPT, a pickle, which can run any program when it is read, and is not"
             " opened; in nanoGPT copy its weights into a transformers.GPT2LMHeadModel (its from_pretrained does the"
             " reverse),"
-            " save_pretrained('CONVERTED') with a tokenizer, then import CONVERTED"
+            " save_pretrained('CONVERTED') with a tokenizer, then import CONVERTED",
         )
     return RunError(
+        "unsafe_file",
         f"{path} is a checkpoint of PyTorch, a pickle, which can run any program when it is read, and is not opened; it"
         " has no config.json beside it, so convert it with the program that wrote it: save_pretrained('CONVERTED') of"
-        " transformers, then import CONVERTED"
+        " transformers, then import CONVERTED",
     )
 
 
@@ -156,7 +166,8 @@ def check_quantized(hf: dict[str, Any], folder: Path) -> None:
     beside = next((kind for file, kind in SETTINGS_BESIDE.items() if (folder / file).is_file()), None)
     if name := name or beside:
         raise RunError(
-            f"{folder} is quantized by {name}, which is not read; import the model it was made of, or a GGUF file"
+            "unsupported_format",
+            f"{folder} is quantized by {name}, which is not read; import the model it was made of, or a GGUF file",
         )
 
 
@@ -165,9 +176,12 @@ def no_weights(folder: Path) -> RunError:
     for pattern, program in OTHER_WEIGHTS.items():
         if files := sorted(folder.glob(pattern)):
             return RunError(
+                "unsupported_format",
                 f"{folder} has its weights for {program} only ({files[0].name}), which is not read; take"
-                " model.safetensors of the same model, or convert it with transformers' save_pretrained"
+                " model.safetensors of the same model, or convert it with transformers' save_pretrained",
             )
     return RunError(
-        f"{folder} has neither model.safetensors nor model.safetensors.index.json; give a folder with a model's weights"
+        "incomplete_model",
+        f"{folder} has neither model.safetensors nor model.safetensors.index.json;"
+        " give a folder with a model's weights",
     )

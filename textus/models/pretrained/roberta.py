@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from textus.common import UsageError
+from textus.errors import UsageError
 from textus.models.pretrained import Part
 from textus.models.pretrained.bert import SHARED_KEYS, body, both, shared_from, shared_to
 from textus.models.pretrained.values import token
@@ -29,7 +29,8 @@ def config_from(hf: dict[str, Any]) -> dict[str, Any]:
     values = shared_from(hf, with_head=with_head, mask_id=hf["vocab_size"] - 1)
     if with_head and values["activation"] != "gelu-exact":
         raise UsageError(
-            f"hidden_act={hf['hidden_act']}: the head of a RoBERTa has gelu, and so have its layers here"
+            "unsupported_setting",
+            f"hidden_act={hf['hidden_act']}: the head of a RoBERTa has gelu, and so have its layers here",
         )
     first = token(hf, "pad_token_id", 1) + 1
     length = hf["max_position_embeddings"] - first
@@ -40,11 +41,17 @@ def config_to(config: Any) -> dict[str, Any]:
     """config.json of a RoBERTa with this encoder's parts."""
     shared = shared_to(config)
     if not config.position_offset:
-        raise UsageError("RoBERTa has position_offset=2, not 0")
+        raise UsageError("unsupported_export", "RoBERTa has position_offset=2, not 0")
     if config.pooler == config.mlm_transform or config.objective != "mlm":
-        raise UsageError("RoBERTa has a pooler and no mlm_transform, or the other way round, and no mlm+nsp")
+        raise UsageError(
+            "unsupported_export",
+            "RoBERTa has a pooler and no mlm_transform, or the other way round, and no mlm+nsp",
+        )
     if config.mlm_transform and config.activation != "gelu-exact":
-        raise UsageError(f"the head of a RoBERTa has activation 'gelu-exact', not {config.activation!r}")
+        raise UsageError(
+            "unsupported_export",
+            f"the head of a RoBERTa has activation 'gelu-exact', not {config.activation!r}",
+        )
     name = "RobertaForMaskedLM" if config.mlm_transform else "RobertaModel"
     values = {"architectures": [name], "model_type": "roberta", **shared}
     return {**values, "pad_token_id": config.position_offset - 1}

@@ -13,7 +13,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from textus.common import RunError, UsageError, notice, read_json, write_json
+from textus.common import (
+    notice,
+    read_json,
+    write_json,
+)
+from textus.errors import (
+    RunError,
+    UsageError,
+)
 from textus.models.heads import DENSE_ACTIVATIONS
 from textus.models.pretrained import packing
 from textus.models.pretrained.values import CONTEXT, finite, unsupported
@@ -55,22 +63,26 @@ def read_modules(folder: Path) -> Sentences | None:
         return None
     said = read_json(path)
     if not isinstance(said, list) or not all(isinstance(each, dict) and "type" in each for each in said):
-        raise RunError(f"{path} is no list of modules; it was changed, fetch it again")
+        raise RunError("damaged", f"{path} is no list of modules; it was changed, fetch it again")
     modules = [(str(each["type"]).rsplit(".", 1)[-1], folder / str(each.get("path", ""))) for each in said]
     if odd := [name for name, _ in modules if name not in KNOWN]:
-        raise UsageError(f"{path}: {unsupported('the module', odd[0], KNOWN)}")
+        raise UsageError("unsupported_setting", f"{path}: {unsupported('the module', odd[0], KNOWN)}")
     if [name for name, _ in modules[:2]] != ["Transformer", "Pooling"] or any(
         name in KNOWN[:2] for name, _ in modules[2:]
     ):
         raise UsageError(
-            f"{path} lists {', '.join(name for name, _ in modules)}; known is Transformer, Pooling, then others"
+            "unsupported_setting",
+            f"{path} lists {', '.join(name for name, _ in modules)}; known is Transformer, Pooling, then others",
         )
     found = Sentences(modules[0][1])
     for name, place in modules:
         if not place.resolve().is_relative_to(folder.resolve()):
-            raise RunError(f"{path} places a module outside of the folder ({place})")
+            raise RunError("damaged", f"{path} places a module outside of the folder ({place})")
         if name == "Normalize" and (name, place) != modules[-1]:
-            raise UsageError(f"{path} has a Normalize that is not the last module; only there it is known")
+            raise UsageError(
+                "unsupported_setting",
+                f"{path} has a Normalize that is not the last module; only there it is known",
+            )
         reading = {"Transformer": read_transformer, "Pooling": read_pooling, "Dense": read_dense}.get(name)
         if reading:
             reading(found, place)
@@ -90,7 +102,9 @@ def read_transformer(found: Sentences, place: Path) -> None:
         said = settings(path)
         longest = said.get("max_seq_length")
         if longest is not None and (type(longest) is not int or longest < 3):
-            raise RunError(f"{path}: max_seq_length={longest!r} must be a whole number above 2; correct it")
+            raise RunError(
+                "damaged", f"{path}: max_seq_length={longest!r} must be a whole number above 2; correct it"
+            )
         found.longest, found.lower = longest or 0, bool(said.get("do_lower_case"))
     path = place / "tokenizer_config.json"
     said = settings(path) if path.is_file() else {}
@@ -123,7 +137,8 @@ def read_pooling(found: Sentences, place: Path) -> None:
     if odd or len(modes) != 1 or modes[0] not in ("cls", "mean", "max", "mean_sqrt_len", "last"):
         shown = " and ".join([*modes, *odd]) or "none"
         raise UsageError(
-            f"{path}: pooling by {shown} is not supported; one of cls, mean, max, mean_sqrt_len, lasttoken is"
+            "unsupported_setting",
+            f"{path}: pooling by {shown} is not supported; one of cls, mean, max, mean_sqrt_len, lasttoken is",
         )
     found.pooling = modes[0]
 
@@ -134,25 +149,29 @@ def read_dense(found: Sentences, place: Path) -> None:
     name = str(said.get("activation_function", "Tanh")).rsplit(".", 1)[-1]
     if name not in DENSE_ACTIVATIONS:
         raise UsageError(
-            f"{place}/config.json: {unsupported('the activation_function', name, DENSE_ACTIVATIONS)}"
+            "unsupported_setting",
+            f"{place}/config.json: {unsupported('the activation_function', name, DENSE_ACTIVATIONS)}",
         )
     file = place / "model.safetensors"
     if not file.is_file():
         if names := packing.pickles(place):
             raise RunError(
+                "unsafe_file",
                 f"{place / names[0]} is a pickle, which can run any program when it is read, and is not opened; save"
-                " the model again with a sentence-transformers of version 2.3 or later (SentenceTransformer(PATH).save)"
+                " the model again with sentence-transformers 2.3 or later (SentenceTransformer(PATH).save)",
             )
-        raise RunError(f"{place} has no model.safetensors; fetch it")
+        raise RunError("incomplete_model", f"{place} has no model.safetensors; fetch it")
     try:
         tensors = load_file(file)
     except (OSError, SafetensorError) as error:
-        raise RunError(f"{file} cannot be read ({error}); fetch it again") from error
+        raise RunError("damaged", f"{file} cannot be read ({error}); fetch it again") from error
     bias, shape = bool(said.get("bias", True)), (said.get("out_features"), said.get("in_features"))
     if set(tensors) != ({"linear.weight", "linear.bias"} if bias else {"linear.weight"}) or (
         tuple(tensors["linear.weight"].shape) != shape
     ):
-        raise RunError(f"{file} and {place}/config.json are not of one layer; fetch both again")
+        raise RunError(
+            "weights_mismatch", f"{file} and {place}/config.json are not of one layer; fetch both again"
+        )
     number = len(found.dense)
     found.dense.append({"out": shape[0], "bias": bias, "activation": name})
     for key, tensor in tensors.items():
@@ -179,7 +198,7 @@ def settings(path: Path) -> dict[str, Any]:
     """An object in a file of JSON; RunError for anything else."""
     said = read_json(path)
     if not isinstance(said, dict):
-        raise RunError(f"{path} holds no object; it was changed, fetch it again")
+        raise RunError("damaged", f"{path} holds no object; it was changed, fetch it again")
     return said
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from textus.common import UsageError
+from textus.errors import UsageError
 from textus.models.pretrained import Part
 from textus.models.pretrained.keys import names_in
 from textus.models.pretrained.values import ACTIVATIONS as ACTIVATION_NAMES
@@ -81,7 +81,8 @@ def check_switches(hf: dict[str, Any], activation: str) -> None:
     for key, supported in known.items():
         if hf.get(key) is not None and hf[key] not in supported:
             raise UsageError(
-                f"{key}={shown(hf[key])}: a T5 with feed_forward_proj={activation!r} has {supported[0]!r}"
+                "unsupported_setting",
+                f"{key}={shown(hf[key])}: a T5 with feed_forward_proj={activation!r} has {supported[0]!r}",
             )
 
 
@@ -90,10 +91,10 @@ def config_to(config: Any) -> dict[str, Any]:
     needed = {"position": "relative", "norm": "rms", "bias": False, "scale_scores": False}
     for field, wanted in needed.items():
         if (value := getattr(config, field)) != wanted:
-            raise UsageError(f"a T5 has {field}={wanted!r}, not {value!r}")
+            raise UsageError("unsupported_export", f"a T5 has {field}={wanted!r}, not {value!r}")
     theirs = {ours: name for name, ours in reversed(ACTIVATIONS.items())}
     if config.activation not in theirs:
-        raise UsageError(f"T5 has no activation {config.activation!r}")
+        raise UsageError("unsupported_export", f"T5 has no activation {config.activation!r}")
     return {
         "architectures": list(ARCHITECTURES),
         "model_type": "t5",

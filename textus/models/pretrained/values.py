@@ -12,7 +12,11 @@ from typing import Any
 
 from torch import Tensor
 
-from textus.common import RunError, UsageError, notice
+from textus.common import notice
+from textus.errors import (
+    RunError,
+    UsageError,
+)
 
 WIDTH, LAYERS, VOCABULARY, CONTEXT = 1 << 20, 10_000, 1 << 24, 1 << 23
 """More than any model has: widths, layers, entries of a vocabulary, positions (4 million are the most known)."""
@@ -99,7 +103,9 @@ def token(hf: dict[str, Any], key: str, default: int) -> int:
     """An id that config.json names, `default` where it does not; UsageError for what is no id of its vocabulary."""
     value = default if hf.get(key) is None else hf[key]
     if type(value) is not int or not 0 <= value < hf["vocab_size"]:
-        raise UsageError(f"{key}={shown(value)} is no id of a vocabulary of {hf['vocab_size']:,}; correct it")
+        raise UsageError(
+            "unknown_id", f"{key}={shown(value)} is no id of a vocabulary of {hf['vocab_size']:,}; correct it"
+        )
     return value
 
 
@@ -113,7 +119,9 @@ def unsupported(what: str, value: Any, known: Iterable[str]) -> UsageError:
     """The error for what a file says of itself and is not supported: no hint by spelling, for what is spelled alike may
     be quite another model.
     """
-    return UsageError(f"{what} {shown(value)} is not supported; supported: {', '.join(known)}")
+    return UsageError(
+        "unsupported_setting", f"{what} {shown(value)} is not supported; supported: {', '.join(known)}"
+    )
 
 
 def finite(tensor: Tensor, where: str, name: str) -> Tensor:
@@ -121,8 +129,9 @@ def finite(tensor: Tensor, where: str, name: str) -> Tensor:
     if not bool(tensor.isfinite().all()):
         count = int((~tensor.isfinite()).sum())
         raise RunError(
+            "invalid_weights",
             f"{where}: the tensor {name} holds {count:,} numbers that are NaN or infinite; the training that wrote it"
-            " failed, or it is damaged: fetch it again"
+            " failed, or it is damaged: fetch it again",
         )
     return tensor
 
@@ -130,8 +139,9 @@ def finite(tensor: Tensor, where: str, name: str) -> Tensor:
 def wrong(where: str, key: str, value: Any, wanted: str) -> RunError:
     """The error for a value that cannot be."""
     return RunError(
+        "damaged",
         f"{where}: {key}={shown(value)} must be {wanted}; the file is damaged or not of this kind: correct it, or"
-        " fetch it again"
+        " fetch it again",
     )
 
 

@@ -11,7 +11,10 @@ from typing import Any
 
 import tokenizers
 
-from textus.common import DataError, RunError
+from textus.errors import (
+    DataError,
+    RunError,
+)
 from textus.models.pretrained.values import unsupported
 from textus.tokenizer import Tokenizer
 from textus.tokenizer.foreign import BLANK
@@ -147,7 +150,9 @@ def made(
         backend = tokenizers.Tokenizer.from_str(json.dumps(tokenizer_json))
         tokenizer = Tokenizer(backend, template, roles["eos_token"], dict(roles))
     except (DataError, KeyError, IndexError, TypeError) as error:
-        raise RunError(f"{where}: its vocabulary is damaged ({type(error).__name__} {error})") from error
+        raise RunError(
+            "damaged", f"{where}: its vocabulary is damaged ({type(error).__name__} {error})"
+        ) from error
     except Exception as error:  # the library raises bare Exception
-        raise RunError(f"{where}: its vocabulary is not usable ({error})") from error
+        raise RunError("damaged", f"{where}: its vocabulary is not usable ({error})") from error
     return tokenizer
