@@ -543,8 +543,7 @@ class NGram(LanguageModel):
         words = [*tokens]
         if len(words) != self.config.vocab_size:
             raise UsageError(
-                "size_mismatch",
-                f"{len(words)} tokens for a vocabulary of {self.config.vocab_size}; give one for each id",
+                "size_mismatch", f"{len(words)} tokens, {self.config.vocab_size} ids; give a token for each"
             )
         words[self.config.end_id] = "</s>"
         for i, word in enumerate(words):
