@@ -47,5 +47,5 @@ demo: install  ## the whole line on text this machine has, then a page to talk t
 bench: install  ## the speed table, under ten minutes on two quiet cores
 	@for each in start_up train_speed matmul_share ngram table; do $(BIN)/python -m benchmarks.$$each || exit 1; done
 
-docs: install  ## write docs/reference.md from the code
-	$(BIN)/python -m textus.cli.reference docs/reference.md
+docs: install  ## write docs/reference.md and docs/errors.md from the code
+	$(BIN)/python -m textus.cli.reference docs

@@ -13,6 +13,7 @@ import pytest
 
 from textus.cli.app import build_app
 from textus.cli.help import example, flat_verbs, page, reference
+from textus.cli.reference import errors_page
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 READMES = ("README.md", "README.zh-CN.md")
@@ -29,6 +30,7 @@ def blocks(text: str) -> list[tuple[bool, str, str]]:
 def test_the_reference_is_what_the_code_says() -> None:
     written = (REPOSITORY / "docs" / "reference.md").read_text(encoding="utf-8")
     assert written == reference(build_app()), "run: make docs"
+    assert (REPOSITORY / "docs" / "errors.md").read_text(encoding="utf-8") == errors_page(), "run: make docs"
 
 
 @pytest.mark.parametrize("name", sorted(flat_verbs()))

@@ -12,8 +12,9 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 FLOORS = """
+errors
 common
-arguments config hardware allocation report
+arguments config hardware allocation report tensorboard
 corpus tokenizer
 loader texts records
 skipping

@@ -210,7 +210,8 @@ def _count(
                     kept = f"pass {number} is saved" if number else "nothing is saved yet"
                     raise Interrupted(
                         "interrupted",
-                        f"stopped in pass {number + 1} of {model.passes}; {kept}, go on with `textus resume {run.path}`",
+                        f"stopped in pass {number + 1} of {model.passes}; {kept}, continue with"
+                        f" `textus resume {run.path}`",
                     )
                 model.count(loader.batch(number * loader.n_batches + position))  # type: ignore[operator]
                 advance()

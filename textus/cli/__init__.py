@@ -53,14 +53,14 @@ def main(words: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
         return code
     except Terminated as stop:
-        return failed(stopped("terminated", stop, words), 143)
+        return failed(stopped("terminated", stop, words), 143, "interrupted")
     except KeyboardInterrupt as stop:
-        return failed(stopped("stopped", stop, words), 130)
+        return failed(stopped("stopped", stop, words), 130, "interrupted")
     except BrokenPipeError:  # the reader of our output has gone: `textus … | head`
         give_up_output()
         return 0
     except TextusError as error:
-        return failed(str(error), error.exit_code)
+        return failed(str(error), error.exit_code, error.code)
     except Exception as error:
         return unexpected(error)
 
@@ -76,16 +76,20 @@ def unexpected(error: Exception) -> int:
     if is_disk_full(error):
         if isinstance(error, OSError) and error.filename is None:
             give_up_output()
-        return failed(full_disk(error), 1)
+        return failed(full_disk(error), 1, "disk_full")
     if isinstance(error, CycloptsError):
-        return failed(str(error), 2)
+        return failed(str(error), 2, "invalid_arguments")
     if isinstance(error, OSError):
         where = f": {error.filename}" if error.filename else ""
-        return failed(f"{error.strerror or error}{where}", 1)
+        return failed(f"{error.strerror or error}{where}", 1, "unreadable_file")
     if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):  # torch's own kind
-        return failed("out of memory; use a smaller model, batch or context (--set model.d_model=…)", 1)
+        return failed(
+            "out of memory; use a smaller model, batch or context (--set model.d_model=…)", 1, "out_of_memory"
+        )
     return failed(
-        f"unexpected {type(error).__name__}: {error}; TEXTUS_DEBUG=1 shows where; please report it", 1
+        f"unexpected {type(error).__name__}: {error}; TEXTUS_DEBUG=1 shows where; please report it",
+        1,
+        "internal_error",
     )
 
 
@@ -235,11 +239,11 @@ def full_disk(error: BaseException) -> str:
     return f"{why}; a run keeps its last good checkpoint" + (f": {name}" if name else "")
 
 
-def failed(message: str, code: int) -> int:
-    """One line on standard error; the traceback too where TEXTUS_DEBUG asks for it."""
+def failed(message: str, exit_code: int, code: str) -> int:
+    """One line on standard error, with the code at its end; the traceback too where TEXTUS_DEBUG is set."""
     if os.environ.get("TEXTUS_DEBUG"):
         import traceback
 
         traceback.print_exc()
-    notice("textus: " + " ".join(message.split()))
-    return code
+    notice(f"textus: {' '.join(message.split())} [{code}]")
+    return exit_code

@@ -190,7 +190,8 @@ def separated(
                 raise Unreadable(
                     "malformed_table",
                     f"line {first:,}: a quote that begins in this line is never closed, or not before a"
-                    f" {DELIMITERS.get(dialect.delimiter, 'delimiter')} or line end (line {numbered.number:,}: {error})",
+                    f" {DELIMITERS.get(dialect.delimiter, 'delimiter')} or line end"
+                    f" (line {numbered.number:,}: {error})",
                 ) from error
             yield not_csv(first, error)
             continue

@@ -58,9 +58,7 @@ class NGramConfig:
 
     def __post_init__(self) -> None:
         if not 1 <= self.order <= 20:
-            raise UsageError(
-                "out_of_range", f"order={self.order}: an n-gram model has an order from 1 to 20; 5 is usual"
-            )
+            raise UsageError("out_of_range", f"order={self.order}: must be from 1 to 20; 5 is usual")
         if not 0 <= self.end_id < self.vocab_size:
             raise UsageError(
                 "unknown_id",
@@ -322,7 +320,7 @@ class NGram(LanguageModel):
         wrong, size = used[(used < 0) | (used >= self.config.vocab_size)], self.config.vocab_size
         if len(wrong):
             raise UsageError(
-                "unknown_id", f"id {wrong[0]} is outside the vocabulary of {size}; use the run's tokenizer"
+                "unknown_id", f"id {wrong[0]} is not in the vocabulary of {size}; use its tokenizer"
             )
         ids = text.ids.cpu().numpy().astype(np.int32)
         need, length = (each.cpu().numpy().astype(np.uint8) for each in (text.need, text.length))
@@ -354,9 +352,7 @@ class NGram(LanguageModel):
         while len(self._folded) > 1:
             self._merge_last()
         if not self._folded or not self._folded[0].n_targets:
-            raise UsageError(
-                "empty_data", "no target was counted; give the n-gram model a batch with real targets"
-            )
+            raise UsageError("empty_data", "no target was counted; give a batch with real targets")
         counts = self._folded.pop()
         nats = self._estimate(counts)
         return Loss(torch.tensor(nats, dtype=torch.float64), float(counts.n_targets))
@@ -547,8 +543,7 @@ class NGram(LanguageModel):
         words = [*tokens]
         if len(words) != self.config.vocab_size:
             raise UsageError(
-                "size_mismatch",
-                f"{len(words)} tokens for a vocabulary of {self.config.vocab_size}; give one for each id",
+                "size_mismatch", f"{len(words)} tokens, {self.config.vocab_size} ids; give a token for each"
             )
         words[self.config.end_id] = "</s>"
         for i, word in enumerate(words):
@@ -559,9 +554,7 @@ class NGram(LanguageModel):
                 )
         if len(set(words)) != len(words):
             twice = next(word for word in words if words.count(word) > 1)
-            raise UsageError(
-                "duplicate_name", f"token {twice!r} stands for two ids; an ARPA file needs different words"
-            )
+            raise UsageError("duplicate_name", f"token {twice!r} stands for two ids; ARPA needs other words")
         return words
 
     def _write_levels(self, file: TextIO, words: list[str]) -> None:

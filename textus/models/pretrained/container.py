@@ -115,7 +115,8 @@ class Container:
             if not count or shape[-1] % block:
                 raise RunError(
                     "damaged",
-                    f"{self.where}: the tensor {name} of shape {list(shape)} is not in blocks of {block}; it is damaged",
+                    f"{self.where}: the tensor {name} of shape {list(shape)} is not in blocks of {block}; it is"
+                    " damaged",
                 )
             begin = start + offset
             self.shapes[name], self.spans[name] = shape, (begin, begin + count // block * size, kind)

@@ -186,5 +186,6 @@ def no_weights(folder: Path) -> RunError:
             )
     return RunError(
         "incomplete_model",
-        f"{folder} has neither model.safetensors nor model.safetensors.index.json; give a folder with a model's weights",
+        f"{folder} has neither model.safetensors nor model.safetensors.index.json;"
+        " give a folder with a model's weights",
     )

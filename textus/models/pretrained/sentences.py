@@ -162,7 +162,7 @@ def read_dense(sentences: Sentences, place: Path) -> None:
             raise RunError(
                 "unsafe_file",
                 f"{place / names[0]} is a pickle, which can run any program when it is read, and is not opened; save"
-                " the model again with a sentence-transformers of version 2.3 or later (SentenceTransformer(PATH).save)",
+                " the model again with sentence-transformers 2.3 or later (SentenceTransformer(PATH).save)",
             )
         raise RunError("incomplete_model", f"{place} has no model.safetensors; fetch it")
     try:

@@ -1,0 +1,74 @@
+"""Every error has a code, every code is explained and used."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from textus.cli import main
+from textus.errors import CODES, CodedError, DataError, RunError, UsageError
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+CLASSES = {
+    "TextusError", "UsageError", "DataError", "RunError", "TrainingError", "MissingExtra", "Unreadable", "NoColumn",
+    "Interrupted", "TemplateRefusal", "BrokenTemplate",
+}  # fmt: skip
+KNOWN = [code for codes in CODES.values() for code in codes]
+
+
+def codes_in(source: str) -> Iterator[str]:
+    """The code of each error that is made in a module, `?` where it is no literal."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") in CLASSES:
+            first = node.args[0] if node.args else None
+            yield (
+                first.value
+                if isinstance(first, ast.Constant) and first.value in KNOWN
+                else ast.unparse(node)[:80]
+            )
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "failed":
+            yield node.args[2].value if isinstance(node.args[2], ast.Constant) else "error.code"
+
+
+def is_passed_on(code: str) -> bool:
+    """Whether an error takes the code of another."""
+    return "error.code" in code
+
+
+def test_every_error_has_a_code_that_is_explained_and_every_code_is_used() -> None:
+    codes = [
+        code
+        for path in (REPOSITORY / "textus").rglob("*.py")
+        for code in codes_in(path.read_text(encoding="utf-8"))
+    ]
+    assert len(codes) > 700
+    assert [code for code in codes if code not in KNOWN and not is_passed_on(code)] == []
+    assert set(KNOWN) - set(codes) == set()
+    assert len(KNOWN) == len(set(KNOWN))
+
+
+def test_an_error_without_a_known_code_is_caught() -> None:
+    source = "raise UsageError('no code')\nraise RunError('damaged', 'with one')\nraise DataError(error.code, 'kept')"
+    unknown, known, kept = codes_in(source)
+    assert (unknown in KNOWN, is_passed_on(unknown)) == (False, False)
+    assert (known, is_passed_on(kept)) == ("damaged", True)
+
+
+@pytest.mark.parametrize(
+    "error", [UsageError("out_of_range", "a=1"), DataError("not_text", "b"), RunError("damaged", "c")]
+)
+def test_an_error_keeps_its_code_through_copies_and_processes(error: CodedError) -> None:
+    for other in (copy.copy(error), pickle.loads(pickle.dumps(error)), type(error)(*error.args)):
+        assert (type(other), other.code, str(other)) == (type(error), error.code, error.message)
+
+
+def test_the_command_line_ends_the_line_with_the_code(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", "no/such/run"]) == 1
+    assert capsys.readouterr().err.rstrip().endswith("[not_a_run]")
+    assert main(["train", "--no-such-flag"]) == 2
+    assert capsys.readouterr().err.rstrip().endswith("[invalid_arguments]")
