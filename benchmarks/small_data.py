@@ -34,8 +34,13 @@ from benchmarks._measuring import DATA, WORK, Bench, begin, show, spread, textus
 from textus import api
 from textus.common import cpu_seconds, unknown
 from textus.finetuning.solved import problem_of
-from textus.tasks import Example, frame_of, rows_of, with_head
+from textus.tasks import Example
 from textus.tasks.classification import Classification, ClassificationSettings
+from textus.tasks.encoding import (
+    frame_of,
+    rows_of,
+)
+from textus.tasks.inference import with_head
 
 SIZES = (100, 300, 1000, 3000)
 EPOCHS = (3, 8, 20, 40, 80)

@@ -19,7 +19,10 @@ from textus.errors import UsageError
 from textus.models import family
 from textus.models.rotary import RopeScaling
 from textus.presets import model_values
-from textus.tasks import TASKS, task_class
+from textus.tasks.registry import (
+    TASKS,
+    task_class,
+)
 
 CONFIGS = ("Settings", "Config", "Choices")
 

@@ -16,8 +16,8 @@ from textus.checkpoint import load
 from textus.cli import main
 from textus.errors import UsageError
 from textus.scoring import read_rows
-from textus.tasks import read
 from textus.tasks.classification import Classification, ClassificationSettings
+from textus.tasks.inference import read
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,10 @@ from textus.errors import (
     RunError,
     UsageError,
 )
-from textus.tasks import frame_of, rows_of
+from textus.tasks.encoding import (
+    frame_of,
+    rows_of,
+)
 from textus.training import Interrupted
 
 SMALL = ("train.batch_size=8", "model.n_layer=1", "model.d_model=32", "optim.rate=0.01")
@@ -444,8 +447,13 @@ def training_of(family: str, rows: Path, **settings: Any) -> tuple[Any, Any]:
     from textus import tokenizer as tokenizers
     from textus.models import build
     from textus.records import read_records
-    from textus.tasks import RowBatches, frame_of, rows_of, with_head
     from textus.tasks.classification import Classification, ClassificationSettings
+    from textus.tasks.encoding import (
+        RowBatches,
+        frame_of,
+        rows_of,
+    )
+    from textus.tasks.inference import with_head
 
     records = read_records(rows)
     task = Classification.of(ClassificationSettings(dropout=0, **settings), records)
@@ -465,7 +473,7 @@ def training_of(family: str, rows: Path, **settings: Any) -> tuple[Any, Any]:
 def test_each_step_drops_other_units_and_the_same_step_the_same(family: str, rows: Path) -> None:
     from dataclasses import replace
 
-    from textus.tasks import head_loss
+    from textus.tasks.inference import head_loss
 
     model, batches = training_of(family, rows)
 

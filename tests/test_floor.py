@@ -173,7 +173,7 @@ def test_floors_are_those_of_the_same_training_rows(lstm: api.Run, linear: api.R
 def test_a_difference_is_paired(lstm: api.Run, folder: Path) -> None:
     """Against itself the interval is a point, however uncertain each side alone."""
     from textus.scoring import difference, read_rows
-    from textus.tasks import read
+    from textus.tasks.inference import read
 
     rows = read_rows(lstm.task, folder / "test.jsonl")
     ours = read(lstm.model, lstm.task, lstm.tokenizer, rows.examples)

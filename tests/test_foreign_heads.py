@@ -16,7 +16,8 @@ from textus.cli import main
 from textus.errors import TextusError
 from textus.loader import Batch
 from textus.models.pretrained.heads import SMALL
-from textus.tasks import frame_of, states
+from textus.tasks.encoding import frame_of
+from textus.tasks.inference import states
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz,."
 BERT = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *(f"##{letter}" for letter in LETTERS)]

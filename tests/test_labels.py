@@ -23,9 +23,9 @@ from textus.finetuning import Wish, parted
 from textus.finetuning.data import hold_out, read_data
 from textus.records import Record, read_records
 from textus.skipping import BadRows
-from textus.tasks import task_class
 from textus.tasks.classification import Classification, ClassificationSettings
 from textus.tasks.labels import alike, find_separator, list_in, merged, name_of, slips
+from textus.tasks.registry import task_class
 
 
 def records(labels: list[Any], text: Callable[[int], str] = "text {}".format) -> list[Record]:

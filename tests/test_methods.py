@@ -15,7 +15,11 @@ from textus import api
 from textus.checkpoint import load, open_run
 from textus.errors import UsageError
 from textus.models.adapters import adapted
-from textus.tasks import batch_of, frame_of, rows_of
+from textus.tasks.encoding import (
+    batch_of,
+    frame_of,
+    rows_of,
+)
 
 FEW = ("train.batch_size=8", "choices.precision=float32")
 ENCODER = [

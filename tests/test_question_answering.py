@@ -22,7 +22,12 @@ from textus.errors import (
 )
 from textus.models.heads import SpanHead, context_of, span_scores
 from textus.records import Record, read_records
-from textus.tasks import Example, Frame, Row, batch_of
+from textus.tasks import (
+    Example,
+    Frame,
+    Row,
+)
+from textus.tasks.encoding import batch_of
 from textus.tasks.question_answering import (
     Found,
     Gold,

@@ -22,7 +22,14 @@ from textus.errors import (
 from textus.loader import Batch
 from textus.models.heads import PairHead
 from textus.records import Record
-from textus.tasks import Frame, Row, batch_of, frame_of
+from textus.tasks import (
+    Frame,
+    Row,
+)
+from textus.tasks.encoding import (
+    batch_of,
+    frame_of,
+)
 from textus.tasks.facts import fitted, related
 from textus.tasks.relations import Found, Relations, RelationsSettings
 from textus.tokenizer import Tokenizer

@@ -37,8 +37,9 @@ from textus.gradients import Gradients
 from textus.models import family as family_of
 from textus.optim import OptimSettings, make_optimisers
 from textus.runs import Ready, train_to_end
-from textus.tasks import RowBatches, head_loss
 from textus.tasks.classification import Classification, ClassificationSettings
+from textus.tasks.encoding import RowBatches
+from textus.tasks.inference import head_loss
 from textus.tasks.mixing import DRAWN, MixedBatches, MixSettings
 
 SMALL = ("train.batch_size=8", "model.n_layer=1", "model.d_model=32", "optim.rate=0.01")

@@ -25,8 +25,13 @@ from textus.errors import (
 from textus.loader import Batch
 from textus.metrics import ranking
 from textus.models.heads import SimilarityHead, also_right
-from textus.tasks import Example, frame_of, rows_of, states
-from textus.tasks import batch_of as tasks_batch
+from textus.tasks import Example
+from textus.tasks.encoding import batch_of as tasks_batch
+from textus.tasks.encoding import (
+    frame_of,
+    rows_of,
+)
+from textus.tasks.inference import states
 from textus.tasks.similarity import Similarity, SimilaritySettings
 
 SMALL = ("train.batch_size=8", "model.n_layer=1", "model.d_model=32", "optim.rate=0.005")

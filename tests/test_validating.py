@@ -22,7 +22,10 @@ from textus.errors import (
 )
 from textus.finetuning import Wish, read_data
 from textus.records import read_records
-from textus.tasks import TASKS, task_class
+from textus.tasks.registry import (
+    TASKS,
+    task_class,
+)
 
 GOOD = [
     {"text": f"the film number {n} was {('good', 'bad')[n % 2]}", "label": ("pos", "neg")[n % 2]}

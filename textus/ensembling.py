@@ -24,7 +24,18 @@ from textus.models import LanguageModel
 from textus.predicting import Predictor
 from textus.reading import ReadOptions, options_of_all, options_of_run
 from textus.scoring import Rows, assessed, difference
-from textus.tasks import TASKS, Example, Task, from_record, learnt, main_figures, opened, read
+from textus.tasks import (
+    Example,
+    Task,
+    main_figures,
+)
+from textus.tasks.inference import read
+from textus.tasks.registry import (
+    TASKS,
+    from_record,
+    learnt,
+    opened,
+)
 from textus.tokenizer import Tokenizer
 
 HOW = ("mean", "vote", "soup")

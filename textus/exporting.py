@@ -34,7 +34,7 @@ from textus.models.kernels import cache_folder
 from textus.models.pretrained import Imported, folder, gguf, llama2c, packing, peft
 from textus.models.pretrained import heads as foreign_heads
 from textus.models.pretrained.container import MAGIC
-from textus.tasks import task_class
+from textus.tasks.registry import task_class
 from textus.tokenizer import Tokenizer
 from textus.tokenizer.chat import CHAT_TEMPLATE
 

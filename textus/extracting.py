@@ -30,8 +30,15 @@ from textus.metrics.entities import entity_scores
 from textus.models import LanguageModel
 from textus.reading import DETECTED, ReadOptions
 from textus.records import clean_text
-from textus.tasks import from_record, learnt, named_of_kind, names_of, opened, read
 from textus.tasks.facts import Related
+from textus.tasks.inference import read
+from textus.tasks.registry import (
+    from_record,
+    learnt,
+    named_of_kind,
+    names_of,
+    opened,
+)
 from textus.tasks.relations import Relations
 from textus.tasks.tagging import Tagging
 from textus.tasks.tokens import text_of

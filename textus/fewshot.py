@@ -36,7 +36,11 @@ from textus.metrics import bootstrap, interval
 from textus.models import LanguageModel
 from textus.reading import ReadOptions
 from textus.report import Section, curves, write_report
-from textus.tasks import Example, Task, task_class
+from textus.tasks import (
+    Example,
+    Task,
+)
+from textus.tasks.registry import task_class
 from textus.tokenizer import Tokenizer
 
 Floats = NDArray[np.float64]

@@ -27,7 +27,11 @@ from textus.inputs import (
 from textus.models import LanguageModel
 from textus.reading import DETECTED, ReadOptions, options_of_run
 from textus.records import Record, clean_text
-from textus.tasks import Example, Task, read
+from textus.tasks import (
+    Example,
+    Task,
+)
+from textus.tasks.inference import read
 from textus.tokenizer import Tokenizer
 from textus.writing import AT_ONCE, Layout, cell, claim_output, content_of, form_of, partial_file, write_rows
 

@@ -33,7 +33,11 @@ from textus.models import LanguageModel
 from textus.reading import DETECTED, ReadOptions
 from textus.records import Record
 from textus.scoring import read_rows
-from textus.tasks import Example, Task, read
+from textus.tasks import (
+    Example,
+    Task,
+)
+from textus.tasks.inference import read
 from textus.tokenizer import Tokenizer
 
 RATE = 0.15

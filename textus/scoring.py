@@ -42,7 +42,13 @@ from textus.reading import DETECTED, ReadOptions
 from textus.records import Problem, Record, parse_columns, read_records
 from textus.report import Section, bars, write_report
 from textus.skipping import usable_rows
-from textus.tasks import Example, Task, from_record, main_figures, read
+from textus.tasks import (
+    Example,
+    Task,
+    main_figures,
+)
+from textus.tasks.inference import read
+from textus.tasks.registry import from_record
 from textus.tasks.rows import accepted, to_train_on
 from textus.writing import Layout
 

@@ -52,7 +52,13 @@ from textus.models import LanguageModel
 from textus.passages import Passage, text_of
 from textus.reading import ReadOptions
 from textus.records import clean_text
-from textus.tasks import Task, from_record, learnt, named_of_kind, opened
+from textus.tasks import Task
+from textus.tasks.registry import (
+    from_record,
+    learnt,
+    named_of_kind,
+    opened,
+)
 from textus.tasks.similarity import similarity_of, vectors
 from textus.tokenizer import Tokenizer
 

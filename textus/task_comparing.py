@@ -33,7 +33,16 @@ from textus.hardware import peak_memory_bytes, reset_peak_memory
 from textus.metrics import interval
 from textus.reading import DETECTED, ReadOptions, options_of_all, options_of_run
 from textus.report import Section, bars, write_report
-from textus.tasks import Floats, from_record, learnt, main_figures, opened, read
+from textus.tasks import (
+    Floats,
+    main_figures,
+)
+from textus.tasks.inference import read
+from textus.tasks.registry import (
+    from_record,
+    learnt,
+    opened,
+)
 
 RESAMPLES = 1000
 SURE = 6

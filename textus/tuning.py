@@ -39,7 +39,7 @@ from textus.errors import (
 from textus.finetuning import Wish, start
 from textus.models import family as family_of
 from textus.runs import found_of
-from textus.tasks import task_class
+from textus.tasks.registry import task_class
 from textus.training import Interrupted
 
 RANGE = re.compile(r"(?P<low>[-+.\deE]+)\.\.(?P<high>[-+.\deE]+)(?P<log>:log)?")

@@ -27,8 +27,17 @@ from textus.errors import (
 from textus.models import family as family_of
 from textus.records import Problem, Record, parse_columns, read_records
 from textus.skipping import BadRow, in_order, parse_rows, unread
-from textus.tasks import Example, Task, frame_of, has_blanks, opened, task_class
+from textus.tasks import (
+    Example,
+    Task,
+    has_blanks,
+)
+from textus.tasks.encoding import frame_of
 from textus.tasks.labels import alike, find_separator, missing, slips
+from textus.tasks.registry import (
+    opened,
+    task_class,
+)
 from textus.tasks.rows import accepted, to_train_on
 from textus.tokenizer import Tokenizer
 

@@ -8,8 +8,9 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from textus.api.conversation import fitting_ids
+from textus.api.given import check_messages, check_string, is_texts
 from textus.arguments import noted, optional_path, path_of
-from textus.common import notice
 from textus.errors import (
     DataError,
     RunError,
@@ -25,32 +26,6 @@ if TYPE_CHECKING:
     from textus.reading import ReadOptions
     from textus.tasks import Task
     from textus.tokenizer import Tokenizer
-
-SYSTEM = ("system", "developer")
-"""Roles of the messages that a conversation begins with and always keeps."""
-
-
-def is_texts(on: Any) -> bool:
-    """Whether these are texts themselves, not the path of a file: a list, a DataFrame, …"""
-    return on is not None and not isinstance(on, str | Path)
-
-
-def check_string(text: Any, name: str) -> None:
-    """UsageError for what is no string."""
-    if not isinstance(text, str):
-        raise UsageError(
-            "wrong_type", f"the {name} is {type(text).__name__} ({str(text)[:60]!r}); give one string"
-        )
-
-
-def check_messages(messages: Any) -> None:
-    """UsageError for what is no list of messages."""
-    if not isinstance(messages, list | tuple) or not messages:
-        raise UsageError(
-            "wrong_type",
-            f"the messages are {type(messages).__name__} ({str(messages)[:60]!r}); give a list such as"
-            ' [{"role": "user", "content": "…"}]',
-        )
 
 
 class Run:
@@ -71,7 +46,7 @@ class Run:
 
     @cached_property
     def _loaded(self) -> tuple[LanguageModel, Tokenizer]:
-        from textus.tasks import opened
+        from textus.tasks.registry import opened
 
         return opened(self.path)[:2]
 
@@ -98,7 +73,7 @@ class Run:
     @property
     def tasks(self) -> list[str]:
         """The names of the tasks it was fine-tuned for; none for a run that predicts text."""
-        from textus.tasks import names_of
+        from textus.tasks.registry import names_of
 
         return names_of(self.record)
 
@@ -111,7 +86,10 @@ class Run:
         """A task it was fine-tuned for, by its name; None: the only one. UsageError for another, and for none where
         there are several.
         """
-        from textus.tasks import from_record, learnt
+        from textus.tasks.registry import (
+            from_record,
+            learnt,
+        )
 
         if name is not None:
             check_string(name, "name of a task")
@@ -155,7 +133,7 @@ class Run:
 
     def _predictor(self, task: str | None) -> Predictor:
         from textus.predicting import predictor
-        from textus.tasks import learnt
+        from textus.tasks.registry import learnt
 
         asked = self.task_called(task)
         record = learnt(self.record, asked.called, self.path)
@@ -260,7 +238,8 @@ class Run:
             return {**about, "task": "relations from raw text", **found}
         from textus import scoring
         from textus.reading import ReadOptions, options_of_run
-        from textus.tasks import learnt, read
+        from textus.tasks.inference import read
+        from textus.tasks.registry import learnt
 
         asked = self.task_as(task, settings) if task else self.task
         known = asked.called in self.tasks
@@ -323,7 +302,7 @@ class Run:
 
         Raises UsageError for another task, or settings of one that is learnt.
         """
-        from textus.tasks import TASKS
+        from textus.tasks.registry import TASKS
 
         if name in self.tasks or (len(self.tasks) > 1 and name not in TASKS):
             if settings:
@@ -332,19 +311,19 @@ class Run:
                     f"--set task.{settings[0]}: {self.path} has learnt {name} as it is; leave it out",
                 )
             return self.task_called(name)
-        from textus.tasks import task_class
+        from textus.tasks.registry import task_class
         from textus.tasks.similarity import similarity_of
 
         if task_class(name).name != "similarity":
             raise UsageError(
                 "wrong_task",
-                f"{self.path} has not learnt {name}: textus finetune DATA --from {self.path} --task {name} --out FOLDER",
+                f"{self.path} was not fine-tuned for {name}: textus finetune DATA --from {self.path} --task {name}",
             )
         return similarity_of(self.model, settings)
 
     def vectors_of(self, settings: Sequence[str] = ()) -> Callable[[Sequence[str]], Any]:
         """What makes vectors of texts: (texts, D) float32, each of length one."""
-        from textus.tasks import named_of_kind
+        from textus.tasks.registry import named_of_kind
         from textus.tasks.similarity import vectors
 
         task = self.task_as(named_of_kind(self.record, "similarity") or "similarity", settings)
@@ -385,7 +364,7 @@ class Run:
         from textus.inputs import options_for
         from textus.reading import ReadOptions, options_of_run
         from textus.robustness import robustness
-        from textus.tasks import learnt
+        from textus.tasks.registry import learnt
 
         words, asked = optional_path(vectors, "vectors"), self.task_called(task)
         trained = options_of_run(learnt(self.record, asked.called, self.path))
@@ -434,7 +413,9 @@ class Run:
             return self.stream(text_of(messages[-1], len(messages) - 1), **sampling)
 
         chosen = sampling_of(sampling)
-        ids = self._fitting(list(messages), chosen)
+        ids = fitting_ids(
+            list(messages), chosen.max_tokens, self.model.config.context_length, self._conversation
+        )
         if self.chats:
             return self._pieces(ids, chosen, self.tokenizer.turn_end_ids)
         from dataclasses import replace
@@ -445,34 +426,7 @@ class Run:
         """The answer to a conversation, whole; see `stream_chat`."""
         return "".join(self.stream_chat(messages, **sampling))
 
-    def _fitting(self, messages: list[dict[str, str]], sampling: Sampling) -> list[int]:
-        """The conversation as ids, the oldest turns left out until it and the answer fit the context.
-
-        At most half of the context is kept for the answer; the last turn stays whatever its length.
-        """
-        context = self.model.config.context_length
-        ids = self._conversation(messages)
-        if context is None or len(ids) + min(sampling.max_tokens, context // 2) <= context:
-            return ids
-        kept_free = min(sampling.max_tokens, context // 2)
-        n_system = next((n for n, each in enumerate(messages) if each.get("role") not in SYSTEM), 0)
-        starts = [n for n, each in enumerate(messages) if each.get("role") == "user" and n > n_system]
-        low, high = 0, len(starts)  # the fewest turns to leave out; all but the last where none is enough
-        while low < high:
-            middle = (low + high) // 2
-            ids = self._conversation(messages[:n_system] + messages[starts[middle] :])
-            low, high = (low, middle) if len(ids) + kept_free <= context else (middle + 1, high)
-        if starts:
-            first = starts[min(low, len(starts) - 1)]
-            ids = self._conversation(messages[:n_system] + messages[first:])
-            system = " (the system message is kept)" if n_system else ""
-            notice(
-                f"the context holds {context:,} tokens, of which {kept_free:,} are for the answer: the"
-                f" {first - n_system} oldest messages were left out{system}"
-            )
-        return ids
-
-    def _conversation(self, messages: list[dict[str, str]]) -> list[int]:
+    def _conversation(self, messages: Sequence[dict[str, Any]]) -> list[int]:
         """A conversation as ids: by the chat template, or as lines of a plain text."""
         if self.chats:
             return self.tokenizer.render(messages, add_generation_prompt=True)

@@ -52,19 +52,25 @@ from textus.presets import model_values
 from textus.runs import Ready, one_thread, same_weights, take_weights, train_to_end, weights_sum
 from textus.tasks import (
     Row,
-    RowBatches,
     Task,
-    frame_of,
     has_blanks,
-    head_loss,
-    learnt,
-    names_of,
-    rows_of,
-    task_class,
     whole,
+)
+from textus.tasks.encoding import (
+    RowBatches,
+    frame_of,
+    rows_of,
+)
+from textus.tasks.inference import (
+    head_loss,
     with_head,
 )
 from textus.tasks.mixing import MixedBatches, MixSettings
+from textus.tasks.registry import (
+    learnt,
+    names_of,
+    task_class,
+)
 from textus.training import Choices, Evaluate, TrainSettings, check_patience
 
 SCRATCH = {"n_layer": 2, "d_model": 256, "context_length": 256}

@@ -14,7 +14,15 @@ from textus.common import notice
 from textus.finetuning.length import LEAST_TO_CHOOSE_BY
 from textus.models import LanguageModel
 from textus.runs import found_of
-from textus.tasks import Example, Row, Task, answers, read
+from textus.tasks import (
+    Example,
+    Row,
+    Task,
+)
+from textus.tasks.inference import (
+    answers,
+    read,
+)
 from textus.training import Evaluate
 
 NO_FIGURES = ("step", "validation", "criterion", "cpu_seconds", "seconds")

@@ -21,7 +21,15 @@ from torch.nn import functional as F
 from textus.common import counter_seed, notice, progress
 from textus.models import LanguageModel
 from textus.models.heads import NumberHead, SequenceHead
-from textus.tasks import Row, Task, batch_of, in_batches, states
+from textus.tasks import (
+    Row,
+    Task,
+)
+from textus.tasks.encoding import (
+    batch_of,
+    in_batches,
+)
+from textus.tasks.inference import states
 
 HEADS = ("sequence", "number")
 """Kinds of heads that are a linear layer on one vector of a text."""

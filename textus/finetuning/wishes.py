@@ -16,8 +16,8 @@ from textus.errors import UsageError
 from textus.models import adapters
 from textus.models import family as family_of
 from textus.skipping import parse_share
-from textus.tasks import task_class
 from textus.tasks.mixing import MixSettings
+from textus.tasks.registry import task_class
 
 NAME = re.compile(r"[A-Za-z][\w-]*")
 """What a head may be called."""

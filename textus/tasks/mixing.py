@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from textus.common import counter_seed
 from textus.errors import UsageError
 from textus.loader import Batch
-from textus.tasks import RowBatches
+from textus.tasks.encoding import RowBatches
 
 DRAWN = 1024
 """Steps that are drawn together."""

@@ -29,8 +29,18 @@ from textus.metrics import ranking, regression
 from textus.models import LanguageModel
 from textus.records import Record, clean_text
 from textus.skipping import parse_rows
-from textus.tasks import Example, Floats, Frame, Row, Task, read, with_head
+from textus.tasks import (
+    Example,
+    Floats,
+    Frame,
+    Row,
+    Task,
+)
 from textus.tasks.classification import PAIRS, texts_of
+from textus.tasks.inference import (
+    read,
+    with_head,
+)
 from textus.tasks.regression import furthest, number_of, scored_field, varies
 from textus.tokenizer import Tokenizer
 

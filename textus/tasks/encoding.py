@@ -1,0 +1,122 @@
+"""Examples as rows of ids, and rows as batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+
+from textus.common import (
+    notice,
+)
+from textus.errors import (
+    DataError,
+)
+from textus.loader import Batch
+from textus.pairs import Deal
+from textus.tasks import Example, Frame, Row, Task
+from textus.tokenizer import Tokenizer
+
+TOKENS_AT_ONCE = 2048
+"""Positions of one batch when answering, padding counted."""
+
+
+def frame_of(config: Any, tokenizer: Tokenizer, longest: int | None = None) -> Frame:
+    """How a model of this config is used to be given texts, and at most how long."""
+    limits = [each for each in (config.context_length, longest) if each]
+    begin = tuple(tokenizer.begin) or (tokenizer.end_id,)
+    segments = getattr(config, "segments", 0)
+    longest = min(limits) if limits else None
+    return Frame(begin, tokenizer.end_id, longest, segments, tokenizer.between)
+
+
+def rows_of(task: Task, examples: Sequence[Example], tokenizer: Tokenizer, frame: Frame) -> list[Row]:
+    """Every example as ids; says how many were cut."""
+    rows = task.rows(examples, tokenizer, frame)
+    where = getattr(task.settings, "cut", "end")
+    if cut := [row.cut for row in rows if row.cut]:
+        notice(
+            len(cut),
+            " of ",
+            len(rows),
+            f" texts are longer than {frame.longest} tokens: the {where}s of them, ",
+            sum(cut),
+            " tokens in all, are not read",
+        )
+    return rows
+
+
+def batch_of(task: Task, rows: Sequence[Row], pad_id: int, position: int = 0) -> Batch:
+    """Rows as tensors, padded on the right; every row weighs one, or each place in it that is asked for, which are then
+    the batch's `word_starts`. Of N texts read apart `ids`, `segments` and `mask`
+    are (B, N, T).
+    """
+    length = max(row.length for row in rows)
+    if odd := [row for row in rows if len(row.apart) != len(rows[0].apart)]:
+        raise DataError(
+            "mixed_data",
+            f"some rows have {1 + len(rows[0].apart)} texts, others {1 + len(odd[0].apart)}; give all as many",
+        )
+    texts = [(row.ids, *row.apart) for row in rows]
+    lengths = torch.tensor([[len(each) for each in row] for row in texts])
+    mask = torch.arange(length) < lengths[:, :, None]
+    ids, segments = torch.full(mask.shape, pad_id), torch.zeros(mask.shape, dtype=torch.long)
+    ids[mask] = torch.tensor([one for row in texts for each in row for one in each])
+    segments[:, 0][mask[:, 0]] = torch.tensor([one for row in rows for one in row.segments])
+    if not rows[0].apart:
+        ids, segments, mask = ids[:, 0], segments[:, 0], mask[:, 0]
+    weights = torch.zeros(len(rows), length)
+    for number, row in enumerate(rows):
+        weights[number, [0] if row.asked is None else row.asked] = 1.0
+    starts = None if rows[0].asked is None else weights > 0
+    known = [row.label for row in rows if row.label is not None]
+    labels = task.label_tensor(known, length) if len(known) == len(rows) else None
+    numbers = torch.tensor([row.numbers for row in rows], dtype=torch.float64) if rows[0].numbers else None
+    return Batch(
+        ids, ids, weights, mask=mask, segments=segments, labels=labels, position=position, numbers=numbers,
+        word_starts=starts, task=task.called,
+    )  # fmt: skip
+
+
+class RowBatches:
+    """Batches of rows of like length in random order, as `training.fit` reads them: a function of (seed, step)."""
+
+    def __init__(self, task: Task, rows: Sequence[Row], *, pad_id: int, batch_size: int, seed: int) -> None:
+        if not rows:
+            raise DataError("empty_data", "there is no row to train on")
+        self.task, self.rows, self.pad_id = task, rows, pad_id
+        lengths = np.asarray([row.length for row in rows])
+        by_length = lambda each: each[np.argsort(lengths[each], kind="stable")]  # noqa: E731
+        self.deal = Deal(len(rows), min(batch_size, len(rows)), seed, by_length)
+
+    @property
+    def n_batches(self) -> int:
+        """Batches in one epoch."""
+        return self.deal.n_batches
+
+    @cached_property
+    def tokens_a_step(self) -> int:
+        """Ids of a batch on average."""
+        total = sum(len(each) for row in self.rows for each in (row.ids, *row.apart))
+        return max(1, round(total / len(self.rows) * self.deal.batch_size))
+
+    def batch(self, step: int) -> Batch:
+        """The batch of a step, from 0."""
+        random = self.deal.random("rows", step)
+        rows = [self.task.drawn(self.rows[int(number)], random) for number in self.deal.rows(step)]
+        return batch_of(self.task, rows, self.pad_id, step)
+
+
+def in_batches(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """The places of rows, by length, so many together that `TOKENS_AT_ONCE` hold them with their padding."""
+    held: list[int] = []
+    for place in sorted(range(len(lengths)), key=lambda each: lengths[each]):
+        if held and (len(held) + 1) * lengths[place] > TOKENS_AT_ONCE:
+            yield held
+            held = []
+        held.append(place)
+    if held:
+        yield held

@@ -1,0 +1,107 @@
+"""A model with the head of a task: states, losses, answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from textus.errors import (
+    RunError,
+    UsageError,
+)
+from textus.loader import Batch
+from textus.models import LanguageModel, Loss, step_seed
+from textus.models.heads import build_head
+from textus.tasks import (
+    Example,
+    Row,
+    Task,
+    whole,
+)
+from textus.tasks.encoding import (
+    batch_of,
+    frame_of,
+    in_batches,
+    rows_of,
+)
+from textus.tokenizer import Tokenizer
+
+# ── asking a model ─────────────────────────────────────────────────────────────────────────────
+
+
+@torch.inference_mode()
+def answers(
+    model: LanguageModel, task: Task, rows: Sequence[Row], pad_id: int, *, finite: bool = False
+) -> list[Any]:
+    """The answer to each example of these rows, in their order; rows of like length are read together. `finite`:
+    RunError where the model's states are NaN or infinite, of which any task would make an answer.
+    """
+    head, device = model.heads[task.called], next(model.parameters()).device
+    found: list[Any] = [None] * len(rows)
+    for places in in_batches([row.length * (1 + len(row.apart)) for row in rows]):
+        batch = batch_of(task, [rows[place] for place in places], pad_id).to(device)
+        hidden = states(model, batch)
+        outputs = task.outputs(head, hidden, batch)
+        if finite:
+            check_finite(hidden if batch.mask is None else hidden[batch.mask.bool()], outputs)
+        for place, output in zip(places, outputs, strict=True):
+            found[place] = output
+    return task.merged(rows, found)
+
+
+def check_finite(hidden: Tensor, outputs: Sequence[Any]) -> None:
+    """RunError where states (…, D), or the numbers that a head made of them, are none."""
+    numbers = [each for each in outputs if isinstance(each, np.ndarray)]
+    if not bool(hidden.isfinite().all()) or any(np.isnan(each).any() for each in numbers):
+        raise RunError(
+            "invalid_weights",
+            "the model computes NaN or infinite numbers, so there is no answer: its weights are damaged, or its"
+            " training failed; take an earlier checkpoint, or fetch it again",
+        )
+
+
+def with_head(model: LanguageModel, task: Task) -> None:
+    """Give a model the task's head; UsageError for a family that has no states a head could stand on."""
+    if model.counts or not hasattr(model, "hidden"):
+        raise UsageError(
+            "unsupported_model",
+            f"a {type(model).__name__} has no states for a head to stand on; {task.name} can be learnt by any family"
+            " that does not count, such as --model lstm or encoder",
+        )
+    model.heads[task.called] = build_head(task.head(), model.config.d_model)
+
+
+def states(model: LanguageModel, batch: Batch) -> Tensor:
+    """The model's last states (B, T, D), or (B, N, T, D) of N texts read apart; what dropout takes away in training
+    follows from the batch's place.
+    """
+    seed = {"seed": step_seed(batch, "dropout")} if model.training and model.counted_dropout else {}
+    parts = [
+        None if each is None else each.flatten(0, -2) for each in (batch.ids, batch.mask, batch.segments)
+    ]
+    found: Tensor = model.hidden(*parts, **seed)  # type: ignore[operator]
+    return found.unflatten(0, batch.ids.shape[:-1])
+
+
+def head_loss(model: LanguageModel, batch: Batch) -> Loss:
+    """What `gradients.Gradients` takes: the loss of the batch's head on the model's states. Of a model with several
+    heads it says whose it is; the others have no gradient at all, so that no optimiser moves or decays them in that
+    step.
+    """
+    assert batch.task is not None
+    found: Loss = model.heads[batch.task].loss(states(model, batch), batch)  # type: ignore[operator]
+    if len(model.heads) > 1:
+        found.parts[f"loss/{batch.task}"] = float(found.total.detach())
+    return found
+
+
+def read(model: LanguageModel, task: Task, tokenizer: Tokenizer, examples: Sequence[Example]) -> list[Any]:
+    """The task's answers to examples."""
+    if model.reads_texts:
+        return list(model.answers([whole(each) for each in examples], task.labels))  # type: ignore[operator]
+    rows = rows_of(task, examples, tokenizer, frame_of(model.config, tokenizer, task.settings.longest))
+    return answers(model, task, rows, tokenizer.pad_id, finite=True)
