@@ -1,7 +1,4 @@
-"""What every floor above needs: errors, atomic files, hashes, seeds, notices and progress.
-
-Every message says what happened, which value, and what to do.
-"""
+"""What every package needs: atomic files, hashes, seeds, notices and progress."""
 
 from __future__ import annotations
 
