@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks._measuring import DATA, Bench, corpus, textus, tokenizer
-from textus.common import read_json
+from textus.core.io import read_json
 from textus.loader import Batch, TokenStore
 from textus.pairs import BucketLoader
 from textus.tokenizer import Tokenizer

@@ -26,7 +26,7 @@ GLIBC = {
     "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
-"""The allocator's settings, from outside, that come nearest to what `textus.allocation` does inside."""
+"""The allocator's settings, from outside, that come nearest to what `textus.core.memory` does inside."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,8 @@ def ours(side: Side, stack: ExitStack) -> tuple[Callable[[], float], int]:
     """Our step, by the class that trains; and the number of weights."""
     import torch
 
-    from textus.allocation import keep_memory
     from textus.checkpoint import RunFolder
+    from textus.core.memory import keep_memory
     from textus.gradients import Gradients
     from textus.loader import Batch
     from textus.measuring import candidates, micro_batches

@@ -19,8 +19,8 @@ import numpy as np
 from benchmarks._measuring import DATA, Bench, begin, show, textus
 from textus.api import open_run
 from textus.augment import AugmentSettings, built
-from textus.common import notice
-from textus.errors import UsageError
+from textus.core.console import notice
+from textus.core.errors import UsageError
 from textus.metrics import paired_bootstrap
 
 SEEDS = (0, 1, 2, 3, 4)

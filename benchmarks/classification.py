@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks._measuring import DATA, WORK, Bench, begin, show, spread, textus
-from textus.common import unknown
+from textus.core.names import unknown
 from textus.metrics import bootstrap, interval
 
 Rows = list[dict[str, str]]

@@ -24,10 +24,15 @@ import numpy as np
 import torch
 
 from benchmarks._measuring import DATA, Bench, begin, corpus, show, spread, textus, tokenizer
-from textus import hardware
 from textus.checkpoint import load, open_run, read_tokenizer
-from textus.common import counter_seed, cpu_seconds, notice, read_json
-from textus.config import from_dict
+from textus.core import hardware
+from textus.core.config import from_dict
+from textus.core.console import (
+    cpu_seconds,
+    notice,
+)
+from textus.core.io import read_json
+from textus.core.rng import counter_seed
 from textus.loader import Batch
 from textus.metrics import paired_bootstrap
 from textus.models.encoder import Encoder, EncoderConfig

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks._measuring import Bench, begin, show, spread
-from textus.allocation import keep_memory
-from textus.common import notice
+from textus.core.console import notice
+from textus.core.memory import keep_memory
 from textus.gradients import Gradients, clip
 from textus.loader import Batch
 from textus.models import build

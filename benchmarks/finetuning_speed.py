@@ -17,7 +17,7 @@ from benchmarks._finetuning_sides import alone, classify_peer, classify_textus, 
 from benchmarks._measuring import DATA, Bench, begin, show, spread
 from benchmarks.classification import minilm
 from textus import api
-from textus.common import notice
+from textus.core.console import notice
 
 REPETITIONS = 5
 STEPS = 216

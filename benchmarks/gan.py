@@ -21,7 +21,8 @@ import torch
 from benchmarks._measuring import Bench, begin, show, textus
 from benchmarks._sentences import Sentences, prepared, rows_of, trained
 from textus.checkpoint import create_run, load, open_run
-from textus.common import counter_seed, read_json
+from textus.core.io import read_json
+from textus.core.rng import counter_seed
 from textus.corpus import open_corpus
 from textus.loader import Batch, tokenize
 from textus.metrics import ngrams

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks._measuring import DATA, begin, show
-from textus.common import cpu_seconds
+from textus.core.console import cpu_seconds
 from textus.metrics import bootstrap, interval
 from textus.models.hmm_tagger import HMMTagger
 

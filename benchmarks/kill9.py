@@ -17,7 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._measuring import Bench, begin, empty, shakespeare, show, textus
-from textus.common import read_json, sha256
+from textus.core.io import (
+    read_json,
+    sha256,
+)
 
 MODEL = (
     "model.n_layer=2",

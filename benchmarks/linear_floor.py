@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from benchmarks._measuring import DATA, Bench, begin, show
-from textus.common import cpu_seconds
+from textus.core.console import cpu_seconds
 from textus.metrics import bootstrap, interval
 from textus.models.linear import LinearClassifier, LinearConfig
 

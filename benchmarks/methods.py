@@ -14,7 +14,8 @@ from safetensors import safe_open
 
 from benchmarks._measuring import Bench, begin, show, textus
 from benchmarks.classification import folders, minilm
-from textus.common import notice, read_json
+from textus.core.console import notice
+from textus.core.io import read_json
 
 METHODS: dict[str, tuple[str, ...]] = {
     "the head alone": ("--method", "frozen"),

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._measuring import DATA, begin, corpus, evaluated, show, spread, textus, tokenizer
-from textus.common import read_json
+from textus.core.io import read_json
 
 
 def main() -> None:

@@ -15,7 +15,8 @@ from typing import Any
 
 from benchmarks._measuring import DATA, Bench, begin, show, textus
 from benchmarks.classification import minilm
-from textus.common import notice, read_json
+from textus.core.console import notice
+from textus.core.io import read_json
 
 TASKS: dict[str, tuple[str, str | None, str, dict[str, tuple[str, int]]]] = {
     "classification": (

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._measuring import DATA, WORK, Bench, begin, show, textus
-from textus.common import notice, read_json
+from textus.core.console import notice
+from textus.core.io import read_json
 from textus.records import read_records
 
 RATES = (2e-5, 5e-5, 1e-4)

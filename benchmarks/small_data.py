@@ -32,7 +32,8 @@ import torch
 
 from benchmarks._measuring import DATA, WORK, Bench, begin, show, spread, textus
 from textus import api
-from textus.common import cpu_seconds, unknown
+from textus.core.console import cpu_seconds
+from textus.core.names import unknown
 from textus.finetuning.solved import problem_of
 from textus.tasks import Example
 from textus.tasks.classification import Classification, ClassificationSettings

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._measuring import DATA, WORK, Bench, begin, show, spread, textus
-from textus.common import read_json
+from textus.core.io import read_json
 
 SEEDS = (0, 1, 2)
 SHORT = 180

@@ -16,7 +16,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks._measuring import DATA, Bench, begin, evaluated, run, shakespeare, show, spread, textus
-from textus.common import read_json
+from textus.core.io import read_json
 
 TARGET = 1.88
 STEPS = (130, 150, 170, 200, 250, 350, 500)

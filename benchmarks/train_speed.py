@@ -15,8 +15,11 @@ from typing import Any
 
 from benchmarks._measuring import Bench, begin, same_ground, show, spread, stamp
 from benchmarks._stepper import CONTEXT, Side, Stepper
-from textus import hardware
-from textus.common import read_json, write_json
+from textus.core import hardware
+from textus.core.io import (
+    read_json,
+    write_json,
+)
 
 VOCABULARIES = (65, 4096)
 BATCHES = (8, 16)

@@ -15,7 +15,8 @@ from typing import Any
 
 from benchmarks._measuring import DATA, Bench, begin, corpus, show, textus, tokenizer
 from textus import api
-from textus.common import notice, read_json
+from textus.core.console import notice
+from textus.core.io import read_json
 
 SETTINGS = [
     "model.n_layer=3", "model.d_model=256", "model.d_ff=1024", "model.n_head=4", "model.dropout=0.3",

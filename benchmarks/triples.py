@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._measuring import DATA, Bench, begin, show, textus
-from textus.common import read_json, uniform
+from textus.core.io import read_json
+from textus.core.rng import uniform
 from textus.metrics.entities import entity_scores
 
 SOURCE = "people_daily_1998/199801_pos.txt.xz"

@@ -18,7 +18,7 @@ import numpy as np
 from benchmarks._measuring import Bench, begin, show, textus
 from benchmarks.augmentation import sentences, written
 from textus.api import open_run
-from textus.common import sha256
+from textus.core.io import sha256
 from textus.metrics import paired_bootstrap
 
 TRIALS = 20

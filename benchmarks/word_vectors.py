@@ -18,7 +18,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy is imported anywhe
 import numpy as np
 
 from benchmarks._measuring import DATA, Bench, begin, show
-from textus.common import cpu_seconds
+from textus.core.console import cpu_seconds
 from textus.models.linear import LinearClassifier, LinearConfig
 from textus.models.vectors import (
     VectorSettings,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from textus.errors import UsageError
+from textus.core.errors import UsageError
 from textus.loader import Batch
 from textus.models import LanguageModel
 

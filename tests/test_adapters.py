@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from textus.errors import UsageError
+from textus.core.errors import UsageError
 from textus.models import LanguageModel, build
 from textus.models.adapters import LoRASettings, adapt, adapted, below, merge, n_layers, train_last
 from textus.models.pretrained import folder, peft

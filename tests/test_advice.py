@@ -10,7 +10,7 @@ from labelled import written
 
 from textus import api
 from textus.cli import main
-from textus.common import mark
+from textus.core.io import mark
 
 
 @pytest.fixture(scope="module")

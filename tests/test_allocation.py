@@ -10,7 +10,7 @@ import pytest
 ASK = """
 import torch
 from pathlib import Path
-from textus.allocation import keep_memory
+from textus.core.memory import keep_memory
 torch.set_num_threads(1)
 if {kept}:
     assert keep_memory() and keep_memory()
@@ -48,10 +48,10 @@ def test_kept_memory_stays_in_one_heap_and_changes_no_result() -> None:
 
 
 def test_another_allocator_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    from textus import allocation
+    from textus.core import memory
 
     class Without:
         def __init__(self, name: None) -> None: ...
 
-    monkeypatch.setattr(allocation.ctypes, "CDLL", Without)
-    assert allocation.keep_memory.__wrapped__() is False
+    monkeypatch.setattr(memory.ctypes, "CDLL", Without)
+    assert memory.keep_memory.__wrapped__() is False

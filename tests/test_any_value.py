@@ -10,7 +10,7 @@ import pytest
 
 import textus
 from textus import api
-from textus.errors import (
+from textus.core.errors import (
     TextusError,
     UsageError,
 )

@@ -10,14 +10,14 @@ import pytest
 
 import textus
 from textus import api
-from textus.common import (
+from textus.core.errors import (
+    RunError,
+    UsageError,
+)
+from textus.core.io import (
     MARKS,
     claim,
     write_json,
-)
-from textus.errors import (
-    RunError,
-    UsageError,
 )
 
 # ── the public face ────────────────────────────────────────────────────────────────────────────
@@ -140,7 +140,10 @@ def test_evaluate_on_a_file_and_on_the_validation_split(run: api.Run, story: Pat
 def test_a_corpus_that_changed_is_not_measured_on(
     counted: Path, corpus: Path, tmp_path: Path, story: Path
 ) -> None:
-    from textus.common import read_json, write_json
+    from textus.core.io import (
+        read_json,
+        write_json,
+    )
 
     mine = tmp_path / "run"
     shutil.copytree(counted, mine)
@@ -167,7 +170,10 @@ def test_runs_of_one_name_keep_apart(tmp_path: Path) -> None:
 
 def test_the_proof_of_resuming_can_fail(trained: Path, tmp_path: Path) -> None:
     from textus.checkpoint import hashes
-    from textus.common import read_json, write_json
+    from textus.core.io import (
+        read_json,
+        write_json,
+    )
 
     mine = tmp_path / "run"
     shutil.copytree(trained, mine)

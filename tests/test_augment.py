@@ -18,7 +18,7 @@ from labelled import written
 from textus import api
 from textus.augment import Augmenter, AugmentSettings, augmented, built, operations, origin_of, units, wordnet
 from textus.cli import main
-from textus.errors import (
+from textus.core.errors import (
     DataError,
     RunError,
     UsageError,

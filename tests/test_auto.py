@@ -9,8 +9,11 @@ import pytest
 import torch
 import transformers
 
-from textus.config import from_dict, to_dict
-from textus.errors import UsageError
+from textus.core.config import (
+    from_dict,
+    to_dict,
+)
+from textus.core.errors import UsageError
 from textus.models import build
 from textus.models import family as family_of
 from textus.models.pretrained.folder import read_folder, write_folder

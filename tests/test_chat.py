@@ -16,7 +16,7 @@ import pytest
 from bombs import BOMBS
 from chats import CONVERSATIONS, FLAGS, SPECIAL, TEMPLATES, TOKENIZERS, turns, write_folder
 
-from textus.errors import UsageError
+from textus.core.errors import UsageError
 from textus.tokenizer import TemplateRefusal, Tokenizer, load, provenance
 from textus.tokenizer.chat import written
 from textus.tokenizer.chat_encoding import ChatEncoder

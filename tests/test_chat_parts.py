@@ -16,7 +16,7 @@ from chats import TEMPLATES, turns, write_folder
 from served import refused, remembering, running
 
 from textus import exporting, open_run
-from textus.errors import UsageError
+from textus.core.errors import UsageError
 from textus.serving import create_app
 from textus.serving.answers import Served
 from textus.tokenizer import Tokenizer, load

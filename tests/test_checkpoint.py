@@ -19,17 +19,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from textus import common
 from textus import tokenizer as tokenizers
 from textus.checkpoint import Checkpoint, RunFolder, checkpoint_damage, create_run, load, open_run, verify
-from textus.common import (
-    read_json,
-    write_json,
-)
-from textus.errors import (
+from textus.core import io
+from textus.core.errors import (
     RunError,
     TrainingError,
 )
+from textus.core.io import (
+    read_json,
+    write_json,
+)
+from textus.core.locks import alone_in
 from textus.models import build
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -324,13 +325,13 @@ def test_a_system_without_locks_trains_all_the_same(tmp_path: Path, monkeypatch:
     def refuse(*_: Any) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    with common.alone_in(tmp_path), pytest.raises(RunError, match="is in use"), common.alone_in(tmp_path):
+    with alone_in(tmp_path), pytest.raises(RunError, match="is in use"), alone_in(tmp_path):
         pass
-    monkeypatch.setattr(common.fcntl, "flock", refuse)
-    with common.alone_in(tmp_path), common.alone_in(tmp_path):
+    monkeypatch.setattr(io.fcntl, "flock", refuse)
+    with alone_in(tmp_path), alone_in(tmp_path):
         pass
-    monkeypatch.setattr(common, "fcntl", None)
-    with common.alone_in(tmp_path), common.alone_in(tmp_path):
+    monkeypatch.setattr(io, "fcntl", None)
+    with alone_in(tmp_path), alone_in(tmp_path):
         pass
 
 

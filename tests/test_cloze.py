@@ -17,11 +17,11 @@ from textus import api
 from textus.augment.cloze import AROUND, ASKING, ClozeSettings, clozes, passages
 from textus.checkpoint import load
 from textus.cli import main
-from textus.common import read_json
-from textus.errors import (
+from textus.core.errors import (
     DataError,
     UsageError,
 )
+from textus.core.io import read_json
 from textus.records import read_records
 from textus.tasks.question_answering import QuestionAnswering, QuestionAnsweringSettings, gold_of
 

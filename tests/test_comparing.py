@@ -15,7 +15,7 @@ from corpora import write
 import textus
 from textus import api, comparing
 from textus.comparing import Entry, compare
-from textus.errors import (
+from textus.core.errors import (
     DataError,
     UsageError,
 )

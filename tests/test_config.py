@@ -14,8 +14,13 @@ import pytest
 
 import textus
 from textus.cli import main
-from textus.config import assign, checked, from_dict, parse_value
-from textus.errors import UsageError
+from textus.core.config import (
+    assign,
+    checked,
+    from_dict,
+    parse_value,
+)
+from textus.core.errors import UsageError
 from textus.models import family
 from textus.models.rotary import RopeScaling
 from textus.presets import model_values

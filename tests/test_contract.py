@@ -50,9 +50,9 @@ from faulty import (
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from textus.config import to_dict
+from textus.core.config import to_dict
+from textus.core.errors import UsageError
 from textus.engine import Engine
-from textus.errors import UsageError
 from textus.generation import Sampling, generate
 from textus.loader import Batch
 from textus.models import FAMILIES, LanguageModel, Loss, build

@@ -16,6 +16,12 @@ import numpy as np
 import pytest
 from corpora import DATA, REPOSITORY, SIMPLIFIED, TRADITIONAL, made, texts, write
 
+from textus.core.errors import (
+    DataError,
+    RunError,
+    TextusError,
+    UsageError,
+)
 from textus.corpus import (
     Corpus,
     CorpusSettings,
@@ -29,12 +35,6 @@ from textus.corpus import (
     readers,
     show,
     why,
-)
-from textus.errors import (
-    DataError,
-    RunError,
-    TextusError,
-    UsageError,
 )
 
 

@@ -11,11 +11,11 @@ import pytest
 from corpora import made, texts, write
 
 from textus.cli import main
-from textus.corpus import CorpusSettings, build
-from textus.errors import (
+from textus.core.errors import (
     DataError,
     UsageError,
 )
+from textus.corpus import CorpusSettings, build
 from textus.texts import read_pairs
 
 

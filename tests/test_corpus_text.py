@@ -10,8 +10,8 @@ from corpora import DATA, SIMPLIFIED, TRADITIONAL, made, texts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from textus.core.errors import UsageError
 from textus.corpus import decoding, repair
-from textus.errors import UsageError
 from textus.records import read_records
 
 ENCODED = [

@@ -18,8 +18,8 @@ import pytest
 
 import textus
 from textus.checkpoint import RunFolder
-from textus.common import read_json
-from textus.errors import UsageError
+from textus.core.errors import UsageError
+from textus.core.io import read_json
 from textus.loader import Batch
 from textus.models.hmm import HMM
 from textus.models.ngram import NGram

@@ -23,7 +23,7 @@ from test_gguf import PIECES, finish
 from test_pretrained import CASES, saved
 
 from textus import exporting
-from textus.errors import (
+from textus.core.errors import (
     RunError,
     TextusError,
 )

@@ -15,8 +15,9 @@ from labelled import written
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from textus import describing, hardware
+from textus import describing
 from textus.api import finetune, show
+from textus.core import hardware
 from textus.describing import as_mermaid, as_text, describe, disk, doctor, doctor_text, layers
 from textus.loader import Loader, store_of
 from textus.models import build

@@ -18,7 +18,7 @@ from textus import runs
 from textus.api import prove_resume
 from textus.checkpoint import open_run
 from textus.cli import main
-from textus.errors import (
+from textus.core.errors import (
     RunError,
     UsageError,
 )

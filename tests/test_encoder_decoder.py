@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from textus.config import from_dict
-from textus.engine import Engine
-from textus.errors import (
+from textus.core.config import from_dict
+from textus.core.errors import (
     RunError,
     UsageError,
 )
+from textus.engine import Engine
 from textus.generation import Sampling, generate
 from textus.gradients import Gradients
 from textus.loader import Batch

@@ -17,11 +17,11 @@ from remembering import Remembering, RememberingCache, RememberingConfig
 from torch import Tensor
 
 from textus import engine as engine_module
-from textus.engine import Engine, EngineThread, Event
-from textus.errors import (
+from textus.core.errors import (
     RunError,
     UsageError,
 )
+from textus.engine import Engine, EngineThread, Event
 from textus.generation import BOUNDS, Bound, Sampling, generate
 from textus.models import LanguageModel
 

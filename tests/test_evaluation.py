@@ -18,12 +18,12 @@ import textus
 from textus import evaluation
 from textus.api import open_run
 from textus.cli import main
-from textus.corpus import CorpusSettings, build
-from textus.errors import (
+from textus.core.errors import (
     DataError,
     RunError,
     UsageError,
 )
+from textus.corpus import CorpusSettings, build
 from textus.evaluation import (
     evaluate,
     own_findings,

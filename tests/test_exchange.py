@@ -20,12 +20,12 @@ import torch
 from textus import exporting
 from textus.api import Run, export_model, import_model, open_run, resume, show, verify
 from textus.cli import main
-from textus.common import sha256
-from textus.errors import (
+from textus.core.errors import (
     RunError,
     TextusError,
     UsageError,
 )
+from textus.core.io import sha256
 from textus.exporting import Wheel, fetch, unpack
 from textus.tokenizer import load as load_tokenizer
 

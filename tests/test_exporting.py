@@ -15,7 +15,7 @@ from corpora import write
 
 import textus
 from textus.api import Run, export_model, import_model, open_run
-from textus.common import sha256
+from textus.core.io import sha256
 
 SENTENCES = [each.strip() + "." for each in STORY.replace("\n", " ").split(".") if each.strip()]
 ASKED = ["The fox went down to the river.", "good morning", "One winter 春 the river froze, and"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from textus.errors import (
+from textus.core.errors import (
     DataError,
     UsageError,
 )

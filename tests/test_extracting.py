@@ -16,7 +16,7 @@ from benchmarks.triples import adjacent
 from benchmarks.triples import row_of as news_row
 from textus import api
 from textus.cli import main
-from textus.errors import (
+from textus.core.errors import (
     DataError,
     UsageError,
 )

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from textus.errors import UsageError
+from textus.core.errors import UsageError
 from textus.loader import Batch
 from textus.models import build
 from textus.models.fake import Fake, FakeConfig

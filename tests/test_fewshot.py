@@ -15,7 +15,7 @@ from labelled import written
 
 from textus import api
 from textus.cli import main
-from textus.errors import (
+from textus.core.errors import (
     DataError,
     UsageError,
 )

@@ -15,12 +15,12 @@ from labelled import WORDS, written
 from textus import api
 from textus.checkpoint import load, open_run
 from textus.cli import main
-from textus.common import sha256
-from textus.errors import (
+from textus.core.errors import (
     DataError,
     RunError,
     UsageError,
 )
+from textus.core.io import sha256
 from textus.tasks.encoding import (
     frame_of,
     rows_of,

@@ -16,7 +16,7 @@ from sklearn.pipeline import make_pipeline
 
 from textus import api
 from textus.cli import main
-from textus.errors import (
+from textus.core.errors import (
     DataError,
     RunError,
     UsageError,

@@ -21,15 +21,22 @@ from safetensors.torch import load_file
 
 from textus import (
     api,
-    common,
     loader,
     searching,
 )
 from textus.checkpoint import Checkpoint, load, open_run, read_log, verify
 from textus.cli import main
-from textus.common import (
+from textus.core import io
+from textus.core.config import check_shape
+from textus.core.errors import (
+    DataError,
+    MissingExtra,
+    RunError,
+    TextusError,
+    UsageError,
+)
+from textus.core.io import (
     claim_file,
-    extra,
     folder_atomic,
     is_disk_full,
     read_json,
@@ -38,15 +45,8 @@ from textus.common import (
     write_atomic,
     write_json,
 )
-from textus.config import check_shape
+from textus.core.names import extra
 from textus.corpus import open_corpus
-from textus.errors import (
-    DataError,
-    MissingExtra,
-    RunError,
-    TextusError,
-    UsageError,
-)
 
 PROBES = ["../victim", "/etc/hostname", "a/b", "..", ".hidden", "", "x\0y", "..\\victim", 7]
 
@@ -382,17 +382,17 @@ def test_replacing_a_folder_is_one_step(tmp_path: Path, capsys: pytest.CaptureFi
     (out / "old").write_text("old")
     assert writer(out, "kill between").wait() == -signal.SIGKILL
     assert not out.exists()
-    common.sweep(out)
+    io.sweep(out)
     assert [path.name for path in out.iterdir()] == ["old"]
     assert "put back as it was" in capsys.readouterr().err
     first, second = tmp_path / "first", tmp_path / "second"
     first.mkdir()
     second.write_text("a file")
     if sys.platform == "linux":
-        assert common.exchanged(first, second)
+        assert io.exchanged(first, second)
         assert first.is_file()
         assert second.is_dir()
-    assert not common.exchanged(first, tmp_path / "nowhere")
+    assert not io.exchanged(first, tmp_path / "nowhere")
     assert writer(out, "whole").wait() == 0
     assert [path.name for path in out.iterdir()] == ["new"]
     assert hidden(tmp_path) == []
@@ -404,7 +404,7 @@ def test_sigterm_cleans_up_like_ctrl_c(story: Path, tmp_path: Path) -> None:
     source.mkdir()
     os.mkfifo(source / "slow.txt")
     code = (
-        "import sys, time; from textus import cli; from textus.common import folder_atomic; from pathlib import Path\n"
+        "import sys, time; from textus import cli; from textus.core.io import folder_atomic; from pathlib import Path\n"
         "def verb(*_):\n"
         "    with folder_atomic(Path(sys.argv[1])): print('ready', flush=True); time.sleep(60)\n"
         "cli.run = verb; sys.exit(cli.main([]))"

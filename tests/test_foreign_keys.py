@@ -11,8 +11,8 @@ import pytest
 import torch
 import transformers
 
-from textus.config import from_dict
-from textus.errors import TextusError
+from textus.core.config import from_dict
+from textus.core.errors import TextusError
 from textus.models import build, family
 from textus.models.pretrained import architecture, architectures
 from textus.models.pretrained.folder import read_folder

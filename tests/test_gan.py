@@ -23,8 +23,8 @@ import textus
 from benchmarks.gan import self_bleu
 from textus import tokenizer as tokenizers
 from textus.checkpoint import create_run
-from textus.common import cpu_seconds
-from textus.errors import UsageError
+from textus.core.console import cpu_seconds
+from textus.core.errors import UsageError
 from textus.gradients import Backward, Gradients
 from textus.loader import Batch, Loader, store_of
 from textus.measuring import affordable
@@ -399,7 +399,7 @@ def test_a_budget_is_planned_by_what_each_turn_takes() -> None:
 
 def test_a_preset_keeps_its_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Timed by its likelihood steps alone, as it once was, it would plan several times as many steps as fit."""
-    monkeypatch.setattr("textus.hardware.usable_cores", lambda: 1)
+    monkeypatch.setattr("textus.core.hardware.usable_cores", lambda: 1)
     started = cpu_seconds()
     run = textus.train(
         **sentences(tmp_path), model="gan", out=tmp_path / "run", preset="3s",

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from textus.errors import (
+from textus.core.errors import (
     RunError,
     UsageError,
 )

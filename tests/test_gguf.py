@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from benchmarks._stories import plain_story
-from textus.errors import (
+from textus.core.errors import (
     RunError,
     TextusError,
     UsageError,

@@ -9,11 +9,11 @@ import pytest
 
 from textus import api
 from textus.checkpoint import load
-from textus.common import read_json
-from textus.errors import (
+from textus.core.errors import (
     RunError,
     UsageError,
 )
+from textus.core.io import read_json
 
 STILL = ["optim.rate=1e-9", "optim.other_rate=1e-9", "optim.weight_decay=0"]
 

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from served import refused, remembering, running
 
-from textus.errors import (
+from textus.core.errors import (
     DataError,
     UsageError,
 )

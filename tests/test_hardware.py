@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from textus import hardware
-from textus.errors import UsageError
+from textus.core import hardware
+from textus.core.errors import UsageError
 from textus.models import kernels
 
 
@@ -149,7 +149,7 @@ assert hardware.peak_memory_bytes() - before < 100_000_000
 
 
 def test_peak_memory_sees_an_allocation_and_can_begin_again() -> None:
-    # a process of its own: where training kept memory (textus.allocation), freed blocks stay and the peak with them
+    # a process of its own: where training kept memory (textus.core.memory), freed blocks stay and the peak with them
     done = subprocess.run([sys.executable, "-c", PEAK], check=False)
     if done.returncode == 7:
         pytest.skip("this system does not let a process reset its peak")

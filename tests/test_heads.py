@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from textus.errors import UsageError
+from textus.core.errors import UsageError
 from textus.loader import Batch
 from textus.models.heads import CRF, IGNORED, SequenceHead, SpanHead, TokenHead, pool
 

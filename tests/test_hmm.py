@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from textus.errors import (
+from textus.core.errors import (
     DataError,
     UsageError,
 )

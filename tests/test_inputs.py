@@ -12,9 +12,12 @@ from labelled import read_table, reviews, written
 
 import textus
 from textus import api
-from textus.arguments import check_text, looks_like_path
 from textus.cli import main
-from textus.errors import DataError
+from textus.core.arguments import (
+    check_text,
+    looks_like_path,
+)
+from textus.core.errors import DataError
 
 
 def test_a_plain_text_is_read_a_line_a_text(

@@ -19,8 +19,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from textus import hardware
-from textus.common import counter_seed
+from textus.core import hardware
+from textus.core.rng import counter_seed
 from textus.gradients import Gradients
 from textus.loader import Batch
 from textus.models import kernels

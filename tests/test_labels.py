@@ -15,7 +15,7 @@ import pytest
 from labelled import written
 
 from textus.cli import main
-from textus.errors import (
+from textus.core.errors import (
     DataError,
     UsageError,
 )

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from textus.errors import (
+from textus.core.errors import (
     DataError,
     UsageError,
 )

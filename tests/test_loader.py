@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from textus.errors import (
+from textus.core.errors import (
     DataError,
     UsageError,
 )

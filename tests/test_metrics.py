@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from textus.errors import UsageError
+from textus.core.errors import UsageError
 from textus.metrics import (
     BLOCK,
     FEWEST,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from textus.errors import UsageError
+from textus.core.errors import UsageError
 from textus.loader import Batch, Loader, store_of
 from textus.models import build
 from textus.models import ngram as module

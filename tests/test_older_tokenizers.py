@@ -11,7 +11,7 @@ import pytest
 import tokenizers as tk
 import transformers
 
-from textus.errors import TextusError
+from textus.core.errors import TextusError
 from textus.models.pretrained import older
 from textus.models.pretrained.folder import read_folder, read_tokenizer
 from textus.tokenizer import foreign, load

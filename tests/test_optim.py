@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from textus.config import assign
-from textus.errors import UsageError
+from textus.core.config import assign
+from textus.core.errors import UsageError
 from textus.models import build
 from textus.optim import (
     OPTIMISERS,

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from textus.api import import_model
 from textus.cli import main
-from textus.errors import (
+from textus.core.errors import (
     RunError,
     TextusError,
 )

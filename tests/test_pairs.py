@@ -14,12 +14,12 @@ from served import running
 
 from textus import api
 from textus.cli import main
-from textus.corpus import Corpus, CorpusSettings, Document, build_from_documents, open_corpus
-from textus.corpus.documents import PART_CHARS
-from textus.errors import (
+from textus.core.errors import (
     DataError,
     UsageError,
 )
+from textus.corpus import Corpus, CorpusSettings, Document, build_from_documents, open_corpus
+from textus.corpus.documents import PART_CHARS
 from textus.loader import Batch, TokenStore, store_of, tokenize
 from textus.pairs import BucketLoader, DenoisingLoader, corrupted, noise_mask, real_source, sources_of
 from textus.serving.answers import Served

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from textus.api import train
 from textus.comparing import log_lines
-from textus.config import assign
-from textus.errors import UsageError
+from textus.core.config import assign
+from textus.core.errors import UsageError
 from textus.models import build, parts
 from textus.models.layers import make_feed_forward, make_norm
 from textus.optim import OPTIMISERS, SCHEDULES, OptimSettings, Schedule, make_optimisers, set_rates

@@ -21,11 +21,11 @@ from labelled import read_table, reviews, written
 import textus
 from textus import api
 from textus.cli import main
-from textus.common import (
+from textus.core.console import (
     notice,
     notices_together,
 )
-from textus.errors import (
+from textus.core.errors import (
     TextusError,
     UsageError,
 )

@@ -10,17 +10,17 @@ import pytest
 
 from textus import measuring, presets
 from textus import tokenizer as tokenizers
-from textus.common import (
-    cpu_seconds,
-    read_json,
-    write_json,
-)
-from textus.config import from_dict
-from textus.corpus import open_corpus
-from textus.errors import (
+from textus.core.config import from_dict
+from textus.core.console import cpu_seconds
+from textus.core.errors import (
     RunError,
     UsageError,
 )
+from textus.core.io import (
+    read_json,
+    write_json,
+)
+from textus.corpus import open_corpus
 from textus.loader import TokenStore, tokenize
 from textus.measuring import micro_batches
 from textus.presets import SIZES, Plan, Wish, plan_neural, size_for

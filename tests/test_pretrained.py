@@ -15,12 +15,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from textus.engine import Engine
-from textus.errors import (
+from textus.core.errors import (
     RunError,
     TextusError,
     UsageError,
 )
+from textus.engine import Engine
 from textus.generation import Sampling
 from textus.models import build
 from textus.models.pretrained import architectures, describe

@@ -13,7 +13,7 @@ from labelled import written
 
 from textus import api
 from textus.cli import main
-from textus.errors import UsageError
+from textus.core.errors import UsageError
 from textus.inputs import stdin_records
 from textus.passages import read_passages
 from textus.reading import ReadOptions, fits

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from textus.errors import (
+from textus.core.errors import (
     DataError,
     UsageError,
 )

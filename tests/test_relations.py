@@ -15,7 +15,7 @@ from sklearn.metrics import precision_recall_fscore_support
 from textus import api
 from textus.augment import AugmentSettings, augmented
 from textus.cli import main
-from textus.errors import (
+from textus.core.errors import (
     DataError,
     UsageError,
 )

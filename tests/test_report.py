@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from textus import report
-from textus.errors import MissingExtra
+from textus.core.errors import MissingExtra
 from textus.report import (
     Section,
     bars,

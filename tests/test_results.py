@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from benchmarks import table
-from textus.common import read_json
+from textus.core.io import read_json
 
 FILES = sorted(table.RESULTS.glob("*.json"))
 STAMP: dict[str, Any] = {

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from textus import api
-from textus.errors import UsageError
+from textus.core.errors import UsageError
 from textus.evaluation import score_ids
 from textus.generation import Sampling, generate
 from textus.gradients import Gradients

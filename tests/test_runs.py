@@ -9,13 +9,13 @@ import pytest
 
 from textus import tokenizer as tokenizers
 from textus.checkpoint import open_run
-from textus.common import (
-    read_json,
-    write_json,
-)
-from textus.errors import (
+from textus.core.errors import (
     RunError,
     TextusError,
+)
+from textus.core.io import (
+    read_json,
+    write_json,
 )
 from textus.runs import recorded_corpus
 

@@ -18,7 +18,7 @@ from labelled import written
 
 from textus import api, searching
 from textus.cli import main
-from textus.errors import (
+from textus.core.errors import (
     DataError,
     RunError,
     UsageError,

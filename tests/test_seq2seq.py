@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from textus.core.errors import UsageError
 from textus.engine import Engine
-from textus.errors import UsageError
 from textus.generation import Sampling
 from textus.gradients import Gradients
 from textus.loader import Batch

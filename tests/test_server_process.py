@@ -14,14 +14,14 @@ import httpx
 import pytest
 from served import remembering
 
-from textus.errors import UsageError
+from textus.core.errors import UsageError
 from textus.serving import create_app
 from textus.serving.app import listen
 
 SCRIPT = """
 import sys
 from served import reciting
-from textus.common import TextusError
+from textus.core.io import TextusError
 from textus.serving import serve
 try:
     serve([reciting("m", "tick", pause=0.02)], port=int(sys.argv[1]))

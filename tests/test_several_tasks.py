@@ -24,14 +24,14 @@ from scipy import stats
 from textus import api, finetuning
 from textus.checkpoint import RunFolder, create_run, load, open_run, read_tokenizer
 from textus.cli import demo, main
-from textus.common import (
-    claim,
-    sha256,
-)
-from textus.errors import (
+from textus.core.errors import (
     DataError,
     RunError,
     UsageError,
+)
+from textus.core.io import (
+    claim,
+    sha256,
 )
 from textus.gradients import Gradients
 from textus.models import family as family_of

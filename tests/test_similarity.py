@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from textus import api
 from textus.cli import main
-from textus.errors import (
+from textus.core.errors import (
     DataError,
     UsageError,
 )

@@ -14,7 +14,7 @@ from labelled import written
 import textus
 from textus import api
 from textus.cli import main
-from textus.errors import (
+from textus.core.errors import (
     DataError,
     UsageError,
 )

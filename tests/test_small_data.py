@@ -17,7 +17,7 @@ from test_finetuning import SMALL, sentences, training_of
 
 from textus import api, metrics
 from textus.checkpoint import open_run
-from textus.errors import UsageError
+from textus.core.errors import UsageError
 from textus.finetuning import Wish, solved
 from textus.finetuning import data as reading
 from textus.finetuning.length import BEGUN, LEAST_TO_CHOOSE_BY, NEW, PATIENCE, settings_of

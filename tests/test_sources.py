@@ -19,9 +19,9 @@ from corpora import SIMPLIFIED, made, texts, write
 
 import textus
 from textus.cli import main
-from textus.common import printable
+from textus.core.console import printable
+from textus.core.errors import DataError
 from textus.corpus import CorpusSettings, build
-from textus.errors import DataError
 from textus.records import read_records
 
 PARAGRAPHS = [

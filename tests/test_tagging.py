@@ -17,7 +17,7 @@ from torch import nn
 
 from textus import api
 from textus.cli import main
-from textus.errors import (
+from textus.core.errors import (
     DataError,
     UsageError,
 )

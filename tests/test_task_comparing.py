@@ -16,7 +16,7 @@ from sklearn.metrics import accuracy_score, r2_score
 
 from textus import api
 from textus.cli import main
-from textus.errors import UsageError
+from textus.core.errors import UsageError
 from textus.tasks.inference import read
 
 SMALL = ["model.n_layer=1", "model.d_model=16"]

@@ -15,7 +15,7 @@ from test_report import Reader
 
 from textus import api
 from textus.cli import main
-from textus.errors import UsageError
+from textus.core.errors import UsageError
 from textus.metrics.calibration import BINS, brier, calibration_error, reliability
 from textus.metrics.classification import single_label
 from textus.tasks import Task

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from textus.errors import (
+from textus.core.errors import (
     DataError,
     RunError,
     UsageError,

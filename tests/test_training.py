@@ -24,16 +24,14 @@ from safetensors.torch import load_file, save_file
 from textus import tokenizer as tokenizers
 from textus import training
 from textus.checkpoint import RunFolder, create_run, load, verify
-from textus.common import (
-    counter_seed,
-    read_json,
-)
-from textus.errors import (
+from textus.core.errors import (
     TrainingError,
     UsageError,
 )
+from textus.core.hardware import reset_peak_memory
+from textus.core.io import read_json
+from textus.core.rng import counter_seed
 from textus.gradients import Gradients
-from textus.hardware import reset_peak_memory
 from textus.loader import Batch, Loader, store_of
 from textus.models import LanguageModel, Loss, build, kernels
 from textus.optim import OPTIMISERS, OptimSettings
@@ -467,7 +465,7 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 import torch
 import test_training as t
-from textus.common import TextusError, read_json
+from textus.core.io import TextusError, read_json
 torch.set_num_threads(1)
 def loss(model, batch):
     print(batch.position, flush=True)

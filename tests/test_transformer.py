@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from textus.errors import UsageError
+from textus.core.errors import UsageError
 from textus.loader import Batch
 from textus.models.layers import (
     ACTIVATIONS,

@@ -19,15 +19,13 @@ import pytest
 from textus import api
 from textus.checkpoint import open_run
 from textus.cli import main
-from textus.common import (
-    alone_in,
-    sha256,
-)
-from textus.errors import (
+from textus.core.errors import (
     DataError,
     RunError,
     UsageError,
 )
+from textus.core.io import sha256
+from textus.core.locks import alone_in
 from textus.finetuning import Wish
 from textus.runs import found_of
 from textus.tuning import Span, parse_span, search_space

@@ -18,8 +18,8 @@ from served import running
 from test_gguf import finish, in_pairs, names
 
 from textus.api import Run, export_model, import_model
+from textus.core.errors import RunError
 from textus.engine import Engine
-from textus.errors import RunError
 from textus.generation import Sampling, choose, generate, in_reach
 from textus.models.pretrained import folder as folders
 from textus.models.pretrained.vocabulary import byte_level

@@ -18,7 +18,7 @@ from test_kernels import built, needs_kernels
 from torch import Tensor
 
 from textus import api, finetuning
-from textus.errors import UsageError
+from textus.core.errors import UsageError
 from textus.models import build, kernels, unpadded
 from textus.models.adapters import LoRASettings, adapt, adapted, train_last
 from textus.models.encoder import Encoder

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from textus.errors import (
+from textus.core.errors import (
     DataError,
     MissingExtra,
     UsageError,

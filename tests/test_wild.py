@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from test_pretrained import CASES, LLAMA, V, edit, foreign, imported, reweigh, same, saved
 from torch import Tensor
 
-from textus.errors import (
+from textus.core.errors import (
     RunError,
     TextusError,
 )

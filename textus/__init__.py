@@ -64,7 +64,7 @@ if TYPE_CHECKING:
         verify,
     )
     from textus.cli.using import serve
-    from textus.errors import TextusError
+    from textus.core.errors import TextusError
     from textus.generation import Sampling
     from textus.searching import Index
 
@@ -108,7 +108,7 @@ __all__ = [
 ELSEWHERE = {
     "Index": ("textus.searching", "Index"),
     "Sampling": ("textus.generation", "Sampling"),
-    "TextusError": ("textus.common", "TextusError"),
+    "TextusError": ("textus.core.io", "TextusError"),
     "serve": ("textus.cli.using", "serve"),
 }
 """Public names that do not live in `textus.api`: module and name there."""

@@ -29,11 +29,24 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from textus import tokenizer as tokenizers
-from textus.common import (
+from textus.core.config import (
+    NONE,
+    VERSION,
+    Shape,
+    check_shape,
+    from_dict,
+    migrate,
+)
+from textus.core.console import notice
+from textus.core.errors import (
+    RunError,
+    TrainingError,
+    UsageError,
+)
+from textus.core.io import (
     folder_atomic,
     is_disk_full,
     link_or_copy,
-    notice,
     other_kind,
     read_json,
     record_file,
@@ -42,12 +55,6 @@ from textus.common import (
     sync,
     write_atomic,
     write_json,
-)
-from textus.config import NONE, VERSION, Shape, check_shape, from_dict, migrate
-from textus.errors import (
-    RunError,
-    TrainingError,
-    UsageError,
 )
 from textus.models import LanguageModel, adapters, build
 from textus.models.heads import build_head

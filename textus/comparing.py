@@ -13,13 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from textus.checkpoint import read_log
-from textus.common import (
+from textus.core.errors import UsageError
+from textus.core.hardware import (
+    peak_memory_bytes,
+    reset_peak_memory,
+)
+from textus.core.io import (
     write_atomic,
     write_json,
 )
-from textus.errors import UsageError
 from textus.evaluation import Tally, figures, measure, n_parameters, weights_bytes
-from textus.hardware import peak_memory_bytes, reset_peak_memory
 from textus.metrics import interval, paired_bootstrap
 from textus.models import LanguageModel
 from textus.report import Section, loss_curve, scatter, write_report

@@ -7,15 +7,15 @@ from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import Any
 
-from textus.common import (
+from textus.core.errors import (
+    DataError,
+    UsageError,
+)
+from textus.core.io import (
     fingerprint,
     sha256,
 )
 from textus.engine import Engine
-from textus.errors import (
-    DataError,
-    UsageError,
-)
 from textus.generation import Sampling, TextStream, beginning
 from textus.inputs import is_plain, place_of, texts_in
 from textus.models import LanguageModel

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from textus import hardware
+from textus.core import hardware
 from textus.evaluation import n_parameters, weights_bytes
 from textus.models import LanguageModel
 from textus.report import cell, size, table

@@ -16,16 +16,16 @@ from typing import Any
 
 import numpy as np
 
-from textus.common import (
+from textus.core.console import notices_together
+from textus.core.errors import UsageError
+from textus.core.io import (
     claim_file,
     fingerprint,
     json_lines,
-    notices_together,
     sha256,
-    unknown,
     write_atomic,
 )
-from textus.errors import UsageError
+from textus.core.names import unknown
 from textus.inputs import place_of, report_empty, texts_in
 from textus.passages import text_of
 from textus.reading import DETECTED, ReadOptions

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from textus.errors import (
+from textus.core.errors import (
     RunError,
     TextusError,
     UsageError,

@@ -13,13 +13,13 @@ from typing import Any
 
 from textus import scoring
 from textus.checkpoint import open_run
-from textus.common import (
+from textus.core.console import notice
+from textus.core.errors import UsageError
+from textus.core.io import (
     fingerprint,
-    notice,
     sha256,
-    unknown,
 )
-from textus.errors import UsageError
+from textus.core.names import unknown
 from textus.models import LanguageModel
 from textus.predicting import Predictor
 from textus.reading import ReadOptions, options_of_all, options_of_run

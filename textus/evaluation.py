@@ -28,18 +28,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from textus.common import (
-    counter_seed,
+from textus.core.console import (
     cpu_seconds,
     notice,
     progress,
 )
-from textus.engine import Engine
-from textus.errors import (
+from textus.core.errors import (
     DataError,
     RunError,
     UsageError,
 )
+from textus.core.rng import counter_seed
+from textus.engine import Engine
 from textus.generation import Sampling, beginning, device_of, inference
 from textus.loader import Batch, Batches, Loader, TokenStore, store_of, windows
 from textus.metrics import Blocks, bootstrap, distinct_over, interval, pooled, repetition

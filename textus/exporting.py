@@ -16,20 +16,26 @@ from email.parser import HeaderParser
 from pathlib import Path
 from typing import Any
 
-from textus import checkpoint, hardware
-from textus.common import (
-    command_line,
-    folder_atomic,
-    mark,
-    notice,
-    sha256,
-    unknown,
+from textus import checkpoint
+from textus.core import hardware
+from textus.core.config import (
+    from_dict,
+    to_dict,
 )
-from textus.config import from_dict, to_dict
-from textus.errors import (
+from textus.core.console import (
+    command_line,
+    notice,
+)
+from textus.core.errors import (
     RunError,
     UsageError,
 )
+from textus.core.io import (
+    folder_atomic,
+    mark,
+    sha256,
+)
+from textus.core.names import unknown
 from textus.models.kernels import cache_folder
 from textus.models.pretrained import Imported, folder, gguf, llama2c, packing, peft
 from textus.models.pretrained import heads as foreign_heads

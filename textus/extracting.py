@@ -15,17 +15,17 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from textus.common import (
-    claim_file,
-    json_lines,
-    notice,
-    unknown,
-    write_atomic,
-)
-from textus.errors import (
+from textus.core.console import notice
+from textus.core.errors import (
     DataError,
     UsageError,
 )
+from textus.core.io import (
+    claim_file,
+    json_lines,
+    write_atomic,
+)
+from textus.core.names import unknown
 from textus.metrics.entities import entity_scores
 from textus.models import LanguageModel
 from textus.reading import DETECTED, ReadOptions

@@ -18,18 +18,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from textus.common import (
-    counter_seed,
+from textus.core.console import (
     notice,
     progress,
-    unknown,
-    write_atomic,
-    write_json,
 )
-from textus.errors import (
+from textus.core.errors import (
     DataError,
     UsageError,
 )
+from textus.core.io import (
+    write_atomic,
+    write_json,
+)
+from textus.core.names import unknown
+from textus.core.rng import counter_seed
 from textus.evaluation import reading
 from textus.generation import beginning
 from textus.metrics import bootstrap, interval

@@ -19,14 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from textus.common import (
-    uniform,
-    unknown,
-)
-from textus.errors import (
+from textus.core.errors import (
     RunError,
     UsageError,
 )
+from textus.core.names import unknown
+from textus.core.rng import uniform
 from textus.models import LanguageModel
 from textus.pairs import sources_of
 

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor
 
-from textus.errors import (
+from textus.core.errors import (
     TrainingError,
     UsageError,
 )

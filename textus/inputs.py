@@ -15,17 +15,20 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from textus.arguments import PLAIN, path_of
-from textus.common import notice
-from textus.corpus.decoding import BROKEN, SAMPLE_BYTES, decode, marked
-from textus.corpus.dialects import line_end, lines
-from textus.corpus.sources import Source
-from textus.corpus.tables import Naming, NoColumn, Placed, Reading
-from textus.errors import (
+from textus.core.arguments import (
+    PLAIN,
+    path_of,
+)
+from textus.core.console import notice
+from textus.core.errors import (
     DataError,
     TextusError,
     UsageError,
 )
+from textus.corpus.decoding import BROKEN, SAMPLE_BYTES, decode, marked
+from textus.corpus.dialects import line_end, lines
+from textus.corpus.sources import Source
+from textus.corpus.tables import Naming, NoColumn, Placed, Reading
 from textus.passages import IDS
 from textus.reading import DETECTED, ReadOptions, fits
 from textus.records import (

@@ -26,12 +26,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from textus.common import (
-    beside_name,
-    counter_seed,
-    held,
+from textus.core.console import (
     notice,
     progress,
+)
+from textus.core.errors import (
+    DataError,
+    RunError,
+    UsageError,
+)
+from textus.core.io import (
+    beside_name,
     read_json,
     record_file,
     sha256,
@@ -39,11 +44,8 @@ from textus.common import (
     sync,
     write_json,
 )
-from textus.errors import (
-    DataError,
-    RunError,
-    UsageError,
-)
+from textus.core.locks import held
+from textus.core.rng import counter_seed
 
 if TYPE_CHECKING:
     from textus.corpus import Corpus

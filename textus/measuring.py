@@ -12,8 +12,12 @@ from typing import Any
 
 import torch
 
-from textus import hardware
-from textus.common import counter_seed, cpu_seconds, notice
+from textus.core import hardware
+from textus.core.console import (
+    cpu_seconds,
+    notice,
+)
+from textus.core.rng import counter_seed
 from textus.gradients import Gradients
 from textus.loader import Batch, Batches
 from textus.models import LanguageModel, build

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from textus.common import unknown
-from textus.errors import UsageError
+from textus.core.errors import UsageError
+from textus.core.names import unknown
 from textus.models import LanguageModel
 from textus.models.adapters import below
 

@@ -16,14 +16,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from textus.common import (
-    counter_seed,
-    unknown,
-)
-from textus.errors import (
+from textus.core.errors import (
     DataError,
     UsageError,
 )
+from textus.core.names import unknown
+from textus.core.rng import counter_seed
 from textus.loader import Batch, Batches, Loader, SentencePairs, TokenStore, tokenize
 
 if TYPE_CHECKING:

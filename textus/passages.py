@@ -13,15 +13,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from textus.common import notice
+from textus.core.console import notice
+from textus.core.errors import (
+    DataError,
+    UsageError,
+)
 from textus.corpus.decoding import Guesses
 from textus.corpus.documents import Dropped, Unreadable
 from textus.corpus.sources import WRAPPED, Source, scan
 from textus.corpus.tables import Reading, parse_columns
-from textus.errors import (
-    DataError,
-    UsageError,
-)
 from textus.reading import DETECTED, ReadOptions
 from textus.records import (
     Broken,

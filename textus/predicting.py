@@ -8,12 +8,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from textus.common import (
+from textus.core.console import notices_together
+from textus.core.errors import UsageError
+from textus.core.io import (
     fingerprint,
-    notices_together,
     sha256,
 )
-from textus.errors import UsageError
 from textus.inputs import (
     Records,
     columns_as_trained,

@@ -16,18 +16,23 @@ from typing import Any, get_type_hints
 
 import torch
 
-from textus import hardware
 from textus import tokenizer as tokenizers
 from textus.checkpoint import open_run
-from textus.common import (
+from textus.core import hardware
+from textus.core.config import (
+    assign,
+    from_dict,
+    parse_value,
+    to_dict,
+)
+from textus.core.console import (
     command_line,
     duration,
     notice,
-    unknown,
 )
-from textus.config import assign, from_dict, parse_value, to_dict
+from textus.core.errors import UsageError
+from textus.core.names import unknown
 from textus.corpus import Corpus
-from textus.errors import UsageError
 from textus.loader import Batches, Loader, TokenStore, fitting_context
 from textus.measuring import affordable, candidates, fast_bf16, measure, micro_batches
 from textus.models import LanguageModel, build

@@ -15,11 +15,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from textus.common import (
-    kind_of_folder,
+from textus.core.console import (
     notice,
     printable,
 )
+from textus.core.errors import DataError
+from textus.core.io import kind_of_folder
 from textus.corpus import conll, exports
 from textus.corpus.decoding import Guesses, open_text
 from textus.corpus.dialects import Problem, Text, bare, line_end, lines, parse_delimiter
@@ -28,7 +29,6 @@ from textus.corpus.readers import read_page
 from textus.corpus.repair import nfc, whole
 from textus.corpus.sources import TARS, Source, scan
 from textus.corpus.tables import TABLES, NoColumn, Reading, Row, opened, parse_columns, read_rows, silent
-from textus.errors import DataError
 
 __all__ = ["Problem", "Record", "Row", "clean_text", "parse_columns", "read_records", "stream_records"]
 

@@ -17,13 +17,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from textus.common import (
-    extra,
+from textus.core.console import notice
+from textus.core.errors import UsageError
+from textus.core.io import (
     kind_of_folder,
-    notice,
     write_atomic,
 )
-from textus.errors import UsageError
+from textus.core.names import extra
 
 Row = Mapping[str, Any]
 

@@ -20,14 +20,12 @@ import numpy as np
 from textus.augment import AugmentSettings, built, changed, origin_of, said_by
 from textus.augment.operations import Operation
 from textus.augment.units import HAN, Taken, Unit, Units, chinese, take_apart
-from textus.common import (
-    counter_seed,
-    notice,
-)
-from textus.errors import (
+from textus.core.console import notice
+from textus.core.errors import (
     DataError,
     UsageError,
 )
+from textus.core.rng import counter_seed
 from textus.metrics import bootstrap, interval, paired_bootstrap
 from textus.models import LanguageModel
 from textus.reading import DETECTED, ReadOptions

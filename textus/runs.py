@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from textus import tokenizer as tokenizers
-from textus.allocation import keep_memory
 from textus.checkpoint import (
     RunFolder,
     create_run,
@@ -21,20 +20,23 @@ from textus.checkpoint import (
     read_tokenizer,
     verify,
 )
-from textus.common import (
-    claim,
-    counter_seed,
+from textus.core.config import from_dict
+from textus.core.console import (
     cpu_seconds,
     notice,
-    sha256,
 )
-from textus.config import from_dict
-from textus.corpus import Corpus, open_corpus
-from textus.engine import Engine
-from textus.errors import (
+from textus.core.errors import (
     RunError,
     UsageError,
 )
+from textus.core.io import (
+    claim,
+    sha256,
+)
+from textus.core.memory import keep_memory
+from textus.core.rng import counter_seed
+from textus.corpus import Corpus, open_corpus
+from textus.engine import Engine
 from textus.generation import Sampling, beginning
 from textus.gradients import Backward, Gradients
 from textus.loader import Batches, TokenStore, tokenize

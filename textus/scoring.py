@@ -17,20 +17,22 @@ from typing import Any
 import numpy as np
 
 from textus.checkpoint import load, open_run, verify
-from textus.common import (
-    fingerprint,
-    json_lines,
+from textus.comparing import training_curves
+from textus.core.console import (
     notice,
     notices_together,
-    sha256,
-    write_atomic,
-    write_json,
 )
-from textus.comparing import training_curves
-from textus.errors import (
+from textus.core.errors import (
     DataError,
     RunError,
     UsageError,
+)
+from textus.core.io import (
+    fingerprint,
+    json_lines,
+    sha256,
+    write_atomic,
+    write_json,
 )
 from textus.finetuning import Wish, start
 from textus.inputs import id_of, labelled_records

@@ -25,9 +25,22 @@ import numpy as np
 
 from textus.checkpoint import RUN_FILES
 from textus.checkpoint import verify as verify_run
-from textus.common import (
+from textus.core.config import (
+    NONE,
+    VERSION,
+    Shape,
+    check_shape,
+    from_dict,
+    migrate,
+)
+from textus.core.errors import (
+    DataError,
+    MissingExtra,
+    RunError,
+    UsageError,
+)
+from textus.core.io import (
     claim,
-    extra,
     folder_atomic,
     json_lines,
     link_or_copy,
@@ -36,15 +49,11 @@ from textus.common import (
     record_file,
     sha256,
     sweep,
-    unknown,
     write_json,
 )
-from textus.config import NONE, VERSION, Shape, check_shape, from_dict, migrate
-from textus.errors import (
-    DataError,
-    MissingExtra,
-    RunError,
-    UsageError,
+from textus.core.names import (
+    extra,
+    unknown,
 )
 from textus.inputs import items_of
 from textus.metrics import ranking

@@ -17,19 +17,22 @@ from typing import Any
 import numpy as np
 
 from textus import scoring
-from textus.allocation import give_back
 from textus.checkpoint import open_run
-from textus.common import (
-    write_atomic,
-    write_json,
-)
 from textus.comparing import training_curves
-from textus.errors import (
+from textus.core.errors import (
     DataError,
     UsageError,
 )
+from textus.core.hardware import (
+    peak_memory_bytes,
+    reset_peak_memory,
+)
+from textus.core.io import (
+    write_atomic,
+    write_json,
+)
+from textus.core.memory import give_back
 from textus.evaluation import n_parameters, weights_bytes
-from textus.hardware import peak_memory_bytes, reset_peak_memory
 from textus.metrics import interval
 from textus.reading import DETECTED, ReadOptions, options_of_all, options_of_run
 from textus.report import Section, bars, write_report

@@ -7,17 +7,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from textus.common import notice
+from textus.core.console import notice
+from textus.core.errors import (
+    DataError,
+    UsageError,
+)
 from textus.corpus.decoding import BROKEN, decode, detect_encoding
 from textus.corpus.documents import Dropped, Raw, Unreadable
 from textus.corpus.readers import read
 from textus.corpus.repair import parts, whole
 from textus.corpus.sources import KINDS, TARS, WRAPPED, Source, blocks, scan
 from textus.corpus.tables import NoColumn, Reading, parse_columns, silent
-from textus.errors import (
-    DataError,
-    UsageError,
-)
 
 
 @dataclass(frozen=True)

@@ -19,21 +19,24 @@ import torch
 from torch import Tensor
 
 from textus.checkpoint import Checkpoint, RunFolder
-from textus.common import (
-    alone_in,
-    counter_seed,
+from textus.core.console import (
     cpu_seconds,
     duration,
     notice,
     progress,
 )
-from textus.errors import (
+from textus.core.errors import (
     TextusError,
     TrainingError,
     UsageError,
 )
+from textus.core.hardware import (
+    peak_memory_bytes,
+    reset_peak_memory,
+)
+from textus.core.locks import alone_in
+from textus.core.rng import counter_seed
 from textus.gradients import Backward, Gradients, clip
-from textus.hardware import peak_memory_bytes, reset_peak_memory
 from textus.loader import Batch, Batches
 from textus.models import LanguageModel, Loss
 from textus.optim import (

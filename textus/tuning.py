@@ -20,22 +20,24 @@ from pathlib import Path
 from typing import Any
 
 from textus.checkpoint import open_run
-from textus.common import (
-    alone_in,
-    counter_seed,
-    extra,
-    fingerprint,
-    notice,
-    sha256,
-    unknown,
-    write_json,
-)
-from textus.errors import (
+from textus.core.console import notice
+from textus.core.errors import (
     DataError,
     RunError,
     TextusError,
     UsageError,
 )
+from textus.core.io import (
+    fingerprint,
+    sha256,
+    write_json,
+)
+from textus.core.locks import alone_in
+from textus.core.names import (
+    extra,
+    unknown,
+)
+from textus.core.rng import counter_seed
 from textus.finetuning import Wish, start
 from textus.models import family as family_of
 from textus.runs import found_of

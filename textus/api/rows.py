@@ -7,16 +7,19 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from textus.arguments import optional_path, path_of
-from textus.common import (
-    claim_file,
-    json_lines,
-    notice,
-    write_atomic,
+from textus.core.arguments import (
+    optional_path,
+    path_of,
 )
-from textus.errors import (
+from textus.core.console import notice
+from textus.core.errors import (
     DataError,
     UsageError,
+)
+from textus.core.io import (
+    claim_file,
+    json_lines,
+    write_atomic,
 )
 
 

@@ -10,8 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from textus.api.conversation import fitting_ids
 from textus.api.given import check_messages, check_string, is_texts
-from textus.arguments import noted, optional_path, path_of
-from textus.errors import (
+from textus.core.arguments import (
+    noted,
+    optional_path,
+    path_of,
+)
+from textus.core.errors import (
     DataError,
     RunError,
     UsageError,

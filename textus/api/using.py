@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textus.api.run import Run
-from textus.arguments import noted, path_of
-from textus.errors import UsageError
+from textus.core.arguments import (
+    noted,
+    path_of,
+)
+from textus.core.errors import UsageError
 from textus.report import check_report_folder
 
 if TYPE_CHECKING:
@@ -149,7 +152,10 @@ def written(reader: Predictor, given: Any, out: Path, options: ReadOptions, *, f
 
 def checked(given: Any) -> Any:
     """What was given; UsageError for a string that is the name of a file: a string is one text."""
-    from textus.arguments import SUFFIXES, is_file
+    from textus.core.arguments import (
+        SUFFIXES,
+        is_file,
+    )
 
     if isinstance(given, str) and (is_file(given) or (given.endswith(SUFFIXES) and " " not in given)):
         raise UsageError(

@@ -19,16 +19,14 @@ from textus.augment.infilling import infill
 from textus.augment.operations import Operation, Synonyms
 from textus.augment.units import Row, Taken, take_apart
 from textus.augment.wordnet import find
-from textus.common import (
-    counter_seed,
-    fingerprint,
-    notice,
-    unknown,
-)
-from textus.errors import (
+from textus.core.console import notice
+from textus.core.errors import (
     DataError,
     UsageError,
 )
+from textus.core.io import fingerprint
+from textus.core.names import unknown
+from textus.core.rng import counter_seed
 from textus.models import vectors
 from textus.records import Record
 

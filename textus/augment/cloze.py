@@ -17,11 +17,9 @@ from typing import Any
 
 from textus.augment.operations import GRAMMAR
 from textus.augment.units import chinese, words_of
-from textus.common import (
-    counter_seed,
-    fingerprint,
-)
-from textus.errors import UsageError
+from textus.core.errors import UsageError
+from textus.core.io import fingerprint
+from textus.core.rng import counter_seed
 
 SENTENCE = re.compile(r"[^.!?。！？；\n]+(?:[.!?](?!\s)[^.!?。！？；\n]*)*[.!?。！？；]*")
 """A full stop within a number or a name does not end one."""

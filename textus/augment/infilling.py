@@ -13,7 +13,7 @@ from textus.augment.negation import is_negation
 from textus.augment.operations import Operation, free, many
 from textus.augment.units import Units
 from textus.checkpoint import load
-from textus.errors import UsageError
+from textus.core.errors import UsageError
 
 LIKELIEST = 10
 """The encoder's first answers, among which chance chooses by their probability."""

@@ -15,7 +15,7 @@ from random import Random
 
 from textus.augment.negation import bound, is_negation, negations
 from textus.augment.units import Unit, Units, between_labels, chinese, without
-from textus.common import extra
+from textus.core.names import extra
 
 Synonyms = Callable[[str], Sequence[str]]
 Operation = Callable[[Units, Random, float], Units | None]

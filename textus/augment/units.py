@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
-from textus.common import extra
-from textus.errors import DataError
+from textus.core.errors import DataError
+from textus.core.names import extra
 
 Row = dict[str, Any]
 

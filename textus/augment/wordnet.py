@@ -9,7 +9,7 @@ import os
 from functools import cached_property, lru_cache
 from pathlib import Path
 
-from textus.errors import (
+from textus.core.errors import (
     DataError,
     UsageError,
 )

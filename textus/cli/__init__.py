@@ -25,19 +25,17 @@ from cyclopts.exceptions import (
     UnusedCliTokensError,
 )
 
-from textus.arguments import STDIN
 from textus.cli.app import PLANNED, PLANNED_FLAGS, VERBS, build_app
 from textus.cli.help import flat_verbs, overview, page
 from textus.cli.options import Answer
-from textus.common import (
-    is_disk_full,
-    notice,
-    unknown,
-)
-from textus.errors import (
+from textus.core.arguments import STDIN
+from textus.core.console import notice
+from textus.core.errors import (
     TextusError,
     UsageError,
 )
+from textus.core.io import is_disk_full
+from textus.core.names import unknown
 
 HELP = ("--help", "-h")
 CLOSE = 0.7

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from textus.cli.options import RunFolder, SamplingFlags
-from textus.common import notice
-from textus.errors import UsageError
+from textus.core.console import notice
+from textus.core.errors import UsageError
 
 if TYPE_CHECKING:
     from textus.api.run import Run

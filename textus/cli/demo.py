@@ -15,7 +15,12 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from textus.cli.options import Force, option
-from textus.common import alone_in, claim, mark, notice
+from textus.core.console import notice
+from textus.core.io import (
+    claim,
+    mark,
+)
+from textus.core.locks import alone_in
 
 Folder = Annotated[Path, option("Where everything is made.", metavar="FOLDER")]
 

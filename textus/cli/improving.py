@@ -21,7 +21,7 @@ from textus.cli.options import (
     SkipInvalid,
     option,
 )
-from textus.errors import UsageError
+from textus.core.errors import UsageError
 
 
 @Parameter(name="*")

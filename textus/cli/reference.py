@@ -7,8 +7,8 @@ from pathlib import Path
 
 from textus.cli.app import build_app
 from textus.cli.help import reference
-from textus.common import write_atomic
-from textus.errors import CODES
+from textus.core.errors import CODES
+from textus.core.io import write_atomic
 
 
 def errors_page() -> str:

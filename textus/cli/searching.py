@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from textus import arguments
 from textus.cli.options import (
     Answer,
     AsText,
@@ -25,6 +24,7 @@ from textus.cli.options import (
     option,
     task_settings,
 )
+from textus.core import arguments
 
 if TYPE_CHECKING:
     from textus.passages import Passage

@@ -26,8 +26,8 @@ from textus.cli.options import (
     flag,
     option,
 )
-from textus.common import unknown
-from textus.errors import UsageError
+from textus.core.errors import UsageError
+from textus.core.names import unknown
 
 
 def train(

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from textus import arguments
-from textus.arguments import noted
 from textus.cli.options import (
     Answer,
     Asked,
@@ -30,8 +28,10 @@ from textus.cli.options import (
     option,
     task_settings,
 )
-from textus.common import notice
-from textus.errors import UsageError
+from textus.core import arguments
+from textus.core.arguments import noted
+from textus.core.console import notice
+from textus.core.errors import UsageError
 
 if TYPE_CHECKING:
     from textus.api import Run

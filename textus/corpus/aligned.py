@@ -7,14 +7,14 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from textus.core.errors import (
+    DataError,
+    UsageError,
+)
 from textus.corpus.decoding import open_text
 from textus.corpus.dialects import bare, line_end, lines
 from textus.corpus.documents import Raw, Unreadable
 from textus.corpus.sources import Source, scan
-from textus.errors import (
-    DataError,
-    UsageError,
-)
 
 
 def is_aligned(columns: Mapping[str, str]) -> bool:

@@ -21,17 +21,27 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from textus.common import (
-    claim,
-    folder_atomic,
-    is_disk_full,
+from textus.core.config import (
+    VERSION,
+    to_dict,
+)
+from textus.core.console import (
     notice,
     printable,
     progress,
+)
+from textus.core.errors import (
+    DataError,
+    TextusError,
+    UsageError,
+)
+from textus.core.io import (
+    claim,
+    folder_atomic,
+    is_disk_full,
     sha256,
     write_json,
 )
-from textus.config import VERSION, to_dict
 from textus.corpus.aligned import is_aligned, read_aligned
 from textus.corpus.decoding import Guesses
 from textus.corpus.dialects import parse_delimiter
@@ -50,11 +60,6 @@ from textus.corpus.readers import named_fields, read
 from textus.corpus.repair import parts, repair
 from textus.corpus.sources import SUFFIXES, Source, scan, total_bytes
 from textus.corpus.tables import NoColumn, Reading, parse_columns
-from textus.errors import (
-    DataError,
-    TextusError,
-    UsageError,
-)
 
 
 class Row(NamedTuple):

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from textus.core.errors import UsageError
 from textus.corpus.dialects import Problem, Text, bare, line_end, lines
 from textus.corpus.documents import Unreadable
-from textus.errors import UsageError
 
 SUFFIXES = (".conll", ".conllu", ".conllx", ".bio", ".iob", ".iob2", ".bmes", ".bioes")
 ALIKE = 0.9

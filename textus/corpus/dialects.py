@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from textus.common import nearest
+from textus.core.errors import UsageError
+from textus.core.names import nearest
 from textus.corpus.documents import RECORD_CHARS, Unreadable
-from textus.errors import UsageError
 
 csv.field_size_limit(
     RECORD_CHARS

@@ -7,8 +7,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from encodings.aliases import aliases
 
-from textus.common import nearest
-from textus.errors import CodedError, UsageError
+from textus.core.errors import (
+    CodedError,
+    UsageError,
+)
+from textus.core.names import nearest
 
 PART_CHARS = 1_000_000
 """The most characters of one part: a long document is stored in parts, so that memory stays flat."""

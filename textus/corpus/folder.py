@@ -16,20 +16,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from textus.common import (
+from textus.core.config import (
+    Shape,
+    check_shape,
+    migrate,
+)
+from textus.core.errors import (
+    DataError,
+    RunError,
+)
+from textus.core.io import (
     other_kind,
     read_json,
     record_file,
     sha256,
     sweep,
-    unknown,
 )
-from textus.config import Shape, check_shape, migrate
+from textus.core.names import unknown
 from textus.corpus.documents import SPLITS, Document
-from textus.errors import (
-    DataError,
-    RunError,
-)
 
 SHOWN = 100
 """The most documents one question is answered with."""

@@ -12,7 +12,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 
-from textus.common import extra
+from textus.core.names import extra
 from textus.corpus.languages import Reading, reading
 
 USUAL = (

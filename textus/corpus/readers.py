@@ -13,7 +13,8 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any, cast
 
-from textus.common import extra
+from textus.core.errors import UsageError
+from textus.core.names import extra
 from textus.corpus.decoding import open_text
 from textus.corpus.dialects import Problem
 from textus.corpus.documents import RECORD_CHARS, Dropped, Raw, Unreadable
@@ -29,7 +30,6 @@ from textus.corpus.tables import (
     read_rows,
     silent,
 )
-from textus.errors import UsageError
 
 Read = Iterator[Raw | Dropped]
 

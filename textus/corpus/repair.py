@@ -12,7 +12,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 
-from textus.common import extra
+from textus.core.names import extra
 from textus.corpus.documents import PART_CHARS
 
 LONE = re.compile("[\ud800-\udfff]+")

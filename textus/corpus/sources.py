@@ -22,12 +22,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from textus.common import (
-    extra,
-    printable,
-)
+from textus.core.console import printable
+from textus.core.errors import DataError
+from textus.core.names import extra
 from textus.corpus.documents import Dropped, Unreadable
-from textus.errors import DataError
 
 BLOCK_BYTES = 1 << 19
 """Bytes read at a time."""

@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, NamedTuple, cast
 
-from textus.common import (
+from textus.core.console import notice
+from textus.core.errors import UsageError
+from textus.core.names import (
     extra,
     nearest,
-    notice,
 )
 from textus.corpus import exports
 from textus.corpus.decoding import open_text
@@ -33,7 +34,6 @@ from textus.corpus.dialects import (
 from textus.corpus.documents import Unreadable
 from textus.corpus.exports import FIELDS
 from textus.corpus.sources import DAMAGE, Source, blocks
-from textus.errors import UsageError
 
 Row = dict[str, Any]
 TABLES = ("csv", "tsv", "json", "jsonl", "parquet")

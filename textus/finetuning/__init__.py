@@ -14,24 +14,30 @@ from typing import Any
 
 import torch
 
-from textus import hardware
 from textus import tokenizer as tokenizers
 from textus.augment import AugmentSettings
 from textus.checkpoint import RunFolder, create_run, load, open_run, read_tokenizer, verify
-from textus.common import (
-    claim,
-    command_line,
-    counter_seed,
-    fingerprint,
-    notice,
-    sha256,
+from textus.core import hardware
+from textus.core.config import (
+    assign,
+    from_dict,
+    to_dict,
 )
-from textus.config import assign, from_dict, to_dict
-from textus.errors import (
+from textus.core.console import (
+    command_line,
+    notice,
+)
+from textus.core.errors import (
     DataError,
     RunError,
     UsageError,
 )
+from textus.core.io import (
+    claim,
+    fingerprint,
+    sha256,
+)
+from textus.core.rng import counter_seed
 from textus.finetuning import solved
 from textus.finetuning.data import Data as Data
 from textus.finetuning.data import fingerprint_of as fingerprint_of

@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from textus.augment import AugmentSettings, augmented, origin_of
-from textus.common import (
-    fingerprint,
-    notice,
-    uniform,
-)
-from textus.errors import DataError
+from textus.core.console import notice
+from textus.core.errors import DataError
+from textus.core.io import fingerprint
+from textus.core.rng import uniform
 from textus.finetuning.wishes import Wish
 from textus.records import Problem, Record, parse_columns, read_records
 from textus.skipping import BadRow, BadRows, usable_rows

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 
-from textus.config import assign
+from textus.core.config import assign
 from textus.finetuning.wishes import Wish
 from textus.optim import OptimSettings
 from textus.training import TrainSettings

@@ -10,7 +10,7 @@ from typing import Any
 
 from textus import tokenizer as tokenizers
 from textus.checkpoint import RunFolder
-from textus.common import notice
+from textus.core.console import notice
 from textus.finetuning.length import LEAST_TO_CHOOSE_BY
 from textus.models import LanguageModel
 from textus.runs import found_of

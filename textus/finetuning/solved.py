@@ -18,7 +18,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from textus.common import counter_seed, notice, progress
+from textus.core.console import (
+    notice,
+    progress,
+)
+from textus.core.rng import counter_seed
 from textus.models import LanguageModel
 from textus.models.heads import NumberHead, SequenceHead
 from textus.tasks import (

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from textus.common import unknown
-from textus.config import assign
-from textus.errors import UsageError
+from textus.core.config import assign
+from textus.core.errors import UsageError
+from textus.core.names import unknown
 from textus.models import adapters
 from textus.models import family as family_of
 from textus.skipping import parse_share

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from textus.errors import UsageError
+from textus.core.errors import UsageError
 
 Floats = NDArray[np.float64]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from textus.errors import UsageError
+from textus.core.errors import UsageError
 from textus.metrics import estimate
 
 CUTS = (1, 5, 10)

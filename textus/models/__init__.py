@@ -45,8 +45,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from textus.common import counter_seed, unknown
-from textus.config import from_dict
+from textus.core.config import from_dict
+from textus.core.names import unknown
+from textus.core.rng import counter_seed
 from textus.loader import Batch
 
 

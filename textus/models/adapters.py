@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from textus.common import unknown
-from textus.config import from_dict
-from textus.errors import UsageError
+from textus.core.config import from_dict
+from textus.core.errors import UsageError
+from textus.core.names import unknown
 from textus.models import LanguageModel
 from textus.models.projections import Linear
 

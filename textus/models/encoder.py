@@ -17,11 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from textus.common import (
-    counter_seed,
-    unknown,
-)
-from textus.errors import UsageError
+from textus.core.errors import UsageError
+from textus.core.names import unknown
+from textus.core.rng import counter_seed
 from textus.loader import Batch
 from textus.models import LanguageModel, Loss, kernels, matrices_and_other, unpadded
 from textus.models.layers import (

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from textus.common import unknown
-from textus.errors import UsageError
+from textus.core.errors import UsageError
+from textus.core.names import unknown
 from textus.loader import Batch
 from textus.models import LanguageModel, Loss, matrices_and_other, step_seed, token_nats
 from textus.models.layers import GATED, causal_mask, make_feed_forward, make_norm

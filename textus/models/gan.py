@@ -24,11 +24,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from textus.common import (
-    counter_seed,
-    unknown,
-)
-from textus.errors import UsageError
+from textus.core.errors import UsageError
+from textus.core.names import unknown
+from textus.core.rng import counter_seed
 from textus.loader import Batch
 from textus.models import LanguageModel, Loss, step_seed, token_nats
 from textus.models.latent import apart, back

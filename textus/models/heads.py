@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from textus.common import unknown
+from textus.core.names import unknown
 from textus.loader import Batch
 from textus.models import Loss
 from textus.models.projections import Linear

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from textus.errors import UsageError
+from textus.core.errors import UsageError
 from textus.loader import Batch
 from textus.models import LanguageModel, Loss
 

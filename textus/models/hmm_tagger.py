@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from textus.errors import (
+from textus.core.errors import (
     DataError,
     UsageError,
 )

@@ -22,15 +22,16 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from textus.common import (
-    notice,
-    unknown,
+from textus.core.config import (
+    from_dict,
+    to_dict,
 )
-from textus.config import from_dict, to_dict
-from textus.errors import (
+from textus.core.console import notice
+from textus.core.errors import (
     DataError,
     UsageError,
 )
+from textus.core.names import unknown
 from textus.models import LanguageModel, Loss
 from textus.models.parts import ACTIVATIONS, INITIALISATIONS
 from textus.models.vectors import WordVectors

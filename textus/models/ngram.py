@@ -28,8 +28,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from textus.common import notice
-from textus.errors import UsageError
+from textus.core.console import notice
+from textus.core.errors import UsageError
 from textus.loader import Batch
 from textus.models import LanguageModel, Loss
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from textus.common import unknown
-from textus.errors import UsageError
+from textus.core.errors import UsageError
+from textus.core.names import unknown
 from textus.models.layers import ACTIVATIONS, NORMS
 
 __all__ = ["ACTIVATIONS", "INITIALISATIONS", "LOSSES", "NORMS", "initialise", "load_pretrained", "make_loss"]

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from textus.errors import UsageError
+from textus.core.errors import UsageError
 
 
 @dataclass(frozen=True)

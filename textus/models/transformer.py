@@ -15,8 +15,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from textus.common import unknown
-from textus.errors import UsageError
+from textus.core.errors import UsageError
+from textus.core.names import unknown
 from textus.loader import Batch
 from textus.models import LanguageModel, Loss, kernels, matrices_and_other, step_seed, token_nats
 from textus.models.layers import (

@@ -21,15 +21,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from textus.common import (
-    extra,
-    notice,
-    write_atomic,
-)
-from textus.errors import (
+from textus.core.console import notice
+from textus.core.errors import (
     DataError,
     UsageError,
 )
+from textus.core.io import write_atomic
+from textus.core.names import extra
 from textus.tokenizer.encoding import Tokenizer
 
 Floats = NDArray[np.float32]

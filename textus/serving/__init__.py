@@ -1,6 +1,6 @@
 """HTTP in front of the engine: OpenAI's routes, a page that uses only them, and a guard before both."""
 
-from textus.common import extra
+from textus.core.names import extra
 
 for _module in ("fastapi", "uvicorn"):  # said here once, instead of an ImportError from somewhere inside
     extra(_module, "serve")

@@ -13,11 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from textus.engine import Engine, EngineThread, Event, Reply
-from textus.errors import (
+from textus.core.errors import (
     TextusError,
     UsageError,
 )
+from textus.engine import Engine, EngineThread, Event, Reply
 from textus.generation import Sampling, TextStream, beginning
 from textus.models import LanguageModel
 from textus.serving.schemas import MAX_TOKENS, ApiError, Asked

@@ -26,11 +26,9 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from textus.common import (
-    nearest,
-    notice,
-)
-from textus.errors import UsageError
+from textus.core.console import notice
+from textus.core.errors import UsageError
+from textus.core.names import nearest
 from textus.serving import schemas
 from textus.serving.answers import Call, Desk, Piece, Served, as_api_error
 from textus.serving.guard import STOPS, Guard, add_errors, host_name, origin_of

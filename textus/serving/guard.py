@@ -20,8 +20,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from textus.common import notice
-from textus.errors import UsageError
+from textus.core.console import notice
+from textus.core.errors import UsageError
 from textus.serving.answers import as_api_error
 from textus.serving.schemas import ApiError
 

@@ -16,8 +16,8 @@ import secrets
 from dataclasses import dataclass, replace
 from typing import Any
 
-from textus.common import counter_seed
-from textus.errors import UsageError
+from textus.core.errors import UsageError
+from textus.core.rng import counter_seed
 from textus.generation import BOUNDS, MAX_STOP_LENGTH, Sampling
 
 MAX_CHOICES = 8

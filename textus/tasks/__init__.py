@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from textus.errors import (
+from textus.core.errors import (
     DataError,
     UsageError,
 )

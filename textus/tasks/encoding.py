@@ -9,12 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from textus.common import (
-    notice,
-)
-from textus.errors import (
-    DataError,
-)
+from textus.core.console import notice
+from textus.core.errors import DataError
 from textus.loader import Batch
 from textus.pairs import Deal
 from textus.tasks import Example, Frame, Row, Task

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from textus.errors import DataError
+from textus.core.errors import DataError
 from textus.metrics.entities import Span
 from textus.records import Record
 from textus.tasks import Example

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from textus.errors import (
+from textus.core.errors import (
     RunError,
     UsageError,
 )

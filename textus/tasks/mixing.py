@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from textus.common import counter_seed
-from textus.errors import UsageError
+from textus.core.errors import UsageError
+from textus.core.rng import counter_seed
 from textus.loader import Batch
 from textus.tasks.encoding import RowBatches
 

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from textus.common import notice
-from textus.errors import (
+from textus.core.console import notice
+from textus.core.errors import (
     DataError,
     UsageError,
 )

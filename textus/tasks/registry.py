@@ -7,14 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from textus.checkpoint import load
-from textus.common import (
+from textus.core.config import from_dict
+from textus.core.console import notice
+from textus.core.errors import UsageError
+from textus.core.names import (
     nearest,
-    notice,
     unknown,
-)
-from textus.config import from_dict
-from textus.errors import (
-    UsageError,
 )
 from textus.models import LanguageModel
 from textus.tasks import Task

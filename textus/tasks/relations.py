@@ -19,14 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from textus.common import (
-    notice,
-    uniform,
-)
-from textus.errors import (
+from textus.core.console import notice
+from textus.core.errors import (
     DataError,
     UsageError,
 )
+from textus.core.rng import uniform
 from textus.loader import Batch
 from textus.metrics import estimate
 from textus.metrics.entities import entity_scores

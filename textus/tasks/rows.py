@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from textus.common import (
+from textus.core.console import (
     notice,
     printable,
 )
-from textus.errors import DataError
+from textus.core.errors import DataError
 from textus.records import Problem, Record
 from textus.skipping import file_of
 

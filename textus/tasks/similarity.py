@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from textus.common import notice
-from textus.config import assign
-from textus.errors import (
+from textus.core.config import assign
+from textus.core.console import notice
+from textus.core.errors import (
     DataError,
     UsageError,
 )

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from textus.errors import DataError
+from textus.core.errors import DataError
 from textus.metrics.entities import Span, bio, is_entity_tag
 from textus.records import Record
 from textus.tasks import Example

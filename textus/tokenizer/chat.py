@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from textus.errors import UsageError
+from textus.core.errors import UsageError
 from textus.tokenizer.chat_content import fitted, joined, reading, rendered
 from textus.tokenizer.provenance import Text
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from textus.errors import UsageError
+from textus.core.errors import UsageError
 from textus.tokenizer.provenance import BrokenTemplate, Text, foreign, own
 from textus.tokenizer.sandbox import run
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import tokenizers
 
-from textus.errors import UsageError
+from textus.core.errors import UsageError
 from textus.tokenizer import foreign
 from textus.tokenizer.provenance import TEMPLATE, Text
 

@@ -19,17 +19,17 @@ from typing import Any
 import numpy as np
 import tokenizers
 
-from textus.common import (
+from textus.core.errors import (
+    DataError,
+    RunError,
+    UsageError,
+)
+from textus.core.io import (
     fingerprint,
     other_kind,
     read_json,
     write_atomic,
     write_json,
-)
-from textus.errors import (
-    DataError,
-    RunError,
-    UsageError,
 )
 from textus.tokenizer import foreign
 from textus.tokenizer.chat import check_template, written

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import wraps
 from typing import Any
 
-from textus.errors import UsageError
+from textus.core.errors import UsageError
 from textus.tokenizer.provenance import (
     STEP,
     Safe,

@@ -20,16 +20,18 @@ from typing import Any
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
-from textus.common import (
-    extra,
+from textus.core.console import (
     notice,
     progress,
-    unknown,
 )
-from textus.errors import (
+from textus.core.errors import (
     DataError,
     MissingExtra,
     UsageError,
+)
+from textus.core.names import (
+    extra,
+    unknown,
 )
 from textus.tokenizer.chat import CHAT_TEMPLATE
 from textus.tokenizer.encoding import (

@@ -15,7 +15,7 @@ from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, V
 from types import BuiltinMethodType, FunctionType, MethodType
 from typing import Any, SupportsIndex
 
-from textus.errors import UsageError
+from textus.core.errors import UsageError
 
 TEMPLATE, MESSAGE, UNKNOWN = b"T", b"M", b"?"
 

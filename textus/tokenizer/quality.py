@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from textus.errors import DataError
+from textus.core.errors import DataError
 from textus.tokenizer.encoding import Tokenizer
 from textus.tokenizer.learning import HAN
 

@@ -16,7 +16,7 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any, cast
 
-from textus.errors import UsageError
+from textus.core.errors import UsageError
 from textus.tokenizer.filters import OPERATORS, binary, filters, listed, searched, tests, weighed
 from textus.tokenizer.provenance import (
     STEP,

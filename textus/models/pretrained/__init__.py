@@ -18,8 +18,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from textus.config import from_dict, to_dict
-from textus.errors import (
+from textus.core.config import (
+    from_dict,
+    to_dict,
+)
+from textus.core.errors import (
     RunError,
     TextusError,
     UsageError,

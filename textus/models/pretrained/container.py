@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from textus.common import extra
-from textus.errors import (
+from textus.core.errors import (
     RunError,
     UsageError,
 )
+from textus.core.names import extra
 from textus.models.pretrained.values import whole
 
 MAGIC = b"GGUF"

@@ -18,19 +18,19 @@ from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 
 from textus import tokenizer as tokenizers
-from textus.common import (
+from textus.core.config import from_dict
+from textus.core.console import notice
+from textus.core.errors import (
+    RunError,
+    UsageError,
+)
+from textus.core.io import (
     fingerprint,
     is_plain_name,
-    notice,
     read_json,
     sha256,
     write_atomic,
     write_json,
-)
-from textus.config import from_dict
-from textus.errors import (
-    RunError,
-    UsageError,
 )
 from textus.models import family as family_of
 from textus.models.pretrained import (

@@ -14,15 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from textus.common import (
-    notice,
-    sha256,
-)
-from textus.config import from_dict
-from textus.errors import (
+from textus.core.config import from_dict
+from textus.core.console import notice
+from textus.core.errors import (
     RunError,
     UsageError,
 )
+from textus.core.io import sha256
 from textus.models import family as family_of
 from textus.models.pretrained import Imported, checked_config, llama, read_weights
 from textus.models.pretrained import values as checks

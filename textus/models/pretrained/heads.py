@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from textus.errors import (
+from textus.core.errors import (
     RunError,
     UsageError,
 )

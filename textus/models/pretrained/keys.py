@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from textus.common import notice
-from textus.errors import UsageError
+from textus.core.console import notice
+from textus.core.errors import UsageError
 from textus.models.pretrained.values import shown
 
 

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from textus.common import notice
-from textus.config import to_dict
-from textus.errors import UsageError
+from textus.core.config import to_dict
+from textus.core.console import notice
+from textus.core.errors import UsageError
 from textus.models.pretrained import Part
 from textus.models.pretrained.keys import check_model_type, names_in, switched_off
 from textus.models.pretrained.values import CONTEXT, shown, unsupported

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from textus.common import sha256
-from textus.config import from_dict
-from textus.errors import RunError
+from textus.core.config import from_dict
+from textus.core.errors import RunError
+from textus.core.io import sha256
 from textus.models import family as family_of
 from textus.models.pretrained import Imported, checked_config, llama, read_weights
 from textus.models.pretrained.folder import fitting

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from textus.common import read_json
-from textus.errors import (
+from textus.core.errors import (
     DataError,
     RunError,
     UsageError,
 )
+from textus.core.io import read_json
 from textus.models.pretrained.values import unsupported
 from textus.models.pretrained.vocabulary import beginning, byte_level, merges_of
 from textus.models.pretrained.vocabulary import record as record_of

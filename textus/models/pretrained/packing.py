@@ -6,8 +6,8 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from textus.common import read_json
-from textus.errors import RunError
+from textus.core.errors import RunError
+from textus.core.io import read_json
 
 GGUF = b"GGUF"
 LFS = b"version https://git-lfs.github.com/spec/"

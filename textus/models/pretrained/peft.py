@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from textus.common import write_json
+from textus.core.io import write_json
 from textus.models import LanguageModel
 from textus.models.adapters import LoRALinear, adapted
 from textus.models.pretrained import Part, describe

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from textus.errors import UsageError
+from textus.core.errors import UsageError
 from textus.models.pretrained import Part
 from textus.models.pretrained.bert import SHARED_KEYS, body, both, shared_from, shared_to
 from textus.models.pretrained.values import token

@@ -13,14 +13,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from textus.common import (
-    notice,
-    read_json,
-    write_json,
-)
-from textus.errors import (
+from textus.core.console import notice
+from textus.core.errors import (
     RunError,
     UsageError,
+)
+from textus.core.io import (
+    read_json,
+    write_json,
 )
 from textus.models.heads import DENSE_ACTIVATIONS
 from textus.models.pretrained import packing

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from textus.errors import UsageError
+from textus.core.errors import UsageError
 from textus.models.pretrained import Part
 from textus.models.pretrained.keys import names_in
 from textus.models.pretrained.values import ACTIVATIONS as ACTIVATION_NAMES

@@ -12,8 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
-from textus.common import notice
-from textus.errors import (
+from textus.core.console import notice
+from textus.core.errors import (
     RunError,
     UsageError,
 )

@@ -11,7 +11,7 @@ from typing import Any
 
 import tokenizers
 
-from textus.errors import (
+from textus.core.errors import (
     DataError,
     RunError,
 )

@@ -23,7 +23,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from textus.errors import UsageError
+from textus.core.errors import UsageError
 
 ISA_FLAGS = (
     "avx2",

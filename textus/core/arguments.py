@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from textus.errors import UsageError
+from textus.core.errors import UsageError
 
 PLAIN = (".txt", ".text")
 """Suffixes of plain text: each line is a text."""

@@ -12,11 +12,11 @@ import math
 from collections.abc import Callable
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from textus.common import unknown
-from textus.errors import (
+from textus.core.errors import (
     RunError,
     UsageError,
 )
+from textus.core.names import unknown
 
 VERSION = 1
 """The version of everything Textus writes (run.json, corpus.json): raised when a field changes meaning."""
@@ -92,7 +92,7 @@ def from_dict(cls: type[Config], data: dict[str, Any], where: str = "") -> Confi
 def assign(config: Config, assignments: list[str], root: str = "") -> Config:
     """A copy of `config` with `path=value` assignments applied; paths start with `root.` where one is given.
 
-    >>> from textus.config import assign
+    >>> from textus.core.config import assign
     """
     for assignment in assignments:
         path, equals, value = assignment.partition("=")

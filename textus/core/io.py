@@ -1,9 +1,8 @@
-"""What every package needs: atomic files, hashes, seeds, notices and progress."""
+"""Files and folders that appear whole or not at all, hashes, JSON, the mark of a folder that Textus made."""
 
 from __future__ import annotations
 
 import contextlib
-import difflib
 import errno
 import hashlib
 import json
@@ -11,60 +10,16 @@ import os
 import re
 import shlex
 import shutil
-import sys
 from collections.abc import Collection, Iterable, Iterator
-from contextvars import ContextVar
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from textus.errors import MissingExtra, RunError, TextusError, UsageError
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-
-
-def nearest(value: str, choices: Iterable[str]) -> str | None:
-    """The choice most like `value`, or None where nothing is near."""
-    found = difflib.get_close_matches(value.lower(), list(choices), n=1, cutoff=0.5)
-    return found[0] if found else None
-
-
-def unknown(kind: str, value: str, choices: Iterable[str]) -> UsageError:
-    """The error for a name that is not there: the nearest one offered, all of them listed."""
-    choices = list(choices)
-    near = nearest(value, choices)
-    hint = f"; did you mean {near!r}?" if near else ";"
-    shown = value if len(value) <= 60 else value[:57] + "..."
-    return UsageError("unknown_name", f"unknown {kind} {shown!r}{hint} known: {', '.join(choices)}")
-
-
-def extra(module: str, name: str) -> ModuleType:
-    """Import an optional `module`; without it, one line that names the extra to install.
-
-    Raises MissingExtra only where the module itself is missing; TextusError where it is installed and fails to import.
-    """
-    try:
-        return import_module(module)
-    except ImportError as error:
-        if is_missing(module, error):
-            raise MissingExtra(
-                "extra_not_installed",
-                f"{module} is not installed; it comes with: pip install 'textus[{name}]'",
-            ) from error
-        raise TextusError(
-            "extra_broken",
-            f"{module} is installed but cannot be imported ({error}); repair it:"
-            f" pip install --force-reinstall 'textus[{name}]'",
-        ) from error
-
-
-def is_missing(module: str, error: ImportError) -> bool:
-    """Whether an import of `module` failed because it is not installed, and not for a fault inside it."""
-    return isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
+from textus.core.console import notice, printable
+from textus.core.errors import (
+    RunError,
+    UsageError,
+)
+from textus.core.locks import alone_in, held, is_alive, is_free
 
 
 def is_disk_full(error: BaseException | None) -> bool:
@@ -207,71 +162,12 @@ def sweep(path: Path) -> None:
         return  # a folder that may not be read or written: what is in it harms nobody
 
 
-def is_alive(number: int) -> bool:
-    """Whether a process of this number runs on this machine; itself does."""
-    if os.name == "nt":  # no signal 0 there: it would end the process
-        return True
-    try:
-        os.kill(number, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def is_free(path: Path) -> bool:
-    """Whether nobody holds a file or folder (`held`): process numbers of other containers say nothing here."""
-    if not fcntl or path.is_symlink():
-        return True
-    with held(path) as got_it:
-        return got_it
-
-
-@contextlib.contextmanager
-def held(path: Path) -> Iterator[bool]:
-    """The system's lock on a file or folder as long as the body runs, where it can be had; yields whether it was."""
-    handle = os.open(path, os.O_RDONLY) if fcntl else None
-    try:
-        got_it = True
-        if fcntl and handle is not None:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                got_it = False
-            except OSError:
-                pass  # this file system has no locks
-        yield got_it
-    finally:
-        if handle is not None:
-            with contextlib.suppress(OSError):
-                fcntl.flock(handle, fcntl.LOCK_UN)  # a forked child may have the handle too
-            os.close(handle)
-
-
 def link_or_copy(source: Path, target: Path) -> None:
     """A second name for a file that is never changed in place; a copy where the disk has no such links."""
     try:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
-
-
-@contextlib.contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Keep every other training of this machine out of a folder, and from replacing it; RunError where one is at it.
-
-    The lock is the system's and ends with the process, however that ends. Where there is none (Windows, some network
-    file systems) none is taken.
-    """
-    with held(folder) as got_it:
-        if not got_it:
-            raise RunError(
-                "in_use",
-                f"{folder} is in use: a training or a search writes to it, or another command; wait for that,"
-                " stop it, or choose another --out",
-            )
-        yield
 
 
 def read_json(path: Path) -> Any:
@@ -415,160 +311,3 @@ def claim_file(out: Path, *, force: bool = False) -> None:
     if out.exists() and (not out.is_file() or not force):
         hint = ", or --force to replace this file" if out.is_file() else ""
         raise UsageError("already_exists", f"{out} exists already; choose another --out{hint}")
-
-
-# ── randomness ─────────────────────────────────────────────────────────────────────────────────
-
-
-def counter_seed(seed: int, *keys: int | str) -> int:
-    """A 63-bit seed for one use of randomness: a hash of the run's seed and what it is for.
-
-    Streams made this way do not depend on each other, nor on the order in which they are used.
-    """
-    text = ":".join([str(seed), *map(str, keys)])
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
-
-
-def uniform(seed: int, *keys: int | str) -> float:
-    """One number in [0, 1) from a counter-based stream."""
-    return (counter_seed(seed, *keys) >> 10) / float(1 << 53)
-
-
-# ── telling people ─────────────────────────────────────────────────────────────────────────────
-
-
-Gathered = dict[tuple[str | None, ...], tuple[list[int], str]]
-_gathered: ContextVar[Gathered | None] = ContextVar("gathered", default=None)
-"""Within `notices_together`: the texts of a notice, None where a count stands → the counts so far, the first place."""
-
-
-def notice(*parts: str | int, first: str = "") -> None:
-    """One line for the person at the terminal, of texts and counts; standard output stays free for results.
-
-    Of many batches' notices those of the same texts are one (`notices_together`), their counts summed. `first` ends
-    the line with the first place, as in "the first is a.csv: line 3".
-    """
-    if (gathered := _gathered.get()) is not None:
-        key = tuple(part if isinstance(part, str) else None for part in parts)
-        added = [part for part in parts if not isinstance(part, str)]
-        before, place = gathered.get(key, ([0] * len(added), first))
-        gathered[key] = [a + b for a, b in zip(before, added, strict=True)], place
-        return
-    line = "".join(part if isinstance(part, str) else f"{part:,}" for part in parts)
-    print(printable(line + (f"; {first}" if first else ""), keep="\n\t"), file=sys.stderr, flush=True)
-
-
-UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-
-
-def printable(text: str, keep: str = "") -> str:
-    """Text, such as the name of a file, that any terminal can show and any file hold.
-
-    Control characters and bytes that are not UTF-8 (Python's lone surrogates) are escaped, `\\x1b` and `\\xe9`.
-    """
-
-    def escaped(match: re.Match[str]) -> str:
-        code = ord(match[0]) - (0xDC00 if "\udc80" <= match[0] <= "\udcff" else 0)
-        return match[0] if match[0] in keep else f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
-
-    return UNPRINTABLE.sub(escaped, text)
-
-
-def command_line() -> str:
-    """The command that was typed, quoted so that it can be pasted back."""
-    return shlex.join(["textus", *sys.argv[1:]])
-
-
-@contextlib.contextmanager
-def notices_together(*, show: bool = True) -> Iterator[None]:
-    """Within the block the notices of many batches are held back; after it those of the same texts are one line, their
-    counts summed; none without `show`: the same work is done again, and then told.
-    """
-    gathered: Gathered = {}
-    token = _gathered.set(gathered)
-    try:
-        yield
-    finally:
-        _gathered.reset(token)
-        for texts, (counts, first) in gathered.items() if show else ():
-            numbers = iter(counts)
-            notice(*(next(numbers) if text is None else text for text in texts), first=first)
-
-
-def cpu_seconds() -> float:
-    """CPU time of this process and of its finished children (compilers), user and system."""
-    times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
-
-
-@contextlib.contextmanager
-def progress(description: str, total: float | None = None) -> Iterator[Any]:
-    """A progress bar on standard error; yields `advance(amount=1, note="")`.
-
-    Where standard error is not a terminal: a line after two seconds, one every 30 seconds, and a closing line.
-    """
-    import time
-
-    started = time.monotonic()
-    if sys.stderr.isatty():
-        rich_progress = import_module("rich.progress")
-        console = import_module("rich.console").Console(stderr=True)
-        bar = rich_progress.Progress(
-            rich_progress.TextColumn("{task.description}"),
-            rich_progress.BarColumn(),
-            rich_progress.TaskProgressColumn(),
-            rich_progress.TimeRemainingColumn(),
-            rich_progress.TextColumn("{task.fields[note]}"),
-            console=console,
-            transient=True,
-        )
-        with bar:
-            task = bar.add_task(description, total=total, note="")
-            yield lambda amount=1, note="": bar.update(task, advance=amount, note=note)
-    else:
-        with progress_lines(description, total) as advance:
-            yield advance
-    if (seconds := time.monotonic() - started) > 2:
-        notice(f"{description}: {seconds:.1f} s")
-
-
-FIRST_LINE, NEXT_LINES = 2.0, 30.0
-"""Seconds before the first line about progress, and between the others."""
-
-
-@contextlib.contextmanager
-def progress_lines(description: str, total: float | None) -> Iterator[Any]:
-    """Progress in lines, for logs and pipes, by a thread of its own: a step that takes minutes is reported too."""
-    import threading
-    import time
-
-    ended, started = threading.Event(), time.monotonic()
-    done, shown = 0.0, ""
-
-    def advance(amount: float = 1, note: str = "") -> None:
-        nonlocal done, shown
-        done, shown = done + amount, note or shown
-
-    def report() -> None:
-        wait = FIRST_LINE
-        while not ended.wait(wait):
-            seconds, wait = time.monotonic() - started, NEXT_LINES
-            share = f" {done / total:.0%}" if total else ""
-            left = f", about {duration(seconds * (total - done) / done)} left" if total and done else ""
-            note = f", {shown}" if shown else ""
-            notice(f"{description}:{share} after {duration(seconds)}{left}{note}")
-
-    thread = threading.Thread(target=report, daemon=True)
-    thread.start()
-    try:
-        yield advance
-    finally:
-        ended.set()
-        thread.join()
-
-
-def duration(seconds: float) -> str:
-    """A time for people: 45 s, 3 min, 2.5 h."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,1 @@
+"""What every package needs: errors, files, locks, settings, random numbers, the machine, the console."""

@@ -1,0 +1,54 @@
+"""Names that are looked up: the nearest one offered, all of them listed; optional packages."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from importlib import import_module
+from types import ModuleType
+
+from textus.core.errors import (
+    MissingExtra,
+    TextusError,
+    UsageError,
+)
+
+
+def nearest(value: str, choices: Iterable[str]) -> str | None:
+    """The choice most like `value`, or None where nothing is near."""
+    found = difflib.get_close_matches(value.lower(), list(choices), n=1, cutoff=0.5)
+    return found[0] if found else None
+
+
+def unknown(kind: str, value: str, choices: Iterable[str]) -> UsageError:
+    """The error for a name that is not there: the nearest one offered, all of them listed."""
+    choices = list(choices)
+    near = nearest(value, choices)
+    hint = f"; did you mean {near!r}?" if near else ";"
+    shown = value if len(value) <= 60 else value[:57] + "..."
+    return UsageError("unknown_name", f"unknown {kind} {shown!r}{hint} known: {', '.join(choices)}")
+
+
+def extra(module: str, name: str) -> ModuleType:
+    """Import an optional `module`; without it, one line that names the extra to install.
+
+    Raises MissingExtra only where the module itself is missing; TextusError where it is installed and fails to import.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        if is_missing(module, error):
+            raise MissingExtra(
+                "extra_not_installed",
+                f"{module} is not installed; it comes with: pip install 'textus[{name}]'",
+            ) from error
+        raise TextusError(
+            "extra_broken",
+            f"{module} is installed but cannot be imported ({error}); repair it:"
+            f" pip install --force-reinstall 'textus[{name}]'",
+        ) from error
+
+
+def is_missing(module: str, error: ImportError) -> bool:
+    """Whether an import of `module` failed because it is not installed, and not for a fault inside it."""
+    return isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
