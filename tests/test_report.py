@@ -11,22 +11,27 @@ from typing import Any
 
 import pytest
 
-from textus import report
 from textus.core.errors import MissingExtra
-from textus.report import (
-    Section,
-    bars,
+from textus.reporting import plots
+from textus.reporting.format import (
     cell,
-    diagonal,
-    heatmap,
-    loss_curve,
     markdown,
     number,
-    page,
-    scatter,
     size,
     table,
     width,
+)
+from textus.reporting.html import (
+    Section,
+    page,
+    write_report,
+)
+from textus.reporting.plots import (
+    bars,
+    diagonal,
+    heatmap,
+    loss_curve,
+    scatter,
 )
 
 FIGURE = {"value": 1.923, "low": 1.9, "high": 1.95, "n": 20}
@@ -122,12 +127,12 @@ def test_without_a_chinese_font_labels_are_escaped_not_boxes(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """U20: and a line says which package has the font; what every font has is left as it is."""
-    monkeypatch.setattr(report, "cjk_font", lambda: None)
-    report.report_missing_font.cache_clear()
-    assert report.label("é ł Ж") == "é ł Ж"
+    monkeypatch.setattr(plots, "cjk_font", lambda: None)
+    plots.report_missing_font.cache_clear()
+    assert plots.label("é ł Ж") == "é ł Ж"
     assert capsys.readouterr().err == ""
-    assert report.label("春 a") == "\\u6625 a"
-    assert report.label("人") == "\\u4eba"
+    assert plots.label("春 a") == "\\u6625 a"
+    assert plots.label("人") == "\\u4eba"
     assert capsys.readouterr().err.count("install fonts-noto-cjk") == 1
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -135,8 +140,8 @@ def test_without_a_chinese_font_labels_are_escaped_not_boxes(
 
 
 def test_the_fault_is_seen_when_planted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "cjk_font", lambda: None)
-    monkeypatch.setattr(report, "label", lambda text: text)
+    monkeypatch.setattr(plots, "cjk_font", lambda: None)
+    monkeypatch.setattr(plots, "label", lambda text: text)
     with pytest.warns(UserWarning, match="Glyph"):
         bars(ROWS, name="run", value="bits_per_byte")
 
@@ -167,22 +172,22 @@ def crowded(step: float) -> list[dict[str, Any]]:
 def overlaps(monkeypatch: pytest.MonkeyPatch, rows: list[dict[str, Any]]) -> tuple[float, list[str]]:
     """The area by which names lie on names, on bars or outside the axes, in pixels; and the legend's words."""
     seen: list[Any] = []
-    place = report.place_names
+    place = plots.place_names
 
     def noting(axes: Any, names: list[str], bars: Any) -> Any:
         notes = place(axes, names, bars)
         seen.append((axes, notes, bars))
         return notes
 
-    monkeypatch.setattr(report, "place_names", noting)
+    monkeypatch.setattr(plots, "place_names", noting)
     assert scatter(rows, name="name", x="seconds", y="bits", group="kind").startswith(PNG)
     axes, notes, bars = seen[0]
     boxes = [note.get_window_extent() for note in notes]
-    taken = [report._bar_box(axes, *bar) for bar in bars]
+    taken = [plots._bar_box(axes, *bar) for bar in bars]
     pairs = [(a, b) for n, a in enumerate(boxes) for b in [*boxes[:n], *taken]]
-    outside = [box.width * box.height - report._shared(box, axes.bbox) for box in boxes]
+    outside = [box.width * box.height - plots._shared(box, axes.bbox) for box in boxes]
     told = [text.get_text() for legend in axes.figure.legends for text in legend.get_texts()]
-    return sum(report._shared(a, b) for a, b in pairs) + sum(outside), [*told, axes.get_ylabel()]
+    return sum(plots._shared(a, b) for a, b in pairs) + sum(outside), [*told, axes.get_ylabel()]
 
 
 @pytest.mark.parametrize("size", [10, 14])
@@ -190,15 +195,15 @@ def overlaps(monkeypatch: pytest.MonkeyPatch, rows: list[dict[str, Any]]) -> tup
 def test_names_lie_on_nothing_and_kinds_are_told(
     size: int, step: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(report, "FONT_SIZE", size)
+    monkeypatch.setattr(plots, "FONT_SIZE", size)
     area, told = overlaps(monkeypatch, crowded(step))
     assert area < 1
     assert told == ["exact", "bound", "pseudo", "bits"]
 
 
 def test_names_that_lie_on_one_another_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "REACH", report.REACH[:1])  # the planted fault: one place for each name
-    monkeypatch.setattr(report, "AROUND", report.AROUND[:1])
+    monkeypatch.setattr(plots, "REACH", plots.REACH[:1])  # the planted fault: one place for each name
+    monkeypatch.setattr(plots, "AROUND", plots.AROUND[:1])
     assert overlaps(monkeypatch, crowded(0.02))[0] > 100
 
 
@@ -231,7 +236,7 @@ class Reader(HTMLParser):
 def test_the_page_holds_everything_and_loads_nothing(tmp_path: Path) -> None:
     picture = bars(ROWS, name="run", value="bits_per_byte")
     sections = [Section("One", "a\n\nb", rows=ROWS, picture=picture, alt="bars", code="x < y")]
-    path = report.write_report(tmp_path / "deep" / "page.html", "报告", sections)
+    path = write_report(tmp_path / "deep" / "page.html", "报告", sections)
     text = path.read_text(encoding="utf-8")
     read = Reader(text)
     assert all(load.startswith("data:image/png;base64,") for load in read.loads)
@@ -282,7 +287,7 @@ def test_a_figure_that_is_no_loss_has_an_axis_of_its_own(
     """U17: never one minus the figure on the axis of the loss."""
     from matplotlib.figure import Figure
 
-    from textus import report
+    from textus.reporting import plots
 
     drawn: list[Any] = []
 
@@ -292,8 +297,8 @@ def test_a_figure_that_is_no_loss_has_an_axis_of_its_own(
         drawn.append(figure)
         return b""
 
-    monkeypatch.setattr(report, "_png", keep)
-    report.loss_curve([{"step": 1, "loss": 0.9}, {"step": 2, **figures}], per="loss a row")
+    monkeypatch.setattr(plots, "_png", keep)
+    plots.loss_curve([{"step": 1, "loss": 0.9}, {"step": 2, **figures}], per="loss a row")
     loss, *others = drawn[0].axes
     assert loss.get_ylabel() == "loss a row"
     assert ("validation" in [line.get_label() for line in loss.lines]) == validation_is_a_loss

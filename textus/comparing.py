@@ -25,7 +25,14 @@ from textus.core.io import (
 from textus.evaluation import Tally, figures, measure, n_parameters, weights_bytes
 from textus.metrics import interval, paired_bootstrap
 from textus.models import LanguageModel
-from textus.report import Section, loss_curve, scatter, write_report
+from textus.reporting.html import (
+    Section,
+    write_report,
+)
+from textus.reporting.plots import (
+    loss_curve,
+    scatter,
+)
 from textus.texts import Texts, as_texts
 from textus.tokenizer import Tokenizer
 

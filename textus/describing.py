@@ -25,7 +25,11 @@ from torch import nn
 from textus.core import hardware
 from textus.evaluation import n_parameters, weights_bytes
 from textus.models import LanguageModel
-from textus.report import cell, size, table
+from textus.reporting.format import (
+    cell,
+    size,
+    table,
+)
 
 EXTRAS = {
     "text": ("ftfy", "charset_normalizer", "trafilatura", "lxml_html_clean", "pyarrow", "jieba"),

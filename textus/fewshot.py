@@ -37,7 +37,11 @@ from textus.generation import beginning
 from textus.metrics import bootstrap, interval
 from textus.models import LanguageModel
 from textus.reading import ReadOptions
-from textus.report import Section, curves, write_report
+from textus.reporting.html import (
+    Section,
+    write_report,
+)
+from textus.reporting.plots import curves
 from textus.tasks import (
     Example,
     Task,

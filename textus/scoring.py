@@ -42,7 +42,11 @@ from textus.models.kernels import cache_folder
 from textus.predicting import answer_columns, flat
 from textus.reading import DETECTED, ReadOptions
 from textus.records import Problem, Record, parse_columns, read_records
-from textus.report import Section, bars, write_report
+from textus.reporting.html import (
+    Section,
+    write_report,
+)
+from textus.reporting.plots import bars
 from textus.skipping import usable_rows
 from textus.tasks import (
     Example,

@@ -35,7 +35,11 @@ from textus.core.memory import give_back
 from textus.evaluation import n_parameters, weights_bytes
 from textus.metrics import interval
 from textus.reading import DETECTED, ReadOptions, options_of_all, options_of_run
-from textus.report import Section, bars, write_report
+from textus.reporting.html import (
+    Section,
+    write_report,
+)
+from textus.reporting.plots import bars
 from textus.tasks import (
     Floats,
     main_figures,

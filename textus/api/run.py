@@ -20,7 +20,7 @@ from textus.core.errors import (
     RunError,
     UsageError,
 )
-from textus.report import check_report_folder
+from textus.reporting.html import check_report_folder
 
 if TYPE_CHECKING:
     from textus.corpus import Corpus

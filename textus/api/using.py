@@ -13,7 +13,7 @@ from textus.core.arguments import (
     path_of,
 )
 from textus.core.errors import UsageError
-from textus.report import check_report_folder
+from textus.reporting.html import check_report_folder
 
 if TYPE_CHECKING:
     from textus.predicting import Predictor

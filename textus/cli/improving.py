@@ -156,7 +156,7 @@ def tune(
     Example: textus tune reviews.csv --model lstm --trials 20 --out work/tuned
     """
     from textus import api
-    from textus.report import table
+    from textus.reporting.format import table
 
     words = {**asdict(fixed), "settings": fixed.settings or []}
     found = api.tune(data, out=out, trials=trials, search=search or [], space=space, **words)

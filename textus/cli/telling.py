@@ -6,7 +6,11 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from textus.report import cell, size, table
+from textus.reporting.format import (
+    cell,
+    size,
+    table,
+)
 
 MOST_TRIPLES = 30
 

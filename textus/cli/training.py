@@ -200,7 +200,7 @@ def resume(
 def finished(run: Any) -> Answer:
     """The last lines of training: where the run is, how good it is, what to try next."""
     from textus.cli.telling import plain
-    from textus.report import size
+    from textus.reporting.format import size
 
     facts = {
         name: run.record.get(name) for name in ("task", "family", "steps", "seed", "best", "cpu_seconds")

@@ -24,7 +24,7 @@ from textus.core.errors import (
 )
 from textus.loader import Batch
 from textus.records import Record
-from textus.report import Section
+from textus.reporting.html import Section
 from textus.tasks.rows import accepted
 from textus.tokenizer import Tokenizer
 

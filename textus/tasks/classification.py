@@ -26,7 +26,12 @@ from textus.core.errors import (
 from textus.loader import Batch
 from textus.metrics import classification as measured
 from textus.records import Record
-from textus.report import Section, cell, diagonal, heatmap
+from textus.reporting.format import cell
+from textus.reporting.html import Section
+from textus.reporting.plots import (
+    diagonal,
+    heatmap,
+)
 from textus.skipping import parse_rows
 from textus.tasks import Example, Floats, Frame, Row, Task
 from textus.tasks.labels import (

@@ -8,24 +8,13 @@ display.
 
 from __future__ import annotations
 
-import base64
-import math
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from textus.core.console import notice
-from textus.core.errors import UsageError
-from textus.core.io import (
-    kind_of_folder,
-    write_atomic,
-)
 from textus.core.names import extra
-
-Row = Mapping[str, Any]
+from textus.reporting.format import Row, number
 
 CJK_FONTS = (
     "Noto Sans CJK SC",
@@ -40,103 +29,6 @@ CJK_FONTS = (
     "SimHei",
 )
 """Fonts with Chinese characters, tried in this order; the first that is installed is used."""
-
-
-# ── tables ─────────────────────────────────────────────────────────────────────────────────────
-
-
-def cell(value: Any) -> str:
-    """One value as text: four significant digits, thousands with commas, an interval in brackets, – for
-    nothing.
-    """
-    if value is None or value == "":
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return number(value)
-    if isinstance(value, Mapping) and {"value", "low", "high"} <= value.keys():
-        return f"{number(value['value'])} [{number(value['low'])}, {number(value['high'])}]"
-    return str(value)
-
-
-def number(value: float) -> str:
-    """Four significant digits; whole numbers from a thousand on."""
-    if value != value or value in (float("inf"), float("-inf")):
-        return str(value)
-    if abs(value) >= 999.95:
-        return f"{value:,.0f}"
-    if abs(value) < 1:
-        return f"{value:.4g}"
-    return f"{value:.{3 - int(math.log10(abs(value)))}f}"
-
-
-def size(n_bytes: float) -> str:
-    """Bytes in the unit people read them in: 12.3 MB (powers of ten)."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(n_bytes) < 1000:
-            return f"{n_bytes:.0f} {unit}" if unit == "B" else f"{n_bytes:.1f} {unit}"
-        n_bytes /= 1000
-    return f"{n_bytes:.1f} TB"
-
-
-def width(text: str) -> int:
-    """Columns a text takes in a terminal: Chinese characters take two, combining marks none."""
-    wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)
-    return len(text) + wide - sum(unicodedata.combining(c) > 0 for c in text)
-
-
-def table(rows: Sequence[Row], columns: Sequence[str] | None = None) -> str:
-    """Rows as an aligned text table, numbers to the right; a key that a row lacks is a dash."""
-    columns, cells = _cells(rows, columns)
-    widths = [max(width(line[i]) for line in [list(columns), *cells]) for i in range(len(columns))]
-    right = _numeric(rows, columns)
-    lines = [_line(list(columns), widths, right), "  ".join("─" * w for w in widths)]
-    return "\n".join(lines + [_line(line, widths, right) for line in cells])
-
-
-def markdown(rows: Sequence[Row], columns: Sequence[str] | None = None) -> str:
-    """The same as a Markdown table."""
-    columns, cells = _cells(rows, columns)
-    marks = ["---:" if right else "---" for right in _numeric(rows, columns)]
-    lines = [
-        list(columns),
-        marks,
-        *([text.replace("|", "\\|").replace("\n", " ") for text in row] for row in cells),
-    ]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _cells(rows: Sequence[Row], columns: Sequence[str] | None) -> tuple[Sequence[str], list[list[str]]]:
-    """Columns as given, or every key in order of appearance; and the text of each cell."""
-    if columns is None:
-        columns = list(dict.fromkeys(key for row in rows for key in row))
-    return columns, [[cell(row.get(name)) for name in columns] for row in rows]
-
-
-def _numeric(rows: Sequence[Row], columns: Sequence[str]) -> list[bool]:
-    """Which columns hold nothing but numbers (and intervals)."""
-    values = {name: [row[name] for row in rows if row.get(name) is not None] for name in columns}
-    return [bool(v) and all(isinstance(x, int | float | Mapping) for x in v) for v in values.values()]
-
-
-def _line(cells: list[str], widths: list[int], right: list[bool]) -> str:
-    padded = []
-    for text, wide, flush in zip(cells, widths, right, strict=True):
-        gap = " " * (wide - width(text))
-        padded.append(gap + text if flush else text + gap)
-    return "  ".join(padded).rstrip()
-
-
-def check_report_folder(out: Any) -> None:
-    """UsageError where a report would be written into a run, a corpus or another folder of ours."""
-    if out is not None and (kind := kind_of_folder(Path(out))):
-        raise UsageError(
-            "invalid_path",
-            f"--out {out} is a folder that Textus made ({kind}); choose another one for the report",
-        )
 
 
 # ── pictures ───────────────────────────────────────────────────────────────────────────────────
@@ -354,10 +246,10 @@ def scatter(
     groups = list(dict.fromkeys(str(row[group]) if group else "" for row in shown))
 
     def draw(axes: Any) -> None:
-        for number, each in enumerate(groups):
+        for n, each in enumerate(groups):
             alike = [row for row in shown if not group or str(row[group]) == each]
             values, errors = _with_errors([row[y] for row in alike])
-            mark, colour = MARKS[number % len(MARKS)]
+            mark, colour = MARKS[n % len(MARKS)]
             places = [row[x] for row in alike]
             axes.errorbar(places, values, yerr=errors, fmt=mark, capsize=4, color=colour, label=label(each))
         axes.set_xscale("log")
@@ -455,106 +347,3 @@ def _with_errors(figures: Sequence[Any]) -> tuple[list[float], list[list[float]]
     below = [max(0.0, v - f["low"]) for v, f in zip(values, whole, strict=True)]
     above = [max(0.0, f["high"] - v) for v, f in zip(values, whole, strict=True)]
     return values, [below, above]
-
-
-# ── the page ───────────────────────────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True)
-class Section:
-    """One part of a page: any of a text (paragraphs apart by an empty line), a table, a picture (PNG), plain
-    text.
-    """
-
-    title: str
-    text: str = ""
-    rows: Sequence[Row] = ()
-    columns: Sequence[str] | None = None
-    picture: bytes | None = None
-    alt: str = ""  # what the picture shows, for those who cannot see it
-    code: str = ""
-    cells: list[list[str]] = field(init=False, repr=False, default_factory=list)
-    names: list[str] = field(init=False, repr=False, default_factory=list)
-    right: list[bool] = field(init=False, repr=False, default_factory=list)
-
-    def __post_init__(self) -> None:
-        names, cells = _cells(self.rows, self.columns)
-        object.__setattr__(self, "names", list(names))
-        object.__setattr__(self, "cells", cells)
-        object.__setattr__(self, "right", _numeric(self.rows, names))
-
-    @property
-    def paragraphs(self) -> list[str]:
-        """The text apart at its empty lines."""
-        return [part.strip() for part in self.text.split("\n\n") if part.strip()]
-
-    @property
-    def picture_uri(self) -> str:
-        """The picture as a data URI: it lives inside the page."""
-        return "data:image/png;base64," + base64.b64encode(self.picture or b"").decode("ascii")
-
-
-PAGE = """<!doctype html>
-<html lang="{{ language }}">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>{{ title }}</title>
-<style>
-:root { --ink: #1d2329; --dim: #59636e; --paper: #fdfdfc; --rule: #d9dee3; --soft: #f1f3f5; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e4e7eb; --dim: #9aa4af; --paper: #16191d; --rule: #333a42; --soft: #20252b; }
-}
-body { max-width: 54rem; margin: 2rem auto; padding: 0 1rem; color: var(--ink); background: var(--paper);
-  font: 16px/1.55 system-ui, "Noto Sans CJK SC", "PingFang SC", "Microsoft YaHei", sans-serif; }
-h1 { font-size: 1.7rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; border-bottom: 1px solid var(--rule); }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .8rem .3rem 0; border-bottom: 1px solid var(--rule); text-align: left; vertical-align: top; }
-.right { text-align: right; } th { color: var(--dim); font-weight: 600; }
-img { max-width: 100%; background: #fff; border-radius: 6px; }
-pre { background: var(--soft); padding: .8rem; border-radius: 6px; overflow-x: auto; white-space: pre-wrap; }
-footer { margin-top: 3rem; color: var(--dim); font-size: .85rem; }
-</style>
-</head>
-<body>
-<h1>{{ title }}</h1>
-{% for section in sections %}
-<section>
-<h2>{{ section.title }}</h2>
-{% for paragraph in section.paragraphs %}<p>{{ paragraph }}</p>
-{% endfor %}
-{%- if section.cells %}<div class="scroll"><table>
-<thead><tr>{% for name in section.names %}<th scope="col"{% if section.right[loop.index0] %} class="right"{% endif %}>{{ name }}</th>{% endfor %}</tr></thead>
-<tbody>
-{% for row in section.cells %}<tr>{% for text in row %}<td{% if section.right[loop.index0] %} class="right"{% endif %}>{{ text }}</td>{% endfor %}</tr>
-{% endfor %}</tbody>
-</table></div>
-{% endif %}
-{%- if section.picture %}<p><img src="{{ section.picture_uri }}" alt="{{ section.alt or section.title }}"></p>
-{% endif %}
-{%- if section.code %}<pre>{{ section.code }}</pre>
-{% endif %}</section>
-{% endfor %}
-<footer>{{ footer }}</footer>
-</body>
-</html>
-"""  # noqa: E501 (a table row must not gain spaces)
-
-
-def page(
-    title: str, sections: Sequence[Section], *, language: str = "en", footer: str = "Made by Textus."
-) -> str:
-    """The HTML of a report; everything that comes from text or names is escaped."""
-    import jinja2
-
-    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(PAGE)
-    return template.render(title=title, sections=sections, language=language, footer=footer)
-
-
-def write_report(path: Path, title: str, sections: Sequence[Section], *, language: str = "en") -> Path:
-    """Write one self-contained HTML page, atomically; returns its path."""
-    write_atomic(path, page(title, sections, language=language))
-    return path

@@ -1,0 +1,98 @@
+"""Numbers, sizes and tables as text."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Row = Mapping[str, Any]
+
+
+# ── tables ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def cell(value: Any) -> str:
+    """One value as text: four significant digits, thousands with commas, an interval in brackets, – for
+    nothing.
+    """
+    if value is None or value == "":
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return number(value)
+    if isinstance(value, Mapping) and {"value", "low", "high"} <= value.keys():
+        return f"{number(value['value'])} [{number(value['low'])}, {number(value['high'])}]"
+    return str(value)
+
+
+def number(value: float) -> str:
+    """Four significant digits; whole numbers from a thousand on."""
+    if value != value or value in (float("inf"), float("-inf")):
+        return str(value)
+    if abs(value) >= 999.95:
+        return f"{value:,.0f}"
+    if abs(value) < 1:
+        return f"{value:.4g}"
+    return f"{value:.{3 - int(math.log10(abs(value)))}f}"
+
+
+def size(n_bytes: float) -> str:
+    """Bytes in the unit people read them in: 12.3 MB (powers of ten)."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(n_bytes) < 1000:
+            return f"{n_bytes:.0f} {unit}" if unit == "B" else f"{n_bytes:.1f} {unit}"
+        n_bytes /= 1000
+    return f"{n_bytes:.1f} TB"
+
+
+def width(text: str) -> int:
+    """Columns a text takes in a terminal: Chinese characters take two, combining marks none."""
+    wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)
+    return len(text) + wide - sum(unicodedata.combining(c) > 0 for c in text)
+
+
+def table(rows: Sequence[Row], columns: Sequence[str] | None = None) -> str:
+    """Rows as an aligned text table, numbers to the right; a key that a row lacks is a dash."""
+    columns, cells = _cells(rows, columns)
+    widths = [max(width(line[i]) for line in [list(columns), *cells]) for i in range(len(columns))]
+    right = _numeric(rows, columns)
+    lines = [_line(list(columns), widths, right), "  ".join("─" * w for w in widths)]
+    return "\n".join(lines + [_line(line, widths, right) for line in cells])
+
+
+def markdown(rows: Sequence[Row], columns: Sequence[str] | None = None) -> str:
+    """The same as a Markdown table."""
+    columns, cells = _cells(rows, columns)
+    marks = ["---:" if right else "---" for right in _numeric(rows, columns)]
+    lines = [
+        list(columns),
+        marks,
+        *([text.replace("|", "\\|").replace("\n", " ") for text in row] for row in cells),
+    ]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _cells(rows: Sequence[Row], columns: Sequence[str] | None) -> tuple[Sequence[str], list[list[str]]]:
+    """Columns as given, or every key in order of appearance; and the text of each cell."""
+    if columns is None:
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+    return columns, [[cell(row.get(name)) for name in columns] for row in rows]
+
+
+def _numeric(rows: Sequence[Row], columns: Sequence[str]) -> list[bool]:
+    """Which columns hold nothing but numbers (and intervals)."""
+    values = {name: [row[name] for row in rows if row.get(name) is not None] for name in columns}
+    return [bool(v) and all(isinstance(x, int | float | Mapping) for x in v) for v in values.values()]
+
+
+def _line(cells: list[str], widths: list[int], right: list[bool]) -> str:
+    padded = []
+    for text, wide, flush in zip(cells, widths, right, strict=True):
+        gap = " " * (wide - width(text))
+        padded.append(gap + text if flush else text + gap)
+    return "  ".join(padded).rstrip()
