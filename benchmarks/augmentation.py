@@ -21,7 +21,7 @@ from textus.api import open_run
 from textus.augment import AugmentSettings, built
 from textus.core.console import notice
 from textus.core.errors import UsageError
-from textus.metrics import paired_bootstrap
+from textus.metrics.resampling import paired_bootstrap
 
 SEEDS = (0, 1, 2, 3, 4)
 TUNING_SEED = 100

@@ -25,7 +25,7 @@ from textus.core.io import read_json
 from textus.core.rng import counter_seed
 from textus.corpus import open_corpus
 from textus.loader import Batch, tokenize
-from textus.metrics import ngrams
+from textus.metrics.resampling import ngrams
 from textus.models import LanguageModel, build
 from textus.models.gan import GAN
 from textus.optim import OptimSettings

@@ -21,7 +21,10 @@ import torch
 
 from benchmarks._measuring import DATA, Bench, begin, show
 from textus.core.console import cpu_seconds
-from textus.metrics import bootstrap, interval
+from textus.metrics.resampling import (
+    bootstrap,
+    interval,
+)
 from textus.models.linear import LinearClassifier, LinearConfig
 
 Split = tuple[list[str], list[str]]

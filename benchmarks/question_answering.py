@@ -27,7 +27,11 @@ import numpy as np
 from benchmarks._measuring import DATA, Bench, begin, corpus, show, textus, tokenizer
 from benchmarks.classification import minilm
 from textus.core.console import notice
-from textus.metrics import bootstrap, interval, paired_bootstrap
+from textus.metrics.resampling import (
+    bootstrap,
+    interval,
+    paired_bootstrap,
+)
 from textus.metrics.spans import measured, ruler_for
 from textus.records import read_records
 

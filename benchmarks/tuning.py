@@ -19,7 +19,7 @@ from benchmarks._measuring import Bench, begin, show, textus
 from benchmarks.augmentation import sentences, written
 from textus.api import open_run
 from textus.core.io import sha256
-from textus.metrics import paired_bootstrap
+from textus.metrics.resampling import paired_bootstrap
 
 TRIALS = 20
 FIXED = ["--model", "lstm", "--seed", "0"]

@@ -18,7 +18,11 @@ from benchmarks._measuring import Bench, begin, show
 from benchmarks._sentences import Sentences, prepared, rows_of, trained
 from textus.checkpoint import load
 from textus.loader import Batch
-from textus.metrics import bootstrap, interval, paired_bootstrap
+from textus.metrics.resampling import (
+    bootstrap,
+    interval,
+    paired_bootstrap,
+)
 from textus.models import LanguageModel
 from textus.models.vae import VAE, active_units
 from textus.tokenizer import Tokenizer

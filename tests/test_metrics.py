@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from textus.core.errors import UsageError
-from textus.metrics import (
+from textus.metrics.resampling import (
     BLOCK,
     FEWEST,
     MOST_BLOCKS,

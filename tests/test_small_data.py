@@ -15,14 +15,14 @@ from labelled import written
 from sklearn.linear_model import LogisticRegression, Ridge
 from test_finetuning import SMALL, sentences, training_of
 
-from textus import api, metrics
+from textus import api
 from textus.checkpoint import open_run
 from textus.core.errors import UsageError
 from textus.finetuning import Wish, solved
 from textus.finetuning import data as reading
 from textus.finetuning.length import BEGUN, LEAST_TO_CHOOSE_BY, NEW, PATIENCE, settings_of
 from textus.finetuning.solved import Problem, parts_of, solve
-from textus.metrics import classification, entities, ranking, regression, spans
+from textus.metrics import classification, entities, ranking, regression, resampling, spans
 
 TINY = ["choices.precision=float32", "train.batch_size=8"]
 
@@ -268,7 +268,7 @@ def test_validation_in_training_draws_no_resample_and_rows_are_read_once(
     def never(*words: Any) -> Any:
         raise AssertionError("a resample was drawn in training")
 
-    monkeypatch.setattr(metrics, "_resample", never)
+    monkeypatch.setattr(resampling, "_resample", never)
     monkeypatch.setattr(reading, "read_records", counted)
     data, dev = (written(tmp_path / f"{n}.jsonl", sentences(n)) for n in (60, 40))
     run = api.finetune(data, dev=dev, model="gru", out=tmp_path / "run", epochs=1, settings=SMALL)

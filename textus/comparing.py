@@ -23,7 +23,10 @@ from textus.core.io import (
     write_json,
 )
 from textus.evaluation import Tally, figures, measure, n_parameters, weights_bytes
-from textus.metrics import interval, paired_bootstrap
+from textus.metrics.resampling import (
+    interval,
+    paired_bootstrap,
+)
 from textus.models import LanguageModel
 from textus.reporting.html import (
     Section,

@@ -42,7 +42,14 @@ from textus.core.rng import counter_seed
 from textus.engine import Engine
 from textus.generation import Sampling, beginning, device_of, inference
 from textus.loader import Batch, Batches, Loader, TokenStore, store_of, windows
-from textus.metrics import Blocks, bootstrap, distinct_over, interval, pooled, repetition
+from textus.metrics.resampling import (
+    Blocks,
+    bootstrap,
+    distinct_over,
+    interval,
+    pooled,
+    repetition,
+)
 from textus.models import LanguageModel
 from textus.pairs import BucketLoader, sources_of
 from textus.texts import Part, Texts, as_texts, in_parts

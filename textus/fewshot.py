@@ -34,7 +34,10 @@ from textus.core.names import unknown
 from textus.core.rng import counter_seed
 from textus.evaluation import reading
 from textus.generation import beginning
-from textus.metrics import bootstrap, interval
+from textus.metrics.resampling import (
+    bootstrap,
+    interval,
+)
 from textus.models import LanguageModel
 from textus.reading import ReadOptions
 from textus.reporting.html import (

@@ -26,7 +26,11 @@ from textus.core.errors import (
     UsageError,
 )
 from textus.core.rng import counter_seed
-from textus.metrics import bootstrap, interval, paired_bootstrap
+from textus.metrics.resampling import (
+    bootstrap,
+    interval,
+    paired_bootstrap,
+)
 from textus.models import LanguageModel
 from textus.reading import DETECTED, ReadOptions
 from textus.records import Record

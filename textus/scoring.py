@@ -36,7 +36,10 @@ from textus.core.io import (
 )
 from textus.finetuning import Wish, start
 from textus.inputs import id_of, labelled_records
-from textus.metrics import interval, paired_bootstrap
+from textus.metrics.resampling import (
+    interval,
+    paired_bootstrap,
+)
 from textus.models import family as family_of
 from textus.models.kernels import cache_folder
 from textus.predicting import answer_columns, flat

@@ -33,7 +33,7 @@ from textus.core.io import (
 )
 from textus.core.memory import give_back
 from textus.evaluation import n_parameters, weights_bytes
-from textus.metrics import interval
+from textus.metrics.resampling import interval
 from textus.reading import DETECTED, ReadOptions, options_of_all, options_of_run
 from textus.reporting.html import (
     Section,

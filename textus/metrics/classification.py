@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from textus.metrics import estimate
 from textus.metrics.calibration import brier, calibration_error, reliability
+from textus.metrics.resampling import estimate
 
 RESAMPLES = 1000
 LARGEST_TABLE = 30

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from textus.metrics import estimate
+from textus.metrics.resampling import estimate
 
 Span = tuple[str, int, int]
 """Type, first token, and the token after the last."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from textus.core.errors import UsageError
-from textus.metrics import estimate
+from textus.metrics.resampling import estimate
 
 CUTS = (1, 5, 10)
 

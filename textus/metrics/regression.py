@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from textus.metrics import interval
+from textus.metrics.resampling import interval
 
 RESAMPLES = 1000
 

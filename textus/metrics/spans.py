@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from textus.metrics import estimate
+from textus.metrics.resampling import estimate
 
 BLANKS = 0.05
 """Share of blanks in a text whose words are set apart by them."""

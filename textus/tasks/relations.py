@@ -26,8 +26,8 @@ from textus.core.errors import (
 )
 from textus.core.rng import uniform
 from textus.loader import Batch
-from textus.metrics import estimate
 from textus.metrics.entities import entity_scores
+from textus.metrics.resampling import estimate
 from textus.records import Record
 from textus.skipping import parse_rows
 from textus.tasks import Example, Floats, Frame, Row, Task, has_blanks
