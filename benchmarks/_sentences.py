@@ -18,7 +18,7 @@ from benchmarks._measuring import DATA, Bench, corpus, textus, tokenizer
 from textus.core.io import read_json
 from textus.loader import Batch, TokenStore
 from textus.pairs import BucketLoader
-from textus.tokenizer import Tokenizer
+from textus.tokenizers import Tokenizer
 
 SHORTEST, LONGEST = 4, 24
 VOCABULARY = 8000

@@ -30,7 +30,7 @@ from textus.models import LanguageModel, build
 from textus.models.gan import GAN
 from textus.optim import OptimSettings
 from textus.pairs import BucketLoader
-from textus.tokenizer import Tokenizer
+from textus.tokenizers import Tokenizer
 from textus.training import TrainSettings, fit
 
 CONTEXT = 32

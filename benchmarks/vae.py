@@ -25,7 +25,7 @@ from textus.metrics.resampling import (
 )
 from textus.models import LanguageModel
 from textus.models.vae import VAE, active_units
-from textus.tokenizer import Tokenizer
+from textus.tokenizers import Tokenizer
 
 CONTEXT = 32
 SHAPE = {

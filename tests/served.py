@@ -17,7 +17,7 @@ from torch import Tensor
 from textus.models.fake import Fake, FakeCache, FakeConfig
 from textus.serving.answers import Served
 from textus.serving.app import create_app, listen, url
-from textus.tokenizer import Tokenizer, train
+from textus.tokenizers import Tokenizer, train
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 .,;:!?'\"()<>/=\n中文字你好世界"
 

@@ -17,7 +17,7 @@ from textus.core.errors import UsageError
 from textus.models import build
 from textus.models import family as family_of
 from textus.models.pretrained.folder import read_folder, write_folder
-from textus.tokenizer import KINDS, Tokenizer, train
+from textus.tokenizers import KINDS, Tokenizer, train
 
 TEXT = "the cat sat on the mat in 1934.\n\nYes;\nno 你好 世界, don't we'll Café"
 TEXTS = ["in 1934.", "the cat.\n\nYes;\nno 你好", "  don't  we'll\tCafé e\u0301"]

@@ -17,10 +17,15 @@ from bombs import BOMBS
 from chats import CONVERSATIONS, FLAGS, SPECIAL, TEMPLATES, TOKENIZERS, turns, write_folder
 
 from textus.core.errors import UsageError
-from textus.tokenizer import TemplateRefusal, Tokenizer, load, provenance
-from textus.tokenizer.chat import written
-from textus.tokenizer.chat_encoding import ChatEncoder
-from textus.tokenizer.provenance import Text
+from textus.tokenizers import (
+    TemplateRefusal,
+    Tokenizer,
+    load,
+    provenance,
+)
+from textus.tokenizers.chat_encoding import ChatEncoder
+from textus.tokenizers.chat_template import written
+from textus.tokenizers.provenance import Text
 
 transformers = pytest.importorskip("transformers")
 NUMBERS = {name: place for place, name in enumerate(TEMPLATES)}

@@ -19,8 +19,8 @@ from textus import exporting, open_run
 from textus.core.errors import UsageError
 from textus.serving import create_app
 from textus.serving.answers import Served
-from textus.tokenizer import Tokenizer, load
-from textus.tokenizer.chat import check_template
+from textus.tokenizers import Tokenizer, load
+from textus.tokenizers.chat_template import check_template
 
 transformers = pytest.importorskip("transformers")
 

@@ -19,7 +19,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from textus import tokenizer as tokenizers
+from textus import tokenizers
 from textus.checkpoint import Checkpoint, RunFolder, checkpoint_damage, create_run, load, open_run, verify
 from textus.core import io
 from textus.core.errors import (

@@ -24,7 +24,7 @@ from textus.loader import Loader, store_of
 from textus.models import build
 from textus.models.fake import Fake, FakeConfig
 from textus.models.ngram import NGram, NGramConfig
-from textus.tokenizer import Tokenizer, load, train
+from textus.tokenizers import Tokenizer, load, train
 
 TEXT = "the cat sat on the mat, the dog ate the cat's hat; 春江潮水连海平。\n" * 12
 

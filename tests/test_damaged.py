@@ -28,8 +28,8 @@ from textus.core.errors import (
     TextusError,
 )
 from textus.models.pretrained import values
-from textus.tokenizer import load
-from textus.tokenizer import train as train_tokenizer
+from textus.tokenizers import load
+from textus.tokenizers import train as train_tokenizer
 
 ENCODER = {
     "vocab_size": 41, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24,

@@ -24,7 +24,7 @@ from textus.core.errors import (
 )
 from textus.models import build
 from textus.models.vectors import WordVectors, initial_embeddings, input_embedding, read
-from textus.tokenizer import Tokenizer, load
+from textus.tokenizers import Tokenizer, load
 
 WIDTH = 16
 NEURAL: dict[str, dict[str, Any]] = {name: {} for name in ("rnn", "lstm", "gru", "seq2seq", "vae", "gan")}

@@ -26,7 +26,7 @@ from textus.models import build
 from textus.models.encoder import Encoder, EncoderConfig, choose, hidden_text, visible_to
 from textus.models.pretrained import describe
 from textus.models.pretrained.folder import read_folder, write_folder
-from textus.tokenizer import train as train_tokenizer
+from textus.tokenizers import train as train_tokenizer
 
 V, T, MASK = 37, 20, 36
 SMALL: dict[str, Any] = {"vocab_size": V, "context_length": T, "n_layer": 2, "n_head": 2, "d_model": 16}

@@ -40,7 +40,7 @@ from textus.models.ngram import NGram, NGramConfig
 from textus.models.transformer import Decoder, DecoderConfig
 from textus.models.vae import VAE, VAEConfig
 from textus.texts import Part, Texts, read_text, split_texts
-from textus.tokenizer import Tokenizer, train
+from textus.tokenizers import Tokenizer, train
 
 TEXT = "the cat sat on the mat, the dog ate the cat's hat; 春江潮水连海平。\n" * 12
 LN2 = math.log(2)

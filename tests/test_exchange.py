@@ -27,7 +27,7 @@ from textus.core.errors import (
 )
 from textus.core.io import sha256
 from textus.exporting import Wheel, fetch, unpack
-from textus.tokenizer import load as load_tokenizer
+from textus.tokenizers import load as load_tokenizer
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>' }}"
@@ -131,7 +131,7 @@ def test_stories_are_imported_told_and_measured(data: Path, tmp_path: Path, stor
 
 def chatting(path: Path, template: str | None) -> Path:
     """A GGUF file of a random model of 2 layers that has a vocabulary of bytes and a chat template."""
-    from textus.tokenizer.encoding import byte_alphabet
+    from textus.tokenizers.tokenizer import byte_alphabet
 
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     pieces = [*special, *byte_alphabet(), "it"]

@@ -444,7 +444,7 @@ def test_a_run_without_a_task_is_not_asked(trained: Path) -> None:
 
 def training_of(family: str, rows: Path, **settings: Any) -> tuple[Any, Any]:
     """A model of a family with a head, and the batches it would learn from."""
-    from textus import tokenizer as tokenizers
+    from textus import tokenizers
     from textus.models import build
     from textus.records import read_records
     from textus.tasks.classification import Classification, ClassificationSettings

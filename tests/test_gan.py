@@ -21,7 +21,7 @@ from torch import Tensor
 
 import textus
 from benchmarks.gan import self_bleu
-from textus import tokenizer as tokenizers
+from textus import tokenizers
 from textus.checkpoint import create_run
 from textus.core.console import cpu_seconds
 from textus.core.errors import UsageError

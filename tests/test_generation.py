@@ -28,7 +28,7 @@ from textus.generation import (
     weigh,
 )
 from textus.models import LanguageModel, build
-from textus.tokenizer import train
+from textus.tokenizers import train
 
 GREEDY = Sampling(temperature=0)
 

@@ -373,7 +373,7 @@ def test_sentencepiece_vocabularies_encode_as_in_sentencepiece(pieces: Any, tmp_
         assert ids == theirs.encode(text), text[:60]
         assert mine.decode(ids) == text
     mine.save(tmp_path)
-    from textus.tokenizer import load
+    from textus.tokenizers import load
 
     again = load(tmp_path)
     assert again.encode(source) == theirs.encode(source)

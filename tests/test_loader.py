@@ -18,7 +18,7 @@ from textus.core.errors import (
     UsageError,
 )
 from textus.loader import Batch, Loader, TokenStore, fitting_context, store_of, tokenize, windows
-from textus.tokenizer import Tokenizer, train
+from textus.tokenizers import Tokenizer, train
 
 
 @dataclass

@@ -14,7 +14,7 @@ import transformers
 from textus.core.errors import TextusError
 from textus.models.pretrained import older
 from textus.models.pretrained.folder import read_folder, read_tokenizer
-from textus.tokenizer import foreign, load
+from textus.tokenizers import compat, load
 
 TEXTS = [
     "the cat sat on the mat in 1934.", "Yes;\n\nno!\n  two  blanks ", "don't DON'T we'll", "你好，世界 the cat",
@@ -338,7 +338,7 @@ def test_a_blank_before_pieces_is_set_where_autotokenizer_sets_it(
         config.pop(key, None)
         config |= {} if value is None else {key: value}
     path.write_text(json.dumps(config))
-    ours = foreign.with_settings(record, config, None)["pre_tokenizer"]
+    ours = compat.with_settings(record, config, None)["pre_tokenizer"]
     if blank is None:
         assert ours == record["pre_tokenizer"]
         return
@@ -353,14 +353,14 @@ def test_settings_that_win_are_reported_and_those_of_another_kind_of_model_are_n
     transformers.BertTokenizer(str(tmp_path / "vocab.txt"), do_lower_case=True).save_pretrained(tmp_path)
     record = json.loads((tmp_path / "tokenizer.json").read_text())
     for named in ("BertTokenizer", "PreTrainedTokenizerFast"):
-        same = foreign.with_settings(record, {"tokenizer_class": named, "do_lower_case": True}, None)
+        same = compat.with_settings(record, {"tokenizer_class": named, "do_lower_case": True}, None)
         assert same["normalizer"]["lowercase"]
     assert "wins" not in capsys.readouterr().err
     config = {"tokenizer_class": "BertTokenizer", "do_lower_case": False, "tokenize_chinese_chars": False}
-    foreign.with_settings(record, config, None)
+    compat.with_settings(record, config, None)
     assert (
         "do_lower_case=False, tokenize_chinese_chars=False of tokenizer_config.json, or of its class"
         " BertTokenizer, wins over its tokenizer.json" in capsys.readouterr().err
     )
     other = {**record, "model": {"type": "BPE", "vocab": {}, "merges": []}, "normalizer": None}
-    assert foreign.with_settings(other, config, None) == other
+    assert compat.with_settings(other, config, None) == other

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from textus import measuring, presets
-from textus import tokenizer as tokenizers
+from textus import measuring, presets, tokenizers
 from textus.core.config import from_dict
 from textus.core.console import cpu_seconds
 from textus.core.errors import (

@@ -13,8 +13,7 @@ import pytest
 import torch
 from labelled import written
 
-from textus import api
-from textus import tokenizer as tokenizers
+from textus import api, tokenizers
 from textus.cli import main
 from textus.core.errors import (
     DataError,

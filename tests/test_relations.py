@@ -32,8 +32,8 @@ from textus.tasks.encoding import (
 )
 from textus.tasks.facts import fitted, related
 from textus.tasks.relations import Found, Relations, RelationsSettings
-from textus.tokenizer import Tokenizer
-from textus.tokenizer import train as train_tokenizer
+from textus.tokenizers import Tokenizer
+from textus.tokenizers import train as train_tokenizer
 
 SMALL = ("train.batch_size=16", "model.n_layer=1", "model.d_model=32", "optim.rate=0.01")
 

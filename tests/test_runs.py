@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from textus import tokenizer as tokenizers
+from textus import tokenizers
 from textus.checkpoint import open_run
 from textus.core.errors import (
     RunError,

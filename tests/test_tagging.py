@@ -27,7 +27,7 @@ from textus.records import Record, read_records
 from textus.tasks import Frame
 from textus.tasks.tagging import Tagging, TaggingSettings, commonest_mistakes, stretches
 from textus.tasks.tokens import Tagged, cut, tagged
-from textus.tokenizer import train as train_tokenizer
+from textus.tokenizers import train as train_tokenizer
 from textus.validating import validate
 
 SMALL = ("train.batch_size=8", "model.n_layer=1", "model.d_model=32", "optim.rate=0.01")

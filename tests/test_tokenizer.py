@@ -17,8 +17,8 @@ from textus.core.errors import (
     RunError,
     UsageError,
 )
-from textus.tokenizer import CHAT_TEMPLATE, KINDS, UNKNOWN, Tokenizer, load, report, train
-from textus.tokenizer.learning import longest_first
+from textus.tokenizers import CHAT_TEMPLATE, KINDS, UNKNOWN, Tokenizer, load, report, train
+from textus.tokenizers.training import longest_first
 
 ENGLISH = "The cat sat on the mat, and the dog lay on the log; they weren't happy in 1984.\n\nWhy not?\n" * 30
 CHINESE = "中国人民生活水平不断提高，北京大学的学生们在图书馆学习。今天天气很好。\n" * 30
@@ -398,7 +398,7 @@ def test_files_of_others_load_and_those_whose_special_tokens_text_can_make_do_no
 
 def test_the_same_texts_give_the_same_tokenizer_in_another_process(made: dict[str, Tokenizer]) -> None:
     program = (
-        "import sys; from textus.tokenizer import train, KINDS\n"
+        "import sys; from textus.tokenizers import train, KINDS\n"
         "texts = sys.stdin.buffer.read().decode().split('\\0')\n"
         "print([train(kind, texts, 800).fingerprint for kind in KINDS])"
     )

@@ -21,8 +21,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from textus import tokenizer as tokenizers
-from textus import training
+from textus import tokenizers, training
 from textus.checkpoint import RunFolder, create_run, load, verify
 from textus.core.errors import (
     TrainingError,

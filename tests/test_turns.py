@@ -24,8 +24,8 @@ from textus.generation import Sampling, choose, generate, in_reach
 from textus.models.pretrained import folder as folders
 from textus.models.pretrained.vocabulary import byte_level
 from textus.serving.answers import Served
-from textus.tokenizer import CHAT_TEMPLATE
-from textus.tokenizer import train as train_tokenizer
+from textus.tokenizers import CHAT_TEMPLATE
+from textus.tokenizers import train as train_tokenizer
 
 BEGIN, TEXT, HEAD, TAIL, TURN, TOOL = range(6)
 SPECIAL = [
@@ -266,7 +266,7 @@ def test_an_end_beyond_the_vocabulary_is_noticed(
 
 
 def test_ends_changed_in_a_run_are_refused(hub: Path, tmp_path: Path) -> None:
-    from textus.tokenizer import load
+    from textus.tokenizers import load
 
     tokenizer = import_model(hub, out=tmp_path / "run").tokenizer
     path = tmp_path / "run" / "tokenizer_config.json"

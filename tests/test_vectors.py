@@ -22,8 +22,8 @@ from textus.core.errors import (
 )
 from textus.models import build, vectors
 from textus.models.vectors import VectorSettings, WordVectors, initial_embeddings, read
-from textus.tokenizer import Tokenizer
-from textus.tokenizer import train as train_tokenizer
+from textus.tokenizers import Tokenizer
+from textus.tokenizers import train as train_tokenizer
 
 WORDS = ["the", "Königin", "狐狸", "don't", "a/b", "2", "Fox"]
 

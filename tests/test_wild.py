@@ -23,7 +23,7 @@ from textus.core.errors import (
 from textus.models.pretrained import architecture, checked_config
 from textus.models.pretrained.folder import read_folder, read_tokenizer
 from textus.pairs import sources_of
-from textus.tokenizer import load
+from textus.tokenizers import load
 
 SMALL = {
     "vocab_size": V, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24,

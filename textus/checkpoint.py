@@ -28,7 +28,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from textus import tokenizer as tokenizers
+from textus import tokenizers
 from textus.core.config import (
     NONE,
     VERSION,

@@ -37,7 +37,7 @@ from textus.reporting.plots import (
     scatter,
 )
 from textus.texts import Texts, as_texts
-from textus.tokenizer import Tokenizer
+from textus.tokenizers import Tokenizer
 
 KINDS = ("exact", "bound", "pseudo")
 """Kinds of likelihood, in the order they are listed."""

@@ -21,7 +21,7 @@ from textus.inputs import is_plain, place_of, texts_in
 from textus.models import LanguageModel
 from textus.reading import DETECTED, ReadOptions
 from textus.records import Record
-from textus.tokenizer import Tokenizer
+from textus.tokenizers import Tokenizer
 from textus.writing import Layout, claim_output, content_of, form_of, partial_file, write_rows
 
 AT_ONCE = 16

@@ -36,7 +36,7 @@ from textus.tasks.registry import (
     learnt,
     opened,
 )
-from textus.tokenizer import Tokenizer
+from textus.tokenizers import Tokenizer
 
 HOW = ("mean", "vote", "soup")
 OF_TRAINING = ("dropout", "weights", "class_weights")

@@ -53,8 +53,8 @@ from textus.metrics.resampling import (
 from textus.models import LanguageModel
 from textus.pairs import BucketLoader, sources_of
 from textus.texts import Part, Texts, as_texts, in_parts
-from textus.tokenizer import Tokenizer
-from textus.tokenizer.encoding import UNKNOWN_TEXT
+from textus.tokenizers import Tokenizer
+from textus.tokenizers.tokenizer import UNKNOWN_TEXT
 
 Floats = NDArray[np.float64]
 

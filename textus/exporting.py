@@ -41,8 +41,8 @@ from textus.models.pretrained import Imported, folder, gguf, llama2c, packing, p
 from textus.models.pretrained import heads as foreign_heads
 from textus.models.pretrained.container import MAGIC
 from textus.tasks.registry import task_class
-from textus.tokenizer import Tokenizer
-from textus.tokenizer.chat import CHAT_TEMPLATE
+from textus.tokenizers import Tokenizer
+from textus.tokenizers.chat_template import CHAT_TEMPLATE
 
 FORMATS = {
     "hf": "a folder that transformers loads",

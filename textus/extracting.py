@@ -43,7 +43,7 @@ from textus.tasks.relations import Relations
 from textus.tasks.tagging import Tagging
 from textus.tasks.tokens import text_of
 from textus.texts import read_text
-from textus.tokenizer import Tokenizer
+from textus.tokenizers import Tokenizer
 
 LINE = re.compile(r"[^\r\n]*\S[^\r\n]*")
 NOT_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

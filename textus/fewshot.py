@@ -50,7 +50,7 @@ from textus.tasks import (
     Task,
 )
 from textus.tasks.registry import task_class
-from textus.tokenizer import Tokenizer
+from textus.tokenizers import Tokenizer
 
 Floats = NDArray[np.float64]
 

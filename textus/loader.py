@@ -49,7 +49,7 @@ from textus.core.rng import counter_seed
 
 if TYPE_CHECKING:
     from textus.corpus import Corpus
-    from textus.tokenizer import Tokenizer
+    from textus.tokenizers import Tokenizer
 
 VERSION = 1
 Side = Literal["text", "source_text"]

@@ -26,7 +26,7 @@ from textus.loader import Batch, Batches, Loader, SentencePairs, TokenStore, tok
 
 if TYPE_CHECKING:
     from textus.corpus import Corpus
-    from textus.tokenizer import Tokenizer
+    from textus.tokenizers import Tokenizer
 
 Ids = NDArray[np.int64]
 

@@ -32,7 +32,7 @@ from textus.tasks import (
     Task,
 )
 from textus.tasks.inference import read
-from textus.tokenizer import Tokenizer
+from textus.tokenizers import Tokenizer
 from textus.writing import AT_ONCE, Layout, cell, claim_output, content_of, form_of, partial_file, write_rows
 
 MOST_CLASSES = 200

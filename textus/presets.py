@@ -16,7 +16,7 @@ from typing import Any, get_type_hints
 
 import torch
 
-from textus import tokenizer as tokenizers
+from textus import tokenizers
 from textus.checkpoint import open_run
 from textus.core import hardware
 from textus.core.config import (

@@ -40,7 +40,7 @@ from textus.tasks import (
     Task,
 )
 from textus.tasks.inference import read
-from textus.tokenizer import Tokenizer
+from textus.tokenizers import Tokenizer
 
 RATE = 0.15
 """Share of words (or blanks) that a change concerns."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from textus import tokenizer as tokenizers
+from textus import tokenizers
 from textus.checkpoint import (
     RunFolder,
     create_run,

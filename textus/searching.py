@@ -69,7 +69,7 @@ from textus.tasks.registry import (
     opened,
 )
 from textus.tasks.similarity import similarity_of, vectors
-from textus.tokenizer import Tokenizer
+from textus.tokenizers import Tokenizer
 
 FILES = (
     "documents.jsonl",

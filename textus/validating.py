@@ -39,7 +39,7 @@ from textus.tasks.registry import (
     task_class,
 )
 from textus.tasks.rows import accepted, to_train_on
-from textus.tokenizer import Tokenizer
+from textus.tokenizers import Tokenizer
 
 SHOWN = 5
 """So many names or places are listed in a warning."""

@@ -45,7 +45,7 @@ from textus.core.names import nearest, unknown
 if TYPE_CHECKING:
     from textus.corpus import Corpus
     from textus.searching import Index
-    from textus.tokenizer import Tokenizer
+    from textus.tokenizers import Tokenizer
 
 KINDS = ("char", "word", "bpe", "wordpiece", "unigram")
 
@@ -105,7 +105,7 @@ def train_tokenizer(
     force: bool = False,
 ) -> Tokenizer:
     """Train a tokenizer on a corpus' training split and save it at `out` in Hugging Face format."""
-    from textus.tokenizer import train as learn
+    from textus.tokenizers import train as learn
 
     out = path_of(out, "out")
     if kind not in KINDS:
@@ -120,7 +120,7 @@ def train_tokenizer(
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
     """Load a tokenizer from its folder or file."""
-    from textus.tokenizer import load
+    from textus.tokenizers import load
 
     return load(path_of(path, "the path"))
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from textus.predicting import Predictor
     from textus.reading import ReadOptions
     from textus.tasks import Task
-    from textus.tokenizer import Tokenizer
+    from textus.tokenizers import Tokenizer
 
 
 class Run:
@@ -410,7 +410,7 @@ class Run:
         from another is given the last message alone.
         """
         from textus.generation import sampling_of
-        from textus.tokenizer.chat import text_of
+        from textus.tokenizers.chat_template import text_of
 
         check_messages(messages)
         if self.model.needs_source:
@@ -434,7 +434,7 @@ class Run:
         """A conversation as ids: by the chat template, or as lines of a plain text."""
         if self.chats:
             return self.tokenizer.render(messages, add_generation_prompt=True)
-        from textus.tokenizer.chat import text_of
+        from textus.tokenizers.chat_template import text_of
 
         text = "".join(f"{text_of(message, number)}\n" for number, message in enumerate(messages))
         return [*self.tokenizer.begin, *self.tokenizer.encode(text)]

@@ -127,7 +127,7 @@ def reported(tokenizer: Path, corpus: Path) -> Answer:
     """How a tokenizer cuts a corpus."""
     from textus.api import load_tokenizer, open_corpus
     from textus.cli import telling
-    from textus.tokenizer import report
+    from textus.tokenizers import report
 
     found = report(load_tokenizer(tokenizer), open_corpus(corpus).texts("train"))
     data = {"tokenizer": str(tokenizer), "corpus": str(corpus), **found}

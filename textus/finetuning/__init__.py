@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from textus import tokenizer as tokenizers
+from textus import tokenizers
 from textus.augment import AugmentSettings
 from textus.checkpoint import RunFolder, create_run, load, open_run, read_tokenizer, verify
 from textus.core import hardware

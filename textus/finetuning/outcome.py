@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from textus import tokenizer as tokenizers
+from textus import tokenizers
 from textus.checkpoint import RunFolder
 from textus.core.console import notice
 from textus.finetuning.length import LEAST_TO_CHOOSE_BY

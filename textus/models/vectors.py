@@ -28,7 +28,7 @@ from textus.core.errors import (
 )
 from textus.core.io import write_atomic
 from textus.core.names import extra
-from textus.tokenizer.encoding import Tokenizer
+from textus.tokenizers.tokenizer import Tokenizer
 
 Floats = NDArray[np.float32]
 

@@ -21,7 +21,7 @@ from textus.engine import Engine, EngineThread, Event, Reply
 from textus.generation import Sampling, TextStream, beginning
 from textus.models import LanguageModel
 from textus.serving.schemas import MAX_TOKENS, ApiError, Asked
-from textus.tokenizer.chat import check_template
+from textus.tokenizers.chat_template import check_template
 
 PANIC = "PanicException"
 """What the tokenizer's library raises where it gives up on a text; it is no `Exception` and has no importable name."""

@@ -26,7 +26,7 @@ from textus.loader import Batch
 from textus.records import Record
 from textus.reporting.html import Section
 from textus.tasks.rows import accepted
-from textus.tokenizer import Tokenizer
+from textus.tokenizers import Tokenizer
 
 Floats = NDArray[np.float64]
 

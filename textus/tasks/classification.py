@@ -45,7 +45,7 @@ from textus.tasks.labels import (
     type_of,
     typed,
 )
-from textus.tokenizer import Tokenizer
+from textus.tokenizers import Tokenizer
 
 PAIRS = (
     ("text", "text_pair"),

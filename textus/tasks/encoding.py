@@ -14,7 +14,7 @@ from textus.core.errors import DataError
 from textus.loader import Batch
 from textus.pairs import Deal
 from textus.tasks import Example, Frame, Row, Task
-from textus.tokenizer import Tokenizer
+from textus.tokenizers import Tokenizer
 
 TOKENS_AT_ONCE = 2048
 """Positions of one batch when answering, padding counted."""

@@ -28,7 +28,7 @@ from textus.tasks.encoding import (
     in_batches,
     rows_of,
 )
-from textus.tokenizer import Tokenizer
+from textus.tokenizers import Tokenizer
 
 # ── asking a model ─────────────────────────────────────────────────────────────────────────────
 

@@ -32,7 +32,7 @@ from textus.models.heads import context_of, present, span_scores
 from textus.records import Record
 from textus.skipping import parse_rows
 from textus.tasks import Example, Floats, Frame, Row, Task
-from textus.tokenizer import Tokenizer
+from textus.tokenizers import Tokenizer
 
 SHIFT = 5
 """Characters an answer may stand beside where its row says."""

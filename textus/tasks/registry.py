@@ -16,7 +16,7 @@ from textus.core.names import (
 )
 from textus.models import LanguageModel
 from textus.tasks import Task
-from textus.tokenizer import Tokenizer
+from textus.tokenizers import Tokenizer
 
 TASKS = {
     "classification": ("textus.tasks.classification", "Classification"),

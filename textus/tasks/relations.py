@@ -33,7 +33,7 @@ from textus.skipping import parse_rows
 from textus.tasks import Example, Floats, Frame, Row, Task, has_blanks
 from textus.tasks.facts import Pieces, Related, Triple, cuts_of, fitted, mark, marked, related
 from textus.tasks.tokens import ENTITY_FIELDS
-from textus.tokenizer import Tokenizer
+from textus.tokenizers import Tokenizer
 
 MOST_RELATIONS = 1000
 SHOWN = 10

@@ -42,7 +42,7 @@ from textus.tasks.inference import (
     with_head,
 )
 from textus.tasks.regression import furthest, number_of, scored_field, varies
-from textus.tokenizer import Tokenizer
+from textus.tokenizers import Tokenizer
 
 SHOWN = 10
 AT_ONCE = 1024

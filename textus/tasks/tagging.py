@@ -52,7 +52,7 @@ from textus.tasks.tokens import (
     unit_of,
     usual_tags,
 )
-from textus.tokenizer import Tokenizer
+from textus.tokenizers import Tokenizer
 
 MOST_TAGS = 1000
 SHOWN = 10

@@ -16,7 +16,7 @@ from textus.core.errors import DataError
 from textus.metrics.entities import Span, bio, is_entity_tag
 from textus.records import Record
 from textus.tasks import Example
-from textus.tokenizer.learning import HAN
+from textus.tokenizers.training import HAN
 
 _LETTER = rf"(?:(?![{HAN}])\w)"
 UNITS = {

@@ -31,7 +31,7 @@ from textus.models import build
 from textus.models import family as family_of
 from textus.models.pretrained import values as checks
 from textus.models.pretrained.keys import check_keys, check_model_type
-from textus.tokenizer import Tokenizer
+from textus.tokenizers import Tokenizer
 
 MODULES = ("llama", "gpt2", "bert", "roberta", "t5")
 """Modules of this package that hold an architecture. A new one is one file and one name here."""

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 
-from textus import tokenizer as tokenizers
+from textus import tokenizers
 from textus.core.config import from_dict
 from textus.core.console import notice
 from textus.core.errors import (

@@ -38,7 +38,7 @@ from textus.models.pretrained.vocabulary import (
     sentencepiece,
 )
 from textus.models.rotary import RopeScaling
-from textus.tokenizer import Tokenizer
+from textus.tokenizers import Tokenizer
 
 CLASSES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 """`general.architecture` → class of `transformers`. Mistral is a llama here too."""

@@ -21,8 +21,8 @@ from textus.models.pretrained import Imported, checked_config, llama, read_weigh
 from textus.models.pretrained.folder import fitting
 from textus.models.pretrained.gguf import in_halves
 from textus.models.pretrained.vocabulary import beginning, made, sentencepiece
-from textus.tokenizer import Tokenizer
-from textus.tokenizer.foreign import BLANK
+from textus.tokenizers import Tokenizer
+from textus.tokenizers.compat import BLANK
 
 HEADER = struct.Struct("<7i")
 UNK, BEGIN, END = "<unk>", "<s>", "</s>"

@@ -22,8 +22,8 @@ from textus.core.io import read_json
 from textus.models.pretrained.values import unsupported
 from textus.models.pretrained.vocabulary import beginning, byte_level, merges_of
 from textus.models.pretrained.vocabulary import record as record_of
-from textus.tokenizer import Tokenizer, made, settings_beside
-from textus.tokenizer.foreign import BLANK
+from textus.tokenizers import Tokenizer, made, settings_beside
+from textus.tokenizers.compat import BLANK
 
 # ── what each class is ─────────────────────────────────────────────────────────────────────────
 

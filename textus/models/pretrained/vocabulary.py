@@ -16,8 +16,8 @@ from textus.core.errors import (
     RunError,
 )
 from textus.models.pretrained.values import unsupported
-from textus.tokenizer import Tokenizer
-from textus.tokenizer.foreign import BLANK
+from textus.tokenizers import Tokenizer
+from textus.tokenizers.compat import BLANK
 
 NORMAL, UNKNOWN, CONTROL, ADDED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 """Kinds of token in GGUF's `tokenizer.ggml.token_type`."""

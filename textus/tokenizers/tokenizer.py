@@ -31,10 +31,13 @@ from textus.core.io import (
     write_atomic,
     write_json,
 )
-from textus.tokenizer import foreign
-from textus.tokenizer.chat import check_template, written
-from textus.tokenizer.chat_encoding import ChatEncoder
-from textus.tokenizer.provenance import Text
+from textus.tokenizers import compat
+from textus.tokenizers.chat_encoding import ChatEncoder
+from textus.tokenizers.chat_template import (
+    check_template,
+    written,
+)
+from textus.tokenizers.provenance import Text
 
 END, PAD, IM_START, IM_END, UNKNOWN = "<|endoftext|>", "<|pad|>", "<|im_start|>", "<|im_end|>", "<unk>"
 END_IDS = "textus_end_ids"
@@ -94,13 +97,13 @@ class Tokenizer:
         self.special = {t["content"]: t["id"] for t in self.record["added_tokens"] if t["special"]}
         self.vocab_size = max(backend.get_vocab(with_added_tokens=True).values()) + 1
         self.end_id = self.special[end]
-        self.roles = foreign.roles(config or {}, self.special)
+        self.roles = compat.roles(config or {}, self.special)
         self.end_ids = self._ends((config or {}).get(END_IDS, []))
         self.pad_id = self.special.get(PAD, self.special.get(self.roles.get("pad_token", end), self.end_id))
         self.unknown = _unknown(self.record["model"], self.special, end)
         self.unk_id = self.special.get(self.unknown)
-        self._whole = foreign.reads_whole(self.record, self.kind)
-        self._drops_blank = foreign.drops_first_blank(self.record, self.kind)
+        self._whole = compat.reads_whole(self.record, self.kind)
+        self._drops_blank = compat.drops_first_blank(self.record, self.kind)
 
     def __repr__(self) -> str:
         return f"Tokenizer({self.kind}, vocab_size={self.vocab_size}, {self.fingerprint})"
@@ -202,7 +205,7 @@ class Tokenizer:
         alphabet = byte_alphabet() if self.kind in ("bpe", "wordpiece", "unigram") else None
         for token, number in self.backend.get_vocab(with_added_tokens=False).items():
             if self.kind in ("sentencepiece", "bert"):
-                table[number] = foreign.piece_bytes(token, self.kind, self.continues)
+                table[number] = compat.piece_bytes(token, self.kind, self.continues)
             else:
                 table[number] = _bytes(token.removeprefix(self.continues), alphabet)
         for added in self.record["added_tokens"]:
@@ -446,7 +449,7 @@ def _kind(record: dict[str, Any]) -> str:
         pattern = (record.get("pre_tokenizer") or {}).get("pattern", {}).get("Regex")
         return "char" if pattern == CHARACTER_PATTERN else "word"
     if '"ByteLevel"' not in json.dumps(record.get("decoder")):
-        return foreign.kind_of(record)
+        return compat.kind_of(record)
     return {"BPE": "bpe", "WordPiece": "wordpiece", "Unigram": "unigram"}[model]
 
 
@@ -478,8 +481,8 @@ def load(path: Path | str, usual: str | None = None) -> Tokenizer:
         )
     config = settings_beside(file)
     try:
-        record = foreign.with_named(record, config)
-        record = foreign.with_settings(record, config, usual)
+        record = compat.with_named(record, config)
+        record = compat.with_settings(record, config, usual)
     except RunError as error:
         raise RunError("not_a_tokenizer", f"{file}: {error}") from error
     except (LookupError, TypeError, AttributeError, ValueError) as error:
@@ -498,9 +501,9 @@ def made(record: dict[str, Any], config: dict[str, Any], file: Path) -> Tokenize
     beside it. Raises what `load` does.
     """
     try:
-        whole = {**foreign.out_of_reach(record), "truncation": None, "padding": None}
+        whole = {**compat.out_of_reach(record), "truncation": None, "padding": None}
         backend = tokenizers.Tokenizer.from_str(json.dumps(whole))
-        foreign.check_numbers(backend, record)
+        compat.check_numbers(backend, record)
     except RunError as error:
         raise RunError("not_a_tokenizer", f"{file}: {error}") from error
     except Exception as error:  # the library raises bare Exception
@@ -537,7 +540,7 @@ def _template(file: Path, config: dict[str, Any]) -> tuple[str | None, str]:
     """The chat template beside a tokenizer.json, or in its settings, and why one of those is not used."""
     jinja = file.with_name("chat_template.jinja")
     try:
-        return (jinja.read_text(encoding="utf-8") if jinja.exists() else foreign.chat_template(config)), ""
+        return (jinja.read_text(encoding="utf-8") if jinja.exists() else compat.chat_template(config)), ""
     except UsageError as error:
         return None, str(error)
     except (OSError, UnicodeDecodeError) as error:
@@ -549,7 +552,7 @@ def _end(record: dict[str, Any], config: dict[str, Any], backend: tokenizers.Tok
     names = [added["content"] for added in record["added_tokens"] if added.get("special")]
     said = config.get("eos_token") or config.get("sep_token")  # BERT ends a text with its separator
     said = said.get("content") if isinstance(said, dict) else said
-    for name in (END, said, foreign.closing(backend)):
+    for name in (END, said, compat.closing(backend)):
         if isinstance(name, str) and name in names:
             return name
     raise RunError(

@@ -14,7 +14,7 @@ from functools import wraps
 from typing import Any
 
 from textus.core.errors import UsageError
-from textus.tokenizer.provenance import (
+from textus.tokenizers.provenance import (
     STEP,
     Safe,
     Text,

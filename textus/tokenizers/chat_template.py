@@ -12,8 +12,13 @@ from types import MappingProxyType
 from typing import Any
 
 from textus.core.errors import UsageError
-from textus.tokenizer.chat_content import fitted, joined, reading, rendered
-from textus.tokenizer.provenance import Text
+from textus.tokenizers.chat_content import (
+    fitted,
+    joined,
+    reading,
+    rendered,
+)
+from textus.tokenizers.provenance import Text
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"

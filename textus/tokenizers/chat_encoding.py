@@ -19,8 +19,11 @@ from typing import Any
 import tokenizers
 
 from textus.core.errors import UsageError
-from textus.tokenizer import foreign
-from textus.tokenizer.provenance import TEMPLATE, Text
+from textus.tokenizers import compat
+from textus.tokenizers.provenance import (
+    TEMPLATE,
+    Text,
+)
 
 LETTERS, SIGNS = range(0xA500, 0xA60C), range(0x2801, 0x2900)
 """Of names that no message knows: Vai, where the token's edge is a letter, and Braille. No normalizer changes them."""
@@ -134,7 +137,7 @@ class ChatEncoder:
     def _secret(self) -> tuple[dict[str, str], tokenizers.Tokenizer, dict[int, int]]:
         """Special token → a name that no message knows; the tokenizer that knows those; its id → the true one."""
         names = {name: _name_for(name) for name in self.special}
-        record = foreign.out_of_reach(self.record)
+        record = compat.out_of_reach(self.record)
         added = [{**t, "content": names.get(t["content"], t["content"])} for t in record["added_tokens"]]
         whole = {**record, "added_tokens": added, "post_processor": None}
         backend = tokenizers.Tokenizer.from_str(json.dumps(whole))
@@ -167,7 +170,7 @@ def _name_for(token: str) -> str:
 
 def _in_reach(record: dict[str, Any]) -> dict[str, Any]:
     """The tokenizer.json without what `foreign.out_of_reach` added."""
-    bare = foreign.out_of_reach({**record, "normalizer": None}).get("normalizer")
+    bare = compat.out_of_reach({**record, "normalizer": None}).get("normalizer")
     rules, normalizer = (bare or {}).get("normalizers", []), record.get("normalizer")
     if not rules or not normalizer or normalizer["type"] != "Sequence":
         return record

@@ -17,8 +17,16 @@ from functools import lru_cache
 from typing import Any, cast
 
 from textus.core.errors import UsageError
-from textus.tokenizer.filters import OPERATORS, binary, filters, listed, searched, tests, weighed
-from textus.tokenizer.provenance import (
+from textus.tokenizers.filters import (
+    OPERATORS,
+    binary,
+    filters,
+    listed,
+    searched,
+    tests,
+    weighed,
+)
+from textus.tokenizers.provenance import (
     STEP,
     BrokenTemplate,
     Budget,

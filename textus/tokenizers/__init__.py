@@ -4,8 +4,10 @@
 a `sandbox` with its own `filters`, as text whose `provenance` is known, which `chat_encoding` makes ids of. Built on https://github.com/huggingface/tokenizers.
 """
 
-from textus.tokenizer.chat import CHAT_TEMPLATE
-from textus.tokenizer.encoding import (
+from textus.tokenizers.chat_template import CHAT_TEMPLATE
+from textus.tokenizers.quality import report
+from textus.tokenizers.sandbox import TemplateRefusal
+from textus.tokenizers.tokenizer import (
     END,
     IM_END,
     IM_START,
@@ -17,9 +19,10 @@ from textus.tokenizer.encoding import (
     made,
     settings_beside,
 )
-from textus.tokenizer.learning import KINDS, train
-from textus.tokenizer.quality import report
-from textus.tokenizer.sandbox import TemplateRefusal
+from textus.tokenizers.training import (
+    KINDS,
+    train,
+)
 
 __all__ = [
     "CHAT_TEMPLATE",

@@ -33,8 +33,8 @@ from textus.core.names import (
     extra,
     unknown,
 )
-from textus.tokenizer.chat import CHAT_TEMPLATE
-from textus.tokenizer.encoding import (
+from textus.tokenizers.chat_template import CHAT_TEMPLATE
+from textus.tokenizers.tokenizer import (
     CHARACTER_PATTERN,
     CONTINUES,
     END,

@@ -12,8 +12,13 @@ from functools import lru_cache
 from typing import Any
 
 from textus.core.errors import UsageError
-from textus.tokenizer.provenance import BrokenTemplate, Text, foreign, own
-from textus.tokenizer.sandbox import run
+from textus.tokenizers.provenance import (
+    BrokenTemplate,
+    Text,
+    foreign,
+    own,
+)
+from textus.tokenizers.sandbox import run
 
 Words = tuple[tuple[str, str], ...]
 SAMPLES = ("Good day", "Fine hat")
