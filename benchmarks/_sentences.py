@@ -16,8 +16,9 @@ import numpy as np
 
 from benchmarks._measuring import DATA, Bench, corpus, textus, tokenizer
 from textus.core.io import read_json
-from textus.loader import Batch, TokenStore
-from textus.pairs import BucketLoader
+from textus.data.batch import Batch
+from textus.data.bucketing import BucketLoader
+from textus.data.token_dataset import TokenStore
 from textus.tokenizers import Tokenizer
 
 SHORTEST, LONGEST = 4, 24

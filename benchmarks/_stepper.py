@@ -101,8 +101,8 @@ def ours(side: Side, stack: ExitStack) -> tuple[Callable[[], float], int]:
 
     from textus.checkpoint import RunFolder
     from textus.core.memory import keep_memory
+    from textus.data.batch import Batch
     from textus.gradients import Gradients
-    from textus.loader import Batch
     from textus.measuring import candidates, micro_batches
     from textus.models.transformer import Decoder, DecoderConfig
     from textus.optim import OptimSettings

@@ -33,7 +33,7 @@ from textus.core.console import (
 )
 from textus.core.io import read_json
 from textus.core.rng import counter_seed
-from textus.loader import Batch
+from textus.data.batch import Batch
 from textus.metrics.resampling import paired_bootstrap
 from textus.models.encoder import Encoder, EncoderConfig
 from textus.models.heads import SequenceHead

@@ -22,8 +22,8 @@ from torch.nn import functional as F
 from benchmarks._measuring import Bench, begin, show, spread
 from textus.core.console import notice
 from textus.core.memory import keep_memory
+from textus.data.batch import Batch
 from textus.gradients import Gradients, clip
-from textus.loader import Batch
 from textus.models import build
 from textus.models import family as family_of
 from textus.optim import OptimSettings, make_optimisers

@@ -23,13 +23,14 @@ from benchmarks._sentences import Sentences, prepared, rows_of, trained
 from textus.checkpoint import create_run, load, open_run
 from textus.core.io import read_json
 from textus.core.rng import counter_seed
-from textus.corpus import open_corpus
-from textus.loader import Batch, tokenize
+from textus.data.batch import Batch
+from textus.data.bucketing import BucketLoader
+from textus.data.corpus import open_corpus
+from textus.data.token_dataset import tokenize
 from textus.metrics.resampling import ngrams
 from textus.models import LanguageModel, build
 from textus.models.gan import GAN
 from textus.optim import OptimSettings
-from textus.pairs import BucketLoader
 from textus.tokenizers import Tokenizer
 from textus.training import TrainSettings, fit
 

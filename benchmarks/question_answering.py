@@ -27,13 +27,13 @@ import numpy as np
 from benchmarks._measuring import DATA, Bench, begin, corpus, show, textus, tokenizer
 from benchmarks.classification import minilm
 from textus.core.console import notice
+from textus.data.labeled import read_records
 from textus.metrics.resampling import (
     bootstrap,
     interval,
     paired_bootstrap,
 )
 from textus.metrics.spans import measured, ruler_for
-from textus.records import read_records
 
 FOLDS = 5
 TASK = ("--task", "question-answering", "--set", "train.batch_size=16")

@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks._measuring import DATA, WORK, Bench, begin, show, textus
 from textus.core.console import notice
 from textus.core.io import read_json
-from textus.records import read_records
+from textus.data.labeled import read_records
 
 RATES = (2e-5, 5e-5, 1e-4)
 EPOCHS = 4

@@ -17,7 +17,7 @@ from sacrebleu.metrics import BLEU
 from benchmarks._measuring import Bench, begin, show
 from benchmarks._sentences import Sentences, prepared, rows_of, trained
 from textus.checkpoint import load
-from textus.loader import Batch
+from textus.data.batch import Batch
 from textus.metrics.resampling import (
     bootstrap,
     interval,

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import textus
-from textus.corpus import Corpus, CorpusSettings, build
+from textus.data.corpus import Corpus, CorpusSettings, build
 
 REPOSITORY = Path(__file__).parents[1]
 DATA = Path(os.environ.get("TEXTUS_DATA", REPOSITORY / ".." / "shared" / "data"))

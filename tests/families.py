@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from textus.loader import Batch
+from textus.data.batch import Batch
 from textus.models import LanguageModel, build
 
 V = 13

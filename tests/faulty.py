@@ -8,7 +8,7 @@ import torch
 from remembering import Remembering, RememberingCache, RememberingConfig
 from torch import Tensor
 
-from textus.loader import Batch
+from textus.data.batch import Batch
 from textus.models import Loss
 
 Lengths = Tensor | None

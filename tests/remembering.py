@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from textus.core.errors import UsageError
-from textus.loader import Batch
+from textus.data.batch import Batch
 from textus.models import LanguageModel
 
 STATES = 997

@@ -23,9 +23,12 @@ from textus.core.errors import (
     RunError,
     UsageError,
 )
+from textus.data.labeled import (
+    Record,
+    read_records,
+)
 from textus.finetuning import parted, without_copies
 from textus.models.vectors import WordVectors
-from textus.records import Record, read_records
 
 SMALL = ("train.batch_size=8", "model.n_layer=1", "model.d_model=16", "choices.precision=float32")
 WORDS = {

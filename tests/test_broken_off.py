@@ -11,8 +11,12 @@ from typing import Any
 import pytest
 from labelled import written
 
-from textus import api, scoring, writing
+from textus import (
+    api,
+    scoring,
+)
 from textus.cli import main
+from textus.data import output
 
 
 def reviews(n: int) -> list[dict[str, Any]]:
@@ -39,15 +43,15 @@ def test_ctrl_c_is_one_line_of_what_is_kept_and_what_continues(
 ) -> None:  # fmt: skip
     run = trained if verb in ("embed", "generate") else linear.path
     words = words_of(verb, run, written(tmp_path / "r.jsonl", reviews(600)), tmp_path / "o.jsonl")
-    add = writing.PartialFile.add
+    add = output.PartialFile.add
 
-    def stop_after_two(file: writing.PartialFile, data: bytes, rows: int) -> None:
+    def stop_after_two(file: output.PartialFile, data: bytes, rows: int) -> None:
         add(file, data, rows)
         if file.done >= 2 * rows:
             signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patched:
-        patched.setattr(writing.PartialFile, "add", stop_after_two)
+        patched.setattr(output.PartialFile, "add", stop_after_two)
         patched.setattr(scoring, "read_rows", lambda *given: signal.raise_signal(signal.SIGINT))
         former = signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
@@ -85,14 +89,14 @@ def test_what_was_piped_cannot_be_continued(linear: api.Run, tmp_path: Path) -> 
 def test_another_error_says_what_is_kept_too(
     linear: api.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    add = writing.PartialFile.add
+    add = output.PartialFile.add
 
-    def full(file: writing.PartialFile, data: bytes, rows: int) -> None:
+    def full(file: output.PartialFile, data: bytes, rows: int) -> None:
         if file.done:
             raise OSError(28, "No space left on device")
         add(file, data, rows)
 
-    monkeypatch.setattr(writing.PartialFile, "add", full)
+    monkeypatch.setattr(output.PartialFile, "add", full)
     words = words_of(
         "predict", linear.path, written(tmp_path / "r.jsonl", reviews(600)), tmp_path / "o.jsonl"
     )

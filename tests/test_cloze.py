@@ -22,7 +22,7 @@ from textus.core.errors import (
     UsageError,
 )
 from textus.core.io import read_json
-from textus.records import read_records
+from textus.data.labeled import read_records
 from textus.tasks.question_answering import QuestionAnswering, QuestionAnsweringSettings, gold_of
 
 ENGLISH = (

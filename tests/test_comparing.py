@@ -19,8 +19,9 @@ from textus.core.errors import (
     DataError,
     UsageError,
 )
+from textus.data.loader import Loader
+from textus.data.token_dataset import store_of
 from textus.evaluation import evaluate
-from textus.loader import Loader, store_of
 from textus.models import build
 from textus.models.fake import Fake, FakeConfig
 from textus.models.ngram import NGram, NGramConfig

@@ -52,9 +52,9 @@ from torch import Tensor
 
 from textus.core.config import to_dict
 from textus.core.errors import UsageError
+from textus.data.batch import Batch
 from textus.engine import Engine
 from textus.generation import Sampling, generate
-from textus.loader import Batch
 from textus.models import FAMILIES, LanguageModel, Loss, build
 
 

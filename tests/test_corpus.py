@@ -22,13 +22,13 @@ from textus.core.errors import (
     TextusError,
     UsageError,
 )
-from textus.corpus import (
+from textus.data.corpus import (
     Corpus,
     CorpusSettings,
     Document,
     build,
     build_from_documents,
-    building,
+    builder,
     demo_documents,
     dialects,
     open_corpus,
@@ -274,8 +274,8 @@ def test_duplicates_are_dropped_and_say_of_which(tmp_path: Path) -> None:
 
 
 def test_duplicates_across_buckets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(building, "BUCKET", 50)
-    monkeypatch.setattr(building, "ROWS_READ", 64)
+    monkeypatch.setattr(builder, "BUCKET", 50)
+    monkeypatch.setattr(builder, "ROWS_READ", 64)
     words = [f"text {n % 700}" for n in np.random.default_rng(0).integers(0, 5000, 2000)]
     corpus = made(tmp_path, {"a.jsonl": "".join(json.dumps({"text": word}) + "\n" for word in words)})
     assert texts(corpus) == list(dict.fromkeys(words))
@@ -427,14 +427,14 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
 
 def test_no_space_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The planted fault: /dev/full refuses every write as a full disk does."""
-    before = building.Stage.__init__
+    before = builder.Stage.__init__
 
-    def full(self: building.Stage, *arguments: object) -> None:
+    def full(self: builder.Stage, *arguments: object) -> None:
         before(self, *arguments)  # type: ignore[arg-type]
         self.parts.close()
         self.parts = Path("/dev/full").open("r+b", 0)  # type: ignore[assignment] # noqa: SIM115
 
-    monkeypatch.setattr(building.Stage, "__init__", full)
+    monkeypatch.setattr(builder.Stage, "__init__", full)
     with pytest.raises(TextusError, match="no space left while writing"):
         made(tmp_path, {"a.txt": "text"})
     assert not list(tmp_path.glob("*corpus*"))
@@ -447,7 +447,7 @@ def test_dropped_files_are_named_only_where_the_file_of_them_is(
     with pytest.raises(DataError, match=r"1 suffix not read: .*c\.png"):
         made(tmp_path / "none", {"c.png": b"\0"})
     with monkeypatch.context() as patched:
-        patched.setattr(building, "finish", lambda *_: 1 / 0)
+        patched.setattr(builder, "finish", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             made(tmp_path / "failed", {"a.txt": "text", "c.png": b"\0"})
     assert "dropped.jsonl" not in capsys.readouterr().err
@@ -506,7 +506,7 @@ def test_demo_documents(tmp_path: Path) -> None:
 MEASURED = """
     import resource, sys
     from pathlib import Path
-    from textus.corpus import CorpusSettings, build
+    from textus.data.corpus import CorpusSettings, build
 
     corpus = build([Path(sys.argv[1])], Path(sys.argv[2]), settings=CorpusSettings(sys.argv[3]))
     n_read = sum(len(text) for split in ("train", "validation") for text in corpus.texts(split))

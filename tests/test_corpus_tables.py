@@ -15,8 +15,8 @@ from textus.core.errors import (
     DataError,
     UsageError,
 )
-from textus.corpus import CorpusSettings, build
-from textus.texts import read_pairs
+from textus.data.corpus import CorpusSettings, build
+from textus.data.eval_text import read_pairs
 
 
 def pairs(folder: Path) -> list[tuple[str, str]]:

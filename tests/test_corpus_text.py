@@ -11,8 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from textus.core.errors import UsageError
-from textus.corpus import decoding, repair
-from textus.records import read_records
+from textus.data.corpus import (
+    decoding,
+    repair,
+)
+from textus.data.labeled import read_records
 
 ENCODED = [
     ("gb18030", SIMPLIFIED, "gb18030"),

@@ -20,7 +20,7 @@ import textus
 from textus.checkpoint import RunFolder
 from textus.core.errors import UsageError
 from textus.core.io import read_json
-from textus.loader import Batch
+from textus.data.batch import Batch
 from textus.models.hmm import HMM
 from textus.models.ngram import NGram
 from textus.training import Interrupted

@@ -18,8 +18,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from textus import describing
 from textus.api import finetune, show
 from textus.core import hardware
+from textus.data.loader import Loader
+from textus.data.token_dataset import store_of
 from textus.describing import as_mermaid, as_text, describe, disk, doctor, doctor_text, layers
-from textus.loader import Loader, store_of
 from textus.models import build
 from textus.models.fake import Fake, FakeConfig
 from textus.models.ngram import NGram, NGramConfig

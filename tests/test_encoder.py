@@ -21,7 +21,12 @@ from textus.core.errors import (
     RunError,
     UsageError,
 )
-from textus.loader import Batch, Loader, SentencePairs, store_of
+from textus.data.batch import Batch
+from textus.data.loader import (
+    Loader,
+    SentencePairs,
+)
+from textus.data.token_dataset import store_of
 from textus.models import build
 from textus.models.encoder import Encoder, EncoderConfig, choose, hidden_text, visible_to
 from textus.models.pretrained import describe

@@ -17,15 +17,18 @@ from textus.core.errors import (
     RunError,
     UsageError,
 )
+from textus.data.batch import Batch
+from textus.data.bucketing import (
+    real_source,
+    sources_of,
+)
 from textus.engine import Engine
 from textus.generation import Sampling, generate
 from textus.gradients import Gradients
-from textus.loader import Batch
 from textus.models import build, encoder_decoder
 from textus.models.encoder_decoder import Dropout, EncoderDecoder, EncoderDecoderConfig, bucket, smoothed
 from textus.models.losses import chunk_loss, cross_entropy
 from textus.models.pretrained.folder import read_folder, write_folder
-from textus.pairs import real_source, sources_of
 
 transformers = pytest.importorskip(
     "transformers", reason="transformers is the oracle here; install textus[dev]"

@@ -23,7 +23,15 @@ from textus.core.errors import (
     RunError,
     UsageError,
 )
-from textus.corpus import CorpusSettings, build
+from textus.data.corpus import CorpusSettings, build
+from textus.data.eval_text import (
+    Part,
+    Texts,
+    read_text,
+    split_texts,
+)
+from textus.data.loader import Loader
+from textus.data.token_dataset import store_of
 from textus.evaluation import (
     evaluate,
     own_findings,
@@ -33,13 +41,11 @@ from textus.evaluation import (
     score_text,
 )
 from textus.generation import Sampling
-from textus.loader import Loader, store_of
 from textus.models import LanguageModel
 from textus.models.fake import Fake, FakeConfig
 from textus.models.ngram import NGram, NGramConfig
 from textus.models.transformer import Decoder, DecoderConfig
 from textus.models.vae import VAE, VAEConfig
-from textus.texts import Part, Texts, read_text, split_texts
 from textus.tokenizers import Tokenizer, train
 
 TEXT = "the cat sat on the mat, the dog ate the cat's hat; 春江潮水连海平。\n" * 12

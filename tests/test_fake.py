@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from textus.core.errors import UsageError
-from textus.loader import Batch
+from textus.data.batch import Batch
 from textus.models import build
 from textus.models.fake import Fake, FakeConfig
 

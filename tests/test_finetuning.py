@@ -445,8 +445,8 @@ def test_a_run_without_a_task_is_not_asked(trained: Path) -> None:
 def training_of(family: str, rows: Path, **settings: Any) -> tuple[Any, Any]:
     """A model of a family with a head, and the batches it would learn from."""
     from textus import tokenizers
+    from textus.data.labeled import read_records
     from textus.models import build
-    from textus.records import read_records
     from textus.tasks.classification import Classification, ClassificationSettings
     from textus.tasks.encoding import (
         RowBatches,

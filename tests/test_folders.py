@@ -21,7 +21,6 @@ from safetensors.torch import load_file
 
 from textus import (
     api,
-    loader,
     searching,
 )
 from textus.checkpoint import Checkpoint, load, open_run, read_log, verify
@@ -46,7 +45,11 @@ from textus.core.io import (
     write_json,
 )
 from textus.core.names import extra
-from textus.corpus import open_corpus
+from textus.data.corpus import open_corpus
+from textus.data.token_dataset import (
+    _open,
+    tokenize,
+)
 
 PROBES = ["../victim", "/etc/hostname", "a/b", "..", ".hidden", "", "x\0y", "..\\victim", 7]
 
@@ -125,10 +128,10 @@ def planted_corpus(trained: Path, corpus: Path, story: Path, place: Path, name: 
 def planted_tokens(trained: Path, corpus: Path, story: Path, place: Path, name: str) -> Callable[[], Any]:
     mine = open_corpus(shutil.copytree(corpus, place / "corpus"))
     tokenizer = api.load_tokenizer(trained)
-    loader.tokenize(mine, tokenizer)
+    tokenize(mine, tokenizer)
     folder = mine.path / "tokens" / tokenizer.fingerprint
     files_of(folder, "train.json", name)
-    return lambda: loader._open(folder, "train", mine, tokenizer)
+    return lambda: _open(folder, "train", mine, tokenizer)
 
 
 def planted_index(trained: Path, corpus: Path, story: Path, place: Path, name: str) -> Callable[[], Any]:

@@ -25,8 +25,10 @@ from textus import tokenizers
 from textus.checkpoint import create_run
 from textus.core.console import cpu_seconds
 from textus.core.errors import UsageError
+from textus.data.batch import Batch
+from textus.data.loader import Loader
+from textus.data.token_dataset import store_of
 from textus.gradients import Backward, Gradients
-from textus.loader import Batch, Loader, store_of
 from textus.measuring import affordable
 from textus.models import LanguageModel, Loss, build
 from textus.models.gan import GAN, GANConfig, alive_before_end, policy_loss, straight_through

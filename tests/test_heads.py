@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from textus.core.errors import UsageError
-from textus.loader import Batch
+from textus.data.batch import Batch
 from textus.models.heads import CRF, IGNORED, SequenceHead, SpanHead, TokenHead, pool
 
 B, T, D, C = 3, 5, 6, 3

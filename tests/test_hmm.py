@@ -16,7 +16,9 @@ from textus.core.errors import (
     DataError,
     UsageError,
 )
-from textus.loader import Batch, Loader, store_of
+from textus.data.batch import Batch
+from textus.data.loader import Loader
+from textus.data.token_dataset import store_of
 from textus.models import build, hmm_tagger
 from textus.models import hmm as module
 from textus.models.hmm import HMM, TABLES, HMMConfig

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from textus.core import hardware
 from textus.core.rng import counter_seed
+from textus.data.batch import Batch
 from textus.gradients import Gradients
-from textus.loader import Batch
 from textus.models import kernels
 from textus.models.losses import chunk_loss, cross_entropy
 from textus.models.rotary import RopeScaling

@@ -19,9 +19,12 @@ from textus.core.errors import (
     DataError,
     UsageError,
 )
+from textus.data.labeled import (
+    Record,
+    read_records,
+)
 from textus.finetuning import Wish, parted
 from textus.finetuning.data import hold_out, read_data
-from textus.records import Record, read_records
 from textus.skipping import BadRows
 from textus.tasks.classification import Classification, ClassificationSettings
 from textus.tasks.labels import alike, find_separator, list_in, merged, name_of, slips

@@ -17,7 +17,17 @@ from textus.core.errors import (
     DataError,
     UsageError,
 )
-from textus.loader import Batch, Loader, TokenStore, fitting_context, store_of, tokenize, windows
+from textus.data.batch import Batch
+from textus.data.loader import (
+    Loader,
+    fitting_context,
+    windows,
+)
+from textus.data.token_dataset import (
+    TokenStore,
+    store_of,
+    tokenize,
+)
 from textus.tokenizers import Tokenizer, train
 
 

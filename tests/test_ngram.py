@@ -13,7 +13,9 @@ import pytest
 import torch
 
 from textus.core.errors import UsageError
-from textus.loader import Batch, Loader, store_of
+from textus.data.batch import Batch
+from textus.data.loader import Loader
+from textus.data.token_dataset import store_of
 from textus.models import build
 from textus.models import ngram as module
 from textus.models.ngram import NGram, NGramConfig

@@ -18,12 +18,26 @@ from textus.core.errors import (
     DataError,
     UsageError,
 )
-from textus.corpus import Corpus, CorpusSettings, Document, build_from_documents, open_corpus
-from textus.corpus.documents import PART_CHARS
-from textus.loader import Batch, TokenStore, store_of, tokenize
-from textus.pairs import BucketLoader, DenoisingLoader, corrupted, noise_mask, real_source, sources_of
+from textus.data.batch import Batch
+from textus.data.bucketing import (
+    BucketLoader,
+    real_source,
+    sources_of,
+)
+from textus.data.corpus import Corpus, CorpusSettings, Document, build_from_documents, open_corpus
+from textus.data.corpus.documents import PART_CHARS
+from textus.data.denoising import (
+    DenoisingLoader,
+    corrupted,
+    noise_mask,
+)
+from textus.data.eval_text import read_pairs
+from textus.data.token_dataset import (
+    TokenStore,
+    store_of,
+    tokenize,
+)
 from textus.serving.answers import Served
-from textus.texts import read_pairs
 
 PAIRS = [(f"the number {n}", f"die Zahl {n}") for n in range(40)]
 JSONL = "".join(json.dumps({"source": s, "target": t}) + "\n" for s, t in PAIRS)

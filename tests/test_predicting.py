@@ -29,9 +29,9 @@ from textus.core.errors import (
     TextusError,
     UsageError,
 )
-from textus.inputs import columns_as_trained
-from textus.records import Record
-from textus.writing import Layout
+from textus.data.inputs import columns_as_trained
+from textus.data.labeled import Record
+from textus.data.output import Layout
 
 SMALL = ["model.n_layer=1", "model.d_model=16"]
 

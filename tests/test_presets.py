@@ -19,8 +19,11 @@ from textus.core.io import (
     read_json,
     write_json,
 )
-from textus.corpus import open_corpus
-from textus.loader import TokenStore, tokenize
+from textus.data.corpus import open_corpus
+from textus.data.token_dataset import (
+    TokenStore,
+    tokenize,
+)
 from textus.measuring import micro_batches
 from textus.presets import SIZES, Plan, Wish, plan_neural, size_for
 from textus.runs import start

@@ -19,8 +19,11 @@ from textus.core.errors import (
     DataError,
     UsageError,
 )
+from textus.data.labeled import (
+    Record,
+    read_records,
+)
 from textus.models.heads import SpanHead, context_of, span_scores
-from textus.records import Record, read_records
 from textus.tasks import (
     Example,
     Frame,

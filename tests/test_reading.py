@@ -14,9 +14,12 @@ from labelled import written
 from textus import api
 from textus.cli import main
 from textus.core.errors import UsageError
-from textus.inputs import stdin_records
-from textus.passages import read_passages
-from textus.reading import ReadOptions, fits
+from textus.data.inputs import stdin_records
+from textus.data.passages import read_passages
+from textus.data.read_options import (
+    ReadOptions,
+    fits,
+)
 
 WORDS = ("dobrý", "špatný")
 TEXTS = [f"{i} byl {WORDS[i % 2]} a žluťoučký" for i in range(40)]
@@ -280,7 +283,7 @@ def test_ids_of_several_texts_are_reported(tmp_path: Path, capsys: pytest.Captur
 )  # fmt: skip
 def test_a_table_on_standard_input_is_noticed(line: str, expected: bool) -> None:
     """What is piped is read as texts, a line each; a header among them is reported."""
-    from textus.inputs import is_table_like
+    from textus.data.inputs import is_table_like
 
     assert is_table_like(line) == expected
 

@@ -15,7 +15,11 @@ from textus.core.errors import (
     DataError,
     UsageError,
 )
-from textus.records import Problem, parse_columns, read_records
+from textus.data.labeled import (
+    Problem,
+    parse_columns,
+    read_records,
+)
 
 ROWS = [{"text": '好看，"真的"', "label": "1"}, {"text": "dull, long", "label": "0"}]
 

@@ -19,7 +19,7 @@ from textus.core.errors import (
     DataError,
     UsageError,
 )
-from textus.loader import Batch
+from textus.data.batch import Batch
 from textus.metrics import regression
 from textus.models.heads import NumberHead, OrdinalHead
 

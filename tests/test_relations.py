@@ -19,9 +19,9 @@ from textus.core.errors import (
     DataError,
     UsageError,
 )
-from textus.loader import Batch
+from textus.data.batch import Batch
+from textus.data.labeled import Record
 from textus.models.heads import PairHead
-from textus.records import Record
 from textus.tasks import (
     Frame,
     Row,

@@ -16,10 +16,10 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from textus import api
 from textus.core.errors import UsageError
+from textus.data.batch import Batch
 from textus.evaluation import score_ids
 from textus.generation import Sampling, generate
 from textus.gradients import Gradients
-from textus.loader import Batch
 from textus.models import build, rnn
 from textus.models.rnn import RNN
 

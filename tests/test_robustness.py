@@ -15,7 +15,7 @@ from labelled import written
 from textus import api
 from textus.augment.units import take_apart
 from textus.cli import main
-from textus.records import Record
+from textus.data.labeled import Record
 from textus.robustness import beside_the_point, case, changes, drop, rewritten, spacing
 from textus.tasks import Example
 from textus.tasks.classification import Classification, ClassificationSettings

@@ -106,8 +106,8 @@ def test_a_corpus_smaller_than_a_context_shrinks_it_and_without_validation_says_
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from textus.api import train
-    from textus.corpus import CorpusSettings
-    from textus.corpus import build as build_corpus
+    from textus.data.corpus import CorpusSettings
+    from textus.data.corpus import build as build_corpus
 
     (tmp_path / "tiny.txt").write_text("Once upon a time.")
     tiny = build_corpus([tmp_path / "tiny.txt"], tmp_path / "tiny", settings=CorpusSettings(split="none"))

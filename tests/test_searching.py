@@ -23,7 +23,13 @@ from textus.core.errors import (
     RunError,
     UsageError,
 )
-from textus.passages import LONGEST, OVERLAP, Passage, cut, read_passages
+from textus.data.passages import (
+    LONGEST,
+    OVERLAP,
+    Passage,
+    cut,
+    read_passages,
+)
 from textus.searching import Index, fused, terms
 
 SMALL = ("train.batch_size=8", "model.n_layer=1", "model.d_model=32", "optim.rate=0.005", "model.dropout=0")

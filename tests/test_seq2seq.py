@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from textus.core.errors import UsageError
+from textus.data.batch import Batch
+from textus.data.bucketing import sources_of
 from textus.engine import Engine
 from textus.generation import Sampling
 from textus.gradients import Gradients
-from textus.loader import Batch
 from textus.models import build, seq2seq
 from textus.models.seq2seq import Seq2Seq, Seq2SeqConfig
-from textus.pairs import sources_of
 
 V, D, LAYERS, END = 11, 8, 2, 0
 KINDS = {"elman": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}

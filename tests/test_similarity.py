@@ -22,7 +22,7 @@ from textus.core.errors import (
     DataError,
     UsageError,
 )
-from textus.loader import Batch
+from textus.data.batch import Batch
 from textus.metrics import ranking
 from textus.models.heads import SimilarityHead, also_right
 from textus.tasks import Example
@@ -308,7 +308,7 @@ def test_negatives_in_some_rows_and_rows_that_cannot_choose_are_named(tmp_path: 
 
 
 def test_rows_without_a_text_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from textus.records import Record
+    from textus.data.labeled import Record
 
     rows = [Record({"text": text, "text_pair": "b", "score": 1}, f"line {n}") for n, text in enumerate(" a")]
     assert len(Similarity(SimilaritySettings(), []).examples(rows, labelled=True)) == 1

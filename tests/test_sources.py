@@ -21,8 +21,8 @@ import textus
 from textus.cli import main
 from textus.core.console import printable
 from textus.core.errors import DataError
-from textus.corpus import CorpusSettings, build
-from textus.records import read_records
+from textus.data.corpus import CorpusSettings, build
+from textus.data.labeled import read_records
 
 PARAGRAPHS = [
     f"Paragraph {n} tells of a river, a bridge and a house with a red door by the 河." for n in range(8)

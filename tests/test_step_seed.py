@@ -13,8 +13,8 @@ import torch
 
 import textus
 from textus.api import prove_resume
+from textus.data.batch import Batch
 from textus.gradients import Gradients
-from textus.loader import Batch
 from textus.models import LanguageModel, build, kernels
 
 V = 11

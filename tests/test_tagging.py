@@ -21,9 +21,12 @@ from textus.core.errors import (
     DataError,
     UsageError,
 )
+from textus.data.labeled import (
+    Record,
+    read_records,
+)
 from textus.metrics.entities import bio, entity_scores, scheme_counts, spans, token_scores
 from textus.models.heads import CRF, IGNORED
-from textus.records import Record, read_records
 from textus.tasks import Frame
 from textus.tasks.tagging import Tagging, TaggingSettings, commonest_mistakes, stretches
 from textus.tasks.tokens import Tagged, cut, tagged

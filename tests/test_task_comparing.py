@@ -142,7 +142,7 @@ def test_every_task_has_a_paired_figure(task: str, tmp_path: Path) -> None:
 
 
 def records(path: Path) -> Any:
-    from textus.records import read_records
+    from textus.data.labeled import read_records
 
     return read_records(path)
 

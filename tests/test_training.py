@@ -30,8 +30,10 @@ from textus.core.errors import (
 from textus.core.hardware import reset_peak_memory
 from textus.core.io import read_json
 from textus.core.rng import counter_seed
+from textus.data.batch import Batch
+from textus.data.loader import Loader
+from textus.data.token_dataset import store_of
 from textus.gradients import Gradients
-from textus.loader import Batch, Loader, store_of
 from textus.models import LanguageModel, Loss, build, kernels
 from textus.optim import OPTIMISERS, OptimSettings
 from textus.training import Choices, Clock, TrainSettings, fit, validation_loss

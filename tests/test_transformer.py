@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from textus.core.errors import UsageError
-from textus.loader import Batch
+from textus.data.batch import Batch
 from textus.models.layers import (
     ACTIVATIONS,
     GATED,

@@ -23,7 +23,7 @@ from torch.distributions import Normal, kl_divergence
 
 import textus
 from textus.core.errors import UsageError
-from textus.loader import Batch
+from textus.data.batch import Batch
 from textus.models import build
 from textus.models.latent import RecurrentEncoder, apart
 from textus.models.recurrent import Recurrent

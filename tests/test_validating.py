@@ -20,8 +20,8 @@ from textus.core.errors import (
     DataError,
     UsageError,
 )
+from textus.data.labeled import read_records
 from textus.finetuning import Wish, read_data
-from textus.records import read_records
 from textus.tasks.registry import (
     TASKS,
     task_class,

@@ -20,9 +20,9 @@ from textus.core.errors import (
     RunError,
     TextusError,
 )
+from textus.data.bucketing import sources_of
 from textus.models.pretrained import architecture, checked_config
 from textus.models.pretrained.folder import read_folder, read_tokenizer
-from textus.pairs import sources_of
 from textus.tokenizers import load
 
 SMALL = {

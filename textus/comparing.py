@@ -22,6 +22,10 @@ from textus.core.io import (
     write_atomic,
     write_json,
 )
+from textus.data.eval_text import (
+    Texts,
+    as_texts,
+)
 from textus.evaluation import Tally, figures, measure, n_parameters, weights_bytes
 from textus.metrics.resampling import (
     interval,
@@ -36,7 +40,6 @@ from textus.reporting.plots import (
     loss_curve,
     scatter,
 )
-from textus.texts import Texts, as_texts
 from textus.tokenizers import Tokenizer
 
 KINDS = ("exact", "bound", "pseudo")

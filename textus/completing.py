@@ -15,14 +15,28 @@ from textus.core.io import (
     fingerprint,
     sha256,
 )
+from textus.data.inputs import (
+    is_plain,
+    place_of,
+    texts_in,
+)
+from textus.data.labeled import Record
+from textus.data.output import (
+    Layout,
+    claim_output,
+    content_of,
+    form_of,
+    partial_file,
+    write_rows,
+)
+from textus.data.read_options import (
+    DETECTED,
+    ReadOptions,
+)
 from textus.engine import Engine
 from textus.generation import Sampling, TextStream, beginning
-from textus.inputs import is_plain, place_of, texts_in
 from textus.models import LanguageModel
-from textus.reading import DETECTED, ReadOptions
-from textus.records import Record
 from textus.tokenizers import Tokenizer
-from textus.writing import Layout, claim_output, content_of, form_of, partial_file, write_rows
 
 AT_ONCE = 16
 """Prompts that are continued together."""

@@ -26,11 +26,13 @@ from textus.core.io import (
     write_atomic,
 )
 from textus.core.names import unknown
-from textus.inputs import place_of, report_empty, texts_in
-from textus.passages import text_of
-from textus.reading import DETECTED, ReadOptions
-from textus.records import Record
-from textus.writing import (
+from textus.data.inputs import (
+    place_of,
+    report_empty,
+    texts_in,
+)
+from textus.data.labeled import Record
+from textus.data.output import (
     AT_ONCE,
     FORMS,
     Layout,
@@ -39,6 +41,11 @@ from textus.writing import (
     content_of,
     partial_file,
     write_rows,
+)
+from textus.data.passages import text_of
+from textus.data.read_options import (
+    DETECTED,
+    ReadOptions,
 )
 
 Vectors = Callable[[Sequence[str]], np.ndarray]
@@ -127,7 +134,10 @@ def write_table(
 
 def embed(vectors: Vectors, given: Any, options: ReadOptions = DETECTED) -> np.ndarray:
     """The vector of one text (D,), or of several (texts, D): strings, or rows and files (a Path) with a text."""
-    from textus.inputs import items_of, records_given
+    from textus.data.inputs import (
+        items_of,
+        records_given,
+    )
 
     if isinstance(given, Path):
         return vectors(texts_of(texts_in(given, options)()))

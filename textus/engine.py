@@ -23,6 +23,7 @@ from textus.core.errors import (
     TextusError,
     UsageError,
 )
+from textus.data.bucketing import sources_of
 from textus.generation import (
     Ends,
     Sampling,
@@ -37,7 +38,6 @@ from textus.generation import (
     inference,
 )
 from textus.models import LanguageModel
-from textus.pairs import sources_of
 
 PIECE = 1 << 25
 """Prompts are read in pieces of about this many logits (128 MB): a family returns (B, T, V) of them, and

@@ -20,9 +20,13 @@ from textus.core.io import (
     sha256,
 )
 from textus.core.names import unknown
+from textus.data.read_options import (
+    ReadOptions,
+    options_of_all,
+    options_of_run,
+)
 from textus.models import LanguageModel
 from textus.predicting import Predictor
-from textus.reading import ReadOptions, options_of_all, options_of_run
 from textus.scoring import Rows, assessed, difference
 from textus.tasks import (
     Example,

@@ -39,9 +39,30 @@ from textus.core.errors import (
     UsageError,
 )
 from textus.core.rng import counter_seed
+from textus.data.batch import (
+    Batch,
+    Batches,
+)
+from textus.data.bucketing import (
+    BucketLoader,
+    sources_of,
+)
+from textus.data.eval_text import (
+    Part,
+    Texts,
+    as_texts,
+    in_parts,
+)
+from textus.data.loader import (
+    Loader,
+    windows,
+)
+from textus.data.token_dataset import (
+    TokenStore,
+    store_of,
+)
 from textus.engine import Engine
 from textus.generation import Sampling, beginning, device_of, inference
-from textus.loader import Batch, Batches, Loader, TokenStore, store_of, windows
 from textus.metrics.resampling import (
     Blocks,
     bootstrap,
@@ -51,8 +72,6 @@ from textus.metrics.resampling import (
     repetition,
 )
 from textus.models import LanguageModel
-from textus.pairs import BucketLoader, sources_of
-from textus.texts import Part, Texts, as_texts, in_parts
 from textus.tokenizers import Tokenizer
 from textus.tokenizers.tokenizer import UNKNOWN_TEXT
 

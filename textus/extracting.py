@@ -26,10 +26,14 @@ from textus.core.io import (
     write_atomic,
 )
 from textus.core.names import unknown
+from textus.data.eval_text import read_text
+from textus.data.labeled import clean_text
+from textus.data.read_options import (
+    DETECTED,
+    ReadOptions,
+)
 from textus.metrics.entities import entity_scores
 from textus.models import LanguageModel
-from textus.reading import DETECTED, ReadOptions
-from textus.records import clean_text
 from textus.tasks.facts import Related
 from textus.tasks.inference import read
 from textus.tasks.registry import (
@@ -42,7 +46,6 @@ from textus.tasks.registry import (
 from textus.tasks.relations import Relations
 from textus.tasks.tagging import Tagging
 from textus.tasks.tokens import text_of
-from textus.texts import read_text
 from textus.tokenizers import Tokenizer
 
 LINE = re.compile(r"[^\r\n]*\S[^\r\n]*")

@@ -32,6 +32,7 @@ from textus.core.io import (
 )
 from textus.core.names import unknown
 from textus.core.rng import counter_seed
+from textus.data.read_options import ReadOptions
 from textus.evaluation import reading
 from textus.generation import beginning
 from textus.metrics.resampling import (
@@ -39,7 +40,6 @@ from textus.metrics.resampling import (
     interval,
 )
 from textus.models import LanguageModel
-from textus.reading import ReadOptions
 from textus.reporting.html import (
     Section,
     write_report,

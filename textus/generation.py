@@ -25,8 +25,8 @@ from textus.core.errors import (
 )
 from textus.core.names import unknown
 from textus.core.rng import uniform
+from textus.data.bucketing import sources_of
 from textus.models import LanguageModel
-from textus.pairs import sources_of
 
 MAX_STOP_LENGTH = 1000
 """Characters a stop string may have."""

@@ -12,7 +12,7 @@ from textus.core.errors import (
     TrainingError,
     UsageError,
 )
-from textus.loader import Batch
+from textus.data.batch import Batch
 from textus.models import LanguageModel, Loss
 
 GetLoss = Callable[[LanguageModel, Batch], Loss]

@@ -18,8 +18,11 @@ from textus.core.console import (
     notice,
 )
 from textus.core.rng import counter_seed
+from textus.data.batch import (
+    Batch,
+    Batches,
+)
 from textus.gradients import Gradients
-from textus.loader import Batch, Batches
 from textus.models import LanguageModel, build
 from textus.optim import make_optimisers
 from textus.training import Choices, TrainSettings

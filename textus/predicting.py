@@ -14,7 +14,7 @@ from textus.core.io import (
     fingerprint,
     sha256,
 )
-from textus.inputs import (
+from textus.data.inputs import (
     Records,
     columns_as_trained,
     items_of,
@@ -24,16 +24,32 @@ from textus.inputs import (
     report_empty,
     texts_in,
 )
+from textus.data.labeled import (
+    Record,
+    clean_text,
+)
+from textus.data.output import (
+    AT_ONCE,
+    Layout,
+    cell,
+    claim_output,
+    content_of,
+    form_of,
+    partial_file,
+    write_rows,
+)
+from textus.data.read_options import (
+    DETECTED,
+    ReadOptions,
+    options_of_run,
+)
 from textus.models import LanguageModel
-from textus.reading import DETECTED, ReadOptions, options_of_run
-from textus.records import Record, clean_text
 from textus.tasks import (
     Example,
     Task,
 )
 from textus.tasks.inference import read
 from textus.tokenizers import Tokenizer
-from textus.writing import AT_ONCE, Layout, cell, claim_output, content_of, form_of, partial_file, write_rows
 
 MOST_CLASSES = 200
 """Classes that have a column of their own in a table."""

@@ -32,8 +32,13 @@ from textus.core.console import (
 )
 from textus.core.errors import UsageError
 from textus.core.names import unknown
-from textus.corpus import Corpus
-from textus.loader import Batches, Loader, TokenStore, fitting_context
+from textus.data.batch import Batches
+from textus.data.corpus import Corpus
+from textus.data.loader import (
+    Loader,
+    fitting_context,
+)
+from textus.data.token_dataset import TokenStore
 from textus.measuring import affordable, candidates, fast_bf16, measure, micro_batches
 from textus.models import LanguageModel, build
 from textus.models import family as family_of

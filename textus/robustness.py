@@ -26,14 +26,17 @@ from textus.core.errors import (
     UsageError,
 )
 from textus.core.rng import counter_seed
+from textus.data.labeled import Record
+from textus.data.read_options import (
+    DETECTED,
+    ReadOptions,
+)
 from textus.metrics.resampling import (
     bootstrap,
     interval,
     paired_bootstrap,
 )
 from textus.models import LanguageModel
-from textus.reading import DETECTED, ReadOptions
-from textus.records import Record
 from textus.scoring import read_rows
 from textus.tasks import (
     Example,

@@ -35,15 +35,23 @@ from textus.core.io import (
 )
 from textus.core.memory import keep_memory
 from textus.core.rng import counter_seed
-from textus.corpus import Corpus, open_corpus
+from textus.data.batch import Batches
+from textus.data.corpus import Corpus, open_corpus
+from textus.data.pair_loaders import (
+    loader_for,
+    source_of,
+    without_pairs,
+)
+from textus.data.token_dataset import (
+    TokenStore,
+    tokenize,
+)
 from textus.engine import Engine
 from textus.generation import Sampling, beginning
 from textus.gradients import Backward, Gradients
-from textus.loader import Batches, TokenStore, tokenize
 from textus.models import LanguageModel, build, vectors
 from textus.models import family as family_of
 from textus.models.pretrained import lost
-from textus.pairs import loader_for, source_of, without_pairs
 from textus.presets import Plan, Wish, plan_count, plan_neural, sizes_of
 from textus.training import Choices, Clock, Evaluate, TrainSettings, check_patience, fit, validation_loss
 

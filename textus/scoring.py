@@ -34,8 +34,22 @@ from textus.core.io import (
     write_atomic,
     write_json,
 )
+from textus.data.inputs import (
+    id_of,
+    labelled_records,
+)
+from textus.data.labeled import (
+    Problem,
+    Record,
+    parse_columns,
+    read_records,
+)
+from textus.data.output import Layout
+from textus.data.read_options import (
+    DETECTED,
+    ReadOptions,
+)
 from textus.finetuning import Wish, start
-from textus.inputs import id_of, labelled_records
 from textus.metrics.resampling import (
     interval,
     paired_bootstrap,
@@ -43,8 +57,6 @@ from textus.metrics.resampling import (
 from textus.models import family as family_of
 from textus.models.kernels import cache_folder
 from textus.predicting import answer_columns, flat
-from textus.reading import DETECTED, ReadOptions
-from textus.records import Problem, Record, parse_columns, read_records
 from textus.reporting.html import (
     Section,
     write_report,
@@ -59,7 +71,6 @@ from textus.tasks import (
 from textus.tasks.inference import read
 from textus.tasks.registry import from_record
 from textus.tasks.rows import accepted, to_train_on
-from textus.writing import Layout
 
 LINEAR = "TF-IDF + linear"
 KEPT = "baselines"

@@ -55,12 +55,15 @@ from textus.core.names import (
     extra,
     unknown,
 )
-from textus.inputs import items_of
+from textus.data.inputs import items_of
+from textus.data.labeled import clean_text
+from textus.data.passages import (
+    Passage,
+    text_of,
+)
+from textus.data.read_options import ReadOptions
 from textus.metrics import ranking
 from textus.models import LanguageModel
-from textus.passages import Passage, text_of
-from textus.reading import ReadOptions
-from textus.records import clean_text
 from textus.tasks import Task
 from textus.tasks.registry import (
     from_record,

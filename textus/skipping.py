@@ -12,7 +12,10 @@ from textus.core.errors import (
     DataError,
     UsageError,
 )
-from textus.records import Problem, Record
+from textus.data.labeled import (
+    Problem,
+    Record,
+)
 
 LISTED = 10
 """So many kinds of bad rows are listed in an error."""

@@ -32,9 +32,14 @@ from textus.core.io import (
     write_json,
 )
 from textus.core.memory import give_back
+from textus.data.read_options import (
+    DETECTED,
+    ReadOptions,
+    options_of_all,
+    options_of_run,
+)
 from textus.evaluation import n_parameters, weights_bytes
 from textus.metrics.resampling import interval
-from textus.reading import DETECTED, ReadOptions, options_of_all, options_of_run
 from textus.reporting.html import (
     Section,
     write_report,

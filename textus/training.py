@@ -36,8 +36,11 @@ from textus.core.hardware import (
 )
 from textus.core.locks import alone_in
 from textus.core.rng import counter_seed
+from textus.data.batch import (
+    Batch,
+    Batches,
+)
 from textus.gradients import Backward, Gradients, clip
-from textus.loader import Batch, Batches
 from textus.models import LanguageModel, Loss
 from textus.optim import (
     OptimSettings,

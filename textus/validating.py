@@ -24,8 +24,13 @@ from textus.core.errors import (
     DataError,
     UsageError,
 )
+from textus.data.labeled import (
+    Problem,
+    Record,
+    parse_columns,
+    read_records,
+)
 from textus.models import family as family_of
-from textus.records import Problem, Record, parse_columns, read_records
 from textus.skipping import BadRow, in_order, parse_rows, unread
 from textus.tasks import (
     Example,

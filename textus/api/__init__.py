@@ -43,7 +43,7 @@ from textus.core.errors import (
 from textus.core.names import nearest, unknown
 
 if TYPE_CHECKING:
-    from textus.corpus import Corpus
+    from textus.data.corpus import Corpus
     from textus.searching import Index
     from textus.tokenizers import Tokenizer
 
@@ -72,7 +72,7 @@ def build_corpus(
     DataError where no text is found.
     """
     from textus.core.config import assign
-    from textus.corpus import CorpusSettings, build
+    from textus.data.corpus import CorpusSettings, build
 
     if not sources:
         raise UsageError(
@@ -91,7 +91,7 @@ def build_corpus(
 
 def open_corpus(path: str | Path) -> Corpus:
     """Open a corpus folder; RunError where it is none, or damaged."""
-    from textus.corpus import open_corpus as opened
+    from textus.data.corpus import open_corpus as opened
 
     return opened(path_of(path, "the path"))
 
@@ -369,9 +369,9 @@ def fewshot(
     """
     from dataclasses import replace
 
+    from textus.data.read_options import ReadOptions
     from textus.fewshot import PAIR_TEMPLATE, TEMPLATE, Prompting, read_task, write
     from textus.fewshot import fewshot as ask
-    from textus.reading import ReadOptions
 
     opened, asked = run if isinstance(run, Run) else open_run(run), Prompting(**how)
     opened.refuse_task()
@@ -482,8 +482,11 @@ def build_index(
 
     Raises UsageError where neither is asked for or `out` exists, DataError where there is no text.
     """
-    from textus.passages import LONGEST, read_passages
-    from textus.reading import ReadOptions
+    from textus.data.passages import (
+        LONGEST,
+        read_passages,
+    )
+    from textus.data.read_options import ReadOptions
     from textus.searching import build
 
     io.claim(path_of(out, "out"), force=force, kind="index")

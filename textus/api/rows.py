@@ -49,7 +49,7 @@ def kept_rows(data: Any, out: Path, name: str, task: str, replaced: dict[Path, b
     """A file as it is; rows of Python as a file beside the run, what was there before in `replaced`."""
     if data is None or isinstance(data, str | Path):
         return data
-    from textus.inputs import labelled_rows
+    from textus.data.inputs import labelled_rows
 
     rows = labelled_rows(data, task)
     if not rows:
@@ -78,7 +78,7 @@ def augment(
     from collections import Counter
 
     from textus.augment import AugmentSettings, augmented
-    from textus.reading import ReadOptions
+    from textus.data.read_options import ReadOptions
 
     out, settings = path_of(out, "out"), AugmentSettings(**how)
     claim_file(out, force=force)
@@ -96,7 +96,7 @@ def cloze(corpus: str | Path, *, out: str | Path, force: bool = False, **how: An
     Raises DataError where no sentence is long enough to ask for a part of it.
     """
     from textus.augment.cloze import ClozeSettings, clozes
-    from textus.corpus import open_corpus
+    from textus.data.corpus import open_corpus
 
     out, settings = path_of(out, "out"), ClozeSettings(**how)
     claim_file(out, force=force)

@@ -23,11 +23,11 @@ from textus.core.errors import (
 from textus.reporting.html import check_report_folder
 
 if TYPE_CHECKING:
-    from textus.corpus import Corpus
+    from textus.data.corpus import Corpus
+    from textus.data.read_options import ReadOptions
     from textus.generation import DecodedStream, Sampling
     from textus.models import LanguageModel
     from textus.predicting import Predictor
-    from textus.reading import ReadOptions
     from textus.tasks import Task
     from textus.tokenizers import Tokenizer
 
@@ -160,8 +160,8 @@ class Run:
         Raises UsageError for what holds no texts, DataError for a file that the task cannot read.
         """
         from textus.api.using import checked
+        from textus.data.read_options import ReadOptions
         from textus.predicting import predict
-        from textus.reading import ReadOptions
 
         return predict(self._predictor(task), checked(given), ReadOptions(columns, encoding, skip_invalid))
 
@@ -172,8 +172,8 @@ class Run:
         one text. UsageError for a task without classes.
         """
         from textus.api.using import checked
+        from textus.data.read_options import ReadOptions
         from textus.predicting import probabilities
-        from textus.reading import ReadOptions
 
         return probabilities(self._predictor(task), checked(given), ReadOptions(columns, encoding))
 
@@ -195,7 +195,7 @@ class Run:
         Raises UsageError where `out` exists, unless `force`.
         """
         from textus.api.using import written
-        from textus.reading import ReadOptions
+        from textus.data.read_options import ReadOptions
 
         given = Path(given) if isinstance(given, str) else given
         options = ReadOptions(columns, encoding, skip_invalid)
@@ -228,8 +228,8 @@ class Run:
         """
         check_report_folder(out)
         if entities is not None:
+            from textus.data.read_options import ReadOptions
             from textus.extracting import measured
-            from textus.reading import ReadOptions
 
             if by or out or skip_invalid:
                 raise UsageError(
@@ -241,7 +241,10 @@ class Run:
             about = {"run": str(self.path), "entities": str(entities), "on": str(on)}
             return {**about, "task": "relations from raw text", **found}
         from textus import scoring
-        from textus.reading import ReadOptions, options_of_run
+        from textus.data.read_options import (
+            ReadOptions,
+            options_of_run,
+        )
         from textus.tasks.inference import read
         from textus.tasks.registry import learnt
 
@@ -279,7 +282,7 @@ class Run:
         Raises UsageError for runs of other tasks, DataError for a file without texts.
         """
         from textus import extracting
-        from textus.reading import ReadOptions
+        from textus.data.read_options import ReadOptions
 
         if out is not None:
             extracting.kind_of(path_of(out, "out"), force=force)
@@ -293,8 +296,12 @@ class Run:
         """How a file of texts is read: as given, else in the encoding of the rows that this run (and `others`) was
         trained on, where the file fits it.
         """
-        from textus.inputs import options_for
-        from textus.reading import ReadOptions, options_of_all, options_of_run
+        from textus.data.inputs import options_for
+        from textus.data.read_options import (
+            ReadOptions,
+            options_of_all,
+            options_of_run,
+        )
 
         records = [self.record, *(Run(path).record for path in others)]
         trained = options_of_all([options_of_run(record) for record in records])
@@ -345,8 +352,8 @@ class Run:
         (a Path); float32, each of length one.
         """
         from textus.api.using import checked
+        from textus.data.read_options import ReadOptions
         from textus.embedding import embed
-        from textus.reading import ReadOptions
 
         given, options = checked(given), ReadOptions(columns, encoding)
         if isinstance(given, Path):
@@ -365,8 +372,11 @@ class Run:
         """What it loses on the labelled rows of a file under typos, synonyms (by word `vectors`, else WordNet), case,
         spacing and irrelevant sentences.
         """
-        from textus.inputs import options_for
-        from textus.reading import ReadOptions, options_of_run
+        from textus.data.inputs import options_for
+        from textus.data.read_options import (
+            ReadOptions,
+            options_of_run,
+        )
         from textus.robustness import robustness
         from textus.tasks.registry import learnt
 
@@ -523,8 +533,13 @@ class Run:
         self, on: Any, pairs: bool | None = None, encoding: str | None = None, columns: str | None = None
     ) -> Any:
         """What to measure on; `pairs`: whether a file is read as pairs (None: if this model needs them)."""
-        from textus.inputs import items_of
-        from textus.texts import as_texts, read_documents, read_pairs, split_texts
+        from textus.data.eval_text import (
+            as_texts,
+            read_documents,
+            read_pairs,
+            split_texts,
+        )
+        from textus.data.inputs import items_of
 
         for name, value in (("encoding", encoding), ("columns", columns)):
             if value and (on is None or is_texts(on)):
@@ -554,7 +569,7 @@ class Run:
 
     def _corpus(self) -> Corpus:
         """The corpus it was trained on; RunError where it has moved or changed since."""
-        from textus.corpus import open_corpus
+        from textus.data.corpus import open_corpus
 
         recorded = self.record.get("corpus") or {}
         path = Path(recorded.get("path", ""))

@@ -16,8 +16,8 @@ from textus.core.errors import UsageError
 from textus.reporting.html import check_report_folder
 
 if TYPE_CHECKING:
+    from textus.data.read_options import ReadOptions
     from textus.predicting import Predictor
-    from textus.reading import ReadOptions
 
 
 def open_run(path: str | Path | Run) -> Run:
@@ -99,8 +99,8 @@ def predict_together(
     Raises UsageError naming two runs that cannot be put together.
     """
     from textus import ensembling
+    from textus.data.read_options import ReadOptions
     from textus.predicting import predict as ask
-    from textus.reading import ReadOptions
 
     paths, options = paths_of(runs), ReadOptions(columns, encoding, skip_invalid)
     reader = ensembling.predictor(paths, ensemble, task)
@@ -122,7 +122,7 @@ def answered(
 ) -> Iterator[tuple[Any, dict[str, Any]]]:
     """Each row of a file (or record) with the answer of a run, or of several as one, as they are answered."""
     from textus import ensembling, predicting
-    from textus.reading import ReadOptions
+    from textus.data.read_options import ReadOptions
 
     together = ensembling.predictor(paths_of(runs), ensemble, task) if ensemble else None
     reader = together or open_run(runs[0])._predictor(task)
@@ -131,9 +131,13 @@ def answered(
 
 def written(reader: Predictor, given: Any, out: Path, options: ReadOptions, *, force: bool) -> dict[str, Any]:
     """Answers as a file of rows: where it is, and how many rows it has."""
-    from textus.inputs import Records, items_of, records_given
+    from textus.data.inputs import (
+        Records,
+        items_of,
+        records_given,
+    )
+    from textus.data.labeled import Record
     from textus.predicting import predict_to
-    from textus.records import Record
 
     given = checked(given)
     if not isinstance(given, Path | Records):
@@ -190,7 +194,7 @@ def evaluate_together(
     As `Run.evaluate_task`, with `members` and, paired, `against_mean_member`; the floors are the first run's.
     """
     from textus import ensembling, scoring
-    from textus.reading import ReadOptions
+    from textus.data.read_options import ReadOptions
 
     check_report_folder(out)
     paths = paths_of(runs)
@@ -233,7 +237,7 @@ def compare(
     for the table and the picture (comparison.json, .html, .png). Raises UsageError where there is nothing in
     common to measure on, or for runs of different kinds.
     """
-    from textus.reading import ReadOptions
+    from textus.data.read_options import ReadOptions
 
     check_report_folder(out)
     opened = [open_run(run) for run in runs_of(runs)]
@@ -331,7 +335,7 @@ def embed(
     Raises UsageError where `out` exists, DataError for a file without texts.
     """
     from textus import embedding
-    from textus.reading import ReadOptions
+    from textus.data.read_options import ReadOptions
 
     opened = open_run(run)
     if out is None:
@@ -366,10 +370,14 @@ def generate(
     continues after a kill.
     """
     from textus.completing import complete_to
+    from textus.data.inputs import (
+        Records,
+        items_of,
+        records_given,
+    )
+    from textus.data.labeled import Record
+    from textus.data.read_options import ReadOptions
     from textus.generation import sampling_of
-    from textus.inputs import Records, items_of, records_given
-    from textus.reading import ReadOptions
-    from textus.records import Record
 
     opened = open_run(run)
     opened.refuse_task()

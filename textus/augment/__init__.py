@@ -27,8 +27,8 @@ from textus.core.errors import (
 from textus.core.io import fingerprint
 from textus.core.names import unknown
 from textus.core.rng import counter_seed
+from textus.data.labeled import Record
 from textus.models import vectors
-from textus.records import Record
 
 OPERATIONS = ("synonyms", "swap", "delete", "insert", "typos", "ocr", "pinyin", "infill")
 NEAREST, ALIKE = 5, 0.5

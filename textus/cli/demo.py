@@ -55,7 +55,7 @@ def demo(
 
 def write_documents(path: Path) -> None:
     """The language reference and the standard library's docstrings, a document a line."""
-    from textus.corpus import demo_documents
+    from textus.data.corpus import demo_documents
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as file:

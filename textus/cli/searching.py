@@ -27,7 +27,7 @@ from textus.cli.options import (
 from textus.core import arguments
 
 if TYPE_CHECKING:
-    from textus.passages import Passage
+    from textus.data.passages import Passage
 
 IndexFolder = Annotated[
     Path, Parameter(name="INDEX", help="An index folder, as 'textus index build' writes it.")

@@ -70,7 +70,7 @@ def shown(corpus: Path) -> Answer:
     """What a corpus holds."""
     from textus.api import open_corpus
     from textus.cli import telling
-    from textus.corpus import show
+    from textus.data.corpus import show
 
     data = show(open_corpus(corpus))
     return Answer(data, telling.corpus(data))
@@ -97,7 +97,7 @@ def corpus_why(
     """
     from textus.api import open_corpus
     from textus.cli import telling
-    from textus.corpus import why
+    from textus.data.corpus import why
 
     data = why(open_corpus(corpus), document)
     return Answer(data, telling.why(data))

@@ -35,8 +35,8 @@ from textus.core.errors import UsageError
 
 if TYPE_CHECKING:
     from textus.api import Run
-    from textus.reading import ReadOptions
-    from textus.records import Record
+    from textus.data.labeled import Record
+    from textus.data.read_options import ReadOptions
 
 RunFolders = Annotated[Path, Parameter(name="RUN", help="Run folders.")]
 
@@ -160,8 +160,8 @@ def generate_many(
 ) -> Answer | None:
     """Each prompt with what follows it, an empty line between; as they come, or as one JSON object."""
     from textus.completing import complete, prompts_of, told
+    from textus.data.read_options import ReadOptions
     from textus.generation import sampling_of
-    from textus.reading import ReadOptions
 
     run.refuse_task()
     source, chosen = run.model.needs_source, sampling_of(sampling.given())
@@ -315,7 +315,7 @@ class ReadAsTrained:
 
     def options(self, given: Any) -> dict[str, str | None]:
         """As keywords of `Run.predict`; UsageError where they are given for what is no file."""
-        from textus.inputs import Records
+        from textus.data.inputs import Records
 
         values = asdict(self)
         for name, value in values.items():
@@ -354,7 +354,7 @@ def predict(
     """
     from textus.api import answered, open_run, predict_together
     from textus.cli import telling
-    from textus.inputs import place_of
+    from textus.data.inputs import place_of
 
     runs, given = runs_and_input(words, read, text=text, text_pair=text_pair, ensemble=ensemble)
     if force and out is None:
@@ -397,7 +397,10 @@ def runs_and_input(
         if text_pair is not None:
             raise UsageError("option_not_applicable", "--text-pair goes with a text, not with standard input")
         from textus.api import open_run
-        from textus.reading import ReadOptions, options_of_run
+        from textus.data.read_options import (
+            ReadOptions,
+            options_of_run,
+        )
 
         trained = options_of_run(open_run(runs[0]).record)
         return runs, piped_records(ReadOptions(read.columns, read.encoding), trained)
@@ -414,15 +417,15 @@ def runs_and_input(
 
 def piped_records(*options: ReadOptions, empty: bool = False) -> list[Record]:
     """The lines of standard input, or the rows of a table."""
-    from textus.inputs import stdin_records
+    from textus.data.inputs import stdin_records
 
     return stdin_records(*options, empty=empty)
 
 
 def typed_record(text: str) -> list[Record]:
     """A text that was typed, as the one row to be answered."""
-    from textus.inputs import Records
-    from textus.records import Record
+    from textus.data.inputs import Records
+    from textus.data.labeled import Record
 
     return Records([Record({"prompt": text}, "text 1")])
 

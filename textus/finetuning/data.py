@@ -14,8 +14,13 @@ from textus.core.console import notice
 from textus.core.errors import DataError
 from textus.core.io import fingerprint
 from textus.core.rng import uniform
+from textus.data.labeled import (
+    Problem,
+    Record,
+    parse_columns,
+    read_records,
+)
 from textus.finetuning.wishes import Wish
-from textus.records import Problem, Record, parse_columns, read_records
 from textus.skipping import BadRow, BadRows, usable_rows
 from textus.tasks import Example, Task
 from textus.tasks.rows import accepted, to_train_on

@@ -48,7 +48,7 @@ from torch import Tensor, nn
 from textus.core.config import from_dict
 from textus.core.names import unknown
 from textus.core.rng import counter_seed
-from textus.loader import Batch
+from textus.data.batch import Batch
 
 
 @dataclass

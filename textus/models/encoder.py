@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from textus.core.errors import UsageError
 from textus.core.names import unknown
 from textus.core.rng import counter_seed
-from textus.loader import Batch
+from textus.data.batch import Batch
 from textus.models import LanguageModel, Loss, kernels, matrices_and_other, unpadded
 from textus.models.layers import (
     ACTIVATIONS,

@@ -21,14 +21,15 @@ from torch.nn import functional as F
 
 from textus.core.errors import UsageError
 from textus.core.names import unknown
-from textus.loader import Batch
+from textus.data.batch import Batch
+from textus.data.bucketing import real_source
+from textus.data.pair_loaders import OBJECTIVES
 from textus.models import LanguageModel, Loss, matrices_and_other, step_seed, token_nats
 from textus.models.layers import GATED, causal_mask, make_feed_forward, make_norm
 from textus.models.losses import chunk_loss, cross_entropy
 from textus.models.projections import Linear
 from textus.models.rotary import RotaryTable, rotate
 from textus.models.transformer import KeyValueCache
-from textus.pairs import OBJECTIVES, real_source
 
 Angles = tuple[Tensor, Tensor] | None
 Drop = Callable[[Tensor], Tensor]

@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from textus.core.errors import UsageError
 from textus.core.names import unknown
 from textus.core.rng import counter_seed
-from textus.loader import Batch
+from textus.data.batch import Batch
 from textus.models import LanguageModel, Loss, step_seed, token_nats
 from textus.models.latent import apart, back
 from textus.models.losses import cross_entropy

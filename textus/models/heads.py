@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from textus.core.names import unknown
-from textus.loader import Batch
+from textus.data.batch import Batch
 from textus.models import Loss
 from textus.models.projections import Linear
 

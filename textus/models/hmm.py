@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from textus.core.errors import UsageError
-from textus.loader import Batch
+from textus.data.batch import Batch
 from textus.models import LanguageModel, Loss
 
 PIECE = 512

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from textus.loader import Batch
+from textus.data.batch import Batch
 from textus.models.layers import causal_mask, make_norm, plain_attention
 from textus.models.projections import Linear
 from textus.models.recurrent import Recurrent, reverse

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from textus.core.console import notice
 from textus.core.errors import UsageError
-from textus.loader import Batch
+from textus.data.batch import Batch
 from textus.models import LanguageModel, Loss
 
 Array = NDArray[Any]

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from textus.core.errors import UsageError
 from textus.core.names import unknown
 from textus.core.rng import counter_seed
-from textus.loader import Batch
+from textus.data.batch import Batch
 from textus.models import LanguageModel, Loss, matrices_and_other, step_seed, token_nats
 from textus.models.losses import cross_entropy
 from textus.models.projections import Linear

@@ -21,12 +21,12 @@ from torch.nn import functional as F
 from textus.core.errors import UsageError
 from textus.core.names import unknown
 from textus.core.rng import counter_seed
-from textus.loader import Batch
+from textus.data.batch import Batch
+from textus.data.bucketing import real_source
 from textus.models import LanguageModel, Loss, matrices_and_other, step_seed, token_nats
 from textus.models.losses import cross_entropy
 from textus.models.projections import Linear
 from textus.models.rnn import RNN, RNNConfig, dropped, make_layer, project, read_on, scan, starts
-from textus.pairs import real_source
 
 ATTENTIONS = ("additive", "bilinear")
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from textus.core.errors import UsageError
 from textus.core.names import unknown
-from textus.loader import Batch
+from textus.data.batch import Batch
 from textus.models import LanguageModel, Loss, kernels, matrices_and_other, step_seed, token_nats
 from textus.models.layers import (
     ATTENTIONS,

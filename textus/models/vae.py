@@ -28,12 +28,12 @@ from torch.nn import functional as F
 from textus.core.errors import UsageError
 from textus.core.names import unknown
 from textus.core.rng import counter_seed
-from textus.loader import Batch
+from textus.data.batch import Batch
+from textus.data.bucketing import real_source
 from textus.models import LanguageModel, Loss, step_seed, token_nats
 from textus.models.latent import Bodies, State, apart, back, real_positions
 from textus.models.losses import cross_entropy
 from textus.models.projections import Linear
-from textus.pairs import real_source
 
 LOGITS = 1 << 24
 """Logits of all draws held at a time (64 MB)."""

@@ -22,8 +22,8 @@ from textus.core.errors import (
     DataError,
     UsageError,
 )
-from textus.loader import Batch
-from textus.records import Record
+from textus.data.batch import Batch
+from textus.data.labeled import Record
 from textus.reporting.html import Section
 from textus.tasks.rows import accepted
 from textus.tokenizers import Tokenizer

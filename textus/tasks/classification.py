@@ -23,9 +23,9 @@ from textus.core.errors import (
     DataError,
     UsageError,
 )
-from textus.loader import Batch
+from textus.data.batch import Batch
+from textus.data.labeled import Record
 from textus.metrics import classification as measured
-from textus.records import Record
 from textus.reporting.format import cell
 from textus.reporting.html import Section
 from textus.reporting.plots import (

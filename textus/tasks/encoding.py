@@ -11,8 +11,8 @@ import torch
 
 from textus.core.console import notice
 from textus.core.errors import DataError
-from textus.loader import Batch
-from textus.pairs import Deal
+from textus.data.batch import Batch
+from textus.data.bucketing import Deal
 from textus.tasks import Example, Frame, Row, Task
 from textus.tokenizers import Tokenizer
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from textus.core.errors import DataError
+from textus.data.labeled import Record
 from textus.metrics.entities import Span
-from textus.records import Record
 from textus.tasks import Example
 from textus.tasks.tokens import checked, entities_of, text_of
 

@@ -13,7 +13,7 @@ from textus.core.errors import (
     RunError,
     UsageError,
 )
-from textus.loader import Batch
+from textus.data.batch import Batch
 from textus.models import LanguageModel, Loss, step_seed
 from textus.models.heads import build_head
 from textus.tasks import (

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from textus.core.errors import UsageError
 from textus.core.rng import counter_seed
-from textus.loader import Batch
+from textus.data.batch import Batch
 from textus.tasks.encoding import RowBatches
 
 DRAWN = 1024

@@ -22,9 +22,9 @@ from textus.core.errors import (
     DataError,
     UsageError,
 )
-from textus.loader import Batch
+from textus.data.batch import Batch
+from textus.data.labeled import Record
 from textus.metrics import regression as measured
-from textus.records import Record
 from textus.skipping import parse_rows
 from textus.tasks import Example, Frame, Row, Task
 from textus.tasks.classification import PAIRS, texts_of

@@ -25,10 +25,10 @@ from textus.core.errors import (
     UsageError,
 )
 from textus.core.rng import uniform
-from textus.loader import Batch
+from textus.data.batch import Batch
+from textus.data.labeled import Record
 from textus.metrics.entities import entity_scores
 from textus.metrics.resampling import estimate
-from textus.records import Record
 from textus.skipping import parse_rows
 from textus.tasks import Example, Floats, Frame, Row, Task, has_blanks
 from textus.tasks.facts import Pieces, Related, Triple, cuts_of, fitted, mark, marked, related

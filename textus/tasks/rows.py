@@ -13,7 +13,10 @@ from textus.core.console import (
     printable,
 )
 from textus.core.errors import DataError
-from textus.records import Problem, Record
+from textus.data.labeled import (
+    Problem,
+    Record,
+)
 from textus.skipping import file_of
 
 TRAINING = ("train", "training")

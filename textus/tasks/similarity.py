@@ -24,10 +24,13 @@ from textus.core.errors import (
     DataError,
     UsageError,
 )
-from textus.loader import Batch
+from textus.data.batch import Batch
+from textus.data.labeled import (
+    Record,
+    clean_text,
+)
 from textus.metrics import ranking, regression
 from textus.models import LanguageModel
-from textus.records import Record, clean_text
 from textus.skipping import parse_rows
 from textus.tasks import (
     Example,

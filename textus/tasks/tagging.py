@@ -26,7 +26,8 @@ from textus.core.errors import (
     DataError,
     UsageError,
 )
-from textus.loader import Batch
+from textus.data.batch import Batch
+from textus.data.labeled import Record
 from textus.metrics.entities import (
     Span,
     bio,
@@ -37,7 +38,6 @@ from textus.metrics.entities import (
     token_scores,
 )
 from textus.models.heads import IGNORED
-from textus.records import Record
 from textus.skipping import parse_rows
 from textus.tasks import Example, Floats, Frame, Row, Task
 from textus.tasks.tokens import (

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from textus.core.errors import DataError
+from textus.data.labeled import Record
 from textus.metrics.entities import Span, bio, is_entity_tag
-from textus.records import Record
 from textus.tasks import Example
 from textus.tokenizers.training import HAN
 

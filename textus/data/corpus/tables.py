@@ -18,9 +18,9 @@ from textus.core.names import (
     extra,
     nearest,
 )
-from textus.corpus import exports
-from textus.corpus.decoding import open_text
-from textus.corpus.dialects import (
+from textus.data.corpus import exports
+from textus.data.corpus.decoding import open_text
+from textus.data.corpus.dialects import (
     Problem,
     Text,
     detect_dialect,
@@ -31,9 +31,13 @@ from textus.corpus.dialects import (
     separated,
     without_declaration,
 )
-from textus.corpus.documents import Unreadable
-from textus.corpus.exports import FIELDS
-from textus.corpus.sources import DAMAGE, Source, blocks
+from textus.data.corpus.documents import Unreadable
+from textus.data.corpus.exports import FIELDS
+from textus.data.corpus.sources import (
+    DAMAGE,
+    Source,
+    blocks,
+)
 
 Row = dict[str, Any]
 TABLES = ("csv", "tsv", "json", "jsonl", "parquet")

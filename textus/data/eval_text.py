@@ -12,12 +12,35 @@ from textus.core.errors import (
     DataError,
     UsageError,
 )
-from textus.corpus.decoding import BROKEN, decode, detect_encoding
-from textus.corpus.documents import Dropped, Raw, Unreadable
-from textus.corpus.readers import read
-from textus.corpus.repair import parts, whole
-from textus.corpus.sources import KINDS, TARS, WRAPPED, Source, blocks, scan
-from textus.corpus.tables import NoColumn, Reading, parse_columns, silent
+from textus.data.corpus.decoding import (
+    BROKEN,
+    decode,
+    detect_encoding,
+)
+from textus.data.corpus.documents import (
+    Dropped,
+    Raw,
+    Unreadable,
+)
+from textus.data.corpus.readers import read
+from textus.data.corpus.repair import (
+    parts,
+    whole,
+)
+from textus.data.corpus.sources import (
+    KINDS,
+    TARS,
+    WRAPPED,
+    Source,
+    blocks,
+    scan,
+)
+from textus.data.corpus.tables import (
+    NoColumn,
+    Reading,
+    parse_columns,
+    silent,
+)
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from textus.corpus.decoding import Survey, marked
-from textus.corpus.documents import Unreadable, checked_encoding
-from textus.corpus.sources import Source, blocks, scan
-from textus.records import Problem, Record, parse_columns, stream_records
+from textus.data.corpus.decoding import (
+    Survey,
+    marked,
+)
+from textus.data.corpus.documents import (
+    Unreadable,
+    checked_encoding,
+)
+from textus.data.corpus.sources import (
+    Source,
+    blocks,
+    scan,
+)
+from textus.data.labeled import (
+    Problem,
+    Record,
+    parse_columns,
+    stream_records,
+)
 from textus.skipping import parse_share
 
 

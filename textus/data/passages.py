@@ -18,12 +18,21 @@ from textus.core.errors import (
     DataError,
     UsageError,
 )
-from textus.corpus.decoding import Guesses
-from textus.corpus.documents import Dropped, Unreadable
-from textus.corpus.sources import WRAPPED, Source, scan
-from textus.corpus.tables import Reading, parse_columns
-from textus.reading import DETECTED, ReadOptions
-from textus.records import (
+from textus.data.corpus.decoding import Guesses
+from textus.data.corpus.documents import (
+    Dropped,
+    Unreadable,
+)
+from textus.data.corpus.sources import (
+    WRAPPED,
+    Source,
+    scan,
+)
+from textus.data.corpus.tables import (
+    Reading,
+    parse_columns,
+)
+from textus.data.labeled import (
     Broken,
     Found,
     Problem,
@@ -33,6 +42,10 @@ from textus.records import (
     is_table,
     of_source,
     report_dropped,
+)
+from textus.data.read_options import (
+    DETECTED,
+    ReadOptions,
 )
 from textus.skipping import BadRow, left_out, unread
 

@@ -11,10 +11,20 @@ from textus.core.errors import (
     DataError,
     UsageError,
 )
-from textus.corpus.decoding import open_text
-from textus.corpus.dialects import bare, line_end, lines
-from textus.corpus.documents import Raw, Unreadable
-from textus.corpus.sources import Source, scan
+from textus.data.corpus.decoding import open_text
+from textus.data.corpus.dialects import (
+    bare,
+    line_end,
+    lines,
+)
+from textus.data.corpus.documents import (
+    Raw,
+    Unreadable,
+)
+from textus.data.corpus.sources import (
+    Source,
+    scan,
+)
 
 
 def is_aligned(columns: Mapping[str, str]) -> bool:

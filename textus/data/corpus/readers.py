@@ -15,12 +15,17 @@ from typing import Any, cast
 
 from textus.core.errors import UsageError
 from textus.core.names import extra
-from textus.corpus.decoding import open_text
-from textus.corpus.dialects import Problem
-from textus.corpus.documents import RECORD_CHARS, Dropped, Raw, Unreadable
-from textus.corpus.repair import whole
-from textus.corpus.sources import Source
-from textus.corpus.tables import (
+from textus.data.corpus.decoding import open_text
+from textus.data.corpus.dialects import Problem
+from textus.data.corpus.documents import (
+    RECORD_CHARS,
+    Dropped,
+    Raw,
+    Unreadable,
+)
+from textus.data.corpus.repair import whole
+from textus.data.corpus.sources import Source
+from textus.data.corpus.tables import (
     TABLES,
     NoColumn,
     Placed,

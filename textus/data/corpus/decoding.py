@@ -20,11 +20,14 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 from textus.core.errors import UsageError
-from textus.corpus.documents import Unreadable, checked_encoding
-from textus.corpus.guessing import guess
-from textus.corpus.languages import COMMON_CHINESE
-from textus.corpus.sources import Source
-from textus.corpus.sources import blocks as blocks_of
+from textus.data.corpus.documents import (
+    Unreadable,
+    checked_encoding,
+)
+from textus.data.corpus.guessing import guess
+from textus.data.corpus.languages import COMMON_CHINESE
+from textus.data.corpus.sources import Source
+from textus.data.corpus.sources import blocks as blocks_of
 
 MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),

@@ -25,13 +25,25 @@ from textus.core.errors import (
     TextusError,
     UsageError,
 )
-from textus.corpus.decoding import BROKEN, SAMPLE_BYTES, decode, marked
-from textus.corpus.dialects import line_end, lines
-from textus.corpus.sources import Source
-from textus.corpus.tables import Naming, NoColumn, Placed, Reading
-from textus.passages import IDS
-from textus.reading import DETECTED, ReadOptions, fits
-from textus.records import (
+from textus.data.corpus.decoding import (
+    BROKEN,
+    SAMPLE_BYTES,
+    decode,
+    marked,
+)
+from textus.data.corpus.dialects import (
+    line_end,
+    lines,
+)
+from textus.data.corpus.sources import Source
+from textus.data.corpus.tables import (
+    Naming,
+    NoColumn,
+    Placed,
+    Reading,
+)
+from textus.data.eval_text import read_text
+from textus.data.labeled import (
     TEXT_FIELDS,
     Broken,
     Problem,
@@ -42,8 +54,13 @@ from textus.records import (
     parse_columns,
     source_records,
 )
+from textus.data.passages import IDS
+from textus.data.read_options import (
+    DETECTED,
+    ReadOptions,
+    fits,
+)
 from textus.skipping import BadRow, left_out, parse_rows, unread
-from textus.texts import read_text
 
 PLACE = re.compile(r"(?:^|: )(line|entry|record|row|text|sentence) ([\d,]+)$")
 """How the place of a row in its file ends."""

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
-from textus.corpus.documents import Document
+from textus.data.corpus.documents import Document
 
 NOT_PROSE = frozenset({"test", "tests", "idlelib", "lib2to3", "site-packages", "dist-packages", "pydoc_data"})
 

@@ -33,8 +33,11 @@ from textus.core.io import (
 )
 from textus.core.locks import alone_in
 from textus.core.names import unknown
-from textus.inputs import place_of
-from textus.records import Record, parse_columns
+from textus.data.inputs import place_of
+from textus.data.labeled import (
+    Record,
+    parse_columns,
+)
 
 FORMS = (".csv", ".tsv", ".jsonl")
 AT_ONCE = 256

@@ -42,10 +42,13 @@ from textus.core.io import (
     sha256,
     write_json,
 )
-from textus.corpus.aligned import is_aligned, read_aligned
-from textus.corpus.decoding import Guesses
-from textus.corpus.dialects import parse_delimiter
-from textus.corpus.documents import (
+from textus.data.corpus.aligned import (
+    is_aligned,
+    read_aligned,
+)
+from textus.data.corpus.decoding import Guesses
+from textus.data.corpus.dialects import parse_delimiter
+from textus.data.corpus.documents import (
     PART_CHARS,
     SPLITS,
     CorpusSettings,
@@ -55,11 +58,29 @@ from textus.corpus.documents import (
     Unreadable,
     parse_split,
 )
-from textus.corpus.folder import Corpus, open_corpus
-from textus.corpus.readers import named_fields, read
-from textus.corpus.repair import parts, repair
-from textus.corpus.sources import SUFFIXES, Source, scan, total_bytes
-from textus.corpus.tables import NoColumn, Reading, parse_columns
+from textus.data.corpus.readers import (
+    named_fields,
+    read,
+)
+from textus.data.corpus.repair import (
+    parts,
+    repair,
+)
+from textus.data.corpus.sources import (
+    SUFFIXES,
+    Source,
+    scan,
+    total_bytes,
+)
+from textus.data.corpus.store import (
+    Corpus,
+    open_corpus,
+)
+from textus.data.corpus.tables import (
+    NoColumn,
+    Reading,
+    parse_columns,
+)
 
 
 class Row(NamedTuple):

@@ -16,7 +16,10 @@ from itertools import islice
 
 from textus.core.errors import UsageError
 from textus.core.names import nearest
-from textus.corpus.documents import RECORD_CHARS, Unreadable
+from textus.data.corpus.documents import (
+    RECORD_CHARS,
+    Unreadable,
+)
 
 csv.field_size_limit(
     RECORD_CHARS

@@ -33,7 +33,10 @@ from textus.core.io import (
     sweep,
 )
 from textus.core.names import unknown
-from textus.corpus.documents import SPLITS, Document
+from textus.data.corpus.documents import (
+    SPLITS,
+    Document,
+)
 
 SHOWN = 100
 """The most documents one question is answered with."""

@@ -13,7 +13,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 
 from textus.core.names import extra
-from textus.corpus.documents import PART_CHARS
+from textus.data.corpus.documents import PART_CHARS
 
 LONE = re.compile("[\ud800-\udfff]+")
 CONTROL = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f\u206a-\u206f\ufeff\ufff9-\ufffc]")

@@ -1,39 +1,29 @@
-"""Batches whose rows are whole documents: alone, each with its source text, or made into pairs by corruption.
-
-Rows of like length share a batch, so that little of it is padding. Which rows a step sees is a function of
-(seed, step) only, as in `textus.loader`; the form of a pair's batch is told at `loader.Batch`.
-
-Shapes: B rows, S positions of the longest source, T of the longest target.
-"""
+"""Pairs in batches of like lengths."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from textus.core.errors import (
     DataError,
     UsageError,
 )
-from textus.core.names import unknown
 from textus.core.rng import counter_seed
-from textus.loader import Batch, Batches, Loader, SentencePairs, TokenStore, tokenize
-
-if TYPE_CHECKING:
-    from textus.corpus import Corpus
-    from textus.tokenizers import Tokenizer
-
-Ids = NDArray[np.int64]
+from textus.data.batch import (
+    Batch,
+)
+from textus.data.denoising import spans
+from textus.data.pair_loaders import Ids
+from textus.data.token_dataset import (
+    TokenStore,
+)
 
 POOL = 32
 """Batches whose rows are drawn together, sorted by length, and dealt out."""
-
-OBJECTIVES = ("span", "prefix")
 
 
 def real_source(source: Tensor, end_id: int) -> Tensor:
@@ -194,21 +184,6 @@ class BucketLoader:
         )
 
 
-def spans(store: TokenStore, longest: int, *, pieces: bool) -> tuple[Ids, Ids]:
-    """Where each document's targets begin in the stream, and how many there are, its end among them.
-
-    One of more than `longest` is cut there, or with `pieces` goes on in further rows.
-    """
-    begins = store.starts + 1
-    lengths = np.append(store.starts[1:], len(store.ids) - 1) - store.starts
-    if not pieces:
-        return begins, np.minimum(lengths, longest)
-    n_pieces = -(-lengths // longest)
-    places = np.arange(n_pieces.sum()) - np.repeat(n_pieces.cumsum() - n_pieces, n_pieces)
-    rest = np.repeat(lengths, n_pieces) - places * longest
-    return np.repeat(begins, n_pieces) + places * longest, np.minimum(rest, longest)
-
-
 def padded(rows: list[Ids], end_id: int) -> tuple[Tensor, Tensor]:
     """Rows as one tensor (B, T), padded with `end_id`, and a bool one that is True where they are."""
     lengths = np.asarray([len(row) for row in rows])
@@ -216,134 +191,3 @@ def padded(rows: list[Ids], end_id: int) -> tuple[Tensor, Tensor]:
     whole = np.full(real.shape, end_id, dtype=np.int64)
     whole[real] = np.concatenate(rows)
     return torch.from_numpy(whole), torch.from_numpy(real)
-
-
-# ── pairs from plain text ──────────────────────────────────────────────────────────────────────
-
-
-class DenoisingLoader(BucketLoader):
-    """Pairs made of documents without a source, anew each time a row is read.
-
-    `span` (Raffel et al. 2020, T5): about 15 % of the ids, in spans of 3 on average, are missing from the
-    source; `mask_id` stands for each span, and the target tells them, each after `mask_id`. (T5 numbers its
-    spans; here their order does.) `prefix`: the source is the beginning of the row, up to a random place, and
-    the target is the rest.
-
-    Raises:
-        UsageError: `span` with a `mask_id` that already ends texts.
-    """
-
-    def __init__(self, store: TokenStore, *, objective: str, mask_id: int, **sizes: Any) -> None:
-        if objective not in OBJECTIVES:
-            raise unknown("objective", objective, OBJECTIVES)
-        if (longest := sizes["context_length"]) < 3:  # what stands for the missing needs room of its own
-            raise UsageError(
-                "out_of_range", f"context_length {longest} must be 3 or more to make a pair of a text"
-            )
-        super().__init__(store, **{**sizes, "context_length": longest - 1})
-        if objective == "span" and mask_id == self.end_id:
-            raise UsageError(
-                "unsupported_tokenizer",
-                "this tokenizer has no special token to stand for a missing span; train with"
-                " --set model.objective=prefix, or with a tokenizer made by `textus tokenizer train`",
-            )
-        self.objective, self.mask_id = objective, mask_id
-
-    def row(self, number: int, step: int) -> tuple[Ids | None, Ids]:
-        _, ids = super().row(number, step)
-        random = self.deal.random("corrupt", step, number)
-        if self.objective == "prefix":
-            cut = int(random.integers(len(ids)))
-            return np.append(ids[:cut], self.end_id), ids[cut:]
-        whole = ids[:-1] if ids[-1] == self.end_id else ids
-        return corrupted(whole, random, self.mask_id, self.end_id)
-
-
-NOISE = 0.15
-SPAN = 3.0
-
-
-def corrupted(ids: Ids, random: np.random.Generator, mask_id: int, end_id: int) -> tuple[Ids, Ids]:
-    """Source and target of span corruption; both end with `end_id`."""
-    noise = noise_mask(len(ids), random)
-    first = noise & ~np.append(False, noise[:-1])  # where a span begins
-    source = np.where(first, mask_id, ids)[~noise | first]
-    at = np.flatnonzero(noise)
-    target = np.insert(ids[at], np.flatnonzero(first[at]), mask_id)
-    return np.append(source, end_id), np.append(target, end_id)
-
-
-def noise_mask(length: int, random: np.random.Generator) -> NDArray[np.bool_]:
-    """Which of `length` ids are missing: spans of random lengths, the text before each as random."""
-    n_noise = min(max(round(length * NOISE), 1), max(length - 1, 0))
-    if n_noise == 0:
-        return np.zeros(length, dtype=bool)
-    n_spans = min(max(round(n_noise / SPAN), 1), length - n_noise)
-    parts = np.stack([_parts(length - n_noise, n_spans, random), _parts(n_noise, n_spans, random)], 1)
-    return np.repeat(np.tile([False, True], n_spans), parts.ravel())
-
-
-def _parts(total: int, n: int, random: np.random.Generator) -> Ids:
-    """`total` in `n` parts of at least 1, all divisions as likely."""
-    cuts = np.sort(random.choice(total - 1, n - 1, replace=False)) + 1 if n > 1 else np.zeros(0, dtype=int)
-    return np.diff(np.concatenate([[0], cuts, [total]]))
-
-
-# ── what a family reads ────────────────────────────────────────────────────────────────────────
-
-
-def loader_for(
-    model: Any, corpus: Corpus, tokenizer: Tokenizer, split: str = "train", **sizes: Any
-) -> Batches:
-    """The batches a model (or its class, with `config` among the sizes) trains on from a corpus.
-
-    Packed windows; a document a row for a family of `whole_documents`; pairs for one that `needs_source`, made by
-    corruption (its config's `objective`) where the corpus has none. `sizes` are those of `Loader` and
-    `BucketLoader`.
-
-    Raises:
-        UsageError: a family without a source on a corpus of pairs.
-    """
-    config = sizes.pop("config", None) or model.config
-    pairs = getattr(corpus, "pairs", False)
-    store = tokenize(corpus, tokenizer, split)
-    if model.needs_source or model.whole_documents:
-        sizes.pop("overlap", None)
-        sizes["start_id"] = getattr(config, "start_id", None)
-    if not model.needs_source:
-        if pairs:
-            raise UsageError(
-                "incompatible_data",
-                f"{corpus.path} holds pairs of source and target; train on it with --model encoder-decoder or"
-                " seq2seq, or build a corpus of plain text: one column named text",
-            )
-        if model.whole_documents:
-            return BucketLoader(store, **sizes)
-        wants = model.wants(config)
-        if "word_starts" in wants:
-            sizes["word_starts"] = tokenizer.word_starts
-        return (SentencePairs if "sentence_pairs" in wants else Loader)(store, **sizes)
-    if pairs:
-        return BucketLoader(store, tokenize(corpus, tokenizer, split, "source_text"), **sizes)
-    objective, mask_id = getattr(config, "objective", "prefix"), getattr(config, "mask_id", 0)
-    return DenoisingLoader(store, objective=objective, mask_id=mask_id, **sizes)
-
-
-SAID = {
-    "span": "filling in missing spans (span corruption)",
-    "prefix": "continuing a given beginning (prefix)",
-}
-
-
-def without_pairs(model: Any) -> str:
-    """One line on how a model that needs pairs learns from a corpus that has none."""
-    said = SAID[getattr(model.config, "objective", "prefix")]
-    return f"the corpus has no pairs: pre-training by {said} (--set model.objective chooses)"
-
-
-def source_of(batch: Batch, end_id: int) -> list[int] | None:
-    """The source of a batch's first row without its end, None where it has none."""
-    if batch.source is None:
-        return None
-    row: list[int] = batch.source[0].tolist()
-    return row[: row.index(end_id)]

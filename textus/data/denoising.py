@@ -1,0 +1,109 @@
+"""Pairs made of plain text by hiding spans of it (T5)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from textus.core.errors import (
+    UsageError,
+)
+from textus.core.names import unknown
+from textus.data.bucketing import BucketLoader
+from textus.data.pair_loaders import (
+    OBJECTIVES,
+    Ids,
+)
+from textus.data.token_dataset import (
+    TokenStore,
+)
+
+
+def spans(store: TokenStore, longest: int, *, pieces: bool) -> tuple[Ids, Ids]:
+    """Where each document's targets begin in the stream, and how many there are, its end among them.
+
+    One of more than `longest` is cut there, or with `pieces` goes on in further rows.
+    """
+    begins = store.starts + 1
+    lengths = np.append(store.starts[1:], len(store.ids) - 1) - store.starts
+    if not pieces:
+        return begins, np.minimum(lengths, longest)
+    n_pieces = -(-lengths // longest)
+    places = np.arange(n_pieces.sum()) - np.repeat(n_pieces.cumsum() - n_pieces, n_pieces)
+    rest = np.repeat(lengths, n_pieces) - places * longest
+    return np.repeat(begins, n_pieces) + places * longest, np.minimum(rest, longest)
+
+
+# ── pairs from plain text ──────────────────────────────────────────────────────────────────────
+
+
+class DenoisingLoader(BucketLoader):
+    """Pairs made of documents without a source, anew each time a row is read.
+
+    `span` (Raffel et al. 2020, T5): about 15 % of the ids, in spans of 3 on average, are missing from the
+    source; `mask_id` stands for each span, and the target tells them, each after `mask_id`. (T5 numbers its
+    spans; here their order does.) `prefix`: the source is the beginning of the row, up to a random place, and
+    the target is the rest.
+
+    Raises:
+        UsageError: `span` with a `mask_id` that already ends texts.
+    """
+
+    def __init__(self, store: TokenStore, *, objective: str, mask_id: int, **sizes: Any) -> None:
+        if objective not in OBJECTIVES:
+            raise unknown("objective", objective, OBJECTIVES)
+        if (longest := sizes["context_length"]) < 3:  # what stands for the missing needs room of its own
+            raise UsageError(
+                "out_of_range", f"context_length {longest} must be 3 or more to make a pair of a text"
+            )
+        super().__init__(store, **{**sizes, "context_length": longest - 1})
+        if objective == "span" and mask_id == self.end_id:
+            raise UsageError(
+                "unsupported_tokenizer",
+                "this tokenizer has no special token to stand for a missing span; train with"
+                " --set model.objective=prefix, or with a tokenizer made by `textus tokenizer train`",
+            )
+        self.objective, self.mask_id = objective, mask_id
+
+    def row(self, number: int, step: int) -> tuple[Ids | None, Ids]:
+        _, ids = super().row(number, step)
+        random = self.deal.random("corrupt", step, number)
+        if self.objective == "prefix":
+            cut = int(random.integers(len(ids)))
+            return np.append(ids[:cut], self.end_id), ids[cut:]
+        whole = ids[:-1] if ids[-1] == self.end_id else ids
+        return corrupted(whole, random, self.mask_id, self.end_id)
+
+
+NOISE = 0.15
+
+
+SPAN = 3.0
+
+
+def corrupted(ids: Ids, random: np.random.Generator, mask_id: int, end_id: int) -> tuple[Ids, Ids]:
+    """Source and target of span corruption; both end with `end_id`."""
+    noise = noise_mask(len(ids), random)
+    first = noise & ~np.append(False, noise[:-1])  # where a span begins
+    source = np.where(first, mask_id, ids)[~noise | first]
+    at = np.flatnonzero(noise)
+    target = np.insert(ids[at], np.flatnonzero(first[at]), mask_id)
+    return np.append(source, end_id), np.append(target, end_id)
+
+
+def noise_mask(length: int, random: np.random.Generator) -> NDArray[np.bool_]:
+    """Which of `length` ids are missing: spans of random lengths, the text before each as random."""
+    n_noise = min(max(round(length * NOISE), 1), max(length - 1, 0))
+    if n_noise == 0:
+        return np.zeros(length, dtype=bool)
+    n_spans = min(max(round(n_noise / SPAN), 1), length - n_noise)
+    parts = np.stack([_parts(length - n_noise, n_spans, random), _parts(n_noise, n_spans, random)], 1)
+    return np.repeat(np.tile([False, True], n_spans), parts.ravel())
+
+
+def _parts(total: int, n: int, random: np.random.Generator) -> Ids:
+    """`total` in `n` parts of at least 1, all divisions as likely."""
+    cuts = np.sort(random.choice(total - 1, n - 1, replace=False)) + 1 if n > 1 else np.zeros(0, dtype=int)
+    return np.diff(np.concatenate([[0], cuts, [total]]))

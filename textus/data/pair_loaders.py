@@ -1,0 +1,99 @@
+"""Batches whose rows are whole documents: alone, each with its source text, or made into pairs by corruption.
+
+Rows of like length share a batch, so that little of it is padding. Which rows a step sees is a function of
+(seed, step) only, as in `textus.data.loader`; the form of a pair's batch is told at `loader.Batch`.
+
+Shapes: B rows, S positions of the longest source, T of the longest target.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from textus.core.errors import (
+    UsageError,
+)
+from textus.data.batch import (
+    Batch,
+    Batches,
+)
+from textus.data.bucketing import BucketLoader
+from textus.data.denoising import DenoisingLoader
+from textus.data.loader import (
+    Loader,
+    SentencePairs,
+)
+from textus.data.token_dataset import (
+    tokenize,
+)
+
+if TYPE_CHECKING:
+    from textus.data.corpus import Corpus
+    from textus.tokenizers import Tokenizer
+
+Ids = NDArray[np.int64]
+
+OBJECTIVES = ("span", "prefix")
+
+
+# ── what a family reads ────────────────────────────────────────────────────────────────────────
+
+
+def loader_for(
+    model: Any, corpus: Corpus, tokenizer: Tokenizer, split: str = "train", **sizes: Any
+) -> Batches:
+    """The batches a model (or its class, with `config` among the sizes) trains on from a corpus.
+
+    Packed windows; a document a row for a family of `whole_documents`; pairs for one that `needs_source`, made by
+    corruption (its config's `objective`) where the corpus has none. `sizes` are those of `Loader` and
+    `BucketLoader`.
+
+    Raises:
+        UsageError: a family without a source on a corpus of pairs.
+    """
+    config = sizes.pop("config", None) or model.config
+    pairs = getattr(corpus, "pairs", False)
+    store = tokenize(corpus, tokenizer, split)
+    if model.needs_source or model.whole_documents:
+        sizes.pop("overlap", None)
+        sizes["start_id"] = getattr(config, "start_id", None)
+    if not model.needs_source:
+        if pairs:
+            raise UsageError(
+                "incompatible_data",
+                f"{corpus.path} holds pairs of source and target; train on it with --model encoder-decoder or"
+                " seq2seq, or build a corpus of plain text: one column named text",
+            )
+        if model.whole_documents:
+            return BucketLoader(store, **sizes)
+        wants = model.wants(config)
+        if "word_starts" in wants:
+            sizes["word_starts"] = tokenizer.word_starts
+        return (SentencePairs if "sentence_pairs" in wants else Loader)(store, **sizes)
+    if pairs:
+        return BucketLoader(store, tokenize(corpus, tokenizer, split, "source_text"), **sizes)
+    objective, mask_id = getattr(config, "objective", "prefix"), getattr(config, "mask_id", 0)
+    return DenoisingLoader(store, objective=objective, mask_id=mask_id, **sizes)
+
+
+SAID = {
+    "span": "filling in missing spans (span corruption)",
+    "prefix": "continuing a given beginning (prefix)",
+}
+
+
+def without_pairs(model: Any) -> str:
+    """One line on how a model that needs pairs learns from a corpus that has none."""
+    said = SAID[getattr(model.config, "objective", "prefix")]
+    return f"the corpus has no pairs: pre-training by {said} (--set model.objective chooses)"
+
+
+def source_of(batch: Batch, end_id: int) -> list[int] | None:
+    """The source of a batch's first row without its end, None where it has none."""
+    if batch.source is None:
+        return None
+    row: list[int] = batch.source[0].tolist()
+    return row[: row.index(end_id)]
