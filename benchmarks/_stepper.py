@@ -104,7 +104,10 @@ def ours(side: Side, stack: ExitStack) -> tuple[Callable[[], float], int]:
     from textus.data.batch import Batch
     from textus.gradients import Gradients
     from textus.measuring import candidates, micro_batches
-    from textus.models.transformer import Decoder, DecoderConfig
+    from textus.models.decoder import (
+        Decoder,
+        DecoderConfig,
+    )
     from textus.optim import OptimSettings
     from textus.training import Training, TrainSettings, deterministic
 

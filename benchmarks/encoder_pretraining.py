@@ -36,7 +36,7 @@ from textus.core.rng import counter_seed
 from textus.data.batch import Batch
 from textus.metrics.resampling import paired_bootstrap
 from textus.models.encoder import Encoder, EncoderConfig
-from textus.models.heads import SequenceHead
+from textus.models.nn.heads import SequenceHead
 
 SIDES = ("pretrained", "scratch")
 SEEDS = (0, 1, 2, 3, 4)

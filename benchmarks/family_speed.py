@@ -24,8 +24,8 @@ from textus.core.console import notice
 from textus.core.memory import keep_memory
 from textus.data.batch import Batch
 from textus.gradients import Gradients, clip
-from textus.models import build
-from textus.models import family as family_of
+from textus.models.registry import build
+from textus.models.registry import family as family_of
 from textus.optim import OptimSettings, make_optimisers
 
 ROUNDS = 9

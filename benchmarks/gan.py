@@ -28,8 +28,9 @@ from textus.data.bucketing import BucketLoader
 from textus.data.corpus import open_corpus
 from textus.data.token_dataset import tokenize
 from textus.metrics.resampling import ngrams
-from textus.models import LanguageModel, build
+from textus.models.contract import LanguageModel
 from textus.models.gan import GAN
+from textus.models.registry import build
 from textus.optim import OptimSettings
 from textus.tokenizers import Tokenizer
 from textus.training import TrainSettings, fit

@@ -25,7 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from benchmarks._measuring import Bench, begin, show, spread
 from benchmarks._stepper import CONTEXT, HEADS, LAYERS, WIDTH, Side, ours
 from benchmarks.train_speed import BATCHES, VOCABULARIES
-from textus.models.kernels import tiles_fit
+from textus.models.kernels.native import tiles_fit
 
 PRODUCTS = {
     torch.ops.aten.mm.default: torch.mm,

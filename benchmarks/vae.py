@@ -23,7 +23,7 @@ from textus.metrics.resampling import (
     interval,
     paired_bootstrap,
 )
-from textus.models import LanguageModel
+from textus.models.contract import LanguageModel
 from textus.models.vae import VAE, active_units
 from textus.tokenizers import Tokenizer
 

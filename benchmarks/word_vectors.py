@@ -20,7 +20,7 @@ import numpy as np
 from benchmarks._measuring import DATA, Bench, begin, show
 from textus.core.console import cpu_seconds
 from textus.models.linear import LinearClassifier, LinearConfig
-from textus.models.vectors import (
+from textus.models.word_vectors import (
     VectorSettings,
     WordVectors,
     analogies_right,

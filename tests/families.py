@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from textus.data.batch import Batch
-from textus.models import LanguageModel, build
+from textus.models.contract import LanguageModel
+from textus.models.registry import build
 
 V = 13
 CONTEXT = 24

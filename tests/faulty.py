@@ -9,7 +9,7 @@ from remembering import Remembering, RememberingCache, RememberingConfig
 from torch import Tensor
 
 from textus.data.batch import Batch
-from textus.models import Loss
+from textus.models.contract import Loss
 
 Lengths = Tensor | None
 Cache = RememberingCache | None

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from textus.core.errors import UsageError
 from textus.data.batch import Batch
-from textus.models import LanguageModel
+from textus.models.contract import LanguageModel
 
 STATES = 997
 

@@ -14,7 +14,11 @@ import uvicorn
 from remembering import Remembering, RememberingConfig
 from torch import Tensor
 
-from textus.models.fake import Fake, FakeCache, FakeConfig
+from textus.models.testing import (
+    Fake,
+    FakeCache,
+    FakeConfig,
+)
 from textus.serving.answers import Served
 from textus.serving.app import create_app, listen, url
 from textus.tokenizers import Tokenizer, train

@@ -10,9 +10,18 @@ import torch
 from torch import Tensor
 
 from textus.core.errors import UsageError
-from textus.models import LanguageModel, build
-from textus.models.adapters import LoRASettings, adapt, adapted, below, merge, n_layers, train_last
+from textus.models.contract import LanguageModel
+from textus.models.nn.lora import (
+    LoRASettings,
+    adapt,
+    adapted,
+    below,
+    merge,
+    n_layers,
+    train_last,
+)
 from textus.models.pretrained import folder, peft
+from textus.models.registry import build
 
 SIZES = {"vocab_size": 61, "n_layer": 2, "n_head": 2, "d_model": 16, "context_length": 24, "dropout": 0.0}
 BERT = {
@@ -112,7 +121,7 @@ def test_peft_computes_the_same(shape: str, targets: str, tmp_path: Path) -> Non
 
 def test_a_fault_in_the_rows_is_seen_by_peft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     turned = lambda self: {"q": (32, 48), "k": (0, 16), "v": (16, 32)}  # noqa: E731
-    monkeypatch.setattr("textus.models.adapters.LoRALinear.rows", turned)
+    monkeypatch.setattr("textus.models.nn.lora.LoRALinear.rows", turned)
     with pytest.raises(AssertionError, match="not close"):
         test_peft_computes_the_same("bert", "q,k,v", tmp_path)
 

@@ -28,7 +28,7 @@ from textus.data.labeled import (
     read_records,
 )
 from textus.finetuning import parted, without_copies
-from textus.models.vectors import WordVectors
+from textus.models.word_vectors import WordVectors
 
 SMALL = ("train.batch_size=8", "model.n_layer=1", "model.d_model=16", "choices.precision=float32")
 WORDS = {

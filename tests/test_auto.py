@@ -14,9 +14,9 @@ from textus.core.config import (
     to_dict,
 )
 from textus.core.errors import UsageError
-from textus.models import build
-from textus.models import family as family_of
 from textus.models.pretrained.folder import read_folder, write_folder
+from textus.models.registry import build
+from textus.models.registry import family as family_of
 from textus.tokenizers import KINDS, Tokenizer, train
 
 TEXT = "the cat sat on the mat in 1934.\n\nYes;\nno 你好 世界, don't we'll Café"

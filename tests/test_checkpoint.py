@@ -31,7 +31,7 @@ from textus.core.io import (
     write_json,
 )
 from textus.core.locks import alone_in
-from textus.models import build
+from textus.models.registry import build
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CONFIG = {"vocab_size": 13, "context_length": 8, "n_layer": 1, "n_head": 1, "d_model": 8}

@@ -22,9 +22,12 @@ from textus.core.errors import (
 from textus.data.loader import Loader
 from textus.data.token_dataset import store_of
 from textus.evaluation import evaluate
-from textus.models import build
-from textus.models.fake import Fake, FakeConfig
 from textus.models.ngram import NGram, NGramConfig
+from textus.models.registry import build
+from textus.models.testing import (
+    Fake,
+    FakeConfig,
+)
 from textus.tokenizers import Tokenizer, load, train
 
 TEXT = "the cat sat on the mat, the dog ate the cat's hat; 春江潮水连海平。\n" * 12

@@ -21,8 +21,8 @@ from textus.core.config import (
     parse_value,
 )
 from textus.core.errors import UsageError
-from textus.models import family
-from textus.models.rotary import RopeScaling
+from textus.models.nn.rope import RopeScaling
+from textus.models.registry import family
 from textus.presets import model_values
 from textus.tasks.registry import (
     TASKS,

@@ -1,4 +1,4 @@
-"""Every family keeps the contract of `textus.models`; and for each promise a model that breaks it is caught.
+"""Every family keeps the contract of `textus.models.contract`; and for each promise a model that breaks it is caught.
 
 A new family needs one line in `CASES` of `families.py`. A check is a function of a trained model that raises
 AssertionError; it runs on every case, and on the planted faults of `faulty.py`. Shapes: B batch, T time, V vocabulary.
@@ -55,7 +55,14 @@ from textus.core.errors import UsageError
 from textus.data.batch import Batch
 from textus.engine import Engine
 from textus.generation import Sampling, generate
-from textus.models import FAMILIES, LanguageModel, Loss, build
+from textus.models.contract import (
+    LanguageModel,
+    Loss,
+)
+from textus.models.registry import (
+    FAMILIES,
+    build,
+)
 
 
 def test_every_family_is_asked() -> None:

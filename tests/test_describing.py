@@ -21,10 +21,16 @@ from textus.core import hardware
 from textus.data.loader import Loader
 from textus.data.token_dataset import store_of
 from textus.describing import as_mermaid, as_text, describe, disk, doctor, doctor_text, layers
-from textus.models import build
-from textus.models.fake import Fake, FakeConfig
+from textus.models.decoder import (
+    Decoder,
+    DecoderConfig,
+)
 from textus.models.ngram import NGram, NGramConfig
-from textus.models.transformer import Decoder, DecoderConfig
+from textus.models.registry import build
+from textus.models.testing import (
+    Fake,
+    FakeConfig,
+)
 
 SHAPES: list[dict[str, Any]] = [
     {},

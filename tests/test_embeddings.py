@@ -22,8 +22,13 @@ from textus.core.errors import (
     RunError,
     UsageError,
 )
-from textus.models import build
-from textus.models.vectors import WordVectors, initial_embeddings, input_embedding, read
+from textus.models.registry import build
+from textus.models.word_vectors import (
+    WordVectors,
+    initial_embeddings,
+    input_embedding,
+    read,
+)
 from textus.tokenizers import Tokenizer, load
 
 WIDTH = 16

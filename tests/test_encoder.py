@@ -27,10 +27,10 @@ from textus.data.loader import (
     SentencePairs,
 )
 from textus.data.token_dataset import store_of
-from textus.models import build
 from textus.models.encoder import Encoder, EncoderConfig, choose, hidden_text, visible_to
 from textus.models.pretrained import describe
 from textus.models.pretrained.folder import read_folder, write_folder
+from textus.models.registry import build
 from textus.tokenizers import train as train_tokenizer
 
 V, T, MASK = 37, 20, 36

@@ -23,7 +23,7 @@ from textus.core.errors import (
 )
 from textus.engine import Engine, EngineThread, Event
 from textus.generation import BOUNDS, Bound, Sampling, generate
-from textus.models import LanguageModel
+from textus.models.contract import LanguageModel
 
 END = 0
 

@@ -41,10 +41,16 @@ from textus.evaluation import (
     score_text,
 )
 from textus.generation import Sampling
-from textus.models import LanguageModel
-from textus.models.fake import Fake, FakeConfig
+from textus.models.contract import LanguageModel
+from textus.models.decoder import (
+    Decoder,
+    DecoderConfig,
+)
 from textus.models.ngram import NGram, NGramConfig
-from textus.models.transformer import Decoder, DecoderConfig
+from textus.models.testing import (
+    Fake,
+    FakeConfig,
+)
 from textus.models.vae import VAE, VAEConfig
 from textus.tokenizers import Tokenizer, train
 

@@ -446,7 +446,7 @@ def training_of(family: str, rows: Path, **settings: Any) -> tuple[Any, Any]:
     """A model of a family with a head, and the batches it would learn from."""
     from textus import tokenizers
     from textus.data.labeled import read_records
-    from textus.models import build
+    from textus.models.registry import build
     from textus.tasks.classification import Classification, ClassificationSettings
     from textus.tasks.encoding import (
         RowBatches,

@@ -30,8 +30,12 @@ from textus.data.loader import Loader
 from textus.data.token_dataset import store_of
 from textus.gradients import Backward, Gradients
 from textus.measuring import affordable
-from textus.models import LanguageModel, Loss, build
+from textus.models.contract import (
+    LanguageModel,
+    Loss,
+)
 from textus.models.gan import GAN, GANConfig, alive_before_end, policy_loss, straight_through
+from textus.models.registry import build
 from textus.optim import OptimSettings, make_optimisers
 from textus.training import TrainSettings, fit
 

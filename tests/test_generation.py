@@ -27,7 +27,8 @@ from textus.generation import (
     penalise,
     weigh,
 )
-from textus.models import LanguageModel, build
+from textus.models.contract import LanguageModel
+from textus.models.registry import build
 from textus.tokenizers import train
 
 GREEDY = Sampling(temperature=0)

@@ -23,10 +23,10 @@ from textus.core.errors import (
     UsageError,
 )
 from textus.generation import Sampling, generate
-from textus.models import build
 from textus.models.pretrained import gguf, llama2c
 from textus.models.pretrained.container import Container
 from textus.models.pretrained.vocabulary import SPLITS
+from textus.models.registry import build
 
 Quant = peer.GGMLQuantizationType
 CONTEXT = 48

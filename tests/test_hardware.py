@@ -13,7 +13,7 @@ import torch
 
 from textus.core import hardware
 from textus.core.errors import UsageError
-from textus.models import kernels
+from textus.models.kernels import native
 
 
 def test_importing_it_is_light() -> None:
@@ -74,8 +74,8 @@ def test_what_doctor_names_as_the_compiler_is_what_builds_the_kernels(
     monkeypatch.setenv("TEXTUS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("CXX", name if " " in name else "")
     assert hardware.find_compiler() is None
-    assert "not found" in str(kernels._library.__wrapped__()[1]) or "no C++ compiler" in str(
-        kernels._library.__wrapped__()[1]
+    assert "not found" in str(native._library.__wrapped__()[1]) or "no C++ compiler" in str(
+        native._library.__wrapped__()[1]
     )
     program = tmp_path / name.split()[0]
     program.write_text('#!/bin/sh\necho "called $0 $1" >&2; exit 3\n')
@@ -83,7 +83,7 @@ def test_what_doctor_names_as_the_compiler_is_what_builds_the_kernels(
     found = hardware.machine().compiler
     assert found == (name if " " in name else str(program))
     assert f"the C++ compiler {found} could not build the kernels (called {program}" in str(
-        kernels._library.__wrapped__()[1]
+        native._library.__wrapped__()[1]
     )
 
 
@@ -91,7 +91,7 @@ def test_a_compiler_that_was_named_and_is_missing_is_not_replaced(monkeypatch: p
     for wanted in ("/nowhere/g++", "'unclosed", "g++-that-is-nowhere -O1"):
         monkeypatch.setenv("CXX", wanted)
         assert hardware.find_compiler() is None
-        assert wanted in str(kernels._library.__wrapped__()[1])
+        assert wanted in str(native._library.__wrapped__()[1])
 
 
 def test_matrix_rate_is_that_of_a_product_timed_by_hand() -> None:

@@ -19,10 +19,11 @@ from textus.core.errors import (
 from textus.data.batch import Batch
 from textus.data.loader import Loader
 from textus.data.token_dataset import store_of
-from textus.models import build, hmm_tagger
 from textus.models import hmm as module
+from textus.models import hmm_tagger
 from textus.models.hmm import HMM, TABLES, HMMConfig
 from textus.models.hmm_tagger import HMMTagger, endings, shape, smoothed
+from textus.models.registry import build
 
 END, VOCAB = 0, 6
 

@@ -23,10 +23,16 @@ from textus.core import hardware
 from textus.core.rng import counter_seed
 from textus.data.batch import Batch
 from textus.gradients import Gradients
-from textus.models import kernels
-from textus.models.losses import chunk_loss, cross_entropy
-from textus.models.rotary import RopeScaling
-from textus.models.transformer import Decoder, DecoderConfig
+from textus.models.decoder import (
+    Decoder,
+    DecoderConfig,
+)
+from textus.models.kernels import native as kernels
+from textus.models.nn.cross_entropy import (
+    chunk_loss,
+    cross_entropy,
+)
+from textus.models.nn.rope import RopeScaling
 
 needs_kernels = pytest.mark.skipif(kernels.library() is None, reason=f"no kernels: {kernels.why_none()}")
 

@@ -21,8 +21,11 @@ from textus.core.errors import (
 )
 from textus.models import linear
 from textus.models.linear import LinearClassifier, LinearConfig
-from textus.models.parts import ACTIVATIONS, INITIALISATIONS
-from textus.models.vectors import WordVectors
+from textus.models.nn.registry import (
+    ACTIVATIONS,
+    INITIALISATIONS,
+)
+from textus.models.word_vectors import WordVectors
 
 TOPICS = {
     "food": ["the soup was hot and the bread was fresh", "I ate two eggs, some bread and a soup",

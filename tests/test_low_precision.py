@@ -20,7 +20,7 @@ from torch import Tensor
 
 from textus.engine import Engine
 from textus.generation import Sampling, generate
-from textus.models import LanguageModel
+from textus.models.contract import LanguageModel
 
 
 def first_differences(

@@ -14,7 +14,7 @@ from test_finetuning import sentences, written
 from textus import api
 from textus.checkpoint import load, open_run
 from textus.core.errors import UsageError
-from textus.models.adapters import adapted
+from textus.models.nn.lora import adapted
 from textus.tasks.encoding import (
     batch_of,
     frame_of,

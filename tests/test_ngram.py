@@ -16,9 +16,9 @@ from textus.core.errors import UsageError
 from textus.data.batch import Batch
 from textus.data.loader import Loader
 from textus.data.token_dataset import store_of
-from textus.models import build
 from textus.models import ngram as module
 from textus.models.ngram import NGram, NGramConfig
+from textus.models.registry import build
 
 END, VOCAB = 0, 11  # id 10 is in the vocabulary and in no text
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from textus.core.config import assign
 from textus.core.errors import UsageError
-from textus.models import build
+from textus.models.registry import build
 from textus.optim import (
     OPTIMISERS,
     RATES,

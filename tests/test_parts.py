@@ -18,8 +18,12 @@ from textus.api import train
 from textus.comparing import log_lines
 from textus.core.config import assign
 from textus.core.errors import UsageError
-from textus.models import build, parts
-from textus.models.layers import make_feed_forward, make_norm
+from textus.models.nn import registry
+from textus.models.nn.layers import (
+    make_feed_forward,
+    make_norm,
+)
+from textus.models.registry import build
 from textus.optim import OPTIMISERS, SCHEDULES, OptimSettings, Schedule, make_optimisers, set_rates
 
 X = torch.linspace(-4, 4, 33, dtype=torch.float64).view(3, 11)
@@ -45,10 +49,10 @@ FORMULAS: dict[str, Callable[[float], float]] = {
 
 
 def test_every_part_is_asked() -> None:
-    assert set(FORMULAS) | {"softmax"} == set(parts.ACTIVATIONS)
-    assert set(LOSSES) == set(parts.LOSSES)
-    assert set(DRAWN) | {"orthogonal", "zeros"} == set(parts.INITIALISATIONS)
-    assert set(NORMS) == set(parts.NORMS)
+    assert set(FORMULAS) | {"softmax"} == set(registry.ACTIVATIONS)
+    assert set(LOSSES) == set(registry.LOSSES)
+    assert set(DRAWN) | {"orthogonal", "zeros"} == set(registry.INITIALISATIONS)
+    assert set(NORMS) == set(registry.NORMS)
     assert {*STEPS, "muon"} == set(OPTIMISERS)
     assert {*DECAYS, "warmup-stable-decay"} == set(SCHEDULES)
 
@@ -56,21 +60,21 @@ def test_every_part_is_asked() -> None:
 @pytest.mark.parametrize("name", FORMULAS)
 def test_activations_are_their_formulas(name: str) -> None:
     expected = [[FORMULAS[name](float(x)) for x in row] for row in X]
-    got = parts.ACTIVATIONS[name](X)
+    got = registry.ACTIVATIONS[name](X)
     torch.testing.assert_close(got, torch.tensor(expected, dtype=torch.float64), atol=1e-12, rtol=0)
 
 
 def test_softmax_is_a_distribution_over_the_last_axis() -> None:
     expected = torch.tensor([[math.exp(x) / sum(map(math.exp, row)) for x in row] for row in X.tolist()])
-    torch.testing.assert_close(parts.ACTIVATIONS["softmax"](X).float(), expected.float())
-    assert parts.ACTIVATIONS["softmax"](X + 1000).isfinite().all()
+    torch.testing.assert_close(registry.ACTIVATIONS["softmax"](X).float(), expected.float())
+    assert registry.ACTIVATIONS["softmax"](X + 1000).isfinite().all()
 
 
-@pytest.mark.parametrize("name", parts.ACTIVATIONS)
+@pytest.mark.parametrize("name", registry.ACTIVATIONS)
 def test_a_feed_forward_can_have_any_of_them(name: str) -> None:
     layer = make_feed_forward(name, 4, 8, bias=True, dropout=0.0)
     x = torch.randn(2, 3, 4)
-    hidden = parts.ACTIVATIONS[name](x @ layer.up.weight.T + layer.up.bias)  # type: ignore[union-attr, operator]
+    hidden = registry.ACTIVATIONS[name](x @ layer.up.weight.T + layer.up.bias)  # type: ignore[union-attr, operator]
     expected = hidden @ layer.down.weight.T + layer.down.bias  # type: ignore[union-attr, operator]
     torch.testing.assert_close(layer(x), expected)
 
@@ -124,16 +128,16 @@ LOSSES: dict[str, tuple[Tensor, Tensor, Callable[[], list[float]]]] = {
 def test_losses_are_their_formulas_and_fall_along_their_gradient(name: str) -> None:
     scores, targets, expected = LOSSES[name]
     moved = scores.clone().requires_grad_()
-    loss = parts.make_loss(name)(moved, targets)
+    loss = registry.make_loss(name)(moved, targets)
     torch.testing.assert_close(loss.detach(), torch.tensor(expected()), atol=1e-5, rtol=1e-5)
     loss.sum().backward()
     assert moved.grad is not None
-    after = parts.make_loss(name)(scores - 0.01 * moved.grad, targets)
+    after = registry.make_loss(name)(scores - 0.01 * moved.grad, targets)
     assert float(after.sum()) < float(loss.detach().sum())
 
 
 def test_hinge_is_torchs_on_one_margin() -> None:
-    ours = parts.LOSSES["hinge"](SCORES[:, :2], CLASSES.clamp(max=1))
+    ours = registry.LOSSES["hinge"](SCORES[:, :2], CLASSES.clamp(max=1))
     theirs = nn.MultiMarginLoss(reduction="none")(SCORES[:, :2], CLASSES.clamp(max=1))
     torch.testing.assert_close(ours, 2 * theirs)  # torch divides by the number of classes
 
@@ -141,10 +145,10 @@ def test_hinge_is_torchs_on_one_margin() -> None:
 def test_a_sure_discriminator_still_teaches_the_generator() -> None:
     """Goodfellow's reason for the non-saturating form: log(1 − D) has no slope where D is near zero."""
     made = torch.tensor([-20.0], requires_grad=True)
-    parts.LOSSES["adversarial"](made, torch.ones(1)).backward()
+    registry.LOSSES["adversarial"](made, torch.ones(1)).backward()
     assert float(made.grad) == pytest.approx(-1.0)  # type: ignore[arg-type]
     saturating = torch.tensor([-20.0], requires_grad=True)
-    (-parts.LOSSES["adversarial"](saturating, torch.zeros(1))).backward()
+    (-registry.LOSSES["adversarial"](saturating, torch.zeros(1))).backward()
     assert abs(float(saturating.grad)) < 1e-8  # type: ignore[arg-type]
 
 
@@ -165,7 +169,7 @@ def drawn(name: str, seed: int = 0) -> nn.Linear:
     layer = nn.Linear(I, O)
     with torch.no_grad():
         layer.bias.fill_(7.0)
-    parts.initialise(layer, name)
+    registry.initialise(layer, name)
     return layer
 
 
@@ -190,7 +194,7 @@ def test_orthogonal_and_zeros() -> None:
     assert not drawn("zeros").weight.any()
 
 
-@pytest.mark.parametrize("name", parts.INITIALISATIONS)
+@pytest.mark.parametrize("name", registry.INITIALISATIONS)
 def test_vectors_keep_their_values(name: str) -> None:
     assert (drawn(name).bias == 7.0).all()
 
@@ -202,10 +206,10 @@ def test_pretrained_weights_are_copied_and_the_others_named() -> None:
     torch.manual_seed(1)
     teacher, pupil = build("decoder", SMALL), build("decoder", SMALL)
     known = {name: value for name, value in teacher.state_dict().items() if "head" not in name}
-    kept = parts.load_pretrained(pupil, known)
+    kept = registry.load_pretrained(pupil, known)
     assert set(kept) == set(teacher.state_dict()) - set(known)
     assert all(torch.equal(pupil.state_dict()[name], value) for name, value in known.items())
-    parts.load_pretrained(pupil, teacher.state_dict())
+    registry.load_pretrained(pupil, teacher.state_dict())
     ids = torch.tensor([[1, 2, 3]])
     torch.testing.assert_close(pupil(ids), teacher(ids))
 
@@ -224,7 +228,7 @@ def test_pretrained_weights_that_do_not_fit_change_nothing(weights: dict[str, Te
     layer = nn.Linear(2, 3)
     before = {name: value.clone() for name, value in layer.state_dict().items()}
     with pytest.raises(UsageError, match=message):
-        parts.load_pretrained(layer, weights)
+        registry.load_pretrained(layer, weights)
     assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
 
 
@@ -391,11 +395,11 @@ def test_schedules_are_torchs_after_the_warm_up(name: str) -> None:
     ("call", "message"),
     [
         (
-            lambda: parts.make_loss("crossentropy"),
+            lambda: registry.make_loss("crossentropy"),
             "unknown loss 'crossentropy'; did you mean 'cross-entropy'",
         ),
         (
-            lambda: parts.initialise(nn.Linear(2, 2), "xavier"),
+            lambda: registry.initialise(nn.Linear(2, 2), "xavier"),
             "unknown initialisation 'xavier'; did you mean",
         ),
         (lambda: make_norm("bach", 3), "unknown norm 'bach'; did you mean 'batch'"),

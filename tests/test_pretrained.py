@@ -22,9 +22,9 @@ from textus.core.errors import (
 )
 from textus.engine import Engine
 from textus.generation import Sampling
-from textus.models import build
 from textus.models.pretrained import architectures, describe
 from textus.models.pretrained.folder import read_folder, write_folder
+from textus.models.registry import build
 
 V, CONTEXT = 41, 48
 

@@ -23,7 +23,11 @@ from textus.data.labeled import (
     Record,
     read_records,
 )
-from textus.models.heads import SpanHead, context_of, span_scores
+from textus.models.nn.heads import (
+    SpanHead,
+    context_of,
+    span_scores,
+)
 from textus.tasks import (
     Example,
     Frame,

@@ -21,7 +21,10 @@ from textus.core.errors import (
 )
 from textus.data.batch import Batch
 from textus.metrics import regression
-from textus.models.heads import NumberHead, OrdinalHead
+from textus.models.nn.heads import (
+    NumberHead,
+    OrdinalHead,
+)
 
 SMALL = ("train.batch_size=8", "model.n_layer=1", "model.d_model=32", "optim.rate=0.01")
 

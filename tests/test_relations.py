@@ -21,7 +21,7 @@ from textus.core.errors import (
 )
 from textus.data.batch import Batch
 from textus.data.labeled import Record
-from textus.models.heads import PairHead
+from textus.models.nn.heads import PairHead
 from textus.tasks import (
     Frame,
     Row,

@@ -20,7 +20,8 @@ from textus.data.batch import Batch
 from textus.evaluation import score_ids
 from textus.generation import Sampling, generate
 from textus.gradients import Gradients
-from textus.models import build, rnn
+from textus.models import rnn
+from textus.models.registry import build
 from textus.models.rnn import RNN
 
 V, D, LAYERS = 11, 8, 2

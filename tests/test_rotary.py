@@ -6,10 +6,18 @@ import pytest
 import torch
 
 from textus.describing import cache_bytes
-from textus.models import rotary
+from textus.models.decoder import (
+    Decoder,
+    DecoderConfig,
+)
 from textus.models.encoder import Encoder, EncoderConfig
-from textus.models.rotary import TABLE, RopeScaling, RotaryTable, rotary_table
-from textus.models.transformer import Decoder, DecoderConfig
+from textus.models.nn import rope
+from textus.models.nn.rope import (
+    TABLE,
+    RopeScaling,
+    RotaryTable,
+    rotary_table,
+)
 
 DECLARED = 4_000_000
 SMALL = {"vocab_size": 50, "n_layer": 2, "n_head": 2, "d_model": 32}
@@ -48,7 +56,7 @@ def test_cached_logits_past_the_first_table_are_those_of_a_whole_one(monkeypatch
     whole = Decoder(DecoderConfig(context_length=64, **SMALL)).eval()
     for parameter in whole.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
-    monkeypatch.setattr(rotary, "TABLE", 8)
+    monkeypatch.setattr(rope, "TABLE", 8)
     grown = Decoder(DecoderConfig(context_length=64, **SMALL)).eval()
     grown.load_state_dict(whole.state_dict())
     ids = torch.randint(50, (2, 40), generator=torch.Generator().manual_seed(0))
@@ -67,7 +75,7 @@ def test_cached_logits_past_the_first_table_are_those_of_a_whole_one(monkeypatch
 
 def test_table_that_grew_while_generating_serves_a_training_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """M21: an inference tensor in the table would break the next backward pass."""
-    monkeypatch.setattr(rotary, "TABLE", 4)
+    monkeypatch.setattr(rope, "TABLE", 4)
     model = Encoder(EncoderConfig(context_length=64, position="rotary", **SMALL))
     with torch.inference_mode():
         model.hidden(torch.zeros(1, 10, dtype=torch.long))

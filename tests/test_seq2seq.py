@@ -18,7 +18,8 @@ from textus.data.bucketing import sources_of
 from textus.engine import Engine
 from textus.generation import Sampling
 from textus.gradients import Gradients
-from textus.models import build, seq2seq
+from textus.models import seq2seq
+from textus.models.registry import build
 from textus.models.seq2seq import Seq2Seq, Seq2SeqConfig
 
 V, D, LAYERS, END = 11, 8, 2, 0

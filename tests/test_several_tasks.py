@@ -34,7 +34,7 @@ from textus.core.io import (
     sha256,
 )
 from textus.gradients import Gradients
-from textus.models import family as family_of
+from textus.models.registry import family as family_of
 from textus.optim import OptimSettings, make_optimisers
 from textus.runs import Ready, train_to_end
 from textus.tasks.classification import Classification, ClassificationSettings

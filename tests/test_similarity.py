@@ -24,7 +24,10 @@ from textus.core.errors import (
 )
 from textus.data.batch import Batch
 from textus.metrics import ranking
-from textus.models.heads import SimilarityHead, also_right
+from textus.models.nn.heads import (
+    SimilarityHead,
+    also_right,
+)
 from textus.tasks import Example
 from textus.tasks.encoding import batch_of as tasks_batch
 from textus.tasks.encoding import (

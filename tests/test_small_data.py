@@ -328,7 +328,7 @@ def test_ids_of_a_batch_are_counted_once(tmp_path: Path) -> None:
 
 
 def test_solved_kinds_are_heads_that_have_one_linear_layer() -> None:
-    from textus.models.heads import HEADS
+    from textus.models.nn.heads import HEADS
 
     for kind in solved.HEADS:
         assert hasattr(HEADS[kind], "features")

@@ -15,7 +15,9 @@ import textus
 from textus.api import prove_resume
 from textus.data.batch import Batch
 from textus.gradients import Gradients
-from textus.models import LanguageModel, build, kernels
+from textus.models.contract import LanguageModel
+from textus.models.kernels import native
+from textus.models.registry import build
 
 V = 11
 SIZE = {"vocab_size": V, "end_id": 0, "n_layer": 1, "d_model": 16, "dropout": 0.4}
@@ -27,7 +29,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "gan": ("gan", {**SIZE, "dropout": 0.0, "warmup_steps": 0, "critic_steps": 0, "context_length": 8}),
     "decoder": ("decoder", {"vocab_size": V, "n_layer": 1, "n_head": 1, "d_model": 16, "dropout": 0.4}),
 }
-needs_kernels = pytest.mark.skipif(kernels.library() is None, reason=f"no kernels: {kernels.why_none()}")
+needs_kernels = pytest.mark.skipif(native.library() is None, reason=f"no kernels: {native.why_none()}")
 
 
 def made(name: str) -> LanguageModel:

@@ -26,7 +26,10 @@ from textus.data.labeled import (
     read_records,
 )
 from textus.metrics.entities import bio, entity_scores, scheme_counts, spans, token_scores
-from textus.models.heads import CRF, IGNORED
+from textus.models.nn.heads import (
+    CRF,
+    IGNORED,
+)
 from textus.tasks import Frame
 from textus.tasks.tagging import Tagging, TaggingSettings, commonest_mistakes, stretches
 from textus.tasks.tokens import Tagged, cut, tagged

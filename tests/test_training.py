@@ -34,7 +34,12 @@ from textus.data.batch import Batch
 from textus.data.loader import Loader
 from textus.data.token_dataset import store_of
 from textus.gradients import Gradients
-from textus.models import LanguageModel, Loss, build, kernels
+from textus.models.contract import (
+    LanguageModel,
+    Loss,
+)
+from textus.models.kernels import native
+from textus.models.registry import build
 from textus.optim import OPTIMISERS, OptimSettings
 from textus.training import Choices, Clock, TrainSettings, fit, validation_loss
 
@@ -45,7 +50,7 @@ SETTINGS = TrainSettings(
     log_every=2, evaluate_every=4, checkpoint_every=3,
 )  # fmt: skip
 NATIVE = Choices("bfloat16", "plain", "native")
-needs_kernels = pytest.mark.skipif(kernels.library() is None, reason=f"no kernels: {kernels.why_none()}")
+needs_kernels = pytest.mark.skipif(native.library() is None, reason=f"no kernels: {native.why_none()}")
 
 STREAM = np.array([0, *np.random.default_rng(0).choice(V - 1, 200, p=np.arange(1, V) / 136) + 1, 0])
 STORE = store_of(STREAM, [0])

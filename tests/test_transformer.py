@@ -13,7 +13,11 @@ from torch import Tensor
 
 from textus.core.errors import UsageError
 from textus.data.batch import Batch
-from textus.models.layers import (
+from textus.models.decoder import (
+    Decoder,
+    DecoderConfig,
+)
+from textus.models.nn.layers import (
     ACTIVATIONS,
     GATED,
     causal_mask,
@@ -21,7 +25,6 @@ from textus.models.layers import (
     fused_attention,
     plain_attention,
 )
-from textus.models.transformer import Decoder, DecoderConfig
 
 V, CONTEXT = 29, 24
 Weights = dict[str, Tensor]

@@ -19,9 +19,15 @@ from torch import Tensor
 
 from textus import api, finetuning
 from textus.core.errors import UsageError
-from textus.models import build, kernels, unpadded
-from textus.models.adapters import LoRASettings, adapt, adapted, train_last
 from textus.models.encoder import Encoder
+from textus.models.kernels import native, varlen
+from textus.models.nn.lora import (
+    LoRASettings,
+    adapt,
+    adapted,
+    train_last,
+)
+from textus.models.registry import build
 
 V, T = 61, 37
 SHAPE = {
@@ -92,8 +98,8 @@ def attending(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     tiles.
     """
     if way == "products":
-        monkeypatch.setattr(unpadded, "tiles_fit", lambda width: False)
-    elif not kernels.tiles_fit(SHAPE["d_model"] // SHAPE["n_head"]):
+        monkeypatch.setattr(varlen, "tiles_fit", lambda width: False)
+    elif not native.tiles_fit(SHAPE["d_model"] // SHAPE["n_head"]):
         pytest.skip("no tiles on this processor")
 
 
@@ -154,7 +160,7 @@ def test_a_planted_fault_is_not_as_exact(
     attending("products" if fault in FAULTS else "tiles", monkeypatch)
     model, kinds = encoder(d_ff=300), [texts(LENGTHS[name]) for name in ("ragged", "very long")]
     assert not any(worse(model, given) for given in kinds)
-    monkeypatch.setattr(kernels, "library", lambda: faulty[fault])
+    monkeypatch.setattr(native, "library", lambda: faulty[fault])
     assert any(worse(model, given) for given in kinds)
 
 
@@ -192,7 +198,7 @@ def test_a_planted_fault_in_reading_is_seen(
     attending("tiles", monkeypatch)
     model, kinds = encoder().eval(), [texts(LENGTHS[name]) for name in ("ragged", "very long")]
     assert all(is_read_as_exactly(model, given) for given in kinds)
-    monkeypatch.setattr(kernels, "library", lambda: faulty[fault])
+    monkeypatch.setattr(native, "library", lambda: faulty[fault])
     assert not all(is_read_as_exactly(model, given) for given in kinds)
 
 
@@ -205,9 +211,9 @@ def test_weights_that_change_are_laid_out_again() -> None:
     assert torch.equal(before, read(again, given, "bfloat16", "unpadded"))
     computed(model, given, "bfloat16", "unpadded")
     weight = model.blocks[0].feed_forward.up.weight
-    assert kernels.PREPARED[weight][1] is torch.Tensor.bfloat16
+    assert native.PREPARED[weight][1] is torch.Tensor.bfloat16
     assert torch.equal(before, read(model, given, "bfloat16", "unpadded"))
-    assert kernels.PREPARED[weight][1] is unpadded.laid_out
+    assert native.PREPARED[weight][1] is varlen.laid_out
     with torch.no_grad():
         model.blocks[1].feed_forward.up.weight.mul_(-1.0)
     assert is_read_as_exactly(model, given)
@@ -218,7 +224,7 @@ def test_weights_that_change_are_laid_out_again() -> None:
 def test_a_torch_that_lays_out_no_weights_reads_the_same_texts(monkeypatch: pytest.MonkeyPatch) -> None:
     model, given = encoder().eval(), texts(LENGTHS["ragged"])
     laid_out = read(model, given, "bfloat16", "unpadded")
-    monkeypatch.setattr(unpadded, "lays_out", lambda: False)
+    monkeypatch.setattr(varlen, "lays_out", lambda: False)
     torch.testing.assert_close(laid_out, read(model, given, "bfloat16", "unpadded"), atol=0.1, rtol=0.05)
     assert is_read_as_exactly(model, given)
 
@@ -248,11 +254,11 @@ def test_dropout_follows_from_the_step_and_keeps_its_share() -> None:
     assert torch.equal(states(3), states(3))
     assert not torch.equal(states(3), states(4))
     x, delta = (torch.ones(500, 64, dtype=torch.bfloat16) for _ in range(2))
-    shape = unpadded.Texts(torch.tensor([0, 500]), 500, 500, 2, 32, 1e-5, 0.3)
-    total, _, moments = unpadded.add_norm(shape, x, delta, (torch.ones(64), torch.zeros(64)), 7)
+    shape = varlen.Texts(torch.tensor([0, 500]), 500, 500, 2, 32, 1e-5, 0.3)
+    total, _, moments = varlen.add_norm(shape, x, delta, (torch.ones(64), torch.zeros(64)), 7)
     assert total.unique().tolist() == pytest.approx([1, 1 + 1 / 0.7], rel=0.01)
     assert (total == 1).float().mean() == pytest.approx(0.3, abs=0.02)
-    _, d_delta, _ = unpadded.add_norm_backward(
+    _, d_delta, _ = varlen.add_norm_backward(
         shape, torch.randn(500, 64).bfloat16(), total, moments, torch.ones(64), seed=7
     )
     assert torch.equal(d_delta == 0, total == 1)  # what was dropped gets no gradient

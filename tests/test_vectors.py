@@ -20,8 +20,14 @@ from textus.core.errors import (
     MissingExtra,
     UsageError,
 )
-from textus.models import build, vectors
-from textus.models.vectors import VectorSettings, WordVectors, initial_embeddings, read
+from textus.models import word_vectors
+from textus.models.registry import build
+from textus.models.word_vectors import (
+    VectorSettings,
+    WordVectors,
+    initial_embeddings,
+    read,
+)
 from textus.tokenizers import Tokenizer
 from textus.tokenizers import train as train_tokenizer
 
@@ -57,7 +63,7 @@ SMALL = VectorSettings(d_model=12, epochs=8, sample=0.0, window=3, negative=5, b
 
 @pytest.mark.parametrize("method", ["skip-gram", "cbow"])
 def test_words_that_stand_together_lie_together(method: Any, gensim: Any) -> None:
-    learnt = vectors.learn(texts(), VectorSettings(**{**vars(SMALL), "method": method}))
+    learnt = word_vectors.learn(texts(), VectorSettings(**{**vars(SMALL), "method": method}))
     assert learnt.matrix.shape == (10, 12)
     for word, topic in (("fox", {"hen", "egg", "barn", "hay"}), ("ship", {"sail", "mast", "wave", "port"})):
         assert {name for name, _ in learnt.similar(word, 4)} == topic
@@ -66,14 +72,14 @@ def test_words_that_stand_together_lie_together(method: Any, gensim: Any) -> Non
 def test_the_methods_differ_and_both_adds_the_context_vectors(gensim: Any) -> None:
     ways = [SMALL, VectorSettings(**{**vars(SMALL), "method": "cbow"})]
     ways += [VectorSettings(**{**vars(SMALL), "both": True}), VectorSettings(**{**vars(SMALL), "seed": 1})]
-    made = [vectors.learn(texts(), way).matrix for way in ways]
+    made = [word_vectors.learn(texts(), way).matrix for way in ways]
     assert not any(np.allclose(made[0], other) for other in made[1:])
 
 
 def test_same_texts_same_bytes_and_they_are_gensims(gensim: Any) -> None:
     """Python's own hash of a string changes with every process: another one must change nothing."""
-    learnt = vectors.learn(texts(), SMALL)
-    assert same(vectors.learn(texts(), SMALL), learnt)
+    learnt = word_vectors.learn(texts(), SMALL)
+    assert same(word_vectors.learn(texts(), SMALL), learnt)
     theirs = gensim.Word2Vec(
         sg=1, vector_size=12, epochs=8, sample=0.0, window=3, min_count=2, seed=0, workers=1, hashfxn=len
     )
@@ -85,8 +91,8 @@ def test_same_texts_same_bytes_and_they_are_gensims(gensim: Any) -> None:
 def test_long_texts_are_read_to_their_end(gensim: Any) -> None:
     """gensim drops what is beyond 10,000 words of one text."""
     long = ["a", "b"] * 6_000 + ["last", "word"] * 50
-    assert "last" in vectors.learn([long], VectorSettings(d_model=4, epochs=1))
-    pieces = list(vectors._Pieces([long]))
+    assert "last" in word_vectors.learn([long], VectorSettings(d_model=4, epochs=1))
+    pieces = list(word_vectors._Pieces([long]))
     assert [len(piece) for piece in pieces] == [10_000, 2_100]
     model = gensim.Word2Vec(vector_size=4, min_count=1, workers=1, sample=0)
     model.build_vocab([long])
@@ -95,9 +101,9 @@ def test_long_texts_are_read_to_their_end(gensim: Any) -> None:
 
 def test_what_cannot_be_learnt_from(gensim: Any) -> None:
     with pytest.raises(UsageError, match="read several times"):
-        vectors.learn(text for text in texts())
+        word_vectors.learn(text for text in texts())
     with pytest.raises(DataError, match=r"no word occurs 5 times \(min_count\)"):
-        vectors.learn([["a", "b"]], VectorSettings(min_count=5))
+        word_vectors.learn([["a", "b"]], VectorSettings(min_count=5))
     with pytest.raises(UsageError, match="window=0: must be at least 1"):
         VectorSettings(window=0)
 
@@ -105,7 +111,7 @@ def test_what_cannot_be_learnt_from(gensim: Any) -> None:
 def test_without_gensim_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gensim.models", None)
     with pytest.raises(MissingExtra, match=r"textus\[vectors\]"):
-        vectors.learn(texts())
+        word_vectors.learn(texts())
 
 
 # ── files ──────────────────────────────────────────────────────────────────────────────────────
@@ -244,10 +250,10 @@ def test_analogies_are_counted_as_they_are_answered() -> None:
         answer = ours.analogy(a, b, c)[0][0] if known and len(asked) % 2 else words[0]
         asked.append((a, b, c, answer))
     expected = sum("nowhere" not in q and ours.analogy(*q[:3])[0][0] == q[3] for q in asked)
-    right, coverage = vectors.analogies_right(ours, asked)
+    right, coverage = word_vectors.analogies_right(ours, asked)
     assert right == expected > 200
     assert (coverage.found, coverage.total) == (sum("nowhere" not in q for q in asked), 600)
-    assert vectors.analogies_right(ours, [])[0] == 0
+    assert word_vectors.analogies_right(ours, [])[0] == 0
 
 
 def test_rank_correlation_is_scipys_with_ties() -> None:
@@ -257,12 +263,12 @@ def test_rank_correlation_is_scipys_with_ties() -> None:
         one, other = draw.integers(0, 9, n).astype(float), draw.normal(size=n)
         if np.ptp(one):
             expected = stats.spearmanr(one, other).statistic
-            assert vectors.rank_correlation(one, other) == pytest.approx(expected, abs=1e-12)
-    assert vectors.rank_correlation(np.ones(4), draw.normal(size=4)) == 0.0
+            assert word_vectors.rank_correlation(one, other) == pytest.approx(expected, abs=1e-12)
+    assert word_vectors.rank_correlation(np.ones(4), draw.normal(size=4)) == 0.0
 
 
 def test_pairs_without_a_vector_count_as_zero() -> None:
-    got, coverage = vectors.cosines(some(), [("the", "Fox"), ("the", "vixen")])
+    got, coverage = word_vectors.cosines(some(), [("the", "Fox"), ("the", "vixen")])
     assert got[0] == pytest.approx(some().similarity("the", "Fox"))
     assert got[1] == 0.0
     assert str(coverage) == "1 of 2 (50.0%)"

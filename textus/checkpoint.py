@@ -56,9 +56,11 @@ from textus.core.io import (
     write_atomic,
     write_json,
 )
-from textus.models import LanguageModel, adapters, build
-from textus.models.heads import build_head
+from textus.models.contract import LanguageModel
+from textus.models.nn import lora
+from textus.models.nn.heads import build_head
 from textus.models.pretrained import packing
+from textus.models.registry import build
 from textus.tensorboard import TensorBoardWriter
 
 KEEP = 2
@@ -500,7 +502,7 @@ def load(path: Path, *, merged: bool = True) -> tuple[LanguageModel, tokenizers.
             f"{path}: the weights do not fit the model ({str(error).splitlines()[-1].strip()})",
         ) from error
     if merged:
-        adapters.merge(model)
+        lora.merge(model)
     model.eval()
     return model, read_tokenizer(run), run.record
 
@@ -540,7 +542,7 @@ def built(run: RunFolder) -> LanguageModel:
         for name, spec in record.get("heads", {}).items():
             model.heads[name] = build_head(spec, model.config.d_model)
         if record.get("method") == "lora":
-            adapters.adapt(model, from_dict(adapters.LoRASettings, record["method_settings"], "method."))
+            lora.adapt(model, from_dict(lora.LoRASettings, record["method_settings"], "method."))
     except RunError:
         raise
     except UNUSABLE as error:

@@ -31,7 +31,7 @@ from textus.metrics.resampling import (
     interval,
     paired_bootstrap,
 )
-from textus.models import LanguageModel
+from textus.models.contract import LanguageModel
 from textus.reporting.html import (
     Section,
     write_report,

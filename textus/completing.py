@@ -35,7 +35,7 @@ from textus.data.read_options import (
 )
 from textus.engine import Engine
 from textus.generation import Sampling, TextStream, beginning
-from textus.models import LanguageModel
+from textus.models.contract import LanguageModel
 from textus.tokenizers import Tokenizer
 
 AT_ONCE = 16

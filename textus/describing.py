@@ -24,7 +24,7 @@ from torch import nn
 
 from textus.core import hardware
 from textus.evaluation import n_parameters, weights_bytes
-from textus.models import LanguageModel
+from textus.models.contract import LanguageModel
 from textus.reporting.format import (
     cell,
     size,

@@ -37,7 +37,7 @@ from textus.generation import (
     in_reach,
     inference,
 )
-from textus.models import LanguageModel
+from textus.models.contract import LanguageModel
 
 PIECE = 1 << 25
 """Prompts are read in pieces of about this many logits (128 MB): a family returns (B, T, V) of them, and

@@ -25,7 +25,7 @@ from textus.data.read_options import (
     options_of_all,
     options_of_run,
 )
-from textus.models import LanguageModel
+from textus.models.contract import LanguageModel
 from textus.predicting import Predictor
 from textus.scoring import Rows, assessed, difference
 from textus.tasks import (

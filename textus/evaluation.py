@@ -71,7 +71,7 @@ from textus.metrics.resampling import (
     pooled,
     repetition,
 )
-from textus.models import LanguageModel
+from textus.models.contract import LanguageModel
 from textus.tokenizers import Tokenizer
 from textus.tokenizers.tokenizer import UNKNOWN_TEXT
 

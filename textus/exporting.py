@@ -36,7 +36,7 @@ from textus.core.io import (
     sha256,
 )
 from textus.core.names import unknown
-from textus.models.kernels import cache_folder
+from textus.models.kernels.native import cache_folder
 from textus.models.pretrained import Imported, folder, gguf, llama2c, packing, peft
 from textus.models.pretrained import heads as foreign_heads
 from textus.models.pretrained.container import MAGIC

@@ -33,7 +33,7 @@ from textus.data.read_options import (
     ReadOptions,
 )
 from textus.metrics.entities import entity_scores
-from textus.models import LanguageModel
+from textus.models.contract import LanguageModel
 from textus.tasks.facts import Related
 from textus.tasks.inference import read
 from textus.tasks.registry import (

@@ -39,7 +39,7 @@ from textus.metrics.resampling import (
     bootstrap,
     interval,
 )
-from textus.models import LanguageModel
+from textus.models.contract import LanguageModel
 from textus.reporting.html import (
     Section,
     write_report,

@@ -26,7 +26,7 @@ from textus.core.errors import (
 from textus.core.names import unknown
 from textus.core.rng import uniform
 from textus.data.bucketing import sources_of
-from textus.models import LanguageModel
+from textus.models.contract import LanguageModel
 
 MAX_STOP_LENGTH = 1000
 """Characters a stop string may have."""

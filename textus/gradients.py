@@ -13,7 +13,10 @@ from textus.core.errors import (
     UsageError,
 )
 from textus.data.batch import Batch
-from textus.models import LanguageModel, Loss
+from textus.models.contract import (
+    LanguageModel,
+    Loss,
+)
 
 GetLoss = Callable[[LanguageModel, Batch], Loss]
 Backward = Callable[[LanguageModel, Batch, int], tuple[Loss, Sequence[str]]]

@@ -23,7 +23,8 @@ from textus.data.batch import (
     Batches,
 )
 from textus.gradients import Gradients
-from textus.models import LanguageModel, build
+from textus.models.contract import LanguageModel
+from textus.models.registry import build
 from textus.optim import make_optimisers
 from textus.training import Choices, TrainSettings
 

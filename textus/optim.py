@@ -16,8 +16,8 @@ from torch.optim import Optimizer
 
 from textus.core.errors import UsageError
 from textus.core.names import unknown
-from textus.models import LanguageModel
-from textus.models.adapters import below
+from textus.models.contract import LanguageModel
+from textus.models.nn.lora import below
 
 OPTIMISERS = ("muon", "adamw", "adam", "adagrad", "rmsprop", "nesterov", "momentum", "sgd")
 """`sgd` is plain gradient descent."""

@@ -43,7 +43,7 @@ from textus.data.read_options import (
     ReadOptions,
     options_of_run,
 )
-from textus.models import LanguageModel
+from textus.models.contract import LanguageModel
 from textus.tasks import (
     Example,
     Task,

@@ -40,8 +40,9 @@ from textus.data.loader import (
 )
 from textus.data.token_dataset import TokenStore
 from textus.measuring import affordable, candidates, fast_bf16, measure, micro_batches
-from textus.models import LanguageModel, build
-from textus.models import family as family_of
+from textus.models.contract import LanguageModel
+from textus.models.registry import build
+from textus.models.registry import family as family_of
 from textus.optim import RATES, OptimSettings
 from textus.training import Choices, Clock, TrainSettings
 

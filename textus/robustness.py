@@ -36,7 +36,7 @@ from textus.metrics.resampling import (
     interval,
     paired_bootstrap,
 )
-from textus.models import LanguageModel
+from textus.models.contract import LanguageModel
 from textus.scoring import read_rows
 from textus.tasks import (
     Example,

@@ -49,9 +49,11 @@ from textus.data.token_dataset import (
 from textus.engine import Engine
 from textus.generation import Sampling, beginning
 from textus.gradients import Backward, Gradients
-from textus.models import LanguageModel, build, vectors
-from textus.models import family as family_of
+from textus.models import word_vectors as vectors
+from textus.models.contract import LanguageModel
 from textus.models.pretrained import lost
+from textus.models.registry import build
+from textus.models.registry import family as family_of
 from textus.presets import Plan, Wish, plan_count, plan_neural, sizes_of
 from textus.training import Choices, Clock, Evaluate, TrainSettings, check_patience, fit, validation_loss
 

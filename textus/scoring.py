@@ -54,8 +54,8 @@ from textus.metrics.resampling import (
     interval,
     paired_bootstrap,
 )
-from textus.models import family as family_of
-from textus.models.kernels import cache_folder
+from textus.models.kernels.native import cache_folder
+from textus.models.registry import family as family_of
 from textus.predicting import answer_columns, flat
 from textus.reporting.html import (
     Section,

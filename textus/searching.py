@@ -63,7 +63,7 @@ from textus.data.passages import (
 )
 from textus.data.read_options import ReadOptions
 from textus.metrics import ranking
-from textus.models import LanguageModel
+from textus.models.contract import LanguageModel
 from textus.tasks import Task
 from textus.tasks.registry import (
     from_record,

@@ -41,7 +41,10 @@ from textus.data.batch import (
     Batches,
 )
 from textus.gradients import Backward, Gradients, clip
-from textus.models import LanguageModel, Loss
+from textus.models.contract import (
+    LanguageModel,
+    Loss,
+)
 from textus.optim import (
     OptimSettings,
     Replan,
@@ -94,7 +97,7 @@ class Choices:
     precision: str = "float32"
     attention: str = "plain"
     step: str = "eager"
-    """eager, compiled (torch.compile a block at a time) or native (`textus.models.kernels`)."""
+    """eager, compiled (torch.compile a block at a time) or native (`textus.models.kernels.native`)."""
     device: str = "cpu"
     workers: int = 1
     """Micro-batches worked on at once, each by one thread; the sum is taken in order: the bytes do not depend on it."""

@@ -39,7 +39,7 @@ from textus.core.names import (
 )
 from textus.core.rng import counter_seed
 from textus.finetuning import Wish, start
-from textus.models import family as family_of
+from textus.models.registry import family as family_of
 from textus.runs import found_of
 from textus.tasks.registry import task_class
 from textus.training import Interrupted

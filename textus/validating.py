@@ -30,7 +30,7 @@ from textus.data.labeled import (
     parse_columns,
     read_records,
 )
-from textus.models import family as family_of
+from textus.models.registry import family as family_of
 from textus.skipping import BadRow, in_order, parse_rows, unread
 from textus.tasks import (
     Example,

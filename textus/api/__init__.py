@@ -187,7 +187,10 @@ def train(
     text, TrainingError where the loss is no number or the disk is full.
     """
     from textus import runs
-    from textus.models import CLASSIFIERS, FAMILIES
+    from textus.models.registry import (
+        CLASSIFIERS,
+        FAMILIES,
+    )
     from textus.presets import Wish
 
     out, folder = path_of(out, "out"), path_of(corpus, "corpus")

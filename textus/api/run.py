@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from textus.data.corpus import Corpus
     from textus.data.read_options import ReadOptions
     from textus.generation import DecodedStream, Sampling
-    from textus.models import LanguageModel
+    from textus.models.contract import LanguageModel
     from textus.predicting import Predictor
     from textus.tasks import Task
     from textus.tokenizers import Tokenizer
@@ -120,7 +120,7 @@ class Run:
         """The model without its weights: what it can do is known before anything is read."""
         import torch
 
-        from textus.models import build
+        from textus.models.registry import build
 
         with torch.device("meta"):
             return build(self.record["family"], self.record["config"])

@@ -28,7 +28,7 @@ from textus.core.io import fingerprint
 from textus.core.names import unknown
 from textus.core.rng import counter_seed
 from textus.data.labeled import Record
-from textus.models import vectors
+from textus.models import word_vectors as vectors
 
 OPERATIONS = ("synonyms", "swap", "delete", "insert", "typos", "ocr", "pinyin", "infill")
 NEAREST, ALIKE = 5, 0.5

@@ -51,9 +51,11 @@ from textus.finetuning.wishes import Wish as Wish
 from textus.finetuning.wishes import parse_also as parse_also
 from textus.gradients import Gradients
 from textus.measuring import fast_bf16
-from textus.models import LanguageModel, adapters, build
-from textus.models import family as family_of
+from textus.models.contract import LanguageModel
 from textus.models.linear import LabelledTexts
+from textus.models.nn import lora
+from textus.models.registry import build
+from textus.models.registry import family as family_of
 from textus.presets import model_values
 from textus.runs import Ready, one_thread, same_weights, take_weights, train_to_end, weights_sum
 from textus.tasks import (
@@ -369,7 +371,7 @@ def prepare(
         on_texts = partial(on_dev_texts, task=data.task, examples=data.dev, tokenizer=tokenizer)
         return Ready(model, texts, train, Gradients(model).of_all(1), on_texts)
     new = heads_from(model, [each.task for each in parts.values()], before)
-    adapters.teach(model, record["method"], record["method_settings"])
+    lora.teach(model, record["method"], record["method_settings"])
     model.to(choices.device).train()
     model.compute_with(choices.precision, choices.attention, choices.step)
     if record["parent"] and begin:

@@ -12,7 +12,7 @@ from textus import tokenizers
 from textus.checkpoint import RunFolder
 from textus.core.console import notice
 from textus.finetuning.length import LEAST_TO_CHOOSE_BY
-from textus.models import LanguageModel
+from textus.models.contract import LanguageModel
 from textus.runs import found_of
 from textus.tasks import (
     Example,

@@ -23,8 +23,11 @@ from textus.core.console import (
     progress,
 )
 from textus.core.rng import counter_seed
-from textus.models import LanguageModel
-from textus.models.heads import NumberHead, SequenceHead
+from textus.models.contract import LanguageModel
+from textus.models.nn.heads import (
+    NumberHead,
+    SequenceHead,
+)
 from textus.tasks import (
     Row,
     Task,

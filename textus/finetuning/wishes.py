@@ -13,8 +13,8 @@ import torch
 from textus.core.config import assign
 from textus.core.errors import UsageError
 from textus.core.names import unknown
-from textus.models import adapters
-from textus.models import family as family_of
+from textus.models.nn import lora
+from textus.models.registry import family as family_of
 from textus.skipping import parse_share
 from textus.tasks.mixing import MixSettings
 from textus.tasks.registry import task_class
@@ -143,8 +143,8 @@ class Wish:
 
     def check_method(self) -> None:
         """A method's name, its settings, and whether there is something to leave as it is."""
-        if self.method not in adapters.METHODS:
-            raise unknown("method", self.method, adapters.METHODS)
+        if self.method not in lora.METHODS:
+            raise unknown("method", self.method, lora.METHODS)
         if self.method == "full" and (said := self.of("method")):
             raise UsageError(
                 "option_not_applicable",
@@ -218,7 +218,7 @@ class Wish:
     @property
     def how(self) -> Any:
         """The method's settings."""
-        return assign(adapters.METHODS[self.method](), self.of("method"))
+        return assign(lora.METHODS[self.method](), self.of("method"))
 
     def of(self, group: str) -> list[str]:
         """The assignments of one group, without its name."""

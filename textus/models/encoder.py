@@ -3,7 +3,7 @@
 Holds BERT, RoBERTa and MiniLM exactly; the default is a pre-norm encoder with rotary positions, which learns
 more from little text. It reads `batch.targets`, the text whose nats are asked. Learning is by masked language
 model, with tokens, whole words or spans hidden (Joshi et al. 2020) anew each time a text is read (Liu et al.
-2019), and if asked by next-sentence prediction. Shapes as in `textus.models.layers`; V vocabulary.
+2019), and if asked by next-sentence prediction. Shapes as in `textus.models.nn.layers`; V vocabulary.
 """
 
 from __future__ import annotations
@@ -21,16 +21,24 @@ from textus.core.errors import UsageError
 from textus.core.names import unknown
 from textus.core.rng import counter_seed
 from textus.data.batch import Batch
-from textus.models import LanguageModel, Loss, kernels, matrices_and_other, unpadded
-from textus.models.layers import (
+from textus.models.contract import (
+    LanguageModel,
+    Loss,
+    matrices_and_other,
+)
+from textus.models.kernels import native, varlen
+from textus.models.nn.layers import (
     ACTIVATIONS,
     ATTENTIONS,
     GATED,
     make_feed_forward,
     make_norm,
 )
-from textus.models.projections import Linear
-from textus.models.rotary import RotaryTable, rotate
+from textus.models.nn.linear import Linear
+from textus.models.nn.rope import (
+    RotaryTable,
+    rotate,
+)
 
 HIDDEN_SHARE, RANDOM_SHARE = 0.8, 0.1
 """Of the chosen tokens, how many become the mask and how many another id; the rest stay as they are."""
@@ -349,11 +357,11 @@ class Encoder(LanguageModel):
         for name, value in known.items():
             if getattr(config, name) != value:
                 return f"its kernels are for {name}={value}, not {getattr(config, name)}"
-        if max(config.d_model, config.context_length) > unpadded.WIDEST:
-            return f"its kernels hold rows of {unpadded.WIDEST} values"
+        if max(config.d_model, config.context_length) > varlen.WIDEST:
+            return f"its kernels hold rows of {varlen.WIDEST} values"
         if not all(getattr(part, "is_whole", True) for part in self.blocks.modules()):
             return "its kernels read whole weights, not adapters with method.dropout"
-        return kernels.why_none()
+        return native.why_none()
 
     # ── reading ────────────────────────────────────────────────────────────────────────────────
 
@@ -389,25 +397,25 @@ class Encoder(LanguageModel):
         real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
         lengths, places = real.sum(1), real.flatten().nonzero()[:, 0]
         n = len(places)
-        room = (0, unpadded.up(n, unpadded.ROUND) - n)
+        room = (0, varlen.up(n, varlen.ROUND) - n)
         flat, columns = F.pad(ids.flatten()[places], room), F.pad(places % time, room)
         kinds = None if segments is None else F.pad(segments.flatten()[places], room)[None]
         x, _ = self._embed(flat[None], kinds, columns)
-        texts = unpadded.Texts(
-            F.pad(lengths.cumsum(0), (1, 0)), n, unpadded.up(int(lengths.max()), unpadded.ROUND_TIME), config.n_head,
+        texts = varlen.Texts(
+            F.pad(lengths.cumsum(0), (1, 0)), n, varlen.up(int(lengths.max()), varlen.ROUND_TIME), config.n_head,
             config.d_head, config.norm_eps, config.dropout if self.training else 0.0,
         )  # fmt: skip
         seed = (
             int(torch.randint(1 << 30, ())) if texts.dropout else 0
         )  # of the step: `fit` sets torch's state
-        rows = kernels.Dropout.apply(x[0], texts.dropout, seed - 1) if texts.dropout else x[0]
-        only_read = not torch.is_grad_enabled() and not texts.dropout and unpadded.lays_out()
+        rows = native.Dropout.apply(x[0], texts.dropout, seed - 1) if texts.dropout else x[0]
+        only_read = not torch.is_grad_enabled() and not texts.dropout and varlen.lays_out()
         for number, block in enumerate(self.blocks):
-            weights = unpadded.weights_of(block)
+            weights = varlen.weights_of(block)
             if only_read:
-                rows = unpadded.read(rows, texts, weights)
+                rows = varlen.read(rows, texts, weights)
             else:
-                rows = unpadded.Block.apply(rows, texts, seed + 2 * number, *weights)
+                rows = varlen.Block.apply(rows, texts, seed + 2 * number, *weights)
         whole = rows.new_zeros(batch * time, config.d_model).index_copy(0, places, rows[:n])
         return whole.view(batch, time, -1)
 

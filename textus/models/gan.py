@@ -28,11 +28,19 @@ from textus.core.errors import UsageError
 from textus.core.names import unknown
 from textus.core.rng import counter_seed
 from textus.data.batch import Batch
-from textus.models import LanguageModel, Loss, step_seed, token_nats
-from textus.models.latent import apart, back
-from textus.models.losses import cross_entropy
-from textus.models.projections import Linear
-from textus.models.recurrent import Recurrent
+from textus.models.contract import (
+    LanguageModel,
+    Loss,
+    step_seed,
+    token_nats,
+)
+from textus.models.nn.cross_entropy import cross_entropy
+from textus.models.nn.linear import Linear
+from textus.models.nn.recurrent import Recurrent
+from textus.models.nn.vae_modules import (
+    apart,
+    back,
+)
 
 WINDOWS = (1, 2, 3, 4)
 """Ids that the critic's filters see at a time."""

@@ -32,9 +32,15 @@ from textus.core.errors import (
     UsageError,
 )
 from textus.core.names import unknown
-from textus.models import LanguageModel, Loss
-from textus.models.parts import ACTIVATIONS, INITIALISATIONS
-from textus.models.vectors import WordVectors
+from textus.models.contract import (
+    LanguageModel,
+    Loss,
+)
+from textus.models.nn.registry import (
+    ACTIVATIONS,
+    INITIALISATIONS,
+)
+from textus.models.word_vectors import WordVectors
 
 WORD = re.compile(r"\b\w\w+\b")
 BLANKS = re.compile(r"\s\s+")

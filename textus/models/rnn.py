@@ -24,9 +24,15 @@ from textus.core.errors import UsageError
 from textus.core.names import unknown
 from textus.core.rng import counter_seed
 from textus.data.batch import Batch
-from textus.models import LanguageModel, Loss, matrices_and_other, step_seed, token_nats
-from textus.models.losses import cross_entropy
-from textus.models.projections import Linear
+from textus.models.contract import (
+    LanguageModel,
+    Loss,
+    matrices_and_other,
+    step_seed,
+    token_nats,
+)
+from textus.models.nn.cross_entropy import cross_entropy
+from textus.models.nn.linear import Linear
 
 CELLS: dict[str, Any] = {"elman": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
 

@@ -19,7 +19,7 @@ from textus.core.errors import (
 )
 from textus.engine import Engine, EngineThread, Event, Reply
 from textus.generation import Sampling, TextStream, beginning
-from textus.models import LanguageModel
+from textus.models.contract import LanguageModel
 from textus.serving.schemas import MAX_TOKENS, ApiError, Asked
 from textus.tokenizers.chat_template import check_template
 

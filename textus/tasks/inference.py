@@ -14,8 +14,12 @@ from textus.core.errors import (
     UsageError,
 )
 from textus.data.batch import Batch
-from textus.models import LanguageModel, Loss, step_seed
-from textus.models.heads import build_head
+from textus.models.contract import (
+    LanguageModel,
+    Loss,
+    step_seed,
+)
+from textus.models.nn.heads import build_head
 from textus.tasks import (
     Example,
     Row,

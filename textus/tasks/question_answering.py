@@ -29,7 +29,11 @@ from textus.core.errors import (
 from textus.data.batch import Batch
 from textus.data.labeled import Record
 from textus.metrics import spans as measuring
-from textus.models.heads import context_of, present, span_scores
+from textus.models.nn.heads import (
+    context_of,
+    present,
+    span_scores,
+)
 from textus.skipping import parse_rows
 from textus.tasks import Example, Floats, Frame, Row, Task
 from textus.tokenizers import Tokenizer

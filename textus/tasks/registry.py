@@ -14,7 +14,7 @@ from textus.core.names import (
     nearest,
     unknown,
 )
-from textus.models import LanguageModel
+from textus.models.contract import LanguageModel
 from textus.tasks import Task
 from textus.tokenizers import Tokenizer
 

@@ -30,7 +30,7 @@ from textus.data.labeled import (
     clean_text,
 )
 from textus.metrics import ranking, regression
-from textus.models import LanguageModel
+from textus.models.contract import LanguageModel
 from textus.skipping import parse_rows
 from textus.tasks import (
     Example,

@@ -37,7 +37,7 @@ from textus.metrics.entities import (
     spans,
     token_scores,
 )
-from textus.models.heads import IGNORED
+from textus.models.nn.heads import IGNORED
 from textus.skipping import parse_rows
 from textus.tasks import Example, Floats, Frame, Row, Task
 from textus.tasks.tokens import (

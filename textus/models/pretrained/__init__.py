@@ -27,10 +27,10 @@ from textus.core.errors import (
     TextusError,
     UsageError,
 )
-from textus.models import build
-from textus.models import family as family_of
 from textus.models.pretrained import values as checks
 from textus.models.pretrained.keys import check_keys, check_model_type
+from textus.models.registry import build
+from textus.models.registry import family as family_of
 from textus.tokenizers import Tokenizer
 
 MODULES = ("llama", "gpt2", "bert", "roberta", "t5")

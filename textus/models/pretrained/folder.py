@@ -32,7 +32,6 @@ from textus.core.io import (
     write_atomic,
     write_json,
 )
-from textus.models import family as family_of
 from textus.models.pretrained import (
     Imported,
     architecture,
@@ -47,6 +46,7 @@ from textus.models.pretrained import (
 )
 from textus.models.pretrained.sentences import Sentences, cuts_left, read_modules, write_modules
 from textus.models.pretrained.values import ends
+from textus.models.registry import family as family_of
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 

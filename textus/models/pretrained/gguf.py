@@ -21,7 +21,7 @@ from textus.core.errors import (
     UsageError,
 )
 from textus.core.io import sha256
-from textus.models import family as family_of
+from textus.models.nn.rope import RopeScaling
 from textus.models.pretrained import Imported, checked_config, llama, read_weights
 from textus.models.pretrained import values as checks
 from textus.models.pretrained.container import Container
@@ -37,7 +37,7 @@ from textus.models.pretrained.vocabulary import (
     made,
     sentencepiece,
 )
-from textus.models.rotary import RopeScaling
+from textus.models.registry import family as family_of
 from textus.tokenizers import Tokenizer
 
 CLASSES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}

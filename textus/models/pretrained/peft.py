@@ -1,7 +1,7 @@
 """Adapters out, in the form of `peft`: adapter_config.json and adapter_model.safetensors.
 
 Where `transformers` fuses what we fuse too (GPT-2), the adapters of the parts become one of their ranks together:
-their As one below the other, their Bs each in its own rows and columns. Shapes: as in `textus.models.adapters`.
+their As one below the other, their Bs each in its own rows and columns. Shapes: as in `textus.models.nn.lora`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from textus.core.io import write_json
-from textus.models import LanguageModel
-from textus.models.adapters import LoRALinear, adapted
+from textus.models.contract import LanguageModel
+from textus.models.nn.lora import (
+    LoRALinear,
+    adapted,
+)
 from textus.models.pretrained import Part, describe
 
 

@@ -22,7 +22,7 @@ from textus.core.io import (
     read_json,
     write_json,
 )
-from textus.models.heads import DENSE_ACTIVATIONS
+from textus.models.nn.heads import DENSE_ACTIVATIONS
 from textus.models.pretrained import packing
 from textus.models.pretrained.values import CONTEXT, finite, unsupported
 

@@ -1,4 +1,4 @@
-"""Linear maps. What takes their place later lives in `textus.models.adapters` (LoRA), so that a saved run can be
+"""Linear maps. What takes their place later lives in `textus.models.nn.lora` (LoRA), so that a saved run can be
 rebuilt.
 
 Shapes: I inputs, O outputs.

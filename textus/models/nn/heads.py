@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from textus.core.names import unknown
 from textus.data.batch import Batch
-from textus.models import Loss
-from textus.models.projections import Linear
+from textus.models.contract import Loss
+from textus.models.nn.linear import Linear
 
 IGNORED = -100
 """The label of a position without one, as in torch and `transformers`."""

@@ -2,7 +2,7 @@
 
 The default is one that Llama or Qwen3 can hold: RMS norms before each part, rotary positions, norms on queries
 and keys, gated feed-forward, no biases.
-Shapes as in `textus.models.layers`; V vocabulary.
+Shapes as in `textus.models.nn.layers`; V vocabulary.
 """
 
 from __future__ import annotations
@@ -18,8 +18,19 @@ from torch import Tensor, nn
 from textus.core.errors import UsageError
 from textus.core.names import unknown
 from textus.data.batch import Batch
-from textus.models import LanguageModel, Loss, kernels, matrices_and_other, step_seed, token_nats
-from textus.models.layers import (
+from textus.models.contract import (
+    LanguageModel,
+    Loss,
+    matrices_and_other,
+    step_seed,
+    token_nats,
+)
+from textus.models.kernels import native
+from textus.models.nn.cross_entropy import (
+    chunk_loss,
+    cross_entropy,
+)
+from textus.models.nn.layers import (
     ATTENTIONS,
     GATED,
     POSITIONS,
@@ -29,9 +40,12 @@ from textus.models.layers import (
     make_norm,
     plain_attention,
 )
-from textus.models.losses import chunk_loss, cross_entropy
-from textus.models.projections import Linear
-from textus.models.rotary import RopeScaling, RotaryTable, rotate
+from textus.models.nn.linear import Linear
+from textus.models.nn.rope import (
+    RopeScaling,
+    RotaryTable,
+    rotate,
+)
 
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
@@ -286,7 +300,7 @@ class Decoder(LanguageModel):
 
     def compute_with(self, precision: str, attention: str, step: str) -> None:
         super().compute_with(precision, attention, step)
-        attentions = kernels.ATTENTIONS if step == "native" else ATTENTIONS
+        attentions = native.ATTENTIONS if step == "native" else ATTENTIONS
         if attention not in attentions:
             raise unknown("attention", attention, attentions)
         if step == "native" and (why := self.why_not_native()):
@@ -317,15 +331,15 @@ class Decoder(LanguageModel):
             or config.bias
         ):
             return "the kernels know RMS norm, SwiGLU and rotary positions without biases only"
-        if config.context_length > kernels.LONGEST or config.d_head > kernels.WIDEST:
-            return f"the kernels hold at most {kernels.LONGEST} positions and heads {kernels.WIDEST} wide"
+        if config.context_length > native.LONGEST or config.d_head > native.WIDEST:
+            return f"the kernels hold at most {native.LONGEST} positions and heads {native.WIDEST} wide"
         if self.embedding.weight.device.type != "cpu":
             return "the kernels run on CPUs"
-        return kernels.why_none()
+        return native.why_none()
 
     def native_attentions(self) -> list[str]:
         """The attentions the kernels have here for heads of this width, the likeliest first."""
-        return ["tiled", "plain"] if kernels.tiles_fit(self.config.d_head) else ["plain"]
+        return ["tiled", "plain"] if native.tiles_fit(self.config.d_head) else ["plain"]
 
     # ── reading ────────────────────────────────────────────────────────────────────────────────
 
@@ -359,19 +373,19 @@ class Decoder(LanguageModel):
         config, (batch, time, width) = self.config, x.shape
         dropout = config.dropout if self.training else 0.0
         sizes = (batch, time, config.n_head, config.n_kv_head, config.d_head)
-        shape = kernels.BlockShape(sizes, eps=self.norm.eps, dropout=dropout, attention=self.attention)
+        shape = native.BlockShape(sizes, eps=self.norm.eps, dropout=dropout, attention=self.attention)
         cos, sin = self.rotary.first(time)
         angles = (cos.contiguous(), sin.contiguous())
         first = first_key(batch, time, documents, config.window)
         rows, delta = x.flatten(0, 1), None
         if dropout:
-            rows = kernels.Dropout.apply(rows, dropout, seed)
+            rows = native.Dropout.apply(rows, dropout, seed)
         for number, block in enumerate(self.blocks):
             place = seed + 1 + 2 * number  # each of a block's two dropouts has a seed of its own
-            rows, delta = kernels.NativeBlock.apply(
+            rows, delta = native.NativeBlock.apply(
                 rows, delta, angles, first, shape, place, *block.native_weights()
             )
-        return kernels.AddNorm.apply(rows, delta, self.norm.weight, self.norm.eps).view(batch, time, width)
+        return native.AddNorm.apply(rows, delta, self.norm.weight, self.norm.eps).view(batch, time, width)
 
     def forward(
         self, ids: Tensor, cache: KeyValueCache | None = None, lengths: Tensor | None = None
@@ -458,7 +472,7 @@ class Decoder(LanguageModel):
     def loss(self, batch: Batch) -> Loss:
         seed = step_seed(batch, "dropout") & 0x7FFFFFFF
         hidden = self.hidden(batch.ids, documents=batch.documents, seed=seed)
-        compute = kernels.chunk_loss if self.native else chunk_loss
+        compute = native.chunk_loss if self.native else chunk_loss
         total = cross_entropy(hidden, self.head_weight, batch.targets, batch.weights, compute)
         return Loss(total, float(batch.weights.sum()))
 

@@ -21,8 +21,8 @@ from torch.nn import functional as F
 from textus.core.config import from_dict
 from textus.core.errors import UsageError
 from textus.core.names import unknown
-from textus.models import LanguageModel
-from textus.models.projections import Linear
+from textus.models.contract import LanguageModel
+from textus.models.nn.linear import Linear
 
 ALL = "all"
 

@@ -2,7 +2,7 @@
 everything between them.
 
 Same arithmetic as `transformer.Block` in bfloat16 (the twin it is tested against), no tracing, no compile
-time but that of three small C++ files, kept in the user's cache. Shapes as in `textus.models.layers`, N = B T
+time but that of three small C++ files, kept in the user's cache. Shapes as in `textus.models.nn.layers`, N = B T
 rows.
 """
 

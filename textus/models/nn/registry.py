@@ -16,7 +16,10 @@ from torch.nn import functional as F
 
 from textus.core.errors import UsageError
 from textus.core.names import unknown
-from textus.models.layers import ACTIVATIONS, NORMS
+from textus.models.nn.layers import (
+    ACTIVATIONS,
+    NORMS,
+)
 
 __all__ = ["ACTIVATIONS", "INITIALISATIONS", "LOSSES", "NORMS", "initialise", "load_pretrained", "make_loss"]
 

@@ -1,7 +1,7 @@
 """A tiny model whose every answer is known: after id `i` comes `i + 1`, around the vocabulary.
 
 For tests of everything above the models (generation, engine, training, evaluation, serving), so that they
-need no training and no stand-ins: it keeps the whole contract of `textus.models`. Its one weight is the
+need no training and no stand-ins: it keeps the whole contract of `textus.models.contract`. Its one weight is the
 margin by which the right logit stands above the others, so an optimiser has something to move and the loss
 can be written down by hand: `log(1 + (V - 1) exp(-margin))` nats for a right target, and `margin` more for a
 wrong one.
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from textus.core.errors import UsageError
-from textus.models import LanguageModel
+from textus.models.contract import LanguageModel
 
 
 @dataclass

@@ -13,11 +13,22 @@ import torch
 from torch import Tensor, nn
 
 from textus.data.batch import Batch
-from textus.models.layers import causal_mask, make_norm, plain_attention
-from textus.models.projections import Linear
-from textus.models.recurrent import Recurrent, reverse
-from textus.models.rotary import RotaryTable
-from textus.models.transformer import Block, DecoderConfig, KeyValueCache
+from textus.models.decoder import (
+    Block,
+    DecoderConfig,
+    KeyValueCache,
+)
+from textus.models.nn.layers import (
+    causal_mask,
+    make_norm,
+    plain_attention,
+)
+from textus.models.nn.linear import Linear
+from textus.models.nn.recurrent import (
+    Recurrent,
+    reverse,
+)
+from textus.models.nn.rope import RotaryTable
 
 # ── texts of a batch ───────────────────────────────────────────────────────────────────────────
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from textus.core.names import unknown
-from textus.models.projections import Linear
+from textus.models.nn.linear import Linear
 
 
 class RMSNorm(nn.Module):

@@ -1,0 +1,1 @@
+"""Native code for processors, each part beside a twin in PyTorch."""
