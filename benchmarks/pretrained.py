@@ -16,8 +16,12 @@ import torch
 from benchmarks._measuring import DATA, Bench, begin, empty, run, show, textus
 from benchmarks._stories import plain_story
 from textus.api import Run, open_run
+from textus.api.exchange import (
+    WHEELS,
+    fetch,
+    unpack,
+)
 from textus.engine import Engine
-from textus.exporting import WHEELS, fetch, unpack
 from textus.generation import Sampling
 
 QUESTION = "What is the capital of France?"

@@ -14,7 +14,10 @@ from textus.core.config import (
     to_dict,
 )
 from textus.core.errors import UsageError
-from textus.models.pretrained.folder import read_folder, write_folder
+from textus.interop.folder import (
+    read_folder,
+    write_folder,
+)
 from textus.models.registry import build
 from textus.models.registry import family as family_of
 from textus.tokenizers import KINDS, Tokenizer, train

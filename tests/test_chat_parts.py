@@ -15,7 +15,8 @@ import pytest
 from chats import TEMPLATES, turns, write_folder
 from served import refused, remembering, running
 
-from textus import exporting, open_run
+from textus import open_run
+from textus.api import exchange
 from textus.core.errors import UsageError
 from textus.serving import create_app
 from textus.serving.answers import Served
@@ -232,7 +233,7 @@ def test_templates_without_a_default_are_named(
         tokenizer.render(CONVERSATION)
     assert names in str(caught.value)
     assert "no chat template" not in str(caught.value)
-    exporting.import_run(model, tmp_path / "run")
+    exchange.import_run(model, tmp_path / "run")
     assert names in capsys.readouterr().err
     assert names in open_run(tmp_path / "run").chat_fault
 
@@ -246,7 +247,7 @@ def test_a_dropping_template_is_refused_at_import_and_told_by_chat_and_server(
     """Attack 2, rows 1 and 14: not "was trained to continue text"."""
     fault = "drops the text of the user"
     out = tmp_path / "run"
-    exporting.import_run(with_template(model, "{{ bos_token }}<|user|>"), out)
+    exchange.import_run(with_template(model, "{{ bos_token }}<|user|>"), out)
     assert fault in capsys.readouterr().err
     run = open_run(out)
     assert not run.chats
@@ -265,7 +266,7 @@ def test_a_dropping_template_is_refused_at_import_and_told_by_chat_and_server(
 def test_a_run_without_a_template_has_no_fault(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    exporting.import_run(with_template(model, None), tmp_path / "run")
+    exchange.import_run(with_template(model, None), tmp_path / "run")
     run = open_run(tmp_path / "run")
     assert (run.chats, run.chat_fault) == (False, "")
     assert "template" not in capsys.readouterr().err
@@ -273,7 +274,7 @@ def test_a_run_without_a_template_has_no_fault(
 
 def test_text_reaches_the_model_over_http_and_in_python(model: Path, tmp_path: Path) -> None:
     """Attack 2, row 1: any text gave 8 prompt tokens and the same answer."""
-    exporting.import_run(with_template(model, PARTS["loop"]), tmp_path / "run")
+    exchange.import_run(with_template(model, PARTS["loop"]), tmp_path / "run")
     run = open_run(tmp_path / "run")
     assert run.chats
     given = [parts("Hello there"), "Hello there", parts("Hello ", "there")]
@@ -290,7 +291,7 @@ def test_text_reaches_the_model_over_http_and_in_python(model: Path, tmp_path: P
 
 
 def test_a_run_that_continues_texts_reads_parts_as_their_text(model: Path, tmp_path: Path) -> None:
-    exporting.import_run(with_template(model, None), tmp_path / "run")
+    exchange.import_run(with_template(model, None), tmp_path / "run")
     run = open_run(tmp_path / "run")
     expected = run._conversation([{"role": "user", "content": "Hello there"}])
     assert run._conversation([{"role": "user", "content": parts("Hello ", "there")}]) == expected

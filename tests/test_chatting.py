@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 from chats import TEMPLATES, turns, write_folder
 
-from textus import exporting, open_run
+from textus import open_run
+from textus.api import exchange
 from textus.api.run import Run
 from textus.generation import Sampling, sampling_of
 
@@ -41,7 +42,7 @@ def talker(tmp_path_factory: pytest.TempPathFactory) -> Run:
     model.lm_head.weight.data[tokenizer.all_special_ids + list(tokenizer.added_tokens_decoder)] = 0
     model.save_pretrained(folder)
     out = tmp_path_factory.mktemp("runs") / "talker"
-    exporting.import_run(folder, out)
+    exchange.import_run(folder, out)
     run = open_run(out)
     assert run.chats
     return run

@@ -22,12 +22,12 @@ import transformers
 from test_gguf import PIECES, finish
 from test_pretrained import CASES, saved
 
-from textus import exporting
+from textus.api import exchange
 from textus.core.errors import (
     RunError,
     TextusError,
 )
-from textus.models.pretrained import values
+from textus.interop import validate
 from textus.tokenizers import load
 from textus.tokenizers import train as train_tokenizer
 
@@ -79,7 +79,7 @@ def altered(source: Path, to: Path, name: str, **changes: Any) -> Path:
 
 def test_the_undamaged_ones_are_read(folders: dict[str, Path]) -> None:
     for folder in folders.values():
-        assert exporting.read(folder).weights
+        assert exchange.read(folder).weights
 
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 12}
@@ -115,7 +115,7 @@ def test_a_value_that_cannot_be_is_named(
 ) -> None:
     folder = altered(folders[kind], tmp_path / "m", "config.json", **{key: value})
     with pytest.raises(TextusError) as caught:
-        exporting.read(folder)
+        exchange.read(folder)
     said = str(caught.value)
     assert str(folder) in said
     assert "\n" not in said
@@ -146,7 +146,7 @@ def test_scaling_that_cannot_be_is_named(
 ) -> None:
     folder = altered(folders["llama"], tmp_path / "m", "config.json", rope_parameters=rope)
     with pytest.raises(TextusError, match=re.escape(said)) as caught:
-        exporting.read(folder)
+        exchange.read(folder)
     assert f"{folder}/config.json" in str(caught.value)
 
 
@@ -164,10 +164,10 @@ def test_absurd_sizes_are_refused_before_memory_is_asked_for(
     monkeypatch.setattr(pretrained, "build", build)
     (folder / "tokenizer.json").unlink()
     with pytest.raises(RunError, match=f"vocab_size={MANY}"):
-        exporting.read(folder)
-    monkeypatch.setattr(values, "check", lambda *_: None)
+        exchange.read(folder)
+    monkeypatch.setattr(validate, "check", lambda *_: None)
     with pytest.raises(OverflowError, match="begun"):
-        exporting.read(folder)
+        exchange.read(folder)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_a_configuration_that_is_none_is_refused(text: str, folders: dict[str, P
     folder = altered(folders["llama"], tmp_path / "m", "config.json")
     (folder / "config.json").write_bytes(text.encode("utf-8", "surrogatepass"))
     with pytest.raises(RunError, match=r"config\.json"):
-        exporting.read(folder)
+        exchange.read(folder)
 
 
 # ── tokenizers ─────────────────────────────────────────────────────────────────────────────────
@@ -296,25 +296,25 @@ WRONG: list[tuple[str, Any]] = [
 def test_metadata_that_cannot_be_is_named(key: str, value: Any, tmp_path: Path) -> None:
     path = write(tmp_path / "m.gguf", **{key.replace(".", "__"): value})
     with pytest.raises(TextusError) as caught:
-        exporting.read(path)
+        exchange.read(path)
     assert re.search(rf"m\.gguf: {re.escape(key)}=.* (must be|names|differs)", str(caught.value)), str(
         caught.value
     )
 
 
 def test_the_undamaged_gguf_is_read(tmp_path: Path) -> None:
-    assert exporting.read(write(tmp_path / "m.gguf")).config["n_layer"] == 1
+    assert exchange.read(write(tmp_path / "m.gguf")).config["n_layer"] == 1
 
 
 @pytest.mark.parametrize("count", ["two", [2], 2.0])
 def test_a_number_of_shards_that_is_none_is_no_crash(count: Any, tmp_path: Path) -> None:
-    assert exporting.read(write(tmp_path / "m.gguf", split__count=count)).config["n_layer"] == 1
+    assert exchange.read(write(tmp_path / "m.gguf", split__count=count)).config["n_layer"] == 1
 
 
 def test_lists_of_other_lengths_than_the_tokens_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "m.gguf", tokenizer__ggml__model="llama", tokenizer__ggml__scores=[0.0, 1.0])
     with pytest.raises(RunError, match=r"tokenizer\.ggml\.scores has 2 entries for 32 tokens"):
-        exporting.read(path)
+        exchange.read(path)
 
 
 def test_lists_in_lists_are_no_stack_overflow(tmp_path: Path) -> None:
@@ -325,7 +325,7 @@ def test_lists_in_lists_are_no_stack_overflow(tmp_path: Path) -> None:
     )
     (tmp_path / "m.gguf").write_bytes(header + deep)
     with pytest.raises(RunError, match="lists in lists"):
-        exporting.read(tmp_path / "m.gguf")
+        exchange.read(tmp_path / "m.gguf")
 
 
 # ── by chance ──────────────────────────────────────────────────────────────────────────────────
@@ -362,7 +362,7 @@ def mutated(document: Any, chance: random.Random) -> Any:
 def outcome(source: Path) -> bool:
     """Whether reading fails; any exception but a plain error is let through."""
     try:
-        found = exporting.read(source)
+        found = exchange.read(source)
         assert found.tokenizer is not None
         found.tokenizer.encode("ab")
     except TextusError as error:
@@ -408,7 +408,7 @@ def test_the_fuzz_finds_a_missing_guard(
     folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The planted fault: a check that lets everything pass."""
-    monkeypatch.setattr(values, "is_number", lambda _: True)
-    monkeypatch.setattr(values, "wrong", lambda *_: OverflowError("planted"))
+    monkeypatch.setattr(validate, "is_number", lambda _: True)
+    monkeypatch.setattr(validate, "wrong", lambda *_: OverflowError("planted"))
     with pytest.raises(OverflowError, match="planted"):
         test_values_changed_by_chance_never_end_in_a_crash("llama", folders, tmp_path)

@@ -27,9 +27,12 @@ from textus.data.loader import (
     SentencePairs,
 )
 from textus.data.token_dataset import store_of
+from textus.interop.architectures import describe
+from textus.interop.folder import (
+    read_folder,
+    write_folder,
+)
 from textus.models.encoder import Encoder, EncoderConfig, choose, hidden_text, visible_to
-from textus.models.pretrained import describe
-from textus.models.pretrained.folder import read_folder, write_folder
 from textus.models.registry import build
 from textus.tokenizers import train as train_tokenizer
 

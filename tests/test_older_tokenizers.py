@@ -12,8 +12,11 @@ import tokenizers as tk
 import transformers
 
 from textus.core.errors import TextusError
-from textus.models.pretrained import older
-from textus.models.pretrained.folder import read_folder, read_tokenizer
+from textus.interop import legacy_tokenizers
+from textus.interop.folder import (
+    read_folder,
+    read_tokenizer,
+)
 from textus.tokenizers import compat, load
 
 TEXTS = [
@@ -95,7 +98,7 @@ def sentencepiece(kind: str, name: str, **options: Any) -> Callable[[Path, dict[
         )  # fmt: skip
         (folder / "sp.model").rename(folder / name)
         (folder / "text").unlink()
-        return len(older.read_proto(folder / name).pieces) + 100
+        return len(legacy_tokenizers.read_proto(folder / name).pieces) + 100
 
     return write
 
@@ -147,7 +150,7 @@ def test_ids_are_those_of_autotokenizer(case: str, tmp_path: Path) -> None:
     """M3, M15: vocab.json was always split by GPT-2's pattern; vocab.txt and SentencePiece models were not read."""
     folder = folder_of(case, tmp_path)
     theirs = transformers.AutoTokenizer.from_pretrained(folder)
-    mine = older.read(folder, json.loads((folder / "config.json").read_text()))
+    mine = legacy_tokenizers.read(folder, json.loads((folder / "config.json").read_text()))
     assert mine is not None
     for text in TEXTS:
         expected = theirs(text, add_special_tokens=False)["input_ids"]
@@ -162,7 +165,7 @@ def test_ids_are_those_of_autotokenizer(case: str, tmp_path: Path) -> None:
 def test_a_chat_template_beside_an_older_tokenizer_is_read(tmp_path: Path) -> None:
     """M3: the template in tokenizer_config.json was dropped."""
     folder = folder_of("Qwen2Tokenizer", tmp_path)
-    mine = older.read(folder, {})
+    mine = legacy_tokenizers.read(folder, {})
     theirs = transformers.AutoTokenizer.from_pretrained(folder)
     talk = [{"role": "user", "content": "the cat.\n\nYes;\nno"}]
     expected = theirs.apply_chat_template(talk, add_generation_prompt=True, tokenize=True)
@@ -174,7 +177,7 @@ def test_a_folder_without_a_class_goes_by_its_model(tmp_path: Path) -> None:
     """M3: two splits of one vocabulary; the model's type decides where no class is named."""
     folder = folder_of("Qwen2Tokenizer", tmp_path)
     (folder / "tokenizer_config.json").write_text("{}")
-    named = [older.read(folder, {"model_type": kind}) for kind in ("qwen2", "gpt2")]
+    named = [legacy_tokenizers.read(folder, {"model_type": kind}) for kind in ("qwen2", "gpt2")]
     assert named[0] is not None
     assert named[1] is not None
     assert named[0].encode("Yes;\n\nno") != named[1].encode("Yes;\n\nno")
@@ -187,7 +190,7 @@ def test_classes_that_are_not_known_are_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(
         TextusError, match="tokenizer_class 'CodeGenTokenizer' is not supported; supported: GPT2Tok"
     ):
-        older.read(folder, {})
+        legacy_tokenizers.read(folder, {})
     with pytest.raises(TextusError, match=r"vocab\.json and no tokenizer\.json; make one: python -c"):
         load(folder)
 
@@ -224,7 +227,7 @@ def test_damaged_files_are_refused_in_one_line(damage: str, tmp_path: Path) -> N
         if (damage, case) == ("cut", "Qwen2Tokenizer"):
             continue  # half of the merges are merges too
         with pytest.raises(TextusError) as caught:
-            older.read(tmp_path / case, {})
+            legacy_tokenizers.read(tmp_path / case, {})
         assert "\n" not in str(caught.value)
 
 

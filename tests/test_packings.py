@@ -21,7 +21,7 @@ from textus.core.errors import (
     RunError,
     TextusError,
 )
-from textus.models.pretrained.folder import read_folder
+from textus.interop.folder import read_folder
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 123456\n"
 
@@ -171,7 +171,7 @@ def test_a_killed_import_leaves_nothing_to_see(tmp_path: Path, exported: Path) -
     killing = textwrap.dedent(f"""
         import os, signal
         from textus import checkpoint
-        from textus.exporting import import_run
+        from textus.api.exchange import import_run
         from pathlib import Path
         checkpoint.save_file = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)
         import_run(Path({str(exported)!r}), Path({str(tmp_path / "run")!r}))

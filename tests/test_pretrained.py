@@ -22,8 +22,14 @@ from textus.core.errors import (
 )
 from textus.engine import Engine
 from textus.generation import Sampling
-from textus.models.pretrained import architectures, describe
-from textus.models.pretrained.folder import read_folder, write_folder
+from textus.interop.architectures import (
+    architectures,
+    describe,
+)
+from textus.interop.folder import (
+    read_folder,
+    write_folder,
+)
 from textus.models.registry import build
 
 V, CONTEXT = 41, 48
@@ -395,7 +401,7 @@ def test_training_says_which_exports_are_lost(
 
 def test_a_table_that_forgets_a_tensor_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The planted fault: an architecture whose list leaves a tensor out."""
-    from textus.models.pretrained import llama
+    from textus.interop import llama
 
     whole = llama.rename
     monkeypatch.setattr(llama, "rename", lambda config: whole(config)[:-1])

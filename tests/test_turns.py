@@ -21,8 +21,8 @@ from textus.api import Run, export_model, import_model
 from textus.core.errors import RunError
 from textus.engine import Engine
 from textus.generation import Sampling, choose, generate, in_reach
-from textus.models.pretrained import folder as folders
-from textus.models.pretrained.vocabulary import byte_level
+from textus.interop import folder as folders
+from textus.interop.tokenizer_json import byte_level
 from textus.serving.answers import Served
 from textus.tokenizers import CHAT_TEMPLATE
 from textus.tokenizers import train as train_tokenizer

@@ -21,8 +21,14 @@ from textus.core.errors import (
     TextusError,
 )
 from textus.data.bucketing import sources_of
-from textus.models.pretrained import architecture, checked_config
-from textus.models.pretrained.folder import read_folder, read_tokenizer
+from textus.interop.architectures import (
+    architecture,
+    checked_config,
+)
+from textus.interop.folder import (
+    read_folder,
+    read_tokenizer,
+)
 from textus.tokenizers import load
 
 SMALL = {

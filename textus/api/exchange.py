@@ -36,10 +36,17 @@ from textus.core.io import (
     sha256,
 )
 from textus.core.names import unknown
+from textus.interop import (
+    folder,
+    gguf,
+    llama2c,
+    packaging,
+    peft,
+)
+from textus.interop import task_heads as foreign_heads
+from textus.interop.architectures import Imported
+from textus.interop.gguf_reader import MAGIC
 from textus.models.kernels.native import cache_folder
-from textus.models.pretrained import Imported, folder, gguf, llama2c, packing, peft
-from textus.models.pretrained import heads as foreign_heads
-from textus.models.pretrained.container import MAGIC
 from textus.tasks.registry import task_class
 from textus.tokenizers import Tokenizer
 from textus.tokenizers.chat_template import CHAT_TEMPLATE
@@ -70,13 +77,13 @@ def read(source: Path, tokenizer: Path | None = None) -> Imported:
             "not_a_regular_file",
             f"{source} is neither a file nor a folder; give a Hugging Face folder or a GGUF file",
         )
-    start = packing.starts(source)
-    if start.startswith(packing.LFS):
-        raise packing.pointer(source.parent, [source.name])
+    start = packaging.starts(source)
+    if start.startswith(packaging.LFS):
+        raise packaging.pointer(source.parent, [source.name])
     if start.startswith(MAGIC):
         _no_tokenizer(tokenizer, "a GGUF file")
         return gguf.read_file(source)
-    if start.startswith(packing.PICKLE_STARTS):
+    if start.startswith(packaging.PICKLE_STARTS):
         raise folder.pickled(source.parent, source.name)
     if start[8:9] == b"{":
         raise UsageError(

@@ -16,8 +16,18 @@ from textus.core.errors import (
     RunError,
     UsageError,
 )
-from textus.models.pretrained import Tensors, bert, foreign_weights, roberta
-from textus.models.pretrained.values import finite, shown
+from textus.interop import (
+    bert,
+    roberta,
+)
+from textus.interop.architectures import (
+    Tensors,
+    foreign_weights,
+)
+from textus.interop.validate import (
+    finite,
+    shown,
+)
 
 BODIES = {"Bert": bert, "Roberta": roberta, "XLMRoberta": roberta, "Camembert": roberta}
 SUFFIXES = {

@@ -8,9 +8,15 @@ from __future__ import annotations
 from typing import Any
 
 from textus.core.errors import UsageError
-from textus.models.pretrained import Part
-from textus.models.pretrained.bert import SHARED_KEYS, body, both, shared_from, shared_to
-from textus.models.pretrained.values import token
+from textus.interop.architectures import Part
+from textus.interop.bert import (
+    SHARED_KEYS,
+    body,
+    both,
+    shared_from,
+    shared_to,
+)
+from textus.interop.validate import token
 
 ARCHITECTURES = tuple(
     f"{name}{part}" for name in ("Roberta", "XLMRoberta", "Camembert") for part in ("ForMaskedLM", "Model")

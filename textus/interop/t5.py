@@ -9,10 +9,15 @@ from __future__ import annotations
 from typing import Any
 
 from textus.core.errors import UsageError
-from textus.models.pretrained import Part
-from textus.models.pretrained.keys import names_in
-from textus.models.pretrained.values import ACTIVATIONS as ACTIVATION_NAMES
-from textus.models.pretrained.values import TANH, shown, token, unsupported
+from textus.interop.architectures import Part
+from textus.interop.config_keys import names_in
+from textus.interop.validate import ACTIVATIONS as ACTIVATION_NAMES
+from textus.interop.validate import (
+    TANH,
+    shown,
+    token,
+    unsupported,
+)
 
 ARCHITECTURES = ("T5ForConditionalGeneration",)
 MODEL_TYPES = ("t5",)

@@ -22,9 +22,13 @@ from textus.core.io import (
     read_json,
     write_json,
 )
+from textus.interop import packaging
+from textus.interop.validate import (
+    CONTEXT,
+    finite,
+    unsupported,
+)
 from textus.models.nn.heads import DENSE_ACTIVATIONS
-from textus.models.pretrained import packing
-from textus.models.pretrained.values import CONTEXT, finite, unsupported
 
 MODES = {
     "pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean", "pooling_mode_max_tokens": "max",
@@ -158,7 +162,7 @@ def read_dense(sentences: Sentences, place: Path) -> None:
         )
     file = place / "model.safetensors"
     if not file.is_file():
-        if names := packing.pickles(place):
+        if names := packaging.pickles(place):
             raise RunError(
                 "unsafe_file",
                 f"{place / names[0]} is a pickle, which can run any program when it is read, and is not opened; save"

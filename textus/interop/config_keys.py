@@ -12,7 +12,7 @@ from typing import Any
 
 from textus.core.console import notice
 from textus.core.errors import UsageError
-from textus.models.pretrained.values import shown
+from textus.interop.validate import shown
 
 
 def names_in(text: str) -> frozenset[str]:

@@ -19,7 +19,7 @@ from textus.core.errors import (
     UsageError,
 )
 from textus.core.names import extra
-from textus.models.pretrained.values import whole
+from textus.interop.validate import whole
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)

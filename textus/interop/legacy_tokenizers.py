@@ -19,9 +19,13 @@ from textus.core.errors import (
     UsageError,
 )
 from textus.core.io import read_json
-from textus.models.pretrained.values import unsupported
-from textus.models.pretrained.vocabulary import beginning, byte_level, merges_of
-from textus.models.pretrained.vocabulary import record as record_of
+from textus.interop.tokenizer_json import (
+    beginning,
+    byte_level,
+    merges_of,
+)
+from textus.interop.tokenizer_json import record as record_of
+from textus.interop.validate import unsupported
 from textus.tokenizers import Tokenizer, made, settings_beside
 from textus.tokenizers.compat import BLANK
 

@@ -27,8 +27,11 @@ from textus.core.errors import (
     TextusError,
     UsageError,
 )
-from textus.models.pretrained import values as checks
-from textus.models.pretrained.keys import check_keys, check_model_type
+from textus.interop import validate as checks
+from textus.interop.config_keys import (
+    check_keys,
+    check_model_type,
+)
 from textus.models.registry import build
 from textus.models.registry import family as family_of
 from textus.tokenizers import Tokenizer
@@ -150,7 +153,7 @@ def architecture(name: str) -> Architecture:
     """The module for a class of `transformers`; UsageError listing the known ones."""
     known = architectures()
     if name not in known:
-        with_heads = import_module("textus.models.pretrained.heads").CLASSES
+        with_heads = import_module("textus.interop.task_heads").CLASSES
         raise checks.unsupported("the architecture", name, [*known, *with_heads])
     return known[name]
 

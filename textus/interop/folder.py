@@ -32,20 +32,27 @@ from textus.core.io import (
     write_atomic,
     write_json,
 )
-from textus.models.pretrained import (
+from textus.interop import (
+    legacy_tokenizers,
+    llama,
+    packaging,
+    task_heads,
+)
+from textus.interop.architectures import (
     Imported,
     architecture,
     checked_config,
     describe,
     foreign_weights,
-    heads,
-    llama,
-    older,
-    packing,
     read_weights,
 )
-from textus.models.pretrained.sentences import Sentences, cuts_left, read_modules, write_modules
-from textus.models.pretrained.values import ends
+from textus.interop.sentence_transformers import (
+    Sentences,
+    cuts_left,
+    read_modules,
+    write_modules,
+)
+from textus.interop.validate import ends
 from textus.models.registry import family as family_of
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -110,15 +117,15 @@ def weight_files(folder: Path) -> dict[Path, set[str] | None]:
                 )
             found.setdefault(folder / file, set()).add(name)  # type: ignore[union-attr]
         return found
-    if names := packing.pickles(folder):
+    if names := packaging.pickles(folder):
         raise pickled(folder, names[0])
-    raise packing.no_weights(folder)
+    raise packaging.no_weights(folder)
 
 
 def pickled(folder: Path, name: str) -> RunError:
     """The error for a checkpoint that runs a program when it is read."""
     if not (folder / "config.json").is_file():
-        return packing.checkpoint(folder / name)
+        return packaging.checkpoint(folder / name)
     hf = read_json(folder / "config.json")
     named = hf.get("architectures") if isinstance(hf, dict) else None
     kind = named[0] if named else "AutoModelForCausalLM"
@@ -137,7 +144,7 @@ def read_folder(folder: Path) -> Imported:
     damaged, left over or of another shape.
     """
     folder = Path(folder)
-    packing.check_pointers(folder)
+    packaging.check_pointers(folder)
     if sentences := read_modules(folder):
         return with_vectors(sentences, read_model(sentences.place), folder)
     found = read_model(folder)
@@ -178,11 +185,11 @@ def with_vectors(sentences: Sentences, found: Imported, folder: Path) -> Importe
 
 def read_model(folder: Path) -> Imported:
     """The model itself; see `read_folder`."""
-    packing.check_folder(folder)
+    packaging.check_folder(folder)
     hf = read_json(folder / "config.json")
     name, where = class_name(hf, folder), f"{folder}/config.json"
-    packing.check_quantized(hf, folder)
-    headed = heads.split(name)
+    packaging.check_quantized(hf, folder)
+    headed = task_heads.split(name)
     module = headed[0] if headed else architecture(name)
     if "auto_map" in hf:
         notice(f"{folder}: the code that auto_map names is not run; it is read as a plain {name}")
@@ -205,8 +212,10 @@ def read_model(folder: Path) -> Imported:
         if family_of(module.FAMILY)[0].can_generate:
             tokenizer.end_also_at(said_ends(folder, hf, tokenizer.vocab_size))
     if headed:
-        found = heads.read_head(module, headed[2], hf, tensors)
-        found["weights"] |= read_weights(module, config, heads.Body(tensors, heads.parts(module, headed[2])))
+        found = task_heads.read_head(module, headed[2], hf, tensors)
+        found["weights"] |= read_weights(
+            module, config, task_heads.Body(tensors, task_heads.parts(module, headed[2]))
+        )
     else:
         found = {"weights": read_weights(module, config, tensors)}
     files = [folder / "config.json", *tensors.files]
@@ -248,7 +257,7 @@ def class_name(hf: Any, folder: Path) -> str:
 def read_tokenizer(folder: Path, hf: dict[str, Any]) -> tokenizers.Tokenizer | None:
     """The folder's tokenizer: tokenizer.json, or the files of an older one; None where it has neither."""
     if (folder / "tokenizer.json").exists():
-        usual = hf.get("tokenizer_class") or older.USUAL.get(str(hf.get("model_type")))
+        usual = hf.get("tokenizer_class") or legacy_tokenizers.USUAL.get(str(hf.get("model_type")))
         found = tokenizers.load(folder, usual)
         named = tokenizers.settings_beside(folder / "tokenizer.json").get("tokenizer_class") or usual
         if str(named).removesuffix("Fast") == "Qwen2Tokenizer" and not llama.opened_as_qwen2(found.record):
@@ -257,7 +266,7 @@ def read_tokenizer(folder: Path, hf: dict[str, Any]) -> tokenizers.Tokenizer | N
                 " ids of AutoTokenizer may differ"
             )
         return found
-    return older.read(folder, hf)
+    return legacy_tokenizers.read(folder, hf)
 
 
 PADDING_SHARE = 0.1
@@ -332,13 +341,13 @@ def write_head(
     them, and why.
     """
     config = model.config
-    body, hf = heads.describe_head(config, spec, task.labels, argmax=task.argmax)
+    body, hf = task_heads.describe_head(config, spec, task.labels, argmax=task.argmax)
     out.mkdir(parents=True, exist_ok=True)
     tokenizer.save(out)
     finish_tokenizer(out, "encoder", config, tokenizer)
     framed(out, tokenizer, longest=task.longest)
     write_json(out / "config.json", {"eos_token_id": tokenizer.end_id, **hf, "dtype": "float32"})
-    tensors = heads.head_weights(body, config, model.state_dict(), task.name, spec["kind"])
+    tensors = task_heads.head_weights(body, config, model.state_dict(), task.name, spec["kind"])
     save_file(tensors, out / WEIGHTS, metadata={"format": "pt"})
     return str(hf["architectures"][0])
 

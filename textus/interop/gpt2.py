@@ -6,9 +6,12 @@ from __future__ import annotations
 from typing import Any
 
 from textus.core.errors import UsageError
-from textus.models.pretrained import Part
-from textus.models.pretrained.keys import names_in
-from textus.models.pretrained.values import ACTIVATIONS, unsupported
+from textus.interop.architectures import Part
+from textus.interop.config_keys import names_in
+from textus.interop.validate import (
+    ACTIVATIONS,
+    unsupported,
+)
 
 ARCHITECTURES = ("GPT2LMHeadModel", "GPT2Model")
 MODEL_TYPES = ("gpt2",)

@@ -9,9 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 from textus.core.errors import UsageError
-from textus.models.pretrained import Part
-from textus.models.pretrained.keys import names_in
-from textus.models.pretrained.values import ACTIVATIONS, token, unsupported
+from textus.interop.architectures import Part
+from textus.interop.config_keys import names_in
+from textus.interop.validate import (
+    ACTIVATIONS,
+    token,
+    unsupported,
+)
 
 ARCHITECTURES = ("BertForMaskedLM", "BertForPreTraining", "BertModel")
 MODEL_TYPES = ("bert",)

@@ -21,13 +21,20 @@ from textus.core.errors import (
     UsageError,
 )
 from textus.core.io import sha256
-from textus.models.nn.rope import RopeScaling
-from textus.models.pretrained import Imported, checked_config, llama, read_weights
-from textus.models.pretrained import values as checks
-from textus.models.pretrained.container import Container
-from textus.models.pretrained.folder import fitting
-from textus.models.pretrained.keys import check_keys, names_in
-from textus.models.pretrained.vocabulary import (
+from textus.interop import llama
+from textus.interop import validate as checks
+from textus.interop.architectures import (
+    Imported,
+    checked_config,
+    read_weights,
+)
+from textus.interop.config_keys import (
+    check_keys,
+    names_in,
+)
+from textus.interop.folder import fitting
+from textus.interop.gguf_reader import Container
+from textus.interop.tokenizer_json import (
     ADDED,
     CONTROL,
     UNKNOWN,
@@ -37,6 +44,7 @@ from textus.models.pretrained.vocabulary import (
     made,
     sentencepiece,
 )
+from textus.models.nn.rope import RopeScaling
 from textus.models.registry import family as family_of
 from textus.tokenizers import Tokenizer
 

@@ -15,7 +15,7 @@ from textus.core.errors import (
     DataError,
     RunError,
 )
-from textus.models.pretrained.values import unsupported
+from textus.interop.validate import unsupported
 from textus.tokenizers import Tokenizer
 from textus.tokenizers.compat import BLANK
 
