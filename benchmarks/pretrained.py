@@ -21,8 +21,8 @@ from textus.api.exchange import (
     fetch,
     unpack,
 )
-from textus.engine import Engine
-from textus.generation import Sampling
+from textus.generation.engine import Engine
+from textus.generation.sampling import Sampling
 
 QUESTION = "What is the capital of France?"
 PROMPT = "The history of the lighthouse begins"

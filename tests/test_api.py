@@ -92,7 +92,7 @@ def test_a_run_continues_a_text(run: api.Run) -> None:
 
 
 def test_what_it_writes_is_what_the_reference_loop_writes(run: api.Run) -> None:
-    from textus.generation import generate
+    from textus.generation.sampling import generate
 
     ids = run.tokenizer.encode("Once upon")
     sampling = textus.Sampling(max_tokens=20, seed=5)

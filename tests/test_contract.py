@@ -53,8 +53,11 @@ from torch import Tensor
 from textus.core.config import to_dict
 from textus.core.errors import UsageError
 from textus.data.batch import Batch
-from textus.engine import Engine
-from textus.generation import Sampling, generate
+from textus.generation.engine import Engine
+from textus.generation.sampling import (
+    Sampling,
+    generate,
+)
 from textus.models.contract import (
     LanguageModel,
     Loss,

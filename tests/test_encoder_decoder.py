@@ -22,8 +22,11 @@ from textus.data.bucketing import (
     real_source,
     sources_of,
 )
-from textus.engine import Engine
-from textus.generation import Sampling, generate
+from textus.generation.engine import Engine
+from textus.generation.sampling import (
+    Sampling,
+    generate,
+)
 from textus.gradients import Gradients
 from textus.interop.folder import (
     read_folder,

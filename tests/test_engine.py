@@ -16,13 +16,22 @@ from hypothesis import strategies as st
 from remembering import Remembering, RememberingCache, RememberingConfig
 from torch import Tensor
 
-from textus import engine as engine_module
 from textus.core.errors import (
     RunError,
     UsageError,
 )
-from textus.engine import Engine, EngineThread, Event
-from textus.generation import BOUNDS, Bound, Sampling, generate
+from textus.generation import engine as engine_module
+from textus.generation.engine import (
+    Engine,
+    EngineThread,
+    Event,
+)
+from textus.generation.sampling import (
+    BOUNDS,
+    Bound,
+    Sampling,
+    generate,
+)
 from textus.models.contract import LanguageModel
 
 END = 0

@@ -40,7 +40,7 @@ from textus.evaluation import (
     score_parts,
     score_text,
 )
-from textus.generation import Sampling
+from textus.generation.sampling import Sampling
 from textus.models.contract import LanguageModel
 from textus.models.decoder import (
     Decoder,

@@ -16,16 +16,18 @@ from textus.core.errors import (
     RunError,
     UsageError,
 )
-from textus.generation import (
+from textus.generation.sampling import (
     Sampling,
-    TextStream,
     choose,
     draw,
     extend,
     generate,
-    overlap,
     penalise,
     weigh,
+)
+from textus.generation.streaming import (
+    TextStream,
+    overlap,
 )
 from textus.models.contract import LanguageModel
 from textus.models.registry import build

@@ -22,7 +22,10 @@ from textus.core.errors import (
     TextusError,
     UsageError,
 )
-from textus.generation import Sampling, generate
+from textus.generation.sampling import (
+    Sampling,
+    generate,
+)
 from textus.interop import (
     gguf,
     llama2c,

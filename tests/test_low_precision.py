@@ -18,8 +18,11 @@ from families import (
 from remembering import Remembering, RememberingCache, RememberingConfig
 from torch import Tensor
 
-from textus.engine import Engine
-from textus.generation import Sampling, generate
+from textus.generation.engine import Engine
+from textus.generation.sampling import (
+    Sampling,
+    generate,
+)
 from textus.models.contract import LanguageModel
 
 

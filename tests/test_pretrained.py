@@ -20,8 +20,8 @@ from textus.core.errors import (
     TextusError,
     UsageError,
 )
-from textus.engine import Engine
-from textus.generation import Sampling
+from textus.generation.engine import Engine
+from textus.generation.sampling import Sampling
 from textus.interop.architectures import (
     architectures,
     describe,

@@ -18,7 +18,10 @@ from textus import api
 from textus.core.errors import UsageError
 from textus.data.batch import Batch
 from textus.evaluation import score_ids
-from textus.generation import Sampling, generate
+from textus.generation.sampling import (
+    Sampling,
+    generate,
+)
 from textus.gradients import Gradients
 from textus.models import rnn
 from textus.models.registry import build

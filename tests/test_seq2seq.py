@@ -15,8 +15,8 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from textus.core.errors import UsageError
 from textus.data.batch import Batch
 from textus.data.bucketing import sources_of
-from textus.engine import Engine
-from textus.generation import Sampling
+from textus.generation.engine import Engine
+from textus.generation.sampling import Sampling
 from textus.gradients import Gradients
 from textus.models import seq2seq
 from textus.models.registry import build

@@ -14,7 +14,10 @@ import openai
 import pytest
 from served import reciting, refused, remembering, running
 
-from textus.generation import Sampling, generate
+from textus.generation.sampling import (
+    Sampling,
+    generate,
+)
 from textus.serving.answers import Served
 from textus.serving.app import MAX_BODY
 

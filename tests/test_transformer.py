@@ -165,8 +165,8 @@ def test_cached_reading_is_that_of_transformers(name: str) -> None:
 @pytest.mark.parametrize("name", PEERS)
 @torch.no_grad()
 def test_greedy_text_is_that_of_transformers(name: str) -> None:
-    from textus.engine import Engine
-    from textus.generation import Sampling
+    from textus.generation.engine import Engine
+    from textus.generation.sampling import Sampling
 
     mine, theirs = twins(name)
     prompt = ids(1, 5)

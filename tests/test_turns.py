@@ -19,8 +19,13 @@ from test_gguf import finish, in_pairs, names
 
 from textus.api import Run, export_model, import_model
 from textus.core.errors import RunError
-from textus.engine import Engine
-from textus.generation import Sampling, choose, generate, in_reach
+from textus.generation.engine import Engine
+from textus.generation.sampling import (
+    Sampling,
+    choose,
+    generate,
+    in_reach,
+)
 from textus.interop import folder as folders
 from textus.interop.tokenizer_json import byte_level
 from textus.serving.answers import Served

@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     )
     from textus.cli.using import serve
     from textus.core.errors import TextusError
-    from textus.generation import Sampling
+    from textus.generation.sampling import Sampling
     from textus.searching import Index
 
 __all__ = [
@@ -107,7 +107,7 @@ __all__ = [
 
 ELSEWHERE = {
     "Index": ("textus.searching", "Index"),
-    "Sampling": ("textus.generation", "Sampling"),
+    "Sampling": ("textus.generation.sampling", "Sampling"),
     "TextusError": ("textus.core.io", "TextusError"),
     "serve": ("textus.cli.using", "serve"),
 }

@@ -61,8 +61,13 @@ from textus.data.token_dataset import (
     TokenStore,
     store_of,
 )
-from textus.engine import Engine
-from textus.generation import Sampling, beginning, device_of, inference
+from textus.generation.engine import Engine
+from textus.generation.sampling import (
+    Sampling,
+    beginning,
+    device_of,
+    inference,
+)
 from textus.metrics.resampling import (
     Blocks,
     bootstrap,

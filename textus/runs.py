@@ -46,8 +46,11 @@ from textus.data.token_dataset import (
     TokenStore,
     tokenize,
 )
-from textus.engine import Engine
-from textus.generation import Sampling, beginning
+from textus.generation.engine import Engine
+from textus.generation.sampling import (
+    Sampling,
+    beginning,
+)
 from textus.gradients import Backward, Gradients
 from textus.interop.architectures import lost
 from textus.models import word_vectors as vectors

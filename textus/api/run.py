@@ -25,7 +25,8 @@ from textus.reporting.html import check_report_folder
 if TYPE_CHECKING:
     from textus.data.corpus import Corpus
     from textus.data.read_options import ReadOptions
-    from textus.generation import DecodedStream, Sampling
+    from textus.generation.sampling import Sampling
+    from textus.generation.streaming import DecodedStream
     from textus.models.contract import LanguageModel
     from textus.predicting import Predictor
     from textus.tasks import Task
@@ -397,7 +398,10 @@ class Run:
         half. Raises UsageError for a value out of range, or a prompt longer than the context, before anything is
         generated.
         """
-        from textus.generation import beginning, sampling_of
+        from textus.generation.sampling import (
+            beginning,
+            sampling_of,
+        )
 
         check_string(prompt, "prompt")
         chosen, tokenizer = sampling_of(sampling), self.tokenizer
@@ -419,7 +423,7 @@ class Run:
         left out, question and answer together, with a notice; the system message is kept. A model that makes a text
         from another is given the last message alone.
         """
-        from textus.generation import sampling_of
+        from textus.generation.sampling import sampling_of
         from textus.tokenizers.chat_template import text_of
 
         check_messages(messages)
@@ -452,8 +456,11 @@ class Run:
     def _pieces(
         self, ids: list[int], sampling: Sampling, ends: tuple[int, ...], source: list[int] | None = None
     ) -> DecodedStream:
-        from textus.engine import Engine
-        from textus.generation import DecodedStream, TextStream
+        from textus.generation.engine import Engine
+        from textus.generation.streaming import (
+            DecodedStream,
+            TextStream,
+        )
 
         self.refuse_task()
         engine = Engine(self.model, end_id=ends, n_ids=self.tokenizer.vocab_size)

@@ -369,7 +369,6 @@ def generate(
     as rows of the file at `out`; see `Run.generate` for one. Rows are written as they come; of a file, the same call
     continues after a kill.
     """
-    from textus.completing import complete_to
     from textus.data.inputs import (
         Records,
         items_of,
@@ -377,7 +376,8 @@ def generate(
     )
     from textus.data.labeled import Record
     from textus.data.read_options import ReadOptions
-    from textus.generation import sampling_of
+    from textus.generation.complete import complete_to
+    from textus.generation.sampling import sampling_of
 
     opened = open_run(run)
     opened.refuse_task()

@@ -13,7 +13,7 @@ from textus.core.errors import UsageError
 
 if TYPE_CHECKING:
     from textus.api.run import Run
-    from textus.generation import DecodedStream
+    from textus.generation.streaming import DecodedStream
 
 COMMANDS = {
     "/help": "this list",
@@ -111,7 +111,7 @@ class Conversation:
         """Change a setting of `generation.Sampling`; a wrong one changes nothing."""
         from dataclasses import asdict
 
-        from textus.generation import sampling_of
+        from textus.generation.sampling import sampling_of
 
         name, equals, value = (part.strip() for part in assignment.partition("="))
         name = name.replace("-", "_")
@@ -129,7 +129,7 @@ class Conversation:
 
 def full_context(pieces: DecodedStream, settings: dict[str, Any], run: Run) -> str:
     """What to tell of a text that ended because the context is full; empty for every other."""
-    from textus.generation import sampling_of
+    from textus.generation.sampling import sampling_of
 
     if pieces.reason != "length" or pieces.n_tokens >= sampling_of(settings).max_tokens:
         return ""
@@ -139,7 +139,7 @@ def full_context(pieces: DecodedStream, settings: dict[str, Any], run: Run) -> s
 
 def _value(name: str, value: str) -> Any:
     """A setting's value as typed, in the form that setting has."""
-    from textus.generation import Sampling
+    from textus.generation.sampling import Sampling
 
     default = getattr(Sampling(), name, None)
     if isinstance(default, bool):

@@ -159,9 +159,13 @@ def generate_many(
     run: Run, given: Path | list[Record], many: ManyPrompts, sampling: SamplingFlags, *, as_json: bool
 ) -> Answer | None:
     """Each prompt with what follows it, an empty line between; as they come, or as one JSON object."""
-    from textus.completing import complete, prompts_of, told
     from textus.data.read_options import ReadOptions
-    from textus.generation import sampling_of
+    from textus.generation.complete import (
+        complete,
+        prompts_of,
+        told,
+    )
+    from textus.generation.sampling import sampling_of
 
     run.refuse_task()
     source, chosen = run.model.needs_source, sampling_of(sampling.given())

@@ -17,8 +17,17 @@ from textus.core.errors import (
     TextusError,
     UsageError,
 )
-from textus.engine import Engine, EngineThread, Event, Reply
-from textus.generation import Sampling, TextStream, beginning
+from textus.generation.engine import (
+    Engine,
+    EngineThread,
+    Event,
+    Reply,
+)
+from textus.generation.sampling import (
+    Sampling,
+    beginning,
+)
+from textus.generation.streaming import TextStream
 from textus.models.contract import LanguageModel
 from textus.serving.schemas import MAX_TOKENS, ApiError, Asked
 from textus.tokenizers.chat_template import check_template

@@ -18,7 +18,11 @@ from typing import Any
 
 from textus.core.errors import UsageError
 from textus.core.rng import counter_seed
-from textus.generation import BOUNDS, MAX_STOP_LENGTH, Sampling
+from textus.generation.sampling import (
+    BOUNDS,
+    MAX_STOP_LENGTH,
+    Sampling,
+)
 
 MAX_CHOICES = 8
 MAX_ROWS = 32  # prompts × n of one request

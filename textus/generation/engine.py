@@ -24,7 +24,7 @@ from textus.core.errors import (
     UsageError,
 )
 from textus.data.bucketing import sources_of
-from textus.generation import (
+from textus.generation.sampling import (
     Ends,
     Sampling,
     as_ends,

@@ -33,8 +33,12 @@ from textus.data.read_options import (
     DETECTED,
     ReadOptions,
 )
-from textus.engine import Engine
-from textus.generation import Sampling, TextStream, beginning
+from textus.generation.engine import Engine
+from textus.generation.sampling import (
+    Sampling,
+    beginning,
+)
+from textus.generation.streaming import TextStream
 from textus.models.contract import LanguageModel
 from textus.tokenizers import Tokenizer
 

@@ -1,0 +1,1 @@
+"""Text from models: sampling, the plain loop, the engine."""
