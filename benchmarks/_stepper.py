@@ -99,7 +99,6 @@ def ours(side: Side, stack: ExitStack) -> tuple[Callable[[], float], int]:
     """Our step, by the class that trains; and the number of weights."""
     import torch
 
-    from textus.checkpoint import RunFolder
     from textus.core.memory import keep_memory
     from textus.data.batch import Batch
     from textus.gradients import Gradients
@@ -109,6 +108,7 @@ def ours(side: Side, stack: ExitStack) -> tuple[Callable[[], float], int]:
         DecoderConfig,
     )
     from textus.optim import OptimSettings
+    from textus.runs.store import RunFolder
     from textus.training import Training, TrainSettings, deterministic
 
     keep_memory()

@@ -24,7 +24,6 @@ import numpy as np
 import torch
 
 from benchmarks._measuring import DATA, Bench, begin, corpus, show, spread, textus, tokenizer
-from textus.checkpoint import load, open_run, read_tokenizer
 from textus.core import hardware
 from textus.core.config import from_dict
 from textus.core.console import (
@@ -37,6 +36,11 @@ from textus.data.batch import Batch
 from textus.metrics.resampling import paired_bootstrap
 from textus.models.encoder import Encoder, EncoderConfig
 from textus.models.nn.heads import SequenceHead
+from textus.runs.store import (
+    load,
+    open_run,
+    read_tokenizer,
+)
 
 SIDES = ("pretrained", "scratch")
 SEEDS = (0, 1, 2, 3, 4)

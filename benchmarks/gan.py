@@ -20,7 +20,6 @@ import torch
 
 from benchmarks._measuring import Bench, begin, show, textus
 from benchmarks._sentences import Sentences, prepared, rows_of, trained
-from textus.checkpoint import create_run, load, open_run
 from textus.core.io import read_json
 from textus.core.rng import counter_seed
 from textus.data.batch import Batch
@@ -32,6 +31,11 @@ from textus.models.contract import LanguageModel
 from textus.models.gan import GAN
 from textus.models.registry import build
 from textus.optim import OptimSettings
+from textus.runs.store import (
+    create_run,
+    load,
+    open_run,
+)
 from textus.tokenizers import Tokenizer
 from textus.training import TrainSettings, fit
 

@@ -16,7 +16,6 @@ from sacrebleu.metrics import BLEU
 
 from benchmarks._measuring import Bench, begin, show
 from benchmarks._sentences import Sentences, prepared, rows_of, trained
-from textus.checkpoint import load
 from textus.data.batch import Batch
 from textus.metrics.resampling import (
     bootstrap,
@@ -25,6 +24,7 @@ from textus.metrics.resampling import (
 )
 from textus.models.contract import LanguageModel
 from textus.models.vae import VAE, active_units
+from textus.runs.store import load
 from textus.tokenizers import Tokenizer
 
 CONTEXT = 32

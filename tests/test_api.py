@@ -169,11 +169,11 @@ def test_runs_of_one_name_keep_apart(tmp_path: Path) -> None:
 
 
 def test_the_proof_of_resuming_can_fail(trained: Path, tmp_path: Path) -> None:
-    from textus.checkpoint import hashes
     from textus.core.io import (
         read_json,
         write_json,
     )
+    from textus.runs.store import hashes
 
     mine = tmp_path / "run"
     shutil.copytree(trained, mine)

@@ -20,7 +20,6 @@ import torch
 from safetensors.torch import load_file
 
 from textus import tokenizers
-from textus.checkpoint import Checkpoint, RunFolder, checkpoint_damage, create_run, load, open_run, verify
 from textus.core import io
 from textus.core.errors import (
     RunError,
@@ -32,6 +31,15 @@ from textus.core.io import (
 )
 from textus.core.locks import alone_in
 from textus.models.registry import build
+from textus.runs.store import (
+    Checkpoint,
+    RunFolder,
+    checkpoint_damage,
+    create_run,
+    load,
+    open_run,
+    verify,
+)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CONFIG = {"vocab_size": 13, "context_length": 8, "n_layer": 1, "n_head": 1, "d_model": 8}
@@ -339,7 +347,7 @@ SAVING = textwrap.dedent("""
     import sys
     from pathlib import Path
     import torch
-    from textus.checkpoint import Checkpoint, RunFolder
+    from textus.runs.store import Checkpoint, RunFolder
     torch.set_num_threads(1)
     run = RunFolder(Path(sys.argv[1]), {})
     for step in range(1, 100000):

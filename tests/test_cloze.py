@@ -15,7 +15,6 @@ from labelled import written
 
 from textus import api
 from textus.augment.cloze import AROUND, ASKING, ClozeSettings, clozes, passages
-from textus.checkpoint import load
 from textus.cli import main
 from textus.core.errors import (
     DataError,
@@ -23,6 +22,7 @@ from textus.core.errors import (
 )
 from textus.core.io import read_json
 from textus.data.labeled import read_records
+from textus.runs.store import load
 from textus.tasks.question_answering import QuestionAnswering, QuestionAnsweringSettings, gold_of
 
 ENGLISH = (

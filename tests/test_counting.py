@@ -17,12 +17,12 @@ from typing import Any
 import pytest
 
 import textus
-from textus.checkpoint import RunFolder
 from textus.core.errors import UsageError
 from textus.core.io import read_json
 from textus.data.batch import Batch
 from textus.models.hmm import HMM
 from textus.models.ngram import NGram
+from textus.runs.store import RunFolder
 from textus.training import Interrupted
 
 TEXTUS = str(Path(sys.executable).parent / "textus")

@@ -12,9 +12,9 @@ import torch
 from test_floor import SMALL, sentences, written
 
 from textus import api, ensembling
-from textus.checkpoint import load
 from textus.cli import main
 from textus.core.errors import UsageError
+from textus.runs.store import load
 from textus.scoring import read_rows
 from textus.tasks.classification import Classification, ClassificationSettings
 from textus.tasks.inference import read

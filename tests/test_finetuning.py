@@ -13,7 +13,6 @@ import torch
 from labelled import WORDS, written
 
 from textus import api
-from textus.checkpoint import load, open_run
 from textus.cli import main
 from textus.core.errors import (
     DataError,
@@ -21,6 +20,10 @@ from textus.core.errors import (
     UsageError,
 )
 from textus.core.io import sha256
+from textus.runs.store import (
+    load,
+    open_run,
+)
 from textus.tasks.encoding import (
     frame_of,
     rows_of,

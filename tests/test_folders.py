@@ -23,7 +23,6 @@ from textus import (
     api,
     searching,
 )
-from textus.checkpoint import Checkpoint, load, open_run, read_log, verify
 from textus.cli import main
 from textus.core import io
 from textus.core.config import check_shape
@@ -49,6 +48,13 @@ from textus.data.corpus import open_corpus
 from textus.data.token_dataset import (
     _open,
     tokenize,
+)
+from textus.runs.store import (
+    Checkpoint,
+    load,
+    open_run,
+    read_log,
+    verify,
 )
 
 PROBES = ["../victim", "/etc/hostname", "a/b", "..", ".hidden", "", "x\0y", "..\\victim", 7]

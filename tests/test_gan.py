@@ -22,7 +22,6 @@ from torch import Tensor
 import textus
 from benchmarks.gan import self_bleu
 from textus import tokenizers
-from textus.checkpoint import create_run
 from textus.core.console import cpu_seconds
 from textus.core.errors import UsageError
 from textus.data.batch import Batch
@@ -37,6 +36,7 @@ from textus.models.contract import (
 from textus.models.gan import GAN, GANConfig, alive_before_end, policy_loss, straight_through
 from textus.models.registry import build
 from textus.optim import OptimSettings, make_optimisers
+from textus.runs.store import create_run
 from textus.training import TrainSettings, fit
 
 END, T = 0, 3

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from textus import api
-from textus.checkpoint import load
 from textus.core.errors import (
     RunError,
     UsageError,
 )
 from textus.core.io import read_json
+from textus.runs.store import load
 
 STILL = ["optim.rate=1e-9", "optim.other_rate=1e-9", "optim.weight_decay=0"]
 

@@ -12,9 +12,12 @@ import torch
 from test_finetuning import sentences, written
 
 from textus import api
-from textus.checkpoint import load, open_run
 from textus.core.errors import UsageError
 from textus.models.nn.lora import adapted
+from textus.runs.store import (
+    load,
+    open_run,
+)
 from textus.tasks.encoding import (
     batch_of,
     frame_of,

@@ -185,12 +185,12 @@ def test_an_import_onto_a_full_disk_leaves_nothing(
     tmp_path: Path, exported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """R10: the system's own error for it, raised where the weights are written."""
-    from textus import checkpoint
+    from textus.runs import store
 
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(store, "save_file", full)
     with pytest.raises(RunError, match=r"no space left to write .*; nothing was written"):
         import_model(exported, out=tmp_path / "run")
     assert list(tmp_path.iterdir()) == []

@@ -26,8 +26,8 @@ from textus.data.token_dataset import (
 )
 from textus.measuring import micro_batches
 from textus.presets import SIZES, Plan, Wish, plan_neural, size_for
-from textus.runs import start
 from textus.training import Choices, TrainSettings
+from textus.training_pretrain import start
 
 TINY = (
     "model.n_layer=1",

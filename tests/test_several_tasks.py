@@ -22,7 +22,6 @@ from safetensors.torch import load_file
 from scipy import stats
 
 from textus import api, finetuning
-from textus.checkpoint import RunFolder, create_run, load, open_run, read_tokenizer
 from textus.cli import demo, main
 from textus.core.errors import (
     DataError,
@@ -36,11 +35,21 @@ from textus.core.io import (
 from textus.gradients import Gradients
 from textus.models.registry import family as family_of
 from textus.optim import OptimSettings, make_optimisers
-from textus.runs import Ready, train_to_end
+from textus.runs.store import (
+    RunFolder,
+    create_run,
+    load,
+    open_run,
+    read_tokenizer,
+)
 from textus.tasks.classification import Classification, ClassificationSettings
 from textus.tasks.encoding import RowBatches
 from textus.tasks.inference import head_loss
 from textus.tasks.mixing import DRAWN, MixedBatches, MixSettings
+from textus.training_pretrain import (
+    Ready,
+    train_to_end,
+)
 
 SMALL = ("train.batch_size=8", "model.n_layer=1", "model.d_model=32", "optim.rate=0.01")
 TONES = {"dull": "bad", "plain": "fine", "grand": "good"}

@@ -16,13 +16,13 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from test_finetuning import SMALL, sentences, training_of
 
 from textus import api
-from textus.checkpoint import open_run
 from textus.core.errors import UsageError
 from textus.finetuning import Wish, solved
 from textus.finetuning import data as reading
 from textus.finetuning.length import BEGUN, LEAST_TO_CHOOSE_BY, NEW, PATIENCE, settings_of
 from textus.finetuning.solved import Problem, parts_of, solve
 from textus.metrics import classification, entities, ranking, regression, resampling, spans
+from textus.runs.store import open_run
 
 TINY = ["choices.precision=float32", "train.batch_size=8"]
 

@@ -22,7 +22,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from textus import tokenizers, training
-from textus.checkpoint import RunFolder, create_run, load, verify
 from textus.core.errors import (
     TrainingError,
     UsageError,
@@ -41,6 +40,12 @@ from textus.models.contract import (
 from textus.models.kernels import native
 from textus.models.registry import build
 from textus.optim import OPTIMISERS, OptimSettings
+from textus.runs.store import (
+    RunFolder,
+    create_run,
+    load,
+    verify,
+)
 from textus.training import Choices, Clock, TrainSettings, fit, validation_loss
 
 V, CONTEXT = 17, 12
@@ -536,7 +541,7 @@ def test_a_full_disk_in_the_middle_is_one_line_and_loses_nothing(
         save_file(tensors, path)
 
     with monkeypatch.context() as change:
-        change.setattr("textus.checkpoint.save_file", full)
+        change.setattr("textus.runs.store.save_file", full)
         with pytest.raises(TrainingError, match=r"no space left .* step 3 is whole"):
             taught(run)
     assert taught(run) == whole

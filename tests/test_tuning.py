@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 
 from textus import api
-from textus.checkpoint import open_run
 from textus.cli import main
 from textus.core.errors import (
     DataError,
@@ -27,7 +26,8 @@ from textus.core.errors import (
 from textus.core.io import sha256
 from textus.core.locks import alone_in
 from textus.finetuning import Wish
-from textus.runs import found_of
+from textus.runs.store import open_run
+from textus.training_pretrain import found_of
 from textus.tuning import Span, parse_span, search_space
 
 pytest.importorskip("optuna")

@@ -12,7 +12,6 @@ from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
-from textus.checkpoint import read_log
 from textus.core.errors import UsageError
 from textus.core.hardware import (
     peak_memory_bytes,
@@ -40,6 +39,7 @@ from textus.reporting.plots import (
     loss_curve,
     scatter,
 )
+from textus.runs.store import read_log
 from textus.tokenizers import Tokenizer
 
 KINDS = ("exact", "bound", "pseudo")

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from textus import scoring
-from textus.checkpoint import open_run
 from textus.core.console import notice
 from textus.core.errors import UsageError
 from textus.core.io import (
@@ -27,6 +26,7 @@ from textus.data.read_options import (
 )
 from textus.models.contract import LanguageModel
 from textus.predicting import Predictor
+from textus.runs.store import open_run
 from textus.scoring import Rows, assessed, difference
 from textus.tasks import (
     Example,

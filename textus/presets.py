@@ -17,7 +17,6 @@ from typing import Any, get_type_hints
 import torch
 
 from textus import tokenizers
-from textus.checkpoint import open_run
 from textus.core import hardware
 from textus.core.config import (
     assign,
@@ -44,6 +43,7 @@ from textus.models.contract import LanguageModel
 from textus.models.registry import build
 from textus.models.registry import family as family_of
 from textus.optim import RATES, OptimSettings
+from textus.runs.store import open_run
 from textus.training import Choices, Clock, TrainSettings
 
 PRESETS = {"1min": 60, "10min": 600, "1h": 3600, "overnight": 8 * 3600}

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from textus.checkpoint import load, open_run, verify
 from textus.comparing import training_curves
 from textus.core.console import (
     notice,
@@ -62,6 +61,11 @@ from textus.reporting.html import (
     write_report,
 )
 from textus.reporting.plots import bars
+from textus.runs.store import (
+    load,
+    open_run,
+    verify,
+)
 from textus.skipping import usable_rows
 from textus.tasks import (
     Example,

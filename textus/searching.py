@@ -23,8 +23,6 @@ from typing import Any
 
 import numpy as np
 
-from textus.checkpoint import RUN_FILES
-from textus.checkpoint import verify as verify_run
 from textus.core.config import (
     NONE,
     VERSION,
@@ -64,6 +62,8 @@ from textus.data.passages import (
 from textus.data.read_options import ReadOptions
 from textus.metrics import ranking
 from textus.models.contract import LanguageModel
+from textus.runs.store import RUN_FILES
+from textus.runs.store import verify as verify_run
 from textus.tasks import Task
 from textus.tasks.registry import (
     from_record,

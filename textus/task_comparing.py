@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from textus import scoring
-from textus.checkpoint import open_run
 from textus.comparing import training_curves
 from textus.core.errors import (
     DataError,
@@ -45,6 +44,7 @@ from textus.reporting.html import (
     write_report,
 )
 from textus.reporting.plots import bars
+from textus.runs.store import open_run
 from textus.tasks import (
     Floats,
     main_figures,

@@ -18,7 +18,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from textus.checkpoint import Checkpoint, RunFolder
 from textus.core.console import (
     cpu_seconds,
     duration,
@@ -54,6 +53,10 @@ from textus.optim import (
     restore,
     set_rates,
     tensors,
+)
+from textus.runs.store import (
+    Checkpoint,
+    RunFolder,
 )
 
 

@@ -19,7 +19,6 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from textus.checkpoint import open_run
 from textus.core.console import notice
 from textus.core.errors import (
     DataError,
@@ -40,9 +39,10 @@ from textus.core.names import (
 from textus.core.rng import counter_seed
 from textus.finetuning import Wish, start
 from textus.models.registry import family as family_of
-from textus.runs import found_of
+from textus.runs.store import open_run
 from textus.tasks.registry import task_class
 from textus.training import Interrupted
+from textus.training_pretrain import found_of
 
 RANGE = re.compile(r"(?P<low>[-+.\deE]+)\.\.(?P<high>[-+.\deE]+)(?P<log>:log)?")
 STARTUP, WARMUP = 5, 1

@@ -186,7 +186,7 @@ def train(
     Raises UsageError for names that are not there or an `out` that exists, DataError for a corpus without
     text, TrainingError where the loss is no number or the disk is full.
     """
-    from textus import runs
+    from textus import training_pretrain
     from textus.models.registry import (
         CLASSIFIERS,
         FAMILIES,
@@ -209,7 +209,7 @@ def train(
     reused, parent = optional_path(choices, "choices"), optional_path(start, "start")
     Wish(model, preset, depth, steps, seed, tuple(settings), checkpoint_every, reused, parent).check()
     io.claim(out, force=force)
-    made = runs.start(
+    made = training_pretrain.start(
         folder,
         family=model,
         tokenizer=chosen_tokenizer(folder, tokenizer),
@@ -263,7 +263,7 @@ def resume(
                 path_of(path, "the path"), data=moved, dev=optional_path(dev, "dev"), until=until
             )
         )
-    from textus.runs import resume as resume_pretraining
+    from textus.training_pretrain import resume as resume_pretraining
 
     if dev:
         raise UsageError(
@@ -397,7 +397,7 @@ def prove_resume(path: str | Path) -> dict[str, Any]:
     The copy lies beside the run and is removed. Raises RunError for a run that is not finished, or where a
     byte differs.
     """
-    from textus.checkpoint import open_run as opened
+    from textus.runs.store import open_run as opened
     from textus.training import Interrupted
 
     path = path_of(path, "the path")
@@ -537,7 +537,7 @@ def doctor() -> dict[str, Any]:
 def verify(path: str | Path) -> dict[str, Any]:
     """Check every file of a run against its recorded SHA-256; RunError naming the first that differs or is
     missing."""
-    from textus.checkpoint import verify as check
+    from textus.runs.store import verify as check
 
     path = path_of(path, "the run")
     return {"run": str(path), "files": check(path)}

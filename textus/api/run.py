@@ -45,7 +45,7 @@ class Run:
     @cached_property
     def record(self) -> dict[str, Any]:
         """What run.json says: family, config, corpus, seed, choices, steps, best figures, versions."""
-        from textus.checkpoint import open_run as opened
+        from textus.runs.store import open_run as opened
 
         return opened(self.path).record
 

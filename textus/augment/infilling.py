@@ -12,8 +12,8 @@ import torch
 from textus.augment.negation import is_negation
 from textus.augment.operations import Operation, free, many
 from textus.augment.units import Units
-from textus.checkpoint import load
 from textus.core.errors import UsageError
+from textus.runs.store import load
 
 LIKELIEST = 10
 """The encoder's first answers, among which chance chooses by their probability."""

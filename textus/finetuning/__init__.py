@@ -16,7 +16,6 @@ import torch
 
 from textus import tokenizers
 from textus.augment import AugmentSettings
-from textus.checkpoint import RunFolder, create_run, load, open_run, read_tokenizer, verify
 from textus.core import hardware
 from textus.core.config import (
     assign,
@@ -57,7 +56,14 @@ from textus.models.nn import lora
 from textus.models.registry import build
 from textus.models.registry import family as family_of
 from textus.presets import model_values
-from textus.runs import Ready, one_thread, same_weights, take_weights, train_to_end, weights_sum
+from textus.runs.store import (
+    RunFolder,
+    create_run,
+    load,
+    open_run,
+    read_tokenizer,
+    verify,
+)
 from textus.tasks import (
     Row,
     Task,
@@ -80,6 +86,14 @@ from textus.tasks.registry import (
     task_class,
 )
 from textus.training import Choices, Evaluate, TrainSettings, check_patience
+from textus.training_pretrain import (
+    Ready,
+    one_thread,
+    same_weights,
+    take_weights,
+    train_to_end,
+    weights_sum,
+)
 
 SCRATCH = {"n_layer": 2, "d_model": 256, "context_length": 256}
 """Size of a model that is not begun from a run."""

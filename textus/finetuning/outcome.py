@@ -9,11 +9,10 @@ from statistics import fmean
 from typing import Any
 
 from textus import tokenizers
-from textus.checkpoint import RunFolder
 from textus.core.console import notice
 from textus.finetuning.length import LEAST_TO_CHOOSE_BY
 from textus.models.contract import LanguageModel
-from textus.runs import found_of
+from textus.runs.store import RunFolder
 from textus.tasks import (
     Example,
     Row,
@@ -24,6 +23,7 @@ from textus.tasks.inference import (
     read,
 )
 from textus.training import Evaluate
+from textus.training_pretrain import found_of
 
 NO_FIGURES = ("step", "validation", "criterion", "cpu_seconds", "seconds")
 """What an evaluation's line of the log holds beside the task's figures."""

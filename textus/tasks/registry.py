@@ -6,7 +6,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from textus.checkpoint import load
 from textus.core.config import from_dict
 from textus.core.console import notice
 from textus.core.errors import UsageError
@@ -15,6 +14,7 @@ from textus.core.names import (
     unknown,
 )
 from textus.models.contract import LanguageModel
+from textus.runs.store import load
 from textus.tasks import Task
 from textus.tokenizers import Tokenizer
 

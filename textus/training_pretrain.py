@@ -10,16 +10,6 @@ from typing import Any
 import torch
 
 from textus import tokenizers
-from textus.checkpoint import (
-    RunFolder,
-    create_run,
-    load,
-    open_run,
-    read_embeddings,
-    read_log,
-    read_tokenizer,
-    verify,
-)
 from textus.core.config import from_dict
 from textus.core.console import (
     cpu_seconds,
@@ -58,6 +48,16 @@ from textus.models.contract import LanguageModel
 from textus.models.registry import build
 from textus.models.registry import family as family_of
 from textus.presets import Plan, Wish, plan_count, plan_neural, sizes_of
+from textus.runs.store import (
+    RunFolder,
+    create_run,
+    load,
+    open_run,
+    read_embeddings,
+    read_log,
+    read_tokenizer,
+    verify,
+)
 from textus.training import Choices, Clock, Evaluate, TrainSettings, check_patience, fit, validation_loss
 
 

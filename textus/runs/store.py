@@ -61,7 +61,7 @@ from textus.models.contract import LanguageModel
 from textus.models.nn import lora
 from textus.models.nn.heads import build_head
 from textus.models.registry import build
-from textus.tensorboard import TensorBoardWriter
+from textus.runs.tensorboard import TensorBoardWriter
 
 KEEP = 2
 """How many of the last checkpoints stay, beside the best."""
