@@ -119,7 +119,7 @@ def train_peer(
 def classify_textus(run: Path, file: Path, copies: int) -> dict[str, Any]:
     """`Run.predict` of all texts; the model is read before, and a few texts are asked first."""
     from textus import api
-    from textus.training_pretrain import one_thread
+    from textus.training.pretrain import one_thread
 
     one_thread()
     opened, rows = api.open_run(run), read(file)

@@ -101,15 +101,22 @@ def ours(side: Side, stack: ExitStack) -> tuple[Callable[[], float], int]:
 
     from textus.core.memory import keep_memory
     from textus.data.batch import Batch
-    from textus.gradients import Gradients
-    from textus.measuring import candidates, micro_batches
     from textus.models.decoder import (
         Decoder,
         DecoderConfig,
     )
-    from textus.optim import OptimSettings
     from textus.runs.store import RunFolder
-    from textus.training import Training, TrainSettings, deterministic
+    from textus.training.autotune import (
+        candidates,
+        micro_batches,
+    )
+    from textus.training.gradients import Gradients
+    from textus.training.optim import OptimSettings
+    from textus.training.trainer import (
+        Training,
+        TrainSettings,
+        deterministic,
+    )
 
     keep_memory()
     torch.set_num_threads(1)

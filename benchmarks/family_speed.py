@@ -23,10 +23,16 @@ from benchmarks._measuring import Bench, begin, show, spread
 from textus.core.console import notice
 from textus.core.memory import keep_memory
 from textus.data.batch import Batch
-from textus.gradients import Gradients, clip
 from textus.models.registry import build
 from textus.models.registry import family as family_of
-from textus.optim import OptimSettings, make_optimisers
+from textus.training.gradients import (
+    Gradients,
+    clip,
+)
+from textus.training.optim import (
+    OptimSettings,
+    make_optimisers,
+)
 
 ROUNDS = 9
 FINALISTS = 2

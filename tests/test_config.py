@@ -23,11 +23,11 @@ from textus.core.config import (
 from textus.core.errors import UsageError
 from textus.models.nn.rope import RopeScaling
 from textus.models.registry import family
-from textus.presets import model_values
 from textus.tasks.registry import (
     TASKS,
     task_class,
 )
+from textus.training.planner import model_values
 
 CONFIGS = ("Settings", "Config", "Choices")
 

@@ -23,7 +23,7 @@ from textus.data.batch import Batch
 from textus.models.hmm import HMM
 from textus.models.ngram import NGram
 from textus.runs.store import RunFolder
-from textus.training import Interrupted
+from textus.training.trainer import Interrupted
 
 TEXTUS = str(Path(sys.executable).parent / "textus")
 PASSES = 8

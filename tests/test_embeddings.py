@@ -14,7 +14,6 @@ from corpora import write
 from safetensors.torch import load_file
 
 import textus
-from textus import training_pretrain
 from textus.api import prove_resume
 from textus.cli import main
 from textus.core.errors import (
@@ -30,6 +29,7 @@ from textus.models.word_vectors import (
 )
 from textus.runs.store import open_run
 from textus.tokenizers import Tokenizer, load
+from textus.training import pretrain
 
 WIDTH = 16
 NEURAL: dict[str, dict[str, Any]] = {name: {} for name in ("rnn", "lstm", "gru", "seq2seq", "vae", "gan")}
@@ -147,7 +147,7 @@ def test_resume_needs_the_run_s_own_copy_only(
     assert not open_run(path).steps(), "to prove it is to train again from the first step"
     assert prove_resume(path)["resumed_from_step"] == 2
     with monkeypatch.context() as planted:  # the fault: it begins again with its seed's own rows
-        planted.setattr(training_pretrain, "read_embeddings", lambda run: None)
+        planted.setattr(pretrain, "read_embeddings", lambda run: None)
         with pytest.raises(RunError, match="ends in other weights"):
             prove_resume(path)
     with (path / "embeddings.safetensors").open("r+b") as held:  # a flipped byte in the copy

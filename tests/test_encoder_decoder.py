@@ -27,7 +27,6 @@ from textus.generation.sampling import (
     Sampling,
     generate,
 )
-from textus.gradients import Gradients
 from textus.interop.folder import (
     read_folder,
     write_folder,
@@ -39,6 +38,7 @@ from textus.models.nn.cross_entropy import (
     cross_entropy,
 )
 from textus.models.registry import build
+from textus.training.gradients import Gradients
 
 transformers = pytest.importorskip(
     "transformers", reason="transformers is the oracle here; install textus[dev]"

@@ -28,7 +28,7 @@ from textus.tasks.encoding import (
     frame_of,
     rows_of,
 )
-from textus.training import Interrupted
+from textus.training.trainer import Interrupted
 
 SMALL = ("train.batch_size=8", "model.n_layer=1", "model.d_model=32", "optim.rate=0.01")
 

@@ -22,7 +22,6 @@ from torch import Tensor
 from textus.core import hardware
 from textus.core.rng import counter_seed
 from textus.data.batch import Batch
-from textus.gradients import Gradients
 from textus.models.decoder import (
     Decoder,
     DecoderConfig,
@@ -33,6 +32,7 @@ from textus.models.nn.cross_entropy import (
     cross_entropy,
 )
 from textus.models.nn.rope import RopeScaling
+from textus.training.gradients import Gradients
 
 needs_kernels = pytest.mark.skipif(kernels.library() is None, reason=f"no kernels: {kernels.why_none()}")
 
@@ -396,7 +396,10 @@ def test_any_number_of_workers_gives_the_same_bytes(step: str) -> None:
 @needs_kernels
 @pytest.mark.parametrize("fused", [True, False])
 def test_the_kept_cast_follows_the_weights(fused: bool) -> None:
-    from textus.optim import OptimSettings, make_optimisers
+    from textus.training.optim import (
+        OptimSettings,
+        make_optimisers,
+    )
 
     model = decoder()
     before = float(gradients(model, batch(), "bfloat16", "native")["loss"])

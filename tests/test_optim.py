@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from textus.core.config import assign
 from textus.core.errors import UsageError
 from textus.models.registry import build
-from textus.optim import (
+from textus.training.optim import (
     OPTIMISERS,
     RATES,
     SCHEDULES,

@@ -24,7 +24,14 @@ from textus.models.nn.layers import (
     make_norm,
 )
 from textus.models.registry import build
-from textus.optim import OPTIMISERS, SCHEDULES, OptimSettings, Schedule, make_optimisers, set_rates
+from textus.training.optim import (
+    OPTIMISERS,
+    SCHEDULES,
+    OptimSettings,
+    Schedule,
+    make_optimisers,
+    set_rates,
+)
 
 X = torch.linspace(-4, 4, 33, dtype=torch.float64).view(3, 11)
 

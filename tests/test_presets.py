@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from textus import measuring, presets, tokenizers
+from textus import tokenizers
 from textus.core.config import from_dict
 from textus.core.console import cpu_seconds
 from textus.core.errors import (
@@ -24,10 +24,23 @@ from textus.data.token_dataset import (
     TokenStore,
     tokenize,
 )
-from textus.measuring import micro_batches
-from textus.presets import SIZES, Plan, Wish, plan_neural, size_for
-from textus.training import Choices, TrainSettings
-from textus.training_pretrain import start
+from textus.training import (
+    autotune,
+    planner,
+)
+from textus.training.autotune import micro_batches
+from textus.training.planner import (
+    SIZES,
+    Plan,
+    Wish,
+    plan_neural,
+    size_for,
+)
+from textus.training.pretrain import start
+from textus.training.trainer import (
+    Choices,
+    TrainSettings,
+)
 
 TINY = (
     "model.n_layer=1",
@@ -58,7 +71,7 @@ def store(corpus: Path, tokenizer: tokenizers.Tokenizer) -> TokenStore:
 @pytest.fixture
 def seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     """A preset of three seconds, on one core."""
-    monkeypatch.setattr(presets.hardware, "usable_cores", lambda: 1)
+    monkeypatch.setattr(planner.hardware, "usable_cores", lambda: 1)
 
 
 def plan(tokenizer: tokenizers.Tokenizer, store: TokenStore, **wish: Any) -> Plan:
@@ -108,7 +121,7 @@ def test_steps_take_the_fixed_rule_and_measure_nothing(
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("measured")
 
-    monkeypatch.setattr(measuring, "time_step", refuse)
+    monkeypatch.setattr(autotune, "time_step", refuse)
     first, again = (plan(tokenizer, store, steps=5) for _ in range(2))
     assert (first.train, first.choices, first.model) == (again.train, again.choices, again.model)
     assert (first.train.steps, first.clock, first.measured) == (5, None, {})
@@ -141,7 +154,7 @@ def test_a_run_of_before_keeps_the_rate_it_was_started_with() -> None:
 
 
 def test_sizes_grow_with_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(presets.hardware, "matmul_rate", lambda *_, **__: 1e11)
+    monkeypatch.setattr(planner.hardware, "matmul_rate", lambda *_, **__: 1e11)
     found = [size_for(Wish("decoder"), budget) for budget in (10, 100, 1e3, 1e5, 1e7)]
     sizes = [(each.n_layer, each.d_model) for each in found]
     assert sizes == sorted(sizes)

@@ -22,10 +22,10 @@ from textus.generation.sampling import (
     Sampling,
     generate,
 )
-from textus.gradients import Gradients
 from textus.models import rnn
 from textus.models.registry import build
 from textus.models.rnn import RNN
+from textus.training.gradients import Gradients
 
 V, D, LAYERS = 11, 8, 2
 KINDS = {"elman": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}

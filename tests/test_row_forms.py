@@ -209,7 +209,7 @@ def test_a_failure_gives_the_rows_of_the_former_run_back(tmp_path: Path) -> None
 
 
 def test_a_run_that_was_broken_off_keeps_its_rows(tmp_path: Path) -> None:
-    from textus.training import TrainingError
+    from textus.training.trainer import TrainingError
 
     with pytest.raises((TrainingError, TextusError)):
         textus.finetune(

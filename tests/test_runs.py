@@ -17,7 +17,7 @@ from textus.core.io import (
     write_json,
 )
 from textus.runs.store import open_run
-from textus.training_pretrain import recorded_corpus
+from textus.training.pretrain import recorded_corpus
 
 SMALL = ["model.n_layer=1", "model.d_model=16", "model.n_head=2"]
 
@@ -25,7 +25,7 @@ SMALL = ["model.n_layer=1", "model.d_model=16", "model.n_head=2"]
 def test_a_finished_run_says_so_and_changes_nothing(
     trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from textus.training_pretrain import resume
+    from textus.training.pretrain import resume
 
     before = (trained / "run.json").read_bytes()
     resume(trained)
@@ -41,7 +41,7 @@ def unfinished(trained: Path, path: Path) -> Path:
 
 def test_resume_refuses_another_corpus_and_another_tokenizer(trained: Path, tmp_path: Path) -> None:
     from textus.api import build_corpus
-    from textus.training_pretrain import resume
+    from textus.training.pretrain import resume
 
     (tmp_path / "other.txt").write_text("Quite another text, of a few words. " * 9)
     other = build_corpus(tmp_path / "other.txt", out=tmp_path / "other").path
@@ -91,7 +91,7 @@ def test_the_new_place_of_a_corpus_is_recorded_at_once(trained: Path, corpus: Pa
 
 
 def test_a_run_taken_up_by_the_command_ends_as_it_did(trained: Path, tmp_path: Path) -> None:
-    from textus.training_pretrain import resume
+    from textus.training.pretrain import resume
 
     run = unfinished(trained, tmp_path / "run")
     (run / "model.safetensors").unlink()

@@ -17,10 +17,10 @@ from textus.data.batch import Batch
 from textus.data.bucketing import sources_of
 from textus.generation.engine import Engine
 from textus.generation.sampling import Sampling
-from textus.gradients import Gradients
 from textus.models import seq2seq
 from textus.models.registry import build
 from textus.models.seq2seq import Seq2Seq, Seq2SeqConfig
+from textus.training.gradients import Gradients
 
 V, D, LAYERS, END = 11, 8, 2, 0
 KINDS = {"elman": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}

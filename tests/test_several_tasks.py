@@ -32,9 +32,7 @@ from textus.core.io import (
     claim,
     sha256,
 )
-from textus.gradients import Gradients
 from textus.models.registry import family as family_of
-from textus.optim import OptimSettings, make_optimisers
 from textus.runs.store import (
     RunFolder,
     create_run,
@@ -46,7 +44,12 @@ from textus.tasks.classification import Classification, ClassificationSettings
 from textus.tasks.encoding import RowBatches
 from textus.tasks.inference import head_loss
 from textus.tasks.mixing import DRAWN, MixedBatches, MixSettings
-from textus.training_pretrain import (
+from textus.training.gradients import Gradients
+from textus.training.optim import (
+    OptimSettings,
+    make_optimisers,
+)
+from textus.training.pretrain import (
     Ready,
     train_to_end,
 )

@@ -14,10 +14,10 @@ import torch
 import textus
 from textus.api import prove_resume
 from textus.data.batch import Batch
-from textus.gradients import Gradients
 from textus.models.contract import LanguageModel
 from textus.models.kernels import native
 from textus.models.registry import build
+from textus.training.gradients import Gradients
 
 V = 11
 SIZE = {"vocab_size": V, "end_id": 0, "n_layer": 1, "d_model": 16, "dropout": 0.4}

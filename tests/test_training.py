@@ -21,7 +21,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from textus import tokenizers, training
+from textus import tokenizers
 from textus.core.errors import (
     TrainingError,
     UsageError,
@@ -32,21 +32,31 @@ from textus.core.rng import counter_seed
 from textus.data.batch import Batch
 from textus.data.loader import Loader
 from textus.data.token_dataset import store_of
-from textus.gradients import Gradients
 from textus.models.contract import (
     LanguageModel,
     Loss,
 )
 from textus.models.kernels import native
 from textus.models.registry import build
-from textus.optim import OPTIMISERS, OptimSettings
 from textus.runs.store import (
     RunFolder,
     create_run,
     load,
     verify,
 )
-from textus.training import Choices, Clock, TrainSettings, fit, validation_loss
+from textus.training import trainer
+from textus.training.gradients import Gradients
+from textus.training.optim import (
+    OPTIMISERS,
+    OptimSettings,
+)
+from textus.training.trainer import (
+    Choices,
+    Clock,
+    TrainSettings,
+    fit,
+    validation_loss,
+)
 
 V, CONTEXT = 17, 12
 SHAPE = {"vocab_size": V, "context_length": CONTEXT, "n_layer": 1, "n_head": 2, "d_model": 16}
@@ -241,7 +251,7 @@ def test_resumed_from_any_step_it_ends_in_the_same_bytes(tmp_path: Path, way: st
 
 
 def drop_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "restore", lambda optimisers, kept: None)
+    monkeypatch.setattr(trainer, "restore", lambda optimisers, kept: None)
 
 
 def shift_data(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,7 +260,7 @@ def shift_data(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def forget_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "counter_seed", lambda *keys: 5)
+    monkeypatch.setattr(trainer, "counter_seed", lambda *keys: 5)
 
 
 @pytest.mark.parametrize("fault", [drop_memory, shift_data, forget_the_seed])
@@ -361,7 +371,7 @@ def test_a_checkpoint_is_written_after_ten_minutes_whatever_the_steps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """C18: an overnight run must not lose an hour."""
-    assert training.SAVE_SECONDS == 600
+    assert trainer.SAVE_SECONDS == 600
     settings = replace(SETTINGS, checkpoint_every=0, evaluate_every=0)
     stopped_early, run = new_run(tmp_path / "none"), new_run(tmp_path / "run")
 
@@ -371,7 +381,7 @@ def test_a_checkpoint_is_written_after_ten_minutes_whatever_the_steps(
         return model.loss(batch)
 
     for folder, seconds, expected in ((stopped_early, 600, []), (run, 0, [8, 9])):
-        monkeypatch.setattr(training, "SAVE_SECONDS", seconds)
+        monkeypatch.setattr(trainer, "SAVE_SECONDS", seconds)
         with pytest.raises(Killed):
             taught(folder, settings, loss=dies, evaluate=None)
         assert folder.steps() == expected
@@ -519,7 +529,7 @@ def test_signals_are_given_back_afterwards(tmp_path: Path) -> None:
 
 
 def test_a_second_signal_acts_at_once() -> None:
-    with training.stop_signals() as asked:
+    with trainer.stop_signals() as asked:
         assert not asked()
         signal.raise_signal(signal.SIGINT)
         assert asked()

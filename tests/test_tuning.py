@@ -27,7 +27,7 @@ from textus.core.io import sha256
 from textus.core.locks import alone_in
 from textus.finetuning import Wish
 from textus.runs.store import open_run
-from textus.training_pretrain import found_of
+from textus.training.pretrain import found_of
 from textus.tuning import Span, parse_span, search_space
 
 pytest.importorskip("optuna")

@@ -454,7 +454,7 @@ def test_a_collapse_is_told_once_and_only_of_the_weights_to_use(
     kls = iter([0.0, 0.0, 0.0, 2.0] if collapses == "at first" else [2.0, 2.0, 2.0, 0.0])
     monkeypatch.setattr(VAE, "findings", lambda self, batches: {"kl_per_text": next(kls), "active_units": 1})
     losses = iter([4.0, 3.0, 2.0, 1.0])
-    monkeypatch.setattr("textus.training_pretrain.validation_loss", lambda model, batches: next(losses))
+    monkeypatch.setattr("textus.training.pretrain.validation_loss", lambda model, batches: next(losses))
     textus.train(
         **sentences(tmp_path), model="vae", out=tmp_path / "run", steps=4,
         settings=["model.d_model=16", "model.n_head=1", "model.d_latent=4", "train.batch_size=8"],

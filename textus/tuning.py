@@ -41,8 +41,8 @@ from textus.finetuning import Wish, start
 from textus.models.registry import family as family_of
 from textus.runs.store import open_run
 from textus.tasks.registry import task_class
-from textus.training import Interrupted
-from textus.training_pretrain import found_of
+from textus.training.pretrain import found_of
+from textus.training.trainer import Interrupted
 
 RANGE = re.compile(r"(?P<low>[-+.\deE]+)\.\.(?P<high>[-+.\deE]+)(?P<log>:log)?")
 STARTUP, WARMUP = 5, 1

@@ -186,12 +186,12 @@ def train(
     Raises UsageError for names that are not there or an `out` that exists, DataError for a corpus without
     text, TrainingError where the loss is no number or the disk is full.
     """
-    from textus import training_pretrain
     from textus.models.registry import (
         CLASSIFIERS,
         FAMILIES,
     )
-    from textus.presets import Wish
+    from textus.training import pretrain
+    from textus.training.planner import Wish
 
     out, folder = path_of(out, "out"), path_of(corpus, "corpus")
     if start is not None:
@@ -209,7 +209,7 @@ def train(
     reused, parent = optional_path(choices, "choices"), optional_path(start, "start")
     Wish(model, preset, depth, steps, seed, tuple(settings), checkpoint_every, reused, parent).check()
     io.claim(out, force=force)
-    made = training_pretrain.start(
+    made = pretrain.start(
         folder,
         family=model,
         tokenizer=chosen_tokenizer(folder, tokenizer),
@@ -263,7 +263,7 @@ def resume(
                 path_of(path, "the path"), data=moved, dev=optional_path(dev, "dev"), until=until
             )
         )
-    from textus.training_pretrain import resume as resume_pretraining
+    from textus.training.pretrain import resume as resume_pretraining
 
     if dev:
         raise UsageError(
@@ -398,7 +398,7 @@ def prove_resume(path: str | Path) -> dict[str, Any]:
     byte differs.
     """
     from textus.runs.store import open_run as opened
-    from textus.training import Interrupted
+    from textus.training.trainer import Interrupted
 
     path = path_of(path, "the path")
     run = opened(path)

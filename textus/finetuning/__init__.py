@@ -48,14 +48,11 @@ from textus.finetuning.length import in_words, settings_of
 from textus.finetuning.outcome import Watch, conclude, on_all, on_dev, on_dev_texts, watched
 from textus.finetuning.wishes import Wish as Wish
 from textus.finetuning.wishes import parse_also as parse_also
-from textus.gradients import Gradients
-from textus.measuring import fast_bf16
 from textus.models.contract import LanguageModel
 from textus.models.linear import LabelledTexts
 from textus.models.nn import lora
 from textus.models.registry import build
 from textus.models.registry import family as family_of
-from textus.presets import model_values
 from textus.runs.store import (
     RunFolder,
     create_run,
@@ -85,14 +82,22 @@ from textus.tasks.registry import (
     names_of,
     task_class,
 )
-from textus.training import Choices, Evaluate, TrainSettings, check_patience
-from textus.training_pretrain import (
+from textus.training.autotune import fast_bf16
+from textus.training.gradients import Gradients
+from textus.training.planner import model_values
+from textus.training.pretrain import (
     Ready,
     one_thread,
     same_weights,
     take_weights,
     train_to_end,
     weights_sum,
+)
+from textus.training.trainer import (
+    Choices,
+    Evaluate,
+    TrainSettings,
+    check_patience,
 )
 
 SCRATCH = {"n_layer": 2, "d_model": 256, "context_length": 256}

@@ -12,8 +12,8 @@ from math import ceil
 
 from textus.core.config import assign
 from textus.finetuning.wishes import Wish
-from textus.optim import OptimSettings
-from textus.training import TrainSettings
+from textus.training.optim import OptimSettings
+from textus.training.trainer import TrainSettings
 
 RATES = {"full": 1e-4, "frozen": 1e-3, "lora": 1e-3}
 """Each method's rate, begun from a run: what is taught beside weights that stay may move faster."""

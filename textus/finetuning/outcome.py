@@ -22,8 +22,8 @@ from textus.tasks.inference import (
     answers,
     read,
 )
-from textus.training import Evaluate
-from textus.training_pretrain import found_of
+from textus.training.pretrain import found_of
+from textus.training.trainer import Evaluate
 
 NO_FIGURES = ("step", "validation", "criterion", "cpu_seconds", "seconds")
 """What an evaluation's line of the log holds beside the task's figures."""

@@ -1,6 +1,6 @@
 """The parts a textbook names, by name: activations, losses, initialisations, normalisations.
 
-Optimisers and schedules have their names in `textus.optim`. A loss is a function of scores and targets that gives one
+Optimisers and schedules have their names in `textus.training.optim`. A loss is a function of scores and targets that gives one
 number for each item, so that the caller may weight items and divide by the weight (`models.Loss`).
 Shapes: N items, C classes, D width.
 """

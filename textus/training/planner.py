@@ -1,7 +1,7 @@
 """From a wish to a plan: what to build, how to compute it here, for how many steps.
 
 One dial, `preset` (or `depth`). Everything else follows from it and from measuring the first steps on this
-machine (`textus.measuring`); what was measured and chosen is printed, and stored with the run so that `resume`
+machine (`textus.training.autotune`); what was measured and chosen is printed, and stored with the run so that `resume`
 and `--choices` take it as it is.
 """
 
@@ -38,13 +38,26 @@ from textus.data.loader import (
     fitting_context,
 )
 from textus.data.token_dataset import TokenStore
-from textus.measuring import affordable, candidates, fast_bf16, measure, micro_batches
 from textus.models.contract import LanguageModel
 from textus.models.registry import build
 from textus.models.registry import family as family_of
-from textus.optim import RATES, OptimSettings
 from textus.runs.store import open_run
-from textus.training import Choices, Clock, TrainSettings
+from textus.training.autotune import (
+    affordable,
+    candidates,
+    fast_bf16,
+    measure,
+    micro_batches,
+)
+from textus.training.optim import (
+    RATES,
+    OptimSettings,
+)
+from textus.training.trainer import (
+    Choices,
+    Clock,
+    TrainSettings,
+)
 
 PRESETS = {"1min": 60, "10min": 600, "1h": 3600, "overnight": 8 * 3600}
 """Preset → seconds on all of this machine's cores; other times are spelled alike: 45s, 3min, 2h."""

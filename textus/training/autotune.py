@@ -22,11 +22,14 @@ from textus.data.batch import (
     Batch,
     Batches,
 )
-from textus.gradients import Gradients
 from textus.models.contract import LanguageModel
 from textus.models.registry import build
-from textus.optim import make_optimisers
-from textus.training import Choices, TrainSettings
+from textus.training.gradients import Gradients
+from textus.training.optim import make_optimisers
+from textus.training.trainer import (
+    Choices,
+    TrainSettings,
+)
 
 
 def fast_bf16() -> bool:

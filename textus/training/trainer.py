@@ -39,12 +39,20 @@ from textus.data.batch import (
     Batch,
     Batches,
 )
-from textus.gradients import Backward, Gradients, clip
 from textus.models.contract import (
     LanguageModel,
     Loss,
 )
-from textus.optim import (
+from textus.runs.store import (
+    Checkpoint,
+    RunFolder,
+)
+from textus.training.gradients import (
+    Backward,
+    Gradients,
+    clip,
+)
+from textus.training.optim import (
     OptimSettings,
     Replan,
     Schedule,
@@ -53,10 +61,6 @@ from textus.optim import (
     restore,
     set_rates,
     tensors,
-)
-from textus.runs.store import (
-    Checkpoint,
-    RunFolder,
 )
 
 

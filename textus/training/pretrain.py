@@ -41,13 +41,11 @@ from textus.generation.sampling import (
     Sampling,
     beginning,
 )
-from textus.gradients import Backward, Gradients
 from textus.interop.architectures import lost
 from textus.models import word_vectors as vectors
 from textus.models.contract import LanguageModel
 from textus.models.registry import build
 from textus.models.registry import family as family_of
-from textus.presets import Plan, Wish, plan_count, plan_neural, sizes_of
 from textus.runs.store import (
     RunFolder,
     create_run,
@@ -58,7 +56,26 @@ from textus.runs.store import (
     read_tokenizer,
     verify,
 )
-from textus.training import Choices, Clock, Evaluate, TrainSettings, check_patience, fit, validation_loss
+from textus.training.gradients import (
+    Backward,
+    Gradients,
+)
+from textus.training.planner import (
+    Plan,
+    Wish,
+    plan_count,
+    plan_neural,
+    sizes_of,
+)
+from textus.training.trainer import (
+    Choices,
+    Clock,
+    Evaluate,
+    TrainSettings,
+    check_patience,
+    fit,
+    validation_loss,
+)
 
 
 def start(
