@@ -35,7 +35,7 @@ from textus import api
 from textus.core.console import cpu_seconds
 from textus.core.names import unknown
 from textus.finetuning.solved import problem_of
-from textus.tasks import Example
+from textus.tasks.base import Example
 from textus.tasks.classification import Classification, ClassificationSettings
 from textus.tasks.encoding import (
     frame_of,

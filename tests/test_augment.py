@@ -189,7 +189,7 @@ def test_several_classes_of_a_text_are_no_stretches() -> None:
 
 def test_the_task_of_entities_reads_the_copies() -> None:
     """Every form that is taken apart here is one that tagging reads, to the same entities."""
-    from textus.tasks.tokens import entities_of
+    from textus.tasks.token_data import entities_of
 
     for row in (SPANS, LISTS, CLUENER, EXCLUSIVE):
         said = sorted((kind, row["text"][a:b]) for kind, a, b in entities_of(Record(row, "row"), row["text"]))

@@ -10,7 +10,7 @@ from sklearn import metrics as sklearn
 
 from textus.metrics.calibration import calibration_error
 from textus.metrics.classification import ClassCounts, multi_label, single_label
-from textus.tasks import Frame
+from textus.tasks.base import Frame
 
 LABELS = ["a", "b", "c", "d"]
 

@@ -20,7 +20,7 @@ from textus.core.errors import (
     UsageError,
 )
 from textus.fewshot import Asked, Prompting, calibrated, drawn, parse_words
-from textus.tasks import Example
+from textus.tasks.base import Example
 
 TEMPLATE = "{text} it is {label}"
 SHOTS = [Example(("the fox went",), "bad", "1"), Example(("a heron said nothing",), "good", "2")]

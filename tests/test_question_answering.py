@@ -28,7 +28,7 @@ from textus.models.nn.heads import (
     context_of,
     span_scores,
 )
-from textus.tasks import (
+from textus.tasks.base import (
     Example,
     Frame,
     Row,

@@ -22,7 +22,7 @@ from textus.core.errors import (
 from textus.data.batch import Batch
 from textus.data.labeled import Record
 from textus.models.nn.heads import PairHead
-from textus.tasks import (
+from textus.tasks.base import (
     Frame,
     Row,
 )
@@ -30,7 +30,10 @@ from textus.tasks.encoding import (
     batch_of,
     frame_of,
 )
-from textus.tasks.facts import fitted, related
+from textus.tasks.relation_data import (
+    fitted,
+    related,
+)
 from textus.tasks.relations import Found, Relations, RelationsSettings
 from textus.tokenizers import Tokenizer
 from textus.tokenizers import train as train_tokenizer

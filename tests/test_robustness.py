@@ -17,7 +17,7 @@ from textus.augment.units import take_apart
 from textus.cli import main
 from textus.data.labeled import Record
 from textus.robustness import beside_the_point, case, changes, drop, rewritten, spacing
-from textus.tasks import Example
+from textus.tasks.base import Example
 from textus.tasks.classification import Classification, ClassificationSettings
 
 WORDS = ["the", "film", "was", "a", "long", "story", "about", "people", "living", "near"]

@@ -43,7 +43,11 @@ from textus.runs.store import (
 from textus.tasks.classification import Classification, ClassificationSettings
 from textus.tasks.encoding import RowBatches
 from textus.tasks.inference import head_loss
-from textus.tasks.mixing import DRAWN, MixedBatches, MixSettings
+from textus.tasks.multitask import (
+    DRAWN,
+    MixedBatches,
+    MixSettings,
+)
 from textus.training.gradients import Gradients
 from textus.training.optim import (
     OptimSettings,

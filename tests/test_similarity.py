@@ -28,7 +28,7 @@ from textus.models.nn.heads import (
     SimilarityHead,
     also_right,
 )
-from textus.tasks import Example
+from textus.tasks.base import Example
 from textus.tasks.encoding import batch_of as tasks_batch
 from textus.tasks.encoding import (
     frame_of,

@@ -30,11 +30,15 @@ from textus.models.nn.heads import (
     CRF,
     IGNORED,
 )
-from textus.tasks import Frame
+from textus.tasks.base import Frame
 from textus.tasks.tagging import Tagging, TaggingSettings, commonest_mistakes, stretches
-from textus.tasks.tokens import Tagged, cut, tagged
+from textus.tasks.token_data import (
+    Tagged,
+    cut,
+    tagged,
+)
+from textus.tasks.validate import validate
 from textus.tokenizers import train as train_tokenizer
-from textus.validating import validate
 
 SMALL = ("train.batch_size=8", "model.n_layer=1", "model.d_model=32", "optim.rate=0.01")
 NAMES, TOWNS = ("Anna", "Bob", "Chen", "Dana"), ("Bonn", "Oslo", "Rome", "York")

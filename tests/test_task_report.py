@@ -18,7 +18,7 @@ from textus.cli import main
 from textus.core.errors import UsageError
 from textus.metrics.calibration import BINS, brier, calibration_error, reliability
 from textus.metrics.classification import single_label
-from textus.tasks import Task
+from textus.tasks.base import Task
 
 ATTACK = "<script>alert(1)</script><img src=x onerror=alert(2)>"
 

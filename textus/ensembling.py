@@ -25,15 +25,15 @@ from textus.data.read_options import (
     options_of_run,
 )
 from textus.models.contract import LanguageModel
-from textus.predicting import Predictor
 from textus.runs.store import open_run
 from textus.scoring import Rows, assessed, difference
-from textus.tasks import (
+from textus.tasks.base import (
     Example,
     Task,
     main_figures,
 )
 from textus.tasks.inference import read
+from textus.tasks.predict import Predictor
 from textus.tasks.registry import (
     TASKS,
     from_record,

@@ -34,7 +34,6 @@ from textus.data.read_options import (
 )
 from textus.metrics.entities import entity_scores
 from textus.models.contract import LanguageModel
-from textus.tasks.facts import Related
 from textus.tasks.inference import read
 from textus.tasks.registry import (
     from_record,
@@ -43,9 +42,10 @@ from textus.tasks.registry import (
     names_of,
     opened,
 )
+from textus.tasks.relation_data import Related
 from textus.tasks.relations import Relations
 from textus.tasks.tagging import Tagging
-from textus.tasks.tokens import text_of
+from textus.tasks.token_data import text_of
 from textus.tokenizers import Tokenizer
 
 LINE = re.compile(r"[^\r\n]*\S[^\r\n]*")

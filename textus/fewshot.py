@@ -45,7 +45,7 @@ from textus.reporting.html import (
     write_report,
 )
 from textus.reporting.plots import curves
-from textus.tasks import (
+from textus.tasks.base import (
     Example,
     Task,
 )

@@ -38,7 +38,7 @@ from textus.metrics.resampling import (
 )
 from textus.models.contract import LanguageModel
 from textus.scoring import read_rows
-from textus.tasks import (
+from textus.tasks.base import (
     Example,
     Task,
 )

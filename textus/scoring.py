@@ -55,7 +55,6 @@ from textus.metrics.resampling import (
 )
 from textus.models.kernels.native import cache_folder
 from textus.models.registry import family as family_of
-from textus.predicting import answer_columns, flat
 from textus.reporting.html import (
     Section,
     write_report,
@@ -67,12 +66,16 @@ from textus.runs.store import (
     verify,
 )
 from textus.skipping import usable_rows
-from textus.tasks import (
+from textus.tasks.base import (
     Example,
     Task,
     main_figures,
 )
 from textus.tasks.inference import read
+from textus.tasks.predict import (
+    answer_columns,
+    flat,
+)
 from textus.tasks.registry import from_record
 from textus.tasks.rows import accepted, to_train_on
 

@@ -64,7 +64,7 @@ from textus.metrics import ranking
 from textus.models.contract import LanguageModel
 from textus.runs.store import RUN_FILES
 from textus.runs.store import verify as verify_run
-from textus.tasks import Task
+from textus.tasks.base import Task
 from textus.tasks.registry import (
     from_record,
     learnt,

@@ -45,7 +45,7 @@ from textus.reporting.html import (
 )
 from textus.reporting.plots import bars
 from textus.runs.store import open_run
-from textus.tasks import (
+from textus.tasks.base import (
     Floats,
     main_figures,
 )

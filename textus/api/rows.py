@@ -130,7 +130,10 @@ def validate(
     what is likely a mistake (`warnings`). Raises UsageError for words that are wrong, DataError for a file that cannot
     be read at all.
     """
-    from textus.validating import Reader, validate
+    from textus.tasks.validate import (
+        Reader,
+        validate,
+    )
 
     reader = Reader(columns, encoding or "", tuple(settings))
     others = {

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from textus.generation.sampling import Sampling
     from textus.generation.streaming import DecodedStream
     from textus.models.contract import LanguageModel
-    from textus.predicting import Predictor
-    from textus.tasks import Task
+    from textus.tasks.base import Task
+    from textus.tasks.predict import Predictor
     from textus.tokenizers import Tokenizer
 
 
@@ -137,7 +137,7 @@ class Run:
         return self._outline.can_generate
 
     def _predictor(self, task: str | None) -> Predictor:
-        from textus.predicting import predictor
+        from textus.tasks.predict import predictor
         from textus.tasks.registry import learnt
 
         asked = self.task_called(task)
@@ -162,7 +162,7 @@ class Run:
         """
         from textus.api.using import checked
         from textus.data.read_options import ReadOptions
-        from textus.predicting import predict
+        from textus.tasks.predict import predict
 
         return predict(self._predictor(task), checked(given), ReadOptions(columns, encoding, skip_invalid))
 
@@ -174,7 +174,7 @@ class Run:
         """
         from textus.api.using import checked
         from textus.data.read_options import ReadOptions
-        from textus.predicting import probabilities
+        from textus.tasks.predict import probabilities
 
         return probabilities(self._predictor(task), checked(given), ReadOptions(columns, encoding))
 

@@ -17,7 +17,7 @@ from textus.reporting.html import check_report_folder
 
 if TYPE_CHECKING:
     from textus.data.read_options import ReadOptions
-    from textus.predicting import Predictor
+    from textus.tasks.predict import Predictor
 
 
 def open_run(path: str | Path | Run) -> Run:
@@ -100,7 +100,7 @@ def predict_together(
     """
     from textus import ensembling
     from textus.data.read_options import ReadOptions
-    from textus.predicting import predict as ask
+    from textus.tasks.predict import predict as ask
 
     paths, options = paths_of(runs), ReadOptions(columns, encoding, skip_invalid)
     reader = ensembling.predictor(paths, ensemble, task)
@@ -121,8 +121,9 @@ def answered(
     skip_invalid: str | None = None,
 ) -> Iterator[tuple[Any, dict[str, Any]]]:
     """Each row of a file (or record) with the answer of a run, or of several as one, as they are answered."""
-    from textus import ensembling, predicting
+    from textus import ensembling
     from textus.data.read_options import ReadOptions
+    from textus.tasks import predict as predicting
 
     together = ensembling.predictor(paths_of(runs), ensemble, task) if ensemble else None
     reader = together or open_run(runs[0])._predictor(task)
@@ -137,7 +138,7 @@ def written(reader: Predictor, given: Any, out: Path, options: ReadOptions, *, f
         records_given,
     )
     from textus.data.labeled import Record
-    from textus.predicting import predict_to
+    from textus.tasks.predict import predict_to
 
     given = checked(given)
     if not isinstance(given, Path | Records):

@@ -61,7 +61,7 @@ from textus.runs.store import (
     read_tokenizer,
     verify,
 )
-from textus.tasks import (
+from textus.tasks.base import (
     Row,
     Task,
     has_blanks,
@@ -76,7 +76,10 @@ from textus.tasks.inference import (
     head_loss,
     with_head,
 )
-from textus.tasks.mixing import MixedBatches, MixSettings
+from textus.tasks.multitask import (
+    MixedBatches,
+    MixSettings,
+)
 from textus.tasks.registry import (
     learnt,
     names_of,

@@ -22,9 +22,12 @@ from textus.data.labeled import (
 )
 from textus.finetuning.wishes import Wish
 from textus.skipping import BadRow, BadRows, usable_rows
-from textus.tasks import Example, Task
+from textus.tasks.base import (
+    Example,
+    Task,
+)
 from textus.tasks.rows import accepted, to_train_on
-from textus.validating import report_findings
+from textus.tasks.validate import report_findings
 
 HELD_OUT = 0.1
 """Share of the rows that choose the weights, where no file of their own is given."""

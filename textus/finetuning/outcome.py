@@ -13,7 +13,7 @@ from textus.core.console import notice
 from textus.finetuning.length import LEAST_TO_CHOOSE_BY
 from textus.models.contract import LanguageModel
 from textus.runs.store import RunFolder
-from textus.tasks import (
+from textus.tasks.base import (
     Example,
     Row,
     Task,

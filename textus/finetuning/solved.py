@@ -28,7 +28,7 @@ from textus.models.nn.heads import (
     NumberHead,
     SequenceHead,
 )
-from textus.tasks import (
+from textus.tasks.base import (
     Row,
     Task,
 )

@@ -16,7 +16,7 @@ from textus.core.names import unknown
 from textus.models.nn import lora
 from textus.models.registry import family as family_of
 from textus.skipping import parse_share
-from textus.tasks.mixing import MixSettings
+from textus.tasks.multitask import MixSettings
 from textus.tasks.registry import task_class
 
 NAME = re.compile(r"[A-Za-z][\w-]*")

@@ -33,7 +33,13 @@ from textus.reporting.plots import (
     heatmap,
 )
 from textus.skipping import parse_rows
-from textus.tasks import Example, Floats, Frame, Row, Task
+from textus.tasks.base import (
+    Example,
+    Floats,
+    Frame,
+    Row,
+    Task,
+)
 from textus.tasks.labels import (
     Classes,
     find_separator,

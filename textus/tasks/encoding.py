@@ -13,7 +13,12 @@ from textus.core.console import notice
 from textus.core.errors import DataError
 from textus.data.batch import Batch
 from textus.data.bucketing import Deal
-from textus.tasks import Example, Frame, Row, Task
+from textus.tasks.base import (
+    Example,
+    Frame,
+    Row,
+    Task,
+)
 from textus.tokenizers import Tokenizer
 
 TOKENS_AT_ONCE = 2048

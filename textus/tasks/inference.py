@@ -20,7 +20,7 @@ from textus.models.contract import (
     step_seed,
 )
 from textus.models.nn.heads import build_head
-from textus.tasks import (
+from textus.tasks.base import (
     Example,
     Row,
     Task,

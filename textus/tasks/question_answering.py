@@ -35,7 +35,13 @@ from textus.models.nn.heads import (
     span_scores,
 )
 from textus.skipping import parse_rows
-from textus.tasks import Example, Floats, Frame, Row, Task
+from textus.tasks.base import (
+    Example,
+    Floats,
+    Frame,
+    Row,
+    Task,
+)
 from textus.tokenizers import Tokenizer
 
 SHIFT = 5

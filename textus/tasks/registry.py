@@ -15,7 +15,7 @@ from textus.core.names import (
 )
 from textus.models.contract import LanguageModel
 from textus.runs.store import load
-from textus.tasks import Task
+from textus.tasks.base import Task
 from textus.tokenizers import Tokenizer
 
 TASKS = {

@@ -26,7 +26,12 @@ from textus.data.batch import Batch
 from textus.data.labeled import Record
 from textus.metrics import regression as measured
 from textus.skipping import parse_rows
-from textus.tasks import Example, Frame, Row, Task
+from textus.tasks.base import (
+    Example,
+    Frame,
+    Row,
+    Task,
+)
 from textus.tasks.classification import PAIRS, texts_of
 
 MOST_RATINGS = 50

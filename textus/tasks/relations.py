@@ -1,6 +1,6 @@
 """What joins two entities of a text: triples of head, relation and tail.
 
-Fields: see `textus.tasks.facts`. Every ordered pair of entities is a row of its own, in which head and tail stand
+Fields: see `textus.tasks.relation_data`. Every ordered pair of entities is a row of its own, in which head and tail stand
 between marks with their types (typed entity markers; Zhou and Chen 2021); it has one relation or none. Not asked, and
 answered with none, are pairs of types that no relation joined in the rows learnt from, and pairs with more than
 `reach` entities from one to the other, so that the work grows with the entities, not with their square. Of a text
@@ -30,9 +30,25 @@ from textus.data.labeled import Record
 from textus.metrics.entities import entity_scores
 from textus.metrics.resampling import estimate
 from textus.skipping import parse_rows
-from textus.tasks import Example, Floats, Frame, Row, Task, has_blanks
-from textus.tasks.facts import Pieces, Related, Triple, cuts_of, fitted, mark, marked, related
-from textus.tasks.tokens import ENTITY_FIELDS
+from textus.tasks.base import (
+    Example,
+    Floats,
+    Frame,
+    Row,
+    Task,
+    has_blanks,
+)
+from textus.tasks.relation_data import (
+    Pieces,
+    Related,
+    Triple,
+    cuts_of,
+    fitted,
+    mark,
+    marked,
+    related,
+)
+from textus.tasks.token_data import ENTITY_FIELDS
 from textus.tokenizers import Tokenizer
 
 MOST_RELATIONS = 1000

@@ -32,7 +32,7 @@ from textus.data.labeled import (
 from textus.metrics import ranking, regression
 from textus.models.contract import LanguageModel
 from textus.skipping import parse_rows
-from textus.tasks import (
+from textus.tasks.base import (
     Example,
     Floats,
     Frame,

@@ -39,8 +39,14 @@ from textus.metrics.entities import (
 )
 from textus.models.nn.heads import IGNORED
 from textus.skipping import parse_rows
-from textus.tasks import Example, Floats, Frame, Row, Task
-from textus.tasks.tokens import (
+from textus.tasks.base import (
+    Example,
+    Floats,
+    Frame,
+    Row,
+    Task,
+)
+from textus.tasks.token_data import (
     ENTITY_FIELDS,
     Tagged,
     cut,

@@ -15,7 +15,7 @@ from typing import Any
 from textus.core.errors import DataError
 from textus.data.labeled import Record
 from textus.metrics.entities import Span, bio, is_entity_tag
-from textus.tasks import Example
+from textus.tasks.base import Example
 from textus.tokenizers.training import HAN
 
 _LETTER = rf"(?:(?![{HAN}])\w)"

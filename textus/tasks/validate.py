@@ -32,7 +32,7 @@ from textus.data.labeled import (
 )
 from textus.models.registry import family as family_of
 from textus.skipping import BadRow, in_order, parse_rows, unread
-from textus.tasks import (
+from textus.tasks.base import (
     Example,
     Task,
     has_blanks,

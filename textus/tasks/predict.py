@@ -44,7 +44,7 @@ from textus.data.read_options import (
     options_of_run,
 )
 from textus.models.contract import LanguageModel
-from textus.tasks import (
+from textus.tasks.base import (
     Example,
     Task,
 )
