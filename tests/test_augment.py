@@ -16,7 +16,18 @@ from hypothesis import strategies as st
 from labelled import written
 
 from textus import api
-from textus.augment import Augmenter, AugmentSettings, augmented, built, operations, origin_of, units, wordnet
+from textus.augment import (
+    operations,
+    units,
+    wordnet,
+)
+from textus.augment.augmenter import (
+    Augmenter,
+    AugmentSettings,
+    augmented,
+    built,
+    origin_of,
+)
 from textus.cli import main
 from textus.core.errors import (
     DataError,

@@ -13,7 +13,10 @@ from labelled import facts, facts_in, written
 from sklearn.metrics import precision_recall_fscore_support
 
 from textus import api
-from textus.augment import AugmentSettings, augmented
+from textus.augment.augmenter import (
+    AugmentSettings,
+    augmented,
+)
 from textus.cli import main
 from textus.core.errors import (
     DataError,

@@ -17,7 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from textus.augment import AugmentSettings, built, changed, origin_of, said_by
+from textus.augment.augmenter import (
+    AugmentSettings,
+    built,
+    changed,
+    origin_of,
+    said_by,
+)
 from textus.augment.operations import Operation
 from textus.augment.units import HAN, Taken, Unit, Units, chinese, take_apart
 from textus.core.console import notice

@@ -77,7 +77,10 @@ def augment(
     """
     from collections import Counter
 
-    from textus.augment import AugmentSettings, augmented
+    from textus.augment.augmenter import (
+        AugmentSettings,
+        augmented,
+    )
     from textus.data.read_options import ReadOptions
 
     out, settings = path_of(out, "out"), AugmentSettings(**how)

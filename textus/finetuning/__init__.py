@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from textus import tokenizers
-from textus.augment import AugmentSettings
+from textus.augment.augmenter import AugmentSettings
 from textus.core import hardware
 from textus.core.config import (
     assign,

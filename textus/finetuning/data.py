@@ -9,7 +9,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from textus.augment import AugmentSettings, augmented, origin_of
+from textus.augment.augmenter import (
+    AugmentSettings,
+    augmented,
+    origin_of,
+)
 from textus.core.console import notice
 from textus.core.errors import DataError
 from textus.core.io import fingerprint

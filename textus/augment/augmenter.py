@@ -1,0 +1,196 @@
+"""More rows from few: copies of labelled rows that say the same a little differently, their labels still right.
+
+A copy follows from the seed, the row and its number alone, so the order of rows changes nothing. Every row carries
+`origin`, the row it came from, and a copy also `augmented`, what was done: whoever holds rows out can keep copies of
+them out of training. Sources: Wei and Zou 2019 (EDA); the operations' own modules.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from random import Random
+
+from textus.augment import operations
+from textus.augment.infilling import infill
+from textus.augment.operations import Operation, Synonyms
+from textus.augment.units import Row, Taken, take_apart
+from textus.augment.wordnet import find
+from textus.core.console import notice
+from textus.core.errors import (
+    DataError,
+    UsageError,
+)
+from textus.core.io import fingerprint
+from textus.core.names import unknown
+from textus.core.rng import counter_seed
+from textus.data.labeled import Record
+from textus.models import word_vectors as vectors
+
+OPERATIONS = ("synonyms", "swap", "delete", "insert", "typos", "ocr", "pinyin", "infill")
+NEAREST, ALIKE = 5, 0.5
+"""Of word vectors so many neighbours, of at least this cosine, are taken for synonyms."""
+ANSWERS = ("label", "score", "tags", "answers", "id", "origin", "augmented")
+"""Fields of a row that are not what is read."""
+
+
+@dataclass(frozen=True)
+class AugmentSettings:
+    """`operations` with commas between; `times` copies a row, of a share `rate` of its words (at least one) changed.
+
+    Synonyms come from `vectors` (a file of word vectors) where given, else from `wordnet` (a folder, else where it is
+    usually installed). `encoder` is the run that infills.
+    """
+
+    operations: str = ""
+    times: int = 1
+    rate: float = 0.1
+    seed: int = 0
+    wordnet: str = ""
+    vectors: str = ""
+    encoder: str = ""
+
+    def __post_init__(self) -> None:
+        if self.times < 1:
+            raise UsageError("out_of_range", f"augment.times={self.times}: must be at least 1")
+        if not 0 < self.rate <= 1:
+            raise UsageError("out_of_range", f"augment.rate={self.rate}: must be above 0, and 1 at most")
+        for name in self.names:
+            if name not in OPERATIONS:
+                raise unknown("operation", name, OPERATIONS)
+
+    @property
+    def names(self) -> list[str]:
+        """The operations, each once."""
+        return list(dict.fromkeys(each.strip() for each in self.operations.split(",") if each.strip()))
+
+
+def origin_of(values: Row) -> str:
+    """What a row is known by: the row it was made from, else what it says, labels left out."""
+    if isinstance(values.get("origin"), str):
+        return str(values["origin"])
+    said = [value for name, value in values.items() if name not in ANSWERS and isinstance(value, str | list)]
+    return fingerprint(said)
+
+
+def built(settings: AugmentSettings) -> dict[str, Operation]:
+    """The operations asked for, what they stand on read. UsageError for none, or where a source is missing."""
+    if not settings.names:
+        raise UsageError(
+            "missing_argument",
+            f"say how rows are changed: --with swap,delete,…; known: {', '.join(OPERATIONS)}",
+        )
+    known = synonym_source(settings) if {"synonyms", "insert"} & set(settings.names) else None
+    if "infill" in settings.names and not settings.encoder:
+        raise UsageError(
+            "missing_argument", "infill needs an encoder: --encoder RUN (or --set augment.encoder=RUN)"
+        )
+    found: dict[str, Operation] = {}
+    for name in settings.names:
+        if name == "infill":
+            found[name] = infill(Path(settings.encoder))
+        elif name in ("synonyms", "insert"):
+            assert known is not None
+            found[name] = operations.synonyms(known) if name == "synonyms" else operations.insert(known)
+        elif name in ("swap", "delete"):
+            found[name] = operations.swap if name == "swap" else operations.delete
+        else:
+            change = {"typos": operations.typo, "ocr": operations.misread, "pinyin": operations.homophone}[
+                name
+            ]
+            found[name] = operations.letters(change)
+    return found
+
+
+def synonym_source(settings: AugmentSettings) -> Synonyms:
+    """Where synonyms come from: the nearest of the word vectors, or WordNet."""
+    if not settings.vectors:
+        return find(Path(settings.wordnet) if settings.wordnet else None)
+    known = vectors.read(settings.vectors)
+
+    @lru_cache(maxsize=100_000)
+    def near(word: str) -> list[str]:
+        spelling = next((each for each in (word, word.lower()) if each in known), None)
+        if spelling is None:
+            return []
+        others = known.similar(spelling, NEAREST)
+        return [each for each, cosine in others if cosine >= ALIKE and each.isalpha()]
+
+    return near
+
+
+def said_by(taken: Taken, row: Row) -> str:
+    """What a row says, hashed: two copies that say the same are one."""
+    return fingerprint([row[name] for name in taken.fields])
+
+
+def changed(taken: Taken, operation: Operation, random: Random, rate: float) -> Row:
+    """A row with each of its texts changed by an operation that can."""
+    row = taken.values
+    for name, units in taken.fields.items():
+        if (other := operation(units, random, rate)) is not None:
+            row = taken.changed(name, other, row)
+    return row
+
+
+class Augmenter:
+    """Makes copies of rows, and counts what it made and what it could not."""
+
+    def __init__(self, settings: AugmentSettings, made_of: dict[str, Operation] | None = None) -> None:
+        self.settings = settings
+        self.operations = built(settings) if made_of is None else made_of
+        self.made: Counter[str] = Counter()
+        self.refused: Counter[str] = Counter()
+        self.missing = 0
+
+    def copies(self, values: Row, where: str = "the row") -> list[Row]:
+        """The copies of one row: each by one operation, all of them in turn; fewer where none could change it."""
+        taken, origin = take_apart(values, where), origin_of(values)
+        said, found = {said_by(taken, values)}, list[Row]()
+        names = list(self.operations)
+        first = counter_seed(self.settings.seed, "first operation", origin)
+        for number in range(self.settings.times):
+            random = Random(counter_seed(self.settings.seed, "augment", origin, number))
+            for turn in range(len(names)):
+                name = names[(first + number + turn) % len(names)]
+                copy = changed(taken, self.operations[name], random, self.settings.rate)
+                if (key := said_by(taken, copy)) not in said:
+                    said.add(key)
+                    self.made[name] += 1
+                    found.append({**copy, "origin": origin, "augmented": name})
+                    break
+                self.refused[name] += 1
+            else:
+                self.missing += 1
+        return found
+
+    def told(self, n_rows: int) -> str:
+        """One line: what was made, and what was not."""
+        made = ", ".join(f"{name} {self.made[name]:,}" for name in self.operations)
+        line = f"{sum(self.made.values()):,} copies of {n_rows:,} rows: {made}"
+        if self.refused:
+            refused = ", ".join(f"{name} {n:,} times" for name, n in self.refused.items())
+            line += f"; nothing new came of {refused}"
+        return line + (f"; {self.missing:,} copies could not be made" if self.missing else "")
+
+
+def augmented(records: Sequence[Record], settings: AugmentSettings) -> list[Record]:
+    """The rows, each with its origin, and after each its copies; what was made is told.
+
+    Raises DataError for rows without a text, with labels outside of it, or already augmented.
+    """
+    if already := [each for each in records if "augmented" in each.values]:
+        raise DataError(
+            "rows_already_augmented",
+            f"{already[0].where} is a copy already, as {len(already):,} rows are; augment the rows they were made from",
+        )
+    augmenter, found = Augmenter(settings), list[Record]()
+    for record in records:
+        found.append(Record({**record.values, "origin": origin_of(record.values)}, record.where))
+        copies = augmenter.copies(record.values, record.where)
+        found += [Record(copy, f"{record.where}, copy {n}") for n, copy in enumerate(copies, 1)]
+    notice(augmenter.told(len(records)))
+    return found
