@@ -38,7 +38,10 @@ from textus.data.labeled import (
     Record,
     read_records,
 )
-from textus.finetuning import parted, without_copies
+from textus.finetuning.finetune import (
+    parted,
+    without_copies,
+)
 from textus.models.word_vectors import WordVectors
 
 SMALL = ("train.batch_size=8", "model.n_layer=1", "model.d_model=16", "choices.precision=float32")

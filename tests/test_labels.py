@@ -23,8 +23,11 @@ from textus.data.labeled import (
     Record,
     read_records,
 )
-from textus.finetuning import Wish, parted
 from textus.finetuning.data import hold_out, read_data
+from textus.finetuning.finetune import (
+    Wish,
+    parted,
+)
 from textus.skipping import BadRows
 from textus.tasks.classification import Classification, ClassificationSettings
 from textus.tasks.labels import alike, find_separator, list_in, merged, name_of, slips

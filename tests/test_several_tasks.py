@@ -21,7 +21,7 @@ from labelled import WORDS, written
 from safetensors.torch import load_file
 from scipy import stats
 
-from textus import api, finetuning
+from textus import api
 from textus.cli import demo, main
 from textus.core.errors import (
     DataError,
@@ -32,6 +32,7 @@ from textus.core.io import (
     claim,
     sha256,
 )
+from textus.finetuning import finetune
 from textus.models.registry import family as family_of
 from textus.runs.store import (
     RunFolder,
@@ -135,11 +136,11 @@ def several(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> api.Run:
 def ready_again(run: api.Run) -> Ready:
     """The training of a run as it began."""
     opened, tokenizer = open_run(run.path), read_tokenizer(open_run(run.path))
-    parts = {name: finetuning.data_again(opened, name, None) for name in run.tasks}
+    parts = {name: finetune.data_again(opened, name, None) for name in run.tasks}
     family, record = run.record["family"], run.record
-    config = finetuning.from_dict(family_of(family)[1], record["config"], "model.")
-    rows = {name: finetuning.encoded(data, family, config, tokenizer) for name, data in parts.items()}
-    return finetuning.prepare(record, parts, tokenizer, rows)
+    config = finetune.from_dict(family_of(family)[1], record["config"], "model.")
+    rows = {name: finetune.encoded(data, family, config, tokenizer) for name, data in parts.items()}
+    return finetune.prepare(record, parts, tokenizer, rows)
 
 
 # ── what is learnt ─────────────────────────────────────────────────────────────────────────────
@@ -207,7 +208,7 @@ def test_weights_are_chosen_by_the_mean_of_the_tasks_figures(several: api.Run) -
 def mixed(sizes: dict[str, int], power: float, seed: int = 0) -> MixedBatches:
     """Batches of tasks that have so many rows."""
     task = Classification(ClassificationSettings(), ["a", "b"])
-    frame = finetuning.Row([1, 2], [0, 0], 0)
+    frame = finetune.Row([1, 2], [0, 0], 0)
     parts = {}
     for name, n in sizes.items():
         own = Classification(task.settings, task.labels)

@@ -17,8 +17,9 @@ from test_finetuning import SMALL, sentences, training_of
 
 from textus import api
 from textus.core.errors import UsageError
-from textus.finetuning import Wish, solved
 from textus.finetuning import data as reading
+from textus.finetuning import solved
+from textus.finetuning.finetune import Wish
 from textus.finetuning.length import BEGUN, LEAST_TO_CHOOSE_BY, NEW, PATIENCE, settings_of
 from textus.finetuning.solved import Problem, parts_of, solve
 from textus.metrics import classification, entities, ranking, regression, resampling, spans

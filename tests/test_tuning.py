@@ -25,10 +25,14 @@ from textus.core.errors import (
 )
 from textus.core.io import sha256
 from textus.core.locks import alone_in
-from textus.finetuning import Wish
+from textus.finetuning.finetune import Wish
+from textus.finetuning.search import (
+    Span,
+    parse_span,
+    search_space,
+)
 from textus.runs.store import open_run
 from textus.training.pretrain import found_of
-from textus.tuning import Span, parse_span, search_space
 
 pytest.importorskip("optuna")
 
@@ -157,7 +161,7 @@ def test_a_trial_that_raises_anything_is_failed_and_the_search_continues(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """C17: an error of torch, or no memory, is recorded once; the trial after it draws other settings."""
-    from textus import tuning
+    from textus.finetuning import search as tuning
 
     real, calls = tuning.start, iter(range(9))
 
@@ -179,7 +183,7 @@ def test_settings_that_kill_the_process_twice_count_as_failed(
 ) -> None:
     """C17: else a search that runs out of memory would try the same settings for ever."""
     script = (
-        "import os, sys, textus.tuning as tuning\n"
+        "import os, sys, textus.finetuning.search as tuning\n"
         "from textus import api\n"
         "tuning.start = lambda *a, **k: os._exit(9)\n"
         f"api.tune({str(data)!r}, out={str(tmp_path / 'out')!r}, trials=2, model='gru', search={SEARCH!r},"
@@ -198,7 +202,9 @@ def test_hopeless_trials_are_stopped_early(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A rate that learns nothing falls behind the median of those that learn."""
-    monkeypatch.setattr("textus.tuning.STARTUP", 2)  # the rule, without a dozen trials before it begins
+    monkeypatch.setattr(
+        "textus.finetuning.search.STARTUP", 2
+    )  # the rule, without a dozen trials before it begins
     fixed = [*FIXED, "train.batch_size=8"]
     search = ["optim.rate=1e-7,1e-2"]
     found = api.tune(

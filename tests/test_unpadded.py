@@ -17,8 +17,9 @@ from test_finetuning import sentences, written
 from test_kernels import built, needs_kernels
 from torch import Tensor
 
-from textus import api, finetuning
+from textus import api
 from textus.core.errors import UsageError
+from textus.finetuning import finetune
 from textus.models.encoder import Encoder
 from textus.models.kernels import native, varlen
 from textus.models.nn.lora import (
@@ -346,7 +347,7 @@ def test_a_task_is_learnt_by_them_and_resumed_to_the_same_bytes(
     assert api.prove_resume(run.path)["identical"]
     for dropout, step in (("0", "unpadded"), ("0.1", "eager")):
         monkeypatch.setattr(
-            finetuning, "fast_bf16", lambda: True
+            finetune, "fast_bf16", lambda: True
         )  # what is chosen where it is, whatever is here
         words = ["train.steps=2", f"method.dropout={dropout}"]
         lora = api.finetune(rows, start=run.path, method="lora", out=tmp_path / dropout, settings=words)

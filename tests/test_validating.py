@@ -21,7 +21,10 @@ from textus.core.errors import (
     UsageError,
 )
 from textus.data.labeled import read_records
-from textus.finetuning import Wish, read_data
+from textus.finetuning.finetune import (
+    Wish,
+    read_data,
+)
 from textus.tasks.registry import (
     TASKS,
     task_class,

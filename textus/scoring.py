@@ -48,7 +48,10 @@ from textus.data.read_options import (
     DETECTED,
     ReadOptions,
 )
-from textus.finetuning import Wish, start
+from textus.finetuning.finetune import (
+    Wish,
+    start,
+)
 from textus.metrics.resampling import (
     interval,
     paired_bootstrap,

@@ -256,7 +256,7 @@ def resume(
     """
     moved = optional_path(corpus, "corpus")
     if Run(path).tasks:
-        from textus.finetuning import resume as resume_finetuning
+        from textus.finetuning.finetune import resume as resume_finetuning
 
         return Run(
             resume_finetuning(
@@ -302,8 +302,8 @@ def finetune(
 
     Raises UsageError for words that do not go together, DataError for data the task cannot use.
     """
-    from textus.finetuning import parse_also
-    from textus.finetuning import start as begin
+    from textus.finetuning.finetune import parse_also
+    from textus.finetuning.finetune import start as begin
 
     io.claim(path_of(out, "out"), force=force)
     with rows_beside(path_of(out, "out"), task, rows=data, dev=dev) as (data, dev):
@@ -327,7 +327,7 @@ def wish_for(
     **others: Any,
 ) -> Any:
     """The flags of `textus finetune` as its `Wish`; `others` are its fields of the same name."""
-    from textus.finetuning import Wish
+    from textus.finetuning.finetune import Wish
 
     how = (f"augment.operations={augment}",) if augment else ()
     begun, chosen = optional_path(start, "start"), optional_path(dev, "dev")
@@ -347,7 +347,7 @@ def tune(
 
     A search that was broken off goes on. Returns the trials, the best settings and the command that makes its run.
     """
-    from textus.tuning import tune as search_for
+    from textus.finetuning.search import tune as search_for
 
     chosen, task = optional_path(space, "space"), finetuning.get("task", "classification")
     with rows_beside(path_of(out, "out"), task, rows=data, dev=finetuning.pop("dev", None)) as (data, dev):

@@ -24,7 +24,7 @@ from textus.data.labeled import (
     parse_columns,
     read_records,
 )
-from textus.finetuning.wishes import Wish
+from textus.finetuning.config import Wish
 from textus.skipping import BadRow, BadRows, usable_rows
 from textus.tasks.base import (
     Example,

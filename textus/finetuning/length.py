@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 
 from textus.core.config import assign
-from textus.finetuning.wishes import Wish
+from textus.finetuning.config import Wish
 from textus.training.optim import OptimSettings
 from textus.training.trainer import TrainSettings
 

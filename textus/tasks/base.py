@@ -1,7 +1,7 @@
 """What a model can be taught to answer: one file a task, and what all of them share.
 
 A task says which fields its data has, how a row looks to the model, which head stands on the model's last states, how
-answers are scored and how they are told. It does not train: `textus.finetuning` hands its rows to `fit`, and
+answers are scored and how they are told. It does not train: `textus.finetuning.finetune` hands its rows to `fit`, and
 `answers` asks a trained model. A new task is one file and one line in `TASKS`.
 
 Shapes: B rows, T positions.

@@ -37,7 +37,10 @@ from textus.core.names import (
     unknown,
 )
 from textus.core.rng import counter_seed
-from textus.finetuning import Wish, start
+from textus.finetuning.finetune import (
+    Wish,
+    start,
+)
 from textus.models.registry import family as family_of
 from textus.runs.store import open_run
 from textus.tasks.registry import task_class

@@ -1,0 +1,554 @@
+"""Teaching a model a task: its data read and checked, a head put on, and all of it handed to `fit`.
+
+There is no second loop here. A fine-tuned run is a run like any other: it is resumed, verified and served, and its
+run.json holds the task with its classes and the head, so that `checkpoint.load` builds it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from textus import tokenizers
+from textus.augment.augmenter import AugmentSettings
+from textus.core import hardware
+from textus.core.config import (
+    assign,
+    from_dict,
+    to_dict,
+)
+from textus.core.console import (
+    command_line,
+    notice,
+)
+from textus.core.errors import (
+    DataError,
+    RunError,
+    UsageError,
+)
+from textus.core.io import (
+    claim,
+    fingerprint,
+    sha256,
+)
+from textus.core.rng import counter_seed
+from textus.finetuning import solved
+from textus.finetuning.config import Wish as Wish
+from textus.finetuning.config import parse_also as parse_also
+from textus.finetuning.data import Data as Data
+from textus.finetuning.data import fingerprint_of as fingerprint_of
+from textus.finetuning.data import parted as parted
+from textus.finetuning.data import read_data as read_data
+from textus.finetuning.data import source as source
+from textus.finetuning.data import without_copies as without_copies
+from textus.finetuning.length import in_words, settings_of
+from textus.finetuning.outcome import Watch, conclude, on_all, on_dev, on_dev_texts, watched
+from textus.models.contract import LanguageModel
+from textus.models.linear import LabelledTexts
+from textus.models.nn import lora
+from textus.models.registry import build
+from textus.models.registry import family as family_of
+from textus.runs.store import (
+    RunFolder,
+    create_run,
+    load,
+    open_run,
+    read_tokenizer,
+    verify,
+)
+from textus.tasks.base import (
+    Row,
+    Task,
+    has_blanks,
+    whole,
+)
+from textus.tasks.encoding import (
+    RowBatches,
+    frame_of,
+    rows_of,
+)
+from textus.tasks.inference import (
+    head_loss,
+    with_head,
+)
+from textus.tasks.multitask import (
+    MixedBatches,
+    MixSettings,
+)
+from textus.tasks.registry import (
+    learnt,
+    names_of,
+    task_class,
+)
+from textus.training.autotune import fast_bf16
+from textus.training.gradients import Gradients
+from textus.training.planner import model_values
+from textus.training.pretrain import (
+    Ready,
+    one_thread,
+    same_weights,
+    take_weights,
+    train_to_end,
+    weights_sum,
+)
+from textus.training.trainer import (
+    Choices,
+    Evaluate,
+    TrainSettings,
+    check_patience,
+)
+
+SCRATCH = {"n_layer": 2, "d_model": 256, "context_length": 256}
+"""Size of a model that is not begun from a run."""
+
+
+Parts = dict[str, Data]
+"""Each task that is learnt, by the name of its head."""
+RowsOfBoth = tuple[list[Row], list[Row]]
+"""What is learnt from and what chooses the weights, as ids."""
+
+
+def data_of(
+    name: str, wish: Wish, augment: AugmentSettings | None, check: Callable[[str], None] | None = None
+) -> Data:
+    """The data of one task of a fine-tuning, which has a head of this name."""
+    cls = task_class(wish.task)
+    data = read_data(cls, assign(cls.config(), wish.of("task")), wish, augment, check)
+    data.task.called = name
+    return data
+
+
+def augment_settings(wish: Wish) -> AugmentSettings | None:
+    """How the rows to learn from are augmented, if asked; paths are whole, so that the run can be resumed elsewhere."""
+    if not (said := wish.of("augment")):
+        return None
+    found = assign(AugmentSettings(seed=wish.seed), said)
+    wordnet, vectors, encoder = (
+        path and str(Path(path).resolve()) for path in (found.wordnet, found.vectors, found.encoder)
+    )
+    return replace(found, wordnet=wordnet, vectors=vectors, encoder=encoder)
+
+
+# ── starting ───────────────────────────────────────────────────────────────────────────────────
+
+
+def start(
+    wish: Wish,
+    out: Path,
+    *,
+    force: bool = False,
+    watch: Watch | None = None,
+    check: Callable[[str], None] | None = None,
+) -> Path:
+    """Fine-tune to the end; returns `out`. `watch` is shown the evaluations; `check` the fingerprint of each task's
+    files as soon as they are read.
+
+    Raises UsageError for words that are wrong, and DataError for data that cannot be used, before anything is written.
+    """
+    one_thread()
+    wish.check()
+    augment, wishes = augment_settings(wish), wish.alone()
+    parts = {name: data_of(name, each, augment, check) for name, each in wishes.items()}
+    family, config, tokenizer = beginning(wish, parts)
+    rows = {name: encoded(data, family, config, tokenizer) for name, data in parts.items()}
+    train = settings_for(wish, family, parts, rows)
+    choices = choices_for(wish, family, config)
+    if wish.method == "lora" and choices.step == "native":
+        raise UsageError(
+            "conflicting_options",
+            "choices.step=native: the kernels read whole weights, not the adapters of --method lora",
+        )
+    claim(out, force=force)
+    record = {
+        "family": family,
+        "config": to_dict(config),
+        "settings": to_dict(train),
+        "choices": asdict(choices),
+        "seed": wish.seed,
+        **taught(parts[wish.task]),
+        "heads": heads_of(family, parts),
+        "method": wish.method,
+        "method_settings": to_dict(wish.how),
+        "parent": str(wish.parent.resolve()) if wish.parent else None,
+        "parent_weights": weights_sum(wish.parent) if wish.parent else None,
+        "corpus": source(wishes[wish.task], parts[wish.task]),
+        "augment": {**to_dict(augment), "texts": texts_of(parts)} if augment else None,
+        "tokenizer": {"kind": tokenizer.kind, "fingerprint": tokenizer.fingerprint},
+        "command": command_line(),
+        "versions": hardware.versions(),
+        "isa": hardware.isa_name(),
+    }
+    if wish.also:
+        record |= others_of(wish, parts)
+        record["corpus"] |= hashed(wish.data)
+    ready = prepare(record, parts, tokenizer, rows)
+    run = create_run(out, record, tokenizer)
+    tell(record, ready, parts, rows)
+    if watch and not ready.model.counts:  # there is nothing left to end early
+        ready.evaluate = watched(ready.evaluate, watch)
+    train_to_end(run, ready)
+    return conclude(run, {name: (data.task, data.dev) for name, data in parts.items()})
+
+
+def taught(data: Data) -> dict[str, Any]:
+    """What run.json says of a task, for `tasks.from_record`."""
+    n_texts = {len(each.texts) for each in data.train} & set(data.task.text_counts)
+    return {
+        "task": data.task.name,
+        "task_settings": to_dict(data.task.settings),
+        "labels": data.task.labels,
+        "label_counts": data.task.counts,
+        **({"n_texts": sorted(n_texts)} if n_texts else {}),
+        **({"label_type": data.task.label_type} if data.task.label_type else {}),
+    }
+
+
+def heads_of(family: str, parts: Parts) -> dict[str, Any]:
+    """Name → what `heads.build_head` builds; none for a family that reads texts."""
+    return (
+        {} if family_of(family)[0].reads_texts else {name: each.task.head() for name, each in parts.items()}
+    )
+
+
+def others_of(wish: Wish, parts: Parts) -> dict[str, Any]:
+    """What run.json says of the tasks beside the first, and of how steps are dealt out."""
+    wishes = wish.alone()
+    return {
+        "mix": to_dict(wish.mix),
+        "also": {
+            each.name: {
+                **taught(parts[each.name]),
+                "corpus": source(wishes[each.name], parts[each.name]) | hashed(each.data),
+            }
+            for each in wish.also
+        },
+    }
+
+
+def hashed(path: Path) -> dict[str, str]:
+    """The SHA-256 of a file of rows; of a folder none."""
+    return {"sha256": sha256(path)} if path.is_file() else {}
+
+
+def tell(record: dict[str, Any], ready: Ready, parts: Parts, rows: dict[str, RowsOfBoth]) -> None:
+    """Say what is learnt, from how many rows, in how many steps."""
+    train, batches = ready.settings, ready.batches
+    weights = sum(p.numel() for p in ready.model.parameters())
+    learning = sum(p.numel() for p in ready.model.parameters() if p.requires_grad)
+    about = f"{weights:,} weights, of which {learning:,} learn ({record['method']})"
+    steps = in_words(
+        train, [len(rows[name][0]) for name in parts], sum(len(each.dev) for each in parts.values())
+    )
+    if isinstance(batches, MixedBatches):
+        notice(f"{len(parts)} tasks with {record['family']}: {about}; {steps}, each of one task")
+    for name, data in parts.items():
+        told = f"{len(data.train):,} rows to learn from"
+        labels = f", {len(data.task.labels)} {data.task.answered}" if data.task.labels else ""
+        if ready.model.reads_texts:
+            notice(
+                f"{name} with {record['family']}: {told}, all at once{labels}; {len(data.dev):,} are held out"
+            )
+            return
+        windows = f" ({len(rows[name][0]):,} windows)" if len(rows[name][0]) > len(data.train) else ""
+        told = f"{told}{windows} and {len(data.dev):,} to choose by{labels}"
+        if isinstance(batches, MixedBatches):
+            n = batches.counts(train.steps)[name]
+            times = n * batches.parts[name].deal.batch_size / len(rows[name][0])
+            notice(f"{name}: {told}; {n:,} of the steps, its rows are read {times:.1f} times")
+        else:
+            notice(f"{name} with {record['family']}: {about}; {told}; {steps}")
+
+
+def texts_of(parts: Parts) -> str:
+    """A fingerprint of what is learnt from: synonyms may come from files that change."""
+    return fingerprint([each.texts for data in parts.values() for each in data.train])
+
+
+def beginning(wish: Wish, parts: Parts) -> tuple[str, Any, tokenizers.Tokenizer]:
+    """The family, config and tokenizer: those of the run to begin from, or new ones for this data; where tasks want
+    different ones, the first decides.
+    """
+    if wish.parent:
+        model, tokenizer, record = load(wish.parent)
+        if model.reads_texts:
+            raise UsageError(
+                "unsupported_model",
+                f"--from {wish.parent}: a {record['family']} model is not gone on from; give --model",
+            )
+        parent_class: Any = family_of(record["family"])[1]
+        said = model_values(
+            wish.of("model"), parent_class
+        )  # what changes a shape is refused with the weights
+        config: Any = from_dict(parent_class, record["config"] | said, "model.")
+        return record["family"], config, tokenizer
+    assert wish.family is not None
+    cls, config_class = family_of(wish.family)
+    tasks = [each.task for each in parts.values()]
+    texts = [text for data in parts.values() for each in data.train for text in each.texts]
+    if cls.reads_texts:
+        return wish.family, whole_config(wish, tasks[0], texts), tokenizers.train("char", texts, 20_000)
+    seen = [text for data in parts.values() for text in data.task.vocabulary(data.train)]
+    tokenizer = tokenizer_for(wish.tokenizer, tasks[0], seen)
+    known = {each.name for each in fields(config_class)}
+    values: dict[str, Any] = {
+        "vocab_size": tokenizer.vocab_size, "end_id": tokenizer.end_id, "dropout": 0.3, "tie_head": True,
+        **cls.sized(**SCRATCH),
+    }  # fmt: skip
+    for task in reversed(tasks):
+        values |= task.new_model
+    values = {name: value for name, value in values.items() if name in known}
+    values |= model_values(wish.of("model"), config_class)
+    return wish.family, from_dict(config_class, values, "model."), tokenizer
+
+
+def tokenizer_for(choice: str | None, task: Task, texts: list[str]) -> tokenizers.Tokenizer:
+    """A tokenizer's folder, or one of a kind (None: what is best for the task), trained on the texts to learn from."""
+    if choice and Path(choice).exists():
+        return tokenizers.load(Path(choice))
+    kind, vocab_size = task.tokenizer(choice, texts)
+    return tokenizers.train(kind, texts, vocab_size)
+
+
+def whole_config(wish: Wish, task: Task, texts: list[str]) -> Any:
+    """What a family that learns from all texts at once looks at: words, or characters where no blanks are. What was set
+    has the last word; pairs of numbers are written 1,2.
+    """
+    assert wish.family is not None
+    if task.floor != wish.family:
+        raise UsageError(
+            "unsupported_model",
+            f"a {wish.family} model learns one class a text, not {task.name}; take --model lstm or --from",
+        )
+    reach = {"l2": 0.1} | ({} if has_blanks(texts) else {"words": (0, 0), "characters": (1, 2)})
+    config_class: Any = family_of(wish.family)[1]
+    return from_dict(config_class, reach | model_values(wish.of("model"), config_class), "model.")
+
+
+def settings_for(wish: Wish, family: str, parts: Parts, rows: dict[str, RowsOfBoth]) -> TrainSettings:
+    """`length.settings_of` for this data; where every head is solved first, what training begins with is evaluated too.
+    What was set has the last word.
+    """
+    n_rows = [len(rows[name][0]) or len(data.train) for name, data in parts.items()]
+    n_held = sum(len(data.dev) for data in parts.values())
+    train = settings_of(wish, n_rows, n_held, keeps_last=family_of(family)[0].keeps_last)
+    heads = heads_of(family, parts).values()
+    first = bool(wish.parent and heads) and all(map(solved.can_be_solved, heads)) and train.keep == "best"
+    return assign(replace(train, evaluate_first=first), wish.of("train"))
+
+
+def choices_for(wish: Wish, family: str, config: Any) -> Choices:
+    """bfloat16 where the processor is fast at it and the family can; then, where there are some, kernels that compute
+    no padding, but for adapters with dropout, which are no part of a weight. What was set has the last word.
+    """
+    fast = fast_bf16() and "bfloat16" in family_of(family)[0].precisions
+    choices = assign(Choices(precision="bfloat16" if fast else "float32"), wish.of("choices"))
+    said = any(each.startswith("step=") for each in wish.of("choices"))
+    if said or not fast or choices.precision != "bfloat16" or getattr(wish.how, "dropout", 0.0) > 0:
+        return choices
+    with torch.device("meta"):
+        why_not = build(family, config).why_not_unpadded()
+    return choices if why_not else replace(choices, step="unpadded")
+
+
+# ── training ───────────────────────────────────────────────────────────────────────────────────
+
+
+def encoded(data: Data, family: str, config: Any, tokenizer: tokenizers.Tokenizer) -> RowsOfBoth:
+    """Both parts as ids for a model of this config; of those to learn from, the ones that have something to learn.
+    None for a family that reads texts.
+    """
+    if family_of(family)[0].reads_texts:
+        return [], []
+    frame = frame_of(config, tokenizer, data.task.settings.longest)
+    train, dev = (rows_of(data.task, part, tokenizer, frame) for part in (data.train, data.dev))
+    useful = data.task.to_learn(train)
+    if not useful:
+        raise DataError("no_labels", f"none of the {len(data.train):,} rows says what there is to learn")
+    return useful, dev
+
+
+def prepare(
+    record: dict[str, Any],
+    parts: Parts,
+    tokenizer: tokenizers.Tokenizer,
+    rows: dict[str, RowsOfBoth],
+    *,
+    begin: bool = True,
+) -> Ready:
+    """All that a run's record decides, built; how heads were solved is added to it. Without `begin` the weights are to
+    be a checkpoint's: no parent is needed and nothing is solved. UsageError where a task would have no step.
+    """
+    train = from_dict(TrainSettings, record["settings"], "train.")
+    choices = from_dict(Choices, record["choices"], "choices.")
+    torch.manual_seed(counter_seed(train.seed, "weights"))
+    model, before = model_of(record, begin=begin)
+    if model.reads_texts:
+        (data,) = parts.values()
+        texts: Any = LabelledTexts([whole(each) for each in data.train], [each.label for each in data.train])
+        on_texts = partial(on_dev_texts, task=data.task, examples=data.dev, tokenizer=tokenizer)
+        return Ready(model, texts, train, Gradients(model).of_all(1), on_texts)
+    new = heads_from(model, [each.task for each in parts.values()], before)
+    lora.teach(model, record["method"], record["method_settings"])
+    model.to(choices.device).train()
+    model.compute_with(choices.precision, choices.attention, choices.step)
+    if record["parent"] and begin:
+        record["solved"] = {
+            name: solved.begin_with(model, parts[name].task, rows[name][0], tokenizer.pad_id, train.seed)
+            for name in new
+            if solved.can_be_solved(parts[name].task.head())
+        }
+    batches = batches_of(record, parts, tokenizer.pad_id, rows)
+    each: dict[str, Evaluate] = {
+        name: partial(on_dev, task=data.task, examples=data.dev, rows=rows[name][1], pad_id=tokenizer.pad_id)
+        for name, data in parts.items()
+    }
+    evaluate: Evaluate = partial(on_all, evaluations=each) if len(each) > 1 else each[record["task"]]
+    check_patience(model, train, evaluate)
+    backward = Gradients(model, choices.workers, head_loss).of_all(train.micro_batches)
+    return Ready(model, batches, train, backward, evaluate)
+
+
+def model_of(record: dict[str, Any], *, begin: bool = True) -> tuple[LanguageModel, dict[str, Any]]:
+    """The model to train, and the run.json it comes from: empty for a new one, or one whose weights a checkpoint has.
+    RunError where that run has other weights now.
+    """
+    if not (record["parent"] and begin):
+        return build(record["family"], record["config"]), {}
+    parent = Path(record["parent"])
+    same_weights(parent, record["parent_weights"])
+    model, _, before = load(parent)
+    if record["config"] != to_dict(model.config):  # what was set, such as its dropout
+        made = build(record["family"], record["config"])
+        made.heads = model.heads
+        take_weights(made, model, parent)
+        return made, before
+    return model, before
+
+
+def heads_from(model: LanguageModel, tasks: Sequence[Task], before: dict[str, Any]) -> list[str]:
+    """The tasks' heads on a model; one that learnt the task of the same name with the same classes goes on from what it
+    knows, and the others' names are returned. Heads of other tasks are left behind: what stands under them moves.
+    """
+    new = []
+    former, model.heads = model.heads, torch.nn.ModuleDict()
+    shape = lambda spec: {key: each for key, each in spec.items() if key not in ("dropout", "weights")}  # noqa: E731
+    for task in tasks:
+        with_head(model, task)
+        known = task.called in former and learnt(before, task.called, Path())["labels"] == task.labels
+        if known and shape(before["heads"][task.called]) == shape(task.head()):
+            model.heads[task.called].load_state_dict(former[task.called].state_dict())
+            notice(f"the head of {task.called} goes on from what it learnt")
+            continue
+        new.append(task.called)
+        if task.called in former:
+            notice(f"the head of {task.called} begins anew: it had other classes or settings")
+    if left := [name for name in former if name not in model.heads]:
+        notice(f"heads of other tasks are left behind: {', '.join(left)}")
+    return new
+
+
+def batches_of(
+    record: dict[str, Any], parts: Parts, pad_id: int, rows: dict[str, RowsOfBoth]
+) -> RowBatches | MixedBatches:
+    """What `fit` reads: a task's rows, or those of several tasks mixed. UsageError for a task that would have no
+    step.
+    """
+    train = from_dict(TrainSettings, record["settings"], "train.")
+    each = {
+        name: RowBatches(
+            data.task, rows[name][0], pad_id=pad_id, batch_size=train.batch_size, seed=train.seed
+        )
+        for name, data in parts.items()
+    }
+    if len(each) == 1:
+        return each[record["task"]]
+    mixed = MixedBatches(each, power=from_dict(MixSettings, record["mix"], "mix.").power, seed=train.seed)
+    if missed := [name for name, n in mixed.counts(train.steps).items() if not n]:
+        raise UsageError(
+            "out_of_range",
+            f"none of the {train.steps} steps is of {missed[0]}, with {len(rows[missed[0]][0]):,} rows: train longer"
+            " (--epochs), or deal more evenly (--set mix.power=0)",
+        )
+    return mixed
+
+
+def resume(
+    path: Path, *, data: Path | None = None, dev: Path | None = None, until: int | None = None
+) -> Path:
+    """Continue a fine-tuning from its newest good checkpoint; a finished one is reported. `data` and `dev`: where its
+    files are now, if they were moved; `until`: a step to stop at.
+
+    Raises RunError where the data is gone or changed.
+    """
+    run = open_run(path)
+    if run.finished:
+        verify(path)
+        notice(f"{path} is finished ({run.record.get('steps', '?')} steps); nothing to resume")
+        return path
+    one_thread()
+    moved(run, data, dev)
+    augment = run.record.get("augment")
+    how = {name: each for name, each in augment.items() if name != "texts"} if augment else None
+    made = from_dict(AugmentSettings, how, "augment.") if how else None
+    parts = {name: data_again(run, name, made) for name in names_of(run.record)}
+    if augment and augment["texts"] != texts_of(parts):
+        raise RunError(
+            "data_changed",
+            f"augmentation no longer makes the rows {path} was started on: its words come from other files now"
+            f" ({how}); bring them back, or fine-tune anew with --out elsewhere",
+        )
+    tokenizer = read_tokenizer(run)
+    family = run.record["family"]
+    config: Any = from_dict(family_of(family)[1], run.record["config"], "model.")
+    rows = {name: encoded(data, family, config, tokenizer) for name, data in parts.items()}
+    begin = run.last_checkpoint() is None
+    train_to_end(run, prepare(run.record, parts, tokenizer, rows, begin=begin), until=until)
+    return conclude(run, {name: (data.task, data.dev) for name, data in parts.items()})
+
+
+def moved(run: RunFolder, data: Path | None, dev: Path | None) -> None:
+    """Record where a run's files are now. UsageError for validation rows it was not given."""
+    kept = run.record["corpus"]
+    if dev and not kept["dev"]:
+        raise UsageError(
+            "option_not_applicable",
+            f"--dev {dev}: {run.path} was given no validation rows of their own; leave it out",
+        )
+    for name, path in (("path", data), ("dev", dev)):
+        if path:
+            kept[name] = str(path.resolve())
+    for path in (kept["path"], kept["dev"]):
+        if path and not Path(path).exists():
+            raise RunError(
+                "not_found",
+                f"{path}, the data of {run.path}, not found; if it was moved: --corpus FILE, --dev FILE",
+            )
+
+
+def data_again(run: RunFolder, name: str, augment: AugmentSettings | None) -> Data:
+    """The data of a run's task as it was when the run was started; RunError where it is other data now."""
+    record = learnt(run.record, name, run.path)
+    kept = record["corpus"]
+    dev = Path(kept["dev"]) if kept["dev"] else None
+    wish = Wish(
+        Path(kept["path"]), record["task"], dev=dev, columns=kept["columns"], seed=record["seed"],
+        skip_invalid=kept.get("skip_invalid"), encoding=kept.get("encoding"),
+    )  # fmt: skip
+
+    def check(now: str) -> None:
+        if now != kept["fingerprint"]:
+            raise RunError(
+                "data_changed",
+                f"{kept['path']} is not what {run.path} was started on; bring the old rows back, or fine-tune anew with"
+                " --out elsewhere",
+            )
+
+    cls = task_class(wish.task)
+    data = read_data(cls, from_dict(cls.config, record["task_settings"], "task."), wish, augment, check)
+    data.task.called = name
+    return data
