@@ -11,12 +11,10 @@ from typing import Any
 import pytest
 from labelled import written
 
-from textus import (
-    api,
-    scoring,
-)
+from textus import api
 from textus.cli import main
 from textus.data import output
+from textus.evaluation import task_report
 
 
 def reviews(n: int) -> list[dict[str, Any]]:
@@ -52,7 +50,7 @@ def test_ctrl_c_is_one_line_of_what_is_kept_and_what_continues(
 
     with monkeypatch.context() as patched:
         patched.setattr(output.PartialFile, "add", stop_after_two)
-        patched.setattr(scoring, "read_rows", lambda *given: signal.raise_signal(signal.SIGINT))
+        patched.setattr(task_report, "read_rows", lambda *given: signal.raise_signal(signal.SIGINT))
         former = signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             assert main(words) == 130

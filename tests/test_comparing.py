@@ -13,15 +13,21 @@ import torch
 from corpora import write
 
 import textus
-from textus import api, comparing
-from textus.comparing import Entry, compare
+from textus import api
 from textus.core.errors import (
     DataError,
     UsageError,
 )
 from textus.data.loader import Loader
 from textus.data.token_dataset import store_of
-from textus.evaluation import evaluate
+from textus.evaluation import compare as comparing
+from textus.evaluation.compare import (
+    Entry,
+)
+from textus.evaluation.compare import (
+    compare as comparing,
+)
+from textus.evaluation.perplexity import evaluate
 from textus.models.ngram import NGram, NGramConfig
 from textus.models.registry import build
 from textus.models.testing import (

@@ -15,12 +15,22 @@ from labelled import written
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from textus import describing
 from textus.api import finetune, show
 from textus.core import hardware
 from textus.data.loader import Loader
 from textus.data.token_dataset import store_of
-from textus.describing import as_mermaid, as_text, describe, disk, doctor, doctor_text, layers
+from textus.evaluation import describe as describing
+from textus.evaluation.describe import (
+    as_mermaid,
+    as_text,
+    disk,
+    doctor,
+    doctor_text,
+    layers,
+)
+from textus.evaluation.describe import (
+    describe as describing,
+)
 from textus.models.decoder import (
     Decoder,
     DecoderConfig,

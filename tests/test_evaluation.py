@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 import textus
-from textus import evaluation
 from textus.api import open_run
 from textus.cli import main
 from textus.core.errors import (
@@ -32,7 +31,8 @@ from textus.data.eval_text import (
 )
 from textus.data.loader import Loader
 from textus.data.token_dataset import store_of
-from textus.evaluation import (
+from textus.evaluation import perplexity
+from textus.evaluation.perplexity import (
     evaluate,
     own_findings,
     sample_quality,
@@ -251,7 +251,7 @@ def test_an_ngram_reads_on_across_windows_and_parts(
     whole = evaluate(model, tokenizer, TEXT)
     cut = [Part(TEXT[at : at + 90], continues=at > 0) for at in range(0, len(TEXT), 90)]
     in_parts = evaluate(model, tokenizer, Texts("parts", len(TEXT.encode()), lambda: cut))
-    monkeypatch.setattr(evaluation, "UNLIMITED_WINDOW", 7)
+    monkeypatch.setattr(perplexity, "UNLIMITED_WINDOW", 7)
     in_windows = evaluate(model, tokenizer, TEXT)
     for each in (in_parts, in_windows):
         assert each["bits_per_byte"]["value"] == pytest.approx(whole["bits_per_byte"]["value"], abs=1e-7)
@@ -276,7 +276,7 @@ def test_parts_are_a_window_s_end_and_keep_the_id_before(tokenizer: Tokenizer) -
 
 
 def test_memory_does_not_grow_with_the_text(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluation, "GROUP", 2000)
+    monkeypatch.setattr(perplexity, "GROUP", 2000)
     waiting, most = 0, 0
 
     def endless() -> Iterator[Part]:
@@ -475,7 +475,7 @@ def test_parts_of_a_document_are_one_text_for_its_family(tokenizer: Tokenizer) -
 def test_of_a_long_text_the_beginning_is_read_and_how_much_is_said(
     tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluation, "OWN", 20)
+    monkeypatch.setattr(perplexity, "OWN", 20)
     found = own_findings(vae(tokenizer, spread=6.0), tokenizer, ["the cat sat on"] * 50)
     assert found["tokens"] == 28
     assert found["kl_per_text"]["n"] == 2

@@ -19,7 +19,13 @@ from textus.core.errors import (
     DataError,
     UsageError,
 )
-from textus.fewshot import Asked, Prompting, calibrated, drawn, parse_words
+from textus.evaluation.fewshot import (
+    Asked,
+    Prompting,
+    calibrated,
+    drawn,
+    parse_words,
+)
 from textus.tasks.base import Example
 
 TEMPLATE = "{text} it is {label}"

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from textus.api import train
-from textus.comparing import log_lines
 from textus.core.config import assign
 from textus.core.errors import UsageError
+from textus.evaluation.compare import log_lines
 from textus.models.nn import registry
 from textus.models.nn.layers import (
     make_feed_forward,

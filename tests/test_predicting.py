@@ -365,7 +365,7 @@ def test_every_verb_is_at_the_top_also_where_a_module_has_its_name() -> None:
              "load_tokenizer", "named", "wish_for"}  # fmt: skip
     assert verbs - inner <= set(textus.__all__)
     from textus.augment.augmenter import AugmentSettings
-    from textus.fewshot import Prompting
+    from textus.evaluation.fewshot import Prompting
 
     assert AugmentSettings
     assert Prompting

@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from textus import api
 from textus.core.errors import UsageError
 from textus.data.batch import Batch
-from textus.evaluation import score_ids
+from textus.evaluation.perplexity import score_ids
 from textus.generation.sampling import (
     Sampling,
     generate,

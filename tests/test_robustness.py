@@ -16,7 +16,14 @@ from textus import api
 from textus.augment.units import take_apart
 from textus.cli import main
 from textus.data.labeled import Record
-from textus.robustness import beside_the_point, case, changes, drop, rewritten, spacing
+from textus.evaluation.robustness import (
+    beside_the_point,
+    case,
+    changes,
+    drop,
+    rewritten,
+    spacing,
+)
 from textus.tasks.base import Example
 from textus.tasks.classification import Classification, ClassificationSettings
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from textus.describing import cache_bytes
+from textus.evaluation.describe import cache_bytes
 from textus.models.decoder import (
     Decoder,
     DecoderConfig,

@@ -202,12 +202,12 @@ class Plain(Task):
 
 
 def test_a_task_without_sections_of_its_own_shows_its_figures(tmp_path: Path) -> None:
-    from textus import scoring
+    from textus.evaluation import task_report
 
     figure = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 9}
     found = {"run": "r", "on": "f", "rows": 9, "spearman": figure, "mean_error": 0.25}
     Plain.__abstractmethods__ = frozenset()
-    scoring.write(tmp_path, found, Plain(None, []), {})  # type: ignore[abstract]
+    task_report.write(tmp_path, found, Plain(None, []), {})  # type: ignore[abstract]
     _, read = page_of(tmp_path)
     assert "spearman" in read.shown
     assert "0.5 [0.4, 0.6]" in read.shown

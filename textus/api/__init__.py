@@ -373,8 +373,14 @@ def fewshot(
     from dataclasses import replace
 
     from textus.data.read_options import ReadOptions
-    from textus.fewshot import PAIR_TEMPLATE, TEMPLATE, Prompting, read_task, write
-    from textus.fewshot import fewshot as ask
+    from textus.evaluation.fewshot import (
+        PAIR_TEMPLATE,
+        TEMPLATE,
+        Prompting,
+        read_task,
+        write,
+    )
+    from textus.evaluation.fewshot import fewshot as ask
 
     opened, asked = run if isinstance(run, Run) else open_run(run), Prompting(**how)
     opened.refuse_task()
@@ -512,10 +518,10 @@ def open_index(path: str | Path) -> Index:
 
 def show(path: str | Path | Run) -> dict[str, Any]:
     """What is inside a run: its record's facts, layers, shapes, parameters, FLOPs, and a chart in Mermaid."""
-    from textus import describing
+    from textus.evaluation import describe
 
     run = path if isinstance(path, Run) else open_run(path)
-    found = describing.describe(run.model, name=run.path.resolve().name, family=run.record.get("family"))
+    found = describe.describe(run.model, name=run.path.resolve().name, family=run.record.get("family"))
     kept = (
         "task", "labels", "steps", "seed", "best", "preset", "corpus", "tokenizer", "imported", "parent", "command",
         "versions", "isa",
@@ -523,15 +529,15 @@ def show(path: str | Path | Run) -> dict[str, Any]:
     facts = {name: run.record[name] for name in kept if run.record.get(name) is not None}
     if also := run.record.get("also"):
         facts["also"] = {name: {key: each[key] for key in ("task", "labels")} for name, each in also.items()}
-    return {"run": str(run.path), **facts, **found, "mermaid": describing.as_mermaid(found)}
+    return {"run": str(run.path), **facts, **found, "mermaid": describe.as_mermaid(found)}
 
 
 def doctor() -> dict[str, Any]:
     """Versions, what this machine can do, its measured matrix rates, the extras that are here. Takes
     seconds."""
-    from textus import describing
+    from textus.evaluation import describe
 
-    return describing.doctor()
+    return describe.doctor()
 
 
 def verify(path: str | Path) -> dict[str, Any]:

@@ -241,30 +241,30 @@ class Run:
             found = measured(path_of(entities, "entities"), self.path, path_of(on, "on"), options)
             about = {"run": str(self.path), "entities": str(entities), "on": str(on)}
             return {**about, "task": "relations from raw text", **found}
-        from textus import scoring
         from textus.data.read_options import (
             ReadOptions,
             options_of_run,
         )
+        from textus.evaluation import task_report
         from textus.tasks.inference import read
         from textus.tasks.registry import learnt
 
         asked = self.task_as(task, settings) if task else self.task
         known = asked.called in self.tasks
         record = learnt(self.record, asked.called, self.path) if known else {}
-        rows = scoring.read_rows(
+        rows = task_report.read_rows(
             asked, on, ReadOptions(columns, encoding, skip_invalid), options_of_run(record)
         )
         outputs = read(self.model, asked, self.tokenizer, rows.examples)
-        about = {"run": str(self.path), "on": scoring.name_of(on), "task": asked.called}
-        found = {**about, **scoring.assessed(rows, outputs, by)}
+        about = {"run": str(self.path), "on": task_report.name_of(on), "task": asked.called}
+        found = {**about, **task_report.assessed(rows, outputs, by)}
         if known:
-            found["rows_trained_on"] = scoring.trained_on(record, rows)
-            if floors and (lower := scoring.floors(self.path, record, rows, outputs)):
+            found["rows_trained_on"] = task_report.trained_on(record, rows)
+            if floors and (lower := task_report.floors(self.path, record, rows, outputs)):
                 found["floors"] = lower
         if out is not None:
-            scoring.write(path_of(out, "out"), found, asked, {self.path.name: self.path / "log.jsonl"})
-            scoring.write_predictions(path_of(out, "out"), rows, outputs)
+            task_report.write(path_of(out, "out"), found, asked, {self.path.name: self.path / "log.jsonl"})
+            task_report.write_predictions(path_of(out, "out"), rows, outputs)
         return found
 
     def triples(
@@ -378,7 +378,7 @@ class Run:
             ReadOptions,
             options_of_run,
         )
-        from textus.robustness import robustness
+        from textus.evaluation.robustness import robustness
         from textus.tasks.registry import learnt
 
         words, asked = optional_path(vectors, "vectors"), self.task_called(task)
@@ -505,7 +505,12 @@ class Run:
                 "option_not_applicable",
                 f"{given[0]}: {self.path} was not fine-tuned for a task; leave it out",
             )
-        from textus.evaluation import evaluate, own_findings, sample_quality, sources_among
+        from textus.evaluation.perplexity import (
+            evaluate,
+            own_findings,
+            sample_quality,
+            sources_among,
+        )
 
         model, tokenizer, texts = (
             self.model,
@@ -522,7 +527,7 @@ class Run:
             sources = sources_among(model, tokenizer, texts)
             result["samples"] = sample_quality(model, tokenizer, sources=sources)
         if out is not None:
-            from textus.comparing import write_evaluation
+            from textus.evaluation.compare import write_evaluation
 
             sample = self._sample(texts) if model.can_generate else None
             write_evaluation(path_of(out, "out"), result, sample, {self.path.name: self.path / "log.jsonl"})
@@ -532,7 +537,7 @@ class Run:
         """Nats of each token of a text: an `evaluation.Score`."""
         self.refuse_task()
         check_string(text, "text")
-        from textus.evaluation import score_text
+        from textus.evaluation.perplexity import score_text
 
         return score_text(self.model, self.tokenizer, text, stride=stride)
 
@@ -567,7 +572,7 @@ class Run:
 
     def _sample(self, texts: Any) -> tuple[str, str]:
         """What the model was given (the first source it can read whole, where it needs one), and its text."""
-        from textus.evaluation import source_ids
+        from textus.evaluation.perplexity import source_ids
 
         known = (part for part in texts if part.source and self.model.needs_source)
         fits = (part.source for part in known if not source_ids(self.model, self.tokenizer, part)[1])

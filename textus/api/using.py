@@ -98,8 +98,8 @@ def predict_together(
 
     Raises UsageError naming two runs that cannot be put together.
     """
-    from textus import ensembling
     from textus.data.read_options import ReadOptions
+    from textus.evaluation import ensemble as ensembling
     from textus.tasks.predict import predict as ask
 
     paths, options = paths_of(runs), ReadOptions(columns, encoding, skip_invalid)
@@ -121,8 +121,8 @@ def answered(
     skip_invalid: str | None = None,
 ) -> Iterator[tuple[Any, dict[str, Any]]]:
     """Each row of a file (or record) with the answer of a run, or of several as one, as they are answered."""
-    from textus import ensembling
     from textus.data.read_options import ReadOptions
+    from textus.evaluation import ensemble as ensembling
     from textus.tasks import predict as predicting
 
     together = ensembling.predictor(paths_of(runs), ensemble, task) if ensemble else None
@@ -194,22 +194,27 @@ def evaluate_together(
 
     As `Run.evaluate_task`, with `members` and, paired, `against_mean_member`; the floors are the first run's.
     """
-    from textus import ensembling, scoring
     from textus.data.read_options import ReadOptions
+    from textus.evaluation import (
+        ensemble as ensembling,
+    )
+    from textus.evaluation import (
+        task_report,
+    )
 
     check_report_folder(out)
     paths = paths_of(runs)
     asked = ensembling.task_of(paths, ensemble, task)
     trained = ensembling.options_trained(paths, asked)
-    rows = scoring.read_rows(asked, on, ReadOptions(columns, encoding, skip_invalid), trained)
+    rows = task_report.read_rows(asked, on, ReadOptions(columns, encoding, skip_invalid), trained)
     about = {
         "run": f"{ensemble} of {len(paths)}",
         "runs": [str(each) for each in paths],
-        "on": scoring.name_of(on),
+        "on": task_report.name_of(on),
     }
     found = {**about, **ensembling.reported(paths, ensemble, rows, by, floors=floors)}
     if out is not None:
-        scoring.write(
+        task_report.write(
             path_of(out, "out"), found, rows.task, {str(each): each / "log.jsonl" for each in paths}
         )
     return found
@@ -268,7 +273,7 @@ def compare_tasks(
     runs: Sequence[Run], on: Any, out: str | Path | None, *, options: ReadOptions, task: str | None
 ) -> dict[str, Any]:
     """Fine-tuned runs of one task on the same rows."""
-    from textus import task_comparing
+    from textus.evaluation import task_compare
 
     if on is None:
         raise UsageError(
@@ -276,9 +281,9 @@ def compare_tasks(
             f"{runs[0].path} was fine-tuned for {', '.join(runs[0].tasks)}: give labelled rows, --on FILE",
         )
     paths = {name: run.path for name, run in named(runs).items()}
-    found = task_comparing.compare(paths, on, options=options, task=task)
+    found = task_compare.compare(paths, on, options=options, task=task)
     if out is not None:
-        task_comparing.write(
+        task_compare.write(
             path_of(out, "out"), found, {name: path / "log.jsonl" for name, path in paths.items()}
         )
     return found
@@ -288,7 +293,7 @@ def compare_texts(
     runs: Sequence[Run], on: Any, out: str | Path | None, options: ReadOptions
 ) -> dict[str, Any]:
     """Models of text by bits per byte."""
-    from textus import comparing
+    from textus.evaluation import compare as comparing
 
     corpora = {(run.record.get("corpus") or {}).get("fingerprint") for run in runs}
     if on is None and len(corpora) > 1:

@@ -201,7 +201,7 @@ def fewshot(
     """
     from textus import api
     from textus.cli import telling
-    from textus.fewshot import parse_words
+    from textus.evaluation.fewshot import parse_words
 
     try:
         shots = tuple(int(each) for each in prompt.shots.split(","))

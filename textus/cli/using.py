@@ -558,7 +558,7 @@ def show(run: RunFolder, /, *, as_json: Json = False) -> Answer:
     """
     from textus import api
     from textus.cli import telling
-    from textus.describing import as_text
+    from textus.evaluation.describe import as_text
 
     data = api.show(run)
     return Answer(data, "\n\n".join([telling.history(data), as_text(data), data["mermaid"]]))
@@ -570,7 +570,7 @@ def doctor(*, as_json: Json = False) -> Answer:
     Example: textus doctor
     """
     from textus import api
-    from textus.describing import doctor_text
+    from textus.evaluation.describe import doctor_text
 
     data = api.doctor()
     return Answer(data, doctor_text(data))

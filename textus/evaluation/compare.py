@@ -25,7 +25,13 @@ from textus.data.eval_text import (
     Texts,
     as_texts,
 )
-from textus.evaluation import Tally, figures, measure, n_parameters, weights_bytes
+from textus.evaluation.perplexity import (
+    Tally,
+    figures,
+    measure,
+    n_parameters,
+    weights_bytes,
+)
 from textus.metrics.resampling import (
     interval,
     paired_bootstrap,

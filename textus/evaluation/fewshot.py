@@ -33,7 +33,7 @@ from textus.core.io import (
 from textus.core.names import unknown
 from textus.core.rng import counter_seed
 from textus.data.read_options import ReadOptions
-from textus.evaluation import reading
+from textus.evaluation.perplexity import reading
 from textus.generation.sampling import beginning
 from textus.metrics.resampling import (
     bootstrap,

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from textus.comparing import training_curves
 from textus.core.console import (
     notice,
     notices_together,
@@ -48,6 +47,7 @@ from textus.data.read_options import (
     DETECTED,
     ReadOptions,
 )
+from textus.evaluation.compare import training_curves
 from textus.finetuning.finetune import (
     Wish,
     start,

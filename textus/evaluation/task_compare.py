@@ -16,8 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from textus import scoring
-from textus.comparing import training_curves
 from textus.core.errors import (
     DataError,
     UsageError,
@@ -37,7 +35,12 @@ from textus.data.read_options import (
     options_of_all,
     options_of_run,
 )
-from textus.evaluation import n_parameters, weights_bytes
+from textus.evaluation import task_report
+from textus.evaluation.compare import training_curves
+from textus.evaluation.perplexity import (
+    n_parameters,
+    weights_bytes,
+)
 from textus.metrics.resampling import interval
 from textus.reporting.html import (
     Section,
@@ -95,13 +98,13 @@ def compare(
         if other.places != first.places:
             raise DataError(
                 "runs_differ",
-                f"{first.row['run']} and {other.row['run']} do not answer the same rows of {scoring.name_of(on)}"
+                f"{first.row['run']} and {other.row['run']} do not answer the same rows of {task_report.name_of(on)}"
                 f" ({len(first.places):,} and {len(other.places):,}): they were trained on other kinds of rows",
             )
     measured.sort(key=lambda entry: -value_of(entry))
     pairs = [] if first.figure is None else [paired(*pair) for pair in combinations(measured, 2)]
     return {
-        "on": scoring.name_of(on),
+        "on": task_report.name_of(on),
         "task": first.row["task"],
         "rows": len(first.places),
         "figure": first.name,
@@ -146,7 +149,7 @@ def measure(
     model, tokenizer, record = opened(run)
     record = learnt(record, task, run)
     its = from_record(record)
-    rows = scoring.read_rows(its, on, *options)
+    rows = task_report.read_rows(its, on, *options)
     started = time.perf_counter()
     outputs = read(model, its, tokenizer, rows.examples)
     seconds = time.perf_counter() - started
@@ -155,7 +158,7 @@ def measure(
     row = {
         "run": name, "task": its.called, "family": record["family"], **figures, "parameters": n_parameters(model),
         "seconds": seconds, "weights_bytes": weights_bytes(model), "peak_memory_bytes": peak_memory_bytes(),
-        "rows_trained_on": scoring.trained_on(record, rows),
+        "rows_trained_on": task_report.trained_on(record, rows),
     }  # fmt: skip
     del model
     first = weighed[0] if weighed else next(iter(figures))

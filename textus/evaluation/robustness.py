@@ -37,13 +37,13 @@ from textus.data.read_options import (
     DETECTED,
     ReadOptions,
 )
+from textus.evaluation.task_report import read_rows
 from textus.metrics.resampling import (
     bootstrap,
     interval,
     paired_bootstrap,
 )
 from textus.models.contract import LanguageModel
-from textus.scoring import read_rows
 from textus.tasks.base import (
     Example,
     Task,

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from textus import scoring
 from textus.core.console import notice
 from textus.core.errors import UsageError
 from textus.core.io import (
@@ -24,9 +23,14 @@ from textus.data.read_options import (
     options_of_all,
     options_of_run,
 )
+from textus.evaluation import task_report
+from textus.evaluation.task_report import (
+    Rows,
+    assessed,
+    difference,
+)
 from textus.models.contract import LanguageModel
 from textus.runs.store import open_run
-from textus.scoring import Rows, assessed, difference
 from textus.tasks.base import (
     Example,
     Task,
@@ -181,8 +185,8 @@ def reported(
     found = {"task": rows.task.called, "ensemble": how, **figures}
     records = [learnt(open_run(each).record, rows.task.called, each) for each in runs]
     trained_on = {each["corpus"]["fingerprint"]: each for each in records}
-    found["rows_trained_on"] = max(scoring.trained_on(each, rows) or 0 for each in trained_on.values())
-    if floors and (lower := scoring.floors(runs[0], records[0], rows, outputs)):
+    found["rows_trained_on"] = max(task_report.trained_on(each, rows) or 0 for each in trained_on.values())
+    if floors and (lower := task_report.floors(runs[0], records[0], rows, outputs)):
         found["floors"] = lower
     return found
 

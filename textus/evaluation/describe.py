@@ -23,7 +23,10 @@ import torch
 from torch import nn
 
 from textus.core import hardware
-from textus.evaluation import n_parameters, weights_bytes
+from textus.evaluation.perplexity import (
+    n_parameters,
+    weights_bytes,
+)
 from textus.models.contract import LanguageModel
 from textus.reporting.format import (
     cell,
