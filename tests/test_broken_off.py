@@ -105,7 +105,7 @@ def test_another_error_says_what_is_kept_too(
 def test_vectors_of_another_input_are_discarded_with_a_line(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from textus.embedding import embed_to
+    from textus.pipelines.embed import embed_to
 
     run, calls = api.open_run(trained), []
     make = run.vectors_of()

@@ -20,7 +20,7 @@ from textus.core.errors import (
     DataError,
     UsageError,
 )
-from textus.extracting import as_graphml
+from textus.pipelines.triples import as_graphml
 
 SMALL = ("train.batch_size=16", "model.n_layer=1", "model.d_model=32", "optim.rate=0.01")
 

@@ -19,10 +19,7 @@ import pytest
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from textus import (
-    api,
-    searching,
-)
+from textus import api
 from textus.cli import main
 from textus.core import io
 from textus.core.config import check_shape
@@ -49,6 +46,7 @@ from textus.data.token_dataset import (
     _open,
     tokenize,
 )
+from textus.pipelines import index as searching
 from textus.runs.store import (
     Checkpoint,
     load,

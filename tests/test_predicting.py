@@ -266,7 +266,7 @@ def test_vectors_keep_lines_and_ids(trained: Path, reviews_folder: Path, tmp_pat
 def test_vectors_are_continued_after_a_kill(trained: Path, tmp_path: Path) -> None:
     data = written(tmp_path / "r.jsonl", reviews(600))
     run, out = api.open_run(trained), tmp_path / "v.npy"
-    from textus.embedding import embed_to
+    from textus.pipelines.embed import embed_to
 
     calls, make = [], run.vectors_of()
 

@@ -124,7 +124,7 @@ def test_a_text_to_measure_on_and_an_index_are_read_in_an_encoding(
 
 def test_triples_are_read_in_an_encoding(tmp_path: Path) -> None:
     """ATTACK1 6: of rows and of the lines of a .txt."""
-    from textus.extracting import passages
+    from textus.pipelines.triples import passages
 
     for name in ("t.csv", "t.txt"):
         texts = table(tmp_path / name, "cp1250", ["byl dobrý"])

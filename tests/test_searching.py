@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from labelled import written
 
-from textus import api, searching
+from textus import api
 from textus.cli import main
 from textus.core.errors import (
     DataError,
@@ -30,7 +30,12 @@ from textus.data.passages import (
     cut,
     read_passages,
 )
-from textus.searching import Index, fused, terms
+from textus.pipelines import index as searching
+from textus.pipelines.index import (
+    Index,
+    fused,
+    terms,
+)
 
 SMALL = ("train.batch_size=8", "model.n_layer=1", "model.d_model=32", "optim.rate=0.005", "model.dropout=0")
 WORDS = ["red", "green", "blue", "black", "white", "grey", "pink", "brown", "gold", "teal", "plum", "rust"]

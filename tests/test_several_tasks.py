@@ -459,7 +459,7 @@ def test_vectors_are_those_of_the_similarity_that_was_learnt(folder: Path, tmp_p
     also = [f"sts:similarity={folder / 'pairs.jsonl'}"]
     run = learnt(folder, tmp_path / "run", "task.sts.pooling=max", also=also, epochs=1)
     texts = [row["text"] for row in tones(5)]
-    from textus.searching import reader
+    from textus.pipelines.index import reader
     from textus.tasks.similarity import similarity_of, vectors
 
     found = run.embed(texts)

@@ -66,7 +66,7 @@ if TYPE_CHECKING:
     from textus.cli.using import serve
     from textus.core.errors import TextusError
     from textus.generation.sampling import Sampling
-    from textus.searching import Index
+    from textus.pipelines.index import Index
 
 __all__ = [
     "Index",
@@ -106,7 +106,7 @@ __all__ = [
 ]
 
 ELSEWHERE = {
-    "Index": ("textus.searching", "Index"),
+    "Index": ("textus.pipelines.index", "Index"),
     "Sampling": ("textus.generation.sampling", "Sampling"),
     "TextusError": ("textus.core.io", "TextusError"),
     "serve": ("textus.cli.using", "serve"),

@@ -44,7 +44,7 @@ from textus.core.names import nearest, unknown
 
 if TYPE_CHECKING:
     from textus.data.corpus import Corpus
-    from textus.searching import Index
+    from textus.pipelines.index import Index
     from textus.tokenizers import Tokenizer
 
 KINDS = ("char", "word", "bpe", "wordpiece", "unigram")
@@ -496,7 +496,7 @@ def build_index(
         read_passages,
     )
     from textus.data.read_options import ReadOptions
-    from textus.searching import build
+    from textus.pipelines.index import build
 
     io.claim(path_of(out, "out"), force=force, kind="index")
     longest = LONGEST if passage is None else passage
@@ -508,7 +508,7 @@ def build_index(
 
 def open_index(path: str | Path) -> Index:
     """Open an index folder; RunError where it is none, or damaged."""
-    from textus.searching import Index as Opened
+    from textus.pipelines.index import Index as Opened
 
     return Opened(path_of(path, "the index"))
 

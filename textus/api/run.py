@@ -230,7 +230,7 @@ class Run:
         check_report_folder(out)
         if entities is not None:
             from textus.data.read_options import ReadOptions
-            from textus.extracting import measured
+            from textus.pipelines.triples import measured
 
             if by or out or skip_invalid:
                 raise UsageError(
@@ -282,8 +282,8 @@ class Run:
 
         Raises UsageError for runs of other tasks, DataError for a file without texts.
         """
-        from textus import extracting
         from textus.data.read_options import ReadOptions
+        from textus.pipelines import triples as extracting
 
         if out is not None:
             extracting.kind_of(path_of(out, "out"), force=force)
@@ -354,7 +354,7 @@ class Run:
         """
         from textus.api.using import checked
         from textus.data.read_options import ReadOptions
-        from textus.embedding import embed
+        from textus.pipelines.embed import embed
 
         given, options = checked(given), ReadOptions(columns, encoding)
         if isinstance(given, Path):

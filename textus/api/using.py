@@ -340,8 +340,8 @@ def embed(
 
     Raises UsageError where `out` exists, DataError for a file without texts.
     """
-    from textus import embedding
     from textus.data.read_options import ReadOptions
+    from textus.pipelines import embed as embedding
 
     opened = open_run(run)
     if out is None:

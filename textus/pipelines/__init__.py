@@ -1,0 +1,1 @@
+"""Runs put together: search by meaning, triples from text."""
