@@ -19,8 +19,8 @@ from textus.models.testing import (
     FakeCache,
     FakeConfig,
 )
-from textus.serving.answers import Served
 from textus.serving.app import create_app, listen, url
+from textus.serving.scheduler import Served
 from textus.tokenizers import Tokenizer, train
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 .,;:!?'\"()<>/=\n中文字你好世界"

@@ -19,7 +19,7 @@ from textus import open_run
 from textus.api import exchange
 from textus.core.errors import UsageError
 from textus.serving import create_app
-from textus.serving.answers import Served
+from textus.serving.scheduler import Served
 from textus.tokenizers import Tokenizer, load
 from textus.tokenizers.chat_template import check_template
 

@@ -179,7 +179,7 @@ def test_a_terminal_chat_edits_lines_stops_answers_and_has_commands(talker: Run)
 
 
 def test_a_setting_is_read_in_its_own_form() -> None:
-    from textus.cli.chatting import Conversation
+    from textus.cli.chat import Conversation
 
     conversation = Conversation(None, {"temperature": 0})  # type: ignore[arg-type]
     for assignment in ("temperature=0.5", "top-k = 5", "sliding=true", "nonsense=1", "seed=x", "top_p=0.9"):

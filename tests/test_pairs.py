@@ -37,7 +37,7 @@ from textus.data.token_dataset import (
     store_of,
     tokenize,
 )
-from textus.serving.answers import Served
+from textus.serving.scheduler import Served
 
 PAIRS = [(f"the number {n}", f"die Zahl {n}") for n in range(40)]
 JSONL = "".join(json.dumps({"source": s, "target": t}) + "\n" for s, t in PAIRS)

@@ -18,8 +18,8 @@ from textus.generation.sampling import (
     Sampling,
     generate,
 )
-from textus.serving.answers import Served
 from textus.serving.app import MAX_BODY
+from textus.serving.scheduler import Served
 
 BASE, CHAT, SLOW = "base", "talker", "slow-one"
 

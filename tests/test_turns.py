@@ -28,7 +28,7 @@ from textus.generation.sampling import (
 )
 from textus.interop import folder as folders
 from textus.interop.tokenizer_json import byte_level
-from textus.serving.answers import Served
+from textus.serving.scheduler import Served
 from textus.tokenizers import CHAT_TEMPLATE
 from textus.tokenizers import train as train_tokenizer
 

@@ -63,7 +63,7 @@ if TYPE_CHECKING:
         validate,
         verify,
     )
-    from textus.cli.using import serve
+    from textus.cli.inference import serve
     from textus.core.errors import TextusError
     from textus.generation.sampling import Sampling
     from textus.pipelines.index import Index
@@ -109,7 +109,7 @@ ELSEWHERE = {
     "Index": ("textus.pipelines.index", "Index"),
     "Sampling": ("textus.generation.sampling", "Sampling"),
     "TextusError": ("textus.core.io", "TextusError"),
-    "serve": ("textus.cli.using", "serve"),
+    "serve": ("textus.cli.inference", "serve"),
 }
 """Public names that do not live in `textus.api`: module and name there."""
 

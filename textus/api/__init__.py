@@ -15,21 +15,21 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from textus.api.rows import augment as augment
-from textus.api.rows import cloze as cloze
-from textus.api.rows import rows_beside
-from textus.api.rows import validate as validate
+from textus.api.data import augment as augment
+from textus.api.data import cloze as cloze
+from textus.api.data import rows_beside
+from textus.api.data import validate as validate
+from textus.api.inference import answered as answered
+from textus.api.inference import compare as compare
+from textus.api.inference import embed as embed
+from textus.api.inference import evaluate as evaluate
+from textus.api.inference import evaluate_together as evaluate_together
+from textus.api.inference import generate as generate
+from textus.api.inference import named as named
+from textus.api.inference import open_run as open_run
+from textus.api.inference import predict as predict
+from textus.api.inference import predict_together as predict_together
 from textus.api.run import Run as Run
-from textus.api.using import answered as answered
-from textus.api.using import compare as compare
-from textus.api.using import embed as embed
-from textus.api.using import evaluate as evaluate
-from textus.api.using import evaluate_together as evaluate_together
-from textus.api.using import generate as generate
-from textus.api.using import named as named
-from textus.api.using import open_run as open_run
-from textus.api.using import predict as predict
-from textus.api.using import predict_together as predict_together
 from textus.core import io
 from textus.core.arguments import (
     optional_path,

@@ -160,7 +160,7 @@ class Run:
 
         Raises UsageError for what holds no texts, DataError for a file that the task cannot read.
         """
-        from textus.api.using import checked
+        from textus.api.inference import checked
         from textus.data.read_options import ReadOptions
         from textus.tasks.predict import predict
 
@@ -172,7 +172,7 @@ class Run:
         """The probability of every class, in the order of `task.labels`: an array (texts, classes), or (classes,) for
         one text. UsageError for a task without classes.
         """
-        from textus.api.using import checked
+        from textus.api.inference import checked
         from textus.data.read_options import ReadOptions
         from textus.tasks.predict import probabilities
 
@@ -195,7 +195,7 @@ class Run:
 
         Raises UsageError where `out` exists, unless `force`.
         """
-        from textus.api.using import written
+        from textus.api.inference import written
         from textus.data.read_options import ReadOptions
 
         given = Path(given) if isinstance(given, str) else given
@@ -352,7 +352,7 @@ class Run:
         """The vector (D,) of one text (a string), or an array (texts, D) of several, in order: strings, rows, or a file
         (a Path); float32, each of length one.
         """
-        from textus.api.using import checked
+        from textus.api.inference import checked
         from textus.data.read_options import ReadOptions
         from textus.pipelines.embed import embed
 

@@ -27,7 +27,7 @@ from cyclopts.exceptions import (
 
 from textus.cli.app import PLANNED, PLANNED_FLAGS, VERBS, build_app
 from textus.cli.help import flat_verbs, overview, page
-from textus.cli.options import Answer
+from textus.cli.params import Answer
 from textus.core.arguments import STDIN
 from textus.core.console import notice
 from textus.core.errors import (

@@ -7,15 +7,33 @@ from typing import Any
 
 from cyclopts import App
 
-from textus.cli.chatting import chat
-from textus.cli.checking import validate
+from textus.cli.augment import (
+    augment,
+    cloze,
+    fewshot,
+    tune,
+)
+from textus.cli.chat import chat
+from textus.cli.corpus import (
+    corpus_build,
+    corpus_show,
+    corpus_why,
+    tokenizer_report,
+    tokenizer_train,
+)
 from textus.cli.demo import demo
-from textus.cli.exchanging import export, import_, pull
-from textus.cli.improving import augment, cloze, fewshot, tune
-from textus.cli.searching import embed, index_build, index_evaluate, search
-from textus.cli.text import corpus_build, corpus_show, corpus_why, tokenizer_report, tokenizer_train
-from textus.cli.training import bench, finetune, resume, train
-from textus.cli.using import (
+from textus.cli.exchange import (
+    export,
+    import_,
+    pull,
+)
+from textus.cli.index import (
+    embed,
+    index_build,
+    index_evaluate,
+    search,
+)
+from textus.cli.inference import (
     compare,
     doctor,
     evaluate,
@@ -27,6 +45,13 @@ from textus.cli.using import (
     triples,
     verify,
 )
+from textus.cli.train import (
+    bench,
+    finetune,
+    resume,
+    train,
+)
+from textus.cli.validate import validate
 
 VERBS: dict[str, Callable[..., Any] | dict[str, Callable[..., Any]]] = {
     "demo": demo,

@@ -14,7 +14,10 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from textus.cli.options import Force, option
+from textus.cli.params import (
+    Force,
+    option,
+)
 from textus.core.console import notice
 from textus.core.io import (
     claim,

@@ -5,7 +5,7 @@ from textus.core.names import extra
 for _module in ("fastapi", "uvicorn"):  # said here once, instead of an ImportError from somewhere inside
     extra(_module, "serve")
 
-from textus.serving.answers import Served  # noqa: E402
 from textus.serving.app import create_app, serve  # noqa: E402
+from textus.serving.scheduler import Served  # noqa: E402
 
 __all__ = ["Served", "create_app", "serve"]

@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from textus.core.console import notice
 from textus.core.errors import UsageError
-from textus.serving.answers import as_api_error
+from textus.serving.scheduler import as_api_error
 from textus.serving.schemas import ApiError
 
 ROUTES = (

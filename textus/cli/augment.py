@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from textus.cli.options import (
+from textus.cli.params import (
     Answer,
     Assignments,
     Columns,
@@ -64,7 +64,7 @@ def augment(
     Example: textus augment reviews.csv --with swap,delete,typos --times 4 --out more.jsonl
     """
     from textus import api
-    from textus.cli.telling import plain
+    from textus.cli.render import plain
 
     found = api.augment(data, out=out, columns=columns, encoding=encoding, force=force, **asdict(changes))
     said = f"{found['rows']:,} rows and {sum(found['copies'].values()):,} copies ({plain(found['copies'])})"
@@ -200,7 +200,7 @@ def fewshot(
     Example: textus fewshot work/smollm2 reviews.csv --on test.csv --shots 0,4,8 --words neg=bad,pos=good
     """
     from textus import api
-    from textus.cli import telling
+    from textus.cli import render
     from textus.evaluation.fewshot import parse_words
 
     try:
@@ -211,4 +211,4 @@ def fewshot(
         ) from error
     how = {**asdict(prompt), "shots": shots, "words": parse_words(prompt.words)}
     found = api.fewshot(run, data, on=on, columns=columns, encoding=encoding, out=out, **how)
-    return Answer(found, telling.fewshot(found) + (f"\nreport: {out / 'fewshot.html'}" if out else ""))
+    return Answer(found, render.fewshot(found) + (f"\nreport: {out / 'fewshot.html'}" if out else ""))

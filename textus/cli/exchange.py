@@ -7,7 +7,15 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from textus.cli.options import Answer, Force, Json, Out, RunFolder, flag, option
+from textus.cli.params import (
+    Answer,
+    Force,
+    Json,
+    Out,
+    RunFolder,
+    flag,
+    option,
+)
 
 
 def import_(
@@ -35,7 +43,7 @@ def import_(
 
 def told(run: Any) -> Answer:
     """Where the run is, what it came from, what to try next."""
-    from textus.cli.telling import plain
+    from textus.cli.render import plain
 
     record = run.record
     facts = {"family": record["family"], "task": record["task"], **record["imported"]}

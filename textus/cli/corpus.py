@@ -8,7 +8,15 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from textus.cli.options import Answer, Assignments, CorpusFolder, Force, Json, Out, option
+from textus.cli.params import (
+    Answer,
+    Assignments,
+    CorpusFolder,
+    Force,
+    Json,
+    Out,
+    option,
+)
 
 Sources = Annotated[
     Path,
@@ -69,11 +77,11 @@ def corpus_build(
 def shown(corpus: Path) -> Answer:
     """What a corpus holds."""
     from textus.api import open_corpus
-    from textus.cli import telling
+    from textus.cli import render
     from textus.data.corpus import show
 
     data = show(open_corpus(corpus))
-    return Answer(data, telling.corpus(data))
+    return Answer(data, render.corpus(data))
 
 
 def corpus_show(corpus: CorpusFolder, /, *, as_json: Json = False) -> Answer:
@@ -96,11 +104,11 @@ def corpus_why(
     Example: textus corpus why work/corpus books/notes.md
     """
     from textus.api import open_corpus
-    from textus.cli import telling
+    from textus.cli import render
     from textus.data.corpus import why
 
     data = why(open_corpus(corpus), document)
-    return Answer(data, telling.why(data))
+    return Answer(data, render.why(data))
 
 
 def tokenizer_train(
@@ -126,12 +134,12 @@ def tokenizer_train(
 def reported(tokenizer: Path, corpus: Path) -> Answer:
     """How a tokenizer cuts a corpus."""
     from textus.api import load_tokenizer, open_corpus
-    from textus.cli import telling
+    from textus.cli import render
     from textus.tokenizers import report
 
     found = report(load_tokenizer(tokenizer), open_corpus(corpus).texts("train"))
     data = {"tokenizer": str(tokenizer), "corpus": str(corpus), **found}
-    return Answer(data, telling.figures(f"tokenizer {tokenizer}", found))
+    return Answer(data, render.figures(f"tokenizer {tokenizer}", found))
 
 
 def tokenizer_report(

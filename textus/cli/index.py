@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from textus.cli.options import (
+from textus.cli.params import (
     Answer,
     AsText,
     Encoding,
@@ -141,10 +141,10 @@ def index_evaluate(
     Example: textus index evaluate work/index --on asked.csv --columns text=question,document=page
     """
     from textus import api
-    from textus.cli import telling
+    from textus.cli import render
 
     found = api.open_index(index).evaluate(on, columns=columns, encoding=encoding, by=by)
-    return Answer(found, telling.figures(str(index), {k: v for k, v in found.items() if k != "index"}))
+    return Answer(found, render.figures(str(index), {k: v for k, v in found.items() if k != "index"}))
 
 
 def search(

@@ -7,7 +7,10 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from textus.cli.options import RunFolder, SamplingFlags
+from textus.cli.params import (
+    RunFolder,
+    SamplingFlags,
+)
 from textus.core.console import notice
 from textus.core.errors import UsageError
 

@@ -6,7 +6,16 @@ import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
-from textus.cli.options import Answer, Columns, Encoding, Json, Rows, TaskSettings, option, task_settings
+from textus.cli.params import (
+    Answer,
+    Columns,
+    Encoding,
+    Json,
+    Rows,
+    TaskSettings,
+    option,
+    task_settings,
+)
 
 MOST_LINES = 50
 """So many kinds of bad rows, or classes, are listed for people; --json has all."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from textus.cli.options import (
+from textus.cli.params import (
     Answer,
     Asked,
     AsText,
@@ -137,7 +137,7 @@ def generate(
 
 def generate_one(run: Run, prompt: str, sampling: SamplingFlags, *, as_json: bool) -> Answer | None:
     """The text that follows one prompt, as it comes, or as one JSON object."""
-    from textus.cli.chatting import full_context
+    from textus.cli.chat import full_context
 
     pieces = run.stream(prompt, **sampling.given())
     if as_json:
@@ -229,7 +229,7 @@ def evaluate(
     Example: textus evaluate work/run --on notes.txt --json
     """
     from textus.api import evaluate_together, open_run
-    from textus.cli import telling
+    from textus.cli import render
 
     if not runs or (len(runs) > 1 and not ensemble):
         raise UsageError(
@@ -242,15 +242,15 @@ def evaluate(
         refuse_with_ensemble(ensemble, task, settings, on, stride)
         assert on is not None
         found = evaluate_together(runs, on, ensemble=ensemble, task=asked, **task.given())
-        return Answer(found, telling.task_scores(found))
+        return Answer(found, render.task_scores(found))
     opened, page = open_run(runs[0]), f"\npage: {task.out / 'evaluation.html'}" if task.out else ""
     if asked or opened.tasks:
         words = task.given() | {"task": asked, "settings": task_settings(settings)}
         found = opened.evaluate(on, stride=stride, **words)
-        return Answer(found, telling.task_scores(found) + page)
+        return Answer(found, render.task_scores(found) + page)
     task.refuse(runs[0])
     data = opened.evaluate(on, stride=stride, out=task.out, encoding=task.encoding, columns=task.columns)
-    return Answer(data, telling.evaluation(data) + page)
+    return Answer(data, render.evaluation(data) + page)
 
 
 def refuse_with_ensemble(
@@ -294,10 +294,10 @@ def robustness(
     Example: textus robustness work/reviews --on test.csv
     """
     from textus.api import open_run
-    from textus.cli import telling
+    from textus.cli import render
 
     found = open_run(run).robustness(on, columns=columns, encoding=encoding, vectors=vectors, task=task)
-    return Answer(found, telling.robustness(found))
+    return Answer(found, render.robustness(found))
 
 
 @Parameter(name="*")
@@ -357,7 +357,7 @@ def predict(
     Example: textus predict work/reviews test.csv --out work/predictions.csv
     """
     from textus.api import answered, open_run, predict_together
-    from textus.cli import telling
+    from textus.cli import render
     from textus.data.inputs import place_of
 
     runs, given = runs_and_input(words, read, text=text, text_pair=text_pair, ensemble=ensemble)
@@ -377,11 +377,11 @@ def predict(
             found = predict_together(runs, given, ensemble=ensemble, task=task)
         else:
             found = open_run(runs[0]).predict(given, task=task)
-        return Answer({**about, "answers": found}, telling.answers(found))
+        return Answer({**about, "answers": found}, render.answers(found))
     with noted("nothing is kept without --out FILE; begin anew with the same command"):
         rows = list(answered(runs, given, ensemble=ensemble, task=task, **options))
     data = [place_of(record) | told for record, told in rows]
-    return Answer({**about, "answers": data}, telling.answers(data, [record.values for record, _ in rows]))
+    return Answer({**about, "answers": data}, render.answers(data, [record.values for record, _ in rows]))
 
 
 def runs_and_input(
@@ -458,12 +458,12 @@ def triples(
     Example: textus triples news.jsonl --entities work/tagger --relations work/relations --out graph.graphml
     """
     from textus.api import open_run
-    from textus.cli import telling
+    from textus.cli import render
 
     found = open_run(relations).triples(
         file, entities=entities, columns=columns, encoding=encoding, out=out, force=force
     )
-    return Answer(found, telling.triples(found) + (f"\n{out}" if out else ""))
+    return Answer(found, render.triples(found) + (f"\n{out}" if out else ""))
 
 
 def compare(
@@ -489,7 +489,7 @@ def compare(
     Example: textus compare work/ngram work/run --on notes.txt
     """
     from textus import api
-    from textus.cli import telling
+    from textus.cli import render
 
     if not runs:
         raise UsageError(
@@ -503,7 +503,7 @@ def compare(
     }
     data = api.compare(runs, on=on, out=out, **how)
     report = f"\npage: {out / 'comparison.html'}" if out else ""
-    said = telling.task_comparison(data) if "runs" in data else telling.comparison(data)
+    said = render.task_comparison(data) if "runs" in data else render.comparison(data)
     return Answer(data, said + report)
 
 
@@ -557,11 +557,11 @@ def show(run: RunFolder, /, *, as_json: Json = False) -> Answer:
     Example: textus show work/run
     """
     from textus import api
-    from textus.cli import telling
+    from textus.cli import render
     from textus.evaluation.describe import as_text
 
     data = api.show(run)
-    return Answer(data, "\n\n".join([telling.history(data), as_text(data), data["mermaid"]]))
+    return Answer(data, "\n\n".join([render.history(data), as_text(data), data["mermaid"]]))
 
 
 def doctor(*, as_json: Json = False) -> Answer:

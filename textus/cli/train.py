@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from textus.cli.options import (
+from textus.cli.params import (
     Answer,
     Assignments,
     Budget,
@@ -190,16 +190,16 @@ def resume(
     from textus import api
 
     if prove:
-        from textus.cli import telling
+        from textus.cli import render
 
         data = api.prove_resume(run)
-        return Answer(data, telling.figures(f"resume of {run} proven", data))
+        return Answer(data, render.figures(f"resume of {run} proven", data))
     return finished(api.resume(run, corpus=corpus, dev=dev))
 
 
 def finished(run: Any) -> Answer:
     """The last lines of training: where the run is, how good it is, what to try next."""
-    from textus.cli.telling import plain
+    from textus.cli.render import plain
     from textus.reporting.format import size
 
     facts = {
