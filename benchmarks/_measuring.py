@@ -20,10 +20,7 @@ from typing import Any
 
 from textus.core import hardware
 from textus.core.console import notice
-from textus.core.io import (
-    read_json,
-    write_json,
-)
+from textus.core.io import read_json, write_json
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("TEXTUS_DATA", REPOSITORY / ".." / "shared" / "data"))

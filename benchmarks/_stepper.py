@@ -101,22 +101,13 @@ def ours(side: Side, stack: ExitStack) -> tuple[Callable[[], float], int]:
 
     from textus.core.memory import keep_memory
     from textus.data.batch import Batch
-    from textus.models.decoder import (
-        Decoder,
-        DecoderConfig,
-    )
+    from textus.models.decoder import Decoder
+    from textus.models.nn.attention import DecoderConfig
     from textus.runs.store import RunFolder
-    from textus.training.autotune import (
-        candidates,
-        micro_batches,
-    )
+    from textus.training.autotune import candidates, micro_batches
     from textus.training.gradients import Gradients
     from textus.training.optim import OptimSettings
-    from textus.training.trainer import (
-        Training,
-        TrainSettings,
-        deterministic,
-    )
+    from textus.training.trainer import Training, TrainSettings, deterministic
 
     keep_memory()
     torch.set_num_threads(1)

@@ -18,10 +18,7 @@ import numpy as np
 
 from benchmarks._measuring import DATA, Bench, begin, show, textus
 from textus.api import open_run
-from textus.augment.augmenter import (
-    AugmentSettings,
-    built,
-)
+from textus.augment.augmenter import AugmentSettings, built
 from textus.core.console import notice
 from textus.core.errors import UsageError
 from textus.metrics.resampling import paired_bootstrap

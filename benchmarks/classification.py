@@ -26,10 +26,7 @@ import numpy as np
 
 from benchmarks._measuring import DATA, WORK, Bench, begin, show, spread, textus
 from textus.core.names import unknown
-from textus.metrics.resampling import (
-    bootstrap,
-    interval,
-)
+from textus.metrics.resampling import bootstrap, interval
 
 Rows = list[dict[str, str]]
 

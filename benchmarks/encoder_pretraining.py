@@ -26,21 +26,14 @@ import torch
 from benchmarks._measuring import DATA, Bench, begin, corpus, show, spread, textus, tokenizer
 from textus.core import hardware
 from textus.core.config import from_dict
-from textus.core.console import (
-    cpu_seconds,
-    notice,
-)
+from textus.core.console import cpu_seconds, notice
 from textus.core.io import read_json
 from textus.core.rng import counter_seed
 from textus.data.batch import Batch
 from textus.metrics.resampling import paired_bootstrap
 from textus.models.encoder import Encoder, EncoderConfig
 from textus.models.nn.heads import SequenceHead
-from textus.runs.store import (
-    load,
-    open_run,
-    read_tokenizer,
-)
+from textus.runs.store import load, open_run, read_tokenizer
 
 SIDES = ("pretrained", "scratch")
 SEEDS = (0, 1, 2, 3, 4)

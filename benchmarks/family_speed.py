@@ -25,14 +25,8 @@ from textus.core.memory import keep_memory
 from textus.data.batch import Batch
 from textus.models.registry import build
 from textus.models.registry import family as family_of
-from textus.training.gradients import (
-    Gradients,
-    clip,
-)
-from textus.training.optim import (
-    OptimSettings,
-    make_optimisers,
-)
+from textus.training.gradients import Gradients, clip
+from textus.training.optim import OptimSettings, make_optimisers
 
 ROUNDS = 9
 FINALISTS = 2

@@ -30,17 +30,10 @@ from textus.metrics.resampling import ngrams
 from textus.models.contract import LanguageModel
 from textus.models.gan import GAN
 from textus.models.registry import build
-from textus.runs.store import (
-    create_run,
-    load,
-    open_run,
-)
+from textus.runs.store import create_run, load, open_run
 from textus.tokenizers import Tokenizer
 from textus.training.optim import OptimSettings
-from textus.training.trainer import (
-    TrainSettings,
-    fit,
-)
+from textus.training.trainer import TrainSettings, fit
 
 CONTEXT = 32
 TEMPERATURES = (0.7, 0.8, 0.9, 1.0, 1.1, 1.2)

@@ -16,10 +16,7 @@ import numpy as np
 
 from benchmarks._measuring import DATA, begin, show
 from textus.core.console import cpu_seconds
-from textus.metrics.resampling import (
-    bootstrap,
-    interval,
-)
+from textus.metrics.resampling import bootstrap, interval
 from textus.models.hmm_tagger import HMMTagger
 
 Sentence = tuple[list[str], list[str]]

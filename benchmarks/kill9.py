@@ -17,10 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._measuring import Bench, begin, empty, shakespeare, show, textus
-from textus.core.io import (
-    read_json,
-    sha256,
-)
+from textus.core.io import read_json, sha256
 
 MODEL = (
     "model.n_layer=2",

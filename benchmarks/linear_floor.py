@@ -21,10 +21,7 @@ import torch
 
 from benchmarks._measuring import DATA, Bench, begin, show
 from textus.core.console import cpu_seconds
-from textus.metrics.resampling import (
-    bootstrap,
-    interval,
-)
+from textus.metrics.resampling import bootstrap, interval
 from textus.models.linear import LinearClassifier, LinearConfig
 
 Split = tuple[list[str], list[str]]

@@ -16,11 +16,7 @@ import torch
 from benchmarks._measuring import DATA, Bench, begin, empty, run, show, textus
 from benchmarks._stories import plain_story
 from textus.api import Run, open_run
-from textus.api.exchange import (
-    WHEELS,
-    fetch,
-    unpack,
-)
+from textus.api.exchange import WHEELS, fetch, unpack
 from textus.generation.engine import Engine
 from textus.generation.sampling import Sampling
 

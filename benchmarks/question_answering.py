@@ -28,11 +28,7 @@ from benchmarks._measuring import DATA, Bench, begin, corpus, show, textus, toke
 from benchmarks.classification import minilm
 from textus.core.console import notice
 from textus.data.labeled import read_records
-from textus.metrics.resampling import (
-    bootstrap,
-    interval,
-    paired_bootstrap,
-)
+from textus.metrics.resampling import bootstrap, interval, paired_bootstrap
 from textus.metrics.spans import measured, ruler_for
 
 FOLDS = 5

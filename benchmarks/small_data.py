@@ -37,10 +37,7 @@ from textus.core.names import unknown
 from textus.finetuning.solved import problem_of
 from textus.tasks.base import Example
 from textus.tasks.classification import Classification, ClassificationSettings
-from textus.tasks.encoding import (
-    frame_of,
-    rows_of,
-)
+from textus.tasks.encoding import frame_of, rows_of
 from textus.tasks.inference import with_head
 
 SIZES = (100, 300, 1000, 3000)

@@ -11,10 +11,7 @@ from typing import Any
 
 from benchmarks import _family_rows, _understanding_rows
 from benchmarks._rows import Figure, Row, markdown, ranged
-from textus.core.io import (
-    read_json,
-    write_atomic,
-)
+from textus.core.io import read_json, write_atomic
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS, PAGE = REPOSITORY / "results", REPOSITORY / "docs" / "results.md"

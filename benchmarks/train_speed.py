@@ -16,10 +16,7 @@ from typing import Any
 from benchmarks._measuring import Bench, begin, same_ground, show, spread, stamp
 from benchmarks._stepper import CONTEXT, Side, Stepper
 from textus.core import hardware
-from textus.core.io import (
-    read_json,
-    write_json,
-)
+from textus.core.io import read_json, write_json
 
 VOCABULARIES = (65, 4096)
 BATCHES = (8, 16)

@@ -73,10 +73,7 @@ def trained(bench: Bench) -> tuple[Path, str]:
 def translations(run: api.Run, sources: list[str]) -> list[str]:
     """Greedy translations, many rows at once."""
     from textus.generation.engine import Engine
-    from textus.generation.sampling import (
-        Sampling,
-        beginning,
-    )
+    from textus.generation.sampling import Sampling, beginning
 
     end_id = run.tokenizer.end_id
     run.model.compute_with("float32", "plain", "eager")

@@ -17,11 +17,7 @@ from sacrebleu.metrics import BLEU
 from benchmarks._measuring import Bench, begin, show
 from benchmarks._sentences import Sentences, prepared, rows_of, trained
 from textus.data.batch import Batch
-from textus.metrics.resampling import (
-    bootstrap,
-    interval,
-    paired_bootstrap,
-)
+from textus.metrics.resampling import bootstrap, interval, paired_bootstrap
 from textus.models.contract import LanguageModel
 from textus.models.vae import VAE, active_units
 from textus.runs.store import load

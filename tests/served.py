@@ -14,11 +14,7 @@ import uvicorn
 from remembering import Remembering, RememberingConfig
 from torch import Tensor
 
-from textus.models.testing import (
-    Fake,
-    FakeCache,
-    FakeConfig,
-)
+from textus.models.testing import Fake, FakeCache, FakeConfig
 from textus.serving.app import create_app, listen, url
 from textus.serving.scheduler import Served
 from textus.tokenizers import Tokenizer, train

@@ -10,20 +10,9 @@ import torch
 from torch import Tensor
 
 from textus.core.errors import UsageError
-from textus.interop import (
-    folder,
-    peft,
-)
+from textus.interop import folder, peft
 from textus.models.contract import LanguageModel
-from textus.models.nn.lora import (
-    LoRASettings,
-    adapt,
-    adapted,
-    below,
-    merge,
-    n_layers,
-    train_last,
-)
+from textus.models.nn.lora import LoRASettings, adapt, adapted, below, merge, n_layers, train_last
 from textus.models.registry import build
 
 SIZES = {"vocab_size": 61, "n_layer": 2, "n_head": 2, "d_model": 16, "context_length": 24, "dropout": 0.0}

@@ -10,10 +10,7 @@ import pytest
 
 import textus
 from textus import api
-from textus.core.errors import (
-    TextusError,
-    UsageError,
-)
+from textus.core.errors import TextusError, UsageError
 
 ROWS = [{"text": f"film {i} was {'good' if i % 2 else 'bad'}", "label": i % 2} for i in range(12)]
 NOT_PATHS: dict[str, Any] = {

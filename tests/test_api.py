@@ -10,15 +10,8 @@ import pytest
 
 import textus
 from textus import api
-from textus.core.errors import (
-    RunError,
-    UsageError,
-)
-from textus.core.io import (
-    MARKS,
-    claim,
-    write_json,
-)
+from textus.core.errors import RunError, UsageError
+from textus.core.io import MARKS, claim, write_json
 
 # ── the public face ────────────────────────────────────────────────────────────────────────────
 
@@ -140,10 +133,7 @@ def test_evaluate_on_a_file_and_on_the_validation_split(run: api.Run, story: Pat
 def test_a_corpus_that_changed_is_not_measured_on(
     counted: Path, corpus: Path, tmp_path: Path, story: Path
 ) -> None:
-    from textus.core.io import (
-        read_json,
-        write_json,
-    )
+    from textus.core.io import read_json, write_json
 
     mine = tmp_path / "run"
     shutil.copytree(counted, mine)
@@ -169,10 +159,7 @@ def test_runs_of_one_name_keep_apart(tmp_path: Path) -> None:
 
 
 def test_the_proof_of_resuming_can_fail(trained: Path, tmp_path: Path) -> None:
-    from textus.core.io import (
-        read_json,
-        write_json,
-    )
+    from textus.core.io import read_json, write_json
     from textus.runs.store import hashes
 
     mine = tmp_path / "run"

@@ -16,32 +16,12 @@ from hypothesis import strategies as st
 from labelled import written
 
 from textus import api
-from textus.augment import (
-    operations,
-    units,
-    wordnet,
-)
-from textus.augment.augmenter import (
-    Augmenter,
-    AugmentSettings,
-    augmented,
-    built,
-    origin_of,
-)
+from textus.augment import operations, units, wordnet
+from textus.augment.augmenter import Augmenter, AugmentSettings, augmented, built, origin_of
 from textus.cli import main
-from textus.core.errors import (
-    DataError,
-    RunError,
-    UsageError,
-)
-from textus.data.labeled import (
-    Record,
-    read_records,
-)
-from textus.finetuning.finetune import (
-    parted,
-    without_copies,
-)
+from textus.core.errors import DataError, RunError, UsageError
+from textus.data.labeled import Record, read_records
+from textus.finetuning.finetune import parted, without_copies
 from textus.models.word_vectors import WordVectors
 
 SMALL = ("train.batch_size=8", "model.n_layer=1", "model.d_model=16", "choices.precision=float32")

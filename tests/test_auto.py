@@ -9,15 +9,9 @@ import pytest
 import torch
 import transformers
 
-from textus.core.config import (
-    from_dict,
-    to_dict,
-)
+from textus.core.config import from_dict, to_dict
 from textus.core.errors import UsageError
-from textus.interop.folder import (
-    read_folder,
-    write_folder,
-)
+from textus.interop.folder import read_folder, write_folder
 from textus.models.registry import build
 from textus.models.registry import family as family_of
 from textus.tokenizers import KINDS, Tokenizer, train

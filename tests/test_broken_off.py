@@ -69,13 +69,13 @@ def test_ctrl_c_is_one_line_of_what_is_kept_and_what_continues(
 def test_what_was_piped_cannot_be_continued(linear: api.Run, tmp_path: Path) -> None:
     stop = (
         "import sys\n"
-        "from textus import writing\n"
-        "add = writing.PartialFile.add\n"
+        "from textus.data import output\n"
+        "add = output.PartialFile.add\n"
         "def stop(self, data, rows):\n"
         "    add(self, data, rows)\n"
         "    if self.done: raise KeyboardInterrupt\n"
-        "writing.PartialFile.add = stop\n"
-        "from textus.cli import main\n"
+        "output.PartialFile.add = stop\n"
+        "from textus.cli.main import main\n"
         f"sys.exit(main(['predict', {str(linear.path)!r}, '-', '--out', {str(tmp_path / 'o.csv')!r}]))\n"
     )
     ended = subprocess.run([sys.executable, "-c", stop], input="good\n" * 300, capture_output=True, text=True)
@@ -105,7 +105,7 @@ def test_another_error_says_what_is_kept_too(
 def test_vectors_of_another_input_are_discarded_with_a_line(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from textus.pipelines.embed import embed_to
+    from textus.pipelines.embeddings import embed_to
 
     run, calls = api.open_run(trained), []
     make = run.vectors_of()

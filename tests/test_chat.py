@@ -17,12 +17,7 @@ from bombs import BOMBS
 from chats import CONVERSATIONS, FLAGS, SPECIAL, TEMPLATES, TOKENIZERS, turns, write_folder
 
 from textus.core.errors import UsageError
-from textus.tokenizers import (
-    TemplateRefusal,
-    Tokenizer,
-    load,
-    provenance,
-)
+from textus.tokenizers import TemplateRefusal, Tokenizer, load, provenance
 from textus.tokenizers.chat_encoding import ChatEncoder
 from textus.tokenizers.chat_template import written
 from textus.tokenizers.provenance import Text

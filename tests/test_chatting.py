@@ -19,10 +19,7 @@ from chats import TEMPLATES, turns, write_folder
 from textus import open_run
 from textus.api import exchange
 from textus.api.run import Run
-from textus.generation.sampling import (
-    Sampling,
-    sampling_of,
-)
+from textus.generation.sampling import Sampling, sampling_of
 
 CONTEXT = 128
 TEXTUS = [str(Path(sys.executable).with_name("textus"))]

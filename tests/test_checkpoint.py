@@ -21,25 +21,11 @@ from safetensors.torch import load_file
 
 from textus import tokenizers
 from textus.core import io
-from textus.core.errors import (
-    RunError,
-    TrainingError,
-)
-from textus.core.io import (
-    read_json,
-    write_json,
-)
+from textus.core.errors import RunError, TrainingError
+from textus.core.io import read_json, write_json
 from textus.core.locks import alone_in
 from textus.models.registry import build
-from textus.runs.store import (
-    Checkpoint,
-    RunFolder,
-    checkpoint_damage,
-    create_run,
-    load,
-    open_run,
-    verify,
-)
+from textus.runs.store import Checkpoint, RunFolder, checkpoint_damage, create_run, load, open_run, verify
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CONFIG = {"vocab_size": 13, "context_length": 8, "n_layer": 1, "n_head": 1, "d_model": 8}

@@ -60,7 +60,7 @@ def answer(capsys: pytest.CaptureFixture[str], *words: object) -> dict:
 # ── a quick start ──────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("code", ["import textus", "from textus.cli import main; main(['--help'])"])
+@pytest.mark.parametrize("code", ["import textus", "from textus.cli.main import main; main(['--help'])"])
 def test_starting_imports_nothing_heavy(code: str) -> None:
     check = f"{code}; import sys; print([name for name in {HEAVY} if name in sys.modules], file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)

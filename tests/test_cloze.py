@@ -16,10 +16,7 @@ from labelled import written
 from textus import api
 from textus.augment.cloze import AROUND, ASKING, ClozeSettings, clozes, passages
 from textus.cli import main
-from textus.core.errors import (
-    DataError,
-    UsageError,
-)
+from textus.core.errors import DataError, UsageError
 from textus.core.io import read_json
 from textus.data.labeled import read_records
 from textus.runs.store import load

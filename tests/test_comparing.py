@@ -14,26 +14,15 @@ from corpora import write
 
 import textus
 from textus import api
-from textus.core.errors import (
-    DataError,
-    UsageError,
-)
+from textus.core.errors import DataError, UsageError
 from textus.data.loader import Loader
 from textus.data.token_dataset import store_of
-from textus.evaluation import compare as comparing
-from textus.evaluation.compare import (
-    Entry,
-)
-from textus.evaluation.compare import (
-    compare as comparing,
-)
+from textus.evaluation import comparison
+from textus.evaluation.comparison import Entry, compare
 from textus.evaluation.perplexity import evaluate
 from textus.models.ngram import NGram, NGramConfig
 from textus.models.registry import build
-from textus.models.testing import (
-    Fake,
-    FakeConfig,
-)
+from textus.models.testing import Fake, FakeConfig
 from textus.tokenizers import Tokenizer, load, train
 
 TEXT = "the cat sat on the mat, the dog ate the cat's hat; 春江潮水连海平。\n" * 12
@@ -111,7 +100,7 @@ def test_a_few_blocks_make_nobody_better(tokenizer: Tokenizer, monkeypatch: pyte
     assert all(found["pairs"][0]["difference"]["low"] > 0 for found in (short, longer))
     assert [found["pairs"][0]["certain"] for found in (short, longer)] == [False, True]
     assert "cannot be told apart on so little text, 5 blocks" in short["verdict"][0]
-    monkeypatch.setattr(comparing, "SURE", 2)  # the planted fault
+    monkeypatch.setattr(comparison, "SURE", 2)  # the planted fault
     assert compare(runs, TEXT[:240])["pairs"][0]["certain"]
 
 
@@ -270,8 +259,8 @@ def test_without_sources_it_is_said_that_they_are_empty(
 def test_a_log_that_is_being_written_is_read(tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
     log.write_text('{"step": 1, "loss": 2.5}\n{"step": 2, "sample": "x"}\n{"step": 3, "lo')
-    assert comparing.log_lines(log) == [{"step": 1, "loss": 2.5}]
-    assert comparing.log_lines(tmp_path / "none") == []
+    assert comparison.log_lines(log) == [{"step": 1, "loss": 2.5}]
+    assert comparison.log_lines(tmp_path / "none") == []
 
 
 def test_a_model_in_training_is_not_changed_by_being_measured(runs: dict[str, api.Run]) -> None:

@@ -14,19 +14,11 @@ import pytest
 
 import textus
 from textus.cli import main
-from textus.core.config import (
-    assign,
-    checked,
-    from_dict,
-    parse_value,
-)
+from textus.core.config import assign, checked, from_dict, parse_value
 from textus.core.errors import UsageError
 from textus.models.nn.rope import RopeScaling
 from textus.models.registry import family
-from textus.tasks.registry import (
-    TASKS,
-    task_class,
-)
+from textus.tasks.registry import TASKS, task_class
 from textus.training.planner import model_values
 
 CONFIGS = ("Settings", "Config", "Choices")
@@ -36,7 +28,7 @@ def config_classes() -> list[type]:
     """Every dataclass of settings in the package."""
     classes = {}
     for module in pkgutil.walk_packages(textus.__path__, "textus."):
-        if module.name.startswith(("textus.cli", "textus.serving")):
+        if module.name.startswith(("textus.cli.main", "textus.serving")):
             continue
         for name, value in vars(importlib.import_module(module.name)).items():
             if dataclasses.is_dataclass(value) and name.endswith(CONFIGS):

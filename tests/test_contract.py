@@ -54,18 +54,9 @@ from textus.core.config import to_dict
 from textus.core.errors import UsageError
 from textus.data.batch import Batch
 from textus.generation.engine import Engine
-from textus.generation.sampling import (
-    Sampling,
-    generate,
-)
-from textus.models.contract import (
-    LanguageModel,
-    Loss,
-)
-from textus.models.registry import (
-    FAMILIES,
-    build,
-)
+from textus.generation.sampling import Sampling, generate
+from textus.models.contract import LanguageModel, Loss
+from textus.models.registry import FAMILIES, build
 
 
 def test_every_family_is_asked() -> None:

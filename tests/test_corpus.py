@@ -16,12 +16,7 @@ import numpy as np
 import pytest
 from corpora import DATA, REPOSITORY, SIMPLIFIED, TRADITIONAL, made, texts, write
 
-from textus.core.errors import (
-    DataError,
-    RunError,
-    TextusError,
-    UsageError,
-)
+from textus.core.errors import DataError, RunError, TextusError, UsageError
 from textus.data.corpus import (
     Corpus,
     CorpusSettings,

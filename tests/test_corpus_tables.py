@@ -11,10 +11,7 @@ import pytest
 from corpora import made, texts, write
 
 from textus.cli import main
-from textus.core.errors import (
-    DataError,
-    UsageError,
-)
+from textus.core.errors import DataError, UsageError
 from textus.data.corpus import CorpusSettings, build
 from textus.data.eval_text import read_pairs
 

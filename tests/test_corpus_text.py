@@ -11,10 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from textus.core.errors import UsageError
-from textus.data.corpus import (
-    decoding,
-    repair,
-)
+from textus.data.corpus import decoding, repair
 from textus.data.labeled import read_records
 
 ENCODED = [

@@ -23,10 +23,7 @@ from test_gguf import PIECES, finish
 from test_pretrained import CASES, saved
 
 from textus.api import exchange
-from textus.core.errors import (
-    RunError,
-    TextusError,
-)
+from textus.core.errors import RunError, TextusError
 from textus.interop import validate
 from textus.tokenizers import load
 from textus.tokenizers import train as train_tokenizer

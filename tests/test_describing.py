@@ -19,28 +19,13 @@ from textus.api import finetune, show
 from textus.core import hardware
 from textus.data.loader import Loader
 from textus.data.token_dataset import store_of
-from textus.evaluation import describe as describing
-from textus.evaluation.describe import (
-    as_mermaid,
-    as_text,
-    disk,
-    doctor,
-    doctor_text,
-    layers,
-)
-from textus.evaluation.describe import (
-    describe as describing,
-)
-from textus.models.decoder import (
-    Decoder,
-    DecoderConfig,
-)
+from textus.evaluation import inspection
+from textus.evaluation.inspection import as_mermaid, as_text, describe, disk, doctor, doctor_text, layers
+from textus.models.decoder import Decoder
 from textus.models.ngram import NGram, NGramConfig
+from textus.models.nn.attention import DecoderConfig
 from textus.models.registry import build
-from textus.models.testing import (
-    Fake,
-    FakeConfig,
-)
+from textus.models.testing import Fake, FakeConfig
 
 SHAPES: list[dict[str, Any]] = [
     {},
@@ -209,24 +194,24 @@ def test_every_extra_of_the_project_is_looked_for() -> None:
         if name in ("all", "dev"):
             continue
         wanted = {re.split(r"[<>=\[]", each)[0].replace("-", "_") for each in requirements}
-        assert set(describing.EXTRAS[name]) == wanted
+        assert set(inspection.EXTRAS[name]) == wanted
 
 
 def test_what_is_missing_is_said_with_its_remedy(
     health: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setitem(describing.EXTRAS, "text", ("no_such_module",))
+    monkeypatch.setitem(inspection.EXTRAS, "text", ("no_such_module",))
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     rates = {1: {"float32": 1e10, "bfloat16": 1e9}, 2: {"float32": 1.1e10, "bfloat16": 1e9}}
     machine = replace(hardware.machine(), cores=2, load=4.0, memory_available=1_000_000_000)
-    said = describing.advice(machine, rates)
+    said = inspection.advice(machine, rates)
     assert any("4.0 processes run on 2 cores" in each for each in said)
     assert any("hardly faster than one" in each for each in said)
     assert any("only 1.0 GB of memory" in each for each in said)
     assert any("pip install 'textus[text]'" in each for each in said)
     assert any("no C++ compiler" in each for each in said)
-    text = doctor_text({**health, "extras": describing.extras(), "advice": said})
+    text = doctor_text({**health, "extras": inspection.extras(), "advice": said})
     assert re.search(r"no_such_module +missing", text)
     assert "! no C++ compiler" in text
 

@@ -16,17 +16,9 @@ from safetensors.torch import load_file
 import textus
 from textus.api import prove_resume
 from textus.cli import main
-from textus.core.errors import (
-    RunError,
-    UsageError,
-)
+from textus.core.errors import RunError, UsageError
 from textus.models.registry import build
-from textus.models.word_vectors import (
-    WordVectors,
-    initial_embeddings,
-    input_embedding,
-    read,
-)
+from textus.models.word_vectors import WordVectors, initial_embeddings, input_embedding, read
 from textus.runs.store import open_run
 from textus.tokenizers import Tokenizer, load
 from textus.training import pretrain

@@ -13,25 +13,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from textus.core.config import (
-    from_dict,
-    to_dict,
-)
-from textus.core.errors import (
-    RunError,
-    UsageError,
-)
+from textus.core.config import from_dict, to_dict
+from textus.core.errors import RunError, UsageError
 from textus.data.batch import Batch
-from textus.data.loader import (
-    Loader,
-    SentencePairs,
-)
+from textus.data.loader import Loader, SentencePairs
 from textus.data.token_dataset import store_of
-from textus.interop.architectures import describe
-from textus.interop.folder import (
-    read_folder,
-    write_folder,
-)
+from textus.interop.folder import read_folder, write_folder
+from textus.interop.registry import describe
 from textus.models.encoder import Encoder, EncoderConfig, choose, hidden_text, visible_to
 from textus.models.registry import build
 from textus.tokenizers import train as train_tokenizer

@@ -13,30 +13,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from textus.core.config import from_dict
-from textus.core.errors import (
-    RunError,
-    UsageError,
-)
+from textus.core.errors import RunError, UsageError
 from textus.data.batch import Batch
-from textus.data.bucketing import (
-    real_source,
-    sources_of,
-)
+from textus.data.bucketing import real_source, sources_of
 from textus.generation.engine import Engine
-from textus.generation.sampling import (
-    Sampling,
-    generate,
-)
-from textus.interop.folder import (
-    read_folder,
-    write_folder,
-)
+from textus.generation.sampling import Sampling, generate
+from textus.interop.folder import read_folder, write_folder
 from textus.models import encoder_decoder
 from textus.models.encoder_decoder import Dropout, EncoderDecoder, EncoderDecoderConfig, bucket, smoothed
-from textus.models.nn.cross_entropy import (
-    chunk_loss,
-    cross_entropy,
-)
+from textus.models.nn.cross_entropy import chunk_loss, cross_entropy
 from textus.models.registry import build
 from textus.training.gradients import Gradients
 

@@ -16,22 +16,10 @@ from hypothesis import strategies as st
 from remembering import Remembering, RememberingCache, RememberingConfig
 from torch import Tensor
 
-from textus.core.errors import (
-    RunError,
-    UsageError,
-)
+from textus.core.errors import RunError, UsageError
 from textus.generation import engine as engine_module
-from textus.generation.engine import (
-    Engine,
-    EngineThread,
-    Event,
-)
-from textus.generation.sampling import (
-    BOUNDS,
-    Bound,
-    Sampling,
-    generate,
-)
+from textus.generation.engine import Engine, EngineThread, Event
+from textus.generation.sampling import BOUNDS, Bound, Sampling, generate
 from textus.models.contract import LanguageModel
 
 END = 0

@@ -14,7 +14,7 @@ from test_floor import SMALL, sentences, written
 from textus import api
 from textus.cli import main
 from textus.core.errors import UsageError
-from textus.evaluation import ensemble
+from textus.evaluation import ensembles
 from textus.evaluation.task_report import read_rows
 from textus.runs.store import load
 from textus.tasks.classification import Classification, ClassificationSettings
@@ -100,11 +100,11 @@ def test_votes_are_counted_and_ties_go_to_the_surer() -> None:
 
 
 def test_a_soup_is_the_mean_of_weights(members: list[Path], folder: Path) -> None:
-    model, _ = ensemble.soup(members)
+    model, _ = ensembles.soup(members)
     states = [load(path)[0].state_dict() for path in members]
     for name, value in model.state_dict().items():
         torch.testing.assert_close(value, torch.stack([state[name] for state in states]).mean(0))
-    same, _ = ensemble.soup([members[0]] * 2)
+    same, _ = ensembles.soup([members[0]] * 2)
     rows = read_rows(api.open_run(members[0]).task, folder / "test.jsonl")
     run = api.open_run(members[0])
     alone = read(run.model, run.task, run.tokenizer, rows.examples)
@@ -114,14 +114,14 @@ def test_a_soup_is_the_mean_of_weights(members: list[Path], folder: Path) -> Non
 
 
 def test_a_soup_of_unlike_beginnings_is_told(members: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
-    ensemble.soup(members)
+    ensembles.soup(members)
     assert "not begun from the same weights" in capsys.readouterr().err
 
 
 def test_a_soup_of_one_beginning_may_differ_in_what_only_training_uses(
     members: list[Path], others: dict[str, Path]
 ) -> None:
-    ensemble.soup([members[1], others["gru1-more-dropout"]])
+    ensembles.soup([members[1], others["gru1-more-dropout"]])
 
 
 def test_the_ensemble_is_told_against_its_mean_member(members: list[Path], folder: Path) -> None:

@@ -11,13 +11,7 @@ from pathlib import Path
 import pytest
 
 from textus.cli import main
-from textus.core.errors import (
-    CODES,
-    CodedError,
-    DataError,
-    RunError,
-    UsageError,
-)
+from textus.core.errors import CODES, CodedError, DataError, RunError, UsageError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CLASSES = {

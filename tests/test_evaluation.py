@@ -17,18 +17,9 @@ from torch import Tensor
 import textus
 from textus.api import open_run
 from textus.cli import main
-from textus.core.errors import (
-    DataError,
-    RunError,
-    UsageError,
-)
+from textus.core.errors import DataError, RunError, UsageError
 from textus.data.corpus import CorpusSettings, build
-from textus.data.eval_text import (
-    Part,
-    Texts,
-    read_text,
-    split_texts,
-)
+from textus.data.eval_text import Part, Texts, read_text, split_texts
 from textus.data.loader import Loader
 from textus.data.token_dataset import store_of
 from textus.evaluation import perplexity
@@ -42,15 +33,10 @@ from textus.evaluation.perplexity import (
 )
 from textus.generation.sampling import Sampling
 from textus.models.contract import LanguageModel
-from textus.models.decoder import (
-    Decoder,
-    DecoderConfig,
-)
+from textus.models.decoder import Decoder
 from textus.models.ngram import NGram, NGramConfig
-from textus.models.testing import (
-    Fake,
-    FakeConfig,
-)
+from textus.models.nn.attention import DecoderConfig
+from textus.models.testing import Fake, FakeConfig
 from textus.models.vae import VAE, VAEConfig
 from textus.tokenizers import Tokenizer, train
 

@@ -18,17 +18,9 @@ import pytest
 import torch
 
 from textus.api import Run, exchange, export_model, import_model, open_run, resume, show, verify
-from textus.api.exchange import (
-    Wheel,
-    fetch,
-    unpack,
-)
+from textus.api.exchange import Wheel, fetch, unpack
 from textus.cli import main
-from textus.core.errors import (
-    RunError,
-    TextusError,
-    UsageError,
-)
+from textus.core.errors import RunError, TextusError, UsageError
 from textus.core.io import sha256
 from textus.tokenizers import load as load_tokenizer
 

@@ -8,14 +8,8 @@ from typing import Any
 
 import pytest
 
-from textus.core.errors import (
-    DataError,
-    UsageError,
-)
-from textus.data.labeled import (
-    parse_columns,
-    read_records,
-)
+from textus.core.errors import DataError, UsageError
+from textus.data.labeled import parse_columns, read_records
 
 ENTITIES = [{"start": 0, "end": 3, "label": "PER"}, {"start": 7, "end": 11, "label": "LOC"}]
 RELATIONS = [{"head": 0, "tail": 1, "relation": "in"}]

@@ -16,11 +16,8 @@ from benchmarks.triples import adjacent
 from benchmarks.triples import row_of as news_row
 from textus import api
 from textus.cli import main
-from textus.core.errors import (
-    DataError,
-    UsageError,
-)
-from textus.pipelines.triples import as_graphml
+from textus.core.errors import DataError, UsageError
+from textus.pipelines.extraction import as_graphml
 
 SMALL = ("train.batch_size=16", "model.n_layer=1", "model.d_model=32", "optim.rate=0.01")
 

@@ -10,10 +10,7 @@ import torch
 from textus.core.errors import UsageError
 from textus.data.batch import Batch
 from textus.models.registry import build
-from textus.models.testing import (
-    Fake,
-    FakeConfig,
-)
+from textus.models.testing import Fake, FakeConfig
 
 
 def test_it_counts_around_the_vocabulary_at_a_known_loss() -> None:

@@ -15,17 +15,8 @@ from labelled import written
 
 from textus import api
 from textus.cli import main
-from textus.core.errors import (
-    DataError,
-    UsageError,
-)
-from textus.evaluation.fewshot import (
-    Asked,
-    Prompting,
-    calibrated,
-    drawn,
-    parse_words,
-)
+from textus.core.errors import DataError, UsageError
+from textus.evaluation.fewshot import Asked, Prompting, calibrated, drawn, parse_words
 from textus.tasks.base import Example
 
 TEMPLATE = "{text} it is {label}"

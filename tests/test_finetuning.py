@@ -14,20 +14,10 @@ from labelled import WORDS, written
 
 from textus import api
 from textus.cli import main
-from textus.core.errors import (
-    DataError,
-    RunError,
-    UsageError,
-)
+from textus.core.errors import DataError, RunError, UsageError
 from textus.core.io import sha256
-from textus.runs.store import (
-    load,
-    open_run,
-)
-from textus.tasks.encoding import (
-    frame_of,
-    rows_of,
-)
+from textus.runs.store import load, open_run
+from textus.tasks.encoding import frame_of, rows_of
 from textus.training.trainer import Interrupted
 
 SMALL = ("train.batch_size=8", "model.n_layer=1", "model.d_model=32", "optim.rate=0.01")
@@ -451,11 +441,7 @@ def training_of(family: str, rows: Path, **settings: Any) -> tuple[Any, Any]:
     from textus.data.labeled import read_records
     from textus.models.registry import build
     from textus.tasks.classification import Classification, ClassificationSettings
-    from textus.tasks.encoding import (
-        RowBatches,
-        frame_of,
-        rows_of,
-    )
+    from textus.tasks.encoding import RowBatches, frame_of, rows_of
     from textus.tasks.inference import with_head
 
     records = read_records(rows)

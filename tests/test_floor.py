@@ -16,15 +16,8 @@ from sklearn.pipeline import make_pipeline
 
 from textus import api
 from textus.cli import main
-from textus.core.errors import (
-    DataError,
-    RunError,
-    UsageError,
-)
-from textus.evaluation.task_report import (
-    KEPT,
-    LINEAR,
-)
+from textus.core.errors import DataError, RunError, UsageError
+from textus.evaluation.task_report import KEPT, LINEAR
 
 SMALL = ("train.batch_size=8", "model.n_layer=1", "model.d_model=32", "optim.rate=0.01")
 WORDS = ["the", "film", "was", "long", "story", "of", "two", "men", "in", "one", "town", "they", "all", "saw"]
@@ -175,10 +168,7 @@ def test_floors_are_those_of_the_same_training_rows(lstm: api.Run, linear: api.R
 
 def test_a_difference_is_paired(lstm: api.Run, folder: Path) -> None:
     """Against itself the interval is a point, however uncertain each side alone."""
-    from textus.evaluation.task_report import (
-        difference,
-        read_rows,
-    )
+    from textus.evaluation.task_report import difference, read_rows
     from textus.tasks.inference import read
 
     rows = read_rows(lstm.task, folder / "test.jsonl")

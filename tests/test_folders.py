@@ -23,13 +23,7 @@ from textus import api
 from textus.cli import main
 from textus.core import io
 from textus.core.config import check_shape
-from textus.core.errors import (
-    DataError,
-    MissingExtra,
-    RunError,
-    TextusError,
-    UsageError,
-)
+from textus.core.errors import DataError, MissingExtra, RunError, TextusError, UsageError
 from textus.core.io import (
     claim_file,
     folder_atomic,
@@ -42,18 +36,9 @@ from textus.core.io import (
 )
 from textus.core.names import extra
 from textus.data.corpus import open_corpus
-from textus.data.token_dataset import (
-    _open,
-    tokenize,
-)
-from textus.pipelines import index as searching
-from textus.runs.store import (
-    Checkpoint,
-    load,
-    open_run,
-    read_log,
-    verify,
-)
+from textus.data.token_dataset import _open, tokenize
+from textus.pipelines import search_index
+from textus.runs.store import Checkpoint, load, open_run, read_log, verify
 
 PROBES = ["../victim", "/etc/hostname", "a/b", "..", ".hidden", "", "x\0y", "..\\victim", 7]
 
@@ -158,7 +143,7 @@ def planted_manifest(trained: Path, corpus: Path, story: Path, place: Path, name
 READERS: dict[str, Callable[..., Callable[[], Any]]] = {
     "verify": planted_run(verify),
     "load": planted_run(load),
-    "index": planted_run(lambda run: searching.keep_run(run, run.parent / "kept")),
+    "index": planted_run(lambda run: search_index.keep_run(run, run.parent / "kept")),
     "corpus": planted_corpus,
     "tokens": planted_tokens,
     "search": planted_index,
@@ -411,10 +396,11 @@ def test_sigterm_cleans_up_like_ctrl_c(story: Path, tmp_path: Path) -> None:
     source.mkdir()
     os.mkfifo(source / "slow.txt")
     code = (
-        "import sys, time; from textus import cli; from textus.core.io import folder_atomic; from pathlib import Path\n"
+        "import sys, time; from pathlib import Path\n"
+        "from textus.cli import main; from textus.core.io import folder_atomic\n"
         "def verb(*_):\n"
         "    with folder_atomic(Path(sys.argv[1])): print('ready', flush=True); time.sleep(60)\n"
-        "cli.run = verb; sys.exit(cli.main([]))"
+        "main.run = verb; sys.exit(main.main([]))"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path / "out")],

@@ -13,15 +13,12 @@ import transformers
 
 from textus.core.config import from_dict
 from textus.core.errors import TextusError
-from textus.interop.architectures import (
+from textus.interop.folder import read_folder
+from textus.interop.registry import (
     architecture,
     architectures,
 )
-from textus.interop.folder import read_folder
-from textus.models.registry import (
-    build,
-    family,
-)
+from textus.models.registry import build, family
 
 SMALL = {
     "LlamaForCausalLM": {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4,

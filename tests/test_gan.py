@@ -27,26 +27,14 @@ from textus.core.errors import UsageError
 from textus.data.batch import Batch
 from textus.data.loader import Loader
 from textus.data.token_dataset import store_of
-from textus.models.contract import (
-    LanguageModel,
-    Loss,
-)
+from textus.models.contract import LanguageModel, Loss
 from textus.models.gan import GAN, GANConfig, alive_before_end, policy_loss, straight_through
 from textus.models.registry import build
 from textus.runs.store import create_run
 from textus.training.autotune import affordable
-from textus.training.gradients import (
-    Backward,
-    Gradients,
-)
-from textus.training.optim import (
-    OptimSettings,
-    make_optimisers,
-)
-from textus.training.trainer import (
-    TrainSettings,
-    fit,
-)
+from textus.training.gradients import Backward, Gradients
+from textus.training.optim import OptimSettings, make_optimisers
+from textus.training.trainer import TrainSettings, fit
 
 END, T = 0, 3
 SMALL: dict[str, Any] = {

@@ -12,23 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from textus.core.errors import (
-    RunError,
-    UsageError,
-)
-from textus.generation.sampling import (
-    Sampling,
-    choose,
-    draw,
-    extend,
-    generate,
-    penalise,
-    weigh,
-)
-from textus.generation.streaming import (
-    TextStream,
-    overlap,
-)
+from textus.core.errors import RunError, UsageError
+from textus.generation.sampling import Sampling, choose, draw, extend, generate, penalise, weigh
+from textus.generation.streaming import TextStream, overlap
 from textus.models.contract import LanguageModel
 from textus.models.registry import build
 from textus.tokenizers import train

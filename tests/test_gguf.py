@@ -17,19 +17,9 @@ import pytest
 import torch
 
 from benchmarks._stories import plain_story
-from textus.core.errors import (
-    RunError,
-    TextusError,
-    UsageError,
-)
-from textus.generation.sampling import (
-    Sampling,
-    generate,
-)
-from textus.interop import (
-    gguf,
-    llama2c,
-)
+from textus.core.errors import RunError, TextusError, UsageError
+from textus.generation.sampling import Sampling, generate
+from textus.interop import gguf, llama2c
 from textus.interop.gguf_reader import Container
 from textus.interop.tokenizer_json import SPLITS
 from textus.models.registry import build

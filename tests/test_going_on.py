@@ -8,10 +8,7 @@ from pathlib import Path
 import pytest
 
 from textus import api
-from textus.core.errors import (
-    RunError,
-    UsageError,
-)
+from textus.core.errors import RunError, UsageError
 from textus.core.io import read_json
 from textus.runs.store import load
 

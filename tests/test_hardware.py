@@ -17,9 +17,7 @@ from textus.models.kernels import native
 
 
 def test_importing_it_is_light() -> None:
-    code = (
-        "import sys; from textus import hardware; print([m for m in ('torch', 'numpy') if m in sys.modules])"
-    )
+    code = "import sys; from textus.core import hardware; print([m for m in ('torch', 'numpy') if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
 

@@ -11,14 +11,7 @@ from torch import Tensor, nn
 
 from textus.core.errors import UsageError
 from textus.data.batch import Batch
-from textus.models.nn.heads import (
-    CRF,
-    IGNORED,
-    SequenceHead,
-    SpanHead,
-    TokenHead,
-    pool,
-)
+from textus.models.nn.heads import CRF, IGNORED, SequenceHead, SpanHead, TokenHead, pool
 
 B, T, D, C = 3, 5, 6, 3
 LENGTHS = torch.tensor([5, 3, 1])

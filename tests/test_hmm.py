@@ -12,15 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from textus.core.errors import (
-    DataError,
-    UsageError,
-)
+from textus.core.errors import DataError, UsageError
 from textus.data.batch import Batch
 from textus.data.loader import Loader
 from textus.data.token_dataset import store_of
-from textus.models import hmm as module
-from textus.models import hmm_tagger
+from textus.models import hmm, hmm_tagger
 from textus.models.hmm import HMM, TABLES, HMMConfig
 from textus.models.hmm_tagger import HMMTagger, endings, shape, smoothed
 from textus.models.registry import build
@@ -218,7 +214,7 @@ def test_padding_and_packing_teach_the_same() -> None:
 
 def test_long_documents_are_learnt_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each piece begins with the last target of the one before, and where it is, `midway` says."""
-    monkeypatch.setattr(module, "PIECE", 4)
+    monkeypatch.setattr(hmm, "PIECE", 4)
     ids = document(9)
     pieces = [ids[:5], ids[4:9], ids[8:]]
     assert equal(taught(fresh(), whole([ids])), expectations(fresh(), pieces))
@@ -234,32 +230,32 @@ def test_targets_of_weight_zero_teach_nothing() -> None:
 # ── planted faults: what the comparisons above are worth ───────────────────────────────────────
 
 
-def no_priming(batch: Batch, end_id: int) -> module.Chains:
+def no_priming(batch: Batch, end_id: int) -> hmm.Chains:
     found = CHAINS(batch, end_id)
     found.fresh[:] = True
     return found
 
 
-def one_chain(batch: Batch, end_id: int) -> module.Chains:
+def one_chain(batch: Batch, end_id: int) -> hmm.Chains:
     found = CHAINS(batch, end_id)
     found.size, found.first, found.fresh = found.size.sum()[None], found.first[:1], found.fresh[:1]
     return found
 
 
-def heavy_first(batch: Batch, end_id: int) -> module.Chains:
+def heavy_first(batch: Batch, end_id: int) -> hmm.Chains:
     found = CHAINS(batch, end_id)
     found.weights[found.first] *= 2
     return found
 
 
-CHAINS = module.chains
+CHAINS = hmm.chains
 
 
 @pytest.mark.parametrize("fault", [no_priming, one_chain, heavy_first])
 def test_a_planted_fault_is_seen(
-    fault: Callable[[Batch, int], module.Chains], monkeypatch: pytest.MonkeyPatch
+    fault: Callable[[Batch, int], hmm.Chains], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "chains", fault)
+    monkeypatch.setattr(hmm, "chains", fault)
     rows = [*ROWS[0], *ROWS[2]], ROWS[1]
     learnt = taught(fresh(), *(whole([row]) for row in rows))
     monkeypatch.undo()
@@ -288,7 +284,7 @@ def rises(values: list[float]) -> bool:
 
 @pytest.mark.parametrize("prior", [1e-6, 0.01, 1.0])
 def test_the_penalised_likelihood_never_falls(prior: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PIECE", 16)
+    monkeypatch.setattr(hmm, "PIECE", 16)
     batches = [whole([document(60, seed=1)]), whole([text(62, seed=s) for s in (2, 3)]), packed(DOCUMENTS)]
     found = objectives(fresh(prior=prior), batches, 60)
     assert not rises(found)
@@ -296,16 +292,16 @@ def test_the_penalised_likelihood_never_falls(prior: float, monkeypatch: pytest.
 
 
 def test_a_wrong_step_would_make_it_fall(monkeypatch: pytest.MonkeyPatch) -> None:
-    def forgetful(model: HMM, text: module.Chains, rows: Tensor, expected: module.Expected) -> None:
+    def forgetful(model: HMM, text: hmm.Chains, rows: Tensor, expected: hmm.Expected) -> None:
         EXPECT(model, text, rows, expected)
         expected.transition[0] *= 0.5
         expected.emission[:, 1] *= 0.7
 
-    monkeypatch.setattr(module, "_expect_group", forgetful)
+    monkeypatch.setattr(hmm, "_expect_group", forgetful)
     assert rises(objectives(fresh(), [whole([document(60, seed=1)])], 60))
 
 
-EXPECT = module._expect_group
+EXPECT = hmm._expect_group
 
 
 def test_the_loss_is_from_before_the_update_and_of_the_targets() -> None:
@@ -321,7 +317,7 @@ def test_the_loss_is_from_before_the_update_and_of_the_targets() -> None:
 def test_groups_of_chains_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """However little memory there is for a group, the same is learnt."""
     at_once = taught(fresh(), packed(DOCUMENTS))
-    monkeypatch.setattr(module, "AT_ONCE", 1)
+    monkeypatch.setattr(hmm, "AT_ONCE", 1)
     assert equal(taught(fresh(), packed(DOCUMENTS)), at_once)
 
 

@@ -13,10 +13,7 @@ from labelled import read_table, reviews, written
 import textus
 from textus import api
 from textus.cli import main
-from textus.core.arguments import (
-    check_text,
-    looks_like_path,
-)
+from textus.core.arguments import check_text, looks_like_path
 from textus.core.errors import DataError
 
 

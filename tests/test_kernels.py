@@ -22,24 +22,19 @@ from torch import Tensor
 from textus.core import hardware
 from textus.core.rng import counter_seed
 from textus.data.batch import Batch
-from textus.models.decoder import (
-    Decoder,
-    DecoderConfig,
-)
-from textus.models.kernels import native as kernels
-from textus.models.nn.cross_entropy import (
-    chunk_loss,
-    cross_entropy,
-)
+from textus.models.decoder import Decoder
+from textus.models.kernels import native
+from textus.models.nn.attention import DecoderConfig
+from textus.models.nn.cross_entropy import chunk_loss, cross_entropy
 from textus.models.nn.rope import RopeScaling
 from textus.training.gradients import Gradients
 
-needs_kernels = pytest.mark.skipif(kernels.library() is None, reason=f"no kernels: {kernels.why_none()}")
+needs_kernels = pytest.mark.skipif(native.library() is None, reason=f"no kernels: {native.why_none()}")
 
 
 def test_the_kernels_are_there_where_all_is_tested() -> None:
     """Most of this file skips without them; on the machine that decides, that must not look green."""
-    assert kernels.library() is not None or not os.environ.get("CI"), kernels.why_none()
+    assert native.library() is not None or not os.environ.get("CI"), native.why_none()
 
 
 V = 33
@@ -86,7 +81,7 @@ class Masked(torch.nn.Module):
         self.seed = seed
 
     def forward(self, x: Tensor) -> Tensor:
-        mask = kernels.dropout(torch.ones(x.numel(), dtype=torch.bfloat16), 0.5, self.seed)
+        mask = native.dropout(torch.ones(x.numel(), dtype=torch.bfloat16), 0.5, self.seed)
         return x * mask.view(x.shape).to(x.dtype)
 
 
@@ -151,7 +146,7 @@ def is_equal(found: dict[str, tuple[float, float]]) -> bool:
 
 @needs_kernels
 @pytest.mark.parametrize("name", SHAPES)
-@pytest.mark.parametrize("attention", kernels.ATTENTIONS)
+@pytest.mark.parametrize("attention", native.ATTENTIONS)
 def test_a_step_is_as_exact_as_its_twin(attention: str, name: str) -> None:
     shape = dict(SHAPES[name])
     given = batch(time=shape.pop("time", 32), documents=shape.pop("documents", False))
@@ -170,9 +165,9 @@ def test_a_step_is_as_exact_as_its_twin(attention: str, name: str) -> None:
 def test_another_mask_on_the_way_back_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     model = decoder(dropout=0.5)
     mask_as_kernels_do(model, batch())
-    drop = kernels.BlockShape.drop
+    drop = native.BlockShape.drop
     monkeypatch.setattr(
-        kernels.BlockShape, "drop", lambda self, gradient, seed: drop(self, gradient, seed + 1)
+        native.BlockShape, "drop", lambda self, gradient, seed: drop(self, gradient, seed + 1)
     )
     assert not is_equal(errors(model, batch()))
 
@@ -193,12 +188,12 @@ def test_each_run_seed_drops_others() -> None:
 def test_dropout_keeps_the_mean_and_follows_its_seed() -> None:
     ones = torch.ones(1 << 16, dtype=torch.bfloat16)
     for p in (0.1, 0.5, 0.9):
-        kept = kernels.dropout(ones.clone(), p, 7)
+        kept = native.dropout(ones.clone(), p, 7)
         assert float((kept == 0).float().mean()) == pytest.approx(p, abs=0.01)
         assert float(kept.float().mean()) == pytest.approx(1, abs=0.05)
-        assert torch.equal(kept, kernels.dropout(ones.clone(), p, 7))
-    other = kernels.dropout(ones.clone(), 0.5, 8)
-    agree = float((kernels.dropout(ones.clone(), 0.5, 7) == other).float().mean())
+        assert torch.equal(kept, native.dropout(ones.clone(), p, 7))
+    other = native.dropout(ones.clone(), 0.5, 8)
+    agree = float((native.dropout(ones.clone(), 0.5, 7) == other).float().mean())
     assert agree == pytest.approx(0.5, abs=0.02)  # the next seed's mask has nothing to do with it
 
 
@@ -239,11 +234,11 @@ FAULTS = {
 
 def built(folder: Path, changes: dict[str, tuple[str, str]]) -> dict[str, ctypes.CDLL]:
     """Libraries of the source with one thing changed in each."""
-    flags = kernels.FLAGS.replace("-O3", "-O1").split()
+    flags = native.FLAGS.replace("-O3", "-O1").split()
 
     def compile_one(item: tuple[str, tuple[str, str]]) -> tuple[str, ctypes.CDLL]:
         name, (old, new) = item
-        sources = [*kernels.SOURCES, kernels.SHARED]
+        sources = [*native.SOURCES, native.SHARED]
         assert sum(each.read_text().count(old) for each in sources) >= 1, (
             f"the sources no longer have {old!r}"
         )
@@ -253,9 +248,9 @@ def built(folder: Path, changes: dict[str, tuple[str, str]]) -> dict[str, ctypes
             (target.parent / each.name).write_text(each.read_text().replace(old, new))
         program = hardware.find_compiler()
         assert program is not None
-        paths = [str(target.parent / each.name) for each in kernels.SOURCES]
+        paths = [str(target.parent / each.name) for each in native.SOURCES]
         subprocess.run([*program, *flags, *paths, "-o", str(target)], check=True)
-        return name, kernels.loaded(target)
+        return name, native.loaded(target)
 
     with ThreadPoolExecutor(2) as pool:
         return dict(pool.map(compile_one, changes.items()))
@@ -277,7 +272,7 @@ def test_a_planted_fault_is_not_as_exact(
     if attention not in decoder().native_attentions():
         pytest.skip("no tiles on this processor")
     assert is_equal(errors(decoder(), given, attention))
-    monkeypatch.setattr(kernels, "library", lambda: faulty[fault])
+    monkeypatch.setattr(native, "library", lambda: faulty[fault])
     assert not is_equal(errors(decoder(), given, attention))
 
 
@@ -338,8 +333,8 @@ def test_the_cross_entropy_kernel_is_as_exact_as_torch(rows: int, vocabulary: in
     given = inputs(rows, vocabulary, torch.bfloat16)
     exact = loss_and_gradients(plain, [given[0].float(), *given[1:]])
     twin = loss_and_gradients(cross_entropy, given)
-    native = loss_and_gradients(cross_entropy, given, compute=kernels.chunk_loss)
-    for mine, theirs, true in zip(native, twin, exact, strict=True):
+    computed = loss_and_gradients(cross_entropy, given, compute=native.chunk_loss)
+    for mine, theirs, true in zip(computed, twin, exact, strict=True):
         assert float((mine - true).norm()) <= 1.3 * float((theirs - true).norm()) + 4e-3 * float(true.norm())
 
 
@@ -396,10 +391,7 @@ def test_any_number_of_workers_gives_the_same_bytes(step: str) -> None:
 @needs_kernels
 @pytest.mark.parametrize("fused", [True, False])
 def test_the_kept_cast_follows_the_weights(fused: bool) -> None:
-    from textus.training.optim import (
-        OptimSettings,
-        make_optimisers,
-    )
+    from textus.training.optim import OptimSettings, make_optimisers
 
     model = decoder()
     before = float(gradients(model, batch(), "bfloat16", "native")["loss"])
@@ -415,7 +407,7 @@ def test_the_kept_cast_follows_the_weights(fused: bool) -> None:
 
 # ── building ───────────────────────────────────────────────────────────────────────────────────
 
-ASK = "from textus.models import kernels as k; print(k.library() is None, '|', k.why_none())"
+ASK = "from textus.models.kernels import native as k; print(k.library() is None, '|', k.why_none())"
 
 
 def ask(cache: Path, code: str = ASK, **environment: str) -> subprocess.Popen[str]:
@@ -434,9 +426,10 @@ def answer(process: subprocess.Popen[str]) -> str:
 
 def test_without_a_compiler_the_eager_step_is_taken_and_one_line_says_so(tmp_path: Path) -> None:
     code = (
-        "from textus import measuring; from textus.models import build; measuring.fast_bf16 = lambda: True\n"
+        "from textus.training import autotune; from textus.models.registry import build\n"
+        "autotune.fast_bf16 = lambda: True\n"
         "model = build('decoder', {'vocab_size': 9, 'n_layer': 1, 'n_head': 1, 'd_model': 8})\n"
-        "print([c.step for c in measuring.candidates(model, compiled=False)])"
+        "print([c.step for c in autotune.candidates(model, compiled=False)])"
     )
     asked = [
         ask(tmp_path, PATH=str(tmp_path), CXX=""),
@@ -460,8 +453,8 @@ def test_without_a_compiler_the_eager_step_is_taken_and_one_line_says_so(tmp_pat
 @needs_kernels
 def test_two_processes_that_build_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
     code = ASK + "; k.call('textus_swiglu', *[__import__('torch').zeros(2, 4).bfloat16()] * 2, 1, 2)"
-    fast = kernels.FLAGS.replace("-O3", "-O0")
-    code = f"from textus.models import kernels; kernels.FLAGS = {fast!r}; {code}"
+    fast = native.FLAGS.replace("-O3", "-O0")
+    code = f"from textus.models.kernels import native; native.FLAGS = {fast!r}; {code}"
     assert [answer(each) for each in [ask(tmp_path, code) for _ in range(3)]] == ["False | None"] * 3
     assert [path.suffix for path in tmp_path.iterdir()] == [".so"]
     next(tmp_path.iterdir()).write_bytes(b"cut short")

@@ -15,20 +15,11 @@ import pytest
 from labelled import written
 
 from textus.cli import main
-from textus.core.errors import (
-    DataError,
-    UsageError,
-)
-from textus.data.labeled import (
-    Record,
-    read_records,
-)
+from textus.core.errors import DataError, UsageError
+from textus.data.labeled import Record, read_records
+from textus.data.skipping import BadRows
 from textus.finetuning.data import hold_out, read_data
-from textus.finetuning.finetune import (
-    Wish,
-    parted,
-)
-from textus.skipping import BadRows
+from textus.finetuning.finetune import Wish, parted
 from textus.tasks.classification import Classification, ClassificationSettings
 from textus.tasks.labels import alike, find_separator, list_in, merged, name_of, slips
 from textus.tasks.registry import task_class

@@ -1,86 +1,251 @@
-"""The one architecture rule: a module imports only from floors below it; modules on one floor do not know
-each other."""
+"""The architecture rule: a module imports only from layers below it, packages as a whole and inside of each; modules
+of one layer do not import each other.
+"""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
-FLOORS = """
-errors
-common
-arguments config hardware allocation report tensorboard
-corpus tokenizer
-loader texts records
-skipping
-reading
-passages
-pairs inputs
-models writing
-generation
-engine
-checkpoint gradients optim distributed
-training
-measuring
-presets
-runs
-augment metrics
-tasks
-evaluation
-comparing completing extracting fewshot predicting searching validating
-embedding finetuning
-scoring
-ensembling robustness task_comparing
-tuning
-compressing exporting explaining describing privacy passport security
-api
-serving
-cli
-__init__
-"""
+LAYERS = {
+    "": """
+        core
+        reporting metrics tokenizers
+        data
+        models
+        interop
+        generation runs
+        augment
+        training
+        tasks
+        finetuning
+        evaluation
+        pipelines
+        serving
+        api
+        cli
+        __init__
+    """,
+    "core": """
+        __init__ console errors memory rng
+        arguments hardware locks names
+        config io
+    """,
+    "reporting": """
+        __init__ format
+        html plots
+    """,
+    "metrics": """
+        __init__ calibration resampling
+        classification entities ranking regression spans
+    """,
+    "tokenizers": """
+        compat provenance
+        chat_encoding filters
+        sandbox
+        chat_content
+        chat_template
+        tokenizer
+        training
+        quality
+        __init__
+    """,
+    "data": """
+        __init__ batch corpus
+        eval_text labeled token_dataset
+        bucketing loader skipping
+        denoising read_options
+        pair_loaders passages
+        inputs
+        output
+    """,
+    "data.corpus": """
+        documents languages
+        demo dialects guessing repair sources store
+        conll decoding exports
+        aligned tables
+        readers
+        builder
+        __init__
+    """,
+    "models": """
+        __init__ contract hmm_tagger kernels word_vectors
+        hmm ngram nn registry testing
+        decoder encoder encoder_decoder gan linear rnn vae
+        seq2seq
+    """,
+    "models.kernels": """
+        __init__ native
+        varlen
+    """,
+    "models.nn": """
+        __init__ cross_entropy linear recurrent rnn_cells rope
+        heads layers lora
+        attention registry
+        vae_modules
+    """,
+    "interop": """
+        __init__ packaging validate
+        config_keys gguf_reader sentence_transformers tokenizer_json
+        architectures legacy_tokenizers
+        bert gpt2 llama t5
+        roberta
+        task_heads
+        registry
+        folder peft
+        gguf
+        llama2c
+    """,
+    "generation": """
+        __init__ sampling streaming
+        engine
+        completion
+    """,
+    "runs": """
+        __init__ tensorboard
+        store
+    """,
+    "augment": """
+        __init__ units wordnet
+        negation
+        operations
+        cloze infilling
+        augmenter
+    """,
+    "training": """
+        __init__ gradients optim
+        trainer
+        autotune
+        planner
+        pretrain
+    """,
+    "tasks": """
+        __init__ labels rows
+        base
+        classification encoding question_answering registry token_data
+        inference multitask regression relation_data tagging validation
+        prediction relations similarity
+    """,
+    "finetuning": """
+        __init__ config solved
+        data length
+        outcome
+        finetune
+        hyperparameters
+    """,
+    "evaluation": """
+        __init__ perplexity
+        comparison fewshot inspection
+        task_report
+        ensembles robustness task_comparison
+    """,
+    "pipelines": """
+        __init__ embeddings extraction search_index
+    """,
+    "serving": """
+        schemas
+        scheduler
+        guard
+        app
+        __init__
+    """,
+    "api": """
+        conversation data exchange given
+        run
+        inference
+        __init__
+    """,
+    "cli": """
+        __init__ params render
+        augment chat corpus demo exchange index train validate
+        inference
+        app
+        help
+        main reference
+    """,
+}  # fmt: skip
+"""Package ("" is the whole one) → its parts from the lowest layer to the highest."""
+MOST_PACKAGES, MOST_MODULES = 20, 2
 
 
-def rooms(floors: str) -> dict[str, int]:
-    """Room name → floor number, from the ground up."""
-    return {name: number for number, line in enumerate(floors.split("\n")) for name in line.split()}
+def numbered(layers: str) -> dict[str, int]:
+    """Part → the number of its layer, counted from the lowest."""
+    return {name: number for number, line in enumerate(layers.split("\n")) for name in line.split()}
 
 
-def violations(package: Path, floors: str = FLOORS) -> Iterator[str]:
-    """One line for each import that breaks the rule, and for each file that stands on no floor."""
-    floor = rooms(floors)
+def violations(package: Path, layers: Mapping[str, str] = LAYERS) -> Iterator[str]:
+    """One line for each import that breaks the rule, and for each part of a listed package that has no layer."""
+    orders = {prefix: numbered(lines) for prefix, lines in layers.items()}
     for path in sorted(package.rglob("*.py")):
-        here = path.relative_to(package).parts[0].removesuffix(".py")
-        if here not in floor:
-            yield f"{path}: {here} has no floor; give it one in tests/test_layers.py"
-            continue
-        for line, there in imports(path, package.name):
+        here = dotted(path, package)
+        for prefix, order in orders.items():
+            part = part_of(here, prefix)
+            if part is not None and part not in order:
+                yield f"{path}: {part} has no layer in {prefix or package.name}; give it one in tests/test_layers.py"
+        for line, there in imports(path, package):
             if there.startswith("!"):
                 yield f"{path}:{line}: {there[1:]}"
-            elif there not in floor:
-                yield f"{path}:{line}: {here} imports {there}, which has no floor"
-            elif there != here and floor[there] >= floor[here]:
-                yield f"{path}:{line}: {here} must not import {there}: it is not on a floor below"
+            else:
+                yield from upward(f"{path}:{line}", here, there, orders)
 
 
-def imports(path: Path, package: str) -> Iterator[tuple[int, str]]:
-    """Each import of the package's own rooms as (line, room); '!' begins a form of import that is refused."""
+def upward(where: str, here: str, there: str, orders: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
+    """What is wrong with an import from `here` of `there`: the smallest package that has both decides."""
+    for prefix in sorted(orders, key=len, reverse=True):
+        mine, other = part_of(here, prefix), part_of(there, prefix)
+        if mine is None or other is None:
+            continue
+        order = orders[prefix]
+        if other not in order:
+            yield f"{where}: {mine} imports {other}, which has no layer"
+        elif mine != other and mine in order and order[other] >= order[mine]:
+            yield f"{where}: {mine} must not import {other}: it is not in a layer below"
+        return
+
+
+def part_of(module: str, prefix: str) -> str | None:
+    """The part of a package in which a module is; None for one outside of it."""
+    if not prefix:
+        return module.split(".")[0]
+    rest = module.removeprefix(f"{prefix}.")
+    return rest.split(".")[0] if rest != module else None
+
+
+def dotted(path: Path, package: Path) -> str:
+    """The name of a module inside of a package: `data.loader`, `data.__init__`, `__init__`."""
+    return ".".join(path.relative_to(package).with_suffix("").parts)
+
+
+def imports(path: Path, package: Path) -> Iterator[tuple[int, str]]:
+    """Each import of the package's own modules as (line, module); '!' begins a form of import that is refused."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):  # sees imports inside functions too
         if isinstance(node, ast.ImportFrom) and node.level:
             yield node.lineno, "!relative imports are refused; write the whole name"
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == package:
-            for there in node.module.split(".")[1:2] or [alias.name for alias in node.names]:
-                yield node.lineno, there
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == package.name:
+            for alias in node.names:
+                yield node.lineno, module_of(f"{node.module}.{alias.name}", package)
         elif isinstance(node, ast.Import):
             for alias in node.names:
-                if alias.name.split(".")[0] == package:
+                if alias.name.split(".")[0] == package.name:
                     yield node.lineno, f"!write 'from {alias.name} import …', not 'import {alias.name}'"
-        elif (named := imported_by_name(node)) and named.split(".")[0] == package:
-            yield node.lineno, [*named.split("."), "__init__"][1]
+        elif (named := imported_by_name(node)) and named.split(".")[0] == package.name:
+            yield node.lineno, module_of(named, package)
+
+
+def module_of(name: str, package: Path) -> str:
+    """The module, in the package, that a dotted name of it or of something in it belongs to."""
+    parts = name.split(".")[1:]
+    if parts and (package.joinpath(*parts).is_dir() or package.joinpath(*parts).with_suffix(".py").is_file()):
+        return ".".join([*parts, "__init__"] if package.joinpath(*parts).is_dir() else parts)
+    if len(parts) < 2:
+        return "__init__" if not parts or (package / "__init__.py").is_file() else parts[0]
+    folder = package.joinpath(*parts[:-1])
+    return ".".join([*parts[:-1], "__init__"] if folder.is_dir() else parts[:-1])
 
 
 def imported_by_name(node: ast.AST) -> str | None:
@@ -91,26 +256,74 @@ def imported_by_name(node: ast.AST) -> str | None:
     return str(node.args[0].value) if called in ("import_module", "__import__") else None
 
 
-def test_floors_hold() -> None:
+def cycles(package: Path) -> list[list[str]]:
+    """Groups of modules that import each other, whatever the layers say."""
+    edges = {
+        dotted(path, package): {there for _, there in imports(path, package) if not there.startswith("!")}
+        for path in package.rglob("*.py")
+    }
+    groups = []
+    reachable = {module: reached(module, edges) for module in edges}
+    for module in sorted(edges):
+        group = sorted(other for other in reachable[module] if module in reachable.get(other, ()))
+        if group and group[0] == module and len(group) > 1:
+            groups.append(group)
+    return groups
+
+
+def reached(module: str, edges: Mapping[str, set[str]]) -> set[str]:
+    """All modules that a module imports, and those that these import."""
+    seen: set[str] = set()
+    left = [module]
+    while left:
+        for other in edges.get(left.pop(), ()):
+            if other not in seen:
+                seen.add(other)
+                left.append(other)
+    return seen
+
+
+def test_layers_hold() -> None:
     assert list(violations(REPOSITORY / "textus")) == []
 
 
-def test_every_room_of_the_package_was_looked_at() -> None:
-    looked_at = {path.name.removesuffix(".py") for path in (REPOSITORY / "textus").iterdir()}
-    assert {"common", "config", "models", "cli"} <= looked_at
+def test_no_modules_import_each_other() -> None:
+    assert cycles(REPOSITORY / "textus") == []
 
 
-def house(folder: Path, **files: str) -> list[str]:
-    """The violations in a small package with floors low < middle other < high."""
-    package = folder / "house"
-    package.mkdir()
+def test_every_package_has_layers_and_there_are_few() -> None:
+    package = REPOSITORY / "textus"
+    packages = [path.name for path in package.iterdir() if (path / "__init__.py").is_file()]
+    modules = [path.name for path in package.glob("*.py") if path.name != "__init__.py"]
+    assert {"core", "models", "cli"} <= set(packages)
+    assert len(packages) <= MOST_PACKAGES
+    assert len(modules) <= MOST_MODULES
+    several = {name for name in packages if len(list((package / name).glob("*.py"))) > 2}
+    assert several <= set(LAYERS)
+
+
+SMALL = {"": "low\nmiddle other\nhigh\n__init__", "high": "__init__\nfirst\nsecond"}
+
+
+def small(folder: Path, **files: str) -> Path:
+    """A package of the layers low < middle other < high, where high has first < second; `__` is a dot in a name."""
+    package = folder / "small"
     for name, source in files.items():
-        (package / f"{name}.py").write_text(source)
-    return list(violations(package, "low\nmiddle other\nhigh\n__init__"))
+        path = package.joinpath(*name.split("__")).with_suffix(".py")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(source)
+    return package
 
 
 def test_imports_from_below_are_allowed(tmp_path: Path) -> None:
-    assert house(tmp_path, low="", middle="from house.low import a", high="from house.middle import b") == []
+    package = small(
+        tmp_path,
+        low="",
+        middle="from small.low import a",
+        high__first="from small.middle import b",
+        high__second="from small.high.first import c\nfrom small.high import first\nfrom small.low import a",
+    )
+    assert list(violations(package, SMALL)) == []
 
 
 @pytest.mark.parametrize(
@@ -118,28 +331,54 @@ def test_imports_from_below_are_allowed(tmp_path: Path) -> None:
     [
         ({"middle": "from .low import a"}, "relative imports are refused"),
         ({"middle": "def f():\n    from . import low"}, "relative imports are refused"),
-        ({"middle": "import house.low"}, "not 'import house.low'"),
-        ({"middle": "import house"}, "not 'import house'"),
-        ({"middle": "import house.low as low"}, "not 'import house.low'"),
-        ({"attic": ""}, "attic has no floor"),
-        ({"low": "from house.middle import a"}, "low must not import middle"),
-        ({"low": "def f():\n    from house.high import a"}, "low must not import high"),
-        ({"low": "class A:\n    def f(self):\n        from house import high"}, "low must not import high"),
-        ({"middle": "from house.other import a"}, "middle must not import other"),
-        ({"low": "if True:\n    from house.high.part import a"}, "low must not import high"),
-        ({"low": "import_module('house.high')"}, "low must not import high"),
-        ({"low": "importlib.import_module('house.high')"}, "low must not import high"),
-        ({"middle": "from house.cellar import a"}, "cellar, which has no floor"),
+        ({"middle": "import small.low"}, "not 'import small.low'"),
+        ({"middle": "import small"}, "not 'import small'"),
+        ({"middle": "import small.low as low"}, "not 'import small.low'"),
+        ({"attic": ""}, "attic has no layer in small"),
+        ({"low": "from small.middle import a", "middle": ""}, "low must not import middle"),
+        (
+            {"low": "def f():\n    from small.high.first import a", "high__first": ""},
+            "low must not import high",
+        ),
+        (
+            {"low": "def f():\n    from small.high import first", "high__first": ""},
+            "low must not import high",
+        ),
+        (
+            {"low": "class A:\n    def f(self):\n        from small import middle", "middle": ""},
+            "low must not import",
+        ),
+        ({"middle": "from small.other import a", "other": ""}, "middle must not import other"),
+        ({"low": "if True:\n    from small.high.part import a"}, "low must not import high"),
+        ({"low": "import_module('small.high.first')", "high__first": ""}, "low must not import high"),
+        ({"low": "importlib.import_module('small.middle')", "middle": ""}, "low must not import middle"),
+        ({"middle": "from small.cellar import a"}, "cellar, which has no layer"),
+        (
+            {"high__first": "from small.high.second import a", "high__second": ""},
+            "first must not import second",
+        ),
+        (
+            {"high__first": "from small.high import second", "high__second": ""},
+            "first must not import second",
+        ),
+        (
+            {"high__first": "import_module('small.high.second')", "high__second": ""},
+            "first must not import second",
+        ),
+        ({"high__third": ""}, "third has no layer in high"),
     ],
 )
 def test_planted_faults_are_caught(tmp_path: Path, files: dict[str, str], complaint: str) -> None:
-    found = house(tmp_path, **files)
-    assert len(found) == 1
-    assert complaint in found[0]
+    complaints = list(violations(small(tmp_path, **files), SMALL))
+    assert len(complaints) == 1
+    assert complaint in complaints[0]
 
 
-def test_a_fault_inside_a_sub_package_is_caught(tmp_path: Path) -> None:
-    part = tmp_path / "house" / "low" / "part"
-    part.mkdir(parents=True)
-    (part / "deep.py").write_text("from house.high import a")
-    assert "low must not import high" in next(violations(tmp_path / "house", "low\nhigh"))
+def test_a_planted_cycle_is_caught(tmp_path: Path) -> None:
+    package = small(
+        tmp_path,
+        low="def f():\n    from small.middle import g",
+        middle="from small.low import f",
+        high__first="",
+    )
+    assert cycles(package) == [["low", "middle"]]

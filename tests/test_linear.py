@@ -15,16 +15,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from textus.core.errors import (
-    DataError,
-    UsageError,
-)
+from textus.core.errors import DataError, UsageError
 from textus.models import linear
 from textus.models.linear import LinearClassifier, LinearConfig
-from textus.models.nn.registry import (
-    ACTIVATIONS,
-    INITIALISATIONS,
-)
+from textus.models.nn.registry import ACTIVATIONS, INITIALISATIONS
 from textus.models.word_vectors import WordVectors
 
 TOPICS = {

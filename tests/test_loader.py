@@ -13,21 +13,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from textus.core.errors import (
-    DataError,
-    UsageError,
-)
+from textus.core.errors import DataError, UsageError
 from textus.data.batch import Batch
-from textus.data.loader import (
-    Loader,
-    fitting_context,
-    windows,
-)
-from textus.data.token_dataset import (
-    TokenStore,
-    store_of,
-    tokenize,
-)
+from textus.data.loader import Loader, fitting_context, windows
+from textus.data.token_dataset import TokenStore, store_of, tokenize
 from textus.tokenizers import Tokenizer, train
 
 

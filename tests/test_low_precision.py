@@ -8,21 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from families import (
-    CASES,
-    CONTEXT,
-    V,
-    random_ids,
-    trained,
-)
+from families import CASES, CONTEXT, V, random_ids, trained
 from remembering import Remembering, RememberingCache, RememberingConfig
 from torch import Tensor
 
 from textus.generation.engine import Engine
-from textus.generation.sampling import (
-    Sampling,
-    generate,
-)
+from textus.generation.sampling import Sampling, generate
 from textus.models.contract import LanguageModel
 
 

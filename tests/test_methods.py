@@ -14,15 +14,8 @@ from test_finetuning import sentences, written
 from textus import api
 from textus.core.errors import UsageError
 from textus.models.nn.lora import adapted
-from textus.runs.store import (
-    load,
-    open_run,
-)
-from textus.tasks.encoding import (
-    batch_of,
-    frame_of,
-    rows_of,
-)
+from textus.runs.store import load, open_run
+from textus.tasks.encoding import batch_of, frame_of, rows_of
 
 FEW = ("train.batch_size=8", "choices.precision=float32")
 ENCODER = [

@@ -10,10 +10,7 @@ from random import Random
 import pytest
 
 from textus.augment import operations
-from textus.augment.augmenter import (
-    AugmentSettings,
-    built,
-)
+from textus.augment.augmenter import AugmentSettings, built
 from textus.augment.negation import bound, is_negation, negations
 from textus.augment.operations import Operation
 from textus.augment.units import Unit, Units, apart, together

@@ -16,7 +16,7 @@ from textus.core.errors import UsageError
 from textus.data.batch import Batch
 from textus.data.loader import Loader
 from textus.data.token_dataset import store_of
-from textus.models import ngram as module
+from textus.models import ngram
 from textus.models.ngram import NGram, NGramConfig
 from textus.models.registry import build
 
@@ -157,13 +157,13 @@ def test_both_estimated_and_fallback_discounts_are_met(capsys: pytest.CaptureFix
 
 @pytest.mark.parametrize("fault", ["discount", "raw counts", "uniform"])
 def test_a_planted_fault_is_seen(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = module.adjust
+    real = ngram.adjust
     if fault == "discount":
-        monkeypatch.setattr(module, "discounts", lambda adjusted: (0.75, 0.75, 0.75))
+        monkeypatch.setattr(ngram, "discounts", lambda adjusted: (0.75, 0.75, 0.75))
     elif fault == "raw counts":  # n-grams from end-of-text on counted like all others
-        monkeypatch.setattr(module, "adjust", lambda counts, links, end_id: real(counts, links, -5))
+        monkeypatch.setattr(ngram, "adjust", lambda counts, links, end_id: real(counts, links, -5))
     else:
-        monkeypatch.setattr(module, "estimate", _without_backoff)
+        monkeypatch.setattr(ngram, "estimate", _without_backoff)
     documents = documents_of(1)
     model, oracle = trained(stream_of(documents), 3), Transcription(texts_of(documents), 3)
     assert furthest(model, oracle, 0) > 1e-3
@@ -171,9 +171,9 @@ def test_a_planted_fault_is_seen(fault: str, monkeypatch: pytest.MonkeyPatch) ->
 
 def _without_backoff(
     adjusted: np.ndarray, parent: np.ndarray, n_parents: int, lower: np.ndarray, discount: np.ndarray
-) -> module.Level:
+) -> ngram.Level:
     total = np.maximum(np.bincount(parent, adjusted, minlength=n_parents), 1)
-    return module.Level((adjusted + 0.5) / total[parent], np.ones(n_parents))
+    return ngram.Level((adjusted + 0.5) / total[parent], np.ones(n_parents))
 
 
 def test_the_loss_of_training_is_that_of_the_targets() -> None:
@@ -240,7 +240,7 @@ def test_counting_in_several_batches_and_folds_equals_one(monkeypatch: pytest.Mo
     documents = documents_of(6, n=40)
     whole = trained(stream_of(documents), 4)
     for limit in (1, 100, 300):
-        monkeypatch.setattr(module, "PENDING", limit)
+        monkeypatch.setattr(ngram, "PENDING", limit)
         model = NGram(NGramConfig(VOCAB, END, 4))
         for text in texts_of(documents):
             model.count(batch_of(text))

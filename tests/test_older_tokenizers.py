@@ -13,10 +13,7 @@ import transformers
 
 from textus.core.errors import TextusError
 from textus.interop import legacy_tokenizers
-from textus.interop.folder import (
-    read_folder,
-    read_tokenizer,
-)
+from textus.interop.folder import read_folder, read_tokenizer
 from textus.tokenizers import compat, load
 
 TEXTS = [

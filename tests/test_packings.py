@@ -17,10 +17,7 @@ from safetensors.torch import save_file
 
 from textus.api import import_model
 from textus.cli import main
-from textus.core.errors import (
-    RunError,
-    TextusError,
-)
+from textus.core.errors import RunError, TextusError
 from textus.interop.folder import read_folder
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 123456\n"

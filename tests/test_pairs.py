@@ -14,29 +14,14 @@ from served import running
 
 from textus import api
 from textus.cli import main
-from textus.core.errors import (
-    DataError,
-    UsageError,
-)
+from textus.core.errors import DataError, UsageError
 from textus.data.batch import Batch
-from textus.data.bucketing import (
-    BucketLoader,
-    real_source,
-    sources_of,
-)
+from textus.data.bucketing import BucketLoader, real_source, sources_of
 from textus.data.corpus import Corpus, CorpusSettings, Document, build_from_documents, open_corpus
 from textus.data.corpus.documents import PART_CHARS
-from textus.data.denoising import (
-    DenoisingLoader,
-    corrupted,
-    noise_mask,
-)
+from textus.data.denoising import DenoisingLoader, corrupted, noise_mask
 from textus.data.eval_text import read_pairs
-from textus.data.token_dataset import (
-    TokenStore,
-    store_of,
-    tokenize,
-)
+from textus.data.token_dataset import TokenStore, store_of, tokenize
 from textus.serving.scheduler import Served
 
 PAIRS = [(f"the number {n}", f"die Zahl {n}") for n in range(40)]

@@ -17,21 +17,11 @@ from torch import Tensor, nn
 from textus.api import train
 from textus.core.config import assign
 from textus.core.errors import UsageError
-from textus.evaluation.compare import log_lines
+from textus.evaluation.comparison import log_lines
 from textus.models.nn import registry
-from textus.models.nn.layers import (
-    make_feed_forward,
-    make_norm,
-)
+from textus.models.nn.layers import make_feed_forward, make_norm
 from textus.models.registry import build
-from textus.training.optim import (
-    OPTIMISERS,
-    SCHEDULES,
-    OptimSettings,
-    Schedule,
-    make_optimisers,
-    set_rates,
-)
+from textus.training.optim import OPTIMISERS, SCHEDULES, OptimSettings, Schedule, make_optimisers, set_rates
 
 X = torch.linspace(-4, 4, 33, dtype=torch.float64).view(3, 11)
 

@@ -12,10 +12,7 @@ import pytest
 
 from textus import api
 from textus.cli import main
-from textus.data.inputs import (
-    KNOWN,
-    table_kind,
-)
+from textus.data.inputs import KNOWN, table_kind
 
 
 def reviews(n: int = 24) -> list[dict[str, Any]]:

@@ -21,14 +21,8 @@ from labelled import read_table, reviews, written
 import textus
 from textus import api
 from textus.cli import main
-from textus.core.console import (
-    notice,
-    notices_together,
-)
-from textus.core.errors import (
-    TextusError,
-    UsageError,
-)
+from textus.core.console import notice, notices_together
+from textus.core.errors import TextusError, UsageError
 from textus.data.inputs import columns_as_trained
 from textus.data.labeled import Record
 from textus.data.output import Layout
@@ -165,10 +159,10 @@ def test_killed_and_started_again_it_continues(
     words = ["predict", str(linear.path), str(data), "--out", str(out)]
     slowly = (
         "import sys, time\n"
-        "from textus import writing\n"
-        "add = writing.PartialFile.add\n"
-        "writing.PartialFile.add = lambda self, data, rows: (add(self, data, rows), time.sleep(0.2))[0]\n"
-        "from textus.cli import main\n"
+        "from textus.data import output\n"
+        "add = output.PartialFile.add\n"
+        "output.PartialFile.add = lambda self, data, rows: (add(self, data, rows), time.sleep(0.2))[0]\n"
+        "from textus.cli.main import main\n"
         f"sys.exit(main({words!r}))\n"
     )  # fmt: skip
     process = subprocess.Popen([sys.executable, "-c", slowly], stderr=subprocess.PIPE)
@@ -208,7 +202,7 @@ def test_memory_does_not_grow_with_the_file(linear: api.Run, tmp_path: Path) -> 
     for n in (500, 10_000):
         written(tmp_path / f"{n}.jsonl", [{**row, "more": "x" * 2000} for row in reviews(n)])
     code = (
-        "import sys; from textus import api, hardware\n"
+        "import sys; from textus import api; from textus.core import hardware\n"
         f"run = api.open_run({str(linear.path)!r})\n"
         "for name in ('500', '10000'):\n"
         "    hardware.reset_peak_memory()\n"
@@ -266,7 +260,7 @@ def test_vectors_keep_lines_and_ids(trained: Path, reviews_folder: Path, tmp_pat
 def test_vectors_are_continued_after_a_kill(trained: Path, tmp_path: Path) -> None:
     data = written(tmp_path / "r.jsonl", reviews(600))
     run, out = api.open_run(trained), tmp_path / "v.npy"
-    from textus.pipelines.embed import embed_to
+    from textus.pipelines.embeddings import embed_to
 
     calls, make = [], run.vectors_of()
 

@@ -11,36 +11,15 @@ import pytest
 from textus import tokenizers
 from textus.core.config import from_dict
 from textus.core.console import cpu_seconds
-from textus.core.errors import (
-    RunError,
-    UsageError,
-)
-from textus.core.io import (
-    read_json,
-    write_json,
-)
+from textus.core.errors import RunError, UsageError
+from textus.core.io import read_json, write_json
 from textus.data.corpus import open_corpus
-from textus.data.token_dataset import (
-    TokenStore,
-    tokenize,
-)
-from textus.training import (
-    autotune,
-    planner,
-)
+from textus.data.token_dataset import TokenStore, tokenize
+from textus.training import autotune, planner
 from textus.training.autotune import micro_batches
-from textus.training.planner import (
-    SIZES,
-    Plan,
-    Wish,
-    plan_neural,
-    size_for,
-)
+from textus.training.planner import SIZES, Plan, Wish, plan_neural, size_for
 from textus.training.pretrain import start
-from textus.training.trainer import (
-    Choices,
-    TrainSettings,
-)
+from textus.training.trainer import Choices, TrainSettings
 
 TINY = (
     "model.n_layer=1",

@@ -15,20 +15,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from textus.core.errors import (
-    RunError,
-    TextusError,
-    UsageError,
-)
+from textus.core.errors import RunError, TextusError, UsageError
 from textus.generation.engine import Engine
 from textus.generation.sampling import Sampling
-from textus.interop.architectures import (
+from textus.interop.folder import read_folder, write_folder
+from textus.interop.registry import (
     architectures,
     describe,
-)
-from textus.interop.folder import (
-    read_folder,
-    write_folder,
 )
 from textus.models.registry import build
 

@@ -9,13 +9,7 @@ import time
 import pytest
 
 from textus.core import io
-from textus.core.console import (
-    FIRST_LINE,
-    NEXT_LINES,
-    command_line,
-    duration,
-    progress,
-)
+from textus.core.console import FIRST_LINE, NEXT_LINES, command_line, duration, progress
 
 
 def test_progress_in_a_pipe_reports_before_anything_has_advanced(

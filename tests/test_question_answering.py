@@ -15,24 +15,10 @@ from labelled import written
 
 from textus import api, tokenizers
 from textus.cli import main
-from textus.core.errors import (
-    DataError,
-    UsageError,
-)
-from textus.data.labeled import (
-    Record,
-    read_records,
-)
-from textus.models.nn.heads import (
-    SpanHead,
-    context_of,
-    span_scores,
-)
-from textus.tasks.base import (
-    Example,
-    Frame,
-    Row,
-)
+from textus.core.errors import DataError, UsageError
+from textus.data.labeled import Record, read_records
+from textus.models.nn.heads import SpanHead, context_of, span_scores
+from textus.tasks.base import Example, Frame, Row
 from textus.tasks.encoding import batch_of
 from textus.tasks.question_answering import (
     Found,

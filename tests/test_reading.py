@@ -16,10 +16,7 @@ from textus.cli import main
 from textus.core.errors import UsageError
 from textus.data.inputs import stdin_records
 from textus.data.passages import read_passages
-from textus.data.read_options import (
-    ReadOptions,
-    fits,
-)
+from textus.data.read_options import ReadOptions, fits
 
 WORDS = ("dobrý", "špatný")
 TEXTS = [f"{i} byl {WORDS[i % 2]} a žluťoučký" for i in range(40)]
@@ -124,7 +121,7 @@ def test_a_text_to_measure_on_and_an_index_are_read_in_an_encoding(
 
 def test_triples_are_read_in_an_encoding(tmp_path: Path) -> None:
     """ATTACK1 6: of rows and of the lines of a .txt."""
-    from textus.pipelines.triples import passages
+    from textus.pipelines.extraction import passages
 
     for name in ("t.csv", "t.txt"):
         texts = table(tmp_path / name, "cp1250", ["byl dobrý"])

@@ -11,15 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from textus.core.errors import (
-    DataError,
-    UsageError,
-)
-from textus.data.labeled import (
-    Problem,
-    parse_columns,
-    read_records,
-)
+from textus.core.errors import DataError, UsageError
+from textus.data.labeled import Problem, parse_columns, read_records
 
 ROWS = [{"text": '好看，"真的"', "label": "1"}, {"text": "dull, long", "label": "0"}]
 

@@ -15,16 +15,10 @@ from sklearn import metrics as sklearn
 
 from textus import api
 from textus.cli import main
-from textus.core.errors import (
-    DataError,
-    UsageError,
-)
+from textus.core.errors import DataError, UsageError
 from textus.data.batch import Batch
 from textus.metrics import regression
-from textus.models.nn.heads import (
-    NumberHead,
-    OrdinalHead,
-)
+from textus.models.nn.heads import NumberHead, OrdinalHead
 
 SMALL = ("train.batch_size=8", "model.n_layer=1", "model.d_model=32", "optim.rate=0.01")
 

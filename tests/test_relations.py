@@ -13,30 +13,15 @@ from labelled import facts, facts_in, written
 from sklearn.metrics import precision_recall_fscore_support
 
 from textus import api
-from textus.augment.augmenter import (
-    AugmentSettings,
-    augmented,
-)
+from textus.augment.augmenter import AugmentSettings, augmented
 from textus.cli import main
-from textus.core.errors import (
-    DataError,
-    UsageError,
-)
+from textus.core.errors import DataError, UsageError
 from textus.data.batch import Batch
 from textus.data.labeled import Record
 from textus.models.nn.heads import PairHead
-from textus.tasks.base import (
-    Frame,
-    Row,
-)
-from textus.tasks.encoding import (
-    batch_of,
-    frame_of,
-)
-from textus.tasks.relation_data import (
-    fitted,
-    related,
-)
+from textus.tasks.base import Frame, Row
+from textus.tasks.encoding import batch_of, frame_of
+from textus.tasks.relation_data import fitted, related
 from textus.tasks.relations import Found, Relations, RelationsSettings
 from textus.tokenizers import Tokenizer
 from textus.tokenizers import train as train_tokenizer

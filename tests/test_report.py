@@ -13,26 +13,9 @@ import pytest
 
 from textus.core.errors import MissingExtra
 from textus.reporting import plots
-from textus.reporting.format import (
-    cell,
-    markdown,
-    number,
-    size,
-    table,
-    width,
-)
-from textus.reporting.html import (
-    Section,
-    page,
-    write_report,
-)
-from textus.reporting.plots import (
-    bars,
-    diagonal,
-    heatmap,
-    loss_curve,
-    scatter,
-)
+from textus.reporting.format import cell, markdown, number, size, table, width
+from textus.reporting.html import Section, page, write_report
+from textus.reporting.plots import bars, diagonal, heatmap, loss_curve, scatter
 
 FIGURE = {"value": 1.923, "low": 1.9, "high": 1.95, "n": 20}
 ROWS = [

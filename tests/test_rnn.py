@@ -18,11 +18,9 @@ from textus import api
 from textus.core.errors import UsageError
 from textus.data.batch import Batch
 from textus.evaluation.perplexity import score_ids
-from textus.generation.sampling import (
-    Sampling,
-    generate,
-)
+from textus.generation.sampling import Sampling, generate
 from textus.models import rnn
+from textus.models.nn.rnn_cells import SCANS, dropped
 from textus.models.registry import build
 from textus.models.rnn import RNN
 from textus.training.gradients import Gradients
@@ -128,7 +126,7 @@ def test_a_gradient_that_crosses_back_into_the_document_before_is_caught(
     cell: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The scan's way back is given no `keep`, its way there is."""
-    scan = rnn.SCANS[MODES[cell]]
+    scan = SCANS[MODES[cell]]
 
     class Crossing(scan):  # type: ignore[misc, valid-type]
         @staticmethod
@@ -141,7 +139,7 @@ def test_a_gradient_that_crosses_back_into_the_document_before_is_caught(
 
             return scan.backward(Saved(), *gradients)
 
-    monkeypatch.setitem(rnn.SCANS, MODES[cell], Crossing)
+    monkeypatch.setitem(SCANS, MODES[cell], Crossing)
     with pytest.raises(AssertionError):
         check_equals_torch(cell, DOCUMENTS)
 
@@ -290,7 +288,7 @@ def test_dropout_drops_whole_units_by_its_seed() -> None:
 
 def test_dropout_keeps_the_mean() -> None:
     x = torch.ones(1, 20_000, D)
-    assert float(rnn.dropped(x, 0.4, 3, 0).mean()) == pytest.approx(1, abs=0.01)
+    assert float(dropped(x, 0.4, 3, 0).mean()) == pytest.approx(1, abs=0.01)
 
 
 def test_dropout_is_the_same_for_any_number_of_workers() -> None:

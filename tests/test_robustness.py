@@ -16,14 +16,7 @@ from textus import api
 from textus.augment.units import take_apart
 from textus.cli import main
 from textus.data.labeled import Record
-from textus.evaluation.robustness import (
-    beside_the_point,
-    case,
-    changes,
-    drop,
-    rewritten,
-    spacing,
-)
+from textus.evaluation.robustness import beside_the_point, case, changes, drop, rewritten, spacing
 from textus.tasks.base import Example
 from textus.tasks.classification import Classification, ClassificationSettings
 

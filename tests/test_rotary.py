@@ -5,19 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from textus.evaluation.describe import cache_bytes
-from textus.models.decoder import (
-    Decoder,
-    DecoderConfig,
-)
+from textus.evaluation.inspection import cache_bytes
+from textus.models.decoder import Decoder
 from textus.models.encoder import Encoder, EncoderConfig
 from textus.models.nn import rope
-from textus.models.nn.rope import (
-    TABLE,
-    RopeScaling,
-    RotaryTable,
-    rotary_table,
-)
+from textus.models.nn.attention import DecoderConfig
+from textus.models.nn.rope import TABLE, RopeScaling, RotaryTable, rotary_table
 
 DECLARED = 4_000_000
 SMALL = {"vocab_size": 50, "n_layer": 2, "n_head": 2, "d_model": 32}

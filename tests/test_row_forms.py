@@ -12,11 +12,7 @@ from labelled import written
 import textus
 from textus import api
 from textus.cli import main
-from textus.core.errors import (
-    DataError,
-    TextusError,
-    UsageError,
-)
+from textus.core.errors import DataError, TextusError, UsageError
 
 SMALL = ["model.n_layer=1", "model.d_model=16"]
 

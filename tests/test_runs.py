@@ -8,14 +8,8 @@ from pathlib import Path
 import pytest
 
 from textus import tokenizers
-from textus.core.errors import (
-    RunError,
-    TextusError,
-)
-from textus.core.io import (
-    read_json,
-    write_json,
-)
+from textus.core.errors import RunError, TextusError
+from textus.core.io import read_json, write_json
 from textus.runs.store import open_run
 from textus.training.pretrain import recorded_corpus
 

@@ -18,24 +18,10 @@ from labelled import written
 
 from textus import api
 from textus.cli import main
-from textus.core.errors import (
-    DataError,
-    RunError,
-    UsageError,
-)
-from textus.data.passages import (
-    LONGEST,
-    OVERLAP,
-    Passage,
-    cut,
-    read_passages,
-)
-from textus.pipelines import index as searching
-from textus.pipelines.index import (
-    Index,
-    fused,
-    terms,
-)
+from textus.core.errors import DataError, RunError, UsageError
+from textus.data.passages import LONGEST, OVERLAP, Passage, cut, read_passages
+from textus.pipelines import search_index
+from textus.pipelines.search_index import Index, fused, terms
 
 SMALL = ("train.batch_size=8", "model.n_layer=1", "model.d_model=32", "optim.rate=0.005", "model.dropout=0")
 WORDS = ["red", "green", "blue", "black", "white", "grey", "pink", "brown", "gold", "teal", "plum", "rust"]
@@ -135,7 +121,7 @@ def test_the_graph_finds_nearly_what_comparing_all_finds(
 ) -> None:
     queries = documents(40, seed=5)
     exact = both.search(queries, k=5, by="dense")
-    monkeypatch.setattr(searching, "EXACT", 0)
+    monkeypatch.setattr(search_index, "EXACT", 0)
     walked = both.search(queries, k=5, by="dense")
     pairs = zip(exact, walked, strict=True)
     shared = sum(len({n for n, _ in one} & {n for n, _ in other}) for one, other in pairs)

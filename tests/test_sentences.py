@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from textus.api import Run, export_model, finetune, import_model, open_run
 from textus.cli import main
 from textus.core.errors import TextusError
-from textus.pipelines.index import Index
+from textus.pipelines.search_index import Index
 
 TEXTS = ["a cat sat", "the dog, it ran away", "x", "a " * 40 + "cat"]
 SWITCHES = {

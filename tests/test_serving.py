@@ -14,10 +14,7 @@ import openai
 import pytest
 from served import reciting, refused, remembering, running
 
-from textus.generation.sampling import (
-    Sampling,
-    generate,
-)
+from textus.generation.sampling import Sampling, generate
 from textus.serving.app import MAX_BODY
 from textus.serving.scheduler import Served
 

@@ -23,41 +23,18 @@ from scipy import stats
 
 from textus import api
 from textus.cli import demo, main
-from textus.core.errors import (
-    DataError,
-    RunError,
-    UsageError,
-)
-from textus.core.io import (
-    claim,
-    sha256,
-)
+from textus.core.errors import DataError, RunError, UsageError
+from textus.core.io import claim, sha256
 from textus.finetuning import finetune
 from textus.models.registry import family as family_of
-from textus.runs.store import (
-    RunFolder,
-    create_run,
-    load,
-    open_run,
-    read_tokenizer,
-)
+from textus.runs.store import RunFolder, create_run, load, open_run, read_tokenizer
 from textus.tasks.classification import Classification, ClassificationSettings
 from textus.tasks.encoding import RowBatches
 from textus.tasks.inference import head_loss
-from textus.tasks.multitask import (
-    DRAWN,
-    MixedBatches,
-    MixSettings,
-)
+from textus.tasks.multitask import DRAWN, MixedBatches, MixSettings
 from textus.training.gradients import Gradients
-from textus.training.optim import (
-    OptimSettings,
-    make_optimisers,
-)
-from textus.training.pretrain import (
-    Ready,
-    train_to_end,
-)
+from textus.training.optim import OptimSettings, make_optimisers
+from textus.training.pretrain import Ready, train_to_end
 
 SMALL = ("train.batch_size=8", "model.n_layer=1", "model.d_model=32", "optim.rate=0.01")
 TONES = {"dull": "bad", "plain": "fine", "grand": "good"}
@@ -391,7 +368,7 @@ def test_the_demonstration_holds_its_folder_while_it_is_made(
 
     monkeypatch.setattr(demo, "run_step", refused)
     monkeypatch.setattr(demo, "last_screen", lambda *_: None)
-    demo.demo(out=out, serve=False)
+    demo.demo(out=out, serve=False, dispatch=lambda words: 0)
     assert len(steps) == len(demo.STEPS)
     claim(out, force=True, kind="demo")
 
@@ -459,7 +436,7 @@ def test_vectors_are_those_of_the_similarity_that_was_learnt(folder: Path, tmp_p
     also = [f"sts:similarity={folder / 'pairs.jsonl'}"]
     run = learnt(folder, tmp_path / "run", "task.sts.pooling=max", also=also, epochs=1)
     texts = [row["text"] for row in tones(5)]
-    from textus.pipelines.index import reader
+    from textus.pipelines.search_index import reader
     from textus.tasks.similarity import similarity_of, vectors
 
     found = run.embed(texts)

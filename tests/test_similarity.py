@@ -18,22 +18,13 @@ from torch.nn import functional as F
 
 from textus import api
 from textus.cli import main
-from textus.core.errors import (
-    DataError,
-    UsageError,
-)
+from textus.core.errors import DataError, UsageError
 from textus.data.batch import Batch
 from textus.metrics import ranking
-from textus.models.nn.heads import (
-    SimilarityHead,
-    also_right,
-)
+from textus.models.nn.heads import SimilarityHead, also_right
 from textus.tasks.base import Example
 from textus.tasks.encoding import batch_of as tasks_batch
-from textus.tasks.encoding import (
-    frame_of,
-    rows_of,
-)
+from textus.tasks.encoding import frame_of, rows_of
 from textus.tasks.inference import states
 from textus.tasks.similarity import Similarity, SimilaritySettings
 

@@ -14,10 +14,7 @@ from labelled import written
 import textus
 from textus import api
 from textus.cli import main
-from textus.core.errors import (
-    DataError,
-    UsageError,
-)
+from textus.core.errors import DataError, UsageError
 
 WRONG = ['{"text": "film', '{"label": 1}', '{"text": 3, "label": 0}']
 """A line that cannot be read, a row without a text, and one whose text is none."""

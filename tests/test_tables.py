@@ -20,20 +20,11 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from textus.core.errors import DataError
-from textus.data.corpus.documents import (
-    Dropped,
-    Unreadable,
-)
+from textus.data.corpus.documents import Dropped, Unreadable
 from textus.data.corpus.readers import read
-from textus.data.corpus.sources import (
-    Source,
-    scan,
-)
+from textus.data.corpus.sources import Source, scan
 from textus.data.corpus.tables import Reading
-from textus.data.labeled import (
-    parse_columns,
-    read_records,
-)
+from textus.data.labeled import parse_columns, read_records
 
 CASES = int(os.environ.get("TEXTUS_TABLE_CASES", "300"))
 

@@ -17,27 +17,14 @@ from torch import nn
 
 from textus import api
 from textus.cli import main
-from textus.core.errors import (
-    DataError,
-    UsageError,
-)
-from textus.data.labeled import (
-    Record,
-    read_records,
-)
+from textus.core.errors import DataError, UsageError
+from textus.data.labeled import Record, read_records
 from textus.metrics.entities import bio, entity_scores, scheme_counts, spans, token_scores
-from textus.models.nn.heads import (
-    CRF,
-    IGNORED,
-)
+from textus.models.nn.heads import CRF, IGNORED
 from textus.tasks.base import Frame
 from textus.tasks.tagging import Tagging, TaggingSettings, commonest_mistakes, stretches
-from textus.tasks.token_data import (
-    Tagged,
-    cut,
-    tagged,
-)
-from textus.tasks.validate import validate
+from textus.tasks.token_data import Tagged, cut, tagged
+from textus.tasks.validation import validate
 from textus.tokenizers import train as train_tokenizer
 
 SMALL = ("train.batch_size=8", "model.n_layer=1", "model.d_model=32", "optim.rate=0.01")

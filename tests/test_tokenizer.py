@@ -12,11 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from textus.core.errors import (
-    DataError,
-    RunError,
-    UsageError,
-)
+from textus.core.errors import DataError, RunError, UsageError
 from textus.tokenizers import CHAT_TEMPLATE, KINDS, UNKNOWN, Tokenizer, load, report, train
 from textus.tokenizers.training import longest_first
 

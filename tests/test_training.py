@@ -22,41 +22,21 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from textus import tokenizers
-from textus.core.errors import (
-    TrainingError,
-    UsageError,
-)
+from textus.core.errors import TrainingError, UsageError
 from textus.core.hardware import reset_peak_memory
 from textus.core.io import read_json
 from textus.core.rng import counter_seed
 from textus.data.batch import Batch
 from textus.data.loader import Loader
 from textus.data.token_dataset import store_of
-from textus.models.contract import (
-    LanguageModel,
-    Loss,
-)
+from textus.models.contract import LanguageModel, Loss
 from textus.models.kernels import native
 from textus.models.registry import build
-from textus.runs.store import (
-    RunFolder,
-    create_run,
-    load,
-    verify,
-)
+from textus.runs.store import RunFolder, create_run, load, verify
 from textus.training import trainer
 from textus.training.gradients import Gradients
-from textus.training.optim import (
-    OPTIMISERS,
-    OptimSettings,
-)
-from textus.training.trainer import (
-    Choices,
-    Clock,
-    TrainSettings,
-    fit,
-    validation_loss,
-)
+from textus.training.optim import OPTIMISERS, OptimSettings
+from textus.training.trainer import Choices, Clock, TrainSettings, fit, validation_loss
 
 V, CONTEXT = 17, 12
 SHAPE = {"vocab_size": V, "context_length": CONTEXT, "n_layer": 1, "n_head": 2, "d_model": 16}

@@ -13,10 +13,8 @@ from torch import Tensor
 
 from textus.core.errors import UsageError
 from textus.data.batch import Batch
-from textus.models.decoder import (
-    Decoder,
-    DecoderConfig,
-)
+from textus.models.decoder import Decoder
+from textus.models.nn.attention import DecoderConfig
 from textus.models.nn.layers import (
     ACTIVATIONS,
     GATED,

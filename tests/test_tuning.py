@@ -18,19 +18,11 @@ import pytest
 
 from textus import api
 from textus.cli import main
-from textus.core.errors import (
-    DataError,
-    RunError,
-    UsageError,
-)
+from textus.core.errors import DataError, RunError, UsageError
 from textus.core.io import sha256
 from textus.core.locks import alone_in
 from textus.finetuning.finetune import Wish
-from textus.finetuning.search import (
-    Span,
-    parse_span,
-    search_space,
-)
+from textus.finetuning.hyperparameters import Span, parse_span, search_space
 from textus.runs.store import open_run
 from textus.training.pretrain import found_of
 
@@ -107,7 +99,7 @@ def test_killed_it_goes_on_to_what_it_would_have_found(
     words = [
         sys.executable,
         "-c",
-        "from textus.cli import main; import sys; sys.exit(main(sys.argv[1:]))",
+        "from textus.cli.main import main; import sys; sys.exit(main(sys.argv[1:]))",
         "tune",
     ]
     words += [str(data), "--model", "gru", "--out", str(tmp_path / "out"), "--trials", "6"]
@@ -161,16 +153,16 @@ def test_a_trial_that_raises_anything_is_failed_and_the_search_continues(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """C17: an error of torch, or no memory, is recorded once; the trial after it draws other settings."""
-    from textus.finetuning import search as tuning
+    from textus.finetuning import hyperparameters
 
-    real, calls = tuning.start, iter(range(9))
+    real, calls = hyperparameters.start, iter(range(9))
 
     def start(*arguments: Any, **more: Any) -> Path:
         if next(calls) == 1:
             raise RuntimeError("not enough memory: you tried to allocate 9 GB\nsecond line")
         return real(*arguments, **more)
 
-    monkeypatch.setattr(tuning, "start", start)
+    monkeypatch.setattr(hyperparameters, "start", start)
     found = api.tune(data, out=tmp_path / "out", trials=3, model="gru", search=SEARCH, settings=FIXED)
     assert [each["state"] for each in found["trials"]] == ["done", "failed", "done"]
     assert found["trials"][1]["why"] == "RuntimeError: not enough memory: you tried to allocate 9 GB"
@@ -183,7 +175,7 @@ def test_settings_that_kill_the_process_twice_count_as_failed(
 ) -> None:
     """C17: else a search that runs out of memory would try the same settings for ever."""
     script = (
-        "import os, sys, textus.finetuning.search as tuning\n"
+        "import os, sys, textus.finetuning.hyperparameters as tuning\n"
         "from textus import api\n"
         "tuning.start = lambda *a, **k: os._exit(9)\n"
         f"api.tune({str(data)!r}, out={str(tmp_path / 'out')!r}, trials=2, model='gru', search={SEARCH!r},"
@@ -203,7 +195,7 @@ def test_hopeless_trials_are_stopped_early(
 ) -> None:
     """A rate that learns nothing falls behind the median of those that learn."""
     monkeypatch.setattr(
-        "textus.finetuning.search.STARTUP", 2
+        "textus.finetuning.hyperparameters.STARTUP", 2
     )  # the rule, without a dozen trials before it begins
     fixed = [*FIXED, "train.batch_size=8"]
     search = ["optim.rate=1e-7,1e-2"]

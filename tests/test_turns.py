@@ -20,13 +20,8 @@ from test_gguf import finish, in_pairs, names
 from textus.api import Run, export_model, import_model
 from textus.core.errors import RunError
 from textus.generation.engine import Engine
-from textus.generation.sampling import (
-    Sampling,
-    choose,
-    generate,
-    in_reach,
-)
-from textus.interop import folder as folders
+from textus.generation.sampling import Sampling, choose, generate, in_reach
+from textus.interop import folder
 from textus.interop.tokenizer_json import byte_level
 from textus.serving.scheduler import Served
 from textus.tokenizers import CHAT_TEMPLATE
@@ -214,7 +209,7 @@ def test_a_reader_that_forgets_the_ends_is_caught(
     hub: Path, theirs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The planted fault: without what generation_config.json says, texts run on past their ends."""
-    monkeypatch.setattr(folders, "said_ends", lambda *_: [])
+    monkeypatch.setattr(folder, "said_ends", lambda *_: [])
     deaf = import_model(hub, out=tmp_path / "run")
     assert deaf.tokenizer.end_ids == (TEXT,)
     with pytest.raises(AssertionError):

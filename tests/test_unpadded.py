@@ -22,12 +22,7 @@ from textus.core.errors import UsageError
 from textus.finetuning import finetune
 from textus.models.encoder import Encoder
 from textus.models.kernels import native, varlen
-from textus.models.nn.lora import (
-    LoRASettings,
-    adapt,
-    adapted,
-    train_last,
-)
+from textus.models.nn.lora import LoRASettings, adapt, adapted, train_last
 from textus.models.registry import build
 
 V, T = 61, 37

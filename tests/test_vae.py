@@ -25,10 +25,7 @@ import textus
 from textus.core.errors import UsageError
 from textus.data.batch import Batch
 from textus.models.nn.recurrent import Recurrent
-from textus.models.nn.vae_modules import (
-    RecurrentEncoder,
-    apart,
-)
+from textus.models.nn.vae_modules import RecurrentEncoder, apart
 from textus.models.registry import build
 from textus.models.vae import VAE, Gaussian, VAEConfig, active_units
 

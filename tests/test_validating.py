@@ -16,19 +16,10 @@ from labelled import written
 import textus
 from textus import api
 from textus.cli import main
-from textus.core.errors import (
-    DataError,
-    UsageError,
-)
+from textus.core.errors import DataError, UsageError
 from textus.data.labeled import read_records
-from textus.finetuning.finetune import (
-    Wish,
-    read_data,
-)
-from textus.tasks.registry import (
-    TASKS,
-    task_class,
-)
+from textus.finetuning.finetune import Wish, read_data
+from textus.tasks.registry import TASKS, task_class
 
 GOOD = [
     {"text": f"the film number {n} was {('good', 'bad')[n % 2]}", "label": ("pos", "neg")[n % 2]}

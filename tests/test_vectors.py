@@ -15,19 +15,10 @@ import numpy as np
 import pytest
 import torch
 
-from textus.core.errors import (
-    DataError,
-    MissingExtra,
-    UsageError,
-)
+from textus.core.errors import DataError, MissingExtra, UsageError
 from textus.models import word_vectors
 from textus.models.registry import build
-from textus.models.word_vectors import (
-    VectorSettings,
-    WordVectors,
-    initial_embeddings,
-    read,
-)
+from textus.models.word_vectors import VectorSettings, WordVectors, initial_embeddings, read
 from textus.tokenizers import Tokenizer
 from textus.tokenizers import train as train_tokenizer
 

@@ -16,19 +16,11 @@ from safetensors.torch import load_file, save_file
 from test_pretrained import CASES, LLAMA, V, edit, foreign, imported, reweigh, same, saved
 from torch import Tensor
 
-from textus.core.errors import (
-    RunError,
-    TextusError,
-)
+from textus.core.errors import RunError, TextusError
 from textus.data.bucketing import sources_of
-from textus.interop.architectures import (
-    architecture,
-    checked_config,
-)
-from textus.interop.folder import (
-    read_folder,
-    read_tokenizer,
-)
+from textus.interop.architectures import checked_config
+from textus.interop.folder import read_folder, read_tokenizer
+from textus.interop.registry import architecture
 from textus.tokenizers import load
 
 SMALL = {

@@ -66,7 +66,7 @@ if TYPE_CHECKING:
     from textus.cli.inference import serve
     from textus.core.errors import TextusError
     from textus.generation.sampling import Sampling
-    from textus.pipelines.index import Index
+    from textus.pipelines.search_index import Index
 
 __all__ = [
     "Index",
@@ -106,7 +106,7 @@ __all__ = [
 ]
 
 ELSEWHERE = {
-    "Index": ("textus.pipelines.index", "Index"),
+    "Index": ("textus.pipelines.search_index", "Index"),
     "Sampling": ("textus.generation.sampling", "Sampling"),
     "TextusError": ("textus.core.io", "TextusError"),
     "serve": ("textus.cli.inference", "serve"),

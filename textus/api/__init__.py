@@ -1,7 +1,7 @@
 """The verbs as functions, and the `Run`: what `import textus` offers and the command line calls.
 
 Each verb takes folders and returns an opened one, or its findings as JSON values. Nothing here prints; what
-the command line says about it is written in `textus.cli`.
+the command line says about it is written in `textus.cli.main`.
 """
 
 from __future__ import annotations
@@ -31,20 +31,14 @@ from textus.api.inference import predict as predict
 from textus.api.inference import predict_together as predict_together
 from textus.api.run import Run as Run
 from textus.core import io
-from textus.core.arguments import (
-    optional_path,
-    path_of,
-)
+from textus.core.arguments import optional_path, path_of
 from textus.core.console import notice
-from textus.core.errors import (
-    RunError,
-    UsageError,
-)
+from textus.core.errors import RunError, UsageError
 from textus.core.names import nearest, unknown
 
 if TYPE_CHECKING:
     from textus.data.corpus import Corpus
-    from textus.pipelines.index import Index
+    from textus.pipelines.search_index import Index
     from textus.tokenizers import Tokenizer
 
 KINDS = ("char", "word", "bpe", "wordpiece", "unigram")
@@ -186,10 +180,7 @@ def train(
     Raises UsageError for names that are not there or an `out` that exists, DataError for a corpus without
     text, TrainingError where the loss is no number or the disk is full.
     """
-    from textus.models.registry import (
-        CLASSIFIERS,
-        FAMILIES,
-    )
+    from textus.models.registry import CLASSIFIERS, FAMILIES
     from textus.training import pretrain
     from textus.training.planner import Wish
 
@@ -347,7 +338,7 @@ def tune(
 
     A search that was broken off goes on. Returns the trials, the best settings and the command that makes its run.
     """
-    from textus.finetuning.search import tune as search_for
+    from textus.finetuning.hyperparameters import tune as search_for
 
     chosen, task = optional_path(space, "space"), finetuning.get("task", "classification")
     with rows_beside(path_of(out, "out"), task, rows=data, dev=finetuning.pop("dev", None)) as (data, dev):
@@ -373,13 +364,7 @@ def fewshot(
     from dataclasses import replace
 
     from textus.data.read_options import ReadOptions
-    from textus.evaluation.fewshot import (
-        PAIR_TEMPLATE,
-        TEMPLATE,
-        Prompting,
-        read_task,
-        write,
-    )
+    from textus.evaluation.fewshot import PAIR_TEMPLATE, TEMPLATE, Prompting, read_task, write
     from textus.evaluation.fewshot import fewshot as ask
 
     opened, asked = run if isinstance(run, Run) else open_run(run), Prompting(**how)
@@ -491,12 +476,9 @@ def build_index(
 
     Raises UsageError where neither is asked for or `out` exists, DataError where there is no text.
     """
-    from textus.data.passages import (
-        LONGEST,
-        read_passages,
-    )
+    from textus.data.passages import LONGEST, read_passages
     from textus.data.read_options import ReadOptions
-    from textus.pipelines.index import build
+    from textus.pipelines.search_index import build
 
     io.claim(path_of(out, "out"), force=force, kind="index")
     longest = LONGEST if passage is None else passage
@@ -508,7 +490,7 @@ def build_index(
 
 def open_index(path: str | Path) -> Index:
     """Open an index folder; RunError where it is none, or damaged."""
-    from textus.pipelines.index import Index as Opened
+    from textus.pipelines.search_index import Index as Opened
 
     return Opened(path_of(path, "the index"))
 
@@ -518,10 +500,10 @@ def open_index(path: str | Path) -> Index:
 
 def show(path: str | Path | Run) -> dict[str, Any]:
     """What is inside a run: its record's facts, layers, shapes, parameters, FLOPs, and a chart in Mermaid."""
-    from textus.evaluation import describe
+    from textus.evaluation import inspection
 
     run = path if isinstance(path, Run) else open_run(path)
-    found = describe.describe(run.model, name=run.path.resolve().name, family=run.record.get("family"))
+    found = inspection.describe(run.model, name=run.path.resolve().name, family=run.record.get("family"))
     kept = (
         "task", "labels", "steps", "seed", "best", "preset", "corpus", "tokenizer", "imported", "parent", "command",
         "versions", "isa",
@@ -529,15 +511,15 @@ def show(path: str | Path | Run) -> dict[str, Any]:
     facts = {name: run.record[name] for name in kept if run.record.get(name) is not None}
     if also := run.record.get("also"):
         facts["also"] = {name: {key: each[key] for key in ("task", "labels")} for name, each in also.items()}
-    return {"run": str(run.path), **facts, **found, "mermaid": describe.as_mermaid(found)}
+    return {"run": str(run.path), **facts, **found, "mermaid": inspection.as_mermaid(found)}
 
 
 def doctor() -> dict[str, Any]:
     """Versions, what this machine can do, its measured matrix rates, the extras that are here. Takes
     seconds."""
-    from textus.evaluation import describe
+    from textus.evaluation import inspection
 
-    return describe.doctor()
+    return inspection.doctor()
 
 
 def verify(path: str | Path) -> dict[str, Any]:

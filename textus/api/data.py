@@ -7,20 +7,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from textus.core.arguments import (
-    optional_path,
-    path_of,
-)
+from textus.core.arguments import optional_path, path_of
 from textus.core.console import notice
-from textus.core.errors import (
-    DataError,
-    UsageError,
-)
-from textus.core.io import (
-    claim_file,
-    json_lines,
-    write_atomic,
-)
+from textus.core.errors import DataError, UsageError
+from textus.core.io import claim_file, json_lines, write_atomic
 
 
 @contextlib.contextmanager
@@ -77,10 +67,7 @@ def augment(
     """
     from collections import Counter
 
-    from textus.augment.augmenter import (
-        AugmentSettings,
-        augmented,
-    )
+    from textus.augment.augmenter import AugmentSettings, augmented
     from textus.data.read_options import ReadOptions
 
     out, settings = path_of(out, "out"), AugmentSettings(**how)
@@ -133,10 +120,7 @@ def validate(
     what is likely a mistake (`warnings`). Raises UsageError for words that are wrong, DataError for a file that cannot
     be read at all.
     """
-    from textus.tasks.validate import (
-        Reader,
-        validate,
-    )
+    from textus.tasks.validation import Reader, validate
 
     reader = Reader(columns, encoding or "", tuple(settings))
     others = {

@@ -17,32 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from textus.core import hardware
-from textus.core.config import (
-    from_dict,
-    to_dict,
-)
-from textus.core.console import (
-    command_line,
-    notice,
-)
-from textus.core.errors import (
-    RunError,
-    UsageError,
-)
-from textus.core.io import (
-    folder_atomic,
-    mark,
-    sha256,
-)
+from textus.core.config import from_dict, to_dict
+from textus.core.console import command_line, notice
+from textus.core.errors import RunError, UsageError
+from textus.core.io import folder_atomic, mark, sha256
 from textus.core.names import unknown
-from textus.interop import (
-    folder,
-    gguf,
-    llama2c,
-    packaging,
-    peft,
-)
-from textus.interop import task_heads as foreign_heads
+from textus.interop import folder, gguf, llama2c, packaging, peft, task_heads
 from textus.interop.architectures import Imported
 from textus.interop.gguf_reader import MAGIC
 from textus.models.kernels.native import cache_folder
@@ -178,9 +158,9 @@ def export_run(path: Path, out: Path, *, to: str, argmax: bool = False) -> dict[
             f"{path} has no adapters; only a run of `textus finetune --method lora` has (--to hf)",
         )
     heads = record.get("heads") or {}
-    headed = len(heads) == 1 and to == "hf" and foreign_heads.exportable(model.config, *heads.values())
+    headed = len(heads) == 1 and to == "hf" and task_heads.exportable(model.config, *heads.values())
     (called, spec), *_ = heads.items() or [("", {})]
-    sentences = len(heads) == 1 and to == "hf" and foreign_heads.makes_vectors(model.config, spec)
+    sentences = len(heads) == 1 and to == "hf" and task_heads.makes_vectors(model.config, spec)
     if heads and not headed and not sentences:
         notice(f"the heads ({', '.join(heads)}) stay in the run: no form holds them")
     with folder_atomic(out) as beside:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from textus.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from textus.data.read_options import ReadOptions
+    from textus.tasks.prediction import Predictor
 
 
 def is_texts(on: Any) -> bool:
@@ -29,3 +33,37 @@ def check_messages(messages: Any) -> None:
             f"the messages are {type(messages).__name__} ({str(messages)[:60]!r}); give a list such as"
             ' [{"role": "user", "content": "…"}]',
         )
+
+
+def written(reader: Predictor, given: Any, out: Path, options: ReadOptions, *, force: bool) -> dict[str, Any]:
+    """Answers as a file of rows: where it is, and how many rows it has."""
+    from textus.data.inputs import Records, items_of, records_given
+    from textus.data.labeled import Record
+    from textus.tasks.prediction import predict_to
+
+    given = checked(given)
+    if not isinstance(given, Path | Records):
+        items, _ = items_of(given)
+        fields = ("text", "text_pair")
+        rows = [
+            item
+            if isinstance(item, dict)
+            else dict(zip(fields, [item] if isinstance(item, str) else item, strict=False))
+            for item in items
+        ]
+        given = Records(records_given(rows, options.columns) if rows else list[Record]())
+    n = predict_to(reader, given, out, options=options, force=force)
+    return {"out": str(out), "rows": n}
+
+
+def checked(given: Any) -> Any:
+    """What was given; UsageError for a string that is the name of a file: a string is one text."""
+    from textus.core.arguments import SUFFIXES, is_file
+
+    if isinstance(given, str) and (is_file(given) or (given.endswith(SUFFIXES) and " " not in given)):
+        raise UsageError(
+            "ambiguous_text",
+            f"{given!r} is the name of a file, and a string is one text; give Path({given!r}), or [{given!r}] for the"
+            " text itself",
+        )
+    return given

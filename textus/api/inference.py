@@ -7,17 +7,14 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from textus.api.given import checked, written
 from textus.api.run import Run
-from textus.core.arguments import (
-    noted,
-    path_of,
-)
+from textus.core.arguments import noted, path_of
 from textus.core.errors import UsageError
 from textus.reporting.html import check_report_folder
 
 if TYPE_CHECKING:
     from textus.data.read_options import ReadOptions
-    from textus.tasks.predict import Predictor
 
 
 def open_run(path: str | Path | Run) -> Run:
@@ -99,11 +96,11 @@ def predict_together(
     Raises UsageError naming two runs that cannot be put together.
     """
     from textus.data.read_options import ReadOptions
-    from textus.evaluation import ensemble as ensembling
-    from textus.tasks.predict import predict as ask
+    from textus.evaluation import ensembles
+    from textus.tasks.prediction import predict as ask
 
     paths, options = paths_of(runs), ReadOptions(columns, encoding, skip_invalid)
-    reader = ensembling.predictor(paths, ensemble, task)
+    reader = ensembles.predictor(paths, ensemble, task)
     if out is None:
         return ask(reader, checked(texts), options)
     about = {"runs": [str(path) for path in paths], "ensemble": ensemble}
@@ -122,53 +119,12 @@ def answered(
 ) -> Iterator[tuple[Any, dict[str, Any]]]:
     """Each row of a file (or record) with the answer of a run, or of several as one, as they are answered."""
     from textus.data.read_options import ReadOptions
-    from textus.evaluation import ensemble as ensembling
-    from textus.tasks import predict as predicting
+    from textus.evaluation import ensembles
+    from textus.tasks import prediction
 
-    together = ensembling.predictor(paths_of(runs), ensemble, task) if ensemble else None
+    together = ensembles.predictor(paths_of(runs), ensemble, task) if ensemble else None
     reader = together or open_run(runs[0])._predictor(task)
-    return predicting.answered(reader, given, ReadOptions(columns, encoding, skip_invalid))
-
-
-def written(reader: Predictor, given: Any, out: Path, options: ReadOptions, *, force: bool) -> dict[str, Any]:
-    """Answers as a file of rows: where it is, and how many rows it has."""
-    from textus.data.inputs import (
-        Records,
-        items_of,
-        records_given,
-    )
-    from textus.data.labeled import Record
-    from textus.tasks.predict import predict_to
-
-    given = checked(given)
-    if not isinstance(given, Path | Records):
-        items, _ = items_of(given)
-        fields = ("text", "text_pair")
-        rows = [
-            item
-            if isinstance(item, dict)
-            else dict(zip(fields, [item] if isinstance(item, str) else item, strict=False))
-            for item in items
-        ]
-        given = Records(records_given(rows, options.columns) if rows else list[Record]())
-    n = predict_to(reader, given, out, options=options, force=force)
-    return {"out": str(out), "rows": n}
-
-
-def checked(given: Any) -> Any:
-    """What was given; UsageError for a string that is the name of a file: a string is one text."""
-    from textus.core.arguments import (
-        SUFFIXES,
-        is_file,
-    )
-
-    if isinstance(given, str) and (is_file(given) or (given.endswith(SUFFIXES) and " " not in given)):
-        raise UsageError(
-            "ambiguous_text",
-            f"{given!r} is the name of a file, and a string is one text; give Path({given!r}), or [{given!r}] for the"
-            " text itself",
-        )
-    return given
+    return prediction.answered(reader, given, ReadOptions(columns, encoding, skip_invalid))
 
 
 def evaluate(run: str | Path | Run, on: Any = None, **how: Any) -> dict[str, Any]:
@@ -195,24 +151,19 @@ def evaluate_together(
     As `Run.evaluate_task`, with `members` and, paired, `against_mean_member`; the floors are the first run's.
     """
     from textus.data.read_options import ReadOptions
-    from textus.evaluation import (
-        ensemble as ensembling,
-    )
-    from textus.evaluation import (
-        task_report,
-    )
+    from textus.evaluation import ensembles, task_report
 
     check_report_folder(out)
     paths = paths_of(runs)
-    asked = ensembling.task_of(paths, ensemble, task)
-    trained = ensembling.options_trained(paths, asked)
+    asked = ensembles.task_of(paths, ensemble, task)
+    trained = ensembles.options_trained(paths, asked)
     rows = task_report.read_rows(asked, on, ReadOptions(columns, encoding, skip_invalid), trained)
     about = {
         "run": f"{ensemble} of {len(paths)}",
         "runs": [str(each) for each in paths],
         "on": task_report.name_of(on),
     }
-    found = {**about, **ensembling.reported(paths, ensemble, rows, by, floors=floors)}
+    found = {**about, **ensembles.reported(paths, ensemble, rows, by, floors=floors)}
     if out is not None:
         task_report.write(
             path_of(out, "out"), found, rows.task, {str(each): each / "log.jsonl" for each in paths}
@@ -273,7 +224,7 @@ def compare_tasks(
     runs: Sequence[Run], on: Any, out: str | Path | None, *, options: ReadOptions, task: str | None
 ) -> dict[str, Any]:
     """Fine-tuned runs of one task on the same rows."""
-    from textus.evaluation import task_compare
+    from textus.evaluation import task_comparison
 
     if on is None:
         raise UsageError(
@@ -281,9 +232,9 @@ def compare_tasks(
             f"{runs[0].path} was fine-tuned for {', '.join(runs[0].tasks)}: give labelled rows, --on FILE",
         )
     paths = {name: run.path for name, run in named(runs).items()}
-    found = task_compare.compare(paths, on, options=options, task=task)
+    found = task_comparison.compare(paths, on, options=options, task=task)
     if out is not None:
-        task_compare.write(
+        task_comparison.write(
             path_of(out, "out"), found, {name: path / "log.jsonl" for name, path in paths.items()}
         )
     return found
@@ -293,7 +244,7 @@ def compare_texts(
     runs: Sequence[Run], on: Any, out: str | Path | None, options: ReadOptions
 ) -> dict[str, Any]:
     """Models of text by bits per byte."""
-    from textus.evaluation import compare as comparing
+    from textus.evaluation import comparison
 
     corpora = {(run.record.get("corpus") or {}).get("fingerprint") for run in runs}
     if on is None and len(corpora) > 1:
@@ -304,20 +255,20 @@ def compare_texts(
     by_name = {name: run.path for name, run in named(runs).items()}
     texts = runs[0]._texts(on, any(run.needs_source for run in runs), options.encoding, options.columns)
 
-    def entries() -> Iterator[comparing.Entry]:
+    def entries() -> Iterator[comparison.Entry]:
         for name, path in by_name.items():
             run = Run(path)  # nobody else holds its model
-            yield comparing.Entry(name, run.model, run.tokenizer, run.record)
+            yield comparison.Entry(name, run.model, run.tokenizer, run.record)
             del run
 
-    result = comparing.compare(entries(), texts)
+    result = comparison.compare(entries(), texts)
     if out is not None:
         samples = {}
         for name, path in by_name.items():
             if (run := Run(path)).can_generate:
                 samples[name] = run._sample(texts)
         logs = {name: path / "log.jsonl" for name, path in by_name.items()}
-        comparing.write(path_of(out, "out"), result, samples, logs)
+        comparison.write(path_of(out, "out"), result, samples, logs)
     return result
 
 
@@ -341,7 +292,7 @@ def embed(
     Raises UsageError where `out` exists, DataError for a file without texts.
     """
     from textus.data.read_options import ReadOptions
-    from textus.pipelines import embed as embedding
+    from textus.pipelines import embeddings
 
     opened = open_run(run)
     if out is None:
@@ -354,7 +305,7 @@ def embed(
     if isinstance(given, str):
         given = Path(given)
     options = opened._text_options(given, ReadOptions(columns, encoding, skip_invalid))
-    about = embedding.embed_to(
+    about = embeddings.embed_to(
         opened.vectors_of(settings), given, path_of(out, "out"), run=opened.path, options=options,
         settings=settings, force=force,
     )  # fmt: skip
@@ -375,14 +326,10 @@ def generate(
     as rows of the file at `out`; see `Run.generate` for one. Rows are written as they come; of a file, the same call
     continues after a kill.
     """
-    from textus.data.inputs import (
-        Records,
-        items_of,
-        records_given,
-    )
+    from textus.data.inputs import Records, items_of, records_given
     from textus.data.labeled import Record
     from textus.data.read_options import ReadOptions
-    from textus.generation.complete import complete_to
+    from textus.generation.completion import complete_to
     from textus.generation.sampling import sampling_of
 
     opened = open_run(run)

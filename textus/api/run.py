@@ -10,16 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from textus.api.conversation import fitting_ids
 from textus.api.given import check_messages, check_string, is_texts
-from textus.core.arguments import (
-    noted,
-    optional_path,
-    path_of,
-)
-from textus.core.errors import (
-    DataError,
-    RunError,
-    UsageError,
-)
+from textus.core.arguments import noted, optional_path, path_of
+from textus.core.errors import DataError, RunError, UsageError
 from textus.reporting.html import check_report_folder
 
 if TYPE_CHECKING:
@@ -29,7 +21,7 @@ if TYPE_CHECKING:
     from textus.generation.streaming import DecodedStream
     from textus.models.contract import LanguageModel
     from textus.tasks.base import Task
-    from textus.tasks.predict import Predictor
+    from textus.tasks.prediction import Predictor
     from textus.tokenizers import Tokenizer
 
 
@@ -91,10 +83,7 @@ class Run:
         """A task it was fine-tuned for, by its name; None: the only one. UsageError for another, and for none where
         there are several.
         """
-        from textus.tasks.registry import (
-            from_record,
-            learnt,
-        )
+        from textus.tasks.registry import from_record, learnt
 
         if name is not None:
             check_string(name, "name of a task")
@@ -137,7 +126,7 @@ class Run:
         return self._outline.can_generate
 
     def _predictor(self, task: str | None) -> Predictor:
-        from textus.tasks.predict import predictor
+        from textus.tasks.prediction import predictor
         from textus.tasks.registry import learnt
 
         asked = self.task_called(task)
@@ -160,9 +149,9 @@ class Run:
 
         Raises UsageError for what holds no texts, DataError for a file that the task cannot read.
         """
-        from textus.api.inference import checked
+        from textus.api.given import checked
         from textus.data.read_options import ReadOptions
-        from textus.tasks.predict import predict
+        from textus.tasks.prediction import predict
 
         return predict(self._predictor(task), checked(given), ReadOptions(columns, encoding, skip_invalid))
 
@@ -172,9 +161,9 @@ class Run:
         """The probability of every class, in the order of `task.labels`: an array (texts, classes), or (classes,) for
         one text. UsageError for a task without classes.
         """
-        from textus.api.inference import checked
+        from textus.api.given import checked
         from textus.data.read_options import ReadOptions
-        from textus.tasks.predict import probabilities
+        from textus.tasks.prediction import probabilities
 
         return probabilities(self._predictor(task), checked(given), ReadOptions(columns, encoding))
 
@@ -195,7 +184,7 @@ class Run:
 
         Raises UsageError where `out` exists, unless `force`.
         """
-        from textus.api.inference import written
+        from textus.api.given import written
         from textus.data.read_options import ReadOptions
 
         given = Path(given) if isinstance(given, str) else given
@@ -230,7 +219,7 @@ class Run:
         check_report_folder(out)
         if entities is not None:
             from textus.data.read_options import ReadOptions
-            from textus.pipelines.triples import measured
+            from textus.pipelines.extraction import measured
 
             if by or out or skip_invalid:
                 raise UsageError(
@@ -241,10 +230,7 @@ class Run:
             found = measured(path_of(entities, "entities"), self.path, path_of(on, "on"), options)
             about = {"run": str(self.path), "entities": str(entities), "on": str(on)}
             return {**about, "task": "relations from raw text", **found}
-        from textus.data.read_options import (
-            ReadOptions,
-            options_of_run,
-        )
+        from textus.data.read_options import ReadOptions, options_of_run
         from textus.evaluation import task_report
         from textus.tasks.inference import read
         from textus.tasks.registry import learnt
@@ -283,14 +269,14 @@ class Run:
         Raises UsageError for runs of other tasks, DataError for a file without texts.
         """
         from textus.data.read_options import ReadOptions
-        from textus.pipelines import triples as extracting
+        from textus.pipelines import extraction
 
         if out is not None:
-            extracting.kind_of(path_of(out, "out"), force=force)
+            extraction.kind_of(path_of(out, "out"), force=force)
         options = self._text_options(file, ReadOptions(columns, encoding), entities)
-        found = extracting.triples(path_of(file, "file"), path_of(entities, "entities"), self.path, options)
+        found = extraction.triples(path_of(file, "file"), path_of(entities, "entities"), self.path, options)
         if out is not None:
-            extracting.write(path_of(out, "out"), found["triples"], force=force)
+            extraction.write(path_of(out, "out"), found["triples"], force=force)
         return {"run": str(self.path), "entities_run": str(entities), "on": str(file), **found}
 
     def _text_options(self, file: str | Path, given: ReadOptions, *others: str | Path) -> ReadOptions:
@@ -298,11 +284,7 @@ class Run:
         trained on, where the file fits it.
         """
         from textus.data.inputs import options_for
-        from textus.data.read_options import (
-            ReadOptions,
-            options_of_all,
-            options_of_run,
-        )
+        from textus.data.read_options import ReadOptions, options_of_all, options_of_run
 
         records = [self.record, *(Run(path).record for path in others)]
         trained = options_of_all([options_of_run(record) for record in records])
@@ -352,9 +334,9 @@ class Run:
         """The vector (D,) of one text (a string), or an array (texts, D) of several, in order: strings, rows, or a file
         (a Path); float32, each of length one.
         """
-        from textus.api.inference import checked
+        from textus.api.given import checked
         from textus.data.read_options import ReadOptions
-        from textus.pipelines.embed import embed
+        from textus.pipelines.embeddings import embed
 
         given, options = checked(given), ReadOptions(columns, encoding)
         if isinstance(given, Path):
@@ -374,10 +356,7 @@ class Run:
         spacing and irrelevant sentences.
         """
         from textus.data.inputs import options_for
-        from textus.data.read_options import (
-            ReadOptions,
-            options_of_run,
-        )
+        from textus.data.read_options import ReadOptions, options_of_run
         from textus.evaluation.robustness import robustness
         from textus.tasks.registry import learnt
 
@@ -398,10 +377,7 @@ class Run:
         half. Raises UsageError for a value out of range, or a prompt longer than the context, before anything is
         generated.
         """
-        from textus.generation.sampling import (
-            beginning,
-            sampling_of,
-        )
+        from textus.generation.sampling import beginning, sampling_of
 
         check_string(prompt, "prompt")
         chosen, tokenizer = sampling_of(sampling), self.tokenizer
@@ -457,10 +433,7 @@ class Run:
         self, ids: list[int], sampling: Sampling, ends: tuple[int, ...], source: list[int] | None = None
     ) -> DecodedStream:
         from textus.generation.engine import Engine
-        from textus.generation.streaming import (
-            DecodedStream,
-            TextStream,
-        )
+        from textus.generation.streaming import DecodedStream, TextStream
 
         self.refuse_task()
         engine = Engine(self.model, end_id=ends, n_ids=self.tokenizer.vocab_size)
@@ -505,12 +478,7 @@ class Run:
                 "option_not_applicable",
                 f"{given[0]}: {self.path} was not fine-tuned for a task; leave it out",
             )
-        from textus.evaluation.perplexity import (
-            evaluate,
-            own_findings,
-            sample_quality,
-            sources_among,
-        )
+        from textus.evaluation.perplexity import evaluate, own_findings, sample_quality, sources_among
 
         model, tokenizer, texts = (
             self.model,
@@ -527,7 +495,7 @@ class Run:
             sources = sources_among(model, tokenizer, texts)
             result["samples"] = sample_quality(model, tokenizer, sources=sources)
         if out is not None:
-            from textus.evaluation.compare import write_evaluation
+            from textus.evaluation.comparison import write_evaluation
 
             sample = self._sample(texts) if model.can_generate else None
             write_evaluation(path_of(out, "out"), result, sample, {self.path.name: self.path / "log.jsonl"})
@@ -545,12 +513,7 @@ class Run:
         self, on: Any, pairs: bool | None = None, encoding: str | None = None, columns: str | None = None
     ) -> Any:
         """What to measure on; `pairs`: whether a file is read as pairs (None: if this model needs them)."""
-        from textus.data.eval_text import (
-            as_texts,
-            read_documents,
-            read_pairs,
-            split_texts,
-        )
+        from textus.data.eval_text import as_texts, read_documents, read_pairs, split_texts
         from textus.data.inputs import items_of
 
         for name, value in (("encoding", encoding), ("columns", columns)):

@@ -20,15 +20,12 @@ from textus.augment.operations import Operation, Synonyms
 from textus.augment.units import Row, Taken, take_apart
 from textus.augment.wordnet import find
 from textus.core.console import notice
-from textus.core.errors import (
-    DataError,
-    UsageError,
-)
+from textus.core.errors import DataError, UsageError
 from textus.core.io import fingerprint
 from textus.core.names import unknown
 from textus.core.rng import counter_seed
 from textus.data.labeled import Record
-from textus.models import word_vectors as vectors
+from textus.models import word_vectors
 
 OPERATIONS = ("synonyms", "swap", "delete", "insert", "typos", "ocr", "pinyin", "infill")
 NEAREST, ALIKE = 5, 0.5
@@ -109,7 +106,7 @@ def synonym_source(settings: AugmentSettings) -> Synonyms:
     """Where synonyms come from: the nearest of the word vectors, or WordNet."""
     if not settings.vectors:
         return find(Path(settings.wordnet) if settings.wordnet else None)
-    known = vectors.read(settings.vectors)
+    known = word_vectors.read(settings.vectors)
 
     @lru_cache(maxsize=100_000)
     def near(word: str) -> list[str]:

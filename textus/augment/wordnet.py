@@ -9,10 +9,7 @@ import os
 from functools import cached_property, lru_cache
 from pathlib import Path
 
-from textus.core.errors import (
-    DataError,
-    UsageError,
-)
+from textus.core.errors import DataError, UsageError
 
 PARTS = ("noun", "verb", "adj", "adv")
 SENSES = 2

@@ -7,32 +7,12 @@ from typing import Any
 
 from cyclopts import App
 
-from textus.cli.augment import (
-    augment,
-    cloze,
-    fewshot,
-    tune,
-)
+from textus.cli.augment import augment, cloze, fewshot, tune
 from textus.cli.chat import chat
-from textus.cli.corpus import (
-    corpus_build,
-    corpus_show,
-    corpus_why,
-    tokenizer_report,
-    tokenizer_train,
-)
+from textus.cli.corpus import corpus_build, corpus_show, corpus_why, tokenizer_report, tokenizer_train
 from textus.cli.demo import demo
-from textus.cli.exchange import (
-    export,
-    import_,
-    pull,
-)
-from textus.cli.index import (
-    embed,
-    index_build,
-    index_evaluate,
-    search,
-)
+from textus.cli.exchange import export, import_, pull
+from textus.cli.index import embed, index_build, index_evaluate, search
 from textus.cli.inference import (
     compare,
     doctor,
@@ -45,12 +25,7 @@ from textus.cli.inference import (
     triples,
     verify,
 )
-from textus.cli.train import (
-    bench,
-    finetune,
-    resume,
-    train,
-)
+from textus.cli.train import bench, finetune, resume, train
 from textus.cli.validate import validate
 
 VERBS: dict[str, Callable[..., Any] | dict[str, Callable[..., Any]]] = {
@@ -116,7 +91,7 @@ PLANNED_FLAGS = {
 
 
 def build_app() -> App:
-    """The command-line parser. Help and versions are answered by `textus.cli`, so that rich is never
+    """The command-line parser. Help and versions are answered by `textus.cli.main`, so that rich is never
     imported."""
     app = plain("textus")
     for name, verb in VERBS.items():

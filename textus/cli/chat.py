@@ -7,10 +7,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from textus.cli.params import (
-    RunFolder,
-    SamplingFlags,
-)
+from textus.cli.params import RunFolder, SamplingFlags
 from textus.core.console import notice
 from textus.core.errors import UsageError
 

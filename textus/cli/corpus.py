@@ -8,15 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from textus.cli.params import (
-    Answer,
-    Assignments,
-    CorpusFolder,
-    Force,
-    Json,
-    Out,
-    option,
-)
+from textus.cli.params import Answer, Assignments, CorpusFolder, Force, Json, Out, option
 
 Sources = Annotated[
     Path,

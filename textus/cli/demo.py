@@ -14,15 +14,9 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from textus.cli.params import (
-    Force,
-    option,
-)
+from textus.cli.params import Force, option
 from textus.core.console import notice
-from textus.core.io import (
-    claim,
-    mark,
-)
+from textus.core.io import claim, mark
 from textus.core.locks import alone_in
 
 Folder = Annotated[Path, option("Where everything is made.", metavar="FOLDER")]
@@ -35,13 +29,12 @@ def demo(
     preset: Annotated[str, option("The decoder's time budget.")] = "1min",
     port: Annotated[int, option("The port of the page.")] = 8000,
     force: Force = False,
+    dispatch: Annotated[Callable[[list[str]], int], Parameter(parse=False)],
 ) -> None:
     """Make a model from text this machine has, measure it, serve a page to try it.
 
     Example: textus demo
     """
-    from textus.cli import main
-
     started = time.monotonic()
     claim(out, force=force, kind="demo")
     shutil.rmtree(out, ignore_errors=True)
@@ -49,11 +42,11 @@ def demo(
     write_documents(out / "documents.jsonl")
     with alone_in(out):
         for why, command in STEPS:
-            run_step(main, why, [word.format(out=out, preset=preset) for word in command.split()])
+            run_step(dispatch, why, [word.format(out=out, preset=preset) for word in command.split()])
     last_screen(out, time.monotonic() - started)
     if serve:
         why, command = PAGE
-        run_step(main, why, [word.format(out=out, port=port) for word in command.split()])
+        run_step(dispatch, why, [word.format(out=out, port=port) for word in command.split()])
 
 
 def write_documents(path: Path) -> None:
@@ -102,12 +95,12 @@ PAGE = (
 )
 
 
-def run_step(main: Callable[[list[str]], int], why: str, words: list[str]) -> None:
+def run_step(dispatch: Callable[[list[str]], int], why: str, words: list[str]) -> None:
     """Show the reason and the command, then run it; a step that fails ends the demo with its exit code."""
     notice(f"\n# {why}\n$ textus {shlex.join(words)}")
     typed, sys.argv = sys.argv, ["textus", *words]  # a run records the command that makes it
     try:
-        code = main(words)
+        code = dispatch(words)
     finally:
         sys.argv = typed
     if code:

@@ -7,15 +7,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from textus.cli.params import (
-    Answer,
-    Force,
-    Json,
-    Out,
-    RunFolder,
-    flag,
-    option,
-)
+from textus.cli.params import Answer, Force, Json, Out, RunFolder, flag, option
 
 
 def import_(

@@ -75,7 +75,11 @@ def arguments(app: App, name: str) -> list[Any]:
     node = app
     for word in name.split():
         node = node[word]
-    return [each for each in node.assemble_argument_collection(parse_docstring=False) if each.names != ("*",)]
+    return [
+        argument
+        for argument in node.assemble_argument_collection(parse_docstring=False)
+        if argument.parse and argument.names != ("*",)
+    ]
 
 
 def usage(app: App, name: str) -> str:

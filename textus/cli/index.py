@@ -186,7 +186,7 @@ def about(passage: Passage) -> dict[str, Any]:
 
 def extract(text: str, query: str, most: int = 100) -> str:
     """The stretch of a text around the words of a query, on one line."""
-    from textus.pipelines.index import terms
+    from textus.pipelines.search_index import terms
 
     line = " ".join(text.split())
     if len(line) <= most:

@@ -160,11 +160,7 @@ def generate_many(
 ) -> Answer | None:
     """Each prompt with what follows it, an empty line between; as they come, or as one JSON object."""
     from textus.data.read_options import ReadOptions
-    from textus.generation.complete import (
-        complete,
-        prompts_of,
-        told,
-    )
+    from textus.generation.completion import complete, prompts_of, told
     from textus.generation.sampling import sampling_of
 
     run.refuse_task()
@@ -401,10 +397,7 @@ def runs_and_input(
         if text_pair is not None:
             raise UsageError("option_not_applicable", "--text-pair goes with a text, not with standard input")
         from textus.api import open_run
-        from textus.data.read_options import (
-            ReadOptions,
-            options_of_run,
-        )
+        from textus.data.read_options import ReadOptions, options_of_run
 
         trained = options_of_run(open_run(runs[0]).record)
         return runs, piped_records(ReadOptions(read.columns, read.encoding), trained)
@@ -558,7 +551,7 @@ def show(run: RunFolder, /, *, as_json: Json = False) -> Answer:
     """
     from textus import api
     from textus.cli import render
-    from textus.evaluation.describe import as_text
+    from textus.evaluation.inspection import as_text
 
     data = api.show(run)
     return Answer(data, "\n\n".join([render.history(data), as_text(data), data["mermaid"]]))
@@ -570,7 +563,7 @@ def doctor(*, as_json: Json = False) -> Answer:
     Example: textus doctor
     """
     from textus import api
-    from textus.evaluation.describe import doctor_text
+    from textus.evaluation.inspection import doctor_text
 
     data = api.doctor()
     return Answer(data, doctor_text(data))

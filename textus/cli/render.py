@@ -6,11 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from textus.reporting.format import (
-    cell,
-    size,
-    table,
-)
+from textus.reporting.format import cell, size, table
 
 MOST_TRIPLES = 30
 

@@ -6,16 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
-from textus.cli.params import (
-    Answer,
-    Columns,
-    Encoding,
-    Json,
-    Rows,
-    TaskSettings,
-    option,
-    task_settings,
-)
+from textus.cli.params import Answer, Columns, Encoding, Json, Rows, TaskSettings, option, task_settings
 
 MOST_LINES = 50
 """So many kinds of bad rows, or classes, are listed for people; --json has all."""
@@ -56,7 +47,7 @@ def validate(
 
 def page(report: dict[str, Any]) -> list[str]:
     """The lines for people; rows that cannot be used for one reason share a line."""
-    from textus.skipping import BadRow, by_reason
+    from textus.data.skipping import BadRow, by_reason
 
     lines = []
     for name, file in report["files"].items():

@@ -12,10 +12,7 @@ import math
 from collections.abc import Callable
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from textus.core.errors import (
-    RunError,
-    UsageError,
-)
+from textus.core.errors import RunError, UsageError
 from textus.core.names import unknown
 
 VERSION = 1

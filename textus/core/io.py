@@ -15,10 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from textus.core.console import notice, printable
-from textus.core.errors import (
-    RunError,
-    UsageError,
-)
+from textus.core.errors import RunError, UsageError
 from textus.core.locks import alone_in, held, is_alive, is_free
 
 

@@ -7,9 +7,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from textus.core.errors import (
-    RunError,
-)
+from textus.core.errors import RunError
 
 try:
     import fcntl

@@ -7,11 +7,7 @@ from collections.abc import Iterable
 from importlib import import_module
 from types import ModuleType
 
-from textus.core.errors import (
-    MissingExtra,
-    TextusError,
-    UsageError,
-)
+from textus.core.errors import MissingExtra, TextusError, UsageError
 
 
 def nearest(value: str, choices: Iterable[str]) -> str | None:

@@ -11,9 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from textus.core.errors import (
-    UsageError,
-)
+from textus.core.errors import UsageError
 
 # ── batches ────────────────────────────────────────────────────────────────────────────────────
 

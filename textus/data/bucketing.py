@@ -6,21 +6,15 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from textus.core.errors import (
-    DataError,
-    UsageError,
-)
+from textus.core.errors import DataError, UsageError
 from textus.core.rng import counter_seed
-from textus.data.batch import (
-    Batch,
-)
-from textus.data.denoising import spans
-from textus.data.pair_loaders import Ids
-from textus.data.token_dataset import (
-    TokenStore,
-)
+from textus.data.batch import Batch
+from textus.data.token_dataset import TokenStore
+
+Ids = NDArray[np.int64]
 
 POOL = 32
 """Batches whose rows are drawn together, sorted by length, and dealt out."""
@@ -191,3 +185,18 @@ def padded(rows: list[Ids], end_id: int) -> tuple[Tensor, Tensor]:
     whole = np.full(real.shape, end_id, dtype=np.int64)
     whole[real] = np.concatenate(rows)
     return torch.from_numpy(whole), torch.from_numpy(real)
+
+
+def spans(store: TokenStore, longest: int, *, pieces: bool) -> tuple[Ids, Ids]:
+    """Where each document's targets begin in the stream, and how many there are, its end among them.
+
+    One of more than `longest` is cut there, or with `pieces` goes on in further rows.
+    """
+    begins = store.starts + 1
+    lengths = np.append(store.starts[1:], len(store.ids) - 1) - store.starts
+    if not pieces:
+        return begins, np.minimum(lengths, longest)
+    n_pieces = -(-lengths // longest)
+    places = np.arange(n_pieces.sum()) - np.repeat(n_pieces.cumsum() - n_pieces, n_pieces)
+    rest = np.repeat(lengths, n_pieces) - places * longest
+    return np.repeat(begins, n_pieces) + places * longest, np.minimum(rest, longest)

@@ -7,36 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from textus.core.errors import (
-    UsageError,
-)
+from textus.core.errors import UsageError
 from textus.core.names import unknown
-from textus.data.bucketing import BucketLoader
-from textus.data.pair_loaders import (
-    OBJECTIVES,
-    Ids,
-)
-from textus.data.token_dataset import (
-    TokenStore,
-)
-
-
-def spans(store: TokenStore, longest: int, *, pieces: bool) -> tuple[Ids, Ids]:
-    """Where each document's targets begin in the stream, and how many there are, its end among them.
-
-    One of more than `longest` is cut there, or with `pieces` goes on in further rows.
-    """
-    begins = store.starts + 1
-    lengths = np.append(store.starts[1:], len(store.ids) - 1) - store.starts
-    if not pieces:
-        return begins, np.minimum(lengths, longest)
-    n_pieces = -(-lengths // longest)
-    places = np.arange(n_pieces.sum()) - np.repeat(n_pieces.cumsum() - n_pieces, n_pieces)
-    rest = np.repeat(lengths, n_pieces) - places * longest
-    return np.repeat(begins, n_pieces) + places * longest, np.minimum(rest, longest)
-
+from textus.data.bucketing import BucketLoader, Ids
+from textus.data.token_dataset import TokenStore
 
 # ── pairs from plain text ──────────────────────────────────────────────────────────────────────
+
+OBJECTIVES = ("span", "prefix")
 
 
 class DenoisingLoader(BucketLoader):

@@ -8,39 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from textus.core.console import notice
-from textus.core.errors import (
-    DataError,
-    UsageError,
-)
-from textus.data.corpus.decoding import (
-    BROKEN,
-    decode,
-    detect_encoding,
-)
-from textus.data.corpus.documents import (
-    Dropped,
-    Raw,
-    Unreadable,
-)
+from textus.core.errors import DataError, UsageError
+from textus.data.corpus.decoding import BROKEN, decode, detect_encoding
+from textus.data.corpus.documents import Dropped, Raw, Unreadable
 from textus.data.corpus.readers import read
-from textus.data.corpus.repair import (
-    parts,
-    whole,
-)
-from textus.data.corpus.sources import (
-    KINDS,
-    TARS,
-    WRAPPED,
-    Source,
-    blocks,
-    scan,
-)
-from textus.data.corpus.tables import (
-    NoColumn,
-    Reading,
-    parse_columns,
-    silent,
-)
+from textus.data.corpus.repair import parts, whole
+from textus.data.corpus.sources import KINDS, TARS, WRAPPED, Source, blocks, scan
+from textus.data.corpus.tables import NoColumn, Reading, parse_columns, silent
 
 
 @dataclass(frozen=True)

@@ -15,33 +15,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from textus.core.arguments import (
-    PLAIN,
-    path_of,
-)
+from textus.core.arguments import PLAIN, path_of
 from textus.core.console import notice
-from textus.core.errors import (
-    DataError,
-    TextusError,
-    UsageError,
-)
-from textus.data.corpus.decoding import (
-    BROKEN,
-    SAMPLE_BYTES,
-    decode,
-    marked,
-)
-from textus.data.corpus.dialects import (
-    line_end,
-    lines,
-)
+from textus.core.errors import DataError, TextusError, UsageError
+from textus.data.corpus.decoding import BROKEN, SAMPLE_BYTES, decode, marked
+from textus.data.corpus.dialects import line_end, lines
 from textus.data.corpus.sources import Source
-from textus.data.corpus.tables import (
-    Naming,
-    NoColumn,
-    Placed,
-    Reading,
-)
+from textus.data.corpus.tables import Naming, NoColumn, Placed, Reading
 from textus.data.eval_text import read_text
 from textus.data.labeled import (
     TEXT_FIELDS,
@@ -55,12 +35,8 @@ from textus.data.labeled import (
     source_records,
 )
 from textus.data.passages import IDS
-from textus.data.read_options import (
-    DETECTED,
-    ReadOptions,
-    fits,
-)
-from textus.skipping import BadRow, left_out, parse_rows, unread
+from textus.data.read_options import DETECTED, ReadOptions, fits
+from textus.data.skipping import BadRow, left_out, parse_rows, unread
 
 PLACE = re.compile(r"(?:^|: )(line|entry|record|row|text|sentence) ([\d,]+)$")
 """How the place of a row in its file ends."""

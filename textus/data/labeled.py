@@ -15,52 +15,17 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from textus.core.console import (
-    notice,
-    printable,
-)
+from textus.core.console import notice, printable
 from textus.core.errors import DataError
 from textus.core.io import kind_of_folder
-from textus.data.corpus import (
-    conll,
-    exports,
-)
-from textus.data.corpus.decoding import (
-    Guesses,
-    open_text,
-)
-from textus.data.corpus.dialects import (
-    Problem,
-    Text,
-    bare,
-    line_end,
-    lines,
-    parse_delimiter,
-)
-from textus.data.corpus.documents import (
-    Dropped,
-    Unreadable,
-)
+from textus.data.corpus import conll, exports
+from textus.data.corpus.decoding import Guesses, open_text
+from textus.data.corpus.dialects import Problem, Text, bare, line_end, lines, parse_delimiter
+from textus.data.corpus.documents import Dropped, Unreadable
 from textus.data.corpus.readers import read_page
-from textus.data.corpus.repair import (
-    nfc,
-    whole,
-)
-from textus.data.corpus.sources import (
-    TARS,
-    Source,
-    scan,
-)
-from textus.data.corpus.tables import (
-    TABLES,
-    NoColumn,
-    Reading,
-    Row,
-    opened,
-    parse_columns,
-    read_rows,
-    silent,
-)
+from textus.data.corpus.repair import nfc, whole
+from textus.data.corpus.sources import TARS, Source, scan
+from textus.data.corpus.tables import TABLES, NoColumn, Reading, Row, opened, parse_columns, read_rows, silent
 
 __all__ = ["Problem", "Record", "Row", "clean_text", "parse_columns", "read_records", "stream_records"]
 

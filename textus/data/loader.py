@@ -21,10 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from textus.core.errors import (
-    DataError,
-    UsageError,
-)
+from textus.core.errors import DataError, UsageError
 from textus.core.rng import counter_seed
 from textus.data.batch import Batch
 from textus.data.token_dataset import TokenStore, store_of

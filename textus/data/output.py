@@ -20,24 +20,12 @@ from typing import Any
 
 from textus.core.arguments import BEGIN_ANEW
 from textus.core.console import notice
-from textus.core.errors import (
-    RunError,
-    UsageError,
-)
-from textus.core.io import (
-    claim_file,
-    read_json,
-    sha256,
-    sync,
-    write_json,
-)
+from textus.core.errors import RunError, UsageError
+from textus.core.io import claim_file, read_json, sha256, sync, write_json
 from textus.core.locks import alone_in
 from textus.core.names import unknown
 from textus.data.inputs import place_of
-from textus.data.labeled import (
-    Record,
-    parse_columns,
-)
+from textus.data.labeled import Record, parse_columns
 
 FORMS = (".csv", ".tsv", ".jsonl")
 AT_ONCE = 256

@@ -10,33 +10,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from textus.core.errors import (
-    UsageError,
-)
-from textus.data.batch import (
-    Batch,
-    Batches,
-)
+from textus.core.errors import UsageError
+from textus.data.batch import Batch, Batches
 from textus.data.bucketing import BucketLoader
 from textus.data.denoising import DenoisingLoader
-from textus.data.loader import (
-    Loader,
-    SentencePairs,
-)
-from textus.data.token_dataset import (
-    tokenize,
-)
+from textus.data.loader import Loader, SentencePairs
+from textus.data.token_dataset import tokenize
 
 if TYPE_CHECKING:
     from textus.data.corpus import Corpus
     from textus.tokenizers import Tokenizer
-
-Ids = NDArray[np.int64]
-
-OBJECTIVES = ("span", "prefix")
 
 
 # ── what a family reads ────────────────────────────────────────────────────────────────────────

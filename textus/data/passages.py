@@ -14,24 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from textus.core.console import notice
-from textus.core.errors import (
-    DataError,
-    UsageError,
-)
+from textus.core.errors import DataError, UsageError
 from textus.data.corpus.decoding import Guesses
-from textus.data.corpus.documents import (
-    Dropped,
-    Unreadable,
-)
-from textus.data.corpus.sources import (
-    WRAPPED,
-    Source,
-    scan,
-)
-from textus.data.corpus.tables import (
-    Reading,
-    parse_columns,
-)
+from textus.data.corpus.documents import Dropped, Unreadable
+from textus.data.corpus.sources import WRAPPED, Source, scan
+from textus.data.corpus.tables import Reading, parse_columns
 from textus.data.labeled import (
     Broken,
     Found,
@@ -43,11 +30,8 @@ from textus.data.labeled import (
     of_source,
     report_dropped,
 )
-from textus.data.read_options import (
-    DETECTED,
-    ReadOptions,
-)
-from textus.skipping import BadRow, left_out, unread
+from textus.data.read_options import DETECTED, ReadOptions
+from textus.data.skipping import BadRow, left_out, unread
 
 LONGEST = 1200
 """Bytes of UTF-8 in a passage: some 250 English words or 400 Chinese characters, which a window of 512 tokens holds."""

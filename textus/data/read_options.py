@@ -8,26 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from textus.data.corpus.decoding import (
-    Survey,
-    marked,
-)
-from textus.data.corpus.documents import (
-    Unreadable,
-    checked_encoding,
-)
-from textus.data.corpus.sources import (
-    Source,
-    blocks,
-    scan,
-)
-from textus.data.labeled import (
-    Problem,
-    Record,
-    parse_columns,
-    stream_records,
-)
-from textus.skipping import parse_share
+from textus.data.corpus.decoding import Survey, marked
+from textus.data.corpus.documents import Unreadable, checked_encoding
+from textus.data.corpus.sources import Source, blocks, scan
+from textus.data.labeled import Problem, Record, parse_columns, stream_records
+from textus.data.skipping import parse_share
 
 
 @dataclass(frozen=True)

@@ -11,23 +11,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import numpy as np
 
-from textus.core.console import (
-    notice,
-    progress,
-)
-from textus.core.errors import (
-    DataError,
-    RunError,
-)
-from textus.core.io import (
-    beside_name,
-    read_json,
-    record_file,
-    sha256,
-    sweep,
-    sync,
-    write_json,
-)
+from textus.core.console import notice, progress
+from textus.core.errors import DataError, RunError
+from textus.core.io import beside_name, read_json, record_file, sha256, sweep, sync, write_json
 from textus.core.locks import held
 
 if TYPE_CHECKING:

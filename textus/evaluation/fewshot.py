@@ -18,37 +18,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from textus.core.console import (
-    notice,
-    progress,
-)
-from textus.core.errors import (
-    DataError,
-    UsageError,
-)
-from textus.core.io import (
-    write_atomic,
-    write_json,
-)
+from textus.core.console import notice, progress
+from textus.core.errors import DataError, UsageError
+from textus.core.io import write_atomic, write_json
 from textus.core.names import unknown
 from textus.core.rng import counter_seed
 from textus.data.read_options import ReadOptions
 from textus.evaluation.perplexity import reading
 from textus.generation.sampling import beginning
-from textus.metrics.resampling import (
-    bootstrap,
-    interval,
-)
+from textus.metrics.resampling import bootstrap, interval
 from textus.models.contract import LanguageModel
-from textus.reporting.html import (
-    Section,
-    write_report,
-)
+from textus.reporting.html import Section, write_report
 from textus.reporting.plots import curves
-from textus.tasks.base import (
-    Example,
-    Task,
-)
+from textus.tasks.base import Example, Task
 from textus.tasks.registry import task_class
 from textus.tokenizers import Tokenizer
 

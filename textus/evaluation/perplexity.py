@@ -28,54 +28,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from textus.core.console import (
-    cpu_seconds,
-    notice,
-    progress,
-)
-from textus.core.errors import (
-    DataError,
-    RunError,
-    UsageError,
-)
+from textus.core.console import cpu_seconds, notice, progress
+from textus.core.errors import DataError, RunError, UsageError
 from textus.core.rng import counter_seed
-from textus.data.batch import (
-    Batch,
-    Batches,
-)
-from textus.data.bucketing import (
-    BucketLoader,
-    sources_of,
-)
-from textus.data.eval_text import (
-    Part,
-    Texts,
-    as_texts,
-    in_parts,
-)
-from textus.data.loader import (
-    Loader,
-    windows,
-)
-from textus.data.token_dataset import (
-    TokenStore,
-    store_of,
-)
+from textus.data.batch import Batch, Batches
+from textus.data.bucketing import BucketLoader, sources_of
+from textus.data.eval_text import Part, Texts, as_texts, in_parts
+from textus.data.loader import Loader, windows
+from textus.data.token_dataset import TokenStore, store_of
 from textus.generation.engine import Engine
-from textus.generation.sampling import (
-    Sampling,
-    beginning,
-    device_of,
-    inference,
-)
-from textus.metrics.resampling import (
-    Blocks,
-    bootstrap,
-    distinct_over,
-    interval,
-    pooled,
-    repetition,
-)
+from textus.generation.sampling import Sampling, beginning, device_of, inference
+from textus.metrics.resampling import Blocks, bootstrap, distinct_over, interval, pooled, repetition
 from textus.models.contract import LanguageModel
 from textus.tokenizers import Tokenizer
 from textus.tokenizers.tokenizer import UNKNOWN_TEXT

@@ -17,37 +17,18 @@ from typing import Any
 
 import numpy as np
 
-from textus.augment.augmenter import (
-    AugmentSettings,
-    built,
-    changed,
-    origin_of,
-    said_by,
-)
+from textus.augment.augmenter import AugmentSettings, built, changed, origin_of, said_by
 from textus.augment.operations import Operation
 from textus.augment.units import HAN, Taken, Unit, Units, chinese, take_apart
 from textus.core.console import notice
-from textus.core.errors import (
-    DataError,
-    UsageError,
-)
+from textus.core.errors import DataError, UsageError
 from textus.core.rng import counter_seed
 from textus.data.labeled import Record
-from textus.data.read_options import (
-    DETECTED,
-    ReadOptions,
-)
+from textus.data.read_options import DETECTED, ReadOptions
 from textus.evaluation.task_report import read_rows
-from textus.metrics.resampling import (
-    bootstrap,
-    interval,
-    paired_bootstrap,
-)
+from textus.metrics.resampling import bootstrap, interval, paired_bootstrap
 from textus.models.contract import LanguageModel
-from textus.tasks.base import (
-    Example,
-    Task,
-)
+from textus.tasks.base import Example, Task
 from textus.tasks.inference import read
 from textus.tokenizers import Tokenizer
 

@@ -16,69 +16,25 @@ from typing import Any
 
 import numpy as np
 
-from textus.core.console import (
-    notice,
-    notices_together,
-)
-from textus.core.errors import (
-    DataError,
-    RunError,
-    UsageError,
-)
-from textus.core.io import (
-    fingerprint,
-    json_lines,
-    sha256,
-    write_atomic,
-    write_json,
-)
-from textus.data.inputs import (
-    id_of,
-    labelled_records,
-)
-from textus.data.labeled import (
-    Problem,
-    Record,
-    parse_columns,
-    read_records,
-)
+from textus.core.console import notice, notices_together
+from textus.core.errors import DataError, RunError, UsageError
+from textus.core.io import fingerprint, json_lines, sha256, write_atomic, write_json
+from textus.data.inputs import id_of, labelled_records
+from textus.data.labeled import Problem, Record, parse_columns, read_records
 from textus.data.output import Layout
-from textus.data.read_options import (
-    DETECTED,
-    ReadOptions,
-)
-from textus.evaluation.compare import training_curves
-from textus.finetuning.finetune import (
-    Wish,
-    start,
-)
-from textus.metrics.resampling import (
-    interval,
-    paired_bootstrap,
-)
+from textus.data.read_options import DETECTED, ReadOptions
+from textus.data.skipping import usable_rows
+from textus.evaluation.comparison import training_curves
+from textus.finetuning.finetune import Wish, start
+from textus.metrics.resampling import interval, paired_bootstrap
 from textus.models.kernels.native import cache_folder
 from textus.models.registry import family as family_of
-from textus.reporting.html import (
-    Section,
-    write_report,
-)
+from textus.reporting.html import Section, write_report
 from textus.reporting.plots import bars
-from textus.runs.store import (
-    load,
-    open_run,
-    verify,
-)
-from textus.skipping import usable_rows
-from textus.tasks.base import (
-    Example,
-    Task,
-    main_figures,
-)
+from textus.runs.store import load, open_run, verify
+from textus.tasks.base import Example, Task, main_figures
 from textus.tasks.inference import read
-from textus.tasks.predict import (
-    answer_columns,
-    flat,
-)
+from textus.tasks.prediction import answer_columns, flat
 from textus.tasks.registry import from_record
 from textus.tasks.rows import accepted, to_train_on
 

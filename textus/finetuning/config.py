@@ -13,9 +13,9 @@ import torch
 from textus.core.config import assign
 from textus.core.errors import UsageError
 from textus.core.names import unknown
+from textus.data.skipping import parse_share
 from textus.models.nn import lora
 from textus.models.registry import family as family_of
-from textus.skipping import parse_share
 from textus.tasks.multitask import MixSettings
 from textus.tasks.registry import task_class
 

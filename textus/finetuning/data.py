@@ -9,29 +9,17 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from textus.augment.augmenter import (
-    AugmentSettings,
-    augmented,
-    origin_of,
-)
+from textus.augment.augmenter import AugmentSettings, augmented, origin_of
 from textus.core.console import notice
 from textus.core.errors import DataError
 from textus.core.io import fingerprint
 from textus.core.rng import uniform
-from textus.data.labeled import (
-    Problem,
-    Record,
-    parse_columns,
-    read_records,
-)
+from textus.data.labeled import Problem, Record, parse_columns, read_records
+from textus.data.skipping import BadRow, BadRows, usable_rows
 from textus.finetuning.config import Wish
-from textus.skipping import BadRow, BadRows, usable_rows
-from textus.tasks.base import (
-    Example,
-    Task,
-)
+from textus.tasks.base import Example, Task
 from textus.tasks.rows import accepted, to_train_on
-from textus.tasks.validate import report_findings
+from textus.tasks.validation import report_findings
 
 HELD_OUT = 0.1
 """Share of the rows that choose the weights, where no file of their own is given."""

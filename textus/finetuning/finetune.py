@@ -17,25 +17,10 @@ import torch
 from textus import tokenizers
 from textus.augment.augmenter import AugmentSettings
 from textus.core import hardware
-from textus.core.config import (
-    assign,
-    from_dict,
-    to_dict,
-)
-from textus.core.console import (
-    command_line,
-    notice,
-)
-from textus.core.errors import (
-    DataError,
-    RunError,
-    UsageError,
-)
-from textus.core.io import (
-    claim,
-    fingerprint,
-    sha256,
-)
+from textus.core.config import assign, from_dict, to_dict
+from textus.core.console import command_line, notice
+from textus.core.errors import DataError, RunError, UsageError
+from textus.core.io import claim, fingerprint, sha256
 from textus.core.rng import counter_seed
 from textus.finetuning import solved
 from textus.finetuning.config import Wish as Wish
@@ -53,55 +38,17 @@ from textus.models.linear import LabelledTexts
 from textus.models.nn import lora
 from textus.models.registry import build
 from textus.models.registry import family as family_of
-from textus.runs.store import (
-    RunFolder,
-    create_run,
-    load,
-    open_run,
-    read_tokenizer,
-    verify,
-)
-from textus.tasks.base import (
-    Row,
-    Task,
-    has_blanks,
-    whole,
-)
-from textus.tasks.encoding import (
-    RowBatches,
-    frame_of,
-    rows_of,
-)
-from textus.tasks.inference import (
-    head_loss,
-    with_head,
-)
-from textus.tasks.multitask import (
-    MixedBatches,
-    MixSettings,
-)
-from textus.tasks.registry import (
-    learnt,
-    names_of,
-    task_class,
-)
+from textus.runs.store import RunFolder, create_run, load, open_run, read_tokenizer, verify
+from textus.tasks.base import Row, Task, has_blanks, whole
+from textus.tasks.encoding import RowBatches, frame_of, rows_of
+from textus.tasks.inference import head_loss, with_head
+from textus.tasks.multitask import MixedBatches, MixSettings
+from textus.tasks.registry import learnt, names_of, task_class
 from textus.training.autotune import fast_bf16
 from textus.training.gradients import Gradients
 from textus.training.planner import model_values
-from textus.training.pretrain import (
-    Ready,
-    one_thread,
-    same_weights,
-    take_weights,
-    train_to_end,
-    weights_sum,
-)
-from textus.training.trainer import (
-    Choices,
-    Evaluate,
-    TrainSettings,
-    check_patience,
-)
+from textus.training.pretrain import Ready, one_thread, same_weights, take_weights, train_to_end, weights_sum
+from textus.training.trainer import Choices, Evaluate, TrainSettings, check_patience
 
 SCRATCH = {"n_layer": 2, "d_model": 256, "context_length": 256}
 """Size of a model that is not begun from a run."""

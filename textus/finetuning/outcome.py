@@ -13,15 +13,8 @@ from textus.core.console import notice
 from textus.finetuning.length import LEAST_TO_CHOOSE_BY
 from textus.models.contract import LanguageModel
 from textus.runs.store import RunFolder
-from textus.tasks.base import (
-    Example,
-    Row,
-    Task,
-)
-from textus.tasks.inference import (
-    answers,
-    read,
-)
+from textus.tasks.base import Example, Row, Task
+from textus.tasks.inference import answers, read
 from textus.training.pretrain import found_of
 from textus.training.trainer import Evaluate
 

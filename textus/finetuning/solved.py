@@ -18,24 +18,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from textus.core.console import (
-    notice,
-    progress,
-)
+from textus.core.console import notice, progress
 from textus.core.rng import counter_seed
 from textus.models.contract import LanguageModel
-from textus.models.nn.heads import (
-    NumberHead,
-    SequenceHead,
-)
-from textus.tasks.base import (
-    Row,
-    Task,
-)
-from textus.tasks.encoding import (
-    batch_of,
-    in_batches,
-)
+from textus.models.nn.heads import NumberHead, SequenceHead
+from textus.tasks.base import Row, Task
+from textus.tasks.encoding import batch_of, in_batches
 from textus.tasks.inference import states
 
 HEADS = ("sequence", "number")

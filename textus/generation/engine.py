@@ -18,11 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from textus.core.errors import (
-    RunError,
-    TextusError,
-    UsageError,
-)
+from textus.core.errors import RunError, TextusError, UsageError
 from textus.data.bucketing import sources_of
 from textus.generation.sampling import (
     Ends,

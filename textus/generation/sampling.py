@@ -19,10 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from textus.core.errors import (
-    RunError,
-    UsageError,
-)
+from textus.core.errors import RunError, UsageError
 from textus.core.names import unknown
 from textus.core.rng import uniform
 from textus.data.bucketing import sources_of

@@ -12,32 +12,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from importlib import import_module
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from textus.core.config import (
-    from_dict,
-    to_dict,
-)
-from textus.core.errors import (
-    RunError,
-    TextusError,
-    UsageError,
-)
-from textus.interop import validate as checks
-from textus.interop.config_keys import (
-    check_keys,
-    check_model_type,
-)
+from textus.core.config import from_dict, to_dict
+from textus.core.errors import RunError, TextusError, UsageError
+from textus.interop import validate
+from textus.interop.config_keys import check_keys, check_model_type
 from textus.models.registry import build
 from textus.models.registry import family as family_of
 from textus.tokenizers import Tokenizer
-
-MODULES = ("llama", "gpt2", "bert", "roberta", "t5")
-"""Modules of this package that hold an architecture. A new one is one file and one name here."""
 
 
 @dataclass(frozen=True)
@@ -143,21 +129,6 @@ class Imported:
     labels: list[str] = field(default_factory=list)
 
 
-def architectures() -> dict[str, Architecture]:
-    """Class name of `transformers` → the module that holds it."""
-    modules: list[Any] = [import_module(f"textus.models.pretrained.{name}") for name in MODULES]
-    return {name: module for module in modules for name in module.ARCHITECTURES}
-
-
-def architecture(name: str) -> Architecture:
-    """The module for a class of `transformers`; UsageError listing the known ones."""
-    known = architectures()
-    if name not in known:
-        with_heads = import_module("textus.interop.task_heads").CLASSES
-        raise checks.unsupported("the architecture", name, [*known, *with_heads])
-    return known[name]
-
-
 def read_weights(module: Architecture, config: Any, tensors: Tensors) -> dict[str, Tensor]:
     """Our weights, from foreign tensors; RunError for one that is missing, left over or of another shape."""
     if (asked := max(config.n_layer, getattr(config, "n_decoder_layer", 0))) > len(tensors.shapes):
@@ -198,7 +169,7 @@ def join(parts: list[Part], shape: tuple[int, ...], tensors: Tensors, found: dic
     whole = torch.empty(shape)
     for part in parts:
         name = found[part.theirs]
-        tensor = checks.finite(tensors.read(name), tensors.where, name)
+        tensor = validate.finite(tensors.read(name), tensors.where, name)
         whole[slice(*part.rows) if part.rows else slice(None)] = tensor.t() if part.transposed else tensor
     return whole
 
@@ -247,42 +218,6 @@ def listed(names: list[str]) -> str:
     return ", ".join(names[:3]) + more
 
 
-def describe(family: str, config: dict[str, Any] | Any) -> tuple[Architecture, dict[str, Any]]:
-    """The architecture that can hold a model of ours, and its config.json; UsageError with every reason why
-    not.
-    """
-    if isinstance(config, dict):
-        config = from_dict(family_of(family)[1], config, "model.")
-    modules = {id(module): module for module in architectures().values() if family == module.FAMILY}
-    reasons = []
-    for module in modules.values():
-        try:
-            return module, module.config_to(config)
-        except UsageError as error:
-            reasons.append(str(error))
-    if not reasons:
-        known = sorted({module.FAMILY for module in architectures().values()})
-        raise UsageError(
-            "unsupported_export",
-            f"a model of family {family!r} has no form in transformers; exportable: {', '.join(known)}",
-        )
-    raise UsageError(
-        "unsupported_export",
-        "no architecture of transformers holds this model: " + "; ".join(dict.fromkeys(reasons)),
-    )
-
-
-def lost(family: str, config: Any) -> str | None:
-    """Why a model of ours could not be exported although others of its family can; None where it can, or none can."""
-    if all(family != module.FAMILY for module in architectures().values()):
-        return None
-    try:
-        describe(family, config)
-    except UsageError as error:
-        return str(error)
-    return None
-
-
 def foreign_weights(module: Architecture, config: Any, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Our weights cut into foreign tensors, each with memory of its own."""
     tensors = {}
@@ -294,7 +229,7 @@ def foreign_weights(module: Architecture, config: Any, weights: dict[str, Tensor
 
 def checked_config(module: Architecture, hf: dict[str, Any], where: str) -> dict[str, Any]:
     """Our config's values with all defaults filled in; RunError or UsageError naming the file and what is wrong."""
-    checks.check(hf, where)
+    validate.check(hf, where)
     try:
         check_model_type(hf, module.MODEL_TYPES)
         check_keys(hf, module.KEYS, where, causal=module.FAMILY != "encoder")

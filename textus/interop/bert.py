@@ -11,11 +11,7 @@ from typing import Any
 from textus.core.errors import UsageError
 from textus.interop.architectures import Part
 from textus.interop.config_keys import names_in
-from textus.interop.validate import (
-    ACTIVATIONS,
-    token,
-    unsupported,
-)
+from textus.interop.validate import ACTIVATIONS, token, unsupported
 
 ARCHITECTURES = ("BertForMaskedLM", "BertForPreTraining", "BertModel")
 MODEL_TYPES = ("bert",)

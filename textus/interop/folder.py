@@ -20,38 +20,20 @@ from torch import Tensor
 from textus import tokenizers
 from textus.core.config import from_dict
 from textus.core.console import notice
-from textus.core.errors import (
-    RunError,
-    UsageError,
-)
-from textus.core.io import (
-    fingerprint,
-    is_plain_name,
-    read_json,
-    sha256,
-    write_atomic,
-    write_json,
-)
-from textus.interop import (
-    legacy_tokenizers,
-    llama,
-    packaging,
-    task_heads,
-)
+from textus.core.errors import RunError, UsageError
+from textus.core.io import fingerprint, is_plain_name, read_json, sha256, write_atomic, write_json
+from textus.interop import legacy_tokenizers, llama, packaging, task_heads
 from textus.interop.architectures import (
     Imported,
-    architecture,
     checked_config,
-    describe,
     foreign_weights,
     read_weights,
 )
-from textus.interop.sentence_transformers import (
-    Sentences,
-    cuts_left,
-    read_modules,
-    write_modules,
+from textus.interop.registry import (
+    architecture,
+    describe,
 )
+from textus.interop.sentence_transformers import Sentences, cuts_left, read_modules, write_modules
 from textus.interop.validate import ends
 from textus.models.registry import family as family_of
 

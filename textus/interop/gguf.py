@@ -16,22 +16,11 @@ from torch import Tensor
 
 from textus.core.config import from_dict
 from textus.core.console import notice
-from textus.core.errors import (
-    RunError,
-    UsageError,
-)
+from textus.core.errors import RunError, UsageError
 from textus.core.io import sha256
-from textus.interop import llama
-from textus.interop import validate as checks
-from textus.interop.architectures import (
-    Imported,
-    checked_config,
-    read_weights,
-)
-from textus.interop.config_keys import (
-    check_keys,
-    names_in,
-)
+from textus.interop import llama, validate
+from textus.interop.architectures import Imported, checked_config, read_weights
+from textus.interop.config_keys import check_keys, names_in
 from textus.interop.folder import fitting
 from textus.interop.gguf_reader import Container
 from textus.interop.tokenizer_json import (
@@ -99,7 +88,7 @@ def read_file(path: Path) -> Imported:
     check_whole(container)
     kind = Values(container, "general").text("architecture")
     if kind not in CLASSES:
-        raise checks.unsupported(f"{container.where}: the architecture", kind, CLASSES)
+        raise validate.unsupported(f"{container.where}: the architecture", kind, CLASSES)
     hf = as_hugging_face(container, kind)
     values = checked_config(llama, hf, container.where)
     config: Any = from_dict(family_of(llama.FAMILY)[1], values, "model.")
@@ -168,8 +157,8 @@ def as_hugging_face(container: Container, kind: str) -> dict[str, Any]:
     hf = {
         "architectures": [CLASSES[kind]],
         "vocab_size": container.shapes["token_embd.weight"][0],
-        "max_position_embeddings": said.count("context_length", most=checks.CONTEXT),
-        "num_hidden_layers": said.count("block_count", most=checks.LAYERS),
+        "max_position_embeddings": said.count("context_length", most=validate.CONTEXT),
+        "num_hidden_layers": said.count("block_count", most=validate.LAYERS),
         "num_attention_heads": n_head,
         "num_key_value_heads": said.count("attention.head_count_kv", n_head),
         "hidden_size": width,
@@ -180,7 +169,7 @@ def as_hugging_face(container: Container, kind: str) -> dict[str, Any]:
         "attention_bias": "blk.0.attn_output.bias" in container.shapes,
         "rope_parameters": rope(said, head),
     }
-    window = said.count("attention.sliding_window", 0, least=0, most=checks.CONTEXT)
+    window = said.count("attention.sliding_window", 0, least=0, most=validate.CONTEXT)
     if window and kind == "llama":
         hf |= {"architectures": ["MistralForCausalLM"], "sliding_window": window}
     return hf
@@ -195,7 +184,7 @@ def rope(said: Values, head: int) -> dict[str, Any]:
     if (kind := said.text("rope.scaling.type", "none")) != "none":
         found |= {"rope_type": kind, "factor": said.number("rope.scaling.factor", above=0, below=1e6)}
         name = "rope.scaling.original_context_length"
-        if original := said.count(name, 0, least=0, most=checks.CONTEXT):
+        if original := said.count(name, 0, least=0, most=validate.CONTEXT):
             found["original_max_position_embeddings"] = original
     return found
 
@@ -232,7 +221,7 @@ class Values:
         return value
 
     def count(
-        self, name: str, default: int | None = None, *, least: int = 1, most: int = checks.WIDTH
+        self, name: str, default: int | None = None, *, least: int = 1, most: int = validate.WIDTH
     ) -> int:
         """A whole number."""
         key = f"{self.kind}.{name}"
@@ -241,16 +230,16 @@ class Values:
             if len(set(value)) > 1:  # one for each layer
                 raise UsageError(
                     "unsupported_setting",
-                    f"{self.container.where}: {key}={checks.shown(value)} differs from layer to layer; the same for all"
-                    " layers is supported",
+                    f"{self.container.where}: {key}={validate.shown(value)} differs from layer to layer; one for"
+                    " all layers is supported",
                 )
             value = value[0]
-        return checks.whole(self.container.where, key, value, least=least, most=most)
+        return validate.whole(self.container.where, key, value, least=least, most=most)
 
     def number(self, name: str, default: float | None = None, *, above: float, below: float) -> float:
         """A number between these two."""
         key = f"{self.kind}.{name}"
-        return checks.number(self.container.where, key, self(name, default), above=above, below=below)
+        return validate.number(self.container.where, key, self(name, default), above=above, below=below)
 
     def text(self, name: str, default: str | None = None) -> str:
         return str(self._of(name, default, str, "a text"))
@@ -262,7 +251,7 @@ class Values:
         """A list of values of this type; RunError where it has not `n`."""
         found = self(name)
         if not isinstance(found, list) or not found or not all(type(each) is kind for each in found):
-            raise checks.wrong(
+            raise validate.wrong(
                 self.container.where, f"{self.kind}.{name}", found, f"a list of {kind.__name__}"
             )
         if n is not None and len(found) != n:
@@ -275,7 +264,7 @@ class Values:
 
     def _of(self, name: str, default: Any, kind: type, wanted: str) -> Any:
         if not isinstance(value := self(name, default), kind):
-            raise checks.wrong(self.container.where, f"{self.kind}.{name}", value, wanted)
+            raise validate.wrong(self.container.where, f"{self.kind}.{name}", value, wanted)
         return value
 
 
@@ -293,7 +282,7 @@ def read_tokenizer(container: Container) -> Tokenizer:
     pieces, kind = said.entries("tokens", str), said.text("model")
     types, split = said.entries("token_type", int, len(pieces)), said.text("pre", "default")
     ended = [(f"{said.kind}.{name}", container.metadata.get(f"{said.kind}.{name}")) for name in ENDS]
-    ids = checks.ends(container.where, ended, len(pieces))
+    ids = validate.ends(container.where, ended, len(pieces))
     roles = roles_of(said, pieces)
     if "eos_token" not in roles:
         raise RunError("damaged", f"{container.where} does not say which token ends a text; it is damaged")
@@ -314,7 +303,7 @@ def read_tokenizer(container: Container) -> Tokenizer:
             blank_first=said.flag("add_space_prefix", True),
         )  # fmt: skip
     else:
-        raise checks.unsupported(f"{container.where}: the tokenizer", kind, ["gpt2", "llama"])
+        raise validate.unsupported(f"{container.where}: the tokenizer", kind, ["gpt2", "llama"])
     llama3 = "bos_token" in roles and split in WHOLE_WORDS  # such files leave the flag out
     if said.flag("add_bos_token", kind == "llama" or llama3):
         if "bos_token" not in roles:

@@ -14,10 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from textus.core.errors import (
-    RunError,
-    UsageError,
-)
+from textus.core.errors import RunError, UsageError
 from textus.core.names import extra
 from textus.interop.validate import whole
 

@@ -8,10 +8,7 @@ from typing import Any
 from textus.core.errors import UsageError
 from textus.interop.architectures import Part
 from textus.interop.config_keys import names_in
-from textus.interop.validate import (
-    ACTIVATIONS,
-    unsupported,
-)
+from textus.interop.validate import ACTIVATIONS, unsupported
 
 ARCHITECTURES = ("GPT2LMHeadModel", "GPT2Model")
 MODEL_TYPES = ("gpt2",)

@@ -13,17 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from textus.core.errors import (
-    DataError,
-    RunError,
-    UsageError,
-)
+from textus.core.errors import DataError, RunError, UsageError
 from textus.core.io import read_json
-from textus.interop.tokenizer_json import (
-    beginning,
-    byte_level,
-    merges_of,
-)
+from textus.interop.tokenizer_json import beginning, byte_level, merges_of
 from textus.interop.tokenizer_json import record as record_of
 from textus.interop.validate import unsupported
 from textus.tokenizers import Tokenizer, made, settings_beside

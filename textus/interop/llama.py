@@ -15,17 +15,9 @@ from textus.core.config import to_dict
 from textus.core.console import notice
 from textus.core.errors import UsageError
 from textus.interop.architectures import Part
-from textus.interop.config_keys import (
-    check_model_type,
-    names_in,
-    switched_off,
-)
+from textus.interop.config_keys import check_model_type, names_in, switched_off
 from textus.interop.tokenizer_json import SPLITS
-from textus.interop.validate import (
-    CONTEXT,
-    shown,
-    unsupported,
-)
+from textus.interop.validate import CONTEXT, shown, unsupported
 
 ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")

@@ -17,18 +17,10 @@ from textus.core.config import from_dict
 from textus.core.errors import RunError
 from textus.core.io import sha256
 from textus.interop import llama
-from textus.interop.architectures import (
-    Imported,
-    checked_config,
-    read_weights,
-)
+from textus.interop.architectures import Imported, checked_config, read_weights
 from textus.interop.folder import fitting
 from textus.interop.gguf import in_halves
-from textus.interop.tokenizer_json import (
-    beginning,
-    made,
-    sentencepiece,
-)
+from textus.interop.tokenizer_json import beginning, made, sentencepiece
 from textus.models.registry import family as family_of
 from textus.tokenizers import Tokenizer
 from textus.tokenizers.compat import BLANK

@@ -14,15 +14,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from textus.core.io import write_json
-from textus.interop.architectures import (
-    Part,
-    describe,
-)
+from textus.interop.architectures import Part
+from textus.interop.registry import describe
 from textus.models.contract import LanguageModel
-from textus.models.nn.lora import (
-    LoRALinear,
-    adapted,
-)
+from textus.models.nn.lora import LoRALinear, adapted
 
 
 def write_folder(out: Path, family: str, model: LanguageModel) -> str:

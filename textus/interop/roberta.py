@@ -9,13 +9,7 @@ from typing import Any
 
 from textus.core.errors import UsageError
 from textus.interop.architectures import Part
-from textus.interop.bert import (
-    SHARED_KEYS,
-    body,
-    both,
-    shared_from,
-    shared_to,
-)
+from textus.interop.bert import SHARED_KEYS, body, both, shared_from, shared_to
 from textus.interop.validate import token
 
 ARCHITECTURES = tuple(

@@ -14,20 +14,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from textus.core.console import notice
-from textus.core.errors import (
-    RunError,
-    UsageError,
-)
-from textus.core.io import (
-    read_json,
-    write_json,
-)
+from textus.core.errors import RunError, UsageError
+from textus.core.io import read_json, write_json
 from textus.interop import packaging
-from textus.interop.validate import (
-    CONTEXT,
-    finite,
-    unsupported,
-)
+from textus.interop.validate import CONTEXT, finite, unsupported
 from textus.models.nn.heads import DENSE_ACTIVATIONS
 
 MODES = {

@@ -12,12 +12,7 @@ from textus.core.errors import UsageError
 from textus.interop.architectures import Part
 from textus.interop.config_keys import names_in
 from textus.interop.validate import ACTIVATIONS as ACTIVATION_NAMES
-from textus.interop.validate import (
-    TANH,
-    shown,
-    token,
-    unsupported,
-)
+from textus.interop.validate import TANH, shown, token, unsupported
 
 ARCHITECTURES = ("T5ForConditionalGeneration",)
 MODEL_TYPES = ("t5",)

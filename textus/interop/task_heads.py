@@ -12,22 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from textus.core.errors import (
-    RunError,
-    UsageError,
-)
-from textus.interop import (
-    bert,
-    roberta,
-)
-from textus.interop.architectures import (
-    Tensors,
-    foreign_weights,
-)
-from textus.interop.validate import (
-    finite,
-    shown,
-)
+from textus.core.errors import RunError, UsageError
+from textus.interop import bert, roberta
+from textus.interop.architectures import Tensors, foreign_weights
+from textus.interop.validate import finite, shown
 
 BODIES = {"Bert": bert, "Roberta": roberta, "XLMRoberta": roberta, "Camembert": roberta}
 SUFFIXES = {

@@ -11,10 +11,7 @@ from typing import Any
 
 import tokenizers
 
-from textus.core.errors import (
-    DataError,
-    RunError,
-)
+from textus.core.errors import DataError, RunError
 from textus.interop.validate import unsupported
 from textus.tokenizers import Tokenizer
 from textus.tokenizers.compat import BLANK

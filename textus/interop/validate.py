@@ -13,10 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from textus.core.console import notice
-from textus.core.errors import (
-    RunError,
-    UsageError,
-)
+from textus.core.errors import RunError, UsageError
 
 WIDTH, LAYERS, VOCABULARY, CONTEXT = 1 << 20, 10_000, 1 << 24, 1 << 23
 """More than any model has: widths, layers, entries of a vocabulary, positions (4 million are the most known)."""

@@ -21,24 +21,11 @@ from textus.core.errors import UsageError
 from textus.core.names import unknown
 from textus.core.rng import counter_seed
 from textus.data.batch import Batch
-from textus.models.contract import (
-    LanguageModel,
-    Loss,
-    matrices_and_other,
-)
+from textus.models.contract import LanguageModel, Loss, matrices_and_other
 from textus.models.kernels import native, varlen
-from textus.models.nn.layers import (
-    ACTIVATIONS,
-    ATTENTIONS,
-    GATED,
-    make_feed_forward,
-    make_norm,
-)
+from textus.models.nn.layers import ACTIVATIONS, ATTENTIONS, GATED, make_feed_forward, make_norm
 from textus.models.nn.linear import Linear
-from textus.models.nn.rope import (
-    RotaryTable,
-    rotate,
-)
+from textus.models.nn.rope import RotaryTable, rotate
 
 HIDDEN_SHARE, RANDOM_SHARE = 0.8, 0.1
 """Of the chosen tokens, how many become the mask and how many another id; the rest stay as they are."""

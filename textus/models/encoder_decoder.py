@@ -23,30 +23,13 @@ from textus.core.errors import UsageError
 from textus.core.names import unknown
 from textus.data.batch import Batch
 from textus.data.bucketing import real_source
-from textus.data.pair_loaders import OBJECTIVES
-from textus.models.contract import (
-    LanguageModel,
-    Loss,
-    matrices_and_other,
-    step_seed,
-    token_nats,
-)
-from textus.models.decoder import KeyValueCache
-from textus.models.nn.cross_entropy import (
-    chunk_loss,
-    cross_entropy,
-)
-from textus.models.nn.layers import (
-    GATED,
-    causal_mask,
-    make_feed_forward,
-    make_norm,
-)
+from textus.data.denoising import OBJECTIVES
+from textus.models.contract import LanguageModel, Loss, matrices_and_other, step_seed, token_nats
+from textus.models.nn.attention import KeyValueCache
+from textus.models.nn.cross_entropy import chunk_loss, cross_entropy
+from textus.models.nn.layers import GATED, causal_mask, make_feed_forward, make_norm
 from textus.models.nn.linear import Linear
-from textus.models.nn.rope import (
-    RotaryTable,
-    rotate,
-)
+from textus.models.nn.rope import RotaryTable, rotate
 
 Angles = tuple[Tensor, Tensor] | None
 Drop = Callable[[Tensor], Tensor]

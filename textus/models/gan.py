@@ -28,19 +28,11 @@ from textus.core.errors import UsageError
 from textus.core.names import unknown
 from textus.core.rng import counter_seed
 from textus.data.batch import Batch
-from textus.models.contract import (
-    LanguageModel,
-    Loss,
-    step_seed,
-    token_nats,
-)
+from textus.models.contract import LanguageModel, Loss, step_seed, token_nats
 from textus.models.nn.cross_entropy import cross_entropy
 from textus.models.nn.linear import Linear
 from textus.models.nn.recurrent import Recurrent
-from textus.models.nn.vae_modules import (
-    apart,
-    back,
-)
+from textus.models.nn.vae_modules import apart, back
 
 WINDOWS = (1, 2, 3, 4)
 """Ids that the critic's filters see at a time."""

@@ -25,10 +25,7 @@ from torch import Tensor
 
 from textus.core.errors import UsageError
 from textus.data.batch import Batch
-from textus.models.contract import (
-    LanguageModel,
-    Loss,
-)
+from textus.models.contract import LanguageModel, Loss
 
 PIECE = 512
 """Ids of a document learnt from in one chain: pieces of a long text are then rows of one matrix product."""

@@ -19,10 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from textus.core.errors import (
-    DataError,
-    UsageError,
-)
+from textus.core.errors import DataError, UsageError
 
 Array = NDArray[np.float64]
 Tagged = tuple[Sequence[str], Sequence[str]]

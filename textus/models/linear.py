@@ -22,24 +22,12 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from textus.core.config import (
-    from_dict,
-    to_dict,
-)
+from textus.core.config import from_dict, to_dict
 from textus.core.console import notice
-from textus.core.errors import (
-    DataError,
-    UsageError,
-)
+from textus.core.errors import DataError, UsageError
 from textus.core.names import unknown
-from textus.models.contract import (
-    LanguageModel,
-    Loss,
-)
-from textus.models.nn.registry import (
-    ACTIVATIONS,
-    INITIALISATIONS,
-)
+from textus.models.contract import LanguageModel, Loss
+from textus.models.nn.registry import ACTIVATIONS, INITIALISATIONS
 from textus.models.word_vectors import WordVectors
 
 WORD = re.compile(r"\b\w\w+\b")

@@ -31,10 +31,7 @@ from torch import Tensor
 from textus.core.console import notice
 from textus.core.errors import UsageError
 from textus.data.batch import Batch
-from textus.models.contract import (
-    LanguageModel,
-    Loss,
-)
+from textus.models.contract import LanguageModel, Loss
 
 Array = NDArray[Any]
 

@@ -23,16 +23,11 @@ from textus.core.names import unknown
 from textus.core.rng import counter_seed
 from textus.data.batch import Batch
 from textus.data.bucketing import real_source
-from textus.models.contract import (
-    LanguageModel,
-    Loss,
-    matrices_and_other,
-    step_seed,
-    token_nats,
-)
+from textus.models.contract import LanguageModel, Loss, matrices_and_other, step_seed, token_nats
 from textus.models.nn.cross_entropy import cross_entropy
 from textus.models.nn.linear import Linear
-from textus.models.rnn import RNN, RNNConfig, dropped, make_layer, project, read_on, scan, starts
+from textus.models.nn.rnn_cells import dropped, make_layer, project, read_on, scan, starts
+from textus.models.rnn import RNN, RNNConfig
 
 ATTENTIONS = ("additive", "bilinear")
 

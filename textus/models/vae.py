@@ -30,21 +30,10 @@ from textus.core.names import unknown
 from textus.core.rng import counter_seed
 from textus.data.batch import Batch
 from textus.data.bucketing import real_source
-from textus.models.contract import (
-    LanguageModel,
-    Loss,
-    step_seed,
-    token_nats,
-)
+from textus.models.contract import LanguageModel, Loss, step_seed, token_nats
 from textus.models.nn.cross_entropy import cross_entropy
 from textus.models.nn.linear import Linear
-from textus.models.nn.vae_modules import (
-    Bodies,
-    State,
-    apart,
-    back,
-    real_positions,
-)
+from textus.models.nn.vae_modules import Bodies, State, apart, back, real_positions
 
 LOGITS = 1 << 24
 """Logits of all draws held at a time (64 MB)."""

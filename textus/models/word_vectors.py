@@ -22,10 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from textus.core.console import notice
-from textus.core.errors import (
-    DataError,
-    UsageError,
-)
+from textus.core.errors import DataError, UsageError
 from textus.core.io import write_atomic
 from textus.core.names import extra
 from textus.tokenizers.tokenizer import Tokenizer

@@ -9,10 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from textus.core.errors import UsageError
-from textus.core.io import (
-    kind_of_folder,
-    write_atomic,
-)
+from textus.core.io import kind_of_folder, write_atomic
 from textus.reporting.format import Row, _cells, _numeric
 
 

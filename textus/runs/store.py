@@ -29,20 +29,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from textus import tokenizers
-from textus.core.config import (
-    NONE,
-    VERSION,
-    Shape,
-    check_shape,
-    from_dict,
-    migrate,
-)
+from textus.core.config import NONE, VERSION, Shape, check_shape, from_dict, migrate
 from textus.core.console import notice
-from textus.core.errors import (
-    RunError,
-    TrainingError,
-    UsageError,
-)
+from textus.core.errors import RunError, TrainingError, UsageError
 from textus.core.io import (
     folder_atomic,
     is_disk_full,

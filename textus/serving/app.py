@@ -31,13 +31,7 @@ from textus.core.errors import UsageError
 from textus.core.names import nearest
 from textus.serving import schemas
 from textus.serving.guard import STOPS, Guard, add_errors, host_name, origin_of
-from textus.serving.scheduler import (
-    Call,
-    Desk,
-    Piece,
-    Served,
-    as_api_error,
-)
+from textus.serving.scheduler import Call, Desk, Piece, Served, as_api_error
 from textus.serving.schemas import ApiError, Asked
 
 MAX_BODY = 2_000_000  # bytes

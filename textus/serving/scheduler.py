@@ -13,20 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from textus.core.errors import (
-    TextusError,
-    UsageError,
-)
-from textus.generation.engine import (
-    Engine,
-    EngineThread,
-    Event,
-    Reply,
-)
-from textus.generation.sampling import (
-    Sampling,
-    beginning,
-)
+from textus.core.errors import TextusError, UsageError
+from textus.generation.engine import Engine, EngineThread, Event, Reply
+from textus.generation.sampling import Sampling, beginning
 from textus.generation.streaming import TextStream
 from textus.models.contract import LanguageModel
 from textus.serving.schemas import MAX_TOKENS, ApiError, Asked

@@ -18,11 +18,7 @@ from typing import Any
 
 from textus.core.errors import UsageError
 from textus.core.rng import counter_seed
-from textus.generation.sampling import (
-    BOUNDS,
-    MAX_STOP_LENGTH,
-    Sampling,
-)
+from textus.generation.sampling import BOUNDS, MAX_STOP_LENGTH, Sampling
 
 MAX_CHOICES = 8
 MAX_ROWS = 32  # prompts × n of one request

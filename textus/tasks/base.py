@@ -18,10 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from textus.core.errors import (
-    DataError,
-    UsageError,
-)
+from textus.core.errors import DataError, UsageError
 from textus.data.batch import Batch
 from textus.data.labeled import Record
 from textus.reporting.html import Section

@@ -19,27 +19,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from textus.core.console import notice
-from textus.core.errors import (
-    DataError,
-    UsageError,
-)
+from textus.core.errors import DataError, UsageError
 from textus.data.batch import Batch
 from textus.data.labeled import Record
-from textus.metrics import classification as measured
+from textus.data.skipping import parse_rows
+from textus.metrics import classification
 from textus.reporting.format import cell
 from textus.reporting.html import Section
-from textus.reporting.plots import (
-    diagonal,
-    heatmap,
-)
-from textus.skipping import parse_rows
-from textus.tasks.base import (
-    Example,
-    Floats,
-    Frame,
-    Row,
-    Task,
-)
+from textus.reporting.plots import diagonal, heatmap
+from textus.tasks.base import Example, Floats, Frame, Row, Task
 from textus.tasks.labels import (
     Classes,
     find_separator,
@@ -286,9 +274,9 @@ class Classification(Task):
         probabilities = np.stack(outputs)
         if self.settings.multi:
             gold, unseen = self.gold_sets(examples)
-            return measured.multi_label(gold, probabilities, self.labels, unseen, intervals=intervals)
+            return classification.multi_label(gold, probabilities, self.labels, unseen, intervals=intervals)
         truth = self.gold(examples)
-        found = measured.single_label(truth, probabilities, self.labels, intervals=intervals)
+        found = classification.single_label(truth, probabilities, self.labels, intervals=intervals)
         if intervals:
             found["mistakes"] = self.mistakes(examples, probabilities, truth)
         return found

@@ -13,12 +13,7 @@ from textus.core.console import notice
 from textus.core.errors import DataError
 from textus.data.batch import Batch
 from textus.data.bucketing import Deal
-from textus.tasks.base import (
-    Example,
-    Frame,
-    Row,
-    Task,
-)
+from textus.tasks.base import Example, Frame, Row, Task
 from textus.tokenizers import Tokenizer
 
 TOKENS_AT_ONCE = 2048

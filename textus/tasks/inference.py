@@ -9,29 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from textus.core.errors import (
-    RunError,
-    UsageError,
-)
+from textus.core.errors import RunError, UsageError
 from textus.data.batch import Batch
-from textus.models.contract import (
-    LanguageModel,
-    Loss,
-    step_seed,
-)
+from textus.models.contract import LanguageModel, Loss, step_seed
 from textus.models.nn.heads import build_head
-from textus.tasks.base import (
-    Example,
-    Row,
-    Task,
-    whole,
-)
-from textus.tasks.encoding import (
-    batch_of,
-    frame_of,
-    in_batches,
-    rows_of,
-)
+from textus.tasks.base import Example, Row, Task, whole
+from textus.tasks.encoding import batch_of, frame_of, in_batches, rows_of
 from textus.tokenizers import Tokenizer
 
 # ── asking a model ─────────────────────────────────────────────────────────────────────────────

@@ -22,26 +22,13 @@ import torch
 from torch import Tensor
 
 from textus.core.console import notice
-from textus.core.errors import (
-    DataError,
-    UsageError,
-)
+from textus.core.errors import DataError, UsageError
 from textus.data.batch import Batch
 from textus.data.labeled import Record
+from textus.data.skipping import parse_rows
 from textus.metrics import spans as measuring
-from textus.models.nn.heads import (
-    context_of,
-    present,
-    span_scores,
-)
-from textus.skipping import parse_rows
-from textus.tasks.base import (
-    Example,
-    Floats,
-    Frame,
-    Row,
-    Task,
-)
+from textus.models.nn.heads import context_of, present, span_scores
+from textus.tasks.base import Example, Floats, Frame, Row, Task
 from textus.tokenizers import Tokenizer
 
 SHIFT = 5

@@ -9,10 +9,7 @@ from typing import Any
 from textus.core.config import from_dict
 from textus.core.console import notice
 from textus.core.errors import UsageError
-from textus.core.names import (
-    nearest,
-    unknown,
-)
+from textus.core.names import nearest, unknown
 from textus.models.contract import LanguageModel
 from textus.runs.store import load
 from textus.tasks.base import Task

@@ -18,20 +18,12 @@ import torch
 from torch import Tensor
 
 from textus.core.console import notice
-from textus.core.errors import (
-    DataError,
-    UsageError,
-)
+from textus.core.errors import DataError, UsageError
 from textus.data.batch import Batch
 from textus.data.labeled import Record
-from textus.metrics import regression as measured
-from textus.skipping import parse_rows
-from textus.tasks.base import (
-    Example,
-    Frame,
-    Row,
-    Task,
-)
+from textus.data.skipping import parse_rows
+from textus.metrics import regression
+from textus.tasks.base import Example, Frame, Row, Task
 from textus.tasks.classification import PAIRS, texts_of
 
 MOST_RATINGS = 50
@@ -199,9 +191,9 @@ class Regression(Task):
         if self.ordinal:
             told = self.rating_scores(gold[:, 0], found, intervals)
         elif len(self.labels) == 1:
-            told = measured.numbers(gold[:, 0], found[:, 0], "r2", intervals=intervals)
+            told = regression.numbers(gold[:, 0], found[:, 0], "r2", intervals=intervals)
         else:
-            told = measured.several(gold, found, self.labels, intervals=intervals)
+            told = regression.several(gold, found, self.labels, intervals=intervals)
         if intervals and not self.ordinal and len(self.labels) == 1:
             told["mistakes"] = furthest(examples, gold[:, 0], found[:, 0])
         if undefined := told.get("undefined"):
@@ -210,7 +202,7 @@ class Regression(Task):
 
     def rating_scores(self, gold: np.ndarray, probabilities: np.ndarray, intervals: bool) -> dict[str, Any]:
         """Figures of ratings; one that was never seen has its place among the others."""
-        return measured.ratings(*self.places(gold, probabilities), intervals=intervals)
+        return regression.ratings(*self.places(gold, probabilities), intervals=intervals)
 
     def places(
         self, gold: np.ndarray, probabilities: np.ndarray
@@ -227,9 +219,9 @@ class Regression(Task):
     ) -> tuple[str, Callable[[np.ndarray], float]]:
         gold, found = np.asarray([each.label for each in examples], dtype=np.float64), np.stack(outputs)
         if self.ordinal:
-            name, figures = "quadratic_kappa", measured.of_ratings(*self.places(gold[:, 0], found))
+            name, figures = "quadratic_kappa", regression.of_ratings(*self.places(gold[:, 0], found))
             return name, lambda weights: figures(weights)[name]
-        each = [measured.of_numbers(truth, said) for truth, said in zip(gold.T, found.T, strict=True)]
+        each = [regression.of_numbers(truth, said) for truth, said in zip(gold.T, found.T, strict=True)]
         return "r2", lambda weights: float(np.mean([one(weights)["r2"] for one in each]))
 
     def answer_columns(self) -> list[str]:

@@ -17,11 +17,7 @@ from textus.core.errors import DataError
 from textus.data.labeled import Record
 from textus.metrics.entities import Span
 from textus.tasks.base import Example
-from textus.tasks.token_data import (
-    checked,
-    entities_of,
-    text_of,
-)
+from textus.tasks.token_data import checked, entities_of, text_of
 
 Triple = tuple[str, int, int]
 """Relation, and the places of its head and tail in the list of entities."""

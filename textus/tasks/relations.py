@@ -1,10 +1,10 @@
 """What joins two entities of a text: triples of head, relation and tail.
 
-Fields: see `textus.tasks.relation_data`. Every ordered pair of entities is a row of its own, in which head and tail stand
-between marks with their types (typed entity markers; Zhou and Chen 2021); it has one relation or none. Not asked, and
-answered with none, are pairs of types that no relation joined in the rows learnt from, and pairs with more than
-`reach` entities from one to the other, so that the work grows with the entities, not with their square. Of a text
-that is longer than the model reads at once, what stands around the pair is read.
+Fields: see `textus.tasks.relation_data`. Every ordered pair of entities is a row of its own, in which head and tail
+stand between marks with their types (typed entity markers; Zhou and Chen 2021); it has one relation or none. Not
+asked, and answered with none, are pairs of types that no relation joined in the rows learnt from, and pairs with more
+than `reach` entities from one to the other, so that the work grows with the entities, not with their square. Of a
+text that is longer than the model reads at once, what stands around the pair is read.
 """
 
 from __future__ import annotations
@@ -20,34 +20,15 @@ import torch
 from torch import Tensor
 
 from textus.core.console import notice
-from textus.core.errors import (
-    DataError,
-    UsageError,
-)
+from textus.core.errors import DataError, UsageError
 from textus.core.rng import uniform
 from textus.data.batch import Batch
 from textus.data.labeled import Record
+from textus.data.skipping import parse_rows
 from textus.metrics.entities import entity_scores
 from textus.metrics.resampling import estimate
-from textus.skipping import parse_rows
-from textus.tasks.base import (
-    Example,
-    Floats,
-    Frame,
-    Row,
-    Task,
-    has_blanks,
-)
-from textus.tasks.relation_data import (
-    Pieces,
-    Related,
-    Triple,
-    cuts_of,
-    fitted,
-    mark,
-    marked,
-    related,
-)
+from textus.tasks.base import Example, Floats, Frame, Row, Task, has_blanks
+from textus.tasks.relation_data import Pieces, Related, Triple, cuts_of, fitted, mark, marked, related
 from textus.tasks.token_data import ENTITY_FIELDS
 from textus.tokenizers import Tokenizer
 

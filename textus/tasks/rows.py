@@ -8,16 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from textus.core.console import (
-    notice,
-    printable,
-)
+from textus.core.console import notice, printable
 from textus.core.errors import DataError
-from textus.data.labeled import (
-    Problem,
-    Record,
-)
-from textus.skipping import file_of
+from textus.data.labeled import Problem, Record
+from textus.data.skipping import file_of
 
 TRAINING = ("train", "training")
 HELD = ("test", "testing", "dev", "val", "valid", "validation", "eval")

@@ -20,30 +20,15 @@ from torch import Tensor
 
 from textus.core.config import assign
 from textus.core.console import notice
-from textus.core.errors import (
-    DataError,
-    UsageError,
-)
+from textus.core.errors import DataError, UsageError
 from textus.data.batch import Batch
-from textus.data.labeled import (
-    Record,
-    clean_text,
-)
+from textus.data.labeled import Record, clean_text
+from textus.data.skipping import parse_rows
 from textus.metrics import ranking, regression
 from textus.models.contract import LanguageModel
-from textus.skipping import parse_rows
-from textus.tasks.base import (
-    Example,
-    Floats,
-    Frame,
-    Row,
-    Task,
-)
+from textus.tasks.base import Example, Floats, Frame, Row, Task
 from textus.tasks.classification import PAIRS, texts_of
-from textus.tasks.inference import (
-    read,
-    with_head,
-)
+from textus.tasks.inference import read, with_head
 from textus.tasks.regression import furthest, number_of, scored_field, varies
 from textus.tokenizers import Tokenizer
 

@@ -22,12 +22,10 @@ import torch
 from torch import Tensor
 
 from textus.core.console import notice
-from textus.core.errors import (
-    DataError,
-    UsageError,
-)
+from textus.core.errors import DataError, UsageError
 from textus.data.batch import Batch
 from textus.data.labeled import Record
+from textus.data.skipping import parse_rows
 from textus.metrics.entities import (
     Span,
     bio,
@@ -38,14 +36,7 @@ from textus.metrics.entities import (
     token_scores,
 )
 from textus.models.nn.heads import IGNORED
-from textus.skipping import parse_rows
-from textus.tasks.base import (
-    Example,
-    Floats,
-    Frame,
-    Row,
-    Task,
-)
+from textus.tasks.base import Example, Floats, Frame, Row, Task
 from textus.tasks.token_data import (
     ENTITY_FIELDS,
     Tagged,

@@ -19,10 +19,7 @@ from textus.tokenizers.tokenizer import (
     made,
     settings_beside,
 )
-from textus.tokenizers.training import (
-    KINDS,
-    train,
-)
+from textus.tokenizers.training import KINDS, train
 
 __all__ = [
     "CHAT_TEMPLATE",

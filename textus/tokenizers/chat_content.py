@@ -12,12 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 from textus.core.errors import UsageError
-from textus.tokenizers.provenance import (
-    BrokenTemplate,
-    Text,
-    foreign,
-    own,
-)
+from textus.tokenizers.provenance import BrokenTemplate, Text, foreign, own
 from textus.tokenizers.sandbox import run
 
 Words = tuple[tuple[str, str], ...]

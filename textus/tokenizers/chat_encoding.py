@@ -20,10 +20,7 @@ import tokenizers
 
 from textus.core.errors import UsageError
 from textus.tokenizers import compat
-from textus.tokenizers.provenance import (
-    TEMPLATE,
-    Text,
-)
+from textus.tokenizers.provenance import TEMPLATE, Text
 
 LETTERS, SIGNS = range(0xA500, 0xA60C), range(0x2801, 0x2900)
 """Of names that no message knows: Vai, where the token's edge is a letter, and Braille. No normalizer changes them."""

@@ -12,12 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from textus.core.errors import UsageError
-from textus.tokenizers.chat_content import (
-    fitted,
-    joined,
-    reading,
-    rendered,
-)
+from textus.tokenizers.chat_content import fitted, joined, reading, rendered
 from textus.tokenizers.provenance import Text
 
 CHAT_TEMPLATE = (

@@ -13,10 +13,7 @@ from typing import Any
 import tokenizers
 
 from textus.core.console import notice
-from textus.core.errors import (
-    RunError,
-    UsageError,
-)
+from textus.core.errors import RunError, UsageError
 
 BLANK = "▁"
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")

@@ -17,15 +17,7 @@ from functools import lru_cache
 from typing import Any, cast
 
 from textus.core.errors import UsageError
-from textus.tokenizers.filters import (
-    OPERATORS,
-    binary,
-    filters,
-    listed,
-    searched,
-    tests,
-    weighed,
-)
+from textus.tokenizers.filters import OPERATORS, binary, filters, listed, searched, tests, weighed
 from textus.tokenizers.provenance import (
     STEP,
     BrokenTemplate,

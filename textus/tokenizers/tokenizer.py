@@ -19,24 +19,11 @@ from typing import Any
 import numpy as np
 import tokenizers
 
-from textus.core.errors import (
-    DataError,
-    RunError,
-    UsageError,
-)
-from textus.core.io import (
-    fingerprint,
-    other_kind,
-    read_json,
-    write_atomic,
-    write_json,
-)
+from textus.core.errors import DataError, RunError, UsageError
+from textus.core.io import fingerprint, other_kind, read_json, write_atomic, write_json
 from textus.tokenizers import compat
 from textus.tokenizers.chat_encoding import ChatEncoder
-from textus.tokenizers.chat_template import (
-    check_template,
-    written,
-)
+from textus.tokenizers.chat_template import check_template, written
 from textus.tokenizers.provenance import Text
 
 END, PAD, IM_START, IM_END, UNKNOWN = "<|endoftext|>", "<|pad|>", "<|im_start|>", "<|im_end|>", "<unk>"

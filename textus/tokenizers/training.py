@@ -20,19 +20,9 @@ from typing import Any
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
-from textus.core.console import (
-    notice,
-    progress,
-)
-from textus.core.errors import (
-    DataError,
-    MissingExtra,
-    UsageError,
-)
-from textus.core.names import (
-    extra,
-    unknown,
-)
+from textus.core.console import notice, progress
+from textus.core.errors import DataError, MissingExtra, UsageError
+from textus.core.names import extra, unknown
 from textus.tokenizers.chat_template import CHAT_TEMPLATE
 from textus.tokenizers.tokenizer import (
     CHARACTER_PATTERN,

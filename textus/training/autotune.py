@@ -13,23 +13,14 @@ from typing import Any
 import torch
 
 from textus.core import hardware
-from textus.core.console import (
-    cpu_seconds,
-    notice,
-)
+from textus.core.console import cpu_seconds, notice
 from textus.core.rng import counter_seed
-from textus.data.batch import (
-    Batch,
-    Batches,
-)
+from textus.data.batch import Batch, Batches
 from textus.models.contract import LanguageModel
 from textus.models.registry import build
 from textus.training.gradients import Gradients
 from textus.training.optim import make_optimisers
-from textus.training.trainer import (
-    Choices,
-    TrainSettings,
-)
+from textus.training.trainer import Choices, TrainSettings
 
 
 def fast_bf16() -> bool:

@@ -8,15 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor
 
-from textus.core.errors import (
-    TrainingError,
-    UsageError,
-)
+from textus.core.errors import TrainingError, UsageError
 from textus.data.batch import Batch
-from textus.models.contract import (
-    LanguageModel,
-    Loss,
-)
+from textus.models.contract import LanguageModel, Loss
 
 GetLoss = Callable[[LanguageModel, Batch], Loss]
 Backward = Callable[[LanguageModel, Batch, int], tuple[Loss, Sequence[str]]]

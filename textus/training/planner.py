@@ -18,46 +18,21 @@ import torch
 
 from textus import tokenizers
 from textus.core import hardware
-from textus.core.config import (
-    assign,
-    from_dict,
-    parse_value,
-    to_dict,
-)
-from textus.core.console import (
-    command_line,
-    duration,
-    notice,
-)
+from textus.core.config import assign, from_dict, parse_value, to_dict
+from textus.core.console import command_line, duration, notice
 from textus.core.errors import UsageError
 from textus.core.names import unknown
 from textus.data.batch import Batches
 from textus.data.corpus import Corpus
-from textus.data.loader import (
-    Loader,
-    fitting_context,
-)
+from textus.data.loader import Loader, fitting_context
 from textus.data.token_dataset import TokenStore
 from textus.models.contract import LanguageModel
 from textus.models.registry import build
 from textus.models.registry import family as family_of
 from textus.runs.store import open_run
-from textus.training.autotune import (
-    affordable,
-    candidates,
-    fast_bf16,
-    measure,
-    micro_batches,
-)
-from textus.training.optim import (
-    RATES,
-    OptimSettings,
-)
-from textus.training.trainer import (
-    Choices,
-    Clock,
-    TrainSettings,
-)
+from textus.training.autotune import affordable, candidates, fast_bf16, measure, micro_batches
+from textus.training.optim import RATES, OptimSettings
+from textus.training.trainer import Choices, Clock, TrainSettings
 
 PRESETS = {"1min": 60, "10min": 600, "1h": 3600, "overnight": 8 * 3600}
 """Preset → seconds on all of this machine's cores; other times are spelled alike: 45s, 3min, 2h."""

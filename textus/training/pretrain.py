@@ -11,37 +11,18 @@ import torch
 
 from textus import tokenizers
 from textus.core.config import from_dict
-from textus.core.console import (
-    cpu_seconds,
-    notice,
-)
-from textus.core.errors import (
-    RunError,
-    UsageError,
-)
-from textus.core.io import (
-    claim,
-    sha256,
-)
+from textus.core.console import cpu_seconds, notice
+from textus.core.errors import RunError, UsageError
+from textus.core.io import claim, sha256
 from textus.core.memory import keep_memory
 from textus.core.rng import counter_seed
 from textus.data.batch import Batches
 from textus.data.corpus import Corpus, open_corpus
-from textus.data.pair_loaders import (
-    loader_for,
-    source_of,
-    without_pairs,
-)
-from textus.data.token_dataset import (
-    TokenStore,
-    tokenize,
-)
+from textus.data.pair_loaders import loader_for, source_of, without_pairs
+from textus.data.token_dataset import TokenStore, tokenize
 from textus.generation.engine import Engine
-from textus.generation.sampling import (
-    Sampling,
-    beginning,
-)
-from textus.interop.architectures import lost
+from textus.generation.sampling import Sampling, beginning
+from textus.interop.registry import lost
 from textus.models import word_vectors as vectors
 from textus.models.contract import LanguageModel
 from textus.models.registry import build
@@ -56,17 +37,8 @@ from textus.runs.store import (
     read_tokenizer,
     verify,
 )
-from textus.training.gradients import (
-    Backward,
-    Gradients,
-)
-from textus.training.planner import (
-    Plan,
-    Wish,
-    plan_count,
-    plan_neural,
-    sizes_of,
-)
+from textus.training.gradients import Backward, Gradients
+from textus.training.planner import Plan, Wish, plan_count, plan_neural, sizes_of
 from textus.training.trainer import (
     Choices,
     Clock,

@@ -18,40 +18,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from textus.core.console import (
-    cpu_seconds,
-    duration,
-    notice,
-    progress,
-)
-from textus.core.errors import (
-    TextusError,
-    TrainingError,
-    UsageError,
-)
-from textus.core.hardware import (
-    peak_memory_bytes,
-    reset_peak_memory,
-)
+from textus.core.console import cpu_seconds, duration, notice, progress
+from textus.core.errors import TextusError, TrainingError, UsageError
+from textus.core.hardware import peak_memory_bytes, reset_peak_memory
 from textus.core.locks import alone_in
 from textus.core.rng import counter_seed
-from textus.data.batch import (
-    Batch,
-    Batches,
-)
-from textus.models.contract import (
-    LanguageModel,
-    Loss,
-)
-from textus.runs.store import (
-    Checkpoint,
-    RunFolder,
-)
-from textus.training.gradients import (
-    Backward,
-    Gradients,
-    clip,
-)
+from textus.data.batch import Batch, Batches
+from textus.models.contract import LanguageModel, Loss
+from textus.runs.store import Checkpoint, RunFolder
+from textus.training.gradients import Backward, Gradients, clip
 from textus.training.optim import (
     OptimSettings,
     Replan,

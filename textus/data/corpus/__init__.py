@@ -16,21 +16,10 @@ One file a step, in the order the text takes::
     demo       documents every machine with Python already has
 """
 
-from textus.data.corpus.builder import (
-    build,
-    build_from_documents,
-)
+from textus.data.corpus.builder import build, build_from_documents
 from textus.data.corpus.demo import demo_documents
-from textus.data.corpus.documents import (
-    CorpusSettings,
-    Document,
-)
-from textus.data.corpus.store import (
-    Corpus,
-    open_corpus,
-    show,
-    why,
-)
+from textus.data.corpus.documents import CorpusSettings, Document
+from textus.data.corpus.store import Corpus, open_corpus, show, why
 
 __all__ = [
     "Corpus",

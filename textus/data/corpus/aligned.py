@@ -7,24 +7,11 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from textus.core.errors import (
-    DataError,
-    UsageError,
-)
+from textus.core.errors import DataError, UsageError
 from textus.data.corpus.decoding import open_text
-from textus.data.corpus.dialects import (
-    bare,
-    line_end,
-    lines,
-)
-from textus.data.corpus.documents import (
-    Raw,
-    Unreadable,
-)
-from textus.data.corpus.sources import (
-    Source,
-    scan,
-)
+from textus.data.corpus.dialects import bare, line_end, lines
+from textus.data.corpus.documents import Raw, Unreadable
+from textus.data.corpus.sources import Source, scan
 
 
 def is_aligned(columns: Mapping[str, str]) -> bool:

@@ -21,31 +21,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from textus.core.config import (
-    VERSION,
-    to_dict,
-)
-from textus.core.console import (
-    notice,
-    printable,
-    progress,
-)
-from textus.core.errors import (
-    DataError,
-    TextusError,
-    UsageError,
-)
-from textus.core.io import (
-    claim,
-    folder_atomic,
-    is_disk_full,
-    sha256,
-    write_json,
-)
-from textus.data.corpus.aligned import (
-    is_aligned,
-    read_aligned,
-)
+from textus.core.config import VERSION, to_dict
+from textus.core.console import notice, printable, progress
+from textus.core.errors import DataError, TextusError, UsageError
+from textus.core.io import claim, folder_atomic, is_disk_full, sha256, write_json
+from textus.data.corpus.aligned import is_aligned, read_aligned
 from textus.data.corpus.decoding import Guesses
 from textus.data.corpus.dialects import parse_delimiter
 from textus.data.corpus.documents import (
@@ -58,29 +38,11 @@ from textus.data.corpus.documents import (
     Unreadable,
     parse_split,
 )
-from textus.data.corpus.readers import (
-    named_fields,
-    read,
-)
-from textus.data.corpus.repair import (
-    parts,
-    repair,
-)
-from textus.data.corpus.sources import (
-    SUFFIXES,
-    Source,
-    scan,
-    total_bytes,
-)
-from textus.data.corpus.store import (
-    Corpus,
-    open_corpus,
-)
-from textus.data.corpus.tables import (
-    NoColumn,
-    Reading,
-    parse_columns,
-)
+from textus.data.corpus.readers import named_fields, read
+from textus.data.corpus.repair import parts, repair
+from textus.data.corpus.sources import SUFFIXES, Source, scan, total_bytes
+from textus.data.corpus.store import Corpus, open_corpus
+from textus.data.corpus.tables import NoColumn, Reading, parse_columns
 
 
 class Row(NamedTuple):

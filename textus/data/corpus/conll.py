@@ -14,13 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from textus.core.errors import UsageError
-from textus.data.corpus.dialects import (
-    Problem,
-    Text,
-    bare,
-    line_end,
-    lines,
-)
+from textus.data.corpus.dialects import Problem, Text, bare, line_end, lines
 from textus.data.corpus.documents import Unreadable
 
 SUFFIXES = (".conll", ".conllu", ".conllx", ".bio", ".iob", ".iob2", ".bmes", ".bioes")

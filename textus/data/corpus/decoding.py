@@ -20,10 +20,7 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 from textus.core.errors import UsageError
-from textus.data.corpus.documents import (
-    Unreadable,
-    checked_encoding,
-)
+from textus.data.corpus.documents import Unreadable, checked_encoding
 from textus.data.corpus.guessing import guess
 from textus.data.corpus.languages import COMMON_CHINESE
 from textus.data.corpus.sources import Source

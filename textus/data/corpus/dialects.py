@@ -16,10 +16,7 @@ from itertools import islice
 
 from textus.core.errors import UsageError
 from textus.core.names import nearest
-from textus.data.corpus.documents import (
-    RECORD_CHARS,
-    Unreadable,
-)
+from textus.data.corpus.documents import RECORD_CHARS, Unreadable
 
 csv.field_size_limit(
     RECORD_CHARS

@@ -7,10 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from encodings.aliases import aliases
 
-from textus.core.errors import (
-    CodedError,
-    UsageError,
-)
+from textus.core.errors import CodedError, UsageError
 from textus.core.names import nearest
 
 PART_CHARS = 1_000_000

@@ -7,13 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
-from textus.data.corpus.dialects import (
-    Problem,
-    Text,
-    bare,
-    line_end,
-    lines,
-)
+from textus.data.corpus.dialects import Problem, Text, bare, line_end, lines
 from textus.data.corpus.documents import Unreadable
 
 Row = dict[str, Any]

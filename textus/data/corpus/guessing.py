@@ -13,10 +13,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from textus.core.names import extra
-from textus.data.corpus.languages import (
-    Reading,
-    reading,
-)
+from textus.data.corpus.languages import Reading, reading
 
 USUAL = (
     "cp1252 gb18030 cp1250 iso8859-2 cp1251 koi8-r big5hkscs cp950 cp932 euc_jp cp949 cp1253 iso8859-7 cp1254 cp1257 "

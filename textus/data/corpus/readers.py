@@ -17,12 +17,7 @@ from textus.core.errors import UsageError
 from textus.core.names import extra
 from textus.data.corpus.decoding import open_text
 from textus.data.corpus.dialects import Problem
-from textus.data.corpus.documents import (
-    RECORD_CHARS,
-    Dropped,
-    Raw,
-    Unreadable,
-)
+from textus.data.corpus.documents import RECORD_CHARS, Dropped, Raw, Unreadable
 from textus.data.corpus.repair import whole
 from textus.data.corpus.sources import Source
 from textus.data.corpus.tables import (

@@ -25,10 +25,7 @@ from typing import Any, BinaryIO, cast
 from textus.core.console import printable
 from textus.core.errors import DataError
 from textus.core.names import extra
-from textus.data.corpus.documents import (
-    Dropped,
-    Unreadable,
-)
+from textus.data.corpus.documents import Dropped, Unreadable
 
 BLOCK_BYTES = 1 << 19
 """Bytes read at a time."""

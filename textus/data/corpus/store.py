@@ -16,27 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from textus.core.config import (
-    Shape,
-    check_shape,
-    migrate,
-)
-from textus.core.errors import (
-    DataError,
-    RunError,
-)
-from textus.core.io import (
-    other_kind,
-    read_json,
-    record_file,
-    sha256,
-    sweep,
-)
+from textus.core.config import Shape, check_shape, migrate
+from textus.core.errors import DataError, RunError
+from textus.core.io import other_kind, read_json, record_file, sha256, sweep
 from textus.core.names import unknown
-from textus.data.corpus.documents import (
-    SPLITS,
-    Document,
-)
+from textus.data.corpus.documents import SPLITS, Document
 
 SHOWN = 100
 """The most documents one question is answered with."""

@@ -14,10 +14,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 
 from textus.core.console import notice
 from textus.core.errors import UsageError
-from textus.core.names import (
-    extra,
-    nearest,
-)
+from textus.core.names import extra, nearest
 from textus.data.corpus import exports
 from textus.data.corpus.decoding import open_text
 from textus.data.corpus.dialects import (
@@ -33,11 +30,7 @@ from textus.data.corpus.dialects import (
 )
 from textus.data.corpus.documents import Unreadable
 from textus.data.corpus.exports import FIELDS
-from textus.data.corpus.sources import (
-    DAMAGE,
-    Source,
-    blocks,
-)
+from textus.data.corpus.sources import DAMAGE, Source, blocks
 
 Row = dict[str, Any]
 TABLES = ("csv", "tsv", "json", "jsonl", "parquet")

@@ -23,10 +23,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from textus.core.hardware import (
-    COMPILERS,
-    find_compiler,
-)
+from textus.core.hardware import COMPILERS, find_compiler
 
 SOURCES = [Path(__file__).with_name(name) for name in ("kernels.cpp", "attention.cpp", "encoder.cpp")]
 SHARED = Path(__file__).with_name("bfloat16.h")

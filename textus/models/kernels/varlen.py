@@ -16,12 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from textus.models.kernels.native import (
-    bf16,
-    call,
-    prepared,
-    tiles_fit,
-)
+from textus.models.kernels.native import bf16, call, prepared, tiles_fit
 
 WIDEST = 8192
 """Width a row may have, and positions a text (buffers in `encoder.cpp`)."""

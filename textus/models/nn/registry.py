@@ -1,7 +1,7 @@
 """The parts a textbook names, by name: activations, losses, initialisations, normalisations.
 
-Optimisers and schedules have their names in `textus.training.optim`. A loss is a function of scores and targets that gives one
-number for each item, so that the caller may weight items and divide by the weight (`models.Loss`).
+Optimisers and schedules have their names in `textus.training.optim`. A loss is a function of scores and targets that
+gives one number for each item, so that the caller may weight items and divide by the weight (`models.contract.Loss`).
 Shapes: N items, C classes, D width.
 """
 
@@ -16,10 +16,7 @@ from torch.nn import functional as F
 
 from textus.core.errors import UsageError
 from textus.core.names import unknown
-from textus.models.nn.layers import (
-    ACTIVATIONS,
-    NORMS,
-)
+from textus.models.nn.layers import ACTIVATIONS, NORMS
 
 __all__ = ["ACTIVATIONS", "INITIALISATIONS", "LOSSES", "NORMS", "initialise", "load_pretrained", "make_loss"]
 

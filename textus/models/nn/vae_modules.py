@@ -13,21 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from textus.data.batch import Batch
-from textus.models.decoder import (
-    Block,
-    DecoderConfig,
-    KeyValueCache,
-)
-from textus.models.nn.layers import (
-    causal_mask,
-    make_norm,
-    plain_attention,
-)
+from textus.models.nn.attention import Block, DecoderConfig, KeyValueCache
+from textus.models.nn.layers import causal_mask, make_norm, plain_attention
 from textus.models.nn.linear import Linear
-from textus.models.nn.recurrent import (
-    Recurrent,
-    reverse,
-)
+from textus.models.nn.recurrent import Recurrent, reverse
 from textus.models.nn.rope import RotaryTable
 
 # ── texts of a batch ───────────────────────────────────────────────────────────────────────────

@@ -20,27 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from textus.core.console import notice
-from textus.core.errors import (
-    DataError,
-    RunError,
-    TextusError,
-    UsageError,
-)
-from textus.core.io import (
-    fingerprint,
-    sha256,
-    write_json,
-)
+from textus.core.errors import DataError, RunError, TextusError, UsageError
+from textus.core.io import fingerprint, sha256, write_json
 from textus.core.locks import alone_in
-from textus.core.names import (
-    extra,
-    unknown,
-)
+from textus.core.names import extra, unknown
 from textus.core.rng import counter_seed
-from textus.finetuning.finetune import (
-    Wish,
-    start,
-)
+from textus.finetuning.finetune import Wish, start
 from textus.models.registry import family as family_of
 from textus.runs.store import open_run
 from textus.tasks.registry import task_class

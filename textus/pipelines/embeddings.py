@@ -18,19 +18,9 @@ import numpy as np
 
 from textus.core.console import notices_together
 from textus.core.errors import UsageError
-from textus.core.io import (
-    claim_file,
-    fingerprint,
-    json_lines,
-    sha256,
-    write_atomic,
-)
+from textus.core.io import claim_file, fingerprint, json_lines, sha256, write_atomic
 from textus.core.names import unknown
-from textus.data.inputs import (
-    place_of,
-    report_empty,
-    texts_in,
-)
+from textus.data.inputs import place_of, report_empty, texts_in
 from textus.data.labeled import Record
 from textus.data.output import (
     AT_ONCE,
@@ -43,10 +33,7 @@ from textus.data.output import (
     write_rows,
 )
 from textus.data.passages import text_of
-from textus.data.read_options import (
-    DETECTED,
-    ReadOptions,
-)
+from textus.data.read_options import DETECTED, ReadOptions
 
 Vectors = Callable[[Sequence[str]], np.ndarray]
 
@@ -134,10 +121,7 @@ def write_table(
 
 def embed(vectors: Vectors, given: Any, options: ReadOptions = DETECTED) -> np.ndarray:
     """The vector of one text (D,), or of several (texts, D): strings, or rows and files (a Path) with a text."""
-    from textus.data.inputs import (
-        items_of,
-        records_given,
-    )
+    from textus.data.inputs import items_of, records_given
 
     if isinstance(given, Path):
         return vectors(texts_of(texts_in(given, options)()))

@@ -8,14 +8,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from textus.core.console import notice
-from textus.core.errors import (
-    DataError,
-    UsageError,
-)
-from textus.data.labeled import (
-    Problem,
-    Record,
-)
+from textus.core.errors import DataError, UsageError
+from textus.data.labeled import Problem, Record
 
 LISTED = 10
 """So many kinds of bad rows are listed in an error."""

@@ -13,38 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from textus.core.errors import UsageError
-from textus.core.hardware import (
-    peak_memory_bytes,
-    reset_peak_memory,
-)
-from textus.core.io import (
-    write_atomic,
-    write_json,
-)
-from textus.data.eval_text import (
-    Texts,
-    as_texts,
-)
-from textus.evaluation.perplexity import (
-    Tally,
-    figures,
-    measure,
-    n_parameters,
-    weights_bytes,
-)
-from textus.metrics.resampling import (
-    interval,
-    paired_bootstrap,
-)
+from textus.core.hardware import peak_memory_bytes, reset_peak_memory
+from textus.core.io import write_atomic, write_json
+from textus.data.eval_text import Texts, as_texts
+from textus.evaluation.perplexity import Tally, figures, measure, n_parameters, weights_bytes
+from textus.metrics.resampling import interval, paired_bootstrap
 from textus.models.contract import LanguageModel
-from textus.reporting.html import (
-    Section,
-    write_report,
-)
-from textus.reporting.plots import (
-    loss_curve,
-    scatter,
-)
+from textus.reporting.html import Section, write_report
+from textus.reporting.plots import loss_curve, scatter
 from textus.runs.store import read_log
 from textus.tokenizers import Tokenizer
 

@@ -20,29 +20,14 @@ import numpy as np
 
 from textus.core.config import assign
 from textus.core.console import notice
-from textus.core.errors import (
-    DataError,
-    UsageError,
-)
-from textus.data.labeled import (
-    Problem,
-    Record,
-    parse_columns,
-    read_records,
-)
+from textus.core.errors import DataError, UsageError
+from textus.data.labeled import Problem, Record, parse_columns, read_records
+from textus.data.skipping import BadRow, in_order, parse_rows, unread
 from textus.models.registry import family as family_of
-from textus.skipping import BadRow, in_order, parse_rows, unread
-from textus.tasks.base import (
-    Example,
-    Task,
-    has_blanks,
-)
+from textus.tasks.base import Example, Task, has_blanks
 from textus.tasks.encoding import frame_of
 from textus.tasks.labels import alike, find_separator, missing, slips
-from textus.tasks.registry import (
-    opened,
-    task_class,
-)
+from textus.tasks.registry import opened, task_class
 from textus.tasks.rows import accepted, to_train_on
 from textus.tokenizers import Tokenizer
 

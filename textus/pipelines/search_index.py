@@ -23,20 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from textus.core.config import (
-    NONE,
-    VERSION,
-    Shape,
-    check_shape,
-    from_dict,
-    migrate,
-)
-from textus.core.errors import (
-    DataError,
-    MissingExtra,
-    RunError,
-    UsageError,
-)
+from textus.core.config import NONE, VERSION, Shape, check_shape, from_dict, migrate
+from textus.core.errors import DataError, MissingExtra, RunError, UsageError
 from textus.core.io import (
     claim,
     folder_atomic,
@@ -49,28 +37,17 @@ from textus.core.io import (
     sweep,
     write_json,
 )
-from textus.core.names import (
-    extra,
-    unknown,
-)
+from textus.core.names import extra, unknown
 from textus.data.inputs import items_of
 from textus.data.labeled import clean_text
-from textus.data.passages import (
-    Passage,
-    text_of,
-)
+from textus.data.passages import Passage, text_of
 from textus.data.read_options import ReadOptions
 from textus.metrics import ranking
 from textus.models.contract import LanguageModel
 from textus.runs.store import RUN_FILES
 from textus.runs.store import verify as verify_run
 from textus.tasks.base import Task
-from textus.tasks.registry import (
-    from_record,
-    learnt,
-    named_of_kind,
-    opened,
-)
+from textus.tasks.registry import from_record, learnt, named_of_kind, opened
 from textus.tasks.similarity import similarity_of, vectors
 from textus.tokenizers import Tokenizer
 

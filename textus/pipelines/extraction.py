@@ -16,32 +16,16 @@ from typing import Any
 from xml.etree import ElementTree
 
 from textus.core.console import notice
-from textus.core.errors import (
-    DataError,
-    UsageError,
-)
-from textus.core.io import (
-    claim_file,
-    json_lines,
-    write_atomic,
-)
+from textus.core.errors import DataError, UsageError
+from textus.core.io import claim_file, json_lines, write_atomic
 from textus.core.names import unknown
 from textus.data.eval_text import read_text
 from textus.data.labeled import clean_text
-from textus.data.read_options import (
-    DETECTED,
-    ReadOptions,
-)
+from textus.data.read_options import DETECTED, ReadOptions
 from textus.metrics.entities import entity_scores
 from textus.models.contract import LanguageModel
 from textus.tasks.inference import read
-from textus.tasks.registry import (
-    from_record,
-    learnt,
-    named_of_kind,
-    names_of,
-    opened,
-)
+from textus.tasks.registry import from_record, learnt, named_of_kind, names_of, opened
 from textus.tasks.relation_data import Related
 from textus.tasks.relations import Relations
 from textus.tasks.tagging import Tagging

@@ -23,16 +23,9 @@ import torch
 from torch import nn
 
 from textus.core import hardware
-from textus.evaluation.perplexity import (
-    n_parameters,
-    weights_bytes,
-)
+from textus.evaluation.perplexity import n_parameters, weights_bytes
 from textus.models.contract import LanguageModel
-from textus.reporting.format import (
-    cell,
-    size,
-    table,
-)
+from textus.reporting.format import cell, size, table
 
 EXTRAS = {
     "text": ("ftfy", "charset_normalizer", "trafilatura", "lxml_html_clean", "pyarrow", "jieba"),

@@ -16,48 +16,21 @@ from typing import Any
 
 import numpy as np
 
-from textus.core.errors import (
-    DataError,
-    UsageError,
-)
-from textus.core.hardware import (
-    peak_memory_bytes,
-    reset_peak_memory,
-)
-from textus.core.io import (
-    write_atomic,
-    write_json,
-)
+from textus.core.errors import DataError, UsageError
+from textus.core.hardware import peak_memory_bytes, reset_peak_memory
+from textus.core.io import write_atomic, write_json
 from textus.core.memory import give_back
-from textus.data.read_options import (
-    DETECTED,
-    ReadOptions,
-    options_of_all,
-    options_of_run,
-)
+from textus.data.read_options import DETECTED, ReadOptions, options_of_all, options_of_run
 from textus.evaluation import task_report
-from textus.evaluation.compare import training_curves
-from textus.evaluation.perplexity import (
-    n_parameters,
-    weights_bytes,
-)
+from textus.evaluation.comparison import training_curves
+from textus.evaluation.perplexity import n_parameters, weights_bytes
 from textus.metrics.resampling import interval
-from textus.reporting.html import (
-    Section,
-    write_report,
-)
+from textus.reporting.html import Section, write_report
 from textus.reporting.plots import bars
 from textus.runs.store import open_run
-from textus.tasks.base import (
-    Floats,
-    main_figures,
-)
+from textus.tasks.base import Floats, main_figures
 from textus.tasks.inference import read
-from textus.tasks.registry import (
-    from_record,
-    learnt,
-    opened,
-)
+from textus.tasks.registry import from_record, learnt, opened
 
 RESAMPLES = 1000
 SURE = 6

@@ -7,37 +7,14 @@ from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import Any
 
-from textus.core.errors import (
-    DataError,
-    UsageError,
-)
-from textus.core.io import (
-    fingerprint,
-    sha256,
-)
-from textus.data.inputs import (
-    is_plain,
-    place_of,
-    texts_in,
-)
+from textus.core.errors import DataError, UsageError
+from textus.core.io import fingerprint, sha256
+from textus.data.inputs import is_plain, place_of, texts_in
 from textus.data.labeled import Record
-from textus.data.output import (
-    Layout,
-    claim_output,
-    content_of,
-    form_of,
-    partial_file,
-    write_rows,
-)
-from textus.data.read_options import (
-    DETECTED,
-    ReadOptions,
-)
+from textus.data.output import Layout, claim_output, content_of, form_of, partial_file, write_rows
+from textus.data.read_options import DETECTED, ReadOptions
 from textus.generation.engine import Engine
-from textus.generation.sampling import (
-    Sampling,
-    beginning,
-)
+from textus.generation.sampling import Sampling, beginning
 from textus.generation.streaming import TextStream
 from textus.models.contract import LanguageModel
 from textus.tokenizers import Tokenizer

@@ -13,37 +13,17 @@ from typing import Any
 
 from textus.core.console import notice
 from textus.core.errors import UsageError
-from textus.core.io import (
-    fingerprint,
-    sha256,
-)
+from textus.core.io import fingerprint, sha256
 from textus.core.names import unknown
-from textus.data.read_options import (
-    ReadOptions,
-    options_of_all,
-    options_of_run,
-)
+from textus.data.read_options import ReadOptions, options_of_all, options_of_run
 from textus.evaluation import task_report
-from textus.evaluation.task_report import (
-    Rows,
-    assessed,
-    difference,
-)
+from textus.evaluation.task_report import Rows, assessed, difference
 from textus.models.contract import LanguageModel
 from textus.runs.store import open_run
-from textus.tasks.base import (
-    Example,
-    Task,
-    main_figures,
-)
+from textus.tasks.base import Example, Task, main_figures
 from textus.tasks.inference import read
-from textus.tasks.predict import Predictor
-from textus.tasks.registry import (
-    TASKS,
-    from_record,
-    learnt,
-    opened,
-)
+from textus.tasks.prediction import Predictor
+from textus.tasks.registry import TASKS, from_record, learnt, opened
 from textus.tokenizers import Tokenizer
 
 HOW = ("mean", "vote", "soup")

@@ -10,10 +10,7 @@ from typing import Any
 
 from textus.core.console import notices_together
 from textus.core.errors import UsageError
-from textus.core.io import (
-    fingerprint,
-    sha256,
-)
+from textus.core.io import fingerprint, sha256
 from textus.data.inputs import (
     Records,
     columns_as_trained,
@@ -24,10 +21,7 @@ from textus.data.inputs import (
     report_empty,
     texts_in,
 )
-from textus.data.labeled import (
-    Record,
-    clean_text,
-)
+from textus.data.labeled import Record, clean_text
 from textus.data.output import (
     AT_ONCE,
     Layout,
@@ -38,16 +32,9 @@ from textus.data.output import (
     partial_file,
     write_rows,
 )
-from textus.data.read_options import (
-    DETECTED,
-    ReadOptions,
-    options_of_run,
-)
+from textus.data.read_options import DETECTED, ReadOptions, options_of_run
 from textus.models.contract import LanguageModel
-from textus.tasks.base import (
-    Example,
-    Task,
-)
+from textus.tasks.base import Example, Task
 from textus.tasks.inference import read
 from textus.tokenizers import Tokenizer
 
