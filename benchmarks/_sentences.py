@@ -18,7 +18,7 @@ from benchmarks._measuring import DATA, Bench, corpus, textus, tokenizer
 from textus.core.io import read_json
 from textus.data.batch import Batch
 from textus.data.bucketing import BucketLoader
-from textus.data.token_dataset import TokenStore
+from textus.data.token_dataset import TokenDataset
 from textus.tokenizers import Tokenizer
 
 SHORTEST, LONGEST = 4, 24
@@ -101,6 +101,6 @@ def rows_of(texts: list[str], read: Tokenizer, context_length: int) -> list[Batc
     for ids in read.encode_batch(texts):
         starts.append(len(stream) - 1)
         stream += [*ids[: context_length - 1], read.end_id]
-    store = TokenStore(np.asarray(stream), np.asarray(starts, dtype=np.int64), {})
+    store = TokenDataset(np.asarray(stream), np.asarray(starts, dtype=np.int64), {})
     loader = BucketLoader(store, batch_size=64, context_length=context_length, shuffle=False)
     return [loader.batch(number) for number in range(loader.n_batches)]

@@ -105,9 +105,9 @@ def ours(side: Side, stack: ExitStack) -> tuple[Callable[[], float], int]:
     from textus.models.nn.attention import DecoderConfig
     from textus.runs.store import RunFolder
     from textus.training.autotune import candidates, micro_batches
-    from textus.training.gradients import Gradients
+    from textus.training.gradients import GradientAccumulator
     from textus.training.optim import OptimSettings
-    from textus.training.trainer import Training, TrainSettings, deterministic
+    from textus.training.trainer import Trainer, TrainSettings, deterministic
 
     keep_memory()
     torch.set_num_threads(1)
@@ -125,8 +125,8 @@ def ours(side: Side, stack: ExitStack) -> tuple[Callable[[], float], int]:
     ids = same_ids(side)
     batch = Batch(ids, ids.roll(-1, 1), torch.ones(ids.shape))
     run = RunFolder(Path(stack.enter_context(TemporaryDirectory())), {})  # a step writes nothing into it
-    gradients = Gradients(model, choices.workers)
-    training = Training(
+    gradients = GradientAccumulator(model, choices.workers)
+    training = Trainer(
         model, SameBatch(batch), settings, run, None,  # type: ignore[arg-type]
         gradients.of_all(settings.micro_batches),
     )  # fmt: skip

@@ -25,7 +25,7 @@ from textus.core.memory import keep_memory
 from textus.data.batch import Batch
 from textus.models.registry import build
 from textus.models.registry import family as family_of
-from textus.training.gradients import Gradients, clip
+from textus.training.gradients import GradientAccumulator, clip
 from textus.training.optim import OptimSettings, make_optimisers
 
 ROUNDS = 9
@@ -81,7 +81,7 @@ def ours(family: str, shape: Shape, step_kind: str) -> Step:
         config = {name: config[name] for name in ("vocab_size", "n_layer", "d_model")}
     model = build(family, config)
     model.compute_with("bfloat16", "plain", step_kind)
-    gradients = Gradients(model, 1)
+    gradients = GradientAccumulator(model, 1)
     settings = OptimSettings(optimiser="adamw", rate=1e-3)
     optimisers = make_optimisers(model.parameter_groups(), settings)
     ids = ids_of(shape)

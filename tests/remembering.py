@@ -68,7 +68,9 @@ class Remembering(LanguageModel):
         cache.lengths = cache.lengths + lengths
         longest = int(cache.lengths.max())
         if (cache.lengths > cache.room).any():
-            raise UsageError(f"{longest} ids are more than the cache of {int(cache.room.min())} holds")
+            raise UsageError(
+                "context_exceeded", f"{longest} ids are more than the cache of {int(cache.room.min())} holds"
+            )
         states = []
         for t in range(ids.shape[1]):
             following = (cache.state * 31 + ids[:, t] + 1) % STATES
@@ -92,6 +94,8 @@ class Remembering(LanguageModel):
         """Rows that have seen nothing, with room for `length` ids each."""
         context = self.config.context_length
         if context is not None and length > context:
-            raise UsageError(f"{length} ids are more than the context of {context}; shorten the text")
+            raise UsageError(
+                "context_exceeded", f"{length} ids are more than the context of {context}; shorten the text"
+            )
         zeros = torch.zeros(batch_size, dtype=torch.long)
         return RememberingCache(zeros, zeros, torch.full((batch_size,), length))

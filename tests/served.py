@@ -16,7 +16,7 @@ from torch import Tensor
 
 from textus.models.testing import Fake, FakeCache, FakeConfig
 from textus.serving.app import create_app, listen, url
-from textus.serving.scheduler import Served
+from textus.serving.scheduler import ServedModel
 from textus.tokenizers import Tokenizer, train
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 .,;:!?'\"()<>/=\n中文字你好世界"
@@ -47,22 +47,22 @@ def characters() -> Tokenizer:
     return train("char", [ALPHABET], vocab_size=90)
 
 
-def remembering(name: str, *, chat: bool = False, context: int | None = 64) -> Served:
+def remembering(name: str, *, chat: bool = False, context: int | None = 64) -> ServedModel:
     """A model whose every token depends on all before it, and that never ends by itself."""
     tokenizer = characters()
     model = Remembering(RememberingConfig(tokenizer.vocab_size, context_length=context, scale=1.5))
     model.table.data[:, tokenizer.end_id] = -100.0
-    return Served(name, model, tokenizer, created=1_700_000_000, chat=chat, context_length=context)
+    return ServedModel(name, model, tokenizer, created=1_700_000_000, chat=chat, context_length=context)
 
 
-def reciting(name: str, text: str, *, chat: bool = False, pause: float = 0.0) -> Served:
+def reciting(name: str, text: str, *, chat: bool = False, pause: float = 0.0) -> ServedModel:
     tokenizer = characters()
     model = Reciter(tokenizer, text, pause=pause)
-    return Served(name, model, tokenizer, created=1_700_000_000, chat=chat, context_length=None)
+    return ServedModel(name, model, tokenizer, created=1_700_000_000, chat=chat, context_length=None)
 
 
 @contextlib.contextmanager
-def running(*served: Served, **options: Any) -> Iterator[str]:
+def running(*served: ServedModel, **options: Any) -> Iterator[str]:
     """The address of a server over these models, as long as the body runs."""
     with listen("127.0.0.1", 0) as listener:
         app = create_app(served, **options)

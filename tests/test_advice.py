@@ -9,7 +9,7 @@ import pytest
 from labelled import written
 
 from textus import api
-from textus.cli import main
+from textus.cli.main import main
 from textus.core.io import mark
 
 

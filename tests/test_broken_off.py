@@ -12,7 +12,7 @@ import pytest
 from labelled import written
 
 from textus import api
-from textus.cli import main
+from textus.cli.main import main
 from textus.data import output
 from textus.evaluation import task_report
 
@@ -60,7 +60,10 @@ def test_ctrl_c_is_one_line_of_what_is_kept_and_what_continues(
     kept = f"{n} rows are kept in {tmp_path / 'o.jsonl'}.part; continue with the same command"
     if verb in ("evaluate", "compare"):
         kept = "nothing is kept; begin anew with the same command"
-    assert capsys.readouterr().err.splitlines()[-1] == f"textus: stopped; {kept}: textus {' '.join(words)}"
+    assert (
+        capsys.readouterr().err.splitlines()[-1]
+        == f"textus: stopped; {kept}: textus {' '.join(words)} [interrupted]"
+    )
     if verb in ("predict", "embed"):
         assert main(words) == 0
         assert f"{tmp_path / 'o.jsonl'}: continued after {n} rows" in capsys.readouterr().err

@@ -13,13 +13,13 @@ from typing import Any
 import httpx
 import pytest
 from chats import TEMPLATES, turns, write_folder
+from raising import raises
 from served import refused, remembering, running
 
 from textus import open_run
 from textus.api import exchange
-from textus.core.errors import UsageError
 from textus.serving import create_app
-from textus.serving.scheduler import Served
+from textus.serving.scheduler import ServedModel
 from textus.tokenizers import Tokenizer, load
 from textus.tokenizers.chat_template import check_template
 
@@ -138,7 +138,7 @@ def test_special_tokens_in_parts_are_text(both: tuple[Tokenizer, Any]) -> None:
 def test_a_part_that_is_no_text_is_refused(both: tuple[Tokenizer, Any], part: Any) -> None:
     ours, _ = both
     ours.chat_template = PARTS["loop"]
-    with pytest.raises(UsageError, match="message 0 has a part that is not text"):
+    with raises("invalid_message", "0"):
         ours.render([{"role": "user", "content": [part]}])
 
 
@@ -155,7 +155,7 @@ def test_a_part_that_is_no_text_is_refused(both: tuple[Tokenizer, Any], part: An
 def test_a_template_that_drops_the_users_text_is_refused(both: tuple[Tokenizer, Any], template: str) -> None:
     ours, _ = both
     ours.chat_template = template
-    with pytest.raises(UsageError, match="drops the text of the user"):
+    with raises("template_unsupported"):
         ours.render(turns("Hello"))
 
 
@@ -229,7 +229,7 @@ def test_templates_without_a_default_are_named(
 ) -> None:
     """Attack 2, row 6: not dropped without a word, nor "no chat template"."""
     tokenizer = load(with_template(model, value))
-    with pytest.raises(UsageError, match=r"chat_template\.jinja") as caught:
+    with raises("template_missing", "chat_template.jinja") as caught:
         tokenizer.render(CONVERSATION)
     assert names in str(caught.value)
     assert "no chat template" not in str(caught.value)
@@ -256,7 +256,7 @@ def test_a_dropping_template_is_refused_at_import_and_told_by_chat_and_server(
     words = [textus, "chat", str(out), "--max-tokens", "1"]
     done = subprocess.run(words, input="hello\n", capture_output=True, text=True, check=True)
     assert fault in done.stderr
-    served = Served("m", run.model, run.tokenizer, 1, run.chats, 128, run.chat_fault)
+    served = ServedModel("m", run.model, run.tokenizer, 1, run.chats, 128, run.chat_fault)
     with running(served) as address:
         body = {"model": "m", "messages": turns("Hello")}
         error = refused(httpx.post(f"{address}/v1/chat/completions", json=body), 400)
@@ -279,7 +279,7 @@ def test_text_reaches_the_model_over_http_and_in_python(model: Path, tmp_path: P
     assert run.chats
     given = [parts("Hello there"), "Hello there", parts("Hello ", "there")]
     theirs = transformers.AutoTokenizer.from_pretrained(model)
-    with running(Served("m", run.model, run.tokenizer, 1, True, 128)) as address:
+    with running(ServedModel("m", run.model, run.tokenizer, 1, True, 128)) as address:
         for content in given:
             messages = [{"role": "user", "content": content}]
             body = {"model": "m", "messages": messages, "max_tokens": 1}
@@ -301,5 +301,5 @@ def test_a_dropping_template_is_not_served() -> None:
     """A run made before such templates were refused."""
     served = remembering("old", chat=True)
     served.tokenizer.chat_template = "{{ bos_token }}"
-    with pytest.raises(UsageError, match="old cannot be served: the chat template drops"):
+    with raises("template_unsupported", "old"):
         create_app([served])

@@ -18,8 +18,9 @@ from chats import TEMPLATES, turns, write_folder
 
 from textus import open_run
 from textus.api import exchange
+from textus.api.conversation import fitting_ids
 from textus.api.run import Run
-from textus.generation.sampling import Sampling, sampling_of
+from textus.generation.sampling import sampling_of
 
 CONTEXT = 128
 TEXTUS = [str(Path(sys.executable).with_name("textus"))]
@@ -59,7 +60,7 @@ def test_the_oldest_turns_are_left_out_and_the_system_message_is_kept(
 ) -> None:
     """C7: whole turns, as few as make room for the answer, at most half of the context for it; reported."""
     messages = turns(*[f"number {n}" for n in range(13)], system=system)
-    ids = talker._fitting(messages, Sampling(max_tokens=free))
+    ids = fitting_ids(messages, free, talker.model.config.context_length, talker._conversation)
     said = capsys.readouterr().err
     n_left = int(re.search(r"the (\d+) oldest messages were left out", said)[1])  # type: ignore[index]
     first = len(messages) - 13
@@ -76,7 +77,9 @@ def test_the_oldest_turns_are_left_out_and_the_system_message_is_kept(
 
 def test_a_conversation_that_fits_is_left_alone(talker: Run, capsys: pytest.CaptureFixture[str]) -> None:
     messages = turns("a", "b", "c", system="s")
-    assert talker._fitting(messages, Sampling(max_tokens=20)) == talker.tokenizer.render(messages)
+    assert fitting_ids(
+        messages, 20, talker.model.config.context_length, talker._conversation
+    ) == talker.tokenizer.render(messages)
     assert capsys.readouterr().err == ""
 
 

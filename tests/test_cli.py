@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from textus.cli import main
 from textus.cli.help import flat_verbs, overview
+from textus.cli.main import main
 
 TEXTUS = str(Path(sys.executable).parent / "textus")
 HEAVY = ("torch", "numpy", "pydantic", "rich")
@@ -379,7 +379,7 @@ def test_ctrl_c_is_one_line_and_130(counted: Path) -> None:
     started.send_signal(signal.SIGINT)
     _, said = started.communicate(timeout=30)
     assert started.returncode == 130
-    assert said == "textus: stopped\n"
+    assert said == "textus: stopped [interrupted]\n"
 
 
 # ── planned, and never suggested ───────────────────────────────────────────────────────────────

@@ -12,11 +12,11 @@ from statistics import mean
 import pytest
 from corpora import SIMPLIFIED, made
 from labelled import written
+from raising import raises
 
 from textus import api
 from textus.augment.cloze import AROUND, ASKING, ClozeSettings, clozes, passages
-from textus.cli import main
-from textus.core.errors import DataError, UsageError
+from textus.cli.main import main
 from textus.core.io import read_json
 from textus.data.labeled import read_records
 from textus.runs.store import load
@@ -104,25 +104,25 @@ def test_passages_are_whole_sentences_and_as_long_as_allowed() -> None:
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        ({"questions": 0}, "cloze.questions=0: must be at least 1"),
-        ({"longest": 10}, "cloze.longest=10: must be at least 50"),
-        ({"words": 0.5}, "cloze.words=0.5: must be at least 1"),
-        ({"dropped": 1.0}, "cloze.dropped=1.0: must be at least 0 and below 1"),
+        ({"questions": 0}, ("out_of_range", "questions", "0", "1")),
+        ({"longest": 10}, ("out_of_range", "longest", "10", "50")),
+        ({"words": 0.5}, ("out_of_range", "words", "0.5", "1")),
+        ({"dropped": 1.0}, ("out_of_range", "1.0")),
     ],
 )
-def test_wrong_words_are_named(words: dict[str, float], complaint: str, tmp_path: Path) -> None:
+def test_wrong_words_are_named(words: dict[str, float], complaint: tuple[str, ...], tmp_path: Path) -> None:
     corpus = made(tmp_path, {"a.txt": ENGLISH}).path
-    with pytest.raises(UsageError, match=complaint):
+    with raises(*complaint):
         api.cloze(corpus, out=tmp_path / "rows.jsonl", **words)
 
 
 def test_a_file_that_is_there_and_a_text_too_short_are_refused(tmp_path: Path) -> None:
     corpus = made(tmp_path, {"a.txt": ENGLISH}).path
     api.cloze(corpus, out=tmp_path / "rows.jsonl")
-    with pytest.raises(UsageError, match="exists already"):
+    with raises("already_exists"):
         api.cloze(corpus, out=tmp_path / "rows.jsonl")
     short = made(tmp_path, {"a.txt": "One. Two. Three words here."}, name="short").path
-    with pytest.raises(DataError, match="no passage of three sentences"):
+    with raises("too_little_data"):
         api.cloze(short, out=tmp_path / "none.jsonl")
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import pytest
 
 import textus
-from textus.cli import main
+from textus.cli.main import main
 from textus.core.config import assign, checked, from_dict, parse_value
 from textus.core.errors import UsageError
 from textus.models.nn.rope import RopeScaling

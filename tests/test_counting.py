@@ -23,7 +23,7 @@ from textus.data.batch import Batch
 from textus.models.hmm import HMM
 from textus.models.ngram import NGram
 from textus.runs.store import RunFolder
-from textus.training.trainer import Interrupted
+from textus.training.trainer import TrainingInterrupted
 
 TEXTUS = str(Path(sys.executable).parent / "textus")
 PASSES = 8
@@ -241,7 +241,7 @@ def test_a_signal_ends_a_pass_and_resume_goes_on_after_the_last(
     assert 3 <= done < LONG
     assert "once more to stop at once" in said
     assert (
-        f"stopped in pass {done + 1} of {LONG}; pass {done} is saved, go on with `textus resume {run}`"
+        f"stopped in pass {done + 1} of {LONG}; pass {done} is saved, continue with `textus resume {run}`"
         in said
     )
     assert [step for step, _ in log(run)] == list(range(1, done + 1))
@@ -266,9 +266,9 @@ def test_a_signal_in_the_only_pass_says_that_nothing_is_saved(
     }
     with monkeypatch.context() as change:
         change.setattr(NGram, "count", interrupted)
-        with pytest.raises(Interrupted) as error:
+        with pytest.raises(TrainingInterrupted) as error:
             textus.train(corpus, model="ngram", out=tmp_path / "run", **words)
-    said = f"stopped in pass 1 of 1; nothing is saved yet, go on with `textus resume {tmp_path / 'run'}`"
+    said = f"stopped in pass 1 of 1; nothing is saved yet, continue with `textus resume {tmp_path / 'run'}`"
     assert str(error.value) == said
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     textus.resume(tmp_path / "run")

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import tokenizers
 import transformers
+from raising import raises
 from test_gguf import PIECES, finish
 from test_pretrained import CASES, saved
 
@@ -151,14 +152,14 @@ def test_absurd_sizes_are_refused_before_memory_is_asked_for(
     folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The planted fault: without the limits a model of this size is begun."""
-    from textus.models import pretrained
+    from textus.interop import architectures
 
     folder = altered(folders["llama"], tmp_path / "m", "config.json", vocab_size=MANY)
 
     def build(*_: Any) -> None:
         raise OverflowError("begun")
 
-    monkeypatch.setattr(pretrained, "build", build)
+    monkeypatch.setattr(architectures, "build", build)
     (folder / "tokenizer.json").unlink()
     with pytest.raises(RunError, match=f"vocab_size={MANY}"):
         exchange.read(folder)
@@ -196,11 +197,9 @@ def unigram(to: Path, **model: Any) -> Path:
 
 def test_a_unigram_without_its_unknown_is_refused(tmp_path: Path) -> None:
     assert load(unigram(tmp_path)).encode("xa")
-    with pytest.raises(
-        RunError, match=r"tokenizer\.json: its model has unk_id null.*set it to the id of its <unk>"
-    ):
+    with raises("not_a_tokenizer", "tokenizer.json"):
         load(unigram(tmp_path, unk_id=None))
-    with pytest.raises(RunError, match=r"tokenizer\.json"):
+    with raises("not_a_tokenizer", "tokenizer.json"):
         load(unigram(tmp_path, unk_id=99))
 
 
@@ -310,7 +309,7 @@ def test_a_number_of_shards_that_is_none_is_no_crash(count: Any, tmp_path: Path)
 
 def test_lists_of_other_lengths_than_the_tokens_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "m.gguf", tokenizer__ggml__model="llama", tokenizer__ggml__scores=[0.0, 1.0])
-    with pytest.raises(RunError, match=r"tokenizer\.ggml\.scores has 2 entries for 32 tokens"):
+    with raises("damaged", "tokenizer.ggml", "scores", "2"):
         exchange.read(path)
 
 
@@ -321,7 +320,7 @@ def test_lists_in_lists_are_no_stack_overflow(tmp_path: Path) -> None:
         b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", len(name)) + name + struct.pack("<I", 9)
     )
     (tmp_path / "m.gguf").write_bytes(header + deep)
-    with pytest.raises(RunError, match="lists in lists"):
+    with raises("damaged"):
         exchange.read(tmp_path / "m.gguf")
 
 

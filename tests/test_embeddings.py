@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 from corpora import write
+from raising import raises
 from safetensors.torch import load_file
 
 import textus
 from textus.api import prove_resume
-from textus.cli import main
-from textus.core.errors import RunError, UsageError
+from textus.cli.main import main
 from textus.models.registry import build
 from textus.models.word_vectors import WordVectors, initial_embeddings, input_embedding, read
 from textus.runs.store import open_run
@@ -140,7 +140,7 @@ def test_resume_needs_the_run_s_own_copy_only(
     assert prove_resume(path)["resumed_from_step"] == 2
     with monkeypatch.context() as planted:  # the fault: it begins again with its seed's own rows
         planted.setattr(pretrain, "read_embeddings", lambda run: None)
-        with pytest.raises(RunError, match="ends in other weights"):
+        with raises("not_reproduced"):
             prove_resume(path)
     with (path / "embeddings.safetensors").open("r+b") as held:  # a flipped byte in the copy
         held.seek(-1, 2)
@@ -150,25 +150,25 @@ def test_resume_needs_the_run_s_own_copy_only(
     run = open_run(path)
     run.record["status"] = "training"
     run.write_record()
-    with pytest.raises(RunError, match=r"embeddings.safetensors was changed .*train anew"):
+    with raises("damaged", "embeddings.safetensors", "256"):
         textus.resume(path)
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ({"model": "ngram", "steps": None}, "the family 'ngram' counts, it has no input embedding"),
-        ({"model": "hmm", "steps": None}, "the family 'hmm' counts, it has no input embedding"),
-        ({"settings": ["model.d_model=32", *HEADS]}, "the vectors are 16 wide, the model's embeddings 32"),
-        ({"tokenizer": "char", "settings": HEADS}, "no piece of the tokenizer has a vector"),
+        ({"model": "ngram", "steps": None}, ("option_not_applicable", "'ngram'")),
+        ({"model": "hmm", "steps": None}, ("option_not_applicable", "'hmm'")),
+        ({"settings": ["model.d_model=32", *HEADS]}, ("size_mismatch", "16", "32")),
+        ({"tokenizer": "char", "settings": HEADS}, ("incompatible_data",)),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_written(
-    words: dict[str, Any], said: str, corpus: Path, file: Path, tmp_path: Path
+    words: dict[str, Any], said: tuple[str, ...], corpus: Path, file: Path, tmp_path: Path
 ) -> None:
     settings = [] if words.get("steps", 1) is None else [*SMALL, *words.pop("settings", [])]
     asked = {**TRAIN, "settings": settings, **words}
-    with pytest.raises(UsageError, match=said):
+    with raises(*said):
         textus.train(corpus, embeddings=file, out=tmp_path / "run", **asked)
     assert not (tmp_path / "run").exists()
 

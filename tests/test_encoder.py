@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from raising import raises
 from torch import Tensor
 
 from textus.core.config import from_dict, to_dict
-from textus.core.errors import RunError, UsageError
 from textus.data.batch import Batch
-from textus.data.loader import Loader, SentencePairs
+from textus.data.loader import NextSentenceLoader, TokenLoader
 from textus.data.token_dataset import store_of
 from textus.interop.folder import read_folder, write_folder
 from textus.interop.registry import describe
@@ -139,19 +139,21 @@ def test_a_bert_that_still_holds_its_pooler_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"mask_token_id": V}, "mask_token_id"),
-        ({"is_decoder": True}, "is_decoder=True"),
-        ({"hidden_act": "tanh"}, "hidden_act 'tanh'"),
+        ({"mask_token_id": V}, ("unknown_id", "mask_token_id")),
+        ({"is_decoder": True}, ("unsupported_setting", "is_decoder=True")),
+        ({"hidden_act": "tanh"}, ("unsupported_setting", "'tanh'")),
     ],
 )
-def test_what_it_cannot_hold_is_refused(changes: dict[str, Any], complaint: str, tmp_path: Path) -> None:
+def test_what_it_cannot_hold_is_refused(
+    changes: dict[str, Any], complaint: tuple[str, ...], tmp_path: Path
+) -> None:
     theirs("BertForMaskedLM", **changes).save_pretrained(tmp_path)
-    with pytest.raises((UsageError, RunError), match=complaint):
+    with raises(*complaint):
         read_folder(tmp_path)
 
 
 def test_a_default_encoder_says_why_it_has_no_form_there() -> None:
-    with pytest.raises(UsageError, match="BERT has position='learned', not 'rotary'"):
+    with raises("unsupported_export", "position='learned'", "'rotary'"):
         describe("encoder", to_dict(EncoderConfig(V)))
 
 
@@ -186,26 +188,26 @@ def test_choices_of_arithmetic_change_only_rounding() -> None:
     model.compute_with("bfloat16", "fused", "eager")
     assert (model(ids) - exact).abs().max() < 0.3
     assert (model(ids) - exact).abs().max() > 0
-    with pytest.raises(UsageError, match="step of a encoder 'native'"):
+    with raises("unknown_name", "'native'"):
         model.compute_with("float32", "plain", "native")
-    with pytest.raises(UsageError, match="attention 'tiled'"):
+    with raises("unknown_name", "attention", "'tiled'"):
         model.compute_with("float32", "tiled", "eager")
 
 
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"n_head": 3}, "must split into n_head=3"),
-        ({"n_head": 16, "d_model": 48, "position": "rotary"}, "even width"),
-        ({"mask_id": V}, "mask_id=37"),
-        ({"mask_rate": 0.0}, "mask_rate=0.0"),
-        ({"dropout": 1.0}, "dropout=1.0"),
-        ({"n_layer": 0}, "n_layer=0"),
-        ({"objective": "mlm+nsp"}, "model.segments=2"),
+        ({"n_head": 3}, ("incompatible_settings", "3")),
+        ({"n_head": 16, "d_model": 48, "position": "rotary"}, ("incompatible_settings",)),
+        ({"mask_id": V}, ("unknown_id", "37")),
+        ({"mask_rate": 0.0}, ("out_of_range", "mask_rate", "0.0")),
+        ({"dropout": 1.0}, ("out_of_range", "dropout", "1.0")),
+        ({"n_layer": 0}, ("out_of_range", "n_layer", "0")),
+        ({"objective": "mlm+nsp"}, ("incompatible_settings",)),
     ],
 )
-def test_wrong_settings_are_named(changes: dict[str, Any], complaint: str) -> None:
-    with pytest.raises(UsageError, match=complaint):
+def test_wrong_settings_are_named(changes: dict[str, Any], complaint: tuple[str, ...]) -> None:
+    with raises(*complaint):
         EncoderConfig(**{**SMALL, **changes})
 
 
@@ -390,7 +392,7 @@ def counting_store(n_documents: int = 6, length: int = 50) -> Any:
 
 
 def test_half_the_pairs_follow_each_other() -> None:
-    loader = SentencePairs(counting_store(), batch_size=16, context_length=24, seed=1)
+    loader = NextSentenceLoader(counting_store(), batch_size=16, context_length=24, seed=1)
     labels = []
     for step in range(40):
         batch = loader.batch(step)
@@ -414,17 +416,17 @@ def test_half_the_pairs_follow_each_other() -> None:
 
 def test_pairs_are_a_function_of_the_step() -> None:
     first, second = (
-        SentencePairs(counting_store(), batch_size=4, context_length=16, seed=3) for _ in range(2)
+        NextSentenceLoader(counting_store(), batch_size=4, context_length=16, seed=3) for _ in range(2)
     )
     second.batch(0)
     assert torch.equal(first.batch(5).ids, second.batch(5).ids)
     assert not torch.equal(first.batch(5).ids, first.batch(6).ids)
-    with pytest.raises(UsageError, match="context_length 4 must be 5 or more"):
-        SentencePairs(counting_store(), batch_size=4, context_length=4)
+    with raises("out_of_range", "4"):
+        NextSentenceLoader(counting_store(), batch_size=4, context_length=4)
 
 
 def test_next_sentences_are_learnt_and_told_apart_in_the_log() -> None:
-    loader = SentencePairs(counting_store(), batch_size=32, context_length=16, seed=0)
+    loader = NextSentenceLoader(counting_store(), batch_size=32, context_length=16, seed=0)
     config = {**SMALL, "vocab_size": 61, "segments": 2, "objective": "mlm+nsp", "end_id": 0, "d_model": 32}
     model = taught({**config, "masking": "token"}, loader.batch, 250)
     loss = model.loss(loader.batch(999))
@@ -453,7 +455,7 @@ def test_it_is_trained_resumed_and_measured_like_any_family(
     assert all(('"nsp"' in line) == (objective == "mlm+nsp") for line in lines)
     prove_resume(tmp_path / "run")
     assert open_run(tmp_path / "run").evaluate(story)["kind"] == "pseudo"
-    with pytest.raises(UsageError, match="cannot generate"):
+    with raises("unsupported_model"):
         run.generate("Once")
 
 
@@ -475,7 +477,7 @@ def test_batches_carry_where_words_begin(kind: str, size: int, expected: str) ->
     known = "the foxes ran 人民 " if kind in ("char", "word") else "the fox ran. "
     tokenizer = train_tokenizer(kind, [known * 3], size)
     ids = [tokenizer.end_id, *tokenizer.encode("the foxes ran 人民")]
-    loader = Loader(
+    loader = TokenLoader(
         store_of(ids),
         batch_size=1,
         context_length=len(ids) - 1,

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from textus.cli import main
+from textus.cli.main import main
 from textus.core.errors import CODES, CodedError, DataError, RunError, UsageError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CLASSES = {
-    "TextusError", "UsageError", "DataError", "RunError", "TrainingError", "MissingExtra", "Unreadable", "NoColumn",
-    "Interrupted", "TemplateRefusal", "BrokenTemplate",
+    "TextusError", "UsageError", "DataError", "RunError", "TrainingError", "MissingDependencyError",
+    "UnreadableError", "MissingColumnError",
+    "TrainingInterrupted", "TemplateRefusal", "TemplateError",
 }  # fmt: skip
 KNOWN = [code for codes in CODES.values() for code in codes]
 

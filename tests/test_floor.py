@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 from labelled import written
+from raising import raises
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from textus import api
-from textus.cli import main
-from textus.core.errors import DataError, RunError, UsageError
+from textus.cli.main import main
+from textus.core.errors import RunError, UsageError
 from textus.evaluation.task_report import KEPT, LINEAR
 
 SMALL = ("train.batch_size=8", "model.n_layer=1", "model.d_model=32", "optim.rate=0.01")
@@ -100,7 +101,7 @@ def test_classes_keep_their_order_where_letters_order_them_otherwise(tmp_path: P
     data = written(tmp_path / "rows.jsonl", rows)
     run = api.finetune(data, dev=data, model="linear", out=tmp_path / "run")
     assert run.task.labels == ["1", "2", "10"]
-    assert [each["label"] for each in run.predict(["word10", "word2", "word1"])] == ["10", "2", "1"]
+    assert [each["label"] for each in run.predict(["word10", "word2", "word1"])] == [10, 2, 1]
 
 
 def test_chinese_is_read_by_characters_and_settings_are_heard(tmp_path: Path) -> None:
@@ -138,9 +139,9 @@ def test_what_it_has_no_use_for_is_refused(
 
 
 def test_it_is_not_begun_from_nor_trained_on_a_corpus(linear: api.Run, folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="is not gone on from"):
+    with raises("unsupported_model"):
         api.finetune(folder / "train.jsonl", start=linear.path, out=tmp_path / "run")
-    with pytest.raises(UsageError, match="learns classes, not text: textus finetune"):
+    with raises("unsupported_model"):
         api.train(folder, model="linear", out=tmp_path / "run")
 
 
@@ -270,5 +271,5 @@ def test_the_figures_of_real_data(data: Path, tmp_path: Path) -> None:
     run = api.finetune(train, dev=train, model="linear", out=tmp_path / "run")
     found = run.evaluate_task(data / "banking77" / "test.csv", columns="label=category", floors=False)
     assert found["accuracy"]["value"] > 0.5
-    with pytest.raises(DataError, match="no column 'intent'"):
+    with raises("column_not_found", "'intent'"):
         run.evaluate_task(data / "banking77" / "test.csv", columns="label=intent")

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from raising import raises
 from test_sentences import folder_of
 
 from textus.api import Run, export_model, finetune, import_model, open_run
-from textus.cli import main
+from textus.cli.main import main
 from textus.core.errors import TextusError
 from textus.data.batch import Batch
 from textus.interop.task_heads import SMALL
@@ -153,14 +154,16 @@ def test_question_answering_comes_in(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "part"),
     [
-        ({"num_labels": 1}, "a head of numbers"),
-        ({"id2label": NAMES, "problem_type": "regression"}, "a head of numbers"),
-        ({"id2label": {"0": "x", "1": "x"}}, "names two classes alike"),
+        ({"num_labels": 1}, ("unsupported_setting",)),
+        ({"id2label": NAMES, "problem_type": "regression"}, ("unsupported_setting",)),
+        ({"id2label": {"0": "x", "1": "x"}}, ("damaged",)),
     ],
 )
-def test_heads_that_are_not_read_are_refused(values: dict[str, Any], part: str, tmp_path: Path) -> None:
+def test_heads_that_are_not_read_are_refused(
+    values: dict[str, Any], part: tuple[str, ...], tmp_path: Path
+) -> None:
     foreign("Bert", "ForSequenceClassification", tmp_path / "hf", **values)
-    with pytest.raises(TextusError, match=part):
+    with raises(*part):
         import_model(tmp_path / "hf", out=tmp_path / "run")
 
 
@@ -243,7 +246,7 @@ def test_a_tagger_leaves_and_its_crf_only_when_that_is_accepted(
     (answer,) = run.predict(["a cat ran"])
     assert answer["tags"] == firsts
     with_crf = tuned(bert, tmp_path / "crf", "tagging", TAGGED)
-    with pytest.raises(TextusError, match=r"a CRF has no class in transformers.*--argmax"):
+    with raises("unsupported_export"):
         export_model(with_crf.path, out=tmp_path / "never")
     assert not (tmp_path / "never").exists()
     capsys.readouterr()

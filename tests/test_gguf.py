@@ -15,6 +15,7 @@ import gguf as peer
 import numpy as np
 import pytest
 import torch
+from raising import raises
 
 from benchmarks._stories import plain_story
 from textus.core.errors import RunError, TextusError, UsageError
@@ -143,7 +144,7 @@ def test_values_per_layer_that_are_all_equal_are_read(tmp_path: Path) -> None:
     equal = {"attention.head_count_kv": [2, 2], "feed_forward_length": [96, 96]}
     same(built(write(tmp_path / "m.gguf", theirs, values=equal)), theirs)
     file = write(tmp_path / "n.gguf", theirs, values={"attention.head_count_kv": [2, 4]})
-    with pytest.raises(UsageError, match=r"head_count_kv=\[2, 4\] differs from layer to layer"):
+    with raises("unsupported_setting", "head_count_kv", "2", "4"):
         gguf.read_file(file)
 
 
@@ -152,7 +153,7 @@ def test_zero_experts_are_none_and_shards_are_named(tmp_path: Path) -> None:
     same(
         built(write(tmp_path / "m.gguf", theirs, values={"expert_count": 0, "expert_used_count": 0})), theirs
     )
-    with pytest.raises(UsageError, match=r"is shard 1 of 2 .* llama-gguf-split --merge"):
+    with raises("incomplete_model", "1", "2"):
         gguf.read_file(write(tmp_path / "n.gguf", theirs, shards=2))
     assert gguf.read_file(write(tmp_path / "o.gguf", theirs, shards=1)).weights  # all of it
 

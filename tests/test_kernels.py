@@ -27,7 +27,7 @@ from textus.models.kernels import native
 from textus.models.nn.attention import DecoderConfig
 from textus.models.nn.cross_entropy import chunk_loss, cross_entropy
 from textus.models.nn.rope import RopeScaling
-from textus.training.gradients import Gradients
+from textus.training.gradients import GradientAccumulator
 
 needs_kernels = pytest.mark.skipif(native.library() is None, reason=f"no kernels: {native.why_none()}")
 
@@ -382,7 +382,7 @@ def test_any_number_of_workers_gives_the_same_bytes(step: str) -> None:
         model = decoder()
         model.compute_with("bfloat16", "plain", step)
         for _ in range(2):
-            loss = Gradients(model, workers).compute(batch(rows=8), 4)
+            loss = GradientAccumulator(model, workers).compute(batch(rows=8), 4)
         found.append([loss.total, *(p.grad for p in model.parameters())])
     for other in found[1:]:
         assert all(map(torch.equal, found[0], other))

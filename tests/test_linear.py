@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 from textus.core.errors import DataError, UsageError
 from textus.models import linear
 from textus.models.linear import LinearClassifier, LinearConfig
-from textus.models.nn.registry import ACTIVATIONS, INITIALISATIONS
+from textus.models.nn.layers import ACTIVATIONS
+from textus.models.nn.registry import INITIALISATIONS
 from textus.models.word_vectors import WordVectors
 
 TOPICS = {

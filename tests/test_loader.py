@@ -12,11 +12,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from raising import raises
 
-from textus.core.errors import DataError, UsageError
 from textus.data.batch import Batch
-from textus.data.loader import Loader, fitting_context, windows
-from textus.data.token_dataset import TokenStore, store_of, tokenize
+from textus.data.loader import TokenLoader, fitting_context, windows
+from textus.data.token_dataset import TokenDataset, store_of, tokenize
 from textus.tokenizers import Tokenizer, train
 
 
@@ -96,17 +96,17 @@ def test_an_interrupted_pass_leaves_nothing_that_looks_whole(tmp_path: Path, tok
 
 
 def test_an_empty_split_says_so(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    with pytest.raises(DataError, match="holds no text"):
+    with raises("empty_data"):
         tokenize(Texts(tmp_path, []), tokenizer)
 
 
 # ── windows ──
 
 
-def stream(n: int, documents: int = 1) -> TokenStore:
+def stream(n: int, documents: int = 1) -> TokenDataset:
     """n targets that tell their position: id = index."""
     starts = np.linspace(0, n, documents, endpoint=False).astype(int)
-    return TokenStore(np.arange(n + 1), starts, {})
+    return TokenDataset(np.arange(n + 1), starts, {})
 
 
 def targets(batch: Batch) -> list[int]:
@@ -117,7 +117,7 @@ def targets(batch: Batch) -> list[int]:
 @settings(max_examples=150, deadline=None)
 def test_in_order_every_target_counts_exactly_once(n: int, size: int, length: int, overlap: int) -> None:
     overlap = min(overlap, length - 1)
-    loader = Loader(stream(n), batch_size=size, context_length=length, overlap=overlap, shuffle=False)
+    loader = TokenLoader(stream(n), batch_size=size, context_length=length, overlap=overlap, shuffle=False)
     batches = [loader.batch(step) for step in range(loader.n_batches)]
     assert [t for batch in batches for t in targets(batch)] == list(range(1, n + 1))
     for batch in batches:
@@ -142,7 +142,7 @@ def test_shuffled_no_target_comes_twice_in_an_epoch(
     n: int, size: int, length: int, overlap: int, seed: int
 ) -> None:
     overlap = min(overlap, length - 1)
-    loader = Loader(stream(n), batch_size=size, context_length=length, seed=seed, overlap=overlap)
+    loader = TokenLoader(stream(n), batch_size=size, context_length=length, seed=seed, overlap=overlap)
     rows = [row for step in range(-(-loader.n_windows // size)) for row in loader.batch(step).micro(size)]
     counts = Counter(t for row in rows[: loader.n_windows] for t in targets(row))
     assert max(counts.values()) == 1
@@ -150,11 +150,11 @@ def test_shuffled_no_target_comes_twice_in_an_epoch(
 
 
 def test_the_order_needs_no_memory_and_epochs_differ() -> None:
-    def rows(loader: Loader, steps: list[int]) -> dict[int, list[list[int]]]:
+    def rows(loader: TokenLoader, steps: list[int]) -> dict[int, list[list[int]]]:
         return {step: loader.batch(step).ids.tolist() for step in steps}
 
-    def fresh() -> Loader:
-        return Loader(stream(1000, 7), batch_size=3, context_length=16, seed=5)
+    def fresh() -> TokenLoader:
+        return TokenLoader(stream(1000, 7), batch_size=3, context_length=16, seed=5)
 
     forward, backward = rows(fresh(), list(range(90))), rows(fresh(), list(reversed(range(90))))
     assert forward == backward
@@ -162,12 +162,12 @@ def test_the_order_needs_no_memory_and_epochs_differ() -> None:
     assert workers == forward
     per_epoch = fresh().n_windows // 3
     assert forward[0] != forward[per_epoch]
-    other = Loader(stream(1000, 7), batch_size=3, context_length=16, seed=6)
+    other = TokenLoader(stream(1000, 7), batch_size=3, context_length=16, seed=6)
     assert other.batch(0).ids.tolist() != forward[0]
 
 
 def test_batches_are_what_models_expect() -> None:
-    batch = Loader(stream(1000, 7), batch_size=3, context_length=16, seed=5).batch(11)
+    batch = TokenLoader(stream(1000, 7), batch_size=3, context_length=16, seed=5).batch(11)
     assert batch.ids.shape == batch.targets.shape == batch.weights.shape == (3, 16)
     assert (batch.ids.dtype, batch.weights.dtype, batch.position) == (torch.int64, torch.float32, 11)
     assert batch.mask is None
@@ -176,34 +176,34 @@ def test_batches_are_what_models_expect() -> None:
 
 def test_documents_are_numbered_and_each_end_belongs_to_what_it_begins() -> None:
     store = stream(100, 4)  # they begin at 0, 25, 50, 75
-    for batch in (Loader(store, batch_size=2, context_length=20, seed=1).batch(n) for n in range(4)):
+    for batch in (TokenLoader(store, batch_size=2, context_length=20, seed=1).batch(n) for n in range(4)):
         assert batch.documents is not None
         assert torch.equal(batch.documents, batch.ids // 25)
-    assert Loader(stream(100), batch_size=2, context_length=20).batch(0).documents is None
+    assert TokenLoader(stream(100), batch_size=2, context_length=20).batch(0).documents is None
 
 
 def test_a_short_corpus_shrinks_the_context() -> None:
     assert fitting_context(stream(10), 64) == 10
     assert fitting_context(stream(100), 64) == 64
-    batch = Loader(stream(10), batch_size=2, context_length=16).batch(0)  # not shrunk: padded
+    batch = TokenLoader(stream(10), batch_size=2, context_length=16).batch(0)  # not shrunk: padded
     assert batch.n_targets == 20
     assert batch.mask is not None
 
 
 def test_what_cannot_be_is_refused() -> None:
-    with pytest.raises(DataError, match="at least 2"):
-        Loader(store_of([0]), batch_size=1, context_length=4)
-    with pytest.raises(UsageError, match="overlap 4"):
-        Loader(stream(9), batch_size=1, context_length=4, overlap=4)
-    with pytest.raises(UsageError, match="step -1"):
-        Loader(stream(9), batch_size=1, context_length=4).batch(-1)
-    with pytest.raises(UsageError, match="stride 9"):
+    with raises("too_little_data"):
+        TokenLoader(store_of([0]), batch_size=1, context_length=4)
+    with raises("out_of_range", "4"):
+        TokenLoader(stream(9), batch_size=1, context_length=4, overlap=4)
+    with raises("out_of_range", "-1"):
+        TokenLoader(stream(9), batch_size=1, context_length=4).batch(-1)
+    with raises("out_of_range", "9"):
         list(windows([0, 1, 2], 4, 9))
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 7, 50])
 def test_micro_batches_add_up(n: int) -> None:
-    batch = Loader(stream(500, 3), batch_size=7, context_length=16).batch(0)
+    batch = TokenLoader(stream(500, 3), batch_size=7, context_length=16).batch(0)
     parts = batch.micro(n)
     assert torch.equal(torch.cat([part.ids for part in parts]), batch.ids)
     assert sum(part.n_targets for part in parts) == batch.n_targets

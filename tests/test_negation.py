@@ -13,8 +13,8 @@ from textus.augment import operations
 from textus.augment.augmenter import AugmentSettings, built
 from textus.augment.negation import bound, is_negation, negations
 from textus.augment.operations import Operation
-from textus.augment.units import Unit, Units, apart, together
-from textus.cli import main
+from textus.augment.units import Units, WordToken, apart, together
+from textus.cli.main import main
 
 ENGLISH = [
     "not", "no", "never", "none", "nobody", "nothing", "neither", "nor", "nowhere", "without", "hardly", "scarcely",
@@ -91,7 +91,7 @@ def test_tokens_of_a_treebank_stay_whole(name: str) -> None:
     """`do n't`, `ca n't`: the word before belongs to the negation; tokens with tags stay as they are."""
     words = ["Anna", "ca", "n't", "like", "old", "films", ",", "Bob", "saw", "it", "now", "here"]
     tags = ["B-PER", *["O"] * 6, "B-PER", *["O"] * 4]
-    before = [Unit(w, " ", held=t != "O", tag=t) for w, t in zip(words, tags, strict=True)]
+    before = [WordToken(w, " ", held=t != "O", tag=t) for w, t in zip(words, tags, strict=True)]
     for seed in range(30):
         after = changed_units(name, before, seed)
         said = [unit.text for unit in after]

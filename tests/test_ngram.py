@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from raising import raises
 
-from textus.core.errors import UsageError
 from textus.data.batch import Batch
-from textus.data.loader import Loader
+from textus.data.loader import TokenLoader
 from textus.data.token_dataset import store_of
 from textus.models import ngram
 from textus.models.ngram import NGram, NGramConfig
@@ -171,9 +171,9 @@ def test_a_planted_fault_is_seen(fault: str, monkeypatch: pytest.MonkeyPatch) ->
 
 def _without_backoff(
     adjusted: np.ndarray, parent: np.ndarray, n_parents: int, lower: np.ndarray, discount: np.ndarray
-) -> ngram.Level:
+) -> ngram.NGramOrder:
     total = np.maximum(np.bincount(parent, adjusted, minlength=n_parents), 1)
-    return ngram.Level((adjusted + 0.5) / total[parent], np.ones(n_parents))
+    return ngram.NGramOrder((adjusted + 0.5) / total[parent], np.ones(n_parents))
 
 
 def test_the_loss_of_training_is_that_of_the_targets() -> None:
@@ -205,7 +205,7 @@ def test_windows_with_overlap_equal_the_whole() -> None:
     stream = stream_of(documents)
     starts = np.flatnonzero(np.array(stream[:-1]) == END)
     whole = trained(stream, 5)
-    loader = Loader(
+    loader = TokenLoader(
         store_of(stream, starts), batch_size=3, context_length=17, overlap=whole.overlap, shuffle=False
     )
     model = NGram(NGramConfig(VOCAB, END, 5))
@@ -219,7 +219,7 @@ def test_windows_with_overlap_equal_the_whole() -> None:
 
 def test_without_overlap_windows_differ_so_the_test_above_can_fail() -> None:
     stream = stream_of(documents_of(5))
-    loader = Loader(store_of(stream), batch_size=3, context_length=17, overlap=0, shuffle=False)
+    loader = TokenLoader(store_of(stream), batch_size=3, context_length=17, overlap=0, shuffle=False)
     model = NGram(NGramConfig(VOCAB, END, 5))
     for step in range(loader.n_batches):
         model.count(loader.batch(step))
@@ -448,14 +448,21 @@ def test_arpa_lists_every_id_and_counts_its_lines(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("i", "word", "says"),
-    [(3, "a b", "cannot hold"), (3, "", "cannot hold"), (4, "<s>", "cannot hold"), (5, "w2é", "two ids")],
+    [
+        (3, "a b", ("invalid_value",)),
+        (3, "", ("invalid_value",)),
+        (4, "<s>", ("invalid_value",)),
+        (5, "w2é", ("duplicate_name",)),
+    ],
 )
-def test_tokens_that_are_no_words_are_refused(i: int, word: str, says: str, tmp_path: Path) -> None:
+def test_tokens_that_are_no_words_are_refused(
+    i: int, word: str, says: tuple[str, ...], tmp_path: Path
+) -> None:
     words = words_of(VOCAB)
     words[i] = word
-    with pytest.raises(UsageError, match=says):
+    with raises(*says):
         NGram(NGramConfig(VOCAB, END, 2)).write_arpa(tmp_path / "model.arpa", words)
-    with pytest.raises(UsageError, match="one for each id"):
+    with raises("size_mismatch", "10 tokens"):
         NGram(NGramConfig(VOCAB, END, 2)).write_arpa(tmp_path / "model.arpa", words[:-1])
     assert not (tmp_path / "model.arpa").exists()
 
@@ -464,12 +471,12 @@ def test_tokens_that_are_no_words_are_refused(i: int, word: str, says: str, tmp_
 
 
 def test_wrong_settings_and_ids_are_named() -> None:
-    with pytest.raises(UsageError, match="order=0"):
+    with raises("out_of_range", "0"):
         NGramConfig(VOCAB, END, 0)
-    with pytest.raises(UsageError, match="end_id=11"):
+    with raises("unknown_id", "11"):
         NGramConfig(VOCAB, VOCAB)
     model = NGram(NGramConfig(VOCAB, END, 3))
-    with pytest.raises(UsageError, match="no target"):
+    with raises("empty_data"):
         model.update()
-    with pytest.raises(UsageError, match="id 12 is outside the vocabulary of 11"):
+    with raises("unknown_id", "12", "11"):
         model.count(batch_of([END, 12, 3]))

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import tokenizers as tk
 import transformers
+from raising import raises
 
 from textus.core.errors import TextusError
 from textus.interop import legacy_tokenizers
@@ -184,11 +185,9 @@ def test_classes_that_are_not_known_are_refused_by_name(tmp_path: Path) -> None:
     """M3."""
     folder = folder_of("GPT2Tokenizer", tmp_path)
     (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "CodeGenTokenizer"}')
-    with pytest.raises(
-        TextusError, match="tokenizer_class 'CodeGenTokenizer' is not supported; supported: GPT2Tok"
-    ):
+    with raises("unsupported_tokenizer", "'CodeGenTokenizer'", "GPT2Tok"):
         legacy_tokenizers.read(folder, {})
-    with pytest.raises(TextusError, match=r"vocab\.json and no tokenizer\.json; make one: python -c"):
+    with raises("incomplete_model", "vocab.json"):
         load(folder)
 
 

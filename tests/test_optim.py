@@ -18,8 +18,8 @@ from textus.training.optim import (
     RATES,
     SCHEDULES,
     OptimSettings,
-    Replan,
     Schedule,
+    ScheduleCut,
     make_optimisers,
     restore,
     set_rates,
@@ -62,7 +62,7 @@ def test_a_short_training_still_gets_off_the_ground() -> None:
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_a_replan_goes_on_from_where_it_is_and_comes_down_to_zero(name: str) -> None:
     settings = OptimSettings(schedule=name)
-    plain, bent = Schedule(settings, STEPS), Schedule(settings, STEPS, [Replan(100, 150)])
+    plain, bent = Schedule(settings, STEPS), Schedule(settings, STEPS, [ScheduleCut(100, 150)])
     assert (plain.steps, bent.steps) == (STEPS, 150)
     assert [bent.factor(s) for s in range(101)] == [plain.factor(s) for s in range(101)]
     assert bent.factor(125) == pytest.approx(plain.factor(100) / 2)
@@ -70,8 +70,8 @@ def test_a_replan_goes_on_from_where_it_is_and_comes_down_to_zero(name: str) -> 
 
 
 def test_a_second_replan_is_continuous_too() -> None:
-    once = Schedule(OptimSettings(), STEPS, [Replan(100, 150)])
-    twice = Schedule(OptimSettings(), STEPS, [Replan(100, 150), Replan(120, 130)])
+    once = Schedule(OptimSettings(), STEPS, [ScheduleCut(100, 150)])
+    twice = Schedule(OptimSettings(), STEPS, [ScheduleCut(100, 150), ScheduleCut(120, 130)])
     assert twice.steps == 130
     assert twice.factor(120) == pytest.approx(once.factor(120))
     assert twice.factor(125) == pytest.approx(once.factor(120) / 2)

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 import torch
+from raising import raises
 from torch import Tensor, nn
 
 from textus.api import train
 from textus.core.config import assign
-from textus.core.errors import UsageError
 from textus.evaluation.comparison import log_lines
 from textus.models.nn import registry
 from textus.models.nn.layers import make_feed_forward, make_norm
@@ -214,17 +214,19 @@ def test_pretrained_weights_are_copied_and_the_others_named() -> None:
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        ({"wieght": torch.zeros(3, 2)}, "unknown pretrained weight 'wieght'; did you mean 'weight'"),
+        ({"wieght": torch.zeros(3, 2)}, ("unknown_name", "'wieght'", "'weight'")),
         (
             {"bias": torch.ones(3), "weight": torch.zeros(2, 3)},
-            r"weight is \(2, 3\), the model's is \(3, 2\)",
+            ("weights_mismatch", "weight", "2", "3"),
         ),
     ],
 )
-def test_pretrained_weights_that_do_not_fit_change_nothing(weights: dict[str, Tensor], message: str) -> None:
+def test_pretrained_weights_that_do_not_fit_change_nothing(
+    weights: dict[str, Tensor], message: tuple[str, ...]
+) -> None:
     layer = nn.Linear(2, 3)
     before = {name: value.clone() for name, value in layer.state_dict().items()}
-    with pytest.raises(UsageError, match=message):
+    with raises(*message):
         registry.load_pretrained(layer, weights)
     assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
 
@@ -333,7 +335,7 @@ def test_no_two_optimisers_are_one() -> None:
 
 
 def test_nesterov_needs_momentum() -> None:
-    with pytest.raises(UsageError, match=r"optim.momentum=0: nesterov"):
+    with raises("incompatible_settings"):
         OptimSettings(optimiser="nesterov", momentum=0)
 
 
@@ -393,17 +395,17 @@ def test_schedules_are_torchs_after_the_warm_up(name: str) -> None:
     [
         (
             lambda: registry.make_loss("crossentropy"),
-            "unknown loss 'crossentropy'; did you mean 'cross-entropy'",
+            ("unknown_name", "'crossentropy'", "'cross-entropy'"),
         ),
         (
             lambda: registry.initialise(nn.Linear(2, 2), "xavier"),
-            "unknown initialisation 'xavier'; did you mean",
+            ("unknown_name", "'xavier'"),
         ),
-        (lambda: make_norm("bach", 3), "unknown norm 'bach'; did you mean 'batch'"),
-        (lambda: make_feed_forward("sigmod", 2, 2, bias=False, dropout=0), "did you mean 'sigmoid'"),
-        (lambda: assign(OptimSettings(), ["optimiser=rmsporp"]), "did you mean 'rmsprop'"),
+        (lambda: make_norm("bach", 3), ("unknown_name", "'bach'", "'batch'")),
+        (lambda: make_feed_forward("sigmod", 2, 2, bias=False, dropout=0), ("unknown_name", "'sigmoid'")),
+        (lambda: assign(OptimSettings(), ["optimiser=rmsporp"]), ("unknown_name", "'rmsprop'")),
     ],
 )
-def test_wrong_names_are_told_with_the_nearest(call: Callable[[], object], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
+def test_wrong_names_are_told_with_the_nearest(call: Callable[[], object], message: tuple[str, ...]) -> None:
+    with raises(*message):
         call()

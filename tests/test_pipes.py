@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from textus import api
-from textus.cli import main
+from textus.cli.main import main
 from textus.data.inputs import KNOWN, table_kind
 
 

@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 import pytest
 from labelled import read_table, reviews, written
+from raising import raises
 
 import textus
 from textus import api
-from textus.cli import main
+from textus.cli.main import main
 from textus.core.console import notice, notices_together
 from textus.core.errors import TextusError, UsageError
 from textus.data.inputs import columns_as_trained
@@ -323,7 +324,7 @@ def test_what_holds_no_texts_is_refused(given: Any, linear: api.Run, trained: Pa
 
 def test_a_string_that_names_a_file_is_refused(linear: api.Run, reviews_folder: Path) -> None:
     for name in (str(reviews_folder / "rows.csv"), "nothing.csv"):
-        with pytest.raises(UsageError, match="is the name of a file, and a string is one text"):
+        with raises("ambiguous_text"):
             linear.predict(name)
     assert len(linear.predict(["nothing.csv"])) == 1
 
@@ -343,7 +344,7 @@ def test_rows_of_python_are_learnt_from_and_measured_on(
     assert (found["rows"], found["accuracy"]["value"], found["on"]) == (n, 1, "the rows given")
     assert len(run.predict(Frame(rows))) == n
     assert textus.resume(run.path).task.labels == ["0", "1"]
-    with pytest.raises(UsageError, match="X has 1 texts, y 2 labels"):
+    with raises("size_mismatch", "1", "2"):
         textus.finetune((["a"], [0, 1]), model="linear", out=tmp_path / "other")
     with pytest.raises(TextusError):
         textus.finetune(["a", "b"], model="linear", out=tmp_path / "other")
@@ -359,10 +360,10 @@ def test_every_verb_is_at_the_top_also_where_a_module_has_its_name() -> None:
              "load_tokenizer", "named", "wish_for"}  # fmt: skip
     assert verbs - inner <= set(textus.__all__)
     from textus.augment.augmenter import AugmentSettings
-    from textus.evaluation.fewshot import Prompting
+    from textus.evaluation.fewshot import FewShotConfig
 
     assert AugmentSettings
-    assert Prompting
+    assert FewShotConfig
     for name in ("augment", "fewshot", *verbs - inner):
         assert callable(getattr(textus, name)), name
     assert (Path(textus.__file__).parent / "py.typed").exists()

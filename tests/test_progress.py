@@ -8,15 +8,15 @@ import time
 
 import pytest
 
-from textus.core import io
+from textus.core import console
 from textus.core.console import FIRST_LINE, NEXT_LINES, command_line, duration, progress
 
 
 def test_progress_in_a_pipe_reports_before_anything_has_advanced(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(io, "FIRST_LINE", 0.01)
-    monkeypatch.setattr(io, "NEXT_LINES", 0.2)
+    monkeypatch.setattr(console, "FIRST_LINE", 0.01)
+    monkeypatch.setattr(console, "NEXT_LINES", 0.2)
     with progress("reading", 8) as advance:
         time.sleep(0.1)
         advance(2, "loss 1.5")

@@ -12,19 +12,20 @@ import numpy as np
 import pytest
 import torch
 from labelled import written
+from raising import raises
 
 from textus import api, tokenizers
-from textus.cli import main
-from textus.core.errors import DataError, UsageError
+from textus.cli.main import main
+from textus.core.errors import DataError
 from textus.data.labeled import Record, read_records
 from textus.models.nn.heads import SpanHead, context_of, span_scores
-from textus.tasks.base import Example, Frame, Row
+from textus.tasks.base import EncodedExample, Example, InputTemplate
 from textus.tasks.encoding import batch_of
 from textus.tasks.question_answering import (
-    Found,
-    Gold,
+    GoldAnswers,
     QuestionAnswering,
     QuestionAnsweringSettings,
+    SpanPrediction,
     most_expected,
 )
 
@@ -50,7 +51,7 @@ def test_answers_are_read_in_every_form(tmp_path: Path) -> None:
     ]
     task = QuestionAnswering(QuestionAnsweringSettings(), [])
     found = task.examples([record(answers=each) for each in forms], labelled=True)
-    assert {each.label for each in found} == {Gold(("Anna", "Old Anna"), ((4, 8), (0, 8)))}
+    assert {each.label for each in found} == {GoldAnswers(("Anna", "Old Anna"), ((4, 8), (0, 8)))}
     qas = [
         {"question": "Who?", "id": "1", "answers": forms[1]},
         {"question": "When?", "id": "2", "answers": []},
@@ -59,7 +60,7 @@ def test_answers_are_read_in_every_form(tmp_path: Path) -> None:
     paragraph = {"context": CONTEXT, "qas": qas}
     file.write_text(json.dumps({"version": "v2.0", "data": [{"title": "t", "paragraphs": [paragraph]}]}))
     read = task.examples(read_records(file), labelled=True)
-    assert [each.label for each in read] == [found[0].label, Gold((), ())]
+    assert [each.label for each in read] == [found[0].label, GoldAnswers((), ())]
     assert QuestionAnswering.of(QuestionAnsweringSettings(), read_records(file)).settings.no_answer
     assert not QuestionAnswering.of(QuestionAnsweringSettings(), read_records(file)[:1]).settings.no_answer
 
@@ -83,7 +84,7 @@ def test_answers_in_other_words_are_measured_by_and_told(capsys: pytest.CaptureF
     said = capsys.readouterr().err
     assert "2 answers do not stand in their contexts" in said
     assert "1 questions have no other" in said
-    rows = task.rows(found, word_tokenizer(), Frame((0,), 0, None))
+    rows = task.rows(found, word_tokenizer(), InputTemplate((0,), 0, None))
     assert [row.label is None for row in rows] == [True, False]
 
 
@@ -137,10 +138,12 @@ def test_offsets_are_of_the_same_ids_and_cover_the_text(kind: str) -> None:
         assert [low for low, _ in places] == sorted(low for low, _ in places)
 
 
-def rows_at(longest: int, stride: int = 128, **settings: Any) -> tuple[QuestionAnswering, list[Row]]:
+def rows_at(
+    longest: int, stride: int = 128, **settings: Any
+) -> tuple[QuestionAnswering, list[EncodedExample]]:
     task = QuestionAnswering(QuestionAnsweringSettings(stride=stride, **settings), [])
     (example,) = task.examples([record(answers=[at("an unbeliever")])], labelled=True)
-    return task, task.rows([example], word_tokenizer(), Frame((0,), 0, longest))
+    return task, task.rows([example], word_tokenizer(), InputTemplate((0,), 0, longest))
 
 
 @pytest.mark.parametrize("longest", [10, 12, 16, 24, 100])
@@ -171,22 +174,22 @@ def test_windows_cover_the_context_and_hold_the_answer(longest: int, stride: int
 
 
 def test_a_window_without_room_is_refused_and_a_long_question_cut(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(UsageError, match=r"set task\.longest"):
+    with raises("out_of_range"):
         rows_at(4)
     task = QuestionAnswering(QuestionAnsweringSettings(), [])
     long = Example(("Who? " * 50, CONTEXT), None, "row 1")
-    rows = task.rows([long], word_tokenizer(), Frame((0,), 0, 20))
+    rows = task.rows([long], word_tokenizer(), InputTemplate((0,), 0, 20))
     assert max(len(row.ids) for row in rows) == 20
     assert "1 of 1 questions are longer than half of 20 tokens" in capsys.readouterr().err
-    with pytest.raises(UsageError, match="give two texts, a question and the context"):
-        task.rows([Example(("Who?",), None, "text 1")], word_tokenizer(), Frame((0,), 0, 20))
+    with raises("wrong_number_of_texts"):
+        task.rows([Example(("Who?",), None, "text 1")], word_tokenizer(), InputTemplate((0,), 0, 20))
 
 
 def test_an_answer_through_a_token_is_learnt_whole_and_told(capsys: pytest.CaptureFixture[str]) -> None:
     task = QuestionAnswering(QuestionAnsweringSettings(longest_answer=2), [])
     answers = [at("believer"), at("Rome"), at("went to Rome")]
     examples = task.examples([record(answers=[each]) for each in answers], labelled=True)
-    rows = task.rows(examples, word_tokenizer(), Frame((0,), 0, None))
+    rows = task.rows(examples, word_tokenizer(), InputTemplate((0,), 0, None))
     learnt = []
     for row in rows:
         low, high = (row.about.places[n - row.about.first] for n in row.label)
@@ -201,7 +204,9 @@ def test_of_several_answers_the_most_frequent_is_learnt() -> None:
     task = QuestionAnswering(QuestionAnsweringSettings(), [])
     answers = [at("Anna"), at("Old Anna"), at("Old Anna")]
     (row,) = task.rows(
-        task.examples([record(answers=answers)], labelled=True), word_tokenizer(), Frame((0,), 0, None)
+        task.examples([record(answers=answers)], labelled=True),
+        word_tokenizer(),
+        InputTemplate((0,), 0, None),
     )
     low, high = (row.about.places[n - row.about.first] for n in row.label)
     assert CONTEXT[low[0] : high[1]] == "Old Anna"
@@ -212,7 +217,7 @@ def test_a_third_segment_says_what_the_question_has_too() -> None:
     example = Example(("Who went to Rome?", CONTEXT), None, "row 1")
     tokenizer = word_tokenizer()
     for n in (0, 2, 3):
-        (row,) = task.rows([example], tokenizer, Frame((0,), 0, None, n))
+        (row,) = task.rows([example], tokenizer, InputTemplate((0,), 0, None, n))
         marked = tokenizer.decode([i for i, s in zip(row.ids, row.segments, strict=True) if s == 2])
         assert marked.split() == (["went", "to", "Rome", "Rome"] if n == 3 else [])
         asked = context_of(batch_of(task, [row], 1))[0]
@@ -300,7 +305,7 @@ def test_no_answer_is_weighed_against_how_good_an_answer_is(answer: str) -> None
 def test_a_context_without_a_token_has_no_answer(answer: str) -> None:
     task = QuestionAnswering(QuestionAnsweringSettings(answer=answer), [])  # type: ignore[arg-type]
     examples = [Example(("Who?", CONTEXT), None, "a"), Example(("Who?", ""), None, "b")]
-    rows = task.rows(examples, word_tokenizer(), Frame((0,), 0, None))
+    rows = task.rows(examples, word_tokenizer(), InputTemplate((0,), 0, None))
     batch = batch_of(task, rows, 1)
     found = task.merged(rows, task.outputs(SpanHead(8).eval(), torch.randn(*batch.ids.shape, 8), batch))
     said = [task.told(*each)["answer"] for each in zip(examples, found, strict=True)]
@@ -312,7 +317,7 @@ def test_none_is_answered_where_it_is_likelier_and_may_be() -> None:
     example = Example(("Who?", "  Anna , "), None, "row 1")
     for no_answer, margin, said in ((True, -1.0, None), (True, 1.0, 2), (False, -1.0, 2)):
         task = QuestionAnswering(QuestionAnsweringSettings(no_answer=no_answer), [])
-        told = task.told(example, Found((0, 7), margin, 0.2, 0.5 * no_answer))
+        told = task.told(example, SpanPrediction((0, 7), margin, 0.2, 0.5 * no_answer))
         assert (told["answer"], told["start"]) == (("Anna", 2) if said else ("", None))
         assert told["probability"] == (0.2 if said else 0.5)
         assert ("no_answer_probability" in told) == no_answer
@@ -321,7 +326,7 @@ def test_none_is_answered_where_it_is_likelier_and_may_be() -> None:
 def test_shifted_windows_make_examples_of_their_own() -> None:
     task = QuestionAnswering(QuestionAnsweringSettings(stride=3), [])
     examples = [Example(("Who?", CONTEXT), None, "a"), Example(("Who?", ""), None, "b")] * 2
-    rows = task.rows(examples, word_tokenizer(), Frame((0,), 0, 14))
+    rows = task.rows(examples, word_tokenizer(), InputTemplate((0,), 0, 14))
     outputs = [(row.about.first, row.about.first, float(n), float(n), float(n)) for n, row in enumerate(rows)]
     empty = [n for n, row in enumerate(rows) if not row.about.places]
     for n in empty:

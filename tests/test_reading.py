@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 from labelled import written
+from raising import raises
 
 from textus import api
-from textus.cli import main
+from textus.cli.main import main
 from textus.core.errors import UsageError
 from textus.data.inputs import stdin_records
 from textus.data.passages import read_passages
@@ -194,7 +195,7 @@ def test_an_encoding_given_wins_and_a_wrong_one_is_named(czech: api.Run, tmp_pat
     out = tmp_path / "o.csv"
     czech.predict_file(file, out=out, encoding="iso8859-5")
     assert "добры" in out.read_text("utf-8")
-    with pytest.raises(UsageError, match="unknown encoding 'cp125'"):
+    with raises("unknown_encoding", "'cp125'"):
         czech.predict(file, encoding="cp125")
 
 
@@ -288,5 +289,5 @@ def test_a_table_on_standard_input_is_noticed(line: str, expected: bool) -> None
 def test_a_list_is_no_source_of_a_corpus(tmp_path: Path) -> None:
     from textus import api
 
-    with pytest.raises(UsageError, match="a source is list, not the path of a file or folder"):
+    with raises("wrong_type", "list"):
         api.build_corpus(["a", "b"], out=tmp_path / "corpus")  # type: ignore[arg-type]

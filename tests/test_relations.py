@@ -10,19 +10,20 @@ import numpy as np
 import pytest
 import torch
 from labelled import facts, facts_in, written
+from raising import raises
 from sklearn.metrics import precision_recall_fscore_support
 
 from textus import api
 from textus.augment.augmenter import AugmentSettings, augmented
-from textus.cli import main
+from textus.cli.main import main
 from textus.core.errors import DataError, UsageError
 from textus.data.batch import Batch
 from textus.data.labeled import Record
-from textus.models.nn.heads import PairHead
-from textus.tasks.base import Frame, Row
+from textus.models.nn.heads import RelationHead
+from textus.tasks.base import EncodedExample, InputTemplate
 from textus.tasks.encoding import batch_of, frame_of
 from textus.tasks.relation_data import fitted, related
-from textus.tasks.relations import Found, Relations, RelationsSettings
+from textus.tasks.relations import RelationPrediction, Relations, RelationsSettings
 from textus.tokenizers import Tokenizer
 from textus.tokenizers import train as train_tokenizer
 
@@ -41,10 +42,10 @@ def task_of(records: list[Record], **settings: Any) -> Relations:
 
 def rows_in(
     task: Relations, records: list[Record], longest: int | None = None, kind: str = "char"
-) -> list[Row]:
+) -> list[EncodedExample]:
     """The rows of records, and the tokenizer learnt from them."""
     examples = task.examples(records, labelled=True)
-    return task.rows(examples, tokenizer_of(task, records, kind), Frame((0,), 0, longest))
+    return task.rows(examples, tokenizer_of(task, records, kind), InputTemplate((0,), 0, longest))
 
 
 def tokenizer_of(task: Relations, records: list[Record], kind: str) -> Tokenizer:
@@ -79,7 +80,7 @@ def drawn_answers(seed: int, n: int = 80) -> tuple[Relations, list[Any], list[An
     examples = task.examples(records, labelled=True)
     answers = [
         [
-            Found(
+            RelationPrediction(
                 *pair,
                 task.index[task.relation(each, *pair)] if draw.random() < 0.5 else draw.randrange(4),
                 0.5,
@@ -115,11 +116,16 @@ def test_direction_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     records = [row_of("a b", [(0, 1, "t"), (2, 3, "t")], [(0, "r", 1)])]
     task = task_of(records)
     examples = task.examples(records, labelled=True)
-    assert task.scores(examples, [[Found(0, 1, 1, 0.9), Found(1, 0, 0, 0.9)]])["f1"]["value"] == 1
-    turned = [[Found(0, 1, 0, 0.9), Found(1, 0, 1, 0.9)]]
+    assert (
+        task.scores(examples, [[RelationPrediction(0, 1, 1, 0.9), RelationPrediction(1, 0, 0, 0.9)]])["f1"][
+            "value"
+        ]
+        == 1
+    )
+    turned = [[RelationPrediction(0, 1, 0, 0.9), RelationPrediction(1, 0, 1, 0.9)]]
     assert task.scores(examples, turned)["f1"]["value"] == 0
 
-    def undirected(self: Relations, output: list[Found]) -> list[Any]:
+    def undirected(self: Relations, output: list[RelationPrediction]) -> list[Any]:
         return [("r", *sorted((each.head, each.tail))) for each in output if each.label]
 
     monkeypatch.setattr(Relations, "triples", undirected)  # the fault that the line above would not let pass
@@ -130,13 +136,13 @@ def test_no_relation_is_no_class_and_rows_without_any_are_told(capsys: pytest.Ca
     records = [row_of("a b", [(0, 1, "t"), (2, 3, "t")], [(0, "r", 1)])]
     task = task_of(records)
     empty = task.examples([row_of("a b", [(0, 1, "t"), (2, 3, "t")], [])], labelled=True)
-    nothing = [[Found(0, 1, 0, 0.9), Found(1, 0, 0, 0.9)]]
+    nothing = [[RelationPrediction(0, 1, 0, 0.9), RelationPrediction(1, 0, 0, 0.9)]]
     found = task.scores(empty, nothing)
     assert (found["f1"]["value"], found["classes"], found["exact_match"]["value"]) == (0, [], 1)
     assert "these rows have no relation" in capsys.readouterr().err
-    assert task.scores(empty, [[Found(0, 1, 1, 0.9)]])["precision"]["value"] == 0
+    assert task.scores(empty, [[RelationPrediction(0, 1, 1, 0.9)]])["precision"]["value"] == 0
     named = [row_of("a b", TWO, [(0, "no_relation", 1), (1, "r", 0)])]  # as TACRED calls it
-    right = [[Found(0, 1, 0, 0.9), Found(1, 0, 1, 0.9)]]
+    right = [[RelationPrediction(0, 1, 0, 0.9), RelationPrediction(1, 0, 1, 0.9)]]
     assert task.scores(task.examples(named, labelled=True), right)["recall"]["value"] == 1
 
 
@@ -219,17 +225,17 @@ def test_marks_outside_the_tokens_are_named(name: str) -> None:
     }
     values |= {"subj_type": "t", "obj_type": "t"}
     assert related(Record(values, ""), labelled=True).entities == (("t", 0, 1), ("t", 2, 3))
-    with pytest.raises(DataError, match="are not in its 2 tokens"):
+    with raises("invalid_span", "2"):
         related(Record({**values, name: 2}, "row 1"), labelled=True)
 
 
 def test_data_without_a_relation_teaches_nothing() -> None:
-    with pytest.raises(DataError, match="none of the 1 rows has a relation"):
+    with raises("no_labels", "1"):
         task_of([row_of("a b", TWO, [])])
-    with pytest.raises(DataError, match="none of the 1 rows has a relation"):
+    with raises("no_labels", "1"):
         task_of([row_of("a b", TWO, [(0, "Other", 1)])], none="Other")
     task = task_of([row_of("a b", TWO, [(0, "r", 1)])])
-    with pytest.raises(DataError, match="none of the 1 rows to choose by has a relation"):
+    with raises("no_labels", "1"):
         task.can_choose(task.examples([row_of("a b", TWO, [])], labelled=True))
 
 
@@ -332,7 +338,7 @@ def test_marks_stand_around_the_pair_and_nothing_else_changes(kind: str) -> None
     task = task_of(records)
     tokenizer = tokenizer_of(task, records, kind)
     examples = task.examples(records, labelled=True)
-    rows = task.rows(examples, tokenizer, Frame((0,), 0, None))
+    rows = task.rows(examples, tokenizer, InputTemplate((0,), 0, None))
     assert len(rows) > 80
     for row in rows:
         example = examples[row.about[0]]
@@ -394,7 +400,7 @@ def test_a_pair_too_far_apart_and_a_window_too_small_are_told(capsys: pytest.Cap
     row = rows_in(task, [record], longest=40)[0]
     assert len(row.ids) == 40
     assert "2 pairs lie further apart than 40 tokens" in capsys.readouterr().err
-    with pytest.raises(UsageError, match="do not fit in 12 ids"):
+    with raises("out_of_range", "12"):
         rows_in(task, [record], longest=12)
 
 
@@ -402,14 +408,16 @@ def test_marks_that_the_tokenizer_does_not_know_are_told(capsys: pytest.CaptureF
     record = row_of("a b", TWO, [(0, "r", 1)])
     task = task_of([record])
     task.rows(
-        task.examples([record], labelled=True), train_tokenizer("char", ["a b t"], 50), Frame((0,), 0, None)
+        task.examples([record], labelled=True),
+        train_tokenizer("char", ["a b t"], 50),
+        InputTemplate((0,), 0, None),
     )
     assert "does not know the marks of head and tail" in capsys.readouterr().err
 
 
 def test_the_head_reads_both_places_in_their_order() -> None:
     torch.manual_seed(0)
-    head, hidden = PairHead(4, 3, dropout=0.0), torch.randn(2, 6, 4)
+    head, hidden = RelationHead(4, 3, dropout=0.0), torch.randn(2, 6, 4)
     mask = torch.tensor([[True] * 6, [True] * 4 + [False] * 2])
     places = torch.tensor([[1.0, 4.0], [3.0, 0.0]], dtype=torch.float64)
     states = [
@@ -428,8 +436,8 @@ def test_the_head_reads_both_places_in_their_order() -> None:
     assert float(loss.total.detach()) == pytest.approx(
         float(torch.nn.functional.cross_entropy(wanted, labels).detach() * 2), abs=1e-5
     )
-    with pytest.raises(UsageError, match="pooling"):
-        PairHead(4, 3, pooling="most")
+    with raises("unknown_name", "pooling"):
+        RelationHead(4, 3, pooling="most")
 
 
 def test_a_batch_holds_the_places_of_its_rows(tuned: api.Run) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from textus.cli import main
+from textus.cli.main import main
 
 WORDS = ("génial", "raté")
 

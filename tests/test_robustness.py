@@ -14,7 +14,7 @@ from labelled import written
 
 from textus import api
 from textus.augment.units import take_apart
-from textus.cli import main
+from textus.cli.main import main
 from textus.data.labeled import Record
 from textus.evaluation.robustness import beside_the_point, case, changes, drop, rewritten, spacing
 from textus.tasks.base import Example

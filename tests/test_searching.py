@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from labelled import written
+from raising import raises
 
 from textus import api
-from textus.cli import main
-from textus.core.errors import DataError, RunError, UsageError
+from textus.cli.main import main
+from textus.core.errors import DataError, RunError
 from textus.data.passages import LONGEST, OVERLAP, Passage, cut, read_passages
 from textus.pipelines import search_index
 from textus.pipelines.search_index import Index, fused, terms
@@ -174,7 +175,7 @@ def test_weights_that_were_changed_are_seen(copied: Path) -> None:
     file.unlink()
     data[-1] ^= 1
     file.write_bytes(data)
-    with pytest.raises(RunError, match="cannot be trusted"):
+    with raises("damaged"):
         api.open_index(copied).search(["gold"])
 
 
@@ -185,33 +186,33 @@ def test_a_query_with_another_model_is_refused(copied: Path, run: api.Run, tmp_p
     shutil.copytree(other.path, copied / "run")
     index = api.open_index(copied)
     assert index.search(["gold"], by="bm25")[0]
-    with pytest.raises(RunError, match=r"is another run .* than the vectors were made by"):
+    with raises("data_changed", "4dff5171aabd"):
         index.search(["gold"], by="dense")
 
 
 def test_what_it_was_not_built_for_is_refused(pages: Path, both: Index, tmp_path: Path) -> None:
     index = api.build_index(pages, out=tmp_path / "words", bm25=True)
-    with pytest.raises(UsageError, match="was built to search by bm25, not dense"):
+    with raises("option_not_applicable", "bm25", "dense"):
         index.search(["gold"], by="dense")
-    with pytest.raises(UsageError, match="did you mean 'dense'"):
+    with raises("unknown_name", "'dense'"):
         both.search(["gold"], by="dens")
-    with pytest.raises(UsageError, match="--top 0: must be at least 1"):
+    with raises("out_of_range", "0"):
         both.search(["gold"], k=0)
-    with pytest.raises(UsageError, match="--run RUN for their meaning, --bm25 for their words"):
+    with raises("missing_argument"):
         api.build_index(pages, out=tmp_path / "none")
-    with pytest.raises(UsageError, match="exists already"):
+    with raises("already_exists"):
         api.build_index(pages, out=tmp_path / "words", bm25=True)
-    with pytest.raises(RunError, match="is no index; make one"):
+    with raises("not_an_index"):
         api.open_index(tmp_path)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "index.json").write_text("{}")
-    with pytest.raises(UsageError, match="is no index, so it is not replaced even with --force"):
+    with raises("already_exists", "index"):
         api.build_index(pages, out=tmp_path / "full", bm25=True, force=True)
     assert api.build_index(pages, out=tmp_path / "words", bm25=True, force=True).way == "bm25"
 
 
 def test_a_run_that_counts_makes_no_vectors(pages: Path, counted: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="has no states for a head"):
+    with raises("unsupported_model"):
         api.build_index(pages, out=tmp_path / "index", run=counted)
     assert not (tmp_path / "index").exists()
 
@@ -224,11 +225,11 @@ def test_texts_that_are_left_out_are_told(tmp_path: Path, capsys: pytest.Capture
     assert "1 of 4 texts are empty" in said
     assert "1 of 4 texts are repeated" in said
     (tmp_path / "blank.txt").write_text(" \n\n")
-    with pytest.raises(DataError, match="holds no text"):
+    with raises("empty_data"):
         read_passages(tmp_path / "blank.txt")
-    with pytest.raises(DataError, match=r"has no field 'text'; it has 'q': .*--columns text=COLUMN"):
+    with raises("column_not_found", "'text'", "'q'"):
         read_passages(written(tmp_path / "q.jsonl", [{"q": "a"}]))
-    with pytest.raises(DataError, match=r"the text is int \(3\), not a string"):
+    with raises("invalid_row", "text", "int", "3"):
         read_passages(written(tmp_path / "n.jsonl", [{"text": 3}]))
 
 
@@ -336,9 +337,9 @@ def test_one_query_is_not_taken_for_a_list_of_letters(both: Index) -> None:
     """U4: a string is one query and has one list of results."""
     assert both.search("gold") == both.search(["gold"])[0]
     assert both.search([]) == []
-    with pytest.raises(UsageError, match=r"text 1 is int .*not a string"):
+    with raises("wrong_type", "1", "int", "'3'"):
         both.search([3])
-    with pytest.raises(UsageError, match="a query is one string"):
+    with raises("wrong_type"):
         both.search([("gold", "ship")])
 
 
@@ -355,7 +356,7 @@ def test_an_index_is_measured_on_questions(both: Index, tmp_path: Path) -> None:
     hits[0] = hits[0] / 2  # type: ignore[call-overload]
     assert found["queries"] == 30
     assert found["recall@1"]["value"] == pytest.approx(np.mean(hits))
-    with pytest.raises(DataError, match=r"line 1: its document is not in .* \('nowhere'\)"):
+    with raises("not_found", "line 1", "'nowhere'"):
         both.evaluate(written(tmp_path / "bad.jsonl", [{"text": "a", "document": "nowhere"}]))
 
 

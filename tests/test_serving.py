@@ -16,13 +16,13 @@ from served import reciting, refused, remembering, running
 
 from textus.generation.sampling import Sampling, generate
 from textus.serving.app import MAX_BODY
-from textus.serving.scheduler import Served
+from textus.serving.scheduler import ServedModel
 
 BASE, CHAT, SLOW = "base", "talker", "slow-one"
 
 
 @pytest.fixture(scope="module")
-def models() -> dict[str, Served]:
+def models() -> dict[str, ServedModel]:
     return {
         BASE: remembering(BASE),
         CHAT: remembering(CHAT, chat=True, context=256),
@@ -31,7 +31,7 @@ def models() -> dict[str, Served]:
 
 
 @pytest.fixture(scope="module")
-def address(models: dict[str, Served]) -> Iterator[str]:
+def address(models: dict[str, ServedModel]) -> Iterator[str]:
     with running(*models.values(), max_rows=4, max_queue=8) as address:
         yield address
 
@@ -42,7 +42,7 @@ def client(address: str) -> Iterator[openai.OpenAI]:
         yield client
 
 
-def expected(served: Served, ids: list[int], **sampling: Any) -> str:
+def expected(served: ServedModel, ids: list[int], **sampling: Any) -> str:
     """What the reference loop gives."""
     end = served.tokenizer.end_id
     return served.tokenizer.decode(generate(served.model, ids, Sampling(temperature=1.0, **sampling), end))
@@ -86,7 +86,7 @@ def test_health(address: str) -> None:
 
 
 def test_a_completion_is_what_the_reference_loop_gives(
-    client: openai.OpenAI, models: dict[str, Served]
+    client: openai.OpenAI, models: dict[str, ServedModel]
 ) -> None:
     answer = client.completions.create(model=BASE, prompt="hello", seed=5, max_tokens=30)
     ids = models[BASE].tokenizer.encode("hello")
@@ -100,7 +100,7 @@ def test_a_completion_is_what_the_reference_loop_gives(
     )
 
 
-def test_sampling_parameters_reach_the_model(client: openai.OpenAI, models: dict[str, Served]) -> None:
+def test_sampling_parameters_reach_the_model(client: openai.OpenAI, models: dict[str, ServedModel]) -> None:
     wanted = {"temperature": 0.5, "top_p": 0.9}
     added = {"top_k": 7, "min_p": 0.01, "repetition_penalty": 1.3}
     answer = client.completions.create(
@@ -130,7 +130,7 @@ def test_choices_differ_and_the_first_is_that_of_one(client: openai.OpenAI) -> N
     assert (three.usage.prompt_tokens, three.usage.completion_tokens) == (3, 48)
 
 
-def test_prompts_as_lists_and_as_ids(client: openai.OpenAI, models: dict[str, Served]) -> None:
+def test_prompts_as_lists_and_as_ids(client: openai.OpenAI, models: dict[str, ServedModel]) -> None:
     encode = models[BASE].tokenizer.encode
     one = client.completions.create(model=BASE, prompt="abc", seed=2).choices[0].text
     assert client.completions.create(model=BASE, prompt=encode("abc"), seed=2).choices[0].text == one
@@ -143,7 +143,7 @@ def test_prompts_as_lists_and_as_ids(client: openai.OpenAI, models: dict[str, Se
     assert [choice.text for choice in mixed.choices] == [choice.text for choice in reversed(both.choices)]
 
 
-def test_an_empty_prompt_begins_a_document(client: openai.OpenAI, models: dict[str, Served]) -> None:
+def test_an_empty_prompt_begins_a_document(client: openai.OpenAI, models: dict[str, ServedModel]) -> None:
     answer = client.completions.create(model=BASE, prompt="", seed=3)
     assert answer.choices[0].text == expected(
         models[BASE], [models[BASE].tokenizer.end_id], seed=3, max_tokens=16
@@ -233,7 +233,7 @@ def test_tokens_come_as_they_are_made(client: openai.OpenAI) -> None:
 # ── chat ───────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_chat_whole_and_streamed(client: openai.OpenAI, models: dict[str, Served]) -> None:
+def test_chat_whole_and_streamed(client: openai.OpenAI, models: dict[str, ServedModel]) -> None:
     messages: Any = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "hi"}]
     asked: Any = {"model": CHAT, "messages": messages, "seed": 4, "max_completion_tokens": 25}
     answer = client.chat.completions.create(**asked)
@@ -554,6 +554,6 @@ def test_a_fault_of_the_server_shows_nothing_of_its_inside() -> None:
         def encode(self, text: str) -> list[int]:
             raise ZeroDivisionError("secret detail")
 
-    with running(Served("broken", served.model, Broken(), 0, False, None)) as address:
+    with running(ServedModel("broken", served.model, Broken(), 0, False, None)) as address:
         answer = httpx.post(f"{address}/v1/completions", json={"model": "broken", "prompt": "a"})
     assert "secret" not in refused(answer, 500)["message"]

@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 import torch
 from labelled import written
+from raising import raises
 from sklearn.linear_model import LogisticRegression, Ridge
 from test_finetuning import SMALL, sentences, training_of
 
 from textus import api
-from textus.core.errors import UsageError
 from textus.finetuning import data as reading
 from textus.finetuning import solved
-from textus.finetuning.finetune import Wish
+from textus.finetuning.config import FinetuneConfig
 from textus.finetuning.length import BEGUN, LEAST_TO_CHOOSE_BY, NEW, PATIENCE, settings_of
-from textus.finetuning.solved import Problem, parts_of, solve
+from textus.finetuning.solved import RegressionProblem, parts_of, solve
 from textus.metrics import classification, entities, ranking, regression, resampling, spans
 from textus.runs.store import open_run
 
@@ -60,7 +60,9 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_length_follows_the_rows(rows: int, steps: int, begun: int) -> None:
     """Few rows are read often, but not more than 80 or 20 times; of many the epochs are what they were."""
     new, old = (
-        settings_of(Wish(Path("x"), "classification", **{name: value}), [rows], 300, keeps_last=False)
+        settings_of(
+            FinetuneConfig(Path("x"), "classification", **{name: value}), [rows], 300, keeps_last=False
+        )
         for name, value in (("family", "lstm"), ("parent", Path("run")))
     )
     assert (new.steps, old.steps) == (steps, begun)
@@ -72,7 +74,7 @@ def test_the_length_follows_the_rows(rows: int, steps: int, begun: int) -> None:
 def test_epochs_that_are_given_are_exactly_so_many_and_partial_batches_count(
     rows: int, epochs: int, steps: int
 ) -> None:
-    wish = Wish(Path("x"), "classification", family="lstm", epochs=epochs)
+    wish = FinetuneConfig(Path("x"), "classification", family="lstm", epochs=epochs)
     found = settings_of(wish, [rows], 300, keeps_last=False)
     assert (found.steps, found.patience) == (steps, 0)
 
@@ -81,7 +83,7 @@ def test_chance_chooses_nothing() -> None:
     """Below so many held-out rows the last weights are kept and nothing ends early; what is set has the last word."""
 
     def asked(n_held: int, *assignments: str) -> tuple[str, int]:
-        wish = Wish(Path("x"), "classification", family="lstm", assignments=assignments)
+        wish = FinetuneConfig(Path("x"), "classification", family="lstm", assignments=assignments)
         found = settings_of(wish, [90], n_held, keeps_last=False)
         return found.keep, found.patience
 
@@ -96,14 +98,14 @@ def test_chance_chooses_nothing() -> None:
 def test_patience_with_the_last_weights_is_refused(tmp_path: Path) -> None:
     data = written(tmp_path / "rows.jsonl", sentences(60))
     said = [*SMALL, "train.keep=last", "train.patience=2"]
-    with pytest.raises(UsageError, match=r"train.keep=last keeps the last weights"):
+    with raises("incompatible_settings", "train.keep=last"):
         api.finetune(data, model="gru", out=tmp_path / "run", settings=said)
 
 
 # ── heads that are solved ──────────────────────────────────────────────────────────────────────
 
 
-def problem(kind: str, n: int, width: int, seed: int = 0) -> Problem:
+def problem(kind: str, n: int, width: int, seed: int = 0) -> RegressionProblem:
     """Vectors that stand for something, away from zero and of no particular length."""
     draw = np.random.default_rng(seed)
     vectors = 3 * draw.normal(size=(n, width)) + 5
@@ -111,7 +113,7 @@ def problem(kind: str, n: int, width: int, seed: int = 0) -> Problem:
     scores -= scores.mean(0)
     targets: Any = {"classes": scores.argmax(1), "labels": (scores > 0) * 1.0, "numbers": scores}[kind]
     ones = torch.ones(n, dtype=torch.float64)
-    return Problem(kind, torch.tensor(vectors), torch.tensor(targets), 3, ones)
+    return RegressionProblem(kind, torch.tensor(vectors), torch.tensor(targets), 3, ones)
 
 
 @pytest.mark.parametrize("shape", [(60, 8), (30, 50)])
@@ -143,7 +145,9 @@ def test_rows_that_a_layer_has_not_seen_judge_it() -> None:
     fitted.
     """
     asked = problem("classes", 60, 100)
-    shuffled = Problem("classes", asked.vectors, asked.targets[torch.randperm(60)], 3, asked.weights)
+    shuffled = RegressionProblem(
+        "classes", asked.vectors, asked.targets[torch.randperm(60)], 3, asked.weights
+    )
     found = solve(shuffled)
     fitted = (shuffled.vectors @ found.weight.T + found.bias).argmax(1) == shuffled.targets
     assert shuffled.figure(found.held_out)[1] < 0.5 < 0.6 < float(fitted.double().mean())

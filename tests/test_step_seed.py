@@ -17,7 +17,7 @@ from textus.data.batch import Batch
 from textus.models.contract import LanguageModel
 from textus.models.kernels import native
 from textus.models.registry import build
-from textus.training.gradients import Gradients
+from textus.training.gradients import GradientAccumulator
 
 V = 11
 SIZE = {"vocab_size": V, "end_id": 0, "n_layer": 1, "d_model": 16, "dropout": 0.4}
@@ -78,7 +78,7 @@ def test_draws_follow_from_seed_step_and_piece(name: str) -> None:
 
 def lesson(model: LanguageModel, workers: int) -> list[torch.Tensor]:
     torch.manual_seed(3)
-    Gradients(model, workers).compute(batch_of(rows=32), 8)
+    GradientAccumulator(model, workers).compute(batch_of(rows=32), 8)
     return [p.grad.clone() for p in model.parameters() if p.grad is not None]
 
 

@@ -20,11 +20,11 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from textus.core.errors import DataError
-from textus.data.corpus.documents import Dropped, Unreadable
+from textus.data.corpus.documents import SkippedItem, UnreadableError
 from textus.data.corpus.readers import read
 from textus.data.corpus.sources import Source, scan
-from textus.data.corpus.tables import Reading
-from textus.data.labeled import parse_columns, read_records
+from textus.data.corpus.tables import ReadConfig, parse_columns
+from textus.data.labeled import read_records
 
 CASES = int(os.environ.get("TEXTUS_TABLE_CASES", "300"))
 
@@ -174,10 +174,10 @@ def corpus_texts(path: Path) -> list[str] | None:
     assert isinstance(source, Source)
     try:
         with contextlib.redirect_stderr(io.StringIO()):
-            documents = list(read(source, Reading()))
-    except Unreadable:
+            documents = list(read(source, ReadConfig()))
+    except UnreadableError:
         return None
-    if any(isinstance(each, Dropped) for each in documents):
+    if any(isinstance(each, SkippedItem) for each in documents):
         return None
     return ["".join(each.blocks) for each in documents]
 

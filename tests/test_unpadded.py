@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from raising import raises
 from test_finetuning import sentences, written
 from test_kernels import built, needs_kernels
 from torch import Tensor
@@ -250,7 +251,7 @@ def test_dropout_follows_from_the_step_and_keeps_its_share() -> None:
     assert torch.equal(states(3), states(3))
     assert not torch.equal(states(3), states(4))
     x, delta = (torch.ones(500, 64, dtype=torch.bfloat16) for _ in range(2))
-    shape = varlen.Texts(torch.tensor([0, 500]), 500, 500, 2, 32, 1e-5, 0.3)
+    shape = varlen.VarlenBatch(torch.tensor([0, 500]), 500, 500, 2, 32, 1e-5, 0.3)
     total, _, moments = varlen.add_norm(shape, x, delta, (torch.ones(64), torch.zeros(64)), 7)
     assert total.unique().tolist() == pytest.approx([1, 1 + 1 / 0.7], rel=0.01)
     assert (total == 1).float().mean() == pytest.approx(0.3, abs=0.02)
@@ -294,11 +295,11 @@ def test_what_the_kernels_cannot_compute_is_told() -> None:
     ):
         with pytest.raises(UsageError, match=said):
             encoder(**wrong).compute_with("bfloat16", "plain", "unpadded")
-    with pytest.raises(UsageError, match="in bfloat16, not float32"):
+    with raises("unsupported_kernel"):
         encoder().compute_with("float32", "plain", "unpadded")
     model = encoder()
     adapt(model, LoRASettings(dropout=0.1))
-    with pytest.raises(UsageError, match=r"not adapters with method\.dropout"):
+    with raises("unsupported_kernel"):
         model.compute_with("bfloat16", "plain", "unpadded")
     assert build("lstm", {"vocab_size": 9, "d_model": 8}).why_not_unpadded()
 

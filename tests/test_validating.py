@@ -12,13 +12,15 @@ from typing import Any
 
 import pytest
 from labelled import written
+from raising import raises
 
 import textus
 from textus import api
-from textus.cli import main
-from textus.core.errors import DataError, UsageError
+from textus.cli.main import main
+from textus.core.errors import DataError
 from textus.data.labeled import read_records
-from textus.finetuning.finetune import Wish, read_data
+from textus.finetuning.config import FinetuneConfig
+from textus.finetuning.data import read_data
 from textus.tasks.registry import TASKS, task_class
 
 GOOD = [
@@ -198,7 +200,7 @@ def test_contradictory_labels_are_reported(
     assert message(found, "contradiction").startswith(expected)
     capsys.readouterr()
     cls = task_class(task)
-    read_data(cls, cls.config(), Wish(data, task))
+    read_data(cls, cls.config(), FinetuneConfig(data, task))
     assert "12 texts have different labels" in capsys.readouterr().err
     plain = written(tmp_path / "plain.jsonl", rows[:30])
     assert "contradiction" not in kinds(textus.validate(plain, task=task))
@@ -272,7 +274,7 @@ def test_lengths_are_counted_in_the_tokens_of_a_run(tmp_path: Path) -> None:
     api.finetune(data, model="encoder", tokenizer="char", settings=small, out=tmp_path / "run")
     found = textus.validate(data, start=tmp_path / "run")
     assert "10 of 10 texts are longer than 16 tokens" in message(found, "length")
-    with pytest.raises(UsageError, match=r"--from .* and --model lstm"):
+    with raises("conflicting_options", "lstm"):
         textus.validate(data, start=tmp_path / "run", model="lstm")
 
 
@@ -308,7 +310,7 @@ def test_an_encoding_can_be_named(tmp_path: Path) -> None:
     assert run.record["corpus"]["encoding"] == "cp1250"
     cls = task_class("classification")
     assert (
-        read_data(cls, cls.config(), Wish(data, "classification", encoding="cp1250"))
+        read_data(cls, cls.config(), FinetuneConfig(data, "classification", encoding="cp1250"))
         .train[0]
         .texts[0]
         .startswith("egyenlő")
@@ -402,7 +404,7 @@ def test_rows_that_were_not_accepted_in_prodigy_are_left_out_of_every_task(
     assert (file["rows"], file["usable"]) == (27, 20)
     assert file["left_out"] == {"not accepted in Prodigy": 7}
     cls = task_class(task)
-    read = read_data(cls, cls.config(), Wish(data=data, task=task))
+    read = read_data(cls, cls.config(), FinetuneConfig(data=data, task=task))
     assert len(read.train) + len(read.dev) == 20
     line = "7 of 27 rows were answered reject or ignore in Prodigy and are left out; the first is"
     assert f"{line} {data}: line 21" in capsys.readouterr().err
@@ -468,7 +470,7 @@ def test_parts_to_measure_on_are_left_out_of_a_folder(
     assert (found["files"]["train"]["rows"], found["files"]["train"]["usable"]) == (40, 40)
     assert found["errors"] == []
     cls = task_class("classification")
-    read = read_data(cls, cls.config(), Wish(data, "classification"))
+    read = read_data(cls, cls.config(), FinetuneConfig(data, "classification"))
     assert {each.texts[0] for each in (*read.train, *read.dev)} == {row["text"] for row in GOOD[:40]}
     line = capsys.readouterr().err
     assert "(12 rows)" in line

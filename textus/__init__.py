@@ -108,7 +108,7 @@ __all__ = [
 ELSEWHERE = {
     "Index": ("textus.pipelines.search_index", "Index"),
     "Sampling": ("textus.generation.sampling", "Sampling"),
-    "TextusError": ("textus.core.io", "TextusError"),
+    "TextusError": ("textus.core.errors", "TextusError"),
     "serve": ("textus.cli.inference", "serve"),
 }
 """Public names that do not live in `textus.api`: module and name there."""

@@ -182,7 +182,7 @@ def train(
     """
     from textus.models.registry import CLASSIFIERS, FAMILIES
     from textus.training import pretrain
-    from textus.training.planner import Wish
+    from textus.training.planner import PretrainConfig
 
     out, folder = path_of(out, "out"), path_of(corpus, "corpus")
     if start is not None:
@@ -191,14 +191,13 @@ def train(
         )
     model = model or "decoder"
     if model in CLASSIFIERS:
-        raise UsageError(
-            "unsupported_model",
-            f"--model {model} learns classes, not text: textus finetune DATA --model {model} --out FOLDER",
-        )
+        raise UsageError("unsupported_model", f"{model} learns classes: textus finetune DATA --model {model}")
     if model not in FAMILIES or model == "fake":
         raise unknown("model", model, [each for each in FAMILIES if each != "fake"])
     reused, parent = optional_path(choices, "choices"), optional_path(start, "start")
-    Wish(model, preset, depth, steps, seed, tuple(settings), checkpoint_every, reused, parent).check()
+    PretrainConfig(
+        model, preset, depth, steps, seed, tuple(settings), checkpoint_every, reused, parent
+    ).check()
     io.claim(out, force=force)
     made = pretrain.start(
         folder,
@@ -293,7 +292,7 @@ def finetune(
 
     Raises UsageError for words that do not go together, DataError for data the task cannot use.
     """
-    from textus.finetuning.finetune import parse_also
+    from textus.finetuning.config import parse_also
     from textus.finetuning.finetune import start as begin
 
     io.claim(path_of(out, "out"), force=force)
@@ -317,12 +316,14 @@ def wish_for(
     settings: Sequence[str] = (),
     **others: Any,
 ) -> Any:
-    """The flags of `textus finetune` as its `Wish`; `others` are its fields of the same name."""
-    from textus.finetuning.finetune import Wish
+    """The flags of `textus finetune` as its `FinetuneConfig`; `others` are its fields of the same name."""
+    from textus.finetuning.config import FinetuneConfig
 
     how = (f"augment.operations={augment}",) if augment else ()
     begun, chosen = optional_path(start, "start"), optional_path(dev, "dev")
-    return Wish(path_of(data, "data"), task, begun, model, chosen, assignments=(*how, *settings), **others)
+    return FinetuneConfig(
+        path_of(data, "data"), task, begun, model, chosen, assignments=(*how, *settings), **others
+    )
 
 
 def tune(
@@ -364,10 +365,10 @@ def fewshot(
     from dataclasses import replace
 
     from textus.data.read_options import ReadOptions
-    from textus.evaluation.fewshot import PAIR_TEMPLATE, TEMPLATE, Prompting, read_task, write
+    from textus.evaluation.fewshot import PAIR_TEMPLATE, TEMPLATE, FewShotConfig, read_task, write
     from textus.evaluation.fewshot import fewshot as ask
 
-    opened, asked = run if isinstance(run, Run) else open_run(run), Prompting(**how)
+    opened, asked = run if isinstance(run, Run) else open_run(run), FewShotConfig(**how)
     opened.refuse_task()
     task, examples, test = read_task(
         path_of(data, "data"), path_of(on, "on"), ReadOptions(columns, encoding), asked
@@ -389,19 +390,19 @@ def prove_resume(path: str | Path) -> dict[str, Any]:
     byte differs.
     """
     from textus.runs.store import open_run as opened
-    from textus.training.trainer import Interrupted
+    from textus.training.trainer import TrainingInterrupted
 
     path = path_of(path, "the path")
     run = opened(path)
     if not run.finished:
-        raise RunError("run_unfinished", f"{path} is not finished; go on with it first: textus resume {path}")
+        raise RunError("run_unfinished", f"{path} is not finished; continue it first: textus resume {path}")
     with tempfile.TemporaryDirectory(dir=path.resolve().parent, prefix=f".{path.name}.proof-") as folder:
         copy = Path(folder) / path.name
         shutil.copytree(path, copy)
         first = opened(copy).unfinish()
         half = run.record["steps"] // 2
         if not first and half:
-            with contextlib.suppress(Interrupted):
+            with contextlib.suppress(TrainingInterrupted):
                 resume(copy, until=half)
             first = half
         resume(copy)

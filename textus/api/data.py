@@ -120,9 +120,9 @@ def validate(
     what is likely a mistake (`warnings`). Raises UsageError for words that are wrong, DataError for a file that cannot
     be read at all.
     """
-    from textus.tasks.validation import Reader, validate
+    from textus.tasks.validation import RowReader, validate
 
-    reader = Reader(columns, encoding or "", tuple(settings))
+    reader = RowReader(columns, encoding or "", tuple(settings))
     others = {
         name: path for name, given in (("dev", dev), ("test", test)) if (path := optional_path(given, name))
     }

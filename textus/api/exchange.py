@@ -23,7 +23,7 @@ from textus.core.errors import RunError, UsageError
 from textus.core.io import folder_atomic, mark, sha256
 from textus.core.names import unknown
 from textus.interop import folder, gguf, llama2c, packaging, peft, task_heads
-from textus.interop.architectures import Imported
+from textus.interop.architectures import ImportedModel
 from textus.interop.gguf_reader import MAGIC
 from textus.models.kernels.native import cache_folder
 from textus.runs import store
@@ -41,7 +41,7 @@ FORMATS = {
 # ── in ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-def read(source: Path, tokenizer: Path | None = None) -> Imported:
+def read(source: Path, tokenizer: Path | None = None) -> ImportedModel:
     """A foreign model: a Hugging Face folder, a GGUF file, or a llama2.c file with its tokenizer's.
 
     What a file is its first bytes tell, not its name. Raises UsageError for an architecture or an option that is

@@ -255,10 +255,10 @@ def compare_texts(
     by_name = {name: run.path for name, run in named(runs).items()}
     texts = runs[0]._texts(on, any(run.needs_source for run in runs), options.encoding, options.columns)
 
-    def entries() -> Iterator[comparison.Entry]:
+    def entries() -> Iterator[comparison.ComparedRun]:
         for name, path in by_name.items():
             run = Run(path)  # nobody else holds its model
-            yield comparison.Entry(name, run.model, run.tokenizer, run.record)
+            yield comparison.ComparedRun(name, run.model, run.tokenizer, run.record)
             del run
 
     result = comparison.compare(entries(), texts)

@@ -17,7 +17,7 @@ from random import Random
 from textus.augment import operations
 from textus.augment.infilling import infill
 from textus.augment.operations import Operation, Synonyms
-from textus.augment.units import Row, Taken, take_apart
+from textus.augment.units import Row, TokenizedRecord, take_apart
 from textus.augment.wordnet import find
 from textus.core.console import notice
 from textus.core.errors import DataError, UsageError
@@ -119,12 +119,12 @@ def synonym_source(settings: AugmentSettings) -> Synonyms:
     return near
 
 
-def said_by(taken: Taken, row: Row) -> str:
+def said_by(taken: TokenizedRecord, row: Row) -> str:
     """What a row says, hashed: two copies that say the same are one."""
     return fingerprint([row[name] for name in taken.fields])
 
 
-def changed(taken: Taken, operation: Operation, random: Random, rate: float) -> Row:
+def changed(taken: TokenizedRecord, operation: Operation, random: Random, rate: float) -> Row:
     """A row with each of its texts changed by an operation that can."""
     row = taken.values
     for name, units in taken.fields.items():

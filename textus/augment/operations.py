@@ -14,7 +14,7 @@ from functools import cache
 from random import Random
 
 from textus.augment.negation import bound, is_negation, negations
-from textus.augment.units import Unit, Units, between_labels, chinese, without
+from textus.augment.units import Units, WordToken, between_labels, chinese, without
 from textus.core.names import extra
 
 Synonyms = Callable[[str], Sequence[str]]
@@ -101,7 +101,9 @@ def inserted(units: Units, place: int, word: str) -> Units:
     """Units with one more word before `place`, set apart as its neighbours are."""
     before, blank = units[place - 1], "" if chinese(word) else " "
     kept = replace(before, gap=before.gap or blank)
-    new = Unit(word, before.gap if place == len(units) else blank, tag=None if before.tag is None else "O")
+    new = WordToken(
+        word, before.gap if place == len(units) else blank, tag=None if before.tag is None else "O"
+    )
     return [*units[: place - 1], kept, new, *units[place:]]
 
 
@@ -121,7 +123,7 @@ def synonyms(known: Synonyms) -> Operation:
     return operation
 
 
-def replacements(unit: Unit, known: Synonyms) -> list[str]:
+def replacements(unit: WordToken, known: Synonyms) -> list[str]:
     """Synonyms of a word, written as it is: small, Capital or CAPITALS."""
     word = unit.text
     if word.lower() in GRAMMAR.split():

@@ -40,7 +40,7 @@ RUN = re.compile(f"[{HAN}]+|[^{HAN}\\s]+")
 
 
 @dataclass(frozen=True)
-class Unit:
+class WordToken:
     """A piece of a text and the blanks behind it. `held`: it has a label; `at`: where it began; `tag`: a token's."""
 
     text: str
@@ -55,7 +55,7 @@ class Unit:
         return not self.held and self.text[:1].isalnum()
 
 
-Units = list[Unit]
+Units = list[WordToken]
 Change = Callable[[Units], Units | None]
 """Makes other units of a text, or None where it cannot change anything."""
 
@@ -106,7 +106,7 @@ def apart(text: str, spans: list[tuple[int, int]]) -> Units:
         places.insert(0, (0, "", False))
     ends = [place for place, _, _ in places[1:]] + [len(text)]
     return [
-        Unit(word, text[start + len(word) : end], held, start)
+        WordToken(word, text[start + len(word) : end], held, start)
         for (start, word, held), end in zip(places, ends, strict=True)
     ]
 
@@ -125,7 +125,7 @@ def together(units: Units) -> tuple[str, dict[int, int]]:
 
 
 @dataclass
-class Taken:
+class TokenizedRecord:
     """A row taken apart: its fields as units, and its spans as (field, start, end)."""
 
     values: Row
@@ -148,9 +148,9 @@ class Taken:
         return {**moved_labels(row, name, text, place), name: text}
 
 
-def take_apart(values: Row, where: str = "the row") -> Taken:
+def take_apart(values: Row, where: str = "the row") -> TokenizedRecord:
     """A row as units. Raises DataError for one without a text, or with a label outside of it."""
-    taken = Taken(values)
+    taken = TokenizedRecord(values)
     if isinstance(tokens := values.get("tokens"), list):
         tags = values.get("tags")
         if not isinstance(tags, list) or len(tags) != len(tokens):
@@ -158,7 +158,7 @@ def take_apart(values: Row, where: str = "the row") -> Taken:
                 "invalid_row", f"{where}: {len(tokens)} tokens need as many tags; the row has {tags!r:.80}"
             )
         taken.fields["tokens"] = [
-            Unit(str(token), "" if chinese(str(token)) else " ", held=tag != "O", tag=tag)
+            WordToken(str(token), "" if chinese(str(token)) else " ", held=tag != "O", tag=tag)
             for token, tag in zip(tokens, tags, strict=True)
         ]
         return taken

@@ -9,9 +9,9 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from textus.cli.params import (
-    Answer,
     Assignments,
     Columns,
+    CommandResult,
     CorpusFolder,
     Encoding,
     Force,
@@ -26,7 +26,7 @@ from textus.core.errors import UsageError
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class Changes:
+class AugmentOptions:
     """How rows are changed: fields of `augment.AugmentSettings`."""
 
     operations: Annotated[
@@ -53,12 +53,12 @@ def augment(
     /,
     *,
     out: Annotated[Path, option("The file of JSON lines to write.", metavar="FILE")],
-    changes: Changes,
+    changes: AugmentOptions,
     columns: Columns = None,
     encoding: Encoding = None,
     force: Force = False,
     as_json: Json = False,
-) -> Answer:
+) -> CommandResult:
     """Make more labelled rows: changed copies whose labels stay right; 'finetune' keeps those of held-out rows apart.
 
     Example: textus augment reviews.csv --with swap,delete,typos --times 4 --out more.jsonl
@@ -68,12 +68,12 @@ def augment(
 
     found = api.augment(data, out=out, columns=columns, encoding=encoding, force=force, **asdict(changes))
     said = f"{found['rows']:,} rows and {sum(found['copies'].values()):,} copies ({plain(found['copies'])})"
-    return Answer(found, f"{out}: {said}\nnext: textus finetune {out} --model lstm --out FOLDER")
+    return CommandResult(found, f"{out}: {said}\nnext: textus finetune {out} --model lstm --out FOLDER")
 
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class Questions:
+class ClozeOptions:
     """What is asked of a text: fields of `augment.cloze.ClozeSettings`."""
 
     questions: Annotated[int, option("Questions a passage at most.")] = 2
@@ -88,10 +88,10 @@ def cloze(
     /,
     *,
     out: Annotated[Path, option("The file of JSON lines to write.", metavar="FILE")],
-    asked: Questions = Questions(),
+    asked: ClozeOptions = ClozeOptions(),
     force: Force = False,
     as_json: Json = False,
-) -> Answer:
+) -> CommandResult:
     """Make questions of plain text, each for some words by those around them: little data of one's own stands on them.
 
     Example: textus cloze work/corpus --out cloze.jsonl
@@ -100,12 +100,12 @@ def cloze(
 
     found = api.cloze(corpus, out=out, force=force, **asdict(asked))
     next_step = f"textus finetune {out} --task question-answering --from RUN --out FOLDER"
-    return Answer(found, f"{out}: {found['rows']:,} rows\nnext: {next_step}")
+    return CommandResult(found, f"{out}: {found['rows']:,} rows\nnext: {next_step}")
 
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class Fixed:
+class FinetuneOptions:
     """What stays the same in every trial: flags of `textus finetune`."""
 
     start: Annotated[Path | None, option("The run to begin from.", "--from", "RUN")] = None
@@ -136,7 +136,7 @@ def tune(
             "The folder of the search and of its best run; one that was broken off goes on.", metavar="FOLDER"
         ),
     ],
-    fixed: Fixed = Fixed(),
+    fixed: FinetuneOptions = FinetuneOptions(),
     trials: Annotated[int, option("Settings to try, in all.")] = 20,
     search: Annotated[
         list[str] | None,
@@ -150,7 +150,7 @@ def tune(
         Path | None, option("A TOML file of such lines instead of the usual search space.", metavar="FILE")
     ] = None,
     as_json: Json = False,
-) -> Answer:
+) -> CommandResult:
     """Search for the settings that fine-tune best; the best run is kept, and the command that makes it again told.
 
     Example: textus tune reviews.csv --model lstm --trials 20 --out work/tuned
@@ -162,12 +162,12 @@ def tune(
     found = api.tune(data, out=out, trials=trials, search=search or [], space=space, **words)
     counts = ", ".join(f"{n} {state}" for state, n in found["counts"].items())
     said = f"best of {trials} trials ({counts}): {found['figure']:.4f}, {found['run']}"
-    return Answer(found, f"{table(found['trials'])}\n{said}\nmake it again: {found['command']}")
+    return CommandResult(found, f"{table(found['trials'])}\n{said}\nmake it again: {found['command']}")
 
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class Prompt:
+class FewShotOptions:
     """How rows are put to the model."""
 
     template: Annotated[
@@ -187,14 +187,14 @@ def fewshot(
     /,
     *,
     on: Annotated[Path, option("The labelled rows to ask.", metavar="FILE")],
-    prompt: Prompt = Prompt(),
+    prompt: FewShotOptions = FewShotOptions(),
     columns: Columns = None,
     encoding: Encoding = None,
     out: Annotated[
         Path | None, option("Write table and picture (JSON, PNG, HTML) here.", metavar="FOLDER")
     ] = None,
     as_json: Json = False,
-) -> Answer:
+) -> CommandResult:
     """Ask a language model for classes, with a few examples in its context: accuracy against their number.
 
     Example: textus fewshot work/smollm2 reviews.csv --on test.csv --shots 0,4,8 --words neg=bad,pos=good
@@ -211,4 +211,4 @@ def fewshot(
         ) from error
     how = {**asdict(prompt), "shots": shots, "words": parse_words(prompt.words)}
     found = api.fewshot(run, data, on=on, columns=columns, encoding=encoding, out=out, **how)
-    return Answer(found, render.fewshot(found) + (f"\nreport: {out / 'fewshot.html'}" if out else ""))
+    return CommandResult(found, render.fewshot(found) + (f"\nreport: {out / 'fewshot.html'}" if out else ""))

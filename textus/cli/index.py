@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from textus.cli.params import (
-    Answer,
     AsText,
+    CommandResult,
     Encoding,
     Force,
     ForceFile,
@@ -65,7 +65,7 @@ def embed(
     settings: TaskSettings = None,
     force: ForceFile = False,
     as_json: Json = False,
-) -> Answer:
+) -> CommandResult:
     """Write the vector of each text of a file.
 
     Example: textus embed work/minilm questions.csv --out work/vectors.npy --columns text=question
@@ -73,7 +73,7 @@ def embed(
     from textus import api
 
     found = api.embed(run, file, out=out, settings=task_settings(settings), force=force, **asdict(read))
-    return Answer(found, f"{found['out']}: {found['texts']:,} vectors of {found['width']}")
+    return CommandResult(found, f"{found['out']}: {found['texts']:,} vectors of {found['width']}")
 
 
 @Parameter(name="*")
@@ -105,7 +105,7 @@ def index_build(
     read: ReadDocuments = ReadDocuments(),
     force: Force = False,
     as_json: Json = False,
-) -> Answer:
+) -> CommandResult:
     """Make an index of texts: by their words, by the vectors of a run, or by both.
 
     Example: textus index build pages.jsonl --run work/minilm --bm25 --out work/index
@@ -117,7 +117,7 @@ def index_build(
     found = {"index": str(out), **counts, "by": index.way}
     several = f" in {counts['passages']:,} passages" if counts["passages"] > counts["documents"] else ""
     said = f"{out}: {counts['documents']:,} documents{several}, searched by {found['by']}"
-    return Answer(found, f'{said}\nnext: textus search {out} "…"')
+    return CommandResult(found, f'{said}\nnext: textus search {out} "…"')
 
 
 def index_evaluate(
@@ -135,7 +135,7 @@ def index_evaluate(
     columns: Columns = None,
     encoding: Encoding = None,
     as_json: Json = False,
-) -> Answer:
+) -> CommandResult:
     """Measure an index: recall at 1, 5 and 10, reciprocal rank and nDCG with intervals.
 
     Example: textus index evaluate work/index --on asked.csv --columns text=question,document=page
@@ -144,7 +144,7 @@ def index_evaluate(
     from textus.cli import render
 
     found = api.open_index(index).evaluate(on, columns=columns, encoding=encoding, by=by)
-    return Answer(found, render.figures(str(index), {k: v for k, v in found.items() if k != "index"}))
+    return CommandResult(found, render.figures(str(index), {k: v for k, v in found.items() if k != "index"}))
 
 
 def search(
@@ -156,7 +156,7 @@ def search(
     by: By = None,
     text: AsText = False,
     as_json: Json = False,
-) -> Answer:
+) -> CommandResult:
     """Find the texts of an index that fit a query best.
 
     Example: textus search work/index "how to cook rice" --top 3
@@ -175,7 +175,7 @@ def search(
         for result in results
     ]
     data = {"index": str(index), "query": query, "by": by or opened.way, "found": results}
-    return Answer(data, "\n".join(lines) or "no results: no text has a word of the query")
+    return CommandResult(data, "\n".join(lines) or "no results: no text has a word of the query")
 
 
 def about(passage: Passage) -> dict[str, Any]:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from textus.cli.params import (
-    Answer,
     Asked,
     AsText,
     Columns,
+    CommandResult,
     Encoding,
     Force,
     ForceFile,
@@ -23,7 +23,7 @@ from textus.cli.params import (
     RunFolder,
     SamplingFlags,
     SkipInvalid,
-    TaskFlags,
+    TaskEvalOptions,
     TaskSettings,
     option,
     task_settings,
@@ -109,7 +109,7 @@ def generate(
     sampling: SamplingFlags = SamplingFlags(),
     many: ManyPrompts = ManyPrompts(),
     as_json: Json = False,
-) -> Answer | None:
+) -> CommandResult | None:
     """Continue a text, which is written as it comes, or each of many.
 
     Example: textus generate work/run "Once upon a time" --temperature 0.8 --max-tokens 100
@@ -127,7 +127,7 @@ def generate(
             "force": many.force,
         }
         found = generate_file(opened, given, **how, **sampling.given())
-        return Answer(found, f"{many.out}: {found['rows']:,} texts")
+        return CommandResult(found, f"{many.out}: {found['rows']:,} texts")
     many.refuse()
     if given is not None:
         return generate_many(opened, given, many, sampling, as_json=as_json)
@@ -135,7 +135,7 @@ def generate(
     return generate_one(opened, text, sampling, as_json=as_json)
 
 
-def generate_one(run: Run, prompt: str, sampling: SamplingFlags, *, as_json: bool) -> Answer | None:
+def generate_one(run: Run, prompt: str, sampling: SamplingFlags, *, as_json: bool) -> CommandResult | None:
     """The text that follows one prompt, as it comes, or as one JSON object."""
     from textus.cli.chat import full_context
 
@@ -152,12 +152,12 @@ def generate_one(run: Run, prompt: str, sampling: SamplingFlags, *, as_json: boo
     if not as_json:
         return None
     found = {"run": str(run.path), "prompt": prompt, "text": text, "reason": pieces.reason}
-    return Answer({**found, "sampling": sampling.given()}, text)
+    return CommandResult({**found, "sampling": sampling.given()}, text)
 
 
 def generate_many(
     run: Run, given: Path | list[Record], many: ManyPrompts, sampling: SamplingFlags, *, as_json: bool
-) -> Answer | None:
+) -> CommandResult | None:
     """Each prompt with what follows it, an empty line between; as they come, or as one JSON object."""
     from textus.data.read_options import ReadOptions
     from textus.generation.completion import complete, prompts_of, told
@@ -179,7 +179,9 @@ def generate_many(
                 ("\n" if number and not source else "") + ("" if source else answer["prompt"]) + f"{text}\n"
             )
     return (
-        Answer({"run": str(run.path), "sampling": sampling.given(), "texts": found}, "") if as_json else None
+        CommandResult({"run": str(run.path), "sampling": sampling.given(), "texts": found}, "")
+        if as_json
+        else None
     )
 
 
@@ -206,7 +208,7 @@ def evaluate(
     stride: Annotated[
         int | None, option("Score in overlapping windows this many tokens apart: another figure, named so.")
     ] = None,
-    task: TaskFlags = TaskFlags(),
+    task: TaskEvalOptions = TaskEvalOptions(),
     asked: Annotated[
         str | None,
         option(
@@ -219,7 +221,7 @@ def evaluate(
     settings: TaskSettings = None,
     ensemble: Ensemble = None,
     as_json: Json = False,
-) -> Answer:
+) -> CommandResult:
     """Measure a model: bits per byte with its interval, perplexity, repetition; fine-tuned runs by their task.
 
     Example: textus evaluate work/run --on notes.txt --json
@@ -238,19 +240,19 @@ def evaluate(
         refuse_with_ensemble(ensemble, task, settings, on, stride)
         assert on is not None
         found = evaluate_together(runs, on, ensemble=ensemble, task=asked, **task.given())
-        return Answer(found, render.task_scores(found))
+        return CommandResult(found, render.task_scores(found))
     opened, page = open_run(runs[0]), f"\npage: {task.out / 'evaluation.html'}" if task.out else ""
     if asked or opened.tasks:
         words = task.given() | {"task": asked, "settings": task_settings(settings)}
         found = opened.evaluate(on, stride=stride, **words)
-        return Answer(found, render.task_scores(found) + page)
+        return CommandResult(found, render.task_scores(found) + page)
     task.refuse(runs[0])
     data = opened.evaluate(on, stride=stride, out=task.out, encoding=task.encoding, columns=task.columns)
-    return Answer(data, render.evaluation(data) + page)
+    return CommandResult(data, render.evaluation(data) + page)
 
 
 def refuse_with_ensemble(
-    ensemble: str, task: TaskFlags, settings: list[str] | None, on: Path | None, stride: int | None
+    ensemble: str, task: TaskEvalOptions, settings: list[str] | None, on: Path | None, stride: int | None
 ) -> None:
     """UsageError for flags that an ensemble has no use for, and where it lacks rows."""
     if task.entities:
@@ -284,7 +286,7 @@ def robustness(
     ] = None,
     task: Asked = None,
     as_json: Json = False,
-) -> Answer:
+) -> CommandResult:
     """What a fine-tuned run loses on rows with typos, synonyms, other case and spacing, irrelevant sentences.
 
     Example: textus robustness work/reviews --on test.csv
@@ -293,7 +295,7 @@ def robustness(
     from textus.cli import render
 
     found = open_run(run).robustness(on, columns=columns, encoding=encoding, vectors=vectors, task=task)
-    return Answer(found, render.robustness(found))
+    return CommandResult(found, render.robustness(found))
 
 
 @Parameter(name="*")
@@ -347,7 +349,7 @@ def predict(
     task: Asked = None,
     force: ForceFile = False,
     as_json: Json = False,
-) -> Answer:
+) -> CommandResult:
     """Answer for a text, or for each row of a file, with a fine-tuned run or several.
 
     Example: textus predict work/reviews test.csv --out work/predictions.csv
@@ -367,17 +369,19 @@ def predict(
             written = predict_together(runs, given, ensemble=ensemble, **how)
         else:
             written = open_run(runs[0]).predict_file(given, **how)
-        return Answer(written, f"{out}: {written['rows']:,} rows answered")
+        return CommandResult(written, f"{out}: {written['rows']:,} rows answered")
     if isinstance(given, list) and isinstance(given[0], str | tuple):
         if ensemble:
             found = predict_together(runs, given, ensemble=ensemble, task=task)
         else:
             found = open_run(runs[0]).predict(given, task=task)
-        return Answer({**about, "answers": found}, render.answers(found))
+        return CommandResult({**about, "answers": found}, render.answers(found))
     with noted("nothing is kept without --out FILE; begin anew with the same command"):
         rows = list(answered(runs, given, ensemble=ensemble, task=task, **options))
     data = [place_of(record) | told for record, told in rows]
-    return Answer({**about, "answers": data}, render.answers(data, [record.values for record, _ in rows]))
+    return CommandResult(
+        {**about, "answers": data}, render.answers(data, [record.values for record, _ in rows])
+    )
 
 
 def runs_and_input(
@@ -445,7 +449,7 @@ def triples(
     encoding: Encoding = None,
     force: Force = False,
     as_json: Json = False,
-) -> Answer:
+) -> CommandResult:
     """Find triples (head, relation, tail) in raw text, each with its document and places, as a graph.
 
     Example: textus triples news.jsonl --entities work/tagger --relations work/relations --out graph.graphml
@@ -456,7 +460,7 @@ def triples(
     found = open_run(relations).triples(
         file, entities=entities, columns=columns, encoding=encoding, out=out, force=force
     )
-    return Answer(found, render.triples(found) + (f"\n{out}" if out else ""))
+    return CommandResult(found, render.triples(found) + (f"\n{out}" if out else ""))
 
 
 def compare(
@@ -476,7 +480,7 @@ def compare(
     task: Asked = None,
     skip_invalid: SkipInvalid = None,
     as_json: Json = False,
-) -> Answer:
+) -> CommandResult:
     """Put runs on one ruler: bits per byte on the same text, or a task's figures on the same rows; seconds, memory.
 
     Example: textus compare work/ngram work/run --on notes.txt
@@ -497,7 +501,7 @@ def compare(
     data = api.compare(runs, on=on, out=out, **how)
     report = f"\npage: {out / 'comparison.html'}" if out else ""
     said = render.task_comparison(data) if "runs" in data else render.comparison(data)
-    return Answer(data, said + report)
+    return CommandResult(data, said + report)
 
 
 def serve(
@@ -521,7 +525,7 @@ def serve(
     Example: textus serve work/run --port 8000
     """
     from textus.api import named, open_run
-    from textus.serving import Served
+    from textus.serving import ServedModel
     from textus.serving import serve as start
 
     if not runs:
@@ -530,7 +534,7 @@ def serve(
     for run in opened:
         run.refuse_task()  # before any weights are read
     served = [
-        Served(
+        ServedModel(
             name=name,
             model=run.model,
             tokenizer=run.tokenizer,
@@ -544,7 +548,7 @@ def serve(
     start(served, host=host, port=port, hosts=allow_host or (), origins=allow_origin or ())
 
 
-def show(run: RunFolder, /, *, as_json: Json = False) -> Answer:
+def show(run: RunFolder, /, *, as_json: Json = False) -> CommandResult:
     """Look into a run: layers, shapes, parameters, FLOPs, a Mermaid diagram.
 
     Example: textus show work/run
@@ -554,10 +558,10 @@ def show(run: RunFolder, /, *, as_json: Json = False) -> Answer:
     from textus.evaluation.inspection import as_text
 
     data = api.show(run)
-    return Answer(data, "\n\n".join([render.history(data), as_text(data), data["mermaid"]]))
+    return CommandResult(data, "\n\n".join([render.history(data), as_text(data), data["mermaid"]]))
 
 
-def doctor(*, as_json: Json = False) -> Answer:
+def doctor(*, as_json: Json = False) -> CommandResult:
     """Tell versions, extras, what this machine can do, its measured matrix rate.
 
     Example: textus doctor
@@ -566,10 +570,10 @@ def doctor(*, as_json: Json = False) -> Answer:
     from textus.evaluation.inspection import doctor_text
 
     data = api.doctor()
-    return Answer(data, doctor_text(data))
+    return CommandResult(data, doctor_text(data))
 
 
-def verify(run: RunFolder, /, *, as_json: Json = False) -> Answer:
+def verify(run: RunFolder, /, *, as_json: Json = False) -> CommandResult:
     """Check every file of a run against its recorded SHA-256.
 
     Example: textus verify work/run
@@ -577,4 +581,4 @@ def verify(run: RunFolder, /, *, as_json: Json = False) -> Answer:
     from textus import api
 
     data = api.verify(run)
-    return Answer(data, f"{run}: every file is as it was written")
+    return CommandResult(data, f"{run}: every file is as it was written")

@@ -27,7 +27,7 @@ from cyclopts.exceptions import (
 
 from textus.cli.app import PLANNED, PLANNED_FLAGS, VERBS, build_app
 from textus.cli.help import flat_verbs, overview, page
-from textus.cli.params import Answer
+from textus.cli.params import CommandResult
 from textus.core.arguments import STDIN
 from textus.core.console import notice
 from textus.core.errors import TextusError, UsageError
@@ -166,7 +166,7 @@ def work(app: App, words: list[str]) -> int:
     as_json = bool(bound.arguments.get("as_json"))
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
         answer = command(*bound.args, **bound.kwargs, **dict.fromkeys(inner, main))
-    if isinstance(answer, Answer):
+    if isinstance(answer, CommandResult):
         text = json.dumps(answer.data, ensure_ascii=False, default=str) if as_json else answer.text
         # a lone surrogate, as in a file name that is not UTF-8, as its escape
         print(text.encode("utf-8", "backslashreplace").decode(), flush=True)

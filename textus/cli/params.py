@@ -13,7 +13,7 @@ from textus.core.names import unknown
 
 
 @dataclass(frozen=True)
-class Answer:
+class CommandResult:
     """What a verb found: `data` is the one object of `--json`, `text` is the same for people."""
 
     data: dict[str, Any]
@@ -125,7 +125,7 @@ class SamplingFlags:
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class Budget:
+class BudgetOptions:
     """How much to train: a time budget, a depth, or a number of steps."""
 
     preset: Annotated[
@@ -142,7 +142,7 @@ class Budget:
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class TaskFlags:
+class TaskEvalOptions:
     """How fine-tuned runs are measured by their task."""
 
     columns: Annotated[

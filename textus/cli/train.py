@@ -11,10 +11,10 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from textus.cli.params import (
-    Answer,
     Assignments,
-    Budget,
+    BudgetOptions,
     Columns,
+    CommandResult,
     CorpusFolder,
     Encoding,
     Force,
@@ -49,7 +49,7 @@ def train(
             "The family: decoder (where none is named), encoder, lstm, ngram, … (an unknown one lists all)."
         ),
     ] = None,
-    budget: Budget = Budget(),
+    budget: BudgetOptions = BudgetOptions(),
     tokenizer: Annotated[
         str | None,
         option("A tokenizer's folder, or a kind to train; without it, byte-level BPE sized to the corpus."),
@@ -66,7 +66,7 @@ def train(
     settings: Assignments = None,
     force: Force = False,
     as_json: Json = False,
-) -> Answer:
+) -> CommandResult:
     """Train a model on a corpus; Ctrl-C saves first.
 
     Example: textus train work/corpus --preset 10min --out work/run
@@ -94,7 +94,7 @@ def train(
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class Also:
+class ExtraTaskOptions:
     """Further tasks, learnt at once by heads of their own."""
 
     also: Annotated[
@@ -147,11 +147,11 @@ def finetune(
             "Learn from changed copies too: swap,delete,typos, … as in 'textus augment' (--set augment.times=4)."
         ),
     ] = None,
-    also: Also = Also(),
+    also: ExtraTaskOptions = ExtraTaskOptions(),
     settings: Assignments = None,
     force: Force = False,
     as_json: Json = False,
-) -> Answer:
+) -> CommandResult:
     """Teach a model a task from labelled rows; Ctrl-C saves first.
 
     Example: textus finetune reviews.csv --from work/minilm --out work/reviews
@@ -182,7 +182,7 @@ def resume(
         Path | None, option("Where the validation rows of a fine-tuned run are now.", metavar="FILE")
     ] = None,
     as_json: Json = False,
-) -> Answer:
+) -> CommandResult:
     """Go on with an interrupted run, exactly from its newest whole checkpoint.
 
     Example: textus resume work/run
@@ -193,11 +193,11 @@ def resume(
         from textus.cli import render
 
         data = api.prove_resume(run)
-        return Answer(data, render.figures(f"resume of {run} proven", data))
+        return CommandResult(data, render.figures(f"resume of {run} proven", data))
     return finished(api.resume(run, corpus=corpus, dev=dev))
 
 
-def finished(run: Any) -> Answer:
+def finished(run: Any) -> CommandResult:
     """The last lines of training: where the run is, how good it is, what to try next."""
     from textus.cli.render import plain
     from textus.reporting.format import size
@@ -218,7 +218,7 @@ def finished(run: Any) -> Answer:
     elif run.model.can_generate:
         tries.insert(0, f'textus generate {run.path} "Once upon a time"')
     tried = "   or: ".join(tries)
-    return Answer({"run": str(run.path), **known}, f"{run.path}: {plain(known)}\nnext: {tried}")
+    return CommandResult({"run": str(run.path), **known}, f"{run.path}: {plain(known)}\nnext: {tried}")
 
 
 def bench(

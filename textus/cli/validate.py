@@ -6,7 +6,16 @@ import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
-from textus.cli.params import Answer, Columns, Encoding, Json, Rows, TaskSettings, option, task_settings
+from textus.cli.params import (
+    Columns,
+    CommandResult,
+    Encoding,
+    Json,
+    Rows,
+    TaskSettings,
+    option,
+    task_settings,
+)
 
 MOST_LINES = 50
 """So many kinds of bad rows, or classes, are listed for people; --json has all."""
@@ -27,7 +36,7 @@ def validate(
     encoding: Encoding = None,
     settings: TaskSettings = None,
     as_json: Json = False,
-) -> Answer:
+) -> CommandResult:
     """Check labelled rows before a model is trained on them: all bad rows, labels, duplicates, lengths, leakage.
 
     Example: textus validate reviews.csv --dev dev.csv
@@ -42,7 +51,7 @@ def validate(
     given = [(name, str(value)) for name, value in flags.items() if value is not None]
     given += [("--set", assignment) for assignment in settings or []]
     lines = [*page(report), f"next: {next_step(report, given)}"]
-    return Answer(report, "\n".join(lines), 0 if report["ok"] else 1)
+    return CommandResult(report, "\n".join(lines), 0 if report["ok"] else 1)
 
 
 def page(report: dict[str, Any]) -> list[str]:

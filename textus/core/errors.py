@@ -51,7 +51,7 @@ class TrainingError(TextusError):
     """Training cannot continue."""
 
 
-class MissingExtra(TextusError):
+class MissingDependencyError(TextusError):
     """An optional dependency is not installed."""
 
 

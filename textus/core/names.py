@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from importlib import import_module
 from types import ModuleType
 
-from textus.core.errors import MissingExtra, TextusError, UsageError
+from textus.core.errors import MissingDependencyError, TextusError, UsageError
 
 
 def nearest(value: str, choices: Iterable[str]) -> str | None:
@@ -34,7 +34,7 @@ def extra(module: str, name: str) -> ModuleType:
         return import_module(module)
     except ImportError as error:
         if is_missing(module, error):
-            raise MissingExtra(
+            raise MissingDependencyError(
                 "extra_not_installed",
                 f"{module} is not installed; it comes with: pip install 'textus[{name}]'",
             ) from error

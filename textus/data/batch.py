@@ -76,7 +76,7 @@ class Batch:
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
 
-class Batches(Protocol):
+class BatchSource(Protocol):
     """What training reads: `batch(step)` is the same whenever it is asked for."""
 
     @property

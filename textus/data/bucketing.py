@@ -12,7 +12,7 @@ from torch import Tensor
 from textus.core.errors import DataError, UsageError
 from textus.core.rng import counter_seed
 from textus.data.batch import Batch
-from textus.data.token_dataset import TokenStore
+from textus.data.token_dataset import TokenDataset
 
 Ids = NDArray[np.int64]
 
@@ -32,7 +32,7 @@ def sources_of(rows: list[list[int]], end_id: int) -> Tensor:
     return torch.tensor([row + [end_id] * (longest - len(row)) for row in rows])
 
 
-class Deal:
+class LengthGroupedSampler:
     """Which rows a step sees: each epoch is a permutation of all rows, epoch follows epoch without a seam, and all
     batches are full. Some batches' rows are drawn together, put in order by `by_length`, and dealt out.
     """
@@ -74,8 +74,8 @@ class BucketLoader:
     With `sources`, a store of as many documents, row i is the pair of both i-th documents, and of a text
     longer than `context_length` only the beginning is read. Alone, a longer document becomes several rows.
 
-    Shuffled, rows come as `Deal` deals them. In order (`shuffle=False`), they go by length, and `n_batches` batches
-    have every row once.
+    Shuffled, rows come as `LengthGroupedSampler` deals them. In order (`shuffle=False`), they go by length, and
+    `n_batches` batches have every row once.
 
     Raises:
         DataError: no rows, or not as many sources as targets. UsageError: sizes that cannot be.
@@ -83,8 +83,8 @@ class BucketLoader:
 
     def __init__(
         self,
-        store: TokenStore,
-        sources: TokenStore | None = None,
+        store: TokenDataset,
+        sources: TokenDataset | None = None,
         *,
         batch_size: int,
         context_length: int,
@@ -111,7 +111,7 @@ class BucketLoader:
         self.begins, self.lengths = spans(store, context_length, pieces=sources is None)
         if sources is not None:
             self.source_begins, self.source_lengths = spans(sources, context_length, pieces=False)
-        self.deal = Deal(self.n_rows, batch_size, seed, self._by_length)
+        self.deal = LengthGroupedSampler(self.n_rows, batch_size, seed, self._by_length)
         self._order = self._by_length(np.arange(self.n_rows))
 
     @property
@@ -187,7 +187,7 @@ def padded(rows: list[Ids], end_id: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(whole), torch.from_numpy(real)
 
 
-def spans(store: TokenStore, longest: int, *, pieces: bool) -> tuple[Ids, Ids]:
+def spans(store: TokenDataset, longest: int, *, pieces: bool) -> tuple[Ids, Ids]:
     """Where each document's targets begin in the stream, and how many there are, its end among them.
 
     One of more than `longest` is cut there, or with `pieces` goes on in further rows.

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from textus.core.errors import UsageError
 from textus.core.names import unknown
 from textus.data.bucketing import BucketLoader, Ids
-from textus.data.token_dataset import TokenStore
+from textus.data.token_dataset import TokenDataset
 
 # ── pairs from plain text ──────────────────────────────────────────────────────────────────────
 
@@ -29,7 +29,7 @@ class DenoisingLoader(BucketLoader):
         UsageError: `span` with a `mask_id` that already ends texts.
     """
 
-    def __init__(self, store: TokenStore, *, objective: str, mask_id: int, **sizes: Any) -> None:
+    def __init__(self, store: TokenDataset, *, objective: str, mask_id: int, **sizes: Any) -> None:
         if objective not in OBJECTIVES:
             raise unknown("objective", objective, OBJECTIVES)
         if (longest := sizes["context_length"]) < 3:  # what stands for the missing needs room of its own

@@ -10,15 +10,15 @@ from typing import Any
 from textus.core.console import notice
 from textus.core.errors import DataError, UsageError
 from textus.data.corpus.decoding import BROKEN, decode, detect_encoding
-from textus.data.corpus.documents import Dropped, Raw, Unreadable
+from textus.data.corpus.documents import RawDocument, SkippedItem, UnreadableError
 from textus.data.corpus.readers import read
 from textus.data.corpus.repair import parts, whole
 from textus.data.corpus.sources import KINDS, TARS, WRAPPED, Source, blocks, scan
-from textus.data.corpus.tables import NoColumn, Reading, parse_columns, silent
+from textus.data.corpus.tables import MissingColumnError, ReadConfig, parse_columns, silent
 
 
 @dataclass(frozen=True)
-class Part:
+class TextChunk:
     """A stretch of text; one that `continues` belongs to the document before it. `source` is a pair's source text."""
 
     text: str
@@ -27,41 +27,41 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Texts:
+class EvalText:
     """What a model is measured on: a name, the bytes it has as given, and how to read its parts, as often as
     asked.
     """
 
     name: str
     n_bytes: int
-    read: Callable[[], Iterable[Part]]
+    read: Callable[[], Iterable[TextChunk]]
 
-    def __iter__(self) -> Iterator[Part]:
+    def __iter__(self) -> Iterator[TextChunk]:
         return iter(self.read())
 
 
-def as_texts(given: Any, n_bytes: int | None = None) -> Texts:
-    """Strings (each a document), one string, or a `Texts` as it is; `n_bytes` if not their UTF-8 length."""
-    if isinstance(given, Texts):
+def as_texts(given: Any, n_bytes: int | None = None) -> EvalText:
+    """Strings (each a document), one string, or a `EvalText` as it is; `n_bytes` if not their UTF-8 length."""
+    if isinstance(given, EvalText):
         return given if n_bytes is None else replace(given, n_bytes=n_bytes)
     whole = [given] if isinstance(given, str) else list(given)
     size = sum(len(text.encode()) for text in whole) if n_bytes is None else n_bytes
-    return Texts("text", size, lambda: (part for text in whole for part in in_parts([text])))
+    return EvalText("text", size, lambda: (part for text in whole for part in in_parts([text])))
 
 
-def in_parts(document: Iterable[str]) -> Iterator[Part]:
+def in_parts(document: Iterable[str]) -> Iterator[TextChunk]:
     """A document in the parts a corpus would have: a text scores the same from a string and a file."""
-    return (Part(text, continues=number > 0) for number, text in enumerate(parts(document)))
+    return (TextChunk(text, continues=number > 0) for number, text in enumerate(parts(document)))
 
 
-def split_texts(corpus: Any, split: str = "validation") -> Texts:
+def split_texts(corpus: Any, split: str = "validation") -> EvalText:
     """One split of a corpus, document by document."""
     documents = lambda: corpus.documents(split)  # noqa: E731
-    split_parts = lambda: (Part(each.text, each.part > 0, each.source_text) for each in documents())  # noqa: E731
-    return Texts(f"{split} split", corpus.n_bytes(split), split_parts)
+    split_parts = lambda: (TextChunk(each.text, each.part > 0, each.source_text) for each in documents())  # noqa: E731
+    return EvalText(f"{split} split", corpus.n_bytes(split), split_parts)
 
 
-def read_text(path: Path | str, encoding: str = "") -> Texts:
+def read_text(path: Path | str, encoding: str = "") -> EvalText:
     """A file, plain or .gz or .xz, as one document; its bytes are those of the (unpacked) file.
 
     The `encoding` is detected as for a corpus if left out; nothing is normalised: what a tokenizer never saw,
@@ -73,7 +73,7 @@ def read_text(path: Path | str, encoding: str = "") -> Texts:
     try:
         n_bytes = sum(map(len, blocks(source)))
         found = detect_encoding(blocks(source), encoding=encoding)
-    except Unreadable as error:
+    except UnreadableError as error:
         raise DataError(
             error.code, f"{path} cannot be read: {error}; give a text file, plain or .gz"
         ) from error
@@ -81,21 +81,21 @@ def read_text(path: Path | str, encoding: str = "") -> Texts:
         raise DataError("empty_data", f"{path} is empty; there is nothing to measure on")
     if found.origin == "guessed":
         notice(f"{path} is not UTF-8: read as {found.codec}")
-    return Texts(str(path), n_bytes, lambda: _whole(source, found.codec))
+    return EvalText(str(path), n_bytes, lambda: _whole(source, found.codec))
 
 
-def _whole(source: Source, codec: str) -> Iterator[Part]:
+def _whole(source: Source, codec: str) -> Iterator[TextChunk]:
     """The parts of a file, broken bytes replaced and counted."""
     n_broken = 0
     for part in in_parts(decode(blocks(source), codec)):
         text, n_here = BROKEN.subn("\ufffd", part.text)
         n_broken += n_here
-        yield Part(text, part.continues)
+        yield TextChunk(text, part.continues)
     if n_broken:
         notice(f"{source.name}: {n_broken:,} broken bytes were read as U+FFFD")
 
 
-def read_documents(path: Path | str, encoding: str = "", columns: str | None = None) -> Texts:
+def read_documents(path: Path | str, encoding: str = "", columns: str | None = None) -> EvalText:
     """The documents of a file as a corpus has them: of a page its text, of a table the text of each row, of an archive
     its files; one line says so. Any other file is one document, as `read_text` reads it.
 
@@ -109,8 +109,8 @@ def read_documents(path: Path | str, encoding: str = "", columns: str | None = N
                 f"--columns {columns}: {path} is read as one text; give a table, or leave it out",
             )
         return read_text(path, encoding)
-    first = Reading(parse_columns(columns), encoding)
-    left_out, n_bytes, n_documents = list[Dropped](), 0, 0
+    first = ReadConfig(parse_columns(columns), encoding)
+    left_out, n_bytes, n_documents = list[SkippedItem](), 0, 0
     for part in documents_of(path, first, left_out):
         n_documents += not part.continues
         n_bytes += len(part.text.encode())
@@ -127,7 +127,7 @@ def read_documents(path: Path | str, encoding: str = "", columns: str | None = N
             f" {first_out}"
         )
     again = replace(first, report=silent)
-    return Texts(str(path), n_bytes, lambda: documents_of(path, again, []))
+    return EvalText(str(path), n_bytes, lambda: documents_of(path, again, []))
 
 
 def is_packed(path: Path) -> bool:
@@ -137,39 +137,39 @@ def is_packed(path: Path) -> bool:
     return KINDS.get(Path(plain).suffix, "text") != "text" or name.endswith((".zip", *TARS))
 
 
-def documents_of(path: Path, reading: Reading, left_out: list[Dropped]) -> Iterator[Part]:
+def documents_of(path: Path, reading: ReadConfig, left_out: list[SkippedItem]) -> Iterator[TextChunk]:
     """The parts of the documents of a file; what holds no text is added to `left_out`."""
     for source in scan([path], Path(), lambda *_: None):
-        if isinstance(source, Dropped):
+        if isinstance(source, SkippedItem):
             left_out.append(source)
             continue
         try:
             for row in read(source, reading):
-                if isinstance(row, Dropped):
+                if isinstance(row, SkippedItem):
                     left_out.append(row)
                 else:
                     yield from in_parts(whole(block)[0] for block in row.blocks)
-        except NoColumn as error:
+        except MissingColumnError as error:
             raise DataError(error.code, f"{source.name} {error}") from error
-        except Unreadable as error:
+        except UnreadableError as error:
             raise DataError(error.code, f"{source.name} cannot be read: {error}") from error
 
 
-def read_pairs(path: Path | str, encoding: str = "", columns: str | None = None) -> Texts:
+def read_pairs(path: Path | str, encoding: str = "", columns: str | None = None) -> EvalText:
     """The pairs of a table with the columns source and target, each a document; the bytes are the targets'.
 
     Raises DataError for a file without a pair.
     """
-    given = Reading(parse_columns(columns), encoding)
+    given = ReadConfig(parse_columns(columns), encoding)
     found = (each for each in scan([path], Path(path), lambda *_: None) if isinstance(each, Source))
     try:
-        rows = [row for source in found for row in read(source, given) if isinstance(row, Raw)]
-    except NoColumn:
+        rows = [row for source in found for row in read(source, given) if isinstance(row, RawDocument)]
+    except MissingColumnError:
         rows = []
-    except Unreadable as error:
+    except UnreadableError as error:
         raise DataError(error.code, f"{path} cannot be read: {error}") from error
     pairs = [
-        Part(whole("".join(row.blocks))[0], source=whole(row.source_text)[0])
+        TextChunk(whole("".join(row.blocks))[0], source=whole(row.source_text)[0])
         for row in rows
         if row.source_text is not None
     ]
@@ -179,4 +179,4 @@ def read_pairs(path: Path | str, encoding: str = "", columns: str | None = None)
             f"{path} has no pairs; this model makes a text from another: give it jsonl, csv or parquet with the"
             " columns source and target",
         )
-    return Texts(str(path), sum(len(each.text.encode()) for each in pairs), lambda: iter(pairs))
+    return EvalText(str(path), sum(len(each.text.encode()) for each in pairs), lambda: iter(pairs))

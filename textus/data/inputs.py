@@ -19,21 +19,11 @@ from textus.core.arguments import PLAIN, path_of
 from textus.core.console import notice
 from textus.core.errors import DataError, TextusError, UsageError
 from textus.data.corpus.decoding import BROKEN, SAMPLE_BYTES, decode, marked
-from textus.data.corpus.dialects import line_end, lines
+from textus.data.corpus.dialects import RowProblem, line_end, lines
 from textus.data.corpus.sources import Source
-from textus.data.corpus.tables import Naming, NoColumn, Placed, Reading
+from textus.data.corpus.tables import MissingColumnError, Naming, PlacedRow, ReadConfig, Row, parse_columns
 from textus.data.eval_text import read_text
-from textus.data.labeled import (
-    TEXT_FIELDS,
-    Broken,
-    Problem,
-    Record,
-    Row,
-    bad_rows,
-    clean_text,
-    parse_columns,
-    source_records,
-)
+from textus.data.labeled import TEXT_FIELDS, BrokenCharacters, Record, bad_rows, clean_text, source_records
 from textus.data.passages import IDS
 from textus.data.read_options import DETECTED, ReadOptions, fits
 from textus.data.skipping import BadRow, left_out, parse_rows, unread
@@ -92,7 +82,7 @@ def piped_table(data: bytes, kind: str, options: ReadOptions, trained: str | Non
     source = Source(STDIN, kind, lambda: io.BytesIO(data))
 
     def rows(columns: str | None) -> list[Record]:
-        return source_records(source, Reading(parse_columns(columns), options.encoding or ""))
+        return source_records(source, ReadConfig(parse_columns(columns), options.encoding or ""))
 
     columns, found = options.columns, rows(options.columns)
     if not columns and found and (columns := columns_as_trained(trained, found[0].values)):
@@ -214,14 +204,14 @@ def texts_in(
         yield from options.stream(path, quiet=bool(known), problems=problems)
         known.append(True)  # what is to be reported of the file is reported once
 
-    faults = list[Problem]()
+    faults = list[RowProblem]()
     if options.skip_invalid is None or check is None:
         return records
     places = unusable(records(), check, faults, options.skip_invalid)
     return lambda: (record for record in records() if record.where not in places)
 
 
-def unusable(rows: Iterator[Record], check: CheckOf, faults: list[Problem], skip: str) -> set[str]:
+def unusable(rows: Iterator[Record], check: CheckOf, faults: list[RowProblem], skip: str) -> set[str]:
     """The places of the rows that are to be left out; `faults` are, when all are read, those that cannot be read."""
     bad, n = list[BadRow](), 0
     while batch := list(islice(rows, AT_ONCE)):
@@ -353,17 +343,17 @@ def plain(value: Any) -> Any:
 
 def records_given(rows: Sequence[dict[str, Any]], columns: str | None = None) -> list[Record]:
     """Rows of Python as records, as if a file held them. Raises DataError for a row without a column that is named."""
-    placed = iter([Placed(f"row {number:,}", dict(row)) for number, row in enumerate(rows, 1)])
+    placed = iter([PlacedRow(f"row {number:,}", dict(row)) for number, row in enumerate(rows, 1)])
     found: list[Record] = []
-    problems: list[Problem] = []
-    broken = Broken()
+    problems: list[RowProblem] = []
+    broken = BrokenCharacters()
     try:
         for each in Naming(parse_columns(columns), notice).renamed(placed):
-            if isinstance(each, Problem):
+            if isinstance(each, RowProblem):
                 problems.append(each)
             else:
                 found.append(broken.cleaned(Record(each.row, each.where)))
-    except NoColumn as error:
+    except MissingColumnError as error:
         raise DataError(error.code, f"the rows: {error}") from error
     if problems:
         raise bad_rows(problems)
@@ -412,7 +402,7 @@ def labelled_records(
     options: ReadOptions = DETECTED,
     task: str = "classification",
     trained: ReadOptions = DETECTED,
-    problems: list[Problem] | None = None,
+    problems: list[RowProblem] | None = None,
 ) -> list[Record]:
     """Labelled rows of a file or of Python as records; `trained`: how the rows of the run that is to answer were read;
     rows that cannot be read are added to `problems`, if given.

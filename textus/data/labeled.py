@@ -20,14 +20,23 @@ from textus.core.errors import DataError
 from textus.core.io import kind_of_folder
 from textus.data.corpus import conll, exports
 from textus.data.corpus.decoding import Guesses, open_text
-from textus.data.corpus.dialects import Problem, Text, bare, line_end, lines, parse_delimiter
-from textus.data.corpus.documents import Dropped, Unreadable
+from textus.data.corpus.dialects import RowProblem, Text, bare, line_end, lines, parse_delimiter
+from textus.data.corpus.documents import SkippedItem, UnreadableError
 from textus.data.corpus.readers import read_page
 from textus.data.corpus.repair import nfc, whole
 from textus.data.corpus.sources import TARS, Source, scan
-from textus.data.corpus.tables import TABLES, NoColumn, Reading, Row, opened, parse_columns, read_rows, silent
+from textus.data.corpus.tables import (
+    TABLES,
+    MissingColumnError,
+    ReadConfig,
+    Row,
+    opened,
+    parse_columns,
+    read_rows,
+    silent,
+)
 
-__all__ = ["Problem", "Record", "Row", "clean_text", "parse_columns", "read_records", "stream_records"]
+__all__ = ["Record", "Row", "RowProblem", "clean_text", "parse_columns", "read_records", "stream_records"]
 
 LISTED = 5
 """So many places of bad rows are listed in an error."""
@@ -47,7 +56,7 @@ def read_records(
     *,
     encoding: str = "",
     delimiter: str = "",
-    problems: list[Problem] | None = None,
+    problems: list[RowProblem] | None = None,
     quiet: bool = False,
 ) -> list[Record]:
     """All rows of `stream_records`."""
@@ -62,7 +71,7 @@ def stream_records(
     *,
     encoding: str = "",
     delimiter: str = "",
-    problems: list[Problem] | None = None,
+    problems: list[RowProblem] | None = None,
     quiet: bool = False,
 ) -> Iterator[Record]:
     """The rows of a file, of the files of an archive or folder, or of a folder that holds a folder for each class, one
@@ -80,16 +89,16 @@ def stream_records(
             "invalid_path",
             f"{path} is a folder that Textus made ({kind}), not rows; give a file or folder of your own",
         )
-    reading = Reading(columns or {}, encoding, parse_delimiter(delimiter), silent if quiet else notice)
-    dropped: list[Dropped] = []
-    faults: list[Problem] = [] if problems is None else problems
-    broken, guesses = Broken(), Guesses()
+    reading = ReadConfig(columns or {}, encoding, parse_delimiter(delimiter), silent if quiet else notice)
+    dropped: list[SkippedItem] = []
+    faults: list[RowProblem] = [] if problems is None else problems
+    broken, guesses = BrokenCharacters(), Guesses()
     n_rows = 0
     for found in files_of(Path(path), dropped):
         noted = partial(guesses.add, found.source.name)
         found = replace(found, source=replace(found.source, noted=noted))
         for record in of_source(found, reading, dropped):
-            if isinstance(record, Problem):
+            if isinstance(record, RowProblem):
                 faults.append(record)
             elif problems is not None or not faults:
                 n_rows += 1
@@ -109,17 +118,17 @@ def stream_records(
         )
 
 
-def source_records(source: Source, reading: Reading) -> list[Record]:
+def source_records(source: Source, reading: ReadConfig) -> list[Record]:
     """The rows of one source. Raises DataError for the rows that cannot be read."""
-    broken, rows = Broken(), list(of_source(Found(source), reading, []))
-    if problems := [row for row in rows if isinstance(row, Problem)]:
+    broken, rows = BrokenCharacters(), list(of_source(RowSource(source), reading, []))
+    if problems := [row for row in rows if isinstance(row, RowProblem)]:
         raise bad_rows(problems)
     found = [broken.cleaned(row) for row in rows if isinstance(row, Record)]
     broken.report()
     return found
 
 
-def bad_rows(problems: list[Problem]) -> DataError:
+def bad_rows(problems: list[RowProblem]) -> DataError:
     """The error for rows that cannot be read: the first with its reason, the places of the next."""
     first, *others = problems
     if not others:
@@ -130,7 +139,7 @@ def bad_rows(problems: list[Problem]) -> DataError:
     return DataError("unreadable_rows", f"{first}; {rows} cannot be read: {places}{more}")
 
 
-def report_dropped(dropped: list[Dropped]) -> None:
+def report_dropped(dropped: list[SkippedItem]) -> None:
     """One line for each reason for which files were left out: how many, and the first."""
     for reason, count in sorted(Counter(each.reason for each in dropped).items()):
         first = next(each for each in dropped if each.reason == reason)
@@ -142,33 +151,33 @@ def report_dropped(dropped: list[Dropped]) -> None:
 
 
 @dataclass(frozen=True)
-class Found:
+class RowSource:
     """A file to read, and the class of its text where it is one of a folder for each class."""
 
     source: Source
     label: str | None = None
 
 
-def files_of(path: Path, dropped: list[Dropped]) -> Iterator[Found]:
+def files_of(path: Path, dropped: list[SkippedItem]) -> Iterator[RowSource]:
     """The files to read: one, the tables of a folder or archive, or the texts of its classes. Others are `dropped`."""
     several = path.is_dir() or path.name.lower().endswith((".zip", *TARS))
     depth = depth_of_classes(path) if several else None
     for source in scan(
         [path], Path(), lambda n: None, any_suffix=True
     ):  # an archive is open while it is read
-        if isinstance(source, Dropped):
+        if isinstance(source, SkippedItem):
             dropped.append(source)
         elif not several:
-            yield Found(source)
+            yield RowSource(source)
         elif depth is None:
             if is_table(source):
-                yield Found(source)
+                yield RowSource(source)
             else:
-                dropped.append(Dropped(source.name, "a text beside tables or outside of any class"))
+                dropped.append(SkippedItem(source.name, "a text beside tables or outside of any class"))
         elif is_table(source) or len(folders := folders_of(source, path)) != depth:
-            dropped.append(Dropped(source.name, "not in a folder of a class"))
+            dropped.append(SkippedItem(source.name, "not in a folder of a class"))
         else:
-            yield Found(source, folders[-1])
+            yield RowSource(source, folders[-1])
 
 
 def depth_of_classes(path: Path) -> int | None:
@@ -210,7 +219,9 @@ def is_table(source: Source) -> bool:
     return source.kind in TABLES or source.suffix in conll.SUFFIXES
 
 
-def of_source(found: Found, reading: Reading, dropped: list[Dropped]) -> Iterator[Record | Problem]:
+def of_source(
+    found: RowSource, reading: ReadConfig, dropped: list[SkippedItem]
+) -> Iterator[Record | RowProblem]:
     """The rows of one file. Raises DataError for one that is damaged or holds none; a text of a class is left out."""
     source = found.source
     try:
@@ -218,32 +229,32 @@ def of_source(found: Found, reading: Reading, dropped: list[Dropped]) -> Iterato
             yield Record({"text": class_text(source, reading), "label": found.label}, source.name)
             return
         for row in rows_of(source, reading):
-            if isinstance(row, Problem):
+            if isinstance(row, RowProblem):
                 yield replace(row, where=f"{source.name}: {row.where}")
             else:
                 yield Record(row[1], f"{source.name}: {row[0]}")
-    except NoColumn as error:
+    except MissingColumnError as error:
         raise DataError(error.code, f"{source.name} {error}") from error
-    except Unreadable as error:
+    except UnreadableError as error:
         if found.label is None:
             raise DataError(error.code, f"{source.name} cannot be read: {error}") from error
-        dropped.append(Dropped(source.name, "unreadable", str(error)))
+        dropped.append(SkippedItem(source.name, "unreadable", str(error)))
 
 
-def class_text(source: Source, reading: Reading) -> str:
+def class_text(source: Source, reading: ReadConfig) -> str:
     """The text of a file of a class."""
     page = source.kind == "html"
     _, text = open_text(source, encoding=reading.encoding, page=page)
     return "".join(read_page(source, text, ()).blocks if page else text)
 
 
-def rows_of(source: Source, reading: Reading) -> Iterator[tuple[str, Row] | Problem]:
+def rows_of(source: Source, reading: ReadConfig) -> Iterator[tuple[str, Row] | RowProblem]:
     """The rows of one file by its kind: a table, CoNLL columns, or fastText's lines."""
     by_token = "tokens" in reading.columns.values()
     if source.kind in TABLES and not (by_token and reading.by_position):
         return read_rows(source, reading)
     if source.kind == "html":
-        raise Unreadable(
+        raise UnreadableError(
             "unsupported_format", "a page holds no rows; give csv, tsv, jsonl, json, parquet or CoNLL columns"
         )
     text = opened(source, reading.encoding)
@@ -283,7 +294,7 @@ def clean_text(text: str) -> str:
 
 
 @dataclass
-class Broken:
+class BrokenCharacters:
     """Rows on their way through repair: how many broken characters there were, and where the first was."""
 
     count: int = 0

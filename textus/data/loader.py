@@ -24,17 +24,17 @@ from torch import Tensor
 from textus.core.errors import DataError, UsageError
 from textus.core.rng import counter_seed
 from textus.data.batch import Batch
-from textus.data.token_dataset import TokenStore, store_of
+from textus.data.token_dataset import TokenDataset, store_of
 
 # ── windows for training ───────────────────────────────────────────────────────────────────────
 
 
-def fitting_context(store: TokenStore, context_length: int) -> int:
+def fitting_context(store: TokenDataset, context_length: int) -> int:
     """`context_length`, or less where the whole stream is shorter than one window: then all of it."""
     return max(1, min(context_length, store.n_targets))
 
 
-class Loader:
+class TokenLoader:
     """Batches of a token store; `batch(step)` depends on nothing but the seed and the step.
 
     Shuffled: each epoch draws a phase on the ring and a permutation of the windows that lie end to end from
@@ -51,7 +51,7 @@ class Loader:
 
     def __init__(
         self,
-        store: TokenStore,
+        store: TokenDataset,
         *,
         batch_size: int,
         context_length: int,
@@ -165,15 +165,15 @@ class Loader:
         return None if self.word_starts is None else torch.from_numpy(self.word_starts[targets])
 
 
-class SentencePairs(Loader):
+class NextSentenceLoader(TokenLoader):
     """Batches of rows `EOT A EOT B EOT` for next-sentence prediction (Devlin et al. 2019).
 
-    A begins where a window of a `Loader` does and stays in its document, as does B. Half the rows have label
+    A begins where a window of a `TokenLoader` does and stays in its document, as does B. Half the rows have label
     0: B goes on where A ends, at a random place; the others 1: B is from a random place of the whole text.
     `segments` are 0 up to the second EOT, then 1. Targets are the ids themselves; EOT has weight zero.
     """
 
-    def __init__(self, store: TokenStore, *, context_length: int, **settings: Any) -> None:
+    def __init__(self, store: TokenDataset, *, context_length: int, **settings: Any) -> None:
         if context_length < 5:
             raise UsageError(
                 "out_of_range", f"context_length {context_length} must be 5 or more to hold a pair of texts"
@@ -245,7 +245,7 @@ def windows(
         raise UsageError(
             "out_of_range", f"stride {stride} must lie between 1 and the context length {context_length}"
         )
-    loader = Loader(
+    loader = TokenLoader(
         store_of(ids),
         batch_size=batch_size,
         context_length=context_length,

@@ -24,8 +24,9 @@ from textus.core.errors import RunError, UsageError
 from textus.core.io import claim_file, read_json, sha256, sync, write_json
 from textus.core.locks import alone_in
 from textus.core.names import unknown
+from textus.data.corpus.tables import parse_columns
 from textus.data.inputs import place_of
-from textus.data.labeled import Record, parse_columns
+from textus.data.labeled import Record
 
 FORMS = (".csv", ".tsv", ".jsonl")
 AT_ONCE = 256

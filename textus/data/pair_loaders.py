@@ -11,10 +11,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from textus.core.errors import UsageError
-from textus.data.batch import Batch, Batches
+from textus.data.batch import Batch, BatchSource
 from textus.data.bucketing import BucketLoader
 from textus.data.denoising import DenoisingLoader
-from textus.data.loader import Loader, SentencePairs
+from textus.data.loader import NextSentenceLoader, TokenLoader
 from textus.data.token_dataset import tokenize
 
 if TYPE_CHECKING:
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 def loader_for(
     model: Any, corpus: Corpus, tokenizer: Tokenizer, split: str = "train", **sizes: Any
-) -> Batches:
+) -> BatchSource:
     """The batches a model (or its class, with `config` among the sizes) trains on from a corpus.
 
     Packed windows; a document a row for a family of `whole_documents`; pairs for one that `needs_source`, made by
-    corruption (its config's `objective`) where the corpus has none. `sizes` are those of `Loader` and
+    corruption (its config's `objective`) where the corpus has none. `sizes` are those of `TokenLoader` and
     `BucketLoader`.
 
     Raises:
@@ -55,7 +55,7 @@ def loader_for(
         wants = model.wants(config)
         if "word_starts" in wants:
             sizes["word_starts"] = tokenizer.word_starts
-        return (SentencePairs if "sentence_pairs" in wants else Loader)(store, **sizes)
+        return (NextSentenceLoader if "sentence_pairs" in wants else TokenLoader)(store, **sizes)
     if pairs:
         return BucketLoader(store, tokenize(corpus, tokenizer, split, "source_text"), **sizes)
     objective, mask_id = getattr(config, "objective", "prefix"), getattr(config, "mask_id", 0)

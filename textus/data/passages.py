@@ -16,14 +16,14 @@ from typing import Any
 from textus.core.console import notice
 from textus.core.errors import DataError, UsageError
 from textus.data.corpus.decoding import Guesses
-from textus.data.corpus.documents import Dropped, Unreadable
+from textus.data.corpus.dialects import RowProblem
+from textus.data.corpus.documents import SkippedItem, UnreadableError
 from textus.data.corpus.sources import WRAPPED, Source, scan
-from textus.data.corpus.tables import Reading, parse_columns
+from textus.data.corpus.tables import ReadConfig, parse_columns
 from textus.data.labeled import (
-    Broken,
-    Found,
-    Problem,
+    BrokenCharacters,
     Record,
+    RowSource,
     bad_rows,
     class_text,
     is_table,
@@ -73,7 +73,7 @@ def read_passages(path: Path, options: ReadOptions = DETECTED, *, longest: int =
     documents: dict[str, Passage] = {}
     ids, shared = dict[str, str](), list[Passage]()
     n_read = n_empty = n_repeated = 0
-    bad, faults = list[BadRow](), list[Problem]()
+    bad, faults = list[BadRow](), list[RowProblem]()
     for number, record in enumerate(records_of(path, options, faults)):
         n_read += 1
         try:
@@ -115,7 +115,9 @@ def read_passages(path: Path, options: ReadOptions = DETECTED, *, longest: int =
     return passages
 
 
-def records_of(path: Path, options: ReadOptions, problems: list[Problem] | None = None) -> Iterator[Record]:
+def records_of(
+    path: Path, options: ReadOptions, problems: list[RowProblem] | None = None
+) -> Iterator[Record]:
     """Every document of a path as a record with a text: rows of tables, lines of a .txt, and of a folder or archive the
     rows of its tables and every other text as one document. Rows that cannot be read are added to `problems` where the
     options allow some.
@@ -127,17 +129,17 @@ def records_of(path: Path, options: ReadOptions, problems: list[Problem] | None 
     if not (whole or lines):
         yield from options.stream(path, problems=problems)
         return
-    reading = Reading(parse_columns(options.columns), options.encoding or "")
-    dropped, broken, guesses = list[Dropped](), Broken(), Guesses()
-    faults = list[Problem]() if problems is None else problems
+    reading = ReadConfig(parse_columns(options.columns), options.encoding or "")
+    dropped, broken, guesses = list[SkippedItem](), BrokenCharacters(), Guesses()
+    faults = list[RowProblem]() if problems is None else problems
     for source in scan([path], Path(), lambda n: None):
-        if isinstance(source, Dropped):
+        if isinstance(source, SkippedItem):
             dropped.append(source)
             continue
         source = replace(source, noted=partial(guesses.add, source.name))
         if is_table(source):
-            rows = list(of_source(Found(source), reading, dropped))
-            faults += [row for row in rows if isinstance(row, Problem)]
+            rows = list(of_source(RowSource(source), reading, dropped))
+            faults += [row for row in rows if isinstance(row, RowProblem)]
             yield from (broken.cleaned(row) for row in rows if isinstance(row, Record))
         else:
             yield from (broken.cleaned(record) for record in texts_of(source, path, reading, lines=lines))
@@ -149,11 +151,11 @@ def records_of(path: Path, options: ReadOptions, problems: list[Problem] | None 
         raise bad_rows(faults)
 
 
-def texts_of(source: Source, path: Path, reading: Reading, *, lines: bool) -> Iterator[Record]:
+def texts_of(source: Source, path: Path, reading: ReadConfig, *, lines: bool) -> Iterator[Record]:
     """A text as one document named after its file, or each of its `lines` as one."""
     try:
         text = class_text(source, reading)
-    except Unreadable as error:
+    except UnreadableError as error:
         raise DataError(error.code, f"{source.name} cannot be read: {error}") from error
     if not lines:
         name = source.name.removeprefix(str(path)).lstrip("/\\!") or path.name

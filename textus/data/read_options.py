@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from textus.data.corpus.decoding import Survey, marked
-from textus.data.corpus.documents import Unreadable, checked_encoding
+from textus.data.corpus.decoding import ByteStatistics, marked
+from textus.data.corpus.dialects import RowProblem
+from textus.data.corpus.documents import UnreadableError, checked_encoding
 from textus.data.corpus.sources import Source, blocks, scan
-from textus.data.labeled import Problem, Record, parse_columns, stream_records
+from textus.data.corpus.tables import parse_columns
+from textus.data.labeled import Record, stream_records
 from textus.data.skipping import parse_share
 
 
@@ -34,13 +36,13 @@ class ReadOptions:
         parse_share(self.skip_invalid)
 
     def stream(
-        self, path: Path, *, quiet: bool = False, problems: list[Problem] | None = None
+        self, path: Path, *, quiet: bool = False, problems: list[RowProblem] | None = None
     ) -> Iterator[Record]:
         """The rows of a file; see `records.stream_records`."""
         columns, encoding = parse_columns(self.columns), self.encoding or ""
         return stream_records(path, columns, encoding=encoding, quiet=quiet, problems=problems)
 
-    def records(self, path: Path, problems: list[Problem] | None = None) -> list[Record]:
+    def records(self, path: Path, problems: list[RowProblem] | None = None) -> list[Record]:
         """All rows of a file."""
         return list(self.stream(path, problems=problems))
 
@@ -76,7 +78,7 @@ def fits(path: Path, encoding: str) -> bool:
             is_utf8 = reads_as_utf8(source)
             if is_utf8 or (is_utf8 is False and not decodes(source, encoding)):
                 return False
-        except Unreadable:
+        except UnreadableError:
             return False  # what is wrong is reported when the file is read
         several = several or is_utf8 is False
     return several
@@ -86,7 +88,7 @@ def reads_as_utf8(source: Source) -> bool | None:
     """Whether the bytes beyond ASCII are UTF-8, a few broken ones among them or none; None where there are no such
     bytes, or a byte order mark says what they are.
     """
-    survey = Survey()
+    survey = ByteStatistics()
     for block in blocks(source):
         survey.add(block)
     survey.add(b"", final=True)

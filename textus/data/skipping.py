@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 
 from textus.core.console import notice
 from textus.core.errors import DataError, UsageError
-from textus.data.labeled import Problem, Record
+from textus.data.corpus.dialects import RowProblem
+from textus.data.labeled import Record
 
 LISTED = 10
 """So many kinds of bad rows are listed in an error."""
@@ -108,7 +109,7 @@ def usable_rows(
     records: Sequence[Record],
     parse: Callable[[Record], Any] | None,
     skip: str | None,
-    faults: Sequence[Problem] = (),
+    faults: Sequence[RowProblem] = (),
 ) -> list[Record]:
     """The records without those that `parse` refuses (None: there are no records), which are reported; `faults` are
     rows that could not be read at all. BadRows where they are a larger share than `skip` allows, or all.
@@ -145,6 +146,6 @@ def in_order(rows: Sequence[BadRow]) -> list[BadRow]:
     return sorted(rows, key=place)
 
 
-def unread(faults: Sequence[Problem]) -> list[BadRow]:
+def unread(faults: Sequence[RowProblem]) -> list[BadRow]:
     """Rows that could not be read, among those that cannot be used."""
     return [BadRow(each.where, str(each)) for each in faults]

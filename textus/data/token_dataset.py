@@ -35,7 +35,7 @@ CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
-class TokenStore:
+class TokenDataset:
     """A stream of ids, usually a memory map, and where each document begins.
 
     `ids` (N,) is `EOT d1 EOT d2 … EOT dN EOT`; `starts` (documents,) int64 is the index of the EOT before
@@ -66,12 +66,12 @@ class TokenStore:
         return np.searchsorted(self.starts, positions, side="right") - 1
 
 
-def store_of(ids: list[int] | np.ndarray, starts: list[int] | np.ndarray | None = None) -> TokenStore:
+def store_of(ids: list[int] | np.ndarray, starts: list[int] | np.ndarray | None = None) -> TokenDataset:
     """A token store in memory, from one sequence that begins with EOT."""
-    return TokenStore(np.asarray(ids), np.asarray([0] if starts is None else starts, dtype=np.int64), {})
+    return TokenDataset(np.asarray(ids), np.asarray([0] if starts is None else starts, dtype=np.int64), {})
 
 
-def tokenize(corpus: Corpus, tokenizer: Tokenizer, split: str = "train", side: Side = "text") -> TokenStore:
+def tokenize(corpus: Corpus, tokenizer: Tokenizer, split: str = "train", side: Side = "text") -> TokenDataset:
     """The ids of one split, made once and kept in `<corpus>/tokens/<tokenizer>/`; damaged, they are made
     again.
 
@@ -90,7 +90,7 @@ def tokenize(corpus: Corpus, tokenizer: Tokenizer, split: str = "train", side: S
     return _write(folder, name, corpus, tokenizer, side)
 
 
-def _open(folder: Path, name: str, corpus: Corpus, tokenizer: Tokenizer) -> TokenStore:
+def _open(folder: Path, name: str, corpus: Corpus, tokenizer: Tokenizer) -> TokenDataset:
     record = read_json(folder / f"{name}.json")
     if not isinstance(record, dict):
         raise RunError("damaged", f"{folder / name}.json holds no record of ids")
@@ -113,18 +113,18 @@ def _open(folder: Path, name: str, corpus: Corpus, tokenizer: Tokenizer) -> Toke
         ) from error
 
 
-def _map(folder: Path, name: str, record: dict[str, Any]) -> TokenStore:
+def _map(folder: Path, name: str, record: dict[str, Any]) -> TokenDataset:
     if record["dtype"] not in DTYPES:
         raise ValueError(f"dtype {record['dtype']!r:.40} is none of {', '.join(DTYPES)}")
     ids = np.memmap(folder / f"{name}.ids", dtype=record["dtype"], mode="r")
-    return TokenStore(ids, np.fromfile(folder / f"{name}.starts", dtype="<i8"), record)
+    return TokenDataset(ids, np.fromfile(folder / f"{name}.starts", dtype="<i8"), record)
 
 
 DTYPES = ("<u2", "<u4")
 """How ids are kept: two bytes each where the vocabulary allows it, else four."""
 
 
-class _Stream:
+class _AtomicWriter:
     """Appends to a file that appears under its name only when it is whole; hashes on the way."""
 
     def __init__(self, path: Path) -> None:
@@ -153,12 +153,12 @@ class _Stream:
         self.beside.unlink(missing_ok=True)
 
 
-def _write(folder: Path, name: str, corpus: Corpus, tokenizer: Tokenizer, side: Side) -> TokenStore:
+def _write(folder: Path, name: str, corpus: Corpus, tokenizer: Tokenizer, side: Side) -> TokenDataset:
     """Tokenise part by part; the record is written last, so it vouches for whole files only."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.json").unlink(missing_ok=True)
     dtype = DTYPES[0] if tokenizer.vocab_size <= 1 << 16 else DTYPES[1]
-    ids, starts = _Stream(folder / f"{name}.ids"), _Stream(folder / f"{name}.starts")
+    ids, starts = _AtomicWriter(folder / f"{name}.ids"), _AtomicWriter(folder / f"{name}.starts")
     split = name.partition(".")[0]
     try:
         with progress(f"tokenising {name}", _characters(corpus, split)) as advance:
@@ -186,8 +186,8 @@ def _write(folder: Path, name: str, corpus: Corpus, tokenizer: Tokenizer, side: 
 
 
 def _fill(
-    ids: _Stream,
-    starts: _Stream,
+    ids: _AtomicWriter,
+    starts: _AtomicWriter,
     dtype: np.dtype,
     tokenizer: Tokenizer,
     chunks: Iterator[list[tuple[str, str]]],

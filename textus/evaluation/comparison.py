@@ -15,8 +15,8 @@ from typing import Any
 from textus.core.errors import UsageError
 from textus.core.hardware import peak_memory_bytes, reset_peak_memory
 from textus.core.io import write_atomic, write_json
-from textus.data.eval_text import Texts, as_texts
-from textus.evaluation.perplexity import Tally, figures, measure, n_parameters, weights_bytes
+from textus.data.eval_text import EvalText, as_texts
+from textus.evaluation.perplexity import PerplexityAccumulator, figures, measure, n_parameters, weights_bytes
 from textus.metrics.resampling import interval, paired_bootstrap
 from textus.models.contract import LanguageModel
 from textus.reporting.html import Section, write_report
@@ -32,7 +32,7 @@ SURE = 6
 
 
 @dataclass(frozen=True)
-class Entry:
+class ComparedRun:
     """One run to compare. `record` is its run.json."""
 
     name: str
@@ -42,7 +42,7 @@ class Entry:
 
 
 def compare(
-    runs: Iterable[Entry | tuple[str, LanguageModel, Any, dict[str, Any]]],
+    runs: Iterable[ComparedRun | tuple[str, LanguageModel, Any, dict[str, Any]]],
     texts: Any,
     *,
     n_bytes: int | None = None,
@@ -60,7 +60,7 @@ def compare(
     given = as_texts(texts, n_bytes)
     measured = []
     for run in runs:
-        entry = run if isinstance(run, Entry) else Entry(*run)
+        entry = run if isinstance(run, ComparedRun) else ComparedRun(*run)
         measured.append(_measured(entry, given, stride, seed))
         del run, entry  # before the next is loaded
     if not measured:
@@ -82,7 +82,9 @@ def _group(row: dict[str, Any]) -> tuple[Any, ...]:
     return KINDS.index(row["kind"]), row["given"] or "", not row["keeps_text"]
 
 
-def _measured(entry: Entry, given: Texts, stride: int | None, seed: int) -> tuple[dict[str, Any], Tally]:
+def _measured(
+    entry: ComparedRun, given: EvalText, stride: int | None, seed: int
+) -> tuple[dict[str, Any], PerplexityAccumulator]:
     reset_peak_memory()
     tally = measure(entry.model, entry.tokenizer, given, stride=stride)
     found = figures(tally, entry.model, stride=stride, seed=seed)
@@ -108,7 +110,9 @@ def _measured(entry: Entry, given: Texts, stride: int | None, seed: int) -> tupl
 
 
 def _pair(
-    first: tuple[dict[str, Any], Tally], second: tuple[dict[str, Any], Tally], seed: int
+    first: tuple[dict[str, Any], PerplexityAccumulator],
+    second: tuple[dict[str, Any], PerplexityAccumulator],
+    seed: int,
 ) -> dict[str, Any]:
     """How much worse the second is, in bits per byte, and whether that could be chance."""
     (better, weights), (worse, _) = first[1].bits(), second[1].bits()

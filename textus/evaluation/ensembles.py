@@ -17,7 +17,7 @@ from textus.core.io import fingerprint, sha256
 from textus.core.names import unknown
 from textus.data.read_options import ReadOptions, options_of_all, options_of_run
 from textus.evaluation import task_report
-from textus.evaluation.task_report import Rows, assessed, difference
+from textus.evaluation.task_report import EvalDataset, assessed, difference
 from textus.models.contract import LanguageModel
 from textus.runs.store import open_run
 from textus.tasks.base import Example, Task, main_figures
@@ -32,7 +32,7 @@ OF_TRAINING = ("dropout", "weights", "class_weights")
 
 
 @dataclass(frozen=True)
-class Answers:
+class EnsembleOutput:
     """What the ensemble says to each row, and what each of its members says."""
 
     together: list[Any]
@@ -88,7 +88,7 @@ def apart(first: Sequence[str], second: Sequence[str]) -> str:
     return f": {'; '.join(shown)}" if shown else " in their order"
 
 
-def ask(runs: Sequence[Path], task: Task, how: str, examples: Sequence[Example]) -> Answers:
+def ask(runs: Sequence[Path], task: Task, how: str, examples: Sequence[Example]) -> EnsembleOutput:
     """The answers to examples; one model is in memory at a time."""
     members = []
     for run in runs:
@@ -96,9 +96,9 @@ def ask(runs: Sequence[Path], task: Task, how: str, examples: Sequence[Example])
         its = from_record(learnt(record, task.called, run))
         members.append(read(model, its, tokenizer, examples))
     if how != "soup":
-        return Answers(task.mixed(members, how), members)
+        return EnsembleOutput(task.mixed(members, how), members)
     model, tokenizer = soup(runs)
-    return Answers(read(model, task, tokenizer, examples), members)
+    return EnsembleOutput(read(model, task, tokenizer, examples), members)
 
 
 def soup(runs: Sequence[Path]) -> tuple[LanguageModel, Tokenizer]:
@@ -144,7 +144,7 @@ def differing(name: str, first: Any, second: Any) -> str | None:
 
 
 def evaluated(
-    runs: Sequence[Path], how: str, rows: Rows, by: Sequence[str] = ()
+    runs: Sequence[Path], how: str, rows: EvalDataset, by: Sequence[str] = ()
 ) -> tuple[dict[str, Any], list[Any]]:
     """The figures of the ensemble and of its members, its difference from their mean, paired; and its answers."""
     answers = ask(runs, rows.task, how, rows.examples)
@@ -158,7 +158,7 @@ def evaluated(
 
 
 def reported(
-    runs: Sequence[Path], how: str, rows: Rows, by: Sequence[str] = (), *, floors: bool = True
+    runs: Sequence[Path], how: str, rows: EvalDataset, by: Sequence[str] = (), *, floors: bool = True
 ) -> dict[str, Any]:
     """What `evaluated` finds, how many of the rows a run was trained on, and the floors of the first run."""
     figures, outputs = evaluated(runs, how, rows, by)

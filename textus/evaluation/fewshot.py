@@ -46,7 +46,7 @@ SHARE = 4
 
 
 @dataclass(frozen=True)
-class Prompting:
+class FewShotConfig:
     """How rows are put to the model: `template` with {text} (and {text_pair}), {label} at its end; `words`: what a
     class is called there; `shots` examples in all; so many `draws` of them; `most` rows are asked (0: all).
     """
@@ -87,11 +87,11 @@ def parse_words(spelled: str | None) -> dict[str, str]:
 # ── asking ─────────────────────────────────────────────────────────────────────────────────────
 
 
-class Asked:
+class PromptScorer:
     """A language model asked for classes through one template."""
 
     def __init__(
-        self, model: LanguageModel, tokenizer: Tokenizer, labels: Sequence[str], how: Prompting
+        self, model: LanguageModel, tokenizer: Tokenizer, labels: Sequence[str], how: FewShotConfig
     ) -> None:
         if not (model.can_generate and model.causal) or model.needs_source:
             raise UsageError(
@@ -212,7 +212,7 @@ def drawn(examples: Sequence[Example], shots: int, labels: Sequence[str], random
 
 
 def read_task(
-    data: Path, on: Path, options: ReadOptions, how: Prompting
+    data: Path, on: Path, options: ReadOptions, how: FewShotConfig
 ) -> tuple[Task, list[Example], list[Example]]:
     """The classification that the data holds, the rows to draw from and those to ask."""
     cls = task_class("classification")
@@ -238,13 +238,13 @@ def fewshot(
     tokenizer: Tokenizer,
     task: Task,
     parts: tuple[list[Example], list[Example]],
-    how: Prompting,
+    how: FewShotConfig,
 ) -> dict[str, Any]:
     """Accuracy on the second part against the number of examples drawn from the first, plain and calibrated; 95 %
     intervals over rows, each row's mean over draws.
     """
     examples, test = parts
-    asked = Asked(model, tokenizer, task.labels, how)
+    asked = PromptScorer(model, tokenizer, task.labels, how)
     texts = [*(each.texts for each in test), *((each,) * len(test[0].texts) for each in WITHOUT_CONTENT)]
     index = {label: number for number, label in enumerate(task.labels)}
     gold = np.asarray([index.get(each.label, -1) for each in test])

@@ -46,7 +46,7 @@ HEADS = "heads"
 
 
 @dataclass
-class Layer:
+class ModuleSummary:
     """A module: its name, class, what it holds itself, and its children. `times` equal ones stand for each
     other."""
 
@@ -55,14 +55,14 @@ class Layer:
     shapes: dict[str, list[int]]
     parameters: int  # of one, children included
     times: int = 1
-    children: list[Layer] = field(default_factory=list)
+    children: list[ModuleSummary] = field(default_factory=list)
 
 
-def layers(module: nn.Module, name: str = "model") -> Layer:
+def layers(module: nn.Module, name: str = "model") -> ModuleSummary:
     """The module tree with runs of equal neighbours (class, shapes, children) folded into one."""
     shapes = {key: list(p.shape) for key, p in [*module.named_parameters(recurse=False), *_stored(module)]}
     total = sum(p.numel() for p in module.parameters())
-    children: list[Layer] = []
+    children: list[ModuleSummary] = []
     # heads are made before the layers they read from
     for key, child in sorted(module.named_children(), key=lambda pair: pair[0] == HEADS):
         layer = layers(child, key)
@@ -72,7 +72,7 @@ def layers(module: nn.Module, name: str = "model") -> Layer:
             children[-1].times += 1
         else:
             children.append(layer)
-    return Layer(name, type(module).__name__, shapes, total, children=children)
+    return ModuleSummary(name, type(module).__name__, shapes, total, children=children)
 
 
 def _stored(module: nn.Module) -> list[tuple[str, torch.Tensor]]:
@@ -81,7 +81,7 @@ def _stored(module: nn.Module) -> list[tuple[str, torch.Tensor]]:
     return [(key, b) for key, b in module.named_buffers(recurse=False) if key not in transient]
 
 
-def _same(first: Layer, second: Layer) -> bool:
+def _same(first: ModuleSummary, second: ModuleSummary) -> bool:
     """Whether two neighbours differ in nothing but their numbers."""
     names = first.name.isdigit() and second.name.isdigit()
     equal = (first.kind, first.shapes, first.parameters) == (second.kind, second.shapes, second.parameters)
@@ -125,7 +125,7 @@ def parameters(model: LanguageModel) -> dict[str, int]:
     return {**found, "per_block": block.parameters, "blocks": block.times} if block else found
 
 
-def _largest_run(layer: Layer) -> Layer | None:
+def _largest_run(layer: ModuleSummary) -> ModuleSummary | None:
     """The repeated layer that holds the most."""
     below = [found for child in layer.children if (found := _largest_run(child))]
     own = [child for child in layer.children if child.times > 1 and child.parameters]

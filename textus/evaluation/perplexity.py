@@ -31,14 +31,14 @@ from torch import Tensor
 from textus.core.console import cpu_seconds, notice, progress
 from textus.core.errors import DataError, RunError, UsageError
 from textus.core.rng import counter_seed
-from textus.data.batch import Batch, Batches
+from textus.data.batch import Batch, BatchSource
 from textus.data.bucketing import BucketLoader, sources_of
-from textus.data.eval_text import Part, Texts, as_texts, in_parts
-from textus.data.loader import Loader, windows
-from textus.data.token_dataset import TokenStore, store_of
+from textus.data.eval_text import EvalText, TextChunk, as_texts, in_parts
+from textus.data.loader import TokenLoader, windows
+from textus.data.token_dataset import TokenDataset, store_of
 from textus.generation.engine import Engine
 from textus.generation.sampling import Sampling, beginning, device_of, inference
-from textus.metrics.resampling import Blocks, bootstrap, distinct_over, interval, pooled, repetition
+from textus.metrics.resampling import ByteBlocks, bootstrap, distinct_over, interval, pooled, repetition
 from textus.models.contract import LanguageModel
 from textus.tokenizers import Tokenizer
 from textus.tokenizers.tokenizer import UNKNOWN_TEXT
@@ -62,7 +62,7 @@ OWN = 1 << 18
 
 
 @dataclass(frozen=True)
-class Score:
+class TokenScores:
     """Nats of each token of a text, without and with what unknown characters cost; and the kind of
     likelihood.
     """
@@ -84,27 +84,27 @@ def score_text(
     *,
     stride: int | None = None,
     batch_size: int | None = None,
-) -> Score:
+) -> TokenScores:
     """Score one document that begins after end-of-text; see the module for windows and `stride`.
 
     Raises UsageError for a stride outside 1 … context, RunError where the model gives not-a-number.
     """
     stream = score_parts(model, tokenizer, in_parts([text]), stride=stride, batch_size=batch_size)
     scores = [score for _, _, score in stream] or [
-        Score(np.zeros(0), np.zeros(0, dtype=np.int64), model.kind)
+        TokenScores(np.zeros(0), np.zeros(0, dtype=np.int64), model.kind)
     ]
     nats, unknown = ([getattr(each, name) for each in scores] for name in ("nats", "unknown_bytes"))
-    return Score(np.concatenate(nats), np.concatenate(unknown), scores[0].kind)
+    return TokenScores(np.concatenate(nats), np.concatenate(unknown), scores[0].kind)
 
 
 def score_parts(
     model: LanguageModel,
     tokenizer: Tokenizer,
-    texts: Iterable[Part],
+    texts: Iterable[TextChunk],
     *,
     stride: int | None = None,
     batch_size: int | None = None,
-) -> Iterator[tuple[Part, list[int], Score]]:
+) -> Iterator[tuple[TextChunk, list[int], TokenScores]]:
     """(part, its ids, their scores) in order; they are gathered to about GROUP characters and scored
     together.
     """
@@ -124,12 +124,12 @@ def score_parts(
         sources = [source for source, _ in given]
         nats, kind = score_ids(model, sequences, skips, sources, stride=stride, batch_size=batch_size)
         for part, ids, line in zip(group, encoded, nats, strict=True):
-            yield part, ids, Score(line, unknown_bytes(tokenizer, part.text, ids), kind)
+            yield part, ids, TokenScores(line, unknown_bytes(tokenizer, part.text, ids), kind)
     if n_cut:
         notice(f"{n_cut:,} sources are longer than the context and were cut there, as in training")
 
 
-def source_ids(model: LanguageModel, tokenizer: Tokenizer, part: Part) -> tuple[list[int] | None, bool]:
+def source_ids(model: LanguageModel, tokenizer: Tokenizer, part: TextChunk) -> tuple[list[int] | None, bool]:
     """The ids of a part's source as it is read in training, and whether it was cut: at most the context, its end
     included. Without a source it is empty; None for a family that reads none.
     """
@@ -147,8 +147,8 @@ def unknown_bytes(tokenizer: Tokenizer, text: str, ids: list[int]) -> NDArray[np
     return np.asarray(tokenizer.unknown_bytes(text, ids), dtype=np.int64)
 
 
-def _groups(texts: Iterable[Part]) -> Iterator[list[Part]]:
-    group: list[Part] = []
+def _groups(texts: Iterable[TextChunk]) -> Iterator[list[TextChunk]]:
+    group: list[TextChunk] = []
     size = 0
     for part in texts:
         if part.text:
@@ -295,13 +295,13 @@ def _check_numbers(nats: list[Floats]) -> None:
 
 
 @dataclass
-class Tally:
+class PerplexityAccumulator:
     """Everything `figures` needs, summed over a text; nats are the model's own, costs include unknown
     characters.
     """
 
     n_bytes: int
-    blocks: Blocks = field(default_factory=Blocks)
+    blocks: ByteBlocks = field(default_factory=ByteBlocks)
     kind: str = "exact"
     tokens: int = 0
     characters: int = 0
@@ -314,7 +314,7 @@ class Tally:
     seconds: float = 0.0
     cpu_seconds: float = 0.0
 
-    def add(self, part: Part, score: Score, token_bytes: NDArray[np.int64]) -> None:
+    def add(self, part: TextChunk, score: TokenScores, token_bytes: NDArray[np.int64]) -> None:
         """One part, its scores, and how many bytes each of its tokens stands for (N,)."""
         sizes = np.where(score.unknown_bytes > 0, score.unknown_bytes, token_bytes)
         self.blocks.add(len(part.text.encode()), sizes, score.costs)
@@ -343,12 +343,12 @@ def measure(
     n_bytes: int | None = None,
     stride: int | None = None,
     batch_size: int | None = None,
-) -> Tally:
+) -> PerplexityAccumulator:
     """Score texts (strings, `read_text(path)`, `split_texts(corpus)`) and sum up. DataError where there is no
     text.
     """
     given = as_texts(texts, n_bytes)
-    tally = Tally(given.n_bytes)
+    tally = PerplexityAccumulator(given.n_bytes)
     token_bytes = np.asarray([len(each) for each in tokenizer.vocabulary], dtype=np.int64)
     started, cpu = time.perf_counter(), cpu_seconds()
     with progress(f"scoring {given.name}", given.n_bytes) as advance:
@@ -367,7 +367,7 @@ def measure(
     return tally
 
 
-def keeps(tokenizer: Tokenizer, text: str, ids: Sequence[int], score: Score) -> bool:
+def keeps(tokenizer: Tokenizer, text: str, ids: Sequence[int], score: TokenScores) -> bool:
     """Whether the ids and what is charged for unknown characters tell the whole text: a tokenizer that drops case or
     blanks has less to predict, and its figure is too low.
     """
@@ -402,7 +402,7 @@ def evaluate(
 
 
 def figures(
-    tally: Tally, model: LanguageModel, *, stride: int | None = None, seed: int = 0
+    tally: PerplexityAccumulator, model: LanguageModel, *, stride: int | None = None, seed: int = 0
 ) -> dict[str, Any]:
     """The result of `evaluate` from a tally."""
     bits, weights = tally.bits()
@@ -482,7 +482,7 @@ def sample_quality(
 
 
 def sources_among(
-    model: LanguageModel, tokenizer: Tokenizer, texts: Iterable[Part], n: int = 16
+    model: LanguageModel, tokenizer: Tokenizer, texts: Iterable[TextChunk], n: int = 16
 ) -> list[list[int]]:
     """The ids of the first `n` sources of texts, for `sample_quality`; none for a family that reads none."""
     found = (source_ids(model, tokenizer, part)[0] for part in texts if part.source is not None)
@@ -516,9 +516,9 @@ def own_findings(model: LanguageModel, tokenizer: Tokenizer, texts: Any, *, seed
     return {**found, "tokens": n_tokens, "trouble": trouble}
 
 
-def _as_in_training(model: LanguageModel, tokenizer: Tokenizer, texts: Texts) -> tuple[list[Batch], int]:
+def _as_in_training(model: LanguageModel, tokenizer: Tokenizer, texts: EvalText) -> tuple[list[Batch], int]:
     """Batches of the texts in order, and how many tokens they hold."""
-    parts: list[Part] = []
+    parts: list[TextChunk] = []
     ids: list[list[int]] = []
     n_tokens = 0
     for part in texts:
@@ -532,7 +532,7 @@ def _as_in_training(model: LanguageModel, tokenizer: Tokenizer, texts: Texts) ->
     store = _joined(parts, ids, tokenizer.end_id)
     longest = model.config.context_length or UNLIMITED_WINDOW
     sizes: dict[str, Any] = {"batch_size": 32, "context_length": longest, "shuffle": False}
-    loader: Batches
+    loader: BatchSource
     if model.needs_source or model.whole_documents:
         sources = None
         if model.needs_source:
@@ -541,11 +541,11 @@ def _as_in_training(model: LanguageModel, tokenizer: Tokenizer, texts: Texts) ->
         start = getattr(model.config, "start_id", None)
         loader = BucketLoader(store, sources, start_id=start, **sizes)
     else:
-        loader = Loader(store, **sizes)
+        loader = TokenLoader(store, **sizes)
     return [loader.batch(number) for number in range(loader.n_batches)], n_tokens
 
 
-def _joined(parts: Sequence[Part], ids: Sequence[list[int]], end_id: int) -> TokenStore:
+def _joined(parts: Sequence[TextChunk], ids: Sequence[list[int]], end_id: int) -> TokenDataset:
     """The ids of parts as a store: `EOT d1 EOT d2 … EOT`, parts that continue a document with nothing between."""
     joined, starts = [end_id], [0]
     for number, (part, each) in enumerate(zip(parts, ids, strict=True)):

@@ -19,7 +19,7 @@ import numpy as np
 
 from textus.augment.augmenter import AugmentSettings, built, changed, origin_of, said_by
 from textus.augment.operations import Operation
-from textus.augment.units import HAN, Taken, Unit, Units, chinese, take_apart
+from textus.augment.units import HAN, TokenizedRecord, Units, WordToken, chinese, take_apart
 from textus.core.console import notice
 from textus.core.errors import DataError, UsageError
 from textus.core.rng import counter_seed
@@ -79,7 +79,7 @@ def beside_the_point(units: Units, random: Random, rate: float) -> Units:
     words = re.findall(rf"[{HAN}。]|\w+|\.", sentence) if tag else [sentence]
     gap = "" if zh else " "
     last = [replace(units[-1], gap=units[-1].gap or gap)] if units else []
-    return [*units[:-1], *last, *(Unit(word, gap if tag else "", tag=tag) for word in words)]
+    return [*units[:-1], *last, *(WordToken(word, gap if tag else "", tag=tag) for word in words)]
 
 
 def changes(vectors: Path | None) -> dict[str, Operation]:
@@ -104,7 +104,7 @@ def rewritten(
         taken = take_apart(record.values, record.where)
         if name == "irrelevant sentence":  # once a row
             longest = max(taken.fields, key=lambda each: len(taken.fields[each]))
-            taken = Taken(record.values, {longest: taken.fields[longest]}, taken.spans)
+            taken = TokenizedRecord(record.values, {longest: taken.fields[longest]}, taken.spans)
         random = Random(counter_seed(seed, name, origin_of(record.values)))
         row = changed(taken, operation, random, RATE)
         n_changed += said_by(taken, row) != said_by(taken, record.values)

@@ -41,7 +41,7 @@ Figure = Callable[[Floats], float]
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredRun:
     """One run on the rows: its line of the table, its figure by weights (None: it has none), and where its rows are."""
 
     row: dict[str, Any]
@@ -112,7 +112,7 @@ def check_alike(runs: Mapping[str, Path], task: str | None) -> None:
 
 def measure(
     name: str, run: Path, on: Any, options: tuple[ReadOptions, ReadOptions], task: str | None
-) -> Measured:
+) -> MeasuredRun:
     """One run, loaded, asked and let go; its memory is that of the process while it was alone in it. `options`: as
     given, and as in training.
     """
@@ -135,19 +135,19 @@ def measure(
     }  # fmt: skip
     del model
     first = weighed[0] if weighed else next(iter(figures))
-    return Measured(
+    return MeasuredRun(
         row, first, weighed[1] if weighed else None, tuple(example.where for example in rows.examples)
     )
 
 
-def value_of(measured: Measured) -> float:
+def value_of(measured: MeasuredRun) -> float:
     """The run's figure on all rows."""
     if measured.figure is None:
         return float(measured.row[measured.name]["value"])
     return measured.figure(np.ones(len(measured.places)))
 
 
-def paired(better: Measured, worse: Measured, *, seed: int = 0) -> dict[str, Any]:
+def paired(better: MeasuredRun, worse: MeasuredRun, *, seed: int = 0) -> dict[str, Any]:
     """How much better one is than the other, and whether that could be chance."""
     assert better.figure
     assert worse.figure

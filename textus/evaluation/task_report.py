@@ -19,13 +19,16 @@ import numpy as np
 from textus.core.console import notice, notices_together
 from textus.core.errors import DataError, RunError, UsageError
 from textus.core.io import fingerprint, json_lines, sha256, write_atomic, write_json
+from textus.data.corpus.dialects import RowProblem
+from textus.data.corpus.tables import parse_columns
 from textus.data.inputs import id_of, labelled_records
-from textus.data.labeled import Problem, Record, parse_columns, read_records
+from textus.data.labeled import Record, read_records
 from textus.data.output import Layout
 from textus.data.read_options import DETECTED, ReadOptions
 from textus.data.skipping import usable_rows
 from textus.evaluation.comparison import training_curves
-from textus.finetuning.finetune import Wish, start
+from textus.finetuning.config import FinetuneConfig
+from textus.finetuning.finetune import start
 from textus.metrics.resampling import interval, paired_bootstrap
 from textus.models.kernels.native import cache_folder
 from textus.models.registry import family as family_of
@@ -47,7 +50,7 @@ LENGTH = "length"
 
 
 @dataclass(frozen=True)
-class Rows:
+class EvalDataset:
     """The labelled rows of a file for a task; `fields` are all columns of each."""
 
     task: Task
@@ -55,11 +58,13 @@ class Rows:
     fields: list[dict[str, Any]]
 
 
-def read_rows(task: Task, on: Any, options: ReadOptions = DETECTED, trained: ReadOptions = DETECTED) -> Rows:
+def read_rows(
+    task: Task, on: Any, options: ReadOptions = DETECTED, trained: ReadOptions = DETECTED
+) -> EvalDataset:
     """The rows of a file, or of Python, that have a text and a label; `trained`: how the rows of the run that answers
     them were read. Raises DataError where there is none.
     """
-    faults: list[Problem] | None = None if options.skip_invalid is None else []
+    faults: list[RowProblem] | None = None if options.skip_invalid is None else []
     records = labelled_records(on, options, task.name, trained, faults)
     if faults is not None:
         records = list(accepted(records))
@@ -69,7 +74,7 @@ def read_rows(task: Task, on: Any, options: ReadOptions = DETECTED, trained: Rea
     if not examples:
         raise DataError("empty_data", f"{name_of(on)} has no row with text and label")
     fields = {record.where: record.values for record in records}
-    return Rows(task, examples, [fields[each.where] for each in examples])
+    return EvalDataset(task, examples, [fields[each.where] for each in examples])
 
 
 def name_of(on: Any) -> str:
@@ -77,7 +82,7 @@ def name_of(on: Any) -> str:
     return str(on) if isinstance(on, str | Path) else "the rows given"
 
 
-def assessed(rows: Rows, outputs: Sequence[Any], by: Sequence[str] = ()) -> dict[str, Any]:
+def assessed(rows: EvalDataset, outputs: Sequence[Any], by: Sequence[str] = ()) -> dict[str, Any]:
     """The task's figures on all rows, and on the slices asked for; a mistake has its row's id, where it has one."""
     groups = {name: sliced(rows, name) for name in by}
     found = {"rows": len(rows.examples), **rows.task.scores(rows.examples, outputs)}
@@ -102,7 +107,7 @@ def assessed(rows: Rows, outputs: Sequence[Any], by: Sequence[str] = ()) -> dict
     return found
 
 
-def sliced(rows: Rows, name: str) -> dict[str, list[int]]:
+def sliced(rows: EvalDataset, name: str) -> dict[str, list[int]]:
     """The places of the rows that have each value of a column, the most frequent first; `length`: of each quarter by
     characters.
     """
@@ -132,7 +137,7 @@ def sliced(rows: Rows, name: str) -> dict[str, list[int]]:
     return found
 
 
-def trained_on(record: dict[str, Any], rows: Rows) -> int | None:
+def trained_on(record: dict[str, Any], rows: EvalDataset) -> int | None:
     """How many rows have a text that stands in the run's training file too, told; None where that is not there."""
     corpus = record["corpus"]
     path = Path(corpus.get("path") or "")
@@ -163,7 +168,7 @@ def trained_on(record: dict[str, Any], rows: Rows) -> int | None:
 # ── floors ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def difference(rows: Rows, ours: Sequence[Any], *theirs: Sequence[Any]) -> dict[str, Any] | None:
+def difference(rows: EvalDataset, ours: Sequence[Any], *theirs: Sequence[Any]) -> dict[str, Any] | None:
     """How much better our answers are than others' on average, on the same rows: {"of", "value", "low", "high", "n"};
     None for a task whose figure is no mean over rows.
     """
@@ -175,7 +180,7 @@ def difference(rows: Rows, ours: Sequence[Any], *theirs: Sequence[Any]) -> dict[
     return {"of": own[0], **interval(paired_bootstrap(own[1], np.mean(others, axis=0), np.ones(n)), n)}
 
 
-def floors(run: Path, record: dict[str, Any], rows: Rows, outputs: Sequence[Any]) -> dict[str, Any]:
+def floors(run: Path, record: dict[str, Any], rows: EvalDataset, outputs: Sequence[Any]) -> dict[str, Any]:
     """What the same rows give those who know less, and how much better our answers are: {"majority", LINEAR}, as far
     as there are such. What cannot be had is told.
     """
@@ -204,7 +209,7 @@ def floor_run(run: Path, record: dict[str, Any]) -> Path | None:
         if is_whole(kept):
             return kept
         dev = Path(corpus["dev"]) if corpus["dev"] else None
-        wish = Wish(
+        wish = FinetuneConfig(
             Path(corpus["path"]), record["task"], family=family, dev=dev, columns=corpus["columns"],
             seed=record["seed"], skip_invalid=corpus.get("skip_invalid"), encoding=corpus.get("encoding"),
         )  # fmt: skip
@@ -254,7 +259,7 @@ def write(out: Path, found: dict[str, Any], task: Task, logs: Mapping[str, Path]
     write_report(out / "evaluation.html", f"{task.called}: {found['run']} on {found['on']}", sections)
 
 
-def write_predictions(out: Path, rows: Rows, outputs: Sequence[Any]) -> None:
+def write_predictions(out: Path, rows: EvalDataset, outputs: Sequence[Any]) -> None:
     """Every row with its place and its answer, as predictions.jsonl."""
     records = [Record(fields, each.where) for fields, each in zip(rows.fields, rows.examples, strict=True)]
     with notices_together(show=False):  # the page's own columns are known

@@ -24,7 +24,7 @@ NAME = re.compile(r"[A-Za-z][\w-]*")
 
 
 @dataclass(frozen=True)
-class Also:
+class ExtraTask:
     """A further task: what its head is called, what it is, and its rows."""
 
     name: str
@@ -34,11 +34,13 @@ class Also:
     columns: str | None = None
 
 
-def parse_also(also: Sequence[str], dev: Sequence[str] = (), columns: Sequence[str] = ()) -> tuple[Also, ...]:
+def parse_also(
+    also: Sequence[str], dev: Sequence[str] = (), columns: Sequence[str] = ()
+) -> tuple[ExtraTask, ...]:
     """`[NAME:]TASK=FILE` of each further task, `NAME=FILE` of rows that choose, `NAME:COLUMNS` of columns, as on the
     command line. UsageError for anything else.
     """
-    found: dict[str, Also] = {}
+    found: dict[str, ExtraTask] = {}
     for each in also:
         said, _, file = each.partition("=")
         name, _, task = said.rpartition(":")
@@ -52,7 +54,7 @@ def parse_also(also: Sequence[str], dev: Sequence[str] = (), columns: Sequence[s
                 "duplicate_name",
                 f"--also {each!r}: there are two tasks called {name!r}; write NAME:{task}={file}",
             )
-        found[name] = Also(name, task, Path(file))
+        found[name] = ExtraTask(name, task, Path(file))
     for flag, field, mark, values in (("dev", "dev", "=", dev), ("columns", "columns", ":", columns)):
         for each in values:
             name, _, value = each.partition(mark)
@@ -68,7 +70,7 @@ def parse_also(also: Sequence[str], dev: Sequence[str] = (), columns: Sequence[s
 
 
 @dataclass(frozen=True)
-class Wish:
+class FinetuneConfig:
     """What the person asked for: the flags of `textus finetune`."""
 
     data: Path
@@ -82,7 +84,7 @@ class Wish:
     seed: int = 0
     assignments: tuple[str, ...] = ()
     method: str = "full"
-    also: tuple[Also, ...] = ()
+    also: tuple[ExtraTask, ...] = ()
     """Further tasks, learnt at once by heads of their own."""
     skip_invalid: str | None = None
     """The share of rows that may be left out because they cannot be used: N% or all."""
@@ -188,7 +190,7 @@ class Wish:
                     f" {self.task} write task.SETTING=VALUE",
                 )
 
-    def alone(self) -> dict[str, Wish]:
+    def alone(self) -> dict[str, FinetuneConfig]:
         """The wish for each task as if it were the only one, by the name of its head."""
         if not self.also:
             return {self.task: self}

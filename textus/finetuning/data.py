@@ -14,9 +14,11 @@ from textus.core.console import notice
 from textus.core.errors import DataError
 from textus.core.io import fingerprint
 from textus.core.rng import uniform
-from textus.data.labeled import Problem, Record, parse_columns, read_records
+from textus.data.corpus.dialects import RowProblem
+from textus.data.corpus.tables import parse_columns
+from textus.data.labeled import Record, read_records
 from textus.data.skipping import BadRow, BadRows, usable_rows
-from textus.finetuning.config import Wish
+from textus.finetuning.config import FinetuneConfig
 from textus.tasks.base import Example, Task
 from textus.tasks.rows import accepted, to_train_on
 from textus.tasks.validation import report_findings
@@ -29,7 +31,7 @@ Groups = list[list[int]]
 
 
 @dataclass(frozen=True)
-class Data:
+class TaskData:
     """A task's data as it is trained on: the task with its classes, both parts' checked rows, and a fingerprint of what
     its files say.
     """
@@ -43,16 +45,16 @@ class Data:
 def read_data(
     cls: type[Task],
     settings: Any,
-    wish: Wish,
+    wish: FinetuneConfig,
     augment: AugmentSettings | None = None,
     check: Callable[[str], None] | None = None,
-) -> Data:
+) -> TaskData:
     """The rows of a task's file, a share of them held out where no `dev` file is given; texts in both are told.
     Those to learn from are augmented if asked. `check` is given the fingerprint of the files before all that.
 
     Raises DataError for data the task cannot use.
     """
-    path, faults = wish.data, list[list[Problem]]()
+    path, faults = wish.data, list[list[RowProblem]]()
     files = [read_file(file, wish, faults) for file in (path, wish.dev) if file]
     marked = fingerprint_of(files)
     if check:
@@ -78,10 +80,10 @@ def read_data(
     originals = [row for row in train if row.where not in copies]
     parts = {"train": originals, "dev": validation} if wish.dev else {"train": [*originals, *validation]}
     report_findings(task, parts)
-    return Data(task, train, validation, marked)
+    return TaskData(task, train, validation, marked)
 
 
-def read_file(path: Path, wish: Wish, faults: list[list[Problem]]) -> list[Record]:
+def read_file(path: Path, wish: FinetuneConfig, faults: list[list[RowProblem]]) -> list[Record]:
     """The rows of a file that were accepted; those that cannot be read are added to `faults`."""
     faults.append([])
     columns = parse_columns(wish.columns)
@@ -92,7 +94,11 @@ def read_file(path: Path, wish: Wish, faults: list[list[Problem]]) -> list[Recor
 
 
 def usable(
-    cls: type[Task], settings: Any, wish: Wish, files: list[list[Record]], faults: list[list[Problem]]
+    cls: type[Task],
+    settings: Any,
+    wish: FinetuneConfig,
+    files: list[list[Record]],
+    faults: list[list[RowProblem]],
 ) -> list[list[Record]]:
     """The rows of each file without those that are to be left out because they are wrong. BadRows that lists those of
     all files.
@@ -115,7 +121,7 @@ def usable(
 
 
 def hold_out(
-    cls: type[Task], settings: Any, records: list[Record], wish: Wish
+    cls: type[Task], settings: Any, records: list[Record], wish: FinetuneConfig
 ) -> tuple[list[Record], list[Record]]:
     """`parted` as the task needs it. DataError where there are too few rows to learn from some and choose by others."""
     originals = [record for record in records if "augmented" not in record.values]
@@ -244,7 +250,7 @@ def without_copies(records: list[Record], held: list[Record]) -> tuple[list[Reco
     return kept, originals
 
 
-def source(wish: Wish, data: Data) -> dict[str, Any]:
+def source(wish: FinetuneConfig, data: TaskData) -> dict[str, Any]:
     """Where the data came from, how it was read, and a fingerprint of what it says."""
     how = {"skip_invalid": wish.skip_invalid, "encoding": wish.encoding}
     return {

@@ -23,14 +23,8 @@ from textus.core.errors import DataError, RunError, UsageError
 from textus.core.io import claim, fingerprint, sha256
 from textus.core.rng import counter_seed
 from textus.finetuning import solved
-from textus.finetuning.config import Wish as Wish
-from textus.finetuning.config import parse_also as parse_also
-from textus.finetuning.data import Data as Data
-from textus.finetuning.data import fingerprint_of as fingerprint_of
-from textus.finetuning.data import parted as parted
-from textus.finetuning.data import read_data as read_data
-from textus.finetuning.data import source as source
-from textus.finetuning.data import without_copies as without_copies
+from textus.finetuning.config import FinetuneConfig
+from textus.finetuning.data import TaskData, read_data, source
 from textus.finetuning.length import in_words, settings_of
 from textus.finetuning.outcome import Watch, conclude, on_all, on_dev, on_dev_texts, watched
 from textus.models.contract import LanguageModel
@@ -39,30 +33,40 @@ from textus.models.nn import lora
 from textus.models.registry import build
 from textus.models.registry import family as family_of
 from textus.runs.store import RunFolder, create_run, load, open_run, read_tokenizer, verify
-from textus.tasks.base import Row, Task, has_blanks, whole
-from textus.tasks.encoding import RowBatches, frame_of, rows_of
+from textus.tasks.base import EncodedExample, Task, has_blanks, whole
+from textus.tasks.encoding import ExampleLoader, frame_of, rows_of
 from textus.tasks.inference import head_loss, with_head
-from textus.tasks.multitask import MixedBatches, MixSettings
+from textus.tasks.multitask import MixSettings, MultitaskLoader
 from textus.tasks.registry import learnt, names_of, task_class
 from textus.training.autotune import fast_bf16
-from textus.training.gradients import Gradients
+from textus.training.gradients import GradientAccumulator
 from textus.training.planner import model_values
-from textus.training.pretrain import Ready, one_thread, same_weights, take_weights, train_to_end, weights_sum
-from textus.training.trainer import Choices, Evaluate, TrainSettings, check_patience
+from textus.training.pretrain import (
+    TrainingSetup,
+    one_thread,
+    same_weights,
+    take_weights,
+    train_to_end,
+    weights_sum,
+)
+from textus.training.trainer import ComputeConfig, Evaluate, TrainSettings, check_patience
 
 SCRATCH = {"n_layer": 2, "d_model": 256, "context_length": 256}
 """Size of a model that is not begun from a run."""
 
 
-Parts = dict[str, Data]
+Parts = dict[str, TaskData]
 """Each task that is learnt, by the name of its head."""
-RowsOfBoth = tuple[list[Row], list[Row]]
+RowsOfBoth = tuple[list[EncodedExample], list[EncodedExample]]
 """What is learnt from and what chooses the weights, as ids."""
 
 
 def data_of(
-    name: str, wish: Wish, augment: AugmentSettings | None, check: Callable[[str], None] | None = None
-) -> Data:
+    name: str,
+    wish: FinetuneConfig,
+    augment: AugmentSettings | None,
+    check: Callable[[str], None] | None = None,
+) -> TaskData:
     """The data of one task of a fine-tuning, which has a head of this name."""
     cls = task_class(wish.task)
     data = read_data(cls, assign(cls.config(), wish.of("task")), wish, augment, check)
@@ -70,7 +74,7 @@ def data_of(
     return data
 
 
-def augment_settings(wish: Wish) -> AugmentSettings | None:
+def augment_settings(wish: FinetuneConfig) -> AugmentSettings | None:
     """How the rows to learn from are augmented, if asked; paths are whole, so that the run can be resumed elsewhere."""
     if not (said := wish.of("augment")):
         return None
@@ -85,7 +89,7 @@ def augment_settings(wish: Wish) -> AugmentSettings | None:
 
 
 def start(
-    wish: Wish,
+    wish: FinetuneConfig,
     out: Path,
     *,
     force: bool = False,
@@ -142,7 +146,7 @@ def start(
     return conclude(run, {name: (data.task, data.dev) for name, data in parts.items()})
 
 
-def taught(data: Data) -> dict[str, Any]:
+def taught(data: TaskData) -> dict[str, Any]:
     """What run.json says of a task, for `tasks.from_record`."""
     n_texts = {len(each.texts) for each in data.train} & set(data.task.text_counts)
     return {
@@ -162,7 +166,7 @@ def heads_of(family: str, parts: Parts) -> dict[str, Any]:
     )
 
 
-def others_of(wish: Wish, parts: Parts) -> dict[str, Any]:
+def others_of(wish: FinetuneConfig, parts: Parts) -> dict[str, Any]:
     """What run.json says of the tasks beside the first, and of how steps are dealt out."""
     wishes = wish.alone()
     return {
@@ -182,7 +186,7 @@ def hashed(path: Path) -> dict[str, str]:
     return {"sha256": sha256(path)} if path.is_file() else {}
 
 
-def tell(record: dict[str, Any], ready: Ready, parts: Parts, rows: dict[str, RowsOfBoth]) -> None:
+def tell(record: dict[str, Any], ready: TrainingSetup, parts: Parts, rows: dict[str, RowsOfBoth]) -> None:
     """Say what is learnt, from how many rows, in how many steps."""
     train, batches = ready.settings, ready.batches
     weights = sum(p.numel() for p in ready.model.parameters())
@@ -191,7 +195,7 @@ def tell(record: dict[str, Any], ready: Ready, parts: Parts, rows: dict[str, Row
     steps = in_words(
         train, [len(rows[name][0]) for name in parts], sum(len(each.dev) for each in parts.values())
     )
-    if isinstance(batches, MixedBatches):
+    if isinstance(batches, MultitaskLoader):
         notice(f"{len(parts)} tasks with {record['family']}: {about}; {steps}, each of one task")
     for name, data in parts.items():
         told = f"{len(data.train):,} rows to learn from"
@@ -203,7 +207,7 @@ def tell(record: dict[str, Any], ready: Ready, parts: Parts, rows: dict[str, Row
             return
         windows = f" ({len(rows[name][0]):,} windows)" if len(rows[name][0]) > len(data.train) else ""
         told = f"{told}{windows} and {len(data.dev):,} to choose by{labels}"
-        if isinstance(batches, MixedBatches):
+        if isinstance(batches, MultitaskLoader):
             n = batches.counts(train.steps)[name]
             times = n * batches.parts[name].deal.batch_size / len(rows[name][0])
             notice(f"{name}: {told}; {n:,} of the steps, its rows are read {times:.1f} times")
@@ -216,7 +220,7 @@ def texts_of(parts: Parts) -> str:
     return fingerprint([each.texts for data in parts.values() for each in data.train])
 
 
-def beginning(wish: Wish, parts: Parts) -> tuple[str, Any, tokenizers.Tokenizer]:
+def beginning(wish: FinetuneConfig, parts: Parts) -> tuple[str, Any, tokenizers.Tokenizer]:
     """The family, config and tokenizer: those of the run to begin from, or new ones for this data; where tasks want
     different ones, the first decides.
     """
@@ -261,7 +265,7 @@ def tokenizer_for(choice: str | None, task: Task, texts: list[str]) -> tokenizer
     return tokenizers.train(kind, texts, vocab_size)
 
 
-def whole_config(wish: Wish, task: Task, texts: list[str]) -> Any:
+def whole_config(wish: FinetuneConfig, task: Task, texts: list[str]) -> Any:
     """What a family that learns from all texts at once looks at: words, or characters where no blanks are. What was set
     has the last word; pairs of numbers are written 1,2.
     """
@@ -276,7 +280,9 @@ def whole_config(wish: Wish, task: Task, texts: list[str]) -> Any:
     return from_dict(config_class, reach | model_values(wish.of("model"), config_class), "model.")
 
 
-def settings_for(wish: Wish, family: str, parts: Parts, rows: dict[str, RowsOfBoth]) -> TrainSettings:
+def settings_for(
+    wish: FinetuneConfig, family: str, parts: Parts, rows: dict[str, RowsOfBoth]
+) -> TrainSettings:
     """`length.settings_of` for this data; where every head is solved first, what training begins with is evaluated too.
     What was set has the last word.
     """
@@ -288,12 +294,12 @@ def settings_for(wish: Wish, family: str, parts: Parts, rows: dict[str, RowsOfBo
     return assign(replace(train, evaluate_first=first), wish.of("train"))
 
 
-def choices_for(wish: Wish, family: str, config: Any) -> Choices:
+def choices_for(wish: FinetuneConfig, family: str, config: Any) -> ComputeConfig:
     """bfloat16 where the processor is fast at it and the family can; then, where there are some, kernels that compute
     no padding, but for adapters with dropout, which are no part of a weight. What was set has the last word.
     """
     fast = fast_bf16() and "bfloat16" in family_of(family)[0].precisions
-    choices = assign(Choices(precision="bfloat16" if fast else "float32"), wish.of("choices"))
+    choices = assign(ComputeConfig(precision="bfloat16" if fast else "float32"), wish.of("choices"))
     said = any(each.startswith("step=") for each in wish.of("choices"))
     if said or not fast or choices.precision != "bfloat16" or getattr(wish.how, "dropout", 0.0) > 0:
         return choices
@@ -305,7 +311,7 @@ def choices_for(wish: Wish, family: str, config: Any) -> Choices:
 # ── training ───────────────────────────────────────────────────────────────────────────────────
 
 
-def encoded(data: Data, family: str, config: Any, tokenizer: tokenizers.Tokenizer) -> RowsOfBoth:
+def encoded(data: TaskData, family: str, config: Any, tokenizer: tokenizers.Tokenizer) -> RowsOfBoth:
     """Both parts as ids for a model of this config; of those to learn from, the ones that have something to learn.
     None for a family that reads texts.
     """
@@ -326,19 +332,19 @@ def prepare(
     rows: dict[str, RowsOfBoth],
     *,
     begin: bool = True,
-) -> Ready:
+) -> TrainingSetup:
     """All that a run's record decides, built; how heads were solved is added to it. Without `begin` the weights are to
     be a checkpoint's: no parent is needed and nothing is solved. UsageError where a task would have no step.
     """
     train = from_dict(TrainSettings, record["settings"], "train.")
-    choices = from_dict(Choices, record["choices"], "choices.")
+    choices = from_dict(ComputeConfig, record["choices"], "choices.")
     torch.manual_seed(counter_seed(train.seed, "weights"))
     model, before = model_of(record, begin=begin)
     if model.reads_texts:
         (data,) = parts.values()
         texts: Any = LabelledTexts([whole(each) for each in data.train], [each.label for each in data.train])
         on_texts = partial(on_dev_texts, task=data.task, examples=data.dev, tokenizer=tokenizer)
-        return Ready(model, texts, train, Gradients(model).of_all(1), on_texts)
+        return TrainingSetup(model, texts, train, GradientAccumulator(model).of_all(1), on_texts)
     new = heads_from(model, [each.task for each in parts.values()], before)
     lora.teach(model, record["method"], record["method_settings"])
     model.to(choices.device).train()
@@ -356,8 +362,8 @@ def prepare(
     }
     evaluate: Evaluate = partial(on_all, evaluations=each) if len(each) > 1 else each[record["task"]]
     check_patience(model, train, evaluate)
-    backward = Gradients(model, choices.workers, head_loss).of_all(train.micro_batches)
-    return Ready(model, batches, train, backward, evaluate)
+    backward = GradientAccumulator(model, choices.workers, head_loss).of_all(train.micro_batches)
+    return TrainingSetup(model, batches, train, backward, evaluate)
 
 
 def model_of(record: dict[str, Any], *, begin: bool = True) -> tuple[LanguageModel, dict[str, Any]]:
@@ -401,20 +407,20 @@ def heads_from(model: LanguageModel, tasks: Sequence[Task], before: dict[str, An
 
 def batches_of(
     record: dict[str, Any], parts: Parts, pad_id: int, rows: dict[str, RowsOfBoth]
-) -> RowBatches | MixedBatches:
+) -> ExampleLoader | MultitaskLoader:
     """What `fit` reads: a task's rows, or those of several tasks mixed. UsageError for a task that would have no
     step.
     """
     train = from_dict(TrainSettings, record["settings"], "train.")
     each = {
-        name: RowBatches(
+        name: ExampleLoader(
             data.task, rows[name][0], pad_id=pad_id, batch_size=train.batch_size, seed=train.seed
         )
         for name, data in parts.items()
     }
     if len(each) == 1:
         return each[record["task"]]
-    mixed = MixedBatches(each, power=from_dict(MixSettings, record["mix"], "mix.").power, seed=train.seed)
+    mixed = MultitaskLoader(each, power=from_dict(MixSettings, record["mix"], "mix.").power, seed=train.seed)
     if missed := [name for name, n in mixed.counts(train.steps).items() if not n]:
         raise UsageError(
             "out_of_range",
@@ -477,12 +483,12 @@ def moved(run: RunFolder, data: Path | None, dev: Path | None) -> None:
             )
 
 
-def data_again(run: RunFolder, name: str, augment: AugmentSettings | None) -> Data:
+def data_again(run: RunFolder, name: str, augment: AugmentSettings | None) -> TaskData:
     """The data of a run's task as it was when the run was started; RunError where it is other data now."""
     record = learnt(run.record, name, run.path)
     kept = record["corpus"]
     dev = Path(kept["dev"]) if kept["dev"] else None
-    wish = Wish(
+    wish = FinetuneConfig(
         Path(kept["path"]), record["task"], dev=dev, columns=kept["columns"], seed=record["seed"],
         skip_invalid=kept.get("skip_invalid"), encoding=kept.get("encoding"),
     )  # fmt: skip

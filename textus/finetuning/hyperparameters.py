@@ -25,12 +25,13 @@ from textus.core.io import fingerprint, sha256, write_json
 from textus.core.locks import alone_in
 from textus.core.names import extra, unknown
 from textus.core.rng import counter_seed
-from textus.finetuning.finetune import Wish, start
+from textus.finetuning.config import FinetuneConfig
+from textus.finetuning.finetune import start
 from textus.models.registry import family as family_of
 from textus.runs.store import open_run
 from textus.tasks.registry import task_class
 from textus.training.pretrain import found_of
-from textus.training.trainer import Interrupted
+from textus.training.trainer import TrainingInterrupted
 
 RANGE = re.compile(r"(?P<low>[-+.\deE]+)\.\.(?P<high>[-+.\deE]+)(?P<log>:log)?")
 STARTUP, WARMUP = 5, 1
@@ -40,7 +41,7 @@ ATTEMPTS = 2
 
 
 @dataclass(frozen=True)
-class Span:
+class SearchRange:
     """What is searched of one setting: a range of numbers, on a logarithm or not, whole or not; or a list of values."""
 
     low: float = 0.0
@@ -58,7 +59,7 @@ class Span:
         return f"{trial.suggest_float(name, self.low, self.high, log=self.log):.3g}"
 
 
-def parse_span(name: str, spelled: str) -> Span:
+def parse_span(name: str, spelled: str) -> SearchRange:
     """`1e-4..1e-2:log`, `2..8`, `mean,max`, or `1,1;1,2` of values with commas. UsageError for anything else."""
     if found := RANGE.fullmatch(spelled):
         try:
@@ -71,17 +72,17 @@ def parse_span(name: str, spelled: str) -> Span:
                 f"--search {name}={spelled}: give a lower and a higher number (above 0 with :log)",
             )
         whole = all(re.fullmatch(r"[-+]?\d+", found[each]) for each in ("low", "high"))
-        return Span(low, high, bool(found["log"]), whole)
+        return SearchRange(low, high, bool(found["log"]), whole)
     values = tuple(each.strip() for each in spelled.split(";" if ";" in spelled else ",") if each.strip())
     if len(values) < 2 or ".." in spelled or ":" in spelled:
         raise UsageError(
             "invalid_value",
             f"--search {name}={spelled}: give a range such as 1e-4..1e-2:log or 2..8, or values such as mean,max",
         )
-    return Span(values=values)
+    return SearchRange(values=values)
 
 
-def usual_space(wish: Wish) -> dict[str, str]:
+def usual_space(wish: FinetuneConfig) -> dict[str, str]:
     """What is worth searching for this task and family, with ranges that hold what the field uses."""
     if wish.family and family_of(wish.family)[0].reads_texts:
         return {
@@ -107,7 +108,7 @@ def usual_space(wish: Wish) -> dict[str, str]:
     return space | {name: span for name, span in choices.items() if name.partition(".")[2] in task}
 
 
-def search_space(wish: Wish, file: Path | None, overrides: Sequence[str]) -> dict[str, Span]:
+def search_space(wish: FinetuneConfig, file: Path | None, overrides: Sequence[str]) -> dict[str, SearchRange]:
     """Setting → what is searched of it: the usual space, or a file's in its place, then `--search`; what `--set` and
     `--epochs` say is not searched. Raises UsageError for words that say nothing.
     """
@@ -166,14 +167,14 @@ def listed(name: str, values: list[Any]) -> str:
 # ── trials ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def wish_of(wish: Wish, drawn: Mapping[str, str]) -> Wish:
+def wish_of(wish: FinetuneConfig, drawn: Mapping[str, str]) -> FinetuneConfig:
     """The fine-tuning of a trial."""
     settings = tuple(f"{name}={value}" for name, value in drawn.items() if name != "epochs")
     epochs = int(drawn["epochs"]) if "epochs" in drawn else wish.epochs
     return replace(wish, epochs=epochs, assignments=(*wish.assignments, *settings))
 
 
-def command(wish: Wish, out: str) -> str:
+def command(wish: FinetuneConfig, out: str) -> str:
     """The one command that makes a trial's run again."""
     words = ["textus", "finetune", str(wish.data), "--task", wish.task]
     for flag, value in (
@@ -189,7 +190,7 @@ def command(wish: Wish, out: str) -> str:
 class Study:
     """An optuna study in a folder, and what its trials are made of."""
 
-    def __init__(self, wish: Wish, space: dict[str, Span], out: Path) -> None:
+    def __init__(self, wish: FinetuneConfig, space: dict[str, SearchRange], out: Path) -> None:
         self.wish, self.space, self.out = wish, space, out
         self.optuna = extra("optuna", "tune")
         self.optuna.logging.set_verbosity(self.optuna.logging.ERROR)
@@ -259,7 +260,11 @@ class Study:
             value = -found_of(open_run(folder))["criterion"]
         except self.optuna.TrialPruned as stopped:
             state, why = states.PRUNED, str(stopped)
-        except (KeyboardInterrupt, Interrupted, DataError):  # by the person, or every trial would end so
+        except (
+            KeyboardInterrupt,
+            TrainingInterrupted,
+            DataError,
+        ):  # by the person, or every trial would end so
             self.kept.tell(trial, state=states.FAIL)
             self.set_aside(trial.number, "stopped")
             raise
@@ -318,7 +323,12 @@ class Study:
 
 
 def tune(
-    wish: Wish, out: Path, *, trials: int = 20, space: Path | None = None, search: Sequence[str] = ()
+    wish: FinetuneConfig,
+    out: Path,
+    *,
+    trials: int = 20,
+    space: Path | None = None,
+    search: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Search to `trials` trials in all; goes on where `out` holds some. The best run is `out`/best, the findings
     `out`/tuning.json.

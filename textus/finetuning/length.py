@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 
 from textus.core.config import assign
-from textus.finetuning.config import Wish
+from textus.finetuning.config import FinetuneConfig
 from textus.training.optim import OptimSettings
 from textus.training.trainer import TrainSettings
 
@@ -49,12 +49,14 @@ NEW, BEGUN = Length(8, 2000, 80), Length(3, 200, 20)
 """Of a new model, and of one that begins from a run."""
 
 
-def left_open(wish: Wish) -> bool:
+def left_open(wish: FinetuneConfig) -> bool:
     """Whether nobody said how long."""
     return not wish.epochs and not any(assignment.startswith("steps=") for assignment in wish.of("train"))
 
 
-def settings_of(wish: Wish, n_rows: Sequence[int], n_held: int, *, keeps_last: bool) -> TrainSettings:
+def settings_of(
+    wish: FinetuneConfig, n_rows: Sequence[int], n_held: int, *, keeps_last: bool
+) -> TrainSettings:
     """AdamW with a warm-up of a tenth and a straight line to zero; a smaller rate and fewer epochs where there is
     something to forget. Of several tasks, whose numbers of rows these are, an epoch has as many steps as theirs
     together; `n_held` rows are held out, of all tasks. What was set has the last word.

@@ -13,7 +13,7 @@ from textus.core.console import notice
 from textus.finetuning.length import LEAST_TO_CHOOSE_BY
 from textus.models.contract import LanguageModel
 from textus.runs.store import RunFolder
-from textus.tasks.base import Example, Row, Task
+from textus.tasks.base import EncodedExample, Example, Task
 from textus.tasks.inference import answers, read
 from textus.training.pretrain import found_of
 from textus.training.trainer import Evaluate
@@ -30,7 +30,7 @@ Watch = Callable[[int, dict[str, Any]], None]
 
 
 def on_dev(
-    model: LanguageModel, *, task: Task, examples: list[Example], rows: list[Row], pad_id: int
+    model: LanguageModel, *, task: Task, examples: list[Example], rows: list[EncodedExample], pad_id: int
 ) -> dict[str, Any]:
     """`scored`, of a model that reads ids."""
     return scored(task, examples, answers(model, task, rows, pad_id))

@@ -21,8 +21,8 @@ from torch.nn import functional as F
 from textus.core.console import notice, progress
 from textus.core.rng import counter_seed
 from textus.models.contract import LanguageModel
-from textus.models.nn.heads import NumberHead, SequenceHead
-from textus.tasks.base import Row, Task
+from textus.models.nn.heads import RegressionHead, SequenceHead
+from textus.tasks.base import EncodedExample, Task
 from textus.tasks.encoding import batch_of, in_batches
 from textus.tasks.inference import states
 
@@ -41,7 +41,7 @@ TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
-class Problem:
+class RegressionProblem:
     """What a linear layer is to fit: vectors (N, F) float64, and targets: `classes` (N,), `labels` (N, C) of 0 and 1,
     or `numbers` (N, C). `weights` (N,) is what a row counts.
     """
@@ -90,7 +90,7 @@ def can_be_solved(head: dict[str, Any]) -> bool:
 
 
 def begin_with(
-    model: LanguageModel, task: Task, rows: Sequence[Row], pad_id: int, seed: int
+    model: LanguageModel, task: Task, rows: Sequence[EncodedExample], pad_id: int, seed: int
 ) -> dict[str, Any]:
     """Solve the task's head on the model as it is and put the solution in; a line says how good it is on rows it has
     not seen. Returns what run.json notes of it.
@@ -115,7 +115,9 @@ def begin_with(
 
 
 @torch.no_grad()
-def problem_of(model: LanguageModel, task: Task, rows: Sequence[Row], pad_id: int) -> Problem:
+def problem_of(
+    model: LanguageModel, task: Task, rows: Sequence[EncodedExample], pad_id: int
+) -> RegressionProblem:
     """What the task's head is to fit on the states of the model as it is."""
     head, device = model.heads[task.called], next(model.parameters()).device
     was_training = model.training
@@ -129,7 +131,7 @@ def problem_of(model: LanguageModel, task: Task, rows: Sequence[Row], pad_id: in
     model.train(was_training)
     labels = task.label_tensor([row.label for row in rows], max(row.length for row in rows))
     weights = torch.ones(len(rows), dtype=torch.float64)
-    if isinstance(head, NumberHead):
+    if isinstance(head, RegressionHead):
         kind, targets = "numbers", head.standardised(labels).double()
     else:
         assert isinstance(head, SequenceHead)
@@ -137,10 +139,10 @@ def problem_of(model: LanguageModel, task: Task, rows: Sequence[Row], pad_id: in
         targets = labels if kind == "classes" else labels.double()
         if head.weights is not None:
             weights = head.weights.double()[labels]
-    return Problem(kind, torch.stack(vectors), targets, head.out.weight.shape[0], weights)
+    return RegressionProblem(kind, torch.stack(vectors), targets, head.out.weight.shape[0], weights)
 
 
-def solve(problem: Problem) -> Solution:
+def solve(problem: RegressionProblem) -> Solution:
     """The layer whose strength, of `STRENGTHS`, does best on rows that are held out in turn."""
     mean = problem.vectors.mean(0)
     centred = problem.vectors - mean
@@ -171,7 +173,7 @@ def solve(problem: Problem) -> Solution:
     return Solution(weight, layer[-1] - weight @ mean, best[1], len(starts), best[2])
 
 
-def parts_of(problem: Problem) -> Tensor:
+def parts_of(problem: RegressionProblem) -> Tensor:
     """In which part each row is held out (N,): of ten up to 500 rows, then of three; each
     part has its share of every class.
     """
@@ -183,7 +185,9 @@ def parts_of(problem: Problem) -> Tensor:
     return parts
 
 
-def minimum(problem: Problem, inputs: Tensor, rows: Tensor, strength: float, start: Tensor | None) -> Tensor:
+def minimum(
+    problem: RegressionProblem, inputs: Tensor, rows: Tensor, strength: float, start: Tensor | None
+) -> Tensor:
     """The layer (F + 1, C), its bias last and free, that has the least loss on some rows plus the penalty: by L-BFGS
     (Liu and Nocedal 1989), of numbers by the normal equations.
     """

@@ -2,7 +2,7 @@
 
 Continuous batching (Yu et al. 2022, Orca): requests enter and leave between steps, each with its own
 position, sampling and stream of random numbers, so that what one gets does not depend on who else is there.
-It knows the model contract and ids only: no tokenizer, no files. `Engine` is for one thread; `EngineThread`
+It knows the model contract and ids only: no tokenizer, no files. `Engine` is for one thread; `AsyncEngine`
 runs one in the background for many callers. Shapes: B rows, T time, V vocabulary.
 """
 
@@ -42,7 +42,7 @@ of a whole long prompt would not fit in memory."""
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class TokenEvent:
     """One id of one request; the last event of a request has a reason.
 
     `reason` is "stop" (the model ended its text; `id` is then None) or "length" (`max_tokens` are there, or the context
@@ -129,7 +129,7 @@ class Engine:
         self.waiting.clear()
         self.unread, self.running, self.cache = [], [], None
 
-    def step(self) -> list[Event]:
+    def step(self) -> list[TokenEvent]:
         """One more id for every request that has a row; rows that became free are filled first.
 
         Where the model raises, what the caches remember is unknown: only `clear` is safe after it.
@@ -138,7 +138,7 @@ class Engine:
             free = self.max_rows - len(self.running) - len(self.unread)
             fresh = [*self.unread, *(self.waiting.popleft() for _ in range(min(free, len(self.waiting))))]
             self.unread = []
-            failed: list[Event] = []
+            failed: list[TokenEvent] = []
             logits = [self._advance()] if self.running else []
             for group in alike(fresh):
                 logits += self._admit_or_fail(group, failed)
@@ -150,7 +150,7 @@ class Engine:
         prompts: Sequence[Sequence[int]],
         samplings: Sampling | Sequence[Sampling],
         sources: Sequence[Sequence[int]] | None = None,
-    ) -> Iterator[Event]:
+    ) -> Iterator[TokenEvent]:
         """The events of these prompts as they come; `row` is the place in `prompts`.
 
         One `Sampling` serves all prompts; `sources` has one for each. Closing the iterator cancels the
@@ -203,7 +203,7 @@ class Engine:
         self.running = [*self.running, *fresh]
         return logits
 
-    def _admit_or_fail(self, fresh: list[Request], failed: list[Event]) -> list[Tensor]:
+    def _admit_or_fail(self, fresh: list[Request], failed: list[TokenEvent]) -> list[Tensor]:
         """Admit new rows; where they cannot be read together, one by one, and those that fail alone end with an error.
 
         The caches of the running rows are not touched before the new ones are whole.
@@ -212,7 +212,7 @@ class Engine:
             return [self._admit(fresh)]
         except Exception as error:
             if len(fresh) == 1:
-                failed.append(Event(fresh[0].number, None, error=failure(error)))
+                failed.append(TokenEvent(fresh[0].number, None, error=failure(error)))
                 return []
         return [logits for request in fresh for logits in self._admit_or_fail([request], failed)]
 
@@ -222,7 +222,7 @@ class Engine:
             return None
         return sources_of([each.source or [] for each in fresh], self.model.config.end_id).to(self._device)
 
-    def _choose(self, logits: Tensor) -> list[Event]:
+    def _choose(self, logits: Tensor) -> list[TokenEvent]:
         """Draw an id for every row of logits (B, V), tell of it, and let the finished rows go."""
         events, keep = [], []
         rows = in_reach(logits, self.n_ids).float().cpu().numpy()
@@ -230,17 +230,17 @@ class Engine:
             try:
                 id = choose(scores, request.sampling, request.ids, request.n_new)
             except Exception as error:  # of this row alone: the others have logits of their own
-                events.append(Event(request.number, None, error=failure(error)))
+                events.append(TokenEvent(request.number, None, error=failure(error)))
                 continue
             request.n_new += 1
             if id in self.ends:
-                events.append(Event(request.number, None, "stop"))
+                events.append(TokenEvent(request.number, None, "stop"))
             elif request.n_new == request.sampling.max_tokens or fills_context(
                 request.ids, request.sampling, self._context
             ):
-                events.append(Event(request.number, id, "length"))
+                events.append(TokenEvent(request.number, id, "length"))
             else:
-                events.append(Event(request.number, id))
+                events.append(TokenEvent(request.number, id))
                 if extend(request.ids, id, self._context):
                     self.unread.append(request)  # its positions changed: read again what it keeps
                 else:
@@ -305,26 +305,26 @@ def prefill(
 # ── many callers ───────────────────────────────────────────────────────────────────────────────
 
 
-class Reply:
+class RequestHandle:
     """The events of one request, as an iterator that waits for them.
 
     As a context manager it cancels what is left on leaving. Iterating raises RunError where the model failed
     or the engine was closed before the request had ended.
     """
 
-    def __init__(self, thread: EngineThread) -> None:
+    def __init__(self, thread: AsyncEngine) -> None:
         self._thread = thread
-        self._events: queue.SimpleQueue[Event | TextusError | None] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[TokenEvent | TextusError | None] = queue.SimpleQueue()
         self._ended = False
 
-    def __iter__(self) -> Reply:
+    def __iter__(self) -> RequestHandle:
         return self
 
-    def __next__(self) -> Event:
+    def __next__(self) -> TokenEvent:
         if self._ended:
             raise StopIteration
         item = self._events.get()
-        if isinstance(item, Event):
+        if isinstance(item, TokenEvent):
             self._ended = item.reason is not None
             return item
         self._ended = True
@@ -337,7 +337,7 @@ class Reply:
         """No more events: ends the iteration, also one that waits in another thread."""
         self._thread.cancel(self)
 
-    def __enter__(self) -> Reply:
+    def __enter__(self) -> RequestHandle:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -345,7 +345,7 @@ class Reply:
             self.cancel()
 
 
-class EngineThread:
+class AsyncEngine:
     """An engine in a background thread, for callers on any thread (an HTTP server).
 
     Orders travel through one inbox and are looked at between steps, so nobody waits for a lock during a step.
@@ -355,22 +355,24 @@ class EngineThread:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self._inbox: queue.SimpleQueue[tuple[str, Reply | None, Any]] = queue.SimpleQueue()
-        self._open: dict[int, Reply] = {}
+        self._inbox: queue.SimpleQueue[tuple[str, RequestHandle | None, Any]] = queue.SimpleQueue()
+        self._open: dict[int, RequestHandle] = {}
         self._closed = False
         self._gate = threading.Lock()  # nothing enters the inbox after "close"
         self._thread = threading.Thread(target=self._run, name="textus-engine", daemon=True)
         self._thread.start()
 
-    def submit(self, ids: Sequence[int], sampling: Sampling, source: Sequence[int] | None = None) -> Reply:
+    def submit(
+        self, ids: Sequence[int], sampling: Sampling, source: Sequence[int] | None = None
+    ) -> RequestHandle:
         """Queue a prompt. Raises UsageError for one that cannot be served, RunError after `close`."""
         self.engine.check(ids, sampling, source)
-        reply = Reply(self)
+        reply = RequestHandle(self)
         if not self._order("submit", reply, (list(ids), sampling, source)):
             raise RunError("closed", "the engine is closed; start the server again")
         return reply
 
-    def cancel(self, reply: Reply) -> None:
+    def cancel(self, reply: RequestHandle) -> None:
         """End a reply; one that has ended is no error."""
         self._order("cancel", reply)
 
@@ -379,7 +381,7 @@ class EngineThread:
         self._order("close")
         self._thread.join()
 
-    def _order(self, what: str, reply: Reply | None = None, detail: Any = None) -> bool:
+    def _order(self, what: str, reply: RequestHandle | None = None, detail: Any = None) -> bool:
         with self._gate:
             if self._closed:
                 return False
@@ -412,7 +414,7 @@ class EngineThread:
                 self._cancel(reply)
         return True
 
-    def _cancel(self, reply: Reply) -> None:
+    def _cancel(self, reply: RequestHandle) -> None:
         for number, each in self._open.items():
             if each is reply:
                 self.engine.cancel(number)

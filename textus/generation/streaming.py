@@ -8,7 +8,7 @@ from typing import Any, Protocol
 # ── text ───────────────────────────────────────────────────────────────────────────────────────
 
 
-class Decoding(Protocol):
+class SupportsDecodeStream(Protocol):
     """What `TextStream` needs of a tokenizer: a decoder that takes one id at a time."""
 
     def stream(self) -> Any:
@@ -24,7 +24,7 @@ class TextStream:
     comes.
     """
 
-    def __init__(self, tokenizer: Decoding, stop: Sequence[str] = ()) -> None:
+    def __init__(self, tokenizer: SupportsDecodeStream, stop: Sequence[str] = ()) -> None:
         self.decoder = tokenizer.stream()
         self.stop = tuple(stop)
         self.held = ""  # may be the beginning of a stop string

@@ -1,9 +1,9 @@
 """Pretrained weights in and out: what a foreign model is called here, and its weights under our names.
 
-An architecture is one module of this package, named in `MODULES`, that keeps the `Architecture` protocol: which
-classes of `transformers` it stands for, how their configuration becomes ours and back, and a list of `Part`s.
+An architecture is one module of this package, named in `MODULES`, that keeps the `ArchitectureSpec` protocol: which
+classes of `transformers` it stands for, how their configuration becomes ours and back, and a list of `WeightMapping`s.
 The one list serves both ways: to import, the parts of each of our tensors are read and joined; to export, each
-part is cut out and written under its own name. Where the tensors lie does not matter to it (`Tensors`): a
+part is cut out and written under its own name. Where the tensors lie does not matter to it (`TensorReader`): a
 folder of safetensors (`folder`), a GGUF file (`gguf`) or a llama2.c file (`llama2c`).
 """
 
@@ -27,7 +27,7 @@ from textus.tokenizers import Tokenizer
 
 
 @dataclass(frozen=True)
-class Part:
+class WeightMapping:
     """One foreign tensor, and where it lies in one of ours.
 
     A fused tensor has several parts, each some `rows` (first, last + 1) of it, in order and without gaps.
@@ -45,7 +45,7 @@ class Part:
         return shape[::-1] if self.transposed else shape
 
 
-class Architecture(Protocol):
+class ArchitectureSpec(Protocol):
     """What a module of this package offers."""
 
     @property
@@ -88,7 +88,7 @@ class Architecture(Protocol):
         """
         ...
 
-    def rename(self, config: Any, /) -> list[Part]:
+    def rename(self, config: Any, /) -> list[WeightMapping]:
         """The parts of every tensor of our model."""
         ...
 
@@ -99,7 +99,7 @@ class Architecture(Protocol):
         ...
 
 
-class Tensors(Protocol):
+class TensorReader(Protocol):
     """Foreign tensors, wherever they lie; read one by one, so that no more than the model is in memory."""
 
     where: str
@@ -113,7 +113,7 @@ class Tensors(Protocol):
 
 
 @dataclass
-class Imported:
+class ImportedModel:
     """A model made elsewhere, in our terms: what a run folder needs of it."""
 
     family: str
@@ -129,7 +129,7 @@ class Imported:
     labels: list[str] = field(default_factory=list)
 
 
-def read_weights(module: Architecture, config: Any, tensors: Tensors) -> dict[str, Tensor]:
+def read_weights(module: ArchitectureSpec, config: Any, tensors: TensorReader) -> dict[str, Tensor]:
     """Our weights, from foreign tensors; RunError for one that is missing, left over or of another shape."""
     if (asked := max(config.n_layer, getattr(config, "n_decoder_layer", 0))) > len(tensors.shapes):
         raise RunError(
@@ -163,7 +163,9 @@ def read_weights(module: Architecture, config: Any, tensors: Tensors) -> dict[st
     return weights
 
 
-def join(parts: list[Part], shape: tuple[int, ...], tensors: Tensors, found: dict[str, str]) -> Tensor:
+def join(
+    parts: list[WeightMapping], shape: tuple[int, ...], tensors: TensorReader, found: dict[str, str]
+) -> Tensor:
     """One of our tensors from its parts."""
     assert parts, "every tensor of a family has parts in its architecture's table"
     whole = torch.empty(shape)
@@ -174,7 +176,7 @@ def join(parts: list[Part], shape: tuple[int, ...], tensors: Tensors, found: dic
     return whole
 
 
-def spelled(module: Architecture, names: Iterable[str], wanted: list[str]) -> dict[str, str]:
+def spelled(module: ArchitectureSpec, names: Iterable[str], wanted: list[str]) -> dict[str, str]:
     """The name in `wanted`'s spelling → the name in the file, which may lack the architecture's prefix."""
     table = {OLDER.sub(lambda found: NEWER[found[0]], name): name for name in names}
     if not module.PREFIX or any(name.startswith(module.PREFIX) for name in table):
@@ -190,13 +192,13 @@ NEWER = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bia
 OLDER = re.compile("|".join(map(re.escape, NEWER)))
 
 
-def ignored(module: Architecture, name: str) -> bool:
+def ignored(module: ArchitectureSpec, name: str) -> bool:
     """Whether a tensor of that name carries nothing learnt."""
     return any(re.fullmatch(rule, name) for rule in module.IGNORED)
 
 
 def check_names(
-    module: Architecture, found: dict[str, str], wanted: list[str], copies: dict[str, str], where: str
+    module: ArchitectureSpec, found: dict[str, str], wanted: list[str], copies: dict[str, str], where: str
 ) -> None:
     """RunError naming the first tensors that are missing or left over."""
     if missing := [name for name in wanted if name not in found]:
@@ -218,7 +220,7 @@ def listed(names: list[str]) -> str:
     return ", ".join(names[:3]) + more
 
 
-def foreign_weights(module: Architecture, config: Any, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+def foreign_weights(module: ArchitectureSpec, config: Any, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Our weights cut into foreign tensors, each with memory of its own."""
     tensors = {}
     for part in module.rename(config):
@@ -227,7 +229,7 @@ def foreign_weights(module: Architecture, config: Any, weights: dict[str, Tensor
     return tensors
 
 
-def checked_config(module: Architecture, hf: dict[str, Any], where: str) -> dict[str, Any]:
+def checked_config(module: ArchitectureSpec, hf: dict[str, Any], where: str) -> dict[str, Any]:
     """Our config's values with all defaults filled in; RunError or UsageError naming the file and what is wrong."""
     validate.check(hf, where)
     try:

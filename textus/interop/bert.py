@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from textus.core.errors import UsageError
-from textus.interop.architectures import Part
+from textus.interop.architectures import WeightMapping
 from textus.interop.config_keys import names_in
 from textus.interop.validate import ACTIVATIONS, token, unsupported
 
@@ -132,13 +132,13 @@ def shared_to(config: Any) -> dict[str, Any]:
     }
 
 
-def rename(config: Any) -> list[Part]:
+def rename(config: Any) -> list[WeightMapping]:
     """Queries, keys and values are apart there; everything else is name for name."""
     parts = body(config, PREFIX)
     if config.mlm_transform:
         parts += both("transform.dense", "cls.predictions.transform.dense")
         parts += both("transform.norm", "cls.predictions.transform.LayerNorm")
-        parts.append(Part("head_bias", "cls.predictions.bias"))
+        parts.append(WeightMapping("head_bias", "cls.predictions.bias"))
     if config.pooler:
         parts += both("pooler", "bert.pooler.dense")
     if config.objective == "mlm+nsp":
@@ -146,14 +146,17 @@ def rename(config: Any) -> list[Part]:
     return parts
 
 
-def body(config: Any, prefix: str) -> list[Part]:
+def body(config: Any, prefix: str) -> list[WeightMapping]:
     """Embeddings and layers."""
     tables = {
         "embedding": "word_embeddings",
         "position": "position_embeddings",
         "segment": "token_type_embeddings",
     }
-    parts = [Part(f"{ours}.weight", f"{prefix}embeddings.{theirs}.weight") for ours, theirs in tables.items()]
+    parts = [
+        WeightMapping(f"{ours}.weight", f"{prefix}embeddings.{theirs}.weight")
+        for ours, theirs in tables.items()
+    ]
     parts += both("norm", f"{prefix}embeddings.LayerNorm")
     width = config.d_model
     for n in range(config.n_layer):
@@ -166,9 +169,9 @@ def body(config: Any, prefix: str) -> list[Part]:
     return parts
 
 
-def both(ours: str, theirs: str, rows: tuple[int, int] | None = None) -> list[Part]:
+def both(ours: str, theirs: str, rows: tuple[int, int] | None = None) -> list[WeightMapping]:
     """Weight and bias."""
-    return [Part(f"{ours}.{kind}", f"{theirs}.{kind}", rows) for kind in ("weight", "bias")]
+    return [WeightMapping(f"{ours}.{kind}", f"{theirs}.{kind}", rows) for kind in ("weight", "bias")]
 
 
 def copies(config: Any) -> dict[str, str]:

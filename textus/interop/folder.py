@@ -24,7 +24,7 @@ from textus.core.errors import RunError, UsageError
 from textus.core.io import fingerprint, is_plain_name, read_json, sha256, write_atomic, write_json
 from textus.interop import legacy_tokenizers, llama, packaging, task_heads
 from textus.interop.architectures import (
-    Imported,
+    ImportedModel,
     checked_config,
     foreign_weights,
     read_weights,
@@ -119,7 +119,7 @@ def pickled(folder: Path, name: str) -> RunError:
     )
 
 
-def read_folder(folder: Path) -> Imported:
+def read_folder(folder: Path) -> ImportedModel:
     """A model of `transformers` in our terms, in float32.
 
     Raises UsageError for an architecture or a configuration that is not known, RunError for anything missing,
@@ -137,7 +137,7 @@ def read_folder(folder: Path) -> Imported:
     return found
 
 
-def with_vectors(sentences: Sentences, found: Imported, folder: Path) -> Imported:
+def with_vectors(sentences: Sentences, found: ImportedModel, folder: Path) -> ImportedModel:
     """A model with the head that makes vectors of texts as its folder says."""
     tokenizer = found.tokenizer
     if sentences.lower and tokenizer is not None and tokenizer.encode("AB") != tokenizer.encode("ab"):
@@ -165,7 +165,7 @@ def with_vectors(sentences: Sentences, found: Imported, folder: Path) -> Importe
     )
 
 
-def read_model(folder: Path) -> Imported:
+def read_model(folder: Path) -> ImportedModel:
     """The model itself; see `read_folder`."""
     packaging.check_folder(folder)
     hf = read_json(folder / "config.json")
@@ -202,7 +202,7 @@ def read_model(folder: Path) -> Imported:
         found = {"weights": read_weights(module, config, tensors)}
     files = [folder / "config.json", *tensors.files]
     source = {"format": "huggingface", "architecture": name, "files": {f.name: sha256(f) for f in files}}
-    return Imported(module.FAMILY, values, tokenizer=tokenizer, source=source, **found)
+    return ImportedModel(module.FAMILY, values, tokenizer=tokenizer, source=source, **found)
 
 
 def apart(tensors: SafeTensors, first: str, second: str) -> bool:

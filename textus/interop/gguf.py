@@ -19,7 +19,7 @@ from textus.core.console import notice
 from textus.core.errors import RunError, UsageError
 from textus.core.io import sha256
 from textus.interop import llama, validate
-from textus.interop.architectures import Imported, checked_config, read_weights
+from textus.interop.architectures import ImportedModel, checked_config, read_weights
 from textus.interop.config_keys import check_keys, names_in
 from textus.interop.folder import fitting
 from textus.interop.gguf_reader import Container
@@ -81,7 +81,7 @@ def in_halves(tensor: Tensor, n_head: int) -> Tensor:
     return tensor.unflatten(0, (n_head, -1, 2)).transpose(1, 2).flatten(0, 2)
 
 
-def read_file(path: Path) -> Imported:
+def read_file(path: Path) -> ImportedModel:
     """A GGUF file in our terms. UsageError for an architecture, a tensor type or a split of texts that is not
     known; RunError for a file that is damaged or does not fit itself."""
     container = Container(Path(path))
@@ -96,7 +96,7 @@ def read_file(path: Path) -> Imported:
     tensors = Renamed(container, (config.n_head, config.n_kv_head), in_pairs=kind == "llama")
     weights = read_weights(llama, config, tensors)
     source = {"format": "gguf", "architecture": kind, "files": {Path(path).name: sha256(Path(path))}}
-    return Imported(llama.FAMILY, values, weights, tokenizer, source)
+    return ImportedModel(llama.FAMILY, values, weights, tokenizer, source)
 
 
 def check_whole(container: Container) -> None:

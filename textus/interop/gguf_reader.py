@@ -30,7 +30,7 @@ FLOAT32, FLOAT16 = 0, 1
 """Types of tensors that are numbers as they are; all others are turned into numbers by the package's `quants`."""
 
 
-class Truncated(Exception):
+class TruncatedFile(Exception):
     """The file ends, or says something impossible, before its header does."""
 
 
@@ -43,7 +43,7 @@ class Header:
     def take(self, n: int) -> memoryview:
         """The next `n` bytes."""
         if n > len(self.data) - self.at:
-            raise Truncated(f"it ends after {len(self.data):,} bytes, inside its header")
+            raise TruncatedFile(f"it ends after {len(self.data):,} bytes, inside its header")
         self.at += n
         return self.data[self.at - n : self.at]
 
@@ -60,13 +60,13 @@ class Header:
         if kind in SCALARS:
             return self.number(SCALARS[kind])
         if kind != ARRAY:
-            raise Truncated(f"a value has the type {kind}, which GGUF does not have")
+            raise TruncatedFile(f"a value has the type {kind}, which GGUF does not have")
         if depth == DEPTH:
-            raise Truncated(f"it has lists in lists, {DEPTH} deep and more")
+            raise TruncatedFile(f"it has lists in lists, {DEPTH} deep and more")
         inner, count = self.number("I"), self.number("Q")
         if inner not in SCALARS:
             if count > len(self.data):
-                raise Truncated(f"a list of {count:,} values is longer than the file")
+                raise TruncatedFile(f"a list of {count:,} values is longer than the file")
             return [self.value(inner, depth + 1) for _ in range(count)]
         raw = self.take(count * struct.calcsize(SCALARS[inner]))
         return list(struct.unpack(f"<{count}{SCALARS[inner]}", raw))
@@ -86,7 +86,7 @@ class Container:
         header = Header(self.data.data)
         try:
             self.metadata, places = read_header(header)
-        except (Truncated, struct.error) as error:
+        except (TruncatedFile, struct.error) as error:
             raise RunError("damaged", f"{path} is no whole GGUF file: {error}; fetch it again") from error
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.spans: dict[str, tuple[int, int, int]] = {}
@@ -166,10 +166,10 @@ class Container:
 def read_header(header: Header) -> tuple[dict[str, Any], list[tuple[str, tuple[int, ...], int, int]]]:
     """Metadata, and (name, shape, type, offset) of each tensor; shapes as torch has them, rows first."""
     if bytes(header.take(4)) != MAGIC:
-        raise Truncated("it does not begin with GGUF")
+        raise TruncatedFile("it does not begin with GGUF")
     version = header.number("I")
     if version not in VERSIONS:
-        raise Truncated(f"it is of version {version}, versions {VERSIONS[0]} and {VERSIONS[1]} are known")
+        raise TruncatedFile(f"it is of version {version}, versions {VERSIONS[0]} and {VERSIONS[1]} are known")
     n_tensors, n_values = header.number("Q"), header.number("Q")
     metadata = {}
     for _ in range(n_values):

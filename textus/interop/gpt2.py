@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from textus.core.errors import UsageError
-from textus.interop.architectures import Part
+from textus.interop.architectures import WeightMapping
 from textus.interop.config_keys import names_in
 from textus.interop.validate import ACTIVATIONS, unsupported
 
@@ -81,15 +81,15 @@ def config_to(config: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def rename(config: Any) -> list[Part]:
+def rename(config: Any) -> list[WeightMapping]:
     """Name for name, but for the fused queries, keys and values, which are fused in GPT-2 too."""
     parts = [
-        Part("embedding.weight", "transformer.wte.weight"),
-        Part("position.weight", "transformer.wpe.weight"),
+        WeightMapping("embedding.weight", "transformer.wte.weight"),
+        WeightMapping("position.weight", "transformer.wpe.weight"),
     ]
-    parts += [Part(f"norm.{kind}", f"transformer.ln_f.{kind}") for kind in ("weight", "bias")]
+    parts += [WeightMapping(f"norm.{kind}", f"transformer.ln_f.{kind}") for kind in ("weight", "bias")]
     if not config.tie_head:
-        parts.append(Part("head.weight", "lm_head.weight"))
+        parts.append(WeightMapping("head.weight", "lm_head.weight"))
     names = {
         "attention_norm": "ln_1", "attention.qkv": "attn.c_attn", "attention.out": "attn.c_proj",
         "feed_forward_norm": "ln_2", "feed_forward.up": "mlp.c_fc", "feed_forward.down": "mlp.c_proj",
@@ -99,7 +99,7 @@ def rename(config: Any) -> list[Part]:
             for kind in ("weight", "bias"):
                 turned = kind == "weight" and "c_" in theirs
                 here, there = f"blocks.{n}.{ours}.{kind}", f"transformer.h.{n}.{theirs}.{kind}"
-                parts.append(Part(here, there, transposed=turned))
+                parts.append(WeightMapping(here, there, transposed=turned))
     return parts
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from textus.core.config import to_dict
 from textus.core.console import notice
 from textus.core.errors import UsageError
-from textus.interop.architectures import Part
+from textus.interop.architectures import WeightMapping
 from textus.interop.config_keys import check_model_type, names_in, switched_off
 from textus.interop.tokenizer_json import SPLITS
 from textus.interop.validate import CONTEXT, shown, unsupported
@@ -277,17 +277,20 @@ def as_llama(hf: dict[str, Any], config: Any) -> tuple[dict[str, Any], dict[str,
     return {**kept, **named}, zeros
 
 
-def rename(config: Any) -> list[Part]:
+def rename(config: Any) -> list[WeightMapping]:
     """Queries, keys and values are rows of one product here, gate and up of another."""
-    parts = [Part("embedding.weight", "model.embed_tokens.weight"), Part("norm.weight", "model.norm.weight")]
+    parts = [
+        WeightMapping("embedding.weight", "model.embed_tokens.weight"),
+        WeightMapping("norm.weight", "model.norm.weight"),
+    ]
     if not config.tie_head:
-        parts.append(Part("head.weight", "lm_head.weight"))
+        parts.append(WeightMapping("head.weight", "lm_head.weight"))
     for n in range(config.n_layer):
         parts += block(config, f"blocks.{n}.", f"model.layers.{n}.")
     return parts
 
 
-def block(config: Any, ours: str, theirs: str) -> list[Part]:
+def block(config: Any, ours: str, theirs: str) -> list[WeightMapping]:
     """The parts of one block."""
     q, kv, ff = config.n_head * config.d_head, config.n_kv_head * config.d_head, config.d_ff
     attention, feed = ours + "attention.", ours + "feed_forward."
@@ -302,14 +305,16 @@ def block(config: Any, ours: str, theirs: str) -> list[Part]:
     ]
     with_bias = {attention + "qkv": config.has_bias("qkv"), attention + "out": config.has_bias("out")}
     parts = [
-        Part(f"{ours}attention_norm.weight", theirs + "input_layernorm.weight"),
-        Part(f"{ours}feed_forward_norm.weight", theirs + "post_attention_layernorm.weight"),
+        WeightMapping(f"{ours}attention_norm.weight", theirs + "input_layernorm.weight"),
+        WeightMapping(f"{ours}feed_forward_norm.weight", theirs + "post_attention_layernorm.weight"),
     ]
     for mine, name, rows in fused:
         kinds = ["weight", "bias"] if with_bias.get(mine, config.has_bias("feed_forward")) else ["weight"]
-        parts += [Part(f"{mine}.{kind}", f"{theirs}{name}.{kind}", rows) for kind in kinds]
+        parts += [WeightMapping(f"{mine}.{kind}", f"{theirs}{name}.{kind}", rows) for kind in kinds]
     if config.qk_norm:
-        parts += [Part(f"{attention}{x}_norm.weight", f"{theirs}self_attn.{x}_norm.weight") for x in "qk"]
+        parts += [
+            WeightMapping(f"{attention}{x}_norm.weight", f"{theirs}self_attn.{x}_norm.weight") for x in "qk"
+        ]
     return parts
 
 

@@ -17,7 +17,7 @@ from textus.core.config import from_dict
 from textus.core.errors import RunError
 from textus.core.io import sha256
 from textus.interop import llama
-from textus.interop.architectures import Imported, checked_config, read_weights
+from textus.interop.architectures import ImportedModel, checked_config, read_weights
 from textus.interop.folder import fitting
 from textus.interop.gguf import in_halves
 from textus.interop.tokenizer_json import beginning, made, sentencepiece
@@ -79,7 +79,7 @@ def layout(hf: dict[str, Any], shared: bool) -> list[tuple[str, tuple[int, ...]]
     return found if shared else [*found, ("lm_head.weight", (vocabulary, width))]
 
 
-def read_file(path: Path, tokenizer_path: Path) -> Imported:
+def read_file(path: Path, tokenizer_path: Path) -> ImportedModel:
     """A llama2.c model and its tokenizer in our terms; RunError for a file that is damaged or another's."""
     path = Path(path)
     with path.open("rb") as file:
@@ -103,7 +103,7 @@ def read_file(path: Path, tokenizer_path: Path) -> Imported:
     tokenizer = fitting(read_tokenizer(tokenizer_path, vocabulary), vocabulary, str(path))
     weights = read_weights(llama, config, tensors)
     files = {each.name: sha256(each) for each in (path, Path(tokenizer_path))}
-    return Imported(llama.FAMILY, values, weights, tokenizer, {"format": "llama2.c", "files": files})
+    return ImportedModel(llama.FAMILY, values, weights, tokenizer, {"format": "llama2.c", "files": files})
 
 
 def read_tokenizer(path: Path, n: int) -> Tokenizer:

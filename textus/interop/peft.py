@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from textus.core.io import write_json
-from textus.interop.architectures import Part
+from textus.interop.architectures import WeightMapping
 from textus.interop.registry import describe
 from textus.models.contract import LanguageModel
 from textus.models.nn.lora import LoRALinear, adapted
@@ -48,7 +48,7 @@ def write_folder(out: Path, family: str, model: LanguageModel) -> str:
     return name
 
 
-def pair_of(linear: LoRALinear, part: Part) -> tuple[Tensor, Tensor] | None:
+def pair_of(linear: LoRALinear, part: WeightMapping) -> tuple[Tensor, Tensor] | None:
     """A and B of the rows that are one tensor there; None where none of them has an adapter."""
     first, last = part.rows or (0, len(linear.weight))
     inside = [name for name, (low, high) in linear.rows().items() if first <= low and high <= last]

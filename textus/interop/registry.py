@@ -8,7 +8,7 @@ from typing import Any
 from textus.core.config import from_dict
 from textus.core.errors import UsageError
 from textus.interop import validate
-from textus.interop.architectures import Architecture
+from textus.interop.architectures import ArchitectureSpec
 from textus.interop.task_heads import CLASSES
 from textus.models.registry import family as family_of
 
@@ -16,13 +16,13 @@ MODULES = ("llama", "gpt2", "bert", "roberta", "t5")
 """Modules of this package that hold an architecture. A new one is one file and one name here."""
 
 
-def architectures() -> dict[str, Architecture]:
+def architectures() -> dict[str, ArchitectureSpec]:
     """Class name of `transformers` → the module that holds it."""
     modules: list[Any] = [import_module(f"textus.interop.{name}") for name in MODULES]
     return {name: module for module in modules for name in module.ARCHITECTURES}
 
 
-def architecture(name: str) -> Architecture:
+def architecture(name: str) -> ArchitectureSpec:
     """The module for a class of `transformers`; UsageError listing the known ones."""
     known = architectures()
     if name not in known:
@@ -30,7 +30,7 @@ def architecture(name: str) -> Architecture:
     return known[name]
 
 
-def describe(family: str, config: dict[str, Any] | Any) -> tuple[Architecture, dict[str, Any]]:
+def describe(family: str, config: dict[str, Any] | Any) -> tuple[ArchitectureSpec, dict[str, Any]]:
     """The architecture that can hold a model of ours, and its config.json; UsageError with every reason why
     not.
     """

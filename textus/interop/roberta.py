@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from textus.core.errors import UsageError
-from textus.interop.architectures import Part
+from textus.interop.architectures import WeightMapping
 from textus.interop.bert import SHARED_KEYS, body, both, shared_from, shared_to
 from textus.interop.validate import token
 
@@ -57,12 +57,12 @@ def config_to(config: Any) -> dict[str, Any]:
     return {**values, "pad_token_id": config.position_offset - 1}
 
 
-def rename(config: Any) -> list[Part]:
+def rename(config: Any) -> list[WeightMapping]:
     """As BERT's."""
     parts = body(config, PREFIX)
     if config.mlm_transform:
         parts += both("transform.dense", "lm_head.dense") + both("transform.norm", "lm_head.layer_norm")
-        parts.append(Part("head_bias", "lm_head.bias"))
+        parts.append(WeightMapping("head_bias", "lm_head.bias"))
     if config.pooler:
         parts += both("pooler", "roberta.pooler.dense")
     return parts

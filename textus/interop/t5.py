@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from textus.core.errors import UsageError
-from textus.interop.architectures import Part
+from textus.interop.architectures import WeightMapping
 from textus.interop.config_keys import names_in
 from textus.interop.validate import ACTIVATIONS as ACTIVATION_NAMES
 from textus.interop.validate import TANH, shown, token, unsupported
@@ -119,49 +119,49 @@ def config_to(config: Any) -> dict[str, Any]:
     }
 
 
-def rename(config: Any) -> list[Part]:
+def rename(config: Any) -> list[WeightMapping]:
     """Queries, keys and values of a self-attention are rows of one product here, as are keys and values of a
     look at the source, and gate and up of a gated feed-forward.
     """
-    parts = [Part("embedding.weight", "shared.weight")]
+    parts = [WeightMapping("embedding.weight", "shared.weight")]
     if not config.tie_head:
-        parts.append(Part("head.weight", "lm_head.weight"))
+        parts.append(WeightMapping("head.weight", "lm_head.weight"))
     for side, n_blocks in (("encoder", config.n_layer), ("decoder", config.n_decoder_layer)):
         first = f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
         parts += [
-            Part(f"{side}_bias.weight", first),
-            Part(f"{side}_norm.weight", f"{side}.final_layer_norm.weight"),
+            WeightMapping(f"{side}_bias.weight", first),
+            WeightMapping(f"{side}_norm.weight", f"{side}.final_layer_norm.weight"),
         ]
         for n in range(n_blocks):
             parts += block(config, f"{side}.{n}.", f"{side}.block.{n}.layer.", decodes=side == "decoder")
     return parts
 
 
-def block(config: Any, ours: str, theirs: str, *, decodes: bool) -> list[Part]:
+def block(config: Any, ours: str, theirs: str, *, decodes: bool) -> list[WeightMapping]:
     """The parts of one block: its layers are numbered, and a decoder's look at the source comes between."""
     width, ff, last = config.n_head * config.d_head, config.d_ff, 2 if decodes else 1
     parts = attention(ours + "attention.", theirs + "0.SelfAttention.", ("qkv",), width)
-    parts.append(Part(f"{ours}attention_norm.weight", f"{theirs}0.layer_norm.weight"))
+    parts.append(WeightMapping(f"{ours}attention_norm.weight", f"{theirs}0.layer_norm.weight"))
     if decodes:
         parts += attention(ours + "cross.", theirs + "1.EncDecAttention.", ("q", "kv"), width)
-        parts.append(Part(f"{ours}cross_norm.weight", f"{theirs}1.layer_norm.weight"))
+        parts.append(WeightMapping(f"{ours}cross_norm.weight", f"{theirs}1.layer_norm.weight"))
     feed, dense = f"{ours}feed_forward.", f"{theirs}{last}.DenseReluDense."
     if config.activation in ("geglu", "swiglu"):
-        parts.append(Part(feed + "gate_up.weight", dense + "wi_0.weight", (0, ff)))
-        parts.append(Part(feed + "gate_up.weight", dense + "wi_1.weight", (ff, 2 * ff)))
+        parts.append(WeightMapping(feed + "gate_up.weight", dense + "wi_0.weight", (0, ff)))
+        parts.append(WeightMapping(feed + "gate_up.weight", dense + "wi_1.weight", (ff, 2 * ff)))
     else:
-        parts.append(Part(feed + "up.weight", dense + "wi.weight"))
-    parts.append(Part(feed + "down.weight", dense + "wo.weight"))
-    return [*parts, Part(f"{ours}feed_forward_norm.weight", f"{theirs}{last}.layer_norm.weight")]
+        parts.append(WeightMapping(feed + "up.weight", dense + "wi.weight"))
+    parts.append(WeightMapping(feed + "down.weight", dense + "wo.weight"))
+    return [*parts, WeightMapping(f"{ours}feed_forward_norm.weight", f"{theirs}{last}.layer_norm.weight")]
 
 
-def attention(ours: str, theirs: str, products: tuple[str, ...], width: int) -> list[Part]:
+def attention(ours: str, theirs: str, products: tuple[str, ...], width: int) -> list[WeightMapping]:
     """The parts of an attention whose `products` join these letters' matrices, `width` rows each."""
-    parts = [Part(ours + "out.weight", theirs + "o.weight")]
+    parts = [WeightMapping(ours + "out.weight", theirs + "o.weight")]
     for letters in products:
         for place, letter in enumerate(letters):
             rows = (place * width, (place + 1) * width) if len(letters) > 1 else None
-            parts.append(Part(f"{ours}{letters}.weight", f"{theirs}{letter}.weight", rows))
+            parts.append(WeightMapping(f"{ours}{letters}.weight", f"{theirs}{letter}.weight", rows))
     return parts
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from textus.core.errors import RunError, UsageError
 from textus.interop import bert, roberta
-from textus.interop.architectures import Tensors, foreign_weights
+from textus.interop.architectures import TensorReader, foreign_weights
 from textus.interop.validate import finite, shown
 
 BODIES = {"Bert": bert, "Roberta": roberta, "XLMRoberta": roberta, "Camembert": roberta}
@@ -51,7 +51,7 @@ def split(name: str) -> tuple[Any, str, str] | None:
 class Body:
     """The tensors of a file without those of the head, and without a pooler that only the head reads."""
 
-    def __init__(self, tensors: Tensors, names: dict[str, str]) -> None:
+    def __init__(self, tensors: TensorReader, names: dict[str, str]) -> None:
         self.tensors, self.where = tensors, tensors.where
         head = {f"{theirs}.{end}" for theirs in names.values() for end in ("weight", "bias")}
         self.shapes = {name: shape for name, shape in tensors.shapes.items() if name not in head}
@@ -60,8 +60,8 @@ class Body:
         return self.tensors.read(name)
 
 
-def read_head(body: Any, kind: str, hf: dict[str, Any], tensors: Tensors) -> dict[str, Any]:
-    """What `Imported` holds of a head: `heads`, `weights`, `labels`, `task_settings`."""
+def read_head(body: Any, kind: str, hf: dict[str, Any], tensors: TensorReader) -> dict[str, Any]:
+    """What `ImportedModel` holds of a head: `heads`, `weights`, `labels`, `task_settings`."""
     weights: dict[str, Tensor] = {}
     for ours, theirs in parts(body, kind).items():
         for end in ("weight", "bias"):

@@ -111,7 +111,7 @@ def _resample(blocks: Floats, seed: int, n: int) -> Floats:
 
 
 @dataclass
-class Blocks:
+class ByteBlocks:
     """Sums over stretches of equal numbers of bytes, at most MOST_BLOCKS whatever the text's length.
 
     They start small, and neighbours are joined whenever there are too many. Where they lie depends on the

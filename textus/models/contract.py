@@ -68,17 +68,17 @@ class Loss:
         return self.total / max(self.weight, 1e-12)
 
 
-class Cache(Protocol):
+class DecodeCache(Protocol):
     """What a family remembers of each row's prefix; `forward` changes it in place."""
 
     lengths: Tensor  # (B,) how many ids each row has seen
     can_rewind: bool
 
-    def select(self, rows: list[int]) -> Cache:
+    def select(self, rows: list[int]) -> DecodeCache:
         """A cache of only these rows, in this order."""
         ...
 
-    def join(self, other: Cache) -> Cache:
+    def join(self, other: DecodeCache) -> DecodeCache:
         """A cache of these rows followed by the other's."""
         ...
 

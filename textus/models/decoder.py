@@ -17,7 +17,7 @@ from textus.core.names import unknown
 from textus.data.batch import Batch
 from textus.models.contract import LanguageModel, Loss, matrices_and_other, step_seed, token_nats
 from textus.models.kernels import native
-from textus.models.nn.attention import Block, DecoderConfig, KeyValueCache
+from textus.models.nn.attention import DecoderBlock, DecoderConfig, KeyValueCache
 from textus.models.nn.cross_entropy import chunk_loss, cross_entropy
 from textus.models.nn.layers import ATTENTIONS, causal_mask, first_key, make_norm
 from textus.models.nn.linear import Linear
@@ -48,7 +48,7 @@ class Decoder(LanguageModel):
         if config.position == "learned":
             self.position: Any = nn.Embedding(config.context_length, config.d_model)
             nn.init.normal_(self.position.weight, std=0.02)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.blocks = nn.ModuleList(DecoderBlock(config) for _ in range(config.n_layer))
         self.norm: Any = make_norm(config.norm, config.d_model, config.norm_eps)
         self.head = None if config.tie_head else Linear(config.d_model, config.vocab_size)
         self.dropout = nn.Dropout(config.dropout)
@@ -150,7 +150,7 @@ class Decoder(LanguageModel):
         first = first_key(batch, time, documents, config.window)
         rows, delta = x.flatten(0, 1), None
         if dropout:
-            rows = native.Dropout.apply(rows, dropout, seed)
+            rows = native.NativeDropout.apply(rows, dropout, seed)
         for number, block in enumerate(self.blocks):
             place = seed + 1 + 2 * number  # each of a block's two dropouts has a seed of its own
             rows, delta = native.NativeBlock.apply(

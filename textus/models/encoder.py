@@ -388,21 +388,21 @@ class Encoder(LanguageModel):
         flat, columns = F.pad(ids.flatten()[places], room), F.pad(places % time, room)
         kinds = None if segments is None else F.pad(segments.flatten()[places], room)[None]
         x, _ = self._embed(flat[None], kinds, columns)
-        texts = varlen.Texts(
+        texts = varlen.VarlenBatch(
             F.pad(lengths.cumsum(0), (1, 0)), n, varlen.up(int(lengths.max()), varlen.ROUND_TIME), config.n_head,
             config.d_head, config.norm_eps, config.dropout if self.training else 0.0,
         )  # fmt: skip
         seed = (
             int(torch.randint(1 << 30, ())) if texts.dropout else 0
         )  # of the step: `fit` sets torch's state
-        rows = native.Dropout.apply(x[0], texts.dropout, seed - 1) if texts.dropout else x[0]
+        rows = native.NativeDropout.apply(x[0], texts.dropout, seed - 1) if texts.dropout else x[0]
         only_read = not torch.is_grad_enabled() and not texts.dropout and varlen.lays_out()
         for number, block in enumerate(self.blocks):
             weights = varlen.weights_of(block)
             if only_read:
                 rows = varlen.read(rows, texts, weights)
             else:
-                rows = varlen.Block.apply(rows, texts, seed + 2 * number, *weights)
+                rows = varlen.VarlenEncoderBlock.apply(rows, texts, seed + 2 * number, *weights)
         whole = rows.new_zeros(batch * time, config.d_model).index_copy(0, places, rows[:n])
         return whole.view(batch, time, -1)
 

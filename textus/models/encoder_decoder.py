@@ -112,7 +112,7 @@ class EncoderDecoderConfig:
 # ── parts ──────────────────────────────────────────────────────────────────────────────────────
 
 
-class Dropout:
+class SeededDropout:
     """Dropout drawn from a seed of its own: threads that share a step do not race for one stream.
 
     A byte decides an element, so the rate is the nearest multiple of 1/256; kept elements are scaled by it.
@@ -145,7 +145,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, *, scale: float, fused
     return mixed.transpose(1, 2).flatten(2)
 
 
-class Attention(nn.Module):
+class T5Attention(nn.Module):
     """Attention of a sequence to itself; one product makes queries, keys and values, H K rows each."""
 
     def __init__(self, config: EncoderDecoderConfig) -> None:
@@ -182,14 +182,14 @@ class CrossAttention(nn.Module):
         return k, v
 
 
-class Block(nn.Module):
+class EncoderDecoderBlock(nn.Module):
     """x + attention(norm(x)), then, in a decoder, x + cross(norm(x)), then x + feed-forward(norm(x))."""
 
     def __init__(self, config: EncoderDecoderConfig, *, decodes: bool) -> None:
         super().__init__()
         norm = lambda: make_norm(config.norm, config.d_model, config.norm_eps)  # noqa: E731
         self.attention_norm: Any = norm()
-        self.attention: Any = Attention(config)
+        self.attention: Any = T5Attention(config)
         if decodes:
             self.cross_norm: Any = norm()
             self.cross: Any = CrossAttention(config)
@@ -199,7 +199,7 @@ class Block(nn.Module):
         )
 
 
-class PairCache:
+class EncoderDecoderCache:
     """What is remembered of each row: keys and values of its source, and of the target so far.
 
     source_k and source_v (L, B, S, H, K), source_bias (B, 1, 1, S) with -inf on padding; `own` is the target's.
@@ -219,18 +219,18 @@ class PairCache:
     def lengths(self, lengths: Tensor) -> None:
         self.own.lengths = lengths
 
-    def select(self, rows: list[int]) -> PairCache:
+    def select(self, rows: list[int]) -> EncoderDecoderCache:
         """A cache of only these rows, in this order."""
         index = torch.tensor(rows, dtype=torch.long, device=self.source_k.device)
         sources = (self.source_k[:, index], self.source_v[:, index], self.source_bias[index])
-        return PairCache(self.own.select(rows), *sources)
+        return EncoderDecoderCache(self.own.select(rows), *sources)
 
-    def join(self, other: PairCache) -> PairCache:
+    def join(self, other: EncoderDecoderCache) -> EncoderDecoderCache:
         """A cache of these rows followed by the other's."""
         longest = max(self.source_k.shape[2], other.source_k.shape[2])
         grown = [each._sources(longest) for each in (self, other)]
         k, v = (torch.cat([each[part] for each in grown], 1) for part in (0, 1))
-        return PairCache(self.own.join(other.own), k, v, torch.cat([each[2] for each in grown]))
+        return EncoderDecoderCache(self.own.join(other.own), k, v, torch.cat([each[2] for each in grown]))
 
     def _sources(self, longest: int) -> tuple[Tensor, Tensor, Tensor]:
         more = longest - self.source_k.shape[2]
@@ -269,8 +269,12 @@ class EncoderDecoder(LanguageModel):
         self.precision = torch.float32
         self.attention = "plain"
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
-        self.encoder = nn.ModuleList(Block(config, decodes=False) for _ in range(config.n_layer))
-        self.decoder = nn.ModuleList(Block(config, decodes=True) for _ in range(config.n_decoder_layer))
+        self.encoder = nn.ModuleList(
+            EncoderDecoderBlock(config, decodes=False) for _ in range(config.n_layer)
+        )
+        self.decoder = nn.ModuleList(
+            EncoderDecoderBlock(config, decodes=True) for _ in range(config.n_decoder_layer)
+        )
         self.encoder_norm: Any = make_norm(config.norm, config.d_model, config.norm_eps)
         self.decoder_norm: Any = make_norm(config.norm, config.d_model, config.norm_eps)
         self.head = None if config.tie_head else Linear(config.d_model, config.vocab_size)
@@ -322,7 +326,7 @@ class EncoderDecoder(LanguageModel):
         `seed`.
         """
         real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask
-        drop = Dropout(self.config.dropout, seed) if self.training and self.config.dropout else keep
+        drop = SeededDropout(self.config.dropout, seed) if self.training and self.config.dropout else keep
         return self._encode(ids, self._bias(real), drop)
 
     def read(self, source: Tensor | None, rows: int, drop: Drop = keep) -> tuple[Tensor, Tensor]:
@@ -387,7 +391,9 @@ class EncoderDecoder(LanguageModel):
 
     # ── writing the target ─────────────────────────────────────────────────────────────────────
 
-    def forward(self, ids: Tensor, cache: PairCache | None = None, lengths: Tensor | None = None) -> Tensor:
+    def forward(
+        self, ids: Tensor, cache: EncoderDecoderCache | None = None, lengths: Tensor | None = None
+    ) -> Tensor:
         """Logits (B, T, V) of target ids (B, T); without a cache, those for an empty source."""
         if cache is None:
             return self._logits(self._decode(ids, *self.read(None, len(ids))))
@@ -417,13 +423,15 @@ class EncoderDecoder(LanguageModel):
             x = self._finish(block, x, k, v, memory_bias, drop)
         return drop(self.decoder_norm(x))
 
-    def _finish(self, block: Block, x: Tensor, k: Tensor, v: Tensor, bias: Tensor, drop: Drop) -> Tensor:
+    def _finish(
+        self, block: EncoderDecoderBlock, x: Tensor, k: Tensor, v: Tensor, bias: Tensor, drop: Drop
+    ) -> Tensor:
         """The rest of a decoder block: the look at the source's keys and values, and the feed-forward."""
         mixed = self._attend(block.cross.queries(block.cross_norm(x)), k, v, bias)
         x = x + drop(block.cross.out(mixed))
         return x + drop(block.feed_forward(block.feed_forward_norm(x)))
 
-    def new_cache(self, batch_size: int, length: int, source: Tensor | None = None) -> PairCache:
+    def new_cache(self, batch_size: int, length: int, source: Tensor | None = None) -> EncoderDecoderCache:
         """A cache for targets of `length` ids of these sources (B, S): they are encoded here, once."""
         config, device = self.config, self.embedding.weight.device
         memory, bias = self.read(source if source is None else source.to(device), batch_size)
@@ -432,9 +440,9 @@ class EncoderDecoder(LanguageModel):
         shape = (config.n_decoder_layer, batch_size, length, config.n_head, config.d_head)
         k, v = (torch.zeros(shape, dtype=self.precision, device=device) for _ in range(2))
         own = KeyValueCache(k, v, torch.zeros(batch_size, dtype=torch.long, device=device))
-        return PairCache(own, source_k, source_v, bias)
+        return EncoderDecoderCache(own, source_k, source_v, bias)
 
-    def _decode_cached(self, ids: Tensor, cache: PairCache, lengths: Tensor | None) -> Tensor:
+    def _decode_cached(self, ids: Tensor, cache: EncoderDecoderCache, lengths: Tensor | None) -> Tensor:
         own = cache.own
         column = torch.arange(ids.shape[1], device=ids.device)
         positions = own.lengths[:, None] + column  # (B, T)
@@ -482,7 +490,7 @@ class EncoderDecoder(LanguageModel):
         """Cross-entropy of the targets given the sources; smoothed only while training."""
         drop: Drop = keep
         if self.training and self.config.dropout:
-            drop = Dropout(self.config.dropout, step_seed(batch, "dropout"))
+            drop = SeededDropout(self.config.dropout, step_seed(batch, "dropout"))
         memory, bias = self.read(batch.source, len(batch.ids), drop)
         hidden = self._scaled(self._decode(batch.ids, memory, bias, batch.documents, drop))
         smoothing = self.config.label_smoothing if self.training else 0.0

@@ -69,7 +69,7 @@ class HMMConfig:
 
 
 @dataclass
-class Chains:
+class PackedSequences:
     """The ids of a batch as chains that lie end to end, (P,) ids in all; end-of-text only ends a chain."""
 
     ids: Tensor  # (P,)
@@ -80,7 +80,7 @@ class Chains:
     fresh: Tensor  # (N,) bool: a document's beginning, so the first state comes from `start`
 
 
-def chains(batch: Batch, end_id: int) -> Chains:
+def chains(batch: Batch, end_id: int) -> PackedSequences:
     """Cut a batch where a document ends, after `PIECE` ids, and where a target is not the row's next id.
 
     Where a chain is cut its last target is repeated as the first id of the next one, which so knows where it
@@ -100,7 +100,7 @@ def chains(batch: Batch, end_id: int) -> Chains:
     opens = torch.stack([(begins & ~ends) | follows, ends], 2).flatten()[present]
     fresh = torch.stack([follows, ends], 2).flatten()[present]
     first = torch.nonzero(opens)[:, 0]
-    return Chains(
+    return PackedSequences(
         ids=torch.stack([ids, targets], 2).flatten()[present],
         weights=torch.stack([torch.where(begins, weights, before), weights], 2).flatten()[present],
         targets=torch.stack([~begins, real], 2).flatten()[present],
@@ -126,7 +126,7 @@ def _joined(batch: Batch, real: Tensor, there: Tensor, end_id: int) -> Tensor:
 
 
 @dataclass
-class Expected:
+class ExpectedCounts:
     """Expected counts of a pass, and the nats of what was counted."""
 
     start: Tensor  # (S,)
@@ -138,13 +138,13 @@ class Expected:
     weight: float = 0.0  # of the targets
 
     @classmethod
-    def nothing(cls, model: HMM) -> Expected:
+    def nothing(cls, model: HMM) -> ExpectedCounts:
         """Counts of the model's shapes, all zero."""
         start, midway, transition, emission = (torch.zeros_like(getattr(model, name)) for name in TABLES)
         return cls(start, midway, transition, emission, start.sum(), start.sum())
 
 
-def expect(model: HMM, text: Chains, expected: Expected) -> None:
+def expect(model: HMM, text: PackedSequences, expected: ExpectedCounts) -> None:
     """Add what the model thinks of these chains to the expected counts, group by group of like length."""
     order = torch.argsort(text.size, descending=True, stable=True)
     done = 0
@@ -155,7 +155,7 @@ def expect(model: HMM, text: Chains, expected: Expected) -> None:
         done += many
 
 
-def _expect_group(model: HMM, text: Chains, rows: Tensor, expected: Expected) -> None:
+def _expect_group(model: HMM, text: PackedSequences, rows: Tensor, expected: ExpectedCounts) -> None:
     """The scaled forward and backward recursions over some chains (N,), the longest first."""
     size = text.size[rows]
     length = int(size[0])
@@ -242,7 +242,7 @@ class HMM(LanguageModel):
         self.register_buffer("midway", even.clone())
         self.register_buffer("transition", habit.softmax(1))
         self.register_buffer("emission", taste.softmax(1))
-        self._expected: Expected | None = None
+        self._expected: ExpectedCounts | None = None
 
     # learning
 
@@ -257,7 +257,7 @@ class HMM(LanguageModel):
                 "use the run's tokenizer",
             )
         if self._expected is None:
-            self._expected = Expected.nothing(self)
+            self._expected = ExpectedCounts.nothing(self)
         expect(self, text, self._expected)
 
     def update(self) -> Loss:

@@ -27,7 +27,8 @@ from textus.core.console import notice
 from textus.core.errors import DataError, UsageError
 from textus.core.names import unknown
 from textus.models.contract import LanguageModel, Loss
-from textus.models.nn.registry import ACTIVATIONS, INITIALISATIONS
+from textus.models.nn.layers import ACTIVATIONS
+from textus.models.nn.registry import INITIALISATIONS
 from textus.models.word_vectors import WordVectors
 
 WORD = re.compile(r"\b\w\w+\b")
@@ -439,7 +440,7 @@ class LabelledTexts:
         return self
 
 
-class Linear(LanguageModel):
+class LinearTextModel(LanguageModel):
     """The classifier as a family that is fine-tuned, kept and asked like the others. It has no states and writes no
     text: `count` takes the texts, `update` learns, `answers` reads texts themselves. Its n-grams and classes are kept
     beside the weights, as JSON in bytes.

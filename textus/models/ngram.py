@@ -87,7 +87,7 @@ def reach(ids: Tensor, end_id: int, documents: Tensor | None = None) -> Tensor:
 
 
 @dataclass
-class Walk:
+class PackedContexts:
     """A batch as one flat text (P,), in which every real target is an id with its context right before it."""
 
     ids: Tensor  # (P,)
@@ -97,8 +97,8 @@ class Walk:
     origin: Tensor  # (M,) their places in batch.targets.flatten()
 
 
-def walk(batch: Batch, order: int, end_id: int) -> Walk:
-    """Lay a batch out as a `Walk`: each row and its last target, then targets that are not the row's next id.
+def walk(batch: Batch, order: int, end_id: int) -> PackedContexts:
+    """Lay a batch out as a `PackedContexts`: each row and its last target, then targets that are not the row's next id.
 
     The latter are the ends of padded rows: they get a short text of their own, made of their context.
     """
@@ -125,7 +125,7 @@ def walk(batch: Batch, order: int, end_id: int) -> Walk:
     plain_row, plain_column = torch.nonzero(plain, as_tuple=True)
     origin = torch.cat([plain_row * time + plain_column, row * time + column])
     events = torch.nonzero(flat_length)[:, 0]
-    return Walk(torch.cat([text.flatten(), odd.flatten()]), flat_length, need, events, origin)
+    return PackedContexts(torch.cat([text.flatten(), odd.flatten()]), flat_length, need, events, origin)
 
 
 # ── counting ───────────────────────────────────────────────────────────────────────────────────
@@ -154,7 +154,7 @@ class Counts:
 
 
 def count_text(ids: Array, need: Array, length: Array, *, order: int, vocab_size: int) -> Counts:
-    """Count a flat text (P,), laid out as in `Walk`."""
+    """Count a flat text (P,), laid out as in `PackedContexts`."""
     keys = [np.arange(vocab_size)]
     seen = [np.bincount(ids[length == 1], minlength=vocab_size)]
     place = ids.astype(np.int64)  # of the n-gram ending here in the table of the level done last
@@ -230,14 +230,14 @@ def discounts(adjusted: Array) -> tuple[float, float, float] | None:
 
 
 @dataclass
-class Level:
+class NGramOrder:
     """The estimates of one length."""
 
     probability: Array  # (n-grams of this length,) float64
     backoff: Array  # (n-grams one shorter,) float64: the mass each keeps for shorter contexts
 
 
-def estimate(adjusted: Array, parent: Array, n_parents: int, lower: Array, discount: Array) -> Level:
+def estimate(adjusted: Array, parent: Array, n_parents: int, lower: Array, discount: Array) -> NGramOrder:
     """p(w | h) = (a(hw) − D(a)) / Σ a(h·) + γ(h) p(w | h'), where γ(h) shares out what was taken in h.
 
     `lower` is p(w | h') of each n-gram. n-grams that are here only as contexts have a = 0.
@@ -247,7 +247,7 @@ def estimate(adjusted: Array, parent: Array, n_parents: int, lower: Array, disco
     known = total > 0
     safe = np.where(known, total, 1)
     backoff = np.where(known, np.bincount(parent, taken, minlength=n_parents) / safe, 1.0)
-    return Level((adjusted - taken) / safe[parent] + backoff[parent] * lower, backoff)
+    return NGramOrder((adjusted - taken) / safe[parent] + backoff[parent] * lower, backoff)
 
 
 # ── remembering ────────────────────────────────────────────────────────────────────────────────

@@ -26,7 +26,7 @@ FAMILIES = {
 """Family name → module, model class, config class. A new family is one file and one line here."""
 
 
-CLASSIFIERS = {"linear": ("textus.models.linear", "Linear", "LinearConfig")}
+CLASSIFIERS = {"linear": ("textus.models.linear", "LinearTextModel", "LinearConfig")}
 """Families that learn classes only, by `textus finetune`."""
 
 

@@ -71,7 +71,7 @@ class Seq2SeqConfig:
 
 
 @dataclass
-class Memory:
+class EncoderMemory:
     """What the decoder may look at: the source's states (B, S, D), the same made ready for scoring, which are real
     (B, S).
     """
@@ -80,44 +80,44 @@ class Memory:
     keys: Tensor
     real: Tensor
 
-    def select(self, index: Tensor) -> Memory:
-        return Memory(self.states[index], self.keys[index], self.real[index])
+    def select(self, index: Tensor) -> EncoderMemory:
+        return EncoderMemory(self.states[index], self.keys[index], self.real[index])
 
-    def join(self, other: Memory) -> Memory:
+    def join(self, other: EncoderMemory) -> EncoderMemory:
         longest = max(self.real.shape[1], other.real.shape[1])
         both = [each.grown(longest) for each in (self, other)]
         states, keys, real = (
             torch.cat([getattr(each, name) for each in both]) for name in ("states", "keys", "real")
         )
-        return Memory(states, keys, real)
+        return EncoderMemory(states, keys, real)
 
-    def grown(self, longest: int) -> Memory:
+    def grown(self, longest: int) -> EncoderMemory:
         """With room for `longest` source steps."""
         more = longest - self.real.shape[1]
         room = (0, 0, 0, more)
-        return Memory(F.pad(self.states, room), F.pad(self.keys, room), F.pad(self.real, (0, more)))
+        return EncoderMemory(F.pad(self.states, room), F.pad(self.keys, room), F.pad(self.real, (0, more)))
 
 
-class SourceCache:
+class Seq2SeqCache:
     """Of each row: its source, the decoder's state after its last id (L, P, B, D), and the attentional vector then
     (B, D).
     """
 
     can_rewind = False
 
-    def __init__(self, memory: Memory, state: Tensor, fed: Tensor, lengths: Tensor) -> None:
+    def __init__(self, memory: EncoderMemory, state: Tensor, fed: Tensor, lengths: Tensor) -> None:
         self.memory, self.state, self.fed, self.lengths = memory, state, fed, lengths
 
-    def select(self, rows: list[int]) -> SourceCache:
+    def select(self, rows: list[int]) -> Seq2SeqCache:
         """A cache of only these rows, in this order."""
         index = torch.tensor(rows, dtype=torch.long, device=self.state.device)
-        return SourceCache(
+        return Seq2SeqCache(
             self.memory.select(index), self.state[:, :, index], self.fed[index], self.lengths[index]
         )
 
-    def join(self, other: SourceCache) -> SourceCache:
+    def join(self, other: Seq2SeqCache) -> Seq2SeqCache:
         """A cache of these rows followed by the other's."""
-        return SourceCache(
+        return Seq2SeqCache(
             self.memory.join(other.memory),
             torch.cat([self.state, other.state], 2),
             torch.cat([self.fed, other.fed]),
@@ -125,7 +125,7 @@ class SourceCache:
         )
 
 
-class Attention(nn.Module):
+class AdditiveAttention(nn.Module):
     """Weights over the source's steps for each query, and what is found there, joined to the query."""
 
     def __init__(self, kind: str, width: int) -> None:
@@ -135,7 +135,7 @@ class Attention(nn.Module):
         self.score = nn.Parameter(torch.randn(width) * width**-0.5) if kind == "additive" else None
         self.join = Linear(2 * width, width)
 
-    def weights(self, query: Tensor, memory: Memory) -> Tensor:
+    def weights(self, query: Tensor, memory: EncoderMemory) -> Tensor:
         """Queries (B, T, D) -> weights (B, T, S), zero on padding."""
         if self.query is None or self.score is None:
             scores = query @ memory.keys.transpose(1, 2)
@@ -144,7 +144,7 @@ class Attention(nn.Module):
             scores = torch.tanh(sums) @ self.score.to(query.dtype)
         return torch.softmax(scores.float().masked_fill(~memory.real[:, None], -torch.inf), 2)
 
-    def forward(self, query: Tensor, memory: Memory) -> Tensor:
+    def forward(self, query: Tensor, memory: EncoderMemory) -> Tensor:
         """The attentional vectors (B, T, D) of queries (B, T, D)."""
         found = self.weights(query, memory).to(query.dtype) @ memory.states
         return torch.tanh(self.join(torch.cat([found, query], 2)))
@@ -178,7 +178,7 @@ class Seq2Seq(LanguageModel):
         )
         self.parts = 2 if config.cell == "lstm" else 1
         self.bridge = Linear(width, config.n_layer * self.parts * width, bias=True)
-        self.attention = Attention(config.attention, width)
+        self.attention = AdditiveAttention(config.attention, width)
         self.head = None if config.tie_head else Linear(width, config.vocab_size)
         if config.tie_head:
             nn.init.normal_(self.encoder.embedding.weight, std=width**-0.5)
@@ -195,7 +195,7 @@ class Seq2Seq(LanguageModel):
         """The encoder's states (B, T, D) of ids (B, T), each with its whole text in view. `seed` as in `RNN.hidden`."""
         return self.encoder.hidden(ids, mask, seed=seed)
 
-    def read(self, source: Tensor | None, rows: int, seed: int = 0) -> tuple[Memory, Tensor]:
+    def read(self, source: Tensor | None, rows: int, seed: int = 0) -> tuple[EncoderMemory, Tensor]:
         """What the decoder may look at of sources (B, S), and the state it starts from (L, P, B, D); None: empty
         texts.
         """
@@ -207,14 +207,14 @@ class Seq2Seq(LanguageModel):
         ends = torch.cat([states[torch.arange(len(source)), last, :half], states[:, 0, half:]], 1)
         shape = (rows, self.config.n_layer, self.parts, self.config.d_model)
         start = torch.tanh(self.bridge(ends)).view(shape).permute(1, 2, 0, 3).float()
-        return Memory(states, self.attention.keys(states), real), start
+        return EncoderMemory(states, self.attention.keys(states), real), start
 
     # ── writing the target ─────────────────────────────────────────────────────────────────────
 
     def _decode(
         self,
         ids: Tensor,
-        memory: Memory,
+        memory: EncoderMemory,
         start: Tensor,
         documents: Tensor | None = None,
         seed: int = 0,
@@ -223,7 +223,7 @@ class Seq2Seq(LanguageModel):
         keep = starts(documents)
         if self.config.input_feeding:
             fed = torch.zeros_like(memory.states[:, 0])
-            return self._feed(ids, SourceCache(memory, start, fed, ids.new_zeros(len(ids))), keep, seed)
+            return self._feed(ids, Seq2SeqCache(memory, start, fed, ids.new_zeros(len(ids))), keep, seed)
         x = F.embedding(ids.t(), self.encoder.embedding.weight.to(self.encoder.precision))  # (T, B, D)
         for number, layer in enumerate(self.layers):
             shown = scan(layer, project(layer, x), start[number], keep)[0]
@@ -236,7 +236,7 @@ class Seq2Seq(LanguageModel):
         p = self.config.dropout if self.training else 0.0
         return dropped(x, p, counter_seed(seed, "decoder"), number)
 
-    def _feed(self, ids: Tensor, cache: SourceCache, keep: Tensor | None, seed: int) -> Tensor:
+    def _feed(self, ids: Tensor, cache: Seq2SeqCache, keep: Tensor | None, seed: int) -> Tensor:
         """Step by step, each reading the attentional vector of the one before; `cache` is left at the last step."""
         embedded = F.embedding(ids.t(), self.encoder.embedding.weight.to(self.encoder.precision))
         found = []
@@ -254,14 +254,14 @@ class Seq2Seq(LanguageModel):
             found.append(cache.fed)
         return torch.stack(found, 1)
 
-    def new_cache(self, batch_size: int, length: int, source: Tensor | None = None) -> SourceCache:
+    def new_cache(self, batch_size: int, length: int, source: Tensor | None = None) -> Seq2SeqCache:
         """A cache for targets of these sources (B, S): they are read here, once. It has no need of `length`."""
         device = self.encoder.embedding.weight.device
         memory, state = self.read(source if source is None else source.to(device), batch_size)
         lengths = torch.zeros(batch_size, dtype=torch.long, device=device)
-        return SourceCache(memory, state, torch.zeros_like(memory.states[:, 0]), lengths)
+        return Seq2SeqCache(memory, state, torch.zeros_like(memory.states[:, 0]), lengths)
 
-    def _decode_cached(self, ids: Tensor, cache: SourceCache, lengths: Tensor | None) -> Tensor:
+    def _decode_cached(self, ids: Tensor, cache: Seq2SeqCache, lengths: Tensor | None) -> Tensor:
         if lengths is None:
             lengths = ids.new_full((len(ids),), ids.shape[1])
         if self.config.input_feeding:
@@ -277,7 +277,7 @@ class Seq2Seq(LanguageModel):
         cache.lengths = cache.lengths + lengths
         return vectors
 
-    def _feed_ragged(self, ids: Tensor, cache: SourceCache, lengths: Tensor) -> Tensor:
+    def _feed_ragged(self, ids: Tensor, cache: Seq2SeqCache, lengths: Tensor) -> Tensor:
         """`_feed`, leaving a row's state and vector as they are after its `lengths`."""
         found = []
         for t in range(ids.shape[1]):
@@ -286,7 +286,9 @@ class Seq2Seq(LanguageModel):
             cache.state, cache.fed = torch.where(more, cache.state, state), torch.where(more, cache.fed, fed)
         return torch.cat(found, 1)
 
-    def forward(self, ids: Tensor, cache: SourceCache | None = None, lengths: Tensor | None = None) -> Tensor:
+    def forward(
+        self, ids: Tensor, cache: Seq2SeqCache | None = None, lengths: Tensor | None = None
+    ) -> Tensor:
         """Logits (B, T, V) of target ids (B, T); without a cache, those for an empty source."""
         if cache is None:
             return self._logits(self._decode(ids, *self.read(None, len(ids))))

@@ -26,7 +26,7 @@ from textus.metrics.entities import entity_scores
 from textus.models.contract import LanguageModel
 from textus.tasks.inference import read
 from textus.tasks.registry import from_record, learnt, named_of_kind, names_of, opened
-from textus.tasks.relation_data import Related
+from textus.tasks.relation_data import RelationExample
 from textus.tasks.relations import Relations
 from textus.tasks.tagging import Tagging
 from textus.tasks.token_data import text_of
@@ -42,7 +42,7 @@ COLUMNS = (
 
 
 @dataclass(frozen=True)
-class Passage:
+class CitedPassage:
     """A text in which triples are looked for: of which document, and where in it its first character stands."""
 
     text: str
@@ -51,7 +51,7 @@ class Passage:
 
 
 @dataclass(frozen=True)
-class Reader:
+class TaskPredictor:
     """A run that answers, opened."""
 
     model: LanguageModel
@@ -59,7 +59,7 @@ class Reader:
     tokenizer: Tokenizer
 
 
-def reader(path: Path, flag: str, wanted: type[Tagging] | type[Relations]) -> Reader:
+def reader(path: Path, flag: str, wanted: type[Tagging] | type[Relations]) -> TaskPredictor:
     """A run for one of the two parts; UsageError for a run of another task, or tags that are no entities."""
     model, tokenizer, record = opened(path)
     name, known = named_of_kind(record, wanted.name), names_of(record)
@@ -73,10 +73,10 @@ def reader(path: Path, flag: str, wanted: type[Tagging] | type[Relations]) -> Re
         raise UsageError(
             "wrong_task", f"{flag} {path} tells plain tags such as {task.labels[0]!r}, no entities"
         )
-    return Reader(model, task, tokenizer)
+    return TaskPredictor(model, task, tokenizer)
 
 
-def readers(entities: Path, relations: Path) -> tuple[Reader, Reader]:
+def readers(entities: Path, relations: Path) -> tuple[TaskPredictor, TaskPredictor]:
     """Both runs; UsageError where no type of entity is common to both."""
     finder, joiner = reader(entities, "--entities", Tagging), reader(relations, "--relations", Relations)
     found = {label[2:] for label in finder.task.labels if label != "O"}
@@ -93,14 +93,16 @@ def readers(entities: Path, relations: Path) -> tuple[Reader, Reader]:
     return finder, joiner
 
 
-def passages(path: Path, options: ReadOptions = DETECTED) -> list[Passage]:
+def passages(path: Path, options: ReadOptions = DETECTED) -> list[CitedPassage]:
     """The texts of a file. Raises DataError where there is none."""
     if path.suffix == ".txt" and not options.columns:
         whole = clean_text("".join(part.text for part in read_text(path, options.encoding or "")))
-        found = [Passage(line[0], str(path), line.start()) for line in LINE.finditer(whole)]
+        found = [CitedPassage(line[0], str(path), line.start()) for line in LINE.finditer(whole)]
     else:
         records = options.records(path)
-        found = [Passage(text_of(each, "a text"), str(each.values.get("id", each.where))) for each in records]
+        found = [
+            CitedPassage(text_of(each, "a text"), str(each.values.get("id", each.where))) for each in records
+        ]
     held = [each for each in found if each.text.strip()]
     if not held:
         raise DataError("empty_data", f"{path} holds no text")
@@ -109,7 +111,7 @@ def passages(path: Path, options: ReadOptions = DETECTED) -> list[Passage]:
     return held
 
 
-def with_entities(finder: Reader, texts: Sequence[tuple[str, str]]) -> list[Related]:
+def with_entities(finder: TaskPredictor, texts: Sequence[tuple[str, str]]) -> list[RelationExample]:
     """Texts, each with what to call it, with the entities that are found in them."""
     examples = [finder.task.asked((text,), where) for text, where in texts]
     outputs = read(finder.model, finder.task, finder.tokenizer, examples)
@@ -117,7 +119,7 @@ def with_entities(finder: Reader, texts: Sequence[tuple[str, str]]) -> list[Rela
     for example, output in zip(examples, outputs, strict=True):
         told = finder.task.told(example, output)["entities"]
         spans = tuple((each["label"], each["start"], each["end"]) for each in told)
-        found.append(Related((example.text,), None, example.where, entities=spans))
+        found.append(RelationExample((example.text,), None, example.where, entities=spans))
     return found
 
 
@@ -171,7 +173,7 @@ def set_of(entities: Sequence[Any]) -> list[Any]:
     return list(dict.fromkeys(entities))
 
 
-def placed(example: Related, found: Sequence[tuple[str, int, int]]) -> list[Any]:
+def placed(example: RelationExample, found: Sequence[tuple[str, int, int]]) -> list[Any]:
     """Triples by where their entities stand, each once."""
     return set_of(
         [(name, example.entities[head][1:], example.entities[tail][1:]) for name, head, tail in found]

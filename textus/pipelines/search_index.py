@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from textus.core.config import NONE, VERSION, Shape, check_shape, from_dict, migrate
-from textus.core.errors import DataError, MissingExtra, RunError, UsageError
+from textus.core.errors import DataError, MissingDependencyError, RunError, UsageError
 from textus.core.io import (
     claim,
     folder_atomic,
@@ -214,7 +214,7 @@ class Index:
         """Whatever a library raises over a part of the index as one RunError that names the part."""
         try:
             yield
-        except (MissingExtra, RunError):
+        except (MissingDependencyError, RunError):
             raise
         except Exception as error:
             raise RunError(

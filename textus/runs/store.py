@@ -454,7 +454,7 @@ def verify(path: Path) -> dict[str, str]:
     """
     run = open_run(path)
     if not run.finished:
-        raise RunError("run_unfinished", f"{path} is not finished; go on with `textus resume {path}`")
+        raise RunError("run_unfinished", f"{path} is not finished; continue with `textus resume {path}`")
     if wrong := damage(run.path, run.record["files"], RUN_FILES, ALWAYS):
         raise RunError("damaged", f"{path}: {wrong}; this run cannot be trusted, use a copy or train again")
     return run.record["files"]
@@ -477,7 +477,7 @@ def load(path: Path, *, merged: bool = True) -> tuple[LanguageModel, tokenizers.
         checkpoint = run.last_checkpoint()
         if checkpoint is None:
             raise RunError(
-                "run_unfinished", f"{path} has no checkpoint yet; go on with `textus resume {path}`"
+                "run_unfinished", f"{path} has no checkpoint yet; continue with `textus resume {path}`"
             )
         notice(f"{path} is not finished; using its checkpoint at step {checkpoint.step}")
         weights = checkpoint.weights

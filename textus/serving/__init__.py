@@ -6,6 +6,6 @@ for _module in ("fastapi", "uvicorn"):  # said here once, instead of an ImportEr
     extra(_module, "serve")
 
 from textus.serving.app import create_app, serve  # noqa: E402
-from textus.serving.scheduler import Served  # noqa: E402
+from textus.serving.scheduler import ServedModel  # noqa: E402
 
-__all__ = ["Served", "create_app", "serve"]
+__all__ = ["ServedModel", "create_app", "serve"]

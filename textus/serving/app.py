@@ -30,9 +30,9 @@ from textus.core.console import notice
 from textus.core.errors import UsageError
 from textus.core.names import nearest
 from textus.serving import schemas
-from textus.serving.guard import STOPS, Guard, add_errors, host_name, origin_of
-from textus.serving.scheduler import Call, Desk, Piece, Served, as_api_error
-from textus.serving.schemas import ApiError, Asked
+from textus.serving.guard import STOPS, OriginHostMiddleware, add_errors, host_name, origin_of
+from textus.serving.scheduler import RequestScheduler, RequestStream, ServedModel, TextDelta, as_api_error
+from textus.serving.schemas import ApiError, CompletionRequest
 
 MAX_BODY = 2_000_000  # bytes
 GRACE = 3  # seconds
@@ -46,7 +46,7 @@ PAGE = {
 
 
 def create_app(
-    served: Sequence[Served],
+    served: Sequence[ServedModel],
     *,
     max_rows: int = 8,
     max_queue: int = 64,
@@ -77,7 +77,7 @@ def create_app(
             )
         each.check_template()
     names, pages = [host_name(name) for name in hosts], [origin_of(url) for url in origins]
-    desks = {each.name: Desk(each, max_rows, max_queue) for each in served}
+    desks = {each.name: RequestScheduler(each, max_rows, max_queue) for each in served}
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -98,14 +98,14 @@ def create_app(
     add_models(app, desks)
     add_answers(app, desks)
     add_page(app)
-    app.add_middleware(Guard, host=host, hosts=names, origins=pages)
+    app.add_middleware(OriginHostMiddleware, host=host, hosts=names, origins=pages)
     return app
 
 
 # ── routes ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def add_models(app: FastAPI, desks: dict[str, Desk]) -> None:
+def add_models(app: FastAPI, desks: dict[str, RequestScheduler]) -> None:
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
         return {"object": "list", "data": [card(desk.served) for desk in desks.values()]}
@@ -119,7 +119,7 @@ def add_models(app: FastAPI, desks: dict[str, Desk]) -> None:
         return {"status": "ok", "models": list(desks), "open": sum(desk.n_open for desk in desks.values())}
 
 
-def card(served: Served) -> dict[str, Any]:
+def card(served: ServedModel) -> dict[str, Any]:
     """A model as GET /v1/models shows it: OpenAI's four fields, and what a page needs to know."""
     return {
         "id": served.name,
@@ -131,7 +131,7 @@ def card(served: Served) -> dict[str, Any]:
     }
 
 
-def find(desks: dict[str, Desk], name: str) -> Desk:
+def find(desks: dict[str, RequestScheduler], name: str) -> RequestScheduler:
     if name in desks:
         return desks[name]
     near = nearest(name, desks)
@@ -141,21 +141,21 @@ def find(desks: dict[str, Desk], name: str) -> Desk:
     raise ApiError(404, message, param="model", code="model_not_found")
 
 
-def add_answers(app: FastAPI, desks: dict[str, Desk]) -> None:
+def add_answers(app: FastAPI, desks: dict[str, RequestScheduler]) -> None:
     @app.post("/v1/completions")
     async def completions(request: Request) -> Response:
-        return await answer(request, desks, schemas.completion, Completion)
+        return await answer(request, desks, schemas.completion, CompletionFormat)
 
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:
-        return await answer(request, desks, schemas.chat, Chat)
+        return await answer(request, desks, schemas.chat, ChatFormat)
 
 
 async def answer(
     request: Request,
-    desks: dict[str, Desk],
-    read: Callable[[schemas.Fields], Asked],
-    rendering: type[Completion] | type[Chat],
+    desks: dict[str, RequestScheduler],
+    read: Callable[[schemas.RequestFields], CompletionRequest],
+    rendering: type[CompletionFormat] | type[ChatFormat],
 ) -> Response:
     """Check, begin, and answer whole or as a stream; both are made of the same pieces."""
     asked = read(schemas.parse(await body_of(request)))
@@ -192,7 +192,9 @@ async def body_of(request: Request) -> bytes:
     return bytes(data)
 
 
-async def whole(request: Request, call: Call, asked: Asked, form: Completion | Chat) -> Response:
+async def whole(
+    request: Request, call: RequestStream, asked: CompletionRequest, form: CompletionFormat | ChatFormat
+) -> Response:
     """The answer in one piece. A caller who hangs up meanwhile ends the work."""
     texts, reasons = [""] * len(call.rows), [""] * len(call.rows)
     watcher = asyncio.create_task(watch(request, call))
@@ -210,13 +212,15 @@ async def whole(request: Request, call: Call, asked: Asked, form: Completion | C
     return JSONResponse({**form.head(stream=False), "choices": choices, "usage": call.usage()})
 
 
-async def watch(request: Request, call: Call) -> None:
+async def watch(request: Request, call: RequestStream) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
     call.cancel()
 
 
-async def events(call: Call, asked: Asked, form: Completion | Chat) -> AsyncIterator[str]:
+async def events(
+    call: RequestStream, asked: CompletionRequest, form: CompletionFormat | ChatFormat
+) -> AsyncIterator[str]:
     """Server-sent events: a chunk for every piece, then the counts where asked for, then [DONE]."""
     head = form.head(stream=True)
 
@@ -247,7 +251,7 @@ def sse(value: dict[str, Any]) -> str:
 class EventStream(StreamingResponse):
     """Ends the work with the connection, wherever the stream stood."""
 
-    def __init__(self, content: AsyncIterator[str], call: Call) -> None:
+    def __init__(self, content: AsyncIterator[str], call: RequestStream) -> None:
         headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
         super().__init__(content, media_type="text/event-stream", headers=headers)
         self.call = call
@@ -259,12 +263,12 @@ class EventStream(StreamingResponse):
             self.call.cancel()
 
 
-class Completion:
+class CompletionFormat:
     """OpenAI's text_completion, whole and in chunks."""
 
     prefix, whole_name, chunk_name = "cmpl", "text_completion", "text_completion"
 
-    def __init__(self, asked: Asked) -> None:
+    def __init__(self, asked: CompletionRequest) -> None:
         self.id, self.created, self.model = f"{self.prefix}-{uuid.uuid4().hex}", int(time.time()), asked.model
 
     def head(self, stream: bool) -> dict[str, Any]:
@@ -277,11 +281,11 @@ class Completion:
     def openings(self, n: int) -> Iterator[dict[str, Any]]:
         yield from ()
 
-    def deltas(self, piece: Piece) -> Iterator[dict[str, Any]]:
+    def deltas(self, piece: TextDelta) -> Iterator[dict[str, Any]]:
         yield self.choice(piece.index, piece.text, piece.reason)
 
 
-class Chat(Completion):
+class ChatFormat(CompletionFormat):
     """OpenAI's chat.completion: a chunk with the role first, an empty one with the reason last."""
 
     prefix, whole_name, chunk_name = "chatcmpl", "chat.completion", "chat.completion.chunk"
@@ -294,7 +298,7 @@ class Chat(Completion):
         for index in range(n):
             yield self.delta(index, {"role": "assistant", "content": ""})
 
-    def deltas(self, piece: Piece) -> Iterator[dict[str, Any]]:
+    def deltas(self, piece: TextDelta) -> Iterator[dict[str, Any]]:
         if piece.text:
             yield self.delta(piece.index, {"content": piece.text})
         if piece.reason:
@@ -325,7 +329,7 @@ def always(page: Response) -> Callable[[Request], Awaitable[Response]]:
 class Server(uvicorn.Server):
     """Lets open answers end when it is told to stop; after `GRACE` seconds it ends them itself."""
 
-    def __init__(self, config: uvicorn.Config, desks: Sequence[Desk]) -> None:
+    def __init__(self, config: uvicorn.Config, desks: Sequence[RequestScheduler]) -> None:
         super().__init__(config)
         self.desks = desks
 
@@ -339,7 +343,7 @@ class Server(uvicorn.Server):
         await asyncio.gather(*(asyncio.to_thread(desk.close) for desk in self.desks))
 
 
-def serve(served: Sequence[Served], host: str = "127.0.0.1", port: int = 8000, **options: Any) -> None:
+def serve(served: Sequence[ServedModel], host: str = "127.0.0.1", port: int = 8000, **options: Any) -> None:
     """Answer on `host`:`port` (0: any free one) until Ctrl-C or SIGTERM; `options` are those of `create_app`.
 
     Open answers get some seconds to end. Raises UsageError where the port is in use (a free one named) or

@@ -1,8 +1,9 @@
 """What stands around the routes: who may send requests, and that each of them is answered whatever fails.
 
-`Guard` is the outermost layer. It refuses what another web site makes a browser send, answers the preflights of the
-origins that were allowed, turns every exception into an error in OpenAI's form, and puts the security headers on all
-of it. Nothing a request causes reaches the web server, which would answer in plain text and end the connection.
+`OriginHostMiddleware` is the outermost layer. It refuses what another web site makes a browser send, answers the
+preflights of the origins that were allowed, turns every exception into an error in OpenAI's form, and puts the
+security headers on all of it. Nothing a request causes reaches the web server, which would answer in plain text and
+end the connection.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ def refusal(error: ApiError, headers: dict[str, str] | None = None) -> JSONRespo
     return JSONResponse(error.body(), error.status, headers)
 
 
-class Guard:
+class OriginHostMiddleware:
     """Refuses what another web site makes a browser send, and answers for whatever fails behind it.
 
     A page elsewhere can point a browser at 127.0.0.1 in two ways: directly, and then the browser names that

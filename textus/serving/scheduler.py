@@ -1,8 +1,8 @@
 """From checked requests to text: one engine a model, many requests at once, each cancellable.
 
-The engine runs in a thread of its own and knows ids only. A `Desk` stands before it and knows the tokenizer;
-it takes a bounded number of rows. A `Call` is one HTTP request's rows, and hands their text to the event loop
-as it comes.
+The engine runs in a thread of its own and knows ids only. A `RequestScheduler` stands before it and knows the
+tokenizer; it takes a bounded number of rows. A `RequestStream` is one HTTP request's rows, and hands their text to the
+event loop as it comes.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from textus.core.errors import TextusError, UsageError
-from textus.generation.engine import Engine, EngineThread, Event, Reply
+from textus.generation.engine import AsyncEngine, Engine, RequestHandle, TokenEvent
 from textus.generation.sampling import Sampling, beginning
 from textus.generation.streaming import TextStream
 from textus.models.contract import LanguageModel
-from textus.serving.schemas import MAX_TOKENS, ApiError, Asked
+from textus.serving.schemas import MAX_TOKENS, ApiError, CompletionRequest
 from textus.tokenizers.chat_template import check_template
 
 PANIC = "PanicException"
@@ -27,7 +27,7 @@ Reason = Literal["stop", "length"]
 
 
 @dataclass(frozen=True)
-class Served:
+class ServedModel:
     """A model as the server knows it; `created` in seconds since 1970, `context_length` None: any length."""
 
     name: str
@@ -71,7 +71,7 @@ class Served:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class TextDelta:
     """New text of one choice, the tokens it has so far, and on its last piece why it ended."""
 
     index: int
@@ -80,15 +80,15 @@ class Piece:
     reason: Reason | None = None
 
 
-class Desk:
+class RequestScheduler:
     """Takes requests for one model: `max_rows` are written together, `max_queue` wait, more are refused."""
 
-    def __init__(self, served: Served, max_rows: int, max_queue: int) -> None:
+    def __init__(self, served: ServedModel, max_rows: int, max_queue: int) -> None:
         self.served = served
         self.max_rows, self.max_open = max_rows, max_rows + max_queue
         self.n_open = 0  # changed on the event loop only
         ends, n_ids = served.tokenizer.end_ids, served.tokenizer.vocab_size
-        self.engine = EngineThread(Engine(served.model, end_id=ends, max_rows=max_rows, n_ids=n_ids))
+        self.engine = AsyncEngine(Engine(served.model, end_id=ends, max_rows=max_rows, n_ids=n_ids))
         self.threads = ThreadPoolExecutor(self.max_open, thread_name_prefix="textus-row")
 
     def close(self) -> None:
@@ -96,7 +96,7 @@ class Desk:
         self.engine.close()
         self.threads.shutdown()
 
-    async def open(self, asked: Asked) -> Call:
+    async def open(self, asked: CompletionRequest) -> RequestStream:
         """Begin to answer; ApiError where the prompt does not fit, or too many wait already."""
         prompts = await asyncio.to_thread(self._read, asked)  # a long text takes a while to encode
         self._check(asked, prompts)
@@ -108,7 +108,7 @@ class Desk:
                 "send it again in a while",
                 code="queue_full",
             )
-        call = Call(self, rows, sum(map(len, prompts)), self.served.end_ids(bool(asked.messages)))
+        call = RequestStream(self, rows, sum(map(len, prompts)), self.served.end_ids(bool(asked.messages)))
         try:
             call.start()
         except TextusError as error:  # closed meanwhile
@@ -116,12 +116,12 @@ class Desk:
             raise ApiError(503, str(error), code="shutting_down") from error
         return call
 
-    def submit(self, ids: list[int], sampling: Sampling) -> Reply:
+    def submit(self, ids: list[int], sampling: Sampling) -> RequestHandle:
         """Queue one row."""
         prompt, source = self.served.request(ids)
         return self.engine.submit(prompt, sampling, source)
 
-    def _read(self, asked: Asked) -> list[list[int]]:
+    def _read(self, asked: CompletionRequest) -> list[list[int]]:
         try:
             if asked.messages:
                 return [self.served.tokenizer.render(asked.messages, add_generation_prompt=True)]
@@ -134,7 +134,7 @@ class Desk:
             message = f"{self.served.name!r} cannot read the {asked.param} ({error}); shorten or split it"
             raise ApiError(400, message, param=asked.param, code="invalid_value") from error
 
-    def _check(self, asked: Asked, prompts: list[list[int]]) -> None:
+    def _check(self, asked: CompletionRequest, prompts: list[list[int]]) -> None:
         context, param = self.served.context_length, asked.param
         longest = max(map(len, prompts))
         if context is not None and longest > context:
@@ -153,10 +153,10 @@ class Desk:
             raise ApiError(400, str(error), param=param, code="invalid_value") from error
 
 
-class Row:
+class ChoiceStream:
     """One choice while it is written; lives in a thread that waits for the engine's events."""
 
-    def __init__(self, call: Call, index: int, reply: Reply, stop: Sequence[str]) -> None:
+    def __init__(self, call: RequestStream, index: int, reply: RequestHandle, stop: Sequence[str]) -> None:
         self.call, self.index, self.reply = call, index, reply
         self.text = TextStream(call.desk.served.tokenizer, stop)
         self.n_tokens = 0
@@ -176,7 +176,7 @@ class Row:
         finally:
             self.call.deliver(None)
 
-    def take(self, event: Event) -> Piece:
+    def take(self, event: TokenEvent) -> TextDelta:
         reason, text = event.reason, ""
         if event.id is not None and event.id in self.call.end_ids:
             reason = "stop"
@@ -187,43 +187,47 @@ class Row:
             text += self.text.flush()
         if self.text.stopped:
             reason = "stop"
-        return Piece(self.index, text, self.n_tokens, reason)
+        return TextDelta(self.index, text, self.n_tokens, reason)
 
 
-class Call:
+class RequestStream:
     """The answers to one HTTP request: an asynchronous iterator of pieces, from all choices as they come."""
 
     def __init__(
-        self, desk: Desk, rows: list[tuple[list[int], Sampling]], n_prompt: int, end_ids: frozenset[int]
+        self,
+        desk: RequestScheduler,
+        rows: list[tuple[list[int], Sampling]],
+        n_prompt: int,
+        end_ids: frozenset[int],
     ) -> None:
         self.desk, self.prompts, self.n_prompt, self.end_ids = desk, rows, n_prompt, end_ids
         self.n_tokens = [0] * len(rows)
-        self.rows: list[Row] = []
+        self.rows: list[ChoiceStream] = []
         self.n_running = 0
         self.cancelled = False
         self._loop = asyncio.get_running_loop()
-        self._pieces: asyncio.Queue[Piece | BaseException | None] = asyncio.Queue()
+        self._pieces: asyncio.Queue[TextDelta | BaseException | None] = asyncio.Queue()
 
     def start(self) -> None:
         for index, (ids, sampling) in enumerate(self.prompts):
-            row = Row(self, index, self.desk.submit(ids, sampling), sampling.stop)
+            row = ChoiceStream(self, index, self.desk.submit(ids, sampling), sampling.stop)
             self.rows.append(row)
             self.n_running += 1
             self.desk.n_open += 1
             self.desk.threads.submit(row.run)
 
-    def deliver(self, piece: Piece | BaseException | None) -> None:
+    def deliver(self, piece: TextDelta | BaseException | None) -> None:
         """Hand something to the event loop, from a row's thread; None is a row's last word."""
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._receive, piece)
 
-    def _receive(self, piece: Piece | BaseException | None) -> None:
+    def _receive(self, piece: TextDelta | BaseException | None) -> None:
         if piece is None:
             self.n_running -= 1
             self.desk.n_open -= 1
         self._pieces.put_nowait(piece)
 
-    async def __aiter__(self) -> AsyncIterator[Piece]:
+    async def __aiter__(self) -> AsyncIterator[TextDelta]:
         """Pieces until every choice has ended or the call is cancelled; leaving early cancels the rest."""
         try:
             while self.n_running or not self._pieces.empty():

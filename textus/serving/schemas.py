@@ -1,6 +1,6 @@
 """What may be asked over HTTP: request bodies in OpenAI's form, checked, and the errors in OpenAI's form.
 
-A body is taken apart by `Fields`: every name is either understood, or known and refused unless its value asks
+A body is taken apart by `RequestFields`: every name is either understood, or known and refused unless its value asks
 for nothing (`presence_penalty: 0`), or unknown and refused. Nothing a caller sets is ignored silently. `null`
 is the same as leaving a name out. Source: the OpenAI API reference for completions and chat completions;
 `top_k`, `min_p`, `repetition_penalty` and `stream_options.continuous_usage_stats` are additions other servers
@@ -76,7 +76,7 @@ def bad(name: str, value: Any, wanted: str, code: str = "invalid_value") -> ApiE
 
 
 @dataclass(frozen=True)
-class Asked:
+class CompletionRequest:
     """One checked request: which model, what to continue, how."""
 
     model: str
@@ -103,7 +103,7 @@ class Asked:
 # ── from bytes to members ──────────────────────────────────────────────────────────────────────
 
 
-def parse(data: bytes) -> Fields:
+def parse(data: bytes) -> RequestFields:
     """The members of a JSON object; ApiError saying where it is not JSON, or what it is instead."""
     try:
         value = json.loads(data.decode(), parse_constant=_refuse_constant)
@@ -116,7 +116,7 @@ def parse(data: bytes) -> Fields:
         raise malformed(reason) from error
     if not isinstance(value, dict):
         raise malformed(f"it is {kind_of(value)}; send an object: {{...}}")
-    return Fields(value)
+    return RequestFields(value)
 
 
 def malformed(reason: str) -> ApiError:
@@ -143,7 +143,7 @@ def is_integer(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-class Fields:
+class RequestFields:
     """The members of a request body, taken one by one; `finish` refuses what nobody took."""
 
     def __init__(self, members: dict[str, Any]) -> None:
@@ -230,7 +230,7 @@ def well_formed(name: str, text: str) -> str:
 # ── the two requests ───────────────────────────────────────────────────────────────────────────
 
 
-def completion(fields: Fields) -> Asked:
+def completion(fields: RequestFields) -> CompletionRequest:
     """A body of POST /v1/completions; ApiError for the first thing wrong with it."""
     model = fields.text("model", "name one of GET /v1/models")
     prompts = read_prompts(fields.take("prompt"))
@@ -242,7 +242,7 @@ def completion(fields: Fields) -> Asked:
     fields.refuse("suffix", "")
     return finish(
         fields,
-        Asked(
+        CompletionRequest(
             model,
             prompts,
             [],
@@ -253,7 +253,7 @@ def completion(fields: Fields) -> Asked:
     )
 
 
-def chat(fields: Fields, default_max_tokens: int = 512) -> Asked:
+def chat(fields: RequestFields, default_max_tokens: int = 512) -> CompletionRequest:
     """A body of POST /v1/chat/completions; ApiError for the first thing wrong with it."""
     model = fields.text("model", "name one of GET /v1/models")
     messages = read_messages(fields.take("messages"))
@@ -267,10 +267,10 @@ def chat(fields: Fields, default_max_tokens: int = 512) -> Asked:
         )
     refuse_chat_extras(fields)
     sampling = read_sampling(fields, newer or older or default_max_tokens)
-    return finish(fields, Asked(model, [], messages, n, sampling, *read_stream(fields)))
+    return finish(fields, CompletionRequest(model, [], messages, n, sampling, *read_stream(fields)))
 
 
-def refuse_chat_extras(fields: Fields) -> None:
+def refuse_chat_extras(fields: RequestFields) -> None:
     fields.refuse("logprobs", False)
     fields.refuse("top_logprobs", 0)
     fields.refuse("tools", [])
@@ -284,7 +284,7 @@ def refuse_chat_extras(fields: Fields) -> None:
         fields.refuse(name)
 
 
-def finish(fields: Fields, asked: Asked) -> Asked:
+def finish(fields: RequestFields, asked: CompletionRequest) -> CompletionRequest:
     """What both requests may also carry, and then nothing else."""
     fields.refuse("presence_penalty", 0)
     fields.refuse("frequency_penalty", 0)
@@ -299,7 +299,7 @@ def finish(fields: Fields, asked: Asked) -> Asked:
     return asked
 
 
-def choices(fields: Fields, prompts: int) -> int:
+def choices(fields: RequestFields, prompts: int) -> int:
     n = fields.integer("n", 1, 1, MAX_CHOICES) or 1
     if n * prompts > MAX_ROWS:
         raise bad("n", n, f"at most {MAX_ROWS} answers in all ({prompts} prompts × n)")
@@ -376,7 +376,7 @@ def read_stop(stop: Any) -> tuple[str, ...]:
     return tuple(well_formed("stop", each) for each in stops)
 
 
-def read_max_tokens(fields: Fields, name: str) -> int | None:
+def read_max_tokens(fields: RequestFields, name: str) -> int | None:
     """How many tokens at most; -1 is as many as there may be. What is more than that is cut to it when the prompt is
     known (`Asked.samplings`), as other local servers do.
     """
@@ -391,7 +391,7 @@ def read_max_tokens(fields: Fields, name: str) -> int | None:
     return min(value, UNLIMITED)
 
 
-def read_sampling(fields: Fields, max_tokens: int) -> Sampling:
+def read_sampling(fields: RequestFields, max_tokens: int) -> Sampling:
     """Defaults are OpenAI's (temperature 1); without a seed each request draws its own."""
     sampling = Sampling(
         temperature=float(fields.sampling("temperature", 1.0)),
@@ -410,14 +410,14 @@ def read_sampling(fields: Fields, max_tokens: int) -> Sampling:
     return sampling
 
 
-def read_stream(fields: Fields) -> tuple[bool, bool, bool]:
+def read_stream(fields: RequestFields) -> tuple[bool, bool, bool]:
     """(stream, counts at the end, counts in every chunk)."""
     stream, options = fields.flag("stream"), fields.take("stream_options")
     if options is None:
         return stream, False, False
     if not stream or not isinstance(options, dict):
         raise bad("stream_options", options, "it as an object, and only together with stream=true")
-    inner = Fields(options)
+    inner = RequestFields(options)
     usage, continuous = inner.flag("include_usage"), inner.flag("continuous_usage_stats")
     inner.refuse("include_obfuscation", False)
     inner.finish()

@@ -41,7 +41,7 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Row:
+class EncodedExample:
     """An example, or a window of it, as ids: `segments` numbers the text each id is of; `cut` ids did not fit; `label`
     is for the head (None: nothing to learn).
 
@@ -200,24 +200,26 @@ class Task(ABC):
     def head(self) -> dict[str, Any]:
         """What `heads.build_head` builds for it."""
 
-    def row(self, example: Example, ids: list[list[int]], frame: Frame) -> Row:
+    def row(self, example: Example, ids: list[list[int]], frame: InputTemplate) -> EncodedExample:
         """The example as ids; `ids` are those of its texts."""
         raise NotImplementedError
 
-    def rows(self, examples: Sequence[Example], tokenizer: Tokenizer, frame: Frame) -> list[Row]:
+    def rows(
+        self, examples: Sequence[Example], tokenizer: Tokenizer, frame: InputTemplate
+    ) -> list[EncodedExample]:
         """All examples as ids: a row each, or more than one for a task whose `merged` makes one answer of theirs."""
         flat = iter(tokenizer.encode_batch([text for each in examples for text in each.texts]))
         return [self.row(each, [next(flat) for _ in each.texts], frame) for each in examples]
 
-    def merged(self, rows: Sequence[Row], outputs: list[Any]) -> list[Any]:
+    def merged(self, rows: Sequence[EncodedExample], outputs: list[Any]) -> list[Any]:
         """One answer an example, from those of its rows."""
         return outputs
 
-    def to_learn(self, rows: Sequence[Row]) -> list[Row]:
+    def to_learn(self, rows: Sequence[EncodedExample]) -> list[EncodedExample]:
         """Those of the rows that training reads."""
         return [row for row in rows if row.label is not None]
 
-    def drawn(self, row: Row, random: np.random.Generator) -> Row:
+    def drawn(self, row: EncodedExample, random: np.random.Generator) -> EncodedExample:
         """The row as one step of training reads it."""
         return row
 
@@ -307,7 +309,7 @@ def main_figures(scores: dict[str, Any]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Frame:
+class InputTemplate:
     """What stands around texts for a model: ids before the first, one after each; `longest` ids in all (None: any).
     `segments`: how many kinds of text it tells apart; `between`: how many ids part two texts (RoBERTa's have two).
     """

@@ -27,7 +27,7 @@ from textus.metrics import classification
 from textus.reporting.format import cell
 from textus.reporting.html import Section
 from textus.reporting.plots import diagonal, heatmap
-from textus.tasks.base import Example, Floats, Frame, Row, Task
+from textus.tasks.base import EncodedExample, Example, Floats, InputTemplate, Task
 from textus.tasks.labels import (
     Classes,
     find_separator,
@@ -207,15 +207,17 @@ class Classification(Task):
         weights: list[float] = (total / (len(counts) * counts)).round(6).tolist()
         return weights
 
-    def row(self, example: Example, ids: list[list[int]], frame: Frame) -> Row:
+    def row(self, example: Example, ids: list[list[int]], frame: InputTemplate) -> EncodedExample:
         framed, segments, cut = frame.around(ids, "middle" if self.settings.cut == "middle" else "end")
         label = None
         if example.label is not None:
             numbers = [self.index[name] for name in self.names(example) if name in self.index]
             label = numbers if self.settings.multi else (numbers[0] if numbers else -1)
-        return Row(framed, segments, label, cut)
+        return EncodedExample(framed, segments, label, cut)
 
-    def rows(self, examples: Sequence[Example], tokenizer: Tokenizer, frame: Frame) -> list[Row]:
+    def rows(
+        self, examples: Sequence[Example], tokenizer: Tokenizer, frame: InputTemplate
+    ) -> list[EncodedExample]:
         if self.settings.cut != "nothing" or frame.longest is None:
             return super().rows(examples, tokenizer, frame)
         if pairs := [each.where for each in examples if len(each.texts) > 1]:
@@ -224,7 +226,7 @@ class Classification(Task):
                 f"task.cut=nothing: {pairs[0]} is a pair of texts, which are not read in windows",
             )
         room = max(1, frame.longest - len(frame.begin) - 1)
-        rows: list[Row] = []
+        rows: list[EncodedExample] = []
         for number, (example, ids) in enumerate(
             zip(examples, tokenizer.encode_batch([each.texts[0] for each in examples]), strict=True)
         ):
@@ -242,13 +244,13 @@ class Classification(Task):
             )
         return rows
 
-    def merged(self, rows: Sequence[Row], outputs: list[Any]) -> list[Any]:
+    def merged(self, rows: Sequence[EncodedExample], outputs: list[Any]) -> list[Any]:
         if self.settings.cut != "nothing" or any(row.about is None for row in rows):
             return outputs
         parts = groupby(zip(rows, outputs, strict=True), key=lambda pair: pair[0].about)
         return [np.mean([output for _, output in part], axis=0) for _, part in parts]
 
-    def drawn(self, row: Row, random: np.random.Generator) -> Row:
+    def drawn(self, row: EncodedExample, random: np.random.Generator) -> EncodedExample:
         if not self.settings.word_dropout:
             return row
         kept = random.random(len(row.ids)) >= self.settings.word_dropout

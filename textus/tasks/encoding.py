@@ -12,24 +12,26 @@ import torch
 from textus.core.console import notice
 from textus.core.errors import DataError
 from textus.data.batch import Batch
-from textus.data.bucketing import Deal
-from textus.tasks.base import Example, Frame, Row, Task
+from textus.data.bucketing import LengthGroupedSampler
+from textus.tasks.base import EncodedExample, Example, InputTemplate, Task
 from textus.tokenizers import Tokenizer
 
 TOKENS_AT_ONCE = 2048
 """Positions of one batch when answering, padding counted."""
 
 
-def frame_of(config: Any, tokenizer: Tokenizer, longest: int | None = None) -> Frame:
+def frame_of(config: Any, tokenizer: Tokenizer, longest: int | None = None) -> InputTemplate:
     """How a model of this config is used to be given texts, and at most how long."""
     limits = [each for each in (config.context_length, longest) if each]
     begin = tuple(tokenizer.begin) or (tokenizer.end_id,)
     segments = getattr(config, "segments", 0)
     longest = min(limits) if limits else None
-    return Frame(begin, tokenizer.end_id, longest, segments, tokenizer.between)
+    return InputTemplate(begin, tokenizer.end_id, longest, segments, tokenizer.between)
 
 
-def rows_of(task: Task, examples: Sequence[Example], tokenizer: Tokenizer, frame: Frame) -> list[Row]:
+def rows_of(
+    task: Task, examples: Sequence[Example], tokenizer: Tokenizer, frame: InputTemplate
+) -> list[EncodedExample]:
     """Every example as ids; says how many were cut."""
     rows = task.rows(examples, tokenizer, frame)
     where = getattr(task.settings, "cut", "end")
@@ -45,7 +47,7 @@ def rows_of(task: Task, examples: Sequence[Example], tokenizer: Tokenizer, frame
     return rows
 
 
-def batch_of(task: Task, rows: Sequence[Row], pad_id: int, position: int = 0) -> Batch:
+def batch_of(task: Task, rows: Sequence[EncodedExample], pad_id: int, position: int = 0) -> Batch:
     """Rows as tensors, padded on the right; every row weighs one, or each place in it that is asked for, which are then
     the batch's `word_starts`. Of N texts read apart `ids`, `segments` and `mask`
     are (B, N, T).
@@ -77,16 +79,18 @@ def batch_of(task: Task, rows: Sequence[Row], pad_id: int, position: int = 0) ->
     )  # fmt: skip
 
 
-class RowBatches:
+class ExampleLoader:
     """Batches of rows of like length in random order, as `training.fit` reads them: a function of (seed, step)."""
 
-    def __init__(self, task: Task, rows: Sequence[Row], *, pad_id: int, batch_size: int, seed: int) -> None:
+    def __init__(
+        self, task: Task, rows: Sequence[EncodedExample], *, pad_id: int, batch_size: int, seed: int
+    ) -> None:
         if not rows:
             raise DataError("empty_data", "there is no row to train on")
         self.task, self.rows, self.pad_id = task, rows, pad_id
         lengths = np.asarray([row.length for row in rows])
         by_length = lambda each: each[np.argsort(lengths[each], kind="stable")]  # noqa: E731
-        self.deal = Deal(len(rows), min(batch_size, len(rows)), seed, by_length)
+        self.deal = LengthGroupedSampler(len(rows), min(batch_size, len(rows)), seed, by_length)
 
     @property
     def n_batches(self) -> int:

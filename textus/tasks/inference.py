@@ -13,7 +13,7 @@ from textus.core.errors import RunError, UsageError
 from textus.data.batch import Batch
 from textus.models.contract import LanguageModel, Loss, step_seed
 from textus.models.nn.heads import build_head
-from textus.tasks.base import Example, Row, Task, whole
+from textus.tasks.base import EncodedExample, Example, Task, whole
 from textus.tasks.encoding import batch_of, frame_of, in_batches, rows_of
 from textus.tokenizers import Tokenizer
 
@@ -22,7 +22,7 @@ from textus.tokenizers import Tokenizer
 
 @torch.inference_mode()
 def answers(
-    model: LanguageModel, task: Task, rows: Sequence[Row], pad_id: int, *, finite: bool = False
+    model: LanguageModel, task: Task, rows: Sequence[EncodedExample], pad_id: int, *, finite: bool = False
 ) -> list[Any]:
     """The answer to each example of these rows, in their order; rows of like length are read together. `finite`:
     RunError where the model's states are NaN or infinite, of which any task would make an answer.

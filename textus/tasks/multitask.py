@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from textus.core.errors import UsageError
 from textus.core.rng import counter_seed
 from textus.data.batch import Batch
-from textus.tasks.encoding import RowBatches
+from textus.tasks.encoding import ExampleLoader
 
 DRAWN = 1024
 """Steps that are drawn together."""
@@ -35,13 +35,13 @@ class MixSettings:
             )
 
 
-class MixedBatches:
+class MultitaskLoader:
     """The batches of several tasks as `training.fit` reads them: a step's task, and which of that task's batches it
     sees, follow from (seed, step) alone. Each task's batches come in their own order and none is passed over, so that
     its rows are read as often as each other.
     """
 
-    def __init__(self, parts: Mapping[str, RowBatches], *, power: float, seed: int) -> None:
+    def __init__(self, parts: Mapping[str, ExampleLoader], *, power: float, seed: int) -> None:
         self.parts, self.seed = dict(parts), seed
         sizes = np.asarray([len(each.rows) for each in parts.values()], dtype=np.float64) ** power
         self.shares: dict[str, float] = dict(zip(parts, (sizes / sizes.sum()).tolist(), strict=True))

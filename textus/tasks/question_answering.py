@@ -28,7 +28,7 @@ from textus.data.labeled import Record
 from textus.data.skipping import parse_rows
 from textus.metrics import spans as measuring
 from textus.models.nn.heads import context_of, present, span_scores
-from textus.tasks.base import Example, Floats, Frame, Row, Task
+from textus.tasks.base import EncodedExample, Example, Floats, InputTemplate, Task
 from textus.tokenizers import Tokenizer
 
 SHIFT = 5
@@ -60,7 +60,7 @@ class QuestionAnsweringSettings:
 
 
 @dataclass(frozen=True)
-class Gold:
+class GoldAnswers:
     """The right answers: as texts (none: the context has no answer), and the stretches of the context they stand at."""
 
     texts: tuple[str, ...]
@@ -79,7 +79,7 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Found:
+class SpanPrediction:
     """The best span of a context, in characters, its log-probability (or of all spans, times its expected F1) over that
     of "no answer", and the probabilities of both among all spans of all windows; windows that agree on the span add up.
     """
@@ -148,10 +148,10 @@ class QuestionAnswering(Task):
     @classmethod
     def parser(
         cls, settings: QuestionAnsweringSettings, records: Sequence[Record], *, labelled: bool
-    ) -> Callable[[Record], tuple[tuple[str, str], Gold, Counter[str]]]:
-        def parse(record: Record) -> tuple[tuple[str, str], Gold, Counter[str]]:
+    ) -> Callable[[Record], tuple[tuple[str, str], GoldAnswers, Counter[str]]]:
+        def parse(record: Record) -> tuple[tuple[str, str], GoldAnswers, Counter[str]]:
             texts, told = texts_of(record), Counter[str]()
-            return texts, gold_of(record, texts[1], told) if labelled else Gold((), ()), told
+            return texts, gold_of(record, texts[1], told) if labelled else GoldAnswers((), ()), told
 
         return parse
 
@@ -170,7 +170,9 @@ class QuestionAnswering(Task):
 
     # ── rows ───────────────────────────────────────────────────────────────────────────────────
 
-    def rows(self, examples: Sequence[Example], tokenizer: Tokenizer, frame: Frame) -> list[Row]:
+    def rows(
+        self, examples: Sequence[Example], tokenizer: Tokenizer, frame: InputTemplate
+    ) -> list[EncodedExample]:
         if wrong := [each for each in examples if len(each.texts) != 2]:
             raise UsageError(
                 "wrong_number_of_texts",
@@ -179,7 +181,7 @@ class QuestionAnswering(Task):
         contexts = list(dict.fromkeys(each.texts[1] for each in examples))
         read = dict(zip(contexts, tokenizer.encode_with_offsets(contexts), strict=True))
         questions = tokenizer.encode_batch([each.texts[0] for each in examples])
-        rows: list[Row] = []
+        rows: list[EncodedExample] = []
         told: Counter[str] = Counter()
         for number, (example, question) in enumerate(zip(examples, questions, strict=True)):
             ids, places = read[example.texts[1]]
@@ -212,7 +214,7 @@ class QuestionAnswering(Task):
         told["too long"] += last - first >= self.settings.longest_answer
         return first, last
 
-    def tell(self, told: Counter[str], n: int, frame: Frame) -> None:
+    def tell(self, told: Counter[str], n: int, frame: InputTemplate) -> None:
         """What reading changed or could not do."""
         said = {
             "cut": f"questions are longer than half of {frame.longest} tokens: their ends are not read",
@@ -252,7 +254,7 @@ class QuestionAnswering(Task):
         odds = torch.stack([best, scores[each, first, last], total], 1) - none[:, None]
         return list(zip(first.tolist(), last.tolist(), *odds.double().cpu().T.tolist(), strict=True))
 
-    def merged(self, rows: Sequence[Row], outputs: list[Any]) -> list[Any]:
+    def merged(self, rows: Sequence[EncodedExample], outputs: list[Any]) -> list[Any]:
         answers = []
         pairs = zip([row.about for row in rows], outputs, strict=True)
         for _, part in groupby(pairs, key=lambda pair: pair[0].example):
@@ -264,16 +266,16 @@ class QuestionAnswering(Task):
                     bests.append((margin, span, own))
                     totals.append(total)
             if not bests:
-                answers.append(Found((0, 0), -np.inf, 0.0, 1.0))
+                answers.append(SpanPrediction((0, 0), -np.inf, 0.0, 1.0))
                 continue
             every = float(np.logaddexp.reduce(totals))
             margin, span, _ = max(bests)
             alike = np.logaddexp.reduce([own for _, other, own in bests if other == span])
             none = float(np.exp(-every)) if self.settings.no_answer else 0.0
-            answers.append(Found(span, margin, float(np.exp(alike - every)), none))
+            answers.append(SpanPrediction(span, margin, float(np.exp(alike - every)), none))
         return answers
 
-    def answer(self, example: Example, found: Found) -> tuple[str, Span | None]:
+    def answer(self, example: Example, found: SpanPrediction) -> tuple[str, Span | None]:
         """The answer, without blanks around it, and where it stands; "" where there is likelier none."""
         if found.margin < 0 and (self.settings.no_answer or found.span == (0, 0)):
             return "", None
@@ -310,7 +312,7 @@ class QuestionAnswering(Task):
         )
 
     def mistakes(
-        self, examples: Sequence[Example], outputs: Sequence[Found], said: list[str], ruler: str
+        self, examples: Sequence[Example], outputs: Sequence[SpanPrediction], said: list[str], ruler: str
     ) -> list[dict[str, Any]]:
         """The answers without anything right in them that were given with most confidence, first."""
         sure = [each.probability if text else each.none for each, text in zip(outputs, said, strict=True)]
@@ -370,7 +372,7 @@ def most_expected(scores: Tensor, longest: int) -> tuple[Tensor, Tensor, Tensor]
 # ── windows ────────────────────────────────────────────────────────────────────────────────────
 
 
-def room_for(question: list[int], n_context: int, frame: Frame) -> tuple[list[int], int]:
+def room_for(question: list[int], n_context: int, frame: InputTemplate) -> tuple[list[int], int]:
     """What is read of a question (at most half of what a window holds, where the context is long), and how many tokens
     of the context a window then holds.
     """
@@ -391,13 +393,13 @@ def starts(n: int, holds: int, stride: int) -> range:
     return range(0, max(1, n - holds + step), step)
 
 
-def framed(question: list[int], context: list[int], frame: Frame) -> tuple[Row, int]:
+def framed(question: list[int], context: list[int], frame: InputTemplate) -> tuple[EncodedExample, int]:
     """The row of a question and a part of its context, and the position of that part's first token."""
     ids, segments, _ = replace(frame, longest=None).around([question, context])
     first = len(ids) - len(context) - 1
     if frame.segments > 2:
         segments[first:-1] = [1 + (each in question) for each in context]
-    return Row(ids, segments), first
+    return EncodedExample(ids, segments), first
 
 
 def within(span: Span, start: int, n: int, first: int, length: int) -> list[int]:
@@ -469,7 +471,7 @@ def answers_of(record: Record) -> list[tuple[str, int]]:
     return found
 
 
-def gold_of(record: Record, context: str, told: Counter[str]) -> Gold:
+def gold_of(record: Record, context: str, told: Counter[str]) -> GoldAnswers:
     """The right answers of a row, each looked up in the context. DataError for one that is not near its start."""
     given = answers_of(record)
     found: list[Span] = []
@@ -491,4 +493,4 @@ def gold_of(record: Record, context: str, told: Counter[str]) -> Gold:
             told["moved"] += at != start
             found.append((at, at + len(text)))
     told["unlearnt"] += bool(given) and not found
-    return Gold(tuple(text for text, _ in given), tuple(found))
+    return GoldAnswers(tuple(text for text, _ in given), tuple(found))

@@ -23,7 +23,7 @@ from textus.data.batch import Batch
 from textus.data.labeled import Record
 from textus.data.skipping import parse_rows
 from textus.metrics import regression
-from textus.tasks.base import Example, Frame, Row, Task
+from textus.tasks.base import EncodedExample, Example, InputTemplate, Task
 from textus.tasks.classification import PAIRS, texts_of
 
 MOST_RATINGS = 50
@@ -164,7 +164,7 @@ class Regression(Task):
             return {"kind": "ordinal", "n_labels": len(self.labels), **shared}
         return {"kind": "number", **shared}
 
-    def row(self, example: Example, ids: list[list[int]], frame: Frame) -> Row:
+    def row(self, example: Example, ids: list[list[int]], frame: InputTemplate) -> EncodedExample:
         if len(example.numbers) != len(self.numeric):
             raise UsageError(
                 "incompatible_data",
@@ -176,7 +176,7 @@ class Regression(Task):
         if label is not None and self.ordinal:
             name = spelled(label[0])
             label = self.labels.index(name) if name in self.labels else -1
-        return Row(framed, segments, label, cut, numbers=example.numbers)
+        return EncodedExample(framed, segments, label, cut, numbers=example.numbers)
 
     def label_tensor(self, labels: list[Any], length: int) -> Tensor:
         return torch.tensor(labels) if self.ordinal else torch.tensor(labels, dtype=torch.float64)

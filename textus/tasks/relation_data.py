@@ -24,7 +24,7 @@ Triple = tuple[str, int, int]
 
 
 @dataclass(frozen=True)
-class Related(Example):
+class RelationExample(Example):
     """An example whose one text has `entities` (type, start, end, in characters); its label is their triples, each
     once. `only`: the pairs that are asked (None: any). `nowhere`: triples whose mentions do not stand in the text.
     """
@@ -44,7 +44,7 @@ class Related(Example):
         return {"text": self.text[start:end], "label": label, "start": start, "end": end}
 
 
-def related(record: Record, *, labelled: bool) -> Related:
+def related(record: Record, *, labelled: bool) -> RelationExample:
     """A row as an example. Raises DataError, naming the row, for what cannot be one."""
     if "subj_start" in record.values:
         return of_marked(record, labelled=labelled)
@@ -53,7 +53,7 @@ def related(record: Record, *, labelled: bool) -> Related:
         return of_mentions(record, text)
     entities = entities_of(record, text)
     triples = triples_of(record, len(entities)) if labelled else None
-    return Related((text,), triples, record.where, entities=tuple(entities))
+    return RelationExample((text,), triples, record.where, entities=tuple(entities))
 
 
 def triples_of(record: Record, n_entities: int) -> tuple[Triple, ...]:
@@ -98,7 +98,7 @@ def triple(name: Any, head: int, tail: int, where: str) -> Triple:
     return name.strip(), head, tail
 
 
-def of_marked(record: Record, *, labelled: bool) -> Related:
+def of_marked(record: Record, *, labelled: bool) -> RelationExample:
     """TACRED's form: tokens, of which subject and object are marked, both ends included."""
     values, where = record.values, record.where
     tokens = values.get("token", values.get("tokens"))
@@ -124,10 +124,10 @@ def of_marked(record: Record, *, labelled: bool) -> Related:
             )
         entities.append((kind, starts[first], starts[last] + len(tokens[last])))
     label = (triple(values.get("relation"), 0, 1, where),) if labelled else None
-    return Related((" ".join(tokens),), label, where, entities=tuple(entities), only=((0, 1),))
+    return RelationExample((" ".join(tokens),), label, where, entities=tuple(entities), only=((0, 1),))
 
 
-def of_mentions(record: Record, text: str) -> Related:
+def of_mentions(record: Record, text: str) -> RelationExample:
     """DuIE's form: {subject, subject_type, predicate, object, object_type}, the object and its type under "@value" in
     the second edition.
     """
@@ -158,14 +158,14 @@ def of_mentions(record: Record, text: str) -> Related:
             continue
         head, tail = (entities.setdefault(span, len(entities)) for span in pair)
         triples[triple(predicate, head, tail, record.where)] = None
-    return Related((text,), tuple(triples), record.where, entities=tuple(entities), nowhere=nowhere)
+    return RelationExample((text,), tuple(triples), record.where, entities=tuple(entities), nowhere=nowhere)
 
 
 # ── texts with marks ───────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True)
-class Pieces:
+class SubwordPieces:
     """A text cut wherever an entity begins or ends, so that it is encoded once whatever pair is marked in it: `cuts`
     are the places, `ids` those of what lies between each two. A blank before an entity goes with it.
     """
@@ -174,7 +174,7 @@ class Pieces:
     ids: tuple[tuple[int, ...], ...]
 
 
-def cuts_of(example: Related) -> list[int]:
+def cuts_of(example: RelationExample) -> list[int]:
     """Where a text is cut, its beginning and end among them."""
     ends = {end for _, _, end in example.entities}
     begins = {begin(example.text, start) for _, start, _ in example.entities}
@@ -195,8 +195,8 @@ def mark(role: int, kind: str, blank: str) -> tuple[str, str]:
 
 
 def marked(
-    example: Related,
-    pieces: Pieces,
+    example: RelationExample,
+    pieces: SubwordPieces,
     pair: tuple[int, int],
     marks: Sequence[tuple[list[int], list[int]]],
     room: int | None,
@@ -225,7 +225,7 @@ def marked(
     return ids, list(zip(opened, closed, strict=True))
 
 
-def stretch(pieces: Pieces, start: int, end: int, room: int | None) -> range:
+def stretch(pieces: SubwordPieces, start: int, end: int, room: int | None) -> range:
     """The numbers of the cuts from `start` to `end`, and of those around until `room` ids lie on either side."""
     low, high = bisect_left(pieces.cuts, start), bisect_left(pieces.cuts, end)
     left = right = 0

@@ -27,8 +27,17 @@ from textus.data.labeled import Record
 from textus.data.skipping import parse_rows
 from textus.metrics.entities import entity_scores
 from textus.metrics.resampling import estimate
-from textus.tasks.base import Example, Floats, Frame, Row, Task, has_blanks
-from textus.tasks.relation_data import Pieces, Related, Triple, cuts_of, fitted, mark, marked, related
+from textus.tasks.base import EncodedExample, Example, Floats, InputTemplate, Task, has_blanks
+from textus.tasks.relation_data import (
+    RelationExample,
+    SubwordPieces,
+    Triple,
+    cuts_of,
+    fitted,
+    mark,
+    marked,
+    related,
+)
 from textus.tasks.token_data import ENTITY_FIELDS
 from textus.tokenizers import Tokenizer
 
@@ -64,7 +73,7 @@ class RelationsSettings:
 
 
 @dataclass(frozen=True)
-class Found:
+class RelationPrediction:
     """The answer to one pair: the number of its relation (0: none), and how probable that is."""
 
     head: int
@@ -122,7 +131,7 @@ class Relations(Task):
     @classmethod
     def parser(
         cls, settings: RelationsSettings, records: Sequence[Record], *, labelled: bool
-    ) -> Callable[[Record], Related]:
+    ) -> Callable[[Record], RelationExample]:
         return lambda record: related(record, labelled=labelled)
 
     @classmethod
@@ -145,7 +154,7 @@ class Relations(Task):
 
     # ── pairs ──────────────────────────────────────────────────────────────────────────────────
 
-    def near(self, example: Related) -> Iterator[tuple[int, int]]:
+    def near(self, example: RelationExample) -> Iterator[tuple[int, int]]:
         """The ordered pairs of a text within reach, or those it marks."""
         if example.only is not None:
             yield from example.only
@@ -158,25 +167,25 @@ class Relations(Task):
                 if other != at:
                     yield head, order[other]
 
-    def types(self, example: Related, head: int, tail: int) -> tuple[str, str]:
+    def types(self, example: RelationExample, head: int, tail: int) -> tuple[str, str]:
         """The types of a pair."""
         return example.entities[head][0], example.entities[tail][0]
 
-    def known(self, example: Related, head: int, tail: int) -> bool:
+    def known(self, example: RelationExample, head: int, tail: int) -> bool:
         """Whether a relation joined such types in the rows learnt from."""
         one, other = self.types(example, head, tail)
         return other in self.settings.seen.get(one, {})
 
-    def asked_pairs(self, example: Related) -> list[tuple[int, int]]:
+    def asked_pairs(self, example: RelationExample) -> list[tuple[int, int]]:
         """The pairs of a text that are put to the model."""
         return [pair for pair in self.near(example) if self.known(example, *pair)]
 
-    def relation(self, example: Related, head: int, tail: int) -> str:
+    def relation(self, example: RelationExample, head: int, tail: int) -> str:
         """The relation of a pair: the first its row names, among those that are known."""
         held = (name for name, *pair in example.label if pair == [head, tail] and name in self.index)
         return next(held, self.settings.none)
 
-    def gold(self, example: Related) -> list[Triple]:
+    def gold(self, example: RelationExample) -> list[Triple]:
         """The triples of a text that are to be found."""
         return [each for each in example.label if each[0] != self.settings.none]
 
@@ -215,7 +224,7 @@ class Relations(Task):
         return list(rows)
 
     def can_choose(self, examples: Sequence[Example]) -> None:
-        if not any(self.gold(each) for each in examples if isinstance(each, Related)):
+        if not any(self.gold(each) for each in examples if isinstance(each, RelationExample)):
             raise DataError(
                 "no_labels",
                 f"none of the {len(examples):,} rows to choose by has a relation; give others with --dev",
@@ -230,7 +239,9 @@ class Relations(Task):
         """The texts, and marks with every type as often as there are entities of it."""
         texts = super().vocabulary(examples)
         blank = " " if has_blanks(texts) else ""
-        kinds = [kind for each in examples if isinstance(each, Related) for kind, _, _ in each.entities]
+        kinds = [
+            kind for each in examples if isinstance(each, RelationExample) for kind, _, _ in each.entities
+        ]
         return [*texts, *("".join(mark(role, kind, blank)) for kind in kinds for role in (0, 1))]
 
     def asked(self, texts: tuple[str, ...], where: str) -> Example:
@@ -240,16 +251,18 @@ class Relations(Task):
             " triples FILE --entities RUN --relations RUN",
         )
 
-    def rows(self, examples: Sequence[Example], tokenizer: Tokenizer, frame: Frame) -> list[Row]:
-        given = [each for each in examples if isinstance(each, Related)]
+    def rows(
+        self, examples: Sequence[Example], tokenizer: Tokenizer, frame: InputTemplate
+    ) -> list[EncodedExample]:
+        given = [each for each in examples if isinstance(each, RelationExample)]
         marks = self.marks(given, tokenizer, frame)
         cuts = [cuts_of(each) for each in given]
         texts = [each.text[a:b] for each, cut in zip(given, cuts, strict=True) for a, b in pairwise(cut)]
         flat = iter(tokenizer.encode_batch(texts))
-        rows: list[Row] = []
+        rows: list[EncodedExample] = []
         told: Counter[str] = Counter()
         for number, (example, cut) in enumerate(zip(given, cuts, strict=True)):
-            pieces = Pieces(tuple(cut), tuple(tuple(next(flat)) for _ in cut[1:]))
+            pieces = SubwordPieces(tuple(cut), tuple(tuple(next(flat)) for _ in cut[1:]))
             pairs = self.asked_pairs(example)
             n = len(example.entities)
             told["all"] += n * (n - 1) if example.only is None else len(example.only)
@@ -260,21 +273,23 @@ class Relations(Task):
             ]
             if not pairs:  # answered with nothing, by a row that nothing is learnt from
                 ends = [*frame.begin, frame.end_id]
-                rows.append(Row(ends, [0] * len(ends), about=(number, None, False), numbers=(0.0, 0.0)))
+                rows.append(
+                    EncodedExample(ends, [0] * len(ends), about=(number, None, False), numbers=(0.0, 0.0))
+                )
         told["through"] = sum(row.about[2] for row in rows)
         self.tell(told, len(given), frame)
         return rows
 
     def pair_row(
         self,
-        example: Related,
-        pieces: Pieces,
+        example: RelationExample,
+        pieces: SubwordPieces,
         pair: tuple[int, int],
         marks: dict[tuple[int, str], tuple[list[int], list[int]]],
         *,
-        frame: Frame,
+        frame: InputTemplate,
         number: int,
-    ) -> Row:
+    ) -> EncodedExample:
         """One pair of an example as ids."""
         signs = [marks[role, kind] for role, kind in enumerate(self.types(example, *pair))]
         room = None if frame.longest is None else frame.longest - len(frame.begin) - 1
@@ -289,10 +304,12 @@ class Relations(Task):
         row_ids = [*frame.begin, *ids, frame.end_id]
         label = None if example.label is None else self.index[self.relation(example, *pair)]
         head, tail = (float(place + at) for place in places)
-        return Row(row_ids, [0] * len(row_ids), label, about=(number, pair, through), numbers=(head, tail))
+        return EncodedExample(
+            row_ids, [0] * len(row_ids), label, about=(number, pair, through), numbers=(head, tail)
+        )
 
     def marks(
-        self, examples: Sequence[Related], tokenizer: Tokenizer, frame: Frame
+        self, examples: Sequence[RelationExample], tokenizer: Tokenizer, frame: InputTemplate
     ) -> dict[tuple[int, str], tuple[list[int], list[int]]]:
         """The ids before and after a head (0) or tail (1) of each type."""
         kinds = sorted({kind for each in examples for kind, _, _ in each.entities})
@@ -306,7 +323,7 @@ class Relations(Task):
             )
         return found
 
-    def tell(self, told: Counter[str], n: int, frame: Frame) -> None:
+    def tell(self, told: Counter[str], n: int, frame: InputTemplate) -> None:
         """What is asked of the pairs and what is not."""
         other = told["all"] - told["asked"] - told["far"]
         left: list[str | int] = []
@@ -323,7 +340,7 @@ class Relations(Task):
                 f" pairs lie further apart than {frame.longest} tokens: what stands between is not read whole",
             )
 
-    def to_learn(self, rows: Sequence[Row]) -> list[Row]:
+    def to_learn(self, rows: Sequence[EncodedExample]) -> list[EncodedExample]:
         """All pairs with a relation, and the share of the others that is asked for."""
         share = self.settings.negatives
         held = [row for row in rows if row.label is not None]
@@ -352,25 +369,25 @@ class Relations(Task):
     def outputs(self, head: Any, hidden: Tensor, batch: Batch) -> list[Any]:
         return list(head.predict(hidden, batch.mask, batch.numbers).double().cpu().numpy())
 
-    def merged(self, rows: Sequence[Row], outputs: list[Any]) -> list[Any]:
+    def merged(self, rows: Sequence[EncodedExample], outputs: list[Any]) -> list[Any]:
         answers = []
         for _, part in groupby(zip(rows, outputs, strict=True), key=lambda each: each[0].about[0]):
             answers.append([self.best(row.about[1], output) for row, output in part if row.about[1]])
         return answers
 
-    def best(self, pair: tuple[int, int], probabilities: Floats) -> Found:
+    def best(self, pair: tuple[int, int], probabilities: Floats) -> RelationPrediction:
         """The likeliest relation of a pair."""
         label = int(probabilities.argmax())
-        return Found(*pair, label, float(probabilities[label]))
+        return RelationPrediction(*pair, label, float(probabilities[label]))
 
-    def triples(self, output: Sequence[Found]) -> list[Triple]:
+    def triples(self, output: Sequence[RelationPrediction]) -> list[Triple]:
         """The triples that were answered."""
         return [(self.labels[each.label], each.head, each.tail) for each in output if each.label]
 
     def scores(
         self, examples: Sequence[Example], outputs: Sequence[Any], *, intervals: bool = True
     ) -> dict[str, Any]:
-        gold = [self.gold(each) for each in examples if isinstance(each, Related)]
+        gold = [self.gold(each) for each in examples if isinstance(each, RelationExample)]
         found = entity_scores(gold, [self.triples(output) for output in outputs], intervals=intervals)
         if not any(gold):
             notice(
@@ -392,24 +409,24 @@ class Relations(Task):
         return [
             [self.usual(each, pair) for pair in self.asked_pairs(each)]
             for each in examples
-            if isinstance(each, Related)
+            if isinstance(each, RelationExample)
         ]
 
-    def usual(self, example: Related, pair: tuple[int, int]) -> Found:
+    def usual(self, example: RelationExample, pair: tuple[int, int]) -> RelationPrediction:
         """What most pairs of these types had, and its share."""
         head, tail = self.types(example, *pair)
         counts = self.settings.seen[head][tail]
         name = max(counts, key=lambda each: counts[each])
-        return Found(*pair, self.index[name], counts[name] / sum(counts.values()))
+        return RelationPrediction(*pair, self.index[name], counts[name] / sum(counts.values()))
 
     def mistakes(
-        self, examples: Sequence[Example], outputs: Sequence[Sequence[Found]]
+        self, examples: Sequence[Example], outputs: Sequence[Sequence[RelationPrediction]]
     ) -> list[dict[str, Any]]:
         """The wrong answers that were given with most confidence, first."""
         wrong = [
             (each, example)
             for example, output in zip(examples, outputs, strict=True)
-            if isinstance(example, Related)
+            if isinstance(example, RelationExample)
             for each in output
             if self.labels[each.label] != self.relation(example, each.head, each.tail)
         ]
@@ -428,7 +445,7 @@ class Relations(Task):
         return ["triples"]
 
     def told(self, example: Example, output: Any) -> dict[str, Any]:
-        assert isinstance(example, Related)
+        assert isinstance(example, RelationExample)
         return {
             "triples": [
                 {

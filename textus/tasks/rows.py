@@ -10,7 +10,8 @@ from typing import Any
 
 from textus.core.console import notice, printable
 from textus.core.errors import DataError
-from textus.data.labeled import Problem, Record
+from textus.data.corpus.dialects import RowProblem
+from textus.data.labeled import Record
 from textus.data.skipping import file_of
 
 TRAINING = ("train", "training")
@@ -19,8 +20,8 @@ HELD = ("test", "testing", "dev", "val", "valid", "validation", "eval")
 
 
 def to_train_on(
-    path: Path, records: Sequence[Record], faults: Sequence[Problem]
-) -> tuple[list[Record], list[Problem]]:
+    path: Path, records: Sequence[Record], faults: Sequence[RowProblem]
+) -> tuple[list[Record], list[RowProblem]]:
     """The rows and the faults of a folder without those of its parts to measure on (test.csv beside train.csv, a folder
     test beside train), which a line counts.
     """

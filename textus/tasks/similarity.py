@@ -26,7 +26,7 @@ from textus.data.labeled import Record, clean_text
 from textus.data.skipping import parse_rows
 from textus.metrics import ranking, regression
 from textus.models.contract import LanguageModel
-from textus.tasks.base import Example, Floats, Frame, Row, Task
+from textus.tasks.base import EncodedExample, Example, Floats, InputTemplate, Task
 from textus.tasks.classification import PAIRS, texts_of
 from textus.tasks.inference import read, with_head
 from textus.tasks.regression import furthest, number_of, scored_field, varies
@@ -162,13 +162,13 @@ class Similarity(Task):
             "temperature": settings.temperature,
         }  # fmt: skip
 
-    def row(self, example: Example, ids: list[list[int]], frame: Frame) -> Row:
+    def row(self, example: Example, ids: list[list[int]], frame: InputTemplate) -> EncodedExample:
         (first, segments, cut), *others = (frame.around([each], self.settings.cut) for each in ids)
         label = None if example.label is None else self.cosine(example.label)
         if self.settings.objective == "contrastive":
             label = 1.0  # a row is learnt from by being there
         apart = tuple(each for each, _, _ in others)
-        return Row(first, segments, label, cut + sum(each for _, _, each in others), apart)
+        return EncodedExample(first, segments, label, cut + sum(each for _, _, each in others), apart)
 
     @property
     def scale(self) -> tuple[float, float]:

@@ -36,10 +36,10 @@ from textus.metrics.entities import (
     token_scores,
 )
 from textus.models.nn.heads import IGNORED
-from textus.tasks.base import Example, Floats, Frame, Row, Task
+from textus.tasks.base import EncodedExample, Example, Floats, InputTemplate, Task
 from textus.tasks.token_data import (
     ENTITY_FIELDS,
-    Tagged,
+    TaggingExample,
     cut,
     has_entities,
     of_places,
@@ -114,7 +114,7 @@ class Tagging(Task):
     @classmethod
     def parser(
         cls, settings: TaggingSettings, records: Sequence[Record], *, labelled: bool
-    ) -> Callable[[Record], Tagged]:
+    ) -> Callable[[Record], TaggingExample]:
         unit = unit_of(records) if settings.unit == "auto" else settings.unit
         counts, renamed = tags_of(records) if labelled else Counter[str](), Counter[str]()
         usual = usual_tags(counts)
@@ -122,7 +122,7 @@ class Tagging(Task):
             renamed[usual.get(tag, tag)] += n
         of_entities = has_entities(renamed)
 
-        def parse(record: Record) -> Tagged:
+        def parse(record: Record) -> TaggingExample:
             row = tagged(record, unit, labelled=labelled)
             if usual and row.label:
                 row = replace(row, label=tuple(usual.get(tag, tag) for tag in row.label))
@@ -176,7 +176,7 @@ class Tagging(Task):
             )
         return list(rows)
 
-    def in_bio(self, rows: list[Tagged]) -> list[Tagged]:
+    def in_bio(self, rows: list[TaggingExample]) -> list[TaggingExample]:
         """The rows with tags in BIO, whatever scheme they had; what was not as it should be is told."""
         bare, marked = scheme_counts([row.label for row in rows])
         if bare and marked:
@@ -198,9 +198,11 @@ class Tagging(Task):
         unit = self.settings.unit
         return of_places(texts[0], cut(texts[0], unit), unit, where)
 
-    def rows(self, examples: Sequence[Example], tokenizer: Tokenizer, frame: Frame) -> list[Row]:
+    def rows(
+        self, examples: Sequence[Example], tokenizer: Tokenizer, frame: InputTemplate
+    ) -> list[EncodedExample]:
         flat = iter(tokenizer.encode_batch([word for each in examples for word in each.texts]))
-        rows: list[Row] = []
+        rows: list[EncodedExample] = []
         for number, example in enumerate(examples):
             rows += self.windows(example, [next(flat) for _ in example.texts], frame, number)
         several = [count for count in Counter(row.about for row in rows).values() if count > 1]
@@ -215,13 +217,15 @@ class Tagging(Task):
             )
         return rows
 
-    def windows(self, example: Example, ids: list[list[int]], frame: Frame, number: int = 0) -> list[Row]:
+    def windows(
+        self, example: Example, ids: list[list[int]], frame: InputTemplate, number: int = 0
+    ) -> list[EncodedExample]:
         """An example, the ids of its words given, as one row or several."""
         room = None if frame.longest is None else max(1, frame.longest - len(frame.begin) - 1)
         # a word in which the tokenizer sees nothing has a place too
         words = [(each or [frame.end_id])[:room] for each in ids]
         lost = sum(max(0, len(each) - len(kept)) for each, kept in zip(ids, words, strict=True))
-        rows: list[Row] = []
+        rows: list[EncodedExample] = []
         for low, high, first, last in stretches([len(each) for each in words], room):
             places = list(accumulate(map(len, words[low:high]), initial=len(frame.begin)))
             row_ids = [*frame.begin, *(piece for each in words[low:high] for piece in each), frame.end_id]
@@ -232,7 +236,7 @@ class Tagging(Task):
                 for place, tag in zip(asked, example.label[first:last], strict=True):
                     labels[place] = self.index.get(tag, IGNORED)
             cut = 0 if rows else lost
-            rows.append(Row(row_ids, [0] * len(row_ids), labels, cut, about=number, asked=asked))
+            rows.append(EncodedExample(row_ids, [0] * len(row_ids), labels, cut, about=number, asked=asked))
         return rows
 
     def label_tensor(self, labels: list[Any], length: int) -> Tensor:
@@ -262,7 +266,7 @@ class Tagging(Task):
         best = head.predict(hidden, batch.word_starts).cpu()
         return [tags[asked].tolist() for tags, asked in zip(best, batch.word_starts.cpu(), strict=True)]
 
-    def merged(self, rows: Sequence[Row], outputs: list[Any]) -> list[Any]:
+    def merged(self, rows: Sequence[EncodedExample], outputs: list[Any]) -> list[Any]:
         windows = groupby(zip(rows, outputs, strict=True), key=lambda pair: pair[0].about)
         return [[number for _, output in pairs for number in output] for _, pairs in windows]
 
@@ -304,7 +308,7 @@ class Tagging(Task):
         return ["tags", "entities"] if self.entities else ["tokens", "tags"]
 
     def told(self, example: Example, output: Any) -> dict[str, Any]:
-        assert isinstance(example, Tagged)
+        assert isinstance(example, TaggingExample)
         tags, text, places = self.tags(output), example.text, example.places
         tokens = [text[start:end] for start, end in places]
         if not self.entities:
@@ -316,7 +320,7 @@ class Tagging(Task):
         return {"tags": tags, "entities": entities} if example.given else {"entities": entities}
 
 
-def refuse_both(rows: Sequence[Tagged]) -> None:
+def refuse_both(rows: Sequence[TaggingExample]) -> None:
     """DataError where some tags have a prefix and others none: the first row of each, and how many tags."""
     first: dict[bool, tuple[str, str]] = {}
     counts = Counter[bool]()
@@ -351,10 +355,10 @@ def commonest_mistakes(
     times: Counter[tuple[str, str, str]] = Counter()
     first: dict[tuple[str, str, str], str] = {}
     for example, tags, answered in zip(examples, gold, guess, strict=True):
-        assert isinstance(example, Tagged)
+        assert isinstance(example, TaggingExample)
         right, said = spans(tags), spans(answered)
 
-        def text(span: Span, example: Tagged = example) -> str:
+        def text(span: Span, example: TaggingExample = example) -> str:
             return example.text[example.places[span[1]][0] : example.places[span[2] - 1][1]]
 
         def beside(span: Span, others: Sequence[Span]) -> list[Span]:

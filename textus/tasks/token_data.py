@@ -31,7 +31,7 @@ ENTITY_FIELDS = ("entities", "spans", "label", "labels")
 
 
 @dataclass(frozen=True)
-class Tagged(Example):
+class TaggingExample(Example):
     """An example whose texts are its tokens, each with the blank before it that the unit has; its label is their tags.
     `text` is what they were cut from, and `places` where they stand in it. Without a text (`tokens` were given) both
     are of the tokens put together.
@@ -74,7 +74,7 @@ def text_of(record: Record, needed: str, *fields: str) -> str:
     )
 
 
-def tagged(record: Record, unit: str, *, labelled: bool) -> Tagged:
+def tagged(record: Record, unit: str, *, labelled: bool) -> TaggingExample:
     """A row as an example. Raises DataError, naming the row, for what cannot be one."""
     if record.values.get("tokens") is not None:
         return of_tokens(record, unit, labelled=labelled)
@@ -88,14 +88,14 @@ def tagged(record: Record, unit: str, *, labelled: bool) -> Tagged:
     return replace(example, label=tuple(tags), dropped=dropped)
 
 
-def of_places(text: str, places: Sequence[tuple[int, int]], unit: str, where: str) -> Tagged:
+def of_places(text: str, places: Sequence[tuple[int, int]], unit: str, where: str) -> TaggingExample:
     """A text cut at these places, without tags."""
     blank = "" if unit == "character" else " "
     words = tuple(blank + text[start:end] for start, end in places)
-    return Tagged(words, None, where, text=text, places=tuple(places))
+    return TaggingExample(words, None, where, text=text, places=tuple(places))
 
 
-def of_tokens(record: Record, unit: str, *, labelled: bool) -> Tagged:
+def of_tokens(record: Record, unit: str, *, labelled: bool) -> TaggingExample:
     """A row of tokens; without a text of its own they are told as joined by blanks (characters: by nothing)."""
     tokens = strings(record, "tokens")
     blank = "" if unit == "character" else " "
@@ -112,7 +112,9 @@ def of_tokens(record: Record, unit: str, *, labelled: bool) -> Tagged:
                 f"{record.where} has {len(tokens)} tokens and {len(tags)} tags; give one for each token",
             )
     words = tuple(blank + token for token in tokens)
-    return Tagged(words, tags, record.where, text=blank.join(tokens), places=tuple(places), given=True)
+    return TaggingExample(
+        words, tags, record.where, text=blank.join(tokens), places=tuple(places), given=True
+    )
 
 
 def strings(record: Record, name: str) -> list[str]:
@@ -173,7 +175,7 @@ def has_entities(counts: Counter[str]) -> bool:
     return marked > 0 and marked >= MOSTLY * sum(inside.values())
 
 
-def refuse_bare(example: Tagged) -> None:
+def refuse_bare(example: TaggingExample) -> None:
     """DataError that names the first token whose tag has no prefix, in a file of entities."""
     for place, tag in enumerate(example.label or ()):
         if not is_entity_tag(tag):

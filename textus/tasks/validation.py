@@ -21,7 +21,9 @@ import numpy as np
 from textus.core.config import assign
 from textus.core.console import notice
 from textus.core.errors import DataError, UsageError
-from textus.data.labeled import Problem, Record, parse_columns, read_records
+from textus.data.corpus.dialects import RowProblem
+from textus.data.corpus.tables import parse_columns
+from textus.data.labeled import Record, read_records
 from textus.data.skipping import BadRow, in_order, parse_rows, unread
 from textus.models.registry import family as family_of
 from textus.tasks.base import Example, Task, has_blanks
@@ -54,7 +56,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Reader:
+class RowReader:
     """How files are read: `--columns`, `--encoding`, and assignments to the task's settings."""
 
     columns: str | None = None
@@ -63,7 +65,7 @@ class Reader:
 
 
 @dataclass
-class Checked:
+class ValidationReport:
     """One file as the task reads it."""
 
     path: str
@@ -267,7 +269,7 @@ def validate(
     others: Mapping[str, Path] | None = None,
     run: Path | None = None,
     family: str | None = None,
-    reader: Reader = Reader(),
+    reader: RowReader = RowReader(),
 ) -> dict[str, Any]:
     """Check a file of labelled rows for a task, and `others` (dev, test) with it, as JSON values; `run` or `family`:
     the model that is to be fine-tuned, whose tokenizer and context decide how much of a text is read.
@@ -283,7 +285,7 @@ def validate(
         )
     context = context_of(run, family)
     paths = {"train": data, **(others or {})}
-    checked: dict[str, Checked] = {}
+    checked: dict[str, ValidationReport] = {}
     rows: dict[str, list[Record]] = {}
     for name, path in paths.items():
         checked[name], rows[name] = check_file(cls, chosen, path, reader, trains=name == "train")
@@ -317,15 +319,15 @@ def validate(
 
 
 def check_file(
-    cls: type[Task], settings: Any, path: Path, reader: Reader, *, trains: bool
-) -> tuple[Checked, list[Record]]:
+    cls: type[Task], settings: Any, path: Path, reader: RowReader, *, trains: bool
+) -> tuple[ValidationReport, list[Record]]:
     """A file's rows that can be used, and what is wrong with the others."""
-    spelled, faults = parse_columns(reader.columns), list[Problem]()
+    spelled, faults = parse_columns(reader.columns), list[RowProblem]()
     with kept_notices() as lines:
         records = read_records(path, spelled, encoding=reader.encoding, problems=faults)
         if trains:
             records, faults = to_train_on(path, records, faults)
-    checked = Checked(str(path), len(records) + len(faults), errors=unread(faults), warnings=lines)
+    checked = ValidationReport(str(path), len(records) + len(faults), errors=unread(faults), warnings=lines)
     if not records:
         return checked, []
     try:
@@ -352,7 +354,7 @@ def check_file(
     return checked, good
 
 
-def read_examples(task: Task, records: list[Record], checked: Checked) -> list[Example]:
+def read_examples(task: Task, records: list[Record], checked: ValidationReport) -> list[Example]:
     """The examples of a file; rows without a text are counted as left out."""
     with kept_notices() as lines:
         examples = task.examples(records, labelled=True)
@@ -363,7 +365,7 @@ def read_examples(task: Task, records: list[Record], checked: Checked) -> list[E
     return examples
 
 
-def as_values(checked: Checked) -> dict[str, Any]:
+def as_values(checked: ValidationReport) -> dict[str, Any]:
     """A file's figures as JSON values."""
     return {key: value for key, value in asdict(checked).items() if key != "errors"} | {
         "invalid": len(checked.errors)

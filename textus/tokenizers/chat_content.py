@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 from textus.core.errors import UsageError
-from textus.tokenizers.provenance import BrokenTemplate, Text, foreign, own
+from textus.tokenizers.provenance import TemplateError, TrackedText, foreign, own
 from textus.tokenizers.sandbox import run
 
 Words = tuple[tuple[str, str], ...]
@@ -21,7 +21,7 @@ SAMPLES = ("Good day", "Fine hat")
 
 
 @dataclass(frozen=True)
-class Reading:
+class ContentReader:
     """What a template does with each form of content: True, it is read; False, it is dropped; None, it fails."""
 
     string: bool | None
@@ -37,7 +37,7 @@ class Reading:
 
 def rendered(
     template: str, messages: Sequence[dict[str, Any]], *, add_generation_prompt: bool, words: Words
-) -> Text:
+) -> TrackedText:
     """What the template makes of checked messages as they are."""
     names = {
         **{name: own(word) for name, word in words},
@@ -70,7 +70,7 @@ def joined(content: str | Sequence[Mapping[str, Any]]) -> str:
 
 
 @lru_cache(maxsize=256)
-def reading(template: str, words: Words, role: str) -> Reading:
+def reading(template: str, words: Words, role: str) -> ContentReader:
     """How a template reads messages of a role; where that cannot be tried, as those of the user.
 
     Raises:
@@ -97,12 +97,12 @@ def _surroundings(template: str, words: Words, role: str) -> list[tuple[list[Any
     return [([], [user])] if role in ("system", "developer") else [([user], []), ([user], [user])]
 
 
-def _tried(template: str, words: Words, role: str, before: list[Any], after: list[Any]) -> Reading:
+def _tried(template: str, words: Words, role: str, before: list[Any], after: list[Any]) -> ContentReader:
     def prompt(content: Any) -> str | None:
         talk = [*before, {"role": role, "content": content}, *after]
         try:
             return str.__str__(rendered(template, talk, add_generation_prompt=True, words=words))
-        except BrokenTemplate:
+        except TemplateError:
             raise
         except UsageError:
             return None
@@ -117,7 +117,7 @@ def _tried(template: str, words: Words, role: str, before: list[Any], after: lis
     part = differ(_parts(text), _parts(other))
     if part and differ(_parts(text, note="0"), _parts(text, note="1")):
         part = False  # the list itself is printed
-    return Reading(string, part, part and differ(_parts("A", text), _parts("A", other)))
+    return ContentReader(string, part, part and differ(_parts("A", text), _parts("A", other)))
 
 
 def _parts(*texts: str, **more: str) -> list[dict[str, str]]:

@@ -20,7 +20,7 @@ import tokenizers
 
 from textus.core.errors import UsageError
 from textus.tokenizers import compat
-from textus.tokenizers.provenance import TEMPLATE, Text
+from textus.tokenizers.provenance import TEMPLATE, TrackedText
 
 LETTERS, SIGNS = range(0xA500, 0xA60C), range(0x2801, 0x2900)
 """Of names that no message knows: Vai, where the token's edge is a letter, and Braille. No normalizer changes them."""
@@ -36,7 +36,7 @@ class ChatEncoder:
         self.names = {number: name for name, number in special.items()}
         self._pattern = re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))) or "(?!)")
 
-    def encode(self, text: Text) -> list[int]:
+    def encode(self, text: TrackedText) -> list[int]:
         """The ids of a rendered conversation.
 
         Raises:
@@ -48,7 +48,7 @@ class ChatEncoder:
             return list(encoding.ids)
         return self._guarded(text, set(spans))
 
-    def segments(self, text: Text) -> Iterator[tuple[bool, str]]:
+    def segments(self, text: TrackedText) -> Iterator[tuple[bool, str]]:
         """The text as (is it a special token that the template wrote, its characters), in order."""
         start = 0
         for begin, end in self._spans(text):
@@ -64,7 +64,7 @@ class ChatEncoder:
         """The tokenizer as `transformers` opens it: special tokens are found wherever they are spelled."""
         return tokenizers.Tokenizer.from_str(json.dumps(_in_reach(self.record)))
 
-    def _special(self, text: Text, encoding: tokenizers.Encoding) -> list[tuple[int, int]]:
+    def _special(self, text: TrackedText, encoding: tokenizers.Encoding) -> list[tuple[int, int]]:
         """The characters that each special token among the ids stands for, without what it swallowed at its sides."""
         spans = []
         for number, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
@@ -77,7 +77,7 @@ class ChatEncoder:
                 spans.append((begin, begin + len(core)))
         return spans
 
-    def _spans(self, text: Text) -> list[tuple[int, int]]:
+    def _spans(self, text: TrackedText) -> list[tuple[int, int]]:
         """Where the template wrote a special token; UsageError where it is not known who did."""
         ours = self._found(text, rb"[^T]+")
         if ours != self._found(text, rb"[M]+"):
@@ -88,7 +88,7 @@ class ChatEncoder:
             )
         return ours
 
-    def _found(self, text: Text, others: bytes) -> list[tuple[int, int]]:
+    def _found(self, text: TrackedText, others: bytes) -> list[tuple[int, int]]:
         """Special tokens in the text, without regard to characters whose marks are `others`."""
         hole = next(
             c for c in map(chr, range(0x10FFFD, 0, -1)) if all(c not in name for name in self.special)
@@ -105,7 +105,7 @@ class ChatEncoder:
 
     # ── where a message spells special tokens ──
 
-    def _guarded(self, text: Text, specials: set[tuple[int, int]]) -> list[int]:
+    def _guarded(self, text: TrackedText, specials: set[tuple[int, int]]) -> list[int]:
         """The ids where only the template's special tokens count, those that the tokenizer `found` as they stand."""
         if any(name in text for name in self._secret[0].values()):
             del self._secret  # somebody guessed

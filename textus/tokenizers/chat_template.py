@@ -13,7 +13,7 @@ from typing import Any
 
 from textus.core.errors import UsageError
 from textus.tokenizers.chat_content import fitted, joined, reading, rendered
-from textus.tokenizers.provenance import Text
+from textus.tokenizers.provenance import TrackedText
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -36,7 +36,7 @@ def written(
     *,
     add_generation_prompt: bool,
     words: Mapping[str, str] = MappingProxyType({}),
-) -> Text:
+) -> TrackedText:
     """What the template makes of the messages, each character with who wrote it.
 
     `words` are further names the template may use, such as bos_token.

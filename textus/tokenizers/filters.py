@@ -16,8 +16,8 @@ from typing import Any
 from textus.core.errors import UsageError
 from textus.tokenizers.provenance import (
     STEP,
-    Safe,
-    Text,
+    SafeText,
+    TrackedText,
     check_length,
     derived,
     escaped,
@@ -92,14 +92,14 @@ def binary(symbol: str, left: Any, right: Any) -> Any:
     """One of the seven operators, checked before it is done."""
     spend(STEP)
     left, right = known(left), known(right)
-    if isinstance(left, Safe) or isinstance(right, Safe):
+    if isinstance(left, SafeText) or isinstance(right, SafeText):
         if symbol != "+":
             raise UsageError(
                 "template_unsupported",
                 f"the chat template uses {symbol} on text escaped for HTML; write ~ '' behind it first",
             )
         return left + right
-    if symbol == "%" and isinstance(left, Text):
+    if symbol == "%" and isinstance(left, TrackedText):
         return left % right
     if symbol == "*" and (isinstance(left, str | list | tuple) or isinstance(right, str | list | tuple)):
         sequence, times = (right, left) if isinstance(left, int) else (left, right)
@@ -159,13 +159,13 @@ def _filter(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(function)
     def paid(*arguments: Any, **names: Any) -> Any:
         before, subject, rest = arguments[:place], known(arguments[place]), arguments[place + 1 :]
-        if isinstance(subject, Safe) and name not in SAFE_FILTERS:
+        if isinstance(subject, SafeText) and name not in SAFE_FILTERS:
             raise UsageError(
                 "template_unsupported",
                 f"the chat template uses | {name} on text escaped for HTML; write ~ '' behind it first",
             )
         spend(STEP + operator.length_hint(subject, 0))
-        if name in PRINTED and not isinstance(subject, Text):
+        if name in PRINTED and not isinstance(subject, TrackedText):
             subject = printed(subject)
         if name == "wordcount":
             spend(20 * len(subject))
@@ -221,14 +221,14 @@ def _list(value: Any) -> list[Any]:
 
 
 def _string(value: Any) -> Any:
-    return value if isinstance(value, Text) else printed(value)
+    return value if isinstance(value, TrackedText) else printed(value)
 
 
-def _replace(value: Any, old: Any, new: Any, count: int | None = None) -> Text:
+def _replace(value: Any, old: Any, new: Any, count: int | None = None) -> TrackedText:
     return printed(value).replace(printed(old), printed(new), -1 if count is None else count)
 
 
-def _format(value: Any, *arguments: Any, **names: Any) -> Text:
+def _format(value: Any, *arguments: Any, **names: Any) -> TrackedText:
     if arguments and names:
         raise UsageError(
             "template_unsupported", "the chat template gives | format both values and names; give one kind"
@@ -236,7 +236,7 @@ def _format(value: Any, *arguments: Any, **names: Any) -> Text:
     return printed(value) % (names or arguments)
 
 
-def _join(sandbox: Any, values: Iterable[Any], d: Any = "", attribute: Any = None) -> Text:
+def _join(sandbox: Any, values: Iterable[Any], d: Any = "", attribute: Any = None) -> TrackedText:
     return printed(own("") if d == "" else d).join(map(printed, _attributes(sandbox, values, attribute)))
 
 
@@ -247,7 +247,7 @@ def _attributes(sandbox: Any, values: Iterable[Any], attribute: Any) -> Iterable
     return values if attribute is None else listed(map(make_attrgetter(sandbox, attribute), values))
 
 
-def _indent(text: Any, width: int | str = 4, first: bool = False, blank: bool = False) -> Text:
+def _indent(text: Any, width: int | str = 4, first: bool = False, blank: bool = False) -> TrackedText:
     margin = known(width) if isinstance(width, str) else own(" ") * width
     newline = own("\n")
     lines: list[Any] = (text + newline).splitlines()
@@ -268,15 +268,15 @@ def _sum(sandbox: Any, iterable: Iterable[Any], attribute: Any = None, start: An
     return start
 
 
-def _safe(value: Any) -> Safe:
+def _safe(value: Any) -> SafeText:
     return safe(printed(value))
 
 
-def _escape(value: Any) -> Safe:
-    return escaped(value if isinstance(value, Text) else printed(value))
+def _escape(value: Any) -> SafeText:
+    return escaped(value if isinstance(value, TrackedText) else printed(value))
 
 
-def _force_escape(value: Any) -> Safe:
+def _force_escape(value: Any) -> SafeText:
     return escaped(printed(value))
 
 
@@ -286,7 +286,7 @@ def _json(
     indent: Any = None,
     separators: Any = None,
     sort_keys: bool = False,
-) -> Text:
+) -> TrackedText:
     """`json.dumps`, every string in it with its marks: it is made with places held, which are filled afterwards."""
     settings = [*(separators or ()), *([indent] if isinstance(indent, str) else [])]
     if any("@" in text or len(text) > 100 for text in settings):
@@ -298,7 +298,7 @@ def _json(
         raise UsageError(
             "template_limit", f"the chat template gives tojson an indent of {indent}; the limit is 100"
         )
-    strings: list[Text] = []
+    strings: list[TrackedText] = []
 
     def held(value: Any, depth: int) -> Any:
         spend(STEP + depth * (indent if isinstance(indent, int) else 100 if indent else 0))
@@ -322,14 +322,14 @@ def _json(
     )
 
 
-def _json_text(text: Text, ensure_ascii: bool) -> Text:
+def _json_text(text: TrackedText, ensure_ascii: bool) -> TrackedText:
     """A string as JSON spells it, without its quotes."""
     spend(len(text))
     spelled = json.dumps(str(text), ensure_ascii=ensure_ascii)[1:-1]
     if len(spelled) == len(text):
-        return Text(spelled, text._marks)
+        return TrackedText(spelled, text._marks)
     if len(set(text._marks)) == 1:
         return derived(spelled, text)
     spend(len(text) * STEP)
     lengths = (len(json.dumps(str(c), ensure_ascii=ensure_ascii)) - 2 for c in str.__iter__(text))
-    return Text(spelled, b"".join(text._marks[n : n + 1] * length for n, length in enumerate(lengths)))
+    return TrackedText(spelled, b"".join(text._marks[n : n + 1] * length for n, length in enumerate(lengths)))

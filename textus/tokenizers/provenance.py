@@ -1,9 +1,9 @@
 """Strings that know of every character who wrote it, and the budget that everything made of them is paid from.
 
-A chat template mixes its own words with text of others. A `Text` carries one mark for each character, and every string
-method here moves the marks along with the characters, so that afterwards a special token that the template wrote can be
-told from one that a message spells. What loses the marks is a plain `str` and counts as unknown, never as the
-template's own: an operation nobody thought of cannot make message text into a special token.
+A chat template mixes its own words with text of others. A `TrackedText` carries one mark for each character, and every
+string method here moves the marks along with the characters, so that afterwards a special token that the template
+wrote can be told from one that a message spells. What loses the marks is a plain `str` and counts as unknown, never as
+the template's own: an operation nobody thought of cannot make message text into a special token.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ SECONDS = 2.0
 # ── the budget ─────────────────────────────────────────────────────────────────────────────────
 
 
-class BrokenTemplate(UsageError):
+class TemplateError(UsageError):
     """A template that cannot be compiled, or takes more than there is of time or memory."""
 
 
-class Budget:
+class RenderBudget:
     """What one render may still spend; in force for this thread while it is entered."""
 
     def __init__(self, characters: int) -> None:
@@ -45,7 +45,7 @@ class Budget:
         self.glance = self.left  # where the clock is looked at next
         self.deadline = time.thread_time() + SECONDS
 
-    def __enter__(self) -> Budget:
+    def __enter__(self) -> RenderBudget:
         self.before = getattr(_in_force, "budget", None)
         _in_force.budget = self
         return self
@@ -59,7 +59,7 @@ class Budget:
         if self.left < self.glance:
             self.glance = self.left - WORK // 64
             if self.left < 0 or time.thread_time() > self.deadline:
-                raise BrokenTemplate(
+                raise TemplateError(
                     "template_limit",
                     f"the chat template does too much work; the limit is {WORK // STEP:,} steps or {SECONDS:g} s:"
                     " it is hostile or broken, use another",
@@ -68,7 +68,7 @@ class Budget:
     def check_length(self, length: int) -> None:
         """UsageError for a string or list that would be too long."""
         if length > self.longest:
-            raise BrokenTemplate(
+            raise TemplateError(
                 "template_limit",
                 f"the chat template makes {length:,} characters or items; the limit is {self.longest:,}",
             )
@@ -77,9 +77,9 @@ class Budget:
 _in_force = threading.local()
 
 
-def budget() -> Budget:
+def budget() -> RenderBudget:
     """The budget in force in this thread; outside of a render a fresh one."""
-    return getattr(_in_force, "budget", None) or Budget(0)
+    return getattr(_in_force, "budget", None) or RenderBudget(0)
 
 
 def spend(amount: int) -> None:
@@ -97,13 +97,13 @@ def check_length(length: int) -> None:
 # ── strings with marks ─────────────────────────────────────────────────────────────────────────
 
 
-class Text(str):
+class TrackedText(str):
     """A string and who wrote each of its characters: `_marks`, one byte a character."""
 
     __slots__ = ("_marks",)
     _marks: bytes
 
-    def __new__(cls, text: str, marks: bytes) -> Text:
+    def __new__(cls, text: str, marks: bytes) -> TrackedText:
         made = super().__new__(cls, text)
         assert len(marks) == len(made), "one mark a character"
         made._marks = marks
@@ -112,37 +112,37 @@ class Text(str):
     def __str__(self) -> str:
         return self
 
-    def _part(self, start: int, end: int) -> Text:
-        return Text(str.__getitem__(self, slice(start, end)), self._marks[start:end])
+    def _part(self, start: int, end: int) -> TrackedText:
+        return TrackedText(str.__getitem__(self, slice(start, end)), self._marks[start:end])
 
     # ── putting together ──
 
-    def __add__(self, other: str) -> Text:
+    def __add__(self, other: str) -> TrackedText:
         if not isinstance(other, str):
             return NotImplemented
         check_length(len(self) + len(other))
-        return Text(str.__add__(self, other), self._marks + marks(other))
+        return TrackedText(str.__add__(self, other), self._marks + marks(other))
 
-    def __radd__(self, other: str) -> Text:
+    def __radd__(self, other: str) -> TrackedText:
         return known(other) + self
 
-    def __mul__(self, times: SupportsIndex) -> Text:
+    def __mul__(self, times: SupportsIndex) -> TrackedText:
         times = max(0, int(times.__index__()))
         check_length(len(self) * times)
-        return Text(str.__mul__(self, times), self._marks * times)
+        return TrackedText(str.__mul__(self, times), self._marks * times)
 
     __rmul__ = __mul__
 
-    def __mod__(self, values: Any) -> Text:
+    def __mod__(self, values: Any) -> TrackedText:
         return percent(self, values)
 
-    def join(self, parts: Iterable[str]) -> Text:
+    def join(self, parts: Iterable[str]) -> TrackedText:
         parts = list(parts)
         check_length(sum(len(part) for part in parts if isinstance(part, str)) + len(self) * len(parts))
         joined = str.join(self, parts)  # raises where a part is no string
-        return Text(joined, self._marks.join(map(marks, parts)))
+        return TrackedText(joined, self._marks.join(map(marks, parts)))
 
-    def replace(self, old: str, new: str, count: SupportsIndex = -1) -> Text:
+    def replace(self, old: str, new: str, count: SupportsIndex = -1) -> TrackedText:
         n = str.count(self, old)
         n = n if int(count) < 0 else min(n, int(count))
         check_length(len(self) + n * max(0, len(new) - len(old)))
@@ -155,36 +155,36 @@ class Text(str):
                 moved.append(self._marks[start : start + 1])
             start = place + max(1, len(old))
         moved.append(self._marks[start:])
-        return Text(str.replace(self, old, new, count), b"".join(moved))
+        return TrackedText(str.replace(self, old, new, count), b"".join(moved))
 
     # ── taking apart ──
 
-    def __getitem__(self, key: Any) -> Text:
+    def __getitem__(self, key: Any) -> TrackedText:
         taken = str.__getitem__(self, key)
         spend(len(taken))
         if isinstance(key, slice):
-            return Text(taken, self._marks[key])
+            return TrackedText(taken, self._marks[key])
         place = key.__index__()
-        return Text(taken, self._marks[place : place + 1 or None])
+        return TrackedText(taken, self._marks[place : place + 1 or None])
 
     def __iter__(self) -> Iterator[str]:
         for place in range(len(self)):
             spend(STEP)
             yield self._part(place, place + 1)
 
-    def lstrip(self, characters: str | None = None) -> Text:
+    def lstrip(self, characters: str | None = None) -> TrackedText:
         return self._part(len(self) - len(str.lstrip(self, characters)), len(self))
 
-    def rstrip(self, characters: str | None = None) -> Text:
+    def rstrip(self, characters: str | None = None) -> TrackedText:
         return self._part(0, len(str.rstrip(self, characters)))
 
-    def strip(self, characters: str | None = None) -> Text:
+    def strip(self, characters: str | None = None) -> TrackedText:
         return self.lstrip(characters).rstrip(characters)
 
-    def removeprefix(self, prefix: str, /) -> Text:
+    def removeprefix(self, prefix: str, /) -> TrackedText:
         return self._part(len(prefix) if str.startswith(self, prefix) else 0, len(self))
 
-    def removesuffix(self, suffix: str, /) -> Text:
+    def removesuffix(self, suffix: str, /) -> TrackedText:
         kept = len(str.removesuffix(self, suffix))
         return self._part(0, kept)
 
@@ -200,7 +200,7 @@ class Text(str):
         lengths = map(len, str.splitlines(self, bool(keepends)))
         return [part._part(0, length) for part, length in zip(self._consecutive(whole), lengths, strict=True)]
 
-    def _consecutive(self, parts: Iterable[str]) -> Iterator[Text]:
+    def _consecutive(self, parts: Iterable[str]) -> Iterator[TrackedText]:
         """Parts that make up the whole, in order."""
         start = 0
         for part in parts:
@@ -231,36 +231,36 @@ class Text(str):
 
     # ── changing characters ──
 
-    def center(self, width: SupportsIndex, fill: str | None = None, /) -> Text:
+    def center(self, width: SupportsIndex, fill: str | None = None, /) -> TrackedText:
         lack = max(0, int(width) - len(self))
         left = lack // 2 + (lack & int(width) & 1)
         return self._filled(left, lack - left, fill)
 
-    def ljust(self, width: SupportsIndex, fill: str | None = None, /) -> Text:
+    def ljust(self, width: SupportsIndex, fill: str | None = None, /) -> TrackedText:
         return self._filled(0, max(0, int(width) - len(self)), fill)
 
-    def rjust(self, width: SupportsIndex, fill: str | None = None, /) -> Text:
+    def rjust(self, width: SupportsIndex, fill: str | None = None, /) -> TrackedText:
         return self._filled(max(0, int(width) - len(self)), 0, fill)
 
-    def _filled(self, left: int, right: int, fill: str | None) -> Text:
+    def _filled(self, left: int, right: int, fill: str | None) -> TrackedText:
         filler = own(" ") if fill is None else known(fill)
         if len(filler) != 1:
             raise TypeError("The fill character must be exactly one character long")
         return filler * left + self + filler * right
 
-    def zfill(self, width: SupportsIndex, /) -> Text:
+    def zfill(self, width: SupportsIndex, /) -> TrackedText:
         check_length(int(width))
         return derived(str.zfill(self, width), self)
 
-    def expandtabs(self, tabsize: SupportsIndex = 8) -> Text:
+    def expandtabs(self, tabsize: SupportsIndex = 8) -> TrackedText:
         check_length(len(self) + str.count(self, "\t") * max(0, int(tabsize)))
         return derived(str.expandtabs(self, tabsize), self)
 
 
-def _cased(name: str, *cases: Callable[[str], str]) -> Callable[[Text], Text]:
+def _cased(name: str, *cases: Callable[[str], str]) -> Callable[[TrackedText], TrackedText]:
     """A method that changes the case of each character by one of `cases`."""
 
-    def method(self: Text) -> Text:
+    def method(self: TrackedText) -> TrackedText:
         spend(len(self))
         return same_places(getattr(str, name)(self), self, *cases)
 
@@ -276,33 +276,33 @@ for _name, *_cases in (
     ("capitalize", str.title, str.lower),
     ("swapcase", str.upper, str.lower),
 ):
-    setattr(Text, _name, _cased(_name, *_cases))
+    setattr(TrackedText, _name, _cased(_name, *_cases))
 
 
-def own(text: str) -> Text:
+def own(text: str) -> TrackedText:
     """Text that the template wrote."""
-    return Text(text, TEMPLATE * len(text))
+    return TrackedText(text, TEMPLATE * len(text))
 
 
-def foreign(text: str) -> Text:
+def foreign(text: str) -> TrackedText:
     """Text of a message."""
-    return Text(text, MESSAGE * len(text))
+    return TrackedText(text, MESSAGE * len(text))
 
 
 def known(value: Any) -> Any:
-    """A plain string as a `Text` of unknown origin; anything else as it is."""
-    return Text(value, UNKNOWN * len(value)) if type(value) is str else value
+    """A plain string as a `TrackedText` of unknown origin; anything else as it is."""
+    return TrackedText(value, UNKNOWN * len(value)) if type(value) is str else value
 
 
 def marks(text: str) -> bytes:
     """The mark of each character."""
-    return text._marks if isinstance(text, Text) else UNKNOWN * len(text)
+    return text._marks if isinstance(text, TrackedText) else UNKNOWN * len(text)
 
 
-def same_places(changed: str, text: Text, *cases: Callable[[str], str]) -> Text:
+def same_places(changed: str, text: TrackedText, *cases: Callable[[str], str]) -> TrackedText:
     """`text` with its characters' case changed, each by one of `cases`; some become two or three characters."""
     if len(changed) == len(text):
-        return Text(changed, text._marks)
+        return TrackedText(changed, text._marks)
     spend(len(text) * STEP // 4)
     moved, place = [], 0
     for number, character in enumerate(str.__iter__(text)):
@@ -310,41 +310,41 @@ def same_places(changed: str, text: Text, *cases: Callable[[str], str]) -> Text:
         moved.append(text._marks[number : number + 1] * len(spelled))
         place += len(spelled)
     aligned = b"".join(moved)
-    return Text(changed, aligned) if len(aligned) == len(changed) else derived(changed, text)
+    return TrackedText(changed, aligned) if len(aligned) == len(changed) else derived(changed, text)
 
 
-def derived(result: str, *sources: str) -> Text:
+def derived(result: str, *sources: str) -> TrackedText:
     """A string made of others in a way that is not followed: of one origin where all of them are, else unknown."""
     origins = {mark for source in sources for mark in set(marks(source))}
     origin = bytes(origins) if len(origins) == 1 else UNKNOWN
-    return Text(result, origin * len(result))
+    return TrackedText(result, origin * len(result))
 
 
-class Safe(Text):
+class SafeText(TrackedText):
     """Text that `e` or `safe` made: what is added to it is escaped for HTML first, as markupsafe does it."""
 
     __slots__ = ()
 
     def __str__(self) -> str:
-        return Text(str.__str__(self), self._marks)
+        return TrackedText(str.__str__(self), self._marks)
 
-    def __add__(self, other: str) -> Text:
-        return safe(Text.__add__(self, escaped(other))) if isinstance(other, str) else NotImplemented
+    def __add__(self, other: str) -> TrackedText:
+        return safe(TrackedText.__add__(self, escaped(other))) if isinstance(other, str) else NotImplemented
 
-    def __radd__(self, other: str) -> Text:
-        return safe(Text.__add__(escaped(other), self))
+    def __radd__(self, other: str) -> TrackedText:
+        return safe(TrackedText.__add__(escaped(other), self))
 
 
-def safe(text: Text) -> Safe:
+def safe(text: TrackedText) -> SafeText:
     """The text, not to be escaped any more."""
-    made = Safe(text, text._marks)
-    assert isinstance(made, Safe)
+    made = SafeText(text, text._marks)
+    assert isinstance(made, SafeText)
     return made
 
 
-def escaped(text: str) -> Safe:
+def escaped(text: str) -> SafeText:
     """The text with HTML's five characters escaped, unless that was done."""
-    if isinstance(text, Safe):
+    if isinstance(text, SafeText):
         return text
     changed = known(text)
     for character, name in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("'", "&#39;"), ('"', "&#34;")):
@@ -355,10 +355,10 @@ def escaped(text: str) -> Safe:
 # ── printing ───────────────────────────────────────────────────────────────────────────────────
 
 
-def printed(value: Any) -> Text:
+def printed(value: Any) -> TrackedText:
     """What a value prints as: `str` with the marks kept."""
-    if isinstance(value, Text):
-        return value if type(value) is Text else Text(str.__str__(value), value._marks)
+    if isinstance(value, TrackedText):
+        return value if type(value) is TrackedText else TrackedText(str.__str__(value), value._marks)
     spend(weight(value))
     shown = str(value)
     check_length(len(shown))
@@ -403,10 +403,10 @@ def weight(value: Any) -> int:
 _SPEC = re.compile(r"%(?:\(([^()]*)\))?([#0\- +]*)(\*|\d+)?(?:\.(\*|\d*))?[hlL]?(.)", re.DOTALL)
 
 
-def percent(template: Text, values: Any) -> Text:
+def percent(template: TrackedText, values: Any) -> TrackedText:
     """`template % values`: %s keeps the marks of what it prints."""
     arguments = list(values) if isinstance(values, tuple) else [values]
-    pieces: list[Text] = []
+    pieces: list[TrackedText] = []
     start = used = 0
     for match in _SPEC.finditer(template):
         if str.find(template, "%", start, match.start()) >= 0:
@@ -436,7 +436,7 @@ def percent(template: Text, values: Any) -> Text:
     return own("").join([*pieces, template._part(start, len(template))])
 
 
-def _formatted(value: Any, before: str, width: str | None, precision: str | None, kind: str) -> Text:
+def _formatted(value: Any, before: str, width: str | None, precision: str | None, kind: str) -> TrackedText:
     if kind == "s" and before == "%" and not width and precision is None:
         return printed(value)
     for number in (width, precision):

@@ -2,9 +2,9 @@
 
 jinja2 compiles a template to Python. The generator here makes that code call back for everything that takes time or
 memory, or that makes text: operators, comparisons, slices, filters, tests, calls, printing, each round of a loop. What
-comes back is bounded (`provenance.Budget`), and the template's own words come in as `Text` that says so. Names, filters
-and methods are those that `transformers` offers a template; the few that could not be bounded, or whose answer is
-random, are left out, so a template that uses one is refused by its name.
+comes back is bounded (`provenance.RenderBudget`), and the template's own words come in as `TrackedText` that says so.
+Names, filters and methods are those that `transformers` offers a template; the few that could not be bounded, or whose
+answer is random, are left out, so a template that uses one is refused by its name.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from textus.core.errors import UsageError
 from textus.tokenizers.filters import OPERATORS, binary, filters, listed, searched, tests, weighed
 from textus.tokenizers.provenance import (
     STEP,
-    BrokenTemplate,
-    Budget,
-    Safe,
-    Text,
+    RenderBudget,
+    SafeText,
+    TemplateError,
+    TrackedText,
     budget,
     check_length,
     check_widths,
@@ -65,7 +65,7 @@ def compiled(template: str) -> Any:
     return sandbox.template_class.from_code(sandbox, program, sandbox.make_globals(None))
 
 
-def run(template: str, names: dict[str, Any], characters: int) -> Text:
+def run(template: str, names: dict[str, Any], characters: int) -> TrackedText:
     """What a template prints with these names, within the budget of a conversation of so many characters.
 
     Raises:
@@ -73,7 +73,7 @@ def run(template: str, names: dict[str, Any], characters: int) -> Text:
         TemplateRefusal where the template refuses the messages.
     """
     try:
-        with Budget(characters):
+        with RenderBudget(characters):
             program = _program(template)
             return concat(program.root_render_func(program.new_context(names)))
     except UsageError:
@@ -87,9 +87,9 @@ def _program(template: str) -> Any:
     try:
         return compiled(template)
     except UsageError as error:
-        raise BrokenTemplate("template_failed", str(error)) from error
+        raise TemplateError("template_failed", str(error)) from error
     except Exception as error:
-        raise BrokenTemplate("template_failed", _failure(error)) from error
+        raise TemplateError("template_failed", _failure(error)) from error
 
 
 def _failure(error: Exception) -> str:
@@ -116,7 +116,7 @@ def _call(sandbox: Any, function: Any, arguments: Iterable[Any]) -> None:
         weighed(argument)
 
 
-def _formatted(sandbox: Any, template: Text, arguments: Any, names: Any) -> Text:
+def _formatted(sandbox: Any, template: TrackedText, arguments: Any, names: Any) -> TrackedText:
     """`template.format(…)`: fields without a specification keep the marks of what they print."""
     from jinja2.sandbox import SandboxedFormatter
 
@@ -142,7 +142,7 @@ def _formatted(sandbox: Any, template: Text, arguments: Any, names: Any) -> Text
     return own("").join(pieces)
 
 
-def concat(pieces: Iterable[str]) -> Text:
+def concat(pieces: Iterable[str]) -> TrackedText:
     """Printed pieces as one text, counted as they come."""
     texts, length, now = [], 0, budget()
     for piece in pieces:
@@ -159,7 +159,7 @@ def concat(pieces: Iterable[str]) -> Text:
 class Paid:
     """What the compiled code calls: paid for first, then done as jinja2's sandbox does it."""
 
-    literals: list[Text]
+    literals: list[TrackedText]
     weighed, searched, printed = staticmethod(weighed), staticmethod(searched), staticmethod(printed)
 
     @property
@@ -168,7 +168,7 @@ class Paid:
         spend(STEP)
         return True
 
-    def joined(self, values: tuple[Any, ...]) -> Text:
+    def joined(self, values: tuple[Any, ...]) -> TrackedText:
         """`a ~ b`."""
         spend(STEP)
         return own("").join(map(printed, values))
@@ -176,7 +176,7 @@ class Paid:
     def part(self, value: Any, start: Any, stop: Any, step: Any) -> Any:
         """`value[start:stop:step]`."""
         spend(STEP)
-        if isinstance(value, Safe):
+        if isinstance(value, SafeText):
             raise UsageError(
                 "template_unsupported",
                 "the chat template slices text escaped for HTML; write ~ '' behind it first",
@@ -195,7 +195,7 @@ class Paid:
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         spend(STEP)
-        if isinstance(obj, Safe):
+        if isinstance(obj, SafeText):
             raise UsageError(
                 "template_unsupported",
                 f"the chat template calls .{attribute} of text escaped for HTML; write ~ '' behind it first",
@@ -211,7 +211,7 @@ class Paid:
     def wrap_str_format(self, value: Any) -> Any:
         name = getattr(value, "__name__", "")
         template = getattr(value, "__self__", None)
-        if name not in ("format", "format_map") or not isinstance(template, Text):
+        if name not in ("format", "format_map") or not isinstance(template, TrackedText):
             return cast(Any, super()).wrap_str_format(value)
         if name == "format_map":
             return lambda names: _formatted(self, template, (), names)
@@ -253,7 +253,7 @@ def _refuse(message: Any) -> None:
     )
 
 
-def _now(form: str) -> Text:
+def _now(form: str) -> TrackedText:
     check_length(max(map(int, re.findall(r"\d{1,9}", form)), default=0))
     if len(form) > 1000:
         raise UsageError(

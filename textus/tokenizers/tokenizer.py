@@ -24,7 +24,7 @@ from textus.core.io import fingerprint, other_kind, read_json, write_atomic, wri
 from textus.tokenizers import compat
 from textus.tokenizers.chat_encoding import ChatEncoder
 from textus.tokenizers.chat_template import check_template, written
-from textus.tokenizers.provenance import Text
+from textus.tokenizers.provenance import TrackedText
 
 END, PAD, IM_START, IM_END, UNKNOWN = "<|endoftext|>", "<|pad|>", "<|im_start|>", "<|im_end|>", "<unk>"
 END_IDS = "textus_end_ids"
@@ -335,9 +335,9 @@ class Tokenizer:
                 f"an id is beyond the vocabulary of {self.vocab_size}; is it another tokenizer's?",
             ) from error
 
-    def stream(self) -> Stream:
+    def stream(self) -> DecodeStream:
         """A decoder for ids that come one by one."""
-        return Stream(self)
+        return DecodeStream(self)
 
     # ── chat ──
 
@@ -352,7 +352,7 @@ class Tokenizer:
             check_template(self.chat_template, self.roles)
         return self._chat_encoder.encode(self._written(messages, add_generation_prompt))
 
-    def _written(self, messages: Sequence[dict[str, Any]], add_generation_prompt: bool) -> Text:
+    def _written(self, messages: Sequence[dict[str, Any]], add_generation_prompt: bool) -> TrackedText:
         """A conversation as the chat template writes it."""
         if self.chat_template is None:
             raise UsageError(
@@ -398,7 +398,7 @@ class Tokenizer:
         write_atomic(folder / "tokenizer.json", self.backend.to_str(pretty=True))
 
 
-class Stream:
+class DecodeStream:
     """Decodes ids one by one; holds back bytes until they are whole characters."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:

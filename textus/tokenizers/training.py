@@ -21,7 +21,7 @@ from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trai
 from tokenizers import Tokenizer as Backend
 
 from textus.core.console import notice, progress
-from textus.core.errors import DataError, MissingExtra, UsageError
+from textus.core.errors import DataError, MissingDependencyError, UsageError
 from textus.core.names import extra, unknown
 from textus.tokenizers.chat_template import CHAT_TEMPLATE
 from textus.tokenizers.tokenizer import (
@@ -284,7 +284,7 @@ def _cutter() -> Callable[[str], Iterable[str]]:
     """jieba's dictionary segmentation; without jieba single characters, and a line that says so."""
     try:
         jieba = extra("jieba", "text")
-    except MissingExtra as error:
+    except MissingDependencyError as error:
         notice(f"Chinese is cut into single characters: {error}")
         return lambda text: text
     jieba.setLogLevel("ERROR")

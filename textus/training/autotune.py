@@ -15,12 +15,12 @@ import torch
 from textus.core import hardware
 from textus.core.console import cpu_seconds, notice
 from textus.core.rng import counter_seed
-from textus.data.batch import Batch, Batches
+from textus.data.batch import Batch, BatchSource
 from textus.models.contract import LanguageModel
 from textus.models.registry import build
-from textus.training.gradients import Gradients
+from textus.training.gradients import GradientAccumulator
 from textus.training.optim import make_optimisers
-from textus.training.trainer import Choices, TrainSettings
+from textus.training.trainer import ComputeConfig, TrainSettings
 
 
 def fast_bf16() -> bool:
@@ -28,33 +28,33 @@ def fast_bf16() -> bool:
     return bool({"avx512_bf16", "amx_bf16"} & set(hardware.isa_flags())) or hardware.gpu_name() is not None
 
 
-def candidates(model: LanguageModel, *, compiled: bool) -> list[Choices]:
+def candidates(model: LanguageModel, *, compiled: bool) -> list[ComputeConfig]:
     """Ways this machine could compute this model, the likeliest first."""
     why_not = getattr(model, "why_not_native", lambda: "this family has no kernels")()
     precision = "bfloat16" if fast_bf16() and "bfloat16" in model.precisions else "float32"
     compiled = compiled and "compiled" in model.step_kinds
     if hardware.gpu_name() is not None:
         return [
-            Choices(precision, "fused", step, "cuda")
+            ComputeConfig(precision, "fused", step, "cuda")
             for step in (("compiled", "eager") if compiled else ("eager",))
         ]
     found = []
     if fast_bf16() and why_not is None:
         ways: list[str] = model.native_attentions()  # type: ignore[operator]
-        found += [Choices("bfloat16", way, "native") for way in ways]
+        found += [ComputeConfig("bfloat16", way, "native") for way in ways]
     elif compiled and hardware.find_compiler():
-        found.append(Choices(precision, "plain", "compiled"))
-    found.append(Choices(precision, "plain", "eager"))
+        found.append(ComputeConfig(precision, "plain", "compiled"))
+    found.append(ComputeConfig(precision, "plain", "eager"))
     if precision != "float32":
-        found.append(Choices("float32", "plain", "eager"))
+        found.append(ComputeConfig("float32", "plain", "eager"))
     if why_not and "compiler" in why_not:
         notice(f"{why_not}: the eager step is taken")
     return found
 
 
 def measure(
-    family: str, config: Any, train: TrainSettings, batches: Batches, *, compiled: bool, most: float
-) -> tuple[Choices, dict[str, Any]]:
+    family: str, config: Any, train: TrainSettings, batches: BatchSource, *, compiled: bool, most: float
+) -> tuple[ComputeConfig, dict[str, Any]]:
     """Time a step of each candidate and take the fastest; then see whether a second worker pays. A family with
     turns is timed at each. After `most` CPU-seconds the candidates that are left are not tried.
     """
@@ -121,7 +121,7 @@ def affordable(model: LanguageModel, measured: dict[str, Any], cpu_seconds: floa
     return bisect_right(range(EVER), cpu_seconds, key=cost) - 1
 
 
-def typical(batches: Batches) -> Batch:
+def typical(batches: BatchSource) -> Batch:
     """Of the first batches, the one of middle size: whole documents make some small and some large."""
     first = [batches.batch(number) for number in range(min(15, batches.n_batches))]
     return sorted(first, key=lambda batch: batch.ids.numel())[len(first) // 2]
@@ -136,7 +136,7 @@ LONG_STEP = 4.0
 
 
 def time_step(
-    family: str, config: Any, train: TrainSettings, batch: Batch, choice: Choices, *, at: int = 0
+    family: str, config: Any, train: TrainSettings, batch: Batch, choice: ComputeConfig, *, at: int = 0
 ) -> tuple[float, float]:
     """CPU-seconds and seconds of one whole step on a batch, number `at`: the least of two, after one to warm, and for
     a later turn after a few first ones, so that texts the model draws are about as long as those it reads.
@@ -145,7 +145,7 @@ def time_step(
     model = build(family, config).to(choice.device)
     model.compute_with(choice.precision, choice.attention, choice.step)
     pieces = micro_batches(batch.ids.numel(), len(batch.ids), choice.workers)
-    backward = type(model).backward or Gradients(model, choice.workers).of_all(pieces)
+    backward = type(model).backward or GradientAccumulator(model, choice.workers).of_all(pieces)
     optimisers = make_optimisers(model.parameter_groups(), train.optim)
     cpu, wall = [], []
     for number in [0] * (FIRST_STEPS if at else 0) + [at] * 3:

@@ -19,7 +19,7 @@ batch and the step, it fills `.grad` and returns what to log and the names of th
 groups stay as they are, whatever gradients they got."""
 
 
-class Gradients:
+class GradientAccumulator:
     """Gradients of a whole batch, micro-batch by micro-batch, on one or more threads.
 
     Each micro-batch has gradients of its own and they are added in order: any number of workers gives the

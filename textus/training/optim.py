@@ -1,6 +1,6 @@
 """Optimisers and schedules by name, and how they meet a model's parameter groups.
 
-A schedule is a function of the step alone; `Replan` is the one thing that bends it, and is stored with the
+A schedule is a function of the step alone; `ScheduleCut` is the one thing that bends it, and is stored with the
 run.
 """
 
@@ -88,7 +88,7 @@ class OptimSettings:
 
 
 @dataclass(frozen=True)
-class Replan:
+class ScheduleCut:
     """At `step` the clock showed that only `steps` in all fit: from there the rate falls in a straight line
     to zero.
     """
@@ -103,7 +103,7 @@ class Schedule:
 
     settings: OptimSettings
     planned: int
-    replans: list[Replan] = field(default_factory=list)
+    replans: list[ScheduleCut] = field(default_factory=list)
 
     @property
     def steps(self) -> int:

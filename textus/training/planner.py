@@ -22,17 +22,17 @@ from textus.core.config import assign, from_dict, parse_value, to_dict
 from textus.core.console import command_line, duration, notice
 from textus.core.errors import UsageError
 from textus.core.names import unknown
-from textus.data.batch import Batches
+from textus.data.batch import BatchSource
 from textus.data.corpus import Corpus
-from textus.data.loader import Loader, fitting_context
-from textus.data.token_dataset import TokenStore
+from textus.data.loader import TokenLoader, fitting_context
+from textus.data.token_dataset import TokenDataset
 from textus.models.contract import LanguageModel
 from textus.models.registry import build
 from textus.models.registry import family as family_of
 from textus.runs.store import open_run
 from textus.training.autotune import affordable, candidates, fast_bf16, measure, micro_batches
 from textus.training.optim import RATES, OptimSettings
-from textus.training.trainer import Choices, Clock, TrainSettings
+from textus.training.trainer import ComputeConfig, CpuBudget, TrainSettings
 
 PRESETS = {"1min": 60, "10min": 600, "1h": 3600, "overnight": 8 * 3600}
 """Preset → seconds on all of this machine's cores; other times are spelled alike: 45s, 3min, 2h."""
@@ -56,7 +56,7 @@ MOST_EPOCHS = 300
 
 
 @dataclass(frozen=True)
-class Size:
+class ModelSize:
     """A decoder and its batch of sequences."""
 
     n_layer: int
@@ -66,11 +66,11 @@ class Size:
 
 
 SIZES = [
-    (1.5e13, Size(3, 128, 128, 16)),
-    (1.5e14, Size(4, 192, 128, 32)),
-    (1.5e15, Size(6, 256, 256, 32)),
-    (2e16, Size(8, 512, 512, 64)),
-    (float("inf"), Size(12, 768, 512, 96)),
+    (1.5e13, ModelSize(3, 128, 128, 16)),
+    (1.5e14, ModelSize(4, 192, 128, 32)),
+    (1.5e15, ModelSize(6, 256, 256, 32)),
+    (2e16, ModelSize(8, 512, 512, 64)),
+    (float("inf"), ModelSize(12, 768, 512, 96)),
 ]
 """Up to so many floating-point operations in the budget → this size; from the runs in docs/log.md."""
 
@@ -82,9 +82,9 @@ class Plan:
     family: str
     model: Any
     train: TrainSettings
-    choices: Choices
+    choices: ComputeConfig
     measured: dict[str, Any] = field(default_factory=dict)
-    clock: Clock | None = None
+    clock: CpuBudget | None = None
     tokens_a_step: int = 0
 
     def record(self, corpus: Corpus, tokenizer: tokenizers.Tokenizer) -> dict[str, Any]:
@@ -106,7 +106,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Wish:
+class PretrainConfig:
     """What the person asked for."""
 
     family: str
@@ -173,7 +173,7 @@ ONLY_BY_GRADIENTS = {each.name for each in fields(TrainSettings)} - {
 """Fields of `train` that counting does not know."""
 
 
-def refuse_for_counting(wish: Wish, known: set[str]) -> None:
+def refuse_for_counting(wish: PretrainConfig, known: set[str]) -> None:
     """UsageError for what only training by gradients knows; `known` are the fields of the family's config."""
     own = sorted(known - {"vocab_size", "end_id", "context_length"})
     shape = f"its own settings are {', '.join(f'model.{name}' for name in own)}"
@@ -203,7 +203,7 @@ def refuse_for_counting(wish: Wish, known: set[str]) -> None:
             )
 
 
-def plan_count(wish: Wish, tokenizer: tokenizers.Tokenizer, store: TokenStore) -> Plan:
+def plan_count(wish: PretrainConfig, tokenizer: tokenizers.Tokenizer, store: TokenDataset) -> Plan:
     """A count model: nothing to measure, one or a few passes."""
     wish.check()
     if wish.preset:
@@ -218,15 +218,19 @@ def plan_count(wish: Wish, tokenizer: tokenizers.Tokenizer, store: TokenStore) -
     train = TrainSettings(
         steps=1, batch_size=4, context_length=fitting_context(store, 1 << 16), seed=wish.seed
     )
-    return Plan(wish.family, config, assign(train, wish.of("train")), Choices())
+    return Plan(wish.family, config, assign(train, wish.of("train")), ComputeConfig())
 
 
-Feed = Callable[[LanguageModel, TrainSettings], Batches]
+Feed = Callable[[LanguageModel, TrainSettings], BatchSource]
 """The batches a model is trained on."""
 
 
 def plan_neural(
-    wish: Wish, tokenizer: tokenizers.Tokenizer, store: TokenStore, started: float, feed: Feed | None = None
+    wish: PretrainConfig,
+    tokenizer: tokenizers.Tokenizer,
+    store: TokenDataset,
+    started: float,
+    feed: Feed | None = None,
 ) -> Plan:
     """A model trained by gradients: its size from the budget or the depth, its steps from the budget or the
     data. Without `feed` it reads windows of the store.
@@ -234,7 +238,7 @@ def plan_neural(
     wish.check()
     cores = hardware.usable_cores()
     budget = seconds_of(wish.preset) * cores if wish.preset else None
-    clock = Clock(float(budget), started=started) if budget else None
+    clock = CpuBudget(float(budget), started=started) if budget else None
     if wish.preset and budget:
         notice(
             f"--preset {wish.preset}: {duration(budget)} of CPU time, which is {duration(budget / cores)} on"
@@ -258,7 +262,7 @@ def plan_neural(
     )
     train = assign(train, [*wish.of("train"), *(f"optim.{each}" for each in wish.of("optim"))])
     train = replace(train, optim=replace(train.optim, rate=train.optim.own_rate))
-    batches = feed(outline, train) if feed else Loader(store, **sizes_of(outline, train))
+    batches = feed(outline, train) if feed else TokenLoader(store, **sizes_of(outline, train))
     choices, measured = choose(wish, config, train, batches)
     said = [each for each in wish.of("train") if each.startswith("steps=")]
     if not wish.steps and not said:
@@ -272,7 +276,11 @@ def plan_neural(
 
 
 def new_config(
-    wish: Wish, size: Size, tokenizer: tokenizers.Tokenizer, store: TokenStore, budget: float | None
+    wish: PretrainConfig,
+    size: ModelSize,
+    tokenizer: tokenizers.Tokenizer,
+    store: TokenDataset,
+    budget: float | None,
 ) -> Any:
     """The config of a new model: its size, its dropout by how often the text is read, and what was set."""
     model_class, config_class = family_of(wish.family)
@@ -298,7 +306,7 @@ def new_config(
     return from_dict(config_class, values, "model.")
 
 
-def begun_from(wish: Wish, size: Size) -> tuple[Any, TrainSettings]:
+def begun_from(wish: PretrainConfig, size: ModelSize) -> tuple[Any, TrainSettings]:
     """The config of the run that is gone on from, with what was set; and how to train it: as it was, at a third of its
     rates, or where it came from elsewhere by AdamW at 1e-4, on windows no longer than `size` says.
     """
@@ -318,7 +326,7 @@ def begun_from(wish: Wish, size: Size) -> tuple[Any, TrainSettings]:
     return config, replace(before, optim=optim)
 
 
-def rows_for(model: LanguageModel, size: Size, store: TokenStore) -> int:
+def rows_for(model: LanguageModel, size: ModelSize, store: TokenDataset) -> int:
     """Rows a step: as many windows as the size says, or as many documents as hold about as many tokens."""
     if not (model.needs_source or model.whole_documents):
         return size.batch_size
@@ -338,13 +346,13 @@ def model_values(assignments: list[str], config_class: Any) -> dict[str, Any]:
     return found
 
 
-def size_for(wish: Wish, budget: float | None) -> Size:
+def size_for(wish: PretrainConfig, budget: float | None) -> ModelSize:
     """From the budget's operations, the depth asked for, or a small default."""
     if wish.depth:
         width = 64 * wish.depth
-        return Size(wish.depth, width, 256, 32)
+        return ModelSize(wish.depth, width, 256, 32)
     if budget is None:
-        return Size(4, 192, 128, 32)
+        return ModelSize(4, 192, 128, 32)
     return next(size for most, size in SIZES if operations(budget) <= most)
 
 
@@ -355,7 +363,7 @@ def operations(budget: float) -> float:
     return 0.7 * budget * hardware.matmul_rate(dtype)
 
 
-def epochs(size: Size, budget: float, store: TokenStore) -> float:
+def epochs(size: ModelSize, budget: float, store: TokenDataset) -> float:
     """About how often a budget of operations reads the text: six a weight and token, forward and back."""
     return budget / (6 * 12 * size.n_layer * size.d_model**2) / store.n_targets
 
@@ -365,14 +373,16 @@ def dropout_for(epochs: float) -> float:
     return 0.0 if epochs < 6 else 0.1 if epochs < 30 else 0.2
 
 
-def choose(wish: Wish, config: Any, train: TrainSettings, batches: Batches) -> tuple[Choices, dict[str, Any]]:
+def choose(
+    wish: PretrainConfig, config: Any, train: TrainSettings, batches: BatchSource
+) -> tuple[ComputeConfig, dict[str, Any]]:
     """The run's choices: another run's, measured (presets), or a fixed rule; `--set choices.…` has the last
     word.
     """
     measured: dict[str, Any] = {}
     if wish.choices:
         record = open_run(wish.choices).record
-        chosen = from_dict(Choices, record["choices"], "choices.")
+        chosen = from_dict(ComputeConfig, record["choices"], "choices.")
     elif wish.preset:
         compiled = seconds_of(wish.preset) >= 600
         seconds = seconds_of(wish.preset) * hardware.usable_cores()
@@ -407,7 +417,9 @@ def steps_for(family: str, config: Any, tokens_a_step: int, n_targets: int, most
     return max(20, tokens // tokens_a_step)
 
 
-def with_intervals(train: TrainSettings, wish: Wish, workers: int, tokens_a_step: int) -> TrainSettings:
+def with_intervals(
+    train: TrainSettings, wish: PretrainConfig, workers: int, tokens_a_step: int
+) -> TrainSettings:
     """Micro-batches, and how often to log, evaluate and save, where the person did not say."""
     said = {each.partition("=")[0] for each in wish.of("train")}
     eighth = max(1, train.steps // 8)

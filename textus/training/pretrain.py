@@ -16,10 +16,10 @@ from textus.core.errors import RunError, UsageError
 from textus.core.io import claim, sha256
 from textus.core.memory import keep_memory
 from textus.core.rng import counter_seed
-from textus.data.batch import Batches
+from textus.data.batch import BatchSource
 from textus.data.corpus import Corpus, open_corpus
 from textus.data.pair_loaders import loader_for, source_of, without_pairs
-from textus.data.token_dataset import TokenStore, tokenize
+from textus.data.token_dataset import TokenDataset, tokenize
 from textus.generation.engine import Engine
 from textus.generation.sampling import Sampling, beginning
 from textus.interop.registry import lost
@@ -37,11 +37,11 @@ from textus.runs.store import (
     read_tokenizer,
     verify,
 )
-from textus.training.gradients import Backward, Gradients
-from textus.training.planner import Plan, Wish, plan_count, plan_neural, sizes_of
+from textus.training.gradients import Backward, GradientAccumulator
+from textus.training.planner import Plan, PretrainConfig, plan_count, plan_neural, sizes_of
 from textus.training.trainer import (
-    Choices,
-    Clock,
+    ComputeConfig,
+    CpuBudget,
     Evaluate,
     TrainSettings,
     check_patience,
@@ -74,7 +74,7 @@ def start(
     """
     one_thread()
     started = cpu_seconds()
-    wish = Wish(
+    wish = PretrainConfig(
         family, preset, depth, steps, seed, tuple(assignments or ()), checkpoint_every, choices, parent
     )
     wish.check()
@@ -189,7 +189,7 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def _tell(plan: Plan, store: TokenStore, corpus: Corpus, model: LanguageModel) -> None:
+def _tell(plan: Plan, store: TokenDataset, corpus: Corpus, model: LanguageModel) -> None:
     train, choices = plan.train, plan.choices
     if model.counts:
         notice(f"{plan.family}: counting {store.n_targets:,} tokens")
@@ -230,7 +230,7 @@ def resume(path: Path, *, corpus: Path | None = None, until: int | None = None) 
     if (begun := read_embeddings(run)) is not None:
         with torch.no_grad():
             vectors.input_embedding(ready.model).weight.copy_(begun)
-    return train_to_end(run, ready, Clock(**budget) if budget else None, until)
+    return train_to_end(run, ready, CpuBudget(**budget) if budget else None, until)
 
 
 def recorded_corpus(run: RunFolder, moved: Path | None = None) -> Corpus:
@@ -258,11 +258,11 @@ def recorded_corpus(run: RunFolder, moved: Path | None = None) -> Corpus:
 
 
 @dataclass
-class Ready:
+class TrainingSetup:
     """A training that can begin: what `fit` takes, but for the run."""
 
     model: LanguageModel
-    batches: Batches
+    batches: BatchSource
     settings: TrainSettings
     backward: Backward
     evaluate: Evaluate | None
@@ -270,13 +270,13 @@ class Ready:
 
 def prepare(
     record: dict[str, Any], corpus: Corpus, tokenizer: tokenizers.Tokenizer, *, begin: bool = True
-) -> Ready:
+) -> TrainingSetup:
     """All that a run's record decides, built; without `begin`, the weights are those of a checkpoint, and no parent is
     needed. UsageError for what does not go together.
     """
     one_thread()
     train = from_dict(TrainSettings, record["settings"], "train.")
-    choices = from_dict(Choices, record["choices"], "choices.")
+    choices = from_dict(ComputeConfig, record["choices"], "choices.")
     torch.manual_seed(counter_seed(train.seed, "weights"))
     model = build(record["family"], record["config"])
     if begin and record.get("parent"):
@@ -297,14 +297,16 @@ def prepare(
             f"train.context_length={train.context_length} is longer than the model's context of {context}; set"
             " model.context_length too",
         )
-    backward = type(model).backward or Gradients(model, choices.workers).of_all(train.micro_batches)
+    backward = type(model).backward or GradientAccumulator(model, choices.workers).of_all(train.micro_batches)
     batches = feed(model, train, corpus, tokenizer)
     evaluate = None if model.counts else _evaluation(model, corpus, tokenizer, train)
     check_patience(model, train, evaluate)
-    return Ready(model, batches, train, backward, evaluate)
+    return TrainingSetup(model, batches, train, backward, evaluate)
 
 
-def train_to_end(run: RunFolder, ready: Ready, clock: Clock | None = None, until: int | None = None) -> Path:
+def train_to_end(
+    run: RunFolder, ready: TrainingSetup, clock: CpuBudget | None = None, until: int | None = None
+) -> Path:
     """Train, or go on from the run's newest checkpoint; says what the family finds wrong with the weights to use."""
     fit(
         ready.model, ready.batches, settings=ready.settings, run=run, clock=clock, backward=ready.backward,
@@ -326,7 +328,7 @@ def found_of(run: RunFolder) -> dict[str, Any]:
 
 def feed(
     model: LanguageModel, train: TrainSettings, corpus: Corpus, tokenizer: tokenizers.Tokenizer
-) -> Batches:
+) -> BatchSource:
     """The batches of a corpus that a model trains on; UsageError for one that it cannot read."""
     return loader_for(model, corpus, tokenizer, **sizes_of(model, train))
 

@@ -23,14 +23,14 @@ from textus.core.errors import TextusError, TrainingError, UsageError
 from textus.core.hardware import peak_memory_bytes, reset_peak_memory
 from textus.core.locks import alone_in
 from textus.core.rng import counter_seed
-from textus.data.batch import Batch, Batches
+from textus.data.batch import Batch, BatchSource
 from textus.models.contract import LanguageModel, Loss
 from textus.runs.store import Checkpoint, RunFolder
-from textus.training.gradients import Backward, Gradients, clip
+from textus.training.gradients import Backward, GradientAccumulator, clip
 from textus.training.optim import (
     OptimSettings,
-    Replan,
     Schedule,
+    ScheduleCut,
     layer_factors,
     make_optimisers,
     restore,
@@ -73,7 +73,7 @@ class TrainSettings:
 
 
 @dataclass(frozen=True)
-class Choices:
+class ComputeConfig:
     """How the arithmetic is done on this machine: found by measuring, recorded with the run, kept on resume."""
 
     precision: str = "float32"
@@ -94,14 +94,14 @@ SAVE_SECONDS = 600
 """Seconds after which a checkpoint is written whatever the steps between: the most that a power cut loses."""
 
 
-class Interrupted(TextusError):
+class TrainingInterrupted(TextusError):
     """Ctrl-C or SIGTERM: what was done is saved."""
 
     exit_code = 130
 
 
 @dataclass
-class Clock:
+class CpuBudget:
     """A budget in CPU-seconds, and how much of it was used before this process."""
 
     budget: float
@@ -143,11 +143,11 @@ def chosen_by(found: dict[str, Any]) -> float:
 
 def fit(
     model: LanguageModel,
-    loader: Batches,
+    loader: BatchSource,
     *,
     settings: TrainSettings,
     run: RunFolder,
-    clock: Clock | None = None,
+    clock: CpuBudget | None = None,
     backward: Backward | None = None,
     evaluate: Evaluate | None = None,
     until: int | None = None,
@@ -166,8 +166,8 @@ def fit(
             if not settings.keep_checkpoints:
                 run.drop_checkpoints()
         return
-    backward = backward or Gradients(model).of_all(settings.micro_batches)
-    training = Training(model, loader, settings, run, clock, backward)
+    backward = backward or GradientAccumulator(model).of_all(settings.micro_batches)
+    training = Trainer(model, loader, settings, run, clock, backward)
     with alone_in(run.path), run.full_disk_named(), stop_signals() as stopped, deterministic():
         training.resume(run.last_checkpoint())
         training.loop(lambda: stopped() or training.step == until, evaluate)
@@ -178,7 +178,7 @@ def fit(
 
 def _count(
     model: LanguageModel,
-    loader: Batches,
+    loader: BatchSource,
     run: RunFolder,
     stopped: Callable[[int], bool],
     evaluate: Evaluate | None,
@@ -199,7 +199,7 @@ def _count(
             for position in range(loader.n_batches):
                 if stopped(number):
                     kept = f"pass {number} is saved" if number else "nothing is saved yet"
-                    raise Interrupted(
+                    raise TrainingInterrupted(
                         "interrupted",
                         f"stopped in pass {number + 1} of {model.passes}; {kept}, continue with"
                         f" `textus resume {run.path}`",
@@ -218,16 +218,16 @@ def _count(
         run.log({"step": model.passes, **evaluate(model)})
 
 
-class Training:
+class Trainer:
     """The state of one training: what `fit` moves from step to step."""
 
     def __init__(
         self,
         model: LanguageModel,
-        loader: Batches,
+        loader: BatchSource,
         settings: TrainSettings,
         run: RunFolder,
-        clock: Clock | None,
+        clock: CpuBudget | None,
         backward: Backward,
     ) -> None:
         self.model, self.loader, self.settings = model, loader, settings
@@ -261,9 +261,9 @@ class Training:
                 advance(1, f"loss {float(loss.mean):.3f}")
                 if stopped():
                     self.save()
-                    raise Interrupted(
+                    raise TrainingInterrupted(
                         "interrupted",
-                        f"stopped at step {self.step}; it is saved, go on with `textus resume {self.run.path}`",
+                        f"stopped at step {self.step}; it is saved, continue with `textus resume {self.run.path}`",
                     )
                 if last or self.save_due():
                     self.save()
@@ -341,7 +341,7 @@ class Training:
                 f"slower than expected: {fitting} steps instead of {self.schedule.steps}, to end within"
                 f" {duration(self.clock.budget)} of CPU time"
             )
-            replans.append(Replan(self.step, fitting))
+            replans.append(ScheduleCut(self.step, fitting))
             self.run.log({"step": self.step, "replan": fitting})
 
     # ── remembering ────────────────────────────────────────────────────────────────────────────
@@ -416,7 +416,7 @@ class Training:
             self.step = self.saved = checkpoint.step
             self.best, self.evaluated = checkpoint.state["best"], checkpoint.state["evaluated"]
             self.no_better = checkpoint.state.get("no_better", 0)
-            self.schedule.replans = [Replan(**each) for each in checkpoint.state["replans"]]
+            self.schedule.replans = [ScheduleCut(**each) for each in checkpoint.state["replans"]]
             self.cpu_before = checkpoint.state["cpu_seconds"]
             self.seconds_before = checkpoint.state["seconds"]
         elif self.run.steps():

@@ -10,7 +10,7 @@ from typing import Any
 from textus.core.errors import DataError, UsageError
 from textus.data.corpus.decoding import open_text
 from textus.data.corpus.dialects import bare, line_end, lines
-from textus.data.corpus.documents import Raw, Unreadable
+from textus.data.corpus.documents import RawDocument, UnreadableError
 from textus.data.corpus.sources import Source, scan
 
 
@@ -27,7 +27,7 @@ def is_aligned(columns: Mapping[str, str]) -> bool:
 
 def read_aligned(
     given: Sequence[Path], columns: Mapping[str, str], encoding: str, advance: Callable[..., Any]
-) -> Iterator[Raw]:
+) -> Iterator[RawDocument]:
     """The pairs of each file of the source's suffix and that of the target's beside it, in order.
 
     Raises DataError where one is missing or has another number of lines.
@@ -51,7 +51,7 @@ def with_suffix(path: Path, old: str, new: str) -> Path:
     return path.with_name(path.name.removesuffix(old) + new)
 
 
-def pairs_of(first: Path, second: Path, encoding: str, advance: Callable[..., Any]) -> Iterator[Raw]:
+def pairs_of(first: Path, second: Path, encoding: str, advance: Callable[..., Any]) -> Iterator[RawDocument]:
     """The pairs of two files. An empty line is an empty text, which a corpus leaves out with its pair."""
     sources, steps = lines_of(first, encoding, advance)
     targets, more = lines_of(second, encoding, advance)
@@ -60,7 +60,9 @@ def pairs_of(first: Path, second: Path, encoding: str, advance: Callable[..., An
         counts = [counts[0] + (source is not None), counts[1] + (target is not None)]
         if source is not None and target is not None:
             text, given = bare(target), bare(source)
-            yield Raw(str(first), number, [text], (*steps, *more), by_characters=False, source_text=given)
+            yield RawDocument(
+                str(first), number, [text], (*steps, *more), by_characters=False, source_text=given
+            )
     if counts[0] != counts[1]:
         raise DataError(
             "size_mismatch",
@@ -76,7 +78,7 @@ def lines_of(path: Path, encoding: str, advance: Callable[..., Any]) -> tuple[It
             try:
                 end = line_end(open_text(source, encoding=encoding)[1])
                 detected, text = open_text(source, encoding=encoding)
-            except Unreadable as error:
+            except UnreadableError as error:
                 raise DataError(error.code, f"{path} cannot be read: {error}") from error
             return lines(text, end), detected.steps
     raise DataError("unreadable_file", f"{path} cannot be read; give a text file")

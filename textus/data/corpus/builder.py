@@ -33,19 +33,19 @@ from textus.data.corpus.documents import (
     SPLITS,
     CorpusSettings,
     Document,
-    Dropped,
-    Raw,
-    Unreadable,
+    RawDocument,
+    SkippedItem,
+    UnreadableError,
     parse_split,
 )
 from textus.data.corpus.readers import named_fields, read
 from textus.data.corpus.repair import parts, repair
 from textus.data.corpus.sources import SUFFIXES, Source, scan, total_bytes
 from textus.data.corpus.store import Corpus, open_corpus
-from textus.data.corpus.tables import NoColumn, Reading, parse_columns
+from textus.data.corpus.tables import MissingColumnError, ReadConfig, parse_columns
 
 
-class Row(NamedTuple):
+class IndexRow(NamedTuple):
     """One document in the index, 48 bytes."""
 
     high: int  # the hash of the text: its first half is the id
@@ -57,7 +57,7 @@ class Row(NamedTuple):
     by_characters: int
 
 
-ROW = np.dtype(list(zip(Row._fields, ("<u8", "<u8", "<i8", "<i8", "<i8", "<i4", "<i4"), strict=True)))
+ROW = np.dtype(list(zip(IndexRow._fields, ("<u8", "<u8", "<i8", "<i8", "<i8", "<i4", "<i4"), strict=True)))
 pack_row = struct.Struct("<QQqqqii").pack
 ROWS_READ = 1 << 16
 BUCKET = 1 << 19
@@ -91,7 +91,7 @@ def build(
 
     columns = parse_columns(settings.columns)
 
-    def gather(stage: Stage) -> None:
+    def gather(stage: StagingArea) -> None:
         with progress("reading", total_bytes(sources)) as advance:
             if is_aligned(columns):
                 for raw in read_aligned(
@@ -123,10 +123,10 @@ def build_from_documents(
     repaired text.
     """
 
-    def gather(stage: Stage) -> None:
+    def gather(stage: StagingArea) -> None:
         with progress("reading") as advance:
             for document in documents:
-                raw = Raw(document.source, document.offset, [document.text], document.steps)
+                raw = RawDocument(document.source, document.offset, [document.text], document.steps)
                 stage.add(replace(raw, source_text=document.source_text))
                 advance(len(document.text))
         stage.sources.append({"path": "documents given in Python", "documents": len(stage)})
@@ -134,7 +134,7 @@ def build_from_documents(
     return write(gather, out, settings, force, "the documents given")
 
 
-def reading_of(settings: CorpusSettings) -> Reading:
+def reading_of(settings: CorpusSettings) -> ReadConfig:
     """How the settings say to read tables. Raises UsageError for columns or a delimiter that cannot be used."""
     columns = parse_columns(settings.columns)
     if settings.text_column != "text":
@@ -145,33 +145,33 @@ def reading_of(settings: CorpusSettings) -> Reading:
                 f" --columns text={settings.text_column} alone",
             )
         columns = {settings.text_column: "text"}
-    reading = Reading(columns, settings.encoding, parse_delimiter(settings.delimiter))
+    reading = ReadConfig(columns, settings.encoding, parse_delimiter(settings.delimiter))
     named_fields(reading)
     return reading
 
 
-def take(found: Source | Dropped, stage: Stage, settings: CorpusSettings) -> None:
+def take(found: Source | SkippedItem, stage: StagingArea, settings: CorpusSettings) -> None:
     """Stage the documents of one source; one that turns out unreadable on the way leaves nothing behind."""
-    if isinstance(found, Dropped):
+    if isinstance(found, SkippedItem):
         stage.drop(found)
         return
     before = stage.mark()
     try:
         noted = replace(found, noted=lambda encoding: stage.guesses.add(found.name, encoding))
         for each in read(noted, reading_of(settings)):
-            if isinstance(each, Dropped):
+            if isinstance(each, SkippedItem):
                 stage.drop(each)
             else:
                 stage.add(each)
         stage.n_files += 1
-    except Unreadable as error:
+    except UnreadableError as error:
         stage.back_to(before)
-        reason = "column not found" if isinstance(error, NoColumn) else "unreadable"
-        stage.drop(Dropped(found.name, reason, str(error)))
+        reason = "column not found" if isinstance(error, MissingColumnError) else "unreadable"
+        stage.drop(SkippedItem(found.name, reason, str(error)))
 
 
 def write(
-    gather: Callable[[Stage], None], out: Path, settings: CorpusSettings, force: bool, looked_in: str
+    gather: Callable[[StagingArea], None], out: Path, settings: CorpusSettings, force: bool, looked_in: str
 ) -> Corpus:
     """Both passes, inside a folder that appears at `out` when all is done."""
     settings.check()
@@ -179,7 +179,7 @@ def write(
     claim(out, force=force, kind="corpus")
     try:
         with folder_atomic(out) as folder:
-            with Stage(folder / "staging", settings) as stage:
+            with StagingArea(folder / "staging", settings) as stage:
                 gather(stage)
                 if not len(stage):
                     raise nothing(looked_in, stage)
@@ -199,7 +199,7 @@ def write(
     return open_corpus(out)
 
 
-def nothing(looked_in: str, stage: Stage) -> DataError:
+def nothing(looked_in: str, stage: StagingArea) -> DataError:
     """The error for a corpus without a document."""
     why = "; ".join(
         f"{count} {reason}: {stage.examples[reason][0]}" for reason, count in sorted(stage.reasons.items())
@@ -215,7 +215,7 @@ def nothing(looked_in: str, stage: Stage) -> DataError:
 # ── first pass ─────────────────────────────────────────────────────────────────────────────────
 
 
-class Stage:
+class StagingArea:
     """The documents on their way: a line a part in `parts` (chars, bytes, JSON), a row each in `index`."""
 
     def __init__(self, folder: Path, settings: CorpusSettings) -> None:
@@ -233,7 +233,7 @@ class Stage:
         self.guesses = Guesses()
         self.sources: list[dict[str, Any]] = []
 
-    def __enter__(self) -> Stage:
+    def __enter__(self) -> StagingArea:
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -253,7 +253,7 @@ class Stage:
             file.seek(end)
             file.truncate()
 
-    def add(self, raw: Raw) -> None:
+    def add(self, raw: RawDocument) -> None:
         """Repair and stage one document, part by part."""
         before = self.mark()
         digest = hashlib.blake2b(digest_size=16)
@@ -280,19 +280,19 @@ class Stage:
             n_visible += len(text.strip())
         if given is not None and (n_parts > 1 or len(given) > PART_CHARS):
             self.back_to(before)
-            self.drop(Dropped(raw.source, "pair too long", f"over {PART_CHARS:,} characters", raw.offset))
+            self.drop(SkippedItem(raw.source, "pair too long", f"over {PART_CHARS:,} characters", raw.offset))
             return
         n_visible = min(n_visible, n_visible if given is None else len(given.strip()))
         if n_visible < self.settings.min_chars:
             self.back_to(before)
             reason = "empty" if n_visible == 0 else "too short"
-            self.drop(Dropped(raw.source, reason, f"{n_visible} characters", raw.offset))
+            self.drop(SkippedItem(raw.source, reason, f"{n_visible} characters", raw.offset))
             return
         high, low = (int.from_bytes(half, "big") for half in (digest.digest()[:8], digest.digest()[8:]))
         self.index.write(pack_row(high, low, before[0], n_chars, n_bytes, n_parts, raw.by_characters))
         self.n_documents += 1
 
-    def source_text(self, raw: Raw, digest: Any) -> tuple[str | None, list[str], str]:
+    def source_text(self, raw: RawDocument, digest: Any) -> tuple[str | None, list[str], str]:
         """A pair's source repaired and hashed, what changed it, and its place in the line.
 
         Raises DataError where pairs and plain texts come together.
@@ -316,7 +316,7 @@ class Stage:
         if steps and steps[0].startswith("replaced:"):
             self.replaced[source if len(self.replaced) < 1000 else "other files"] += int(steps[0][9:])
 
-    def drop(self, dropped: Dropped, **more: Any) -> None:
+    def drop(self, dropped: SkippedItem, **more: Any) -> None:
         """Write down what is left out, and why."""
         record = {key: value for key, value in asdict(dropped).items() if value not in (None, "")} | more
         self.dropped.write(encode(record).encode("utf-8", "replace") + b"\n")
@@ -333,7 +333,7 @@ class Stage:
                 yield chunk
 
 
-def tell(stage: Stage) -> None:
+def tell(stage: StagingArea) -> None:
     """Say what was left out or replaced: a line for each reason, with the first few names."""
     for reason, count in sorted(stage.reasons.items()):
         if reason == "duplicate":
@@ -357,7 +357,7 @@ def tell(stage: Stage) -> None:
 # ── between the passes ─────────────────────────────────────────────────────────────────────────
 
 
-def find_duplicates(stage: Stage) -> None:
+def find_duplicates(stage: StagingArea) -> None:
     """Write to `firsts`, for each document, 1 + the position of the first of the same text, or 0."""
     with (stage.folder / "firsts").open("wb") as file:
         file.truncate(8 * len(stage))
@@ -367,7 +367,7 @@ def find_duplicates(stage: Stage) -> None:
                 os.pwrite(file.fileno(), (first + 1).to_bytes(8, "little"), 8 * number)
 
 
-def duplicates(stage: Stage, bucket: int, n_buckets: int) -> Iterator[tuple[int, int]]:
+def duplicates(stage: StagingArea, bucket: int, n_buckets: int) -> Iterator[tuple[int, int]]:
     """(number of a duplicate, position of the first of the same text) among the hashes of one bucket."""
     numbers, rows, start = [], [], 0
     for chunk in stage.rows():
@@ -384,7 +384,7 @@ def duplicates(stage: Stage, bucket: int, n_buckets: int) -> Iterator[tuple[int,
     yield from zip(number[same].tolist(), row["position"][first[same]].tolist(), strict=True)
 
 
-def kept_rows(stage: Stage) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def kept_rows(stage: StagingArea) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(rows, firsts) of all documents, some at a time; firsts is 0 where the document is kept."""
     with (stage.folder / "firsts").open("rb") as file:
         for chunk in stage.rows():
@@ -396,7 +396,7 @@ def validates(rows: np.ndarray, fraction: float) -> np.ndarray:
     return rows["low"].astype(np.float64) / 2.0**64 < fraction
 
 
-def choose_split(stage: Stage, settings: CorpusSettings) -> tuple[str, float]:
+def choose_split(stage: StagingArea, settings: CorpusSettings) -> tuple[str, float]:
     """The split to use; where it is chosen here, or leaves nothing to validate on, a line says so."""
     kind, fraction = parse_split(settings.split)
     if stage.pairs and kind == "tail":
@@ -433,7 +433,7 @@ def choose_split(stage: Stage, settings: CorpusSettings) -> tuple[str, float]:
 
 
 @dataclass
-class Side:
+class SplitWriter:
     """One split on its way to disk: its file, its counts, and the hash of what it holds."""
 
     name: str
@@ -465,17 +465,17 @@ class Side:
         return {name: getattr(self, name) for name in ("documents", "parts", "chars", "bytes")}
 
 
-def finish(stage: Stage, folder: Path, settings: CorpusSettings) -> dict[str, Any]:
+def finish(stage: StagingArea, folder: Path, settings: CorpusSettings) -> dict[str, Any]:
     """The second pass; returns the record of the corpus, but for the hashes of its files."""
     find_duplicates(stage)
     kind, fraction = choose_split(stage, settings)
-    train, validation = sides = [Side(name, folder / f"{name}.jsonl") for name in SPLITS]
+    train, validation = sides = [SplitWriter(name, folder / f"{name}.jsonl") for name in SPLITS]
     stage.parts.flush()
     with progress("writing", stage.position) as advance, (stage.folder / "parts").open("rb") as file:
         for rows, firsts in kept_rows(stage):
             right = validates(rows, fraction) if kind == "hash" else np.zeros(len(rows), bool)
             for values, first, validating in zip(rows.tolist(), firsts.tolist(), right.tolist(), strict=True):
-                row = Row._make(values)
+                row = IndexRow._make(values)
                 file.seek(row.position)
                 if first:
                     drop_duplicate(stage, row, first - 1)
@@ -490,7 +490,9 @@ def finish(stage: Stage, folder: Path, settings: CorpusSettings) -> dict[str, An
     return summary(stage, sides, split, settings)
 
 
-def summary(stage: Stage, sides: list[Side], split: str, settings: CorpusSettings) -> dict[str, Any]:
+def summary(
+    stage: StagingArea, sides: list[SplitWriter], split: str, settings: CorpusSettings
+) -> dict[str, Any]:
     """What corpus.json says."""
     content = {side.name: side.content.hexdigest() for side in sides}
     return {
@@ -508,11 +510,11 @@ def summary(stage: Stage, sides: list[Side], split: str, settings: CorpusSetting
     }
 
 
-def hex_digest(row: Row) -> str:
+def hex_digest(row: IndexRow) -> str:
     return f"{row.high:016x}{row.low:016x}"
 
 
-def copy(row: Row, file: Any, side: Side) -> None:
+def copy(row: IndexRow, file: Any, side: SplitWriter) -> None:
     """A whole document to one side."""
     side.begin(hex_digest(row), 0, row.chars)
     for _ in range(row.parts):
@@ -520,7 +522,7 @@ def copy(row: Row, file: Any, side: Side) -> None:
         side.write(rest, int(n_chars), int(n_bytes))
 
 
-def copy_cut(row: Row, file: Any, train: Side, validation: Side, cut: int) -> None:
+def copy_cut(row: IndexRow, file: Any, train: SplitWriter, validation: SplitWriter, cut: int) -> None:
     """A document to both sides: its first `cut` characters train, the rest validates."""
     n_chars, digest, position = row.chars, hex_digest(row), 0
     for side, start, end in ((train, 0, cut), (validation, cut, n_chars)):
@@ -539,21 +541,21 @@ def copy_cut(row: Row, file: Any, train: Side, validation: Side, cut: int) -> No
         position = end
 
 
-def write_piece(side: Side, part: dict[str, Any], text: str, moved: int) -> None:
+def write_piece(side: SplitWriter, part: dict[str, Any], text: str, moved: int) -> None:
     """A piece of a part that was cut in two, `moved` characters on in its source."""
     piece = {"source": part["source"], "offset": part["offset"] + moved, "steps": part["steps"], "text": text}
     side.write(encode(piece)[1:].encode() + b"\n", len(text), len(text.encode()))
 
 
-def drop_duplicate(stage: Stage, row: Row, first: int) -> None:
+def drop_duplicate(stage: StagingArea, row: IndexRow, first: int) -> None:
     """Write down which document this one repeats."""
     own, original = (place(stage, position) for position in (row.position, first))
     name = f"{original['source']}, offset {original['offset']}"
-    dropped = Dropped(own["source"], "duplicate", f"same text as {name}", own["offset"])
+    dropped = SkippedItem(own["source"], "duplicate", f"same text as {name}", own["offset"])
     stage.drop(dropped, id=hex_digest(row)[:16], duplicate_of=original)
 
 
-def place(stage: Stage, position: int) -> dict[str, Any]:
+def place(stage: StagingArea, position: int) -> dict[str, Any]:
     """Source and offset of the document staged at a position; its text is not read."""
     head = os.pread(stage.parts.fileno(), 1 << 16, position).split(b" ", 2)[2]
     text = head.decode("utf-8", "ignore")

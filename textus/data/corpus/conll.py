@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from textus.core.errors import UsageError
-from textus.data.corpus.dialects import Problem, Text, bare, line_end, lines
-from textus.data.corpus.documents import Unreadable
+from textus.data.corpus.dialects import RowProblem, Text, bare, line_end, lines
+from textus.data.corpus.documents import UnreadableError
 
 SUFFIXES = (".conll", ".conllu", ".conllx", ".bio", ".iob", ".iob2", ".bmes", ".bioes")
 ALIKE = 0.9
@@ -51,7 +51,7 @@ Sentence = tuple[str, dict[str, Any]]
 
 def sentences(
     text: Text, columns: Mapping[str, str], report: Callable[[str], None]
-) -> Iterator[Sentence | Problem]:
+) -> Iterator[Sentence | RowProblem]:
     """(place, {"tokens", "tags"}) of each sentence; one with a line that cannot be read is a problem.
 
     Raises Unreadable for a text that is no such file.
@@ -183,7 +183,7 @@ def columns_of(
     most_odd = 0.5 if tagged > len(whole) / 2 else 1 - ALIKE
     if width < 2 or len(odd) > most_odd * len(filled):
         line = next((line for line in filled if len(line.cells) < 2), odd[0] if odd else filled[0])
-        raise Unreadable(
+        raise UnreadableError(
             "malformed_table",
             f"not CoNLL columns: line {line.number:,} has {counted(len(line.cells))} ({shown(line)}); a token's line"
             " ends with its tag, an empty line ends a sentence",
@@ -248,7 +248,7 @@ def refuse_prose(whole: list[Line], place: int) -> None:
     if any(TAG.fullmatch(tag) for tag in tags):
         return
     if len(tags) > len(whole) / 2 or not any(char.isalnum() for tag in tags for char in tag):
-        raise Unreadable(
+        raise UnreadableError(
             "malformed_table",
             f"not CoNLL columns: line {whole[0].number:,} ({shown(whole[0])}) does not end with a tag; plain text has"
             " no labels: give csv, jsonl or CoNLL columns, or name columns by position: --columns 0=tokens,1=tags",
@@ -274,7 +274,7 @@ def without_blanks(read: list[Line], taken: Columns, report: Callable[[str], Non
     return [line for line in read if line.number not in numbers]
 
 
-def grouped(read: list[Line], taken: Columns) -> Iterator[Sentence | Problem]:
+def grouped(read: list[Line], taken: Columns) -> Iterator[Sentence | RowProblem]:
     """Sentences, or the first problem of each that has one."""
     held: list[Line] = []
     for line in [*read, Line(0, [])]:
@@ -295,15 +295,15 @@ def sentence(held: list[Line], taken: Columns) -> dict[str, Any]:
     }
 
 
-def problem_of(line: Line, taken: Columns) -> Problem | None:
+def problem_of(line: Line, taken: Columns) -> RowProblem | None:
     """Why a line cannot be read, or None."""
     where = f"line {line.number:,}"
     if len(line.cells) != taken.width:
         reason = f"has {counted(len(line.cells))} ({shown(line)}), most lines {taken.width}; correct the line"
-        return Problem(where, reason, "number of columns")
+        return RowProblem(where, reason, "number of columns")
     place = tag_column(line, taken.tokens) if taken.tags is None else taken.tags
     if not line.cells[place].strip():
-        return Problem(where, f"has no tag ({shown(line)})", "no tag")
+        return RowProblem(where, f"has no tag ({shown(line)})", "no tag")
     return None
 
 

@@ -20,7 +20,7 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 from textus.core.errors import UsageError
-from textus.data.corpus.documents import Unreadable, checked_encoding
+from textus.data.corpus.documents import UnreadableError, checked_encoding
 from textus.data.corpus.guessing import guess
 from textus.data.corpus.languages import COMMON_CHINESE
 from textus.data.corpus.sources import Source
@@ -107,7 +107,7 @@ class Guesses:
 
 
 @dataclass
-class Survey:
+class ByteStatistics:
     """What one pass over the bytes of a file found."""
 
     head: bytes = b""
@@ -152,7 +152,7 @@ def telling(block: bytes) -> bytes:
 
 def detect_encoding(blocks: Iterable[bytes], *, encoding: str = "", page: bool = False) -> Encoding:
     """How to read a file, from its bytes or the `encoding` given. Raises Unreadable for binary data."""
-    survey = Survey()
+    survey = ByteStatistics()
     for block in blocks:
         survey.add(block)
         if survey.n_bytes == len(block) and (codec := marked(survey.head)):
@@ -188,7 +188,7 @@ def plainly_ascii(head: bytes) -> bool:
 PLAIN = bytes(range(32, 127)) + b"\n"
 
 
-def judge(survey: Survey, *, page: bool) -> Encoding:
+def judge(survey: ByteStatistics, *, page: bool) -> Encoding:
     """The encoding, from what the survey found. Raises Unreadable for binary data, or where nothing reads well."""
     if survey.n_controls:
         if codec := wide(survey.head):
@@ -198,8 +198,8 @@ def judge(survey: Survey, *, page: bool) -> Encoding:
         )
         if survey.n_controls > n_allowed or survey.n_bytes < 8 * survey.n_controls:
             if survey.n_broken or 0 in survey.head:
-                raise Unreadable("not_text", "binary")
-            raise Unreadable(
+                raise UnreadableError("not_text", "binary")
+            raise UnreadableError(
                 "not_text", "binary, or a text with many control characters; take them out of it"
             )
     if survey.n_broken == 0:
@@ -214,7 +214,7 @@ def judge(survey: Survey, *, page: bool) -> Encoding:
         return Encoding(guessed.codec, "guessed", guessed.rivals)
     if survey.n_broken > FEW_BROKEN:
         kind = "binary, or " if survey.n_broken > 0.1 * survey.n_bytes else ""
-        raise Unreadable(
+        raise UnreadableError(
             "unknown_encoding",
             f"{kind}in an encoding that cannot be determined; name it with --encoding, such as cp1250, or save it"
             " as UTF-8",
@@ -238,7 +238,7 @@ def shifted(head: bytes) -> str:
     return ""
 
 
-def declared(survey: Survey) -> str:
+def declared(survey: ByteStatistics) -> str:
     """The codec a page declares, if its bytes can be read in it."""
     found = DECLARED.search(survey.head[:4096])
     if not found:

@@ -2,7 +2,7 @@
 
 A csv is read as RFC 4180 has it (fields in double quotes, a quote in them doubled). What a file does otherwise is
 detected from its first block of text, and one line states it. Nothing is guessed row by row: a record that does not
-follow the file's dialect is a `Problem` that names its line.
+follow the file's dialect is a `RowProblem` that names its line.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from itertools import islice
 
 from textus.core.errors import UsageError
 from textus.core.names import nearest
-from textus.data.corpus.documents import RECORD_CHARS, Unreadable
+from textus.data.corpus.documents import RECORD_CHARS, UnreadableError
 
 csv.field_size_limit(
     RECORD_CHARS
@@ -32,7 +32,7 @@ Text = Callable[[], Iterable[str]]
 
 
 @dataclass(frozen=True)
-class Problem:
+class RowProblem:
     """A row that cannot be read. `where` is its place, such as "line 5" (in `records` with the file's name before it),
     `reason` what is wrong with it, as the end of a sentence, and `kind` the same for all rows of that fault.
     """
@@ -102,9 +102,9 @@ def lines(text: Iterable[str], end: str = "\n") -> Iterator[str]:
         yield last
 
 
-def too_long(where: str) -> Unreadable:
+def too_long(where: str) -> UnreadableError:
     """The error for a record that cannot be held whole."""
-    return Unreadable(
+    return UnreadableError(
         "record_too_long",
         f"the record at {where} has over {RECORD_CHARS:,} characters; split it, or give its text as .txt, which may be"
         " of any length",
@@ -161,7 +161,7 @@ def separated(
     dialect: Dialect,
     ends: Counter[str] | None = None,
     swallowing: list[tuple[int, int]] | None = None,
-) -> Iterator[Record | Problem]:
+) -> Iterator[Record | RowProblem]:
     """The records of lines, each with the number of the line it begins at; a blank line has none. `ends` counts what
     ends them; to `swallowing` the first and last line of those are appended that may be many rows (see `swallows`).
 
@@ -187,7 +187,7 @@ def separated(
             return
         except csv.Error as error:
             if numbered.number > first:
-                raise Unreadable(
+                raise UnreadableError(
                     "malformed_table",
                     f"line {first:,}: a quote that begins in this line is never closed, or not before a"
                     f" {DELIMITERS.get(dialect.delimiter, 'delimiter')} or line end"
@@ -200,9 +200,9 @@ def separated(
             swallowing.append((first, numbered.number))
         record = "".join(numbered.held)
         if not dialect.backslash and is_escaped_outside(record):
-            yield Problem(f"line {first:,}", r"has \" outside quotes; put the field in quotes", "quotes")
+            yield RowProblem(f"line {first:,}", r"has \" outside quotes; put the field in quotes", "quotes")
         elif dialect.backslash and is_doubled(record, dialect.delimiter):
-            yield Problem(
+            yield RowProblem(
                 f"line {first:,}",
                 r"has a doubled quote where others are escaped by a backslash; write \" for it",
                 "quotes",
@@ -236,13 +236,13 @@ def is_doubled(record: str, delimiter: str) -> bool:
     return bool(re.search(rf'(?<=[^{edge}\r\n])""|""(?=[^{edge}\r\n])', re.sub(r"\\.", "__", record)))
 
 
-def not_csv(number: int, error: csv.Error) -> Problem:
+def not_csv(number: int, error: csv.Error) -> RowProblem:
     """The problem of a record that ends in the line in which it begins."""
     where = f"line {number:,}"
     if "new-line" in str(error):
-        return Problem(where, "has a carriage return outside quotes; put the field in quotes", RETURNS)
+        return RowProblem(where, "has a carriage return outside quotes; put the field in quotes", RETURNS)
     reason = f"has a quote that is not closed or not doubled ({error}); write a quote in a quoted field twice"
-    return Problem(where, reason, "quotes")
+    return RowProblem(where, reason, "quotes")
 
 
 RETURNS = "carriage returns"
@@ -258,17 +258,17 @@ LONE_BACKSLASH = re.compile(r'\\(["\\])?')
 
 
 def rectangular(
-    records: Iterable[Record | Problem], width: int, dialect: Dialect
-) -> Iterator[Record | Problem]:
+    records: Iterable[Record | RowProblem], width: int, dialect: Dialect
+) -> Iterator[Record | RowProblem]:
     """Records of `width` columns; others are problems, blank ones are left out."""
     name = DELIMITERS.get(dialect.delimiter, "delimiter")
     for record in records:
-        if isinstance(record, Problem) or len(record[1]) == width:
+        if isinstance(record, RowProblem) or len(record[1]) == width:
             yield record
         elif len(record[1]) > 1 or record[1][0].strip():
             number, row = record
             mend = "" if dialect.literal else f" (text with a {name} in it must be in quotes)"
-            yield Problem(
+            yield RowProblem(
                 f"line {number:,}",
                 f"has {len(row)} columns, the first line {width}; correct the line{mend}",
                 "number of columns",
@@ -360,11 +360,11 @@ def widths(sample: Iterable[str], dialect: Dialect) -> list[int]:
     counts = []
     try:
         for record in islice(separated(sample, dialect), SAMPLE_RECORDS):
-            if not isinstance(record, Problem):
+            if not isinstance(record, RowProblem):
                 counts.append(len(record[1]))
             elif record.kind != RETURNS:
                 counts.append(0)
-    except Unreadable:
+    except UnreadableError:
         counts.append(0)
     return counts
 
@@ -430,12 +430,12 @@ def is_well_formed(text: Text, end: str, dialect: Dialect) -> bool:
     n_literal, ragged_literal, _ = surveyed(text, end, Dialect("\t", literal=True))
     try:
         n_records, ragged, first_long = surveyed(text, end, dialect)
-    except Unreadable:
+    except UnreadableError:
         return False
     if ragged > ragged_literal:
         return False
     if n_records < n_literal and not ragged_literal:
-        raise Unreadable(
+        raise UnreadableError(
             "malformed_table",
             f"line {first_long:,}: from here lines can be read as one field in quotes or as rows of their own; put no"
             " field in quotes, or give the rows as csv or jsonl",
@@ -450,8 +450,8 @@ def surveyed(text: Text, end: str, dialect: Dialect) -> tuple[int, int, int]:
     """
     n_records = n_ragged = first_long = width = before = 0
     for record in separated(lines(text(), end), dialect):
-        if isinstance(record, Problem):
-            raise Unreadable("malformed_table", str(record))
+        if isinstance(record, RowProblem):
+            raise UnreadableError("malformed_table", str(record))
         number, row = record
         if before and not first_long and number > before + 1:
             first_long = before

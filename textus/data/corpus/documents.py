@@ -19,7 +19,7 @@ RECORD_CHARS = 16_000_000
 SPLITS = ("train", "validation")
 
 
-class Unreadable(CodedError):
+class UnreadableError(CodedError):
     """A source cannot be read; the message is the reason. The build skips it and says so."""
 
 
@@ -133,7 +133,7 @@ def parse_split(split: str) -> tuple[str, float]:
 
 
 @dataclass(frozen=True)
-class Dropped:
+class SkippedItem:
     """What did not come into the corpus: a file, a record or a document."""
 
     source: str
@@ -143,7 +143,7 @@ class Dropped:
 
 
 @dataclass(frozen=True)
-class Raw:
+class RawDocument:
     """A document as a reader yields it: its text in blocks, not yet repaired.
 
     `by_characters` says that `offset` counts characters, so that it moves on from part to part.

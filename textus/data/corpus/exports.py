@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
-from textus.data.corpus.dialects import Problem, Text, bare, line_end, lines
-from textus.data.corpus.documents import Unreadable
+from textus.data.corpus.dialects import RowProblem, Text, bare, line_end, lines
+from textus.data.corpus.documents import UnreadableError
 
 Row = dict[str, Any]
 
@@ -20,7 +20,7 @@ FIELDS = frozenset(
 """The fields that tasks and corpora know; a column of such a name in other letters (`Text`) is taken for it."""
 
 
-class Refused(Exception):
+class RefusedRow(Exception):
     """An export in a form that cannot be read; the message ends the sentence that begins with the row's place."""
 
 
@@ -36,7 +36,7 @@ def entries(value: Any, report: Callable[[str], None]) -> Iterator[tuple[str, An
     elif isinstance(value, list):
         yield from of_list(value)
     else:
-        raise Unreadable(
+        raise UnreadableError(
             "malformed_json", "it is neither a list of objects nor SQuAD's {'data': [...]} nor JSON lines"
         )
 
@@ -118,7 +118,7 @@ def squad_rows(articles: list[Any]) -> Iterator[tuple[str, Row]]:
                         },
                     }  # fmt: skip
         except (KeyError, TypeError, AttributeError) as error:
-            raise Unreadable(
+            raise UnreadableError(
                 "malformed_json", f"not SQuAD's form: {error!r} is missing in an article"
             ) from error
 
@@ -218,14 +218,14 @@ def spans_of(values: list[Row], text: Any, noted: Callable[[str], None]) -> list
         labels = labels if isinstance(labels, list) else [labels]
         place = f"at {span['start']} to {span['end']}"
         if not labels or labels[0] in (None, ""):
-            raise Refused(f"has an entity without a label, {place}; give it one or leave it out")
+            raise RefusedRow(f"has an entity without a label, {place}; give it one or leave it out")
         if len(labels) > 1:
             noted("have entities with several labels; the first of them is read, the others are not")
         places = units.moved(span) if units else {name: span[name] for name in ("start", "end")}
         if not units and isinstance(text, str) and is_claim(span):
             held = text[span["start"] : span["end"]]
             if not alike(held, span["text"]):
-                raise Refused(
+                raise RefusedRow(
                     f"has an entity {span['text']!r} {place}, where its text has {held!r}; correct the places"
                 )
         annotated.append(places | {"label": labels[0]})
@@ -261,7 +261,7 @@ def relation_of(value: Row, name: Any, places: dict[Any, int]) -> Row:
     try:
         return {"head": places[value["from_id"]], "tail": places[value["to_id"]], "relation": name}
     except KeyError as error:
-        raise Refused(f"has a relation with an entity {error} that it has not") from error
+        raise RefusedRow(f"has a relation with an entity {error} that it has not") from error
 
 
 def label_studio(row: Row, noted: Callable[[str], None]) -> list[Row]:
@@ -271,7 +271,7 @@ def label_studio(row: Row, noted: Callable[[str], None]) -> list[Row]:
     texts = [name for name, value in row["data"].items() if isinstance(value, str)]
     name = "text" if "text" in texts else texts[0] if len(texts) == 1 else None
     if name is None:
-        raise Refused(
+        raise RefusedRow(
             f"is a task of Label Studio with the fields {', '.join(map(repr, row['data'])) or 'none'}; name its text,"
             " as in --columns text=data.FIELD"
         )
@@ -355,7 +355,7 @@ def is_fasttext(text: Text) -> bool:
     return words[0].startswith(FASTTEXT) or words[-1].startswith(FASTTEXT)
 
 
-def fasttext_rows(text: Text, report: Callable[[str], None]) -> Iterator[tuple[str, Row] | Problem]:
+def fasttext_rows(text: Text, report: Callable[[str], None]) -> Iterator[tuple[str, Row] | RowProblem]:
     """text and label of each line of fastText's form: `__label__a __label__b words`; several labels are a list.
 
     As in fastText a label may be anywhere in the line and ends at a blank or tab.
@@ -365,7 +365,7 @@ def fasttext_rows(text: Text, report: Callable[[str], None]) -> Iterator[tuple[s
         words = bare(line).strip(EDGES)
         labels = MARKED.findall(words)
         if "" in labels:
-            yield Problem(f"line {number:,}", f"has {FASTTEXT} without a name after it", "no label")
+            yield RowProblem(f"line {number:,}", f"has {FASTTEXT} without a name after it", "no label")
         elif labels:
             joined += [(number, label) for label in labels if MARKS.search(label)]
             row = {
@@ -374,7 +374,9 @@ def fasttext_rows(text: Text, report: Callable[[str], None]) -> Iterator[tuple[s
             }
             yield f"line {number:,}", row
         elif words:
-            yield Problem(f"line {number:,}", f"has no {FASTTEXT}, as the lines before it have", "no label")
+            yield RowProblem(
+                f"line {number:,}", f"has no {FASTTEXT}, as the lines before it have", "no label"
+            )
     if joined:
         first, label = joined[0]
         report(

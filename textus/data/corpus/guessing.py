@@ -13,7 +13,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from textus.core.names import extra
-from textus.data.corpus.languages import Reading, reading
+from textus.data.corpus.languages import LanguageScore, reading
 
 USUAL = (
     "cp1252 gb18030 cp1250 iso8859-2 cp1251 koi8-r big5hkscs cp950 cp932 euc_jp cp949 cp1253 iso8859-7 cp1254 cp1257 "
@@ -102,7 +102,7 @@ def telling(data: bytes, n_high: int) -> bytes:
     return b"".join(chosen)
 
 
-def rank(data: bytes, candidates: list[str], proposed: list[str]) -> list[tuple[Reading, str]]:
+def rank(data: bytes, candidates: list[str], proposed: list[str]) -> list[tuple[LanguageScore, str]]:
     """The readings of the candidates, the best first; of those that give the same text only the first."""
     texts: dict[str, str] = {}
     for codec in candidates:

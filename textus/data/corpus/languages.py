@@ -184,7 +184,7 @@ PLACE = re.compile(r"(?s)(?=(.[^\x00-\x7f].))")
 REPEATED = re.compile(r"([^\x00-\x7f])\1{2,}")
 
 
-class Reading(NamedTuple):
+class LanguageScore(NamedTuple):
     """How a text reads in the language that explains it best.
 
     `score` is the log-likelihood, `mean` that of a character beyond ASCII; `explained` the share of those characters
@@ -197,7 +197,7 @@ class Reading(NamedTuple):
     mean: float
 
 
-def reading(text: str) -> Reading:
+def reading(text: str) -> LanguageScore:
     """The best reading of a text with at least one character beyond ASCII."""
     text = " " + REPEATED.sub(r"\1", text) + " "
     places: Counter[tuple[str, float]] = Counter()
@@ -219,7 +219,7 @@ def reading(text: str) -> Reading:
     good = sum(
         count for (char, malus), count in places.items() if malus > -2.5 and likelihood(code, char) > EXPECTED
     )
-    return Reading(score + PLAIN_CHAR * (len(text) - n_beyond), code, good / n_beyond, score / n_beyond)
+    return LanguageScore(score + PLAIN_CHAR * (len(text) - n_beyond), code, good / n_beyond, score / n_beyond)
 
 
 def scored(code: str, places: Counter[tuple[str, float]], words: Counter[str]) -> float:

@@ -16,25 +16,25 @@ from typing import Any, cast
 from textus.core.errors import UsageError
 from textus.core.names import extra
 from textus.data.corpus.decoding import open_text
-from textus.data.corpus.dialects import Problem
-from textus.data.corpus.documents import RECORD_CHARS, Dropped, Raw, Unreadable
+from textus.data.corpus.dialects import RowProblem
+from textus.data.corpus.documents import RECORD_CHARS, RawDocument, SkippedItem, UnreadableError
 from textus.data.corpus.repair import whole
 from textus.data.corpus.sources import Source
 from textus.data.corpus.tables import (
     TABLES,
-    NoColumn,
-    Placed,
-    Reading,
+    MissingColumnError,
+    PlacedRow,
+    ReadConfig,
     first_line,
     missing_column,
     read_rows,
     silent,
 )
 
-Read = Iterator[Raw | Dropped]
+Read = Iterator[RawDocument | SkippedItem]
 
 
-def read(source: Source, reading: Reading) -> Read:
+def read(source: Source, reading: ReadConfig) -> Read:
     """The documents of one source, and the records of it that hold no text.
 
     Raises Unreadable for a file to be left out, and NoColumn for a table without the columns.
@@ -45,7 +45,7 @@ def read(source: Source, reading: Reading) -> Read:
     found, text = open_text(source, encoding=reading.encoding, page=source.kind == "html")
     steps = found.steps
     if source.kind == "text":
-        yield Raw(source.name, 0, text, steps)
+        yield RawDocument(source.name, 0, text, steps)
     else:
         yield read_page(source, text, steps)
 
@@ -53,7 +53,7 @@ def read(source: Source, reading: Reading) -> Read:
 # ── pages ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def read_page(source: Source, text: Iterable[str], steps: tuple[str, ...]) -> Raw:
+def read_page(source: Source, text: Iterable[str], steps: tuple[str, ...]) -> RawDocument:
     """The main text of a page by trafilatura; all of its text where that finds none."""
     page, n_replaced = whole(joined(text, source.name))  # the parsers stop at a lone surrogate, and at NUL
     page = UNPARSED.sub("", DECLARATION.sub("", page, count=1))
@@ -63,10 +63,10 @@ def read_page(source: Source, text: Iterable[str], steps: tuple[str, ...]) -> Ra
         extracted = trafilatura.extract(page, include_comments=False)
         if extracted:
             extracted = with_whole_words(extracted, strip_tags(page))
-            return Raw(source.name, 0, [extracted], (*steps, "html:main text"))
-        return Raw(source.name, 0, [strip_tags(page)], (*steps, "html:tags stripped"))
+            return RawDocument(source.name, 0, [extracted], (*steps, "html:main text"))
+        return RawDocument(source.name, 0, [strip_tags(page)], (*steps, "html:tags stripped"))
     except (ValueError, AssertionError, AttributeError, TypeError, LookupError, RecursionError) as error:
-        raise Unreadable(
+        raise UnreadableError(
             "unreadable_file", f"not a page that can be parsed ({type(error).__name__}: {first_line(error)})"
         ) from error
 
@@ -82,11 +82,11 @@ def joined(text: Iterable[str], name: str) -> str:
         pieces.append(piece)
         n_chars += len(piece)
         if n_chars > RECORD_CHARS:
-            raise Unreadable("record_too_long", f"a page of over {RECORD_CHARS:,} characters; split it")
+            raise UnreadableError("record_too_long", f"a page of over {RECORD_CHARS:,} characters; split it")
     return "".join(pieces)
 
 
-class TagStripper(HTMLParser):
+class HtmlTextExtractor(HTMLParser):
     """Collects the text of a page: no scripts, no styles, a line break where a block begins or ends."""
 
     UNSEEN = frozenset({"script", "style", "template", "noscript", "head"})
@@ -167,7 +167,7 @@ class TagStripper(HTMLParser):
 
 def strip_tags(page: str) -> str:
     """All text a reader of the page would see, a line for each block."""
-    stripper = TagStripper()
+    stripper = HtmlTextExtractor()
     stripper.feed(page)
     stripper.close()
     lines = (line.strip() for line in "".join(stripper.pieces).split("\n"))
@@ -218,7 +218,7 @@ PAIR = ("source", "target")
 """The fields of a table of pairs."""
 
 
-def read_table(source: Source, reading: Reading) -> Read:
+def read_table(source: Source, reading: ReadConfig) -> Read:
     """The records of a table: of each its text, or its source and target, or why it is left out.
 
     Raises NoColumn for a table in which no row has them.
@@ -230,14 +230,14 @@ def read_table(source: Source, reading: Reading) -> Read:
     if source.kind in ("json", "jsonl"):
         wanted = fields_of_any(source, reading, wanted)
     for number, row in enumerate(read_rows(source, reading, only=(*PAIR, "text"))):
-        if isinstance(row, Problem):
-            yield Dropped(source.name, row.kind, str(row), number)
+        if isinstance(row, RowProblem):
+            yield SkippedItem(source.name, row.kind, str(row), number)
             continue
         wanted = wanted or fields_of(list(row.row))
         yield cell(source, number, wanted, row, steps)
 
 
-def named_fields(reading: Reading) -> tuple[str, ...]:
+def named_fields(reading: ReadConfig) -> tuple[str, ...]:
     """The fields that `--columns` names: those of a pair or the text; () for none.
 
     Raises UsageError for a field that no corpus has.
@@ -263,13 +263,13 @@ def fields_of(present: list[str]) -> tuple[str, ...]:
     if all(name in present for name in PAIR):
         return PAIR
     pairs = "source=en,target=de" if "translation" in present else "source=COLUMN,target=COLUMN"
-    raise NoColumn(
+    raise MissingColumnError(
         "column_not_found",
         f"{missing_column('text', present)}; name the text's with --columns text=COLUMN (of pairs {pairs})",
     )
 
 
-def fields_of_any(source: Source, reading: Reading, named: tuple[str, ...]) -> tuple[str, ...]:
+def fields_of_any(source: Source, reading: ReadConfig, named: tuple[str, ...]) -> tuple[str, ...]:
     """The fields of a file in which each row has its own: the text if any row has it, or both of a pair.
 
     Raises NoColumn where no row has them.
@@ -277,7 +277,7 @@ def fields_of_any(source: Source, reading: Reading, named: tuple[str, ...]) -> t
     first: list[str] = []
     pairs = False
     for row in read_rows(source, replace(reading, report=silent)):
-        if isinstance(row, Placed):
+        if isinstance(row, PlacedRow):
             first = first or list(row.row)
             if named or "text" in row.row:
                 return named or ("text",)
@@ -286,19 +286,21 @@ def fields_of_any(source: Source, reading: Reading, named: tuple[str, ...]) -> t
 
 
 def cell(
-    source: Source, record: int, wanted: tuple[str, ...], placed: Placed, steps: tuple[str, ...]
-) -> Raw | Dropped:
+    source: Source, record: int, wanted: tuple[str, ...], placed: PlacedRow, steps: tuple[str, ...]
+) -> RawDocument | SkippedItem:
     """A record's text, or its source and target, as a document, or why it is none."""
     values = [placed.row.get(name) for name in wanted]
     for name, value in zip(wanted, values, strict=True):
         if value is None:
-            return Dropped(source.name, f"no {name}", placed.where, record)
+            return SkippedItem(source.name, f"no {name}", placed.where, record)
         if not isinstance(value, str):
             kind = type(value).__name__
-            return Dropped(source.name, f"{name} is not a string", f"{placed.where}: {kind}", record)
+            return SkippedItem(source.name, f"{name} is not a string", f"{placed.where}: {kind}", record)
         if len(value) > RECORD_CHARS:
-            return Dropped(
+            return SkippedItem(
                 source.name, "record too long", f"{placed.where}: {len(value):,} characters", record
             )
     given = values[0] if len(values) > 1 else None
-    return Raw(source.name, record, [cast(str, values[-1])], steps, by_characters=False, source_text=given)
+    return RawDocument(
+        source.name, record, [cast(str, values[-1])], steps, by_characters=False, source_text=given
+    )

@@ -1,6 +1,6 @@
 """Which files there are to read: folders walked in sorted order, archives looked into, everything else named.
 
-A scan yields a `Source` for each thing that can be read and a `Dropped` for each that cannot, so that the
+A scan yields a `Source` for each thing that can be read and a `SkippedItem` for each that cannot, so that the
 caller can say what was left out. Nothing is held but the names of one folder at a time.
 """
 
@@ -25,7 +25,7 @@ from typing import Any, BinaryIO, cast
 from textus.core.console import printable
 from textus.core.errors import DataError
 from textus.core.names import extra
-from textus.data.corpus.documents import Dropped, Unreadable
+from textus.data.corpus.documents import SkippedItem, UnreadableError
 
 BLOCK_BYTES = 1 << 19
 """Bytes read at a time."""
@@ -90,7 +90,7 @@ class Source:
 
 def scan(
     given: Iterable[str | Path], skip: Path, advance: Callable[..., Any], *, any_suffix: bool = False
-) -> Iterator[Source | Dropped]:
+) -> Iterator[Source | SkippedItem]:
     """Every source under the paths given, in order; `skip` is the output, never read into itself.
 
     `advance` is called with the number of bytes read from the disk. With `any_suffix` a file of another suffix than
@@ -108,7 +108,7 @@ def scan(
 
 def scan_folder(
     folder: Path, skip: Path, advance: Callable[..., Any], default: str | None = None
-) -> Iterator[Source | Dropped]:
+) -> Iterator[Source | SkippedItem]:
     """Every source in a folder and the folders in it, sorted by name; of `default` kind where no suffix says it.
 
     Folders may be nested to any depth.
@@ -118,7 +118,7 @@ def scan_folder(
         path = next(pending[-1], None)
         if path is None:
             pending.pop()
-        elif isinstance(path, Dropped):
+        elif isinstance(path, SkippedItem):
             yield path
         elif path.name == skip.name and path.resolve() == skip:
             yield dropped(path, "the output itself")
@@ -134,7 +134,7 @@ def scan_folder(
             yield from scan_file(path, advance, default)
 
 
-def entries(folder: Path) -> Iterator[Path | Dropped]:
+def entries(folder: Path) -> Iterator[Path | SkippedItem]:
     """What is in a folder, sorted by name."""
     try:
         names = sorted(os.listdir(folder))  # noqa: PTH208 — names only: a folder may hold a million
@@ -144,21 +144,21 @@ def entries(folder: Path) -> Iterator[Path | Dropped]:
     yield from (folder / name for name in names)
 
 
-def dropped(path: Path, reason: str, detail: str = "") -> Dropped:
+def dropped(path: Path, reason: str, detail: str = "") -> SkippedItem:
     """A file or folder left out."""
-    return Dropped(printable(str(path)), reason, detail)
+    return SkippedItem(printable(str(path)), reason, detail)
 
 
 def scan_file(
     path: Path, advance: Callable[..., Any], default: str | None = None, *, given: bool = False
-) -> Iterator[Source | Dropped]:
+) -> Iterator[Source | SkippedItem]:
     """One file: itself, or the members of an archive. A file `given` by name is read whatever its suffix."""
     try:
         mode = path.stat().st_mode
     except OSError as error:
         yield dropped(path, "unreadable", str(error.strerror))
         return
-    meter = Meter(advance)
+    meter = ByteProgress(advance)
     if not stat.S_ISREG(mode):
         yield dropped(path, "unreadable", "not a regular file")  # opening a pipe would wait for ever
     elif path.suffix.lower() == ".zip":
@@ -170,10 +170,10 @@ def scan_file(
         yield named(printable(str(path)), path.name, lambda: metered(path, meter), default=kind)
 
 
-def scan_zip(path: Path, advance: Callable[..., Any]) -> Iterator[Source | Dropped]:
+def scan_zip(path: Path, advance: Callable[..., Any]) -> Iterator[Source | SkippedItem]:
     """The members of a zip archive, sorted by name."""
     try:
-        archive = zipfile.ZipFile(metered(path, Meter(advance)))
+        archive = zipfile.ZipFile(metered(path, ByteProgress(advance)))
     except DAMAGE as error:
         yield dropped(path, "unreadable", str(error))
         return
@@ -193,7 +193,7 @@ def open_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> BinaryIO:
 ENCRYPTED = 1
 
 
-def scan_tar(path: Path, advance: Callable[..., Any]) -> Iterator[Source | Dropped]:
+def scan_tar(path: Path, advance: Callable[..., Any]) -> Iterator[Source | SkippedItem]:
     """The members of a tar archive, packed or not, in its own order.
 
     It is read once from its beginning to its end: each member is held, on the disk beyond a few megabytes, until the
@@ -202,7 +202,7 @@ def scan_tar(path: Path, advance: Callable[..., Any]) -> Iterator[Source | Dropp
     packing = ".zst" if path.suffix.lower() == ".zst" else ""
     try:
         with (
-            unwrapped(metered(path, Meter(advance)), packing) as file,
+            unwrapped(metered(path, ByteProgress(advance)), packing) as file,
             tarfile.open(fileobj=file, mode="r|" if packing else "r|*") as archive,
         ):
             for member in archive:
@@ -210,12 +210,12 @@ def scan_tar(path: Path, advance: Callable[..., Any]) -> Iterator[Source | Dropp
                     continue
                 content = archive.extractfile(member) if member.isreg() else None
                 if content is None:
-                    yield Dropped(archive_name(path, member.name), "unreadable", "not a regular file")
+                    yield SkippedItem(archive_name(path, member.name), "unreadable", "not a regular file")
                     continue
                 with tempfile.SpooledTemporaryFile(HELD_BYTES) as held:
                     while block := content.read(BLOCK_BYTES):
                         held.write(block)
-                    yield of_archive(path, member.name, lambda held=held: Kept(held))  # type: ignore[misc]
+                    yield of_archive(path, member.name, lambda held=held: KeptBytes(held))  # type: ignore[misc]
     except DAMAGE as error:
         yield dropped(path, "unreadable", str(error) or type(error).__name__)
 
@@ -223,7 +223,7 @@ def scan_tar(path: Path, advance: Callable[..., Any]) -> Iterator[Source | Dropp
 HELD_BYTES = 1 << 24
 
 
-class Kept(io.RawIOBase):
+class KeptBytes(io.RawIOBase):
     """A file that others read after this reader: read from its beginning, and left open."""
 
     def __init__(self, file: Any) -> None:
@@ -254,26 +254,28 @@ def archive_name(path: Path, member: str) -> str:
     return printable(f"{path}!{member}")
 
 
-def of_archive(path: Path, member: str, opener: Callable[[], Any]) -> Source | Dropped:
+def of_archive(path: Path, member: str, opener: Callable[[], Any]) -> Source | SkippedItem:
     """A member of an archive as a source."""
     name = archive_name(path, member)
     if any(part.startswith((".", "__MACOSX")) for part in Path(member).parts if part not in (".", "..")):
-        return Dropped(name, "hidden", "its name begins with a dot, or it is a Mac's note on another file")
+        return SkippedItem(
+            name, "hidden", "its name begins with a dot, or it is a Mac's note on another file"
+        )
     return named(name, member, opener, inside=printable(member))
 
 
 def named(
     name: str, path: str, opener: Callable[[], BinaryIO], *, default: str | None = None, inside: str = ""
-) -> Source | Dropped:
+) -> Source | SkippedItem:
     """A source by the suffix of its path, through one layer of packing; shown as `name`."""
     file = Path(path)
     wrapping = file.suffix.lower() if file.suffix.lower() in WRAPPED else ""
     suffix = (file.with_suffix("") if wrapping else file).suffix.lower()
     if suffix in OTHER_PACKINGS:
-        return Dropped(name, "suffix not read", f"{suffix}: {OTHER_PACKINGS[suffix]}")
+        return SkippedItem(name, "suffix not read", f"{suffix}: {OTHER_PACKINGS[suffix]}")
     kind = KINDS.get(suffix, default)
     if kind is None:
-        return Dropped(name, "suffix not read", printable(suffix) or "no suffix")
+        return SkippedItem(name, "suffix not read", printable(suffix) or "no suffix")
     return Source(name, kind, opener, wrapping, inside)
 
 
@@ -290,7 +292,7 @@ def unwrapped(file: BinaryIO, wrapping: str) -> BinaryIO:
     return file
 
 
-class Meter:
+class ByteProgress:
     """Tells how many bytes of a file were read for the first time, for the progress bar.
 
     A file is read twice (which encoding, then the text); only the furthest point reached counts.
@@ -305,10 +307,10 @@ class Meter:
             self.furthest = position
 
 
-class Metered(io.FileIO):
+class ProgressReader(io.FileIO):
     """A file on the disk whose reading a meter sees."""
 
-    def __init__(self, path: Path, meter: Meter) -> None:
+    def __init__(self, path: Path, meter: ByteProgress) -> None:
         super().__init__(path, "rb")
         self.meter = meter
 
@@ -318,9 +320,9 @@ class Metered(io.FileIO):
         return n_read
 
 
-def metered(path: Path, meter: Meter) -> BinaryIO:
+def metered(path: Path, meter: ByteProgress) -> BinaryIO:
     """Open a file on the disk, buffered, its reading seen by `meter`."""
-    return cast(BinaryIO, io.BufferedReader(Metered(path, meter), BLOCK_BYTES))
+    return cast(BinaryIO, io.BufferedReader(ProgressReader(path, meter), BLOCK_BYTES))
 
 
 def blocks(source: Source) -> Iterator[bytes]:
@@ -330,7 +332,7 @@ def blocks(source: Source) -> Iterator[bytes]:
             while block := file.read(BLOCK_BYTES):
                 yield block
     except DAMAGE as error:
-        raise Unreadable(
+        raise UnreadableError(
             "unreadable_file", getattr(error, "strerror", None) or str(error) or type(error).__name__
         ) from error
 

@@ -1,5 +1,5 @@
 """The one reader of tables, for corpora and for labelled rows: csv, tsv, JSON lines, json and parquet as rows of named
-fields. A row that cannot be read is a `Problem` with its line; what is guessed or left out is reported in a line.
+fields. A row that cannot be read is a `RowProblem` with its line; what is guessed or left out is reported in a line.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from textus.core.names import extra, nearest
 from textus.data.corpus import exports
 from textus.data.corpus.decoding import open_text
 from textus.data.corpus.dialects import (
-    Problem,
+    RowProblem,
     Text,
     detect_dialect,
     line_end,
@@ -28,7 +28,7 @@ from textus.data.corpus.dialects import (
     separated,
     without_declaration,
 )
-from textus.data.corpus.documents import Unreadable
+from textus.data.corpus.documents import UnreadableError
 from textus.data.corpus.exports import FIELDS
 from textus.data.corpus.sources import DAMAGE, Source, blocks
 
@@ -43,26 +43,26 @@ HEADER_WORDS = FIELDS | {"review", "content", "class", "category", "stars", "rat
 SHOWN_COLUMNS = 30
 
 
-class Placed(NamedTuple):
+class PlacedRow(NamedTuple):
     """A row and its place in its file, such as "line 5"."""
 
     where: str
     row: Row
 
 
-Rows = Iterator[Placed | Problem]
+Rows = Iterator[PlacedRow | RowProblem]
 
 
 def silent(line: str) -> None:
     """Report nothing: for a file that is read again."""
 
 
-class NoColumn(Unreadable):
+class MissingColumnError(UnreadableError):
     """A table lacks a column that was named, or that is needed."""
 
 
 @dataclass(frozen=True)
-class Reading:
+class ReadConfig:
     """How tables are read: `columns` as `parse_columns` gives them, the `encoding` and the `delimiter` ("" detects
     them), and where a line about a file goes.
     """
@@ -109,7 +109,7 @@ def parse_columns(spelled: str | None) -> dict[str, str]:
     return columns
 
 
-def read_rows(source: Source, reading: Reading, only: tuple[str, ...] = ()) -> Rows:
+def read_rows(source: Source, reading: ReadConfig, only: tuple[str, ...] = ()) -> Rows:
     """The rows of one table, its columns under the fields' names; of a parquet file `only` these fields, if any is
     there.
 
@@ -132,15 +132,15 @@ def in_usual_fields(rows: Rows, report: Callable[[str], None]) -> Rows:
     """Rows with the exports of known tools in the fields that tasks read; what was changed is reported with a count."""
     changed: dict[str, list[str]] = {}
     for placed in rows:
-        if isinstance(placed, Problem):
+        if isinstance(placed, RowProblem):
             yield placed
             continue
         changes: set[str] = set()
         try:
             for row in exports.usual_rows(placed.row, changes.add):
-                yield Placed(placed.where, row)
-        except exports.Refused as error:
-            yield Problem(placed.where, str(error), "not accepted")
+                yield PlacedRow(placed.where, row)
+        except exports.RefusedRow as error:
+            yield RowProblem(placed.where, str(error), "not accepted")
             continue
         for change in changes:
             changed.setdefault(change, []).append(placed.where)
@@ -164,7 +164,7 @@ class Naming:
     def __init__(self, columns: Mapping[str, str], report: Callable[[str], None]) -> None:
         self.columns, self.report = columns, report
         self.fixed = False
-        self.plans: dict[tuple[str, ...], dict[str, str] | NoColumn] = {}
+        self.plans: dict[tuple[str, ...], dict[str, str] | MissingColumnError] = {}
         self.reported: set[str] = set()
 
     def renamed(self, rows: Rows) -> Rows:
@@ -174,7 +174,7 @@ class Naming:
         """
         n_named, missing = 0, None
         for placed in rows:
-            if isinstance(placed, Problem):
+            if isinstance(placed, RowProblem):
                 yield placed
                 continue
             where, row = placed
@@ -182,18 +182,20 @@ class Naming:
             plan = self.plans.get(tuple(row))
             if plan is None:
                 plan = self.plans[tuple(row)] = self.plan(list(row))
-            if isinstance(plan, NoColumn):
+            if isinstance(plan, MissingColumnError):
                 missing = missing or plan
                 if self.fixed:
                     raise plan
-                yield Problem(where, str(plan), "no column")
+                yield RowProblem(where, str(plan), "no column")
             else:
                 n_named += 1
-                yield Placed(where, {plan[column]: value for column, value in row.items() if column in plan})
+                yield PlacedRow(
+                    where, {plan[column]: value for column, value in row.items() if column in plan}
+                )
         if missing and not n_named:
             raise missing
 
-    def plan(self, present: list[str]) -> dict[str, str] | NoColumn:
+    def plan(self, present: list[str]) -> dict[str, str] | MissingColumnError:
         """The field of each column that is used, or the error for one that is missing."""
         plan: dict[str, str] = {}
         for column, name in self.columns.items():
@@ -268,19 +270,19 @@ def is_one(value: Any) -> bool:
     return str(value).strip().lower() in ("1", "1.0", "true", "yes")
 
 
-def missing_column(column: str, present: list[str]) -> NoColumn:
+def missing_column(column: str, present: list[str]) -> MissingColumnError:
     """The error for a table without a column."""
     near = nearest(column, present)
     hint = f"; did you mean {near!r}?" if near else ";"
     shown = ", ".join(map(repr, present[:SHOWN_COLUMNS])) or "none"
     more = f" and {len(present) - SHOWN_COLUMNS} more" if len(present) > SHOWN_COLUMNS else ""
-    return NoColumn("column_not_found", f"has no column {column!r}{hint} it has {shown}{more}")
+    return MissingColumnError("column_not_found", f"has no column {column!r}{hint} it has {shown}{more}")
 
 
 # ── csv, tsv ───────────────────────────────────────────────────────────────────────────────────
 
 
-def separated_rows(kind: str, text: Text, reading: Reading, report: Callable[[str], None]) -> Rows:
+def separated_rows(kind: str, text: Text, reading: ReadConfig, report: Callable[[str], None]) -> Rows:
     """The rows of a file with a delimiter; without a header its columns are numbered from 0."""
     usual = "," if kind == "csv" else "\t"
     has_header = not reading.by_position
@@ -293,12 +295,14 @@ def separated_rows(kind: str, text: Text, reading: Reading, report: Callable[[st
     first = next((record for record in records if is_content(record, has_header)), None)
     if first is None:
         return
-    if isinstance(first, Problem):
-        raise Unreadable("malformed_table", f"{first}: it is the first, so that nothing can be read by it")
+    if isinstance(first, RowProblem):
+        raise UnreadableError(
+            "malformed_table", f"{first}: it is the first, so that nothing can be read by it"
+        )
     number, cells = first
     header = header_of(cells, number) if has_header else [str(n) for n in range(len(cells))]
     if not has_header and (last := max(map(int, reading.columns))) >= len(cells):
-        raise NoColumn(
+        raise MissingColumnError(
             "column_not_found", f"has no column {last}: line {number:,} has {len(cells)}, counted from 0"
         )
     if has_header:
@@ -311,7 +315,7 @@ def separated_rows(kind: str, text: Text, reading: Reading, report: Callable[[st
                 " --columns text=COLUMN, not by position"
             )
         else:
-            yield Placed(f"line {number:,}", dict(zip(header, cells, strict=True)))
+            yield PlacedRow(f"line {number:,}", dict(zip(header, cells, strict=True)))
     yield from body(rectangular(records, len(header), dialect), header, repeated, report)
     if mixed := mixed_ends(ends):
         report(mixed)
@@ -323,15 +327,15 @@ def separated_rows(kind: str, text: Text, reading: Reading, report: Callable[[st
         )
 
 
-def is_content(record: tuple[int, list[str]] | Problem, has_header: bool) -> bool:
+def is_content(record: tuple[int, list[str]] | RowProblem, has_header: bool) -> bool:
     """Whether a record may be the first: it is more than a blank line, and a header has a name."""
-    if isinstance(record, Problem) or (len(record[1]) > 1 and not has_header):
+    if isinstance(record, RowProblem) or (len(record[1]) > 1 and not has_header):
         return True
     return any(cell.strip(" \t\ufeff") for cell in record[1])
 
 
 def body(
-    records: Iterable[tuple[int, list[str]] | Problem],
+    records: Iterable[tuple[int, list[str]] | RowProblem],
     header: list[str],
     repeated: list[str],
     report: Callable[[str], None],
@@ -339,12 +343,12 @@ def body(
     """Records as rows; a header that comes again, as where files were joined, is left out and reported."""
     again: list[int] = []
     for record in records:
-        if isinstance(record, Problem):
+        if isinstance(record, RowProblem):
             yield record
         elif repeated and [cell.strip() for cell in record[1]] == repeated:
             again.append(record[0])
         else:
-            yield Placed(f"line {record[0]:,}", dict(zip(header, record[1], strict=True)))
+            yield PlacedRow(f"line {record[0]:,}", dict(zip(header, record[1], strict=True)))
     if again:
         times = f" ({len(again)} such lines)" if len(again) > 1 else ""
         report(f"line {again[0]:,} is the header again and is left out{times}")
@@ -355,7 +359,7 @@ def header_of(cells: list[str], number: int) -> list[str]:
     names = [cell.strip().strip("\ufeff") or f"column {place}" for place, cell in enumerate(cells)]
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        raise Unreadable(
+        raise UnreadableError(
             "duplicate_column",
             f"line {number:,}: {names.count(twice[0])} columns are named {twice[0]!r}; rename all but one",
         )
@@ -384,12 +388,12 @@ def jsonl_rows(text: Text) -> Rows:
             yield json_row(f"line {number:,}", line.strip("\ufeff"))
 
 
-def json_row(where: str, line: str) -> Placed | Problem:
+def json_row(where: str, line: str) -> PlacedRow | RowProblem:
     """A JSON object as a row."""
     try:
         return as_row(where, json.loads(line, object_pairs_hook=as_object))
     except (ValueError, RecursionError) as error:  # a number of thousands of digits is a bare ValueError
-        return Problem(where, f"is not JSON ({error})", "not JSON")
+        return RowProblem(where, f"is not JSON ({error})", "not JSON")
 
 
 class Repeating(dict[str, Any]):
@@ -421,13 +425,13 @@ def repeated_in(value: Any) -> str | None:
     return None
 
 
-def as_row(where: str, value: Any) -> Placed | Problem:
+def as_row(where: str, value: Any) -> PlacedRow | RowProblem:
     """A parsed value as a row."""
     if not isinstance(value, dict):
-        return Problem(where, f"is {type(value).__name__}, not an object of fields", "not an object")
+        return RowProblem(where, f"is {type(value).__name__}, not an object of fields", "not an object")
     if (name := repeated_in(value)) is not None:
-        return Problem(where, f"has the key {name!r} twice; give each key once", "key twice")
-    return Placed(where, value)
+        return RowProblem(where, f"has the key {name!r} twice; give each key once", "key twice")
+    return PlacedRow(where, value)
 
 
 def json_rows(text: Text, report: Callable[[str], None]) -> Rows:
@@ -439,7 +443,7 @@ def json_rows(text: Text, report: Callable[[str], None]) -> Rows:
     try:
         value = json.loads(whole.strip("\ufeff"), object_pairs_hook=as_object)
         if isinstance(value, dict) and (name := repeated_in(value)) is not None:
-            raise Unreadable(
+            raise UnreadableError(
                 "malformed_json", f"an object of it has the key {name!r} twice; give each key once"
             )
         entries = exports.entries(value, report)
@@ -463,7 +467,7 @@ def enumerated(whole: str, error: Exception) -> Iterator[tuple[str, Any]]:
             value, at = decoder.raw_decode(whole, at)
             values.append(value)
     except (ValueError, RecursionError):
-        raise Unreadable("malformed_json", f"it is not JSON ({error})") from error
+        raise UnreadableError("malformed_json", f"it is not JSON ({error})") from error
     return iter([(f"entry {number}", value) for number, value in enumerate(values)])
 
 
@@ -477,7 +481,7 @@ def held_whole(text: Iterable[str]) -> str:
         pieces.append(piece)
         n_chars += len(piece)
         if n_chars > JSON_CHARS:
-            raise Unreadable(
+            raise UnreadableError(
                 "record_too_long", f"has over {JSON_CHARS:,} characters; give its rows as JSON lines (.jsonl)"
             )
     return "".join(pieces)
@@ -486,7 +490,7 @@ def held_whole(text: Iterable[str]) -> str:
 def starts_with_object(whole: str) -> bool:
     """Whether the first line that is not blank is a JSON object by itself."""
     first = next((line for line in lines([whole], line_end([whole])) if line.strip(" \t\r\n\ufeff")), "")
-    return isinstance(json_row("", first), Placed)
+    return isinstance(json_row("", first), PlacedRow)
 
 
 # ── parquet ────────────────────────────────────────────────────────────────────────────────────
@@ -500,13 +504,15 @@ def parquet_rows(source: Source, naming: Naming, only: tuple[str, ...]) -> Rows:
         try:
             table = parquet.ParquetFile(file, pre_buffer=False)
             plan = naming.plan(list(table.schema_arrow.names))
-            wanted = [] if isinstance(plan, NoColumn) else [name for name in plan if plan[name] in only]
+            wanted = (
+                [] if isinstance(plan, MissingColumnError) else [name for name in plan if plan[name] in only]
+            )
             for batch in table.iter_batches(256, columns=wanted or None, use_threads=False):
                 for row in batch.to_pylist():
-                    yield Placed(f"record {number}", row)
+                    yield PlacedRow(f"record {number}", row)
                     number += 1
         except (*DAMAGE, ValueError, extra("pyarrow", "text").ArrowException) as error:
-            raise Unreadable(
+            raise UnreadableError(
                 "unreadable_file", f"not a parquet file, or damaged: {first_line(error)}"
             ) from error
 
@@ -516,7 +522,7 @@ def seekable(source: Source) -> BinaryIO:
     try:
         file = source.open()
     except DAMAGE as error:
-        raise Unreadable("unreadable_file", first_line(error)) from error
+        raise UnreadableError("unreadable_file", first_line(error)) from error
     if not source.wrapping and not source.inside:
         return file
     file.close()

@@ -166,7 +166,7 @@ def dropout(x: Tensor, p: float, seed: int) -> Tensor:
     return x
 
 
-class Dropout(torch.autograd.Function):
+class NativeDropout(torch.autograd.Function):
     """`dropout` of a copy, and of its gradient on the way back."""
 
     @staticmethod

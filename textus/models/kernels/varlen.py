@@ -34,7 +34,7 @@ def up(n: int, step: int) -> int:
 
 
 @dataclass(frozen=True)
-class Texts:
+class VarlenBatch:
     """Where texts lie among N positions: text b has `starts[b]` to `starts[b + 1]`; no text has the positions from `n`
     on, and none has more than `time`.
     """
@@ -74,7 +74,7 @@ class Texts:
         return self.width**-0.5
 
 
-def attend_by_products(texts: Texts, qkv: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+def attend_by_products(texts: VarlenBatch, qkv: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
     """softmax(q kᵀ / √K) v inside each text: qkv (N, 3 D) -> (N, D); and what the way back needs."""
     q, k, v = (texts.heads(qkv, part) for part in range(3))
     probability = torch.bmm(q, k.transpose(1, 2))
@@ -83,7 +83,7 @@ def attend_by_products(texts: Texts, qkv: Tensor) -> tuple[Tensor, tuple[Tensor,
     return mixed, (q, k, v, probability)
 
 
-def products_backward(texts: Texts, gradient: Tensor, kept: tuple[Tensor, ...]) -> Tensor:
+def products_backward(texts: VarlenBatch, gradient: Tensor, kept: tuple[Tensor, ...]) -> Tensor:
     """Gradient of qkv (N, 3 D) from that of what the way there gave (N, D)."""
     q, k, v, probability = kept
     d_mixed = texts.heads(gradient, 0)
@@ -95,7 +95,7 @@ def products_backward(texts: Texts, gradient: Tensor, kept: tuple[Tensor, ...]) 
     return texts.rows(torch.bmm(probability.transpose(1, 2), d_mixed), d_qkv, 2)
 
 
-def attend_in_tiles(texts: Texts, qkv: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+def attend_in_tiles(texts: VarlenBatch, qkv: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
     """The same by `attention.cpp`: no text is padded to the length of another, and no probability is kept."""
     mixed = qkv.new_empty(len(qkv), qkv.shape[1] // 3)
     log_sum = qkv.new_empty(texts.n_head, len(qkv), dtype=torch.float32)
@@ -105,7 +105,7 @@ def attend_in_tiles(texts: Texts, qkv: Tensor) -> tuple[Tensor, tuple[Tensor, ..
     return mixed, (qkv, log_sum)
 
 
-def tiles_backward(texts: Texts, gradient: Tensor, kept: tuple[Tensor, ...]) -> Tensor:
+def tiles_backward(texts: VarlenBatch, gradient: Tensor, kept: tuple[Tensor, ...]) -> Tensor:
     """As `products_backward`; the probabilities are computed again, tile by tile."""
     qkv, log_sum = kept
     d_qkv = torch.empty_like(qkv)
@@ -115,7 +115,7 @@ def tiles_backward(texts: Texts, gradient: Tensor, kept: tuple[Tensor, ...]) -> 
     return d_qkv
 
 
-def ways(texts: Texts) -> tuple[Any, Any]:
+def ways(texts: VarlenBatch) -> tuple[Any, Any]:
     """How attention is computed here for heads of this width, and how its gradient."""
     if tiles_fit(texts.width):
         return attend_in_tiles, tiles_backward
@@ -123,7 +123,7 @@ def ways(texts: Texts) -> tuple[Any, Any]:
 
 
 def add_norm(
-    texts: Texts, x: Tensor, delta: Tensor, norm: tuple[Tensor, Tensor], seed: int
+    texts: VarlenBatch, x: Tensor, delta: Tensor, norm: tuple[Tensor, Tensor], seed: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """x + dropout(delta), its norm, and the moments (N, 2) of each row: (N, D), (N, D), (N, 2)."""
     total, out = torch.empty_like(x), torch.empty_like(x)
@@ -135,7 +135,7 @@ def add_norm(
 
 
 def add_norm_backward(
-    texts: Texts, gradient: Tensor, total: Tensor, moments: Tensor, weight: Tensor, *, seed: int
+    texts: VarlenBatch, gradient: Tensor, total: Tensor, moments: Tensor, weight: Tensor, *, seed: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x and delta (N, D), and of the norm's weight, its bias, and of a bias inside delta: (3, D)."""
     d_x, d_delta = torch.empty_like(total), torch.empty_like(total)
@@ -147,11 +147,11 @@ def add_norm_backward(
     return d_x, d_delta, small
 
 
-class Block(torch.autograd.Function):
+class VarlenEncoderBlock(torch.autograd.Function):
     """A block that norms after it adds, on x (N, D) in bfloat16; weights in the order `weights_of` gives."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, texts: Texts, seed: int, *weights: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, texts: VarlenBatch, seed: int, *weights: Tensor) -> Tensor:
         w_qkv, b_qkv, w_out, b_out, norm1, shift1, w_up, b_up, w_down, b_down, norm2, shift2 = weights
         qkv = F.linear(x, bf16(w_qkv), bf16(b_qkv))
         mixed, kept = ways(texts)[0](texts, qkv)
@@ -207,8 +207,8 @@ def laid_out(weight: Tensor) -> Tensor:
     return torch.ops.mkldnn._reorder_linear_weight(weight.bfloat16(), ROWS)
 
 
-def read(x: Tensor, texts: Texts, weights: list[Tensor]) -> Tensor:
-    """What `Block` gives where nothing is learnt from it: no more is kept than the next product needs."""
+def read(x: Tensor, texts: VarlenBatch, weights: list[Tensor]) -> Tensor:
+    """What `DecoderBlock` gives where nothing is learnt from it: no more is kept than the next product needs."""
     w_qkv, b_qkv, w_out, b_out, norm1, shift1, w_up, b_up, w_down, b_down, norm2, shift2 = weights
     mixed, _ = ways(texts)[0](texts, product(x, w_qkv, b_qkv))
     _, h, _ = add_norm(texts, x, product(mixed, w_out, b_out), (norm1, shift1), 0)
@@ -217,7 +217,7 @@ def read(x: Tensor, texts: Texts, weights: list[Tensor]) -> Tensor:
 
 
 def weights_of(block: Any) -> list[Tensor]:
-    """An `encoder.EncoderBlock`'s weights as `Block` takes them."""
+    """An `encoder.EncoderBlock`'s weights as `DecoderBlock` takes them."""
     attention, feed_forward = block.attention, block.feed_forward
     first, norm1 = (attention.qkv, attention.out), block.attention_norm
     second, norm2 = (feed_forward.up, feed_forward.down), block.feed_forward_norm

@@ -142,7 +142,7 @@ def _grown(part: Tensor, room: int) -> Tensor:
     return grown
 
 
-class Attention(nn.Module):
+class SelfAttentionLayer(nn.Module):
     """Multi-head attention with fewer key-value heads if asked (Ainslie et al. 2023).
 
     One product makes queries, keys and values: rows [:H K] queries, then G K keys, then G K values.
@@ -178,13 +178,13 @@ class Attention(nn.Module):
         return self.dropout(self.out(mixed.transpose(1, 2).flatten(2)))
 
 
-class Block(nn.Module):
+class DecoderBlock(nn.Module):
     """x + attention(norm(x)), then x + feed-forward(norm(x))."""
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         self.attention_norm: Any = make_norm(config.norm, config.d_model, config.norm_eps)
-        self.attention: Any = Attention(config)
+        self.attention: Any = SelfAttentionLayer(config)
         self.feed_forward_norm: Any = make_norm(config.norm, config.d_model, config.norm_eps)
         self.feed_forward: Any = make_feed_forward(
             config.activation,

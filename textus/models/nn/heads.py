@@ -113,7 +113,7 @@ class SequenceHead(nn.Module):
         return scores.sigmoid() if self.task == "multi" else scores
 
 
-class TokenHead(nn.Module):
+class TokenClassificationHead(nn.Module):
     """A label for each token; with `crf` the labels of a text are chosen together, and `only_after` says for each label
     which ones it may follow (none: any, and it may begin a text).
 
@@ -289,7 +289,7 @@ class SpanHead(nn.Module):
         return torch.stack([place // hidden.shape[1], place % hidden.shape[1]], dim=1), most
 
 
-class Pooled(nn.Module):
+class Pooler(nn.Module):
     """One state of a text with the numbers beside it, in training rows' deviations from their mean: (B, D + columns).
     A number that is missing (nan) is the mean.
     """
@@ -312,7 +312,7 @@ class Pooled(nn.Module):
         return torch.cat([text, scaled.nan_to_num(0.0).to(text.dtype)], dim=1)
 
 
-class NumberHead(nn.Module):
+class RegressionHead(nn.Module):
     """C numbers of a text, learnt in deviations from their mean. Labels: (B, C), as they are."""
 
     def __init__(
@@ -330,7 +330,7 @@ class NumberHead(nn.Module):
         self.means, self.deviations = (
             torch.tensor(each, dtype=torch.float64) for each in (means, deviations)
         )
-        self.pooled = Pooled(pooling, dropout, number_means or [], number_deviations or [])
+        self.pooled = Pooler(pooling, dropout, number_means or [], number_deviations or [])
         self.out = Linear(d_model + len(number_means or []), len(means), bias=True)
 
     def features(self, hidden: Tensor, batch: Batch) -> Tensor:
@@ -373,7 +373,7 @@ class OrdinalHead(nn.Module):
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        self.pooled = Pooled(pooling, dropout, number_means or [], number_deviations or [])
+        self.pooled = Pooler(pooling, dropout, number_means or [], number_deviations or [])
         self.out = Linear(d_model + len(number_means or []), 1, bias=False)
         self.first = nn.Parameter(torch.full((1,), -(n_labels - 2) / 2))
         self.steps = nn.Parameter(torch.full((n_labels - 2,), 0.5413))  # softplus of it is 1
@@ -402,7 +402,7 @@ FAR = 1e4
 """Where the least and the greatest rating end: as good as nowhere."""
 
 
-class PairHead(nn.Module):
+class RelationHead(nn.Module):
     """One of C relations of two entities, from the states where their marks begin (Baldini Soares et al. 2019) and the
     pooled state of the text (Wu and He 2019). `numbers` (B, 2) of a batch are the positions of the two, head first;
     labels: (B,) class numbers.
@@ -500,11 +500,11 @@ def also_right(ids: Tensor) -> Tensor:
 
 HEADS = {
     "sequence": SequenceHead,
-    "token": TokenHead,
+    "token": TokenClassificationHead,
     "span": SpanHead,
-    "number": NumberHead,
+    "number": RegressionHead,
     "ordinal": OrdinalHead,
-    "pair": PairHead,
+    "pair": RelationHead,
     "similarity": SimilarityHead,
 }
 

@@ -53,25 +53,25 @@ class LoRASettings:
 
 
 @dataclass(frozen=True)
-class FullSettings:
+class FullFinetuning:
     """Everything learns."""
 
 
 @dataclass(frozen=True)
-class FrozenSettings:
+class LinearProbe:
     """Only the heads learn, and the last `layers` of the model with them."""
 
     layers: int = 0
 
 
-METHODS: dict[str, type] = {"full": FullSettings, "frozen": FrozenSettings, "lora": LoRASettings}
+METHODS: dict[str, type] = {"full": FullFinetuning, "frozen": LinearProbe, "lora": LoRASettings}
 """Name → the class of its settings."""
 
 
 def teach(model: LanguageModel, method: str, settings: dict[str, Any]) -> None:
     """Let learn what a method lets learn. UsageError where the model has not what the settings name."""
     how: Any = from_dict(METHODS[method], settings, "method.")
-    if isinstance(how, FrozenSettings):
+    if isinstance(how, LinearProbe):
         train_last(model, how.layers)
     if isinstance(how, LoRASettings):
         adapt(model, how)

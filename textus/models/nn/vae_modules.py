@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from textus.data.batch import Batch
-from textus.models.nn.attention import Block, DecoderConfig, KeyValueCache
+from textus.models.nn.attention import DecoderBlock, DecoderConfig, KeyValueCache
 from textus.models.nn.layers import causal_mask, make_norm, plain_attention
 from textus.models.nn.linear import Linear
 from textus.models.nn.recurrent import Recurrent, reverse
@@ -123,7 +123,7 @@ class RecurrentDecoder(nn.Module):
 # ── Transformer ────────────────────────────────────────────────────────────────────────────────
 
 
-class Blocks(nn.Module):
+class TransformerStack(nn.Module):
     """A stack of Transformer blocks over embedded ids, with rotary positions."""
 
     def __init__(self, config: Any) -> None:
@@ -136,7 +136,7 @@ class Blocks(nn.Module):
             d_model=config.d_model,
             dropout=config.dropout,
         )
-        self.blocks: Any = nn.ModuleList(Block(self.shape) for _ in range(config.n_layer))
+        self.blocks: Any = nn.ModuleList(DecoderBlock(self.shape) for _ in range(config.n_layer))
         self.norm: Any = make_norm("rms", config.d_model)
         self.rotary = RotaryTable(config.context_length, self.shape.d_head, self.shape.rope_theta)
 
@@ -153,7 +153,7 @@ class Blocks(nn.Module):
         return normed
 
 
-class TransformerEncoder(Blocks):
+class TransformerEncoder(TransformerStack):
     """Every position looks at every real one."""
 
     def forward(self, x: Tensor, real: Tensor) -> Tensor:
@@ -163,7 +163,7 @@ class TransformerEncoder(Blocks):
         return self.through(x, look)
 
 
-class TransformerDecoder(Blocks):
+class TransformerDecoder(TransformerStack):
     """The latent is added to every input and to every state that comes out."""
 
     def __init__(self, config: Any) -> None:
