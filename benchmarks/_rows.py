@@ -40,7 +40,7 @@ class Row:
         if value is None:
             return ""
         if value == float("-inf"):
-            return "told"
+            return "reported"
         shown = f"{value:.0%}" if self.unit == "%" else f"{value:,g}{self.unit}"
         return f"{'≥' if self.more else '≤'} {shown}"
 

@@ -205,6 +205,8 @@ CHINESE = {
     "n-gram, order 5, BPE 4,096, `gutenberg_prose`: CPU-seconds to train": "n-gram，5 阶，BPE 4,096，`gutenberg_prose`：训练所需 CPU 秒",
     "kill −9 at 20 random moments, resume: final weights byte-identical": "随机 20 次 kill −9 后恢复：最终权重逐字节相同",
     "`import textus`, `textus --help`": "`import textus`、`textus --help`",
+    "missed": "未达标",
+    "reported": "仅报告",
     **_family_rows.CHINESE,
     **_understanding_rows.CHINESE,
 }  # fmt: skip
@@ -219,7 +221,10 @@ def short(row: Row, words: dict[str, str], folder: Path = RESULTS) -> list[str]:
     if result is not None and (figure := row.measured(result)):
         value = figure.value
         measured = f"{value:.0%}" if row.unit == "%" else f"{value:.3g}{row.unit}"
-    return [words.get(row.what, row.what), words.get(measured, measured), row.bound(row.must)]
+        if row.must is not None and not row.reached(row.must, figure):
+            measured += f" ({words.get('missed', 'missed')})"
+    bound = row.bound(row.must)
+    return [words.get(row.what, row.what), words.get(measured, measured), words.get(bound, bound)]
 
 
 def filled(readme: str, words: dict[str, str], folder: Path = RESULTS) -> str:

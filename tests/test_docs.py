@@ -115,5 +115,5 @@ def promised_but_missing(page: str, tests: Path) -> list[str]:
 def test_every_promise_names_tests_that_exist() -> None:
     page = (REPOSITORY / "docs" / "promises.md").read_text(encoding="utf-8")
     assert promised_but_missing(page, REPOSITORY / "tests") == []
-    planted = page.replace("`test_floors_hold`", "`test_floors_float`")
-    assert promised_but_missing(planted, REPOSITORY / "tests") == ["test_layers.py::test_floors_float"]
+    planted = page.replace("`test_layers_hold`", "`test_layers_float`")
+    assert promised_but_missing(planted, REPOSITORY / "tests") == ["test_layers.py::test_layers_float"]
