@@ -22,7 +22,7 @@ def classes(name: str) -> Callable[[dict[str, Any]], Figure | None]:
         if "accuracy" not in found or len(found["runs"]) < found.get("of", 0):
             return None
         runs = {part: 100 * value for part, value in found["over_runs"].items()}
-        floors = ", ".join(f"{floor} {100 * value:.1f}" for floor, value in found["floors"].items())
+        floors = ", ".join(f"{floor} {100 * value:.1f}" for floor, value in found["baselines"].items())
         rows = found["over_rows"]
         text = (
             f"{ranged(runs, '{:.1f}')} over {found['over_runs']['n']} run(s), 95 % over rows"
@@ -156,7 +156,7 @@ def triples(part: str) -> Callable[[dict[str, Any]], Figure | None]:
             return None
         found = result[part]
         if part == "given entities":
-            floors = {name: each["f1"] for name, each in found["floors"].items()}
+            floors = {name: each["f1"] for name, each in found["baselines"].items()}
             floors["reader of adjacent places"] = result["adjacent"]["f1"]
             beside = ", ".join(f"{name} {100 * each['value']:.1f}" for name, each in floors.items())
         else:

@@ -202,12 +202,12 @@ def measured(bench: Bench, name: str, folder: Path, seed: int) -> dict[str, Any]
         words[words.index("--epochs") + 1] = "1"
     trained = textus(words, log=log)
     asked: list[str | Path] = ["evaluate", out, "--on", folder / "test.jsonl", "--json"]
-    found = json.loads(textus([*asked, *(["--no-floors"] if seed else [])], log=log).output)
+    found = json.loads(textus([*asked, *(["--no-baselines"] if seed else [])], log=log).output)
     if entry.together:
         shutil.rmtree(out / "state", ignore_errors=True)
     else:
         shutil.rmtree(out)
-    kept = ("rows", "accuracy", "macro_f1", "brier", "calibration_error", "floors")
+    kept = ("rows", "accuracy", "macro_f1", "brier", "calibration_error", "baselines")
     figures = {key: found[key] for key in kept if key in found}
     return {
         "command": trained.words,
@@ -220,7 +220,16 @@ def measured(bench: Bench, name: str, folder: Path, seed: int) -> dict[str, Any]
 def together(bench: Bench, name: str, folder: Path) -> dict[str, Any]:
     """The entry's runs as one, against their mean."""
     runs = [bench.work / "runs" / f"{name}-{folder.name}-{seed}" for seed in seeds_of(bench, name)]
-    words = ["evaluate", *runs, "--on", folder / "test.jsonl", "--ensemble", "mean", "--no-floors", "--json"]
+    words = [
+        "evaluate",
+        *runs,
+        "--on",
+        folder / "test.jsonl",
+        "--ensemble",
+        "mean",
+        "--no-baselines",
+        "--json",
+    ]
     found = json.loads(textus(words, log=bench.work / "log.txt").output)
     return {key: found[key] for key in ("accuracy", "brier", "members", "against_mean_member")}
 
@@ -255,8 +264,8 @@ def summary(runs: dict[str, Any]) -> dict[str, Any]:
     first = [each[0] for each in folds.values()]
     accuracies = [each["accuracy"]["value"] for each in runs.values()]
     floors = {
-        name: round(mean(each["floors"][name]["accuracy"]["value"] for each in first), 4)
-        for name in first[0].get("floors", {})
+        name: round(mean(each["baselines"][name]["accuracy"]["value"] for each in first), 4)
+        for name in first[0].get("baselines", {})
     }
     right = np.concatenate(
         [np.arange(each["rows"]) < round(each["accuracy"]["value"] * each["rows"]) for each in first]
@@ -265,7 +274,7 @@ def summary(runs: dict[str, Any]) -> dict[str, Any]:
         "accuracy": round(mean(accuracies), 4),
         "over_runs": spread(accuracies),
         "over_rows": interval(bootstrap(right, np.ones(len(right))), len(right)),
-        "floors": floors,
+        "baselines": floors,
     }
 
 
@@ -275,7 +284,7 @@ def line(name: str, each: dict[str, Any]) -> list[str]:
     def ranged(low: float, high: float, form: str = ".1f") -> str:
         return f"{100 * low:{form}} to {100 * high:{form}}"
 
-    known = each["floors"]
+    known = each["baselines"]
     floors = [f"{100 * known[floor]:.1f}" if floor in known else "–" for floor in ("majority", FLOOR)]
     own, rows = each["over_runs"], each["over_rows"]
     cells = [name, f"{100 * each['accuracy']:.1f}", f"{ranged(own['min'], own['max'])} of {own['n']}"]

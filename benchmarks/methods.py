@@ -40,7 +40,7 @@ def measured(bench: Bench, method: str) -> dict[str, Any]:
         minilm(bench),
     ]
     textus([*words, *METHODS[method], *budget, "--out", out, "--force"], log=log)
-    asked: list[str | Path] = ["evaluate", out, "--on", data / "test.jsonl", "--no-floors", "--json"]
+    asked: list[str | Path] = ["evaluate", out, "--on", data / "test.jsonl", "--no-baselines", "--json"]
     found = json.loads(textus(asked, log=log).output)
     record = read_json(out / "run.json")
     return {

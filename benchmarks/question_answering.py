@@ -38,7 +38,7 @@ XQUAD_CLOZE = ("--set", "optim.rate=3e-4", "--epochs", "1")
 LONG = ("--set", "task.longest_answer=80", "--set", "task.longest=512", "--set", "task.stride=256")
 CMRC = (*LONG, "--set", "optim.rate=5e-4", "--set", "task.answer=expected-f1", "--epochs", "3")
 CMRC_CLOZE = (*LONG, "--set", "optim.rate=1e-3", "--epochs", "2")
-CMRC_QUESTIONS = ("--questions", "3", "--longest", "350", "--words", "4")
+CMRC_QUESTIONS = ("--questions", "3", "--longest", "350", "--verbalizer", "4")
 """Words of `textus finetune`, for people's questions and for those made of plain text before, and of `cloze`."""
 
 ENCODER = (

@@ -79,7 +79,7 @@ def tested(bench: Bench, run: Path, task: str) -> dict[str, Any]:
     figure, columns, *_ = TASKS[task]
     words: list[str | Path] = ["evaluate", run, "--on", part(bench, task, "test"), "--task", task]
     words += ["--columns", columns] if columns else []
-    found: dict[str, Any] = json.loads(textus([*words, "--no-floors", "--json"]).output)
+    found: dict[str, Any] = json.loads(textus([*words, "--no-baselines", "--json"]).output)
     return {figure: found[figure], "rows": found["rows"]}
 
 
@@ -95,9 +95,9 @@ def together(bench: Bench) -> dict[str, Any]:
     ]
     words += ["--columns", str(TASKS[first][1])]
     for task in others:
-        words += ["--also", f"{task}={part(bench, task, 'train')}"]
-        words += ["--also-dev", f"{task}={part(bench, task, 'dev')}"]
-        words += ["--also-columns", f"{task}:{columns}"] if (columns := TASKS[task][1]) else []
+        words += ["--extra-task", f"{task}={part(bench, task, 'train')}"]
+        words += ["--extra-dev", f"{task}={part(bench, task, 'dev')}"]
+        words += ["--extra-columns", f"{task}:{columns}"] if (columns := TASKS[task][1]) else []
     out = bench.work / "together"
     found = trained(bench, out, words)
     return {**found, "test": {task: tested(bench, out, task) for task in TASKS}}

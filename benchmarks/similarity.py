@@ -78,7 +78,7 @@ def searched(bench: Bench, start: Path) -> dict[str, Any]:
     made = textus([*build, "--out", index, "--force"], log=log)
     found = {}
     for way in WAYS:
-        asked: list[str | Path] = ["index", "evaluate", index, "--on", squad, "--by", way, "--json"]
+        asked: list[str | Path] = ["index", "evaluate", index, "--on", squad, "--mode", way, "--json"]
         told = json.loads(textus([*asked, "--columns", "text=question,document=context"], log=log).output)
         found[way] = {name: told[name] for name in ("recall@1", "recall@5", "mrr@10", "ndcg@10")}
     return {"ways": found, "build_cpu_seconds": round(made.cpu, 1)}

@@ -134,7 +134,7 @@ def measured(
     run = api.finetune(train, out=out, epochs=epochs, seed=seed, force=True, settings=QUICK, **words)
     used, record = cpu_seconds() - started, run.record
     shutil.rmtree(out / "state", ignore_errors=True)
-    found = run.evaluate_task(test, floors=False)
+    found = run.evaluate_task(test, baselines=False)
     kept = {key: record[key] for key in ("weights", "held_out", "solved") if record.get(key)}
     return {
         "value": round(100 * found[SETS[name].figure]["value"], 2),

@@ -194,7 +194,7 @@ def main() -> None:
     given, raw = data["given entities"], data["from raw text"]
     sides = {
         "triples, entities given": given["f1"],
-        "majority by types": given["floors"]["majority by types"]["f1"],
+        "majority by types": given["baselines"]["majority by types"]["f1"],
         "adjacent": data["adjacent"]["f1"],
         "entities from raw text": raw["entity_f1"],
         "triples from raw text": raw["f1"],

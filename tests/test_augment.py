@@ -405,9 +405,9 @@ def test_rows_in_a_file_keep_their_originals(tmp_path: Path, capsys: pytest.Capt
     words = [
         "augment",
         str(data),
-        "--with",
+        "--ops",
         "swap,delete",
-        "--times",
+        "--copies",
         "2",
         "--columns",
         "text=review,label=stars",
@@ -489,7 +489,7 @@ def test_finetune_augments_what_it_learns_from_alone(
     ("how", "complaint"),
     [
         ({"operations": "swp"}, "did you mean 'swap'"),
-        ({"operations": ""}, "say how rows are changed: --with swap"),
+        ({"operations": ""}, "say how rows are changed: --ops swap"),
         ({"operations": "swap", "times": 0}, "augment.times=0: must be at least 1"),
         ({"operations": "swap", "rate": 1.5}, "augment.rate=1.5: must be above 0"),
         ({"operations": "infill"}, "infill needs an encoder"),

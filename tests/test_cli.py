@@ -178,9 +178,9 @@ def test_a_corpus_by_the_command_line(
 ) -> None:
     made = answer(capsys, "corpus", "build", story, "--out", tmp_path / "c")
     assert made["train"]["chars"] + made["validation"]["chars"] == len(story.read_text())
-    why = answer(capsys, "corpus", "why", tmp_path / "c", story)
+    why = answer(capsys, "corpus", "trace", tmp_path / "c", story)
     assert why["kept"][0]["source"] == str(story)
-    assert "no document 'nothing'" in complaint(capsys, 1, "corpus", "why", tmp_path / "c", "nothing")
+    assert "no document 'nothing'" in complaint(capsys, 1, "corpus", "trace", tmp_path / "c", "nothing")
     assert "exists already" in complaint(capsys, 2, "corpus", "build", story, "--out", tmp_path / "c")
     assert answer(capsys, "corpus", "build", story, "--out", tmp_path / "c", "--force") == made
 

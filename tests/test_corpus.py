@@ -30,7 +30,7 @@ from textus.data.corpus import (
     open_corpus,
     readers,
     show,
-    why,
+    trace_document,
 )
 
 
@@ -465,16 +465,16 @@ def test_show_and_why(tmp_path: Path) -> None:
     assert shown["dropped"] == {"duplicate": 1, "suffix not read": 1}
     assert shown["sources"] == [{"path": str(tmp_path / "in"), "documents": 2}]
     first = next(corpus.documents())
-    answer = why(corpus, first.source)
+    answer = trace_document(corpus, first.source)
     cut = int(0.9 * len(SIMPLIFIED))
     assert answer["kept"][0]["steps"] == ["encoding:gb18030"]
     assert answer["kept"][0]["chars"] == {"train": cut, "validation": len(SIMPLIFIED) - cut}
-    by_id = why(corpus, first.id)
+    by_id = trace_document(corpus, first.id)
     assert by_id["n_kept"] == 1
     assert by_id["dropped"][0]["duplicate_of"] == {"source": first.source, "offset": 0}
-    assert why(corpus, str(tmp_path / "in" / "c.png"))["dropped"][0]["reason"] == "suffix not read"
+    assert trace_document(corpus, str(tmp_path / "in" / "c.png"))["dropped"][0]["reason"] == "suffix not read"
     with raises("not_found", "'nothing'"):
-        why(corpus, "nothing")
+        trace_document(corpus, "nothing")
     with raises("unknown_name", "'train'"):
         corpus.n_chars("trian")
 

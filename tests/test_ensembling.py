@@ -127,7 +127,7 @@ def test_a_soup_of_one_beginning_may_differ_in_what_only_training_uses(
 
 def test_the_ensemble_is_told_against_its_mean_member(members: list[Path], folder: Path) -> None:
     test = folder / "test.jsonl"
-    found = api.evaluate_together(members, test, floors=False)
+    found = api.evaluate_together(members, test, baselines=False)
     probabilities = outputs_of(members, test)
     run = api.open_run(members[0])
     gold = run.task.gold(read_rows(run.task, test).examples)  # type: ignore[attr-defined]
@@ -138,7 +138,7 @@ def test_the_ensemble_is_told_against_its_mean_member(members: list[Path], folde
     against = found["against_mean_member"]
     assert against["value"] == pytest.approx(together - alone.mean())
     assert against["low"] <= against["value"] <= against["high"]
-    assert api.evaluate_together([members[0]] * 3, test, floors=False)["against_mean_member"]["value"] == 0
+    assert api.evaluate_together([members[0]] * 3, test, baselines=False)["against_mean_member"]["value"] == 0
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_the_command_line(members: list[Path], folder: Path, capsys: pytest.Capt
     runs = [str(path) for path in members]
     assert main(["predict", *runs, "a grand film", "--ensemble", "vote", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["answers"][0]["label"] in ("bad", "fine", "good")
-    words = ["--on", str(folder / "test.jsonl"), "--ensemble", "mean", "--no-floors"]
+    words = ["--on", str(folder / "test.jsonl"), "--ensemble", "mean", "--no-baselines"]
     assert main(["evaluate", *runs, *words]) == 0
     assert "against mean member" in capsys.readouterr().out
     for wrong, said in (

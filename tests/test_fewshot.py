@@ -96,12 +96,12 @@ def test_every_family_that_predicts_can_be_asked(
         written(tmp_path / "d.jsonl", examples(40)),
         written(tmp_path / "t.jsonl", examples(30, seed=5)),
     )
-    found = api.fewshot(run, data, on=test, template="{text} {label}", shots=(0, 2), draws=2)
+    found = api.fewshot(run, data, on=test, template="{text} {label}", shots=(0, 2), repeats=2)
     assert [each["shots"] for each in found["shots"]] == [0, 2]
     if family == "lstm":
         assert all(each["accuracy"]["value"] > 0.9 for each in found["shots"])
     swapped = {"warm": "cold", "cold": "warm"}
-    wrong = api.fewshot(run, data, on=test, template="{text} {label}", shots=(0,), words=swapped)
+    wrong = api.fewshot(run, data, on=test, template="{text} {label}", shots=(0,), verbalizer=swapped)
     assert wrong["shots"][0]["accuracy"]["value"] == pytest.approx(1 - found["shots"][0]["accuracy"]["value"])
 
 
@@ -176,7 +176,7 @@ def test_examples_are_even_seeded_and_never_asked(speaker: api.Run, tmp_path: Pa
 def test_what_does_not_fit_is_told(bpe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = written(tmp_path / "d.jsonl", [{"text": "fox " * 60, "label": n} for n in (0, 1)] * 4)
     test = written(tmp_path / "t.jsonl", [{"text": f"heron {n} " * 40, "label": n % 2} for n in range(4)])
-    found = api.fewshot(bpe, data, on=test, shots=(0, 8), draws=1)
+    found = api.fewshot(bpe, data, on=test, shots=(0, 8), repeats=1)
     said = capsys.readouterr().err
     assert "texts were longer than 24 tokens" in said
     assert "examples did not fit the context of 96 tokens and were left out" in said
@@ -198,9 +198,9 @@ def test_the_command_line_writes_table_and_picture(
         str(test),
         "--shots",
         "0,2",
-        "--most",
+        "--limit",
         "20",
-        "--draws",
+        "--repeats",
         "2",
     ]
     words += ["--template", "{text} {label}", "--out", str(tmp_path / "out")]
@@ -218,8 +218,8 @@ def test_the_command_line_writes_table_and_picture(
     ("how", "complaint"),
     [
         ({"template": "{text}"}, "must hold {text} and end with {label}"),
-        ({"shots": (-1,)}, "none is below 0"),
-        ({"words": {"wram": "x"}}, "did you mean 'warm'"),
+        ({"shots": (-1,)}, "repeats 1 or more"),
+        ({"verbalizer": {"wram": "x"}}, "did you mean 'warm'"),
     ],
 )
 def test_wrong_words_are_named(speaker: api.Run, how: dict[str, Any], complaint: str, tmp_path: Path) -> None:

@@ -258,7 +258,7 @@ def cut_at(
         )
         for cut in cuts
     }
-    right = [run.evaluate_task(data, floors=False)["accuracy"]["value"] for run in runs.values()]
+    right = [run.evaluate_task(data, baselines=False)["accuracy"]["value"] for run in runs.values()]
     return runs, right
 
 

@@ -151,7 +151,7 @@ def test_it_is_not_begun_from_nor_trained_on_a_corpus(linear: api.Run, folder: P
 def test_floors_are_those_of_the_same_training_rows(lstm: api.Run, linear: api.Run, folder: Path) -> None:
     test = sentences(240, seed=2)
     found = lstm.evaluate_task(folder / "test.jsonl")
-    floors = found["floors"]
+    floors = found["baselines"]
     assert floors["majority"]["accuracy"]["value"] == pytest.approx(
         np.mean([r["label"] == "fine" for r in test])
     )
@@ -164,7 +164,7 @@ def test_floors_are_those_of_the_same_training_rows(lstm: api.Run, linear: api.R
         expected = found["accuracy"]["value"] - floor["accuracy"]["value"]
         assert difference["value"] == pytest.approx(expected)
         assert difference["low"] <= difference["value"] <= difference["high"]
-    assert set(linear.evaluate_task(folder / "test.jsonl")["floors"]) == {"majority"}
+    assert set(linear.evaluate_task(folder / "test.jsonl")["baselines"]) == {"majority"}
 
 
 def test_a_difference_is_paired(lstm: api.Run, folder: Path) -> None:
@@ -230,22 +230,22 @@ def test_rows_that_are_gone_or_changed_are_told(
     data = written(tmp_path / "rows.jsonl", sentences(80))
     run = api.finetune(data, model="gru", out=tmp_path / "run", epochs=1, settings=SMALL)
     written(data, sentences(79))
-    assert set(run.evaluate_task(folder / "test.jsonl")["floors"]) == {"majority"}
+    assert set(run.evaluate_task(folder / "test.jsonl")["baselines"]) == {"majority"}
     assert f"without the floor {LINEAR}: {data} is not what" in capsys.readouterr().err
     data.unlink()
-    assert set(run.evaluate_task(folder / "test.jsonl")["floors"]) == {"majority"}
+    assert set(run.evaluate_task(folder / "test.jsonl")["baselines"]) == {"majority"}
     assert f"without the floor {LINEAR}" in capsys.readouterr().err
-    assert "floors" not in run.evaluate_task(folder / "test.jsonl", floors=False)
+    assert "baselines" not in run.evaluate_task(folder / "test.jsonl", baselines=False)
 
 
 def test_test_rows_that_were_trained_on_are_told(
     lstm: api.Run, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     test = written(tmp_path / "t.jsonl", [*sentences(20, seed=7), *sentences(3)])
-    assert lstm.evaluate_task(test, floors=False)["rows_trained_on"] == 3
+    assert lstm.evaluate_task(test, baselines=False)["rows_trained_on"] == 3
     assert "3 of the 23 rows have a text that stands in" in (said := capsys.readouterr().err)
     assert "t.jsonl: line 21" in said
-    assert lstm.evaluate_task(folder / "test.jsonl", floors=False)["rows_trained_on"] == 0
+    assert lstm.evaluate_task(folder / "test.jsonl", baselines=False)["rows_trained_on"] == 0
     assert "stands in" not in capsys.readouterr().err
 
 
@@ -255,7 +255,7 @@ def test_any_number_of_labels_has_no_floor(tmp_path: Path) -> None:
     )
     settings = [*SMALL, "task.multi=true"]
     run = api.finetune(data, model="gru", out=tmp_path / "run", epochs=1, settings=settings)
-    assert "floors" not in run.evaluate_task(data)
+    assert "baselines" not in run.evaluate_task(data)
 
 
 def test_the_figures_of_real_data(data: Path, tmp_path: Path) -> None:
@@ -269,7 +269,7 @@ def test_the_figures_of_real_data(data: Path, tmp_path: Path) -> None:
         kept.setdefault(row["category"], []).append({"text": row["text"], "label": row["category"]})
     train = written(tmp_path / "few.jsonl", [row for each in kept.values() for row in each[:10]])
     run = api.finetune(train, dev=train, model="linear", out=tmp_path / "run")
-    found = run.evaluate_task(data / "banking77" / "test.csv", columns="label=category", floors=False)
+    found = run.evaluate_task(data / "banking77" / "test.csv", columns="label=category", baselines=False)
     assert found["accuracy"]["value"] > 0.5
     with raises("column_not_found", "'intent'"):
         run.evaluate_task(data / "banking77" / "test.csv", columns="label=intent")

@@ -132,9 +132,9 @@ def test_copies_of_a_file_keep_their_negation(tmp_path: Path) -> None:
     words = [
         "augment",
         str(data),
-        "--with",
+        "--ops",
         "delete,swap,typos",
-        "--times",
+        "--copies",
         "4",
         "--rate",
         "0.5",

@@ -121,7 +121,7 @@ def test_columns_of_the_file_keep_their_names_and_those_of_training_are_used(
         "line", "review", "label", "probability", "probability_0", "probability_1",
     ]  # fmt: skip
     assert [row["label"] for row in read_table(out)] == [str(row["stars"]) for row in rows]
-    assert run.evaluate(data, floors=False)["accuracy"]["value"] == 1
+    assert run.evaluate(data, baselines=False)["accuracy"]["value"] == 1
     assert run.predict([{"review": "was good"}])[0]["label"] == 1
 
 
@@ -340,7 +340,7 @@ def test_rows_of_python_are_learnt_from_and_measured_on(
     run = textus.finetune(data, model="linear", out=tmp_path / "run")
     assert f"{n} rows are kept in {tmp_path / 'run.rows.jsonl'}" in capsys.readouterr().err
     assert run.task.labels == ["0", "1"]
-    found = textus.evaluate(run, data, floors=False)
+    found = textus.evaluate(run, data, baselines=False)
     assert (found["rows"], found["accuracy"]["value"], found["on"]) == (n, 1, "the rows given")
     assert len(run.predict(Frame(rows))) == n
     assert textus.resume(run.path).task.labels == ["0", "1"]
@@ -430,7 +430,7 @@ def test_a_column_that_was_named_keeps_the_file_s_name() -> None:
         ["evaluate", "LINEAR", "LINEAR", "--ensemble", "mean", "--on", "ROWS", "--stride", "2"],
         ["evaluate", "TEXT", "--columns", "text=a"],
         ["evaluate", "TEXT", "--slice", "id"],
-        ["evaluate", "TEXT", "--no-floors"],
+        ["evaluate", "TEXT", "--no-baselines"],
         ["compare", "TEXT", "--columns", "text=a"],
         ["compare", "TEXT", "--task", "classification"],
         ["predict", "LINEAR", "a text", "--columns", "text=a"],

@@ -61,15 +61,15 @@ COMMANDS = [
     "predict RUN FILE",
     "predict RUN FILE --out OUT.csv",
     "predict RUN RUN FILE --ensemble mean",
-    "evaluate RUN --on FILE --no-floors",
-    "evaluate RUN RUN --on FILE --ensemble vote --no-floors",
+    "evaluate RUN --on FILE --no-baselines",
+    "evaluate RUN RUN --on FILE --ensemble vote --no-baselines",
     "compare RUN RUN --on FILE",
     "robustness RUN --on FILE",
-    "augment FILE --with swap --out OUT.jsonl",
+    "augment FILE --ops swap --out OUT.jsonl",
     "generate TEXT --file FILE --columns prompt=text --max-tokens 2",
     "generate TEXT --file FILE --columns prompt=text --max-tokens 2 --out OUT.jsonl",
     "embed TEXT FILE --out OUT.jsonl",
-    "fewshot TEXT FILE --on FILE --shots 0 --most 4",
+    "fewshot TEXT FILE --on FILE --shots 0 --limit 4",
     "index evaluate INDEX --on FILE --columns text=text,document=label",
 ]
 
@@ -140,8 +140,8 @@ def test_the_encoding_of_training_is_used_again(
         assert [answer["label"] for answer in czech.predict(file)] == ["dobrý"]
         assert f"{name}: encoding as in training: cp1250" in capsys.readouterr().err
     rows = table(tmp_path / "r.csv", "cp1250", ["byl dobrý", "byl špatný"])
-    assert czech.evaluate_task(rows, floors=False)["accuracy"]["value"] == 1
-    assert api.evaluate_together([czech, czech], rows, floors=False)["accuracy"]["value"] == 1
+    assert czech.evaluate_task(rows, baselines=False)["accuracy"]["value"] == 1
+    assert api.evaluate_together([czech, czech], rows, baselines=False)["accuracy"]["value"] == 1
     compared = api.compare([czech, czech], on=rows)
     assert [row["accuracy"]["value"] for row in compared["runs"]] == [1, 1]
     assert capsys.readouterr().err.count("encoding as in training: cp1250") >= 3

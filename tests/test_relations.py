@@ -461,7 +461,7 @@ def test_relations_and_their_direction_are_learnt(tuned: api.Run, folder: Path) 
         "child of": True,
         "lives in": True,
     }
-    floor = found["floors"]["majority by types"]
+    floor = found["baselines"]["majority by types"]
     assert floor["f1"]["value"] < 0.5
     assert floor["difference"]["low"] > 0
     assert (folder / "page" / "evaluation.html").exists()
@@ -513,4 +513,4 @@ def test_other_families_learn_it_and_chinese_by_character(family: str, tmp_path:
         data, task="relations", model=family, out=tmp_path / "run", dev=data, epochs=12, settings=settings
     )
     assert run.tokenizer.kind == "char"
-    assert run.evaluate_task(data, floors=False)["f1"]["value"] > 0.9
+    assert run.evaluate_task(data, baselines=False)["f1"]["value"] > 0.9

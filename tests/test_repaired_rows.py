@@ -41,7 +41,7 @@ def test_decomposed_texts_get_the_same_answers(trained: Path) -> None:
 
 def test_overlap_is_seen_through_decomposed_rows(trained: Path, capsys: pytest.CaptureFixture) -> None:
     assert (
-        main(["evaluate", str(trained / "run"), "--on", str(trained / "nfd.csv"), "--no-floors", "--json"])
+        main(["evaluate", str(trained / "run"), "--on", str(trained / "nfd.csv"), "--no-baselines", "--json"])
         == 0
     )
     captured = capsys.readouterr()
@@ -65,7 +65,7 @@ BROKEN = {
     "verb",
     [
         ["finetune", "--model", "linear"],
-        ["augment", "--with", "swap"],
+        ["augment", "--ops", "swap"],
         ["index", "build", "--bm25"],
         ["corpus", "build", "--split", "none"],
     ],

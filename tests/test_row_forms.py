@@ -111,7 +111,7 @@ def test_regression_and_further_tasks_have_it_too(tmp_path: Path) -> None:
     also = written(tmp_path / "also.jsonl", reviews())
     run = api.finetune(
         file, task="regression", model="gru", epochs=4, settings=SMALL, out=tmp_path / "run",
-        also=[f"tone:classification={also}"],
+        extra_tasks=[f"tone:classification={also}"],
     )  # fmt: skip
     with raises("wrong_number_of_texts"):
         run.predict("good", task="regression")
@@ -133,7 +133,7 @@ def test_labels_come_back_as_the_values_they_were(values: tuple[Any, Any], tmp_p
     run.predict_file(file, out=tmp_path / "out.jsonl")
     out = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [row["predicted_label"] for row in out] == [row["label"] for row in rows]
-    assert run.evaluate(file, floors=False)["accuracy"]["value"] == 1
+    assert run.evaluate(file, baselines=False)["accuracy"]["value"] == 1
 
 
 def test_labels_round_trip_with_scikit_learn(tmp_path: Path) -> None:
@@ -181,13 +181,13 @@ def test_labels_of_a_csv_are_strings_and_a_table_has_them_as_written(
         {"model": None},
         {"dev": ["a text alone"]},
         {"dev": [{"text": "a"}]},
-        {"also": ["tagging"]},
+        {"extra_tasks": ["tagging"]},
         {"settings": ["train.nothing=1"]},
     ],
 )
 @pytest.mark.parametrize("verb", ["finetune", "tune"])
 def test_no_rows_are_left_by_a_failure(verb: str, wrong: dict[str, Any], tmp_path: Path) -> None:
-    if verb == "tune" and {"also"} & set(wrong):
+    if verb == "tune" and {"extra_tasks"} & set(wrong):
         pytest.skip("tune takes no further tasks")
     how = {"data": reviews(), "model": "linear", **wrong}
     more = {"trials": 1} if verb == "tune" else {}

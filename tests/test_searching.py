@@ -92,7 +92,7 @@ def test_scores_by_words_are_those_of_lucene(both: Index) -> None:
         return total
 
     expected = {number: value for number, text in enumerate(texts) if (value := score(text))}
-    found = both.search([" ".join(query)], k=len(texts), by="bm25")[0]
+    found = both.search([" ".join(query)], k=len(texts), mode="bm25")[0]
     assert dict(found) == pytest.approx(expected, rel=1e-4)
     assert [value for _, value in found] == sorted((value for _, value in found), reverse=True)
 
@@ -112,7 +112,7 @@ def test_chinese_is_found_by_its_words_in_another_order(tmp_path: Path) -> None:
 def test_by_meaning_the_nearest_vectors_are_found(both: Index, run: api.Run) -> None:
     queries = ["rust gold", "teal plum red blue"]
     cosines = run.embed(queries) @ run.embed(both.documents).T
-    for row, found in zip(cosines, both.search(queries, k=5, by="dense"), strict=True):
+    for row, found in zip(cosines, both.search(queries, k=5, mode="dense"), strict=True):
         assert [number for number, _ in found] == np.argsort(-row)[:5].tolist()
         assert [score for _, score in found] == pytest.approx(np.sort(row)[::-1][:5], abs=1e-5)
 
@@ -121,9 +121,9 @@ def test_the_graph_finds_nearly_what_comparing_all_finds(
     both: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     queries = documents(40, seed=5)
-    exact = both.search(queries, k=5, by="dense")
+    exact = both.search(queries, k=5, mode="dense")
     monkeypatch.setattr(search_index, "EXACT", 0)
-    walked = both.search(queries, k=5, by="dense")
+    walked = both.search(queries, k=5, mode="dense")
     pairs = zip(exact, walked, strict=True)
     shared = sum(len({n for n, _ in one} & {n for n, _ in other}) for one, other in pairs)
     assert shared / (5 * len(queries)) > 0.95
@@ -137,7 +137,7 @@ def test_lists_are_fused_by_their_places() -> None:
 
 def test_both_together_are_asked_by_default(both: Index) -> None:
     query = [both.documents[7]]
-    lists = [both.search(query, k=100, by=way)[0] for way in ("bm25", "dense")]
+    lists = [both.search(query, k=100, mode=way)[0] for way in ("bm25", "dense")]
     assert both.search(query, k=5)[0] == fused(lists)[:5]
     assert both.search(query, k=1)[0][0][0] == 7
 
@@ -185,17 +185,17 @@ def test_a_query_with_another_model_is_refused(copied: Path, run: api.Run, tmp_p
     shutil.rmtree(copied / "run")
     shutil.copytree(other.path, copied / "run")
     index = api.open_index(copied)
-    assert index.search(["gold"], by="bm25")[0]
-    with raises("data_changed", "4dff5171aabd"):
-        index.search(["gold"], by="dense")
+    assert index.search(["gold"], mode="bm25")[0]
+    with raises("data_changed"):
+        index.search(["gold"], mode="dense")
 
 
 def test_what_it_was_not_built_for_is_refused(pages: Path, both: Index, tmp_path: Path) -> None:
     index = api.build_index(pages, out=tmp_path / "words", bm25=True)
     with raises("option_not_applicable", "bm25", "dense"):
-        index.search(["gold"], by="dense")
+        index.search(["gold"], mode="dense")
     with raises("unknown_name", "'dense'"):
-        both.search(["gold"], by="dens")
+        both.search(["gold"], mode="dens")
     with raises("out_of_range", "0"):
         both.search(["gold"], k=0)
     with raises("missing_argument"):
@@ -319,17 +319,17 @@ def test_a_folder_of_books_is_searched_to_its_last_page(
     said = capsys.readouterr().err
     assert "1 of 3 documents are long: they are indexed as passages" in said
     assert "left out, suffix not read: 1, the first" in said
-    assert main(["search", str(index), "zeppelin in Porto", "--by", "bm25", "--json"]) == 0
+    assert main(["search", str(index), "zeppelin in Porto", "--mode", "bm25", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["found"][0]
     assert (found["id"], found["title"]) == ("sea/ships.txt", "ships")
     assert 0 < found["start"] < len(BOOK)
-    assert main(["search", str(index), "zeppelin in Porto", "--by", "bm25", "--top", "1"]) == 0
+    assert main(["search", str(index), "zeppelin in Porto", "--mode", "bm25", "--top", "1"]) == 0
     shown = capsys.readouterr().out
     assert "sea/ships.txt" in shown
     assert "zeppelin landed in Porto" in shown
     opened = api.open_index(index)
     asked = [{"text": "letter captain", "document_id": "sea/ships.txt"}, {"text": "gold", "document_id": "7"}]
-    figures = opened.evaluate(written(tmp_path / "q.jsonl", asked), by="bm25")
+    figures = opened.evaluate(written(tmp_path / "q.jsonl", asked), mode="bm25")
     assert figures["recall@1"]["value"] == 1
 
 
@@ -350,8 +350,8 @@ def test_an_index_is_measured_on_questions(both: Index, tmp_path: Path) -> None:
     rows = [{"q": text, "page": text} for text in both.documents[:30]]
     rows.append({"q": both.documents[0], "page": both.documents[1]})  # a second one that is right
     data = written(tmp_path / "asked.jsonl", rows)
-    found = both.evaluate(data, columns="text=q,document=page", by="bm25")
-    lists = both.search(both.documents[:30], by="bm25")
+    found = both.evaluate(data, columns="text=q,document=page", mode="bm25")
+    lists = both.search(both.documents[:30], mode="bm25")
     hits = [any(n == number for n, _ in each[:1]) for number, each in enumerate(lists)]
     hits[0] = hits[0] / 2  # type: ignore[call-overload]
     assert found["queries"] == 30

@@ -96,7 +96,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def learnt(folder: Path, out: Path, *settings: str, model: str = "gru", **more: Any) -> api.Run:
     """Three tasks learnt at once."""
     also = [f"tagging={folder / 'tagged.jsonl'}", f"where:classification={folder / 'places.jsonl'}"]
-    given = {"epochs": 10, "also": also, **more}
+    given = {"epochs": 10, "extra_tasks": also, **more}
     words = {} if "start" in given else {"model": model}
     kept = [each for each in SMALL if words.get("model") is not None or not each.startswith("model.")]
     return api.finetune(folder / "tones.jsonl", out=out, settings=[*kept, *settings], **words, **given)
@@ -130,7 +130,7 @@ def test_each_task_answers_as_it_was_taught(several: api.Run, folder: Path) -> N
     for task, test, figure in (
         ("classification", "tones", "accuracy"), ("where", "places", "accuracy"), ("tagging", "tagged", "f1"),
     ):  # fmt: skip
-        found = several.evaluate_task(folder / f"{test}-test.jsonl", task=task, floors=False)
+        found = several.evaluate_task(folder / f"{test}-test.jsonl", task=task, baselines=False)
         assert found[figure]["value"] > 0.9
         assert found["task"] == task
     texts = ["a grand film in Oslo", "a dull story of Rome"]
@@ -338,8 +338,8 @@ def test_killed_it_goes_on_to_the_same_bytes_and_meanwhile_nobody_else_may(
     run, words = tmp_path / "run", (*SMALL, "train.checkpoint_every=10")
     whole = learnt(folder, tmp_path / "whole", *words, epochs=30)
     command = [TEXTUS, "finetune", folder / "tones.jsonl", "--model", "gru", "--epochs", "30", "--out", run]
-    command += ["--also", f"tagging={folder / 'tagged.jsonl'}"]
-    command += ["--also", f"where:classification={folder / 'places.jsonl'}"]
+    command += ["--extra-task", f"tagging={folder / 'tagged.jsonl'}"]
+    command += ["--extra-task", f"where:classification={folder / 'places.jsonl'}"]
     command += [word for each in words for word in ("--set", each)]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     while max(RunFolder(run, {}).steps(), default=0) < 20 and process.poll() is None:
@@ -378,7 +378,7 @@ def test_the_demonstration_holds_its_folder_while_it_is_made(
 
 def test_resume_refuses_other_rows_of_any_task(folder: Path, tmp_path: Path) -> None:
     data = written(tmp_path / "tagged.jsonl", tagged(40))
-    run = learnt(folder, tmp_path / "run", epochs=1, also=[f"tagging={data}"])
+    run = learnt(folder, tmp_path / "run", epochs=1, extra_tasks=[f"tagging={data}"])
     written(data, tagged(41))
     with raises("data_changed", "tagged.jsonl"):
         api.prove_resume(run.path)
@@ -399,7 +399,7 @@ def test_methods_teach_all_heads(
     same = all(torch.equal(old[name], p) for name, p in after.named_parameters() if name in old)
     assert same == (method == "frozen")
     for task, test in (("classification", "tones"), ("tagging", "tagged"), ("where", "places")):
-        assert run.evaluate_task(folder / f"{test}-test.jsonl", task=task, floors=False)["rows"] == 60
+        assert run.evaluate_task(folder / f"{test}-test.jsonl", task=task, baselines=False)["rows"] == 60
     for form in ("hf", "peft") if method == "lora" else ("hf",):
         assert api.export_model(run.path, out=tmp_path / form, to=form)["to"] == form
         assert "heads (classification, tagging, where) stay in the run" in capsys.readouterr().err
@@ -425,7 +425,7 @@ def test_heads_go_on_by_name_and_classes_and_others_are_left_behind(
     still = ["train.steps=40", "optim.rate=1e-12", "task.where.pooling=max"]
     also = [f"where:classification={folder / 'places.jsonl'}"]
     more = api.finetune(
-        folder / "tones.jsonl", start=several.path, out=tmp_path / "more", also=also, settings=still
+        folder / "tones.jsonl", start=several.path, out=tmp_path / "more", extra_tasks=also, settings=still
     )
     told = capsys.readouterr().err
     assert "the head of where goes on from what it learnt" in told
@@ -437,7 +437,7 @@ def test_heads_go_on_by_name_and_classes_and_others_are_left_behind(
 
 def test_vectors_are_those_of_the_similarity_that_was_learnt(folder: Path, tmp_path: Path) -> None:
     also = [f"sts:similarity={folder / 'pairs.jsonl'}"]
-    run = learnt(folder, tmp_path / "run", "task.sts.pooling=max", also=also, epochs=1)
+    run = learnt(folder, tmp_path / "run", "task.sts.pooling=max", extra_tasks=also, epochs=1)
     texts = [row["text"] for row in tones(5)]
     from textus.pipelines.search_index import reader
     from textus.tasks.similarity import similarity_of, vectors
@@ -498,7 +498,7 @@ def test_runs_with_several_tasks_answer_one_of_them_together(
     with raises("wrong_task", "'tagging'"):
         api.predict_together([several, alone], texts, task="tagging")
     found = api.evaluate_together(
-        [several, several], folder / "tagged-test.jsonl", ensemble="soup", task="tagging", floors=False
+        [several, several], folder / "tagged-test.jsonl", ensemble="soup", task="tagging", baselines=False
     )
     assert found["f1"]["value"] == found["members"][0]["f1"]["value"]
 
@@ -506,12 +506,12 @@ def test_runs_with_several_tasks_answer_one_of_them_together(
 def test_what_the_steps_are_is_told(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["finetune", str(folder / "tones.jsonl"), "--model", "gru", "--out", str(tmp_path / "run")]
     words += [
-        "--also",
+        "--extra-task",
         f"where:classification={folder / 'places.jsonl'}",
-        "--also-columns",
+        "--extra-columns",
         "where:text=text",
     ]
-    words += ["--also-dev", f"where={folder / 'places-test.jsonl'}", "--epochs", "1"]
+    words += ["--extra-dev", f"where={folder / 'places-test.jsonl'}", "--epochs", "1"]
     assert main([*words, *(word for each in SMALL for word in ("--set", each))]) == 0
     told = capsys.readouterr()
     run = api.open_run(tmp_path / "run")
@@ -530,32 +530,41 @@ def test_what_the_steps_are_is_told(folder: Path, tmp_path: Path, capsys: pytest
     ("words", "complaint"),
     [
         (
-            {"also": ["classification=FILE"]},
+            {"extra_tasks": ["classification=FILE"]},
             "there are two tasks of this name; give the second another, such as",
         ),
-        ({"also": ["a:tagging=FILE", "a:similarity=FILE"]}, "there are two tasks called 'a'"),
-        ({"also": ["taging=FILE"]}, "did you mean 'tagging'"),
-        ({"also": ["tagging"]}, "write [NAME:]TASK=FILE"),
-        ({"also": ["tagging="]}, "write [NAME:]TASK=FILE"),
-        ({"also": ["keys:tagging=FILE"]}, "--also keys: no head can be called so"),
-        ({"also": ["a.b:tagging=FILE"]}, "--also a.b: no head can be called so"),
-        ({"also": ["tagging=nowhere.jsonl"]}, "nowhere.jsonl"),
-        ({"also": ["tagging=FILE"], "also_dev": ["taging=FILE"]}, "with the name of an --also (tagging)"),
-        ({"also_dev": ["tagging=FILE"]}, "(there is none)"),
-        ({"also": ["tagging=FILE"], "also_columns": ["tagging"]}, "write NAME:COLUMNS"),
-        ({"also": ["tagging=FILE"], "settings": ["task.where.pooling=max"]}, "'where' is none of the tasks"),
-        ({"also": ["tagging=FILE"], "settings": ["task.tagging.crv=true"]}, "did you mean 'crf'"),
-        ({"also": ["tagging=FILE"], "settings": ["mix.power=2"]}, "must be between 0 (all alike) and 1"),
-        ({"also": ["tagging=FILE"], "settings": ["mix.powr=1"]}, "did you mean 'power'"),
+        ({"extra_tasks": ["a:tagging=FILE", "a:similarity=FILE"]}, "there are two tasks called 'a'"),
+        ({"extra_tasks": ["taging=FILE"]}, "did you mean 'tagging'"),
+        ({"extra_tasks": ["tagging"]}, "write [NAME:]TASK=FILE"),
+        ({"extra_tasks": ["tagging="]}, "write [NAME:]TASK=FILE"),
+        ({"extra_tasks": ["keys:tagging=FILE"]}, "--extra-task keys: not a name for a head"),
+        ({"extra_tasks": ["a.b:tagging=FILE"]}, "--extra-task a.b: not a name for a head"),
+        ({"extra_tasks": ["tagging=nowhere.jsonl"]}, "nowhere.jsonl"),
+        (
+            {"extra_tasks": ["tagging=FILE"], "extra_dev": ["taging=FILE"]},
+            "with the name of an --extra-task (tagging)",
+        ),
+        ({"extra_dev": ["tagging=FILE"]}, "(there is none)"),
+        ({"extra_tasks": ["tagging=FILE"], "extra_columns": ["tagging"]}, "write NAME:COLUMNS"),
+        ({"extra_tasks": ["tagging=FILE"], "settings": ["task.where.pooling=max"]}, "'where' is no task of"),
+        ({"extra_tasks": ["tagging=FILE"], "settings": ["task.tagging.crv=true"]}, "did you mean 'crf'"),
+        (
+            {"extra_tasks": ["tagging=FILE"], "settings": ["mix.power=2"]},
+            "must be between 0 (all alike) and 1",
+        ),
+        ({"extra_tasks": ["tagging=FILE"], "settings": ["mix.powr=1"]}, "did you mean 'power'"),
         ({"settings": ["mix.power=1"]}, "there is one task, nothing is mixed"),
         (
-            {"also": ["tagging=FILE"], "model": "linear"},
-            "--also tagging: a linear model learns from all texts",
+            {"extra_tasks": ["tagging=FILE"], "model": "linear"},
+            "--extra-task tagging: a linear model learns from all texts",
         ),
-        ({"also": ["tagging=FILE"], "model": "ngram"}, "no states for a head"),
-        ({"also": ["tagging=EMPTY"]}, "holds no rows"),
-        ({"also": ["tagging=ONE"]}, "one.jsonl has 1 row: tagging needs at least 2 to learn from some"),
-        ({"also": ["tagging=FILE"], "settings": ["train.steps=1"]}, "none of the 1 steps is of"),
+        ({"extra_tasks": ["tagging=FILE"], "model": "ngram"}, "no states for a head"),
+        ({"extra_tasks": ["tagging=EMPTY"]}, "holds no rows"),
+        (
+            {"extra_tasks": ["tagging=ONE"]},
+            "one.jsonl has 1 row: tagging needs at least 2 to learn from some",
+        ),
+        ({"extra_tasks": ["tagging=FILE"], "settings": ["train.steps=1"]}, "none of the 1 steps is of"),
     ],
 )
 def test_what_is_wrong_is_named_and_nothing_is_written(

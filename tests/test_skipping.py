@@ -44,7 +44,7 @@ def verbs(run: Path, file: Path, out: Path) -> dict[str, list[str]]:
         "predict": ["predict", str(run), str(file)],
         "predict --out": ["predict", str(run), str(file), "--out", str(out)],
         "predict --ensemble": ["predict", str(run), str(run), str(file), "--ensemble", "mean"],
-        "evaluate": ["evaluate", str(run), "--on", str(file), "--no-floors"],
+        "evaluate": ["evaluate", str(run), "--on", str(file), "--no-baselines"],
         "evaluate --ensemble": ["evaluate", str(run), str(run), "--ensemble", "mean", "--on", str(file)],
         "compare": ["compare", str(run), str(run), "--on", str(file)],
         "index build": ["index", "build", str(file), "--bm25", "--out", str(out)],
@@ -81,7 +81,7 @@ def test_the_answers_are_those_of_the_rows_that_are_left(
     assert [int(row["line"]) for row in rows] == [1, 2, *range(6, 28)]
     expected = linear.predict([row["text"] for row in reviews()])
     assert [row["predicted_label"] for row in rows] == [str(answer["label"]) for answer in expected]
-    assert linear.evaluate(broken, floors=False, skip_invalid="all")["rows"] == 24
+    assert linear.evaluate(broken, baselines=False, skip_invalid="all")["rows"] == 24
     index = textus.build_index(broken, out=tmp_path / "index", bm25=True, skip_invalid="all")
     assert index.record["documents"] == 24
 
@@ -125,5 +125,6 @@ def test_it_goes_with_files(linear: api.Run, trained: Path, capsys: pytest.Captu
     assert main(["compare", str(trained), str(trained), "--skip-invalid", "all"]) == 2
     assert "--skip-invalid all" in capsys.readouterr().err
     assert (
-        linear.evaluate([*reviews(3), {"text": 3, "label": 1}], skip_invalid="all", floors=False)["rows"] == 3
+        linear.evaluate([*reviews(3), {"text": 3, "label": 1}], skip_invalid="all", baselines=False)["rows"]
+        == 3
     )

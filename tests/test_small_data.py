@@ -279,7 +279,7 @@ def test_validation_in_training_draws_no_resample_and_rows_are_read_once(
     run = api.finetune(data, dev=dev, model="gru", out=tmp_path / "run", epochs=1, settings=SMALL)
     assert opened == [data, dev]
     with pytest.raises(AssertionError, match="a resample"):  # the spy sees what it should
-        run.evaluate_task(dev, floors=False)
+        run.evaluate_task(dev, baselines=False)
 
 
 GOLD, GUESS = np.array([0, 1, 2, 1, 0, 2, 1]), np.array([0, 1, 1, 1, 2, 2, 0])

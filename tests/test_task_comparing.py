@@ -110,7 +110,7 @@ def test_every_task_has_a_paired_figure(task: str, tmp_path: Path) -> None:
     data = written(tmp_path / "rows.jsonl", rows)
     run = api.finetune(data, dev=data, task=task, model="gru", epochs=1, settings=SMALL, out=tmp_path / "run")
     found = api.compare([run, run], on=data)
-    figure = run.evaluate(data, floors=False)[found["figure"]]["value"]
+    figure = run.evaluate(data, baselines=False)[found["figure"]]["value"]
     examples = run.task.examples(records(data), labelled=True)
     outputs = read(run.model, run.task, run.tokenizer, examples)
     weighed = run.task.weighed(examples, outputs)
@@ -125,7 +125,7 @@ def test_every_task_has_a_paired_figure(task: str, tmp_path: Path) -> None:
         counts = np.bincount(drawn, minlength=40).astype(float)
         assert weighed[1](counts) == pytest.approx(expected, abs=1e-4)
     assert found["pairs"][0]["difference"]["value"] == 0
-    run.evaluate(data, floors=False, out=tmp_path / "page")
+    run.evaluate(data, baselines=False, out=tmp_path / "page")
     page = (tmp_path / "page" / "evaluation.html").read_text(encoding="utf-8")
     titles = {"tagging": ["Classes", "Commonest mistakes"], "relations": ["Classes", "Most confident mistakes"],
               "question-answering": ["Most confident mistakes"]}  # fmt: skip

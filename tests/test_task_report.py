@@ -93,7 +93,7 @@ def run(folder: Path) -> api.Run:
 def test_slices_are_the_figures_of_their_rows(run: api.Run, folder: Path) -> None:
     rows = sentences(200, 2)
     guess = [each["label"] for each in run.predict([row["text"] for row in rows])]
-    slices = run.evaluate_task(folder / "test.jsonl", by=["source", "length"], floors=False)["slices"]
+    slices = run.evaluate_task(folder / "test.jsonl", by=["source", "length"], baselines=False)["slices"]
     assert sorted(each["slice"] for each in slices["source"]) == ["x", "y"]
     for each in slices["source"]:
         places = [n for n, row in enumerate(rows) if row["source"] == each["slice"]]
@@ -110,20 +110,20 @@ def test_slices_are_the_figures_of_their_rows(run: api.Run, folder: Path) -> Non
 def test_a_slice_keeps_to_its_rows_where_some_are_left_out(run: api.Run, tmp_path: Path) -> None:
     """A row without text is not scored; those after it still have their own columns."""
     rows = [{"text": "", "label": "bad", "source": "x"}, *({**row, "source": "z"} for row in sentences(8))]
-    slices = run.evaluate_task(written(tmp_path / "t.jsonl", rows), by=["source"], floors=False)["slices"]
+    slices = run.evaluate_task(written(tmp_path / "t.jsonl", rows), by=["source"], baselines=False)["slices"]
     assert [(each["slice"], each["rows"]) for each in slices["source"]] == [("z", 8)]
 
 
 def test_a_column_that_is_not_there_is_named_with_those_that_are(run: api.Run, folder: Path) -> None:
     with raises("column_not_found", "sorce", "length"):
-        run.evaluate_task(folder / "test.jsonl", by=["sorce"], floors=False)
+        run.evaluate_task(folder / "test.jsonl", by=["sorce"], baselines=False)
 
 
 def test_many_values_are_cut_and_told(
     run: api.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = written(tmp_path / "t.jsonl", [{**row, "n": n} for n, row in enumerate(sentences(40))])
-    assert len(run.evaluate_task(data, by=["n"], floors=False)["slices"]["n"]) == 30
+    assert len(run.evaluate_task(data, by=["n"], baselines=False)["slices"]["n"]) == 30
     assert "--slice n: the 30 most frequent of 40 values; 10 rows in none" in capsys.readouterr().err
 
 
@@ -179,7 +179,7 @@ def test_the_page_of_an_ensemble_has_its_members(run: api.Run, folder: Path, tmp
 def test_flags_of_tasks_are_refused_where_there_is_none(
     trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for words in (["--slice", "x"], ["--no-floors"], ["--entities", "x"]):
+    for words in (["--slice", "x"], ["--no-baselines"], ["--entities", "x"]):
         assert main(["evaluate", str(trained), *words]) == 2
         assert f"{words[0]}: {trained} was not fine-tuned for a task" in capsys.readouterr().err
 
@@ -237,8 +237,8 @@ def test_mistakes_have_their_lines_and_ids(
     test.write_text(
         "id,text,label\n" + "".join(f"{row['id']},{row['text']},{row['label']}\n" for row in rows)
     )
-    found = run.evaluate(test, floors=False)
+    found = run.evaluate(test, baselines=False)
     places = [(mistake["id"], mistake["where"]) for mistake in found["mistakes"]]
     assert sorted(places) == [(f"x{n}", f"{test}: line {n + 2}") for n in range(3)]
-    assert main(["evaluate", str(run.path), "--on", str(test), "--no-floors"]) == 0
+    assert main(["evaluate", str(run.path), "--on", str(test), "--no-baselines"]) == 0
     assert f"{test}: line 2 (id x0): bad, answered" in capsys.readouterr().out

@@ -283,7 +283,7 @@ def test_the_linear_classifier_is_searched_by_the_rows_held_out(data: Path, tmp_
     dev = rows(tmp_path / "dev.jsonl", 41, share=0.3)
     file = tmp_path / "space.toml"
     file.write_text('[model]\nl2 = "1e-3..100:log"\nwords = [[1, 1], [1, 2]]\n')
-    found = api.tune(data, dev=dev, model="linear", trials=6, space=file, out=tmp_path / "search")
+    found = api.tune(data, dev=dev, model="linear", trials=6, search_space=file, out=tmp_path / "search")
     assert found["counts"] == {"done": 6, "stopped early": 0, "failed": 0}
     assert {each["model.words"] for each in found["trials"]} == {"1,1", "1,2"}
     given = [json.loads(line) for line in dev.read_text(encoding="utf-8").splitlines()]

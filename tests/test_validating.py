@@ -324,7 +324,7 @@ def test_evaluate_lists_all_bad_rows_and_leaves_them_out(
     api.finetune(written(tmp_path / "rows.jsonl", GOOD), model="linear", out=tmp_path / "run")
     rows = [row | {"label": ""} if n in (3, 7, 20) else row for n, row in enumerate(GOOD)]
     test = written(tmp_path / "test.jsonl", rows)
-    words = ["evaluate", str(tmp_path / "run"), "--on", str(test), "--no-floors"]
+    words = ["evaluate", str(tmp_path / "run"), "--on", str(test), "--no-baselines"]
     capsys.readouterr()
     assert main(words) == 1
     assert "3 of 60 rows cannot be used" in (said := capsys.readouterr().err)

@@ -278,9 +278,9 @@ def finetune(
     epochs: int | None = None,
     seed: int = 0,
     augment: str | None = None,
-    also: Sequence[str] = (),
-    also_dev: Sequence[str] = (),
-    also_columns: Sequence[str] = (),
+    extra_tasks: Sequence[str] = (),
+    extra_dev: Sequence[str] = (),
+    extra_columns: Sequence[str] = (),
     settings: Sequence[str] = (),
     force: bool = False,
 ) -> Run:
@@ -292,7 +292,7 @@ def finetune(
 
     Raises UsageError for words that do not go together, DataError for data the task cannot use.
     """
-    from textus.finetuning.config import parse_also
+    from textus.finetuning.config import parse_extra_tasks
     from textus.finetuning.finetune import start as begin
 
     io.claim(path_of(out, "out"), force=force)
@@ -300,7 +300,7 @@ def finetune(
         wish = wish_for(
             data, task=task, method=method, start=start, model=model, dev=dev, columns=columns,
             encoding=encoding, skip_invalid=skip_invalid, tokenizer=tokenizer, epochs=epochs, seed=seed,
-            augment=augment, settings=settings, also=parse_also(also, also_dev, also_columns),
+            augment=augment, settings=settings, extra_tasks=parse_extra_tasks(extra_tasks, extra_dev, extra_columns),
         )  # fmt: skip
         return Run(begin(wish, path_of(out, "out"), force=force))
 
@@ -331,7 +331,7 @@ def tune(
     *,
     out: str | Path,
     trials: int = 20,
-    space: str | Path | None = None,
+    search_space: str | Path | None = None,
     search: Sequence[str] = (),
     **finetuning: Any,
 ) -> dict[str, Any]:
@@ -341,7 +341,7 @@ def tune(
     """
     from textus.finetuning.hyperparameters import tune as search_for
 
-    chosen, task = optional_path(space, "space"), finetuning.get("task", "classification")
+    chosen, task = optional_path(search_space, "search_space"), finetuning.get("task", "classification")
     with rows_beside(path_of(out, "out"), task, rows=data, dev=finetuning.pop("dev", None)) as (data, dev):
         wish = wish_for(data, dev=dev, **finetuning)
         return search_for(wish, path_of(out, "out"), trials=trials, space=chosen, search=search)

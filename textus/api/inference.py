@@ -141,14 +141,14 @@ def evaluate_together(
     columns: str | None = None,
     encoding: str | None = None,
     by: Sequence[str] = (),
-    floors: bool = True,
+    baselines: bool = True,
     out: str | Path | None = None,
     task: str | None = None,
     skip_invalid: str | None = None,
 ) -> dict[str, Any]:
     """How well several fine-tuned runs answer as one (mean, vote, soup), beside each of them alone.
 
-    As `Run.evaluate_task`, with `members` and, paired, `against_mean_member`; the floors are the first run's.
+    As `Run.evaluate_task`, with `members` and, paired, `against_mean_member`; the baselines are the first run's.
     """
     from textus.data.read_options import ReadOptions
     from textus.evaluation import ensembles, task_report
@@ -163,7 +163,7 @@ def evaluate_together(
         "runs": [str(each) for each in paths],
         "on": task_report.name_of(on),
     }
-    found = {**about, **ensembles.reported(paths, ensemble, rows, by, floors=floors)}
+    found = {**about, **ensembles.reported(paths, ensemble, rows, by, baselines=baselines)}
     if out is not None:
         task_report.write(
             path_of(out, "out"), found, rows.task, {str(each): each / "log.jsonl" for each in paths}

@@ -199,7 +199,7 @@ class Run:
         columns: str | None = None,
         encoding: str | None = None,
         by: Sequence[str] = (),
-        floors: bool = True,
+        baselines: bool = True,
         out: str | Path | None = None,
         task: str | None = None,
         settings: Sequence[str] = (),
@@ -209,7 +209,7 @@ class Run:
         """How well it answers labelled rows, of a file or of Python (dictionaries, a DataFrame, a pair (X, y)): the
         task's figures with their intervals. Its folder is only read.
 
-        `by`: columns of the file whose values are told apart, or `length`. `floors`: beside what those who know less
+        `by`: columns of the file whose values are told apart, or `length`. `baselines`: beside what those who know less
         reach, which the first time may mean to train one. `out`: a folder for the page and the figures. `task`: the
         name of one of several it has learnt, or of another, with `settings`, as `task_as` takes them. `entities`: of a
         relations run, the tagging run that finds the entities; the rows' own are then what is to be found, and no floor
@@ -246,8 +246,8 @@ class Run:
         found = {**about, **task_report.assessed(rows, outputs, by)}
         if known:
             found["rows_trained_on"] = task_report.trained_on(record, rows)
-            if floors and (lower := task_report.floors(self.path, record, rows, outputs)):
-                found["floors"] = lower
+            if baselines and (lower := task_report.baselines(self.path, record, rows, outputs)):
+                found["baselines"] = lower
         if out is not None:
             task_report.write(path_of(out, "out"), found, asked, {self.path.name: self.path / "log.jsonl"})
             task_report.write_predictions(path_of(out, "out"), rows, outputs)

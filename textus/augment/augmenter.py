@@ -78,7 +78,7 @@ def built(settings: AugmentSettings) -> dict[str, Operation]:
     if not settings.names:
         raise UsageError(
             "missing_argument",
-            f"say how rows are changed: --with swap,delete,…; known: {', '.join(OPERATIONS)}",
+            f"say how rows are changed: --ops swap,delete,…; known: {', '.join(OPERATIONS)}",
         )
     known = synonym_source(settings) if {"synonyms", "insert"} & set(settings.names) else None
     if "infill" in settings.names and not settings.encoder:

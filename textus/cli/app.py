@@ -9,7 +9,7 @@ from cyclopts import App
 
 from textus.cli.augment import augment, cloze, fewshot, tune
 from textus.cli.chat import chat
-from textus.cli.corpus import corpus_build, corpus_show, corpus_why, tokenizer_report, tokenizer_train
+from textus.cli.corpus import corpus_build, corpus_show, corpus_trace, tokenizer_report, tokenizer_train
 from textus.cli.demo import demo
 from textus.cli.exchange import export, import_, pull
 from textus.cli.index import embed, index_build, index_evaluate, search
@@ -30,7 +30,7 @@ from textus.cli.validate import validate
 
 VERBS: dict[str, Callable[..., Any] | dict[str, Callable[..., Any]]] = {
     "demo": demo,
-    "corpus": {"build": corpus_build, "show": corpus_show, "why": corpus_why},
+    "corpus": {"build": corpus_build, "show": corpus_show, "trace": corpus_trace},
     "tokenizer": {"train": tokenizer_train, "report": tokenizer_report},
     "train": train,
     "resume": resume,

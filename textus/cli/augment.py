@@ -31,9 +31,9 @@ class AugmentOptions:
 
     operations: Annotated[
         str,
-        option("Of synonyms, swap, delete, insert, typos, ocr, pinyin, infill; commas between.", "--with"),
+        option("Of synonyms, swap, delete, insert, typos, ocr, pinyin, infill; commas between.", "--ops"),
     ]
-    times: Annotated[int, option("Copies of a row at most; the operations take turns.")] = 1
+    times: Annotated[int, option("Copies of a row at most; the operations take turns.", "--copies")] = 1
     rate: Annotated[float, option("Share of a text's words to change; at least one is.")] = 0.1
     seed: Annotated[int, option("The same rows and seed give the same copies, in any order.")] = 0
     wordnet: Annotated[
@@ -61,7 +61,7 @@ def augment(
 ) -> CommandResult:
     """Make more labelled rows: changed copies whose labels stay right; 'finetune' keeps those of held-out rows apart.
 
-    Example: textus augment reviews.csv --with swap,delete,typos --times 4 --out more.jsonl
+    Example: textus augment reviews.csv --ops swap,delete,typos --copies 4 --out more.jsonl
     """
     from textus import api
     from textus.cli.render import plain
@@ -146,7 +146,7 @@ def tune(
             metavar="PATH=RANGE",
         ),
     ] = None,
-    space: Annotated[
+    search_space: Annotated[
         Path | None, option("A TOML file of such lines instead of the usual search space.", metavar="FILE")
     ] = None,
     as_json: Json = False,
@@ -159,7 +159,7 @@ def tune(
     from textus.reporting.format import table
 
     words = {**asdict(fixed), "settings": fixed.settings or []}
-    found = api.tune(data, out=out, trials=trials, search=search or [], space=space, **words)
+    found = api.tune(data, out=out, trials=trials, search=search or [], search_space=search_space, **words)
     counts = ", ".join(f"{n} {state}" for state, n in found["counts"].items())
     said = f"best of {trials} trials ({counts}): {found['figure']:.4f}, {found['run']}"
     return CommandResult(found, f"{table(found['trials'])}\n{said}\nmake it again: {found['command']}")
@@ -174,10 +174,10 @@ class FewShotOptions:
         str,
         option("The prompt, with {text} (and {text_pair}), {label} at its end. [default: Text: … Label: …]"),
     ] = ""
-    words: Annotated[str | None, option("What classes are called in it: 0=bad,1=good.")] = None
+    verbalizer: Annotated[str | None, option("The word for each class in the prompt: 0=bad,1=good.")] = None
     shots: Annotated[str, option("Numbers of examples, commas between.")] = "0,1,2,4,8"
-    draws: Annotated[int, option("Draws of examples for each number.")] = 3
-    most: Annotated[int, option("Rows to ask at most, drawn by the seed; 0 is all.")] = 0
+    repeats: Annotated[int, option("Random draws of examples for each number of shots.")] = 3
+    limit: Annotated[int, option("Score at most this many rows, drawn by the seed; 0 is all.")] = 0
     seed: Annotated[int, option("The same seed draws the same examples.")] = 0
 
 
@@ -197,7 +197,7 @@ def fewshot(
 ) -> CommandResult:
     """Ask a language model for classes, with a few examples in its context: accuracy against their number.
 
-    Example: textus fewshot work/smollm2 reviews.csv --on test.csv --shots 0,4,8 --words neg=bad,pos=good
+    Example: textus fewshot work/smollm2 reviews.csv --on test.csv --shots 0,4,8 --verbalizer neg=bad,pos=good
     """
     from textus import api
     from textus.cli import render
@@ -209,6 +209,6 @@ def fewshot(
         raise UsageError(
             "invalid_value", f"--shots {prompt.shots}: give whole numbers with commas between, such as 0,1,4"
         ) from error
-    how = {**asdict(prompt), "shots": shots, "words": parse_words(prompt.words)}
+    how = {**asdict(prompt), "shots": shots, "verbalizer": parse_words(prompt.verbalizer)}
     found = api.fewshot(run, data, on=on, columns=columns, encoding=encoding, out=out, **how)
     return CommandResult(found, render.fewshot(found) + (f"\nreport: {out / 'fewshot.html'}" if out else ""))

@@ -86,7 +86,7 @@ def corpus_show(corpus: CorpusFolder, /, *, as_json: Json = False) -> CommandRes
     return shown(corpus)
 
 
-def corpus_why(
+def corpus_trace(
     corpus: CorpusFolder,
     document: Annotated[str, Parameter(name="DOC", help="A document's id, or its source as given.")],
     /,
@@ -95,14 +95,14 @@ def corpus_why(
 ) -> CommandResult:
     """Tell where a document came from, what was done to it, why it was dropped.
 
-    Example: textus corpus why work/corpus books/notes.md
+    Example: textus corpus trace work/corpus books/notes.md
     """
     from textus.api import open_corpus
     from textus.cli import render
-    from textus.data.corpus import why
+    from textus.data.corpus import trace_document
 
-    data = why(open_corpus(corpus), document)
-    return CommandResult(data, render.why(data))
+    data = trace_document(open_corpus(corpus), document)
+    return CommandResult(data, render.render_trace(data))
 
 
 def tokenizer_train(

@@ -35,7 +35,9 @@ IndexFolder = Annotated[
 Columns = Annotated[
     str | None, option("Which columns are the fields: text=question, or without a header 0=text.")
 ]
-By = Annotated[str | None, option("bm25 (words), dense (meaning) or hybrid. [default: all it was built for]")]
+Mode = Annotated[
+    str | None, option("bm25 (words), dense (meaning) or hybrid. [default: all it was built for]")
+]
 
 
 @Parameter(name="*")
@@ -131,7 +133,7 @@ def index_evaluate(
             metavar="FILE",
         ),
     ],
-    by: By = None,
+    mode: Mode = None,
     columns: Columns = None,
     encoding: Encoding = None,
     as_json: Json = False,
@@ -143,7 +145,7 @@ def index_evaluate(
     from textus import api
     from textus.cli import render
 
-    found = api.open_index(index).evaluate(on, columns=columns, encoding=encoding, by=by)
+    found = api.open_index(index).evaluate(on, columns=columns, encoding=encoding, mode=mode)
     return CommandResult(found, render.figures(str(index), {k: v for k, v in found.items() if k != "index"}))
 
 
@@ -153,7 +155,7 @@ def search(
     /,
     *,
     top: Annotated[int, option("Texts to show at most.")] = 10,
-    by: By = None,
+    mode: Mode = None,
     text: AsText = False,
     as_json: Json = False,
 ) -> CommandResult:
@@ -167,14 +169,14 @@ def search(
     opened = api.open_index(index)
     results = [
         {"place": place, "score": score, **about(opened.passages[at])}
-        for place, (at, score) in enumerate(opened.search([query], k=top, by=by)[0], 1)
+        for place, (at, score) in enumerate(opened.search([query], k=top, mode=mode)[0], 1)
     ]
     lines = [
         f"{result['place']:>3}  {result['score']:.4f}  {result['id'] or result['where']}  "
         f"{extract(result['text'], query)}"
         for result in results
     ]
-    data = {"index": str(index), "query": query, "by": by or opened.way, "found": results}
+    data = {"index": str(index), "query": query, "mode": mode or opened.way, "found": results}
     return CommandResult(data, "\n".join(lines) or "no results: no text has a word of the query")
 
 

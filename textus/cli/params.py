@@ -152,9 +152,12 @@ class TaskEvalOptions:
         list[str] | None,
         option("Figures by the values of a column, or by 'length'; may be repeated.", "--slice", "COLUMN"),
     ] = None
-    no_floors: Annotated[
+    no_baselines: Annotated[
         bool,
-        flag("Leave out the floors; the linear one is trained when a run is first measured.", "--no-floors"),
+        flag(
+            "Skip the baselines (the linear one is otherwise trained and cached on first evaluation).",
+            "--no-baselines",
+        ),
     ] = False
     out: Annotated[
         Path | None,
@@ -177,7 +180,7 @@ class TaskEvalOptions:
             "columns": self.columns,
             "encoding": self.encoding,
             "by": self.by or (),
-            "floors": not self.no_floors,
+            "baselines": not self.no_baselines,
             "out": self.out,
         } | more
 
@@ -185,7 +188,7 @@ class TaskEvalOptions:
         """UsageError for a flag that a run without a task has no use for."""
         given = {
             "--slice": self.by,
-            "--no-floors": self.no_floors,
+            "--no-baselines": self.no_baselines,
             "--entities": self.entities,
             "--skip-invalid": self.skip_invalid,
         }

@@ -18,13 +18,13 @@ def corpus(found: Mapping[str, Any]) -> str:
     lines.append(f"split: {plain(found['split'])}; {found['n_files']} files read")
     if found["dropped"]:
         lines.append(
-            f"dropped: {plain(found['dropped'])}; 'textus corpus why {found['path']} DOC' tells of one"
+            f"dropped: {plain(found['dropped'])}; 'textus corpus trace {found['path']} DOC' tells of one"
         )
     return "\n".join(lines)
 
 
-def why(found: Mapping[str, Any]) -> str:
-    """What `corpus why` says: each document kept and each dropped, with the steps it went through."""
+def render_trace(found: Mapping[str, Any]) -> str:
+    """What `corpus trace` says: each document kept and each dropped, with the steps it went through."""
     lines = []
     for each in found["kept"]:
         steps = " → ".join(each["steps"]) or "nothing had to be changed"

@@ -97,7 +97,7 @@ def train(
 class ExtraTaskOptions:
     """Further tasks, learnt at once by heads of their own."""
 
-    also: Annotated[
+    extra_task: Annotated[
         list[str] | None,
         option(
             "Learn another task at once, by a head of its own called NAME (or as the task); may be repeated. Settings:"
@@ -105,16 +105,20 @@ class ExtraTaskOptions:
             metavar="[NAME:]TASK=FILE",
         ),
     ] = None
-    also_dev: Annotated[
+    extra_dev: Annotated[
         list[str] | None, option("Rows of that task that choose the weights.", metavar="NAME=FILE")
     ] = None
-    also_columns: Annotated[
+    extra_columns: Annotated[
         list[str] | None, option("Which columns are its fields.", metavar="NAME:COLUMNS")
     ] = None
 
     def given(self) -> dict[str, list[str]]:
         """As keywords of `api.finetune`."""
-        return {name: value or [] for name, value in vars(self).items()}
+        return {
+            "extra_tasks": self.extra_task or [],
+            "extra_dev": self.extra_dev or [],
+            "extra_columns": self.extra_columns or [],
+        }
 
 
 def finetune(
@@ -147,7 +151,7 @@ def finetune(
             "Learn from changed copies too: swap,delete,typos, … as in 'textus augment' (--set augment.times=4)."
         ),
     ] = None,
-    also: ExtraTaskOptions = ExtraTaskOptions(),
+    extra: ExtraTaskOptions = ExtraTaskOptions(),
     settings: Assignments = None,
     force: Force = False,
     as_json: Json = False,
@@ -161,7 +165,7 @@ def finetune(
     run = api.finetune(
         data, out=out, task=task, method=method, start=start, model=model, dev=dev, columns=columns,
         encoding=encoding, skip_invalid=skip_invalid, tokenizer=tokenizer, epochs=epochs, seed=seed, augment=augment,
-        settings=settings or [], force=force, **also.given(),
+        settings=settings or [], force=force, **extra.given(),
     )  # fmt: skip
     return finished(run)
 

@@ -158,16 +158,16 @@ def evaluated(
 
 
 def reported(
-    runs: Sequence[Path], how: str, rows: EvalDataset, by: Sequence[str] = (), *, floors: bool = True
+    runs: Sequence[Path], how: str, rows: EvalDataset, by: Sequence[str] = (), *, baselines: bool = True
 ) -> dict[str, Any]:
-    """What `evaluated` finds, how many of the rows a run was trained on, and the floors of the first run."""
+    """What `evaluated` finds, how many of the rows a run was trained on, and the baselines of the first run."""
     figures, outputs = evaluated(runs, how, rows, by)
     found = {"task": rows.task.called, "ensemble": how, **figures}
     records = [learnt(open_run(each).record, rows.task.called, each) for each in runs]
     trained_on = {each["corpus"]["fingerprint"]: each for each in records}
     found["rows_trained_on"] = max(task_report.trained_on(each, rows) or 0 for each in trained_on.values())
-    if floors and (lower := task_report.floors(runs[0], records[0], rows, outputs)):
-        found["floors"] = lower
+    if baselines and (lower := task_report.baselines(runs[0], records[0], rows, outputs)):
+        found["baselines"] = lower
     return found
 
 

@@ -47,22 +47,22 @@ SHARE = 4
 
 @dataclass(frozen=True)
 class FewShotConfig:
-    """How rows are put to the model: `template` with {text} (and {text_pair}), {label} at its end; `words`: what a
-    class is called there; `shots` examples in all; so many `draws` of them; `most` rows are asked (0: all).
+    """How rows are put to the model: `template` with {text} (and {text_pair}), {label} at its end; `verbalizer`: what a
+    class is called there; `shots` examples in all; `repeats` draws of them; at most `limit` rows are scored (0: all).
     """
 
     template: str = ""
-    words: Mapping[str, str] = field(default_factory=dict)
+    verbalizer: Mapping[str, str] = field(default_factory=dict)
     shots: tuple[int, ...] = (0, 1, 2, 4, 8)
-    draws: int = 3
-    most: int = 0
+    repeats: int = 3
+    limit: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not self.shots or min(self.shots) < 0 or self.draws < 1 or self.most < 0:
+        if not self.shots or min(self.shots) < 0 or self.repeats < 1 or self.limit < 0:
             raise UsageError(
                 "out_of_range",
-                f"shots {self.shots}, draws {self.draws}, most {self.most}: none is below 0, draws are 1 or more",
+                f"shots {self.shots}, repeats {self.repeats}, limit {self.limit}: 0 or more, repeats 1 or more",
             )
         if self.template and not (self.template.endswith("{label}") and "{text}" in self.template):
             raise UsageError(
@@ -78,7 +78,7 @@ def parse_words(spelled: str | None) -> dict[str, str]:
         if not (label and equals and word):
             raise UsageError(
                 "invalid_value",
-                f"--words {spelled!r}: {part!r} is no pair; write CLASS=WORD, such as 0=bad,1=good",
+                f"--verbalizer {spelled!r}: {part!r} is no pair; write CLASS=WORD, such as 0=bad,1=good",
             )
         found[label] = word
     return found
@@ -99,13 +99,13 @@ class PromptScorer:
                 f"a {type(model).__name__} does not predict what comes next; give a run of a decoder, an lstm, …",
             )
         self.model, self.tokenizer, self.labels = model, tokenizer, list(labels)
-        for label in how.words:
+        for label in how.verbalizer:
             if label not in self.labels:
                 raise unknown("class", label, self.labels)
-        self.words = {label: how.words.get(label, label) for label in labels}
+        self.verbalizer = {label: how.verbalizer.get(label, label) for label in labels}
         self.template = how.template
         self.blank = re.search(r"\s*$", self.template.removesuffix("{label}"))[0]  # type: ignore[index]
-        self.ends = [tokenizer.encode(self.blank + self.words[label]) for label in labels]
+        self.ends = [tokenizer.encode(self.blank + self.verbalizer[label]) for label in labels]
         context = model.config.context_length
         self.context = context or 1 << 30
         self.longest = self.context // SHARE
@@ -133,7 +133,9 @@ class PromptScorer:
         prompts = [self.tokenizer.encode(self.prompt(texts)) for texts in asked]
         room = self.context - max(map(len, prompts)) - max(map(len, self.ends)) - 1
         examples = [
-            self.tokenizer.encode(self.prompt(each.texts) + self.blank + self.words[each.label] + BETWEEN)
+            self.tokenizer.encode(
+                self.prompt(each.texts) + self.blank + self.verbalizer[each.label] + BETWEEN
+            )
             for each in shots
         ]
         if room < 0:
@@ -226,9 +228,9 @@ def read_task(
     kept = [each for each in examples if each.texts not in known]
     if len(kept) < len(examples):
         notice(f"{len(examples) - len(kept):,} rows of {data} are asked for in {on}: they are no examples")
-    if how.most and how.most < len(test):
-        places = sorted(Random(counter_seed(how.seed, "asked")).sample(range(len(test)), how.most))
-        notice(f"{how.most:,} of the {len(test):,} rows of {on} are asked, drawn by the seed")
+    if how.limit and how.limit < len(test):
+        places = sorted(Random(counter_seed(how.seed, "asked")).sample(range(len(test)), how.limit))
+        notice(f"{how.limit:,} of the {len(test):,} rows of {on} are asked, drawn by the seed")
         test = [test[place] for place in places]
     return task, kept, test
 
@@ -249,11 +251,11 @@ def fewshot(
     index = {label: number for number, label in enumerate(task.labels)}
     gold = np.asarray([index.get(each.label, -1) for each in test])
     rows = []
-    n_draws = sum(how.draws if shots else 1 for shots in how.shots)
+    n_draws = sum(how.repeats if shots else 1 for shots in how.shots)
     with progress("asking", n_draws) as advance:
         for shots in how.shots:
             right: dict[str, list[Any]] = {"accuracy": [], "calibrated": []}
-            for draw in range(how.draws if shots else 1):
+            for draw in range(how.repeats if shots else 1):
                 random = Random(counter_seed(how.seed, "shots", shots, draw))
                 found = asked.probabilities(drawn(examples, shots, task.labels, random), texts)
                 plain, empty = found[: len(test)], found[len(test) :]
@@ -268,7 +270,7 @@ def fewshot(
             f"{asked.left_out:,} examples did not fit the context of {asked.context} tokens and were left out"
         )
     return {
-        "rows": len(test), "classes": asked.words, "template": how.template, "seed": how.seed,
+        "rows": len(test), "classes": asked.verbalizer, "template": how.template, "seed": how.seed,
         "majority": float(max(np.bincount(gold[gold >= 0], minlength=1)) / len(gold)), "shots": rows,
     }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""What stands around a task's figures: the floors they must beat, the slices they hide, the page that shows them.
+"""What stands around a task's figures: the baselines they must beat, the slices they hide, the page that shows them.
 
 Floors are the best answer to a text nobody has read (the majority class), and TF-IDF with a linear classifier, trained
 once on the rows the run was trained on and kept in the user's cache: a run's folder is only read. A difference is
@@ -43,7 +43,7 @@ from textus.tasks.rows import accepted, to_train_on
 
 LINEAR = "TF-IDF + linear"
 KEPT = "baselines"
-"""The folder of those floors in the user's cache."""
+"""The folder of those baselines in the user's cache."""
 MOST_SLICES = 30
 LENGTH = "length"
 """The slice that every file has."""
@@ -165,7 +165,7 @@ def trained_on(record: dict[str, Any], rows: EvalDataset) -> int | None:
     return len(shared)
 
 
-# ── floors ─────────────────────────────────────────────────────────────────────────────────────
+# ── baselines ─────────────────────────────────────────────────────────────────────────────────────
 
 
 def difference(rows: EvalDataset, ours: Sequence[Any], *theirs: Sequence[Any]) -> dict[str, Any] | None:
@@ -180,7 +180,7 @@ def difference(rows: EvalDataset, ours: Sequence[Any], *theirs: Sequence[Any]) -
     return {"of": own[0], **interval(paired_bootstrap(own[1], np.mean(others, axis=0), np.ones(n)), n)}
 
 
-def floors(run: Path, record: dict[str, Any], rows: EvalDataset, outputs: Sequence[Any]) -> dict[str, Any]:
+def baselines(run: Path, record: dict[str, Any], rows: EvalDataset, outputs: Sequence[Any]) -> dict[str, Any]:
     """What the same rows give those who know less, and how much better our answers are: {"majority", LINEAR}, as far
     as there are such. What cannot be had is told.
     """
@@ -280,21 +280,21 @@ def leaked(found: dict[str, Any]) -> list[Section]:
 
 
 def beside(found: dict[str, Any]) -> Section:
-    """The figures, those of members and floors beside, as a table and of the first as bars."""
+    """The figures, those of members and baselines beside, as a table and of the first as bars."""
     ours = {name: value for name, value in main_figures(found).items() if name != "against_mean_member"}
     first = next(iter(ours), "")
     rows = [{"of": found["run"], **ours}]
     rows += [{"of": each["run"], **main_figures(each)} for each in found.get("members", [])]
-    rows += [{"of": name, **each} for name, each in found.get("floors", {}).items()]
+    rows += [{"of": name, **each} for name, each in found.get("baselines", {}).items()]
     rows = [{key: "" if value is None else value for key, value in row.items()} for row in rows]
     text = f"{found['rows']:,} rows of {found['on']}, with 95 % intervals."
-    if found.get("floors"):
+    if found.get("baselines"):
         text += " Difference: how much better than this floor, on the same rows."
     if mean := found.get("against_mean_member"):
         spread = f"[{mean['low']:+.4f}, {mean['high']:+.4f}]"
         text += f" Against the mean member: {mean['value']:+.4f} {mean['of']} {spread}."
     picture = bars(rows, name="of", value=first) if first and len(rows) > 1 else None
-    columns = ["of", *ours, *(["difference"] if found.get("floors") else [])]
+    columns = ["of", *ours, *(["difference"] if found.get("baselines") else [])]
     return Section(
         "Figures", text, rows=rows, columns=columns, picture=picture, alt=f"{first} with intervals"
     )

@@ -34,25 +34,26 @@ class ExtraTask:
     columns: str | None = None
 
 
-def parse_also(
-    also: Sequence[str], dev: Sequence[str] = (), columns: Sequence[str] = ()
+def parse_extra_tasks(
+    tasks: Sequence[str], dev: Sequence[str] = (), columns: Sequence[str] = ()
 ) -> tuple[ExtraTask, ...]:
     """`[NAME:]TASK=FILE` of each further task, `NAME=FILE` of rows that choose, `NAME:COLUMNS` of columns, as on the
     command line. UsageError for anything else.
     """
     found: dict[str, ExtraTask] = {}
-    for each in also:
+    for each in tasks:
         said, _, file = each.partition("=")
         name, _, task = said.rpartition(":")
         if not (task and file):
             raise UsageError(
-                "invalid_value", f"--also {each!r}: write [NAME:]TASK=FILE, such as --also tagging=conll.txt"
+                "invalid_value",
+                f"--extra-task {each!r}: write [NAME:]TASK=FILE, such as --extra-task tagging=conll.txt",
             )
         name = name or task
         if name in found:
             raise UsageError(
                 "duplicate_name",
-                f"--also {each!r}: there are two tasks called {name!r}; write NAME:{task}={file}",
+                f"--extra-task {each!r}: there are two tasks called {name!r}; write NAME:{task}={file}",
             )
         found[name] = ExtraTask(name, task, Path(file))
     for flag, field, mark, values in (("dev", "dev", "=", dev), ("columns", "columns", ":", columns)):
@@ -61,7 +62,7 @@ def parse_also(
             if name not in found or not value:
                 raise UsageError(
                     "invalid_value",
-                    f"--also-{flag} {each!r}: write NAME{mark}{field.upper()} with the name of an --also"
+                    f"--extra-{flag} {each!r}: write NAME{mark}{field.upper()} with the name of an --extra-task"
                     f" ({', '.join(found) or 'there is none'})",
                 )
             given: Any = Path(value) if field == "dev" else value
@@ -84,7 +85,7 @@ class FinetuneConfig:
     seed: int = 0
     assignments: tuple[str, ...] = ()
     method: str = "full"
-    also: tuple[ExtraTask, ...] = ()
+    extra_tasks: tuple[ExtraTask, ...] = ()
     """Further tasks, learnt at once by heads of their own."""
     skip_invalid: str | None = None
     """The share of rows that may be left out because they cannot be used: N% or all."""
@@ -123,7 +124,7 @@ class FinetuneConfig:
                     f"--set train.{each} and --epochs {self.epochs} both say how long; leave one out",
                 )
         self.check_method()
-        self.check_also()
+        self.check_extra_tasks()
         if self.family and family_of(self.family)[0].reads_texts:
             self.check_whole()
 
@@ -135,7 +136,7 @@ class FinetuneConfig:
             for name, value in (("tokenizer", self.tokenizer), ("epochs", self.epochs))
             if value
         ]
-        unused += [f"--also {each.name}" for each in self.also]
+        unused += [f"--extra-task {each.name}" for each in self.extra_tasks]
         if unused:
             raise UsageError(
                 "option_not_applicable",
@@ -159,40 +160,40 @@ class FinetuneConfig:
             )
         _ = self.how
 
-    def check_also(self) -> None:
+    def check_extra_tasks(self) -> None:
         """Names of further tasks, and settings that are a task's."""
         names = [self.task]
-        for each in self.also:
+        for each in self.extra_tasks:
             task_class(each.task)
             if each.name in names:
                 raise UsageError(
                     "duplicate_name",
-                    f"--also {each.name}: there are two tasks of this name; give the second another, such as"
-                    f" --also {each.name}2:{each.task}={each.data}",
+                    f"--extra-task {each.name}: there are two tasks of this name; give the second another, such as"
+                    f" --extra-task {each.name}2:{each.task}={each.data}",
                 )
             if not NAME.fullmatch(each.name) or hasattr(torch.nn.ModuleDict(), each.name):
                 raise UsageError(
                     "invalid_value",
-                    f"--also {each.name}: no head can be called so; take another word of letters, digits, _ and -",
+                    f"--extra-task {each.name}: not a name for a head; use letters, digits, _ and -",
                 )
             names.append(each.name)
-        if not self.also and (said := self.of("mix")):
+        if not self.extra_tasks and (said := self.of("mix")):
             raise UsageError(
                 "option_not_applicable",
-                f"--set mix.{said[0]}: there is one task, nothing is mixed; give another with --also",
+                f"--set mix.{said[0]}: there is one task, nothing is mixed; give another with --extra-task",
             )
-        for each_set in self.of("task") if self.also else []:
+        for each_set in self.of("task") if self.extra_tasks else []:
             first, *rest = each_set.partition("=")[0].split(".")
             if rest and first not in names[1:]:
                 raise UsageError(
                     "unknown_name",
-                    f"--set task.{each_set}: {first!r} is none of the tasks of --also ({', '.join(names[1:])}); for"
+                    f"--set task.{each_set}: {first!r} is no task of --extra-task ({', '.join(names[1:])}); for"
                     f" {self.task} write task.SETTING=VALUE",
                 )
 
     def alone(self) -> dict[str, FinetuneConfig]:
         """The wish for each task as if it were the only one, by the name of its head."""
-        if not self.also:
+        if not self.extra_tasks:
             return {self.task: self}
 
         def own(name: str | None) -> tuple[str, ...]:
@@ -204,10 +205,10 @@ class FinetuneConfig:
                     found.append(f"task.{setting}={each.partition('=')[2]}")
             return tuple(found)
 
-        wishes = {self.task: replace(self, also=(), assignments=own(None))}
-        for each in self.also:
+        wishes = {self.task: replace(self, extra_tasks=(), assignments=own(None))}
+        for each in self.extra_tasks:
             wishes[each.name] = replace(
-                self, task=each.task, data=each.data, dev=each.dev, columns=each.columns, also=(),
+                self, task=each.task, data=each.data, dev=each.dev, columns=each.columns, extra_tasks=(),
                 assignments=own(each.name),
             )  # fmt: skip
         return wishes

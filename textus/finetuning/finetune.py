@@ -134,7 +134,7 @@ def start(
         "versions": hardware.versions(),
         "isa": hardware.isa_name(),
     }
-    if wish.also:
+    if wish.extra_tasks:
         record |= others_of(wish, parts)
         record["corpus"] |= hashed(wish.data)
     ready = prepare(record, parts, tokenizer, rows)
@@ -176,7 +176,7 @@ def others_of(wish: FinetuneConfig, parts: Parts) -> dict[str, Any]:
                 **taught(parts[each.name]),
                 "corpus": source(wishes[each.name], parts[each.name]) | hashed(each.data),
             }
-            for each in wish.also
+            for each in wish.extra_tasks
         },
     }
 

@@ -142,9 +142,9 @@ def from_file(path: Path) -> dict[str, str]:
     try:
         found = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UsageError("unreadable_file", f"--space {path} cannot be read ({error})") from error
+        raise UsageError("unreadable_file", f"--search-space {path} cannot be read ({error})") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise DataError("unreadable_file", f"--space {path} is not TOML: {error}") from error
+        raise DataError("unreadable_file", f"--search-space {path} is not TOML: {error}") from error
     flat = {
         **found,
         **{f"{a}.{b}": c for a, part in found.items() if isinstance(part, dict) for b, c in part.items()},

@@ -228,7 +228,7 @@ class Index:
         both = self.record["bm25"] and self.record["run"]
         return "hybrid" if both else "bm25" if self.record["bm25"] else "dense"
 
-    def search(self, queries: Any, *, k: int = 10, by: str | None = None) -> Any:
+    def search(self, queries: Any, *, k: int = 10, mode: str | None = None) -> Any:
         """For each query at most `k` (place in the index, score), best first; of one query (a string) its list. By
         words, a text that has none of them is not found.
 
@@ -238,24 +238,24 @@ class Index:
         texts = [clean_text(item) for item in items if isinstance(item, str)]
         if len(texts) < len(items):
             raise UsageError("wrong_type", "a query is one string; give a string or a list of strings")
-        results = self._search(texts, k, by) if texts else []
+        results = self._search(texts, k, mode) if texts else []
         return results[0] if alone else results
 
-    def _search(self, queries: Sequence[str], k: int, by: str | None) -> list[list[tuple[int, float]]]:
-        by = by or self.way
-        if by not in WAYS:
-            raise unknown("way", by, WAYS)
-        if by not in (self.way, *(WAYS if self.way == "hybrid" else ())):
+    def _search(self, queries: Sequence[str], k: int, mode: str | None) -> list[list[tuple[int, float]]]:
+        mode = mode or self.way
+        if mode not in WAYS:
+            raise unknown("mode", mode, WAYS)
+        if mode not in (self.way, *(WAYS if self.way == "hybrid" else ())):
             raise UsageError(
                 "option_not_applicable",
-                f"{self.path} was built to search by {self.way}, not {by}; build it anew with both",
+                f"{self.path} was built to search by {self.way}, not {mode}; build it anew with both",
             )
         if k < 1:
             raise UsageError("out_of_range", f"--top {k}: must be at least 1")
-        if by == "hybrid":
+        if mode == "hybrid":
             lists = [way(queries, max(k, FUSED)) for way in (self._by_words, self._by_meaning)]
             return [fused(each)[:k] for each in zip(*lists, strict=True)]
-        return self._by_words(queries, k) if by == "bm25" else self._by_meaning(queries, k)
+        return self._by_words(queries, k) if mode == "bm25" else self._by_meaning(queries, k)
 
     @cached_property
     def _bm25(self) -> Any:
@@ -306,7 +306,7 @@ class Index:
         return lists
 
     def evaluate(
-        self, path: Path, *, columns: str | None = None, encoding: str | None = None, by: str | None = None
+        self, path: Path, *, columns: str | None = None, encoding: str | None = None, mode: str | None = None
     ) -> dict[str, Any]:
         """How well the queries of a file's rows (`text`) find their `document` (its text) or `document_id`: figures of
         `metrics.ranking`. A document is found where its first passage is.
@@ -319,7 +319,7 @@ class Index:
             number = self.document_of(record.values, record.where)
             right.setdefault(text_of(record.values, record.where), {})[number] = 1.0
         most = Counter(passage.number for passage in self.passages).most_common(1)[0][1]
-        places = self.search(list(right), k=DEEPEST * min(most, FUSED), by=by)
+        places = self.search(list(right), k=DEEPEST * min(most, FUSED), mode=mode)
         ranked = [
             list(dict.fromkeys(self.passages[place].number for place, _ in found))[:DEEPEST]
             for found in places
@@ -328,7 +328,7 @@ class Index:
         return {
             "index": str(self.path),
             "on": str(path),
-            "by": by or self.way,
+            "mode": mode or self.way,
             "queries": len(right),
             **figures,
         }

@@ -12,14 +12,14 @@ One file a step, in the order the text takes::
     aligned    two files aligned by line, as pairs
     repair     characters to clean characters: mojibake, line ends, NFC
     building   documents to a folder: duplicates, the split, fingerprint
-    folder     the folder, opened again: documents, show, why, verify
+    folder     the folder, opened again: documents, show, trace, verify
     demo       documents every machine with Python already has
 """
 
 from textus.data.corpus.builder import build, build_from_documents
 from textus.data.corpus.demo import demo_documents
 from textus.data.corpus.documents import CorpusSettings, Document
-from textus.data.corpus.store import Corpus, open_corpus, show, why
+from textus.data.corpus.store import Corpus, open_corpus, show, trace_document
 
 __all__ = [
     "Corpus",
@@ -30,5 +30,5 @@ __all__ = [
     "demo_documents",
     "open_corpus",
     "show",
-    "why",
+    "trace_document",
 ]

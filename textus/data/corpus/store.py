@@ -166,7 +166,7 @@ def show(corpus: Corpus) -> dict[str, Any]:
     }
 
 
-def why(corpus: Corpus, asked: str) -> dict[str, Any]:
+def trace_document(corpus: Corpus, asked: str) -> dict[str, Any]:
     """What became of a document, asked by its id or its source.
 
     Returns `kept` (id, source, offset, steps, and characters by split) and `dropped` (as in dropped.jsonl),
