@@ -136,7 +136,7 @@ class BudgetOptions:
     checkpoint_every: Annotated[int | None, option("Steps between checkpoints.")] = None
     choices: Annotated[
         Path | None,
-        option("Re-use what another run chose by measuring: the same bytes come out.", metavar="RUN"),
+        option("Reuse what another run chose by measuring: the same bytes come out.", metavar="RUN"),
     ] = None
 
 
