@@ -35,7 +35,7 @@ test: install  ## the suite without its slow tests, no network needed
 test-all: install  ## the whole suite, as CI runs it
 	$(PYTEST)
 
-check: install  ## format, lint, types, floors, size, docs
+check: install  ## format, lint, types, layers, size, docs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy

@@ -1,6 +1,6 @@
 """A tiny model that remembers everything, for tests: each logit depends on every id seen, in order.
 
-`models.fake.Fake` knows only the last id, so it cannot show a cache that lost something or rows mixed up.
+`models.testing.Fake` knows only the last id, so it cannot show a cache that lost something or rows mixed up.
 Here the state is a hash of the ids read so far and picks a row of a random table: one forgotten, repeated or
 misplaced id changes all that follows, and equal means equal to the bit. Its cache cannot be overfilled.
 """

@@ -17,6 +17,7 @@ from sklearn.pipeline import make_pipeline
 
 from textus import api
 from textus.cli.main import main
+from textus.cli.render import task_scores
 from textus.core.errors import RunError, UsageError
 from textus.evaluation.task_report import KEPT, LINEAR
 
@@ -165,6 +166,14 @@ def test_floors_are_those_of_the_same_training_rows(lstm: api.Run, linear: api.R
         assert difference["value"] == pytest.approx(expected)
         assert difference["low"] <= difference["value"] <= difference["high"]
     assert set(linear.evaluate_task(folder / "test.jsonl")["baselines"]) == {"majority"}
+
+
+def test_the_terminal_shows_baselines_as_a_table(lstm: api.Run, folder: Path) -> None:
+    found = lstm.evaluate_task(folder / "test.jsonl")
+    shown = task_scores(found).splitlines()
+    (header,) = [number for number, line in enumerate(shown) if line.startswith("baseline ")]
+    rows = {line.split("  ")[0].strip() for line in shown[header + 1 : header + 2 + len(found["baselines"])]}
+    assert set(found["baselines"]) <= rows
 
 
 def test_a_difference_is_paired(lstm: api.Run, folder: Path) -> None:

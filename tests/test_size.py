@@ -20,8 +20,9 @@ EMPTY_WORDS = ("utils", "util", "helpers", "helper", "misc", "manager", "handler
 ONE_PER_FLAG = {
     "train", "start", "finetune", "validate", "evaluate_task", "evaluate_together", "predict_together", "build_index",
 }  # fmt: skip
-"""`runs.start` and these verbs of `api` have a parameter for each flag of their command: the flags are their
-interface."""
+"""`training.pretrain.start` and these verbs of `api` have a parameter for each flag of their command: the flags are
+their interface.
+"""
 
 TORCH_DECIDES = {"forward", "backward"}
 """Autograd functions take their inputs by position."""

@@ -1,7 +1,7 @@
 """The verbs as functions, and the `Run`: what `import textus` offers and the command line calls.
 
 Each verb takes folders and returns an opened one, or its findings as JSON values. Nothing here prints; what
-the command line says about it is written in `textus.cli.main`.
+the command line says about it is written in `textus.cli.render`.
 """
 
 from __future__ import annotations
@@ -357,8 +357,9 @@ def fewshot(
     out: str | Path | None = None,
     **how: Any,
 ) -> dict[str, Any]:
-    """Ask a language model for classes it was never taught: accuracy on a file against the number of examples of `data`
-    it is shown, plain and calibrated. `how` are fields of `fewshot.Prompting`; `out` is a folder for table and picture.
+    """Ask a language model for classes it was never taught: accuracy on a file against the number of examples of
+    `data` it is shown, plain and calibrated. `how` are fields of `evaluation.fewshot.FewShotConfig`; `out` is a
+    folder for table and picture.
 
     Raises UsageError for a run that predicts no text, DataError for data without classes.
     """

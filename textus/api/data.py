@@ -61,7 +61,7 @@ def augment(
     **how: Any,
 ) -> dict[str, Any]:
     """Write labelled rows and, after each, copies that say the same a little differently, as JSON lines; `how` are
-    fields of `augment.AugmentSettings`. Returns how many rows and copies there are.
+    fields of `augment.augmenter.AugmentSettings`. Returns how many rows and copies there are.
 
     Raises UsageError for an operation that is not there or lacks what it needs, DataError for rows without a text.
     """

@@ -370,7 +370,7 @@ class Run:
 
     def stream(self, prompt: str = "", **sampling: Any) -> DecodedStream:
         """The continuation of a text, in pieces as they come; keywords are the fields of
-        `generation.Sampling`.
+        `generation.sampling.Sampling`.
 
         An empty prompt begins a new document. For a model that makes a text from another, the prompt is that
         other text. Where the context is full the text ends, unless `sliding=True`: then it continues without its first
@@ -502,7 +502,7 @@ class Run:
         return result
 
     def score(self, text: str, *, stride: int | None = None) -> Any:
-        """Nats of each token of a text: an `evaluation.Score`."""
+        """Nats of each token of a text: an `evaluation.perplexity.TokenScores`."""
         self.refuse_task()
         check_string(text, "text")
         from textus.evaluation.perplexity import score_text

@@ -27,7 +27,7 @@ from textus.core.errors import UsageError
 @Parameter(name="*")
 @dataclass(frozen=True)
 class AugmentOptions:
-    """How rows are changed: fields of `augment.AugmentSettings`."""
+    """How rows are changed: fields of `augment.augmenter.AugmentSettings`."""
 
     operations: Annotated[
         str,

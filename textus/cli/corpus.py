@@ -1,4 +1,4 @@
-"""Verbs on text: `corpus build|show|why` and `tokenizer train|report`."""
+"""Verbs on text: `corpus build|show|trace` and `tokenizer train|report`."""
 
 from __future__ import annotations
 

@@ -184,14 +184,14 @@ def triples(found: Mapping[str, Any]) -> str:
 
 
 def task_scores(found: Mapping[str, Any]) -> str:
-    """What `evaluate` says of fine-tuned runs: figures, floors, members, slices, classes, first mistakes."""
+    """What `evaluate` says of fine-tuned runs: figures, baselines, members, slices, classes, first mistakes."""
     apart = (
-        "run", "runs", "on", "classes", "targets", "confusion", "mistakes", "floors", "members", "slices",
+        "run", "runs", "on", "classes", "targets", "confusion", "mistakes", "baselines", "members", "slices",
         "reliability", "entity_classes",
     )  # fmt: skip
     main = {name: value for name, value in found.items() if name not in apart and value is not None}
     lines = [figures(f"{found['run']} on {found['on']}", main)]
-    tables = [[{"floor": name, **each} for name, each in found.get("floors", {}).items()]]
+    tables = [[{"baseline": name, **each} for name, each in found.get("baselines", {}).items()]]
     tables.append(found.get("entity_classes", []))
     tables += [found.get("members", []), *found.get("slices", {}).values(), found.get("targets", [])]
     if len(classes := found.get("classes", [])) <= 30:

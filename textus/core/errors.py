@@ -7,7 +7,7 @@ The tree (`exit_code` is what the command line returns)::
     ├── DataError (1)             the text or table cannot be used
     ├── RunError (1)              a run, corpus, tokenizer or model folder is missing, damaged or of another kind
     ├── TrainingError (1)         training cannot continue (not a number, no space left)
-    └── MissingExtra (1)          an optional dependency is not installed
+    └── MissingDependencyError (1)an optional dependency is not installed
 
 Each error has a `code` of `CODES`, which stays the same when the wording changes, and a message of one line: what
 happened, the value, the remedy.

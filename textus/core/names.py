@@ -28,7 +28,8 @@ def unknown(kind: str, value: str, choices: Iterable[str]) -> UsageError:
 def extra(module: str, name: str) -> ModuleType:
     """Import an optional `module`; without it, one line that names the extra to install.
 
-    Raises MissingExtra only where the module itself is missing; TextusError where it is installed and fails to import.
+    Raises MissingDependencyError only where the module itself is missing; TextusError where it is installed and fails
+    to import.
     """
     try:
         return import_module(module)

@@ -38,7 +38,7 @@ class ReadOptions:
     def stream(
         self, path: Path, *, quiet: bool = False, problems: list[RowProblem] | None = None
     ) -> Iterator[Record]:
-        """The rows of a file; see `records.stream_records`."""
+        """The rows of a file; see `data.labeled.stream_records`."""
         columns, encoding = parse_columns(self.columns), self.encoding or ""
         return stream_records(path, columns, encoding=encoding, quiet=quiet, problems=problems)
 

@@ -1,7 +1,7 @@
 """Several runs on one ruler: bits per byte of the same text, what each costs, and which differences are no chance.
 
 Figures are ranked only where they mean the same: likelihoods of one kind (exact, bound, pseudo), given the same (a
-source text or nothing), of the text as it is (`evaluation.keeps`).
+source text or nothing), of the text as it is (`evaluation.perplexity.keeps`).
 """
 
 from __future__ import annotations

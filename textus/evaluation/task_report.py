@@ -223,7 +223,7 @@ def floor_run(run: Path, record: dict[str, Any]) -> Path | None:
 
         return start(wish, kept, force=True, check=check)
     except (DataError, RunError, OSError) as error:
-        notice(f"without the floor {LINEAR}: {error}")
+        notice(f"without the baseline {LINEAR}: {error}")
         return None
 
 
@@ -289,7 +289,7 @@ def beside(found: dict[str, Any]) -> Section:
     rows = [{key: "" if value is None else value for key, value in row.items()} for row in rows]
     text = f"{found['rows']:,} rows of {found['on']}, with 95 % intervals."
     if found.get("baselines"):
-        text += " Difference: how much better than this floor, on the same rows."
+        text += " Difference: how much better than this baseline, on the same rows."
     if mean := found.get("against_mean_member"):
         spread = f"[{mean['low']:+.4f}, {mean['high']:+.4f}]"
         text += f" Against the mean member: {mean['value']:+.4f} {mean['of']} {spread}."

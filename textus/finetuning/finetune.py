@@ -1,7 +1,7 @@
 """Teaching a model a task: its data read and checked, a head put on, and all of it handed to `fit`.
 
 There is no second loop here. A fine-tuned run is a run like any other: it is resumed, verified and served, and its
-run.json holds the task with its classes and the head, so that `checkpoint.load` builds it again.
+run.json holds the task with its classes and the head, so that `runs.store.load` builds it again.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def start(
 
 
 def taught(data: TaskData) -> dict[str, Any]:
-    """What run.json says of a task, for `tasks.from_record`."""
+    """What run.json says of a task, for `tasks.registry.from_record`."""
     n_texts = {len(each.texts) for each in data.train} & set(data.task.text_counts)
     return {
         "task": data.task.name,

@@ -55,7 +55,7 @@ class ArchitectureSpec(Protocol):
 
     @property
     def FAMILY(self) -> str:
-        """The family of `models.FAMILIES` that holds it."""
+        """The family of `models.registry.FAMILIES` that holds it."""
         ...
 
     @property

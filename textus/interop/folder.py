@@ -261,8 +261,8 @@ def fitting(tokenizer: tokenizers.Tokenizer, vocab_size: int, where: str) -> tok
     """The tokenizer for weights of so many rows; RunError where the two are not of one model.
 
     Special tokens that were added without a row, as a [PAD] often is, are left out, and a notice says so. Rows beyond
-    the tokenizer's entries stay as they are and count in likelihoods; `generation.in_reach` keeps them from being
-    chosen.
+    the tokenizer's entries stay as they are and count in likelihoods; `generation.sampling.in_reach` keeps them from
+    being chosen.
     """
     n = tokenizer.vocab_size
     few = n >= (1 - PADDING_SHARE) * vocab_size or (vocab_size % ROUND == 0 and vocab_size - n < ROUNDED)

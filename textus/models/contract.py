@@ -1,4 +1,4 @@
-"""The contract every model family keeps, the table of families, and `build`.
+"""The contract every model family keeps.
 
 A model is a `torch.nn.Module`, so that its `state_dict` is what a run folder stores. Shapes: B batch, T time,
 V vocabulary, D width. The methods:
@@ -14,10 +14,10 @@ is None
                                        leave row b's cache unchanged
 ``hidden(ids, mask=None, segments=None)``   (B, T, D), neural families only; those of `counted_dropout`
                                        take the `seed` it is drawn from, too
-``loss(batch) -> Loss``                the family's own objective over a `loader.Batch`
+``loss(batch) -> Loss``                the family's own objective over a `data.batch.Batch`
 ``score(batch) -> (nats, kind)``       nats per token (B, T), zero where `batch.weights` is zero; kind is
 exact, bound or pseudo
-``new_cache(batch_size, length, source=None) -> Cache``   room for `length` positions a row
+``new_cache(batch_size, length, source=None) -> DecodeCache``   room for `length` positions a row
 ``parameter_groups() -> dict[str, list[Parameter]]``      named groups, one optimiser and one clip each
 ``heads``                              name → head
 
@@ -28,7 +28,7 @@ packed windows. ``needs_source`` is True for families that make a text from anot
 ``new_cache(source=…)``; without one they read an empty source. ``counted_dropout`` is True where dropout
 follows from `step_seed` alone, so that workers may share a batch. ``can_generate`` is False
 for families without a cache, ``causal`` is False for those that read later ids too; they read
-``batch.targets``. ``backward(batch, step)`` is a family's own way of making gradients (`training.Backward`);
+``batch.targets``. ``backward(batch, step)`` is a family's own way of making gradients (`training.gradients.Backward`);
 ``keeps_last`` is True where the last weights are the ones to use, whatever validation says of those before.
 ``findings(batches)`` are more figures for the log and `evaluate`, ``text_findings(batch)`` those of each text, from
 which `evaluate` tells an interval; ``trouble(found)`` says what is wrong with them, where something
@@ -158,8 +158,8 @@ class LanguageModel(nn.Module):
         return token_nats(self.forward(batch.ids).float(), batch), self.kind
 
     def compute_with(self, precision: str, attention: str, step: str) -> None:
-        """Take the run's choices of arithmetic (`training.Choices`), out of `precisions` and `step_kinds`; a family
-        without such choices takes the plain ones.
+        """Take the run's choices of arithmetic (`training.trainer.ComputeConfig`), out of `precisions` and
+        `step_kinds`; a family without such choices takes the plain ones.
         """
         for what, value, known in (
             ("precision", precision, self.precisions),

@@ -93,7 +93,7 @@ class Decoder(LanguageModel):
                 block.compile()
 
     def why_not_native(self) -> str | None:
-        """What `kernels.NativeBlock` does not have that this model needs, or None."""
+        """What `kernels.native.NativeBlock` does not have that this model needs, or None."""
         config = self.config
         if (
             config.norm != "rms"

@@ -2,7 +2,7 @@
 
 The encoder reads the whole source; the decoder writes the target id by id and looks at the encoder's states from
 every block. Source and target share one vocabulary and one embedding. All norms come before the part they serve.
-How a source is given and padded is told at `loader.Batch`; without one, an empty source is read.
+How a source is given and padded is told at `data.batch.Batch`; without one, an empty source is read.
 
 Shapes: B batch, S source time, T target time, D width, H heads, K head width, V vocabulary, L blocks.
 """
@@ -539,7 +539,7 @@ def bucket(distance: Tensor, n_buckets: int, max_distance: int, *, both_ways: bo
 
 
 def smoothed(smoothing: float) -> Callable[..., tuple[Tensor, Tensor]]:
-    """`losses.chunk_loss` with label smoothing (Szegedy et al. 2016): the target has 1 - `smoothing` and all
+    """`nn.cross_entropy.chunk_loss` with label smoothing (Szegedy et al. 2016): the target has 1 - `smoothing` and all
     entries an equal share of it.
     """
 

@@ -428,7 +428,7 @@ class LinearClassifier(nn.Module):
 
 @dataclass(frozen=True)
 class LabelledTexts:
-    """All texts and their classes, as `training.fit` reads batches: there is one."""
+    """All texts and their classes, as `training.trainer.fit` reads batches: there is one."""
 
     texts: list[str]
     labels: list[str]

@@ -5,7 +5,7 @@ step the decoder looks at the source: its state is the query, and what it finds 
 vector from which the next id is told. Scores are additive (Bahdanau's, v · tanh(W q + U m)) or bilinear (Luong's
 "general", q · W m). With `input_feeding` (Luong) that vector is read again in the next step, which makes training
 go step by step; without, whole layers are scanned at once.
-The form of a batch of pairs is told at `loader.Batch`.
+The form of a batch of pairs is told at `data.batch.Batch`.
 Shapes: B batch, T target steps, S source steps, V vocabulary, D width, L layers, P parts of a state (2 LSTM, else 1).
 """
 

@@ -1,10 +1,4 @@
-"""What people look at: tables for terminals and Markdown, pictures as PNG, and one HTML page that opens
-anywhere.
-
-The page carries its style and its pictures inside and forbids itself every connection and script, so it can
-be mailed, archived and opened offline. Pictures need matplotlib (the `report` extra), drawn without a
-display.
-"""
+"""Pictures as PNG; they need matplotlib (the `report` extra), drawn without a display."""
 
 from __future__ import annotations
 

@@ -156,7 +156,7 @@ class RequestFields:
         return self.left.pop(name, None)
 
     def sampling(self, name: str, default: Any) -> Any:
-        """A sampling field within its bound (`generation.BOUNDS`)."""
+        """A sampling field within its bound (`generation.sampling.BOUNDS`)."""
         value, bound = self.take(name), BOUNDS[name]
         if value is None:
             return default

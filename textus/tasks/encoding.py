@@ -80,7 +80,9 @@ def batch_of(task: Task, rows: Sequence[EncodedExample], pad_id: int, position: 
 
 
 class ExampleLoader:
-    """Batches of rows of like length in random order, as `training.fit` reads them: a function of (seed, step)."""
+    """Batches of rows of like length in random order, as `training.trainer.fit` reads them: a function of (seed,
+    step).
+    """
 
     def __init__(
         self, task: Task, rows: Sequence[EncodedExample], *, pad_id: int, batch_size: int, seed: int

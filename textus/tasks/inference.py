@@ -75,9 +75,9 @@ def states(model: LanguageModel, batch: Batch) -> Tensor:
 
 
 def head_loss(model: LanguageModel, batch: Batch) -> Loss:
-    """What `gradients.Gradients` takes: the loss of the batch's head on the model's states. Of a model with several
-    heads it says whose it is; the others have no gradient at all, so that no optimiser moves or decays them in that
-    step.
+    """What `training.gradients.GradientAccumulator` takes: the loss of the batch's head on the model's states. Of a
+    model with several heads it says whose it is; the others have no gradient at all, so that no optimiser moves or
+    decays them in that step.
     """
     assert batch.task is not None
     found: Loss = model.heads[batch.task].loss(states(model, batch), batch)  # type: ignore[operator]

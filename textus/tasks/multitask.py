@@ -36,9 +36,9 @@ class MixSettings:
 
 
 class MultitaskLoader:
-    """The batches of several tasks as `training.fit` reads them: a step's task, and which of that task's batches it
-    sees, follow from (seed, step) alone. Each task's batches come in their own order and none is passed over, so that
-    its rows are read as often as each other.
+    """The batches of several tasks as `training.trainer.fit` reads them: a step's task, and which of that task's
+    batches it sees, follow from (seed, step) alone. Each task's batches come in their own order and none is passed
+    over, so that its rows are read as often as each other.
     """
 
     def __init__(self, parts: Mapping[str, ExampleLoader], *, power: float, seed: int) -> None:

@@ -166,7 +166,7 @@ def _name_for(token: str) -> str:
 
 
 def _in_reach(record: dict[str, Any]) -> dict[str, Any]:
-    """The tokenizer.json without what `foreign.out_of_reach` added."""
+    """The tokenizer.json without what `compat.out_of_reach` added."""
     bare = compat.out_of_reach({**record, "normalizer": None}).get("normalizer")
     rules, normalizer = (bare or {}).get("normalizers", []), record.get("normalizer")
     if not rules or not normalizer or normalizer["type"] != "Sequence":

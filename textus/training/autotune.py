@@ -1,6 +1,7 @@
 """How this machine computes a model best, found by timing whole steps of it.
 
-Timed only where a preset asks; what was found is kept with the run, as its `training.Choices` and as figures.
+Timed only where a preset asks; what was found is kept with the run, as its `training.trainer.ComputeConfig` and as
+figures.
 """
 
 from __future__ import annotations

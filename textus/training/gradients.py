@@ -1,4 +1,4 @@
-"""Gradients of a batch, micro-batch by micro-batch: what `training.fit` takes as `backward`."""
+"""Gradients of a batch, micro-batch by micro-batch: what `training.trainer.fit` takes as `backward`."""
 
 from __future__ import annotations
 

@@ -174,7 +174,7 @@ def layer_factors(model: LanguageModel, settings: OptimSettings) -> dict[nn.Para
 
 def _mark_changed(optimiser: Optimizer, *_: Any) -> None:
     """Raise every parameter's version number: torch's fused steps do not, and what is cached by it
-    (`kernels.bf16`) would never be renewed.
+    (`kernels.native.bf16`) would never be renewed.
     """
     for group in optimiser.param_groups:
         torch.autograd.graph.increment_version(group["params"])

@@ -155,9 +155,10 @@ def fit(
     """Train `model` to the end of its schedule and leave a finished run; continues from the run's newest
     checkpoint. `until`: stop at this step as Ctrl-C would.
 
-    `backward` makes a step's gradients: `Gradients(model, workers, loss).of_all(pieces)` for a loss, or whatever
-    else fills them; without it the model's own loss in one thread. `evaluate` says how good the model is on the way.
-    Raises TrainingError (not-a-number, no space left) and Interrupted, both after the last good checkpoint is on disk.
+    `backward` makes a step's gradients: `GradientAccumulator(model, workers, loss).of_all(pieces)` for a loss, or
+    whatever else fills them; without it the model's own loss in one thread. `evaluate` says how good the model is on
+    the way. Raises TrainingError (not-a-number, no space left) and Interrupted, both after the last good checkpoint
+    is on disk.
     """
     reset_peak_memory()
     if model.counts:

@@ -11,8 +11,8 @@ One file a step, in the order the text takes::
     readers    characters to documents: text, pages, the rows of tables
     aligned    two files aligned by line, as pairs
     repair     characters to clean characters: mojibake, line ends, NFC
-    building   documents to a folder: duplicates, the split, fingerprint
-    folder     the folder, opened again: documents, show, trace, verify
+    builder    documents to a folder: duplicates, the split, fingerprint
+    store      the folder, opened again: documents, show, trace, verify
     demo       documents every machine with Python already has
 """
 

@@ -54,7 +54,7 @@ def sentences(
 ) -> Iterator[Sentence | RowProblem]:
     """(place, {"tokens", "tags"}) of each sentence; one with a line that cannot be read is a problem.
 
-    Raises Unreadable for a text that is no such file.
+    Raises UnreadableError for a text that is no such file.
     """
     split, tabbed = split_lines(text)
     read = without_comments(split, report)
@@ -175,7 +175,9 @@ TAG_NAMES = frozenset(
 def columns_of(
     filled: list[Line], named: Mapping[str, str], report: Callable[[str], None], *, tabbed: bool
 ) -> Columns:
-    """Which columns to read. Raises Unreadable where lines are no columns, UsageError for a column there is not."""
+    """Which columns to read. Raises UnreadableError where lines are no columns, UsageError for a column there is
+    not.
+    """
     width = usual_width(filled)
     odd = [line for line in filled if len(line.cells) != width]
     whole = [line for line in filled if len(line.cells) == width]
@@ -243,7 +245,7 @@ def tag_column(line: Line, tokens: int) -> int:
 
 
 def refuse_prose(whole: list[Line], place: int) -> None:
-    """Raise Unreadable for lines whose last words are no tags: nearly all different, or no letter in any."""
+    """Raise UnreadableError for lines whose last words are no tags: nearly all different, or no letter in any."""
     tags = {line.cells[place] for line in whole}
     if any(TAG.fullmatch(tag) for tag in tags):
         return

@@ -69,7 +69,7 @@ def open_text(source: Source, *, encoding: str = "", page: bool = False) -> tupl
     """The encoding of a source and its characters in blocks, broken bytes as lone surrogates (see `repair`).
 
     A byte order mark wins, then the `encoding` given, then UTF-8, what a `page` declares, what the bytes tell.
-    Raises Unreadable for binary data, for damage, and where the encoding cannot be determined.
+    Raises UnreadableError for binary data, for damage, and where the encoding cannot be determined.
     """
     found = detect_encoding(blocks_of(source), encoding=encoding, page=page)
     source.noted(found)
@@ -151,7 +151,7 @@ def telling(block: bytes) -> bytes:
 
 
 def detect_encoding(blocks: Iterable[bytes], *, encoding: str = "", page: bool = False) -> Encoding:
-    """How to read a file, from its bytes or the `encoding` given. Raises Unreadable for binary data."""
+    """How to read a file, from its bytes or the `encoding` given. Raises UnreadableError for binary data."""
     survey = ByteStatistics()
     for block in blocks:
         survey.add(block)
@@ -189,7 +189,7 @@ PLAIN = bytes(range(32, 127)) + b"\n"
 
 
 def judge(survey: ByteStatistics, *, page: bool) -> Encoding:
-    """The encoding, from what the survey found. Raises Unreadable for binary data, or where nothing reads well."""
+    """The encoding, from what the survey found. Raises UnreadableError for binary data, or where nothing reads well."""
     if survey.n_controls:
         if codec := wide(survey.head):
             return Encoding(codec, "guessed")

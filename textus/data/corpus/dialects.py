@@ -86,7 +86,7 @@ BREAK_OR_QUOTE = re.compile(r'"|\r\n|\r|\n')
 
 
 def lines(text: Iterable[str], end: str = "\n") -> Iterator[str]:
-    """The lines of a text with their ends. Raises Unreadable for a line beyond the limit of a record."""
+    """The lines of a text with their ends. Raises UnreadableError for a line beyond the limit of a record."""
     held: list[str] = []
     n_held, number = 0, 1
     for block in text:
@@ -165,7 +165,7 @@ def separated(
     """The records of lines, each with the number of the line it begins at; a blank line has none. `ends` counts what
     ends them; to `swallowing` the first and last line of those are appended that may be many rows (see `swallows`).
 
-    Raises Unreadable for a quote that is never closed: where the next record begins cannot be known.
+    Raises UnreadableError for a quote that is never closed: where the next record begins cannot be known.
     """
     ends = Counter() if ends is None else ends
     if dialect.literal:
@@ -303,7 +303,7 @@ def detect_dialect(
 ) -> Dialect:
     """The dialect of a file that by its suffix has `usual` between its columns; what it has otherwise is reported.
 
-    Raises Unreadable where quotes can be read in two ways.
+    Raises UnreadableError where quotes can be read in two ways.
     """
     sample = sample_of(text)
     delimiter = given or most_consistent(sample, usual, header=header)
@@ -425,7 +425,7 @@ def tabbed(text: Text, report: Callable[[str], None]) -> Dialect:
 def is_well_formed(text: Text, end: str, dialect: Dialect) -> bool:
     """Whether every field in quotes of a file is well formed, and there are no more ragged rows than without quotes.
 
-    Raises Unreadable where rows without quotes would be as good.
+    Raises UnreadableError where rows without quotes would be as good.
     """
     n_literal, ragged_literal, _ = surveyed(text, end, Dialect("\t", literal=True))
     try:
@@ -446,7 +446,7 @@ def is_well_formed(text: Text, end: str, dialect: Dialect) -> bool:
 def surveyed(text: Text, end: str, dialect: Dialect) -> tuple[int, int, int]:
     """(records, records of another width than the first, the first line after which a record goes on) of a file.
 
-    Raises Unreadable where a field in quotes is not well formed.
+    Raises UnreadableError where a field in quotes is not well formed.
     """
     n_records = n_ragged = first_long = width = before = 0
     for record in separated(lines(text(), end), dialect):

@@ -29,7 +29,7 @@ class RefusedRow(Exception):
 
 def entries(value: Any, report: Callable[[str], None]) -> Iterator[tuple[str, Any]]:
     """(place, row) of each row in a parsed json file: a list of objects, an object with a list or with columns inside,
-    SQuAD's articles, or one object. Raises Unreadable for anything else.
+    SQuAD's articles, or one object. Raises UnreadableError for anything else.
     """
     if isinstance(value, dict):
         yield from of_object(value, report)
@@ -130,7 +130,7 @@ def usual_rows(row: Row, noted: Callable[[str], None]) -> list[Row]:
     """A row of an annotation tool's export in the fields that tasks read, several where its annotators differ; any
     other row as it is. What is changed or passed over is `noted`, the same sentence for all rows.
 
-    Raises Refused for one that its annotators did not accept, or that has no text or no label where it needs one.
+    Raises RefusedRow for one that its annotators did not accept, or that has no text or no label where it needs one.
     """
     if isinstance(row.get("annotations"), list) and isinstance(row.get("data"), dict):
         return label_studio(row, noted)
@@ -205,7 +205,7 @@ def alike(one: str, other: str) -> bool:
 
 
 def spans_of(values: list[Row], text: Any, noted: Callable[[str], None]) -> list[Row]:
-    """Entities with start, end and label. Raises Refused for one without a label, or that is not at its place."""
+    """Entities with start, end and label. Raises RefusedRow for one without a label, or that is not at its place."""
     spans = [
         value
         | {name: whole_number(value.get(name, value.get(f"{name}_offset"))) for name in ("start", "end")}

@@ -37,7 +37,7 @@ Read = Iterator[RawDocument | SkippedItem]
 def read(source: Source, reading: ReadConfig) -> Read:
     """The documents of one source, and the records of it that hold no text.
 
-    Raises Unreadable for a file to be left out, and NoColumn for a table without the columns.
+    Raises UnreadableError for a file to be left out, and MissingColumnError for a table without the columns.
     """
     if source.kind in TABLES or (reading.by_position and source.kind == "text"):
         yield from read_table(source, reading)
@@ -76,7 +76,7 @@ DECLARATION = re.compile(r"^\s*<\?xml[^>]*\?>")
 
 
 def joined(text: Iterable[str], name: str) -> str:
-    """A whole page. Raises Unreadable beyond the limit."""
+    """A whole page. Raises UnreadableError beyond the limit."""
     pieces, n_chars = [], 0
     for piece in text:
         pieces.append(piece)
@@ -221,7 +221,7 @@ PAIR = ("source", "target")
 def read_table(source: Source, reading: ReadConfig) -> Read:
     """The records of a table: of each its text, or its source and target, or why it is left out.
 
-    Raises NoColumn for a table in which no row has them.
+    Raises MissingColumnError for a table in which no row has them.
     """
     steps = () if source.kind == "parquet" else open_text(source, encoding=reading.encoding)[0].steps
     wanted = named_fields(reading)
@@ -257,7 +257,7 @@ def named_fields(reading: ReadConfig) -> tuple[str, ...]:
 
 
 def fields_of(present: list[str]) -> tuple[str, ...]:
-    """The text if there is one, or both fields of a pair. Raises NoColumn for neither."""
+    """The text if there is one, or both fields of a pair. Raises MissingColumnError for neither."""
     if "text" in present:
         return ("text",)
     if all(name in present for name in PAIR):
@@ -272,7 +272,7 @@ def fields_of(present: list[str]) -> tuple[str, ...]:
 def fields_of_any(source: Source, reading: ReadConfig, named: tuple[str, ...]) -> tuple[str, ...]:
     """The fields of a file in which each row has its own: the text if any row has it, or both of a pair.
 
-    Raises NoColumn where no row has them.
+    Raises MissingColumnError where no row has them.
     """
     first: list[str] = []
     pairs = False

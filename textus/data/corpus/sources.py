@@ -326,7 +326,7 @@ def metered(path: Path, meter: ByteProgress) -> BinaryIO:
 
 
 def blocks(source: Source) -> Iterator[bytes]:
-    """The plain bytes of a source in blocks. Raises Unreadable with the reason."""
+    """The plain bytes of a source in blocks. Raises UnreadableError with the reason."""
     try:
         with source.open() as outer, unwrapped(outer, source.wrapping) as file:
             while block := file.read(BLOCK_BYTES):

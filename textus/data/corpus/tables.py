@@ -113,7 +113,8 @@ def read_rows(source: Source, reading: ReadConfig, only: tuple[str, ...] = ()) -
     """The rows of one table, its columns under the fields' names; of a parquet file `only` these fields, if any is
     there.
 
-    Raises Unreadable for a file that is no table or damaged, and NoColumn where a named column is missing.
+    Raises UnreadableError for a file that is no table or damaged, and MissingColumnError where a named column is
+    missing.
     """
     report = reading.reporter(source.name)
     naming = Naming(reading.columns, report)
@@ -170,7 +171,7 @@ class Naming:
     def renamed(self, rows: Rows) -> Rows:
         """Rows with their columns under the fields' names; one without a named column is a problem.
 
-        Raises NoColumn where no row has the named columns, or the file has a header without them.
+        Raises MissingColumnError where no row has the named columns, or the file has a header without them.
         """
         n_named, missing = 0, None
         for placed in rows:
@@ -355,7 +356,7 @@ def body(
 
 
 def header_of(cells: list[str], number: int) -> list[str]:
-    """The names of a header. Raises Unreadable where two columns have one name."""
+    """The names of a header. Raises UnreadableError where two columns have one name."""
     names = [cell.strip().strip("\ufeff") or f"column {place}" for place, cell in enumerate(cells)]
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
@@ -437,7 +438,7 @@ def as_row(where: str, value: Any) -> PlacedRow | RowProblem:
 def json_rows(text: Text, report: Callable[[str], None]) -> Rows:
     """The rows of a json file by what it holds: a list of objects, an object with one inside, JSON lines, one object.
 
-    Raises Unreadable for anything else.
+    Raises UnreadableError for anything else.
     """
     whole = held_whole(text())
     try:
@@ -459,7 +460,9 @@ def json_rows(text: Text, report: Callable[[str], None]) -> Rows:
 
 
 def enumerated(whole: str, error: Exception) -> Iterator[tuple[str, Any]]:
-    """The values of a file that holds several after one another. Raises Unreadable, for `error`, where it does not."""
+    """The values of a file that holds several after one another. Raises UnreadableError, for `error`, where it does
+    not.
+    """
     decoder, at, values = json.JSONDecoder(object_pairs_hook=as_object), 0, []
     try:
         while rest := BLANKS.sub("", whole[at : at + 1000]):
@@ -475,7 +478,7 @@ BLANKS = re.compile(r"^[\s,\ufeff]+")
 
 
 def held_whole(text: Iterable[str]) -> str:
-    """All characters of a json file. Raises Unreadable beyond the limit."""
+    """All characters of a json file. Raises UnreadableError beyond the limit."""
     pieces, n_chars = [], 0
     for piece in text:
         pieces.append(piece)

@@ -1,7 +1,7 @@
 """One Transformer block's training step by hand: torch's matrix products, `kernels.cpp` and `attention.cpp` for
 everything between them.
 
-Same arithmetic as `transformer.Block` in bfloat16 (the twin it is tested against), no tracing, no compile
+Same arithmetic as `nn.attention.DecoderBlock` in bfloat16 (the twin it is tested against), no tracing, no compile
 time but that of three small C++ files, kept in the user's cache. Shapes as in `textus.models.nn.layers`, N = B T
 rows.
 """
@@ -412,6 +412,6 @@ ATTENTIONS = {
 
 
 def chunk_loss(hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor) -> tuple[float, Tensor]:
-    """As `losses.chunk_loss`, by one kernel over bfloat16 logits."""
+    """As `nn.cross_entropy.chunk_loss`, by one kernel over bfloat16 logits."""
     logits = hidden @ weight.t()
     return call("textus_cross_entropy", logits, targets, weights, *logits.shape), logits

@@ -202,7 +202,7 @@ class DecoderBlock(nn.Module):
         return x + self.feed_forward(self.feed_forward_norm(x))
 
     def native_weights(self) -> list[Any]:
-        """The weights in the order `kernels.NativeBlock` takes them."""
+        """The weights in the order `kernels.native.NativeBlock` takes them."""
         attention = self.attention
         head_norms = [getattr(norm, "weight", None) for norm in (attention.q_norm, attention.k_norm)]
         return [

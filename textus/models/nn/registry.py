@@ -98,7 +98,7 @@ INITIALISATIONS: dict[str, Callable[[Tensor], object]] = {
 
 `uniform` is within ±1/√I, `normal` has a deviation of 0.02 (GPT-2's), `xavier-*` are Glorot and Bengio's (2010),
 `kaiming` is He et al.'s (2015) for ReLU, `orthogonal` Saxe et al.'s (2014). What was learnt before is the remaining
-one: `load_pretrained`, or `vectors.initial_embeddings`.
+one: `load_pretrained`, or `models.word_vectors.initial_embeddings`.
 """
 
 
