@@ -240,10 +240,10 @@ def test_rows_that_are_gone_or_changed_are_told(
     run = api.finetune(data, model="gru", out=tmp_path / "run", epochs=1, settings=SMALL)
     written(data, sentences(79))
     assert set(run.evaluate_task(folder / "test.jsonl")["baselines"]) == {"majority"}
-    assert f"without the floor {LINEAR}: {data} is not what" in capsys.readouterr().err
+    assert f"without the baseline {LINEAR}: {data} is not what" in capsys.readouterr().err
     data.unlink()
     assert set(run.evaluate_task(folder / "test.jsonl")["baselines"]) == {"majority"}
-    assert f"without the floor {LINEAR}" in capsys.readouterr().err
+    assert f"without the baseline {LINEAR}" in capsys.readouterr().err
     assert "baselines" not in run.evaluate_task(folder / "test.jsonl", baselines=False)
 
 
