@@ -13,10 +13,14 @@ KNOWN = frozenset(code for codes in CODES.values() for code in codes)
 
 
 @contextmanager
-def raises(code: str, *values: str) -> Iterator[pytest.ExceptionInfo[CodedError]]:
-    """The body must raise an error of this code, whose message holds all of the values."""
+def raises(
+    kind: type[CodedError] | tuple[type[CodedError], ...], code: str, *values: str
+) -> Iterator[pytest.ExceptionInfo[CodedError]]:
+    """The body must raise an error of this class, which decides the exit code, and of this code, whose message holds
+    all of the values.
+    """
     assert code in KNOWN, f"{code} is no code of an error"
-    with pytest.raises(CodedError) as caught:
+    with pytest.raises(kind) as caught:
         yield caught
     error = caught.value
     assert error.code == code, f"{error.code}, not {code}: {error}"

@@ -129,9 +129,9 @@ def test_only_adapters_and_heads_learn() -> None:
 
 
 def test_what_cannot_be_adapted_is_named() -> None:
-    with raises("unsupported_model"):
+    with raises(UsageError, "unsupported_model"):
         adapt(build("lstm", {"vocab_size": 9, "d_model": 8}), LoRASettings())
-    with raises("unknown_name", "'query'"):
+    with raises(UsageError, "unknown_name", "'query'"):
         adapt(made("bert"), LoRASettings(targets="query"))
     for wrong in ({"rank": 0}, {"alpha": 0.0}, {"dropout": 1.0}):
         with pytest.raises(UsageError, match=f"method.{next(iter(wrong))}="):
@@ -172,5 +172,5 @@ def test_the_last_layers_learn(n: int, learns: set[int]) -> None:
     assert {int(name.split(".")[1]) for name in learning if name.startswith("blocks.")} == learns
     assert {"heads.x.weight", "heads.x.bias"} <= learning
     assert not learning & {"embedding.weight", "norm.weight", "position.weight"}
-    with raises("out_of_range", "2"):
+    with raises(UsageError, "out_of_range", "2"):
         train_last(model, 3)

@@ -59,7 +59,7 @@ def test_what_is_no_text_is_refused_by_a_run(kind: str, trained: Path) -> None:
         with pytest.raises(UsageError) as error:
             getattr(run, verb)(value)
         assert "\n" not in str(error.value)
-    with raises("wrong_type"):
+    with raises(UsageError, "wrong_type"):
         run.chat("hi")  # type: ignore[arg-type]
 
 
@@ -69,7 +69,7 @@ def test_a_run_is_as_good_as_its_path(linear: api.Run, trained: Path, tmp_path: 
     assert textus.predict_together([linear, linear], "was good")["label"] == 1
     found = textus.generate(trained, ["a", "b"], out=tmp_path / "o.jsonl", max_tokens=1)
     assert found["rows"] == 2
-    with raises("wrong_number_of_texts"):
+    with raises(UsageError, "wrong_number_of_texts"):
         textus.generate(trained, [("a", "b")], out=tmp_path / "p.jsonl")
-    with raises("missing_argument"):
+    with raises(UsageError, "missing_argument"):
         textus.compare(linear, on=ROWS)

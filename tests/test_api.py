@@ -53,7 +53,7 @@ def test_the_chosen_tokenizer(corpus: Path, tmp_path: Path, capsys: pytest.Captu
     assert api.load_tokenizer(sized).kind == "bpe"
     assert api.load_tokenizer(api.chosen_tokenizer(mine, "char")).kind == "char"
     assert api.chosen_tokenizer(mine, sized) == sized
-    with raises("unknown_name", "'char'"):
+    with raises(UsageError, "unknown_name", "'char'"):
         api.chosen_tokenizer(mine, "chars")
 
 
@@ -62,7 +62,7 @@ def test_nothing_is_overwritten_by_accident(corpus: Path, tmp_path: Path) -> Non
     precious.mkdir()
     (precious / "notes.txt").write_text("mine")
     for make in (api.train_tokenizer, api.train):
-        with raises("already_exists"):
+        with raises(UsageError, "already_exists"):
             make(corpus, out=precious)
     assert (precious / "notes.txt").read_text() == "mine"
 
@@ -102,9 +102,9 @@ def test_stop_strings_end_it_and_are_left_out(run: api.Run) -> None:
 
 
 def test_sampling_words_are_checked_before_anything_is_read(run: api.Run) -> None:
-    with raises("unknown_name", "'temperature'"):
+    with raises(UsageError, "unknown_name", "'temperature'"):
         run.generate("a", temprature=1)
-    with raises("out_of_range", "top_p", "2"):
+    with raises(UsageError, "out_of_range", "top_p", "2"):
         run.generate("a", top_p=2)
 
 
@@ -141,7 +141,7 @@ def test_a_corpus_that_changed_is_not_measured_on(
     record = read_json(mine / "run.json")
     record["corpus"]["fingerprint"] = "0" * 16
     write_json(mine / "run.json", record)
-    with raises("data_changed"):
+    with raises(RunError, "data_changed"):
         api.Run(mine).evaluate()
 
 
@@ -170,7 +170,7 @@ def test_the_proof_of_resuming_can_fail(trained: Path, tmp_path: Path) -> None:
     data[-1] ^= 1  # a run that says it ended elsewhere than its checkpoints lead to
     (mine / "model.safetensors").write_bytes(bytes(data))
     write_json(mine / "run.json", {**read_json(mine / "run.json"), "files": hashes(mine)})
-    with raises("not_reproduced"):
+    with raises(RunError, "not_reproduced"):
         api.prove_resume(mine)
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
@@ -245,7 +245,7 @@ def test_force_replaces_no_folder_of_somebody_else(tmp_path: Path) -> None:
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "dear.txt").write_text("Dear all")
     for out in (tmp_path / "letters", tmp_path / "letters" / "dear.txt", tmp_path):
-        with raises("already_exists", "run"):
+        with raises(UsageError, "already_exists", "run"):
             claim(out, force=True)
     for kind, (name, keys) in MARKS.items():  # C2: files of the same names, not by us
         mine = tmp_path / kind

@@ -325,9 +325,9 @@ def test_a_small_wordnet_is_read(tmp_path: Path) -> None:
     (tmp_path / "index.noun").write_text(f"{licence}movie n 1 1 @ 1 1 {len(licence):08d}  \n")
     assert wordnet.find(tmp_path)("Movie") == ("film",)
     (tmp_path / "data.noun").write_text("x" + licence + synset)
-    with raises("damaged", "23"):
+    with raises(DataError, "damaged", "23"):
         wordnet.find(tmp_path)("movie")
-    with raises("not_found"):
+    with raises(UsageError, "not_found"):
         wordnet.find(tmp_path / "nowhere")
 
 
@@ -531,5 +531,5 @@ def test_an_encoder_of_ours_fills_gaps_by_what_it_read(encoder: Path, trained: P
     assert filled & {"cat", "fox"}
     assert all(copy["tokens"][3] == "home" and copy["tags"] == row["tags"] for copy in copies)
     assert copies == Augmenter(AugmentSettings("infill", encoder=str(encoder), times=30)).copies(row)
-    with raises("unsupported_model", "decoder"):
+    with raises(UsageError, "unsupported_model", "decoder"):
         Augmenter(AugmentSettings("infill", encoder=str(trained)))

@@ -11,6 +11,7 @@ import transformers
 from raising import raises
 
 from textus.core.config import from_dict, to_dict
+from textus.core.errors import UsageError
 from textus.interop.folder import read_folder, write_folder
 from textus.models.registry import build
 from textus.models.registry import family as family_of
@@ -133,7 +134,7 @@ def test_a_qwen2_that_would_be_opened_with_other_ids_is_refused(
     }
     config = from_dict(family_of("decoder")[1], values, "model.")
     weights = build("decoder", to_dict(config)).state_dict()
-    with raises("unsupported_export"):
+    with raises(UsageError, "unsupported_export"):
         write_folder(tmp_path, "decoder", config, weights, tokenizers["bpe"])
 
 

@@ -22,6 +22,7 @@ from textus.tokenizers import Tokenizer, load, provenance
 from textus.tokenizers.chat_encoding import ChatEncoder
 from textus.tokenizers.chat_template import written
 from textus.tokenizers.provenance import TrackedText
+from textus.tokenizers.sandbox import TemplateRefusal
 
 transformers = pytest.importorskip("transformers")
 NUMBERS = {name: place for place, name in enumerate(TEMPLATES)}
@@ -238,7 +239,7 @@ def test_a_mark_that_is_lost_makes_text_not_a_special_token() -> None:
     """An operation nobody thought of gives a plain string: it counts as unknown, and is refused where it matters."""
     encoder = ChatEncoder({"added_tokens": []}, {"<s>": 1}, "<unk>")
     unknown = TrackedText("<s>", provenance.UNKNOWN * 3)
-    with raises("template_unsupported"):
+    with raises(UsageError, "template_unsupported"):
         list(encoder.segments(unknown))
 
 
@@ -248,7 +249,7 @@ def test_a_number_in_a_special_token_is_refused_by_name(folders: Any) -> None:
     text = written(
         "{% for m in messages %}<|{{ loop.index }}|>{% endfor %}", turns("x"), add_generation_prompt=False
     )
-    with raises("template_unsupported"):
+    with raises(UsageError, "template_unsupported"):
         list(encoder.segments(text))
 
 
@@ -259,7 +260,7 @@ def test_a_refusal_by_the_template_is_an_error_of_its_own(folders: Any) -> None:
     """M1: the server answers 400 to it."""
     ours, _ = folders("byte-level", "plain")
     ours.chat_template = TEMPLATES["gemma"]
-    with raises("template_refusal") as caught:
+    with raises(TemplateRefusal, "template_refusal") as caught:
         ours.render(CONVERSATIONS["system"])
     assert isinstance(caught.value, UsageError)
     ours.render(CONVERSATIONS["one"])
@@ -283,7 +284,7 @@ def test_a_refusal_by_the_template_is_an_error_of_its_own(folders: Any) -> None:
     ],
 )
 def test_what_is_not_supported_is_refused_by_its_name(template: str, what: tuple[str, ...]) -> None:
-    with raises(*what) as caught:
+    with raises(UsageError, *what) as caught:
         written(template, turns("x"), add_generation_prompt=True)
     assert "\n" not in str(caught.value)
 
@@ -302,7 +303,7 @@ def test_messages_are_given_as_transformers_gives_them(folders: Any) -> None:
 def test_half_a_surrogate_in_a_message_is_refused(folders: Any) -> None:
     ours, _ = folders("byte-level", "plain")
     ours.chat_template = TEMPLATES["chatml"]
-    with raises("invalid_unicode"):
+    with raises(UsageError, "invalid_unicode"):
         ours.render(turns("a\ud800"))
 
 
@@ -342,7 +343,7 @@ def test_a_bomb_is_stopped(name: str) -> None:
 def test_without_the_budget_the_bombs_go_off(monkeypatch: pytest.MonkeyPatch) -> None:
     """The planted fault: nothing is paid. Then a loop that the budget stops runs to its end."""
     template = "{% for a in range(60) %}{% for b in range(10000) %}{% endfor %}{% endfor %}done"
-    with raises("template_limit"):
+    with raises(UsageError, "template_limit"):
         written(template, turns("a"), add_generation_prompt=False)
     monkeypatch.setattr(provenance.RenderBudget, "spend", lambda *_: None)
     assert str.__str__(written(template, turns("a"), add_generation_prompt=False)) == "done"

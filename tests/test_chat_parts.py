@@ -18,6 +18,7 @@ from served import refused, remembering, running
 
 from textus import open_run
 from textus.api import exchange
+from textus.core.errors import UsageError
 from textus.serving import create_app
 from textus.serving.scheduler import ServedModel
 from textus.tokenizers import Tokenizer, load
@@ -138,7 +139,7 @@ def test_special_tokens_in_parts_are_text(both: tuple[Tokenizer, Any]) -> None:
 def test_a_part_that_is_no_text_is_refused(both: tuple[Tokenizer, Any], part: Any) -> None:
     ours, _ = both
     ours.chat_template = PARTS["loop"]
-    with raises("invalid_message", "0"):
+    with raises(UsageError, "invalid_message", "0"):
         ours.render([{"role": "user", "content": [part]}])
 
 
@@ -155,7 +156,7 @@ def test_a_part_that_is_no_text_is_refused(both: tuple[Tokenizer, Any], part: An
 def test_a_template_that_drops_the_users_text_is_refused(both: tuple[Tokenizer, Any], template: str) -> None:
     ours, _ = both
     ours.chat_template = template
-    with raises("template_unsupported"):
+    with raises(UsageError, "template_unsupported"):
         ours.render(turns("Hello"))
 
 
@@ -229,7 +230,7 @@ def test_templates_without_a_default_are_named(
 ) -> None:
     """Attack 2, row 6: not dropped without a word, nor "no chat template"."""
     tokenizer = load(with_template(model, value))
-    with raises("template_missing", "chat_template.jinja") as caught:
+    with raises(UsageError, "template_missing", "chat_template.jinja") as caught:
         tokenizer.render(CONVERSATION)
     assert names in str(caught.value)
     assert "no chat template" not in str(caught.value)
@@ -301,5 +302,5 @@ def test_a_dropping_template_is_not_served() -> None:
     """A run made before such templates were refused."""
     served = remembering("old", chat=True)
     served.tokenizer.chat_template = "{{ bos_token }}"
-    with raises("template_unsupported", "old"):
+    with raises(UsageError, "template_unsupported", "old"):
         create_app([served])

@@ -154,13 +154,13 @@ def test_a_finished_run_loads_and_verifies(run: RunFolder) -> None:
 
 
 def test_an_unfinished_run_gives_its_newest_good_checkpoint(run: RunFolder) -> None:
-    with raises("run_unfinished"):
+    with raises(RunError, "run_unfinished"):
         load(run.path)
     run.save(checkpoint(4))
     flip(run.save(checkpoint(8)) / "weights.safetensors")
     model, _, _ = load(run.path)
     assert torch.equal(model.state_dict()["norm.weight"], checkpoint(4).weights["norm.weight"])
-    with raises("run_unfinished"):
+    with raises(RunError, "run_unfinished"):
         verify(run.path)
 
 
@@ -207,17 +207,17 @@ def test_a_ruined_run_is_refused_in_one_line(run: RunFolder, ruin: str) -> None:
 def test_another_tokenizer_in_an_unfinished_run_is_refused(run: RunFolder) -> None:
     run.save(checkpoint(4))
     tokenizers.train("char", ["xyz"]).save(run.path)
-    with raises("data_changed"):
+    with raises(RunError, "data_changed"):
         load(run.path)
 
 
 def test_what_is_not_a_run_is_said_to_be_none(tmp_path: Path) -> None:
-    with raises("not_a_run", "found"):
+    with raises(RunError, "not_a_run", "found"):
         open_run(tmp_path / "nowhere")
     (tmp_path / "file").write_text("")
-    with raises("not_a_run", "folder"):
+    with raises(RunError, "not_a_run", "folder"):
         open_run(tmp_path / "file")
-    with raises("not_a_run"):
+    with raises(RunError, "not_a_run"):
         open_run(tmp_path)
 
 
@@ -320,7 +320,7 @@ def test_a_system_without_locks_trains_all_the_same(tmp_path: Path, monkeypatch:
     def refuse(*_: Any) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    with alone_in(tmp_path), raises("in_use"), alone_in(tmp_path):
+    with alone_in(tmp_path), raises(RunError, "in_use"), alone_in(tmp_path):
         pass
     monkeypatch.setattr(locks.fcntl, "flock", refuse)
     with alone_in(tmp_path), alone_in(tmp_path):
@@ -399,7 +399,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint_and_says_so(small_disk: Pat
     found = run.last_checkpoint()
     assert found is not None
     assert same(found, big(8))
-    with raises("disk_full"), run.full_disk_named():
+    with raises(TrainingError, "disk_full"), run.full_disk_named():
         run.finish(big(12).weights)
     assert not (run.path / "model.safetensors").exists()
     assert not open_run(run.path).finished
@@ -410,7 +410,7 @@ def test_a_full_disk_is_recognised_however_it_is_said(run: RunFolder) -> None:
     run.save(checkpoint(8))
     if Path("/dev/full").exists():
         with (
-            raises("disk_full", "step 8"),
+            raises(TrainingError, "disk_full", "step 8"),
             run.full_disk_named(),
             Path("/dev/full").open("wb", buffering=0) as full,
         ):

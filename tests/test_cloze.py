@@ -17,6 +17,7 @@ from raising import raises
 from textus import api
 from textus.augment.cloze import AROUND, ASKING, ClozeSettings, clozes, passages
 from textus.cli.main import main
+from textus.core.errors import DataError, UsageError
 from textus.core.io import read_json
 from textus.data.labeled import read_records
 from textus.runs.store import load
@@ -112,17 +113,17 @@ def test_passages_are_whole_sentences_and_as_long_as_allowed() -> None:
 )
 def test_wrong_words_are_named(words: dict[str, float], complaint: tuple[str, ...], tmp_path: Path) -> None:
     corpus = made(tmp_path, {"a.txt": ENGLISH}).path
-    with raises(*complaint):
+    with raises(UsageError, *complaint):
         api.cloze(corpus, out=tmp_path / "rows.jsonl", **words)
 
 
 def test_a_file_that_is_there_and_a_text_too_short_are_refused(tmp_path: Path) -> None:
     corpus = made(tmp_path, {"a.txt": ENGLISH}).path
     api.cloze(corpus, out=tmp_path / "rows.jsonl")
-    with raises("already_exists"):
+    with raises(UsageError, "already_exists"):
         api.cloze(corpus, out=tmp_path / "rows.jsonl")
     short = made(tmp_path, {"a.txt": "One. Two. Three words here."}, name="short").path
-    with raises("too_little_data"):
+    with raises(DataError, "too_little_data"):
         api.cloze(short, out=tmp_path / "none.jsonl")
 
 

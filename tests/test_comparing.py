@@ -15,6 +15,7 @@ from raising import raises
 
 import textus
 from textus import api
+from textus.core.errors import DataError, UsageError
 from textus.data.loader import TokenLoader
 from textus.data.token_dataset import store_of
 from textus.evaluation import comparison
@@ -88,7 +89,7 @@ def test_runs_are_ranked_and_it_is_said_what_is_certain(tokenizer: Tokenizer, bp
 
 
 def test_there_must_be_a_run(tokenizer: Tokenizer) -> None:
-    with raises("missing_argument"):
+    with raises(UsageError, "missing_argument"):
         compare([], TEXT)
 
 
@@ -204,7 +205,7 @@ def test_the_order_of_the_runs_changes_nothing(runs: dict[str, api.Run], tmp_pat
     assert {told[name][0] for name in PAIRED} == {"exact, given a source"}
     assert {told[name][1] for name in PAIRED} == {1, 2}
     (tmp_path / "plain.txt").write_text("the cat sees the mat.")
-    with raises("incompatible_data"):
+    with raises(DataError, "incompatible_data"):
         api.compare(chosen, on=tmp_path / "plain.txt")
 
 

@@ -17,7 +17,7 @@ import pytest
 from corpora import DATA, REPOSITORY, SIMPLIFIED, TRADITIONAL, made, texts, write
 from raising import raises
 
-from textus.core.errors import DataError, UsageError
+from textus.core.errors import DataError, RunError, TextusError, UsageError
 from textus.data.corpus import (
     Corpus,
     CorpusSettings,
@@ -360,13 +360,13 @@ def test_same_content_same_fingerprint(tmp_path: Path) -> None:
 
 def test_nothing_to_read(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with raises("empty_data"):
+    with raises(DataError, "empty_data"):
         build([tmp_path / "empty"], tmp_path / "out")
-    with raises("empty_data", "1"):
+    with raises(DataError, "empty_data", "1"):
         build([write(tmp_path / "pictures", {"a.png": b"\x89PNG\0"})], tmp_path / "out")
-    with raises("not_found", "nowhere"):
+    with raises(DataError, "not_found", "nowhere"):
         build([tmp_path / "nowhere"], tmp_path / "out")
-    with raises("missing_argument"):
+    with raises(UsageError, "missing_argument"):
         build([], tmp_path / "out")
     assert sorted(each.name for each in tmp_path.iterdir()) == ["empty", "pictures"]
 
@@ -374,7 +374,7 @@ def test_nothing_to_read(tmp_path: Path) -> None:
 def test_out_is_not_overwritten(tmp_path: Path) -> None:
     corpus = made(tmp_path, {"a.txt": "first text"})
     before = (corpus.path / "corpus.json").read_bytes()
-    with raises("already_exists"):
+    with raises(UsageError, "already_exists"):
         build([tmp_path / "in"], corpus.path)
     with pytest.raises(DataError):
         build([tmp_path / "nowhere"], corpus.path, force=True)
@@ -382,7 +382,7 @@ def test_out_is_not_overwritten(tmp_path: Path) -> None:
     write(tmp_path / "in", {"a.txt": "second text"})
     corpus = build([tmp_path / "in"], corpus.path, settings=CorpusSettings("none"), force=True)
     assert texts(corpus) == ["second text"]
-    with raises("already_exists", "corpus"):
+    with raises(UsageError, "already_exists", "corpus"):
         build([tmp_path / "in"], tmp_path / "in", force=True)
     assert (tmp_path / "in" / "a.txt").exists()
 
@@ -402,22 +402,22 @@ def test_damage_is_found(tmp_path: Path) -> None:
     path = corpus.path / "train.jsonl"
     whole = path.read_bytes()
     path.write_bytes(whole[:50] + bytes([whole[50] ^ 1]) + whole[51:])
-    with raises("damaged", "train.jsonl"):
+    with raises(RunError, "damaged", "train.jsonl"):
         open_corpus(corpus.path, verify=True)
     path.write_bytes(whole[:-20])
-    with raises("damaged", "30"):
+    with raises(RunError, "damaged", "30"):
         list(corpus.documents())
     path.unlink()
-    with raises("damaged", "train.jsonl"):
+    with raises(RunError, "damaged", "train.jsonl"):
         open_corpus(corpus.path)
-    with raises("not_a_corpus"):
+    with raises(RunError, "not_a_corpus"):
         open_corpus(tmp_path)
 
 
 def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     corpus = made(tmp_path, {"a.txt": "text"})
     (corpus.path / "corpus.json").write_text(json.dumps(corpus.record | {"version": 999}))
-    with raises("version_unsupported", "999"):
+    with raises(RunError, "version_unsupported", "999"):
         open_corpus(corpus.path)
 
 
@@ -431,7 +431,7 @@ def test_no_space_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.parts = Path("/dev/full").open("r+b", 0)  # type: ignore[assignment] # noqa: SIM115
 
     monkeypatch.setattr(builder.StagingArea, "__init__", full)
-    with raises("disk_full"):
+    with raises(TextusError, "disk_full"):
         made(tmp_path, {"a.txt": "text"})
     assert not list(tmp_path.glob("*corpus*"))
 
@@ -440,7 +440,7 @@ def test_dropped_files_are_named_only_where_the_file_of_them_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A corpus that failed has no dropped.jsonl: no line names it."""
-    with raises("empty_data", "1"):
+    with raises(DataError, "empty_data", "1"):
         made(tmp_path / "none", {"c.png": b"\0"})
     with monkeypatch.context() as patched:
         patched.setattr(builder, "finish", lambda *_: 1 / 0)
@@ -473,9 +473,9 @@ def test_show_and_why(tmp_path: Path) -> None:
     assert by_id["n_kept"] == 1
     assert by_id["dropped"][0]["duplicate_of"] == {"source": first.source, "offset": 0}
     assert trace_document(corpus, str(tmp_path / "in" / "c.png"))["dropped"][0]["reason"] == "suffix not read"
-    with raises("not_found", "'nothing'"):
+    with raises(DataError, "not_found", "'nothing'"):
         trace_document(corpus, "nothing")
-    with raises("unknown_name", "'train'"):
+    with raises(UsageError, "unknown_name", "'train'"):
         corpus.n_chars("trian")
 
 
@@ -485,7 +485,7 @@ def test_documents_from_python(tmp_path: Path) -> None:
     assert texts(corpus) == [f"text {n}\n" for n in range(5)]
     last = list(corpus.documents())[4]
     assert (last.source, last.offset, last.steps) == ("python:4", 7, ("newlines",))
-    with raises("empty_data"):
+    with raises(DataError, "empty_data"):
         build_from_documents([], tmp_path / "none")
 
 

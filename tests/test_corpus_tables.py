@@ -12,6 +12,7 @@ from corpora import made, texts, write
 from raising import raises
 
 from textus.cli.main import main
+from textus.core.errors import DataError, UsageError
 from textus.data.corpus import CorpusSettings, build
 from textus.data.eval_text import read_pairs
 
@@ -108,7 +109,7 @@ def test_columns_of_pairs(
 def test_files_without_pairs_are_refused(
     tmp_path: Path, name: str, content: str, complaint: tuple[str, ...]
 ) -> None:
-    with raises(*complaint):
+    with raises(DataError, *complaint):
         read_pairs(write(tmp_path / "in", {name: content}) / name)
 
 
@@ -117,7 +118,7 @@ def test_nested_pairs(tmp_path: Path) -> None:
     row = json.dumps({"translation": {"en": "hi", "de": "hallo"}})
     corpus = made(tmp_path, {"p.jsonl": row}, columns="source=en,target=de")
     assert pairs(corpus.path) == [("hi", "hallo")]
-    with raises("empty_data", "source=en", "target=de"):
+    with raises(DataError, "empty_data", "source=en", "target=de"):
         made(tmp_path, {"p.jsonl": row}, "other")
 
 
@@ -129,9 +130,9 @@ def test_files_aligned_by_line(tmp_path: Path) -> None:
     assert pairs(corpus.path) == [("hi", "hallo"), ("you", "du")]
     assert corpus.record["dropped"] == {"empty": 1}
     (folder / "train.de").write_text("hallo\n")
-    with raises("size_mismatch", "train.en", "3"):
+    with raises(DataError, "size_mismatch", "train.en", "3"):
         build([folder / "train.en"], tmp_path / "out2", settings=settings)
-    with raises("missing_argument"):
+    with raises(UsageError, "missing_argument"):
         build([folder], tmp_path / "out2", settings=CorpusSettings(columns="source=.en"))
 
 
@@ -146,7 +147,7 @@ def test_files_aligned_by_line(tmp_path: Path) -> None:
 def test_columns_that_no_corpus_has_are_refused(
     tmp_path: Path, columns: str, complaint: tuple[str, ...]
 ) -> None:
-    with raises(*complaint):
+    with raises(UsageError, *complaint):
         made(tmp_path, {"a.csv": "text\nx\n"}, columns=columns)
 
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from raising import raises
 
+from textus.core.errors import UsageError
 from textus.data.corpus import decoding, repair
 from textus.data.corpus.documents import UnreadableError
 from textus.data.labeled import read_records
@@ -168,7 +169,7 @@ def test_a_given_encoding_is_used_for_all_text(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["cp125", "hex", "rot13", "punycode", "a\0b", "\udce9", "utf-99"])
 def test_an_encoding_that_is_none_is_refused(tmp_path: Path, name: str) -> None:
-    with raises("unknown_encoding"):
+    with raises(UsageError, "unknown_encoding"):
         made(tmp_path, {"a.txt": "x"}, encoding=name)
 
 

@@ -197,9 +197,9 @@ def unigram(to: Path, **model: Any) -> Path:
 
 def test_a_unigram_without_its_unknown_is_refused(tmp_path: Path) -> None:
     assert load(unigram(tmp_path)).encode("xa")
-    with raises("not_a_tokenizer", "tokenizer.json"):
+    with raises(RunError, "not_a_tokenizer", "tokenizer.json"):
         load(unigram(tmp_path, unk_id=None))
-    with raises("not_a_tokenizer", "tokenizer.json"):
+    with raises(RunError, "not_a_tokenizer", "tokenizer.json"):
         load(unigram(tmp_path, unk_id=99))
 
 
@@ -309,7 +309,7 @@ def test_a_number_of_shards_that_is_none_is_no_crash(count: Any, tmp_path: Path)
 
 def test_lists_of_other_lengths_than_the_tokens_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "m.gguf", tokenizer__ggml__model="llama", tokenizer__ggml__scores=[0.0, 1.0])
-    with raises("damaged", "tokenizer.ggml", "scores", "2"):
+    with raises(RunError, "damaged", "tokenizer.ggml", "scores", "2"):
         exchange.read(path)
 
 
@@ -320,7 +320,7 @@ def test_lists_in_lists_are_no_stack_overflow(tmp_path: Path) -> None:
         b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", len(name)) + name + struct.pack("<I", 9)
     )
     (tmp_path / "m.gguf").write_bytes(header + deep)
-    with raises("damaged"):
+    with raises(RunError, "damaged"):
         exchange.read(tmp_path / "m.gguf")
 
 

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 import textus
 from textus.api import prove_resume
 from textus.cli.main import main
+from textus.core.errors import RunError, UsageError
 from textus.models.registry import build
 from textus.models.word_vectors import WordVectors, initial_embeddings, input_embedding, read
 from textus.runs.store import open_run
@@ -140,7 +141,7 @@ def test_resume_needs_the_run_s_own_copy_only(
     assert prove_resume(path)["resumed_from_step"] == 2
     with monkeypatch.context() as planted:  # the fault: it begins again with its seed's own rows
         planted.setattr(pretrain, "read_embeddings", lambda run: None)
-        with raises("not_reproduced"):
+        with raises(RunError, "not_reproduced"):
             prove_resume(path)
     with (path / "embeddings.safetensors").open("r+b") as held:  # a flipped byte in the copy
         held.seek(-1, 2)
@@ -150,7 +151,7 @@ def test_resume_needs_the_run_s_own_copy_only(
     run = open_run(path)
     run.record["status"] = "training"
     run.write_record()
-    with raises("damaged", "embeddings.safetensors", "256"):
+    with raises(RunError, "damaged", "embeddings.safetensors", "256"):
         textus.resume(path)
 
 
@@ -168,7 +169,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(
 ) -> None:
     settings = [] if words.get("steps", 1) is None else [*SMALL, *words.pop("settings", [])]
     asked = {**TRAIN, "settings": settings, **words}
-    with raises(*said):
+    with raises(UsageError, *said):
         textus.train(corpus, embeddings=file, out=tmp_path / "run", **asked)
     assert not (tmp_path / "run").exists()
 

@@ -15,6 +15,7 @@ from raising import raises
 from torch import Tensor
 
 from textus.core.config import from_dict, to_dict
+from textus.core.errors import RunError, UsageError
 from textus.data.batch import Batch
 from textus.data.loader import NextSentenceLoader, TokenLoader
 from textus.data.token_dataset import store_of
@@ -148,12 +149,12 @@ def test_what_it_cannot_hold_is_refused(
     changes: dict[str, Any], complaint: tuple[str, ...], tmp_path: Path
 ) -> None:
     theirs("BertForMaskedLM", **changes).save_pretrained(tmp_path)
-    with raises(*complaint):
+    with raises((UsageError, RunError), *complaint):
         read_folder(tmp_path)
 
 
 def test_a_default_encoder_says_why_it_has_no_form_there() -> None:
-    with raises("unsupported_export", "position='learned'", "'rotary'"):
+    with raises(UsageError, "unsupported_export", "position='learned'", "'rotary'"):
         describe("encoder", to_dict(EncoderConfig(V)))
 
 
@@ -188,9 +189,9 @@ def test_choices_of_arithmetic_change_only_rounding() -> None:
     model.compute_with("bfloat16", "fused", "eager")
     assert (model(ids) - exact).abs().max() < 0.3
     assert (model(ids) - exact).abs().max() > 0
-    with raises("unknown_name", "'native'"):
+    with raises(UsageError, "unknown_name", "'native'"):
         model.compute_with("float32", "plain", "native")
-    with raises("unknown_name", "attention", "'tiled'"):
+    with raises(UsageError, "unknown_name", "attention", "'tiled'"):
         model.compute_with("float32", "tiled", "eager")
 
 
@@ -207,7 +208,7 @@ def test_choices_of_arithmetic_change_only_rounding() -> None:
     ],
 )
 def test_wrong_settings_are_named(changes: dict[str, Any], complaint: tuple[str, ...]) -> None:
-    with raises(*complaint):
+    with raises(UsageError, *complaint):
         EncoderConfig(**{**SMALL, **changes})
 
 
@@ -421,7 +422,7 @@ def test_pairs_are_a_function_of_the_step() -> None:
     second.batch(0)
     assert torch.equal(first.batch(5).ids, second.batch(5).ids)
     assert not torch.equal(first.batch(5).ids, first.batch(6).ids)
-    with raises("out_of_range", "4"):
+    with raises(UsageError, "out_of_range", "4"):
         NextSentenceLoader(counting_store(), batch_size=4, context_length=4)
 
 
@@ -455,7 +456,7 @@ def test_it_is_trained_resumed_and_measured_like_any_family(
     assert all(('"nsp"' in line) == (objective == "mlm+nsp") for line in lines)
     prove_resume(tmp_path / "run")
     assert open_run(tmp_path / "run").evaluate(story)["kind"] == "pseudo"
-    with raises("unsupported_model"):
+    with raises(UsageError, "unsupported_model"):
         run.generate("Once")
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from textus.core.config import from_dict
+from textus.core.errors import RunError, UsageError
 from textus.data.batch import Batch
 from textus.data.bucketing import real_source, sources_of
 from textus.generation.engine import Engine
@@ -147,16 +148,16 @@ def test_an_export_is_what_transformers_loads(tmp_path: Path, values: dict[str, 
 
 
 def test_what_t5_cannot_hold_is_named(tmp_path: Path) -> None:
-    with raises("unsupported_export", "position='relative'", "'rotary'"):
+    with raises(UsageError, "unsupported_export", "position='relative'", "'rotary'"):
         write_folder(tmp_path, "encoder-decoder", model_of().config, {}, None)
     t5(tmp_path / "t5")
     config = tmp_path / "t5" / "config.json"
     text = config.read_text()
     config.write_text(text.replace('"feed_forward_proj": "relu"', '"feed_forward_proj": "relus"'))
-    with raises("unsupported_setting", "'relus'"):
+    with raises(UsageError, "unsupported_setting", "'relus'"):
         read_folder(tmp_path / "t5")
     config.write_text(text.replace('"d_kv": 6', '"d_kv": 4'))
-    with raises("weights_mismatch", "16", "18"):
+    with raises(RunError, "weights_mismatch", "16", "18"):
         read_folder(tmp_path / "t5")
 
 
@@ -307,16 +308,16 @@ def test_rows_keep_their_sources_when_selected_and_joined() -> None:
 def test_sources_that_cannot_be_read_are_refused() -> None:
     model = model_of()
     engine, sampling = Engine(model, end_id=END), Sampling()
-    with raises("context_exceeded", "32"):
+    with raises(UsageError, "context_exceeded", "32"):
         engine.submit([END], sampling, [3] * 32)
-    with raises("unknown_id"):
+    with raises(UsageError, "unknown_id"):
         engine.submit([END], sampling, [V])
-    with raises("size_mismatch", "1", "2"):
+    with raises(UsageError, "size_mismatch", "1", "2"):
         next(engine.stream([[END]], sampling, [[3], [4]]))
-    with raises("context_exceeded", "source", "33", "32"):
+    with raises(UsageError, "context_exceeded", "source", "33", "32"):
         model.new_cache(1, 3, torch.ones(1, 33, dtype=torch.long))
     plain = build("fake", {"vocab_size": V})
-    with raises("unsupported_model", "Fake"):
+    with raises(UsageError, "unsupported_model", "Fake"):
         generate(plain, [1], sampling, None, [3])
 
 
@@ -419,12 +420,12 @@ def test_fused_attention_changes_rounding_only() -> None:
     ],
 )
 def test_a_config_that_cannot_be_is_refused(values: dict[str, Any], message: tuple[str, ...]) -> None:
-    with raises(*message):
+    with raises(UsageError, *message):
         from_dict(EncoderDecoderConfig, {**SMALL, **values}, "model.")
 
 
 def test_choices_it_does_not_have_are_refused() -> None:
-    with raises("unknown_name", "attention"):
+    with raises(UsageError, "unknown_name", "attention"):
         model_of().compute_with("float32", "tiled", "eager")
-    with raises("unknown_name", "step"):
+    with raises(UsageError, "unknown_name", "step"):
         model_of().compute_with("float32", "plain", "native")

@@ -17,7 +17,7 @@ from raising import raises
 from remembering import Remembering, RememberingCache, RememberingConfig
 from torch import Tensor
 
-from textus.core.errors import UsageError
+from textus.core.errors import RunError, UsageError
 from textus.generation import engine as engine_module
 from textus.generation.engine import AsyncEngine, Engine, TokenEvent
 from textus.generation.sampling import BOUNDS, Bound, Sampling, generate
@@ -236,19 +236,19 @@ def test_nothing_to_do_is_no_step() -> None:
 
 def test_words_that_are_wrong() -> None:
     engine = Engine(Remembering(), end_id=None)
-    with raises("context_exceeded", "17", "16"):
+    with raises(UsageError, "context_exceeded", "17", "16"):
         engine.submit([1] * 17, Sampling())
-    with raises("out_of_range", "temperature", "-1"):
+    with raises(UsageError, "out_of_range", "temperature", "-1"):
         engine.submit([1], Sampling(temperature=-1))
-    with raises("out_of_range", "0"):
+    with raises(UsageError, "out_of_range", "0"):
         Engine(Remembering(), end_id=None, max_rows=0)
-    with raises("size_mismatch", "2", "1"):
+    with raises(UsageError, "size_mismatch", "2", "1"):
         next(engine.stream([[1], [2]], [Sampling()]))
     with pytest.raises(UsageError):
         next(engine.stream([[1], []], Sampling()))
     assert not engine.busy, "a prompt stayed behind"
     engine.submit([1], Sampling())
-    with raises("in_use"):
+    with raises(UsageError, "in_use"):
         next(engine.stream([[1]], Sampling()))
 
 
@@ -346,7 +346,7 @@ def test_a_row_that_fails_ends_alone_and_the_others_get_what_they_get_without_it
     if max_rows == 1:
         running.cancel()
     for reply in replies[::2]:
-        with raises("generation_failed", "12") as caught:
+        with raises(RunError, "generation_failed", "12") as caught:
             list(reply)
         assert isinstance(caught.value.__cause__, MemoryError)
         assert list(reply) == [], "the error comes once"
@@ -364,7 +364,7 @@ def test_a_row_whose_choice_fails_ends_alone(monkeypatch: pytest.MonkeyPatch) ->
     wild = Sampling(max_tokens=4, repetition_penalty=1e-300)
     front = AsyncEngine(Engine(Remembering(), end_id=None, max_rows=4))
     others = [front.submit([1], ENDLESS), front.submit([2], ENDLESS)]
-    with raises("invalid_weights"):
+    with raises(RunError, "invalid_weights"):
         list(front.submit([1, 2, 3], wild))
     for reply in others:
         assert [next(reply).reason for _ in range(20)] == [None] * 20
@@ -378,7 +378,7 @@ def test_a_failure_of_the_running_rows_reaches_everyone_who_waits_and_the_next_a
     next(replies[0])
     table, model.table.data = model.table.data, torch.zeros(2, 2)
     for reply in replies:
-        with raises("generation_failed"):
+        with raises(RunError, "generation_failed"):
             list(reply)
     model.table.data = table
     assert len(list(front.submit([2], Sampling(max_tokens=4)))) == 4
@@ -407,7 +407,7 @@ def test_a_failure_while_cancelling_reaches_everyone_too() -> None:
         next(reply)
     replies[0].cancel()
     for reply in replies:
-        with raises("generation_failed"):
+        with raises(RunError, "generation_failed"):
             list(reply)
     front.close()
 
@@ -423,7 +423,7 @@ class Broken(Remembering):
 
 def test_an_error_of_ours_keeps_its_words() -> None:
     front = AsyncEngine(Engine(Broken(), end_id=None))
-    with raises("invalid_weights"):
+    with raises(RunError, "invalid_weights"):
         list(front.submit([1], Sampling()))
     front.close()
 
@@ -435,9 +435,9 @@ def test_close_ends_what_is_open_and_refuses_what_comes() -> None:
     front.close()
     front.close()
     for reply in replies:
-        with raises("closed"):
+        with raises(RunError, "closed"):
             list(reply)
         reply.cancel()
-    with raises("closed"):
+    with raises(RunError, "closed"):
         front.submit([1], Sampling())
     assert not front._thread.is_alive()

@@ -160,12 +160,12 @@ def test_what_does_not_answer_alike_is_refused(
 
 
 def test_linear_weights_are_not_averaged(others: dict[str, Path]) -> None:
-    with raises("unsupported_model"):
+    with raises(UsageError, "unsupported_model"):
         api.predict_together([others["linear"]] * 2, ["a film"], ensemble="soup")
 
 
 def test_a_run_without_a_task_is_no_member(trained: Path, members: list[Path]) -> None:
-    with raises("not_fine_tuned"):
+    with raises(UsageError, "not_fine_tuned"):
         api.predict_together([members[0], trained], ["a film"])
 
 

@@ -23,22 +23,24 @@ KNOWN = [code for codes in CODES.values() for code in codes]
 
 
 def codes_in(source: str) -> Iterator[str]:
-    """The code of each error that is made in a module, `?` where it is no literal."""
+    """The code of each error that is made in a module: a known one, or the source of its first argument."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") in CLASSES:
-            first = node.args[0] if node.args else None
-            yield (
-                first.value
-                if isinstance(first, ast.Constant) and first.value in KNOWN
-                else ast.unparse(node)[:80]
-            )
+            yield code_of(node.args[:1])
         elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "failed":
-            yield node.args[2].value if isinstance(node.args[2], ast.Constant) else "error.code"
+            yield code_of(node.args[2:3])
+
+
+def code_of(argument: list[ast.expr]) -> str:
+    """A known code as it is, anything else as source; "" for no argument."""
+    (given,) = argument or [None]
+    literal = getattr(given, "value", None)
+    return str(literal) if literal in KNOWN else ast.unparse(given) if given else ""
 
 
 def is_passed_on(code: str) -> bool:
     """Whether an error takes the code of another."""
-    return "error.code" in code
+    return code == "error.code"
 
 
 def test_every_error_has_a_code_that_is_explained_and_every_code_is_used() -> None:

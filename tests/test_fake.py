@@ -8,6 +8,7 @@ import pytest
 import torch
 from raising import raises
 
+from textus.core.errors import UsageError
 from textus.data.batch import Batch
 from textus.models.registry import build
 from textus.models.testing import Fake, FakeConfig
@@ -55,7 +56,7 @@ def test_a_row_longer_than_the_context_is_refused() -> None:
     cache = model.new_cache(2, 4)
     model(torch.ones(2, 4, dtype=torch.long), cache, torch.tensor([4, 3]))
     model(torch.ones(2, 1, dtype=torch.long), cache, torch.tensor([0, 1]))
-    with raises("context_exceeded", "5", "4"):
+    with raises(UsageError, "context_exceeded", "5", "4"):
         model(torch.ones(2, 1, dtype=torch.long), cache)
-    with raises("context_exceeded", "5", "4"):
+    with raises(UsageError, "context_exceeded", "5", "4"):
         model(torch.ones(2, 5, dtype=torch.long))

@@ -16,7 +16,7 @@ from raising import raises
 
 from textus import api
 from textus.cli.main import main
-from textus.core.errors import UsageError
+from textus.core.errors import DataError, UsageError
 from textus.evaluation.fewshot import FewShotConfig, PromptScorer, calibrated, drawn, parse_words
 from textus.tasks.base import Example
 
@@ -165,11 +165,11 @@ def test_examples_are_even_seeded_and_never_asked(speaker: api.Run, tmp_path: Pa
         == drawn(pool, 5, "abc", Random(1))
         != drawn(pool, 5, "abc", Random(2))
     )
-    with raises("out_of_range", "31", "30"):
+    with raises(UsageError, "out_of_range", "31", "30"):
         drawn(pool, 31, "abc", Random(0))
     rows = examples(12)
     data = written(tmp_path / "d.jsonl", rows)
-    with raises("out_of_range", "1", "0"):
+    with raises(UsageError, "out_of_range", "1", "0"):
         api.fewshot(speaker, data, on=data, shots=(1,))
 
 
@@ -228,7 +228,7 @@ def test_wrong_words_are_named(speaker: api.Run, how: dict[str, Any], complaint:
         api.fewshot(speaker, data, on=data, **how)
     assert complaint in str(caught.value)
     assert parse_words("0=bad, 1=good") == {"0": "bad", "1": "good"}
-    with raises("invalid_value"):
+    with raises(UsageError, "invalid_value"):
         parse_words("0=bad,good")
 
 
@@ -238,9 +238,9 @@ def test_a_run_that_predicts_nothing_is_refused(speaker: api.Run, corpus: Path, 
         corpus, model="encoder", tokenizer="char", steps=1, settings=settings, out=tmp_path / "run"
     )
     data = written(tmp_path / "d.jsonl", examples(10))
-    with raises("unsupported_model"):
+    with raises(UsageError, "unsupported_model"):
         api.fewshot(encoder, data, on=data)
-    with raises("not_found", "nowhere"):
+    with raises(DataError, "not_found", "nowhere"):
         api.fewshot(speaker, data, on=tmp_path / "nowhere.csv")
 
 

@@ -15,7 +15,7 @@ from raising import raises
 
 from textus import api
 from textus.cli.main import main
-from textus.core.errors import DataError, UsageError
+from textus.core.errors import DataError, RunError, UsageError
 from textus.core.io import sha256
 from textus.runs.store import load, open_run
 from textus.tasks.encoding import frame_of, rows_of
@@ -64,7 +64,7 @@ def test_every_family_with_states_learns_it(family: str, rows: Path, tmp_path: P
 
 @pytest.mark.parametrize("family", ["ngram", "hmm"])
 def test_a_family_without_states_is_refused(family: str, rows: Path, tmp_path: Path) -> None:
-    with raises("unsupported_model"):
+    with raises(UsageError, "unsupported_model"):
         api.finetune(rows, model=family, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -141,12 +141,12 @@ def test_moved_rows_are_read_where_they_are_now_and_no_parent_is_needed(
     early = started_again(whole.path, tmp_path / "early")
     shutil.rmtree(parent)
     data.rename(tmp_path / "elsewhere.jsonl")
-    with raises("not_found"):
+    with raises(RunError, "not_found"):
         api.resume(tmp_path / "run")
     api.resume(tmp_path / "run", corpus=tmp_path / "elsewhere.jsonl")
     assert sha256(tmp_path / "run" / "model.safetensors") == sha256(whole.path / "model.safetensors")
     api.finetune(rows, model="gru", out=parent, epochs=1, settings=SMALL)
-    with raises("data_changed"):
+    with raises(RunError, "data_changed"):
         api.resume(early, corpus=tmp_path / "elsewhere.jsonl")
 
 
@@ -158,7 +158,7 @@ def test_moved_validation_rows_are_read_where_they_are_now(rows: Path, trained: 
     whole = api.finetune(data, model="gru", dev=dev, out=tmp_path / "whole", settings=settings)
     run = started_again(whole.path, tmp_path / "run")
     dev.rename(tmp_path / "moved.jsonl")
-    with raises("not_found", "dev.jsonl"):
+    with raises(RunError, "not_found", "dev.jsonl"):
         api.resume(run)
     assert main(["resume", str(run), "--dev", str(tmp_path / "moved.jsonl")]) == 0
     assert sha256(run / "model.safetensors") == sha256(whole.path / "model.safetensors")
@@ -182,7 +182,7 @@ def test_resume_refuses_other_rows(rows: Path, tmp_path: Path) -> None:
     data = written(tmp_path / "rows.jsonl", sentences(60))
     run = api.finetune(data, model="rnn", out=tmp_path / "run", epochs=2, settings=SMALL)
     written(data, sentences(61))
-    with raises("data_changed"):
+    with raises(RunError, "data_changed"):
         api.prove_resume(run.path)
 
 
@@ -303,7 +303,7 @@ def test_with_nothing_cut_every_window_is_read_and_their_mean_answers(
     expected = [float(torch.cat(part).mean(0)[0]) for part in (each[:3], each[3:4], each[4:5], each[5:])]
     answers = [answer["probabilities"]["0"] for answer in run.predict(texts)]
     assert answers == pytest.approx(expected, abs=0.01)
-    with raises("wrong_number_of_texts", "2 texts"):
+    with raises(UsageError, "wrong_number_of_texts", "2 texts"):
         run.predict([("a film", "a story")])
 
 
@@ -388,9 +388,9 @@ def test_wrong_words_are_named_before_anything_is_read(
 
 
 def test_a_run_with_a_task_writes_no_text(tuned: api.Run) -> None:
-    with raises("not_a_language_model", "classification"):
+    with raises(UsageError, "not_a_language_model", "classification"):
         tuned.generate("the film")
-    with raises("missing_argument"):
+    with raises(UsageError, "missing_argument"):
         api.compare([tuned], on=tuned.path / "log.jsonl")
 
 
@@ -429,7 +429,7 @@ def test_finished_and_resumed_it_names_what_can_be_done(
 
 
 def test_a_run_without_a_task_is_not_asked(trained: Path) -> None:
-    with raises("not_fine_tuned"):
+    with raises(UsageError, "not_fine_tuned"):
         api.open_run(trained).predict(["a text"])
 
 

@@ -18,7 +18,7 @@ from sklearn.pipeline import make_pipeline
 from textus import api
 from textus.cli.main import main
 from textus.cli.render import task_scores
-from textus.core.errors import RunError, UsageError
+from textus.core.errors import DataError, RunError, UsageError
 from textus.evaluation.task_report import KEPT, LINEAR
 
 SMALL = ("train.batch_size=8", "model.n_layer=1", "model.d_model=32", "optim.rate=0.01")
@@ -140,9 +140,9 @@ def test_what_it_has_no_use_for_is_refused(
 
 
 def test_it_is_not_begun_from_nor_trained_on_a_corpus(linear: api.Run, folder: Path, tmp_path: Path) -> None:
-    with raises("unsupported_model"):
+    with raises(UsageError, "unsupported_model"):
         api.finetune(folder / "train.jsonl", start=linear.path, out=tmp_path / "run")
-    with raises("unsupported_model"):
+    with raises(UsageError, "unsupported_model"):
         api.train(folder, model="linear", out=tmp_path / "run")
 
 
@@ -280,5 +280,5 @@ def test_the_figures_of_real_data(data: Path, tmp_path: Path) -> None:
     run = api.finetune(train, dev=train, model="linear", out=tmp_path / "run")
     found = run.evaluate_task(data / "banking77" / "test.csv", columns="label=category", baselines=False)
     assert found["accuracy"]["value"] > 0.5
-    with raises("column_not_found", "'intent'"):
+    with raises(DataError, "column_not_found", "'intent'"):
         run.evaluate_task(data / "banking77" / "test.csv", columns="label=intent")

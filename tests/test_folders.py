@@ -24,7 +24,7 @@ from textus import api
 from textus.cli.main import main
 from textus.core import io
 from textus.core.config import check_shape
-from textus.core.errors import DataError, MissingDependencyError, RunError, TextusError
+from textus.core.errors import DataError, MissingDependencyError, RunError, TextusError, UsageError
 from textus.core.io import (
     claim_file,
     folder_atomic,
@@ -55,7 +55,7 @@ def place(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("name", PROBES, ids=repr)
 def test_a_name_out_of_the_folder_is_refused(place: Path, name: Any) -> None:
-    with raises("damaged"):
+    with raises(RunError, "damaged"):
         record_file(place, name, ["victim"])
 
 
@@ -68,7 +68,7 @@ def test_links_pipes_and_devices_are_refused(place: Path) -> None:
     for name, why in (("link", "is a link"), ("pipe", "not a regular file"), ("sub/hostname", "is a link")):
         with pytest.raises(RunError, match=why):
             record_file(place, name, [name])
-    with raises("not_a_regular_file"):
+    with raises(RunError, "not_a_regular_file"):
         read_json(place / "pipe")  # reading it would never end
 
 
@@ -255,7 +255,7 @@ def test_damaged_parts_of_an_index_with_right_hashes_are_named(story: Path, plac
         kept = (index / name).read_bytes()
         (index / name).write_bytes(b'{"a": [1')
         write_json(index / "index.json", {**whole, "files": {**whole["files"], name: sha256(index / name)}})
-        with raises("damaged"):
+        with raises(RunError, "damaged"):
             searched_and_read(index)
         (index / name).write_bytes(kept)
 
@@ -421,7 +421,7 @@ def test_sigterm_cleans_up_like_ctrl_c(story: Path, tmp_path: Path) -> None:
 def test_a_file_that_is_no_file_is_never_replaced(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for out in (Path("/dev/null"), tmp_path / "pipe", tmp_path):
-        with raises("already_exists"):
+        with raises(TextusError, "already_exists"):
             claim_file(out, force=True)
 
 
@@ -482,7 +482,7 @@ def test_only_a_missing_module_is_called_missing(tmp_path: Path, monkeypatch: py
     (tmp_path / "package_here" / "__init__.py").write_text("")
     monkeypatch.syspath_prepend(tmp_path)
     for module in ("nowhere_at_all", "nowhere_at_all.inner", "package_here.inner"):
-        with raises("extra_not_installed", "text"):
+        with raises(MissingDependencyError, "extra_not_installed", "text"):
             extra(module, "text")
     for module, why in (
         ("broken_inside", "a_module_that_is_nowhere"),
@@ -503,9 +503,9 @@ def test_a_report_is_never_written_into_a_folder_of_ours(corpus: Path, counted: 
 
     run = Path(shutil.copytree(counted, tmp_path / "run"))
     for out in (run, corpus):
-        with raises("invalid_path"):
+        with raises(UsageError, "invalid_path"):
             api.open_run(run).evaluate(out=out)
-        with raises("invalid_path"):
+        with raises(UsageError, "invalid_path"):
             api.compare([run], out=out)
     assert not list(run.glob("*.html"))
 

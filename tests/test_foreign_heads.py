@@ -163,7 +163,7 @@ def test_heads_that_are_not_read_are_refused(
     values: dict[str, Any], part: tuple[str, ...], tmp_path: Path
 ) -> None:
     foreign("Bert", "ForSequenceClassification", tmp_path / "hf", **values)
-    with raises(*part):
+    with raises(TextusError, *part):
         import_model(tmp_path / "hf", out=tmp_path / "run")
 
 
@@ -246,7 +246,7 @@ def test_a_tagger_leaves_and_its_crf_only_when_that_is_accepted(
     (answer,) = run.predict(["a cat ran"])
     assert answer["tags"] == firsts
     with_crf = tuned(bert, tmp_path / "crf", "tagging", TAGGED)
-    with raises("unsupported_export"):
+    with raises(TextusError, "unsupported_export"):
         export_model(with_crf.path, out=tmp_path / "never")
     assert not (tmp_path / "never").exists()
     capsys.readouterr()

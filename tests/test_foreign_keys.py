@@ -109,14 +109,14 @@ def test_a_class_with_the_type_of_another_model_is_refused(name: str, kind: str,
 @pytest.mark.parametrize("values", [{"mrope_section": [2, 1, 1]}, {"rope_type": "dynamic", "factor": 2.0}])
 def test_rotary_parameters_that_are_not_known_are_refused(values: dict[str, Any], tmp_path: Path) -> None:
     rope = {"rope_type": "default", "rope_theta": 10000.0, **values}
-    with raises("unsupported_setting", "rope"):
+    with raises(TextusError, "unsupported_setting", "rope"):
         read_folder(folder_of("Qwen2ForCausalLM", tmp_path, rope_parameters=rope))
 
 
 @pytest.mark.parametrize("name", ["SmolLM3ForCausalLM", "OPTForCausalLM", "MarianMTModel", "LlamaModel"])
 def test_architectures_are_refused_without_a_hint_by_spelling(name: str) -> None:
     """M14: OPT is no Mistral, Marian no BERT."""
-    with raises("unsupported_setting") as caught:
+    with raises(TextusError, "unsupported_setting") as caught:
         architecture(name)
     assert "did you mean" not in str(caught.value)
     assert all(known in str(caught.value) for known in architectures())
@@ -273,7 +273,7 @@ def test_rows_beyond_the_tokenizer_are_reported(
     tokenizer_of(270, tmp_path)
     rows_of(rows, tmp_path)
     if not accepted:
-        with raises("weights_mismatch"):
+        with raises(TextusError, "weights_mismatch"):
             read_folder(tmp_path)
         return
     read_folder(tmp_path)
@@ -284,5 +284,5 @@ def test_pieces_without_a_row_are_refused(tmp_path: Path) -> None:
     """M13: what a text can spell must have a row."""
     tokenizer_of(271, tmp_path)
     rows_of(270, tmp_path)
-    with raises("weights_mismatch", "271", "270"):
+    with raises(TextusError, "weights_mismatch", "271", "270"):
         read_folder(tmp_path)

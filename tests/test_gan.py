@@ -361,7 +361,7 @@ def test_self_bleu_is_that_of_sacrebleu_with_all_others_as_references() -> None:
     ],
 )
 def test_values_out_of_range_are_named(config: dict[str, Any], complaint: tuple[str, ...]) -> None:
-    with raises(*complaint):
+    with raises(UsageError, *complaint):
         GANConfig(**{**SMALL, **config})
 
 

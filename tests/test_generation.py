@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from raising import raises
 from torch import Tensor
 
-from textus.core.errors import UsageError
+from textus.core.errors import RunError, UsageError
 from textus.generation.sampling import Sampling, choose, draw, extend, generate, penalise, weigh
 from textus.generation.streaming import TextStream, overlap
 from textus.models.contract import LanguageModel
@@ -32,7 +32,7 @@ def test_the_bounds_of_a_seed_are_exact(as_type: type) -> None:
         if info is None or info.min <= seed <= info.max:
             Sampling(seed=as_type(seed)).check()
     for seed in (-(2**63) - 1, 2**64, 10**400, -(10**400)):
-        with raises("out_of_range"):
+        with raises(UsageError, "out_of_range"):
             Sampling(seed=seed).check()
 
 
@@ -185,12 +185,12 @@ def test_tensors_of_low_precision_are_logits_too() -> None:
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("sampling", [GREEDY, Sampling()])
 def test_logits_that_are_not_numbers_are_refused(bad: float, sampling: Sampling) -> None:
-    with raises("invalid_weights", "1"):
+    with raises(RunError, "invalid_weights", "1"):
         choose(np.array([0.0, bad, 2.0]), sampling, [], 0)
 
 
 def test_logits_that_allow_nothing_are_refused() -> None:
-    with raises("invalid_weights"):
+    with raises(RunError, "invalid_weights"):
         choose(np.full(4, -math.inf), Sampling(), [], 0)
 
 
@@ -336,7 +336,7 @@ def test_prompts_that_cannot_be_continued(ids: list[int], said: list[str]) -> No
 def test_a_family_without_generation_says_so() -> None:
     model = fake()
     model.can_generate = False
-    with raises("unsupported_model"):
+    with raises(UsageError, "unsupported_model"):
         generate(model, [1], Sampling(), None)
 
 

@@ -144,7 +144,7 @@ def test_values_per_layer_that_are_all_equal_are_read(tmp_path: Path) -> None:
     equal = {"attention.head_count_kv": [2, 2], "feed_forward_length": [96, 96]}
     same(built(write(tmp_path / "m.gguf", theirs, values=equal)), theirs)
     file = write(tmp_path / "n.gguf", theirs, values={"attention.head_count_kv": [2, 4]})
-    with raises("unsupported_setting", "head_count_kv", "2", "4"):
+    with raises(UsageError, "unsupported_setting", "head_count_kv", "2", "4"):
         gguf.read_file(file)
 
 
@@ -153,7 +153,7 @@ def test_zero_experts_are_none_and_shards_are_named(tmp_path: Path) -> None:
     same(
         built(write(tmp_path / "m.gguf", theirs, values={"expert_count": 0, "expert_used_count": 0})), theirs
     )
-    with raises("incomplete_model", "1", "2"):
+    with raises(UsageError, "incomplete_model", "1", "2"):
         gguf.read_file(write(tmp_path / "n.gguf", theirs, shards=2))
     assert gguf.read_file(write(tmp_path / "o.gguf", theirs, shards=1)).weights  # all of it
 

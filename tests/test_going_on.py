@@ -9,6 +9,7 @@ import pytest
 from raising import raises
 
 from textus import api
+from textus.core.errors import RunError, UsageError
 from textus.core.io import read_json
 from textus.runs.store import load
 
@@ -77,7 +78,7 @@ def test_a_parent_that_changed_is_refused(trained: Path, other: Path, tmp_path: 
     shutil.rmtree(parent)
     settings = ["model.n_layer=1", "model.d_model=32", "model.n_head=2"]
     api.train(other, tokenizer=trained, steps=1, settings=settings, out=parent)
-    with raises("data_changed"):
+    with raises(RunError, "data_changed"):
         api.prove_resume(run.path)
     assert read_json(run.path / "run.json") == record
 
@@ -97,7 +98,7 @@ def test_a_parent_that_changed_is_refused(trained: Path, other: Path, tmp_path: 
 def test_words_that_would_make_another_model_are_refused(
     words: dict[str, object], complaint: tuple[str, ...], trained: Path, other: Path, tmp_path: Path
 ) -> None:
-    with raises(*complaint):
+    with raises(UsageError, *complaint):
         api.train(
             other,
             start=trained,
@@ -108,5 +109,5 @@ def test_words_that_would_make_another_model_are_refused(
 
 
 def test_what_counts_cannot_go_on(counted: Path, other: Path, tmp_path: Path) -> None:
-    with raises("unsupported_model", "ngram"):
+    with raises(UsageError, "unsupported_model", "ngram"):
         api.train(other, start=counted, out=tmp_path / "run")

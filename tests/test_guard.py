@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from raising import raises
 from served import refused, remembering, running
 
-from textus.core.errors import DataError
+from textus.core.errors import DataError, UsageError
 from textus.serving import create_app
 
 BASE = "base"
@@ -270,7 +270,7 @@ def test_a_page_of_an_allowed_origin_may_ask_and_read(address: str, opened: str)
     ids=str,
 )
 def test_names_and_origins_that_are_none_are_refused_at_the_start(allowed: dict[str, Any]) -> None:
-    with raises("invalid_value"):
+    with raises(UsageError, "invalid_value"):
         create_app([remembering("m")], **allowed)
 
 

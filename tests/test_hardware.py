@@ -13,6 +13,7 @@ import torch
 from raising import raises
 
 from textus.core import hardware
+from textus.core.errors import UsageError
 from textus.models.kernels import native
 
 
@@ -128,7 +129,7 @@ def test_faster_dtype_is_quick_and_true_to_its_measurement() -> None:
 
 
 def test_unknown_dtype_is_a_word_that_is_wrong() -> None:
-    with raises("unknown_name", "bfloat61"):
+    with raises(UsageError, "unknown_name", "bfloat61"):
         hardware.matmul_rate("bfloat61")
 
 

@@ -10,6 +10,7 @@ import torch
 from raising import raises
 from torch import Tensor, nn
 
+from textus.core.errors import UsageError
 from textus.data.batch import Batch
 from textus.models.nn.heads import CRF, IGNORED, SequenceHead, SpanHead, TokenClassificationHead, pool
 
@@ -176,7 +177,7 @@ def test_sequence_losses_are_those_of_torch(task: Any, labels: Tensor, torchs: n
     ],
 )
 def test_wrong_words_are_named(words: dict[str, Any], complaint: tuple[str, ...]) -> None:
-    with raises(*complaint):
+    with raises(UsageError, *complaint):
         SequenceHead(D, C, **words)
 
 

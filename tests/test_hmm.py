@@ -13,7 +13,7 @@ import torch
 from raising import raises
 from torch import Tensor
 
-from textus.core.errors import UsageError
+from textus.core.errors import DataError, UsageError
 from textus.data.batch import Batch
 from textus.data.loader import TokenLoader
 from textus.data.token_dataset import store_of
@@ -361,9 +361,9 @@ def test_wrong_words() -> None:
     ):
         with pytest.raises(UsageError, match=said):
             HMMConfig(**{"vocab_size": VOCAB, "end_id": END, **wrong})  # type: ignore[arg-type]
-    with raises("empty_data"):
+    with raises(UsageError, "empty_data"):
         fresh().update()
-    with raises("unknown_id", "6"):
+    with raises(UsageError, "unknown_id", "6"):
         fresh().count(whole([[1, 2, 6]]))
 
 
@@ -500,16 +500,16 @@ def test_kept_and_brought_back_it_tags_the_same() -> None:
 
 
 def test_the_taggers_wrong_words() -> None:
-    with raises("not_fitted"):
+    with raises(UsageError, "not_fitted"):
         HMMTagger().tag(["a"])
-    with raises("size_mismatch", "1", "2"):
+    with raises(DataError, "size_mismatch", "1", "2"):
         HMMTagger().fit([SENTENCES[0], (["a", "b"], ["D"])])
-    with raises("empty_data"):
+    with raises(DataError, "empty_data"):
         HMMTagger().fit([])
     assert tagger().tag([]) == []
     sound = tagger().to_dict()
     for damage in ({"tags": ["D"]}, {"words": {"a": [[-1, 2]]}}, {"grams": [[99, 1]]}, {"grams": "x"}):
-        with raises("damaged"):
+        with raises(DataError, "damaged"):
             HMMTagger.from_dict({**sound, **damage})
-    with raises("damaged", "'words'"):
+    with raises(DataError, "damaged", "'words'"):
         HMMTagger.from_dict({"tags": ["D"], "grams": []})

@@ -15,6 +15,7 @@ import textus
 from textus import api
 from textus.cli.main import main
 from textus.core.arguments import check_text, looks_like_path
+from textus.core.errors import DataError
 
 
 def test_a_plain_text_is_read_a_line_a_text(
@@ -48,7 +49,7 @@ def test_tokens_in_columns_are_told_from_lines_by_what_they_are(
     assert [answer["line"] for answer in found] == [1, 6]
     prose = tmp_path / "prose.txt"
     prose.write_text("Anna left Rome .\nThen Boris saw Oslo again .\nShe went on .\n")
-    with raises("malformed_table"):
+    with raises(DataError, "malformed_table"):
         tagger.evaluate(prose)
 
 

@@ -16,7 +16,7 @@ from labelled import written
 from raising import raises
 
 from textus.cli.main import main
-from textus.core.errors import DataError
+from textus.core.errors import DataError, UsageError
 from textus.data.labeled import Record, read_records
 from textus.data.skipping import BadRows
 from textus.finetuning.config import FinetuneConfig
@@ -109,7 +109,7 @@ def test_counts_of_what_was_merged_are_reported(tmp_path: Path, capsys: pytest.C
 
 @pytest.mark.parametrize("label", ["", "  ", None, float("nan"), [], {}, b"x"])
 def test_labels_that_name_nothing_are_refused(label: Any) -> None:
-    with raises("invalid_row", "row 7"):
+    with raises(DataError, "invalid_row", "row 7"):
         name_of(label, "row 7")
 
 
@@ -166,7 +166,7 @@ def test_the_separator_is_reported_kept_and_can_be_set(capsys: pytest.CaptureFix
     assert capsys.readouterr().err == ""
     Classification.of(MULTI, records(["a", "b"]))
     assert "no row has a bar" in capsys.readouterr().err
-    with raises("incompatible_settings"):
+    with raises(UsageError, "incompatible_settings"):
         Classification.of(ClassificationSettings(separator=","), records(["a", "b"]))
 
 
@@ -175,7 +175,7 @@ def test_a_list_of_one_label_is_that_label() -> None:
     given = records([["pos"], "['neg']", "pos"])
     task = Classification.of(ClassificationSettings(), given)
     assert [each.label for each in task.examples(given, labelled=True)] == ["pos", "neg", "pos"]
-    with raises("invalid_row", "row 1", "2"):
+    with raises(DataError, "invalid_row", "row 1", "2"):
         Classification.of(ClassificationSettings(), records([["pos"], ["pos", "neg"]]))
 
 
@@ -280,7 +280,7 @@ def test_too_few_rows_are_named_with_the_number_and_the_remedy(name: str, tmp_pa
 def test_rows_that_differ_too_little_to_be_split_are_named(name: str, tmp_path: Path) -> None:
     cls = task_class(name)
     data = written(tmp_path / "rows.jsonl", [DATA[name](n) for n in range(2)])
-    with raises("too_few_rows", "2"):
+    with raises(DataError, "too_few_rows", "2"):
         read_data(cls, cls.config(), FinetuneConfig(data, name))
 
 
@@ -332,7 +332,7 @@ def test_many_bad_rows_are_counted_and_ten_kinds_are_listed(tmp_path: Path) -> N
     rows: list[dict[str, Any]] = [{"text": f"film {n}", "label": n % 2} for n in range(60)]
     for n in range(30):  # 15 kinds of two rows
         rows[n] = {"text": f"film {n}", f"column {n % 15}": "pos"}
-    with raises("column_not_found") as caught:
+    with raises(BadRows, "column_not_found") as caught:
         read_data(
             Classification,
             ClassificationSettings(),
@@ -341,7 +341,7 @@ def test_many_bad_rows_are_counted_and_ten_kinds_are_listed(tmp_path: Path) -> N
     assert str(caught.value).count("has no field 'label'") == 10
     assert str(caught.value).count("(2 rows; also line ") == 10
     data = written(tmp_path / "all.jsonl", [{"review": "a", "label": 1}] * 3)
-    with raises("column_not_found", "3"):
+    with raises(BadRows, "column_not_found", "3"):
         read_data(
             Classification,
             ClassificationSettings(),
@@ -379,5 +379,5 @@ def test_an_answer_that_is_once_elsewhere_is_moved_there(capsys: pytest.CaptureF
     (example,) = cls.of(cls.config(), rows[:1]).examples(rows[:1], labelled=True)
     assert example.label.spans == ((22, 26),)
     assert "1 answers are not where their rows say" in capsys.readouterr().err
-    with raises("invalid_span", "'town'", "5"):
+    with raises(DataError, "invalid_span", "'town'", "5"):
         cls.of(cls.config(), rows).examples(rows, labelled=True)

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from raising import raises
 
+from textus.core.errors import DataError, UsageError
 from textus.data.batch import Batch
 from textus.data.loader import TokenLoader, fitting_context, windows
 from textus.data.token_dataset import TokenDataset, store_of, tokenize
@@ -96,7 +97,7 @@ def test_an_interrupted_pass_leaves_nothing_that_looks_whole(tmp_path: Path, tok
 
 
 def test_an_empty_split_says_so(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    with raises("empty_data"):
+    with raises(DataError, "empty_data"):
         tokenize(Texts(tmp_path, []), tokenizer)
 
 
@@ -191,13 +192,13 @@ def test_a_short_corpus_shrinks_the_context() -> None:
 
 
 def test_what_cannot_be_is_refused() -> None:
-    with raises("too_little_data"):
+    with raises(DataError, "too_little_data"):
         TokenLoader(store_of([0]), batch_size=1, context_length=4)
-    with raises("out_of_range", "4"):
+    with raises(UsageError, "out_of_range", "4"):
         TokenLoader(stream(9), batch_size=1, context_length=4, overlap=4)
-    with raises("out_of_range", "-1"):
+    with raises(UsageError, "out_of_range", "-1"):
         TokenLoader(stream(9), batch_size=1, context_length=4).batch(-1)
-    with raises("out_of_range", "9"):
+    with raises(UsageError, "out_of_range", "9"):
         list(windows([0, 1, 2], 4, 9))
 
 

@@ -118,7 +118,7 @@ def test_peft_reads_the_exported_adapters(lora: api.Run, encoder: Path, tmp_path
 
 
 def test_only_adapters_are_exported_as_adapters(encoder: Path, tmp_path: Path) -> None:
-    with raises("unsupported_model"):
+    with raises(UsageError, "unsupported_model"):
         api.export_model(encoder, to="peft", out=tmp_path / "adapter")
     assert not (tmp_path / "adapter").exists()
 
@@ -196,7 +196,7 @@ def test_wrong_words_are_named_before_anything_is_written(
 
 
 def test_adapters_are_never_passed_over_by_kernels(trained: Path, rows: Path, tmp_path: Path) -> None:
-    with raises("conflicting_options"):
+    with raises(UsageError, "conflicting_options"):
         api.finetune(
             rows, start=trained, method="lora", out=tmp_path / "run", settings=["choices.step=native"]
         )
@@ -250,6 +250,6 @@ def test_pre_training_has_patience_too(corpus: Path, story: Path, tmp_path: Path
     still = ["optim.optimiser=sgd", *STILL]
     run = api.train(built, tokenizer="char", steps=60, settings=[*small, *still], out=tmp_path / "run")
     assert run.record["steps"] < 60
-    with raises("incompatible_settings"):
+    with raises(UsageError, "incompatible_settings"):
         api.train(corpus, tokenizer="char", steps=9, settings=["train.patience=1"], out=tmp_path / "none")
     shutil.rmtree(run.path)

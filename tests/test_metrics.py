@@ -84,7 +84,7 @@ def test_what_has_no_ratio_is_refused(values: list, weights: list) -> None:
 
 
 def test_pairs_of_different_blocks_are_refused() -> None:
-    with raises("size_mismatch"):
+    with raises(UsageError, "size_mismatch"):
         paired_bootstrap([1.0], [1.0, 2.0], [1.0])
 
 
@@ -186,7 +186,7 @@ def test_distinct_over_is_the_number_of_kinds_and_its_interval_covers_it() -> No
 
 
 def test_zero_grams_are_refused() -> None:
-    with raises("out_of_range"):
+    with raises(UsageError, "out_of_range"):
         ngrams("abc", 0)
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from raising import raises
 
+from textus.core.errors import UsageError
 from textus.data.batch import Batch
 from textus.data.loader import TokenLoader
 from textus.data.token_dataset import store_of
@@ -460,9 +461,9 @@ def test_tokens_that_are_no_words_are_refused(
 ) -> None:
     words = words_of(VOCAB)
     words[i] = word
-    with raises(*says):
+    with raises(UsageError, *says):
         NGram(NGramConfig(VOCAB, END, 2)).write_arpa(tmp_path / "model.arpa", words)
-    with raises("size_mismatch", "10 tokens"):
+    with raises(UsageError, "size_mismatch", "10 tokens"):
         NGram(NGramConfig(VOCAB, END, 2)).write_arpa(tmp_path / "model.arpa", words[:-1])
     assert not (tmp_path / "model.arpa").exists()
 
@@ -471,12 +472,12 @@ def test_tokens_that_are_no_words_are_refused(
 
 
 def test_wrong_settings_and_ids_are_named() -> None:
-    with raises("out_of_range", "0"):
+    with raises(UsageError, "out_of_range", "0"):
         NGramConfig(VOCAB, END, 0)
-    with raises("unknown_id", "11"):
+    with raises(UsageError, "unknown_id", "11"):
         NGramConfig(VOCAB, VOCAB)
     model = NGram(NGramConfig(VOCAB, END, 3))
-    with raises("empty_data"):
+    with raises(UsageError, "empty_data"):
         model.update()
-    with raises("unknown_id", "12", "11"):
+    with raises(UsageError, "unknown_id", "12", "11"):
         model.count(batch_of([END, 12, 3]))

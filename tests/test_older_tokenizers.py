@@ -185,9 +185,9 @@ def test_classes_that_are_not_known_are_refused_by_name(tmp_path: Path) -> None:
     """M3."""
     folder = folder_of("GPT2Tokenizer", tmp_path)
     (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "CodeGenTokenizer"}')
-    with raises("unsupported_tokenizer", "'CodeGenTokenizer'", "GPT2Tok"):
+    with raises(TextusError, "unsupported_tokenizer", "'CodeGenTokenizer'", "GPT2Tok"):
         legacy_tokenizers.read(folder, {})
-    with raises("incomplete_model", "vocab.json"):
+    with raises(TextusError, "incomplete_model", "vocab.json"):
         load(folder)
 
 

@@ -206,5 +206,5 @@ def test_a_tokenizer_that_never_ends_is_refused(kind: str, tmp_path: Path) -> No
     """R20: a FIFO or /dev/zero as tokenizer.json blocked for ever."""
     file = llama(tmp_path / "m") / "tokenizer.json"
     os.mkfifo(file) if kind == "pipe" else file.symlink_to("/dev/zero")
-    with raises("not_a_regular_file"):
+    with raises(TextusError, "not_a_regular_file"):
         read_folder(tmp_path / "m")

@@ -15,7 +15,7 @@ from served import running
 
 from textus import api
 from textus.cli.main import main
-from textus.core.errors import DataError
+from textus.core.errors import DataError, UsageError
 from textus.data.batch import Batch
 from textus.data.bucketing import BucketLoader, real_source, sources_of
 from textus.data.corpus import Corpus, CorpusSettings, Document, build_from_documents, open_corpus
@@ -105,15 +105,15 @@ def test_duplicates_and_the_split_go_by_the_pair(tmp_path: Path) -> None:
 def test_pairs_are_never_cut_or_mixed_with_plain_texts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with raises("conflicting_options", "0.1"):
+    with raises(UsageError, "conflicting_options", "0.1"):
         made(tmp_path, {"a.jsonl": JSONL}, split="tail:0.1")
     assert made(tmp_path, {"a.jsonl": JSONL}, name="auto", split="auto").record["split"] == "hash:0.1"
     few = made(tmp_path, {"a.jsonl": JSONL.split("\n")[0] + "\n"}, name="few", split="auto")
     assert few.record["split"] == "hash:0.1"
     assert "validates" in capsys.readouterr().err
-    with raises("mixed_data"):
+    with raises(DataError, "mixed_data"):
         made(tmp_path, {"a.jsonl": JSONL, "b.txt": "plain"}, name="mixed")
-    with raises("empty_data", "source=COLUMN", "target=COLUMN"):
+    with raises(DataError, "empty_data", "source=COLUMN", "target=COLUMN"):
         made(tmp_path, {"a.jsonl": '{"source": "x"}\n'}, name="half")
 
 
@@ -239,13 +239,13 @@ def test_long_texts_are_cut_in_pairs_and_go_on_in_rows_of_their_own_without() ->
 
 
 def test_what_makes_no_pairs_is_refused() -> None:
-    with raises("size_mismatch", "203"):
+    with raises(DataError, "size_mismatch", "203"):
         BucketLoader(TARGETS, store([1, 2], 5), batch_size=1, context_length=8)
-    with raises("out_of_range", "1"):
+    with raises(UsageError, "out_of_range", "1"):
         loader(context_length=1)
-    with raises("out_of_range", "0"):
+    with raises(UsageError, "out_of_range", "0"):
         loader(batch_size=0)
-    with raises("out_of_range", "-1"):
+    with raises(UsageError, "out_of_range", "-1"):
         loader().batch(-1)
 
 
@@ -312,7 +312,7 @@ def test_plain_text_becomes_pairs_anew_each_time(objective: str) -> None:
 @pytest.mark.parametrize("objective", ["span", "prefix"])
 def test_the_shortest_context_is_told_as_it_was_asked(objective: str) -> None:
     sizes = {"objective": objective, "mask_id": 2, "batch_size": 4}
-    with raises("out_of_range", "2"):
+    with raises(UsageError, "out_of_range", "2"):
         DenoisingLoader(TARGETS, context_length=2, **sizes)
     batch = DenoisingLoader(TARGETS, context_length=3, **sizes).batch(0)
     assert batch.ids.shape[1] <= 3
@@ -321,9 +321,9 @@ def test_the_shortest_context_is_told_as_it_was_asked(objective: str) -> None:
 
 
 def test_a_tokenizer_without_a_spare_id_cannot_mark_spans() -> None:
-    with raises("unsupported_tokenizer"):
+    with raises(UsageError, "unsupported_tokenizer"):
         DenoisingLoader(TARGETS, objective="span", mask_id=END, batch_size=4, context_length=20)
-    with raises("unknown_name", "'span'"):
+    with raises(UsageError, "unknown_name", "'span'"):
         DenoisingLoader(TARGETS, objective="spam", mask_id=2, batch_size=4, context_length=20)
 
 
@@ -401,7 +401,7 @@ def test_a_run_on_pairs_resumes_to_the_same_bytes(run: api.Run) -> None:
 def test_plain_text_is_for_pretraining_and_pairs_are_not_for_a_decoder(
     corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with raises("incompatible_data"):
+    with raises(UsageError, "incompatible_data"):
         api.train(corpus, tokenizer="char", steps=2, out=tmp_path / "no")
     assert not (tmp_path / "no").exists()
     plain = made(tmp_path, {f"{n}.txt": f"the cat number {n} sat on the mat\n" * 4 for n in range(30)})

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from textus.api import train
 from textus.core.config import assign
+from textus.core.errors import UsageError
 from textus.evaluation.comparison import log_lines
 from textus.models.nn import registry
 from textus.models.nn.layers import make_feed_forward, make_norm
@@ -226,7 +227,7 @@ def test_pretrained_weights_that_do_not_fit_change_nothing(
 ) -> None:
     layer = nn.Linear(2, 3)
     before = {name: value.clone() for name, value in layer.state_dict().items()}
-    with raises(*message):
+    with raises(UsageError, *message):
         registry.load_pretrained(layer, weights)
     assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
 
@@ -335,7 +336,7 @@ def test_no_two_optimisers_are_one() -> None:
 
 
 def test_nesterov_needs_momentum() -> None:
-    with raises("incompatible_settings"):
+    with raises(UsageError, "incompatible_settings"):
         OptimSettings(optimiser="nesterov", momentum=0)
 
 
@@ -407,5 +408,5 @@ def test_schedules_are_torchs_after_the_warm_up(name: str) -> None:
     ],
 )
 def test_wrong_names_are_told_with_the_nearest(call: Callable[[], object], message: tuple[str, ...]) -> None:
-    with raises(*message):
+    with raises(UsageError, *message):
         call()

@@ -324,7 +324,7 @@ def test_what_holds_no_texts_is_refused(given: Any, linear: api.Run, trained: Pa
 
 def test_a_string_that_names_a_file_is_refused(linear: api.Run, reviews_folder: Path) -> None:
     for name in (str(reviews_folder / "rows.csv"), "nothing.csv"):
-        with raises("ambiguous_text"):
+        with raises(UsageError, "ambiguous_text"):
             linear.predict(name)
     assert len(linear.predict(["nothing.csv"])) == 1
 
@@ -344,7 +344,7 @@ def test_rows_of_python_are_learnt_from_and_measured_on(
     assert (found["rows"], found["accuracy"]["value"], found["on"]) == (n, 1, "the rows given")
     assert len(run.predict(Frame(rows))) == n
     assert textus.resume(run.path).task.labels == ["0", "1"]
-    with raises("size_mismatch", "1", "2"):
+    with raises(UsageError, "size_mismatch", "1", "2"):
         textus.finetune((["a"], [0, 1]), model="linear", out=tmp_path / "other")
     with pytest.raises(TextusError):
         textus.finetune(["a", "b"], model="linear", out=tmp_path / "other")

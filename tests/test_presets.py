@@ -12,7 +12,7 @@ from raising import raises
 from textus import tokenizers
 from textus.core.config import from_dict
 from textus.core.console import cpu_seconds
-from textus.core.errors import UsageError
+from textus.core.errors import RunError, UsageError
 from textus.core.io import read_json, write_json
 from textus.data.corpus import open_corpus
 from textus.data.token_dataset import TokenDataset, tokenize
@@ -182,13 +182,13 @@ def test_choices_of_another_run_are_taken_as_they_are(
     kept = {"precision": "float32", "attention": "fused", "step": "eager", "device": "cpu", "workers": 2}
     write_json(run / "run.json", {**read_json(run / "run.json"), "choices": kept})
     assert plan(tokenizer, store, steps=5, choices=run).choices == ComputeConfig(**kept)  # type: ignore[arg-type]
-    with raises("not_a_run", "nowhere"):
+    with raises(RunError, "not_a_run", "nowhere"):
         plan(tokenizer, store, steps=5, choices=tmp_path / "nowhere")
 
 
 def test_an_output_that_exists_is_refused(trained: Path, corpus: Path, tokenizer_path: Path) -> None:
     before = (trained / "run.json").read_bytes()
-    with raises("already_exists"):
+    with raises(UsageError, "already_exists"):
         start(corpus, tokenizer=tokenizer_path, out=trained, steps=1, assignments=list(TINY))
     assert (trained / "run.json").read_bytes() == before
 
@@ -208,7 +208,7 @@ def test_wrong_words_replace_no_finished_run(
 ) -> None:
     out = start(corpus, tokenizer=tokenizer_path, out=tmp_path / "run", steps=1, assignments=list(TINY))
     kept = (out / "model.safetensors").read_bytes()
-    with raises(*said):
+    with raises(UsageError, *said):
         start(corpus, tokenizer=tokenizer_path, out=out, steps=1, assignments=[*TINY, assignment], force=True)
     assert (out / "model.safetensors").read_bytes() == kept
 

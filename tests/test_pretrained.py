@@ -16,7 +16,7 @@ from raising import raises
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from textus.core.errors import TextusError, UsageError
+from textus.core.errors import RunError, TextusError, UsageError
 from textus.generation.engine import Engine
 from textus.generation.sampling import Sampling
 from textus.interop.folder import read_folder, write_folder
@@ -373,7 +373,7 @@ def test_what_cannot_be_exported_is_told_with_reasons(values: dict[str, Any], sa
 
 
 def test_a_family_without_a_foreign_form_is_told(tmp_path: Path) -> None:
-    with raises("unsupported_export", "'ngram'"):
+    with raises(UsageError, "unsupported_export", "'ngram'"):
         describe("ngram", {"vocab_size": V, "end_id": 0, "order": 2})
 
 
@@ -398,5 +398,5 @@ def test_a_table_that_forgets_a_tensor_is_caught(tmp_path: Path, monkeypatch: py
     whole = llama.rename
     monkeypatch.setattr(llama, "rename", lambda config: whole(config)[:-1])
     saved("llama", tmp_path)
-    with raises("tensor_unknown", "model.layers.1"):
+    with raises(RunError, "tensor_unknown", "model.layers.1"):
         read_folder(tmp_path)

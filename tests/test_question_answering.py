@@ -16,7 +16,7 @@ from raising import raises
 
 from textus import api, tokenizers
 from textus.cli.main import main
-from textus.core.errors import DataError
+from textus.core.errors import DataError, UsageError
 from textus.data.labeled import Record, read_records
 from textus.models.nn.heads import SpanHead, context_of, span_scores
 from textus.tasks.base import EncodedExample, Example, InputTemplate
@@ -174,14 +174,14 @@ def test_windows_cover_the_context_and_hold_the_answer(longest: int, stride: int
 
 
 def test_a_window_without_room_is_refused_and_a_long_question_cut(capsys: pytest.CaptureFixture[str]) -> None:
-    with raises("out_of_range"):
+    with raises(UsageError, "out_of_range"):
         rows_at(4)
     task = QuestionAnswering(QuestionAnsweringSettings(), [])
     long = Example(("Who? " * 50, CONTEXT), None, "row 1")
     rows = task.rows([long], word_tokenizer(), InputTemplate((0,), 0, 20))
     assert max(len(row.ids) for row in rows) == 20
     assert "1 of 1 questions are longer than half of 20 tokens" in capsys.readouterr().err
-    with raises("wrong_number_of_texts"):
+    with raises(UsageError, "wrong_number_of_texts"):
         task.rows([Example(("Who?",), None, "text 1")], word_tokenizer(), InputTemplate((0,), 0, 20))
 
 

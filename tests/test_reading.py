@@ -195,7 +195,7 @@ def test_an_encoding_given_wins_and_a_wrong_one_is_named(czech: api.Run, tmp_pat
     out = tmp_path / "o.csv"
     czech.predict_file(file, out=out, encoding="iso8859-5")
     assert "добры" in out.read_text("utf-8")
-    with raises("unknown_encoding", "'cp125'"):
+    with raises(UsageError, "unknown_encoding", "'cp125'"):
         czech.predict(file, encoding="cp125")
 
 
@@ -289,5 +289,5 @@ def test_a_table_on_standard_input_is_noticed(line: str, expected: bool) -> None
 def test_a_list_is_no_source_of_a_corpus(tmp_path: Path) -> None:
     from textus import api
 
-    with raises("wrong_type", "list"):
+    with raises(UsageError, "wrong_type", "list"):
         api.build_corpus(["a", "b"], out=tmp_path / "corpus")  # type: ignore[arg-type]

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from raising import raises
 
+from textus.core.errors import DataError, UsageError
 from textus.data.corpus.dialects import RowProblem
 from textus.data.corpus.tables import parse_columns
 from textus.data.labeled import read_records
@@ -48,7 +49,7 @@ def test_parquet(tmp_path: Path) -> None:
     parquet.write_table(arrow.Table.from_pylist(ROWS), tmp_path / "a.parquet")
     assert values(tmp_path / "a.parquet") == ROWS
     write(tmp_path / "b.parquet", "no table")
-    with raises("unreadable_file", "b.parquet"):
+    with raises(DataError, "unreadable_file", "b.parquet"):
         values(tmp_path / "b.parquet")
 
 
@@ -59,7 +60,7 @@ def test_columns_by_name_and_by_place(tmp_path: Path) -> None:
     assert values(bare, "0=text,1=label") == [
         {"text": "good film", "label": "5"}, {"text": "bad film", "label": "1"}
     ]  # fmt: skip
-    with raises("column_not_found", "a.csv", "'revue'", "'id'"):
+    with raises(DataError, "column_not_found", "a.csv", "'revue'", "'id'"):
         values(named, "text=revue")
 
 
@@ -72,7 +73,7 @@ def test_columns_by_name_and_by_place(tmp_path: Path) -> None:
     ],
 )
 def test_columns_that_say_nothing_are_refused(spelled: str, complaint: tuple[str, ...]) -> None:
-    with raises(*complaint):
+    with raises(UsageError, *complaint):
         parse_columns(spelled)
 
 
@@ -102,7 +103,7 @@ def test_conll_columns(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert [record.where.rpartition(": ")[2] for record in records] == ["line 3", "line 6"]
     write(path, "EU B-ORG\nrejects\n")
-    with raises("unreadable_rows", "line 2"):
+    with raises(DataError, "unreadable_rows", "line 2"):
         read_records(path)
 
 
@@ -118,7 +119,7 @@ def test_squad_json(tmp_path: Path) -> None:
         "answers": {"text": ["Ada"], "answer_start": [0]},
     }  # fmt: skip
     assert second["answers"] == {"text": [], "answer_start": []}
-    with raises("malformed_json"):
+    with raises(DataError, "malformed_json"):
         values(write(tmp_path / "b.json", json.dumps({"data": [{"title": "T", "paragraphs": [{}]}]})))
 
 
@@ -136,13 +137,13 @@ def test_squad_json(tmp_path: Path) -> None:
 def test_what_cannot_be_read_is_named(
     tmp_path: Path, name: str, text: str, complaint: tuple[str, ...]
 ) -> None:
-    with raises(*complaint) as caught:
+    with raises(DataError, *complaint) as caught:
         read_records(write(tmp_path / name, text))
     assert str(tmp_path / name) in str(caught.value)
 
 
 def test_a_file_that_is_not_there() -> None:
-    with raises("not_found", "nowhere.csv"):
+    with raises(DataError, "not_found", "nowhere.csv"):
         read_records(Path("nowhere.csv"))
 
 
@@ -197,9 +198,9 @@ def test_dialects_of_tables(
 def test_a_delimiter_that_is_given(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "text~label\na, b~1\n")
     assert read_records(path, delimiter="~")[0].values == {"text": "a, b", "label": "1"}
-    with raises("invalid_value", "'semicolon'"):
+    with raises(UsageError, "invalid_value", "'semicolon'"):
         read_records(path, delimiter="semicolo")
-    with raises("invalid_value"):
+    with raises(UsageError, "invalid_value"):
         read_records(path, delimiter='"')
 
 
@@ -224,7 +225,7 @@ def test_a_delimiter_that_is_given(tmp_path: Path) -> None:
 def test_what_breaks_the_dialect_is_refused_by_its_line(
     tmp_path: Path, name: str, text: str, complaint: tuple[str, ...]
 ) -> None:
-    with raises(*complaint):
+    with raises(DataError, *complaint):
         read_records(write(tmp_path / name, text))
 
 
@@ -251,7 +252,7 @@ def test_a_field_of_any_length(tmp_path: Path) -> None:
 
 
 def test_a_text_of_control_characters_is_refused_by_what_they_are(tmp_path: Path) -> None:
-    with raises("not_text"):
+    with raises(DataError, "not_text"):
         read_records(write(tmp_path / "a.csv", "text,label\n" + "good \x0bfilm \x1c,1\n" * 60))
 
 
@@ -262,7 +263,7 @@ def test_an_archive_with_a_password_is_refused(tmp_path: Path) -> None:
     for mark, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
         data[data.index(mark) + flags] |= 1
     (tmp_path / "a.zip").write_bytes(data)
-    with raises("unreadable_file"):
+    with raises(DataError, "unreadable_file"):
         read_records(tmp_path / "a.zip")
 
 
@@ -292,7 +293,7 @@ def test_columns_are_matched_without_case(tmp_path: Path, capsys: pytest.Capture
     assert "column 'Review' is taken for 'review'" in capsys.readouterr().err
     two = write(tmp_path / "b.csv", "Text,TEXT,text\na,b,c\n")
     assert values(two) == [{"Text": "a", "TEXT": "b", "text": "c"}]
-    with raises("duplicate_column", "'text'"):
+    with raises(UsageError, "duplicate_column", "'text'"):
         parse_columns("text=a,text=b")
 
 
@@ -309,7 +310,7 @@ def test_a_header_where_columns_are_positions(
 
 
 def test_a_position_beyond_the_columns_is_refused(tmp_path: Path) -> None:
-    with raises("column_not_found", "2", "line 1", "0"):
+    with raises(DataError, "column_not_found", "2", "line 1", "0"):
         values(write(tmp_path / "a.tsv", "a\tb\n"), "0=text,2=label")
 
 

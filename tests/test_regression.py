@@ -177,7 +177,7 @@ def test_numbers_beside_the_text_are_read(rows: Path, tmp_path: Path) -> None:
     assert [each["score"] for each in answers] == pytest.approx(
         [each["label"] for each in rows_of(80, seed=1)], abs=200
     )
-    with raises("incompatible_data", "text 1", "year"):
+    with raises(UsageError, "incompatible_data", "text 1", "year"):
         run.predict(["a grand film"])
 
 
@@ -187,7 +187,7 @@ def test_a_missing_number_is_refused_or_told(
     holes = [{**row, "year": None} if number % 3 == 0 else row for number, row in enumerate(rows_of(90))]
     data, words = written(tmp_path / "holes.jsonl", holes), {"task": "regression", "model": "gru"}
     settings = [*SMALL, "task.numeric=year"]
-    with raises("invalid_row", "line 1", "--set"):
+    with raises(DataError, "invalid_row", "line 1", "--set"):
         api.finetune(data, out=tmp_path / "run", settings=settings, **words)
     run = api.finetune(
         data, out=tmp_path / "run", epochs=1, settings=[*settings, "task.missing=mean"], **words
@@ -277,11 +277,11 @@ def test_data_that_cannot_be_learnt_is_named(
 
 def test_ratings_that_are_numbers_and_rows_that_cannot_choose_are_named(tmp_path: Path) -> None:
     many = written(tmp_path / "many.jsonl", [{"text": f"a {n}", "label": n / 7} for n in range(99)])
-    with raises("not_classes"):
+    with raises(DataError, "not_classes"):
         api.finetune(
             many, task="regression", model="gru", out=tmp_path / "run", settings=["task.kind=ordinal"]
         )
     same = written(tmp_path / "dev.jsonl", [{"text": f"b {n}", "label": 2} for n in range(9)])
-    with raises("one_class", "9", "2"):
+    with raises(DataError, "one_class", "9", "2"):
         api.finetune(many, dev=same, task="regression", model="gru", out=tmp_path / "run")
     assert not (tmp_path / "run").exists()

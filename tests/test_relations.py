@@ -225,17 +225,17 @@ def test_marks_outside_the_tokens_are_named(name: str) -> None:
     }
     values |= {"subj_type": "t", "obj_type": "t"}
     assert related(Record(values, ""), labelled=True).entities == (("t", 0, 1), ("t", 2, 3))
-    with raises("invalid_span", "2"):
+    with raises(DataError, "invalid_span", "2"):
         related(Record({**values, name: 2}, "row 1"), labelled=True)
 
 
 def test_data_without_a_relation_teaches_nothing() -> None:
-    with raises("no_labels", "1"):
+    with raises(DataError, "no_labels", "1"):
         task_of([row_of("a b", TWO, [])])
-    with raises("no_labels", "1"):
+    with raises(DataError, "no_labels", "1"):
         task_of([row_of("a b", TWO, [(0, "Other", 1)])], none="Other")
     task = task_of([row_of("a b", TWO, [(0, "r", 1)])])
-    with raises("no_labels", "1"):
+    with raises(DataError, "no_labels", "1"):
         task.can_choose(task.examples([row_of("a b", TWO, [])], labelled=True))
 
 
@@ -400,7 +400,7 @@ def test_a_pair_too_far_apart_and_a_window_too_small_are_told(capsys: pytest.Cap
     row = rows_in(task, [record], longest=40)[0]
     assert len(row.ids) == 40
     assert "2 pairs lie further apart than 40 tokens" in capsys.readouterr().err
-    with raises("out_of_range", "12"):
+    with raises(UsageError, "out_of_range", "12"):
         rows_in(task, [record], longest=12)
 
 
@@ -436,7 +436,7 @@ def test_the_head_reads_both_places_in_their_order() -> None:
     assert float(loss.total.detach()) == pytest.approx(
         float(torch.nn.functional.cross_entropy(wanted, labels).detach() * 2), abs=1e-5
     )
-    with raises("unknown_name", "pooling"):
+    with raises(UsageError, "unknown_name", "pooling"):
         RelationHead(4, 3, pooling="most")
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from raising import raises
 
+from textus.core.errors import MissingDependencyError
 from textus.reporting import plots
 from textus.reporting.format import cell, markdown, number, size, table, width
 from textus.reporting.html import Section, page, write_report
@@ -131,7 +132,7 @@ def test_the_fault_is_seen_when_planted(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_without_matplotlib_one_line_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with raises("extra_not_installed", "report"):
+    with raises(MissingDependencyError, "extra_not_installed", "report"):
         loss_curve([])
 
 

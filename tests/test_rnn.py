@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from textus import api
+from textus.core.errors import UsageError
 from textus.data.batch import Batch
 from textus.evaluation.perplexity import score_ids
 from textus.generation.sampling import Sampling, generate
@@ -202,19 +203,19 @@ def test_padding_read_by_the_second_direction_is_caught(monkeypatch: pytest.Monk
 )
 def test_two_directions_are_no_language_model(use: Callable[[RNN], Any]) -> None:
     model = made("lstm", bidirectional=True)
-    with raises("unsupported_model"):
+    with raises(UsageError, "unsupported_model"):
         use(model)
     assert model.head is None
 
 
 def test_two_directions_do_not_generate() -> None:
-    with raises("unsupported_model"):
+    with raises(UsageError, "unsupported_model"):
         generate(made("lstm", bidirectional=True), [1], Sampling(max_tokens=2), None)
     assert len(generate(made("lstm"), [1], Sampling(max_tokens=2), None)) == 2
 
 
 def test_two_directions_refuse_packed_documents() -> None:
-    with raises("incompatible_settings"):
+    with raises(UsageError, "incompatible_settings"):
         made("lstm", bidirectional=True).hidden(random_ids(4, 9), documents=DOCUMENTS)
 
 
@@ -264,7 +265,7 @@ def test_bfloat16_reads_on_from_a_cache() -> None:
 
 @pytest.mark.parametrize("words", [("float16", "plain", "eager"), ("float32", "plain", "compiled")])
 def test_unknown_arithmetic_is_named(words: tuple[str, str, str]) -> None:
-    with raises("unknown_name"):
+    with raises(UsageError, "unknown_name"):
         made("lstm").compute_with(*words)
 
 
@@ -341,7 +342,7 @@ def test_a_forget_gate_starts_open() -> None:
     ],
 )
 def test_wrong_sizes_are_named(config: dict[str, Any], message: tuple[str, ...]) -> None:
-    with raises(*message):
+    with raises(UsageError, *message):
         rnn.RNNConfig(**{"vocab_size": V, **config})
 
 

@@ -69,7 +69,7 @@ def test_a_pair_for_single_texts_is_refused(given: Any, single: api.Run, tmp_pat
 
 @pytest.mark.parametrize("given", ["a", ["a"], {"text": "a"}])
 def test_a_single_text_for_pairs_is_refused(given: Any, pairs: api.Run) -> None:
-    with raises("wrong_number_of_texts"):
+    with raises(TextusError, "wrong_number_of_texts"):
         pairs.predict(given)
 
 
@@ -102,7 +102,7 @@ def test_rows_of_files_are_refused_too(
 
 
 def test_one_row_of_another_form_is_named(single: api.Run) -> None:
-    with raises("wrong_number_of_texts", "row 25"):
+    with raises(DataError, "wrong_number_of_texts", "row 25"):
         single.predict([*reviews(), paired(reviews(1))[0]])
 
 
@@ -113,9 +113,9 @@ def test_regression_and_further_tasks_have_it_too(tmp_path: Path) -> None:
         file, task="regression", model="gru", epochs=4, settings=SMALL, out=tmp_path / "run",
         extra_tasks=[f"tone:classification={also}"],
     )  # fmt: skip
-    with raises("wrong_number_of_texts"):
+    with raises(UsageError, "wrong_number_of_texts"):
         run.predict("good", task="regression")
-    with raises("wrong_number_of_texts", "2"):
+    with raises(UsageError, "wrong_number_of_texts", "2"):
         run.predict([("good", "bad")], task="tone")
     assert run.predict("good", task="tone")["label"] in (0, 1)
 

@@ -9,6 +9,7 @@ import pytest
 from raising import raises
 
 from textus import tokenizers
+from textus.core.errors import RunError, TextusError
 from textus.core.io import read_json, write_json
 from textus.runs.store import open_run
 from textus.training.pretrain import recorded_corpus
@@ -43,14 +44,14 @@ def test_resume_refuses_another_corpus_and_another_tokenizer(trained: Path, tmp_
     record = read_json(run / "run.json")
     corpus = {**record["corpus"], "path": str(other)}
     write_json(run / "run.json", {**record, "corpus": corpus})
-    with raises("data_changed"):
+    with raises(TextusError, "data_changed"):
         resume(run)
     write_json(run / "run.json", {**record, "corpus": {**corpus, "path": str(tmp_path / "gone")}})
-    with raises("not_found", "gone"):
+    with raises(TextusError, "not_found", "gone"):
         resume(run)
     write_json(run / "run.json", record)
     tokenizers.train("char", ["quite another"]).save(run)
-    with raises("data_changed"):
+    with raises(TextusError, "data_changed"):
         resume(run)
 
 
@@ -64,11 +65,11 @@ def test_a_run_whose_corpus_was_moved_is_resumed_from_where_it_is_now(
     (run / "model.safetensors").unlink()
     record = read_json(run / "run.json")
     write_json(run / "run.json", {**record, "corpus": {**record["corpus"], "path": str(tmp_path / "gone")}})
-    with raises("not_found", "gone"):
+    with raises(RunError, "not_found", "gone"):
         resume(run)
     (tmp_path / "other.txt").write_text("Quite another text, of a few words. " * 9)
     other = build_corpus(tmp_path / "other.txt", out=tmp_path / "other").path
-    with raises("data_changed"):
+    with raises(RunError, "data_changed"):
         resume(run, corpus=other)
     moved = Path(shutil.copytree(corpus, tmp_path / "moved"))
     resume(run, corpus=moved)

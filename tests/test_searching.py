@@ -19,7 +19,7 @@ from raising import raises
 
 from textus import api
 from textus.cli.main import main
-from textus.core.errors import DataError, RunError
+from textus.core.errors import DataError, RunError, UsageError
 from textus.data.passages import LONGEST, OVERLAP, Passage, cut, read_passages
 from textus.pipelines import search_index
 from textus.pipelines.search_index import Index, fused, terms
@@ -175,7 +175,7 @@ def test_weights_that_were_changed_are_seen(copied: Path) -> None:
     file.unlink()
     data[-1] ^= 1
     file.write_bytes(data)
-    with raises("damaged"):
+    with raises(RunError, "damaged"):
         api.open_index(copied).search(["gold"])
 
 
@@ -186,33 +186,33 @@ def test_a_query_with_another_model_is_refused(copied: Path, run: api.Run, tmp_p
     shutil.copytree(other.path, copied / "run")
     index = api.open_index(copied)
     assert index.search(["gold"], mode="bm25")[0]
-    with raises("data_changed"):
+    with raises(RunError, "data_changed"):
         index.search(["gold"], mode="dense")
 
 
 def test_what_it_was_not_built_for_is_refused(pages: Path, both: Index, tmp_path: Path) -> None:
     index = api.build_index(pages, out=tmp_path / "words", bm25=True)
-    with raises("option_not_applicable", "bm25", "dense"):
+    with raises(UsageError, "option_not_applicable", "bm25", "dense"):
         index.search(["gold"], mode="dense")
-    with raises("unknown_name", "'dense'"):
+    with raises(UsageError, "unknown_name", "'dense'"):
         both.search(["gold"], mode="dens")
-    with raises("out_of_range", "0"):
+    with raises(UsageError, "out_of_range", "0"):
         both.search(["gold"], k=0)
-    with raises("missing_argument"):
+    with raises(UsageError, "missing_argument"):
         api.build_index(pages, out=tmp_path / "none")
-    with raises("already_exists"):
+    with raises(UsageError, "already_exists"):
         api.build_index(pages, out=tmp_path / "words", bm25=True)
-    with raises("not_an_index"):
+    with raises(RunError, "not_an_index"):
         api.open_index(tmp_path)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "index.json").write_text("{}")
-    with raises("already_exists", "index"):
+    with raises(UsageError, "already_exists", "index"):
         api.build_index(pages, out=tmp_path / "full", bm25=True, force=True)
     assert api.build_index(pages, out=tmp_path / "words", bm25=True, force=True).way == "bm25"
 
 
 def test_a_run_that_counts_makes_no_vectors(pages: Path, counted: Path, tmp_path: Path) -> None:
-    with raises("unsupported_model"):
+    with raises(UsageError, "unsupported_model"):
         api.build_index(pages, out=tmp_path / "index", run=counted)
     assert not (tmp_path / "index").exists()
 
@@ -225,11 +225,11 @@ def test_texts_that_are_left_out_are_told(tmp_path: Path, capsys: pytest.Capture
     assert "1 of 4 texts are empty" in said
     assert "1 of 4 texts are repeated" in said
     (tmp_path / "blank.txt").write_text(" \n\n")
-    with raises("empty_data"):
+    with raises(DataError, "empty_data"):
         read_passages(tmp_path / "blank.txt")
-    with raises("column_not_found", "'text'", "'q'"):
+    with raises(DataError, "column_not_found", "'text'", "'q'"):
         read_passages(written(tmp_path / "q.jsonl", [{"q": "a"}]))
-    with raises("invalid_row", "text", "int", "3"):
+    with raises(DataError, "invalid_row", "text", "int", "3"):
         read_passages(written(tmp_path / "n.jsonl", [{"text": 3}]))
 
 
@@ -337,9 +337,9 @@ def test_one_query_is_not_taken_for_a_list_of_letters(both: Index) -> None:
     """U4: a string is one query and has one list of results."""
     assert both.search("gold") == both.search(["gold"])[0]
     assert both.search([]) == []
-    with raises("wrong_type", "1", "int", "'3'"):
+    with raises(UsageError, "wrong_type", "1", "int", "'3'"):
         both.search([3])
-    with raises("wrong_type"):
+    with raises(UsageError, "wrong_type"):
         both.search([("gold", "ship")])
 
 
@@ -356,7 +356,7 @@ def test_an_index_is_measured_on_questions(both: Index, tmp_path: Path) -> None:
     hits[0] = hits[0] / 2  # type: ignore[call-overload]
     assert found["queries"] == 30
     assert found["recall@1"]["value"] == pytest.approx(np.mean(hits))
-    with raises("not_found", "line 1", "'nowhere'"):
+    with raises(DataError, "not_found", "line 1", "'nowhere'"):
         both.evaluate(written(tmp_path / "bad.jsonl", [{"text": "a", "document": "nowhere"}]))
 
 

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from textus.api import Run, export_model, finetune, import_model, open_run
 from textus.cli.main import main
+from textus.core.errors import TextusError
 from textus.pipelines.search_index import Index
 
 TEXTS = ["a cat sat", "the dog, it ran away", "x", "a " * 40 + "cat"]
@@ -195,20 +196,20 @@ def test_what_is_not_known_is_refused(
     pooling: dict[str, Any], more: list[str], part: tuple[str, ...], tmp_path: Path
 ) -> None:
     """M2: unknown modules and modes are named."""
-    with raises(*part):
+    with raises(TextusError, *part):
         imported(folder_of(tmp_path / "m", pooling, *more))
 
 
 def test_a_dense_module_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "m", {SWITCHES["cls"]: True}, "Dense")
     (folder / "2_Dense" / "model.safetensors").rename(folder / "2_Dense" / "pytorch_model.bin")
-    with raises("unsafe_file", "2_Dense/pytorch_model.bin"):
+    with raises(TextusError, "unsafe_file", "2_Dense/pytorch_model.bin"):
         imported(folder)
     for path in (folder / "2_Dense").iterdir():
         path.unlink()
     (folder / "2_Dense").rmdir()
     dense(folder / "2_Dense", "Softmax")
-    with raises("unsupported_setting", "'Softmax'"):
+    with raises(TextusError, "unsupported_setting", "'Softmax'"):
         imported(folder)
 
 
@@ -263,14 +264,14 @@ def test_weights_that_are_no_numbers_are_refused_by_name(value: float, tmp_path:
     """NaN weights were imported in silence, and vectors of NaN written."""
     folder = folder_of(tmp_path / "m", {"pooling_mode_mean_tokens": True}, "Normalize")
     spoil(folder / "model.safetensors", "encoder.layer.1.output.dense.weight", value)
-    with raises("invalid_weights", "1"):
+    with raises(TextusError, "invalid_weights", "1"):
         imported(folder)
 
 
 def test_a_dense_that_is_no_number_is_refused_by_name(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "m", {"pooling_mode_mean_tokens": True}, "Dense")
     spoil(folder / "2_Dense" / "model.safetensors", "linear.bias", float("nan"))
-    with raises("invalid_weights", "linear.bias", "1"):
+    with raises(TextusError, "invalid_weights", "linear.bias", "1"):
         imported(folder)
 
 
@@ -281,7 +282,7 @@ def test_a_run_that_computes_nan_gives_no_vector_and_no_answer(tmp_path: Path) -
     with torch.no_grad():
         next(iter(run.model.blocks)).attention_norm.weight[0] = float("nan")
     for answer in (lambda: run.embed(TEXTS), lambda: run.predict([("a cat", "a dog")])):
-        with raises("invalid_weights") as caught:
+        with raises(TextusError, "invalid_weights") as caught:
             answer()
         assert "\n" not in str(caught.value)
 

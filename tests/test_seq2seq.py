@@ -13,6 +13,7 @@ from raising import raises
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from textus.core.errors import UsageError
 from textus.data.batch import Batch
 from textus.data.bucketing import sources_of
 from textus.generation.engine import Engine
@@ -337,7 +338,7 @@ def test_dropout_follows_from_the_batch_alone(input_feeding: bool) -> None:
     ],
 )
 def test_wrong_words_are_named(config: dict[str, Any], message: tuple[str, ...]) -> None:
-    with raises(*message):
+    with raises(UsageError, *message):
         Seq2SeqConfig(**{"vocab_size": V, **config})
 
 

@@ -15,6 +15,7 @@ import pytest
 from raising import raises
 from served import remembering
 
+from textus.core.errors import UsageError
 from textus.serving import create_app
 from textus.serving.app import listen
 
@@ -77,18 +78,18 @@ def test_a_port_in_use_names_a_free_one() -> None:
     ],
 )
 def test_addresses_that_cannot_be_bound(host: str, port: int, says: tuple[str, ...]) -> None:
-    with raises(*says):
+    with raises(UsageError, *says):
         listen(host, port)
 
 
 def test_nothing_to_serve_and_two_of_one_name() -> None:
     before = threading.active_count()
-    with raises("missing_argument"):
+    with raises(UsageError, "missing_argument"):
         create_app([])
-    with raises("duplicate_name"):
+    with raises(UsageError, "duplicate_name"):
         create_app([remembering("a"), remembering("a")])
     encoder = remembering("e")
     encoder.model.can_generate = False
-    with raises("unsupported_model", "e", "Remembering"):
+    with raises(UsageError, "unsupported_model", "e", "Remembering"):
         create_app([encoder])
     assert threading.active_count() == before

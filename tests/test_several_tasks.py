@@ -380,7 +380,7 @@ def test_resume_refuses_other_rows_of_any_task(folder: Path, tmp_path: Path) -> 
     data = written(tmp_path / "tagged.jsonl", tagged(40))
     run = learnt(folder, tmp_path / "run", epochs=1, extra_tasks=[f"tagging={data}"])
     written(data, tagged(41))
-    with raises("data_changed", "tagged.jsonl"):
+    with raises(RunError, "data_changed", "tagged.jsonl"):
         api.prove_resume(run.path)
 
 
@@ -450,7 +450,7 @@ def test_vectors_are_those_of_the_similarity_that_was_learnt(folder: Path, tmp_p
     assert found == pytest.approx(expected, abs=1e-6)
     assert abs(found - mean).max() > 0.01
     assert vectors(*reader(run.path), texts) == pytest.approx(expected, abs=1e-6)
-    with raises("option_not_applicable", "sts"):
+    with raises(UsageError, "option_not_applicable", "sts"):
         run.embed(texts, settings=["pooling=cls"])
 
 
@@ -495,7 +495,7 @@ def test_runs_with_several_tasks_answer_one_of_them_together(
     for number, each in enumerate(together):
         mean = sum(member[number]["probabilities"]["good"] for member in members) / 2
         assert each["probabilities"]["good"] == pytest.approx(mean, abs=1e-5)
-    with raises("wrong_task", "'tagging'"):
+    with raises(UsageError, "wrong_task", "'tagging'"):
         api.predict_together([several, alone], texts, task="tagging")
     found = api.evaluate_together(
         [several, several], folder / "tagged-test.jsonl", ensemble="soup", task="tagging", baselines=False

@@ -245,11 +245,11 @@ def test_scores_are_learnt_on_their_scale(tuned: api.Run, tmp_path: Path) -> Non
     gold = [row["score"] for row in rows]
     assert found["mae"]["value"] < sklearn.mean_absolute_error(gold, [3.0] * len(gold)) / 1.5
     assert answers == [each["score"] for each in tuned.predict(written(tmp_path / "few.jsonl", rows[:50]))]
-    with raises("wrong_number_of_texts", "text 1"):
+    with raises(UsageError, "wrong_number_of_texts", "text 1"):
         tuned.predict(["red green"])
-    with raises("mixed_data"):
+    with raises(DataError, "mixed_data"):
         tuned.predict([("red green", "blue"), "red"])
-    with raises("option_not_applicable", "pooling=cls", "similarity"):
+    with raises(UsageError, "option_not_applicable", "pooling=cls", "similarity"):
         tuned.task_as("similarity", ["pooling=cls"])
 
 
@@ -295,10 +295,10 @@ def test_data_that_cannot_be_learnt_is_named(
 def test_negatives_in_some_rows_and_rows_that_cannot_choose_are_named(tmp_path: Path) -> None:
     rows = belonging(40)
     rows[7] = {name: rows[7][name] for name in ("text", "text_pair")}
-    with raises("mixed_data", "2", "3"):
+    with raises(DataError, "mixed_data", "2", "3"):
         learnt(rows, tmp_path / "run")
     dev = written(tmp_path / "dev.jsonl", [{**row, "score": 2} for row in scored(9, seed=3)])
-    with raises("one_class", "2"):
+    with raises(DataError, "one_class", "2"):
         learnt(scored(40), tmp_path / "run", dev=dev)
 
 
@@ -339,5 +339,5 @@ def test_a_short_list_and_an_empty_one_have_found_nothing_more() -> None:
     told = ranking.ranked([["a"], []], [{"a": 1.0, "b": 1.0}, {"c": 1.0}])
     assert told["recall@10"]["value"] == 0.25
     assert told["mrr@10"]["value"] == 0.5
-    with raises("empty_data"):
+    with raises(UsageError, "empty_data"):
         ranking.ranked([["a"]], [{}])

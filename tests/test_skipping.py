@@ -15,7 +15,7 @@ from raising import raises
 import textus
 from textus import api
 from textus.cli.main import main
-from textus.core.errors import DataError
+from textus.core.errors import DataError, UsageError
 
 WRONG = ['{"text": "film', '{"label": 1}', '{"text": 3, "label": 0}']
 """A line that cannot be read, a row without a text, and one whose text is none."""
@@ -119,7 +119,7 @@ def test_ragged_lines_of_a_csv_and_files_of_a_folder(
 
 
 def test_it_goes_with_files(linear: api.Run, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with raises("option_not_applicable"):
+    with raises(UsageError, "option_not_applicable"):
         linear.predict(["a"], skip_invalid="all")
     assert main(["predict", str(linear.path), "a text", "--skip-invalid", "all"]) == 2
     assert main(["compare", str(trained), str(trained), "--skip-invalid", "all"]) == 2

@@ -17,6 +17,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from test_finetuning import SMALL, sentences, training_of
 
 from textus import api
+from textus.core.errors import UsageError
 from textus.finetuning import data as reading
 from textus.finetuning import solved
 from textus.finetuning.config import FinetuneConfig
@@ -98,7 +99,7 @@ def test_chance_chooses_nothing() -> None:
 def test_patience_with_the_last_weights_is_refused(tmp_path: Path) -> None:
     data = written(tmp_path / "rows.jsonl", sentences(60))
     said = [*SMALL, "train.keep=last", "train.patience=2"]
-    with raises("incompatible_settings", "train.keep=last"):
+    with raises(UsageError, "incompatible_settings", "train.keep=last"):
         api.finetune(data, model="gru", out=tmp_path / "run", settings=said)
 
 

@@ -21,6 +21,7 @@ from raising import raises
 import textus
 from textus.cli.main import main
 from textus.core.console import printable
+from textus.core.errors import DataError
 from textus.data.corpus import CorpusSettings, build
 from textus.data.labeled import read_records
 
@@ -191,7 +192,7 @@ def test_packed_files_are_read(tmp_path: Path, suffix: str, pack: object) -> Non
     files = {f"a.txt.{suffix}": SIMPLIFIED.encode("gb18030"), f"b.csv.{suffix}": b"text\nrow\n"}
     packed = {name: pack(data) for name, data in files.items()}  # type: ignore[operator]
     assert texts(made(tmp_path, packed)) == [SIMPLIFIED, "row"]
-    with raises("empty_data", "2"):
+    with raises(DataError, "empty_data", "2"):
         made(tmp_path, {name: data[:12] for name, data in packed.items()}, "damaged")
 
 

@@ -18,7 +18,7 @@ from torch import nn
 
 from textus import api
 from textus.cli.main import main
-from textus.core.errors import DataError
+from textus.core.errors import DataError, UsageError
 from textus.data.labeled import Record, read_records
 from textus.metrics.entities import bio, entity_scores, scheme_counts, spans, token_scores
 from textus.models.nn.heads import CRF, IGNORED
@@ -316,7 +316,7 @@ def test_too_many_tags_are_no_tags(tmp_path: Path) -> None:
         tmp_path / "r.jsonl",
         [{"tokens": ["a"] * 9, "tags": [f"{n}.{k}" for k in range(9)]} for n in range(200)],
     )
-    with raises("not_classes", "0.0"):
+    with raises(DataError, "not_classes", "0.0"):
         api.finetune(data, task="tagging", model="lstm", out=tmp_path / "run")
 
 
@@ -547,9 +547,9 @@ def test_the_command_line_shows_entities(
 
 
 def test_wrong_words_are_named(rows: Path, tuned: api.Run, tmp_path: Path) -> None:
-    with raises("invalid_value", "'auto'", "'token'"):
+    with raises(UsageError, "invalid_value", "'auto'", "'token'"):
         api.finetune(rows, task="tagging", model="gru", out=tmp_path / "r", settings=["task.unit=charcter"])
-    with raises("wrong_number_of_texts", "text 1", "2"):
+    with raises(UsageError, "wrong_number_of_texts", "text 1", "2"):
         tuned.predict([("a", "b")])
 
 

@@ -17,6 +17,7 @@ from sklearn.metrics import accuracy_score, r2_score
 
 from textus import api
 from textus.cli.main import main
+from textus.core.errors import UsageError
 from textus.tasks.inference import read
 
 SMALL = ["model.n_layer=1", "model.d_model=16"]
@@ -148,18 +149,18 @@ def records(path: Path) -> Any:
 
 
 def test_runs_of_different_kinds_are_refused(folder: Path, trained: Path, tmp_path: Path) -> None:
-    with raises("runs_differ"):
+    with raises(UsageError, "runs_differ"):
         api.compare([folder / "one", trained], on=folder / "test.jsonl")
     rows = [{"text": f"n {i % 7}", "score": i % 7} for i in range(40)]
     data = written(tmp_path / "r.jsonl", rows)
     other = api.finetune(
         data, dev=data, task="regression", model="gru", epochs=1, settings=SMALL, out=tmp_path / "run"
     )
-    with raises("runs_differ", "one", "classification", "run"):
+    with raises(UsageError, "runs_differ", "one", "classification", "run"):
         api.compare([folder / "one", other], on=folder / "test.jsonl")
-    with raises("missing_argument"):
+    with raises(UsageError, "missing_argument"):
         api.compare([folder / "one"], on=folder / "test.jsonl")
-    with raises("missing_argument"):
+    with raises(UsageError, "missing_argument"):
         api.compare([folder / "one", folder / "two"])
 
 

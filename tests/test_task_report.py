@@ -16,6 +16,7 @@ from test_report import Reader
 
 from textus import api
 from textus.cli.main import main
+from textus.core.errors import UsageError
 from textus.metrics.calibration import BINS, brier, calibration_error, reliability
 from textus.metrics.classification import single_label
 from textus.tasks.base import Task
@@ -115,7 +116,7 @@ def test_a_slice_keeps_to_its_rows_where_some_are_left_out(run: api.Run, tmp_pat
 
 
 def test_a_column_that_is_not_there_is_named_with_those_that_are(run: api.Run, folder: Path) -> None:
-    with raises("column_not_found", "sorce", "length"):
+    with raises(UsageError, "column_not_found", "sorce", "length"):
         run.evaluate_task(folder / "test.jsonl", by=["sorce"], baselines=False)
 
 

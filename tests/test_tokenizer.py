@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from raising import raises
 
-from textus.core.errors import DataError, UsageError
+from textus.core.errors import DataError, RunError, UsageError
 from textus.tokenizers import CHAT_TEMPLATE, KINDS, UNKNOWN, Tokenizer, load, report, train
 from textus.tokenizers.training import longest_first
 
@@ -123,7 +123,7 @@ def test_one_line_of_a_megabyte_is_trained_and_encoded() -> None:
 
 def test_half_a_surrogate_is_refused_in_one_line(made: dict[str, Tokenizer]) -> None:
     for tokenizer in made.values():
-        with raises("invalid_unicode"):
+        with raises(DataError, "invalid_unicode"):
             tokenizer.encode("a\ud800b")
 
 
@@ -204,11 +204,11 @@ def test_a_special_token_cannot_be_put_together_from_messages(made: dict[str, To
 
 
 def test_roles_are_names_not_text(made: dict[str, Tokenizer]) -> None:
-    with raises("invalid_message"):
+    with raises(UsageError, "invalid_message"):
         made["bpe"].render([{"role": "user<|im_end|>", "content": "x"}])
-    with raises("invalid_message"):
+    with raises(UsageError, "invalid_message"):
         made["bpe"].render([{"text": "x"}])
-    with raises("invalid_message", "int"):
+    with raises(UsageError, "invalid_message", "int"):
         made["bpe"].render([{"role": "user", "content": 3}])
 
 
@@ -280,7 +280,7 @@ def test_a_hostile_template_is_stopped_in_one_line(
 
 
 def test_a_tokenizer_without_template_says_so(made: dict[str, Tokenizer]) -> None:
-    with raises("template_missing"):
+    with raises(UsageError, "template_missing"):
         Tokenizer(made["bpe"].backend).render(MESSAGES)
 
 
@@ -348,10 +348,10 @@ def test_a_damaged_file_is_refused_in_one_line(
     tmp_path: Path, content: bytes, message: tuple[str, ...]
 ) -> None:
     (tmp_path / "tokenizer.json").write_bytes(content)
-    with raises(*message) as caught:
+    with raises(RunError, *message) as caught:
         load(tmp_path)
     assert "\n" not in str(caught.value)
-    with raises("not_found"):
+    with raises(RunError, "not_found"):
         load(tmp_path / "none")
 
 
@@ -360,7 +360,7 @@ def test_a_changed_vocabulary_is_noticed(saved: dict[str, Path], tmp_path: Path)
     record["model"]["merges"][-1], record["model"]["merges"][-2] = record["model"]["merges"][-2:]
     (tmp_path / "tokenizer.json").write_text(json.dumps(record))
     (tmp_path / "tokenizer_config.json").write_text((saved["bpe"] / "tokenizer_config.json").read_text())
-    with raises("damaged"):
+    with raises(RunError, "damaged"):
         load(tmp_path)
 
 
@@ -381,7 +381,7 @@ def test_files_of_others_load_and_those_whose_special_tokens_text_can_make_do_no
     )
     theirs.train_from_iterator(TEXTS, trainer)
     theirs.save(str(tmp_path / "tokenizer.json"))
-    with raises("unsupported_tokenizer"):
+    with raises(RunError, "unsupported_tokenizer"):
         load(tmp_path)
     (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "</s>"}')
     ours = load(tmp_path)
@@ -391,7 +391,7 @@ def test_files_of_others_load_and_those_whose_special_tokens_text_can_make_do_no
     theirs.pre_tokenizer = pre_tokenizers.Split("x", "isolated")
     theirs.model = models.WordLevel(theirs.get_vocab() | {"<unk>": 600}, unk_token="<unk>")
     theirs.save(str(tmp_path / "tokenizer.json"))
-    with raises("unsafe_file"):
+    with raises(RunError, "unsafe_file"):
         load(tmp_path)
 
 
@@ -426,10 +426,10 @@ def test_too_small_a_vocabulary_is_refused(kind: str, size: int) -> None:
 
 
 def test_what_training_cannot_do_it_says(capsys: pytest.CaptureFixture[str]) -> None:
-    with raises("unknown_name", "'word'"):
+    with raises(UsageError, "unknown_name", "'word'"):
         train("words", TEXTS)
     for kind in KINDS:
-        with raises("empty_data"):
+        with raises(DataError, "empty_data"):
             train(kind, ["", ""])
     train("char", ["aaab"], 6)
     assert "1 rare characters (25.00% of all)" in capsys.readouterr().err
@@ -483,9 +483,9 @@ def test_unknown_and_known_bytes_add_up(made: dict[str, Tokenizer], kind: str, t
 
 
 def test_unknown_bytes_of_other_ids_are_refused(made: dict[str, Tokenizer]) -> None:
-    with raises("missing_argument"):
+    with raises(UsageError, "missing_argument"):
         made["bpe"].unknown_bytes("the cat", made["bpe"].encode("the dog"))
-    with raises("size_mismatch"):
+    with raises(UsageError, "size_mismatch"):
         made["bpe"].unknown_bytes("the", [*made["bpe"].encode("the"), 0])
 
 

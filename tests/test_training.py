@@ -23,7 +23,7 @@ from raising import raises
 from safetensors.torch import load_file, save_file
 
 from textus import tokenizers
-from textus.core.errors import TrainingError
+from textus.core.errors import TrainingError, UsageError
 from textus.core.hardware import reset_peak_memory
 from textus.core.io import read_json
 from textus.core.rng import counter_seed
@@ -166,13 +166,13 @@ def test_a_batch_without_targets_is_refused() -> None:
     model, _ = made(SETTINGS)
     batch = ragged()
     batch.weights *= 0
-    with raises("too_little_data"):
+    with raises(TrainingError, "too_little_data"):
         GradientAccumulator(model, 1).compute(batch, 1)
 
 
 def test_workers_and_dropout_do_not_go_together() -> None:
     model, _ = made(SETTINGS, dropout=0.1)
-    with raises("conflicting_options", "2"):
+    with raises(UsageError, "conflicting_options", "2"):
         GradientAccumulator(model, 2)
 
 
@@ -420,7 +420,7 @@ def test_not_a_number_stops_and_names_step_batch_and_last_good_checkpoint(tmp_pa
 @pytest.mark.parametrize("choices", [ComputeConfig(), pytest.param(NATIVE, marks=needs_kernels)])
 def test_a_rate_far_too_high_ends_in_that_error(tmp_path: Path, choices: ComputeConfig) -> None:
     optim = OptimSettings(optimiser="sgd", rate=1e38, clip=1e38)
-    with raises("training_diverged"):
+    with raises(TrainingError, "training_diverged"):
         taught(new_run(tmp_path / "run"), replace(SETTINGS, optim=optim), choices)
 
 
@@ -434,7 +434,7 @@ def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path) -> None:
                 model.embedding.weight[V] = float("inf")  # type: ignore[operator, union-attr]
         return model.loss(batch)
 
-    with raises("training_diverged", "5", "7", "step 3"):
+    with raises(TrainingError, "training_diverged", "5", "7", "step 3"):
         taught(run, loss=poison, evaluate=None, shape={"vocab_size": V + 1})
     assert run.steps() == [3]
 
@@ -538,7 +538,7 @@ def test_a_full_disk_in_the_middle_is_one_line_and_loses_nothing(
 
     with monkeypatch.context() as change:
         change.setattr("textus.runs.store.save_file", full)
-        with raises("disk_full", "step 3"):
+        with raises(TrainingError, "disk_full", "step 3"):
             taught(run)
     assert taught(run) == whole
 

@@ -351,7 +351,7 @@ def test_unknown_choices_are_refused(choice: tuple[str, str, str], message: str)
     "option", [{"norm": "layer"}, {"bias": True}, {"activation": "gelu"}, {"position": "none"}]
 )
 def test_the_kernels_say_what_they_do_not_have(option: dict[str, Any]) -> None:
-    with raises("unsupported_kernel"):
+    with raises(UsageError, "unsupported_kernel"):
         drawn(**option).compute_with("bfloat16", "plain", "native")
 
 

@@ -19,7 +19,7 @@ from raising import raises
 
 from textus import api
 from textus.cli.main import main
-from textus.core.errors import RunError, UsageError
+from textus.core.errors import DataError, RunError, UsageError
 from textus.core.io import sha256
 from textus.core.locks import alone_in
 from textus.finetuning.config import FinetuneConfig
@@ -129,10 +129,10 @@ def test_killed_it_goes_on_to_what_it_would_have_found(
 
 
 def test_another_search_is_not_mixed_in(data: Path, search: dict[str, Any], tmp_path: Path) -> None:
-    with raises("data_changed"):
+    with raises(RunError, "data_changed"):
         api.tune(data, out=search["out"], trials=9, model="gru", search=SEARCH[:2], settings=FIXED)
     (tmp_path / "notes.txt").write_text("mine")
-    with raises("already_exists"):
+    with raises(UsageError, "already_exists"):
         api.tune(data, out=tmp_path, model="gru")
 
 
@@ -211,9 +211,9 @@ def test_hopeless_trials_are_stopped_early(
 
 
 def test_a_search_in_which_all_fails_says_why(data: Path, tmp_path: Path) -> None:
-    with raises("all_trials_failed", "'rat'"):
+    with raises(RunError, "all_trials_failed", "'rat'"):
         api.tune(data, out=tmp_path / "out", trials=2, model="gru", epochs=1, search=["optim.rat=1e-3..1e-2"])
-    with raises("not_found", "nowhere"):
+    with raises(DataError, "not_found", "nowhere"):
         api.tune(tmp_path / "nowhere.csv", out=tmp_path / "other", trials=2, model="gru")
 
 
@@ -259,7 +259,7 @@ def test_lists_of_a_file_are_its_values(listed: str, spelled: tuple[str, ...], t
 def test_a_list_of_one_leaves_nothing_to_search(tmp_path: Path) -> None:
     file = tmp_path / "space.toml"
     file.write_text('"model.words" = [[1, 2]]\n')
-    with raises("invalid_value"):
+    with raises(UsageError, "invalid_value"):
         search_space(FinetuneConfig(Path("x"), "classification", family="linear"), file, [])
 
 

@@ -19,6 +19,7 @@ from served import running
 from test_gguf import finish, in_pairs, names
 
 from textus.api import Run, export_model, import_model
+from textus.core.errors import RunError
 from textus.generation.engine import Engine
 from textus.generation.sampling import Sampling, choose, generate, in_reach
 from textus.interop import folder
@@ -238,14 +239,14 @@ def test_what_no_file_says_the_template_tells(hub: Path, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("said", ["<|eot_id|>", [TEXT, "4"], True, 1.0, {"id": 4}])
 def test_ends_that_are_no_ids_are_refused(said: Any, hub: Path, tmp_path: Path) -> None:
-    with raises("damaged") as caught:
+    with raises(RunError, "damaged") as caught:
         import_model(edited(hub, tmp_path / "hub", eos_token_id=said), out=tmp_path / "run")
     assert repr(said) in str(caught.value)
 
 
 def test_ends_that_are_no_ids_are_refused_in_gguf_too(theirs: Any, tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "m.gguf", theirs, eos_token_id=TEXT, eot_token_id="<|eot_id|>")
-    with raises("damaged", "m.gguf", "tokenizer.ggml.eot_token_id", "'<|eot_id|>'"):
+    with raises(RunError, "damaged", "m.gguf", "tokenizer.ggml.eot_token_id", "'<|eot_id|>'"):
         import_model(path, out=tmp_path / "run")
 
 
@@ -268,7 +269,7 @@ def test_ends_changed_in_a_run_are_refused(hub: Path, tmp_path: Path) -> None:
     path = tmp_path / "run" / "tokenizer_config.json"
     path.write_text(path.read_text().replace(f"{TOOL}\n", f"{len(PIECES)}\n"))
     assert str(len(PIECES)) in path.read_text(), tokenizer.end_ids
-    with raises("damaged", "textus_end_ids"):
+    with raises(RunError, "damaged", "textus_end_ids"):
         load(tmp_path / "run")
 
 

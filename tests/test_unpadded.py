@@ -295,11 +295,11 @@ def test_what_the_kernels_cannot_compute_is_told() -> None:
     ):
         with pytest.raises(UsageError, match=said):
             encoder(**wrong).compute_with("bfloat16", "plain", "unpadded")
-    with raises("unsupported_kernel"):
+    with raises(UsageError, "unsupported_kernel"):
         encoder().compute_with("float32", "plain", "unpadded")
     model = encoder()
     adapt(model, LoRASettings(dropout=0.1))
-    with raises("unsupported_kernel"):
+    with raises(UsageError, "unsupported_kernel"):
         model.compute_with("bfloat16", "plain", "unpadded")
     assert build("lstm", {"vocab_size": 9, "d_model": 8}).why_not_unpadded()
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
 import textus
+from textus.core.errors import UsageError
 from textus.data.batch import Batch
 from textus.models.nn.recurrent import Recurrent
 from textus.models.nn.vae_modules import RecurrentEncoder, apart
@@ -263,7 +264,7 @@ def test_the_score_is_of_the_same_bound_whatever_the_neighbours(good: VAE) -> No
     assert kind == "bound"
     torch.testing.assert_close(nats.sum(1), turned.sum(1).flip(0))
     assert float(single.mean()) <= float(nats.sum(1).mean()) + 0.5
-    with raises("incompatible_settings"):
+    with raises(UsageError, "incompatible_settings"):
         good.bound(replace(BATCH, documents=torch.zeros_like(BATCH.ids)))
 
 
@@ -335,7 +336,7 @@ def test_the_way_between_two_texts_ends_in_them(good: VAE) -> None:
     way = good.interpolate(first, second, 5)
     assert [way[0], way[-1]] == [TEXTS[0], TEXTS[3]]
     assert len(way) == 5
-    with raises("out_of_range"):
+    with raises(UsageError, "out_of_range"):
         good.interpolate(first, second, 1)
 
 
@@ -427,7 +428,7 @@ def test_a_source_is_read_up_to_its_end() -> None:
     ],
 )
 def test_values_out_of_range_are_named(config: dict[str, Any], complaint: tuple[str, ...]) -> None:
-    with raises(*complaint):
+    with raises(UsageError, *complaint):
         VAEConfig(**{**SMALL, **config})
 
 

@@ -17,7 +17,7 @@ from raising import raises
 import textus
 from textus import api
 from textus.cli.main import main
-from textus.core.errors import DataError
+from textus.core.errors import DataError, UsageError
 from textus.data.labeled import read_records
 from textus.finetuning.config import FinetuneConfig
 from textus.finetuning.data import read_data
@@ -274,7 +274,7 @@ def test_lengths_are_counted_in_the_tokens_of_a_run(tmp_path: Path) -> None:
     api.finetune(data, model="encoder", tokenizer="char", settings=small, out=tmp_path / "run")
     found = textus.validate(data, start=tmp_path / "run")
     assert "10 of 10 texts are longer than 16 tokens" in message(found, "length")
-    with raises("conflicting_options", "lstm"):
+    with raises(UsageError, "conflicting_options", "lstm"):
         textus.validate(data, start=tmp_path / "run", model="lstm")
 
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 from raising import raises
 
-from textus.core.errors import DataError
+from textus.core.errors import DataError, MissingDependencyError, UsageError
 from textus.models import word_vectors
 from textus.models.registry import build
 from textus.models.word_vectors import VectorSettings, WordVectors, initial_embeddings, read
@@ -92,17 +92,17 @@ def test_long_texts_are_read_to_their_end(gensim: Any) -> None:
 
 
 def test_what_cannot_be_learnt_from(gensim: Any) -> None:
-    with raises("wrong_type"):
+    with raises(UsageError, "wrong_type"):
         word_vectors.learn(text for text in texts())
-    with raises("too_little_data", "5"):
+    with raises(DataError, "too_little_data", "5"):
         word_vectors.learn([["a", "b"]], VectorSettings(min_count=5))
-    with raises("out_of_range", "window", "0"):
+    with raises(UsageError, "out_of_range", "window", "0"):
         VectorSettings(window=0)
 
 
 def test_without_gensim_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gensim.models", None)
-    with raises("extra_not_installed", "vectors"):
+    with raises(MissingDependencyError, "extra_not_installed", "vectors"):
         word_vectors.learn(texts())
 
 
@@ -200,13 +200,13 @@ def test_damaged_files_get_one_line(content: bytes, message: str, tmp_path: Path
 
 
 def test_what_is_not_there_and_what_text_cannot_hold(tmp_path: Path) -> None:
-    with raises("not_found"):
+    with raises(DataError, "not_found"):
         read(tmp_path / "nothing")
-    with raises("invalid_value", "'. .'"):
+    with raises(UsageError, "invalid_value", "'. .'"):
         some(["a", ". ."]).save(tmp_path / "file", "text")
-    with raises("duplicate_name", "'a'"):
+    with raises(DataError, "duplicate_name", "'a'"):
         some(["a", "b", "a"])
-    with raises("size_mismatch", "2"):
+    with raises(DataError, "size_mismatch", "2"):
         WordVectors(["a", "b"], np.zeros((3, 2), np.float32))
 
 
@@ -267,7 +267,7 @@ def test_pairs_without_a_vector_count_as_zero() -> None:
 
 
 def test_unknown_words_are_told() -> None:
-    with raises("unknown_name", "'vixen'", "7"):
+    with raises(UsageError, "unknown_name", "'vixen'", "7"):
         some().similar("vixen")
 
 
@@ -336,11 +336,11 @@ def test_what_does_not_fit_is_told_and_changes_nothing() -> None:
     made = tokenizer("word")
     model = decoder(made, 8)
     before = model.embedding.weight.detach().clone()
-    with raises("size_mismatch", "5", "8"):
+    with raises(UsageError, "size_mismatch", "5", "8"):
         initial_embeddings(model, some(), made)
-    with raises("size_mismatch", "25"):
+    with raises(UsageError, "size_mismatch", "25"):
         initial_embeddings(model, some(width=8), tokenizer("char"))
-    with raises("unsupported_model", "fake"):
+    with raises(UsageError, "unsupported_model", "fake"):
         initial_embeddings(build("fake", {}), some(), made)
     assert torch.equal(model.embedding.weight, before)
     assert initial_embeddings(model, some(["vixen"], width=8), made).found == 0

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from test_pretrained import CASES, LLAMA, V, edit, foreign, imported, reweigh, same, saved
 from torch import Tensor
 
-from textus.core.errors import TextusError
+from textus.core.errors import RunError, TextusError
 from textus.data.bucketing import sources_of
 from textus.interop.architectures import checked_config
 from textus.interop.folder import read_folder, read_tokenizer
@@ -192,7 +192,7 @@ def test_a_bert_tokenizer_that_names_no_tokens_is_read(tmp_path: Path) -> None:
     assert mine.begin == [theirs.cls_token_id]
     again = json.loads((folder / "tokenizer.json").read_text()) | {"post_processor": None}
     (folder / "tokenizer.json").write_text(json.dumps(again))
-    with raises("unsupported_tokenizer"):
+    with raises(RunError, "unsupported_tokenizer"):
         load(folder)
 
 
@@ -227,7 +227,7 @@ def test_added_tokens_of_the_oldest_folders_are_read(data: Path, tmp_path: Path)
     assert mine.encode("a new b") == theirs("a new b").input_ids
     for more in ('{"[PAD]": 50258}', "[]", '{"[PAD]": "x"}'):
         (tmp_path / "added_tokens.json").write_text(more)
-        with raises("damaged", "added_tokens.json"):
+        with raises(RunError, "damaged", "added_tokens.json"):
             read_tokenizer(tmp_path, GPT2_TYPE)
 
 

@@ -12,9 +12,6 @@ from contextvars import ContextVar
 from importlib import import_module
 from typing import Any
 
-# ── telling people ─────────────────────────────────────────────────────────────────────────────
-
-
 Gathered = dict[tuple[str | None, ...], tuple[list[int], str]]
 
 

@@ -2,12 +2,12 @@
 
 The tree (`exit_code` is what the command line returns)::
 
-    TextusError (1)               the work failed
-    ├── UsageError (2)            an option, value or name is wrong; also a ValueError
-    ├── DataError (1)             the text or table cannot be used
-    ├── RunError (1)              a run, corpus, tokenizer or model folder is missing, damaged or of another kind
-    ├── TrainingError (1)         training cannot continue (not a number, no space left)
-    └── MissingDependencyError (1)an optional dependency is not installed
+    TextusError (1)                 the work failed
+    ├── UsageError (2)              an option, value or name is wrong; also a ValueError
+    ├── DataError (1)               the text or table cannot be used
+    ├── RunError (1)                a run, corpus, tokenizer or model folder is missing, damaged or of another kind
+    ├── TrainingError (1)           training cannot continue (not a number, no space left)
+    └── MissingDependencyError (1)  an optional dependency is not installed
 
 Each error has a `code` of `CODES`, which stays the same when the wording changes, and a message of one line: what
 happened, the value, the remedy.

@@ -37,9 +37,6 @@ FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 """The system's errors for: no space left on the disk, none left of the quota, more than a file may have."""
 
 
-# ── files ──────────────────────────────────────────────────────────────────────────────────────
-
-
 def sha256(path: Path) -> str:
     """The SHA-256 of a file's bytes, in hex."""
     with path.open("rb") as file:

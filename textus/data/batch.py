@@ -13,8 +13,6 @@ from torch import Tensor
 
 from textus.core.errors import UsageError
 
-# ── batches ────────────────────────────────────────────────────────────────────────────────────
-
 
 @dataclass
 class Batch:

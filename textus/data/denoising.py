@@ -12,8 +12,6 @@ from textus.core.names import unknown
 from textus.data.bucketing import BucketLoader, Ids
 from textus.data.token_dataset import TokenDataset
 
-# ── pairs from plain text ──────────────────────────────────────────────────────────────────────
-
 OBJECTIVES = ("span", "prefix")
 
 

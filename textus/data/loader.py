@@ -1,9 +1,7 @@
-"""Ids on disk, and batches cut from them: where text becomes tensors.
+"""Batches cut from a stream of token ids: windows for training, windows for scoring.
 
-A token store is one stream, `EOT d1 EOT d2 … EOT dN EOT`; targets are the stream shifted by one, so every
-id of every document, and each document's end, is a target once. Because the stream begins and ends with the
-same id it is a ring: training windows may start anywhere and run over the seam, which gives every epoch the
-same number of windows whatever its random phase.
+The stream of a `TokenDataset` begins and ends with the same id, so it is a ring: training windows may start anywhere
+and run over the seam, which gives every epoch the same number of windows whatever its random phase.
 
 Which rows a step sees is a function of (seed, step) only. Nothing is remembered between calls, so a resumed
 run, or any number of workers that share out the steps, sees the same order.

@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from textus.tokenizers import Tokenizer
 
 
-# ── what a family reads ────────────────────────────────────────────────────────────────────────
-
-
 def loader_for(
     model: Any, corpus: Corpus, tokenizer: Tokenizer, split: str = "train", **sizes: Any
 ) -> BatchSource:

@@ -1,4 +1,8 @@
-"""A corpus as token ids on disk, memory-mapped."""
+"""A corpus as token ids on disk, memory-mapped.
+
+It is one stream, `EOT d1 EOT d2 … EOT dN EOT`; targets are the stream shifted by one, so every id of every document,
+and each document's end, is a target once. Made once for each tokenizer and kept in the corpus' folder.
+"""
 
 from __future__ import annotations
 
@@ -23,15 +27,11 @@ if TYPE_CHECKING:
 
 VERSION = 1
 
-
 Side = Literal["text", "source_text"]
 
 
 CHUNK = 1 << 20
 """Characters handed to the tokenizer at a time: enough for all threads, little enough to keep memory flat."""
-
-
-# ── the stream on disk ─────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True)

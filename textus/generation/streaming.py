@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
-# ── text ───────────────────────────────────────────────────────────────────────────────────────
-
 
 class SupportsDecodeStream(Protocol):
     """What `TextStream` needs of a tokenizer: a decoder that takes one id at a time."""

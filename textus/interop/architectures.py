@@ -1,10 +1,10 @@
 """Pretrained weights in and out: what a foreign model is called here, and its weights under our names.
 
-An architecture is one module of this package, named in `MODULES`, that keeps the `ArchitectureSpec` protocol: which
-classes of `transformers` it stands for, how their configuration becomes ours and back, and a list of `WeightMapping`s.
-The one list serves both ways: to import, the parts of each of our tensors are read and joined; to export, each
-part is cut out and written under its own name. Where the tensors lie does not matter to it (`TensorReader`): a
-folder of safetensors (`folder`), a GGUF file (`gguf`) or a llama2.c file (`llama2c`).
+An architecture is one module of this package, named in `registry.MODULES`, that keeps the `ArchitectureSpec`
+protocol: which classes of `transformers` it stands for, how their configuration becomes ours and back, and a list of
+`WeightMapping`s. The one list serves both ways: to import, the parts of each of our tensors are read and joined; to
+export, each part is cut out and written under its own name. Where the tensors lie does not matter to it
+(`TensorReader`): a folder of safetensors (`folder`), a GGUF file (`gguf`) or a llama2.c file (`llama2c`).
 """
 
 from __future__ import annotations

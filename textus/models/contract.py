@@ -3,20 +3,17 @@
 A model is a `torch.nn.Module`, so that its `state_dict` is what a run folder stores. Shapes: B batch, T time,
 V vocabulary, D width. The methods:
 
-``config``                             a dataclass of JSON values; always with `vocab_size`; `context_length`
-is None
+``config``                             a dataclass of JSON values; always with `vocab_size`; `context_length` is None
                                        where a family can read any length
 ``forward(ids, cache=None, lengths=None)``
-                                       ids (B, T) → logits (B, T, V), log-probabilities are fine; with a
-                                       cache the ids
-                                       continue what it remembers; rows are right-padded, and ids past
-                                       `lengths[b]`
+                                       ids (B, T) → logits (B, T, V), log-probabilities are fine; with a cache the ids
+                                       continue what it remembers; rows are right-padded, and ids past `lengths[b]`
                                        leave row b's cache unchanged
 ``hidden(ids, mask=None, segments=None)``   (B, T, D), neural families only; those of `counted_dropout`
                                        take the `seed` it is drawn from, too
 ``loss(batch) -> Loss``                the family's own objective over a `data.batch.Batch`
-``score(batch) -> (nats, kind)``       nats per token (B, T), zero where `batch.weights` is zero; kind is
-exact, bound or pseudo
+``score(batch) -> (nats, kind)``       nats per token (B, T), zero where `batch.weights` is zero; kind is exact, bound
+                                       or pseudo
 ``new_cache(batch_size, length, source=None) -> DecodeCache``   room for `length` positions a row
 ``parameter_groups() -> dict[str, list[Parameter]]``      named groups, one optimiser and one clip each
 ``heads``                              name → head

@@ -104,9 +104,6 @@ class StateCache:
         return StateCache(torch.cat([self.state, other.state], 2), torch.cat([self.lengths, other.lengths]))
 
 
-# ── the model ──────────────────────────────────────────────────────────────────────────────────
-
-
 class RNN(LanguageModel):
     """Embedding, `n_layer` recurrent layers, head; see the module.
 

@@ -58,17 +58,17 @@ def width(text: str) -> int:
 
 def table(rows: Sequence[Row], columns: Sequence[str] | None = None) -> str:
     """Rows as an aligned text table, numbers to the right; a key that a row lacks is a dash."""
-    columns, cells = _cells(rows, columns)
+    columns, cells = as_cells(rows, columns)
     widths = [max(width(line[i]) for line in [list(columns), *cells]) for i in range(len(columns))]
-    right = _numeric(rows, columns)
+    right = numeric_columns(rows, columns)
     lines = [_line(list(columns), widths, right), "  ".join("─" * w for w in widths)]
     return "\n".join(lines + [_line(line, widths, right) for line in cells])
 
 
 def markdown(rows: Sequence[Row], columns: Sequence[str] | None = None) -> str:
     """The same as a Markdown table."""
-    columns, cells = _cells(rows, columns)
-    marks = ["---:" if right else "---" for right in _numeric(rows, columns)]
+    columns, cells = as_cells(rows, columns)
+    marks = ["---:" if right else "---" for right in numeric_columns(rows, columns)]
     lines = [
         list(columns),
         marks,
@@ -77,14 +77,14 @@ def markdown(rows: Sequence[Row], columns: Sequence[str] | None = None) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _cells(rows: Sequence[Row], columns: Sequence[str] | None) -> tuple[Sequence[str], list[list[str]]]:
+def as_cells(rows: Sequence[Row], columns: Sequence[str] | None) -> tuple[Sequence[str], list[list[str]]]:
     """Columns as given, or every key in order of appearance; and the text of each cell."""
     if columns is None:
         columns = list(dict.fromkeys(key for row in rows for key in row))
     return columns, [[cell(row.get(name)) for name in columns] for row in rows]
 
 
-def _numeric(rows: Sequence[Row], columns: Sequence[str]) -> list[bool]:
+def numeric_columns(rows: Sequence[Row], columns: Sequence[str]) -> list[bool]:
     """Which columns hold nothing but numbers (and intervals)."""
     values = {name: [row[name] for row in rows if row.get(name) is not None] for name in columns}
     return [bool(v) and all(isinstance(x, int | float | Mapping) for x in v) for v in values.values()]

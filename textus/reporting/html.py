@@ -10,7 +10,7 @@ from typing import Any
 
 from textus.core.errors import UsageError
 from textus.core.io import kind_of_folder, write_atomic
-from textus.reporting.format import Row, _cells, _numeric
+from textus.reporting.format import Row, as_cells, numeric_columns
 
 
 def check_report_folder(out: Any) -> None:
@@ -20,9 +20,6 @@ def check_report_folder(out: Any) -> None:
             "invalid_path",
             f"--out {out} is a folder that Textus made ({kind}); choose another one for the report",
         )
-
-
-# ── the page ───────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True)
@@ -43,10 +40,10 @@ class Section:
     right: list[bool] = field(init=False, repr=False, default_factory=list)
 
     def __post_init__(self) -> None:
-        names, cells = _cells(self.rows, self.columns)
+        names, cells = as_cells(self.rows, self.columns)
         object.__setattr__(self, "names", list(names))
         object.__setattr__(self, "cells", cells)
-        object.__setattr__(self, "right", _numeric(self.rows, names))
+        object.__setattr__(self, "right", numeric_columns(self.rows, names))
 
     @property
     def paragraphs(self) -> list[str]:

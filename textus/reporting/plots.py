@@ -25,9 +25,6 @@ CJK_FONTS = (
 """Fonts with Chinese characters, tried in this order; the first that is installed is used."""
 
 
-# ── pictures ───────────────────────────────────────────────────────────────────────────────────
-
-
 @cache
 def cjk_font() -> str | None:
     """An installed font that has Chinese characters, or None."""

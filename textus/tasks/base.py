@@ -2,7 +2,7 @@
 
 A task says which fields its data has, how a row looks to the model, which head stands on the model's last states, how
 answers are scored and how they are told. It does not train: `textus.finetuning.finetune` hands its rows to `fit`, and
-`answers` asks a trained model. A new task is one file and one line in `TASKS`.
+`tasks.inference` asks a trained model. A new task is one file and one line in `tasks.registry.TASKS`.
 
 Shapes: B rows, T positions.
 """
@@ -303,9 +303,6 @@ def has_blanks(texts: Sequence[str]) -> bool:
 def main_figures(scores: dict[str, Any]) -> dict[str, Any]:
     """The figures among a task's scores that have an interval."""
     return {name: value for name, value in scores.items() if isinstance(value, dict) and "low" in value}
-
-
-# ── texts as ids ───────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True)

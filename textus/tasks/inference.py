@@ -17,8 +17,6 @@ from textus.tasks.base import EncodedExample, Example, Task, whole
 from textus.tasks.encoding import batch_of, frame_of, in_batches, rows_of
 from textus.tokenizers import Tokenizer
 
-# ── asking a model ─────────────────────────────────────────────────────────────────────────────
-
 
 @torch.inference_mode()
 def answers(
