@@ -155,7 +155,7 @@ LAYERS = {
         __init__
     """,
     "api": """
-        conversation data exchange given
+        conversation data exchange checks
         run
         inference
         __init__

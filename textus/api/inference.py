@@ -7,7 +7,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from textus.api.given import checked, written
+from textus.api.checks import check_text, predict_to_file
 from textus.api.run import Run
 from textus.core.arguments import noted, path_of
 from textus.core.errors import UsageError
@@ -102,9 +102,9 @@ def predict_together(
     paths, options = paths_of(runs), ReadOptions(columns, encoding, skip_invalid)
     reader = ensembles.predictor(paths, ensemble, task)
     if out is None:
-        return ask(reader, checked(texts), options)
+        return ask(reader, check_text(texts), options)
     about = {"runs": [str(path) for path in paths], "ensemble": ensemble}
-    return about | written(reader, texts, path_of(out, "out"), options, force=force)
+    return about | predict_to_file(reader, texts, path_of(out, "out"), options, force=force)
 
 
 def answered(

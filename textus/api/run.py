@@ -8,8 +8,8 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from textus.api.checks import check_messages, check_string, is_texts
 from textus.api.conversation import fitting_ids
-from textus.api.given import check_messages, check_string, is_texts
 from textus.core.arguments import noted, optional_path, path_of
 from textus.core.errors import DataError, RunError, UsageError
 from textus.reporting.html import check_report_folder
@@ -149,11 +149,11 @@ class Run:
 
         Raises UsageError for what holds no texts, DataError for a file that the task cannot read.
         """
-        from textus.api.given import checked
+        from textus.api.checks import check_text
         from textus.data.read_options import ReadOptions
         from textus.tasks.prediction import predict
 
-        return predict(self._predictor(task), checked(given), ReadOptions(columns, encoding, skip_invalid))
+        return predict(self._predictor(task), check_text(given), ReadOptions(columns, encoding, skip_invalid))
 
     def predict_proba(
         self, given: Any, *, columns: str | None = None, encoding: str | None = None, task: str | None = None
@@ -161,11 +161,11 @@ class Run:
         """The probability of every class, in the order of `task.labels`: an array (texts, classes), or (classes,) for
         one text. UsageError for a task without classes.
         """
-        from textus.api.given import checked
+        from textus.api.checks import check_text
         from textus.data.read_options import ReadOptions
         from textus.tasks.prediction import probabilities
 
-        return probabilities(self._predictor(task), checked(given), ReadOptions(columns, encoding))
+        return probabilities(self._predictor(task), check_text(given), ReadOptions(columns, encoding))
 
     def predict_file(
         self,
@@ -184,12 +184,12 @@ class Run:
 
         Raises UsageError where `out` exists, unless `force`.
         """
-        from textus.api.given import written
+        from textus.api.checks import predict_to_file
         from textus.data.read_options import ReadOptions
 
         given = Path(given) if isinstance(given, str) else given
         options = ReadOptions(columns, encoding, skip_invalid)
-        about = written(self._predictor(task), given, path_of(out, "out"), options, force=force)
+        about = predict_to_file(self._predictor(task), given, path_of(out, "out"), options, force=force)
         return {"run": str(self.path), **about}
 
     def evaluate_task(
@@ -334,11 +334,11 @@ class Run:
         """The vector (D,) of one text (a string), or an array (texts, D) of several, in order: strings, rows, or a file
         (a Path); float32, each of length one.
         """
-        from textus.api.given import checked
+        from textus.api.checks import check_text
         from textus.data.read_options import ReadOptions
         from textus.pipelines.embeddings import embed
 
-        given, options = checked(given), ReadOptions(columns, encoding)
+        given, options = check_text(given), ReadOptions(columns, encoding)
         if isinstance(given, Path):
             options = self._text_options(given, options)
         return embed(self.vectors_of(settings), given, options)

@@ -1,4 +1,4 @@
-"""What the functions of this package are given, checked."""
+"""What callers of this package give, checked before anything is read."""
 
 from __future__ import annotations
 
@@ -35,13 +35,15 @@ def check_messages(messages: Any) -> None:
         )
 
 
-def written(reader: Predictor, given: Any, out: Path, options: ReadOptions, *, force: bool) -> dict[str, Any]:
+def predict_to_file(
+    reader: Predictor, given: Any, out: Path, options: ReadOptions, *, force: bool
+) -> dict[str, Any]:
     """Answers as a file of rows: where it is, and how many rows it has."""
     from textus.data.inputs import Records, items_of, records_given
     from textus.data.labeled import Record
     from textus.tasks.prediction import predict_to
 
-    given = checked(given)
+    given = check_text(given)
     if not isinstance(given, Path | Records):
         items, _ = items_of(given)
         fields = ("text", "text_pair")
@@ -56,7 +58,7 @@ def written(reader: Predictor, given: Any, out: Path, options: ReadOptions, *, f
     return {"out": str(out), "rows": n}
 
 
-def checked(given: Any) -> Any:
+def check_text(given: Any) -> Any:
     """What was given; UsageError for a string that is the name of a file: a string is one text."""
     from textus.core.arguments import SUFFIXES, is_file
 
