@@ -117,3 +117,19 @@ def test_prompts_are_piped_as_a_table_too(
     assert main(["generate", str(trained), "-", "--json", "--max-tokens", "2"]) == 0
     found = json.loads(capsys.readouterr().out)["texts"]
     assert [each["prompt"] for each in found] == ["It was", "She"]
+
+
+@pytest.mark.parametrize(
+    ("text", "n"),
+    [
+        ("a good\rfilm\nbad\n", 2),  # one line with a carriage return inside of it
+        ("a good film\rbad\rgood\r", 3),  # line ends of the old Mac
+        ("id,text\rr1,good\rr2,bad\r", 2),  # and a table with them
+        ("id,text\nr1,good\rfilm\n", 2),  # no table that can be read, so two lines
+    ],
+)
+def test_carriage_returns_in_a_pipe_end_lines_or_stay_in_them(
+    text: str, n: int, linear: api.Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found, _ = predicted(linear, text, monkeypatch, capsys)
+    assert len(found) == n

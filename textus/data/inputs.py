@@ -62,7 +62,8 @@ def stdin_records(
     known = {name.casefold() for name in (*KNOWN, *parse_columns(named))}
     if kind := table_kind(text, known, forced=bool(options.columns)):
         return piped_table(data, kind, options, trained.columns)
-    found = text.removesuffix("\n").split("\n") if text else []
+    end = line_end([text])
+    found = text.removesuffix(end).split(end) if text else []
     if broken := sum(bool(BROKEN.search(line)) for line in found):
         name = codec.removesuffix("-sig").upper()
         notice(f"{broken:,} lines of {STDIN} are not {name}: what is broken was read as U+FFFD")
@@ -103,7 +104,7 @@ def table_kind(text: str, known: Iterable[str], *, forced: bool = False) -> str 
     """The kind of table a text is: JSON whose first object has a `known` field, or a header of names of columns, one of
     them known, above rows of as many cells. None for plain lines; `forced`: it is a table of some kind.
     """
-    head = [line for line in islice(text.split("\n"), LOOKED_AT) if line.strip()]
+    head = [line for line in islice(text.split(line_end([text])), LOOKED_AT) if line.strip()]
     first, known = (head[0].lstrip("\ufeff ") if head else ""), set(known)
     if first.startswith(("{", "[")):
         try:
@@ -114,7 +115,12 @@ def table_kind(text: str, known: Iterable[str], *, forced: bool = False) -> str 
         if isinstance(value, dict) and (forced or known & {name.casefold() for name in value}):
             return "json" if first.startswith("[") else "jsonl"
     for kind, delimiter in (("tsv", "\t"), ("csv", ","), ("csv", ";"), ("csv", "|")):
-        rows = list(csv.reader([first, *head[1:]], delimiter=delimiter))
+        try:
+            rows = list(csv.reader([first, *head[1:]], delimiter=delimiter))
+        except (
+            csv.Error
+        ):  # a carriage return inside of a line: a text, or a table that its reader names the line of
+            continue
         names = [name.strip().casefold() for name in rows[0]] if rows else []
         whole = rows[:-1] if len(head) == LOOKED_AT else rows  # the last may continue
         is_header = len(names) > 1 and len(rows) > 1 and all(map(COLUMN_NAME.fullmatch, names))
