@@ -20,7 +20,7 @@ from textus.api import open_run
 from textus.cli.main import main
 from textus.core.errors import DataError, RunError, UsageError
 from textus.data.corpus import CorpusSettings, build
-from textus.data.eval_text import EvalText, TextChunk, read_text, split_texts
+from textus.data.eval_text import EvalText, TextChunk, read_documents, read_text, split_texts
 from textus.data.loader import TokenLoader
 from textus.data.token_dataset import store_of
 from textus.evaluation import perplexity
@@ -509,6 +509,16 @@ def test_the_text_of_pages_and_tables_is_measured_not_their_markup(
     assert f"{file}: the text of {len(texts)} documents is measured, {found['bytes']} bytes" in shown.err
     compared = textus.compare([trained, trained], on=file)
     assert compared["bytes"] == found["bytes"]
+
+
+def test_half_characters_of_a_table_are_reported_where_it_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "t.jsonl"
+    file.write_text('{"text": "a\\ud800b"}\n{"text": "c"}\n')
+    texts = read_documents(file)
+    assert [part.text for part in texts] == ["a\ufffdb", "c"]
+    assert capsys.readouterr().err.count("1 broken bytes were read as U+FFFD") == 1
 
 
 def test_columns_of_a_table_that_is_measured(

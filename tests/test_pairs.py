@@ -380,6 +380,25 @@ def test_a_run_on_pairs_translates_what_it_has_not_seen(
         read_pairs(tmp_path / "held.txt")
 
 
+def test_rows_that_make_no_pair_and_broken_characters_are_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        '{"source": "a", "target": "A"}',
+        '{"source": "b"}',
+        '{"source": "c\\ud800", "target": "C"}',
+        "{broken",
+    ]
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("\n".join(rows) + "\n")
+    texts = read_pairs(file)
+    assert [(part.source, part.text) for part in texts] == [("a", "A"), ("c\ufffd", "C")]
+    assert texts.n_bytes == 2
+    lines = capsys.readouterr().err
+    assert f"{file}: 2 rows make no pair and are left out; the first {file}: " in lines
+    assert f"{file}: 1 broken bytes were read as U+FFFD" in lines
+
+
 def test_a_server_gives_the_prompt_as_the_source(run: api.Run) -> None:
     httpx = pytest.importorskip("httpx", reason="the server's tests need textus[dev]")
     model, tokenizer = run.model, run.tokenizer

@@ -10,7 +10,7 @@ from typing import Any
 from textus.core.console import notice
 from textus.core.errors import DataError, UsageError
 from textus.data.corpus.decoding import BROKEN, decode, detect_encoding
-from textus.data.corpus.documents import RawDocument, SkippedItem, UnreadableError
+from textus.data.corpus.documents import SkippedItem, UnreadableError
 from textus.data.corpus.readers import read
 from textus.data.corpus.repair import parts, whole
 from textus.data.corpus.sources import KINDS, TARS, WRAPPED, Source, blocks, scan
@@ -148,11 +148,22 @@ def documents_of(path: Path, reading: ReadConfig, left_out: list[SkippedItem]) -
                 if isinstance(row, SkippedItem):
                     left_out.append(row)
                 else:
-                    yield from in_parts(whole(block)[0] for block in row.blocks)
+                    yield from in_parts(repaired(row.blocks, reading, source.name))
         except MissingColumnError as error:
             raise DataError(error.code, f"{source.name} {error}") from error
         except UnreadableError as error:
             raise DataError(error.code, f"{source.name} cannot be read: {error}") from error
+
+
+def repaired(blocks: Iterable[str], reading: ReadConfig, name: str) -> Iterator[str]:
+    """Blocks of text without half characters, which are reported."""
+    n_broken = 0
+    for block in blocks:
+        text, lost = whole(block)
+        n_broken += lost
+        yield text
+    if n_broken:
+        reading.report(f"{name}: {n_broken:,} broken bytes were read as U+FFFD")
 
 
 def read_pairs(path: Path | str, encoding: str = "", columns: str | None = None) -> EvalText:
@@ -161,22 +172,30 @@ def read_pairs(path: Path | str, encoding: str = "", columns: str | None = None)
     Raises DataError for a file without a pair.
     """
     given = ReadConfig(parse_columns(columns), encoding)
-    found = (each for each in scan([path], Path(path), lambda *_: None) if isinstance(each, Source))
+    pairs, n_broken, left_out = list[TextChunk](), 0, list[str]()
     try:
-        rows = [row for source in found for row in read(source, given) if isinstance(row, RawDocument)]
+        for source in scan([path], Path(path), lambda *_: None):
+            for row in [source] if isinstance(source, SkippedItem) else read(source, given):
+                if isinstance(row, SkippedItem) or row.source_text is None:
+                    left_out.append(
+                        f"{row.source}: {row.reason if isinstance(row, SkippedItem) else 'no source'}"
+                    )
+                    continue
+                (text, lost), (from_text, lost_too) = whole("".join(row.blocks)), whole(row.source_text)
+                n_broken += lost + lost_too
+                pairs.append(TextChunk(text, source=from_text))
     except MissingColumnError:
-        rows = []
+        pairs.clear()
     except UnreadableError as error:
         raise DataError(error.code, f"{path} cannot be read: {error}") from error
-    pairs = [
-        TextChunk(whole("".join(row.blocks))[0], source=whole(row.source_text)[0])
-        for row in rows
-        if row.source_text is not None
-    ]
     if not pairs:
         raise DataError(
             "incompatible_data",
             f"{path} has no pairs; this model makes a text from another: give it jsonl, csv or parquet with the"
             " columns source and target",
         )
+    if left_out:
+        notice(f"{path}: {len(left_out):,} rows make no pair and are left out; the first {left_out[0]}")
+    if n_broken:
+        notice(f"{path}: {n_broken:,} broken bytes were read as U+FFFD")
     return EvalText(str(path), sum(len(each.text.encode()) for each in pairs), lambda: iter(pairs))
