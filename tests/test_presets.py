@@ -15,7 +15,7 @@ from textus.core.console import cpu_seconds
 from textus.core.errors import RunError, UsageError
 from textus.core.io import read_json, write_json
 from textus.data.corpus import open_corpus
-from textus.data.token_dataset import TokenDataset, tokenize
+from textus.data.token_dataset import TokenDataset, load_or_tokenize
 from textus.training import autotune, planner
 from textus.training.autotune import micro_batches
 from textus.training.planner import SIZES, Plan, PretrainConfig, plan_neural, size_for
@@ -45,7 +45,7 @@ def tokenizer_path(tokenizer: tokenizers.Tokenizer, tmp_path_factory: pytest.Tem
 
 @pytest.fixture(scope="session")
 def store(corpus: Path, tokenizer: tokenizers.Tokenizer) -> TokenDataset:
-    return tokenize(open_corpus(corpus), tokenizer, "train")
+    return load_or_tokenize(open_corpus(corpus), tokenizer, "train")
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ def infill(run: Path) -> Operation:
         )
     model.eval()
     whole = words_by_id(tokenizer)
-    begin, longest = tokenizer.begin or [tokenizer.end_id], model.config.context_length
+    begin, longest = tokenizer.bos_ids or [tokenizer.end_id], model.config.context_length
 
     @torch.inference_mode()
     def operation(units: Units, random: Random, rate: float) -> Units | None:

@@ -15,14 +15,14 @@ from textus.data.batch import Batch, BatchSource
 from textus.data.bucketing import BucketLoader
 from textus.data.denoising import DenoisingLoader
 from textus.data.loader import NextSentenceLoader, TokenLoader
-from textus.data.token_dataset import tokenize
+from textus.data.token_dataset import load_or_tokenize
 
 if TYPE_CHECKING:
     from textus.data.corpus import Corpus
     from textus.tokenizers import Tokenizer
 
 
-def loader_for(
+def make_loader(
     model: Any, corpus: Corpus, tokenizer: Tokenizer, split: str = "train", **sizes: Any
 ) -> BatchSource:
     """The batches a model (or its class, with `config` among the sizes) trains on from a corpus.
@@ -35,8 +35,8 @@ def loader_for(
         UsageError: a family without a source on a corpus of pairs.
     """
     config = sizes.pop("config", None) or model.config
-    pairs = getattr(corpus, "pairs", False)
-    store = tokenize(corpus, tokenizer, split)
+    pairs = getattr(corpus, "has_pairs", False)
+    store = load_or_tokenize(corpus, tokenizer, split)
     if model.needs_source or model.whole_documents:
         sizes.pop("overlap", None)
         sizes["start_id"] = getattr(config, "start_id", None)
@@ -54,24 +54,24 @@ def loader_for(
             sizes["word_starts"] = tokenizer.word_starts
         return (NextSentenceLoader if "sentence_pairs" in wants else TokenLoader)(store, **sizes)
     if pairs:
-        return BucketLoader(store, tokenize(corpus, tokenizer, split, "source_text"), **sizes)
+        return BucketLoader(store, load_or_tokenize(corpus, tokenizer, split, "source_text"), **sizes)
     objective, mask_id = getattr(config, "objective", "prefix"), getattr(config, "mask_id", 0)
     return DenoisingLoader(store, objective=objective, mask_id=mask_id, **sizes)
 
 
-SAID = {
+OBJECTIVE_NAMES = {
     "span": "filling in missing spans (span corruption)",
     "prefix": "continuing a given beginning (prefix)",
 }
 
 
-def without_pairs(model: Any) -> str:
+def no_pairs_message(model: Any) -> str:
     """One line on how a model that needs pairs learns from a corpus that has none."""
-    said = SAID[getattr(model.config, "objective", "prefix")]
+    said = OBJECTIVE_NAMES[getattr(model.config, "objective", "prefix")]
     return f"the corpus has no pairs: pre-training by {said} (--set model.objective chooses)"
 
 
-def source_of(batch: Batch, end_id: int) -> list[int] | None:
+def first_source(batch: Batch, end_id: int) -> list[int] | None:
     """The source of a batch's first row without its end, None where it has none."""
     if batch.source is None:
         return None

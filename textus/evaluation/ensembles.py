@@ -15,7 +15,7 @@ from textus.core.console import notice
 from textus.core.errors import UsageError
 from textus.core.io import fingerprint, sha256
 from textus.core.names import unknown
-from textus.data.read_options import ReadOptions, options_of_all, options_of_run
+from textus.data.read_options import ReadOptions, common_read_options, run_read_options
 from textus.evaluation import task_report
 from textus.evaluation.task_report import EvalDataset, assessed, difference
 from textus.models.contract import LanguageModel
@@ -187,9 +187,11 @@ def predictor(runs: Sequence[Path], how: str, name: str | None = None) -> Predic
         answer = lambda examples: task.mixed(  # noqa: E731
             [read(model, its, tokenizer, examples) for model, its, tokenizer in members], how
         )
-    return Predictor(task, answer, options_of_all([options_of_run(each) for each in records]), of)
+    return Predictor(task, answer, common_read_options([run_read_options(each) for each in records]), of)
 
 
 def options_trained(runs: Sequence[Path], task: Task) -> ReadOptions:
     """How the rows were read that all runs were trained on."""
-    return options_of_all([options_of_run(learnt(open_run(run).record, task.called, run)) for run in runs])
+    return common_read_options(
+        [run_read_options(learnt(open_run(run).record, task.called, run)) for run in runs]
+    )

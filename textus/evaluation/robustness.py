@@ -24,7 +24,7 @@ from textus.core.console import notice
 from textus.core.errors import DataError, UsageError
 from textus.core.rng import counter_seed
 from textus.data.labeled import Record
-from textus.data.read_options import DETECTED, ReadOptions
+from textus.data.read_options import AUTODETECT, ReadOptions
 from textus.evaluation.task_report import read_rows
 from textus.metrics.resampling import bootstrap, interval, paired_bootstrap
 from textus.models.contract import LanguageModel
@@ -152,7 +152,7 @@ def robustness(
     tokenizer: Tokenizer,
     path: Path,
     *,
-    options: ReadOptions = DETECTED,
+    options: ReadOptions = AUTODETECT,
     vectors: Path | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from textus.core.io import claim_file, json_lines, write_atomic
 from textus.core.names import unknown
 from textus.data.eval_text import read_text
 from textus.data.labeled import clean_text
-from textus.data.read_options import DETECTED, ReadOptions
+from textus.data.read_options import AUTODETECT, ReadOptions
 from textus.metrics.entities import entity_scores
 from textus.models.contract import LanguageModel
 from textus.tasks.inference import read
@@ -93,7 +93,7 @@ def readers(entities: Path, relations: Path) -> tuple[TaskPredictor, TaskPredict
     return finder, joiner
 
 
-def passages(path: Path, options: ReadOptions = DETECTED) -> list[CitedPassage]:
+def passages(path: Path, options: ReadOptions = AUTODETECT) -> list[CitedPassage]:
     """The texts of a file. Raises DataError where there is none."""
     if path.suffix == ".txt" and not options.columns:
         whole = clean_text("".join(part.text for part in read_text(path, options.encoding or "")))
@@ -123,7 +123,7 @@ def with_entities(finder: TaskPredictor, texts: Sequence[tuple[str, str]]) -> li
     return found
 
 
-def triples(path: Path, entities: Path, relations: Path, options: ReadOptions = DETECTED) -> dict[str, Any]:
+def triples(path: Path, entities: Path, relations: Path, options: ReadOptions = AUTODETECT) -> dict[str, Any]:
     """The triples of a file's texts, with where they stand, and how many texts and entities there were."""
     finder, joiner = readers(entities, relations)
     given = passages(path, options)
@@ -144,7 +144,7 @@ def triples(path: Path, entities: Path, relations: Path, options: ReadOptions = 
 # ── measured ───────────────────────────────────────────────────────────────────────────────────
 
 
-def measured(entities: Path, relations: Path, on: Path, options: ReadOptions = DETECTED) -> dict[str, Any]:
+def measured(entities: Path, relations: Path, on: Path, options: ReadOptions = AUTODETECT) -> dict[str, Any]:
     """How well entities and triples are found in the raw texts of labelled rows. A triple is right where both spans,
     their order and the relation are; the types of its entities are counted with the entities. The first figures are the
     triples'.

@@ -50,7 +50,7 @@ class ServedModel:
     def prompt_ids(self, prompt: str | list[int]) -> list[int]:
         """The ids to continue; an empty text begins a new document."""
         if isinstance(prompt, str):
-            prompt = [*self.tokenizer.begin, *self.tokenizer.encode(prompt)]
+            prompt = [*self.tokenizer.bos_ids, *self.tokenizer.encode(prompt)]
         return list(prompt) or [self.tokenizer.end_id]
 
     def request(self, ids: list[int]) -> tuple[list[int], list[int] | None]:
@@ -124,7 +124,7 @@ class RequestScheduler:
     def _read(self, asked: CompletionRequest) -> list[list[int]]:
         try:
             if asked.messages:
-                return [self.served.tokenizer.render(asked.messages, add_generation_prompt=True)]
+                return [self.served.tokenizer.apply_chat_template(asked.messages, add_generation_prompt=True)]
             return [self.served.prompt_ids(prompt) for prompt in asked.prompts]
         except TextusError as error:  # a template may refuse what the caller sent
             raise ApiError(400, str(error), param=asked.param, code="invalid_value") from error

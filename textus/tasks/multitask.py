@@ -57,9 +57,11 @@ class MultitaskLoader:
         return sum(each.n_batches for each in self.parts.values())
 
     @property
-    def tokens_a_step(self) -> int:
+    def tokens_per_step(self) -> int:
         """Ids of a batch on average."""
-        return max(1, round(sum(self.shares[name] * each.tokens_a_step for name, each in self.parts.items())))
+        return max(
+            1, round(sum(self.shares[name] * each.tokens_per_step for name, each in self.parts.items()))
+        )
 
     def counts(self, steps: int) -> dict[str, int]:
         """How many of so many first steps are each task's."""

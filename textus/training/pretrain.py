@@ -18,8 +18,8 @@ from textus.core.memory import keep_memory
 from textus.core.rng import counter_seed
 from textus.data.batch import BatchSource
 from textus.data.corpus import Corpus, open_corpus
-from textus.data.pair_loaders import loader_for, source_of, without_pairs
-from textus.data.token_dataset import TokenDataset, tokenize
+from textus.data.pair_loaders import first_source, make_loader, no_pairs_message
+from textus.data.token_dataset import TokenDataset, load_or_tokenize
 from textus.generation.engine import Engine
 from textus.generation.sampling import Sampling, beginning
 from textus.interop.registry import lost
@@ -85,7 +85,7 @@ def start(
         )
     read = tokenizers.load(tokenizer)
     known = word_vectors(embeddings, family) if embeddings else None
-    store = tokenize(corpus, read, "train")
+    store = load_or_tokenize(corpus, read, "train")
     if family_of(family)[0].counts:
         plan = plan_count(wish, read, store)
     else:
@@ -194,14 +194,14 @@ def _tell(plan: Plan, store: TokenDataset, corpus: Corpus, model: LanguageModel)
     if model.counts:
         notice(f"{plan.family}: counting {store.n_targets:,} tokens")
         return
-    if model.needs_source and not corpus.pairs:
-        notice(without_pairs(model))
+    if model.needs_source and not corpus.has_pairs:
+        notice(no_pairs_message(model))
     weights = sum(p.numel() for p in model.parameters())
-    tokens = train.steps * plan.tokens_a_step
+    tokens = train.steps * plan.tokens_per_step
     notice(
-        f"{plan.family}: {weights:,} weights; {train.steps} steps of {train.batch_size} rows and {plan.tokens_a_step:,}"
-        f" tokens, {tokens / max(1, store.n_targets):.1f} times the corpus; {choices.step} {choices.precision},"
-        f" {choices.workers} worker(s)"
+        f"{plan.family}: {weights:,} weights; {train.steps} steps of {train.batch_size} rows and"
+        f" {plan.tokens_per_step:,} tokens, {tokens / max(1, store.n_targets):.1f} times the corpus;"
+        f" {choices.step} {choices.precision}, {choices.workers} worker(s)"
     )
     if tokens > 100 * store.n_targets:
         notice(
@@ -330,7 +330,7 @@ def feed(
     model: LanguageModel, train: TrainSettings, corpus: Corpus, tokenizer: tokenizers.Tokenizer
 ) -> BatchSource:
     """The batches of a corpus that a model trains on; UsageError for one that it cannot read."""
-    return loader_for(model, corpus, tokenizer, **sizes_of(model, train))
+    return make_loader(model, corpus, tokenizer, **sizes_of(model, train))
 
 
 VALIDATION_TOKENS = 1 << 14
@@ -350,19 +350,19 @@ def _evaluation(
     if not corpus.n_documents("validation"):
         notice("the corpus has no validation text: the last weights are kept, and memorising goes unseen")
         return None
-    store = tokenize(corpus, tokenizer, "validation")
+    store = load_or_tokenize(corpus, tokenizer, "validation")
     if store.n_targets < LEAST_TO_CHOOSE_BY:
         notice(
             f"{store.n_targets} tokens of validation text are too few to choose weights by: the last are kept"
         )
         return None
     size = min(train.context_length, store.n_targets)
-    loader = loader_for(
+    loader = make_loader(
         model, corpus, tokenizer, "validation", batch_size=8, context_length=size, shuffle=False
     )
     spread = max(1, store.n_targets // VALIDATION_TOKENS)
     batches = [loader.batch(number) for number in range(0, loader.n_batches, spread)]
-    source = source_of(batches[len(batches) // 2], tokenizer.end_id)
+    source = first_source(batches[len(batches) // 2], tokenizer.end_id)
     first = beginning(model, tokenizer.end_id)
     sampling = Sampling(temperature=0.8, max_tokens=40, seed=train.seed, sliding=True)
 

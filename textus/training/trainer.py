@@ -349,7 +349,7 @@ class Trainer:
 
     def log_step(self, loss: Loss, norm: float) -> None:
         """A line of log.jsonl."""
-        tokens = self.step * self.loader.tokens_a_step
+        tokens = self.step * self.loader.tokens_per_step
         self.run.log(
             {
                 "step": self.step,
