@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import Any
 
 from textus.core.config import from_dict
-from textus.core.names import unknown
+from textus.core.names import unknown_name_error
 from textus.models.contract import LanguageModel
 
 FAMILIES = {
@@ -36,7 +36,7 @@ def family(name: str) -> tuple[type[LanguageModel], type]:
     """
     known = FAMILIES | CLASSIFIERS
     if name not in known:
-        raise unknown("model", name, [each for each in known if each != "fake"])
+        raise unknown_name_error("model", name, [each for each in known if each != "fake"])
     module_name, model, config = known[name]
     module = import_module(module_name)
     return getattr(module, model), getattr(module, config)
