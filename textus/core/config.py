@@ -86,11 +86,8 @@ def from_dict(cls: type[Config], data: dict[str, Any], where: str = "") -> Confi
     return cls(**values)
 
 
-def apply_overrides(config: Config, overrides: list[str], root: str = "") -> Config:
-    """A copy of `config` with `path=value` assignments applied; paths start with `root.` where one is given.
-
-    >>> from textus.core.config import assign
-    """
+def apply_overrides(config: Config, overrides: list[str]) -> Config:
+    """A copy of `config` with overrides such as `model.n_layer=2` applied; UsageError for an unknown setting."""
     for override in overrides:
         path, equals, value = override.partition("=")
         if not equals:

@@ -243,8 +243,8 @@ def plan_neural(
     clock = CpuBudget(float(budget), started=started) if budget else None
     if wish.preset and budget:
         log_notice(
-            f"--preset {wish.preset}: {format_duration(budget)} of CPU time, which is {format_duration(budget / cores)} on"
-            f" {cores} free core(s) and longer where other programs use them"
+            f"--preset {wish.preset}: {format_duration(budget)} of CPU time, which is"
+            f" {format_duration(budget / cores)} on {cores} free core(s) and longer where other programs use them"
         )
     size = size_for(wish, budget)
     config: Any
