@@ -182,7 +182,7 @@ def train(
     Raises UsageError for names that are not there or an `out` that exists, DataError for a corpus without
     text, TrainingError where the loss is no number or the disk is full.
     """
-    from textus.models.registry import CLASSIFIERS, FAMILIES
+    from textus.models.registry import CLASSIFIERS, family_names
     from textus.training import pretrain
     from textus.training.planner import PretrainConfig
 
@@ -194,8 +194,8 @@ def train(
     model = model or "decoder"
     if model in CLASSIFIERS:
         raise UsageError("unsupported_model", f"{model} learns classes: textus finetune DATA --model {model}")
-    if model not in FAMILIES or model == "fake":
-        raise unknown_name_error("model", model, [each for each in FAMILIES if each != "fake"])
+    if model not in family_names():
+        raise unknown_name_error("model", model, family_names())
     reused, parent = to_optional_path(choices, "choices"), to_optional_path(start, "start")
     PretrainConfig(
         model, preset, depth, steps, seed, tuple(settings), checkpoint_every, reused, parent

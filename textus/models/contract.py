@@ -5,6 +5,7 @@ V vocabulary, D width. The methods:
 
 ``config``                             a dataclass of JSON values; always with `vocab_size`; `context_length` is None
                                        where a family can read any length
+``config_class``                       that dataclass, for a family that an installed package registers
 ``forward(ids, cache=None, lengths=None)``
                                        ids (B, T) → logits (B, T, V), log-probabilities are fine; with a cache the ids
                                        continue what it remembers; rows are right-padded, and ids past `lengths[b]`
@@ -36,7 +37,7 @@ is. ``reads_texts`` is True for a family without states that answers from a text
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -84,6 +85,7 @@ class LanguageModel(nn.Module):
     """Defaults of the contract; a family overrides what it does differently."""
 
     config: Any
+    config_class: ClassVar[type]
     counts = False
     passes = 1
     overlap = 0
