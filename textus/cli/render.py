@@ -74,7 +74,7 @@ def history(found: Mapping[str, Any]) -> str:
     facts = (
         "task",
         "labels",
-        "also",
+        "extra_tasks",
         "steps",
         "seed",
         "preset",
