@@ -366,8 +366,8 @@ def fewshot(
     from dataclasses import replace
 
     from textus.data.read_options import ReadOptions
-    from textus.evaluation.fewshot import PAIR_TEMPLATE, TEMPLATE, FewShotConfig, read_task, write
-    from textus.evaluation.fewshot import fewshot as ask
+    from textus.evaluation.fewshot import PAIR_TEMPLATE, TEMPLATE, FewShotConfig, read_task, write_fewshot
+    from textus.evaluation.fewshot import evaluate_fewshot as ask
 
     opened, asked = run if isinstance(run, Run) else open_run(run), FewShotConfig(**how)
     opened.refuse_task()
@@ -379,7 +379,7 @@ def fewshot(
     found = ask(opened.model, opened.tokenizer, task, (examples, test), asked)
     found = {"run": str(opened.path), "on": str(on), **found}
     if out is not None:
-        write(path_of(out, "out"), found)
+        write_fewshot(path_of(out, "out"), found)
     return found
 
 
@@ -513,7 +513,7 @@ def show(path: str | Path | Run) -> dict[str, Any]:
     facts = {name: run.record[name] for name in kept if run.record.get(name) is not None}
     if also := run.record.get("also"):
         facts["also"] = {name: {key: each[key] for key in ("task", "labels")} for name, each in also.items()}
-    return {"run": str(run.path), **facts, **found, "mermaid": inspection.as_mermaid(found)}
+    return {"run": str(run.path), **facts, **found, "mermaid": inspection.format_mermaid(found)}
 
 
 def doctor() -> dict[str, Any]:
