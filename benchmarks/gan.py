@@ -21,7 +21,7 @@ import torch
 from benchmarks._measuring import Bench, begin, show, textus
 from benchmarks._sentences import Sentences, prepared, rows_of, trained
 from textus.core.io import read_json
-from textus.core.rng import counter_seed
+from textus.core.rng import derive_seed
 from textus.data.batch import Batch
 from textus.data.bucketing import BucketLoader
 from textus.data.corpus import open_corpus
@@ -144,7 +144,7 @@ def curve(model: GAN, judge: LanguageModel, bench: Bench, draws: int) -> list[di
     """A point for each temperature, each of several independent samples."""
     found = []
     for temperature in TEMPERATURES:
-        seeds = [counter_seed(draw, "curve") & 0xFFFF for draw in range(draws)]
+        seeds = [derive_seed(draw, "curve") & 0xFFFF for draw in range(draws)]
         n = 20 if bench.smoke else 1000
         points = [
             point(model.sample(n, temperature=temperature, seed=seed), judge, model.config.end_id)

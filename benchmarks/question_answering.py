@@ -26,7 +26,7 @@ import numpy as np
 
 from benchmarks._measuring import DATA, Bench, begin, corpus, show, textus, tokenizer
 from benchmarks.classification import minilm
-from textus.core.console import notice
+from textus.core.console import log_notice
 from textus.data.labeled import read_records
 from textus.metrics.resampling import bootstrap, interval, paired_bootstrap
 from textus.metrics.spans import answer_style, score_answer
@@ -231,7 +231,7 @@ def xquad(bench: Bench, data: dict[str, Any]) -> None:
         if str(number) not in folds:
             folds[str(number)] = answered(bench, f"xquad-{number}", parent, (train, dev, test), XQUAD)
             bench.save(data)
-        notice(f"XQuAD, fold {number}: {compared(test, folds[str(number)]['answers'])['sides']['ours']}")
+        log_notice(f"XQuAD, fold {number}: {compared(test, folds[str(number)]['answers'])['sides']['ours']}")
         asked += test
     found |= compared(asked, [text for number in folds for text in folds[number]["answers"]])
     bench.save(data)

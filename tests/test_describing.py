@@ -184,7 +184,7 @@ def health() -> dict[str, Any]:
 
 
 def test_doctor_says_what_is_here(health: dict[str, Any]) -> None:
-    assert json.loads(json.dumps(health))["versions"] == hardware.versions()
+    assert json.loads(json.dumps(health))["versions"] == hardware.package_versions()
     rates = health["matrix_rates"]
     assert [row["threads"] for row in rates] == sorted({1, hardware.usable_cores()})
     assert all(row["float32"] > 1e8 and row["bfloat16"] > 1e6 for row in rates)
@@ -212,8 +212,8 @@ def test_what_is_missing_is_said_with_its_remedy(
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     rates = {1: {"float32": 1e10, "bfloat16": 1e9}, 2: {"float32": 1.1e10, "bfloat16": 1e9}}
-    machine = replace(hardware.machine(), cores=2, load=4.0, memory_available=1_000_000_000)
-    said = inspection.recommendations(machine, rates)
+    detect_machine = replace(hardware.detect_machine(), cores=2, load=4.0, memory_available=1_000_000_000)
+    said = inspection.recommendations(detect_machine, rates)
     assert any("4.0 processes run on 2 cores" in each for each in said)
     assert any("hardly faster than one" in each for each in said)
     assert any("only 1.0 GB of memory" in each for each in said)
@@ -237,8 +237,8 @@ def test_disk_measures_and_leaves_nothing_behind(tmp_path: Path) -> None:
 def doctor_of(drive: dict[str, Any]) -> dict[str, Any]:
     """The smallest findings that can be shown."""
     return {
-        "versions": hardware.versions(),
-        "machine": asdict(hardware.machine()),
+        "versions": hardware.package_versions(),
+        "machine": asdict(hardware.detect_machine()),
         "isa": hardware.isa_name(),
         "matrix_rates": [{"threads": 1, "float32": 1e11}],
         "dtype": "float32",

@@ -16,7 +16,7 @@ from raising import raises
 from torch import Tensor, nn
 
 from textus.api import train
-from textus.core.config import assign
+from textus.core.config import apply_overrides
 from textus.core.errors import UsageError
 from textus.evaluation.comparison import training_log
 from textus.models.nn import registry
@@ -404,7 +404,7 @@ def test_schedules_are_torchs_after_the_warm_up(name: str) -> None:
         ),
         (lambda: make_norm("bach", 3), ("unknown_name", "'bach'", "'batch'")),
         (lambda: make_feed_forward("sigmod", 2, 2, bias=False, dropout=0), ("unknown_name", "'sigmoid'")),
-        (lambda: assign(OptimSettings(), ["optimiser=rmsporp"]), ("unknown_name", "'rmsprop'")),
+        (lambda: apply_overrides(OptimSettings(), ["optimiser=rmsporp"]), ("unknown_name", "'rmsprop'")),
     ],
 )
 def test_wrong_names_are_told_with_the_nearest(call: Callable[[], object], message: tuple[str, ...]) -> None:

@@ -26,7 +26,7 @@ from textus import api
 from textus.cli import demo
 from textus.cli.main import main
 from textus.core.errors import DataError, RunError, UsageError
-from textus.core.io import claim, sha256
+from textus.core.io import check_output_dir, sha256
 from textus.finetuning import finetune
 from textus.models.registry import family as family_of
 from textus.runs.store import RunFolder, create_run, load, open_run, read_tokenizer
@@ -367,13 +367,13 @@ def test_the_demonstration_holds_its_folder_while_it_is_made(
     def refused(*step: Any) -> None:
         steps.append(step)
         with pytest.raises(RunError, match=f"{out} is in use"):
-            claim(out, force=True, kind="demo")
+            check_output_dir(out, force=True, kind="demo")
 
     monkeypatch.setattr(demo, "run_step", refused)
     monkeypatch.setattr(demo, "last_screen", lambda *_: None)
     demo.demo(out=out, serve=False, dispatch=lambda words: 0)
     assert len(steps) == len(demo.STEPS)
-    claim(out, force=True, kind="demo")
+    check_output_dir(out, force=True, kind="demo")
 
 
 def test_resume_refuses_other_rows_of_any_task(folder: Path, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from textus import tokenizers
 from textus.core.errors import TrainingError, UsageError
 from textus.core.hardware import reset_peak_memory
 from textus.core.io import read_json
-from textus.core.rng import counter_seed
+from textus.core.rng import derive_seed
 from textus.data.batch import Batch
 from textus.data.loader import TokenLoader
 from textus.data.token_dataset import store_of
@@ -63,7 +63,7 @@ def made(
     settings: TrainSettings, choices: ComputeConfig = ComputeConfig(), **shape: Any
 ) -> tuple[LanguageModel, TokenLoader]:
     """A model and a loader that depend on the seed only."""
-    torch.manual_seed(counter_seed(settings.seed, "weights"))
+    torch.manual_seed(derive_seed(settings.seed, "weights"))
     model = build("decoder", {**SHAPE, **shape})
     model.compute_with(choices.precision, choices.attention, choices.step)
     loader = TokenLoader(STORE, batch_size=settings.batch_size, context_length=CONTEXT, seed=settings.seed)
@@ -245,7 +245,7 @@ def shift_data(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def forget_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer, "counter_seed", lambda *keys: 5)
+    monkeypatch.setattr(trainer, "derive_seed", lambda *keys: 5)
 
 
 @pytest.mark.parametrize("fault", [drop_memory, shift_data, forget_the_seed])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from textus.api.checks import check_messages, check_string, is_texts
 from textus.api.conversation import fitting_ids
-from textus.core.arguments import noted, optional_path, path_of
+from textus.core.arguments import note_on_interrupt, to_optional_path, to_path
 from textus.core.errors import DataError, RunError, UsageError
 from textus.reporting.html import check_report_folder
 
@@ -29,7 +29,7 @@ class Run:
     """A trained model in its folder: it generates, talks, scores and evaluates. Reading is lazy."""
 
     def __init__(self, path: str | Path) -> None:
-        self.path = path_of(path, "the run")
+        self.path = to_path(path, "the run")
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
@@ -189,7 +189,7 @@ class Run:
 
         given = Path(given) if isinstance(given, str) else given
         options = ReadOptions(columns, encoding, skip_invalid)
-        about = predict_to_file(self._predictor(task), given, path_of(out, "out"), options, force=force)
+        about = predict_to_file(self._predictor(task), given, to_path(out, "out"), options, force=force)
         return {"run": str(self.path), **about}
 
     def evaluate_task(
@@ -227,7 +227,7 @@ class Run:
                     "--entities: --slice, --out and --skip-invalid go with the rows' own entities; leave them out",
                 )
             options = self._text_options(on, ReadOptions(columns, encoding), entities)
-            found = evaluate_triples(path_of(entities, "entities"), self.path, path_of(on, "on"), options)
+            found = evaluate_triples(to_path(entities, "entities"), self.path, to_path(on, "on"), options)
             about = {"run": str(self.path), "entities": str(entities), "on": str(on)}
             return {**about, "task": "relations from raw text", **found}
         from textus.data.read_options import ReadOptions, options_of_run
@@ -250,9 +250,9 @@ class Run:
                 found["baselines"] = lower
         if out is not None:
             task_report.write_task_report(
-                path_of(out, "out"), found, asked, {self.path.name: self.path / "log.jsonl"}
+                to_path(out, "out"), found, asked, {self.path.name: self.path / "log.jsonl"}
             )
-            task_report.write_predictions(path_of(out, "out"), rows, outputs)
+            task_report.write_predictions(to_path(out, "out"), rows, outputs)
         return found
 
     def triples(
@@ -274,13 +274,13 @@ class Run:
         from textus.pipelines import extraction
 
         if out is not None:
-            extraction.format_for(path_of(out, "out"), force=force)
+            extraction.format_for(to_path(out, "out"), force=force)
         options = self._text_options(file, ReadOptions(columns, encoding), entities)
         found = extraction.extract_triples(
-            path_of(file, "file"), path_of(entities, "entities"), self.path, options
+            to_path(file, "file"), to_path(entities, "entities"), self.path, options
         )
         if out is not None:
-            extraction.write_triples(path_of(out, "out"), found["triples"], force=force)
+            extraction.write_triples(to_path(out, "out"), found["triples"], force=force)
         return {"run": str(self.path), "entities_run": str(entities), "on": str(file), **found}
 
     def _text_options(self, file: str | Path, given: ReadOptions, *others: str | Path) -> ReadOptions:
@@ -292,7 +292,7 @@ class Run:
 
         records = [self.record, *(Run(path).record for path in others)]
         trained = options_of_all([options_of_run(record) for record in records])
-        return options_for(path_of(file, "file"), given, ReadOptions(encoding=trained.encoding))
+        return options_for(to_path(file, "file"), given, ReadOptions(encoding=trained.encoding))
 
     def task_as(self, name: str, settings: Sequence[str] = ()) -> Task:
         """A task the run has learnt, by its name, or similarity for a run that has not learnt it; `settings` are
@@ -364,11 +364,11 @@ class Run:
         from textus.evaluation.robustness import evaluate_robustness
         from textus.tasks.registry import learnt
 
-        words, asked = optional_path(vectors, "vectors"), self.task_called(task)
+        words, asked = to_optional_path(vectors, "vectors"), self.task_called(task)
         trained = options_of_run(learnt(self.record, asked.called, self.path))
-        options = options_for(path_of(on, "on"), ReadOptions(columns, encoding), trained)
+        options = options_for(to_path(on, "on"), ReadOptions(columns, encoding), trained)
         found = evaluate_robustness(
-            self.model, asked, self.tokenizer, path_of(on, "on"), options=options, vectors=words
+            self.model, asked, self.tokenizer, to_path(on, "on"), options=options, vectors=words
         )
         return {"run": str(self.path), "on": str(on), "task": asked.called, **found}
 
@@ -445,7 +445,7 @@ class Run:
         events = engine.stream([ids], sampling, None if source is None else [source])
         return DecodedStream(events, TextStream(self.tokenizer, sampling.stop))
 
-    @noted()
+    @note_on_interrupt()
     def evaluate(
         self,
         on: Any = None,
@@ -502,7 +502,7 @@ class Run:
             from textus.evaluation.comparison import write_evaluation
 
             sample = self._sample(texts) if model.can_generate else None
-            write_evaluation(path_of(out, "out"), result, sample, {self.path.name: self.path / "log.jsonl"})
+            write_evaluation(to_path(out, "out"), result, sample, {self.path.name: self.path / "log.jsonl"})
         return result
 
     def score(self, text: str, *, stride: int | None = None) -> Any:

@@ -27,7 +27,7 @@ from textus.cli.params import (
     option,
 )
 from textus.core.errors import UsageError
-from textus.core.names import unknown
+from textus.core.names import unknown_name_error
 
 
 def train(
@@ -246,6 +246,6 @@ def bench(
             f"no benchmarks in {folder}; they are in the source checkout, not in the installed package",
         )
     if what not in scripts:
-        raise unknown("benchmark", what, scripts)
+        raise unknown_name_error("benchmark", what, scripts)
     words = [sys.executable, "-m", f"benchmarks.{what}", *arguments]
     return subprocess.run(words, cwd=folder.parent, check=False).returncode

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from textus.core.console import notice
+from textus.core.console import log_notice
 from textus.core.errors import UsageError
 from textus.core.io import fingerprint, sha256
-from textus.core.names import unknown
+from textus.core.names import unknown_name_error
 from textus.data.read_options import ReadOptions, options_of_all, options_of_run
 from textus.evaluation import task_report
 from textus.evaluation.task_report import EvalDataset, paired_difference, task_metrics
@@ -44,7 +44,7 @@ def common_task(runs: Sequence[Path], how: str, name: str | None = None) -> Task
     naming two that do not answer alike.
     """
     if how not in METHODS:
-        raise unknown("ensemble", how, METHODS)
+        raise unknown_name_error("ensemble", how, METHODS)
     if len(runs) < 2:
         raise UsageError("missing_argument", f"--ensemble {how}: give two runs or more")
     for run in runs:
@@ -125,7 +125,7 @@ def average_weights(runs: Sequence[Path]) -> tuple[LanguageModel, Tokenizer]:
             weights[name] += value
     parents = {open_run(run).record.get("parent") for run in runs}
     if len(parents) > 1 or None in parents:
-        notice(
+        log_notice(
             "these runs were not begun from the same weights: the mean of theirs need not be any good; see mean, vote"
         )
     model.load_state_dict(

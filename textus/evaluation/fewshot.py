@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from textus.core.console import notice, progress
+from textus.core.console import log_notice, progress
 from textus.core.errors import DataError, UsageError
 from textus.core.io import write_atomic, write_json
-from textus.core.names import unknown
-from textus.core.rng import counter_seed
+from textus.core.names import unknown_name_error
+from textus.core.rng import derive_seed
 from textus.data.read_options import ReadOptions
 from textus.evaluation.perplexity import scoring_mode
 from textus.generation.sampling import beginning
@@ -101,7 +101,7 @@ class PromptScorer:
         self.model, self.tokenizer, self.labels = model, tokenizer, list(labels)
         for label in how.verbalizer:
             if label not in self.labels:
-                raise unknown("class", label, self.labels)
+                raise unknown_name_error("class", label, self.labels)
         self.verbalizer = {label: how.verbalizer.get(label, label) for label in labels}
         self.template = how.template
         self.blank = re.search(r"\s*$", self.template.removesuffix("{label}"))[0]  # type: ignore[index]
@@ -229,10 +229,12 @@ def read_task(
     known = {each.texts for each in test}
     kept = [each for each in examples if each.texts not in known]
     if len(kept) < len(examples):
-        notice(f"{len(examples) - len(kept):,} rows of {data} are asked for in {on}: they are no examples")
+        log_notice(
+            f"{len(examples) - len(kept):,} rows of {data} are asked for in {on}: they are no examples"
+        )
     if how.limit and how.limit < len(test):
-        places = sorted(Random(counter_seed(how.seed, "asked")).sample(range(len(test)), how.limit))
-        notice(f"{how.limit:,} of the {len(test):,} rows of {on} are asked, drawn by the seed")
+        places = sorted(Random(derive_seed(how.seed, "asked")).sample(range(len(test)), how.limit))
+        log_notice(f"{how.limit:,} of the {len(test):,} rows of {on} are asked, drawn by the seed")
         test = [test[place] for place in places]
     return task, kept, test
 
@@ -258,7 +260,7 @@ def evaluate_fewshot(
         for shots in how.shots:
             right: dict[str, list[Any]] = {"accuracy": [], "calibrated": []}
             for draw in range(how.repeats if shots else 1):
-                random = Random(counter_seed(how.seed, "shots", shots, draw))
+                random = Random(derive_seed(how.seed, "shots", shots, draw))
                 found = asked.probabilities(sample_shots(examples, shots, task.labels, random), texts)
                 plain, empty = found[: len(test)], found[len(test) :]
                 right["accuracy"].append(plain.argmax(1) == gold)
@@ -266,11 +268,11 @@ def evaluate_fewshot(
                 advance()
             rows.append(summarize_draws(shots, right))
     if asked.n_truncated:
-        notice(
+        log_notice(
             f"texts were longer than {asked.longest} tokens {asked.n_truncated:,} times: their ends were not read"
         )
     if asked.n_dropped:
-        notice(
+        log_notice(
             f"{asked.n_dropped:,} examples did not fit the context of {asked.context} tokens and were left out"
         )
     return {

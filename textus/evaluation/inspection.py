@@ -282,11 +282,11 @@ def doctor(folder: Path | None = None) -> dict[str, Any]:
     Rates are FLOP/s of the largest layer of a small decoder, by dtype, for one thread and for all cores.
     """
     folder = Path.cwd() if folder is None else folder
-    found = hardware.machine()
+    found = hardware.detect_machine()
     counts = sorted({1, found.cores})
     rates = {n: hardware.matmul_rates(["float32", "bfloat16"], threads=n, seconds=2) for n in counts}
     return {
-        "versions": hardware.versions(),
+        "versions": hardware.package_versions(),
         "machine": dataclasses.asdict(found),
         "isa": hardware.isa_name(),
         "matrix_rates": [{"threads": n, **each} for n, each in rates.items()],
@@ -304,7 +304,7 @@ def optional_packages() -> list[dict[str, Any]]:
         {
             "extra": name,
             "module": module,
-            "version": hardware.version_of(_package(module)),
+            "version": hardware.installed_version(_package(module)),
             "install": _pip(name),
         }
         for name, modules in EXTRAS.items()

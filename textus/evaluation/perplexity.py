@@ -28,9 +28,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from textus.core.console import cpu_seconds, notice, progress
+from textus.core.console import cpu_seconds, log_notice, progress
 from textus.core.errors import DataError, RunError, UsageError
-from textus.core.rng import counter_seed
+from textus.core.rng import derive_seed
 from textus.data.batch import Batch, BatchSource
 from textus.data.bucketing import BucketLoader, sources_of
 from textus.data.eval_text import EvalText, TextChunk, as_texts, in_parts
@@ -133,7 +133,7 @@ def score_chunks(
         for part, ids, line in zip(group, encoded, nats, strict=True):
             yield part, ids, TokenScores(line, unknown_bytes(tokenizer, part.text, ids), kind)
     if n_cut:
-        notice(f"{n_cut:,} sources are longer than the context and were cut there, as in training")
+        log_notice(f"{n_cut:,} sources are longer than the context and were cut there, as in training")
 
 
 def source_ids(model: LanguageModel, tokenizer: Tokenizer, part: TextChunk) -> tuple[list[int] | None, bool]:
@@ -370,7 +370,7 @@ def measure(
             "empty_data", f"{given.name} holds no text to measure on; give a file that is not empty"
         )
     if model.needs_source and not tally.sources:
-        notice(f"{given.name} has no sources: it is scored as what follows from an empty one")
+        log_notice(f"{given.name} has no sources: it is scored as what follows from an empty one")
     return tally
 
 
@@ -468,7 +468,7 @@ def sample_quality(
         raise UsageError("out_of_range", f"{n} samples; give 1 or more")
     sampling = sampling or Sampling(temperature=1.0, sliding=True)
     texts: list[list[int]] = [[] for _ in range(n)]
-    each = [replace(sampling, seed=counter_seed(seed, "quality", row)) for row in range(n)]
+    each = [replace(sampling, seed=derive_seed(seed, "quality", row)) for row in range(n)]
     first = beginning(model, tokenizer.start_id)
     given = (
         [(sources or [[]])[row % len(sources or [[]])] for row in range(n)] if model.needs_source else None

@@ -20,9 +20,9 @@ import numpy as np
 from textus.augment.augmenter import AugmentSettings, built, changed, origin_of, said_by
 from textus.augment.operations import Operation
 from textus.augment.units import HAN, TokenizedRecord, Units, WordToken, chinese, take_apart
-from textus.core.console import notice
+from textus.core.console import log_notice
 from textus.core.errors import DataError, UsageError
-from textus.core.rng import counter_seed
+from textus.core.rng import derive_seed
 from textus.data.labeled import Record
 from textus.data.read_options import DETECTED, ReadOptions
 from textus.evaluation.task_report import read_rows
@@ -88,7 +88,7 @@ def make_perturbations(vectors: Path | None) -> dict[str, Operation]:
     try:
         found |= built(AugmentSettings("synonyms", vectors=str(vectors or "")))
     except UsageError as error:
-        notice(f"robustness to synonyms is not measured: {error}")
+        log_notice(f"robustness to synonyms is not measured: {error}")
     return found | {
         "lower case": change_case(str.lower), "upper case": change_case(str.upper), "spacing": change_spacing,
         "irrelevant sentence": irrelevant_sentence,
@@ -105,7 +105,7 @@ def perturb(
         if name == "irrelevant sentence":  # once a row
             longest = max(taken.fields, key=lambda each: len(taken.fields[each]))
             taken = TokenizedRecord(record.values, {longest: taken.fields[longest]}, taken.spans)
-        random = Random(counter_seed(seed, name, origin_of(record.values)))
+        random = Random(derive_seed(seed, name, origin_of(record.values)))
         row = changed(taken, operation, random, RATE)
         n_changed += said_by(taken, row) != said_by(taken, record.values)
         found.append(Record(row, record.where))
@@ -175,7 +175,7 @@ def evaluate_robustness(
             )
         other = asked, read(model, task, tokenizer, asked)
         if not n_changed:
-            notice(f"{change} changed no row of {path}")
+            log_notice(f"{change} changed no row of {path}")
         found.append(
             {
                 "change": change, "rows_changed": n_changed, name: main_metric(task, other)[1],

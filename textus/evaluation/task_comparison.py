@@ -19,7 +19,7 @@ import numpy as np
 from textus.core.errors import DataError, UsageError
 from textus.core.hardware import peak_memory_bytes, reset_peak_memory
 from textus.core.io import write_atomic, write_json
-from textus.core.memory import give_back
+from textus.core.memory import release_freed_memory
 from textus.data.read_options import DETECTED, ReadOptions, options_of_all, options_of_run
 from textus.evaluation import task_report
 from textus.evaluation.comparison import training_curves
@@ -118,7 +118,7 @@ def measure_run(
     given, and as in training.
     """
     gc.collect()
-    give_back()
+    release_freed_memory()
     reset_peak_memory()
     model, tokenizer, record = opened(run)
     record = learnt(record, task, run)

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from textus.core.console import notice, notices_together
+from textus.core.console import log_notice, merge_notices
 from textus.core.errors import DataError, RunError, UsageError
-from textus.core.io import fingerprint, json_lines, sha256, write_atomic, write_json
+from textus.core.io import dump_jsonl, fingerprint, sha256, write_atomic, write_json
 from textus.data.corpus.dialects import RowProblem
 from textus.data.corpus.tables import parse_columns
 from textus.data.inputs import id_of, labelled_records
@@ -116,7 +116,7 @@ def slice_rows(rows: EvalDataset, name: str) -> dict[str, list[int]]:
         order = [value for value, _ in Counter(values).most_common()]
         if len(order) > MOST_SLICES:
             left = sum(value not in order[:MOST_SLICES] for value in values)
-            notice(
+            log_notice(
                 f"--slice {name}: the {MOST_SLICES} most frequent of {len(order):,} values; {left:,} rows in none"
             )
     elif name == LENGTH:
@@ -151,14 +151,14 @@ def count_train_overlap(record: dict[str, Any], rows: EvalDataset) -> int | None
             problems=[],
             quiet=True,
         )
-        with notices_together(show=False):
+        with merge_notices(show=False):
             records = list(accepted(to_train_on(path, records, ())[0]))
         known = {each.texts for each in rows.task.examples(records, labelled=False)}
     except (DataError, UsageError):  # other rows lie there now
         return None
     shared = [each for each in rows.examples if each.texts in known]
     if shared:
-        notice(
+        log_notice(
             f"{len(shared):,} of the {len(rows.examples):,} rows have a text that stands in {path}, where the run was"
             f" trained; the first is {shared[0].where}"
         )
@@ -219,13 +219,13 @@ def baseline_run(run: Path, record: dict[str, Any]) -> Path | None:
         def check(now: str) -> None:
             if now != corpus["fingerprint"]:
                 raise RunError("data_changed", f"{wish.data} is not what {run} was trained on")
-            notice(
+            log_notice(
                 f"{LINEAR} is trained on the rows that {run} was trained on, once; it will be kept in {kept}"
             )
 
         return start(wish, kept, force=True, check=check)
     except (DataError, RunError, OSError) as error:
-        notice(f"without the baseline {LINEAR}: {error}")
+        log_notice(f"without the baseline {LINEAR}: {error}")
         return None
 
 
@@ -264,13 +264,13 @@ def write_task_report(out: Path, found: dict[str, Any], task: Task, logs: Mappin
 def write_predictions(out: Path, rows: EvalDataset, outputs: Sequence[Any]) -> None:
     """Every row with its place and its answer, as predictions.jsonl."""
     records = [Record(fields, each.where) for fields, each in zip(rows.fields, rows.examples, strict=True)]
-    with notices_together(show=False):  # the page's own columns are known
+    with merge_notices(show=False):  # the page's own columns are known
         layout = Layout(answer_columns(rows.task, ".jsonl"), None, records)
     lines = (
         layout.row(record, flat(rows.task, rows.task.told(example, output), output, ".jsonl"))
         for record, example, output in zip(records, rows.examples, outputs, strict=True)
     )
-    write_atomic(out / "predictions.jsonl", json_lines(lines))
+    write_atomic(out / "predictions.jsonl", dump_jsonl(lines))
 
 
 def leakage_warning(found: dict[str, Any]) -> list[Section]:

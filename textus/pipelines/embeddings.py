@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from textus.core.console import notices_together
+from textus.core.console import merge_notices
 from textus.core.errors import UsageError
-from textus.core.io import claim_file, fingerprint, json_lines, sha256, write_atomic
-from textus.core.names import unknown
+from textus.core.io import check_output_file, dump_jsonl, fingerprint, sha256, write_atomic
+from textus.core.names import unknown_name_error
 from textus.data.inputs import place_of, report_empty, texts_in
 from textus.data.labeled import Record
 from textus.data.output import (
@@ -53,18 +53,18 @@ def embed_file(
     Raises UsageError where `out` exists, unless `force`, DataError for a file without texts.
     """
     if (form := out.suffix.lower()) not in (".npy", *FORMS):
-        raise unknown("form of --out", out.suffix or out.name, [".npy", *FORMS])
+        raise unknown_name_error("form of --out", out.suffix or out.name, [".npy", *FORMS])
     beside = out.with_name(f"{out.name}.rows.jsonl")
     claim_output(out, path, force=force)
     if form == ".npy":
-        claim_file(beside, force=force)
+        check_output_file(beside, force=force)
     records = texts_in(path, options, check=lambda rows: lambda row: text_of(row.values, row.where))
     of = fingerprint([sha256(run / "run.json"), content_of(path), astuple(options), list(settings), form])
     n = sum(1 for _ in records())
-    with partial_file(out, of, force=force) as file, notices_together():
+    with partial_file(out, of, force=force) as file, merge_notices():
         if form == ".npy":
             width = write_array(file, vectors, records(), n)
-            write_atomic(beside, json_lines(map(place_of, records())))
+            write_atomic(beside, dump_jsonl(map(place_of, records())))
         else:
             width = write_table(file, vectors, records, options.columns)
     return {"out": str(out), "texts": n, "width": width, **({"rows": str(beside)} if form == ".npy" else {})}

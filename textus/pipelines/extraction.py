@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from textus.core.console import notice
+from textus.core.console import log_notice
 from textus.core.errors import DataError, UsageError
-from textus.core.io import claim_file, json_lines, write_atomic
-from textus.core.names import unknown
+from textus.core.io import check_output_file, dump_jsonl, write_atomic
+from textus.core.names import unknown_name_error
 from textus.data.eval_text import read_text
 from textus.data.labeled import clean_text
 from textus.data.read_options import DETECTED, ReadOptions
@@ -92,7 +92,7 @@ def load_predictors(entities: Path, relations: Path) -> tuple[TaskPredictor, Tas
             " common to both; teach them with the same names",
         )
     if rest := sorted(joined - found):
-        notice(f"{entities} finds no {', '.join(rest)}: what {relations} knows of these is not used")
+        log_notice(f"{entities} finds no {', '.join(rest)}: what {relations} knows of these is not used")
     return finder, joiner
 
 
@@ -110,7 +110,7 @@ def read_passages(path: Path, options: ReadOptions = DETECTED) -> list[CitedPass
     if not held:
         raise DataError("empty_data", f"{path} holds no text")
     if empty := len(found) - len(held):
-        notice(f"{empty:,} of {len(found):,} texts are empty and left out")
+        log_notice(f"{empty:,} of {len(found):,} texts are empty and left out")
     return held
 
 
@@ -194,8 +194,8 @@ def format_for(out: Path, *, force: bool) -> str:
     """The form a file is written in, told by its name; UsageError for another, or one that is there."""
     kind = out.suffix.removeprefix(".")
     if kind not in WRITERS:
-        raise unknown("form of triples", out.suffix or out.name, [f".{each}" for each in WRITERS])
-    claim_file(out, force=force)
+        raise unknown_name_error("form of triples", out.suffix or out.name, [f".{each}" for each in WRITERS])
+    check_output_file(out, force=force)
     return kind
 
 
@@ -249,4 +249,4 @@ def add_graphml_data(element: ElementTree.Element, of: str, values: dict[str, An
         ElementTree.SubElement(element, "data", key=f"{of}_{name}").text = NOT_XML.sub("\ufffd", str(value))
 
 
-WRITERS = {"jsonl": json_lines, "csv": as_csv, "graphml": as_graphml}
+WRITERS = {"jsonl": dump_jsonl, "csv": as_csv, "graphml": as_graphml}

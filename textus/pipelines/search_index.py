@@ -26,18 +26,18 @@ import numpy as np
 from textus.core.config import NONE, VERSION, Shape, check_shape, from_dict, migrate
 from textus.core.errors import DataError, MissingDependencyError, RunError, UsageError
 from textus.core.io import (
-    claim,
-    folder_atomic,
-    json_lines,
+    atomic_folder,
+    check_output_dir,
+    describe_other_kind,
+    dump_jsonl,
     link_or_copy,
-    other_kind,
     read_json,
-    record_file,
+    remove_stale_files,
+    resolve_record_file,
     sha256,
-    sweep,
     write_json,
 )
-from textus.core.names import extra, unknown
+from textus.core.names import import_optional, unknown_name_error
 from textus.data.inputs import items_of
 from textus.data.labeled import clean_text
 from textus.data.passages import Passage, text_of
@@ -117,14 +117,14 @@ def build(
             "missing_argument",
             "say how to find texts: --run RUN for their meaning, --bm25 for their words, or both",
         )
-    claim(out, force=force, kind="index")
+    check_output_dir(out, force=force, kind="index")
     texts = [passage.text for passage in passages]
-    with folder_atomic(out) as folder:
-        (folder / "documents.jsonl").write_text(json_lines(map(asdict, passages)), encoding="utf-8")
+    with atomic_folder(out) as folder:
+        (folder / "documents.jsonl").write_text(dump_jsonl(map(asdict, passages)), encoding="utf-8")
         counts = {"documents": len({passage.number for passage in passages}), "passages": len(passages)}
         record: dict[str, Any] = {"version": VERSION, **counts, "bm25": bm25, "run": None}
         if bm25:
-            index = extra("bm25s", "search").BM25()
+            index = import_optional("bm25s", "search").BM25()
             index.index([bm25_tokens(text) for text in texts], show_progress=False)
             index.save(folder / "bm25", show_progress=False)
         if run:
@@ -143,14 +143,16 @@ def store_encoder(run: Path, folder: Path) -> dict[str, str]:
     files = verify_run(run)
     folder.mkdir()
     for name in ("run.json", *files):
-        link_or_copy(record_file(run, name, KEPT_OF_RUN), record_file(folder, name, KEPT_OF_RUN))
+        link_or_copy(
+            resolve_record_file(run, name, KEPT_OF_RUN), resolve_record_file(folder, name, KEPT_OF_RUN)
+        )
     return {"path": str(run.resolve()), "fingerprint": sha256(folder / "run.json")}
 
 
 def store_vectors(run: Path, texts: Sequence[str], file: Path) -> None:
     """The texts' vectors as `usearch` keeps them."""
     found = vectors(*load_encoder(run), texts)
-    index = extra("usearch.index", "search").Index(ndim=found.shape[1], metric="ip", dtype="f32")
+    index = import_optional("usearch.index", "search").Index(ndim=found.shape[1], metric="ip", dtype="f32")
     index.add(np.arange(len(texts)), found, threads=1)
     index.save(str(file))
 
@@ -172,9 +174,11 @@ class Index:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        sweep(self.path)
+        remove_stale_files(self.path)
         if not (self.path / "index.json").is_file():
-            remedy = other_kind(self.path) or "make one: textus index build FILE --run RUN --out FOLDER"
+            remedy = (
+                describe_other_kind(self.path) or "make one: textus index build FILE --run RUN --out FOLDER"
+            )
             raise RunError("not_an_index", f"{self.path} is no index; {remedy}")
         self.record = migrate(read_json(self.path / "index.json"), f"{self.path}/index.json")
         check_shape(self.record, RECORD, f"{self.path}/index.json")
@@ -183,7 +187,7 @@ class Index:
         if missing := next((name for name in needed if name not in self.record["files"]), None):
             raise RunError("damaged", f"{self.path}/index.json does not list {missing}; build the index anew")
         for name, known in self.record["files"].items():
-            file = record_file(self.path, name, FILES)
+            file = resolve_record_file(self.path, name, FILES)
             if not file.exists():
                 raise RunError("damaged", f"{file} is missing; build the index anew")
             if sha256(file) != known:
@@ -244,7 +248,7 @@ class Index:
     def _search(self, queries: Sequence[str], k: int, mode: str | None) -> list[list[tuple[int, float]]]:
         mode = mode or self.default_mode
         if mode not in MODES:
-            raise unknown("mode", mode, MODES)
+            raise unknown_name_error("mode", mode, MODES)
         if mode not in (self.default_mode, *(MODES if self.default_mode == "hybrid" else ())):
             raise UsageError(
                 "option_not_applicable",
@@ -259,7 +263,7 @@ class Index:
 
     @cached_property
     def _bm25(self) -> Any:
-        module = extra("bm25s", "search")
+        module = import_optional("bm25s", "search")
         with self._reading("bm25"):
             return module.BM25.load(self.path / "bm25", show_progress=False)
 
@@ -274,7 +278,7 @@ class Index:
                 f"{folder} is another run ({found[:12]}…) than the vectors were made by ({known[:12]}…); build the"
                 " index anew",
             )
-        module = extra("usearch.index", "search")
+        module = import_optional("usearch.index", "search")
         with self._reading("vectors.usearch"):
             index = module.Index.restore(str(self.path / "vectors.usearch"))
             if len(index) != self.size or index.ndim != vectors(*reading, ["a"]).shape[1]:

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from textus.core.errors import UsageError
-from textus.core.io import kind_of_folder, write_atomic
+from textus.core.io import folder_kind, write_atomic
 from textus.reporting.format import Row, format_cells, numeric_columns
 
 
 def check_report_folder(out: Any) -> None:
     """UsageError where a report would be written into a run, a corpus or another folder of ours."""
-    if out is not None and (kind := kind_of_folder(Path(out))):
+    if out is not None and (kind := folder_kind(Path(out))):
         raise UsageError(
             "invalid_path",
             f"--out {out} is a folder that Textus made ({kind}); choose another one for the report",

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from textus.core.console import notice
-from textus.core.names import extra
+from textus.core.console import log_notice
+from textus.core.names import import_optional
 from textus.reporting.format import Row, format_number
 
 CJK_FONTS = (
@@ -28,7 +28,7 @@ CJK_FONTS = (
 @cache
 def cjk_font() -> str | None:
     """An installed font that has Chinese characters, or None."""
-    manager = extra("matplotlib.font_manager", "report")
+    manager = import_optional("matplotlib.font_manager", "report")
     installed = {entry.name for entry in manager.fontManager.ttflist}
     return next((name for name in CJK_FONTS if name in installed), None)
 
@@ -36,14 +36,14 @@ def cjk_font() -> str | None:
 @cache
 def plain_characters() -> frozenset[int]:
     """What matplotlib's own font can show."""
-    manager = extra("matplotlib.font_manager", "report")
+    manager = import_optional("matplotlib.font_manager", "report")
     return frozenset(manager.get_font(manager.findfont("DejaVu Sans")).get_charmap())
 
 
 @cache
 def report_missing_font() -> None:
     """One line for a process whose pictures cannot show some characters."""
-    notice(
+    log_notice(
         "no installed font has all characters of the pictures: some are shown as \\uXXXX; install fonts-noto-cjk"
     )
 
@@ -73,8 +73,8 @@ def _png(draw: Any, *, inches: tuple[float, float] = (7.0, 4.0)) -> bytes:
     """Run `draw(axes)` on an empty picture without a display and return it as PNG."""
     import io
 
-    matplotlib = extra("matplotlib", "report")
-    figure_module = extra("matplotlib.figure", "report")
+    matplotlib = import_optional("matplotlib", "report")
+    figure_module = import_optional("matplotlib.figure", "report")
     fonts = ["DejaVu Sans", *([font] if (font := cjk_font()) else [])]
     with matplotlib.rc_context({"font.family": fonts, "font.size": FONT_SIZE, "axes.unicode_minus": False}):
         figure = figure_module.Figure(figsize=inches, dpi=120, layout="constrained")

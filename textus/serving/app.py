@@ -26,9 +26,9 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from textus.core.console import notice
+from textus.core.console import log_notice
 from textus.core.errors import UsageError
-from textus.core.names import nearest
+from textus.core.names import nearest_name
 from textus.serving import schemas
 from textus.serving.guard import STOPS, OriginHostMiddleware, add_errors, parse_host_name, parse_origin
 from textus.serving.scheduler import RequestScheduler, RequestStream, ServedModel, TextDelta, to_api_error
@@ -134,7 +134,7 @@ def model_card(served: ServedModel) -> dict[str, Any]:
 def get_scheduler(desks: dict[str, RequestScheduler], name: str) -> RequestScheduler:
     if name in desks:
         return desks[name]
-    near = nearest(name, desks)
+    near = nearest_name(name, desks)
     hint = f"did you mean {near!r}? " if near else ""
     shown = name if len(name) <= 60 else name[:57] + "..."
     message = f"there is no model {shown!r}; {hint}served here: {', '.join(desks)}"
@@ -360,15 +360,15 @@ def serve(served: Sequence[ServedModel], host: str = "127.0.0.1", port: int = 80
         )
         server = Server(config, list(app.state.desks.values()))
         if host not in ("127.0.0.1", "localhost", "::1"):
-            notice(
+            log_notice(
                 f"bound to {host}: everyone who reaches this address can use the models, there are no keys"
             )
-        notice(
+        log_notice(
             f"serving {', '.join(each.name for each in served)} at {listening_url(listener)} (Ctrl-C stops)"
         )
         with quiet_signals():
             server.run(sockets=[listener])
-    notice("stopped")
+    log_notice("stopped")
 
 
 def bind_socket(host: str, port: int) -> socket.socket:

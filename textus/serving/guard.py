@@ -21,7 +21,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from textus.core.console import notice
+from textus.core.console import log_notice
 from textus.core.errors import UsageError
 from textus.serving.scheduler import to_api_error
 from textus.serving.schemas import ApiError
@@ -200,7 +200,7 @@ class OriginHostMiddleware:
 def log_failure(request: Request, error: BaseException) -> None:
     """One line at the terminal for a request that failed here; the traceback where TEXTUS_DEBUG is set."""
     text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-    notice(f"{request.method} {request.url.path[:60]!r} failed ({text}); TEXTUS_DEBUG=1 shows where")
+    log_notice(f"{request.method} {request.url.path[:60]!r} failed ({text}); TEXTUS_DEBUG=1 shows where")
     if os.environ.get("TEXTUS_DEBUG"):
         import traceback
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from textus.core.errors import UsageError
-from textus.core.rng import counter_seed
+from textus.core.rng import derive_seed
 from textus.generation.sampling import BOUNDS, MAX_STOP_LENGTH, Sampling
 
 MAX_CHOICES = 8
@@ -96,7 +96,7 @@ class CompletionRequest:
     def samplings(self, most: int) -> list[Sampling]:
         """One for each choice, of `most` tokens: the first has the seed as given, the others streams of their own."""
         seed, n_tokens = self.sampling.seed, min(self.sampling.max_tokens, most)
-        seeds = [seed if i == 0 else counter_seed(seed, "choice", i) for i in range(self.n)]
+        seeds = [seed if i == 0 else derive_seed(seed, "choice", i) for i in range(self.n)]
         return [replace(self.sampling, seed=seed, max_tokens=n_tokens) for seed in seeds]
 
 

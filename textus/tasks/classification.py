@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from textus.core.console import notice
+from textus.core.console import log_notice
 from textus.core.errors import DataError, UsageError
 from textus.data.batch import Batch
 from textus.data.labeled import Record
@@ -147,12 +147,14 @@ class Classification(Task):
             kept.append(Example(texts, label, record.where))
         report_spellings(spelled)
         if empty:
-            notice(len(empty), " rows have no text and are left out", first=f"the first is {empty[0]}")
+            log_notice(len(empty), " rows have no text and are left out", first=f"the first is {empty[0]}")
         if none := [each.where for each in kept if each.label == ()]:
-            notice(len(none), " rows have no label: they are of no class", first=f"the first is {none[0]}")
+            log_notice(
+                len(none), " rows have no label: they are of no class", first=f"the first is {none[0]}"
+            )
         if unknown := Counter(name for each in kept for name in self.names(each) if name not in self.index):
             shown = ", ".join(list(unknown)[:SHOWN])
-            notice(
+            log_notice(
                 f"{sum(unknown.values()):,} labels were never seen in training ({shown}): their rows count as wrong"
             )
         return kept
@@ -234,7 +236,7 @@ class Classification(Task):
             edges = [place * len(ids) // n for place in range(n + 1)]  # of one length, but for one id
             rows += [replace(self.row(example, [ids[a:b]], frame), about=number) for a, b in pairwise(edges)]
         if several := sum(count > 1 for count in Counter(row.about for row in rows).values()):
-            notice(
+            log_notice(
                 several,
                 " of ",
                 len(examples),
@@ -452,7 +454,7 @@ def with_separator(
     sign = find_separator(texts)
     if report and sign and sign != settings.separator:
         n = sum(sign in text for text in texts)
-        notice(
+        log_notice(
             f"labels are separated by {sign!r}, which {n:,} of {len(texts):,} rows have; for another separator --set"
             " task.separator=SIGN"
         )
@@ -462,7 +464,7 @@ def with_separator(
             if not settings.separator
             else settings.separator
         )
-        notice(
+        log_notice(
             f"no row has {looked}: the label of a row is taken whole (labels are separated by |; for another separator"
             " --set task.separator=SIGN)"
         )

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from textus.core.console import notice
+from textus.core.console import log_notice
 from textus.core.errors import DataError, UsageError
 from textus.data.batch import Batch
 from textus.data.labeled import Record
@@ -126,20 +126,20 @@ class QuestionAnswering(Task):
             elsewhere += [record.where] * what["elsewhere"]
             kept.append(Example(texts, gold if labelled else None, record.where))
         if empty:
-            notice(
+            log_notice(
                 f"{len(empty):,} rows have no question or no context and are left out; the first is {empty[0]}"
             )
         if told["moved"]:
-            notice(
+            log_notice(
                 f"{told['moved']:,} answers stand up to {SHIFT} characters beside where their rows say: moved there"
             )
         if elsewhere:
-            notice(
+            log_notice(
                 f"{len(elsewhere):,} answers are not where their rows say, but once elsewhere in their contexts: moved"
                 f" there; the first is of {elsewhere[0]}"
             )
         if told["nowhere"]:
-            notice(
+            log_notice(
                 f"{told['nowhere']:,} answers do not stand in their contexts (start {NOWHERE}): they are measured by,"
                 f" not learnt; {told['unlearnt']:,} questions have no other"
             )
@@ -225,7 +225,7 @@ class QuestionAnswering(Task):
         }
         for name, what in said.items():
             if told[name]:
-                notice(told[name], " of ", n, f" {what}")
+                log_notice(told[name], " of ", n, f" {what}")
 
     def label_tensor(self, labels: list[Any], length: int) -> Tensor:
         return torch.tensor(labels)  # (B, 2)

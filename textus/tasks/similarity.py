@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from textus.core.config import assign
-from textus.core.console import notice
+from textus.core.config import apply_overrides
+from textus.core.console import log_notice
 from textus.core.errors import DataError, UsageError
 from textus.data.batch import Batch
 from textus.data.labeled import Record, clean_text
@@ -113,7 +113,7 @@ class Similarity(Task):
                 continue
             kept.append(Example(texts, score, record.where))
         if empty:
-            notice(len(empty), " rows lack a text and are left out", first=f"the first is {empty[0]}")
+            log_notice(len(empty), " rows lack a text and are left out", first=f"the first is {empty[0]}")
         if odd := [each for each in kept if len(each.texts) != len(kept[0].texts)]:
             raise DataError(
                 "mixed_data",
@@ -204,7 +204,7 @@ class Similarity(Task):
         elif intervals:
             found["mistakes"] = furthest(examples, np.asarray(gold), np.asarray(guess))
         if undefined := found.get("undefined"):
-            notice(f"{', '.join(undefined)} cannot be told: all scores, or all answers, are the same")
+            log_notice(f"{', '.join(undefined)} cannot be told: all scores, or all answers, are the same")
         return found
 
     def weighed(
@@ -267,7 +267,7 @@ def similarity_of(model: LanguageModel, settings: Sequence[str] = ()) -> Similar
     """The task for a model that has not learnt it: the cosine of its vectors as they come. `settings` are assignments
     such as "pooling=cls".
     """
-    task = Similarity(assign(SimilaritySettings(), list(settings)), [])
+    task = Similarity(apply_overrides(SimilaritySettings(), list(settings)), [])
     with_head(model, task)
     return task
 

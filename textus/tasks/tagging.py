@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from textus.core.console import notice
+from textus.core.console import log_notice
 from textus.core.errors import DataError, UsageError
 from textus.data.batch import Batch
 from textus.data.labeled import Record
@@ -158,12 +158,12 @@ class Tagging(Task):
             return list(rows)
         if usual := usual_tags(tags_of(records)):
             shown = ", ".join(f"{tag} as {name}" for tag, name in list(usual.items())[:SHOWN] if tag != name)
-            notice(f"the tags are not written as B-PER: they are read as BIO ({shown})")
+            log_notice(f"the tags are not written as B-PER: they are read as BIO ({shown})")
         if empty := [row.where for row in rows if not row.texts]:
-            notice(len(empty), " rows have no token and are left out", first=f"the first is {empty[0]}")
+            log_notice(len(empty), " rows have no token and are left out", first=f"the first is {empty[0]}")
             rows = [row for row in rows if row.texts]
         if over := [row for row in rows if row.dropped]:
-            notice(
+            log_notice(
                 f"{sum(row.dropped for row in over):,} entities lie over longer ones, or are told twice, and are left"
                 f" out; the first in {over[0].where}"
             )
@@ -171,7 +171,7 @@ class Tagging(Task):
             rows = self.in_bio(rows)
         if strange := Counter(tag for row in rows for tag in row.label if tag not in self.index):
             shown = ", ".join(list(strange)[:SHOWN])
-            notice(
+            log_notice(
                 f"{sum(strange.values()):,} tags were never seen in training ({shown}): they count as wrong"
             )
         return list(rows)
@@ -180,9 +180,9 @@ class Tagging(Task):
         """The rows with tags in BIO, whatever scheme they had; what was not as it should be is told."""
         bare, marked = scheme_counts([row.label for row in rows])
         if bare and marked:
-            notice(f"{bare:,} entities begin with I-, not B-: they are read as if they began with B-")
+            log_notice(f"{bare:,} entities begin with I-, not B-: they are read as if they began with B-")
         elif bare:
-            notice(f"the tags are IOB1 ({bare:,} entities begin with I-): they are read as BIO")
+            log_notice(f"the tags are IOB1 ({bare:,} entities begin with I-): they are read as BIO")
         return [replace(row, label=tuple(bio_tags(entity_spans(row.label), len(row.label)))) for row in rows]
 
     def tokenizer(self, kind: str | None, texts: Sequence[str]) -> tuple[str, int]:
@@ -207,7 +207,7 @@ class Tagging(Task):
             rows += self.windows(example, [next(flat) for _ in example.texts], frame, number)
         several = [count for count in Counter(row.about for row in rows).values() if count > 1]
         if several:
-            notice(
+            log_notice(
                 len(several),
                 " of ",
                 len(examples),
@@ -286,7 +286,9 @@ class Tagging(Task):
         right, answered = ([entity_spans(each) for each in part] for part in (gold, guess))
         found = entity_scores(right, answered, intervals=intervals)
         if not any(each["n"] for each in found["classes"]):
-            notice("these rows have no entity: precision, recall and F1 mean nothing here and are given as 0")
+            log_notice(
+                "these rows have no entity: precision, recall and F1 mean nothing here and are given as 0"
+            )
         if intervals:
             found["mistakes"] = commonest_mistakes(examples, gold, guess)
         return {**found, "token_accuracy": tokens["accuracy"], "tokens": tokens["tokens"]}
