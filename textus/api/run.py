@@ -238,9 +238,8 @@ class Run:
         asked = self.task_as(task, settings) if task else self.task
         known = asked.called in self.tasks
         record = learnt(self.record, asked.called, self.path) if known else {}
-        rows = task_report.read_rows(
-            asked, on, ReadOptions(columns, encoding, skip_invalid), options_of_run(record)
-        )
+        options = ReadOptions(columns, encoding, skip_invalid)
+        rows = task_report.read_rows(asked, on, options, options_of_run(record))
         outputs = read(self.model, asked, self.tokenizer, rows.examples)
         about = {"run": str(self.path), "on": task_report.dataset_name(on), "task": asked.called}
         found = {**about, **task_report.task_metrics(rows, outputs, by)}
@@ -249,10 +248,9 @@ class Run:
             if baselines and (lower := task_report.baselines(self.path, record, rows, outputs)):
                 found["baselines"] = lower
         if out is not None:
-            task_report.write_task_report(
-                to_path(out, "out"), found, asked, {self.path.name: self.path / "log.jsonl"}
-            )
-            task_report.write_predictions(to_path(out, "out"), rows, outputs)
+            folder, logs = to_path(out, "out"), {self.path.name: self.path / "log.jsonl"}
+            task_report.write_task_report(folder, found, asked, logs)
+            task_report.write_predictions(folder, rows, outputs)
         return found
 
     def triples(
