@@ -144,7 +144,7 @@ def planted_manifest(trained: Path, corpus: Path, story: Path, place: Path, name
 READERS: dict[str, Callable[..., Callable[[], Any]]] = {
     "verify": planted_run(verify),
     "load": planted_run(load),
-    "index": planted_run(lambda run: search_index.keep_run(run, run.parent / "kept")),
+    "index": planted_run(lambda run: search_index.store_encoder(run, run.parent / "kept")),
     "corpus": planted_corpus,
     "tokens": planted_tokens,
     "search": planted_index,

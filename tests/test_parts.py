@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from textus.api import train
 from textus.core.config import apply_overrides
 from textus.core.errors import UsageError
-from textus.evaluation.comparison import log_lines
+from textus.evaluation.comparison import training_log
 from textus.models.nn import registry
 from textus.models.nn.layers import make_feed_forward, make_norm
 from textus.models.registry import build
@@ -345,7 +345,7 @@ def test_a_run_asks_for_an_optimiser_by_name(name: str, corpus: Path, tmp_path: 
     settings = ["model.n_layer=1", "model.d_model=16", "model.n_head=2"]
     wish = [f"optim.optimiser={name}", "optim.rate=0.005", "optim.schedule=exponential"]
     run = train(corpus, tokenizer="char", steps=20, settings=[*settings, *wish], out=tmp_path / name)
-    losses = [line["loss"] for line in log_lines(run.path / "log.jsonl") if "loss" in line]
+    losses = [line["loss"] for line in training_log(run.path / "log.jsonl") if "loss" in line]
     assert losses[-1] < losses[0]
 
 

@@ -261,7 +261,7 @@ def test_vectors_keep_lines_and_ids(trained: Path, reviews_folder: Path, tmp_pat
 def test_vectors_are_continued_after_a_kill(trained: Path, tmp_path: Path) -> None:
     data = written(tmp_path / "r.jsonl", reviews(600))
     run, out = api.open_run(trained), tmp_path / "v.npy"
-    from textus.pipelines.embeddings import embed_to
+    from textus.pipelines.embeddings import embed_file
 
     calls, make = [], run.vectors_of()
 
@@ -272,8 +272,8 @@ def test_vectors_are_continued_after_a_kill(trained: Path, tmp_path: Path) -> No
         return make(texts)
 
     with pytest.raises(KeyboardInterrupt):
-        embed_to(broken, data, out, run=trained)
-    assert embed_to(make, data, out, run=trained)["texts"] == 600
+        embed_file(broken, data, out, run=trained)
+    assert embed_file(make, data, out, run=trained)["texts"] == 600
     assert np.allclose(np.load(out), run.embed([row["text"] for row in reviews(600)]), atol=1e-5)
 
 

@@ -442,7 +442,7 @@ def test_vectors_are_those_of_the_similarity_that_was_learnt(folder: Path, tmp_p
     also = [f"sts:similarity={folder / 'pairs.jsonl'}"]
     run = learnt(folder, tmp_path / "run", "task.sts.pooling=max", extra_tasks=also, epochs=1)
     texts = [row["text"] for row in tones(5)]
-    from textus.pipelines.search_index import reader
+    from textus.pipelines.search_index import load_encoder
     from textus.tasks.similarity import similarity_of, vectors
 
     found = run.embed(texts)
@@ -452,7 +452,7 @@ def test_vectors_are_those_of_the_similarity_that_was_learnt(folder: Path, tmp_p
     mean = vectors(model, similarity_of(model), tokenizer, texts)
     assert found == pytest.approx(expected, abs=1e-6)
     assert abs(found - mean).max() > 0.01
-    assert vectors(*reader(run.path), texts) == pytest.approx(expected, abs=1e-6)
+    assert vectors(*load_encoder(run.path), texts) == pytest.approx(expected, abs=1e-6)
     with raises(UsageError, "option_not_applicable", "sts"):
         run.embed(texts, settings=["pooling=cls"])
 

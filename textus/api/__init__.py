@@ -368,8 +368,8 @@ def fewshot(
     from dataclasses import replace
 
     from textus.data.read_options import ReadOptions
-    from textus.evaluation.fewshot import PAIR_TEMPLATE, TEMPLATE, FewShotConfig, read_task, write
-    from textus.evaluation.fewshot import fewshot as ask
+    from textus.evaluation.fewshot import PAIR_TEMPLATE, TEMPLATE, FewShotConfig, read_task, write_fewshot
+    from textus.evaluation.fewshot import evaluate_fewshot as ask
 
     opened, asked = run if isinstance(run, Run) else open_run(run), FewShotConfig(**how)
     opened.refuse_task()
@@ -381,7 +381,7 @@ def fewshot(
     found = ask(opened.model, opened.tokenizer, task, (examples, test), asked)
     found = {"run": str(opened.path), "on": str(on), **found}
     if out is not None:
-        write(to_path(out, "out"), found)
+        write_fewshot(to_path(out, "out"), found)
     return found
 
 
@@ -517,7 +517,7 @@ def show(path: str | Path | Run) -> dict[str, Any]:
         facts["extra_tasks"] = {
             name: {key: task[key] for key in ("task", "labels")} for name, task in extra.items()
         }
-    return {"run": str(run.path), **facts, **found, "mermaid": inspection.as_mermaid(found)}
+    return {"run": str(run.path), **facts, **found, "mermaid": inspection.format_mermaid(found)}
 
 
 def doctor() -> dict[str, Any]:

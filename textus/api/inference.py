@@ -100,7 +100,7 @@ def predict_together(
     from textus.tasks.prediction import predict as ask
 
     paths, options = paths_of(runs), ReadOptions(columns, encoding, skip_invalid)
-    reader = ensembles.predictor(paths, ensemble, task)
+    reader = ensembles.ensemble_predictor(paths, ensemble, task)
     if out is None:
         return ask(reader, check_text(texts), options)
     about = {"runs": [str(path) for path in paths], "ensemble": ensemble}
@@ -122,7 +122,7 @@ def answered(
     from textus.evaluation import ensembles
     from textus.tasks import prediction
 
-    together = ensembles.predictor(paths_of(runs), ensemble, task) if ensemble else None
+    together = ensembles.ensemble_predictor(paths_of(runs), ensemble, task) if ensemble else None
     reader = together or open_run(runs[0])._predictor(task)
     return prediction.answered(reader, given, ReadOptions(columns, encoding, skip_invalid))
 
@@ -155,17 +155,17 @@ def evaluate_together(
 
     check_report_folder(out)
     paths = paths_of(runs)
-    asked = ensembles.task_of(paths, ensemble, task)
-    trained = ensembles.options_trained(paths, asked)
+    asked = ensembles.common_task(paths, ensemble, task)
+    trained = ensembles.training_read_options(paths, asked)
     rows = task_report.read_rows(asked, on, ReadOptions(columns, encoding, skip_invalid), trained)
     about = {
         "run": f"{ensemble} of {len(paths)}",
         "runs": [str(each) for each in paths],
-        "on": task_report.name_of(on),
+        "on": task_report.dataset_name(on),
     }
-    found = {**about, **ensembles.reported(paths, ensemble, rows, by, baselines=baselines)}
+    found = {**about, **ensembles.ensemble_report(paths, ensemble, rows, by, baselines=baselines)}
     if out is not None:
-        task_report.write(
+        task_report.write_task_report(
             to_path(out, "out"), found, rows.task, {str(each): each / "log.jsonl" for each in paths}
         )
     return found
@@ -234,7 +234,7 @@ def compare_tasks(
     paths = {name: run.path for name, run in named(runs).items()}
     found = task_comparison.compare(paths, on, options=options, task=task)
     if out is not None:
-        task_comparison.write(
+        task_comparison.write_task_comparison(
             to_path(out, "out"), found, {name: path / "log.jsonl" for name, path in paths.items()}
         )
     return found
@@ -268,7 +268,7 @@ def compare_texts(
             if (run := Run(path)).can_generate:
                 samples[name] = run._sample(texts)
         logs = {name: path / "log.jsonl" for name, path in by_name.items()}
-        comparison.write(to_path(out, "out"), result, samples, logs)
+        comparison.write_comparison(to_path(out, "out"), result, samples, logs)
     return result
 
 
@@ -305,7 +305,7 @@ def embed(
     if isinstance(given, str):
         given = Path(given)
     options = opened._text_options(given, ReadOptions(columns, encoding, skip_invalid))
-    about = embeddings.embed_to(
+    about = embeddings.embed_file(
         opened.vectors_of(settings), given, to_path(out, "out"), run=opened.path, options=options,
         settings=settings, force=force,
     )  # fmt: skip

@@ -219,7 +219,7 @@ class Run:
         check_report_folder(out)
         if entities is not None:
             from textus.data.read_options import ReadOptions
-            from textus.pipelines.extraction import measured
+            from textus.pipelines.extraction import evaluate_triples
 
             if by or out or skip_invalid:
                 raise UsageError(
@@ -227,7 +227,7 @@ class Run:
                     "--entities: --slice, --out and --skip-invalid go with the rows' own entities; leave them out",
                 )
             options = self._text_options(on, ReadOptions(columns, encoding), entities)
-            found = measured(to_path(entities, "entities"), self.path, to_path(on, "on"), options)
+            found = evaluate_triples(to_path(entities, "entities"), self.path, to_path(on, "on"), options)
             about = {"run": str(self.path), "entities": str(entities), "on": str(on)}
             return {**about, "task": "relations from raw text", **found}
         from textus.data.read_options import ReadOptions, options_of_run
@@ -238,19 +238,19 @@ class Run:
         asked = self.task_as(task, settings) if task else self.task
         known = asked.called in self.tasks
         record = learnt(self.record, asked.called, self.path) if known else {}
-        rows = task_report.read_rows(
-            asked, on, ReadOptions(columns, encoding, skip_invalid), options_of_run(record)
-        )
+        options = ReadOptions(columns, encoding, skip_invalid)
+        rows = task_report.read_rows(asked, on, options, options_of_run(record))
         outputs = read(self.model, asked, self.tokenizer, rows.examples)
-        about = {"run": str(self.path), "on": task_report.name_of(on), "task": asked.called}
-        found = {**about, **task_report.assessed(rows, outputs, by)}
+        about = {"run": str(self.path), "on": task_report.dataset_name(on), "task": asked.called}
+        found = {**about, **task_report.task_metrics(rows, outputs, by)}
         if known:
-            found["rows_trained_on"] = task_report.trained_on(record, rows)
+            found["rows_trained_on"] = task_report.count_train_overlap(record, rows)
             if baselines and (lower := task_report.baselines(self.path, record, rows, outputs)):
                 found["baselines"] = lower
         if out is not None:
-            task_report.write(to_path(out, "out"), found, asked, {self.path.name: self.path / "log.jsonl"})
-            task_report.write_predictions(to_path(out, "out"), rows, outputs)
+            folder, logs = to_path(out, "out"), {self.path.name: self.path / "log.jsonl"}
+            task_report.write_task_report(folder, found, asked, logs)
+            task_report.write_predictions(folder, rows, outputs)
         return found
 
     def triples(
@@ -272,11 +272,13 @@ class Run:
         from textus.pipelines import extraction
 
         if out is not None:
-            extraction.kind_of(to_path(out, "out"), force=force)
+            extraction.format_for(to_path(out, "out"), force=force)
         options = self._text_options(file, ReadOptions(columns, encoding), entities)
-        found = extraction.triples(to_path(file, "file"), to_path(entities, "entities"), self.path, options)
+        found = extraction.extract_triples(
+            to_path(file, "file"), to_path(entities, "entities"), self.path, options
+        )
         if out is not None:
-            extraction.write(to_path(out, "out"), found["triples"], force=force)
+            extraction.write_triples(to_path(out, "out"), found["triples"], force=force)
         return {"run": str(self.path), "entities_run": str(entities), "on": str(file), **found}
 
     def _text_options(self, file: str | Path, given: ReadOptions, *others: str | Path) -> ReadOptions:
@@ -357,13 +359,13 @@ class Run:
         """
         from textus.data.inputs import options_for
         from textus.data.read_options import ReadOptions, options_of_run
-        from textus.evaluation.robustness import robustness
+        from textus.evaluation.robustness import evaluate_robustness
         from textus.tasks.registry import learnt
 
         words, asked = to_optional_path(vectors, "vectors"), self.task_called(task)
         trained = options_of_run(learnt(self.record, asked.called, self.path))
         options = options_for(to_path(on, "on"), ReadOptions(columns, encoding), trained)
-        found = robustness(
+        found = evaluate_robustness(
             self.model, asked, self.tokenizer, to_path(on, "on"), options=options, vectors=words
         )
         return {"run": str(self.path), "on": str(on), "task": asked.called, **found}
@@ -478,7 +480,7 @@ class Run:
                 "option_not_applicable",
                 f"{given[0]}: {self.path} was not fine-tuned for a task; leave it out",
             )
-        from textus.evaluation.perplexity import evaluate, own_findings, sample_quality, sources_among
+        from textus.evaluation.perplexity import evaluate, first_sources, model_metrics, sample_quality
 
         model, tokenizer, texts = (
             self.model,
@@ -489,10 +491,10 @@ class Run:
         result["on"] = (
             ("the texts given" if is_texts(on) else str(on)) if on is not None else "validation split"
         )
-        if found := own_findings(model, tokenizer, texts):
+        if found := model_metrics(model, tokenizer, texts):
             result["findings"] = found
         if samples and model.can_generate:
-            sources = sources_among(model, tokenizer, texts)
+            sources = first_sources(model, tokenizer, texts)
             result["samples"] = sample_quality(model, tokenizer, sources=sources)
         if out is not None:
             from textus.evaluation.comparison import write_evaluation

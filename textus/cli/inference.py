@@ -555,10 +555,10 @@ def show(run: RunFolder, /, *, as_json: Json = False) -> CommandResult:
     """
     from textus import api
     from textus.cli import render
-    from textus.evaluation.inspection import as_text
+    from textus.evaluation.inspection import format_description
 
     data = api.show(run)
-    return CommandResult(data, "\n\n".join([render.history(data), as_text(data), data["mermaid"]]))
+    return CommandResult(data, "\n\n".join([render.history(data), format_description(data), data["mermaid"]]))
 
 
 def doctor(*, as_json: Json = False) -> CommandResult:
@@ -567,10 +567,10 @@ def doctor(*, as_json: Json = False) -> CommandResult:
     Example: textus doctor
     """
     from textus import api
-    from textus.evaluation.inspection import doctor_text
+    from textus.evaluation.inspection import format_doctor
 
     data = api.doctor()
-    return CommandResult(data, doctor_text(data))
+    return CommandResult(data, format_doctor(data))
 
 
 def verify(run: RunFolder, /, *, as_json: Json = False) -> CommandResult:

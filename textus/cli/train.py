@@ -204,13 +204,13 @@ def resume(
 def finished(run: Any) -> CommandResult:
     """The last lines of training: where the run is, how good it is, what to try next."""
     from textus.cli.render import plain
-    from textus.reporting.format import size
+    from textus.reporting.format import format_bytes
 
     facts = {
         name: run.record.get(name) for name in ("task", "family", "steps", "seed", "best", "cpu_seconds")
     }
     if most := run.record.get("peak_memory_bytes"):
-        facts["memory"] = size(most)
+        facts["memory"] = format_bytes(most)
     known = {name: value for name, value in facts.items() if value is not None}
     tries = [f"textus evaluate {run.path}"]
     if len(run.tasks) > 1:

@@ -69,7 +69,7 @@ RECORD: Shape = {
 }
 """What index.json holds."""
 
-WAYS = ("bm25", "dense", "hybrid")
+MODES = ("bm25", "dense", "hybrid")
 EXACT = 20_000
 """Documents up to which every vector is compared; the graph is walked beyond."""
 FUSED = 100
@@ -84,7 +84,7 @@ WRITTEN_TOGETHER = re.compile(r"[㐀-鿿豈-﫿\U00020000-\U0003ffff぀-ヿ]+")
 WORD = re.compile(r"\w+")
 
 
-def terms(text: str) -> list[str]:
+def bm25_tokens(text: str) -> list[str]:
     """The words of a text in small letters; of Chinese its characters and every two that are neighbours."""
     found = []
     for word in WORD.findall(text.lower()):
@@ -125,11 +125,11 @@ def build(
         record: dict[str, Any] = {"version": VERSION, **counts, "bm25": bm25, "run": None}
         if bm25:
             index = import_optional("bm25s", "search").BM25()
-            index.index([terms(text) for text in texts], show_progress=False)
+            index.index([bm25_tokens(text) for text in texts], show_progress=False)
             index.save(folder / "bm25", show_progress=False)
         if run:
-            record["run"] = keep_run(run, folder / "run")
-            keep_vectors(folder / "run", texts, folder / "vectors.usearch")
+            record["run"] = store_encoder(run, folder / "run")
+            store_vectors(folder / "run", texts, folder / "vectors.usearch")
         files = sorted(
             each for each in folder.rglob("*") if each.is_file() and folder / "run" not in each.parents
         )
@@ -138,7 +138,7 @@ def build(
     return Index(out)
 
 
-def keep_run(run: Path, folder: Path) -> dict[str, str]:
+def store_encoder(run: Path, folder: Path) -> dict[str, str]:
     """What of a run a query needs, beside the vectors: linked where the disk allows it, else copied."""
     files = verify_run(run)
     folder.mkdir()
@@ -149,15 +149,15 @@ def keep_run(run: Path, folder: Path) -> dict[str, str]:
     return {"path": str(run.resolve()), "fingerprint": sha256(folder / "run.json")}
 
 
-def keep_vectors(run: Path, texts: Sequence[str], file: Path) -> None:
+def store_vectors(run: Path, texts: Sequence[str], file: Path) -> None:
     """The texts' vectors as `usearch` keeps them."""
-    found = vectors(*reader(run), texts)
+    found = vectors(*load_encoder(run), texts)
     index = import_optional("usearch.index", "search").Index(ndim=found.shape[1], metric="ip", dtype="f32")
     index.add(np.arange(len(texts)), found, threads=1)
     index.save(str(file))
 
 
-def reader(run: Path) -> tuple[LanguageModel, Task, Tokenizer]:
+def load_encoder(run: Path) -> tuple[LanguageModel, Task, Tokenizer]:
     """A run's model, how it makes vectors (as it learnt, or the mean of its states), and its tokenizer."""
     model, tokenizer, record = opened(run)
     name = named_of_kind(record, "similarity")
@@ -228,7 +228,7 @@ class Index:
             ) from error
 
     @property
-    def way(self) -> str:
+    def default_mode(self) -> str:
         """The best way it can search."""
         both = self.record["bm25"] and self.record["run"]
         return "hybrid" if both else "bm25" if self.record["bm25"] else "dense"
@@ -247,19 +247,19 @@ class Index:
         return results[0] if alone else results
 
     def _search(self, queries: Sequence[str], k: int, mode: str | None) -> list[list[tuple[int, float]]]:
-        mode = mode or self.way
-        if mode not in WAYS:
-            raise unknown_name_error("mode", mode, WAYS)
-        if mode not in (self.way, *(WAYS if self.way == "hybrid" else ())):
+        mode = mode or self.default_mode
+        if mode not in MODES:
+            raise unknown_name_error("mode", mode, MODES)
+        if mode not in (self.default_mode, *(MODES if self.default_mode == "hybrid" else ())):
             raise UsageError(
                 "option_not_applicable",
-                f"{self.path} was built to search by {self.way}, not {mode}; build it anew with both",
+                f"{self.path} was built to search by {self.default_mode}, not {mode}; build it anew with both",
             )
         if k < 1:
             raise UsageError("out_of_range", f"--top {k}: must be at least 1")
         if mode == "hybrid":
             lists = [way(queries, max(k, FUSED)) for way in (self._by_words, self._by_meaning)]
-            return [fused(each)[:k] for each in zip(*lists, strict=True)]
+            return [reciprocal_rank_fusion(each)[:k] for each in zip(*lists, strict=True)]
         return self._by_words(queries, k) if mode == "bm25" else self._by_meaning(queries, k)
 
     @cached_property
@@ -272,7 +272,7 @@ class Index:
     def _dense(self) -> tuple[Any, tuple[LanguageModel, Task, Tokenizer]]:
         """Vectors, and what reads queries. Raises RunError where the run is not the one the vectors are of."""
         folder = self.path / "run"
-        reading = reader(folder)  # which verifies its files by what run.json says
+        reading = load_encoder(folder)  # which verifies its files by what run.json says
         if (found := sha256(folder / "run.json")) != (known := self.record["run"]["fingerprint"]):
             raise RunError(
                 "data_changed",
@@ -291,7 +291,9 @@ class Index:
         for query in queries:
             with self._reading("bm25"):
                 scores = (
-                    self._bm25.get_scores(terms(query)) if terms(query) else np.zeros(len(self.documents))
+                    self._bm25.get_scores(bm25_tokens(query))
+                    if bm25_tokens(query)
+                    else np.zeros(len(self.documents))
                 )
                 if len(scores) != self.size:
                     raise ValueError(f"scores of {len(scores)} passages, not {self.size}")
@@ -321,7 +323,7 @@ class Index:
         """
         right: dict[str, dict[Any, float]] = {}
         for record in ReadOptions(columns, encoding).records(path):
-            number = self.document_of(record.values, record.where)
+            number = self.document_number(record.values, record.where)
             right.setdefault(text_of(record.values, record.where), {})[number] = 1.0
         most = Counter(passage.number for passage in self.passages).most_common(1)[0][1]
         places = self.search(list(right), k=DEEPEST * min(most, FUSED), mode=mode)
@@ -329,16 +331,16 @@ class Index:
             list(dict.fromkeys(self.passages[place].number for place, _ in found))[:DEEPEST]
             for found in places
         ]
-        figures = ranking.ranked(ranked, list(right.values()))
+        figures = ranking.ranking_scores(ranked, list(right.values()))
         return {
             "index": str(self.path),
             "on": str(path),
-            "mode": mode or self.way,
+            "mode": mode or self.default_mode,
             "queries": len(right),
             **figures,
         }
 
-    def document_of(self, values: dict[str, Any], where: str) -> int:
+    def document_number(self, values: dict[str, Any], where: str) -> int:
         """The number of the document that a row of queries names by its id or by its text."""
         if (given := values.get("document_id")) is not None:
             if (number := self._by_id.get(str(given))) is None:
@@ -348,7 +350,7 @@ class Index:
                 )
             return number
         text = text_of(values, where, "document")
-        if (number := self._by_text.get(alike(text))) is None:
+        if (number := self._by_text.get(normalize_whitespace(text))) is None:
             raise DataError(
                 "not_found",
                 f"{where}: its document is not in {self.path} ({text[:60]!r}); build the index of all",
@@ -375,15 +377,15 @@ class Index:
         for passage in self.passages:
             begun = texts.get(passage.number, "")
             texts[passage.number] = begun[: passage.start] + passage.text
-        return {alike(text): number for number, text in texts.items()}
+        return {normalize_whitespace(text): number for number, text in texts.items()}
 
 
-def alike(text: str) -> str:
+def normalize_whitespace(text: str) -> str:
     """A text without what copying changes: line ends and blanks."""
     return " ".join(text.split())
 
 
-def fused(lists: Sequence[list[tuple[int, float]]]) -> list[tuple[int, float]]:
+def reciprocal_rank_fusion(lists: Sequence[list[tuple[int, float]]]) -> list[tuple[int, float]]:
     """Several lists as one, by the sum of one over each place: (number, score), best first."""
     total: dict[int, float] = {}
     for each in lists:

@@ -24,9 +24,9 @@ from textus.data.batch import Batch
 from textus.data.labeled import Record
 from textus.data.skipping import parse_rows
 from textus.metrics import classification
-from textus.reporting.format import cell
+from textus.reporting.format import format_value
 from textus.reporting.html import Section
-from textus.reporting.plots import diagonal, heatmap
+from textus.reporting.plots import heatmap, reliability_diagram
 from textus.tasks.base import EncodedExample, Example, Floats, InputTemplate, Task
 from textus.tasks.labels import (
     Classes,
@@ -278,9 +278,11 @@ class Classification(Task):
         probabilities = np.stack(outputs)
         if self.settings.multi:
             gold, unseen = self.gold_sets(examples)
-            return classification.multi_label(gold, probabilities, self.labels, unseen, intervals=intervals)
+            return classification.multi_label_scores(
+                gold, probabilities, self.labels, unseen, intervals=intervals
+            )
         truth = self.gold(examples)
-        found = classification.single_label(truth, probabilities, self.labels, intervals=intervals)
+        found = classification.single_label_scores(truth, probabilities, self.labels, intervals=intervals)
         if intervals:
             found["mistakes"] = self.mistakes(examples, probabilities, truth)
         return found
@@ -331,11 +333,13 @@ class Classification(Task):
         sections.append(Section("Classes", rows=found["classes"]))
         if bins := found.get("reliability"):
             said = (
-                f"Expected calibration error {cell(found['calibration_error'])}: how far confidence lies from the share"
-                " that is right. On the line it means what it says; below the line it is too sure."
+                f"Expected calibration error {format_value(found['calibration_error'])}: the mean distance between"
+                " confidence and accuracy. Below the diagonal the model is overconfident."
             )
             alt = "share that is right against confidence, with the number of texts"
-            sections.append(Section("Calibration", said, rows=bins, picture=diagonal(bins), alt=alt))
+            sections.append(
+                Section("Calibration", said, rows=bins, picture=reliability_diagram(bins), alt=alt)
+            )
         if "mistakes" in found:
             sections.append(Section("Most confident mistakes", rows=found["mistakes"]))
         return sections

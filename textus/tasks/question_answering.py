@@ -284,10 +284,10 @@ class QuestionAnswering(Task):
     def scores(
         self, examples: Sequence[Example], outputs: Sequence[Any], *, intervals: bool = True
     ) -> dict[str, Any]:
-        ruler = measuring.ruler_for([each.texts[1] for each in examples])
+        ruler = measuring.answer_style([each.texts[1] for each in examples])
         golds = [each.label.texts for each in examples]
         said = [self.answer(each, output)[0] for each, output in zip(examples, outputs, strict=True)]
-        found = measuring.spans(said, golds, ruler, intervals=intervals)
+        found = measuring.answer_scores(said, golds, ruler, intervals=intervals)
         if not intervals:
             return found
         if self.settings.no_answer and not all(golds):
@@ -295,7 +295,9 @@ class QuestionAnswering(Task):
                 stripped(each.texts[1], output.span)[0]
                 for each, output in zip(examples, outputs, strict=True)
             ]
-            f1 = [measuring.measured(text, right, ruler)[1] for text, right in zip(best, golds, strict=True)]
+            f1 = [
+                measuring.score_answer(text, right, ruler)[1] for text, right in zip(best, golds, strict=True)
+            ]
             margins = np.clip([-output.margin for output in outputs], -1e9, 1e9)
             known = np.asarray([bool(right) for right in golds])
             value, threshold = measuring.best_threshold(np.asarray(f1), known, margins)
@@ -304,11 +306,11 @@ class QuestionAnswering(Task):
         return found
 
     def each(self, examples: Sequence[Example], outputs: Sequence[Any]) -> tuple[str, Floats]:
-        ruler = measuring.ruler_for([each.texts[1] for each in examples])
+        ruler = measuring.answer_style([each.texts[1] for each in examples])
         said = [self.answer(each, output)[0] for each, output in zip(examples, outputs, strict=True)]
         pairs = zip(said, examples, strict=True)
         return "f1", np.asarray(
-            [measuring.measured(text, each.label.texts, ruler)[1] for text, each in pairs]
+            [measuring.score_answer(text, each.label.texts, ruler)[1] for text, each in pairs]
         )
 
     def mistakes(
@@ -319,7 +321,7 @@ class QuestionAnswering(Task):
         wrong = [
             at
             for at, (text, each) in enumerate(zip(said, examples, strict=True))
-            if measuring.measured(text, each.label.texts, ruler)[1] == 0
+            if measuring.score_answer(text, each.label.texts, ruler)[1] == 0
         ]
         wrong.sort(key=lambda at: -sure[at])
         return [

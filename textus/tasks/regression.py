@@ -193,9 +193,9 @@ class Regression(Task):
         if self.ordinal:
             told = self.rating_scores(gold[:, 0], found, intervals)
         elif len(self.labels) == 1:
-            told = regression.numbers(gold[:, 0], found[:, 0], "r2", intervals=intervals)
+            told = regression.regression_scores(gold[:, 0], found[:, 0], "r2", intervals=intervals)
         else:
-            told = regression.several(gold, found, self.labels, intervals=intervals)
+            told = regression.multi_target_scores(gold, found, self.labels, intervals=intervals)
         if intervals and not self.ordinal and len(self.labels) == 1:
             told["mistakes"] = furthest(examples, gold[:, 0], found[:, 0])
         if undefined := told.get("undefined"):
@@ -204,7 +204,7 @@ class Regression(Task):
 
     def rating_scores(self, gold: np.ndarray, probabilities: np.ndarray, intervals: bool) -> dict[str, Any]:
         """Figures of ratings; one that was never seen has its place among the others."""
-        return regression.ratings(*self.places(gold, probabilities), intervals=intervals)
+        return regression.rating_scores(*self.places(gold, probabilities), intervals=intervals)
 
     def places(
         self, gold: np.ndarray, probabilities: np.ndarray
@@ -221,9 +221,11 @@ class Regression(Task):
     ) -> tuple[str, Callable[[np.ndarray], float]]:
         gold, found = np.asarray([each.label for each in examples], dtype=np.float64), np.stack(outputs)
         if self.ordinal:
-            name, figures = "quadratic_kappa", regression.of_ratings(*self.places(gold[:, 0], found))
+            name, figures = "quadratic_kappa", regression.rating_metrics(*self.places(gold[:, 0], found))
             return name, lambda weights: figures(weights)[name]
-        each = [regression.of_numbers(truth, said) for truth, said in zip(gold.T, found.T, strict=True)]
+        each = [
+            regression.regression_metrics(truth, said) for truth, said in zip(gold.T, found.T, strict=True)
+        ]
         return "r2", lambda weights: float(np.mean([one(weights)["r2"] for one in each]))
 
     def answer_columns(self) -> list[str]:

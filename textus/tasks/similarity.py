@@ -198,7 +198,7 @@ class Similarity(Task):
         if examples[0].label is None:
             return found_again(examples, outputs, intervals)
         gold, guess = [each.label for each in examples], [self.score(each) for each in outputs]
-        found = regression.numbers(gold, guess, "spearman", intervals=intervals)
+        found = regression.regression_scores(gold, guess, "spearman", intervals=intervals)
         if self.settings.high is None:  # cosines are on no scale of scores
             found = {name: found[name] for name in ("spearman", "pearson", "undefined") if name in found}
         elif intervals:
@@ -213,7 +213,7 @@ class Similarity(Task):
         if not examples or examples[0].label is None:
             return None
         gold = np.asarray([each.label for each in examples], dtype=np.float64)
-        figures = regression.of_numbers(gold, np.asarray([self.score(each) for each in outputs]))
+        figures = regression.regression_metrics(gold, np.asarray([self.score(each) for each in outputs]))
         return "spearman", lambda weights: figures(weights)["spearman"]
 
     def answer_columns(self) -> list[str]:
@@ -260,7 +260,7 @@ def found_again(
     for low in range(0, len(queries), AT_ONCE):
         cosines = queries[low : low + AT_ONCE] @ targets.T
         found += np.argsort(-cosines, axis=1, kind="stable")[:, :SHOWN].tolist()
-    return ranking.ranked(found, list(right.values()), intervals=intervals)
+    return ranking.ranking_scores(found, list(right.values()), intervals=intervals)
 
 
 def similarity_of(model: LanguageModel, settings: Sequence[str] = ()) -> Similarity:

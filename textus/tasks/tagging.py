@@ -28,11 +28,11 @@ from textus.data.labeled import Record
 from textus.data.skipping import parse_rows
 from textus.metrics.entities import (
     Span,
-    bio,
+    bio_tags,
     entity_scores,
+    entity_spans,
     is_entity_tag,
     scheme_counts,
-    spans,
     token_scores,
 )
 from textus.models.nn.heads import IGNORED
@@ -92,7 +92,7 @@ class Tagging(Task):
         rows = parse_rows(records, cls.parser(settings, records, labelled=True))
         found = Counter(tag for row in rows for tag in row.label)
         if all(map(is_entity_tag, found)):
-            kinds = {kind for row in rows for kind, _, _ in spans(row.label)}
+            kinds = {kind for row in rows for kind, _, _ in entity_spans(row.label)}
             labels = ["O", *(f"{prefix}-{kind}" for kind in sorted(kinds) for prefix in "BI")]
         else:
             labels = sorted(found)
@@ -147,7 +147,7 @@ class Tagging(Task):
 
     def label_names(self, example: Example) -> list[str]:
         names = list(example.label)
-        return [kind for kind, _, _ in spans(names)] if self.entities else names
+        return [kind for kind, _, _ in entity_spans(names)] if self.entities else names
 
     # ── rows ───────────────────────────────────────────────────────────────────────────────────
 
@@ -183,7 +183,7 @@ class Tagging(Task):
             log_notice(f"{bare:,} entities begin with I-, not B-: they are read as if they began with B-")
         elif bare:
             log_notice(f"the tags are IOB1 ({bare:,} entities begin with I-): they are read as BIO")
-        return [replace(row, label=tuple(bio(spans(row.label), len(row.label)))) for row in rows]
+        return [replace(row, label=tuple(bio_tags(entity_spans(row.label), len(row.label)))) for row in rows]
 
     def tokenizer(self, kind: str | None, texts: Sequence[str]) -> tuple[str, int]:
         """Few pieces, so that new names are spelled with pieces that are known. On CoNLL-2003's dev file after an
@@ -273,7 +273,7 @@ class Tagging(Task):
     def tags(self, output: Sequence[int]) -> list[str]:
         """The names of an answer's tags, every I after its own B."""
         names = [self.labels[number] for number in output]
-        return bio(spans(names), len(names)) if self.entities else names
+        return bio_tags(entity_spans(names), len(names)) if self.entities else names
 
     def scores(
         self, examples: Sequence[Example], outputs: Sequence[Any], *, intervals: bool = True
@@ -283,7 +283,7 @@ class Tagging(Task):
         tokens = token_scores(gold, guess, intervals=intervals)
         if not self.entities:
             return tokens
-        right, answered = ([spans(each) for each in part] for part in (gold, guess))
+        right, answered = ([entity_spans(each) for each in part] for part in (gold, guess))
         found = entity_scores(right, answered, intervals=intervals)
         if not any(each["n"] for each in found["classes"]):
             log_notice(
@@ -300,7 +300,7 @@ class Tagging(Task):
             (list(each.label), self.tags(output)) for each, output in zip(examples, outputs, strict=True)
         ]
         if self.entities:
-            parts = [(set(spans(gold)), set(spans(guess))) for gold, guess in pairs]
+            parts = [(set(entity_spans(gold)), set(entity_spans(guess))) for gold, guess in pairs]
             right = [2 * len(gold & guess) for gold, guess in parts]
             return "f1", ratio(right, [len(gold) + len(guess) for gold, guess in parts])
         right = [sum(a == b for a, b in zip(gold, guess, strict=True)) for gold, guess in pairs]
@@ -315,7 +315,7 @@ class Tagging(Task):
         tokens = [text[start:end] for start, end in places]
         if not self.entities:
             return {"tokens": tokens, "tags": tags}
-        found = [(kind, places[first][0], places[last - 1][1]) for kind, first, last in spans(tags)]
+        found = [(kind, places[first][0], places[last - 1][1]) for kind, first, last in entity_spans(tags)]
         entities = [
             {"text": text[start:end], "label": kind, "start": start, "end": end} for kind, start, end in found
         ]
@@ -358,7 +358,7 @@ def commonest_mistakes(
     first: dict[tuple[str, str, str], str] = {}
     for example, tags, answered in zip(examples, gold, guess, strict=True):
         assert isinstance(example, TaggingExample)
-        right, said = spans(tags), spans(answered)
+        right, said = entity_spans(tags), entity_spans(answered)
 
         def text(span: Span, example: TaggingExample = example) -> str:
             return example.text[example.places[span[1]][0] : example.places[span[2] - 1][1]]
