@@ -239,7 +239,7 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     run = pretrain(bench)
     record = read_json(run / "run.json")
-    names = ("config", "choices", "steps", "seconds", "cpu_seconds", "best", "command", "files")
+    names = ("config", "compute", "steps", "seconds", "cpu_seconds", "best", "command", "files")
     told, kept = {name: record[name] for name in names}, bench.kept()
     if kept.get("pretraining") != told:  # other weights: what was measured on the old ones is void
         kept = {}

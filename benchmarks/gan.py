@@ -77,7 +77,7 @@ def play(name: str, start: Path, bench: Bench, sentences: Sentences) -> Path:
     )  # fmt: skip
     store = tokenize(open_corpus(sentences.train), read)
     loader = BucketLoader(store, batch_size=64, context_length=CONTEXT, seed=1)
-    kept = {name: record[name] for name in ("tokenizer", "corpus", "choices")}
+    kept = {name: record[name] for name in ("tokenizer", "corpus", "compute")}
     about = {
         **kept,
         "family": "gan",

@@ -118,7 +118,7 @@ def main() -> None:
             "cpu_seconds": record["cpu_seconds"],
             "steps": record["steps"],
             "best": record["best"],
-            "choices": record["choices"],
+            "choices": record["compute"],
             "parameters": sum(p.numel() for p in run.model.parameters()),
             "examples": [list(each) for each in zip(sources, found, wanted, strict=True)][:SHOWN],
             "trained_by": command,

@@ -93,7 +93,7 @@ class Plan:
             "family": self.family,
             "config": to_dict(self.model),
             "settings": to_dict(self.train),
-            "choices": asdict(self.choices),
+            "compute": asdict(self.choices),
             "measured": self.measured,
             "seed": self.train.seed,
             "budget": {"budget": self.clock.budget} if self.clock else None,
@@ -384,7 +384,7 @@ def choose(
     measured: dict[str, Any] = {}
     if wish.choices:
         record = open_run(wish.choices).record
-        chosen = from_dict(ComputeConfig, record["choices"], "choices.")
+        chosen = from_dict(ComputeConfig, record["compute"], "compute.")
     elif wish.preset:
         compiled = seconds_of(wish.preset) >= 600
         seconds = seconds_of(wish.preset) * hardware.usable_cores()

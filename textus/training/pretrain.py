@@ -170,7 +170,7 @@ def begin_with(
             " tokenizer with longer pieces (--tokenizer word)",
         )
     log_notice(f"{found} pieces have a vector in {file}")
-    return {"found": found.found, "pieces": found.total}
+    return {"tokens_with_vector": found.found, "tokens": found.total}
 
 
 def check_end(config: Any, tokenizer: tokenizers.Tokenizer) -> None:
@@ -278,7 +278,7 @@ def prepare(
     """
     one_thread()
     train = from_dict(TrainSettings, record["settings"], "train.")
-    choices = from_dict(ComputeConfig, record["choices"], "choices.")
+    choices = from_dict(ComputeConfig, record["compute"], "compute.")
     torch.manual_seed(derive_seed(train.seed, "weights"))
     model = build(record["family"], record["config"])
     if begin and record.get("parent"):
