@@ -15,8 +15,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from textus.core.arguments import PLAIN, path_of
-from textus.core.console import notice
+from textus.core.arguments import PLAIN, to_path
+from textus.core.console import log_notice
 from textus.core.errors import DataError, TextusError, UsageError
 from textus.data.corpus.decoding import BROKEN, SAMPLE_BYTES, decode, from_bom
 from textus.data.corpus.dialects import RowProblem, detect_line_end, split_lines
@@ -80,9 +80,9 @@ def read_stdin(
     found = text.removesuffix(end).split(end) if text else []
     if broken := sum(bool(BROKEN.search(line)) for line in found):
         name = codec.removesuffix("-sig").upper()
-        notice(f"{broken:,} lines of {STDIN} are not {name}: what is broken was read as U+FFFD")
+        log_notice(f"{broken:,} lines of {STDIN} are not {name}: what is broken was read as U+FFFD")
     if found and is_table_like(found[0]):
-        notice(
+        log_notice(
             f"{STDIN} looks like a table or JSON and is read as a text per line; for rows name the column of the text"
             " (--columns text=COLUMN), or save it as a file"
         )
@@ -103,7 +103,7 @@ def read_piped_table(data: bytes, kind: str, options: ReadOptions, trained: str 
     if not columns and found and (columns := trained_columns(trained, found[0].values)):
         found = rows(columns)
     shown = ", ".join(map(repr, list(found[0].values)[:10])) if found else "none"
-    notice(f"{STDIN} is read as a table ({kind}): {len(found):,} rows with the fields {shown}")
+    log_notice(f"{STDIN} is read as a table ({kind}): {len(found):,} rows with the fields {shown}")
     records = Records(found)
     records.columns = columns
     return records
@@ -214,9 +214,9 @@ def row_reader(
     """
     if is_plain_text(path) and not options.columns and path.is_file():
         if tags is None or not is_conll(path, tags, options.encoding):
-            notice(f"{path}: each line is one text")
+            log_notice(f"{path}: each line is one text")
             return lambda: read_text_lines(path, options.encoding)
-        notice(f"{path}: tokens in columns (CoNLL), a sentence up to each empty line")
+        log_notice(f"{path}: tokens in columns (CoNLL), a sentence up to each empty line")
     known = list[bool]()
 
     def records() -> Iterator[Record]:
@@ -264,7 +264,7 @@ def resolve_options(path: Path, given: ReadOptions, trained: ReadOptions) -> Rea
     encoding = given.encoding
     if not encoding and trained.encoding and path.exists() and fits_encoding(path, trained.encoding):
         encoding = trained.encoding
-        notice(f"{path}: encoding as in training: {encoding}")
+        log_notice(f"{path}: encoding as in training: {encoding}")
     options = replace(given, encoding=encoding)
     return replace(options, columns=resolve_columns(path, options, trained.columns))
 
@@ -280,7 +280,7 @@ def resolve_columns(path: Path, given: ReadOptions, trained: str | None) -> str 
     except TextusError:
         return None  # what is wrong is reported when the file is read
     if first and (found := trained_columns(trained, first.values)):
-        notice(f"{path}: columns as in training: {found}")
+        log_notice(f"{path}: columns as in training: {found}")
     return found
 
 
@@ -303,7 +303,7 @@ def report_empty(rows: Iterable[tuple[str, Sequence[str]]], done: str) -> None:
     empty = [where for where, texts in rows if not texts or not all(text.strip() for text in texts)]
     if empty:
         about = f" rows have an empty text and are {done} all the same"
-        notice(len(empty), about, first=f"the first is {empty[0]}")
+        log_notice(len(empty), about, first=f"the first is {empty[0]}")
 
 
 # ── Python values ──────────────────────────────────────────────────────────────────────────────
@@ -370,7 +370,7 @@ def to_records(rows: Sequence[dict[str, Any]], columns: str | None = None) -> li
     problems: list[RowProblem] = []
     broken = BrokenCharacters()
     try:
-        for each in ColumnNaming(parse_columns(columns), notice).rename(placed):
+        for each in ColumnNaming(parse_columns(columns), log_notice).rename(placed):
             if isinstance(each, RowProblem):
                 problems.append(each)
             else:
@@ -432,7 +432,7 @@ def labelled_records(
     Raises DataError where there is none.
     """
     if isinstance(given, str | Path):
-        path = path_of(given, "the rows")
+        path = to_path(given, "the rows")
         return resolve_options(path, options, trained).records(path, problems)
     rows = labelled_rows(given, task)
     if not rows:

@@ -15,10 +15,17 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import numpy as np
 
-from textus.core.console import notice, progress
+from textus.core.console import log_notice, progress
 from textus.core.errors import DataError, RunError
-from textus.core.io import beside_name, read_json, record_file, sha256, sweep, sync, write_json
-from textus.core.locks import held
+from textus.core.io import (
+    fsync_path,
+    read_json,
+    remove_stale_files,
+    resolve_record_file,
+    staging_path,
+    write_json,
+)
+from textus.core.locks import try_lock
 
 if TYPE_CHECKING:
     from textus.data.corpus import Corpus
@@ -90,8 +97,22 @@ def load_or_tokenize(
         try:
             return _open(folder, name, corpus, tokenizer)
         except RunError as error:
-            notice(f"{error}; making the ids again")
+            log_notice(f"{error}; making the ids again")
     return _write(folder, name, corpus, tokenizer, side)
+
+
+class TokenizedCorpus:
+    """A corpus and its tokenizer: the ids of a split are tokenized, opened and hashed once, when first needed."""
+
+    def __init__(self, corpus: Corpus, tokenizer: Tokenizer) -> None:
+        self.corpus, self.tokenizer = corpus, tokenizer
+        self._datasets: dict[tuple[str, Side], TokenDataset] = {}
+
+    def dataset(self, split: str = "train", side: Side = "text") -> TokenDataset:
+        """The ids of a split, as `load_or_tokenize` gives them."""
+        if (split, side) not in self._datasets:
+            self._datasets[split, side] = load_or_tokenize(self.corpus, self.tokenizer, split, side)
+        return self._datasets[split, side]
 
 
 def _open(folder: Path, name: str, corpus: Corpus, tokenizer: Tokenizer) -> TokenDataset:
@@ -105,16 +126,19 @@ def _open(folder: Path, name: str, corpus: Corpus, tokenizer: Tokenizer) -> Toke
     files = record.get("files")
     if not isinstance(files, dict) or set(files) != {f"{name}.ids", f"{name}.starts"}:
         raise RunError("damaged", f"{folder / name}.json does not list its two files")
-    for file, digest in files.items():
-        path = record_file(folder, file, files)
-        if not path.exists() or sha256(path) != digest:
-            raise RunError("damaged", f"{path} is missing or was changed")
+    for file in files:
+        if not resolve_record_file(folder, file, files).exists():
+            raise RunError("damaged", f"{folder / file} is missing or was changed")
     try:
-        return _map_files(folder, name, record)
+        dataset = _map_files(folder, name, record)
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(
             "damaged", f"{folder / name}.json was changed ({type(error).__name__}: {error})"
         ) from error
+    for file, values in ((f"{name}.ids", dataset.ids), (f"{name}.starts", dataset.starts)):
+        if hashlib.sha256(values.data).hexdigest() != files[file]:
+            raise RunError("damaged", f"{folder / file} is missing or was changed")
+    return dataset
 
 
 def _map_files(folder: Path, name: str, record: dict[str, Any]) -> TokenDataset:
@@ -132,12 +156,12 @@ class _AtomicWriter:
     """Appends to a file that appears under its name only when it is whole; hashes on the way."""
 
     def __init__(self, path: Path) -> None:
-        sweep(path)
+        remove_stale_files(path)
         self.path = path
-        self.beside = beside_name(path)
+        self.beside = staging_path(path)
         self.file: BinaryIO = self.beside.open("wb")
         self.hold = contextlib.ExitStack()
-        self.hold.enter_context(held(self.beside))
+        self.hold.enter_context(try_lock(self.beside))
         self.hash = hashlib.sha256()
 
     def append(self, values: np.ndarray) -> None:
@@ -147,7 +171,7 @@ class _AtomicWriter:
 
     def finish(self) -> str:
         self.file.close()
-        sync(self.beside)
+        fsync_path(self.beside)
         self.beside.replace(self.path)
         return self.hash.hexdigest()
 
@@ -178,7 +202,7 @@ def _write(folder: Path, name: str, corpus: Corpus, tokenizer: Tokenizer, side: 
     finally:
         ids.abandon()
         starts.abandon()
-    sync(folder)
+    fsync_path(folder)
     record = {
         "version": VERSION,
         "corpus": corpus.fingerprint,
@@ -217,7 +241,9 @@ def _write_stream(
     ids.append(end)
     if unknown:
         stem = ids.path.stem
-        notice(f"{stem}: {unknown:,} of {tokens:,} ids are <unk>; a larger vocabulary or kind bpe has fewer")
+        log_notice(
+            f"{stem}: {unknown:,} of {tokens:,} ids are <unk>; a larger vocabulary or kind bpe has fewer"
+        )
     return {"tokens": tokens + 1, "documents": documents, "characters": characters, "unknown": unknown}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +10,15 @@ import torch
 
 from textus import tokenizers
 from textus.core.config import from_dict
-from textus.core.console import cpu_seconds, notice
+from textus.core.console import cpu_seconds, log_notice
 from textus.core.errors import RunError, UsageError
-from textus.core.io import claim, sha256
-from textus.core.memory import keep_memory
-from textus.core.rng import counter_seed
+from textus.core.io import check_output_dir, sha256
+from textus.core.memory import keep_freed_memory
+from textus.core.rng import derive_seed
 from textus.data.batch import BatchSource
 from textus.data.corpus import Corpus, open_corpus
 from textus.data.pair_loaders import first_source, make_loader, no_pairs_message
-from textus.data.token_dataset import TokenDataset, load_or_tokenize
+from textus.data.token_dataset import TokenizedCorpus
 from textus.generation.engine import Engine
 from textus.generation.sampling import Sampling, beginning
 from textus.interop.registry import lost
@@ -85,25 +84,23 @@ def start(
         )
     read = tokenizers.load(tokenizer)
     known = word_vectors(embeddings, family) if embeddings else None
-    store = load_or_tokenize(corpus, read, "train")
-    if family_of(family)[0].counts:
-        plan = plan_count(wish, read, store)
-    else:
-        plan = plan_neural(wish, read, store, started, partial(feed, corpus=corpus, tokenizer=read))
+    tokenized = TokenizedCorpus(corpus, read)
+    counts = family_of(family)[0].counts
+    plan = plan_count(wish, tokenized) if counts else plan_neural(wish, tokenized, started)
     check_end(plan.model, read)
-    claim(out, force=force)
+    check_output_dir(out, force=force)
     record = plan.record(corpus, read)
     if parent:
         record |= {"parent": str(parent.resolve()), "parent_weights": weights_sum(parent)}
     # words that are wrong are found before anything is written or replaced
-    ready = prepare(record, corpus, read)
+    ready = prepare(record, tokenized)
     begun = None
     if embeddings and known:
         record["embeddings"] = {"path": str(embeddings.resolve()), "sha256": sha256(embeddings)}
         record["embeddings"] |= begin_with(ready.model, known, read, embeddings)
         begun = vectors.input_embedding(ready.model).weight
     run = create_run(out, record, read, begun)
-    _tell(plan, store, corpus, ready.model)
+    _tell(plan, tokenized, ready.model)
     return train_to_end(run, ready, plan.clock)
 
 
@@ -169,8 +166,8 @@ def begin_with(
             f"--embeddings {file}: no piece of the tokenizer has a vector; give vectors of the corpus' language, or a"
             " tokenizer with longer pieces (--tokenizer word)",
         )
-    notice(f"{found} pieces have a vector in {file}")
-    return {"found": found.found, "pieces": found.total}
+    log_notice(f"{found} pieces have a vector in {file}")
+    return {"tokens_with_vector": found.found, "tokens": found.total}
 
 
 def check_end(config: Any, tokenizer: tokenizers.Tokenizer) -> None:
@@ -185,32 +182,34 @@ def check_end(config: Any, tokenizer: tokenizers.Tokenizer) -> None:
 
 def one_thread() -> None:
     """Work as all training here does: memory kept, one thread a worker: why, docs/log.md tells."""
-    keep_memory()
+    keep_freed_memory()
     torch.set_num_threads(1)
 
 
-def _tell(plan: Plan, store: TokenDataset, corpus: Corpus, model: LanguageModel) -> None:
-    train, choices = plan.train, plan.choices
+def _tell(plan: Plan, tokenized: TokenizedCorpus, model: LanguageModel) -> None:
+    train, choices, store = plan.train, plan.choices, tokenized.dataset()
     if model.counts:
-        notice(f"{plan.family}: counting {store.n_targets:,} tokens")
+        log_notice(f"{plan.family}: counting {store.n_targets:,} tokens")
         return
-    if model.needs_source and not corpus.has_pairs:
-        notice(no_pairs_message(model))
+    if model.needs_source and not tokenized.corpus.has_pairs:
+        log_notice(no_pairs_message(model))
     weights = sum(p.numel() for p in model.parameters())
     tokens = train.steps * plan.tokens_per_step
-    notice(
+    log_notice(
         f"{plan.family}: {weights:,} weights; {train.steps} steps of {train.batch_size} rows and"
         f" {plan.tokens_per_step:,} tokens, {tokens / max(1, store.n_targets):.1f} times the corpus;"
         f" {choices.step} {choices.precision}, {choices.workers} worker(s)"
     )
     if tokens > 100 * store.n_targets:
-        notice(
+        log_notice(
             "each text will be read over a hundred times: expect it to be memorised rather than learnt from"
         )
     if train.steps <= (warm_up := getattr(plan.model, "warmup_steps", 0)):
-        notice(f"the critic never plays: the warm-up alone has {warm_up} steps (--set model.warmup_steps=…)")
+        log_notice(
+            f"the critic never plays: the warm-up alone has {warm_up} steps (--set model.warmup_steps=…)"
+        )
     if why := lost(plan.family, plan.model):
-        notice(f"`export --to hf` of this run will not be possible: {why}")
+        log_notice(f"`export --to hf` of this run will not be possible: {why}")
 
 
 def resume(path: Path, *, corpus: Path | None = None, until: int | None = None) -> Path:
@@ -222,11 +221,11 @@ def resume(path: Path, *, corpus: Path | None = None, until: int | None = None) 
     run = open_run(path)
     if run.finished:
         verify(path)
-        notice(f"{path} is finished ({run.record.get('steps', '?')} steps); nothing to resume")
+        log_notice(f"{path} is finished ({run.record.get('steps', '?')} steps); nothing to resume")
         return path
-    opened = recorded_corpus(run, corpus)
+    tokenized = TokenizedCorpus(recorded_corpus(run, corpus), read_tokenizer(run))
     budget = run.record.get("budget")
-    ready = prepare(run.record, opened, read_tokenizer(run), begin=run.last_checkpoint() is None)
+    ready = prepare(run.record, tokenized, begin=run.last_checkpoint() is None)
     if (begun := read_embeddings(run)) is not None:
         with torch.no_grad():
             vectors.input_embedding(ready.model).weight.copy_(begun)
@@ -268,16 +267,15 @@ class TrainingSetup:
     evaluate: Evaluate | None
 
 
-def prepare(
-    record: dict[str, Any], corpus: Corpus, tokenizer: tokenizers.Tokenizer, *, begin: bool = True
-) -> TrainingSetup:
+def prepare(record: dict[str, Any], tokenized: TokenizedCorpus, *, begin: bool = True) -> TrainingSetup:
     """All that a run's record decides, built; without `begin`, the weights are those of a checkpoint, and no parent is
     needed. UsageError for what does not go together.
     """
     one_thread()
+    tokenizer = tokenized.tokenizer
     train = from_dict(TrainSettings, record["settings"], "train.")
-    choices = from_dict(ComputeConfig, record["choices"], "choices.")
-    torch.manual_seed(counter_seed(train.seed, "weights"))
+    choices = from_dict(ComputeConfig, record["compute"], "compute.")
+    torch.manual_seed(derive_seed(train.seed, "weights"))
     model = build(record["family"], record["config"])
     if begin and record.get("parent"):
         begin_as(model, record)
@@ -298,8 +296,8 @@ def prepare(
             " model.context_length too",
         )
     backward = type(model).backward or GradientAccumulator(model, choices.workers).of_all(train.micro_batches)
-    batches = feed(model, train, corpus, tokenizer)
-    evaluate = None if model.counts else _evaluation(model, corpus, tokenizer, train)
+    batches = make_loader(model, tokenized, **sizes_of(model, train))
+    evaluate = None if model.counts else _evaluation(model, tokenized, train)
     check_patience(model, train, evaluate)
     return TrainingSetup(model, batches, train, backward, evaluate)
 
@@ -313,7 +311,7 @@ def train_to_end(
         evaluate=ready.evaluate, until=until,
     )  # fmt: skip
     if wrong := ready.model.trouble(found_of(run)):
-        notice(wrong)
+        log_notice(wrong)
     return run.path
 
 
@@ -326,13 +324,6 @@ def found_of(run: RunFolder) -> dict[str, Any]:
     return found[-1] if found else {}
 
 
-def feed(
-    model: LanguageModel, train: TrainSettings, corpus: Corpus, tokenizer: tokenizers.Tokenizer
-) -> BatchSource:
-    """The batches of a corpus that a model trains on; UsageError for one that it cannot read."""
-    return make_loader(model, corpus, tokenizer, **sizes_of(model, train))
-
-
 VALIDATION_TOKENS = 1 << 14
 """Tokens of the validation split looked at on the way; all of them are `textus evaluate`'s work."""
 
@@ -341,25 +332,22 @@ LEAST_TO_CHOOSE_BY = 256
 """Tokens of validation text below which chance decides which weights look best."""
 
 
-def _evaluation(
-    model: LanguageModel, corpus: Corpus, tokenizer: tokenizers.Tokenizer, train: TrainSettings
-) -> Evaluate | None:
+def _evaluation(model: LanguageModel, tokenized: TokenizedCorpus, train: TrainSettings) -> Evaluate | None:
     """Validation nats per token on evenly spread windows, and a sample; None where there is too little
     validation text.
     """
-    if not corpus.n_documents("validation"):
-        notice("the corpus has no validation text: the last weights are kept, and memorising goes unseen")
+    tokenizer = tokenized.tokenizer
+    if not tokenized.corpus.n_documents("validation"):
+        log_notice("the corpus has no validation text: the last weights are kept, and memorising goes unseen")
         return None
-    store = load_or_tokenize(corpus, tokenizer, "validation")
+    store = tokenized.dataset("validation")
     if store.n_targets < LEAST_TO_CHOOSE_BY:
-        notice(
+        log_notice(
             f"{store.n_targets} tokens of validation text are too few to choose weights by: the last are kept"
         )
         return None
     size = min(train.context_length, store.n_targets)
-    loader = make_loader(
-        model, corpus, tokenizer, "validation", batch_size=8, context_length=size, shuffle=False
-    )
+    loader = make_loader(model, tokenized, "validation", batch_size=8, context_length=size, shuffle=False)
     spread = max(1, store.n_targets // VALIDATION_TOKENS)
     batches = [loader.batch(number) for number in range(0, loader.n_batches, spread)]
     source = first_source(batches[len(batches) // 2], tokenizer.end_id)

@@ -22,9 +22,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from textus.core.console import printable
+from textus.core.console import to_printable
 from textus.core.errors import DataError
-from textus.core.names import extra
+from textus.core.names import import_optional
 from textus.data.corpus.documents import SkippedItem, UnreadableError
 
 BLOCK_BYTES = 1 << 19
@@ -146,7 +146,7 @@ def list_folder(folder: Path) -> Iterator[Path | SkippedItem]:
 
 def skipped_path(path: Path, reason: str, detail: str = "") -> SkippedItem:
     """A file or folder left out."""
-    return SkippedItem(printable(str(path)), reason, detail)
+    return SkippedItem(to_printable(str(path)), reason, detail)
 
 
 def scan_file(
@@ -168,7 +168,7 @@ def scan_file(
     else:
         kind = "text" if given else default
         yield source_for_path(
-            printable(str(path)), path.name, lambda: open_with_progress(path, meter), default=kind
+            to_printable(str(path)), path.name, lambda: open_with_progress(path, meter), default=kind
         )
 
 
@@ -253,7 +253,7 @@ class NonClosingReader(io.RawIOBase):
 
 def member_name(path: Path, member: str) -> str:
     """How a member of an archive is shown."""
-    return printable(f"{path}!{member}")
+    return to_printable(f"{path}!{member}")
 
 
 def archive_member(path: Path, member: str, opener: Callable[[], Any]) -> Source | SkippedItem:
@@ -263,7 +263,7 @@ def archive_member(path: Path, member: str, opener: Callable[[], Any]) -> Source
         return SkippedItem(
             name, "hidden", "its name begins with a dot, or it is a Mac's note on another file"
         )
-    return source_for_path(name, member, opener, member=printable(member))
+    return source_for_path(name, member, opener, member=to_printable(member))
 
 
 def source_for_path(
@@ -277,7 +277,7 @@ def source_for_path(
         return SkippedItem(name, "suffix not read", f"{suffix}: {UNSUPPORTED_SUFFIXES[suffix]}")
     kind = KINDS.get(suffix, default)
     if kind is None:
-        return SkippedItem(name, "suffix not read", printable(suffix) or "no suffix")
+        return SkippedItem(name, "suffix not read", to_printable(suffix) or "no suffix")
     return Source(name, kind, opener, compression, member)
 
 
@@ -290,7 +290,7 @@ def open_decompressed(file: BinaryIO, compression: str) -> BinaryIO:
     if compression == ".xz":
         return cast(BinaryIO, lzma.open(file))
     if compression == ".zst":
-        return cast(BinaryIO, extra("pyarrow", "text").input_stream(file, compression="zstd"))
+        return cast(BinaryIO, import_optional("pyarrow", "text").input_stream(file, compression="zstd"))
     return file
 
 
