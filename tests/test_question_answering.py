@@ -258,7 +258,7 @@ def test_the_answer_is_the_likeliest_of_all_windows_spans(no_answer: bool) -> No
     assert found[0].span == place(best)
     assert found[0].margin == pytest.approx(odds[best], abs=1e-4)
     assert found[0].probability == pytest.approx(alike / total, rel=1e-3)
-    assert found[0].none == pytest.approx(no_answer / total, rel=1e-3)
+    assert found[0].no_answer_probability == pytest.approx(no_answer / total, rel=1e-3)
 
 
 @torch.no_grad()

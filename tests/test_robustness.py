@@ -68,7 +68,7 @@ def test_what_the_answer_hangs_on_is_missed(
 def test_synonyms_that_cannot_be_found_are_told(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(import_module("textus.augment.wordnet"), "places", lambda: [tmp_path])
+    monkeypatch.setattr(import_module("textus.augment.wordnet"), "wordnet_folders", lambda: [tmp_path])
     assert "synonyms" not in changes(None)
     assert "robustness to synonyms is not measured: synonyms need WordNet" in capsys.readouterr().err
 

@@ -517,7 +517,7 @@ def test_what_the_steps_are_is_told(folder: Path, tmp_path: Path, capsys: pytest
     assert main([*words, *(word for each in SMALL for word in ("--set", each))]) == 0
     told = capsys.readouterr()
     run = api.open_run(tmp_path / "run")
-    counts = ready_again(run).batches.counts(run.record["steps"])  # type: ignore[attr-defined]
+    counts = ready_again(run).batches.steps_per_task(run.record["steps"])  # type: ignore[attr-defined]
     assert f"2 tasks with gru: {sum(p.numel() for p in run.model.parameters()):,} weights" in told.err
     assert (
         f"where: 90 rows to learn from and 60 to choose by, 2 classes; {counts['where']} of the steps"

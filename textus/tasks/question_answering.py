@@ -347,8 +347,8 @@ class QuestionAnswering(Task):
         text, span = self.answer(example, output)
         start, end = span or (None, None)
         found = {"answer": text, "start": start, "end": end}
-        found["probability"] = round(output.none if span is None else output.probability, 6)
-        return {**found, "no_answer_probability": round(output.none, 6)} if self.settings.no_answer else found
+        found["probability"] = round(output.no_answer_probability if span is None else output.probability, 6)
+        return {**found, "no_answer_probability": round(output.no_answer_probability, 6)} if self.settings.no_answer else found
 
 
 def best_expected_f1(scores: Tensor, longest: int) -> tuple[Tensor, Tensor, Tensor]:
