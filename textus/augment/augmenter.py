@@ -19,11 +19,11 @@ from textus.augment.infilling import make_infill
 from textus.augment.operations import Operation, Synonyms
 from textus.augment.units import RowValues, TokenizedRecord, tokenize_record
 from textus.augment.wordnet import find_wordnet
-from textus.core.console import notice
+from textus.core.console import log_notice
 from textus.core.errors import DataError, UsageError
 from textus.core.io import fingerprint
-from textus.core.names import unknown
-from textus.core.rng import counter_seed
+from textus.core.names import unknown_name_error
+from textus.core.rng import derive_seed
 from textus.data.labeled import Record
 from textus.models import word_vectors
 
@@ -57,7 +57,7 @@ class AugmentSettings:
             raise UsageError("out_of_range", f"augment.rate={self.rate}: must be above 0, and 1 at most")
         for name in self.names:
             if name not in OPERATIONS:
-                raise unknown("operation", name, OPERATIONS)
+                raise unknown_name_error("operation", name, OPERATIONS)
 
     @property
     def names(self) -> list[str]:
@@ -154,9 +154,9 @@ class Augmenter:
         taken, origin = tokenize_record(values, where), origin_id(values)
         said, found = {content_hash(taken, values)}, list[RowValues]()
         names = list(self.operations)
-        first = counter_seed(self.settings.seed, "first operation", origin)
+        first = derive_seed(self.settings.seed, "first operation", origin)
         for number in range(self.settings.copies):
-            random = Random(counter_seed(self.settings.seed, "augment", origin, number))
+            random = Random(derive_seed(self.settings.seed, "augment", origin, number))
             for turn in range(len(names)):
                 name = names[(first + number + turn) % len(names)]
                 copy = apply_operation(taken, self.operations[name], random, self.settings.rate)
@@ -195,5 +195,5 @@ def augment_records(records: Sequence[Record], settings: AugmentSettings) -> lis
         found.append(Record({**record.values, "origin": origin_id(record.values)}, record.where))
         copies = augmenter.augment(record.values, record.where)
         found += [Record(copy, f"{record.where}, copy {n}") for n, copy in enumerate(copies, 1)]
-    notice(augmenter.summary(len(records)))
+    log_notice(augmenter.summary(len(records)))
     return found

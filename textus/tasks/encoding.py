@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from textus.core.console import notice
+from textus.core.console import log_notice
 from textus.core.errors import DataError
 from textus.data.batch import Batch
 from textus.data.bucketing import LengthGroupedSampler
@@ -36,7 +36,7 @@ def encode_examples(
     rows = task.encode(examples, tokenizer, frame)
     where = getattr(task.settings, "cut", "end")
     if cut := [row.n_truncated for row in rows if row.n_truncated]:
-        notice(
+        log_notice(
             len(cut),
             " of ",
             len(rows),

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from textus.core.console import notice
+from textus.core.console import log_notice
 from textus.core.errors import DataError, UsageError
 from textus.data.batch import Batch
 from textus.data.labeled import Record
@@ -128,20 +128,20 @@ class QuestionAnswering(Task):
             elsewhere += [record.where] * what["elsewhere"]
             kept.append(Example(texts, gold if labelled else None, record.where))
         if empty:
-            notice(
+            log_notice(
                 f"{len(empty):,} rows have no question or no context and are left out; the first is {empty[0]}"
             )
         if told["moved"]:
-            notice(
+            log_notice(
                 f"{told['moved']:,} answers stand up to {MAX_SHIFT} characters beside where their rows say: moved there"
             )
         if elsewhere:
-            notice(
+            log_notice(
                 f"{len(elsewhere):,} answers are not where their rows say, but once elsewhere in their contexts: moved"
                 f" there; the first is of {elsewhere[0]}"
             )
         if told["nowhere"]:
-            notice(
+            log_notice(
                 f"{told['nowhere']:,} answers do not stand in their contexts (start {ELSEWHERE}): they are measured by,"
                 f" not learnt; {told['unlearnt']:,} questions have no other"
             )
@@ -231,7 +231,7 @@ class QuestionAnswering(Task):
         }
         for name, what in said.items():
             if told[name]:
-                notice(told[name], " of ", n, f" {what}")
+                log_notice(told[name], " of ", n, f" {what}")
 
     def label_tensor(self, labels: list[Any], length: int) -> Tensor:
         return torch.tensor(labels)  # (B, 2)
@@ -290,10 +290,10 @@ class QuestionAnswering(Task):
     def metrics(
         self, examples: Sequence[Example], outputs: Sequence[Any], *, intervals: bool = True
     ) -> dict[str, Any]:
-        ruler = measuring.ruler_for([each.texts[1] for each in examples])
+        ruler = measuring.answer_style([each.texts[1] for each in examples])
         golds = [each.label.texts for each in examples]
         said = [self.answer(each, output)[0] for each, output in zip(examples, outputs, strict=True)]
-        found = measuring.spans(said, golds, ruler, intervals=intervals)
+        found = measuring.answer_scores(said, golds, ruler, intervals=intervals)
         if not intervals:
             return found
         if self.settings.no_answer and not all(golds):
@@ -301,7 +301,9 @@ class QuestionAnswering(Task):
                 strip_span(each.texts[1], output.span)[0]
                 for each, output in zip(examples, outputs, strict=True)
             ]
-            f1 = [measuring.measured(text, right, ruler)[1] for text, right in zip(best, golds, strict=True)]
+            f1 = [
+                measuring.score_answer(text, right, ruler)[1] for text, right in zip(best, golds, strict=True)
+            ]
             margins = np.clip([-output.margin for output in outputs], -1e9, 1e9)
             known = np.asarray([bool(right) for right in golds])
             value, threshold = measuring.best_threshold(np.asarray(f1), known, margins)
@@ -310,11 +312,11 @@ class QuestionAnswering(Task):
         return found
 
     def per_example_metric(self, examples: Sequence[Example], outputs: Sequence[Any]) -> tuple[str, Floats]:
-        ruler = measuring.ruler_for([each.texts[1] for each in examples])
+        ruler = measuring.answer_style([each.texts[1] for each in examples])
         said = [self.answer(each, output)[0] for each, output in zip(examples, outputs, strict=True)]
         pairs = zip(said, examples, strict=True)
         return "f1", np.asarray(
-            [measuring.measured(text, each.label.texts, ruler)[1] for text, each in pairs]
+            [measuring.score_answer(text, each.label.texts, ruler)[1] for text, each in pairs]
         )
 
     def mistakes(
@@ -328,7 +330,7 @@ class QuestionAnswering(Task):
         wrong = [
             at
             for at, (text, each) in enumerate(zip(said, examples, strict=True))
-            if measuring.measured(text, each.label.texts, ruler)[1] == 0
+            if measuring.score_answer(text, each.label.texts, ruler)[1] == 0
         ]
         wrong.sort(key=lambda at: -sure[at])
         return [
@@ -348,7 +350,11 @@ class QuestionAnswering(Task):
         start, end = span or (None, None)
         found = {"answer": text, "start": start, "end": end}
         found["probability"] = round(output.no_answer_probability if span is None else output.probability, 6)
-        return {**found, "no_answer_probability": round(output.no_answer_probability, 6)} if self.settings.no_answer else found
+        return (
+            {**found, "no_answer_probability": round(output.no_answer_probability, 6)}
+            if self.settings.no_answer
+            else found
+        )
 
 
 def best_expected_f1(scores: Tensor, longest: int) -> tuple[Tensor, Tensor, Tensor]:
