@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from textus.core.errors import DataError
+from textus.core.scripts import HAN
 from textus.tokenizers.tokenizer import Tokenizer
-from textus.tokenizers.training import HAN
 
 SCRIPTS = {
     "latin": re.compile(r"[A-Za-z\u00c0-\u024f]+"),

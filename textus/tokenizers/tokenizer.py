@@ -22,6 +22,7 @@ import tokenizers
 from textus.core.config import VERSION, check_version
 from textus.core.errors import DataError, RunError, UsageError
 from textus.core.io import describe_other_kind, fingerprint, read_json, write_atomic, write_json
+from textus.core.scripts import HAN
 from textus.tokenizers import compat
 from textus.tokenizers.chat_encoding import ChatEncoder
 from textus.tokenizers.chat_template import check_template, render_template
@@ -40,7 +41,7 @@ UNKNOWN_TEXT = "⁇"
 PIECE = 1 << 14
 """Characters encoded at a time: pieces run in parallel and their memory is given back."""
 _BLANK_AFTER_TEXT = re.compile(r"(?<=\S)[ \n]")
-_HAN = re.compile(r"[\u3005\u3007\u3400-\u9fff\uf900-\ufaff\U00020000-\U000323af]")
+_HAN = re.compile(f"[{HAN}]")
 _INSIDE = {bytes([byte]) for byte in range(0x80, 0xE0)}
 """Bytes inside a character, or the first of a letter of two bytes."""
 

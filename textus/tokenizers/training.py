@@ -23,6 +23,7 @@ from tokenizers import Tokenizer as Backend
 from textus.core.console import log_notice, progress
 from textus.core.errors import DataError, MissingDependencyError, UsageError
 from textus.core.names import import_optional, unknown_name_error
+from textus.core.scripts import HAN
 from textus.tokenizers.chat_template import CHAT_TEMPLATE
 from textus.tokenizers.tokenizer import (
     CHARACTER_PATTERN,
@@ -42,8 +43,6 @@ BYTE_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?[\p{L}\p{M}]{1,64}| ?\p{N}{1,3}| ?[^\s\p
 BYTE_PATTERN += r"|\s{1,64}(?!\S)|\s{1,64}"
 PIECE_BYTES = 24
 """The longest piece of a unigram vocabulary: a long English word, eight Chinese characters."""
-HAN = "\u3005\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
-"""The characters of Chinese words, as the inside of a character class."""
 _LETTER = rf"[\p{{L}}\p{{M}}_&&[^{HAN}]]"
 WORD_PATTERN = (
     rf" ?{_LETTER}{{1,64}}(?:['’]{_LETTER}{{1,64}}){{0,3}}| ?\p{{N}}|\r?\n| ?[^\s\p{{L}}\p{{M}}\p{{N}}]|\s"
