@@ -146,12 +146,15 @@ def drop_header(read: list[Line], report: Callable[[str], None]) -> list[Line]:
     return [line for line in read if line.number not in numbers]
 
 
-TOKEN_NAMES = frozenset("token tokens word words form text char character 词 字 词语 单词".split())
+TOKEN_NAMES = frozenset(
+    re.findall(r"\S+", "token tokens word words form text char character 词 字 词语 单词")
+)
 TAG_NAMES = frozenset(
-    (
+    re.findall(
+        r"\S+",
         "tag tags pos upos xpos postag pos_tag pos_tags ner ner_tag ner_tags ner-tag entity label labels "
-        "bio iob chunk deprel 标签 标注 词性"
-    ).split()
+        "bio iob chunk deprel 标签 标注 词性",
+    )
 )
 
 

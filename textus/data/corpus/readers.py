@@ -91,11 +91,12 @@ class HtmlTextExtractor(HTMLParser):
 
     UNSEEN = frozenset({"script", "style", "template", "noscript", "head"})
     BLOCKS = frozenset(
-        (
+        re.findall(
+            r"\S+",
             "address article aside blockquote br caption center dd details dialog div dl dt fieldset "
             "figcaption figure footer form h1 h2 h3 h4 h5 h6 header hr legend li main nav ol option p pre "
-            "section summary table tbody td textarea tfoot th thead tr ul"
-        ).split()
+            "section summary table tbody td textarea tfoot th thead tr ul",
+        )
     )
 
     def __init__(self) -> None:
