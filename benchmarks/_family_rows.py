@@ -112,7 +112,8 @@ def game(result: dict[str, Any]) -> Figure:
 
 
 ROWS = [
-    Row("HMM tagger, Brown, universal tags, 10 % held out: accuracy", "HMM 词性标注，Brown，通用标签，留出 10 %：准确率",
+    Row("HMM tagger, Brown, universal tags, 10 % held out: accuracy",
+        "HMM 词性标注，Brown，通用标签，留出 10 %：准确率",
         "hmm_tagging", tagging, 0.93, 0.95, more=True, unit="%"),
     Row("linear classifier minus `scikit-learn`'s on TF-IDF, worst of four sets, points",
         "线性分类器与 `scikit-learn` TF-IDF 之差，四个数据集中最差者，百分点",

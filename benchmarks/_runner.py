@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from textus.core import hardware
-from textus.core.console import notice
+from textus.core.console import log_notice
 from textus.core.io import read_json, write_json
 from textus.metrics.resampling import interval, paired_bootstrap
 
@@ -66,7 +66,7 @@ class Bench:
         """The value of a key, measured if it is missing; `section` is a part of `result`, which is saved."""
         if key not in section:
             section[key] = measure(*arguments)
-            notice(f"{self.name}: {key} is measured")
+            log_notice(f"{self.name}: {key} is measured")
             self.save()
         return section[key]
 
@@ -139,7 +139,10 @@ def flags(**options: Any) -> list[str]:
 def stamp(name: str) -> dict[str, Any]:
     """When, with which versions, on which machine and by which command: the one that measures the whole file."""
     arguments = re.sub(r"--(only|text|player)[ =]\S+ ?", "", " ".join(sys.argv[1:]))
-    versions = {**hardware.versions(), "transformers": hardware.version_of("transformers") or "none"}
+    versions = {
+        **hardware.package_versions(),
+        "transformers": hardware.installed_version("transformers") or "none",
+    }
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "command": f"python -m benchmarks.{name.partition('-')[0]} {arguments}".strip(),
@@ -270,7 +273,7 @@ def wait_for_orphans(seconds: float = 20.0) -> None:
             return
         if not ended:
             time.sleep(0.05)
-    notice("a process that the command left behind still runs: its CPU time is not counted")
+    log_notice("a process that the command left behind still runs: its CPU time is not counted")
 
 
 # ── folders and tables ─────────────────────────────────────────────────────────────────────────

@@ -18,7 +18,7 @@ from benchmarks._material import sst2, write_jsonl
 from benchmarks._runner import Bench, begin, over_five_seeds, over_rows, show, with_interval
 from textus.api import open_run
 from textus.augment.augmenter import AugmentSettings, built
-from textus.core.console import notice
+from textus.core.console import log_notice
 from textus.core.errors import UsageError
 
 SEEDS = (0, 1, 2, 3, 4)
@@ -58,7 +58,7 @@ def measure(bench: Bench, family: str, seed: int, way: Way | None) -> dict[str, 
     """One fine-tuning, kept in the result."""
     key = f"{family} seed {seed} " + (f"{way[0]} x {way[1]}" if way else "plain")
     run: dict[str, Any] = bench.once(bench.part("runs"), key, finetune, bench, family, seed, way)
-    notice(f"{key}: dev {run['dev']:.4f}, test {run['test']:.4f}")
+    log_notice(f"{key}: dev {run['dev']:.4f}, test {run['test']:.4f}")
     return run
 
 
@@ -67,7 +67,7 @@ def available_ways() -> list[Way]:
     try:
         built(AugmentSettings("synonyms"))
     except UsageError as error:
-        notice(f"ways with synonyms are left out: {error}")
+        log_notice(f"ways with synonyms are left out: {error}")
         return [way for way in WAYS if "synonyms" not in way[0]]
     return list(WAYS)
 

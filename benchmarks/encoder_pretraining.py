@@ -28,7 +28,7 @@ from textus.core import hardware
 from textus.core.config import from_dict
 from textus.core.console import cpu_seconds
 from textus.core.io import read_json
-from textus.core.rng import counter_seed
+from textus.core.rng import derive_seed
 from textus.data.batch import Batch
 from textus.models.encoder import Encoder, EncoderConfig
 from textus.models.nn.heads import SequenceHead
@@ -119,7 +119,7 @@ def batches(rows: list[Example], random: np.random.Generator) -> Iterator[Batch]
 def start(run: Path, side: str, seed: int) -> tuple[Encoder, SequenceHead]:
     """An encoder and a new head on the mean of its states."""
     config = replace(from_dict(EncoderConfig, open_run(run).record["config"]), dropout=0.1)
-    torch.manual_seed(counter_seed(seed, "weights"))
+    torch.manual_seed(derive_seed(seed, "weights"))
     encoder, head = Encoder(config), SequenceHead(config.d_model, 2)
     if side == "pretrained":
         encoder.load_state_dict(load(run)[0].state_dict())
@@ -222,7 +222,7 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     run = pretrain(bench)
     record = read_json(run / "run.json")
-    names = ("config", "choices", "steps", "seconds", "cpu_seconds", "best", "command", "files")
+    names = ("config", "compute", "steps", "seconds", "cpu_seconds", "best", "command", "files")
     pretraining = {name: record[name] for name in names}
     if bench.result.get("pretraining") != pretraining:  # other weights: earlier measurements do not apply
         bench.result = {"pretraining": pretraining}

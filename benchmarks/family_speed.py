@@ -20,8 +20,8 @@ from torch.nn import functional as F
 
 from benchmarks._rows import ranged
 from benchmarks._runner import Bench, begin, cpu_time, paired_ratios, show, spread, take_turns
-from textus.core.console import notice
-from textus.core.memory import keep_memory
+from textus.core.console import log_notice
+from textus.core.memory import keep_freed_memory
 from textus.data.batch import Batch
 from textus.models.registry import build
 from textus.models.registry import family as family_of
@@ -257,7 +257,7 @@ def best_of(steps: dict[str, Step], count: int) -> dict[str, float]:
     for name, step in steps.items():
         step()
         seconds[name] = min(cpu_time(step), cpu_time(step))
-        notice(f"{name}: {seconds[name]:.3f} CPU-seconds a step")
+        log_notice(f"{name}: {seconds[name]:.3f} CPU-seconds a step")
     return dict(sorted(seconds.items(), key=lambda pair: pair[1])[:count])
 
 
@@ -293,7 +293,7 @@ def measure(family: str, bench: Bench) -> dict[str, Any]:
 def main() -> None:
     """Every family, or the chosen one."""
     bench = begin("family_speed", __doc__, only=SHAPES, flag="--family")
-    keep_memory()
+    keep_freed_memory()
     torch.set_num_threads(1)
     families = bench.part("families")
     for family in bench.chosen(SHAPES):

@@ -21,7 +21,7 @@ import torch
 from benchmarks._runner import Bench, begin, show
 from benchmarks._sentences import Sentences, batches_of, prepare, train
 from textus.core.io import read_json
-from textus.core.rng import counter_seed
+from textus.core.rng import derive_seed
 from textus.data.batch import Batch
 from textus.data.bucketing import BucketLoader
 from textus.data.corpus import open_corpus
@@ -72,7 +72,7 @@ def play(name: str, start: Path, bench: Bench, sentences: Sentences) -> Path:
     )  # fmt: skip
     store = tokenize(open_corpus(sentences.train), tokenizer)
     loader = BucketLoader(store, batch_size=64, context_length=CONTEXT, seed=1)
-    about = {name: record[name] for name in ("tokenizer", "corpus", "choices")}
+    about = {name: record[name] for name in ("tokenizer", "corpus", "compute")}
     about |= {"family": "gan", "config": config, "settings": {"optim.rate": RATE}, "parent": str(start)}
     run = open_run(out) if (out / "run.json").exists() else create_run(out, about, tokenizer)
     fit(model, loader, settings=settings, run=run, backward=GAN.backward)
@@ -127,7 +127,7 @@ def curve(model: LanguageModel, judge: LanguageModel, bench: Bench) -> list[dict
     """A point for each temperature, each of several independent samples."""
     assert isinstance(model, GAN)
     n, draws = (20, 2) if bench.smoke else (1000, bench.options.draws)
-    seeds = [counter_seed(draw, "curve") & 0xFFFF for draw in range(draws)]
+    seeds = [derive_seed(draw, "curve") & 0xFFFF for draw in range(draws)]
     return [
         {
             "temperature": temperature,

@@ -1,12 +1,12 @@
 """Extractive question answering by few rows: XQuAD in English with MiniLM, CMRC 2018 in Chinese with our own encoder.
 
 XQuAD has no training rows: five folds by article, each answered by a model trained on the other four, one article in
-eight of which chooses the weights. CMRC: trained on its dev part, answered on its trial part; the encoder is
-pre-trained here by `textus train --model encoder` on Chinese news and the contexts (without questions) of the dev part and of XQuAD
-in Chinese. Before people's questions both are trained on `textus cloze`: questions made of other texts (English news;
-Chinese news and the dev part's contexts). Settings were chosen on the development rows of XQuAD's first fold and of
-CMRC's dev part. The baselines are a random span, a window slid over the context (after Richardson, Burges and Renshaw
-2013), and the sentence with most of the question in it; differences are paired, by question.
+eight of which chooses the weights. CMRC: trained on its dev part, answered on its trial part; the encoder is pre-
+trained here by `textus train --model encoder` on Chinese news and the contexts (without questions) of the dev part and
+of XQuAD in Chinese. Before people's questions both are trained on `textus cloze`: questions made of other texts
+(English news; Chinese news and the dev part's contexts). Settings were chosen on the development rows of XQuAD's first
+fold and of CMRC's dev part. The baselines are a random span, a window slid over the context (after Richardson, Burges
+and Renshaw 2013), and the sentence with most of the question in it; differences are paired, by question.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from benchmarks._runner import Bench, begin, over_rows, show, with_interval
 from textus.core.io import read_json
 from textus.data.labeled import read_records
 from textus.metrics.resampling import bootstrap, interval
-from textus.metrics.spans import measured, ruler_for
+from textus.metrics.spans import answer_style, score_answer
 
 FOLDS = 5
 XQUAD = {"set": ["optim.rate=2e-4"], "epochs": 5}
@@ -175,16 +175,16 @@ def answer(
 
 def compare(rows: Rows, answers: list[str]) -> dict[str, Any]:
     """F1 and exact match of ours and of each baseline, and ours over the best of them, in points."""
-    metric = ruler_for([row["context"] for row in rows])
+    style = answer_style([row["context"] for row in rows])
     draw, n = random.Random(0), len(rows)
-    longest = 10 if metric == "squad" else 30
+    longest = 10 if style == "squad" else 30
     texts = {"ours": answers}
     for name, baseline in BASELINES.items():
         texts[name] = [baseline(row["question"], row["context"], draw, longest) for row in rows]
     points = {
         name: 100
         * np.asarray(
-            [measured(text, row["answers"]["text"], metric) for text, row in zip(side, rows, strict=True)]
+            [score_answer(text, row["answers"]["text"], style) for text, row in zip(side, rows, strict=True)]
         )
         for name, side in texts.items()
     }
@@ -197,7 +197,7 @@ def compare(rows: Rows, answers: list[str]) -> dict[str, Any]:
     }
     best = max(BASELINES, key=lambda name: sides[name]["f1"]["value"])
     over = over_rows(points["ours"][:, 1], points[best][:, 1])
-    return {"ruler": metric, "sides": sides, "best_baseline": best, "over_best_baseline": over}
+    return {"ruler": style, "sides": sides, "best_baseline": best, "over_best_baseline": over}
 
 
 def xquad(bench: Bench, scores: dict[str, Any]) -> None:

@@ -96,7 +96,8 @@ def measure(bench: Bench) -> dict[str, Any]:
     return {
         **bleu(translated, references),
         "sentences_a_second": round(len(translated) / seconds, 1),
-        **{name: run.record[name] for name in ("seconds", "cpu_seconds", "steps", "best", "choices")},
+        **{name: run.record[name] for name in ("seconds", "cpu_seconds", "steps", "best")},
+        "choices": run.record["compute"],
         "parameters": sum(p.numel() for p in run.model.parameters()),
         "examples": [list(example) for example in zip(sources, translated, references, strict=True)][:SHOWN],
         "trained_by": command,

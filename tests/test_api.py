@@ -12,7 +12,7 @@ from raising import raises
 import textus
 from textus import api
 from textus.core.errors import RunError, UsageError
-from textus.core.io import MARKS, claim, write_json
+from textus.core.io import FOLDER_MARKERS, check_output_dir, write_json
 
 # ── the public face ────────────────────────────────────────────────────────────────────────────
 
@@ -124,8 +124,8 @@ def test_old_messages_are_left_out_loudly(trained: Path, capsys: pytest.CaptureF
 
 def test_evaluate_on_a_file_and_on_the_validation_split(run: api.Run, story: Path) -> None:
     for on in (story, None):
-        found = run.evaluate(on, samples=False)
-        bits = found["bits_per_byte"]
+        scores = run.evaluate(on, samples=False)
+        bits = scores["bits_per_byte"]
         assert 0 < bits["low"] <= bits["value"] <= bits["high"] < 20
     score = run.score(story.read_text())
     assert len(score.nats) == len(run.tokenizer.encode(story.read_text()))
@@ -176,9 +176,9 @@ def test_the_proof_of_resuming_can_fail(trained: Path, tmp_path: Path) -> None:
 
 
 def test_show_tells_parameters_and_history(trained: Path) -> None:
-    found = api.show(trained)
-    assert found["parameters"]["total"] == sum(p.numel() for p in api.open_run(trained).model.parameters())
-    assert found["mermaid"].startswith("flowchart")
+    summary = api.show(trained)
+    assert summary["parameters"]["total"] == sum(p.numel() for p in api.open_run(trained).model.parameters())
+    assert summary["mermaid"].startswith("flowchart")
 
 
 def test_a_run_shows_itself_in_a_notebook(run: api.Run) -> None:
@@ -214,31 +214,31 @@ def test_a_story_of_one_page_is_learnt_by_heart_and_that_is_said(
 ) -> None:
     small = ["model.n_layer=2", "model.d_model=64", "model.n_head=2"]
     run = textus.train(corpus, tokenizer="char", out=tmp_path / "run", steps=150, settings=small)
-    said = capsys.readouterr().err
-    assert "expect it to be memorised" in said
-    assert "too few to choose weights by" in said
-    told = " ".join(
+    err = capsys.readouterr().err
+    assert "expect it to be memorised" in err
+    assert "too few to choose weights by" in err
+    report = " ".join(
         ("Once upon a time" + run.generate("Once upon a time", temperature=0, max_tokens=60)).split()
     )
-    assert told in " ".join(story.read_text().split())
+    assert report in " ".join(story.read_text().split())
 
 
-@pytest.mark.parametrize("there", MARKS)
-@pytest.mark.parametrize("wanted", MARKS)
+@pytest.mark.parametrize("there", FOLDER_MARKERS)
+@pytest.mark.parametrize("wanted", FOLDER_MARKERS)
 def test_force_replaces_only_its_own_kind(tmp_path: Path, there: str, wanted: str) -> None:
     """A run holds a tokenizer too, and is none."""
     folder = tmp_path / "folder"
     folder.mkdir()
-    claim(folder, force=True, kind=wanted)  # empty
+    check_output_dir(folder, force=True, kind=wanted)  # empty
     samples = {int: 1, str: "x", dict: {}}
     for kind in {there, "tokenizer"} if there in ("run", "export") else {there}:
-        name, keys = MARKS[kind]
+        name, keys = FOLDER_MARKERS[kind]
         write_json(folder / name, {key: samples.get(value, value) for key, value in keys.items()})
     if there == wanted:
-        claim(folder, force=True, kind=wanted)
+        check_output_dir(folder, force=True, kind=wanted)
         return
     with pytest.raises(UsageError, match=f"holds a {there}, so it is not replaced even with --force"):
-        claim(folder, force=True, kind=wanted)
+        check_output_dir(folder, force=True, kind=wanted)
 
 
 def test_force_replaces_no_folder_of_somebody_else(tmp_path: Path) -> None:
@@ -246,17 +246,17 @@ def test_force_replaces_no_folder_of_somebody_else(tmp_path: Path) -> None:
     (tmp_path / "letters" / "dear.txt").write_text("Dear all")
     for out in (tmp_path / "letters", tmp_path / "letters" / "dear.txt", tmp_path):
         with raises(UsageError, "already_exists", "run"):
-            claim(out, force=True)
-    for kind, (name, keys) in MARKS.items():  # C2: files of the same names, not by us
+            check_output_dir(out, force=True)
+    for kind, (name, keys) in FOLDER_MARKERS.items():  # C2: files of the same names, not by us
         mine = tmp_path / kind
         mine.mkdir()
         (mine / "dear.txt").write_text("Dear all")
         for theirs in ("{}", "[]", "no JSON", json.dumps({**dict.fromkeys(keys, 1.5), "name": "mine"})):
             (mine / name).write_text(theirs)
             with pytest.raises(UsageError, match=f"is no {kind}, so it is not replaced"):
-                claim(mine, force=True, kind=kind)
+                check_output_dir(mine, force=True, kind=kind)
         (mine / "documents.jsonl").write_text('{"text": "mine"}')
         (mine / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
         with pytest.raises(UsageError, match=f"is no {kind}, so it is not replaced"):
-            claim(mine, force=True, kind=kind)
+            check_output_dir(mine, force=True, kind=kind)
     assert (tmp_path / "letters" / "dear.txt").read_text() == "Dear all"

@@ -14,7 +14,7 @@ import pytest
 
 import textus
 from textus.cli.main import main
-from textus.core.config import assign, checked, from_dict, parse_value
+from textus.core.config import apply_overrides, coerce, from_dict, parse_value
 from textus.core.errors import UsageError
 from textus.models.nn.rope import RopeScaling
 from textus.models.registry import family
@@ -40,8 +40,8 @@ def fields_of() -> Iterator[tuple[type, str, Any]]:
     """(class, name, type) of every field of every config."""
     for cls in config_classes():
         hints = get_type_hints(cls)
-        for each in dataclasses.fields(cls):
-            yield cls, each.name, hints[each.name]
+        for config_field in dataclasses.fields(cls):
+            yield cls, config_field.name, hints[config_field.name]
 
 
 def literals(kind: Any) -> list[str]:
@@ -59,7 +59,7 @@ NUMBERS = [(cls, name) for cls, name, kind in fields_of() if float in (kind, *ge
 def set_one(cls: type, name: str, value: str) -> Any:
     """The field's value after `--set name=value`, the checks of whole configs left out."""
     kind = get_type_hints(cls)[name]
-    return checked(kind, parse_value(kind, value), name)
+    return coerce(kind, parse_value(kind, value), name)
 
 
 def test_configs_are_found() -> None:
@@ -84,7 +84,7 @@ def test_none_is_none_where_the_type_admits_it(cls: type, name: str, word: str) 
 
 
 @pytest.mark.parametrize("word", ["none", "NONE", "null", "true", "off", "1.50", "nan", "a,b", "[1]"])
-@pytest.mark.parametrize(("cls", "name"), [each for each in TEXTS if each[1] in ("none", "targets", "split")])
+@pytest.mark.parametrize(("cls", "name"), [item for item in TEXTS if item[1] in ("none", "targets", "split")])
 def test_a_text_is_what_was_written(cls: type, name: str, word: str) -> None:
     """C1: `task.none=NONE` is the name of a relation."""
     assert set_one(cls, name, word) == word
@@ -120,9 +120,9 @@ class Mixed:
     ],
 )  # fmt: skip
 def test_a_value_becomes_what_its_type_says(assignment: str, name: str, expected: Any) -> None:
-    found = getattr(assign(Mixed(), [assignment]), name)
-    assert found == expected
-    assert type(found) is type(expected)
+    result = getattr(apply_overrides(Mixed(), [assignment]), name)
+    assert result == expected
+    assert type(result) is type(expected)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_a_value_becomes_what_its_type_says(assignment: str, name: str, expected
 def test_a_value_of_another_type_is_refused_by_name(assignment: str) -> None:
     name = assignment.partition("=")[0]
     with pytest.raises(UsageError, match=name):
-        assign(Mixed(), [assignment])
+        apply_overrides(Mixed(), [assignment])
 
 
 @pytest.mark.parametrize("name", TASKS)

@@ -20,7 +20,15 @@ from textus.core import hardware
 from textus.data.loader import TokenLoader
 from textus.data.token_dataset import store_of
 from textus.evaluation import inspection
-from textus.evaluation.inspection import as_mermaid, as_text, describe, disk, doctor, doctor_text, layers
+from textus.evaluation.inspection import (
+    describe,
+    doctor,
+    format_description,
+    format_doctor,
+    format_mermaid,
+    measure_disk,
+    summarize_modules,
+)
 from textus.models.decoder import Decoder
 from textus.models.ngram import NGram, NGramConfig
 from textus.models.nn.attention import DecoderConfig
@@ -62,21 +70,23 @@ def test_a_window_costs_less_attention() -> None:
 @pytest.mark.parametrize("options", SHAPES)
 def test_parameters_are_all_counted_once(options: dict[str, Any]) -> None:
     model = decoder(**options)
-    found = describe(model)
+    description = describe(model)
     total = sum(p.numel() for p in model.parameters())
-    assert found["parameters"]["total"] == found["layers"]["parameters"] == total
+    assert description["parameters"]["total"] == description["layers"]["parameters"] == total
     own = sum(p.numel() for p in model.blocks[0].parameters())
-    assert (found["parameters"]["per_block"], found["parameters"]["blocks"]) == (own, 4)
-    assert found["weights_bytes"] == sum(t.numel() * t.element_size() for t in model.state_dict().values())
-    tree = sum(child["parameters"] * child["times"] for child in found["layers"]["children"])
+    assert (description["parameters"]["per_block"], description["parameters"]["blocks"]) == (own, 4)
+    assert description["weights_bytes"] == sum(
+        t.numel() * t.element_size() for t in model.state_dict().values()
+    )
+    tree = sum(child["parameters"] * child["times"] for child in description["layers"]["children"])
     assert tree == total
 
 
 def test_blocks_that_differ_are_not_folded() -> None:
     same = nn.Sequential(*(nn.Linear(4, 4) for _ in range(6)))
-    assert [(c.times, c.parameters) for c in layers(same).children] == [(6, 20)]
+    assert [(c.times, c.parameters) for c in summarize_modules(same).children] == [(6, 20)]
     mixed = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 8), nn.Linear(8, 4))
-    assert [c.times for c in layers(mixed).children] == [2, 1, 1]
+    assert [c.times for c in summarize_modules(mixed).children] == [2, 1, 1]
 
 
 def test_the_cache_is_as_large_as_keys_and_values() -> None:
@@ -93,22 +103,22 @@ def test_a_family_of_tables_has_sizes_and_no_flops() -> None:
         TokenLoader(store_of([0, *range(1, 10)] * 3), batch_size=1, context_length=29, shuffle=False).batch(0)
     )
     model.update()
-    found = describe(model, family="ngram")
-    assert found["flops_per_token"] is None
-    assert found["parameters"]["total"] == sum(t.numel() for t in model.state_dict().values())
-    shapes = found["layers"]["shapes"]
+    description = describe(model, family="ngram")
+    assert description["flops_per_token"] is None
+    assert description["parameters"]["total"] == sum(t.numel() for t in model.state_dict().values())
+    shapes = description["layers"]["shapes"]
     assert shapes["probability_1"] == [10]
     assert shapes["keys_2"][0] > 0
-    text = as_text(found)
+    text = format_description(description)
     assert "any length" in text
     assert "FLOPs" not in text
     assert f"keys_2 {shapes['keys_2'][0]}" in text
 
 
 def test_text_and_json_of_a_decoder() -> None:
-    found = describe(decoder(), name="run", family="decoder")
-    assert json.loads(json.dumps(found)) == found
-    text = as_text(found)
+    description = describe(decoder(), name="run", family="decoder")
+    assert json.loads(json.dumps(description)) == description
+    text = format_description(description)
     assert "Block × 4" in text
     assert "context        32 ids" in text
     assert re.search(r"embedding: Embedding +1,536  weight 96 × 16", text)
@@ -118,7 +128,7 @@ def test_text_and_json_of_a_decoder() -> None:
 @pytest.mark.parametrize("family", ["decoder", "ngram", "fake"])
 def test_mermaid_joins_only_nodes_that_are_there(family: str) -> None:
     config = {"decoder": {"vocab_size": 50}, "ngram": {"vocab_size": 50, "end_id": 0}, "fake": {}}[family]
-    chart = as_mermaid(describe(build(family, config)))
+    chart = format_mermaid(describe(build(family, config)))
     lines = chart.splitlines()
     assert lines[0] == "flowchart TD"
     made = {"ids", "logits", *re.findall(r"\b(n[\d_]+)\s?\[", chart)}
@@ -142,9 +152,9 @@ def test_heads_are_behind_the_layers_they_read_from(family: str, tmp_path: Path)
         settings=["model.n_layer=1", "model.d_model=16"],
         extra_tasks=[f"tags:tagging={written(tmp_path / 'tags.jsonl', tags)}"],
     )  # fmt: skip
-    found = show(run)
-    assert [layer["name"] for layer in found["layers"]["children"]][-1] == "heads"
-    *boxes, joined = found["mermaid"].splitlines()
+    summary = show(run)
+    assert [layer["name"] for layer in summary["layers"]["children"]][-1] == "heads"
+    *boxes, joined = summary["mermaid"].splitlines()
     keys = {name: key for line in boxes for key, name in re.findall(r'(\w+) ?\["(\w+): ', line)}
     chain = joined.strip().split(" --> ")
     assert chain[:2] == ["ids", keys["embedding"]]
@@ -160,11 +170,11 @@ def test_any_module_tree_can_be_shown() -> None:
             self.register_buffer("steps", torch.zeros(7))
             self.register_buffer("scratch", torch.zeros(9), persistent=False)
 
-    found = describe(Odd())
-    names = {layer["name"] for layer in every(found["layers"])}
+    description = describe(Odd())
+    names = {layer["name"] for layer in every(description["layers"])}
     assert {'a"b', "c"} <= names
-    assert found["layers"]["shapes"] == {"margin": [], "steps": [7]}
-    assert as_mermaid(found).count('"') % 2 == 0
+    assert description["layers"]["shapes"] == {"margin": [], "steps": [7]}
+    assert format_mermaid(description).count('"') % 2 == 0
 
 
 # ── doctor ──
@@ -176,12 +186,12 @@ def health() -> dict[str, Any]:
 
 
 def test_doctor_says_what_is_here(health: dict[str, Any]) -> None:
-    assert json.loads(json.dumps(health))["versions"] == hardware.versions()
+    assert json.loads(json.dumps(health))["versions"] == hardware.package_versions()
     rates = health["matrix_rates"]
     assert [row["threads"] for row in rates] == sorted({1, hardware.usable_cores()})
     assert all(row["float32"] > 1e8 and row["bfloat16"] > 1e6 for row in rates)
-    assert {each["module"]: each["version"] for each in health["extras"]}["matplotlib"]
-    text = doctor_text(health)
+    assert {extra["module"]: extra["version"] for extra in health["extras"]}["matplotlib"]
+    text = format_doctor(health)
     for shown in (torch.__version__, "GFLOP/s", "matplotlib", health["machine"]["cpu"], health["isa"]):
         assert shown in text
 
@@ -193,7 +203,7 @@ def test_every_extra_of_the_project_is_looked_for() -> None:
     for name, requirements in project["optional-dependencies"].items():
         if name in ("all", "dev"):
             continue
-        wanted = {re.split(r"[<>=\[]", each)[0].replace("-", "_") for each in requirements}
+        wanted = {re.split(r"[<>=\[]", requirement)[0].replace("-", "_") for requirement in requirements}
         assert set(inspection.EXTRAS[name]) == wanted
 
 
@@ -204,33 +214,33 @@ def test_what_is_missing_is_said_with_its_remedy(
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     rates = {1: {"float32": 1e10, "bfloat16": 1e9}, 2: {"float32": 1.1e10, "bfloat16": 1e9}}
-    machine = replace(hardware.machine(), cores=2, load=4.0, memory_available=1_000_000_000)
-    said = inspection.advice(machine, rates)
-    assert any("4.0 processes run on 2 cores" in each for each in said)
-    assert any("hardly faster than one" in each for each in said)
-    assert any("only 1.0 GB of memory" in each for each in said)
-    assert any("pip install 'textus[text]'" in each for each in said)
-    assert any("no C++ compiler" in each for each in said)
-    text = doctor_text({**health, "extras": inspection.extras(), "advice": said})
+    detect_machine = replace(hardware.detect_machine(), cores=2, load=4.0, memory_available=1_000_000_000)
+    answer = inspection.recommendations(detect_machine, rates)
+    assert any("4.0 processes run on 2 cores" in line for line in answer)
+    assert any("hardly faster than one" in line for line in answer)
+    assert any("only 1.0 GB of memory" in line for line in answer)
+    assert any("pip install 'textus[text]'" in line for line in answer)
+    assert any("no C++ compiler" in line for line in answer)
+    text = format_doctor({**health, "extras": inspection.optional_packages(), "advice": answer})
     assert re.search(r"no_such_module +missing", text)
     assert "! no C++ compiler" in text
 
 
 def test_disk_measures_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    found = disk(tmp_path)
-    assert found["free"] > 0
-    assert found["write_rate"] > 1e5
+    result = measure_disk(tmp_path)
+    assert result["free"] > 0
+    assert result["write_rate"] > 1e5
     assert list(tmp_path.iterdir()) == []
-    closed = disk(Path("/proc"))  # a folder nobody can write to, root included
+    closed = measure_disk(Path("/proc"))  # a folder nobody can write to, root included
     assert closed["write_rate"] is None
-    assert "cannot be written" in doctor_text(doctor_of(closed))
+    assert "cannot be written" in format_doctor(doctor_of(closed))
 
 
 def doctor_of(drive: dict[str, Any]) -> dict[str, Any]:
     """The smallest findings that can be shown."""
     return {
-        "versions": hardware.versions(),
-        "machine": asdict(hardware.machine()),
+        "versions": hardware.package_versions(),
+        "machine": asdict(hardware.detect_machine()),
         "isa": hardware.isa_name(),
         "matrix_rates": [{"threads": 1, "float32": 1e11}],
         "dtype": "float32",

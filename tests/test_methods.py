@@ -73,13 +73,13 @@ def test_merged_on_load_it_answers_the_same(lora: api.Run) -> None:
     apart, tokenizer, _ = load(lora.path, merged=False)
     assert not adapted(lora.model)
     task = lora.task
-    asked = rows_of(
+    request = rows_of(
         task,
-        [task.asked((each,), each) for each in ("a grand film", "dull")],
+        [task.asked((item,), item) for item in ("a grand film", "dull")],
         tokenizer,
         frame_of(apart.config, tokenizer),
     )
-    batch = batch_of(task, asked, tokenizer.pad_id)
+    batch = batch_of(task, request, tokenizer.pad_id)
 
     def logits(model: Any) -> torch.Tensor:
         hidden = model.hidden(batch.ids, batch.mask, batch.segments)
@@ -214,8 +214,8 @@ def test_patience_ends_a_training_that_finds_nothing_better(
     assert run.record["best"]["step"] == 0  # the solved head
     assert run.record["steps"] == 10  # two more evaluations
     assert run.record["weights"]["step"] == 0
-    said = capsys.readouterr().err
-    assert "2 evaluations in a row found nothing better than step 0: stopped at step 10 of" in said
+    err = capsys.readouterr().err
+    assert "2 evaluations in a row found nothing better than step 0: stopped at step 10 of" in err
     assert api.prove_resume(run.path)["identical"]
 
 

@@ -22,7 +22,7 @@ from raising import raises
 import textus
 from textus import api
 from textus.cli.main import main
-from textus.core.console import notice, notices_together
+from textus.core.console import log_notice, merge_notices
 from textus.core.errors import TextusError, UsageError
 from textus.data.inputs import columns_as_trained
 from textus.data.labeled import Record
@@ -49,14 +49,14 @@ def test_answers_come_out_as_a_file(
     assert main(["predict", str(linear.path), str(reviews_folder / source), "--out", str(out)]) == 0
     assert "the answers are in predicted_label" in capsys.readouterr().err
     if form == "jsonl":
-        found = [json.loads(line) for line in out.read_text().splitlines()]
-        chances = [row["probabilities"] for row in found]
+        results = [json.loads(line) for line in out.read_text().splitlines()]
+        chances = [row["probabilities"] for row in results]
     else:
-        found = read_table(out)
-        chances = [{name: float(row[f"probability_{name}"]) for name in "01"} for row in found]
+        results = read_table(out)
+        chances = [{name: float(row[f"probability_{name}"]) for name in "01"} for row in results]
     expected = linear.predict_proba([row["text"] for row in reviews()])
     first = 2 if source == "rows.csv" else 1
-    for number, (row, given, chance) in enumerate(zip(found, reviews(), chances, strict=True)):
+    for number, (row, given, chance) in enumerate(zip(results, reviews(), chances, strict=True)):
         assert int(row["line"]) == first + number
         assert {name: str(row[name]) for name in given} == {n: str(v) for n, v in given.items()}
         assert str(row["predicted_label"]) == max(chance, key=lambda name: chance[name])
@@ -69,8 +69,8 @@ def test_rows_of_several_files_have_their_file(linear: api.Run, tmp_path: Path) 
     for name in ("a", "b"):
         written(tmp_path / "in" / f"{name}.jsonl", reviews(2))
     linear.predict_file(tmp_path / "in", out=tmp_path / "o.csv")
-    found = [(Path(row["file"]).name, row["line"], row["id"]) for row in read_table(tmp_path / "o.csv")]
-    assert found == [
+    results = [(Path(row["file"]).name, row["line"], row["id"]) for row in read_table(tmp_path / "o.csv")]
+    assert results == [
         ("a.jsonl", "1", "r0"),
         ("a.jsonl", "2", "r1"),
         ("b.jsonl", "1", "r0"),
@@ -126,7 +126,7 @@ def test_columns_of_the_file_keep_their_names_and_those_of_training_are_used(
 
 
 @pytest.mark.parametrize(
-    ("trained", "names", "found"),
+    ("trained", "names", "column"),
     [
         ("text=review,label=stars", ["review", "stars"], "text=review,label=stars"),
         ("text=review,label=stars", ["review"], "text=review"),
@@ -137,8 +137,8 @@ def test_columns_of_the_file_keep_their_names_and_those_of_training_are_used(
         (None, ["text"], None),
     ],
 )
-def test_columns_as_trained(trained: str | None, names: list[str], found: str | None) -> None:
-    assert columns_as_trained(trained, names) == found
+def test_columns_as_trained(trained: str | None, names: list[str], column: str | None) -> None:
+    assert columns_as_trained(trained, names) == column
 
 
 def test_a_row_that_cannot_be_read_is_named_before_anything_is_written(
@@ -218,24 +218,24 @@ def test_memory_does_not_grow_with_the_file(linear: api.Run, tmp_path: Path) -> 
 def test_notices_of_many_batches_are_one(capsys: pytest.CaptureFixture[str]) -> None:
     """Counts are summed, numbers within the texts are not; the first place is kept."""
     batches = [((3, 256, 1100), "{a}.csv: line 3"), ((1, 44, 10), "{a}.csv: line 9")]
-    with notices_together():
+    with merge_notices():
         for (long, texts, tokens), place in batches:
-            notice(
+            log_notice(
                 long, " of ", texts, " texts are longer than 128 tokens: ", tokens, " of them are not read"
             )
-            notice(long, " rows have no text and are left out", first=f"the first is {place}")
-            notice("12 of 12 windows: as in training")
+            log_notice(long, " rows have no text and are left out", first=f"the first is {place}")
+            log_notice("12 of 12 windows: as in training")
         assert capsys.readouterr().err == ""
-        notice(1, " of ", 2, " texts are longer than 64 tokens: ", 3, " of them are not read")
+        log_notice(1, " of ", 2, " texts are longer than 64 tokens: ", 3, " of them are not read")
     assert capsys.readouterr().err.splitlines() == [
         "4 of 300 texts are longer than 128 tokens: 1,110 of them are not read",
         "4 rows have no text and are left out; the first is {a}.csv: line 3",
         "12 of 12 windows: as in training",
         "1 of 2 texts are longer than 64 tokens: 3 of them are not read",
     ]
-    with notices_together(show=False):
-        notice(5, " rows")
-    notice(1000, " rows", first="the first is line 1")
+    with merge_notices(show=False):
+        log_notice(5, " rows")
+    log_notice(1000, " rows", first="the first is line 1")
     assert capsys.readouterr().err == "1,000 rows; the first is line 1\n"
 
 
@@ -261,7 +261,7 @@ def test_vectors_keep_lines_and_ids(trained: Path, reviews_folder: Path, tmp_pat
 def test_vectors_are_continued_after_a_kill(trained: Path, tmp_path: Path) -> None:
     data = written(tmp_path / "r.jsonl", reviews(600))
     run, out = api.open_run(trained), tmp_path / "v.npy"
-    from textus.pipelines.embeddings import embed_to
+    from textus.pipelines.embeddings import embed_file
 
     calls, make = [], run.vectors_of()
 
@@ -272,8 +272,8 @@ def test_vectors_are_continued_after_a_kill(trained: Path, tmp_path: Path) -> No
         return make(texts)
 
     with pytest.raises(KeyboardInterrupt):
-        embed_to(broken, data, out, run=trained)
-    assert embed_to(make, data, out, run=trained)["texts"] == 600
+        embed_file(broken, data, out, run=trained)
+    assert embed_file(make, data, out, run=trained)["texts"] == 600
     assert np.allclose(np.load(out), run.embed([row["text"] for row in reviews(600)]), atol=1e-5)
 
 
@@ -340,8 +340,8 @@ def test_rows_of_python_are_learnt_from_and_measured_on(
     run = textus.finetune(data, model="linear", out=tmp_path / "run")
     assert f"{n} rows are kept in {tmp_path / 'run.rows.jsonl'}" in capsys.readouterr().err
     assert run.task.labels == ["0", "1"]
-    found = textus.evaluate(run, data, baselines=False)
-    assert (found["rows"], found["accuracy"]["value"], found["on"]) == (n, 1, "the rows given")
+    scores = textus.evaluate(run, data, baselines=False)
+    assert (scores["rows"], scores["accuracy"]["value"], scores["on"]) == (n, 1, "the rows given")
     assert len(run.predict(Frame(rows))) == n
     assert textus.resume(run.path).task.labels == ["0", "1"]
     with raises(UsageError, "size_mismatch", "1", "2"):
@@ -450,7 +450,7 @@ def test_no_flag_is_ignored(
     """C14."""
     names = {"LINEAR": str(linear.path), "TEXT": str(trained), "ROWS": str(reviews_folder / "rows.jsonl")}
     assert main([names.get(word, word) for word in words]) == 2
-    assert "leave" in (said := capsys.readouterr().err) or "goes with" in said
+    assert "leave" in (err := capsys.readouterr().err) or "goes with" in err
 
 
 def test_answers_never_replace_a_column_of_the_file(
@@ -481,7 +481,7 @@ def test_any_column_of_the_file_is_kept(linear: api.Run, tmp_path: Path) -> None
     data = written(tmp_path / "rows.jsonl", [columns | {"probability": "e"}])
     for form in ("jsonl", "csv"):
         linear.predict_file(data, out=tmp_path / f"o.{form}")
-    (table,), found = read_table(tmp_path / "o.csv"), json.loads((tmp_path / "o.jsonl").read_text())
-    for row in (table, found):
+    (table,), report = read_table(tmp_path / "o.csv"), json.loads((tmp_path / "o.jsonl").read_text())
+    for row in (table, report):
         assert {name: row[name] for name in columns} == columns
         assert (str(row["predicted_label_2"]), str(row["file_line_2"])) == ("1", "1")

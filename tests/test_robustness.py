@@ -16,7 +16,14 @@ from textus import api
 from textus.augment.units import take_apart
 from textus.cli.main import main
 from textus.data.labeled import Record
-from textus.evaluation.robustness import beside_the_point, case, changes, drop, rewritten, spacing
+from textus.evaluation.robustness import (
+    change_case,
+    change_spacing,
+    irrelevant_sentence,
+    make_perturbations,
+    metric_drop,
+    perturb,
+)
 from textus.tasks.base import Example
 from textus.tasks.classification import Classification, ClassificationSettings
 
@@ -26,11 +33,11 @@ WORDS = ["the", "film", "was", "a", "long", "story", "about", "people", "living"
 def rows(n: int, seed: int) -> list[dict[str, Any]]:
     """The class hangs on one word in small letters."""
     draw = Random(seed)
-    found = []
+    results = []
     for number in range(n):
         words = [*draw.choices(WORDS, k=5), ("dull", "grand")[number % 2]]
-        found.append({"text": " ".join(draw.sample(words, 6)), "label": ("bad", "good")[number % 2]})
-    return found
+        results.append({"text": " ".join(draw.sample(words, 6)), "label": ("bad", "good")[number % 2]})
+    return results
 
 
 @pytest.fixture(scope="module")
@@ -46,11 +53,11 @@ def test_what_the_answer_hangs_on_is_missed(
 ) -> None:
     test = written(tmp_path / "test.jsonl", rows(80, 1))
     assert main(["robustness", str(run.path), "--on", str(test), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    report = json.loads(capsys.readouterr().out)
     plain = run.evaluate_task(test)["accuracy"]
-    assert found["accuracy"] == plain
+    assert report["accuracy"] == plain
     assert plain["value"] > 0.95
-    changed = {each["change"]: each for each in found["changes"]}
+    changed = {change["change"]: change for change in report["changes"]}
     upper = changed["upper case"]  # no word is known any more: nothing can be told
     assert upper["rows_changed"] == 80
     assert upper["drop"]["low"] > 0.2
@@ -60,7 +67,7 @@ def test_what_the_answer_hangs_on_is_missed(
         == (changed["lower case"])
     )
     assert changed["typos"]["rows_changed"] == 80
-    assert found == run.robustness(test)
+    assert report == run.robustness(test)
     assert main(["robustness", str(run.path), "--on", str(test)]) == 0
     assert "upper case" in capsys.readouterr().out
 
@@ -69,7 +76,7 @@ def test_synonyms_that_cannot_be_found_are_told(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(import_module("textus.augment.wordnet"), "places", lambda: [tmp_path])
-    assert "synonyms" not in changes(None)
+    assert "synonyms" not in make_perturbations(None)
     assert "robustness to synonyms is not measured: synonyms need WordNet" in capsys.readouterr().err
 
 
@@ -82,12 +89,12 @@ ANSWER = {
 
 
 def test_labels_stay_right() -> None:
-    for name, operation in changes(None).items():
-        for row in rewritten([Record(ANSWER, "a")] * 3, name, operation, 0)[0]:
+    for name, operation in make_perturbations(None).items():
+        for row in perturb([Record(ANSWER, "a")] * 3, name, operation, 0)[0]:
             [text], [at] = row.values["answers"]["text"], row.values["answers"]["answer_start"]
             assert row.values["context"][at : at + len(text)] == text
             assert text.lower() == "ann lee"
-        [tokens], n = rewritten([Record(TOKENS, "t")], name, operation, 0)
+        [tokens], n = perturb([Record(TOKENS, "t")], name, operation, 0)
         assert n == (name != "spacing")
         assert len(tokens.values["tokens"]) == len(tokens.values["tags"])
         kept = zip(tokens.values["tokens"], tokens.values["tags"], strict=True)
@@ -97,19 +104,19 @@ def test_labels_stay_right() -> None:
 def text_after(operation: Any, text: str, rate: float = 1.0) -> str:
     taken = take_apart({"text": text})
     units = operation(taken.fields["text"], Random(3), rate)
-    found: str = taken.changed("text", units, taken.values)["text"]
-    return found
+    result: str = taken.changed("text", units, taken.values)["text"]
+    return result
 
 
 def test_each_change_does_what_it_says() -> None:
-    assert text_after(case(str.upper), "a good  straße film") == "A GOOD  straße FILM"
-    spaced = text_after(spacing, "one two three four five six")
+    assert text_after(change_case(str.upper), "a good  straße film") == "A GOOD  straße FILM"
+    spaced = text_after(change_spacing, "one two three four five six")
     assert spaced.replace(" ", "") == "onetwothreefourfivesix"
     assert "  " in spaced
-    assert " " in text_after(spacing, "昨天我们去看电影")
-    assert text_after(beside_the_point, "A film.").startswith("A film. ")
-    assert text_after(beside_the_point, "一部电影。").startswith("一部电影。")
-    assert text_after(beside_the_point, "一部电影。")[-1] == "。"
+    assert " " in text_after(change_spacing, "昨天我们去看电影")
+    assert text_after(irrelevant_sentence, "A film.").startswith("A film. ")
+    assert text_after(irrelevant_sentence, "一部电影。").startswith("一部电影。")
+    assert text_after(irrelevant_sentence, "一部电影。")[-1] == "。"
 
 
 def asked(gold: np.ndarray, right: np.ndarray) -> tuple[list[Example], list[Any]]:
@@ -134,12 +141,12 @@ def test_the_interval_holds_the_real_drop_as_often_as_it_says(monkeypatch: pytes
         gold = random.integers(2, size=200)
         hard = random.random(200)
         plain, other = asked(gold, hard < 0.9), asked(gold, hard < random.choice([0.9, 0.7], 200))
-        found = drop(single, plain, other, seed)
-        held += found["low"] <= 0.1 <= found["high"]
+        result = metric_drop(single, plain, other, seed)
+        held += result["low"] <= 0.1 <= result["high"]
         if seed < 8:
-            same = drop(grouped(ClassificationSettings(), ["a", "b"]), plain, other, seed)
-            assert same["value"] == pytest.approx(found["value"])
-            widths.append(found["high"] - found["low"])
+            same = metric_drop(grouped(ClassificationSettings(), ["a", "b"]), plain, other, seed)
+            assert same["value"] == pytest.approx(result["value"])
+            widths.append(result["high"] - result["low"])
             other_widths.append(same["high"] - same["low"])
     assert held >= 52
     assert np.mean(widths) < 0.75 * 2 * 1.96 * ((0.9 * 0.1 + 0.8 * 0.2) / 200) ** 0.5

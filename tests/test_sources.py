@@ -20,7 +20,7 @@ from raising import raises
 
 import textus
 from textus.cli.main import main
-from textus.core.console import printable
+from textus.core.console import to_printable
 from textus.core.errors import DataError
 from textus.data.corpus import CorpusSettings, build
 from textus.data.labeled import read_records
@@ -88,7 +88,7 @@ def test_names_that_are_not_utf8_are_read_and_shown(tmp_path: Path, capfd: pytes
     out = tmp_path / os.fsdecode(b"out\xfe")
     corpus = textus.build_corpus(folder, out=out, split="none")
     assert texts(corpus) == ["other text", "some text"]
-    assert [Path(each.source).name for each in corpus.documents()] == ["caf\\xe9.txt", "ok.txt"]
+    assert [Path(document.source).name for document in corpus.documents()] == ["caf\\xe9.txt", "ok.txt"]
     assert corpus.record["sources"][0]["path"].endswith("n\\xffmes")
     assert next(corpus.dropped())["source"].endswith("clear\\x1b[2J.png")
     errors = capfd.readouterr().err
@@ -120,8 +120,8 @@ def test_the_command_line_takes_names_of_any_bytes(
 
 
 def test_printable_escapes_what_a_terminal_would_obey() -> None:
-    assert printable(CAFE + "\x1b[2J\n\u202e") == "caf\\xe9.txt\\x1b[2J\\x0a\\u202e"
-    assert printable("caf\u00e9 \u4e2d\n", keep="\n") == "caf\u00e9 \u4e2d\n"
+    assert to_printable(CAFE + "\x1b[2J\n\u202e") == "caf\\xe9.txt\\x1b[2J\\x0a\\u202e"
+    assert to_printable("caf\u00e9 \u4e2d\n", keep="\n") == "caf\u00e9 \u4e2d\n"
 
 
 def test_an_exclamation_mark_in_a_name_is_only_that(tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_tar_archives_are_read_like_folders(tmp_path: Path, packing: str) -> Non
     corpus = made(tmp_path, {name: data})
     assert texts(corpus) == [SIMPLIFIED, "one", "two", "three"]
     assert next(corpus.documents()).source.endswith(f"{name}!b/a.txt")
-    reasons = {Path(each["source"]).name: each["reason"] for each in corpus.dropped()}
+    reasons = {Path(record["source"]).name: record["reason"] for record in corpus.dropped()}
     assert reasons == {f"{name}!e.png": "suffix not read", f"{name}!link.txt": "unreadable"}
     damaged = made(tmp_path, {name: data[: -len(data) // 2], "ok.txt": "fine"}, "damaged")
     assert "fine" in texts(damaged)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from textus.core.errors import UsageError
-from textus.core.names import unknown
+from textus.core.names import unknown_name_error
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def task_settings(assignments: list[str] | None) -> list[str]:
     """Assignments without the name of their group; UsageError for another group."""
     for each in assignments or []:
         if not each.startswith("task."):
-            raise unknown("group of settings", each.partition(".")[0], ["task"])
+            raise unknown_name_error("group of settings", each.partition(".")[0], ["task"])
     return [each.removeprefix("task.") for each in assignments or []]
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from textus.core.errors import RunError, UsageError
-from textus.core.names import unknown
+from textus.core.names import unknown_name_error
 
 VERSION = 1
 """The version of everything Textus writes (run.json, corpus.json): raised when a field changes meaning."""
@@ -29,24 +29,24 @@ def to_dict(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def checked(kind: Any, value: Any, where: str) -> Any:
+def coerce(kind: Any, value: Any, where: str) -> Any:
     """`value` as the type `kind`; UsageError saying which setting, which value and what was expected."""
     from pydantic import TypeAdapter, ValidationError
 
     try:
-        found = TypeAdapter(kind).validate_python(value)
+        coerced = TypeAdapter(kind).validate_python(value)
     except ValidationError as error:
         first = error.errors()[0]
         raise UsageError("invalid_value", f"{where}={value!r}: {first['msg'].lower()}") from error
-    if isinstance(found, float) and not math.isfinite(found):
+    if isinstance(coerced, float) and not math.isfinite(coerced):
         raise UsageError("out_of_range", f"{where}={value!r}: must be a finite number")
-    return found
+    return coerced
 
 
 def parse_value(kind: Any, value: str) -> Any:
     """What a value written on the command line stands for in a field of type `kind`: none (or null) is None where the
     type admits None and has no literal of that name; the parts of a tuple are separated by commas. Else the value as
-    written, for `checked` to convert.
+    written, for `coerce` to convert.
     """
     options = get_args(kind) if get_origin(kind) not in (Literal, tuple) else (kind,)
     literals = [name for option in options if get_origin(option) is Literal for name in get_args(option)]
@@ -71,12 +71,12 @@ def from_dict(cls: type[Config], data: dict[str, Any], where: str = "") -> Confi
     values = {}
     for key, value in data.items():
         if key not in names:
-            raise unknown("setting", f"{where}{key}", [f"{where}{name}" for name in names])
+            raise unknown_name_error("setting", f"{where}{key}", [f"{where}{name}" for name in names])
         kind = hints[key]
         if dataclasses.is_dataclass(kind) and isinstance(value, dict):
             values[key] = from_dict(kind, value, f"{where}{key}.")  # type: ignore[arg-type]
         else:
-            values[key] = checked(kind, value, f"{where}{key}")
+            values[key] = coerce(kind, value, f"{where}{key}")
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         given = field.name in values or not field.init
         if not given and field.default is field.default_factory is dataclasses.MISSING:
@@ -86,41 +86,38 @@ def from_dict(cls: type[Config], data: dict[str, Any], where: str = "") -> Confi
     return cls(**values)
 
 
-def assign(config: Config, assignments: list[str], root: str = "") -> Config:
-    """A copy of `config` with `path=value` assignments applied; paths start with `root.` where one is given.
-
-    >>> from textus.core.config import assign
-    """
-    for assignment in assignments:
-        path, equals, value = assignment.partition("=")
+def apply_overrides(config: Config, overrides: list[str]) -> Config:
+    """A copy of `config` with overrides such as `model.n_layer=2` applied; UsageError for an unknown setting."""
+    for override in overrides:
+        path, equals, value = override.partition("=")
         if not equals:
             raise UsageError(
                 "invalid_value",
-                f"--set {assignment!r} has no '='; write it as path=value, such as model.n_layer=2",
+                f"--set {override!r} has no '='; write it as path=value, such as model.n_layer=2",
             )
-        config = _assign(config, path.split("."), value, path)
+        config = _apply_override(config, path.split("."), value, path)
     return config
 
 
-def _assign(config: Any, path: list[str], value: str, whole: str) -> Any:
+def _apply_override(config: Any, path: list[str], value: str, whole: str) -> Any:
     name, *rest = path
     names = [field.name for field in dataclasses.fields(config)]
     prefix = whole.removesuffix(".".join(path))
     if name not in names:
-        raise unknown("setting", whole, [prefix + each for each in names])
+        raise unknown_name_error("setting", whole, [prefix + field for field in names])
     if rest:
         inner = getattr(config, name)
         if not dataclasses.is_dataclass(inner):
             raise UsageError(
                 "invalid_value", f"{prefix}{name} is a single value; write --set {prefix}{name}=VALUE"
             )
-        return dataclasses.replace(config, **{name: _assign(inner, rest, value, whole)})
+        return dataclasses.replace(config, **{name: _apply_override(inner, rest, value, whole)})
     kind = get_type_hints(type(config))[name]
     if dataclasses.is_dataclass(getattr(config, name)):
         raise UsageError(
             "invalid_value", f"{whole} is a group of settings; set one of its fields: {whole}.FIELD=VALUE"
         )
-    return dataclasses.replace(config, **{name: checked(kind, parse_value(kind, value), whole)})
+    return dataclasses.replace(config, **{name: coerce(kind, parse_value(kind, value), whole)})
 
 
 NONE = type(None)
@@ -134,7 +131,7 @@ def check_shape(value: Any, shape: Shape, where: str) -> None:
     if isinstance(shape, dict):
         check_members(value, shape, where)
     elif isinstance(shape, tuple):
-        if not any(fits(value, each) for each in shape):
+        if not any(matches_shape(value, option) for option in shape):
             check_shape(value, shape[-1], where)
     elif not (isinstance(value, shape) and (shape is bool or not isinstance(value, bool))):
         wanted = {dict: "an object", list: "a list", str: "a text", int: "a whole number"}.get(
@@ -157,7 +154,7 @@ def check_members(value: Any, shape: dict[Any, Any], where: str) -> None:
                 )
 
 
-def fits(value: Any, shape: Shape) -> bool:
+def matches_shape(value: Any, shape: Shape) -> bool:
     """Whether a saved value has a shape."""
     try:
         check_shape(value, shape, "")

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from textus.core.config import from_dict
-from textus.core.console import notice
+from textus.core.console import log_notice
 from textus.core.errors import UsageError
-from textus.core.names import nearest, unknown
+from textus.core.names import nearest_name, unknown_name_error
 from textus.models.contract import LanguageModel
 from textus.runs.store import load
 from textus.tasks.base import Task
@@ -29,7 +29,7 @@ TASKS = {
 def task_class(name: str) -> type[Task]:
     """A task by its name; UsageError naming the nearest for one that is not there."""
     if name not in TASKS:
-        raise unknown("task", name, TASKS)
+        raise unknown_name_error("task", name, TASKS)
     module, cls = TASKS[name]
     found: type[Task] = getattr(import_module(module), cls)
     return found
@@ -60,7 +60,7 @@ def learnt(record: dict[str, Any], name: str | None, run: Path) -> dict[str, Any
             f"{run} has learnt {', '.join(names)}: say which is asked, such as --task {names[0]}",
         )
     if name is not None and name not in names:
-        near = nearest(name, names)
+        near = nearest_name(name, names)
         raise UsageError(
             "wrong_task",
             f"{run} has not learnt {name!r}{f' (did you mean {near!r}?)' if near else ''}; it has learnt"
@@ -77,7 +77,7 @@ def named_of_kind(record: dict[str, Any], kind: str) -> str | None:
     kinds = [record.get("task"), *(each["task"] for each in record.get("also", {}).values())]
     names = [name for name, each in zip(names_of(record), kinds, strict=False) if each == kind]
     if len(names) > 1:
-        notice(f"the run has learnt {kind} as {', '.join(names)}: {names[0]} is taken")
+        log_notice(f"the run has learnt {kind} as {', '.join(names)}: {names[0]} is taken")
     return names[0] if names else None
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import tokenizers
 
 from textus.core.errors import DataError, RunError, UsageError
-from textus.core.io import fingerprint, other_kind, read_json, write_atomic, write_json
+from textus.core.io import describe_other_kind, fingerprint, read_json, write_atomic, write_json
 from textus.tokenizers import compat
 from textus.tokenizers.chat_encoding import ChatEncoder
 from textus.tokenizers.chat_template import check_template, written
@@ -458,7 +458,7 @@ def load(path: Path | str, usual: str | None = None) -> Tokenizer:
             f'{file.parent} has {older[0]} and no tokenizer.json; make one: python -c "import transformers;'
             f" transformers.AutoTokenizer.from_pretrained('{file.parent}').save_pretrained('{file.parent}')\"",
         )
-    if not file.exists() and (other := other_kind(Path(path))):
+    if not file.exists() and (other := describe_other_kind(Path(path))):
         raise RunError("not_a_tokenizer", f"{path} is not a tokenizer (no tokenizer.json in it); {other}")
     record = read_json(file)
     if not isinstance(record, dict) or "model" not in record or "added_tokens" not in record:
