@@ -123,6 +123,11 @@ def begin(
     return Bench(name, parser.parse_args(), suffix)
 
 
+def dev_score(record: dict[str, Any]) -> float | None:
+    """The score on dev rows of a run's weights; None if it was too short to be evaluated."""
+    return -record["best"]["criterion"] if record["best"] else None
+
+
 def flags(**options: Any) -> list[str]:
     """Options as the command line has them: True is a bare flag, None and False nothing, a list repeats the flag."""
     arguments = []

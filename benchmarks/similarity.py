@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._material import data_file, first_lines, minilm, write_jsonl
-from benchmarks._runner import Bench, begin, show
+from benchmarks._runner import Bench, begin, dev_score, show
 from textus.data.labeled import read_records
 
 RATES = (2e-5, 5e-5, 1e-4)
@@ -41,7 +41,7 @@ def finetune(bench: Bench, rate: float) -> dict[str, Any]:
         set=f"optim.rate={rate}", epochs=1 if bench.smoke else EPOCHS, out=out,
     )  # fmt: skip
     return {
-        "rate": rate, "dev": -record["best"]["criterion"], "cpu_seconds": record["cpu_seconds"],
+        "rate": rate, "dev": dev_score(record), "cpu_seconds": record["cpu_seconds"],
         "seconds": record["seconds"], "run": str(out), "command": record["command"],
     }  # fmt: skip
 

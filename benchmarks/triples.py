@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._material import data_file, write_jsonl
-from benchmarks._runner import Bench, begin, show
+from benchmarks._runner import Bench, begin, dev_score, show
 from textus.core.rng import uniform
 from textus.metrics.entities import entity_scores
 
@@ -158,7 +158,7 @@ def finetune(bench: Bench, files: dict[str, Path], task: str) -> dict[str, Any]:
         out=bench.work / task,
     )
     kept = {name: record[name] for name in ("steps", "cpu_seconds", "seconds", "command")}
-    return {**kept, "dev_f1": -record["best"]["criterion"]}
+    return {**kept, "dev_f1": dev_score(record)}
 
 
 def evaluate(bench: Bench, test: Path, entities: Path | None) -> dict[str, Any]:

@@ -199,7 +199,7 @@ def test_a_damaged_run_is_refused(counted: Path, tmp_path: Path, damage: str) ->
         weights.unlink()
     else:
         record.write_text(
-            record.read_text().replace('"version": 1', f'"version": {0 if damage == "older" else 99}')
+            record.read_text().replace('"version": 2', f'"version": {0 if damage == "older" else 99}')
         )
     with pytest.raises(RunError):
         api.verify(mine)

@@ -37,7 +37,7 @@ def record(tokenizer: tokenizers.Tokenizer) -> dict[str, Any]:
         "family": "decoder",
         "config": CONFIG,
         "settings": {},
-        "choices": {},
+        "compute": {},
         "corpus": None,
         "tokenizer": {"kind": tokenizer.kind, "fingerprint": tokenizer.fingerprint},
     }
@@ -186,7 +186,7 @@ RUIN: dict[str, tuple[Callable[[Path], None], str]] = {
         ),
         "has no 'family'",
     ),
-    "older format": (lambda p: edited(p, version=0), "format 0"),
+    "older format": (lambda p: edited(p, version=0), "format 0, this Textus reads format 2"),
     "newer format": (lambda p: edited(p, version=99), "format 99"),
     "another shape": (lambda p: edited(p, config={**CONFIG, "n_layer": 2}), "do not fit the model"),
 }

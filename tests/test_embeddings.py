@@ -119,7 +119,7 @@ def test_a_run_begins_with_them_says_so_and_keeps_a_copy(
     total = tokenizer.vocab_size - len(tokenizer.special)
     assert 0 < len(result) < total
     assert f"{len(result)} of {total} ({len(result) / total:.1%}) pieces have a vector in {file}" in err
-    assert (about["found"], about["pieces"], about["path"]) == (len(result), total, str(file))
+    assert (about["tokens_with_vector"], about["tokens"], about["path"]) == (len(result), total, str(file))
     begun = load_file(run.path / "embeddings.safetensors")["embeddings"]
     after = load_file(run.path / "model.safetensors")["embedding.weight"]
     assert_scaled(begun, result, vectors)

@@ -144,7 +144,7 @@ def test_the_run_tells_every_task(several: api.Run, folder: Path) -> None:
     assert (record["task"], record["labels"]) == ("classification", ["bad", "fine", "good"])
     assert list(record["heads"]) == several.tasks == ["classification", "tagging", "where"]
     assert record["mix"] == {"power": 0.5}
-    also = record["also"]
+    also = record["extra_tasks"]
     assert (also["where"]["task"], also["where"]["labels"]) == ("classification", ["north", "south"])
     assert sum(also["where"]["label_counts"]) > 70
     assert also["tagging"]["task_settings"]["crf"]
@@ -156,14 +156,17 @@ def test_the_run_tells_every_task(several: api.Run, folder: Path) -> None:
         assert row["corpus"]["path"] == str(file.resolve())
         assert row["corpus"]["sha256"] == sha256(file)
     assert api.verify(several.path)
-    assert api.show(several)["also"]["where"] == {"task": "classification", "labels": ["north", "south"]}
+    assert api.show(several)["extra_tasks"]["where"] == {
+        "task": "classification",
+        "labels": ["north", "south"],
+    }
 
 
 def test_a_run_with_one_task_is_recorded_as_ever(folder: Path, tmp_path: Path) -> None:
     record = api.finetune(
         folder / "tones.jsonl", model="gru", out=tmp_path / "run", epochs=1, settings=SMALL
     ).record
-    assert not {"also", "mix", "called"} & set(record)
+    assert not {"extra_tasks", "mix", "head_name"} & set(record)
     assert set(record["corpus"]) == {"path", "dev", "columns", "fingerprint"}
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert not [name for line in lines for name in line if "/" in name]
@@ -444,7 +447,7 @@ def test_vectors_are_those_of_the_similarity_that_was_learnt(folder: Path, tmp_p
 
     result = run.embed(texts)
     model, tokenizer = load(run.path)[:2]
-    model.answer_with(run.record["choices"]["precision"])
+    model.answer_with(run.record["compute"]["precision"])
     expected = vectors(model, similarity_of(model, ["pooling=max"]), tokenizer, texts)
     mean = vectors(model, similarity_of(model), tokenizer, texts)
     assert result == pytest.approx(expected, abs=1e-6)

@@ -54,7 +54,7 @@ STORE = store_of(STREAM, [0])
 
 def new_run(path: Path) -> RunFolder:
     tokenizer = tokenizers.train("char", ["abc"])
-    record = {"family": "decoder", "config": SHAPE, "settings": {}, "choices": {}, "corpus": None}
+    record = {"family": "decoder", "config": SHAPE, "settings": {}, "compute": {}, "corpus": None}
     kept = {"fingerprint": tokenizer.fingerprint, "kind": tokenizer.kind}
     return create_run(path, {**record, "tokenizer": kept}, tokenizer)
 
@@ -444,8 +444,8 @@ def test_a_clock_that_runs_out_brings_the_end_forward(tmp_path: Path) -> None:
     settings = replace(SETTINGS, steps=10_000, evaluate_every=0, checkpoint_every=0)
     taught(run, settings, clock=CpuBudget(0.5), evaluate=None)
     record = read_json(run.path / "run.json")
-    assert record["replans"]
-    assert 20 <= record["steps"] == record["replans"][-1]["steps"] < 10_000
+    assert record["schedule_cuts"]
+    assert 20 <= record["steps"] == record["schedule_cuts"][-1]["steps"] < 10_000
     assert record["cpu_seconds"] < 5
     assert 1e8 < record["peak_memory_bytes"] < 1e11  # torch alone holds as much
 

@@ -513,8 +513,10 @@ def show(path: str | Path | Run) -> dict[str, Any]:
         "versions", "isa",
     )  # fmt: skip
     facts = {name: run.record[name] for name in kept if run.record.get(name) is not None}
-    if also := run.record.get("also"):
-        facts["also"] = {name: {key: each[key] for key in ("task", "labels")} for name, each in also.items()}
+    if extra := run.record.get("extra_tasks"):
+        facts["extra_tasks"] = {
+            name: {key: task[key] for key in ("task", "labels")} for name, task in extra.items()
+        }
     return {"run": str(run.path), **facts, **found, "mermaid": inspection.format_mermaid(found)}
 
 

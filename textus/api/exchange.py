@@ -105,7 +105,7 @@ def import_run(
         "task": next(iter(found.heads), "chat" if chats else None),
         "imported": {**({"path": str(source.resolve())} if origin is None else origin), **found.source},
         "settings": {},
-        "choices": {"precision": "float32"} if found.heads else {},
+        "compute": {"precision": "float32"} if found.heads else {},
         "corpus": None,
         "tokenizer": {"kind": found.tokenizer.kind, "fingerprint": found.tokenizer.fingerprint},
         "command": command_line(),

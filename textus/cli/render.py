@@ -76,7 +76,7 @@ def history(found: Mapping[str, Any]) -> str:
     facts = (
         "task",
         "labels",
-        "also",
+        "extra_tasks",
         "steps",
         "seed",
         "preset",

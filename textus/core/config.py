@@ -1,25 +1,34 @@
 """Settings as dataclasses: to JSON and back, and single fields set by a flag such as `model.n_layer=2`.
 
-A dataclass stands next to what it configures. Values are checked by pydantic against the field's type; an
-unknown key is an error that names the nearest one. Every saved file carries `VERSION`; `migrate` brings older
-ones up.
+A dataclass is defined next to what it configures. Pydantic checks values against the field's type; an unknown key is
+an error that names the nearest one. Every saved folder carries `VERSION`; other versions are refused.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+import re
+import shlex
+from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from textus.core.errors import RunError, UsageError
 from textus.core.names import unknown_name_error
 
-VERSION = 1
-"""The version of everything Textus writes (run.json, corpus.json): raised when a field changes meaning."""
+VERSION = 2
+"""The format version of every folder Textus writes (run, corpus, tokenizer, index): raised when a field changes."""
 
-MIGRATIONS: dict[int, Callable[[dict], dict]] = {}
-"""From version n to n + 1: a function on the whole record."""
+REMAKE_COMMANDS = {
+    "run": "textus train CORPUS --out {}",
+    "task run": "textus finetune DATA --out {}",
+    "corpus": "textus corpus build SOURCE --out {}",
+    "index": "textus index build DOCUMENTS --out {}",
+    "tokenizer": "textus tokenizer train CORPUS --out {}",
+}
+"""Kind of folder → the command that makes one, where the folder does not record its own."""
+RECORDED_COMMAND = re.compile(r"textus (train|finetune|import|pull|tune|demo) .*")
+"""A recorded command line that makes a run; a Python program records its own arguments."""
 
 Config = TypeVar("Config")
 
@@ -163,26 +172,19 @@ def matches_shape(value: Any, shape: Shape) -> bool:
     return True
 
 
-def migrate(record: Any, what: str) -> dict[str, Any]:
-    """Bring a saved record up to `VERSION`; RunError where it is newer, or too old to be read."""
+def check_version(record: Any, folder: Path, kind: str) -> None:
+    """RunError for a folder of another format `version`: one line with the command that makes it again."""
     version = record.get("version") if isinstance(record, dict) else None
     if not isinstance(version, int) or isinstance(version, bool):
         raise RunError(
-            "damaged", f"{what} has no version number; it was not written by Textus, or it is damaged"
+            "damaged", f"{folder} has no version number; it was not written by Textus, or it is damaged"
         )
-    if version > VERSION:
-        raise RunError(
-            "version_unsupported",
-            f"{what} is of format {version}, this Textus reads up to {VERSION};"
-            " upgrade it: pip install -U textus",
-        )
-    while version < VERSION:
-        if version not in MIGRATIONS:
-            raise RunError(
-                "version_unsupported",
-                f"{what} is of format {version}, which this Textus no longer reads; make it anew",
-            )
-        record = MIGRATIONS[version](record)
-        version += 1
-        record["version"] = version
-    return record
+    if version == VERSION:
+        return
+    command = str(record.get("command"))
+    if not RECORDED_COMMAND.fullmatch(command):
+        command = REMAKE_COMMANDS[kind].format(shlex.quote(str(folder)))
+    raise RunError(
+        "version_unsupported",
+        f"{folder} is a {kind} of format {version}, this Textus reads format {VERSION}; make it again: {command}",
+    )

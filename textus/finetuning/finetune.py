@@ -119,7 +119,7 @@ def start(
         "family": family,
         "config": to_dict(config),
         "settings": to_dict(train),
-        "choices": asdict(choices),
+        "compute": asdict(choices),
         "seed": wish.seed,
         **taught(parts[wish.task]),
         "heads": heads_of(family, parts),
@@ -171,7 +171,7 @@ def others_of(wish: FinetuneConfig, parts: Parts) -> dict[str, Any]:
     wishes = wish.alone()
     return {
         "mix": to_dict(wish.mix),
-        "also": {
+        "extra_tasks": {
             each.name: {
                 **taught(parts[each.name]),
                 "corpus": source(wishes[each.name], parts[each.name]) | hashed(each.data),
@@ -337,7 +337,7 @@ def prepare(
     be a checkpoint's: no parent is needed and nothing is solved. UsageError where a task would have no step.
     """
     train = from_dict(TrainSettings, record["settings"], "train.")
-    choices = from_dict(ComputeConfig, record["choices"], "choices.")
+    choices = from_dict(ComputeConfig, record["compute"], "compute.")
     torch.manual_seed(derive_seed(train.seed, "weights"))
     model, before = model_of(record, begin=begin)
     if model.reads_texts:

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from textus.core.config import NONE, VERSION, Shape, check_shape, from_dict, migrate
+from textus.core.config import NONE, VERSION, Shape, check_shape, check_version, from_dict
 from textus.core.errors import DataError, MissingDependencyError, RunError, UsageError
 from textus.core.io import (
     atomic_folder,
@@ -180,7 +180,8 @@ class Index:
                 describe_other_kind(self.path) or "make one: textus index build FILE --run RUN --out FOLDER"
             )
             raise RunError("not_an_index", f"{self.path} is no index; {remedy}")
-        self.record = migrate(read_json(self.path / "index.json"), f"{self.path}/index.json")
+        self.record = read_json(self.path / "index.json")
+        check_version(self.record, self.path, "index")
         check_shape(self.record, RECORD, f"{self.path}/index.json")
         needed = ["documents.jsonl", *(FILES[2:] if self.record["bm25"] else [])]
         needed += ["vectors.usearch"] if self.record["run"] else []

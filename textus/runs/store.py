@@ -1,6 +1,6 @@
 """The run folder: written so that nothing is lost, read so that nothing damaged is believed.
 
-    run.json            what the run is: family, config, settings, seed, choices, corpus, versions, SHA-256
+    run.json            what the run is: family, config, settings, seed, compute, corpus, versions, SHA-256
     of the files beside it
     tokenizer.json      and chat_template.jinja, tokenizer_config.json
     model.safetensors   the weights to use (best if validated, else last; run.json says which)
@@ -29,7 +29,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from textus import tokenizers
-from textus.core.config import NONE, VERSION, Shape, check_shape, from_dict, migrate
+from textus.core.config import NONE, VERSION, Shape, check_shape, check_version, from_dict
 from textus.core.console import log_notice
 from textus.core.errors import RunError, TrainingError, UsageError
 from textus.core.io import (
@@ -312,24 +312,24 @@ TASK: dict[str, Any] = {
     "label_type?": str,
     "corpus?": CORPUS,
 }
-CHOICES: Shape = {"precision?": str, "attention?": str, "step?": str, "device?": str, "workers?": int}
+COMPUTE: Shape = {"precision?": str, "attention?": str, "step?": str, "device?": str, "workers?": int}
 RECORD: Shape = {
     "status": str,
     "family": str,
     "config": dict,
     "settings": dict,
-    "choices": CHOICES,
+    "compute": COMPUTE,
     "corpus": CORPUS,
     "tokenizer": {"kind": str, "fingerprint": str},
     "files?": {...: str},
     "heads?": {...: {"kind": str}},
     "task?": (NONE, str),
-    "also?": {...: TASK},
+    "extra_tasks?": {...: TASK},
     "method?": (NONE, str),
     "method_settings?": (NONE, dict),
     "parent?": (NONE, str),
     "parent_weights?": (NONE, str),
-    "embeddings?": (NONE, {"kept": str}),
+    "embeddings?": (NONE, {"tensor_sha256": str}),
     "augment?": (NONE, {"texts": object}),
     "budget?": (NONE, dict),
     "best?": (NONE, dict),
@@ -354,7 +354,7 @@ def create_run(
         tokenizer.save(folder)
         if embeddings is not None:
             save_file(contiguous({"embeddings": embeddings}), folder / EMBEDDINGS)
-            run.record["embeddings"] = {**record["embeddings"], "kept": sha256(folder / EMBEDDINGS)}
+            run.record["embeddings"] = {**record["embeddings"], "tensor_sha256": sha256(folder / EMBEDDINGS)}
         write_json(folder / "run.json", run.record)
     return run
 
@@ -399,7 +399,7 @@ def open_run(path: Path) -> RunFolder:
         raise RunError(
             "damaged", f"{path}/run.json holds no record of a run; it was changed, use a copy or train again"
         )
-    record = migrate(record, str(path / "run.json"))
+    check_version(record, path, "task run" if "task_settings" in record else "run")
     check_shape(record, RECORD, str(path / "run.json"))
     if record["status"] == "finished":
         check_shape(record, {"files": dict}, str(path / "run.json"))
@@ -412,8 +412,8 @@ def check_tasks(record: dict[str, Any], where: str) -> None:
     """RunError where what run.json tells of its tasks is not what a fine-tuned run has."""
     check_shape(record, TASK, where)
     if record.get("heads"):
-        check_shape(record["choices"], {"precision": str}, f"{where}: choices")
-    for name, task in {where: record, **record.get("also", {})}.items():
+        check_shape(record["compute"], {"precision": str}, f"{where}: compute")
+    for name, task in {where: record, **record.get("extra_tasks", {})}.items():
         if (n := len(task.get("label_counts", []))) and n != len(task["labels"]):
             raise RunError(
                 "damaged",
@@ -427,7 +427,7 @@ def read_embeddings(run: RunFolder) -> Tensor | None:
     """
     if not (kept := run.record.get("embeddings")):
         return None
-    if wrong := damage(run.path, {EMBEDDINGS: kept["kept"]}, (EMBEDDINGS,)):
+    if wrong := damage(run.path, {EMBEDDINGS: kept["tensor_sha256"]}, (EMBEDDINGS,)):
         raise RunError(
             "damaged", f"{run.path}: {wrong}; without it the run cannot go on as it began, train anew"
         )

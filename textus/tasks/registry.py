@@ -39,13 +39,13 @@ def opened(run: Path) -> tuple[LanguageModel, Tokenizer, dict[str, Any]]:
     """A run's model, tokenizer and record; a fine-tuned one computes as it was trained."""
     model, tokenizer, record = load(run)
     if record.get("task") in TASKS and not model.reads_texts:
-        model.answer_with(record["choices"]["precision"])
+        model.answer_with(record["compute"]["precision"])
     return model.eval(), tokenizer, record
 
 
 def names_of(record: dict[str, Any]) -> list[str]:
     """The names of the tasks a run was fine-tuned for, in their order; none for a run that predicts text."""
-    return [record["task"], *record.get("also", {})] if record.get("task") in TASKS else []
+    return [record["task"], *record.get("extra_tasks", {})] if record.get("task") in TASKS else []
 
 
 def learnt(record: dict[str, Any], name: str | None, run: Path) -> dict[str, Any]:
@@ -68,13 +68,13 @@ def learnt(record: dict[str, Any], name: str | None, run: Path) -> dict[str, Any
         )
     if len(names) < 2:
         return record
-    alone = {key: value for key, value in record.items() if key != "also"}
-    return alone | record["also"].get(name, {}) | {"called": name}
+    alone = {key: value for key, value in record.items() if key != "extra_tasks"}
+    return alone | record["extra_tasks"].get(name, {}) | {"head_name": name}
 
 
 def named_of_kind(record: dict[str, Any], kind: str) -> str | None:
     """The name of the one task of a kind that a run has learnt, of several the first, told; None where it has none."""
-    kinds = [record.get("task"), *(each["task"] for each in record.get("also", {}).values())]
+    kinds = [record.get("task"), *(each["task"] for each in record.get("extra_tasks", {}).values())]
     names = [name for name, each in zip(names_of(record), kinds, strict=False) if each == kind]
     if len(names) > 1:
         log_notice(f"the run has learnt {kind} as {', '.join(names)}: {names[0]} is taken")
@@ -87,5 +87,5 @@ def from_record(record: dict[str, Any]) -> Task:
     task = cls(from_dict(cls.config, record["task_settings"], "task."), record["labels"])
     task.counts = record.get("label_counts", [])
     task.n_texts, task.label_type = record.get("n_texts", []), record.get("label_type", "")
-    task.called = record.get("called", task.name)
+    task.called = record.get("head_name", task.name)
     return task

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import tokenizers
 
+from textus.core.config import VERSION, check_version
 from textus.core.errors import DataError, RunError, UsageError
 from textus.core.io import describe_other_kind, fingerprint, read_json, write_atomic, write_json
 from textus.tokenizers import compat
@@ -389,6 +390,7 @@ class Tokenizer:
             "clean_up_tokenization_spaces": False,
             **self.roles,
             "textus_fingerprint": self.fingerprint,
+            "textus_version": VERSION,
         }
         if self.unk_id is not None:
             config["unk_token"] = self.unknown
@@ -467,6 +469,8 @@ def load(path: Path | str, usual: str | None = None) -> Tokenizer:
             f"{file} is JSON but not a tokenizer; it should be Hugging Face's tokenizer.json",
         )
     config = settings_beside(file)
+    if "textus_fingerprint" in config:
+        check_version({"version": config.get("textus_version", 1)}, file.parent, "tokenizer")
     try:
         record = compat.with_named(record, config)
         record = compat.with_settings(record, config, usual)

@@ -343,12 +343,13 @@ class Trainer:
                 f" {format_duration(self.clock.budget)} of CPU time"
             )
             replans.append(ScheduleCut(self.step, fitting))
-            self.run.log({"step": self.step, "replan": fitting})
+            self.run.log({"step": self.step, "schedule_cut": fitting})
 
     # ── remembering ────────────────────────────────────────────────────────────────────────────
 
     def log_step(self, loss: Loss, norm: float) -> None:
-        """A line of log.jsonl."""
+        """A line of log.jsonl: `lr` is the learning rate of the main parameters, `lr_factor` the schedule's part."""
+        factor = self.schedule.factor(self.step - 1)
         tokens = self.step * self.loader.tokens_a_step
         self.run.log(
             {
@@ -356,7 +357,8 @@ class Trainer:
                 "loss": round(float(loss.mean), 6),
                 **{name: round(value / max(loss.weight, 1e-12), 6) for name, value in loss.parts.items()},
                 "gradient_norm": round(norm, 6),
-                "rate": self.schedule.factor(self.step - 1),
+                "lr": self.settings.optim.own_rate * factor,
+                "lr_factor": factor,
                 "tokens": tokens,
                 "cpu_seconds": round(self.cpu_used(), 2),
                 "seconds": round(self.seconds_used(), 2),
@@ -396,7 +398,7 @@ class Trainer:
             "best": self.best,
             "evaluated": self.evaluated,
             "no_better": self.no_better,
-            "replans": [vars(each) for each in self.schedule.replans],
+            "schedule_cuts": [vars(each) for each in self.schedule.replans],
             "cpu_seconds": self.cpu_used(),
             "seconds": self.seconds_used(),
         }
@@ -417,7 +419,7 @@ class Trainer:
             self.step = self.saved = checkpoint.step
             self.best, self.evaluated = checkpoint.state["best"], checkpoint.state["evaluated"]
             self.no_better = checkpoint.state.get("no_better", 0)
-            self.schedule.replans = [ScheduleCut(**each) for each in checkpoint.state["replans"]]
+            self.schedule.replans = [ScheduleCut(**each) for each in checkpoint.state["schedule_cuts"]]
             self.cpu_before = checkpoint.state["cpu_seconds"]
             self.seconds_before = checkpoint.state["seconds"]
         elif self.run.steps():
@@ -446,7 +448,7 @@ class Trainer:
                 "steps": self.step,
                 "weights": {"step": used, "why": "best validation" if self.best else "last"},
                 "best": self.best,
-                "replans": [vars(each) for each in self.schedule.replans],
+                "schedule_cuts": [vars(each) for each in self.schedule.replans],
                 "cpu_seconds": round(self.cpu_used(), 2),
                 "seconds": round(self.seconds_used(), 2),
                 "peak_memory_bytes": peak_memory_bytes(),

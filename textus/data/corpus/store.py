@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from textus.core.config import Shape, check_shape, migrate
+from textus.core.config import Shape, check_shape, check_version
 from textus.core.errors import DataError, RunError
 from textus.core.io import describe_other_kind, read_json, remove_stale_files, resolve_record_file, sha256
 from textus.core.names import unknown_name_error
@@ -124,13 +124,14 @@ def records(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def open_corpus(path: Path, *, verify: bool = False) -> Corpus:
-    """Open a corpus folder. Raises RunError where it is none, too new, incomplete, or (`verify`) changed."""
+    """Open a corpus folder. Raises RunError where it is none, of another version, incomplete, or (`verify`) changed."""
     path = Path(path)
     remove_stale_files(path)
     if not (path / "corpus.json").is_file():
         remedy = describe_other_kind(path) or "make one: textus corpus build SRC --out FOLDER"
         raise RunError("not_a_corpus", f"{path} is not a corpus (no corpus.json in it); {remedy}")
-    record = migrate(read_json(path / "corpus.json"), str(path / "corpus.json"))
+    record = read_json(path / "corpus.json")
+    check_version(record, path, "corpus")
     lacking = [key for key in ("fingerprint", "counts", "files") if key not in record]
     if lacking:
         raise RunError("damaged", f"{path / 'corpus.json'} lacks {', '.join(lacking)}; build the corpus anew")
