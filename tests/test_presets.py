@@ -111,11 +111,11 @@ def test_steps_take_the_fixed_rule_and_measure_nothing(
 
 def test_settings_have_the_last_word(tokenized: TokenizedCorpus) -> None:
     chosen = (*TINY, "train.steps=9", "train.log_every=3", "choices.step=eager", "choices.precision=float32")
-
-
-def plan(tokenized: TokenizedCorpus, **options: Any) -> Plan:
-    options.setdefault("assignments", TINY)
-    return plan_neural(PretrainConfig("decoder", **options), tokenized, cpu_seconds())
+    result = plan(tokenized, assignments=(*chosen, "optim.rate=0.5", "optim.optimiser=adamw"))
+    assert (result.train.steps, result.train.log_every, result.train.batch_size) == (9, 3, 4)
+    assert (result.train.optim.rate, result.train.optim.optimiser) == (0.5, "adamw")
+    assert result.choices == ComputeConfig("float32", "plain", "eager")
+    assert (result.model.n_layer, result.model.d_model, result.model.context_length) == (1, 16, 32)
 
 
 @pytest.mark.parametrize(("optimiser", "rate"), [("muon", 0.03), ("adamw", 0.001), ("sgd", 0.1)])
