@@ -17,7 +17,7 @@ import numpy as np
 from benchmarks._material import sst2, write_jsonl
 from benchmarks._runner import Bench, begin, over_five_seeds, over_rows, show, with_interval
 from textus.api import open_run
-from textus.augment.augmenter import AugmentSettings, built
+from textus.augment.augmenter import AugmentSettings, make_operations
 from textus.core.console import log_notice
 from textus.core.errors import UsageError
 
@@ -39,7 +39,7 @@ def finetune(bench: Bench, family: str, seed: int, way: Way | None) -> dict[str,
     model: dict[str, Any] = {"from": bench.options.minilm} if family == "minilm" else {"model": "lstm"}
     settings = ["model.n_layer=1", "model.dropout=0.3"] if family == "lstm" else []
     settings += [f"train.steps={steps}", f"train.evaluate_every={steps // 10}"]
-    settings += [f"augment.times={way[1]}"] if way else []
+    settings += [f"augment.copies={way[1]}"] if way else []
     command = bench.textus(
         "finetune", train, dev=dev, **model, seed=seed, augment=way and way[0], set=settings,
         out=bench.work / "run", force=True,
@@ -65,7 +65,7 @@ def measure(bench: Bench, family: str, seed: int, way: Way | None) -> dict[str, 
 def available_ways() -> list[Way]:
     """The ways for which this machine has the data."""
     try:
-        built(AugmentSettings("synonyms"))
+        make_operations(AugmentSettings("synonyms"))
     except UsageError as error:
         log_notice(f"ways with synonyms are left out: {error}")
         return [way for way in WAYS if "synonyms" not in way[0]]

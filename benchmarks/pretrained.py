@@ -130,7 +130,7 @@ def stories(bench: Bench) -> dict[str, Any]:
     bench.textus("import", weights, tokenizer=vocabulary, out=out, force=True)
     mine, n = open_run(out), 20 if bench.smoke else 250
     expected = plain_story(weights, n)
-    written = greedy(mine, mine.tokenizer.begin, len(expected))
+    written = greedy(mine, mine.tokenizer.bos_ids, len(expected))
     return {
         "greedy": {"same": agree(written, expected), "n": len(expected)},
         "text": mine.tokenizer.decode(written),

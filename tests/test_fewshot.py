@@ -68,7 +68,7 @@ def test_scores_are_those_of_transformers(bpe: Path, shots: list[Example], tmp_p
     request = PromptScorer(run.model, run.tokenizer, ["bad", "good"], FewShotConfig(TEMPLATE, WORDS))
     result = request.probabilities(shots, TEXTS)
     tokenizer = run.tokenizer
-    first = [tokenizer.start_id]
+    first = [tokenizer.bos_id]
     for shot in shots:
         first += tokenizer.encode(f"{shot.texts[0]} it is {WORDS[shot.label]}\n\n")
     for row, (text,) in enumerate(TEXTS):
