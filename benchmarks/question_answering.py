@@ -197,7 +197,7 @@ def compare(rows: Rows, answers: list[str]) -> dict[str, Any]:
     }
     best = max(BASELINES, key=lambda name: sides[name]["f1"]["value"])
     over = over_rows(points["ours"][:, 1], points[best][:, 1])
-    return {"ruler": style, "sides": sides, "best_baseline": best, "over_best_baseline": over}
+    return {"metric_style": style, "sides": sides, "best_baseline": best, "over_best_baseline": over}
 
 
 def xquad(bench: Bench, scores: dict[str, Any]) -> None:

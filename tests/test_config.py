@@ -40,8 +40,8 @@ def fields_of() -> Iterator[tuple[type, str, Any]]:
     """(class, name, type) of every field of every config."""
     for cls in config_classes():
         hints = get_type_hints(cls)
-        for field in dataclasses.fields(cls):
-            yield cls, field.name, hints[field.name]
+        for config_field in dataclasses.fields(cls):
+            yield cls, config_field.name, hints[config_field.name]
 
 
 def literals(kind: Any) -> list[str]:
