@@ -93,7 +93,7 @@ def check_encoding(name: str) -> str:
 
 
 NON_TEXT_CODECS = frozenset(
-    "base64_codec bz2_codec hex_codec mbcs quopri_codec rot_13 uu_codec zlib_codec".split()
+    re.findall(r"\S+", "base64_codec bz2_codec hex_codec mbcs quopri_codec rot_13 uu_codec zlib_codec")
 )
 
 
