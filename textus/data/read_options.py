@@ -19,11 +19,9 @@ from textus.data.skipping import parse_share
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """Which `columns` of a file are the fields, spelled as for --columns, and the file's `encoding`; None: detected.
+    """The `columns` that are the fields, as for --columns, and the file's `encoding`; None: detected.
 
-    One value carries both from the flags, or from the record of a run, through every function that reads a file. What
-    is given wins; `inputs.resolve_options` fills in what a run was trained with, where the file fits that. Raises
-    UsageError for a name that is no encoding.
+    Given values win; `inputs.resolve_options` fills in those of training. Raises UsageError for an unknown encoding.
     """
 
     columns: str | None = None
@@ -58,17 +56,15 @@ def run_read_options(record: Mapping[str, Any]) -> ReadOptions:
 
 
 def common_read_options(trained: Sequence[ReadOptions]) -> ReadOptions:
-    """How several runs read their rows: the columns that all of them were trained with, and the one encoding that some
-    of them were; nothing where they differ.
-    """
+    """The options shared by several runs: their common columns, and the one encoding that any used; else None."""
     columns = {options.columns for options in trained}
     encodings = {options.encoding for options in trained if options.encoding}
     return ReadOptions(*(values.pop() if len(values) == 1 else None for values in (columns, encodings)))
 
 
 def fits_encoding(path: Path, encoding: str) -> bool:
-    """Whether the files at a path can be in an encoding: some are not UTF-8 and have no byte order mark, all of these
-    decode in it without an error, and none of the others is UTF-8 beyond ASCII.
+    """Whether files can be in an encoding: some are not UTF-8 and decode in it without an error, none is non-ASCII
+    UTF-8.
     """
     several = False
     for source in scan([path], Path(), lambda n: None, any_suffix=True):
@@ -85,9 +81,7 @@ def fits_encoding(path: Path, encoding: str) -> bool:
 
 
 def is_utf8(source: Source) -> bool | None:
-    """Whether the bytes beyond ASCII are UTF-8, a few broken ones among them or none; None where there are no such
-    bytes, or a byte order mark says what they are.
-    """
+    """Whether the non-ASCII bytes are UTF-8, except for a few; None without such bytes, or with a byte order mark."""
     survey = ByteStatistics()
     for block in read_blocks(source):
         survey.add(block)
