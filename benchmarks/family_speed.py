@@ -80,7 +80,7 @@ def ours(family: str, shape: Shape, step_kind: str) -> Step:
     if family == "lstm":
         config = {name: config[name] for name in ("vocab_size", "n_layer", "d_model")}
     model = build(family, config)
-    model.compute_with("bfloat16", "plain", step_kind)
+    model.set_compute("bfloat16", "plain", step_kind)
     gradients = GradientAccumulator(model, 1)
     settings = OptimSettings(optimiser="adamw", rate=1e-3)
     optimisers = make_optimisers(model.parameter_groups(), settings)

@@ -23,11 +23,11 @@ from textus.models.linear import LinearClassifier, LinearConfig
 from textus.models.word_vectors import (
     VectorSettings,
     WordVectors,
-    analogies_right,
+    analogy_accuracy,
     cosines,
-    learn,
     rank_correlation,
     read,
+    train_vectors,
 )
 
 CANDIDATES = {
@@ -76,7 +76,7 @@ def similarity(vectors: WordVectors, name: str) -> dict[str, Any]:
     spread = np.quantile([rank_correlation(found[rows], said[rows]) for rows in samples], [0.025, 0.975])
     low, high = (round(float(each), 4) for each in spread)
     value = round(rank_correlation(found, said), 4)
-    return {"value": value, "low": low, "high": high, "n": len(said), "with_both_words": coverage.found}
+    return {"value": value, "low": low, "high": high, "n": len(said), "with_both_words": coverage.n_found}
 
 
 def analogies(vectors: WordVectors) -> dict[str, Any]:
@@ -90,9 +90,9 @@ def analogies(vectors: WordVectors) -> dict[str, Any]:
             kinds[kind].append(tuple(line.lower().split()))
     found = {}
     for name, questions in kinds.items():
-        right, coverage = analogies_right(vectors, questions)
+        right, coverage = analogy_accuracy(vectors, questions)
         share = {"value": round(right / len(questions), 4), "n": len(questions)}
-        found[name] = {**share, "with_all_words": coverage.found, "right": right}
+        found[name] = {**share, "with_all_words": coverage.n_found, "right": right}
     return found
 
 
@@ -125,7 +125,7 @@ def learnt(bench: Bench, name: str, settings: VectorSettings, result: dict[str, 
     if name not in result or result[name]["settings"] != vars(settings) or not path.exists():
         given = texts()[:3] if bench.smoke else texts()
         started = cpu_seconds()
-        vectors = learn(given, replace(settings, epochs=1) if bench.smoke else settings)
+        vectors = train_vectors(given, replace(settings, epochs=1) if bench.smoke else settings)
         seconds = round(cpu_seconds() - started, 1)
         vectors.save(path)
         figures = {each: similarity(vectors, each) for each in ("MTurk-771", "SimLex-999")}

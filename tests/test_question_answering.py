@@ -18,7 +18,7 @@ from textus import api, tokenizers
 from textus.cli.main import main
 from textus.core.errors import DataError, UsageError
 from textus.data.labeled import Record, read_records
-from textus.models.nn.heads import SpanHead, context_of, span_scores
+from textus.models.nn.heads import SpanHead, context_mask, span_scores
 from textus.tasks.base import EncodedExample, Example, InputTemplate
 from textus.tasks.encoding import batch_of
 from textus.tasks.question_answering import (
@@ -220,7 +220,7 @@ def test_a_third_segment_says_what_the_question_has_too() -> None:
         (row,) = task.rows([example], tokenizer, InputTemplate((0,), 0, None, n))
         marked = tokenizer.decode([i for i, s in zip(row.ids, row.segments, strict=True) if s == 2])
         assert marked.split() == (["went", "to", "Rome", "Rome"] if n == 3 else [])
-        asked = context_of(batch_of(task, [row], 1))[0]
+        asked = context_mask(batch_of(task, [row], 1))[0]
         assert [bool(each) for each in asked] == [at >= row.about.first for at in range(len(row.ids))]
 
 

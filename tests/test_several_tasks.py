@@ -444,7 +444,7 @@ def test_vectors_are_those_of_the_similarity_that_was_learnt(folder: Path, tmp_p
 
     found = run.embed(texts)
     model, tokenizer = load(run.path)[:2]
-    model.answer_with(run.record["choices"]["precision"])
+    model.set_inference_compute(run.record["choices"]["precision"])
     expected = vectors(model, similarity_of(model, ["pooling=max"]), tokenizer, texts)
     mean = vectors(model, similarity_of(model), tokenizer, texts)
     assert found == pytest.approx(expected, abs=1e-6)

@@ -132,7 +132,7 @@ def test_schemes_are_told_apart() -> None:
 @torch.no_grad()
 def test_no_step_is_taken_that_must_not_be() -> None:
     task = Tagging(TaggingSettings(), ["O", "B-A", "I-A", "B-B", "I-B"])
-    lawful = CRF(5, task.only_after())
+    lawful = CRF(5, task.allowed_previous())
     free = CRF(5)
     for parameter, other in zip(lawful.parameters(), free.parameters(), strict=True):
         nn.init.normal_(parameter)

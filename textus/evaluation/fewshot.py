@@ -25,7 +25,7 @@ from textus.core.names import unknown
 from textus.core.rng import counter_seed
 from textus.data.read_options import ReadOptions
 from textus.evaluation.perplexity import reading
-from textus.generation.sampling import beginning
+from textus.generation.sampling import bos_ids
 from textus.metrics.resampling import bootstrap, interval
 from textus.models.contract import LanguageModel
 from textus.reporting.html import Section, write_report
@@ -149,7 +149,7 @@ class PromptScorer:
             examples.pop(0)
             self.left_out += 1
         first = [
-            *beginning(self.model, self.tokenizer.start_id),
+            *bos_ids(self.model, self.tokenizer.start_id),
             *(number for each in examples for number in each),
         ]
         with reading(self.model):

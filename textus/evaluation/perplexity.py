@@ -37,7 +37,7 @@ from textus.data.eval_text import EvalText, TextChunk, as_texts, in_parts
 from textus.data.loader import TokenLoader, windows
 from textus.data.token_dataset import TokenDataset, store_of
 from textus.generation.engine import Engine
-from textus.generation.sampling import Sampling, beginning, device_of, inference
+from textus.generation.sampling import SamplingParams, bos_ids, device_of, inference_mode
 from textus.metrics.resampling import ByteBlocks, bootstrap, distinct_over, interval, pooled, repetition
 from textus.models.contract import LanguageModel
 from textus.tokenizers import Tokenizer
@@ -109,7 +109,7 @@ def score_parts(
     together.
     """
     length, step = window_sizes(model, stride)
-    first = beginning(model, tokenizer.start_id)
+    first = bos_ids(model, tokenizer.start_id)
     carry, n_cut = first, 0
     for group in _groups(texts):
         encoded = tokenizer.encode_batch([part.text for part in group])
@@ -246,7 +246,7 @@ def reading(model: LanguageModel) -> Iterator[None]:
     if precision is not None:
         model.precision = torch.float32  # type: ignore[assignment]
     try:
-        with inference(model):
+        with inference_mode(model):
             yield
     finally:
         if precision is not None:
@@ -441,7 +441,7 @@ def sample_quality(
     tokenizer: Tokenizer,
     *,
     n: int = 16,
-    sampling: Sampling | None = None,
+    sampling: SamplingParams | None = None,
     sources: Sequence[Sequence[int]] | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -459,10 +459,10 @@ def sample_quality(
         )
     if n < 1:
         raise UsageError("out_of_range", f"{n} samples; give 1 or more")
-    sampling = sampling or Sampling(temperature=1.0, sliding=True)
+    sampling = sampling or SamplingParams(temperature=1.0, sliding=True)
     texts: list[list[int]] = [[] for _ in range(n)]
     each = [replace(sampling, seed=counter_seed(seed, "quality", row)) for row in range(n)]
-    first = beginning(model, tokenizer.start_id)
+    first = bos_ids(model, tokenizer.start_id)
     given = (
         [(sources or [[]])[row % len(sources or [[]])] for row in range(n)] if model.needs_source else None
     )
@@ -499,17 +499,17 @@ def own_findings(model: LanguageModel, tokenizer: Tokenizer, texts: Any, *, seed
     wrong with the model, or None; `tokens` how many were read, of a long text about the first `OWN`. Empty for a
     family without findings.
     """
-    if type(model).findings is LanguageModel.findings:
+    if type(model).validation_metrics is LanguageModel.validation_metrics:
         return {}
     device, values = device_of(model), dict[str, list[Tensor]]()
     with reading(model):
         batches, n_tokens = _as_in_training(model, tokenizer, as_texts(texts))
         batches = [batch.to(device) for batch in batches]
-        found = model.findings(batches)
+        found = model.validation_metrics(batches)
         for batch in batches:
-            for name, each in model.text_findings(batch).items():
+            for name, each in model.per_text_metrics(batch).items():
                 values.setdefault(name, []).append(each)
-    trouble = model.trouble(found)
+    trouble = model.diagnose(found)
     for name, parts in values.items():
         whole = torch.cat(parts).double().cpu().numpy()
         found[name] = interval(bootstrap(whole, np.ones(len(whole)), seed=seed), len(whole))

@@ -248,7 +248,7 @@ def beginning(wish: FinetuneConfig, parts: Parts) -> tuple[str, Any, tokenizers.
     known = {each.name for each in fields(config_class)}
     values: dict[str, Any] = {
         "vocab_size": tokenizer.vocab_size, "end_id": tokenizer.end_id, "dropout": 0.3, "tie_head": True,
-        **cls.sized(**SCRATCH),
+        **cls.config_for_size(**SCRATCH),
     }  # fmt: skip
     for task in reversed(tasks):
         values |= task.new_model
@@ -304,7 +304,7 @@ def choices_for(wish: FinetuneConfig, family: str, config: Any) -> ComputeConfig
     if said or not fast or choices.precision != "bfloat16" or getattr(wish.how, "dropout", 0.0) > 0:
         return choices
     with torch.device("meta"):
-        why_not = build(family, config).why_not_unpadded()
+        why_not = build(family, config).varlen_unsupported_reason()
     return choices if why_not else replace(choices, step="unpadded")
 
 
@@ -346,9 +346,9 @@ def prepare(
         on_texts = partial(on_dev_texts, task=data.task, examples=data.dev, tokenizer=tokenizer)
         return TrainingSetup(model, texts, train, GradientAccumulator(model).of_all(1), on_texts)
     new = heads_from(model, [each.task for each in parts.values()], before)
-    lora.teach(model, record["method"], record["method_settings"])
+    lora.apply_method(model, record["method"], record["method_settings"])
     model.to(choices.device).train()
-    model.compute_with(choices.precision, choices.attention, choices.step)
+    model.set_compute(choices.precision, choices.attention, choices.step)
     if record["parent"] and begin:
         record["solved"] = {
             name: solved.begin_with(model, parts[name].task, rows[name][0], tokenizer.pad_id, train.seed)

@@ -15,9 +15,9 @@ from textus.core.config import to_dict
 from textus.core.console import notice
 from textus.core.errors import UsageError
 from textus.interop.architectures import WeightMapping
-from textus.interop.config_keys import check_model_type, names_in, switched_off
+from textus.interop.config_keys import check_model_type, is_switched_off, names_in
 from textus.interop.tokenizer_json import SPLITS
-from textus.interop.validate import CONTEXT, shown, unsupported
+from textus.interop.validate import CONTEXT, short_repr, unsupported
 
 ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
@@ -50,7 +50,7 @@ def config_from(hf: dict[str, Any]) -> dict[str, Any]:
             "unsupported_export", f"hidden_act={activation!r}: a {name} here is gated by silu only"
         )
     check_kind(name, hf)
-    theta, scaling = rotary_from(hf)
+    theta, scaling = rope_scaling_from(hf)
     return {
         "vocab_size": hf["vocab_size"],
         "context_length": hf["max_position_embeddings"],
@@ -85,7 +85,9 @@ def check_kind(name: str, hf: dict[str, Any]) -> None:
     keys = others.get(name, ("mlp_bias",))
     if hf.get("use_sliding_window") is False:
         keys = tuple(key for key in keys if key not in window)
-    if more := [f"{key}={shown(hf[key])}" for key in keys if key in hf and not switched_off(key, hf[key])]:
+    if more := [
+        f"{key}={short_repr(hf[key])}" for key in keys if key in hf and not is_switched_off(key, hf[key])
+    ]:
         notice(f"config.json: a {name} does not read {', '.join(more)}; it is ignored, as in transformers")
 
 
@@ -109,7 +111,7 @@ def window(name: str, hf: dict[str, Any]) -> int | None:
     if type(length) is not int or not 1 <= length <= CONTEXT:
         raise UsageError(
             "damaged",
-            f"sliding_window={shown(length)} must be a whole number from 1 to {CONTEXT:,}, or null; correct it",
+            f"sliding_window={short_repr(length)} must be a whole number from 1 to {CONTEXT:,}, or null; correct it",
         )
     default = "sliding_attention" if name == "MistralForCausalLM" else None
     layers = hf.get("layer_types") or [
@@ -126,7 +128,7 @@ def window(name: str, hf: dict[str, Any]) -> int | None:
     return length
 
 
-def rotary_from(hf: dict[str, Any]) -> tuple[float, dict[str, Any] | None]:
+def rope_scaling_from(hf: dict[str, Any]) -> tuple[float, dict[str, Any] | None]:
     """The base of the rotary angles and their scaling: transformers 5 keeps both in `rope_parameters`."""
     said = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
     theta = said.get("rope_theta", hf.get("rope_theta", THETA))
@@ -137,7 +139,8 @@ def rotary_from(hf: dict[str, Any]) -> tuple[float, dict[str, Any] | None]:
     kind = said.get("rope_type", said.get("type", "default"))
     if more := [key for key in said if key not in ROTARY and said[key] is not None]:
         raise UsageError(
-            "unsupported_setting", f"{more[0]}={shown(said[more[0]])} of the rope parameters is not supported"
+            "unsupported_setting",
+            f"{more[0]}={short_repr(said[more[0]])} of the rope parameters is not supported",
         )
     if kind == "default":
         return theta, None
@@ -178,14 +181,14 @@ SCALING: dict[str, dict[str, str]] = {
 """Kind of rope scaling → our field → theirs."""
 
 
-def rotary_to(config: Any) -> dict[str, Any]:
+def rope_scaling_to(config: Any) -> dict[str, Any]:
     """`rope_parameters` from our config."""
     if config.rope_scaling is None:
         return {"rope_type": "default", "rope_theta": config.rope_theta}
     ours = to_dict(config.rope_scaling)
     names = {"factor": "factor", **SCALING[config.rope_scaling.kind]}
-    said = {theirs: ours[name] for name, theirs in names.items() if ours[name] is not None}
-    return {"rope_type": config.rope_scaling.kind, "rope_theta": config.rope_theta, **said}
+    scaling = {theirs: ours[name] for name, theirs in names.items() if ours[name] is not None}
+    return {"rope_type": config.rope_scaling.kind, "rope_theta": config.rope_theta, **scaling}
 
 
 def config_to(config: Any) -> dict[str, Any]:
@@ -210,7 +213,7 @@ def config_to(config: Any) -> dict[str, Any]:
         "hidden_act": "silu",
         "tie_word_embeddings": config.tie_head,
         "rms_norm_eps": config.norm_eps,
-        "rope_parameters": rotary_to(config),
+        "rope_parameters": rope_scaling_to(config),
         "attention_bias": config.bias in (True, "attention"),
     }
     if name == "LlamaForCausalLM":

@@ -97,7 +97,7 @@ def read_transformer(sentences: Sentences, place: Path) -> None:
     the first, the tokenizer's `model_max_length`, as in sentence-transformers. And where the tokenizer cuts.
     """
     for path in sorted(place.glob("sentence_*_config.json")):
-        config = settings(path)
+        config = read_settings(path)
         longest = config.get("max_seq_length")
         if longest is not None and (type(longest) is not int or longest < 3):
             raise RunError(
@@ -105,18 +105,18 @@ def read_transformer(sentences: Sentences, place: Path) -> None:
             )
         sentences.longest, sentences.lower = longest or 0, bool(config.get("do_lower_case"))
     path = place / "tokenizer_config.json"
-    config = settings(path) if path.is_file() else {}
+    config = read_settings(path) if path.is_file() else {}
     most: Any = config.get("model_max_length")
     if not sentences.longest and type(most) in (int, float) and 3 <= most <= CONTEXT:  # others are "no limit"
         sentences.longest = int(most)
-    if cuts_left(place):
+    if truncates_left(place):
         sentences.cut = "start"
 
 
-def cuts_left(place: Path) -> bool:
+def truncates_left(place: Path) -> bool:
     """Whether a tokenizer takes the first ids of a longer text away, not the last: as its settings say, or its file."""
     for name in ("tokenizer_config.json", "tokenizer.json"):
-        config = settings(place / name) if (place / name).is_file() else {}
+        config = read_settings(place / name) if (place / name).is_file() else {}
         truncation = config.get("truncation")
         side = truncation.get("direction") if isinstance(truncation, dict) else config.get("truncation_side")
         if side is not None:
@@ -127,7 +127,7 @@ def cuts_left(place: Path) -> bool:
 def read_pooling(sentences: Sentences, place: Path) -> None:
     """Which of a text's states are its vector."""
     path = place / "config.json"
-    config = settings(path)
+    config = read_settings(path)
     modes = [ours for name, ours in MODES.items() if config.get(name)]
     if (mode := config.get("pooling_mode")) is not None:
         modes = [NAMES.get(str(name), str(name)) for name in (mode if isinstance(mode, list) else [mode])]
@@ -143,7 +143,7 @@ def read_pooling(sentences: Sentences, place: Path) -> None:
 
 def read_dense(sentences: Sentences, place: Path) -> None:
     """A linear map of the vector, and what follows it."""
-    config = settings(place / "config.json")
+    config = read_settings(place / "config.json")
     name = str(config.get("activation_function", "Tanh")).rsplit(".", 1)[-1]
     if name not in DENSE_ACTIVATIONS:
         raise UsageError(
@@ -152,7 +152,7 @@ def read_dense(sentences: Sentences, place: Path) -> None:
         )
     file = place / "model.safetensors"
     if not file.is_file():
-        if names := packaging.pickles(place):
+        if names := packaging.pickled_weights(place):
             raise RunError(
                 "unsafe_file",
                 f"{place / names[0]} is a pickle, which can run any program when it is read, and is not opened; save"
@@ -181,7 +181,7 @@ def read_dense(sentences: Sentences, place: Path) -> None:
 def read_prompts(sentences: Sentences, folder: Path) -> None:
     """Texts that are to be set before others: reported, for no command here adds them."""
     path = folder / "config_sentence_transformers.json"
-    config = settings(path) if path.is_file() else {}
+    config = read_settings(path) if path.is_file() else {}
     prompts = {str(name): str(text) for name, text in (config.get("prompts") or {}).items() if text}
     if not prompts:
         return
@@ -192,7 +192,7 @@ def read_prompts(sentences: Sentences, folder: Path) -> None:
     notice(f"{folder}: it was trained with prompts before texts, which are not added here{first}: {listed}")
 
 
-def settings(path: Path) -> dict[str, Any]:
+def read_settings(path: Path) -> dict[str, Any]:
     """An object in a file of JSON; RunError for anything else."""
     config = read_json(path)
     if not isinstance(config, dict):

@@ -15,7 +15,7 @@ from torch import Tensor
 from textus.core.errors import RunError, UsageError
 from textus.interop import bert, roberta
 from textus.interop.architectures import TensorReader, foreign_weights
-from textus.interop.validate import finite, shown
+from textus.interop.validate import finite, short_repr
 
 BODIES = {"Bert": bert, "Roberta": roberta, "XLMRoberta": roberta, "Camembert": roberta}
 SUFFIXES = {
@@ -108,11 +108,13 @@ def labels_of(hf: dict[str, Any], n: int, where: str) -> list[str]:
     ):
         raise RunError(
             "damaged",
-            f"{where}: id2label={shown(names)} does not name the {n} classes of its head; correct it",
+            f"{where}: id2label={short_repr(names)} does not name the {n} classes of its head; correct it",
         )
     labels = [str(names[str(number)]) for number in range(n)]
     if len(set(labels)) != n:
-        raise RunError("damaged", f"{where}: id2label names two classes alike ({shown(labels)}); correct it")
+        raise RunError(
+            "damaged", f"{where}: id2label names two classes alike ({short_repr(labels)}); correct it"
+        )
     return labels
 
 

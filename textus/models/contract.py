@@ -102,7 +102,7 @@ class LanguageModel(nn.Module):
     step_kinds: tuple[str, ...] = ("eager",)
 
     @classmethod
-    def sized(cls, n_layer: int, d_model: int, context_length: int) -> dict[str, Any]:
+    def config_for_size(cls, n_layer: int, d_model: int, context_length: int) -> dict[str, Any]:
         """Config values for the size a preset or a depth asks for, which is a Transformer's; what the family's
         config does not know is left out by the caller.
         """
@@ -116,23 +116,23 @@ class LanguageModel(nn.Module):
         self.heads = nn.ModuleDict()
 
     @classmethod
-    def wants(cls, config: Any) -> tuple[str, ...]:
+    def required_batch_fields(cls, config: Any) -> tuple[str, ...]:
         """What batches for this config must carry beside ids and targets: `word_starts`, `sentence_pairs`."""
         return ()
 
-    def findings(self, batches: list[Batch]) -> dict[str, Any]:
+    def validation_metrics(self, batches: list[Batch]) -> dict[str, Any]:
         """What the log says of validation batches beside their loss."""
         return {}
 
-    def text_findings(self, batch: Batch) -> dict[str, Tensor]:
+    def per_text_metrics(self, batch: Batch) -> dict[str, Tensor]:
         """Those of `findings` that are means over texts, with a value a text: name → (N,)."""
         return {}
 
-    def trouble(self, found: dict[str, Any]) -> str | None:
+    def diagnose(self, metrics: dict[str, Any]) -> str | None:
         """One line on what `findings` show to be wrong with the model, for whoever is to use it; None if nothing is."""
         return None
 
-    def turns(self, steps: int) -> dict[int, int]:
+    def step_schedule(self, steps: int) -> dict[int, int]:
         """A step of each kind this family takes, and how many of the first `steps` are of its kind: by the time
         these take, a budget is planned.
         """
@@ -154,27 +154,27 @@ class LanguageModel(nn.Module):
         """Nats of each target under the model: (B, T), zero where the weight is zero; and the kind of
         likelihood.
         """
-        return token_nats(self.forward(batch.ids).float(), batch), self.kind
+        return token_nll(self.forward(batch.ids).float(), batch), self.kind
 
-    def compute_with(self, precision: str, attention: str, step: str) -> None:
+    def set_compute(self, precision: str, attention: str, step: str) -> None:
         """Take the run's choices of arithmetic (`training.trainer.ComputeConfig`), out of `precisions` and
         `step_kinds`; a family without such choices takes the plain ones.
         """
-        for what, value, known in (
+        for setting, value, known in (
             ("precision", precision, self.precisions),
             ("step", step, self.step_kinds),
         ):
             if value not in known:
-                raise unknown(f"{what} of a {type(self).__name__.lower()}", value, known)
+                raise unknown(f"{setting} of a {type(self).__name__.lower()}", value, known)
 
-    def why_not_unpadded(self) -> str | None:
+    def varlen_unsupported_reason(self) -> str | None:
         """Why no kernels compute this model's states without padding (`unpadded`), or None where some do."""
         return "this family has no such kernels"
 
-    def answer_with(self, precision: str) -> None:
+    def set_inference_compute(self, precision: str) -> None:
         """Take the arithmetic for answering: the precision it was taught in, and kernels where there are some."""
-        unpadded = precision == "bfloat16" and not self.why_not_unpadded()
-        self.compute_with(precision, "plain", "unpadded" if unpadded else "eager")
+        unpadded = precision == "bfloat16" and not self.varlen_unsupported_reason()
+        self.set_compute(precision, "plain", "unpadded" if unpadded else "eager")
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """All parameters under one optimiser."""
@@ -190,7 +190,7 @@ def step_seed(batch: Batch, use: str) -> int:
     return counter_seed(torch.initial_seed(), use, batch.position, batch.piece)
 
 
-def token_nats(logits: Tensor, batch: Batch) -> Tensor:
+def token_nll(logits: Tensor, batch: Batch) -> Tensor:
     """Nats of each target (B, T) under logits (B, T, V), zero where the weight is zero."""
     nats = nn.functional.cross_entropy(logits.transpose(1, 2), batch.targets, reduction="none")
     return nats * batch.weights

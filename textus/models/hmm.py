@@ -80,7 +80,7 @@ class PackedSequences:
     fresh: Tensor  # (N,) bool: a document's beginning, so the first state comes from `start`
 
 
-def chains(batch: Batch, end_id: int) -> PackedSequences:
+def pack_sequences(batch: Batch, end_id: int) -> PackedSequences:
     """Cut a batch where a document ends, after `PIECE` ids, and where a target is not the row's next id.
 
     Where a chain is cut its last target is repeated as the first id of the next one, which so knows where it
@@ -138,13 +138,13 @@ class ExpectedCounts:
     weight: float = 0.0  # of the targets
 
     @classmethod
-    def nothing(cls, model: HMM) -> ExpectedCounts:
+    def zeros(cls, model: HMM) -> ExpectedCounts:
         """Counts of the model's shapes, all zero."""
         start, midway, transition, emission = (torch.zeros_like(getattr(model, name)) for name in TABLES)
         return cls(start, midway, transition, emission, start.sum(), start.sum())
 
 
-def expect(model: HMM, text: PackedSequences, expected: ExpectedCounts) -> None:
+def expected_counts(model: HMM, text: PackedSequences, expected: ExpectedCounts) -> None:
     """Add what the model thinks of these chains to the expected counts, group by group of like length."""
     order = torch.argsort(text.size, descending=True, stable=True)
     done = 0
@@ -248,7 +248,7 @@ class HMM(LanguageModel):
 
     def count(self, batch: Batch) -> None:
         """Add a batch's expected counts (Baum–Welch's E step). UsageError: an id outside the vocabulary."""
-        text = chains(batch, self.config.end_id)
+        text = pack_sequences(batch, self.config.end_id)
         wrong = text.ids[(text.ids < 0) | (text.ids >= self.config.vocab_size)]
         if len(wrong):
             raise UsageError(
@@ -257,8 +257,8 @@ class HMM(LanguageModel):
                 "use the run's tokenizer",
             )
         if self._expected is None:
-            self._expected = ExpectedCounts.nothing(self)
-        expect(self, text, self._expected)
+            self._expected = ExpectedCounts.zeros(self)
+        expected_counts(self, text, self._expected)
 
     def update(self) -> Loss:
         """Re-estimate from all counted since the last update (the M step): the loss is from before it.
@@ -316,8 +316,8 @@ class HMM(LanguageModel):
             new[:, 1:] = batch.documents[:, 1:] != batch.documents[:, :-1]
         emitted, belief = self.emission.T, self.new_cache(len(batch.ids), 0).belief
         steps = self._read(batch.ids, belief, new, None)
-        found = [(belief * emitted[batch.targets[:, t]]).sum(1) for t, belief in enumerate(steps)]
-        return -torch.stack(found, 1).log().float() * batch.weights, self.kind
+        scores = [(belief * emitted[batch.targets[:, t]]).sum(1) for t, belief in enumerate(steps)]
+        return -torch.stack(scores, 1).log().float() * batch.weights, self.kind
 
     def new_cache(self, batch_size: int, length: int, source: Tensor | None = None) -> HMMCache:
         """A cache of rows that have seen nothing; it has the same size whatever the `length`."""

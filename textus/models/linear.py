@@ -91,7 +91,7 @@ class LinearConfig:
 # ── n-grams ────────────────────────────────────────────────────────────────────────────────────
 
 
-def split(text: str, kind: str, reach: tuple[int, int]) -> Iterator[str]:
+def extract_ngrams(text: str, kind: str, reach: tuple[int, int]) -> Iterator[str]:
     """The n-grams of a text in small letters; words are joined by a blank, runs of blanks count as one."""
     low, high = reach
     text = text.lower()
@@ -134,17 +134,17 @@ class Sparse:
         return Sparse(starts, self.rows[order], self.values[order], len(self.starts) - 1)
 
 
-def count(
+def count_ngrams(
     texts: Sequence[str], kind: str, reach: tuple[int, int], index: dict[str, int], *, grow: bool
 ) -> Sparse:
     """How often each n-gram of `index` is in each text; with `grow` new ones get the next number."""
     starts, columns, counts = [0], [], []
     for text in texts:
         if grow:
-            found = [index.setdefault(gram, len(index)) for gram in split(text, kind, reach)]
+            ids = [index.setdefault(gram, len(index)) for gram in extract_ngrams(text, kind, reach)]
         else:
-            found = [index[gram] for gram in split(text, kind, reach) if gram in index]
-        column, times = np.unique(np.array(found, dtype=np.int64), return_counts=True)
+            ids = [index[gram] for gram in extract_ngrams(text, kind, reach) if gram in index]
+        column, times = np.unique(np.array(ids, dtype=np.int64), return_counts=True)
         columns.append(column)
         counts.append(times.astype(np.float64))
         starts.append(starts[-1] + len(column))
@@ -153,25 +153,25 @@ def count(
     return Sparse(np.array(starts, dtype=np.int64), *joined, len(index))
 
 
-def vocabulary(
+def build_vocabulary(
     texts: Sequence[str], kind: str, reach: tuple[int, int], least: int
 ) -> tuple[list[str], NDArray[np.int64]]:
     """The n-grams that at least `least` texts have, sorted, and how many have each."""
     index: dict[str, int] = {}
-    counts = count(texts, kind, reach, index, grow=True)
+    counts = count_ngrams(texts, kind, reach, index, grow=True)
     documents = np.bincount(counts.columns, minlength=len(index))
     kept = sorted(gram for gram, n in index.items() if documents[n] >= least)
     return kept, documents[[index[gram] for gram in kept]]
 
 
-def weigh(counts: Sparse, idf: NDArray[np.float64], *, sublinear: bool) -> Sparse:
+def tfidf(counts: Sparse, idf: NDArray[np.float64], *, sublinear: bool) -> Sparse:
     """TF-IDF: (1 + log count, or count) · idf, each row of length one (a row of nothing stays so)."""
     values = (1.0 + np.log(counts.values) if sublinear else counts.values) * idf[counts.columns]
     length = np.sqrt(np.bincount(counts.rows, weights=values**2, minlength=len(counts.starts) - 1))
     return Sparse(counts.starts, counts.columns, values / length[counts.rows], counts.width)
 
 
-def beside(blocks: Sequence[Sparse], n_rows: int) -> Sparse:
+def hstack(blocks: Sequence[Sparse], n_rows: int) -> Sparse:
     """Several blocks of columns as one."""
     if len(blocks) == 1:
         return blocks[0]
@@ -283,7 +283,7 @@ class LinearClassifier(nn.Module):
         config, grams, idf = self.config, {kind: list[str]() for kind in KINDS}, [np.zeros(0)]
         for kind in KINDS:
             if (reach := getattr(config, kind)) != (0, 0):
-                grams[kind], documents = vocabulary(texts, kind, reach, config.min_documents)
+                grams[kind], documents = build_vocabulary(texts, kind, reach, config.min_documents)
                 idf.append(np.log((1 + len(texts)) / (1 + documents)) + 1)
         columns = self._numeric(numeric, len(texts), None)
         self._shape(classes, grams, columns.shape[1])
@@ -299,10 +299,10 @@ class LinearClassifier(nn.Module):
         deviation = (dense - self.mean).square().mean(0).sqrt()
         self.scale.copy_(torch.where(deviation > 0, deviation, 1.0))
         index = {name: n for n, name in enumerate(classes)}
-        self._learn(self.features(texts, numeric), torch.tensor([index[label] for label in labels]))
+        self._optimise(self.features(texts, numeric), torch.tensor([index[label] for label in labels]))
         return self
 
-    def _learn(self, features: Features, targets: Tensor) -> None:
+    def _optimise(self, features: Features, targets: Tensor) -> None:
         """Down the slope of `objective` by L-BFGS (Liu and Nocedal 1989), from zeros or a drawn start."""
         if self.config.d_hidden:
             torch.manual_seed(self.config.seed)
@@ -351,13 +351,13 @@ class LinearClassifier(nn.Module):
         for kind in KINDS:
             if (reach := getattr(config, kind)) == (0, 0):
                 continue
-            block = count(texts, kind, reach, self.index[kind], grow=False)
+            block = count_ngrams(texts, kind, reach, self.index[kind], grow=False)
             if config.weighting == "tf-idf":
                 idf = self.idf[first : first + block.width].numpy()
-                block = weigh(block, idf, sublinear=config.sublinear)
+                block = tfidf(block, idf, sublinear=config.sublinear)
             blocks.append(block)
             first += block.width
-        sparse = beside(blocks, len(texts))
+        sparse = hstack(blocks, len(texts))
         dense = (self._dense(texts, columns) - self.mean) / self.scale
         return Features(sparse.tensor(), sparse.transposed().tensor(), dense)
 
@@ -381,7 +381,7 @@ class LinearClassifier(nn.Module):
         if self.config.average == "none":
             return columns
         index = {word: n for n, word in enumerate(self.words)}
-        counts = count(texts, self.config.average, (1, 1), index, grow=False)
+        counts = count_ngrams(texts, self.config.average, (1, 1), index, grow=False)
         total = np.bincount(counts.rows, weights=counts.values, minlength=len(texts))
         shares = Sparse(counts.starts, counts.columns, counts.values / total[counts.rows], counts.width)
         return torch.cat([columns, shares.tensor() @ self.vectors.double()], 1)
@@ -405,7 +405,7 @@ class LinearClassifier(nn.Module):
         best = self.predict_probabilities(texts, numeric).argmax(-1) if len(texts) else torch.zeros(0)
         return [self.labels[n] for n in best.long().tolist()]
 
-    def record(self) -> dict[str, Any]:
+    def to_record(self) -> dict[str, Any]:
         """All but the weights, as JSON values."""
         return {
             "config": to_dict(self.config), "labels": self.labels, "grams": self.grams,
@@ -449,12 +449,12 @@ class LinearTextModel(LanguageModel):
     counts = True
     can_generate = False
     reads_texts = True
-    learnt: Tensor  # uint8
+    fitted: Tensor  # uint8
 
     def __init__(self, config: LinearConfig) -> None:
         super().__init__()
         self.config, self.classifier = config, LinearClassifier(config)
-        self.register_buffer("learnt", torch.zeros(0, dtype=torch.uint8))
+        self.register_buffer("fitted", torch.zeros(0, dtype=torch.uint8))
 
     def count(self, batch: LabelledTexts) -> None:
         """Take what there is to learn from."""
@@ -463,15 +463,15 @@ class LinearTextModel(LanguageModel):
     def update(self) -> Loss:
         """Learn from it: nats of the classes, the penalty among them."""
         classifier, given = self.classifier.fit(self.given.texts, self.given.labels), self.given
-        record = json.dumps(classifier.record(), ensure_ascii=False).encode()
-        self.learnt = torch.frombuffer(bytearray(record), dtype=torch.uint8)
+        record = json.dumps(classifier.to_record(), ensure_ascii=False).encode()
+        self.fitted = torch.frombuffer(bytearray(record), dtype=torch.uint8)
         index = {name: n for n, name in enumerate(classifier.labels)}
         with torch.no_grad():
             targets = torch.tensor([index[label] for label in given.labels])
             mean = classifier.objective(classifier.features(given.texts), targets)
         return Loss(mean * len(targets), float(len(targets)))
 
-    def answers(self, texts: Sequence[str], labels: Sequence[str]) -> NDArray[np.float64]:
+    def predict_probabilities(self, texts: Sequence[str], labels: Sequence[str]) -> NDArray[np.float64]:
         """The probability of each of these classes: (N, C); of one that no text was learnt from 0."""
         found = np.zeros((len(texts), len(labels)))
         found[:, [list(labels).index(name) for name in self.classifier.labels]] = (
@@ -480,6 +480,6 @@ class LinearTextModel(LanguageModel):
         return found
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
-        self.learnt = state_dict[f"{prefix}learnt"].clone()
-        self.classifier = LinearClassifier.from_record(json.loads(self.learnt.numpy().tobytes()))
+        self.fitted = state_dict[f"{prefix}fitted"].clone()
+        self.classifier = LinearClassifier.from_record(json.loads(self.fitted.numpy().tobytes()))
         super()._load_from_state_dict(state_dict, prefix, *args)

@@ -69,7 +69,7 @@ class NGramConfig:
 # ── which n-gram ends where ────────────────────────────────────────────────────────────────────
 
 
-def reach(ids: Tensor, end_id: int, documents: Tensor | None = None) -> Tensor:
+def context_lengths(ids: Tensor, end_id: int, documents: Tensor | None = None) -> Tensor:
     """How many ids of context end at each position, itself included: back to end-of-text, a gap or the start.
 
     ids (B, T), ABSENT where there is none; documents (B, T), numbers that differ between documents. Returns
@@ -97,7 +97,7 @@ class PackedContexts:
     origin: Tensor  # (M,) their places in batch.targets.flatten()
 
 
-def walk(batch: Batch, order: int, end_id: int) -> PackedContexts:
+def pack_contexts(batch: Batch, order: int, end_id: int) -> PackedContexts:
     """Lay a batch out as a `PackedContexts`: each row and its last target, then targets that are not the row's next id.
 
     The latter are the ends of padded rows: they get a short text of their own, made of their context.
@@ -106,7 +106,7 @@ def walk(batch: Batch, order: int, end_id: int) -> PackedContexts:
     if batch.mask is not None:
         ids = ids.masked_fill(~batch.mask, ABSENT)
     time = ids.shape[1]
-    context = reach(ids, end_id, batch.documents).clamp(max=order - 1)  # (B, T)
+    context = context_lengths(ids, end_id, batch.documents).clamp(max=order - 1)  # (B, T)
     text = torch.cat([ids, targets[:, -1:]], 1)  # (B, T + 1)
     plain = real & (targets == text[:, 1:])
     length = torch.zeros_like(text)
@@ -160,14 +160,14 @@ def count_text(ids: Array, need: Array, length: Array, *, order: int, vocab_size
     place = ids.astype(np.int64)  # of the n-gram ending here in the table of the level done last
     for n in range(2, order + 1):
         here = np.flatnonzero(need >= n)
-        table, found = np.unique(place[here - 1] * vocab_size + ids[here], return_inverse=True)
+        table, counts = np.unique(place[here - 1] * vocab_size + ids[here], return_inverse=True)
         keys.append(table)
-        seen.append(np.bincount(found[length[here] == n], minlength=len(table)))
-        place[here] = found
+        seen.append(np.bincount(counts[length[here] == n], minlength=len(table)))
+        place[here] = counts
     return Counts(keys, seen)
 
 
-def merge(first: Counts, second: Counts, vocab_size: int) -> Counts:
+def merge_counts(first: Counts, second: Counts, vocab_size: int) -> Counts:
     """The counts of two texts together."""
     keys, seen = [first.keys[0]], [first.seen[0] + second.seen[0]]
     moved = [first.keys[0], second.keys[0]]  # where either's n-grams now stand, one level below
@@ -201,7 +201,7 @@ def suffixes(keys: list[Array], vocab_size: int) -> list[Array]:
     return links
 
 
-def adjust(counts: Counts, links: list[Array], end_id: int) -> list[Array]:
+def adjust_counts(counts: Counts, links: list[Array], end_id: int) -> list[Array]:
     """Kneser–Ney's counts: raw at the highest order and from end-of-text on, else how many words come before.
 
     A place where the text was cut without an end-of-text counts as one more word before.
@@ -219,14 +219,14 @@ def adjust(counts: Counts, links: list[Array], end_id: int) -> list[Array]:
     return adjusted
 
 
-def discounts(adjusted: Array) -> tuple[float, float, float] | None:
+def estimate_discounts(adjusted: Array) -> tuple[float, float, float] | None:
     """D1, D2 and D3+ from how many n-grams have counts 1 to 4; None where they cannot be estimated."""
     n1, n2, n3, n4 = (int((adjusted == k).sum()) for k in (1, 2, 3, 4))
     if not (n1 and n2 and n3):
         return None
     y = n1 / (n1 + 2 * n2)
-    found = (1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3)
-    return found if all(0 < d <= k for d, k in zip(found, (1, 2, 3), strict=True)) else None
+    result = (1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3)
+    return result if all(0 < d <= k for d, k in zip(result, (1, 2, 3), strict=True)) else None
 
 
 @dataclass
@@ -237,7 +237,9 @@ class NGramOrder:
     backoff: Array  # (n-grams one shorter,) float64: the mass each keeps for shorter contexts
 
 
-def estimate(adjusted: Array, parent: Array, n_parents: int, lower: Array, discount: Array) -> NGramOrder:
+def estimate_order(
+    adjusted: Array, parent: Array, n_parents: int, lower: Array, discount: Array
+) -> NGramOrder:
     """p(w | h) = (a(hw) − D(a)) / Σ a(h·) + γ(h) p(w | h'), where γ(h) shares out what was taken in h.
 
     `lower` is p(w | h') of each n-gram. n-grams that are here only as contexts have a = 0.
@@ -315,7 +317,7 @@ class NGram(LanguageModel):
 
     def count(self, batch: Batch) -> None:
         """Count the real targets of a batch (weight > 0); the others are context. UsageError: foreign id."""
-        text = walk(batch, self.config.order, self.config.end_id)
+        text = pack_contexts(batch, self.config.order, self.config.end_id)
         used = text.ids[text.need > 0]
         wrong, size = used[(used < 0) | (used >= self.config.vocab_size)], self.config.vocab_size
         if len(wrong):
@@ -323,7 +325,7 @@ class NGram(LanguageModel):
                 "unknown_id", f"id {wrong[0]} is not in the vocabulary of {size}; use its tokenizer"
             )
         ids = text.ids.cpu().numpy().astype(np.int32)
-        need, length = (each.cpu().numpy().astype(np.uint8) for each in (text.need, text.length))
+        need, length = (part.cpu().numpy().astype(np.uint8) for part in (text.need, text.length))
         self._pending.append((ids, need, length))
         self._n_pending += len(ids)
         if self._n_pending >= PENDING:
@@ -332,7 +334,7 @@ class NGram(LanguageModel):
     def _fold(self) -> None:
         """Turn pending text into counts, and merge counts of like size."""
         if self._pending:
-            ids, need, length = (np.concatenate(each) for each in zip(*self._pending, strict=True))
+            ids, need, length = (np.concatenate(arrays) for arrays in zip(*self._pending, strict=True))
             self._pending, self._n_pending = [], 0
             order, vocab_size = self.config.order, self.config.vocab_size
             self._folded.append(count_text(ids, need, length, order=order, vocab_size=vocab_size))
@@ -341,7 +343,7 @@ class NGram(LanguageModel):
 
     def _merge_last(self) -> None:
         second, first = self._folded.pop(), self._folded.pop()
-        self._folded.append(merge(first, second, self.config.vocab_size))
+        self._folded.append(merge_counts(first, second, self.config.vocab_size))
 
     def update(self) -> Loss:
         """Estimate the model from all counted since the last update; the loss is that of those targets.
@@ -361,29 +363,29 @@ class NGram(LanguageModel):
         """Fill the tables, level by level from the unigrams up; returns the nats of all counted targets."""
         vocab_size = self.config.vocab_size
         links = suffixes(counts.keys, vocab_size)
-        adjusted = adjust(counts, links, self.config.end_id)
+        adjusted = adjust_counts(counts, links, self.config.end_id)
         discount = self._discount(adjusted)
         below = np.full(1, 1 / vocab_size)  # the uniform distribution under the unigrams
         nats, n_parents = 0.0, 1
         for level, keys in enumerate(counts.keys):
             parent = keys // vocab_size
-            found = estimate(adjusted[level], parent, n_parents, below[links[level]], discount[level])
-            below, n_parents = found.probability, len(keys)
+            order = estimate_order(adjusted[level], parent, n_parents, below[links[level]], discount[level])
+            below, n_parents = order.probability, len(keys)
             logs = np.minimum(np.log(below), 0.0)
             nats -= float(counts.seen[level] @ logs)
-            self._store(level + 1, keys, logs, np.minimum(np.log(found.backoff), 0.0))
+            self._store(level + 1, keys, logs, np.minimum(np.log(order.backoff), 0.0))
         return nats
 
     def _discount(self, adjusted: list[Array]) -> Array:
         """Discounts (N, 4) by count 0, 1, 2, 3+ of each level; those that could not be estimated are told."""
-        found = [discounts(each) for each in adjusted]
-        poor = [str(n) for n, each in enumerate(found, 1) if each is None]
+        discounts_by_order = [estimate_discounts(each) for each in adjusted]
+        poor = [str(n) for n, each in enumerate(discounts_by_order, 1) if each is None]
         if poor:
             notice(
                 f"the text is too small to estimate the discounts of {', '.join(poor)}-grams; "
                 f"{', '.join(map(str, FALLBACK))} are used; more text, or a lower order, avoids this"
             )
-        table = np.array([(0.0, *(each or FALLBACK)) for each in found])
+        table = np.array([(0.0, *(each or FALLBACK)) for each in discounts_by_order])
         self.discounts = torch.from_numpy(table[:, 1:].copy()).to(self.probability_1.device)
         return table
 
@@ -415,14 +417,14 @@ class NGram(LanguageModel):
         for n in range(2, levels + 1):
             before = torch.cat([place.new_full((1,), ABSENT), place[:-1]])
             here = torch.nonzero((need >= n) & (before >= 0))[:, 0]
-            found = self._search(n, before[here] * self.config.vocab_size + ids[here])
+            places = self._search(n, before[here] * self.config.vocab_size + ids[here])
             place = torch.full_like(ids, ABSENT)
-            place[here] = found
+            place[here] = places
             yield place
 
     def score(self, batch: Batch) -> tuple[Tensor, str]:
         """Nats of each target (B, T), times its weight, without ever making a row of V: the kind is exact."""
-        text = walk(batch, self.config.order, self.config.end_id)
+        text = pack_contexts(batch, self.config.order, self.config.end_id)
         events, length = text.events, text.length[text.events]
         levels = self._places(text.ids, text.need, self.config.order)
         place = next(levels)
@@ -442,7 +444,7 @@ class NGram(LanguageModel):
         memory = self.new_cache(len(ids), 0) if cache is None else cache
         width = memory.ids.shape[1]
         text = torch.cat([memory.ids, ids], 1)  # (B, N - 1 + T)
-        need = reach(text, self.config.end_id).clamp(max=width)
+        need = context_lengths(text, self.config.end_id).clamp(max=width)
         levels = self._places(text.flatten(), need.flatten(), width)
         # of length 1 … N - 1, each (P,)
         contexts = [place.view_as(text)[:, width:].flatten() for place in levels] if width else []
@@ -465,8 +467,8 @@ class NGram(LanguageModel):
             later.insert(0, later[0] + weight)
         logs = self.probability_1 + later[0][:, None]  # (P, V)
         for n, place in enumerate(contexts, 2):
-            row, word, found = self._followers(n, place)
-            logs[row, word] = found + later[n - 1][row]
+            row, word, probability = self._followers(n, place)
+            logs[row, word] = probability + later[n - 1][row]
         return logs
 
     def _followers(self, n: int, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -530,13 +532,13 @@ class NGram(LanguageModel):
         one different word each.
         """
         words = self._words(tokens)
-        beside = Path(path).with_name(f".{Path(path).name}.{os.getpid()}")
+        temporary = Path(path).with_name(f".{Path(path).name}.{os.getpid()}")
         try:
-            with beside.open("w", encoding="utf-8") as file:
+            with temporary.open("w", encoding="utf-8") as file:
                 self._write_levels(file, words)
-            beside.replace(path)
+            temporary.replace(path)
         finally:
-            beside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
     def _words(self, tokens: list[str]) -> list[str]:
         """The word of each id in an ARPA file."""
@@ -571,10 +573,10 @@ class NGram(LanguageModel):
                 weights = {"<s>": f"\t{start:.7f}", "<unk>": "\t0"} if order > 1 else {}
                 file.writelines(f"-99\t{word}{weights.get(word, '')}\n" for word in special)
             for begin in range(0, len(self.table("probability", n)), 100_000):
-                file.writelines(self._lines(n, begin, begin + 100_000, words))
+                file.writelines(self._arpa_lines(n, begin, begin + 100_000, words))
         file.write("\n\\end\\\n")
 
-    def _lines(self, n: int, begin: int, end: int, words: list[str]) -> Iterator[str]:
+    def _arpa_lines(self, n: int, begin: int, end: int, words: list[str]) -> Iterator[str]:
         """The lines of n-grams `begin` to `end` of length n."""
         probability = (self.table("probability", n)[begin:end] / LN10).tolist()
         place = torch.arange(begin, begin + len(probability))
@@ -586,7 +588,7 @@ class NGram(LanguageModel):
         backward.append(place.tolist())
         backoff = (self.table("backoff", n)[begin:end] / LN10).tolist() if n < self.config.order else []
         for i, ids in enumerate(zip(*reversed(backward), strict=True)):
-            text = [words[each] for each in ids]
+            text = [words[id] for id in ids]
             if n > 1 and ids[0] == self.config.end_id:
                 text[0] = "<s>"
             weight = f"\t{0.0 if text == ['</s>'] else backoff[i]:.7f}" if backoff else ""

@@ -23,18 +23,18 @@ from torch.nn import functional as F
 from textus.core.errors import UsageError
 from textus.core.names import unknown
 from textus.data.batch import Batch
-from textus.models.contract import LanguageModel, Loss, matrices_and_other, step_seed, token_nats
+from textus.models.contract import LanguageModel, Loss, matrices_and_other, step_seed, token_nll
 from textus.models.nn.cross_entropy import cross_entropy
 from textus.models.nn.linear import Linear
 from textus.models.nn.rnn_cells import (
     CELLS,
-    dropped,
-    from_the_end,
+    continue_scan,
+    document_reset_mask,
     make_layer,
     project,
-    read_on,
+    recurrent_dropout,
+    reversal_index,
     scan,
-    starts,
 )
 
 
@@ -115,7 +115,7 @@ class RNN(LanguageModel):
     counted_dropout = True
 
     @classmethod
-    def sized(cls, n_layer: int, d_model: int, context_length: int) -> dict[str, Any]:
+    def config_for_size(cls, n_layer: int, d_model: int, context_length: int) -> dict[str, Any]:
         """Two layers, twice as wide as a Transformer's: about as many operations a token."""
         return {"n_layer": min(2, n_layer), "d_model": 2 * d_model}
 
@@ -135,16 +135,16 @@ class RNN(LanguageModel):
         )
         tied = config.tie_head or config.bidirectional  # without a language model there is no head
         self.head = None if tied else Linear(config.d_model, config.vocab_size)
-        self._initialise()
+        self._init_weights()
 
-    def _initialise(self) -> None:
+    def _init_weights(self) -> None:
         """The head starts at zero: the first step is uniform."""
         nn.init.normal_(self.embedding.weight, std=0.02 if self.config.tie_head else 1.0)
         if self.head is not None:
             nn.init.zeros_(self.head.weight)
 
-    def compute_with(self, precision: str, attention: str, step: str) -> None:
-        super().compute_with(precision, attention, step)
+    def set_compute(self, precision: str, attention: str, step: str) -> None:
+        super().set_compute(precision, attention, step)
         self.precision = getattr(torch, precision)
 
     # ── reading ────────────────────────────────────────────────────────────────────────────────
@@ -163,23 +163,25 @@ class RNN(LanguageModel):
         No state crosses from one of `documents` (B, T) to the next. `seed` is what dropout is drawn from.
         UsageError for `documents` read in two directions.
         """
-        keep = starts(documents)
+        keep = document_reset_mask(documents)
         if keep is not None and self.config.bidirectional:
             raise UsageError(
                 "incompatible_settings",
                 "two directions read one document a row; put each document in a row of its own",
             )
         lengths = ids.new_full((len(ids),), ids.shape[1]) if mask is None else mask.sum(1)
-        back = from_the_end(lengths, ids.shape[1])[..., None] if self.config.bidirectional else None
+        back = reversal_index(lengths, ids.shape[1])[..., None] if self.config.bidirectional else None
         x: Tensor | None = None
         dropout = self.config.dropout if self.training else 0.0
         for number in range(self.config.n_layer):
-            each = []
+            outputs = []
             for direction in range(self.n_directions):
                 layer = self.layers[number * self.n_directions + direction]
                 order = back if direction else None
-                each.append(self._layer(layer, x, ids, keep, order))
-            x = dropped(torch.cat(each, 2) if len(each) > 1 else each[0], dropout, seed, number)
+                outputs.append(self._layer(layer, x, ids, keep, order))
+            x = recurrent_dropout(
+                torch.cat(outputs, 2) if len(outputs) > 1 else outputs[0], dropout, seed, number
+            )
         assert x is not None
         return x.transpose(0, 1)
 
@@ -251,7 +253,7 @@ class RNN(LanguageModel):
             lengths = ids.new_full((len(ids),), ids.shape[1])
         x, states = None, []
         for number, layer in enumerate(self.layers):
-            x, state = read_on(layer, self._inputs(layer, x, ids), cache.state[number], lengths)
+            x, state = continue_scan(layer, self._inputs(layer, x, ids), cache.state[number], lengths)
             states.append(state)
         cache.state, cache.lengths = torch.stack(states), cache.lengths + lengths
         assert x is not None
@@ -269,7 +271,7 @@ class RNN(LanguageModel):
     def score(self, batch: Batch) -> tuple[Tensor, str]:
         self._check_direction()
         logits = self._logits(self.hidden(batch.ids, documents=batch.documents))
-        return token_nats(logits, batch), self.kind
+        return token_nll(logits, batch), self.kind
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """`matrices` of the layers, and everything else (embedding, head, biases)."""

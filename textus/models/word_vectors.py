@@ -66,16 +66,16 @@ class VectorSettings:
 class Coverage:
     """How many of the entries asked for have a vector."""
 
-    found: int
+    n_found: int
     total: int
 
     @property
     def share(self) -> float:
         """Between 0 and 1."""
-        return self.found / max(1, self.total)
+        return self.n_found / max(1, self.total)
 
     def __str__(self) -> str:
-        return f"{self.found:,} of {self.total:,} ({self.share:.1%})"
+        return f"{self.n_found:,} of {self.total:,} ({self.share:.1%})"
 
 
 class WordVectors:
@@ -157,13 +157,13 @@ class WordVectors:
         continue a word in a WordPiece vocabulary are no words and get none; in other kinds they cannot be told apart.
         """
         matrix = torch.zeros(tokenizer.vocab_size, self.width)
-        found = torch.zeros(tokenizer.vocab_size, dtype=torch.bool)
+        has_vector = torch.zeros(tokenizer.vocab_size, dtype=torch.bool)
         for number, spelling in enumerate(_spellings(tokenizer)):
             row = self.index.get(spelling, self.index.get(spelling.lower()))
             if spelling and row is not None:
                 matrix[number] = torch.from_numpy(self.matrix[row])
-                found[number] = True
-        return matrix, found
+                has_vector[number] = True
+        return matrix, has_vector
 
     def save(self, path: Path, kind: Literal["safetensors", "text"] = "safetensors") -> None:
         """Write the vectors: as safetensors, or as the text that word2vec writes and `gensim` reads.
@@ -230,13 +230,13 @@ def initial_embeddings(model: Any, vectors: WordVectors, tokenizer: Tokenizer) -
             "size_mismatch",
             f"the tokenizer has {tokenizer.vocab_size} ids, the model {size}; take the model's own tokenizer",
         )
-    matrix, found = vectors.embeddings_for(tokenizer)
-    if found.any():
+    matrix, has_vector = vectors.embeddings_for(tokenizer)
+    if has_vector.any():
         rows = embedding.weight[:size]  # beyond them may be a mask's row, or a hidden word's
-        own, new = rows[found], matrix[found].to(rows)
+        own, new = rows[has_vector], matrix[has_vector].to(rows)
         scale = own.square().mean().sqrt() / new.square().mean().sqrt().clamp(min=1e-12)
-        rows[found] = new * scale
-    return Coverage(int(found.sum()), size - len(tokenizer.special))
+        rows[has_vector] = new * scale
+    return Coverage(int(has_vector.sum()), size - len(tokenizer.special))
 
 
 # ── learning ───────────────────────────────────────────────────────────────────────────────────
@@ -254,7 +254,7 @@ class _Pieces:
                 yield text[start : start + PIECE]
 
 
-def learn(texts: Iterable[Sequence[str]], settings: VectorSettings | None = None) -> WordVectors:
+def train_vectors(texts: Iterable[Sequence[str]], settings: VectorSettings | None = None) -> WordVectors:
     """Word vectors from texts, each a sequence of words; a window does not leave its text.
 
     One thread does the work, so that the same texts and settings give the same bytes. Raises UsageError for texts
@@ -403,8 +403,10 @@ def _distinct(rows: Iterator[tuple[str, Floats]], path: Path, promised: int | No
 def cosines(vectors: WordVectors, pairs: Sequence[tuple[str, str]]) -> tuple[NDArray[np.float64], Coverage]:
     """The cosine of each pair, 0 where a word has no vector; and for how many pairs both have one."""
     known = [one in vectors and other in vectors for one, other in pairs]
-    found = [vectors.similarity(*pair) if both else 0.0 for pair, both in zip(pairs, known, strict=True)]
-    return np.array(found), Coverage(sum(known), len(pairs))
+    similarities = [
+        vectors.similarity(*pair) if both else 0.0 for pair, both in zip(pairs, known, strict=True)
+    ]
+    return np.array(similarities), Coverage(sum(known), len(pairs))
 
 
 def rank_correlation(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
@@ -413,17 +415,19 @@ def rank_correlation(one: NDArray[np.float64], other: NDArray[np.float64]) -> fl
     for values in (one, other):
         _, group, sizes = np.unique(values, return_inverse=True, return_counts=True)
         ranks.append((np.cumsum(sizes) - (sizes - 1) / 2)[group])
-    if any(np.ptp(each) == 0 for each in ranks):
+    if any(np.ptp(ranking) == 0 for ranking in ranks):
         return 0.0
     return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
 
 
-def analogies_right(
+def analogy_accuracy(
     vectors: WordVectors, questions: Sequence[tuple[str, str, str, str]]
 ) -> tuple[int, Coverage]:
     """How many questions (a is to b as c is to d) `analogy` answers with d; and how many have all four words."""
-    known = [each for each in questions if all(word in vectors for word in each)]
-    rows = np.array([[vectors.index[word] for word in each] for each in known], dtype=np.int64).reshape(-1, 4)
+    known = [question for question in questions if all(word in vectors for word in question)]
+    rows = np.array(
+        [[vectors.index[word] for word in question] for question in known], dtype=np.int64
+    ).reshape(-1, 4)
     right = 0
     for part in np.array_split(rows, -(-len(rows) // 256) or 1):  # (Q, 4)
         a, b, c = (vectors.unit[part[:, n]] for n in range(3))

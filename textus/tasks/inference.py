@@ -87,6 +87,6 @@ def head_loss(model: LanguageModel, batch: Batch) -> Loss:
 def read(model: LanguageModel, task: Task, tokenizer: Tokenizer, examples: Sequence[Example]) -> list[Any]:
     """The task's answers to examples."""
     if model.reads_texts:
-        return list(model.answers([whole(each) for each in examples], task.labels))  # type: ignore[operator]
+        return list(model.predict_probabilities([whole(each) for each in examples], task.labels))  # type: ignore[operator]
     rows = rows_of(task, examples, tokenizer, frame_of(model.config, tokenizer, task.settings.longest))
     return answers(model, task, rows, tokenizer.pad_id, finite=True)

@@ -39,7 +39,7 @@ def opened(run: Path) -> tuple[LanguageModel, Tokenizer, dict[str, Any]]:
     """A run's model, tokenizer and record; a fine-tuned one computes as it was trained."""
     model, tokenizer, record = load(run)
     if record.get("task") in TASKS and not model.reads_texts:
-        model.answer_with(record["choices"]["precision"])
+        model.set_inference_compute(record["choices"]["precision"])
     return model.eval(), tokenizer, record
 
 

@@ -251,10 +251,10 @@ class Tagging(Task):
         settings = self.settings
         return {
             "kind": "token", "n_labels": len(self.labels), "crf": settings.crf, "dropout": settings.dropout,
-            "only_after": self.only_after() if settings.crf and self.entities else None,
+            "allowed_previous": self.allowed_previous() if settings.crf and self.entities else None,
         }  # fmt: skip
 
-    def only_after(self) -> list[list[int]]:
+    def allowed_previous(self) -> list[list[int]]:
         """For each tag those it may follow: an I its own B and itself, the others all (none is named)."""
         return [
             [self.index["B" + label[1:]], number] if label[0] == "I" else []

@@ -389,7 +389,9 @@ def context_of(run: Path | None, family: str | None) -> tuple[Tokenizer | None, 
     cls, _ = family_of(family or "encoder")
     if cls.reads_texts or cls.counts:
         return None, None
-    return None, cls.sized(n_layer=2, d_model=256, context_length=USUAL_CONTEXT).get("context_length")
+    return None, cls.config_for_size(n_layer=2, d_model=256, context_length=USUAL_CONTEXT).get(
+        "context_length"
+    )
 
 
 def too_long(task: Task, parts: Parts, tokenizer: Tokenizer | None, context: int | None) -> Iterator[Finding]:

@@ -31,7 +31,7 @@ def fast_bf16() -> bool:
 
 def candidates(model: LanguageModel, *, compiled: bool) -> list[ComputeConfig]:
     """Ways this machine could compute this model, the likeliest first."""
-    why_not = getattr(model, "why_not_native", lambda: "this family has no kernels")()
+    why_not = getattr(model, "native_unsupported_reason", lambda: "this family has no kernels")()
     precision = "bfloat16" if fast_bf16() and "bfloat16" in model.precisions else "float32"
     compiled = compiled and "compiled" in model.step_kinds
     if hardware.gpu_name() is not None:
@@ -72,7 +72,9 @@ def measure(
         if times and cpu_seconds() - started > most:
             notice(f"one step is long: only {len(times)} of the {len(ways)} ways were measured")
             break
-        timed = {at: time_step(family, config, train, batch, choice, at=at) for at in model.turns(EVER)}
+        timed = {
+            at: time_step(family, config, train, batch, choice, at=at) for at in model.step_schedule(EVER)
+        }
         cpu = {at: used for at, (used, _) in timed.items()}
         times[choice.name] = round(sum(cpu.values()), 4)
         if sum(cpu.values()) < fastest:
@@ -117,7 +119,7 @@ def affordable(model: LanguageModel, measured: dict[str, Any], cpu_seconds: floa
         return None
 
     def cost(steps: int) -> float:
-        return sum(turns[at] * n for at, n in model.turns(steps).items())
+        return sum(turns[at] * n for at, n in model.step_schedule(steps).items())
 
     return bisect_right(range(EVER), cpu_seconds, key=cost) - 1
 
@@ -144,7 +146,7 @@ def time_step(
     """
     torch.manual_seed(counter_seed(train.seed, "measure"))
     model = build(family, config).to(choice.device)
-    model.compute_with(choice.precision, choice.attention, choice.step)
+    model.set_compute(choice.precision, choice.attention, choice.step)
     pieces = micro_batches(batch.ids.numel(), len(batch.ids), choice.workers)
     backward = type(model).backward or GradientAccumulator(model, choice.workers).of_all(pieces)
     optimisers = make_optimisers(model.parameter_groups(), train.optim)

@@ -289,7 +289,7 @@ def new_config(
         "vocab_size": tokenizer.vocab_size,
         "end_id": tokenizer.end_id,
         "mask_id": tokenizer.special.get("<|mask|>", tokenizer.pad_id),
-        **model_class.sized(size.n_layer, size.d_model, size.context_length),
+        **model_class.config_for_size(size.n_layer, size.d_model, size.context_length),
     }
     values = {name: value for name, value in derived.items() if name in known}
     values |= model_values(wish.of("model"), config_class)

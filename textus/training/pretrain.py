@@ -21,8 +21,8 @@ from textus.data.corpus import Corpus, open_corpus
 from textus.data.pair_loaders import loader_for, source_of, without_pairs
 from textus.data.token_dataset import TokenDataset, tokenize
 from textus.generation.engine import Engine
-from textus.generation.sampling import Sampling, beginning
-from textus.interop.registry import lost
+from textus.generation.sampling import SamplingParams, bos_ids
+from textus.interop.registry import export_blocker
 from textus.models import word_vectors as vectors
 from textus.models.contract import LanguageModel
 from textus.models.registry import build
@@ -163,14 +163,14 @@ def begin_with(
     where none fits.
     """
     found = vectors.initial_embeddings(model, known, tokenizer)
-    if not found.found:
+    if not found.n_found:
         raise UsageError(
             "incompatible_data",
             f"--embeddings {file}: no piece of the tokenizer has a vector; give vectors of the corpus' language, or a"
             " tokenizer with longer pieces (--tokenizer word)",
         )
     notice(f"{found} pieces have a vector in {file}")
-    return {"found": found.found, "pieces": found.total}
+    return {"found": found.n_found, "pieces": found.total}
 
 
 def check_end(config: Any, tokenizer: tokenizers.Tokenizer) -> None:
@@ -209,7 +209,7 @@ def _tell(plan: Plan, store: TokenDataset, corpus: Corpus, model: LanguageModel)
         )
     if train.steps <= (warm_up := getattr(plan.model, "warmup_steps", 0)):
         notice(f"the critic never plays: the warm-up alone has {warm_up} steps (--set model.warmup_steps=…)")
-    if why := lost(plan.family, plan.model):
+    if why := export_blocker(plan.family, plan.model):
         notice(f"`export --to hf` of this run will not be possible: {why}")
 
 
@@ -283,7 +283,7 @@ def prepare(
         begin_as(model, record)
     if not model.counts:
         model.to(choices.device)
-        model.compute_with(choices.precision, choices.attention, choices.step)
+        model.set_compute(choices.precision, choices.attention, choices.step)
     vocabulary = model.config.vocab_size
     if vocabulary < tokenizer.vocab_size:
         raise UsageError(
@@ -312,7 +312,7 @@ def train_to_end(
         ready.model, ready.batches, settings=ready.settings, run=run, clock=clock, backward=ready.backward,
         evaluate=ready.evaluate, until=until,
     )  # fmt: skip
-    if wrong := ready.model.trouble(found_of(run)):
+    if wrong := ready.model.diagnose(found_of(run)):
         notice(wrong)
     return run.path
 
@@ -363,12 +363,12 @@ def _evaluation(
     spread = max(1, store.n_targets // VALIDATION_TOKENS)
     batches = [loader.batch(number) for number in range(0, loader.n_batches, spread)]
     source = source_of(batches[len(batches) // 2], tokenizer.end_id)
-    first = beginning(model, tokenizer.end_id)
-    sampling = Sampling(temperature=0.8, max_tokens=40, seed=train.seed, sliding=True)
+    first = bos_ids(model, tokenizer.end_id)
+    sampling = SamplingParams(temperature=0.8, max_tokens=40, seed=train.seed, sliding=True)
 
     def evaluate(model: LanguageModel) -> dict[str, Any]:
         found: dict[str, Any] = {"validation": round(validation_loss(model, batches), 6)}
-        found |= model.findings(batches)
+        found |= model.validation_metrics(batches)
         if not model.can_generate:
             return found
         engine = Engine(model, end_id=tokenizer.end_id)
