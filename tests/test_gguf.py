@@ -49,7 +49,7 @@ def shaped(kind: str = "llama", **values: Any) -> Any:
 
 
 def in_pairs(weight: np.ndarray, n_head: int) -> np.ndarray:
-    """Rows as llama.cpp keeps them for the architecture llama: the way back from `gguf.in_halves`."""
+    """Rows as llama.cpp keeps them for the architecture llama: the way back from `gguf.interleave_to_halves`."""
     halves = weight.reshape(n_head, 2, weight.shape[0] // n_head // 2, *weight.shape[1:])
     return halves.swapaxes(1, 2).reshape(weight.shape)
 

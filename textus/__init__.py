@@ -107,7 +107,7 @@ __all__ = [
 
 ELSEWHERE = {
     "Index": ("textus.pipelines.search_index", "Index"),
-    "Sampling": ("textus.generation.sampling", "Sampling"),
+    "SamplingParams": ("textus.generation.sampling", "SamplingParams"),
     "TextusError": ("textus.core.errors", "TextusError"),
     "serve": ("textus.cli.inference", "serve"),
 }

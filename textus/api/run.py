@@ -370,7 +370,7 @@ class Run:
 
     def stream(self, prompt: str = "", **sampling: Any) -> DecodedStream:
         """The continuation of a text, in pieces as they come; keywords are the fields of
-        `generation.sampling.Sampling`.
+        `generation.sampling.SamplingParams`.
 
         An empty prompt begins a new document. For a model that makes a text from another, the prompt is that
         other text. Where the context is full the text ends, unless `sliding=True`: then it continues without its first

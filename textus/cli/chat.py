@@ -108,7 +108,7 @@ class Conversation:
         return True
 
     def set(self, assignment: str) -> None:
-        """Change a setting of `generation.sampling.Sampling`; a wrong one changes nothing."""
+        """Change a setting of `generation.sampling.SamplingParams`; a wrong one changes nothing."""
         from dataclasses import asdict
 
         from textus.generation.sampling import sampling_params

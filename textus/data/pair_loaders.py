@@ -49,10 +49,10 @@ def loader_for(
             )
         if model.whole_documents:
             return BucketLoader(store, **sizes)
-        wants = model.wants(config)
-        if "word_starts" in wants:
+        required = model.required_batch_fields(config)
+        if "word_starts" in required:
             sizes["word_starts"] = tokenizer.word_starts
-        return (NextSentenceLoader if "sentence_pairs" in wants else TokenLoader)(store, **sizes)
+        return (NextSentenceLoader if "sentence_pairs" in required else TokenLoader)(store, **sizes)
     if pairs:
         return BucketLoader(store, tokenize(corpus, tokenizer, split, "source_text"), **sizes)
     objective, mask_id = getattr(config, "objective", "prefix"), getattr(config, "mask_id", 0)

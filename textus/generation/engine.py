@@ -75,7 +75,7 @@ class Engine:
     """Generates for at most `max_rows` requests at once; others wait in the order they came.
 
     `end_id`, or any of several, ends a request and is not part of its text. `max_rows` bounds memory: each row holds
-    a cache. `n_ids` is how many ids the tokenizer knows, where the model has more (`generation.sampling.in_reach`).
+    a cache. `n_ids` is how many ids the tokenizer knows, where the model has more (`generation.sampling.mask_unused_ids`).
     """
 
     def __init__(
@@ -162,7 +162,7 @@ class Engine:
     ) -> Iterator[TokenEvent]:
         """The events of these prompts as they come; `row` is the place in `prompts`.
 
-        One `Sampling` serves all prompts; `sources` has one for each. Closing the iterator cancels the
+        One `SamplingParams` serves all prompts; `sources` has one for each. Closing the iterator cancels the
         rest. Raises UsageError before anything is generated, also where the engine is busy with other requests, whose
         events would be lost.
         """

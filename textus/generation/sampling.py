@@ -91,7 +91,7 @@ class SamplingParams:
 
 
 def sampling_params(values: dict[str, Any]) -> SamplingParams:
-    """Keywords as a checked `Sampling`; UsageError for one that it does not have."""
+    """Keywords as a checked `SamplingParams`; UsageError for one that it does not have."""
     names = [field.name for field in fields(SamplingParams)]
     for name in values:
         if name not in names:
@@ -304,7 +304,7 @@ def generate(
     for each of them.
 
     `source` are the ids of the text that is to be answered or translated, for families that need one; `n_ids` is
-    how many ids the tokenizer knows, where the model has more (`in_reach`). Raises UsageError for a prompt or a
+    how many ids the tokenizer knows, where the model has more (`mask_unused_ids`). Raises UsageError for a prompt or a
     sampling out of range. The engine is proven equal to this loop.
     """
     sampling.check()

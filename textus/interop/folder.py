@@ -263,7 +263,7 @@ def check_vocabulary(tokenizer: tokenizers.Tokenizer, vocab_size: int, where: st
     """The tokenizer for weights of so many rows; RunError where the two are not of one model.
 
     Special tokens that were added without a row, as a [PAD] often is, are left out, and a notice says so. Rows beyond
-    the tokenizer's entries stay as they are and count in likelihoods; `generation.sampling.in_reach` keeps them from
+    the tokenizer's entries stay as they are and count in likelihoods; `generation.sampling.mask_unused_ids` keeps them from
     being chosen.
     """
     n = tokenizer.vocab_size

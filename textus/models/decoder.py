@@ -27,7 +27,7 @@ from textus.models.nn.rope import RotaryTable
 class Decoder(LanguageModel):
     """A causal Transformer over ids.
 
-    `compute_with` sets the type activations are computed in, how it attends and who does the arithmetic when
+    `set_compute` sets the type activations are computed in, how it attends and who does the arithmetic when
     nothing is
     cached: choices of the run, not of the model, that change only rounding (and speed).
     """

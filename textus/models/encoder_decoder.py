@@ -245,7 +245,7 @@ class EncoderDecoderCache:
 class EncoderDecoder(LanguageModel):
     """Makes a target text from a source text, both as ids.
 
-    As a language model it gives the exact likelihood of a target given its source. `compute_with` sets the type
+    As a language model it gives the exact likelihood of a target given its source. `set_compute` sets the type
     activations are computed in and whether torch's fused attention is used; both change only rounding.
     """
 

@@ -107,7 +107,7 @@ class StateCache:
 class RNN(LanguageModel):
     """Embedding, `n_layer` recurrent layers, head; see the module.
 
-    `compute_with` sets the type activations are computed in. Dropout is drawn from the batch's position, not from
+    `set_compute` sets the type activations are computed in. Dropout is drawn from the batch's position, not from
     torch's state, so micro-batches may be worked on at once.
     """
 

@@ -41,7 +41,7 @@ def cache_folder() -> Path:
 
 
 def library() -> ctypes.CDLL | None:
-    """The built kernels, or None where there is no compiler or it fails (`why_none` says which)."""
+    """The built kernels, or None where there is no compiler or it fails (`build_error` says which)."""
     return _library()[0]
 
 

@@ -148,7 +148,7 @@ def add_norm_backward(
 
 
 class VarlenEncoderBlock(torch.autograd.Function):
-    """A block that norms after it adds, on x (N, D) in bfloat16; weights in the order `weights_of` gives."""
+    """A block that norms after it adds, on x (N, D) in bfloat16; weights in the order `block_weights` gives."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, texts: VarlenBatch, seed: int, *weights: Tensor) -> Tensor:
