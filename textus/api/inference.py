@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from textus.api.checks import check_text, predict_to_file
 from textus.api.run import Run
-from textus.core.arguments import noted, path_of
+from textus.core.arguments import note_on_interrupt, to_path
 from textus.core.errors import UsageError
 from textus.reporting.html import check_report_folder
 
@@ -100,11 +100,11 @@ def predict_together(
     from textus.tasks.prediction import predict as ask
 
     paths, options = paths_of(runs), ReadOptions(columns, encoding, skip_invalid)
-    reader = ensembles.predictor(paths, ensemble, task)
+    reader = ensembles.ensemble_predictor(paths, ensemble, task)
     if out is None:
         return ask(reader, check_text(texts), options)
     about = {"runs": [str(path) for path in paths], "ensemble": ensemble}
-    return about | predict_to_file(reader, texts, path_of(out, "out"), options, force=force)
+    return about | predict_to_file(reader, texts, to_path(out, "out"), options, force=force)
 
 
 def answered(
@@ -122,7 +122,7 @@ def answered(
     from textus.evaluation import ensembles
     from textus.tasks import prediction
 
-    together = ensembles.predictor(paths_of(runs), ensemble, task) if ensemble else None
+    together = ensembles.ensemble_predictor(paths_of(runs), ensemble, task) if ensemble else None
     reader = together or open_run(runs[0])._predictor(task)
     return prediction.answered(reader, given, ReadOptions(columns, encoding, skip_invalid))
 
@@ -132,7 +132,7 @@ def evaluate(run: str | Path | Run, on: Any = None, **how: Any) -> dict[str, Any
     return open_run(run).evaluate(on, **how)
 
 
-@noted()
+@note_on_interrupt()
 def evaluate_together(
     runs: Iterable[str | Path | Run],
     on: Any,
@@ -155,18 +155,18 @@ def evaluate_together(
 
     check_report_folder(out)
     paths = paths_of(runs)
-    asked = ensembles.task_of(paths, ensemble, task)
-    trained = ensembles.options_trained(paths, asked)
+    asked = ensembles.common_task(paths, ensemble, task)
+    trained = ensembles.training_read_options(paths, asked)
     rows = task_report.read_rows(asked, on, ReadOptions(columns, encoding, skip_invalid), trained)
     about = {
         "run": f"{ensemble} of {len(paths)}",
         "runs": [str(each) for each in paths],
-        "on": task_report.name_of(on),
+        "on": task_report.dataset_name(on),
     }
-    found = {**about, **ensembles.reported(paths, ensemble, rows, by, baselines=baselines)}
+    found = {**about, **ensembles.ensemble_report(paths, ensemble, rows, by, baselines=baselines)}
     if out is not None:
-        task_report.write(
-            path_of(out, "out"), found, rows.task, {str(each): each / "log.jsonl" for each in paths}
+        task_report.write_task_report(
+            to_path(out, "out"), found, rows.task, {str(each): each / "log.jsonl" for each in paths}
         )
     return found
 
@@ -174,7 +174,7 @@ def evaluate_together(
 # ── several runs side by side ──────────────────────────────────────────────────────────────────
 
 
-@noted()
+@note_on_interrupt()
 def compare(
     runs: Iterable[str | Path | Run],
     *,
@@ -234,8 +234,8 @@ def compare_tasks(
     paths = {name: run.path for name, run in named(runs).items()}
     found = task_comparison.compare(paths, on, options=options, task=task)
     if out is not None:
-        task_comparison.write(
-            path_of(out, "out"), found, {name: path / "log.jsonl" for name, path in paths.items()}
+        task_comparison.write_task_comparison(
+            to_path(out, "out"), found, {name: path / "log.jsonl" for name, path in paths.items()}
         )
     return found
 
@@ -268,7 +268,7 @@ def compare_texts(
             if (run := Run(path)).can_generate:
                 samples[name] = run._sample(texts)
         logs = {name: path / "log.jsonl" for name, path in by_name.items()}
-        comparison.write(path_of(out, "out"), result, samples, logs)
+        comparison.write_comparison(to_path(out, "out"), result, samples, logs)
     return result
 
 
@@ -305,8 +305,8 @@ def embed(
     if isinstance(given, str):
         given = Path(given)
     options = opened._text_options(given, ReadOptions(columns, encoding, skip_invalid))
-    about = embeddings.embed_to(
-        opened.vectors_of(settings), given, path_of(out, "out"), run=opened.path, options=options,
+    about = embeddings.embed_file(
+        opened.vectors_of(settings), given, to_path(out, "out"), run=opened.path, options=options,
         settings=settings, force=force,
     )  # fmt: skip
     return {"run": str(opened.path), **about}
@@ -336,7 +336,7 @@ def generate(
     opened.refuse_task()
     options = ReadOptions(columns, encoding)
     if isinstance(given, str | Path):
-        given = path_of(given, "the file of prompts")
+        given = to_path(given, "the file of prompts")
         options = opened._text_options(given, options)
     elif not isinstance(given, Records):
         items, _ = items_of(given)
@@ -347,7 +347,7 @@ def generate(
         rows = [item if isinstance(item, dict) else {"prompt": item} for item in items]
         given = Records(records_given(rows, columns) if rows else list[Record]())
     n = complete_to(
-        opened.model, opened.tokenizer, given, path_of(out, "out"), sampling_params(sampling), run=opened.path,
+        opened.model, opened.tokenizer, given, to_path(out, "out"), sampling_params(sampling), run=opened.path,
         options=options, force=force,
     )  # fmt: skip
     return {"run": str(opened.path), "out": str(out), "rows": n}

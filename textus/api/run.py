@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from textus.api.checks import check_messages, check_string, is_texts
 from textus.api.conversation import fitting_ids
-from textus.core.arguments import noted, optional_path, path_of
+from textus.core.arguments import note_on_interrupt, to_optional_path, to_path
 from textus.core.errors import DataError, RunError, UsageError
 from textus.reporting.html import check_report_folder
 
@@ -29,7 +29,7 @@ class Run:
     """A trained model in its folder: it generates, talks, scores and evaluates. Reading is lazy."""
 
     def __init__(self, path: str | Path) -> None:
-        self.path = path_of(path, "the run")
+        self.path = to_path(path, "the run")
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
@@ -189,7 +189,7 @@ class Run:
 
         given = Path(given) if isinstance(given, str) else given
         options = ReadOptions(columns, encoding, skip_invalid)
-        about = predict_to_file(self._predictor(task), given, path_of(out, "out"), options, force=force)
+        about = predict_to_file(self._predictor(task), given, to_path(out, "out"), options, force=force)
         return {"run": str(self.path), **about}
 
     def evaluate_task(
@@ -219,7 +219,7 @@ class Run:
         check_report_folder(out)
         if entities is not None:
             from textus.data.read_options import ReadOptions
-            from textus.pipelines.extraction import measured
+            from textus.pipelines.extraction import evaluate_triples
 
             if by or out or skip_invalid:
                 raise UsageError(
@@ -227,7 +227,7 @@ class Run:
                     "--entities: --slice, --out and --skip-invalid go with the rows' own entities; leave them out",
                 )
             options = self._text_options(on, ReadOptions(columns, encoding), entities)
-            found = measured(path_of(entities, "entities"), self.path, path_of(on, "on"), options)
+            found = evaluate_triples(to_path(entities, "entities"), self.path, to_path(on, "on"), options)
             about = {"run": str(self.path), "entities": str(entities), "on": str(on)}
             return {**about, "task": "relations from raw text", **found}
         from textus.data.read_options import ReadOptions, options_of_run
@@ -238,19 +238,19 @@ class Run:
         asked = self.task_as(task, settings) if task else self.task
         known = asked.called in self.tasks
         record = learnt(self.record, asked.called, self.path) if known else {}
-        rows = task_report.read_rows(
-            asked, on, ReadOptions(columns, encoding, skip_invalid), options_of_run(record)
-        )
+        options = ReadOptions(columns, encoding, skip_invalid)
+        rows = task_report.read_rows(asked, on, options, options_of_run(record))
         outputs = read(self.model, asked, self.tokenizer, rows.examples)
-        about = {"run": str(self.path), "on": task_report.name_of(on), "task": asked.called}
-        found = {**about, **task_report.assessed(rows, outputs, by)}
+        about = {"run": str(self.path), "on": task_report.dataset_name(on), "task": asked.called}
+        found = {**about, **task_report.task_metrics(rows, outputs, by)}
         if known:
-            found["rows_trained_on"] = task_report.trained_on(record, rows)
+            found["rows_trained_on"] = task_report.count_train_overlap(record, rows)
             if baselines and (lower := task_report.baselines(self.path, record, rows, outputs)):
                 found["baselines"] = lower
         if out is not None:
-            task_report.write(path_of(out, "out"), found, asked, {self.path.name: self.path / "log.jsonl"})
-            task_report.write_predictions(path_of(out, "out"), rows, outputs)
+            folder, logs = to_path(out, "out"), {self.path.name: self.path / "log.jsonl"}
+            task_report.write_task_report(folder, found, asked, logs)
+            task_report.write_predictions(folder, rows, outputs)
         return found
 
     def triples(
@@ -272,11 +272,13 @@ class Run:
         from textus.pipelines import extraction
 
         if out is not None:
-            extraction.kind_of(path_of(out, "out"), force=force)
+            extraction.format_for(to_path(out, "out"), force=force)
         options = self._text_options(file, ReadOptions(columns, encoding), entities)
-        found = extraction.triples(path_of(file, "file"), path_of(entities, "entities"), self.path, options)
+        found = extraction.extract_triples(
+            to_path(file, "file"), to_path(entities, "entities"), self.path, options
+        )
         if out is not None:
-            extraction.write(path_of(out, "out"), found["triples"], force=force)
+            extraction.write_triples(to_path(out, "out"), found["triples"], force=force)
         return {"run": str(self.path), "entities_run": str(entities), "on": str(file), **found}
 
     def _text_options(self, file: str | Path, given: ReadOptions, *others: str | Path) -> ReadOptions:
@@ -288,7 +290,7 @@ class Run:
 
         records = [self.record, *(Run(path).record for path in others)]
         trained = options_of_all([options_of_run(record) for record in records])
-        return options_for(path_of(file, "file"), given, ReadOptions(encoding=trained.encoding))
+        return options_for(to_path(file, "file"), given, ReadOptions(encoding=trained.encoding))
 
     def task_as(self, name: str, settings: Sequence[str] = ()) -> Task:
         """A task the run has learnt, by its name, or similarity for a run that has not learnt it; `settings` are
@@ -357,14 +359,14 @@ class Run:
         """
         from textus.data.inputs import options_for
         from textus.data.read_options import ReadOptions, options_of_run
-        from textus.evaluation.robustness import robustness
+        from textus.evaluation.robustness import evaluate_robustness
         from textus.tasks.registry import learnt
 
-        words, asked = optional_path(vectors, "vectors"), self.task_called(task)
+        words, asked = to_optional_path(vectors, "vectors"), self.task_called(task)
         trained = options_of_run(learnt(self.record, asked.called, self.path))
-        options = options_for(path_of(on, "on"), ReadOptions(columns, encoding), trained)
-        found = robustness(
-            self.model, asked, self.tokenizer, path_of(on, "on"), options=options, vectors=words
+        options = options_for(to_path(on, "on"), ReadOptions(columns, encoding), trained)
+        found = evaluate_robustness(
+            self.model, asked, self.tokenizer, to_path(on, "on"), options=options, vectors=words
         )
         return {"run": str(self.path), "on": str(on), "task": asked.called, **found}
 
@@ -441,7 +443,7 @@ class Run:
         events = engine.stream([ids], sampling, None if source is None else [source])
         return DecodedStream(events, TextStream(self.tokenizer, sampling.stop))
 
-    @noted()
+    @note_on_interrupt()
     def evaluate(
         self,
         on: Any = None,
@@ -478,7 +480,7 @@ class Run:
                 "option_not_applicable",
                 f"{given[0]}: {self.path} was not fine-tuned for a task; leave it out",
             )
-        from textus.evaluation.perplexity import evaluate, own_findings, sample_quality, sources_among
+        from textus.evaluation.perplexity import evaluate, first_sources, model_metrics, sample_quality
 
         model, tokenizer, texts = (
             self.model,
@@ -489,16 +491,16 @@ class Run:
         result["on"] = (
             ("the texts given" if is_texts(on) else str(on)) if on is not None else "validation split"
         )
-        if found := own_findings(model, tokenizer, texts):
+        if found := model_metrics(model, tokenizer, texts):
             result["findings"] = found
         if samples and model.can_generate:
-            sources = sources_among(model, tokenizer, texts)
+            sources = first_sources(model, tokenizer, texts)
             result["samples"] = sample_quality(model, tokenizer, sources=sources)
         if out is not None:
             from textus.evaluation.comparison import write_evaluation
 
             sample = self._sample(texts) if model.can_generate else None
-            write_evaluation(path_of(out, "out"), result, sample, {self.path.name: self.path / "log.jsonl"})
+            write_evaluation(to_path(out, "out"), result, sample, {self.path.name: self.path / "log.jsonl"})
         return result
 
     def score(self, text: str, *, stride: int | None = None) -> Any:

@@ -19,11 +19,11 @@ from textus.augment.infilling import infill
 from textus.augment.operations import Operation, Synonyms
 from textus.augment.units import Row, TokenizedRecord, take_apart
 from textus.augment.wordnet import find
-from textus.core.console import notice
+from textus.core.console import log_notice
 from textus.core.errors import DataError, UsageError
 from textus.core.io import fingerprint
-from textus.core.names import unknown
-from textus.core.rng import counter_seed
+from textus.core.names import unknown_name_error
+from textus.core.rng import derive_seed
 from textus.data.labeled import Record
 from textus.models import word_vectors
 
@@ -57,7 +57,7 @@ class AugmentSettings:
             raise UsageError("out_of_range", f"augment.rate={self.rate}: must be above 0, and 1 at most")
         for name in self.names:
             if name not in OPERATIONS:
-                raise unknown("operation", name, OPERATIONS)
+                raise unknown_name_error("operation", name, OPERATIONS)
 
     @property
     def names(self) -> list[str]:
@@ -148,9 +148,9 @@ class Augmenter:
         taken, origin = take_apart(values, where), origin_of(values)
         said, found = {said_by(taken, values)}, list[Row]()
         names = list(self.operations)
-        first = counter_seed(self.settings.seed, "first operation", origin)
+        first = derive_seed(self.settings.seed, "first operation", origin)
         for number in range(self.settings.times):
-            random = Random(counter_seed(self.settings.seed, "augment", origin, number))
+            random = Random(derive_seed(self.settings.seed, "augment", origin, number))
             for turn in range(len(names)):
                 name = names[(first + number + turn) % len(names)]
                 copy = changed(taken, self.operations[name], random, self.settings.rate)
@@ -189,5 +189,5 @@ def augmented(records: Sequence[Record], settings: AugmentSettings) -> list[Reco
         found.append(Record({**record.values, "origin": origin_of(record.values)}, record.where))
         copies = augmenter.copies(record.values, record.where)
         found += [Record(copy, f"{record.where}, copy {n}") for n, copy in enumerate(copies, 1)]
-    notice(augmenter.told(len(records)))
+    log_notice(augmenter.told(len(records)))
     return found

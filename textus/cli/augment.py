@@ -156,13 +156,13 @@ def tune(
     Example: textus tune reviews.csv --model lstm --trials 20 --out work/tuned
     """
     from textus import api
-    from textus.reporting.format import table
+    from textus.reporting.format import text_table
 
     words = {**asdict(fixed), "settings": fixed.settings or []}
     found = api.tune(data, out=out, trials=trials, search=search or [], search_space=search_space, **words)
     counts = ", ".join(f"{n} {state}" for state, n in found["counts"].items())
     said = f"best of {trials} trials ({counts}): {found['figure']:.4f}, {found['run']}"
-    return CommandResult(found, f"{table(found['trials'])}\n{said}\nmake it again: {found['command']}")
+    return CommandResult(found, f"{text_table(found['trials'])}\n{said}\nmake it again: {found['command']}")
 
 
 @Parameter(name="*")
@@ -201,7 +201,7 @@ def fewshot(
     """
     from textus import api
     from textus.cli import render
-    from textus.evaluation.fewshot import parse_words
+    from textus.evaluation.fewshot import parse_verbalizer
 
     try:
         shots = tuple(int(each) for each in prompt.shots.split(","))
@@ -209,6 +209,6 @@ def fewshot(
         raise UsageError(
             "invalid_value", f"--shots {prompt.shots}: give whole numbers with commas between, such as 0,1,4"
         ) from error
-    how = {**asdict(prompt), "shots": shots, "verbalizer": parse_words(prompt.verbalizer)}
+    how = {**asdict(prompt), "shots": shots, "verbalizer": parse_verbalizer(prompt.verbalizer)}
     found = api.fewshot(run, data, on=on, columns=columns, encoding=encoding, out=out, **how)
     return CommandResult(found, render.fewshot(found) + (f"\nreport: {out / 'fewshot.html'}" if out else ""))

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from textus.cli.params import RunFolder, SamplingFlags
-from textus.core.console import notice
+from textus.core.console import log_notice
 from textus.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def chat(run: RunFolder, /, *, sampling: SamplingFlags = SamplingFlags()) -> Non
             if opened.chat_fault
             else ("was trained to continue texts, not to chat")
         )
-        notice(f"{run} {why}: it answers with the line it expects next")
+        log_notice(f"{run} {why}: it answers with the line it expects next")
     conversation = Conversation(opened, sampling.given())
     typed = sys.stdin.isatty()
     for question in typed_lines() if typed else piped_lines():
@@ -74,17 +74,17 @@ class Conversation:
             self.turns += [asked, {"role": "assistant", "content": answer}]
         show("\n")
         if (full := full_context(pieces, self.settings, self.run)) or pieces.reason == "length":
-            notice(full or f"… (cut at {pieces.n_tokens} tokens: --max-tokens)")
+            log_notice(full or f"… (cut at {pieces.n_tokens} tokens: --max-tokens)")
 
     def ask_kindly(self, question: str) -> None:
         """`ask` for somebody at the terminal: an error or Ctrl-C ends the answer, not the program."""
         try:
             self.ask(question)
         except UsageError as error:
-            notice(str(error))
+            log_notice(str(error))
         except KeyboardInterrupt:
             show("\n")
-            notice("… (stopped)")
+            log_notice("… (stopped)")
 
     def command(self, line: str) -> bool:
         """Carry out a line that begins with /; False ends the conversation."""
@@ -94,17 +94,17 @@ class Conversation:
             return False
         if name == "/clear":
             self.turns = []
-            notice("the conversation is empty")
+            log_notice("the conversation is empty")
         elif name == "/system":
             self.system = rest or self.system
-            notice(f"system message: {self.system or 'none'}")
+            log_notice(f"system message: {self.system or 'none'}")
         elif name == "/set":
             self.set(rest)
         else:
             if name != "/help":
-                notice(f"unknown command {name}; these are known:")
+                log_notice(f"unknown command {name}; these are known:")
             for form, what in COMMANDS.items():
-                notice(f"  {form:16s} {what}")
+                log_notice(f"  {form:16s} {what}")
         return True
 
     def set(self, assignment: str) -> None:
@@ -122,9 +122,9 @@ class Conversation:
                 now = asdict(sampling_params(changed))
                 self.settings = changed
             except UsageError as error:
-                notice(str(error))
+                log_notice(str(error))
                 return
-        notice(", ".join(f"{key}={setting!r}" for key, setting in now.items()))
+        log_notice(", ".join(f"{key}={setting!r}" for key, setting in now.items()))
 
 
 def full_context(pieces: DecodedStream, settings: dict[str, Any], run: Run) -> str:
@@ -163,7 +163,7 @@ def typed_lines() -> Iterator[str]:
     """What is typed at a prompt, with line editing and history, until Ctrl-D; Ctrl-C clears the line."""
     with contextlib.suppress(ImportError):  # where it is missing, lines are not edited
         import readline  # noqa: F401 — input() uses it once it is imported
-    notice("ask; /help lists commands, Ctrl-D ends")
+    log_notice("ask; /help lists commands, Ctrl-D ends")
     while True:
         try:
             if sys.stdout.isatty():

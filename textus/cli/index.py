@@ -116,7 +116,7 @@ def index_build(
 
     index = api.build_index(file, out=out, run=run, bm25=bm25, force=force, **asdict(read))
     counts = {name: index.record[name] for name in ("documents", "passages")}
-    found = {"index": str(out), **counts, "by": index.way}
+    found = {"index": str(out), **counts, "by": index.default_mode}
     several = f" in {counts['passages']:,} passages" if counts["passages"] > counts["documents"] else ""
     said = f"{out}: {counts['documents']:,} documents{several}, searched by {found['by']}"
     return CommandResult(found, f'{said}\nnext: textus search {out} "…"')
@@ -176,7 +176,7 @@ def search(
         f"{extract(result['text'], query)}"
         for result in results
     ]
-    data = {"index": str(index), "query": query, "mode": mode or opened.way, "found": results}
+    data = {"index": str(index), "query": query, "mode": mode or opened.default_mode, "found": results}
     return CommandResult(data, "\n".join(lines) or "no results: no text has a word of the query")
 
 
@@ -188,12 +188,12 @@ def about(passage: Passage) -> dict[str, Any]:
 
 def extract(text: str, query: str, most: int = 100) -> str:
     """The stretch of a text around the words of a query, on one line."""
-    from textus.pipelines.search_index import terms
+    from textus.pipelines.search_index import bm25_tokens
 
     line = " ".join(text.split())
     if len(line) <= most:
         return line
-    words = set(terms(query))
+    words = set(bm25_tokens(query))
     starts = [
         match.start()
         for match in re.finditer(r"\w", line)

@@ -29,8 +29,8 @@ from textus.cli.params import (
     task_settings,
 )
 from textus.core import arguments
-from textus.core.arguments import noted
-from textus.core.console import notice
+from textus.core.arguments import note_on_interrupt
+from textus.core.console import log_notice
 from textus.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def generate_one(run: Run, prompt: str, sampling: SamplingFlags, *, as_json: boo
             write(piece)
         write("\n")
     if full := full_context(pieces, sampling.given(), run):
-        notice(full)
+        log_notice(full)
     if not as_json:
         return None
     found = {"run": str(run.path), "prompt": prompt, "text": text, "reason": pieces.reason}
@@ -376,7 +376,7 @@ def predict(
         else:
             found = open_run(runs[0]).predict(given, task=task)
         return CommandResult({**about, "answers": found}, render.answers(found))
-    with noted("nothing is kept without --out FILE; begin anew with the same command"):
+    with note_on_interrupt("nothing is kept without --out FILE; begin anew with the same command"):
         rows = list(answered(runs, given, ensemble=ensemble, task=task, **options))
     data = [place_of(record) | told for record, told in rows]
     return CommandResult(
@@ -555,10 +555,10 @@ def show(run: RunFolder, /, *, as_json: Json = False) -> CommandResult:
     """
     from textus import api
     from textus.cli import render
-    from textus.evaluation.inspection import as_text
+    from textus.evaluation.inspection import format_description
 
     data = api.show(run)
-    return CommandResult(data, "\n\n".join([render.history(data), as_text(data), data["mermaid"]]))
+    return CommandResult(data, "\n\n".join([render.history(data), format_description(data), data["mermaid"]]))
 
 
 def doctor(*, as_json: Json = False) -> CommandResult:
@@ -567,10 +567,10 @@ def doctor(*, as_json: Json = False) -> CommandResult:
     Example: textus doctor
     """
     from textus import api
-    from textus.evaluation.inspection import doctor_text
+    from textus.evaluation.inspection import format_doctor
 
     data = api.doctor()
-    return CommandResult(data, doctor_text(data))
+    return CommandResult(data, format_doctor(data))
 
 
 def verify(run: RunFolder, /, *, as_json: Json = False) -> CommandResult:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from textus.core.errors import UsageError
-from textus.core.names import unknown
+from textus.core.names import unknown_name_error
 
 
 @dataclass(frozen=True)
@@ -86,14 +86,14 @@ def task_settings(assignments: list[str] | None) -> list[str]:
     """Assignments without the name of their group; UsageError for another group."""
     for each in assignments or []:
         if not each.startswith("task."):
-            raise unknown("group of settings", each.partition(".")[0], ["task"])
+            raise unknown_name_error("group of settings", each.partition(".")[0], ["task"])
     return [each.removeprefix("task.") for each in assignments or []]
 
 
 @Parameter(name="*")
 @dataclass(frozen=True)
 class SamplingFlags:
-    """How the next token is chosen; a flag that is not given keeps the default of `generation.sampling.SamplingParams`."""
+    """How the next token is chosen; a flag that is not given keeps the default of `SamplingParams`."""
 
     temperature: Annotated[float | None, option("Spread of the choice; 0 is greedy. [default: 0.8]")] = None
     max_tokens: Annotated[int | None, option("Tokens to write at most. [default: 200]")] = None

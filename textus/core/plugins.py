@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
-from textus.core.console import notice
+from textus.core.console import log_notice
 from textus.core.errors import TextusError
 
 if TYPE_CHECKING:
@@ -55,4 +55,4 @@ def _package(point: EntryPoint) -> str:
 
 @cache
 def _warn_once(line: str) -> None:
-    notice(line)
+    log_notice(line)

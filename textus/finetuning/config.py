@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from textus.core.config import assign
+from textus.core.config import apply_overrides
 from textus.core.errors import UsageError
-from textus.core.names import unknown
+from textus.core.names import unknown_name_error
 from textus.data.skipping import parse_share
 from textus.models.nn import lora
 from textus.models.registry import family as family_of
@@ -111,7 +111,7 @@ class FinetuneConfig:
             if (group := each.partition(".")[0]) not in (
                 known := ("model", "train", "optim", "choices", "task", "augment", "method", "mix")
             ):
-                raise unknown("group of settings", group, known)
+                raise unknown_name_error("group of settings", group, known)
         for each in self.of("train"):
             if each.startswith("context_length="):
                 raise UsageError(
@@ -147,7 +147,7 @@ class FinetuneConfig:
     def check_method(self) -> None:
         """A method's name, its settings, and whether there is something to leave as it is."""
         if self.method not in lora.METHODS:
-            raise unknown("method", self.method, lora.METHODS)
+            raise unknown_name_error("method", self.method, lora.METHODS)
         if self.method == "full" and (said := self.of("method")):
             raise UsageError(
                 "option_not_applicable",
@@ -216,12 +216,12 @@ class FinetuneConfig:
     @property
     def mix(self) -> MixSettings:
         """How steps are dealt out among several tasks."""
-        return assign(MixSettings(), self.of("mix"))
+        return apply_overrides(MixSettings(), self.of("mix"))
 
     @property
     def how(self) -> Any:
         """The method's settings."""
-        return assign(lora.METHODS[self.method](), self.of("method"))
+        return apply_overrides(lora.METHODS[self.method](), self.of("method"))
 
     def of(self, group: str) -> list[str]:
         """The assignments of one group, without its name."""

@@ -17,11 +17,11 @@ import torch
 from textus import tokenizers
 from textus.augment.augmenter import AugmentSettings
 from textus.core import hardware
-from textus.core.config import assign, from_dict, to_dict
-from textus.core.console import command_line, notice
+from textus.core.config import apply_overrides, from_dict, to_dict
+from textus.core.console import command_line, log_notice
 from textus.core.errors import DataError, RunError, UsageError
-from textus.core.io import claim, fingerprint, sha256
-from textus.core.rng import counter_seed
+from textus.core.io import check_output_dir, fingerprint, sha256
+from textus.core.rng import derive_seed
 from textus.finetuning import solved
 from textus.finetuning.config import FinetuneConfig
 from textus.finetuning.data import TaskData, read_data, source
@@ -69,7 +69,7 @@ def data_of(
 ) -> TaskData:
     """The data of one task of a fine-tuning, which has a head of this name."""
     cls = task_class(wish.task)
-    data = read_data(cls, assign(cls.config(), wish.of("task")), wish, augment, check)
+    data = read_data(cls, apply_overrides(cls.config(), wish.of("task")), wish, augment, check)
     data.task.called = name
     return data
 
@@ -78,7 +78,7 @@ def augment_settings(wish: FinetuneConfig) -> AugmentSettings | None:
     """How the rows to learn from are augmented, if asked; paths are whole, so that the run can be resumed elsewhere."""
     if not (said := wish.of("augment")):
         return None
-    found = assign(AugmentSettings(seed=wish.seed), said)
+    found = apply_overrides(AugmentSettings(seed=wish.seed), said)
     wordnet, vectors, encoder = (
         path and str(Path(path).resolve()) for path in (found.wordnet, found.vectors, found.encoder)
     )
@@ -114,12 +114,12 @@ def start(
             "conflicting_options",
             "choices.step=native: the kernels read whole weights, not the adapters of --method lora",
         )
-    claim(out, force=force)
+    check_output_dir(out, force=force)
     record = {
         "family": family,
         "config": to_dict(config),
         "settings": to_dict(train),
-        "choices": asdict(choices),
+        "compute": asdict(choices),
         "seed": wish.seed,
         **taught(parts[wish.task]),
         "heads": heads_of(family, parts),
@@ -131,7 +131,7 @@ def start(
         "augment": {**to_dict(augment), "texts": texts_of(parts)} if augment else None,
         "tokenizer": {"kind": tokenizer.kind, "fingerprint": tokenizer.fingerprint},
         "command": command_line(),
-        "versions": hardware.versions(),
+        "versions": hardware.package_versions(),
         "isa": hardware.isa_name(),
     }
     if wish.extra_tasks:
@@ -171,7 +171,7 @@ def others_of(wish: FinetuneConfig, parts: Parts) -> dict[str, Any]:
     wishes = wish.alone()
     return {
         "mix": to_dict(wish.mix),
-        "also": {
+        "extra_tasks": {
             each.name: {
                 **taught(parts[each.name]),
                 "corpus": source(wishes[each.name], parts[each.name]) | hashed(each.data),
@@ -196,12 +196,12 @@ def tell(record: dict[str, Any], ready: TrainingSetup, parts: Parts, rows: dict[
         train, [len(rows[name][0]) for name in parts], sum(len(each.dev) for each in parts.values())
     )
     if isinstance(batches, MultitaskLoader):
-        notice(f"{len(parts)} tasks with {record['family']}: {about}; {steps}, each of one task")
+        log_notice(f"{len(parts)} tasks with {record['family']}: {about}; {steps}, each of one task")
     for name, data in parts.items():
         told = f"{len(data.train):,} rows to learn from"
         labels = f", {len(data.task.labels)} {data.task.answered}" if data.task.labels else ""
         if ready.model.reads_texts:
-            notice(
+            log_notice(
                 f"{name} with {record['family']}: {told}, all at once{labels}; {len(data.dev):,} are held out"
             )
             return
@@ -210,9 +210,9 @@ def tell(record: dict[str, Any], ready: TrainingSetup, parts: Parts, rows: dict[
         if isinstance(batches, MultitaskLoader):
             n = batches.counts(train.steps)[name]
             times = n * batches.parts[name].deal.batch_size / len(rows[name][0])
-            notice(f"{name}: {told}; {n:,} of the steps, its rows are read {times:.1f} times")
+            log_notice(f"{name}: {told}; {n:,} of the steps, its rows are read {times:.1f} times")
         else:
-            notice(f"{name} with {record['family']}: {about}; {told}; {steps}")
+            log_notice(f"{name} with {record['family']}: {about}; {told}; {steps}")
 
 
 def texts_of(parts: Parts) -> str:
@@ -291,7 +291,7 @@ def settings_for(
     train = settings_of(wish, n_rows, n_held, keeps_last=family_of(family)[0].keeps_last)
     heads = heads_of(family, parts).values()
     first = bool(wish.parent and heads) and all(map(solved.can_be_solved, heads)) and train.keep == "best"
-    return assign(replace(train, evaluate_first=first), wish.of("train"))
+    return apply_overrides(replace(train, evaluate_first=first), wish.of("train"))
 
 
 def choices_for(wish: FinetuneConfig, family: str, config: Any) -> ComputeConfig:
@@ -299,7 +299,7 @@ def choices_for(wish: FinetuneConfig, family: str, config: Any) -> ComputeConfig
     no padding, but for adapters with dropout, which are no part of a weight. What was set has the last word.
     """
     fast = fast_bf16() and "bfloat16" in family_of(family)[0].precisions
-    choices = assign(ComputeConfig(precision="bfloat16" if fast else "float32"), wish.of("choices"))
+    choices = apply_overrides(ComputeConfig(precision="bfloat16" if fast else "float32"), wish.of("choices"))
     said = any(each.startswith("step=") for each in wish.of("choices"))
     if said or not fast or choices.precision != "bfloat16" or getattr(wish.how, "dropout", 0.0) > 0:
         return choices
@@ -337,8 +337,8 @@ def prepare(
     be a checkpoint's: no parent is needed and nothing is solved. UsageError where a task would have no step.
     """
     train = from_dict(TrainSettings, record["settings"], "train.")
-    choices = from_dict(ComputeConfig, record["choices"], "choices.")
-    torch.manual_seed(counter_seed(train.seed, "weights"))
+    choices = from_dict(ComputeConfig, record["compute"], "compute.")
+    torch.manual_seed(derive_seed(train.seed, "weights"))
     model, before = model_of(record, begin=begin)
     if model.reads_texts:
         (data,) = parts.values()
@@ -395,13 +395,13 @@ def heads_from(model: LanguageModel, tasks: Sequence[Task], before: dict[str, An
         known = task.called in former and learnt(before, task.called, Path())["labels"] == task.labels
         if known and shape(before["heads"][task.called]) == shape(task.head()):
             model.heads[task.called].load_state_dict(former[task.called].state_dict())
-            notice(f"the head of {task.called} goes on from what it learnt")
+            log_notice(f"the head of {task.called} goes on from what it learnt")
             continue
         new.append(task.called)
         if task.called in former:
-            notice(f"the head of {task.called} begins anew: it had other classes or settings")
+            log_notice(f"the head of {task.called} begins anew: it had other classes or settings")
     if left := [name for name in former if name not in model.heads]:
-        notice(f"heads of other tasks are left behind: {', '.join(left)}")
+        log_notice(f"heads of other tasks are left behind: {', '.join(left)}")
     return new
 
 
@@ -441,7 +441,7 @@ def resume(
     run = open_run(path)
     if run.finished:
         verify(path)
-        notice(f"{path} is finished ({run.record.get('steps', '?')} steps); nothing to resume")
+        log_notice(f"{path} is finished ({run.record.get('steps', '?')} steps); nothing to resume")
         return path
     one_thread()
     moved(run, data, dev)

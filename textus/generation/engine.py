@@ -74,8 +74,8 @@ class Request:
 class Engine:
     """Generates for at most `max_rows` requests at once; others wait in the order they came.
 
-    `end_id`, or any of several, ends a request and is not part of its text. `max_rows` bounds memory: each row holds
-    a cache. `n_ids` is how many ids the tokenizer knows, where the model has more (`generation.sampling.mask_unused_ids`).
+    `end_id` (one id or several) ends a request and is not part of its text. `max_rows` bounds memory: each row holds
+    a cache. `n_ids` is the size of the tokenizer's vocabulary, where the model's is larger (`mask_unused_ids`).
     """
 
     def __init__(

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from textus.core.errors import RunError, UsageError
-from textus.core.names import unknown
+from textus.core.names import unknown_name_error
 from textus.core.rng import uniform
 from textus.data.bucketing import sources_of
 from textus.models.contract import LanguageModel
@@ -95,7 +95,7 @@ def sampling_params(values: dict[str, Any]) -> SamplingParams:
     names = [field.name for field in fields(SamplingParams)]
     for name in values:
         if name not in names:
-            raise unknown("sampling setting", name, names)
+            raise unknown_name_error("sampling setting", name, names)
     if isinstance(stop := values.get("stop", ()), str | list):
         values = {**values, "stop": (stop,) if isinstance(stop, str) else tuple(stop)}
     sampling = SamplingParams(**values)

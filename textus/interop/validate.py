@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from textus.core.console import notice
+from textus.core.console import log_notice
 from textus.core.errors import RunError, UsageError
 
 WIDTH, LAYERS, VOCABULARY, CONTEXT = 1 << 20, 10_000, 1 << 24, 1 << 23
@@ -157,5 +157,5 @@ def eos_ids(where: str, settings: Iterable[tuple[str, Any]], n_ids: int) -> list
             if 0 <= id < n_ids:
                 ids.append(id)
             else:
-                notice(f"{where}: {key} names id {id}, the tokenizer has {n_ids:,} ids; it ends nothing")
+                log_notice(f"{where}: {key} names id {id}, the tokenizer has {n_ids:,} ids; it ends nothing")
     return list(dict.fromkeys(ids))

@@ -42,8 +42,8 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
-from textus.core.names import unknown
-from textus.core.rng import counter_seed
+from textus.core.names import unknown_name_error
+from textus.core.rng import derive_seed
 from textus.data.batch import Batch
 
 
@@ -165,7 +165,7 @@ class LanguageModel(nn.Module):
             ("step", step, self.step_kinds),
         ):
             if value not in known:
-                raise unknown(f"{setting} of a {type(self).__name__.lower()}", value, known)
+                raise unknown_name_error(f"{setting} of a {type(self).__name__.lower()}", value, known)
 
     def varlen_unsupported_reason(self) -> str | None:
         """Why no kernels compute this model's states without padding (`unpadded`), or None where some do."""
@@ -187,7 +187,7 @@ def step_seed(batch: Batch, use: str) -> int:
     torch's own seed is the run's and the step's, for `fit` sets it anew each step; it is read and nothing is drawn
     from it, so that workers share nothing.
     """
-    return counter_seed(torch.initial_seed(), use, batch.position, batch.piece)
+    return derive_seed(torch.initial_seed(), use, batch.position, batch.piece)
 
 
 def token_nll(logits: Tensor, batch: Batch) -> Tensor:

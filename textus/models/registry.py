@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import Any
 
 from textus.core.config import from_dict
-from textus.core.names import unknown
+from textus.core.names import unknown_name_error
 from textus.core.plugins import entry_points
 from textus.models.contract import LanguageModel
 
@@ -50,7 +50,7 @@ def family(name: str) -> tuple[type[LanguageModel], type]:
         return getattr(module, model), getattr(module, config)
     plugins = entry_points("textus.families", built_in)
     if name not in plugins:
-        raise unknown("model", name, [*family_names(), *CLASSIFIERS])
+        raise unknown_name_error("model", name, [*family_names(), *CLASSIFIERS])
     model_class = plugins[name]()
     return model_class, model_class.config_class
 

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from textus.core.config import assign
-from textus.core.console import notice
+from textus.core.config import apply_overrides
+from textus.core.console import log_notice
 from textus.core.errors import DataError, UsageError
 from textus.data.corpus.dialects import RowProblem
 from textus.data.corpus.tables import parse_columns
@@ -256,7 +256,7 @@ def report_findings(task: Task, parts: Parts) -> None:
     usual = ("duplicate", "only in one file")
     for finding in findings(task, parts):
         if finding.kind not in usual:
-            notice(finding.message)
+            log_notice(finding.message)
 
 
 # ── files ──────────────────────────────────────────────────────────────────────────────────────
@@ -277,7 +277,7 @@ def validate(
     Raises UsageError for a task that is not known, DataError for a file that cannot be read at all.
     """
     cls = task_class(task)
-    chosen = assign(cls.config(), list(reader.settings))
+    chosen = apply_overrides(cls.config(), list(reader.settings))
     if run is not None and family is not None:
         raise UsageError(
             "conflicting_options",
