@@ -273,7 +273,7 @@ def measure(family: str, bench: Bench) -> dict[str, Any]:
     shape = (TINY if bench.smoke else SHAPES)[family]
     mine = {
         f"ours {kind}": ours(family, shape, kind)
-        for kind in family_of(family)[0].step_kinds
+        for kind in family_of(family)[0].capabilities.step_kinds
         if not bench.smoke or kind == "eager"
     }
     peers = {

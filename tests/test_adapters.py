@@ -70,7 +70,8 @@ def ids() -> Tensor:
 def states(model: LanguageModel, of: Tensor) -> Tensor:
     """What comes out of the layers: the target's logits for a family that needs a source."""
     with torch.no_grad():
-        return model(of) if model.can_generate and not model.needs_source else model.hidden(of)  # type: ignore[operator]
+        can = model.capabilities
+        return model(of) if can.can_generate and not can.needs_source else model.hidden(of)  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -33,7 +33,7 @@ from textus.evaluation.perplexity import (
     score_text,
 )
 from textus.generation.sampling import SamplingParams
-from textus.models.contract import LanguageModel
+from textus.models.contract import Capabilities, LanguageModel
 from textus.models.decoder import Decoder
 from textus.models.ngram import NGram, NGramConfig
 from textus.models.nn.attention import DecoderConfig
@@ -245,7 +245,8 @@ def test_an_ngram_reads_on_across_windows_and_parts(
         assert each["tokens"] == whole["tokens"]
     assert in_parts["documents"] == 1
     assert (in_windows["window"], whole["window"]) == (7 + 3, 8192 + 3)
-    monkeypatch.setattr(model, "overlap", 0)  # the planted fault: contexts are lost at every window's edge
+    # the planted fault: contexts are lost at every window's edge
+    monkeypatch.setattr(model, "capabilities", Capabilities())
     assert evaluate(model, tokenizer, TEXT)["bits_per_byte"]["value"] > whole["bits_per_byte"]["value"] + 1e-3
 
 
@@ -407,7 +408,7 @@ def test_samples_have_seeds_of_their_own_and_the_same_ones_again(tokenizer: Toke
 
 def test_a_family_that_cannot_generate_has_no_samples(tokenizer: Tokenizer) -> None:
     model = fake(tokenizer)
-    model.can_generate = False
+    model.capabilities = Capabilities(can_generate=False)
     with raises(UsageError, "unsupported_model"):
         sample_quality(model, tokenizer)
 

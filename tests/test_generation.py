@@ -24,7 +24,7 @@ from textus.generation.sampling import (
     sample_index,
 )
 from textus.generation.streaming import TextStream, partial_stop_length
-from textus.models.contract import LanguageModel
+from textus.models.contract import Capabilities, LanguageModel
 from textus.models.registry import build
 from textus.tokenizers import train
 
@@ -348,7 +348,7 @@ def test_prompts_that_cannot_be_continued(ids: list[int], said: list[str]) -> No
 
 def test_a_family_without_generation_says_so() -> None:
     model = fake()
-    model.can_generate = False
+    model.capabilities = Capabilities(can_generate=False)
     with raises(UsageError, "unsupported_model"):
         generate(model, [1], SamplingParams(), None)
 

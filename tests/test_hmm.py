@@ -331,7 +331,7 @@ def test_states_find_the_kinds_of_words() -> None:
     row = [END, *(int(random.choice(kinds[place % 2])) for place in range(200))]
     torch.manual_seed(1)
     model = HMM(HMMConfig(vocab_size=VOCAB, end_id=END, n_state=2))
-    for _ in range(model.passes):
+    for _ in range(model.n_passes()):
         model.count(whole([row]))
         model.update()
     states = model.tag(torch.tensor([row]))[0, 1:]

@@ -118,12 +118,12 @@ class Run:
     @property
     def needs_source(self) -> bool:
         """Whether it makes a text from another."""
-        return self._outline.needs_source
+        return self._outline.capabilities.needs_source
 
     @property
     def can_generate(self) -> bool:
         """Whether it writes texts."""
-        return self._outline.can_generate
+        return self._outline.capabilities.can_generate
 
     def _predictor(self, task: str | None) -> Predictor:
         from textus.tasks.prediction import predictor
@@ -384,7 +384,7 @@ class Run:
         check_string(prompt, "prompt")
         chosen, tokenizer = sampling_params(sampling), self.tokenizer
         ids = [*tokenizer.begin, *tokenizer.encode(prompt)]
-        if self.model.needs_source:
+        if self.model.capabilities.needs_source:
             first = bos_ids(self.model, tokenizer.end_id)
             return self._pieces(first, chosen, tokenizer.end_ids, source=ids)
         return self._pieces(ids or [tokenizer.end_id], chosen, tokenizer.end_ids)
@@ -405,7 +405,7 @@ class Run:
         from textus.tokenizers.chat_template import text_of
 
         check_messages(messages)
-        if self.model.needs_source:
+        if self.model.capabilities.needs_source:
             return self.stream(text_of(messages[-1], len(messages) - 1), **sampling)
 
         chosen = sampling_params(sampling)
@@ -493,13 +493,13 @@ class Run:
         )
         if found := model_metrics(model, tokenizer, texts):
             result["findings"] = found
-        if samples and model.can_generate:
+        if samples and model.capabilities.can_generate:
             sources = first_sources(model, tokenizer, texts)
             result["samples"] = sample_quality(model, tokenizer, sources=sources)
         if out is not None:
             from textus.evaluation.comparison import write_evaluation
 
-            sample = self._sample(texts) if model.can_generate else None
+            sample = self._sample(texts) if model.capabilities.can_generate else None
             write_evaluation(to_path(out, "out"), result, sample, {self.path.name: self.path / "log.jsonl"})
         return result
 
@@ -532,14 +532,14 @@ class Run:
                     "missing_argument", f"{self.path} predicts text: give strings, or the path of a file"
                 )
             return as_texts(items)
-        of_pairs = self.model.needs_source if pairs is None else pairs
+        of_pairs = self.model.capabilities.needs_source if pairs is None else pairs
         return (read_pairs if of_pairs else read_documents)(on, encoding or "", columns)
 
     def _sample(self, texts: Any) -> tuple[str, str]:
         """What the model was given (the first source it can read whole, where it needs one), and its text."""
         from textus.evaluation.perplexity import source_ids
 
-        known = (part for part in texts if part.source and self.model.needs_source)
+        known = (part for part in texts if part.source and self.model.capabilities.needs_source)
         fits = (part.source for part in known if not source_ids(self.model, self.tokenizer, part)[1])
         source = next(fits, "")
         return source, self.generate(source, max_tokens=120, sliding=True)

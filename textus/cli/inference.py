@@ -143,7 +143,7 @@ def generate_one(run: Run, prompt: str, sampling: SamplingFlags, *, as_json: boo
     if as_json:
         text = "".join(pieces)
     else:
-        write("" if run.model.needs_source else prompt)
+        write("" if run.model.capabilities.needs_source else prompt)
         for piece in pieces:
             write(piece)
         write("\n")
@@ -164,7 +164,7 @@ def generate_many(
     from textus.generation.sampling import sampling_params
 
     run.refuse_task()
-    source, chosen = run.model.needs_source, sampling_params(sampling.given())
+    source, chosen = run.model.capabilities.needs_source, sampling_params(sampling.given())
     records: Iterable[Record] = given if isinstance(given, list) else ()
     if isinstance(given, Path):
         options = run._text_options(given, ReadOptions(many.columns, many.encoding))

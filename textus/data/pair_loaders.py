@@ -37,17 +37,17 @@ def loader_for(
     config = sizes.pop("config", None) or model.config
     pairs = getattr(corpus, "pairs", False)
     store = tokenize(corpus, tokenizer, split)
-    if model.needs_source or model.whole_documents:
+    if model.capabilities.needs_source or model.capabilities.one_document_per_row:
         sizes.pop("overlap", None)
         sizes["start_id"] = getattr(config, "start_id", None)
-    if not model.needs_source:
+    if not model.capabilities.needs_source:
         if pairs:
             raise UsageError(
                 "incompatible_data",
                 f"{corpus.path} holds pairs of source and target; train on it with --model encoder-decoder or"
                 " seq2seq, or build a corpus of plain text: one column named text",
             )
-        if model.whole_documents:
+        if model.capabilities.one_document_per_row:
             return BucketLoader(store, **sizes)
         required = model.required_batch_fields(config)
         if "word_starts" in required:

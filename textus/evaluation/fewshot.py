@@ -93,7 +93,10 @@ class PromptScorer:
     def __init__(
         self, model: LanguageModel, tokenizer: Tokenizer, labels: Sequence[str], how: FewShotConfig
     ) -> None:
-        if not (model.can_generate and model.causal) or model.needs_source:
+        if (
+            not (model.capabilities.can_generate and model.capabilities.is_causal)
+            or model.capabilities.needs_source
+        ):
             raise UsageError(
                 "unsupported_model",
                 f"a {type(model).__name__} does not predict what comes next; give a run of a decoder, an lstm, …",

@@ -27,7 +27,7 @@ from textus.finetuning.config import FinetuneConfig
 from textus.finetuning.data import TaskData, read_data, source
 from textus.finetuning.length import in_words, settings_of
 from textus.finetuning.outcome import Watch, conclude, on_all, on_dev, on_dev_texts, watched
-from textus.models.contract import LanguageModel
+from textus.models.contract import CountBased, LanguageModel, RawTextModel
 from textus.models.linear import LabelledTexts
 from textus.models.nn import lora
 from textus.models.registry import build
@@ -140,7 +140,7 @@ def start(
     ready = prepare(record, parts, tokenizer, rows)
     run = create_run(out, record, tokenizer)
     tell(record, ready, parts, rows)
-    if watch and not ready.model.counts:  # there is nothing left to end early
+    if watch and not isinstance(ready.model, CountBased):  # there is nothing left to end early
         ready.evaluate = watched(ready.evaluate, watch)
     train_to_end(run, ready)
     return conclude(run, {name: (data.task, data.dev) for name, data in parts.items()})
@@ -161,9 +161,9 @@ def taught(data: TaskData) -> dict[str, Any]:
 
 def heads_of(family: str, parts: Parts) -> dict[str, Any]:
     """Name → what `heads.build_head` builds; none for a family that reads texts."""
-    return (
-        {} if family_of(family)[0].reads_texts else {name: each.task.head() for name, each in parts.items()}
-    )
+    if issubclass(family_of(family)[0], RawTextModel):
+        return {}
+    return {name: each.task.head() for name, each in parts.items()}
 
 
 def others_of(wish: FinetuneConfig, parts: Parts) -> dict[str, Any]:
@@ -200,7 +200,7 @@ def tell(record: dict[str, Any], ready: TrainingSetup, parts: Parts, rows: dict[
     for name, data in parts.items():
         told = f"{len(data.train):,} rows to learn from"
         labels = f", {len(data.task.labels)} {data.task.answered}" if data.task.labels else ""
-        if ready.model.reads_texts:
+        if isinstance(ready.model, RawTextModel):
             log_notice(
                 f"{name} with {record['family']}: {told}, all at once{labels}; {len(data.dev):,} are held out"
             )
@@ -226,7 +226,7 @@ def beginning(wish: FinetuneConfig, parts: Parts) -> tuple[str, Any, tokenizers.
     """
     if wish.parent:
         model, tokenizer, record = load(wish.parent)
-        if model.reads_texts:
+        if isinstance(model, RawTextModel):
             raise UsageError(
                 "unsupported_model",
                 f"--from {wish.parent}: a {record['family']} model is not gone on from; give --model",
@@ -241,7 +241,7 @@ def beginning(wish: FinetuneConfig, parts: Parts) -> tuple[str, Any, tokenizers.
     cls, config_class = family_of(wish.family)
     tasks = [each.task for each in parts.values()]
     texts = [text for data in parts.values() for each in data.train for text in each.texts]
-    if cls.reads_texts:
+    if issubclass(cls, RawTextModel):
         return wish.family, whole_config(wish, tasks[0], texts), tokenizers.train("char", texts, 20_000)
     seen = [text for data in parts.values() for text in data.task.vocabulary(data.train)]
     tokenizer = tokenizer_for(wish.tokenizer, tasks[0], seen)
@@ -288,7 +288,9 @@ def settings_for(
     """
     n_rows = [len(rows[name][0]) or len(data.train) for name, data in parts.items()]
     n_held = sum(len(data.dev) for data in parts.values())
-    train = settings_of(wish, n_rows, n_held, keeps_last=family_of(family)[0].keeps_last)
+    train = settings_of(
+        wish, n_rows, n_held, keeps_last=family_of(family)[0].capabilities.use_last_checkpoint
+    )
     heads = heads_of(family, parts).values()
     first = bool(wish.parent and heads) and all(map(solved.can_be_solved, heads)) and train.keep == "best"
     return apply_overrides(replace(train, evaluate_first=first), wish.of("train"))
@@ -298,7 +300,7 @@ def choices_for(wish: FinetuneConfig, family: str, config: Any) -> ComputeConfig
     """bfloat16 where the processor is fast at it and the family can; then, where there are some, kernels that compute
     no padding, but for adapters with dropout, which are no part of a weight. What was set has the last word.
     """
-    fast = fast_bf16() and "bfloat16" in family_of(family)[0].precisions
+    fast = fast_bf16() and "bfloat16" in family_of(family)[0].capabilities.precisions
     choices = apply_overrides(ComputeConfig(precision="bfloat16" if fast else "float32"), wish.of("choices"))
     said = any(each.startswith("step=") for each in wish.of("choices"))
     if said or not fast or choices.precision != "bfloat16" or getattr(wish.how, "dropout", 0.0) > 0:
@@ -315,7 +317,7 @@ def encoded(data: TaskData, family: str, config: Any, tokenizer: tokenizers.Toke
     """Both parts as ids for a model of this config; of those to learn from, the ones that have something to learn.
     None for a family that reads texts.
     """
-    if family_of(family)[0].reads_texts:
+    if issubclass(family_of(family)[0], RawTextModel):
         return [], []
     frame = frame_of(config, tokenizer, data.task.settings.longest)
     train, dev = (rows_of(data.task, part, tokenizer, frame) for part in (data.train, data.dev))
@@ -340,7 +342,7 @@ def prepare(
     choices = from_dict(ComputeConfig, record["compute"], "compute.")
     torch.manual_seed(derive_seed(train.seed, "weights"))
     model, before = model_of(record, begin=begin)
-    if model.reads_texts:
+    if isinstance(model, RawTextModel):
         (data,) = parts.values()
         texts: Any = LabelledTexts([whole(each) for each in data.train], [each.label for each in data.train])
         on_texts = partial(on_dev_texts, task=data.task, examples=data.dev, tokenizer=tokenizer)

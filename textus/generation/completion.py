@@ -54,7 +54,7 @@ def encode_prompt(
 ) -> tuple[list[int], list[int] | None]:
     """The ids a model begins with, and those of its source, where it needs one."""
     ids = [*tokenizer.begin, *tokenizer.encode(prompt)]
-    if model.needs_source:
+    if model.capabilities.needs_source:
         return bos_ids(model, tokenizer.end_id), ids
     return ids or [tokenizer.end_id], None
 
@@ -132,7 +132,7 @@ def complete_to(
     claim_output(out, given, force=force)
     records: Callable[[], Iterable[Record]] = lambda: given  # type: ignore[assignment, return-value]  # noqa: E731
     if isinstance(given, Path):
-        records = read_prompts(given, options, source=model.needs_source)
+        records = read_prompts(given, options, source=model.capabilities.needs_source)
         of = fingerprint(
             [sha256(run / "run.json"), content_of(given), astuple(options), form, asdict(sampling)]
         )

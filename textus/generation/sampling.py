@@ -206,7 +206,7 @@ def top_p_filter(weights: np.ndarray, top_p: float) -> np.ndarray:
 def check_prompt(model: LanguageModel, ids: Sequence[int]) -> None:
     """UsageError where the model cannot continue these ids: none given, too many, or not in its
     vocabulary."""
-    if not model.can_generate:
+    if not model.capabilities.can_generate:
         raise UsageError(
             "unsupported_model", f"{type(model).__name__} cannot generate text; take a run of another family"
         )
@@ -274,7 +274,7 @@ def check_source(model: LanguageModel, source: Sequence[int] | None) -> None:
     """UsageError where there is a source the model cannot read: it reads none, or the ids are not its own."""
     if source is None:
         return
-    if not model.needs_source:
+    if not model.capabilities.needs_source:
         raise UsageError(
             "unsupported_model", f"{type(model).__name__} reads no source text; give it a prompt only"
         )

@@ -191,7 +191,7 @@ def read_model(folder: Path) -> ImportedModel:
     config: Any = from_dict(family_of(module.FAMILY)[1], values, "model.")
     if tokenizer is not None:
         tokenizer = check_vocabulary(tokenizer, config.vocab_size, str(folder))
-        if family_of(module.FAMILY)[0].can_generate:
+        if family_of(module.FAMILY)[0].capabilities.can_generate:
             tokenizer.end_also_at(eos_ids_from_config(folder, hf, tokenizer.vocab_size))
     if headed:
         parts = task_heads.read_head(module, headed[2], hf, tensors)
@@ -310,7 +310,7 @@ def write_folder(
         tokenizer.save(out)
         finish_tokenizer(out, family, config, tokenizer)
         hf = {"eos_token_id": tokenizer.end_id, "pad_token_id": tokenizer.pad_id, **hf}
-        if family_of(family)[0].can_generate:
+        if family_of(family)[0].capabilities.can_generate:
             write_json(out / "generation_config.json", generation_config(tokenizer, hf))
     write_json(out / "config.json", {**hf, "dtype": "float32"})
     save_file(tensors, out / WEIGHTS, metadata={"format": "pt"})

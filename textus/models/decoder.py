@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from textus.core.errors import UsageError
 from textus.core.names import unknown_name_error
 from textus.data.batch import Batch
-from textus.models.contract import LanguageModel, Loss, matrices_and_other, step_seed, token_nll
+from textus.models.contract import Capabilities, LanguageModel, Loss, matrices_and_other, step_seed, token_nll
 from textus.models.kernels import native
 from textus.models.nn.attention import DecoderBlock, DecoderConfig, KeyValueCache
 from textus.models.nn.cross_entropy import chunk_loss, cross_entropy
@@ -32,8 +32,9 @@ class Decoder(LanguageModel):
     cached: choices of the run, not of the model, that change only rounding (and speed).
     """
 
-    precisions = ("float32", "bfloat16", "float16")
-    step_kinds = ("eager", "compiled", "native")
+    capabilities = Capabilities(
+        precisions=("float32", "bfloat16", "float16"), step_kinds=("eager", "compiled", "native")
+    )
 
     config: DecoderConfig
     blocks: Any  # nn.ModuleList of Block
@@ -249,7 +250,7 @@ class Decoder(LanguageModel):
 
     def score(self, batch: Batch) -> tuple[Tensor, str]:
         logits = self._logits(self.hidden(batch.ids, documents=batch.documents))
-        return token_nll(logits, batch), self.kind
+        return token_nll(logits, batch), self.capabilities.likelihood
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """`matrices` of the blocks, and everything else (embeddings, head, norms, biases)."""

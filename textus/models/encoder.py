@@ -21,7 +21,7 @@ from textus.core.errors import UsageError
 from textus.core.names import unknown_name_error
 from textus.core.rng import derive_seed
 from textus.data.batch import Batch
-from textus.models.contract import LanguageModel, Loss, matrices_and_other
+from textus.models.contract import Capabilities, LanguageModel, Loss, matrices_and_other
 from textus.models.kernels import native, varlen
 from textus.models.nn.layers import ACTIVATIONS, ATTENTIONS, GATED, make_feed_forward, make_norm
 from textus.models.nn.linear import Linear
@@ -268,11 +268,13 @@ def attention_mask(mask: Tensor | None, documents: Tensor | None) -> Tensor | No
 class Encoder(LanguageModel):
     """A Transformer that reads in both directions. It cannot write; its score is a pseudo-likelihood."""
 
-    precisions = ("float32", "bfloat16", "float16")
-    step_kinds = ("eager", "compiled", "unpadded")
-    can_generate = False
-    causal = False
-    kind = "pseudo"
+    capabilities = Capabilities(
+        can_generate=False,
+        is_causal=False,
+        likelihood="pseudo",
+        precisions=("float32", "bfloat16", "float16"),
+        step_kinds=("eager", "compiled", "unpadded"),
+    )
 
     config: EncoderConfig
     blocks: Any  # nn.ModuleList of EncoderBlock
@@ -494,7 +496,7 @@ class Encoder(LanguageModel):
             logits = self.logits(self.hidden(seen, mask, segments, documents=runs)[row, columns])
             scores.append(F.cross_entropy(logits, batch.targets[rows, columns], reduction="none"))
         nats = torch.zeros_like(batch.weights).index_put(tuple(places.unbind(1)), torch.cat(scores))
-        return nats * batch.weights, self.kind
+        return nats * batch.weights, self.capabilities.likelihood
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """`matrices` of the blocks, and everything else (embeddings, head, norms, biases)."""

@@ -24,7 +24,7 @@ from textus.core.names import unknown_name_error
 from textus.data.batch import Batch
 from textus.data.bucketing import real_source
 from textus.data.denoising import OBJECTIVES
-from textus.models.contract import LanguageModel, Loss, matrices_and_other, step_seed, token_nll
+from textus.models.contract import Capabilities, LanguageModel, Loss, matrices_and_other, step_seed, token_nll
 from textus.models.nn.attention import KeyValueCache
 from textus.models.nn.cross_entropy import chunk_loss, cross_entropy
 from textus.models.nn.layers import GATED, causal_mask, make_feed_forward, make_norm
@@ -249,9 +249,9 @@ class EncoderDecoder(LanguageModel):
     activations are computed in and whether torch's fused attention is used; both change only rounding.
     """
 
-    needs_source = True
-    counted_dropout = True
-    precisions = ("float32", "bfloat16", "float16")
+    capabilities = Capabilities(
+        needs_source=True, counter_based_dropout=True, precisions=("float32", "bfloat16", "float16")
+    )
 
     @classmethod
     def config_for_size(cls, n_layer: int, d_model: int, context_length: int) -> dict[str, Any]:
@@ -505,7 +505,7 @@ class EncoderDecoder(LanguageModel):
     def score(self, batch: Batch) -> tuple[Tensor, str]:
         memory, bias = self.encode_source(batch.source, len(batch.ids))
         logits = self._logits(self._decode(batch.ids, memory, bias, batch.documents))
-        return token_nll(logits, batch), self.kind
+        return token_nll(logits, batch), self.capabilities.likelihood
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """`matrices` of the blocks, and everything else (embeddings, head, norms, biases)."""

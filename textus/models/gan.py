@@ -28,7 +28,7 @@ from textus.core.errors import UsageError
 from textus.core.names import unknown_name_error
 from textus.core.rng import derive_seed
 from textus.data.batch import Batch
-from textus.models.contract import LanguageModel, Loss, step_seed, token_nll
+from textus.models.contract import Capabilities, LanguageModel, Loss, step_seed, token_nll
 from textus.models.nn.cross_entropy import cross_entropy
 from textus.models.nn.linear import Linear
 from textus.models.nn.recurrent import Recurrent
@@ -152,9 +152,9 @@ def policy_loss(logs: Tensor, values: Tensor, alive: Tensor) -> Tensor:
 class GAN(LanguageModel):
     """See the module."""
 
-    precisions = ("float32", "bfloat16")
-    whole_documents = True
-    keeps_last = True
+    capabilities = Capabilities(
+        precisions=("float32", "bfloat16"), one_document_per_row=True, use_last_checkpoint=True
+    )
 
     def __init__(self, config: GANConfig) -> None:
         super().__init__()
@@ -236,7 +236,7 @@ class GAN(LanguageModel):
         """Nats of each target: (B, T)."""
         rows, places = unpack_documents(batch)
         logits = self.logits(self.hidden(rows.ids))
-        return repack_documents(token_nll(logits, rows), places, batch), self.kind
+        return repack_documents(token_nll(logits, rows), places, batch), self.capabilities.likelihood
 
     @torch.no_grad()
     def sample(

@@ -221,7 +221,6 @@ class HMMCache:
 class HMM(LanguageModel):
     """A hidden Markov model; see the module. Before the first `update` it is random, by torch's global seed."""
 
-    counts = True
     start: Tensor  # (S,)
     midway: Tensor  # (S,)
     transition: Tensor  # (S, S) from a row's state to a column's
@@ -230,7 +229,6 @@ class HMM(LanguageModel):
     def __init__(self, config: HMMConfig) -> None:
         super().__init__()
         self.config = config
-        self.passes = config.passes
         states, vocab_size = config.n_state, config.vocab_size
         even = torch.full((states,), 1 / states, dtype=torch.double)
         # States that begin alike stay alike long. A strong taste of each makes the difference: after 10 passes
@@ -245,6 +243,10 @@ class HMM(LanguageModel):
         self._expected: ExpectedCounts | None = None
 
     # learning
+
+    def n_passes(self) -> int:
+        """Iterations of expectation maximisation."""
+        return self.config.passes
 
     def count(self, batch: Batch) -> None:
         """Add a batch's expected counts (Baum–Welch's E step). UsageError: an id outside the vocabulary."""
@@ -317,7 +319,7 @@ class HMM(LanguageModel):
         emitted, belief = self.emission.T, self.new_cache(len(batch.ids), 0).belief
         steps = self._read(batch.ids, belief, new, None)
         scores = [(belief * emitted[batch.targets[:, t]]).sum(1) for t, belief in enumerate(steps)]
-        return -torch.stack(scores, 1).log().float() * batch.weights, self.kind
+        return -torch.stack(scores, 1).log().float() * batch.weights, self.capabilities.likelihood
 
     def new_cache(self, batch_size: int, length: int, source: Tensor | None = None) -> HMMCache:
         """A cache of rows that have seen nothing; it has the same size whatever the `length`."""

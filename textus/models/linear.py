@@ -26,7 +26,7 @@ from textus.core.config import from_dict, to_dict
 from textus.core.console import log_notice
 from textus.core.errors import DataError, UsageError
 from textus.core.names import unknown_name_error
-from textus.models.contract import LanguageModel, Loss
+from textus.models.contract import Capabilities, LanguageModel, Loss
 from textus.models.nn.layers import ACTIVATIONS
 from textus.models.nn.registry import INITIALISATIONS
 from textus.models.word_vectors import WordVectors
@@ -446,15 +446,17 @@ class LinearTextModel(LanguageModel):
     beside the weights, as JSON in bytes.
     """
 
-    counts = True
-    can_generate = False
-    reads_texts = True
+    capabilities = Capabilities(can_generate=False)
     fitted: Tensor  # uint8
 
     def __init__(self, config: LinearConfig) -> None:
         super().__init__()
         self.config, self.classifier = config, LinearClassifier(config)
         self.register_buffer("fitted", torch.zeros(0, dtype=torch.uint8))
+
+    def n_passes(self) -> int:
+        """One: all texts are given at once."""
+        return 1
 
     def count(self, batch: LabelledTexts) -> None:
         """Take what there is to learn from."""

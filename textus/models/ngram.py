@@ -31,7 +31,7 @@ from torch import Tensor
 from textus.core.console import log_notice
 from textus.core.errors import UsageError
 from textus.data.batch import Batch
-from textus.models.contract import LanguageModel, Loss
+from textus.models.contract import Capabilities, LanguageModel, Loss
 
 Array = NDArray[Any]
 
@@ -288,8 +288,6 @@ class NGramCache:
 class NGram(LanguageModel):
     """Interpolated modified Kneser–Ney; see the module. Before `update` every id is equally likely."""
 
-    counts = True
-    passes = 1
     discounts: Tensor  # (N, 3) float64: D1, D2, D3+ of each length, for looking at
     probability_1: Tensor  # (V,)
     backoff_1: Tensor  # (V,), not at order 1
@@ -297,7 +295,7 @@ class NGram(LanguageModel):
     def __init__(self, config: NGramConfig) -> None:
         super().__init__()
         self.config = config
-        self.overlap = config.order - 1
+        self.capabilities = Capabilities(overlap=config.order - 1)
         self._pending: list[tuple[Array, Array, Array]] = []  # ids, need, length of batches not yet counted
         self._n_pending = 0
         self._folded: list[Counts] = []  # of falling size, so each n-gram is merged log n times
@@ -314,6 +312,10 @@ class NGram(LanguageModel):
         return getattr(self, f"{name}_{n}")
 
     # learning
+
+    def n_passes(self) -> int:
+        """One: all counts are known after it."""
+        return 1
 
     def count(self, batch: Batch) -> None:
         """Count the real targets of a batch (weight > 0); the others are context. UsageError: foreign id."""
@@ -437,7 +439,7 @@ class NGram(LanguageModel):
             place = longer
         nats = torch.zeros(batch.targets.numel(), device=logs.device)
         nats[text.origin] = -logs
-        return nats.view_as(batch.targets) * batch.weights, self.kind
+        return nats.view_as(batch.targets) * batch.weights, self.capabilities.likelihood
 
     def forward(self, ids: Tensor, cache: NGramCache | None = None, lengths: Tensor | None = None) -> Tensor:
         """ids (B, T) → log-probabilities (B, T, V) of the next id, float32."""

@@ -13,7 +13,7 @@ LSTM, 3 GRU, 1 Elman), S parts of a state (2 LSTM: what is shown and what is kep
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from textus.core.errors import UsageError
 from textus.core.names import unknown_name_error
 from textus.data.batch import Batch
-from textus.models.contract import LanguageModel, Loss, matrices_and_other, step_seed, token_nll
+from textus.models.contract import Capabilities, LanguageModel, Loss, matrices_and_other, step_seed, token_nll
 from textus.models.nn.cross_entropy import cross_entropy
 from textus.models.nn.linear import Linear
 from textus.models.nn.rnn_cells import (
@@ -111,8 +111,7 @@ class RNN(LanguageModel):
     torch's state, so micro-batches may be worked on at once.
     """
 
-    precisions = ("float32", "bfloat16")
-    counted_dropout = True
+    capabilities = Capabilities(precisions=("float32", "bfloat16"), counter_based_dropout=True)
 
     @classmethod
     def config_for_size(cls, n_layer: int, d_model: int, context_length: int) -> dict[str, Any]:
@@ -126,7 +125,7 @@ class RNN(LanguageModel):
         super().__init__()
         self.config = config
         self.precision = torch.float32
-        self.can_generate = not config.bidirectional
+        self.capabilities = replace(self.capabilities, can_generate=not config.bidirectional)
         self.n_directions = 2 if config.bidirectional else 1
         width = config.d_model // self.n_directions
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
@@ -271,7 +270,7 @@ class RNN(LanguageModel):
     def score(self, batch: Batch) -> tuple[Tensor, str]:
         self._check_direction()
         logits = self._logits(self.hidden(batch.ids, documents=batch.documents))
-        return token_nll(logits, batch), self.kind
+        return token_nll(logits, batch), self.capabilities.likelihood
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """`matrices` of the layers, and everything else (embedding, head, biases)."""

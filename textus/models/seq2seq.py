@@ -23,7 +23,7 @@ from textus.core.names import unknown_name_error
 from textus.core.rng import derive_seed
 from textus.data.batch import Batch
 from textus.data.bucketing import real_source
-from textus.models.contract import LanguageModel, Loss, matrices_and_other, step_seed, token_nll
+from textus.models.contract import Capabilities, LanguageModel, Loss, matrices_and_other, step_seed, token_nll
 from textus.models.nn.cross_entropy import cross_entropy
 from textus.models.nn.linear import Linear
 from textus.models.nn.rnn_cells import (
@@ -164,9 +164,9 @@ class Seq2Seq(LanguageModel):
     the source.
     """
 
-    needs_source = True
-    counted_dropout = True
-    precisions = ("float32", "bfloat16")
+    capabilities = Capabilities(
+        needs_source=True, counter_based_dropout=True, precisions=("float32", "bfloat16")
+    )
 
     config: Seq2SeqConfig
     layers: Any  # nn.ModuleList of the decoder's torch.nn modules of one layer
@@ -332,7 +332,7 @@ class Seq2Seq(LanguageModel):
     def score(self, batch: Batch) -> tuple[Tensor, str]:
         memory, start = self.encode_source(batch.source, len(batch.ids))
         logits = self._logits(self._decode(batch.ids, memory, start, batch.documents))
-        return token_nll(logits, batch), self.kind
+        return token_nll(logits, batch), self.capabilities.likelihood
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """`matrices` of layers, bridge and attention, and everything else (embedding, head, biases, scores)."""

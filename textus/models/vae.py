@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -30,7 +30,7 @@ from textus.core.names import unknown_name_error
 from textus.core.rng import derive_seed
 from textus.data.batch import Batch
 from textus.data.bucketing import real_source
-from textus.models.contract import LanguageModel, Loss, step_seed, token_nll
+from textus.models.contract import Capabilities, LanguageModel, Loss, step_seed, token_nll
 from textus.models.nn.cross_entropy import cross_entropy
 from textus.models.nn.linear import Linear
 from textus.models.nn.vae_modules import Bodies, State, real_positions, repack_documents, unpack_documents
@@ -172,9 +172,9 @@ class VAECache:
 class VAE(LanguageModel):
     """See the module. The embedding has one row more than the vocabulary, for hidden words, and is the head too."""
 
-    kind = "bound"
-    precisions = ("float32", "bfloat16")
-    whole_documents = True
+    capabilities = Capabilities(
+        likelihood="bound", precisions=("float32", "bfloat16"), one_document_per_row=True
+    )
     draws: Tensor
 
     def __init__(self, config: VAEConfig) -> None:
@@ -183,7 +183,7 @@ class VAE(LanguageModel):
         self.precision = torch.float32
         width, latent = config.d_model, config.d_latent
         sources = 1 if config.conditional else 0
-        self.needs_source = config.conditional
+        self.capabilities = replace(self.capabilities, needs_source=config.conditional)
         self.embedding = nn.Embedding(config.vocab_size + 1, width)
         nn.init.normal_(self.embedding.weight, std=0.1)
         self.encoder, self.decoder = Bodies[config.body](config)
@@ -314,7 +314,7 @@ class VAE(LanguageModel):
         spread = kl.sum(1) / (rows.weights > 0).sum(1).clamp(min=1)
         return repack_documents(
             token_nll(logits, rows) + spread[:, None] * rows.weights, places, batch
-        ), self.kind
+        ), self.capabilities.likelihood
 
     def bound(self, batch: Batch, n_samples: int = 1, seed: int = 0) -> Tensor:
         """Nats of each text (B,), one a row, by the importance-weighted bound of `n_samples` draws: it falls towards

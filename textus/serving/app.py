@@ -69,7 +69,7 @@ def create_app(
             "duplicate_name", f"two models have one name ({', '.join(known)}); rename one of the run folders"
         )
     for each in served:
-        if not each.model.can_generate:
+        if not each.model.capabilities.can_generate:
             raise UsageError(
                 "unsupported_model",
                 f"{each.name} cannot be served: {type(each.model).__name__} reads texts and generates none; take a run"

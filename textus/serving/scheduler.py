@@ -55,7 +55,7 @@ class ServedModel:
 
     def engine_input(self, ids: list[int]) -> tuple[list[int], list[int] | None]:
         """The ids to continue and the source: for a model that makes a text from another, the prompt is that other."""
-        if not self.model.needs_source:
+        if not self.model.capabilities.needs_source:
             return ids, None
         return bos_ids(self.model, self.tokenizer.end_id), ids
 

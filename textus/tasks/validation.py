@@ -25,6 +25,7 @@ from textus.data.corpus.dialects import RowProblem
 from textus.data.corpus.tables import parse_columns
 from textus.data.labeled import Record, read_records
 from textus.data.skipping import BadRow, in_order, parse_rows, unread
+from textus.models.contract import CountBased
 from textus.models.registry import family as family_of
 from textus.tasks.base import Example, Task, has_blanks
 from textus.tasks.encoding import frame_of
@@ -387,7 +388,7 @@ def context_of(run: Path | None, family: str | None) -> tuple[Tokenizer | None, 
         model, tokenizer, _ = opened(run)
         return tokenizer, frame_of(model.config, tokenizer).longest
     cls, _ = family_of(family or "encoder")
-    if cls.reads_texts or cls.counts:
+    if issubclass(cls, CountBased):
         return None, None
     return None, cls.config_for_size(n_layer=2, d_model=256, context_length=USUAL_CONTEXT).get(
         "context_length"

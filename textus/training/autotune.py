@@ -32,8 +32,8 @@ def fast_bf16() -> bool:
 def candidates(model: LanguageModel, *, compiled: bool) -> list[ComputeConfig]:
     """Ways this machine could compute this model, the likeliest first."""
     why_not = getattr(model, "native_unsupported_reason", lambda: "this family has no kernels")()
-    precision = "bfloat16" if fast_bf16() and "bfloat16" in model.precisions else "float32"
-    compiled = compiled and "compiled" in model.step_kinds
+    precision = "bfloat16" if fast_bf16() and "bfloat16" in model.capabilities.precisions else "float32"
+    compiled = compiled and "compiled" in model.capabilities.step_kinds
     if hardware.gpu_name() is not None:
         return [
             ComputeConfig(precision, "fused", step, "cuda")
@@ -84,7 +84,11 @@ def measure(
         measured["cpu_seconds_by_turn"] = {str(at): round(used, 4) for at, used in turns.items()}
     cores = hardware.usable_cores()
     # else dropout is drawn from one stream, which workers would race for
-    shareable = best.step == "native" or model.counted_dropout or not getattr(config, "dropout", 0.0)
+    shareable = (
+        best.step == "native"
+        or model.capabilities.counter_based_dropout
+        or not getattr(config, "dropout", 0.0)
+    )
     if cores > 1 and best.device == "cpu" and shareable and model.backward is None and fits(cores):
         used, together = time_step(family, config, train, batch, replace(best, workers=cores))
         measured["seconds_by_workers"] = {"1": round(alone, 4), str(cores): round(together, 4)}

@@ -24,7 +24,7 @@ from textus.generation.engine import Engine
 from textus.generation.sampling import SamplingParams, bos_ids
 from textus.interop.registry import export_blocker
 from textus.models import word_vectors as vectors
-from textus.models.contract import LanguageModel
+from textus.models.contract import CountBased, LanguageModel
 from textus.models.registry import build
 from textus.models.registry import family as family_of
 from textus.runs.store import (
@@ -86,7 +86,7 @@ def start(
     read = tokenizers.load(tokenizer)
     known = word_vectors(embeddings, family) if embeddings else None
     store = tokenize(corpus, read, "train")
-    if family_of(family)[0].counts:
+    if issubclass(family_of(family)[0], CountBased):
         plan = plan_count(wish, read, store)
     else:
         plan = plan_neural(wish, read, store, started, partial(feed, corpus=corpus, tokenizer=read))
@@ -147,7 +147,7 @@ def take_weights(model: LanguageModel, other: LanguageModel, parent: Path) -> No
 
 def word_vectors(file: Path, family: str) -> vectors.WordVectors:
     """The vectors of a file; UsageError for a family that has no use for them."""
-    if family_of(family)[0].counts:
+    if issubclass(family_of(family)[0], CountBased):
         raise UsageError(
             "option_not_applicable",
             f"--embeddings {file}: the family {family!r} counts, it has no input embedding; leave the flag out, or"
@@ -191,10 +191,10 @@ def one_thread() -> None:
 
 def _tell(plan: Plan, store: TokenDataset, corpus: Corpus, model: LanguageModel) -> None:
     train, choices = plan.train, plan.choices
-    if model.counts:
+    if isinstance(model, CountBased):
         log_notice(f"{plan.family}: counting {store.n_targets:,} tokens")
         return
-    if model.needs_source and not corpus.pairs:
+    if model.capabilities.needs_source and not corpus.pairs:
         log_notice(without_pairs(model))
     weights = sum(p.numel() for p in model.parameters())
     tokens = train.steps * plan.tokens_a_step
@@ -283,7 +283,7 @@ def prepare(
     model = build(record["family"], record["config"])
     if begin and record.get("parent"):
         begin_as(model, record)
-    if not model.counts:
+    if not isinstance(model, CountBased):
         model.to(choices.device)
         model.set_compute(choices.precision, choices.attention, choices.step)
     vocabulary = model.config.vocab_size
@@ -293,7 +293,7 @@ def prepare(
             f"model.vocab_size={vocabulary}: the tokenizer has {tokenizer.vocab_size} ids; leave the setting out",
         )
     context = model.config.context_length
-    if context is not None and train.context_length > context and not model.counts:
+    if context is not None and train.context_length > context and not isinstance(model, CountBased):
         raise UsageError(
             "incompatible_settings",
             f"train.context_length={train.context_length} is longer than the model's context of {context}; set"
@@ -301,7 +301,7 @@ def prepare(
         )
     backward = type(model).backward or GradientAccumulator(model, choices.workers).of_all(train.micro_batches)
     batches = feed(model, train, corpus, tokenizer)
-    evaluate = None if model.counts else _evaluation(model, corpus, tokenizer, train)
+    evaluate = None if isinstance(model, CountBased) else _evaluation(model, corpus, tokenizer, train)
     check_patience(model, train, evaluate)
     return TrainingSetup(model, batches, train, backward, evaluate)
 
@@ -371,7 +371,7 @@ def _evaluation(
     def evaluate(model: LanguageModel) -> dict[str, Any]:
         found: dict[str, Any] = {"validation": round(validation_loss(model, batches), 6)}
         found |= model.validation_metrics(batches)
-        if not model.can_generate:
+        if not model.capabilities.can_generate:
             return found
         engine = Engine(model, end_id=tokenizer.end_id)
         events = engine.stream([first], [sampling], None if source is None else [source])
