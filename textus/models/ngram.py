@@ -311,8 +311,6 @@ class NGram(LanguageModel):
         """`keys`, `probability` or `backoff` of the n-grams of length n; the latter two are logs, in nats."""
         return getattr(self, f"{name}_{n}")
 
-    # learning
-
     def n_passes(self) -> int:
         """One: all counts are known after it."""
         return 1
@@ -398,8 +396,6 @@ class NGram(LanguageModel):
         if n > 1:
             setattr(self, f"keys_{n}", torch.from_numpy(keys).to(device))
             setattr(self, f"backoff_{n - 1}", torch.from_numpy(backoff.astype(np.float32)).to(device))
-
-    # using
 
     def _search(self, n: int, keys: Tensor) -> Tensor:
         """The places of `keys` in the table of length n, ABSENT where they are not in it."""
@@ -490,8 +486,6 @@ class NGram(LanguageModel):
         ids = torch.full((batch_size, self.config.order - 1), ABSENT, device=device)
         return NGramCache(ids, torch.zeros(batch_size, dtype=torch.long, device=device))
 
-    # saving
-
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
         """Take tables of any length, but only sound ones: the rest is told as torch tells a mismatch."""
         errors: list[str] = args[-1]
@@ -524,8 +518,6 @@ class NGram(LanguageModel):
                     yield f"{name}_{n} has {len(table)} values for {size} {n}-grams"
                 elif not bool((table.isfinite() & (table <= 0)).all()):
                     yield f"{name}_{n} has values that are not logs of a share"
-
-    # for others
 
     def write_arpa(self, path: Path, tokens: list[str]) -> None:
         """Write the model as an ARPA file (base-10 logs) for `kenlm` and others to read; `tokens[i]` is id i.
