@@ -82,9 +82,7 @@ class Engine:
         self, model: LanguageModel, *, end_id: Ends, max_rows: int = 8, n_ids: int | None = None
     ) -> None:
         if max_rows < 1:
-            raise UsageError(
-                "out_of_range", f"max_rows={max_rows} leaves no room to generate; give 1 or more"
-            )
+            raise UsageError("out_of_range", f"max_rows={max_rows} is too small; give 1 or more")
         self.model = model
         self.ends = eos_ids(end_id)
         self.n_ids = n_ids
@@ -236,7 +234,7 @@ class Engine:
         )
 
     def _choose(self, logits: Tensor) -> list[TokenEvent]:
-        """Draw an id for every row of logits (B, V), tell of it, and let the finished rows go."""
+        """Sample an id for every row of logits (B, V), emit its event, and release finished rows."""
         events, keep = [], []
         rows = mask_unused_ids(logits, self.n_ids).float().cpu().numpy()
         for row, (request, scores) in enumerate(zip(self.running, rows, strict=True)):
@@ -262,7 +260,7 @@ class Engine:
         return events
 
     def _keep_rows(self, rows: list[int]) -> None:
-        """Only these rows go on."""
+        """Keep only these rows."""
         if len(rows) == len(self.running):
             return
         with torch.inference_mode():  # `cancel` comes here too, and the cache was made in this mode
@@ -285,7 +283,7 @@ def failure(error: Exception) -> TextusError:
 def group_by_length(requests: list[Request]) -> list[list[Request]]:
     """Groups to be read together, the longest at most twice the shortest: padding costs time too."""
     groups: list[list[Request]] = []
-    for request in sorted(requests, key=lambda each: len(each.ids)):
+    for request in sorted(requests, key=lambda waiting: len(waiting.ids)):
         if groups and len(request.ids) <= 2 * len(groups[-1][0].ids):
             groups[-1].append(request)
         else:

@@ -117,8 +117,8 @@ def eos_ids(ends: Ends) -> frozenset[int]:
 
 
 def mask_unused_ids(logits: Tensor, n_ids: int | None) -> Tensor:
-    """Logits (..., V) in which ids from `n_ids` on can never be chosen: models round their vocabulary up, and what
-    no tokenizer knows is no text. Only choosing leaves them out; likelihoods stay what the model says.
+    """Logits (..., V) in which ids from `n_ids` on are never sampled: models round their vocabulary up, and the
+    tokenizer cannot decode those. Likelihoods are unchanged.
     """
     size = logits.shape[-1]
     if n_ids is None or n_ids >= size:
@@ -133,7 +133,7 @@ def sample_id(
     `step`.
 
     `history` are the ids the model still sees, for the repetition penalty. Equal inputs give equal ids,
-    whatever else is going on; ties go to the smallest id. Raises RunError where the logits are not numbers.
+    whatever else is generated; ties go to the smallest id. Raises RunError where the logits are not numbers.
     """
     scores = logits.float().cpu().numpy() if isinstance(logits, Tensor) else logits
     if sampling.repetition_penalty != 1.0:
@@ -187,7 +187,7 @@ def filtered_probs(scores: np.ndarray, highest: float, sampling: SamplingParams)
 
 
 def top_p_filter(weights: np.ndarray, top_p: float) -> np.ndarray:
-    """Keep the ids before which, from the likeliest down, less than `top_p` of the whole weight lies."""
+    """Keep the likeliest ids up to and including the one that reaches `top_p` of the total weight."""
     total = weights.sum()
     # Ids under this bound weigh together at most 1 - top_p, so they are all in the tail: no need to sort
     # them.
@@ -228,7 +228,7 @@ def check_prompt(model: LanguageModel, ids: Sequence[int]) -> None:
 
 
 def fills_context(ids: Sequence[int], sampling: SamplingParams, context_length: int | None) -> bool:
-    """Whether one more id after `ids` is the last: the context is full with it, and `sliding` was not asked for."""
+    """Whether one more id after `ids` is the last: the context is full with it, and `sliding` is off."""
     return not sampling.sliding and context_length is not None and len(ids) + 1 >= context_length
 
 

@@ -1,9 +1,9 @@
 """Pretrained weights in and out: what a foreign model is called here, and its weights under our names.
 
 An architecture is one module of this package, named in `registry.MODULES`, that keeps the `ArchitectureSpec`
-protocol: which classes of `transformers` it stands for, how their configuration becomes ours and back, and a list of
+protocol: which classes of `transformers` it covers, how their configuration becomes ours and back, and a list of
 `WeightMapping`s. The one list serves both ways: to import, the parts of each of our tensors are read and joined; to
-export, each part is cut out and written under its own name. Where the tensors lie does not matter to it
+export, each part is cut out and written under its own name. Where the tensors are stored does not matter to it
 (`TensorReader`): a folder of safetensors (`folder`), a GGUF file (`gguf`) or a llama2.c file (`llama2c`).
 """
 
@@ -28,7 +28,7 @@ from textus.tokenizers import Tokenizer
 
 @dataclass(frozen=True)
 class WeightMapping:
-    """One foreign tensor, and where it lies in one of ours.
+    """One foreign tensor, and its place in one of ours.
 
     A fused tensor has several parts, each some `rows` (first, last + 1) of it, in order and without gaps.
     `transposed`: the foreign tensor is (inputs, outputs), as GPT-2's are.
@@ -65,7 +65,7 @@ class ArchitectureSpec(Protocol):
 
     @property
     def IGNORED(self) -> tuple[str, ...]:
-        """Regular expressions of whole tensor names that carry nothing learnt (masks, angles): passed over."""
+        """Regular expressions of tensor names without trained weights (masks, angles), which are skipped."""
         ...
 
     @property
@@ -83,7 +83,7 @@ class ArchitectureSpec(Protocol):
         ...
 
     def config_to(self, config: Any, /) -> dict[str, Any]:
-        """config.json from our config, with `architectures`; UsageError saying what the architecture cannot
+        """config.json from our config, with `architectures`; UsageError for what the architecture cannot
         hold.
         """
         ...
@@ -100,7 +100,7 @@ class ArchitectureSpec(Protocol):
 
 
 class TensorReader(Protocol):
-    """Foreign tensors, wherever they lie; read one by one, so that no more than the model is in memory."""
+    """Foreign tensors from any storage, read one by one, so that no more than the model is in memory."""
 
     where: str
     """The file or folder, for messages."""
@@ -147,7 +147,7 @@ def read_weights(module: ArchitectureSpec, config: Any, tensors: TensorReader) -
         if (shape := tensors.shapes[names[part.theirs]]) != (wanted := part.shape(whole[part.ours])):
             raise RunError(
                 "weights_mismatch",
-                f"{tensors.where}: the tensor {names[part.theirs]} has shape {list(shape)}, its configuration says"
+                f"{tensors.where}: the tensor {names[part.theirs]} has shape {list(shape)}, its configuration gives"
                 f" {list(wanted)}; the two are not of one model",
             )
     weights: dict[str, Tensor] = {}
@@ -193,7 +193,7 @@ OLDER = re.compile("|".join(map(re.escape, NEWER)))
 
 
 def is_ignored(module: ArchitectureSpec, name: str) -> bool:
-    """Whether a tensor of that name carries nothing learnt."""
+    """Whether a tensor of that name holds no trained weights."""
     return any(re.fullmatch(rule, name) for rule in module.IGNORED)
 
 

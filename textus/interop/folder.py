@@ -52,7 +52,7 @@ class SafeTensors:
             self._open(path, names)
 
     def _open(self, path: Path, names: set[str] | None) -> None:
-        """Note where each tensor of a file lies; the library checks that they fill it without overlap."""
+        """Record the tensors of a file; the library checks that they fill it without overlap."""
         try:
             file = safe_open(path, framework="pt")
         except FileNotFoundError as error:
@@ -83,7 +83,7 @@ class SafeTensors:
 
 
 def weight_files(folder: Path) -> dict[Path, set[str] | None]:
-    """The weights' files, with the tensors that the index says are in each (None where there is no index)."""
+    """The weights' files, with the tensors that the index lists for each (None without an index)."""
     if (folder / WEIGHTS).exists():
         return {folder / WEIGHTS: None}
     if (folder / INDEX).exists():
@@ -138,7 +138,7 @@ def read_folder(folder: Path) -> ImportedModel:
 
 
 def with_pooling(sentences: Sentences, imported: ImportedModel, folder: Path) -> ImportedModel:
-    """A model with the head that makes vectors of texts as its folder says."""
+    """A model with the similarity head that its folder describes."""
     tokenizer = imported.tokenizer
     if sentences.lower and tokenizer is not None and tokenizer.encode("AB") != tokenizer.encode("ab"):
         raise UsageError(
@@ -180,9 +180,9 @@ def read_model(folder: Path) -> ImportedModel:
         tokenizer is not None
         and (mask := tokenizer.special.get(tokenizer.roles.get("mask_token", ""))) is not None
     ):
-        hf.setdefault("mask_token_id", mask)  # config.json hardly ever says which it is
+        hf.setdefault("mask_token_id", mask)  # config.json rarely has it
     tensors = SafeTensors(folder)
-    if "scale_decoder_outputs" in hf:  # a T5 of transformers 5, which says of each that its head is tied
+    if "scale_decoder_outputs" in hf:  # a T5 of transformers 5, which marks every head as tied
         hf["tie_word_embeddings"] = not is_untied(tensors, "lm_head.weight", "shared.weight")
     if headed:
         values = {**checked_config(module, {**hf, "architectures": [headed[1]]}, where), "pooler": False}
@@ -254,7 +254,7 @@ def read_tokenizer(folder: Path, hf: dict[str, Any]) -> tokenizers.Tokenizer | N
 
 
 PADDING_SHARE = 0.1
-"""Rows of an embedding that may lie beyond the tokenizer's entries: models round their vocabulary up."""
+"""Rows of an embedding that may exceed the tokenizer's entries: models round their vocabulary up."""
 ROUND, ROUNDED = 64, 512
 """Or fewer than this many, where the rows are a multiple of that."""
 

@@ -176,7 +176,7 @@ def hugging_face_config(container: Container, kind: str) -> dict[str, Any]:
 
 
 def rope(values: Values, head: int) -> dict[str, Any]:
-    """`rope_parameters` from the metadata, or from the tensor that stands for Llama 3's."""
+    """`rope_parameters` from the metadata, or from the tensor that encodes Llama 3's."""
     theta = values.number("rope.freq_base", llama.THETA, above=1, below=1e15)
     scaling: dict[str, Any] = {"rope_theta": round_decimal(theta)}
     if STRETCHING in values.container.shapes:
@@ -249,18 +249,18 @@ class Values:
 
     def entries(self, name: str, kind: type, n: int | None = None) -> list[Any]:
         """A list of values of this type; RunError where it has not `n`."""
-        found = self(name)
-        if not isinstance(found, list) or not found or not all(type(entry) is kind for entry in found):
+        values = self(name)
+        if not isinstance(values, list) or not values or not all(type(entry) is kind for entry in values):
             raise validate.invalid_value(
-                self.container.where, f"{self.kind}.{name}", found, f"a list of {kind.__name__}"
+                self.container.where, f"{self.kind}.{name}", values, f"a list of {kind.__name__}"
             )
-        if n is not None and len(found) != n:
+        if n is not None and len(values) != n:
             raise RunError(
                 "damaged",
-                f"{self.container.where}: {self.kind}.{name} has {len(found):,} entries for {n:,} tokens; it is"
+                f"{self.container.where}: {self.kind}.{name} has {len(values):,} entries for {n:,} tokens; it is"
                 " damaged, fetch it again",
             )
-        return found
+        return values
 
     def _of(self, name: str, default: Any, kind: type, wanted: str) -> Any:
         if not isinstance(value := self(name, default), kind):
@@ -285,15 +285,15 @@ def read_tokenizer(container: Container) -> Tokenizer:
     ids = validate.eos_ids(container.where, ended, len(pieces))
     roles = special_tokens(values, pieces)
     if "eos_token" not in roles:
-        raise RunError("damaged", f"{container.where} does not say which token ends a text; it is damaged")
+        raise RunError("damaged", f"{container.where} names no token that ends a text; it is damaged")
     added = {
         n: type_ in (CONTROL, UNKNOWN) for n, type_ in enumerate(types) if type_ in (CONTROL, UNKNOWN, ADDED)
-    } | dict.fromkeys(ids, True)  # what ends a text is no text, whatever its type says
+    } | dict.fromkeys(ids, True)  # what ends a text is no text, whatever its type
     if kind == "gpt2":
         if split == "default":
             log_notice(
-                f"{container.where} does not say how its tokenizer splits texts (tokenizer.ggml.pre); they are split as"
-                " llama.cpp does then, which may differ from the model's own way: a newer file of it says"
+                f"{container.where} has no tokenizer.ggml.pre, which names how texts are split; they are split as"
+                " llama.cpp does then, which may differ from the model's own way; a newer file has it"
             )
         record = byte_level(pieces, values.entries("merges", str), split=split, added=added)
     elif kind == "llama":
@@ -307,9 +307,7 @@ def read_tokenizer(container: Container) -> Tokenizer:
     llama3 = "bos_token" in roles and split in WHOLE_WORDS  # such files leave the flag out
     if values.flag("add_bos_token", kind == "llama" or llama3):
         if "bos_token" not in roles:
-            raise RunError(
-                "damaged", f"{container.where} does not say which token begins a text; it is damaged"
-            )
+            raise RunError("damaged", f"{container.where} names no token that begins a text; it is damaged")
         record["post_processor"] = bos_post_processor(roles["bos_token"], pieces.index(roles["bos_token"]))
     template = Values(container, "tokenizer").text("chat_template", "") or None
     tokenizer = build_tokenizer(record, roles, template, container.where)

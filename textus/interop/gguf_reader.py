@@ -1,7 +1,7 @@
 """The GGUF container: metadata and the places of tensors (github.com/ggml-org/ggml/blob/master/docs/gguf.md).
 
 Read here and not by the package `gguf`, whose reader takes seconds for a vocabulary and does not look whether
-tensors overlap or lie past the end; its `quants` turn the blocks into numbers.
+tensors overlap or exceed the file; its `quants` turn the blocks into numbers.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ FLOAT32, FLOAT16 = 0, 1
 
 
 class TruncatedFile(Exception):
-    """The file ends, or says something impossible, before its header does."""
+    """The file ends inside its header, or the header has an impossible value."""
 
 
 class Header:
@@ -93,7 +93,7 @@ class Container:
         self._place(header.at, places)
 
     def _place(self, at: int, places: list[tuple[str, tuple[int, ...], int, int]]) -> None:
-        """Where each tensor lies; RunError where one is of an unknown type, past the end, or over another."""
+        """The offset of each tensor; RunError where one is of an unknown type, past the end, or over another."""
         align = integer(self.where, "general.alignment", self.metadata.get("general.alignment", 32))
         if align & (align - 1):
             raise RunError(
@@ -127,7 +127,7 @@ class Container:
                 )
             if begin < last[1]:
                 raise RunError(
-                    "damaged", f"{self.where}: the tensor {name} lies over {last[0]}; it is damaged"
+                    "damaged", f"{self.where}: the tensor {name} overlaps {last[0]}; it is damaged"
                 )
             last = (name, end)
 

@@ -1,7 +1,7 @@
 """Tokenizers of folders without tokenizer.json: lists of words, of merges, and SentencePiece models.
 
-Which of them a folder holds says little of how it splits texts: its `tokenizer_class` does. What comes out are the ids
-that the class of `transformers` gives.
+The files do not determine how texts are split; the folder's `tokenizer_class` does. The ids are those of that
+class of `transformers`.
 """
 
 from __future__ import annotations
@@ -249,7 +249,7 @@ def roberta(paths: list[Path], config: dict[str, Any]) -> dict[str, Any]:
 
 
 def with_bos(record: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
-    """With the token that begins a text, where the settings say that one does."""
+    """Add the token that begins a text, where the settings ask for one."""
     if config.get("add_eos_token"):
         raise UsageError(
             "unsupported_tokenizer",
@@ -270,7 +270,7 @@ UNIGRAM, BPE = 1, 2
 
 @dataclass
 class Proto:
-    """What a SentencePiece model says: pieces with scores and types, its kind, the unknown piece, the normaliser."""
+    """A SentencePiece model: pieces with scores and types, its kind, the unknown piece, the normaliser."""
 
     pieces: list[tuple[str, float, int]]
     kind: int
@@ -377,7 +377,7 @@ def t5(paths: list[Path], config: dict[str, Any]) -> dict[str, Any]:
 
 
 def fairseq(paths: list[Path], config: dict[str, Any], *, first: list[str], skipped: int) -> dict[str, Any]:
-    """XLM-R's and CamemBERT's: the pieces after the `skipped` stand behind those that fairseq put `first`, the mask
+    """XLM-R's and CamemBERT's: the pieces after the `skipped` follow those that fairseq put `first`, the mask
     ends the list.
     """
     proto = read_proto(paths[0])

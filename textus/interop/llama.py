@@ -38,7 +38,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 """What a class of `transformers` takes for a key that config.json leaves out, where not every one takes the same."""
 
 THETA = 10_000.0
-"""The base of rotary angles where a configuration does not say."""
+"""The default base of rotary angles."""
 
 
 def config_from(hf: dict[str, Any]) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def check_kind(name: str, hf: dict[str, Any]) -> None:
 
 
 def biases(name: str, hf: dict[str, Any]) -> bool | str:
-    """Where biases are: Qwen2 always has them on queries, keys and values, Mistral never; the others say."""
+    """Where biases are: Qwen2 always has them on queries, keys and values, Mistral never; the others configure it."""
     if name in ("Qwen2ForCausalLM", "MistralForCausalLM"):
         return "qkv" if name == "Qwen2ForCausalLM" else False
     attention = bool(hf.get("attention_bias"))
@@ -132,30 +132,30 @@ def window(name: str, hf: dict[str, Any]) -> int | None:
 
 def rope_scaling_from(hf: dict[str, Any]) -> tuple[float, dict[str, Any] | None]:
     """The base of the rotary angles and their scaling: transformers 5 keeps both in `rope_parameters`."""
-    said = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
-    theta = said.get("rope_theta", hf.get("rope_theta", THETA))
-    if (share := hf.get("partial_rotary_factor", said.get("partial_rotary_factor", 1.0))) != 1.0:
+    rope = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
+    theta = rope.get("rope_theta", hf.get("rope_theta", THETA))
+    if (share := hf.get("partial_rotary_factor", rope.get("partial_rotary_factor", 1.0))) != 1.0:
         raise UsageError(
             "unsupported_setting", f"partial_rotary_factor={share}: here all of a head is turned"
         )
-    kind = said.get("rope_type", said.get("type", "default"))
-    if more := [key for key in said if key not in ROTARY and said[key] is not None]:
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if more := [key for key in rope if key not in ROTARY and rope[key] is not None]:
         raise UsageError(
             "unsupported_setting",
-            f"{more[0]}={short_repr(said[more[0]])} of the rope parameters is not supported",
+            f"{more[0]}={short_repr(rope[more[0]])} of the rope parameters is not supported",
         )
     if kind == "default":
         return theta, None
     if kind not in SCALING:
         raise unsupported("the rope scaling", kind, ["default", *SCALING])
-    if said.get("factor") is None:
+    if rope.get("factor") is None:
         raise UsageError(
-            "unsupported_setting", f"rope scaling of kind {kind!r} has no factor; add it beside rope_type"
+            "unsupported_setting", f"rope scaling of kind {kind!r} has no factor; add it next to rope_type"
         )
     names = {"factor": "factor", **SCALING[kind]}
-    scaling = {ours: said[theirs] for ours, theirs in names.items() if said.get(theirs) is not None}
+    scaling = {ours: rope[theirs] for ours, theirs in names.items() if rope.get(theirs) is not None}
     if kind == "yarn":
-        if said.get("mscale") or said.get("mscale_all_dim") or said.get("truncate") is False:
+        if rope.get("mscale") or rope.get("mscale_all_dim") or rope.get("truncate") is False:
             raise UsageError(
                 "unsupported_setting", "yarn with mscale, mscale_all_dim or truncate=false is not known here"
             )
@@ -167,7 +167,7 @@ ROTARY = names_in(
     """rope_theta rope_type type partial_rotary_factor factor low_freq_factor high_freq_factor beta_slow beta_fast
     original_max_position_embeddings attention_factor mscale mscale_all_dim truncate finetuned"""
 )
-"""Keys of the rope parameters that are looked at; `finetuned` says how the model was trained."""
+"""Keys of the rope parameters that are looked at; `finetuned` only describes the training."""
 
 SCALING: dict[str, dict[str, str]] = {
     "linear": {},

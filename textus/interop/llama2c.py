@@ -30,7 +30,7 @@ UNK, BEGIN, END = "<unk>", "<s>", "</s>"
 
 
 class Stacked:
-    """Tensors that lie one after the other, all layers' of one kind together."""
+    """Concatenated tensors, those of one kind of all layers together."""
 
     def __init__(self, path: Path, hf: dict[str, Any], shared: bool) -> None:
         self.where = str(path)
@@ -120,7 +120,9 @@ def read_tokenizer(path: Path, n: int) -> Tokenizer:
     except (struct.error, UnicodeDecodeError) as error:
         raise RunError("damaged", f"{path} is no tokenizer of llama2.c with {n} pieces ({error})") from error
     if at != len(data):
-        raise RunError("damaged", f"{path} goes on after its {n} pieces; it is another model's tokenizer")
+        raise RunError(
+            "damaged", f"{path} has more data after its {n} pieces; it is another model's tokenizer"
+        )
     pieces = [UNK, BEGIN, END, *(piece.replace(" ", BLANK) for piece in pieces[3:])]
     added = {0: True, 1: True, 2: True}
     record = sentencepiece(pieces, scores, unk=UNK, added=added, blank_first=True)

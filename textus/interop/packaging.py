@@ -25,8 +25,8 @@ QUANTIZED = {
     "torchao": "torchao",
 }  # fmt: skip
 """`quant_method` of config.json → how it is written."""
-SETTINGS_BESIDE = {"quantize_config.json": "GPTQ", "quant_config.json": "AWQ"}
-"""Files that older quantized folders have beside config.json."""
+QUANTIZATION_FILES = {"quantize_config.json": "GPTQ", "quant_config.json": "AWQ"}
+"""Files that older quantized folders have next to config.json."""
 
 
 def first_bytes(path: Path) -> bytes:
@@ -38,7 +38,7 @@ def first_bytes(path: Path) -> bytes:
 
 
 def package_kind(path: Path) -> str | None:
-    """What a path that is no run is, in words, if `import` has something to say about it; else None."""
+    """A description of a path that is no run but that `import` knows; else None."""
     if path.is_dir():
         if (path / "config.json").is_file() or (path / "modules.json").is_file():
             return "a Hugging Face folder"
@@ -119,7 +119,7 @@ def adapters(folder: Path) -> RunError:
 
 
 def checkpoint(path: Path) -> RunError:
-    """The error for a pickled checkpoint without a config.json beside it."""
+    """The error for a pickled checkpoint without a config.json."""
     if is_nanogpt(path):
         return RunError(
             "unsafe_file",
@@ -131,7 +131,7 @@ def checkpoint(path: Path) -> RunError:
     return RunError(
         "unsafe_file",
         f"{path} is a checkpoint of PyTorch, a pickle, which can run any program when it is read, and is not opened; it"
-        " has no config.json beside it, so convert it with the program that wrote it: save_pretrained('CONVERTED') of"
+        " has no config.json, so convert it with the program that wrote it: save_pretrained('CONVERTED') of"
         " transformers, then import CONVERTED",
     )
 
@@ -167,8 +167,8 @@ def check_quantized(hf: dict[str, Any], folder: Path) -> None:
         name += f" ({bits} bits)" if bits else ""
     elif quantization:
         name = "a method it does not name"
-    beside = next((kind for file, kind in SETTINGS_BESIDE.items() if (folder / file).is_file()), None)
-    if name := name or beside:
+    listed = next((kind for file, kind in QUANTIZATION_FILES.items() if (folder / file).is_file()), None)
+    if name := name or listed:
         raise RunError(
             "unsupported_format",
             f"{folder} is quantized by {name}, which is not read; import the model it was made of, or a GGUF file",

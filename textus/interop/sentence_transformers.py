@@ -1,4 +1,4 @@
-"""Folders of sentence-transformers: modules.json says how a text's states become its vector.
+"""Folders of sentence-transformers: modules.json describes how a text's states become its vector.
 
 Read are a Transformer, then Pooling, then Dense, Dropout and Normalize; what else there may be is refused by name.
 """
@@ -33,7 +33,7 @@ KNOWN = ("Transformer", "Pooling", "Dense", "Dropout", "Normalize")
 
 @dataclass
 class Sentences:
-    """How a folder makes vectors: where its model lies, the head that does it and the head's weights."""
+    """How a folder makes vectors: the folder of its model, the head and the head's weights."""
 
     place: Path
     pooling: str = "mean"
@@ -48,7 +48,7 @@ class Sentences:
 
 
 def read_modules(folder: Path) -> Sentences | None:
-    """What modules.json of a folder says; None where it has none.
+    """The modules.json of a folder; None if it has none.
 
     Raises UsageError for a module or a setting that is not known, RunError for what is missing or damaged.
     """
@@ -114,7 +114,7 @@ def read_transformer(sentences: Sentences, place: Path) -> None:
 
 
 def truncates_left(place: Path) -> bool:
-    """Whether a tokenizer takes the first ids of a longer text away, not the last: as its settings say, or its file."""
+    """Whether a tokenizer truncates longer texts on the left, by its settings or its file."""
     for name in ("tokenizer_config.json", "tokenizer.json"):
         config = read_settings(place / name) if (place / name).is_file() else {}
         truncation = config.get("truncation")
@@ -206,7 +206,7 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def write_modules(out: Path, spec: dict[str, Any], weights: dict[str, Tensor], width: int) -> None:
-    """modules.json and what it names beside an exported encoder: Pooling, the head's Dense layers, Normalize."""
+    """Write modules.json and its modules next to an exported encoder: Pooling, Dense layers, Normalize."""
     dense = [f"{number}_Dense" for number in range(2, 2 + len(spec.get("dense") or []))]
     places = ["", "1_Pooling", *dense, f"{2 + len(dense)}_Normalize"]
     modules = [

@@ -68,7 +68,7 @@ def config_from(hf: dict[str, Any]) -> dict[str, Any]:
 
 def check_switches(hf: dict[str, Any], activation: str) -> None:
     """UsageError for keys that turn a T5 into another model; `transformers` lets `dense_act_fn` and `is_gated_act` win
-    over the one name that says both.
+    over the one name that covers both.
     """
     gated = activation.startswith("gated-")
     act = "gelu_new" if activation == "gated-gelu" else activation.removeprefix("gated-")

@@ -1,6 +1,6 @@
 """Heads in and out: BERT's and RoBERTa's …ForSequenceClassification, …ForTokenClassification, …ForQuestionAnswering.
 
-Theirs of a whole text stands on the first state through a map and a tanh (the pooler); ours may stand on it directly,
+Theirs of a whole text reads the first state through a map and a tanh (the pooler); ours may read it directly,
 and is then written through a map so small that the tanh of it is the number itself.
 """
 
@@ -148,7 +148,7 @@ def makes_vectors(config: Any, head: dict[str, Any]) -> bool:
 def describe_head(
     config: Any, head: dict[str, Any], labels: list[str], *, argmax: bool
 ) -> tuple[Any, dict[str, Any]]:
-    """The module of the body and config.json; UsageError saying what of model or head the class does not have."""
+    """The module of the body and config.json; UsageError naming what of model or head the class lacks."""
     kind = head["kind"]
     pooling = head.get("pooling", "cls")
     if kind == "sequence" and pooling != "cls":

@@ -25,7 +25,7 @@ _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S
 GPT2: list[dict[str, Any]] = []
 DIGITS = [{"type": "Digits", "individual_digits": True}]
 DEFAULT = (r"[\p{P}\$\+<=>\^~\|]+", _WORDS, r"\p{N}+", r"[0-9][0-9][0-9]")
-"""How llama.cpp splits where a file does not say: by one pattern after the other, each inside the last one's pieces."""
+"""llama.cpp's default: one pattern after the other, each inside the pieces of the one before."""
 LLAMA3 = (_SHORT + r"\p{N}{1,3}" + _REST,)
 QWEN2 = (_SHORT + r"\p{N}" + _REST,)
 WHOLE_WORDS = ("llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2")

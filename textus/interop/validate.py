@@ -1,7 +1,7 @@
 """What the values of a foreign configuration may be: looked at before anything is made of them.
 
 A damaged or made-up file must end in one line that names the file, the key and the value; and a size that no model
-has must be refused before memory is asked for.
+has must be refused before memory is allocated.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ FLAGS = (
 
 
 def check(config: dict[str, Any], where: str) -> None:
-    """RunError naming the first value of config.json, or of an object in it, that cannot be; null is as if not said."""
+    """RunError naming the first value of config.json, or of an object in it, that is invalid; null counts as absent."""
     for key, value in config.items():
         if value is None:
             continue
@@ -114,7 +114,7 @@ def short_repr(value: Any) -> str:
 
 
 def unsupported(what: str, value: Any, known: Iterable[str]) -> UsageError:
-    """The error for what a file says of itself and is not supported: no hint by spelling, for what is spelled alike may
+    """The error for an unsupported setting of a file: without a hint by spelling, since similar names may
     be quite another model.
     """
     return UsageError(
@@ -146,8 +146,7 @@ def invalid_value(where: str, key: str, value: Any, wanted: str) -> RunError:
 def eos_ids(where: str, settings: Iterable[tuple[str, Any]], n_ids: int) -> list[int]:
     """The ids that end a text or a turn, from keys whose value is an id, a list of ids or null.
 
-    RunError for what is no id. One beyond the tokenizer's `n_ids` can never be chosen, so it ends nothing: a notice
-    says so.
+    RunError for what is no id. One beyond the tokenizer's `n_ids` can never be sampled: a notice reports it.
     """
     ids: list[int] = []
     for key, value in settings:

@@ -15,7 +15,7 @@ V vocabulary, D width. The methods:
 ``loss(batch) -> Loss``                the family's own objective over a `data.batch.Batch`
 ``score(batch) -> (nats, kind)``       nats per token (B, T), zero where `batch.weights` is zero; kind is exact, bound
                                        or pseudo
-``new_cache(batch_size, length, source=None) -> DecodeCache``   room for `length` positions a row
+``new_cache(batch_size, length, source=None) -> DecodeCache``   capacity for `length` positions per row
 ``parameter_groups() -> dict[str, list[Parameter]]``      named groups, one optimiser and one clip each
 ``heads``                              name → head
 
@@ -142,19 +142,19 @@ class LanguageModel(nn.Module):
 
     @classmethod
     def required_batch_fields(cls, config: Any) -> tuple[str, ...]:
-        """What batches for this config must carry beside ids and targets: `word_starts`, `sentence_pairs`."""
+        """Batch fields this config needs besides ids and targets: `word_starts`, `sentence_pairs`."""
         return ()
 
     def validation_metrics(self, batches: list[Batch]) -> dict[str, Any]:
-        """What the log says of validation batches beside their loss."""
+        """Further metrics of validation batches for the log."""
         return {}
 
     def per_text_metrics(self, batch: Batch) -> dict[str, Tensor]:
-        """Those of `findings` that are means over texts, with a value a text: name → (N,)."""
+        """Those of `validation_metrics` that are means over texts: name → a value per text (N,)."""
         return {}
 
     def diagnose(self, metrics: dict[str, Any]) -> str | None:
-        """One line on what `findings` show to be wrong with the model, for whoever is to use it; None if nothing is."""
+        """A one-line warning about what `validation_metrics` reveal, or None."""
         return None
 
     def step_schedule(self, steps: int) -> dict[int, int]:
@@ -197,7 +197,7 @@ class LanguageModel(nn.Module):
         return "this family has no such kernels"
 
     def set_inference_compute(self, precision: str) -> None:
-        """Take the arithmetic for answering: the precision it was taught in, and kernels where there are some."""
+        """Set the arithmetic for inference: the precision of training, and native kernels where they exist."""
         unpadded = precision == "bfloat16" and not self.varlen_unsupported_reason()
         self.set_compute(precision, "plain", "unpadded" if unpadded else "eager")
 

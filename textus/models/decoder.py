@@ -214,7 +214,7 @@ class Decoder(LanguageModel):
         if length > cache.k.shape[2]:
             raise UsageError(
                 "context_exceeded",
-                f"{length} ids are more than the {cache.k.shape[2]} this cache has room for",
+                f"{length} ids exceed this cache's capacity of {cache.k.shape[2]}",
             )
         row, col = real.nonzero(as_tuple=True)
         slots = (row, col, positions[row, col])

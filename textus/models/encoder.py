@@ -1,9 +1,9 @@
-"""The Transformer encoder (Devlin et al. 2019): every position sees the whole text, some of it hidden from it.
+"""The Transformer encoder (Devlin et al. 2019): bidirectional, trained by masked language modeling.
 
 Holds BERT, RoBERTa and MiniLM exactly; the default is a pre-norm encoder with rotary positions, which learns
-more from little text. It reads `batch.targets`, the text whose nats are asked. Learning is by masked language
-model, with tokens, whole words or spans hidden (Joshi et al. 2020) anew each time a text is read (Liu et al.
-2019), and if asked by next-sentence prediction. Shapes as in `textus.models.nn.layers`; V vocabulary.
+more from little text. It reads and scores `batch.targets`. Tokens, whole words or spans (Joshi et al. 2020) are
+masked anew each time a text is read (Liu et al. 2019); next-sentence prediction is optional.
+Shapes as in `textus.models.nn.layers`; V vocabulary.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class EncoderConfig:
 
     @property
     def masked_id(self) -> int:
-        """The id that stands for a hidden token."""
+        """The id of the mask token."""
         return self.vocab_size if self.mask_id is None else self.mask_id
 
 
@@ -366,7 +366,7 @@ class Encoder(LanguageModel):
     ) -> Tensor:
         """Last states (B, T, D) of ids (B, T); padding (`mask` False) is not seen, nor are other `documents`.
 
-        `segments` (B, T) says which text of a pair each position is of; None: all of the first.
+        `segments` (B, T) numbers the text of a pair that each position belongs to; None: all 0.
         """
         if (
             self.unpadded
@@ -443,7 +443,7 @@ class Encoder(LanguageModel):
         return x if places is not None else self.dropout(x), angles
 
     def forward(self, ids: Tensor, cache: Any = None, lengths: Tensor | None = None) -> Tensor:
-        """What could stand at each position of ids (B, T), all of which are seen: logits (B, T, V)."""
+        """Logits (B, T, V) for each position of ids (B, T), all of which are visible."""
         mask = None
         if lengths is not None:
             mask = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]

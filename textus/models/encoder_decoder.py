@@ -2,7 +2,7 @@
 
 The encoder reads the whole source; the decoder writes the target id by id and looks at the encoder's states from
 every block. Source and target share one vocabulary and one embedding. All norms come before the part they serve.
-How a source is given and padded is told at `data.batch.Batch`; without one, an empty source is read.
+`data.batch.Batch` documents how a source is padded; without one, an empty source is read.
 
 Shapes: B batch, S source time, T target time, D width, H heads, K head width, V vocabulary, L blocks.
 """
@@ -45,7 +45,7 @@ class EncoderDecoderConfig:
     Values of 0 are derived: as many decoder blocks as encoder blocks; heads that share the width; a feed-forward
     of 8/3 width (gated) or 4 width. `position` "relative" is T5's: a learned number for each head and bucket of
     distances. `scale_head` multiplies what a tied head reads by D^-0.5. `start_id` begins every target (None:
-    `end_id`), `mask_id` stands for a missing span; `objective` makes pairs of a corpus that has none.
+    `end_id`), `mask_id` replaces a masked span; `objective` makes pairs of a corpus that has none.
     """
 
     vocab_size: int
@@ -455,7 +455,7 @@ class EncoderDecoder(LanguageModel):
         self._check_length(length, "target")
         if length > own.k.shape[2]:
             raise UsageError(
-                "context_exceeded", f"{length} ids are more than the {own.k.shape[2]} this cache has room for"
+                "context_exceeded", f"{length} ids exceed this cache's capacity of {own.k.shape[2]}"
             )
         row, place = real.nonzero(as_tuple=True)
         slots = (row, place, positions[row, place])

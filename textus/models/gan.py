@@ -1,4 +1,4 @@
-"""A generative adversarial network of text: a generator learns from a critic that tells its texts from real ones.
+"""A generative adversarial network of text: the critic classifies texts as real or generated.
 
 Sources: Yu et al. 2017 (SeqGAN: policy gradient, Monte-Carlo rollouts, convolutional critic of Kim 2014); Jang et al.
 2017 and Nie et al. 2019 (Gumbel-softmax, straight through, temperature coming down); Kool et al. 2019 (the mean of
@@ -6,7 +6,7 @@ the other rows as baseline).
 
 The generator is a recurrent language model: for `warmup_steps` steps it learns by maximum likelihood, then for
 `critic_steps` only the critic learns, then they take turns, `critic_ratio` steps of the critic for each of the
-generator's, whose loss is then likelihood plus `adversarial` times what the critic says. As a language model the GAN
+generator's, whose loss is then likelihood plus `adversarial` times the critic's objective. As a language model the GAN
 is its generator, with an exact score. Each document is a text of its own.
 
 Shapes: B rows (texts), T time, V vocabulary, D width, E critic's width, L layers.
@@ -43,7 +43,7 @@ METHODS = ("policy", "gumbel")
 @dataclass(frozen=True)
 class GANConfig:
     """What shapes a GAN. `rollout_every`: a text is completed `rollouts` times from each so many-th position, and
-    what the critic says of them is the value of the ids before. The Gumbel temperature comes down from 1 to
+    the critic's scores of them are the value of the ids before. The Gumbel temperature comes down from 1 to
     `temperature` in `anneal_steps` steps.
     """
 
@@ -104,7 +104,7 @@ class GANCache:
 
 
 class Critic(nn.Module):
-    """Says how real a text looks: filters over neighbouring ids, the greatest answer of each, one logit."""
+    """Scores how real a text looks: convolutions over ids, max pooling, one logit (Kim 2014)."""
 
     def __init__(self, config: GANConfig) -> None:
         super().__init__()
@@ -169,7 +169,7 @@ class GAN(LanguageModel):
 
     @classmethod
     def config_for_size(cls, n_layer: int, d_model: int, context_length: int) -> dict[str, Any]:
-        """Shallow, and for texts of at most 64 ids: a critic has to tell from the whole."""
+        """Shallow, and for texts of at most 64 ids: the critic classifies whole texts."""
         return {"n_layer": 1, "d_model": d_model, "context_length": min(context_length, 64)}
 
     def set_compute(self, precision: str, attention: str, step: str) -> None:
@@ -212,7 +212,7 @@ class GAN(LanguageModel):
         return self.logits(hidden)
 
     def new_cache(self, batch_size: int, length: int, source: Tensor | None = None) -> GANCache:
-        """Rows that have seen nothing; `length` needs no room here."""
+        """An empty cache; its size does not depend on `length`."""
         weight = self.embedding.weight
         state = weight.new_zeros(self.config.n_layer, batch_size, self.config.d_model)
         return GANCache(state, torch.zeros(batch_size, dtype=torch.long, device=weight.device))
@@ -323,7 +323,7 @@ class GAN(LanguageModel):
         return Loss(loss.total.detach(), loss.weight, loss.parts), [name]
 
     def _sample_texts(self, rows: Batch, generator: torch.Generator) -> Tensor:
-        """As many texts as there are rows, whole ones (cut at a row's end they would teach brevity): ids (B, 1 + T)
+        """As many texts as there are rows, whole ones (cut ones would favour short texts): ids (B, 1 + T)
         after the start id, T the longest's.
         """
         start = rows.ids.new_full((len(rows.ids), 1), self.config.end_id)

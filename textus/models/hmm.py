@@ -1,4 +1,4 @@
-"""The hidden Markov model: a language model by the forward algorithm, learnt by Baum–Welch, tagging by Viterbi.
+"""The hidden Markov model: a language model by the forward algorithm, trained by Baum–Welch, tagging by Viterbi.
 
 Source: Rabiner, "A Tutorial on Hidden Markov Models and Selected Applications in Speech Recognition" (1989):
 the scaled forward and backward recursions (section V.A), re-estimation (III.C), Viterbi (III.B). A Dirichlet
@@ -8,9 +8,9 @@ penalised likelihood never falls.
 A document is a chain of states, each of which emits one id; the first state comes from `start`, and after the
 end-of-text id the chain begins anew. Where reading begins in the midst of a document, which is where a row
 does not begin with end-of-text, the first state comes from `midway`, a distribution of its own: so what is
-learnt from pieces of a long document is still exact EM over those pieces.
+trained on pieces of a long document is still exact EM over those pieces.
 
-Everything learnt is float64, so that sums of a million small counts keep the promise of never falling.
+All tables are float64, so that sums of a million small counts keep the promise of never falling.
 Shapes: B batch, T time, V vocabulary, S states; N chains of at most L ids while learning.
 """
 
@@ -28,7 +28,7 @@ from textus.data.batch import Batch
 from textus.models.contract import LanguageModel, Loss
 
 PIECE = 512
-"""Ids of a document learnt from in one chain: pieces of a long text are then rows of one matrix product."""
+"""Ids per chain: pieces of a long document become rows of one matrix product."""
 
 AT_ONCE = 1 << 22
 """Beliefs (chains × ids × states) held at once while learning: 32 MB."""
@@ -70,7 +70,7 @@ class HMMConfig:
 
 @dataclass
 class PackedSequences:
-    """The ids of a batch as chains that lie end to end, (P,) ids in all; end-of-text only ends a chain."""
+    """The ids of a batch as concatenated chains, P ids in all; end-of-text only ends a chain."""
 
     ids: Tensor  # (P,)
     weights: Tensor  # (P,) by which each counts
@@ -111,7 +111,7 @@ def pack_sequences(batch: Batch, end_id: int) -> PackedSequences:
 
 
 def _joined(batch: Batch, real: Tensor, there: Tensor, end_id: int) -> Tensor:
-    """Where a chain goes on from a position (B, T) to the next; never at a row's end."""
+    """Where a chain continues from a position (B, T) to the next; never at a row's end."""
     ids = batch.ids
     joined = torch.zeros_like(real)
     on = there[:, :-1] & there[:, 1:] & (ids[:, 1:] != end_id)
@@ -352,7 +352,7 @@ class HMM(LanguageModel):
     # saving
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
-        """Take only tables of probabilities: others are told as torch tells a mismatch."""
+        """Load only tables of probabilities; others are reported like a shape mismatch of torch."""
         super()._load_from_state_dict(state_dict, prefix, *args)
         for name in TABLES:
             table = getattr(self, name)

@@ -1,12 +1,12 @@
 """A supervised part-of-speech tagger: a second-order hidden Markov model whose states are pairs of tags.
 
 Source: Brants, "TnT – A Statistical Part-of-Speech Tagger" (2000): trigrams of tags with deleted
-interpolation, and words told by their endings with successive abstraction. Here a known word is only the
+interpolation, and unknown words tagged by their suffixes with successive abstraction. Here a known word is only the
 longest ending of all: its own counts are smoothed by those of its last letters, theirs by fewer letters, and
 so on down to the word's shape, by the number of different tags seen at each (Witten & Bell 1991). So a
 word seen once keeps the tags that its ending would give it, and known and unknown words need no two rules.
 
-Tables are logs, in nats. Shapes: K tags, and one more, `K`, for what stands before and after a sentence.
+Tables are logs, in nats. Shapes: K tags, and one more, `K`, for the positions before and after a sentence.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ LONGEST = 8
 """Letters of the longest ending."""
 
 RARE = 10
-"""Endings are learnt from words seen at most so often: unknown words are like those, not like `the`."""
+"""Suffixes are counted in words seen at most this often: unknown words resemble those."""
 
-ROOM = 20_000
+CACHE_SIZE = 20_000
 """Words whose probabilities are kept while tagging, for they come again."""
 
 
@@ -108,7 +108,7 @@ class HMMTagger:
     def tag(self, words: Sequence[str]) -> list[str]:
         """The likeliest tags of a sentence (Viterbi over pairs of tags). UsageError before `fit`."""
         if not self.tags:
-            raise UsageError("not_fitted", "this tagger has learnt nothing; call fit first, or from_dict")
+            raise UsageError("not_fitted", "this tagger is not fitted; call fit first, or from_dict")
         if not words:
             return []
         edge = np.array([len(self.tags)])
@@ -131,11 +131,11 @@ class HMMTagger:
     def candidates(self, word: str, opens: bool = False) -> tuple[NDArray[np.int64], Array]:
         """The tags a word may have, and log p(word | tag) less a constant of the word (by Bayes' rule).
 
-        Tags less likely than a thousandth part of the likeliest are left out. `opens` says that the word
-        begins a sentence: its capital then says little, so the small word's tags count too.
+        Tags less likely than a thousandth part of the likeliest are left out. `opens`: the word
+        begins a sentence, where its capital means little, so the small word's tags count too.
         """
-        found = self._kept.get((word, opens))
-        if found is None:
+        entry = self._kept.get((word, opens))
+        if entry is None:
             share = self.share(word)
             small = word[:1].lower() + word[1:]
             if opens and small != word:
@@ -143,10 +143,10 @@ class HMMTagger:
                 weight = (known_small + 0.5) / (known + known_small + 1)
                 share = (1 - weight) * share + weight * self.share(small)
             tags = np.flatnonzero(share >= 1e-3 * share.max())
-            found = tags, np.log(share[tags]) - np.log(self._prior[tags])
-            if len(self._kept) < ROOM:
-                self._kept[word, opens] = found
-        return found
+            entry = tags, np.log(share[tags]) - np.log(self._prior[tags])
+            if len(self._kept) < CACHE_SIZE:
+                self._kept[word, opens] = entry
+        return entry
 
     def share(self, word: str) -> Array:
         """p(tag | word) (K,), from the most general ending up to the word itself."""
@@ -204,7 +204,7 @@ def smooth(counts: dict[int, int], below: Array) -> Array:
 
 
 def count_grams(rows: list[list[int]], edge: int) -> dict[tuple[int, ...], int]:
-    """How often tags follow each other, in lengths 1 to 3; `edge` stands twice before a row and once after.
+    """How often tags follow each other, in lengths 1 to 3; `edge` pads a row with two before and one after.
 
     A gram is counted at its last tag, so `edge` before a row is only ever context.
     """

@@ -1,7 +1,7 @@
-"""The floor every classifier must beat: logistic regression and one-hidden-layer networks on simple features.
+"""The baseline every classifier must beat: logistic regression and one-hidden-layer networks on simple features.
 
 Features are n-grams of words and of characters (for Chinese without segmentation), as counts or TF-IDF, the mean of
-word vectors, and numeric columns beside the text. Training is L-BFGS over all texts at once. The formulas are those
+word vectors, and numeric columns. Training is L-BFGS over all texts at once. The formulas are those
 of scikit-learn, so that its `TfidfVectorizer`, `LogisticRegression` and `MLPClassifier` give the same numbers.
 Shapes: N texts, F n-grams, E dense columns (numeric and averaged), H hidden, C classes, O outputs (1 where C is 2).
 """
@@ -60,7 +60,7 @@ class LinearConfig:
     activation: str = "relu"
     initialisation: str = "xavier-uniform"
     l2: float = 1.0
-    """Weight of half the squared weights beside the summed loss: scikit-learn's 1/C, and its MLP's alpha."""
+    """Weight of half the squared weights in the objective: scikit-learn's 1/C, and its MLP's alpha."""
     steps: int = 1000
     """Most steps of L-BFGS."""
     seed: int = 0
@@ -248,15 +248,15 @@ class LinearClassifier(nn.Module):
         self.register_buffer("vectors", matrix)
 
     def _shape(self, labels: list[str], grams: dict[str, list[str]], n_numeric: int) -> None:
-        """Make room for these classes and features."""
+        """Allocate the weights for these classes and features."""
         self.labels, self.grams, self.n_numeric = labels, grams, n_numeric
-        self.index = {kind: {gram: n for n, gram in enumerate(each)} for kind, each in grams.items()}
+        self.index = {kind: {gram: n for n, gram in enumerate(known)} for kind, known in grams.items()}
         n_grams, n_dense = sum(map(len, grams.values())), n_numeric + self.vectors.shape[1]
         outputs = 1 if len(labels) == 2 else len(labels)  # two classes: the log-odds of the second
         widths = [n_grams + n_dense, *([self.config.d_hidden] if self.config.d_hidden else []), outputs]
         layers = pairwise(widths)
-        self.weights = nn.ParameterList(torch.zeros(each, dtype=torch.float64) for each in layers)
-        self.biases = nn.ParameterList(torch.zeros(each, dtype=torch.float64) for each in widths[1:])
+        self.weights = nn.ParameterList(torch.zeros(shape, dtype=torch.float64) for shape in layers)
+        self.biases = nn.ParameterList(torch.zeros(width, dtype=torch.float64) for width in widths[1:])
         n_idf = n_grams if self.config.weighting == "tf-idf" else 0
         self.register_buffer("idf", torch.ones(n_idf, dtype=torch.float64))
         self.register_buffer("mean", torch.zeros(n_dense, dtype=torch.float64))
@@ -265,7 +265,7 @@ class LinearClassifier(nn.Module):
     def fit(
         self, texts: Sequence[str], labels: Sequence[str], numeric: ArrayLike | None = None
     ) -> LinearClassifier:
-        """Learn from texts, their classes, and numeric columns (N, M) beside them where given.
+        """Fit texts, their classes and, if given, numeric columns (N, M).
 
         Raises DataError for columns of unequal length, fewer than two classes, or texts without a single feature.
         """
@@ -345,7 +345,7 @@ class LinearClassifier(nn.Module):
     # ── features ──
 
     def features(self, texts: Sequence[str], numeric: ArrayLike | None = None) -> Features:
-        """Texts as this classifier sees them. DataError where the numeric columns are not those it learnt from."""
+        """The features of texts. DataError where the numeric columns are not those of the training."""
         columns = self._numeric(numeric, len(texts), self.n_numeric)
         config, blocks, first = self.config, [], 0
         for kind in KINDS:
@@ -392,7 +392,7 @@ class LinearClassifier(nn.Module):
     def predict_probabilities(self, texts: Sequence[str], numeric: ArrayLike | None = None) -> Tensor:
         """The probability of each class in the order of `labels`: (N, C) float64."""
         if not self.labels:
-            raise UsageError("not_fitted", "this classifier has learnt nothing yet; call fit first")
+            raise UsageError("not_fitted", "this classifier is not fitted; call fit first")
         columns = self._numeric(numeric, len(texts), self.n_numeric)
         parts = [torch.zeros(0, len(self.labels), dtype=torch.float64)]
         for start in range(0, len(texts), CHUNK):
@@ -414,7 +414,7 @@ class LinearClassifier(nn.Module):
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> LinearClassifier:
-        """The classifier of a `record`, with room for the weights that `load_state_dict` brings."""
+        """The classifier of a `record`, with unset weights for `load_state_dict`."""
         config = from_dict(LinearConfig, record["config"])
         words, width = record["words"], record["d_vectors"]
         vectors = WordVectors(words, np.zeros((len(words), width), np.float32)) if words else None
@@ -441,9 +441,8 @@ class LabelledTexts:
 
 
 class LinearTextModel(LanguageModel):
-    """The classifier as a family that is fine-tuned, kept and asked like the others. It has no states and writes no
-    text: `count` takes the texts, `update` learns, `answers` reads texts themselves. Its n-grams and classes are kept
-    beside the weights, as JSON in bytes.
+    """The classifier as a family: `count` takes the texts, `update` fits it. It has no hidden states and cannot
+    generate. Its n-grams and classes are a buffer of JSON bytes next to the weights.
     """
 
     capabilities = Capabilities(can_generate=False)
@@ -474,12 +473,12 @@ class LinearTextModel(LanguageModel):
         return Loss(mean * len(targets), float(len(targets)))
 
     def predict_probabilities(self, texts: Sequence[str], labels: Sequence[str]) -> NDArray[np.float64]:
-        """The probability of each of these classes: (N, C); of one that no text was learnt from 0."""
-        found = np.zeros((len(texts), len(labels)))
-        found[:, [list(labels).index(name) for name in self.classifier.labels]] = (
+        """The probability of each of these classes: (N, C); 0 for a class without training texts."""
+        probabilities = np.zeros((len(texts), len(labels)))
+        probabilities[:, [list(labels).index(name) for name in self.classifier.labels]] = (
             self.classifier.predict_probabilities(texts).numpy()
         )
-        return found
+        return probabilities
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
         self.fitted = state_dict[f"{prefix}fitted"].clone()

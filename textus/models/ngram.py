@@ -1,4 +1,4 @@
-"""The n-gram model: interpolated modified Kneser–Ney smoothing, learnt by counting in one pass.
+"""The n-gram model: interpolated modified Kneser–Ney smoothing, estimated in one pass.
 
 Source: Chen & Goodman, "An Empirical Study of Smoothing Techniques for Language Modeling" (1998); the
 discounts are its equation 26. Where the paper is silent, the conventions of `lmplz` (Heafield et al. 2013):
@@ -9,8 +9,8 @@ distribution over the vocabulary, so nothing is impossible.
 Tables. All n-grams of length n form one sorted array of keys `parent · V + word`, where `parent` is the place
 of the first n − 1 words in the table of length n − 1 (at length 1 the place is the id itself). An n-gram is
 found by walking from its first word on; with every position of a text walking at once, a level costs one
-binary search a token. Beside the keys lie the log-probability of the n-gram and its log back-off weight as a
-context, both in nats.
+binary search a token. Next to the keys are the log-probability of each n-gram and its log back-off weight as
+a context, both in nats.
 
 Shapes: B batch, T time, V vocabulary, P flat positions, n length of an n-gram, N the order.
 """
@@ -72,13 +72,13 @@ class NGramConfig:
 def context_lengths(ids: Tensor, end_id: int, documents: Tensor | None = None) -> Tensor:
     """How many ids of context end at each position, itself included: back to end-of-text, a gap or the start.
 
-    ids (B, T), ABSENT where there is none; documents (B, T), numbers that differ between documents. Returns
+    ids (B, T), ABSENT in gaps; documents (B, T), numbers that differ between documents. Returns
     (B, T) of at least 1.
     """
     cut = ids == end_id
     cut[:, :1] = True
     gap = ids[:, :-1] == ABSENT
-    if documents is not None:  # the document changes, and no end-of-text says so
+    if documents is not None:  # the document changes without an end-of-text
         gap = gap | ((documents[:, 1:] != documents[:, :-1]) & (ids[:, :-1] != end_id))
     cut[:, 1:] |= gap
     place = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
@@ -113,7 +113,7 @@ def pack_contexts(batch: Batch, order: int, end_id: int) -> PackedContexts:
     length[:, 1:] = torch.where(plain, context + 1, 0)
     row, column = torch.nonzero(real & ~plain, as_tuple=True)  # (M,)
     back = torch.arange(2 - order, 1, device=ids.device)  # (N - 1,) up to the position itself
-    # (M, N - 1); what lies before the row is never read
+    # (M, N - 1); ids before the row are never read
     around = ids[row[:, None], (column[:, None] + back).clamp(min=0)]
     odd = torch.cat([around, targets[row, column][:, None]], 1)  # (M, N)
     odd_length = torch.zeros_like(odd)
@@ -150,7 +150,7 @@ class Counts:
     @property
     def n_targets(self) -> int:
         """How many targets were counted."""
-        return sum(int(each.sum()) for each in self.seen)
+        return sum(int(seen.sum()) for seen in self.seen)
 
 
 def count_text(ids: Array, need: Array, length: Array, *, order: int, vocab_size: int) -> Counts:
@@ -170,14 +170,17 @@ def count_text(ids: Array, need: Array, length: Array, *, order: int, vocab_size
 def merge_counts(first: Counts, second: Counts, vocab_size: int) -> Counts:
     """The counts of two texts together."""
     keys, seen = [first.keys[0]], [first.seen[0] + second.seen[0]]
-    moved = [first.keys[0], second.keys[0]]  # where either's n-grams now stand, one level below
+    moved = [
+        first.keys[0],
+        second.keys[0],
+    ]  # the places of either's n-grams in the merged table, one level below
     for level in range(1, len(first.keys)):
         own = [
             moved[i][counts.keys[level] // vocab_size] * vocab_size + counts.keys[level] % vocab_size
             for i, counts in enumerate((first, second))
         ]
         table = np.union1d(*own)
-        moved = [np.searchsorted(table, each) for each in own]
+        moved = [np.searchsorted(table, keys) for keys in own]
         total = np.zeros(len(table), dtype=np.int64)
         total[moved[0]] += first.seen[level]
         total[moved[1]] += second.seen[level]
@@ -348,7 +351,7 @@ class NGram(LanguageModel):
     def update(self) -> Loss:
         """Estimate the model from all counted since the last update; the loss is that of those targets.
 
-        UsageError where nothing was counted. A text too small for discounts of its own is told in one line.
+        UsageError where nothing was counted. A notice reports a text too small for its own discounts.
         """
         self._fold()
         while len(self._folded) > 1:
@@ -377,15 +380,15 @@ class NGram(LanguageModel):
         return nats
 
     def _discount(self, adjusted: list[Array]) -> Array:
-        """Discounts (N, 4) by count 0, 1, 2, 3+ of each level; those that could not be estimated are told."""
-        discounts_by_order = [estimate_discounts(each) for each in adjusted]
-        poor = [str(n) for n, each in enumerate(discounts_by_order, 1) if each is None]
+        """Discounts (N, 4) by count 0, 1, 2, 3+ of each level; a notice names those that could not be estimated."""
+        discounts_by_order = [estimate_discounts(counts) for counts in adjusted]
+        poor = [str(n) for n, discounts in enumerate(discounts_by_order, 1) if discounts is None]
         if poor:
             log_notice(
                 f"the text is too small to estimate the discounts of {', '.join(poor)}-grams; "
                 f"{', '.join(map(str, FALLBACK))} are used; more text, or a lower order, avoids this"
             )
-        table = np.array([(0.0, *(each or FALLBACK)) for each in discounts_by_order])
+        table = np.array([(0.0, *(discounts or FALLBACK)) for discounts in discounts_by_order])
         self.discounts = torch.from_numpy(table[:, 1:].copy()).to(self.probability_1.device)
         return table
 
@@ -453,7 +456,7 @@ class NGram(LanguageModel):
     def _dense(self, contexts: list[Tensor], n_rows: int) -> Tensor:
         """Log-probabilities (P, V) from the places of each row's contexts, shortest first.
 
-        What a short context says is scaled by the back-off weights of all longer ones at once, so that the
+        The estimate of a short context is scaled by the back-off weights of all longer ones at once, so that the
         wide array is written a single time.
         """
         weights = [
@@ -487,11 +490,11 @@ class NGram(LanguageModel):
         return NGramCache(ids, torch.zeros(batch_size, dtype=torch.long, device=device))
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
-        """Take tables of any length, but only sound ones: the rest is told as torch tells a mismatch."""
+        """Load valid tables of any length; others are reported like a shape mismatch of torch."""
         errors: list[str] = args[-1]
         for name, own in self._buffers.items():
             tensor = state_dict.get(prefix + name)
-            if own is None or tensor is None:  # told as missing by torch
+            if own is None or tensor is None:  # torch reports it as missing
                 continue
             if tensor.dtype != own.dtype or tensor.dim() != own.dim():
                 errors.append(
@@ -550,7 +553,9 @@ class NGram(LanguageModel):
                 )
         if len(set(words)) != len(words):
             twice = next(word for word in words if words.count(word) > 1)
-            raise UsageError("duplicate_name", f"token {twice!r} stands for two ids; ARPA needs other words")
+            raise UsageError(
+                "duplicate_name", f"two ids have the token {twice!r}; an ARPA file needs different ones"
+            )
         return words
 
     def _write_levels(self, file: TextIO, words: list[str]) -> None:

@@ -5,7 +5,7 @@ language model; with `bidirectional` it only gives hidden states, for classifier
 read from an empty state: where `batch.documents` changes inside a row, the state is cleared there, as it is at
 the start of every text that is scored or continued.
 
-The weights lie in `torch.nn` modules of one layer and direction. In float32, where nothing needs clearing,
+The weights are those of `torch.nn` modules of one layer and direction. In float32, where nothing needs clearing,
 these modules also do the work; else the scans below do, which are faster in bfloat16 (docs/log.md).
 Shapes: B batch, T time, V vocabulary, D width of the model, H width of one direction of a layer, G gates (4
 LSTM, 3 GRU, 1 Elman), S parts of a state (2 LSTM: what is shown and what is kept; else 1), L layers.
@@ -74,14 +74,14 @@ class RNNConfig:
 
 @dataclass(frozen=True)
 class LSTMConfig(RNNConfig):
-    """The same with LSTM cells unless said otherwise."""
+    """The same with LSTM cells by default."""
 
     cell: Literal["elman", "lstm", "gru"] = "lstm"
 
 
 @dataclass(frozen=True)
 class GRUConfig(RNNConfig):
-    """The same with GRU cells unless said otherwise."""
+    """The same with GRU cells by default."""
 
     cell: Literal["elman", "lstm", "gru"] = "gru"
 
@@ -219,7 +219,7 @@ class RNN(LanguageModel):
         return torch.zeros(parts, rows, width, device=self.embedding.weight.device)
 
     def forward(self, ids: Tensor, cache: StateCache | None = None, lengths: Tensor | None = None) -> Tensor:
-        """ids (B, T) → logits (B, T, V). UsageError for two directions, which know the ids to be told."""
+        """ids (B, T) → logits (B, T, V). UsageError for two directions, which see the ids to predict."""
         self._check_direction()
         return self._logits(self.hidden(ids) if cache is None else self._hidden_cached(ids, cache, lengths))
 
@@ -227,7 +227,7 @@ class RNN(LanguageModel):
         if self.config.bidirectional:
             raise UsageError(
                 "unsupported_model",
-                "an RNN of two directions has read the next id before it tells it, so it is no language model;"
+                "a bidirectional RNN has read the id it should predict, so it is no language model;"
                 " leave out model.bidirectional, or give it a task (classification, tagging)",
             )
 

@@ -2,10 +2,10 @@
 
 A bidirectional encoder reads the source; the decoder starts from what it saw last in each direction. After every
 step the decoder looks at the source: its state is the query, and what it finds joins the state in an attentional
-vector from which the next id is told. Scores are additive (Bahdanau's, v · tanh(W q + U m)) or bilinear (Luong's
+vector from which the next id is predicted. Scores are additive (Bahdanau's, v · tanh(W q + U m)) or bilinear (Luong's
 "general", q · W m). With `input_feeding` (Luong) that vector is read again in the next step, which makes training
 go step by step; without, whole layers are scanned at once.
-The form of a batch of pairs is told at `data.batch.Batch`.
+`data.batch.Batch` documents batches of pairs.
 Shapes: B batch, T target steps, S source steps, V vocabulary, D width, L layers, P parts of a state (2 LSTM, else 1).
 """
 
@@ -99,7 +99,7 @@ class EncoderMemory:
         return EncoderMemory(states, keys, real)
 
     def reserve(self, longest: int) -> EncoderMemory:
-        """With room for `longest` source steps."""
+        """Padded to `longest` source steps."""
         more = longest - self.real.shape[1]
         padding = (0, 0, 0, more)
         return EncoderMemory(

@@ -1,4 +1,4 @@
-"""Variational autoencoders of text: a sentence is told by one latent vector, and told again from it.
+"""Variational autoencoders of text: a text is encoded as one latent vector and decoded from it.
 
 Sources: Kingma and Welling 2014 (the bound, reparameterisation); Bowman et al. 2016 (recurrent decoder, annealed KL,
 word dropout); Kingma et al. 2016 (free bits); Burda et al. 2016 (importance-weighted bound, active units); Long et
@@ -7,10 +7,9 @@ al. 2019 (max-pooling the encoder against collapse).
 Each row of a batch, or each document packed in one, is a text with a latent of its own, z ~ N(0, I); the encoder
 reads its targets. `score` is the negative evidence lower bound, its KL spread evenly over the text's tokens. As a
 language model (`forward`) it is the mixture p(x) = 1/K Σ p(x | z_k) of `n_draws` fixed draws of the prior, weighed
-by how well each told the ids so far: a proper distribution, in which a prompt chooses among latents. The first word
-of a text is thus drawn from all, its last from one.
+by the likelihood of the ids so far under each: a proper distribution, in which a prompt chooses among latents.
 
-Shapes: B rows (texts), T time, V vocabulary, D width, Z latent, C what the decoder is told (Z, or Z + D with a
+Shapes: B rows (texts), T time, V vocabulary, D width, Z latent, C the decoder's condition (Z, or Z + D with a
 source), K draws, L layers, S source positions.
 """
 
@@ -42,7 +41,7 @@ ACTIVE = 0.01
 """A unit of the latent is active where its posterior mean varies at least so much over texts (Burda et al. 2016)."""
 
 COLLAPSED = 0.1
-"""Nats of KL a text below which the latent tells nothing."""
+"""Nats of KL per text below which the latent carries no information."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +137,7 @@ def active_units(means: Tensor) -> int:
 
 
 class VAECache:
-    """K draws a row: what the decoder remembers of each, and how well each has told the row so far."""
+    """K draws per row: the decoder's state of each, and the log-likelihood of the row so far under each."""
 
     can_rewind = False
 
@@ -195,7 +194,7 @@ class VAE(LanguageModel):
 
     @classmethod
     def config_for_size(cls, n_layer: int, d_model: int, context_length: int) -> dict[str, Any]:
-        """Shallow, and for texts of at most 64 ids: a latent of a few dozen numbers tells no more."""
+        """Shallow, and for texts of at most 64 ids: a latent of a few dozen numbers holds no more."""
         return {
             **super().config_for_size(n_layer, d_model, context_length),
             "n_layer": max(1, n_layer // 4),
@@ -222,14 +221,14 @@ class VAE(LanguageModel):
     def encode(
         self, ids: Tensor, lengths: Tensor | None = None, source: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance (B, Z) of the latent of each row of ids (B, T), as told by its first `lengths`
+        """Mean and log-variance (B, Z) of the latent of each row of ids (B, T), from its first `lengths`
         ids.
         """
         posterior = self._posterior(ids, real_positions(ids, lengths), self._context(source, len(ids)))
         return posterior.mean, posterior.log_variance
 
     def _pooled(self, ids: Tensor, real: Tensor) -> Tensor:
-        """The greatest of each feature over the real positions: (B, D); zero where there are none."""
+        """The greatest of each feature over the real positions: (B, D); zero without any."""
         hidden = self.hidden(ids, real).masked_fill(~real[..., None], -torch.inf)
         return torch.where(real.any(1)[:, None], hidden.amax(1), 0.0)
 
@@ -249,14 +248,14 @@ class VAE(LanguageModel):
         return self._pooled(source, real_source(source, self.config.end_id))
 
     def _prior(self, context: Tensor | None, like: Tensor) -> Gaussian:
-        """N(0, I), or what the source lets expect; `like` (B, …) says for how many rows."""
+        """N(0, I), or the prior given the source; `like` (B, …) has the number of rows."""
         if self.prior is None or context is None:
             zero = like.new_zeros(len(like), self.config.d_latent)
             return Gaussian(zero, zero)
         return Gaussian(*self.prior(context).chunk(2, 1))
 
     def _condition(self, z: Tensor, context: Tensor | None) -> Tensor:
-        """What the decoder is told: (…, B, C) of z (…, B, Z)."""
+        """The decoder's condition (…, B, C) for z (…, B, Z)."""
         return z if context is None else torch.cat([z, context.expand(*z.shape[:-1], -1)], -1)
 
     # ── learning ───────────────────────────────────────────────────────────────────────────────
@@ -286,7 +285,7 @@ class VAE(LanguageModel):
         return Loss(reconstruction + objective, float(batch.weights.sum()), parts)
 
     def kl_weight(self, step: int) -> float:
-        """The KL's weight at a step: a straight line from 0 to 1."""
+        """The KL's weight at a step, linear from 0 to 1."""
         return min(1.0, step / self.config.anneal_steps) if self.config.anneal_steps else 1.0
 
     def _decoder_states(self, rows: Batch, ids: Tensor, real: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -351,7 +350,7 @@ class VAE(LanguageModel):
         return posterior.mean[counted], kl[counted]
 
     def validation_metrics(self, batches: list[Batch]) -> dict[str, Any]:
-        """What the log says of texts besides their bound: KL of a text (nats), active units."""
+        """KL per text (nats), and active units."""
         means, kls = zip(*map(self._posteriors, batches), strict=True)
         return {
             "kl_per_text": round(float(torch.cat(kls).mean()), 4),
@@ -362,14 +361,14 @@ class VAE(LanguageModel):
         """KL of each text."""
         return {"kl_per_text": self._posteriors(batch)[1]}
 
-    def diagnose(self, found: dict[str, Any]) -> str | None:
+    def diagnose(self, metrics: dict[str, Any]) -> str | None:
         """Whether the latent has collapsed."""
-        kl, units = found.get("kl_per_text"), found.get("active_units")
+        kl, units = metrics.get("kl_per_text"), metrics.get("active_units")
         if kl is None or (kl >= COLLAPSED and units):
             return None
         return (
             f"the latent has collapsed (KL {kl:.3f} nats a text, {units} of {self.config.d_latent} units active): the"
-            " decoder tells texts without it; raise model.free_bits, model.word_dropout or model.anneal_steps"
+            " decoder ignores it; increase model.free_bits, model.word_dropout or model.anneal_steps"
         )
 
     # ── as a language model ────────────────────────────────────────────────────────────────────
@@ -382,7 +381,7 @@ class VAE(LanguageModel):
         return self._cache_at(self._condition(z, context).transpose(0, 1), length)
 
     def _cache_at(self, condition: Tensor, length: int) -> VAECache:
-        """A cache whose rows are told (B, K, C)."""
+        """A cache for conditions (B, K, C)."""
         rows, draws = condition.shape[:2]
         return VAECache(
             self.decoder.init_state(condition.flatten(0, 1), length),
@@ -480,7 +479,7 @@ class VAE(LanguageModel):
     def reconstruct(
         self, ids: Tensor, lengths: Tensor | None = None, source: Tensor | None = None
     ) -> list[list[int]]:
-        """The texts ids (B, T) told again, greedily, from the means of their latents."""
+        """The texts ids (B, T) decoded greedily from the means of their latents."""
         with torch.no_grad():
             mean, _ = self.encode(ids, lengths, source)
         return self.decode(mean, source=source)
@@ -492,7 +491,7 @@ class VAE(LanguageModel):
         return self.decode(z, temperature=temperature, seed=seed)
 
     def interpolate(self, first: Tensor, second: Tensor, n: int) -> list[list[int]]:
-        """`n` texts on the straight line between the latents of two texts (T,), both ends included."""
+        """`n` texts interpolated linearly between the latents of two texts (T,), both included."""
         if n < 2:
             raise UsageError(
                 "out_of_range", f"{n} texts between two; give 2 or more, the ends are among them"

@@ -1,4 +1,4 @@
-"""Word vectors: learnt by skip-gram or CBOW, read from word2vec and GloVe files, used as a model's first embeddings.
+"""Word vectors: trained by skip-gram or CBOW, read from word2vec and GloVe files, used as a model's first embeddings.
 
 Sources: Mikolov et al. 2013 (skip-gram, CBOW, analogies), Pennington et al. 2014 (GloVe's file format). Learning is
 done by `gensim`, which comes with the extra `vectors`; everything else here needs no extra.
@@ -35,14 +35,14 @@ PIECE = 10_000
 
 @dataclass(frozen=True)
 class VectorSettings:
-    """How word vectors are learnt. The defaults were chosen on MTurk-771 with 2.4 million words (docs/results.md)."""
+    """How word vectors are trained. The defaults were chosen on MTurk-771 with 2.4 million words (docs/results.md)."""
 
     method: Literal["skip-gram", "cbow"] = "skip-gram"
     d_model: int = 100
     window: int = 10
     """Words to each side that are context; each place draws its own reach up to it."""
     negative: int = 10
-    """Drawn words that each true context word is told apart from."""
+    """Negative samples per context word."""
     epochs: int = 10
     min_count: int = 2
     """Rarer words have no vector."""
@@ -64,7 +64,7 @@ class VectorSettings:
 
 @dataclass(frozen=True)
 class Coverage:
-    """How many of the entries asked for have a vector."""
+    """How many of the requested entries have a vector."""
 
     n_found: int
     total: int
@@ -154,7 +154,7 @@ class WordVectors:
         """Rows for a tokenizer's ids: (V, D) with zeros where there is no vector, and which ids have one, (V,).
 
         A token is looked up as it is spelt without the blank at its edges, else in small letters. Pieces that
-        continue a word in a WordPiece vocabulary are no words and get none; in other kinds they cannot be told apart.
+        continue a word in a WordPiece vocabulary are no words and get none; other kinds do not mark such pieces.
         """
         matrix = torch.zeros(tokenizer.vocab_size, self.width)
         has_vector = torch.zeros(tokenizer.vocab_size, dtype=torch.bool)
@@ -177,7 +177,7 @@ class WordVectors:
         if wrong := [word for word in self.words if not word or re.search(r"\s", word)]:
             raise UsageError(
                 "invalid_value",
-                f"the word {wrong[0]!r} cannot stand in a text file of vectors; write safetensors",
+                f"the word {wrong[0]!r} cannot be written to a text file of vectors; write safetensors",
             )
         rows = (
             " ".join([word, *(f"{x:.9g}" for x in row)])
@@ -287,14 +287,14 @@ def train_vectors(texts: Iterable[Sequence[str]], settings: VectorSettings | Non
 
 
 def read(path: Path | str) -> WordVectors:
-    """Vectors from a file: ours (safetensors), word2vec's text or binary form, or GloVe's text; told by what is in it.
+    """Vectors from a file: ours (safetensors), word2vec's text or binary form, or GloVe's text, by content.
 
-    Where a word comes twice the first vector counts, and a line says how many were left out. Raises DataError
+    Of duplicate words the first vector is used, and a notice counts the others. Raises DataError
     naming the place where the file is cut short or damaged.
     """
     path = Path(path)
     if not path.is_file():
-        raise DataError("not_found", f"{path} is not there, or is a folder; give a file of word vectors")
+        raise DataError("not_found", f"{path} does not exist or is a folder; give a file of word vectors")
     with path.open("rb") as file:
         start = file.read(9)
         file.seek(0)
@@ -313,7 +313,7 @@ def read(path: Path | str) -> WordVectors:
 
 
 def _is_text_row(line: bytes, width: int) -> bool:
-    """Whether a line is a word and as many numbers as the header says, or broken text rather than binary."""
+    """Whether a line is a word and as many numbers as the header states, or broken text rather than binary."""
     parts = line.split()
     try:
         return bool([float(x) for x in parts[-width:]]) and len(parts) > 1
@@ -345,7 +345,7 @@ def _text_rows(path: Path, file: BinaryIO, width: int | None, first: int) -> Ite
                 f"{path}, line {number}: {len(parts) - 1} numbers instead of {width or 'some'}; the file is damaged",
             )
         try:
-            with np.errstate(over="ignore"):  # told below as not finite, with the word
+            with np.errstate(over="ignore"):  # reported below as not finite, with the word
                 vector = np.array(parts[-width:], dtype=np.float32)
         except ValueError as error:
             raise DataError(
@@ -379,7 +379,7 @@ def _binary_rows(path: Path, file: BinaryIO, n_words: int, width: int) -> Iterat
 
 
 def _distinct(rows: Iterator[tuple[str, Floats]], path: Path, promised: int | None) -> WordVectors:
-    """The first vector of every word; DataError where there are fewer or more than the first line says."""
+    """The first vector of every word; DataError where their number is not that of the first line."""
     held: dict[str, Floats] = {}
     n = 0
     for word, vector in rows:

@@ -41,7 +41,7 @@ def cache_folder() -> Path:
 
 
 def library() -> ctypes.CDLL | None:
-    """The built kernels, or None where there is no compiler or it fails (`build_error` says which)."""
+    """The built kernels, or None where there is no compiler or it fails (`build_error` has the reason)."""
     return _library()[0]
 
 
@@ -75,7 +75,7 @@ def _library() -> tuple[ctypes.CDLL | None, str | None]:
 
 
 def load_library(built: Path) -> ctypes.CDLL:
-    """A built library, told what its functions give back."""
+    """Load a built library and declare its return types."""
     library = ctypes.CDLL(str(built))
     library.textus_cross_entropy.restype = ctypes.c_double
     library.textus_attention_width_step.restype = ctypes.c_int64
@@ -90,7 +90,7 @@ def _processor() -> str:
 
 
 def _build(program: list[str], target: Path) -> None:
-    """Compile beside `target`, then rename: two processes that build at once do not see half a file."""
+    """Compile next to `target`, then rename: two processes that build at once do not see half a file."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         temporary = Path(folder) / target.name
@@ -100,7 +100,7 @@ def _build(program: list[str], target: Path) -> None:
 
 
 def _first_line(text: str) -> str:
-    """The first line that says something, short enough for a message."""
+    """The first line with content, short enough for a message."""
     return next((line.strip() for line in text.splitlines() if line.strip()), "no reason given")[:200]
 
 
@@ -121,7 +121,7 @@ def _argument(value: Any) -> Any:
 
 
 PREPARED = WeakIdKeyDictionary()
-"""Weight → its version, how it was prepared, and what came of it: beside the weight, which can be pickled as ever."""
+"""Weight → its version, how it was prepared, the result; kept outside of the weight, which stays picklable."""
 
 
 def prepare_weight(weight: Tensor, how: Callable[[Tensor], Tensor]) -> Tensor:
@@ -201,7 +201,7 @@ class AddNorm(torch.autograd.Function):
 
 
 class NativeBlock(torch.autograd.Function):
-    """One block on (x, delta), which stand for their sum: gives (x', delta') standing for the block's output.
+    """One block on the pair (x, delta), whose sum is its input; returns a pair whose sum is its output.
 
     The sum is left to the next norm, which reads both anyway. `first` (B, T) is the first key each query may
     see.

@@ -2,7 +2,7 @@
 
 Torch's matrix products in bfloat16, and kernels for everything between them (`encoder.cpp`): the same sums as
 `encoder.EncoderBlock`, the twin it is tested against. Attention is computed in tiles (`attention.cpp`) where the
-processor has the products for it; elsewhere texts stand beside each other padded inside it, and only there. Shapes: N
+processor has the products for it; elsewhere texts are padded inside attention only. Shapes: N
 positions of all texts, B texts, T positions of the longest, D width, H heads, K head width, F feed-forward width.
 """
 
@@ -35,7 +35,7 @@ def round_up(n: int, step: int) -> int:
 
 @dataclass(frozen=True)
 class VarlenBatch:
-    """Where texts lie among N positions: text b has `starts[b]` to `starts[b + 1]`; no text has the positions from `n`
+    """The positions of texts among N: text b has `starts[b]` to `starts[b + 1]`; no text has the positions from `n`
     on, and none has more than `time`.
     """
 
@@ -48,7 +48,7 @@ class VarlenBatch:
     dropout: float
 
     def heads(self, rows: Tensor, part: int) -> Tensor:
-        """The part-th of the vectors (N, parts H K) that stand side by side, by heads: (B H, T, K)."""
+        """The part-th of the concatenated vectors (N, parts H K), by heads: (B H, T, K)."""
         width = self.width
         heads = rows.new_empty((len(self.starts) - 1) * self.n_head, self.time, width)
         places = (rows.shape[1], part * self.n_head * width, *self.sizes, width)
@@ -210,7 +210,7 @@ def prepack(weight: Tensor) -> Tensor:
 
 
 def read(x: Tensor, texts: VarlenBatch, weights: list[Tensor]) -> Tensor:
-    """What `DecoderBlock` gives where nothing is learnt from it: no more is kept than the next product needs."""
+    """A block's output (N, D) for inference: nothing is kept for a gradient."""
     w_qkv, b_qkv, w_out, b_out, norm1, shift1, w_up, b_up, w_down, b_down, norm2, shift2 = weights
     mixed, _ = attention_impl(texts)[0](texts, product(x, w_qkv, b_qkv))
     _, h, _ = add_norm(texts, x, product(mixed, w_out, b_out), (norm1, shift1), 0)
@@ -219,7 +219,7 @@ def read(x: Tensor, texts: VarlenBatch, weights: list[Tensor]) -> Tensor:
 
 
 def block_weights(block: Any) -> list[Tensor]:
-    """An `encoder.EncoderBlock`'s weights as `DecoderBlock` takes them."""
+    """An `encoder.EncoderBlock`'s weights in the order of `VarlenEncoderBlock`."""
     attention, feed_forward = block.attention, block.feed_forward
     first, norm1 = (attention.qkv, attention.out), block.attention_norm
     second, norm2 = (feed_forward.up, feed_forward.down), block.feed_forward_norm

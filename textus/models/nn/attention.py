@@ -143,7 +143,7 @@ def _reserve(part: Tensor, capacity: int) -> Tensor:
 
 
 class SelfAttentionLayer(nn.Module):
-    """Multi-head attention with fewer key-value heads if asked (Ainslie et al. 2023).
+    """Multi-head attention, optionally with fewer key-value heads (Ainslie et al. 2023).
 
     One product makes queries, keys and values: rows [:H K] queries, then G K keys, then G K values.
     """

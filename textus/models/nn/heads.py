@@ -1,4 +1,4 @@
-"""What stands on a model's last states to answer a question: of a text, of each token, of a span.
+"""Task heads on a model's last states: for texts, tokens, spans, relations and similarity.
 
 A head has `loss(hidden, batch) -> Loss` and `predict(hidden, mask)`. `batch.labels` is the head's own; `batch.mask`
 (None: all) is False on padding. Shapes: B batch, T time, D width, C classes.
@@ -245,8 +245,8 @@ class CRF(nn.Module):
 
 
 def context_mask(batch: Batch) -> Tensor:
-    """Where an answer may be, (B, T) bool: all but the first text, and the closing id at the end, which stands for no
-    answer (there a causal model has read all); anywhere, where `batch` does not say which text an id is of.
+    """Where an answer may be, (B, T) bool: everywhere but in the first text. The closing id at the end means no answer
+    (there a causal model has read all). Without `batch.segments`, everywhere.
     """
     real = padding_mask(batch.ids, batch.mask)
     return real if batch.segments is None else real & (batch.segments > 0)
@@ -292,8 +292,8 @@ class SpanHead(nn.Module):
 
 
 class Pooler(nn.Module):
-    """One state of a text with the numbers beside it, in training rows' deviations from their mean: (B, D + columns).
-    A number that is missing (nan) is the mean.
+    """The pooled state of a text and its numeric columns, standardised by the training rows: (B, D + columns).
+    A missing number (nan) becomes the mean.
     """
 
     def __init__(self, pooling: str, dropout: float, means: list[float], deviations: list[float]) -> None:
@@ -315,7 +315,7 @@ class Pooler(nn.Module):
 
 
 class RegressionHead(nn.Module):
-    """C numbers of a text, learnt in deviations from their mean. Labels: (B, C), as they are."""
+    """C numbers of a text, standardised for training. Labels: (B, C), not standardised."""
 
     def __init__(
         self,
@@ -336,7 +336,7 @@ class RegressionHead(nn.Module):
         self.out = Linear(d_model + len(number_means or []), len(means), bias=True)
 
     def features(self, hidden: Tensor, batch: Batch) -> Tensor:
-        """What the linear layer reads of a text and the numbers beside it: (B, D + columns)."""
+        """The input of the linear layer: (B, D + columns)."""
         return self.pooled(hidden, batch.mask, batch.numbers)
 
     def standardise(self, labels: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What of a model is taught: a low-rank adapter beside its matrices (LoRA, Hu et al. 2021), its last layers, or all
+"""Which weights fine-tuning changes: low-rank adapters (LoRA, Hu et al. 2021), the last layers, or all
 of it with smaller rates further down.
 
 An adapter leaves W as it is and adds (α / r) B A, of rank r. B begins at zero, so that an adapted model begins as the
@@ -151,7 +151,7 @@ def row_ranges(parts: dict[str, int]) -> dict[str, tuple[int, int]]:
 
 
 def projections(model: nn.Module) -> dict[str, Linear]:
-    """The projections of a model's layers by name: those an adapter can stand beside."""
+    """The projections of a model's layers by name: those that can get an adapter."""
     return {
         name: part
         for name, part in model.named_modules()
@@ -164,26 +164,26 @@ NUMBER = re.compile(r"(?:^|\.)(\d+)(?:\.|$)")
 
 
 def add_lora(model: LanguageModel, settings: LoRASettings) -> None:
-    """Put adapters beside a model's projections; nothing but they and the heads learns from then on.
+    """Add adapters to a model's projections; only they and the heads are trained from then on.
 
     Raises UsageError for a model without projections in its layers, and for targets it does not have.
     """
-    found = projections(model)
-    if not found:
+    linears = projections(model)
+    if not linears:
         raise UsageError(
             "unsupported_model",
-            f"the layers of a {type(model).__name__} are no projections that LoRA could stand beside; take --method"
+            f"the layers of a {type(model).__name__} have no projections for LoRA; use --method"
             " full or frozen, or a Transformer",
         )
-    parts = {name: [*lora_targets(name, linear)] for name, linear in found.items()}
-    known = list(dict.fromkeys(part for each in parts.values() for part in each))
-    wanted = known if settings.targets == ALL else [each.strip() for each in settings.targets.split(",")]
-    for each in wanted:
-        if each not in known:
-            raise unknown_name_error("projection in method.targets", each, [ALL, *known])
+    parts = {name: [*lora_targets(name, linear)] for name, linear in linears.items()}
+    known = list(dict.fromkeys(part for names in parts.values() for part in names))
+    wanted = known if settings.targets == ALL else [part.strip() for part in settings.targets.split(",")]
+    for part in wanted:
+        if part not in known:
+            raise unknown_name_error("projection in method.targets", part, [ALL, *known])
     model.requires_grad_(False)
     model.heads.requires_grad_(True)
-    for name, linear in found.items():
+    for name, linear in linears.items():
         linear.parts = lora_targets(name, linear)
         if names := [part for part in linear.parts if part in wanted]:
             replace_module(model, name, LoRALinear(linear, names, settings))
@@ -220,7 +220,7 @@ def n_layers(model: LanguageModel) -> int:
 
 
 def transformer_layers(model: LanguageModel) -> dict[str, tuple[str, int]]:
-    """Parameter → its stack and the number of its layer there, of those that lie in layers."""
+    """Parameter → its stack and layer number, for parameters inside layers."""
     layers_by_name = {}
     for name, _ in model.named_parameters():
         if not name.startswith("heads.") and (match := NUMBER.search(name)):
@@ -231,7 +231,7 @@ def transformer_layers(model: LanguageModel) -> dict[str, tuple[str, int]]:
 
 
 def layer_depth(model: LanguageModel) -> dict[str, int]:
-    """Parameter → how far below the head it lies: 0 for heads and what stands on the last layer, 1 for the last layer,
+    """Parameter → its depth below the head: 0 for heads and parameters above the last layer, 1 for the last layer,
     …, one more than there are layers for embeddings.
     """
     inside = transformer_layers(model)
@@ -240,22 +240,22 @@ def layer_depth(model: LanguageModel) -> dict[str, int]:
         deepest[stack] = max(deepest.get(stack, 0), number)
     bottom = max(deepest.values(), default=-1) + 2
     norm_last = getattr(model.config, "norm_first", True)  # else `norm` is that of the embeddings
-    found = {}
+    depths = {}
     for name, _ in model.named_parameters():
         if name in inside:
             stack, number = inside[name]
-            found[name] = deepest[stack] - number + 1
+            depths[name] = deepest[stack] - number + 1
         else:
             first = EMBEDDINGS.search(name) or (name.startswith("norm.") and not norm_last)
-            found[name] = bottom if first and not name.startswith("heads.") else 0
-    return found
+            depths[name] = bottom if first and not name.startswith("heads.") else 0
+    return depths
 
 
 EMBEDDINGS = re.compile(r"(^|\.|_)(embedding|position|segment)\.")
 
 
 def train_last(model: LanguageModel, n: int) -> None:
-    """Let only the last `n` layers, what stands on them, and the heads learn; with 0 the heads alone.
+    """Train only the last `n` layers, what is above them, and the heads; with 0 the heads alone.
 
     Raises UsageError where there are not so many.
     """

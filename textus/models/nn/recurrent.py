@@ -29,7 +29,7 @@ class Recurrent(nn.Module):
         """x (B, T, I) and what is remembered (L, B, D) → the last layer's states (B, T, D) and what is
         remembered then.
 
-        What lies past `lengths` (B,) is read but not remembered.
+        Positions past `lengths` (B,) do not change the state.
         """
         state = x.new_zeros(self.n_layer, len(x), self.width) if state is None else state
         after = []

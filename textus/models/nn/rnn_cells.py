@@ -13,8 +13,8 @@ from textus.core.rng import derive_seed
 # ── scans: one layer over time ─────────────────────────────────────────────────────────────────
 #
 # forward(inputs (T, B, G H), weight (G H, H), bias (G H,) or None, start (S, B, H), keep (T, B, 1) or None) gives
-# what each step shows (T, B, H), and what LSTM keeps beside it (T, B, H), which takes no gradient. `inputs` are the
-# products of W_ih with what is read, made in one go before; gates lie in torch.nn's order. `keep` is 0 where the
+# what each step shows (T, B, H), and the LSTM's cell state (T, B, H), which takes no gradient. `inputs` are the
+# products of W_ih with what is read, made in one go before; gates are in torch.nn's order. `keep` is 0 where the
 # state before is to be forgotten, else 1. The gradient of the weights is one product over all steps.
 
 

@@ -1,6 +1,6 @@
 """What a VAE is made of: encoders and decoders, recurrent or Transformer, and rows of one text each.
 
-Shapes: B rows, T time, D width, C what the decoder is told of the latent, L layers, R texts.
+Shapes: B rows, T time, D width, C the decoder's condition (latent, source), L layers, R texts.
 """
 
 from __future__ import annotations
@@ -100,12 +100,12 @@ class RecurrentDecoder(nn.Module):
         width, condition = config.d_model, condition_width(config)
         self.body = Recurrent(width, width, config.n_layer, config.dropout)
         self.first = Linear(condition, config.n_layer * width, bias=True)
-        self.each = Linear(condition, width)
+        self.condition_in = Linear(condition, width)
         self.out = Linear(width, width, bias=True)
-        self.told_out = Linear(condition, width)
+        self.condition_out = Linear(condition, width)
 
     def init_state(self, condition: Tensor, length: int) -> RecurrentState:
-        """What is remembered before the first id, of rows told (B, C)."""
+        """The state before the first id for conditions (B, C)."""
         first = torch.tanh(self.first(condition)).view(len(condition), self.body.n_layer, -1)
         return RecurrentState(first.transpose(0, 1))
 
@@ -115,8 +115,8 @@ class RecurrentDecoder(nn.Module):
 
     def step(self, x: Tensor, condition: Tensor, state: RecurrentState, lengths: Tensor | None) -> Tensor:
         """The same after what `state` remembers, which is brought up to date."""
-        hidden, state.kept = self.body(x + self.each(condition)[:, None], state.kept, lengths)
-        mixed: Tensor = self.out(hidden) + self.told_out(condition)[:, None]
+        hidden, state.kept = self.body(x + self.condition_in(condition)[:, None], state.kept, lengths)
+        mixed: Tensor = self.out(hidden) + self.condition_out(condition)[:, None]
         return mixed
 
 
@@ -145,7 +145,7 @@ class TransformerStack(nn.Module):
         return self.rotary.at_positions(positions.clamp(max=self.rotary.length - 1))
 
     def run_blocks(self, x: Tensor, mask: Tensor) -> Tensor:
-        """States (B, T, D); `mask` says who may look where."""
+        """States (B, T, D); `mask` limits attention."""
         angles = self.angles(torch.arange(x.shape[1], device=x.device))
         for block in self.blocks:
             x = block(x, angles, mask, plain_attention)
@@ -168,21 +168,22 @@ class TransformerDecoder(TransformerStack):
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
-        self.each = Linear(condition_width(config), config.d_model)
-        self.told_out = Linear(condition_width(config), config.d_model)
+        self.condition_in = Linear(condition_width(config), config.d_model)
+        self.condition_out = Linear(condition_width(config), config.d_model)
 
     def init_state(self, condition: Tensor, length: int) -> KeyValueCache:
-        """Room for `length` positions of rows told (B, C)."""
+        """An empty cache for `length` positions and conditions (B, C)."""
         shape = self.shape
-        room = (shape.n_layer, len(condition), length, shape.n_kv_head, shape.d_head)
+        sizes = (shape.n_layer, len(condition), length, shape.n_kv_head, shape.d_head)
         lengths = torch.zeros(len(condition), dtype=torch.long, device=condition.device)
-        return KeyValueCache(condition.new_zeros(room), condition.new_zeros(room), lengths)
+        return KeyValueCache(condition.new_zeros(sizes), condition.new_zeros(sizes), lengths)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """States (B, T, D) of embedded ids (B, T, D)."""
         mask = causal_mask(x.shape[1]).to(x.device)
         mixed: Tensor = (
-            self.run_blocks(x + self.each(condition)[:, None], mask) + self.told_out(condition)[:, None]
+            self.run_blocks(x + self.condition_in(condition)[:, None], mask)
+            + self.condition_out(condition)[:, None]
         )
         return mixed
 
@@ -195,7 +196,7 @@ class TransformerDecoder(TransformerStack):
         slots = (row, col, positions[row, col])
         length = int((state.lengths + taken).max())
         mask = (torch.arange(length, device=x.device) <= positions[:, :, None])[:, None]
-        x, angles = x + self.each(condition)[:, None], self.angles(positions)
+        x, angles = x + self.condition_in(condition)[:, None], self.angles(positions)
         for layer, block in enumerate(self.blocks):
 
             def store(k: Tensor, v: Tensor, layer: int = layer) -> tuple[Tensor, Tensor]:
@@ -204,7 +205,7 @@ class TransformerDecoder(TransformerStack):
 
             x = block.cached(x, angles, mask, store)
         state.lengths = state.lengths + taken
-        mixed: Tensor = self.norm(x) + self.told_out(condition)[:, None]
+        mixed: Tensor = self.norm(x) + self.condition_out(condition)[:, None]
         return mixed
 
 
