@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from textus.core.errors import RunError, TextusError, UsageError
-from textus.data.bucketing import sources_of
+from textus.data.bucketing import pad_sources
 from textus.generation.sampling import (
     Ends,
     SamplingParams,
@@ -229,7 +229,7 @@ class Engine:
         """The source texts (B, S) of new rows, an empty one for a row without; None where no row has one."""
         if all(request.source is None for request in fresh):
             return None
-        return sources_of([request.source or [] for request in fresh], self.model.config.end_id).to(
+        return pad_sources([request.source or [] for request in fresh], self.model.config.end_id).to(
             self._device
         )
 

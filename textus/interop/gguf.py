@@ -311,7 +311,7 @@ def read_tokenizer(container: Container) -> Tokenizer:
         record["post_processor"] = bos_post_processor(roles["bos_token"], pieces.index(roles["bos_token"]))
     template = Values(container, "tokenizer").text("chat_template", "") or None
     tokenizer = build_tokenizer(record, roles, template, container.where)
-    tokenizer.end_also_at(ids)
+    tokenizer.add_eos_ids(ids)
     return tokenizer
 
 

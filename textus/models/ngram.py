@@ -318,6 +318,10 @@ class NGram(LanguageModel):
         """One: all counts are known after it."""
         return 1
 
+    def n_passes(self) -> int:
+        """One: all counts are known after it."""
+        return 1
+
     def count(self, batch: Batch) -> None:
         """Count the real targets of a batch (weight > 0); the others are context. UsageError: foreign id."""
         text = pack_contexts(batch, self.config.order, self.config.end_id)

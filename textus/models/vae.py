@@ -28,7 +28,7 @@ from textus.core.errors import UsageError
 from textus.core.names import unknown_name_error
 from textus.core.rng import derive_seed
 from textus.data.batch import Batch
-from textus.data.bucketing import real_source
+from textus.data.bucketing import source_mask
 from textus.models.contract import Capabilities, LanguageModel, Loss, step_seed, token_nll
 from textus.models.nn.cross_entropy import cross_entropy
 from textus.models.nn.linear import Linear
@@ -245,7 +245,7 @@ class VAE(LanguageModel):
             return None
         if source is None:
             source = torch.full((rows, 1), self.config.end_id, device=self.draws.device)
-        return self._pooled(source, real_source(source, self.config.end_id))
+        return self._pooled(source, source_mask(source, self.config.end_id))
 
     def _prior(self, context: Tensor | None, like: Tensor) -> Gaussian:
         """N(0, I), or the prior given the source; `like` (B, …) has the number of rows."""
