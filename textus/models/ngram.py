@@ -37,12 +37,9 @@ Array = NDArray[Any]
 
 PENDING = 4_000_000
 """Positions held as text before they are folded into counts, so that text never piles up."""
-
 FALLBACK = (0.5, 1.0, 1.5)
 """Discounts where a text is too small to estimate them: those of `lmplz --discount_fallback`."""
-
 LN10 = float(np.log(10))
-
 ABSENT = -1
 """Marks a place where there is no id (before a row's first one), and an n-gram that was never seen."""
 
@@ -98,9 +95,8 @@ class PackedContexts:
 
 
 def pack_contexts(batch: Batch, order: int, end_id: int) -> PackedContexts:
-    """Lay a batch out as a `PackedContexts`: each row and its last target, then targets that are not the row's next id.
-
-    The latter are the ends of padded rows: they get a short text of their own, made of their context.
+    """Each row and its last target as one text; then, for targets that are not the row's next id (the ends of padded
+    rows), a short text of each one's context.
     """
     ids, targets, real = batch.ids, batch.targets, batch.weights > 0
     if batch.mask is not None:
@@ -193,7 +189,7 @@ def merge_counts(first: Counts, second: Counts, vocab_size: int) -> Counts:
 
 
 def suffixes(keys: list[Array], vocab_size: int) -> list[Array]:
-    """For each n-gram, the place one level below of the same without its first word (zeros for unigrams)."""
+    """For each n-gram, the place of its suffix without the first word one level below (zeros for unigrams)."""
     links = [np.zeros(vocab_size, dtype=np.int64)]
     for level in range(1, len(keys)):
         parent, word = np.divmod(keys[level], vocab_size)
@@ -313,10 +309,6 @@ class NGram(LanguageModel):
     def table(self, name: str, n: int) -> Tensor:
         """`keys`, `probability` or `backoff` of the n-grams of length n; the latter two are logs, in nats."""
         return getattr(self, f"{name}_{n}")
-
-    def n_passes(self) -> int:
-        """One: all counts are known after it."""
-        return 1
 
     def n_passes(self) -> int:
         """One: all counts are known after it."""
