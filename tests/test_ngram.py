@@ -210,7 +210,7 @@ def test_windows_with_overlap_equal_the_whole() -> None:
         in_memory_dataset(stream, starts),
         batch_size=3,
         context_length=17,
-        overlap=whole.overlap,
+        overlap=whole.capabilities.overlap,
         shuffle=False,
     )
     model = NGram(NGramConfig(VOCAB, END, 5))
