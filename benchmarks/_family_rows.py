@@ -14,7 +14,7 @@ def between(found: dict[str, float], form: str = "{:.2f}") -> str:
 
 
 def tagging(result: dict[str, Any]) -> Figure:
-    """Brown with the universal tags; the others beside it."""
+    """Brown with the universal tags; the others against it."""
     brown, own, chinese = (
         result[name] for name in ("brown_universal", "brown_own_tags_to_universal", "people_daily")
     )
@@ -32,7 +32,7 @@ def floor(result: dict[str, Any]) -> Figure:
         name: [100 * each[side]["accuracy"]["value"] for side in ("ours", "scikit-learn")]
         for name, each in result["sets"].items()
     }
-    text = "; ".join(f"{name} {ours:.1f} beside {theirs:.1f}" for name, (ours, theirs) in pairs.items())
+    text = "; ".join(f"{name} {ours:.1f} against {theirs:.1f}" for name, (ours, theirs) in pairs.items())
     return Figure(text, round(min(ours - theirs for ours, theirs in pairs.values()), 2))
 
 
@@ -95,14 +95,14 @@ def pretraining(result: dict[str, Any]) -> Figure:
     """Judged by the lower end of the paired interval."""
     found = result["difference"]
     text = (
-        f"{between(found)} points over {found['n']} seeds: {ranged(result['pretrained'])} beside"
+        f"{between(found)} points over {found['n']} seeds: {ranged(result['pretrained'])} against"
         f" {ranged(result['scratch'])} from scratch; pre-trained for {result['pretraining']['seconds']:.0f} s"
     )
     return Figure(text, found["low"])
 
 
 def latent(result: dict[str, Any]) -> Figure:
-    """The variant with the best bound; the others beside it."""
+    """The variant with the best bound; the others against it."""
     alone = result["no_latent"]["nats_per_token"]["value"]
     texts = [
         f"{name}: {each['active_units']} of {each['d_latent']} units, reconstruction BLEU"
@@ -115,7 +115,7 @@ def latent(result: dict[str, Any]) -> Figure:
 
 def game(result: dict[str, Any]) -> Figure:
     """Those that play, at equal distinct-4, judged by the better one's interval: no worse is one that reaches zero.
-    What more likelihood alone gives is told beside them.
+    What more likelihood alone gives is told against them.
     """
     known = {name: each["at_equal_distinct_4"] for name, each in result["players"].items()}
     known = {name: each for name, each in known.items() if each}
@@ -183,7 +183,7 @@ ROWS = [
         unit=" nats/char",
     ),
     Row(
-        "training step of the LSTM, the encoder and the encoder–decoder beside the best of `torch.nn` and"
+        "training step of the LSTM, the encoder and the encoder–decoder against the best of `torch.nn` and"
         " `transformers`, worst of the three",
         "family_speed",
         family_speed,
@@ -237,7 +237,7 @@ CHINESE = {
 def ruler(result: dict[str, Any] | None) -> str:
     """The section about every family on the same text."""
     page = (
-        "\n## Every family on one ruler\n\n"
+        "\n## Every family by one metric\n\n"
         "`--preset 3min` each, which is three minutes of every core that was used (families that count take what they"
         " need), scored on the same held-out tenth. Kinds of likelihood are not ranked against each other: a bound is"
         " at least the truth, a pseudo-likelihood sees both sides.\n"

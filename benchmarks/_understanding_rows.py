@@ -15,7 +15,7 @@ def points(found: dict[str, float], form: str = ".1f", scale: float = 100) -> st
 
 
 def classes(name: str) -> Callable[[dict[str, Any]], Figure | None]:
-    """Accuracy of one entry in points, the floors beside it; None until all its runs are there."""
+    """Accuracy of one entry in points, the floors against it; None until all its runs are there."""
 
     def figure(result: dict[str, Any]) -> Figure | None:
         found = result["entries"].get(name, {})
@@ -26,7 +26,7 @@ def classes(name: str) -> Callable[[dict[str, Any]], Figure | None]:
         rows = found["over_rows"]
         text = (
             f"{ranged(runs, '{:.1f}')} over {found['over_runs']['n']} run(s), 95 % over rows"
-            f" {100 * rows['low']:.1f}–{100 * rows['high']:.1f}; beside it {floors}"
+            f" {100 * rows['low']:.1f}–{100 * rows['high']:.1f}; next to it {floors}"
         )
         return Figure(text, round(100 * found["accuracy"], 2))
 
@@ -71,7 +71,7 @@ def answers(name: str) -> Callable[[dict[str, Any]], Figure | None]:
         )
         text = (
             f"{points(over, '+.1f', 1)}; F1 {points(ours['f1'], scale=1)}, exact {ours['exact_match']['value']:.1f};"
-            f" beside it {others}"
+            f" next to it {others}"
         )
         return Figure(text, round(over["low"], 2))
 
@@ -144,12 +144,12 @@ def few(result: dict[str, Any]) -> Figure | None:
         for value in ([each["ours"]["value"] for each in draws], [each["scikit-learn"] for each in draws])
     )
     spread = f"{found['min']:+.2f} to {found['max']:+.2f}"
-    text = f"{found['mean']:+.2f} ({spread}), {found['n']} draws: {ours:.1f} beside {theirs:.1f}"
+    text = f"{found['mean']:+.2f} ({spread}), {found['n']} draws: {ours:.1f} against {theirs:.1f}"
     return Figure(text, found["mean"])
 
 
 def triples(part: str) -> Callable[[dict[str, Any]], Figure | None]:
-    """Micro F1 of triples in points; with entities given, beside it who knows less."""
+    """Micro F1 of triples in points; with entities given, next to it who knows less."""
 
     def figure(result: dict[str, Any]) -> Figure | None:
         if part not in result:
@@ -158,10 +158,10 @@ def triples(part: str) -> Callable[[dict[str, Any]], Figure | None]:
         if part == "given entities":
             floors = {name: each["f1"] for name, each in found["baselines"].items()}
             floors["reader of adjacent places"] = result["adjacent"]["f1"]
-            beside = ", ".join(f"{name} {100 * each['value']:.1f}" for name, each in floors.items())
+            compared = ", ".join(f"{name} {100 * each['value']:.1f}" for name, each in floors.items())
         else:
-            beside = f"entities {points(found['entity_f1'])}"
-        return Figure(f"{points(found['f1'])}; beside it {beside}", round(100 * found["f1"]["value"], 2))
+            compared = f"entities {points(found['entity_f1'])}"
+        return Figure(f"{points(found['f1'])}; next to it {compared}", round(100 * found["f1"]["value"], 2))
 
     return figure
 
@@ -175,7 +175,7 @@ def beside_alone(result: dict[str, Any]) -> Figure | None:
         ((figure, own),) = [(name, each) for name, each in found["test"][task].items() if name != "rows"]
         both = result["together"]["test"][task][figure]
         worst = min(worst, 100 * (both["value"] - own["value"]))
-        told.append(f"{task} {100 * both['value']:.1f} beside {100 * own['value']:.1f}")
+        told.append(f"{task} {100 * both['value']:.1f} against {100 * own['value']:.1f}")
     return Figure("; ".join(told), round(worst, 2))
 
 
@@ -333,7 +333,7 @@ TOLD: list[tuple[Row, str]] = [
     ),
     (
         Row(
-            "SST-2, STS-B, CoNLL by one MiniLM with three heads, beside each alone in as many steps: worst, points",
+            "SST-2, STS-B, CoNLL by one MiniLM with three heads, against each alone in as many steps: worst, points",
             "several_tasks",
             beside_alone,
             float("-inf"),
@@ -353,7 +353,7 @@ TOLD: list[tuple[Row, str]] = [
     ),
     (
         Row(
-            "fine-tuning MiniLM, SST-2, samples a CPU-second beside the Trainer's best",
+            "fine-tuning MiniLM, SST-2, samples a CPU-second against the Trainer's best",
             "finetuning_speed",
             speed("training"),
             1.2,
@@ -365,7 +365,7 @@ TOLD: list[tuple[Row, str]] = [
     ),
     (
         Row(
-            "classifying SST-2 in batches, texts a CPU-second beside the best of `transformers`",
+            "classifying SST-2 in batches, texts a CPU-second against the best of `transformers`",
             "finetuning_speed",
             speed("classifying"),
             1.2,
