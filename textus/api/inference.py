@@ -124,7 +124,7 @@ def answered(
 
     together = ensembles.ensemble_predictor(paths_of(runs), ensemble, task) if ensemble else None
     reader = together or open_run(runs[0])._predictor(task)
-    return prediction.answered(reader, given, ReadOptions(columns, encoding, skip_invalid))
+    return prediction.iter_predictions(reader, given, ReadOptions(columns, encoding, skip_invalid))
 
 
 def evaluate(run: str | Path | Run, on: Any = None, **how: Any) -> dict[str, Any]:

@@ -43,9 +43,9 @@ class Run:
 
     @cached_property
     def _loaded(self) -> tuple[LanguageModel, Tokenizer]:
-        from textus.tasks.registry import opened
+        from textus.tasks.registry import load_for_task
 
-        return opened(self.path)[:2]
+        return load_for_task(self.path)[:2]
 
     @property
     def model(self) -> LanguageModel:
@@ -70,9 +70,9 @@ class Run:
     @property
     def tasks(self) -> list[str]:
         """The names of the tasks it was fine-tuned for; none for a run that predicts text."""
-        from textus.tasks.registry import names_of
+        from textus.tasks.registry import task_names
 
-        return names_of(self.record)
+        return task_names(self.record)
 
     @property
     def task(self) -> Task:
@@ -83,7 +83,7 @@ class Run:
         """A task it was fine-tuned for, by its name; None: the only one. UsageError for another, and for none where
         there are several.
         """
-        from textus.tasks.registry import from_record, learnt
+        from textus.tasks.registry import record_for_task, task_from_record
 
         if name is not None:
             check_string(name, "name of a task")
@@ -93,7 +93,7 @@ class Run:
                 f"{self.path} was not fine-tuned for a task; make one: textus finetune DATA --from {self.path}"
                 " --out FOLDER",
             )
-        return from_record(learnt(self.record, name, self.path))
+        return task_from_record(record_for_task(self.record, name, self.path))
 
     def refuse_task(self) -> None:
         """UsageError for a run that was fine-tuned for a task: what it makes of text is not what it was taught."""
@@ -126,12 +126,12 @@ class Run:
         return self._outline.can_generate
 
     def _predictor(self, task: str | None) -> Predictor:
-        from textus.tasks.prediction import predictor
-        from textus.tasks.registry import learnt
+        from textus.tasks.prediction import make_predictor
+        from textus.tasks.registry import record_for_task
 
         asked = self.task_called(task)
-        record = learnt(self.record, asked.called, self.path)
-        return predictor(self.model, self.tokenizer, asked, record, self.path)
+        record = record_for_task(self.record, asked.head_name, self.path)
+        return make_predictor(self.model, self.tokenizer, asked, record, self.path)
 
     def predict(
         self,
@@ -232,16 +232,16 @@ class Run:
             return {**about, "task": "relations from raw text", **found}
         from textus.data.read_options import ReadOptions, options_of_run
         from textus.evaluation import task_report
-        from textus.tasks.inference import read
-        from textus.tasks.registry import learnt
+        from textus.tasks.inference import predict_texts
+        from textus.tasks.registry import record_for_task
 
         asked = self.task_as(task, settings) if task else self.task
-        known = asked.called in self.tasks
-        record = learnt(self.record, asked.called, self.path) if known else {}
+        known = asked.head_name in self.tasks
+        record = record_for_task(self.record, asked.head_name, self.path) if known else {}
         options = ReadOptions(columns, encoding, skip_invalid)
         rows = task_report.read_rows(asked, on, options, options_of_run(record))
-        outputs = read(self.model, asked, self.tokenizer, rows.examples)
-        about = {"run": str(self.path), "on": task_report.dataset_name(on), "task": asked.called}
+        outputs = predict_texts(self.model, asked, self.tokenizer, rows.examples)
+        about = {"run": str(self.path), "on": task_report.dataset_name(on), "task": asked.head_name}
         found = {**about, **task_report.task_metrics(rows, outputs, by)}
         if known:
             found["rows_trained_on"] = task_report.count_train_overlap(record, rows)
@@ -308,22 +308,22 @@ class Run:
                 )
             return self.task_called(name)
         from textus.tasks.registry import task_class
-        from textus.tasks.similarity import similarity_of
+        from textus.tasks.similarity import make_similarity_task
 
         if task_class(name).name != "similarity":
             raise UsageError(
                 "wrong_task",
                 f"{self.path} was not fine-tuned for {name}: textus finetune DATA --from {self.path} --task {name}",
             )
-        return similarity_of(self.model, settings)
+        return make_similarity_task(self.model, settings)
 
     def vectors_of(self, settings: Sequence[str] = ()) -> Callable[[Sequence[str]], Any]:
         """What makes vectors of texts: (texts, D) float32, each of length one."""
-        from textus.tasks.registry import named_of_kind
-        from textus.tasks.similarity import vectors
+        from textus.tasks.registry import head_of_kind
+        from textus.tasks.similarity import embed_texts
 
-        task = self.task_as(named_of_kind(self.record, "similarity") or "similarity", settings)
-        return lambda texts: vectors(self.model, task, self.tokenizer, texts)
+        task = self.task_as(head_of_kind(self.record, "similarity") or "similarity", settings)
+        return lambda texts: embed_texts(self.model, task, self.tokenizer, texts)
 
     def embed(
         self,
@@ -360,15 +360,15 @@ class Run:
         from textus.data.inputs import options_for
         from textus.data.read_options import ReadOptions, options_of_run
         from textus.evaluation.robustness import evaluate_robustness
-        from textus.tasks.registry import learnt
+        from textus.tasks.registry import record_for_task
 
         words, asked = to_optional_path(vectors, "vectors"), self.task_called(task)
-        trained = options_of_run(learnt(self.record, asked.called, self.path))
+        trained = options_of_run(record_for_task(self.record, asked.head_name, self.path))
         options = options_for(to_path(on, "on"), ReadOptions(columns, encoding), trained)
         found = evaluate_robustness(
             self.model, asked, self.tokenizer, to_path(on, "on"), options=options, vectors=words
         )
-        return {"run": str(self.path), "on": str(on), "task": asked.called, **found}
+        return {"run": str(self.path), "on": str(on), "task": asked.head_name, **found}
 
     def stream(self, prompt: str = "", **sampling: Any) -> DecodedStream:
         """The continuation of a text, in pieces as they come; keywords are the fields of
