@@ -4,13 +4,13 @@
 #
 #     bash runs/quickstart.sh
 #
-# OUT=folder BUDGET=1h bash runs/quickstart.sh   writes elsewhere and trains longer.
+# OUT=folder SIZE="--preset 1h" bash runs/quickstart.sh   writes elsewhere and trains longer.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH="$PWD/.venv/bin:$PATH"
 
 OUT=${OUT:-work}        # everything is written below this folder, which must not exist yet
-BUDGET=${BUDGET:-3min}  # time to train the language model: 1min, 10min, 1h, overnight, …
+SIZE=${SIZE:---preset 3min}  # of the language model: a time to train (1min, 10min, 1h, overnight, …) or --depth N --steps N
 PORT=${PORT:-8000}
 mkdir -p "$(dirname "$OUT")" && mkdir "$OUT"
 
@@ -34,7 +34,7 @@ textus train "$OUT/corpus" --model ngram --tokenizer "$OUT/tokenizer" --out "$OU
 
 # Then a Transformer decoder (rotary positions, RMSNorm, SwiGLU). Textus benchmarks how this machine computes a step
 # fastest, and picks width, depth, learning rate and number of steps for the time budget. Ctrl-C saves; `textus resume` continues.
-textus train "$OUT/corpus" --tokenizer "$OUT/tokenizer" --preset "$BUDGET" --out "$OUT/decoder"
+textus train "$OUT/corpus" --tokenizer "$OUT/tokenizer" $SIZE --out "$OUT/decoder"
 
 # Is the network better than counting? Bits per byte on the same held-out text, with confidence intervals.
 textus compare "$OUT/decoder" "$OUT/ngram" --out "$OUT/comparison"

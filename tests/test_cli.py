@@ -390,7 +390,7 @@ def test_ctrl_c_is_one_line_and_130(counted: Path) -> None:
     [
         (
             ["compress", "work/run"],
-            "textus compress is planned and does not exist yet (README, Not yet); today: ",
+            "textus compress is planned and does not exist yet (see the README); today: ",
         ),
         (["explain", "work/run", "x"], "textus explain is planned and does not exist yet"),
         (["explain", "--help"], "textus explain is planned"),

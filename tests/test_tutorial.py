@@ -1,5 +1,5 @@
 """The tutorial and `runs/quickstart.sh` run as they are written: every command in order, in an empty folder, without a
-network. Only time budgets are made shorter and the port is a free one.
+network. Only the training is made shorter and the port is a free one.
 
 Outputs shown in the tutorial are compared by their shape: a number matches any number, `…` anything.
 """
@@ -22,7 +22,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parent.parent
 TUTORIAL = REPOSITORY / "docs" / "tutorial.md"
 CHINESE = REPOSITORY / "docs" / "tutorial.zh-CN.md"
-SHORT = {"--preset 1min": "--preset 10s"}
+SHORT = {"--preset 1min": "--depth 1 --steps 20"}
 
 BLOCK = re.compile(
     r"(?:<!-- (?P<mark>[^>]*) -->\n)?^```(?P<language>\w+)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL
@@ -111,7 +111,7 @@ def free_port() -> int:
 
 
 def adapted(code: str, port: int) -> str:
-    """A command with a short time budget and a free port."""
+    """A command with a short training and a free port."""
     for long, short in SHORT.items():
         code = code.replace(long, short)
     return code.replace("8000", str(port))
@@ -143,7 +143,7 @@ def run_steps(remaining: list[Step], folder: Path, port: int) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_quickstart_tells_the_whole_story(tmp_path: Path) -> None:
-    bounded = {"OUT": str(tmp_path / "work"), "BUDGET": "10s", "PORT": str(free_port())}
+    bounded = {"OUT": str(tmp_path / "work"), "SIZE": "--depth 1 --steps 20", "PORT": str(free_port())}
     command = ["env", *(f"{name}={value}" for name, value in bounded.items()), "bash", "runs/quickstart.sh"]
     run(command, REPOSITORY)
     assert (tmp_path / "work" / "areas" / "model.safetensors").exists()
