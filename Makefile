@@ -55,3 +55,4 @@ bench: install  ## the speed table, under ten minutes on two quiet cores
 
 docs: install  ## write the generated pages below docs/
 	$(BIN)/python -m textus.cli.reference docs
+	$(BIN)/python tests/promises.py docs/dev/promises.md

@@ -25,6 +25,11 @@ SQUAD = [  # prediction, answers, exact and F1 of the SQuAD v2.0 script
 ]
 
 
+@pytest.mark.promise(
+    "Tasks",
+    "Answers' exact match and F1 are SQuAD's (with no answer too) and CMRC 2018's; the best threshold "
+    "is the best of all",
+)
 @pytest.mark.parametrize(("said", "right", "exact", "f1"), SQUAD)
 def test_known_answers_have_the_official_figures(said: str, right: list[str], exact: int, f1: float) -> None:
     assert spans.score_answer(said, right, "squad") == (exact, pytest.approx(f1))
