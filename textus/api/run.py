@@ -244,8 +244,9 @@ class Run:
         about = {"run": str(self.path), "on": task_report.dataset_name(on), "task": asked.called}
         found = {**about, **task_report.task_metrics(rows, outputs, by)}
         if known:
-            found["rows_trained_on"] = task_report.count_train_overlap(record, rows)
-            if baselines and (lower := task_report.baselines(self.path, record, rows, outputs)):
+            file = task_report.training_file(record)
+            found["rows_trained_on"] = task_report.count_train_overlap(record, rows, file)
+            if baselines and (lower := task_report.baselines(self.path, record, rows, outputs, file)):
                 found["baselines"] = lower
         if out is not None:
             folder, logs = to_path(out, "out"), {self.path.name: self.path / "log.jsonl"}
