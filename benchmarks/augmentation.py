@@ -18,7 +18,7 @@ import numpy as np
 
 from benchmarks._measuring import DATA, Bench, begin, show, textus
 from textus.api import open_run
-from textus.augment.augmenter import AugmentSettings, built
+from textus.augment.augmenter import AugmentSettings, make_operations
 from textus.core.console import log_notice
 from textus.core.errors import UsageError
 from textus.metrics.resampling import paired_bootstrap
@@ -60,7 +60,7 @@ def one(bench: Bench, family: str, seed: int, way: tuple[str, int] | None) -> di
     words: list[str | Path] = ["finetune", train, "--dev", dev, *begun, "--seed", str(seed)]
     words += ["--set", f"train.steps={steps}", "--set", f"train.evaluate_every={steps // 10}"]
     if way:
-        words += ["--augment", way[0], "--set", f"augment.times={way[1]}"]
+        words += ["--augment", way[0], "--set", f"augment.copies={way[1]}"]
     out = bench.work / "run"
     command = textus([*words, "--out", out, "--force"], log=bench.work / "log.txt")
     run = open_run(out)
@@ -90,7 +90,7 @@ def measured(
 def ways() -> list[tuple[str, int]]:
     """The ways that this machine can go."""
     try:
-        built(AugmentSettings("synonyms"))
+        make_operations(AugmentSettings("synonyms"))
     except UsageError as error:
         log_notice(f"ways with synonyms are left out: {error}")
         return [way for way in WAYS if "synonyms" not in way[0]]

@@ -67,13 +67,13 @@ def augment(
     """
     from collections import Counter
 
-    from textus.augment.augmenter import AugmentSettings, augmented
+    from textus.augment.augmenter import AugmentSettings, augment_records
     from textus.data.read_options import ReadOptions
 
     out, settings = to_path(out, "out"), AugmentSettings(**how)
     check_output_file(out, force=force)
     records = ReadOptions(columns, encoding).records(to_path(data, "data"))
-    found = augmented(records, settings)
+    found = augment_records(records, settings)
     write_atomic(out, dump_jsonl(each.values for each in found))
     copies = Counter(each.values["augmented"] for each in found if "augmented" in each.values)
     return {"out": str(out), "rows": len(records), "copies": dict(copies)}
@@ -85,13 +85,13 @@ def cloze(corpus: str | Path, *, out: str | Path, force: bool = False, **how: An
 
     Raises DataError where no sentence is long enough to ask for a part of it.
     """
-    from textus.augment.cloze import ClozeSettings, clozes
+    from textus.augment.cloze import ClozeSettings, make_clozes
     from textus.data.corpus import open_corpus
 
     out, settings = to_path(out, "out"), ClozeSettings(**how)
     check_output_file(out, force=force)
     documents = (each.text for each in open_corpus(to_path(corpus, "corpus")).documents("train"))
-    rows = list(clozes(documents, settings))
+    rows = list(make_clozes(documents, settings))
     if not rows:
         raise DataError(
             "too_little_data",
@@ -120,7 +120,7 @@ def validate(
     what is likely a mistake (`warnings`). Raises UsageError for words that are wrong, DataError for a file that cannot
     be read at all.
     """
-    from textus.tasks.validation import RowReader, validate
+    from textus.tasks.validation import RowReader, validate_files
 
     reader = RowReader(columns, encoding or "", tuple(settings))
     others = {
@@ -128,7 +128,7 @@ def validate(
         for name, given in (("dev", dev), ("test", test))
         if (path := to_optional_path(given, name))
     }
-    return validate(
+    return validate_files(
         to_path(data, "data"),
         task,
         others=others,

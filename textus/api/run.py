@@ -43,9 +43,9 @@ class Run:
 
     @cached_property
     def _loaded(self) -> tuple[LanguageModel, Tokenizer]:
-        from textus.tasks.registry import opened
+        from textus.tasks.registry import load_for_task
 
-        return opened(self.path)[:2]
+        return load_for_task(self.path)[:2]
 
     @property
     def model(self) -> LanguageModel:
@@ -70,9 +70,9 @@ class Run:
     @property
     def tasks(self) -> list[str]:
         """The names of the tasks it was fine-tuned for; none for a run that predicts text."""
-        from textus.tasks.registry import names_of
+        from textus.tasks.registry import task_names
 
-        return names_of(self.record)
+        return task_names(self.record)
 
     @property
     def task(self) -> Task:
@@ -83,7 +83,7 @@ class Run:
         """A task it was fine-tuned for, by its name; None: the only one. UsageError for another, and for none where
         there are several.
         """
-        from textus.tasks.registry import from_record, learnt
+        from textus.tasks.registry import record_for_task, task_from_record
 
         if name is not None:
             check_string(name, "name of a task")
@@ -93,7 +93,7 @@ class Run:
                 f"{self.path} was not fine-tuned for a task; make one: textus finetune DATA --from {self.path}"
                 " --out FOLDER",
             )
-        return from_record(learnt(self.record, name, self.path))
+        return task_from_record(record_for_task(self.record, name, self.path))
 
     def refuse_task(self) -> None:
         """UsageError for a run that was fine-tuned for a task: what it makes of text is not what it was taught."""
@@ -126,12 +126,12 @@ class Run:
         return self._outline.can_generate
 
     def _predictor(self, task: str | None) -> Predictor:
-        from textus.tasks.prediction import predictor
-        from textus.tasks.registry import learnt
+        from textus.tasks.prediction import make_predictor
+        from textus.tasks.registry import record_for_task
 
         asked = self.task_called(task)
-        record = learnt(self.record, asked.called, self.path)
-        return predictor(self.model, self.tokenizer, asked, record, self.path)
+        record = record_for_task(self.record, asked.head_name, self.path)
+        return make_predictor(self.model, self.tokenizer, asked, record, self.path)
 
     def predict(
         self,
@@ -230,18 +230,18 @@ class Run:
             found = evaluate_triples(to_path(entities, "entities"), self.path, to_path(on, "on"), options)
             about = {"run": str(self.path), "entities": str(entities), "on": str(on)}
             return {**about, "task": "relations from raw text", **found}
-        from textus.data.read_options import ReadOptions, options_of_run
+        from textus.data.read_options import ReadOptions, run_read_options
         from textus.evaluation import task_report
-        from textus.tasks.inference import read
-        from textus.tasks.registry import learnt
+        from textus.tasks.inference import predict_texts
+        from textus.tasks.registry import record_for_task
 
         asked = self.task_as(task, settings) if task else self.task
-        known = asked.called in self.tasks
-        record = learnt(self.record, asked.called, self.path) if known else {}
+        known = asked.head_name in self.tasks
+        record = record_for_task(self.record, asked.head_name, self.path) if known else {}
         options = ReadOptions(columns, encoding, skip_invalid)
-        rows = task_report.read_rows(asked, on, options, options_of_run(record))
-        outputs = read(self.model, asked, self.tokenizer, rows.examples)
-        about = {"run": str(self.path), "on": task_report.dataset_name(on), "task": asked.called}
+        rows = task_report.read_rows(asked, on, options, run_read_options(record))
+        outputs = predict_texts(self.model, asked, self.tokenizer, rows.examples)
+        about = {"run": str(self.path), "on": task_report.dataset_name(on), "task": asked.head_name}
         found = {**about, **task_report.task_metrics(rows, outputs, by)}
         if known:
             file = task_report.training_file(record)
@@ -286,12 +286,12 @@ class Run:
         """How a file of texts is read: as given, else in the encoding of the rows that this run (and `others`) was
         trained on, where the file fits it.
         """
-        from textus.data.inputs import options_for
-        from textus.data.read_options import ReadOptions, options_of_all, options_of_run
+        from textus.data.inputs import resolve_options
+        from textus.data.read_options import ReadOptions, common_read_options, run_read_options
 
         records = [self.record, *(Run(path).record for path in others)]
-        trained = options_of_all([options_of_run(record) for record in records])
-        return options_for(to_path(file, "file"), given, ReadOptions(encoding=trained.encoding))
+        trained = common_read_options([run_read_options(record) for record in records])
+        return resolve_options(to_path(file, "file"), given, ReadOptions(encoding=trained.encoding))
 
     def task_as(self, name: str, settings: Sequence[str] = ()) -> Task:
         """A task the run has learnt, by its name, or similarity for a run that has not learnt it; `settings` are
@@ -309,22 +309,22 @@ class Run:
                 )
             return self.task_called(name)
         from textus.tasks.registry import task_class
-        from textus.tasks.similarity import similarity_of
+        from textus.tasks.similarity import make_similarity_task
 
         if task_class(name).name != "similarity":
             raise UsageError(
                 "wrong_task",
                 f"{self.path} was not fine-tuned for {name}: textus finetune DATA --from {self.path} --task {name}",
             )
-        return similarity_of(self.model, settings)
+        return make_similarity_task(self.model, settings)
 
     def vectors_of(self, settings: Sequence[str] = ()) -> Callable[[Sequence[str]], Any]:
         """What makes vectors of texts: (texts, D) float32, each of length one."""
-        from textus.tasks.registry import named_of_kind
-        from textus.tasks.similarity import vectors
+        from textus.tasks.registry import head_of_kind
+        from textus.tasks.similarity import embed_texts
 
-        task = self.task_as(named_of_kind(self.record, "similarity") or "similarity", settings)
-        return lambda texts: vectors(self.model, task, self.tokenizer, texts)
+        task = self.task_as(head_of_kind(self.record, "similarity") or "similarity", settings)
+        return lambda texts: embed_texts(self.model, task, self.tokenizer, texts)
 
     def embed(
         self,
@@ -358,18 +358,18 @@ class Run:
         """What it loses on the labelled rows of a file under typos, synonyms (by word `vectors`, else WordNet), case,
         spacing and irrelevant sentences.
         """
-        from textus.data.inputs import options_for
-        from textus.data.read_options import ReadOptions, options_of_run
+        from textus.data.inputs import resolve_options
+        from textus.data.read_options import ReadOptions, run_read_options
         from textus.evaluation.robustness import evaluate_robustness
-        from textus.tasks.registry import learnt
+        from textus.tasks.registry import record_for_task
 
         words, asked = to_optional_path(vectors, "vectors"), self.task_called(task)
-        trained = options_of_run(learnt(self.record, asked.called, self.path))
-        options = options_for(to_path(on, "on"), ReadOptions(columns, encoding), trained)
+        trained = run_read_options(record_for_task(self.record, asked.head_name, self.path))
+        options = resolve_options(to_path(on, "on"), ReadOptions(columns, encoding), trained)
         found = evaluate_robustness(
             self.model, asked, self.tokenizer, to_path(on, "on"), options=options, vectors=words
         )
-        return {"run": str(self.path), "on": str(on), "task": asked.called, **found}
+        return {"run": str(self.path), "on": str(on), "task": asked.head_name, **found}
 
     def stream(self, prompt: str = "", **sampling: Any) -> DecodedStream:
         """The continuation of a text, in pieces as they come; keywords are the fields of
@@ -384,7 +384,7 @@ class Run:
 
         check_string(prompt, "prompt")
         chosen, tokenizer = sampling_of(sampling), self.tokenizer
-        ids = [*tokenizer.begin, *tokenizer.encode(prompt)]
+        ids = [*tokenizer.bos_ids, *tokenizer.encode(prompt)]
         if self.model.needs_source:
             first = beginning(self.model, tokenizer.end_id)
             return self._pieces(first, chosen, tokenizer.end_ids, source=ids)
@@ -426,11 +426,11 @@ class Run:
     def _conversation(self, messages: Sequence[dict[str, Any]]) -> list[int]:
         """A conversation as ids: by the chat template, or as lines of a plain text."""
         if self.chats:
-            return self.tokenizer.render(messages, add_generation_prompt=True)
+            return self.tokenizer.apply_chat_template(messages, add_generation_prompt=True)
         from textus.tokenizers.chat_template import text_of
 
         text = "".join(f"{text_of(message, number)}\n" for number, message in enumerate(messages))
-        return [*self.tokenizer.begin, *self.tokenizer.encode(text)]
+        return [*self.tokenizer.bos_ids, *self.tokenizer.encode(text)]
 
     def _pieces(
         self, ids: list[int], sampling: Sampling, ends: tuple[int, ...], source: list[int] | None = None
@@ -516,8 +516,8 @@ class Run:
         self, on: Any, pairs: bool | None = None, encoding: str | None = None, columns: str | None = None
     ) -> Any:
         """What to measure on; `pairs`: whether a file is read as pairs (None: if this model needs them)."""
-        from textus.data.eval_text import as_texts, read_documents, read_pairs, split_texts
-        from textus.data.inputs import items_of
+        from textus.data.eval_text import corpus_split_text, read_documents, read_pairs, to_eval_text
+        from textus.data.inputs import to_items
 
         for name, value in (("encoding", encoding), ("columns", columns)):
             if value and (on is None or is_texts(on)):
@@ -525,14 +525,14 @@ class Run:
                     "option_not_applicable", f"--{name} {value}: goes with a file, --on FILE; leave it out"
                 )
         if on is None:
-            return split_texts(self._corpus())
+            return corpus_split_text(self._corpus())
         if is_texts(on):
-            items, _ = items_of(on)
+            items, _ = to_items(on)
             if not all(isinstance(item, str) for item in items):
                 raise UsageError(
                     "missing_argument", f"{self.path} predicts text: give strings, or the path of a file"
                 )
-            return as_texts(items)
+            return to_eval_text(items)
         of_pairs = self.model.needs_source if pairs is None else pairs
         return (read_pairs if of_pairs else read_documents)(on, encoding or "", columns)
 

@@ -33,7 +33,7 @@ class AugmentOptions:
         str,
         option("Of synonyms, swap, delete, insert, typos, ocr, pinyin, infill; commas between.", "--ops"),
     ]
-    times: Annotated[int, option("Copies of a row at most; the operations take turns.", "--copies")] = 1
+    copies: Annotated[int, option("Copies of a row at most; the operations take turns.", "--copies")] = 1
     rate: Annotated[float, option("Share of a text's words to change; at least one is.")] = 0.1
     seed: Annotated[int, option("The same rows and seed give the same copies, in any order.")] = 0
     wordnet: Annotated[

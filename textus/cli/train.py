@@ -148,7 +148,7 @@ def finetune(
     augment: Annotated[
         str | None,
         option(
-            "Learn from changed copies too: swap,delete,typos, … as in 'textus augment' (--set augment.times=4)."
+            "Learn from changed copies too: swap,delete,typos, … as in 'textus augment' (--set augment.copies=4)."
         ),
     ] = None,
     extra: ExtraTaskOptions = ExtraTaskOptions(),

@@ -149,7 +149,7 @@ class PromptScorer:
             examples.pop(0)
             self.n_dropped += 1
         first = [
-            *beginning(self.model, self.tokenizer.start_id),
+            *beginning(self.model, self.tokenizer.bos_id),
             *(number for each in examples for number in each),
         ]
         with scoring_mode(self.model):
@@ -221,9 +221,9 @@ def read_task(
     """The classification that the data holds, the rows to draw from and those to ask."""
     cls = task_class("classification")
     records = options.records(data)
-    task = cls.of(cls.config(), records)
-    examples = task.examples(records, labelled=True)
-    test = task.examples(options.records(on), labelled=True)
+    task = cls.from_records(cls.config(), records)
+    examples = task.make_examples(records, labelled=True)
+    test = task.make_examples(options.records(on), labelled=True)
     if not test:
         raise DataError("empty_data", f"{on} has no row with text and label")
     known = {each.texts for each in test}

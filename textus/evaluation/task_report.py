@@ -20,11 +20,11 @@ from textus.core.console import log_notice, merge_notices
 from textus.core.errors import DataError, RunError, UsageError
 from textus.core.io import dump_jsonl, fingerprint, sha256, write_atomic, write_json
 from textus.data.corpus.dialects import RowProblem
-from textus.data.inputs import id_of, labelled_records
+from textus.data.inputs import labelled_records, row_id
 from textus.data.labeled import Record
-from textus.data.output import Layout
-from textus.data.read_options import DETECTED, ReadOptions
-from textus.data.skipping import usable_rows
+from textus.data.output import OutputLayout
+from textus.data.read_options import AUTODETECT, ReadOptions
+from textus.data.skipping import drop_unusable
 from textus.evaluation.comparison import training_curves
 from textus.finetuning.data import LabelledFile, fingerprint_of, read_file, recorded_config
 from textus.finetuning.finetune import start
@@ -34,11 +34,11 @@ from textus.models.registry import family as family_of
 from textus.reporting.html import Section, write_report
 from textus.reporting.plots import bars
 from textus.runs.store import load, open_run, verify
-from textus.tasks.base import Example, Task, main_figures
-from textus.tasks.inference import read
-from textus.tasks.prediction import answer_columns, flat
-from textus.tasks.registry import from_record
-from textus.tasks.rows import accepted
+from textus.tasks.base import Example, Task, metrics_with_intervals
+from textus.tasks.inference import predict_texts
+from textus.tasks.prediction import answer_columns, flatten_prediction
+from textus.tasks.registry import task_from_record
+from textus.tasks.rows import drop_rejected
 
 LINEAR = "TF-IDF + linear"
 BASELINE_FOLDER = "baselines"
@@ -58,7 +58,7 @@ class EvalDataset:
 
 
 def read_rows(
-    task: Task, on: Any, options: ReadOptions = DETECTED, trained: ReadOptions = DETECTED
+    task: Task, on: Any, options: ReadOptions = AUTODETECT, trained: ReadOptions = AUTODETECT
 ) -> EvalDataset:
     """The rows of a file, or of Python, that have a text and a label; `trained`: how the rows of the run that answers
     them were read. Raises DataError where there is none.
@@ -66,10 +66,10 @@ def read_rows(
     faults: list[RowProblem] | None = None if options.skip_invalid is None else []
     records = labelled_records(on, options, task.name, trained, faults)
     if faults is not None:
-        records = list(accepted(records))
-        check = task.check_of(records, labelled=True) if records else None
-        records = usable_rows(records, check, options.skip_invalid, faults)
-    examples = task.examples(records, labelled=True)
+        records = list(drop_rejected(records))
+        check = task.row_checker(records, labelled=True) if records else None
+        records = drop_unusable(records, check, options.skip_invalid, faults)
+    examples = task.make_examples(records, labelled=True)
     if not examples:
         raise DataError("empty_data", f"{dataset_name(on)} has no row with text and label")
     fields = {record.where: record.values for record in records}
@@ -84,11 +84,11 @@ def dataset_name(on: Any) -> str:
 def task_metrics(rows: EvalDataset, outputs: Sequence[Any], by: Sequence[str] = ()) -> dict[str, Any]:
     """The task's figures on all rows, and on the slices asked for; a mistake has its row's id, where it has one."""
     groups = {name: slice_rows(rows, name) for name in by}
-    found = {"rows": len(rows.examples), **rows.task.scores(rows.examples, outputs)}
+    found = {"rows": len(rows.examples), **rows.task.metrics(rows.examples, outputs)}
     ids = {
         example.where: own
         for example, row in zip(rows.examples, rows.fields, strict=True)
-        if (own := id_of(row)) is not None
+        if (own := row_id(row)) is not None
     }
     for mistake in found.get("mistakes", []) if ids else []:
         mistake["id"] = ids.get(mistake["where"])
@@ -96,8 +96,8 @@ def task_metrics(rows: EvalDataset, outputs: Sequence[Any], by: Sequence[str] = 
         found["slices"] = {
             name: [
                 {"slice": value, "rows": len(places)}
-                | main_figures(
-                    rows.task.scores([rows.examples[n] for n in places], [outputs[n] for n in places])
+                | metrics_with_intervals(
+                    rows.task.metrics([rows.examples[n] for n in places], [outputs[n] for n in places])
                 )
                 for value, places in group.items()
             ]
@@ -160,7 +160,7 @@ def count_train_overlap(
     path = record["corpus"]["path"]
     try:
         with merge_notices(show=False):
-            known = {example.texts for example in rows.task.examples(file.records, labelled=False)}
+            known = {example.texts for example in rows.task.make_examples(file.records, labelled=False)}
     except (DataError, UsageError):  # other rows than the task's
         return None
     shared = [each for each in rows.examples if each.texts in known]
@@ -181,10 +181,10 @@ def paired_difference(
     """How much better our answers are than others' on average, on the same rows: {"of", "value", "low", "high", "n"};
     None for a task whose figure is no mean over rows.
     """
-    own = rows.task.each(rows.examples, ours)
+    own = rows.task.per_example_metric(rows.examples, ours)
     if own is None:
         return None
-    others = [each[1] for outputs in theirs if (each := rows.task.each(rows.examples, outputs))]
+    others = [each[1] for outputs in theirs if (each := rows.task.per_example_metric(rows.examples, outputs))]
     n = len(own[1])
     return {"of": own[0], **interval(paired_bootstrap(own[1], np.mean(others, axis=0), np.ones(n)), n)}
 
@@ -200,14 +200,16 @@ def baselines(
     as there are such; what is missing is reported. `file`: the run's training rows (None: read now if needed).
     """
     others: dict[str, Sequence[Any]] = {}
-    if (blind := rows.task.blind(rows.examples)) is not None:
-        others[rows.task.blindly] = blind
-    if rows.task.floor not in (None, record["family"]) and (kept := baseline_run(run, record, file)):
+    if (blind := rows.task.majority_baseline(rows.examples)) is not None:
+        others[rows.task.baseline_name] = blind
+    if rows.task.baseline_family not in (None, record["family"]) and (
+        kept := baseline_run(run, record, file)
+    ):
         model, tokenizer, _ = load(kept)
-        others[LINEAR] = read(model, rows.task, tokenizer, rows.examples)
+        others[LINEAR] = predict_texts(model, rows.task, tokenizer, rows.examples)
     return {
         name: {
-            **main_figures(rows.task.scores(rows.examples, theirs)),
+            **metrics_with_intervals(rows.task.metrics(rows.examples, theirs)),
             "difference": paired_difference(rows, outputs, theirs),
         }
         for name, theirs in others.items()
@@ -219,7 +221,7 @@ def baseline_run(run: Path, record: dict[str, Any], file: LabelledFile | None = 
     missing or changed.
     """
     corpus = record["corpus"]
-    family = from_record(record).floor
+    family = task_from_record(record).baseline_family
     assert family is not None
     try:
         kept = baseline_folder(family, record)
@@ -268,16 +270,18 @@ def write_task_report(out: Path, found: dict[str, Any], task: Task, logs: Mappin
         sections.append(Section(f"By {name}", rows=group))
     sections += training_curves(logs, per="loss a row")
     write_json(out / "evaluation.json", found)
-    write_report(out / "evaluation.html", f"{task.called}: {found['run']} on {found['on']}", sections)
+    write_report(out / "evaluation.html", f"{task.head_name}: {found['run']} on {found['on']}", sections)
 
 
 def write_predictions(out: Path, rows: EvalDataset, outputs: Sequence[Any]) -> None:
     """Every row with its place and its answer, as predictions.jsonl."""
     records = [Record(fields, each.where) for fields, each in zip(rows.fields, rows.examples, strict=True)]
     with merge_notices(show=False):  # the page's own columns are known
-        layout = Layout(answer_columns(rows.task, ".jsonl"), None, records)
+        layout = OutputLayout(answer_columns(rows.task, ".jsonl"), None, records)
     lines = (
-        layout.row(record, flat(rows.task, rows.task.told(example, output), output, ".jsonl"))
+        layout.row(
+            record, flatten_prediction(rows.task, rows.task.to_json(example, output), output, ".jsonl")
+        )
         for record, example, output in zip(records, rows.examples, outputs, strict=True)
     )
     write_atomic(out / "predictions.jsonl", dump_jsonl(lines))
@@ -293,10 +297,12 @@ def leakage_warning(found: dict[str, Any]) -> list[Section]:
 
 def comparison_section(found: dict[str, Any]) -> Section:
     """The figures, those of members and baselines beside, as a table and of the first as bars."""
-    ours = {name: value for name, value in main_figures(found).items() if name != "against_mean_member"}
+    ours = {
+        name: value for name, value in metrics_with_intervals(found).items() if name != "against_mean_member"
+    }
     first = next(iter(ours), "")
     rows = [{"of": found["run"], **ours}]
-    rows += [{"of": each["run"], **main_figures(each)} for each in found.get("members", [])]
+    rows += [{"of": each["run"], **metrics_with_intervals(each)} for each in found.get("members", [])]
     rows += [{"of": name, **each} for name, each in found.get("baselines", {}).items()]
     rows = [{key: "" if value is None else value for key, value in row.items()} for row in rows]
     text = f"{found['rows']:,} rows of {found['on']}, with 95 % intervals."
