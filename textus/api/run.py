@@ -206,15 +206,13 @@ class Run:
         entities: str | Path | None = None,
         skip_invalid: str | None = None,
     ) -> dict[str, Any]:
-        """How well it answers labelled rows, of a file or of Python (dictionaries, a DataFrame, a pair (X, y)): the
-        task's figures with their intervals. Its folder is only read.
+        """Task metrics with their intervals on labelled rows: a file, dictionaries, a DataFrame, or a pair (X, y).
 
-        `by`: columns of the file whose values are told apart, or `length`. `baselines`: beside what those who know less
-        reach, which the first time may mean to train one. `out`: a folder for the page and the figures. `task`: the
-        name of one of several it has learnt, or of another, with `settings`, as `task_as` takes them. `entities`: of a
-        relations run, the tagging run that finds the entities; the rows' own are then what is to be found, and no floor
-        or page goes with the figures. `skip_invalid`: the share of rows that may be left out because they cannot be
-        used, such as "5%", or "all".
+        `by`: columns whose values are evaluated separately, or `length`. `baselines`: compare with the baselines; the
+        linear one is trained on first use. `out`: a folder for the page and the metrics. `task`: one of several tasks,
+        or another with `settings`, as `task_as` takes them. `entities`: for a relations run, the tagging run that
+        finds the entities, without baselines and page. `skip_invalid`: the share of rows that may be unusable, such as
+        "5%", or "all".
         """
         check_report_folder(out)
         if entities is not None:
