@@ -446,7 +446,7 @@ def test_vectors_are_those_of_the_similarity_that_was_learnt(folder: Path, tmp_p
 
     result = run.embed(texts)
     model, tokenizer = load(run.path)[:2]
-    model.answer_with(run.record["compute"]["precision"])
+    model.set_inference_compute(run.record["compute"]["precision"])
     expected = embed_texts(model, make_similarity_task(model, ["pooling=max"]), tokenizer, texts)
     mean = embed_texts(model, make_similarity_task(model), tokenizer, texts)
     assert result == pytest.approx(expected, abs=1e-6)
