@@ -21,6 +21,7 @@ from textus.data.token_dataset import in_memory_dataset
 from textus.evaluation import comparison
 from textus.evaluation.comparison import ComparedRun, compare
 from textus.evaluation.perplexity import evaluate
+from textus.models.contract import Capabilities
 from textus.models.ngram import NGram, NGramConfig
 from textus.models.registry import build
 from textus.models.testing import Fake, FakeConfig
@@ -54,7 +55,7 @@ def ngram(tokenizer: Tokenizer) -> NGram:
 class Pseudo(Fake):
     """A family whose figure is no probability of the text."""
 
-    kind = "pseudo"
+    capabilities = Capabilities(likelihood="pseudo")
 
 
 def test_runs_are_ranked_and_it_is_said_what_is_certain(tokenizer: Tokenizer, bpe: Tokenizer) -> None:

@@ -411,6 +411,6 @@ def test_the_fuzz_finds_a_missing_guard(
 ) -> None:
     """The planted fault: a check that lets everything pass."""
     monkeypatch.setattr(validate, "is_number", lambda _: True)
-    monkeypatch.setattr(validate, "wrong", lambda *_: OverflowError("planted"))
+    monkeypatch.setattr(validate, "invalid_value", lambda *_: OverflowError("planted"))
     with pytest.raises(OverflowError, match="planted"):
         test_values_changed_by_chance_never_end_in_a_crash("llama", folders, tmp_path)

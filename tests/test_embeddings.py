@@ -96,7 +96,7 @@ def test_every_neural_family_begins_with_the_vectors(family: str, tokenizer: Tok
     coverage = initial_embeddings(models[0], vectors, tokenizer)
     result = pieces(tokenizer, vectors)
     assert coverage.total == tokenizer.vocab_size - len(tokenizer.special)
-    assert coverage.found == len(result) == coverage.total
+    assert coverage.n_found == len(result) == coverage.total
     got, old = (input_embedding(model).weight.detach() for model in models)
     assert_scaled(got, result, vectors)
     torch.testing.assert_close(got[list(result)].square().mean(), old[list(result)].square().mean())

@@ -32,8 +32,8 @@ from textus.evaluation.perplexity import (
     score_ids,
     score_text,
 )
-from textus.generation.sampling import Sampling
-from textus.models.contract import LanguageModel
+from textus.generation.sampling import SamplingParams
+from textus.models.contract import Capabilities, LanguageModel
 from textus.models.decoder import Decoder
 from textus.models.ngram import NGram, NGramConfig
 from textus.models.nn.attention import DecoderConfig
@@ -251,7 +251,8 @@ def test_an_ngram_reads_on_across_windows_and_parts(
         assert row["tokens"] == whole["tokens"]
     assert in_parts["documents"] == 1
     assert (in_windows["window"], whole["window"]) == (7 + 3, 8192 + 3)
-    monkeypatch.setattr(model, "overlap", 0)  # the planted fault: contexts are lost at every window's edge
+    # the planted fault: contexts are lost at every window's edge
+    monkeypatch.setattr(model, "capabilities", Capabilities())
     assert evaluate(model, tokenizer, TEXT)["bits_per_byte"]["value"] > whole["bits_per_byte"]["value"] + 1e-3
 
 
@@ -397,7 +398,7 @@ def test_one_text_told_three_times_is_varied_within_and_not_altogether(tokenizer
     model = fake(tokenizer, margin=50.0, context=None)  # greedy counting upwards, around the vocabulary
     period = tokenizer.vocab_size - 1 - tokenizer.end_id  # ids after end-of-text until ids wrap around
     n = min(10, period) if period > 0 else 10
-    result = sample_quality(model, tokenizer, n=3, sampling=Sampling(temperature=0.0, max_tokens=n))
+    result = sample_quality(model, tokenizer, n=3, sampling=SamplingParams(temperature=0.0, max_tokens=n))
     assert result["tokens"] == 3 * n
     assert result["distinct_1"]["value"] == pytest.approx(1 / 3)  # greedy: three times the same
     assert result["repetition"] == {"value": 0.0, "low": 0.0, "high": 0.0, "n": 3}
@@ -414,7 +415,7 @@ def test_samples_have_seeds_of_their_own_and_the_same_ones_again(tokenizer: Toke
 
 def test_a_family_that_cannot_generate_has_no_samples(tokenizer: Tokenizer) -> None:
     model = fake(tokenizer)
-    model.can_generate = False
+    model.capabilities = Capabilities(can_generate=False)
     with raises(UsageError, "unsupported_model"):
         sample_quality(model, tokenizer)
 

@@ -18,6 +18,7 @@ from textus import api
 from textus.cli.main import main
 from textus.core.errors import DataError, UsageError
 from textus.evaluation.fewshot import FewShotConfig, PromptScorer, calibrate, parse_verbalizer, sample_shots
+from textus.models.contract import Capabilities
 from textus.tasks.base import Example
 
 TEMPLATE = "{text} it is {label}"
@@ -144,7 +145,7 @@ def test_a_bias_to_one_class_is_taken_out(speaker: api.Run, tmp_path: Path) -> N
         def __init__(self) -> None:
             super().__init__()
             self.inner, self.config = speaker.model, speaker.model.config
-            self.can_generate, self.causal, self.needs_source = True, True, False
+            self.capabilities = Capabilities()
             self.more = torch.zeros(self.config.vocab_size)
             self.more[speaker.tokenizer.encode(" warm")[-1]] = 30.0
 

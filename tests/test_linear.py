@@ -236,7 +236,7 @@ def test_a_classifier_comes_back_from_json_and_safetensors(
     average: bool, d_hidden: int, tmp_path: Path
 ) -> None:
     model, numbers = made(average, d_hidden)
-    (tmp_path / "record.json").write_text(json.dumps(model.record(), ensure_ascii=False), encoding="utf-8")
+    (tmp_path / "record.json").write_text(json.dumps(model.to_record(), ensure_ascii=False), encoding="utf-8")
     save_file(model.state_dict(), tmp_path / "weights.safetensors")
     again = LinearClassifier.from_record(json.loads((tmp_path / "record.json").read_text(encoding="utf-8")))
     again.load_state_dict(load_file(tmp_path / "weights.safetensors"))

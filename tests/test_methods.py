@@ -14,7 +14,7 @@ from test_finetuning import sentences, written
 
 from textus import api
 from textus.core.errors import UsageError
-from textus.models.nn.lora import adapted
+from textus.models.nn.lora import lora_layers
 from textus.runs.store import load, open_run
 from textus.tasks.encoding import collate, encode_examples, input_template
 
@@ -70,7 +70,7 @@ def test_lora_learns_the_task_and_leaves_every_weight_as_it_was(lora: api.Run, t
     test = written(tmp_path / "test.jsonl", sentences(60, seed=1))
     assert lora.evaluate_task(test)["accuracy"]["value"] > 0.8  # a third by chance
     apart = load(lora.path, merged=False)[0]
-    assert all(b.abs().max() > 0 for part in adapted(apart).values() for b in part.b.values())
+    assert all(b.abs().max() > 0 for part in lora_layers(apart).values() for b in part.b.values())
 
 
 @pytest.mark.promise(
@@ -80,7 +80,7 @@ def test_lora_learns_the_task_and_leaves_every_weight_as_it_was(lora: api.Run, t
 )
 def test_merged_on_load_it_answers_the_same(lora: api.Run) -> None:
     apart, tokenizer, _ = load(lora.path, merged=False)
-    assert not adapted(lora.model)
+    assert not lora_layers(lora.model)
     task = lora.task
     request = encode_examples(
         task,

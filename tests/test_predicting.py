@@ -197,7 +197,7 @@ def test_what_is_of_another_input_starts_over(
 ) -> None:
     out = tmp_path / "o.csv"
     (tmp_path / "o.csv.part").write_text("line,text\n1,of another\n")
-    (tmp_path / "o.csv.part.json").write_text('{"of": "another", "rows": 1, "bytes": 23}')
+    (tmp_path / "o.csv.part.json").write_text('{"fingerprint": "another", "rows": 1, "bytes": 23}')
     linear.predict_file(written(tmp_path / "r.jsonl", reviews(3)), out=out)
     assert "started over" in capsys.readouterr().err
     assert [row["id"] for row in read_table(out)] == ["r0", "r1", "r2"]

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from textus.core.errors import RunError, TextusError, UsageError
 from textus.generation.engine import Engine
-from textus.generation.sampling import Sampling
+from textus.generation.sampling import SamplingParams
 from textus.interop.folder import read_folder, write_folder
 from textus.interop.registry import (
     architectures,
@@ -127,7 +127,7 @@ def test_logits_and_greedy_ids_are_those_of_transformers(case: str, tmp_path: Pa
         expected = theirs.generate(torch.tensor([prompt]), max_new_tokens=20, do_sample=False)[
             0, len(prompt) :
         ]
-        events = Engine(mine, end_id=None).stream([prompt], [Sampling(temperature=0, max_tokens=20)])
+        events = Engine(mine, end_id=None).stream([prompt], [SamplingParams(temperature=0, max_tokens=20)])
         assert [event.id for event in events] == expected.tolist()
 
 
@@ -253,7 +253,7 @@ def refused(folder: Path, *values: str) -> None:
         (lambda hf: hf.update(vocab_size=50), ["model.embed_tokens.weight", "[41, 32]", "[50, 32]"]),
         (lambda hf: hf.update(num_key_value_heads=4), ["k_proj.weight", "[16, 32]", "[32, 32]"]),
         (lambda hf: hf.update(num_hidden_layers=3), ["has no tensor model.layers.2", "and 6 more"]),
-        (lambda hf: hf.update(num_hidden_layers=1), ["does not know: model.layers.1", "and 6 more"]),
+        (lambda hf: hf.update(num_hidden_layers=1), ["does not explain: model.layers.1", "and 6 more"]),
         (lambda hf: hf.update(attention_bias=True), ["has no tensor", "q_proj.bias"]),
         (lambda hf: hf.update(tie_word_embeddings=True), ["ties lm_head.weight to model.embed_tokens.weight"]),
     ],

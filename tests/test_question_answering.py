@@ -18,7 +18,7 @@ from textus import api, tokenizers
 from textus.cli.main import main
 from textus.core.errors import DataError, UsageError
 from textus.data.labeled import Record, read_records
-from textus.models.nn.heads import SpanHead, context_of, span_scores
+from textus.models.nn.heads import SpanHead, context_mask, span_scores
 from textus.tasks.base import EncodedExample, Example, InputTemplate
 from textus.tasks.encoding import collate
 from textus.tasks.question_answering import (
@@ -235,7 +235,7 @@ def test_a_third_segment_says_what_the_question_has_too() -> None:
         (row,) = task.encode([example], tokenizer, InputTemplate((0,), 0, None, n))
         marked = tokenizer.decode([i for i, s in zip(row.ids, row.segments, strict=True) if s == 2])
         assert marked.split() == (["went", "to", "Rome", "Rome"] if n == 3 else [])
-        request = context_of(collate(task, [row], 1))[0]
+        request = context_mask(collate(task, [row], 1))[0]
         assert [bool(prompt) for prompt in request] == [at >= row.meta.first for at in range(len(row.ids))]
 
 

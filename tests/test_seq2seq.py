@@ -17,7 +17,7 @@ from textus.core.errors import UsageError
 from textus.data.batch import Batch
 from textus.data.bucketing import pad_sources
 from textus.generation.engine import Engine
-from textus.generation.sampling import Sampling
+from textus.generation.sampling import SamplingParams
 from textus.models import seq2seq
 from textus.models.registry import build
 from textus.models.seq2seq import Seq2Seq, Seq2SeqConfig
@@ -191,7 +191,7 @@ def test_alignments_are_those_the_logits_were_made_with() -> None:
     """What they find in the source, joined to the states, gives the model's own logits."""
     model, batch = made(cell="gru"), pairs()
     assert batch.source is not None
-    memory, start = model.read(batch.source, 4)
+    memory, start = model.encode_source(batch.source, 4)
     x = model.encoder.embedding(batch.ids.t())
     for number, layer in enumerate(model.layers):
         x = layer(x, start[number])[0]
@@ -271,7 +271,7 @@ def learnt(model: Seq2Seq, steps: int) -> Seq2Seq:
 def written(model: Seq2Seq, sources: list[list[int]]) -> list[list[int]]:
     """Greedy answers of the engine, many at once."""
     answers: list[list[int]] = [[] for _ in sources]
-    greedy = Sampling(temperature=0, max_tokens=8)
+    greedy = SamplingParams(temperature=0, max_tokens=8)
     engine = Engine(model, end_id=END, max_rows=5)
     for event in engine.stream([[END]] * len(sources), [greedy] * len(sources), sources):
         answers[event.row] += [] if event.id is None else [event.id]
@@ -314,7 +314,7 @@ def lesson(model: Seq2Seq, batch: Batch, workers: int = 1) -> list[Tensor]:
 @CELLS
 def test_bfloat16_is_near(cell: str, input_feeding: bool) -> None:
     precise, rounded = (made(cell=cell, input_feeding=input_feeding) for _ in range(2))
-    rounded.compute_with("bfloat16", "plain", "eager")
+    rounded.set_compute("bfloat16", "plain", "eager")
     torch.testing.assert_close(rounded.score(pairs())[0], precise.score(pairs())[0], rtol=0, atol=0.15)
     for ours, exact in zip(lesson(rounded, pairs()), lesson(precise, pairs()), strict=True):
         assert float((ours - exact).norm()) < 0.1 * float(exact.norm()) + 1e-3

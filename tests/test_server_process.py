@@ -16,6 +16,7 @@ from raising import raises
 from served import remembering
 
 from textus.core.errors import UsageError
+from textus.models.contract import Capabilities
 from textus.serving import create_app
 from textus.serving.app import bind_socket
 
@@ -94,7 +95,7 @@ def test_nothing_to_serve_and_two_of_one_name() -> None:
     with raises(UsageError, "duplicate_name"):
         create_app([remembering("a"), remembering("a")])
     encoder = remembering("e")
-    encoder.model.can_generate = False
+    encoder.model.capabilities = Capabilities(can_generate=False)
     with raises(UsageError, "unsupported_model", "e", "Remembering"):
         create_app([encoder])
     assert threading.active_count() == before

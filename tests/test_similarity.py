@@ -22,7 +22,7 @@ from textus.cli.main import main
 from textus.core.errors import DataError, UsageError
 from textus.data.batch import Batch
 from textus.metrics import ranking
-from textus.models.nn.heads import SimilarityHead, also_right
+from textus.models.nn.heads import SimilarityHead, duplicate_positives_mask
 from textus.tasks.base import Example
 from textus.tasks.encoding import collate as tasks_batch
 from textus.tasks.encoding import encode_examples, input_template
@@ -212,7 +212,7 @@ def test_a_text_that_is_right_too_is_not_among_the_wrong_ones() -> None:
     ids[1, 1] = ids[0, 1]  # two rows with the same second text
     ids[3, 0] = ids[2, 0]  # two with the same first
     ids[2, 2] = ids[3, 1]  # a negative that is another row's second
-    result = also_right(ids)
+    result = duplicate_positives_mask(ids)
     expected = torch.zeros(4, 8, dtype=torch.bool)
     for row, column in ((0, 1), (1, 0), (2, 3), (3, 2), (3, 6)):
         expected[row, column] = True

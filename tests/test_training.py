@@ -46,7 +46,7 @@ SETTINGS = TrainSettings(
     log_every=2, evaluate_every=4, checkpoint_every=3,
 )  # fmt: skip
 NATIVE = ComputeConfig("bfloat16", "plain", "native")
-needs_kernels = pytest.mark.skipif(native.library() is None, reason=f"no kernels: {native.why_none()}")
+needs_kernels = pytest.mark.skipif(native.library() is None, reason=f"no kernels: {native.build_error()}")
 
 STREAM = np.array([0, *np.random.default_rng(0).choice(V - 1, 200, p=np.arange(1, V) / 136) + 1, 0])
 STORE = in_memory_dataset(STREAM, [0])
@@ -65,7 +65,7 @@ def made(
     """A model and a loader that depend on the seed only."""
     torch.manual_seed(derive_seed(settings.seed, "weights"))
     model = build("decoder", {**SHAPE, **shape})
-    model.compute_with(choices.precision, choices.attention, choices.step)
+    model.set_compute(choices.precision, choices.attention, choices.step)
     loader = TokenLoader(STORE, batch_size=settings.batch_size, context_length=CONTEXT, seed=settings.seed)
     return model, loader
 
