@@ -206,15 +206,13 @@ class Run:
         entities: str | Path | None = None,
         skip_invalid: str | None = None,
     ) -> dict[str, Any]:
-        """How well it answers labelled rows, of a file or of Python (dictionaries, a DataFrame, a pair (X, y)): the
-        task's figures with their intervals. Its folder is only read.
+        """Task metrics with their intervals on labelled rows: a file, dictionaries, a DataFrame, or a pair (X, y).
 
-        `by`: columns of the file whose values are told apart, or `length`. `baselines`: beside what those who know less
-        reach, which the first time may mean to train one. `out`: a folder for the page and the figures. `task`: the
-        name of one of several it has learnt, or of another, with `settings`, as `task_as` takes them. `entities`: of a
-        relations run, the tagging run that finds the entities; the rows' own are then what is to be found, and no floor
-        or page goes with the figures. `skip_invalid`: the share of rows that may be left out because they cannot be
-        used, such as "5%", or "all".
+        `by`: columns whose values are evaluated separately, or `length`. `baselines`: compare with the baselines; the
+        linear one is trained on first use. `out`: a folder for the page and the metrics. `task`: one of several tasks,
+        or another with `settings`, as `task_as` takes them. `entities`: for a relations run, the tagging run that
+        finds the entities, without baselines and page. `skip_invalid`: the share of rows that may be unusable, such as
+        "5%", or "all".
         """
         check_report_folder(out)
         if entities is not None:
@@ -244,8 +242,9 @@ class Run:
         about = {"run": str(self.path), "on": task_report.dataset_name(on), "task": asked.head_name}
         found = {**about, **task_report.task_metrics(rows, outputs, by)}
         if known:
-            found["rows_trained_on"] = task_report.count_train_overlap(record, rows)
-            if baselines and (lower := task_report.baselines(self.path, record, rows, outputs)):
+            file = task_report.training_file(record)
+            found["rows_trained_on"] = task_report.count_train_overlap(record, rows, file)
+            if baselines and (lower := task_report.baselines(self.path, record, rows, outputs, file)):
                 found["baselines"] = lower
         if out is not None:
             folder, logs = to_path(out, "out"), {self.path.name: self.path / "log.jsonl"}
