@@ -77,7 +77,7 @@ def test_runs_are_ranked_and_it_is_said_what_is_certain(tokenizer: Tokenizer, bp
     assert twins["difference"]["value"] == 0
     assert clear["certain"]
     assert clear["difference"]["low"] > 0
-    assert "cannot be told apart" in found["verdict"][0]
+    assert "do not differ significantly" in found["verdict"][0]
     assert "is better than" in found["verdict"][1]
     assert "not ranked against each other" in found["verdict"][-1]
     row = next(row for row in found["rows"] if row["name"] == "uniform")
@@ -103,8 +103,8 @@ def test_a_few_blocks_make_nobody_better(tokenizer: Tokenizer, monkeypatch: pyte
     assert [found["pairs"][0]["difference"]["n"] for found in (short, longer)] == [5, 9]
     assert all(found["pairs"][0]["difference"]["low"] > 0 for found in (short, longer))
     assert [found["pairs"][0]["certain"] for found in (short, longer)] == [False, True]
-    assert "cannot be told apart on so little text, 5 blocks" in short["verdict"][0]
-    monkeypatch.setattr(comparison, "SURE", 2)  # the planted fault
+    assert "too short to compare" in short["verdict"][0]
+    monkeypatch.setattr(comparison, "MIN_BLOCKS", 2)  # the planted fault
     assert compare(runs, TEXT[:240])["pairs"][0]["certain"]
 
 
@@ -283,12 +283,12 @@ def test_a_model_in_training_is_not_changed_by_being_measured(runs: dict[str, ap
 def test_the_demonstration_calls_no_run_better_than_the_figures_do(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """U21: never "Better: ngram. ngram and decoder cannot be told apart"."""
+    """U21: never "Better: ngram. ngram and decoder do not differ significantly"."""
     from textus.cli.demo import last_screen
 
     (tmp_path / "report").mkdir()
     rows = [{"name": name, "bits_per_byte": {"value": 2.0}} for name in ("ngram", "decoder")]
-    verdict = ["ngram and decoder cannot be told apart on this text: 0.0100 bits per byte."]
+    verdict = ["ngram and decoder do not differ significantly on this text: 0.0100 bits per byte."]
     (tmp_path / "report" / "comparison.json").write_text(json.dumps({"rows": rows, "verdict": verdict}))
     last_screen(tmp_path, 60)
     shown = capsys.readouterr().out

@@ -233,7 +233,7 @@ def test_disk_measures_and_leaves_nothing_behind(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     closed = measure_disk(Path("/proc"))  # a folder nobody can write to, root included
     assert closed["write_rate"] is None
-    assert "cannot be written" in format_doctor(doctor_of(closed))
+    assert "not writable" in format_doctor(doctor_of(closed))
 
 
 def doctor_of(drive: dict[str, Any]) -> dict[str, Any]:

@@ -264,7 +264,7 @@ def test_parts_are_a_window_s_end_and_keep_the_id_before(tokenizer: Tokenizer) -
 
 
 def test_memory_does_not_grow_with_the_text(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(perplexity, "GROUP", 2000)
+    monkeypatch.setattr(perplexity, "GROUP_CHARACTERS", 2000)
     waiting, most = 0, 0
 
     def endless() -> Iterator[TextChunk]:
@@ -463,7 +463,7 @@ def test_parts_of_a_document_are_one_text_for_its_family(tokenizer: Tokenizer) -
 def test_of_a_long_text_the_beginning_is_read_and_how_much_is_said(
     tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(perplexity, "OWN", 20)
+    monkeypatch.setattr(perplexity, "MAX_METRIC_TOKENS", 20)
     found = model_metrics(vae(tokenizer, spread=6.0), tokenizer, ["the cat sat on"] * 50)
     assert found["tokens"] == 28
     assert found["kl_per_text"]["n"] == 2

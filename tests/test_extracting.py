@@ -164,7 +164,7 @@ def test_runs_that_do_not_belong_are_refused(
         {"tokens": ["Anna", "sleeps"], "tags": ["N", "V"]},
         {"tokens": ["it", "rains"], "tags": ["P", "V"]},
     ]
-    for name, rows, said in (("names", other, "no type is common to both"), ("plain", plain, "no entities")):
+    for name, rows, said in (("names", other, "no entity type in common"), ("plain", plain, "not entities")):
         data = written(tmp_path / f"{name}.jsonl", rows)
         run = api.finetune(
             data, task="tagging", model="rnn", out=tmp_path / name, dev=data, epochs=1, settings=SMALL
@@ -190,7 +190,7 @@ def test_runs_that_do_not_belong_are_refused(
     assert "not with --ensemble" in capsys.readouterr().err
     empty = tmp_path / "empty.txt"
     empty.write_text("\n \n")
-    with pytest.raises(DataError, match="holds no text"):
+    with pytest.raises(DataError, match="contains no text"):
         tuned.triples(empty, entities=tagger.path)
 
 

@@ -178,8 +178,8 @@ def test_what_does_not_fit_is_told(bpe: Path, tmp_path: Path, capsys: pytest.Cap
     test = written(tmp_path / "t.jsonl", [{"text": f"heron {n} " * 40, "label": n % 2} for n in range(4)])
     found = api.fewshot(bpe, data, on=test, shots=(0, 8), repeats=1)
     said = capsys.readouterr().err
-    assert "texts were longer than 24 tokens" in said
-    assert "examples did not fit the context of 96 tokens and were left out" in said
+    assert "a text was truncated to 24 tokens" in said
+    assert "examples did not fit into the context of 96 tokens and were dropped" in said
     assert found["shots"][1]["accuracy"]["n"] == 4
 
 
@@ -251,7 +251,7 @@ def test_a_prompt_longer_than_the_context_is_refused(bpe: Path) -> None:
     template = "word " * (2 * context) + "{text} it is {label}"
     asked = PromptScorer(run.model, run.tokenizer, ["bad", "good"], FewShotConfig(template, WORDS))
     for shots in ([], SHOTS):
-        with pytest.raises(UsageError, match=rf"context of the model holds {context}; shorten --template"):
+        with pytest.raises(UsageError, match=rf"context holds {context}; shorten --template"):
             asked.probabilities(shots, TEXTS)
     fits = "{text}" + " x" * 4 + " it is {label}"
     asked = PromptScorer(run.model, run.tokenizer, ["bad", "good"], FewShotConfig(fits, WORDS))

@@ -122,7 +122,7 @@ def test_the_graph_finds_nearly_what_comparing_all_finds(
 ) -> None:
     queries = documents(40, seed=5)
     exact = both.search(queries, k=5, mode="dense")
-    monkeypatch.setattr(search_index, "EXACT", 0)
+    monkeypatch.setattr(search_index, "MAX_EXACT", 0)
     walked = both.search(queries, k=5, mode="dense")
     pairs = zip(exact, walked, strict=True)
     shared = sum(len({n for n, _ in one} & {n for n, _ in other}) for one, other in pairs)

@@ -173,7 +173,7 @@ def test_the_page_of_an_ensemble_has_its_members(run: api.Run, folder: Path, tmp
     ]
     assert main([*words, "--out", str(out)]) == 0
     _, read = page_of(out)
-    assert "Against the mean member: +0.0000 accuracy" in read.shown
+    assert "Difference from the mean member: +0.0000 accuracy" in read.shown
     assert "mean of 2" in read.shown
 
 
