@@ -77,7 +77,7 @@ def written_out(model: Seq2Seq, batch: Batch) -> Tensor:
     config, attention, embedding = model.config, model.attention, model.encoder.embedding.weight
     encoder = KINDS[config.cell](D, D // 2, LAYERS, batch_first=True, bidirectional=True)
     copied(encoder, model.encoder.layers, 2)
-    cells = [STEPS[config.cell](each.input_size, D) for each in model.layers]
+    cells = [STEPS[config.cell](layer.input_size, D) for layer in model.layers]
     copied(cells, model.layers)
     logits = []
     for ids, source in zip(batch.ids, SOURCES, strict=True):
@@ -192,8 +192,8 @@ def test_alignments_are_those_the_logits_were_made_with() -> None:
     x = model.encoder.embedding(batch.ids.t())
     for number, layer in enumerate(model.layers):
         x = layer(x, start[number])[0]
-    found = model.alignment(batch.source, batch.ids) @ memory.states
-    vectors = torch.tanh(model.attention.join(torch.cat([found, x.transpose(0, 1)], 2)))
+    result = model.alignment(batch.source, batch.ids) @ memory.states
+    vectors = torch.tanh(model.attention.join(torch.cat([result, x.transpose(0, 1)], 2)))
     logits = model(batch.ids, model.new_cache(4, 7, batch.source))
     assert_close(vectors @ model.head_weight.t(), logits)
 

@@ -1,7 +1,7 @@
 """Batches whose rows are whole documents: alone, each with its source text, or made into pairs by corruption.
 
-Rows of like length share a batch, so that little of it is padding. Which rows a step sees is a function of
-(seed, step) only, as in `textus.data.loader`; the form of a pair's batch is told at `data.batch.Batch`.
+Rows of like length share a batch, so that little of it is padding. Which rows a step sees is a function of (seed, step)
+only, as in `textus.data.loader`; the form of a pair's batch is told at `data.batch.Batch`.
 
 Shapes: B rows, S positions of the longest source, T of the longest target.
 """
@@ -25,8 +25,7 @@ def make_loader(model: Any, tokenized: TokenizedCorpus, split: str = "train", **
     corruption (its config's `objective`) where the corpus has none. `sizes` are those of `TokenLoader` and
     `BucketLoader`.
 
-    Raises:
-        UsageError: a family without a source on a corpus of pairs.
+    Raises UsageError: a family without a source on a corpus of pairs.
     """
     config = sizes.pop("config", None) or model.config
     corpus = tokenized.corpus

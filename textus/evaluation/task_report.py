@@ -141,7 +141,7 @@ def count_train_overlap(record: dict[str, Any], rows: EvalDataset) -> int | None
     """How many rows have a text that is also in the run's training file, with a notice; None if that file is gone or
     changed.
     """
-    corpus = record["corpus"]
+    corpus = record["corpus"] or {}  # an imported run has none
     path = Path(corpus.get("path") or "")
     if not path.exists() or path == Path():
         return None

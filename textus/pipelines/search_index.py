@@ -38,6 +38,7 @@ from textus.core.io import (
     write_json,
 )
 from textus.core.names import import_optional, unknown_name_error
+from textus.core.scripts import CJK
 from textus.data.inputs import to_items
 from textus.data.labeled import clean_text
 from textus.data.passages import Passage, text_field
@@ -79,8 +80,7 @@ EVALUATED = 10
 FUSION_CONSTANT = 60
 """Added to a rank before taking its reciprocal (Cormack, Clarke and Büttcher 2009)."""
 
-CJK_RUN = re.compile(r"[㐀-鿿豈-﫿\U00020000-\U0003ffff぀-ヿ]+")
-"""Runs of Chinese and Japanese characters, which are written without spaces."""
+CJK_RUN = re.compile(f"[{CJK}]+")
 WORD = re.compile(r"\w+")
 
 
