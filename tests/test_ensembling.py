@@ -116,7 +116,7 @@ def test_a_soup_is_the_mean_of_weights(members: list[Path], folder: Path) -> Non
 
 def test_a_soup_of_unlike_beginnings_is_told(members: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
     ensembles.average_weights(members)
-    assert "not begun from the same weights" in capsys.readouterr().err
+    assert "fine-tuned from the same base weights" in capsys.readouterr().err
 
 
 def test_a_soup_of_one_beginning_may_differ_in_what_only_training_uses(

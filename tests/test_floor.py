@@ -87,7 +87,7 @@ def test_it_is_kept_verified_shown_and_read_again(
     again = api.open_run(shutil.copytree(linear.path, tmp_path / "copy"))
     assert again.predict(["a grand film"]) == linear.predict(["a grand film"])
     assert main(["resume", str(linear.path)]) == 0
-    with pytest.raises(UsageError, match="for one: textus evaluate RUN"):
+    with pytest.raises(UsageError, match="for one, use textus evaluate RUN"):
         api.compare([linear], on=linear.path / "log.jsonl")
     with pytest.raises(UsageError, match="not to predict text"):
         linear.generate("the film")
