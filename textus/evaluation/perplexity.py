@@ -4,8 +4,8 @@
 file as given. A character that the tokenizer does not know costs its `<unk>` and 8 bits for each of its UTF-8 bytes.
 Each document starts after end-of-text; neither that nor the end of the document is scored. Windows are as long as the
 model's context and do not overlap; `stride` gives another metric, which the result names. A family without a context
-length reads windows of 8,192 with `model.overlap` ids repeated before each. A document in several chunks is read on
-across them, and a window ends where a chunk does.
+length reads windows of 8,192 with `capabilities.overlap` ids repeated before each. A document in several chunks is read
+on across them, and a window ends where a chunk does.
 
 The interval is a bootstrap over blocks of the text with equal numbers of bytes, so that models with different
 tokenizers have the same blocks and can be compared in pairs. Shapes: B rows, T time, N tokens.
@@ -35,7 +35,7 @@ from textus.data.eval_text import EvalText, TextChunk, chunk_document, to_eval_t
 from textus.data.loader import TokenLoader, scoring_windows
 from textus.data.token_dataset import TokenDataset, in_memory_dataset
 from textus.generation.engine import Engine
-from textus.generation.sampling import Sampling, beginning, device_of, inference
+from textus.generation.sampling import SamplingParams, bos_ids, device_of, inference_mode
 from textus.metrics.resampling import (
     ByteBlocks,
     bootstrap,
@@ -94,7 +94,7 @@ def score_text(
     """
     stream = score_chunks(model, tokenizer, chunk_document([text]), stride=stride, batch_size=batch_size)
     scores = [score for _, _, score in stream] or [
-        TokenScores(np.zeros(0), np.zeros(0, dtype=np.int64), model.kind)
+        TokenScores(np.zeros(0), np.zeros(0, dtype=np.int64), model.capabilities.likelihood)
     ]
     nats, unknown = ([getattr(score, name) for score in scores] for name in ("nats", "unknown_bytes"))
     return TokenScores(np.concatenate(nats), np.concatenate(unknown), scores[0].kind)
@@ -110,7 +110,7 @@ def score_chunks(
 ) -> Iterator[tuple[TextChunk, list[int], TokenScores]]:
     """(chunk, its ids, their scores) in order; chunks are gathered to about GROUP_CHARACTERS and scored together."""
     length, step = window_sizes(model, stride)
-    first = beginning(model, tokenizer.bos_id)
+    first = bos_ids(model, tokenizer.bos_id)
     carry, n_cut = first, 0
     for group in _groups(texts):
         encoded = tokenizer.encode_batch([part.text for part in group])
@@ -134,7 +134,7 @@ def source_ids(model: LanguageModel, tokenizer: Tokenizer, part: TextChunk) -> t
     """The ids of a chunk's source as in training, and whether it was truncated: at most the context, its end included.
     Empty without a source; None for a family that reads none.
     """
-    if not model.needs_source:
+    if not model.capabilities.needs_source:
         return None, False
     ids = tokenizer.encode(part.source or "")
     most = len(ids) if model.config.context_length is None else model.config.context_length - 1
@@ -169,12 +169,12 @@ def window_sizes(model: LanguageModel, stride: int | None = None) -> tuple[int, 
         step = UNLIMITED_WINDOW if stride is None else stride
         if step < 1:
             raise UsageError("out_of_range", f"stride {step} is below 1; omit it, or give 1 or more")
-        return step + model.overlap, step
+        return step + model.capabilities.overlap, step
     if stride is not None and not 1 <= stride <= context:
         raise UsageError(
             "out_of_range", f"stride {stride} must be between 1 and the model's context of {context}"
         )
-    return context, context - model.overlap if stride is None else stride
+    return context, context - model.capabilities.overlap if stride is None else stride
 
 
 def score_ids(
@@ -226,7 +226,7 @@ def _rows(model: LanguageModel, ids: Sequence[int], skip: int, stride: int | Non
 def _score_rows(model: LanguageModel, rows: list[Batch], batch_size: int | None) -> tuple[list[Floats], str]:
     """Nats of the weighted targets of each row, in the order of `rows`."""
     nats: list[Floats] = [np.zeros(0)] * len(rows)
-    kind = model.kind
+    kind = model.capabilities.likelihood
     device = device_of(model)
     with scoring_mode(model):
         for places in _batches([row.ids.shape[1] for row in rows], model.config.vocab_size, batch_size):
@@ -247,7 +247,7 @@ def scoring_mode(model: LanguageModel) -> Iterator[None]:
     if precision is not None:
         model.precision = torch.float32  # type: ignore[assignment]
     try:
-        with inference(model):
+        with inference_mode(model):
             yield
     finally:
         if precision is not None:
@@ -341,7 +341,7 @@ def measure(
     stride: int | None = None,
     batch_size: int | None = None,
 ) -> PerplexityAccumulator:
-    """Score texts (strings, `read_text(path)`, `split_texts(corpus)`) and sum up; DataError if there is no text."""
+    """Score texts (strings, `read_text(path)`, `corpus_split_text(corpus)`) and sum up; DataError without text."""
     text = to_eval_text(texts, n_bytes)
     sums = PerplexityAccumulator(text.n_bytes)
     token_bytes = np.asarray([len(token) for token in tokenizer.vocabulary], dtype=np.int64)
@@ -357,7 +357,7 @@ def measure(
         raise DataError(
             "empty_data", f"{text.name} contains no text to evaluate; give a file that is not empty"
         )
-    if model.needs_source and not sums.sources:
+    if model.capabilities.needs_source and not sums.sources:
         log_notice(f"{text.name} has no sources: it is scored with an empty one")
     return sums
 
@@ -386,9 +386,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """Bits per byte with its 95 % interval, and related metrics, as JSON values.
 
-    `texts` is the result of `read_text` or `split_texts`, or strings, each a document. `perplexity` is per token of
-    this tokenizer and, as usual, excludes the cost of unknown characters; `nats_per_character` includes it. `n` is the
-    number of blocks of the bootstrap. Only results with equal `kind`, `given` (the condition: a source) and
+    `texts` is the result of `read_text` or `corpus_split_text`, or strings, each a document. `perplexity` is per token
+    of this tokenizer and, as usual, excludes the cost of unknown characters; `nats_per_character` includes it. `n` is
+    the number of blocks of the bootstrap. Only results with equal `kind`, `given` (the condition: a source) and
     `keeps_text` (see `is_lossless`) may be ranked together; `likelihood` is a label of the three. Raises DataError for
     no text, UsageError for a stride out of range.
     """
@@ -401,7 +401,7 @@ def summarize(
 ) -> dict[str, Any]:
     """The result of `evaluate` from the sums over a text."""
     bits, weights = tally.bits()
-    given = ("a source" if tally.sources else "an empty source") if model.needs_source else None
+    given = ("a source" if tally.sources else "an empty source") if model.capabilities.needs_source else None
     return {
         "bits_per_byte": interval(bootstrap(bits, weights, seed=seed), len(bits)),
         "nats_per_character": tally.costs / tally.characters,
@@ -436,30 +436,32 @@ def sample_quality(
     tokenizer: Tokenizer,
     *,
     n: int = 16,
-    sampling: Sampling | None = None,
+    sampling: SamplingParams | None = None,
     sources: Sequence[Sequence[int]] | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """How varied generated texts are: distinct-1, -2, -4 and repetition over `n` samples, on ids.
 
-    Samples start after end-of-text, with `sampling` (default temperature 1, 200 tokens) and a seed samplings; a
+    Samples start after end-of-text, with `sampling` (default temperature 1, 200 tokens) and a seed each; a
     sequence-to-sequence family gets `sources` in turn, or empty ones. Distinct-n is over all samples together,
-    repetition within samplings; intervals are over samples. Raises UsageError for a family that cannot generate, or `n`
+    repetition within each; intervals are over samples. Raises UsageError for a family that cannot generate, or `n`
     below 1.
     """
-    if not model.can_generate:
+    if not model.capabilities.can_generate:
         raise UsageError(
             "unsupported_model",
             f"{type(model).__name__} cannot generate, so it has no samples to evaluate",
         )
     if n < 1:
         raise UsageError("out_of_range", f"{n} samples; give 1 or more")
-    sampling = sampling or Sampling(temperature=1.0, sliding=True)
+    sampling = sampling or SamplingParams(temperature=1.0, sliding=True)
     texts: list[list[int]] = [[] for _ in range(n)]
     samplings = [replace(sampling, seed=derive_seed(seed, "quality", row)) for row in range(n)]
-    first = beginning(model, tokenizer.bos_id)
+    first = bos_ids(model, tokenizer.bos_id)
     cycled = (
-        [(sources or [[]])[row % len(sources or [[]])] for row in range(n)] if model.needs_source else None
+        [(sources or [[]])[row % len(sources or [[]])] for row in range(n)]
+        if model.capabilities.needs_source
+        else None
     )
     with progress("sampling", n) as advance:
         engine = Engine(model, end_id=tokenizer.end_ids, n_ids=tokenizer.vocab_size)
@@ -481,7 +483,11 @@ def first_sources(
 ) -> list[list[int]]:
     """The ids of the first `n` sources of texts, for `sample_quality`; empty for a family that reads none."""
     candidates = (source_ids(model, tokenizer, part)[0] for part in texts if part.source is not None)
-    return list(islice((ids for ids in candidates if ids is not None), n)) if model.needs_source else []
+    return (
+        list(islice((ids for ids in candidates if ids is not None), n))
+        if model.capabilities.needs_source
+        else []
+    )
 
 
 # ── a family's own metrics ─────────────────────────────────────────────────────────────────────
@@ -490,21 +496,21 @@ def first_sources(
 def model_metrics(model: LanguageModel, tokenizer: Tokenizer, texts: Any, *, seed: int = 0) -> dict[str, Any]:
     """The family's own validation metrics over texts, batched as in training: whole documents, or packed windows.
 
-    Metrics of per_text text come with an interval by bootstrap over texts; `trouble` is the family's diagnosis, or
+    Metrics of each text come with an interval by bootstrap over texts; `trouble` is the family's diagnosis, or
     None; `tokens` how many were read, of a long text about the first `MAX_METRIC_TOKENS`. Empty for a family without
     any.
     """
-    if type(model).findings is LanguageModel.findings:
+    if type(model).validation_metrics is LanguageModel.validation_metrics:
         return {}
     device, values = device_of(model), dict[str, list[Tensor]]()
     with scoring_mode(model):
         batches, n_tokens = _training_batches(model, tokenizer, to_eval_text(texts))
         batches = [batch.to(device) for batch in batches]
-        metrics = model.findings(batches)
+        metrics = model.validation_metrics(batches)
         for batch in batches:
-            for name, per_text in model.text_findings(batch).items():
+            for name, per_text in model.per_text_metrics(batch).items():
                 values.setdefault(name, []).append(per_text)
-    trouble = model.trouble(metrics)
+    trouble = model.diagnose(metrics)
     for name, parts in values.items():
         column = torch.cat(parts).double().cpu().numpy()
         metrics[name] = interval(bootstrap(column, np.ones(len(column)), seed=seed), len(column))
@@ -528,9 +534,9 @@ def _training_batches(model: LanguageModel, tokenizer: Tokenizer, texts: EvalTex
     longest = model.config.context_length or UNLIMITED_WINDOW
     sizes: dict[str, Any] = {"batch_size": 32, "context_length": longest, "shuffle": False}
     loader: BatchSource
-    if model.needs_source or model.whole_documents:
+    if model.capabilities.needs_source or model.capabilities.one_document_per_row:
         sources = None
-        if model.needs_source:
+        if model.capabilities.needs_source:
             given = [source_ids(model, tokenizer, part)[0] or [] for part in parts]
             sources = _join_documents(parts, given, tokenizer.end_id)
         start = getattr(model.config, "start_id", None)

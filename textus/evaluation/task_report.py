@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,13 @@ from textus.core.console import log_notice, merge_notices
 from textus.core.errors import DataError, RunError, UsageError
 from textus.core.io import dump_jsonl, fingerprint, sha256, write_atomic, write_json
 from textus.data.corpus.dialects import RowProblem
-from textus.data.corpus.tables import parse_columns
 from textus.data.inputs import labelled_records, row_id
-from textus.data.labeled import Record, read_records
+from textus.data.labeled import Record
 from textus.data.output import OutputLayout
 from textus.data.read_options import AUTODETECT, ReadOptions
 from textus.data.skipping import drop_unusable
 from textus.evaluation.comparison import training_curves
-from textus.finetuning.config import FinetuneConfig
+from textus.finetuning.data import LabelledFile, fingerprint_of, read_file, recorded_config
 from textus.finetuning.finetune import start
 from textus.metrics.resampling import interval, paired_bootstrap
 from textus.models.kernels.native import cache_folder
@@ -39,7 +38,7 @@ from textus.tasks.base import Example, Task, metrics_with_intervals
 from textus.tasks.inference import predict_texts
 from textus.tasks.prediction import answer_columns, flatten_prediction
 from textus.tasks.registry import task_from_record
-from textus.tasks.rows import drop_held_out_files, drop_rejected
+from textus.tasks.rows import drop_rejected
 
 LINEAR = "TF-IDF + linear"
 BASELINE_FOLDER = "baselines"
@@ -137,26 +136,32 @@ def slice_rows(rows: EvalDataset, name: str) -> dict[str, list[int]]:
     return groups
 
 
-def count_train_overlap(record: dict[str, Any], rows: EvalDataset) -> int | None:
-    """How many rows have a text that is also in the run's training file, with a notice; None if that file is gone or
-    changed.
-    """
-    corpus = record["corpus"] or {}  # an imported run has none
-    path = Path(corpus.get("path") or "")
-    if not path.exists() or path == Path():
+def training_file(record: dict[str, Any]) -> LabelledFile | None:
+    """The rows a run was trained on, read without reports; None where the file is missing or has other rows now."""
+    corpus = record["corpus"] or {}
+    if not corpus.get("path") or not Path(corpus["path"]).exists():
         return None
+    config = recorded_config(record)
     try:
-        records = read_records(
-            path,
-            parse_columns(corpus.get("columns")),
-            encoding=corpus.get("encoding") or "",
-            problems=[],
-            quiet=True,
-        )
         with merge_notices(show=False):
-            records = list(drop_rejected(drop_held_out_files(path, records, ())[0]))
-        known = {example.texts for example in rows.task.make_examples(records, labelled=False)}
-    except (DataError, UsageError):  # the file has other rows now
+            return read_file(config.data, config, quiet=True)
+    except (DataError, UsageError):
+        return None
+
+
+def count_train_overlap(
+    record: dict[str, Any], rows: EvalDataset, file: LabelledFile | None = None
+) -> int | None:
+    """How many rows have a text that is also in the run's training `file` (None: read now), reported; None where that
+    is missing or changed.
+    """
+    if (file := file or training_file(record)) is None:
+        return None
+    path = record["corpus"]["path"]
+    try:
+        with merge_notices(show=False):
+            known = {example.texts for example in rows.task.make_examples(file.records, labelled=False)}
+    except (DataError, UsageError):  # other rows than the task's
         return None
     shared = [example for example in rows.examples if example.texts in known]
     if shared:
@@ -186,14 +191,22 @@ def paired_difference(
     return {"of": own[0], **interval(paired_bootstrap(own[1], np.mean(others, axis=0), np.ones(n)), n)}
 
 
-def baselines(run: Path, record: dict[str, Any], rows: EvalDataset, outputs: Sequence[Any]) -> dict[str, Any]:
-    """The baselines on the same rows, and how much better our predictions are: {"majority", LINEAR}, where available; a
-    notice names what is not.
+def baselines(
+    run: Path,
+    record: dict[str, Any],
+    rows: EvalDataset,
+    outputs: Sequence[Any],
+    file: LabelledFile | None = None,
+) -> dict[str, Any]:
+    """The baselines on the same rows, and how much better our predictions are: {"majority", LINEAR}, where available;
+    what is missing is reported. `file`: the run's training rows (None: read now if needed).
     """
     others: dict[str, Sequence[Any]] = {}
     if (majority := rows.task.majority_baseline(rows.examples)) is not None:
         others[rows.task.baseline_name] = majority
-    if rows.task.baseline_family not in (None, record["family"]) and (trained := baseline_run(run, record)):
+    if rows.task.baseline_family not in (None, record["family"]) and (
+        trained := baseline_run(run, record, file)
+    ):
         model, tokenizer, _ = load(trained)
         others[LINEAR] = predict_texts(model, rows.task, tokenizer, rows.examples)
     return {
@@ -205,8 +218,10 @@ def baselines(run: Path, record: dict[str, Any], rows: EvalDataset, outputs: Seq
     }
 
 
-def baseline_run(run: Path, record: dict[str, Any]) -> Path | None:
-    """The run's linear baseline: cached, or trained now on the same rows; None, with a notice, if they are gone."""
+def baseline_run(run: Path, record: dict[str, Any], file: LabelledFile | None = None) -> Path | None:
+    """The run's linear baseline: from the cache, or trained now on the same rows; None, reported, where these are
+    missing or changed.
+    """
     corpus = record["corpus"]
     family = task_from_record(record).baseline_family
     assert family is not None
@@ -214,20 +229,13 @@ def baseline_run(run: Path, record: dict[str, Any]) -> Path | None:
         folder = baseline_folder(family, record)
         if is_intact_run(folder):
             return folder
-        dev = Path(corpus["dev"]) if corpus["dev"] else None
-        config = FinetuneConfig(
-            Path(corpus["path"]), record["task"], family=family, dev=dev, columns=corpus["columns"],
-            seed=record["seed"], skip_invalid=corpus.get("skip_invalid"), encoding=corpus.get("encoding"),
-        )  # fmt: skip
-
-        def check(current: str) -> None:
-            if current != corpus["fingerprint"]:
-                raise RunError("data_changed", f"{config.data} has changed since {run} was trained")
-            log_notice(
-                f"training the baseline {LINEAR} on the training rows of {run}; it is cached in {folder}"
-            )
-
-        return start(config, folder, force=True, check=check)
+        config = replace(recorded_config(record), family=family)
+        files = [file or read_file(config.data, config)]
+        files += [read_file(config.dev, config)] if config.dev else []
+        if fingerprint_of(files) != corpus["fingerprint"]:
+            raise RunError("data_changed", f"{config.data} has changed since {run} was trained")
+        log_notice(f"training the baseline {LINEAR} on the training rows of {run}; it is cached in {folder}")
+        return start(config, folder, force=True, files={config.task: files})
     except (DataError, RunError, OSError) as error:
         log_notice(f"skipping the baseline {LINEAR}: {error}")
         return None
