@@ -387,6 +387,6 @@ def test_an_answer_that_is_once_elsewhere_is_moved_there(capsys: pytest.CaptureF
     ]
     (example,) = cls.from_records(cls.config(), rows[:1]).make_examples(rows[:1], labelled=True)
     assert example.label.spans == ((22, 26),)
-    assert "1 answers are not where their rows say" in capsys.readouterr().err
+    assert "1 answers are not at the given offset" in capsys.readouterr().err
     with raises(DataError, "invalid_span", "'town'", "5"):
         cls.from_records(cls.config(), rows).make_examples(rows, labelled=True)

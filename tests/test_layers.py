@@ -125,7 +125,7 @@ LAYERS = {
         pretrain
     """,
     "tasks": """
-        __init__ labels rows
+        __init__ labels reporting rows
         base
         classification encoding question_answering registry token_data
         inference multitask regression relation_data tagging validation

@@ -74,7 +74,7 @@ def test_an_answer_a_little_off_its_start_is_moved_and_told(
     task = QuestionAnswering(QuestionAnsweringSettings(), [])
     (found,) = task.make_examples([record(answers=[at("Bruno", shift)])], labelled=True)
     assert found.label.spans == ((at("Bruno")["start"], at("Bruno")["start"] + 5),)
-    assert ("1 answers stand up to 5 characters beside" in capsys.readouterr().err) == (shift != 0)
+    assert ("1 answers were up to 5 characters off" in capsys.readouterr().err) == (shift != 0)
 
 
 def test_answers_in_other_words_are_measured_by_and_told(capsys: pytest.CaptureFixture[str]) -> None:
@@ -84,7 +84,7 @@ def test_answers_in_other_words_are_measured_by_and_told(capsys: pytest.CaptureF
     found = task.make_examples(given, labelled=True)
     assert [each.label.spans for each in found] == [(), ((4, 8),)]
     said = capsys.readouterr().err
-    assert "2 answers do not stand in their contexts" in said
+    assert "2 answers do not occur in their contexts" in said
     assert "1 questions have no other" in said
     rows = task.encode(found, word_tokenizer(), InputTemplate((0,), 0, None))
     assert [row.label is None for row in rows] == [True, False]
@@ -511,6 +511,6 @@ def test_real_files_are_read_whole(data: Path, capsys: pytest.CaptureFixture[str
                 for text in (example.texts[1][slice(*span)] for span in example.label.spans)
             )
     said = capsys.readouterr().err
-    assert "193 answers do not stand in their contexts (start -1)" in said
+    assert "193 answers do not occur in their contexts (start -1)" in said
     assert "0 questions have no other" in said
     assert "2 rows have no question or no context" in said

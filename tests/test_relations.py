@@ -185,7 +185,7 @@ def test_mentions_that_do_not_stand_in_their_text_are_told(capsys: pytest.Captur
     spo = {"subject": "Anna", "subject_type": "p", "predicate": "r", "object_type": "q"}
     values = {"text": "Anna Bonn", "spo_list": [{**spo, "object": "Bonn"}, {**spo, "object": "Rome"}]}
     task_of([Record(values, "row 1")]).make_examples([Record(values, "row 1")], labelled=True)
-    assert "1 triples have a mention that does not stand in their text" in capsys.readouterr().err
+    assert "1 triples have a mention that does not occur in their text" in capsys.readouterr().err
 
 
 TWO = [(0, 1, "t"), (2, 3, "t")]

@@ -472,9 +472,9 @@ def test_a_run_with_several_tasks_is_asked_by_name(
         ["evaluate", run, run, "--on", test, "--ensemble", "mean"],
     ):  # fmt: skip
         assert main(words) == 2
-        assert f"{run} has learnt classification, tagging, where: say which" in capsys.readouterr().err
+        assert f"{run} was trained on classification, tagging, where: choose one" in capsys.readouterr().err
         assert main([*words, "--task", "wher"]) == 2
-        assert "has not learnt 'wher' (did you mean 'where'?)" in capsys.readouterr().err
+        assert "was not trained on 'wher' (did you mean 'where'?)" in capsys.readouterr().err
         assert main([*words, "--task", "where", "--json"]) == 0
         found = json.loads(capsys.readouterr().out)
         if words[0] == "predict":

@@ -234,7 +234,7 @@ def test_rows_that_cannot_be_are_named(values: dict[str, Any], complaint: str, t
 @pytest.mark.parametrize(
     ("tags", "complaint"),
     [
-        (["O", "O"], "tokens have the one tag 'O': there is nothing to tell apart"),
+        (["O", "O"], "tokens have the one tag 'O': there is nothing to learn"),
         (["NN", "NN"], "tokens have the one tag 'NN'"),
         (["B-PER", "NN"], "the tags have both prefixes and none, such as 'B-PER' beside 'NN'"),
     ],
@@ -341,7 +341,7 @@ def test_what_is_mended_or_left_out_is_told(capsys: pytest.CaptureFixture[str]) 
     assert "2 rows have no token and are left out; the first is row 0" in said
     labels, said = told({"text": "New York City", "entities": [[0, 8, "A"], [4, 13, "A"], [0, 13, "A"]]})
     assert labels == [("B-A", "I-A", "I-A")]
-    assert "2 entities lie over longer ones" in said
+    assert "2 entities overlap longer ones" in said
     _, said = told({"tokens": ["a", "b"], "tags": ["B-New", "I-New"]})
     assert "2 tags were never seen in training (B-New, I-New)" in said
 

@@ -286,7 +286,7 @@ def test_a_task_that_cannot_use_a_file_is_an_error(
 ) -> None:
     one = written(tmp_path / "one.jsonl", [row | {"label": "a"} for row in GOOD])
     assert main(["validate", str(one)]) == 1
-    assert "there is nothing to tell apart" in capsys.readouterr().out
+    assert "there is nothing to learn" in capsys.readouterr().out
     with pytest.raises(DataError, match=r"missing\.csv"):
         textus.validate(tmp_path / "missing.csv")
     assert main(["validate", str(one), "--task", "classifcation"]) == 2

@@ -298,9 +298,9 @@ class Run:
 
         Raises UsageError for another task, or settings of one that is learnt.
         """
-        from textus.tasks.registry import TASKS
+        from textus.tasks.registry import registered_tasks
 
-        if name in self.tasks or (len(self.tasks) > 1 and name not in TASKS):
+        if name in self.tasks or (len(self.tasks) > 1 and name not in registered_tasks()):
             if settings:
                 raise UsageError(
                     "option_not_applicable",

@@ -35,10 +35,11 @@ from textus.models.registry import family as family_of
 from textus.reporting.html import Section, write_report
 from textus.reporting.plots import bars
 from textus.runs.store import load, open_run, verify
-from textus.tasks.base import Example, Task, metrics_with_intervals
+from textus.tasks.base import Example, Task
 from textus.tasks.inference import predict_texts
 from textus.tasks.prediction import answer_columns, flatten_prediction
 from textus.tasks.registry import task_from_record
+from textus.tasks.reporting import metrics_with_intervals
 from textus.tasks.rows import drop_held_out_files, drop_rejected
 
 LINEAR = "TF-IDF + linear"

@@ -319,7 +319,7 @@ def encoded(data: TaskData, family: str, config: Any, tokenizer: tokenizers.Toke
     """
     if family_of(family)[0].reads_texts:
         return [], []
-    frame = input_template(config, tokenizer, data.task.settings.longest)
+    frame = input_template(config, tokenizer, data.task.max_length)
     train, dev = (encode_examples(data.task, part, tokenizer, frame) for part in (data.train, data.dev))
     useful = data.task.training_rows(train)
     if not useful:

@@ -91,6 +91,6 @@ def predict_texts(
     if model.reads_texts:
         return list(model.answers([joined_text(each) for each in examples], task.labels))  # type: ignore[operator]
     rows = encode_examples(
-        task, examples, tokenizer, input_template(model.config, tokenizer, task.settings.longest)
+        task, examples, tokenizer, input_template(model.config, tokenizer, task.max_length)
     )
     return predict_ids(model, task, rows, tokenizer.pad_id, finite=True)
