@@ -67,19 +67,19 @@ def states(model: LanguageModel, of: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_an_adapted_model_begins_as_it_was_and_merges_without_a_change(shape: str) -> None:
-    model, asked = made(shape), ids()
-    before = states(model, asked)
+    model, input_ids = made(shape), ids()
+    before = states(model, input_ids)
     adapt(model, LoRASettings())
-    torch.testing.assert_close(states(model.eval(), asked), before, atol=0, rtol=0)
+    torch.testing.assert_close(states(model.eval(), input_ids), before, atol=0, rtol=0)
     with torch.no_grad():
         for part in adapted(model).values():
             for b in part.b.values():
                 b.normal_(std=0.1)
-    apart = states(model, asked)
+    apart = states(model, input_ids)
     assert (apart - before).abs().max() > 0.01
     merge(model)
     assert not adapted(model)
-    torch.testing.assert_close(states(model, asked), apart, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(states(model, input_ids), apart, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("targets", ["all", "q,v", "k,down"])
@@ -88,7 +88,7 @@ def test_peft_computes_the_same(shape: str, targets: str, tmp_path: Path) -> Non
     import transformers
     from peft import PeftModel
 
-    model, asked = made(shape), ids()
+    model, input_ids = made(shape), ids()
     family, _ = SHAPES[shape]
     name = folder.write_folder(tmp_path / "base", family, model.config, model.state_dict(), None)
     taught(model, targets=targets)
@@ -98,15 +98,18 @@ def test_peft_computes_the_same(shape: str, targets: str, tmp_path: Path) -> Non
     theirs = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
     with torch.no_grad():
         if family == "encoder-decoder":
-            cache = model.new_cache(len(asked), 9, source=asked)
-            mine, found = model(asked, cache), theirs(input_ids=asked, decoder_input_ids=asked).logits
+            cache = model.new_cache(len(input_ids), 9, source=input_ids)
+            mine, result = (
+                model(input_ids, cache),
+                theirs(input_ids=input_ids, decoder_input_ids=input_ids).logits,
+            )
         else:
-            out = theirs(input_ids=asked)
-            found = out.logits if hasattr(out, "logits") else out.last_hidden_state
-            mine = model.hidden(asked) if "last_hidden_state" in out else model(asked)  # type: ignore[operator]
+            out = theirs(input_ids=input_ids)
+            result = out.logits if hasattr(out, "logits") else out.last_hidden_state
+            mine = model.hidden(input_ids) if "last_hidden_state" in out else model(input_ids)  # type: ignore[operator]
     n_adapters = sum(len(part.a) for part in adapted(model).values())
     assert n_adapters >= 2 * (1 if targets == "all" else len(targets.split(",")))
-    torch.testing.assert_close(mine, found, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(mine, result, atol=1e-5, rtol=1e-5)
     plain = getattr(transformers, name).from_pretrained(tmp_path / "base").eval()
     assert theirs.peft_config["default"].r == 3
     assert len(list(plain.parameters())) < len(list(theirs.parameters()))
@@ -139,10 +142,10 @@ def test_what_cannot_be_adapted_is_named() -> None:
 
 
 def test_dropout_is_of_what_the_adapters_read() -> None:
-    model, asked = taught(made("bert"), dropout=0.5), ids()
-    whole = states(model, asked)
-    torch.testing.assert_close(states(model, asked), whole)
-    assert (states(model.train(), asked) - whole).abs().max() > 1e-3
+    model, input_ids = taught(made("bert"), dropout=0.5), ids()
+    whole = states(model, input_ids)
+    torch.testing.assert_close(states(model, input_ids), whole)
+    assert (states(model.train(), input_ids) - whole).abs().max() > 1e-3
 
 
 # ── layers ─────────────────────────────────────────────────────────────────────────────────────
@@ -151,12 +154,12 @@ def test_dropout_is_of_what_the_adapters_read() -> None:
 def test_how_far_below_the_head_everything_lies() -> None:
     model = build("encoder", {**BERT, "pooler": True, "n_layer": 3})
     model.heads["x"] = torch.nn.Linear(16, 2)
-    found = below(model)
+    result = below(model)
     wanted = {
         "heads.x.weight": 0, "pooler.weight": 0, "blocks.2.attention.qkv.weight": 1, "blocks.0.feed_forward.up.bias": 3,
         "norm.weight": 4, "embedding.weight": 4, "position.weight": 4, "segment.weight": 4,
     }  # fmt: skip
-    assert {name: found[name] for name in wanted} == wanted
+    assert {name: result[name] for name in wanted} == wanted
     assert below(made("qwen3"))["norm.weight"] == 0  # it stands on the last layer there
     both = build("lstm", {"vocab_size": 9, "d_model": 8, "n_layer": 2, "bidirectional": True})
     assert n_layers(both) == 2

@@ -18,7 +18,7 @@ from textus.core.config import from_dict, to_dict
 from textus.core.errors import RunError, UsageError
 from textus.data.batch import Batch
 from textus.data.loader import NextSentenceLoader, TokenLoader
-from textus.data.token_dataset import store_of
+from textus.data.token_dataset import in_memory_dataset
 from textus.interop.folder import read_folder, write_folder
 from textus.interop.registry import describe
 from textus.models.encoder import Encoder, EncoderConfig, choose, hidden_text, visible_to
@@ -63,9 +63,9 @@ def theirs(name: str, **changes: Any) -> Any:
 
 
 def imported(folder: Path) -> Encoder:
-    found = read_folder(folder)
-    model = build(found.family, found.config)
-    model.load_state_dict(found.weights)
+    result = read_folder(folder)
+    model = build(result.family, result.config)
+    model.load_state_dict(result.weights)
     return model.eval()  # type: ignore[return-value]
 
 
@@ -94,16 +94,16 @@ def test_it_reads_as_transformers_does(name: str, changes: dict[str, Any], tmp_p
     model = imported(tmp_path)
     segments = (torch.arange(T) > 4).long().expand(3, T) * (model.config.segments > 1)
     ids = random_ids(3, T).masked_fill(~PADDED, other.config.pad_token_id)
-    found, expected = model.hidden(ids, PADDED, segments), outputs(other, ids, segments)
-    torch.testing.assert_close(found[PADDED], expected.hidden_states[-1][PADDED], rtol=0, atol=1e-4)
+    states, expected = model.hidden(ids, PADDED, segments), outputs(other, ids, segments)
+    torch.testing.assert_close(states[PADDED], expected.hidden_states[-1][PADDED], rtol=0, atol=1e-4)
     if name.endswith("Model"):
-        torch.testing.assert_close(model.pooled(found), expected.pooler_output, rtol=0, atol=1e-4)
+        torch.testing.assert_close(model.pooled(states), expected.pooler_output, rtol=0, atol=1e-4)
     else:
         scores = getattr(expected, "logits", None)
         scores = expected.prediction_logits if scores is None else scores
-        torch.testing.assert_close(model.logits(found)[PADDED], scores[PADDED], rtol=0, atol=1e-4)
+        torch.testing.assert_close(model.logits(states)[PADDED], scores[PADDED], rtol=0, atol=1e-4)
     if name == "BertForPreTraining":
-        follows = model.next_sentence(model.pooled(found))  # type: ignore[misc]
+        follows = model.next_sentence(model.pooled(states))  # type: ignore[misc]
         torch.testing.assert_close(follows, expected.seq_relationship_logits, rtol=0, atol=1e-4)
 
 
@@ -114,9 +114,9 @@ def test_transformers_reads_what_is_written(name: str, changes: dict[str, Any], 
 
     other = theirs(name, **changes)
     other.save_pretrained(tmp_path / "in")
-    found = read_folder(tmp_path / "in")
-    config = from_dict(EncoderConfig, found.config)
-    assert write_folder(tmp_path / "out", found.family, config, found.weights, None) == name
+    result = read_folder(tmp_path / "in")
+    config = from_dict(EncoderConfig, result.config)
+    assert write_folder(tmp_path / "out", result.family, config, result.weights, None) == name
     again = getattr(transformers, name).from_pretrained(tmp_path / "out").eval()
     ids, segments = random_ids(3, T), torch.zeros(3, T, dtype=torch.long)
     for mine, original in zip(again(ids).to_tuple(), other(ids).to_tuple(), strict=True):
@@ -178,7 +178,7 @@ def test_padding_changes_nothing_and_both_sides_are_seen(norm_first: bool) -> No
 def test_documents_are_runs_of_equal_numbers() -> None:
     seen = visible_to(torch.tensor([[True] * 6 + [False]]), torch.tensor([[0, 0, 1, 1, 0, 0, 0]]))
     assert seen is not None
-    rows = ["".join("x" if each else "." for each in row) for row in seen[0, 0]]
+    rows = ["".join("x" if item else "." for item in row) for row in seen[0, 0]]
     assert rows == ["xx.....", "xx.....", "..xx...", "..xx...", "....xx.", "....xx.", "....xxx"]
 
 
@@ -263,8 +263,8 @@ def test_whole_words_are_hidden() -> None:
 
 
 def test_single_tokens_are_hidden() -> None:
-    found = [chosen for _, chosen in pieces_hidden("token")]
-    assert all((chosen >= 0).sum() == 14 for chosen in found)
+    results = [chosen for _, chosen in pieces_hidden("token")]
+    assert all((chosen >= 0).sum() == 14 for chosen in results)
     assert any(
         len(set((chosen >= 0)[units == u])) > 1
         for u in range(1, 40)
@@ -389,7 +389,7 @@ def counting_store(n_documents: int = 6, length: int = 50) -> Any:
     for number in range(n_documents):
         starts.append(len(ids))
         ids += [0] + [1 + number * 10 + n % 10 for n in range(length)]
-    return store_of([*ids, 0], starts)
+    return in_memory_dataset([*ids, 0], starts)
 
 
 def test_half_the_pairs_follow_each_other() -> None:
@@ -409,7 +409,7 @@ def test_half_the_pairs_follow_each_other() -> None:
             if batch.labels[row] == 0:
                 assert second[0] == (first[-1] + 1 if first[-1] % 10 else first[-1] - 9)
             for text in (first, second):
-                assert len({(each - 1) // 10 for each in text}) == 1, (
+                assert len({(item - 1) // 10 for item in text}) == 1, (
                     "a text runs over the end of its document"
                 )
     assert 0.4 < np.mean(labels) < 0.6
@@ -479,7 +479,7 @@ def test_batches_carry_where_words_begin(kind: str, size: int, expected: str) ->
     tokenizer = train_tokenizer(kind, [known * 3], size)
     ids = [tokenizer.end_id, *tokenizer.encode("the foxes ran 人民")]
     loader = TokenLoader(
-        store_of(ids),
+        in_memory_dataset(ids),
         batch_size=1,
         context_length=len(ids) - 1,
         shuffle=False,

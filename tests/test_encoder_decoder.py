@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from textus.core.config import from_dict
 from textus.core.errors import RunError, UsageError
 from textus.data.batch import Batch
-from textus.data.bucketing import real_source, sources_of
+from textus.data.bucketing import pad_sources, source_mask
 from textus.generation.engine import Engine
 from textus.generation.sampling import Sampling, generate
 from textus.interop.folder import read_folder, write_folder
@@ -64,7 +64,7 @@ def pairs(rows: int = 4, length: int = 6, seed: int = 0) -> Batch:
     random = torch.Generator().manual_seed(seed)
     ids = torch.randint(1, V, (rows, length), generator=random)
     targets = torch.randint(1, V, (rows, length), generator=random)
-    return Batch(ids, targets, torch.ones(rows, length), source=sources_of(SOURCES[:rows], END))
+    return Batch(ids, targets, torch.ones(rows, length), source=pad_sources(SOURCES[:rows], END))
 
 
 # ── transformers' T5 ───────────────────────────────────────────────────────────────────────────
@@ -89,9 +89,9 @@ def t5(folder: Path, **values: Any) -> Any:
 
 
 def ours_of(folder: Path) -> EncoderDecoder:
-    found = read_folder(folder)
-    model = build(found.family, found.config)
-    model.load_state_dict(found.weights)
+    result = read_folder(folder)
+    model = build(result.family, result.config)
+    model.load_state_dict(result.weights)
     assert isinstance(model, EncoderDecoder)
     return model.eval()
 
@@ -115,7 +115,7 @@ def test_logits_and_greedy_text_are_those_of_transformers(tmp_path: Path, values
     ids = torch.randint(2, V, (4, 20), generator=torch.Generator().manual_seed(3))
     ids[:, 0] = 0
     expected = theirs_on(theirs, SOURCES, ids)
-    source = sources_of(SOURCES, 1)
+    source = pad_sources(SOURCES, 1)
     cache = ours.new_cache(4, 20, source)
     with torch.no_grad():
         together = ours.score(Batch(ids, ids, torch.ones(4, 20), source=source))[0]
@@ -131,7 +131,7 @@ def test_logits_and_greedy_text_are_those_of_transformers(tmp_path: Path, values
         written = theirs.generate(
             torch.tensor([[*given, 1]]), max_new_tokens=15, do_sample=False, num_beams=1
         )
-        assert got[row] == [each for each in written[0, 1:].tolist() if each != 1]
+        assert got[row] == [value for value in written[0, 1:].tolist() if value != 1]
 
 
 @pytest.mark.parametrize("values", [{}, {"activation": "geglu", "tie_head": False}, {"scale_head": True}])
@@ -142,8 +142,8 @@ def test_an_export_is_what_transformers_loads(tmp_path: Path, values: dict[str, 
     theirs = getattr(transformers, name).from_pretrained(tmp_path).eval()
     ids = torch.randint(2, V, (4, 9), generator=torch.Generator().manual_seed(4))
     with torch.no_grad():
-        found = ours(ids, ours.new_cache(4, 9, sources_of(SOURCES, 1)))
-    torch.testing.assert_close(found, theirs_on(theirs, SOURCES, ids), atol=1e-4, rtol=1e-4)
+        result = ours(ids, ours.new_cache(4, 9, pad_sources(SOURCES, 1)))
+    torch.testing.assert_close(result, theirs_on(theirs, SOURCES, ids), atol=1e-4, rtol=1e-4)
     assert ours_of(tmp_path).config == ours.config
 
 
@@ -182,18 +182,18 @@ def test_states_are_those_of_torchs_transformer() -> None:
         getattr(theirs, name).norm.load_state_dict(getattr(ours, f"{name}_norm").state_dict())
     batch = pairs()
     assert batch.source is not None
-    padding = ~real_source(batch.source, END)
+    padding = ~source_mask(batch.source, END)
     causal = torch.triu(torch.ones(6, 6, dtype=torch.bool), 1)
     with torch.no_grad():
         given, written = (ours._embed(x, torch.arange(x.shape[1]), "x")[0] for x in (batch.source, batch.ids))
         memory = theirs.encoder(given, src_key_padding_mask=padding)
         expected = theirs.decoder(written, memory, tgt_mask=causal, memory_key_padding_mask=padding)
         states, bias = ours.read(batch.source, 4)
-        found = ours._decode(batch.ids, states, bias)
+        result = ours._decode(batch.ids, states, bias)
         hidden = ours.hidden(batch.source, ~padding)
     torch.testing.assert_close(states[~padding], memory[~padding], atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(hidden[~padding], memory[~padding], atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-4)
 
 
 def copy_block(block: Any, layer: Any) -> None:
@@ -225,13 +225,13 @@ def check_padding(model: EncoderDecoder) -> None:
     batch = pairs()
     assert batch.source is not None
     whole = model.score(batch)[0]
-    later = torch.where(real_source(batch.source, END), batch.source, 7)
+    later = torch.where(source_mask(batch.source, END), batch.source, 7)
     torch.testing.assert_close(
         model.score(Batch(batch.ids, batch.targets, batch.weights, source=later))[0], whole
     )
     for row, source in enumerate(SOURCES):
         alone = Batch(*(x[row : row + 1] for x in (batch.ids, batch.targets, batch.weights)))
-        alone.source = sources_of([source], END)
+        alone.source = pad_sources([source], END)
         torch.testing.assert_close(model.score(alone)[0], whole[row : row + 1], atol=1e-5, rtol=1e-4)
 
 
@@ -247,7 +247,7 @@ def test_a_source_is_read_up_to_its_first_end(position: str) -> None:
 @torch.no_grad()
 def test_an_ignored_mask_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     everything = lambda source, _: torch.ones_like(source, dtype=torch.bool)  # noqa: E731
-    monkeypatch.setattr(encoder_decoder, "real_source", everything)
+    monkeypatch.setattr(encoder_decoder, "source_mask", everything)
     with pytest.raises(AssertionError):
         check_padding(model_of())
 
@@ -260,9 +260,9 @@ def test_no_source_is_an_empty_one_and_the_source_matters() -> None:
     batch.source = torch.full((4, 3), END)
     torch.testing.assert_close(model.score(batch)[0], nothing)
     torch.testing.assert_close(
-        model(batch.ids), model(batch.ids, model.new_cache(4, 6, sources_of([[]] * 4, END)))
+        model(batch.ids), model(batch.ids, model.new_cache(4, 6, pad_sources([[]] * 4, END)))
     )
-    batch.source = sources_of(SOURCES, END)
+    batch.source = pad_sources(SOURCES, END)
     changed = (model.score(batch)[0] - nothing).abs().amax(1)
     assert (changed[[0, 1, 3]] > 1e-3).all()
     assert changed[2] < 1e-5
@@ -280,13 +280,13 @@ def test_the_engine_writes_what_the_plain_loop_writes(position: str) -> None:
         got[event.row] += [] if event.id is None else [event.id]
     for row, (prompt, sampling, source) in enumerate(zip(prompts, samplings, sources, strict=True)):
         assert got[row] == generate(model, prompt, sampling, END, source)
-    assert len({tuple(each[:4]) for each in got}) > 1
+    assert len({tuple(item[:4]) for item in got}) > 1
 
 
 @torch.no_grad()
 def test_rows_keep_their_sources_when_selected_and_joined() -> None:
     model = model_of()
-    caches = [model.new_cache(1, 9, sources_of([source], END)) for source in SOURCES]
+    caches = [model.new_cache(1, 9, pad_sources([source], END)) for source in SOURCES]
     ids = torch.randint(1, V, (4, 6), generator=torch.Generator().manual_seed(2))
     joined = caches[0].join(caches[1]).join(caches[2].join(caches[3]))
     assert joined.lengths.tolist() == [0] * 4
@@ -295,7 +295,7 @@ def test_rows_keep_their_sources_when_selected_and_joined() -> None:
     assert chosen.lengths.tolist() == [6, 6]
     after = model(ids[[3, 0], :2], chosen)
     for row, source in enumerate(SOURCES):
-        alone = model.new_cache(1, 9, sources_of([source], END))
+        alone = model.new_cache(1, 9, pad_sources([source], END))
         torch.testing.assert_close(
             model(ids[row : row + 1], alone), whole[row : row + 1], atol=1e-5, rtol=1e-4
         )
@@ -352,11 +352,11 @@ def test_label_smoothing_is_torchs_and_only_in_training() -> None:
     hidden = torch.randn(7, 8, generator=random, requires_grad=True)
     weight = torch.randn(V, 8, generator=random, requires_grad=True)
     targets, weights = torch.randint(0, V, (7,), generator=random), torch.rand(7, generator=random)
-    found = cross_entropy(hidden[None], weight, targets[None], weights[None], smoothed(0.2))
-    got = torch.autograd.grad(found, [hidden, weight])
+    result = cross_entropy(hidden[None], weight, targets[None], weights[None], smoothed(0.2))
+    got = torch.autograd.grad(result, [hidden, weight])
     nats = F.cross_entropy(hidden @ weight.t(), targets, reduction="none", label_smoothing=0.2)
     expected = (nats * weights).sum()
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-5)
     for one, other in zip(got, torch.autograd.grad(expected, [hidden, weight]), strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
     plain = cross_entropy(hidden[None], weight, targets[None], weights[None], chunk_loss)
@@ -379,7 +379,7 @@ def test_dropout_follows_from_the_step_and_the_piece_alone() -> None:
     assert not torch.equal(drop(x), drop(x))
     model = model_of(dropout=0.3).train()
     first = pairs()
-    losses = [float(model.loss(each).total) for each in (first, copy.copy(first))]
+    losses = [float(model.loss(item).total) for item in (first, copy.copy(first))]
     assert losses[0] == losses[1]
     other = copy.copy(first)
     other.piece = 1
@@ -392,12 +392,12 @@ def test_dropout_follows_from_the_step_and_the_piece_alone() -> None:
 def test_any_number_of_workers_gives_the_same_bytes(precision: str) -> None:
     model = model_of(dropout=0.3, label_smoothing=0.1).train()
     model.compute_with(precision, "plain", "eager")
-    found = []
+    results = []
     for workers in (1, 2):
         GradientAccumulator(model, workers).compute(pairs(), 2)
-        found.append([parameter.grad for parameter in model.parameters()])
-    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True) if a is not None and b is not None)
-    assert any(gradient is not None and gradient.abs().max() > 0 for gradient in found[0])
+        results.append([parameter.grad for parameter in model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True) if a is not None and b is not None)
+    assert any(gradient is not None and gradient.abs().max() > 0 for gradient in results[0])
 
 
 @torch.no_grad()

@@ -95,12 +95,12 @@ requests = st.tuples(
 
 @settings(max_examples=80, deadline=None)
 @given(
-    asked=st.lists(requests, min_size=1, max_size=6),
+    requests=st.lists(requests, min_size=1, max_size=6),
     max_rows=st.integers(1, 4),
     context_length=st.sampled_from([8, 9, None]),
 )
 def test_any_schedule_of_joins_and_cancellations(
-    asked: list[tuple[list[int], Sampling, int, int | None]], max_rows: int, context_length: int | None
+    requests: list[tuple[list[int], Sampling, int, int | None]], max_rows: int, context_length: int | None
 ) -> None:
     """Every request gets what it would get alone, and a cancelled one the beginning of it."""
     model = Remembering(RememberingConfig(context_length=context_length))
@@ -109,7 +109,7 @@ def test_any_schedule_of_joins_and_cancellations(
     ids: dict[int, list[int]] = defaultdict(list)
     cancelled: set[int] = set()
     for step in range(200):
-        for place, (prompt, sampling, arrives, leaves) in enumerate(asked):
+        for place, (prompt, sampling, arrives, leaves) in enumerate(requests):
             if arrives == step:
                 numbers[engine.submit(prompt, sampling)] = place
             if leaves == step and place in numbers.values():
@@ -121,7 +121,7 @@ def test_any_schedule_of_joins_and_cancellations(
         assert len(engine.running) + len(engine.unread) <= max_rows
     assert not engine.busy
     for number, place in numbers.items():
-        alone = generate(model, *asked[place][:2], END)
+        alone = generate(model, *requests[place][:2], END)
         assert ids[number] == (alone[: len(ids[number])] if number in cancelled else alone)
 
 
@@ -200,7 +200,7 @@ def test_an_answer_that_fills_the_context_ends_with_length(n_prompt: int) -> Non
     events = list(Engine(model, end_id=None).stream([prompt], Sampling(max_tokens=50, seed=1)))
     assert events[-1].reason == "length"
     assert len(events) == max(1, 16 - n_prompt)
-    assert [each.id for each in events] == generate(model, prompt, Sampling(max_tokens=50, seed=1), None)
+    assert [event.id for event in events] == generate(model, prompt, Sampling(max_tokens=50, seed=1), None)
     sliding = Sampling(max_tokens=50, seed=1, sliding=True)
     assert len(list(Engine(model, end_id=None).stream([prompt], sliding))) == 50
 

@@ -27,7 +27,7 @@ from textus.core.console import cpu_seconds
 from textus.core.errors import UsageError
 from textus.data.batch import Batch
 from textus.data.loader import TokenLoader
-from textus.data.token_dataset import store_of
+from textus.data.token_dataset import in_memory_dataset
 from textus.models.contract import LanguageModel, Loss
 from textus.models.gan import GAN, GANConfig, alive_before_end, policy_loss, straight_through
 from textus.models.registry import build
@@ -79,9 +79,9 @@ def reward(model: GAN, ids: Tensor) -> Tensor:
 
 def gradient(model: GAN, total: Tensor) -> Tensor:
     group = model.parameter_groups()["generator"]
-    found = torch.autograd.grad(total, group, allow_unused=True)
+    result = torch.autograd.grad(total, group, allow_unused=True)
     return torch.cat(
-        [(torch.zeros_like(p) if g is None else g).flatten() for p, g in zip(group, found, strict=True)]
+        [(torch.zeros_like(p) if g is None else g).flatten() for p, g in zip(group, result, strict=True)]
     )
 
 
@@ -90,7 +90,7 @@ def exact_values(model: GAN) -> Tensor:
     every = texts()
     p, r = likelihood(model, every).detach(), reward(model, every)
     same = [(every[:, None, : t + 1] == every[None, :, : t + 1]).all(2).float() for t in range(T)]
-    return torch.stack([(each @ (p * r)) / (each @ p) for each in same], 1)
+    return torch.stack([(item @ (p * r)) / (item @ p) for item in same], 1)
 
 
 # ── policy gradient ────────────────────────────────────────────────────────────────────────────
@@ -128,16 +128,16 @@ def pairs_gradient(model: GAN, loss: Any = policy_loss) -> tuple[Tensor, Tensor]
 
 
 def test_the_other_rows_as_baseline_change_no_expectation() -> None:
-    found, exact = pairs_gradient(made().eval())
-    torch.testing.assert_close(found, exact, atol=1e-6, rtol=1e-4)
+    result, exact = pairs_gradient(made().eval())
+    torch.testing.assert_close(result, exact, atol=1e-6, rtol=1e-4)
 
 
 def test_a_baseline_that_knows_its_own_row_is_caught() -> None:
     def biased(logs: Tensor, values: Tensor, alive: Tensor) -> Tensor:
         return -((values - values.mean(0)) * logs * alive).sum()
 
-    found, exact = pairs_gradient(made().eval(), biased)
-    assert (found - exact).abs().max() > 0.1 * exact.abs().max()
+    result, exact = pairs_gradient(made().eval(), biased)
+    assert (result - exact).abs().max() > 0.1 * exact.abs().max()
 
 
 def test_rollouts_are_worth_what_the_prefix_is() -> None:
@@ -207,13 +207,13 @@ def test_the_critic_reads_soft_texts_like_ids_and_nothing_after_the_end() -> Non
 
 def test_the_gumbel_temperature_comes_down() -> None:
     model = made(temperature=0.25)
-    found = [model.gumbel_temperature(step) for step in (0, 3, 8, 13, 99)]
-    assert found == pytest.approx([1, 1, 0.5, 0.25, 0.25])
+    results = [model.gumbel_temperature(step) for step in (0, 3, 8, 13, 99)]
+    assert results == pytest.approx([1, 1, 0.5, 0.25, 0.25])
 
 
 # ── turns ──────────────────────────────────────────────────────────────────────────────────────
 
-STORE = store_of([0, 1, 2, 2, 0, 1, 1, 0, 2, 1, 2, 0, 2, 2, 0] * 4, [0, 4, 7, 11])
+STORE = in_memory_dataset([0, 1, 2, 2, 0, 1, 1, 0, 2, 1, 2, 0, 2, 2, 0] * 4, [0, 4, 7, 11])
 SETTINGS = TrainSettings(
     steps=9, batch_size=4, context_length=8, log_every=1, optim=OptimSettings(optimiser="adamw", rate=0.01)
 )
@@ -231,20 +231,20 @@ def played(tmp_path: Path, model: GAN, backward: Backward) -> list[set[str]]:
     record = {"family": "gan", "config": {}, "settings": {}, "compute": {}, "corpus": None}
     kept = {"fingerprint": tokenizer.fingerprint, "kind": tokenizer.kind}
     run = create_run(tmp_path / "run", {**record, "tokenizer": kept}, tokenizer)
-    found: list[set[str]] = []
+    results: list[set[str]] = []
     last = {name: value.clone() for name, value in model.state_dict().items()}
 
     def watching(model: LanguageModel, batch: Batch, step: int) -> tuple[Loss, Any]:
         nonlocal last
         assert isinstance(model, GAN)
         if step:
-            found.append(moved(model, last))
+            results.append(moved(model, last))
         last = {name: value.clone() for name, value in model.state_dict().items()}
         return backward(model, batch, step)
 
     loader = TokenLoader(STORE, batch_size=4, context_length=8)
     fit(model, loader, settings=SETTINGS, run=run, backward=watching)
-    return [*found, moved(model, last)]
+    return [*results, moved(model, last)]
 
 
 TURNS = ["generator", "generator", "critic", "critic", "critic", "generator", "critic", "critic", "generator"]
@@ -332,7 +332,7 @@ def test_the_generator_learns_what_the_critic_likes(method: str) -> None:
     rates = make_optimisers(
         model.parameter_groups(), OptimSettings(optimiser="adam", rate=0.1, other_rate=0.2)
     )
-    assert [each.param_groups[0]["lr"] for each in rates.values()] == [0.1, 0.2]
+    assert [rate.param_groups[0]["lr"] for rate in rates.values()] == [0.1, 0.2]
     assert losses[39] < 0.6 * losses[0]
     assert mean_reward(model) > before + 0.15
 
@@ -340,7 +340,7 @@ def test_the_generator_learns_what_the_critic_likes(method: str) -> None:
 def test_self_bleu_is_that_of_sacrebleu_with_all_others_as_references() -> None:
     sacrebleu = pytest.importorskip("sacrebleu.metrics", reason="sacrebleu is not installed (textus[dev])")
     drawn = torch.randint(1, 7, (20, 12), generator=torch.Generator().manual_seed(0)).tolist()
-    words = [" ".join(map(str, each)) for each in drawn]
+    words = [" ".join(map(str, item)) for item in drawn]
     others = [[words[j] if j < i else words[j + 1] for i in range(20)] for j in range(19)]
     metric = sacrebleu.BLEU(tokenize="none", force=True, smooth_method="none")
     assert self_bleu(drawn) == pytest.approx(metric.corpus_score(words, others).score)
@@ -396,8 +396,8 @@ def test_it_is_trained_like_any_other(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_a_budget_is_planned_by_what_each_turn_takes() -> None:
     model = made(warmup_steps=10, critic_steps=4, critic_ratio=1)
     measured = {"cpu_seconds_per_step": 1.3, "cpu_seconds_by_turn": {"0": 0.1, "10": 0.2, "15": 1.0}}
-    found = [affordable(model, measured, left) for left in (0.95, 1.0, 1.8, 3.0, 8.1)]
-    assert found == [9, 10, 14, 16, 25]  # 10 · 0.1, 4 · 0.2, then 1.2 for two
+    results = [affordable(model, measured, left) for left in (0.95, 1.0, 1.8, 3.0, 8.1)]
+    assert results == [9, 10, 14, 16, 25]  # 10 · 0.1, 4 · 0.2, then 1.2 for two
     assert affordable(model, {}, 8.0) is None
 
 

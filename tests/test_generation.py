@@ -318,7 +318,7 @@ def test_the_mode_is_put_back_also_after_a_failure() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ids", "said"),
+    ("ids", "messages"),
     [
         ([1] * 1017, ["1,017", "context holds 16", "shorten the prompt by 1,001"]),
         ([], ["no ids", "end-of-text"]),
@@ -326,10 +326,10 @@ def test_the_mode_is_put_back_also_after_a_failure() -> None:
         ([1, -1], ["id -1"]),
     ],
 )
-def test_prompts_that_cannot_be_continued(ids: list[int], said: list[str]) -> None:
+def test_prompts_that_cannot_be_continued(ids: list[int], messages: list[str]) -> None:
     with pytest.raises(UsageError) as caught:
         generate(fake(), ids, Sampling(), None)
-    for words in said:
+    for words in messages:
         assert words in str(caught.value)
 
 
@@ -414,7 +414,7 @@ def test_with_a_real_tokenizer_no_half_character_and_no_stop_string_comes_out(ki
     out = [stream.push(id) for id in ids]
     assert "".join(out) + stream.flush() == "One day, 从前有座山 🙂."
     assert stream.stopped
-    assert not any("\ufffd" in each for each in out)
+    assert not any("\ufffd" in item for item in out)
     cut = TextStream(tokenizer, ["\nUser:"])
     half = tokenizer.encode("座山🙂\nUs")
     assert "".join(map(cut.push, half)) + cut.flush() == "座山🙂\nUs"

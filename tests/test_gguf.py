@@ -115,9 +115,9 @@ def write(path: Path, model: Any, kind: str = "llama", quant: Quant = Quant.F32,
 
 
 def built(path: Path) -> Any:
-    found = gguf.read_file(path)
-    model = build(found.family, found.config)
-    model.load_state_dict(found.weights)
+    result = gguf.read_file(path)
+    model = build(result.family, result.config)
+    model.load_state_dict(result.weights)
     return model.eval()
 
 
@@ -220,8 +220,10 @@ def test_a_file_that_does_not_say_how_it_splits_is_split_as_llama_cpp_does(
 
 
 def test_the_stretching_of_llama_3_is_known_by_its_tensor(tmp_path: Path) -> None:
-    said = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "rope_theta": 500_000.0}
-    theirs = shaped(rope_parameters={"rope_type": "llama3", "original_max_position_embeddings": 8192, **said})
+    values = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "rope_theta": 500_000.0}
+    theirs = shaped(
+        rope_parameters={"rope_type": "llama3", "original_max_position_embeddings": 8192, **values}
+    )
     plain = 500_000.0 ** -(np.arange(0, 16, 2) / 16)
     divisors = plain / theirs.model.rotary_emb.inv_freq.numpy()
     assert divisors.max() > 7.9
@@ -233,8 +235,8 @@ def test_the_stretching_of_llama_3_is_known_by_its_tensor(tmp_path: Path) -> Non
 def test_a_tied_head_is_read_from_the_embedding(tmp_path: Path) -> None:
     theirs = shaped()
     theirs.lm_head.weight = theirs.model.embed_tokens.weight
-    found = gguf.read_file(write(tmp_path / "m.gguf", theirs))
-    assert found.config["tie_head"] is True
+    result = gguf.read_file(write(tmp_path / "m.gguf", theirs))
+    assert result.config["tie_head"] is True
     same(built(tmp_path / "m.gguf"), theirs)
 
 
@@ -325,7 +327,7 @@ def test_texts_of_llama_3_begin_with_its_token_though_no_flag_says_so(
     tmp_path: Path, split: str, begin: list[int]
 ) -> None:
     finish(header(tmp_path / "m.gguf", pre=split))
-    assert gguf.read_tokenizer(Container(tmp_path / "m.gguf")).begin == begin
+    assert gguf.read_tokenizer(Container(tmp_path / "m.gguf")).bos_ids == begin
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["blank first", "no blank first"])
@@ -363,7 +365,7 @@ def test_sentencepiece_vocabularies_encode_as_in_sentencepiece(pieces: Any, tmp_
     writer.add_add_space_prefix(blank_first)
     finish(writer)
     mine = gguf.read_tokenizer(Container(tmp_path / "m.gguf"))
-    assert (mine.kind, mine.begin, mine.end_id) == ("sentencepiece", [theirs.bos_id()], theirs.eos_id())
+    assert (mine.kind, mine.bos_ids, mine.end_id) == ("sentencepiece", [theirs.bos_id()], theirs.eos_id())
     source = Path(__file__).read_text()
     for text in [*TEXTS, *source.splitlines(), source]:
         ids = mine.encode(text)
@@ -374,7 +376,7 @@ def test_sentencepiece_vocabularies_encode_as_in_sentencepiece(pieces: Any, tmp_
 
     again = load(tmp_path)
     assert again.encode(source) == theirs.encode(source)
-    assert (again.begin, again.end_id, again.unk_id) == (mine.begin, mine.end_id, mine.unk_id)
+    assert (again.bos_ids, again.end_id, again.unk_id) == (mine.bos_ids, mine.end_id, mine.unk_id)
 
 
 # ── stories of llama2.c ────────────────────────────────────────────────────────────────────────
@@ -387,15 +389,15 @@ def stories(data: Path) -> tuple[Path, Path]:
 
 
 def test_a_story_is_that_of_a_plain_loop(stories: tuple[Path, Path]) -> None:
-    found = llama2c.read_file(*stories)
-    assert found.tokenizer is not None
-    model = build(found.family, found.config)
-    model.load_state_dict(found.weights)
-    ids = generate(model.eval(), found.tokenizer.begin, Sampling(temperature=0, max_tokens=120), 1)
+    result = llama2c.read_file(*stories)
+    assert result.tokenizer is not None
+    model = build(result.family, result.config)
+    model.load_state_dict(result.weights)
+    ids = generate(model.eval(), result.tokenizer.bos_ids, Sampling(temperature=0, max_tokens=120), 1)
     assert ids == plain_story(stories[0], 120)
-    text = found.tokenizer.decode(ids)
+    text = result.tokenizer.decode(ids)
     assert text.startswith("Once upon a time, there was a little girl named Lily.")
-    assert found.tokenizer.decode(found.tokenizer.encode(text)) == text
+    assert result.tokenizer.decode(result.tokenizer.encode(text)) == text
 
 
 def test_damaged_files_of_llama2c_are_refused(stories: tuple[Path, Path], tmp_path: Path) -> None:
@@ -408,21 +410,21 @@ def test_damaged_files_of_llama2c_are_refused(stories: tuple[Path, Path], tmp_pa
         (model, pieces[:-9], "is no tokenizer of llama2.c with 512 pieces"),
         (model, pieces + b"more", "goes on after its 512 pieces"),
     ]
-    for weights, vocabulary, said in cases:
+    for weights, vocabulary, message in cases:
         (tmp_path / "m.bin").write_bytes(weights)
         (tmp_path / "t.bin").write_bytes(vocabulary)
-        with pytest.raises(RunError, match=said):
+        with pytest.raises(RunError, match=message):
             llama2c.read_file(tmp_path / "m.bin", tmp_path / "t.bin")
 
 
 # ── damaged GGUF ───────────────────────────────────────────────────────────────────────────────
 
 
-def refused(path: Path, *said: str, kind: type[TextusError] = RunError) -> None:
+def refused(path: Path, *values: str, kind: type[TextusError] = RunError) -> None:
     with pytest.raises(kind) as caught:
         gguf.read_file(path)
-    for each in said:
-        assert each in str(caught.value)
+    for line in values:
+        assert line in str(caught.value)
 
 
 @pytest.fixture
@@ -515,7 +517,7 @@ def test_what_does_not_go_together_is_refused(tmp_path: Path) -> None:
 def test_random_damage_to_the_header_never_ends_in_a_crash(whole: Path) -> None:
     data, generator = whole.read_bytes(), np.random.default_rng(0)
     end = data.index(b"output_norm.weight") + 40
-    told = 0
+    report = 0
     for _ in range(100):
         broken = bytearray(data)
         for at in generator.integers(0, end, 3):
@@ -524,5 +526,5 @@ def test_random_damage_to_the_header_never_ends_in_a_crash(whole: Path) -> None:
         try:
             gguf.read_file(whole)
         except TextusError:
-            told += 1
-    assert told > 15
+            report += 1
+    assert report > 15

@@ -73,13 +73,13 @@ def test_merged_on_load_it_answers_the_same(lora: api.Run) -> None:
     apart, tokenizer, _ = load(lora.path, merged=False)
     assert not adapted(lora.model)
     task = lora.task
-    asked = encode_examples(
+    request = encode_examples(
         task,
-        [task.example_from_text((each,), each) for each in ("a grand film", "dull")],
+        [task.example_from_text((item,), item) for item in ("a grand film", "dull")],
         tokenizer,
         input_template(apart.config, tokenizer),
     )
-    batch = collate(task, asked, tokenizer.pad_id)
+    batch = collate(task, request, tokenizer.pad_id)
 
     def logits(model: Any) -> torch.Tensor:
         hidden = model.hidden(batch.ids, batch.mask, batch.segments)
@@ -214,8 +214,8 @@ def test_patience_ends_a_training_that_finds_nothing_better(
     assert run.record["best"]["step"] == 0  # the solved head
     assert run.record["steps"] == 10  # two more evaluations
     assert run.record["weights"]["step"] == 0
-    said = capsys.readouterr().err
-    assert "2 evaluations in a row found nothing better than step 0: stopped at step 10 of" in said
+    err = capsys.readouterr().err
+    assert "2 evaluations in a row found nothing better than step 0: stopped at step 10 of" in err
     assert api.prove_resume(run.path)["identical"]
 
 

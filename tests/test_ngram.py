@@ -16,7 +16,7 @@ from raising import raises
 from textus.core.errors import UsageError
 from textus.data.batch import Batch
 from textus.data.loader import TokenLoader
-from textus.data.token_dataset import store_of
+from textus.data.token_dataset import in_memory_dataset
 from textus.models import ngram
 from textus.models.ngram import NGram, NGramConfig
 from textus.models.registry import build
@@ -126,9 +126,9 @@ def furthest(model: NGram, oracle: Transcription, seed: int) -> float:
     """The largest difference of log-probabilities over random contexts, seen ones and unseen ones."""
     chance = random.Random(seed)
     rows = [[chance.choice([END, *range(1, VOCAB)]) for _ in range(12)] for _ in range(6)]
-    found = model(torch.tensor(rows))
+    result = model(torch.tensor(rows))
     wanted = torch.tensor([[oracle.row(row[: t + 1]) for t in range(12)] for row in rows])
-    return float((found - wanted).abs().max())
+    return float((result - wanted).abs().max())
 
 
 # ── estimates ──────────────────────────────────────────────────────────────────────────────────
@@ -207,7 +207,11 @@ def test_windows_with_overlap_equal_the_whole() -> None:
     starts = np.flatnonzero(np.array(stream[:-1]) == END)
     whole = trained(stream, 5)
     loader = TokenLoader(
-        store_of(stream, starts), batch_size=3, context_length=17, overlap=whole.overlap, shuffle=False
+        in_memory_dataset(stream, starts),
+        batch_size=3,
+        context_length=17,
+        overlap=whole.overlap,
+        shuffle=False,
     )
     model = NGram(NGramConfig(VOCAB, END, 5))
     for step in range(loader.n_batches):
@@ -220,7 +224,7 @@ def test_windows_with_overlap_equal_the_whole() -> None:
 
 def test_without_overlap_windows_differ_so_the_test_above_can_fail() -> None:
     stream = stream_of(documents_of(5))
-    loader = TokenLoader(store_of(stream), batch_size=3, context_length=17, overlap=0, shuffle=False)
+    loader = TokenLoader(in_memory_dataset(stream), batch_size=3, context_length=17, overlap=0, shuffle=False)
     model = NGram(NGramConfig(VOCAB, END, 5))
     for step in range(loader.n_batches):
         model.count(loader.batch(step))
@@ -381,7 +385,7 @@ def test_save_and_load(order: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "damage", "says"),
+    ("name", "damage", "message"),
     [
         ("keys_3", lambda t: t.flip(0), "rising"),
         ("keys_3", lambda t: t + 10_000_000, "rising"),
@@ -394,11 +398,11 @@ def test_save_and_load(order: int, tmp_path: Path) -> None:
         ("probability_2", lambda t: -t, "not logs"),
     ],
 )
-def test_damaged_tables_are_refused(name: str, damage: object, says: str) -> None:
+def test_damaged_tables_are_refused(name: str, damage: object, message: str) -> None:
     model = trained(stream_of(documents_of(14)), 4)
     state = model.state_dict()
     state[name] = damage(state[name])  # type: ignore[operator]
-    with pytest.raises(RuntimeError, match=says):
+    with pytest.raises(RuntimeError, match=message):
         NGram(model.config).load_state_dict(state)
 
 
@@ -448,7 +452,7 @@ def test_arpa_lists_every_id_and_counts_its_lines(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("i", "word", "says"),
+    ("i", "word", "messages"),
     [
         (3, "a b", ("invalid_value",)),
         (3, "", ("invalid_value",)),
@@ -457,11 +461,11 @@ def test_arpa_lists_every_id_and_counts_its_lines(tmp_path: Path) -> None:
     ],
 )
 def test_tokens_that_are_no_words_are_refused(
-    i: int, word: str, says: tuple[str, ...], tmp_path: Path
+    i: int, word: str, messages: tuple[str, ...], tmp_path: Path
 ) -> None:
     words = words_of(VOCAB)
     words[i] = word
-    with raises(UsageError, *says):
+    with raises(UsageError, *messages):
         NGram(NGramConfig(VOCAB, END, 2)).write_arpa(tmp_path / "model.arpa", words)
     with raises(UsageError, "size_mismatch", "10 tokens"):
         NGram(NGramConfig(VOCAB, END, 2)).write_arpa(tmp_path / "model.arpa", words[:-1])

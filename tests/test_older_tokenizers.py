@@ -168,7 +168,9 @@ def test_a_chat_template_beside_an_older_tokenizer_is_read(tmp_path: Path) -> No
     talk = [{"role": "user", "content": "the cat.\n\nYes;\nno"}]
     expected = theirs.apply_chat_template(talk, add_generation_prompt=True, tokenize=True)
     assert mine is not None
-    assert mine.render(talk) == (expected if isinstance(expected, list) else expected["input_ids"])
+    assert mine.apply_chat_template(talk) == (
+        expected if isinstance(expected, list) else expected["input_ids"]
+    )
 
 
 def test_a_folder_without_a_class_goes_by_its_model(tmp_path: Path) -> None:
@@ -198,10 +200,10 @@ def test_models_and_their_older_tokenizers_become_runs(tmp_path: Path) -> None:
     size = len((folder / "vocab.txt").read_text(encoding="utf-8").splitlines())
     config = transformers.BertConfig(vocab_size=size, **{name: SIZES[name] for name in own})
     transformers.BertModel(config).save_pretrained(folder)
-    found = read_folder(folder)
-    assert found.tokenizer is not None
-    assert found.tokenizer.begin == [2]
-    assert found.config["mask_id"] == 4
+    model = read_folder(folder)
+    assert model.tokenizer is not None
+    assert model.tokenizer.bos_ids == [2]
+    assert model.config["mask_id"] == 4
 
 
 @pytest.mark.parametrize("damage", ["cut", "noise", "missing"])
@@ -257,10 +259,10 @@ def test_settings_of_words_reach_a_tokenizer_json(
     transformers.BertTokenizer(str(tmp_path / "vocab.txt"), do_lower_case=lower).save_pretrained(tmp_path)
     (tmp_path / "vocab.txt").unlink()
     path = tmp_path / "tokenizer_config.json"
-    said = json.loads(path.read_text())
+    report = json.loads(path.read_text())
     for key in ("do_lower_case", "strip_accents", "tokenize_chinese_chars", "tokenizer_class"):
-        said.pop(key, None)
-    path.write_text(json.dumps({**said, **more, **({"tokenizer_class": named} if named else {})}))
+        report.pop(key, None)
+    path.write_text(json.dumps({**report, **more, **({"tokenizer_class": named} if named else {})}))
     ids_agree(tmp_path, n, "bert")
 
 
@@ -285,10 +287,10 @@ def test_a_blank_before_texts_is_as_the_settings_say(
     for name in ("vocab.json", "merges.txt"):
         (tmp_path / name).unlink()
     path = tmp_path / "tokenizer_config.json"
-    said = json.loads(path.read_text())
+    report = json.loads(path.read_text())
     for key in ("add_prefix_space", "tokenizer_class"):
-        said.pop(key, None)
-    path.write_text(json.dumps({**said, **more, **({"tokenizer_class": named} if named else {})}))
+        report.pop(key, None)
+    path.write_text(json.dumps({**report, **more, **({"tokenizer_class": named} if named else {})}))
     ids_agree(tmp_path, n, kind)
 
 
@@ -337,7 +339,7 @@ def test_a_blank_before_pieces_is_set_where_autotokenizer_sets_it(
         config.pop(key, None)
         config |= {} if value is None else {key: value}
     path.write_text(json.dumps(config))
-    ours = compat.with_settings(record, config, None)["pre_tokenizer"]
+    ours = compat.apply_class_settings(record, config, None)["pre_tokenizer"]
     if blank is None:
         assert ours == record["pre_tokenizer"]
         return
@@ -352,14 +354,14 @@ def test_settings_that_win_are_reported_and_those_of_another_kind_of_model_are_n
     transformers.BertTokenizer(str(tmp_path / "vocab.txt"), do_lower_case=True).save_pretrained(tmp_path)
     record = json.loads((tmp_path / "tokenizer.json").read_text())
     for named in ("BertTokenizer", "PreTrainedTokenizerFast"):
-        same = compat.with_settings(record, {"tokenizer_class": named, "do_lower_case": True}, None)
+        same = compat.apply_class_settings(record, {"tokenizer_class": named, "do_lower_case": True}, None)
         assert same["normalizer"]["lowercase"]
     assert "wins" not in capsys.readouterr().err
     config = {"tokenizer_class": "BertTokenizer", "do_lower_case": False, "tokenize_chinese_chars": False}
-    compat.with_settings(record, config, None)
+    compat.apply_class_settings(record, config, None)
     assert (
         "do_lower_case=False, tokenize_chinese_chars=False of tokenizer_config.json, or of its class"
         " BertTokenizer, wins over its tokenizer.json" in capsys.readouterr().err
     )
     other = {**record, "model": {"type": "BPE", "vocab": {}, "merges": []}, "normalizer": None}
-    assert compat.with_settings(other, config, None) == other
+    assert compat.apply_class_settings(other, config, None) == other

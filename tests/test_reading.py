@@ -15,9 +15,9 @@ from raising import raises
 from textus import api
 from textus.cli.main import main
 from textus.core.errors import UsageError
-from textus.data.inputs import stdin_records
+from textus.data.inputs import read_stdin
 from textus.data.passages import read_passages
-from textus.data.read_options import ReadOptions, fits
+from textus.data.read_options import ReadOptions, fits_encoding
 
 WORDS = ("dobrý", "špatný")
 TEXTS = [f"{i} byl {WORDS[i % 2]} a žluťoučký" for i in range(40)]
@@ -49,12 +49,12 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> api.Run:
     return api.finetune(table(folder / "c.csv", "utf-8"), model="linear", out=folder / "run")
 
 
-def figures(found: Any) -> Any:
+def figures(result: Any) -> Any:
     """An answer without what differs by the place of a file and by the clock."""
-    if isinstance(found, dict):
+    if isinstance(result, dict):
         varying = ("on", "out", "rows_trained_on", "seconds", "memory", "per_second")
-        return {k: figures(v) for k, v in found.items() if not any(name in k for name in varying)}
-    return [figures(part) for part in found] if isinstance(found, list) else found
+        return {k: figures(v) for k, v in result.items() if not any(name in k for name in varying)}
+    return [figures(part) for part in result] if isinstance(result, list) else result
 
 
 COMMANDS = [
@@ -110,9 +110,9 @@ def test_a_text_to_measure_on_and_an_index_are_read_in_an_encoding(
         file = table(tmp_path / encoding / "t.txt", encoding, ["byl dobrý a", "je špatný"])
         assert main(["compare", str(trained), "--on", str(file), "--encoding", encoding, "--json"]) == 0
         compared = json.loads(capsys.readouterr().out)["rows"][0]
-        found = api.evaluate(trained, file, encoding=encoding)
-        assert compared["bits_per_byte"] == found["bits_per_byte"]
-        scored[encoding] = found["bits_per_byte"]["value"] * file.stat().st_size
+        scores = api.evaluate(trained, file, encoding=encoding)
+        assert compared["bits_per_byte"] == scores["bits_per_byte"]
+        scored[encoding] = scores["bits_per_byte"]["value"] * file.stat().st_size
         index = api.build_index(file, encoding=encoding, bm25=True, out=tmp_path / encoding / "index")
         assert "byl dobrý a" in index.passages[1].text
     assert scored["utf-8"] == pytest.approx(scored["cp1250"])
@@ -126,8 +126,8 @@ def test_triples_are_read_in_an_encoding(tmp_path: Path) -> None:
 
     for name in ("t.csv", "t.txt"):
         texts = table(tmp_path / name, "cp1250", ["byl dobrý"])
-        found = read_passages(texts, ReadOptions(encoding="cp1250"))
-        assert "byl dobrý" in found[-1].text
+        result = read_passages(texts, ReadOptions(encoding="cp1250"))
+        assert "byl dobrý" in result[-1].text
 
 
 def test_the_encoding_of_training_is_used_again(
@@ -174,18 +174,18 @@ def test_an_encoding_of_training_is_not_forced_on_other_files(
         answers = czech.predict(tmp_path / f"{name}.csv")
         assert name == "ascii" or answers[0]["label"] == "dobrý", name
         assert "as in training" not in capsys.readouterr().err, name
-        assert not fits(tmp_path / f"{name}.csv", "cp1250"), name
+        assert not fits_encoding(tmp_path / f"{name}.csv", "cp1250"), name
     (tmp_path / "undefined.csv").write_bytes(b"text\nbyl \x81 dobr\xfd\n")  # no character of cp1250
-    assert not fits(tmp_path / "undefined.csv", "cp1250")
+    assert not fits_encoding(tmp_path / "undefined.csv", "cp1250")
 
 
 def test_a_folder_is_in_one_encoding_or_in_none(tmp_path: Path) -> None:
     """ATTACK1 6: what is read as one is of one encoding; UTF-8 among it keeps it from being forced."""
     table(tmp_path / "a.csv", "cp1250")
     (tmp_path / "b.csv").write_bytes(b"text\nascii\n")
-    assert fits(tmp_path, "cp1250")
+    assert fits_encoding(tmp_path, "cp1250")
     table(tmp_path / "c.csv", "utf-8")
-    assert not fits(tmp_path, "cp1250")
+    assert not fits_encoding(tmp_path, "cp1250")
 
 
 def test_an_encoding_given_wins_and_a_wrong_one_is_named(czech: api.Run, tmp_path: Path) -> None:
@@ -257,17 +257,15 @@ def test_standard_input_is_read_by_its_byte_order_mark(
     assert [answer["line"] for answer in answers] == [1, 2, 3]
     assert "U+FFFD" not in shown.err
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode(encoding))))
-    assert [record.values["text"] for record in stdin_records()] == ["dobrý Ċ", "", "špatný"]
+    assert [record.values["text"] for record in read_stdin()] == ["dobrý Ċ", "", "špatný"]
 
 
 def test_ids_of_several_texts_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """ATTACK1 17: 1 and "1" are one id; a row that is repeated as it is has its own line."""
     rows = [{"id": 1, "text": "one"}, {"id": 1, "text": "two"}, {"id": "1", "text": "three"}]
     read_passages(written(tmp_path / "a.jsonl", [*rows, {"id": 2, "text": "four"}]))
-    said = capsys.readouterr().err
-    assert (
-        f"2 of 4 texts have the id of another text, the first '1' in {tmp_path / 'a.jsonl'}: line 2" in said
-    )
+    err = capsys.readouterr().err
+    assert f"2 of 4 texts have the id of another text, the first '1' in {tmp_path / 'a.jsonl'}: line 2" in err
     read_passages(written(tmp_path / "b.jsonl", [rows[0], rows[0], {"id": 2, "text": "one"}]))
     assert "the id of another" not in capsys.readouterr().err
 

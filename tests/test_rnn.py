@@ -77,7 +77,7 @@ def document_by_document(theirs: Any, x: Tensor) -> Tensor:
     """Their states (B, T, D) of x, each document read alone."""
     rows = []
     for row, numbers in zip(x, DOCUMENTS, strict=True):
-        pieces = [row[numbers == each][None] for each in numbers.unique()]
+        pieces = [row[numbers == item][None] for item in numbers.unique()]
         rows.append(torch.cat([theirs(piece)[0] for piece in pieces], 1))
     return torch.cat(rows)
 
@@ -134,8 +134,8 @@ def test_a_gradient_that_crosses_back_into_the_document_before_is_caught(
         def backward(ctx: Any, *gradients: Tensor) -> Any:
             class Saved:
                 saved_tensors = tuple(
-                    None if each is not None and each.shape == (9, 4, 1) else each
-                    for each in ctx.saved_tensors
+                    None if tensor is not None and tensor.shape == (9, 4, 1) else tensor
+                    for tensor in ctx.saved_tensors
                 )
 
             return scan.backward(Saved(), *gradients)
@@ -237,8 +237,8 @@ def test_no_two_parameters_share_a_gradient(cell: str, precision: str) -> None:
     parameters = [p for p in model.parameters() if p.requires_grad]
     for documents in (None, DOCUMENTS):
         loss = model.loss(random_batch(documents=documents))
-        found = torch.autograd.grad(loss.total, parameters)
-        assert len({each.untyped_storage().data_ptr() for each in found}) == len(found)
+        result = torch.autograd.grad(loss.total, parameters)
+        assert len({match.untyped_storage().data_ptr() for match in result}) == len(result)
 
 
 @CELLS

@@ -54,15 +54,15 @@ def test_cached_logits_past_the_first_table_are_those_of_a_whole_one(monkeypatch
     grown.load_state_dict(whole.state_dict())
     ids = torch.randint(50, (2, 40), generator=torch.Generator().manual_seed(0))
     pieces = ((0, 7, [7, 7]), (7, 20, [2, 13]), (20, 33, [13, 1]))
-    found = []
+    results = []
     for model in (whole, grown):
         cache = model.new_cache(2, 64)
         with torch.inference_mode():
             for first, last, lengths in pieces:
                 logits = model(ids[:, first:last], cache, torch.tensor(lengths))
-                found += [logits[row, :length] for row, length in enumerate(lengths)]
-    half = len(found) // 2
-    assert all(torch.equal(one, other) for one, other in zip(found[:half], found[half:], strict=True))
+                results += [logits[row, :length] for row, length in enumerate(lengths)]
+    half = len(results) // 2
+    assert all(torch.equal(one, other) for one, other in zip(results[:half], results[half:], strict=True))
     assert 8 < len(grown.rotary.cos) < 64, "it grew, and not to the end"
 
 

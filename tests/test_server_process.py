@@ -70,15 +70,15 @@ def test_a_port_in_use_names_a_free_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("host", "port", "says"),
+    ("host", "port", "messages"),
     [
         ("127.0.0.1", 70000, ("out_of_range", "70000")),
         ("203.0.113.7", 0, ("address_not_available",)),
         ("no such host", 0, ("invalid_value",)),
     ],
 )
-def test_addresses_that_cannot_be_bound(host: str, port: int, says: tuple[str, ...]) -> None:
-    with raises(UsageError, *says):
+def test_addresses_that_cannot_be_bound(host: str, port: int, messages: tuple[str, ...]) -> None:
+    with raises(UsageError, *messages):
         bind_socket(host, port)
 
 

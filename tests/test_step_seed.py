@@ -82,7 +82,7 @@ def lesson(model: LanguageModel, workers: int) -> list[torch.Tensor]:
     return [p.grad.clone() for p in model.parameters() if p.grad is not None]
 
 
-SHARED = [each for each in names() if each.values[0] != "gan"]
+SHARED = [name for name in names() if name.values[0] != "gan"]
 
 
 @pytest.mark.parametrize("name", SHARED)

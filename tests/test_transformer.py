@@ -53,7 +53,7 @@ def llama(n_kv_head: int, qk_norm: bool) -> Any:
 
 
 def from_llama(theirs: Weights, qk_norm: bool) -> Weights:
-    found = {
+    results = {
         "embedding.weight": theirs["model.embed_tokens.weight"],
         "norm.weight": theirs["model.norm.weight"],
         "head.weight": theirs["lm_head.weight"],
@@ -61,7 +61,7 @@ def from_llama(theirs: Weights, qk_norm: bool) -> Weights:
     for n in range(2):
         old, new = f"model.layers.{n}.", f"blocks.{n}."
         attention, feed = old + "self_attn.", old + "mlp."
-        found |= {
+        results |= {
             new + "attention.qkv.weight": torch.cat([theirs[f"{attention}{p}_proj.weight"] for p in "qkv"]),
             new + "attention.out.weight": theirs[attention + "o_proj.weight"],
             new + "attention_norm.weight": theirs[old + "input_layernorm.weight"],
@@ -72,8 +72,10 @@ def from_llama(theirs: Weights, qk_norm: bool) -> Weights:
             new + "feed_forward.down.weight": theirs[feed + "down_proj.weight"],
         }
         if qk_norm:
-            found |= {f"{new}attention.{p}_norm.weight": theirs[f"{attention}{p}_norm.weight"] for p in "qk"}
-    return found
+            results |= {
+                f"{new}attention.{p}_norm.weight": theirs[f"{attention}{p}_norm.weight"] for p in "qk"
+            }
+    return results
 
 
 def gpt2() -> Any:
@@ -87,8 +89,8 @@ def gpt2() -> Any:
 
 
 def from_gpt2(theirs: Weights) -> Weights:
-    found = {"embedding.weight": theirs["transformer.wte.weight"]}
-    found["position.weight"] = theirs["transformer.wpe.weight"]
+    results = {"embedding.weight": theirs["transformer.wte.weight"]}
+    results["position.weight"] = theirs["transformer.wpe.weight"]
     names = {
         "ln_1": "attention_norm",
         "ln_2": "feed_forward_norm",
@@ -98,12 +100,12 @@ def from_gpt2(theirs: Weights) -> Weights:
         "mlp.c_proj": "feed_forward.down",
     }
     for kind in ("weight", "bias"):
-        found[f"norm.{kind}"] = theirs[f"transformer.ln_f.{kind}"]
+        results[f"norm.{kind}"] = theirs[f"transformer.ln_f.{kind}"]
         for n in range(2):
             for old, new in names.items():
                 value = theirs[f"transformer.h.{n}.{old}.{kind}"]
-                found[f"blocks.{n}.{new}.{kind}"] = value.t() if "c_" in old else value
-    return found
+                results[f"blocks.{n}.{new}.{kind}"] = value.t() if "c_" in old else value
+    return results
 
 
 SHAPE = {"vocab_size": V, "context_length": CONTEXT, "n_layer": 2, "n_head": 4, "d_model": 32}
@@ -281,9 +283,9 @@ def test_all_ways_of_attending_agree(length: int, documents: Tensor | None) -> N
 # ── options ────────────────────────────────────────────────────────────────────────────────────
 
 OPTIONS: list[dict[str, Any]] = [
-    *({"activation": each} for each in (*GATED, *ACTIVATIONS)),
-    *({"norm": each} for each in ("rms", "layer")),
-    *({"position": each} for each in ("rotary", "learned", "none")),
+    *({"activation": item} for item in (*GATED, *ACTIVATIONS)),
+    *({"norm": item} for item in ("rms", "layer")),
+    *({"position": item} for item in ("rotary", "learned", "none")),
     {"qk_norm": False}, {"tie_head": True}, {"bias": True}, {"dropout": 0.2}, {"window": 3},
     {"n_kv_head": 1}, {"d_ff": 20}, {"rope_theta": 100.0},
 ]  # fmt: skip

@@ -71,8 +71,8 @@ def computed(model: Encoder, given: tuple[Tensor, ...], precision: str, step: st
     hidden = model.hidden(*given).float() * given[1][..., None]
     weights = torch.randn(hidden.shape, generator=torch.Generator().manual_seed(2))
     (hidden * weights).sum().backward()
-    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-    return {"states": hidden.detach(), **found}
+    results = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    return {"states": hidden.detach(), **results}
 
 
 def worse(model: Encoder, given: tuple[Tensor, ...]) -> list[str]:
@@ -81,7 +81,7 @@ def worse(model: Encoder, given: tuple[Tensor, ...]) -> list[str]:
     twin, mine = (computed(model, given, "bfloat16", step) for step in ("eager", "unpadded"))
     assert exact.keys() == mine.keys()
     error = {
-        name: [float((each[name] - exact[name]).norm() / exact[name].norm()) for each in (twin, mine)]
+        name: [float((item[name] - exact[name]).norm() / exact[name].norm()) for item in (twin, mine)]
         for name in exact
     }
     return [f"{name}: {a:.4f} {b:.4f}" for name, (a, b) in error.items() if not b <= 1.3 * a + 2e-3]
@@ -269,8 +269,8 @@ def test_adapters_learn_what_the_twin_s_do(targets: str) -> None:
     adapt(model, LoRASettings(rank=4, targets=targets))
     with torch.no_grad():
         for part in adapted(model).values():
-            for each in part.b.values():
-                each.normal_(std=0.1)
+            for item in part.b.values():
+                item.normal_(std=0.1)
     assert worse(model, given) == []
     learning = set(computed(model, given, "bfloat16", "unpadded")) - {"states"}
     assert learning
@@ -282,18 +282,18 @@ def test_adapters_learn_what_the_twin_s_do(targets: str) -> None:
 def test_frozen_layers_below_get_no_gradient() -> None:
     model, given = encoder(), texts(LENGTHS["ragged"])
     train_last(model, 1)
-    found = computed(model, given, "bfloat16", "unpadded")
-    assert {name.split(".")[1] for name in found if name.startswith("blocks.")} == {"1"}
-    assert not [name for name in found if name.startswith("embedding")]
+    result = computed(model, given, "bfloat16", "unpadded")
+    assert {name.split(".")[1] for name in result if name.startswith("blocks.")} == {"1"}
+    assert not [name for name in result if name.startswith("embedding")]
 
 
 @needs_kernels
 def test_what_the_kernels_cannot_compute_is_told() -> None:
-    for wrong, said in (
+    for wrong, message in (
         ({"norm_first": True}, "norm_first=False, not True"),
         ({"activation": "gelu"}, "gelu-exact"),
     ):
-        with pytest.raises(UsageError, match=said):
+        with pytest.raises(UsageError, match=message):
             encoder(**wrong).compute_with("bfloat16", "plain", "unpadded")
     with raises(UsageError, "unsupported_kernel"):
         encoder().compute_with("float32", "plain", "unpadded")
@@ -311,9 +311,9 @@ def test_a_mask_with_holes_is_read_by_the_twin() -> None:
     ids, mask, segments = texts((9, 9))
     mask[0, 4] = False
     with torch.inference_mode():
-        found = model.hidden(ids, mask, segments)
+        states = model.hidden(ids, mask, segments)
         model.compute_with("bfloat16", "plain", "eager")
-        assert torch.equal(found, model.hidden(ids, mask, segments))
+        assert torch.equal(states, model.hidden(ids, mask, segments))
 
 
 @pytest.mark.slow

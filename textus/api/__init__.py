@@ -144,7 +144,9 @@ def chosen_tokenizer(corpus: Path, choice: str | Path | None) -> Path:
         return Path(choice)
     opened = open_corpus(corpus)
     kind = str(choice or "bpe")
-    n_bytes = opened.n_bytes("train") * (2 if opened.pairs else 1)  # of a pair the source is learnt from too
+    n_bytes = opened.n_bytes("train") * (
+        2 if opened.has_pairs else 1
+    )  # of a pair the source is learnt from too
     vocab_size = fitting_vocab_size(n_bytes)
     folder = corpus / "tokenizers" / f"{kind}-{vocab_size}"
     if not (folder / "tokenizer.json").exists():
@@ -480,12 +482,12 @@ def build_index(
 
     Raises UsageError where neither is asked for or `out` exists, DataError where there is no text.
     """
-    from textus.data.passages import LONGEST, read_passages
+    from textus.data.passages import PASSAGE_BYTES, read_passages
     from textus.data.read_options import ReadOptions
     from textus.pipelines.search_index import build
 
     io.check_output_dir(to_path(out, "out"), force=force, kind="index")
-    longest = LONGEST if passage is None else passage
+    longest = PASSAGE_BYTES if passage is None else passage
     passages = read_passages(
         to_path(file, "file"), ReadOptions(columns, encoding, skip_invalid), longest=longest
     )

@@ -356,7 +356,7 @@ def predict(
     """
     from textus.api import answered, open_run, predict_together
     from textus.cli import render
-    from textus.data.inputs import place_of
+    from textus.data.inputs import record_location
 
     runs, given = runs_and_input(words, read, text=text, text_pair=text_pair, ensemble=ensemble)
     if force and out is None:
@@ -378,7 +378,7 @@ def predict(
         return CommandResult({**about, "answers": found}, render.answers(found))
     with note_on_interrupt("nothing is kept without --out FILE; begin anew with the same command"):
         rows = list(answered(runs, given, ensemble=ensemble, task=task, **options))
-    data = [place_of(record) | told for record, told in rows]
+    data = [record_location(record) | told for record, told in rows]
     return CommandResult(
         {**about, "answers": data}, render.answers(data, [record.values for record, _ in rows])
     )
@@ -401,9 +401,9 @@ def runs_and_input(
         if text_pair is not None:
             raise UsageError("option_not_applicable", "--text-pair goes with a text, not with standard input")
         from textus.api import open_run
-        from textus.data.read_options import ReadOptions, options_of_run
+        from textus.data.read_options import ReadOptions, run_read_options
 
-        trained = options_of_run(open_run(runs[0]).record)
+        trained = run_read_options(open_run(runs[0]).record)
         return runs, piped_records(ReadOptions(read.columns, read.encoding), trained)
     given = arguments.text_or_file(what, forced=text)
     if isinstance(given, Path):
@@ -418,9 +418,9 @@ def runs_and_input(
 
 def piped_records(*options: ReadOptions, empty: bool = False) -> list[Record]:
     """The lines of standard input, or the rows of a table."""
-    from textus.data.inputs import stdin_records
+    from textus.data.inputs import read_stdin
 
-    return stdin_records(*options, empty=empty)
+    return read_stdin(*options, empty=empty)
 
 
 def typed_record(text: str) -> list[Record]:

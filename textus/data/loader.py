@@ -3,8 +3,8 @@
 The stream of a `TokenDataset` begins and ends with the same id, so it is a ring: training windows may start anywhere
 and run over the seam, which gives every epoch the same number of windows whatever its random phase.
 
-Which rows a step sees is a function of (seed, step) only. Nothing is remembered between calls, so a resumed
-run, or any number of workers that share out the steps, sees the same order.
+Which rows a step sees is a function of (seed, step) only. Nothing is remembered between calls, so a resumed run, or any
+number of workers that share out the steps, sees the same order.
 
 Shapes: B rows, T positions of one window (`context_length`), N ids in the stream, M = N - 1 targets.
 """
@@ -22,12 +22,12 @@ from torch import Tensor
 from textus.core.errors import DataError, UsageError
 from textus.core.rng import derive_seed
 from textus.data.batch import Batch
-from textus.data.token_dataset import TokenDataset, store_of
+from textus.data.token_dataset import TokenDataset, in_memory_dataset
 
 # ── windows for training ───────────────────────────────────────────────────────────────────────
 
 
-def fitting_context(store: TokenDataset, context_length: int) -> int:
+def clamp_context_length(store: TokenDataset, context_length: int) -> int:
     """`context_length`, or less where the whole stream is shorter than one window: then all of it."""
     return max(1, min(context_length, store.n_targets))
 
@@ -35,16 +35,15 @@ def fitting_context(store: TokenDataset, context_length: int) -> int:
 class TokenLoader:
     """Batches of a token store; `batch(step)` depends on nothing but the seed and the step.
 
-    Shuffled: each epoch draws a phase on the ring and a permutation of the windows that lie end to end from
-    there, so no target comes twice in an epoch, and windows fall differently every epoch. All batches are
-    full: the windows of one epoch are followed by the next epoch's.
+    Shuffled: each epoch draws a phase on the ring and a permutation of the windows that lie end to end from there, so
+    no target comes twice in an epoch, and windows fall differently every epoch. All batches are full: the windows of
+    one epoch are followed by the next epoch's.
 
-    In order (`shuffle=False`): windows from the start; the last is padded, so that one pass of `n_batches`
-    counts every target exactly once. `overlap` ids at the left of each window repeat the one before, with
-    weight zero. `word_starts` (V,) bool is the tokenizer's, for batches that carry them.
+    In order (`shuffle=False`): windows from the start; the last is padded, so that one pass of `n_batches` counts every
+    target exactly once. `overlap` ids at the left of each window repeat the one before, with weight zero. `word_starts`
+    (V,) bool is the tokenizer's, for batches that carry them.
 
-    Raises:
-        DataError: fewer than two ids. UsageError: sizes that cannot be.
+    Raises DataError: fewer than two ids. UsageError: sizes that cannot be.
     """
 
     def __init__(
@@ -99,7 +98,7 @@ class TokenLoader:
         return math.ceil(self.n_windows / self.batch_size)
 
     @property
-    def tokens_a_step(self) -> int:
+    def tokens_per_step(self) -> int:
         """Targets of a full batch."""
         return self.batch_size * self.stride
 
@@ -156,19 +155,19 @@ class TokenLoader:
             documents=documents,
             mask=None if real.all() else torch.from_numpy(real.copy()),
             position=step,
-            word_starts=self._starts_of(targets),
+            word_starts=self._word_starts_of(targets),
         )
 
-    def _starts_of(self, targets: np.ndarray) -> Tensor | None:
+    def _word_starts_of(self, targets: np.ndarray) -> Tensor | None:
         return None if self.word_starts is None else torch.from_numpy(self.word_starts[targets])
 
 
 class NextSentenceLoader(TokenLoader):
     """Batches of rows `EOT A EOT B EOT` for next-sentence prediction (Devlin et al. 2019).
 
-    A begins where a window of a `TokenLoader` does and stays in its document, as does B. Half the rows have label
-    0: B goes on where A ends, at a random place; the others 1: B is from a random place of the whole text.
-    `segments` are 0 up to the second EOT, then 1. Targets are the ids themselves; EOT has weight zero.
+    A begins where a window of a `TokenLoader` does and stays in its document, as does B. Half the rows have label 0: B
+    goes on where A ends, at a random place; the others 1: B is from a random place of the whole text. `segments` are 0
+    up to the second EOT, then 1. Targets are the ids themselves; EOT has weight zero.
     """
 
     def __init__(self, store: TokenDataset, *, context_length: int, **settings: Any) -> None:
@@ -200,22 +199,26 @@ class NextSentenceLoader(TokenLoader):
             position=step,
             segments=torch.from_numpy(segments),
             labels=torch.tensor([label for _, _, label in rows]),
-            word_starts=self._starts_of(ids),
+            word_starts=self._word_starts_of(ids),
         )
 
     def _pair(self, start: int, seed: int) -> tuple[np.ndarray, np.ndarray, int]:
         """Ids of A and of B, and the label."""
         random = np.random.Generator(np.random.Philox(seed))
-        text = self._stretch(start, self.context_length)
+        text = self._document_slice(start, self.context_length)
         if len(text) < 2:  # a document of one id: nothing follows
-            return text, self._stretch(int(random.integers(self.store.n_targets)), self.context_length - 1), 1
+            return (
+                text,
+                self._document_slice(int(random.integers(self.store.n_targets)), self.context_length - 1),
+                1,
+            )
         cut = int(random.integers(1, len(text)))
         if random.random() < 0.5:
             return text[:cut], text[cut:], 0
         place = int(random.integers(self.store.n_targets))
-        return text[:cut], self._stretch(place, len(text) - cut), 1
+        return text[:cut], self._document_slice(place, len(text) - cut), 1
 
-    def _stretch(self, start: int, length: int) -> np.ndarray:
+    def _document_slice(self, start: int, length: int) -> np.ndarray:
         """At most `length` ids of the document at `start`; from there on, or where it is short, from before."""
         number = int(self.store.document_of(np.asarray(start)))
         bounds = np.append(self.store.starts, len(self.store.ids) - 1)
@@ -227,16 +230,15 @@ class NextSentenceLoader(TokenLoader):
 # ── windows for scoring ────────────────────────────────────────────────────────────────────────
 
 
-def windows(
+def scoring_windows(
     ids: list[int] | np.ndarray, context_length: int, stride: int | None = None, *, batch_size: int = 1
 ) -> Iterator[Batch]:
     """Batches over one sequence that begins with EOT, in order, each target scored exactly once.
 
-    Windows do not overlap, or with `stride` below `context_length` each starts that much after the one
-    before, and what was scored already only serves as context (weight zero).
+    Windows do not overlap, or with `stride` below `context_length` each starts that much after the one before, and what
+    was scored already only serves as context (weight zero).
 
-    Raises:
-        DataError: fewer than two ids. UsageError: a stride outside 1 … context_length.
+    Raises DataError: fewer than two ids. UsageError: a stride outside 1 … context_length.
     """
     stride = context_length if stride is None else stride
     if not 1 <= stride <= context_length:
@@ -244,7 +246,7 @@ def windows(
             "out_of_range", f"stride {stride} must lie between 1 and the context length {context_length}"
         )
     loader = TokenLoader(
-        store_of(ids),
+        in_memory_dataset(ids),
         batch_size=batch_size,
         context_length=context_length,
         overlap=context_length - stride,

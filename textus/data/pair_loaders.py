@@ -1,7 +1,7 @@
 """Batches whose rows are whole documents: alone, each with its source text, or made into pairs by corruption.
 
-Rows of like length share a batch, so that little of it is padding. Which rows a step sees is a function of
-(seed, step) only, as in `textus.data.loader`; the form of a pair's batch is told at `data.batch.Batch`.
+Rows of like length share a batch, so that little of it is padding. Which rows a step sees is a function of (seed, step)
+only, as in `textus.data.loader`; the form of a pair's batch is told at `data.batch.Batch`.
 
 Shapes: B rows, S positions of the longest source, T of the longest target.
 """
@@ -18,19 +18,18 @@ from textus.data.loader import NextSentenceLoader, TokenLoader
 from textus.data.token_dataset import TokenizedCorpus
 
 
-def loader_for(model: Any, tokenized: TokenizedCorpus, split: str = "train", **sizes: Any) -> BatchSource:
+def make_loader(model: Any, tokenized: TokenizedCorpus, split: str = "train", **sizes: Any) -> BatchSource:
     """The batches a model (or its class, with `config` among the sizes) trains on from a corpus.
 
     Packed windows; a document a row for a family of `whole_documents`; pairs for one that `needs_source`, made by
     corruption (its config's `objective`) where the corpus has none. `sizes` are those of `TokenLoader` and
     `BucketLoader`.
 
-    Raises:
-        UsageError: a family without a source on a corpus of pairs.
+    Raises UsageError: a family without a source on a corpus of pairs.
     """
     config = sizes.pop("config", None) or model.config
     corpus = tokenized.corpus
-    pairs = getattr(corpus, "pairs", False)
+    pairs = getattr(corpus, "has_pairs", False)
     store = tokenized.dataset(split)
     if model.needs_source or model.whole_documents:
         sizes.pop("overlap", None)
@@ -54,19 +53,19 @@ def loader_for(model: Any, tokenized: TokenizedCorpus, split: str = "train", **s
     return DenoisingLoader(store, objective=objective, mask_id=mask_id, **sizes)
 
 
-SAID = {
+OBJECTIVE_NAMES = {
     "span": "filling in missing spans (span corruption)",
     "prefix": "continuing a given beginning (prefix)",
 }
 
 
-def without_pairs(model: Any) -> str:
+def no_pairs_message(model: Any) -> str:
     """One line on how a model that needs pairs learns from a corpus that has none."""
-    said = SAID[getattr(model.config, "objective", "prefix")]
+    said = OBJECTIVE_NAMES[getattr(model.config, "objective", "prefix")]
     return f"the corpus has no pairs: pre-training by {said} (--set model.objective chooses)"
 
 
-def source_of(batch: Batch, end_id: int) -> list[int] | None:
+def first_source(batch: Batch, end_id: int) -> list[int] | None:
     """The source of a batch's first row without its end, None where it has none."""
     if batch.source is None:
         return None

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from textus.data.corpus.decoding import ByteStatistics, marked
+from textus.data.corpus.decoding import ByteStatistics, from_bom
 from textus.data.corpus.dialects import RowProblem
-from textus.data.corpus.documents import UnreadableError, checked_encoding
-from textus.data.corpus.sources import Source, blocks, scan
+from textus.data.corpus.documents import UnreadableError, check_encoding
+from textus.data.corpus.sources import Source, read_blocks, scan
 from textus.data.corpus.tables import parse_columns
 from textus.data.labeled import Record, stream_records
 from textus.data.skipping import parse_share
@@ -22,7 +22,7 @@ class ReadOptions:
     """Which `columns` of a file are the fields, spelled as for --columns, and the file's `encoding`; None: detected.
 
     One value carries both from the flags, or from the record of a run, through every function that reads a file. What
-    is given wins; `inputs.options_for` fills in what a run was trained with, where the file fits that. Raises
+    is given wins; `inputs.resolve_options` fills in what a run was trained with, where the file fits that. Raises
     UsageError for a name that is no encoding.
     """
 
@@ -32,7 +32,7 @@ class ReadOptions:
     """The share of rows that may be left out because they cannot be used: N% or all."""
 
     def __post_init__(self) -> None:
-        checked_encoding(self.encoding or "")
+        check_encoding(self.encoding or "")
         parse_share(self.skip_invalid)
 
     def stream(
@@ -47,17 +47,17 @@ class ReadOptions:
         return list(self.stream(path, problems=problems))
 
 
-DETECTED = ReadOptions()
+AUTODETECT = ReadOptions()
 """Nothing is given: the columns are called as the fields are, and the encoding is detected."""
 
 
-def options_of_run(record: Mapping[str, Any]) -> ReadOptions:
+def run_read_options(record: Mapping[str, Any]) -> ReadOptions:
     """How the rows were read that a run was trained on, as given with --columns and --encoding."""
     corpus = record.get("corpus") or {}
     return ReadOptions(corpus.get("columns"), corpus.get("encoding"))
 
 
-def options_of_all(trained: Sequence[ReadOptions]) -> ReadOptions:
+def common_read_options(trained: Sequence[ReadOptions]) -> ReadOptions:
     """How several runs read their rows: the columns that all of them were trained with, and the one encoding that some
     of them were; nothing where they differ.
     """
@@ -66,7 +66,7 @@ def options_of_all(trained: Sequence[ReadOptions]) -> ReadOptions:
     return ReadOptions(*(values.pop() if len(values) == 1 else None for values in (columns, encodings)))
 
 
-def fits(path: Path, encoding: str) -> bool:
+def fits_encoding(path: Path, encoding: str) -> bool:
     """Whether the files at a path can be in an encoding: some are not UTF-8 and have no byte order mark, all of these
     decode in it without an error, and none of the others is UTF-8 beyond ASCII.
     """
@@ -75,33 +75,33 @@ def fits(path: Path, encoding: str) -> bool:
         if not isinstance(source, Source) or source.kind == "parquet":
             continue
         try:
-            is_utf8 = reads_as_utf8(source)
-            if is_utf8 or (is_utf8 is False and not decodes(source, encoding)):
+            valid = is_utf8(source)
+            if valid or (valid is False and not can_decode(source, encoding)):
                 return False
         except UnreadableError:
             return False  # what is wrong is reported when the file is read
-        several = several or is_utf8 is False
+        several = several or valid is False
     return several
 
 
-def reads_as_utf8(source: Source) -> bool | None:
+def is_utf8(source: Source) -> bool | None:
     """Whether the bytes beyond ASCII are UTF-8, a few broken ones among them or none; None where there are no such
     bytes, or a byte order mark says what they are.
     """
     survey = ByteStatistics()
-    for block in blocks(source):
+    for block in read_blocks(source):
         survey.add(block)
     survey.add(b"", final=True)
-    if marked(survey.head) or not (survey.n_whole or survey.n_broken):
+    if from_bom(survey.head) or not (survey.n_valid or survey.n_broken):
         return None
-    return survey.n_whole > survey.n_broken or not survey.n_broken
+    return survey.n_valid > survey.n_broken or not survey.n_broken
 
 
-def decodes(source: Source, encoding: str) -> bool:
+def can_decode(source: Source, encoding: str) -> bool:
     """Whether the bytes of a source are text of an encoding without an error."""
     decoder = codecs.getincrementaldecoder(encoding)("strict")
     try:
-        for block in blocks(source):
+        for block in read_blocks(source):
             decoder.decode(block)
         decoder.decode(b"", True)
     except UnicodeError:

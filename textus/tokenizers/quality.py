@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from textus.core.errors import DataError
+from textus.core.scripts import HAN
 from textus.tokenizers.tokenizer import Tokenizer
-from textus.tokenizers.training import HAN
 
 SCRIPTS = {
     "latin": re.compile(r"[A-Za-z\u00c0-\u024f]+"),
@@ -22,13 +22,12 @@ SCRIPTS = {
 def report(tokenizer: Tokenizer, corpus_texts: Iterable[str], *, limit: int = 4_000_000) -> dict[str, Any]:
     """Figures of a tokenizer on the first `limit` characters of some texts.
 
-    `coverage` is the share of bytes not lost to <unk>; `fertility` is tokens a word by script (Chinese:
-    tokens a character; None where the text has none); `unused` counts ids that never came.
+    `coverage` is the share of bytes not lost to <unk>; `fertility` is tokens a word by script (Chinese: tokens a
+    character; None where the text has none); `unused` counts ids that never came.
 
-    Raises:
-        DataError: the texts are empty.
+    Raises DataError: the texts are empty.
     """
-    texts = _first(corpus_texts, limit)
+    texts = _first_chars(corpus_texts, limit)
     counts: Counter[int] = Counter()
     unknown = 0
     for text in texts:
@@ -53,13 +52,13 @@ def report(tokenizer: Tokenizer, corpus_texts: Iterable[str], *, limit: int = 4_
         "characters_per_token": characters / tokens,
         "coverage": 1 - unknown / size,
         "fertility": {name: _fertility(tokenizer, texts, name) for name in SCRIPTS},
-        "longest_tokens": _longest(tokenizer, ordinary),
+        "longest_tokens": _longest_tokens(tokenizer, ordinary),
         "unused": len(ordinary - set(counts)),
         "unused_share": len(ordinary - set(counts)) / max(1, len(ordinary)),
     }
 
 
-def _first(texts: Iterable[str], limit: int) -> list[str]:
+def _first_chars(texts: Iterable[str], limit: int) -> list[str]:
     taken: list[str] = []
     for text in texts:
         taken.append(text[:limit])
@@ -70,9 +69,7 @@ def _first(texts: Iterable[str], limit: int) -> list[str]:
 
 
 def _fertility(tokenizer: Tokenizer, texts: Sequence[str], script: str) -> float | None:
-    """Tokens a word, or for Chinese tokens a character of a run; words as they stand, with a blank before
-    them.
-    """
+    """Tokens a word, or for Chinese tokens a character of a run; words as they stand, with a blank before them."""
     if script == "han":
         runs = Counter(run for text in texts for run in re.findall(f"[{HAN}]+", text))
         words = {run: count * len(run) for run, count in runs.items()}
@@ -90,7 +87,7 @@ def _fertility(tokenizer: Tokenizer, texts: Sequence[str], script: str) -> float
     return sum(n * runs[each] for n, each in zip(lengths, words, strict=True)) / sum(words.values())
 
 
-def _longest(tokenizer: Tokenizer, ordinary: set[int], n: int = 20) -> list[str]:
+def _longest_tokens(tokenizer: Tokenizer, ordinary: set[int], n: int = 20) -> list[str]:
     """The tokens with most bytes, as text."""
     table = tokenizer.vocabulary
     ordered = sorted(ordinary, key=lambda number: (-len(table[number]), table[number]))

@@ -1,6 +1,5 @@
-"""Documents every machine with Python has: the language reference, the standard library's docstrings.
-
-The library's modules are read as text and parsed, never imported.
+"""Documents that come with Python: the language reference and the standard library's docstrings, parsed, never
+imported.
 """
 
 from __future__ import annotations
@@ -19,9 +18,8 @@ NOT_PROSE = frozenset({"test", "tests", "idlelib", "lib2to3", "site-packages", "
 
 
 def demo_documents() -> Iterator[Document]:
-    """One document a topic of the language reference, one a module of the library; sorted, some 2 MB.
-
-    Sources are named `pydoc_data.topics:assert` and `json.decoder:docstrings`.
+    """One document for each topic of the language reference and module of the library; sorted, about 2 MB. Sources are
+    named `pydoc_data.topics:assert` and `json.decoder:docstrings`.
     """
     topics = import_module("pydoc_data.topics").topics
     for name in sorted(topics):
@@ -29,12 +27,12 @@ def demo_documents() -> Iterator[Document]:
     library = Path(sysconfig.get_paths()["stdlib"])
     for path in sorted(library.rglob("*.py")):
         inside = path.relative_to(library)
-        if NOT_PROSE.isdisjoint(inside.parts) and (text := docstrings(path)):
+        if NOT_PROSE.isdisjoint(inside.parts) and (text := module_docstrings(path)):
             module = ".".join(inside.with_suffix("").parts).removesuffix(".__init__")
             yield Document("", text, f"{module}:docstrings", 0)
 
 
-def docstrings(path: Path) -> str:
+def module_docstrings(path: Path) -> str:
     """The docstrings of a module, its classes and functions, in order, a blank line between them."""
     try:
         with warnings.catch_warnings():
@@ -43,13 +41,15 @@ def docstrings(path: Path) -> str:
     except (SyntaxError, ValueError):
         return ""  # kept broken on purpose, as templates and bad examples are
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    found = [ast.get_docstring(node, clean=False) for node in in_order(tree) if isinstance(node, documented)]
+    found = [
+        ast.get_docstring(node, clean=False) for node in iter_statements(tree) if isinstance(node, documented)
+    ]
     return "".join(f"{cleaned}\n\n" for text in found if text and (cleaned := inspect.cleandoc(text)))
 
 
-def in_order(node: ast.AST) -> Iterator[ast.AST]:
+def iter_statements(node: ast.AST) -> Iterator[ast.AST]:
     """A tree's nodes as they stand in the text; of statements only, since expressions hold no docstring."""
     yield node
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.stmt | ast.excepthandler):
-            yield from in_order(child)
+            yield from iter_statements(child)
