@@ -515,5 +515,5 @@ def locate_answers(record: Record, context: str, answer: Counter[str]) -> GoldAn
         else:
             answer["moved"] += at != start
             found.append((at, at + len(text)))
-    answer["unlearnt"] += bool(given) and not found
+    answer["untrained"] += bool(given) and not found
     return GoldAnswers(tuple(text for text, _ in given), tuple(found))
