@@ -31,22 +31,22 @@ def make_loader(model: Any, tokenized: TokenizedCorpus, split: str = "train", **
     corpus = tokenized.corpus
     pairs = getattr(corpus, "has_pairs", False)
     store = tokenized.dataset(split)
-    if model.needs_source or model.whole_documents:
+    if model.capabilities.needs_source or model.capabilities.one_document_per_row:
         sizes.pop("overlap", None)
         sizes["start_id"] = getattr(config, "start_id", None)
-    if not model.needs_source:
+    if not model.capabilities.needs_source:
         if pairs:
             raise UsageError(
                 "incompatible_data",
                 f"{corpus.path} holds pairs of source and target; train on it with --model encoder-decoder or"
                 " seq2seq, or build a corpus of plain text: one column named text",
             )
-        if model.whole_documents:
+        if model.capabilities.one_document_per_row:
             return BucketLoader(store, **sizes)
-        wants = model.wants(config)
-        if "word_starts" in wants:
+        required = model.required_batch_fields(config)
+        if "word_starts" in required:
             sizes["word_starts"] = tokenized.tokenizer.word_starts
-        return (NextSentenceLoader if "sentence_pairs" in wants else TokenLoader)(store, **sizes)
+        return (NextSentenceLoader if "sentence_pairs" in required else TokenLoader)(store, **sizes)
     if pairs:
         return BucketLoader(store, tokenized.dataset(split, "source_text"), **sizes)
     objective, mask_id = getattr(config, "objective", "prefix"), getattr(config, "mask_id", 0)
