@@ -73,7 +73,7 @@ def trained(bench: Bench) -> tuple[Path, str]:
 def translations(run: api.Run, sources: list[str]) -> list[str]:
     """Greedy translations, many rows at once."""
     from textus.generation.engine import Engine
-    from textus.generation.sampling import Sampling, beginning
+    from textus.generation.sampling import SamplingParams, beginning
 
     end_id = run.tokenizer.end_id
     run.model.compute_with("float32", "plain", "eager")
@@ -81,7 +81,7 @@ def translations(run: api.Run, sources: list[str]) -> list[str]:
     prompts = [beginning(run.model, end_id)] * len(sources)
     ids = [run.tokenizer.encode(source) for source in sources]
     for event in Engine(run.model, end_id=end_id, max_rows=64).stream(
-        prompts, Sampling(temperature=0, max_tokens=100), ids
+        prompts, SamplingParams(temperature=0, max_tokens=100), ids
     ):
         if event.id is not None:
             written[event.row].append(event.id)

@@ -89,7 +89,7 @@ def test_what_it_writes_is_what_the_reference_loop_writes(run: api.Run) -> None:
     from textus.generation.sampling import generate
 
     ids = run.tokenizer.encode("Once upon")
-    sampling = textus.Sampling(max_tokens=20, seed=5)
+    sampling = textus.SamplingParams(max_tokens=20, seed=5)
     wanted = run.tokenizer.decode(generate(run.model, ids, sampling, run.tokenizer.end_id))
     assert run.generate("Once upon", max_tokens=20, seed=5) == wanted
 

@@ -18,7 +18,7 @@ from raising import raises
 
 from textus import api
 from textus.augment import operations, units, wordnet
-from textus.augment.augmenter import Augmenter, AugmentSettings, augmented, built, origin_of
+from textus.augment.augmenter import AugmentConfig, Augmenter, augmented, built, origin_of
 from textus.cli.main import main
 from textus.core.errors import DataError, RunError, UsageError
 from textus.data.labeled import Record, read_records
@@ -42,9 +42,9 @@ def known(word: str) -> list[str]:
 
 def augmenter(names: str = "synonyms,insert,swap,delete,typos,ocr,pinyin", **how: Any) -> Augmenter:
     """With a small dictionary of its own for synonyms."""
-    settings = AugmentSettings(names, **how)
+    settings = AugmentConfig(names, **how)
     files = [each for each in settings.names if each not in ("synonyms", "insert")]
-    made = built(AugmentSettings(",".join(files))) if files else {}
+    made = built(AugmentConfig(",".join(files))) if files else {}
     made |= {"synonyms": operations.synonyms(known), "insert": operations.insert(known)}
     return Augmenter(settings, {name: made[name] for name in settings.names})
 
@@ -243,7 +243,7 @@ def test_any_text_comes_back_and_any_labels_move(text: str, places: list[tuple[i
 )
 def test_rows_that_cannot_be_changed_are_named(row: dict[str, Any], complaint: str) -> None:
     with pytest.raises(DataError, match=re.escape(complaint)):
-        augmented([Record(row, "rows.jsonl: line 7")], AugmentSettings("swap"))
+        augmented([Record(row, "rows.jsonl: line 7")], AugmentConfig("swap"))
 
 
 # ── operations ─────────────────────────────────────────────────────────────────────────────────
@@ -306,7 +306,7 @@ def test_word_vectors_give_synonyms_in_any_language(tmp_path: Path) -> None:
         [[1, 0, 0], [1, 0.1, 0], [0, 1, 0], [0, 0, 1], [0.1, 0, 1], [-1, 0, -1]], dtype=np.float32
     )
     WordVectors(words, matrix).save(tmp_path / "v.safetensors")
-    made = Augmenter(AugmentSettings("synonyms", vectors=str(tmp_path / "v.safetensors"), times=3))
+    made = Augmenter(AugmentConfig("synonyms", vectors=str(tmp_path / "v.safetensors"), times=3))
     assert [each["text"] for each in made.copies({"text": "这部电影很好"})] == ["这部影片很好"]
     assert [each["text"] for each in made.copies({"text": "a Movie"})] == ["a Film"]
     assert made.copies({"text": "a bank"}) == []  # nothing lies near it
@@ -393,7 +393,7 @@ def test_what_could_not_be_made_is_told(capsys: pytest.CaptureFixture[str]) -> N
     records = [
         Record({"text": text, "label": 1}, f"line {n}") for n, text in enumerate(["a", "one two", "…"])
     ]
-    found = augmented(records, AugmentSettings("swap", times=3))
+    found = augmented(records, AugmentConfig("swap", times=3))
     assert len(found) == 4
     said = capsys.readouterr().err
     assert "1 copies of 3 rows: swap 1; nothing new came of swap 8 times; 8 copies could not be made" in said
@@ -434,7 +434,7 @@ def as_records(rows: list[dict[str, Any]]) -> list[Record]:
 
 def test_a_copy_lies_on_the_side_of_its_row() -> None:
     plain = as_records(reviews(300))
-    more = augmented(plain, AugmentSettings(WITHOUT_FILES, times=3))
+    more = augmented(plain, AugmentConfig(WITHOUT_FILES, times=3))
     train, held = without_copies(*parted(more, 0))
     first_train, first_held = parted(plain, 0)
     assert [each.values["text"] for each in held] == [each.values["text"] for each in first_held]
@@ -452,7 +452,7 @@ def test_copies_of_rows_of_a_dev_file_are_not_learnt_from(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = reviews(60)
-    more = augmented(as_records(rows), AugmentSettings("swap", times=2))
+    more = augmented(as_records(rows), AugmentConfig("swap", times=2))
     data = written(
         tmp_path / "more.jsonl", [each.values for each in more if each.values["text"] != rows[0]["text"]]
     )
@@ -524,12 +524,12 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_an_encoder_of_ours_fills_gaps_by_what_it_read(encoder: Path, trained: Path) -> None:
-    made = Augmenter(AugmentSettings("infill", encoder=str(encoder), times=30))
+    made = Augmenter(AugmentConfig("infill", encoder=str(encoder), times=30))
     row = {"tokens": ["the", "dog", "runs", "home"], "tags": ["O", "O", "O", "B-LOC"]}
     copies = made.copies(row)
     filled = {copy["tokens"][1] for copy in copies} - {"dog"}
     assert filled & {"cat", "fox"}
     assert all(copy["tokens"][3] == "home" and copy["tags"] == row["tags"] for copy in copies)
-    assert copies == Augmenter(AugmentSettings("infill", encoder=str(encoder), times=30)).copies(row)
+    assert copies == Augmenter(AugmentConfig("infill", encoder=str(encoder), times=30)).copies(row)
     with raises(UsageError, "unsupported_model", "decoder"):
-        Augmenter(AugmentSettings("infill", encoder=str(trained)))
+        Augmenter(AugmentConfig("infill", encoder=str(trained)))

@@ -54,7 +54,7 @@ from textus.core.config import to_dict
 from textus.core.errors import UsageError
 from textus.data.batch import Batch
 from textus.generation.engine import Engine
-from textus.generation.sampling import Sampling, generate
+from textus.generation.sampling import SamplingParams, generate
 from textus.models.contract import LanguageModel, Loss
 from textus.models.registry import FAMILIES, build
 
@@ -169,7 +169,7 @@ def check_engine_equals_generate(model: LanguageModel) -> None:
     """Ragged prompts, batched and cached, over the end of the context, give the ids each gives alone."""
     for temperature in (0.0, 1.0):
         samplings = [
-            Sampling(temperature=temperature, max_tokens=9 + 7 * n, seed=n) for n in range(len(PROMPTS))
+            SamplingParams(temperature=temperature, max_tokens=9 + 7 * n, seed=n) for n in range(len(PROMPTS))
         ]
         got: list[list[int]] = [[] for _ in PROMPTS]
         for event in Engine(model, end_id=END, max_rows=3).stream(PROMPTS, samplings):
@@ -182,7 +182,8 @@ def check_engine_equals_generate(model: LanguageModel) -> None:
 
 def check_same_seed_same_text(model: LanguageModel) -> None:
     texts = [
-        generate(model, [3, 1], Sampling(seed=s, max_tokens=30, temperature=1.5), None) for s in (4, 4, 5)
+        generate(model, [3, 1], SamplingParams(seed=s, max_tokens=30, temperature=1.5), None)
+        for s in (4, 4, 5)
     ]
     assert texts[0] == texts[1]
     assert texts[0] != texts[2]
@@ -306,8 +307,8 @@ def check_parameter_groups(model: LanguageModel) -> None:
 def check_learning_goes_on_after_generating(model: LanguageModel) -> None:
     """Nothing made while generating (in inference mode) is left in the way of gradients."""
     pupil = copy.deepcopy(model)
-    generate(pupil, [1, 2], Sampling(max_tokens=3), None)
-    list(Engine(pupil, end_id=None).stream([[1, 2]], Sampling(max_tokens=3)))
+    generate(pupil, [1, 2], SamplingParams(max_tokens=3), None)
+    list(Engine(pupil, end_id=None).stream([[1, 2]], SamplingParams(max_tokens=3)))
     learn(pupil, toy_batch(), steps=1)
 
 

@@ -18,7 +18,7 @@ from textus.core.errors import RunError, UsageError
 from textus.data.batch import Batch
 from textus.data.bucketing import real_source, sources_of
 from textus.generation.engine import Engine
-from textus.generation.sampling import Sampling, generate
+from textus.generation.sampling import SamplingParams, generate
 from textus.interop.folder import read_folder, write_folder
 from textus.models import encoder_decoder
 from textus.models.encoder_decoder import (
@@ -123,7 +123,7 @@ def test_logits_and_greedy_text_are_those_of_transformers(tmp_path: Path, values
     torch.testing.assert_close(piecewise, expected, atol=1e-4, rtol=1e-4)
     nats = F.cross_entropy(expected.transpose(1, 2), ids, reduction="none")
     torch.testing.assert_close(together, nats, atol=1e-4, rtol=1e-4)
-    prompts, greedy = [[0]] * 4, Sampling(temperature=0, max_tokens=15)
+    prompts, greedy = [[0]] * 4, SamplingParams(temperature=0, max_tokens=15)
     got: list[list[int]] = [[] for _ in prompts]
     for event in Engine(ours, end_id=1).stream(prompts, greedy, SOURCES):
         got[event.row] += [] if event.id is None else [event.id]
@@ -274,7 +274,7 @@ def test_the_engine_writes_what_the_plain_loop_writes(position: str) -> None:
     model = model_of(position=position, context_length=12)
     prompts = [[END], [END, 4], [END, 3, 2, 5], [END], [END, 9]]
     sources = [*SOURCES, [6, 6]]
-    samplings = [Sampling(temperature=1.0, max_tokens=8 + 4 * n, seed=n) for n in range(5)]
+    samplings = [SamplingParams(temperature=1.0, max_tokens=8 + 4 * n, seed=n) for n in range(5)]
     got: list[list[int]] = [[] for _ in prompts]
     for event in Engine(model, end_id=END, max_rows=2).stream(prompts, samplings, sources):
         got[event.row] += [] if event.id is None else [event.id]
@@ -307,7 +307,7 @@ def test_rows_keep_their_sources_when_selected_and_joined() -> None:
 
 def test_sources_that_cannot_be_read_are_refused() -> None:
     model = model_of()
-    engine, sampling = Engine(model, end_id=END), Sampling()
+    engine, sampling = Engine(model, end_id=END), SamplingParams()
     with raises(UsageError, "context_exceeded", "32"):
         engine.submit([END], sampling, [3] * 32)
     with raises(UsageError, "unknown_id"):
@@ -344,7 +344,7 @@ def test_it_learns_to_reverse_what_only_the_source_tells() -> None:
     model.eval()
     with torch.no_grad():
         assert float(model.loss(batch()).mean) < 0.3  # without the source at best 1.4
-    assert generate(model, [END], Sampling(temperature=0), END, [1, 2, 5, 3]) == [3, 5, 2, 1]
+    assert generate(model, [END], SamplingParams(temperature=0), END, [1, 2, 5, 3]) == [3, 5, 2, 1]
 
 
 def test_label_smoothing_is_torchs_and_only_in_training() -> None:

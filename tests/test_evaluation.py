@@ -32,7 +32,7 @@ from textus.evaluation.perplexity import (
     score_parts,
     score_text,
 )
-from textus.generation.sampling import Sampling
+from textus.generation.sampling import SamplingParams
 from textus.models.contract import LanguageModel
 from textus.models.decoder import Decoder
 from textus.models.ngram import NGram, NGramConfig
@@ -390,7 +390,7 @@ def test_one_text_told_three_times_is_varied_within_and_not_altogether(tokenizer
     model = fake(tokenizer, margin=50.0, context=None)  # greedy counting upwards, around the vocabulary
     period = tokenizer.vocab_size - 1 - tokenizer.end_id  # ids after end-of-text until ids wrap around
     n = min(10, period) if period > 0 else 10
-    found = sample_quality(model, tokenizer, n=3, sampling=Sampling(temperature=0.0, max_tokens=n))
+    found = sample_quality(model, tokenizer, n=3, sampling=SamplingParams(temperature=0.0, max_tokens=n))
     assert found["tokens"] == 3 * n
     assert found["distinct_1"]["value"] == pytest.approx(1 / 3)  # greedy: three times the same
     assert found["repetition"] == {"value": 0.0, "low": 0.0, "high": 0.0, "n": 3}

@@ -19,7 +19,7 @@ from raising import raises
 
 from benchmarks._stories import plain_story
 from textus.core.errors import RunError, TextusError, UsageError
-from textus.generation.sampling import Sampling, generate
+from textus.generation.sampling import SamplingParams, generate
 from textus.interop import gguf, llama2c
 from textus.interop.gguf_reader import Container
 from textus.interop.tokenizer_json import SPLITS
@@ -391,7 +391,7 @@ def test_a_story_is_that_of_a_plain_loop(stories: tuple[Path, Path]) -> None:
     assert found.tokenizer is not None
     model = build(found.family, found.config)
     model.load_state_dict(found.weights)
-    ids = generate(model.eval(), found.tokenizer.begin, Sampling(temperature=0, max_tokens=120), 1)
+    ids = generate(model.eval(), found.tokenizer.begin, SamplingParams(temperature=0, max_tokens=120), 1)
     assert ids == plain_story(stories[0], 120)
     text = found.tokenizer.decode(ids)
     assert text.startswith("Once upon a time, there was a little girl named Lily.")

@@ -10,7 +10,7 @@ from random import Random
 import pytest
 
 from textus.augment import operations
-from textus.augment.augmenter import AugmentSettings, built
+from textus.augment.augmenter import AugmentConfig, built
 from textus.augment.negation import bound, is_negation, negations
 from textus.augment.operations import Operation
 from textus.augment.units import Units, WordToken, apart, together
@@ -35,7 +35,7 @@ def operation(name: str) -> Operation:
     known = lambda word: SYNONYMS.get(word.lower(), ["nobody"])  # noqa: E731
     if name in ("synonyms", "insert"):
         return operations.synonyms(known) if name == "synonyms" else operations.insert(known)
-    return built(AugmentSettings(name))[name]
+    return built(AugmentConfig(name))[name]
 
 
 def negated(units: Units) -> list[str]:

@@ -359,10 +359,10 @@ def test_every_verb_is_at_the_top_also_where_a_module_has_its_name() -> None:
     inner = {"KINDS", "annotations", "answered", "chosen_tokenizer", "fitting_vocab_size", "going_on", "rows_beside",
              "load_tokenizer", "named", "wish_for"}  # fmt: skip
     assert verbs - inner <= set(textus.__all__)
-    from textus.augment.augmenter import AugmentSettings
+    from textus.augment.augmenter import AugmentConfig
     from textus.evaluation.fewshot import FewShotConfig
 
-    assert AugmentSettings
+    assert AugmentConfig
     assert FewShotConfig
     for name in ("augment", "fewshot", *verbs - inner):
         assert callable(getattr(textus, name)), name

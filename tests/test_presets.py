@@ -19,7 +19,7 @@ from textus.data.token_dataset import TokenDataset, tokenize
 from textus.training import autotune, planner
 from textus.training.autotune import micro_batches
 from textus.training.planner import SIZES, Plan, PretrainConfig, plan_neural, size_for
-from textus.training.pretrain import start
+from textus.training.pretrain import train
 from textus.training.trainer import ComputeConfig, TrainSettings
 
 TINY = (
@@ -89,7 +89,7 @@ def test_wrong_words_get_one_line_and_nothing_is_written(
     if "assignments" in wish:
         wish = {**wish, "assignments": list(wish["assignments"]), "steps": 1}
     with pytest.raises(UsageError) as error:
-        start(corpus, tokenizer=tokenizer_path, out=tmp_path / "run", **wish)
+        train(corpus, tokenizer=tokenizer_path, out=tmp_path / "run", **wish)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
@@ -123,7 +123,7 @@ def test_the_record_tells_the_rate_that_is_taken(
     optimiser: str, rate: float, corpus: Path, tokenizer_path: Path, tmp_path: Path
 ) -> None:
     words = [*TINY, f"optim.optimiser={optimiser}"]
-    out = start(corpus, tokenizer=tokenizer_path, out=tmp_path / "run", steps=1, assignments=words)
+    out = train(corpus, tokenizer=tokenizer_path, out=tmp_path / "run", steps=1, assignments=words)
     assert read_json(out / "run.json")["settings"]["optim"]["rate"] == rate
 
 
@@ -158,7 +158,7 @@ def test_a_preset_records_what_it_measured_and_keeps_its_budget(
     corpus: Path, tokenizer_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     started = cpu_seconds()
-    out = start(corpus, tokenizer=tokenizer_path, out=tmp_path / "run", preset="3s", assignments=list(TINY))
+    out = train(corpus, tokenizer=tokenizer_path, out=tmp_path / "run", preset="3s", assignments=list(TINY))
     used = cpu_seconds() - started
     record = read_json(out / "run.json")
     assert used < 12  # not a speed: a clock nobody looks at would run much longer
@@ -189,7 +189,7 @@ def test_choices_of_another_run_are_taken_as_they_are(
 def test_an_output_that_exists_is_refused(trained: Path, corpus: Path, tokenizer_path: Path) -> None:
     before = (trained / "run.json").read_bytes()
     with raises(UsageError, "already_exists"):
-        start(corpus, tokenizer=tokenizer_path, out=trained, steps=1, assignments=list(TINY))
+        train(corpus, tokenizer=tokenizer_path, out=trained, steps=1, assignments=list(TINY))
     assert (trained / "run.json").read_bytes() == before
 
 
@@ -206,10 +206,10 @@ def test_an_output_that_exists_is_refused(trained: Path, corpus: Path, tokenizer
 def test_wrong_words_replace_no_finished_run(
     corpus: Path, tokenizer_path: Path, tmp_path: Path, assignment: str, said: tuple[str, ...]
 ) -> None:
-    out = start(corpus, tokenizer=tokenizer_path, out=tmp_path / "run", steps=1, assignments=list(TINY))
+    out = train(corpus, tokenizer=tokenizer_path, out=tmp_path / "run", steps=1, assignments=list(TINY))
     kept = (out / "model.safetensors").read_bytes()
     with raises(UsageError, *said):
-        start(corpus, tokenizer=tokenizer_path, out=out, steps=1, assignments=[*TINY, assignment], force=True)
+        train(corpus, tokenizer=tokenizer_path, out=out, steps=1, assignments=[*TINY, assignment], force=True)
     assert (out / "model.safetensors").read_bytes() == kept
 
 
@@ -220,5 +220,5 @@ def test_texts_end_as_the_tokenizer_says(
     said = rf"^model.end_id={tokenizer.end_id + 1}: the tokenizer ends texts with id {tokenizer.end_id}; leave the"
     words: dict[str, Any] = {"family": family, "tokenizer": tokenizer_path, "out": tmp_path / "run"}
     with pytest.raises(UsageError, match=said):
-        start(corpus, assignments=[f"model.end_id={tokenizer.end_id + 1}"], **words)
+        train(corpus, assignments=[f"model.end_id={tokenizer.end_id + 1}"], **words)
     assert not (tmp_path / "run").exists()

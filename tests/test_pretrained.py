@@ -18,7 +18,7 @@ from torch import Tensor
 
 from textus.core.errors import RunError, TextusError, UsageError
 from textus.generation.engine import Engine
-from textus.generation.sampling import Sampling
+from textus.generation.sampling import SamplingParams
 from textus.interop.folder import read_folder, write_folder
 from textus.interop.registry import (
     architectures,
@@ -126,7 +126,7 @@ def test_logits_and_greedy_ids_are_those_of_transformers(case: str, tmp_path: Pa
         expected = theirs.generate(torch.tensor([prompt]), max_new_tokens=20, do_sample=False)[
             0, len(prompt) :
         ]
-        events = Engine(mine, end_id=None).stream([prompt], [Sampling(temperature=0, max_tokens=20)])
+        events = Engine(mine, end_id=None).stream([prompt], [SamplingParams(temperature=0, max_tokens=20)])
         assert [event.id for event in events] == expected.tolist()
 
 

@@ -14,7 +14,7 @@ from raising import raises
 from sklearn.metrics import precision_recall_fscore_support
 
 from textus import api
-from textus.augment.augmenter import AugmentSettings, augmented
+from textus.augment.augmenter import AugmentConfig, augmented
 from textus.cli.main import main
 from textus.core.errors import DataError, UsageError
 from textus.data.batch import Batch
@@ -316,7 +316,7 @@ def test_a_share_of_the_pairs_without_a_relation_is_drawn_once(capsys: pytest.Ca
 
 def test_augmented_rows_relate_the_same_names() -> None:
     rows = [Record(row, f"row {number}") for number, row in enumerate(facts(30))]
-    found = augmented(rows, AugmentSettings(operations="swap,delete,typos", times=2))
+    found = augmented(rows, AugmentConfig(operations="swap,delete,typos", times=2))
     names = lambda each: [  # noqa: E731
         tuple(each.entity(place)["text"] for place in places) for _, *places in each.label
     ]

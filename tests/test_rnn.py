@@ -19,7 +19,7 @@ from textus import api
 from textus.core.errors import UsageError
 from textus.data.batch import Batch
 from textus.evaluation.perplexity import score_ids
-from textus.generation.sampling import Sampling, generate
+from textus.generation.sampling import SamplingParams, generate
 from textus.models import rnn
 from textus.models.nn.rnn_cells import SCANS, dropped
 from textus.models.registry import build
@@ -210,8 +210,8 @@ def test_two_directions_are_no_language_model(use: Callable[[RNN], Any]) -> None
 
 def test_two_directions_do_not_generate() -> None:
     with raises(UsageError, "unsupported_model"):
-        generate(made("lstm", bidirectional=True), [1], Sampling(max_tokens=2), None)
-    assert len(generate(made("lstm"), [1], Sampling(max_tokens=2), None)) == 2
+        generate(made("lstm", bidirectional=True), [1], SamplingParams(max_tokens=2), None)
+    assert len(generate(made("lstm"), [1], SamplingParams(max_tokens=2), None)) == 2
 
 
 def test_two_directions_refuse_packed_documents() -> None:

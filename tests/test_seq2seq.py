@@ -17,7 +17,7 @@ from textus.core.errors import UsageError
 from textus.data.batch import Batch
 from textus.data.bucketing import sources_of
 from textus.generation.engine import Engine
-from textus.generation.sampling import Sampling
+from textus.generation.sampling import SamplingParams
 from textus.models import seq2seq
 from textus.models.registry import build
 from textus.models.seq2seq import Seq2Seq, Seq2SeqConfig
@@ -268,7 +268,7 @@ def learnt(model: Seq2Seq, steps: int) -> Seq2Seq:
 def written(model: Seq2Seq, sources: list[list[int]]) -> list[list[int]]:
     """Greedy answers of the engine, many at once."""
     answers: list[list[int]] = [[] for _ in sources]
-    greedy = Sampling(temperature=0, max_tokens=8)
+    greedy = SamplingParams(temperature=0, max_tokens=8)
     engine = Engine(model, end_id=END, max_rows=5)
     for event in engine.stream([[END]] * len(sources), [greedy] * len(sources), sources):
         answers[event.row] += [] if event.id is None else [event.id]

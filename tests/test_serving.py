@@ -14,7 +14,7 @@ import openai
 import pytest
 from served import reciting, refused, remembering, running
 
-from textus.generation.sampling import Sampling, generate
+from textus.generation.sampling import SamplingParams, generate
 from textus.serving.app import MAX_BODY
 from textus.serving.scheduler import ServedModel
 
@@ -45,7 +45,9 @@ def client(address: str) -> Iterator[openai.OpenAI]:
 def expected(served: ServedModel, ids: list[int], **sampling: Any) -> str:
     """What the reference loop gives."""
     end = served.tokenizer.end_id
-    return served.tokenizer.decode(generate(served.model, ids, Sampling(temperature=1.0, **sampling), end))
+    return served.tokenizer.decode(
+        generate(served.model, ids, SamplingParams(temperature=1.0, **sampling), end)
+    )
 
 
 def until(condition: Any, seconds: float = 5.0) -> bool:
@@ -106,7 +108,7 @@ def test_sampling_parameters_reach_the_model(client: openai.OpenAI, models: dict
     answer = client.completions.create(
         model=BASE, prompt="hi", seed=1, max_tokens=40, extra_body=added, **wanted
     )
-    served, sampling = models[BASE], Sampling(seed=1, max_tokens=40, **wanted, **added)
+    served, sampling = models[BASE], SamplingParams(seed=1, max_tokens=40, **wanted, **added)
     new = generate(served.model, served.tokenizer.encode("hi"), sampling, served.tokenizer.end_id)
     assert answer.choices[0].text == served.tokenizer.decode(new)
 

@@ -75,7 +75,7 @@ def test_the_length_follows_the_rows(rows: int, steps: int, begun: int) -> None:
 def test_epochs_that_are_given_are_exactly_so_many_and_partial_batches_count(
     rows: int, epochs: int, steps: int
 ) -> None:
-    wish = FinetuneConfig(Path("x"), "classification", family="lstm", epochs=epochs)
+    wish = FinetuneConfig(Path("x"), "classification", model="lstm", epochs=epochs)
     found = settings_of(wish, [rows], 300, keeps_last=False)
     assert (found.steps, found.patience) == (steps, 0)
 
@@ -84,7 +84,7 @@ def test_chance_chooses_nothing() -> None:
     """Below so many held-out rows the last weights are kept and nothing ends early; what is set has the last word."""
 
     def asked(n_held: int, *assignments: str) -> tuple[str, int]:
-        wish = FinetuneConfig(Path("x"), "classification", family="lstm", assignments=assignments)
+        wish = FinetuneConfig(Path("x"), "classification", model="lstm", overrides=assignments)
         found = settings_of(wish, [90], n_held, keeps_last=False)
         return found.keep, found.patience
 

@@ -165,13 +165,13 @@ def test_cached_reading_is_that_of_transformers(name: str) -> None:
 @torch.no_grad()
 def test_greedy_text_is_that_of_transformers(name: str) -> None:
     from textus.generation.engine import Engine
-    from textus.generation.sampling import Sampling
+    from textus.generation.sampling import SamplingParams
 
     mine, theirs = twins(name)
     prompt = ids(1, 5)
     options = {"max_new_tokens": 12, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
     expected = theirs.generate(prompt, **options)[0, 5:].tolist()
-    sampling = Sampling(temperature=0, max_tokens=12)
+    sampling = SamplingParams(temperature=0, max_tokens=12)
     events = list(Engine(mine, end_id=None).stream([prompt[0].tolist()], [sampling]))
     assert [event.id for event in events if event.id is not None] == expected
 

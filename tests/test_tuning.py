@@ -224,13 +224,13 @@ def test_the_space_follows_from_family_and_task(trained: Path) -> None:
     def names(**how: Any) -> set[str]:
         return set(search_space(FinetuneConfig(Path("x"), "classification", **how), None, []))
 
-    assert names(family="lstm") == {
+    assert names(model="lstm") == {
         "epochs", "optim.rate", "optim.weight_decay", "train.batch_size", "model.d_model", "model.n_layer",
         "model.dropout", "task.dropout", "task.pooling",
     }  # fmt: skip
-    assert not any(name.startswith("model.") for name in names(parent=trained))
-    assert "epochs" not in names(family="lstm", epochs=3)
-    assert "optim.rate" not in names(family="lstm", assignments=("optim.rate=0.1",))
+    assert not any(name.startswith("model.") for name in names(init_from=trained))
+    assert "epochs" not in names(model="lstm", epochs=3)
+    assert "optim.rate" not in names(model="lstm", overrides=("optim.rate=0.1",))
 
 
 def test_a_search_that_runs_is_left_alone(data: Path, search: dict[str, Any]) -> None:
@@ -252,7 +252,7 @@ def test_a_search_that_runs_is_left_alone(data: Path, search: dict[str, Any]) ->
 def test_lists_of_a_file_are_its_values(listed: str, spelled: tuple[str, ...], tmp_path: Path) -> None:
     file = tmp_path / "space.toml"
     file.write_text(f'"task.pooling" = {listed}\n')
-    wish = FinetuneConfig(Path("x"), "classification", family="lstm")
+    wish = FinetuneConfig(Path("x"), "classification", model="lstm")
     assert search_space(wish, file, [])["task.pooling"] == SearchRange(values=spelled)
 
 
@@ -260,7 +260,7 @@ def test_a_list_of_one_leaves_nothing_to_search(tmp_path: Path) -> None:
     file = tmp_path / "space.toml"
     file.write_text('"model.words" = [[1, 2]]\n')
     with raises(UsageError, "invalid_value"):
-        search_space(FinetuneConfig(Path("x"), "classification", family="linear"), file, [])
+        search_space(FinetuneConfig(Path("x"), "classification", model="linear"), file, [])
 
 
 def test_ranges_are_read_from_flags_and_files(tmp_path: Path) -> None:
@@ -270,7 +270,7 @@ def test_ranges_are_read_from_flags_and_files(tmp_path: Path) -> None:
     assert parse_span("a", "1,1; 1,2") == SearchRange(values=("1,1", "1,2"))
     file = tmp_path / "space.toml"
     file.write_text('epochs = "2..3"\n[task]\npooling = ["mean", "max"]\n[optim]\nrate = "0.1..0.2"\n')
-    wish = FinetuneConfig(Path("x"), "classification", family="lstm")
+    wish = FinetuneConfig(Path("x"), "classification", model="lstm")
     assert search_space(wish, file, ["optim.rate=0.3..0.4"]) == {
         "epochs": SearchRange(2, 3, whole=True), "task.pooling": SearchRange(values=("mean", "max")),
         "optim.rate": SearchRange(0.3, 0.4),
@@ -312,5 +312,5 @@ def test_the_linear_classifier_is_searched_by_the_rows_held_out(data: Path, tmp_
 )
 def test_wrong_ranges_are_named(search: str, complaint: str) -> None:
     with pytest.raises(UsageError) as caught:
-        search_space(FinetuneConfig(Path("x"), "classification", family="lstm"), None, [search])
+        search_space(FinetuneConfig(Path("x"), "classification", model="lstm"), None, [search])
     assert complaint in str(caught.value)

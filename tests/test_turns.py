@@ -21,7 +21,7 @@ from test_gguf import finish, in_pairs, names
 from textus.api import Run, export_model, import_model
 from textus.core.errors import RunError
 from textus.generation.engine import Engine
-from textus.generation.sampling import Sampling, choose, generate, in_reach
+from textus.generation.sampling import SamplingParams, choose, generate, in_reach
 from textus.interop import folder
 from textus.interop.tokenizer_json import byte_level
 from textus.serving.scheduler import ServedModel
@@ -188,8 +188,8 @@ def test_the_plain_loop_and_the_engine_end_at_any_of_several(run: Run, theirs: A
     ends, n_ids = run.tokenizer.end_ids, run.tokenizer.vocab_size
     for prompt in PROMPTS[:20]:
         ids = [BEGIN, *run.tokenizer.encode(prompt)]
-        plain = generate(run.model, ids, Sampling(**GREEDY), ends, n_ids=n_ids)
-        events = Engine(run.model, end_id=ends, n_ids=n_ids).stream([ids], Sampling(**GREEDY))
+        plain = generate(run.model, ids, SamplingParams(**GREEDY), ends, n_ids=n_ids)
+        events = Engine(run.model, end_id=ends, n_ids=n_ids).stream([ids], SamplingParams(**GREEDY))
         assert [event.id for event in events if event.id is not None] == plain
         assert [each for each in written(theirs, ids) if each not in ends] == plain
 
@@ -306,7 +306,7 @@ def test_without_the_mask_a_padded_id_is_chosen(greedy_for_padding: tuple[Run, A
     prompts = [[BEGIN, *run.tokenizer.encode(prompt)] for prompt in PROMPTS]
     for n_ids, found in ((None, True), (len(PIECES), False)):
         events = Engine(run.model, end_id=None, n_ids=n_ids).stream(
-            prompts, Sampling(temperature=0, max_tokens=3)
+            prompts, SamplingParams(temperature=0, max_tokens=3)
         )
         assert any(event.id == ROWS - 1 for event in events) is found
 
@@ -319,7 +319,7 @@ def test_what_is_out_of_reach_changes_nothing_else(filters: dict[str, Any]) -> N
     """Choosing among the known ids is choosing as if there were no others."""
     logits = torch.randn(200, 12, generator=torch.Generator().manual_seed(2))
     logits[:, 9:] += 5
-    sampling = Sampling(**{"temperature": 1.0, **filters})
+    sampling = SamplingParams(**{"temperature": 1.0, **filters})
     for step, row in enumerate(logits):
         assert choose(in_reach(row, 9), sampling, [1, 2, 11], step) == choose(row[:9], sampling, [1, 2], step)
 

@@ -199,7 +199,7 @@ def train(
         model, preset, depth, steps, seed, tuple(settings), checkpoint_every, reused, parent
     ).check()
     io.claim(out, force=force)
-    made = pretrain.start(
+    made = pretrain.train(
         folder,
         family=model,
         tokenizer=chosen_tokenizer(folder, tokenizer),
@@ -322,7 +322,7 @@ def wish_for(
     how = (f"augment.operations={augment}",) if augment else ()
     begun, chosen = optional_path(start, "start"), optional_path(dev, "dev")
     return FinetuneConfig(
-        path_of(data, "data"), task, begun, model, chosen, assignments=(*how, *settings), **others
+        path_of(data, "data"), task, begun, model, chosen, overrides=(*how, *settings), **others
     )
 
 

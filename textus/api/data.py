@@ -67,10 +67,10 @@ def augment(
     """
     from collections import Counter
 
-    from textus.augment.augmenter import AugmentSettings, augmented
+    from textus.augment.augmenter import AugmentConfig, augmented
     from textus.data.read_options import ReadOptions
 
-    out, settings = path_of(out, "out"), AugmentSettings(**how)
+    out, settings = path_of(out, "out"), AugmentConfig(**how)
     claim_file(out, force=force)
     records = ReadOptions(columns, encoding).records(path_of(data, "data"))
     found = augmented(records, settings)
@@ -85,10 +85,10 @@ def cloze(corpus: str | Path, *, out: str | Path, force: bool = False, **how: An
 
     Raises DataError where no sentence is long enough to ask for a part of it.
     """
-    from textus.augment.cloze import ClozeSettings, clozes
+    from textus.augment.cloze import ClozeConfig, clozes
     from textus.data.corpus import open_corpus
 
-    out, settings = path_of(out, "out"), ClozeSettings(**how)
+    out, settings = path_of(out, "out"), ClozeConfig(**how)
     claim_file(out, force=force)
     documents = (each.text for each in open_corpus(path_of(corpus, "corpus")).documents("train"))
     rows = list(clozes(documents, settings))

@@ -17,7 +17,7 @@ from textus.reporting.html import check_report_folder
 if TYPE_CHECKING:
     from textus.data.corpus import Corpus
     from textus.data.read_options import ReadOptions
-    from textus.generation.sampling import Sampling
+    from textus.generation.sampling import SamplingParams
     from textus.generation.streaming import DecodedStream
     from textus.models.contract import LanguageModel
     from textus.tasks.base import Task
@@ -377,10 +377,10 @@ class Run:
         half. Raises UsageError for a value out of range, or a prompt longer than the context, before anything is
         generated.
         """
-        from textus.generation.sampling import beginning, sampling_of
+        from textus.generation.sampling import beginning, sampling_params
 
         check_string(prompt, "prompt")
-        chosen, tokenizer = sampling_of(sampling), self.tokenizer
+        chosen, tokenizer = sampling_params(sampling), self.tokenizer
         ids = [*tokenizer.begin, *tokenizer.encode(prompt)]
         if self.model.needs_source:
             first = beginning(self.model, tokenizer.end_id)
@@ -399,14 +399,14 @@ class Run:
         left out, question and answer together, with a notice; the system message is kept. A model that makes a text
         from another is given the last message alone.
         """
-        from textus.generation.sampling import sampling_of
+        from textus.generation.sampling import sampling_params
         from textus.tokenizers.chat_template import text_of
 
         check_messages(messages)
         if self.model.needs_source:
             return self.stream(text_of(messages[-1], len(messages) - 1), **sampling)
 
-        chosen = sampling_of(sampling)
+        chosen = sampling_params(sampling)
         ids = fitting_ids(
             list(messages), chosen.max_tokens, self.model.config.context_length, self._conversation
         )
@@ -430,7 +430,7 @@ class Run:
         return [*self.tokenizer.begin, *self.tokenizer.encode(text)]
 
     def _pieces(
-        self, ids: list[int], sampling: Sampling, ends: tuple[int, ...], source: list[int] | None = None
+        self, ids: list[int], sampling: SamplingParams, ends: tuple[int, ...], source: list[int] | None = None
     ) -> DecodedStream:
         from textus.generation.engine import Engine
         from textus.generation.streaming import DecodedStream, TextStream

@@ -35,7 +35,7 @@ ANSWERS = ("label", "score", "tags", "answers", "id", "origin", "augmented")
 
 
 @dataclass(frozen=True)
-class AugmentSettings:
+class AugmentConfig:
     """`operations` with commas between; `times` copies a row, of a share `rate` of its words (at least one) changed.
 
     Synonyms come from `vectors` (a file of word vectors) where given, else from `wordnet` (a folder, else where it is
@@ -73,7 +73,7 @@ def origin_of(values: Row) -> str:
     return fingerprint(said)
 
 
-def built(settings: AugmentSettings) -> dict[str, Operation]:
+def built(settings: AugmentConfig) -> dict[str, Operation]:
     """The operations asked for, what they stand on read. UsageError for none, or where a source is missing."""
     if not settings.names:
         raise UsageError(
@@ -102,7 +102,7 @@ def built(settings: AugmentSettings) -> dict[str, Operation]:
     return found
 
 
-def synonym_source(settings: AugmentSettings) -> Synonyms:
+def synonym_source(settings: AugmentConfig) -> Synonyms:
     """Where synonyms come from: the nearest of the word vectors, or WordNet."""
     if not settings.vectors:
         return find(Path(settings.wordnet) if settings.wordnet else None)
@@ -136,7 +136,7 @@ def changed(taken: TokenizedRecord, operation: Operation, random: Random, rate: 
 class Augmenter:
     """Makes copies of rows, and counts what it made and what it could not."""
 
-    def __init__(self, settings: AugmentSettings, made_of: dict[str, Operation] | None = None) -> None:
+    def __init__(self, settings: AugmentConfig, made_of: dict[str, Operation] | None = None) -> None:
         self.settings = settings
         self.operations = built(settings) if made_of is None else made_of
         self.made: Counter[str] = Counter()
@@ -174,7 +174,7 @@ class Augmenter:
         return line + (f"; {self.missing:,} copies could not be made" if self.missing else "")
 
 
-def augmented(records: Sequence[Record], settings: AugmentSettings) -> list[Record]:
+def augmented(records: Sequence[Record], settings: AugmentConfig) -> list[Record]:
     """The rows, each with its origin, and after each its copies; what was made is told.
 
     Raises DataError for rows without a text, with labels outside of it, or already augmented.

@@ -39,7 +39,7 @@ Words = Sequence[tuple[int, str]]
 
 
 @dataclass(frozen=True)
-class ClozeSettings:
+class ClozeConfig:
     """`questions` a passage at most, which has at most `longest` characters; answers that are no name have `words`
     words on average; a share `dropped` of a question's words is left out.
     """
@@ -58,7 +58,7 @@ class ClozeSettings:
             raise UsageError("out_of_range", f"cloze.dropped={self.dropped}: must be at least 0 and below 1")
 
 
-def clozes(texts: Iterable[str], settings: ClozeSettings) -> Iterator[dict[str, Any]]:
+def clozes(texts: Iterable[str], settings: ClozeConfig) -> Iterator[dict[str, Any]]:
     """Rows of `tasks.question_answering`; each follows from the seed and its passage alone."""
     for text in texts:
         for passage in passages(text, settings.longest):
@@ -88,7 +88,7 @@ def passages(text: str, longest: int) -> Iterator[str]:
         yield text[begin:end].strip()
 
 
-def asked(sentence: str, random: Random, settings: ClozeSettings) -> tuple[str, int, str] | None:
+def asked(sentence: str, random: Random, settings: ClozeConfig) -> tuple[str, int, str] | None:
     """A question for some words of the sentence, where they begin in it, and they; None where it has too few words."""
     words = list(words_of(sentence))
     if sum(word[0].isalnum() for _, word in words) < LEAST_WORDS:

@@ -161,10 +161,10 @@ def generate_many(
     """Each prompt with what follows it, an empty line between; as they come, or as one JSON object."""
     from textus.data.read_options import ReadOptions
     from textus.generation.completion import complete, prompts_of, told
-    from textus.generation.sampling import sampling_of
+    from textus.generation.sampling import sampling_params
 
     run.refuse_task()
-    source, chosen = run.model.needs_source, sampling_of(sampling.given())
+    source, chosen = run.model.needs_source, sampling_params(sampling.given())
     records: Iterable[Record] = given if isinstance(given, list) else ()
     if isinstance(given, Path):
         options = run._text_options(given, ReadOptions(many.columns, many.encoding))

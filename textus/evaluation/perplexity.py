@@ -37,7 +37,7 @@ from textus.data.eval_text import EvalText, TextChunk, as_texts, in_parts
 from textus.data.loader import TokenLoader, windows
 from textus.data.token_dataset import TokenDataset, store_of
 from textus.generation.engine import Engine
-from textus.generation.sampling import Sampling, beginning, device_of, inference
+from textus.generation.sampling import SamplingParams, beginning, device_of, inference
 from textus.metrics.resampling import ByteBlocks, bootstrap, distinct_over, interval, pooled, repetition
 from textus.models.contract import LanguageModel
 from textus.tokenizers import Tokenizer
@@ -441,7 +441,7 @@ def sample_quality(
     tokenizer: Tokenizer,
     *,
     n: int = 16,
-    sampling: Sampling | None = None,
+    sampling: SamplingParams | None = None,
     sources: Sequence[Sequence[int]] | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -459,7 +459,7 @@ def sample_quality(
         )
     if n < 1:
         raise UsageError("out_of_range", f"{n} samples; give 1 or more")
-    sampling = sampling or Sampling(temperature=1.0, sliding=True)
+    sampling = sampling or SamplingParams(temperature=1.0, sliding=True)
     texts: list[list[int]] = [[] for _ in range(n)]
     each = [replace(sampling, seed=counter_seed(seed, "quality", row)) for row in range(n)]
     first = beginning(model, tokenizer.start_id)

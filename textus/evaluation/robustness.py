@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from textus.augment.augmenter import AugmentSettings, built, changed, origin_of, said_by
+from textus.augment.augmenter import AugmentConfig, built, changed, origin_of, said_by
 from textus.augment.operations import Operation
 from textus.augment.units import HAN, TokenizedRecord, Units, WordToken, chinese, take_apart
 from textus.core.console import notice
@@ -84,9 +84,9 @@ def beside_the_point(units: Units, random: Random, rate: float) -> Units:
 
 def changes(vectors: Path | None) -> dict[str, Operation]:
     """What is done to the rows, by name; synonyms only where there is a source of them, else that is told."""
-    found = built(AugmentSettings("typos,ocr"))
+    found = built(AugmentConfig("typos,ocr"))
     try:
-        found |= built(AugmentSettings("synonyms", vectors=str(vectors or "")))
+        found |= built(AugmentConfig("synonyms", vectors=str(vectors or "")))
     except UsageError as error:
         notice(f"robustness to synonyms is not measured: {error}")
     return found | {

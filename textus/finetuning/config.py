@@ -76,14 +76,14 @@ class FinetuneConfig:
 
     data: Path
     task: str
-    parent: Path | None = None
-    family: str | None = None
+    init_from: Path | None = None
+    model: str | None = None
     dev: Path | None = None
     columns: str | None = None
     tokenizer: str | None = None
     epochs: int | None = None
     seed: int = 0
-    assignments: tuple[str, ...] = ()
+    overrides: tuple[str, ...] = ()
     method: str = "full"
     extra_tasks: tuple[ExtraTask, ...] = ()
     """Further tasks, learnt at once by heads of their own."""
@@ -94,12 +94,12 @@ class FinetuneConfig:
 
     def check(self) -> None:
         """Words that are wrong or do not go together."""
-        if (self.parent is None) == (self.family is None):
+        if (self.init_from is None) == (self.model is None):
             raise UsageError(
                 "missing_argument",
                 "say what to teach: --from RUN for a model that is there, or --model FAMILY for a new one",
             )
-        if self.parent and self.tokenizer:
+        if self.init_from and self.tokenizer:
             raise UsageError(
                 "option_not_applicable",
                 f"--tokenizer {self.tokenizer}: a model reads with the tokenizer it has; leave it out",
@@ -107,12 +107,12 @@ class FinetuneConfig:
         if self.epochs is not None and self.epochs < 1:
             raise UsageError("out_of_range", f"--epochs {self.epochs}: must be at least 1")
         parse_share(self.skip_invalid)
-        for each in self.assignments:
+        for each in self.overrides:
             if (group := each.partition(".")[0]) not in (
                 known := ("model", "train", "optim", "choices", "task", "augment", "method", "mix")
             ):
                 raise unknown("group of settings", group, known)
-        for each in self.of("train"):
+        for each in self.overrides_for("train"):
             if each.startswith("context_length="):
                 raise UsageError(
                     "option_not_applicable",
@@ -125,12 +125,12 @@ class FinetuneConfig:
                 )
         self.check_method()
         self.check_extra_tasks()
-        if self.family and family_of(self.family)[0].reads_texts:
-            self.check_whole()
+        if self.model and family_of(self.model)[0].reads_texts:
+            self.check_raw_text_family()
 
-    def check_whole(self) -> None:
+    def check_raw_text_family(self) -> None:
         """What a family that learns from all texts at once has no use for."""
-        unused = [f"--set {each}" for each in self.assignments if not each.startswith(("model.", "augment."))]
+        unused = [f"--set {each}" for each in self.overrides if not each.startswith(("model.", "augment."))]
         unused += [
             f"--{name} {value}"
             for name, value in (("tokenizer", self.tokenizer), ("epochs", self.epochs))
@@ -140,7 +140,7 @@ class FinetuneConfig:
         if unused:
             raise UsageError(
                 "option_not_applicable",
-                f"{unused[0]}: a {self.family} model learns from all texts at once, by n-grams of its own, one class a"
+                f"{unused[0]}: a {self.model} model learns from all texts at once, by n-grams of its own, one class a"
                 " text; leave it out (its settings are --set model.…)",
             )
 
@@ -148,17 +148,17 @@ class FinetuneConfig:
         """A method's name, its settings, and whether there is something to leave as it is."""
         if self.method not in lora.METHODS:
             raise unknown("method", self.method, lora.METHODS)
-        if self.method == "full" and (said := self.of("method")):
+        if self.method == "full" and (said := self.overrides_for("method")):
             raise UsageError(
                 "option_not_applicable",
                 f"--set method.{said[0]}: full has no settings; give --method lora or frozen",
             )
-        if self.method != "full" and self.parent is None:
+        if self.method != "full" and self.init_from is None:
             raise UsageError(
                 "missing_argument",
                 f"--method {self.method} leaves a model as it is: begin from one with --from RUN",
             )
-        _ = self.how
+        _ = self.method_settings
 
     def check_extra_tasks(self) -> None:
         """Names of further tasks, and settings that are a task's."""
@@ -177,12 +177,12 @@ class FinetuneConfig:
                     f"--extra-task {each.name}: not a name for a head; use letters, digits, _ and -",
                 )
             names.append(each.name)
-        if not self.extra_tasks and (said := self.of("mix")):
+        if not self.extra_tasks and (said := self.overrides_for("mix")):
             raise UsageError(
                 "option_not_applicable",
                 f"--set mix.{said[0]}: there is one task, nothing is mixed; give another with --extra-task",
             )
-        for each_set in self.of("task") if self.extra_tasks else []:
+        for each_set in self.overrides_for("task") if self.extra_tasks else []:
             first, *rest = each_set.partition("=")[0].split(".")
             if rest and first not in names[1:]:
                 raise UsageError(
@@ -191,38 +191,38 @@ class FinetuneConfig:
                     f" {self.task} write task.SETTING=VALUE",
                 )
 
-    def alone(self) -> dict[str, FinetuneConfig]:
+    def per_task(self) -> dict[str, FinetuneConfig]:
         """The wish for each task as if it were the only one, by the name of its head."""
         if not self.extra_tasks:
             return {self.task: self}
 
         def own(name: str | None) -> tuple[str, ...]:
             """The assignments for one task: `task.SETTING` is the first one's (None), `task.NAME.SETTING` others'."""
-            found = [each for each in self.assignments if not each.startswith("task.")]
-            for each in self.of("task"):
+            found = [each for each in self.overrides if not each.startswith("task.")]
+            for each in self.overrides_for("task"):
                 owner, _, setting = each.rpartition("=")[0].rpartition(".")
                 if owner == (name or ""):
                     found.append(f"task.{setting}={each.partition('=')[2]}")
             return tuple(found)
 
-        wishes = {self.task: replace(self, extra_tasks=(), assignments=own(None))}
+        wishes = {self.task: replace(self, extra_tasks=(), overrides=own(None))}
         for each in self.extra_tasks:
             wishes[each.name] = replace(
                 self, task=each.task, data=each.data, dev=each.dev, columns=each.columns, extra_tasks=(),
-                assignments=own(each.name),
+                overrides=own(each.name),
             )  # fmt: skip
         return wishes
 
     @property
     def mix(self) -> MixSettings:
         """How steps are dealt out among several tasks."""
-        return assign(MixSettings(), self.of("mix"))
+        return assign(MixSettings(), self.overrides_for("mix"))
 
     @property
-    def how(self) -> Any:
+    def method_settings(self) -> Any:
         """The method's settings."""
-        return assign(lora.METHODS[self.method](), self.of("method"))
+        return assign(lora.METHODS[self.method](), self.overrides_for("method"))
 
-    def of(self, group: str) -> list[str]:
+    def overrides_for(self, group: str) -> list[str]:
         """The assignments of one group, without its name."""
-        return [each.partition(".")[2] for each in self.assignments if each.startswith(f"{group}.")]
+        return [each.partition(".")[2] for each in self.overrides if each.startswith(f"{group}.")]

@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from textus.augment.augmenter import AugmentSettings, augmented, origin_of
+from textus.augment.augmenter import AugmentConfig, augmented, origin_of
 from textus.core.console import notice
 from textus.core.errors import DataError
 from textus.core.io import fingerprint
@@ -46,7 +46,7 @@ def read_data(
     cls: type[Task],
     settings: Any,
     wish: FinetuneConfig,
-    augment: AugmentSettings | None = None,
+    augment: AugmentConfig | None = None,
     check: Callable[[str], None] | None = None,
 ) -> TaskData:
     """The rows of a task's file, a share of them held out where no `dev` file is given; texts in both are told.

@@ -84,7 +84,7 @@ def parse_span(name: str, spelled: str) -> SearchRange:
 
 def usual_space(wish: FinetuneConfig) -> dict[str, str]:
     """What is worth searching for this task and family, with ranges that hold what the field uses."""
-    if wish.family and family_of(wish.family)[0].reads_texts:
+    if wish.model and family_of(wish.model)[0].reads_texts:
         return {
             "model.l2": "1e-3..10:log",
             "model.weighting": "tf-idf,counts",
@@ -92,12 +92,12 @@ def usual_space(wish: FinetuneConfig) -> dict[str, str]:
         }
     space = {"optim.weight_decay": "1e-4..1e-1:log", "train.batch_size": "16,32,64"}
     task = {each.name for each in fields(task_class(wish.task).config)}
-    if wish.parent:
-        family = open_run(wish.parent).record["family"]
+    if wish.init_from:
+        family = open_run(wish.init_from).record["family"]
         space |= {"epochs": "2..6", "optim.rate": "1e-5..1e-3:log"}
     else:
-        assert wish.family is not None
-        family = wish.family
+        assert wish.model is not None
+        family = wish.model
         known = {each.name for each in fields(family_of(family)[1])}
         space |= {"epochs": "4..14", "optim.rate": "3e-4..1e-2:log"}
         sizes = {"model.d_model": "128,256,384", "model.n_layer": "1..3", "model.dropout": "0.0..0.6"}
@@ -121,7 +121,7 @@ def search_space(wish: FinetuneConfig, file: Path | None, overrides: Sequence[st
                 f"--search {each!r} has no '='; write SETTING=LOW..HIGH, such as optim.rate=1e-4..1e-2:log",
             )
         spelled[name.strip()] = span.strip()
-    fixed = {each.partition("=")[0] for each in wish.assignments} | ({"epochs"} if wish.epochs else set())
+    fixed = {each.partition("=")[0] for each in wish.overrides} | ({"epochs"} if wish.epochs else set())
     if "train.steps" in fixed:
         fixed.add("epochs")
     space = {name: parse_span(name, span) for name, span in spelled.items() if name not in fixed}
@@ -171,18 +171,18 @@ def wish_of(wish: FinetuneConfig, drawn: Mapping[str, str]) -> FinetuneConfig:
     """The fine-tuning of a trial."""
     settings = tuple(f"{name}={value}" for name, value in drawn.items() if name != "epochs")
     epochs = int(drawn["epochs"]) if "epochs" in drawn else wish.epochs
-    return replace(wish, epochs=epochs, assignments=(*wish.assignments, *settings))
+    return replace(wish, epochs=epochs, overrides=(*wish.overrides, *settings))
 
 
 def command(wish: FinetuneConfig, out: str) -> str:
     """The one command that makes a trial's run again."""
     words = ["textus", "finetune", str(wish.data), "--task", wish.task]
     for flag, value in (
-        ("--from", wish.parent), ("--model", wish.family), ("--dev", wish.dev), ("--columns", wish.columns),
+        ("--from", wish.init_from), ("--model", wish.model), ("--dev", wish.dev), ("--columns", wish.columns),
         ("--tokenizer", wish.tokenizer), ("--epochs", wish.epochs), ("--seed", wish.seed),
     ):  # fmt: skip
         words += [flag, str(value)] if value is not None else []
-    for each in wish.assignments:
+    for each in wish.overrides:
         words += ["--set", each]
     return shlex.join([*words, "--out", out])
 

@@ -14,7 +14,7 @@ from textus.data.labeled import Record
 from textus.data.output import Layout, claim_output, content_of, form_of, partial_file, write_rows
 from textus.data.read_options import DETECTED, ReadOptions
 from textus.generation.engine import Engine
-from textus.generation.sampling import Sampling, beginning
+from textus.generation.sampling import SamplingParams, beginning
 from textus.generation.streaming import TextStream
 from textus.models.contract import LanguageModel
 from textus.tokenizers import Tokenizer
@@ -58,7 +58,7 @@ def encoded(model: LanguageModel, tokenizer: Tokenizer, prompt: str) -> tuple[li
 
 
 def readable(
-    model: LanguageModel, tokenizer: Tokenizer, records: Iterable[Record], sampling: Sampling
+    model: LanguageModel, tokenizer: Tokenizer, records: Iterable[Record], sampling: SamplingParams
 ) -> Iterator[Record]:
     """Records as they are. UsageError naming a prompt that the model cannot read: before hours of work, not after."""
     engine = Engine(model, end_id=tokenizer.end_ids, n_ids=tokenizer.vocab_size)
@@ -68,7 +68,7 @@ def readable(
 
 
 def check(
-    engine: Engine, model: LanguageModel, tokenizer: Tokenizer, record: Record, sampling: Sampling
+    engine: Engine, model: LanguageModel, tokenizer: Tokenizer, record: Record, sampling: SamplingParams
 ) -> tuple[list[int], list[int] | None]:
     """The ids of a prompt, and of its source. UsageError naming a prompt that the model cannot read."""
     ids, source = encoded(model, tokenizer, prompt_of(record))
@@ -80,7 +80,7 @@ def check(
 
 
 def completions(
-    model: LanguageModel, tokenizer: Tokenizer, records: Sequence[Record], sampling: Sampling
+    model: LanguageModel, tokenizer: Tokenizer, records: Sequence[Record], sampling: SamplingParams
 ) -> list[str]:
     """The text that follows each prompt. Raises UsageError naming a prompt that cannot be read."""
     engine = Engine(model, end_id=tokenizer.end_ids, n_ids=tokenizer.vocab_size)
@@ -100,7 +100,7 @@ def completions(
 
 
 def complete(
-    model: LanguageModel, tokenizer: Tokenizer, records: Iterable[Record], sampling: Sampling
+    model: LanguageModel, tokenizer: Tokenizer, records: Iterable[Record], sampling: SamplingParams
 ) -> Iterator[tuple[Record, str]]:
     """Each prompt and what follows it, in order, `AT_ONCE` of them together."""
     held: list[Record] = []
@@ -117,7 +117,7 @@ def complete_to(
     tokenizer: Tokenizer,
     given: Path | Sequence[Record],
     out: Path,
-    sampling: Sampling,
+    sampling: SamplingParams,
     *,
     run: Path,
     options: ReadOptions = DETECTED,

@@ -22,7 +22,7 @@ from textus.core.errors import RunError, TextusError, UsageError
 from textus.data.bucketing import sources_of
 from textus.generation.sampling import (
     Ends,
-    Sampling,
+    SamplingParams,
     as_ends,
     check_prompt,
     check_source,
@@ -66,7 +66,7 @@ class Request:
 
     number: int
     ids: list[int]
-    sampling: Sampling
+    sampling: SamplingParams
     source: list[int] | None = None
     n_new: int = 0
 
@@ -102,13 +102,17 @@ class Engine:
         """Whether a step would do anything."""
         return bool(self.waiting or self.unread or self.running)
 
-    def check(self, ids: Sequence[int], sampling: Sampling, source: Sequence[int] | None = None) -> None:
+    def check(
+        self, ids: Sequence[int], sampling: SamplingParams, source: Sequence[int] | None = None
+    ) -> None:
         """UsageError where a request cannot be served: a prompt too long, a negative temperature."""
         sampling.check()
         check_prompt(self.model, ids)
         check_source(self.model, source)
 
-    def submit(self, ids: Sequence[int], sampling: Sampling, source: Sequence[int] | None = None) -> int:
+    def submit(
+        self, ids: Sequence[int], sampling: SamplingParams, source: Sequence[int] | None = None
+    ) -> int:
         """Queue a prompt, and for families that need one the ids of a source text; returns the request's number,
         which its events carry. Raises UsageError.
         """
@@ -148,7 +152,7 @@ class Engine:
     def stream(
         self,
         prompts: Sequence[Sequence[int]],
-        samplings: Sampling | Sequence[Sampling],
+        samplings: SamplingParams | Sequence[SamplingParams],
         sources: Sequence[Sequence[int]] | None = None,
     ) -> Iterator[TokenEvent]:
         """The events of these prompts as they come; `row` is the place in `prompts`.
@@ -161,7 +165,7 @@ class Engine:
             raise UsageError(
                 "in_use", "the engine is busy with other requests; use submit and step, or another engine"
             )
-        each = [samplings] * len(prompts) if isinstance(samplings, Sampling) else list(samplings)
+        each = [samplings] * len(prompts) if isinstance(samplings, SamplingParams) else list(samplings)
         if len(each) != len(prompts):
             raise UsageError(
                 "size_mismatch",
@@ -363,7 +367,7 @@ class AsyncEngine:
         self._thread.start()
 
     def submit(
-        self, ids: Sequence[int], sampling: Sampling, source: Sequence[int] | None = None
+        self, ids: Sequence[int], sampling: SamplingParams, source: Sequence[int] | None = None
     ) -> RequestHandle:
         """Queue a prompt. Raises UsageError for one that cannot be served, RunError after `close`."""
         self.engine.check(ids, sampling, source)

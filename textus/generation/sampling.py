@@ -61,7 +61,7 @@ logits overflow: a repetition penalty of 1e-300 makes them infinite."""
 
 
 @dataclass(frozen=True)
-class Sampling:
+class SamplingParams:
     """How the next id is chosen, and when to stop. Temperature 0 is greedy; 0, 1 and 0 leave a filter out."""
 
     temperature: float = 0.8
@@ -90,15 +90,15 @@ class Sampling:
             )
 
 
-def sampling_of(values: dict[str, Any]) -> Sampling:
+def sampling_params(values: dict[str, Any]) -> SamplingParams:
     """Keywords as a checked `Sampling`; UsageError for one that it does not have."""
-    names = [field.name for field in fields(Sampling)]
+    names = [field.name for field in fields(SamplingParams)]
     for name in values:
         if name not in names:
             raise unknown("sampling setting", name, names)
     if isinstance(stop := values.get("stop", ()), str | list):
         values = {**values, "stop": (stop,) if isinstance(stop, str) else tuple(stop)}
-    sampling = Sampling(**values)
+    sampling = SamplingParams(**values)
     sampling.check()
     return sampling
 
@@ -126,7 +126,7 @@ def in_reach(logits: Tensor, n_ids: int | None) -> Tensor:
     return torch.nn.functional.pad(logits[..., :n_ids], (0, size - n_ids), value=-math.inf)
 
 
-def choose(logits: Tensor | np.ndarray, sampling: Sampling, history: Sequence[int], step: int) -> int:
+def choose(logits: Tensor | np.ndarray, sampling: SamplingParams, history: Sequence[int], step: int) -> int:
     """The next id, from logits (V,): the likeliest at temperature 0, else drawn with the number of this
     `step`.
 
@@ -168,7 +168,7 @@ def penalise(scores: np.ndarray, history: Sequence[int], penalty: float) -> np.n
     return scores
 
 
-def weigh(scores: np.ndarray, highest: float, sampling: Sampling) -> np.ndarray:
+def weigh(scores: np.ndarray, highest: float, sampling: SamplingParams) -> np.ndarray:
     """Weights (V,) in proportion to the filtered probabilities, in float64; the likeliest id weighs 1."""
     with np.errstate(over="ignore"):  # a tiny temperature: minus infinity, weight zero, as it should be
         weights = np.exp((scores.astype(np.float64) - float(highest)) / sampling.temperature)
@@ -223,7 +223,7 @@ def check_prompt(model: LanguageModel, ids: Sequence[int]) -> None:
         )
 
 
-def fills_context(ids: Sequence[int], sampling: Sampling, context_length: int | None) -> bool:
+def fills_context(ids: Sequence[int], sampling: SamplingParams, context_length: int | None) -> bool:
     """Whether one more id after `ids` is the last: the context is full with it, and `sliding` was not asked for."""
     return not sampling.sliding and context_length is not None and len(ids) + 1 >= context_length
 
@@ -290,7 +290,7 @@ def check_source(model: LanguageModel, source: Sequence[int] | None) -> None:
 def generate(
     model: LanguageModel,
     ids: Sequence[int],
-    sampling: Sampling,
+    sampling: SamplingParams,
     end_id: Ends,
     source: Sequence[int] | None = None,
     *,

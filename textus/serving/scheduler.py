@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from textus.core.errors import TextusError, UsageError
 from textus.generation.engine import AsyncEngine, Engine, RequestHandle, TokenEvent
-from textus.generation.sampling import Sampling, beginning
+from textus.generation.sampling import SamplingParams, beginning
 from textus.generation.streaming import TextStream
 from textus.models.contract import LanguageModel
 from textus.serving.schemas import MAX_TOKENS, ApiError, CompletionRequest
@@ -116,7 +116,7 @@ class RequestScheduler:
             raise ApiError(503, str(error), code="shutting_down") from error
         return call
 
-    def submit(self, ids: list[int], sampling: Sampling) -> RequestHandle:
+    def submit(self, ids: list[int], sampling: SamplingParams) -> RequestHandle:
         """Queue one row."""
         prompt, source = self.served.request(ids)
         return self.engine.submit(prompt, sampling, source)
@@ -196,7 +196,7 @@ class RequestStream:
     def __init__(
         self,
         desk: RequestScheduler,
-        rows: list[tuple[list[int], Sampling]],
+        rows: list[tuple[list[int], SamplingParams]],
         n_prompt: int,
         end_ids: frozenset[int],
     ) -> None:

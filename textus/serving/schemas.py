@@ -18,7 +18,7 @@ from typing import Any
 
 from textus.core.errors import UsageError
 from textus.core.rng import counter_seed
-from textus.generation.sampling import BOUNDS, MAX_STOP_LENGTH, Sampling
+from textus.generation.sampling import BOUNDS, MAX_STOP_LENGTH, SamplingParams
 
 MAX_CHOICES = 8
 MAX_ROWS = 32  # prompts × n of one request
@@ -83,7 +83,7 @@ class CompletionRequest:
     prompts: list[str] | list[list[int]]  # empty for a chat
     messages: list[dict[str, Any]]  # empty for a completion
     n: int
-    sampling: Sampling
+    sampling: SamplingParams
     stream: bool
     usage: bool  # a last chunk with the counts
     continuous_usage: bool  # the counts so far in every chunk
@@ -93,7 +93,7 @@ class CompletionRequest:
         """The member that holds the text."""
         return "messages" if self.messages else "prompt"
 
-    def samplings(self, most: int) -> list[Sampling]:
+    def samplings(self, most: int) -> list[SamplingParams]:
         """One for each choice, of `most` tokens: the first has the seed as given, the others streams of their own."""
         seed, n_tokens = self.sampling.seed, min(self.sampling.max_tokens, most)
         seeds = [seed if i == 0 else counter_seed(seed, "choice", i) for i in range(self.n)]
@@ -391,9 +391,9 @@ def read_max_tokens(fields: RequestFields, name: str) -> int | None:
     return min(value, UNLIMITED)
 
 
-def read_sampling(fields: RequestFields, max_tokens: int) -> Sampling:
+def read_sampling(fields: RequestFields, max_tokens: int) -> SamplingParams:
     """Defaults are OpenAI's (temperature 1); without a seed each request draws its own."""
-    sampling = Sampling(
+    sampling = SamplingParams(
         temperature=float(fields.sampling("temperature", 1.0)),
         top_p=float(fields.sampling("top_p", 1.0)),
         top_k=fields.sampling("top_k", 0),

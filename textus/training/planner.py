@@ -114,10 +114,10 @@ class PretrainConfig:
     depth: int | None = None
     steps: int | None = None
     seed: int = 0
-    assignments: tuple[str, ...] = ()
+    overrides: tuple[str, ...] = ()
     checkpoint_every: int | None = None
-    choices: Path | None = None
-    parent: Path | None = None
+    compute_from: Path | None = None
+    init_from: Path | None = None
     """The run whose weights it begins with."""
 
     def check(self) -> None:
@@ -133,35 +133,35 @@ class PretrainConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError("out_of_range", f"--{name.replace('_', '-')} {value}: must be at least 1")
-        for each in self.assignments:
+        for each in self.overrides:
             if each.partition(".")[0] not in ("model", "train", "optim", "choices"):
                 raise unknown(
                     "group of settings", each.partition(".")[0], ["model", "train", "optim", "choices"]
                 )
-        if self.parent and self.depth:
+        if self.init_from and self.depth:
             raise UsageError(
                 "conflicting_options",
-                f"--depth {self.depth}: the model of {self.parent} is as deep as it is; leave it out",
+                f"--depth {self.depth}: the model of {self.init_from} is as deep as it is; leave it out",
             )
         model, config = family_of(self.family)
-        if model.counts and self.parent:
+        if model.counts and self.init_from:
             raise UsageError(
                 "unsupported_model",
-                f"--from {self.parent}: {self.family} counts, it cannot go on from there; count both corpora as one",
+                f"--from {self.init_from}: {self.family} counts, it cannot go on from there; count both corpora as one",
             )
         if model.counts:
             refuse_for_counting(self, {each.name for each in fields(config)})
         elif model.backward:
-            for each in self.assignments:
+            for each in self.overrides:
                 if each.startswith(("choices.workers=", "train.micro_batches=")):
                     raise UsageError(
                         "option_not_applicable",
                         f"--set {each}: {self.family} takes its batches whole; leave it out",
                     )
 
-    def of(self, group: str) -> list[str]:
+    def overrides_for(self, group: str) -> list[str]:
         """The assignments of one group, without its name."""
-        return [each.partition(".")[2] for each in self.assignments if each.startswith(f"{group}.")]
+        return [each.partition(".")[2] for each in self.overrides if each.startswith(f"{group}.")]
 
 
 ONLY_BY_GRADIENTS = {each.name for each in fields(TrainSettings)} - {
@@ -186,10 +186,10 @@ def refuse_for_counting(wish: PretrainConfig, known: set[str]) -> None:
         f"--steps {wish.steps}": reading if wish.steps else None,
         f"--depth {wish.depth}": shape if wish.depth else None,
         f"--checkpoint-every {wish.checkpoint_every}": saving if wish.checkpoint_every else None,
-        f"--choices {wish.choices}": nothing if wish.choices else None,
+        f"--choices {wish.compute_from}": nothing if wish.compute_from else None,
     }
     instead = {"steps": reading, "checkpoint_every": saving}
-    for each in wish.assignments:
+    for each in wish.overrides:
         group, _, path = each.partition(".")
         name = path.partition("=")[0].partition(".")[0]
         if group == "choices":
@@ -212,13 +212,13 @@ def plan_count(wish: PretrainConfig, tokenizer: tokenizers.Tokenizer, store: Tok
     values = {
         "vocab_size": tokenizer.vocab_size,
         "end_id": tokenizer.end_id,
-        **model_values(wish.of("model"), config_class),
+        **model_values(wish.overrides_for("model"), config_class),
     }
     config = from_dict(config_class, values, "model.")
     train = TrainSettings(
         steps=1, batch_size=4, context_length=fitting_context(store, 1 << 16), seed=wish.seed
     )
-    return Plan(wish.family, config, assign(train, wish.of("train")), ComputeConfig())
+    return Plan(wish.family, config, assign(train, wish.overrides_for("train")), ComputeConfig())
 
 
 Feed = Callable[[LanguageModel, TrainSettings], BatchSource]
@@ -246,13 +246,13 @@ def plan_neural(
         )
     size = size_for(wish, budget)
     config: Any
-    if wish.parent:
+    if wish.init_from:
         config, begun = begun_from(wish, size)
     else:
         config, begun = new_config(wish, size, tokenizer, store, budget), TrainSettings(steps=1)
     with torch.device("meta"):
         outline = build(wish.family, config)
-    longest = begun.context_length if wish.parent else config.context_length or size.context_length
+    longest = begun.context_length if wish.init_from else config.context_length or size.context_length
     train = TrainSettings(
         steps=wish.steps or 1,
         batch_size=rows_for(outline, size, store),
@@ -260,11 +260,13 @@ def plan_neural(
         seed=wish.seed,
         optim=begun.optim,
     )
-    train = assign(train, [*wish.of("train"), *(f"optim.{each}" for each in wish.of("optim"))])
+    train = assign(
+        train, [*wish.overrides_for("train"), *(f"optim.{each}" for each in wish.overrides_for("optim"))]
+    )
     train = replace(train, optim=replace(train.optim, rate=train.optim.own_rate))
     batches = feed(outline, train) if feed else TokenLoader(store, **sizes_of(outline, train))
     choices, measured = choose(wish, config, train, batches)
-    said = [each for each in wish.of("train") if each.startswith("steps=")]
+    said = [each for each in wish.overrides_for("train") if each.startswith("steps=")]
     if not wish.steps and not said:
         most = None
         if clock:
@@ -292,7 +294,7 @@ def new_config(
         **model_class.sized(size.n_layer, size.d_model, size.context_length),
     }
     values = {name: value for name, value in derived.items() if name in known}
-    values |= model_values(wish.of("model"), config_class)
+    values |= model_values(wish.overrides_for("model"), config_class)
     wanted = int(values.get("context_length") or size.context_length)
     if "context_length" in known:
         values["context_length"] = fitting_context(store, wanted)
@@ -310,17 +312,17 @@ def begun_from(wish: PretrainConfig, size: ModelSize) -> tuple[Any, TrainSetting
     """The config of the run that is gone on from, with what was set; and how to train it: as it was, at a third of its
     rates, or where it came from elsewhere by AdamW at 1e-4, on windows no longer than `size` says.
     """
-    assert wish.parent is not None
-    record = open_run(wish.parent).record
+    assert wish.init_from is not None
+    record = open_run(wish.init_from).record
     config_class: Any = family_of(wish.family)[1]
     config: Any = from_dict(
-        config_class, record["config"] | model_values(wish.of("model"), config_class), "model."
+        config_class, record["config"] | model_values(wish.overrides_for("model"), config_class), "model."
     )
     if record.get("imported"):
         longest = min(config.context_length or size.context_length, size.context_length)
         return config, TrainSettings(1, context_length=longest, optim=OptimSettings("adamw", 1e-4))
     before = from_dict(TrainSettings, record["settings"], "train.")
-    optim = assign(before.optim, wish.of("optim"))
+    optim = assign(before.optim, wish.overrides_for("optim"))
     rate = before.optim.own_rate if optim.optimiser == before.optim.optimiser else RATES[optim.optimiser]
     optim = replace(before.optim, rate=rate / 3, other_rate=before.optim.other_rate / 3)
     return config, replace(before, optim=optim)
@@ -380,8 +382,8 @@ def choose(
     word.
     """
     measured: dict[str, Any] = {}
-    if wish.choices:
-        record = open_run(wish.choices).record
+    if wish.compute_from:
+        record = open_run(wish.compute_from).record
         chosen = from_dict(ComputeConfig, record["choices"], "choices.")
     elif wish.preset:
         compiled = seconds_of(wish.preset) >= 600
@@ -393,7 +395,7 @@ def choose(
         with torch.device("meta"):
             outline = build(wish.family, config)
         chosen = candidates(outline, compiled=False)[0]
-    return assign(chosen, wish.of("choices")), measured
+    return assign(chosen, wish.overrides_for("choices")), measured
 
 
 def steps_for(family: str, config: Any, tokens_a_step: int, n_targets: int, most: int | None) -> int:
@@ -421,7 +423,7 @@ def with_intervals(
     train: TrainSettings, wish: PretrainConfig, workers: int, tokens_a_step: int
 ) -> TrainSettings:
     """Micro-batches, and how often to log, evaluate and save, where the person did not say."""
-    said = {each.partition("=")[0] for each in wish.of("train")}
+    said = {each.partition("=")[0] for each in wish.overrides_for("train")}
     eighth = max(1, train.steps // 8)
     derived = {
         "micro_batches": micro_batches(tokens_a_step, train.batch_size, workers),

@@ -21,7 +21,7 @@ from textus.data.corpus import Corpus, open_corpus
 from textus.data.pair_loaders import loader_for, source_of, without_pairs
 from textus.data.token_dataset import TokenDataset, tokenize
 from textus.generation.engine import Engine
-from textus.generation.sampling import Sampling, beginning
+from textus.generation.sampling import SamplingParams, beginning
 from textus.interop.registry import lost
 from textus.models import word_vectors as vectors
 from textus.models.contract import LanguageModel
@@ -50,7 +50,7 @@ from textus.training.trainer import (
 )
 
 
-def start(
+def train(
     corpus_path: Path,
     *,
     family: str = "decoder",
@@ -364,7 +364,7 @@ def _evaluation(
     batches = [loader.batch(number) for number in range(0, loader.n_batches, spread)]
     source = source_of(batches[len(batches) // 2], tokenizer.end_id)
     first = beginning(model, tokenizer.end_id)
-    sampling = Sampling(temperature=0.8, max_tokens=40, seed=train.seed, sliding=True)
+    sampling = SamplingParams(temperature=0.8, max_tokens=40, seed=train.seed, sliding=True)
 
     def evaluate(model: LanguageModel) -> dict[str, Any]:
         found: dict[str, Any] = {"validation": round(validation_loss(model, batches), 6)}
