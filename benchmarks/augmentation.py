@@ -60,7 +60,7 @@ def one(bench: Bench, family: str, seed: int, way: tuple[str, int] | None) -> di
     words: list[str | Path] = ["finetune", train, "--dev", dev, *begun, "--seed", str(seed)]
     words += ["--set", f"train.steps={steps}", "--set", f"train.evaluate_every={steps // 10}"]
     if way:
-        words += ["--augment", way[0], "--set", f"augment.times={way[1]}"]
+        words += ["--augment", way[0], "--set", f"augment.copies={way[1]}"]
     out = bench.work / "run"
     command = textus([*words, "--out", out, "--force"], log=bench.work / "log.txt")
     run = open_run(out)

@@ -74,7 +74,7 @@ def main() -> None:
     bench = begin("finetuning_speed", __doc__)
     data, start, peer = material(bench), minilm(bench), bench.work / "peer"
     if not (peer / "config.json").exists():
-        api.export_model(start, out=peer, force=True)
+        api.export(start, out=peer, force=True)
     measured, steps = Measured(bench), 12 if bench.smoke else STEPS
     repetitions, copies = (1, 1) if bench.smoke else (REPETITIONS, 2)
 

@@ -131,10 +131,10 @@ def measured(
         key: minilm(bench) if value == "MINILM" else value for key, value in SETS[name].words.items()
     }
     out, started = bench.work / "run", cpu_seconds()
-    run = api.finetune(train, out=out, epochs=epochs, seed=seed, force=True, settings=QUICK, **words)
+    run = api.finetune(train, out=out, epochs=epochs, seed=seed, force=True, overrides=QUICK, **words)
     used, record = cpu_seconds() - started, run.record
     shutil.rmtree(out / "state", ignore_errors=True)
-    found = run.evaluate_task(test, baselines=False)
+    found = run.evaluate(test, baselines=False)
     kept = {key: record[key] for key in ("weights", "held_out", "solved") if record.get(key)}
     return {
         "value": round(100 * found[SETS[name].figure]["value"], 2),

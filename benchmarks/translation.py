@@ -73,7 +73,8 @@ def trained(bench: Bench) -> tuple[Path, str]:
 def translations(run: api.Run, sources: list[str]) -> list[str]:
     """Greedy translations, many rows at once."""
     from textus.generation.engine import Engine
-    from textus.generation.sampling import SamplingParams, beginning
+    from textus.generation.params import SamplingParams
+    from textus.generation.sampling import beginning
 
     end_id = run.tokenizer.end_id
     run.model.compute_with("float32", "plain", "eager")

@@ -109,7 +109,7 @@ def test_sampling_words_are_checked_before_anything_is_read(run: api.Run) -> Non
 
 
 def test_a_run_that_continues_texts_answers_with_the_next_line(run: api.Run) -> None:
-    assert not run.chats
+    assert not run.supports_chat
     answer = run.chat([{"role": "user", "content": "Once upon a time"}], max_tokens=30)
     assert "\n" not in answer
 
@@ -165,13 +165,13 @@ def test_the_proof_of_resuming_can_fail(trained: Path, tmp_path: Path) -> None:
 
     mine = tmp_path / "run"
     shutil.copytree(trained, mine)
-    assert api.prove_resume(mine)["resumed_from_step"] > 0
+    assert api.verify_determinism(mine)["resumed_from_step"] > 0
     data = bytearray((mine / "model.safetensors").read_bytes())
     data[-1] ^= 1  # a run that says it ended elsewhere than its checkpoints lead to
     (mine / "model.safetensors").write_bytes(bytes(data))
     write_json(mine / "run.json", {**read_json(mine / "run.json"), "files": hashes(mine)})
     with raises(RunError, "not_reproduced"):
-        api.prove_resume(mine)
+        api.verify_determinism(mine)
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
@@ -213,7 +213,7 @@ def test_a_story_of_one_page_is_learnt_by_heart_and_that_is_said(
     story: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small = ["model.n_layer=2", "model.d_model=64", "model.n_head=2"]
-    run = textus.train(corpus, tokenizer="char", out=tmp_path / "run", steps=150, settings=small)
+    run = textus.train(corpus, tokenizer="char", out=tmp_path / "run", steps=150, overrides=small)
     said = capsys.readouterr().err
     assert "expect it to be memorised" in said
     assert "too few to choose weights by" in said

@@ -168,7 +168,7 @@ def entities(tokens: list[str], tags: list[str]) -> list[tuple[str, str]]:
 def test_labels_move_with_the_text(row: dict[str, Any], name: str) -> None:
     if name in ("typos", "pinyin") and row in (CLUENER, EXCLUSIVE):
         pytest.importorskip("pypinyin")
-    copies = augmenter(name, times=40, rate=0.4).copies(row)
+    copies = augmenter(name, copies=40, rate=0.4).copies(row)
     only_english = ("synonyms", "insert", "ocr")
     can = name != "pinyin" if row not in (CLUENER, EXCLUSIVE) else name not in only_english
     assert bool(copies) == can
@@ -179,7 +179,7 @@ def test_labels_move_with_the_text(row: dict[str, Any], name: str) -> None:
 
 def test_several_classes_of_a_text_are_no_stretches() -> None:
     row = {"text": "a small movie", "label": ["good", "long"]}
-    assert all(copy["label"] == row["label"] for copy in augmenter("swap,delete", times=3).copies(row))
+    assert all(copy["label"] == row["label"] for copy in augmenter("swap,delete", copies=3).copies(row))
 
 
 def test_the_task_of_entities_reads_the_copies() -> None:
@@ -189,14 +189,14 @@ def test_the_task_of_entities_reads_the_copies() -> None:
     for row in (SPANS, LISTS, CLUENER, EXCLUSIVE):
         said = sorted((kind, row["text"][a:b]) for kind, a, b in entities_of(Record(row, "row"), row["text"]))
         assert said
-        for copy in augmenter("swap,delete,insert,typos", times=12, rate=0.3).copies(row):
+        for copy in augmenter("swap,delete,insert,typos", copies=12, rate=0.3).copies(row):
             read = entities_of(Record(copy, "copy"), copy["text"])
             assert sorted((kind, copy["text"][a:b]) for kind, a, b in read) == said
 
 
 def test_a_label_that_is_not_moved_is_seen() -> None:
     """The check above has teeth: labels left where they were point at something else in most copies."""
-    copies = augmenter("insert", times=40, rate=0.4).copies(SPANS)
+    copies = augmenter("insert", copies=40, rate=0.4).copies(SPANS)
     left = [{**copy, "entities": [{**e, "text": None} for e in SPANS["entities"]]} for copy in copies]
     wrong = [
         copy
@@ -208,7 +208,7 @@ def test_a_label_that_is_not_moved_is_seen() -> None:
 
 def test_what_keeps_two_labels_apart_stays() -> None:
     row = {"tokens": ["Ann", "and", "Bob", "met"], "tags": ["I-PER", "O", "I-PER", "O"]}
-    for copy in augmenter("delete,insert", times=60, rate=1.0).copies(row):
+    for copy in augmenter("delete,insert", copies=60, rate=1.0).copies(row):
         assert entities(copy["tokens"], copy["tags"]) == [("PER", "Ann"), ("PER", "Bob")]
 
 
@@ -222,7 +222,7 @@ def test_any_text_comes_back_and_any_labels_move(text: str, places: list[tuple[i
     row = {"text": text, "entities": [{**each, "label": str(n)} for n, each in enumerate(spans)]}
     taken = units.take_apart(row)
     assert taken.changed("text", taken.fields["text"], row) == row
-    for copy in augmenter("swap,delete,insert,ocr", times=8, rate=0.5).copies(row):
+    for copy in augmenter("swap,delete,insert,ocr", copies=8, rate=0.5).copies(row):
         assert labelled(copy) == labelled(row)
 
 
@@ -256,23 +256,23 @@ def changed_words(before: str, after: str) -> int:
 def test_each_operation_does_what_it_says() -> None:
     text = "a good movie for small children and their parents to call on evenings"
     row = {"text": text, "label": 1}
-    for copy in augmenter("synonyms", times=6, rate=0.2).copies(row):
+    for copy in augmenter("synonyms", copies=6, rate=0.2).copies(row):
         assert 1 <= changed_words(text, copy["text"]) <= 3
         new = set(copy["text"].split()) - set(text.split())
         assert new <= {each for others in WORDS.values() for each in others}
-    for copy in augmenter("swap", times=6).copies(row):
+    for copy in augmenter("swap", copies=6).copies(row):
         assert sorted(copy["text"].split()) == sorted(text.split())
-    for copy in augmenter("delete", times=6, rate=0.3).copies(row):
+    for copy in augmenter("delete", copies=6, rate=0.3).copies(row):
         assert len(copy["text"].split()) == len(text.split()) - round(0.3 * 13)
-    for copy in augmenter("insert", times=6, rate=0.3).copies(row):
+    for copy in augmenter("insert", copies=6, rate=0.3).copies(row):
         assert len(copy["text"].split()) == len(text.split()) + round(0.3 * 13)
     for name in ("typos", "ocr"):
-        for copy in augmenter(name, times=6).copies(row):
+        for copy in augmenter(name, copies=6).copies(row):
             assert changed_words(text, copy["text"]) == 1
 
 
 def test_capitals_are_kept_and_words_of_grammar_left() -> None:
-    made = augmenter("synonyms", times=30, rate=1.0).copies({"text": "Good MOVIE small"})
+    made = augmenter("synonyms", copies=30, rate=1.0).copies({"text": "Good MOVIE small"})
     assert {tuple(word[:2].isupper() for word in each["text"].split()) for each in made} == {
         (False, True, False)
     }
@@ -285,7 +285,7 @@ def test_capitals_are_kept_and_words_of_grammar_left() -> None:
 def test_homophones_sound_the_same() -> None:
     pypinyin = pytest.importorskip("pypinyin")
     text = "昨天我们一起去看了这部电影"
-    copies = augmenter("pinyin", times=20, rate=0.3).copies({"text": text})
+    copies = augmenter("pinyin", copies=20, rate=0.3).copies({"text": text})
     assert len(copies) == 20
     for copy in copies:
         assert copy["text"] != text
@@ -306,7 +306,7 @@ def test_word_vectors_give_synonyms_in_any_language(tmp_path: Path) -> None:
         [[1, 0, 0], [1, 0.1, 0], [0, 1, 0], [0, 0, 1], [0.1, 0, 1], [-1, 0, -1]], dtype=np.float32
     )
     WordVectors(words, matrix).save(tmp_path / "v.safetensors")
-    made = Augmenter(AugmentConfig("synonyms", vectors=str(tmp_path / "v.safetensors"), times=3))
+    made = Augmenter(AugmentConfig("synonyms", vectors=str(tmp_path / "v.safetensors"), copies=3))
     assert [each["text"] for each in made.copies({"text": "这部电影很好"})] == ["这部影片很好"]
     assert [each["text"] for each in made.copies({"text": "a Movie"})] == ["a Film"]
     assert made.copies({"text": "a bank"}) == []  # nothing lies near it
@@ -379,13 +379,13 @@ def test_the_same_seed_gives_the_same_copies_in_any_order() -> None:
     rows = reviews(12)
 
     def made(order: list[dict[str, Any]], seed: int = 0) -> dict[str, list[str]]:
-        found = augmenter(WITHOUT_FILES, times=5, seed=seed)
+        found = augmenter(WITHOUT_FILES, copies=5, seed=seed)
         return {row["text"]: [copy["text"] for copy in found.copies(row)] for row in order}
 
     assert made(rows) == made(rows[::-1])
     assert made(rows) != made(rows, seed=1)
     assert all(len(set(copies) | {text}) == len(copies) + 1 for text, copies in made(rows).items())
-    more = augmenter(WITHOUT_FILES, times=2)
+    more = augmenter(WITHOUT_FILES, copies=2)
     assert [copy["text"] for copy in more.copies(rows[0])] == made(rows)[rows[0]["text"]][:2]
 
 
@@ -393,7 +393,7 @@ def test_what_could_not_be_made_is_told(capsys: pytest.CaptureFixture[str]) -> N
     records = [
         Record({"text": text, "label": 1}, f"line {n}") for n, text in enumerate(["a", "one two", "…"])
     ]
-    found = augmented(records, AugmentConfig("swap", times=3))
+    found = augmented(records, AugmentConfig("swap", copies=3))
     assert len(found) == 4
     said = capsys.readouterr().err
     assert "1 copies of 3 rows: swap 1; nothing new came of swap 8 times; 8 copies could not be made" in said
@@ -434,7 +434,7 @@ def as_records(rows: list[dict[str, Any]]) -> list[Record]:
 
 def test_a_copy_lies_on_the_side_of_its_row() -> None:
     plain = as_records(reviews(300))
-    more = augmented(plain, AugmentConfig(WITHOUT_FILES, times=3))
+    more = augmented(plain, AugmentConfig(WITHOUT_FILES, copies=3))
     train, held = without_copies(*parted(more, 0))
     first_train, first_held = parted(plain, 0)
     assert [each.values["text"] for each in held] == [each.values["text"] for each in first_held]
@@ -452,12 +452,12 @@ def test_copies_of_rows_of_a_dev_file_are_not_learnt_from(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = reviews(60)
-    more = augmented(as_records(rows), AugmentConfig("swap", times=2))
+    more = augmented(as_records(rows), AugmentConfig("swap", copies=2))
     data = written(
         tmp_path / "more.jsonl", [each.values for each in more if each.values["text"] != rows[0]["text"]]
     )
     dev = written(tmp_path / "dev.jsonl", rows[:1] + reviews(70)[60:])
-    run = api.finetune(data, dev=dev, model="gru", out=tmp_path / "run", epochs=1, settings=SMALL)
+    run = api.finetune(data, dev=dev, model="gru", out=tmp_path / "run", epochs=1, overrides=SMALL)
     assert (
         "2 rows are augmented copies of rows that choose the weights: they are left out"
         in capsys.readouterr().err
@@ -470,19 +470,19 @@ def test_finetune_augments_what_it_learns_from_alone(
 ) -> None:
     data = written(tmp_path / "rows.jsonl", reviews(60))
     words = ["finetune", str(data), "--model", "gru", "--epochs", "2", "--augment", "swap,delete"]
-    words += [word for each in (*SMALL, "augment.times=3") for word in ("--set", each)]
+    words += [word for each in (*SMALL, "augment.copies=3") for word in ("--set", each)]
     assert main([*words, "--out", str(tmp_path / "run"), "--json"]) == 0
     said = capsys.readouterr().err
     n_held = len(parted(read_records(data), 0)[1])
     n = 60 - n_held
     assert f"{3 * n:,} copies of {n} rows: swap" in said
     assert f"{4 * n:,} rows to learn from and {n_held} to choose by" in said
-    assert api.prove_resume(tmp_path / "run")["identical"]
+    assert api.verify_determinism(tmp_path / "run")["identical"]
     (tmp_path / "run.json").write_text("")
     record = tmp_path / "run" / "run.json"
     record.write_text(record.read_text().replace('"times": 3', '"times": 2'))
     with pytest.raises(RunError, match="augmentation no longer makes the rows"):
-        api.prove_resume(tmp_path / "run")
+        api.verify_determinism(tmp_path / "run")
 
 
 @pytest.mark.parametrize(
@@ -490,7 +490,7 @@ def test_finetune_augments_what_it_learns_from_alone(
     [
         ({"operations": "swp"}, "did you mean 'swap'"),
         ({"operations": ""}, "say how rows are changed: --ops swap"),
-        ({"operations": "swap", "times": 0}, "augment.times=0: must be at least 1"),
+        ({"ops": "swap", "copies": 0}, "augment.copies=0: must be at least 1"),
         ({"operations": "swap", "rate": 1.5}, "augment.rate=1.5: must be above 0"),
         ({"operations": "infill"}, "infill needs an encoder"),
         ({"operations": "synonyms", "wordnet": "nowhere"}, "nowhere holds no WordNet"),
@@ -515,21 +515,21 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for _ in range(300)
     ]
     (folder / "text.txt").write_text("\n".join(lines))
-    built_corpus = api.build_corpus(folder / "text.txt", out=folder / "corpus", settings=["min_chars=1"])
+    built_corpus = api.build_corpus(folder / "text.txt", out=folder / "corpus", overrides=["min_chars=1"])
     settings = ["model.n_layer=1", "model.d_model=32", "model.n_head=2", "model.context_length=16"]
     settings += ["train.context_length=16", "train.batch_size=16", "optim.rate=0.01"]
     return api.train(
-        built_corpus, model="encoder", tokenizer="word", steps=120, settings=settings, out=folder / "run"
+        built_corpus, model="encoder", tokenizer="word", steps=120, overrides=settings, out=folder / "run"
     ).path
 
 
 def test_an_encoder_of_ours_fills_gaps_by_what_it_read(encoder: Path, trained: Path) -> None:
-    made = Augmenter(AugmentConfig("infill", encoder=str(encoder), times=30))
+    made = Augmenter(AugmentConfig("infill", encoder=str(encoder), copies=30))
     row = {"tokens": ["the", "dog", "runs", "home"], "tags": ["O", "O", "O", "B-LOC"]}
     copies = made.copies(row)
     filled = {copy["tokens"][1] for copy in copies} - {"dog"}
     assert filled & {"cat", "fox"}
     assert all(copy["tokens"][3] == "home" and copy["tags"] == row["tags"] for copy in copies)
-    assert copies == Augmenter(AugmentConfig("infill", encoder=str(encoder), times=30)).copies(row)
+    assert copies == Augmenter(AugmentConfig("infill", encoder=str(encoder), copies=30)).copies(row)
     with raises(UsageError, "unsupported_model", "decoder"):
         Augmenter(AugmentConfig("infill", encoder=str(trained)))

@@ -20,7 +20,7 @@ from textus import open_run
 from textus.api import exchange
 from textus.api.conversation import fitting_ids
 from textus.api.run import Run
-from textus.generation.sampling import sampling_params
+from textus.generation.params import sampling_params
 
 CONTEXT = 128
 TEXTUS = [str(Path(sys.executable).with_name("textus"))]
@@ -45,7 +45,7 @@ def talker(tmp_path_factory: pytest.TempPathFactory) -> Run:
     out = tmp_path_factory.mktemp("runs") / "talker"
     exchange.import_run(folder, out)
     run = open_run(out)
-    assert run.chats
+    assert run.supports_chat
     return run
 
 

@@ -134,7 +134,7 @@ def test_from_text_to_answers_by_commands(tmp_path: Path, capsys: pytest.Capture
     assert main(["cloze", str(corpus), "--out", str(rows), "--questions", "4", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["rows"] == len(rows.read_text().splitlines())
     small = ["model.n_layer=1", "model.d_model=32", "model.n_head=2", "model.segments=3", "train.steps=4"]
-    api.finetune(rows, model="encoder", task="question-answering", out=tmp_path / "read", settings=small)
+    api.finetune(rows, model="encoder", task="question-answering", out=tmp_path / "read", overrides=small)
     few = written(tmp_path / "few.jsonl", list(clozes(documents(4), ClozeConfig(seed=3))))
     still = ["train.steps=1", "optim.rate=1e-12"]
     again = {"start": tmp_path / "read", "task": "question-answering", "settings": still}

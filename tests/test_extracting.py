@@ -31,14 +31,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def tuned(folder: Path) -> api.Run:
     return api.finetune(
-        folder / "train.jsonl", task="relations", model="lstm", out=folder / "run", epochs=3, settings=SMALL
+        folder / "train.jsonl", task="relations", model="lstm", out=folder / "run", epochs=3, overrides=SMALL
     )
 
 
 @pytest.fixture(scope="module")
 def tagger(folder: Path) -> api.Run:
     return api.finetune(
-        folder / "train.jsonl", task="tagging", model="lstm", out=folder / "tagger", epochs=6, settings=SMALL
+        folder / "train.jsonl", task="tagging", model="lstm", out=folder / "tagger", epochs=6, overrides=SMALL
     )
 
 
@@ -126,7 +126,7 @@ def test_figures_from_raw_text_are_those_of_its_triples(
             {**each, "head": last - each["head"], "tail": last - each["tail"]} for each in row["relations"]
         ]
     test = written(tmp_path / "test.jsonl", rows)
-    found = tuned.evaluate_task(test, entities=tagger.path)
+    found = tuned.evaluate(test, entities=tagger.path)
     gold, guess = set(), set()
     for number, row in enumerate(rows, 1):
         for each in row["relations"]:
@@ -142,7 +142,7 @@ def test_figures_from_raw_text_are_those_of_its_triples(
     assert found["precision"]["value"] == pytest.approx(right / len(guess))
     assert found["recall"]["value"] == pytest.approx(right / len(gold))
     assert found["f1"]["value"] > 0.5
-    alone = tagger.evaluate_task(test)
+    alone = tagger.evaluate(test)
     assert found["entity_f1"]["value"] == pytest.approx(alone["f1"]["value"])
 
 
@@ -167,7 +167,7 @@ def test_runs_that_do_not_belong_are_refused(
     for name, rows, said in (("names", other, "no type is common to both"), ("plain", plain, "no entities")):
         data = written(tmp_path / f"{name}.jsonl", rows)
         run = api.finetune(
-            data, task="tagging", model="rnn", out=tmp_path / name, dev=data, epochs=1, settings=SMALL
+            data, task="tagging", model="rnn", out=tmp_path / name, dev=data, epochs=1, overrides=SMALL
         )
         with pytest.raises(UsageError, match=said):
             tuned.triples(test, entities=run.path)

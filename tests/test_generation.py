@@ -14,7 +14,8 @@ from raising import raises
 from torch import Tensor
 
 from textus.core.errors import RunError, UsageError
-from textus.generation.sampling import SamplingParams, choose, draw, extend, generate, penalise, weigh
+from textus.generation.params import SamplingParams
+from textus.generation.sampling import choose, draw, extend, generate, penalise, weigh
 from textus.generation.streaming import TextStream, overlap
 from textus.models.contract import LanguageModel
 from textus.models.registry import build

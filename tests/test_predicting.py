@@ -381,7 +381,7 @@ def test_a_wrong_kind_of_run_is_a_plain_error(
         lambda: run.predict("a"), lambda: run.predict_proba("a"), lambda: run.evaluate(rows, samples=False),
         lambda: run.evaluate(story, samples=False), lambda: run.evaluate(["a text"], samples=False),
         lambda: run.embed("a"), lambda: run.generate("a", max_tokens=1), lambda: run.score("a"),
-        lambda: run.evaluate(rows, by=["id"], samples=False), lambda: run.evaluate(rows, stride=2, samples=False),
+        lambda: run.evaluate(rows, slices=["id"], samples=False), lambda: run.evaluate(rows, stride=2, samples=False),
     ):  # fmt: skip
         with contextlib.suppress(TextusError):
             ask()  # type: ignore[no-untyped-call]

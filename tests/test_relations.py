@@ -60,7 +60,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def tuned(folder: Path) -> api.Run:
     return api.finetune(
-        folder / "train.jsonl", task="relations", model="lstm", out=folder / "run", epochs=3, settings=SMALL
+        folder / "train.jsonl", task="relations", model="lstm", out=folder / "run", epochs=3, overrides=SMALL
     )
 
 
@@ -247,7 +247,7 @@ def test_settings_out_of_range_are_refused(setting: str, folder: Path, tmp_path:
             task="relations",
             model="lstm",
             out=tmp_path / "x",
-            settings=[f"task.{setting}"],
+            overrides=[f"task.{setting}"],
         )
     assert not (tmp_path / "x").exists()
 
@@ -316,7 +316,7 @@ def test_a_share_of_the_pairs_without_a_relation_is_drawn_once(capsys: pytest.Ca
 
 def test_augmented_rows_relate_the_same_names() -> None:
     rows = [Record(row, f"row {number}") for number, row in enumerate(facts(30))]
-    found = augmented(rows, AugmentConfig(operations="swap,delete,typos", times=2))
+    found = augmented(rows, AugmentConfig(ops="swap,delete,typos", copies=2))
     names = lambda each: [  # noqa: E731
         tuple(each.entity(place)["text"] for place in places) for _, *places in each.label
     ]
@@ -455,7 +455,7 @@ def test_a_batch_holds_the_places_of_its_rows(tuned: api.Run) -> None:
 
 
 def test_relations_and_their_direction_are_learnt(tuned: api.Run, folder: Path) -> None:
-    found = tuned.evaluate_task(folder / "test.jsonl", out=folder / "page")
+    found = tuned.evaluate(folder / "test.jsonl", out=folder / "page")
     assert found["f1"]["value"] > 0.9
     assert {each["label"]: each["f1"] > 0.8 for each in found["classes"]} == {
         "child of": True,
@@ -490,7 +490,7 @@ def test_answers_stand_where_they_say(
 
 
 def test_broken_off_and_resumed_it_ends_in_the_same_bytes(tuned: api.Run) -> None:
-    assert api.prove_resume(tuned.path)["identical"]
+    assert api.verify_determinism(tuned.path)["identical"]
 
 
 @pytest.mark.parametrize("family", ["encoder", "decoder"])
@@ -510,7 +510,7 @@ def test_other_families_learn_it_and_chinese_by_character(family: str, tmp_path:
     data = written(tmp_path / "zh.jsonl", rows)
     settings = [*SMALL, "train.batch_size=8"]
     run = api.finetune(
-        data, task="relations", model=family, out=tmp_path / "run", dev=data, epochs=12, settings=settings
+        data, task="relations", model=family, out=tmp_path / "run", dev=data, epochs=12, overrides=settings
     )
     assert run.tokenizer.kind == "char"
-    assert run.evaluate_task(data, baselines=False)["f1"]["value"] > 0.9
+    assert run.evaluate(data, baselines=False)["f1"]["value"] > 0.9

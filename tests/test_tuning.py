@@ -61,7 +61,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def search(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     out = tmp_path_factory.mktemp("search") / "out"
-    return api.tune(data, out=out, trials=6, model="gru", search=SEARCH, settings=FIXED)
+    return api.tune(data, out=out, trials=6, model="gru", search=SEARCH, overrides=FIXED)
 
 
 def test_the_best_run_is_made_again_by_the_command_that_is_told(
@@ -119,7 +119,7 @@ def test_killed_it_goes_on_to_what_it_would_have_found(
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert len(states) == 3
-    found = api.tune(data, out=tmp_path / "out", trials=6, model="gru", search=SEARCH, settings=FIXED)
+    found = api.tune(data, out=tmp_path / "out", trials=6, model="gru", search=SEARCH, overrides=FIXED)
     assert study_of(tmp_path / "out") == study_of(Path(search["out"]))
     assert sha256(Path(found["run"]) / "model.safetensors") == sha256(
         Path(search["run"]) / "model.safetensors"
@@ -130,7 +130,7 @@ def test_killed_it_goes_on_to_what_it_would_have_found(
 
 def test_another_search_is_not_mixed_in(data: Path, search: dict[str, Any], tmp_path: Path) -> None:
     with raises(RunError, "data_changed"):
-        api.tune(data, out=search["out"], trials=9, model="gru", search=SEARCH[:2], settings=FIXED)
+        api.tune(data, out=search["out"], trials=9, model="gru", search=SEARCH[:2], overrides=FIXED)
     (tmp_path / "notes.txt").write_text("mine")
     with raises(UsageError, "already_exists"):
         api.tune(data, out=tmp_path, model="gru")
@@ -140,7 +140,7 @@ def test_failed_trials_are_told(data: Path, tmp_path: Path, capsys: pytest.Captu
     """Heads that do not divide the width fail; the others go on."""
     found = api.tune(
         data, out=tmp_path / "out", trials=4, model="encoder", epochs=1, search=["model.d_model=24,32"],
-        settings=["model.n_layer=1", "model.n_head=3", "optim.weight_decay=0.1", "train.batch_size=16"],
+        overrides=["model.n_layer=1", "model.n_head=3", "optim.weight_decay=0.1", "train.batch_size=16"],
     )  # fmt: skip
     failed = [each for each in found["trials"] if each["state"] == "failed"]
     assert failed
@@ -164,7 +164,7 @@ def test_a_trial_that_raises_anything_is_failed_and_the_search_continues(
         return real(*arguments, **more)
 
     monkeypatch.setattr(hyperparameters, "start", start)
-    found = api.tune(data, out=tmp_path / "out", trials=3, model="gru", search=SEARCH, settings=FIXED)
+    found = api.tune(data, out=tmp_path / "out", trials=3, model="gru", search=SEARCH, overrides=FIXED)
     assert [each["state"] for each in found["trials"]] == ["done", "failed", "done"]
     assert found["trials"][1]["why"] == "RuntimeError: not enough memory: you tried to allocate 9 GB"
     assert len({str(each.get("optim.rate")) for each in found["trials"]}) == 3
@@ -186,7 +186,7 @@ def test_settings_that_kill_the_process_twice_count_as_failed(
         assert (
             subprocess.run([sys.executable, "-c", script], check=False, capture_output=True).returncode == 9
         )
-    found = api.tune(data, out=tmp_path / "out", trials=2, model="gru", search=SEARCH, settings=FIXED)
+    found = api.tune(data, out=tmp_path / "out", trials=2, model="gru", search=SEARCH, overrides=FIXED)
     assert [each["state"] for each in found["trials"]] == ["failed", "done"]
     assert "killed 2 times with these settings" in capsys.readouterr().err
 
@@ -201,7 +201,7 @@ def test_hopeless_trials_are_stopped_early(
     fixed = [*FIXED, "train.batch_size=8"]
     search = ["optim.rate=1e-7,1e-2"]
     found = api.tune(
-        data, out=tmp_path / "out", trials=9, model="gru", epochs=3, settings=fixed, search=search
+        data, out=tmp_path / "out", trials=9, model="gru", epochs=3, overrides=fixed, search=search
     )
     stopped = [each for each in found["trials"] if each["state"] == "stopped early"]
     assert stopped
@@ -222,7 +222,7 @@ def test_a_search_in_which_all_fails_says_why(data: Path, tmp_path: Path) -> Non
 
 def test_the_space_follows_from_family_and_task(trained: Path) -> None:
     def names(**how: Any) -> set[str]:
-        return set(search_space(FinetuneConfig(Path("x"), "classification", **how), None, []))
+        return set(search_space(FinetuneConfig(data=Path("x"), task="classification", **how), None, []))
 
     assert names(model="lstm") == {
         "epochs", "optim.rate", "optim.weight_decay", "train.batch_size", "model.d_model", "model.n_layer",
@@ -236,7 +236,7 @@ def test_the_space_follows_from_family_and_task(trained: Path) -> None:
 def test_a_search_that_runs_is_left_alone(data: Path, search: dict[str, Any]) -> None:
     out = Path(search["out"])
     with alone_in(out), pytest.raises(RunError, match=f"{out} is in use"):
-        api.tune(data, out=out, trials=7, model="gru", search=SEARCH, settings=FIXED)
+        api.tune(data, out=out, trials=7, model="gru", search=SEARCH, overrides=FIXED)
 
 
 @pytest.mark.parametrize(
@@ -252,7 +252,7 @@ def test_a_search_that_runs_is_left_alone(data: Path, search: dict[str, Any]) ->
 def test_lists_of_a_file_are_its_values(listed: str, spelled: tuple[str, ...], tmp_path: Path) -> None:
     file = tmp_path / "space.toml"
     file.write_text(f'"task.pooling" = {listed}\n')
-    wish = FinetuneConfig(Path("x"), "classification", model="lstm")
+    wish = FinetuneConfig(data=Path("x"), task="classification", model="lstm")
     assert search_space(wish, file, [])["task.pooling"] == SearchRange(values=spelled)
 
 
@@ -260,7 +260,7 @@ def test_a_list_of_one_leaves_nothing_to_search(tmp_path: Path) -> None:
     file = tmp_path / "space.toml"
     file.write_text('"model.words" = [[1, 2]]\n')
     with raises(UsageError, "invalid_value"):
-        search_space(FinetuneConfig(Path("x"), "classification", model="linear"), file, [])
+        search_space(FinetuneConfig(data=Path("x"), task="classification", model="linear"), file, [])
 
 
 def test_ranges_are_read_from_flags_and_files(tmp_path: Path) -> None:
@@ -270,7 +270,7 @@ def test_ranges_are_read_from_flags_and_files(tmp_path: Path) -> None:
     assert parse_span("a", "1,1; 1,2") == SearchRange(values=("1,1", "1,2"))
     file = tmp_path / "space.toml"
     file.write_text('epochs = "2..3"\n[task]\npooling = ["mean", "max"]\n[optim]\nrate = "0.1..0.2"\n')
-    wish = FinetuneConfig(Path("x"), "classification", model="lstm")
+    wish = FinetuneConfig(data=Path("x"), task="classification", model="lstm")
     assert search_space(wish, file, ["optim.rate=0.3..0.4"]) == {
         "epochs": SearchRange(2, 3, whole=True), "task.pooling": SearchRange(values=("mean", "max")),
         "optim.rate": SearchRange(0.3, 0.4),
@@ -312,5 +312,5 @@ def test_the_linear_classifier_is_searched_by_the_rows_held_out(data: Path, tmp_
 )
 def test_wrong_ranges_are_named(search: str, complaint: str) -> None:
     with pytest.raises(UsageError) as caught:
-        search_space(FinetuneConfig(Path("x"), "classification", model="lstm"), None, [search])
+        search_space(FinetuneConfig(data=Path("x"), task="classification", model="lstm"), None, [search])
     assert complaint in str(caught.value)

@@ -69,3 +69,10 @@ def check_text(given: Any) -> Any:
             " text itself",
         )
     return given
+
+
+def read_options(config: ReadOptions) -> ReadOptions:
+    """The part of a request that decides how files are read."""
+    from textus.data.read_options import ReadOptions
+
+    return ReadOptions(config.columns, config.encoding, config.skip_invalid)

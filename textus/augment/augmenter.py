@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from random import Random
 
 from textus.augment import operations
+from textus.augment.config import OPERATIONS, AugmentConfig
 from textus.augment.infilling import infill
 from textus.augment.operations import Operation, Synonyms
 from textus.augment.units import Row, TokenizedRecord, take_apart
@@ -22,47 +22,14 @@ from textus.augment.wordnet import find
 from textus.core.console import notice
 from textus.core.errors import DataError, UsageError
 from textus.core.io import fingerprint
-from textus.core.names import unknown
 from textus.core.rng import counter_seed
 from textus.data.labeled import Record
 from textus.models import word_vectors
 
-OPERATIONS = ("synonyms", "swap", "delete", "insert", "typos", "ocr", "pinyin", "infill")
 NEAREST, ALIKE = 5, 0.5
 """Of word vectors so many neighbours, of at least this cosine, are taken for synonyms."""
 ANSWERS = ("label", "score", "tags", "answers", "id", "origin", "augmented")
 """Fields of a row that are not what is read."""
-
-
-@dataclass(frozen=True)
-class AugmentConfig:
-    """`operations` with commas between; `times` copies a row, of a share `rate` of its words (at least one) changed.
-
-    Synonyms come from `vectors` (a file of word vectors) where given, else from `wordnet` (a folder, else where it is
-    usually installed). `encoder` is the run that infills.
-    """
-
-    operations: str = ""
-    times: int = 1
-    rate: float = 0.1
-    seed: int = 0
-    wordnet: str = ""
-    vectors: str = ""
-    encoder: str = ""
-
-    def __post_init__(self) -> None:
-        if self.times < 1:
-            raise UsageError("out_of_range", f"augment.times={self.times}: must be at least 1")
-        if not 0 < self.rate <= 1:
-            raise UsageError("out_of_range", f"augment.rate={self.rate}: must be above 0, and 1 at most")
-        for name in self.names:
-            if name not in OPERATIONS:
-                raise unknown("operation", name, OPERATIONS)
-
-    @property
-    def names(self) -> list[str]:
-        """The operations, each once."""
-        return list(dict.fromkeys(each.strip() for each in self.operations.split(",") if each.strip()))
 
 
 def origin_of(values: Row) -> str:
@@ -149,7 +116,7 @@ class Augmenter:
         said, found = {said_by(taken, values)}, list[Row]()
         names = list(self.operations)
         first = counter_seed(self.settings.seed, "first operation", origin)
-        for number in range(self.settings.times):
+        for number in range(self.settings.copies):
             random = Random(counter_seed(self.settings.seed, "augment", origin, number))
             for turn in range(len(names)):
                 name = names[(first + number + turn) % len(names)]

@@ -37,7 +37,8 @@ from textus.data.eval_text import EvalText, TextChunk, as_texts, in_parts
 from textus.data.loader import TokenLoader, windows
 from textus.data.token_dataset import TokenDataset, store_of
 from textus.generation.engine import Engine
-from textus.generation.sampling import SamplingParams, beginning, device_of, inference
+from textus.generation.params import SamplingParams
+from textus.generation.sampling import beginning, device_of, inference
 from textus.metrics.resampling import ByteBlocks, bootstrap, distinct_over, interval, pooled, repetition
 from textus.models.contract import LanguageModel
 from textus.tokenizers import Tokenizer

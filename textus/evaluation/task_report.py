@@ -210,7 +210,7 @@ def floor_run(run: Path, record: dict[str, Any]) -> Path | None:
             return kept
         dev = Path(corpus["dev"]) if corpus["dev"] else None
         wish = FinetuneConfig(
-            Path(corpus["path"]), record["task"], model=family, dev=dev, columns=corpus["columns"],
+            data=Path(corpus["path"]), task=record["task"], model=family, dev=dev, columns=corpus["columns"],
             seed=record["seed"], skip_invalid=corpus.get("skip_invalid"), encoding=corpus.get("encoding"),
         )  # fmt: skip
 

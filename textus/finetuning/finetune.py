@@ -21,6 +21,7 @@ from textus.core.config import assign, from_dict, to_dict
 from textus.core.console import command_line, notice
 from textus.core.errors import DataError, RunError, UsageError
 from textus.core.io import claim, fingerprint, sha256
+from textus.core.requests import request_values
 from textus.core.rng import counter_seed
 from textus.finetuning import solved
 from textus.finetuning.config import FinetuneConfig
@@ -121,6 +122,7 @@ def start(
         "settings": to_dict(train),
         "choices": asdict(choices),
         "seed": wish.seed,
+        "request": request_values(wish),
         **taught(parts[wish.task]),
         "heads": heads_of(family, parts),
         "method": wish.method,
@@ -176,7 +178,7 @@ def others_of(wish: FinetuneConfig, parts: Parts) -> dict[str, Any]:
                 **taught(parts[each.name]),
                 "corpus": source(wishes[each.name], parts[each.name]) | hashed(each.data),
             }
-            for each in wish.extra_tasks
+            for each in wish.further_tasks
         },
     }
 
@@ -496,7 +498,7 @@ def data_again(run: RunFolder, name: str, augment: AugmentConfig | None) -> Task
     kept = record["corpus"]
     dev = Path(kept["dev"]) if kept["dev"] else None
     wish = FinetuneConfig(
-        Path(kept["path"]), record["task"], dev=dev, columns=kept["columns"], seed=record["seed"],
+        data=Path(kept["path"]), task=record["task"], dev=dev, columns=kept["columns"], seed=record["seed"],
         skip_invalid=kept.get("skip_invalid"), encoding=kept.get("encoding"),
     )  # fmt: skip
 

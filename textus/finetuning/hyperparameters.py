@@ -13,7 +13,6 @@ import re
 import shlex
 import shutil
 import time
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -24,8 +23,9 @@ from textus.core.errors import DataError, RunError, TextusError, UsageError
 from textus.core.io import fingerprint, sha256, write_json
 from textus.core.locks import alone_in
 from textus.core.names import extra, unknown
+from textus.core.requests import as_arguments, read_toml
 from textus.core.rng import counter_seed
-from textus.finetuning.config import FinetuneConfig
+from textus.finetuning.config import FinetuneConfig, TuneConfig
 from textus.finetuning.finetune import start
 from textus.models.registry import family as family_of
 from textus.runs.store import open_run
@@ -139,12 +139,7 @@ def search_space(wish: FinetuneConfig, file: Path | None, overrides: Sequence[st
 
 def from_file(path: Path) -> dict[str, str]:
     """The space of a TOML file: a line a setting, `"optim.rate" = "1e-4..1e-2:log"`, lists as lists."""
-    try:
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError("unreadable_file", f"--search-space {path} cannot be read ({error})") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise DataError("unreadable_file", f"--search-space {path} is not TOML: {error}") from error
+    found = read_toml(path, "--search-space")
     flat = {
         **found,
         **{f"{a}.{b}": c for a, part in found.items() if isinstance(part, dict) for b, c in part.items()},
@@ -176,15 +171,8 @@ def wish_of(wish: FinetuneConfig, drawn: Mapping[str, str]) -> FinetuneConfig:
 
 def command(wish: FinetuneConfig, out: str) -> str:
     """The one command that makes a trial's run again."""
-    words = ["textus", "finetune", str(wish.data), "--task", wish.task]
-    for flag, value in (
-        ("--from", wish.init_from), ("--model", wish.model), ("--dev", wish.dev), ("--columns", wish.columns),
-        ("--tokenizer", wish.tokenizer), ("--epochs", wish.epochs), ("--seed", wish.seed),
-    ):  # fmt: skip
-        words += [flag, str(value)] if value is not None else []
-    for each in wish.overrides:
-        words += ["--set", each]
-    return shlex.join([*words, "--out", out])
+    arguments = ["textus", "finetune", str(wish.data), *as_arguments(wish)]
+    return shlex.join([*arguments, "--out", out])
 
 
 class Study:
@@ -322,33 +310,26 @@ class Study:
         }  # fmt: skip
 
 
-def tune(
-    wish: FinetuneConfig,
-    out: Path,
-    *,
-    trials: int = 20,
-    space: Path | None = None,
-    search: Sequence[str] = (),
-) -> dict[str, Any]:
-    """Search to `trials` trials in all; goes on where `out` holds some. The best run is `out`/best, the findings
-    `out`/tuning.json.
+def tune(config: TuneConfig, out: Path) -> dict[str, Any]:
+    """Search to `config.trials` trials in all; continues where `out` holds some. The best run is `out`/best, the
+    result `out`/tuning.json.
 
-    Raises UsageError for words that are wrong before a trial is begun, RunError for a folder of another search or where
+    Raises UsageError for options that are wrong before a trial starts, RunError for a folder of another search or where
     every trial failed.
     """
-    wish.check()
-    if trials < 1:
-        raise UsageError("out_of_range", f"--trials {trials}: must be at least 1")
+    config.check()
+    if config.trials < 1:
+        raise UsageError("out_of_range", f"--trials {config.trials}: must be at least 1")
     if out.exists() and any(out.iterdir()) and not (out / "study.db").is_file():
         raise UsageError("already_exists", f"{out} exists already and holds no search; choose another --out")
-    spans = search_space(wish, space, search)
+    spans = search_space(config, config.search_space, config.search)
     out.mkdir(parents=True, exist_ok=True)
     with alone_in(out):
-        study = Study(wish, spans, out)
+        study = Study(config.finetuning(), spans, out)
         if n := len(study.ended()):
-            notice(f"{out} holds {n} trials; going on to {trials}")
-        while len(study.ended()) < trials:
+            notice(f"{out} holds {n} trials; continuing to {config.trials}")
+        while len(study.ended()) < config.trials:
             study.one()
-        found = study.found()
-        write_json(out / "tuning.json", found)
-    return found
+        result = study.found()
+        write_json(out / "tuning.json", result)
+    return result

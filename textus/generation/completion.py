@@ -14,7 +14,8 @@ from textus.data.labeled import Record
 from textus.data.output import Layout, claim_output, content_of, form_of, partial_file, write_rows
 from textus.data.read_options import DETECTED, ReadOptions
 from textus.generation.engine import Engine
-from textus.generation.sampling import SamplingParams, beginning
+from textus.generation.params import SamplingParams
+from textus.generation.sampling import beginning
 from textus.generation.streaming import TextStream
 from textus.models.contract import LanguageModel
 from textus.tokenizers import Tokenizer

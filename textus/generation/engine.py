@@ -20,9 +20,9 @@ from torch import Tensor
 
 from textus.core.errors import RunError, TextusError, UsageError
 from textus.data.bucketing import sources_of
+from textus.generation.params import SamplingParams
 from textus.generation.sampling import (
     Ends,
-    SamplingParams,
     as_ends,
     check_prompt,
     check_source,

@@ -2,16 +2,14 @@
 
 One dial, `preset` (or `depth`). Everything else follows from it and from measuring the first steps on this
 machine (`textus.training.autotune`); what was measured and chosen is printed, and stored with the run so that `resume`
-and `--choices` take it as it is.
+and `--compute-from` take it as it is.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
-from pathlib import Path
 from typing import Any, get_type_hints
 
 import torch
@@ -21,7 +19,6 @@ from textus.core import hardware
 from textus.core.config import assign, from_dict, parse_value, to_dict
 from textus.core.console import command_line, duration, notice
 from textus.core.errors import UsageError
-from textus.core.names import unknown
 from textus.data.batch import BatchSource
 from textus.data.corpus import Corpus
 from textus.data.loader import TokenLoader, fitting_context
@@ -31,21 +28,9 @@ from textus.models.registry import build
 from textus.models.registry import family as family_of
 from textus.runs.store import open_run
 from textus.training.autotune import affordable, candidates, fast_bf16, measure, micro_batches
+from textus.training.config import PretrainConfig, seconds_of
 from textus.training.optim import RATES, OptimSettings
 from textus.training.trainer import ComputeConfig, CpuBudget, TrainSettings
-
-PRESETS = {"1min": 60, "10min": 600, "1h": 3600, "overnight": 8 * 3600}
-"""Preset → seconds on all of this machine's cores; other times are spelled alike: 45s, 3min, 2h."""
-
-
-def seconds_of(preset: str) -> int:
-    """The seconds of a preset, or of a time spelled like one; UsageError for other words."""
-    if preset in PRESETS:
-        return PRESETS[preset]
-    if found := re.fullmatch(r"([1-9]\d{0,4})(s|min|h)", preset):
-        return int(found[1]) * {"s": 1, "min": 60, "h": 3600}[found[2]]
-    raise unknown("preset", preset, PRESETS)
-
 
 SHARE_TO_MEASURE = 0.05
 """Share of a budget after which no further way to compute a step is tried."""
@@ -103,104 +88,6 @@ class Plan:
             "versions": hardware.versions(),
             "isa": hardware.isa_name(),
         }
-
-
-@dataclass(frozen=True)
-class PretrainConfig:
-    """What the person asked for."""
-
-    family: str
-    preset: str | None = None
-    depth: int | None = None
-    steps: int | None = None
-    seed: int = 0
-    overrides: tuple[str, ...] = ()
-    checkpoint_every: int | None = None
-    compute_from: Path | None = None
-    init_from: Path | None = None
-    """The run whose weights it begins with."""
-
-    def check(self) -> None:
-        """Words that are wrong or do not go together."""
-        if self.preset is not None:
-            seconds_of(self.preset)
-        if self.preset and (self.depth or self.steps):
-            raise UsageError(
-                "conflicting_options",
-                "--preset decides depth and steps; leave out --depth and --steps, or the preset",
-            )
-        for name in ("depth", "steps", "checkpoint_every"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError("out_of_range", f"--{name.replace('_', '-')} {value}: must be at least 1")
-        for each in self.overrides:
-            if each.partition(".")[0] not in ("model", "train", "optim", "choices"):
-                raise unknown(
-                    "group of settings", each.partition(".")[0], ["model", "train", "optim", "choices"]
-                )
-        if self.init_from and self.depth:
-            raise UsageError(
-                "conflicting_options",
-                f"--depth {self.depth}: the model of {self.init_from} is as deep as it is; leave it out",
-            )
-        model, config = family_of(self.family)
-        if model.counts and self.init_from:
-            raise UsageError(
-                "unsupported_model",
-                f"--from {self.init_from}: {self.family} counts, it cannot go on from there; count both corpora as one",
-            )
-        if model.counts:
-            refuse_for_counting(self, {each.name for each in fields(config)})
-        elif model.backward:
-            for each in self.overrides:
-                if each.startswith(("choices.workers=", "train.micro_batches=")):
-                    raise UsageError(
-                        "option_not_applicable",
-                        f"--set {each}: {self.family} takes its batches whole; leave it out",
-                    )
-
-    def overrides_for(self, group: str) -> list[str]:
-        """The assignments of one group, without its name."""
-        return [each.partition(".")[2] for each in self.overrides if each.startswith(f"{group}.")]
-
-
-ONLY_BY_GRADIENTS = {each.name for each in fields(TrainSettings)} - {
-    "batch_size",
-    "context_length",
-    "seed",
-    "keep_checkpoints",
-}
-"""Fields of `train` that counting does not know."""
-
-
-def refuse_for_counting(wish: PretrainConfig, known: set[str]) -> None:
-    """UsageError for what only training by gradients knows; `known` are the fields of the family's config."""
-    own = sorted(known - {"vocab_size", "end_id", "context_length"})
-    shape = f"its own settings are {', '.join(f'model.{name}' for name in own)}"
-    reading = saving = "it reads the corpus once; leave it out"
-    if "passes" in known:
-        reading = "how often it reads the corpus is --set model.passes=N"
-        saving = "every finished pass is saved; leave it out"
-    nothing = "nothing is measured or chosen for it; leave it out"
-    asked = {
-        f"--steps {wish.steps}": reading if wish.steps else None,
-        f"--depth {wish.depth}": shape if wish.depth else None,
-        f"--checkpoint-every {wish.checkpoint_every}": saving if wish.checkpoint_every else None,
-        f"--choices {wish.compute_from}": nothing if wish.compute_from else None,
-    }
-    instead = {"steps": reading, "checkpoint_every": saving}
-    for each in wish.overrides:
-        group, _, path = each.partition(".")
-        name = path.partition("=")[0].partition(".")[0]
-        if group == "choices":
-            asked[f"--set {each}"] = nothing
-        elif group == "optim" or (group == "train" and name in ONLY_BY_GRADIENTS):
-            asked[f"--set {each}"] = instead.get(name, shape)
-    for what, remedy in asked.items():
-        if remedy:
-            raise UsageError(
-                "option_not_applicable", f"{what}: {wish.family} counts, so this does nothing; {remedy}"
-            )
 
 
 def plan_count(wish: PretrainConfig, tokenizer: tokenizers.Tokenizer, store: TokenDataset) -> Plan:
