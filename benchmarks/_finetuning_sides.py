@@ -67,7 +67,7 @@ def train_textus(start: Path, data: dict[str, Path], out: Path, steps: int, seed
     guessed = [int(each["label"]) for each in run.predict([text for text, _ in rows])]
     return {
         "samples_per_cpu_second": (steps - FIRST) * BATCH / (spent[steps] - spent[FIRST]),
-        "test": accuracy(guessed, rows), "choices": run.record["choices"],
+        "test": accuracy(guessed, rows), "choices": run.record["compute"],
     }  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from statistics import median
 from typing import Any
 
 from textus.core import hardware
-from textus.core.console import notice
+from textus.core.console import log_notice
 from textus.core.io import read_json, write_json
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -84,7 +84,10 @@ def stamp(name: str) -> dict[str, Any]:
     words = " ".join(sys.argv[1:])
     for part in ("only", "text", "player"):
         words = re.sub(rf"--{part}[ =]\S+ ?", "", words)
-    versions = {**hardware.versions(), "transformers": hardware.version_of("transformers") or "none"}
+    versions = {
+        **hardware.package_versions(),
+        "transformers": hardware.installed_version("transformers") or "none",
+    }
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "command": f"python -m benchmarks.{name.partition('-')[0]} {words}".strip(),
@@ -180,7 +183,7 @@ def wait_for_orphans(seconds: float = 20.0) -> None:
             return
         if not ended:
             time.sleep(0.05)
-    notice("a process that the command left behind still runs: its CPU time is not counted")
+    log_notice("a process that the command left behind still runs: its CPU time is not counted")
 
 
 # ── material ───────────────────────────────────────────────────────────────────────────────────

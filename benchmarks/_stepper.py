@@ -99,7 +99,7 @@ def ours(side: Side, stack: ExitStack) -> tuple[Callable[[], float], int]:
     """Our step, by the class that trains; and the number of weights."""
     import torch
 
-    from textus.core.memory import keep_memory
+    from textus.core.memory import keep_freed_memory
     from textus.data.batch import Batch
     from textus.models.decoder import Decoder
     from textus.models.nn.attention import DecoderConfig
@@ -109,7 +109,7 @@ def ours(side: Side, stack: ExitStack) -> tuple[Callable[[], float], int]:
     from textus.training.optim import OptimSettings
     from textus.training.trainer import Trainer, TrainSettings, deterministic
 
-    keep_memory()
+    keep_freed_memory()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model = Decoder(

@@ -19,7 +19,7 @@ import numpy as np
 from benchmarks._measuring import DATA, Bench, begin, show, textus
 from textus.api import open_run
 from textus.augment.augmenter import AugmentConfig, built
-from textus.core.console import notice
+from textus.core.console import log_notice
 from textus.core.errors import UsageError
 from textus.metrics.resampling import paired_bootstrap
 
@@ -81,7 +81,7 @@ def measured(
     runs: dict[str, Any] = data.setdefault("runs", {})
     if key not in runs:
         runs[key] = one(bench, family, seed, way)
-        notice(f"{key}: dev {runs[key]['dev']:.4f}, test {runs[key]['test']:.4f}")
+        log_notice(f"{key}: dev {runs[key]['dev']:.4f}, test {runs[key]['test']:.4f}")
         bench.save(data)
     found: dict[str, Any] = runs[key]
     return found
@@ -92,7 +92,7 @@ def ways() -> list[tuple[str, int]]:
     try:
         built(AugmentConfig("synonyms"))
     except UsageError as error:
-        notice(f"ways with synonyms are left out: {error}")
+        log_notice(f"ways with synonyms are left out: {error}")
         return [way for way in WAYS if "synonyms" not in way[0]]
     return list(WAYS)
 

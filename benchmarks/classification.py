@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks._measuring import DATA, WORK, Bench, begin, show, spread, textus
-from textus.core.names import unknown
+from textus.core.names import unknown_name_error
 from textus.metrics.resampling import bootstrap, interval
 
 Rows = list[dict[str, str]]
@@ -298,7 +298,7 @@ def main() -> None:
     """Measure what is not measured yet, and show all."""
     bench = begin("classification", __doc__, only={"help": "one entry", "metavar": "NAME"})
     if (only := bench.options.only) and only not in ENTRIES:
-        raise unknown("entry", only, ENTRIES)
+        raise unknown_name_error("entry", only, ENTRIES)
     result: dict[str, Any] = {"entries": bench.kept().get("entries", {})}
     for name in [only] if only else ENTRIES:
         entry_of(bench, name, result)

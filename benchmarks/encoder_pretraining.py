@@ -26,9 +26,9 @@ import torch
 from benchmarks._measuring import DATA, Bench, begin, corpus, show, spread, textus, tokenizer
 from textus.core import hardware
 from textus.core.config import from_dict
-from textus.core.console import cpu_seconds, notice
+from textus.core.console import cpu_seconds, log_notice
 from textus.core.io import read_json
-from textus.core.rng import counter_seed
+from textus.core.rng import derive_seed
 from textus.data.batch import Batch
 from textus.metrics.resampling import paired_bootstrap
 from textus.models.encoder import Encoder, EncoderConfig
@@ -129,7 +129,7 @@ def batches(rows: list[Example], random: np.random.Generator) -> Iterator[Batch]
 def start(run: Path, side: str, seed: int) -> tuple[Encoder, SequenceHead]:
     """An encoder and a new head on the mean of its states."""
     config = replace(from_dict(EncoderConfig, open_run(run).record["config"]), dropout=0.1)
-    torch.manual_seed(counter_seed(seed, "weights"))
+    torch.manual_seed(derive_seed(seed, "weights"))
     encoder, head = Encoder(config), SequenceHead(config.d_model, 2)
     if side == "pretrained":
         encoder.load_state_dict(load(run)[0].state_dict())
@@ -195,7 +195,7 @@ def all_runs(
         }
         for key, each in waiting.items():
             runs[key] = each.result()
-            notice(f"{key}: dev {runs[key]['dev']:.4f}, test {runs[key]['test']:.4f}")
+            log_notice(f"{key}: dev {runs[key]['dev']:.4f}, test {runs[key]['test']:.4f}")
             bench.save(data)
     return [runs[key] for key in keys]
 
@@ -239,7 +239,7 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     run = pretrain(bench)
     record = read_json(run / "run.json")
-    names = ("config", "choices", "steps", "seconds", "cpu_seconds", "best", "command", "files")
+    names = ("config", "compute", "steps", "seconds", "cpu_seconds", "best", "command", "files")
     told, kept = {name: record[name] for name in names}, bench.kept()
     if kept.get("pretraining") != told:  # other weights: what was measured on the old ones is void
         kept = {}

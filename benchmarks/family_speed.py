@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks._measuring import Bench, begin, show, spread
-from textus.core.console import notice
-from textus.core.memory import keep_memory
+from textus.core.console import log_notice
+from textus.core.memory import keep_freed_memory
 from textus.data.batch import Batch
 from textus.models.registry import build
 from textus.models.registry import family as family_of
@@ -264,7 +264,7 @@ def best_of(steps: dict[str, Step], count: int) -> dict[str, float]:
     for name, step in steps.items():
         step()
         seconds[name] = min(taken(step), taken(step))
-        notice(f"{name}: {seconds[name]:.3f} CPU-seconds a step")
+        log_notice(f"{name}: {seconds[name]:.3f} CPU-seconds a step")
     return dict(sorted(seconds.items(), key=lambda pair: pair[1])[:count])
 
 
@@ -301,7 +301,7 @@ def measure(family: str, bench: Bench) -> dict[str, Any]:
 def main() -> None:
     """Every family, or the one asked for."""
     bench = begin("family_speed", __doc__, family={"choices": tuple(SHAPES), "help": "only this one"})
-    keep_memory()
+    keep_freed_memory()
     torch.set_num_threads(1)
     found = bench.kept() or {"families": {}}
     for family in SHAPES:

@@ -17,7 +17,7 @@ from benchmarks._finetuning_sides import alone, classify_peer, classify_textus, 
 from benchmarks._measuring import DATA, Bench, begin, show, spread
 from benchmarks.classification import minilm
 from textus import api
-from textus.core.console import notice
+from textus.core.console import log_notice
 
 REPETITIONS = 5
 STEPS = 216
@@ -48,7 +48,7 @@ class Measured:
         kept = self.data.setdefault(part, {})
         if name not in kept:
             kept[name] = measure()
-            notice(f"{part}, {name}: {kept[name]}")
+            log_notice(f"{part}, {name}: {kept[name]}")
             self.bench.save(self.data)
         found: dict[str, Any] = kept[name]
         return found

@@ -21,7 +21,7 @@ import torch
 from benchmarks._measuring import Bench, begin, show, textus
 from benchmarks._sentences import Sentences, prepared, rows_of, trained
 from textus.core.io import read_json
-from textus.core.rng import counter_seed
+from textus.core.rng import derive_seed
 from textus.data.batch import Batch
 from textus.data.bucketing import BucketLoader
 from textus.data.corpus import open_corpus
@@ -77,7 +77,7 @@ def play(name: str, start: Path, bench: Bench, sentences: Sentences) -> Path:
     )  # fmt: skip
     store = tokenize(open_corpus(sentences.train), read)
     loader = BucketLoader(store, batch_size=64, context_length=CONTEXT, seed=1)
-    kept = {name: record[name] for name in ("tokenizer", "corpus", "choices")}
+    kept = {name: record[name] for name in ("tokenizer", "corpus", "compute")}
     about = {
         **kept,
         "family": "gan",
@@ -144,7 +144,7 @@ def curve(model: GAN, judge: LanguageModel, bench: Bench, draws: int) -> list[di
     """A point for each temperature, each of several independent samples."""
     found = []
     for temperature in TEMPERATURES:
-        seeds = [counter_seed(draw, "curve") & 0xFFFF for draw in range(draws)]
+        seeds = [derive_seed(draw, "curve") & 0xFFFF for draw in range(draws)]
         n = 20 if bench.smoke else 1000
         points = [
             point(model.sample(n, temperature=temperature, seed=seed), judge, model.config.end_id)

@@ -14,7 +14,7 @@ from safetensors import safe_open
 
 from benchmarks._measuring import Bench, begin, show, textus
 from benchmarks.classification import folders, minilm
-from textus.core.console import notice
+from textus.core.console import log_notice
 from textus.core.io import read_json
 
 METHODS: dict[str, tuple[str, ...]] = {
@@ -72,7 +72,7 @@ def main() -> None:
     for method in METHODS:
         if method not in kept:
             kept[method] = measured(bench, method)
-            notice(f"{method}: {kept[method]}")
+            log_notice(f"{method}: {kept[method]}")
             bench.save(data)
     header = ["method", "weights that move", "CPU-seconds", "most memory, MB", "accuracy, %"]
     rows = [

@@ -26,10 +26,10 @@ import numpy as np
 
 from benchmarks._measuring import DATA, Bench, begin, corpus, show, textus, tokenizer
 from benchmarks.classification import minilm
-from textus.core.console import notice
+from textus.core.console import log_notice
 from textus.data.labeled import read_records
 from textus.metrics.resampling import bootstrap, interval, paired_bootstrap
-from textus.metrics.spans import measured, ruler_for
+from textus.metrics.spans import answer_style, score_answer
 
 FOLDS = 5
 TASK = ("--task", "question-answering", "--set", "train.batch_size=16")
@@ -188,7 +188,7 @@ def answered(
 
 def compared(rows: Rows, answers: list[str]) -> dict[str, Any]:
     """F1 and exact match of ours and of each baseline, and ours over the best of them, in points."""
-    ruler = ruler_for([row["context"] for row in rows])
+    ruler = answer_style([row["context"] for row in rows])
     draw = random.Random(0)
     longest = 10 if ruler == "squad" else 30
     said = {"ours": answers}
@@ -198,7 +198,7 @@ def compared(rows: Rows, answers: list[str]) -> dict[str, Any]:
     pairs = {
         name: 100
         * np.asarray(
-            [measured(text, row["answers"]["text"], ruler) for text, row in zip(each, rows, strict=True)]
+            [score_answer(text, row["answers"]["text"], ruler) for text, row in zip(each, rows, strict=True)]
         )
         for name, each in said.items()
     }
@@ -231,7 +231,7 @@ def xquad(bench: Bench, data: dict[str, Any]) -> None:
         if str(number) not in folds:
             folds[str(number)] = answered(bench, f"xquad-{number}", parent, (train, dev, test), XQUAD)
             bench.save(data)
-        notice(f"XQuAD, fold {number}: {compared(test, folds[str(number)]['answers'])['sides']['ours']}")
+        log_notice(f"XQuAD, fold {number}: {compared(test, folds[str(number)]['answers'])['sides']['ours']}")
         asked += test
     found |= compared(asked, [text for number in folds for text in folds[number]["answers"]])
     bench.save(data)

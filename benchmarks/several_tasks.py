@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks._measuring import DATA, Bench, begin, show, textus
 from benchmarks.classification import minilm
-from textus.core.console import notice
+from textus.core.console import log_notice
 from textus.core.io import read_json
 
 TASKS: dict[str, tuple[str, str | None, str, dict[str, tuple[str, int]]]] = {
@@ -123,7 +123,7 @@ def main() -> None:
     for task in TASKS:
         if task not in beside:
             beside[task] = alone(bench, task, data["together"]["steps"][task])
-            notice(f"{task} alone is measured")
+            log_notice(f"{task} alone is measured")
             bench.save(data)
     rows = []
     for task, (figure, *_) in TASKS.items():

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._measuring import DATA, WORK, Bench, begin, show, textus
-from textus.core.console import notice
+from textus.core.console import log_notice
 from textus.core.io import read_json
 from textus.data.labeled import read_records
 
@@ -95,7 +95,7 @@ def main() -> None:
     for rate in RATES[: 1 if bench.smoke else None]:
         if f"{rate:g}" not in trials:
             trials[f"{rate:g}"] = taught(bench, start, rate)
-            notice(f"rate {rate:g}: dev {trials[f'{rate:g}']['dev']:.4f}")
+            log_notice(f"rate {rate:g}: dev {trials[f'{rate:g}']['dev']:.4f}")
             bench.save(data)
     best = max(trials.values(), key=lambda each: each["dev"])
     if data.get("fine_tuned", {}).get("rate") != best["rate"]:

@@ -33,7 +33,7 @@ import torch
 from benchmarks._measuring import DATA, WORK, Bench, begin, show, spread, textus
 from textus import api
 from textus.core.console import cpu_seconds
-from textus.core.names import unknown
+from textus.core.names import unknown_name_error
 from textus.finetuning.solved import problem_of
 from textus.tasks.base import Example
 from textus.tasks.classification import Classification, ClassificationSettings
@@ -241,7 +241,7 @@ def main() -> None:
     """Measure what is not measured yet, the short runs first, and show all."""
     bench = begin("small_data", __doc__, only={"help": "few or lost", "metavar": "PART"})
     if (only := bench.options.only) and only not in PARTS:
-        raise unknown("part", only, PARTS)
+        raise unknown_name_error("part", only, PARTS)
     torch.set_num_threads(1)
     before = bench.kept()
     data: dict[str, Any] = {"cells": before.get("cells", {})} | {

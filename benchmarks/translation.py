@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks._measuring import DATA, Bench, begin, corpus, show, textus, tokenizer
 from textus import api
-from textus.core.console import notice
+from textus.core.console import log_notice
 from textus.core.io import read_json
 
 SETTINGS = [
@@ -64,7 +64,7 @@ def trained(bench: Bench) -> tuple[Path, str]:
     words += ["--out", out, "--force"]
     begun = (out / "run.json").exists() and not bench.options.again and not bench.smoke
     if begun and read_json(out / "run.json").get("status") == "finished":
-        notice(f"{out} is trained already")
+        log_notice(f"{out} is trained already")
     else:
         textus(["resume", out] if begun else words, log=bench.work / "log.txt")
     return out, " ".join(["textus", *map(str, words)])
@@ -119,7 +119,7 @@ def main() -> None:
             "cpu_seconds": record["cpu_seconds"],
             "steps": record["steps"],
             "best": record["best"],
-            "choices": record["choices"],
+            "choices": record["compute"],
             "parameters": sum(p.numel() for p in run.model.parameters()),
             "examples": [list(each) for each in zip(sources, found, wanted, strict=True)][:SHOWN],
             "trained_by": command,

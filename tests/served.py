@@ -15,7 +15,7 @@ from remembering import Remembering, RememberingConfig
 from torch import Tensor
 
 from textus.models.testing import Fake, FakeCache, FakeConfig
-from textus.serving.app import create_app, listen, url
+from textus.serving.app import bind_socket, create_app, listening_url
 from textus.serving.scheduler import ServedModel
 from textus.tokenizers import Tokenizer, train
 
@@ -64,13 +64,13 @@ def reciting(name: str, text: str, *, chat: bool = False, pause: float = 0.0) ->
 @contextlib.contextmanager
 def running(*served: ServedModel, **options: Any) -> Iterator[str]:
     """The address of a server over these models, as long as the body runs."""
-    with listen("127.0.0.1", 0) as listener:
+    with bind_socket("127.0.0.1", 0) as listener:
         app = create_app(served, **options)
         server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
-            yield url(listener)
+            yield listening_url(listener)
         finally:
             server.should_exit = True
             thread.join(20)

@@ -10,7 +10,7 @@ from labelled import written
 
 from textus import api
 from textus.cli.main import main
-from textus.core.io import mark
+from textus.core.io import mark_folder
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def folders(trained: Path, corpus: Path, tmp_path_factory: pytest.TempPathFactor
     api.train_tokenizer(corpus, out=base / "tokenizer", kind="char")
     api.build_index(written(base / "rows.jsonl", rows), out=base / "index", bm25=True)
     (base / "demo").mkdir()
-    mark(base / "demo", "demo")
+    mark_folder(base / "demo", "demo")
     return {
         "run": trained,
         "corpus": corpus,

@@ -54,4 +54,4 @@ def test_another_allocator_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> Non
         def __init__(self, name: None) -> None: ...
 
     monkeypatch.setattr(memory.ctypes, "CDLL", Without)
-    assert memory.keep_memory.__wrapped__() is False
+    assert memory.keep_freed_memory.__wrapped__() is False

@@ -27,7 +27,7 @@ SQUAD = [  # prediction, answers, exact and F1 of the SQuAD v2.0 script
 
 @pytest.mark.parametrize(("said", "right", "exact", "f1"), SQUAD)
 def test_known_answers_have_the_official_figures(said: str, right: list[str], exact: int, f1: float) -> None:
-    assert spans.measured(said, right, "squad") == (exact, pytest.approx(f1))
+    assert spans.score_answer(said, right, "squad") == (exact, pytest.approx(f1))
 
 
 def test_figures_are_those_of_torchmetrics() -> None:
@@ -46,7 +46,7 @@ def test_figures_are_those_of_torchmetrics() -> None:
             for n, each in enumerate(right)
         ],
     )
-    ours = spans.spans(said, right, "squad")
+    ours = spans.answer_scores(said, right, "squad")
     assert 100 * ours["f1"]["value"] == pytest.approx(float(theirs["f1"]), abs=1e-3)
     assert 100 * ours["exact_match"]["value"] == pytest.approx(float(theirs["exact_match"]), abs=1e-3)
     assert 20 < 100 * ours["exact_match"]["value"] < 50 < 100 * ours["f1"]["value"]
@@ -66,7 +66,7 @@ CMRC = [  # exact and F1 by hand from the definition: characters, other scripts 
 
 @pytest.mark.parametrize(("said", "right", "exact", "f1"), CMRC)
 def test_chinese_answers_have_the_figures_of_cmrc(said: str, right: list[str], exact: int, f1: float) -> None:
-    assert spans.measured(said, right, "cmrc2018") == (exact, pytest.approx(f1))
+    assert spans.score_answer(said, right, "cmrc2018") == (exact, pytest.approx(f1))
 
 
 def test_the_longest_run_is_difflibs() -> None:
@@ -78,17 +78,17 @@ def test_the_longest_run_is_difflibs() -> None:
 
 
 def test_the_ruler_follows_the_script() -> None:
-    assert spans.ruler_for(["A fox lives at the edge of a wood."]) == "squad"
-    assert spans.ruler_for(["狐狸住在树林边上，早上到河边喝水。The fox."]) == "cmrc2018"
+    assert spans.answer_style(["A fox lives at the edge of a wood."]) == "squad"
+    assert spans.answer_style(["狐狸住在树林边上，早上到河边喝水。The fox."]) == "cmrc2018"
 
 
 def test_no_answer_has_figures_of_its_own() -> None:
-    found = spans.spans(["cat", "", "dog", ""], [["cat"], [], [], ["fox"]], "squad")
+    found = spans.answer_scores(["cat", "", "dog", ""], [["cat"], [], [], ["fox"]], "squad")
     assert [
         found[name]["value"] for name in ("f1", "exact_match", "no_answer_accuracy", "f1_with_answer")
     ] == [0.5] * 4
     assert [found[name]["n"] for name in ("f1", "no_answer_accuracy", "f1_with_answer")] == [4, 2, 2]
-    assert "no_answer_accuracy" not in spans.spans(["cat"], [["cat"]], "squad")
+    assert "no_answer_accuracy" not in spans.answer_scores(["cat"], [["cat"]], "squad")
 
 
 def test_the_best_threshold_is_the_best_of_all() -> None:

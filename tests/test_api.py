@@ -12,7 +12,7 @@ from raising import raises
 import textus
 from textus import api
 from textus.core.errors import RunError, UsageError
-from textus.core.io import MARKS, claim, write_json
+from textus.core.io import FOLDER_MARKERS, check_output_dir, write_json
 
 # ── the public face ────────────────────────────────────────────────────────────────────────────
 
@@ -199,7 +199,7 @@ def test_a_damaged_run_is_refused(counted: Path, tmp_path: Path, damage: str) ->
         weights.unlink()
     else:
         record.write_text(
-            record.read_text().replace('"version": 1', f'"version": {0 if damage == "older" else 99}')
+            record.read_text().replace('"version": 2', f'"version": {0 if damage == "older" else 99}')
         )
     with pytest.raises(RunError):
         api.verify(mine)
@@ -223,22 +223,22 @@ def test_a_story_of_one_page_is_learnt_by_heart_and_that_is_said(
     assert told in " ".join(story.read_text().split())
 
 
-@pytest.mark.parametrize("there", MARKS)
-@pytest.mark.parametrize("wanted", MARKS)
+@pytest.mark.parametrize("there", FOLDER_MARKERS)
+@pytest.mark.parametrize("wanted", FOLDER_MARKERS)
 def test_force_replaces_only_its_own_kind(tmp_path: Path, there: str, wanted: str) -> None:
     """A run holds a tokenizer too, and is none."""
     folder = tmp_path / "folder"
     folder.mkdir()
-    claim(folder, force=True, kind=wanted)  # empty
+    check_output_dir(folder, force=True, kind=wanted)  # empty
     samples = {int: 1, str: "x", dict: {}}
     for kind in {there, "tokenizer"} if there in ("run", "export") else {there}:
-        name, keys = MARKS[kind]
+        name, keys = FOLDER_MARKERS[kind]
         write_json(folder / name, {key: samples.get(value, value) for key, value in keys.items()})
     if there == wanted:
-        claim(folder, force=True, kind=wanted)
+        check_output_dir(folder, force=True, kind=wanted)
         return
     with pytest.raises(UsageError, match=f"holds a {there}, so it is not replaced even with --force"):
-        claim(folder, force=True, kind=wanted)
+        check_output_dir(folder, force=True, kind=wanted)
 
 
 def test_force_replaces_no_folder_of_somebody_else(tmp_path: Path) -> None:
@@ -246,17 +246,17 @@ def test_force_replaces_no_folder_of_somebody_else(tmp_path: Path) -> None:
     (tmp_path / "letters" / "dear.txt").write_text("Dear all")
     for out in (tmp_path / "letters", tmp_path / "letters" / "dear.txt", tmp_path):
         with raises(UsageError, "already_exists", "run"):
-            claim(out, force=True)
-    for kind, (name, keys) in MARKS.items():  # C2: files of the same names, not by us
+            check_output_dir(out, force=True)
+    for kind, (name, keys) in FOLDER_MARKERS.items():  # C2: files of the same names, not by us
         mine = tmp_path / kind
         mine.mkdir()
         (mine / "dear.txt").write_text("Dear all")
         for theirs in ("{}", "[]", "no JSON", json.dumps({**dict.fromkeys(keys, 1.5), "name": "mine"})):
             (mine / name).write_text(theirs)
             with pytest.raises(UsageError, match=f"is no {kind}, so it is not replaced"):
-                claim(mine, force=True, kind=kind)
+                check_output_dir(mine, force=True, kind=kind)
         (mine / "documents.jsonl").write_text('{"text": "mine"}')
         (mine / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
         with pytest.raises(UsageError, match=f"is no {kind}, so it is not replaced"):
-            claim(mine, force=True, kind=kind)
+            check_output_dir(mine, force=True, kind=kind)
     assert (tmp_path / "letters" / "dear.txt").read_text() == "Dear all"

@@ -108,7 +108,7 @@ def test_another_error_says_what_is_kept_too(
 def test_vectors_of_another_input_are_discarded_with_a_line(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from textus.pipelines.embeddings import embed_to
+    from textus.pipelines.embeddings import embed_file
 
     run, calls = api.open_run(trained), []
     make = run.vectors_of()
@@ -123,7 +123,7 @@ def test_vectors_of_another_input_are_discarded_with_a_line(
         out = tmp_path / f"v.{form}"
         calls.clear()
         with pytest.raises(KeyboardInterrupt):
-            embed_to(broken, written(tmp_path / "a.jsonl", reviews(300)), out, run=trained)
+            embed_file(broken, written(tmp_path / "a.jsonl", reviews(300)), out, run=trained)
         api.embed(run, written(tmp_path / "b.jsonl", reviews(3)), out=out)
         lost = f"{out}.part is of another run, input or command: started over, without its 256 rows"
         assert lost in capsys.readouterr().err

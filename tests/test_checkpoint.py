@@ -24,7 +24,7 @@ from textus import tokenizers
 from textus.core import locks
 from textus.core.errors import RunError, TrainingError
 from textus.core.io import read_json, write_json
-from textus.core.locks import alone_in
+from textus.core.locks import exclusive_lock
 from textus.models.registry import build
 from textus.runs.store import Checkpoint, RunFolder, checkpoint_damage, create_run, load, open_run, verify
 
@@ -37,7 +37,7 @@ def record(tokenizer: tokenizers.Tokenizer) -> dict[str, Any]:
         "family": "decoder",
         "config": CONFIG,
         "settings": {},
-        "choices": {},
+        "compute": {},
         "corpus": None,
         "tokenizer": {"kind": tokenizer.kind, "fingerprint": tokenizer.fingerprint},
     }
@@ -186,7 +186,7 @@ RUIN: dict[str, tuple[Callable[[Path], None], str]] = {
         ),
         "has no 'family'",
     ),
-    "older format": (lambda p: edited(p, version=0), "format 0"),
+    "older format": (lambda p: edited(p, version=0), "format 0, this Textus reads format 2"),
     "newer format": (lambda p: edited(p, version=99), "format 99"),
     "another shape": (lambda p: edited(p, config={**CONFIG, "n_layer": 2}), "do not fit the model"),
 }
@@ -320,13 +320,13 @@ def test_a_system_without_locks_trains_all_the_same(tmp_path: Path, monkeypatch:
     def refuse(*_: Any) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    with alone_in(tmp_path), raises(RunError, "in_use"), alone_in(tmp_path):
+    with exclusive_lock(tmp_path), raises(RunError, "in_use"), exclusive_lock(tmp_path):
         pass
     monkeypatch.setattr(locks.fcntl, "flock", refuse)
-    with alone_in(tmp_path), alone_in(tmp_path):
+    with exclusive_lock(tmp_path), exclusive_lock(tmp_path):
         pass
     monkeypatch.setattr(locks, "fcntl", None)
-    with alone_in(tmp_path), alone_in(tmp_path):
+    with exclusive_lock(tmp_path), exclusive_lock(tmp_path):
         pass
 
 

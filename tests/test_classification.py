@@ -9,7 +9,7 @@ import pytest
 from sklearn import metrics as sklearn
 
 from textus.metrics.calibration import calibration_error
-from textus.metrics.classification import ClassCounts, multi_label, single_label
+from textus.metrics.classification import ClassCounts, multi_label_scores, single_label_scores
 from textus.tasks.base import InputTemplate
 
 LABELS = ["a", "b", "c", "d"]
@@ -27,7 +27,7 @@ def drawn(n: int = 400, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 def test_figures_are_scikit_learns() -> None:
     gold, probabilities = drawn()
     guess = probabilities.argmax(1)
-    found = single_label(gold, probabilities, LABELS)
+    found = single_label_scores(gold, probabilities, LABELS)
     assert found["accuracy"]["value"] == pytest.approx(sklearn.accuracy_score(gold, guess))
     assert found["macro_f1"]["value"] == pytest.approx(
         sklearn.f1_score(gold, guess, average="macro", zero_division=0)
@@ -44,7 +44,7 @@ def test_a_class_nobody_knows_is_always_wrong() -> None:
     guess = probabilities.argmax(1)
     unknown = gold.copy()
     unknown[:50] = -1
-    found = single_label(unknown, probabilities, LABELS)
+    found = single_label_scores(unknown, probabilities, LABELS)
     names = np.where(unknown < 0, 4, unknown)
     assert found["accuracy"]["value"] == pytest.approx(sklearn.accuracy_score(names, guess))
     expected = sklearn.precision_recall_fscore_support(names, guess, labels=range(4), zero_division=0)
@@ -59,13 +59,16 @@ def test_several_labels_are_scikit_learns() -> None:
     gold = random.random((200, 4)) < 0.4
     probabilities = np.clip(0.4 * gold + 0.6 * random.random((200, 4)), 0, 1)
     answer = probabilities >= 0.5
-    found = multi_label(gold, probabilities, LABELS, np.zeros(200, dtype=np.int64))
+    found = multi_label_scores(gold, probabilities, LABELS, np.zeros(200, dtype=np.int64))
     assert found["micro_f1"]["value"] == pytest.approx(sklearn.f1_score(gold, answer, average="micro"))
     assert found["macro_f1"] == pytest.approx(sklearn.f1_score(gold, answer, average="macro"))
     assert found["exact_match"]["value"] == pytest.approx(sklearn.accuracy_score(gold, answer))
     unseen = np.zeros(200, dtype=np.int64)
     unseen[0] = 3
-    assert multi_label(gold, probabilities, LABELS, unseen)["micro_f1"]["value"] < found["micro_f1"]["value"]
+    assert (
+        multi_label_scores(gold, probabilities, LABELS, unseen)["micro_f1"]["value"]
+        < found["micro_f1"]["value"]
+    )
 
 
 def test_calibration_against_its_definition() -> None:
@@ -86,21 +89,21 @@ def test_the_interval_of_macro_f1_holds_it_as_often_as_it_says() -> None:
     truth_gold, truth = drawn(200_000, seed=9)
     real = sklearn.f1_score(truth_gold, truth.argmax(1), average="macro", zero_division=0)
     classification_figures = [
-        single_label(*drawn(400, seed), LABELS, seed=seed)["macro_f1"] for seed in range(40)
+        single_label_scores(*drawn(400, seed), LABELS, seed=seed)["macro_f1"] for seed in range(40)
     ]
     held = sum(each["low"] <= real <= each["high"] for each in classification_figures)
     assert held >= 33  # 95 % of 40 is 38; 33 or fewer comes once in a hundred
 
 
 def test_one_text_has_no_spread() -> None:
-    found = single_label(np.array([1]), np.array([[0.2, 0.8]]), LABELS[:2])
+    found = single_label_scores(np.array([1]), np.array([[0.2, 0.8]]), LABELS[:2])
     assert found["macro_f1"] == {"value": 1.0, "low": 1.0, "high": 1.0, "n": 1}
 
 
 def test_counts_of_classes_add_up() -> None:
     gold, probabilities = drawn()
-    counts = ClassCounts.of(gold, probabilities.argmax(1), 4)
-    assert counts.called.sum() == counts.real.sum() == len(gold)
+    counts = ClassCounts.count(gold, probabilities.argmax(1), 4)
+    assert counts.predicted.sum() == counts.real.sum() == len(gold)
     assert all(part.max() <= 1 for part in counts.precision_recall_f1())
     assert ClassCounts(*np.zeros((3, 4))).macro_f1() == 0
 

@@ -265,8 +265,8 @@ def test_without_sources_it_is_said_that_they_are_empty(
 def test_a_log_that_is_being_written_is_read(tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
     log.write_text('{"step": 1, "loss": 2.5}\n{"step": 2, "sample": "x"}\n{"step": 3, "lo')
-    assert comparison.log_lines(log) == [{"step": 1, "loss": 2.5}]
-    assert comparison.log_lines(tmp_path / "none") == []
+    assert comparison.training_log(log) == [{"step": 1, "loss": 2.5}]
+    assert comparison.training_log(tmp_path / "none") == []
 
 
 def test_a_model_in_training_is_not_changed_by_being_measured(runs: dict[str, api.Run]) -> None:

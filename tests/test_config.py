@@ -14,7 +14,7 @@ import pytest
 
 import textus
 from textus.cli.main import main
-from textus.core.config import assign, checked, from_dict, parse_value
+from textus.core.config import apply_overrides, coerce, from_dict, parse_value
 from textus.core.errors import UsageError
 from textus.models.nn.rope import RopeScaling
 from textus.models.registry import family
@@ -59,7 +59,7 @@ NUMBERS = [(cls, name) for cls, name, kind in fields_of() if float in (kind, *ge
 def set_one(cls: type, name: str, value: str) -> Any:
     """The field's value after `--set name=value`, the checks of whole configs left out."""
     kind = get_type_hints(cls)[name]
-    return checked(kind, parse_value(kind, value), name)
+    return coerce(kind, parse_value(kind, value), name)
 
 
 def test_configs_are_found() -> None:
@@ -120,7 +120,7 @@ class Mixed:
     ],
 )  # fmt: skip
 def test_a_value_becomes_what_its_type_says(assignment: str, name: str, expected: Any) -> None:
-    found = getattr(assign(Mixed(), [assignment]), name)
+    found = getattr(apply_overrides(Mixed(), [assignment]), name)
     assert found == expected
     assert type(found) is type(expected)
 
@@ -131,7 +131,7 @@ def test_a_value_becomes_what_its_type_says(assignment: str, name: str, expected
 def test_a_value_of_another_type_is_refused_by_name(assignment: str) -> None:
     name = assignment.partition("=")[0]
     with pytest.raises(UsageError, match=name):
-        assign(Mixed(), [assignment])
+        apply_overrides(Mixed(), [assignment])
 
 
 @pytest.mark.parametrize("name", TASKS)

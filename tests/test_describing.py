@@ -20,7 +20,15 @@ from textus.core import hardware
 from textus.data.loader import TokenLoader
 from textus.data.token_dataset import store_of
 from textus.evaluation import inspection
-from textus.evaluation.inspection import as_mermaid, as_text, describe, disk, doctor, doctor_text, layers
+from textus.evaluation.inspection import (
+    describe,
+    doctor,
+    format_description,
+    format_doctor,
+    format_mermaid,
+    measure_disk,
+    summarize_modules,
+)
 from textus.models.decoder import Decoder
 from textus.models.ngram import NGram, NGramConfig
 from textus.models.nn.attention import DecoderConfig
@@ -74,9 +82,9 @@ def test_parameters_are_all_counted_once(options: dict[str, Any]) -> None:
 
 def test_blocks_that_differ_are_not_folded() -> None:
     same = nn.Sequential(*(nn.Linear(4, 4) for _ in range(6)))
-    assert [(c.times, c.parameters) for c in layers(same).children] == [(6, 20)]
+    assert [(c.times, c.parameters) for c in summarize_modules(same).children] == [(6, 20)]
     mixed = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 8), nn.Linear(8, 4))
-    assert [c.times for c in layers(mixed).children] == [2, 1, 1]
+    assert [c.times for c in summarize_modules(mixed).children] == [2, 1, 1]
 
 
 def test_the_cache_is_as_large_as_keys_and_values() -> None:
@@ -99,7 +107,7 @@ def test_a_family_of_tables_has_sizes_and_no_flops() -> None:
     shapes = found["layers"]["shapes"]
     assert shapes["probability_1"] == [10]
     assert shapes["keys_2"][0] > 0
-    text = as_text(found)
+    text = format_description(found)
     assert "any length" in text
     assert "FLOPs" not in text
     assert f"keys_2 {shapes['keys_2'][0]}" in text
@@ -108,7 +116,7 @@ def test_a_family_of_tables_has_sizes_and_no_flops() -> None:
 def test_text_and_json_of_a_decoder() -> None:
     found = describe(decoder(), name="run", family="decoder")
     assert json.loads(json.dumps(found)) == found
-    text = as_text(found)
+    text = format_description(found)
     assert "Block × 4" in text
     assert "context        32 ids" in text
     assert re.search(r"embedding: Embedding +1,536  weight 96 × 16", text)
@@ -118,7 +126,7 @@ def test_text_and_json_of_a_decoder() -> None:
 @pytest.mark.parametrize("family", ["decoder", "ngram", "fake"])
 def test_mermaid_joins_only_nodes_that_are_there(family: str) -> None:
     config = {"decoder": {"vocab_size": 50}, "ngram": {"vocab_size": 50, "end_id": 0}, "fake": {}}[family]
-    chart = as_mermaid(describe(build(family, config)))
+    chart = format_mermaid(describe(build(family, config)))
     lines = chart.splitlines()
     assert lines[0] == "flowchart TD"
     made = {"ids", "logits", *re.findall(r"\b(n[\d_]+)\s?\[", chart)}
@@ -164,7 +172,7 @@ def test_any_module_tree_can_be_shown() -> None:
     names = {layer["name"] for layer in every(found["layers"])}
     assert {'a"b', "c"} <= names
     assert found["layers"]["shapes"] == {"margin": [], "steps": [7]}
-    assert as_mermaid(found).count('"') % 2 == 0
+    assert format_mermaid(found).count('"') % 2 == 0
 
 
 # ── doctor ──
@@ -176,12 +184,12 @@ def health() -> dict[str, Any]:
 
 
 def test_doctor_says_what_is_here(health: dict[str, Any]) -> None:
-    assert json.loads(json.dumps(health))["versions"] == hardware.versions()
+    assert json.loads(json.dumps(health))["versions"] == hardware.package_versions()
     rates = health["matrix_rates"]
     assert [row["threads"] for row in rates] == sorted({1, hardware.usable_cores()})
     assert all(row["float32"] > 1e8 and row["bfloat16"] > 1e6 for row in rates)
     assert {each["module"]: each["version"] for each in health["extras"]}["matplotlib"]
-    text = doctor_text(health)
+    text = format_doctor(health)
     for shown in (torch.__version__, "GFLOP/s", "matplotlib", health["machine"]["cpu"], health["isa"]):
         assert shown in text
 
@@ -204,33 +212,33 @@ def test_what_is_missing_is_said_with_its_remedy(
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     rates = {1: {"float32": 1e10, "bfloat16": 1e9}, 2: {"float32": 1.1e10, "bfloat16": 1e9}}
-    machine = replace(hardware.machine(), cores=2, load=4.0, memory_available=1_000_000_000)
-    said = inspection.advice(machine, rates)
+    detect_machine = replace(hardware.detect_machine(), cores=2, load=4.0, memory_available=1_000_000_000)
+    said = inspection.recommendations(detect_machine, rates)
     assert any("4.0 processes run on 2 cores" in each for each in said)
     assert any("hardly faster than one" in each for each in said)
     assert any("only 1.0 GB of memory" in each for each in said)
     assert any("pip install 'textus[text]'" in each for each in said)
     assert any("no C++ compiler" in each for each in said)
-    text = doctor_text({**health, "extras": inspection.extras(), "advice": said})
+    text = format_doctor({**health, "extras": inspection.optional_packages(), "advice": said})
     assert re.search(r"no_such_module +missing", text)
     assert "! no C++ compiler" in text
 
 
 def test_disk_measures_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    found = disk(tmp_path)
+    found = measure_disk(tmp_path)
     assert found["free"] > 0
     assert found["write_rate"] > 1e5
     assert list(tmp_path.iterdir()) == []
-    closed = disk(Path("/proc"))  # a folder nobody can write to, root included
+    closed = measure_disk(Path("/proc"))  # a folder nobody can write to, root included
     assert closed["write_rate"] is None
-    assert "cannot be written" in doctor_text(doctor_of(closed))
+    assert "cannot be written" in format_doctor(doctor_of(closed))
 
 
 def doctor_of(drive: dict[str, Any]) -> dict[str, Any]:
     """The smallest findings that can be shown."""
     return {
-        "versions": hardware.versions(),
-        "machine": asdict(hardware.machine()),
+        "versions": hardware.package_versions(),
+        "machine": asdict(hardware.detect_machine()),
         "isa": hardware.isa_name(),
         "matrix_rates": [{"threads": 1, "float32": 1e11}],
         "dtype": "float32",

@@ -119,7 +119,7 @@ def test_a_run_begins_with_them_says_so_and_keeps_a_copy(
     total = tokenizer.vocab_size - len(tokenizer.special)
     assert 0 < len(found) < total
     assert f"{len(found)} of {total} ({len(found) / total:.1%}) pieces have a vector in {file}" in said
-    assert (about["found"], about["pieces"], about["path"]) == (len(found), total, str(file))
+    assert (about["tokens_with_vector"], about["tokens"], about["path"]) == (len(found), total, str(file))
     begun = load_file(run.path / "embeddings.safetensors")["embeddings"]
     after = load_file(run.path / "model.safetensors")["embedding.weight"]
     assert_scaled(begun, found, vectors)

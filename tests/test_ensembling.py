@@ -101,11 +101,11 @@ def test_votes_are_counted_and_ties_go_to_the_surer() -> None:
 
 
 def test_a_soup_is_the_mean_of_weights(members: list[Path], folder: Path) -> None:
-    model, _ = ensembles.soup(members)
+    model, _ = ensembles.average_weights(members)
     states = [load(path)[0].state_dict() for path in members]
     for name, value in model.state_dict().items():
         torch.testing.assert_close(value, torch.stack([state[name] for state in states]).mean(0))
-    same, _ = ensembles.soup([members[0]] * 2)
+    same, _ = ensembles.average_weights([members[0]] * 2)
     rows = read_rows(api.open_run(members[0]).task, folder / "test.jsonl")
     run = api.open_run(members[0])
     alone = read(run.model, run.task, run.tokenizer, rows.examples)
@@ -115,14 +115,14 @@ def test_a_soup_is_the_mean_of_weights(members: list[Path], folder: Path) -> Non
 
 
 def test_a_soup_of_unlike_beginnings_is_told(members: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
-    ensembles.soup(members)
+    ensembles.average_weights(members)
     assert "not begun from the same weights" in capsys.readouterr().err
 
 
 def test_a_soup_of_one_beginning_may_differ_in_what_only_training_uses(
     members: list[Path], others: dict[str, Path]
 ) -> None:
-    ensembles.soup([members[1], others["gru1-more-dropout"]])
+    ensembles.average_weights([members[1], others["gru1-more-dropout"]])
 
 
 def test_the_ensemble_is_told_against_its_mean_member(members: list[Path], folder: Path) -> None:

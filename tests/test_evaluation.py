@@ -26,10 +26,10 @@ from textus.data.token_dataset import store_of
 from textus.evaluation import perplexity
 from textus.evaluation.perplexity import (
     evaluate,
-    own_findings,
+    model_metrics,
     sample_quality,
+    score_chunks,
     score_ids,
-    score_parts,
     score_text,
 )
 from textus.generation.params import SamplingParams
@@ -254,7 +254,7 @@ def test_parts_are_a_window_s_end_and_keep_the_id_before(tokenizer: Tokenizer) -
     first, second = TEXT[:20], TEXT[20:50]
     scored = [
         s.nats
-        for _, _, s in score_parts(model, tokenizer, [TextChunk(first), TextChunk(second, continues=True)])
+        for _, _, s in score_chunks(model, tokenizer, [TextChunk(first), TextChunk(second, continues=True)])
     ]
     ids = tokenizer.encode(TEXT[:50])
     assert np.concatenate(scored[:1]) == pytest.approx(
@@ -274,7 +274,7 @@ def test_memory_does_not_grow_with_the_text(tokenizer: Tokenizer, monkeypatch: p
             most = max(most, waiting)
             yield TextChunk(TEXT)
 
-    for _ in score_parts(fake(tokenizer), tokenizer, endless()):
+    for _ in score_chunks(fake(tokenizer), tokenizer, endless()):
         waiting -= 1
     assert waiting == 0
     assert most * len(TEXT) < 4000
@@ -430,7 +430,7 @@ TEXTS = ["the cat", "sat on the mat", "a dog ate the cat's hat;", "春江潮水�
 
 def test_a_family_s_own_figures_are_told_with_an_interval_over_texts(tokenizer: Tokenizer) -> None:
     model = vae(tokenizer, spread=6.0)
-    found = own_findings(model, tokenizer, TEXTS)
+    found = model_metrics(model, tokenizer, TEXTS)
     each = []
     for text in TEXTS:
         if text:  # one by one, and without any padding
@@ -444,11 +444,11 @@ def test_a_family_s_own_figures_are_told_with_an_interval_over_texts(tokenizer: 
     assert found["active_units"] == 4
     assert found["trouble"] is None
     assert found["tokens"] == len(tokenizer.encode("".join(TEXTS)))
-    assert own_findings(decoder(tokenizer), tokenizer, TEXTS) == {}
+    assert model_metrics(decoder(tokenizer), tokenizer, TEXTS) == {}
 
 
 def test_a_collapsed_latent_is_trouble(tokenizer: Tokenizer) -> None:
-    found = own_findings(vae(tokenizer, spread=0.0), tokenizer, TEXTS)
+    found = model_metrics(vae(tokenizer, spread=0.0), tokenizer, TEXTS)
     assert "the latent has collapsed (KL 0.000 nats a text, 0 of 4 units active)" in found["trouble"]
     assert found["kl_per_text"]["value"] == found["kl_per_text"]["high"] == 0
 
@@ -457,14 +457,14 @@ def test_parts_of_a_document_are_one_text_for_its_family(tokenizer: Tokenizer) -
     model, whole = vae(tokenizer, spread=6.0), ["the cat sat on", "a dog ate"]
     parts = [TextChunk("the cat"), TextChunk(" sat on", continues=True), TextChunk("a dog ate")]
     in_parts = EvalText("parts", 23, lambda: parts)
-    assert own_findings(model, tokenizer, in_parts) == own_findings(model, tokenizer, whole)
+    assert model_metrics(model, tokenizer, in_parts) == model_metrics(model, tokenizer, whole)
 
 
 def test_of_a_long_text_the_beginning_is_read_and_how_much_is_said(
     tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(perplexity, "OWN", 20)
-    found = own_findings(vae(tokenizer, spread=6.0), tokenizer, ["the cat sat on"] * 50)
+    found = model_metrics(vae(tokenizer, spread=6.0), tokenizer, ["the cat sat on"] * 50)
     assert found["tokens"] == 28
     assert found["kl_per_text"]["n"] == 2
 

@@ -17,7 +17,7 @@ from raising import raises
 from textus import api
 from textus.cli.main import main
 from textus.core.errors import DataError, UsageError
-from textus.evaluation.fewshot import FewShotConfig, PromptScorer, calibrated, drawn, parse_words
+from textus.evaluation.fewshot import FewShotConfig, PromptScorer, calibrate, parse_verbalizer, sample_shots
 from textus.tasks.base import Example
 
 TEMPLATE = "{text} it is {label}"
@@ -120,8 +120,8 @@ def test_calibration_is_the_papers() -> None:
     plain, empty = random.dirichlet([1, 5, 1], 20), random.dirichlet([1, 9, 2], 3)
     content_free = empty.mean(0)
     scaled = plain @ np.diag(1 / content_free)
-    assert calibrated(plain, empty) == pytest.approx(scaled / scaled.sum(1, keepdims=True))
-    assert calibrated(content_free[None], content_free[None]) == pytest.approx(np.full((1, 3), 1 / 3))
+    assert calibrate(plain, empty) == pytest.approx(scaled / scaled.sum(1, keepdims=True))
+    assert calibrate(content_free[None], content_free[None]) == pytest.approx(np.full((1, 3), 1 / 3))
 
 
 def test_a_bias_to_one_class_is_taken_out(speaker: api.Run, tmp_path: Path) -> None:
@@ -157,16 +157,16 @@ def test_a_bias_to_one_class_is_taken_out(speaker: api.Run, tmp_path: Path) -> N
 def test_examples_are_even_seeded_and_never_asked(speaker: api.Run, tmp_path: Path) -> None:
     pool = [Example((str(n),), "abc"[n % 3], str(n)) for n in range(30)]
     for shots in range(1, 10):
-        counts = Counter(each.label for each in drawn(pool, shots, "abc", Random(shots)))
+        counts = Counter(each.label for each in sample_shots(pool, shots, "abc", Random(shots)))
         assert max(counts.values()) - min(counts["abc"[n]] for n in range(3)) <= 1
         assert sum(counts.values()) == shots
     assert (
-        drawn(pool, 5, "abc", Random(1))
-        == drawn(pool, 5, "abc", Random(1))
-        != drawn(pool, 5, "abc", Random(2))
+        sample_shots(pool, 5, "abc", Random(1))
+        == sample_shots(pool, 5, "abc", Random(1))
+        != sample_shots(pool, 5, "abc", Random(2))
     )
     with raises(UsageError, "out_of_range", "31", "30"):
-        drawn(pool, 31, "abc", Random(0))
+        sample_shots(pool, 31, "abc", Random(0))
     rows = examples(12)
     data = written(tmp_path / "d.jsonl", rows)
     with raises(UsageError, "out_of_range", "1", "0"):
@@ -227,9 +227,9 @@ def test_wrong_words_are_named(speaker: api.Run, how: dict[str, Any], complaint:
     with pytest.raises(UsageError) as caught:
         api.fewshot(speaker, data, on=data, **how)
     assert complaint in str(caught.value)
-    assert parse_words("0=bad, 1=good") == {"0": "bad", "1": "good"}
+    assert parse_verbalizer("0=bad, 1=good") == {"0": "bad", "1": "good"}
     with raises(UsageError, "invalid_value"):
-        parse_words("0=bad,good")
+        parse_verbalizer("0=bad,good")
 
 
 def test_a_run_that_predicts_nothing_is_refused(speaker: api.Run, corpus: Path, tmp_path: Path) -> None:
@@ -256,4 +256,4 @@ def test_a_prompt_longer_than_the_context_is_refused(bpe: Path) -> None:
     fits = "{text}" + " x" * 4 + " it is {label}"
     asked = PromptScorer(run.model, run.tokenizer, ["bad", "good"], FewShotConfig(fits, WORDS))
     assert asked.probabilities(SHOTS * 50, TEXTS).shape == (len(TEXTS), 2)
-    assert asked.left_out > 0
+    assert asked.n_dropped > 0

@@ -19,7 +19,7 @@ from textus import api
 from textus.cli.main import main
 from textus.cli.render import task_scores
 from textus.core.errors import DataError, RunError, UsageError
-from textus.evaluation.task_report import KEPT, LINEAR
+from textus.evaluation.task_report import BASELINE_FOLDER, LINEAR
 
 SMALL = ("train.batch_size=8", "model.n_layer=1", "model.d_model=32", "optim.rate=0.01")
 WORDS = ["the", "film", "was", "long", "story", "of", "two", "men", "in", "one", "town", "they", "all", "saw"]
@@ -178,17 +178,17 @@ def test_the_terminal_shows_baselines_as_a_table(lstm: api.Run, folder: Path) ->
 
 def test_a_difference_is_paired(lstm: api.Run, folder: Path) -> None:
     """Against itself the interval is a point, however uncertain each side alone."""
-    from textus.evaluation.task_report import difference, read_rows
+    from textus.evaluation.task_report import paired_difference, read_rows
     from textus.tasks.inference import read
 
     rows = read_rows(lstm.task, folder / "test.jsonl")
     ours = read(lstm.model, lstm.task, lstm.tokenizer, rows.examples)
-    found = difference(rows, ours, ours)
+    found = paired_difference(rows, ours, ours)
     assert found is not None
     assert (found["low"], found["value"], found["high"]) == (0, 0, 0)
     blind = lstm.task.blind(rows.examples)
     assert blind is not None
-    better = difference(rows, ours, blind)
+    better = paired_difference(rows, ours, blind)
     assert better is not None
     assert better["low"] < better["value"] < better["high"]
 
@@ -204,7 +204,7 @@ def test_the_floor_is_trained_once_and_anew_where_it_is_another_s(
     said = lambda: (lstm.evaluate(folder / "test.jsonl"), capsys.readouterr().err)[1]  # noqa: E731
     assert "is trained on the rows" in said()
     assert "is trained on the rows" not in said()
-    (kept,) = (tmp_path / "cache" / KEPT).iterdir()
+    (kept,) = (tmp_path / "cache" / BASELINE_FOLDER).iterdir()
     with (kept / "model.safetensors").open("ab") as file:
         file.write(b"x")  # a damaged one is trained anew
     assert "is trained on the rows" in said()

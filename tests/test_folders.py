@@ -26,16 +26,16 @@ from textus.core import io
 from textus.core.config import check_shape
 from textus.core.errors import DataError, MissingDependencyError, RunError, TextusError, UsageError
 from textus.core.io import (
-    claim_file,
-    folder_atomic,
+    atomic_folder,
+    check_output_file,
     is_disk_full,
     read_json,
-    record_file,
+    resolve_record_file,
     sha256,
     write_atomic,
     write_json,
 )
-from textus.core.names import extra
+from textus.core.names import import_optional
 from textus.data.corpus import open_corpus
 from textus.data.token_dataset import _open, tokenize
 from textus.pipelines import search_index
@@ -56,18 +56,18 @@ def place(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("name", PROBES, ids=repr)
 def test_a_name_out_of_the_folder_is_refused(place: Path, name: Any) -> None:
     with raises(RunError, "damaged"):
-        record_file(place, name, ["victim"])
+        resolve_record_file(place, name, ["victim"])
 
 
 def test_links_pipes_and_devices_are_refused(place: Path) -> None:
     (place / "link").symlink_to("victim")
     os.mkfifo(place / "pipe")
     (place / "sub").symlink_to("/etc")
-    assert record_file(place, "victim", ["victim"]) == place / "victim"
-    assert not record_file(place, "missing", ["missing"]).exists()
+    assert resolve_record_file(place, "victim", ["victim"]) == place / "victim"
+    assert not resolve_record_file(place, "missing", ["missing"]).exists()
     for name, why in (("link", "is a link"), ("pipe", "not a regular file"), ("sub/hostname", "is a link")):
         with pytest.raises(RunError, match=why):
-            record_file(place, name, [name])
+            resolve_record_file(place, name, [name])
     with raises(RunError, "not_a_regular_file"):
         read_json(place / "pipe")  # reading it would never end
 
@@ -144,7 +144,7 @@ def planted_manifest(trained: Path, corpus: Path, story: Path, place: Path, name
 READERS: dict[str, Callable[..., Callable[[], Any]]] = {
     "verify": planted_run(verify),
     "load": planted_run(load),
-    "index": planted_run(lambda run: search_index.keep_run(run, run.parent / "kept")),
+    "index": planted_run(lambda run: search_index.store_encoder(run, run.parent / "kept")),
     "corpus": planted_corpus,
     "tokens": planted_tokens,
     "search": planted_index,
@@ -313,14 +313,14 @@ from pathlib import Path
 from textus.core import io
 out = Path(sys.argv[1])
 if sys.argv[2] == "kill between":
-    io.exchanged = lambda *_: False
+    io.exchange_paths = lambda *_: False
     replace = Path.replace
     def last(self, target):
         if self.name.endswith(".new"):
             os.kill(os.getpid(), signal.SIGKILL)
         return replace(self, target)
     Path.replace = last
-with io.folder_atomic(out) as folder:
+with io.atomic_folder(out) as folder:
     (folder / "new").write_text("new")
     if sys.argv[2] == "wait":
         print("ready", flush=True)
@@ -351,7 +351,7 @@ def test_what_a_killed_writer_left_is_swept_by_the_next_one_and_a_living_one_is_
     living = writer(out, "wait")
     assert living.stdout is not None
     assert living.stdout.readline() == "ready\n"
-    with folder_atomic(out):
+    with atomic_folder(out):
         assert len(hidden(tmp_path)) == 3  # the living one's, our own, and somebody else's
     assert (
         capsys.readouterr().err.count("the process that was writing it is gone") == 0
@@ -362,7 +362,7 @@ def test_what_a_killed_writer_left_is_swept_by_the_next_one_and_a_living_one_is_
     write_atomic(out / "file", "x")
     write_atomic(tmp_path / "other", "x")
     assert len(hidden(tmp_path)) == 2
-    with folder_atomic(out):
+    with atomic_folder(out):
         pass
     assert hidden(tmp_path) == [".outxd.99999999.new"]
     assert "removed; the process that was writing it is gone" in capsys.readouterr().err
@@ -375,17 +375,17 @@ def test_replacing_a_folder_is_one_step(tmp_path: Path, capsys: pytest.CaptureFi
     (out / "old").write_text("old")
     assert writer(out, "kill between").wait() == -signal.SIGKILL
     assert not out.exists()
-    io.sweep(out)
+    io.remove_stale_files(out)
     assert [path.name for path in out.iterdir()] == ["old"]
     assert "put back as it was" in capsys.readouterr().err
     first, second = tmp_path / "first", tmp_path / "second"
     first.mkdir()
     second.write_text("a file")
     if sys.platform == "linux":
-        assert io.exchanged(first, second)
+        assert io.exchange_paths(first, second)
         assert first.is_file()
         assert second.is_dir()
-    assert not io.exchanged(first, tmp_path / "nowhere")
+    assert not io.exchange_paths(first, tmp_path / "nowhere")
     assert writer(out, "whole").wait() == 0
     assert [path.name for path in out.iterdir()] == ["new"]
     assert hidden(tmp_path) == []
@@ -422,7 +422,7 @@ def test_a_file_that_is_no_file_is_never_replaced(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for out in (Path("/dev/null"), tmp_path / "pipe", tmp_path):
         with raises(TextusError, "already_exists"):
-            claim_file(out, force=True)
+            check_output_file(out, force=True)
 
 
 # ── full disks ─────────────────────────────────────────────────────────────────────────────────
@@ -483,7 +483,7 @@ def test_only_a_missing_module_is_called_missing(tmp_path: Path, monkeypatch: py
     monkeypatch.syspath_prepend(tmp_path)
     for module in ("nowhere_at_all", "nowhere_at_all.inner", "package_here.inner"):
         with raises(MissingDependencyError, "extra_not_installed", "text"):
-            extra(module, "text")
+            import_optional(module, "text")
     for module, why in (
         ("broken_inside", "a_module_that_is_nowhere"),
         ("broken_name", "nothing_of_that_name"),
@@ -491,7 +491,7 @@ def test_only_a_missing_module_is_called_missing(tmp_path: Path, monkeypatch: py
         with pytest.raises(
             TextusError, match=f"{module} is installed but cannot be imported .*{why}"
         ) as caught:
-            extra(module, "text")
+            import_optional(module, "text")
         assert not isinstance(caught.value, MissingDependencyError)
 
 

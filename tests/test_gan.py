@@ -228,7 +228,7 @@ def moved(model: GAN, before: dict[str, Tensor]) -> set[str]:
 def played(tmp_path: Path, model: GAN, backward: Backward) -> list[set[str]]:
     """Train by `fit`; which groups each step moved."""
     tokenizer = tokenizers.train("char", ["ab"])
-    record = {"family": "gan", "config": {}, "settings": {}, "choices": {}, "corpus": None}
+    record = {"family": "gan", "config": {}, "settings": {}, "compute": {}, "corpus": None}
     kept = {"fingerprint": tokenizer.fingerprint, "kind": tokenizer.kind}
     run = create_run(tmp_path / "run", {**record, "tokenizer": kept}, tokenizer)
     found: list[set[str]] = []

@@ -24,7 +24,7 @@ def test_importing_it_is_light() -> None:
 
 
 def test_machine_agrees_with_the_system() -> None:
-    found = hardware.machine()
+    found = hardware.detect_machine()
     assert 1 <= found.cores <= len(os.sched_getaffinity(0))
     assert 0 < found.memory_available <= found.memory_total
     assert found.memory_total <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 1.01
@@ -79,7 +79,7 @@ def test_what_doctor_names_as_the_compiler_is_what_builds_the_kernels(
     program = tmp_path / name.split()[0]
     program.write_text('#!/bin/sh\necho "called $0 $1" >&2; exit 3\n')
     program.chmod(0o755)
-    found = hardware.machine().compiler
+    found = hardware.detect_machine().compiler
     assert found == (name if " " in name else str(program))
     assert f"the C++ compiler {found} could not build the kernels (called {program}" in str(
         native._library.__wrapped__()[1]
@@ -156,8 +156,8 @@ def test_peak_memory_sees_an_allocation_and_can_begin_again() -> None:
 
 
 def test_versions_are_those_installed() -> None:
-    found = hardware.versions()
+    found = hardware.package_versions()
     assert found["torch"] == torch.__version__
     assert found["python"] == sys.version.split()[0]
     assert set(found) == {"python", "textus", "torch", "numpy", "tokenizers", "safetensors"}
-    assert hardware.version_of("no-such-package-anywhere") is None
+    assert hardware.installed_version("no-such-package-anywhere") is None

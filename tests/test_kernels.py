@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from textus.core import hardware
-from textus.core.rng import counter_seed
+from textus.core.rng import derive_seed
 from textus.data.batch import Batch
 from textus.models.decoder import Decoder
 from textus.models.kernels import native
@@ -87,7 +87,7 @@ class Masked(torch.nn.Module):
 
 def mask_as_kernels_do(model: Decoder, batch: Batch) -> None:
     """Give the twin the masks of the kernels: its own would be others."""
-    seed = counter_seed(STEP_SEED, "dropout", batch.position, batch.piece) & 0x7FFFFFFF
+    seed = derive_seed(STEP_SEED, "dropout", batch.position, batch.piece) & 0x7FFFFFFF
     model.dropout = Masked(seed)  # type: ignore[assignment]
     for number, block in enumerate(model.blocks):
         block.attention.dropout = Masked(seed + 1 + 2 * number)

@@ -33,7 +33,7 @@ LAYERS = {
     """,
     "core": """
         __init__ console errors memory rng
-        arguments hardware locks names
+        arguments hardware locks names plugins
         config io
         requests
     """,

@@ -15,12 +15,12 @@ from textus.metrics.resampling import (
     MOST_BLOCKS,
     ByteBlocks,
     bootstrap,
+    corpus_distinct_n,
     distinct_n,
-    distinct_over,
     longest_match,
+    mean_over_sequences,
     ngrams,
     paired_bootstrap,
-    pooled,
     repetition,
 )
 
@@ -96,7 +96,7 @@ def test_blocks_keep_every_cost_and_every_byte() -> None:
         costs = rng.uniform(size=200)
         total += costs.sum()
         blocks.add(int(sizes.sum()), sizes, costs)
-    sums, weights = blocks.finished()
+    sums, weights = blocks.totals()
     assert sums.sum() == pytest.approx(total)
     assert weights.sum() == blocks.n_bytes
     assert len(sums) == len(weights) == -(-blocks.n_bytes // blocks.size)
@@ -114,9 +114,9 @@ def test_blocks_lie_where_the_text_says_whatever_the_tokens() -> None:
     fine, coarse = ByteBlocks(), ByteBlocks()
     fine.add(100_000, [1] * 100_000, [0.5] * 100_000)
     coarse.add(100_000, [10] * 10_000, [5.0] * 10_000)
-    assert fine.finished()[1].tolist() == coarse.finished()[1].tolist()
+    assert fine.totals()[1].tolist() == coarse.totals()[1].tolist()
     assert fine.size == BLOCK
-    assert np.allclose(fine.finished()[0], coarse.finished()[0], atol=5.0)
+    assert np.allclose(fine.totals()[0], coarse.totals()[0], atol=5.0)
 
 
 def test_a_long_text_does_not_have_more_blocks() -> None:
@@ -124,7 +124,7 @@ def test_a_long_text_does_not_have_more_blocks() -> None:
     for _ in range(50):
         blocks.add(1_000_000, [1000] * 1000, [1.0] * 1000)
     assert len(blocks.sums) <= MOST_BLOCKS
-    assert blocks.finished()[1].sum() == 50_000_000
+    assert blocks.totals()[1].sum() == 50_000_000
     assert blocks.sums.sum() == 50_000
 
 
@@ -150,32 +150,34 @@ def test_repetition_counts_what_was_seen_before(sequence: list[int], n: int) -> 
 
 
 def test_pooled_is_over_all_ngrams_and_leaves_short_samples_be() -> None:
-    found = pooled(["aaaa", "ab", ""], 2, distinct_n)
+    found = mean_over_sequences(["aaaa", "ab", ""], 2, distinct_n)
     assert found is not None
     assert found["value"] == pytest.approx((1 + 1) / (3 + 1))
     assert found["n"] == 3
-    assert pooled(["a", ""], 2, distinct_n) is None
+    assert mean_over_sequences(["a", ""], 2, distinct_n) is None
 
 
 def test_distinct_over_sees_what_one_sample_alone_does_not_show() -> None:
     same, other = list("abcdefgh"), list("ijklmnop")
-    collapsed, varied = distinct_over([same] * 10, 2), distinct_over([same, other], 2)
+    collapsed, varied = corpus_distinct_n([same] * 10, 2), corpus_distinct_n([same, other], 2)
     assert collapsed is not None
     assert varied is not None
     assert collapsed["value"] == pytest.approx(1 / 10)
     assert collapsed["low"] == pytest.approx(collapsed["high"]) == pytest.approx(1 / 10)
     assert varied == {"value": 1.0, "low": 1.0, "high": 1.0, "n": 2}
-    alone = pooled([same] * 10, 2, distinct_n)  # the fault that was: within each sample nothing repeats
+    alone = mean_over_sequences(
+        [same] * 10, 2, distinct_n
+    )  # the fault that was: within each sample nothing repeats
     assert alone is not None
     assert alone["value"] == 1.0
-    assert distinct_over(["a", ""], 2) is None
+    assert corpus_distinct_n(["a", ""], 2) is None
 
 
 def test_distinct_over_is_the_number_of_kinds_and_its_interval_covers_it() -> None:
     """Beside the definition; and beside fresh draws of samples: about 95 in 100 intervals hold their mean."""
     rng = np.random.default_rng(0)
     draws = [[rng.integers(0, 40, size=60).tolist() for _ in range(12)] for _ in range(120)]
-    found = [distinct_over(samples, 2) for samples in draws]
+    found = [corpus_distinct_n(samples, 2) for samples in draws]
     for samples, figure in zip(draws, found, strict=True):
         grams = [gram for each in samples for gram in ngrams(each, 2)]
         assert figure is not None

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from textus.core.config import assign
+from textus.core.config import apply_overrides
 from textus.core.errors import UsageError
 from textus.models.registry import build
 from textus.training.optim import (
@@ -149,7 +149,7 @@ def test_each_optimiser_has_a_rate_of_its_own_where_none_is_set(name: str) -> No
     assert made.param_groups[0]["lr"] == RATES[name]
     made = make_optimisers(groups(), OptimSettings(optimiser=name, rate=0.7))["matrices"]
     assert made.param_groups[0]["lr"] == 0.7
-    later = assign(OptimSettings(), [f"optimiser={name}"])  # which is how `--set` makes it
+    later = apply_overrides(OptimSettings(), [f"optimiser={name}"])  # which is how `--set` makes it
     assert later.own_rate == RATES[name]
 
 

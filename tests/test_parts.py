@@ -16,9 +16,9 @@ from raising import raises
 from torch import Tensor, nn
 
 from textus.api import train
-from textus.core.config import assign
+from textus.core.config import apply_overrides
 from textus.core.errors import UsageError
-from textus.evaluation.comparison import log_lines
+from textus.evaluation.comparison import training_log
 from textus.models.nn import registry
 from textus.models.nn.layers import make_feed_forward, make_norm
 from textus.models.registry import build
@@ -345,7 +345,7 @@ def test_a_run_asks_for_an_optimiser_by_name(name: str, corpus: Path, tmp_path: 
     settings = ["model.n_layer=1", "model.d_model=16", "model.n_head=2"]
     wish = [f"optim.optimiser={name}", "optim.rate=0.005", "optim.schedule=exponential"]
     run = train(corpus, tokenizer="char", steps=20, overrides=[*settings, *wish], out=tmp_path / name)
-    losses = [line["loss"] for line in log_lines(run.path / "log.jsonl") if "loss" in line]
+    losses = [line["loss"] for line in training_log(run.path / "log.jsonl") if "loss" in line]
     assert losses[-1] < losses[0]
 
 
@@ -404,7 +404,7 @@ def test_schedules_are_torchs_after_the_warm_up(name: str) -> None:
         ),
         (lambda: make_norm("bach", 3), ("unknown_name", "'bach'", "'batch'")),
         (lambda: make_feed_forward("sigmod", 2, 2, bias=False, dropout=0), ("unknown_name", "'sigmoid'")),
-        (lambda: assign(OptimSettings(), ["optimiser=rmsporp"]), ("unknown_name", "'rmsprop'")),
+        (lambda: apply_overrides(OptimSettings(), ["optimiser=rmsporp"]), ("unknown_name", "'rmsprop'")),
     ],
 )
 def test_wrong_names_are_told_with_the_nearest(call: Callable[[], object], message: tuple[str, ...]) -> None:

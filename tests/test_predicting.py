@@ -22,7 +22,7 @@ from raising import raises
 import textus
 from textus import api
 from textus.cli.main import main
-from textus.core.console import notice, notices_together
+from textus.core.console import log_notice, merge_notices
 from textus.core.errors import TextusError, UsageError
 from textus.data.inputs import columns_as_trained
 from textus.data.labeled import Record
@@ -218,24 +218,24 @@ def test_memory_does_not_grow_with_the_file(linear: api.Run, tmp_path: Path) -> 
 def test_notices_of_many_batches_are_one(capsys: pytest.CaptureFixture[str]) -> None:
     """Counts are summed, numbers within the texts are not; the first place is kept."""
     batches = [((3, 256, 1100), "{a}.csv: line 3"), ((1, 44, 10), "{a}.csv: line 9")]
-    with notices_together():
+    with merge_notices():
         for (long, texts, tokens), place in batches:
-            notice(
+            log_notice(
                 long, " of ", texts, " texts are longer than 128 tokens: ", tokens, " of them are not read"
             )
-            notice(long, " rows have no text and are left out", first=f"the first is {place}")
-            notice("12 of 12 windows: as in training")
+            log_notice(long, " rows have no text and are left out", first=f"the first is {place}")
+            log_notice("12 of 12 windows: as in training")
         assert capsys.readouterr().err == ""
-        notice(1, " of ", 2, " texts are longer than 64 tokens: ", 3, " of them are not read")
+        log_notice(1, " of ", 2, " texts are longer than 64 tokens: ", 3, " of them are not read")
     assert capsys.readouterr().err.splitlines() == [
         "4 of 300 texts are longer than 128 tokens: 1,110 of them are not read",
         "4 rows have no text and are left out; the first is {a}.csv: line 3",
         "12 of 12 windows: as in training",
         "1 of 2 texts are longer than 64 tokens: 3 of them are not read",
     ]
-    with notices_together(show=False):
-        notice(5, " rows")
-    notice(1000, " rows", first="the first is line 1")
+    with merge_notices(show=False):
+        log_notice(5, " rows")
+    log_notice(1000, " rows", first="the first is line 1")
     assert capsys.readouterr().err == "1,000 rows; the first is line 1\n"
 
 
@@ -261,7 +261,7 @@ def test_vectors_keep_lines_and_ids(trained: Path, reviews_folder: Path, tmp_pat
 def test_vectors_are_continued_after_a_kill(trained: Path, tmp_path: Path) -> None:
     data = written(tmp_path / "r.jsonl", reviews(600))
     run, out = api.open_run(trained), tmp_path / "v.npy"
-    from textus.pipelines.embeddings import embed_to
+    from textus.pipelines.embeddings import embed_file
 
     calls, make = [], run.vectors_of()
 
@@ -272,8 +272,8 @@ def test_vectors_are_continued_after_a_kill(trained: Path, tmp_path: Path) -> No
         return make(texts)
 
     with pytest.raises(KeyboardInterrupt):
-        embed_to(broken, data, out, run=trained)
-    assert embed_to(make, data, out, run=trained)["texts"] == 600
+        embed_file(broken, data, out, run=trained)
+    assert embed_file(make, data, out, run=trained)["texts"] == 600
     assert np.allclose(np.load(out), run.embed([row["text"] for row in reviews(600)]), atol=1e-5)
 
 

@@ -169,7 +169,7 @@ def test_a_preset_records_what_it_measured_and_keeps_its_budget(
     assert record["status"] == "finished"
     assert record["budget"] == {"budget": 3.0}
     times = record["measured"]["cpu_seconds_by_choice"]
-    choices = record["choices"]
+    choices = record["compute"]
     way = f"{choices['step']} {choices['precision']} {choices['attention']}"
     assert times[way] == min(times.values())  # told to a tenth of a millisecond, so that two may be alike
     assert record["steps"] >= 20
@@ -184,7 +184,7 @@ def test_choices_of_another_run_are_taken_as_they_are(
     run = tmp_path / "run"
     shutil.copytree(trained, run)
     kept = {"precision": "float32", "attention": "fused", "step": "eager", "device": "cpu", "workers": 2}
-    write_json(run / "run.json", {**read_json(run / "run.json"), "choices": kept})
+    write_json(run / "run.json", {**read_json(run / "run.json"), "compute": kept})
     assert plan(tokenizer, store, steps=5, compute_from=run).choices == ComputeConfig(**kept)  # type: ignore[arg-type]
     with raises(RunError, "not_a_run", "nowhere"):
         plan(tokenizer, store, steps=5, compute_from=tmp_path / "nowhere")

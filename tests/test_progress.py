@@ -9,7 +9,7 @@ import time
 import pytest
 
 from textus.core import console
-from textus.core.console import FIRST_LINE, NEXT_LINES, command_line, duration, progress
+from textus.core.console import FIRST_LINE, NEXT_LINES, command_line, format_duration, progress
 
 
 def test_progress_in_a_pipe_reports_before_anything_has_advanced(
@@ -38,7 +38,7 @@ def test_progress_of_what_is_short_is_silent(capsys: pytest.CaptureFixture[str])
     ("seconds", "shown"), [(0.4, "0 s"), (45, "45 s"), (150, "2 min"), (3600, "60 min"), (9000, "2.5 h")]
 )
 def test_duration_is_for_people(seconds: float, shown: str) -> None:
-    assert duration(seconds) == shown
+    assert format_duration(seconds) == shown
 
 
 def test_the_recorded_command_can_be_pasted_back(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -122,11 +122,11 @@ def test_a_text_to_measure_on_and_an_index_are_read_in_an_encoding(
 
 def test_triples_are_read_in_an_encoding(tmp_path: Path) -> None:
     """ATTACK1 6: of rows and of the lines of a .txt."""
-    from textus.pipelines.extraction import passages
+    from textus.pipelines.extraction import read_passages
 
     for name in ("t.csv", "t.txt"):
         texts = table(tmp_path / name, "cp1250", ["byl dobrý"])
-        found = passages(texts, ReadOptions(encoding="cp1250"))
+        found = read_passages(texts, ReadOptions(encoding="cp1250"))
         assert "byl dobrý" in found[-1].text
 
 

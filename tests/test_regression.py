@@ -64,7 +64,7 @@ def theirs(gold: np.ndarray, guess: np.ndarray) -> dict[str, float]:
 @pytest.mark.parametrize("seed", range(3))
 def test_figures_are_scipys_and_scikit_learns(seed: int) -> None:
     gold, guess = drawn(seed)
-    found = regression.numbers(gold, guess, "spearman")
+    found = regression.regression_scores(gold, guess, "spearman")
     assert next(iter(found)) == "spearman"
     assert {name: each["value"] for name, each in found.items()} == pytest.approx(theirs(gold, guess))
     assert all(each["low"] < each["value"] < each["high"] for each in found.values())
@@ -74,7 +74,7 @@ def test_a_resample_is_scored_as_the_texts_it_repeats() -> None:
     gold, guess = drawn(7)
     counts = np.random.default_rng(1).multinomial(len(gold), np.full(len(gold), 1 / len(gold)))
     again = np.repeat(np.arange(len(gold)), counts)
-    found = regression.of_numbers(gold, guess)(counts.astype(float))
+    found = regression.regression_metrics(gold, guess)(counts.astype(float))
     assert found == pytest.approx(theirs(gold[again], guess[again]))
 
 
@@ -83,7 +83,7 @@ def test_ratings_are_scikit_learns() -> None:
     gold = random.integers(0, 5, 300)
     guess = np.clip(gold + random.integers(-2, 3, 300), 0, 4)
     stars = np.asarray([1.0, 2.0, 3.0, 4.0, 10.0])
-    found = {name: each["value"] for name, each in regression.ratings(gold, guess, stars).items()}
+    found = {name: each["value"] for name, each in regression.rating_scores(gold, guess, stars).items()}
     assert found == pytest.approx(
         {
             "quadratic_kappa": sklearn.cohen_kappa_score(gold, guess, weights="quadratic"),
@@ -95,16 +95,22 @@ def test_ratings_are_scikit_learns() -> None:
 
 def test_the_interval_of_spearman_holds_it_as_often_as_it_says() -> None:
     real = stats.spearmanr(*drawn(99, 200_000)).statistic
-    figures = [regression.numbers(*drawn(seed, 150), "spearman", seed=seed)["spearman"] for seed in range(20)]
+    figures = [
+        regression.regression_scores(*drawn(seed, 150), "spearman", seed=seed)["spearman"]
+        for seed in range(20)
+    ]
     assert sum(each["low"] <= real <= each["high"] for each in figures) >= 16  # 95 % of 20 is 19
 
 
 def test_what_cannot_be_told_is_left_out_and_named() -> None:
     gold, guess = drawn(0)
-    found = regression.numbers(np.full_like(gold, 3.0), guess, "r2")
+    found = regression.regression_scores(np.full_like(gold, 3.0), guess, "r2")
     assert found["undefined"] == ["r2", "pearson", "spearman"]
     assert found["mae"]["value"] == pytest.approx(np.abs(guess - 3).mean())
-    assert regression.numbers(gold, np.ones_like(gold), "r2")["undefined"] == ["pearson", "spearman"]
+    assert regression.regression_scores(gold, np.ones_like(gold), "r2")["undefined"] == [
+        "pearson",
+        "spearman",
+    ]
 
 
 # ── heads ──────────────────────────────────────────────────────────────────────────────────────

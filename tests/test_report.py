@@ -14,9 +14,16 @@ from raising import raises
 
 from textus.core.errors import MissingDependencyError
 from textus.reporting import plots
-from textus.reporting.format import cell, markdown, number, size, table, width
-from textus.reporting.html import Section, page, write_report
-from textus.reporting.plots import bars, diagonal, heatmap, loss_curve, scatter
+from textus.reporting.format import (
+    display_width,
+    format_bytes,
+    format_number,
+    format_value,
+    markdown_table,
+    text_table,
+)
+from textus.reporting.html import Section, render_page, write_report
+from textus.reporting.plots import bars, heatmap, loss_curve, reliability_diagram, scatter
 
 FIGURE = {"value": 1.923, "low": 1.9, "high": 1.95, "n": 20}
 ROWS = [
@@ -45,37 +52,39 @@ PNG = b"\x89PNG\r\n\x1a\n"
     ],
 )
 def test_cells(value: object, text: str) -> None:
-    assert cell(value) == text
+    assert format_value(value) == text
 
 
 def test_sizes() -> None:
-    assert [size(n) for n in (0, 999, 1500, 55_073_280, 3e12)] == [
+    assert [format_bytes(n) for n in (0, 999, 1500, 55_073_280, 3e12)] == [
         "0 B",
         "999 B",
         "1.5 kB",
         "55.1 MB",
         "3.0 TB",
     ]
-    assert number(-12.345) == "-12.35"
+    assert format_number(-12.345) == "-12.35"
 
 
 def test_columns_line_up_also_in_chinese() -> None:
-    lines = table(ROWS, ["run", "parameters", "bits_per_byte"]).splitlines()
+    lines = text_table(ROWS, ["run", "parameters", "bits_per_byte"]).splitlines()
     assert len(lines) == 4
-    assert len({width(line) for line in lines}) == 1
+    assert len({display_width(line) for line in lines}) == 1
     assert lines[2].startswith("春江  ")
     assert lines[3].split("  ")[0] == "b|c"
     ends = [line.index(figure) + len(figure) for line, figure in ((lines[3], " 12 "), (lines[2], ",567 "))]
-    assert ends[0] - ends[1] == width("春江") - len("春江")  # right-aligned, once wide characters are counted
+    assert ends[0] - ends[1] == display_width("春江") - len(
+        "春江"
+    )  # right-aligned, once wide characters are counted
 
 
 def test_columns_default_to_every_key_and_an_empty_table_is_its_head() -> None:
-    assert table(ROWS).splitlines()[0].split() == ["run", "bits_per_byte", "parameters", "seconds"]
-    assert table([], ["a", "b"]).splitlines()[0] == "a  b"
+    assert text_table(ROWS).splitlines()[0].split() == ["run", "bits_per_byte", "parameters", "seconds"]
+    assert text_table([], ["a", "b"]).splitlines()[0] == "a  b"
 
 
 def test_markdown_escapes_what_would_break_it() -> None:
-    lines = markdown(ROWS, ["run", "parameters"]).splitlines()
+    lines = markdown_table(ROWS, ["run", "parameters"]).splitlines()
     assert lines[1] == "| --- | ---: |"
     assert lines[3] == "| b\\|c | 12 |"
 
@@ -92,7 +101,7 @@ def drawn() -> dict[str, bytes]:
         "bars": bars(ROWS, name="run", value="bits_per_byte", title="比较"),
         "scatter": scatter(ROWS, name="run", x="seconds", y="bits_per_byte"),
         "heatmap": heatmap([[3, 1], [0, 4]], ["褒", "贬"], ["褒", "$b$"], title="混淆"),
-        "diagonal": diagonal(
+        "diagonal": reliability_diagram(
             [{"confidence": 0.4, "right": 0.5, "n": 3}, {"confidence": 0.9, "right": 1, "n": 8}]
         ),
         "empty": loss_curve([]),
@@ -113,10 +122,10 @@ def test_without_a_chinese_font_labels_are_escaped_not_boxes(
     """U20: and a line says which package has the font; what every font has is left as it is."""
     monkeypatch.setattr(plots, "cjk_font", lambda: None)
     plots.report_missing_font.cache_clear()
-    assert plots.label("é ł Ж") == "é ł Ж"
+    assert plots.escape_label("é ł Ж") == "é ł Ж"
     assert capsys.readouterr().err == ""
-    assert plots.label("春 a") == "\\u6625 a"
-    assert plots.label("人") == "\\u4eba"
+    assert plots.escape_label("春 a") == "\\u6625 a"
+    assert plots.escape_label("人") == "\\u4eba"
     assert capsys.readouterr().err.count("install fonts-noto-cjk") == 1
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -125,7 +134,7 @@ def test_without_a_chinese_font_labels_are_escaped_not_boxes(
 
 def test_the_fault_is_seen_when_planted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plots, "cjk_font", lambda: None)
-    monkeypatch.setattr(plots, "label", lambda text: text)
+    monkeypatch.setattr(plots, "escape_label", lambda text: text)
     with pytest.warns(UserWarning, match="Glyph"):
         bars(ROWS, name="run", value="bits_per_byte")
 
@@ -156,14 +165,14 @@ def crowded(step: float) -> list[dict[str, Any]]:
 def overlaps(monkeypatch: pytest.MonkeyPatch, rows: list[dict[str, Any]]) -> tuple[float, list[str]]:
     """The area by which names lie on names, on bars or outside the axes, in pixels; and the legend's words."""
     seen: list[Any] = []
-    place = plots.place_names
+    place = plots.place_labels
 
     def noting(axes: Any, names: list[str], bars: Any) -> Any:
         notes = place(axes, names, bars)
         seen.append((axes, notes, bars))
         return notes
 
-    monkeypatch.setattr(plots, "place_names", noting)
+    monkeypatch.setattr(plots, "place_labels", noting)
     assert scatter(rows, name="name", x="seconds", y="bits", group="kind").startswith(PNG)
     axes, notes, bars = seen[0]
     boxes = [note.get_window_extent() for note in notes]
@@ -246,7 +255,7 @@ def test_names_and_texts_cannot_become_markup() -> None:
         alt='"><img src=x onerror=1>',
         code=attack,
     )
-    read = Reader(page(attack, [section]))
+    read = Reader(render_page(attack, [section]))
     assert "script" not in read.tags
     assert read.tags.count("img") == 1
     assert read.shown.count(attack) == 7  # title twice, heading, paragraph, column, cell, code

@@ -16,7 +16,14 @@ from textus import api
 from textus.augment.units import take_apart
 from textus.cli.main import main
 from textus.data.labeled import Record
-from textus.evaluation.robustness import beside_the_point, case, changes, drop, rewritten, spacing
+from textus.evaluation.robustness import (
+    change_case,
+    change_spacing,
+    irrelevant_sentence,
+    make_perturbations,
+    metric_drop,
+    perturb,
+)
 from textus.tasks.base import Example
 from textus.tasks.classification import Classification, ClassificationSettings
 
@@ -69,7 +76,7 @@ def test_synonyms_that_cannot_be_found_are_told(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(import_module("textus.augment.wordnet"), "places", lambda: [tmp_path])
-    assert "synonyms" not in changes(None)
+    assert "synonyms" not in make_perturbations(None)
     assert "robustness to synonyms is not measured: synonyms need WordNet" in capsys.readouterr().err
 
 
@@ -82,12 +89,12 @@ ANSWER = {
 
 
 def test_labels_stay_right() -> None:
-    for name, operation in changes(None).items():
-        for row in rewritten([Record(ANSWER, "a")] * 3, name, operation, 0)[0]:
+    for name, operation in make_perturbations(None).items():
+        for row in perturb([Record(ANSWER, "a")] * 3, name, operation, 0)[0]:
             [text], [at] = row.values["answers"]["text"], row.values["answers"]["answer_start"]
             assert row.values["context"][at : at + len(text)] == text
             assert text.lower() == "ann lee"
-        [tokens], n = rewritten([Record(TOKENS, "t")], name, operation, 0)
+        [tokens], n = perturb([Record(TOKENS, "t")], name, operation, 0)
         assert n == (name != "spacing")
         assert len(tokens.values["tokens"]) == len(tokens.values["tags"])
         kept = zip(tokens.values["tokens"], tokens.values["tags"], strict=True)
@@ -102,14 +109,14 @@ def text_after(operation: Any, text: str, rate: float = 1.0) -> str:
 
 
 def test_each_change_does_what_it_says() -> None:
-    assert text_after(case(str.upper), "a good  straße film") == "A GOOD  straße FILM"
-    spaced = text_after(spacing, "one two three four five six")
+    assert text_after(change_case(str.upper), "a good  straße film") == "A GOOD  straße FILM"
+    spaced = text_after(change_spacing, "one two three four five six")
     assert spaced.replace(" ", "") == "onetwothreefourfivesix"
     assert "  " in spaced
-    assert " " in text_after(spacing, "昨天我们去看电影")
-    assert text_after(beside_the_point, "A film.").startswith("A film. ")
-    assert text_after(beside_the_point, "一部电影。").startswith("一部电影。")
-    assert text_after(beside_the_point, "一部电影。")[-1] == "。"
+    assert " " in text_after(change_spacing, "昨天我们去看电影")
+    assert text_after(irrelevant_sentence, "A film.").startswith("A film. ")
+    assert text_after(irrelevant_sentence, "一部电影。").startswith("一部电影。")
+    assert text_after(irrelevant_sentence, "一部电影。")[-1] == "。"
 
 
 def asked(gold: np.ndarray, right: np.ndarray) -> tuple[list[Example], list[Any]]:
@@ -134,10 +141,10 @@ def test_the_interval_holds_the_real_drop_as_often_as_it_says(monkeypatch: pytes
         gold = random.integers(2, size=200)
         hard = random.random(200)
         plain, other = asked(gold, hard < 0.9), asked(gold, hard < random.choice([0.9, 0.7], 200))
-        found = drop(single, plain, other, seed)
+        found = metric_drop(single, plain, other, seed)
         held += found["low"] <= 0.1 <= found["high"]
         if seed < 8:
-            same = drop(grouped(ClassificationSettings(), ["a", "b"]), plain, other, seed)
+            same = metric_drop(grouped(ClassificationSettings(), ["a", "b"]), plain, other, seed)
             assert same["value"] == pytest.approx(found["value"])
             widths.append(found["high"] - found["low"])
             other_widths.append(same["high"] - same["low"])

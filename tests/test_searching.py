@@ -22,7 +22,7 @@ from textus.cli.main import main
 from textus.core.errors import DataError, RunError, UsageError
 from textus.data.passages import LONGEST, OVERLAP, Passage, cut, read_passages
 from textus.pipelines import search_index
-from textus.pipelines.search_index import Index, fused, terms
+from textus.pipelines.search_index import Index, bm25_tokens, reciprocal_rank_fusion
 
 SMALL = ("train.batch_size=8", "model.n_layer=1", "model.d_model=32", "optim.rate=0.005", "model.dropout=0")
 WORDS = ["red", "green", "blue", "black", "white", "grey", "pink", "brown", "gold", "teal", "plum", "rust"]
@@ -74,7 +74,7 @@ def copied(both: Index, tmp_path: Path) -> Path:
     ],
 )
 def test_words_are_words_and_chinese_is_pairs_of_characters(text: str, expected: list[str]) -> None:
-    assert terms(text) == expected
+    assert bm25_tokens(text) == expected
 
 
 def test_scores_by_words_are_those_of_lucene(both: Index) -> None:
@@ -130,7 +130,7 @@ def test_the_graph_finds_nearly_what_comparing_all_finds(
 
 
 def test_lists_are_fused_by_their_places() -> None:
-    found = fused([[(7, 9.0), (3, 1.0)], [(3, 0.2), (5, 0.1)]])
+    found = reciprocal_rank_fusion([[(7, 9.0), (3, 1.0)], [(3, 0.2), (5, 0.1)]])
     assert [number for number, _ in found] == [3, 7, 5]
     assert [score for _, score in found] == pytest.approx([1 / 62 + 1 / 61, 1 / 61, 1 / 62])
 
@@ -138,7 +138,7 @@ def test_lists_are_fused_by_their_places() -> None:
 def test_both_together_are_asked_by_default(both: Index) -> None:
     query = [both.documents[7]]
     lists = [both.search(query, k=100, mode=way)[0] for way in ("bm25", "dense")]
-    assert both.search(query, k=5)[0] == fused(lists)[:5]
+    assert both.search(query, k=5)[0] == reciprocal_rank_fusion(lists)[:5]
     assert both.search(query, k=1)[0][0][0] == 7
 
 
@@ -210,7 +210,7 @@ def test_what_it_was_not_built_for_is_refused(pages: Path, both: Index, tmp_path
     (tmp_path / "full" / "index.json").write_text("{}")
     with raises(UsageError, "already_exists", "index"):
         api.build_index(pages, out=tmp_path / "full", bm25=True, force=True)
-    assert api.build_index(pages, out=tmp_path / "words", bm25=True, force=True).way == "bm25"
+    assert api.build_index(pages, out=tmp_path / "words", bm25=True, force=True).default_mode == "bm25"
 
 
 def test_a_run_that_counts_makes_no_vectors(pages: Path, counted: Path, tmp_path: Path) -> None:

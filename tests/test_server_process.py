@@ -17,7 +17,7 @@ from served import remembering
 
 from textus.core.errors import UsageError
 from textus.serving import create_app
-from textus.serving.app import listen
+from textus.serving.app import bind_socket
 
 SCRIPT = """
 import sys
@@ -58,7 +58,7 @@ def test_a_signal_ends_it_with_success_also_in_the_middle_of_an_answer(number: i
 
 
 def test_a_port_in_use_names_a_free_one() -> None:
-    with listen("127.0.0.1", 0) as listener:
+    with bind_socket("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]
         with start(port) as process:
             assert process.wait(60) == 2
@@ -66,7 +66,7 @@ def test_a_port_in_use_names_a_free_one() -> None:
             message = process.stderr.read()
     assert message.count("\n") == 1
     assert f"port {port} on 127.0.0.1 is in use; try --port " in message
-    listen("127.0.0.1", int(message.split()[-1])).close()
+    bind_socket("127.0.0.1", int(message.split()[-1])).close()
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_a_port_in_use_names_a_free_one() -> None:
 )
 def test_addresses_that_cannot_be_bound(host: str, port: int, says: tuple[str, ...]) -> None:
     with raises(UsageError, *says):
-        listen(host, port)
+        bind_socket(host, port)
 
 
 def test_nothing_to_serve_and_two_of_one_name() -> None:

@@ -26,7 +26,7 @@ from textus import api
 from textus.cli import demo
 from textus.cli.main import main
 from textus.core.errors import DataError, RunError, UsageError
-from textus.core.io import claim, sha256
+from textus.core.io import check_output_dir, sha256
 from textus.finetuning import finetune
 from textus.models.registry import family as family_of
 from textus.runs.store import RunFolder, create_run, load, open_run, read_tokenizer
@@ -144,7 +144,7 @@ def test_the_run_tells_every_task(several: api.Run, folder: Path) -> None:
     assert (record["task"], record["labels"]) == ("classification", ["bad", "fine", "good"])
     assert list(record["heads"]) == several.tasks == ["classification", "tagging", "where"]
     assert record["mix"] == {"power": 0.5}
-    also = record["also"]
+    also = record["extra_tasks"]
     assert (also["where"]["task"], also["where"]["labels"]) == ("classification", ["north", "south"])
     assert sum(also["where"]["label_counts"]) > 70
     assert also["tagging"]["task_settings"]["crf"]
@@ -156,14 +156,17 @@ def test_the_run_tells_every_task(several: api.Run, folder: Path) -> None:
         assert each["corpus"]["path"] == str(file.resolve())
         assert each["corpus"]["sha256"] == sha256(file)
     assert api.verify(several.path)
-    assert api.show(several)["also"]["where"] == {"task": "classification", "labels": ["north", "south"]}
+    assert api.show(several)["extra_tasks"]["where"] == {
+        "task": "classification",
+        "labels": ["north", "south"],
+    }
 
 
 def test_a_run_with_one_task_is_recorded_as_ever(folder: Path, tmp_path: Path) -> None:
     record = api.finetune(
         folder / "tones.jsonl", model="gru", out=tmp_path / "run", epochs=1, overrides=SMALL
     ).record
-    assert not {"also", "mix", "called"} & set(record)
+    assert not {"extra_tasks", "mix", "head_name"} & set(record)
     assert set(record["corpus"]) == {"path", "dev", "columns", "fingerprint"}
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert not [name for line in lines for name in line if "/" in name]
@@ -367,13 +370,13 @@ def test_the_demonstration_holds_its_folder_while_it_is_made(
     def refused(*step: Any) -> None:
         steps.append(step)
         with pytest.raises(RunError, match=f"{out} is in use"):
-            claim(out, force=True, kind="demo")
+            check_output_dir(out, force=True, kind="demo")
 
     monkeypatch.setattr(demo, "run_step", refused)
     monkeypatch.setattr(demo, "last_screen", lambda *_: None)
     demo.demo(out=out, serve=False, dispatch=lambda words: 0)
     assert len(steps) == len(demo.STEPS)
-    claim(out, force=True, kind="demo")
+    check_output_dir(out, force=True, kind="demo")
 
 
 def test_resume_refuses_other_rows_of_any_task(folder: Path, tmp_path: Path) -> None:
@@ -443,17 +446,17 @@ def test_vectors_are_those_of_the_similarity_that_was_learnt(folder: Path, tmp_p
     also = [f"sts:similarity={folder / 'pairs.jsonl'}"]
     run = learnt(folder, tmp_path / "run", "task.sts.pooling=max", extra_tasks=also, epochs=1)
     texts = [row["text"] for row in tones(5)]
-    from textus.pipelines.search_index import reader
+    from textus.pipelines.search_index import load_encoder
     from textus.tasks.similarity import similarity_of, vectors
 
     found = run.embed(texts)
     model, tokenizer = load(run.path)[:2]
-    model.answer_with(run.record["choices"]["precision"])
+    model.answer_with(run.record["compute"]["precision"])
     expected = vectors(model, similarity_of(model, ["pooling=max"]), tokenizer, texts)
     mean = vectors(model, similarity_of(model), tokenizer, texts)
     assert found == pytest.approx(expected, abs=1e-6)
     assert abs(found - mean).max() > 0.01
-    assert vectors(*reader(run.path), texts) == pytest.approx(expected, abs=1e-6)
+    assert vectors(*load_encoder(run.path), texts) == pytest.approx(expected, abs=1e-6)
     with raises(UsageError, "option_not_applicable", "sts"):
         run.embed(texts, overrides=["task.pooling=cls"])
 

@@ -320,7 +320,7 @@ def test_figures_of_search_are_scikit_learns() -> None:
     scores = draw.normal(size=(30, 40)) + gains
     found = np.argsort(-scores, axis=1).tolist()
     right = [{place: gain for place, gain in enumerate(row) if gain} for row in gains]
-    told = ranking.ranked(found, right)
+    told = ranking.ranking_scores(found, right)
     assert told["ndcg@10"]["value"] == pytest.approx(sklearn.ndcg_score(gains, scores, k=10))
     single = np.zeros_like(gains)
     single[np.arange(30), draw.integers(0, 40, 30)] = 1.0
@@ -336,8 +336,8 @@ def test_figures_of_search_are_scikit_learns() -> None:
 
 
 def test_a_short_list_and_an_empty_one_have_found_nothing_more() -> None:
-    told = ranking.ranked([["a"], []], [{"a": 1.0, "b": 1.0}, {"c": 1.0}])
+    told = ranking.ranking_scores([["a"], []], [{"a": 1.0, "b": 1.0}, {"c": 1.0}])
     assert told["recall@10"]["value"] == 0.25
     assert told["mrr@10"]["value"] == 0.5
     with raises(UsageError, "empty_data"):
-        ranking.ranked([["a"]], [{}])
+        ranking.ranking_scores([["a"]], [{}])

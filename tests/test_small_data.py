@@ -298,15 +298,15 @@ TAGS = [["B-X", "I-X", "O"], ["O", "B-Y"]]
 @pytest.mark.parametrize(
     "figures",
     [
-        lambda **how: classification.single_label(GOLD, SHARES, ["a", "b", "c"], **how),
-        lambda **how: classification.multi_label(SHARES > 0.5, SHARES, ["a", "b", "c"], np.zeros(7, int), **how),
+        lambda **how: classification.single_label_scores(GOLD, SHARES, ["a", "b", "c"], **how),
+        lambda **how: classification.multi_label_scores(SHARES > 0.5, SHARES, ["a", "b", "c"], np.zeros(7, int), **how),
         lambda **how: entities.entity_scores([[("X", 0, 1)], [("Y", 1, 2)]], [[("X", 0, 1)], []], **how),
         lambda **how: entities.token_scores(TAGS, TAGS, **how),
-        lambda **how: spans.spans(["a", "b"], [["a"], []], "squad", **how),
-        lambda **how: ranking.ranked([["a", "b"]] * 2, [{"b": 1.0}, {"a": 2.0}], **how),
-        lambda **how: regression.numbers([1, 2, 4, 3], [1, 3, 4, 2], "r2", **how),
-        lambda **how: regression.several(SHARES, SHARES**2, ["a", "b", "c"], **how),
-        lambda **how: regression.ratings(GOLD, GUESS, np.arange(3.0), **how),
+        lambda **how: spans.answer_scores(["a", "b"], [["a"], []], "squad", **how),
+        lambda **how: ranking.ranking_scores([["a", "b"]] * 2, [{"b": 1.0}, {"a": 2.0}], **how),
+        lambda **how: regression.regression_scores([1, 2, 4, 3], [1, 3, 4, 2], "r2", **how),
+        lambda **how: regression.multi_target_scores(SHARES, SHARES**2, ["a", "b", "c"], **how),
+        lambda **how: regression.rating_scores(GOLD, GUESS, np.arange(3.0), **how),
     ],
 )  # fmt: skip
 def test_without_intervals_the_figures_are_the_same(figures: Any) -> None:

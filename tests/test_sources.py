@@ -20,7 +20,7 @@ from raising import raises
 
 import textus
 from textus.cli.main import main
-from textus.core.console import printable
+from textus.core.console import to_printable
 from textus.core.errors import DataError
 from textus.data.corpus import CorpusSettings, build
 from textus.data.labeled import read_records
@@ -120,8 +120,8 @@ def test_the_command_line_takes_names_of_any_bytes(
 
 
 def test_printable_escapes_what_a_terminal_would_obey() -> None:
-    assert printable(CAFE + "\x1b[2J\n\u202e") == "caf\\xe9.txt\\x1b[2J\\x0a\\u202e"
-    assert printable("caf\u00e9 \u4e2d\n", keep="\n") == "caf\u00e9 \u4e2d\n"
+    assert to_printable(CAFE + "\x1b[2J\n\u202e") == "caf\\xe9.txt\\x1b[2J\\x0a\\u202e"
+    assert to_printable("caf\u00e9 \u4e2d\n", keep="\n") == "caf\u00e9 \u4e2d\n"
 
 
 def test_an_exclamation_mark_in_a_name_is_only_that(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from textus import api
 from textus.cli.main import main
 from textus.core.errors import DataError, UsageError
 from textus.data.labeled import Record, read_records
-from textus.metrics.entities import bio, entity_scores, scheme_counts, spans, token_scores
+from textus.metrics.entities import bio_tags, entity_scores, entity_spans, scheme_counts, token_scores
 from textus.models.nn.heads import CRF, IGNORED
 from textus.tasks.base import InputTemplate
 from textus.tasks.tagging import Tagging, TaggingSettings, commonest_mistakes, stretches
@@ -52,7 +52,7 @@ def sentences(n: int, seed: int = 0) -> list[dict[str, list[str]]]:
                 [place for place in range(len(tokens) + 1) if "I-PER" not in tags[place : place + 1]]
             )
             tokens[at:at] = words
-            tags[at:at] = bio([(kind, 0, len(words))], len(words))
+            tags[at:at] = bio_tags([(kind, 0, len(words))], len(words))
         rows.append({"tokens": tokens, "tags": tags})
     return rows
 
@@ -75,9 +75,9 @@ def tuned(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> api.Run:
 def test_entities_are_seqevals(prefixes: str) -> None:
     for tags in drawn_tags(prefixes, seed=len(prefixes), n=400):
         theirs = [(kind, start, end + 1) for kind, start, end in get_entities(tags)]
-        assert spans(tags) == theirs, tags
-        again = bio(spans(tags), len(tags))
-        assert spans(again) == theirs
+        assert entity_spans(tags) == theirs, tags
+        again = bio_tags(entity_spans(tags), len(tags))
+        assert entity_spans(again) == theirs
         assert [(kind, start, end + 1) for kind, start, end in get_entities(again)] == theirs
         assert all(
             after[0] != "I" or before[1:] == after[1:] for before, after in itertools.pairwise(["O", *again])
@@ -87,14 +87,14 @@ def test_entities_are_seqevals(prefixes: str) -> None:
 def test_other_names_of_the_prefixes_mean_the_same() -> None:
     for tags in drawn_tags("BIES", seed=9):
         other = [tag.replace("E-", "L-").replace("S-", "U-").replace("I-", "M-") for tag in tags]
-        assert spans(other) == spans(tags)
+        assert entity_spans(other) == entity_spans(tags)
 
 
 def test_entity_figures_are_seqevals() -> None:
-    gold = [bio(spans(tags), len(tags)) for tags in drawn_tags("BI", seed=1, n=200)]
+    gold = [bio_tags(entity_spans(tags), len(tags)) for tags in drawn_tags("BI", seed=1, n=200)]
     draw = random.Random(2)
     guess = [list(tags) if draw.random() < 0.6 else draw.sample(tags, len(tags)) for tags in gold]
-    found = entity_scores([spans(each) for each in gold], [spans(each) for each in guess])
+    found = entity_scores([entity_spans(each) for each in gold], [entity_spans(each) for each in guess])
     theirs = classification_report(gold, guess, output_dict=True, zero_division=0)
     for ours, name in (("f1", "f1-score"), ("precision", "precision"), ("recall", "recall")):
         assert found[ours]["value"] == pytest.approx(theirs["micro avg"][name])
@@ -141,7 +141,7 @@ def test_no_step_is_taken_that_must_not_be() -> None:
 
     def is_lawful(numbers: tuple[int, ...]) -> bool:
         names = [task.labels[number] for number in numbers]
-        return bio(spans(names), len(names)) == names
+        return bio_tags(entity_spans(names), len(names)) == names
 
     assert all(is_lawful(tuple(path)) for path in lawful.best(scores, mask).tolist())
     assert not all(is_lawful(tuple(path)) for path in free.best(scores, mask).tolist())  # the planted fault

@@ -17,8 +17,8 @@ from test_report import Reader
 from textus import api
 from textus.cli.main import main
 from textus.core.errors import UsageError
-from textus.metrics.calibration import BINS, brier, calibration_error, reliability
-from textus.metrics.classification import single_label
+from textus.metrics.calibration import BINS, brier_scores, calibration_error, reliability_bins
+from textus.metrics.classification import single_label_scores
 from textus.tasks.base import Task
 
 ATTACK = "<script>alert(1)</script><img src=x onerror=alert(2)>"
@@ -40,7 +40,7 @@ def test_bins_are_scikit_learns(rounded: bool) -> None:
     gold, probabilities = drawn()
     positive = probabilities[:, 1].round(1) if rounded else probabilities[:, 1]
     expected = calibration_curve(gold, positive, n_bins=BINS)
-    found = reliability(positive, gold == 1)
+    found = reliability_bins(positive, gold == 1)
     assert [each["right"] for each in found] == pytest.approx(list(expected[0]))
     assert [each["confidence"] for each in found] == pytest.approx(list(expected[1]))
     assert sum(each["n"] for each in found) == len(gold)
@@ -50,7 +50,7 @@ def test_the_error_is_the_mean_gap_of_the_bins() -> None:
     gold, probabilities = drawn(classes=4)
     confidence, right = probabilities.max(1), probabilities.argmax(1) == gold
     shares, said = calibration_curve(right, confidence, n_bins=BINS)
-    counts = [each["n"] for each in reliability(confidence, right)]
+    counts = [each["n"] for each in reliability_bins(confidence, right)]
     assert calibration_error(confidence, right) == pytest.approx(
         np.average(np.abs(shares - said), weights=counts)
     )
@@ -60,8 +60,8 @@ def test_the_error_is_the_mean_gap_of_the_bins() -> None:
 def test_brier_is_scikit_learns(classes: int) -> None:
     gold, probabilities = drawn(classes=classes)
     expected = brier_score_loss(gold, probabilities, labels=range(classes), scale_by_half=False)
-    assert brier(gold, probabilities).mean() == pytest.approx(expected)
-    figure = single_label(gold, probabilities, [str(n) for n in range(classes)])["brier"]
+    assert brier_scores(gold, probabilities).mean() == pytest.approx(expected)
+    figure = single_label_scores(gold, probabilities, [str(n) for n in range(classes)])["brier"]
     assert figure["value"] == pytest.approx(expected)
     assert figure["low"] < expected < figure["high"]
 
@@ -71,7 +71,7 @@ def test_brier_of_a_class_nobody_knows_is_that_of_a_class_with_no_probability() 
     gold[:40] = 3
     wider = np.concatenate([probabilities, np.zeros((len(gold), 1))], 1)
     known = np.where(gold == 3, -1, gold)
-    assert brier(known, probabilities) == pytest.approx(brier(gold, wider))
+    assert brier_scores(known, probabilities) == pytest.approx(brier_scores(gold, wider))
 
 
 # ── slices ─────────────────────────────────────────────────────────────────────────────────────
@@ -206,7 +206,7 @@ def test_a_task_without_sections_of_its_own_shows_its_figures(tmp_path: Path) ->
     figure = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 9}
     found = {"run": "r", "on": "f", "rows": 9, "spearman": figure, "mean_error": 0.25}
     Plain.__abstractmethods__ = frozenset()
-    task_report.write(tmp_path, found, Plain(None, []), {})  # type: ignore[abstract]
+    task_report.write_task_report(tmp_path, found, Plain(None, []), {})  # type: ignore[abstract]
     _, read = page_of(tmp_path)
     assert "spearman" in read.shown
     assert "0.5 [0.4, 0.6]" in read.shown

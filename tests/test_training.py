@@ -26,7 +26,7 @@ from textus import tokenizers
 from textus.core.errors import TrainingError, UsageError
 from textus.core.hardware import reset_peak_memory
 from textus.core.io import read_json
-from textus.core.rng import counter_seed
+from textus.core.rng import derive_seed
 from textus.data.batch import Batch
 from textus.data.loader import TokenLoader
 from textus.data.token_dataset import store_of
@@ -54,7 +54,7 @@ STORE = store_of(STREAM, [0])
 
 def new_run(path: Path) -> RunFolder:
     tokenizer = tokenizers.train("char", ["abc"])
-    record = {"family": "decoder", "config": SHAPE, "settings": {}, "choices": {}, "corpus": None}
+    record = {"family": "decoder", "config": SHAPE, "settings": {}, "compute": {}, "corpus": None}
     kept = {"fingerprint": tokenizer.fingerprint, "kind": tokenizer.kind}
     return create_run(path, {**record, "tokenizer": kept}, tokenizer)
 
@@ -63,7 +63,7 @@ def made(
     settings: TrainSettings, choices: ComputeConfig = ComputeConfig(), **shape: Any
 ) -> tuple[LanguageModel, TokenLoader]:
     """A model and a loader that depend on the seed only."""
-    torch.manual_seed(counter_seed(settings.seed, "weights"))
+    torch.manual_seed(derive_seed(settings.seed, "weights"))
     model = build("decoder", {**SHAPE, **shape})
     model.compute_with(choices.precision, choices.attention, choices.step)
     loader = TokenLoader(STORE, batch_size=settings.batch_size, context_length=CONTEXT, seed=settings.seed)
@@ -245,7 +245,7 @@ def shift_data(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def forget_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer, "counter_seed", lambda *keys: 5)
+    monkeypatch.setattr(trainer, "derive_seed", lambda *keys: 5)
 
 
 @pytest.mark.parametrize("fault", [drop_memory, shift_data, forget_the_seed])
@@ -444,8 +444,8 @@ def test_a_clock_that_runs_out_brings_the_end_forward(tmp_path: Path) -> None:
     settings = replace(SETTINGS, steps=10_000, evaluate_every=0, checkpoint_every=0)
     taught(run, settings, clock=CpuBudget(0.5), evaluate=None)
     record = read_json(run.path / "run.json")
-    assert record["replans"]
-    assert 20 <= record["steps"] == record["replans"][-1]["steps"] < 10_000
+    assert record["schedule_cuts"]
+    assert 20 <= record["steps"] == record["schedule_cuts"][-1]["steps"] < 10_000
     assert record["cpu_seconds"] < 5
     assert 1e8 < record["peak_memory_bytes"] < 1e11  # torch alone holds as much
 

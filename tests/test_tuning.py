@@ -21,7 +21,7 @@ from textus import api
 from textus.cli.main import main
 from textus.core.errors import DataError, RunError, UsageError
 from textus.core.io import sha256
-from textus.core.locks import alone_in
+from textus.core.locks import exclusive_lock
 from textus.finetuning.config import FinetuneConfig
 from textus.finetuning.hyperparameters import SearchRange, parse_span, search_space
 from textus.runs.store import open_run
@@ -235,7 +235,7 @@ def test_the_space_follows_from_family_and_task(trained: Path) -> None:
 
 def test_a_search_that_runs_is_left_alone(data: Path, search: dict[str, Any]) -> None:
     out = Path(search["out"])
-    with alone_in(out), pytest.raises(RunError, match=f"{out} is in use"):
+    with exclusive_lock(out), pytest.raises(RunError, match=f"{out} is in use"):
         api.tune(data, out=out, trials=7, model="gru", search=SEARCH, overrides=FIXED)
 
 

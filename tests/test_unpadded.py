@@ -333,7 +333,7 @@ def test_a_task_is_learnt_by_them_and_resumed_to_the_same_bytes(
         epochs=6,
         overrides=[*shape, *small, "choices.step=unpadded"],
     )
-    assert run.record["choices"]["step"] == "unpadded"
+    assert run.record["compute"]["step"] == "unpadded"
     assert run.model.unpadded
     test = written(tmp_path / "test.jsonl", sentences(60, seed=1))
     fast = run.evaluate(test)["accuracy"]["value"]
@@ -347,4 +347,4 @@ def test_a_task_is_learnt_by_them_and_resumed_to_the_same_bytes(
         )  # what is chosen where it is, whatever is here
         words = ["train.steps=2", f"method.dropout={dropout}"]
         lora = api.finetune(rows, init_from=run.path, method="lora", out=tmp_path / dropout, overrides=words)
-        assert lora.record["choices"]["step"] == step
+        assert lora.record["compute"]["step"] == step

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from textus.core.console import notice
+from textus.core.console import log_notice
 
 SYSTEM = ("system", "developer")
 """Roles of the messages that a conversation begins with and always keeps."""
@@ -34,7 +34,7 @@ def fitting_ids(
         first = starts[min(low, len(starts) - 1)]
         ids = encode([*messages[:n_system], *messages[first:]])
         system = " (the system message is kept)" if n_system else ""
-        notice(
+        log_notice(
             f"the context holds {context:,} tokens, of which {kept_free:,} are for the answer: the"
             f" {first - n_system} oldest messages were left out{system}"
         )

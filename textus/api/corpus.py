@@ -7,7 +7,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from textus.core.arguments import path_of
+from textus.core.arguments import to_path
 from textus.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def build_corpus(
         >>> corpus.n_documents("train") > 0
         True
     """
-    from textus.core.config import assign
+    from textus.core.config import apply_overrides
     from textus.data.corpus import CorpusSettings, build
 
     if not sources:
@@ -50,8 +50,8 @@ def build_corpus(
             f"a source is {type(wrong[0]).__name__}, not the path of a file or folder; write texts to a file",
         )
     given = CorpusSettings(split=split, encoding=encoding, columns=columns, delimiter=delimiter)
-    settings = assign(given, list(overrides))
-    return build([Path(source) for source in sources], path_of(out, "out"), settings=settings, force=force)
+    settings = apply_overrides(given, list(overrides))
+    return build([Path(source) for source in sources], to_path(out, "out"), settings=settings, force=force)
 
 
 def open_corpus(path: str | Path) -> Corpus:
@@ -63,7 +63,7 @@ def open_corpus(path: str | Path) -> Corpus:
     """
     from textus.data.corpus import open_corpus as open_folder
 
-    return open_folder(path_of(path, "the path"))
+    return open_folder(to_path(path, "the path"))
 
 
 def show_corpus(corpus: str | Path | Corpus) -> dict[str, Any]:
@@ -75,7 +75,7 @@ def show_corpus(corpus: str | Path | Corpus) -> dict[str, Any]:
     """
     from textus.data.corpus import show
 
-    return show(open_corpus(path_of(corpus, "corpus")))
+    return show(open_corpus(to_path(corpus, "corpus")))
 
 
 def trace_corpus(corpus: str | Path | Corpus, document: str) -> dict[str, Any]:
@@ -88,7 +88,7 @@ def trace_corpus(corpus: str | Path | Corpus, document: str) -> dict[str, Any]:
     """
     from textus.data.corpus import trace_document
 
-    return trace_document(open_corpus(path_of(corpus, "corpus")), document)
+    return trace_document(open_corpus(to_path(corpus, "corpus")), document)
 
 
 def report_tokenizer(tokenizer: str | Path, corpus: str | Path | Corpus) -> dict[str, Any]:
@@ -101,6 +101,6 @@ def report_tokenizer(tokenizer: str | Path, corpus: str | Path | Corpus) -> dict
     from textus.tokenizers import load, report
 
     figures = report(
-        load(path_of(tokenizer, "tokenizer")), open_corpus(path_of(corpus, "corpus")).texts("train")
+        load(to_path(tokenizer, "tokenizer")), open_corpus(to_path(corpus, "corpus")).texts("train")
     )
     return {"tokenizer": str(tokenizer), "corpus": str(corpus), **figures}

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from textus.api.signatures import with_options
 from textus.augment.config import AugmentConfig, ClozeConfig
-from textus.core.arguments import path_of
-from textus.core.console import notice
+from textus.core.arguments import to_path
+from textus.core.console import log_notice
 from textus.core.errors import DataError, UsageError
-from textus.core.io import claim_file, json_lines, write_atomic
+from textus.core.io import check_output_file, dump_jsonl, write_atomic
 from textus.core.requests import build_request
 from textus.tasks.config import ValidateConfig
 
@@ -53,8 +53,8 @@ def kept_rows(data: Any, out: Path, name: str, task: str, replaced: dict[Path, b
         raise UsageError("empty_data", "no rows to train on; give labelled rows")
     path = out.with_name(f"{out.name}.{name}.jsonl")
     replaced[path] = path.read_bytes() if path.is_file() else None
-    write_atomic(path, json_lines(rows))
-    notice(f"{len(rows):,} rows are kept in {path}")
+    write_atomic(path, dump_jsonl(rows))
+    log_notice(f"{len(rows):,} rows are kept in {path}")
     return path
 
 
@@ -83,11 +83,11 @@ def augment(
     from textus.augment.augmenter import augmented
     from textus.data.read_options import ReadOptions
 
-    out, config = path_of(out, "out"), build_request(AugmentConfig, config, options)
-    claim_file(out, force=force)
-    records = ReadOptions(columns, encoding).records(path_of(data, "data"))
+    out, config = to_path(out, "out"), build_request(AugmentConfig, config, options)
+    check_output_file(out, force=force)
+    records = ReadOptions(columns, encoding).records(to_path(data, "data"))
     rows = augmented(records, config)
-    write_atomic(out, json_lines(row.values for row in rows))
+    write_atomic(out, dump_jsonl(row.values for row in rows))
     copies = Counter(row.values["augmented"] for row in rows if "augmented" in row.values)
     return {"out": str(out), "rows": len(records), "copies": dict(copies)}
 
@@ -113,16 +113,16 @@ def cloze(
     from textus.augment.cloze import clozes
     from textus.data.corpus import open_corpus
 
-    out, config = path_of(out, "out"), build_request(ClozeConfig, config, options)
-    claim_file(out, force=force)
-    documents = (document.text for document in open_corpus(path_of(corpus, "corpus")).documents("train"))
+    out, config = to_path(out, "out"), build_request(ClozeConfig, config, options)
+    check_output_file(out, force=force)
+    documents = (document.text for document in open_corpus(to_path(corpus, "corpus")).documents("train"))
     rows = list(clozes(documents, config))
     if not rows:
         raise DataError(
             "too_little_data",
             f"{corpus} has no passage of three sentences with a sentence of eight words; give longer texts",
         )
-    write_atomic(out, json_lines(rows))
+    write_atomic(out, dump_jsonl(rows))
     return {"out": str(out), "rows": len(rows)}
 
 
@@ -142,4 +142,4 @@ def validate(data: str | Path, *, config: ValidateConfig | None = None, **option
     """
     from textus.tasks.validation import validate
 
-    return validate(path_of(data, "data"), build_request(ValidateConfig, config, options))
+    return validate(to_path(data, "data"), build_request(ValidateConfig, config, options))

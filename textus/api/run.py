@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from textus.api.checks import check_messages, check_string, is_texts
 from textus.api.conversation import fitting_ids
 from textus.api.signatures import with_options
-from textus.core.arguments import noted, optional_path, path_of
+from textus.core.arguments import note_on_interrupt, to_optional_path, to_path
 from textus.core.errors import DataError, RunError, UsageError
 from textus.core.requests import build_request
 from textus.evaluation.config import EvalConfig
@@ -33,7 +33,7 @@ class Run:
     """A trained model in its folder: it generates, talks, scores and evaluates. Reading is lazy."""
 
     def __init__(self, path: str | Path) -> None:
-        self.path = path_of(path, "the run")
+        self.path = to_path(path, "the run")
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
@@ -193,7 +193,7 @@ class Run:
 
         given = Path(given) if isinstance(given, str) else given
         options = ReadOptions(columns, encoding, skip_invalid)
-        about = predict_to_file(self.predictor(task), given, path_of(out, "out"), options, force=force)
+        about = predict_to_file(self.predictor(task), given, to_path(out, "out"), options, force=force)
         return {"run": str(self.path), **about}
 
     def _evaluate_task(self, on: Any, out: str | Path | None, config: EvalConfig) -> dict[str, Any]:
@@ -209,21 +209,23 @@ class Run:
         record = learnt(self.record, task.called, self.path) if known else {}
         rows = task_report.read_rows(task, on, read_options(config), options_of_run(record))
         outputs = read(self.model, task, self.tokenizer, rows.examples)
-        about = {"run": str(self.path), "on": task_report.name_of(on), "task": task.called}
-        scores = {**about, **task_report.assessed(rows, outputs, config.slices)}
+        about = {"run": str(self.path), "on": task_report.dataset_name(on), "task": task.called}
+        scores = {**about, **task_report.task_metrics(rows, outputs, config.slices)}
         if known:
-            scores["rows_trained_on"] = task_report.trained_on(record, rows)
+            scores["rows_trained_on"] = task_report.count_train_overlap(record, rows)
             if config.baselines and (lower := task_report.baselines(self.path, record, rows, outputs)):
                 scores["baselines"] = lower
         if out is not None:
-            task_report.write(path_of(out, "out"), scores, task, {self.path.name: self.path / "log.jsonl"})
-            task_report.write_predictions(path_of(out, "out"), rows, outputs)
+            task_report.write_task_report(
+                to_path(out, "out"), scores, task, {self.path.name: self.path / "log.jsonl"}
+            )
+            task_report.write_predictions(to_path(out, "out"), rows, outputs)
         return scores
 
     def _evaluate_raw_text(self, on: Any, out: str | Path | None, config: EvalConfig) -> dict[str, Any]:
         """The scores of a relations run on texts whose entities the run `config.entities` finds."""
         from textus.api.checks import read_options
-        from textus.pipelines.extraction import measured
+        from textus.pipelines.extraction import evaluate_triples
 
         entities = config.entities
         assert entities is not None
@@ -233,7 +235,7 @@ class Run:
                 "--entities: --slice, --out and --skip-invalid go with the rows' own entities; leave them out",
             )
         options = self.text_options(on, read_options(config), entities)
-        scores = measured(entities, self.path, path_of(on, "on"), options)
+        scores = evaluate_triples(entities, self.path, to_path(on, "on"), options)
         about = {"run": str(self.path), "entities": str(entities), "on": str(on)}
         return {**about, "task": "relations from raw text", **scores}
 
@@ -256,11 +258,13 @@ class Run:
         from textus.pipelines import extraction
 
         if out is not None:
-            extraction.kind_of(path_of(out, "out"), force=force)
+            extraction.format_for(to_path(out, "out"), force=force)
         options = self.text_options(file, ReadOptions(columns, encoding), entities)
-        found = extraction.triples(path_of(file, "file"), path_of(entities, "entities"), self.path, options)
+        found = extraction.extract_triples(
+            to_path(file, "file"), to_path(entities, "entities"), self.path, options
+        )
         if out is not None:
-            extraction.write(path_of(out, "out"), found["triples"], force=force)
+            extraction.write_triples(to_path(out, "out"), found["triples"], force=force)
         return {"run": str(self.path), "entities_run": str(entities), "on": str(file), **found}
 
     def text_options(self, file: str | Path, given: ReadOptions, *others: str | Path) -> ReadOptions:
@@ -272,7 +276,7 @@ class Run:
 
         records = [self.record, *(Run(path).record for path in others)]
         trained = options_of_all([options_of_run(record) for record in records])
-        return options_for(path_of(file, "file"), given, ReadOptions(encoding=trained.encoding))
+        return options_for(to_path(file, "file"), given, ReadOptions(encoding=trained.encoding))
 
     def as_task(self, name: str, settings: Sequence[str] = ()) -> Task:
         """A task the run has learnt, by its name, or similarity for a run that has not learnt it; `settings` are
@@ -341,14 +345,14 @@ class Run:
         """
         from textus.data.inputs import options_for
         from textus.data.read_options import ReadOptions, options_of_run
-        from textus.evaluation.robustness import robustness
+        from textus.evaluation.robustness import evaluate_robustness
         from textus.tasks.registry import learnt
 
-        words, asked = optional_path(vectors, "vectors"), self.get_task(task)
+        words, asked = to_optional_path(vectors, "vectors"), self.get_task(task)
         trained = options_of_run(learnt(self.record, asked.called, self.path))
-        options = options_for(path_of(on, "on"), ReadOptions(columns, encoding), trained)
-        found = robustness(
-            self.model, asked, self.tokenizer, path_of(on, "on"), options=options, vectors=words
+        options = options_for(to_path(on, "on"), ReadOptions(columns, encoding), trained)
+        found = evaluate_robustness(
+            self.model, asked, self.tokenizer, to_path(on, "on"), options=options, vectors=words
         )
         return {"run": str(self.path), "on": str(on), "task": asked.called, **found}
 
@@ -431,7 +435,7 @@ class Run:
         events = engine.stream([ids], sampling, None if source is None else [source])
         return DecodedStream(events, TextStream(self.tokenizer, sampling.stop))
 
-    @noted()
+    @note_on_interrupt()
     def evaluate(
         self,
         on: Any = None,
@@ -492,22 +496,22 @@ class Run:
 
     def _evaluate_text(self, on: Any, out: str | Path | None, config: EvalConfig) -> dict[str, Any]:
         """The figures of a model of text."""
-        from textus.evaluation.perplexity import evaluate, own_findings, sample_quality, sources_among
+        from textus.evaluation.perplexity import evaluate, first_sources, model_metrics, sample_quality
 
         model, tokenizer = self.model, self.tokenizer
         texts = self.eval_text(on, encoding=config.encoding, columns=config.columns)
         result = {"run": str(self.path), **evaluate(model, tokenizer, texts, stride=config.stride)}
         result["on"] = "the texts given" if is_texts(on) else "validation split" if on is None else str(on)
-        if findings := own_findings(model, tokenizer, texts):
+        if findings := model_metrics(model, tokenizer, texts):
             result["findings"] = findings
         if config.samples and model.can_generate:
-            sources = sources_among(model, tokenizer, texts)
+            sources = first_sources(model, tokenizer, texts)
             result["samples"] = sample_quality(model, tokenizer, sources=sources)
         if out is not None:
             from textus.evaluation.comparison import write_evaluation
 
             sample = self.sample(texts) if model.can_generate else None
-            write_evaluation(path_of(out, "out"), result, sample, {self.path.name: self.path / "log.jsonl"})
+            write_evaluation(to_path(out, "out"), result, sample, {self.path.name: self.path / "log.jsonl"})
         return result
 
     def score(self, text: str, *, stride: int | None = None) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 from textus.api.inference import open_run, unique_names
 from textus.api.run import Run
 from textus.core import io
-from textus.core.arguments import optional_path, path_of
+from textus.core.arguments import to_optional_path, to_path
 
 
 def import_model(
@@ -26,9 +26,9 @@ def import_model(
     """
     from textus.api.exchange import import_run
 
-    io.claim(path_of(out, "out"), force=force)
+    io.check_output_dir(to_path(out, "out"), force=force)
     import_run(
-        path_of(source, "source"), path_of(out, "out"), tokenizer=optional_path(tokenizer, "tokenizer")
+        to_path(source, "source"), to_path(out, "out"), tokenizer=to_optional_path(tokenizer, "tokenizer")
     )
     return Run(out)
 
@@ -46,8 +46,8 @@ def export(
     """
     from textus.api.exchange import export_run
 
-    io.claim(path_of(out, "out"), force=force, kind="export")
-    return export_run(path_of(run, "run"), path_of(out, "out"), to=to, argmax=argmax)
+    io.check_output_dir(to_path(out, "out"), force=force, kind="export")
+    return export_run(to_path(run, "run"), to_path(out, "out"), to=to, argmax=argmax)
 
 
 def pull(name: str, *, out: str | Path, force: bool = False) -> Run:
@@ -59,8 +59,8 @@ def pull(name: str, *, out: str | Path, force: bool = False) -> Run:
     """
     from textus.api.exchange import pull as pull_run
 
-    io.claim(path_of(out, "out"), force=force)
-    pull_run(name, path_of(out, "out"))
+    io.check_output_dir(to_path(out, "out"), force=force)
+    pull_run(name, to_path(out, "out"))
     return Run(out)
 
 
@@ -80,9 +80,11 @@ def show(path: str | Path | Run) -> dict[str, Any]:
         "versions", "isa",
     )  # fmt: skip
     facts = {name: run.record[name] for name in kept if run.record.get(name) is not None}
-    if also := run.record.get("also"):
-        facts["also"] = {name: {key: each[key] for key in ("task", "labels")} for name, each in also.items()}
-    return {"run": str(run.path), **facts, **found, "mermaid": inspection.as_mermaid(found)}
+    if extra := run.record.get("extra_tasks"):
+        facts["extra_tasks"] = {
+            name: {key: task[key] for key in ("task", "labels")} for name, task in extra.items()
+        }
+    return {"run": str(run.path), **facts, **found, "mermaid": inspection.format_mermaid(found)}
 
 
 def doctor() -> dict[str, Any]:
@@ -107,7 +109,7 @@ def verify(path: str | Path | Run) -> dict[str, Any]:
     """
     from textus.runs.store import verify as verify_files
 
-    path = path_of(path, "the run")
+    path = to_path(path, "the run")
     return {"run": str(path), "files": verify_files(path)}
 
 

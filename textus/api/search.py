@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textus.api.signatures import with_options
-from textus.core.arguments import path_of
-from textus.core.io import claim
+from textus.core.arguments import to_path
+from textus.core.io import check_output_dir
 from textus.core.requests import build_request
 from textus.pipelines.config import IndexConfig
 
@@ -32,16 +32,16 @@ def build_index(
 
     Example:
         >>> index = textus.build_index("books/", out="work/books-index", bm25=True)
-        >>> index.way
+        >>> index.default_mode
         'bm25'
     """
     from textus.data.passages import read_passages
     from textus.pipelines.search_index import build
 
     config = build_request(IndexConfig, config, options)
-    claim(path_of(out, "out"), force=force, kind="index")
-    passages = read_passages(path_of(file, "file"), config, longest=config.passage)
-    return build(passages, path_of(out, "out"), run=config.run, bm25=config.bm25, force=force)
+    check_output_dir(to_path(out, "out"), force=force, kind="index")
+    passages = read_passages(to_path(file, "file"), config, longest=config.passage)
+    return build(passages, to_path(out, "out"), run=config.run, bm25=config.bm25, force=force)
 
 
 def open_index(path: str | Path) -> Index:
@@ -53,7 +53,7 @@ def open_index(path: str | Path) -> Index:
     """
     from textus.pipelines.search_index import Index as IndexFolder
 
-    return IndexFolder(path_of(path, "the index"))
+    return IndexFolder(to_path(path, "the index"))
 
 
 def search(
@@ -66,12 +66,17 @@ def search(
         >>> textus.search("work/index", "good film", top=1)["results"][0]["text"]
         'a good film'
     """
-    opened = open_index(path_of(index, "index"))
+    opened = open_index(to_path(index, "index"))
     results = [
         {"place": place, "score": score, **passage_values(opened.passages[position])}
         for place, (position, score) in enumerate(opened.search([query], k=top, mode=mode)[0], 1)
     ]
-    return {"index": str(opened.path), "query": query, "mode": mode or opened.way, "results": results}
+    return {
+        "index": str(opened.path),
+        "query": query,
+        "mode": mode or opened.default_mode,
+        "results": results,
+    }
 
 
 def passage_values(passage: Any) -> dict[str, Any]:
@@ -95,5 +100,5 @@ def evaluate_index(
         >>> textus.evaluate_index("work/index", "queries.csv")["recall@1"]["value"]
         1.0
     """
-    opened = open_index(path_of(index, "index"))
-    return opened.evaluate(path_of(on, "on"), columns=columns, encoding=encoding, mode=mode)
+    opened = open_index(to_path(index, "index"))
+    return opened.evaluate(to_path(on, "on"), columns=columns, encoding=encoding, mode=mode)

@@ -15,10 +15,10 @@ from textus.api.data import rows_beside
 from textus.api.run import Run
 from textus.api.signatures import with_options
 from textus.core import io
-from textus.core.arguments import optional_path, path_of
-from textus.core.console import notice
+from textus.core.arguments import to_optional_path, to_path
+from textus.core.console import log_notice
 from textus.core.errors import RunError, UsageError
-from textus.core.names import nearest, unknown
+from textus.core.names import nearest_name, unknown_name_error
 from textus.core.requests import build_request
 from textus.finetuning.config import FinetuneConfig, TuneConfig
 from textus.training.config import PretrainConfig
@@ -55,13 +55,13 @@ def train_tokenizer(
     from textus.data.corpus import open_corpus
     from textus.tokenizers import train as fit
 
-    out = path_of(out, "out")
+    out = to_path(out, "out")
     if kind not in KINDS:
-        raise unknown("tokenizer kind", kind, KINDS)
-    opened = open_corpus(path_of(corpus, "corpus")) if isinstance(corpus, str | Path) else corpus
-    io.claim(out, force=force, kind="tokenizer")
+        raise unknown_name_error("tokenizer kind", kind, KINDS)
+    opened = open_corpus(to_path(corpus, "corpus")) if isinstance(corpus, str | Path) else corpus
+    io.check_output_dir(out, force=force, kind="tokenizer")
     tokenizer = fit(kind, opened.texts("train"), vocab_size)
-    with io.folder_atomic(out) as folder:
+    with io.atomic_folder(out) as folder:
         tokenizer.save(folder)
     return tokenizer
 
@@ -75,7 +75,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     """
     from textus.tokenizers import load
 
-    return load(path_of(path, "the path"))
+    return load(to_path(path, "the path"))
 
 
 def fitting_vocab_size(n_bytes: int) -> int:
@@ -93,7 +93,7 @@ def chosen_tokenizer(corpus: Path, choice: str | None) -> Path:
 
     if choice is not None and choice not in KINDS:
         if not Path(choice).exists():
-            near = nearest(choice, KINDS)
+            near = nearest_name(choice, KINDS)
             hint = f" (did you mean the kind {near!r}?)" if near else ""
             raise UsageError(
                 "unknown_name",
@@ -107,7 +107,7 @@ def chosen_tokenizer(corpus: Path, choice: str | None) -> Path:
     folder = corpus / "tokenizers" / f"{kind}-{vocab_size}"
     if not (folder / "tokenizer.json").exists():
         if choice is None:
-            notice(f"tokenizer: byte-level BPE of {vocab_size:,} entries, which suits {n_bytes:,} bytes")
+            log_notice(f"tokenizer: byte-level BPE of {vocab_size:,} entries, which suits {n_bytes:,} bytes")
         train_tokenizer(opened, out=folder, kind=kind, vocab_size=vocab_size, force=True)
     return folder
 
@@ -136,12 +136,12 @@ def train(
     """
     from textus.training import pretrain
 
-    out, folder = path_of(out, "out"), path_of(corpus, "corpus")
+    out, folder = to_path(out, "out"), to_path(corpus, "corpus")
     config = build_request(PretrainConfig, config, options)
     if config.init_from:
         Run(config.init_from).require_language_model()
     config.check()
-    io.claim(out, force=force)
+    io.check_output_dir(out, force=force)
     tokenizer = config.init_from or chosen_tokenizer(folder, config.tokenizer)
     return Run(pretrain.train(folder, out, config, tokenizer=tokenizer, force=force))
 
@@ -162,13 +162,13 @@ def resume(
         >>> textus.resume("work/run").record["status"]
         'finished'
     """
-    moved = optional_path(corpus, "corpus")
+    moved = to_optional_path(corpus, "corpus")
     if Run(path).tasks:
         from textus.finetuning.finetune import resume as resume_finetuning
 
         return Run(
             resume_finetuning(
-                path_of(path, "the path"), data=moved, dev=optional_path(dev, "dev"), until=until
+                to_path(path, "the path"), data=moved, dev=to_optional_path(dev, "dev"), until=until
             )
         )
     from textus.training.pretrain import resume as resume_pretraining
@@ -177,7 +177,7 @@ def resume(
         raise UsageError(
             "option_not_applicable", f"--dev {dev}: goes with fine-tuned runs; {path} is trained on a corpus"
         )
-    return Run(resume_pretraining(path_of(path, "the path"), corpus=moved, until=until))
+    return Run(resume_pretraining(to_path(path, "the path"), corpus=moved, until=until))
 
 
 def verify_determinism(path: str | Path) -> dict[str, Any]:
@@ -193,7 +193,7 @@ def verify_determinism(path: str | Path) -> dict[str, Any]:
     from textus.runs.store import open_run
     from textus.training.trainer import TrainingInterrupted
 
-    path = path_of(path, "the path")
+    path = to_path(path, "the path")
     run = open_run(path)
     if not run.finished:
         raise RunError("run_unfinished", f"{path} is not finished; continue it first: textus resume {path}")
@@ -243,8 +243,8 @@ def finetune(
     """
     from textus.finetuning.finetune import start
 
-    out = path_of(out, "out")
-    io.claim(out, force=force)
+    out = to_path(out, "out")
+    io.check_output_dir(out, force=force)
     with finetuning_request(FinetuneConfig, config, data, out, options) as request:
         return Run(start(request, out, force=force))
 
@@ -263,7 +263,7 @@ def tune(data: Any, *, out: str | Path, config: TuneConfig | None = None, **opti
     """
     from textus.finetuning.hyperparameters import tune as search
 
-    out = path_of(out, "out")
+    out = to_path(out, "out")
     with finetuning_request(TuneConfig, config, data, out, options) as request:
         return search(request, out)
 
@@ -279,4 +279,4 @@ def finetuning_request(
     dev = options.pop("dev", config.dev if config else None)
     request = build_request(cls, config, options)
     with rows_beside(out, request.task, rows=data, dev=dev) as (rows, held_out):
-        yield replace(request, data=path_of(rows, "data"), dev=optional_path(held_out, "dev"))
+        yield replace(request, data=to_path(rows, "data"), dev=to_optional_path(held_out, "dev"))

@@ -19,10 +19,10 @@ from textus.augment.infilling import infill
 from textus.augment.operations import Operation, Synonyms
 from textus.augment.units import Row, TokenizedRecord, take_apart
 from textus.augment.wordnet import find
-from textus.core.console import notice
+from textus.core.console import log_notice
 from textus.core.errors import DataError, UsageError
 from textus.core.io import fingerprint
-from textus.core.rng import counter_seed
+from textus.core.rng import derive_seed
 from textus.data.labeled import Record
 from textus.models import word_vectors
 
@@ -115,9 +115,9 @@ class Augmenter:
         taken, origin = take_apart(values, where), origin_of(values)
         said, found = {said_by(taken, values)}, list[Row]()
         names = list(self.operations)
-        first = counter_seed(self.settings.seed, "first operation", origin)
+        first = derive_seed(self.settings.seed, "first operation", origin)
         for number in range(self.settings.copies):
-            random = Random(counter_seed(self.settings.seed, "augment", origin, number))
+            random = Random(derive_seed(self.settings.seed, "augment", origin, number))
             for turn in range(len(names)):
                 name = names[(first + number + turn) % len(names)]
                 copy = changed(taken, self.operations[name], random, self.settings.rate)
@@ -156,5 +156,5 @@ def augmented(records: Sequence[Record], settings: AugmentConfig) -> list[Record
         found.append(Record({**record.values, "origin": origin_of(record.values)}, record.where))
         copies = augmenter.copies(record.values, record.where)
         found += [Record(copy, f"{record.where}, copy {n}") for n, copy in enumerate(copies, 1)]
-    notice(augmenter.told(len(records)))
+    log_notice(augmenter.told(len(records)))
     return found

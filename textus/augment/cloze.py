@@ -18,7 +18,7 @@ from textus.augment.config import ClozeConfig
 from textus.augment.operations import GRAMMAR
 from textus.augment.units import chinese, words_of
 from textus.core.io import fingerprint
-from textus.core.rng import counter_seed
+from textus.core.rng import derive_seed
 
 SENTENCE = re.compile(r"[^.!?。！？；\n]+(?:[.!?](?!\s)[^.!?。！？；\n]*)*[.!?。！？；]*")
 """A full stop within a number or a name does not end one."""
@@ -41,7 +41,7 @@ def clozes(texts: Iterable[str], settings: ClozeConfig) -> Iterator[dict[str, An
     """Rows of `tasks.question_answering`; each follows from the seed and its passage alone."""
     for text in texts:
         for passage in passages(text, settings.longest):
-            random = Random(counter_seed(settings.seed, "cloze", fingerprint([passage])))
+            random = Random(derive_seed(settings.seed, "cloze", fingerprint([passage])))
             sentences = [(found.start(), found[0]) for found in SENTENCE.finditer(passage)]
             if len(sentences) < LEAST_SENTENCES:
                 continue

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from textus.core.errors import UsageError
-from textus.core.names import unknown
+from textus.core.names import unknown_name_error
 from textus.core.requests import option
 
 OPERATIONS = ("synonyms", "swap", "delete", "insert", "typos", "ocr", "pinyin", "infill")
@@ -36,7 +36,7 @@ class AugmentConfig:
             raise UsageError("out_of_range", f"augment.rate={self.rate}: must be above 0, and 1 at most")
         for name in self.names:
             if name not in OPERATIONS:
-                raise unknown("operation", name, OPERATIONS)
+                raise unknown_name_error("operation", name, OPERATIONS)
 
     @property
     def names(self) -> list[str]:

@@ -15,7 +15,7 @@ from random import Random
 
 from textus.augment.negation import bound, is_negation, negations
 from textus.augment.units import Units, WordToken, between_labels, chinese, without
-from textus.core.names import extra
+from textus.core.names import import_optional
 
 Synonyms = Callable[[str], Sequence[str]]
 Operation = Callable[[Units, Random, float], Units | None]
@@ -182,7 +182,7 @@ def misread(word: str, random: Random) -> str:
 @cache
 def sounds() -> tuple[dict[str, str], dict[str, str]]:
     """The sound of each common Chinese character (GB 2312, level 1), without its tone; and the characters of each."""
-    lazy_pinyin = extra("pypinyin", "augment").lazy_pinyin
+    lazy_pinyin = import_optional("pypinyin", "augment").lazy_pinyin
     common = [bytes((a, b)).decode("gb2312", "ignore") for a in range(0xB0, 0xD8) for b in range(0xA1, 0xFF)]
     sound = {character: lazy_pinyin(character)[0] for character in common if character}
     alike: dict[str, str] = {}

@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any
 
 from textus.core.errors import DataError
-from textus.core.names import extra
+from textus.core.names import import_optional
 
 Row = dict[str, Any]
 
@@ -68,7 +68,7 @@ def chinese(text: str) -> bool:
 @cache
 def cutter() -> Callable[[str], list[str]]:
     """Chinese into words, by jieba's dictionary."""
-    jieba = extra("jieba", "text")
+    jieba = import_optional("jieba", "text")
     jieba.setLogLevel("ERROR")
     segmenter = jieba.Tokenizer()
     return lambda text: list(segmenter.cut(text, HMM=False))

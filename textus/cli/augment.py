@@ -90,12 +90,12 @@ def tune(
     Example: textus tune reviews.csv --model lstm --trials 20 --out work/tuned
     """
     from textus import api
-    from textus.reporting.format import table
+    from textus.reporting.format import text_table
 
     result = api.tune(data, out=out, config=config)
     counts = ", ".join(f"{n} {state}" for state, n in result["counts"].items())
     best = f"best of {config.trials} trials ({counts}): {result['figure']:.4f}, {result['run']}"
-    return CommandResult(result, f"{table(result['trials'])}\n{best}\nreproduce it: {result['command']}")
+    return CommandResult(result, f"{text_table(result['trials'])}\n{best}\nreproduce it: {result['command']}")
 
 
 @with_config

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from textus.cli.params import RunFolder, with_config
-from textus.core.console import notice
+from textus.core.console import log_notice
 from textus.core.errors import UsageError
 from textus.generation.params import SamplingParams, sampling_params
 
@@ -41,7 +41,7 @@ def chat(run: RunFolder, /, *, config: SamplingParams) -> None:
             if opened.chat_fault
             else "was trained to continue texts, not to chat"
         )
-        notice(f"{run} {why}: it continues the conversation by one line")
+        log_notice(f"{run} {why}: it continues the conversation by one line")
     conversation = Conversation(opened, config)
     typed = sys.stdin.isatty()
     for question in typed_lines() if typed else piped_lines():
@@ -77,17 +77,17 @@ class Conversation:
             self.turns += [message, {"role": "assistant", "content": answer}]
         show("\n")
         if (full := context_notice(pieces, self.params, self.run)) or pieces.reason == "length":
-            notice(full or f"… (cut at {pieces.n_tokens} tokens: --max-tokens)")
+            log_notice(full or f"… (cut at {pieces.n_tokens} tokens: --max-tokens)")
 
     def ask_at_terminal(self, question: str) -> None:
         """`ask` at the terminal: an error or Ctrl-C ends the answer, not the program."""
         try:
             self.ask(question)
         except UsageError as error:
-            notice(str(error))
+            log_notice(str(error))
         except KeyboardInterrupt:
             show("\n")
-            notice("… (stopped)")
+            log_notice("… (stopped)")
 
     def command(self, line: str) -> bool:
         """Carry out a line that begins with /; False ends the conversation."""
@@ -97,17 +97,17 @@ class Conversation:
             return False
         if name == "/clear":
             self.turns = []
-            notice("the conversation is empty")
+            log_notice("the conversation is empty")
         elif name == "/system":
             self.system = rest or self.system
-            notice(f"system message: {self.system or 'none'}")
+            log_notice(f"system message: {self.system or 'none'}")
         elif name == "/set":
             self.set(rest)
         else:
             if name != "/help":
-                notice(f"unknown command {name}; the commands are:")
+                log_notice(f"unknown command {name}; the commands are:")
             for form, what in COMMANDS.items():
-                notice(f"  {form:16s} {what}")
+                log_notice(f"  {form:16s} {what}")
         return True
 
     def set(self, assignment: str) -> None:
@@ -118,9 +118,9 @@ class Conversation:
             try:
                 self.params = sampling_params(self.params, {name: parse_setting(name, value)})
             except UsageError as error:
-                notice(str(error))
+                log_notice(str(error))
                 return
-        notice(", ".join(f"{key}={setting!r}" for key, setting in asdict(self.params).items()))
+        log_notice(", ".join(f"{key}={setting!r}" for key, setting in asdict(self.params).items()))
 
 
 def context_notice(pieces: DecodedStream, params: SamplingParams, run: Run) -> str:
@@ -155,7 +155,7 @@ def typed_lines() -> Iterator[str]:
     """What is typed at a prompt, with line editing and history, until Ctrl-D; Ctrl-C clears the line."""
     with contextlib.suppress(ImportError):  # where it is missing, lines are not edited
         import readline  # noqa: F401 — input() uses it once it is imported
-    notice("type a message; /help lists commands, Ctrl-D ends")
+    log_notice("type a message; /help lists commands, Ctrl-D ends")
     while True:
         try:
             if sys.stdout.isatty():

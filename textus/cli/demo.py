@@ -15,9 +15,9 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from textus.cli.params import Force, option
-from textus.core.console import notice
-from textus.core.io import claim, mark
-from textus.core.locks import alone_in
+from textus.core.console import log_notice
+from textus.core.io import check_output_dir, mark_folder
+from textus.core.locks import exclusive_lock
 
 Folder = Annotated[Path, option("Where everything is made.", metavar="FOLDER")]
 
@@ -36,11 +36,11 @@ def demo(
     Example: textus demo
     """
     started = time.monotonic()
-    claim(out, force=force, kind="demo")
+    check_output_dir(out, force=force, kind="demo")
     shutil.rmtree(out, ignore_errors=True)
-    mark(out, "demo")
+    mark_folder(out, "demo")
     write_documents(out / "documents.jsonl")
-    with alone_in(out):
+    with exclusive_lock(out):
         for why, command in STEPS:
             run_step(dispatch, why, [word.format(out=out, preset=preset) for word in command.split()])
     last_screen(out, time.monotonic() - started)
@@ -97,7 +97,7 @@ PAGE = (
 
 def run_step(dispatch: Callable[[list[str]], int], why: str, words: list[str]) -> None:
     """Show the reason and the command, then run it; a step that fails ends the demo with its exit code."""
-    notice(f"\n# {why}\n$ textus {shlex.join(words)}")
+    log_notice(f"\n# {why}\n$ textus {shlex.join(words)}")
     typed, sys.argv = sys.argv, ["textus", *words]  # a run records the command that makes it
     try:
         code = dispatch(words)

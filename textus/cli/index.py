@@ -84,7 +84,7 @@ def index_build(
 
     index = api.build_index(file, out=out, config=config, force=force)
     counts = {name: index.record[name] for name in ("documents", "passages")}
-    result = {"index": str(out), **counts, "by": index.way}
+    result = {"index": str(out), **counts, "by": index.default_mode}
     several = f" in {counts['passages']:,} passages" if counts["passages"] > counts["documents"] else ""
     text = f"{out}: {counts['documents']:,} documents{several}, searched by {result['by']}"
     return CommandResult(result, f'{text}\nnext: textus search {out} "…"')
@@ -146,12 +146,12 @@ def search(
 
 def extract(text: str, query: str, most: int = 100) -> str:
     """The part of a text around the words of a query, on one line."""
-    from textus.pipelines.search_index import terms
+    from textus.pipelines.search_index import bm25_tokens
 
     line = " ".join(text.split())
     if len(line) <= most:
         return line
-    words = set(terms(query))
+    words = set(bm25_tokens(query))
     starts = [
         match.start()
         for match in re.finditer(r"\w", line)

@@ -26,8 +26,8 @@ from textus.cli.params import (
     with_config,
 )
 from textus.core import arguments
-from textus.core.arguments import noted
-from textus.core.console import notice
+from textus.core.arguments import note_on_interrupt
+from textus.core.console import log_notice
 from textus.core.errors import UsageError
 from textus.core.requests import request_values
 from textus.evaluation.config import EvalConfig, PredictConfig
@@ -145,7 +145,7 @@ def generate_one(run: Run, prompt: str, params: SamplingParams, *, as_json: bool
             write(piece)
         write("\n")
     if full := context_notice(pieces, params, run):
-        notice(full)
+        log_notice(full)
     if not as_json:
         return None
     result = {"run": str(run.path), "prompt": prompt, "text": text, "reason": pieces.reason}
@@ -296,7 +296,7 @@ def predict(
             else api.predict(runs[0], given, config=config)
         )
         return CommandResult({**about, "answers": answers}, render.answers(answers))
-    with noted("nothing is kept without --out FILE; start again with the same command"):
+    with note_on_interrupt("nothing is kept without --out FILE; start again with the same command"):
         rows = list(api.iter_predictions(runs, given, config))
     data = [place_of(record) | answer for record, answer in rows]
     return CommandResult(
@@ -466,10 +466,10 @@ def show(run: RunFolder, /, *, as_json: Json = False) -> CommandResult:
     """
     from textus import api
     from textus.cli import render
-    from textus.evaluation.inspection import as_text
+    from textus.evaluation.inspection import format_description
 
     data = api.show(run)
-    return CommandResult(data, "\n\n".join([render.history(data), as_text(data), data["mermaid"]]))
+    return CommandResult(data, "\n\n".join([render.history(data), format_description(data), data["mermaid"]]))
 
 
 def doctor(*, as_json: Json = False) -> CommandResult:
@@ -478,10 +478,10 @@ def doctor(*, as_json: Json = False) -> CommandResult:
     Example: textus doctor
     """
     from textus import api
-    from textus.evaluation.inspection import doctor_text
+    from textus.evaluation.inspection import format_doctor
 
     data = api.doctor()
-    return CommandResult(data, doctor_text(data))
+    return CommandResult(data, format_doctor(data))
 
 
 def verify(run: RunFolder, /, *, as_json: Json = False) -> CommandResult:

@@ -29,10 +29,10 @@ from textus.cli.app import PLANNED, PLANNED_FLAGS, VERBS, build_app
 from textus.cli.help import flat_verbs, overview, page
 from textus.cli.params import CommandResult
 from textus.core.arguments import STDIN
-from textus.core.console import notice
+from textus.core.console import log_notice
 from textus.core.errors import TextusError, UsageError
 from textus.core.io import is_disk_full
-from textus.core.names import unknown
+from textus.core.names import unknown_name_error
 
 HELP = ("--help", "-h")
 CLOSE = 0.7
@@ -148,7 +148,7 @@ def help_text(app: App, words: list[str]) -> str:
     if not isinstance(verb, dict):
         return page(app, words[0])
     if len(words) > 1 and not words[1].startswith("-"):
-        raise unknown(f"verb of {words[0]}", words[1], verb)
+        raise unknown_name_error(f"verb of {words[0]}", words[1], verb)
     return overview(words[0])
 
 
@@ -189,13 +189,13 @@ def unknown_verb(words: list[str]) -> UsageError:
     """The nearest verb, or the nearest verb of a noun."""
     inner = VERBS.get(words[0])
     if isinstance(inner, dict):
-        return unknown(f"verb of {words[0]}", words[1], inner)
+        return unknown_name_error(f"verb of {words[0]}", words[1], inner)
     if today := PLANNED.get(words[0].lower()):
         return UsageError(
             "not_implemented",
             f"textus {words[0]} is planned and does not exist yet (README, Not yet); today: {today}",
         )
-    return unknown("verb", words[0], VERBS)
+    return unknown_name_error("verb", words[0], VERBS)
 
 
 def unknown_flag(error: UnknownOptionError) -> str:
@@ -240,5 +240,5 @@ def failed(message: str, exit_code: int, code: str) -> int:
         import traceback
 
         traceback.print_exc()
-    notice(f"textus: {' '.join(message.split())} [{code}]")
+    log_notice(f"textus: {' '.join(message.split())} [{code}]")
     return exit_code

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from textus.reporting.format import cell, size, table
+from textus.reporting.format import format_bytes, format_value, text_table
 
 MOST_TRIPLES = 30
 
@@ -14,7 +14,7 @@ MOST_TRIPLES = 30
 def corpus(found: Mapping[str, Any]) -> str:
     """What `corpus build` and `corpus show` say."""
     rows = [{"split": name, **found[name]} for name in ("train", "validation")]
-    lines = [f"corpus {found['path']}, fingerprint {found['fingerprint']}", table(rows)]
+    lines = [f"corpus {found['path']}, fingerprint {found['fingerprint']}", text_table(rows)]
     lines.append(f"split: {plain(found['split'])}; {found['n_files']} files read")
     if found["dropped"]:
         lines.append(
@@ -49,7 +49,9 @@ def indented(found: Mapping[str, Any], depth: int = 1) -> list[str]:
         else:
             many = isinstance(value, list | tuple)
             shown = (
-                " ".join(repr(e) if isinstance(e, str) else cell(e) for e in value) if many else cell(value)
+                " ".join(repr(e) if isinstance(e, str) else format_value(e) for e in value)
+                if many
+                else format_value(value)
             )
             lines.append("  " * depth + f"{label(key):{width}}{shown}")
     return lines
@@ -63,10 +65,10 @@ def plain(value: Any) -> str:
     """A small value in one line: mappings as 'name: value', but for a figure with its interval."""
     if isinstance(value, Mapping) and not {"value", "low", "high"} <= value.keys():
         return ", ".join(
-            f"{label(key)} {cell(each) if not isinstance(each, Mapping) else plain(each)}"
+            f"{label(key)} {format_value(each) if not isinstance(each, Mapping) else plain(each)}"
             for key, each in value.items()
         )
-    return cell(value)
+    return format_value(value)
 
 
 def history(found: Mapping[str, Any]) -> str:
@@ -74,7 +76,7 @@ def history(found: Mapping[str, Any]) -> str:
     facts = (
         "task",
         "labels",
-        "also",
+        "extra_tasks",
         "steps",
         "seed",
         "preset",
@@ -95,7 +97,7 @@ def evaluation(found: Mapping[str, Any]) -> str:
     stride = f", stride {found['stride']}" if found.get("stride") else ""
     at_most = {"bound": " or less", "pseudo": ", pseudo"}.get(found["kind"], "")
     lines = [
-        f"{found['run']} on {found['on']} ({size(found['bytes'])}, windows of {found['window']}{stride})",
+        f"{found['run']} on {found['on']} ({format_bytes(found['bytes'])}, windows of {found['window']}{stride})",
         f"  bits per byte        {bits['value']:.4f}   95 % interval {bits['low']:.4f} to {bits['high']:.4f}"
         f" over {bits['n']} blocks   (likelihood: {found['likelihood']})",
         f"  nats per character   {found['nats_per_character']:.4f}",
@@ -112,7 +114,9 @@ def evaluation(found: Mapping[str, Any]) -> str:
         lines += [f"  trouble              {own['trouble']}"] if own["trouble"] else []
     if samples := found.get("samples"):
         varied = ", ".join(
-            f"{label(name)} {cell(samples[name])}" for name in samples if name.startswith(("dist", "rep"))
+            f"{label(name)} {format_value(samples[name])}"
+            for name in samples
+            if name.startswith(("dist", "rep"))
         )
         lines.append(f"  its own texts        {varied} (of {samples['samples']} samples)")
     return "\n".join(lines)
@@ -133,7 +137,7 @@ def answers(found: list[dict[str, Any]], rows: Sequence[Mapping[str, Any]] = ())
             places: dict[str, Any] = {name: str(line.pop(name)) for name in known}
             line = {**places, "text": shortened(text_in(rows[number])), **line}
         lines.append(line)
-    return table(lines) if lines else "no rows"
+    return text_table(lines) if lines else "no rows"
 
 
 def label_shown(label: Any) -> str:
@@ -180,7 +184,7 @@ def triples(found: Mapping[str, Any]) -> str:
     ]
     more = [f"and {len(rows) - MOST_TRIPLES:,} more"] if len(rows) > MOST_TRIPLES else []
     counts = f"{len(rows):,} triples of {found['entities']:,} entities in {found['texts']:,} texts of {found['on']}"
-    return "\n".join([*([table(rows[:MOST_TRIPLES])] if rows else []), *more, counts])
+    return "\n".join([*([text_table(rows[:MOST_TRIPLES])] if rows else []), *more, counts])
 
 
 def task_scores(found: Mapping[str, Any]) -> str:
@@ -196,9 +200,9 @@ def task_scores(found: Mapping[str, Any]) -> str:
     tables += [found.get("members", []), *found.get("slices", {}).values(), found.get("targets", [])]
     if len(classes := found.get("classes", [])) <= 30:
         tables.append(classes)
-    lines += [table(rows) for rows in tables if rows]
+    lines += [text_table(rows) for rows in tables if rows]
     for each in found.get("mistakes", [])[:3]:
-        how = f"{each['times']} times" if "times" in each else f"off by {cell(each.get('off'))}"
+        how = f"{each['times']} times" if "times" in each else f"off by {format_value(each.get('off'))}"
         how = f"{each['probability']:.2f}" if "probability" in each else how
         said = f"{each['label']}, answered {each['answer']} ({how})"
         own = f" (id {each['id']})" if each.get("id") is not None else ""
@@ -209,15 +213,15 @@ def task_scores(found: Mapping[str, Any]) -> str:
 def robustness(found: Mapping[str, Any]) -> str:
     """What `robustness` says: the plain figure, then a row a change."""
     name = found["figure"]
-    title = f"{found['run']} on {found['on']}: {label(name)} {cell(found[name])} of {found['rows']:,} rows as they are"
+    title = f"{found['run']} on {found['on']}: {label(name)} {format_value(found[name])} of {found['rows']:,} rows"
     shown = [{label(key): value for key, value in row.items()} for row in found["changes"]]
-    return f"{title}\n{table(shown)}\na drop is worse; in brackets its 95 % interval, the same rows plain and changed"
+    return f"{title}\n{text_table(shown)}\ndrop: how much worse, with its paired 95 % interval in brackets"
 
 
 def fewshot(found: Mapping[str, Any]) -> str:
     """What `fewshot` says: a row for each number of examples."""
     title = f"{found['run']} asked {found['rows']:,} rows of {found['on']}; commonest class: {found['majority']:.4f}"
-    return f"{title}\n{table(found['shots'], ('shots', 'accuracy', 'calibrated'))}"
+    return f"{title}\n{text_table(found['shots'], ('shots', 'accuracy', 'calibrated'))}"
 
 
 def comparison(found: Mapping[str, Any]) -> str:
@@ -231,12 +235,14 @@ def comparison(found: Mapping[str, Any]) -> str:
             "likelihood": row["likelihood"],
             "parameters": row["parameters"],
             "seconds": row["seconds"],
-            "memory": size(row["peak_memory_bytes"]) if row["peak_memory_bytes"] else None,
+            "memory": format_bytes(row["peak_memory_bytes"]) if row["peak_memory_bytes"] else None,
             "training CPU-s": row["training_cpu_seconds"],
         }
         for row in found["rows"]
     ]
-    return "\n".join([f"on {found['on']} ({size(found['bytes'])})", table(rows), *found["verdict"]])
+    return "\n".join(
+        [f"on {found['on']} ({format_bytes(found['bytes'])})", text_table(rows), *found["verdict"]]
+    )
 
 
 COSTS = ("parameters", "seconds", "weights_bytes", "peak_memory_bytes", "rows_trained_on")
@@ -249,9 +255,9 @@ def task_comparison(found: Mapping[str, Any]) -> str:
         | {
             "parameters": row["parameters"],
             "seconds": row["seconds"],
-            "memory": size(row["peak_memory_bytes"]),
+            "memory": format_bytes(row["peak_memory_bytes"]),
         }
         for row in found["runs"]
     ]
     title = f"{found['task']} on {found['on']} ({found['rows']:,} rows)"
-    return "\n".join([title, table(rows), *found["verdict"]])
+    return "\n".join([title, text_table(rows), *found["verdict"]])

@@ -22,7 +22,7 @@ from textus.cli.params import (
     with_config,
 )
 from textus.core.errors import UsageError
-from textus.core.names import unknown
+from textus.core.names import unknown_name_error
 from textus.finetuning.config import FinetuneConfig
 from textus.training.config import PretrainConfig
 
@@ -101,13 +101,13 @@ def resume(
 def training_summary(run: Any) -> CommandResult:
     """The last lines of training: where the run is, how good it is, what to try next."""
     from textus.cli.render import plain
-    from textus.reporting.format import size
+    from textus.reporting.format import format_bytes
 
     facts = {
         name: run.record.get(name) for name in ("task", "family", "steps", "seed", "best", "cpu_seconds")
     }
     if most := run.record.get("peak_memory_bytes"):
-        facts["memory"] = size(most)
+        facts["memory"] = format_bytes(most)
     known = {name: value for name, value in facts.items() if value is not None}
     tries = [f"textus evaluate {run.path}"]
     if len(run.tasks) > 1:
@@ -143,6 +143,6 @@ def bench(
             f"no benchmarks in {folder}; they are in the source checkout, not in the installed package",
         )
     if what not in scripts:
-        raise unknown("benchmark", what, scripts)
+        raise unknown_name_error("benchmark", what, scripts)
     script = [sys.executable, "-m", f"benchmarks.{what}", *arguments]
     return subprocess.run(script, cwd=folder.parent, check=False).returncode

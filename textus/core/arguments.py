@@ -48,7 +48,7 @@ def looks_like_path(text: str) -> bool:
     return ("/" in text or "\\" in text) and not any(character.isspace() for character in text)
 
 
-def kind_of_path(text: str) -> str | None:
+def describe_path(text: str) -> str | None:
     """What a text names on this machine: a file, a folder, a pipe or a device; None where nothing has that name."""
     if not text.strip():
         return None
@@ -69,7 +69,7 @@ def check_text(text: str, *, forced: bool = False, names: bool = True, remedy: s
     """
     if forced:
         return text
-    kind = kind_of_path(text)
+    kind = describe_path(text)
     if kind is None and looks_like_path(text):
         raise UsageError("not_found", f"{text!r} not found; {remedy}, or --text if this is the text itself")
     if kind is not None and (names or looks_like_path(text)):
@@ -103,7 +103,7 @@ def is_piped() -> bool:
 # ── the path of a file or folder, in Python ────────────────────────────────────────────────────
 
 
-def path_of(value: Any, name: str) -> Path:
+def to_path(value: Any, name: str) -> Path:
     """The path of a file or folder: as given, or that of a run, a corpus or an index. UsageError naming an argument
     that is none.
     """
@@ -119,19 +119,19 @@ def path_of(value: Any, name: str) -> Path:
     )
 
 
-def optional_path(value: Any, name: str) -> Path | None:
-    """`path_of`, and None for nothing."""
-    return None if value is None or value == "" else path_of(value, name)
+def to_optional_path(value: Any, name: str) -> Path | None:
+    """`to_path`, and None for nothing."""
+    return None if value is None or value == "" else to_path(value, name)
 
 
 # ── broken off ─────────────────────────────────────────────────────────────────────────────────
 
-BEGIN_ANEW = "nothing is kept; begin anew with the same command"
+NOTHING_KEPT = "nothing is kept; begin anew with the same command"
 """What becomes of work that is stopped and writes nothing on the way."""
 
 
 @contextlib.contextmanager
-def noted(note: str = BEGIN_ANEW) -> Iterator[None]:
+def note_on_interrupt(note: str = NOTHING_KEPT) -> Iterator[None]:
     """Within the block Ctrl-C gets a note of what is kept, which the command line shows in its one line."""
     try:
         yield

@@ -1,25 +1,34 @@
 """Settings as dataclasses: to JSON and back, and single fields set by a flag such as `model.n_layer=2`.
 
-A dataclass stands next to what it configures. Values are checked by pydantic against the field's type; an
-unknown key is an error that names the nearest one. Every saved file carries `VERSION`; `migrate` brings older
-ones up.
+A dataclass is defined next to what it configures. Pydantic checks values against the field's type; an unknown key is
+an error that names the nearest one. Every saved folder carries `VERSION`; other versions are refused.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+import re
+import shlex
+from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from textus.core.errors import RunError, UsageError
-from textus.core.names import unknown
+from textus.core.names import unknown_name_error
 
-VERSION = 1
-"""The version of everything Textus writes (run.json, corpus.json): raised when a field changes meaning."""
+VERSION = 2
+"""The format version of every folder Textus writes (run, corpus, tokenizer, index): raised when a field changes."""
 
-MIGRATIONS: dict[int, Callable[[dict], dict]] = {}
-"""From version n to n + 1: a function on the whole record."""
+REMAKE_COMMANDS = {
+    "run": "textus train CORPUS --out {}",
+    "task run": "textus finetune DATA --out {}",
+    "corpus": "textus corpus build SOURCE --out {}",
+    "index": "textus index build DOCUMENTS --out {}",
+    "tokenizer": "textus tokenizer train CORPUS --out {}",
+}
+"""Kind of folder → the command that makes one, where the folder does not record its own."""
+RECORDED_COMMAND = re.compile(r"textus (train|finetune|import|pull|tune|demo) .*")
+"""A recorded command line that makes a run; a Python program records its own arguments."""
 
 Config = TypeVar("Config")
 
@@ -29,24 +38,24 @@ def to_dict(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def checked(kind: Any, value: Any, where: str) -> Any:
+def coerce(kind: Any, value: Any, where: str) -> Any:
     """`value` as the type `kind`; UsageError saying which setting, which value and what was expected."""
     from pydantic import TypeAdapter, ValidationError
 
     try:
-        found = TypeAdapter(kind).validate_python(value)
+        coerced = TypeAdapter(kind).validate_python(value)
     except ValidationError as error:
         first = error.errors()[0]
         raise UsageError("invalid_value", f"{where}={value!r}: {first['msg'].lower()}") from error
-    if isinstance(found, float) and not math.isfinite(found):
+    if isinstance(coerced, float) and not math.isfinite(coerced):
         raise UsageError("out_of_range", f"{where}={value!r}: must be a finite number")
-    return found
+    return coerced
 
 
 def parse_value(kind: Any, value: str) -> Any:
     """What a value written on the command line stands for in a field of type `kind`: none (or null) is None where the
     type admits None and has no literal of that name; the parts of a tuple are separated by commas. Else the value as
-    written, for `checked` to convert.
+    written, for `coerce` to convert.
     """
     options = get_args(kind) if get_origin(kind) not in (Literal, tuple) else (kind,)
     literals = [name for option in options if get_origin(option) is Literal for name in get_args(option)]
@@ -71,12 +80,12 @@ def from_dict(cls: type[Config], data: dict[str, Any], where: str = "") -> Confi
     values = {}
     for key, value in data.items():
         if key not in names:
-            raise unknown("setting", f"{where}{key}", [f"{where}{name}" for name in names])
+            raise unknown_name_error("setting", f"{where}{key}", [f"{where}{name}" for name in names])
         kind = hints[key]
         if dataclasses.is_dataclass(kind) and isinstance(value, dict):
             values[key] = from_dict(kind, value, f"{where}{key}.")  # type: ignore[arg-type]
         else:
-            values[key] = checked(kind, value, f"{where}{key}")
+            values[key] = coerce(kind, value, f"{where}{key}")
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         given = field.name in values or not field.init
         if not given and field.default is field.default_factory is dataclasses.MISSING:
@@ -86,41 +95,38 @@ def from_dict(cls: type[Config], data: dict[str, Any], where: str = "") -> Confi
     return cls(**values)
 
 
-def assign(config: Config, assignments: list[str], root: str = "") -> Config:
-    """A copy of `config` with `path=value` assignments applied; paths start with `root.` where one is given.
-
-    >>> from textus.core.config import assign
-    """
-    for assignment in assignments:
-        path, equals, value = assignment.partition("=")
+def apply_overrides(config: Config, overrides: list[str]) -> Config:
+    """A copy of `config` with overrides such as `model.n_layer=2` applied; UsageError for an unknown setting."""
+    for override in overrides:
+        path, equals, value = override.partition("=")
         if not equals:
             raise UsageError(
                 "invalid_value",
-                f"--set {assignment!r} has no '='; write it as path=value, such as model.n_layer=2",
+                f"--set {override!r} has no '='; write it as path=value, such as model.n_layer=2",
             )
-        config = _assign(config, path.split("."), value, path)
+        config = _apply_override(config, path.split("."), value, path)
     return config
 
 
-def _assign(config: Any, path: list[str], value: str, whole: str) -> Any:
+def _apply_override(config: Any, path: list[str], value: str, whole: str) -> Any:
     name, *rest = path
     names = [field.name for field in dataclasses.fields(config)]
     prefix = whole.removesuffix(".".join(path))
     if name not in names:
-        raise unknown("setting", whole, [prefix + each for each in names])
+        raise unknown_name_error("setting", whole, [prefix + field for field in names])
     if rest:
         inner = getattr(config, name)
         if not dataclasses.is_dataclass(inner):
             raise UsageError(
                 "invalid_value", f"{prefix}{name} is a single value; write --set {prefix}{name}=VALUE"
             )
-        return dataclasses.replace(config, **{name: _assign(inner, rest, value, whole)})
+        return dataclasses.replace(config, **{name: _apply_override(inner, rest, value, whole)})
     kind = get_type_hints(type(config))[name]
     if dataclasses.is_dataclass(getattr(config, name)):
         raise UsageError(
             "invalid_value", f"{whole} is a group of settings; set one of its fields: {whole}.FIELD=VALUE"
         )
-    return dataclasses.replace(config, **{name: checked(kind, parse_value(kind, value), whole)})
+    return dataclasses.replace(config, **{name: coerce(kind, parse_value(kind, value), whole)})
 
 
 NONE = type(None)
@@ -134,7 +140,7 @@ def check_shape(value: Any, shape: Shape, where: str) -> None:
     if isinstance(shape, dict):
         check_members(value, shape, where)
     elif isinstance(shape, tuple):
-        if not any(fits(value, each) for each in shape):
+        if not any(matches_shape(value, option) for option in shape):
             check_shape(value, shape[-1], where)
     elif not (isinstance(value, shape) and (shape is bool or not isinstance(value, bool))):
         wanted = {dict: "an object", list: "a list", str: "a text", int: "a whole number"}.get(
@@ -157,7 +163,7 @@ def check_members(value: Any, shape: dict[Any, Any], where: str) -> None:
                 )
 
 
-def fits(value: Any, shape: Shape) -> bool:
+def matches_shape(value: Any, shape: Shape) -> bool:
     """Whether a saved value has a shape."""
     try:
         check_shape(value, shape, "")
@@ -166,26 +172,19 @@ def fits(value: Any, shape: Shape) -> bool:
     return True
 
 
-def migrate(record: Any, what: str) -> dict[str, Any]:
-    """Bring a saved record up to `VERSION`; RunError where it is newer, or too old to be read."""
+def check_version(record: Any, folder: Path, kind: str) -> None:
+    """RunError for a folder of another format `version`: one line with the command that makes it again."""
     version = record.get("version") if isinstance(record, dict) else None
     if not isinstance(version, int) or isinstance(version, bool):
         raise RunError(
-            "damaged", f"{what} has no version number; it was not written by Textus, or it is damaged"
+            "damaged", f"{folder} has no version number; it was not written by Textus, or it is damaged"
         )
-    if version > VERSION:
-        raise RunError(
-            "version_unsupported",
-            f"{what} is of format {version}, this Textus reads up to {VERSION};"
-            " upgrade it: pip install -U textus",
-        )
-    while version < VERSION:
-        if version not in MIGRATIONS:
-            raise RunError(
-                "version_unsupported",
-                f"{what} is of format {version}, which this Textus no longer reads; make it anew",
-            )
-        record = MIGRATIONS[version](record)
-        version += 1
-        record["version"] = version
-    return record
+    if version == VERSION:
+        return
+    command = str(record.get("command"))
+    if not RECORDED_COMMAND.fullmatch(command):
+        command = REMAKE_COMMANDS[kind].format(shlex.quote(str(folder)))
+    raise RunError(
+        "version_unsupported",
+        f"{folder} is a {kind} of format {version}, this Textus reads format {VERSION}; make it again: {command}",
+    )

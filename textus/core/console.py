@@ -12,17 +12,17 @@ from contextvars import ContextVar
 from importlib import import_module
 from typing import Any
 
-Gathered = dict[tuple[str | None, ...], tuple[list[int], str]]
+MergedNotices = dict[tuple[str | None, ...], tuple[list[int], str]]
 
 
-_gathered: ContextVar[Gathered | None] = ContextVar("gathered", default=None)
-"""Within `notices_together`: the texts of a notice, None where a count stands → the counts so far, the first place."""
+_gathered: ContextVar[MergedNotices | None] = ContextVar("gathered", default=None)
+"""Within `merge_notices`: the texts of a notice, None where a count stands → the counts so far, the first place."""
 
 
-def notice(*parts: str | int, first: str = "") -> None:
+def log_notice(*parts: str | int, first: str = "") -> None:
     """One line for the person at the terminal, of texts and counts; standard output stays free for results.
 
-    Of many batches' notices those of the same texts are one (`notices_together`), their counts summed. `first` ends
+    Of many batches' notices those of the same texts are one (`merge_notices`), their counts summed. `first` ends
     the line with the first place, as in "the first is a.csv: line 3".
     """
     if (gathered := _gathered.get()) is not None:
@@ -32,13 +32,13 @@ def notice(*parts: str | int, first: str = "") -> None:
         gathered[key] = [a + b for a, b in zip(before, added, strict=True)], place
         return
     line = "".join(part if isinstance(part, str) else f"{part:,}" for part in parts)
-    print(printable(line + (f"; {first}" if first else ""), keep="\n\t"), file=sys.stderr, flush=True)
+    print(to_printable(line + (f"; {first}" if first else ""), keep="\n\t"), file=sys.stderr, flush=True)
 
 
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
-def printable(text: str, keep: str = "") -> str:
+def to_printable(text: str, keep: str = "") -> str:
     """Text, such as the name of a file, that any terminal can show and any file hold.
 
     Control characters and bytes that are not UTF-8 (Python's lone surrogates) are escaped, `\\x1b` and `\\xe9`.
@@ -57,11 +57,11 @@ def command_line() -> str:
 
 
 @contextlib.contextmanager
-def notices_together(*, show: bool = True) -> Iterator[None]:
+def merge_notices(*, show: bool = True) -> Iterator[None]:
     """Within the block the notices of many batches are held back; after it those of the same texts are one line, their
     counts summed; none without `show`: the same work is done again, and then told.
     """
-    gathered: Gathered = {}
+    gathered: MergedNotices = {}
     token = _gathered.set(gathered)
     try:
         yield
@@ -69,7 +69,7 @@ def notices_together(*, show: bool = True) -> Iterator[None]:
         _gathered.reset(token)
         for texts, (counts, first) in gathered.items() if show else ():
             numbers = iter(counts)
-            notice(*(next(numbers) if text is None else text for text in texts), first=first)
+            log_notice(*(next(numbers) if text is None else text for text in texts), first=first)
 
 
 def cpu_seconds() -> float:
@@ -106,7 +106,7 @@ def progress(description: str, total: float | None = None) -> Iterator[Any]:
         with progress_lines(description, total) as advance:
             yield advance
     if (seconds := time.monotonic() - started) > 2:
-        notice(f"{description}: {seconds:.1f} s")
+        log_notice(f"{description}: {seconds:.1f} s")
 
 
 FIRST_LINE, NEXT_LINES = 2.0, 30.0
@@ -131,9 +131,11 @@ def progress_lines(description: str, total: float | None) -> Iterator[Any]:
         while not ended.wait(wait):
             seconds, wait = time.monotonic() - started, NEXT_LINES
             share = f" {done / total:.0%}" if total else ""
-            left = f", about {duration(seconds * (total - done) / done)} left" if total and done else ""
+            left = (
+                f", about {format_duration(seconds * (total - done) / done)} left" if total and done else ""
+            )
             note = f", {shown}" if shown else ""
-            notice(f"{description}:{share} after {duration(seconds)}{left}{note}")
+            log_notice(f"{description}:{share} after {format_duration(seconds)}{left}{note}")
 
     thread = threading.Thread(target=report, daemon=True)
     thread.start()
@@ -144,7 +146,7 @@ def progress_lines(description: str, total: float | None) -> Iterator[Any]:
         thread.join()
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """A time for people: 45 s, 3 min, 2.5 h."""
     if seconds < 90:
         return f"{seconds:.0f} s"

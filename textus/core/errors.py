@@ -85,6 +85,7 @@ FILES = {
     "out_of_memory": "The model, batch or context does not fit into memory. Use a smaller one.",
     "not_a_regular_file": "A pipe, device or link where a file is needed. Use a copy of the file.",
     "not_found": "A file, folder or document does not exist.",
+    "plugin_broken": "An installed package adds to Textus and cannot be imported. Repair or uninstall it.",
     "unreadable_file": "A file cannot be read.",
     "unsafe_file": "A file could run a program or forge tokens when it is read. It was not opened.",
     "version_unsupported": "The folder was written by another version. Make it again.",

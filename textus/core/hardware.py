@@ -64,7 +64,7 @@ class Machine:
     load: float
 
 
-def machine() -> Machine:
+def detect_machine() -> Machine:
     """Look at this machine. Cores and memory are what this process may use (affinity, container limits)."""
     total, available = memory_bytes()
     return Machine(
@@ -135,13 +135,13 @@ def find_compiler() -> list[str] | None:
     """
     wanted = os.environ.get("CXX", "").strip()
     if not wanted:
-        path = next((found for name in COMPILERS if (found := shutil.which(name))), None)
+        path = next((executable for name in COMPILERS if (executable := shutil.which(name))), None)
         return [path] if path else None
     try:
-        words = shlex.split(wanted)
+        command = shlex.split(wanted)
     except ValueError:  # a quote that is not closed
-        words = [wanted]
-    return words if shutil.which(words[0]) else None
+        command = [wanted]
+    return command if shutil.which(command[0]) else None
 
 
 def gpu_name() -> str | None:
@@ -272,16 +272,16 @@ def _dtype(dtype: Any) -> Any:
     """The torch dtype of a name; UsageError for one that is not there."""
     import torch
 
-    found = getattr(torch, dtype_name(dtype), None)
-    if not isinstance(found, torch.dtype):
+    torch_dtype = getattr(torch, dtype_name(dtype), None)
+    if not isinstance(torch_dtype, torch.dtype):
         raise UsageError("unknown_name", f"dtype {dtype!r} is not a torch dtype; use float32 or bfloat16")
-    return found
+    return torch_dtype
 
 
 # ── versions ───────────────────────────────────────────────────────────────────────────────────
 
 
-def version_of(package: str) -> str | None:
+def installed_version(package: str) -> str | None:
     """The installed version of a package, None where it is not installed. Nothing is imported."""
     try:
         return metadata.version(package)
@@ -289,9 +289,10 @@ def version_of(package: str) -> str | None:
         return None
 
 
-def versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
     """Versions of Python and of the packages that a result depends on, as recorded in every run."""
-    found = {
-        name: version_of(name) or "none" for name in ("textus", "torch", "numpy", "tokenizers", "safetensors")
+    installed = {
+        name: installed_version(name) or "none"
+        for name in ("textus", "torch", "numpy", "tokenizers", "safetensors")
     }
-    return {"python": platform.python_version(), **found}
+    return {"python": platform.python_version(), **installed}

@@ -14,9 +14,9 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from textus.core.console import notice, printable
+from textus.core.console import log_notice, to_printable
 from textus.core.errors import RunError, UsageError
-from textus.core.locks import alone_in, held, is_alive, is_free
+from textus.core.locks import exclusive_lock, is_process_alive, is_unlocked, try_lock
 
 
 def is_disk_full(error: BaseException | None) -> bool:
@@ -27,13 +27,15 @@ def is_disk_full(error: BaseException | None) -> bool:
     while error is not None:
         text = str(error)
         codes = {getattr(error, "errno", None), *map(int, re.findall(r"os error (\d+)", text))}
-        if codes & FULL or any(words in text for words in ("database or disk is full", "disk I/O error")):
+        if codes & DISK_FULL_ERRNOS or any(
+            words in text for words in ("database or disk is full", "disk I/O error")
+        ):
             return True
         error = error.__cause__ or error.__context__
     return False
 
 
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+DISK_FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 """The system's errors for: no space left on the disk, none left of the quota, more than a file may have."""
 
 
@@ -49,7 +51,7 @@ def fingerprint(value: Any) -> str:
     return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:16]
 
 
-def sync(path: Path) -> None:
+def fsync_path(path: Path) -> None:
     """Flush a file or folder to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
@@ -61,61 +63,61 @@ def sync(path: Path) -> None:
 def write_atomic(path: Path, data: bytes | str) -> None:
     """Write beside `path`, flush, rename: a reader sees the old file or the new one, never half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    sweep(path)
-    beside = beside_name(path)
+    remove_stale_files(path)
+    staging = staging_path(path)
     try:
         # a lone surrogate, as in a file name that is not UTF-8, becomes its escape in JSON
-        beside.write_bytes(data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data)
-        sync(beside)
-        beside.replace(path)
+        staging.write_bytes(data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data)
+        fsync_path(staging)
+        staging.replace(path)
     finally:
-        beside.unlink(missing_ok=True)
-    sync(path.parent)
+        staging.unlink(missing_ok=True)
+    fsync_path(path.parent)
 
 
 @contextlib.contextmanager
-def folder_atomic(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path) -> Iterator[Path]:
     """A folder that appears whole: yields one beside `path`, flushes all of it, then renames it into place.
 
     What was at `path` before is replaced at the end, in one step where the system can do that: a kill leaves the old
     folder or the new one. If the body fails nothing of `path` changes.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    sweep(path)
-    beside = beside_name(path, ".new")
-    remove(beside)
-    beside.mkdir()
+    remove_stale_files(path)
+    staging = staging_path(path, ".new")
+    remove_path(staging)
+    staging.mkdir()
     try:
-        with held(beside):
-            yield beside
-            for file in sorted(beside.rglob("*")):
-                sync(file)
-            sync(beside)
-            put_in_place(beside, path)
-        sync(path.parent)
+        with try_lock(staging):
+            yield staging
+            for file in sorted(staging.rglob("*")):
+                fsync_path(file)
+            fsync_path(staging)
+            rename_into_place(staging, path)
+        fsync_path(path.parent)
     finally:
-        remove(beside)
+        remove_path(staging)
 
 
-def put_in_place(beside: Path, path: Path) -> None:
+def rename_into_place(staging: Path, path: Path) -> None:
     """Rename a folder to `path`; RunError where somebody writes to the one it replaces, which is removed."""
     if not path.exists():
-        beside.replace(path)
+        staging.replace(path)
         return
-    with alone_in(path):
-        if not exchanged(beside, path):
-            old = beside_name(path, ".old")
-            path.replace(old)  # killed before the next line: `sweep` puts it back
-            beside.replace(path)
-            remove(old)
+    with exclusive_lock(path):
+        if not exchange_paths(staging, path):
+            old = staging_path(path, ".old")
+            path.replace(old)  # killed before the next line: `remove_stale_files` puts it back
+            staging.replace(path)
+            remove_path(old)
 
 
-def beside_name(path: Path, ending: str = "") -> Path:
+def staging_path(path: Path, ending: str = "") -> Path:
     """Where this process writes what will be `path`."""
     return path.with_name(f".{path.name}.{os.getpid()}{ending}")
 
 
-def remove(path: Path) -> None:
+def remove_path(path: Path) -> None:
     """Delete a file, a link or a folder with all that is in it; nothing where there is none."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
@@ -123,7 +125,7 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def exchanged(first: Path, second: Path) -> bool:
+def exchange_paths(first: Path, second: Path) -> bool:
     """Let two names change places in one step (Linux); False where the system or the disk cannot."""
     import ctypes
 
@@ -135,7 +137,7 @@ def exchanged(first: Path, second: Path) -> bool:
     return rename(here, os.fsencode(first), here, os.fsencode(second), exchange) == 0
 
 
-def sweep(path: Path) -> None:
+def remove_stale_files(path: Path) -> None:
     """Remove what processes that are gone left half written beside `path`, with a line for each; a folder that one of
     them had moved away for a new one that never came is put back.
     """
@@ -144,14 +146,14 @@ def sweep(path: Path) -> None:
         names = [name for name in os.listdir(path.parent) if pattern.fullmatch(name)]  # noqa: PTH208
         for left in (path.with_name(name) for name in sorted(names)):
             number, ending = pattern.fullmatch(left.name).groups()  # type: ignore[union-attr]
-            if is_alive(int(number)) or not is_free(left):
+            if is_process_alive(int(number)) or not is_unlocked(left):
                 continue
             if ending == ".old" and not path.exists():
                 left.replace(path)
-                notice(f"{path}: put back as it was; the process that was replacing it is gone")
+                log_notice(f"{path}: put back as it was; the process that was replacing it is gone")
             else:
-                remove(left)
-                notice(f"{left}: removed; the process that was writing it is gone")
+                remove_path(left)
+                log_notice(f"{left}: removed; the process that was writing it is gone")
     except OSError:
         return  # a folder that may not be read or written: what is in it harms nobody
 
@@ -185,7 +187,7 @@ def is_plain_name(name: Any) -> bool:
     return isinstance(name, str) and bool(name) and not name.startswith(".") and not set(name) & set("/\\\0")
 
 
-def record_file(folder: Path, name: Any, known: Collection[str]) -> Path:
+def resolve_record_file(folder: Path, name: Any, known: Collection[str]) -> Path:
     """The file of `folder` that a record names. Every path taken from a record goes through here.
 
     Records can be made by anybody: a name must be one of those that Textus itself writes there (`known`), and the file
@@ -208,7 +210,7 @@ def record_file(folder: Path, name: Any, known: Collection[str]) -> Path:
     return path
 
 
-def json_lines(rows: Iterable[Any]) -> str:
+def dump_jsonl(rows: Iterable[Any]) -> str:
     """Rows as JSON, one a line; what JSON has no word for, such as a date of a table, is written as text."""
     return "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
 
@@ -220,7 +222,7 @@ def write_json(path: Path, value: Any) -> None:
 
 MARKER = "textus.json"
 """The file that marks a folder as ours where nothing else in it does."""
-MARKS: dict[str, tuple[str, dict[str, Any]]] = {
+FOLDER_MARKERS: dict[str, tuple[str, dict[str, Any]]] = {
     "run": ("run.json", {"version": int, "family": str, "tokenizer": dict}),
     "corpus": ("corpus.json", {"version": int, "fingerprint": str, "counts": dict}),
     "index": ("index.json", {"version": int, "documents": int, "files": dict}),
@@ -232,17 +234,19 @@ MARKS: dict[str, tuple[str, dict[str, Any]]] = {
 that fits counts, for a run and an export hold a tokenizer too."""
 
 
-def mark(folder: Path, kind: str) -> None:
+def mark_folder(folder: Path, kind: str) -> None:
     """Mark a folder as one that Textus made and `--force` may replace."""
-    write_json(folder / MARKER, MARKS[kind][1])
+    write_json(folder / MARKER, FOLDER_MARKERS[kind][1])
 
 
-def kind_of_folder(folder: Path) -> str | None:
+def folder_kind(folder: Path) -> str | None:
     """Which kind of ours a folder is, by what only we write in it; None for everybody else's."""
-    return next((kind for kind, (name, keys) in MARKS.items() if holds(folder / name, keys)), None)
+    return next(
+        (kind for kind, (name, keys) in FOLDER_MARKERS.items() if has_json_keys(folder / name, keys)), None
+    )
 
 
-SEEN_BY = {
+SHOW_COMMANDS = {
     "run": "textus show {}",
     "corpus": "textus corpus show {}",
     "index": "textus search {} QUERY",
@@ -253,15 +257,15 @@ SEEN_BY = {
 """Kind of folder → the command that shows or uses it."""
 
 
-def other_kind(path: Path) -> str | None:
+def describe_other_kind(path: Path) -> str | None:
     """What a folder that was taken for another kind of ours is, and the command for it; None for everybody else's."""
-    if (kind := kind_of_folder(path)) is None:
+    if (kind := folder_kind(path)) is None:
         return None
     article = "an" if kind[0] in "aeiou" else "a"
-    return f"it is {article} {kind}: {SEEN_BY[kind].format(shlex.quote(str(path)))}"
+    return f"it is {article} {kind}: {SHOW_COMMANDS[kind].format(shlex.quote(str(path)))}"
 
 
-def holds(path: Path, keys: dict[str, Any]) -> bool:
+def has_json_keys(path: Path, keys: dict[str, Any]) -> bool:
     """Whether a file is a JSON object with these keys, each of this value or type."""
     try:
         value = read_json(path)
@@ -273,34 +277,34 @@ def holds(path: Path, keys: dict[str, Any]) -> bool:
     )
 
 
-def claim(out: Path, *, force: bool = False, kind: str = "run") -> None:
+def check_output_dir(out: Path, *, force: bool = False, kind: str = "run") -> None:
     """Refuse an output folder that exists, unless `force`; and even then one that holds something else than a `kind`:
     nothing is overwritten by accident. Replacing it is left to the caller.
     """
-    if kind in ("run", "tokenizer", "export") and printable(str(out.absolute())) != str(out.absolute()):
+    if kind in ("run", "tokenizer", "export") and to_printable(str(out.absolute())) != str(out.absolute()):
         raise UsageError(
             "invalid_path",
             f"{out}: models and tokenizers cannot be opened in a folder of this name (control characters, or bytes"
             " that are not UTF-8); choose another --out",
         )
-    sweep(out)
+    remove_stale_files(out)
     if not out.exists():
         return
     if not force:
         raise UsageError(
             "already_exists", f"{out} exists already; choose another --out, or --force to replace this {kind}"
         )
-    found = kind_of_folder(out)
-    if found != kind and not (out.is_dir() and not any(out.iterdir())):
-        what = f"holds a {found}" if found else f"is no {kind}"
+    actual = folder_kind(out)
+    if actual != kind and not (out.is_dir() and not any(out.iterdir())):
+        what = f"holds a {actual}" if actual else f"is no {kind}"
         raise UsageError(
             "already_exists", f"{out} {what}, so it is not replaced even with --force; choose another --out"
         )
-    with alone_in(out):
+    with exclusive_lock(out):
         return  # whoever trains into it now is named before any work is done
 
 
-def claim_file(out: Path, *, force: bool = False) -> None:
+def check_output_file(out: Path, *, force: bool = False) -> None:
     """Refuse an output file that exists, unless `force`, and a folder, pipe or device in its place always."""
     if out.exists() and (not out.is_file() or not force):
         hint = ", or --force to replace this file" if out.is_file() else ""

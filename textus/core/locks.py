@@ -15,7 +15,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 
-def is_alive(number: int) -> bool:
+def is_process_alive(number: int) -> bool:
     """Whether a process of this number runs on this machine; itself does."""
     if os.name == "nt":  # no signal 0 there: it would end the process
         return True
@@ -28,16 +28,16 @@ def is_alive(number: int) -> bool:
     return True
 
 
-def is_free(path: Path) -> bool:
-    """Whether nobody holds a file or folder (`held`): process numbers of other containers say nothing here."""
+def is_unlocked(path: Path) -> bool:
+    """Whether nobody holds a file or folder (`try_lock`): process numbers of other containers say nothing here."""
     if not fcntl or path.is_symlink():
         return True
-    with held(path) as got_it:
+    with try_lock(path) as got_it:
         return got_it
 
 
 @contextlib.contextmanager
-def held(path: Path) -> Iterator[bool]:
+def try_lock(path: Path) -> Iterator[bool]:
     """The system's lock on a file or folder as long as the body runs, where it can be had; yields whether it was."""
     handle = os.open(path, os.O_RDONLY) if fcntl else None
     try:
@@ -58,13 +58,13 @@ def held(path: Path) -> Iterator[bool]:
 
 
 @contextlib.contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
+def exclusive_lock(folder: Path) -> Iterator[None]:
     """Keep every other training of this machine out of a folder, and from replacing it; RunError where one is at it.
 
     The lock is the system's and ends with the process, however that ends. Where there is none (Windows, some network
     file systems) none is taken.
     """
-    with held(folder) as got_it:
+    with try_lock(folder) as got_it:
         if not got_it:
             raise RunError(
                 "in_use",

@@ -19,7 +19,7 @@ RESERVE = 1 << 30
 
 
 @cache
-def keep_memory() -> bool:
+def keep_freed_memory() -> bool:
     """Tell the allocator, once a process; False where this is not glibc on Linux, and nothing changes."""
     try:
         libc = ctypes.CDLL(None)
@@ -46,7 +46,7 @@ def keep_memory() -> bool:
     return True
 
 
-def give_back() -> bool:
+def release_freed_memory() -> bool:
     """Return what is free to the system, so that the memory of the process is that of what it holds; False where this
     is not glibc.
     """

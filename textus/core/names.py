@@ -10,22 +10,22 @@ from types import ModuleType
 from textus.core.errors import MissingDependencyError, TextusError, UsageError
 
 
-def nearest(value: str, choices: Iterable[str]) -> str | None:
+def nearest_name(value: str, choices: Iterable[str]) -> str | None:
     """The choice most like `value`, or None where nothing is near."""
-    found = difflib.get_close_matches(value.lower(), list(choices), n=1, cutoff=0.5)
-    return found[0] if found else None
+    matches = difflib.get_close_matches(value.lower(), list(choices), n=1, cutoff=0.5)
+    return matches[0] if matches else None
 
 
-def unknown(kind: str, value: str, choices: Iterable[str]) -> UsageError:
+def unknown_name_error(kind: str, value: str, choices: Iterable[str]) -> UsageError:
     """The error for a name that is not there: the nearest one offered, all of them listed."""
     choices = list(choices)
-    near = nearest(value, choices)
+    near = nearest_name(value, choices)
     hint = f"; did you mean {near!r}?" if near else ";"
     shown = value if len(value) <= 60 else value[:57] + "..."
     return UsageError("unknown_name", f"unknown {kind} {shown!r}{hint} known: {', '.join(choices)}")
 
 
-def extra(module: str, name: str) -> ModuleType:
+def import_optional(module: str, name: str) -> ModuleType:
     """Import an optional `module`; without it, one line that names the extra to install.
 
     Raises MissingDependencyError only where the module itself is missing; TextusError where it is installed and fails
@@ -34,7 +34,7 @@ def extra(module: str, name: str) -> ModuleType:
     try:
         return import_module(module)
     except ImportError as error:
-        if is_missing(module, error):
+        if is_not_installed(module, error):
             raise MissingDependencyError(
                 "extra_not_installed",
                 f"{module} is not installed; it comes with: pip install 'textus[{name}]'",
@@ -46,6 +46,6 @@ def extra(module: str, name: str) -> ModuleType:
         ) from error
 
 
-def is_missing(module: str, error: ImportError) -> bool:
+def is_not_installed(module: str, error: ImportError) -> bool:
     """Whether an import of `module` failed because it is not installed, and not for a fault inside it."""
     return isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")

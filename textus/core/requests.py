@@ -15,10 +15,10 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-from textus.core.arguments import optional_path
-from textus.core.config import checked
+from textus.core.arguments import to_optional_path
+from textus.core.config import coerce
 from textus.core.errors import DataError, UsageError
-from textus.core.names import unknown
+from textus.core.names import unknown_name_error
 
 Request = TypeVar("Request")
 
@@ -68,12 +68,12 @@ def build_request(
     hints, values = get_type_hints(cls), dict[str, Any]()
     for name, value in options.items():
         if name not in names:
-            raise unknown("option", f"{where}{name}", [f"{where}{each}" for each in names])
+            raise unknown_name_error("option", f"{where}{name}", [f"{where}{each}" for each in names])
         if "Path" in str(hints[name]):
-            value = optional_path(value, f"{where}{name}")
+            value = to_optional_path(value, f"{where}{name}")
         elif isinstance(value, PathLike):
             value = str(value)
-        values[name] = checked(hints[name], value, f"{where}{name}")
+        values[name] = coerce(hints[name], value, f"{where}{name}")
     return replace(cls() if config is None else config, **values)  # type: ignore[type-var]
 
 

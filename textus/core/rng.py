@@ -7,7 +7,7 @@ import hashlib
 # ── randomness ─────────────────────────────────────────────────────────────────────────────────
 
 
-def counter_seed(seed: int, *keys: int | str) -> int:
+def derive_seed(seed: int, *keys: int | str) -> int:
     """A 63-bit seed for one use of randomness: a hash of the run's seed and what it is for.
 
     Streams made this way do not depend on each other, nor on the order in which they are used.
@@ -18,4 +18,4 @@ def counter_seed(seed: int, *keys: int | str) -> int:
 
 def uniform(seed: int, *keys: int | str) -> float:
     """One number in [0, 1) from a counter-based stream."""
-    return (counter_seed(seed, *keys) >> 10) / float(1 << 53)
+    return (derive_seed(seed, *keys) >> 10) / float(1 << 53)

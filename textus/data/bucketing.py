@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from textus.core.errors import DataError, UsageError
-from textus.core.rng import counter_seed
+from textus.core.rng import derive_seed
 from textus.data.batch import Batch
 from textus.data.token_dataset import TokenDataset
 
@@ -65,7 +65,7 @@ class LengthGroupedSampler:
 
     def random(self, what: str, *numbers: int) -> np.random.Generator:
         """Random numbers for one use."""
-        return np.random.Generator(np.random.Philox(counter_seed(self.seed, what, *map(int, numbers))))
+        return np.random.Generator(np.random.Philox(derive_seed(self.seed, what, *map(int, numbers))))
 
 
 class BucketLoader:

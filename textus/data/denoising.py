@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from textus.core.errors import UsageError
-from textus.core.names import unknown
+from textus.core.names import unknown_name_error
 from textus.data.bucketing import BucketLoader, Ids
 from textus.data.token_dataset import TokenDataset
 
@@ -29,7 +29,7 @@ class DenoisingLoader(BucketLoader):
 
     def __init__(self, store: TokenDataset, *, objective: str, mask_id: int, **sizes: Any) -> None:
         if objective not in OBJECTIVES:
-            raise unknown("objective", objective, OBJECTIVES)
+            raise unknown_name_error("objective", objective, OBJECTIVES)
         if (longest := sizes["context_length"]) < 3:  # what stands for the missing needs room of its own
             raise UsageError(
                 "out_of_range", f"context_length {longest} must be 3 or more to make a pair of a text"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from textus.core.console import notice
+from textus.core.console import log_notice
 from textus.core.errors import DataError, UsageError
 from textus.data.corpus.decoding import BROKEN, decode, detect_encoding
 from textus.data.corpus.documents import SkippedItem, UnreadableError
@@ -80,7 +80,7 @@ def read_text(path: Path | str, encoding: str = "") -> EvalText:
     if not n_bytes:
         raise DataError("empty_data", f"{path} is empty; there is nothing to measure on")
     if found.origin == "guessed":
-        notice(f"{path} is not UTF-8: read as {found.codec}")
+        log_notice(f"{path} is not UTF-8: read as {found.codec}")
     return EvalText(str(path), n_bytes, lambda: _whole(source, found.codec))
 
 
@@ -92,7 +92,7 @@ def _whole(source: Source, codec: str) -> Iterator[TextChunk]:
         n_broken += n_here
         yield TextChunk(text, part.continues)
     if n_broken:
-        notice(f"{source.name}: {n_broken:,} broken bytes were read as U+FFFD")
+        log_notice(f"{source.name}: {n_broken:,} broken bytes were read as U+FFFD")
 
 
 def read_documents(path: Path | str, encoding: str = "", columns: str | None = None) -> EvalText:
@@ -119,10 +119,10 @@ def read_documents(path: Path | str, encoding: str = "", columns: str | None = N
         raise DataError(
             "empty_data", f"{path} holds no text{why}; give a text file, a page or a table with a column text"
         )
-    notice(f"{path}: the text of {n_documents:,} documents is measured, {n_bytes:,} bytes without markup")
+    log_notice(f"{path}: the text of {n_documents:,} documents is measured, {n_bytes:,} bytes without markup")
     if left_out:
         first_out = left_out[0].detail or left_out[0].reason
-        notice(
+        log_notice(
             f"{path}: {len(left_out):,} rows or files hold no text and are left out; the first {left_out[0].source}:"
             f" {first_out}"
         )
@@ -195,7 +195,7 @@ def read_pairs(path: Path | str, encoding: str = "", columns: str | None = None)
             " columns source and target",
         )
     if left_out:
-        notice(f"{path}: {len(left_out):,} rows make no pair and are left out; the first {left_out[0]}")
+        log_notice(f"{path}: {len(left_out):,} rows make no pair and are left out; the first {left_out[0]}")
     if n_broken:
-        notice(f"{path}: {n_broken:,} broken bytes were read as U+FFFD")
+        log_notice(f"{path}: {n_broken:,} broken bytes were read as U+FFFD")
     return EvalText(str(path), sum(len(each.text.encode()) for each in pairs), lambda: iter(pairs))

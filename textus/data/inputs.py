@@ -15,8 +15,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from textus.core.arguments import PLAIN, path_of
-from textus.core.console import notice
+from textus.core.arguments import PLAIN, to_path
+from textus.core.console import log_notice
 from textus.core.errors import DataError, TextusError, UsageError
 from textus.data.corpus.decoding import BROKEN, SAMPLE_BYTES, decode, marked
 from textus.data.corpus.dialects import RowProblem, line_end, lines
@@ -66,9 +66,9 @@ def stdin_records(
     found = text.removesuffix(end).split(end) if text else []
     if broken := sum(bool(BROKEN.search(line)) for line in found):
         name = codec.removesuffix("-sig").upper()
-        notice(f"{broken:,} lines of {STDIN} are not {name}: what is broken was read as U+FFFD")
+        log_notice(f"{broken:,} lines of {STDIN} are not {name}: what is broken was read as U+FFFD")
     if found and is_table_like(found[0]):
-        notice(
+        log_notice(
             f"{STDIN} looks like a table or JSON and is read as a text per line; for rows name the column of the text"
             " (--columns text=COLUMN), or save it as a file"
         )
@@ -89,7 +89,7 @@ def piped_table(data: bytes, kind: str, options: ReadOptions, trained: str | Non
     if not columns and found and (columns := columns_as_trained(trained, found[0].values)):
         found = rows(columns)
     shown = ", ".join(map(repr, list(found[0].values)[:10])) if found else "none"
-    notice(f"{STDIN} is read as a table ({kind}): {len(found):,} rows with the fields {shown}")
+    log_notice(f"{STDIN} is read as a table ({kind}): {len(found):,} rows with the fields {shown}")
     records = Records(found)
     records.columns = columns
     return records
@@ -200,9 +200,9 @@ def texts_in(
     """
     if is_plain(path) and not options.columns and path.is_file():
         if tags is None or not has_columns(path, tags, options.encoding):
-            notice(f"{path}: each line is one text")
+            log_notice(f"{path}: each line is one text")
             return lambda: text_lines(path, options.encoding)
-        notice(f"{path}: tokens in columns (CoNLL), a sentence up to each empty line")
+        log_notice(f"{path}: tokens in columns (CoNLL), a sentence up to each empty line")
     known = list[bool]()
 
     def records() -> Iterator[Record]:
@@ -248,7 +248,7 @@ def options_for(path: Path, given: ReadOptions, trained: ReadOptions) -> ReadOpt
     encoding = given.encoding
     if not encoding and trained.encoding and path.exists() and fits(path, trained.encoding):
         encoding = trained.encoding
-        notice(f"{path}: encoding as in training: {encoding}")
+        log_notice(f"{path}: encoding as in training: {encoding}")
     options = replace(given, encoding=encoding)
     return replace(options, columns=columns_for(path, options, trained.columns))
 
@@ -264,7 +264,7 @@ def columns_for(path: Path, given: ReadOptions, trained: str | None) -> str | No
     except TextusError:
         return None  # what is wrong is reported when the file is read
     if first and (found := columns_as_trained(trained, first.values)):
-        notice(f"{path}: columns as in training: {found}")
+        log_notice(f"{path}: columns as in training: {found}")
     return found
 
 
@@ -287,7 +287,7 @@ def report_empty(rows: Iterable[tuple[str, Sequence[str]]], done: str) -> None:
     empty = [where for where, texts in rows if not texts or not all(text.strip() for text in texts)]
     if empty:
         about = f" rows have an empty text and are {done} all the same"
-        notice(len(empty), about, first=f"the first is {empty[0]}")
+        log_notice(len(empty), about, first=f"the first is {empty[0]}")
 
 
 # ── Python values ──────────────────────────────────────────────────────────────────────────────
@@ -354,7 +354,7 @@ def records_given(rows: Sequence[dict[str, Any]], columns: str | None = None) ->
     problems: list[RowProblem] = []
     broken = BrokenCharacters()
     try:
-        for each in Naming(parse_columns(columns), notice).renamed(placed):
+        for each in Naming(parse_columns(columns), log_notice).renamed(placed):
             if isinstance(each, RowProblem):
                 problems.append(each)
             else:
@@ -416,7 +416,7 @@ def labelled_records(
     Raises DataError where there is none.
     """
     if isinstance(given, str | Path):
-        path = path_of(given, "the rows")
+        path = to_path(given, "the rows")
         return options_for(path, options, trained).records(path, problems)
     rows = labelled_rows(given, task)
     if not rows:

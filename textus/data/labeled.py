@@ -15,9 +15,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from textus.core.console import notice, printable
+from textus.core.console import log_notice, to_printable
 from textus.core.errors import DataError
-from textus.core.io import kind_of_folder
+from textus.core.io import folder_kind
 from textus.data.corpus import conll, exports
 from textus.data.corpus.decoding import Guesses, open_text
 from textus.data.corpus.dialects import RowProblem, Text, bare, line_end, lines, parse_delimiter
@@ -84,12 +84,12 @@ def stream_records(
     Raises DataError for a file that is not there, of a kind that holds no rows, damaged, without a named column, or
     empty, and without a list of `problems` for the first of them.
     """
-    if kind := kind_of_folder(Path(path)):
+    if kind := folder_kind(Path(path)):
         raise DataError(
             "invalid_path",
             f"{path} is a folder that Textus made ({kind}), not rows; give a file or folder of your own",
         )
-    reading = ReadConfig(columns or {}, encoding, parse_delimiter(delimiter), silent if quiet else notice)
+    reading = ReadConfig(columns or {}, encoding, parse_delimiter(delimiter), silent if quiet else log_notice)
     dropped: list[SkippedItem] = []
     faults: list[RowProblem] = [] if problems is None else problems
     broken, guesses = BrokenCharacters(), Guesses()
@@ -105,7 +105,7 @@ def stream_records(
                 yield broken.cleaned(record)
     if not quiet:
         if line := str(guesses):
-            notice(line)
+            log_notice(line)
         broken.report()
         report_dropped(dropped)
     if problems is None and faults:
@@ -144,7 +144,7 @@ def report_dropped(dropped: list[SkippedItem]) -> None:
     for reason, count in sorted(Counter(each.reason for each in dropped).items()):
         first = next(each for each in dropped if each.reason == reason)
         detail = f" ({first.detail})" if first.detail else ""
-        notice(f"left out, {reason}: {count:,}, the first {first.source}{detail}")
+        log_notice(f"left out, {reason}: {count:,}, the first {first.source}{detail}")
 
 
 # ── files ──────────────────────────────────────────────────────────────────────────────────────
@@ -207,10 +207,10 @@ def folders_of(source: Source, path: Path) -> tuple[str, ...]:
     """The folders in which a file lies, from the path that was given on; an archive in it is a folder too."""
     if source.inside:
         archive = source.name.removesuffix(f"!{source.inside}")
-        outside = archive if archive == printable(str(path)) else str(Path(archive).with_suffix(""))
+        outside = archive if archive == to_printable(str(path)) else str(Path(archive).with_suffix(""))
     else:
         outside = str(Path(source.name).parent)
-    inside = outside.removeprefix(printable(str(path))).lstrip("/\\")
+    inside = outside.removeprefix(to_printable(str(path))).lstrip("/\\")
     return (*Path(inside).parts, *Path(source.inside).parts[:-1])
 
 
@@ -313,7 +313,7 @@ class BrokenCharacters:
     def report(self) -> None:
         if self.count:
             shown = f"{self.count:,} broken character{'s were' if self.count > 1 else ' was'}"
-            notice(f"{shown} replaced by U+FFFD, the first in {self.first}")
+            log_notice(f"{shown} replaced by U+FFFD, the first in {self.first}")
 
 
 def broken_in(value: Any) -> int:

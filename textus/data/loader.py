@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from textus.core.errors import DataError, UsageError
-from textus.core.rng import counter_seed
+from textus.core.rng import derive_seed
 from textus.data.batch import Batch
 from textus.data.token_dataset import TokenDataset, store_of
 
@@ -126,7 +126,7 @@ class TokenLoader:
         if epoch not in self._epochs:
             if len(self._epochs) > 3:
                 self._epochs.pop(next(iter(self._epochs)))
-            random = np.random.Generator(np.random.Philox(counter_seed(self.seed, "epoch", epoch)))
+            random = np.random.Generator(np.random.Philox(derive_seed(self.seed, "epoch", epoch)))
             phase = int(random.integers(self.store.n_targets))
             self._epochs[epoch] = phase, random.permutation(self.n_windows)
         return self._epochs[epoch]
@@ -180,7 +180,7 @@ class NextSentenceLoader(TokenLoader):
 
     def _gather(self, starts: np.ndarray, fresh: np.ndarray, step: int) -> Batch:
         rows = [
-            self._pair(int(start), counter_seed(self.seed, "pair", step, n)) for n, start in enumerate(starts)
+            self._pair(int(start), derive_seed(self.seed, "pair", step, n)) for n, start in enumerate(starts)
         ]
         longest = max(len(first) + len(second) for first, second, _ in rows) + 3
         ids = np.full((len(rows), longest), self.store.ids[0], dtype=np.int64)

@@ -18,12 +18,12 @@ from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
 
-from textus.core.arguments import BEGIN_ANEW
-from textus.core.console import notice
+from textus.core.arguments import NOTHING_KEPT
+from textus.core.console import log_notice
 from textus.core.errors import RunError, UsageError
-from textus.core.io import claim_file, read_json, sha256, sync, write_json
-from textus.core.locks import alone_in
-from textus.core.names import unknown
+from textus.core.io import check_output_file, fsync_path, read_json, sha256, write_json
+from textus.core.locks import exclusive_lock
+from textus.core.names import unknown_name_error
 from textus.data.corpus.tables import parse_columns
 from textus.data.inputs import place_of
 from textus.data.labeled import Record
@@ -38,7 +38,7 @@ Row = Mapping[str, Any]
 def form_of(out: Path) -> str:
     """The form a file of rows is written in, by its suffix; UsageError for another."""
     if (suffix := out.suffix.lower()) not in FORMS:
-        raise unknown("form of --out", out.suffix or out.name, FORMS)
+        raise unknown_name_error("form of --out", out.suffix or out.name, FORMS)
     return suffix
 
 
@@ -86,11 +86,11 @@ class PartialFile:
             if self.of is not None and state["of"] == self.of and size >= state["bytes"]:
                 os.truncate(self.part, state["bytes"])  # a piece that was being written
                 if state["rows"]:
-                    notice(f"{self.out}: continued after {state['rows']:,} rows")
+                    log_notice(f"{self.out}: continued after {state['rows']:,} rows")
                 return int(state["rows"])
         except (RunError, KeyError, TypeError):
             pass
-        notice(f"{self.part} is of another run, input or command: started over{self._lost()}")
+        log_notice(f"{self.part} is of another run, input or command: started over{self._lost()}")
         os.truncate(self.part, 0)
         self.state.unlink(missing_ok=True)
         return 0
@@ -106,7 +106,7 @@ class PartialFile:
         """Write a piece; after it `rows` more are there."""
         with self.part.open("ab") as file:
             file.write(data)
-        sync(self.part)
+        fsync_path(self.part)
         self.done += rows
         write_json(self.state, {"of": self.of, "rows": self.done, "bytes": self.part.stat().st_size})
 
@@ -114,7 +114,7 @@ class PartialFile:
         """The file in its place."""
         self.part.replace(self.out)
         self.state.unlink(missing_ok=True)
-        sync(self.out.parent)
+        fsync_path(self.out.parent)
 
 
 @contextmanager
@@ -129,11 +129,11 @@ def noted_of(file: PartialFile) -> Iterator[None]:
             if file.of is not None
             else "what was piped or given as values cannot be continued: begin anew"
         )
-        note = f"{kept}; {how} with the same command" if file.done else BEGIN_ANEW
+        note = f"{kept}; {how} with the same command" if file.done else NOTHING_KEPT
         if isinstance(error, KeyboardInterrupt):
             error.add_note(note)
         elif file.done:
-            notice(note)
+            log_notice(note)
         raise
 
 
@@ -144,11 +144,11 @@ def partial_file(out: Path, of: str | None, *, force: bool = False) -> Iterator[
 
     Raises UsageError where `out` exists, unless `force`; RunError while another process writes it.
     """
-    claim_file(out, force=force)
+    check_output_file(out, force=force)
     out.parent.mkdir(parents=True, exist_ok=True)
     part = out.with_name(f"{out.name}.part")
     part.touch()
-    with alone_in(part):
+    with exclusive_lock(part):
         file = PartialFile(out, of)
         try:
             with noted_of(file):
@@ -182,7 +182,7 @@ def write_rows(
 
 def claim_output(out: Path, given: Any, *, force: bool) -> None:
     """UsageError where the file to write exists, unless `force`, or is the one that is read."""
-    claim_file(out, force=force)
+    check_output_file(out, force=force)
     if isinstance(given, Path) and out.exists() and out.samefile(given):
         raise UsageError("invalid_path", f"{out} is the file that is read; choose another --out")
 
@@ -235,7 +235,7 @@ class Layout:
         self.answer = {name: free_name(name, "predicted", taken) for name in answer}
         self.names = list(dict.fromkeys([*self.places.values(), *fields, *self.answer.values()]))
         if changed := {name: other for name, other in self.answer.items() if name != other}:
-            notice(
+            log_notice(
                 f"the file has {', '.join(changed)} of its own: the answers are in {', '.join(changed.values())}"
             )
 

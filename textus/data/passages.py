@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from textus.core.console import notice
+from textus.core.console import log_notice
 from textus.core.errors import DataError, UsageError
 from textus.data.corpus.decoding import Guesses
 from textus.data.corpus.dialects import RowProblem
@@ -97,18 +97,20 @@ def read_passages(path: Path, options: ReadOptions = DETECTED, *, longest: int =
     if not documents:
         raise DataError("empty_data", f"{path} holds no text")
     if n_empty:
-        notice(f"{n_empty:,} of {n_read:,} texts are empty and left out")
+        log_notice(f"{n_empty:,} of {n_read:,} texts are empty and left out")
     if n_repeated:
-        notice(f"{n_repeated:,} of {n_read:,} texts are repeated: each is kept once, with all of their ids")
+        log_notice(
+            f"{n_repeated:,} of {n_read:,} texts are repeated: each is kept once, with all of their ids"
+        )
     if shared:
-        notice(
+        log_notice(
             f"{len(shared):,} of {n_read:,} texts have the id of another text, the first {shared[0].id!r} in"
             f" {shared[0].where}: a result with such an id may be either, and index evaluate cannot name it"
         )
     passages = [passage for document in documents.values() for passage in cut(document, longest)]
     if len(passages) > len(documents):
         long = sum(bool(longest) and len(text.encode()) > longest for text in documents)
-        notice(
+        log_notice(
             f"{long:,} of {len(documents):,} documents are long: they are indexed as passages of at most {longest:,}"
             f" bytes that overlap, {len(passages):,} in all (--passage N)"
         )
@@ -144,7 +146,7 @@ def records_of(
         else:
             yield from (broken.cleaned(record) for record in texts_of(source, path, reading, lines=lines))
     if line := str(guesses):
-        notice(line)
+        log_notice(line)
     broken.report()
     report_dropped(dropped)
     if faults and problems is None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from textus.core.console import notice
+from textus.core.console import log_notice
 from textus.core.errors import DataError, UsageError
 from textus.data.corpus.dialects import RowProblem
 from textus.data.labeled import Record
@@ -130,7 +130,7 @@ def left_out(bad: Sequence[BadRow], total: int, skip: str | None) -> set[str]:
         raise BadRows(bad, total)
     if bad:
         first = bad[0].message
-        notice(
+        log_notice(
             f"{len(bad):,} of {total:,} rows cannot be used and are left out (--skip-invalid); the first: {first}"
         )
     return {row.where for row in bad}

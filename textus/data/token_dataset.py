@@ -15,10 +15,18 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import numpy as np
 
-from textus.core.console import notice, progress
+from textus.core.console import log_notice, progress
 from textus.core.errors import DataError, RunError
-from textus.core.io import beside_name, read_json, record_file, sha256, sweep, sync, write_json
-from textus.core.locks import held
+from textus.core.io import (
+    fsync_path,
+    read_json,
+    remove_stale_files,
+    resolve_record_file,
+    sha256,
+    staging_path,
+    write_json,
+)
+from textus.core.locks import try_lock
 
 if TYPE_CHECKING:
     from textus.data.corpus import Corpus
@@ -86,7 +94,7 @@ def tokenize(corpus: Corpus, tokenizer: Tokenizer, split: str = "train", side: S
         try:
             return _open(folder, name, corpus, tokenizer)
         except RunError as error:
-            notice(f"{error}; making the ids again")
+            log_notice(f"{error}; making the ids again")
     return _write(folder, name, corpus, tokenizer, side)
 
 
@@ -102,7 +110,7 @@ def _open(folder: Path, name: str, corpus: Corpus, tokenizer: Tokenizer) -> Toke
     if not isinstance(files, dict) or set(files) != {f"{name}.ids", f"{name}.starts"}:
         raise RunError("damaged", f"{folder / name}.json does not list its two files")
     for file, digest in files.items():
-        path = record_file(folder, file, files)
+        path = resolve_record_file(folder, file, files)
         if not path.exists() or sha256(path) != digest:
             raise RunError("damaged", f"{path} is missing or was changed")
     try:
@@ -128,12 +136,12 @@ class _AtomicWriter:
     """Appends to a file that appears under its name only when it is whole; hashes on the way."""
 
     def __init__(self, path: Path) -> None:
-        sweep(path)
+        remove_stale_files(path)
         self.path = path
-        self.beside = beside_name(path)
+        self.beside = staging_path(path)
         self.file: BinaryIO = self.beside.open("wb")
         self.hold = contextlib.ExitStack()
-        self.hold.enter_context(held(self.beside))
+        self.hold.enter_context(try_lock(self.beside))
         self.hash = hashlib.sha256()
 
     def append(self, values: np.ndarray) -> None:
@@ -143,7 +151,7 @@ class _AtomicWriter:
 
     def finish(self) -> str:
         self.file.close()
-        sync(self.beside)
+        fsync_path(self.beside)
         self.beside.replace(self.path)
         return self.hash.hexdigest()
 
@@ -172,7 +180,7 @@ def _write(folder: Path, name: str, corpus: Corpus, tokenizer: Tokenizer, side: 
     finally:
         ids.abandon()
         starts.abandon()
-    sync(folder)
+    fsync_path(folder)
     record = {
         "version": VERSION,
         "corpus": corpus.fingerprint,
@@ -211,7 +219,9 @@ def _fill(
     ids.append(end)
     if unknown:
         stem = ids.path.stem
-        notice(f"{stem}: {unknown:,} of {tokens:,} ids are <unk>; a larger vocabulary or kind bpe has fewer")
+        log_notice(
+            f"{stem}: {unknown:,} of {tokens:,} ids are <unk>; a larger vocabulary or kind bpe has fewer"
+        )
     return {"tokens": tokens + 1, "documents": documents, "characters": characters, "unknown": unknown}
 
 

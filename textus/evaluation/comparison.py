@@ -16,7 +16,13 @@ from textus.core.errors import UsageError
 from textus.core.hardware import peak_memory_bytes, reset_peak_memory
 from textus.core.io import write_atomic, write_json
 from textus.data.eval_text import EvalText, as_texts
-from textus.evaluation.perplexity import PerplexityAccumulator, figures, measure, n_parameters, weights_bytes
+from textus.evaluation.perplexity import (
+    PerplexityAccumulator,
+    measure,
+    n_parameters,
+    summarize,
+    weights_bytes,
+)
 from textus.metrics.resampling import interval, paired_bootstrap
 from textus.models.contract import LanguageModel
 from textus.reporting.html import Section, write_report
@@ -87,7 +93,7 @@ def _measured(
 ) -> tuple[dict[str, Any], PerplexityAccumulator]:
     reset_peak_memory()
     tally = measure(entry.model, entry.tokenizer, given, stride=stride)
-    found = figures(tally, entry.model, stride=stride, seed=seed)
+    found = summarize(tally, entry.model, stride=stride, seed=seed)
     row = {
         "rank": 0,
         "name": entry.name,
@@ -157,7 +163,7 @@ REPORTED = ("rank", "name", "bits_per_byte", "likelihood", "parameters", "second
 """Columns of the report's table; comparison.json has all of them."""
 
 
-def write(
+def write_comparison(
     out: Path, result: dict[str, Any], samples: Mapping[str, tuple[str, str]], logs: Mapping[str, Path]
 ) -> None:
     """The report of a comparison: figures as JSON, a picture, and a page with both, by run a sample (what it was
@@ -199,7 +205,7 @@ def training_curves(logs: Mapping[str, Path], *, per: str = "nats per token") ->
     """How each run was trained, by its log, where there is one."""
     found = []
     for name, log in logs.items():
-        if lines := log_lines(log):
+        if lines := training_log(log):
             curve = loss_curve(lines, title=name, per=per)
             alt = "loss and what the rows held out gave, by step"
             found.append(Section(f"Training of {name}", picture=curve, alt=alt))
@@ -229,6 +235,6 @@ def write_evaluation(
     )
 
 
-def log_lines(path: Path) -> list[dict[str, Any]]:
+def training_log(path: Path) -> list[dict[str, Any]]:
     """The lines of a run's log that hold a loss; none where there is no log."""
     return [line for line in read_log(path) if "loss" in line or "validation" in line]

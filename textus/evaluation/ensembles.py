@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from textus.core.console import notice
+from textus.core.console import log_notice
 from textus.core.errors import UsageError
 from textus.core.io import fingerprint, sha256
-from textus.core.names import unknown
+from textus.core.names import unknown_name_error
 from textus.data.read_options import ReadOptions, options_of_all, options_of_run
 from textus.evaluation import task_report
-from textus.evaluation.task_report import EvalDataset, assessed, difference
+from textus.evaluation.task_report import EvalDataset, paired_difference, task_metrics
 from textus.models.contract import LanguageModel
 from textus.runs.store import open_run
 from textus.tasks.base import Example, Task, main_figures
@@ -26,7 +26,7 @@ from textus.tasks.prediction import Predictor
 from textus.tasks.registry import TASKS, from_record, learnt, opened
 from textus.tokenizers import Tokenizer
 
-HOW = ("mean", "vote", "soup")
+METHODS = ("mean", "vote", "soup")
 OF_TRAINING = ("dropout", "weights", "class_weights")
 """Settings that change training alone: weights learnt under others still fit."""
 
@@ -35,16 +35,16 @@ OF_TRAINING = ("dropout", "weights", "class_weights")
 class EnsembleOutput:
     """What the ensemble says to each row, and what each of its members says."""
 
-    together: list[Any]
+    combined: list[Any]
     members: list[list[Any]]
 
 
-def task_of(runs: Sequence[Path], how: str, name: str | None = None) -> Task:
+def common_task(runs: Sequence[Path], how: str, name: str | None = None) -> Task:
     """The task that all runs were fine-tuned for, the one called `name` where they were for several. Raises UsageError
     naming two that do not answer alike.
     """
-    if how not in HOW:
-        raise unknown("ensemble", how, HOW)
+    if how not in METHODS:
+        raise unknown_name_error("ensemble", how, METHODS)
     if len(runs) < 2:
         raise UsageError("missing_argument", f"--ensemble {how}: give two runs or more")
     for run in runs:
@@ -60,12 +60,13 @@ def task_of(runs: Sequence[Path], how: str, name: str | None = None) -> Task:
             )
         if record["labels"] != first["labels"]:
             raise UsageError(
-                "runs_differ", f"{together} have different classes{apart(first['labels'], record['labels'])}"
+                "runs_differ",
+                f"{together} have different classes{label_difference(first['labels'], record['labels'])}",
             )
         known, others_known = first.get("n_texts"), record.get("n_texts")
         if known and others_known and known != others_known:
             raise UsageError(
-                "runs_differ", f"{together} were trained on {counted(first)} and {counted(record)}"
+                "runs_differ", f"{together} were trained on {input_kind(first)} and {input_kind(record)}"
             )
         for name in task.alike:
             mine, its = (each["task_settings"][name] for each in (first, record))
@@ -74,12 +75,12 @@ def task_of(runs: Sequence[Path], how: str, name: str | None = None) -> Task:
     return task
 
 
-def counted(record: dict[str, Any]) -> str:
+def input_kind(record: dict[str, Any]) -> str:
     """How many texts the rows had that a run was trained on."""
     return {(1,): "single texts", (2,): "pairs"}.get(tuple(record["n_texts"]), "single texts and pairs")
 
 
-def apart(first: Sequence[str], second: Sequence[str]) -> str:
+def label_difference(first: Sequence[str], second: Sequence[str]) -> str:
     """Which names only one side has, a few of them."""
     sides = [("first", set(first) - set(second)), ("second", set(second) - set(first))]
     shown = [
@@ -88,7 +89,9 @@ def apart(first: Sequence[str], second: Sequence[str]) -> str:
     return f": {'; '.join(shown)}" if shown else " in their order"
 
 
-def ask(runs: Sequence[Path], task: Task, how: str, examples: Sequence[Example]) -> EnsembleOutput:
+def predict_members(
+    runs: Sequence[Path], task: Task, how: str, examples: Sequence[Example]
+) -> EnsembleOutput:
     """The answers to examples; one model is in memory at a time."""
     members = []
     for run in runs:
@@ -97,11 +100,11 @@ def ask(runs: Sequence[Path], task: Task, how: str, examples: Sequence[Example])
         members.append(read(model, its, tokenizer, examples))
     if how != "soup":
         return EnsembleOutput(task.mixed(members, how), members)
-    model, tokenizer = soup(runs)
+    model, tokenizer = average_weights(runs)
     return EnsembleOutput(read(model, task, tokenizer, examples), members)
 
 
-def soup(runs: Sequence[Path]) -> tuple[LanguageModel, Tokenizer]:
+def average_weights(runs: Sequence[Path]) -> tuple[LanguageModel, Tokenizer]:
     """A model whose weights are the mean of the runs' weights; UsageError naming what keeps two of them apart."""
     model, tokenizer, first = opened(runs[0])
     if model.counts:
@@ -113,7 +116,7 @@ def soup(runs: Sequence[Path]) -> tuple[LanguageModel, Tokenizer]:
     for run in runs[1:]:
         other, _, record = opened(run)
         for name in ("family", "config", "heads", "tokenizer"):
-            if wrong := differing(name, first[name], record[name]):
+            if wrong := first_difference(name, first[name], record[name]):
                 raise UsageError(
                     "runs_differ",
                     f"--ensemble soup averages weights: {runs[0]} and {run} differ in {wrong}; take mean",
@@ -122,7 +125,7 @@ def soup(runs: Sequence[Path]) -> tuple[LanguageModel, Tokenizer]:
             weights[name] += value
     parents = {open_run(run).record.get("parent") for run in runs}
     if len(parents) > 1 or None in parents:
-        notice(
+        log_notice(
             "these runs were not begun from the same weights: the mean of theirs need not be any good; see mean, vote"
         )
     model.load_state_dict(
@@ -131,53 +134,55 @@ def soup(runs: Sequence[Path]) -> tuple[LanguageModel, Tokenizer]:
     return model.eval(), tokenizer
 
 
-def differing(name: str, first: Any, second: Any) -> str | None:
+def first_difference(name: str, first: Any, second: Any) -> str | None:
     """The innermost field in which two records differ, with both values; None where none does."""
     if isinstance(first, dict) and isinstance(second, dict):
         for key in dict.fromkeys([*first, *second]):
             if key not in OF_TRAINING and (
-                wrong := differing(f"{name}.{key}", first.get(key), second.get(key))
+                wrong := first_difference(f"{name}.{key}", first.get(key), second.get(key))
             ):
                 return wrong
         return None
     return None if first == second else f"{name} ({first} and {second})"
 
 
-def evaluated(
+def evaluate_ensemble(
     runs: Sequence[Path], how: str, rows: EvalDataset, by: Sequence[str] = ()
 ) -> tuple[dict[str, Any], list[Any]]:
     """The figures of the ensemble and of its members, its difference from their mean, paired; and its answers."""
-    answers = ask(runs, rows.task, how, rows.examples)
-    found = assessed(rows, answers.together, by)
+    answers = predict_members(runs, rows.task, how, rows.examples)
+    found = task_metrics(rows, answers.combined, by)
     found["members"] = [
         {"run": str(run), **main_figures(rows.task.scores(rows.examples, outputs))}
         for run, outputs in zip(runs, answers.members, strict=True)
     ]
-    found["against_mean_member"] = difference(rows, answers.together, *answers.members)
-    return found, answers.together
+    found["against_mean_member"] = paired_difference(rows, answers.combined, *answers.members)
+    return found, answers.combined
 
 
-def reported(
+def ensemble_report(
     runs: Sequence[Path], how: str, rows: EvalDataset, by: Sequence[str] = (), *, baselines: bool = True
 ) -> dict[str, Any]:
     """What `evaluated` finds, how many of the rows a run was trained on, and the baselines of the first run."""
-    figures, outputs = evaluated(runs, how, rows, by)
+    figures, outputs = evaluate_ensemble(runs, how, rows, by)
     found = {"task": rows.task.called, "ensemble": how, **figures}
     records = [learnt(open_run(each).record, rows.task.called, each) for each in runs]
     trained_on = {each["corpus"]["fingerprint"]: each for each in records}
-    found["rows_trained_on"] = max(task_report.trained_on(each, rows) or 0 for each in trained_on.values())
+    found["rows_trained_on"] = max(
+        task_report.count_train_overlap(each, rows) or 0 for each in trained_on.values()
+    )
     if baselines and (lower := task_report.baselines(runs[0], records[0], rows, outputs)):
         found["baselines"] = lower
     return found
 
 
-def predictor(runs: Sequence[Path], how: str, name: str | None = None) -> Predictor:
+def ensemble_predictor(runs: Sequence[Path], how: str, name: str | None = None) -> Predictor:
     """What answers with the ensemble; `name`: which of several tasks. Every member is in memory, but for a soup."""
-    task = task_of(runs, how, name)
+    task = common_task(runs, how, name)
     records = [learnt(open_run(run).record, task.called, run) for run in runs]
     of = fingerprint([how, *(sha256(run / "run.json") for run in runs)])
     if how == "soup":
-        model, tokenizer = soup(runs)
+        model, tokenizer = average_weights(runs)
         answer = lambda examples: read(model, task, tokenizer, examples)  # noqa: E731
     else:
         members = [
@@ -190,6 +195,6 @@ def predictor(runs: Sequence[Path], how: str, name: str | None = None) -> Predic
     return Predictor(task, answer, options_of_all([options_of_run(each) for each in records]), of)
 
 
-def options_trained(runs: Sequence[Path], task: Task) -> ReadOptions:
+def training_read_options(runs: Sequence[Path], task: Task) -> ReadOptions:
     """How the rows were read that all runs were trained on."""
     return options_of_all([options_of_run(learnt(open_run(run).record, task.called, run)) for run in runs])

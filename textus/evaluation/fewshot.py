@@ -17,14 +17,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from textus.core.console import notice, progress
+from textus.core.console import log_notice, progress
 from textus.core.errors import DataError, UsageError
 from textus.core.io import write_atomic, write_json
-from textus.core.names import unknown
-from textus.core.rng import counter_seed
+from textus.core.names import unknown_name_error
+from textus.core.rng import derive_seed
 from textus.data.read_options import ReadOptions
 from textus.evaluation.config import FewShotConfig
-from textus.evaluation.perplexity import reading
+from textus.evaluation.perplexity import scoring_mode
 from textus.generation.sampling import beginning
 from textus.metrics.resampling import bootstrap, interval
 from textus.models.contract import LanguageModel
@@ -62,7 +62,7 @@ class PromptScorer:
         self.model, self.tokenizer, self.labels = model, tokenizer, list(labels)
         for label in how.class_words:
             if label not in self.labels:
-                raise unknown("class", label, self.labels)
+                raise unknown_name_error("class", label, self.labels)
         self.verbalizer = {label: how.class_words.get(label, label) for label in labels}
         self.template = how.template
         self.blank = re.search(r"\s*$", self.template.removesuffix("{label}"))[0]  # type: ignore[index]
@@ -70,21 +70,21 @@ class PromptScorer:
         context = model.config.context_length
         self.context = context or 1 << 30
         self.longest = self.context // SHARE
-        self.cut = self.left_out = 0
+        self.n_truncated = self.n_dropped = 0
 
     def prompt(self, texts: Sequence[str]) -> str:
         """The template up to the class, filled."""
-        shown = [self.shortened(each) for each in texts]
+        shown = [self.truncate(each) for each in texts]
         filled = self.template.removesuffix("{label}").rstrip()
         pieces = re.split(r"(\{text\}|\{text_pair\})", filled)  # a text may hold such a word itself
         return "".join({"{text}": shown[0], "{text_pair}": shown[-1]}.get(each, each) for each in pieces)
 
-    def shortened(self, text: str) -> str:
+    def truncate(self, text: str) -> str:
         """A text of at most `longest` tokens."""
         ids = self.tokenizer.encode(text)
         if len(ids) <= self.longest:
             return text
-        self.cut += 1
+        self.n_truncated += 1
         return self.tokenizer.decode(ids[: self.longest])
 
     def probabilities(self, shots: Sequence[Example], asked: Sequence[Sequence[str]]) -> Floats:
@@ -108,12 +108,12 @@ class PromptScorer:
             )
         while sum(map(len, examples)) > room:
             examples.pop(0)
-            self.left_out += 1
+            self.n_dropped += 1
         first = [
             *beginning(self.model, self.tokenizer.start_id),
             *(number for each in examples for number in each),
         ]
-        with reading(self.model):
+        with scoring_mode(self.model):
             return np.concatenate(list(self._read(first, prompts)))
 
     def _read(self, first: list[int], prompts: Sequence[list[int]]) -> Iterator[Floats]:
@@ -144,14 +144,16 @@ class PromptScorer:
         return logits.double().log_softmax(-1).gather(2, wanted)[..., 0].mean(1)
 
 
-def calibrated(probabilities: Floats, without_content: Floats) -> Floats:
+def calibrate(probabilities: Floats, without_content: Floats) -> Floats:
     """Probabilities (N, C) divided by those of texts without content (M, C), and made to sum to one again."""
     odds = probabilities / np.maximum(without_content.mean(0), 1e-300)
     scaled: Floats = odds / odds.sum(1, keepdims=True)
     return scaled
 
 
-def drawn(examples: Sequence[Example], shots: int, labels: Sequence[str], random: Random) -> list[Example]:
+def sample_shots(
+    examples: Sequence[Example], shots: int, labels: Sequence[str], random: Random
+) -> list[Example]:
     """So many examples, of each class as many as of the others or one more, in random order."""
     pools = {label: [each for each in examples if each.label == label] for label in labels}
     for pool in pools.values():
@@ -188,15 +190,17 @@ def read_task(
     known = {each.texts for each in test}
     kept = [each for each in examples if each.texts not in known]
     if len(kept) < len(examples):
-        notice(f"{len(examples) - len(kept):,} rows of {data} are asked for in {on}: they are no examples")
+        log_notice(
+            f"{len(examples) - len(kept):,} rows of {data} are asked for in {on}: they are no examples"
+        )
     if how.limit and how.limit < len(test):
-        places = sorted(Random(counter_seed(how.seed, "asked")).sample(range(len(test)), how.limit))
-        notice(f"{how.limit:,} of the {len(test):,} rows of {on} are asked, drawn by the seed")
+        places = sorted(Random(derive_seed(how.seed, "asked")).sample(range(len(test)), how.limit))
+        log_notice(f"{how.limit:,} of the {len(test):,} rows of {on} are asked, drawn by the seed")
         test = [test[place] for place in places]
     return task, kept, test
 
 
-def fewshot(
+def evaluate_fewshot(
     model: LanguageModel,
     tokenizer: Tokenizer,
     task: Task,
@@ -217,18 +221,20 @@ def fewshot(
         for shots in how.shots:
             right: dict[str, list[Any]] = {"accuracy": [], "calibrated": []}
             for draw in range(how.repeats if shots else 1):
-                random = Random(counter_seed(how.seed, "shots", shots, draw))
-                found = asked.probabilities(drawn(examples, shots, task.labels, random), texts)
+                random = Random(derive_seed(how.seed, "shots", shots, draw))
+                found = asked.probabilities(sample_shots(examples, shots, task.labels, random), texts)
                 plain, empty = found[: len(test)], found[len(test) :]
                 right["accuracy"].append(plain.argmax(1) == gold)
-                right["calibrated"].append(calibrated(plain, empty).argmax(1) == gold)
+                right["calibrated"].append(calibrate(plain, empty).argmax(1) == gold)
                 advance()
-            rows.append(row_of(shots, right))
-    if asked.cut:
-        notice(f"texts were longer than {asked.longest} tokens {asked.cut:,} times: their ends were not read")
-    if asked.left_out:
-        notice(
-            f"{asked.left_out:,} examples did not fit the context of {asked.context} tokens and were left out"
+            rows.append(summarize_draws(shots, right))
+    if asked.n_truncated:
+        log_notice(
+            f"texts were longer than {asked.longest} tokens {asked.n_truncated:,} times: their ends were not read"
+        )
+    if asked.n_dropped:
+        log_notice(
+            f"{asked.n_dropped:,} examples did not fit the context of {asked.context} tokens and were left out"
         )
     return {
         "rows": len(test), "classes": asked.verbalizer, "template": how.template, "seed": how.seed,
@@ -236,7 +242,7 @@ def fewshot(
     }  # fmt: skip
 
 
-def row_of(shots: int, right: dict[str, list[Any]]) -> dict[str, Any]:
+def summarize_draws(shots: int, right: dict[str, list[Any]]) -> dict[str, Any]:
     """The figures of one number of shots, and those of each draw."""
     row: dict[str, Any] = {"shots": shots}
     for name, draws in right.items():
@@ -247,7 +253,7 @@ def row_of(shots: int, right: dict[str, list[Any]]) -> dict[str, Any]:
     }
 
 
-def write(folder: Path, found: dict[str, Any]) -> None:
+def write_fewshot(folder: Path, found: dict[str, Any]) -> None:
     """The findings as fewshot.json, .png and .html."""
     picture = curves(
         found["shots"], x="shots", ys=("accuracy", "calibrated"), title="Accuracy against examples"

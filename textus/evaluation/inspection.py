@@ -25,7 +25,7 @@ from torch import nn
 from textus.core import hardware
 from textus.evaluation.perplexity import n_parameters, weights_bytes
 from textus.models.contract import LanguageModel
-from textus.reporting.format import cell, size, table
+from textus.reporting.format import format_bytes, format_value, text_table
 
 EXTRAS = {
     "text": ("ftfy", "charset_normalizer", "trafilatura", "lxml_html_clean", "pyarrow", "jieba"),
@@ -58,14 +58,14 @@ class ModuleSummary:
     children: list[ModuleSummary] = field(default_factory=list)
 
 
-def layers(module: nn.Module, name: str = "model") -> ModuleSummary:
+def summarize_modules(module: nn.Module, name: str = "model") -> ModuleSummary:
     """The module tree with runs of equal neighbours (class, shapes, children) folded into one."""
     shapes = {key: list(p.shape) for key, p in [*module.named_parameters(recurse=False), *_stored(module)]}
     total = sum(p.numel() for p in module.parameters())
     children: list[ModuleSummary] = []
     # heads are made before the layers they read from
     for key, child in sorted(module.named_children(), key=lambda pair: pair[0] == HEADS):
-        layer = layers(child, key)
+        layer = summarize_modules(child, key)
         if not layer.parameters and not layer.children and not layer.shapes:
             continue  # activations, dropout: nothing is learned there
         if children and _same(children[-1], layer):
@@ -99,13 +99,13 @@ def describe(
     """
     limit = model.config.context_length
     length = context_length or limit
-    tree = layers(model, name)
+    tree = summarize_modules(model, name)
     flops = flops_per_token(model, length)
     return {
         "name": name,
         "family": family or type(model).__name__.lower(),
         "config": dataclasses.asdict(model.config),
-        "parameters": parameters(model),
+        "parameters": count_parameters(model),
         "flops_per_token": flops,
         "training_flops_per_token": None if flops is None else 3 * flops,
         "weights_bytes": weights_bytes(model),
@@ -116,11 +116,11 @@ def describe(
     }
 
 
-def parameters(model: LanguageModel) -> dict[str, int]:
+def count_parameters(model: LanguageModel) -> dict[str, int]:
     """Numbers learned: total, in embeddings, in one of the repeated blocks (the largest run), and of how many
     blocks."""
     embedding = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Embedding))
-    block = _largest_run(layers(model))
+    block = _largest_run(summarize_modules(model))
     found = {"total": n_parameters(model), "embedding": embedding}
     return {**found, "per_block": block.parameters, "blocks": block.times} if block else found
 
@@ -163,13 +163,13 @@ def cache_bytes(model: LanguageModel, length: int) -> int | None:
     return one + (length - 1) * (two - one)  # not made at its full length: a declared context may be huge
 
 
-def as_text(found: dict[str, Any]) -> str:
+def format_description(found: dict[str, Any]) -> str:
     """A description for the terminal: the figures, then the layers, one a line."""
     p = found["parameters"]
     figures = [
         ("family", found["family"]),
         ("parameters", _parameters_text(p)),
-        ("weights", size(found["weights_bytes"])),
+        ("weights", format_bytes(found["weights_bytes"])),
     ]
     if found["flops_per_token"] is not None:
         forward, training = _flops(found["flops_per_token"]), _flops(found["training_flops_per_token"])
@@ -177,7 +177,10 @@ def as_text(found: dict[str, Any]) -> str:
     if found["cache_bytes"] is not None:
         length = found["counted_for_length"]
         figures.append(
-            ("cache", size(found["cache_bytes"]) + (f" a row of {length:,} ids" if length else " a row"))
+            (
+                "cache",
+                format_bytes(found["cache_bytes"]) + (f" a row of {length:,} ids" if length else " a row"),
+            )
         )
     figures.append(
         ("context", f"{found['context_length']:,} ids" if found["context_length"] else "any length")
@@ -223,7 +226,7 @@ def _shape(shape: list[int]) -> str:
     return " × ".join(map(str, shape)) or "1"
 
 
-def as_mermaid(found: dict[str, Any]) -> str:
+def format_mermaid(found: dict[str, Any]) -> str:
     """A flow chart in Mermaid: the top layers in order, repeated blocks as a box around their parts; heads side by side
     behind the layers.
     """
@@ -279,29 +282,29 @@ def doctor(folder: Path | None = None) -> dict[str, Any]:
     Rates are FLOP/s of the largest layer of a small decoder, by dtype, for one thread and for all cores.
     """
     folder = Path.cwd() if folder is None else folder
-    found = hardware.machine()
+    found = hardware.detect_machine()
     counts = sorted({1, found.cores})
     rates = {n: hardware.matmul_rates(["float32", "bfloat16"], threads=n, seconds=2) for n in counts}
     return {
-        "versions": hardware.versions(),
+        "versions": hardware.package_versions(),
         "machine": dataclasses.asdict(found),
         "isa": hardware.isa_name(),
         "matrix_rates": [{"threads": n, **each} for n, each in rates.items()],
         "dtype": "bfloat16" if rates[1]["bfloat16"] > hardware.MARGIN * rates[1]["float32"] else "float32",
-        "extras": extras(),
-        "disk": disk(folder),
-        "advice": advice(found, rates),
+        "extras": optional_packages(),
+        "disk": measure_disk(folder),
+        "advice": recommendations(found, rates),
     }
 
 
-def extras() -> list[dict[str, Any]]:
+def optional_packages() -> list[dict[str, Any]]:
     """Each optional package: which extra brings it, its version (None where it is missing), and how to
     install it."""
     return [
         {
             "extra": name,
             "module": module,
-            "version": hardware.version_of(_package(module)),
+            "version": hardware.installed_version(_package(module)),
             "install": _pip(name),
         }
         for name, modules in EXTRAS.items()
@@ -317,7 +320,7 @@ def _pip(name: str) -> str:
     return f"pip install 'textus[{name}]'"
 
 
-def disk(folder: Path, n_bytes: int = 1 << 25) -> dict[str, Any]:
+def measure_disk(folder: Path, n_bytes: int = 1 << 25) -> dict[str, Any]:
     """Free bytes under a folder, and bytes a second of writing 32 MB and flushing them; None where it cannot
     be written."""
     free = shutil.disk_usage(folder).free
@@ -335,7 +338,7 @@ def disk(folder: Path, n_bytes: int = 1 << 25) -> dict[str, Any]:
     return {"folder": str(folder), "free": free, "write_rate": rate}
 
 
-def advice(found: hardware.Machine, rates: dict[int, dict[str, float]]) -> list[str]:
+def recommendations(found: hardware.Machine, rates: dict[int, dict[str, float]]) -> list[str]:
     """What to do about what was found, a sentence each; empty where all is well."""
     said = []
     if found.compiler is None:
@@ -347,17 +350,19 @@ def advice(found: hardware.Machine, rates: dict[int, dict[str, float]]) -> list[
     if found.cores > 1 and rates[found.cores]["float32"] < 1.2 * rates[1]["float32"]:
         said.append(f"{found.cores} threads multiply hardly faster than one: other work holds the cores")
     if found.memory_available < 2e9:
-        said.append(f"only {size(found.memory_available)} of memory are free: keep models and batches small")
-    missing = sorted({each["extra"] for each in extras() if each["version"] is None})
+        said.append(
+            f"only {format_bytes(found.memory_available)} of memory are free: keep models and batches small"
+        )
+    missing = sorted({each["extra"] for each in optional_packages() if each["version"] is None})
     said += [f"extra {name!r} is incomplete: {_pip(name)}" for name in missing]
     return said
 
 
-def doctor_text(found: dict[str, Any]) -> str:
+def format_doctor(found: dict[str, Any]) -> str:
     """What `doctor` found, for the terminal."""
     machine, drive = found["machine"], found["disk"]
-    memory = f"{size(machine['memory_total'])}, {size(machine['memory_available'])} free"
-    speed = f"writes {size(drive['write_rate'])}/s" if drive["write_rate"] else "cannot be written"
+    memory = f"{format_bytes(machine['memory_total'])}, {format_bytes(machine['memory_available'])} free"
+    speed = f"writes {format_bytes(drive['write_rate'])}/s" if drive["write_rate"] else "cannot be written"
     facts = [
         ("versions", ", ".join(f"{name} {version}" for name, version in found["versions"].items())),
         ("processor", f"{machine['cpu']}, {machine['cores']} usable cores, load {machine['load']:.1f}"),
@@ -365,7 +370,7 @@ def doctor_text(found: dict[str, Any]) -> str:
         ("memory", memory),
         ("GPU", machine["gpu"] or "none"),
         ("C++ compiler", machine["compiler"] or "none"),
-        ("disk", f"{drive['folder']}: {size(drive['free'])} free, {speed}"),
+        ("disk", f"{drive['folder']}: {format_bytes(drive['free'])} free, {speed}"),
         (
             "precision",
             f"{found['dtype']} multiplies faster here"
@@ -384,6 +389,11 @@ def doctor_text(found: dict[str, Any]) -> str:
         {"extra": e["extra"], "package": e["module"], "version": e["version"] or "missing"}
         for e in found["extras"]
     ]
-    lines = [f"{name:<13} {cell(text)}" for name, text in facts]
-    parts = ["\n".join(lines), table(rates), table(here), "\n".join(f"! {each}" for each in found["advice"])]
+    lines = [f"{name:<13} {format_value(text)}" for name, text in facts]
+    parts = [
+        "\n".join(lines),
+        text_table(rates),
+        text_table(here),
+        "\n".join(f"! {each}" for each in found["advice"]),
+    ]
     return "\n\n".join(part for part in parts if part)

@@ -28,9 +28,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from textus.core.console import cpu_seconds, notice, progress
+from textus.core.console import cpu_seconds, log_notice, progress
 from textus.core.errors import DataError, RunError, UsageError
-from textus.core.rng import counter_seed
+from textus.core.rng import derive_seed
 from textus.data.batch import Batch, BatchSource
 from textus.data.bucketing import BucketLoader, sources_of
 from textus.data.eval_text import EvalText, TextChunk, as_texts, in_parts
@@ -39,7 +39,14 @@ from textus.data.token_dataset import TokenDataset, store_of
 from textus.generation.engine import Engine
 from textus.generation.params import SamplingParams
 from textus.generation.sampling import beginning, device_of, inference
-from textus.metrics.resampling import ByteBlocks, bootstrap, distinct_over, interval, pooled, repetition
+from textus.metrics.resampling import (
+    ByteBlocks,
+    bootstrap,
+    corpus_distinct_n,
+    interval,
+    mean_over_sequences,
+    repetition,
+)
 from textus.models.contract import LanguageModel
 from textus.tokenizers import Tokenizer
 from textus.tokenizers.tokenizer import UNKNOWN_TEXT
@@ -90,7 +97,7 @@ def score_text(
 
     Raises UsageError for a stride outside 1 … context, RunError where the model gives not-a-number.
     """
-    stream = score_parts(model, tokenizer, in_parts([text]), stride=stride, batch_size=batch_size)
+    stream = score_chunks(model, tokenizer, in_parts([text]), stride=stride, batch_size=batch_size)
     scores = [score for _, _, score in stream] or [
         TokenScores(np.zeros(0), np.zeros(0, dtype=np.int64), model.kind)
     ]
@@ -98,7 +105,7 @@ def score_text(
     return TokenScores(np.concatenate(nats), np.concatenate(unknown), scores[0].kind)
 
 
-def score_parts(
+def score_chunks(
     model: LanguageModel,
     tokenizer: Tokenizer,
     texts: Iterable[TextChunk],
@@ -127,7 +134,7 @@ def score_parts(
         for part, ids, line in zip(group, encoded, nats, strict=True):
             yield part, ids, TokenScores(line, unknown_bytes(tokenizer, part.text, ids), kind)
     if n_cut:
-        notice(f"{n_cut:,} sources are longer than the context and were cut there, as in training")
+        log_notice(f"{n_cut:,} sources are longer than the context and were cut there, as in training")
 
 
 def source_ids(model: LanguageModel, tokenizer: Tokenizer, part: TextChunk) -> tuple[list[int] | None, bool]:
@@ -228,7 +235,7 @@ def _score_rows(model: LanguageModel, rows: list[Batch], batch_size: int | None)
     nats: list[Floats] = [np.zeros(0)] * len(rows)
     kind = model.kind
     device = device_of(model)
-    with reading(model):
+    with scoring_mode(model):
         for places in _batches([row.ids.shape[1] for row in rows], model.config.vocab_size, batch_size):
             batch = _collate([rows[place] for place in places])
             found, kind = model.score(batch.to(device))
@@ -241,7 +248,7 @@ def _score_rows(model: LanguageModel, rows: list[Batch], batch_size: int | None)
 
 
 @contextlib.contextmanager
-def reading(model: LanguageModel) -> Iterator[None]:
+def scoring_mode(model: LanguageModel) -> Iterator[None]:
     """No dropout, no gradients, activations in float32: a score does not depend on how a run was sped up."""
     precision = getattr(model, "precision", None)
     if precision is not None:
@@ -332,7 +339,7 @@ class PerplexityAccumulator:
         """Bits and bytes of each block; the bytes add up to those of the file as given, whatever its
         encoding.
         """
-        costs, weights = self.blocks.finished()
+        costs, weights = self.blocks.totals()
         return costs / math.log(2), weights * (self.n_bytes / weights.sum())
 
 
@@ -353,10 +360,10 @@ def measure(
     token_bytes = np.asarray([len(each) for each in tokenizer.vocabulary], dtype=np.int64)
     started, cpu = time.perf_counter(), cpu_seconds()
     with progress(f"scoring {given.name}", given.n_bytes) as advance:
-        stream = score_parts(model, tokenizer, given, stride=stride, batch_size=batch_size)
+        stream = score_chunks(model, tokenizer, given, stride=stride, batch_size=batch_size)
         for part, ids, score in stream:
             tally.add(part, score, token_bytes[np.asarray(ids, dtype=np.int64)])
-            tally.keeps_text = tally.keeps_text and keeps(tokenizer, part.text, ids, score)
+            tally.keeps_text = tally.keeps_text and is_lossless(tokenizer, part.text, ids, score)
             advance(len(part.text.encode()))
     tally.seconds, tally.cpu_seconds = time.perf_counter() - started, cpu_seconds() - cpu
     if not tally.tokens:
@@ -364,11 +371,11 @@ def measure(
             "empty_data", f"{given.name} holds no text to measure on; give a file that is not empty"
         )
     if model.needs_source and not tally.sources:
-        notice(f"{given.name} has no sources: it is scored as what follows from an empty one")
+        log_notice(f"{given.name} has no sources: it is scored as what follows from an empty one")
     return tally
 
 
-def keeps(tokenizer: Tokenizer, text: str, ids: Sequence[int], score: TokenScores) -> bool:
+def is_lossless(tokenizer: Tokenizer, text: str, ids: Sequence[int], score: TokenScores) -> bool:
     """Whether the ids and what is charged for unknown characters tell the whole text: a tokenizer that drops case or
     blanks has less to predict, and its figure is too low.
     """
@@ -399,10 +406,10 @@ def evaluate(
     Raises DataError for no text, UsageError for a stride out of range.
     """
     tally = measure(model, tokenizer, texts, n_bytes=n_bytes, stride=stride, batch_size=batch_size)
-    return figures(tally, model, stride=stride, seed=seed)
+    return summarize(tally, model, stride=stride, seed=seed)
 
 
-def figures(
+def summarize(
     tally: PerplexityAccumulator, model: LanguageModel, *, stride: int | None = None, seed: int = 0
 ) -> dict[str, Any]:
     """The result of `evaluate` from a tally."""
@@ -415,7 +422,7 @@ def figures(
         "kind": tally.kind,
         "given": given,
         "keeps_text": tally.keeps_text,
-        "likelihood": likelihood(tally.kind, given, tally.keeps_text),
+        "likelihood": likelihood_label(tally.kind, given, tally.keeps_text),
         "tokens": tally.tokens,
         "characters": tally.characters,
         "bytes": tally.n_bytes,
@@ -428,7 +435,7 @@ def figures(
     }
 
 
-def likelihood(kind: str, given: str | None, keeps_text: bool) -> str:
+def likelihood_label(kind: str, given: str | None, keeps_text: bool) -> str:
     """What a figure is, for people; figures are ranked together where this is the same."""
     known = f", given {given}" if given else ""
     return kind + known + ("" if keeps_text else ", of a changed text")
@@ -462,7 +469,7 @@ def sample_quality(
         raise UsageError("out_of_range", f"{n} samples; give 1 or more")
     sampling = sampling or SamplingParams(temperature=1.0, sliding=True)
     texts: list[list[int]] = [[] for _ in range(n)]
-    each = [replace(sampling, seed=counter_seed(seed, "quality", row)) for row in range(n)]
+    each = [replace(sampling, seed=derive_seed(seed, "quality", row)) for row in range(n)]
     first = beginning(model, tokenizer.start_id)
     given = (
         [(sources or [[]])[row % len(sources or [[]])] for row in range(n)] if model.needs_source else None
@@ -477,12 +484,12 @@ def sample_quality(
         "samples": n,
         "tokens": sum(map(len, texts)),
         "temperature": sampling.temperature,
-        **{f"distinct_{length}": distinct_over(texts, length) for length in (1, 2, 4)},
-        "repetition": pooled(texts, 4, repetition, seed=seed),
+        **{f"distinct_{length}": corpus_distinct_n(texts, length) for length in (1, 2, 4)},
+        "repetition": mean_over_sequences(texts, 4, repetition, seed=seed),
     }
 
 
-def sources_among(
+def first_sources(
     model: LanguageModel, tokenizer: Tokenizer, texts: Iterable[TextChunk], n: int = 16
 ) -> list[list[int]]:
     """The ids of the first `n` sources of texts, for `sample_quality`; none for a family that reads none."""
@@ -493,7 +500,7 @@ def sources_among(
 # ── what a family tells of itself ──────────────────────────────────────────────────────────────
 
 
-def own_findings(model: LanguageModel, tokenizer: Tokenizer, texts: Any, *, seed: int = 0) -> dict[str, Any]:
+def model_metrics(model: LanguageModel, tokenizer: Tokenizer, texts: Any, *, seed: int = 0) -> dict[str, Any]:
     """The family's `findings` over texts, read as it reads them in training: whole documents, or packed windows.
 
     Figures that each text has come with an interval by bootstrap over texts; `trouble` is what the family says is
@@ -503,7 +510,7 @@ def own_findings(model: LanguageModel, tokenizer: Tokenizer, texts: Any, *, seed
     if type(model).findings is LanguageModel.findings:
         return {}
     device, values = device_of(model), dict[str, list[Tensor]]()
-    with reading(model):
+    with scoring_mode(model):
         batches, n_tokens = _as_in_training(model, tokenizer, as_texts(texts))
         batches = [batch.to(device) for batch in batches]
         found = model.findings(batches)

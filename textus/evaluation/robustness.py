@@ -20,9 +20,9 @@ import numpy as np
 from textus.augment.augmenter import AugmentConfig, built, changed, origin_of, said_by
 from textus.augment.operations import Operation
 from textus.augment.units import HAN, TokenizedRecord, Units, WordToken, chinese, take_apart
-from textus.core.console import notice
+from textus.core.console import log_notice
 from textus.core.errors import DataError, UsageError
-from textus.core.rng import counter_seed
+from textus.core.rng import derive_seed
 from textus.data.labeled import Record
 from textus.data.read_options import DETECTED, ReadOptions
 from textus.evaluation.task_report import read_rows
@@ -42,14 +42,14 @@ BESIDE = (
 )
 BESIDE_ZH = ("开往车站的汽车九点半发车。", "门票在二楼出售。", "昨天下了雨。")
 
-Asked = tuple[list[Example], list[Any]]
+Predicted = tuple[list[Example], list[Any]]
 """Examples and the answers to them."""
 
 
 # ── changes that are no augmentation ───────────────────────────────────────────────────────────
 
 
-def case(write: Any) -> Operation:
+def change_case(write: Any) -> Operation:
     """Every word in other letters; one that would become longer or shorter stays, so that labels do."""
 
     def operation(units: Units, random: Random, rate: float) -> Units:
@@ -60,7 +60,7 @@ def case(write: Any) -> Operation:
     return operation
 
 
-def spacing(units: Units, random: Random, rate: float) -> Units | None:
+def change_spacing(units: Units, random: Random, rate: float) -> Units | None:
     """Blanks lost or doubled, and in Chinese put where there are none. Tokens have no blanks."""
     if any(unit.tag is not None for unit in units):
         return None
@@ -71,7 +71,7 @@ def spacing(units: Units, random: Random, rate: float) -> Units | None:
     return found
 
 
-def beside_the_point(units: Units, random: Random, rate: float) -> Units:
+def irrelevant_sentence(units: Units, random: Random, rate: float) -> Units:
     """A sentence that has nothing to do with the text, behind it."""
     zh = any(chinese(unit.text) for unit in units)
     sentence = random.choice(BESIDE_ZH if zh else BESIDE)
@@ -82,20 +82,20 @@ def beside_the_point(units: Units, random: Random, rate: float) -> Units:
     return [*units[:-1], *last, *(WordToken(word, gap if tag else "", tag=tag) for word in words)]
 
 
-def changes(vectors: Path | None) -> dict[str, Operation]:
+def make_perturbations(vectors: Path | None) -> dict[str, Operation]:
     """What is done to the rows, by name; synonyms only where there is a source of them, else that is told."""
     found = built(AugmentConfig("typos,ocr"))
     try:
         found |= built(AugmentConfig("synonyms", vectors=str(vectors or "")))
     except UsageError as error:
-        notice(f"robustness to synonyms is not measured: {error}")
+        log_notice(f"robustness to synonyms is not measured: {error}")
     return found | {
-        "lower case": case(str.lower), "upper case": case(str.upper), "spacing": spacing,
-        "irrelevant sentence": beside_the_point,
+        "lower case": change_case(str.lower), "upper case": change_case(str.upper), "spacing": change_spacing,
+        "irrelevant sentence": irrelevant_sentence,
     }  # fmt: skip
 
 
-def rewritten(
+def perturb(
     records: Sequence[Record], name: str, operation: Operation, seed: int
 ) -> tuple[list[Record], int]:
     """The rows changed, and how many of them are; a row that cannot be stays as it is."""
@@ -105,7 +105,7 @@ def rewritten(
         if name == "irrelevant sentence":  # once a row
             longest = max(taken.fields, key=lambda each: len(taken.fields[each]))
             taken = TokenizedRecord(record.values, {longest: taken.fields[longest]}, taken.spans)
-        random = Random(counter_seed(seed, name, origin_of(record.values)))
+        random = Random(derive_seed(seed, name, origin_of(record.values)))
         row = changed(taken, operation, random, RATE)
         n_changed += said_by(taken, row) != said_by(taken, record.values)
         found.append(Record(row, record.where))
@@ -115,7 +115,7 @@ def rewritten(
 # ── measuring ──────────────────────────────────────────────────────────────────────────────────
 
 
-def figure(task: Task, asked: Asked) -> tuple[str, float]:
+def main_metric(task: Task, asked: Predicted) -> tuple[str, float]:
     """The task's figure that is a mean over rows, else its first, and its name."""
     if each := task.each(*asked):
         return each[0], float(each[1].mean())
@@ -124,7 +124,7 @@ def figure(task: Task, asked: Asked) -> tuple[str, float]:
     return name, float(scores[name]["value"])
 
 
-def drop(task: Task, plain: Asked, other: Asked, seed: int) -> dict[str, float]:
+def metric_drop(task: Task, plain: Predicted, other: Predicted, seed: int) -> dict[str, float]:
     """How much the figure loses from `plain` to `other`, the same rows, with its interval."""
     n = len(plain[0])
     first, second = task.each(*plain), task.each(*other)
@@ -135,7 +135,7 @@ def drop(task: Task, plain: Asked, other: Asked, seed: int) -> dict[str, float]:
         parts = [
             ([asked[0][row] for row in rows], [asked[1][row] for row in rows]) for asked in (plain, other)
         ]
-        return figure(task, parts[0])[1] - figure(task, parts[1])[1]
+        return main_metric(task, parts[0])[1] - main_metric(task, parts[1])[1]
 
     value, groups = lost(range(n)), min(GROUPS, n)
     if groups < 2:
@@ -146,7 +146,7 @@ def drop(task: Task, plain: Asked, other: Asked, seed: int) -> dict[str, float]:
     return interval((value, value - spread, value + spread), n)
 
 
-def robustness(
+def evaluate_robustness(
     model: LanguageModel,
     task: Task,
     tokenizer: Tokenizer,
@@ -163,10 +163,10 @@ def robustness(
     examples = rows.examples
     records = [Record(values, each.where) for values, each in zip(rows.fields, examples, strict=True)]
     plain = examples, read(model, task, tokenizer, examples)
-    name, value = figure(task, plain)
+    name, value = main_metric(task, plain)
     found = []
-    for change, operation in changes(vectors).items():
-        others, n_changed = rewritten(records, change, operation, seed)
+    for change, operation in make_perturbations(vectors).items():
+        others, n_changed = perturb(records, change, operation, seed)
         asked = task.examples(others, labelled=True)
         if len(asked) != len(examples):
             raise DataError(
@@ -175,11 +175,11 @@ def robustness(
             )
         other = asked, read(model, task, tokenizer, asked)
         if not n_changed:
-            notice(f"{change} changed no row of {path}")
+            log_notice(f"{change} changed no row of {path}")
         found.append(
             {
-                "change": change, "rows_changed": n_changed, name: figure(task, other)[1],
-                "drop": drop(task, plain, other, seed),
+                "change": change, "rows_changed": n_changed, name: main_metric(task, other)[1],
+                "drop": metric_drop(task, plain, other, seed),
             }
         )  # fmt: skip
     each, n = task.each(*plain), len(examples)

@@ -19,7 +19,7 @@ import numpy as np
 from textus.core.errors import DataError, UsageError
 from textus.core.hardware import peak_memory_bytes, reset_peak_memory
 from textus.core.io import write_atomic, write_json
-from textus.core.memory import give_back
+from textus.core.memory import release_freed_memory
 from textus.data.read_options import DETECTED, ReadOptions, options_of_all, options_of_run
 from textus.evaluation import task_report
 from textus.evaluation.comparison import training_curves
@@ -46,8 +46,8 @@ class MeasuredRun:
 
     row: dict[str, Any]
     name: str
-    figure: Figure | None
-    places: tuple[str, ...]
+    metric: Figure | None
+    row_ids: tuple[str, ...]
 
 
 def compare(
@@ -58,28 +58,29 @@ def compare(
 
     Raises UsageError for runs of different tasks, DataError for rows they do not all answer.
     """
-    check_alike(runs, task)
+    check_same_task(runs, task)
     trained = [options_of_run(learnt(open_run(run).record, task, run)) for run in runs.values()]
     common = options_of_all(trained)  # all of them read one text
     own = {
         name: ReadOptions(reading.columns, common.encoding)
         for name, reading in zip(runs, trained, strict=True)
     }
-    measured = [measure(name, run, on, (options, own[name]), task) for name, run in runs.items()]
+    measured = [measure_run(name, run, on, (options, own[name]), task) for name, run in runs.items()]
     first = measured[0]
     for other in measured[1:]:
-        if other.places != first.places:
+        if other.row_ids != first.row_ids:
             raise DataError(
                 "runs_differ",
-                f"{first.row['run']} and {other.row['run']} do not answer the same rows of {task_report.name_of(on)}"
-                f" ({len(first.places):,} and {len(other.places):,}): they were trained on other kinds of rows",
+                f"{first.row['run']} and {other.row['run']} do not predict the same rows of"
+                f" {task_report.dataset_name(on)} ({len(first.row_ids):,} and {len(other.row_ids):,}):"
+                " they were trained on other kinds of rows",
             )
     measured.sort(key=lambda entry: -value_of(entry))
-    pairs = [] if first.figure is None else [paired(*pair) for pair in combinations(measured, 2)]
+    pairs = [] if first.metric is None else [compare_pair(*pair) for pair in combinations(measured, 2)]
     return {
-        "on": task_report.name_of(on),
+        "on": task_report.dataset_name(on),
         "task": first.row["task"],
-        "rows": len(first.places),
+        "rows": len(first.row_ids),
         "figure": first.name,
         "runs": [entry.row for entry in measured],
         "pairs": pairs,
@@ -87,7 +88,7 @@ def compare(
     }
 
 
-def check_alike(runs: Mapping[str, Path], task: str | None) -> None:
+def check_same_task(runs: Mapping[str, Path], task: str | None) -> None:
     """UsageError naming two runs that do different tasks."""
     if len(runs) < 2:
         raise UsageError(
@@ -110,14 +111,14 @@ def check_alike(runs: Mapping[str, Path], task: str | None) -> None:
                 )
 
 
-def measure(
+def measure_run(
     name: str, run: Path, on: Any, options: tuple[ReadOptions, ReadOptions], task: str | None
 ) -> MeasuredRun:
     """One run, loaded, asked and let go; its memory is that of the process while it was alone in it. `options`: as
     given, and as in training.
     """
     gc.collect()
-    give_back()
+    release_freed_memory()
     reset_peak_memory()
     model, tokenizer, record = opened(run)
     record = learnt(record, task, run)
@@ -131,7 +132,7 @@ def measure(
     row = {
         "run": name, "task": its.called, "family": record["family"], **figures, "parameters": n_parameters(model),
         "seconds": seconds, "weights_bytes": weights_bytes(model), "peak_memory_bytes": peak_memory_bytes(),
-        "rows_trained_on": task_report.trained_on(record, rows),
+        "rows_trained_on": task_report.count_train_overlap(record, rows),
     }  # fmt: skip
     del model
     first = weighed[0] if weighed else next(iter(figures))
@@ -142,18 +143,18 @@ def measure(
 
 def value_of(measured: MeasuredRun) -> float:
     """The run's figure on all rows."""
-    if measured.figure is None:
+    if measured.metric is None:
         return float(measured.row[measured.name]["value"])
-    return measured.figure(np.ones(len(measured.places)))
+    return measured.metric(np.ones(len(measured.row_ids)))
 
 
-def paired(better: MeasuredRun, worse: MeasuredRun, *, seed: int = 0) -> dict[str, Any]:
+def compare_pair(better: MeasuredRun, worse: MeasuredRun, *, seed: int = 0) -> dict[str, Any]:
     """How much better one is than the other, and whether that could be chance."""
-    assert better.figure
-    assert worse.figure
-    n, random = len(better.places), np.random.default_rng(seed)
+    assert better.metric
+    assert worse.metric
+    n, random = len(better.row_ids), np.random.default_rng(seed)
     drawn = [random.multinomial(n, np.full(n, 1 / n)).astype(np.float64) for _ in range(RESAMPLES)]
-    differences = np.asarray([better.figure(weights) - worse.figure(weights) for weights in drawn])
+    differences = np.asarray([better.metric(weights) - worse.metric(weights) for weights in drawn])
     low, high = np.nanquantile(differences, [0.025, 0.975])
     difference = interval((value_of(better) - value_of(worse), float(low), float(high)), n)
     return {
@@ -180,7 +181,7 @@ def verdict(pairs: Sequence[dict[str, Any]], figure: str) -> list[str]:
     return sentences or [f"There is no paired interval for {figure}; see each run's own."]
 
 
-def write(out: Path, comparison: dict[str, Any], logs: Mapping[str, Path]) -> None:
+def write_task_comparison(out: Path, comparison: dict[str, Any], logs: Mapping[str, Path]) -> None:
     """The comparison as comparison.json, a picture and a page, with the training of each run in `logs`."""
     out.mkdir(parents=True, exist_ok=True)
     shown = [{name: value for name, value in row.items() if name != "task"} for row in comparison["runs"]]

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from textus.core.console import notice, notices_together
+from textus.core.console import log_notice, merge_notices
 from textus.core.errors import DataError, RunError, UsageError
-from textus.core.io import fingerprint, json_lines, sha256, write_atomic, write_json
+from textus.core.io import dump_jsonl, fingerprint, sha256, write_atomic, write_json
 from textus.data.corpus.dialects import RowProblem
 from textus.data.corpus.tables import parse_columns
 from textus.data.inputs import id_of, labelled_records
@@ -42,7 +42,7 @@ from textus.tasks.registry import from_record
 from textus.tasks.rows import accepted, to_train_on
 
 LINEAR = "TF-IDF + linear"
-KEPT = "baselines"
+BASELINE_FOLDER = "baselines"
 """The folder of those baselines in the user's cache."""
 MOST_SLICES = 30
 LENGTH = "length"
@@ -72,19 +72,19 @@ def read_rows(
         records = usable_rows(records, check, options.skip_invalid, faults)
     examples = task.examples(records, labelled=True)
     if not examples:
-        raise DataError("empty_data", f"{name_of(on)} has no row with text and label")
+        raise DataError("empty_data", f"{dataset_name(on)} has no row with text and label")
     fields = {record.where: record.values for record in records}
     return EvalDataset(task, examples, [fields[each.where] for each in examples])
 
 
-def name_of(on: Any) -> str:
+def dataset_name(on: Any) -> str:
     """What a result calls the rows it was measured on."""
     return str(on) if isinstance(on, str | Path) else "the rows given"
 
 
-def assessed(rows: EvalDataset, outputs: Sequence[Any], by: Sequence[str] = ()) -> dict[str, Any]:
+def task_metrics(rows: EvalDataset, outputs: Sequence[Any], by: Sequence[str] = ()) -> dict[str, Any]:
     """The task's figures on all rows, and on the slices asked for; a mistake has its row's id, where it has one."""
-    groups = {name: sliced(rows, name) for name in by}
+    groups = {name: slice_rows(rows, name) for name in by}
     found = {"rows": len(rows.examples), **rows.task.scores(rows.examples, outputs)}
     ids = {
         example.where: own
@@ -107,7 +107,7 @@ def assessed(rows: EvalDataset, outputs: Sequence[Any], by: Sequence[str] = ()) 
     return found
 
 
-def sliced(rows: EvalDataset, name: str) -> dict[str, list[int]]:
+def slice_rows(rows: EvalDataset, name: str) -> dict[str, list[int]]:
     """The places of the rows that have each value of a column, the most frequent first; `length`: of each quarter by
     characters.
     """
@@ -116,7 +116,7 @@ def sliced(rows: EvalDataset, name: str) -> dict[str, list[int]]:
         order = [value for value, _ in Counter(values).most_common()]
         if len(order) > MOST_SLICES:
             left = sum(value not in order[:MOST_SLICES] for value in values)
-            notice(
+            log_notice(
                 f"--slice {name}: the {MOST_SLICES} most frequent of {len(order):,} values; {left:,} rows in none"
             )
     elif name == LENGTH:
@@ -137,7 +137,7 @@ def sliced(rows: EvalDataset, name: str) -> dict[str, list[int]]:
     return found
 
 
-def trained_on(record: dict[str, Any], rows: EvalDataset) -> int | None:
+def count_train_overlap(record: dict[str, Any], rows: EvalDataset) -> int | None:
     """How many rows have a text that stands in the run's training file too, told; None where that is not there."""
     corpus = record["corpus"]
     path = Path(corpus.get("path") or "")
@@ -151,14 +151,14 @@ def trained_on(record: dict[str, Any], rows: EvalDataset) -> int | None:
             problems=[],
             quiet=True,
         )
-        with notices_together(show=False):
+        with merge_notices(show=False):
             records = list(accepted(to_train_on(path, records, ())[0]))
         known = {each.texts for each in rows.task.examples(records, labelled=False)}
     except (DataError, UsageError):  # other rows lie there now
         return None
     shared = [each for each in rows.examples if each.texts in known]
     if shared:
-        notice(
+        log_notice(
             f"{len(shared):,} of the {len(rows.examples):,} rows have a text that stands in {path}, where the run was"
             f" trained; the first is {shared[0].where}"
         )
@@ -168,7 +168,9 @@ def trained_on(record: dict[str, Any], rows: EvalDataset) -> int | None:
 # ── baselines ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def difference(rows: EvalDataset, ours: Sequence[Any], *theirs: Sequence[Any]) -> dict[str, Any] | None:
+def paired_difference(
+    rows: EvalDataset, ours: Sequence[Any], *theirs: Sequence[Any]
+) -> dict[str, Any] | None:
     """How much better our answers are than others' on average, on the same rows: {"of", "value", "low", "high", "n"};
     None for a task whose figure is no mean over rows.
     """
@@ -187,26 +189,26 @@ def baselines(run: Path, record: dict[str, Any], rows: EvalDataset, outputs: Seq
     others: dict[str, Sequence[Any]] = {}
     if (blind := rows.task.blind(rows.examples)) is not None:
         others[rows.task.blindly] = blind
-    if rows.task.floor not in (None, record["family"]) and (kept := floor_run(run, record)):
+    if rows.task.floor not in (None, record["family"]) and (kept := baseline_run(run, record)):
         model, tokenizer, _ = load(kept)
         others[LINEAR] = read(model, rows.task, tokenizer, rows.examples)
     return {
         name: {
             **main_figures(rows.task.scores(rows.examples, theirs)),
-            "difference": difference(rows, outputs, theirs),
+            "difference": paired_difference(rows, outputs, theirs),
         }
         for name, theirs in others.items()
     }
 
 
-def floor_run(run: Path, record: dict[str, Any]) -> Path | None:
+def baseline_run(run: Path, record: dict[str, Any]) -> Path | None:
     """The run's floor: from the cache, or trained now on the same rows; None, told, where these are gone or changed."""
     corpus = record["corpus"]
     family = from_record(record).floor
     assert family is not None
     try:
-        kept = floor_folder(family, record)
-        if is_whole(kept):
+        kept = baseline_folder(family, record)
+        if is_intact_run(kept):
             return kept
         dev = Path(corpus["dev"]) if corpus["dev"] else None
         wish = FinetuneConfig(
@@ -217,17 +219,17 @@ def floor_run(run: Path, record: dict[str, Any]) -> Path | None:
         def check(now: str) -> None:
             if now != corpus["fingerprint"]:
                 raise RunError("data_changed", f"{wish.data} is not what {run} was trained on")
-            notice(
+            log_notice(
                 f"{LINEAR} is trained on the rows that {run} was trained on, once; it will be kept in {kept}"
             )
 
         return start(wish, kept, force=True, check=check)
     except (DataError, RunError, OSError) as error:
-        notice(f"without the baseline {LINEAR}: {error}")
+        log_notice(f"without the baseline {LINEAR}: {error}")
         return None
 
 
-def is_whole(run: Path) -> bool:
+def is_intact_run(run: Path) -> bool:
     """Whether a run is there, finished and undamaged."""
     try:
         return open_run(run).finished and bool(verify(run))
@@ -235,23 +237,23 @@ def is_whole(run: Path) -> bool:
         return False
 
 
-def floor_folder(family: str, record: dict[str, Any]) -> Path:
+def baseline_folder(family: str, record: dict[str, Any]) -> Path:
     """Where in the user's cache the floor of a run is kept: by its rows, its seed, and the code that learns."""
     code = sha256(Path(str(sys.modules[family_of(family)[0].__module__].__file__)))
     corpus = record["corpus"]
     key = fingerprint(
         [family, record["task"], corpus["fingerprint"], corpus["columns"], record["seed"], code]
     )
-    return cache_folder() / KEPT / key
+    return cache_folder() / BASELINE_FOLDER / key
 
 
 # ── the page ───────────────────────────────────────────────────────────────────────────────────
 
 
-def write(out: Path, found: dict[str, Any], task: Task, logs: Mapping[str, Path]) -> None:
+def write_task_report(out: Path, found: dict[str, Any], task: Task, logs: Mapping[str, Path]) -> None:
     """The result as evaluation.json and as a page, evaluation.html, with the training of each run in `logs`."""
     out.mkdir(parents=True, exist_ok=True)
-    sections = [beside(found), *leaked(found), *task.sections(found)]
+    sections = [comparison_section(found), *leakage_warning(found), *task.sections(found)]
     for name, group in found.get("slices", {}).items():
         sections.append(Section(f"By {name}", rows=group))
     sections += training_curves(logs, per="loss a row")
@@ -262,16 +264,16 @@ def write(out: Path, found: dict[str, Any], task: Task, logs: Mapping[str, Path]
 def write_predictions(out: Path, rows: EvalDataset, outputs: Sequence[Any]) -> None:
     """Every row with its place and its answer, as predictions.jsonl."""
     records = [Record(fields, each.where) for fields, each in zip(rows.fields, rows.examples, strict=True)]
-    with notices_together(show=False):  # the page's own columns are known
+    with merge_notices(show=False):  # the page's own columns are known
         layout = Layout(answer_columns(rows.task, ".jsonl"), None, records)
     lines = (
         layout.row(record, flat(rows.task, rows.task.told(example, output), output, ".jsonl"))
         for record, example, output in zip(records, rows.examples, outputs, strict=True)
     )
-    write_atomic(out / "predictions.jsonl", json_lines(lines))
+    write_atomic(out / "predictions.jsonl", dump_jsonl(lines))
 
 
-def leaked(found: dict[str, Any]) -> list[Section]:
+def leakage_warning(found: dict[str, Any]) -> list[Section]:
     """A warning where rows were trained on."""
     if not (n := found.get("rows_trained_on")):
         return []
@@ -279,7 +281,7 @@ def leaked(found: dict[str, Any]) -> list[Section]:
     return [Section("Rows trained on", f"{text} too good.")]
 
 
-def beside(found: dict[str, Any]) -> Section:
+def comparison_section(found: dict[str, Any]) -> Section:
     """The figures, those of members and baselines beside, as a table and of the first as bars."""
     ours = {name: value for name, value in main_figures(found).items() if name != "against_mean_member"}
     first = next(iter(ours), "")

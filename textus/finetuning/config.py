@@ -9,9 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from textus.core.config import assign
+from textus.core.config import apply_overrides
 from textus.core.errors import UsageError
-from textus.core.names import unknown
+from textus.core.names import unknown_name_error
 from textus.core.requests import Overrides, option
 from textus.data.read_options import ReadOptions
 
@@ -124,7 +124,7 @@ class FinetuneConfig(ReadOptions, Overrides):
             raise UsageError("out_of_range", f"--epochs {self.epochs}: must be at least 1")
         for override in self.overrides:
             if (group := override.partition(".")[0]) not in GROUPS:
-                raise unknown("group of settings", group, GROUPS)
+                raise unknown_name_error("group of settings", group, GROUPS)
         for setting in self.overrides_for("train"):
             if setting.startswith("context_length="):
                 raise UsageError(
@@ -162,7 +162,7 @@ class FinetuneConfig(ReadOptions, Overrides):
         from textus.models.nn.lora import METHODS
 
         if self.method not in METHODS:
-            raise unknown("method", self.method, METHODS)
+            raise unknown_name_error("method", self.method, METHODS)
         if self.method == "full" and (settings := self.overrides_for("method")):
             raise UsageError(
                 "option_not_applicable",
@@ -243,14 +243,14 @@ class FinetuneConfig(ReadOptions, Overrides):
         """How steps are distributed among several tasks."""
         from textus.tasks.multitask import MixSettings
 
-        return assign(MixSettings(), self.overrides_for("mix"))
+        return apply_overrides(MixSettings(), self.overrides_for("mix"))
 
     @property
     def method_settings(self) -> Any:
         """The method's settings."""
         from textus.models.nn.lora import METHODS
 
-        return assign(METHODS[self.method](), self.overrides_for("method"))
+        return apply_overrides(METHODS[self.method](), self.overrides_for("method"))
 
     def overrides_for(self, group: str) -> list[str]:
         """The overrides of one group, without its name; `augment` is one of the group of this name."""

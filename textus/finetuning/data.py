@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from textus.augment.augmenter import AugmentConfig, augmented, origin_of
-from textus.core.console import notice
+from textus.core.console import log_notice
 from textus.core.errors import DataError
 from textus.core.io import fingerprint
 from textus.core.rng import uniform
@@ -196,7 +196,7 @@ def grouped(records: Sequence[Record], seed: int, together: tuple[str, ...]) -> 
     keys = next((way for way in ways if len(set(way)) > 1), ways[0])
     if keys is not ways[0]:
         what = " and ".join(together) or "text"
-        notice(
+        log_notice(
             f"all {len(records):,} rows have the same {what}: rows held out share it with those to learn from"
         )
     groups: dict[str, list[int]] = {}
@@ -246,7 +246,7 @@ def without_copies(records: list[Record], held: list[Record]) -> tuple[list[Reco
     kept = [r for r in records if "augmented" not in r.values or origin_of(r.values) not in known]
     originals = [record for record in held if "augmented" not in record.values]
     if n := len(records) - len(kept) + len(held) - len(originals):
-        notice(f"{n:,} rows are augmented copies of rows that choose the weights: they are left out")
+        log_notice(f"{n:,} rows are augmented copies of rows that choose the weights: they are left out")
     return kept, originals
 
 

@@ -17,12 +17,12 @@ import torch
 from textus import tokenizers
 from textus.augment.augmenter import AugmentConfig
 from textus.core import hardware
-from textus.core.config import assign, from_dict, to_dict
-from textus.core.console import command_line, notice
+from textus.core.config import apply_overrides, from_dict, to_dict
+from textus.core.console import command_line, log_notice
 from textus.core.errors import DataError, RunError, UsageError
-from textus.core.io import claim, fingerprint, sha256
+from textus.core.io import check_output_dir, fingerprint, sha256
 from textus.core.requests import request_values
-from textus.core.rng import counter_seed
+from textus.core.rng import derive_seed
 from textus.finetuning import solved
 from textus.finetuning.config import FinetuneConfig
 from textus.finetuning.data import TaskData, read_data, source
@@ -70,7 +70,7 @@ def data_of(
 ) -> TaskData:
     """The data of one task of a fine-tuning, which has a head of this name."""
     cls = task_class(wish.task)
-    data = read_data(cls, assign(cls.config(), wish.overrides_for("task")), wish, augment, check)
+    data = read_data(cls, apply_overrides(cls.config(), wish.overrides_for("task")), wish, augment, check)
     data.task.called = name
     return data
 
@@ -79,7 +79,7 @@ def augment_settings(wish: FinetuneConfig) -> AugmentConfig | None:
     """How the rows to learn from are augmented, if asked; paths are whole, so that the run can be resumed elsewhere."""
     if not (said := wish.overrides_for("augment")):
         return None
-    found = assign(AugmentConfig(seed=wish.seed), said)
+    found = apply_overrides(AugmentConfig(seed=wish.seed), said)
     wordnet, vectors, encoder = (
         path and str(Path(path).resolve()) for path in (found.wordnet, found.vectors, found.encoder)
     )
@@ -115,12 +115,12 @@ def start(
             "conflicting_options",
             "choices.step=native: the kernels read whole weights, not the adapters of --method lora",
         )
-    claim(out, force=force)
+    check_output_dir(out, force=force)
     record = {
         "family": family,
         "config": to_dict(config),
         "settings": to_dict(train),
-        "choices": asdict(choices),
+        "compute": asdict(choices),
         "seed": wish.seed,
         "request": request_values(wish),
         **taught(parts[wish.task]),
@@ -133,7 +133,7 @@ def start(
         "augment": {**to_dict(augment), "texts": texts_of(parts)} if augment else None,
         "tokenizer": {"kind": tokenizer.kind, "fingerprint": tokenizer.fingerprint},
         "command": command_line(),
-        "versions": hardware.versions(),
+        "versions": hardware.package_versions(),
         "isa": hardware.isa_name(),
     }
     if wish.extra_tasks:
@@ -173,7 +173,7 @@ def others_of(wish: FinetuneConfig, parts: Parts) -> dict[str, Any]:
     wishes = wish.per_task()
     return {
         "mix": to_dict(wish.mix),
-        "also": {
+        "extra_tasks": {
             each.name: {
                 **taught(parts[each.name]),
                 "corpus": source(wishes[each.name], parts[each.name]) | hashed(each.data),
@@ -198,12 +198,12 @@ def tell(record: dict[str, Any], ready: TrainingSetup, parts: Parts, rows: dict[
         train, [len(rows[name][0]) for name in parts], sum(len(each.dev) for each in parts.values())
     )
     if isinstance(batches, MultitaskLoader):
-        notice(f"{len(parts)} tasks with {record['family']}: {about}; {steps}, each of one task")
+        log_notice(f"{len(parts)} tasks with {record['family']}: {about}; {steps}, each of one task")
     for name, data in parts.items():
         told = f"{len(data.train):,} rows to learn from"
         labels = f", {len(data.task.labels)} {data.task.answered}" if data.task.labels else ""
         if ready.model.reads_texts:
-            notice(
+            log_notice(
                 f"{name} with {record['family']}: {told}, all at once{labels}; {len(data.dev):,} are held out"
             )
             return
@@ -212,9 +212,9 @@ def tell(record: dict[str, Any], ready: TrainingSetup, parts: Parts, rows: dict[
         if isinstance(batches, MultitaskLoader):
             n = batches.counts(train.steps)[name]
             times = n * batches.parts[name].deal.batch_size / len(rows[name][0])
-            notice(f"{name}: {told}; {n:,} of the steps, its rows are read {times:.1f} times")
+            log_notice(f"{name}: {told}; {n:,} of the steps, its rows are read {times:.1f} times")
         else:
-            notice(f"{name} with {record['family']}: {about}; {told}; {steps}")
+            log_notice(f"{name} with {record['family']}: {about}; {told}; {steps}")
 
 
 def texts_of(parts: Parts) -> str:
@@ -293,7 +293,7 @@ def settings_for(
     train = settings_of(wish, n_rows, n_held, keeps_last=family_of(family)[0].keeps_last)
     heads = heads_of(family, parts).values()
     first = bool(wish.init_from and heads) and all(map(solved.can_be_solved, heads)) and train.keep == "best"
-    return assign(replace(train, evaluate_first=first), wish.overrides_for("train"))
+    return apply_overrides(replace(train, evaluate_first=first), wish.overrides_for("train"))
 
 
 def choices_for(wish: FinetuneConfig, family: str, config: Any) -> ComputeConfig:
@@ -301,7 +301,7 @@ def choices_for(wish: FinetuneConfig, family: str, config: Any) -> ComputeConfig
     no padding, but for adapters with dropout, which are no part of a weight. What was set has the last word.
     """
     fast = fast_bf16() and "bfloat16" in family_of(family)[0].precisions
-    choices = assign(
+    choices = apply_overrides(
         ComputeConfig(precision="bfloat16" if fast else "float32"), wish.overrides_for("choices")
     )
     said = any(each.startswith("step=") for each in wish.overrides_for("choices"))
@@ -346,8 +346,8 @@ def prepare(
     be a checkpoint's: no parent is needed and nothing is solved. UsageError where a task would have no step.
     """
     train = from_dict(TrainSettings, record["settings"], "train.")
-    choices = from_dict(ComputeConfig, record["choices"], "choices.")
-    torch.manual_seed(counter_seed(train.seed, "weights"))
+    choices = from_dict(ComputeConfig, record["compute"], "compute.")
+    torch.manual_seed(derive_seed(train.seed, "weights"))
     model, before = model_of(record, begin=begin)
     if model.reads_texts:
         (data,) = parts.values()
@@ -404,13 +404,13 @@ def heads_from(model: LanguageModel, tasks: Sequence[Task], before: dict[str, An
         known = task.called in former and learnt(before, task.called, Path())["labels"] == task.labels
         if known and shape(before["heads"][task.called]) == shape(task.head()):
             model.heads[task.called].load_state_dict(former[task.called].state_dict())
-            notice(f"the head of {task.called} goes on from what it learnt")
+            log_notice(f"the head of {task.called} goes on from what it learnt")
             continue
         new.append(task.called)
         if task.called in former:
-            notice(f"the head of {task.called} begins anew: it had other classes or settings")
+            log_notice(f"the head of {task.called} begins anew: it had other classes or settings")
     if left := [name for name in former if name not in model.heads]:
-        notice(f"heads of other tasks are left behind: {', '.join(left)}")
+        log_notice(f"heads of other tasks are left behind: {', '.join(left)}")
     return new
 
 
@@ -450,7 +450,7 @@ def resume(
     run = open_run(path)
     if run.finished:
         verify(path)
-        notice(f"{path} is finished ({run.record.get('steps', '?')} steps); nothing to resume")
+        log_notice(f"{path} is finished ({run.record.get('steps', '?')} steps); nothing to resume")
         return path
     one_thread()
     moved(run, data, dev)

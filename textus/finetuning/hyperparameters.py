@@ -18,13 +18,13 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from textus.core.console import notice
+from textus.core.console import log_notice
 from textus.core.errors import DataError, RunError, TextusError, UsageError
 from textus.core.io import fingerprint, sha256, write_json
-from textus.core.locks import alone_in
-from textus.core.names import extra, unknown
+from textus.core.locks import exclusive_lock
+from textus.core.names import import_optional, unknown_name_error
 from textus.core.requests import as_arguments, read_toml
-from textus.core.rng import counter_seed
+from textus.core.rng import derive_seed
 from textus.finetuning.config import FinetuneConfig, TuneConfig
 from textus.finetuning.finetune import start
 from textus.models.registry import family as family_of
@@ -128,7 +128,7 @@ def search_space(wish: FinetuneConfig, file: Path | None, overrides: Sequence[st
     groups = ("epochs", "model", "train", "optim", "choices", "task", "augment")
     for name in space:
         if name.partition(".")[0] not in groups:
-            raise unknown("setting to search", name, usual_space(wish))
+            raise unknown_name_error("setting to search", name, usual_space(wish))
     if not space:
         raise UsageError(
             "missing_argument",
@@ -180,7 +180,7 @@ class Study:
 
     def __init__(self, wish: FinetuneConfig, space: dict[str, SearchRange], out: Path) -> None:
         self.wish, self.space, self.out = wish, space, out
-        self.optuna = extra("optuna", "tune")
+        self.optuna = import_optional("optuna", "tune")
         self.optuna.logging.set_verbosity(self.optuna.logging.ERROR)
         self.kept = self.optuna.create_study(
             study_name="tune", storage=f"sqlite:///{out / 'study.db'}", direction="maximize", load_if_exists=True,
@@ -208,9 +208,9 @@ class Study:
         before = [each for each in self.numbers("killed") if each > last]
         if len(before) + 1 < ATTEMPTS:
             self.set_aside(number, "killed")
-            notice(f"trial {number} was interrupted; it is started again")
+            log_notice(f"trial {number} was interrupted; it is started again")
         else:
-            notice(
+            log_notice(
                 f"trial {number}: the process was killed {ATTEMPTS} times with these settings; they count as failed"
             )
 
@@ -233,7 +233,7 @@ class Study:
         """Draw settings, fine-tune with them, keep the run if it is the best so far; a failure is told and counted."""
         done = len(self.ended())
         self.kept.sampler = self.optuna.samplers.TPESampler(
-            n_startup_trials=STARTUP, seed=counter_seed(self.wish.seed, "tune", done) % 2**32
+            n_startup_trials=STARTUP, seed=derive_seed(self.wish.seed, "tune", done) % 2**32
         )
         trial, started = self.kept.ask(), time.monotonic()
         drawn = {name: span.drawn(name, trial) for name, span in self.space.items()}
@@ -268,7 +268,7 @@ class Study:
         shutil.rmtree(folder, ignore_errors=True)
         self.kept.tell(trial, value if state == states.COMPLETE else None, state=state)
         shown = ", ".join(f"{name} {each}" for name, each in drawn.items())
-        notice(f"trial {done + 1}: {f'{value:.4f}' if value is not None else why} with {shown}")
+        log_notice(f"trial {done + 1}: {f'{value:.4f}' if value is not None else why} with {shown}")
 
     def watcher(self, trial: Any) -> Callable[[int, dict[str, Any]], None]:
         """What fit's evaluations are shown to; it stops a trial that falls behind."""
@@ -324,10 +324,10 @@ def tune(config: TuneConfig, out: Path) -> dict[str, Any]:
         raise UsageError("already_exists", f"{out} exists already and holds no search; choose another --out")
     spans = search_space(config, config.search_space, config.search)
     out.mkdir(parents=True, exist_ok=True)
-    with alone_in(out):
+    with exclusive_lock(out):
         study = Study(config.finetuning(), spans, out)
         if n := len(study.ended()):
-            notice(f"{out} holds {n} trials; continuing to {config.trials}")
+            log_notice(f"{out} holds {n} trials; continuing to {config.trials}")
         while len(study.ended()) < config.trials:
             study.one()
         result = study.found()

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 
-from textus.core.config import assign
+from textus.core.config import apply_overrides
 from textus.finetuning.config import FinetuneConfig
 from textus.training.optim import OptimSettings
 from textus.training.trainer import TrainSettings
@@ -64,7 +64,7 @@ def settings_of(
     together; `n_held` rows are held out, of all tasks. What was set has the last word.
     """
     begun, few = wish.init_from is not None, n_held < LEAST_TO_CHOOSE_BY
-    asked = assign(TrainSettings(steps=1, batch_size=32), wish.overrides_for("train"))
+    asked = apply_overrides(TrainSettings(steps=1, batch_size=32), wish.overrides_for("train"))
     an_epoch = sum(n / min(asked.batch_size, n) for n in n_rows)
     steps = whole(wish.epochs * an_epoch) if wish.epochs else (BEGUN if begun else NEW).of(an_epoch)
     every = max(whole(an_epoch), ceil(steps / EVALUATIONS))
@@ -73,14 +73,14 @@ def settings_of(
         patience=PATIENCE if left_open(wish) and not few and not keeps_last else 0,
         keep="last" if few and not asked.patience else "best",
     )  # fmt: skip
-    train = assign(train, wish.overrides_for("train"))
+    train = apply_overrides(train, wish.overrides_for("train"))
     if train.keep == "last" and not asked.patience:
         train = replace(train, patience=0)
     optim = OptimSettings(
         optimiser="adamw", rate=RATES[wish.method] if begun else 1e-3, weight_decay=0.01, beta2=0.999,
         schedule="linear", warmup=train.steps // 10,
     )  # fmt: skip
-    return replace(train, optim=assign(optim, wish.overrides_for("optim")))
+    return replace(train, optim=apply_overrides(optim, wish.overrides_for("optim")))
 
 
 def in_words(train: TrainSettings, n_rows: Sequence[int], n_held: int) -> str:

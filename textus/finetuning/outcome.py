@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from textus import tokenizers
-from textus.core.console import notice
+from textus.core.console import log_notice
 from textus.finetuning.length import LEAST_TO_CHOOSE_BY
 from textus.models.contract import LanguageModel
 from textus.runs.store import RunFolder
@@ -98,10 +98,12 @@ def conclude(run: RunFolder, held: Mapping[str, tuple[Task, Sequence[Example]]])
     }
     run.write_record()
     if solved and run.record["weights"]["step"] == 0:
-        notice("fine-tuning found nothing better on the held-out rows than the solved head, which is kept")
+        log_notice(
+            "fine-tuning found nothing better on the held-out rows than the solved head, which is kept"
+        )
     for name, outcome in run.record["held_out"].items():
         if not outcome["better"]:
-            notice(
+            log_notice(
                 f"{name} is not better than {outcome['baseline_of']} on {outcome['rows']:,} {outcome['judged_by']}"
                 f" rows: {outcome['figure']} {outcome['value']:.3g}, {outcome['baseline_of']}"
                 f" {outcome['baseline']:.3g}; give more rows, or train longer (--epochs)"

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from textus.core.console import notice, progress
-from textus.core.rng import counter_seed
+from textus.core.console import log_notice, progress
+from textus.core.rng import derive_seed
 from textus.models.contract import LanguageModel
 from textus.models.nn.heads import RegressionHead, SequenceHead
 from textus.tasks.base import EncodedExample, Task
@@ -95,7 +95,7 @@ def begin_with(
     """Solve the task's head on the model as it is and put the solution in; a line says how good it is on rows it has
     not seen. Returns what run.json notes of it.
     """
-    random = np.random.Generator(np.random.Philox(counter_seed(seed, "solved")))
+    random = np.random.Generator(np.random.Philox(derive_seed(seed, "solved")))
     places = np.sort(random.permutation(len(rows))[:MOST_ROWS])
     problem = problem_of(model, task, [rows[place] for place in places], pad_id)
     solution = solve(problem)
@@ -104,7 +104,7 @@ def begin_with(
         head.out.weight.copy_(solution.weight)
         head.out.bias.copy_(solution.bias)
     name, value = problem.figure(solution.held_out)
-    notice(
+    log_notice(
         f"the head of {task.called} begins as a linear model solved on the vectors of {len(places):,} rows: {name}"
         f" {value:.3g} in cross-validation"
     )

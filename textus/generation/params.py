@@ -8,7 +8,7 @@ from numbers import Integral, Real
 from typing import Any
 
 from textus.core.errors import UsageError
-from textus.core.names import unknown
+from textus.core.names import unknown_name_error
 from textus.core.requests import option
 
 MAX_STOP_LENGTH = 1000
@@ -84,7 +84,7 @@ def sampling_params(params: SamplingParams | None, options: Mapping[str, Any]) -
     names = [field.name for field in fields(SamplingParams)]
     for name in options:
         if name not in names:
-            raise unknown("sampling option", name, names)
+            raise unknown_name_error("sampling option", name, names)
     values = dict(options)
     if isinstance(stop := values.get("stop", ()), str | list):
         values["stop"] = (stop,) if isinstance(stop, str) else tuple(stop)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from textus.core.console import notice
+from textus.core.console import log_notice
 from textus.core.errors import UsageError
 from textus.interop.validate import shown
 
@@ -75,7 +75,7 @@ def check_keys(hf: dict[str, Any], known: Iterable[str], where: str, *, causal: 
             )
         odd.append(key)
     if odd:
-        notice(f"{where}: {len(odd)} keys are not known and not read: {', '.join(odd)}")
+        log_notice(f"{where}: {len(odd)} keys are not known and not read: {', '.join(odd)}")
 
 
 def named(hf: dict[str, Any]) -> str:

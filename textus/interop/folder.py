@@ -19,7 +19,7 @@ from torch import Tensor
 
 from textus import tokenizers
 from textus.core.config import from_dict
-from textus.core.console import notice
+from textus.core.console import log_notice
 from textus.core.errors import RunError, UsageError
 from textus.core.io import fingerprint, is_plain_name, read_json, sha256, write_atomic, write_json
 from textus.interop import legacy_tokenizers, llama, packaging, task_heads
@@ -131,7 +131,7 @@ def read_folder(folder: Path) -> ImportedModel:
         return with_vectors(sentences, read_model(sentences.place), folder)
     found = read_model(folder)
     if found.family == "encoder" and cuts_left(folder):
-        notice(
+        log_notice(
             f"{folder}: its tokenizer cuts a longer text at its start (truncation_side=left), here the end is cut"
         )
     return found
@@ -174,7 +174,7 @@ def read_model(folder: Path) -> ImportedModel:
     headed = task_heads.split(name)
     module = headed[0] if headed else architecture(name)
     if "auto_map" in hf:
-        notice(f"{folder}: the code that auto_map names is not run; it is read as a plain {name}")
+        log_notice(f"{folder}: the code that auto_map names is not run; it is read as a plain {name}")
     tokenizer = read_tokenizer(folder, hf)
     if (
         tokenizer is not None
@@ -243,7 +243,7 @@ def read_tokenizer(folder: Path, hf: dict[str, Any]) -> tokenizers.Tokenizer | N
         found = tokenizers.load(folder, usual)
         named = tokenizers.settings_beside(folder / "tokenizer.json").get("tokenizer_class") or usual
         if str(named).removesuffix("Fast") == "Qwen2Tokenizer" and not llama.opened_as_qwen2(found.record):
-            notice(
+            log_notice(
                 f"{folder}: its tokenizer.json does not split texts as a Qwen2Tokenizer does; the file is followed, the"
                 " ids of AutoTokenizer may differ"
             )
@@ -272,7 +272,7 @@ def fitting(tokenizer: tokenizers.Tokenizer, vocab_size: int, where: str) -> tok
         and (fits := tokenizer.without_from(vocab_size))
     ):
         names = ", ".join(name for name, number in tokenizer.special.items() if number >= vocab_size)
-        notice(
+        log_notice(
             f"{where}: the tokenizer has {n:,} entries, the weights {vocab_size:,} rows: {names} can never be read and"
             f" {'is' if n == vocab_size + 1 else 'are'} left out"
         )
@@ -283,7 +283,7 @@ def fitting(tokenizer: tokenizers.Tokenizer, vocab_size: int, where: str) -> tok
             f"{where}: the tokenizer has {n:,} entries, the weights are for {vocab_size:,}; they are not of one model",
         )
     if n < vocab_size:
-        notice(
+        log_notice(
             f"{where}: {vocab_size - n:,} of its {vocab_size:,} rows have no token; they can never be chosen"
         )
     return tokenizer

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from textus.core.config import from_dict
-from textus.core.console import notice
+from textus.core.console import log_notice
 from textus.core.errors import RunError, UsageError
 from textus.core.io import sha256
 from textus.interop import llama, validate
@@ -291,7 +291,7 @@ def read_tokenizer(container: Container) -> Tokenizer:
     } | dict.fromkeys(ids, True)  # what ends a text is no text, whatever its type says
     if kind == "gpt2":
         if split == "default":
-            notice(
+            log_notice(
                 f"{container.where} does not say how its tokenizer splits texts (tokenizer.ggml.pre); they are split as"
                 " llama.cpp does then, which may differ from the model's own way: a newer file of it says"
             )

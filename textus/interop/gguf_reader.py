@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from textus.core.errors import RunError, UsageError
-from textus.core.names import extra
+from textus.core.names import import_optional
 from textus.interop.validate import whole
 
 MAGIC = b"GGUF"
@@ -77,8 +77,8 @@ class Container:
 
     def __init__(self, path: Path) -> None:
         self.where = str(path)
-        self.quants = extra("gguf.quants", "import")
-        self.types = extra("gguf.constants", "import")
+        self.quants = import_optional("gguf.quants", "import")
+        self.types = import_optional("gguf.constants", "import")
         try:
             self.data = np.memmap(path, dtype=np.uint8, mode="r")
         except (OSError, ValueError) as error:

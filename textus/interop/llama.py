@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from textus.core.config import to_dict
-from textus.core.console import notice
+from textus.core.console import log_notice
 from textus.core.errors import UsageError
 from textus.interop.architectures import WeightMapping
 from textus.interop.config_keys import check_model_type, names_in, switched_off
@@ -86,7 +86,9 @@ def check_kind(name: str, hf: dict[str, Any]) -> None:
     if hf.get("use_sliding_window") is False:
         keys = tuple(key for key in keys if key not in window)
     if more := [f"{key}={shown(hf[key])}" for key in keys if key in hf and not switched_off(key, hf[key])]:
-        notice(f"config.json: a {name} does not read {', '.join(more)}; it is ignored, as in transformers")
+        log_notice(
+            f"config.json: a {name} does not read {', '.join(more)}; it is ignored, as in transformers"
+        )
 
 
 def biases(name: str, hf: dict[str, Any]) -> bool | str:

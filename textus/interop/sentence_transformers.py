@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from textus.core.console import notice
+from textus.core.console import log_notice
 from textus.core.errors import RunError, UsageError
 from textus.core.io import read_json, write_json
 from textus.interop import packaging
@@ -85,7 +85,7 @@ def read_modules(folder: Path) -> Sentences | None:
         if reading:
             reading(sentences, place)
     if modules[-1][0] != "Normalize":
-        notice(
+        log_notice(
             f"{folder}: its vectors have any length there, here length one; cosines are the same, dot products not"
         )
     read_prompts(sentences, folder)
@@ -189,7 +189,9 @@ def read_prompts(sentences: Sentences, folder: Path) -> None:
     default = config.get("default_prompt_name")
     first = f" (there {default!r} is set before every text)" if default in prompts else ""
     listed = ", ".join(f"{name}: {text!r}" for name, text in prompts.items())
-    notice(f"{folder}: it was trained with prompts before texts, which are not added here{first}: {listed}")
+    log_notice(
+        f"{folder}: it was trained with prompts before texts, which are not added here{first}: {listed}"
+    )
 
 
 def settings(path: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from textus.core.console import notice
+from textus.core.console import log_notice
 from textus.core.errors import RunError, UsageError
 
 WIDTH, LAYERS, VOCABULARY, CONTEXT = 1 << 20, 10_000, 1 << 24, 1 << 23
@@ -156,5 +156,7 @@ def ends(where: str, said: Iterable[tuple[str, Any]], n_ids: int) -> list[int]:
             if 0 <= each < n_ids:
                 found.append(each)
             else:
-                notice(f"{where}: {key} names id {each}, the tokenizer has {n_ids:,} ids; it ends nothing")
+                log_notice(
+                    f"{where}: {key} names id {each}, the tokenizer has {n_ids:,} ids; it ends nothing"
+                )
     return list(dict.fromkeys(found))

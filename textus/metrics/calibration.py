@@ -16,7 +16,7 @@ BINS = 10
 Floats = NDArray[np.float64]
 
 
-def reliability(confidence: Floats, right: NDArray[np.bool_]) -> list[dict[str, Any]]:
+def reliability_bins(confidence: Floats, right: NDArray[np.bool_]) -> list[dict[str, Any]]:
     """Of each bin of confidence that has texts: their mean confidence, the share that is right, and their number."""
     bins = np.searchsorted(np.linspace(0, 1, BINS + 1)[1:-1], confidence)
     count = np.bincount(bins, minlength=BINS)
@@ -29,12 +29,12 @@ def reliability(confidence: Floats, right: NDArray[np.bool_]) -> list[dict[str, 
 
 def calibration_error(confidence: Floats, right: NDArray[np.bool_]) -> float:
     """How far confidence lies from the share that is right, on average over texts, by bins."""
-    bins = reliability(confidence, right)
+    bins = reliability_bins(confidence, right)
     gaps = sum(each["n"] * abs(each["confidence"] - each["right"]) for each in bins)
     return float(gaps / len(confidence))
 
 
-def brier(gold: NDArray[np.int64], probabilities: Floats) -> Floats:
+def brier_scores(gold: NDArray[np.int64], probabilities: Floats) -> Floats:
     """Squared distance of the probabilities from the truth, from 0 to 2: (N,). A gold class of -1 is none of them."""
     known = gold >= 0
     of_gold = np.where(known, probabilities[np.arange(len(gold)), np.where(known, gold, 0)], 0.0)

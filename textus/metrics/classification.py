@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from textus.metrics.calibration import brier, calibration_error, reliability
+from textus.metrics.calibration import brier_scores, calibration_error, reliability_bins
 from textus.metrics.resampling import estimate
 
 RESAMPLES = 1000
@@ -38,11 +38,11 @@ class ClassCounts:
     """
 
     right: Floats
-    called: Floats
+    predicted: Floats
     real: Floats
 
     @classmethod
-    def of(cls, gold: Ints, guess: Ints, n_classes: int, weights: Floats | None = None) -> ClassCounts:
+    def count(cls, gold: Ints, guess: Ints, n_classes: int, weights: Floats | None = None) -> ClassCounts:
         """From the classes of N texts, which weigh one each or `weights` (N,)."""
         weights = np.ones(len(gold)) if weights is None else weights
         hit, known = gold == guess, gold >= 0
@@ -54,7 +54,7 @@ class ClassCounts:
 
     def precision_recall_f1(self) -> tuple[Floats, Floats, Floats]:
         """Of each class (C,); 0 where nothing was called so, or nothing is so."""
-        right, called, real, both = self.right, self.called, self.real, self.called + self.real
+        right, called, real, both = self.right, self.predicted, self.real, self.predicted + self.real
         precision = np.divide(right, called, out=np.zeros(len(right)), where=called > 0)
         recall = np.divide(right, real, out=np.zeros(len(right)), where=real > 0)
         f1 = np.divide(2 * right, both, out=np.zeros(len(right)), where=both > 0)
@@ -62,11 +62,11 @@ class ClassCounts:
 
     def macro_f1(self) -> float:
         """The mean F1 of the classes that are there or were answered, as scikit-learn takes it."""
-        seen = (self.called + self.real) > 0
+        seen = (self.predicted + self.real) > 0
         return float(self.precision_recall_f1()[2][seen].mean()) if seen.any() else 0.0
 
 
-def single_label(
+def single_label_scores(
     gold: Ints, probabilities: Floats, labels: Sequence[str], *, seed: int = 0, intervals: bool = True
 ) -> dict[str, Any]:
     """Accuracy, macro F1, Brier score, nats with intervals, calibration, figures of each class, the confusion table.
@@ -75,14 +75,14 @@ def single_label(
     n, n_classes = probabilities.shape
     guess = probabilities.argmax(1)
     right = guess == gold
-    counts = ClassCounts.of(gold, guess, n_classes)
+    counts = ClassCounts.count(gold, guess, n_classes)
     known = gold >= 0
     nats = -np.log(np.clip(probabilities[np.arange(n), np.where(known, gold, 0)], 1e-12, None))[known]
     how: dict[str, Any] = {"seed": seed, "intervals": intervals}
     found: dict[str, Any] = {
         "accuracy": estimate(right, **how),
         "macro_f1": {"value": counts.macro_f1(), "n": n},
-        "brier": estimate(brier(gold, probabilities), **how),
+        "brier": estimate(brier_scores(gold, probabilities), **how),
     }
     if len(nats):
         found["nats"] = estimate(nats, **how)
@@ -91,8 +91,8 @@ def single_label(
     low, high = macro_f1_interval(gold, guess, n_classes, seed)
     found["macro_f1"] = {"value": counts.macro_f1(), "low": low, "high": high, "n": n}
     found["calibration_error"] = calibration_error(probabilities.max(1), right)
-    found["reliability"] = reliability(probabilities.max(1), right)
-    found["classes"] = by_class(counts, labels)
+    found["reliability"] = reliability_bins(probabilities.max(1), right)
+    found["classes"] = class_scores(counts, labels)
     if n_classes <= LARGEST_TABLE:
         table = confusion(gold, guess, n_classes)
         found["confusion"] = table[: n_classes + (not known.all())].astype(int).tolist()
@@ -103,16 +103,16 @@ def macro_f1_interval(gold: Ints, guess: Ints, n_classes: int, seed: int) -> tup
     """Its 95 % percentile interval by bootstrap over N texts; of one text its value twice."""
     n, random = len(gold), np.random.default_rng(seed)
     drawn = [
-        ClassCounts.of(
+        ClassCounts.count(
             gold, guess, n_classes, random.multinomial(n, np.full(n, 1 / n)).astype(np.float64)
         ).macro_f1()
         for _ in range(RESAMPLES if n > 1 else 0)
-    ] or [ClassCounts.of(gold, guess, n_classes).macro_f1()]
+    ] or [ClassCounts.count(gold, guess, n_classes).macro_f1()]
     low, high = np.quantile(drawn, [0.025, 0.975])
     return float(low), float(high)
 
 
-def multi_label(
+def multi_label_scores(
     gold: NDArray[np.bool_],
     probabilities: Floats,
     labels: Sequence[str],
@@ -147,7 +147,7 @@ def multi_label(
     }
 
 
-def by_class(counts: ClassCounts, labels: Sequence[str]) -> list[dict[str, Any]]:
+def class_scores(counts: ClassCounts, labels: Sequence[str]) -> list[dict[str, Any]]:
     """Precision, recall, F1 and number of each class."""
     columns = zip(labels, *counts.precision_recall_f1(), counts.real, strict=True)
     return [

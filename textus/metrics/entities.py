@@ -30,7 +30,7 @@ def is_entity_tag(tag: str) -> bool:
     return tag == "O" or (len(tag) > 2 and tag[0] in PREFIXES and tag[1] == "-")
 
 
-def spans(tags: Sequence[str]) -> list[Span]:
+def entity_spans(tags: Sequence[str]) -> list[Span]:
     """The entities of a sentence, in order."""
     found: list[Span] = []
     before, begun, kind = "O", 0, ""
@@ -46,7 +46,7 @@ def spans(tags: Sequence[str]) -> list[Span]:
     return found
 
 
-def bio(entities: Sequence[Span], length: int) -> list[str]:
+def bio_tags(entities: Sequence[Span], length: int) -> list[str]:
     """The tags of a sentence: B on an entity's first token, I on the others, O elsewhere."""
     tags = ["O"] * length
     for kind, start, end in entities:
@@ -60,7 +60,7 @@ def scheme_counts(sentences: Sequence[Sequence[str]]) -> tuple[int, int]:
     """
     bare = marked = 0
     for tags in sentences:
-        for kind, start, _ in spans(tags):
+        for kind, start, _ in entity_spans(tags):
             if tags[start][0] not in "BSU":
                 bare += 1
             elif tags[start][0] == "B" and (not start or tags[start - 1].partition("-")[2] != kind):
@@ -87,13 +87,15 @@ def entity_scores(
         name: estimate(top, bottom if bottom.any() else None, seed=seed, intervals=intervals)
         for name, (top, bottom) in ratios.items()
     }
-    classes = by_type(gold, guess)
+    classes = type_scores(gold, guess)
     found["macro_f1"] = float(np.mean([each["f1"] for each in classes])) if classes else 0.0
     found["classes"] = classes
     return found
 
 
-def by_type(gold: Sequence[Sequence[Labelled]], guess: Sequence[Sequence[Labelled]]) -> list[dict[str, Any]]:
+def type_scores(
+    gold: Sequence[Sequence[Labelled]], guess: Sequence[Sequence[Labelled]]
+) -> list[dict[str, Any]]:
     """Precision, recall, F1 and number of each type that is there or was answered."""
     hit, real, called = Counter[str](), Counter[str](), Counter[str]()
     for a, b in zip(gold, guess, strict=True):
@@ -120,7 +122,7 @@ def token_scores(
     right = [sum(a == b for a, b in zip(*pair, strict=True)) for pair in zip(gold, guess, strict=True)]
     flat = [[(tag, place, place + 1) for place, tag in enumerate(tags)] for tags in gold]
     answered = [[(tag, place, place + 1) for place, tag in enumerate(tags)] for tags in guess]
-    classes = by_type(flat, answered)
+    classes = type_scores(flat, answered)
     return {
         "accuracy": estimate(right, [len(each) for each in gold], seed=seed, intervals=intervals),
         "tokens": sum(map(len, gold)),

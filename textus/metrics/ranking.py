@@ -37,7 +37,7 @@ def ndcg(found: Sequence[Hashable], right: Gains, k: int) -> float:
     return float(gained / sum(gain / np.log2(place + 1) for place, gain in enumerate(best, 1)))
 
 
-def ranked(
+def ranking_scores(
     found: Sequence[Sequence[Hashable]], right: Sequence[Gains], *, seed: int = 0, intervals: bool = True
 ) -> dict[str, Any]:
     """MRR@10, nDCG@10 and recall@1, 5 and 10 over queries. UsageError where a query has nothing that is right."""

@@ -37,7 +37,7 @@ def midranks(groups: Ints, weights: Floats) -> Floats:
     return found
 
 
-def of_numbers(gold: Floats, guess: Floats) -> Callable[[Floats], dict[str, float]]:
+def regression_metrics(gold: Floats, guess: Floats) -> Callable[[Floats], dict[str, float]]:
     """All figures, as a function of what each text weighs."""
     groups = [np.unique(each, return_inverse=True)[1] for each in (gold, guess)]
     error = guess - gold
@@ -58,7 +58,7 @@ def of_numbers(gold: Floats, guess: Floats) -> Callable[[Floats], dict[str, floa
     return figures
 
 
-def of_ratings(gold: Ints, guess: Ints, ratings: Floats) -> Callable[[Floats], dict[str, float]]:
+def rating_metrics(gold: Ints, guess: Ints, ratings: Floats) -> Callable[[Floats], dict[str, float]]:
     """Kappa with squared distances of places, accuracy and mean error, as a function of what each text weighs."""
     n_classes = len(ratings)
     apart = (np.arange(n_classes)[:, None] - np.arange(n_classes)) ** 2
@@ -107,19 +107,19 @@ def with_intervals(
     return {**told, "undefined": undefined} if undefined else told
 
 
-def numbers(
+def regression_scores(
     gold: ArrayLike, guess: ArrayLike, first: str, *, seed: int = 0, intervals: bool = True
 ) -> dict[str, Any]:
     """The figures of numbers; see `with_intervals`."""
     truth, said = np.asarray(gold, dtype=np.float64), np.asarray(guess, dtype=np.float64)
-    return with_intervals(of_numbers(truth, said), len(truth), first, seed=seed, intervals=intervals)
+    return with_intervals(regression_metrics(truth, said), len(truth), first, seed=seed, intervals=intervals)
 
 
-def several(
+def multi_target_scores(
     gold: Floats, guess: Floats, names: Sequence[str], *, seed: int = 0, intervals: bool = True
 ) -> dict[str, Any]:
     """The mean R² of several numbers a text (N, C), and the figures of each as a row of `targets`."""
-    each = [of_numbers(truth, said) for truth, said in zip(gold.T, guess.T, strict=True)]
+    each = [regression_metrics(truth, said) for truth, said in zip(gold.T, guess.T, strict=True)]
     mean = with_intervals(
         lambda weights: {"r2": float(np.mean([one(weights)["r2"] for one in each]))},
         len(gold),
@@ -133,9 +133,9 @@ def several(
     return {**mean, "targets": shown}
 
 
-def ratings(
+def rating_scores(
     gold: Ints, guess: Ints, known: Floats, *, seed: int = 0, intervals: bool = True
 ) -> dict[str, Any]:
     """The figures of ratings, as places (N,) among those `known`; see `with_intervals`."""
-    figures = of_ratings(gold, guess, known)
+    figures = rating_metrics(gold, guess, known)
     return with_intervals(figures, len(gold), "quadratic_kappa", seed=seed, intervals=intervals)

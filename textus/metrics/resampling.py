@@ -142,7 +142,7 @@ class ByteBlocks:
         padded = np.append(self.sums, np.zeros(len(self.sums) % 2))
         self.sums, self.size = padded.reshape(-1, 2).sum(axis=1), self.size * 2
 
-    def finished(self) -> tuple[Floats, Floats]:
+    def totals(self) -> tuple[Floats, Floats]:
         """Costs and bytes of each block, joined up to BLOCK bytes while FEWEST of them are left."""
         while self.size < BLOCK and self.n_bytes // (2 * self.size) >= FEWEST:
             self._join()
@@ -176,7 +176,7 @@ def repetition(sequence: Sequence[Hashable], n: int = 4) -> float:
     return 1.0 - distinct_n(sequence, n)
 
 
-def distinct_over(sequences: Sequence[Sequence[Hashable]], n: int) -> dict[str, float] | None:
+def corpus_distinct_n(sequences: Sequence[Sequence[Hashable]], n: int) -> dict[str, float] | None:
     """Different n-grams over all n-grams of all sequences together: a text told twice counts once (Li et al. 2016).
 
     The interval is the jackknife's, from leaving out one sequence after the other: a bootstrap would draw some twice,
@@ -196,7 +196,7 @@ def distinct_over(sequences: Sequence[Sequence[Hashable]], n: int) -> dict[str, 
     return interval((value, max(0.0, value - spread), min(1.0, value + spread)), len(sequences))
 
 
-def pooled(
+def mean_over_sequences(
     sequences: Sequence[Sequence[Hashable]],
     n: int,
     measure: Callable[[Sequence[Hashable], int], float],

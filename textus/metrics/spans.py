@@ -68,28 +68,28 @@ def longest_common(first: Sequence[str], second: Sequence[str]) -> int:
     return best
 
 
-RULERS: dict[str, tuple[Callable[[str], str], Callable[[str, str], float]]] = {
+ANSWER_STYLES: dict[str, tuple[Callable[[str], str], Callable[[str, str], float]]] = {
     "squad": (squad_form, squad_f1),
     "cmrc2018": (cmrc_form, cmrc_f1),
 }
 """Name → what makes answers comparable, and their F1."""
 
 
-def ruler_for(contexts: Sequence[str]) -> str:
+def answer_style(contexts: Sequence[str]) -> str:
     """Which of `RULERS` measures answers out of these texts."""
     blanks = sum(text.count(" ") for text in contexts)
     return "squad" if blanks > BLANKS * sum(map(len, contexts)) else "cmrc2018"
 
 
-def measured(prediction: str, golds: Sequence[str], ruler: str) -> tuple[float, float]:
+def score_answer(prediction: str, golds: Sequence[str], ruler: str) -> tuple[float, float]:
     """(exact match, F1) of one answer; no `golds`: there is none, and the right answer is empty."""
-    form, f1 = RULERS[ruler]
+    form, f1 = ANSWER_STYLES[ruler]
     able = [each for each in golds if form(each)] or [""]
     said = form(prediction)
     return float(any(said == form(each) for each in able)), max(f1(prediction, each) for each in able)
 
 
-def spans(
+def answer_scores(
     predictions: Sequence[str],
     golds: Sequence[Sequence[str]],
     ruler: str,
@@ -99,7 +99,7 @@ def spans(
 ) -> dict[str, Any]:
     """F1 and exact match of each question's answer; where some have none, of both kinds of question too."""
     pairs = zip(predictions, golds, strict=True)
-    exact, f1 = np.asarray([measured(said, right, ruler) for said, right in pairs]).T
+    exact, f1 = np.asarray([score_answer(said, right, ruler) for said, right in pairs]).T
     how: dict[str, Any] = {"seed": seed, "intervals": intervals}
     found = {"f1": estimate(f1, **how), "exact_match": estimate(exact, **how)}
     known = np.asarray([bool(right) for right in golds])

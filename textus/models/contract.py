@@ -5,6 +5,7 @@ V vocabulary, D width. The methods:
 
 ``config``                             a dataclass of JSON values; always with `vocab_size`; `context_length` is None
                                        where a family can read any length
+``config_class``                       that dataclass, for a family that an installed package registers
 ``forward(ids, cache=None, lengths=None)``
                                        ids (B, T) → logits (B, T, V), log-probabilities are fine; with a cache the ids
                                        continue what it remembers; rows are right-padded, and ids past `lengths[b]`
@@ -36,13 +37,13 @@ is. ``reads_texts`` is True for a family without states that answers from a text
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from textus.core.names import unknown
-from textus.core.rng import counter_seed
+from textus.core.names import unknown_name_error
+from textus.core.rng import derive_seed
 from textus.data.batch import Batch
 
 
@@ -84,6 +85,7 @@ class LanguageModel(nn.Module):
     """Defaults of the contract; a family overrides what it does differently."""
 
     config: Any
+    config_class: ClassVar[type]
     counts = False
     passes = 1
     overlap = 0
@@ -163,7 +165,7 @@ class LanguageModel(nn.Module):
             ("step", step, self.step_kinds),
         ):
             if value not in known:
-                raise unknown(f"{what} of a {type(self).__name__.lower()}", value, known)
+                raise unknown_name_error(f"{what} of a {type(self).__name__.lower()}", value, known)
 
     def why_not_unpadded(self) -> str | None:
         """Why no kernels compute this model's states without padding (`unpadded`), or None where some do."""
@@ -185,7 +187,7 @@ def step_seed(batch: Batch, use: str) -> int:
     torch's own seed is the run's and the step's, for `fit` sets it anew each step; it is read and nothing is drawn
     from it, so that workers share nothing.
     """
-    return counter_seed(torch.initial_seed(), use, batch.position, batch.piece)
+    return derive_seed(torch.initial_seed(), use, batch.position, batch.piece)
 
 
 def token_nats(logits: Tensor, batch: Batch) -> Tensor:

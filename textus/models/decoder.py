@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from textus.core.errors import UsageError
-from textus.core.names import unknown
+from textus.core.names import unknown_name_error
 from textus.data.batch import Batch
 from textus.models.contract import LanguageModel, Loss, matrices_and_other, step_seed, token_nats
 from textus.models.kernels import native
@@ -73,7 +73,7 @@ class Decoder(LanguageModel):
         super().compute_with(precision, attention, step)
         attentions = native.ATTENTIONS if step == "native" else ATTENTIONS
         if attention not in attentions:
-            raise unknown("attention", attention, attentions)
+            raise unknown_name_error("attention", attention, attentions)
         if step == "native" and (why := self.why_not_native()):
             raise UsageError(
                 "unsupported_kernel",

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from textus.core.errors import UsageError
-from textus.core.names import unknown
-from textus.core.rng import counter_seed
+from textus.core.names import unknown_name_error
+from textus.core.rng import derive_seed
 from textus.data.batch import Batch
 from textus.models.contract import LanguageModel, Loss, matrices_and_other
 from textus.models.kernels import native, varlen
@@ -169,7 +169,7 @@ def hidden_text(batch: Batch, config: EncoderConfig) -> tuple[Tensor, Tensor]:
     allowed = (given > 0) & (text != config.masked_id) & (text != config.end_id)
     seen, weights = text.copy(), np.zeros_like(given)
     for row in range(len(text)):
-        seed = counter_seed(batch.position, "mask", *text[row][real[row]].tolist())
+        seed = derive_seed(batch.position, "mask", *text[row][real[row]].tolist())
         random = np.random.Generator(np.random.Philox(seed))
         length = int(real[row].sum())  # draws do not depend on how much padding follows
         part = (row, slice(length))
@@ -323,7 +323,7 @@ class Encoder(LanguageModel):
     def compute_with(self, precision: str, attention: str, step: str) -> None:
         super().compute_with(precision, attention, step)
         if attention not in ATTENTIONS:
-            raise unknown("attention", attention, ATTENTIONS)
+            raise unknown_name_error("attention", attention, ATTENTIONS)
         if step == "unpadded" and (why := self.why_not_unpadded() or bfloat16_only(precision)):
             raise UsageError("unsupported_kernel", f"choices.step=unpadded: {why}; set choices.step=eager")
         self.precision, self.attention = getattr(torch, precision), attention

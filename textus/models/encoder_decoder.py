@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from textus.core.errors import UsageError
-from textus.core.names import unknown
+from textus.core.names import unknown_name_error
 from textus.data.batch import Batch
 from textus.data.bucketing import real_source
 from textus.data.denoising import OBJECTIVES
@@ -92,7 +92,7 @@ class EncoderDecoderConfig:
                 raise UsageError("out_of_range", f"{name}={getattr(self, name)}: must be at least 1")
         for name, known in (("position", POSITIONS), ("objective", OBJECTIVES)):
             if getattr(self, name) not in known:
-                raise unknown(name, getattr(self, name), known)
+                raise unknown_name_error(name, getattr(self, name), known)
         for name in ("dropout", "label_smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise UsageError(
@@ -313,7 +313,7 @@ class EncoderDecoder(LanguageModel):
     def compute_with(self, precision: str, attention: str, step: str) -> None:
         super().compute_with(precision, attention, step)
         if attention not in ATTENTIONS:
-            raise unknown("attention", attention, ATTENTIONS)
+            raise unknown_name_error("attention", attention, ATTENTIONS)
         self.precision = getattr(torch, precision)
         self.attention = attention
 

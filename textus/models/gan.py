@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from textus.core.errors import UsageError
-from textus.core.names import unknown
-from textus.core.rng import counter_seed
+from textus.core.names import unknown_name_error
+from textus.core.rng import derive_seed
 from textus.data.batch import Batch
 from textus.models.contract import LanguageModel, Loss, step_seed, token_nats
 from textus.models.nn.cross_entropy import cross_entropy
@@ -79,7 +79,7 @@ class GANConfig:
         if not 0 < self.temperature <= 1:
             raise UsageError("out_of_range", f"temperature={self.temperature}: must be above 0 and at most 1")
         if self.method not in METHODS:
-            raise unknown("method", self.method, METHODS)
+            raise unknown_name_error("method", self.method, METHODS)
         if not 0 <= self.end_id < self.vocab_size:
             raise UsageError(
                 "unknown_id", f"end_id={self.end_id} is not an id of a vocabulary of {self.vocab_size}"
@@ -246,7 +246,7 @@ class GAN(LanguageModel):
         seed: int = 0,
     ) -> list[list[int]]:
         """`n` texts without their end ids."""
-        generator = torch.Generator(self.embedding.weight.device).manual_seed(counter_seed(seed, "sample"))
+        generator = torch.Generator(self.embedding.weight.device).manual_seed(derive_seed(seed, "sample"))
         start = torch.full((n, 1), self.config.end_id, device=self.embedding.weight.device)
         ids = self.complete(start, max_tokens or self.config.context_length, generator, temperature)[:, 1:]
         rows = ids.tolist()

@@ -23,9 +23,9 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from textus.core.config import from_dict, to_dict
-from textus.core.console import notice
+from textus.core.console import log_notice
 from textus.core.errors import DataError, UsageError
-from textus.core.names import unknown
+from textus.core.names import unknown_name_error
 from textus.models.contract import LanguageModel, Loss
 from textus.models.nn.layers import ACTIVATIONS
 from textus.models.nn.registry import INITIALISATIONS
@@ -80,7 +80,7 @@ class LinearConfig:
             raise UsageError("out_of_range", f"l2={self.l2}: must be at least 0")
         for name, known in (("activation", ACTIVATIONS), ("initialisation", INITIALISATIONS)):
             if getattr(self, name) not in known:
-                raise unknown(name, getattr(self, name), known)
+                raise unknown_name_error(name, getattr(self, name), known)
 
     @property
     def context_length(self) -> None:
@@ -323,7 +323,7 @@ class LinearClassifier(nn.Module):
         optimiser.step(closure)
         steepest = max(float(p.grad.abs().max()) for p in self.parameters() if p.grad is not None)
         if steepest > 1000 * TOLERANCE:
-            notice(
+            log_notice(
                 f"not at the bottom after {self.config.steps} steps (slope {steepest:.1e}): raise steps, or l2"
             )
 

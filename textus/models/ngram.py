@@ -28,7 +28,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from textus.core.console import notice
+from textus.core.console import log_notice
 from textus.core.errors import UsageError
 from textus.data.batch import Batch
 from textus.models.contract import LanguageModel, Loss
@@ -379,7 +379,7 @@ class NGram(LanguageModel):
         found = [discounts(each) for each in adjusted]
         poor = [str(n) for n, each in enumerate(found, 1) if each is None]
         if poor:
-            notice(
+            log_notice(
                 f"the text is too small to estimate the discounts of {', '.join(poor)}-grams; "
                 f"{', '.join(map(str, FALLBACK))} are used; more text, or a lower order, avoids this"
             )

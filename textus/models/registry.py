@@ -6,7 +6,8 @@ from importlib import import_module
 from typing import Any
 
 from textus.core.config import from_dict
-from textus.core.names import unknown
+from textus.core.names import unknown_name_error
+from textus.core.plugins import entry_points
 from textus.models.contract import LanguageModel
 
 FAMILIES = {
@@ -23,23 +24,35 @@ FAMILIES = {
     "seq2seq": ("textus.models.seq2seq", "Seq2Seq", "Seq2SeqConfig"),
     "vae": ("textus.models.vae", "VAE", "VAEConfig"),
 }
-"""Family name → module, model class, config class. A new family is one file and one line here."""
+"""Family name → module, model class, config class. A new family is one file and one line here, or an entry point."""
 
 
 CLASSIFIERS = {"linear": ("textus.models.linear", "LinearTextModel", "LinearConfig")}
 """Families that learn classes only, by `textus finetune`."""
 
 
+def family_names() -> list[str]:
+    """The language-model families, those of installed packages included."""
+    built_in = [name for name in FAMILIES if name != "fake"]
+    return [*built_in, *entry_points("textus.families", FAMILIES | CLASSIFIERS)]
+
+
 def family(name: str) -> tuple[type[LanguageModel], type]:
-    """The model class and the config class of a family; UsageError naming the nearest for one that is not
-    there.
+    """The model class and the config class of a family.
+
+    An installed package registers its model class, whose `config_class` names the config, under the entry point
+    group `textus.families`. UsageError for an unknown name, TextusError for a package that cannot be imported.
     """
-    known = FAMILIES | CLASSIFIERS
-    if name not in known:
-        raise unknown("model", name, [each for each in known if each != "fake"])
-    module_name, model, config = known[name]
-    module = import_module(module_name)
-    return getattr(module, model), getattr(module, config)
+    built_in = FAMILIES | CLASSIFIERS
+    if name in built_in:
+        module_name, model, config = built_in[name]
+        module = import_module(module_name)
+        return getattr(module, model), getattr(module, config)
+    plugins = entry_points("textus.families", built_in)
+    if name not in plugins:
+        raise unknown_name_error("model", name, [*family_names(), *CLASSIFIERS])
+    model_class = plugins[name]()
+    return model_class, model_class.config_class
 
 
 def build(name: str, config: dict[str, Any] | Any) -> LanguageModel:

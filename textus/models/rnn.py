@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from textus.core.errors import UsageError
-from textus.core.names import unknown
+from textus.core.names import unknown_name_error
 from textus.data.batch import Batch
 from textus.models.contract import LanguageModel, Loss, matrices_and_other, step_seed, token_nats
 from textus.models.nn.cross_entropy import cross_entropy
@@ -58,7 +58,7 @@ class RNNConfig:
             if getattr(self, name) < 1:
                 raise UsageError("out_of_range", f"{name}={getattr(self, name)}: must be at least 1")
         if self.cell not in CELLS:
-            raise unknown("cell", self.cell, CELLS)
+            raise unknown_name_error("cell", self.cell, CELLS)
         if self.bidirectional and self.d_model % 2:
             raise UsageError(
                 "incompatible_settings", f"d_model={self.d_model}: must be even, two directions share it"

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from textus.core.errors import UsageError
-from textus.core.names import unknown
-from textus.core.rng import counter_seed
+from textus.core.names import unknown_name_error
+from textus.core.rng import derive_seed
 from textus.data.batch import Batch
 from textus.data.bucketing import real_source
 from textus.models.contract import LanguageModel, Loss, matrices_and_other, step_seed, token_nats
@@ -52,7 +52,7 @@ class Seq2SeqConfig:
     def __post_init__(self) -> None:
         self.encoder()  # which names what is wrong with the sizes
         if self.attention not in ATTENTIONS:
-            raise unknown("attention", self.attention, ATTENTIONS)
+            raise unknown_name_error("attention", self.attention, ATTENTIONS)
         if not 0 <= self.end_id < self.vocab_size:
             raise UsageError(
                 "unknown_id", f"end_id={self.end_id} is not an id of a vocabulary of {self.vocab_size}"
@@ -234,7 +234,7 @@ class Seq2Seq(LanguageModel):
     def _dropped(self, x: Tensor, seed: int, number: int) -> Tensor:
         """Dropout of the decoder's x (T, B, D) after layer `number`: the same units at every step of a row."""
         p = self.config.dropout if self.training else 0.0
-        return dropped(x, p, counter_seed(seed, "decoder"), number)
+        return dropped(x, p, derive_seed(seed, "decoder"), number)
 
     def _feed(self, ids: Tensor, cache: Seq2SeqCache, keep: Tensor | None, seed: int) -> Tensor:
         """Step by step, each reading the attentional vector of the one before; `cache` is left at the last step."""

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from textus.core.errors import UsageError
-from textus.core.names import unknown
-from textus.core.rng import counter_seed
+from textus.core.names import unknown_name_error
+from textus.core.rng import derive_seed
 from textus.data.batch import Batch
 from textus.data.bucketing import real_source
 from textus.models.contract import LanguageModel, Loss, step_seed, token_nats
@@ -79,7 +79,7 @@ class VAEConfig:
             if not getattr(self, name) >= 0:
                 raise UsageError("out_of_range", f"{name}={getattr(self, name)}: must be at least 0")
         if self.body not in ("gru", "transformer"):
-            raise unknown("body", self.body, ["gru", "transformer"])
+            raise unknown_name_error("body", self.body, ["gru", "transformer"])
         if self.d_model % 2:
             raise UsageError(
                 "incompatible_settings",
@@ -325,7 +325,7 @@ class VAE(LanguageModel):
         context = self._context(batch.source, len(batch.ids))
         posterior = self._posterior(batch.targets, real, context)
         prior = self._prior(context, posterior.mean)
-        generator = torch.Generator().manual_seed(counter_seed(seed, "bound"))
+        generator = torch.Generator().manual_seed(derive_seed(seed, "bound"))
         x, logs = self.embedding(batch.ids), []
         for _ in range(n_samples):
             noise = torch.randn(posterior.mean.shape, generator=generator).to(x.device)
@@ -459,7 +459,7 @@ class VAE(LanguageModel):
         """The text of each latent (B, Z), without its end id: greedy, or drawn at a temperature above 0."""
         most = min(max_tokens or self.config.context_length, self.config.context_length)
         cache = self._cache_at(self._told(z, self._context(source, len(z)))[:, None], most)
-        generator = torch.Generator(z.device).manual_seed(counter_seed(seed, "decode"))
+        generator = torch.Generator(z.device).manual_seed(derive_seed(seed, "decode"))
         ids = torch.full((len(z), 1), self.config.end_id, device=z.device)
         chosen = []
         for _ in range(most):
@@ -483,7 +483,7 @@ class VAE(LanguageModel):
 
     def sample(self, n: int, *, temperature: float = 1.0, seed: int = 0) -> list[list[int]]:
         """`n` texts from latents drawn from N(0, I): not only the `n_draws` of `forward`."""
-        generator = torch.Generator().manual_seed(counter_seed(seed, "sample"))
+        generator = torch.Generator().manual_seed(derive_seed(seed, "sample"))
         z = torch.randn(n, self.config.d_latent, generator=generator).to(self.draws.device)
         return self.decode(z, temperature=temperature, seed=seed)
 

@@ -21,10 +21,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from textus.core.console import notice
+from textus.core.console import log_notice
 from textus.core.errors import DataError, UsageError
 from textus.core.io import write_atomic
-from textus.core.names import extra
+from textus.core.names import import_optional
 from textus.tokenizers.tokenizer import Tokenizer
 
 Floats = NDArray[np.float32]
@@ -260,7 +260,7 @@ def learn(texts: Iterable[Sequence[str]], settings: VectorSettings | None = None
     One thread does the work, so that the same texts and settings give the same bytes. Raises UsageError for texts
     that can be read only once, DataError where no word is frequent enough.
     """
-    gensim: Any = extra("gensim.models", "vectors")
+    gensim: Any = import_optional("gensim.models", "vectors")
     settings = settings or VectorSettings()
     if iter(texts) is iter(texts):
         raise UsageError(
@@ -393,7 +393,7 @@ def _distinct(rows: Iterator[tuple[str, Floats]], path: Path, promised: int | No
     if not held:
         raise DataError("empty_data", f"{path} has no vectors")
     if n > len(held):
-        notice(f"{path}: {n - len(held)} words come twice; the first vector of each is taken")
+        log_notice(f"{path}: {n - len(held)} words come twice; the first vector of each is taken")
     return WordVectors(list(held), np.stack(list(held.values())))
 
 

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from textus.core.console import notices_together
+from textus.core.console import merge_notices
 from textus.core.errors import UsageError
-from textus.core.io import claim_file, fingerprint, json_lines, sha256, write_atomic
-from textus.core.names import unknown
+from textus.core.io import check_output_file, dump_jsonl, fingerprint, sha256, write_atomic
+from textus.core.names import unknown_name_error
 from textus.data.inputs import place_of, report_empty, texts_in
 from textus.data.labeled import Record
 from textus.data.output import (
@@ -38,7 +38,7 @@ from textus.data.read_options import DETECTED, ReadOptions
 Vectors = Callable[[Sequence[str]], np.ndarray]
 
 
-def embed_to(
+def embed_file(
     vectors: Vectors,
     path: Path,
     out: Path,
@@ -53,24 +53,24 @@ def embed_to(
     Raises UsageError where `out` exists, unless `force`, DataError for a file without texts.
     """
     if (form := out.suffix.lower()) not in (".npy", *FORMS):
-        raise unknown("form of --out", out.suffix or out.name, [".npy", *FORMS])
+        raise unknown_name_error("form of --out", out.suffix or out.name, [".npy", *FORMS])
     beside = out.with_name(f"{out.name}.rows.jsonl")
     claim_output(out, path, force=force)
     if form == ".npy":
-        claim_file(beside, force=force)
+        check_output_file(beside, force=force)
     records = texts_in(path, options, check=lambda rows: lambda row: text_of(row.values, row.where))
     of = fingerprint([sha256(run / "run.json"), content_of(path), astuple(options), list(settings), form])
     n = sum(1 for _ in records())
-    with partial_file(out, of, force=force) as file, notices_together():
+    with partial_file(out, of, force=force) as file, merge_notices():
         if form == ".npy":
             width = write_array(file, vectors, records(), n)
-            write_atomic(beside, json_lines(map(place_of, records())))
+            write_atomic(beside, dump_jsonl(map(place_of, records())))
         else:
             width = write_table(file, vectors, records, options.columns)
     return {"out": str(out), "texts": n, "width": width, **({"rows": str(beside)} if form == ".npy" else {})}
 
 
-def texts_of(records: Iterable[Record]) -> list[str]:
+def require_texts(records: Iterable[Record]) -> list[str]:
     """The texts of records; how many are empty is reported. Raises DataError for one without."""
     found = [(record.where, text_of(record.values, record.where)) for record in records]
     report_empty(((where, [text]) for where, text in found), "made into vectors")
@@ -82,9 +82,9 @@ def write_array(file: PartialFile, vectors: Vectors, records: Iterator[Record], 
     width = 0
     rest = islice(records, file.done, None)
     while batch := list(islice(rest, AT_ONCE)):
-        found = np.ascontiguousarray(vectors(texts_of(batch)), dtype="<f4")
+        found = np.ascontiguousarray(vectors(require_texts(batch)), dtype="<f4")
         width = found.shape[1]
-        head = header(n, width) if not file.done else b""
+        head = npy_header(n, width) if not file.done else b""
         file.add(head + found.tobytes(), len(batch))
     if not width:  # all were there
         with file.part.open("rb") as written:
@@ -93,7 +93,7 @@ def write_array(file: PartialFile, vectors: Vectors, records: Iterator[Record], 
     return width
 
 
-def header(n: int, width: int) -> bytes:
+def npy_header(n: int, width: int) -> bytes:
     """The head of an .npy of float32."""
     head = io.BytesIO()
     np.lib.format.write_array_header_1_0(head, {"descr": "<f4", "fortran_order": False, "shape": (n, width)})
@@ -108,7 +108,7 @@ def write_table(
 
     def answer(batch: list[Any]) -> list[dict[str, Any]]:
         nonlocal width
-        found = vectors(texts_of(batch))
+        found = vectors(require_texts(batch))
         width = found.shape[1]
         return [
             layout.row(record, {"vector": vector.tolist()})
@@ -124,11 +124,11 @@ def embed(vectors: Vectors, given: Any, options: ReadOptions = DETECTED) -> np.n
     from textus.data.inputs import items_of, records_given
 
     if isinstance(given, Path):
-        return vectors(texts_of(texts_in(given, options)()))
+        return vectors(require_texts(texts_in(given, options)()))
     items, alone = items_of(given)
     rows = [item for item in items if isinstance(item, dict)]
     texts = (
-        texts_of(records_given(rows, options.columns))
+        require_texts(records_given(rows, options.columns))
         if rows
         else [item for item in items if isinstance(item, str)]
     )

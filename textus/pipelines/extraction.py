@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from textus.core.console import notice
+from textus.core.console import log_notice
 from textus.core.errors import DataError, UsageError
-from textus.core.io import claim_file, json_lines, write_atomic
-from textus.core.names import unknown
+from textus.core.io import check_output_file, dump_jsonl, write_atomic
+from textus.core.names import unknown_name_error
 from textus.data.eval_text import read_text
 from textus.data.labeled import clean_text
 from textus.data.read_options import DETECTED, ReadOptions
@@ -59,7 +59,7 @@ class TaskPredictor:
     tokenizer: Tokenizer
 
 
-def reader(path: Path, flag: str, wanted: type[Tagging] | type[Relations]) -> TaskPredictor:
+def load_predictor(path: Path, flag: str, wanted: type[Tagging] | type[Relations]) -> TaskPredictor:
     """A run for one of the two parts; UsageError for a run of another task, or tags that are no entities."""
     model, tokenizer, record = opened(path)
     name, known = named_of_kind(record, wanted.name), names_of(record)
@@ -76,9 +76,12 @@ def reader(path: Path, flag: str, wanted: type[Tagging] | type[Relations]) -> Ta
     return TaskPredictor(model, task, tokenizer)
 
 
-def readers(entities: Path, relations: Path) -> tuple[TaskPredictor, TaskPredictor]:
+def load_predictors(entities: Path, relations: Path) -> tuple[TaskPredictor, TaskPredictor]:
     """Both runs; UsageError where no type of entity is common to both."""
-    finder, joiner = reader(entities, "--entities", Tagging), reader(relations, "--relations", Relations)
+    finder, joiner = (
+        load_predictor(entities, "--entities", Tagging),
+        load_predictor(relations, "--relations", Relations),
+    )
     found = {label[2:] for label in finder.task.labels if label != "O"}
     seen = joiner.task.settings.seen
     joined = {*seen, *(kind for tails in seen.values() for kind in tails)}
@@ -89,11 +92,11 @@ def readers(entities: Path, relations: Path) -> tuple[TaskPredictor, TaskPredict
             " common to both; teach them with the same names",
         )
     if rest := sorted(joined - found):
-        notice(f"{entities} finds no {', '.join(rest)}: what {relations} knows of these is not used")
+        log_notice(f"{entities} finds no {', '.join(rest)}: what {relations} knows of these is not used")
     return finder, joiner
 
 
-def passages(path: Path, options: ReadOptions = DETECTED) -> list[CitedPassage]:
+def read_passages(path: Path, options: ReadOptions = DETECTED) -> list[CitedPassage]:
     """The texts of a file. Raises DataError where there is none."""
     if path.suffix == ".txt" and not options.columns:
         whole = clean_text("".join(part.text for part in read_text(path, options.encoding or "")))
@@ -107,11 +110,11 @@ def passages(path: Path, options: ReadOptions = DETECTED) -> list[CitedPassage]:
     if not held:
         raise DataError("empty_data", f"{path} holds no text")
     if empty := len(found) - len(held):
-        notice(f"{empty:,} of {len(found):,} texts are empty and left out")
+        log_notice(f"{empty:,} of {len(found):,} texts are empty and left out")
     return held
 
 
-def with_entities(finder: TaskPredictor, texts: Sequence[tuple[str, str]]) -> list[RelationExample]:
+def tag_entities(finder: TaskPredictor, texts: Sequence[tuple[str, str]]) -> list[RelationExample]:
     """Texts, each with what to call it, with the entities that are found in them."""
     examples = [finder.task.asked((text,), where) for text, where in texts]
     outputs = read(finder.model, finder.task, finder.tokenizer, examples)
@@ -123,11 +126,13 @@ def with_entities(finder: TaskPredictor, texts: Sequence[tuple[str, str]]) -> li
     return found
 
 
-def triples(path: Path, entities: Path, relations: Path, options: ReadOptions = DETECTED) -> dict[str, Any]:
+def extract_triples(
+    path: Path, entities: Path, relations: Path, options: ReadOptions = DETECTED
+) -> dict[str, Any]:
     """The triples of a file's texts, with where they stand, and how many texts and entities there were."""
-    finder, joiner = readers(entities, relations)
-    given = passages(path, options)
-    examples = with_entities(finder, [(each.text, each.document) for each in given])
+    finder, joiner = load_predictors(entities, relations)
+    given = read_passages(path, options)
+    examples = tag_entities(finder, [(each.text, each.document) for each in given])
     outputs = read(joiner.model, joiner.task, joiner.tokenizer, examples)
     found = []
     for passage, example, output in zip(given, examples, outputs, strict=True):
@@ -144,12 +149,14 @@ def triples(path: Path, entities: Path, relations: Path, options: ReadOptions = 
 # ── measured ───────────────────────────────────────────────────────────────────────────────────
 
 
-def measured(entities: Path, relations: Path, on: Path, options: ReadOptions = DETECTED) -> dict[str, Any]:
+def evaluate_triples(
+    entities: Path, relations: Path, on: Path, options: ReadOptions = DETECTED
+) -> dict[str, Any]:
     """How well entities and triples are found in the raw texts of labelled rows. A triple is right where both spans,
     their order and the relation are; the types of its entities are counted with the entities. The first figures are the
     triples'.
     """
-    finder, joiner = readers(entities, relations)
+    finder, joiner = load_predictors(entities, relations)
     rows = joiner.task.examples(options.records(on), labelled=True)
     if partly := [each for each in rows if each.only is not None]:
         raise DataError(
@@ -157,25 +164,25 @@ def measured(entities: Path, relations: Path, on: Path, options: ReadOptions = D
             f"{partly[0].where} marks one pair of its text and leaves the others open: entities and triples of the"
             " whole text cannot be counted by it",
         )
-    found = with_entities(finder, [(each.text, each.where) for each in rows])
+    found = tag_entities(finder, [(each.text, each.where) for each in rows])
     outputs = read(joiner.model, joiner.task, joiner.tokenizer, found)
-    spans = entity_scores([set_of(each.entities) for each in rows], [set_of(each.entities) for each in found])
-    gold = [placed(each, joiner.task.gold(each)) for each in rows]
-    guess = [placed(each, joiner.task.triples(out)) for each, out in zip(found, outputs, strict=True)]
+    spans = entity_scores([dedupe(each.entities) for each in rows], [dedupe(each.entities) for each in found])
+    gold = [by_span(each, joiner.task.gold(each)) for each in rows]
+    guess = [by_span(each, joiner.task.triples(out)) for each, out in zip(found, outputs, strict=True)]
     return {
         "rows": len(rows), **entity_scores(gold, guess),
         **{f"entity_{name}": value for name, value in spans.items()},
     }  # fmt: skip
 
 
-def set_of(entities: Sequence[Any]) -> list[Any]:
+def dedupe(entities: Sequence[Any]) -> list[Any]:
     """The same, each once."""
     return list(dict.fromkeys(entities))
 
 
-def placed(example: RelationExample, found: Sequence[tuple[str, int, int]]) -> list[Any]:
+def by_span(example: RelationExample, found: Sequence[tuple[str, int, int]]) -> list[Any]:
     """Triples by where their entities stand, each once."""
-    return set_of(
+    return dedupe(
         [(name, example.entities[head][1:], example.entities[tail][1:]) for name, head, tail in found]
     )
 
@@ -183,18 +190,18 @@ def placed(example: RelationExample, found: Sequence[tuple[str, int, int]]) -> l
 # ── written ────────────────────────────────────────────────────────────────────────────────────
 
 
-def kind_of(out: Path, *, force: bool) -> str:
+def format_for(out: Path, *, force: bool) -> str:
     """The form a file is written in, told by its name; UsageError for another, or one that is there."""
     kind = out.suffix.removeprefix(".")
     if kind not in WRITERS:
-        raise unknown("form of triples", out.suffix or out.name, [f".{each}" for each in WRITERS])
-    claim_file(out, force=force)
+        raise unknown_name_error("form of triples", out.suffix or out.name, [f".{each}" for each in WRITERS])
+    check_output_file(out, force=force)
     return kind
 
 
-def write(out: Path, found: Sequence[dict[str, Any]], *, force: bool = False) -> None:
+def write_triples(out: Path, found: Sequence[dict[str, Any]], *, force: bool = False) -> None:
     """Triples as JSON lines, as a table, or as a graph."""
-    write_atomic(out, WRITERS[kind_of(out, force=force)](found))
+    write_atomic(out, WRITERS[format_for(out, force=force)](found))
 
 
 def as_csv(found: Sequence[dict[str, Any]]) -> str:
@@ -228,18 +235,18 @@ def as_graphml(found: Sequence[dict[str, Any]]) -> str:
             if key not in nodes:
                 nodes[key] = f"n{len(nodes)}"
                 node = ElementTree.SubElement(graph, "node", id=nodes[key])
-                data(node, "node", dict(zip(("name", "label"), key, strict=True)))
+                add_graphml_data(node, "node", dict(zip(("name", "label"), key, strict=True)))
             ends.append(nodes[key])
         edge = ElementTree.SubElement(graph, "edge", id=f"e{number}", source=ends[0], target=ends[1])
         places = {f"{role}_{end}": each[role][end] for role in ("head", "tail") for end in ("start", "end")}
-        data(edge, "edge", {name: each.get(name, places.get(name)) for name in edge_values})
+        add_graphml_data(edge, "edge", {name: each.get(name, places.get(name)) for name in edge_values})
     return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
 
 
-def data(element: ElementTree.Element, of: str, values: dict[str, Any]) -> None:
+def add_graphml_data(element: ElementTree.Element, of: str, values: dict[str, Any]) -> None:
     """What a node or edge has, as GraphML wants it; a character that XML cannot hold is U+FFFD."""
     for name, value in values.items():
         ElementTree.SubElement(element, "data", key=f"{of}_{name}").text = NOT_XML.sub("\ufffd", str(value))
 
 
-WRITERS = {"jsonl": json_lines, "csv": as_csv, "graphml": as_graphml}
+WRITERS = {"jsonl": dump_jsonl, "csv": as_csv, "graphml": as_graphml}

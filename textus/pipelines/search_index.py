@@ -23,21 +23,21 @@ from typing import Any
 
 import numpy as np
 
-from textus.core.config import NONE, VERSION, Shape, check_shape, from_dict, migrate
+from textus.core.config import NONE, VERSION, Shape, check_shape, check_version, from_dict
 from textus.core.errors import DataError, MissingDependencyError, RunError, UsageError
 from textus.core.io import (
-    claim,
-    folder_atomic,
-    json_lines,
+    atomic_folder,
+    check_output_dir,
+    describe_other_kind,
+    dump_jsonl,
     link_or_copy,
-    other_kind,
     read_json,
-    record_file,
+    remove_stale_files,
+    resolve_record_file,
     sha256,
-    sweep,
     write_json,
 )
-from textus.core.names import extra, unknown
+from textus.core.names import import_optional, unknown_name_error
 from textus.data.inputs import items_of
 from textus.data.labeled import clean_text
 from textus.data.passages import Passage, text_of
@@ -69,7 +69,7 @@ RECORD: Shape = {
 }
 """What index.json holds."""
 
-WAYS = ("bm25", "dense", "hybrid")
+MODES = ("bm25", "dense", "hybrid")
 EXACT = 20_000
 """Documents up to which every vector is compared; the graph is walked beyond."""
 FUSED = 100
@@ -84,7 +84,7 @@ WRITTEN_TOGETHER = re.compile(r"[㐀-鿿豈-﫿\U00020000-\U0003ffff぀-ヿ]+")
 WORD = re.compile(r"\w+")
 
 
-def terms(text: str) -> list[str]:
+def bm25_tokens(text: str) -> list[str]:
     """The words of a text in small letters; of Chinese its characters and every two that are neighbours."""
     found = []
     for word in WORD.findall(text.lower()):
@@ -117,19 +117,19 @@ def build(
             "missing_argument",
             "say how to find texts: --run RUN for their meaning, --bm25 for their words, or both",
         )
-    claim(out, force=force, kind="index")
+    check_output_dir(out, force=force, kind="index")
     texts = [passage.text for passage in passages]
-    with folder_atomic(out) as folder:
-        (folder / "documents.jsonl").write_text(json_lines(map(asdict, passages)), encoding="utf-8")
+    with atomic_folder(out) as folder:
+        (folder / "documents.jsonl").write_text(dump_jsonl(map(asdict, passages)), encoding="utf-8")
         counts = {"documents": len({passage.number for passage in passages}), "passages": len(passages)}
         record: dict[str, Any] = {"version": VERSION, **counts, "bm25": bm25, "run": None}
         if bm25:
-            index = extra("bm25s", "search").BM25()
-            index.index([terms(text) for text in texts], show_progress=False)
+            index = import_optional("bm25s", "search").BM25()
+            index.index([bm25_tokens(text) for text in texts], show_progress=False)
             index.save(folder / "bm25", show_progress=False)
         if run:
-            record["run"] = keep_run(run, folder / "run")
-            keep_vectors(folder / "run", texts, folder / "vectors.usearch")
+            record["run"] = store_encoder(run, folder / "run")
+            store_vectors(folder / "run", texts, folder / "vectors.usearch")
         files = sorted(
             each for each in folder.rglob("*") if each.is_file() and folder / "run" not in each.parents
         )
@@ -138,24 +138,26 @@ def build(
     return Index(out)
 
 
-def keep_run(run: Path, folder: Path) -> dict[str, str]:
+def store_encoder(run: Path, folder: Path) -> dict[str, str]:
     """What of a run a query needs, beside the vectors: linked where the disk allows it, else copied."""
     files = verify_run(run)
     folder.mkdir()
     for name in ("run.json", *files):
-        link_or_copy(record_file(run, name, KEPT_OF_RUN), record_file(folder, name, KEPT_OF_RUN))
+        link_or_copy(
+            resolve_record_file(run, name, KEPT_OF_RUN), resolve_record_file(folder, name, KEPT_OF_RUN)
+        )
     return {"path": str(run.resolve()), "fingerprint": sha256(folder / "run.json")}
 
 
-def keep_vectors(run: Path, texts: Sequence[str], file: Path) -> None:
+def store_vectors(run: Path, texts: Sequence[str], file: Path) -> None:
     """The texts' vectors as `usearch` keeps them."""
-    found = vectors(*reader(run), texts)
-    index = extra("usearch.index", "search").Index(ndim=found.shape[1], metric="ip", dtype="f32")
+    found = vectors(*load_encoder(run), texts)
+    index = import_optional("usearch.index", "search").Index(ndim=found.shape[1], metric="ip", dtype="f32")
     index.add(np.arange(len(texts)), found, threads=1)
     index.save(str(file))
 
 
-def reader(run: Path) -> tuple[LanguageModel, Task, Tokenizer]:
+def load_encoder(run: Path) -> tuple[LanguageModel, Task, Tokenizer]:
     """A run's model, how it makes vectors (as it learnt, or the mean of its states), and its tokenizer."""
     model, tokenizer, record = opened(run)
     name = named_of_kind(record, "similarity")
@@ -172,18 +174,21 @@ class Index:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        sweep(self.path)
+        remove_stale_files(self.path)
         if not (self.path / "index.json").is_file():
-            remedy = other_kind(self.path) or "make one: textus index build FILE --run RUN --out FOLDER"
+            remedy = (
+                describe_other_kind(self.path) or "make one: textus index build FILE --run RUN --out FOLDER"
+            )
             raise RunError("not_an_index", f"{self.path} is no index; {remedy}")
-        self.record = migrate(read_json(self.path / "index.json"), f"{self.path}/index.json")
+        self.record = read_json(self.path / "index.json")
+        check_version(self.record, self.path, "index")
         check_shape(self.record, RECORD, f"{self.path}/index.json")
         needed = ["documents.jsonl", *(FILES[2:] if self.record["bm25"] else [])]
         needed += ["vectors.usearch"] if self.record["run"] else []
         if missing := next((name for name in needed if name not in self.record["files"]), None):
             raise RunError("damaged", f"{self.path}/index.json does not list {missing}; build the index anew")
         for name, known in self.record["files"].items():
-            file = record_file(self.path, name, FILES)
+            file = resolve_record_file(self.path, name, FILES)
             if not file.exists():
                 raise RunError("damaged", f"{file} is missing; build the index anew")
             if sha256(file) != known:
@@ -223,7 +228,7 @@ class Index:
             ) from error
 
     @property
-    def way(self) -> str:
+    def default_mode(self) -> str:
         """The best way it can search."""
         both = self.record["bm25"] and self.record["run"]
         return "hybrid" if both else "bm25" if self.record["bm25"] else "dense"
@@ -242,24 +247,24 @@ class Index:
         return results[0] if alone else results
 
     def _search(self, queries: Sequence[str], k: int, mode: str | None) -> list[list[tuple[int, float]]]:
-        mode = mode or self.way
-        if mode not in WAYS:
-            raise unknown("mode", mode, WAYS)
-        if mode not in (self.way, *(WAYS if self.way == "hybrid" else ())):
+        mode = mode or self.default_mode
+        if mode not in MODES:
+            raise unknown_name_error("mode", mode, MODES)
+        if mode not in (self.default_mode, *(MODES if self.default_mode == "hybrid" else ())):
             raise UsageError(
                 "option_not_applicable",
-                f"{self.path} was built to search by {self.way}, not {mode}; build it anew with both",
+                f"{self.path} was built to search by {self.default_mode}, not {mode}; build it anew with both",
             )
         if k < 1:
             raise UsageError("out_of_range", f"--top {k}: must be at least 1")
         if mode == "hybrid":
             lists = [way(queries, max(k, FUSED)) for way in (self._by_words, self._by_meaning)]
-            return [fused(each)[:k] for each in zip(*lists, strict=True)]
+            return [reciprocal_rank_fusion(each)[:k] for each in zip(*lists, strict=True)]
         return self._by_words(queries, k) if mode == "bm25" else self._by_meaning(queries, k)
 
     @cached_property
     def _bm25(self) -> Any:
-        module = extra("bm25s", "search")
+        module = import_optional("bm25s", "search")
         with self._reading("bm25"):
             return module.BM25.load(self.path / "bm25", show_progress=False)
 
@@ -267,14 +272,14 @@ class Index:
     def _dense(self) -> tuple[Any, tuple[LanguageModel, Task, Tokenizer]]:
         """Vectors, and what reads queries. Raises RunError where the run is not the one the vectors are of."""
         folder = self.path / "run"
-        reading = reader(folder)  # which verifies its files by what run.json says
+        reading = load_encoder(folder)  # which verifies its files by what run.json says
         if (found := sha256(folder / "run.json")) != (known := self.record["run"]["fingerprint"]):
             raise RunError(
                 "data_changed",
                 f"{folder} is another run ({found[:12]}…) than the vectors were made by ({known[:12]}…); build the"
                 " index anew",
             )
-        module = extra("usearch.index", "search")
+        module = import_optional("usearch.index", "search")
         with self._reading("vectors.usearch"):
             index = module.Index.restore(str(self.path / "vectors.usearch"))
             if len(index) != self.size or index.ndim != vectors(*reading, ["a"]).shape[1]:
@@ -286,7 +291,9 @@ class Index:
         for query in queries:
             with self._reading("bm25"):
                 scores = (
-                    self._bm25.get_scores(terms(query)) if terms(query) else np.zeros(len(self.documents))
+                    self._bm25.get_scores(bm25_tokens(query))
+                    if bm25_tokens(query)
+                    else np.zeros(len(self.documents))
                 )
                 if len(scores) != self.size:
                     raise ValueError(f"scores of {len(scores)} passages, not {self.size}")
@@ -316,7 +323,7 @@ class Index:
         """
         right: dict[str, dict[Any, float]] = {}
         for record in ReadOptions(columns, encoding).records(path):
-            number = self.document_of(record.values, record.where)
+            number = self.document_number(record.values, record.where)
             right.setdefault(text_of(record.values, record.where), {})[number] = 1.0
         most = Counter(passage.number for passage in self.passages).most_common(1)[0][1]
         places = self.search(list(right), k=DEEPEST * min(most, FUSED), mode=mode)
@@ -324,16 +331,16 @@ class Index:
             list(dict.fromkeys(self.passages[place].number for place, _ in found))[:DEEPEST]
             for found in places
         ]
-        figures = ranking.ranked(ranked, list(right.values()))
+        figures = ranking.ranking_scores(ranked, list(right.values()))
         return {
             "index": str(self.path),
             "on": str(path),
-            "mode": mode or self.way,
+            "mode": mode or self.default_mode,
             "queries": len(right),
             **figures,
         }
 
-    def document_of(self, values: dict[str, Any], where: str) -> int:
+    def document_number(self, values: dict[str, Any], where: str) -> int:
         """The number of the document that a row of queries names by its id or by its text."""
         if (given := values.get("document_id")) is not None:
             if (number := self._by_id.get(str(given))) is None:
@@ -343,7 +350,7 @@ class Index:
                 )
             return number
         text = text_of(values, where, "document")
-        if (number := self._by_text.get(alike(text))) is None:
+        if (number := self._by_text.get(normalize_whitespace(text))) is None:
             raise DataError(
                 "not_found",
                 f"{where}: its document is not in {self.path} ({text[:60]!r}); build the index of all",
@@ -370,15 +377,15 @@ class Index:
         for passage in self.passages:
             begun = texts.get(passage.number, "")
             texts[passage.number] = begun[: passage.start] + passage.text
-        return {alike(text): number for number, text in texts.items()}
+        return {normalize_whitespace(text): number for number, text in texts.items()}
 
 
-def alike(text: str) -> str:
+def normalize_whitespace(text: str) -> str:
     """A text without what copying changes: line ends and blanks."""
     return " ".join(text.split())
 
 
-def fused(lists: Sequence[list[tuple[int, float]]]) -> list[tuple[int, float]]:
+def reciprocal_rank_fusion(lists: Sequence[list[tuple[int, float]]]) -> list[tuple[int, float]]:
     """Several lists as one, by the sum of one over each place: (number, score), best first."""
     total: dict[int, float] = {}
     for each in lists:

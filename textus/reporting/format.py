@@ -13,7 +13,7 @@ Row = Mapping[str, Any]
 # ── tables ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def cell(value: Any) -> str:
+def format_value(value: Any) -> str:
     """One value as text: four significant digits, thousands with commas, an interval in brackets, – for
     nothing.
     """
@@ -24,13 +24,15 @@ def cell(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
-        return number(value)
+        return format_number(value)
     if isinstance(value, Mapping) and {"value", "low", "high"} <= value.keys():
-        return f"{number(value['value'])} [{number(value['low'])}, {number(value['high'])}]"
+        return (
+            f"{format_number(value['value'])} [{format_number(value['low'])}, {format_number(value['high'])}]"
+        )
     return str(value)
 
 
-def number(value: float) -> str:
+def format_number(value: float) -> str:
     """Four significant digits; whole numbers from a thousand on."""
     if value != value or value in (float("inf"), float("-inf")):
         return str(value)
@@ -41,7 +43,7 @@ def number(value: float) -> str:
     return f"{value:.{3 - int(math.log10(abs(value)))}f}"
 
 
-def size(n_bytes: float) -> str:
+def format_bytes(n_bytes: float) -> str:
     """Bytes in the unit people read them in: 12.3 MB (powers of ten)."""
     for unit in ("B", "kB", "MB", "GB"):
         if abs(n_bytes) < 1000:
@@ -50,24 +52,24 @@ def size(n_bytes: float) -> str:
     return f"{n_bytes:.1f} TB"
 
 
-def width(text: str) -> int:
+def display_width(text: str) -> int:
     """Columns a text takes in a terminal: Chinese characters take two, combining marks none."""
     wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)
     return len(text) + wide - sum(unicodedata.combining(c) > 0 for c in text)
 
 
-def table(rows: Sequence[Row], columns: Sequence[str] | None = None) -> str:
+def text_table(rows: Sequence[Row], columns: Sequence[str] | None = None) -> str:
     """Rows as an aligned text table, numbers to the right; a key that a row lacks is a dash."""
-    columns, cells = as_cells(rows, columns)
-    widths = [max(width(line[i]) for line in [list(columns), *cells]) for i in range(len(columns))]
+    columns, cells = format_cells(rows, columns)
+    widths = [max(display_width(line[i]) for line in [list(columns), *cells]) for i in range(len(columns))]
     right = numeric_columns(rows, columns)
     lines = [_line(list(columns), widths, right), "  ".join("─" * w for w in widths)]
     return "\n".join(lines + [_line(line, widths, right) for line in cells])
 
 
-def markdown(rows: Sequence[Row], columns: Sequence[str] | None = None) -> str:
+def markdown_table(rows: Sequence[Row], columns: Sequence[str] | None = None) -> str:
     """The same as a Markdown table."""
-    columns, cells = as_cells(rows, columns)
+    columns, cells = format_cells(rows, columns)
     marks = ["---:" if right else "---" for right in numeric_columns(rows, columns)]
     lines = [
         list(columns),
@@ -77,11 +79,11 @@ def markdown(rows: Sequence[Row], columns: Sequence[str] | None = None) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def as_cells(rows: Sequence[Row], columns: Sequence[str] | None) -> tuple[Sequence[str], list[list[str]]]:
+def format_cells(rows: Sequence[Row], columns: Sequence[str] | None) -> tuple[Sequence[str], list[list[str]]]:
     """Columns as given, or every key in order of appearance; and the text of each cell."""
     if columns is None:
         columns = list(dict.fromkeys(key for row in rows for key in row))
-    return columns, [[cell(row.get(name)) for name in columns] for row in rows]
+    return columns, [[format_value(row.get(name)) for name in columns] for row in rows]
 
 
 def numeric_columns(rows: Sequence[Row], columns: Sequence[str]) -> list[bool]:
@@ -93,6 +95,6 @@ def numeric_columns(rows: Sequence[Row], columns: Sequence[str]) -> list[bool]:
 def _line(cells: list[str], widths: list[int], right: list[bool]) -> str:
     padded = []
     for text, wide, flush in zip(cells, widths, right, strict=True):
-        gap = " " * (wide - width(text))
+        gap = " " * (wide - display_width(text))
         padded.append(gap + text if flush else text + gap)
     return "  ".join(padded).rstrip()

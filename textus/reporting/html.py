@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from textus.core.errors import UsageError
-from textus.core.io import kind_of_folder, write_atomic
-from textus.reporting.format import Row, as_cells, numeric_columns
+from textus.core.io import folder_kind, write_atomic
+from textus.reporting.format import Row, format_cells, numeric_columns
 
 
 def check_report_folder(out: Any) -> None:
     """UsageError where a report would be written into a run, a corpus or another folder of ours."""
-    if out is not None and (kind := kind_of_folder(Path(out))):
+    if out is not None and (kind := folder_kind(Path(out))):
         raise UsageError(
             "invalid_path",
             f"--out {out} is a folder that Textus made ({kind}); choose another one for the report",
@@ -40,7 +40,7 @@ class Section:
     right: list[bool] = field(init=False, repr=False, default_factory=list)
 
     def __post_init__(self) -> None:
-        names, cells = as_cells(self.rows, self.columns)
+        names, cells = format_cells(self.rows, self.columns)
         object.__setattr__(self, "names", list(names))
         object.__setattr__(self, "cells", cells)
         object.__setattr__(self, "right", numeric_columns(self.rows, names))
@@ -106,7 +106,7 @@ footer { margin-top: 3rem; color: var(--dim); font-size: .85rem; }
 """  # noqa: E501 (a table row must not gain spaces)
 
 
-def page(
+def render_page(
     title: str, sections: Sequence[Section], *, language: str = "en", footer: str = "Made by Textus."
 ) -> str:
     """The HTML of a report; everything that comes from text or names is escaped."""
@@ -118,5 +118,5 @@ def page(
 
 def write_report(path: Path, title: str, sections: Sequence[Section], *, language: str = "en") -> Path:
     """Write one self-contained HTML page, atomically; returns its path."""
-    write_atomic(path, page(title, sections, language=language))
+    write_atomic(path, render_page(title, sections, language=language))
     return path

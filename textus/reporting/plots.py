@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from textus.core.console import notice
-from textus.core.names import extra
-from textus.reporting.format import Row, number
+from textus.core.console import log_notice
+from textus.core.names import import_optional
+from textus.reporting.format import Row, format_number
 
 CJK_FONTS = (
     "Noto Sans CJK SC",
@@ -28,7 +28,7 @@ CJK_FONTS = (
 @cache
 def cjk_font() -> str | None:
     """An installed font that has Chinese characters, or None."""
-    manager = extra("matplotlib.font_manager", "report")
+    manager = import_optional("matplotlib.font_manager", "report")
     installed = {entry.name for entry in manager.fontManager.ttflist}
     return next((name for name in CJK_FONTS if name in installed), None)
 
@@ -36,19 +36,19 @@ def cjk_font() -> str | None:
 @cache
 def plain_characters() -> frozenset[int]:
     """What matplotlib's own font can show."""
-    manager = extra("matplotlib.font_manager", "report")
+    manager = import_optional("matplotlib.font_manager", "report")
     return frozenset(manager.get_font(manager.findfont("DejaVu Sans")).get_charmap())
 
 
 @cache
 def report_missing_font() -> None:
     """One line for a process whose pictures cannot show some characters."""
-    notice(
+    log_notice(
         "no installed font has all characters of the pictures: some are shown as \\uXXXX; install fonts-noto-cjk"
     )
 
 
-def label(text: str) -> str:
+def escape_label(text: str) -> str:
     r"""Text that a picture can show: as it is where a font has it, else escaped (`\u6625`), never as empty
     boxes.
 
@@ -73,8 +73,8 @@ def _png(draw: Any, *, inches: tuple[float, float] = (7.0, 4.0)) -> bytes:
     """Run `draw(axes)` on an empty picture without a display and return it as PNG."""
     import io
 
-    matplotlib = extra("matplotlib", "report")
-    figure_module = extra("matplotlib.figure", "report")
+    matplotlib = import_optional("matplotlib", "report")
+    figure_module = import_optional("matplotlib.figure", "report")
     fonts = ["DejaVu Sans", *([font] if (font := cjk_font()) else [])]
     with matplotlib.rc_context({"font.family": fonts, "font.size": FONT_SIZE, "axes.unicode_minus": False}):
         figure = figure_module.Figure(figsize=inches, dpi=120, layout="constrained")
@@ -95,7 +95,7 @@ def loss_curve(
     its own, named after it.
     """
     log = list(lines)
-    metric = chosen_by(log)
+    metric = criterion_name(log)
 
     def draw(axes: Any) -> None:
         points = lambda key: [(line[x], line[key]) for line in log if key in line and x in line]  # noqa: E731
@@ -103,23 +103,23 @@ def loss_curve(
             axes.plot(*zip(*loss, strict=True), label="training", alpha=0.6, linewidth=1)
         if (held := points("validation")) and (metric is None or any("nats" in line for line in log)):
             axes.plot(*zip(*held, strict=True), label="validation", marker="o", markersize=3)
-        axes.set(title=label(title), xlabel=x.replace("_", " "), ylabel=per)
+        axes.set(title=escape_label(title), xlabel=x.replace("_", " "), ylabel=per)
         shown = list(axes.lines)
         if metric is not None and (chosen := [(at, -value) for at, value in points("criterion")]):
             other = axes.twinx()
             other.spines["top"].set_visible(False)
             shown += other.plot(
-                *zip(*chosen, strict=True), label=label(f"validation {metric}"), marker="s", markersize=3,
+                *zip(*chosen, strict=True), label=escape_label(f"validation {metric}"), marker="s", markersize=3,
                 color="#c4622d",
             )  # fmt: skip
-            other.set_ylabel(label(metric))
+            other.set_ylabel(escape_label(metric))
         if shown:
             axes.legend(handles=shown, frameon=False)
 
     return _png(draw)
 
 
-def chosen_by(log: Iterable[Row]) -> str | None:
+def criterion_name(log: Iterable[Row]) -> str | None:
     """The name of the figure by which the best weights of a run were chosen (`criterion` in its log, turned round);
     None where that was the loss.
     """
@@ -139,7 +139,7 @@ def bars(rows: Sequence[Row], *, name: str, value: str, title: str = "") -> byte
 
     `name` and `value` are keys; a value is a number or {"value", "low", "high"}.
     """
-    names = [label(str(row[name])) for row in rows]
+    names = [escape_label(str(row[name])) for row in rows]
     values, errors = _with_errors([row[value] for row in rows])
 
     def draw(axes: Any) -> None:
@@ -148,10 +148,15 @@ def bars(rows: Sequence[Row], *, name: str, value: str, title: str = "") -> byte
         axes.set_yticks(places, names)
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
-        axes.set(title=label(title), xlabel=label(value.replace("_", " ")))
+        axes.set(title=escape_label(title), xlabel=escape_label(value.replace("_", " ")))
         for place, number_ in zip(places, values, strict=True):
             axes.annotate(
-                number(number_), (0, place), xytext=(4, 0), textcoords="offset points", va="center", color="w"
+                format_number(number_),
+                (0, place),
+                xytext=(4, 0),
+                textcoords="offset points",
+                va="center",
+                color="w",
             )
 
     return _png(draw, inches=(7.0, 1.2 + 0.5 * max(1, len(rows))))
@@ -170,10 +175,10 @@ def heatmap(
     def draw(axes: Any) -> None:
         axes.grid(visible=False)
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-        names = [[label(each[:24]) for each in side] for side in (columns, rows)]
+        names = [[escape_label(each[:24]) for each in side] for side in (columns, rows)]
         axes.set_xticks(range(len(columns)), names[0], rotation=45 if len(columns) > 4 else 0, ha="right")
         axes.set_yticks(range(len(rows)), names[1])
-        axes.set(title=label(title), xlabel="answer", ylabel="class")
+        axes.set(title=escape_label(title), xlabel="answer", ylabel="class")
         for y, line in enumerate(table if len(table) <= NAMED_CELLS else []):
             for x, n in enumerate(line):
                 axes.annotate(
@@ -184,7 +189,7 @@ def heatmap(
     return _png(draw, inches=(max(4.0, min(9.0, side + 1.5)), max(3.0, min(9.0, side))))
 
 
-def diagonal(bins: Sequence[Row]) -> bytes:
+def reliability_diagram(bins: Sequence[Row]) -> bytes:
     """A reliability diagram as PNG: the share that is right against confidence, each point as large as its bin."""
 
     def draw(axes: Any) -> None:
@@ -205,9 +210,11 @@ def curves(rows: Sequence[Row], *, x: str, ys: Sequence[str], title: str = "") -
         for (mark, colour), y in zip(MARKS, ys, strict=False):
             values, errors = _with_errors([row[y] for row in rows])
             places = [row[x] for row in rows]
-            axes.errorbar(places, values, yerr=errors, marker=mark, capsize=4, color=colour, label=label(y))
+            axes.errorbar(
+                places, values, yerr=errors, marker=mark, capsize=4, color=colour, label=escape_label(y)
+            )
         axes.set_xticks([row[x] for row in rows])
-        axes.set(title=label(title), xlabel=label(x.replace("_", " ")))
+        axes.set(title=escape_label(title), xlabel=escape_label(x.replace("_", " ")))
         axes.legend(frameon=False)
 
     return _png(draw)
@@ -233,7 +240,7 @@ def scatter(
     Rows without a positive `x` cannot be placed on a logarithm; they are named below the picture.
     """
     shown = [row for row in rows if (row.get(x) or 0) > 0]
-    left_out = [label(str(row[name])) for row in rows if row not in shown]
+    left_out = [escape_label(str(row[name])) for row in rows if row not in shown]
     groups = list(dict.fromkeys(str(row[group]) if group else "" for row in shown))
 
     def draw(axes: Any) -> None:
@@ -242,17 +249,21 @@ def scatter(
             values, errors = _with_errors([row[y] for row in alike])
             mark, colour = MARKS[n % len(MARKS)]
             places = [row[x] for row in alike]
-            axes.errorbar(places, values, yerr=errors, fmt=mark, capsize=4, color=colour, label=label(each))
+            axes.errorbar(
+                places, values, yerr=errors, fmt=mark, capsize=4, color=colour, label=escape_label(each)
+            )
         axes.set_xscale("log")
         axes.margins(x=0.2, y=0.2)
         note = f"\n(not known for: {', '.join(left_out)})" if left_out else ""
         only = f" ({groups[0]})" if group and len(groups) == 1 else ""
-        axes.set(title=label(title), xlabel=x.replace("_", " ") + note, ylabel=y.replace("_", " ") + only)
+        axes.set(
+            title=escape_label(title), xlabel=x.replace("_", " ") + note, ylabel=y.replace("_", " ") + only
+        )
         if len(groups) > 1:
             axes.figure.legend(loc="outside lower center", ncols=min(3, len(groups)), frameon=False)
         whole = [row[y] if isinstance(row[y], Mapping) else {"low": row[y], "high": row[y]} for row in shown]
         bars = [(row[x], each["low"], each["high"]) for row, each in zip(shown, whole, strict=True)]
-        place_names(axes, [label(str(row[name])) for row in shown], bars)
+        place_labels(axes, [escape_label(str(row[name])) for row in shown], bars)
 
     return _png(draw, inches=(7.0, 4.0 + (0.4 if len(groups) > 1 else 0)))
 
@@ -265,7 +276,7 @@ AROUND = ((1, 0.6), (1, -0.6), (-1, 0.6), (-1, -0.6), (0, 1), (0, -1), (1, 0), (
 """Directions of a name from its mark, best first."""
 
 
-def place_names(axes: Any, names: Sequence[str], bars: Sequence[tuple[float, float, float]]) -> list[Any]:
+def place_labels(axes: Any, names: Sequence[str], bars: Sequence[tuple[float, float, float]]) -> list[Any]:
     """A name beside each bar (x, low, high), where it lies neither on another name nor on a bar nor outside; a
     thin line leads to one that must stand further off. Returns the annotations.
     """
@@ -278,7 +289,7 @@ def place_names(axes: Any, names: Sequence[str], bars: Sequence[tuple[float, flo
         beside = {"xy": (x, (low + high) / 2), "xytext": (0, 0), "textcoords": "offset points"}
         note = axes.annotate(text, **beside, va="center")
         _, best = min(_tries(note, taken, axes.bbox), key=lambda each: each[0])
-        stand(note, *best)
+        move_label(note, *best)
         if best[0] > NEAR:
             line = {"arrowstyle": "-", "linewidth": 0.6, "color": "#8a949e"}
             axes.annotate("", **beside | {"xytext": note.get_position()}, arrowprops=line)
@@ -287,7 +298,7 @@ def place_names(axes: Any, names: Sequence[str], bars: Sequence[tuple[float, flo
     return placed
 
 
-def stand(note: Any, reach: float, right: float, up: float) -> None:
+def move_label(note: Any, reach: float, right: float, up: float) -> None:
     """Put a name so many points from its mark in that direction."""
     note.set_position((right * reach, up * reach))
     note.set_horizontalalignment("left" if right > 0 else "right" if right < 0 else "center")
@@ -298,7 +309,7 @@ def _tries(
 ) -> Iterator[tuple[float, tuple[float, float, float]]]:
     """How much is wrong with each place of a name, and the place; up to the first that is free."""
     for place in ((reach, *way) for reach in REACH for way in AROUND):
-        stand(note, *place)
+        move_label(note, *place)
         box = _text_box(note)
         wrong = sum(_shared(box, other) for other in taken)
         wrong += box.width * box.height - _shared(box, inside)

@@ -1,6 +1,6 @@
 """The run folder: written so that nothing is lost, read so that nothing damaged is believed.
 
-    run.json            what the run is: family, config, settings, seed, choices, corpus, versions, SHA-256
+    run.json            what the run is: family, config, settings, seed, compute, corpus, versions, SHA-256
     of the files beside it
     tokenizer.json      and chat_template.jinja, tokenizer_config.json
     model.safetensors   the weights to use (best if validated, else last; run.json says which)
@@ -29,19 +29,19 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from textus import tokenizers
-from textus.core.config import NONE, VERSION, Shape, check_shape, from_dict, migrate
-from textus.core.console import notice
+from textus.core.config import NONE, VERSION, Shape, check_shape, check_version, from_dict
+from textus.core.console import log_notice
 from textus.core.errors import RunError, TrainingError, UsageError
 from textus.core.io import (
-    folder_atomic,
+    atomic_folder,
+    describe_other_kind,
+    fsync_path,
     is_disk_full,
     link_or_copy,
-    other_kind,
     read_json,
-    record_file,
+    remove_stale_files,
+    resolve_record_file,
     sha256,
-    sweep,
-    sync,
     write_atomic,
     write_json,
 )
@@ -116,7 +116,7 @@ class RunFolder:
     def save(self, checkpoint: Checkpoint) -> Path:
         """Write a checkpoint; then drop those that are neither among the last two nor the best."""
         target = self.path / "state" / f"step-{checkpoint.step}"
-        with folder_atomic(target) as folder:
+        with atomic_folder(target) as folder:
             save_file(contiguous(checkpoint.weights), folder / "weights.safetensors")
             save_file(contiguous(checkpoint.optimiser), folder / "optimiser.safetensors")
             write_json(folder / "state.json", {"step": checkpoint.step, **checkpoint.state})
@@ -133,7 +133,7 @@ class RunFolder:
         """Replace the state of a checkpoint; its tensors stay the files they are."""
         target = self.path / "state" / f"step-{step}"
         manifest = read_json(target / "MANIFEST.json")
-        with folder_atomic(target) as folder:
+        with atomic_folder(target) as folder:
             for name in set(PARTS) - {"state.json"}:
                 link_or_copy(target / name, folder / name)
             write_json(folder / "state.json", {"step": step, **state})
@@ -156,7 +156,7 @@ class RunFolder:
         """The checkpoint of a step; None where it is damaged, after saying so and what happens instead."""
         folder = self.path / "state" / f"step-{step}"
         if wrong := checkpoint_damage(folder):
-            notice(f"{folder}: {wrong}; {otherwise}")
+            log_notice(f"{folder}: {wrong}; {otherwise}")
             return None
         return read_checkpoint(folder)
 
@@ -204,7 +204,7 @@ class RunFolder:
         beside = self.path / ".model.safetensors"
         try:
             save_file(contiguous(weights), beside)
-            sync(beside)
+            fsync_path(beside)
             beside.replace(self.path / "model.safetensors")
         finally:
             beside.unlink(missing_ok=True)
@@ -242,7 +242,7 @@ def damage(folder: Path, manifest: Any, known: Sequence[str], needed: Sequence[s
     """
     if not isinstance(manifest, dict) or not all(isinstance(digest, str) for digest in manifest.values()):
         return "the list of its files was changed"
-    paths = {name: record_file(folder, name, known) for name in manifest}
+    paths = {name: resolve_record_file(folder, name, known) for name in manifest}
     for name in known:
         if name not in paths and (name in needed or (folder / name).exists()):
             return f"the list of its files lacks {name}"
@@ -271,7 +271,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
         elif entry is not None:
             cut.append(number)
     if cut:
-        notice(f"{path}: {len(cut)} line(s) are damaged and left out, the first is line {cut[0]}")
+        log_notice(f"{path}: {len(cut)} line(s) are damaged and left out, the first is line {cut[0]}")
     return entries
 
 
@@ -312,24 +312,24 @@ TASK: dict[str, Any] = {
     "label_type?": str,
     "corpus?": CORPUS,
 }
-CHOICES: Shape = {"precision?": str, "attention?": str, "step?": str, "device?": str, "workers?": int}
+COMPUTE: Shape = {"precision?": str, "attention?": str, "step?": str, "device?": str, "workers?": int}
 RECORD: Shape = {
     "status": str,
     "family": str,
     "config": dict,
     "settings": dict,
-    "choices": CHOICES,
+    "compute": COMPUTE,
     "corpus": CORPUS,
     "tokenizer": {"kind": str, "fingerprint": str},
     "files?": {...: str},
     "heads?": {...: {"kind": str}},
     "task?": (NONE, str),
-    "also?": {...: TASK},
+    "extra_tasks?": {...: TASK},
     "method?": (NONE, str),
     "method_settings?": (NONE, dict),
     "parent?": (NONE, str),
     "parent_weights?": (NONE, str),
-    "embeddings?": (NONE, {"kept": str}),
+    "embeddings?": (NONE, {"tensor_sha256": str}),
     "augment?": (NONE, {"texts": object}),
     "budget?": (NONE, dict),
     "best?": (NONE, dict),
@@ -350,11 +350,11 @@ def create_run(
     and the input `embeddings` (V, D) that it begins with, where they are not those of its seed.
     """
     run = RunFolder(path, {"version": VERSION, "status": "training", **record})
-    with folder_atomic(path) as folder:
+    with atomic_folder(path) as folder:
         tokenizer.save(folder)
         if embeddings is not None:
             save_file(contiguous({"embeddings": embeddings}), folder / EMBEDDINGS)
-            run.record["embeddings"] = {**record["embeddings"], "kept": sha256(folder / EMBEDDINGS)}
+            run.record["embeddings"] = {**record["embeddings"], "tensor_sha256": sha256(folder / EMBEDDINGS)}
         write_json(folder / "run.json", run.record)
     return run
 
@@ -364,7 +364,7 @@ def create_finished(
 ) -> RunFolder:
     """A run folder that needs no training, there whole or not at all. Raises RunError where the disk is full."""
     try:
-        with folder_atomic(path) as folder:
+        with atomic_folder(path) as folder:
             run = RunFolder(folder, {"version": VERSION, **record})
             tokenizer.save(folder)
             run.finish(weights)
@@ -384,7 +384,7 @@ A_RUN = "a run is the folder that train, finetune, import or pull wrote (--out)"
 def open_run(path: Path) -> RunFolder:
     """Open a run; RunError where the folder is not one, or of a format this Textus cannot read."""
     path = Path(path)
-    sweep(path)
+    remove_stale_files(path)
     if not (path / "run.json").exists() and (what := packaging.kind(path)):
         raise RunError(
             "not_a_run", f"{path} is {what}, not a run; make one of it: textus import {path} --out RUN"
@@ -392,14 +392,14 @@ def open_run(path: Path) -> RunFolder:
     if not path.is_dir():
         raise RunError("not_a_run", f"{path} {'is not a folder' if path.exists() else 'not found'}; {A_RUN}")
     if not (path / "run.json").exists():
-        other = None if (path / "model.safetensors").exists() else other_kind(path)
+        other = None if (path / "model.safetensors").exists() else describe_other_kind(path)
         raise RunError("not_a_run", f"{path} has no run.json: {other or f'it is no run; {A_RUN}'}")
     record = read_json(path / "run.json")
     if not isinstance(record, dict):
         raise RunError(
             "damaged", f"{path}/run.json holds no record of a run; it was changed, use a copy or train again"
         )
-    record = migrate(record, str(path / "run.json"))
+    check_version(record, path, "task run" if "task_settings" in record else "run")
     check_shape(record, RECORD, str(path / "run.json"))
     if record["status"] == "finished":
         check_shape(record, {"files": dict}, str(path / "run.json"))
@@ -412,8 +412,8 @@ def check_tasks(record: dict[str, Any], where: str) -> None:
     """RunError where what run.json tells of its tasks is not what a fine-tuned run has."""
     check_shape(record, TASK, where)
     if record.get("heads"):
-        check_shape(record["choices"], {"precision": str}, f"{where}: choices")
-    for name, task in {where: record, **record.get("also", {})}.items():
+        check_shape(record["compute"], {"precision": str}, f"{where}: compute")
+    for name, task in {where: record, **record.get("extra_tasks", {})}.items():
         if (n := len(task.get("label_counts", []))) and n != len(task["labels"]):
             raise RunError(
                 "damaged",
@@ -427,7 +427,7 @@ def read_embeddings(run: RunFolder) -> Tensor | None:
     """
     if not (kept := run.record.get("embeddings")):
         return None
-    if wrong := damage(run.path, {EMBEDDINGS: kept["kept"]}, (EMBEDDINGS,)):
+    if wrong := damage(run.path, {EMBEDDINGS: kept["tensor_sha256"]}, (EMBEDDINGS,)):
         raise RunError(
             "damaged", f"{run.path}: {wrong}; without it the run cannot go on as it began, train anew"
         )
@@ -479,7 +479,7 @@ def load(path: Path, *, merged: bool = True) -> tuple[LanguageModel, tokenizers.
             raise RunError(
                 "run_unfinished", f"{path} has no checkpoint yet; continue with `textus resume {path}`"
             )
-        notice(f"{path} is not finished; using its checkpoint at step {checkpoint.step}")
+        log_notice(f"{path} is not finished; using its checkpoint at step {checkpoint.step}")
         weights = checkpoint.weights
     check_sizes(run, weights)
     model = built(run)

@@ -26,12 +26,12 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from textus.core.console import notice
+from textus.core.console import log_notice
 from textus.core.errors import UsageError
-from textus.core.names import nearest
+from textus.core.names import nearest_name
 from textus.serving import schemas
-from textus.serving.guard import STOPS, OriginHostMiddleware, add_errors, host_name, origin_of
-from textus.serving.scheduler import RequestScheduler, RequestStream, ServedModel, TextDelta, as_api_error
+from textus.serving.guard import STOPS, OriginHostMiddleware, add_errors, parse_host_name, parse_origin
+from textus.serving.scheduler import RequestScheduler, RequestStream, ServedModel, TextDelta, to_api_error
 from textus.serving.schemas import ApiError, CompletionRequest
 
 MAX_BODY = 2_000_000  # bytes
@@ -76,7 +76,7 @@ def create_app(
                 " of another family, or use it with textus embed or textus finetune",
             )
         each.check_template()
-    names, pages = [host_name(name) for name in hosts], [origin_of(url) for url in origins]
+    names, pages = [parse_host_name(name) for name in hosts], [parse_origin(url) for url in origins]
     desks = {each.name: RequestScheduler(each, max_rows, max_queue) for each in served}
 
     @contextlib.asynccontextmanager
@@ -96,7 +96,7 @@ def create_app(
     app.state.desks = desks
     add_errors(app)
     add_models(app, desks)
-    add_answers(app, desks)
+    add_generation(app, desks)
     add_page(app)
     app.add_middleware(OriginHostMiddleware, host=host, hosts=names, origins=pages)
     return app
@@ -108,18 +108,18 @@ def create_app(
 def add_models(app: FastAPI, desks: dict[str, RequestScheduler]) -> None:
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [card(desk.served) for desk in desks.values()]}
+        return {"object": "list", "data": [model_card(desk.served) for desk in desks.values()]}
 
     @app.get("/v1/models/{name:path}")
     async def model(name: str) -> dict[str, Any]:
-        return card(find(desks, name).served)
+        return model_card(get_scheduler(desks, name).served)
 
     @app.get("/health")
     async def health() -> dict[str, Any]:
         return {"status": "ok", "models": list(desks), "open": sum(desk.n_open for desk in desks.values())}
 
 
-def card(served: ServedModel) -> dict[str, Any]:
+def model_card(served: ServedModel) -> dict[str, Any]:
     """A model as GET /v1/models shows it: OpenAI's four fields, and what a page needs to know."""
     return {
         "id": served.name,
@@ -131,35 +131,35 @@ def card(served: ServedModel) -> dict[str, Any]:
     }
 
 
-def find(desks: dict[str, RequestScheduler], name: str) -> RequestScheduler:
+def get_scheduler(desks: dict[str, RequestScheduler], name: str) -> RequestScheduler:
     if name in desks:
         return desks[name]
-    near = nearest(name, desks)
+    near = nearest_name(name, desks)
     hint = f"did you mean {near!r}? " if near else ""
     shown = name if len(name) <= 60 else name[:57] + "..."
     message = f"there is no model {shown!r}; {hint}served here: {', '.join(desks)}"
     raise ApiError(404, message, param="model", code="model_not_found")
 
 
-def add_answers(app: FastAPI, desks: dict[str, RequestScheduler]) -> None:
+def add_generation(app: FastAPI, desks: dict[str, RequestScheduler]) -> None:
     @app.post("/v1/completions")
     async def completions(request: Request) -> Response:
-        return await answer(request, desks, schemas.completion, CompletionFormat)
+        return await respond(request, desks, schemas.parse_completion, CompletionFormat)
 
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:
-        return await answer(request, desks, schemas.chat, ChatFormat)
+        return await respond(request, desks, schemas.parse_chat, ChatFormat)
 
 
-async def answer(
+async def respond(
     request: Request,
     desks: dict[str, RequestScheduler],
     read: Callable[[schemas.RequestFields], CompletionRequest],
     rendering: type[CompletionFormat] | type[ChatFormat],
 ) -> Response:
     """Check, begin, and answer whole or as a stream; both are made of the same pieces."""
-    asked = read(schemas.parse(await body_of(request)))
-    desk = find(desks, asked.model)
+    asked = read(schemas.parse_body(await read_body(request)))
+    desk = get_scheduler(desks, asked.model)
     if asked.messages and not desk.served.chat:
         fault = desk.served.chat_fault
         why = f"does not chat ({fault})" if fault else "was trained to continue text, not to chat"
@@ -172,11 +172,11 @@ async def answer(
     call = await desk.open(asked)
     form = rendering(asked)
     if asked.stream:
-        return EventStream(events(call, asked, form), call)
-    return await whole(request, call, asked, form)
+        return EventStream(stream_events(call, asked, form), call)
+    return await full_response(request, call, asked, form)
 
 
-async def body_of(request: Request) -> bytes:
+async def read_body(request: Request) -> bytes:
     """The body; ApiError as soon as it is known to be too large."""
     too_large = ApiError(
         413, f"the body is larger than {MAX_BODY:,} bytes; send less text", code="body_too_large"
@@ -192,12 +192,12 @@ async def body_of(request: Request) -> bytes:
     return bytes(data)
 
 
-async def whole(
+async def full_response(
     request: Request, call: RequestStream, asked: CompletionRequest, form: CompletionFormat | ChatFormat
 ) -> Response:
     """The answer in one piece. A caller who hangs up meanwhile ends the work."""
     texts, reasons = [""] * len(call.rows), [""] * len(call.rows)
-    watcher = asyncio.create_task(watch(request, call))
+    watcher = asyncio.create_task(cancel_on_disconnect(request, call))
     try:
         async for piece in call:
             texts[piece.index] += piece.text
@@ -212,13 +212,13 @@ async def whole(
     return JSONResponse({**form.head(stream=False), "choices": choices, "usage": call.usage()})
 
 
-async def watch(request: Request, call: RequestStream) -> None:
+async def cancel_on_disconnect(request: Request, call: RequestStream) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
     call.cancel()
 
 
-async def events(
+async def stream_events(
     call: RequestStream, asked: CompletionRequest, form: CompletionFormat | ChatFormat
 ) -> AsyncIterator[str]:
     """Server-sent events: a chunk for every piece, then the counts where asked for, then [DONE]."""
@@ -226,7 +226,7 @@ async def events(
 
     def chunk(choices: list[dict[str, Any]], usage: bool = False) -> str:
         counts = {"usage": call.usage() if usage else None} if asked.usage else {}
-        return sse({**head, "choices": choices, **counts})
+        return format_sse({**head, "choices": choices, **counts})
 
     try:
         for opening in form.openings(len(call.rows)):
@@ -237,14 +237,14 @@ async def events(
     except STOPS:
         raise
     except BaseException as error:  # the status line is long gone: the stream carries it
-        yield sse(as_api_error(error).body())
+        yield format_sse(to_api_error(error).body())
     else:
         if asked.usage:
             yield chunk([], usage=True)
     yield "data: [DONE]\n\n"
 
 
-def sse(value: dict[str, Any]) -> str:
+def format_sse(value: dict[str, Any]) -> str:
     return f"data: {json.dumps(value, ensure_ascii=False, separators=(',', ':'))}\n\n"
 
 
@@ -313,10 +313,10 @@ def add_page(app: FastAPI) -> None:
     folder = files("textus.serving") / "web"
     for path, (name, kind) in PAGE.items():
         page = Response((folder / name).read_bytes(), media_type=kind, headers={"cache-control": "no-cache"})
-        app.add_route(path, always(page), methods=["GET"])
+        app.add_route(path, static_response(page), methods=["GET"])
 
 
-def always(page: Response) -> Callable[[Request], Awaitable[Response]]:
+def static_response(page: Response) -> Callable[[Request], Awaitable[Response]]:
     async def respond(_: Request) -> Response:
         return page
 
@@ -349,7 +349,7 @@ def serve(served: Sequence[ServedModel], host: str = "127.0.0.1", port: int = 80
     Open answers get some seconds to end. Raises UsageError where the port is in use (a free one named) or
     the address is not this machine's.
     """
-    with listen(host, port) as listener:
+    with bind_socket(host, port) as listener:
         app = create_app(served, host=host, **options)
         config = uvicorn.Config(
             app,
@@ -360,23 +360,25 @@ def serve(served: Sequence[ServedModel], host: str = "127.0.0.1", port: int = 80
         )
         server = Server(config, list(app.state.desks.values()))
         if host not in ("127.0.0.1", "localhost", "::1"):
-            notice(
+            log_notice(
                 f"bound to {host}: everyone who reaches this address can use the models, there are no keys"
             )
-        notice(f"serving {', '.join(each.name for each in served)} at {url(listener)} (Ctrl-C stops)")
+        log_notice(
+            f"serving {', '.join(each.name for each in served)} at {listening_url(listener)} (Ctrl-C stops)"
+        )
         with quiet_signals():
             server.run(sockets=[listener])
-    notice("stopped")
+    log_notice("stopped")
 
 
-def listen(host: str, port: int) -> socket.socket:
+def bind_socket(host: str, port: int) -> socket.socket:
     """A listening socket: the port is ours before anything else is done. UsageError where it cannot be."""
     if not 0 <= port <= 65535:
         raise UsageError(
             "out_of_range", f"port={port} is not a port; give a number from 1 to 65535, or 0 for any free one"
         )
     try:
-        return bound(host, port)
+        return open_socket(host, port)
     except socket.gaierror as error:
         raise UsageError(
             "invalid_value", f"host={host!r} is not known; give an address of this machine, such as 127.0.0.1"
@@ -395,7 +397,7 @@ def listen(host: str, port: int) -> socket.socket:
         ) from error
 
 
-def bound(host: str, port: int) -> socket.socket:
+def open_socket(host: str, port: int) -> socket.socket:
     family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     listener = socket.socket(family, kind, protocol)
     try:
@@ -411,12 +413,12 @@ def bound(host: str, port: int) -> socket.socket:
 def free_port(host: str, after: int) -> int:
     """The next free port, or any."""
     for port in [*range(after + 1, min(after + 50, 65536)), 0]:
-        with contextlib.suppress(OSError), bound(host, port) as listener:
+        with contextlib.suppress(OSError), open_socket(host, port) as listener:
             return listener.getsockname()[1]
     return 0
 
 
-def url(listener: socket.socket) -> str:
+def listening_url(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 

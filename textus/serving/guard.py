@@ -21,9 +21,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from textus.core.console import notice
+from textus.core.console import log_notice
 from textus.core.errors import UsageError
-from textus.serving.scheduler import as_api_error
+from textus.serving.scheduler import to_api_error
 from textus.serving.schemas import ApiError
 
 ROUTES = (
@@ -34,7 +34,7 @@ ROUTES = (
     "GET /health",
     "GET /",
 )
-ELSEWHERE = {
+FOREIGN_ROUTES = {
     "/api/chat": "POST /v1/chat/completions",
     "/api/generate": "POST /v1/completions",
     "/api/tags": "GET /v1/models",
@@ -67,7 +67,7 @@ def add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(ApiError)
     async def refused(_: Request, error: ApiError) -> JSONResponse:
-        return refusal(error)
+        return error_response(error)
 
     @app.exception_handler(HTTPException)
     async def routing(request: Request, error: HTTPException) -> JSONResponse:
@@ -76,19 +76,19 @@ def add_errors(app: FastAPI) -> None:
             allowed = (error.headers or {}).get("Allow", "")
             message = f"{path} does not take {method}; use {allowed}"
         else:
-            message = no_route(path)
-        return refusal(ApiError(error.status_code, message), dict(error.headers or {}))
+            message = no_route_message(path)
+        return error_response(ApiError(error.status_code, message), dict(error.headers or {}))
 
 
-def no_route(path: str) -> str:
+def no_route_message(path: str) -> str:
     """What to use instead of a path that has no route."""
     shown = path if len(path) <= 60 else path[:57] + "..."
-    here = ELSEWHERE.get(path.rstrip("/"))
+    here = FOREIGN_ROUTES.get(path.rstrip("/"))
     hint = f"in OpenAI's form this is {here}; " if here else ""
     return f"there is no route {shown}; {hint}the routes are {', '.join(ROUTES)}"
 
 
-def refusal(error: ApiError, headers: dict[str, str] | None = None) -> JSONResponse:
+def error_response(error: ApiError, headers: dict[str, str] | None = None) -> JSONResponse:
     """An error as the response that carries it."""
     headers = dict(headers or {})
     if error.status == 429:
@@ -131,7 +131,7 @@ class OriginHostMiddleware:
             await send(message)
 
         try:
-            await (self.instead(request) or self.app)(scope, receive, send_guarded)
+            await (self.own_response(request) or self.app)(scope, receive, send_guarded)
         except STOPS:
             raise
         except ClientDisconnect:  # the caller hung up while its body was read
@@ -139,12 +139,12 @@ class OriginHostMiddleware:
         except BaseException as error:  # a tokenizer's panic is no Exception
             log_failure(request, error)
             if not started:
-                await refusal(as_api_error(error))(scope, receive, send_guarded)
+                await error_response(to_api_error(error))(scope, receive, send_guarded)
 
-    def instead(self, request: Request) -> Response | None:
+    def own_response(self, request: Request) -> Response | None:
         """The response that the guard itself gives: a refusal, or the answer to a preflight."""
         if error := self.check(request):
-            return refusal(error)
+            return error_response(error)
         asked = request.headers.get("access-control-request-method")
         if request.method == "OPTIONS" and asked and self.is_allowed(request):
             headers = {
@@ -160,8 +160,8 @@ class OriginHostMiddleware:
     def check(self, request: Request) -> ApiError | None:
         """Why this request is not answered, or None."""
         host, origin = request.headers.get("host", ""), request.headers.get("origin")
-        if not self.known(host):
-            flag = f"--allow-host {name_in(host) or 'NAME'}"
+        if not self.is_own_host(host):
+            flag = f"--allow-host {parse_host_header(host) or 'NAME'}"
             message = (
                 f"this server does not answer to the name {host[:100]!r}; use http://127.0.0.1 or localhost, or"
                 f" start it with {flag}"
@@ -191,23 +191,23 @@ class OriginHostMiddleware:
         origin = request.headers["origin"].encode("latin-1")
         return [*vary, (b"access-control-allow-origin", origin)]
 
-    def known(self, host: str) -> bool:
+    def is_own_host(self, host: str) -> bool:
         """Whether a Host header names this machine; where every address is bound, any bare address does."""
-        name = name_in(host)
+        name = parse_host_header(host)
         return name in self.names or (self.any_address and is_address(name))
 
 
 def log_failure(request: Request, error: BaseException) -> None:
     """One line at the terminal for a request that failed here; the traceback where TEXTUS_DEBUG is set."""
     text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-    notice(f"{request.method} {request.url.path[:60]!r} failed ({text}); TEXTUS_DEBUG=1 shows where")
+    log_notice(f"{request.method} {request.url.path[:60]!r} failed ({text}); TEXTUS_DEBUG=1 shows where")
     if os.environ.get("TEXTUS_DEBUG"):
         import traceback
 
         traceback.print_exception(error)
 
 
-def name_in(host: str) -> str:
+def parse_host_header(host: str) -> str:
     """The name in a Host header, without its port; empty where it is none."""
     try:
         return urlsplit(f"//{host}").hostname or ""
@@ -224,10 +224,10 @@ def is_address(name: str) -> bool:
     return True
 
 
-def host_name(name: str) -> str:
+def parse_host_name(name: str) -> str:
     """A name as `--allow-host` takes it, in small letters; UsageError for one with a scheme, a port or a path."""
     bare = name.strip("[]") if is_address(name.strip("[]")) else name
-    if not bare or (bare == name and name_in(name) != name.lower()):
+    if not bare or (bare == name and parse_host_header(name) != name.lower()):
         raise UsageError(
             "invalid_value",
             f"--allow-host {name}: not a host name; give it without http://, port or path, such as lab.example",
@@ -235,7 +235,7 @@ def host_name(name: str) -> str:
     return bare.lower()
 
 
-def origin_of(url: str) -> str:
+def parse_origin(url: str) -> str:
     """An origin as `--allow-origin` takes it, in small letters; UsageError for anything but scheme, host and port."""
     try:
         parts = urlsplit(url.removesuffix("/"))

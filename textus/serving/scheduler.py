@@ -54,17 +54,17 @@ class ServedModel:
             prompt = [*self.tokenizer.begin, *self.tokenizer.encode(prompt)]
         return list(prompt) or [self.tokenizer.end_id]
 
-    def request(self, ids: list[int]) -> tuple[list[int], list[int] | None]:
+    def engine_input(self, ids: list[int]) -> tuple[list[int], list[int] | None]:
         """The ids to continue and the source: for a model that makes a text from another, the prompt is that other."""
         if not self.model.needs_source:
             return ids, None
         return beginning(self.model, self.tokenizer.end_id), ids
 
-    def most_tokens(self, ids: list[int]) -> int:
+    def max_new_tokens(self, ids: list[int]) -> int:
         """How many tokens an answer to a prompt may have: what the context leaves, one where it is full."""
         if self.context_length is None:
             return MAX_TOKENS
-        return max(1, self.context_length - len(self.request(ids)[0]))
+        return max(1, self.context_length - len(self.engine_input(ids)[0]))
 
     def end_ids(self, chat: bool) -> frozenset[int]:
         """Ids that end an answer besides those that end every text: in a chat also the end of a turn."""
@@ -101,7 +101,7 @@ class RequestScheduler:
         """Begin to answer; ApiError where the prompt does not fit, or too many wait already."""
         prompts = await asyncio.to_thread(self._read, asked)  # a long text takes a while to encode
         self._check(asked, prompts)
-        rows = [(ids, each) for ids in prompts for each in asked.samplings(self.served.most_tokens(ids))]
+        rows = [(ids, each) for ids in prompts for each in asked.samplings(self.served.max_new_tokens(ids))]
         if self.n_open + len(rows) > self.max_open:
             raise ApiError(
                 429,
@@ -119,7 +119,7 @@ class RequestScheduler:
 
     def submit(self, ids: list[int], sampling: SamplingParams) -> RequestHandle:
         """Queue one row."""
-        prompt, source = self.served.request(ids)
+        prompt, source = self.served.engine_input(ids)
         return self.engine.submit(prompt, sampling, source)
 
     def _read(self, asked: CompletionRequest) -> list[list[int]]:
@@ -148,7 +148,7 @@ class RequestScheduler:
             )
         try:
             for ids in prompts:
-                prompt, source = self.served.request(ids)
+                prompt, source = self.served.engine_input(ids)
                 self.engine.engine.check(prompt, asked.sampling, source)
         except UsageError as error:
             raise ApiError(400, str(error), param=param, code="invalid_value") from error
@@ -255,7 +255,7 @@ class RequestStream:
         return {"prompt_tokens": self.n_prompt, "completion_tokens": n, "total_tokens": self.n_prompt + n}
 
 
-def as_api_error(error: BaseException) -> ApiError:
+def to_api_error(error: BaseException) -> ApiError:
     """What the caller is told: our own messages in full, of other failures only that they happened."""
     if isinstance(error, ApiError):
         return error

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from textus.core.errors import UsageError
-from textus.core.rng import counter_seed
+from textus.core.rng import derive_seed
 from textus.generation.params import BOUNDS, MAX_STOP_LENGTH, SamplingParams
 
 MAX_CHOICES = 8
@@ -28,9 +28,9 @@ UNLIMITED = int(BOUNDS["max_tokens"].high)
 MAX_STOPS = 4
 MAX_MESSAGES = 4096
 ROLES = ("system", "developer", "user", "assistant")
-ALIKE = 0.75
+SIMILARITY = 0.75
 """How alike an unknown parameter and a known one must be to be taken for a misspelling."""
-ELSEWHERE = frozenset(
+UNSUPPORTED = frozenset(
     re.findall(
         r"\w+",
         """add_generation_prompt add_special_tokens bad_words cache_prompt cache_salt chat_template chat_template_kwargs
@@ -56,21 +56,21 @@ class ApiError(Exception):
     def body(self) -> dict[str, Any]:
         kinds = {404: "not_found_error", 429: "rate_limit_error", 500: "server_error", 503: "server_error"}
         kind = kinds.get(self.status, "invalid_request_error")
-        message, param = whole_characters(self.message), self.param and whole_characters(self.param)
+        message, param = escape_surrogates(self.message), self.param and escape_surrogates(self.param)
         return {"error": {"message": message, "type": kind, "param": param, "code": self.code}}
 
 
-def whole_characters(text: str) -> str:
+def escape_surrogates(text: str) -> str:
     """One line that UTF-8 can hold: half characters (lone surrogates) as escapes."""
     return " ".join(text.encode(errors="backslashreplace").decode().split())
 
 
-def bad(name: str, value: Any, wanted: str, code: str = "invalid_value") -> ApiError:
+def invalid_value(name: str, value: Any, wanted: str, code: str = "invalid_value") -> ApiError:
     """The error for one value: which name, which value, what to give instead."""
     try:
         shown = json.dumps(value, ensure_ascii=False, default=str)
     except RecursionError:
-        shown = kind_of(value)
+        shown = json_type(value)
     shown = shown if len(shown) <= 80 else shown[:77] + "..."
     return ApiError(400, f"{name}={shown} cannot be used; give {wanted}", param=name, code=code)
 
@@ -96,30 +96,30 @@ class CompletionRequest:
     def samplings(self, most: int) -> list[SamplingParams]:
         """One for each choice, of `most` tokens: the first has the seed as given, the others streams of their own."""
         seed, n_tokens = self.sampling.seed, min(self.sampling.max_tokens, most)
-        seeds = [seed if i == 0 else counter_seed(seed, "choice", i) for i in range(self.n)]
+        seeds = [seed if i == 0 else derive_seed(seed, "choice", i) for i in range(self.n)]
         return [replace(self.sampling, seed=seed, max_tokens=n_tokens) for seed in seeds]
 
 
 # ── from bytes to members ──────────────────────────────────────────────────────────────────────
 
 
-def parse(data: bytes) -> RequestFields:
+def parse_body(data: bytes) -> RequestFields:
     """The members of a JSON object; ApiError saying where it is not JSON, or what it is instead."""
     try:
         value = json.loads(data.decode(), parse_constant=_refuse_constant)
     except UnicodeDecodeError as error:
-        raise malformed(f"it is not UTF-8 at byte {error.start}; send UTF-8") from error
+        raise invalid_json(f"it is not UTF-8 at byte {error.start}; send UTF-8") from error
     except json.JSONDecodeError as error:
-        raise malformed(f"{error.msg} at line {error.lineno} column {error.colno}") from error
+        raise invalid_json(f"{error.msg} at line {error.lineno} column {error.colno}") from error
     except (ValueError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise malformed(reason) from error
+        raise invalid_json(reason) from error
     if not isinstance(value, dict):
-        raise malformed(f"it is {kind_of(value)}; send an object: {{...}}")
+        raise invalid_json(f"it is {json_type(value)}; send an object: {{...}}")
     return RequestFields(value)
 
 
-def malformed(reason: str) -> ApiError:
+def invalid_json(reason: str) -> ApiError:
     return ApiError(400, f"the body is not a JSON object: {reason}", code="invalid_json")
 
 
@@ -127,7 +127,7 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON number")
 
 
-def kind_of(value: Any) -> str:
+def json_type(value: Any) -> str:
     kinds = {
         bool: "a boolean",
         int: "a number",
@@ -161,9 +161,9 @@ class RequestFields:
         if value is None:
             return default
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise bad(name, value, f"{bound.wanted}, not {kind_of(value)}", "invalid_type")
+            raise invalid_value(name, value, f"{bound.wanted}, not {json_type(value)}", "invalid_type")
         if not bound.holds(value):
-            raise bad(name, value, bound.wanted)
+            raise invalid_value(name, value, bound.wanted)
         return value
 
     def integer(self, name: str, default: int | None, low: int, high: int) -> int | None:
@@ -172,15 +172,15 @@ class RequestFields:
             return default
         wanted = f"a whole number from {low} to {high}"
         if not is_integer(value):
-            raise bad(name, value, wanted, "invalid_type")
+            raise invalid_value(name, value, wanted, "invalid_type")
         if not low <= value <= high:
-            raise bad(name, value, wanted)
+            raise invalid_value(name, value, wanted)
         return value
 
     def flag(self, name: str) -> bool:
         value = self.take(name)
         if value is not None and not isinstance(value, bool):
-            raise bad(name, value, "true or false", "invalid_type")
+            raise invalid_value(name, value, "true or false", "invalid_type")
         return bool(value)
 
     def text(self, name: str, why: str) -> str:
@@ -188,13 +188,13 @@ class RequestFields:
         if value is None:
             raise ApiError(400, f"{name} is missing; {why}", param=name, code="missing_required_parameter")
         if not isinstance(value, str):
-            raise bad(name, value, f"a string, not {kind_of(value)}", "invalid_type")
+            raise invalid_value(name, value, f"a string, not {json_type(value)}", "invalid_type")
         return value
 
     def refuse(self, name: str, *harmless: Any) -> None:
         """A parameter this server knows of and does not have: only values that ask for nothing pass."""
         value = self.take(name)
-        if value is None or any(kind_of(value) == kind_of(each) and value == each for each in harmless):
+        if value is None or any(json_type(value) == json_type(each) and value == each for each in harmless):
             return
         raise ApiError(
             400,
@@ -203,17 +203,17 @@ class RequestFields:
             code="unsupported_parameter",
         )
 
-    def finish(self) -> None:
+    def reject_unknown(self) -> None:
         """ApiError for the first member nobody took, with the nearest name."""
-        known = sorted(self.known - ELSEWHERE)
+        known = sorted(self.known - UNSUPPORTED)
         for name in self.left:
-            near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=ALIKE)
+            near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=SIMILARITY)
             hint = f"did you mean {near[0]}?" if near else "leave it out"
             shown = name if len(name) <= 60 else name[:57] + "..."
             raise ApiError(400, f"unknown parameter {shown!r}; {hint}", param=shown, code="unknown_parameter")
 
 
-def well_formed(name: str, text: str) -> str:
+def reject_surrogates(name: str, text: str) -> str:
     """JSON can spell half of a character (a lone surrogate), which no text may hold."""
     try:
         text.encode()
@@ -230,17 +230,17 @@ def well_formed(name: str, text: str) -> str:
 # ── the two requests ───────────────────────────────────────────────────────────────────────────
 
 
-def completion(fields: RequestFields) -> CompletionRequest:
+def parse_completion(fields: RequestFields) -> CompletionRequest:
     """A body of POST /v1/completions; ApiError for the first thing wrong with it."""
     model = fields.text("model", "name one of GET /v1/models")
     prompts = read_prompts(fields.take("prompt"))
-    n = choices(fields, len(prompts))
+    n = read_n(fields, len(prompts))
     max_tokens = read_max_tokens(fields, "max_tokens")
     fields.refuse("best_of", 1, n)
     fields.refuse("echo", False)
     fields.refuse("logprobs", False)
     fields.refuse("suffix", "")
-    return finish(
+    return finish_request(
         fields,
         CompletionRequest(
             model,
@@ -253,21 +253,21 @@ def completion(fields: RequestFields) -> CompletionRequest:
     )
 
 
-def chat(fields: RequestFields, default_max_tokens: int = 512) -> CompletionRequest:
+def parse_chat(fields: RequestFields, default_max_tokens: int = 512) -> CompletionRequest:
     """A body of POST /v1/chat/completions; ApiError for the first thing wrong with it."""
     model = fields.text("model", "name one of GET /v1/models")
     messages = read_messages(fields.take("messages"))
-    n = choices(fields, 1)
+    n = read_n(fields, 1)
     older = read_max_tokens(fields, "max_tokens")
     newer = read_max_tokens(fields, "max_completion_tokens")
     if older is not None and newer is not None and older != newer:
         given = [fields.members[name] for name in ("max_tokens", "max_completion_tokens")]
-        raise bad(
+        raise invalid_value(
             "max_tokens", given[0], f"only one of max_tokens and max_completion_tokens (which is {given[1]})"
         )
     refuse_chat_extras(fields)
     sampling = read_sampling(fields, newer or older or default_max_tokens)
-    return finish(fields, CompletionRequest(model, [], messages, n, sampling, *read_stream(fields)))
+    return finish_request(fields, CompletionRequest(model, [], messages, n, sampling, *read_stream(fields)))
 
 
 def refuse_chat_extras(fields: RequestFields) -> None:
@@ -284,25 +284,25 @@ def refuse_chat_extras(fields: RequestFields) -> None:
         fields.refuse(name)
 
 
-def finish(fields: RequestFields, asked: CompletionRequest) -> CompletionRequest:
+def finish_request(fields: RequestFields, asked: CompletionRequest) -> CompletionRequest:
     """What both requests may also carry, and then nothing else."""
     fields.refuse("presence_penalty", 0)
     fields.refuse("frequency_penalty", 0)
     fields.refuse("logit_bias", {})
     fields.refuse("store", False)
     fields.refuse("service_tier", "auto", "default")
-    for name in ELSEWHERE:
+    for name in UNSUPPORTED:
         fields.refuse(name)
     for name in ("user", "metadata", "safety_identifier", "prompt_cache_key"):
         fields.take(name)  # labels for the caller's own records: they never change an answer
-    fields.finish()
+    fields.reject_unknown()
     return asked
 
 
-def choices(fields: RequestFields, prompts: int) -> int:
+def read_n(fields: RequestFields, prompts: int) -> int:
     n = fields.integer("n", 1, 1, MAX_CHOICES) or 1
     if n * prompts > MAX_ROWS:
-        raise bad("n", n, f"at most {MAX_ROWS} answers in all ({prompts} prompts × n)")
+        raise invalid_value("n", n, f"at most {MAX_ROWS} answers in all ({prompts} prompts × n)")
     return n
 
 
@@ -311,15 +311,15 @@ def read_prompts(prompt: Any) -> list[str] | list[list[int]]:
     if prompt is None:
         return [""]
     if isinstance(prompt, str):
-        return [well_formed("prompt", prompt)]
+        return [reject_surrogates("prompt", prompt)]
     if isinstance(prompt, list) and prompt:
         if all(isinstance(each, str) for each in prompt):
-            return [well_formed("prompt", each) for each in prompt]
+            return [reject_surrogates("prompt", each) for each in prompt]
         if all(is_integer(each) for each in prompt):
             return [prompt]
         if all(isinstance(each, list) and each and all(map(is_integer, each)) for each in prompt):
             return prompt
-    raise bad(
+    raise invalid_value(
         "prompt",
         prompt,
         "a string, a list of strings, a list of token ids, or a list of such lists",
@@ -330,34 +330,38 @@ def read_prompts(prompt: Any) -> list[str] | list[list[int]]:
 def read_messages(messages: Any) -> list[dict[str, Any]]:
     if not isinstance(messages, list) or not 0 < len(messages) <= MAX_MESSAGES:
         wanted = f'a list of 1 to {MAX_MESSAGES} messages such as {{"role": "user", "content": "Hello"}}'
-        raise bad("messages", messages, wanted, "invalid_type")
+        raise invalid_value("messages", messages, wanted, "invalid_type")
     return [read_message(f"messages[{i}]", message) for i, message in enumerate(messages)]
 
 
 def read_message(where: str, message: Any) -> dict[str, Any]:
     if not isinstance(message, dict):
-        raise bad(where, message, 'an object such as {"role": "user", "content": "Hello"}', "invalid_type")
+        raise invalid_value(
+            where, message, 'an object such as {"role": "user", "content": "Hello"}', "invalid_type"
+        )
     if (role := message.get("role")) not in ROLES:
-        raise bad(f"{where}.role", role, f"one of {', '.join(ROLES)}")
+        raise invalid_value(f"{where}.role", role, f"one of {', '.join(ROLES)}")
     for name, value in message.items():
         if name not in ("role", "content", "name", "refusal") and value not in (None, []):
-            raise bad(f"{where}.{name}", value, "only role and content", "unsupported_parameter")
+            raise invalid_value(f"{where}.{name}", value, "only role and content", "unsupported_parameter")
     content = read_content(f"{where}.content", message.get("content"))
     read = {"role": "system" if role == "developer" else role, "content": content}
     if (name := message.get("name")) is None:
         return read
     if not isinstance(name, str):
-        raise bad(f"{where}.name", name, f"a string, not {kind_of(name)}", "invalid_type")
-    return {**read, "name": well_formed(f"{where}.name", name)}
+        raise invalid_value(f"{where}.name", name, f"a string, not {json_type(name)}", "invalid_type")
+    return {**read, "name": reject_surrogates(f"{where}.name", name)}
 
 
 def read_content(where: str, content: Any) -> str | list[dict[str, str]]:
     """Text, or a list of text parts; which of them the model's template reads is known later."""
     if isinstance(content, str):
-        return well_formed(where, content)
+        return reject_surrogates(where, content)
     if isinstance(content, list) and content and all(map(is_text_part, content)):
-        return [{"type": "text", "text": well_formed(where, part["text"])} for part in content]
-    raise bad(where, content, 'a string, or parts of the form {"type": "text", "text": ...}', "invalid_type")
+        return [{"type": "text", "text": reject_surrogates(where, part["text"])} for part in content]
+    raise invalid_value(
+        where, content, 'a string, or parts of the form {"type": "text", "text": ...}', "invalid_type"
+    )
 
 
 def is_text_part(part: Any) -> bool:
@@ -370,10 +374,10 @@ def read_stop(stop: Any) -> tuple[str, ...]:
     stops = [stop] if isinstance(stop, str) else stop
     wanted = f"a string of 1 to {MAX_STOP_LENGTH} characters, or a list of up to {MAX_STOPS} of them"
     if not isinstance(stops, list) or not all(isinstance(each, str) for each in stops):
-        raise bad("stop", stop, wanted, "invalid_type")
+        raise invalid_value("stop", stop, wanted, "invalid_type")
     if len(stops) > MAX_STOPS or not all(0 < len(each) <= MAX_STOP_LENGTH for each in stops):
-        raise bad("stop", stop, wanted)
-    return tuple(well_formed("stop", each) for each in stops)
+        raise invalid_value("stop", stop, wanted)
+    return tuple(reject_surrogates("stop", each) for each in stops)
 
 
 def read_max_tokens(fields: RequestFields, name: str) -> int | None:
@@ -385,9 +389,9 @@ def read_max_tokens(fields: RequestFields, name: str) -> int | None:
         return None if value is None else UNLIMITED
     wanted = "a whole number of 1 or more, or -1 for as many as the context leaves"
     if not is_integer(value):
-        raise bad(name, value, wanted, "invalid_type")
+        raise invalid_value(name, value, wanted, "invalid_type")
     if value < 1:
-        raise bad(name, value, wanted)
+        raise invalid_value(name, value, wanted)
     return min(value, UNLIMITED)
 
 
@@ -416,9 +420,9 @@ def read_stream(fields: RequestFields) -> tuple[bool, bool, bool]:
     if options is None:
         return stream, False, False
     if not stream or not isinstance(options, dict):
-        raise bad("stream_options", options, "it as an object, and only together with stream=true")
+        raise invalid_value("stream_options", options, "it as an object, and only together with stream=true")
     inner = RequestFields(options)
     usage, continuous = inner.flag("include_usage"), inner.flag("continuous_usage_stats")
     inner.refuse("include_obfuscation", False)
-    inner.finish()
+    inner.reject_unknown()
     return stream, usage or continuous, continuous

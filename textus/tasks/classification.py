@@ -18,15 +18,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from textus.core.console import notice
+from textus.core.console import log_notice
 from textus.core.errors import DataError, UsageError
 from textus.data.batch import Batch
 from textus.data.labeled import Record
 from textus.data.skipping import parse_rows
 from textus.metrics import classification
-from textus.reporting.format import cell
+from textus.reporting.format import format_value
 from textus.reporting.html import Section
-from textus.reporting.plots import diagonal, heatmap
+from textus.reporting.plots import heatmap, reliability_diagram
 from textus.tasks.base import EncodedExample, Example, Floats, InputTemplate, Task
 from textus.tasks.labels import (
     Classes,
@@ -147,12 +147,14 @@ class Classification(Task):
             kept.append(Example(texts, label, record.where))
         report_spellings(spelled)
         if empty:
-            notice(len(empty), " rows have no text and are left out", first=f"the first is {empty[0]}")
+            log_notice(len(empty), " rows have no text and are left out", first=f"the first is {empty[0]}")
         if none := [each.where for each in kept if each.label == ()]:
-            notice(len(none), " rows have no label: they are of no class", first=f"the first is {none[0]}")
+            log_notice(
+                len(none), " rows have no label: they are of no class", first=f"the first is {none[0]}"
+            )
         if unknown := Counter(name for each in kept for name in self.names(each) if name not in self.index):
             shown = ", ".join(list(unknown)[:SHOWN])
-            notice(
+            log_notice(
                 f"{sum(unknown.values()):,} labels were never seen in training ({shown}): their rows count as wrong"
             )
         return kept
@@ -234,7 +236,7 @@ class Classification(Task):
             edges = [place * len(ids) // n for place in range(n + 1)]  # of one length, but for one id
             rows += [replace(self.row(example, [ids[a:b]], frame), about=number) for a, b in pairwise(edges)]
         if several := sum(count > 1 for count in Counter(row.about for row in rows).values()):
-            notice(
+            log_notice(
                 several,
                 " of ",
                 len(examples),
@@ -276,9 +278,11 @@ class Classification(Task):
         probabilities = np.stack(outputs)
         if self.settings.multi:
             gold, unseen = self.gold_sets(examples)
-            return classification.multi_label(gold, probabilities, self.labels, unseen, intervals=intervals)
+            return classification.multi_label_scores(
+                gold, probabilities, self.labels, unseen, intervals=intervals
+            )
         truth = self.gold(examples)
-        found = classification.single_label(truth, probabilities, self.labels, intervals=intervals)
+        found = classification.single_label_scores(truth, probabilities, self.labels, intervals=intervals)
         if intervals:
             found["mistakes"] = self.mistakes(examples, probabilities, truth)
         return found
@@ -329,11 +333,13 @@ class Classification(Task):
         sections.append(Section("Classes", rows=found["classes"]))
         if bins := found.get("reliability"):
             said = (
-                f"Expected calibration error {cell(found['calibration_error'])}: how far confidence lies from the share"
-                " that is right. On the line it means what it says; below the line it is too sure."
+                f"Expected calibration error {format_value(found['calibration_error'])}: the mean distance between"
+                " confidence and accuracy. Below the diagonal the model is overconfident."
             )
             alt = "share that is right against confidence, with the number of texts"
-            sections.append(Section("Calibration", said, rows=bins, picture=diagonal(bins), alt=alt))
+            sections.append(
+                Section("Calibration", said, rows=bins, picture=reliability_diagram(bins), alt=alt)
+            )
         if "mistakes" in found:
             sections.append(Section("Most confident mistakes", rows=found["mistakes"]))
         return sections
@@ -448,7 +454,7 @@ def with_separator(
     sign = find_separator(texts)
     if report and sign and sign != settings.separator:
         n = sum(sign in text for text in texts)
-        notice(
+        log_notice(
             f"labels are separated by {sign!r}, which {n:,} of {len(texts):,} rows have; for another separator --set"
             " task.separator=SIGN"
         )
@@ -458,7 +464,7 @@ def with_separator(
             if not settings.separator
             else settings.separator
         )
-        notice(
+        log_notice(
             f"no row has {looked}: the label of a row is taken whole (labels are separated by |; for another separator"
             " --set task.separator=SIGN)"
         )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from textus.core.names import unknown
+from textus.core.names import unknown_name_error
 from textus.core.requests import option
 from textus.data.read_options import FileOptions
 
@@ -32,7 +32,7 @@ def task_settings(overrides: Sequence[str]) -> list[str]:
     """Overrides such as `task.pooling=cls` without the name of their group; UsageError for another group."""
     for override in overrides:
         if not override.startswith("task."):
-            raise unknown("group of settings", override.partition(".")[0], ["task"])
+            raise unknown_name_error("group of settings", override.partition(".")[0], ["task"])
     return [override.removeprefix("task.") for override in overrides]
 
 

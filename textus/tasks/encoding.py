@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from textus.core.console import notice
+from textus.core.console import log_notice
 from textus.core.errors import DataError
 from textus.data.batch import Batch
 from textus.data.bucketing import LengthGroupedSampler
@@ -36,7 +36,7 @@ def rows_of(
     rows = task.rows(examples, tokenizer, frame)
     where = getattr(task.settings, "cut", "end")
     if cut := [row.cut for row in rows if row.cut]:
-        notice(
+        log_notice(
             len(cut),
             " of ",
             len(rows),

@@ -15,7 +15,7 @@ from datetime import date
 from decimal import Decimal
 from typing import Any
 
-from textus.core.console import notice
+from textus.core.console import log_notice
 from textus.core.errors import DataError
 
 NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
@@ -136,7 +136,7 @@ def report_spellings(spelled: Counter[tuple[str, str]]) -> None:
             f"{name}: {', '.join(spellings)}" for name, spellings in list(several.items())[:SHOWN]
         )
         more = f"; and {len(several) - SHOWN:,} more classes" if len(several) > SHOWN else ""
-        notice(f"labels written in several ways are read as one class ({shown}{more})")
+        log_notice(f"labels written in several ways are read as one class ({shown}{more})")
 
 
 # ── several labels a text ──────────────────────────────────────────────────────────────────────

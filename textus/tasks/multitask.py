@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from textus.core.errors import UsageError
-from textus.core.rng import counter_seed
+from textus.core.rng import derive_seed
 from textus.data.batch import Batch
 from textus.tasks.encoding import ExampleLoader
 
@@ -79,7 +79,7 @@ class MultitaskLoader:
     def _counted(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The tasks of the steps a step was drawn with, and how many steps before it each task had."""
         while len(self._chunks) <= step // DRAWN:
-            random = np.random.Generator(np.random.Philox(counter_seed(self.seed, "mix", len(self._chunks))))
+            random = np.random.Generator(np.random.Philox(derive_seed(self.seed, "mix", len(self._chunks))))
             edges = np.cumsum(list(self.shares.values()))[:-1]
             self._chunks.append(np.searchsorted(edges, random.random(DRAWN), side="right"))
             self._before.append(self._before[-1] + np.bincount(self._chunks[-1], minlength=len(self.parts)))

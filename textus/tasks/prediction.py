@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from textus.core.console import notices_together
+from textus.core.console import merge_notices
 from textus.core.errors import UsageError
 from textus.core.io import fingerprint, sha256
 from textus.data.inputs import (
@@ -131,7 +131,7 @@ def answered(
     """Each row of a file, or record, with its answer, as they are answered."""
     options = options_for(given, options, reader.trained) if isinstance(given, Path) else options
     records = iter(given) if isinstance(given, Records) else read_by(reader, given, options)()
-    with notices_together():
+    with merge_notices():
         while batch := list(islice(records, AT_ONCE)):
             for record, (told, _) in zip(batch, reader.outputs(batch), strict=True):
                 yield record, told
@@ -184,7 +184,7 @@ def predict_to(
         rows.row(record, flat(task, told, output, form))
         for record, (told, output) in zip(batch, reader.outputs(batch), strict=True)
     ]
-    with partial_file(out, of, force=force) as file, notices_together():
+    with partial_file(out, of, force=force) as file, merge_notices():
         return write_rows(file, records(), answer, rows.names)
 
 
@@ -192,7 +192,7 @@ def readable(task: Task, records: Iterable[Record]) -> Iterator[Record]:
     """Records as they are. Raises DataError for one that the task cannot read: before hours of work, not after."""
     rest = iter(records)
     while batch := list(islice(rest, AT_ONCE)):
-        with notices_together(show=False):
+        with merge_notices(show=False):
             task.examples(batch, labelled=False)
         yield from batch
 

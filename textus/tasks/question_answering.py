@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from textus.core.console import notice
+from textus.core.console import log_notice
 from textus.core.errors import DataError, UsageError
 from textus.data.batch import Batch
 from textus.data.labeled import Record
@@ -126,20 +126,20 @@ class QuestionAnswering(Task):
             elsewhere += [record.where] * what["elsewhere"]
             kept.append(Example(texts, gold if labelled else None, record.where))
         if empty:
-            notice(
+            log_notice(
                 f"{len(empty):,} rows have no question or no context and are left out; the first is {empty[0]}"
             )
         if told["moved"]:
-            notice(
+            log_notice(
                 f"{told['moved']:,} answers stand up to {SHIFT} characters beside where their rows say: moved there"
             )
         if elsewhere:
-            notice(
+            log_notice(
                 f"{len(elsewhere):,} answers are not where their rows say, but once elsewhere in their contexts: moved"
                 f" there; the first is of {elsewhere[0]}"
             )
         if told["nowhere"]:
-            notice(
+            log_notice(
                 f"{told['nowhere']:,} answers do not stand in their contexts (start {NOWHERE}): they are measured by,"
                 f" not learnt; {told['unlearnt']:,} questions have no other"
             )
@@ -225,7 +225,7 @@ class QuestionAnswering(Task):
         }
         for name, what in said.items():
             if told[name]:
-                notice(told[name], " of ", n, f" {what}")
+                log_notice(told[name], " of ", n, f" {what}")
 
     def label_tensor(self, labels: list[Any], length: int) -> Tensor:
         return torch.tensor(labels)  # (B, 2)
@@ -284,10 +284,10 @@ class QuestionAnswering(Task):
     def scores(
         self, examples: Sequence[Example], outputs: Sequence[Any], *, intervals: bool = True
     ) -> dict[str, Any]:
-        ruler = measuring.ruler_for([each.texts[1] for each in examples])
+        ruler = measuring.answer_style([each.texts[1] for each in examples])
         golds = [each.label.texts for each in examples]
         said = [self.answer(each, output)[0] for each, output in zip(examples, outputs, strict=True)]
-        found = measuring.spans(said, golds, ruler, intervals=intervals)
+        found = measuring.answer_scores(said, golds, ruler, intervals=intervals)
         if not intervals:
             return found
         if self.settings.no_answer and not all(golds):
@@ -295,7 +295,9 @@ class QuestionAnswering(Task):
                 stripped(each.texts[1], output.span)[0]
                 for each, output in zip(examples, outputs, strict=True)
             ]
-            f1 = [measuring.measured(text, right, ruler)[1] for text, right in zip(best, golds, strict=True)]
+            f1 = [
+                measuring.score_answer(text, right, ruler)[1] for text, right in zip(best, golds, strict=True)
+            ]
             margins = np.clip([-output.margin for output in outputs], -1e9, 1e9)
             known = np.asarray([bool(right) for right in golds])
             value, threshold = measuring.best_threshold(np.asarray(f1), known, margins)
@@ -304,11 +306,11 @@ class QuestionAnswering(Task):
         return found
 
     def each(self, examples: Sequence[Example], outputs: Sequence[Any]) -> tuple[str, Floats]:
-        ruler = measuring.ruler_for([each.texts[1] for each in examples])
+        ruler = measuring.answer_style([each.texts[1] for each in examples])
         said = [self.answer(each, output)[0] for each, output in zip(examples, outputs, strict=True)]
         pairs = zip(said, examples, strict=True)
         return "f1", np.asarray(
-            [measuring.measured(text, each.label.texts, ruler)[1] for text, each in pairs]
+            [measuring.score_answer(text, each.label.texts, ruler)[1] for text, each in pairs]
         )
 
     def mistakes(
@@ -319,7 +321,7 @@ class QuestionAnswering(Task):
         wrong = [
             at
             for at, (text, each) in enumerate(zip(said, examples, strict=True))
-            if measuring.measured(text, each.label.texts, ruler)[1] == 0
+            if measuring.score_answer(text, each.label.texts, ruler)[1] == 0
         ]
         wrong.sort(key=lambda at: -sure[at])
         return [

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from textus.core.config import from_dict
-from textus.core.console import notice
+from textus.core.console import log_notice
 from textus.core.errors import UsageError
-from textus.core.names import nearest, unknown
+from textus.core.names import nearest_name, unknown_name_error
 from textus.models.contract import LanguageModel
 from textus.runs.store import load
 from textus.tasks.base import Task
@@ -29,7 +29,7 @@ TASKS = {
 def task_class(name: str) -> type[Task]:
     """A task by its name; UsageError naming the nearest for one that is not there."""
     if name not in TASKS:
-        raise unknown("task", name, TASKS)
+        raise unknown_name_error("task", name, TASKS)
     module, cls = TASKS[name]
     found: type[Task] = getattr(import_module(module), cls)
     return found
@@ -39,13 +39,13 @@ def opened(run: Path) -> tuple[LanguageModel, Tokenizer, dict[str, Any]]:
     """A run's model, tokenizer and record; a fine-tuned one computes as it was trained."""
     model, tokenizer, record = load(run)
     if record.get("task") in TASKS and not model.reads_texts:
-        model.answer_with(record["choices"]["precision"])
+        model.answer_with(record["compute"]["precision"])
     return model.eval(), tokenizer, record
 
 
 def names_of(record: dict[str, Any]) -> list[str]:
     """The names of the tasks a run was fine-tuned for, in their order; none for a run that predicts text."""
-    return [record["task"], *record.get("also", {})] if record.get("task") in TASKS else []
+    return [record["task"], *record.get("extra_tasks", {})] if record.get("task") in TASKS else []
 
 
 def learnt(record: dict[str, Any], name: str | None, run: Path) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def learnt(record: dict[str, Any], name: str | None, run: Path) -> dict[str, Any
             f"{run} has learnt {', '.join(names)}: say which is asked, such as --task {names[0]}",
         )
     if name is not None and name not in names:
-        near = nearest(name, names)
+        near = nearest_name(name, names)
         raise UsageError(
             "wrong_task",
             f"{run} has not learnt {name!r}{f' (did you mean {near!r}?)' if near else ''}; it has learnt"
@@ -68,16 +68,16 @@ def learnt(record: dict[str, Any], name: str | None, run: Path) -> dict[str, Any
         )
     if len(names) < 2:
         return record
-    alone = {key: value for key, value in record.items() if key != "also"}
-    return alone | record["also"].get(name, {}) | {"called": name}
+    alone = {key: value for key, value in record.items() if key != "extra_tasks"}
+    return alone | record["extra_tasks"].get(name, {}) | {"head_name": name}
 
 
 def named_of_kind(record: dict[str, Any], kind: str) -> str | None:
     """The name of the one task of a kind that a run has learnt, of several the first, told; None where it has none."""
-    kinds = [record.get("task"), *(each["task"] for each in record.get("also", {}).values())]
+    kinds = [record.get("task"), *(each["task"] for each in record.get("extra_tasks", {}).values())]
     names = [name for name, each in zip(names_of(record), kinds, strict=False) if each == kind]
     if len(names) > 1:
-        notice(f"the run has learnt {kind} as {', '.join(names)}: {names[0]} is taken")
+        log_notice(f"the run has learnt {kind} as {', '.join(names)}: {names[0]} is taken")
     return names[0] if names else None
 
 
@@ -87,5 +87,5 @@ def from_record(record: dict[str, Any]) -> Task:
     task = cls(from_dict(cls.config, record["task_settings"], "task."), record["labels"])
     task.counts = record.get("label_counts", [])
     task.n_texts, task.label_type = record.get("n_texts", []), record.get("label_type", "")
-    task.called = record.get("called", task.name)
+    task.called = record.get("head_name", task.name)
     return task

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from textus.core.console import notice
+from textus.core.console import log_notice
 from textus.core.errors import DataError, UsageError
 from textus.data.batch import Batch
 from textus.data.labeled import Record
@@ -112,14 +112,16 @@ class Regression(Task):
                 continue
             kept.append(Example(texts, label, record.where, numbers))
         if empty:
-            notice(len(empty), " rows have no text and are left out", first=f"the first is {empty[0]}")
+            log_notice(len(empty), " rows have no text and are left out", first=f"the first is {empty[0]}")
         if lacking := sum(any(map(math.isnan, each.numbers)) for each in kept):
-            notice(lacking, " of ", len(kept), " rows lack a number: the training rows' mean is taken for it")
+            log_notice(
+                lacking, " of ", len(kept), " rows lack a number: the training rows' mean is taken for it"
+            )
         if self.ordinal and labelled:
             unseen = [each.label[0] for each in kept if spelled(each.label[0]) not in self.labels]
             if unseen:
                 shown = ", ".join(sorted(set(map(spelled, unseen)))[:SHOWN])
-                notice(
+                log_notice(
                     f"{len(unseen):,} ratings were never seen in training ({shown}): they are never answered"
                 )
         return kept
@@ -191,18 +193,18 @@ class Regression(Task):
         if self.ordinal:
             told = self.rating_scores(gold[:, 0], found, intervals)
         elif len(self.labels) == 1:
-            told = regression.numbers(gold[:, 0], found[:, 0], "r2", intervals=intervals)
+            told = regression.regression_scores(gold[:, 0], found[:, 0], "r2", intervals=intervals)
         else:
-            told = regression.several(gold, found, self.labels, intervals=intervals)
+            told = regression.multi_target_scores(gold, found, self.labels, intervals=intervals)
         if intervals and not self.ordinal and len(self.labels) == 1:
             told["mistakes"] = furthest(examples, gold[:, 0], found[:, 0])
         if undefined := told.get("undefined"):
-            notice(f"{', '.join(undefined)} cannot be told: all labels, or all answers, are the same")
+            log_notice(f"{', '.join(undefined)} cannot be told: all labels, or all answers, are the same")
         return told
 
     def rating_scores(self, gold: np.ndarray, probabilities: np.ndarray, intervals: bool) -> dict[str, Any]:
         """Figures of ratings; one that was never seen has its place among the others."""
-        return regression.ratings(*self.places(gold, probabilities), intervals=intervals)
+        return regression.rating_scores(*self.places(gold, probabilities), intervals=intervals)
 
     def places(
         self, gold: np.ndarray, probabilities: np.ndarray
@@ -219,9 +221,11 @@ class Regression(Task):
     ) -> tuple[str, Callable[[np.ndarray], float]]:
         gold, found = np.asarray([each.label for each in examples], dtype=np.float64), np.stack(outputs)
         if self.ordinal:
-            name, figures = "quadratic_kappa", regression.of_ratings(*self.places(gold[:, 0], found))
+            name, figures = "quadratic_kappa", regression.rating_metrics(*self.places(gold[:, 0], found))
             return name, lambda weights: figures(weights)[name]
-        each = [regression.of_numbers(truth, said) for truth, said in zip(gold.T, found.T, strict=True)]
+        each = [
+            regression.regression_metrics(truth, said) for truth, said in zip(gold.T, found.T, strict=True)
+        ]
         return "r2", lambda weights: float(np.mean([one(weights)["r2"] for one in each]))
 
     def answer_columns(self) -> list[str]:
@@ -280,7 +284,7 @@ def scale_of(names: Sequence[str], values: np.ndarray, prefix: str) -> dict[str,
                 "empty_data", f"no row has a number {name!r}: there is no mean to take; leave the column out"
             )
         if np.ptp(known) == 0:
-            notice(f"{name!r} is {known[0]:g} in every row: nothing can be learnt from it")
+            log_notice(f"{name!r} is {known[0]:g} in every row: nothing can be learnt from it")
         means.append(float(known.mean()))
         deviations.append(float(known.std()) if np.ptp(known) else 1.0)
     return {f"{prefix}means": means, f"{prefix}deviations": deviations} if means else {}

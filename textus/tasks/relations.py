@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from textus.core.console import notice
+from textus.core.console import log_notice
 from textus.core.errors import DataError, UsageError
 from textus.core.rng import uniform
 from textus.data.batch import Batch
@@ -195,7 +195,7 @@ class Relations(Task):
         records = self.usable(records, labelled=labelled)
         rows = parse_rows(records, self.parser(self.settings, records, labelled=labelled))
         if n := sum(row.nowhere for row in rows):
-            notice(n, " triples have a mention that does not stand in their text: they are left out")
+            log_notice(n, " triples have a mention that does not stand in their text: they are left out")
         if not labelled:
             return [row if row.label is None else replace(row, label=None) for row in rows]
         told: Counter[str] = Counter()
@@ -209,7 +209,7 @@ class Relations(Task):
             told["alone"] += len(row.entities) < 2
         if strange:
             shown = ", ".join(list(strange)[:SHOWN])
-            notice(
+            log_notice(
                 f"{sum(strange.values()):,} relations were never seen in training ({shown}): they count as missed"
             )
         said = {
@@ -220,7 +220,7 @@ class Relations(Task):
         }
         for name, what in said.items():
             if told[name]:
-                notice(f"{told[name]:,} {what}")
+                log_notice(f"{told[name]:,} {what}")
         return list(rows)
 
     def can_choose(self, examples: Sequence[Example]) -> None:
@@ -318,7 +318,7 @@ class Relations(Task):
         flat = iter(tokenizer.encode_batch([text for key in keys for text in mark(*key, blank)]))
         found = {key: (next(flat) or [frame.end_id], next(flat) or [frame.end_id]) for key in keys}
         if any(found[0, kind] == found[1, kind] for kind in kinds):
-            notice(
+            log_notice(
                 "the tokenizer does not know the marks of head and tail: they are told apart by place alone"
             )
         return found
@@ -333,9 +333,9 @@ class Relations(Task):
             left += [" and " if left else "; ", told["far"]]
             left += [f" lie more than {self.settings.reach} entities apart"]
         left += [": these are answered with none"] if left else []
-        notice(told["asked"], " of ", told["all"], " pairs of entities in ", n, " texts are asked", *left)
+        log_notice(told["asked"], " of ", told["all"], " pairs of entities in ", n, " texts are asked", *left)
         if told["through"]:
-            notice(
+            log_notice(
                 told["through"],
                 f" pairs lie further apart than {frame.longest} tokens: what stands between is not read whole",
             )
@@ -349,7 +349,7 @@ class Relations(Task):
             if row.label or share == 1 or uniform(0, "negative", row.about[0], *row.about[1]) < share
         ]  # fmt: skip
         none = sum(not row.label for row in held)
-        notice(
+        log_notice(
             f"{len(held) - none:,} pairs with a relation to learn from, {none:,} without"
             + (f", of which {len(kept) - len(held) + none:,} are read (task.negatives)" if share < 1 else "")
         )
@@ -390,7 +390,7 @@ class Relations(Task):
         gold = [self.gold(each) for each in examples if isinstance(each, RelationExample)]
         found = entity_scores(gold, [self.triples(output) for output in outputs], intervals=intervals)
         if not any(gold):
-            notice(
+            log_notice(
                 "these rows have no relation: precision, recall and F1 mean nothing here and are given as 0"
             )
         name, exact = self.each(examples, outputs)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from textus.core.console import notice, printable
+from textus.core.console import log_notice, to_printable
 from textus.core.errors import DataError
 from textus.data.corpus.dialects import RowProblem
 from textus.data.labeled import Record
@@ -38,7 +38,7 @@ def held_files(path: Path, places: Iterable[str]) -> dict[str, str]:
     """Of the files of a folder or archive (by the places of their rows) those of a part to measure on, beside which is
     one to train on: the file → the part, such as test.csv, or the folder test.
     """
-    begin, files = printable(str(path)), dict.fromkeys(map(file_of, places))
+    begin, files = to_printable(str(path)), dict.fromkeys(map(file_of, places))
     parts = {file: re.split(r"[/\\!]", file.removeprefix(begin).lstrip("/\\!")) for file in files}
     trained = {
         tuple(names[:depth])
@@ -66,7 +66,7 @@ def report_held(path: Path, held: Mapping[str, str], places: Iterable[str]) -> N
     if not counts:
         return
     names = ", ".join(f"{name} ({n:,} rows)" for name, n in counts.items())
-    notice(
+    log_notice(
         f"{path}: left out, as parts to measure on beside one to train on: {names}; give them with --dev or to"
         " textus evaluate --on, or rename them to train on all"
     )
@@ -93,7 +93,7 @@ def accepted(records: Sequence[Record]) -> Sequence[Record]:
         raise DataError(
             "invalid_rows", f"{line}, the first {first}: none can be used; give rows that were accepted"
         )
-    notice(f"{line} and are left out; the first is {first}")
+    log_notice(f"{line} and are left out; the first is {first}")
     return kept
 
 

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from textus.core.config import assign
-from textus.core.console import notice
+from textus.core.config import apply_overrides
+from textus.core.console import log_notice
 from textus.core.errors import DataError, UsageError
 from textus.data.batch import Batch
 from textus.data.labeled import Record, clean_text
@@ -113,7 +113,7 @@ class Similarity(Task):
                 continue
             kept.append(Example(texts, score, record.where))
         if empty:
-            notice(len(empty), " rows lack a text and are left out", first=f"the first is {empty[0]}")
+            log_notice(len(empty), " rows lack a text and are left out", first=f"the first is {empty[0]}")
         if odd := [each for each in kept if len(each.texts) != len(kept[0].texts)]:
             raise DataError(
                 "mixed_data",
@@ -198,13 +198,13 @@ class Similarity(Task):
         if examples[0].label is None:
             return found_again(examples, outputs, intervals)
         gold, guess = [each.label for each in examples], [self.score(each) for each in outputs]
-        found = regression.numbers(gold, guess, "spearman", intervals=intervals)
+        found = regression.regression_scores(gold, guess, "spearman", intervals=intervals)
         if self.settings.high is None:  # cosines are on no scale of scores
             found = {name: found[name] for name in ("spearman", "pearson", "undefined") if name in found}
         elif intervals:
             found["mistakes"] = furthest(examples, np.asarray(gold), np.asarray(guess))
         if undefined := found.get("undefined"):
-            notice(f"{', '.join(undefined)} cannot be told: all scores, or all answers, are the same")
+            log_notice(f"{', '.join(undefined)} cannot be told: all scores, or all answers, are the same")
         return found
 
     def weighed(
@@ -213,7 +213,7 @@ class Similarity(Task):
         if not examples or examples[0].label is None:
             return None
         gold = np.asarray([each.label for each in examples], dtype=np.float64)
-        figures = regression.of_numbers(gold, np.asarray([self.score(each) for each in outputs]))
+        figures = regression.regression_metrics(gold, np.asarray([self.score(each) for each in outputs]))
         return "spearman", lambda weights: figures(weights)["spearman"]
 
     def answer_columns(self) -> list[str]:
@@ -260,14 +260,14 @@ def found_again(
     for low in range(0, len(queries), AT_ONCE):
         cosines = queries[low : low + AT_ONCE] @ targets.T
         found += np.argsort(-cosines, axis=1, kind="stable")[:, :SHOWN].tolist()
-    return ranking.ranked(found, list(right.values()), intervals=intervals)
+    return ranking.ranking_scores(found, list(right.values()), intervals=intervals)
 
 
 def similarity_of(model: LanguageModel, settings: Sequence[str] = ()) -> Similarity:
     """The task for a model that has not learnt it: the cosine of its vectors as they come. `settings` are assignments
     such as "pooling=cls".
     """
-    task = Similarity(assign(SimilaritySettings(), list(settings)), [])
+    task = Similarity(apply_overrides(SimilaritySettings(), list(settings)), [])
     with_head(model, task)
     return task
 

@@ -21,18 +21,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from textus.core.console import notice
+from textus.core.console import log_notice
 from textus.core.errors import DataError, UsageError
 from textus.data.batch import Batch
 from textus.data.labeled import Record
 from textus.data.skipping import parse_rows
 from textus.metrics.entities import (
     Span,
-    bio,
+    bio_tags,
     entity_scores,
+    entity_spans,
     is_entity_tag,
     scheme_counts,
-    spans,
     token_scores,
 )
 from textus.models.nn.heads import IGNORED
@@ -92,7 +92,7 @@ class Tagging(Task):
         rows = parse_rows(records, cls.parser(settings, records, labelled=True))
         found = Counter(tag for row in rows for tag in row.label)
         if all(map(is_entity_tag, found)):
-            kinds = {kind for row in rows for kind, _, _ in spans(row.label)}
+            kinds = {kind for row in rows for kind, _, _ in entity_spans(row.label)}
             labels = ["O", *(f"{prefix}-{kind}" for kind in sorted(kinds) for prefix in "BI")]
         else:
             labels = sorted(found)
@@ -147,7 +147,7 @@ class Tagging(Task):
 
     def label_names(self, example: Example) -> list[str]:
         names = list(example.label)
-        return [kind for kind, _, _ in spans(names)] if self.entities else names
+        return [kind for kind, _, _ in entity_spans(names)] if self.entities else names
 
     # ── rows ───────────────────────────────────────────────────────────────────────────────────
 
@@ -158,12 +158,12 @@ class Tagging(Task):
             return list(rows)
         if usual := usual_tags(tags_of(records)):
             shown = ", ".join(f"{tag} as {name}" for tag, name in list(usual.items())[:SHOWN] if tag != name)
-            notice(f"the tags are not written as B-PER: they are read as BIO ({shown})")
+            log_notice(f"the tags are not written as B-PER: they are read as BIO ({shown})")
         if empty := [row.where for row in rows if not row.texts]:
-            notice(len(empty), " rows have no token and are left out", first=f"the first is {empty[0]}")
+            log_notice(len(empty), " rows have no token and are left out", first=f"the first is {empty[0]}")
             rows = [row for row in rows if row.texts]
         if over := [row for row in rows if row.dropped]:
-            notice(
+            log_notice(
                 f"{sum(row.dropped for row in over):,} entities lie over longer ones, or are told twice, and are left"
                 f" out; the first in {over[0].where}"
             )
@@ -171,7 +171,7 @@ class Tagging(Task):
             rows = self.in_bio(rows)
         if strange := Counter(tag for row in rows for tag in row.label if tag not in self.index):
             shown = ", ".join(list(strange)[:SHOWN])
-            notice(
+            log_notice(
                 f"{sum(strange.values()):,} tags were never seen in training ({shown}): they count as wrong"
             )
         return list(rows)
@@ -180,10 +180,10 @@ class Tagging(Task):
         """The rows with tags in BIO, whatever scheme they had; what was not as it should be is told."""
         bare, marked = scheme_counts([row.label for row in rows])
         if bare and marked:
-            notice(f"{bare:,} entities begin with I-, not B-: they are read as if they began with B-")
+            log_notice(f"{bare:,} entities begin with I-, not B-: they are read as if they began with B-")
         elif bare:
-            notice(f"the tags are IOB1 ({bare:,} entities begin with I-): they are read as BIO")
-        return [replace(row, label=tuple(bio(spans(row.label), len(row.label)))) for row in rows]
+            log_notice(f"the tags are IOB1 ({bare:,} entities begin with I-): they are read as BIO")
+        return [replace(row, label=tuple(bio_tags(entity_spans(row.label), len(row.label)))) for row in rows]
 
     def tokenizer(self, kind: str | None, texts: Sequence[str]) -> tuple[str, int]:
         """Few pieces, so that new names are spelled with pieces that are known. On CoNLL-2003's dev file after an
@@ -207,7 +207,7 @@ class Tagging(Task):
             rows += self.windows(example, [next(flat) for _ in example.texts], frame, number)
         several = [count for count in Counter(row.about for row in rows).values() if count > 1]
         if several:
-            notice(
+            log_notice(
                 len(several),
                 " of ",
                 len(examples),
@@ -273,7 +273,7 @@ class Tagging(Task):
     def tags(self, output: Sequence[int]) -> list[str]:
         """The names of an answer's tags, every I after its own B."""
         names = [self.labels[number] for number in output]
-        return bio(spans(names), len(names)) if self.entities else names
+        return bio_tags(entity_spans(names), len(names)) if self.entities else names
 
     def scores(
         self, examples: Sequence[Example], outputs: Sequence[Any], *, intervals: bool = True
@@ -283,10 +283,12 @@ class Tagging(Task):
         tokens = token_scores(gold, guess, intervals=intervals)
         if not self.entities:
             return tokens
-        right, answered = ([spans(each) for each in part] for part in (gold, guess))
+        right, answered = ([entity_spans(each) for each in part] for part in (gold, guess))
         found = entity_scores(right, answered, intervals=intervals)
         if not any(each["n"] for each in found["classes"]):
-            notice("these rows have no entity: precision, recall and F1 mean nothing here and are given as 0")
+            log_notice(
+                "these rows have no entity: precision, recall and F1 mean nothing here and are given as 0"
+            )
         if intervals:
             found["mistakes"] = commonest_mistakes(examples, gold, guess)
         return {**found, "token_accuracy": tokens["accuracy"], "tokens": tokens["tokens"]}
@@ -298,7 +300,7 @@ class Tagging(Task):
             (list(each.label), self.tags(output)) for each, output in zip(examples, outputs, strict=True)
         ]
         if self.entities:
-            parts = [(set(spans(gold)), set(spans(guess))) for gold, guess in pairs]
+            parts = [(set(entity_spans(gold)), set(entity_spans(guess))) for gold, guess in pairs]
             right = [2 * len(gold & guess) for gold, guess in parts]
             return "f1", ratio(right, [len(gold) + len(guess) for gold, guess in parts])
         right = [sum(a == b for a, b in zip(gold, guess, strict=True)) for gold, guess in pairs]
@@ -313,7 +315,7 @@ class Tagging(Task):
         tokens = [text[start:end] for start, end in places]
         if not self.entities:
             return {"tokens": tokens, "tags": tags}
-        found = [(kind, places[first][0], places[last - 1][1]) for kind, first, last in spans(tags)]
+        found = [(kind, places[first][0], places[last - 1][1]) for kind, first, last in entity_spans(tags)]
         entities = [
             {"text": text[start:end], "label": kind, "start": start, "end": end} for kind, start, end in found
         ]
@@ -356,7 +358,7 @@ def commonest_mistakes(
     first: dict[tuple[str, str, str], str] = {}
     for example, tags, answered in zip(examples, gold, guess, strict=True):
         assert isinstance(example, TaggingExample)
-        right, said = spans(tags), spans(answered)
+        right, said = entity_spans(tags), entity_spans(answered)
 
         def text(span: Span, example: TaggingExample = example) -> str:
             return example.text[example.places[span[1]][0] : example.places[span[2] - 1][1]]

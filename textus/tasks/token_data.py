@@ -14,7 +14,7 @@ from typing import Any
 
 from textus.core.errors import DataError
 from textus.data.labeled import Record
-from textus.metrics.entities import Span, bio, is_entity_tag
+from textus.metrics.entities import Span, bio_tags, is_entity_tag
 from textus.tasks.base import Example
 from textus.tokenizers.training import HAN
 
@@ -84,7 +84,7 @@ def tagged(record: Record, unit: str, *, labelled: bool) -> TaggingExample:
     if not labelled:
         return example
     held, dropped = without_overlap(entities_of(record, text))
-    tags = bio([on_tokens(each, places, record.where, text) for each in held], len(places))
+    tags = bio_tags([on_tokens(each, places, record.where, text) for each in held], len(places))
     return replace(example, label=tuple(tags), dropped=dropped)
 
 

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from textus.core.config import assign
-from textus.core.console import notice
+from textus.core.config import apply_overrides
+from textus.core.console import log_notice
 from textus.core.errors import DataError, UsageError
 from textus.data.corpus.dialects import RowProblem
 from textus.data.corpus.tables import parse_columns
@@ -248,7 +248,7 @@ def report_findings(task: Task, parts: Parts) -> None:
     usual = ("duplicate", "only in one file")
     for finding in findings(task, parts):
         if finding.kind not in usual:
-            notice(finding.message)
+            log_notice(finding.message)
 
 
 # ── files ──────────────────────────────────────────────────────────────────────────────────────
@@ -261,7 +261,7 @@ def validate(data: Path, config: ValidateConfig) -> dict[str, Any]:
     Raises UsageError for a task that is not known, DataError for a file that cannot be read at all.
     """
     cls = task_class(config.task)
-    chosen = assign(cls.config(), config.task_settings)
+    chosen = apply_overrides(cls.config(), config.task_settings)
     if config.init_from is not None and config.model is not None:
         raise UsageError(
             "conflicting_options",

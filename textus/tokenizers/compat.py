@@ -12,7 +12,7 @@ from typing import Any
 
 import tokenizers
 
-from textus.core.console import notice
+from textus.core.console import log_notice
 from textus.core.errors import RunError, UsageError
 
 BLANK = "▁"
@@ -124,7 +124,7 @@ def report(name: str, record: dict[str, Any], changed: dict[str, Any]) -> None:
     if record.get("pre_tokenizer") != changed.get("pre_tokenizer"):
         told.append("add_prefix_space")
     if told:
-        notice(
+        log_notice(
             f"{', '.join(told)} of tokenizer_config.json, or of its class {name}, wins over its tokenizer.json, as in"
             " transformers"
         )

@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 import tokenizers
 
+from textus.core.config import VERSION, check_version
 from textus.core.errors import DataError, RunError, UsageError
-from textus.core.io import fingerprint, other_kind, read_json, write_atomic, write_json
+from textus.core.io import describe_other_kind, fingerprint, read_json, write_atomic, write_json
 from textus.tokenizers import compat
 from textus.tokenizers.chat_encoding import ChatEncoder
 from textus.tokenizers.chat_template import check_template, written
@@ -389,6 +390,7 @@ class Tokenizer:
             "clean_up_tokenization_spaces": False,
             **self.roles,
             "textus_fingerprint": self.fingerprint,
+            "textus_version": VERSION,
         }
         if self.unk_id is not None:
             config["unk_token"] = self.unknown
@@ -458,7 +460,7 @@ def load(path: Path | str, usual: str | None = None) -> Tokenizer:
             f'{file.parent} has {older[0]} and no tokenizer.json; make one: python -c "import transformers;'
             f" transformers.AutoTokenizer.from_pretrained('{file.parent}').save_pretrained('{file.parent}')\"",
         )
-    if not file.exists() and (other := other_kind(Path(path))):
+    if not file.exists() and (other := describe_other_kind(Path(path))):
         raise RunError("not_a_tokenizer", f"{path} is not a tokenizer (no tokenizer.json in it); {other}")
     record = read_json(file)
     if not isinstance(record, dict) or "model" not in record or "added_tokens" not in record:
@@ -467,6 +469,8 @@ def load(path: Path | str, usual: str | None = None) -> Tokenizer:
             f"{file} is JSON but not a tokenizer; it should be Hugging Face's tokenizer.json",
         )
     config = settings_beside(file)
+    if "textus_fingerprint" in config:
+        check_version({"version": config.get("textus_version", 1)}, file.parent, "tokenizer")
     try:
         record = compat.with_named(record, config)
         record = compat.with_settings(record, config, usual)

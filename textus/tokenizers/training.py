@@ -20,9 +20,9 @@ from typing import Any
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
-from textus.core.console import notice, progress
+from textus.core.console import log_notice, progress
 from textus.core.errors import DataError, MissingDependencyError, UsageError
-from textus.core.names import extra, unknown
+from textus.core.names import import_optional, unknown_name_error
 from textus.tokenizers.chat_template import CHAT_TEMPLATE
 from textus.tokenizers.tokenizer import (
     CHARACTER_PATTERN,
@@ -61,7 +61,7 @@ def train(
         DataError: the texts hold no character.
     """
     if kind not in KINDS:
-        raise unknown("tokenizer kind", kind, KINDS)
+        raise unknown_name_error("tokenizer kind", kind, KINDS)
     learn, least = KINDS[kind]
     if not least <= vocab_size <= 1 << 24:
         raise UsageError(
@@ -71,7 +71,9 @@ def train(
         backend = learn(_fed(texts, advance), vocab_size)
     tokenizer = Tokenizer(backend, chat_template)
     if tokenizer.vocab_size < vocab_size:
-        notice(f"vocabulary: {tokenizer.vocab_size} ids, not {vocab_size}; the text gives no more for {kind}")
+        log_notice(
+            f"vocabulary: {tokenizer.vocab_size} ids, not {vocab_size}; the text gives no more for {kind}"
+        )
     return tokenizer
 
 
@@ -283,9 +285,9 @@ def word(texts: Iterator[str], vocab_size: int) -> Backend:
 def _cutter() -> Callable[[str], Iterable[str]]:
     """jieba's dictionary segmentation; without jieba single characters, and a line that says so."""
     try:
-        jieba = extra("jieba", "text")
+        jieba = import_optional("jieba", "text")
     except MissingDependencyError as error:
-        notice(f"Chinese is cut into single characters: {error}")
+        log_notice(f"Chinese is cut into single characters: {error}")
         return lambda text: text
     jieba.setLogLevel("ERROR")
     segmenter = jieba.Tokenizer()
@@ -322,7 +324,7 @@ def _most(counts: Counter[str], vocab_size: int, what: str) -> list[str]:
     room = vocab_size - len(SPECIAL) - 1
     if lost := order[room:]:
         share = sum(counts[each] for each in lost) / counts.total()
-        notice(
+        log_notice(
             f"{len(lost):,} rare {what} ({share:.2%} of all) do not fit in {vocab_size} ids and become <unk>"
         )
     return order[:room]

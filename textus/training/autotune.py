@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from textus.core import hardware
-from textus.core.console import cpu_seconds, notice
-from textus.core.rng import counter_seed
+from textus.core.console import cpu_seconds, log_notice
+from textus.core.rng import derive_seed
 from textus.data.batch import Batch, BatchSource
 from textus.models.contract import LanguageModel
 from textus.models.registry import build
@@ -49,7 +49,7 @@ def candidates(model: LanguageModel, *, compiled: bool) -> list[ComputeConfig]:
     if precision != "float32":
         found.append(ComputeConfig("float32", "plain", "eager"))
     if why_not and "compiler" in why_not:
-        notice(f"{why_not}: the eager step is taken")
+        log_notice(f"{why_not}: the eager step is taken")
     return found
 
 
@@ -63,14 +63,14 @@ def measure(
     with torch.device("meta"):
         model = build(family, config)
     ways = candidates(model, compiled=compiled)
-    notice(f"measuring how this machine computes a training step fastest, in {len(ways)} ways …")
+    log_notice(f"measuring how this machine computes a training step fastest, in {len(ways)} ways …")
     times: dict[str, float] = {}
     best, fastest, alone = ways[0], float("inf"), 0.0
     turns: dict[int, float] = {}
     started = cpu_seconds()
     for choice in ways:
         if times and cpu_seconds() - started > most:
-            notice(f"one step is long: only {len(times)} of the {len(ways)} ways were measured")
+            log_notice(f"one step is long: only {len(times)} of the {len(ways)} ways were measured")
             break
         timed = {at: time_step(family, config, train, batch, choice, at=at) for at in model.turns(EVER)}
         cpu = {at: used for at, (used, _) in timed.items()}
@@ -90,7 +90,7 @@ def measure(
             best = replace(best, workers=cores)
             measured["cpu_seconds_per_step"] = round(used, 4)
     shown = f"{measured['cpu_seconds_per_step']:.2g} CPU-seconds"
-    notice(
+    log_notice(
         f"tried {len(times)} ways to compute a step; the fastest is {best.name} with {best.workers} worker(s): {shown}"
     )
     return best, measured
@@ -101,7 +101,7 @@ def fits(workers: int) -> bool:
     needed = hardware.peak_memory_bytes() * workers
     if needed < 0.7 * hardware.memory_bytes()[0]:
         return True
-    notice(f"one worker: {workers} at once could need {needed / 2**30:.0f} GB of memory")
+    log_notice(f"one worker: {workers} at once could need {needed / 2**30:.0f} GB of memory")
     return False
 
 
@@ -142,7 +142,7 @@ def time_step(
     """CPU-seconds and seconds of one whole step on a batch, number `at`: the least of two, after one to warm, and for
     a later turn after a few first ones, so that texts the model draws are about as long as those it reads.
     """
-    torch.manual_seed(counter_seed(train.seed, "measure"))
+    torch.manual_seed(derive_seed(train.seed, "measure"))
     model = build(family, config).to(choice.device)
     model.compute_with(choice.precision, choice.attention, choice.step)
     pieces = micro_batches(batch.ids.numel(), len(batch.ids), choice.workers)

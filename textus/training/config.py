@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from textus.core.errors import UsageError
-from textus.core.names import unknown
+from textus.core.names import unknown_name_error
 from textus.core.requests import Overrides, option
 
 PRESETS = {"1min": 60, "10min": 600, "1h": 3600, "overnight": 8 * 3600}
@@ -21,7 +21,7 @@ def seconds_of(preset: str) -> int:
         return PRESETS[preset]
     if found := re.fullmatch(r"([1-9]\d{0,4})(s|min|h)", preset):
         return int(found[1]) * {"s": 1, "min": 60, "h": 3600}[found[2]]
-    raise unknown("preset", preset, PRESETS)
+    raise unknown_name_error("preset", preset, PRESETS)
 
 
 GROUPS = ("model", "train", "optim", "choices")
@@ -87,7 +87,7 @@ class PretrainConfig(Overrides):
                 raise UsageError("out_of_range", f"--{name.replace('_', '-')} {value}: must be at least 1")
         for override in self.overrides:
             if (group := override.partition(".")[0]) not in GROUPS:
-                raise unknown("group of settings", group, GROUPS)
+                raise unknown_name_error("group of settings", group, GROUPS)
         if self.init_from:
             for name in ("model", "tokenizer", "embeddings"):
                 if (value := getattr(self, name)) is not None:
@@ -104,7 +104,7 @@ class PretrainConfig(Overrides):
 
     def check_family(self) -> None:
         """UsageError for a family that is not pretrained, or that an option does not apply to."""
-        from textus.models.registry import CLASSIFIERS, FAMILIES
+        from textus.models.registry import CLASSIFIERS, family_names
         from textus.models.registry import family as family_of
 
         if self.family in CLASSIFIERS:
@@ -112,8 +112,8 @@ class PretrainConfig(Overrides):
                 "unsupported_model",
                 f"{self.family} learns classes: textus finetune DATA --model {self.family}",
             )
-        if self.model and (self.model not in FAMILIES or self.model == "fake"):
-            raise unknown("model", self.model, [name for name in FAMILIES if name != "fake"])
+        if self.model and self.model not in family_names():
+            raise unknown_name_error("model", self.model, family_names())
         model, config = family_of(self.family)
         if model.counts and self.init_from:
             raise UsageError(

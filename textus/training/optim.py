@@ -15,7 +15,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from textus.core.errors import UsageError
-from textus.core.names import unknown
+from textus.core.names import unknown_name_error
 from textus.models.contract import LanguageModel
 from textus.models.nn.lora import below
 
@@ -68,7 +68,7 @@ class OptimSettings:
                 )
         for name, known in (("optimiser", OPTIMISERS), ("schedule", SCHEDULES)):
             if getattr(self, name) not in known:
-                raise unknown(name, getattr(self, name), known)
+                raise unknown_name_error(name, getattr(self, name), known)
         if self.optimiser == "nesterov" and not self.momentum:
             raise UsageError(
                 "incompatible_settings",

@@ -16,8 +16,8 @@ import torch
 
 from textus import tokenizers
 from textus.core import hardware
-from textus.core.config import assign, from_dict, parse_value, to_dict
-from textus.core.console import command_line, duration, notice
+from textus.core.config import apply_overrides, from_dict, parse_value, to_dict
+from textus.core.console import command_line, format_duration, log_notice
 from textus.core.errors import UsageError
 from textus.data.batch import BatchSource
 from textus.data.corpus import Corpus
@@ -78,14 +78,14 @@ class Plan:
             "family": self.family,
             "config": to_dict(self.model),
             "settings": to_dict(self.train),
-            "choices": asdict(self.choices),
+            "compute": asdict(self.choices),
             "measured": self.measured,
             "seed": self.train.seed,
             "budget": {"budget": self.clock.budget} if self.clock else None,
             "corpus": {"path": str(corpus.path.resolve()), "fingerprint": corpus.fingerprint},
             "tokenizer": {"kind": tokenizer.kind, "fingerprint": tokenizer.fingerprint},
             "command": command_line(),
-            "versions": hardware.versions(),
+            "versions": hardware.package_versions(),
             "isa": hardware.isa_name(),
         }
 
@@ -94,7 +94,9 @@ def plan_count(wish: PretrainConfig, tokenizer: tokenizers.Tokenizer, store: Tok
     """A count model: nothing to measure, one or a few passes."""
     wish.check()
     if wish.preset:
-        notice(f"{wish.family} counts: it takes as long as that takes, whatever --preset {wish.preset} says")
+        log_notice(
+            f"{wish.family} counts: it takes as long as that takes, whatever --preset {wish.preset} says"
+        )
     config_class: Any = family_of(wish.family)[1]
     values = {
         "vocab_size": tokenizer.vocab_size,
@@ -105,7 +107,7 @@ def plan_count(wish: PretrainConfig, tokenizer: tokenizers.Tokenizer, store: Tok
     train = TrainSettings(
         steps=1, batch_size=4, context_length=fitting_context(store, 1 << 16), seed=wish.seed
     )
-    return Plan(wish.family, config, assign(train, wish.overrides_for("train")), ComputeConfig())
+    return Plan(wish.family, config, apply_overrides(train, wish.overrides_for("train")), ComputeConfig())
 
 
 Feed = Callable[[LanguageModel, TrainSettings], BatchSource]
@@ -127,9 +129,9 @@ def plan_neural(
     budget = seconds_of(wish.preset) * cores if wish.preset else None
     clock = CpuBudget(float(budget), started=started) if budget else None
     if wish.preset and budget:
-        notice(
-            f"--preset {wish.preset}: {duration(budget)} of CPU time, which is {duration(budget / cores)} on"
-            f" {cores} free core(s) and longer where other programs use them"
+        log_notice(
+            f"--preset {wish.preset}: {format_duration(budget)} of CPU time, which is"
+            f" {format_duration(budget / cores)} on {cores} free core(s) and longer where other programs use them"
         )
     size = size_for(wish, budget)
     config: Any
@@ -147,7 +149,7 @@ def plan_neural(
         seed=wish.seed,
         optim=begun.optim,
     )
-    train = assign(
+    train = apply_overrides(
         train, [*wish.overrides_for("train"), *(f"optim.{each}" for each in wish.overrides_for("optim"))]
     )
     train = replace(train, optim=replace(train.optim, rate=train.optim.own_rate))
@@ -186,7 +188,7 @@ def new_config(
     if "context_length" in known:
         values["context_length"] = fitting_context(store, wanted)
     if fitting_context(store, wanted) < wanted:
-        notice(
+        log_notice(
             f"the corpus has {store.n_targets} tokens, fewer than a context of {wanted}:"
             f" the context is {store.n_targets}"
         )
@@ -209,7 +211,7 @@ def begun_from(wish: PretrainConfig, size: ModelSize) -> tuple[Any, TrainSetting
         longest = min(config.context_length or size.context_length, size.context_length)
         return config, TrainSettings(1, context_length=longest, optim=OptimSettings("adamw", 1e-4))
     before = from_dict(TrainSettings, record["settings"], "train.")
-    optim = assign(before.optim, wish.overrides_for("optim"))
+    optim = apply_overrides(before.optim, wish.overrides_for("optim"))
     rate = before.optim.own_rate if optim.optimiser == before.optim.optimiser else RATES[optim.optimiser]
     optim = replace(before.optim, rate=rate / 3, other_rate=before.optim.other_rate / 3)
     return config, replace(before, optim=optim)
@@ -271,7 +273,7 @@ def choose(
     measured: dict[str, Any] = {}
     if wish.compute_from:
         record = open_run(wish.compute_from).record
-        chosen = from_dict(ComputeConfig, record["choices"], "choices.")
+        chosen = from_dict(ComputeConfig, record["compute"], "compute.")
     elif wish.preset:
         compiled = seconds_of(wish.preset) >= 600
         seconds = seconds_of(wish.preset) * hardware.usable_cores()
@@ -282,7 +284,7 @@ def choose(
         with torch.device("meta"):
             outline = build(wish.family, config)
         chosen = candidates(outline, compiled=False)[0]
-    return assign(chosen, wish.overrides_for("choices")), measured
+    return apply_overrides(chosen, wish.overrides_for("choices")), measured
 
 
 def steps_for(family: str, config: Any, tokens_a_step: int, n_targets: int, most: int | None) -> int:
@@ -292,13 +294,15 @@ def steps_for(family: str, config: Any, tokens_a_step: int, n_targets: int, most
     if most is not None:
         steps = max(20, most)
         if most < 20:
-            notice(
+            log_notice(
                 f"the time asked for has room for {most} steps only: 20 are trained, which takes longer;"
                 " ask for more (--preset 10min, 1h), or take a smaller model"
             )
         useful = max(200, MOST_EPOCHS * n_targets // tokens_a_step)
         if steps > useful:
-            notice(f"{useful} steps read this small text {MOST_EPOCHS} times; more would only memorise it")
+            log_notice(
+                f"{useful} steps read this small text {MOST_EPOCHS} times; more would only memorise it"
+            )
         return min(steps, useful)
     with torch.device("meta"):
         weights = sum(p.numel() for p in build(family, config).parameters())

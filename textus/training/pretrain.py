@@ -11,12 +11,12 @@ import torch
 
 from textus import tokenizers
 from textus.core.config import from_dict
-from textus.core.console import cpu_seconds, notice
+from textus.core.console import cpu_seconds, log_notice
 from textus.core.errors import RunError, UsageError
-from textus.core.io import claim, sha256
-from textus.core.memory import keep_memory
+from textus.core.io import check_output_dir, sha256
+from textus.core.memory import keep_freed_memory
 from textus.core.requests import request_values
-from textus.core.rng import counter_seed
+from textus.core.rng import derive_seed
 from textus.data.batch import BatchSource
 from textus.data.corpus import Corpus, open_corpus
 from textus.data.pair_loaders import loader_for, source_of, without_pairs
@@ -73,7 +73,7 @@ def train(
     else:
         plan = plan_neural(config, read, store, started, partial(feed, corpus=corpus, tokenizer=read))
     check_end(plan.model, read)
-    claim(out, force=force)
+    check_output_dir(out, force=force)
     record = plan.record(corpus, read) | {"request": request_values(config)}
     if parent := config.init_from:
         record |= {"parent": str(parent.resolve()), "parent_weights": weights_sum(parent)}
@@ -151,8 +151,8 @@ def begin_with(
             f"--embeddings {file}: no piece of the tokenizer has a vector; give vectors of the corpus' language, or a"
             " tokenizer with longer pieces (--tokenizer word)",
         )
-    notice(f"{found} pieces have a vector in {file}")
-    return {"found": found.found, "pieces": found.total}
+    log_notice(f"{found} pieces have a vector in {file}")
+    return {"tokens_with_vector": found.found, "tokens": found.total}
 
 
 def check_end(config: Any, tokenizer: tokenizers.Tokenizer) -> None:
@@ -167,32 +167,34 @@ def check_end(config: Any, tokenizer: tokenizers.Tokenizer) -> None:
 
 def one_thread() -> None:
     """Work as all training here does: memory kept, one thread a worker: why, docs/log.md tells."""
-    keep_memory()
+    keep_freed_memory()
     torch.set_num_threads(1)
 
 
 def _tell(plan: Plan, store: TokenDataset, corpus: Corpus, model: LanguageModel) -> None:
     train, choices = plan.train, plan.choices
     if model.counts:
-        notice(f"{plan.family}: counting {store.n_targets:,} tokens")
+        log_notice(f"{plan.family}: counting {store.n_targets:,} tokens")
         return
     if model.needs_source and not corpus.pairs:
-        notice(without_pairs(model))
+        log_notice(without_pairs(model))
     weights = sum(p.numel() for p in model.parameters())
     tokens = train.steps * plan.tokens_a_step
-    notice(
+    log_notice(
         f"{plan.family}: {weights:,} weights; {train.steps} steps of {train.batch_size} rows and {plan.tokens_a_step:,}"
         f" tokens, {tokens / max(1, store.n_targets):.1f} times the corpus; {choices.step} {choices.precision},"
         f" {choices.workers} worker(s)"
     )
     if tokens > 100 * store.n_targets:
-        notice(
+        log_notice(
             "each text will be read over a hundred times: expect it to be memorised rather than learnt from"
         )
     if train.steps <= (warm_up := getattr(plan.model, "warmup_steps", 0)):
-        notice(f"the critic never plays: the warm-up alone has {warm_up} steps (--set model.warmup_steps=…)")
+        log_notice(
+            f"the critic never plays: the warm-up alone has {warm_up} steps (--set model.warmup_steps=…)"
+        )
     if why := lost(plan.family, plan.model):
-        notice(f"`export --to hf` of this run will not be possible: {why}")
+        log_notice(f"`export --to hf` of this run will not be possible: {why}")
 
 
 def resume(path: Path, *, corpus: Path | None = None, until: int | None = None) -> Path:
@@ -204,7 +206,7 @@ def resume(path: Path, *, corpus: Path | None = None, until: int | None = None) 
     run = open_run(path)
     if run.finished:
         verify(path)
-        notice(f"{path} is finished ({run.record.get('steps', '?')} steps); nothing to resume")
+        log_notice(f"{path} is finished ({run.record.get('steps', '?')} steps); nothing to resume")
         return path
     opened = recorded_corpus(run, corpus)
     budget = run.record.get("budget")
@@ -258,8 +260,8 @@ def prepare(
     """
     one_thread()
     train = from_dict(TrainSettings, record["settings"], "train.")
-    choices = from_dict(ComputeConfig, record["choices"], "choices.")
-    torch.manual_seed(counter_seed(train.seed, "weights"))
+    choices = from_dict(ComputeConfig, record["compute"], "compute.")
+    torch.manual_seed(derive_seed(train.seed, "weights"))
     model = build(record["family"], record["config"])
     if begin and record.get("parent"):
         begin_as(model, record)
@@ -295,7 +297,7 @@ def train_to_end(
         evaluate=ready.evaluate, until=until,
     )  # fmt: skip
     if wrong := ready.model.trouble(found_of(run)):
-        notice(wrong)
+        log_notice(wrong)
     return run.path
 
 
@@ -330,11 +332,11 @@ def _evaluation(
     validation text.
     """
     if not corpus.n_documents("validation"):
-        notice("the corpus has no validation text: the last weights are kept, and memorising goes unseen")
+        log_notice("the corpus has no validation text: the last weights are kept, and memorising goes unseen")
         return None
     store = tokenize(corpus, tokenizer, "validation")
     if store.n_targets < LEAST_TO_CHOOSE_BY:
-        notice(
+        log_notice(
             f"{store.n_targets} tokens of validation text are too few to choose weights by: the last are kept"
         )
         return None

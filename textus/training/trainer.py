@@ -18,11 +18,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from textus.core.console import cpu_seconds, duration, notice, progress
+from textus.core.console import cpu_seconds, format_duration, log_notice, progress
 from textus.core.errors import TextusError, TrainingError, UsageError
 from textus.core.hardware import peak_memory_bytes, reset_peak_memory
-from textus.core.locks import alone_in
-from textus.core.rng import counter_seed
+from textus.core.locks import exclusive_lock
+from textus.core.rng import derive_seed
 from textus.data.batch import Batch, BatchSource
 from textus.models.contract import LanguageModel, Loss
 from textus.runs.store import Checkpoint, RunFolder
@@ -162,14 +162,14 @@ def fit(
     """
     reset_peak_memory()
     if model.counts:
-        with alone_in(run.path), run.full_disk_named(), stop_signals() as stopped:
+        with exclusive_lock(run.path), run.full_disk_named(), stop_signals() as stopped:
             _count(model, loader, run, lambda done: stopped() or done == until, evaluate)
             if not settings.keep_checkpoints:
                 run.drop_checkpoints()
         return
     backward = backward or GradientAccumulator(model).of_all(settings.micro_batches)
     training = Trainer(model, loader, settings, run, clock, backward)
-    with alone_in(run.path), run.full_disk_named(), stop_signals() as stopped, deterministic():
+    with exclusive_lock(run.path), run.full_disk_named(), stop_signals() as stopped, deterministic():
         training.resume(run.last_checkpoint())
         training.loop(lambda: stopped() or training.step == until, evaluate)
         run.finish(training.best_weights())
@@ -192,7 +192,7 @@ def _count(
         model.load_state_dict(checkpoint.weights)
         done, started = checkpoint.step, started - checkpoint.state["cpu_seconds"]
     elif run.steps():
-        notice(f"no checkpoint in {run.path} is whole: counting from the beginning")
+        log_notice(f"no checkpoint in {run.path} is whole: counting from the beginning")
     run.drop_remains(done)
     run.cut_log(done, evaluated=0, seconds=0.0)
     for number in range(done, model.passes):
@@ -272,7 +272,7 @@ class Trainer:
                     self.evaluate_and_save(evaluate)
                 self.replan()
         if self.out_of_patience() and self.best and self.step < self.schedule.steps:
-            notice(
+            log_notice(
                 f"{self.no_better} evaluations in a row found nothing better than step {self.best['step']}: stopped at"
                 f" step {self.step} of {self.schedule.steps} (train.patience={self.settings.patience})"
             )
@@ -298,7 +298,7 @@ class Trainer:
         """One step of the optimisers whose groups `backward` names: the loss, and the largest norm of a group's
         gradient before clipping.
         """
-        torch.manual_seed(counter_seed(self.settings.seed, "step", self.step))  # dropout
+        torch.manual_seed(derive_seed(self.settings.seed, "step", self.step))  # dropout
         batch = self.loader.batch(self.step)
         loss, names = self.backward(self.model, batch, self.step)
         nats, groups = float(loss.mean), self.model.parameter_groups()
@@ -338,17 +338,18 @@ class Trainer:
         rate = (cpu_seconds() - self.cpu_started) / max(1, self.step - self.first_step)
         fitting = self.step + max(1, int(left / rate))
         if fitting < 0.98 * self.schedule.steps:
-            notice(
+            log_notice(
                 f"slower than expected: {fitting} steps instead of {self.schedule.steps}, to end within"
-                f" {duration(self.clock.budget)} of CPU time"
+                f" {format_duration(self.clock.budget)} of CPU time"
             )
             replans.append(ScheduleCut(self.step, fitting))
-            self.run.log({"step": self.step, "replan": fitting})
+            self.run.log({"step": self.step, "schedule_cut": fitting})
 
     # ── remembering ────────────────────────────────────────────────────────────────────────────
 
     def log_step(self, loss: Loss, norm: float) -> None:
-        """A line of log.jsonl."""
+        """A line of log.jsonl: `lr` is the learning rate of the main parameters, `lr_factor` the schedule's part."""
+        factor = self.schedule.factor(self.step - 1)
         tokens = self.step * self.loader.tokens_a_step
         self.run.log(
             {
@@ -356,7 +357,8 @@ class Trainer:
                 "loss": round(float(loss.mean), 6),
                 **{name: round(value / max(loss.weight, 1e-12), 6) for name, value in loss.parts.items()},
                 "gradient_norm": round(norm, 6),
-                "rate": self.schedule.factor(self.step - 1),
+                "lr": self.settings.optim.own_rate * factor,
+                "lr_factor": factor,
                 "tokens": tokens,
                 "cpu_seconds": round(self.cpu_used(), 2),
                 "seconds": round(self.seconds_used(), 2),
@@ -396,7 +398,7 @@ class Trainer:
             "best": self.best,
             "evaluated": self.evaluated,
             "no_better": self.no_better,
-            "replans": [vars(each) for each in self.schedule.replans],
+            "schedule_cuts": [vars(each) for each in self.schedule.replans],
             "cpu_seconds": self.cpu_used(),
             "seconds": self.seconds_used(),
         }
@@ -417,11 +419,11 @@ class Trainer:
             self.step = self.saved = checkpoint.step
             self.best, self.evaluated = checkpoint.state["best"], checkpoint.state["evaluated"]
             self.no_better = checkpoint.state.get("no_better", 0)
-            self.schedule.replans = [ScheduleCut(**each) for each in checkpoint.state["replans"]]
+            self.schedule.replans = [ScheduleCut(**each) for each in checkpoint.state["schedule_cuts"]]
             self.cpu_before = checkpoint.state["cpu_seconds"]
             self.seconds_before = checkpoint.state["seconds"]
         elif self.run.steps():
-            notice(f"no checkpoint in {self.run.path} is whole: starting again from the seed")
+            log_notice(f"no checkpoint in {self.run.path} is whole: starting again from the seed")
         if self.best and not self.run.checkpoint(
             self.best["step"], otherwise="it no longer counts as the best"
         ):
@@ -446,7 +448,7 @@ class Trainer:
                 "steps": self.step,
                 "weights": {"step": used, "why": "best validation" if self.best else "last"},
                 "best": self.best,
-                "replans": [vars(each) for each in self.schedule.replans],
+                "schedule_cuts": [vars(each) for each in self.schedule.replans],
                 "cpu_seconds": round(self.cpu_used(), 2),
                 "seconds": round(self.seconds_used(), 2),
                 "peak_memory_bytes": peak_memory_bytes(),
@@ -500,7 +502,7 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
         asked = True
         for each, handler in before.items():
             signal.signal(each, handler)
-        notice("stopping after this step; once more to stop at once (what was not saved is lost)")
+        log_notice("stopping after this step; once more to stop at once (what was not saved is lost)")
 
     try:
         for asking in (signal.SIGINT, signal.SIGTERM):

@@ -22,9 +22,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from textus.core.config import VERSION, to_dict
-from textus.core.console import notice, printable, progress
+from textus.core.console import log_notice, progress, to_printable
 from textus.core.errors import DataError, TextusError, UsageError
-from textus.core.io import claim, folder_atomic, is_disk_full, sha256, write_json
+from textus.core.io import atomic_folder, check_output_dir, is_disk_full, sha256, write_json
 from textus.data.corpus.aligned import is_aligned, read_aligned
 from textus.data.corpus.decoding import Guesses
 from textus.data.corpus.dialects import parse_delimiter
@@ -105,7 +105,7 @@ def build(
                 before = len(stage)
                 for found in scan([given], out, advance):
                     take(found, stage, settings)
-                stage.sources.append({"path": printable(str(given)), "documents": len(stage) - before})
+                stage.sources.append({"path": to_printable(str(given)), "documents": len(stage) - before})
 
     return write(gather, out, settings, force, " and ".join(map(str, sources)))
 
@@ -176,9 +176,9 @@ def write(
     """Both passes, inside a folder that appears at `out` when all is done."""
     settings.check()
     reading_of(settings)
-    claim(out, force=force, kind="corpus")
+    check_output_dir(out, force=force, kind="corpus")
     try:
-        with folder_atomic(out) as folder:
+        with atomic_folder(out) as folder:
             with StagingArea(folder / "staging", settings) as stage:
                 gather(stage)
                 if not len(stage):
@@ -337,19 +337,19 @@ def tell(stage: StagingArea) -> None:
     """Say what was left out or replaced: a line for each reason, with the first few names."""
     for reason, count in sorted(stage.reasons.items()):
         if reason == "duplicate":
-            notice(f"left out, duplicate: {count:,} (which of which is in dropped.jsonl)")
+            log_notice(f"left out, duplicate: {count:,} (which of which is in dropped.jsonl)")
             continue
         more = f" and {count - NAMED:,} more" if count > NAMED else ""
         names = ", ".join(stage.examples[reason]) + more
-        notice(f"left out, {reason}: {count:,}: {names} (all in dropped.jsonl)")
+        log_notice(f"left out, {reason}: {count:,}: {names} (all in dropped.jsonl)")
         if reason == "suffix not read":
-            notice(f"read are {SUFFIXES}")
+            log_notice(f"read are {SUFFIXES}")
     if guesses := str(stage.guesses):
-        notice(guesses)
+        log_notice(guesses)
     for source, count in sorted(stage.replaced.items())[:NAMED]:
-        notice(f"{source}: {count:,} broken bytes replaced by U+FFFD")
+        log_notice(f"{source}: {count:,} broken bytes replaced by U+FFFD")
     if len(stage.replaced) > NAMED:
-        notice(
+        log_notice(
             f"broken bytes replaced in {len(stage.replaced) - NAMED:,} more files, see their documents' steps"
         )
 
@@ -416,7 +416,7 @@ def choose_split(stage: StagingArea, settings: CorpusSettings) -> tuple[str, flo
     if kind == "hash" and n_validation in (0, n_bytes):
         side = "nothing validates" if n_validation == 0 else "everything validates and nothing trains"
         other = "give more of them" if stage.pairs else f"tail:{fraction:g} would split inside them"
-        notice(f"split {settings.split}: of {n_kept} documents {side}; {other}")
+        log_notice(f"split {settings.split}: of {n_kept} documents {side}; {other}")
     if kind != "auto":
         return kind, fraction
     if n_kept < FEW_DOCUMENTS:
@@ -425,7 +425,7 @@ def choose_split(stage: StagingArea, settings: CorpusSettings) -> tuple[str, flo
         reason = f"by hash {share:.1%} of the text would validate"
     else:
         return "hash", fraction
-    notice(f"{reason}: the last {fraction:.0%} of each document validates (--split chooses)")
+    log_notice(f"{reason}: the last {fraction:.0%} of each document validates (--split chooses)")
     return "tail", fraction
 
 

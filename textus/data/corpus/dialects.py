@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from textus.core.errors import UsageError
-from textus.core.names import nearest
+from textus.core.names import nearest_name
 from textus.data.corpus.documents import RECORD_CHARS, UnreadableError
 
 csv.field_size_limit(
@@ -289,7 +289,7 @@ def parse_delimiter(spelled: str | None) -> str:
             f" {', '.join(DELIMITERS.values())}",
         )
     if len(delimiter) > 1:
-        near = nearest(delimiter, names)
+        near = nearest_name(delimiter, names)
         hint = f"; did you mean {near!r}?" if near else ""
         raise UsageError(
             "invalid_value",

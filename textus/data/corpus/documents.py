@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from encodings.aliases import aliases
 
 from textus.core.errors import CodedError, UsageError
-from textus.core.names import nearest
+from textus.core.names import nearest_name
 
 PART_CHARS = 1_000_000
 """The most characters of one part: a long document is stored in parts, so that memory stays flat."""
@@ -83,7 +83,9 @@ def checked_encoding(name: str) -> str:
         b"\xe9\\x".decode(name, "replace")  # what cannot replace, or gives no text, cannot be used
         return codecs.lookup(name).name
     except (LookupError, ValueError):
-        near = nearest(name, {other.replace("_", "-") for other in aliases.values() if other not in NO_TEXT})
+        near = nearest_name(
+            name, {other.replace("_", "-") for other in aliases.values() if other not in NO_TEXT}
+        )
     hint = f"; did you mean {near!r}?" if near else ";"
     raise UsageError(
         "unknown_encoding",
@@ -112,7 +114,7 @@ def parse_split(split: str) -> tuple[str, float]:
     """
     kind, _, share = split.partition(":")
     if kind not in ("auto", "hash", "tail", "none") or (share and kind in ("auto", "none")):
-        near = nearest(kind, ("auto", "hash", "tail", "none"))
+        near = nearest_name(kind, ("auto", "hash", "tail", "none"))
         hint = f" (did you mean {near!r}?)" if near and near != kind else ""
         raise UsageError(
             "invalid_value", f"split {split!r} is not one of auto, hash:0.1, tail:0.1, none{hint}"

@@ -12,7 +12,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 
-from textus.core.names import extra
+from textus.core.names import import_optional
 from textus.data.corpus.languages import LanguageScore, reading
 
 USUAL = (
@@ -83,7 +83,9 @@ def guess(data: bytes) -> Guess | None:
 
 def proposals(data: bytes) -> list[str]:
     """What charset-normalizer takes the bytes for, the best first."""
-    matches = extra("charset_normalizer", "text").from_bytes(data[:65536], preemptive_behaviour=False)
+    matches = import_optional("charset_normalizer", "text").from_bytes(
+        data[:65536], preemptive_behaviour=False
+    )
     return [match.encoding.replace("iso8859_", "iso8859-").replace("koi8_", "koi8-") for match in matches]
 
 

@@ -14,7 +14,7 @@ from html.parser import HTMLParser
 from typing import Any, cast
 
 from textus.core.errors import UsageError
-from textus.core.names import extra
+from textus.core.names import import_optional
 from textus.data.corpus.decoding import open_text
 from textus.data.corpus.dialects import RowProblem
 from textus.data.corpus.documents import RECORD_CHARS, RawDocument, SkippedItem, UnreadableError
@@ -58,7 +58,7 @@ def read_page(source: Source, text: Iterable[str], steps: tuple[str, ...]) -> Ra
     page, n_replaced = whole(joined(text, source.name))  # the parsers stop at a lone surrogate, and at NUL
     page = UNPARSED.sub("", DECLARATION.sub("", page, count=1))
     steps = (*steps, *([f"replaced:{n_replaced}"] if n_replaced else []))
-    trafilatura = extra("trafilatura", "text")
+    trafilatura = import_optional("trafilatura", "text")
     try:
         extracted = trafilatura.extract(page, include_comments=False)
         if extracted:

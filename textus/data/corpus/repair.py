@@ -12,7 +12,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 
-from textus.core.names import extra
+from textus.core.names import import_optional
 from textus.data.corpus.documents import PART_CHARS
 
 LONE = re.compile("[\ud800-\udfff]+")
@@ -100,7 +100,7 @@ def mend(text: str) -> str:
     """Mojibake and control characters mended, line by line; lines without a suspicion are left alone."""
     if not SUSPICIOUS.search(text):
         return text
-    ftfy = extra("ftfy", "text")
+    ftfy = import_optional("ftfy", "text")
     config = ftfy.TextFixerConfig(**FTFY, explain=False)
     lines = text.split("\n")
     return "\n".join(ftfy.fix_text(line, config) if SUSPICIOUS.search(line) else line for line in lines)

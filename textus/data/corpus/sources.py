@@ -22,9 +22,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from textus.core.console import printable
+from textus.core.console import to_printable
 from textus.core.errors import DataError
-from textus.core.names import extra
+from textus.core.names import import_optional
 from textus.data.corpus.documents import SkippedItem, UnreadableError
 
 BLOCK_BYTES = 1 << 19
@@ -146,7 +146,7 @@ def entries(folder: Path) -> Iterator[Path | SkippedItem]:
 
 def dropped(path: Path, reason: str, detail: str = "") -> SkippedItem:
     """A file or folder left out."""
-    return SkippedItem(printable(str(path)), reason, detail)
+    return SkippedItem(to_printable(str(path)), reason, detail)
 
 
 def scan_file(
@@ -167,7 +167,7 @@ def scan_file(
         yield from scan_tar(path, advance)
     else:
         kind = "text" if given else default
-        yield named(printable(str(path)), path.name, lambda: metered(path, meter), default=kind)
+        yield named(to_printable(str(path)), path.name, lambda: metered(path, meter), default=kind)
 
 
 def scan_zip(path: Path, advance: Callable[..., Any]) -> Iterator[Source | SkippedItem]:
@@ -251,7 +251,7 @@ class KeptBytes(io.RawIOBase):
 
 def archive_name(path: Path, member: str) -> str:
     """How a member of an archive is shown."""
-    return printable(f"{path}!{member}")
+    return to_printable(f"{path}!{member}")
 
 
 def of_archive(path: Path, member: str, opener: Callable[[], Any]) -> Source | SkippedItem:
@@ -261,7 +261,7 @@ def of_archive(path: Path, member: str, opener: Callable[[], Any]) -> Source | S
         return SkippedItem(
             name, "hidden", "its name begins with a dot, or it is a Mac's note on another file"
         )
-    return named(name, member, opener, inside=printable(member))
+    return named(name, member, opener, inside=to_printable(member))
 
 
 def named(
@@ -275,7 +275,7 @@ def named(
         return SkippedItem(name, "suffix not read", f"{suffix}: {OTHER_PACKINGS[suffix]}")
     kind = KINDS.get(suffix, default)
     if kind is None:
-        return SkippedItem(name, "suffix not read", printable(suffix) or "no suffix")
+        return SkippedItem(name, "suffix not read", to_printable(suffix) or "no suffix")
     return Source(name, kind, opener, wrapping, inside)
 
 
@@ -288,7 +288,7 @@ def unwrapped(file: BinaryIO, wrapping: str) -> BinaryIO:
     if wrapping == ".xz":
         return cast(BinaryIO, lzma.open(file))
     if wrapping == ".zst":
-        return cast(BinaryIO, extra("pyarrow", "text").input_stream(file, compression="zstd"))
+        return cast(BinaryIO, import_optional("pyarrow", "text").input_stream(file, compression="zstd"))
     return file
 
 

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from textus.core.config import Shape, check_shape, migrate
+from textus.core.config import Shape, check_shape, check_version
 from textus.core.errors import DataError, RunError
-from textus.core.io import other_kind, read_json, record_file, sha256, sweep
-from textus.core.names import unknown
+from textus.core.io import describe_other_kind, read_json, remove_stale_files, resolve_record_file, sha256
+from textus.core.names import unknown_name_error
 from textus.data.corpus.documents import SPLITS, Document
 
 SHOWN = 100
@@ -98,7 +98,7 @@ class Corpus:
     def verify(self) -> None:
         """Read every file and compare its SHA-256. Raises RunError naming the first that changed."""
         for name, expected in self.record["files"].items():
-            if sha256(record_file(self.path, name, FILES)) != expected:
+            if sha256(resolve_record_file(self.path, name, FILES)) != expected:
                 raise RunError(
                     "damaged", f"{self.path / name} was changed after it was written; build the corpus anew"
                 )
@@ -107,7 +107,7 @@ class Corpus:
 def known(split: str) -> str:
     """The name of a split. Raises UsageError for another."""
     if split not in SPLITS:
-        raise unknown("split", split, SPLITS)
+        raise unknown_name_error("split", split, SPLITS)
     return split
 
 
@@ -124,19 +124,20 @@ def records(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def open_corpus(path: Path, *, verify: bool = False) -> Corpus:
-    """Open a corpus folder. Raises RunError where it is none, too new, incomplete, or (`verify`) changed."""
+    """Open a corpus folder. Raises RunError where it is none, of another version, incomplete, or (`verify`) changed."""
     path = Path(path)
-    sweep(path)
+    remove_stale_files(path)
     if not (path / "corpus.json").is_file():
-        remedy = other_kind(path) or "make one: textus corpus build SRC --out FOLDER"
+        remedy = describe_other_kind(path) or "make one: textus corpus build SRC --out FOLDER"
         raise RunError("not_a_corpus", f"{path} is not a corpus (no corpus.json in it); {remedy}")
-    record = migrate(read_json(path / "corpus.json"), str(path / "corpus.json"))
+    record = read_json(path / "corpus.json")
+    check_version(record, path, "corpus")
     lacking = [key for key in ("fingerprint", "counts", "files") if key not in record]
     if lacking:
         raise RunError("damaged", f"{path / 'corpus.json'} lacks {', '.join(lacking)}; build the corpus anew")
     check_shape(record, RECORD, str(path / "corpus.json"))
     for name in {*FILES, *record["files"]}:
-        if name not in record["files"] or not record_file(path, name, FILES).exists():
+        if name not in record["files"] or not resolve_record_file(path, name, FILES).exists():
             raise RunError(
                 "damaged", f"{path / name} is missing, or not listed in corpus.json; build the corpus anew"
             )

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, NamedTuple, cast
 
-from textus.core.console import notice
+from textus.core.console import log_notice
 from textus.core.errors import UsageError
-from textus.core.names import extra, nearest
+from textus.core.names import import_optional, nearest_name
 from textus.data.corpus import exports
 from textus.data.corpus.decoding import open_text
 from textus.data.corpus.dialects import (
@@ -70,7 +70,7 @@ class ReadConfig:
     columns: Mapping[str, str] = field(default_factory=dict)
     encoding: str = ""
     delimiter: str = ""
-    report: Callable[[str], None] = notice
+    report: Callable[[str], None] = log_notice
 
     @property
     def by_position(self) -> bool:
@@ -273,7 +273,7 @@ def is_one(value: Any) -> bool:
 
 def missing_column(column: str, present: list[str]) -> MissingColumnError:
     """The error for a table without a column."""
-    near = nearest(column, present)
+    near = nearest_name(column, present)
     hint = f"; did you mean {near!r}?" if near else ";"
     shown = ", ".join(map(repr, present[:SHOWN_COLUMNS])) or "none"
     more = f" and {len(present) - SHOWN_COLUMNS} more" if len(present) > SHOWN_COLUMNS else ""
@@ -501,7 +501,7 @@ def starts_with_object(whole: str) -> bool:
 
 def parquet_rows(source: Source, naming: Naming, only: tuple[str, ...]) -> Rows:
     """The rows of a parquet file, a small batch at a time; the columns that are not wanted are not read."""
-    parquet = extra("pyarrow.parquet", "text")
+    parquet = import_optional("pyarrow.parquet", "text")
     number = 0
     with seekable(source) as file:
         try:
@@ -514,7 +514,7 @@ def parquet_rows(source: Source, naming: Naming, only: tuple[str, ...]) -> Rows:
                 for row in batch.to_pylist():
                     yield PlacedRow(f"record {number}", row)
                     number += 1
-        except (*DAMAGE, ValueError, extra("pyarrow", "text").ArrowException) as error:
+        except (*DAMAGE, ValueError, import_optional("pyarrow", "text").ArrowException) as error:
             raise UnreadableError(
                 "unreadable_file", f"not a parquet file, or damaged: {first_line(error)}"
             ) from error

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from textus.core.errors import UsageError
-from textus.core.names import unknown
+from textus.core.names import unknown_name_error
 from textus.models.nn.layers import GATED, POSITIONS, make_feed_forward, make_norm, plain_attention
 from textus.models.nn.linear import Linear
 from textus.models.nn.rope import RopeScaling, rotate
@@ -76,7 +76,7 @@ class DecoderConfig:
             if (value := getattr(self, name)) is not None and value < 1:
                 raise UsageError("out_of_range", f"{name}={value}: must be at least 1")
         if self.position not in POSITIONS:
-            raise unknown("position", self.position, POSITIONS)
+            raise unknown_name_error("position", self.position, POSITIONS)
         if not self.rope_theta > 0:
             raise UsageError("out_of_range", f"rope_theta={self.rope_theta}: must be above 0")
         if not self.d_head:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from textus.core.names import unknown
+from textus.core.names import unknown_name_error
 from textus.data.batch import Batch
 from textus.models.contract import Loss
 from textus.models.nn.linear import Linear
@@ -75,7 +75,7 @@ class SequenceHead(nn.Module):
         super().__init__()
         for kind, value, known in (("task", task, TASKS), ("pooling", pooling, POOLINGS)):
             if value not in known:
-                raise unknown(kind, value, known)
+                raise unknown_name_error(kind, value, known)
         self.task, self.pooling = task, pooling
         self.weights = None if weights is None else torch.tensor(weights)
         self.dropout = nn.Dropout(dropout)
@@ -297,7 +297,7 @@ class Pooler(nn.Module):
     def __init__(self, pooling: str, dropout: float, means: list[float], deviations: list[float]) -> None:
         super().__init__()
         if pooling not in POOLINGS:
-            raise unknown("pooling", pooling, POOLINGS)
+            raise unknown_name_error("pooling", pooling, POOLINGS)
         self.pooling, self.dropout = pooling, nn.Dropout(dropout)
         self.means, self.deviations = (
             torch.tensor(each, dtype=torch.float64) for each in (means, deviations)
@@ -411,7 +411,7 @@ class RelationHead(nn.Module):
     def __init__(self, d_model: int, n_labels: int, *, pooling: str = "mean", dropout: float = 0.1) -> None:
         super().__init__()
         if pooling not in POOLINGS:
-            raise unknown("pooling", pooling, POOLINGS)
+            raise unknown_name_error("pooling", pooling, POOLINGS)
         self.pooling, self.dropout = pooling, nn.Dropout(dropout)
         self.out = Linear(3 * d_model, n_labels, bias=True)
 
@@ -463,7 +463,7 @@ class SimilarityHead(nn.Module):
             ("pooling", pooling, POOLINGS),
         ):
             if value not in known:
-                raise unknown(kind, value, known)
+                raise unknown_name_error(kind, value, known)
         self.pooling, self.objective, self.temperature = pooling, objective, temperature
 
     def predict(self, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -513,5 +513,5 @@ def build_head(spec: dict[str, Any], d_model: int) -> nn.Module:
     """The head that run.json describes: its `kind` and its arguments."""
     given = {name: value for name, value in spec.items() if name != "kind"}
     if spec["kind"] not in HEADS:
-        raise unknown("head", spec["kind"], HEADS)
+        raise unknown_name_error("head", spec["kind"], HEADS)
     return HEADS[spec["kind"]](d_model, **given)

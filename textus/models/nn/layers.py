@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from textus.core.names import unknown
+from textus.core.names import unknown_name_error
 from textus.models.nn.linear import Linear
 
 
@@ -146,7 +146,7 @@ POSITIONS = ("rotary", "learned", "none")
 def make_norm(name: str, width: int, eps: float = 0.0) -> nn.Module:
     """A norm by name; `eps` of 0 is its usual one."""
     if name not in NORMS:
-        raise unknown("norm", name, NORMS)
+        raise unknown_name_error("norm", name, NORMS)
     return NORMS[name](width, eps) if eps else NORMS[name](width)
 
 
@@ -155,7 +155,7 @@ def make_feed_forward(name: str, width: int, d_ff: int, *, bias: bool, dropout: 
     if name in GATED:
         return SwiGLU(width, d_ff, bias=bias, dropout=dropout, activation=GATED[name])
     if name not in ACTIVATIONS:
-        raise unknown("activation", name, [*GATED, *ACTIVATIONS])
+        raise unknown_name_error("activation", name, [*GATED, *ACTIVATIONS])
     return FeedForward(width, d_ff, ACTIVATIONS[name], bias=bias, dropout=dropout)
 
 

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from textus.core.config import from_dict
 from textus.core.errors import UsageError
-from textus.core.names import unknown
+from textus.core.names import unknown_name_error
 from textus.models.contract import LanguageModel
 from textus.models.nn.linear import Linear
 
@@ -180,7 +180,7 @@ def adapt(model: LanguageModel, settings: LoRASettings) -> None:
     wanted = known if settings.targets == ALL else [each.strip() for each in settings.targets.split(",")]
     for each in wanted:
         if each not in known:
-            raise unknown("projection in method.targets", each, [ALL, *known])
+            raise unknown_name_error("projection in method.targets", each, [ALL, *known])
     model.requires_grad_(False)
     model.heads.requires_grad_(True)
     for name, linear in found.items():

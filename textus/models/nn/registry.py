@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from textus.core.errors import UsageError
-from textus.core.names import unknown
+from textus.core.names import unknown_name_error
 from textus.models.nn.layers import ACTIVATIONS, NORMS
 
 __all__ = ["ACTIVATIONS", "INITIALISATIONS", "LOSSES", "NORMS", "initialise", "load_pretrained", "make_loss"]
@@ -66,7 +66,7 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 def make_loss(name: str) -> Callable[[Tensor, Tensor], Tensor]:
     """A loss by name; UsageError naming the nearest for one that is not there."""
     if name not in LOSSES:
-        raise unknown("loss", name, LOSSES)
+        raise unknown_name_error("loss", name, LOSSES)
     return LOSSES[name]
 
 
@@ -109,7 +109,7 @@ def initialise(module: nn.Module, name: str) -> None:
     Raises UsageError for a name that is not there.
     """
     if name not in INITIALISATIONS:
-        raise unknown("initialisation", name, INITIALISATIONS)
+        raise unknown_name_error("initialisation", name, INITIALISATIONS)
     for parameter in module.parameters():
         if parameter.ndim == 2:
             INITIALISATIONS[name](parameter)
@@ -125,7 +125,7 @@ def load_pretrained(module: nn.Module, weights: Mapping[str, Tensor]) -> list[st
     own = module.state_dict()
     for name, value in weights.items():
         if name not in own:
-            raise unknown("pretrained weight", name, own)
+            raise unknown_name_error("pretrained weight", name, own)
         if value.shape != own[name].shape:
             raise UsageError(
                 "weights_mismatch",

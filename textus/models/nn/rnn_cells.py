@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from textus.core.rng import counter_seed
+from textus.core.rng import derive_seed
 
 # ── scans: one layer over time ─────────────────────────────────────────────────────────────────
 #
@@ -198,7 +198,7 @@ def dropped(x: Tensor, p: float, seed: int, number: int) -> Tensor:
     """Dropout of x (T, B, D), the `number`-th of a seed: the same units at every step of a row."""
     if not p:
         return x
-    generator = torch.Generator().manual_seed(counter_seed(seed, "layer", number))
+    generator = torch.Generator().manual_seed(derive_seed(seed, "layer", number))
     kept = torch.rand(x.shape[1:], generator=generator) >= p
     return x * (kept.to(x) / (1 - p))
 
