@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-from textus.augment.config import AugmentConfig, ClozeConfig
 from textus.cli.params import (
     Columns,
     CommandResult,
@@ -18,13 +17,16 @@ from textus.cli.params import (
     option,
     with_config,
 )
-from textus.evaluation.config import FewShotConfig
-from textus.finetuning.config import TuneConfig
+
+if TYPE_CHECKING:
+    from textus.augment.config import AugmentConfig, ClozeConfig
+    from textus.evaluation.config import FewShotConfig
+    from textus.finetuning.config import TuneConfig
 
 RowsFile = Annotated[Path, option("The file of JSON lines to write.", metavar="FILE")]
 
 
-@with_config
+@with_config("textus.augment.config")
 def augment(
     data: Rows,
     /,
@@ -50,7 +52,7 @@ def augment(
     return CommandResult(result, f"{out}: {counts}\nnext: textus finetune {out} --model lstm --out FOLDER")
 
 
-@with_config
+@with_config("textus.augment.config")
 def cloze(
     corpus: CorpusFolder,
     /,
@@ -71,7 +73,7 @@ def cloze(
     return CommandResult(result, f"{out}: {result['rows']:,} rows\nnext: {next_step}")
 
 
-@with_config
+@with_config("textus.finetuning.config")
 def tune(
     data: Rows,
     /,
@@ -98,7 +100,7 @@ def tune(
     return CommandResult(result, f"{text_table(result['trials'])}\n{best}\nreproduce it: {result['command']}")
 
 
-@with_config
+@with_config("textus.evaluation.config")
 def fewshot(
     run: RunFolder,
     data: Rows,

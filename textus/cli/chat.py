@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from textus.cli.params import RunFolder, with_config
 from textus.core.console import log_notice
 from textus.core.errors import UsageError
-from textus.generation.params import SamplingParams, sampling_params
 
 if TYPE_CHECKING:
     from textus.api.run import Run
+    from textus.generation.params import SamplingParams
     from textus.generation.streaming import DecodedStream
 
 COMMANDS = {
@@ -26,7 +26,7 @@ COMMANDS = {
 }
 
 
-@with_config
+@with_config("textus.generation.params")
 def chat(run: RunFolder, /, *, config: SamplingParams) -> None:
     """Chat with a model; questions are typed, or read one per line from a pipe. At the terminal /help lists commands.
 
@@ -112,6 +112,8 @@ class Conversation:
 
     def set(self, assignment: str) -> None:
         """Change a field of `SamplingParams`; a wrong value changes nothing."""
+        from textus.generation.params import sampling_params
+
         name, equals, value = (part.strip() for part in assignment.partition("="))
         name = name.replace("-", "_")
         if equals:
@@ -133,6 +135,8 @@ def context_notice(pieces: DecodedStream, params: SamplingParams, run: Run) -> s
 
 def parse_setting(name: str, value: str) -> Any:
     """A value as typed, in the type of the field of this name."""
+    from textus.generation.params import SamplingParams
+
     default = getattr(SamplingParams(), name, None)
     if isinstance(default, bool):
         return value.lower() in ("true", "yes", "on", "1")

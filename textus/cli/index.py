@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -22,7 +22,9 @@ from textus.cli.params import (
     with_config,
 )
 from textus.core import arguments
-from textus.pipelines.config import EmbedConfig, IndexConfig
+
+if TYPE_CHECKING:
+    from textus.pipelines.config import EmbedConfig, IndexConfig
 
 IndexFolder = Annotated[
     Path, Parameter(name="INDEX", help="An index folder, as 'textus index build' writes it.")
@@ -32,7 +34,7 @@ Mode = Annotated[
 ]
 
 
-@with_config
+@with_config("textus.pipelines.config")
 def embed(
     run: RunFolder,
     file: Annotated[Path, Parameter(name="FILE", help="Rows with a text, or plain text: one per line.")],
@@ -60,7 +62,7 @@ def embed(
     return CommandResult(result, f"{result['out']}: {result['texts']:,} vectors of {result['width']}")
 
 
-@with_config
+@with_config("textus.pipelines.config")
 def index_build(
     file: Annotated[
         Path,

@@ -30,13 +30,13 @@ from textus.core.arguments import note_on_interrupt
 from textus.core.console import log_notice
 from textus.core.errors import UsageError
 from textus.core.requests import request_values
-from textus.evaluation.config import EvalConfig, PredictConfig
-from textus.generation.params import SamplingParams
 
 if TYPE_CHECKING:
     from textus.api import Run
     from textus.data.labeled import Record
     from textus.data.read_options import ReadOptions
+    from textus.evaluation.config import EvalConfig, PredictConfig
+    from textus.generation.params import SamplingParams
 
 RunFolders = Annotated[Path, Parameter(name="RUN", help="Run folders.")]
 
@@ -94,7 +94,7 @@ class ManyPrompts:
                 )
 
 
-@with_config
+@with_config("textus.generation.params")
 def generate(
     run: RunFolder,
     prompt: Annotated[
@@ -186,7 +186,7 @@ def write(text: str) -> None:
     sys.stdout.flush()
 
 
-@with_config
+@with_config("textus.evaluation.config")
 def evaluate(
     *runs: RunFolders,
     on: Annotated[
@@ -248,7 +248,7 @@ def robustness(
     return CommandResult(result, render.robustness(result))
 
 
-@with_config
+@with_config("textus.evaluation.config")
 def predict(
     *inputs: Annotated[
         str,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field, make_dataclass
-from functools import wraps
+from functools import cached_property, partial, update_wrapper
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
@@ -83,31 +84,54 @@ TaskName = Annotated[str | None, option("Which task, of runs with several.", "--
 # ── the flags of request objects ───────────────────────────────────────────────────────────────
 
 
-def with_config(command: Callable[..., Any]) -> Callable[..., Any]:
-    """A command whose parameter `config` is a request object: the fields become flags, and with them come --config and
+class ConfigCommand:
+    """A command whose parameter `config` is a request object: its fields become flags, and with them come --config and
     --print-config. The request is made of the flags, then of the file, then of the defaults.
+
+    The request class is imported, and the flags are made, when the command is parsed.
     """
-    hints = get_type_hints(command, include_extras=True)
-    request = hints["config"]
-    flags = flags_of(request)
 
-    @wraps(command)
-    def with_request(*arguments: Any, config: Any = flags(), **others: Any) -> Any:
-        file = {} if config.config is None else read_toml(config.config, "--config")
-        resolved = build_request(request, None, file, f"--config {config.config}: ")
-        resolved = build_request(request, resolved, given_flags(request, config), "--")
-        if config.print_config:
-            return CommandResult(request_values(resolved), to_toml(resolved))
-        return command(*arguments, config=resolved, **others)
+    def __init__(self, command: Callable[..., Any], module: str) -> None:
+        update_wrapper(self, command, assigned=("__module__", "__name__", "__doc__"))
+        self.command, self.module = command, module
 
-    signature = inspect.signature(command)
-    parameters = [
-        parameter.replace(default=flags()) if parameter.name == "config" else parameter
-        for parameter in signature.parameters.values()
-    ]
-    with_request.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-    with_request.__annotations__ = hints | {"config": Annotated[flags, Parameter(name="*")]}
-    return with_request
+    @cached_property
+    def request(self) -> Any:
+        """The request class, by the name that the command's annotation has."""
+        return getattr(import_module(self.module), self.command.__annotations__["config"])
+
+    @cached_property
+    def flags(self) -> Any:
+        """The class of its flags."""
+        return flags_of(self.request)
+
+    @property
+    def __annotations__(self) -> dict[str, Any]:  # type: ignore[override]
+        names = {self.request.__name__: Annotated[self.flags, Parameter(name="*")]}
+        return get_type_hints(self.command, localns=names, include_extras=True)
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        signature = inspect.signature(self.command)
+        parameters = [
+            parameter.replace(default=self.flags()) if parameter.name == "config" else parameter
+            for parameter in signature.parameters.values()
+        ]
+        return signature.replace(parameters=parameters)
+
+    def __call__(self, *arguments: Any, config: Any = None, **others: Any) -> Any:
+        flags = self.flags() if config is None else config
+        file = {} if flags.config is None else read_toml(flags.config, "--config")
+        request = build_request(self.request, None, file, f"--config {flags.config}: ")
+        request = build_request(self.request, request, given_flags(self.request, flags), "--")
+        if flags.print_config:
+            return CommandResult(request_values(request), to_toml(request))
+        return self.command(*arguments, config=request, **others)
+
+
+def with_config(module: str) -> Callable[[Callable[..., Any]], ConfigCommand]:
+    """`ConfigCommand` of a command; `module` is where the class of its parameter `config` is defined."""
+    return partial(ConfigCommand, module=module)
 
 
 def flags_of(request: type) -> type:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -23,11 +23,13 @@ from textus.cli.params import (
 )
 from textus.core.errors import UsageError
 from textus.core.names import unknown_name_error
-from textus.finetuning.config import FinetuneConfig
-from textus.training.config import PretrainConfig
+
+if TYPE_CHECKING:
+    from textus.finetuning.config import FinetuneConfig
+    from textus.training.config import PretrainConfig
 
 
-@with_config
+@with_config("textus.training.config")
 def train(
     corpus: CorpusFolder,
     /,
@@ -46,7 +48,7 @@ def train(
     return training_summary(api.train(corpus, out=out, config=config, force=force))
 
 
-@with_config
+@with_config("textus.finetuning.config")
 def finetune(
     data: Rows,
     /,

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from textus.cli.params import CommandResult, Json, Rows, with_config
 from textus.core.requests import as_arguments
-from textus.tasks.config import ValidateConfig
+
+if TYPE_CHECKING:
+    from textus.tasks.config import ValidateConfig
 
 MOST_LINES = 50
 """Kinds of bad rows, or classes, listed at most; --json has all."""
 
 
-@with_config
+@with_config("textus.tasks.config")
 def validate(data: Rows, /, *, config: ValidateConfig, as_json: Json = False) -> CommandResult:
     """Check labelled rows before a model is trained on them: all bad rows, labels, duplicates, lengths, leakage.
 

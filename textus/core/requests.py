@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import tomllib
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields, replace
 from os import PathLike
@@ -125,6 +124,8 @@ def toml_value(value: Any) -> str:
 
 def read_toml(path: Path, flag: str) -> dict[str, Any]:
     """The values of the TOML file of a flag. Raises UsageError where it cannot be read, DataError for other text."""
+    import tomllib
+
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
