@@ -371,14 +371,14 @@ def test_rows_without_text_are_left_out_and_told(tmp_path: Path, capsys: pytest.
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        ({}, "--from RUN for a model that is there, or --model FAMILY"),
-        ({"model": "lstm", "start": "x"}, "--from RUN for a model that is there, or --model FAMILY"),
+        ({}, "--from RUN, or --model FAMILY"),
+        ({"model": "lstm", "init_from": "x"}, "--from RUN, or --model FAMILY"),
         ({"model": "lstm", "task": "classfication"}, "did you mean 'classification'"),
         ({"model": "lstm", "overrides": ["train.context_length=9"]}, "is task.longest"),
-        ({"model": "lstm", "epochs": 2, "overrides": ["train.steps=9"]}, "both say how long"),
+        ({"model": "lstm", "epochs": 2, "overrides": ["train.steps=9"]}, "both set the length"),
         ({"model": "lstm", "epochs": 0}, "--epochs 0: must be at least 1"),
         ({"model": "lstm", "overrides": ["tsk.multi=true"]}, "did you mean 'task'"),
-        ({"start": "x", "tokenizer": "bpe"}, "a model reads with the tokenizer it has"),
+        ({"init_from": "x", "tokenizer": "bpe"}, "a model reads with the tokenizer it has"),
     ],
 )
 def test_wrong_words_are_named_before_anything_is_read(
