@@ -18,7 +18,7 @@ import numpy as np
 
 from benchmarks._measuring import DATA, Bench, begin, show, textus
 from textus.api import open_run
-from textus.augment.augmenter import AugmentConfig, built
+from textus.augment.augmenter import AugmentConfig, make_operations
 from textus.core.console import log_notice
 from textus.core.errors import UsageError
 from textus.metrics.resampling import paired_bootstrap
@@ -90,7 +90,7 @@ def measured(
 def ways() -> list[tuple[str, int]]:
     """The ways that this machine can go."""
     try:
-        built(AugmentConfig("synonyms"))
+        make_operations(AugmentConfig("synonyms"))
     except UsageError as error:
         log_notice(f"ways with synonyms are left out: {error}")
         return [way for way in WAYS if "synonyms" not in way[0]]

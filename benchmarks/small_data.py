@@ -37,8 +37,8 @@ from textus.core.names import unknown_name_error
 from textus.finetuning.solved import problem_of
 from textus.tasks.base import Example
 from textus.tasks.classification import Classification, ClassificationSettings
-from textus.tasks.encoding import frame_of, rows_of
-from textus.tasks.inference import with_head
+from textus.tasks.encoding import encode_examples, input_template
+from textus.tasks.inference import add_head
 
 SIZES = (100, 300, 1000, 3000)
 EPOCHS = (3, 8, 20, 40, 80)
@@ -231,9 +231,9 @@ def vectors_of(path: Path, texts: tuple[str, ...]) -> np.ndarray:
     """MiniLM's mean states of texts, as they come: (texts, D)."""
     run = api.open_run(path)
     task = Classification(ClassificationSettings(), ["0", "1"])
-    with_head(run.model, task)
+    add_head(run.model, task)
     examples = [Example((text,), "0", "") for text in texts]
-    rows = rows_of(task, examples, run.tokenizer, frame_of(run.model.config, run.tokenizer))
+    rows = encode_examples(task, examples, run.tokenizer, input_template(run.model.config, run.tokenizer))
     return problem_of(run.model, task, rows, run.tokenizer.pad_id).vectors.numpy()
 
 

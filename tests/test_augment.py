@@ -18,7 +18,7 @@ from raising import raises
 
 from textus import api
 from textus.augment import operations, units, wordnet
-from textus.augment.augmenter import AugmentConfig, Augmenter, augmented, built, origin_of
+from textus.augment.augmenter import AugmentConfig, Augmenter, augment_records, make_operations, origin_id
 from textus.cli.main import main
 from textus.core.errors import DataError, RunError, UsageError
 from textus.data.labeled import Record, read_records
@@ -44,8 +44,8 @@ def augmenter(names: str = "synonyms,insert,swap,delete,typos,ocr,pinyin", **how
     """With a small dictionary of its own for synonyms."""
     settings = AugmentConfig(names, **how)
     files = [each for each in settings.names if each not in ("synonyms", "insert")]
-    made = built(AugmentConfig(",".join(files))) if files else {}
-    made |= {"synonyms": operations.synonyms(known), "insert": operations.insert(known)}
+    made = make_operations(AugmentConfig(",".join(files))) if files else {}
+    made |= {"synonyms": operations.make_synonyms(known), "insert": operations.make_insert(known)}
     return Augmenter(settings, {name: made[name] for name in settings.names})
 
 
@@ -168,7 +168,7 @@ def entities(tokens: list[str], tags: list[str]) -> list[tuple[str, str]]:
 def test_labels_move_with_the_text(row: dict[str, Any], name: str) -> None:
     if name in ("typos", "pinyin") and row in (CLUENER, EXCLUSIVE):
         pytest.importorskip("pypinyin")
-    copies = augmenter(name, copies=40, rate=0.4).copies(row)
+    copies = augmenter(name, copies=40, rate=0.4).augment(row)
     only_english = ("synonyms", "insert", "ocr")
     can = name != "pinyin" if row not in (CLUENER, EXCLUSIVE) else name not in only_english
     assert bool(copies) == can
@@ -179,24 +179,26 @@ def test_labels_move_with_the_text(row: dict[str, Any], name: str) -> None:
 
 def test_several_classes_of_a_text_are_no_stretches() -> None:
     row = {"text": "a small movie", "label": ["good", "long"]}
-    assert all(copy["label"] == row["label"] for copy in augmenter("swap,delete", copies=3).copies(row))
+    assert all(copy["label"] == row["label"] for copy in augmenter("swap,delete", copies=3).augment(row))
 
 
 def test_the_task_of_entities_reads_the_copies() -> None:
     """Every form that is taken apart here is one that tagging reads, to the same entities."""
-    from textus.tasks.token_data import entities_of
+    from textus.tasks.token_data import read_entities
 
     for row in (SPANS, LISTS, CLUENER, EXCLUSIVE):
-        said = sorted((kind, row["text"][a:b]) for kind, a, b in entities_of(Record(row, "row"), row["text"]))
+        said = sorted(
+            (kind, row["text"][a:b]) for kind, a, b in read_entities(Record(row, "row"), row["text"])
+        )
         assert said
-        for copy in augmenter("swap,delete,insert,typos", copies=12, rate=0.3).copies(row):
-            read = entities_of(Record(copy, "copy"), copy["text"])
+        for copy in augmenter("swap,delete,insert,typos", copies=12, rate=0.3).augment(row):
+            read = read_entities(Record(copy, "copy"), copy["text"])
             assert sorted((kind, copy["text"][a:b]) for kind, a, b in read) == said
 
 
 def test_a_label_that_is_not_moved_is_seen() -> None:
     """The check above has teeth: labels left where they were point at something else in most copies."""
-    copies = augmenter("insert", copies=40, rate=0.4).copies(SPANS)
+    copies = augmenter("insert", copies=40, rate=0.4).augment(SPANS)
     left = [{**copy, "entities": [{**e, "text": None} for e in SPANS["entities"]]} for copy in copies]
     wrong = [
         copy
@@ -208,7 +210,7 @@ def test_a_label_that_is_not_moved_is_seen() -> None:
 
 def test_what_keeps_two_labels_apart_stays() -> None:
     row = {"tokens": ["Ann", "and", "Bob", "met"], "tags": ["I-PER", "O", "I-PER", "O"]}
-    for copy in augmenter("delete,insert", copies=60, rate=1.0).copies(row):
+    for copy in augmenter("delete,insert", copies=60, rate=1.0).augment(row):
         assert entities(copy["tokens"], copy["tags"]) == [("PER", "Ann"), ("PER", "Bob")]
 
 
@@ -220,9 +222,9 @@ def test_what_keeps_two_labels_apart_stays() -> None:
 def test_any_text_comes_back_and_any_labels_move(text: str, places: list[tuple[int, int]]) -> None:
     spans = [{"start": a, "end": min(len(text), a + n)} for a, n in places if a < len(text)]
     row = {"text": text, "entities": [{**each, "label": str(n)} for n, each in enumerate(spans)]}
-    taken = units.take_apart(row)
-    assert taken.changed("text", taken.fields["text"], row) == row
-    for copy in augmenter("swap,delete,insert,ocr", copies=8, rate=0.5).copies(row):
+    taken = units.tokenize_record(row)
+    assert taken.with_tokens("text", taken.fields["text"], row) == row
+    for copy in augmenter("swap,delete,insert,ocr", copies=8, rate=0.5).augment(row):
         assert labelled(copy) == labelled(row)
 
 
@@ -243,7 +245,7 @@ def test_any_text_comes_back_and_any_labels_move(text: str, places: list[tuple[i
 )
 def test_rows_that_cannot_be_changed_are_named(row: dict[str, Any], complaint: str) -> None:
     with pytest.raises(DataError, match=re.escape(complaint)):
-        augmented([Record(row, "rows.jsonl: line 7")], AugmentConfig("swap"))
+        augment_records([Record(row, "rows.jsonl: line 7")], AugmentConfig("swap"))
 
 
 # ── operations ─────────────────────────────────────────────────────────────────────────────────
@@ -256,36 +258,39 @@ def changed_words(before: str, after: str) -> int:
 def test_each_operation_does_what_it_says() -> None:
     text = "a good movie for small children and their parents to call on evenings"
     row = {"text": text, "label": 1}
-    for copy in augmenter("synonyms", copies=6, rate=0.2).copies(row):
+    for copy in augmenter("synonyms", copies=6, rate=0.2).augment(row):
         assert 1 <= changed_words(text, copy["text"]) <= 3
         new = set(copy["text"].split()) - set(text.split())
         assert new <= {each for others in WORDS.values() for each in others}
-    for copy in augmenter("swap", copies=6).copies(row):
+    for copy in augmenter("swap", copies=6).augment(row):
         assert sorted(copy["text"].split()) == sorted(text.split())
-    for copy in augmenter("delete", copies=6, rate=0.3).copies(row):
+    for copy in augmenter("delete", copies=6, rate=0.3).augment(row):
         assert len(copy["text"].split()) == len(text.split()) - round(0.3 * 13)
-    for copy in augmenter("insert", copies=6, rate=0.3).copies(row):
+    for copy in augmenter("insert", copies=6, rate=0.3).augment(row):
         assert len(copy["text"].split()) == len(text.split()) + round(0.3 * 13)
     for name in ("typos", "ocr"):
-        for copy in augmenter(name, copies=6).copies(row):
+        for copy in augmenter(name, copies=6).augment(row):
             assert changed_words(text, copy["text"]) == 1
 
 
 def test_capitals_are_kept_and_words_of_grammar_left() -> None:
-    made = augmenter("synonyms", copies=30, rate=1.0).copies({"text": "Good MOVIE small"})
+    made = augmenter("synonyms", copies=30, rate=1.0).augment({"text": "Good MOVIE small"})
     assert {tuple(word[:2].isupper() for word in each["text"].split()) for each in made} == {
         (False, True, False)
     }
     assert all(each["text"][0].isupper() for each in made)
-    change = operations.synonyms(lambda word: ["thing"])
-    assert change(units.apart("this is not the one of them you were", []), random.Random(0), 1.0) is not None
-    assert change(units.apart("this is not the of them you were", []), random.Random(0), 1.0) is None
+    change = operations.make_synonyms(lambda word: ["thing"])
+    assert (
+        change(units.tokenize_text("this is not the one of them you were", []), random.Random(0), 1.0)
+        is not None
+    )
+    assert change(units.tokenize_text("this is not the of them you were", []), random.Random(0), 1.0) is None
 
 
 def test_homophones_sound_the_same() -> None:
     pypinyin = pytest.importorskip("pypinyin")
     text = "昨天我们一起去看了这部电影"
-    copies = augmenter("pinyin", copies=20, rate=0.3).copies({"text": text})
+    copies = augmenter("pinyin", copies=20, rate=0.3).augment({"text": text})
     assert len(copies) == 20
     for copy in copies:
         assert copy["text"] != text
@@ -307,9 +312,9 @@ def test_word_vectors_give_synonyms_in_any_language(tmp_path: Path) -> None:
     )
     WordVectors(words, matrix).save(tmp_path / "v.safetensors")
     made = Augmenter(AugmentConfig("synonyms", vectors=str(tmp_path / "v.safetensors"), copies=3))
-    assert [each["text"] for each in made.copies({"text": "这部电影很好"})] == ["这部影片很好"]
-    assert [each["text"] for each in made.copies({"text": "a Movie"})] == ["a Film"]
-    assert made.copies({"text": "a bank"}) == []  # nothing lies near it
+    assert [each["text"] for each in made.augment({"text": "这部电影很好"})] == ["这部影片很好"]
+    assert [each["text"] for each in made.augment({"text": "a Movie"})] == ["a Film"]
+    assert made.augment({"text": "a bank"}) == []  # nothing lies near it
 
 
 # ── WordNet ────────────────────────────────────────────────────────────────────────────────────
@@ -323,18 +328,18 @@ def test_a_small_wordnet_is_read(tmp_path: Path) -> None:
     synset = f"{len(licence):08d} 10 n 03 movie 0 film 0 motion_picture 0 001 @ 00000000 n 0000 | a show\n"
     (tmp_path / "data.noun").write_text(licence + synset)
     (tmp_path / "index.noun").write_text(f"{licence}movie n 1 1 @ 1 1 {len(licence):08d}  \n")
-    assert wordnet.find(tmp_path)("Movie") == ("film",)
+    assert wordnet.find_wordnet(tmp_path)("Movie") == ("film",)
     (tmp_path / "data.noun").write_text("x" + licence + synset)
     with raises(DataError, "damaged", "23"):
-        wordnet.find(tmp_path)("movie")
+        wordnet.find_wordnet(tmp_path)("movie")
     with raises(UsageError, "not_found"):
-        wordnet.find(tmp_path / "nowhere")
+        wordnet.find_wordnet(tmp_path / "nowhere")
 
 
 def test_synonyms_are_nltks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """nltk's reader of the same files, for the same senses of words as they are written."""
     reader = pytest.importorskip("nltk.corpus.reader.wordnet")
-    place = next((each for each in wordnet.places() if (each / "index.noun").is_file()), None)
+    place = next((each for each in wordnet.wordnet_folders() if (each / "index.noun").is_file()), None)
     if place is None:
         pytest.skip("WordNet is not on this machine (Debian: wordnet-base; or set WNSEARCHDIR)")
     monkeypatch.setattr(
@@ -350,7 +355,7 @@ def test_synonyms_are_nltks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(
         reader.WordNetCorpusReader, "map_wn", lambda self, version="wordnet": {}
     )  # other languages
-    theirs, ours = reader.WordNetCorpusReader(str(tmp_path), None), wordnet.find(place)
+    theirs, ours = reader.WordNetCorpusReader(str(tmp_path), None), wordnet.find_wordnet(place)
     for word in (
         "movie",
         "good",
@@ -380,20 +385,20 @@ def test_the_same_seed_gives_the_same_copies_in_any_order() -> None:
 
     def made(order: list[dict[str, Any]], seed: int = 0) -> dict[str, list[str]]:
         found = augmenter(WITHOUT_FILES, copies=5, seed=seed)
-        return {row["text"]: [copy["text"] for copy in found.copies(row)] for row in order}
+        return {row["text"]: [copy["text"] for copy in found.augment(row)] for row in order}
 
     assert made(rows) == made(rows[::-1])
     assert made(rows) != made(rows, seed=1)
     assert all(len(set(copies) | {text}) == len(copies) + 1 for text, copies in made(rows).items())
     more = augmenter(WITHOUT_FILES, copies=2)
-    assert [copy["text"] for copy in more.copies(rows[0])] == made(rows)[rows[0]["text"]][:2]
+    assert [copy["text"] for copy in more.augment(rows[0])] == made(rows)[rows[0]["text"]][:2]
 
 
 def test_what_could_not_be_made_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     records = [
         Record({"text": text, "label": 1}, f"line {n}") for n, text in enumerate(["a", "one two", "…"])
     ]
-    found = augmented(records, AugmentConfig("swap", copies=3))
+    found = augment_records(records, AugmentConfig("swap", copies=3))
     assert len(found) == 4
     said = capsys.readouterr().err
     assert "1 copies of 3 rows: swap 1; nothing new came of swap 8 times; 8 copies could not be made" in said
@@ -434,25 +439,25 @@ def as_records(rows: list[dict[str, Any]]) -> list[Record]:
 
 def test_a_copy_lies_on_the_side_of_its_row() -> None:
     plain = as_records(reviews(300))
-    more = augmented(plain, AugmentConfig(WITHOUT_FILES, copies=3))
+    more = augment_records(plain, AugmentConfig(WITHOUT_FILES, copies=3))
     train, held = without_copies(*parted(more, 0))
     first_train, first_held = parted(plain, 0)
     assert [each.values["text"] for each in held] == [each.values["text"] for each in first_held]
-    origins = {origin_of(each.values) for each in held}
+    origins = {origin_id(each.values) for each in held}
     assert 10 < len(origins) < 60
-    assert not origins & {origin_of(each.values) for each in train}
+    assert not origins & {origin_id(each.values) for each in train}
     assert len(train) > 3 * len(first_train)
     forgetful = [Record({k: v for k, v in each.values.items() if k != "origin"}, "") for each in more]
     learnt, _ = parted(forgetful, 0)  # the planted fault: rows that do not know where they came from
     texts = {each.values["text"] for each in learnt}
-    assert any(copy.values["text"] in texts for copy in more if origin_of(copy.values) in origins)
+    assert any(copy.values["text"] in texts for copy in more if origin_id(copy.values) in origins)
 
 
 def test_copies_of_rows_of_a_dev_file_are_not_learnt_from(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = reviews(60)
-    more = augmented(as_records(rows), AugmentConfig("swap", copies=2))
+    more = augment_records(as_records(rows), AugmentConfig("swap", copies=2))
     data = written(
         tmp_path / "more.jsonl", [each.values for each in more if each.values["text"] != rows[0]["text"]]
     )
@@ -480,7 +485,7 @@ def test_finetune_augments_what_it_learns_from_alone(
     assert api.verify_determinism(tmp_path / "run")["identical"]
     (tmp_path / "run.json").write_text("")
     record = tmp_path / "run" / "run.json"
-    record.write_text(record.read_text().replace('"times": 3', '"times": 2'))
+    record.write_text(record.read_text().replace('"copies": 3', '"copies": 2'))
     with pytest.raises(RunError, match="augmentation no longer makes the rows"):
         api.verify_determinism(tmp_path / "run")
 
@@ -490,7 +495,7 @@ def test_finetune_augments_what_it_learns_from_alone(
     [
         ({"operations": "swp"}, "did you mean 'swap'"),
         ({"operations": ""}, "say how rows are changed: --ops swap"),
-        ({"ops": "swap", "copies": 0}, "augment.copies=0: must be at least 1"),
+        ({"operations": "swap", "copies": 0}, "augment.copies=0: must be at least 1"),
         ({"operations": "swap", "rate": 1.5}, "augment.rate=1.5: must be above 0"),
         ({"operations": "infill"}, "infill needs an encoder"),
         ({"operations": "synonyms", "wordnet": "nowhere"}, "nowhere holds no WordNet"),
@@ -526,10 +531,10 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_encoder_of_ours_fills_gaps_by_what_it_read(encoder: Path, trained: Path) -> None:
     made = Augmenter(AugmentConfig("infill", encoder=str(encoder), copies=30))
     row = {"tokens": ["the", "dog", "runs", "home"], "tags": ["O", "O", "O", "B-LOC"]}
-    copies = made.copies(row)
+    copies = made.augment(row)
     filled = {copy["tokens"][1] for copy in copies} - {"dog"}
     assert filled & {"cat", "fox"}
     assert all(copy["tokens"][3] == "home" and copy["tags"] == row["tags"] for copy in copies)
-    assert copies == Augmenter(AugmentConfig("infill", encoder=str(encoder), copies=30)).copies(row)
+    assert copies == Augmenter(AugmentConfig("infill", encoder=str(encoder), copies=30)).augment(row)
     with raises(UsageError, "unsupported_model", "decoder"):
         Augmenter(AugmentConfig("infill", encoder=str(trained)))

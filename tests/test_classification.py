@@ -123,7 +123,7 @@ def test_what_does_not_fit_is_cut_from_the_longer_text(
     lengths: tuple[int, ...], longest: int | None, kept: tuple[int, ...]
 ) -> None:
     texts = [[10 * number + n for n in range(length)] for number, length in enumerate(lengths, 1)]
-    ids, segments, cut = InputTemplate((7,), 8, longest).around(texts)
+    ids, segments, cut = InputTemplate((7,), 8, longest).apply(texts)
     assert cut == sum(lengths) - sum(kept)
     expected, numbers = [7], [0]
     for number, (text, n) in enumerate(zip(texts, kept, strict=True)):
@@ -139,6 +139,6 @@ def test_what_does_not_fit_is_cut_from_the_longer_text(
 def test_where_the_middle_is_cut_the_first_quarter_and_the_end_are_read(
     longest: int | None, kept: Sequence[int]
 ) -> None:
-    ids, segments, cut = InputTemplate((77,), 88, longest).around([list(range(9))], "middle")
+    ids, segments, cut = InputTemplate((77,), 88, longest).apply([list(range(9))], "middle")
     assert ids == [77, *kept, 88]
     assert (cut, segments) == (9 - len(kept), [0] * len(ids))

@@ -15,13 +15,13 @@ from labelled import written
 from raising import raises
 
 from textus import api
-from textus.augment.cloze import AROUND, ASKING, ClozeConfig, clozes, passages
+from textus.augment.cloze import CONTEXT_WORDS, QUESTION_WORDS, ClozeConfig, make_clozes, split_passages
 from textus.cli.main import main
 from textus.core.errors import DataError, UsageError
 from textus.core.io import read_json
 from textus.data.labeled import read_records
 from textus.runs.store import load
-from textus.tasks.question_answering import QuestionAnswering, QuestionAnsweringSettings, gold_of
+from textus.tasks.question_answering import QuestionAnswering, QuestionAnsweringSettings, locate_answers
 
 ENGLISH = (
     "The old miller John Brook sold 24 sacks of flour to the baker of Elmdale in the spring. "
@@ -40,15 +40,15 @@ def documents(n: int = 40) -> list[str]:
 
 @pytest.mark.parametrize("texts", [documents(), [CHINESE, CHINESE[:60] * 4]], ids=["english", "chinese"])
 def test_every_answer_stands_where_its_row_says_and_is_asked_for(texts: list[str], tmp_path: Path) -> None:
-    rows = list(clozes(texts, ClozeConfig(questions=4)))
+    rows = list(make_clozes(texts, ClozeConfig(questions=4)))
     assert len(rows) >= 3
     records = read_records(written(tmp_path / "rows.jsonl", rows))
-    QuestionAnswering.of(QuestionAnsweringSettings(), records)
-    asking = {word for kinds in ASKING.values() for words in kinds for word in words}
+    QuestionAnswering.from_records(QuestionAnsweringSettings(), records)
+    asking = {word for kinds in QUESTION_WORDS.values() for words in kinds for word in words}
     for row, record in zip(rows, records, strict=True):
         (answer,) = row["answers"]
         assert row["context"][answer["start"] :].startswith(answer["text"])
-        gold_of(record, row["context"], told := Counter())
+        locate_answers(record, row["context"], told := Counter())
         assert not any(told.values())
         assert any(word in row["question"] for word in asking)
         assert row["question"][-1] in "?？"
@@ -59,12 +59,12 @@ def test_every_answer_stands_where_its_row_says_and_is_asked_for(texts: list[str
 def test_what_is_asked_with_stands_around_the_answer_in_one_sentence() -> None:
     words = lambda text: set(re.findall(r"\w+", text))  # noqa: E731
     asking = {"what", "who", "which", "where", "how", "many", "when", "why"}
-    for row in clozes(documents(), ClozeConfig(questions=4, dropped=0)):
+    for row in make_clozes(documents(), ClozeConfig(questions=4, dropped=0)):
         (answer,) = row["answers"]
         (sentence,) = [each for each in ENGLISH.split(". ") if words(row["question"]) - asking <= words(each)]
         assert answer["text"] in sentence
         left = words(sentence) - words(answer["text"]) - words(row["question"])
-        assert len(left) <= max(0, len(sentence.split()) - AROUND - 1)
+        assert len(left) <= max(0, len(sentence.split()) - CONTEXT_WORDS - 1)
         begin = row["context"].index(sentence)
         assert begin <= answer["start"] < begin + len(sentence)
 
@@ -73,7 +73,7 @@ def test_the_share_dropped_and_the_length_of_answers_are_as_asked_for() -> None:
     texts = documents(300)
 
     def asked(**how: float) -> list[dict[str, str]]:
-        return list(clozes(texts, ClozeConfig(questions=4, **how)))  # type: ignore[arg-type]
+        return list(make_clozes(texts, ClozeConfig(questions=4, **how)))  # type: ignore[arg-type]
 
     def length(rows: list[dict[str, str]]) -> float:
         return mean(len(row["question"].split()) for row in rows)
@@ -86,16 +86,16 @@ def test_the_share_dropped_and_the_length_of_answers_are_as_asked_for() -> None:
 
 def test_rows_follow_from_the_seed_and_the_passage_alone() -> None:
     texts = documents()
-    rows = list(clozes(texts, ClozeConfig()))
-    assert list(clozes(texts, ClozeConfig())) == rows
+    rows = list(make_clozes(texts, ClozeConfig()))
+    assert list(make_clozes(texts, ClozeConfig())) == rows
     by_context = lambda found: sorted(json.dumps(row) for row in found)  # noqa: E731
-    assert by_context(clozes(texts[::-1], ClozeConfig())) == by_context(rows)
-    assert by_context(clozes(texts, ClozeConfig(seed=1))) != by_context(rows)
+    assert by_context(make_clozes(texts[::-1], ClozeConfig())) == by_context(rows)
+    assert by_context(make_clozes(texts, ClozeConfig(seed=1))) != by_context(rows)
 
 
 def test_passages_are_whole_sentences_and_as_long_as_allowed() -> None:
     text = "\n".join(documents(6)) + " " + "word " * 300 + "."
-    found = list(passages(text, 400))
+    found = list(split_passages(text, 400))
     assert all(50 < len(each) <= 400 for each in found)
     assert all(each[-1] == "." for each in found)
     assert sum(map(len, found)) > 0.9 * len("\n".join(documents(6)))
@@ -135,7 +135,7 @@ def test_from_text_to_answers_by_commands(tmp_path: Path, capsys: pytest.Capture
     assert json.loads(capsys.readouterr().out)["rows"] == len(rows.read_text().splitlines())
     small = ["model.n_layer=1", "model.d_model=32", "model.n_head=2", "model.segments=3", "train.steps=4"]
     api.finetune(rows, model="encoder", task="question-answering", out=tmp_path / "read", overrides=small)
-    few = written(tmp_path / "few.jsonl", list(clozes(documents(4), ClozeConfig(seed=3))))
+    few = written(tmp_path / "few.jsonl", list(make_clozes(documents(4), ClozeConfig(seed=3))))
     still = ["train.steps=1", "optim.rate=1e-12"]
     again = {"start": tmp_path / "read", "task": "question-answering", "settings": still}
     run = api.finetune(few, dev=rows, out=tmp_path / "run", **again)

@@ -84,9 +84,11 @@ def test_none_is_none_where_the_type_admits_it(cls: type, name: str, word: str) 
 
 
 @pytest.mark.parametrize("word", ["none", "NONE", "null", "true", "off", "1.50", "nan", "a,b", "[1]"])
-@pytest.mark.parametrize(("cls", "name"), [each for each in TEXTS if each[1] in ("none", "targets", "split")])
+@pytest.mark.parametrize(
+    ("cls", "name"), [each for each in TEXTS if each[1] in ("no_relation_label", "targets", "split")]
+)
 def test_a_text_is_what_was_written(cls: type, name: str, word: str) -> None:
-    """C1: `task.none=NONE` is the name of a relation."""
+    """C1: `task.no_relation_label=NONE` is the name of a relation."""
     assert set_one(cls, name, word) == word
 
 

@@ -19,7 +19,7 @@ from textus.evaluation import ensembles
 from textus.evaluation.task_report import read_rows
 from textus.runs.store import load
 from textus.tasks.classification import Classification, ClassificationSettings
-from textus.tasks.inference import read
+from textus.tasks.inference import predict_texts
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def outputs_of(paths: list[Path], test: Path) -> np.ndarray:
     for path in paths:
         run = api.open_run(path)
         rows = read_rows(run.task, test)
-        found.append(np.stack(read(run.model, run.task, run.tokenizer, rows.examples)))
+        found.append(np.stack(predict_texts(run.model, run.task, run.tokenizer, rows.examples)))
     return np.stack(found)
 
 
@@ -90,14 +90,14 @@ def test_a_mean_is_the_mean_of_probabilities(
 def test_votes_are_counted_and_ties_go_to_the_surer() -> None:
     task = Classification(ClassificationSettings(), ["a", "b", "c"])
     members = [[np.array(each)] for each in ([0.5, 0.4, 0.1], [0.5, 0.4, 0.1], [0.0, 0.9, 0.1])]
-    assert task.mixed(members, "mean")[0].argmax() == 1
-    voted = task.mixed(members, "vote")[0]
+    assert task.combine(members, "mean")[0].argmax() == 1
+    voted = task.combine(members, "vote")[0]
     assert voted == pytest.approx([2 / 3, 1 / 3, 0], abs=1e-5)
     assert voted.sum() == pytest.approx(1)
-    assert task.mixed(members[1:], "vote")[0].argmax() == 1  # one vote each
+    assert task.combine(members[1:], "vote")[0].argmax() == 1  # one vote each
     several = Classification(ClassificationSettings(multi=True), ["a", "b", "c"])
     members = [[np.array(each)] for each in ([0.9, 0.4, 0.6], [0.8, 0.1, 0.1])]
-    assert (several.mixed(members, "vote")[0] >= 0.5).tolist() == [True, False, False]
+    assert (several.combine(members, "vote")[0] >= 0.5).tolist() == [True, False, False]
 
 
 def test_a_soup_is_the_mean_of_weights(members: list[Path], folder: Path) -> None:
@@ -108,9 +108,9 @@ def test_a_soup_is_the_mean_of_weights(members: list[Path], folder: Path) -> Non
     same, _ = ensembles.average_weights([members[0]] * 2)
     rows = read_rows(api.open_run(members[0]).task, folder / "test.jsonl")
     run = api.open_run(members[0])
-    alone = read(run.model, run.task, run.tokenizer, rows.examples)
+    alone = predict_texts(run.model, run.task, run.tokenizer, rows.examples)
     assert np.allclose(
-        np.stack(read(same, run.task, run.tokenizer, rows.examples)), np.stack(alone), atol=1e-6
+        np.stack(predict_texts(same, run.task, run.tokenizer, rows.examples)), np.stack(alone), atol=1e-6
     )
 
 

@@ -18,7 +18,7 @@ from textus.cli.main import main
 from textus.core.errors import DataError, RunError, UsageError
 from textus.core.io import sha256
 from textus.runs.store import load, open_run
-from textus.tasks.encoding import frame_of, rows_of
+from textus.tasks.encoding import encode_examples, input_template
 from textus.training.trainer import TrainingInterrupted
 
 SMALL = ("train.batch_size=8", "model.n_layer=1", "model.d_model=32", "optim.rate=0.01")
@@ -293,9 +293,11 @@ def test_with_nothing_cut_every_window_is_read_and_their_mean_answers(
         "180 of 180 texts are longer than 12 tokens: all are read in 540 windows" in capsys.readouterr().err
     )
     run, texts = runs["nothing"], [rows[0]["text"], "a grand film", "", rows[1]["text"]]
-    examples = [run.task.asked((each,), each) for each in texts]
-    windows = rows_of(run.task, examples, run.tokenizer, frame_of(run.model.config, run.tokenizer, 12))
-    assert [row.about for row in windows] == [0, 0, 0, 1, 2, 3, 3, 3]
+    examples = [run.task.example_from_text((each,), each) for each in texts]
+    windows = encode_examples(
+        run.task, examples, run.tokenizer, input_template(run.model.config, run.tokenizer, 12)
+    )
+    assert [row.meta for row in windows] == [0, 0, 0, 1, 2, 3, 3, 3]
     ids = run.tokenizer.encode(texts[3])
     assert [each for row in windows[5:] for each in row.ids[1:-1]] == ids
     each = [
@@ -444,19 +446,19 @@ def training_of(family: str, rows: Path, **settings: Any) -> tuple[Any, Any]:
     from textus.data.labeled import read_records
     from textus.models.registry import build
     from textus.tasks.classification import Classification, ClassificationSettings
-    from textus.tasks.encoding import ExampleLoader, frame_of, rows_of
-    from textus.tasks.inference import with_head
+    from textus.tasks.encoding import ExampleLoader, encode_examples, input_template
+    from textus.tasks.inference import add_head
 
     records = read_records(rows)
-    task = Classification.of(ClassificationSettings(dropout=0, **settings), records)
+    task = Classification.from_records(ClassificationSettings(dropout=0, **settings), records)
     tokenizer = tokenizers.train("word", [record.values["text"] for record in records], 200)
     config = {"vocab_size": tokenizer.vocab_size, "n_layer": 1, "d_model": 32, "dropout": 0.5}
     config |= {"n_head": 2} if "coder" in family else {}
     config |= {"end_id": tokenizer.end_id} if family in ("seq2seq", "encoder-decoder") else {}
     model = build(family, config)
-    with_head(model, task)
-    encoded = rows_of(
-        task, task.examples(records, labelled=True), tokenizer, frame_of(model.config, tokenizer)
+    add_head(model, task)
+    encoded = encode_examples(
+        task, task.make_examples(records, labelled=True), tokenizer, input_template(model.config, tokenizer)
     )
     return model.train(), ExampleLoader(task, encoded, pad_id=tokenizer.pad_id, batch_size=8, seed=0)
 

@@ -179,14 +179,14 @@ def test_the_terminal_shows_baselines_as_a_table(lstm: api.Run, folder: Path) ->
 def test_a_difference_is_paired(lstm: api.Run, folder: Path) -> None:
     """Against itself the interval is a point, however uncertain each side alone."""
     from textus.evaluation.task_report import paired_difference, read_rows
-    from textus.tasks.inference import read
+    from textus.tasks.inference import predict_texts
 
     rows = read_rows(lstm.task, folder / "test.jsonl")
-    ours = read(lstm.model, lstm.task, lstm.tokenizer, rows.examples)
+    ours = predict_texts(lstm.model, lstm.task, lstm.tokenizer, rows.examples)
     found = paired_difference(rows, ours, ours)
     assert found is not None
     assert (found["low"], found["value"], found["high"]) == (0, 0, 0)
-    blind = lstm.task.blind(rows.examples)
+    blind = lstm.task.majority_baseline(rows.examples)
     assert blind is not None
     better = paired_difference(rows, ours, blind)
     assert better is not None

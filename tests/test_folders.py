@@ -398,9 +398,9 @@ def test_sigterm_cleans_up_like_ctrl_c(story: Path, tmp_path: Path) -> None:
     os.mkfifo(source / "slow.txt")
     code = (
         "import sys, time; from pathlib import Path\n"
-        "from textus.cli import main; from textus.core.io import folder_atomic\n"
+        "from textus.cli import main; from textus.core.io import atomic_folder\n"
         "def verb(*_):\n"
-        "    with folder_atomic(Path(sys.argv[1])): print('ready', flush=True); time.sleep(60)\n"
+        "    with atomic_folder(Path(sys.argv[1])): print('ready', flush=True); time.sleep(60)\n"
         "main.run = verb; sys.exit(main.main([]))"
     )
     process = subprocess.Popen(

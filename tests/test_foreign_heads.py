@@ -17,8 +17,8 @@ from textus.cli.main import main
 from textus.core.errors import TextusError
 from textus.data.batch import Batch
 from textus.interop.task_heads import SMALL
-from textus.tasks.encoding import frame_of
-from textus.tasks.inference import states
+from textus.tasks.encoding import input_template
+from textus.tasks.inference import hidden_states
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz,."
 BERT = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *(f"##{letter}" for letter in LETTERS)]
@@ -61,7 +61,7 @@ def scores(run: Run, ids: list[int], segments: list[int] | None = None) -> torch
     )
     batch.segments = None if segments is None else torch.tensor([segments])
     with torch.no_grad():
-        return head(states(run.model, batch))[0]
+        return head(hidden_states(run.model, batch))[0]
 
 
 # ── in ─────────────────────────────────────────────────────────────────────────────────────────
@@ -118,8 +118,8 @@ def test_pairs_are_framed_as_the_folder_does(kind: str, tmp_path: Path) -> None:
     theirs = foreign(kind, "ForSequenceClassification", tmp_path / "hf", id2label=NAMES)
     run = import_model(tmp_path / "hf", out=tmp_path / "run")
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
-    frame = frame_of(run.model.config, run.tokenizer)
-    ids, segments, _ = frame.around([run.tokenizer.encode(text) for text in ("a cat", "dogs ran")])
+    frame = input_template(run.model.config, run.tokenizer)
+    ids, segments, _ = frame.apply([run.tokenizer.encode(text) for text in ("a cat", "dogs ran")])
     encoded = tokenizer("a cat", "dogs ran", return_tensors="pt")
     assert ids == encoded.input_ids[0].tolist()
     if kind == "Bert":

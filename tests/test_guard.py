@@ -79,9 +79,9 @@ SYSTEM = {"model": "gemma", "messages": [{"role": "system", "content": "x"}], "m
 FAILURES: list[tuple[str, dict[str, Any], int, str]] = [
     ("chat/completions", SYSTEM, 400, "System role not supported"),
     ("chat/completions", {**SYSTEM, "stream": True}, 400, "System role not supported"),
-    ("completions", {"model": "base", "prompt": "panic"}, 400, "cannot read the prompt"),
+    ("completions", {"model": "base", "prompt": "panic"}, 400, "cannot encode the prompt"),
     ("completions", {"model": "base", "prompt": "ours", "stream": True}, 400, "this text cannot be used"),
-    ("completions", {"model": "base", "prompt": "broken"}, 500, "its terminal shows the details"),
+    ("completions", {"model": "base", "prompt": "broken"}, 500, "see its terminal for details"),
     ("completions", {"model": "base", "temperature": "\ud800"}, 400, "temperature="),
     ("completion", {}, 404, "no route"),
 ]

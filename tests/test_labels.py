@@ -22,7 +22,14 @@ from textus.data.skipping import BadRows
 from textus.finetuning.config import FinetuneConfig
 from textus.finetuning.data import hold_out, parted, read_data
 from textus.tasks.classification import Classification, ClassificationSettings
-from textus.tasks.labels import alike, find_separator, list_in, merged, name_of, slips
+from textus.tasks.labels import (
+    find_separator,
+    label_name,
+    likely_typos,
+    merge_spellings,
+    parse_list,
+    similar_names,
+)
 from textus.tasks.registry import task_class
 
 
@@ -75,21 +82,21 @@ def test_values_of_one_number_are_one_class(
 ) -> None:
     """D16, in every reader; what was merged is reported with counts."""
     given = read_records(table(tmp_path / f"rows.{suffix}", labels))
-    task = Classification.of(ClassificationSettings(), given)
+    task = Classification.from_records(ClassificationSettings(), given)
     assert task.labels == expected
-    examples = task.examples(given, labelled=True)
-    assert Counter(each.label for each in examples) == dict(zip(task.labels, task.counts, strict=True))
+    examples = task.make_examples(given, labelled=True)
+    assert Counter(each.label for each in examples) == dict(zip(task.labels, task.label_counts, strict=True))
     ways = len({repr(label) for label in labels})
     assert ("labels written in several ways" in capsys.readouterr().err) == (ways > len(expected))
 
 
 def test_a_file_written_otherwise_is_scored_by_the_same_classes(capsys: pytest.CaptureFixture[str]) -> None:
     task = Classification(ClassificationSettings(), ["0", "1"])
-    examples = task.examples(records(["1.0", 0, True, "false", "2"]), labelled=True)
+    examples = task.make_examples(records(["1.0", 0, True, "false", "2"]), labelled=True)
     assert [each.label for each in examples] == ["1", "0", "1", "0", "2"]
     assert "1 labels were never seen in training (2)" in capsys.readouterr().err
     truths = Classification(ClassificationSettings(), ["False", "True"])
-    assert [each.label for each in truths.examples(records([1, "true", 0]), labelled=True)] == [
+    assert [each.label for each in truths.make_examples(records([1, "true", 0]), labelled=True)] == [
         "True",
         "True",
         "False",
@@ -110,19 +117,19 @@ def test_counts_of_what_was_merged_are_reported(tmp_path: Path, capsys: pytest.C
 @pytest.mark.parametrize("label", ["", "  ", None, float("nan"), [], {}, b"x"])
 def test_labels_that_name_nothing_are_refused(label: Any) -> None:
     with raises(DataError, "invalid_row", "row 7"):
-        name_of(label, "row 7")
+        label_name(label, "row 7")
 
 
 def test_names_that_look_like_one_are_reported_not_merged() -> None:
     counts = Counter(
         {"Pos": 3, "pos": 50, "ｐｏｓ": 1, "po\u200bs": 1, "new york": 4, "new_york": 2, "-1": 5, "1": 5}
     )
-    assert merged(counts) == {name: name for name in counts}
-    assert alike(counts) == [["pos", "Pos", "ｐｏｓ", "po\u200bs"], ["new york", "new_york"]]
+    assert merge_spellings(counts) == {name: name for name in counts}
+    assert similar_names(counts) == [["pos", "Pos", "ｐｏｓ", "po\u200bs"], ["new york", "new_york"]]
     often = Counter(
         {"positive": 90, "postive": 2, "positvie": 1, "negative": 80, "class10": 90, "class11": 2, "ab": 1}
     )
-    assert set(slips(often)) == {("postive", "positive"), ("positvie", "positive")}
+    assert set(likely_typos(often)) == {("postive", "positive"), ("positvie", "positive")}
 
 
 # ── D17: several labels ────────────────────────────────────────────────────────────────────────
@@ -149,39 +156,41 @@ MULTI = ClassificationSettings(multi=True)
 )  # fmt: skip
 def test_separators_are_recognised(labels: list[Any], expected: list[str]) -> None:
     given = records(labels)
-    task = Classification.of(MULTI, given)
+    task = Classification.from_records(MULTI, given)
     assert sorted(task.labels) == sorted(expected)
-    assert {name for each in task.examples(given, labelled=True) for name in each.label} == set(expected)
+    assert {name for each in task.make_examples(given, labelled=True) for name in each.label} == set(expected)
 
 
 def test_the_separator_is_reported_kept_and_can_be_set(capsys: pytest.CaptureFixture[str]) -> None:
     """D17: what was recognised is a line; a row alone is read as those the classes are from."""
-    task = Classification.of(MULTI, records(["pos, film", "neg, film"]))
+    task = Classification.from_records(MULTI, records(["pos, film", "neg, film"]))
     assert "labels are separated by ',', which 2 of 2 rows have" in capsys.readouterr().err
     assert task.settings.separator == ","
-    (example,) = task.examples(records(["film, pos"]), labelled=True)
+    (example,) = task.make_examples(records(["film, pos"]), labelled=True)
     assert example.label == ("film", "pos")
-    chosen = Classification.of(ClassificationSettings(multi=True, separator="/"), records(["a/b,c", "b,c/d"]))
+    chosen = Classification.from_records(
+        ClassificationSettings(multi=True, separator="/"), records(["a/b,c", "b,c/d"])
+    )
     assert chosen.labels == ["a", "b,c", "d"]
     assert capsys.readouterr().err == ""
-    Classification.of(MULTI, records(["a", "b"]))
+    Classification.from_records(MULTI, records(["a", "b"]))
     assert "no row has a bar" in capsys.readouterr().err
     with raises(UsageError, "incompatible_settings"):
-        Classification.of(ClassificationSettings(separator=","), records(["a", "b"]))
+        Classification.from_records(ClassificationSettings(separator=","), records(["a", "b"]))
 
 
 def test_a_list_of_one_label_is_that_label() -> None:
     """D17: doccano writes one label as a list."""
     given = records([["pos"], "['neg']", "pos"])
-    task = Classification.of(ClassificationSettings(), given)
-    assert [each.label for each in task.examples(given, labelled=True)] == ["pos", "neg", "pos"]
+    task = Classification.from_records(ClassificationSettings(), given)
+    assert [each.label for each in task.make_examples(given, labelled=True)] == ["pos", "neg", "pos"]
     with raises(DataError, "invalid_row", "row 1", "2"):
-        Classification.of(ClassificationSettings(), records([["pos"], ["pos", "neg"]]))
+        Classification.from_records(ClassificationSettings(), records([["pos"], ["pos", "neg"]]))
 
 
 @pytest.mark.parametrize("text", ["[INST]", "[a, b]", "(1, 2)", "['a', ['b']]", "['a", "a]", ""])
 def test_other_texts_are_no_lists(text: str) -> None:
-    assert list_in(text, quoted=True) is None
+    assert parse_list(text, quoted=True) is None
 
 
 def test_no_separator_is_found_among_plain_names() -> None:
@@ -212,7 +221,7 @@ def test_some_rows_are_held_out_and_some_are_left_for_every_seed(name: str) -> N
     cls = task_class(name)
     settings = cls.config()
     least = max(
-        cls.least, {"similarity": 4, "relations": 4}.get(name, 0)
+        cls.min_rows, {"similarity": 4, "relations": 4}.get(name, 0)
     )  # two scores, two relations, in each part
     for n_rows in (least, least + 1, 7, 12, 20, 60):
         given = [Record(DATA[name](n), f"row {n}") for n in range(n_rows)]
@@ -277,8 +286,8 @@ def test_copies_stay_with_their_rows_and_more_rows_move_few() -> None:
 @pytest.mark.parametrize("name", DATA)
 def test_too_few_rows_are_named_with_the_number_and_the_remedy(name: str, tmp_path: Path) -> None:
     cls = task_class(name)
-    data = written(tmp_path / "rows.jsonl", [DATA[name](n) for n in range(cls.least - 1)])
-    pattern = rf"has {cls.least - 1} rows?: {name} needs at least {cls.least} .*--dev FILE"
+    data = written(tmp_path / "rows.jsonl", [DATA[name](n) for n in range(cls.min_rows - 1)])
+    pattern = rf"has {cls.min_rows - 1} rows?: {name} needs at least {cls.min_rows} .*--dev FILE"
     with pytest.raises(DataError, match=pattern):
         read_data(cls, cls.config(), FinetuneConfig(data=data, task=name))
 
@@ -383,8 +392,8 @@ def test_an_answer_that_is_once_elsewhere_is_moved_there(capsys: pytest.CaptureF
     rows = [
         Record(values | {"answers": [{"text": text, "start": 5}]}, f"row {text}") for text in ("Rome", "town")
     ]
-    (example,) = cls.of(cls.config(), rows[:1]).examples(rows[:1], labelled=True)
+    (example,) = cls.from_records(cls.config(), rows[:1]).make_examples(rows[:1], labelled=True)
     assert example.label.spans == ((22, 26),)
     assert "1 answers are not where their rows say" in capsys.readouterr().err
     with raises(DataError, "invalid_span", "'town'", "5"):
-        cls.of(cls.config(), rows).examples(rows, labelled=True)
+        cls.from_records(cls.config(), rows).make_examples(rows, labelled=True)

@@ -16,7 +16,7 @@ from textus import api
 from textus.core.errors import UsageError
 from textus.models.nn.lora import adapted
 from textus.runs.store import load, open_run
-from textus.tasks.encoding import batch_of, frame_of, rows_of
+from textus.tasks.encoding import collate, encode_examples, input_template
 
 FEW = ("train.batch_size=8", "choices.precision=float32")
 ENCODER = [
@@ -73,13 +73,13 @@ def test_merged_on_load_it_answers_the_same(lora: api.Run) -> None:
     apart, tokenizer, _ = load(lora.path, merged=False)
     assert not adapted(lora.model)
     task = lora.task
-    asked = rows_of(
+    asked = encode_examples(
         task,
-        [task.asked((each,), each) for each in ("a grand film", "dull")],
+        [task.example_from_text((each,), each) for each in ("a grand film", "dull")],
         tokenizer,
-        frame_of(apart.config, tokenizer),
+        input_template(apart.config, tokenizer),
     )
-    batch = batch_of(task, asked, tokenizer.pad_id)
+    batch = collate(task, asked, tokenizer.pad_id)
 
     def logits(model: Any) -> torch.Tensor:
         hidden = model.hidden(batch.ids, batch.mask, batch.segments)

@@ -10,10 +10,10 @@ from random import Random
 import pytest
 
 from textus.augment import operations
-from textus.augment.augmenter import AugmentConfig, built
-from textus.augment.negation import bound, is_negation, negations
+from textus.augment.augmenter import AugmentConfig, make_operations
+from textus.augment.negation import is_negation, negated_span, negations
 from textus.augment.operations import Operation
-from textus.augment.units import Units, WordToken, apart, together
+from textus.augment.units import Tokens, WordToken, detokenize, tokenize_text
 from textus.cli.main import main
 
 ENGLISH = [
@@ -34,21 +34,21 @@ def operation(name: str) -> Operation:
     """An operation; synonyms come from a small dictionary, which has negations too."""
     known = lambda word: SYNONYMS.get(word.lower(), ["nobody"])  # noqa: E731
     if name in ("synonyms", "insert"):
-        return operations.synonyms(known) if name == "synonyms" else operations.insert(known)
-    return built(AugmentConfig(name))[name]
+        return operations.make_synonyms(known) if name == "synonyms" else operations.make_insert(known)
+    return make_operations(AugmentConfig(name))[name]
 
 
-def negated(units: Units) -> list[str]:
+def negated(units: Tokens) -> list[str]:
     """What the words of negation and the next word after each say, in order: what has to stay."""
     places = sorted(negations(units))
     pairs = []
     for place in places:
-        after = units[place + 1].text if place + 1 < len(units) and place + 1 in bound(units) else ""
+        after = units[place + 1].text if place + 1 < len(units) and place + 1 in negated_span(units) else ""
         pairs.append(f"{units[place].text} {after}")
     return pairs
 
 
-def changed_units(name: str, units: Units, seed: int) -> Units:
+def changed_units(name: str, units: Tokens, seed: int) -> Tokens:
     """The units after the operation, or as they were."""
     return operation(name)(units, Random(seed), 1.0) or units
 
@@ -59,7 +59,7 @@ def test_english_negations_stay_with_what_they_negate(name: str, word: str) -> N
     """D14: never deleted, moved away, replaced or broken; and none is made."""
     texts = [f"The old film {word} good town, now a long knot story", f"{word} film here", f"We saw {word}."]
     for text in texts:
-        before = apart(text, [])
+        before = tokenize_text(text, [])
         marks = [unit.text for unit in before if negations([unit])]
         for seed in range(12):
             after = changed_units(name, before, seed)
@@ -67,7 +67,7 @@ def test_english_negations_stay_with_what_they_negate(name: str, word: str) -> N
             exact = name in ("swap", "delete", "insert")
             if exact:
                 assert negated(after) == negated(before)
-            assert re.search(rf"(?<!\w){re.escape(word)}(?!\w)", together(after)[0])
+            assert re.search(rf"(?<!\w){re.escape(word)}(?!\w)", detokenize(after)[0])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -75,11 +75,11 @@ def test_english_negations_stay_with_what_they_negate(name: str, word: str) -> N
 def test_chinese_negations_stay_with_what_they_negate(name: str, word: str) -> None:
     """D14 in Chinese, where a word of negation may be a part of another."""
     for text in (f"这部电影{word}好看，步行去那个城市", f"{word}电影", f"我们觉得{word}。"):
-        before = apart(text, [])
+        before = tokenize_text(text, [])
         count = sum(text.count(each) for each in "不没无未非莫勿别")
         for seed in range(12):
             after = changed_units(name, before, seed)
-            said = together(after)[0]
+            said = detokenize(after)[0]
             assert word in said
             assert sum(said.count(each) for each in "不没无未非莫勿别") == count
             if name in ("swap", "delete", "insert"):
@@ -91,13 +91,13 @@ def test_tokens_of_a_treebank_stay_whole(name: str) -> None:
     """`do n't`, `ca n't`: the word before belongs to the negation; tokens with tags stay as they are."""
     words = ["Anna", "ca", "n't", "like", "old", "films", ",", "Bob", "saw", "it", "now", "here"]
     tags = ["B-PER", *["O"] * 6, "B-PER", *["O"] * 4]
-    before = [WordToken(w, " ", held=t != "O", tag=t) for w, t in zip(words, tags, strict=True)]
+    before = [WordToken(w, " ", is_labelled=t != "O", tag=t) for w, t in zip(words, tags, strict=True)]
     for seed in range(30):
         after = changed_units(name, before, seed)
         said = [unit.text for unit in after]
         at = said.index("n't")
         assert said[at - 1] == "ca"
-        assert [unit.text for unit in after if unit.held] == ["Anna", "Bob"]
+        assert [unit.text for unit in after if unit.is_labelled] == ["Anna", "Bob"]
         if name in ("swap", "delete", "insert"):
             assert said[at + 1 : at + 4] == ["like", "old", "films"]
 
@@ -118,10 +118,10 @@ def test_other_words_are_still_changed() -> None:
     """The guard leaves something to change: a text in which nothing is negated, and the rest of one in which it is."""
     text = "A very good film about the old town, and it was not long at all, he said"
     for name in ("swap", "delete", "typos"):
-        before = apart(text, [])
+        before = tokenize_text(text, [])
         assert all(changed_units(name, before, seed) != before for seed in range(10)), name
-    held = bound(apart(text, []))
-    assert 0 < len(held) < len(apart(text, [])) / 2
+    held = negated_span(tokenize_text(text, []))
+    assert 0 < len(held) < len(tokenize_text(text, [])) / 2
 
 
 def test_copies_of_a_file_keep_their_negation(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from textus.core.console import cpu_seconds
 from textus.core.errors import RunError, UsageError
 from textus.core.io import read_json, write_json
 from textus.data.corpus import open_corpus
-from textus.data.token_dataset import TokenDataset, tokenize
+from textus.data.token_dataset import TokenizedCorpus
 from textus.training import autotune, planner, pretrain
 from textus.training.autotune import micro_batches
 from textus.training.config import PretrainConfig
@@ -44,8 +44,8 @@ def tokenizer_path(tokenizer: tokenizers.Tokenizer, tmp_path_factory: pytest.Tem
 
 
 @pytest.fixture(scope="session")
-def store(corpus: Path, tokenizer: tokenizers.Tokenizer) -> TokenDataset:
-    return tokenize(open_corpus(corpus), tokenizer, "train")
+def tokenized(corpus: Path, tokenizer: tokenizers.Tokenizer) -> TokenizedCorpus:
+    return TokenizedCorpus(open_corpus(corpus), tokenizer)
 
 
 @pytest.fixture
@@ -58,9 +58,9 @@ def train(corpus: Path, *, tokenizer: Path, out: Path, force: bool = False, **op
     return pretrain.train(corpus, out, PretrainConfig(**options), tokenizer=tokenizer, force=force)
 
 
-def plan(tokenizer: tokenizers.Tokenizer, store: TokenDataset, **wish: Any) -> Plan:
+def plan(tokenized: TokenizedCorpus, **wish: Any) -> Plan:
     wish.setdefault("overrides", TINY)
-    return plan_neural(PretrainConfig(**wish), tokenizer, store, cpu_seconds())
+    return plan_neural(PretrainConfig(**wish), tokenized, cpu_seconds())
 
 
 @pytest.mark.parametrize(
@@ -100,22 +100,22 @@ def test_wrong_words_get_one_line_and_nothing_is_written(
 
 
 def test_steps_take_the_fixed_rule_and_measure_nothing(
-    tokenizer: tokenizers.Tokenizer, store: TokenDataset, monkeypatch: pytest.MonkeyPatch
+    tokenized: TokenizedCorpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("measured")
 
     monkeypatch.setattr(autotune, "time_step", refuse)
-    first, again = (plan(tokenizer, store, steps=5) for _ in range(2))
+    first, again = (plan(tokenized, steps=5) for _ in range(2))
     assert (first.train, first.choices, first.model) == (again.train, again.choices, again.model)
     assert (first.train.steps, first.clock, first.measured) == (5, None, {})
     with pytest.raises(AssertionError, match="measured"):
-        plan(tokenizer, store, preset="3s")
+        plan(tokenized, preset="3s")
 
 
-def test_settings_have_the_last_word(tokenizer: tokenizers.Tokenizer, store: TokenDataset) -> None:
+def test_settings_have_the_last_word(tokenized: TokenizedCorpus) -> None:
     chosen = (*TINY, "train.steps=9", "train.log_every=3", "choices.step=eager", "choices.precision=float32")
-    found = plan(tokenizer, store, overrides=(*chosen, "optim.rate=0.5", "optim.optimiser=adamw"))
+    found = plan(tokenized, overrides=(*chosen, "optim.rate=0.5", "optim.optimiser=adamw"))
     assert (found.train.steps, found.train.log_every, found.train.batch_size) == (9, 3, 4)
     assert (found.train.optim.rate, found.train.optim.optimiser) == (0.5, "adamw")
     assert found.choices == ComputeConfig("float32", "plain", "eager")
@@ -179,15 +179,15 @@ def test_a_preset_records_what_it_measured_and_keeps_its_budget(
 
 
 def test_choices_of_another_run_are_taken_as_they_are(
-    trained: Path, tokenizer: tokenizers.Tokenizer, store: TokenDataset, tmp_path: Path
+    trained: Path, tokenized: TokenizedCorpus, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(trained, run)
     kept = {"precision": "float32", "attention": "fused", "step": "eager", "device": "cpu", "workers": 2}
     write_json(run / "run.json", {**read_json(run / "run.json"), "compute": kept})
-    assert plan(tokenizer, store, steps=5, compute_from=run).choices == ComputeConfig(**kept)  # type: ignore[arg-type]
+    assert plan(tokenized, steps=5, compute_from=run).choices == ComputeConfig(**kept)  # type: ignore[arg-type]
     with raises(RunError, "not_a_run", "nowhere"):
-        plan(tokenizer, store, steps=5, compute_from=tmp_path / "nowhere")
+        plan(tokenized, steps=5, compute_from=tmp_path / "nowhere")
 
 
 def test_an_output_that_exists_is_refused(trained: Path, corpus: Path, tokenizer_path: Path) -> None:

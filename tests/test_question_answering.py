@@ -20,13 +20,13 @@ from textus.core.errors import DataError, UsageError
 from textus.data.labeled import Record, read_records
 from textus.models.nn.heads import SpanHead, context_of, span_scores
 from textus.tasks.base import EncodedExample, Example, InputTemplate
-from textus.tasks.encoding import batch_of
+from textus.tasks.encoding import collate
 from textus.tasks.question_answering import (
     GoldAnswers,
     QuestionAnswering,
     QuestionAnsweringSettings,
     SpanPrediction,
-    most_expected,
+    best_expected_f1,
 )
 
 # ── rows ───────────────────────────────────────────────────────────────────────────────────────
@@ -50,7 +50,7 @@ def test_answers_are_read_in_every_form(tmp_path: Path) -> None:
         {"text": [first["text"], second["text"]], "answer_start": [first["start"], second["start"]]},
     ]
     task = QuestionAnswering(QuestionAnsweringSettings(), [])
-    found = task.examples([record(answers=each) for each in forms], labelled=True)
+    found = task.make_examples([record(answers=each) for each in forms], labelled=True)
     assert {each.label for each in found} == {GoldAnswers(("Anna", "Old Anna"), ((4, 8), (0, 8)))}
     qas = [
         {"question": "Who?", "id": "1", "answers": forms[1]},
@@ -59,10 +59,12 @@ def test_answers_are_read_in_every_form(tmp_path: Path) -> None:
     file = tmp_path / "squad.json"
     paragraph = {"context": CONTEXT, "qas": qas}
     file.write_text(json.dumps({"version": "v2.0", "data": [{"title": "t", "paragraphs": [paragraph]}]}))
-    read = task.examples(read_records(file), labelled=True)
+    read = task.make_examples(read_records(file), labelled=True)
     assert [each.label for each in read] == [found[0].label, GoldAnswers((), ())]
-    assert QuestionAnswering.of(QuestionAnsweringSettings(), read_records(file)).settings.no_answer
-    assert not QuestionAnswering.of(QuestionAnsweringSettings(), read_records(file)[:1]).settings.no_answer
+    assert QuestionAnswering.from_records(QuestionAnsweringSettings(), read_records(file)).settings.no_answer
+    assert not QuestionAnswering.from_records(
+        QuestionAnsweringSettings(), read_records(file)[:1]
+    ).settings.no_answer
 
 
 @pytest.mark.parametrize("shift", [-5, -1, 0, 2, 5])
@@ -70,7 +72,7 @@ def test_an_answer_a_little_off_its_start_is_moved_and_told(
     shift: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     task = QuestionAnswering(QuestionAnsweringSettings(), [])
-    (found,) = task.examples([record(answers=[at("Bruno", shift)])], labelled=True)
+    (found,) = task.make_examples([record(answers=[at("Bruno", shift)])], labelled=True)
     assert found.label.spans == ((at("Bruno")["start"], at("Bruno")["start"] + 5),)
     assert ("1 answers stand up to 5 characters beside" in capsys.readouterr().err) == (shift != 0)
 
@@ -79,12 +81,12 @@ def test_answers_in_other_words_are_measured_by_and_told(capsys: pytest.CaptureF
     task = QuestionAnswering(QuestionAnsweringSettings(), [])
     other = {"text": "39613.0", "start": -1}
     given = [record(answers=[other]), record(answers=[other, at("Anna")])]
-    found = task.examples(given, labelled=True)
+    found = task.make_examples(given, labelled=True)
     assert [each.label.spans for each in found] == [(), ((4, 8),)]
     said = capsys.readouterr().err
     assert "2 answers do not stand in their contexts" in said
     assert "1 questions have no other" in said
-    rows = task.rows(found, word_tokenizer(), InputTemplate((0,), 0, None))
+    rows = task.encode(found, word_tokenizer(), InputTemplate((0,), 0, None))
     assert [row.label is None for row in rows] == [True, False]
 
 
@@ -108,7 +110,7 @@ def test_answers_in_other_words_are_measured_by_and_told(capsys: pytest.CaptureF
 def test_what_cannot_be_learnt_is_named(values: dict[str, Any], complaint: str) -> None:
     rows = [record(**values)]
     with pytest.raises(DataError) as caught:
-        QuestionAnswering.of(QuestionAnsweringSettings(), rows).examples(rows, labelled=True)
+        QuestionAnswering.from_records(QuestionAnsweringSettings(), rows).make_examples(rows, labelled=True)
     assert complaint in str(caught.value)
 
 
@@ -142,8 +144,8 @@ def rows_at(
     longest: int, stride: int = 128, **settings: Any
 ) -> tuple[QuestionAnswering, list[EncodedExample]]:
     task = QuestionAnswering(QuestionAnsweringSettings(stride=stride, **settings), [])
-    (example,) = task.examples([record(answers=[at("an unbeliever")])], labelled=True)
-    return task, task.rows([example], word_tokenizer(), InputTemplate((0,), 0, longest))
+    (example,) = task.make_examples([record(answers=[at("an unbeliever")])], labelled=True)
+    return task, task.encode([example], word_tokenizer(), InputTemplate((0,), 0, longest))
 
 
 @pytest.mark.parametrize("longest", [10, 12, 16, 24, 100])
@@ -155,7 +157,7 @@ def test_windows_cover_the_context_and_hold_the_answer(longest: int, stride: int
     seen, whole = set(), 0
     for row in rows:
         assert len(row.ids) <= longest
-        window = row.about
+        window = row.meta
         part = row.ids[window.first : -1]
         start = places.index(window.places[0])
         assert part == context[start : start + len(part)]
@@ -178,21 +180,21 @@ def test_a_window_without_room_is_refused_and_a_long_question_cut(capsys: pytest
         rows_at(4)
     task = QuestionAnswering(QuestionAnsweringSettings(), [])
     long = Example(("Who? " * 50, CONTEXT), None, "row 1")
-    rows = task.rows([long], word_tokenizer(), InputTemplate((0,), 0, 20))
+    rows = task.encode([long], word_tokenizer(), InputTemplate((0,), 0, 20))
     assert max(len(row.ids) for row in rows) == 20
     assert "1 of 1 questions are longer than half of 20 tokens" in capsys.readouterr().err
     with raises(UsageError, "wrong_number_of_texts"):
-        task.rows([Example(("Who?",), None, "text 1")], word_tokenizer(), InputTemplate((0,), 0, 20))
+        task.encode([Example(("Who?",), None, "text 1")], word_tokenizer(), InputTemplate((0,), 0, 20))
 
 
 def test_an_answer_through_a_token_is_learnt_whole_and_told(capsys: pytest.CaptureFixture[str]) -> None:
     task = QuestionAnswering(QuestionAnsweringSettings(longest_answer=2), [])
     answers = [at("believer"), at("Rome"), at("went to Rome")]
-    examples = task.examples([record(answers=[each]) for each in answers], labelled=True)
-    rows = task.rows(examples, word_tokenizer(), InputTemplate((0,), 0, None))
+    examples = task.make_examples([record(answers=[each]) for each in answers], labelled=True)
+    rows = task.encode(examples, word_tokenizer(), InputTemplate((0,), 0, None))
     learnt = []
     for row in rows:
-        low, high = (row.about.places[n - row.about.first] for n in row.label)
+        low, high = (row.meta.places[n - row.meta.first] for n in row.label)
         learnt.append(CONTEXT[low[0] : high[1]].strip())
     assert learnt == ["unbeliever", "Rome", "went to Rome"]
     said = capsys.readouterr().err
@@ -203,12 +205,12 @@ def test_an_answer_through_a_token_is_learnt_whole_and_told(capsys: pytest.Captu
 def test_of_several_answers_the_most_frequent_is_learnt() -> None:
     task = QuestionAnswering(QuestionAnsweringSettings(), [])
     answers = [at("Anna"), at("Old Anna"), at("Old Anna")]
-    (row,) = task.rows(
-        task.examples([record(answers=answers)], labelled=True),
+    (row,) = task.encode(
+        task.make_examples([record(answers=answers)], labelled=True),
         word_tokenizer(),
         InputTemplate((0,), 0, None),
     )
-    low, high = (row.about.places[n - row.about.first] for n in row.label)
+    low, high = (row.meta.places[n - row.meta.first] for n in row.label)
     assert CONTEXT[low[0] : high[1]] == "Old Anna"
 
 
@@ -217,11 +219,11 @@ def test_a_third_segment_says_what_the_question_has_too() -> None:
     example = Example(("Who went to Rome?", CONTEXT), None, "row 1")
     tokenizer = word_tokenizer()
     for n in (0, 2, 3):
-        (row,) = task.rows([example], tokenizer, InputTemplate((0,), 0, None, n))
+        (row,) = task.encode([example], tokenizer, InputTemplate((0,), 0, None, n))
         marked = tokenizer.decode([i for i, s in zip(row.ids, row.segments, strict=True) if s == 2])
         assert marked.split() == (["went", "to", "Rome", "Rome"] if n == 3 else [])
-        asked = context_of(batch_of(task, [row], 1))[0]
-        assert [bool(each) for each in asked] == [at >= row.about.first for at in range(len(row.ids))]
+        asked = context_of(collate(task, [row], 1))[0]
+        assert [bool(each) for each in asked] == [at >= row.meta.first for at in range(len(row.ids))]
 
 
 # ── the best span ──────────────────────────────────────────────────────────────────────────────
@@ -233,20 +235,20 @@ def test_the_answer_is_the_likeliest_of_all_windows_spans(no_answer: bool) -> No
     task, rows = rows_at(14, 3, longest_answer=3, no_answer=no_answer)
     torch.manual_seed(0)
     head = SpanHead(8).eval()
-    batch = batch_of(task, rows, 1)
+    batch = collate(task, rows, 1)
     hidden = 3 * torch.randn(*batch.ids.shape, 8)
-    found = task.merged(rows, task.outputs(head, hidden, batch))
+    found = task.aggregate_windows(rows, task.predict(head, hidden, batch))
     scores = head.out(hidden)
     odds: dict[tuple[int, int, int], float] = {}
     for number, row in enumerate(rows):
-        first, closing = row.about.first, len(row.ids) - 1
+        first, closing = row.meta.first, len(row.ids) - 1
         of = lambda a, b, number=number: float(scores[number, a, 0] + scores[number, b, 1])  # noqa: E731
         for a in range(first, closing):
             for b in range(a, min(closing, a + 3)):
                 odds[number, a, b] = of(a, b) - of(closing, closing)
 
     def place(key: tuple[int, int, int]) -> tuple[int, int]:
-        about = rows[key[0]].about
+        about = rows[key[0]].meta
         return about.places[key[1] - about.first][0], about.places[key[2] - about.first][1]
 
     best = max(odds, key=lambda key: odds[key])
@@ -256,7 +258,7 @@ def test_the_answer_is_the_likeliest_of_all_windows_spans(no_answer: bool) -> No
     assert found[0].span == place(best)
     assert found[0].margin == pytest.approx(odds[best], abs=1e-4)
     assert found[0].probability == pytest.approx(alike / total, rel=1e-3)
-    assert found[0].none == pytest.approx(no_answer / total, rel=1e-3)
+    assert found[0].no_answer_probability == pytest.approx(no_answer / total, rel=1e-3)
 
 
 @torch.no_grad()
@@ -265,7 +267,7 @@ def test_the_span_of_highest_expected_f1_is_that_of_all_pairs_of_spans() -> None
     torch.manual_seed(1)
     scores = span_scores(2 * torch.randn(3, 9, 2), longest=4)
     scores[1, 6:], scores[1, :, 6:] = float("-inf"), float("-inf")
-    values, first, last = most_expected(scores, 4)
+    values, first, last = best_expected_f1(scores, 4)
     for number, row in enumerate(scores):
         spans = {
             (a, b): float(row[a, b].exp()) for a in range(9) for b in range(a, 9) if row[a, b] > float("-inf")
@@ -284,7 +286,7 @@ def test_the_span_of_highest_expected_f1_is_that_of_all_pairs_of_spans() -> None
         assert float(values[number]) == pytest.approx(expected[best], rel=1e-4)
     sure = torch.full((1, 9, 9), -20.0).triu().masked_fill(torch.ones(9, 9).tril(-1).bool(), float("-inf"))
     sure[0, 2, 3] = sure[0, 3, 5] = 0.0
-    assert [int(each) for each in most_expected(sure, 4)[1:]] == [2, 5]
+    assert [int(each) for each in best_expected_f1(sure, 4)[1:]] == [2, 5]
 
 
 @pytest.mark.parametrize("answer", ["likeliest", "expected-f1"])
@@ -293,8 +295,8 @@ def test_no_answer_is_weighed_against_how_good_an_answer_is(answer: str) -> None
     task, rows = rows_at(14, 3, longest_answer=3, no_answer=True, answer=answer)
     torch.manual_seed(0)
     head = SpanHead(8).eval()
-    batch = batch_of(task, rows, 1)
-    outputs = task.outputs(head, 3 * torch.randn(*batch.ids.shape, 8), batch)
+    batch = collate(task, rows, 1)
+    outputs = task.predict(head, 3 * torch.randn(*batch.ids.shape, 8), batch)
     for _, _, best, own, total in outputs:
         assert best == pytest.approx(own, abs=1e-5) if answer == "likeliest" else own <= best + 1e-5
         assert best < total
@@ -305,10 +307,12 @@ def test_no_answer_is_weighed_against_how_good_an_answer_is(answer: str) -> None
 def test_a_context_without_a_token_has_no_answer(answer: str) -> None:
     task = QuestionAnswering(QuestionAnsweringSettings(answer=answer), [])  # type: ignore[arg-type]
     examples = [Example(("Who?", CONTEXT), None, "a"), Example(("Who?", ""), None, "b")]
-    rows = task.rows(examples, word_tokenizer(), InputTemplate((0,), 0, None))
-    batch = batch_of(task, rows, 1)
-    found = task.merged(rows, task.outputs(SpanHead(8).eval(), torch.randn(*batch.ids.shape, 8), batch))
-    said = [task.told(*each)["answer"] for each in zip(examples, found, strict=True)]
+    rows = task.encode(examples, word_tokenizer(), InputTemplate((0,), 0, None))
+    batch = collate(task, rows, 1)
+    found = task.aggregate_windows(
+        rows, task.predict(SpanHead(8).eval(), torch.randn(*batch.ids.shape, 8), batch)
+    )
+    said = [task.to_json(*each)["answer"] for each in zip(examples, found, strict=True)]
     assert said[0]
     assert said[1] == ""
 
@@ -317,7 +321,7 @@ def test_none_is_answered_where_it_is_likelier_and_may_be() -> None:
     example = Example(("Who?", "  Anna , "), None, "row 1")
     for no_answer, margin, said in ((True, -1.0, None), (True, 1.0, 2), (False, -1.0, 2)):
         task = QuestionAnswering(QuestionAnsweringSettings(no_answer=no_answer), [])
-        told = task.told(example, SpanPrediction((0, 7), margin, 0.2, 0.5 * no_answer))
+        told = task.to_json(example, SpanPrediction((0, 7), margin, 0.2, 0.5 * no_answer))
         assert (told["answer"], told["start"]) == (("Anna", 2) if said else ("", None))
         assert told["probability"] == (0.2 if said else 0.5)
         assert ("no_answer_probability" in told) == no_answer
@@ -326,15 +330,15 @@ def test_none_is_answered_where_it_is_likelier_and_may_be() -> None:
 def test_shifted_windows_make_examples_of_their_own() -> None:
     task = QuestionAnswering(QuestionAnsweringSettings(stride=3), [])
     examples = [Example(("Who?", CONTEXT), None, "a"), Example(("Who?", ""), None, "b")] * 2
-    rows = task.rows(examples, word_tokenizer(), InputTemplate((0,), 0, 14))
-    outputs = [(row.about.first, row.about.first, float(n), float(n), float(n)) for n, row in enumerate(rows)]
-    empty = [n for n, row in enumerate(rows) if not row.about.places]
+    rows = task.encode(examples, word_tokenizer(), InputTemplate((0,), 0, 14))
+    outputs = [(row.meta.first, row.meta.first, float(n), float(n), float(n)) for n, row in enumerate(rows)]
+    empty = [n for n, row in enumerate(rows) if not row.meta.places]
     for n in empty:
         outputs[n] = (0, 0, -np.inf, -np.inf, -np.inf)
-    found = task.merged(rows, outputs)
+    found = task.aggregate_windows(rows, outputs)
     assert len(found) == 4
     assert [each.margin for each in found] == [empty[0] - 1, -np.inf, empty[1] - 1, -np.inf]
-    assert task.told(examples[1], found[1])["answer"] == ""
+    assert task.to_json(examples[1], found[1])["answer"] == ""
 
 
 # ── learnt and asked ───────────────────────────────────────────────────────────────────────────
@@ -499,7 +503,7 @@ def test_real_files_are_read_whole(data: Path, capsys: pytest.CaptureFixture[str
         "cmrc2018/cmrc2018_trial.json": 1000,
     }
     for name, n in sizes.items():
-        examples = task.examples(read_records(data / name), labelled=True)
+        examples = task.make_examples(read_records(data / name), labelled=True)
         assert len(examples) == n
         for example in examples:
             assert all(

@@ -14,15 +14,15 @@ from raising import raises
 from sklearn.metrics import precision_recall_fscore_support
 
 from textus import api
-from textus.augment.augmenter import AugmentConfig, augmented
+from textus.augment.augmenter import AugmentConfig, augment_records
 from textus.cli.main import main
 from textus.core.errors import DataError, UsageError
 from textus.data.batch import Batch
 from textus.data.labeled import Record
 from textus.models.nn.heads import RelationHead
 from textus.tasks.base import EncodedExample, InputTemplate
-from textus.tasks.encoding import batch_of, frame_of
-from textus.tasks.relation_data import fitted, related
+from textus.tasks.encoding import collate, input_template
+from textus.tasks.relation_data import fit_window, parse_relation_example
 from textus.tasks.relations import RelationPrediction, Relations, RelationsSettings
 from textus.tokenizers import Tokenizer
 from textus.tokenizers import train as train_tokenizer
@@ -37,19 +37,19 @@ def row_of(text: str, entities: list[Any], relations: list[Any]) -> Record:
 
 
 def task_of(records: list[Record], **settings: Any) -> Relations:
-    return Relations.of(RelationsSettings(**settings), records)
+    return Relations.from_records(RelationsSettings(**settings), records)
 
 
 def rows_in(
     task: Relations, records: list[Record], longest: int | None = None, kind: str = "char"
 ) -> list[EncodedExample]:
     """The rows of records, and the tokenizer learnt from them."""
-    examples = task.examples(records, labelled=True)
-    return task.rows(examples, tokenizer_of(task, records, kind), InputTemplate((0,), 0, longest))
+    examples = task.make_examples(records, labelled=True)
+    return task.encode(examples, tokenizer_of(task, records, kind), InputTemplate((0,), 0, longest))
 
 
 def tokenizer_of(task: Relations, records: list[Record], kind: str) -> Tokenizer:
-    return train_tokenizer(kind, task.vocabulary(task.examples(records, labelled=True)), 600)
+    return train_tokenizer(kind, task.tokenizer_texts(task.make_examples(records, labelled=True)), 600)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def drawn_answers(seed: int, n: int = 80) -> tuple[Relations, list[Any], list[An
         held = [(head, draw.choice("abc"), tail) for head, tail in pairs if draw.random() < 0.3]
         records.append(row_of("x" * k, [(at, at + 1, "t") for at in range(k)], held))
     task = task_of(records)
-    examples = task.examples(records, labelled=True)
+    examples = task.make_examples(records, labelled=True)
     answers = [
         [
             RelationPrediction(
@@ -85,7 +85,7 @@ def drawn_answers(seed: int, n: int = 80) -> tuple[Relations, list[Any], list[An
                 task.index[task.relation(each, *pair)] if draw.random() < 0.5 else draw.randrange(4),
                 0.5,
             )
-            for pair in task.asked_pairs(each)
+            for pair in task.scored_pairs(each)
         ]
         for each in examples
     ]
@@ -94,7 +94,7 @@ def drawn_answers(seed: int, n: int = 80) -> tuple[Relations, list[Any], list[An
 
 def test_figures_are_scikit_learns() -> None:
     task, examples, answers = drawn_answers(seed=3)
-    found = task.scores(examples, answers)
+    found = task.metrics(examples, answers)
     gold = [
         task.relation(each, one.head, one.tail)
         for each, out in zip(examples, answers, strict=True)
@@ -115,35 +115,35 @@ def test_figures_are_scikit_learns() -> None:
 def test_direction_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     records = [row_of("a b", [(0, 1, "t"), (2, 3, "t")], [(0, "r", 1)])]
     task = task_of(records)
-    examples = task.examples(records, labelled=True)
+    examples = task.make_examples(records, labelled=True)
     assert (
-        task.scores(examples, [[RelationPrediction(0, 1, 1, 0.9), RelationPrediction(1, 0, 0, 0.9)]])["f1"][
+        task.metrics(examples, [[RelationPrediction(0, 1, 1, 0.9), RelationPrediction(1, 0, 0, 0.9)]])["f1"][
             "value"
         ]
         == 1
     )
     turned = [[RelationPrediction(0, 1, 0, 0.9), RelationPrediction(1, 0, 1, 0.9)]]
-    assert task.scores(examples, turned)["f1"]["value"] == 0
+    assert task.metrics(examples, turned)["f1"]["value"] == 0
 
     def undirected(self: Relations, output: list[RelationPrediction]) -> list[Any]:
         return [("r", *sorted((each.head, each.tail))) for each in output if each.label]
 
     monkeypatch.setattr(Relations, "triples", undirected)  # the fault that the line above would not let pass
-    assert task.scores(examples, turned)["f1"]["value"] == 1
+    assert task.metrics(examples, turned)["f1"]["value"] == 1
 
 
 def test_no_relation_is_no_class_and_rows_without_any_are_told(capsys: pytest.CaptureFixture[str]) -> None:
     records = [row_of("a b", [(0, 1, "t"), (2, 3, "t")], [(0, "r", 1)])]
     task = task_of(records)
-    empty = task.examples([row_of("a b", [(0, 1, "t"), (2, 3, "t")], [])], labelled=True)
+    empty = task.make_examples([row_of("a b", [(0, 1, "t"), (2, 3, "t")], [])], labelled=True)
     nothing = [[RelationPrediction(0, 1, 0, 0.9), RelationPrediction(1, 0, 0, 0.9)]]
-    found = task.scores(empty, nothing)
+    found = task.metrics(empty, nothing)
     assert (found["f1"]["value"], found["classes"], found["exact_match"]["value"]) == (0, [], 1)
     assert "these rows have no relation" in capsys.readouterr().err
-    assert task.scores(empty, [[RelationPrediction(0, 1, 1, 0.9)]])["precision"]["value"] == 0
+    assert task.metrics(empty, [[RelationPrediction(0, 1, 1, 0.9)]])["precision"]["value"] == 0
     named = [row_of("a b", TWO, [(0, "no_relation", 1), (1, "r", 0)])]  # as TACRED calls it
     right = [[RelationPrediction(0, 1, 0, 0.9), RelationPrediction(1, 0, 1, 0.9)]]
-    assert task.scores(task.examples(named, labelled=True), right)["recall"]["value"] == 1
+    assert task.metrics(task.make_examples(named, labelled=True), right)["recall"]["value"] == 1
 
 
 def test_the_floor_is_what_most_pairs_of_the_types_have() -> None:
@@ -156,8 +156,8 @@ def test_the_floor_is_what_most_pairs_of_the_types_have() -> None:
     ]
     task = task_of(records)
     assert task.settings.seen["x"]["y"] == {"no_relation": 2, "r": 2, "s": 1}
-    assert task.counts == [task.counts[0], 2, 2]
-    blind = task.blind(task.examples(records[:1], labelled=False))
+    assert task.label_counts == [task.label_counts[0], 2, 2]
+    blind = task.majority_baseline(task.make_examples(records[:1], labelled=False))
     assert blind is not None
     assert [(each.head, each.tail, each.probability) for each in blind[0]] == [(0, 1, 0.4), (1, 0, 0.8)]
 
@@ -174,17 +174,17 @@ def test_all_forms_say_the_same() -> None:
     spo = {"subject": "Anna", "subject_type": "person", "predicate": "lives in"}
     duie = [{**spo, "object": "Bonn", "object_type": "place"}]
     second = [{**spo, "object": {"@value": "Bonn"}, "object_type": {"@value": "place"}}]
-    wanted = related(plain, labelled=True)
+    wanted = parse_relation_example(plain, labelled=True)
     for other in (tacred, {"text": wanted.text, "spo_list": duie}, {"text": wanted.text, "spo_list": second}):
-        found = related(Record(other, "row 1"), labelled=True)
+        found = parse_relation_example(Record(other, "row 1"), labelled=True)
         assert (found.texts, found.entities, found.label) == (wanted.texts, wanted.entities, wanted.label)
-    assert related(Record(tacred, ""), labelled=True).only == ((0, 1),)
+    assert parse_relation_example(Record(tacred, ""), labelled=True).marked_pairs == ((0, 1),)
 
 
 def test_mentions_that_do_not_stand_in_their_text_are_told(capsys: pytest.CaptureFixture[str]) -> None:
     spo = {"subject": "Anna", "subject_type": "p", "predicate": "r", "object_type": "q"}
     values = {"text": "Anna Bonn", "spo_list": [{**spo, "object": "Bonn"}, {**spo, "object": "Rome"}]}
-    task_of([Record(values, "row 1")]).examples([Record(values, "row 1")], labelled=True)
+    task_of([Record(values, "row 1")]).make_examples([Record(values, "row 1")], labelled=True)
     assert "1 triples have a mention that does not stand in their text" in capsys.readouterr().err
 
 
@@ -213,7 +213,7 @@ TWO = [(0, 1, "t"), (2, 3, "t")]
 )  # fmt: skip
 def test_rows_that_cannot_be_are_named(record: Record, said: str) -> None:
     with pytest.raises(DataError) as error:
-        related(record, labelled=True)
+        parse_relation_example(record, labelled=True)
     assert said in str(error.value)
     assert "row 1" in str(error.value)
 
@@ -224,19 +224,19 @@ def test_marks_outside_the_tokens_are_named(name: str) -> None:
         f"{role}_{end}": at for at, role in enumerate(("subj", "obj")) for end in ("start", "end")
     }
     values |= {"subj_type": "t", "obj_type": "t"}
-    assert related(Record(values, ""), labelled=True).entities == (("t", 0, 1), ("t", 2, 3))
+    assert parse_relation_example(Record(values, ""), labelled=True).entities == (("t", 0, 1), ("t", 2, 3))
     with raises(DataError, "invalid_span", "2"):
-        related(Record({**values, name: 2}, "row 1"), labelled=True)
+        parse_relation_example(Record({**values, name: 2}, "row 1"), labelled=True)
 
 
 def test_data_without_a_relation_teaches_nothing() -> None:
     with raises(DataError, "no_labels", "1"):
         task_of([row_of("a b", TWO, [])])
     with raises(DataError, "no_labels", "1"):
-        task_of([row_of("a b", TWO, [(0, "Other", 1)])], none="Other")
+        task_of([row_of("a b", TWO, [(0, "Other", 1)])], no_relation_label="Other")
     task = task_of([row_of("a b", TWO, [(0, "r", 1)])])
     with raises(DataError, "no_labels", "1"):
-        task.can_choose(task.examples([row_of("a b", TWO, [])], labelled=True))
+        task.check_validation_set(task.make_examples([row_of("a b", TWO, [])], labelled=True))
 
 
 @pytest.mark.parametrize("setting", ["negatives=0", "negatives=1.5", "reach=0", "seen=1"])
@@ -263,11 +263,11 @@ def test_a_text_with_one_entity_has_no_pair_and_an_answer(capsys: pytest.Capture
     ]
     task = task_of(records)
     rows = rows_in(task, records)
-    assert [row.about[:2] for row in rows] == [(0, (0, 1)), (0, (1, 0)), (1, None), (2, (0, 1)), (2, (1, 0))]
+    assert [row.meta[:2] for row in rows] == [(0, (0, 1)), (0, (1, 0)), (1, None), (2, (0, 1)), (2, (1, 0))]
     assert "1 of 3 rows have no two entities, so no pair" in capsys.readouterr().err
-    merged = task.merged(rows, [np.asarray([0.4, 0.6])] * len(rows))
+    merged = task.aggregate_windows(rows, [np.asarray([0.4, 0.6])] * len(rows))
     assert list(map(len, merged)) == [2, 0, 2]
-    assert task.to_learn(rows) == [row for row in rows if row.about[1]]
+    assert task.training_rows(rows) == [row for row in rows if row.meta[1]]
 
 
 def test_thousands_of_entities_are_asked_by_reach(capsys: pytest.CaptureFixture[str]) -> None:
@@ -281,7 +281,7 @@ def test_thousands_of_entities_are_asked_by_reach(capsys: pytest.CaptureFixture[
     said = capsys.readouterr().err
     assert f"{n * (n - 1) - len(rows):,} lie more than 5 entities apart" in said
     assert "1 relations join types that none joined in training, or lie more than 5" in said
-    assert all(abs(row.about[1][0] - row.about[1][1]) <= 5 for row in rows)
+    assert all(abs(row.meta[1][0] - row.meta[1][1]) <= 5 for row in rows)
 
 
 def test_types_that_nothing_joined_are_not_asked_and_that_is_told(capsys: pytest.CaptureFixture[str]) -> None:
@@ -291,7 +291,7 @@ def test_types_that_nothing_joined_are_not_asked_and_that_is_told(capsys: pytest
     assert task.settings.seen == {"x": {"y": {"r": 1}}}
     asked = [row_of("a b c", three, [(0, "r", 1), (1, "r", 2), (0, "q", 1)])]
     rows = rows_in(task, asked)
-    assert [row.about[1] for row in rows] == [(0, 1)]
+    assert [row.meta[1] for row in rows] == [(0, 1)]
     said = capsys.readouterr().err
     assert "1 of 6 pairs of entities in 1 texts are asked; 5 are of types that no relation joined" in said
     assert "1 relations were never seen in training (q): they count as missed" in said
@@ -303,8 +303,8 @@ def test_a_share_of_the_pairs_without_a_relation_is_drawn_once(capsys: pytest.Ca
     records = [Record(row, f"row {number}") for number, row in enumerate(facts(120))]
     task = task_of(records, negatives=0.25)
     rows = rows_in(task, records)
-    kept = task.to_learn(rows)
-    assert kept == task.to_learn(rows)
+    kept = task.training_rows(rows)
+    assert kept == task.training_rows(rows)
     held, none = [row for row in rows if row.label], [row for row in rows if row.label == 0]
     assert [row for row in kept if row.label] == held
     share = sum(row.label == 0 for row in kept) / len(none)
@@ -316,7 +316,7 @@ def test_a_share_of_the_pairs_without_a_relation_is_drawn_once(capsys: pytest.Ca
 
 def test_augmented_rows_relate_the_same_names() -> None:
     rows = [Record(row, f"row {number}") for number, row in enumerate(facts(30))]
-    found = augmented(rows, AugmentConfig(ops="swap,delete,typos", copies=2))
+    found = augment_records(rows, AugmentConfig(operations="swap,delete,typos", copies=2))
     names = lambda each: [  # noqa: E731
         tuple(each.entity(place)["text"] for place in places) for _, *places in each.label
     ]
@@ -326,7 +326,9 @@ def test_augmented_rows_relate_the_same_names() -> None:
         original = next(
             each for each in found if each.values["origin"] == copy.values["origin"] and each is not copy
         )
-        assert names(related(copy, labelled=True)) == names(related(original, labelled=True))
+        assert names(parse_relation_example(copy, labelled=True)) == names(
+            parse_relation_example(original, labelled=True)
+        )
 
 
 # ── marks ──────────────────────────────────────────────────────────────────────────────────────
@@ -337,13 +339,13 @@ def test_marks_stand_around_the_pair_and_nothing_else_changes(kind: str) -> None
     records = [Record(row, f"row {number}") for number, row in enumerate(facts(40))]
     task = task_of(records)
     tokenizer = tokenizer_of(task, records, kind)
-    examples = task.examples(records, labelled=True)
-    rows = task.rows(examples, tokenizer, InputTemplate((0,), 0, None))
+    examples = task.make_examples(records, labelled=True)
+    rows = task.encode(examples, tokenizer, InputTemplate((0,), 0, None))
     assert len(rows) > 80
     for row in rows:
-        example = examples[row.about[0]]
+        example = examples[row.meta[0]]
         said, text = tokenizer.decode(row.ids[1:-1]).replace(" ", ""), example.text.replace(" ", "")
-        head, tail = (example.entity(number) for number in row.about[1])
+        head, tail = (example.entity(number) for number in row.meta[1])
         assert f"@*{head['label']}*{head['text']}@" in said
         assert f"#^{tail['label']}^{tail['text']}#" in said
         for mark in ("@", f"*{head['label']}*", "#", f"^{tail['label']}^"):
@@ -369,7 +371,7 @@ def test_entities_may_overlap(spans: tuple[tuple[int, int], ...], wanted: str) -
     task = task_of([record])
     tokenizer = tokenizer_of(task, [record], "char")
     row = rows_in(task, [record])[0] if spans[0] <= spans[1] else rows_in(task, [record])[1]
-    assert row.about[1] == (0, 1)
+    assert row.meta[1] == (0, 1)
     assert tokenizer.decode(row.ids[1:-1]) == wanted
     assert [wanted[int(place) - 1] for place in row.numbers] == ["@", "#"]
 
@@ -382,7 +384,7 @@ def test_what_is_read_of_a_long_text_is_around_the_pair() -> None:
         for _ in range(2):
             start = draw.randrange(n - 6)
             spans.append((start, draw.randint(start + 5, n)))
-        kept, places, through = fitted(list(range(n)), spans, room)
+        kept, places, through = fit_window(list(range(n)), spans, room)
         assert len(kept) == min(n, room) or (through and len(kept) <= room)
         assert [kept[place] for place in places] == [start for start, _ in spans]
         whole = max(end for _, end in spans) - min(start for start, _ in spans) <= room
@@ -407,8 +409,8 @@ def test_a_pair_too_far_apart_and_a_window_too_small_are_told(capsys: pytest.Cap
 def test_marks_that_the_tokenizer_does_not_know_are_told(capsys: pytest.CaptureFixture[str]) -> None:
     record = row_of("a b", TWO, [(0, "r", 1)])
     task = task_of([record])
-    task.rows(
-        task.examples([record], labelled=True),
+    task.encode(
+        task.make_examples([record], labelled=True),
         train_tokenizer("char", ["a b t"], 50),
         InputTemplate((0,), 0, None),
     )
@@ -443,9 +445,9 @@ def test_the_head_reads_both_places_in_their_order() -> None:
 def test_a_batch_holds_the_places_of_its_rows(tuned: api.Run) -> None:
     task = tuned.task
     assert isinstance(task, Relations)
-    examples = task.examples([Record(row, "row") for row in facts(5, seed=3)], labelled=True)
-    rows = task.rows(examples, tuned.tokenizer, frame_of(tuned.model.config, tuned.tokenizer, 64))
-    batch = batch_of(task, rows, tuned.tokenizer.pad_id)
+    examples = task.make_examples([Record(row, "row") for row in facts(5, seed=3)], labelled=True)
+    rows = task.encode(examples, tuned.tokenizer, input_template(tuned.model.config, tuned.tokenizer, 64))
+    batch = collate(task, rows, tuned.tokenizer.pad_id)
     assert batch.numbers is not None
     for row, places, ids in zip(rows, batch.numbers, batch.ids, strict=True):
         assert [int(ids[int(place)]) for place in places] == [row.ids[int(place)] for place in row.numbers]

@@ -13,7 +13,7 @@ import pytest
 from labelled import written
 
 from textus import api
-from textus.augment.units import take_apart
+from textus.augment.units import tokenize_record
 from textus.cli.main import main
 from textus.data.labeled import Record
 from textus.evaluation.robustness import (
@@ -75,7 +75,7 @@ def test_what_the_answer_hangs_on_is_missed(
 def test_synonyms_that_cannot_be_found_are_told(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(import_module("textus.augment.wordnet"), "places", lambda: [tmp_path])
+    monkeypatch.setattr(import_module("textus.augment.wordnet"), "wordnet_folders", lambda: [tmp_path])
     assert "synonyms" not in make_perturbations(None)
     assert "robustness to synonyms is not measured: synonyms need WordNet" in capsys.readouterr().err
 
@@ -102,9 +102,9 @@ def test_labels_stay_right() -> None:
 
 
 def text_after(operation: Any, text: str, rate: float = 1.0) -> str:
-    taken = take_apart({"text": text})
+    taken = tokenize_record({"text": text})
     units = operation(taken.fields["text"], Random(3), rate)
-    found: str = taken.changed("text", units, taken.values)["text"]
+    found: str = taken.with_tokens("text", units, taken.values)["text"]
     return found
 
 
@@ -134,7 +134,7 @@ def test_the_interval_holds_the_real_drop_as_often_as_it_says(monkeypatch: pytes
         "textus.metrics.classification.RESAMPLES", 2
     )  # intervals of macro F1, not looked at here
     single = Classification(ClassificationSettings(), ["a", "b"])
-    grouped = type("Grouped", (Classification,), {"each": lambda self, examples, outputs: None})
+    grouped = type("Grouped", (Classification,), {"per_example_metric": lambda self, examples, outputs: None})
     held, widths, other_widths = 0, [], []
     for seed in range(60):
         random = np.random.default_rng(seed)

@@ -34,7 +34,7 @@ from textus.tasks.base import EncodedExample
 from textus.tasks.classification import Classification, ClassificationSettings
 from textus.tasks.encoding import ExampleLoader
 from textus.tasks.inference import head_loss
-from textus.tasks.multitask import DRAWN, MixSettings, MultitaskLoader
+from textus.tasks.multitask import STEPS_AT_ONCE, MixSettings, MultitaskLoader
 from textus.training.gradients import GradientAccumulator
 from textus.training.optim import OptimSettings, make_optimisers
 from textus.training.pretrain import TrainingSetup, train_to_end
@@ -195,7 +195,7 @@ def mixed(sizes: dict[str, int], power: float, seed: int = 0) -> MultitaskLoader
     parts = {}
     for name, n in sizes.items():
         own = Classification(task.settings, task.labels)
-        own.called = name
+        own.head_name = name
         rows = [replace(frame, ids=[number + 2, 1]) for number in range(n)]
         parts[name] = ExampleLoader(own, rows, pad_id=0, batch_size=4, seed=seed)
     return MultitaskLoader(parts, power=power, seed=seed)
@@ -208,7 +208,7 @@ SIZES = {"large": 400, "middle": 100, "small": 16}
 def test_steps_are_dealt_by_a_power_of_the_sizes(power: float, parts: tuple[int, ...]) -> None:
     batches = mixed(SIZES, power)
     steps = 5000
-    drawn = Counter(batches.turn(step)[0] for step in range(steps))
+    drawn = Counter(batches.task_at(step)[0] for step in range(steps))
     expected = [steps * part / sum(parts) for part in parts]
     assert stats.chisquare([drawn[name] for name in SIZES], expected).pvalue > 0.01
     others = [sum(x**other for x in SIZES.values()) for other in (0.0, 0.5, 1.0) if other != power]
@@ -218,21 +218,23 @@ def test_steps_are_dealt_by_a_power_of_the_sizes(power: float, parts: tuple[int,
 
 
 def test_what_a_step_sees_follows_from_seed_and_step_alone() -> None:
-    steps = DRAWN + 50
+    steps = STEPS_AT_ONCE + 50
     first = mixed(SIZES, 0.5)
-    turns = [first.turn(step) for step in range(steps)]
+    turns = [first.task_at(step) for step in range(steps)]
     for step in random.Random(0).sample(range(steps), 20):  # asked of a new one, as after a kill
         again = mixed(SIZES, 0.5)
-        assert again.turn(step) == turns[step]
+        assert again.task_at(step) == turns[step]
         assert torch.equal(again.batch(step).ids, first.batch(step).ids)
         assert again.batch(step).position == step
         assert again.batch(step).task == turns[step][0]
     for name in SIZES:  # each task's batches one after the other, none passed over
         mine = [turn for task, turn in turns if task == name]
         assert mine == list(range(len(mine)))
-    for asked in (0, 7, DRAWN - 1, DRAWN, DRAWN + 1, steps):
-        assert first.counts(asked) == {name: sum(t == name for t, _ in turns[:asked]) for name in SIZES}
-    assert turns != [mixed(SIZES, 0.5, seed=1).turn(step) for step in range(steps)]
+    for asked in (0, 7, STEPS_AT_ONCE - 1, STEPS_AT_ONCE, STEPS_AT_ONCE + 1, steps):
+        assert first.steps_per_task(asked) == {
+            name: sum(t == name for t, _ in turns[:asked]) for name in SIZES
+        }
+    assert turns != [mixed(SIZES, 0.5, seed=1).task_at(step) for step in range(steps)]
 
 
 def test_no_row_of_a_task_is_read_twice_before_all_are_read() -> None:
@@ -250,7 +252,7 @@ def test_no_row_of_a_task_is_read_twice_before_all_are_read() -> None:
 def test_pieces_of_a_batch_are_of_its_task() -> None:
     batches = mixed(SIZES, 0.0)
     for step in range(20):
-        assert {piece.task for piece in batches.batch(step).micro(3)} == {batches.turn(step)[0]}
+        assert {piece.task for piece in batches.batch(step).micro(3)} == {batches.task_at(step)[0]}
 
 
 def test_one_task_dealt_out_alone_trains_as_a_plain_run_does(folder: Path, tmp_path: Path) -> None:
@@ -447,16 +449,16 @@ def test_vectors_are_those_of_the_similarity_that_was_learnt(folder: Path, tmp_p
     run = learnt(folder, tmp_path / "run", "task.sts.pooling=max", extra_tasks=also, epochs=1)
     texts = [row["text"] for row in tones(5)]
     from textus.pipelines.search_index import load_encoder
-    from textus.tasks.similarity import similarity_of, vectors
+    from textus.tasks.similarity import embed_texts, make_similarity_task
 
     found = run.embed(texts)
     model, tokenizer = load(run.path)[:2]
     model.answer_with(run.record["compute"]["precision"])
-    expected = vectors(model, similarity_of(model, ["pooling=max"]), tokenizer, texts)
-    mean = vectors(model, similarity_of(model), tokenizer, texts)
+    expected = embed_texts(model, make_similarity_task(model, ["pooling=max"]), tokenizer, texts)
+    mean = embed_texts(model, make_similarity_task(model), tokenizer, texts)
     assert found == pytest.approx(expected, abs=1e-6)
     assert abs(found - mean).max() > 0.01
-    assert vectors(*load_encoder(run.path), texts) == pytest.approx(expected, abs=1e-6)
+    assert embed_texts(*load_encoder(run.path), texts) == pytest.approx(expected, abs=1e-6)
     with raises(UsageError, "option_not_applicable", "sts"):
         run.embed(texts, overrides=["task.pooling=cls"])
 
@@ -522,7 +524,7 @@ def test_what_the_steps_are_is_told(folder: Path, tmp_path: Path, capsys: pytest
     assert main([*words, *(word for each in SMALL for word in ("--set", each))]) == 0
     told = capsys.readouterr()
     run = api.open_run(tmp_path / "run")
-    counts = ready_again(run).batches.counts(run.record["steps"])  # type: ignore[attr-defined]
+    counts = ready_again(run).batches.steps_per_task(run.record["steps"])  # type: ignore[attr-defined]
     assert f"2 tasks with gru: {sum(p.numel() for p in run.model.parameters()):,} weights" in told.err
     assert (
         f"where: 90 rows to learn from and 60 to choose by, 2 classes; {counts['where']} of the steps"

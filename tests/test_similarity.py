@@ -24,9 +24,9 @@ from textus.data.batch import Batch
 from textus.metrics import ranking
 from textus.models.nn.heads import SimilarityHead, also_right
 from textus.tasks.base import Example
-from textus.tasks.encoding import batch_of as tasks_batch
-from textus.tasks.encoding import frame_of, rows_of
-from textus.tasks.inference import states
+from textus.tasks.encoding import collate as tasks_batch
+from textus.tasks.encoding import encode_examples, input_template
+from textus.tasks.inference import hidden_states
 from textus.tasks.similarity import Similarity, SimilaritySettings
 
 SMALL = ("train.batch_size=8", "model.n_layer=1", "model.d_model=32", "optim.rate=0.005")
@@ -135,13 +135,15 @@ def test_texts_of_a_pair_do_not_see_each_other(imported: api.Run, tuned: api.Run
         alone = run.embed(["red green", "blue black white grey pink"])
         answer = run.predict([("red green", "blue black white grey pink")]) if run is tuned else None
         cosine = float(alone[0] @ alone[1])
-        frame = frame_of(run.model.config, run.tokenizer)
+        frame = input_template(run.model.config, run.tokenizer)
         example = Example(("red green", "blue black white grey pink"), None, "")
-        rows = rows_of(task, [example, Example(("plum " * 9, "rust"), None, "")], run.tokenizer, frame)
+        rows = encode_examples(
+            task, [example, Example(("plum " * 9, "rust"), None, "")], run.tokenizer, frame
+        )
         batch = tasks_batch(task, rows, run.tokenizer.pad_id)
         assert batch.ids.shape[:2] == (2, 2)
         with torch.no_grad():
-            vectors = run.model.heads["similarity"].predict(states(run.model, batch), batch.mask)
+            vectors = run.model.heads["similarity"].predict(hidden_states(run.model, batch), batch.mask)
         assert vectors[0].numpy() == pytest.approx(alone, abs=close)
         if answer:
             assert answer[0]["score"] == pytest.approx(1 + 4 * cosine, abs=5e-2)
@@ -306,7 +308,7 @@ def test_rows_without_a_text_are_told(tmp_path: Path, capsys: pytest.CaptureFixt
     from textus.data.labeled import Record
 
     rows = [Record({"text": text, "text_pair": "b", "score": 1}, f"line {n}") for n, text in enumerate(" a")]
-    assert len(Similarity(SimilaritySettings(), []).examples(rows, labelled=True)) == 1
+    assert len(Similarity(SimilaritySettings(), []).make_examples(rows, labelled=True)) == 1
     assert "1 rows lack a text and are left out; the first is line 0" in capsys.readouterr().err
 
 

@@ -23,9 +23,9 @@ from textus.data.labeled import Record, read_records
 from textus.metrics.entities import bio_tags, entity_scores, entity_spans, scheme_counts, token_scores
 from textus.models.nn.heads import CRF, IGNORED
 from textus.tasks.base import InputTemplate
-from textus.tasks.tagging import Tagging, TaggingSettings, commonest_mistakes, stretches
-from textus.tasks.token_data import TaggingExample, cut, tagged
-from textus.tasks.validation import validate
+from textus.tasks.tagging import Tagging, TaggingSettings, common_mistakes, word_windows
+from textus.tasks.token_data import TaggingExample, parse_tagging_example, token_spans
+from textus.tasks.validation import validate_files
 from textus.tokenizers import train as train_tokenizer
 
 SMALL = ("train.batch_size=8", "model.n_layer=1", "model.d_model=32", "optim.rate=0.01")
@@ -132,7 +132,7 @@ def test_schemes_are_told_apart() -> None:
 @torch.no_grad()
 def test_no_step_is_taken_that_must_not_be() -> None:
     task = Tagging(TaggingSettings(), ["O", "B-A", "I-A", "B-B", "I-B"])
-    lawful = CRF(5, task.only_after())
+    lawful = CRF(5, task.allowed_previous())
     free = CRF(5)
     for parameter, other in zip(lawful.parameters(), free.parameters(), strict=True):
         nn.init.normal_(parameter)
@@ -169,7 +169,7 @@ def test_no_step_is_taken_that_must_not_be() -> None:
     ],
 )  # fmt: skip
 def test_texts_are_cut_and_nothing_is_lost(unit: str, text: str, tokens: str) -> None:
-    places = cut(text, unit)
+    places = token_spans(text, unit)
     assert [text[start:end] for start, end in places] == tokens.split()
     assert "".join(text.split()) == "".join(text[start:end] for start, end in places)
 
@@ -188,7 +188,7 @@ def test_both_forms_of_entities_are_one() -> None:
     }
     expected = "B-company I-company I-company I-company O B-name I-name I-name O B-game I-game I-game I-game"
     for name, value in (("label", nested), ("entities", listed), ("spans", past)):
-        row = tagged(Record({"text": text, name: value}, "row"), "character", labelled=True)
+        row = parse_tagging_example(Record({"text": text, name: value}, "row"), "character", labelled=True)
         assert " ".join(row.label) == expected, name
 
 
@@ -266,19 +266,19 @@ def test_entities_in_other_spellings_are_read_as_bio(
         tmp_path / "r.jsonl", [each | {"tags": [other(tag) for tag in each["tags"]]} for each in plain]
     )
     records = read_records(data)
-    task = Tagging.of(TaggingSettings(), records)
+    task = Tagging.from_records(TaggingSettings(), records)
     assert task.labels == ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]
-    assert [list(each.label) for each in task.examples(records, labelled=True)] == [
+    assert [list(each.label) for each in task.make_examples(records, labelled=True)] == [
         each["tags"] for each in plain
     ]
     assert f"{other('B-LOC')} as B-LOC" in capsys.readouterr().err
-    assert validate(data, "tagging")["classes"] == {"LOC": 30, "PER": 30}
+    assert validate_files(data, "tagging")["classes"] == {"LOC": 30, "PER": 30}
 
 
 @pytest.mark.parametrize("tags", [["NN", "VB_Z"], ["B_x", "A_x"], ["x_s", "I_y"]])
 def test_plain_tags_with_an_underscore_stay_plain(tags: list[str]) -> None:
     records = [Record({"tokens": ["a", f"b{n}"], "tags": tags}, f"row {n}") for n in range(20)]
-    assert Tagging.of(TaggingSettings(), records).labels == sorted(tags)
+    assert Tagging.from_records(TaggingSettings(), records).labels == sorted(tags)
 
 
 @pytest.mark.parametrize("tag", ["B-PER", "B_PER"])
@@ -289,7 +289,7 @@ def test_a_tag_without_a_prefix_is_named_and_can_be_left_out(
     data = tmp_path / "p.conll"
     rows = "".join(f"Anna\t{tag}\nruns{n}\tO\n\n" for n in range(40))
     data.write_text("Berlin\tpos\n\n" + rows)
-    found = validate(data, "tagging")
+    found = validate_files(data, "tagging")
     line = f"{data}: line 1: token 1, 'Berlin', has the tag 'pos' without a prefix"
     assert [each["message"].startswith(line) for each in found["errors"]] == [True]
     words = ["finetune", str(data), "--task", "tagging", "--model", "gru", "--epochs", "1"]
@@ -324,7 +324,7 @@ def test_what_is_mended_or_left_out_is_told(capsys: pytest.CaptureFixture[str]) 
     task = Tagging(TaggingSettings(unit="word"), ["O", "B-A", "I-A"])
 
     def told(*values: dict[str, Any]) -> tuple[list[Any], str]:
-        found = task.examples([Record(each, f"row {n}") for n, each in enumerate(values)], labelled=True)
+        found = task.make_examples([Record(each, f"row {n}") for n, each in enumerate(values)], labelled=True)
         return [each.label for each in found], capsys.readouterr().err
 
     good = {"tokens": ["a", "b", "c"], "tags": ["B-A", "I-A", "O"]}
@@ -354,26 +354,30 @@ def test_a_tag_stands_on_the_first_piece_of_its_word(kind: str) -> None:
     row = sentences(30, seed=3)
     tokenizer = train_tokenizer(kind, [" " + word for each in row for word in each["tokens"][:4]], 600)
     task = Tagging(TaggingSettings(unit="token"), ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"])
-    example = task.examples([Record(row[0], "row")], labelled=True)[0]
+    example = task.make_examples([Record(row[0], "row")], labelled=True)[0]
     ids = tokenizer.encode_batch(list(example.texts))
-    found = task.windows(example, ids, InputTemplate((7,), 8, None))[0]
+    found = task.encode_windows(example, ids, InputTemplate((7,), 8, None))[0]
     assert found.ids == [7, *itertools.chain(*ids), 8]
-    assert found.asked == [1 + sum(map(len, ids[:n])) for n in range(len(ids))]
-    assert [task.labels[found.label[place]] for place in found.asked] == list(example.label)
+    assert found.target_positions == [1 + sum(map(len, ids[:n])) for n in range(len(ids))]
+    assert [task.labels[found.label[place]] for place in found.target_positions] == list(example.label)
     assert sum(label != IGNORED for label in found.label) == len(ids)
 
 
 def test_a_word_without_a_piece_is_answered_too() -> None:
     task = Tagging(TaggingSettings(unit="token"), ["O", "B-A", "I-A"])
     example = TaggingExample((" a", " \u200b", " b"), ("O", "B-A", "O"), "row")
-    assert task.windows(example, [[5], [], [6]], InputTemplate((1,), 2, None))[0].asked == [1, 2, 3]
+    assert task.encode_windows(example, [[5], [], [6]], InputTemplate((1,), 2, None))[0].target_positions == [
+        1,
+        2,
+        3,
+    ]
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_windows_answer_every_word_once(seed: int) -> None:
     draw = random.Random(seed)
     lengths, room = draw.choices((1, 2, 3, 5), k=draw.randint(0, 80)), draw.randint(5, 30)
-    found = stretches(lengths, room)
+    found = word_windows(lengths, room)
     answered = [number for _, _, first, last in found for number in range(first, last)]
     assert answered == list(range(len(lengths)))
     for low, high, first, last in found:
@@ -405,10 +409,10 @@ def test_long_texts_are_read_in_windows_and_told(
 def test_a_word_longer_than_the_model_reads_is_cut() -> None:
     task = Tagging(TaggingSettings(unit="token"), ["O", "B-A", "I-A"])
     example = TaggingExample((" a", " b", " c"), ("O", "B-A", "O"), "row")
-    windows = task.windows(example, [[5], [6] * 40, [7]], InputTemplate((1,), 2, 10))
-    assert sum(each.cut for each in windows) == 32
+    windows = task.encode_windows(example, [[5], [6] * 40, [7]], InputTemplate((1,), 2, 10))
+    assert sum(each.n_truncated for each in windows) == 32
     assert all(len(each.ids) <= 10 for each in windows)
-    assert sum(len(each.asked or ()) for each in windows) == 3
+    assert sum(len(each.target_positions or ()) for each in windows) == 3
 
 
 # ── learnt and asked ───────────────────────────────────────────────────────────────────────────
@@ -473,19 +477,19 @@ def test_figures_of_a_file_are_seqevals(tuned: api.Run, tmp_path: Path) -> None:
 def test_the_commonest_mistakes_are_told_first() -> None:
     """Missed, of another type, with other ends, and none at all; what is right is not told."""
     words = ["Anna", "saw", "New", "York", "City", "and", "Bob", "in", "May"]
-    (example,) = Tagging.of(
+    (example,) = Tagging.from_records(
         TaggingSettings(), [Record({"tokens": words, "tags": ["O"] * 8 + ["B-X"]}, "row")]
-    ).examples([Record({"tokens": words, "tags": ["B-X"] + ["O"] * 8}, "row 7")], labelled=True)
+    ).make_examples([Record({"tokens": words, "tags": ["B-X"] + ["O"] * 8}, "row 7")], labelled=True)
     gold = ["B-PER", "O", "B-LOC", "I-LOC", "I-LOC", "O", "B-PER", "O", "O"]
     said = ["O", "O", "B-LOC", "I-LOC", "O", "O", "B-LOC", "O", "B-PER"]
-    found = commonest_mistakes([example, example], [gold, gold], [said, ["B-PER", *said[1:]]])
+    found = common_mistakes([example, example], [gold, gold], [said, ["B-PER", *said[1:]]])
     assert [tuple(each.values()) for each in found] == [
         ("Bob", "PER", "LOC", 2, "row 7"),
         ("May", "none", "PER", 2, "row 7"),
         ("New York City", "LOC", "LOC: New York", 2, "row 7"),
         ("Anna", "PER", "none", 1, "row 7"),
     ]
-    assert commonest_mistakes([example], [gold], [gold]) == []
+    assert common_mistakes([example], [gold], [gold]) == []
 
 
 def test_chinese_is_read_and_answered_by_character(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from sklearn.metrics import accuracy_score, r2_score
 from textus import api
 from textus.cli.main import main
 from textus.core.errors import UsageError
-from textus.tasks.inference import read
+from textus.tasks.inference import predict_texts
 
 SMALL = ["model.n_layer=1", "model.d_model=16"]
 
@@ -114,9 +114,9 @@ def test_every_task_has_a_paired_figure(task: str, tmp_path: Path) -> None:
     )
     found = api.compare([run, run], on=data)
     figure = run.evaluate(data, baselines=False)[found["figure"]]["value"]
-    examples = run.task.examples(records(data), labelled=True)
-    outputs = read(run.model, run.task, run.tokenizer, examples)
-    weighed = run.task.weighed(examples, outputs)
+    examples = run.task.make_examples(records(data), labelled=True)
+    outputs = predict_texts(run.model, run.task, run.tokenizer, examples)
+    weighed = run.task.weighted_metric(examples, outputs)
     assert weighed is not None
     assert weighed[1](np.ones(len(examples))) == pytest.approx(figure)
     if task in ("regression", "similarity"):

@@ -409,9 +409,9 @@ def test_rows_that_were_not_accepted_in_prodigy_are_left_out_of_every_task(
     line = "7 of 27 rows were answered reject or ignore in Prodigy and are left out; the first is"
     assert f"{line} {data}: line 21" in capsys.readouterr().err
     records = read_records(data)
-    assert len(read.task.examples(records, labelled=True)) == 20
+    assert len(read.task.make_examples(records, labelled=True)) == 20
     assert line in capsys.readouterr().err
-    assert len(read.task.examples(records, labelled=False)) == 27
+    assert len(read.task.make_examples(records, labelled=False)) == 27
 
 
 def test_rejected_rows_with_tokens_are_left_out_too(

@@ -168,7 +168,7 @@ def test_continues_a_text_with_counts_and_speed(page: Page) -> None:
     assert (page.count("#prompt-tokens"), page.count("#completion-tokens")) == (7, 60)
     assert page.count("#speed") > 5
     assert page.text("#used-seed") == "7"
-    assert page.text("#status") == "The most new tokens are reached."
+    assert page.text("#status") == "The maximum number of new tokens was reached."
 
 
 def test_stop_ends_it_here_and_at_the_server(page: Page) -> None:
@@ -184,7 +184,7 @@ def test_stop_ends_it_here_and_at_the_server(page: Page) -> None:
     page.done()
     text, n = page.text("#written"), page.count("#completion-tokens")
     assert 5 < len(text) == n < 5000
-    assert page.text("#status") == "Stopped by you."
+    assert page.text("#status") == "Stopped."
     page.until(lambda: httpx.get(f"{page.address}/health").json()["open"] == 0)
     assert page.text("#written") == text
     page.find("#keep").click()
@@ -218,7 +218,7 @@ def test_chat(page: Page) -> None:
     page.until(lambda: len(page.driver.find_elements("css selector", "#messages li")) == 4)
     page.done()
     assert page.count("#prompt-tokens") > first + 28, "the conversation was not sent along"
-    page.find("#anew").click()
+    page.find("#new-chat").click()
     assert page.text("#messages") == ""
 
 
@@ -241,7 +241,7 @@ def test_errors_are_told_and_nothing_typed_is_lost(page: Page) -> None:
     page.fill("#max-tokens", 10)
     page.driver.execute_script("document.querySelector('#model').options[0].value = 'gone'")
     page.find("#write .go").click()
-    page.until(lambda: "there is no model 'gone'" in page.text("#error"))
+    page.until(lambda: "model 'gone' not found" in page.text("#error"))
     assert page.find("#prompt").get_property("value") == "my long text"
     errors = page.driver.get_log("browser")  # the browser itself prints a refused request
     assert len(errors) == 1
@@ -256,7 +256,7 @@ def test_a_failed_chat_gives_the_question_back(page: Page) -> None:
     page.driver.execute_script("window.fetch = () => Promise.reject(new TypeError('offline'))")
     page.type("#message", "What is it?")
     page.find("#talk .go").click()
-    page.until(lambda: "cannot be reached" in page.text("#error"))
+    page.until(lambda: "Cannot reach the server" in page.text("#error"))
     assert page.find("#message").get_property("value") == "What is it?"
     assert page.text("#messages") == ""
 
@@ -269,7 +269,7 @@ def test_a_broken_stream_keeps_what_came(page: Page) -> None:
     """
     page.driver.execute_script(script)
     page.find("#write .go").click()
-    page.until(lambda: "ended before the answer" in page.text("#error"))
+    page.until(lambda: "connection was lost" in page.text("#error"))
     assert page.text("#written") == "half"
 
 

@@ -35,13 +35,13 @@ def check_messages(messages: Any) -> None:
         )
 
 
-def predict_to_file(
+def write_predictions(
     reader: Predictor, given: Any, out: Path, options: ReadOptions, *, force: bool
 ) -> dict[str, Any]:
     """Answers as a file of rows: where it is, and how many rows it has."""
     from textus.data.inputs import Records, items_of, records_given
     from textus.data.labeled import Record
-    from textus.tasks.prediction import predict_to
+    from textus.tasks.prediction import predict_to_file
 
     given = check_text(given)
     if not isinstance(given, Path | Records):
@@ -54,7 +54,7 @@ def predict_to_file(
             for item in items
         ]
         given = Records(records_given(rows, options.columns) if rows else list[Record]())
-    n = predict_to(reader, given, out, options=options, force=force)
+    n = predict_to_file(reader, given, out, options=options, force=force)
     return {"out": str(out), "rows": n}
 
 

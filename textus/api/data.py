@@ -80,13 +80,13 @@ def augment(
     """
     from collections import Counter
 
-    from textus.augment.augmenter import augmented
+    from textus.augment.augmenter import augment_records
     from textus.data.read_options import ReadOptions
 
     out, config = to_path(out, "out"), build_request(AugmentConfig, config, options)
     check_output_file(out, force=force)
     records = ReadOptions(columns, encoding).records(to_path(data, "data"))
-    rows = augmented(records, config)
+    rows = augment_records(records, config)
     write_atomic(out, dump_jsonl(row.values for row in rows))
     copies = Counter(row.values["augmented"] for row in rows if "augmented" in row.values)
     return {"out": str(out), "rows": len(records), "copies": dict(copies)}
@@ -110,13 +110,13 @@ def cloze(
         >>> textus.cloze("work/corpus", out="cloze.jsonl", questions=1)["rows"] > 0
         True
     """
-    from textus.augment.cloze import clozes
+    from textus.augment.cloze import make_clozes
     from textus.data.corpus import open_corpus
 
     out, config = to_path(out, "out"), build_request(ClozeConfig, config, options)
     check_output_file(out, force=force)
     documents = (document.text for document in open_corpus(to_path(corpus, "corpus")).documents("train"))
-    rows = list(clozes(documents, config))
+    rows = list(make_clozes(documents, config))
     if not rows:
         raise DataError(
             "too_little_data",
@@ -140,6 +140,6 @@ def validate(data: str | Path, *, config: ValidateConfig | None = None, **option
         >>> report["ok"], report["classes"]
         (True, {'bad': 16, 'good': 16})
     """
-    from textus.tasks.validation import validate
+    from textus.tasks.validation import validate_files
 
-    return validate(to_path(data, "data"), build_request(ValidateConfig, config, options))
+    return validate_files(to_path(data, "data"), build_request(ValidateConfig, config, options))

@@ -9,7 +9,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from textus.api.checks import check_text, predict_to_file, read_options
+from textus.api.checks import check_text, read_options, write_predictions
 from textus.api.run import Run
 from textus.api.signatures import with_options
 from textus.core.arguments import note_on_interrupt, to_path
@@ -128,7 +128,7 @@ def ensemble_predict(
     if out is None:
         return predict_with(reader, check_text(given), read_options(config))
     about = {"runs": [str(path) for path in paths], "ensemble": how}
-    return about | predict_to_file(reader, given, to_path(out, "out"), read_options(config), force=force)
+    return about | write_predictions(reader, given, to_path(out, "out"), read_options(config), force=force)
 
 
 def iter_predictions(
@@ -148,7 +148,7 @@ def iter_predictions(
         reader = ensembles.ensemble_predictor(paths_of(runs), config.ensemble, config.task)
     else:
         reader = open_run(runs[0]).predictor(config.task)
-    return prediction.answered(reader, given, read_options(config))
+    return prediction.iter_predictions(reader, given, read_options(config))
 
 
 # ── evaluation ─────────────────────────────────────────────────────────────────────────────────

@@ -47,9 +47,9 @@ class Run:
 
     @cached_property
     def _loaded(self) -> tuple[LanguageModel, Tokenizer]:
-        from textus.tasks.registry import opened
+        from textus.tasks.registry import load_for_task
 
-        return opened(self.path)[:2]
+        return load_for_task(self.path)[:2]
 
     @property
     def model(self) -> LanguageModel:
@@ -74,9 +74,9 @@ class Run:
     @property
     def tasks(self) -> list[str]:
         """The names of the tasks it was fine-tuned for; none for a run that predicts text."""
-        from textus.tasks.registry import names_of
+        from textus.tasks.registry import task_names
 
-        return names_of(self.record)
+        return task_names(self.record)
 
     @property
     def task(self) -> Task:
@@ -87,7 +87,7 @@ class Run:
         """A task it was fine-tuned for, by its name; None: the only one. UsageError for another, and for none where
         there are several.
         """
-        from textus.tasks.registry import from_record, learnt
+        from textus.tasks.registry import record_for_task, task_from_record
 
         if name is not None:
             check_string(name, "name of a task")
@@ -97,7 +97,7 @@ class Run:
                 f"{self.path} was not fine-tuned for a task; make one: textus finetune DATA --from {self.path}"
                 " --out FOLDER",
             )
-        return from_record(learnt(self.record, name, self.path))
+        return task_from_record(record_for_task(self.record, name, self.path))
 
     def require_language_model(self) -> None:
         """UsageError for a run that was fine-tuned for a task: what it makes of text is not what it was taught."""
@@ -130,12 +130,12 @@ class Run:
         return self._outline.can_generate
 
     def predictor(self, task: str | None) -> Predictor:
-        from textus.tasks.prediction import predictor as task_predictor
-        from textus.tasks.registry import learnt
+        from textus.tasks.prediction import make_predictor
+        from textus.tasks.registry import record_for_task
 
         asked = self.get_task(task)
-        record = learnt(self.record, asked.called, self.path)
-        return task_predictor(self.model, self.tokenizer, asked, record, self.path)
+        record = record_for_task(self.record, asked.head_name, self.path)
+        return make_predictor(self.model, self.tokenizer, asked, record, self.path)
 
     def predict(
         self,
@@ -188,12 +188,12 @@ class Run:
 
         Raises UsageError where `out` exists, unless `force`.
         """
-        from textus.api.checks import predict_to_file
+        from textus.api.checks import write_predictions
         from textus.data.read_options import ReadOptions
 
         given = Path(given) if isinstance(given, str) else given
         options = ReadOptions(columns, encoding, skip_invalid)
-        about = predict_to_file(self.predictor(task), given, to_path(out, "out"), options, force=force)
+        about = write_predictions(self.predictor(task), given, to_path(out, "out"), options, force=force)
         return {"run": str(self.path), **about}
 
     def _evaluate_task(self, on: Any, out: str | Path | None, config: EvalConfig) -> dict[str, Any]:
@@ -201,15 +201,15 @@ class Run:
         from textus.api.checks import read_options
         from textus.data.read_options import options_of_run
         from textus.evaluation import task_report
-        from textus.tasks.inference import read
-        from textus.tasks.registry import learnt
+        from textus.tasks.inference import predict_texts
+        from textus.tasks.registry import record_for_task
 
         task = self.as_task(config.task, config.task_settings) if config.task else self.task
-        known = task.called in self.tasks
-        record = learnt(self.record, task.called, self.path) if known else {}
+        known = task.head_name in self.tasks
+        record = record_for_task(self.record, task.head_name, self.path) if known else {}
         rows = task_report.read_rows(task, on, read_options(config), options_of_run(record))
-        outputs = read(self.model, task, self.tokenizer, rows.examples)
-        about = {"run": str(self.path), "on": task_report.dataset_name(on), "task": task.called}
+        outputs = predict_texts(self.model, task, self.tokenizer, rows.examples)
+        about = {"run": str(self.path), "on": task_report.dataset_name(on), "task": task.head_name}
         scores = {**about, **task_report.task_metrics(rows, outputs, config.slices)}
         if known:
             scores["rows_trained_on"] = task_report.count_train_overlap(record, rows)
@@ -294,22 +294,22 @@ class Run:
                 )
             return self.get_task(name)
         from textus.tasks.registry import task_class
-        from textus.tasks.similarity import similarity_of
+        from textus.tasks.similarity import make_similarity_task
 
         if task_class(name).name != "similarity":
             raise UsageError(
                 "wrong_task",
                 f"{self.path} was not fine-tuned for {name}: textus finetune DATA --from {self.path} --task {name}",
             )
-        return similarity_of(self.model, settings)
+        return make_similarity_task(self.model, settings)
 
     def vectors_of(self, settings: Sequence[str] = ()) -> Callable[[Sequence[str]], Any]:
         """What makes vectors of texts: (texts, D) float32, each of length one."""
-        from textus.tasks.registry import named_of_kind
-        from textus.tasks.similarity import vectors
+        from textus.tasks.registry import head_of_kind
+        from textus.tasks.similarity import embed_texts
 
-        task = self.as_task(named_of_kind(self.record, "similarity") or "similarity", settings)
-        return lambda texts: vectors(self.model, task, self.tokenizer, texts)
+        task = self.as_task(head_of_kind(self.record, "similarity") or "similarity", settings)
+        return lambda texts: embed_texts(self.model, task, self.tokenizer, texts)
 
     def embed(
         self,
@@ -346,15 +346,15 @@ class Run:
         from textus.data.inputs import options_for
         from textus.data.read_options import ReadOptions, options_of_run
         from textus.evaluation.robustness import evaluate_robustness
-        from textus.tasks.registry import learnt
+        from textus.tasks.registry import record_for_task
 
         words, asked = to_optional_path(vectors, "vectors"), self.get_task(task)
-        trained = options_of_run(learnt(self.record, asked.called, self.path))
+        trained = options_of_run(record_for_task(self.record, asked.head_name, self.path))
         options = options_for(to_path(on, "on"), ReadOptions(columns, encoding), trained)
         found = evaluate_robustness(
             self.model, asked, self.tokenizer, to_path(on, "on"), options=options, vectors=words
         )
-        return {"run": str(self.path), "on": str(on), "task": asked.called, **found}
+        return {"run": str(self.path), "on": str(on), "task": asked.head_name, **found}
 
     @with_options(SamplingParams)
     def stream(self, prompt: str = "", params: SamplingParams | None = None, **options: Any) -> DecodedStream:

@@ -15,10 +15,10 @@ from random import Random
 
 from textus.augment import operations
 from textus.augment.config import OPERATIONS, AugmentConfig
-from textus.augment.infilling import infill
+from textus.augment.infilling import make_infill
 from textus.augment.operations import Operation, Synonyms
-from textus.augment.units import Row, TokenizedRecord, take_apart
-from textus.augment.wordnet import find
+from textus.augment.units import RowValues, TokenizedRecord, tokenize_record
+from textus.augment.wordnet import find_wordnet
 from textus.core.console import log_notice
 from textus.core.errors import DataError, UsageError
 from textus.core.io import fingerprint
@@ -26,21 +26,23 @@ from textus.core.rng import derive_seed
 from textus.data.labeled import Record
 from textus.models import word_vectors
 
-NEAREST, ALIKE = 5, 0.5
+N_NEIGHBOURS, MIN_COSINE = 5, 0.5
 """Of word vectors so many neighbours, of at least this cosine, are taken for synonyms."""
-ANSWERS = ("label", "score", "tags", "answers", "id", "origin", "augmented")
+LABEL_FIELDS = ("label", "score", "tags", "answers", "id", "origin", "augmented")
 """Fields of a row that are not what is read."""
 
 
-def origin_of(values: Row) -> str:
+def origin_id(values: RowValues) -> str:
     """What a row is known by: the row it was made from, else what it says, labels left out."""
     if isinstance(values.get("origin"), str):
         return str(values["origin"])
-    said = [value for name, value in values.items() if name not in ANSWERS and isinstance(value, str | list)]
+    said = [
+        value for name, value in values.items() if name not in LABEL_FIELDS and isinstance(value, str | list)
+    ]
     return fingerprint(said)
 
 
-def built(settings: AugmentConfig) -> dict[str, Operation]:
+def make_operations(settings: AugmentConfig) -> dict[str, Operation]:
     """The operations asked for, what they stand on read. UsageError for none, or where a source is missing."""
     if not settings.names:
         raise UsageError(
@@ -55,24 +57,28 @@ def built(settings: AugmentConfig) -> dict[str, Operation]:
     found: dict[str, Operation] = {}
     for name in settings.names:
         if name == "infill":
-            found[name] = infill(Path(settings.encoder))
+            found[name] = make_infill(Path(settings.encoder))
         elif name in ("synonyms", "insert"):
             assert known is not None
-            found[name] = operations.synonyms(known) if name == "synonyms" else operations.insert(known)
+            found[name] = (
+                operations.make_synonyms(known) if name == "synonyms" else operations.make_insert(known)
+            )
         elif name in ("swap", "delete"):
             found[name] = operations.swap if name == "swap" else operations.delete
         else:
-            change = {"typos": operations.typo, "ocr": operations.misread, "pinyin": operations.homophone}[
-                name
-            ]
-            found[name] = operations.letters(change)
+            change = {
+                "typos": operations.make_typo,
+                "ocr": operations.ocr_error,
+                "pinyin": operations.homophone,
+            }[name]
+            found[name] = operations.make_word_operation(change)
     return found
 
 
 def synonym_source(settings: AugmentConfig) -> Synonyms:
     """Where synonyms come from: the nearest of the word vectors, or WordNet."""
     if not settings.vectors:
-        return find(Path(settings.wordnet) if settings.wordnet else None)
+        return find_wordnet(Path(settings.wordnet) if settings.wordnet else None)
     known = word_vectors.read(settings.vectors)
 
     @lru_cache(maxsize=100_000)
@@ -80,23 +86,23 @@ def synonym_source(settings: AugmentConfig) -> Synonyms:
         spelling = next((each for each in (word, word.lower()) if each in known), None)
         if spelling is None:
             return []
-        others = known.similar(spelling, NEAREST)
-        return [each for each, cosine in others if cosine >= ALIKE and each.isalpha()]
+        others = known.similar(spelling, N_NEIGHBOURS)
+        return [each for each, cosine in others if cosine >= MIN_COSINE and each.isalpha()]
 
     return near
 
 
-def said_by(taken: TokenizedRecord, row: Row) -> str:
+def content_hash(taken: TokenizedRecord, row: RowValues) -> str:
     """What a row says, hashed: two copies that say the same are one."""
     return fingerprint([row[name] for name in taken.fields])
 
 
-def changed(taken: TokenizedRecord, operation: Operation, random: Random, rate: float) -> Row:
+def apply_operation(taken: TokenizedRecord, operation: Operation, random: Random, rate: float) -> RowValues:
     """A row with each of its texts changed by an operation that can."""
     row = taken.values
     for name, units in taken.fields.items():
         if (other := operation(units, random, rate)) is not None:
-            row = taken.changed(name, other, row)
+            row = taken.with_tokens(name, other, row)
     return row
 
 
@@ -105,23 +111,23 @@ class Augmenter:
 
     def __init__(self, settings: AugmentConfig, made_of: dict[str, Operation] | None = None) -> None:
         self.settings = settings
-        self.operations = built(settings) if made_of is None else made_of
+        self.operations = make_operations(settings) if made_of is None else made_of
         self.made: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
         self.missing = 0
 
-    def copies(self, values: Row, where: str = "the row") -> list[Row]:
+    def augment(self, values: RowValues, where: str = "the row") -> list[RowValues]:
         """The copies of one row: each by one operation, all of them in turn; fewer where none could change it."""
-        taken, origin = take_apart(values, where), origin_of(values)
-        said, found = {said_by(taken, values)}, list[Row]()
+        taken, origin = tokenize_record(values, where), origin_id(values)
+        said, found = {content_hash(taken, values)}, list[RowValues]()
         names = list(self.operations)
         first = derive_seed(self.settings.seed, "first operation", origin)
         for number in range(self.settings.copies):
             random = Random(derive_seed(self.settings.seed, "augment", origin, number))
             for turn in range(len(names)):
                 name = names[(first + number + turn) % len(names)]
-                copy = changed(taken, self.operations[name], random, self.settings.rate)
-                if (key := said_by(taken, copy)) not in said:
+                copy = apply_operation(taken, self.operations[name], random, self.settings.rate)
+                if (key := content_hash(taken, copy)) not in said:
                     said.add(key)
                     self.made[name] += 1
                     found.append({**copy, "origin": origin, "augmented": name})
@@ -131,7 +137,7 @@ class Augmenter:
                 self.missing += 1
         return found
 
-    def told(self, n_rows: int) -> str:
+    def summary(self, n_rows: int) -> str:
         """One line: what was made, and what was not."""
         made = ", ".join(f"{name} {self.made[name]:,}" for name in self.operations)
         line = f"{sum(self.made.values()):,} copies of {n_rows:,} rows: {made}"
@@ -141,7 +147,7 @@ class Augmenter:
         return line + (f"; {self.missing:,} copies could not be made" if self.missing else "")
 
 
-def augmented(records: Sequence[Record], settings: AugmentConfig) -> list[Record]:
+def augment_records(records: Sequence[Record], settings: AugmentConfig) -> list[Record]:
     """The rows, each with its origin, and after each its copies; what was made is told.
 
     Raises DataError for rows without a text, with labels outside of it, or already augmented.
@@ -153,8 +159,8 @@ def augmented(records: Sequence[Record], settings: AugmentConfig) -> list[Record
         )
     augmenter, found = Augmenter(settings), list[Record]()
     for record in records:
-        found.append(Record({**record.values, "origin": origin_of(record.values)}, record.where))
-        copies = augmenter.copies(record.values, record.where)
+        found.append(Record({**record.values, "origin": origin_id(record.values)}, record.where))
+        copies = augmenter.augment(record.values, record.where)
         found += [Record(copy, f"{record.where}, copy {n}") for n, copy in enumerate(copies, 1)]
-    log_notice(augmenter.told(len(records)))
+    log_notice(augmenter.summary(len(records)))
     return found

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from textus.augment.negation import is_negation
-from textus.augment.operations import Operation, free, many
-from textus.augment.units import Units
+from textus.augment.operations import Operation, editable_positions, n_edits
+from textus.augment.units import Tokens
 from textus.core.errors import UsageError
 from textus.runs.store import load
 
@@ -19,7 +19,7 @@ LIKELIEST = 10
 """The encoder's first answers, among which chance chooses by their probability."""
 
 
-def infill(run: Path) -> Operation:
+def make_infill(run: Path) -> Operation:
     """The operation by the encoder of a run; UsageError for a run that cannot say what stands at a hidden place."""
     model, tokenizer, record = load(run)
     if record["family"] != "encoder":
@@ -38,8 +38,12 @@ def infill(run: Path) -> Operation:
     begin, longest = tokenizer.begin or [tokenizer.end_id], model.config.context_length
 
     @torch.inference_mode()
-    def operation(units: Units, random: Random, rate: float) -> Units | None:
-        places = sorted(random.sample(free(units), min(many(units, rate), len(free(units)))))
+    def operation(units: Tokens, random: Random, rate: float) -> Tokens | None:
+        places = sorted(
+            random.sample(
+                editable_positions(units), min(n_edits(units, rate), len(editable_positions(units)))
+            )
+        )
         ids, holes, blank = list(begin), dict[int, int](), ""
         for number, unit in enumerate(units):
             if number in places:
@@ -47,12 +51,12 @@ def infill(run: Path) -> Operation:
                 ids.append(model.config.masked_id)
             else:
                 ids += tokenizer.encode(blank + unit.text)
-            blank = unit.gap
+            blank = unit.trailing_space
         ids = [*ids[: longest - 1], tokenizer.end_id]
         logits = model(torch.tensor([ids]))[0]
         found = list(units)
         for number, at in holes.items():
-            if at < len(ids) - 1 and (word := drawn(logits[at], whole, units[number].text, random)):
+            if at < len(ids) - 1 and (word := sample_word(logits[at], whole, units[number].text, random)):
                 found[number] = replace(units[number], text=word)
         return found if found != units else None
 
@@ -72,7 +76,7 @@ def words_by_id(tokenizer: Any) -> list[str]:
     return found
 
 
-def drawn(logits: Any, whole: list[str], before: str, random: Random) -> str | None:
+def sample_word(logits: Any, whole: list[str], before: str, random: Random) -> str | None:
     """One of the likeliest words other than the one that was there; None where there is none."""
     order = logits.argsort(descending=True, stable=True)[: 20 * LIKELIEST].tolist()
     known = [n for n in order if whole[n] and whole[n].lower() != before.lower()][:LIKELIEST]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from functools import cache
 
-from textus.augment.units import Units, chinese
+from textus.augment.units import Tokens, starts_with_han
 
 ENGLISH = """ain aint arent barely cannot cant couldnt darent didnt doesnt dont except hadnt hardly hasnt havent isnt
 lack lacked lacking lacks mightnt mustnt nay neednt neither never no nobody non none nope nor not nothing nowhere nt
@@ -41,13 +41,13 @@ def is_suffix(word: str) -> bool:
     return re.fullmatch(f"n{APOSTROPHE}?t|{APOSTROPHE}t", word.lower()) is not None
 
 
-def negations(units: Units) -> set[int]:
+def negations(units: Tokens) -> set[int]:
     """Places of the words that negate, and of those that n't is a part of."""
     negated = {place for place, unit in enumerate(units) if is_negation(unit.text) or is_suffix(unit.text)}
     return negated | {place - 1 for place in negated if place and is_suffix(units[place].text)}
 
 
-def bound(units: Units) -> set[int]:
+def negated_span(units: Tokens) -> set[int]:
     """`negations`, and places of the words they negate: those that follow, up to a mark."""
     places = negations(units)
     span = set(places)
@@ -55,7 +55,7 @@ def bound(units: Units) -> set[int]:
         left = SCOPE
         for after in range(place + 1, len(units)):
             text = units[after].text
-            if not left or not (text[:1].isalnum() or chinese(text) or is_suffix(text)):
+            if not left or not (text[:1].isalnum() or starts_with_han(text) or is_suffix(text)):
                 break
             span.add(after)
             left -= 1

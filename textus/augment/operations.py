@@ -13,12 +13,12 @@ from dataclasses import replace
 from functools import cache
 from random import Random
 
-from textus.augment.negation import bound, is_negation, negations
-from textus.augment.units import Units, WordToken, between_labels, chinese, without
+from textus.augment.negation import is_negation, negated_span, negations
+from textus.augment.units import Tokens, WordToken, is_between_labels, remove_token, starts_with_han
 from textus.core.names import import_optional
 
 Synonyms = Callable[[str], Sequence[str]]
-Operation = Callable[[Units, Random, float], Units | None]
+Operation = Callable[[Tokens, Random, float], Tokens | None]
 
 GRAMMAR = """a an and any are as at be been but by can could did do does for from had has have he her here his how i if
 in into is it its may me might more most must my no nor not of on or our out over she should so some such than that the
@@ -26,40 +26,40 @@ their them then there these they this those to too under up us was we were what 
 would you your 的 了 在 是 我 你 他 她 它 们 和 也 就 都 而 及 与 或 不 没 没有 很 这 那 有 到 说 要 会 着"""
 """Words whose synonyms would change the grammar, or turn the sense round."""
 
-ROWS = ("1234567890-=", "qwertyuiop[]", "asdfghjkl;'", "zxcvbnm,./")
-LOOKS = (
+KEYBOARD_ROWS = ("1234567890-=", "qwertyuiop[]", "asdfghjkl;'", "zxcvbnm,./")
+OCR_CONFUSIONS = (
     "0:o 1:l l:i 5:s 8:b 2:z rn:m cl:d vv:w e:c h:b u:v 6:g q:g t:f 己:已 未:末 土:士 人:入 日:曰 大:太 千:干"
     " 天:夫 王:玉 木:本 力:刀 贝:见 间:问 今:令 侯:候 住:往 晴:睛 折:拆"
 )
 """What scanners take for one another, both ways."""
 
 
-def free(units: Units) -> list[int]:
+def editable_positions(units: Tokens) -> list[int]:
     """Places of the words that may be changed."""
     kept = negations(units)
-    return [place for place, unit in enumerate(units) if unit.word and place not in kept]
+    return [place for place, unit in enumerate(units) if unit.is_editable and place not in kept]
 
 
-def movable(units: Units) -> list[int]:
+def movable_positions(units: Tokens) -> list[int]:
     """Places of the words that may be moved or left out: those that nothing negates."""
-    kept = bound(units)
-    return [place for place in free(units) if place not in kept]
+    kept = negated_span(units)
+    return [place for place in editable_positions(units) if place not in kept]
 
 
-def many(units: Units, rate: float) -> int:
+def n_edits(units: Tokens, rate: float) -> int:
     """How many words to change: a share of them, at least one."""
-    return max(1, round(rate * len(free(units))))
+    return max(1, round(rate * len(editable_positions(units))))
 
 
 # ── words ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def swap(units: Units, random: Random, rate: float) -> Units | None:
+def swap(units: Tokens, random: Random, rate: float) -> Tokens | None:
     """Two words change places, again and again."""
-    places, found = movable(units), list(units)
+    places, found = movable_positions(units), list(units)
     if len({units[place].text for place in places}) < 2:
         return None
-    for _ in range(many(units, rate)):
+    for _ in range(n_edits(units, rate)):
         a, b = random.sample(places, 2)
         first, second = found[a], found[b]
         found[a] = replace(first, text=second.text, tag=second.tag)
@@ -67,58 +67,60 @@ def swap(units: Units, random: Random, rate: float) -> Units | None:
     return found
 
 
-def delete(units: Units, random: Random, rate: float) -> Units | None:
+def delete(units: Tokens, random: Random, rate: float) -> Tokens | None:
     """Words are left out; one is always kept, and whatever keeps two labels apart."""
     found = list(units)
-    for _ in range(many(units, rate)):
-        places = [place for place in movable(found) if not between_labels(found, place)]
+    for _ in range(n_edits(units, rate)):
+        places = [place for place in movable_positions(found) if not is_between_labels(found, place)]
         if not places or sum(unit.text != "" for unit in found) < 2:
             break
-        found = without(found, random.choice(places))
+        found = remove_token(found, random.choice(places))
     return found if len(found) < len(units) else None
 
 
-def insert(synonyms: Synonyms) -> Operation:
+def make_insert(synonyms: Synonyms) -> Operation:
     """Synonyms of words of the text at any place of it, but for between two labels."""
 
-    def operation(units: Units, random: Random, rate: float) -> Units | None:
-        known = [others for place in movable(units) if (others := replacements(units[place], synonyms))]
+    def operation(units: Tokens, random: Random, rate: float) -> Tokens | None:
+        known = [
+            others for place in movable_positions(units) if (others := replacements(units[place], synonyms))
+        ]
         found = list(units)
-        for _ in range(many(units, rate) if known else 0):
+        for _ in range(n_edits(units, rate) if known else 0):
             word = random.choice(random.choice(known))
-            kept = bound(found)
+            kept = negated_span(found)
             gaps = [
                 n for n in range(1, len(found))
-                if not (found[n - 1].held and found[n].held) and not {n - 1, n} <= kept
+                if not (found[n - 1].is_labelled and found[n].is_labelled) and not {n - 1, n} <= kept
             ] + [len(found)]  # fmt: skip
-            found = inserted(found, random.choice(gaps), word)
+            found = insert_word(found, random.choice(gaps), word)
         return found if known else None
 
     return operation
 
 
-def inserted(units: Units, place: int, word: str) -> Units:
+def insert_word(units: Tokens, place: int, word: str) -> Tokens:
     """Units with one more word before `place`, set apart as its neighbours are."""
-    before, blank = units[place - 1], "" if chinese(word) else " "
-    kept = replace(before, gap=before.gap or blank)
+    before, blank = units[place - 1], "" if starts_with_han(word) else " "
+    kept = replace(before, trailing_space=before.trailing_space or blank)
     new = WordToken(
-        word, before.gap if place == len(units) else blank, tag=None if before.tag is None else "O"
+        word, before.trailing_space if place == len(units) else blank, tag=None if before.tag is None else "O"
     )
     return [*units[: place - 1], kept, new, *units[place:]]
 
 
-def synonyms(known: Synonyms) -> Operation:
+def make_synonyms(known: Synonyms) -> Operation:
     """Words are replaced by others of the same sense."""
 
-    def operation(units: Units, random: Random, rate: float) -> Units | None:
-        found, places = list(units), free(units)
+    def operation(units: Tokens, random: Random, rate: float) -> Tokens | None:
+        found, places = list(units), editable_positions(units)
         random.shuffle(places)
-        left = many(units, rate)
+        left = n_edits(units, rate)
         for place in places:
             if left and (others := replacements(units[place], known)):
                 found[place] = replace(units[place], text=random.choice(others))
                 left -= 1
-        return found if left < many(units, rate) else None
+        return found if left < n_edits(units, rate) else None
 
     return operation
 
@@ -139,15 +141,19 @@ def replacements(unit: WordToken, known: Synonyms) -> list[str]:
 def neighbours() -> dict[str, str]:
     """Key → the keys around it."""
     found = {}
-    for y, row in enumerate(ROWS):
+    for y, row in enumerate(KEYBOARD_ROWS):
         for x, key in enumerate(row):
             near = [(y, x - 1), (y, x + 1), (y - 1, x), (y - 1, x + 1), (y + 1, x - 1), (y + 1, x)]
-            keys = [ROWS[b][a] for b, a in near if 0 <= b < len(ROWS) and 0 <= a < len(ROWS[b])]
+            keys = [
+                KEYBOARD_ROWS[b][a]
+                for b, a in near
+                if 0 <= b < len(KEYBOARD_ROWS) and 0 <= a < len(KEYBOARD_ROWS[b])
+            ]
             found[key] = "".join(each for each in keys if each.isalnum())
     return found
 
 
-def slip(word: str, random: Random) -> str:
+def keyboard_typo(word: str, random: Random) -> str:
     """One slip of the keyboard: a neighbour's key, a letter left out, twice, or before the one it follows."""
     place = random.randrange(len(word))
     kinds = ["neighbour", "twice"] + (["out", "turned"] if len(word) > 2 else [])
@@ -166,9 +172,9 @@ def slip(word: str, random: Random) -> str:
     return word[:place] + (other.upper() if letter.isupper() else other) + rest
 
 
-def misread(word: str, random: Random) -> str:
+def ocr_error(word: str, random: Random) -> str:
     """One piece of a word taken for another that looks like it."""
-    known = [pair.partition(":") for pair in LOOKS.split()]
+    known = [pair.partition(":") for pair in OCR_CONFUSIONS.split()]
     pairs = [pair for a, _, b in known for pair in ((a, b), (b, a)) if pair[0] in word.lower()]
     if not pairs:
         return word
@@ -202,24 +208,24 @@ def homophone(word: str, random: Random) -> str:
     return word[:place] + random.choice(others) + word[place + 1 :]
 
 
-def letters(change: Callable[[str, Random], str]) -> Operation:
+def make_word_operation(change: Callable[[str, Random], str]) -> Operation:
     """An operation that changes words one by one."""
 
-    def operation(units: Units, random: Random, rate: float) -> Units | None:
-        found, places = list(units), free(units)
+    def operation(units: Tokens, random: Random, rate: float) -> Tokens | None:
+        found, places = list(units), editable_positions(units)
         random.shuffle(places)
-        left = many(units, rate)
+        left = n_edits(units, rate)
         for place in places:
             if not left:
                 break
             if (other := change(units[place].text, random)) != units[place].text and not is_negation(other):
                 found[place] = replace(units[place], text=other)
                 left -= 1
-        return found if left < many(units, rate) else None
+        return found if left < n_edits(units, rate) else None
 
     return operation
 
 
-def typo(word: str, random: Random) -> str:
+def make_typo(word: str, random: Random) -> str:
     """What a hurried hand makes of a word: a slip of the keys, or in Chinese a character of the same sound."""
-    return homophone(word, random) if chinese(word) else slip(word, random)
+    return homophone(word, random) if starts_with_han(word) else keyboard_typo(word, random)

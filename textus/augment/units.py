@@ -15,9 +15,9 @@ from typing import Any
 from textus.core.errors import DataError
 from textus.core.names import import_optional
 
-Row = dict[str, Any]
+RowValues = dict[str, Any]
 
-TEXTS = (
+TEXT_FIELDS = (
     "text",
     "text_pair",
     "sentence1",
@@ -30,7 +30,7 @@ TEXTS = (
     "negative",
 )
 """Fields of a row that are read and may be changed."""
-SPANS = ("entities", "spans", "label", "labels")
+SPAN_FIELDS = ("entities", "spans", "label", "labels")
 """Fields that may hold labelled stretches of `text`: a list of {start, end, …} or [start, end, …] in characters, the
 end not included; or {class: {words: [[start, end]]}}, whose ends may be included: the words tell.
 """
@@ -41,32 +41,32 @@ RUN = re.compile(f"[{HAN}]+|[^{HAN}\\s]+")
 
 @dataclass(frozen=True)
 class WordToken:
-    """A piece of a text and the blanks behind it. `held`: it has a label; `at`: where it began; `tag`: a token's."""
+    """A piece of a text and the blanks behind it. `held`: it has a label; `start`: where it began; `tag`: a token's."""
 
     text: str
-    gap: str = ""
-    held: bool = False
-    at: int = -1
+    trailing_space: str = ""
+    is_labelled: bool = False
+    start: int = -1
     tag: Any = None
 
     @property
-    def word(self) -> bool:
+    def is_editable(self) -> bool:
         """Whether it may be changed: letters or digits, and no label."""
-        return not self.held and self.text[:1].isalnum()
+        return not self.is_labelled and self.text[:1].isalnum()
 
 
-Units = list[WordToken]
-Change = Callable[[Units], Units | None]
+Tokens = list[WordToken]
+Change = Callable[[Tokens], Tokens | None]
 """Makes other units of a text, or None where it cannot change anything."""
 
 
-def chinese(text: str) -> bool:
+def starts_with_han(text: str) -> bool:
     """Whether a text begins with a Chinese character."""
     return re.match(f"[{HAN}]", text) is not None
 
 
 @cache
-def cutter() -> Callable[[str], list[str]]:
+def word_segmenter() -> Callable[[str], list[str]]:
     """Chinese into words, by jieba's dictionary."""
     jieba = import_optional("jieba", "text")
     jieba.setLogLevel("ERROR")
@@ -74,19 +74,19 @@ def cutter() -> Callable[[str], list[str]]:
     return lambda text: list(segmenter.cut(text, HMM=False))
 
 
-def words_of(text: str) -> Iterator[tuple[int, str]]:
+def iter_words(text: str) -> Iterator[tuple[int, str]]:
     """Words and marks of a text with their places; Chinese is cut by a dictionary."""
     for run in RUN.finditer(text):
-        if chinese(run[0]):
+        if starts_with_han(run[0]):
             at = run.start()
-            for word in cutter()(run[0]):
+            for word in word_segmenter()(run[0]):
                 yield at, word
                 at += len(word)
         else:
             yield from ((run.start() + found.start(), found[0]) for found in MARK.finditer(run[0]))
 
 
-def apart(text: str, spans: list[tuple[int, int]]) -> Units:
+def tokenize_text(text: str, spans: list[tuple[int, int]]) -> Tokens:
     """A text as units; what the spans touch is held, those that overlap in one unit. An empty unit stands first
     where the text begins with blanks.
     """
@@ -99,7 +99,7 @@ def apart(text: str, spans: list[tuple[int, int]]) -> Units:
     places = [(start, text[start:end], True) for start, end in blocks]
     outside, at = [], 0
     for start, end in [*blocks, (len(text), len(text))]:
-        outside += [(at + place, word, False) for place, word in words_of(text[at:start])]
+        outside += [(at + place, word, False) for place, word in iter_words(text[at:start])]
         at = end
     places = sorted([*places, *outside])
     if not places or places[0][0]:
@@ -111,13 +111,13 @@ def apart(text: str, spans: list[tuple[int, int]]) -> Units:
     ]
 
 
-def together(units: Units) -> tuple[str, dict[int, int]]:
+def detokenize(units: Tokens) -> tuple[str, dict[int, int]]:
     """The text of units, and where each held one now begins, by where it began."""
     text, moved = "", {}
     for unit in units:
-        if unit.held:
-            moved[unit.at] = len(text)
-        text += unit.text + unit.gap
+        if unit.is_labelled:
+            moved[unit.start] = len(text)
+        text += unit.text + unit.trailing_space
     return text, moved
 
 
@@ -128,27 +128,27 @@ def together(units: Units) -> tuple[str, dict[int, int]]:
 class TokenizedRecord:
     """A row taken apart: its fields as units, and its spans as (field, start, end)."""
 
-    values: Row
-    fields: dict[str, Units] = field(default_factory=dict)
+    values: RowValues
+    fields: dict[str, Tokens] = field(default_factory=dict)
     spans: list[tuple[str, int, int]] = field(default_factory=list)
 
-    def changed(self, name: str, units: Units, row: Row) -> Row:
+    def with_tokens(self, name: str, units: Tokens, row: RowValues) -> RowValues:
         """`row`, which is this one or has other fields of it changed, with other units in one field, every label moved
         along.
         """
         if name == "tokens":
             return {**row, "tokens": [u.text for u in units], "tags": [u.tag for u in units]}
-        text, moved = together(units)
-        begins = [unit.at for unit in self.fields[name] if unit.held]
+        text, moved = detokenize(units)
+        begins = [unit.start for unit in self.fields[name] if unit.is_labelled]
 
         def place(offset: int) -> int:
             block = max(each for each in begins if each <= offset)
             return moved[block] + offset - block
 
-        return {**moved_labels(row, name, text, place), name: text}
+        return {**move_labels(row, name, text, place), name: text}
 
 
-def take_apart(values: Row, where: str = "the row") -> TokenizedRecord:
+def tokenize_record(values: RowValues, where: str = "the row") -> TokenizedRecord:
     """A row as units. Raises DataError for one without a text, or with a label outside of it."""
     taken = TokenizedRecord(values)
     if isinstance(tokens := values.get("tokens"), list):
@@ -158,37 +158,41 @@ def take_apart(values: Row, where: str = "the row") -> TokenizedRecord:
                 "invalid_row", f"{where}: {len(tokens)} tokens need as many tags; the row has {tags!r:.80}"
             )
         taken.fields["tokens"] = [
-            WordToken(str(token), "" if chinese(str(token)) else " ", held=tag != "O", tag=tag)
+            WordToken(str(token), "" if starts_with_han(str(token)) else " ", is_labelled=tag != "O", tag=tag)
             for token, tag in zip(tokens, tags, strict=True)
         ]
         return taken
-    found = [name for name in TEXTS if isinstance(values.get(name), str)]
+    found = [name for name in TEXT_FIELDS if isinstance(values.get(name), str)]
     if not found:
         shown = ", ".join(map(repr, list(values)[:30]))
         raise DataError(
             "column_not_found",
             f"{where} has neither a text nor tokens; it has {shown}: name a column with --columns",
         )
-    taken.spans = list(spans_of(values, where))
+    taken.spans = list(record_spans(values, where))
     for name in found:
-        taken.fields[name] = apart(values[name], [span[1:] for span in taken.spans if span[0] == name])
+        taken.fields[name] = tokenize_text(
+            values[name], [span[1:] for span in taken.spans if span[0] == name]
+        )
     return taken
 
 
-def spans_of(values: Row, where: str) -> Iterator[tuple[str, int, int]]:
+def record_spans(values: RowValues, where: str) -> Iterator[tuple[str, int, int]]:
     """(field, start, end) of every label that is a stretch of text; DataError for one outside of its text."""
     found: list[tuple[str, Any, Any]] = []
-    for name in SPANS:
-        if stretched(value := values.get(name)):
+    for name in SPAN_FIELDS:
+        if has_spans(value := values.get(name)):
             try:
-                found += [("text", start, end) for start, end in stretches(value, values.get("text") or "")]
+                found += [
+                    ("text", start, end) for start, end in span_offsets(value, values.get("text") or "")
+                ]
             except (AttributeError, KeyError, TypeError, ValueError) as error:
                 raise DataError(
                     "invalid_row",
                     f"{where}: {name!r} is {str(value)[:80]}; wanted a list of {{start, end, label}}, or"
                     f" {{label: {{words: [[start, end]]}}}} ({error!r})",
                 ) from error
-    found += [("context", at, at + len(said)) for said, at in answers_of(values, where) if at >= 0]
+    found += [("context", at, at + len(said)) for said, at in answer_spans(values, where) if at >= 0]
     for name, start, end in found:
         text = values.get(name)
         if not isinstance(text, str) or not 0 <= start <= end <= len(text):
@@ -199,7 +203,7 @@ def spans_of(values: Row, where: str) -> Iterator[tuple[str, int, int]]:
             yield name, start, end
 
 
-def answers_of(values: Row, where: str) -> list[tuple[str, int]]:
+def answer_spans(values: RowValues, where: str) -> list[tuple[str, int]]:
     """The answers of a question and where they stand in its context: at the place told or the nearest that says so; a
     negative place is of an answer in other words. DataError for one that is nowhere.
     """
@@ -222,14 +226,14 @@ def answers_of(values: Row, where: str) -> list[tuple[str, int]]:
     return found
 
 
-def stretched(value: Any) -> bool:
+def has_spans(value: Any) -> bool:
     """Whether a field holds stretches of text: not a class, nor a list of classes."""
     return isinstance(value, dict) or (
         isinstance(value, list) and any(isinstance(v, dict | list) for v in value)
     )
 
 
-def stretches(value: Any, text: str) -> Iterator[tuple[int, int]]:
+def span_offsets(value: Any, text: str) -> Iterator[tuple[int, int]]:
     """Where the stretches of a field begin and end, the end not included."""
     if isinstance(value, dict):
         for words, places in ((words, places) for each in value.values() for words, places in each.items()):
@@ -240,7 +244,7 @@ def stretches(value: Any, text: str) -> Iterator[tuple[int, int]]:
         yield (each["start"], each["end"]) if isinstance(each, dict) else tuple(each[:2])
 
 
-def moved_labels(values: Row, name: str, text: str, place: Callable[[int], int]) -> Row:
+def move_labels(values: RowValues, name: str, text: str, place: Callable[[int], int]) -> RowValues:
     """The row's labels in the new `text` of the field `name`; `place` says where an old offset of a label went."""
     found = dict(values)
 
@@ -248,20 +252,20 @@ def moved_labels(values: Row, name: str, text: str, place: Callable[[int], int])
         return (place(start), place(start) + end - start) if start < end else (0, 0)
 
     if name == "text":
-        for key in SPANS:
+        for key in SPAN_FIELDS:
             if isinstance(value := values.get(key), dict):
                 found[key] = {
-                    kind: regrouped(
-                        text, [stretch(*each) for each in stretches({kind: words}, values["text"])]
+                    kind: group_spans(
+                        text, [stretch(*each) for each in span_offsets({kind: words}, values["text"])]
                     )
                     for kind, words in value.items()
                 }
-            elif isinstance(value, list) and stretched(value):
-                found[key] = [moved_span(each, stretch, text) for each in value]
+            elif isinstance(value, list) and has_spans(value):
+                found[key] = [move_span(each, stretch, text) for each in value]
     if name == "context" and "answers" in values:
         moved = [
             (said if at < 0 else text[place(at) : place(at) + len(said)], at if at < 0 else place(at))
-            for said, at in answers_of(values, "the row")
+            for said, at in answer_spans(values, "the row")
         ]
         if isinstance(answers := values["answers"], dict):
             texts, starts = [said for said, _ in moved], [at for _, at in moved]
@@ -273,7 +277,7 @@ def moved_labels(values: Row, name: str, text: str, place: Callable[[int], int])
     return found
 
 
-def moved_span(span: Any, stretch: Callable[[int, int], tuple[int, int]], text: str) -> Any:
+def move_span(span: Any, stretch: Callable[[int, int], tuple[int, int]], text: str) -> Any:
     """One labelled stretch in its new place; its own copy of the words, if it has one, is kept equal to them."""
     if not isinstance(span, dict):
         return [*stretch(*span[:2]), *span[2:]]
@@ -281,7 +285,7 @@ def moved_span(span: Any, stretch: Callable[[int, int], tuple[int, int]], text: 
     return {**span, "start": start, "end": end, **({"text": text[start:end]} if "text" in span else {})}
 
 
-def regrouped(text: str, places: list[tuple[int, int]]) -> dict[str, list[list[int]]]:
+def group_spans(text: str, places: list[tuple[int, int]]) -> dict[str, list[list[int]]]:
     """CLUENER's form of stretches: by what they say, both ends included."""
     found: dict[str, list[list[int]]] = {}
     for start, end in places:
@@ -289,14 +293,14 @@ def regrouped(text: str, places: list[tuple[int, int]]) -> dict[str, list[list[i
     return found
 
 
-def without(units: Units, place: int) -> Units:
+def remove_token(units: Tokens, place: int) -> Tokens:
     """Units without one of them; what stood at both sides is not run together where blanks were."""
     rest = units[:place] + units[place + 1 :]
-    if place and len(units[place].gap) < len(units[place - 1].gap):
-        rest[place - 1] = replace(units[place - 1], gap=units[place].gap)
+    if place and len(units[place].trailing_space) < len(units[place - 1].trailing_space):
+        rest[place - 1] = replace(units[place - 1], trailing_space=units[place].trailing_space)
     return rest
 
 
-def between_labels(units: Units, place: int) -> bool:
+def is_between_labels(units: Tokens, place: int) -> bool:
     """Whether both neighbours of a unit have labels, which would run into one without it."""
-    return 0 < place < len(units) - 1 and units[place - 1].held and units[place + 1].held
+    return 0 < place < len(units) - 1 and units[place - 1].is_labelled and units[place + 1].is_labelled

@@ -16,7 +16,7 @@ SENSES = 2
 """Of each part of speech the most frequent senses count; rarer ones are rarely meant."""
 
 
-def places() -> list[Path]:
+def wordnet_folders() -> list[Path]:
     """Where WordNet is looked for: its own variable, Debian's folder, nltk's data."""
     own = [Path(os.environ["WNSEARCHDIR"])] if os.environ.get("WNSEARCHDIR") else []
     nltk = [Path(each) for each in os.environ.get("NLTK_DATA", "").split(os.pathsep) if each]
@@ -27,11 +27,11 @@ def places() -> list[Path]:
     ]
 
 
-def find(folder: Path | None = None) -> WordNet:
+def find_wordnet(folder: Path | None = None) -> WordNet:
     """WordNet in a folder, or in the first place that has it; UsageError saying how to get it."""
     if folder is not None and not (folder / "index.noun").is_file():
         raise UsageError("not_found", f"{folder} holds no WordNet: there is no index.noun")
-    for each in [folder] if folder else places():
+    for each in [folder] if folder else wordnet_folders():
         if (each / "index.noun").is_file():
             return WordNet(each)
     raise UsageError(

@@ -8,23 +8,17 @@ Shapes: B rows, S positions of the longest source, T of the longest target.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from textus.core.errors import UsageError
 from textus.data.batch import Batch, BatchSource
 from textus.data.bucketing import BucketLoader
 from textus.data.denoising import DenoisingLoader
 from textus.data.loader import NextSentenceLoader, TokenLoader
-from textus.data.token_dataset import tokenize
-
-if TYPE_CHECKING:
-    from textus.data.corpus import Corpus
-    from textus.tokenizers import Tokenizer
+from textus.data.token_dataset import TokenizedCorpus
 
 
-def loader_for(
-    model: Any, corpus: Corpus, tokenizer: Tokenizer, split: str = "train", **sizes: Any
-) -> BatchSource:
+def loader_for(model: Any, tokenized: TokenizedCorpus, split: str = "train", **sizes: Any) -> BatchSource:
     """The batches a model (or its class, with `config` among the sizes) trains on from a corpus.
 
     Packed windows; a document a row for a family of `whole_documents`; pairs for one that `needs_source`, made by
@@ -35,8 +29,9 @@ def loader_for(
         UsageError: a family without a source on a corpus of pairs.
     """
     config = sizes.pop("config", None) or model.config
+    corpus = tokenized.corpus
     pairs = getattr(corpus, "pairs", False)
-    store = tokenize(corpus, tokenizer, split)
+    store = tokenized.dataset(split)
     if model.needs_source or model.whole_documents:
         sizes.pop("overlap", None)
         sizes["start_id"] = getattr(config, "start_id", None)
@@ -51,10 +46,10 @@ def loader_for(
             return BucketLoader(store, **sizes)
         wants = model.wants(config)
         if "word_starts" in wants:
-            sizes["word_starts"] = tokenizer.word_starts
+            sizes["word_starts"] = tokenized.tokenizer.word_starts
         return (NextSentenceLoader if "sentence_pairs" in wants else TokenLoader)(store, **sizes)
     if pairs:
-        return BucketLoader(store, tokenize(corpus, tokenizer, split, "source_text"), **sizes)
+        return BucketLoader(store, tokenized.dataset(split, "source_text"), **sizes)
     objective, mask_id = getattr(config, "objective", "prefix"), getattr(config, "mask_id", 0)
     return DenoisingLoader(store, objective=objective, mask_id=mask_id, **sizes)
 

@@ -22,7 +22,6 @@ from textus.core.io import (
     read_json,
     remove_stale_files,
     resolve_record_file,
-    sha256,
     staging_path,
     write_json,
 )
@@ -98,6 +97,20 @@ def tokenize(corpus: Corpus, tokenizer: Tokenizer, split: str = "train", side: S
     return _write(folder, name, corpus, tokenizer, side)
 
 
+class TokenizedCorpus:
+    """A corpus and its tokenizer: the ids of a split are tokenized, opened and hashed once, when first needed."""
+
+    def __init__(self, corpus: Corpus, tokenizer: Tokenizer) -> None:
+        self.corpus, self.tokenizer = corpus, tokenizer
+        self._datasets: dict[tuple[str, Side], TokenDataset] = {}
+
+    def dataset(self, split: str = "train", side: Side = "text") -> TokenDataset:
+        """The ids of a split, as `tokenize` gives them."""
+        if (split, side) not in self._datasets:
+            self._datasets[split, side] = tokenize(self.corpus, self.tokenizer, split, side)
+        return self._datasets[split, side]
+
+
 def _open(folder: Path, name: str, corpus: Corpus, tokenizer: Tokenizer) -> TokenDataset:
     record = read_json(folder / f"{name}.json")
     if not isinstance(record, dict):
@@ -109,16 +122,19 @@ def _open(folder: Path, name: str, corpus: Corpus, tokenizer: Tokenizer) -> Toke
     files = record.get("files")
     if not isinstance(files, dict) or set(files) != {f"{name}.ids", f"{name}.starts"}:
         raise RunError("damaged", f"{folder / name}.json does not list its two files")
-    for file, digest in files.items():
-        path = resolve_record_file(folder, file, files)
-        if not path.exists() or sha256(path) != digest:
-            raise RunError("damaged", f"{path} is missing or was changed")
+    for file in files:
+        if not resolve_record_file(folder, file, files).exists():
+            raise RunError("damaged", f"{folder / file} is missing or was changed")
     try:
-        return _map(folder, name, record)
+        dataset = _map(folder, name, record)
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(
             "damaged", f"{folder / name}.json was changed ({type(error).__name__}: {error})"
         ) from error
+    for file, values in ((f"{name}.ids", dataset.ids), (f"{name}.starts", dataset.starts)):
+        if hashlib.sha256(values.data).hexdigest() != files[file]:
+            raise RunError("damaged", f"{folder / file} is missing or was changed")
+    return dataset
 
 
 def _map(folder: Path, name: str, record: dict[str, Any]) -> TokenDataset:

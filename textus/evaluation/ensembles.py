@@ -20,10 +20,10 @@ from textus.evaluation import task_report
 from textus.evaluation.task_report import EvalDataset, paired_difference, task_metrics
 from textus.models.contract import LanguageModel
 from textus.runs.store import open_run
-from textus.tasks.base import Example, Task, main_figures
-from textus.tasks.inference import read
+from textus.tasks.base import Example, Task, metrics_with_intervals
+from textus.tasks.inference import predict_texts
 from textus.tasks.prediction import Predictor
-from textus.tasks.registry import TASKS, from_record, learnt, opened
+from textus.tasks.registry import TASKS, load_for_task, record_for_task, task_from_record
 from textus.tokenizers import Tokenizer
 
 METHODS = ("mean", "vote", "soup")
@@ -50,8 +50,8 @@ def common_task(runs: Sequence[Path], how: str, name: str | None = None) -> Task
     for run in runs:
         if open_run(run).record.get("task") not in TASKS:
             raise UsageError("not_fine_tuned", f"--ensemble {how}: {run} was not fine-tuned for a task")
-    first, *others = [learnt(open_run(run).record, name, run) for run in runs]
-    task = from_record(first)
+    first, *others = [record_for_task(open_run(run).record, name, run) for run in runs]
+    task = task_from_record(first)
     for run, record in zip(runs[1:], others, strict=True):
         together = f"--ensemble {how}: {runs[0]} and {run}"
         if record["task"] != first["task"]:
@@ -68,7 +68,7 @@ def common_task(runs: Sequence[Path], how: str, name: str | None = None) -> Task
             raise UsageError(
                 "runs_differ", f"{together} were trained on {input_kind(first)} and {input_kind(record)}"
             )
-        for name in task.alike:
+        for name in task.must_match:
             mine, its = (each["task_settings"][name] for each in (first, record))
             if mine != its:
                 raise UsageError("runs_differ", f"{together} differ in task.{name}: {mine} and {its}")
@@ -95,18 +95,18 @@ def predict_members(
     """The answers to examples; one model is in memory at a time."""
     members = []
     for run in runs:
-        model, tokenizer, record = opened(run)
-        its = from_record(learnt(record, task.called, run))
-        members.append(read(model, its, tokenizer, examples))
+        model, tokenizer, record = load_for_task(run)
+        its = task_from_record(record_for_task(record, task.head_name, run))
+        members.append(predict_texts(model, its, tokenizer, examples))
     if how != "soup":
-        return EnsembleOutput(task.mixed(members, how), members)
+        return EnsembleOutput(task.combine(members, how), members)
     model, tokenizer = average_weights(runs)
-    return EnsembleOutput(read(model, task, tokenizer, examples), members)
+    return EnsembleOutput(predict_texts(model, task, tokenizer, examples), members)
 
 
 def average_weights(runs: Sequence[Path]) -> tuple[LanguageModel, Tokenizer]:
     """A model whose weights are the mean of the runs' weights; UsageError naming what keeps two of them apart."""
-    model, tokenizer, first = opened(runs[0])
+    model, tokenizer, first = load_for_task(runs[0])
     if model.counts:
         raise UsageError(
             "unsupported_model",
@@ -114,7 +114,7 @@ def average_weights(runs: Sequence[Path]) -> tuple[LanguageModel, Tokenizer]:
         )
     weights = {name: value.double() for name, value in model.state_dict().items()}
     for run in runs[1:]:
-        other, _, record = opened(run)
+        other, _, record = load_for_task(run)
         for name in ("family", "config", "heads", "tokenizer"):
             if wrong := first_difference(name, first[name], record[name]):
                 raise UsageError(
@@ -153,7 +153,7 @@ def evaluate_ensemble(
     answers = predict_members(runs, rows.task, how, rows.examples)
     found = task_metrics(rows, answers.combined, by)
     found["members"] = [
-        {"run": str(run), **main_figures(rows.task.scores(rows.examples, outputs))}
+        {"run": str(run), **metrics_with_intervals(rows.task.metrics(rows.examples, outputs))}
         for run, outputs in zip(runs, answers.members, strict=True)
     ]
     found["against_mean_member"] = paired_difference(rows, answers.combined, *answers.members)
@@ -165,8 +165,8 @@ def ensemble_report(
 ) -> dict[str, Any]:
     """What `evaluated` finds, how many of the rows a run was trained on, and the baselines of the first run."""
     figures, outputs = evaluate_ensemble(runs, how, rows, by)
-    found = {"task": rows.task.called, "ensemble": how, **figures}
-    records = [learnt(open_run(each).record, rows.task.called, each) for each in runs]
+    found = {"task": rows.task.head_name, "ensemble": how, **figures}
+    records = [record_for_task(open_run(each).record, rows.task.head_name, each) for each in runs]
     trained_on = {each["corpus"]["fingerprint"]: each for each in records}
     found["rows_trained_on"] = max(
         task_report.count_train_overlap(each, rows) or 0 for each in trained_on.values()
@@ -179,22 +179,24 @@ def ensemble_report(
 def ensemble_predictor(runs: Sequence[Path], how: str, name: str | None = None) -> Predictor:
     """What answers with the ensemble; `name`: which of several tasks. Every member is in memory, but for a soup."""
     task = common_task(runs, how, name)
-    records = [learnt(open_run(run).record, task.called, run) for run in runs]
+    records = [record_for_task(open_run(run).record, task.head_name, run) for run in runs]
     of = fingerprint([how, *(sha256(run / "run.json") for run in runs)])
     if how == "soup":
         model, tokenizer = average_weights(runs)
-        answer = lambda examples: read(model, task, tokenizer, examples)  # noqa: E731
+        answer = lambda examples: predict_texts(model, task, tokenizer, examples)  # noqa: E731
     else:
         members = [
-            (model, from_record(record), tokenizer)
-            for record, (model, tokenizer, _) in zip(records, map(opened, runs), strict=True)
+            (model, task_from_record(record), tokenizer)
+            for record, (model, tokenizer, _) in zip(records, map(load_for_task, runs), strict=True)
         ]
-        answer = lambda examples: task.mixed(  # noqa: E731
-            [read(model, its, tokenizer, examples) for model, its, tokenizer in members], how
+        answer = lambda examples: task.combine(  # noqa: E731
+            [predict_texts(model, its, tokenizer, examples) for model, its, tokenizer in members], how
         )
     return Predictor(task, answer, options_of_all([options_of_run(each) for each in records]), of)
 
 
 def training_read_options(runs: Sequence[Path], task: Task) -> ReadOptions:
     """How the rows were read that all runs were trained on."""
-    return options_of_all([options_of_run(learnt(open_run(run).record, task.called, run)) for run in runs])
+    return options_of_all(
+        [options_of_run(record_for_task(open_run(run).record, task.head_name, run)) for run in runs]
+    )

@@ -182,9 +182,9 @@ def read_task(
     """The classification that the data holds, the rows to draw from and those to ask."""
     cls = task_class("classification")
     records = options.records(data)
-    task = cls.of(cls.config(), records)
-    examples = task.examples(records, labelled=True)
-    test = task.examples(options.records(on), labelled=True)
+    task = cls.from_records(cls.config(), records)
+    examples = task.make_examples(records, labelled=True)
+    test = task.make_examples(options.records(on), labelled=True)
     if not test:
         raise DataError("empty_data", f"{on} has no row with text and label")
     known = {each.texts for each in test}

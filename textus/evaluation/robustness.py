@@ -17,9 +17,15 @@ from typing import Any
 
 import numpy as np
 
-from textus.augment.augmenter import AugmentConfig, built, changed, origin_of, said_by
+from textus.augment.augmenter import (
+    AugmentConfig,
+    apply_operation,
+    content_hash,
+    make_operations,
+    origin_id,
+)
 from textus.augment.operations import Operation
-from textus.augment.units import HAN, TokenizedRecord, Units, WordToken, chinese, take_apart
+from textus.augment.units import HAN, TokenizedRecord, Tokens, WordToken, starts_with_han, tokenize_record
 from textus.core.console import log_notice
 from textus.core.errors import DataError, UsageError
 from textus.core.rng import derive_seed
@@ -29,7 +35,7 @@ from textus.evaluation.task_report import read_rows
 from textus.metrics.resampling import bootstrap, interval, paired_bootstrap
 from textus.models.contract import LanguageModel
 from textus.tasks.base import Example, Task
-from textus.tasks.inference import read
+from textus.tasks.inference import predict_texts
 from textus.tokenizers import Tokenizer
 
 RATE = 0.15
@@ -52,7 +58,7 @@ Predicted = tuple[list[Example], list[Any]]
 def change_case(write: Any) -> Operation:
     """Every word in other letters; one that would become longer or shorter stays, so that labels do."""
 
-    def operation(units: Units, random: Random, rate: float) -> Units:
+    def operation(units: Tokens, random: Random, rate: float) -> Tokens:
         written = [write(unit.text) for unit in units]
         pairs = zip(units, written, strict=True)
         return [replace(unit, text=text) if len(text) == len(unit.text) else unit for unit, text in pairs]
@@ -60,33 +66,38 @@ def change_case(write: Any) -> Operation:
     return operation
 
 
-def change_spacing(units: Units, random: Random, rate: float) -> Units | None:
+def change_spacing(units: Tokens, random: Random, rate: float) -> Tokens | None:
     """Blanks lost or doubled, and in Chinese put where there are none. Tokens have no blanks."""
     if any(unit.tag is not None for unit in units):
         return None
     found = list(units)
     for place, unit in enumerate(units[:-1]):
-        if random.random() < rate and (unit.gap or (chinese(unit.text) and chinese(units[place + 1].text))):
-            found[place] = replace(unit, gap=random.choice(("", 2 * unit.gap)) if unit.gap else " ")
+        if random.random() < rate and (
+            unit.trailing_space or (starts_with_han(unit.text) and starts_with_han(units[place + 1].text))
+        ):
+            found[place] = replace(
+                unit,
+                trailing_space=random.choice(("", 2 * unit.trailing_space)) if unit.trailing_space else " ",
+            )
     return found
 
 
-def irrelevant_sentence(units: Units, random: Random, rate: float) -> Units:
+def irrelevant_sentence(units: Tokens, random: Random, rate: float) -> Tokens:
     """A sentence that has nothing to do with the text, behind it."""
-    zh = any(chinese(unit.text) for unit in units)
+    zh = any(starts_with_han(unit.text) for unit in units)
     sentence = random.choice(BESIDE_ZH if zh else BESIDE)
     tag = None if all(unit.tag is None for unit in units) else "O"
     words = re.findall(rf"[{HAN}。]|\w+|\.", sentence) if tag else [sentence]
     gap = "" if zh else " "
-    last = [replace(units[-1], gap=units[-1].gap or gap)] if units else []
+    last = [replace(units[-1], trailing_space=units[-1].trailing_space or gap)] if units else []
     return [*units[:-1], *last, *(WordToken(word, gap if tag else "", tag=tag) for word in words)]
 
 
 def make_perturbations(vectors: Path | None) -> dict[str, Operation]:
     """What is done to the rows, by name; synonyms only where there is a source of them, else that is told."""
-    found = built(AugmentConfig("typos,ocr"))
+    found = make_operations(AugmentConfig("typos,ocr"))
     try:
-        found |= built(AugmentConfig("synonyms", vectors=str(vectors or "")))
+        found |= make_operations(AugmentConfig("synonyms", vectors=str(vectors or "")))
     except UsageError as error:
         log_notice(f"robustness to synonyms is not measured: {error}")
     return found | {
@@ -101,13 +112,13 @@ def perturb(
     """The rows changed, and how many of them are; a row that cannot be stays as it is."""
     found, n_changed = [], 0
     for record in records:
-        taken = take_apart(record.values, record.where)
+        taken = tokenize_record(record.values, record.where)
         if name == "irrelevant sentence":  # once a row
             longest = max(taken.fields, key=lambda each: len(taken.fields[each]))
             taken = TokenizedRecord(record.values, {longest: taken.fields[longest]}, taken.spans)
-        random = Random(derive_seed(seed, name, origin_of(record.values)))
-        row = changed(taken, operation, random, RATE)
-        n_changed += said_by(taken, row) != said_by(taken, record.values)
+        random = Random(derive_seed(seed, name, origin_id(record.values)))
+        row = apply_operation(taken, operation, random, RATE)
+        n_changed += content_hash(taken, row) != content_hash(taken, record.values)
         found.append(Record(row, record.where))
     return found, n_changed
 
@@ -117,9 +128,9 @@ def perturb(
 
 def main_metric(task: Task, asked: Predicted) -> tuple[str, float]:
     """The task's figure that is a mean over rows, else its first, and its name."""
-    if each := task.each(*asked):
+    if each := task.per_example_metric(*asked):
         return each[0], float(each[1].mean())
-    scores = task.scores(*asked, intervals=False)
+    scores = task.metrics(*asked, intervals=False)
     name = next(name for name, value in scores.items() if isinstance(value, dict) and "value" in value)
     return name, float(scores[name]["value"])
 
@@ -127,7 +138,7 @@ def main_metric(task: Task, asked: Predicted) -> tuple[str, float]:
 def metric_drop(task: Task, plain: Predicted, other: Predicted, seed: int) -> dict[str, float]:
     """How much the figure loses from `plain` to `other`, the same rows, with its interval."""
     n = len(plain[0])
-    first, second = task.each(*plain), task.each(*other)
+    first, second = task.per_example_metric(*plain), task.per_example_metric(*other)
     if first is not None and second is not None:
         return interval(paired_bootstrap(first[1], second[1], np.ones(n), seed=seed), n)
 
@@ -162,18 +173,18 @@ def evaluate_robustness(
     rows = read_rows(task, path, options)
     examples = rows.examples
     records = [Record(values, each.where) for values, each in zip(rows.fields, examples, strict=True)]
-    plain = examples, read(model, task, tokenizer, examples)
+    plain = examples, predict_texts(model, task, tokenizer, examples)
     name, value = main_metric(task, plain)
     found = []
     for change, operation in make_perturbations(vectors).items():
         others, n_changed = perturb(records, change, operation, seed)
-        asked = task.examples(others, labelled=True)
+        asked = task.make_examples(others, labelled=True)
         if len(asked) != len(examples):
             raise DataError(
                 "invalid_rows",
                 f"{len(examples) - len(asked)} rows cannot be read any more after the change {change!r}",
             )
-        other = asked, read(model, task, tokenizer, asked)
+        other = asked, predict_texts(model, task, tokenizer, asked)
         if not n_changed:
             log_notice(f"{change} changed no row of {path}")
         found.append(
@@ -182,6 +193,6 @@ def evaluate_robustness(
                 "drop": metric_drop(task, plain, other, seed),
             }
         )  # fmt: skip
-    each, n = task.each(*plain), len(examples)
+    each, n = task.per_example_metric(*plain), len(examples)
     whole = interval(bootstrap(each[1], np.ones(n), seed=seed), n) if each else value
     return {"rows": n, "figure": name, name: whole, "changes": found}

@@ -28,9 +28,9 @@ from textus.metrics.resampling import interval
 from textus.reporting.html import Section, write_report
 from textus.reporting.plots import bars
 from textus.runs.store import open_run
-from textus.tasks.base import Floats, main_figures
-from textus.tasks.inference import read
-from textus.tasks.registry import from_record, learnt, opened
+from textus.tasks.base import Floats, metrics_with_intervals
+from textus.tasks.inference import predict_texts
+from textus.tasks.registry import load_for_task, record_for_task, task_from_record
 
 RESAMPLES = 1000
 SURE = 6
@@ -59,7 +59,7 @@ def compare(
     Raises UsageError for runs of different tasks, DataError for rows they do not all answer.
     """
     check_same_task(runs, task)
-    trained = [options_of_run(learnt(open_run(run).record, task, run)) for run in runs.values()]
+    trained = [options_of_run(record_for_task(open_run(run).record, task, run)) for run in runs.values()]
     common = options_of_all(trained)  # all of them read one text
     own = {
         name: ReadOptions(reading.columns, common.encoding)
@@ -95,7 +95,7 @@ def check_same_task(runs: Mapping[str, Path], task: str | None) -> None:
             "missing_argument",
             "compare takes two fine-tuned runs or more; for one: textus evaluate RUN --on FILE",
         )
-    records = {name: learnt(open_run(run).record, task, run) for name, run in runs.items()}
+    records = {name: record_for_task(open_run(run).record, task, run) for name, run in runs.items()}
     (first, known), *others = records.items()
     for name, record in others:
         if record["task"] != known["task"]:
@@ -103,7 +103,7 @@ def check_same_task(runs: Mapping[str, Path], task: str | None) -> None:
                 "runs_differ",
                 f"{first} does {known['task']}, {name} {record['task']}: runs of one task are compared",
             )
-        for setting in from_record(known).alike:
+        for setting in task_from_record(known).must_match:
             mine, its = (other["task_settings"][setting] for other in (known, record))
             if mine != its:
                 raise UsageError(
@@ -120,17 +120,17 @@ def measure_run(
     gc.collect()
     release_freed_memory()
     reset_peak_memory()
-    model, tokenizer, record = opened(run)
-    record = learnt(record, task, run)
-    its = from_record(record)
+    model, tokenizer, record = load_for_task(run)
+    record = record_for_task(record, task, run)
+    its = task_from_record(record)
     rows = task_report.read_rows(its, on, *options)
     started = time.perf_counter()
-    outputs = read(model, its, tokenizer, rows.examples)
+    outputs = predict_texts(model, its, tokenizer, rows.examples)
     seconds = time.perf_counter() - started
-    weighed = its.weighed(rows.examples, outputs)
-    figures = main_figures(its.scores(rows.examples, outputs))
+    weighed = its.weighted_metric(rows.examples, outputs)
+    figures = metrics_with_intervals(its.metrics(rows.examples, outputs))
     row = {
-        "run": name, "task": its.called, "family": record["family"], **figures, "parameters": n_parameters(model),
+        "run": name, "task": its.head_name, "family": record["family"], **figures, "parameters": n_parameters(model),
         "seconds": seconds, "weights_bytes": weights_bytes(model), "peak_memory_bytes": peak_memory_bytes(),
         "rows_trained_on": task_report.count_train_overlap(record, rows),
     }  # fmt: skip

@@ -35,11 +35,11 @@ from textus.models.registry import family as family_of
 from textus.reporting.html import Section, write_report
 from textus.reporting.plots import bars
 from textus.runs.store import load, open_run, verify
-from textus.tasks.base import Example, Task, main_figures
-from textus.tasks.inference import read
-from textus.tasks.prediction import answer_columns, flat
-from textus.tasks.registry import from_record
-from textus.tasks.rows import accepted, to_train_on
+from textus.tasks.base import Example, Task, metrics_with_intervals
+from textus.tasks.inference import predict_texts
+from textus.tasks.prediction import answer_columns, flatten_prediction
+from textus.tasks.registry import task_from_record
+from textus.tasks.rows import drop_held_out_files, drop_rejected
 
 LINEAR = "TF-IDF + linear"
 BASELINE_FOLDER = "baselines"
@@ -67,10 +67,10 @@ def read_rows(
     faults: list[RowProblem] | None = None if options.skip_invalid is None else []
     records = labelled_records(on, options, task.name, trained, faults)
     if faults is not None:
-        records = list(accepted(records))
-        check = task.check_of(records, labelled=True) if records else None
+        records = list(drop_rejected(records))
+        check = task.row_checker(records, labelled=True) if records else None
         records = usable_rows(records, check, options.skip_invalid, faults)
-    examples = task.examples(records, labelled=True)
+    examples = task.make_examples(records, labelled=True)
     if not examples:
         raise DataError("empty_data", f"{dataset_name(on)} has no row with text and label")
     fields = {record.where: record.values for record in records}
@@ -85,7 +85,7 @@ def dataset_name(on: Any) -> str:
 def task_metrics(rows: EvalDataset, outputs: Sequence[Any], by: Sequence[str] = ()) -> dict[str, Any]:
     """The task's figures on all rows, and on the slices asked for; a mistake has its row's id, where it has one."""
     groups = {name: slice_rows(rows, name) for name in by}
-    found = {"rows": len(rows.examples), **rows.task.scores(rows.examples, outputs)}
+    found = {"rows": len(rows.examples), **rows.task.metrics(rows.examples, outputs)}
     ids = {
         example.where: own
         for example, row in zip(rows.examples, rows.fields, strict=True)
@@ -97,8 +97,8 @@ def task_metrics(rows: EvalDataset, outputs: Sequence[Any], by: Sequence[str] = 
         found["slices"] = {
             name: [
                 {"slice": value, "rows": len(places)}
-                | main_figures(
-                    rows.task.scores([rows.examples[n] for n in places], [outputs[n] for n in places])
+                | metrics_with_intervals(
+                    rows.task.metrics([rows.examples[n] for n in places], [outputs[n] for n in places])
                 )
                 for value, places in group.items()
             ]
@@ -152,8 +152,8 @@ def count_train_overlap(record: dict[str, Any], rows: EvalDataset) -> int | None
             quiet=True,
         )
         with merge_notices(show=False):
-            records = list(accepted(to_train_on(path, records, ())[0]))
-        known = {each.texts for each in rows.task.examples(records, labelled=False)}
+            records = list(drop_rejected(drop_held_out_files(path, records, ())[0]))
+        known = {each.texts for each in rows.task.make_examples(records, labelled=False)}
     except (DataError, UsageError):  # other rows lie there now
         return None
     shared = [each for each in rows.examples if each.texts in known]
@@ -174,10 +174,10 @@ def paired_difference(
     """How much better our answers are than others' on average, on the same rows: {"of", "value", "low", "high", "n"};
     None for a task whose figure is no mean over rows.
     """
-    own = rows.task.each(rows.examples, ours)
+    own = rows.task.per_example_metric(rows.examples, ours)
     if own is None:
         return None
-    others = [each[1] for outputs in theirs if (each := rows.task.each(rows.examples, outputs))]
+    others = [each[1] for outputs in theirs if (each := rows.task.per_example_metric(rows.examples, outputs))]
     n = len(own[1])
     return {"of": own[0], **interval(paired_bootstrap(own[1], np.mean(others, axis=0), np.ones(n)), n)}
 
@@ -187,14 +187,14 @@ def baselines(run: Path, record: dict[str, Any], rows: EvalDataset, outputs: Seq
     as there are such. What cannot be had is told.
     """
     others: dict[str, Sequence[Any]] = {}
-    if (blind := rows.task.blind(rows.examples)) is not None:
-        others[rows.task.blindly] = blind
-    if rows.task.floor not in (None, record["family"]) and (kept := baseline_run(run, record)):
+    if (blind := rows.task.majority_baseline(rows.examples)) is not None:
+        others[rows.task.baseline_name] = blind
+    if rows.task.baseline_family not in (None, record["family"]) and (kept := baseline_run(run, record)):
         model, tokenizer, _ = load(kept)
-        others[LINEAR] = read(model, rows.task, tokenizer, rows.examples)
+        others[LINEAR] = predict_texts(model, rows.task, tokenizer, rows.examples)
     return {
         name: {
-            **main_figures(rows.task.scores(rows.examples, theirs)),
+            **metrics_with_intervals(rows.task.metrics(rows.examples, theirs)),
             "difference": paired_difference(rows, outputs, theirs),
         }
         for name, theirs in others.items()
@@ -204,7 +204,7 @@ def baselines(run: Path, record: dict[str, Any], rows: EvalDataset, outputs: Seq
 def baseline_run(run: Path, record: dict[str, Any]) -> Path | None:
     """The run's floor: from the cache, or trained now on the same rows; None, told, where these are gone or changed."""
     corpus = record["corpus"]
-    family = from_record(record).floor
+    family = task_from_record(record).baseline_family
     assert family is not None
     try:
         kept = baseline_folder(family, record)
@@ -258,7 +258,7 @@ def write_task_report(out: Path, found: dict[str, Any], task: Task, logs: Mappin
         sections.append(Section(f"By {name}", rows=group))
     sections += training_curves(logs, per="loss a row")
     write_json(out / "evaluation.json", found)
-    write_report(out / "evaluation.html", f"{task.called}: {found['run']} on {found['on']}", sections)
+    write_report(out / "evaluation.html", f"{task.head_name}: {found['run']} on {found['on']}", sections)
 
 
 def write_predictions(out: Path, rows: EvalDataset, outputs: Sequence[Any]) -> None:
@@ -267,7 +267,9 @@ def write_predictions(out: Path, rows: EvalDataset, outputs: Sequence[Any]) -> N
     with merge_notices(show=False):  # the page's own columns are known
         layout = Layout(answer_columns(rows.task, ".jsonl"), None, records)
     lines = (
-        layout.row(record, flat(rows.task, rows.task.told(example, output), output, ".jsonl"))
+        layout.row(
+            record, flatten_prediction(rows.task, rows.task.to_json(example, output), output, ".jsonl")
+        )
         for record, example, output in zip(records, rows.examples, outputs, strict=True)
     )
     write_atomic(out / "predictions.jsonl", dump_jsonl(lines))
@@ -283,10 +285,12 @@ def leakage_warning(found: dict[str, Any]) -> list[Section]:
 
 def comparison_section(found: dict[str, Any]) -> Section:
     """The figures, those of members and baselines beside, as a table and of the first as bars."""
-    ours = {name: value for name, value in main_figures(found).items() if name != "against_mean_member"}
+    ours = {
+        name: value for name, value in metrics_with_intervals(found).items() if name != "against_mean_member"
+    }
     first = next(iter(ours), "")
     rows = [{"of": found["run"], **ours}]
-    rows += [{"of": each["run"], **main_figures(each)} for each in found.get("members", [])]
+    rows += [{"of": each["run"], **metrics_with_intervals(each)} for each in found.get("members", [])]
     rows += [{"of": name, **each} for name, each in found.get("baselines", {}).items()]
     rows = [{key: "" if value is None else value for key, value in row.items()} for row in rows]
     text = f"{found['rows']:,} rows of {found['on']}, with 95 % intervals."

@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from textus.augment.augmenter import AugmentConfig, augmented, origin_of
+from textus.augment.augmenter import AugmentConfig, augment_records, origin_id
 from textus.core.console import log_notice
 from textus.core.errors import DataError
 from textus.core.io import fingerprint
@@ -20,8 +20,8 @@ from textus.data.labeled import Record, read_records
 from textus.data.skipping import BadRow, BadRows, usable_rows
 from textus.finetuning.config import FinetuneConfig
 from textus.tasks.base import Example, Task
-from textus.tasks.rows import accepted, to_train_on
-from textus.tasks.validation import report_findings
+from textus.tasks.rows import drop_held_out_files, drop_rejected
+from textus.tasks.validation import report_problems
 
 HELD_OUT = 0.1
 """Share of the rows that choose the weights, where no file of their own is given."""
@@ -64,22 +64,22 @@ def read_data(
     if not wish.dev:
         records, held = hold_out(cls, settings, records, wish)
     records, held = without_copies(records, held)
-    task = cls.of(settings, records)
+    task = cls.from_records(settings, records)
     if augment:
-        records = augmented(records, augment)
+        records = augment_records(records, augment)
     copies = {record.where for record in records if "augmented" in record.values}
-    train = task.examples(records, labelled=True)
-    validation = task.examples(held, labelled=True)
+    train = task.make_examples(records, labelled=True)
+    validation = task.make_examples(held, labelled=True)
     if not train or not validation:
         raise DataError(
             "too_few_rows",
             f"{path}: {len(train)} rows to learn from, {len(validation)} to choose by; give more rows, or those that"
             " choose the weights with --dev FILE",
         )
-    task.can_choose(validation)
+    task.check_validation_set(validation)
     originals = [row for row in train if row.where not in copies]
     parts = {"train": originals, "dev": validation} if wish.dev else {"train": [*originals, *validation]}
-    report_findings(task, parts)
+    report_problems(task, parts)
     return TaskData(task, train, validation, marked)
 
 
@@ -89,8 +89,8 @@ def read_file(path: Path, wish: FinetuneConfig, faults: list[list[RowProblem]]) 
     columns = parse_columns(wish.columns)
     records = read_records(path, columns, encoding=wish.encoding or "", problems=faults[-1])
     if path == wish.data:
-        records, faults[-1] = to_train_on(path, records, faults[-1])
-    return list(accepted(records))
+        records, faults[-1] = drop_held_out_files(path, records, faults[-1])
+    return list(drop_rejected(records))
 
 
 def usable(
@@ -107,7 +107,7 @@ def usable(
     bad, n_rows = list[BadRow](), 0
     for rows, unread in zip(files, faults, strict=True):
         try:
-            parse = cls.parser(settings, rows, labelled=True) if rows else None
+            parse = cls.row_parser(settings, rows, labelled=True) if rows else None
             kept.append(usable_rows(rows, parse, wish.skip_invalid, unread))
         except BadRows as error:
             bad += error.rows
@@ -125,19 +125,19 @@ def hold_out(
 ) -> tuple[list[Record], list[Record]]:
     """`parted` as the task needs it. DataError where there are too few rows to learn from some and choose by others."""
     originals = [record for record in records if "augmented" not in record.values]
-    if len(originals) < cls.least:
+    if len(originals) < cls.min_rows:
         few = "1 row" if len(originals) == 1 else f"{len(originals)} rows"
         raise DataError(
             "too_few_rows",
-            f"{wish.data} has {few}: {cls.name} needs at least {cls.least} to learn from some and choose the weights by"
-            " others; give more, or rows that choose the weights with --dev FILE",
+            f"{wish.data} has {few}: {cls.name} needs at least {cls.min_rows} to learn from some and choose the weights"
+            " by others; give more, or rows that choose the weights with --dev FILE",
         )
     try:
-        kinds = cls.kinds(settings, originals)
+        kinds = cls.strata(settings, originals)
     except DataError:  # the task names the rows that are wrong
-        return parted(records, wish.seed, cls.together)
+        return parted(records, wish.seed, cls.group_fields)
     can_split = lambda train, held: cls.can_split(settings, train, held)  # noqa: E731
-    train, held = parted(records, wish.seed, cls.together, kinds=kinds, can_split=can_split)
+    train, held = parted(records, wish.seed, cls.group_fields, kinds=kinds, can_split=can_split)
     if not can_split(train, held) and can_split(originals, originals):
         raise DataError(
             "too_few_rows",
@@ -166,10 +166,10 @@ def parted(
     held = drawn(groups, kinds)
 
     def parts(held: set[int]) -> tuple[list[Record], list[Record]]:
-        origins = {origin_of(originals[place].values) for place in held}
+        origins = {origin_id(originals[place].values) for place in held}
         own = {id(originals[place]) for place in held}
         out = [
-            id(record) in own or ("augmented" in record.values and origin_of(record.values) in origins)
+            id(record) in own or ("augmented" in record.values and origin_id(record.values) in origins)
             for record in records
         ]
         return (
@@ -187,9 +187,9 @@ def grouped(records: Sequence[Record], seed: int, together: tuple[str, ...]) -> 
     whole row's text, and where all rows share that too, one by one.
     """
     shared = [{name: record.values.get(name) for name in together} or record.values for record in records]
-    whole = [origin_of(record.values) for record in records]
+    whole = [origin_id(record.values) for record in records]
     ways = [
-        [origin_of(record) for record in shared] if together else whole,
+        [origin_id(record) for record in shared] if together else whole,
         whole,
         [f"row {place}" for place in range(len(records))],
     ]
@@ -242,8 +242,8 @@ def without_copies(records: list[Record], held: list[Record]) -> tuple[list[Reco
     """Both parts without copies (`textus augment`) of rows held out: these are measured as they were written, and
     nothing of them is learnt from. What is left out is told.
     """
-    known = {origin_of(record.values) for record in held}
-    kept = [r for r in records if "augmented" not in r.values or origin_of(r.values) not in known]
+    known = {origin_id(record.values) for record in held}
+    kept = [r for r in records if "augmented" not in r.values or origin_id(r.values) not in known]
     originals = [record for record in held if "augmented" not in record.values]
     if n := len(records) - len(kept) + len(held) - len(originals):
         log_notice(f"{n:,} rows are augmented copies of rows that choose the weights: they are left out")

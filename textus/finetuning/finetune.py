@@ -34,11 +34,11 @@ from textus.models.nn import lora
 from textus.models.registry import build
 from textus.models.registry import family as family_of
 from textus.runs.store import RunFolder, create_run, load, open_run, read_tokenizer, verify
-from textus.tasks.base import EncodedExample, Task, has_blanks, whole
-from textus.tasks.encoding import ExampleLoader, frame_of, rows_of
-from textus.tasks.inference import head_loss, with_head
+from textus.tasks.base import EncodedExample, Task, has_blanks, joined_text
+from textus.tasks.encoding import ExampleLoader, encode_examples, input_template
+from textus.tasks.inference import add_head, head_loss
 from textus.tasks.multitask import MixSettings, MultitaskLoader
-from textus.tasks.registry import learnt, names_of, task_class
+from textus.tasks.registry import record_for_task, task_class, task_names
 from textus.training.autotune import fast_bf16
 from textus.training.gradients import GradientAccumulator
 from textus.training.planner import model_values
@@ -71,7 +71,7 @@ def data_of(
     """The data of one task of a fine-tuning, which has a head of this name."""
     cls = task_class(wish.task)
     data = read_data(cls, apply_overrides(cls.config(), wish.overrides_for("task")), wish, augment, check)
-    data.task.called = name
+    data.task.head_name = name
     return data
 
 
@@ -155,7 +155,7 @@ def taught(data: TaskData) -> dict[str, Any]:
         "task": data.task.name,
         "task_settings": to_dict(data.task.settings),
         "labels": data.task.labels,
-        "label_counts": data.task.counts,
+        "label_counts": data.task.label_counts,
         **({"n_texts": sorted(n_texts)} if n_texts else {}),
         **({"label_type": data.task.label_type} if data.task.label_type else {}),
     }
@@ -164,7 +164,9 @@ def taught(data: TaskData) -> dict[str, Any]:
 def heads_of(family: str, parts: Parts) -> dict[str, Any]:
     """Name → what `heads.build_head` builds; none for a family that reads texts."""
     return (
-        {} if family_of(family)[0].reads_texts else {name: each.task.head() for name, each in parts.items()}
+        {}
+        if family_of(family)[0].reads_texts
+        else {name: each.task.head_spec() for name, each in parts.items()}
     )
 
 
@@ -201,7 +203,7 @@ def tell(record: dict[str, Any], ready: TrainingSetup, parts: Parts, rows: dict[
         log_notice(f"{len(parts)} tasks with {record['family']}: {about}; {steps}, each of one task")
     for name, data in parts.items():
         told = f"{len(data.train):,} rows to learn from"
-        labels = f", {len(data.task.labels)} {data.task.answered}" if data.task.labels else ""
+        labels = f", {len(data.task.labels)} {data.task.label_kind}" if data.task.labels else ""
         if ready.model.reads_texts:
             log_notice(
                 f"{name} with {record['family']}: {told}, all at once{labels}; {len(data.dev):,} are held out"
@@ -210,8 +212,8 @@ def tell(record: dict[str, Any], ready: TrainingSetup, parts: Parts, rows: dict[
         windows = f" ({len(rows[name][0]):,} windows)" if len(rows[name][0]) > len(data.train) else ""
         told = f"{told}{windows} and {len(data.dev):,} to choose by{labels}"
         if isinstance(batches, MultitaskLoader):
-            n = batches.counts(train.steps)[name]
-            times = n * batches.parts[name].deal.batch_size / len(rows[name][0])
+            n = batches.steps_per_task(train.steps)[name]
+            times = n * batches.loaders[name].sampler.batch_size / len(rows[name][0])
             log_notice(f"{name}: {told}; {n:,} of the steps, its rows are read {times:.1f} times")
         else:
             log_notice(f"{name} with {record['family']}: {about}; {told}; {steps}")
@@ -245,7 +247,7 @@ def beginning(wish: FinetuneConfig, parts: Parts) -> tuple[str, Any, tokenizers.
     texts = [text for data in parts.values() for each in data.train for text in each.texts]
     if cls.reads_texts:
         return wish.model, whole_config(wish, tasks[0], texts), tokenizers.train("char", texts, 20_000)
-    seen = [text for data in parts.values() for text in data.task.vocabulary(data.train)]
+    seen = [text for data in parts.values() for text in data.task.tokenizer_texts(data.train)]
     tokenizer = tokenizer_for(wish.tokenizer, tasks[0], seen)
     known = {each.name for each in fields(config_class)}
     values: dict[str, Any] = {
@@ -253,7 +255,7 @@ def beginning(wish: FinetuneConfig, parts: Parts) -> tuple[str, Any, tokenizers.
         **cls.sized(**SCRATCH),
     }  # fmt: skip
     for task in reversed(tasks):
-        values |= task.new_model
+        values |= task.model_defaults
     values = {name: value for name, value in values.items() if name in known}
     values |= model_values(wish.overrides_for("model"), config_class)
     return wish.model, from_dict(config_class, values, "model."), tokenizer
@@ -263,7 +265,7 @@ def tokenizer_for(choice: str | None, task: Task, texts: list[str]) -> tokenizer
     """A tokenizer's folder, or one of a kind (None: what is best for the task), trained on the texts to learn from."""
     if choice and Path(choice).exists():
         return tokenizers.load(Path(choice))
-    kind, vocab_size = task.tokenizer(choice, texts)
+    kind, vocab_size = task.tokenizer_spec(choice, texts)
     return tokenizers.train(kind, texts, vocab_size)
 
 
@@ -272,7 +274,7 @@ def whole_config(wish: FinetuneConfig, task: Task, texts: list[str]) -> Any:
     has the last word; pairs of numbers are written 1,2.
     """
     assert wish.model is not None
-    if task.floor != wish.model:
+    if task.baseline_family != wish.model:
         raise UsageError(
             "unsupported_model",
             f"a {wish.model} model learns one class a text, not {task.name}; take --model lstm or --from",
@@ -326,9 +328,9 @@ def encoded(data: TaskData, family: str, config: Any, tokenizer: tokenizers.Toke
     """
     if family_of(family)[0].reads_texts:
         return [], []
-    frame = frame_of(config, tokenizer, data.task.settings.longest)
-    train, dev = (rows_of(data.task, part, tokenizer, frame) for part in (data.train, data.dev))
-    useful = data.task.to_learn(train)
+    frame = input_template(config, tokenizer, data.task.settings.longest)
+    train, dev = (encode_examples(data.task, part, tokenizer, frame) for part in (data.train, data.dev))
+    useful = data.task.training_rows(train)
     if not useful:
         raise DataError("no_labels", f"none of the {len(data.train):,} rows says what there is to learn")
     return useful, dev
@@ -351,7 +353,9 @@ def prepare(
     model, before = model_of(record, begin=begin)
     if model.reads_texts:
         (data,) = parts.values()
-        texts: Any = LabelledTexts([whole(each) for each in data.train], [each.label for each in data.train])
+        texts: Any = LabelledTexts(
+            [joined_text(each) for each in data.train], [each.label for each in data.train]
+        )
         on_texts = partial(on_dev_texts, task=data.task, examples=data.dev, tokenizer=tokenizer)
         return TrainingSetup(model, texts, train, GradientAccumulator(model).of_all(1), on_texts)
     new = heads_from(model, [each.task for each in parts.values()], before)
@@ -362,7 +366,7 @@ def prepare(
         record["solved"] = {
             name: solved.begin_with(model, parts[name].task, rows[name][0], tokenizer.pad_id, train.seed)
             for name in new
-            if solved.can_be_solved(parts[name].task.head())
+            if solved.can_be_solved(parts[name].task.head_spec())
         }
     batches = batches_of(record, parts, tokenizer.pad_id, rows)
     each: dict[str, Evaluate] = {
@@ -400,15 +404,18 @@ def heads_from(model: LanguageModel, tasks: Sequence[Task], before: dict[str, An
     former, model.heads = model.heads, torch.nn.ModuleDict()
     shape = lambda spec: {key: each for key, each in spec.items() if key not in ("dropout", "weights")}  # noqa: E731
     for task in tasks:
-        with_head(model, task)
-        known = task.called in former and learnt(before, task.called, Path())["labels"] == task.labels
-        if known and shape(before["heads"][task.called]) == shape(task.head()):
-            model.heads[task.called].load_state_dict(former[task.called].state_dict())
-            log_notice(f"the head of {task.called} goes on from what it learnt")
+        add_head(model, task)
+        known = (
+            task.head_name in former
+            and record_for_task(before, task.head_name, Path())["labels"] == task.labels
+        )
+        if known and shape(before["heads"][task.head_name]) == shape(task.head_spec()):
+            model.heads[task.head_name].load_state_dict(former[task.head_name].state_dict())
+            log_notice(f"the head of {task.head_name} goes on from what it learnt")
             continue
-        new.append(task.called)
-        if task.called in former:
-            log_notice(f"the head of {task.called} begins anew: it had other classes or settings")
+        new.append(task.head_name)
+        if task.head_name in former:
+            log_notice(f"the head of {task.head_name} begins anew: it had other classes or settings")
     if left := [name for name in former if name not in model.heads]:
         log_notice(f"heads of other tasks are left behind: {', '.join(left)}")
     return new
@@ -430,7 +437,7 @@ def batches_of(
     if len(each) == 1:
         return each[record["task"]]
     mixed = MultitaskLoader(each, power=from_dict(MixSettings, record["mix"], "mix.").power, seed=train.seed)
-    if missed := [name for name, n in mixed.counts(train.steps).items() if not n]:
+    if missed := [name for name, n in mixed.steps_per_task(train.steps).items() if not n]:
         raise UsageError(
             "out_of_range",
             f"none of the {train.steps} steps is of {missed[0]}, with {len(rows[missed[0]][0]):,} rows: train longer"
@@ -457,7 +464,7 @@ def resume(
     augment = run.record.get("augment")
     how = {name: each for name, each in augment.items() if name != "texts"} if augment else None
     made = from_dict(AugmentConfig, how, "augment.") if how else None
-    parts = {name: data_again(run, name, made) for name in names_of(run.record)}
+    parts = {name: data_again(run, name, made) for name in task_names(run.record)}
     if augment and augment["texts"] != texts_of(parts):
         raise RunError(
             "data_changed",
@@ -494,7 +501,7 @@ def moved(run: RunFolder, data: Path | None, dev: Path | None) -> None:
 
 def data_again(run: RunFolder, name: str, augment: AugmentConfig | None) -> TaskData:
     """The data of a run's task as it was when the run was started; RunError where it is other data now."""
-    record = learnt(run.record, name, run.path)
+    record = record_for_task(run.record, name, run.path)
     kept = record["corpus"]
     dev = Path(kept["dev"]) if kept["dev"] else None
     wish = FinetuneConfig(
@@ -512,5 +519,5 @@ def data_again(run: RunFolder, name: str, augment: AugmentConfig | None) -> Task
 
     cls = task_class(wish.task)
     data = read_data(cls, from_dict(cls.config, record["task_settings"], "task."), wish, augment, check)
-    data.task.called = name
+    data.task.head_name = name
     return data

@@ -14,7 +14,7 @@ from textus.finetuning.length import LEAST_TO_CHOOSE_BY
 from textus.models.contract import LanguageModel
 from textus.runs.store import RunFolder
 from textus.tasks.base import EncodedExample, Example, Task
-from textus.tasks.inference import answers, read
+from textus.tasks.inference import predict_ids, predict_texts
 from textus.training.pretrain import found_of
 from textus.training.trainer import Evaluate
 
@@ -33,19 +33,19 @@ def on_dev(
     model: LanguageModel, *, task: Task, examples: list[Example], rows: list[EncodedExample], pad_id: int
 ) -> dict[str, Any]:
     """`scored`, of a model that reads ids."""
-    return scored(task, examples, answers(model, task, rows, pad_id))
+    return scored(task, examples, predict_ids(model, task, rows, pad_id))
 
 
 def on_dev_texts(
     model: LanguageModel, *, task: Task, examples: list[Example], tokenizer: tokenizers.Tokenizer
 ) -> dict[str, Any]:
     """`scored`, of a model that reads texts."""
-    return scored(task, examples, read(model, task, tokenizer, examples))
+    return scored(task, examples, predict_texts(model, task, tokenizer, examples))
 
 
 def scored(task: Task, examples: list[Example], outputs: list[Any]) -> dict[str, Any]:
     """What the log says of the rows held out: the task's figures, the first of which chooses the weights."""
-    scores = task.scores(examples, outputs, intervals=False)
+    scores = task.metrics(examples, outputs, intervals=False)
     figures = {name: round(value["value"], 6) for name, value in scores.items() if isinstance(value, dict)}
     first = next(iter(figures.values()))
     return {"validation": figures.get("nats", 1 - first), "criterion": -first, **figures}
@@ -90,8 +90,8 @@ def conclude(run: RunFolder, held: Mapping[str, tuple[Task, Sequence[Example]]])
     logged = found_of(run)
     named = {f"{name}/" if len(held) > 1 else "": part for name, part in held.items()}
     run.record["held_out"] = {
-        task.called: by_cross_validation(task, solved[task.called])
-        if len(examples) < LEAST_TO_CHOOSE_BY and solved.get(task.called, {}).get("figure") == "accuracy"
+        task.head_name: by_cross_validation(task, solved[task.head_name])
+        if len(examples) < LEAST_TO_CHOOSE_BY and solved.get(task.head_name, {}).get("figure") == "accuracy"
         else compared(task, examples, figures)
         for prefix, (task, examples) in named.items()
         if (figures := figures_of(logged, prefix))
@@ -123,11 +123,11 @@ def figures_of(entry: Mapping[str, Any], prefix: str) -> dict[str, float]:
 def compared(task: Task, examples: Sequence[Example], figures: Mapping[str, float]) -> dict[str, Any]:
     """A task's first figure, beside that of the best answers without reading: 0 where a task has no such answers."""
     figure, value = next(iter(figures.items()))
-    if (blind := task.blind(examples)) is None:
+    if (blind := task.majority_baseline(examples)) is None:
         baseline, of = 0.0, "no answer"
     else:
-        scores = task.scores(examples, blind, intervals=False)
-        baseline, of = round(scores[figure]["value"], 6), task.blindly
+        scores = task.metrics(examples, blind, intervals=False)
+        baseline, of = round(scores[figure]["value"], 6), task.baseline_name
     return {
         "rows": len(examples), "figure": figure, "value": value, "baseline": baseline, "baseline_of": of,
         "better": value > baseline, "judged_by": "held-out",
@@ -136,8 +136,8 @@ def compared(task: Task, examples: Sequence[Example], figures: Mapping[str, floa
 
 def by_cross_validation(task: Task, solution: Mapping[str, Any]) -> dict[str, Any]:
     """What the head gave rows it had not seen when it was solved, beside the share of the most frequent class."""
-    baseline = round(max(task.counts) / sum(task.counts), 6)
+    baseline = round(max(task.label_counts) / sum(task.label_counts), 6)
     return {
         "rows": solution["rows"], "figure": solution["figure"], "value": solution["value"], "baseline": baseline,
-        "baseline_of": task.blindly, "better": solution["value"] > baseline, "judged_by": "cross-validated",
+        "baseline_of": task.baseline_name, "better": solution["value"] > baseline, "judged_by": "cross-validated",
     }  # fmt: skip

@@ -23,8 +23,8 @@ from textus.core.rng import derive_seed
 from textus.models.contract import LanguageModel
 from textus.models.nn.heads import RegressionHead, SequenceHead
 from textus.tasks.base import EncodedExample, Task
-from textus.tasks.encoding import batch_of, in_batches
-from textus.tasks.inference import states
+from textus.tasks.encoding import collate, length_batches
+from textus.tasks.inference import hidden_states
 
 HEADS = ("sequence", "number")
 """Kinds of heads that are a linear layer on one vector of a text."""
@@ -100,12 +100,12 @@ def begin_with(
     problem = problem_of(model, task, [rows[place] for place in places], pad_id)
     solution = solve(problem)
     with torch.no_grad():
-        head: Any = model.heads[task.called]
+        head: Any = model.heads[task.head_name]
         head.out.weight.copy_(solution.weight)
         head.out.bias.copy_(solution.bias)
     name, value = problem.figure(solution.held_out)
     log_notice(
-        f"the head of {task.called} begins as a linear model solved on the vectors of {len(places):,} rows: {name}"
+        f"the head of {task.head_name} begins as a linear model solved on the vectors of {len(places):,} rows: {name}"
         f" {value:.3g} in cross-validation"
     )
     return {
@@ -119,13 +119,13 @@ def problem_of(
     model: LanguageModel, task: Task, rows: Sequence[EncodedExample], pad_id: int
 ) -> RegressionProblem:
     """What the task's head is to fit on the states of the model as it is."""
-    head, device = model.heads[task.called], next(model.parameters()).device
+    head, device = model.heads[task.head_name], next(model.parameters()).device
     was_training = model.training
     model.eval()
     vectors: list[Tensor] = [torch.empty(0)] * len(rows)
-    for places in in_batches([row.length for row in rows]):
-        batch = batch_of(task, [rows[place] for place in places], pad_id).to(device)
-        features = head.features(states(model, batch), batch).double().cpu()  # type: ignore[operator]
+    for places in length_batches([row.length for row in rows]):
+        batch = collate(task, [rows[place] for place in places], pad_id).to(device)
+        features = head.features(hidden_states(model, batch), batch).double().cpu()  # type: ignore[operator]
         for place, vector in zip(places, features, strict=True):
             vectors[place] = vector
     model.train(was_training)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -157,7 +157,7 @@ class Engine:
     ) -> Iterator[TokenEvent]:
         """The events of these prompts as they come; `row` is the place in `prompts`.
 
-        One `Sampling` serves all prompts; `sources` has one for each. Closing the iterator cancels the
+        One `SamplingParams` serves all prompts; `sources` has one for each. Closing the iterator cancels the
         rest. Raises UsageError before anything is generated, also where the engine is busy with other requests, whose
         events would be lost.
         """
@@ -309,16 +309,21 @@ def prefill(
 # ── many callers ───────────────────────────────────────────────────────────────────────────────
 
 
+EventCallback = Callable[["TokenEvent | TextusError | None"], None]
+"""Called on the engine's thread with each event of a request, its error, or None once it was cancelled."""
+
+
 class RequestHandle:
-    """The events of one request, as an iterator that waits for them.
+    """The events of one request, as an iterator that waits for them; with a callback, the engine calls that instead.
 
     As a context manager it cancels what is left on leaving. Iterating raises RunError where the model failed
     or the engine was closed before the request had ended.
     """
 
-    def __init__(self, thread: AsyncEngine) -> None:
+    def __init__(self, thread: AsyncEngine, callback: EventCallback | None = None) -> None:
         self._thread = thread
         self._events: queue.SimpleQueue[TokenEvent | TextusError | None] = queue.SimpleQueue()
+        self.deliver = callback or self._events.put
         self._ended = False
 
     def __iter__(self) -> RequestHandle:
@@ -367,11 +372,18 @@ class AsyncEngine:
         self._thread.start()
 
     def submit(
-        self, ids: Sequence[int], sampling: SamplingParams, source: Sequence[int] | None = None
+        self,
+        ids: Sequence[int],
+        sampling: SamplingParams,
+        source: Sequence[int] | None = None,
+        callback: EventCallback | None = None,
     ) -> RequestHandle:
-        """Queue a prompt. Raises UsageError for one that cannot be served, RunError after `close`."""
+        """Queue a prompt; its events go to `callback`, or are read from the handle.
+
+        Raises UsageError for a prompt that cannot be served, RunError after `close`.
+        """
         self.engine.check(ids, sampling, source)
-        reply = RequestHandle(self)
+        reply = RequestHandle(self, callback)
         if not self._order("submit", reply, (list(ids), sampling, source)):
             raise RunError("closed", "the engine is closed; start the server again")
         return reply
@@ -400,7 +412,7 @@ class AsyncEngine:
                 going = self._obey()
                 for event in self.engine.step() if going else []:
                     reply = self._open.pop(event.row) if event.is_last else self._open[event.row]
-                    reply._events.put(event.error or event)
+                    reply.deliver(event.error or event)
             except Exception as error:  # any: who waits must not wait for ever
                 self._fail(error)
         self._fail(RunError("closed", "the engine was closed before this request had ended; send it again"))
@@ -423,12 +435,12 @@ class AsyncEngine:
             if each is reply:
                 self.engine.cancel(number)
                 del self._open[number]
-                reply._events.put(None)
+                reply.deliver(None)
                 return
 
     def _fail(self, error: Exception) -> None:
         """Every open request gets the error; none is left hanging."""
         self.engine.clear()
         for reply in self._open.values():
-            reply._events.put(failure(error))
+            reply.deliver(failure(error))
         self._open.clear()

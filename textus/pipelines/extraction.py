@@ -24,12 +24,12 @@ from textus.data.labeled import clean_text
 from textus.data.read_options import DETECTED, ReadOptions
 from textus.metrics.entities import entity_scores
 from textus.models.contract import LanguageModel
-from textus.tasks.inference import read
-from textus.tasks.registry import from_record, learnt, named_of_kind, names_of, opened
+from textus.tasks.inference import predict_texts
+from textus.tasks.registry import head_of_kind, load_for_task, record_for_task, task_from_record, task_names
 from textus.tasks.relation_data import RelationExample
 from textus.tasks.relations import Relations
 from textus.tasks.tagging import Tagging
-from textus.tasks.token_data import text_of
+from textus.tasks.token_data import read_row_text
 from textus.tokenizers import Tokenizer
 
 LINE = re.compile(r"[^\r\n]*\S[^\r\n]*")
@@ -61,14 +61,14 @@ class TaskPredictor:
 
 def load_predictor(path: Path, flag: str, wanted: type[Tagging] | type[Relations]) -> TaskPredictor:
     """A run for one of the two parts; UsageError for a run of another task, or tags that are no entities."""
-    model, tokenizer, record = opened(path)
-    name, known = named_of_kind(record, wanted.name), names_of(record)
+    model, tokenizer, record = load_for_task(path)
+    name, known = head_of_kind(record, wanted.name), task_names(record)
     if name is None:
         why = f"was fine-tuned for {', '.join(known)}" if known else "was not fine-tuned for a task"
         raise UsageError(
             "wrong_task", f"{flag} {path} {why}; give a run of textus finetune --task {wanted.name}"
         )
-    task = from_record(learnt(record, name, path))
+    task = task_from_record(record_for_task(record, name, path))
     if isinstance(task, Tagging) and not task.entities:
         raise UsageError(
             "wrong_task", f"{flag} {path} tells plain tags such as {task.labels[0]!r}, no entities"
@@ -104,7 +104,8 @@ def read_passages(path: Path, options: ReadOptions = DETECTED) -> list[CitedPass
     else:
         records = options.records(path)
         found = [
-            CitedPassage(text_of(each, "a text"), str(each.values.get("id", each.where))) for each in records
+            CitedPassage(read_row_text(each, "a text"), str(each.values.get("id", each.where)))
+            for each in records
         ]
     held = [each for each in found if each.text.strip()]
     if not held:
@@ -116,11 +117,11 @@ def read_passages(path: Path, options: ReadOptions = DETECTED) -> list[CitedPass
 
 def tag_entities(finder: TaskPredictor, texts: Sequence[tuple[str, str]]) -> list[RelationExample]:
     """Texts, each with what to call it, with the entities that are found in them."""
-    examples = [finder.task.asked((text,), where) for text, where in texts]
-    outputs = read(finder.model, finder.task, finder.tokenizer, examples)
+    examples = [finder.task.example_from_text((text,), where) for text, where in texts]
+    outputs = predict_texts(finder.model, finder.task, finder.tokenizer, examples)
     found = []
     for example, output in zip(examples, outputs, strict=True):
-        told = finder.task.told(example, output)["entities"]
+        told = finder.task.to_json(example, output)["entities"]
         spans = tuple((each["label"], each["start"], each["end"]) for each in told)
         found.append(RelationExample((example.text,), None, example.where, entities=spans))
     return found
@@ -133,10 +134,10 @@ def extract_triples(
     finder, joiner = load_predictors(entities, relations)
     given = read_passages(path, options)
     examples = tag_entities(finder, [(each.text, each.document) for each in given])
-    outputs = read(joiner.model, joiner.task, joiner.tokenizer, examples)
+    outputs = predict_texts(joiner.model, joiner.task, joiner.tokenizer, examples)
     found = []
     for passage, example, output in zip(given, examples, outputs, strict=True):
-        for each in joiner.task.told(example, output)["triples"]:
+        for each in joiner.task.to_json(example, output)["triples"]:
             for role in ("head", "tail"):
                 each[role] |= {
                     "start": each[role]["start"] + passage.start, "end": each[role]["end"] + passage.start,
@@ -165,7 +166,7 @@ def evaluate_triples(
             " whole text cannot be counted by it",
         )
     found = tag_entities(finder, [(each.text, each.where) for each in rows])
-    outputs = read(joiner.model, joiner.task, joiner.tokenizer, found)
+    outputs = predict_texts(joiner.model, joiner.task, joiner.tokenizer, found)
     spans = entity_scores([dedupe(each.entities) for each in rows], [dedupe(each.entities) for each in found])
     gold = [by_span(each, joiner.task.gold(each)) for each in rows]
     guess = [by_span(each, joiner.task.triples(out)) for each, out in zip(found, outputs, strict=True)]

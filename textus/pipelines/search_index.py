@@ -47,8 +47,8 @@ from textus.models.contract import LanguageModel
 from textus.runs.store import RUN_FILES
 from textus.runs.store import verify as verify_run
 from textus.tasks.base import Task
-from textus.tasks.registry import from_record, learnt, named_of_kind, opened
-from textus.tasks.similarity import similarity_of, vectors
+from textus.tasks.registry import head_of_kind, load_for_task, record_for_task, task_from_record
+from textus.tasks.similarity import embed_texts, make_similarity_task
 from textus.tokenizers import Tokenizer
 
 FILES = (
@@ -151,7 +151,7 @@ def store_encoder(run: Path, folder: Path) -> dict[str, str]:
 
 def store_vectors(run: Path, texts: Sequence[str], file: Path) -> None:
     """The texts' vectors as `usearch` keeps them."""
-    found = vectors(*load_encoder(run), texts)
+    found = embed_texts(*load_encoder(run), texts)
     index = import_optional("usearch.index", "search").Index(ndim=found.shape[1], metric="ip", dtype="f32")
     index.add(np.arange(len(texts)), found, threads=1)
     index.save(str(file))
@@ -159,9 +159,13 @@ def store_vectors(run: Path, texts: Sequence[str], file: Path) -> None:
 
 def load_encoder(run: Path) -> tuple[LanguageModel, Task, Tokenizer]:
     """A run's model, how it makes vectors (as it learnt, or the mean of its states), and its tokenizer."""
-    model, tokenizer, record = opened(run)
-    name = named_of_kind(record, "similarity")
-    return model, from_record(learnt(record, name, run)) if name else similarity_of(model), tokenizer
+    model, tokenizer, record = load_for_task(run)
+    name = head_of_kind(record, "similarity")
+    return (
+        model,
+        task_from_record(record_for_task(record, name, run)) if name else make_similarity_task(model),
+        tokenizer,
+    )
 
 
 # ── searching ──────────────────────────────────────────────────────────────────────────────────
@@ -282,7 +286,7 @@ class Index:
         module = import_optional("usearch.index", "search")
         with self._reading("vectors.usearch"):
             index = module.Index.restore(str(self.path / "vectors.usearch"))
-            if len(index) != self.size or index.ndim != vectors(*reading, ["a"]).shape[1]:
+            if len(index) != self.size or index.ndim != embed_texts(*reading, ["a"]).shape[1]:
                 raise ValueError(f"{len(index)} vectors of {index.ndim} numbers")
         return index, reading
 
@@ -303,7 +307,7 @@ class Index:
 
     def _by_meaning(self, queries: Sequence[str], k: int) -> list[list[tuple[int, float]]]:
         index, reading = self._dense
-        asked = vectors(*reading, queries)
+        asked = embed_texts(*reading, queries)
         lists = []
         for each in asked:
             found = index.search(each, min(k, len(index)), exact=len(index) <= EXACT, threads=1)

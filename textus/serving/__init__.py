@@ -1,8 +1,8 @@
-"""HTTP in front of the engine: OpenAI's routes, a page that uses only them, and a guard before both."""
+"""The HTTP server: OpenAI-compatible routes over the engine, and a web page that uses them."""
 
 from textus.core.names import import_optional
 
-for _module in ("fastapi", "uvicorn"):  # said here once, instead of an ImportError from somewhere inside
+for _module in ("fastapi", "uvicorn"):  # one error here instead of an ImportError later
     import_optional(_module, "serve")
 
 from textus.serving.app import create_app, serve  # noqa: E402

@@ -1,9 +1,7 @@
-"""The HTTP server: OpenAI-compatible routes over the engine, the page, the guard, and `serve`.
+"""The HTTP server: OpenAI-compatible routes over the engine, the web page, and `serve`.
 
-Routes: GET /v1/models, GET /v1/models/{id}, POST /v1/completions, POST /v1/chat/completions, GET /health, GET
-/ and the page's files. There are no keys: whoever reaches the port may use it, which is why it is bound to
-this machine and why requests that other web sites make a browser send (cross-site forgery, DNS rebinding) are
-refused.
+There are no API keys: anyone who reaches the port may use it. So the server binds to this machine by default, and
+rejects requests that other web sites make a browser send (cross-site forgery, DNS rebinding).
 """
 
 from __future__ import annotations
@@ -54,35 +52,36 @@ def create_app(
     hosts: Sequence[str] = (),
     origins: Sequence[str] = (),
 ) -> FastAPI:
-    """The application over these models; it starts one engine thread for each, closed when the server stops.
+    """The application over these models, with one engine thread for each until the server stops.
 
-    Each model writes at most `max_rows` answers together; `max_queue` more wait, the next gets 429. `host` is
-    the address it will be bound to; `hosts` are further names by which it may be addressed (behind a proxy, from a
-    container), `origins` those of other web pages that may use it. Raises UsageError for no models, two of one name,
-    and a model that cannot generate.
+    Each model generates at most `max_rows` choices at once; `max_queue` more wait, the next gets 429. `host` is the
+    address the server will be bound to; `hosts` are further host names it accepts (behind a proxy, from a container),
+    `origins` the origins of other web pages that may use it. Raises UsageError for no models, duplicate names, and a
+    model that cannot generate.
     """
-    known = [each.name for each in served]
-    if not known:
-        raise UsageError("missing_argument", "there is nothing to serve; name at least one run")
-    if len(set(known)) < len(known):
+    names = [model.name for model in served]
+    if not names:
+        raise UsageError("missing_argument", "nothing to serve; name at least one run")
+    if len(set(names)) < len(names):
         raise UsageError(
-            "duplicate_name", f"two models have one name ({', '.join(known)}); rename one of the run folders"
+            "duplicate_name",
+            f"two models have the same name ({', '.join(names)}); rename one of the run folders",
         )
-    for each in served:
-        if not each.model.can_generate:
+    for model in served:
+        if not model.model.can_generate:
             raise UsageError(
                 "unsupported_model",
-                f"{each.name} cannot be served: {type(each.model).__name__} reads texts and generates none; take a run"
-                " of another family, or use it with textus embed or textus finetune",
+                f"{model.name} cannot be served: {type(model.model).__name__} cannot generate text; serve a run of"
+                " another family, or use this one with textus embed or textus finetune",
             )
-        each.check_template()
-    names, pages = [parse_host_name(name) for name in hosts], [parse_origin(url) for url in origins]
-    desks = {each.name: RequestScheduler(each, max_rows, max_queue) for each in served}
+        model.check_template()
+    own_hosts, pages = [parse_host_name(name) for name in hosts], [parse_origin(url) for url in origins]
+    schedulers = {model.name: RequestScheduler(model, max_rows, max_queue) for model in served}
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        await asyncio.gather(*(asyncio.to_thread(desk.close) for desk in desks.values()))
+        await asyncio.gather(*(asyncio.to_thread(scheduler.close) for scheduler in schedulers.values()))
 
     # No generated documentation page: it would load scripts from another host.
     app = FastAPI(
@@ -93,34 +92,38 @@ def create_app(
         redirect_slashes=False,
         lifespan=lifespan,
     )
-    app.state.desks = desks
+    app.state.schedulers = schedulers
     add_errors(app)
-    add_models(app, desks)
-    add_generation(app, desks)
+    add_models(app, schedulers)
+    add_generation(app, schedulers)
     add_page(app)
-    app.add_middleware(OriginHostMiddleware, host=host, hosts=names, origins=pages)
+    app.add_middleware(OriginHostMiddleware, host=host, hosts=own_hosts, origins=pages)
     return app
 
 
 # ── routes ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def add_models(app: FastAPI, desks: dict[str, RequestScheduler]) -> None:
+def add_models(app: FastAPI, schedulers: dict[str, RequestScheduler]) -> None:
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [model_card(desk.served) for desk in desks.values()]}
+        return {"object": "list", "data": [model_card(scheduler.served) for scheduler in schedulers.values()]}
 
     @app.get("/v1/models/{name:path}")
     async def model(name: str) -> dict[str, Any]:
-        return model_card(get_scheduler(desks, name).served)
+        return model_card(get_scheduler(schedulers, name).served)
 
     @app.get("/health")
     async def health() -> dict[str, Any]:
-        return {"status": "ok", "models": list(desks), "open": sum(desk.n_open for desk in desks.values())}
+        return {
+            "status": "ok",
+            "models": list(schedulers),
+            "open": sum(scheduler.n_open for scheduler in schedulers.values()),
+        }
 
 
 def model_card(served: ServedModel) -> dict[str, Any]:
-    """A model as GET /v1/models shows it: OpenAI's four fields, and what a page needs to know."""
+    """A model in GET /v1/models: OpenAI's four fields, and two that the web page needs."""
     return {
         "id": served.name,
         "object": "model",
@@ -131,49 +134,49 @@ def model_card(served: ServedModel) -> dict[str, Any]:
     }
 
 
-def get_scheduler(desks: dict[str, RequestScheduler], name: str) -> RequestScheduler:
-    if name in desks:
-        return desks[name]
-    near = nearest_name(name, desks)
+def get_scheduler(schedulers: dict[str, RequestScheduler], name: str) -> RequestScheduler:
+    if name in schedulers:
+        return schedulers[name]
+    near = nearest_name(name, schedulers)
     hint = f"did you mean {near!r}? " if near else ""
     shown = name if len(name) <= 60 else name[:57] + "..."
-    message = f"there is no model {shown!r}; {hint}served here: {', '.join(desks)}"
+    message = f"model {shown!r} not found; {hint}available: {', '.join(schedulers)}"
     raise ApiError(404, message, param="model", code="model_not_found")
 
 
-def add_generation(app: FastAPI, desks: dict[str, RequestScheduler]) -> None:
+def add_generation(app: FastAPI, schedulers: dict[str, RequestScheduler]) -> None:
     @app.post("/v1/completions")
     async def completions(request: Request) -> Response:
-        return await respond(request, desks, schemas.parse_completion, CompletionFormat)
+        return await respond(request, schedulers, schemas.parse_completion, CompletionFormat)
 
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:
-        return await respond(request, desks, schemas.parse_chat, ChatFormat)
+        return await respond(request, schedulers, schemas.parse_chat, ChatFormat)
 
 
 async def respond(
-    request: Request,
-    desks: dict[str, RequestScheduler],
-    read: Callable[[schemas.RequestFields], CompletionRequest],
-    rendering: type[CompletionFormat] | type[ChatFormat],
+    http_request: Request,
+    schedulers: dict[str, RequestScheduler],
+    parse: Callable[[schemas.RequestFields], CompletionRequest],
+    response_format: type[CompletionFormat] | type[ChatFormat],
 ) -> Response:
-    """Check, begin, and answer whole or as a stream; both are made of the same pieces."""
-    asked = read(schemas.parse_body(await read_body(request)))
-    desk = get_scheduler(desks, asked.model)
-    if asked.messages and not desk.served.chat:
-        fault = desk.served.chat_fault
-        why = f"does not chat ({fault})" if fault else "was trained to continue text, not to chat"
+    """Validate, submit, and respond as a stream of chunks or with one body made of the same deltas."""
+    request = parse(schemas.parse_body(await read_body(http_request)))
+    scheduler = get_scheduler(schedulers, request.model)
+    if request.messages and not scheduler.served.chat:
+        fault = scheduler.served.chat_fault
+        reason = f"cannot chat ({fault})" if fault else "was trained to continue text, not to chat"
         raise ApiError(
             400,
-            f"{asked.model!r} {why}; use POST /v1/completions",
+            f"{request.model!r} {reason}; use POST /v1/completions",
             param="model",
             code="model_not_chat",
         )
-    call = await desk.open(asked)
-    form = rendering(asked)
-    if asked.stream:
-        return EventStream(stream_events(call, asked, form), call)
-    return await full_response(request, call, asked, form)
+    stream = await scheduler.submit(request)
+    formatter = response_format(request)
+    if request.stream:
+        return EventStream(stream_events(stream, request, formatter), stream)
+    return await full_response(http_request, stream, formatter)
 
 
 async def read_body(request: Request) -> bytes:
@@ -193,53 +196,51 @@ async def read_body(request: Request) -> bytes:
 
 
 async def full_response(
-    request: Request, call: RequestStream, asked: CompletionRequest, form: CompletionFormat | ChatFormat
+    http_request: Request, stream: RequestStream, formatter: CompletionFormat | ChatFormat
 ) -> Response:
-    """The answer in one piece. A caller who hangs up meanwhile ends the work."""
-    texts, reasons = [""] * len(call.rows), [""] * len(call.rows)
-    watcher = asyncio.create_task(cancel_on_disconnect(request, call))
+    """All deltas in one body. Generation stops if the client disconnects."""
+    texts, reasons = [""] * len(stream.choices), [""] * len(stream.choices)
+    watcher = asyncio.create_task(cancel_on_disconnect(http_request, stream))
     try:
-        async for piece in call:
-            texts[piece.index] += piece.text
-            reasons[piece.index] = piece.reason or ""
+        async for delta in stream:
+            texts[delta.index] += delta.text
+            reasons[delta.index] = delta.reason or ""
     finally:
         watcher.cancel()
-    if call.cancelled and not all(reasons):
-        return Response(status_code=499)  # nobody is there to read it
-    choices = [
-        form.choice(i, text, reason) for i, (text, reason) in enumerate(zip(texts, reasons, strict=True))
-    ]
-    return JSONResponse({**form.head(stream=False), "choices": choices, "usage": call.usage()})
+    if stream.cancelled and not all(reasons):
+        return Response(status_code=499)  # the client has disconnected
+    choices = [formatter.choice(i, *pair) for i, pair in enumerate(zip(texts, reasons, strict=True))]
+    return JSONResponse({**formatter.head(stream=False), "choices": choices, "usage": stream.usage()})
 
 
-async def cancel_on_disconnect(request: Request, call: RequestStream) -> None:
+async def cancel_on_disconnect(request: Request, stream: RequestStream) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
-    call.cancel()
+    stream.cancel()
 
 
 async def stream_events(
-    call: RequestStream, asked: CompletionRequest, form: CompletionFormat | ChatFormat
+    stream: RequestStream, request: CompletionRequest, formatter: CompletionFormat | ChatFormat
 ) -> AsyncIterator[str]:
-    """Server-sent events: a chunk for every piece, then the counts where asked for, then [DONE]."""
-    head = form.head(stream=True)
+    """Server-sent events: chunks for every delta, then the usage if requested, then [DONE]."""
+    head = formatter.head(stream=True)
 
     def chunk(choices: list[dict[str, Any]], usage: bool = False) -> str:
-        counts = {"usage": call.usage() if usage else None} if asked.usage else {}
+        counts = {"usage": stream.usage() if usage else None} if request.usage else {}
         return format_sse({**head, "choices": choices, **counts})
 
     try:
-        for opening in form.openings(len(call.rows)):
-            yield chunk([opening])
-        async for piece in call:
-            for delta in form.deltas(piece):
-                yield chunk([delta], usage=asked.continuous_usage)
+        for choice in formatter.opening_choices(len(stream.choices)):
+            yield chunk([choice])
+        async for delta in stream:
+            for choice in formatter.chunk_choices(delta):
+                yield chunk([choice], usage=request.continuous_usage)
     except STOPS:
         raise
-    except BaseException as error:  # the status line is long gone: the stream carries it
+    except BaseException as error:  # the status line has been sent: the stream carries the error
         yield format_sse(to_api_error(error).body())
     else:
-        if asked.usage:
+        if request.usage:
             yield chunk([], usage=True)
     yield "data: [DONE]\n\n"
 
@@ -249,18 +250,18 @@ def format_sse(value: dict[str, Any]) -> str:
 
 
 class EventStream(StreamingResponse):
-    """Ends the work with the connection, wherever the stream stood."""
+    """A stream of events that stops the generation when the connection ends."""
 
-    def __init__(self, content: AsyncIterator[str], call: RequestStream) -> None:
+    def __init__(self, content: AsyncIterator[str], stream: RequestStream) -> None:
         headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
         super().__init__(content, media_type="text/event-stream", headers=headers)
-        self.call = call
+        self.stream = stream
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self.call.cancel()
+            self.stream.cancel()
 
 
 class CompletionFormat:
@@ -268,8 +269,12 @@ class CompletionFormat:
 
     prefix, whole_name, chunk_name = "cmpl", "text_completion", "text_completion"
 
-    def __init__(self, asked: CompletionRequest) -> None:
-        self.id, self.created, self.model = f"{self.prefix}-{uuid.uuid4().hex}", int(time.time()), asked.model
+    def __init__(self, request: CompletionRequest) -> None:
+        self.id, self.created, self.model = (
+            f"{self.prefix}-{uuid.uuid4().hex}",
+            int(time.time()),
+            request.model,
+        )
 
     def head(self, stream: bool) -> dict[str, Any]:
         name = self.chunk_name if stream else self.whole_name
@@ -278,15 +283,15 @@ class CompletionFormat:
     def choice(self, index: int, text: str, reason: str | None) -> dict[str, Any]:
         return {"index": index, "text": text, "logprobs": None, "finish_reason": reason}
 
-    def openings(self, n: int) -> Iterator[dict[str, Any]]:
+    def opening_choices(self, n: int) -> Iterator[dict[str, Any]]:
         yield from ()
 
-    def deltas(self, piece: TextDelta) -> Iterator[dict[str, Any]]:
-        yield self.choice(piece.index, piece.text, piece.reason)
+    def chunk_choices(self, delta: TextDelta) -> Iterator[dict[str, Any]]:
+        yield self.choice(delta.index, delta.text, delta.reason)
 
 
 class ChatFormat(CompletionFormat):
-    """OpenAI's chat.completion: a chunk with the role first, an empty one with the reason last."""
+    """OpenAI's chat.completion; its stream starts with a chunk for the role and ends with an empty one."""
 
     prefix, whole_name, chunk_name = "chatcmpl", "chat.completion", "chat.completion.chunk"
 
@@ -294,31 +299,31 @@ class ChatFormat(CompletionFormat):
         message = {"role": "assistant", "content": text, "refusal": None}
         return {"index": index, "message": message, "logprobs": None, "finish_reason": reason}
 
-    def openings(self, n: int) -> Iterator[dict[str, Any]]:
+    def opening_choices(self, n: int) -> Iterator[dict[str, Any]]:
         for index in range(n):
-            yield self.delta(index, {"role": "assistant", "content": ""})
+            yield self.chunk_choice(index, {"role": "assistant", "content": ""})
 
-    def deltas(self, piece: TextDelta) -> Iterator[dict[str, Any]]:
-        if piece.text:
-            yield self.delta(piece.index, {"content": piece.text})
-        if piece.reason:
-            yield self.delta(piece.index, {}, piece.reason)
+    def chunk_choices(self, delta: TextDelta) -> Iterator[dict[str, Any]]:
+        if delta.text:
+            yield self.chunk_choice(delta.index, {"content": delta.text})
+        if delta.reason:
+            yield self.chunk_choice(delta.index, {}, delta.reason)
 
-    def delta(self, index: int, delta: dict[str, Any], reason: str | None = None) -> dict[str, Any]:
+    def chunk_choice(self, index: int, delta: dict[str, Any], reason: str | None = None) -> dict[str, Any]:
         return {"index": index, "delta": delta, "logprobs": None, "finish_reason": reason}
 
 
 def add_page(app: FastAPI) -> None:
-    """The page's files, read once: nothing else of the disk can be asked for."""
+    """The web page's files, read once: no other file on the disk can be requested."""
     folder = files("textus.serving") / "web"
     for path, (name, kind) in PAGE.items():
         page = Response((folder / name).read_bytes(), media_type=kind, headers={"cache-control": "no-cache"})
         app.add_route(path, static_response(page), methods=["GET"])
 
 
-def static_response(page: Response) -> Callable[[Request], Awaitable[Response]]:
+def static_response(response: Response) -> Callable[[Request], Awaitable[Response]]:
     async def respond(_: Request) -> Response:
-        return page
+        return response
 
     return respond
 
@@ -327,27 +332,27 @@ def static_response(page: Response) -> Callable[[Request], Awaitable[Response]]:
 
 
 class Server(uvicorn.Server):
-    """Lets open answers end when it is told to stop; after `GRACE` seconds it ends them itself."""
+    """On shutdown lets running requests finish for `GRACE` seconds, then ends them."""
 
-    def __init__(self, config: uvicorn.Config, desks: Sequence[RequestScheduler]) -> None:
+    def __init__(self, config: uvicorn.Config, schedulers: Sequence[RequestScheduler]) -> None:
         super().__init__(config)
-        self.desks = desks
+        self.schedulers = schedulers
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        closing = asyncio.create_task(self.close_desks())
+        closing = asyncio.create_task(self.close_schedulers())
         await super().shutdown(sockets)
         closing.cancel()
 
-    async def close_desks(self) -> None:
+    async def close_schedulers(self) -> None:
         await asyncio.sleep(GRACE)
-        await asyncio.gather(*(asyncio.to_thread(desk.close) for desk in self.desks))
+        await asyncio.gather(*(asyncio.to_thread(scheduler.close) for scheduler in self.schedulers))
 
 
 def serve(served: Sequence[ServedModel], host: str = "127.0.0.1", port: int = 8000, **options: Any) -> None:
-    """Answer on `host`:`port` (0: any free one) until Ctrl-C or SIGTERM; `options` are those of `create_app`.
+    """Serve on `host`:`port` (0: any free one) until Ctrl-C or SIGTERM; `options` are those of `create_app`.
 
-    Open answers get some seconds to end. Raises UsageError where the port is in use (a free one named) or
-    the address is not this machine's.
+    Running requests get a few seconds to finish. Raises UsageError if the port is in use (suggesting a free one) or
+    the address is not one of this machine.
     """
     with bind_socket(host, port) as listener:
         app = create_app(served, host=host, **options)
@@ -358,13 +363,13 @@ def serve(served: Sequence[ServedModel], host: str = "127.0.0.1", port: int = 80
             server_header=False,
             timeout_graceful_shutdown=2 * GRACE,
         )
-        server = Server(config, list(app.state.desks.values()))
+        server = Server(config, list(app.state.schedulers.values()))
         if host not in ("127.0.0.1", "localhost", "::1"):
             log_notice(
-                f"bound to {host}: everyone who reaches this address can use the models, there are no keys"
+                f"bound to {host}: anyone who reaches this address can use the models; there are no API keys"
             )
         log_notice(
-            f"serving {', '.join(each.name for each in served)} at {listening_url(listener)} (Ctrl-C stops)"
+            f"serving {', '.join(model.name for model in served)} at {listening_url(listener)} (Ctrl-C to stop)"
         )
         with quiet_signals():
             server.run(sockets=[listener])
@@ -372,7 +377,7 @@ def serve(served: Sequence[ServedModel], host: str = "127.0.0.1", port: int = 80
 
 
 def bind_socket(host: str, port: int) -> socket.socket:
-    """A listening socket: the port is ours before anything else is done. UsageError where it cannot be."""
+    """A listening socket, bound before anything else happens; UsageError if it cannot be."""
     if not 0 <= port <= 65535:
         raise UsageError(
             "out_of_range", f"port={port} is not a port; give a number from 1 to 65535, or 0 for any free one"
@@ -381,11 +386,11 @@ def bind_socket(host: str, port: int) -> socket.socket:
         return open_socket(host, port)
     except socket.gaierror as error:
         raise UsageError(
-            "invalid_value", f"host={host!r} is not known; give an address of this machine, such as 127.0.0.1"
+            "invalid_value", f"host={host!r} not found; give an address of this machine, such as 127.0.0.1"
         ) from error
     except PermissionError as error:
         raise UsageError(
-            "address_not_available", f"port {port} is reserved for the administrator; take one above 1023"
+            "address_not_available", f"port {port} needs administrator rights; use one above 1023"
         ) from error
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
@@ -411,7 +416,7 @@ def open_socket(host: str, port: int) -> socket.socket:
 
 
 def free_port(host: str, after: int) -> int:
-    """The next free port, or any."""
+    """The next free port within 50, else any."""
     for port in [*range(after + 1, min(after + 50, 65536)), 0]:
         with contextlib.suppress(OSError), open_socket(host, port) as listener:
             return listener.getsockname()[1]
@@ -425,13 +430,13 @@ def listening_url(listener: socket.socket) -> str:
 
 @contextlib.contextmanager
 def quiet_signals() -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the server and nothing more: uvicorn raises them again once it has shut down."""
+    """Ignore the Ctrl-C and SIGTERM that uvicorn raises again after it has shut down."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {each: signal.signal(each, lambda *_: None) for each in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

@@ -1,9 +1,8 @@
-"""What stands around the routes: who may send requests, and that each of them is answered whatever fails.
+"""The outermost layer: which requests are accepted, and that each one gets a response whatever fails.
 
-`OriginHostMiddleware` is the outermost layer. It refuses what another web site makes a browser send, answers the
-preflights of the origins that were allowed, turns every exception into an error in OpenAI's form, and puts the
-security headers on all of it. Nothing a request causes reaches the web server, which would answer in plain text and
-end the connection.
+`OriginHostMiddleware` rejects what another web site makes a browser send, answers the CORS preflights of allowed
+origins, turns every exception into an error in OpenAI's format, and adds the security headers. So no exception reaches
+the web server, which would respond in plain text and close the connection.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ FOREIGN_ROUTES = {
     "/v1/responses": "POST /v1/chat/completions",
     "/v1/messages": "POST /v1/chat/completions",
 }
-"""Routes of other servers → the one here that does the same."""
+"""Route of another server → the one here that does the same."""
 
 SECURITY_HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -57,35 +56,35 @@ SECURITY_HEADERS = {
     "cross-origin-resource-policy": "same-origin",
 }
 PREFLIGHT_SECONDS = 600
-"""How long a browser may remember the answer to a preflight."""
+"""How long a browser may cache the response to a preflight."""
 STOPS = (KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError)
-"""What ends the work from outside; everything else that is raised is a failure of this one request."""
+"""Raised to end the work from outside; any other exception is a failure of this one request."""
 
 
 def add_errors(app: FastAPI) -> None:
-    """Refusals of ours and of the router, in OpenAI's form."""
+    """Respond to errors of ours and of the router in OpenAI's format."""
 
     @app.exception_handler(ApiError)
-    async def refused(_: Request, error: ApiError) -> JSONResponse:
+    async def api_error(_: Request, error: ApiError) -> JSONResponse:
         return error_response(error)
 
     @app.exception_handler(HTTPException)
-    async def routing(request: Request, error: HTTPException) -> JSONResponse:
+    async def routing_error(request: Request, error: HTTPException) -> JSONResponse:
         method, path = request.method, request.url.path
         if error.status_code == 405:
             allowed = (error.headers or {}).get("Allow", "")
-            message = f"{path} does not take {method}; use {allowed}"
+            message = f"{method} is not allowed on {path}; use {allowed}"
         else:
             message = no_route_message(path)
         return error_response(ApiError(error.status_code, message), dict(error.headers or {}))
 
 
 def no_route_message(path: str) -> str:
-    """What to use instead of a path that has no route."""
+    """The error for a path without a route, naming what to use instead."""
     shown = path if len(path) <= 60 else path[:57] + "..."
-    here = FOREIGN_ROUTES.get(path.rstrip("/"))
-    hint = f"in OpenAI's form this is {here}; " if here else ""
-    return f"there is no route {shown}; {hint}the routes are {', '.join(ROUTES)}"
+    equivalent = FOREIGN_ROUTES.get(path.rstrip("/"))
+    hint = f"use {equivalent}; " if equivalent else ""
+    return f"no route {shown}; {hint}available: {', '.join(ROUTES)}"
 
 
 def error_response(error: ApiError, headers: dict[str, str] | None = None) -> JSONResponse:
@@ -99,11 +98,11 @@ def error_response(error: ApiError, headers: dict[str, str] | None = None) -> JS
 
 
 class OriginHostMiddleware:
-    """Refuses what another web site makes a browser send, and answers for whatever fails behind it.
+    """Rejects requests from other web sites, and responds to any failure of the layers inside.
 
-    A page elsewhere can point a browser at 127.0.0.1 in two ways: directly, and then the browser names that
-    page in `Origin`; or by a DNS name of its own that it rebinds to 127.0.0.1, and then that name is in
-    `Host`. `hosts` (of `host_name`) and `origins` (of `origin_of`) are allowed besides the server's own.
+    A page elsewhere can make a browser send requests to 127.0.0.1 in two ways: directly, and then the browser names
+    that page in `Origin`; or through a DNS name that it rebinds to 127.0.0.1, and then that name is in `Host`. `hosts`
+    (of `parse_host_name`) and `origins` (of `parse_origin`) are allowed in addition to the server's own.
     """
 
     def __init__(
@@ -134,19 +133,19 @@ class OriginHostMiddleware:
             await (self.own_response(request) or self.app)(scope, receive, send_guarded)
         except STOPS:
             raise
-        except ClientDisconnect:  # the caller hung up while its body was read
+        except ClientDisconnect:  # the client disconnected while sending its body
             pass
-        except BaseException as error:  # a tokenizer's panic is no Exception
+        except BaseException as error:  # a panic of the tokenizer library is no Exception
             log_failure(request, error)
             if not started:
                 await error_response(to_api_error(error))(scope, receive, send_guarded)
 
     def own_response(self, request: Request) -> Response | None:
-        """The response that the guard itself gives: a refusal, or the answer to a preflight."""
+        """A response without the layers inside: an error, or the response to a preflight."""
         if error := self.check(request):
             return error_response(error)
-        asked = request.headers.get("access-control-request-method")
-        if request.method == "OPTIONS" and asked and self.is_allowed(request):
+        method = request.headers.get("access-control-request-method")
+        if request.method == "OPTIONS" and method and self.is_allowed(request):
             headers = {
                 "access-control-allow-methods": "GET, POST, OPTIONS",
                 "access-control-allow-headers": request.headers.get("access-control-request-headers", "*"),
@@ -158,12 +157,12 @@ class OriginHostMiddleware:
         return None
 
     def check(self, request: Request) -> ApiError | None:
-        """Why this request is not answered, or None."""
+        """Why this request is rejected, or None."""
         host, origin = request.headers.get("host", ""), request.headers.get("origin")
         if not self.is_own_host(host):
             flag = f"--allow-host {parse_host_header(host) or 'NAME'}"
             message = (
-                f"this server does not answer to the name {host[:100]!r}; use http://127.0.0.1 or localhost, or"
+                f"the host name {host[:100]!r} is not allowed; use http://127.0.0.1 or localhost, or"
                 f" start it with {flag}"
             )
             return ApiError(403, message, code="host_not_allowed")
@@ -171,7 +170,7 @@ class OriginHostMiddleware:
         if origin is not None and origin.lower() != own and not self.is_allowed(request):
             flag = f"--allow-origin {origin[:100]}" if origin != "null" else "--allow-origin URL"
             message = (
-                f"a page of {origin[:100]!r} may not use this server; open the server's own page, or start it with"
+                f"pages of {origin[:100]!r} may not use this server; open the server's own page, or start it with"
                 f" {flag}"
             )
             return ApiError(403, message, code="origin_not_allowed")
@@ -182,7 +181,7 @@ class OriginHostMiddleware:
         return request.headers.get("origin", "").lower() in self.origins
 
     def cors_headers(self, request: Request) -> list[tuple[bytes, bytes]]:
-        """What lets a page of an allowed origin read the answer; errors too."""
+        """Headers that let a page of an allowed origin read the response, errors included."""
         if not self.origins:
             return []
         vary = [(b"vary", b"origin")]
@@ -192,13 +191,13 @@ class OriginHostMiddleware:
         return [*vary, (b"access-control-allow-origin", origin)]
 
     def is_own_host(self, host: str) -> bool:
-        """Whether a Host header names this machine; where every address is bound, any bare address does."""
+        """Whether a Host header names this server; bound to every address, any IP address does."""
         name = parse_host_header(host)
         return name in self.names or (self.any_address and is_address(name))
 
 
 def log_failure(request: Request, error: BaseException) -> None:
-    """One line at the terminal for a request that failed here; the traceback where TEXTUS_DEBUG is set."""
+    """Report a failed request in one line; with TEXTUS_DEBUG also its traceback."""
     text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
     log_notice(f"{request.method} {request.url.path[:60]!r} failed ({text}); TEXTUS_DEBUG=1 shows where")
     if os.environ.get("TEXTUS_DEBUG"):
@@ -208,7 +207,7 @@ def log_failure(request: Request, error: BaseException) -> None:
 
 
 def parse_host_header(host: str) -> str:
-    """The name in a Host header, without its port; empty where it is none."""
+    """The name in a Host header, without its port; empty if it is invalid."""
     try:
         return urlsplit(f"//{host}").hostname or ""
     except ValueError:
@@ -225,7 +224,7 @@ def is_address(name: str) -> bool:
 
 
 def parse_host_name(name: str) -> str:
-    """A name as `--allow-host` takes it, in small letters; UsageError for one with a scheme, a port or a path."""
+    """A name of `--allow-host` in lower case; UsageError for one with a scheme, a port or a path."""
     bare = name.strip("[]") if is_address(name.strip("[]")) else name
     if not bare or (bare == name and parse_host_header(name) != name.lower()):
         raise UsageError(
@@ -236,7 +235,7 @@ def parse_host_name(name: str) -> str:
 
 
 def parse_origin(url: str) -> str:
-    """An origin as `--allow-origin` takes it, in small letters; UsageError for anything but scheme, host and port."""
+    """An origin of `--allow-origin` in lower case; UsageError for anything but scheme, host and port."""
     try:
         parts = urlsplit(url.removesuffix("/"))
         good = bool(parts.scheme and parts.hostname) and (parts.port or 1) > 0

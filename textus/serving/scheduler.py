@@ -1,20 +1,20 @@
-"""From checked requests to text: one engine a model, many requests at once, each cancellable.
+"""From validated requests to text: one engine thread per model, many requests at once, each cancellable.
 
-The engine runs in a thread of its own and knows ids only. A `RequestScheduler` stands before it and knows the
-tokenizer; it takes a bounded number of rows. A `RequestStream` is one HTTP request's rows, and hands their text to the
-event loop as it comes.
+The engine works on ids only. A `RequestScheduler` holds the tokenizer and admits a bounded number of choices. The
+engine calls back with each token; the choices of an HTTP request put their text into the one asyncio queue of its
+`RequestStream`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from textus.core.errors import TextusError, UsageError
-from textus.generation.engine import AsyncEngine, Engine, RequestHandle, TokenEvent
+from textus.generation.engine import AsyncEngine, Engine, EventCallback, RequestHandle, TokenEvent
 from textus.generation.params import SamplingParams
 from textus.generation.sampling import beginning
 from textus.generation.streaming import TextStream
@@ -23,13 +23,13 @@ from textus.serving.schemas import MAX_TOKENS, ApiError, CompletionRequest
 from textus.tokenizers.chat_template import check_template
 
 PANIC = "PanicException"
-"""What the tokenizer's library raises where it gives up on a text; it is no `Exception` and has no importable name."""
+"""Raised by the tokenizer library when it gives up on a text; it is no `Exception` and cannot be imported."""
 Reason = Literal["stop", "length"]
 
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A model as the server knows it; `created` in seconds since 1970, `context_length` None: any length."""
+    """A model to serve; `created` in seconds since 1970, `context_length` None for an unlimited one."""
 
     name: str
     model: LanguageModel
@@ -40,7 +40,7 @@ class ServedModel:
     chat_fault: str = ""  # why its chat template is not used
 
     def check_template(self) -> None:
-        """UsageError for a model that chats by a template that drops the text of the user."""
+        """UsageError for a chat template that drops the user's text."""
         template = self.tokenizer.chat_template if self.chat else None
         try:
             if template is not None:
@@ -49,31 +49,31 @@ class ServedModel:
             raise UsageError(error.code, f"{self.name} cannot be served: {error}") from error
 
     def prompt_ids(self, prompt: str | list[int]) -> list[int]:
-        """The ids to continue; an empty text begins a new document."""
+        """The ids to continue; an empty prompt starts a new document."""
         if isinstance(prompt, str):
             prompt = [*self.tokenizer.begin, *self.tokenizer.encode(prompt)]
         return list(prompt) or [self.tokenizer.end_id]
 
     def engine_input(self, ids: list[int]) -> tuple[list[int], list[int] | None]:
-        """The ids to continue and the source: for a model that makes a text from another, the prompt is that other."""
+        """(ids to continue, source ids): a sequence-to-sequence model takes the prompt as its source."""
         if not self.model.needs_source:
             return ids, None
         return beginning(self.model, self.tokenizer.end_id), ids
 
     def max_new_tokens(self, ids: list[int]) -> int:
-        """How many tokens an answer to a prompt may have: what the context leaves, one where it is full."""
+        """Most new tokens for a prompt: what its context leaves, at least one."""
         if self.context_length is None:
             return MAX_TOKENS
         return max(1, self.context_length - len(self.engine_input(ids)[0]))
 
     def end_ids(self, chat: bool) -> frozenset[int]:
-        """Ids that end an answer besides those that end every text: in a chat also the end of a turn."""
+        """Ids that end a reply in addition to the end-of-text ids: in a chat, those that end a turn."""
         return frozenset(self.tokenizer.turn_end_ids if chat else ())
 
 
 @dataclass(frozen=True, slots=True)
 class TextDelta:
-    """New text of one choice, the tokens it has so far, and on its last piece why it ended."""
+    """New text of one choice, how many tokens it has so far, and in the last delta its finish reason."""
 
     index: int
     text: str
@@ -82,61 +82,59 @@ class TextDelta:
 
 
 class RequestScheduler:
-    """Takes requests for one model: `max_rows` are written together, `max_queue` wait, more are refused."""
+    """Admits requests for one model: `max_rows` choices run together, `max_queue` wait, more are rejected."""
 
     def __init__(self, served: ServedModel, max_rows: int, max_queue: int) -> None:
         self.served = served
-        self.max_rows, self.max_open = max_rows, max_rows + max_queue
+        self.max_open = max_rows + max_queue
         self.n_open = 0  # changed on the event loop only
         ends, n_ids = served.tokenizer.end_ids, served.tokenizer.vocab_size
         self.engine = AsyncEngine(Engine(served.model, end_id=ends, max_rows=max_rows, n_ids=n_ids))
-        self.threads = ThreadPoolExecutor(self.max_open, thread_name_prefix="textus-row")
 
     def close(self) -> None:
-        """Stop generating; open calls end with an error."""
+        """Stop generating; open requests end with an error."""
         self.engine.close()
-        self.threads.shutdown()
 
-    async def open(self, asked: CompletionRequest) -> RequestStream:
-        """Begin to answer; ApiError where the prompt does not fit, or too many wait already."""
-        prompts = await asyncio.to_thread(self._read, asked)  # a long text takes a while to encode
-        self._check(asked, prompts)
-        rows = [(ids, each) for ids in prompts for each in asked.samplings(self.served.max_new_tokens(ids))]
-        if self.n_open + len(rows) > self.max_open:
+    async def submit(self, request: CompletionRequest) -> RequestStream:
+        """Start a request; ApiError if its prompt does not fit or the queue is full."""
+        prompts = await asyncio.to_thread(self._encode, request)  # encoding a long text takes a while
+        self._check(request, prompts)
+        choices = [
+            (*self.served.engine_input(ids), sampling)
+            for ids in prompts
+            for sampling in request.samplings(self.served.max_new_tokens(ids))
+        ]
+        if self.n_open + len(choices) > self.max_open:
             raise ApiError(
                 429,
-                f"{self.n_open} answers are being written or wait, and at most {self.max_open} may; "
-                "send it again in a while",
+                f"{self.n_open} of at most {self.max_open} requests are running or queued; retry later",
                 code="queue_full",
             )
-        call = RequestStream(self, rows, sum(map(len, prompts)), self.served.end_ids(bool(asked.messages)))
+        stream = RequestStream(self, sum(map(len, prompts)), self.served.end_ids(bool(request.messages)))
         try:
-            call.start()
-        except TextusError as error:  # closed meanwhile
-            call.cancel()
+            stream.start(choices)
+        except TextusError as error:  # the engine was closed meanwhile
+            stream.cancel()
             raise ApiError(503, str(error), code="shutting_down") from error
-        return call
+        return stream
 
-    def submit(self, ids: list[int], sampling: SamplingParams) -> RequestHandle:
-        """Queue one row."""
-        prompt, source = self.served.engine_input(ids)
-        return self.engine.submit(prompt, sampling, source)
-
-    def _read(self, asked: CompletionRequest) -> list[list[int]]:
+    def _encode(self, request: CompletionRequest) -> list[list[int]]:
+        """The ids of every prompt, or of the rendered conversation."""
         try:
-            if asked.messages:
-                return [self.served.tokenizer.render(asked.messages, add_generation_prompt=True)]
-            return [self.served.prompt_ids(prompt) for prompt in asked.prompts]
-        except TextusError as error:  # a template may refuse what the caller sent
-            raise ApiError(400, str(error), param=asked.param, code="invalid_value") from error
+            if request.messages:
+                return [self.served.tokenizer.render(request.messages, add_generation_prompt=True)]
+            return [self.served.prompt_ids(prompt) for prompt in request.prompts]
+        except TextusError as error:  # a template may reject these messages
+            raise ApiError(400, str(error), param=request.param, code="invalid_value") from error
         except BaseException as error:
             if isinstance(error, Exception) or type(error).__name__ != PANIC:
                 raise
-            message = f"{self.served.name!r} cannot read the {asked.param} ({error}); shorten or split it"
-            raise ApiError(400, message, param=asked.param, code="invalid_value") from error
+            message = f"{self.served.name!r} cannot encode the {request.param} ({error}); shorten or split it"
+            raise ApiError(400, message, param=request.param, code="invalid_value") from error
 
-    def _check(self, asked: CompletionRequest, prompts: list[list[int]]) -> None:
-        context, param = self.served.context_length, asked.param
+    def _check(self, request: CompletionRequest, prompts: list[list[int]]) -> None:
+        """ApiError for a prompt longer than the context, or one that the engine rejects."""
+        context, param = self.served.context_length, request.param
         longest = max(map(len, prompts))
         if context is not None and longest > context:
             raise ApiError(
@@ -149,37 +147,24 @@ class RequestScheduler:
         try:
             for ids in prompts:
                 prompt, source = self.served.engine_input(ids)
-                self.engine.engine.check(prompt, asked.sampling, source)
+                self.engine.engine.check(prompt, request.sampling, source)
         except UsageError as error:
             raise ApiError(400, str(error), param=param, code="invalid_value") from error
 
 
 class ChoiceStream:
-    """One choice while it is written; lives in a thread that waits for the engine's events."""
+    """One choice while it is generated: tokens in, text out. It lives on the event loop."""
 
-    def __init__(self, call: RequestStream, index: int, reply: RequestHandle, stop: Sequence[str]) -> None:
-        self.call, self.index, self.reply = call, index, reply
-        self.text = TextStream(call.desk.served.tokenizer, stop)
+    def __init__(self, index: int, text: TextStream, end_ids: frozenset[int]) -> None:
+        self.index, self.text, self.end_ids = index, text, end_ids
+        self.handle: RequestHandle | None = None
         self.n_tokens = 0
+        self.ended = False
 
-    def run(self) -> None:
-        """Until the answer ends: events in, pieces out. A failure is handed on instead of a piece."""
-        try:
-            for event in self.reply:
-                piece = self.take(event)
-                if piece.text or piece.reason:
-                    self.call.deliver(piece)
-                if piece.reason:
-                    self.reply.cancel()  # no error where the engine has ended it itself
-                    break
-        except BaseException as error:  # a decoder's panic is no Exception
-            self.call.deliver(error)
-        finally:
-            self.call.deliver(None)
-
-    def take(self, event: TokenEvent) -> TextDelta:
+    def push(self, event: TokenEvent) -> TextDelta:
+        """The text that this token makes certain, and why the choice ended, if it did."""
         reason, text = event.reason, ""
-        if event.id is not None and event.id in self.call.end_ids:
+        if event.id is not None and event.id in self.end_ids:
             reason = "stop"
         elif event.id is not None:
             self.n_tokens += 1
@@ -192,73 +177,91 @@ class ChoiceStream:
 
 
 class RequestStream:
-    """The answers to one HTTP request: an asynchronous iterator of pieces, from all choices as they come."""
+    """The choices of one HTTP request: an asynchronous iterator of text deltas, in the order they are generated."""
 
-    def __init__(
-        self,
-        desk: RequestScheduler,
-        rows: list[tuple[list[int], SamplingParams]],
-        n_prompt: int,
-        end_ids: frozenset[int],
-    ) -> None:
-        self.desk, self.prompts, self.n_prompt, self.end_ids = desk, rows, n_prompt, end_ids
-        self.n_tokens = [0] * len(rows)
-        self.rows: list[ChoiceStream] = []
+    def __init__(self, scheduler: RequestScheduler, n_prompt: int, end_ids: frozenset[int]) -> None:
+        self.scheduler, self.n_prompt, self.end_ids = scheduler, n_prompt, end_ids
+        self.choices: list[ChoiceStream] = []
         self.n_running = 0
         self.cancelled = False
+        self._n_tokens: dict[int, int] = {}  # of each choice
         self._loop = asyncio.get_running_loop()
-        self._pieces: asyncio.Queue[TextDelta | BaseException | None] = asyncio.Queue()
+        self._deltas: asyncio.Queue[TextDelta | BaseException | None] = asyncio.Queue()
 
-    def start(self) -> None:
-        for index, (ids, sampling) in enumerate(self.prompts):
-            row = ChoiceStream(self, index, self.desk.submit(ids, sampling), sampling.stop)
-            self.rows.append(row)
+    def start(self, choices: Sequence[tuple[list[int], list[int] | None, SamplingParams]]) -> None:
+        """Submit every choice (prompt ids, source ids, sampling) to the engine."""
+        for index, (ids, source, sampling) in enumerate(choices):
+            text = TextStream(self.scheduler.served.tokenizer, sampling.stop)
+            choice = ChoiceStream(index, text, self.end_ids)
+            choice.handle = self.scheduler.engine.submit(ids, sampling, source, self._callback(choice))
+            self.choices.append(choice)
             self.n_running += 1
-            self.desk.n_open += 1
-            self.desk.threads.submit(row.run)
+            self.scheduler.n_open += 1
 
-    def deliver(self, piece: TextDelta | BaseException | None) -> None:
-        """Hand something to the event loop, from a row's thread; None is a row's last word."""
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._receive, piece)
+    def _callback(self, choice: ChoiceStream) -> EventCallback:
+        """What the engine's thread calls with each event of a choice."""
 
-    def _receive(self, piece: TextDelta | BaseException | None) -> None:
-        if piece is None:
+        def deliver(event: TokenEvent | TextusError | None) -> None:
+            with contextlib.suppress(RuntimeError):  # the event loop is closed: nobody waits any more
+                self._loop.call_soon_threadsafe(self._receive, choice, event)
+
+        return deliver
+
+    def _receive(self, choice: ChoiceStream, event: TokenEvent | TextusError | None) -> None:
+        """On the event loop: decode an event and queue its text; None is the engine's reply to `cancel`."""
+        if choice.ended:  # by a stop string, before the engine knew of it
+            return
+        delta: TextDelta | BaseException | None
+        try:
+            delta = choice.push(event) if isinstance(event, TokenEvent) else event
+        except BaseException as error:  # the tokenizer library's panic is no Exception
+            delta = error
+        choice.ended = not isinstance(delta, TextDelta) or delta.reason is not None
+        if choice.ended:
             self.n_running -= 1
-            self.desk.n_open -= 1
-        self._pieces.put_nowait(piece)
+            self.scheduler.n_open -= 1
+            if isinstance(event, TokenEvent) and choice.handle:
+                choice.handle.cancel()  # has no effect if the engine ended it
+        if not isinstance(delta, TextDelta) or delta.text or delta.reason:
+            self._deltas.put_nowait(delta)
 
     async def __aiter__(self) -> AsyncIterator[TextDelta]:
-        """Pieces until every choice has ended or the call is cancelled; leaving early cancels the rest."""
+        """Deltas until every choice has ended or the request is cancelled; leaving early cancels the rest."""
         try:
-            while self.n_running or not self._pieces.empty():
-                piece = await self._pieces.get()
+            while self.n_running or not self._deltas.empty():
+                delta = await self._deltas.get()
                 if self.cancelled:
                     return
-                if isinstance(piece, BaseException):
-                    raise piece
-                if piece is not None:
-                    self.n_tokens[piece.index] = piece.n_tokens
-                    yield piece
+                if isinstance(
+                    delta, TextusError
+                ):  # of the engine, which may hand one object to many requests
+                    raise type(delta)(*delta.args) from delta.__cause__
+                if isinstance(delta, BaseException):
+                    raise delta
+                if delta is not None:
+                    self._n_tokens[delta.index] = delta.n_tokens
+                    yield delta
         finally:
             self.cancel()
 
     def cancel(self) -> None:
-        """Stop writing; one that has ended is no error."""
+        """Stop generating; no effect once every choice has ended."""
         if self.n_running and not self.cancelled:
             self.cancelled = True
-            for row in self.rows:
-                row.reply.cancel()
+            for choice in self.choices:
+                if choice.handle:
+                    choice.handle.cancel()
 
     def usage(self) -> dict[str, int]:
-        n = sum(self.n_tokens)
+        """Token counts of the deltas handed out so far, as OpenAI reports them."""
+        n = sum(self._n_tokens.values())
         return {"prompt_tokens": self.n_prompt, "completion_tokens": n, "total_tokens": self.n_prompt + n}
 
 
 def to_api_error(error: BaseException) -> ApiError:
-    """What the caller is told: our own messages in full, of other failures only that they happened."""
+    """The error for the caller: ours with their message, any other without details."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, TextusError):
         return ApiError(500, str(error), code="generation_failed")
-    return ApiError(500, "the server failed; its terminal shows the details", code="internal_error")
+    return ApiError(500, "the server failed; see its terminal for details", code="internal_error")

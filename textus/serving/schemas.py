@@ -1,10 +1,9 @@
-"""What may be asked over HTTP: request bodies in OpenAI's form, checked, and the errors in OpenAI's form.
+"""Request bodies and errors in OpenAI's format.
 
-A body is taken apart by `RequestFields`: every name is either understood, or known and refused unless its value asks
-for nothing (`presence_penalty: 0`), or unknown and refused. Nothing a caller sets is ignored silently. `null`
-is the same as leaving a name out. Source: the OpenAI API reference for completions and chat completions;
-`top_k`, `min_p`, `repetition_penalty` and `stream_options.continuous_usage_stats` are additions other servers
-spell the same way.
+`RequestFields` takes a body apart. A parameter is understood; or known but unsupported, and rejected unless its value
+changes nothing (`presence_penalty: 0`); or unknown, and rejected. Nothing that a client sets is silently ignored.
+`null` is the same as leaving a parameter out. Source: the OpenAI API reference for completions and chat completions;
+`top_k`, `min_p`, `repetition_penalty` and `stream_options.continuous_usage_stats` are extensions that vLLM has too.
 """
 
 from __future__ import annotations
@@ -23,13 +22,13 @@ from textus.generation.params import BOUNDS, MAX_STOP_LENGTH, SamplingParams
 MAX_CHOICES = 8
 MAX_ROWS = 32  # prompts × n of one request
 MAX_TOKENS = 8192
-"""What one answer has at most, of a model without a context length; of others what the context leaves."""
+"""Most new tokens of a model without a context length; of others, what the context leaves."""
 UNLIMITED = int(BOUNDS["max_tokens"].high)
 MAX_STOPS = 4
 MAX_MESSAGES = 4096
 ROLES = ("system", "developer", "user", "assistant")
 SIMILARITY = 0.75
-"""How alike an unknown parameter and a known one must be to be taken for a misspelling."""
+"""How similar an unknown parameter must be to a known one to be taken for a misspelling."""
 UNSUPPORTED = frozenset(
     re.findall(
         r"\w+",
@@ -42,10 +41,31 @@ UNSUPPORTED = frozenset(
     )
 )
 """Parameters of other servers that this one does not have."""
+NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
+    "presence_penalty": (0,),
+    "frequency_penalty": (0,),
+    "logit_bias": ({},),
+    "store": (False,),
+    "service_tier": ("auto", "default"),
+}
+"""Unsupported parameters of OpenAI's, and the values that change nothing."""
+NEUTRAL_CHAT_VALUES: dict[str, tuple[Any, ...]] = {
+    "logprobs": (False,),
+    "top_logprobs": (0,),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "parallel_tool_calls": (True, False),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "response_format": ({"type": "text"},),
+    "modalities": (["text"],),
+    **dict.fromkeys(("audio", "prediction", "reasoning_effort", "verbosity", "web_search_options"), ()),
+}
+"""The same, of chat completions only."""
 
 
 class ApiError(Exception):
-    """An answer other than 200: what the caller is told, in the shape OpenAI's clients read."""
+    """A response other than 200, in the format that OpenAI's clients read."""
 
     def __init__(
         self, status: int, message: str, *, param: str | None = None, code: str | None = None
@@ -61,12 +81,12 @@ class ApiError(Exception):
 
 
 def escape_surrogates(text: str) -> str:
-    """One line that UTF-8 can hold: half characters (lone surrogates) as escapes."""
+    """One line of valid UTF-8: lone surrogates become escapes."""
     return " ".join(text.encode(errors="backslashreplace").decode().split())
 
 
 def invalid_value(name: str, value: Any, wanted: str, code: str = "invalid_value") -> ApiError:
-    """The error for one value: which name, which value, what to give instead."""
+    """The error for one value: the parameter, the value, and what to send instead."""
     try:
         shown = json.dumps(value, ensure_ascii=False, default=str)
     except RecursionError:
@@ -77,7 +97,7 @@ def invalid_value(name: str, value: Any, wanted: str, code: str = "invalid_value
 
 @dataclass(frozen=True)
 class CompletionRequest:
-    """One checked request: which model, what to continue, how."""
+    """One validated request: the model, what to continue, and how."""
 
     model: str
     prompts: list[str] | list[list[int]]  # empty for a chat
@@ -85,26 +105,26 @@ class CompletionRequest:
     n: int
     sampling: SamplingParams
     stream: bool
-    usage: bool  # a last chunk with the counts
-    continuous_usage: bool  # the counts so far in every chunk
+    usage: bool  # a last chunk with the token counts
+    continuous_usage: bool  # token counts in every chunk
 
     @property
     def param(self) -> str:
-        """The member that holds the text."""
+        """The parameter that holds the text."""
         return "messages" if self.messages else "prompt"
 
-    def samplings(self, most: int) -> list[SamplingParams]:
-        """One for each choice, of `most` tokens: the first has the seed as given, the others streams of their own."""
-        seed, n_tokens = self.sampling.seed, min(self.sampling.max_tokens, most)
+    def samplings(self, max_tokens: int) -> list[SamplingParams]:
+        """One for each choice, of at most `max_tokens`: the first has the given seed, the others derived ones."""
+        seed, n_tokens = self.sampling.seed, min(self.sampling.max_tokens, max_tokens)
         seeds = [seed if i == 0 else derive_seed(seed, "choice", i) for i in range(self.n)]
         return [replace(self.sampling, seed=seed, max_tokens=n_tokens) for seed in seeds]
 
 
-# ── from bytes to members ──────────────────────────────────────────────────────────────────────
+# ── from bytes to parameters ──────────────────────────────────────────────────────────────────────
 
 
 def parse_body(data: bytes) -> RequestFields:
-    """The members of a JSON object; ApiError saying where it is not JSON, or what it is instead."""
+    """The parameters of a JSON object; ApiError with where it is not JSON, or what it is instead."""
     try:
         value = json.loads(data.decode(), parse_constant=_refuse_constant)
     except UnicodeDecodeError as error:
@@ -124,19 +144,12 @@ def invalid_json(reason: str) -> ApiError:
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def json_type(value: Any) -> str:
-    kinds = {
-        bool: "a boolean",
-        int: "a number",
-        float: "a number",
-        str: "a string",
-        list: "an array",
-        dict: "an object",
-    }
-    return kinds.get(type(value), "null")
+    types = {bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "an array"}
+    return types.get(type(value), "an object" if isinstance(value, dict) else "null")
 
 
 def is_integer(value: Any) -> bool:
@@ -144,7 +157,7 @@ def is_integer(value: Any) -> bool:
 
 
 class RequestFields:
-    """The members of a request body, taken one by one; `finish` refuses what nobody took."""
+    """The parameters of a request body, taken one by one; `reject_unknown` rejects those not taken."""
 
     def __init__(self, members: dict[str, Any]) -> None:
         self.members = members
@@ -177,24 +190,24 @@ class RequestFields:
             raise invalid_value(name, value, wanted)
         return value
 
-    def flag(self, name: str) -> bool:
+    def boolean(self, name: str) -> bool:
         value = self.take(name)
         if value is not None and not isinstance(value, bool):
             raise invalid_value(name, value, "true or false", "invalid_type")
         return bool(value)
 
-    def text(self, name: str, why: str) -> str:
+    def text(self, name: str, remedy: str) -> str:
         value = self.take(name)
         if value is None:
-            raise ApiError(400, f"{name} is missing; {why}", param=name, code="missing_required_parameter")
+            raise ApiError(400, f"{name} is missing; {remedy}", param=name, code="missing_required_parameter")
         if not isinstance(value, str):
             raise invalid_value(name, value, f"a string, not {json_type(value)}", "invalid_type")
         return value
 
-    def refuse(self, name: str, *harmless: Any) -> None:
-        """A parameter this server knows of and does not have: only values that ask for nothing pass."""
+    def reject_unsupported(self, name: str, *neutral: Any) -> None:
+        """ApiError for a parameter this server does not support, unless its value is one that changes nothing."""
         value = self.take(name)
-        if value is None or any(json_type(value) == json_type(each) and value == each for each in harmless):
+        if value is None or any(json_type(value) == json_type(item) and value == item for item in neutral):
             return
         raise ApiError(
             400,
@@ -204,7 +217,7 @@ class RequestFields:
         )
 
     def reject_unknown(self) -> None:
-        """ApiError for the first member nobody took, with the nearest name."""
+        """ApiError for the first parameter not taken, suggesting the most similar name."""
         known = sorted(self.known - UNSUPPORTED)
         for name in self.left:
             near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=SIMILARITY)
@@ -214,7 +227,7 @@ class RequestFields:
 
 
 def reject_surrogates(name: str, text: str) -> str:
-    """JSON can spell half of a character (a lone surrogate), which no text may hold."""
+    """The text; ApiError for a lone surrogate, which JSON can escape and UTF-8 cannot encode."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -231,30 +244,21 @@ def reject_surrogates(name: str, text: str) -> str:
 
 
 def parse_completion(fields: RequestFields) -> CompletionRequest:
-    """A body of POST /v1/completions; ApiError for the first thing wrong with it."""
+    """The body of POST /v1/completions; ApiError for the first fault."""
     model = fields.text("model", "name one of GET /v1/models")
     prompts = read_prompts(fields.take("prompt"))
     n = read_n(fields, len(prompts))
     max_tokens = read_max_tokens(fields, "max_tokens")
-    fields.refuse("best_of", 1, n)
-    fields.refuse("echo", False)
-    fields.refuse("logprobs", False)
-    fields.refuse("suffix", "")
-    return finish_request(
-        fields,
-        CompletionRequest(
-            model,
-            prompts,
-            [],
-            n,
-            read_sampling(fields, 16 if max_tokens is None else max_tokens),
-            *read_stream(fields),
-        ),
-    )
+    fields.reject_unsupported("best_of", 1, n)
+    fields.reject_unsupported("echo", False)
+    fields.reject_unsupported("logprobs", False)
+    fields.reject_unsupported("suffix", "")
+    sampling = read_sampling(fields, 16 if max_tokens is None else max_tokens)
+    return finish_request(fields, CompletionRequest(model, prompts, [], n, sampling, *read_stream(fields)))
 
 
 def parse_chat(fields: RequestFields, default_max_tokens: int = 512) -> CompletionRequest:
-    """A body of POST /v1/chat/completions; ApiError for the first thing wrong with it."""
+    """The body of POST /v1/chat/completions; ApiError for the first fault."""
     model = fields.text("model", "name one of GET /v1/models")
     messages = read_messages(fields.take("messages"))
     n = read_n(fields, 1)
@@ -265,59 +269,43 @@ def parse_chat(fields: RequestFields, default_max_tokens: int = 512) -> Completi
         raise invalid_value(
             "max_tokens", given[0], f"only one of max_tokens and max_completion_tokens (which is {given[1]})"
         )
-    refuse_chat_extras(fields)
+    for name, neutral in NEUTRAL_CHAT_VALUES.items():
+        fields.reject_unsupported(name, *neutral)
     sampling = read_sampling(fields, newer or older or default_max_tokens)
     return finish_request(fields, CompletionRequest(model, [], messages, n, sampling, *read_stream(fields)))
 
 
-def refuse_chat_extras(fields: RequestFields) -> None:
-    fields.refuse("logprobs", False)
-    fields.refuse("top_logprobs", 0)
-    fields.refuse("tools", [])
-    fields.refuse("tool_choice", "none", "auto")
-    fields.refuse("parallel_tool_calls", True, False)
-    fields.refuse("functions", [])
-    fields.refuse("function_call", "none", "auto")
-    fields.refuse("response_format", {"type": "text"})
-    fields.refuse("modalities", ["text"])
-    for name in ("audio", "prediction", "reasoning_effort", "verbosity", "web_search_options"):
-        fields.refuse(name)
-
-
-def finish_request(fields: RequestFields, asked: CompletionRequest) -> CompletionRequest:
-    """What both requests may also carry, and then nothing else."""
-    fields.refuse("presence_penalty", 0)
-    fields.refuse("frequency_penalty", 0)
-    fields.refuse("logit_bias", {})
-    fields.refuse("store", False)
-    fields.refuse("service_tier", "auto", "default")
+def finish_request(fields: RequestFields, request: CompletionRequest) -> CompletionRequest:
+    """The request, after its remaining parameters are checked: both kinds of request take the same."""
+    for name, neutral in NEUTRAL_VALUES.items():
+        fields.reject_unsupported(name, *neutral)
     for name in UNSUPPORTED:
-        fields.refuse(name)
+        fields.reject_unsupported(name)
     for name in ("user", "metadata", "safety_identifier", "prompt_cache_key"):
-        fields.take(name)  # labels for the caller's own records: they never change an answer
+        fields.take(name)  # labels for the client's own records, without effect on the response
     fields.reject_unknown()
-    return asked
+    return request
 
 
 def read_n(fields: RequestFields, prompts: int) -> int:
     n = fields.integer("n", 1, 1, MAX_CHOICES) or 1
     if n * prompts > MAX_ROWS:
-        raise invalid_value("n", n, f"at most {MAX_ROWS} answers in all ({prompts} prompts × n)")
+        raise invalid_value("n", n, f"at most {MAX_ROWS} choices in total ({prompts} prompts × n)")
     return n
 
 
 def read_prompts(prompt: Any) -> list[str] | list[list[int]]:
-    """A string, token ids, or a list of either; an absent prompt begins a new document."""
+    """A string, token ids, or a list of either; a missing prompt starts a new document."""
     if prompt is None:
         return [""]
     if isinstance(prompt, str):
         return [reject_surrogates("prompt", prompt)]
     if isinstance(prompt, list) and prompt:
-        if all(isinstance(each, str) for each in prompt):
-            return [reject_surrogates("prompt", each) for each in prompt]
-        if all(is_integer(each) for each in prompt):
+        if all(isinstance(item, str) for item in prompt):
+            return [reject_surrogates("prompt", text) for text in prompt]
+        if all(map(is_integer, prompt)):
             return [prompt]
-        if all(isinstance(each, list) and each and all(map(is_integer, each)) for each in prompt):
+        if all(isinstance(ids, list) and ids and all(map(is_integer, ids)) for ids in prompt):
             return prompt
     raise invalid_value(
         "prompt",
@@ -354,7 +342,7 @@ def read_message(where: str, message: Any) -> dict[str, Any]:
 
 
 def read_content(where: str, content: Any) -> str | list[dict[str, str]]:
-    """Text, or a list of text parts; which of them the model's template reads is known later."""
+    """Text, or a list of text parts; whether the template takes parts is checked later."""
     if isinstance(content, str):
         return reject_surrogates(where, content)
     if isinstance(content, list) and content and all(map(is_text_part, content)):
@@ -373,16 +361,16 @@ def read_stop(stop: Any) -> tuple[str, ...]:
         return ()
     stops = [stop] if isinstance(stop, str) else stop
     wanted = f"a string of 1 to {MAX_STOP_LENGTH} characters, or a list of up to {MAX_STOPS} of them"
-    if not isinstance(stops, list) or not all(isinstance(each, str) for each in stops):
+    if not isinstance(stops, list) or not all(isinstance(text, str) for text in stops):
         raise invalid_value("stop", stop, wanted, "invalid_type")
-    if len(stops) > MAX_STOPS or not all(0 < len(each) <= MAX_STOP_LENGTH for each in stops):
+    if len(stops) > MAX_STOPS or not all(0 < len(text) <= MAX_STOP_LENGTH for text in stops):
         raise invalid_value("stop", stop, wanted)
-    return tuple(reject_surrogates("stop", each) for each in stops)
+    return tuple(reject_surrogates("stop", text) for text in stops)
 
 
 def read_max_tokens(fields: RequestFields, name: str) -> int | None:
-    """How many tokens at most; -1 is as many as there may be. What is more than that is cut to it when the prompt is
-    known (`Asked.samplings`), as other local servers do.
+    """Most new tokens; -1 is as many as possible. `CompletionRequest.samplings` reduces it to what the context leaves,
+    as other local servers do.
     """
     value = fields.take(name)
     if value is None or (is_integer(value) and value == -1):
@@ -396,7 +384,7 @@ def read_max_tokens(fields: RequestFields, name: str) -> int | None:
 
 
 def read_sampling(fields: RequestFields, max_tokens: int) -> SamplingParams:
-    """Defaults are OpenAI's (temperature 1); without a seed each request draws its own."""
+    """OpenAI's defaults (temperature 1); without a seed each request draws one."""
     sampling = SamplingParams(
         temperature=float(fields.sampling("temperature", 1.0)),
         top_p=float(fields.sampling("top_p", 1.0)),
@@ -415,14 +403,14 @@ def read_sampling(fields: RequestFields, max_tokens: int) -> SamplingParams:
 
 
 def read_stream(fields: RequestFields) -> tuple[bool, bool, bool]:
-    """(stream, counts at the end, counts in every chunk)."""
-    stream, options = fields.flag("stream"), fields.take("stream_options")
+    """(stream, usage in a last chunk, usage in every chunk)."""
+    stream, options = fields.boolean("stream"), fields.take("stream_options")
     if options is None:
         return stream, False, False
     if not stream or not isinstance(options, dict):
         raise invalid_value("stream_options", options, "it as an object, and only together with stream=true")
     inner = RequestFields(options)
-    usage, continuous = inner.flag("include_usage"), inner.flag("continuous_usage_stats")
-    inner.refuse("include_obfuscation", False)
+    usage, continuous = inner.boolean("include_usage"), inner.boolean("continuous_usage_stats")
+    inner.reject_unsupported("include_obfuscation", False)
     inner.reject_unknown()
     return stream, usage or continuous, continuous

@@ -22,7 +22,7 @@ from textus.core.errors import DataError, UsageError
 from textus.data.batch import Batch
 from textus.data.labeled import Record
 from textus.reporting.html import Section
-from textus.tasks.rows import accepted
+from textus.tasks.rows import drop_rejected
 from textus.tokenizers import Tokenizer
 
 Floats = NDArray[np.float64]
@@ -53,16 +53,16 @@ class EncodedExample:
     ids: list[int]
     segments: list[int]
     label: Any = None
-    cut: int = 0
-    apart: tuple[list[int], ...] = ()
+    n_truncated: int = 0
+    other_ids: tuple[list[int], ...] = ()
     numbers: tuple[float, ...] = ()
-    about: Any = None
-    asked: list[int] | None = None
+    meta: Any = None
+    target_positions: list[int] | None = None
 
     @property
     def length(self) -> int:
         """Positions it takes in a batch."""
-        return max(map(len, (self.ids, *self.apart)))
+        return max(map(len, (self.ids, *self.other_ids)))
 
 
 class Task(ABC):
@@ -73,33 +73,33 @@ class Task(ABC):
     name: str
     config: type
     """The class of its settings."""
-    together: tuple[str, ...] = ()
+    group_fields: tuple[str, ...] = ()
     """Fields of a row; rows that agree in them are held out together. None: in everything that is read."""
     settings: Any
     labels: list[str]
-    answered = "classes"
+    label_kind = "classes"
     """What its `labels` are."""
 
-    alike: tuple[str, ...] = ()
+    must_match: tuple[str, ...] = ()
     """Settings that runs must share for their answers to be put together."""
-    blindly = "majority"
+    baseline_name = "majority"
     """What the answers of `blind` are called."""
-    worst = "Most confident mistakes"
+    mistakes_title = "Most confident mistakes"
     """What a result's `mistakes` are called."""
-    floor: str | None = None
+    baseline_family: str | None = None
     """The family that a run of this task is measured against, trained on the same rows."""
-    new_model: ClassVar[dict[str, Any]] = {}
+    model_defaults: ClassVar[dict[str, Any]] = {}
     """Config values of a new model that differ from what fine-tuning takes, where the family has them."""
-    least = 2
+    min_rows = 2
     """Rows it needs at least where some of them are held out."""
     text_counts: tuple[int, ...] = ()
     """How many texts a row to be answered may have; none: the task checks its own fields."""
 
     def __init__(self, settings: Any, labels: Sequence[str]) -> None:
         self.settings, self.labels = settings, list(labels)
-        self.called = self.name
+        self.head_name = self.name
         """The name of its head: the task's, or another where a run learns several."""
-        self.counts: list[int] = []
+        self.label_counts: list[int] = []
         """Rows of each class that were learnt from, where there are classes."""
         self.n_texts: list[int] = []
         """How many texts the rows had that were learnt from, such as [2] of pairs; empty: not known."""
@@ -108,18 +108,20 @@ class Task(ABC):
 
     @classmethod
     @abstractmethod
-    def of(cls, settings: Any, records: Sequence[Record]) -> Task:
+    def from_records(cls, settings: Any, records: Sequence[Record]) -> Task:
         """The task as this data has it: its classes are those of the records."""
 
     @classmethod
     @abstractmethod
-    def parser(cls, settings: Any, records: Sequence[Record], *, labelled: bool) -> Callable[[Record], Any]:
+    def row_parser(
+        cls, settings: Any, records: Sequence[Record], *, labelled: bool
+    ) -> Callable[[Record], Any]:
         """What checks one row, and raises DataError for one that cannot be used; `records` are all of them, where a
         row alone does not say how it is to be read.
         """
 
     @classmethod
-    def kinds(cls, settings: Any, records: Sequence[Record]) -> list[Any] | None:
+    def strata(cls, settings: Any, records: Sequence[Record]) -> list[Any] | None:
         """The kind of each row; of every kind some rows are left to learn from. None: all are of one."""
         return None
 
@@ -129,37 +131,37 @@ class Task(ABC):
         return bool(train and held)
 
     @classmethod
-    def fields(cls, settings: Any, values: dict[str, Any]) -> list[str]:
+    def used_fields(cls, settings: Any, values: dict[str, Any]) -> list[str]:
         """The fields of a row that it reads."""
         return []
 
     @abstractmethod
-    def examples(self, records: Sequence[Record], *, labelled: bool) -> list[Example]:
+    def make_examples(self, records: Sequence[Record], *, labelled: bool) -> list[Example]:
         """The rows checked. Raises DataError that lists those that cannot be used."""
 
-    def usable(self, records: Sequence[Record], *, labelled: bool) -> Sequence[Record]:
+    def accepted_records(self, records: Sequence[Record], *, labelled: bool) -> Sequence[Record]:
         """The records without those that were not accepted."""
-        return accepted(records) if labelled else records
+        return drop_rejected(records) if labelled else records
 
-    def check_of(self, records: Sequence[Record], *, labelled: bool) -> Callable[[Record], Any]:
+    def row_checker(self, records: Sequence[Record], *, labelled: bool) -> Callable[[Record], Any]:
         """What raises DataError for a row that this task, as it was learnt, cannot use."""
-        parse = self.parser(self.settings, records, labelled=labelled)
-        return self.checked(parse) if self.text_counts else parse
+        parse = self.row_parser(self.settings, records, labelled=labelled)
+        return self.with_text_count_check(parse) if self.text_counts else parse
 
     def label_names(self, example: Example) -> list[str]:
         """The names that an example's label is made of, as `labels` or its entities have them: what is counted."""
         return []
 
-    def can_choose(self, examples: Sequence[Example]) -> None:  # noqa: B027 - most tasks can by any rows
+    def check_validation_set(self, examples: Sequence[Example]) -> None:  # noqa: B027 - most tasks can by any rows
         """Raises DataError where these rows cannot tell which weights are best."""
 
-    def asked(self, texts: tuple[str, ...], where: str) -> Example:
+    def example_from_text(self, texts: tuple[str, ...], where: str) -> Example:
         """Texts to be answered as an example. Raises UsageError where the task reads more or fewer."""
-        if wrong := self.wrong_number(texts):
+        if wrong := self.text_count_error(texts):
             raise UsageError("wrong_number_of_texts", f"{where} {wrong}")
         return Example(texts, None, where)
 
-    def wrong_number(self, texts: tuple[str, ...]) -> str:
+    def text_count_error(self, texts: tuple[str, ...]) -> str:
         """What is wrong with a pair of texts where single ones were learnt from, and the other way round."""
         known = self.n_texts or self.text_counts
         if not known or len(texts) in known:
@@ -175,51 +177,51 @@ class Task(ABC):
             " further text"
         )
 
-    def checked(self, parse: Callable[[Record], Any]) -> Callable[[Record], Any]:
+    def with_text_count_check(self, parse: Callable[[Record], Any]) -> Callable[[Record], Any]:
         """A parser whose rows begin with their texts, which refuses a row with a `wrong_number` of them."""
 
         def parse_checked(record: Record) -> Any:
             row = parse(record)
-            if wrong := self.wrong_number(row[0]):
+            if wrong := self.text_count_error(row[0]):
                 raise DataError("wrong_number_of_texts", f"{record.where} {wrong}")
             return row
 
         return parse_checked
 
-    def tokenizer(self, kind: str | None, texts: Sequence[str]) -> tuple[str, int]:
+    def tokenizer_spec(self, kind: str | None, texts: Sequence[str]) -> tuple[str, int]:
         """The kind of tokenizer a new model gets, and of how many ids: the kind asked for, else by words where blanks
         set them apart, and by characters where not.
         """
         return kind or ("word" if has_blanks(texts) else "char"), 20_000
 
-    def vocabulary(self, examples: Sequence[Example]) -> list[str]:
+    def tokenizer_texts(self, examples: Sequence[Example]) -> list[str]:
         """The texts that a new tokenizer learns from."""
         return [text for each in examples for text in each.texts]
 
     @abstractmethod
-    def head(self) -> dict[str, Any]:
+    def head_spec(self) -> dict[str, Any]:
         """What `heads.build_head` builds for it."""
 
-    def row(self, example: Example, ids: list[list[int]], frame: InputTemplate) -> EncodedExample:
+    def encode_example(self, example: Example, ids: list[list[int]], frame: InputTemplate) -> EncodedExample:
         """The example as ids; `ids` are those of its texts."""
         raise NotImplementedError
 
-    def rows(
+    def encode(
         self, examples: Sequence[Example], tokenizer: Tokenizer, frame: InputTemplate
     ) -> list[EncodedExample]:
         """All examples as ids: a row each, or more than one for a task whose `merged` makes one answer of theirs."""
         flat = iter(tokenizer.encode_batch([text for each in examples for text in each.texts]))
-        return [self.row(each, [next(flat) for _ in each.texts], frame) for each in examples]
+        return [self.encode_example(each, [next(flat) for _ in each.texts], frame) for each in examples]
 
-    def merged(self, rows: Sequence[EncodedExample], outputs: list[Any]) -> list[Any]:
+    def aggregate_windows(self, rows: Sequence[EncodedExample], outputs: list[Any]) -> list[Any]:
         """One answer an example, from those of its rows."""
         return outputs
 
-    def to_learn(self, rows: Sequence[EncodedExample]) -> list[EncodedExample]:
+    def training_rows(self, rows: Sequence[EncodedExample]) -> list[EncodedExample]:
         """Those of the rows that training reads."""
         return [row for row in rows if row.label is not None]
 
-    def drawn(self, row: EncodedExample, random: np.random.Generator) -> EncodedExample:
+    def augment_row(self, row: EncodedExample, random: np.random.Generator) -> EncodedExample:
         """The row as one step of training reads it."""
         return row
 
@@ -228,11 +230,11 @@ class Task(ABC):
         """The labels of rows that share a batch of `length` positions."""
 
     @abstractmethod
-    def outputs(self, head: Any, hidden: Tensor, batch: Batch) -> list[Any]:
+    def predict(self, head: Any, hidden: Tensor, batch: Batch) -> list[Any]:
         """The head's answer for each row of a batch."""
 
     @abstractmethod
-    def scores(
+    def metrics(
         self, examples: Sequence[Example], outputs: Sequence[Any], *, intervals: bool = True
     ) -> dict[str, Any]:
         """How good the answers are; the first figure is what weights are chosen by, more is better. Without `intervals`
@@ -240,7 +242,7 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def told(self, example: Example, output: Any) -> dict[str, Any]:
+    def to_json(self, example: Example, output: Any) -> dict[str, Any]:
         """One answer as JSON values."""
 
     def answer_columns(self) -> list[str]:
@@ -253,26 +255,28 @@ class Task(ABC):
 
     # ── what stands around a result; a task without it leaves these as they are ──
 
-    def weighed(
+    def weighted_metric(
         self, examples: Sequence[Example], outputs: Sequence[Any]
     ) -> tuple[str, Callable[[Floats], float]] | None:
         """The task's figure as a function of what each row weighs (N,): what a paired bootstrap draws. None where rows
         cannot be weighed.
         """
-        if (found := self.each(examples, outputs)) is None:
+        if (found := self.per_example_metric(examples, outputs)) is None:
             return None
         name, values = found
         return name, lambda weights: float(weights @ values / weights.sum())
 
-    def each(self, examples: Sequence[Example], outputs: Sequence[Any]) -> tuple[str, Floats] | None:
+    def per_example_metric(
+        self, examples: Sequence[Example], outputs: Sequence[Any]
+    ) -> tuple[str, Floats] | None:
         """The figure that is the mean of one value a row, and these values: what paired differences are told of."""
         return None
 
-    def blind(self, examples: Sequence[Example]) -> list[Any] | None:
+    def majority_baseline(self, examples: Sequence[Example]) -> list[Any] | None:
         """The best answers to examples whose text nobody has read."""
         return None
 
-    def mixed(self, members: Sequence[Sequence[Any]], how: str) -> list[Any]:
+    def combine(self, members: Sequence[Sequence[Any]], how: str) -> list[Any]:
         """The answers of several runs as one's: `how` is mean or vote. Raises UsageError where that has no meaning."""
         raise UsageError(
             "wrong_task", f"the answers of several runs are not put together for {self.name}; ask one run"
@@ -290,7 +294,7 @@ class Task(ABC):
             "Classes": found.get("classes"),
             "Entities": found.get("entity_classes"),
             "Targets": found.get("targets"),
-            self.worst: found.get("mistakes"),
+            self.mistakes_title: found.get("mistakes"),
         }
         return [Section(title, rows=rows) for title, rows in tables.items() if rows]
 
@@ -300,7 +304,7 @@ def has_blanks(texts: Sequence[str]) -> bool:
     return sum(text.count(" ") for text in texts) > 0.05 * sum(map(len, texts))
 
 
-def main_figures(scores: dict[str, Any]) -> dict[str, Any]:
+def metrics_with_intervals(scores: dict[str, Any]) -> dict[str, Any]:
     """The figures among a task's scores that have an interval."""
     return {name: value for name, value in scores.items() if isinstance(value, dict) and "low" in value}
 
@@ -313,19 +317,19 @@ class InputTemplate:
 
     begin: tuple[int, ...]
     end_id: int
-    longest: int | None
-    segments: int = 0
-    between: int = 1
+    max_length: int | None
+    n_segments: int = 0
+    n_separators: int = 1
 
-    def around(
+    def apply(
         self, texts: Sequence[list[int]], where: Literal["end", "middle", "start"] = "end"
     ) -> tuple[list[int], list[int], int]:
         """Ids and segments of texts, and how many ids were cut: from the longest, again and again; at its end or
         start, or so that its first quarter and the end are kept (Sun et al. 2019).
         """
         kept = [len(text) for text in texts]
-        more = (self.between - 1) * (len(texts) - 1)
-        room = None if self.longest is None else self.longest - len(self.begin) - len(texts) - more
+        more = (self.n_separators - 1) * (len(texts) - 1)
+        room = None if self.max_length is None else self.max_length - len(self.begin) - len(texts) - more
         cut = left = 0 if room is None else max(0, sum(kept) - room)
         while left:  # the longest comes down to the next, then both together
             longest = kept.index(max(kept))
@@ -336,12 +340,12 @@ class InputTemplate:
         ids, segments = list(self.begin), [0] * len(self.begin)
         for number, (text, n) in enumerate(zip(texts, kept, strict=True)):
             first = {"end": n, "middle": n // 4, "start": 0}[where]
-            ends = self.between if number < len(texts) - 1 else 1
+            ends = self.n_separators if number < len(texts) - 1 else 1
             ids += [*text[:first], *text[len(text) - n + first :], *[self.end_id] * ends]
             segments += [number] * (n + ends)
         return ids, segments, cut
 
 
-def whole(example: Example) -> str:
+def joined_text(example: Example) -> str:
     """The texts of an example as one, for a family that reads texts."""
     return "\n".join(example.texts)

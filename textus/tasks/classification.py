@@ -30,14 +30,14 @@ from textus.reporting.plots import heatmap, reliability_diagram
 from textus.tasks.base import EncodedExample, Example, Floats, InputTemplate, Task
 from textus.tasks.labels import (
     Classes,
+    cast_label,
+    common_type,
     find_separator,
-    list_in,
-    merged,
-    name_of,
-    parts,
+    label_name,
+    merge_spellings,
+    parse_list,
     report_spellings,
-    type_of,
-    typed,
+    split_labels,
 )
 from textus.tokenizers import Tokenizer
 
@@ -84,30 +84,30 @@ class Classification(Task):
     name = "classification"
     config = ClassificationSettings
     settings: ClassificationSettings
-    alike = ("multi",)
-    least = 3
+    must_match = ("multi",)
+    min_rows = 3
     text_counts = (1, 2)
 
     def __init__(
         self, settings: ClassificationSettings, labels: Sequence[str], counts: Sequence[int] = ()
     ) -> None:
         super().__init__(settings, labels)
-        self.counts = list(counts)
-        self.floor = None if settings.multi else "linear"
+        self.label_counts = list(counts)
+        self.baseline_family = None if settings.multi else "linear"
         self.index = {label: number for number, label in enumerate(self.labels)}
         self.classes = Classes(self.labels)
 
     @classmethod
-    def of(cls, settings: ClassificationSettings, records: Sequence[Record]) -> Classification:
+    def from_records(cls, settings: ClassificationSettings, records: Sequence[Record]) -> Classification:
         if settings.separator and not settings.multi:
             raise UsageError(
                 "incompatible_settings",
                 f"task.separator={settings.separator!r}: a text has one label; for several --set task.multi=true",
             )
-        settings = with_separator(settings, records, report=True)
-        rows = parse_rows(records, cls.parser(settings, records, labelled=True))
+        settings = set_separator(settings, records, report=True)
+        rows = parse_rows(records, cls.row_parser(settings, records, labelled=True))
         spelled = Counter(name for _, labels in rows for name, _ in labels)
-        classes = merged(spelled)
+        classes = merge_spellings(spelled)
         found = Counter[str]()
         for name, n in spelled.items():
             found[classes[name]] += n
@@ -123,24 +123,26 @@ class Classification(Task):
                 f"{len(found):,} different labels in {len(records):,} rows, such as {', '.join(list(found)[:3])}: these"
                 " are not classes; name the column of the classes with --columns label=COLUMN",
             )
-        names = sorted(found, key=in_order)
+        names = sorted(found, key=sort_key)
         task = cls(settings, names, [found[name] for name in names])
-        task.label_type = type_of(
+        task.label_type = common_type(
             value for record in records for value in label_values(record.values["label"], settings)
         )
         return task
 
-    def examples(self, records: Sequence[Record], *, labelled: bool) -> list[Example]:
-        records = self.usable(records, labelled=labelled)
-        settings = with_separator(self.settings, records) if labelled else self.settings
-        parsed = parse_rows(records, self.checked(self.parser(settings, records, labelled=labelled)))
+    def make_examples(self, records: Sequence[Record], *, labelled: bool) -> list[Example]:
+        records = self.accepted_records(records, labelled=labelled)
+        settings = set_separator(self.settings, records) if labelled else self.settings
+        parsed = parse_rows(
+            records, self.with_text_count_check(self.row_parser(settings, records, labelled=labelled))
+        )
         kept, empty, spelled = [], [], Counter[tuple[str, str]]()
         for record, (texts, labels) in zip(records, parsed, strict=True):
             if labelled and not any(text.strip() for text in texts):
                 empty.append(record.where)
                 continue
-            names = list(dict.fromkeys(self.classes.named(name) for name, _ in labels))
-            spelled.update((self.classes.named(name), value) for name, value in labels)
+            names = list(dict.fromkeys(self.classes.lookup(name) for name, _ in labels))
+            spelled.update((self.classes.lookup(name), value) for name, value in labels)
             label: Any = None
             if labelled:
                 label = tuple(names) if settings.multi else names[0]
@@ -160,28 +162,28 @@ class Classification(Task):
         return kept
 
     @classmethod
-    def parser(
+    def row_parser(
         cls, settings: ClassificationSettings, records: Sequence[Record], *, labelled: bool
     ) -> Callable[[Record], tuple[tuple[str, ...], list[tuple[str, str]]]]:
         if labelled:
-            settings = with_separator(settings, records)
-        return lambda record: (texts_of(record), labels_of(record, settings) if labelled else [])
+            settings = set_separator(settings, records)
+        return lambda record: (read_texts(record), read_labels(record, settings) if labelled else [])
 
     @classmethod
-    def kinds(cls, settings: ClassificationSettings, records: Sequence[Record]) -> list[Any]:
-        settings = with_separator(settings, records)
-        rows = [[name for name, _ in labels_of(record, settings)] for record in records]
-        classes = merged(Counter(name for names in rows for name in names))
+    def strata(cls, settings: ClassificationSettings, records: Sequence[Record]) -> list[Any]:
+        settings = set_separator(settings, records)
+        rows = [[name for name, _ in read_labels(record, settings)] for record in records]
+        classes = merge_spellings(Counter(name for names in rows for name in names))
         return [tuple({classes[name] for name in names}) for names in rows]
 
     @classmethod
     def can_split(
         cls, settings: ClassificationSettings, train: Sequence[Record], held: Sequence[Record]
     ) -> bool:
-        return bool(held) and len({name for names in cls.kinds(settings, train) for name in names}) > 1
+        return bool(held) and len({name for names in cls.strata(settings, train) for name in names}) > 1
 
     @classmethod
-    def fields(cls, settings: ClassificationSettings, values: dict[str, Any]) -> list[str]:
+    def used_fields(cls, settings: ClassificationSettings, values: dict[str, Any]) -> list[str]:
         pair = next((pair for pair in PAIRS if all(name in values for name in pair)), ("text",))
         return [*pair, "label"]
 
@@ -194,7 +196,7 @@ class Classification(Task):
             return ()
         return example.label if self.settings.multi else (example.label,)
 
-    def head(self) -> dict[str, Any]:
+    def head_spec(self) -> dict[str, Any]:
         settings = self.settings
         return {
             "kind": "sequence", "n_labels": len(self.labels), "task": "multi" if settings.multi else "single",
@@ -205,54 +207,57 @@ class Classification(Task):
         """What a class weighs in the loss, 1 on average over rows; None where all weigh the same."""
         if self.settings.class_weights == "none" or self.settings.multi:
             return None
-        total, counts = sum(self.counts), np.asarray(self.counts)
+        total, counts = sum(self.label_counts), np.asarray(self.label_counts)
         weights: list[float] = (total / (len(counts) * counts)).round(6).tolist()
         return weights
 
-    def row(self, example: Example, ids: list[list[int]], frame: InputTemplate) -> EncodedExample:
-        framed, segments, cut = frame.around(ids, "middle" if self.settings.cut == "middle" else "end")
+    def encode_example(self, example: Example, ids: list[list[int]], frame: InputTemplate) -> EncodedExample:
+        framed, segments, cut = frame.apply(ids, "middle" if self.settings.cut == "middle" else "end")
         label = None
         if example.label is not None:
             numbers = [self.index[name] for name in self.names(example) if name in self.index]
             label = numbers if self.settings.multi else (numbers[0] if numbers else -1)
         return EncodedExample(framed, segments, label, cut)
 
-    def rows(
+    def encode(
         self, examples: Sequence[Example], tokenizer: Tokenizer, frame: InputTemplate
     ) -> list[EncodedExample]:
-        if self.settings.cut != "nothing" or frame.longest is None:
-            return super().rows(examples, tokenizer, frame)
+        if self.settings.cut != "nothing" or frame.max_length is None:
+            return super().encode(examples, tokenizer, frame)
         if pairs := [each.where for each in examples if len(each.texts) > 1]:
             raise UsageError(
                 "wrong_number_of_texts",
                 f"task.cut=nothing: {pairs[0]} is a pair of texts, which are not read in windows",
             )
-        room = max(1, frame.longest - len(frame.begin) - 1)
+        room = max(1, frame.max_length - len(frame.begin) - 1)
         rows: list[EncodedExample] = []
         for number, (example, ids) in enumerate(
             zip(examples, tokenizer.encode_batch([each.texts[0] for each in examples]), strict=True)
         ):
             n = max(1, -(-len(ids) // room))
             edges = [place * len(ids) // n for place in range(n + 1)]  # of one length, but for one id
-            rows += [replace(self.row(example, [ids[a:b]], frame), about=number) for a, b in pairwise(edges)]
-        if several := sum(count > 1 for count in Counter(row.about for row in rows).values()):
+            rows += [
+                replace(self.encode_example(example, [ids[a:b]], frame), meta=number)
+                for a, b in pairwise(edges)
+            ]
+        if several := sum(count > 1 for count in Counter(row.meta for row in rows).values()):
             log_notice(
                 several,
                 " of ",
                 len(examples),
-                f" texts are longer than {frame.longest} tokens: all are read in ",
+                f" texts are longer than {frame.max_length} tokens: all are read in ",
                 len(rows),
                 " windows",
             )
         return rows
 
-    def merged(self, rows: Sequence[EncodedExample], outputs: list[Any]) -> list[Any]:
-        if self.settings.cut != "nothing" or any(row.about is None for row in rows):
+    def aggregate_windows(self, rows: Sequence[EncodedExample], outputs: list[Any]) -> list[Any]:
+        if self.settings.cut != "nothing" or any(row.meta is None for row in rows):
             return outputs
-        parts = groupby(zip(rows, outputs, strict=True), key=lambda pair: pair[0].about)
+        parts = groupby(zip(rows, outputs, strict=True), key=lambda pair: pair[0].meta)
         return [np.mean([output for _, output in part], axis=0) for _, part in parts]
 
-    def drawn(self, row: EncodedExample, random: np.random.Generator) -> EncodedExample:
+    def augment_row(self, row: EncodedExample, random: np.random.Generator) -> EncodedExample:
         if not self.settings.word_dropout:
             return row
         kept = random.random(len(row.ids)) >= self.settings.word_dropout
@@ -269,10 +274,10 @@ class Classification(Task):
             found[row, numbers] = 1.0
         return found
 
-    def outputs(self, head: Any, hidden: Tensor, batch: Batch) -> list[Any]:
+    def predict(self, head: Any, hidden: Tensor, batch: Batch) -> list[Any]:
         return list(head.predict(hidden, batch.mask).double().cpu().numpy())
 
-    def scores(
+    def metrics(
         self, examples: Sequence[Example], outputs: Sequence[Any], *, intervals: bool = True
     ) -> dict[str, Any]:
         probabilities = np.stack(outputs)
@@ -299,7 +304,7 @@ class Classification(Task):
         unseen = [sum(name not in self.index for name in example.label) for example in examples]
         return gold, np.asarray(unseen, dtype=np.int64)
 
-    def each(self, examples: Sequence[Example], outputs: Sequence[Any]) -> tuple[str, Floats]:
+    def per_example_metric(self, examples: Sequence[Example], outputs: Sequence[Any]) -> tuple[str, Floats]:
         probabilities = np.stack(outputs)
         if self.settings.multi:
             gold, unseen = self.gold_sets(examples)
@@ -307,12 +312,12 @@ class Classification(Task):
             return "exact_match", exact.astype(np.float64)
         return "accuracy", (probabilities.argmax(1) == self.gold(examples)).astype(np.float64)
 
-    def blind(self, examples: Sequence[Example]) -> list[Any] | None:
-        if self.settings.multi or not self.counts:
+    def majority_baseline(self, examples: Sequence[Example]) -> list[Any] | None:
+        if self.settings.multi or not self.label_counts:
             return None
-        return [np.asarray(self.counts) / sum(self.counts)] * len(examples)
+        return [np.asarray(self.label_counts) / sum(self.label_counts)] * len(examples)
 
-    def mixed(self, members: Sequence[Sequence[Any]], how: str) -> list[Any]:
+    def combine(self, members: Sequence[Sequence[Any]], how: str) -> list[Any]:
         stacked = np.stack([np.stack(outputs) for outputs in members])  # (members, N, C)
         mean = stacked.mean(0)
         if how == "mean":
@@ -365,19 +370,19 @@ class Classification(Task):
     def probabilities(self, output: Any) -> dict[str, float]:
         return {name: round(float(each), 6) for name, each in zip(self.labels, output, strict=True)}
 
-    def told(self, example: Example, output: Any) -> dict[str, Any]:
+    def to_json(self, example: Example, output: Any) -> dict[str, Any]:
         order = np.argsort(-output, kind="stable")
         ranked = {self.labels[at]: round(float(output[at]), 6) for at in order[:SHOWN]}
         if self.settings.multi:
-            named = [typed(self.labels[at], self.label_type) for at in order if output[at] >= 0.5]
+            named = [cast_label(self.labels[at], self.label_type) for at in order if output[at] >= 0.5]
             return {"labels": named, "probabilities": ranked}
         best = self.labels[order[0]]
         return {
-            "label": typed(best, self.label_type), "probability": ranked[best], "probabilities": ranked,
+            "label": cast_label(best, self.label_type), "probability": ranked[best], "probabilities": ranked,
         }  # fmt: skip
 
 
-def in_order(name: str) -> tuple[int, float, str]:
+def sort_key(name: str) -> tuple[int, float, str]:
     """Numbers by size, before names by their letters."""
     try:
         return 0, float(name), name
@@ -385,7 +390,7 @@ def in_order(name: str) -> tuple[int, float, str]:
         return 1, 0.0, name
 
 
-def texts_of(record: Record) -> tuple[str, ...]:
+def read_texts(record: Record) -> tuple[str, ...]:
     """The text or the two texts of a row."""
     values = record.values
     for pair in PAIRS:
@@ -407,7 +412,7 @@ def texts_of(record: Record) -> tuple[str, ...]:
     return found
 
 
-def labels_of(record: Record, settings: ClassificationSettings) -> list[tuple[str, str]]:
+def read_labels(record: Record, settings: ClassificationSettings) -> list[tuple[str, str]]:
     """The name of the label, and how the row writes it (`multi`: of each label). Raises DataError where there is none,
     or it is no name.
     """
@@ -425,12 +430,12 @@ def labels_of(record: Record, settings: ClassificationSettings) -> list[tuple[st
             f"{record.where}: the label is a list of {len(values)} ({shown}): for any number of labels a text --set"
             " task.multi=true",
         )
-    return [(name_of(value, record.where), repr(value)) for value in values]
+    return [(label_name(value, record.where), repr(value)) for value in values]
 
 
 def label_values(value: Any, settings: ClassificationSettings) -> list[Any]:
     """The labels of a row as written: those of a list, of a list written as text, of a text with separators."""
-    if isinstance(value, str) and (listed := list_in(value, quoted=not settings.multi)) is not None:
+    if isinstance(value, str) and (listed := parse_list(value, quoted=not settings.multi)) is not None:
         value = listed
     if isinstance(value, list | tuple):
         return [each for each in value if each != ""] if settings.multi else list(value)
@@ -438,17 +443,19 @@ def label_values(value: Any, settings: ClassificationSettings) -> list[Any]:
         return [value]
     if value is None or value == "" or value != value:
         return []
-    return parts(value, settings.separator or "|") if isinstance(value, str) else [value]
+    return split_labels(value, settings.separator or "|") if isinstance(value, str) else [value]
 
 
-def with_separator(
+def set_separator(
     settings: ClassificationSettings, records: Sequence[Record], *, report: bool = False
 ) -> ClassificationSettings:
     """The settings with what separates labels in these rows: what is set, where a row has it, else what is found."""
     if not settings.multi:
         return settings
     labels = [record.values.get("label") for record in records]
-    texts = [label for label in labels if isinstance(label, str) and label.strip() and list_in(label) is None]
+    texts = [
+        label for label in labels if isinstance(label, str) and label.strip() and parse_list(label) is None
+    ]
     if not texts or (settings.separator and any(settings.separator in text for text in texts)):
         return settings
     sign = find_separator(texts)

@@ -16,11 +16,11 @@ from textus.data.bucketing import LengthGroupedSampler
 from textus.tasks.base import EncodedExample, Example, InputTemplate, Task
 from textus.tokenizers import Tokenizer
 
-TOKENS_AT_ONCE = 2048
+MAX_BATCH_TOKENS = 2048
 """Positions of one batch when answering, padding counted."""
 
 
-def frame_of(config: Any, tokenizer: Tokenizer, longest: int | None = None) -> InputTemplate:
+def input_template(config: Any, tokenizer: Tokenizer, longest: int | None = None) -> InputTemplate:
     """How a model of this config is used to be given texts, and at most how long."""
     limits = [each for each in (config.context_length, longest) if each]
     begin = tuple(tokenizer.begin) or (tokenizer.end_id,)
@@ -29,53 +29,53 @@ def frame_of(config: Any, tokenizer: Tokenizer, longest: int | None = None) -> I
     return InputTemplate(begin, tokenizer.end_id, longest, segments, tokenizer.between)
 
 
-def rows_of(
+def encode_examples(
     task: Task, examples: Sequence[Example], tokenizer: Tokenizer, frame: InputTemplate
 ) -> list[EncodedExample]:
     """Every example as ids; says how many were cut."""
-    rows = task.rows(examples, tokenizer, frame)
+    rows = task.encode(examples, tokenizer, frame)
     where = getattr(task.settings, "cut", "end")
-    if cut := [row.cut for row in rows if row.cut]:
+    if cut := [row.n_truncated for row in rows if row.n_truncated]:
         log_notice(
             len(cut),
             " of ",
             len(rows),
-            f" texts are longer than {frame.longest} tokens: the {where}s of them, ",
+            f" texts are longer than {frame.max_length} tokens: the {where}s of them, ",
             sum(cut),
             " tokens in all, are not read",
         )
     return rows
 
 
-def batch_of(task: Task, rows: Sequence[EncodedExample], pad_id: int, position: int = 0) -> Batch:
+def collate(task: Task, rows: Sequence[EncodedExample], pad_id: int, position: int = 0) -> Batch:
     """Rows as tensors, padded on the right; every row weighs one, or each place in it that is asked for, which are then
     the batch's `word_starts`. Of N texts read apart `ids`, `segments` and `mask`
     are (B, N, T).
     """
     length = max(row.length for row in rows)
-    if odd := [row for row in rows if len(row.apart) != len(rows[0].apart)]:
+    if odd := [row for row in rows if len(row.other_ids) != len(rows[0].other_ids)]:
         raise DataError(
             "mixed_data",
-            f"some rows have {1 + len(rows[0].apart)} texts, others {1 + len(odd[0].apart)}; give all as many",
+            f"some rows have {1 + len(rows[0].other_ids)} texts, others {1 + len(odd[0].other_ids)}; give all as many",
         )
-    texts = [(row.ids, *row.apart) for row in rows]
+    texts = [(row.ids, *row.other_ids) for row in rows]
     lengths = torch.tensor([[len(each) for each in row] for row in texts])
     mask = torch.arange(length) < lengths[:, :, None]
     ids, segments = torch.full(mask.shape, pad_id), torch.zeros(mask.shape, dtype=torch.long)
     ids[mask] = torch.tensor([one for row in texts for each in row for one in each])
     segments[:, 0][mask[:, 0]] = torch.tensor([one for row in rows for one in row.segments])
-    if not rows[0].apart:
+    if not rows[0].other_ids:
         ids, segments, mask = ids[:, 0], segments[:, 0], mask[:, 0]
     weights = torch.zeros(len(rows), length)
     for number, row in enumerate(rows):
-        weights[number, [0] if row.asked is None else row.asked] = 1.0
-    starts = None if rows[0].asked is None else weights > 0
+        weights[number, [0] if row.target_positions is None else row.target_positions] = 1.0
+    starts = None if rows[0].target_positions is None else weights > 0
     known = [row.label for row in rows if row.label is not None]
     labels = task.label_tensor(known, length) if len(known) == len(rows) else None
     numbers = torch.tensor([row.numbers for row in rows], dtype=torch.float64) if rows[0].numbers else None
     return Batch(
         ids, ids, weights, mask=mask, segments=segments, labels=labels, position=position, numbers=numbers,
-        word_starts=starts, task=task.called,
+        word_starts=starts, task=task.head_name,
     )  # fmt: skip
 
 
@@ -92,31 +92,31 @@ class ExampleLoader:
         self.task, self.rows, self.pad_id = task, rows, pad_id
         lengths = np.asarray([row.length for row in rows])
         by_length = lambda each: each[np.argsort(lengths[each], kind="stable")]  # noqa: E731
-        self.deal = LengthGroupedSampler(len(rows), min(batch_size, len(rows)), seed, by_length)
+        self.sampler = LengthGroupedSampler(len(rows), min(batch_size, len(rows)), seed, by_length)
 
     @property
     def n_batches(self) -> int:
         """Batches in one epoch."""
-        return self.deal.n_batches
+        return self.sampler.n_batches
 
     @cached_property
     def tokens_a_step(self) -> int:
         """Ids of a batch on average."""
-        total = sum(len(each) for row in self.rows for each in (row.ids, *row.apart))
-        return max(1, round(total / len(self.rows) * self.deal.batch_size))
+        total = sum(len(each) for row in self.rows for each in (row.ids, *row.other_ids))
+        return max(1, round(total / len(self.rows) * self.sampler.batch_size))
 
     def batch(self, step: int) -> Batch:
         """The batch of a step, from 0."""
-        random = self.deal.random("rows", step)
-        rows = [self.task.drawn(self.rows[int(number)], random) for number in self.deal.rows(step)]
-        return batch_of(self.task, rows, self.pad_id, step)
+        random = self.sampler.random("rows", step)
+        rows = [self.task.augment_row(self.rows[int(number)], random) for number in self.sampler.rows(step)]
+        return collate(self.task, rows, self.pad_id, step)
 
 
-def in_batches(lengths: Sequence[int]) -> Iterator[list[int]]:
+def length_batches(lengths: Sequence[int]) -> Iterator[list[int]]:
     """The places of rows, by length, so many together that `TOKENS_AT_ONCE` hold them with their padding."""
     held: list[int] = []
     for place in sorted(range(len(lengths)), key=lambda each: lengths[each]):
-        if held and (len(held) + 1) * lengths[place] > TOKENS_AT_ONCE:
+        if held and (len(held) + 1) * lengths[place] > MAX_BATCH_TOKENS:
             yield held
             held = []
         held.append(place)

@@ -13,29 +13,29 @@ from textus.core.errors import RunError, UsageError
 from textus.data.batch import Batch
 from textus.models.contract import LanguageModel, Loss, step_seed
 from textus.models.nn.heads import build_head
-from textus.tasks.base import EncodedExample, Example, Task, whole
-from textus.tasks.encoding import batch_of, frame_of, in_batches, rows_of
+from textus.tasks.base import EncodedExample, Example, Task, joined_text
+from textus.tasks.encoding import collate, encode_examples, input_template, length_batches
 from textus.tokenizers import Tokenizer
 
 
 @torch.inference_mode()
-def answers(
+def predict_ids(
     model: LanguageModel, task: Task, rows: Sequence[EncodedExample], pad_id: int, *, finite: bool = False
 ) -> list[Any]:
     """The answer to each example of these rows, in their order; rows of like length are read together. `finite`:
     RunError where the model's states are NaN or infinite, of which any task would make an answer.
     """
-    head, device = model.heads[task.called], next(model.parameters()).device
+    head, device = model.heads[task.head_name], next(model.parameters()).device
     found: list[Any] = [None] * len(rows)
-    for places in in_batches([row.length * (1 + len(row.apart)) for row in rows]):
-        batch = batch_of(task, [rows[place] for place in places], pad_id).to(device)
-        hidden = states(model, batch)
-        outputs = task.outputs(head, hidden, batch)
+    for places in length_batches([row.length * (1 + len(row.other_ids)) for row in rows]):
+        batch = collate(task, [rows[place] for place in places], pad_id).to(device)
+        hidden = hidden_states(model, batch)
+        outputs = task.predict(head, hidden, batch)
         if finite:
             check_finite(hidden if batch.mask is None else hidden[batch.mask.bool()], outputs)
         for place, output in zip(places, outputs, strict=True):
             found[place] = output
-    return task.merged(rows, found)
+    return task.aggregate_windows(rows, found)
 
 
 def check_finite(hidden: Tensor, outputs: Sequence[Any]) -> None:
@@ -49,7 +49,7 @@ def check_finite(hidden: Tensor, outputs: Sequence[Any]) -> None:
         )
 
 
-def with_head(model: LanguageModel, task: Task) -> None:
+def add_head(model: LanguageModel, task: Task) -> None:
     """Give a model the task's head; UsageError for a family that has no states a head could stand on."""
     if model.counts or not hasattr(model, "hidden"):
         raise UsageError(
@@ -57,10 +57,10 @@ def with_head(model: LanguageModel, task: Task) -> None:
             f"a {type(model).__name__} has no states for a head to stand on; {task.name} can be learnt by any family"
             " that does not count, such as --model lstm or encoder",
         )
-    model.heads[task.called] = build_head(task.head(), model.config.d_model)
+    model.heads[task.head_name] = build_head(task.head_spec(), model.config.d_model)
 
 
-def states(model: LanguageModel, batch: Batch) -> Tensor:
+def hidden_states(model: LanguageModel, batch: Batch) -> Tensor:
     """The model's last states (B, T, D), or (B, N, T, D) of N texts read apart; what dropout takes away in training
     follows from the batch's place.
     """
@@ -78,15 +78,19 @@ def head_loss(model: LanguageModel, batch: Batch) -> Loss:
     decays them in that step.
     """
     assert batch.task is not None
-    found: Loss = model.heads[batch.task].loss(states(model, batch), batch)  # type: ignore[operator]
+    found: Loss = model.heads[batch.task].loss(hidden_states(model, batch), batch)  # type: ignore[operator]
     if len(model.heads) > 1:
         found.parts[f"loss/{batch.task}"] = float(found.total.detach())
     return found
 
 
-def read(model: LanguageModel, task: Task, tokenizer: Tokenizer, examples: Sequence[Example]) -> list[Any]:
+def predict_texts(
+    model: LanguageModel, task: Task, tokenizer: Tokenizer, examples: Sequence[Example]
+) -> list[Any]:
     """The task's answers to examples."""
     if model.reads_texts:
-        return list(model.answers([whole(each) for each in examples], task.labels))  # type: ignore[operator]
-    rows = rows_of(task, examples, tokenizer, frame_of(model.config, tokenizer, task.settings.longest))
-    return answers(model, task, rows, tokenizer.pad_id, finite=True)
+        return list(model.answers([joined_text(each) for each in examples], task.labels))  # type: ignore[operator]
+    rows = encode_examples(
+        task, examples, tokenizer, input_template(model.config, tokenizer, task.settings.longest)
+    )
+    return predict_ids(model, task, rows, tokenizer.pad_id, finite=True)

@@ -39,7 +39,7 @@ Key = tuple[str, Any]
 # ── one name ───────────────────────────────────────────────────────────────────────────────────
 
 
-def name_of(value: Any, where: str) -> str:
+def label_name(value: Any, where: str) -> str:
     """A label as text: strings and numbers are names. DataError for one that is empty, or no name."""
     if isinstance(value, bool):
         return str(value).lower()
@@ -57,7 +57,7 @@ def name_of(value: Any, where: str) -> str:
     )
 
 
-def type_of(values: Iterable[Any]) -> str:
+def common_type(values: Iterable[Any]) -> str:
     """What labels are where none of them is a string: bool, int or float; empty for all others, or a mixture."""
     kinds = {type(value) for value in values}
     if len(kinds) == 1 and kinds <= {bool, int, float}:
@@ -65,14 +65,14 @@ def type_of(values: Iterable[Any]) -> str:
     return "float" if kinds == {int, float} else ""
 
 
-def typed(name: str, kind: str) -> Any:
+def cast_label(name: str, kind: str) -> Any:
     """The name of a class as the value its labels were in the rows, see `type_of`."""
     if kind == "bool":
         return name == "true"
     return {"int": int, "float": float}.get(kind, str)(name)
 
 
-def key_of(name: str) -> Key | None:
+def value_key(name: str) -> Key | None:
     """The number or truth value that a name spells; None for other names."""
     if name.lower() in TRUTH:
         return "truth", TRUTH[name.lower()]
@@ -86,20 +86,20 @@ def as_number(key: Key | None) -> Key | None:
     return ("number", Decimal(int(key[1]))) if key and key[0] == "truth" else key
 
 
-def only_truths(keys: Iterable[Key | None]) -> bool:
+def are_booleans(keys: Iterable[Key | None]) -> bool:
     """Whether names spell truth values alone, 1 and 0 among them."""
     return all(as_number(key) in (("number", 0), ("number", 1)) for key in keys)
 
 
-def merged(counts: Counter[str]) -> dict[str, str]:
+def merge_spellings(counts: Counter[str]) -> dict[str, str]:
     """Name → the class it is of: names of one number or truth value are one class, called by its shortest spelling.
 
     1 and 0 are also true and false where no other name is in the column.
     """
-    both = only_truths(key_of(name) for name in counts)
+    both = are_booleans(value_key(name) for name in counts)
     groups: dict[Key, list[str]] = {}
     for name in counts:
-        if (key := key_of(name)) is not None:
+        if (key := value_key(name)) is not None:
             groups.setdefault((as_number(key) if both else key) or key, []).append(name)
     classes = {name: name for name in counts}
     for names in groups.values():
@@ -115,14 +115,14 @@ class Classes:
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = set(names)
-        self.keys = {key: name for name in names if (key := key_of(name)) is not None}
-        if only_truths(map(key_of, names)):
+        self.keys = {key: name for name in names if (key := value_key(name)) is not None}
+        if are_booleans(map(value_key, names)):
             self.keys |= {("truth", bool(truth)): name for (_, truth), name in self.keys.items()}
             self.keys |= {("number", Decimal(int(truth))): name for (_, truth), name in self.keys.items()}
 
-    def named(self, name: str) -> str:
+    def lookup(self, name: str) -> str:
         """The class a label names; the label itself where there is no such class."""
-        return name if name in self.names else self.keys.get(key_of(name) or ("", None), name)
+        return name if name in self.names else self.keys.get(value_key(name) or ("", None), name)
 
 
 def report_spellings(spelled: Counter[tuple[str, str]]) -> None:
@@ -142,7 +142,7 @@ def report_spellings(spelled: Counter[tuple[str, str]]) -> None:
 # ── several labels a text ──────────────────────────────────────────────────────────────────────
 
 
-def list_in(text: str, *, quoted: bool = False) -> list[Any] | None:
+def parse_list(text: str, *, quoted: bool = False) -> list[Any] | None:
     """The values of a list that is written as text, such as "['neg', 'en']"; None for other texts. `quoted`: its values
     have to be in quotes.
     """
@@ -167,14 +167,14 @@ def find_separator(values: Sequence[str]) -> str | None:
             continue
         if sign == "|" or len(having) * 2 >= len(values):
             return sign
-        pieces = Counter(piece for whole in wholes for piece in parts(whole, sign))
-        several = [piece for whole in set(having) for piece in parts(whole, sign)]
+        pieces = Counter(piece for whole in wholes for piece in split_labels(whole, sign))
+        several = [piece for whole in set(having) for piece in split_labels(whole, sign)]
         if len(pieces) < len(wholes) and sum(pieces[piece] > 1 for piece in several) >= 0.9 * len(several):
             return sign
     return None
 
 
-def parts(value: str, separator: str) -> list[str]:
+def split_labels(value: str, separator: str) -> list[str]:
     """The labels between separators."""
     return [piece.strip() for piece in value.split(separator) if piece.strip()]
 
@@ -182,7 +182,7 @@ def parts(value: str, separator: str) -> list[str]:
 # ── names that look like one ───────────────────────────────────────────────────────────────────
 
 
-def plain(name: str) -> str:
+def normalize_name(name: str) -> str:
     """A name without what the eye passes over: case, width, blanks, hyphens between words, characters without width."""
     seen = "".join(
         character
@@ -192,15 +192,15 @@ def plain(name: str) -> str:
     return re.sub(r"(?<=\w)[\s_-]+(?=\w)", " ", seen.strip().casefold())
 
 
-def alike(counts: Counter[str]) -> list[list[str]]:
+def similar_names(counts: Counter[str]) -> list[list[str]]:
     """Groups of names that differ in case, width, blanks or hyphens alone, the most frequent first."""
     groups: dict[str, list[str]] = {}
     for name, _ in counts.most_common():
-        groups.setdefault(plain(name), []).append(name)
+        groups.setdefault(normalize_name(name), []).append(name)
     return [names for names in groups.values() if len(names) > 1]
 
 
-def slips(counts: Counter[str]) -> list[tuple[str, str]]:
+def likely_typos(counts: Counter[str]) -> list[tuple[str, str]]:
     """(rare, frequent) names of four letters or more that are one letter apart, or have two neighbours exchanged."""
     near: dict[str, list[str]] = {}
     words = [name for name in counts if len(name) > 3 and name.isprintable()]
@@ -211,16 +211,16 @@ def slips(counts: Counter[str]) -> list[tuple[str, str]]:
     for names in near.values():
         for rare in names:
             for frequent in names:
-                if counts[frequent] >= RARE * counts[rare] and one_slip(rare, frequent):
+                if counts[frequent] >= RARE * counts[rare] and is_one_edit(rare, frequent):
                     pairs[rare, frequent] = None
     return list(pairs)
 
 
-def one_slip(one: str, other: str) -> bool:
+def is_one_edit(one: str, other: str) -> bool:
     """Whether a letter is missing, too many or another, or two neighbours are exchanged; digits and names that look
     alike do not count.
     """
-    if plain(one) == plain(other) or abs(len(one) - len(other)) > 1:
+    if normalize_name(one) == normalize_name(other) or abs(len(one) - len(other)) > 1:
         return False
     start = next(
         (n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
@@ -232,6 +232,6 @@ def one_slip(one: str, other: str) -> bool:
     return exchanged or a[1:] == b[1:] or a[1:] == b or a == b[1:]
 
 
-def missing(counts: Counter[str]) -> list[str]:
+def missing_names(counts: Counter[str]) -> list[str]:
     """Names that usually say that there is no label."""
     return [name for name in counts if name.lower() in MISSING]

@@ -18,7 +18,7 @@ from textus.core.rng import derive_seed
 from textus.data.batch import Batch
 from textus.tasks.encoding import ExampleLoader
 
-DRAWN = 1024
+STEPS_AT_ONCE = 1024
 """Steps that are drawn together."""
 
 
@@ -42,47 +42,49 @@ class MultitaskLoader:
     """
 
     def __init__(self, parts: Mapping[str, ExampleLoader], *, power: float, seed: int) -> None:
-        self.parts, self.seed = dict(parts), seed
+        self.loaders, self.seed = dict(parts), seed
         sizes = np.asarray([len(each.rows) for each in parts.values()], dtype=np.float64) ** power
         self.shares: dict[str, float] = dict(zip(parts, (sizes / sizes.sum()).tolist(), strict=True))
         """What part of the steps each task has, in the long run."""
         self._chunks: list[NDArray[np.int64]] = []
         """Each `DRAWN` steps' tasks, as places in `parts`."""
-        self._before = [np.zeros(len(self.parts), dtype=np.int64)]
+        self._before = [np.zeros(len(self.loaders), dtype=np.int64)]
         """How many steps each task had before each of these, and after the last."""
 
     @property
     def n_batches(self) -> int:
         """Steps in which as many rows are read as there are."""
-        return sum(each.n_batches for each in self.parts.values())
+        return sum(each.n_batches for each in self.loaders.values())
 
     @property
     def tokens_a_step(self) -> int:
         """Ids of a batch on average."""
-        return max(1, round(sum(self.shares[name] * each.tokens_a_step for name, each in self.parts.items())))
+        return max(
+            1, round(sum(self.shares[name] * each.tokens_a_step for name, each in self.loaders.items()))
+        )
 
-    def counts(self, steps: int) -> dict[str, int]:
+    def steps_per_task(self, steps: int) -> dict[str, int]:
         """How many of so many first steps are each task's."""
-        return dict(zip(self.parts, self._counted(steps)[1].tolist(), strict=True))
+        return dict(zip(self.loaders, self._counted(steps)[1].tolist(), strict=True))
 
-    def turn(self, step: int) -> tuple[str, int]:
+    def task_at(self, step: int) -> tuple[str, int]:
         """The task of a step, and how many steps it had before."""
         chunk, before = self._counted(step)
-        place = int(chunk[step % DRAWN])
-        return list(self.parts)[place], int(before[place])
+        place = int(chunk[step % STEPS_AT_ONCE])
+        return list(self.loaders)[place], int(before[place])
 
     def batch(self, step: int) -> Batch:
         """The batch of a step, from 0; its `task` names the head it is for."""
-        name, turn = self.turn(step)
-        return replace(self.parts[name].batch(turn), position=step)
+        name, turn = self.task_at(step)
+        return replace(self.loaders[name].batch(turn), position=step)
 
     def _counted(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The tasks of the steps a step was drawn with, and how many steps before it each task had."""
-        while len(self._chunks) <= step // DRAWN:
+        while len(self._chunks) <= step // STEPS_AT_ONCE:
             random = np.random.Generator(np.random.Philox(derive_seed(self.seed, "mix", len(self._chunks))))
             edges = np.cumsum(list(self.shares.values()))[:-1]
-            self._chunks.append(np.searchsorted(edges, random.random(DRAWN), side="right"))
-            self._before.append(self._before[-1] + np.bincount(self._chunks[-1], minlength=len(self.parts)))
-        chunk = self._chunks[step // DRAWN]
-        counted = np.bincount(chunk[: step % DRAWN], minlength=len(self.parts))
-        return chunk, self._before[step // DRAWN] + counted
+            self._chunks.append(np.searchsorted(edges, random.random(STEPS_AT_ONCE), side="right"))
+            self._before.append(self._before[-1] + np.bincount(self._chunks[-1], minlength=len(self.loaders)))
+        chunk = self._chunks[step // STEPS_AT_ONCE]
+        counted = np.bincount(chunk[: step % STEPS_AT_ONCE], minlength=len(self.loaders))
+        return chunk, self._before[step // STEPS_AT_ONCE] + counted

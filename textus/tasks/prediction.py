@@ -35,7 +35,7 @@ from textus.data.output import (
 from textus.data.read_options import DETECTED, ReadOptions, options_of_run
 from textus.models.contract import LanguageModel
 from textus.tasks.base import Example, Task
-from textus.tasks.inference import read
+from textus.tasks.inference import predict_texts
 from textus.tokenizers import Tokenizer
 
 MOST_CLASSES = 200
@@ -49,36 +49,36 @@ class Predictor:
     """
 
     task: Task
-    read: Callable[[Sequence[Example]], list[Any]]
+    predict: Callable[[Sequence[Example]], list[Any]]
     trained: ReadOptions = DETECTED
-    of: str = ""
+    run_id: str = ""
 
-    def outputs(self, records: Sequence[Record]) -> list[tuple[dict[str, Any], Any]]:
+    def predict_records(self, records: Sequence[Record]) -> list[tuple[dict[str, Any], Any]]:
         """The answer to each record as JSON values, with the output it was made of."""
         if not records:
             return []
-        examples = self.task.examples(records, labelled=False)
-        outputs = self.answers(examples)
+        examples = self.task.make_examples(records, labelled=False)
+        outputs = self.predict_examples(examples)
         return [
-            (self.task.told(example, output), output)
+            (self.task.to_json(example, output), output)
             for example, output in zip(examples, outputs, strict=True)
         ]
 
-    def answers(self, examples: Sequence[Example]) -> Sequence[Any]:
+    def predict_examples(self, examples: Sequence[Example]) -> Sequence[Any]:
         """The output for each example; how many of them are of an empty text is reported."""
         report_empty(((example.where, example.texts) for example in examples), "answered")
-        return self.read(examples) if examples else []
+        return self.predict(examples) if examples else []
 
 
-def predictor(
+def make_predictor(
     model: LanguageModel, tokenizer: Tokenizer, task: Task, record: dict[str, Any], run: Path
 ) -> Predictor:
     """What answers with one run; `record` is its run.json, of several tasks the one's."""
-    answer = lambda examples: read(model, task, tokenizer, examples)  # noqa: E731
+    answer = lambda examples: predict_texts(model, task, tokenizer, examples)  # noqa: E731
     return Predictor(task, answer, options_of_run(record), sha256(run / "run.json"))
 
 
-def refuse_skipping(given: Any, options: ReadOptions) -> None:
+def check_skip_invalid(given: Any, options: ReadOptions) -> None:
     """UsageError where rows that cannot be used are to be left out of what is no file."""
     if options.skip_invalid is not None and not isinstance(given, Path):
         raise UsageError(
@@ -102,12 +102,12 @@ def probabilities(reader: Predictor, given: Any, options: ReadOptions = DETECTED
         raise UsageError("wrong_task", f"{reader.task.name} has no probabilities of classes; see predict")
     if isinstance(given, Path):
         options = options_for(given, options, reader.trained)
-        examples = reader.task.examples(list(read_by(reader, given, options)()), labelled=False)
+        examples = reader.task.make_examples(list(record_reader(reader, given, options)()), labelled=False)
         alone = False
     else:
         items, alone = items_of(given)
-        examples = examples_given(reader, items, options.columns)
-    found = np.asarray(reader.answers(examples) if examples else np.zeros((0, len(labels))))
+        examples = examples_from_items(reader, items, options.columns)
+    found = np.asarray(reader.predict_examples(examples) if examples else np.zeros((0, len(labels))))
     return found[0] if alone else found
 
 
@@ -116,47 +116,47 @@ def predict(reader: Predictor, given: Any, options: ReadOptions = DETECTED) -> A
     (an iterator of them), each with its line and id.
     """
     if isinstance(given, Path | Records):
-        return [place_of(record) | told for record, told in answered(reader, given, options)]
-    refuse_skipping(given, options)
+        return [place_of(record) | answer for record, answer in iter_predictions(reader, given, options)]
+    check_skip_invalid(given, options)
     items, alone = items_of(given)
-    examples = examples_given(reader, items, options.columns)
-    outputs = reader.answers(examples)
-    told = [reader.task.told(*pair) for pair in zip(examples, outputs, strict=True)]
+    examples = examples_from_items(reader, items, options.columns)
+    outputs = reader.predict_examples(examples)
+    told = [reader.task.to_json(*pair) for pair in zip(examples, outputs, strict=True)]
     return told[0] if alone else told
 
 
-def answered(
+def iter_predictions(
     reader: Predictor, given: Path | Records, options: ReadOptions = DETECTED
 ) -> Iterator[tuple[Record, dict[str, Any]]]:
     """Each row of a file, or record, with its answer, as they are answered."""
     options = options_for(given, options, reader.trained) if isinstance(given, Path) else options
-    records = iter(given) if isinstance(given, Records) else read_by(reader, given, options)()
+    records = iter(given) if isinstance(given, Records) else record_reader(reader, given, options)()
     with merge_notices():
         while batch := list(islice(records, AT_ONCE)):
-            for record, (told, _) in zip(batch, reader.outputs(batch), strict=True):
+            for record, (told, _) in zip(batch, reader.predict_records(batch), strict=True):
                 yield record, told
 
 
-def examples_given(reader: Predictor, items: Sequence[Any], columns: str | None = None) -> list[Example]:
+def examples_from_items(reader: Predictor, items: Sequence[Any], columns: str | None = None) -> list[Example]:
     """Texts, tuples of texts or rows of Python as examples without labels."""
     rows = [item for item in items if isinstance(item, dict)]
     if rows:
         named = columns or columns_as_trained(reader.trained.columns, rows[0])
-        return reader.task.examples(records_given(rows, named), labelled=False)
+        return reader.task.make_examples(records_given(rows, named), labelled=False)
     texts = [tuple(map(clean_text, (item,) if isinstance(item, str) else item)) for item in items]
-    return [reader.task.asked(each, f"text {number}") for number, each in enumerate(texts, 1)]
+    return [reader.task.example_from_text(each, f"text {number}") for number, each in enumerate(texts, 1)]
 
 
-def read_by(reader: Predictor, path: Path, options: ReadOptions) -> Callable[[], Iterator[Record]]:
+def record_reader(reader: Predictor, path: Path, options: ReadOptions) -> Callable[[], Iterator[Record]]:
     """How the rows of a file are read, as often as needed."""
     tags = reader.task.labels if reader.task.name == "tagging" else None
-    return texts_in(path, options, tags, lambda rows: reader.task.check_of(rows, labelled=False))
+    return texts_in(path, options, tags, lambda rows: reader.task.row_checker(rows, labelled=False))
 
 
 # ── as a file ──────────────────────────────────────────────────────────────────────────────────
 
 
-def predict_to(
+def predict_to_file(
     reader: Predictor,
     given: Path | Sequence[Record],
     out: Path,
@@ -170,30 +170,32 @@ def predict_to(
 
     Raises UsageError where `out` exists, unless `force`.
     """
-    form, of = form_of(out), None
-    refuse_skipping(given, options)
+    form, source = form_of(out), None
+    check_skip_invalid(given, options)
     claim_output(out, given, force=force)
     records: Callable[[], Iterable[Record]] = lambda: given  # type: ignore[assignment, return-value]  # noqa: E731
     if isinstance(given, Path):
         options = options_for(given, options, reader.trained)
-        of = fingerprint([reader.of, reader.task.called, content_of(given), astuple(options), form])
-        records = read_by(reader, given, options)
+        source = fingerprint(
+            [reader.run_id, reader.task.head_name, content_of(given), astuple(options), form]
+        )
+        records = record_reader(reader, given, options)
     task, own = reader.task, given.columns if isinstance(given, Records) else options.columns
-    rows = Layout(answer_columns(task, form), own or options.columns, readable(task, records()))
+    rows = Layout(answer_columns(task, form), own or options.columns, checked_records(task, records()))
     answer = lambda batch: [  # noqa: E731
-        rows.row(record, flat(task, told, output, form))
-        for record, (told, output) in zip(batch, reader.outputs(batch), strict=True)
+        rows.row(record, flatten_prediction(task, told, output, form))
+        for record, (told, output) in zip(batch, reader.predict_records(batch), strict=True)
     ]
-    with partial_file(out, of, force=force) as file, merge_notices():
+    with partial_file(out, source, force=force) as file, merge_notices():
         return write_rows(file, records(), answer, rows.names)
 
 
-def readable(task: Task, records: Iterable[Record]) -> Iterator[Record]:
+def checked_records(task: Task, records: Iterable[Record]) -> Iterator[Record]:
     """Records as they are. Raises DataError for one that the task cannot read: before hours of work, not after."""
     rest = iter(records)
     while batch := list(islice(rest, AT_ONCE)):
         with merge_notices(show=False):
-            task.examples(batch, labelled=False)
+            task.make_examples(batch, labelled=False)
         yield from batch
 
 
@@ -201,23 +203,23 @@ def answer_columns(task: Task, form: str) -> list[str]:
     """The columns of a task's answer: in a table every class has one for its probability."""
     if not task.labels or task.probabilities([0.0] * len(task.labels)) is None:
         return task.answer_columns()
-    if by_class(task, form):
+    if has_class_columns(task, form):
         return [*task.answer_columns(), *(f"probability_{name}" for name in task.labels)]
     return [*task.answer_columns(), "probabilities"]
 
 
-def by_class(task: Task, form: str) -> bool:
+def has_class_columns(task: Task, form: str) -> bool:
     """Whether each class has a column."""
     return form != ".jsonl" and len(task.labels) <= MOST_CLASSES
 
 
-def flat(task: Task, told: dict[str, Any], output: Any, form: str) -> dict[str, Any]:
+def flatten_prediction(task: Task, told: dict[str, Any], output: Any, form: str) -> dict[str, Any]:
     """An answer as the fields of a row, with the probability of every class."""
     answer = {name: value for name, value in told.items() if name != "probabilities"}
     if form != ".jsonl" and isinstance(labels := answer.get("labels"), list):
         answer["labels"] = "|".join(str(cell(label)) for label in labels)
     if (every := task.probabilities(output)) is None:
         return answer
-    if by_class(task, form):
+    if has_class_columns(task, form):
         return answer | {f"probability_{name}": each for name, each in every.items()}
     return answer | {"probabilities": every}

@@ -31,12 +31,12 @@ from textus.models.nn.heads import context_of, present, span_scores
 from textus.tasks.base import EncodedExample, Example, Floats, InputTemplate, Task
 from textus.tokenizers import Tokenizer
 
-SHIFT = 5
+MAX_SHIFT = 5
 """Characters an answer may stand beside where its row says."""
-NOWHERE = -1
+ELSEWHERE = -1
 """The start of an answer that does not stand in the context word for word: it is measured by, not learnt."""
 SHOWN = 10
-LIKELY = 200
+N_LIKELY = 200
 """Spans over which an expected F1 is taken."""
 
 Span = tuple[int, int]
@@ -87,7 +87,7 @@ class SpanPrediction:
     span: Span
     margin: float
     probability: float
-    none: float
+    no_answer_probability: float
 
 
 class QuestionAnswering(Task):
@@ -96,16 +96,18 @@ class QuestionAnswering(Task):
     name = "question-answering"
     config = QuestionAnsweringSettings
     settings: QuestionAnsweringSettings
-    together = ("context",)
+    group_fields = ("context",)
 
     @classmethod
-    def of(cls, settings: QuestionAnsweringSettings, records: Sequence[Record]) -> QuestionAnswering:
+    def from_records(
+        cls, settings: QuestionAnsweringSettings, records: Sequence[Record]
+    ) -> QuestionAnswering:
         if settings.longest_answer < 1 or settings.stride < 1:
             raise UsageError(
                 "out_of_range",
                 f"task.longest_answer={settings.longest_answer}, task.stride={settings.stride}: must be at least 1",
             )
-        golds = parse_rows(records, cls.parser(settings, records, labelled=True))
+        golds = parse_rows(records, cls.row_parser(settings, records, labelled=True))
         none = sum(not gold.texts for _, gold, _ in golds)
         if none == len(records):
             raise DataError(
@@ -113,11 +115,11 @@ class QuestionAnswering(Task):
             )
         return cls(replace(settings, no_answer=settings.no_answer or none > 0), [])
 
-    def examples(self, records: Sequence[Record], *, labelled: bool) -> list[Example]:
-        records = self.usable(records, labelled=labelled)
+    def make_examples(self, records: Sequence[Record], *, labelled: bool) -> list[Example]:
+        records = self.accepted_records(records, labelled=labelled)
         kept, empty, elsewhere = [], [], []
         told: Counter[str] = Counter()
-        parsed = parse_rows(records, self.parser(self.settings, records, labelled=labelled))
+        parsed = parse_rows(records, self.row_parser(self.settings, records, labelled=labelled))
         for record, (texts, gold, what) in zip(records, parsed, strict=True):
             if labelled and not all(text.strip() for text in texts):
                 empty.append(record.where)
@@ -131,7 +133,7 @@ class QuestionAnswering(Task):
             )
         if told["moved"]:
             log_notice(
-                f"{told['moved']:,} answers stand up to {SHIFT} characters beside where their rows say: moved there"
+                f"{told['moved']:,} answers stand up to {MAX_SHIFT} characters beside where their rows say: moved there"
             )
         if elsewhere:
             log_notice(
@@ -140,18 +142,18 @@ class QuestionAnswering(Task):
             )
         if told["nowhere"]:
             log_notice(
-                f"{told['nowhere']:,} answers do not stand in their contexts (start {NOWHERE}): they are measured by,"
+                f"{told['nowhere']:,} answers do not stand in their contexts (start {ELSEWHERE}): they are measured by,"
                 f" not learnt; {told['unlearnt']:,} questions have no other"
             )
         return kept
 
     @classmethod
-    def parser(
+    def row_parser(
         cls, settings: QuestionAnsweringSettings, records: Sequence[Record], *, labelled: bool
     ) -> Callable[[Record], tuple[tuple[str, str], GoldAnswers, Counter[str]]]:
         def parse(record: Record) -> tuple[tuple[str, str], GoldAnswers, Counter[str]]:
-            texts, told = texts_of(record), Counter[str]()
-            return texts, gold_of(record, texts[1], told) if labelled else GoldAnswers((), ()), told
+            texts, told = read_question(record), Counter[str]()
+            return texts, locate_answers(record, texts[1], told) if labelled else GoldAnswers((), ()), told
 
         return parse
 
@@ -159,18 +161,18 @@ class QuestionAnswering(Task):
     def can_split(
         cls, settings: QuestionAnsweringSettings, train: Sequence[Record], held: Sequence[Record]
     ) -> bool:
-        return bool(held) and any(answers_of(record) for record in train)
+        return bool(held) and any(read_answers(record) for record in train)
 
     @classmethod
-    def fields(cls, settings: QuestionAnsweringSettings, values: dict[str, Any]) -> list[str]:
+    def used_fields(cls, settings: QuestionAnsweringSettings, values: dict[str, Any]) -> list[str]:
         return ["question", "context", "answers"]
 
-    def head(self) -> dict[str, Any]:
+    def head_spec(self) -> dict[str, Any]:
         return {"kind": "span", "dropout": self.settings.dropout}
 
     # ── rows ───────────────────────────────────────────────────────────────────────────────────
 
-    def rows(
+    def encode(
         self, examples: Sequence[Example], tokenizer: Tokenizer, frame: InputTemplate
     ) -> list[EncodedExample]:
         if wrong := [each for each in examples if len(each.texts) != 2]:
@@ -185,39 +187,43 @@ class QuestionAnswering(Task):
         told: Counter[str] = Counter()
         for number, (example, question) in enumerate(zip(examples, questions, strict=True)):
             ids, places = read[example.texts[1]]
-            span = self.learnt(example, places, told)
-            asked, holds = room_for(question, len(ids), frame)
+            span = self.answer_tokens(example, places, told)
+            asked, holds = split_window(question, len(ids), frame)
             told["cut"] += len(asked) < len(question)
-            for start in starts(len(ids), holds, self.settings.stride):
+            for start in window_starts(len(ids), holds, self.settings.stride):
                 window = slice(start, start + holds)
-                row, first = framed(asked, ids[window], frame)
-                label = None if span is None else within(span, start, len(ids[window]), first, len(row.ids))
-                rows.append(replace(row, label=label, about=Window(number, first, places[window])))
-        self.tell(told, len(examples), frame)
+                row, first = encode_window(asked, ids[window], frame)
+                label = (
+                    None
+                    if span is None
+                    else answer_positions(span, start, len(ids[window]), first, len(row.ids))
+                )
+                rows.append(replace(row, label=label, meta=Window(number, first, places[window])))
+        self.report_encoding(told, len(examples), frame)
         return rows
 
-    def learnt(self, example: Example, places: list[Span], told: Counter[str]) -> Span | None:
+    def answer_tokens(self, example: Example, places: list[Span], told: Counter[str]) -> Span | None:
         """The first and last token of the answer most often given, (-1, -1) where there is none; None: not known."""
         gold = example.label
         if gold is None or (gold.texts and not gold.spans):
             return None
         if not gold.texts:
-            return NOWHERE, NOWHERE
+            return ELSEWHERE, ELSEWHERE
         begin, end = Counter(gold.spans).most_common(1)[0][0]
         inside = [at for at, (low, high) in enumerate(places) if low < high and low < end and high > begin]
         if not inside:
             told["without a token"] += 1
             return None
         first, last = inside[0], inside[-1]
-        tokens = stripped(example.texts[1], (places[first][0], places[last][1]))[0]
+        tokens = strip_span(example.texts[1], (places[first][0], places[last][1]))[0]
         told["through a token"] += tokens != example.texts[1][begin:end].strip()
         told["too long"] += last - first >= self.settings.longest_answer
         return first, last
 
-    def tell(self, told: Counter[str], n: int, frame: InputTemplate) -> None:
+    def report_encoding(self, told: Counter[str], n: int, frame: InputTemplate) -> None:
         """What reading changed or could not do."""
         said = {
-            "cut": f"questions are longer than half of {frame.longest} tokens: their ends are not read",
+            "cut": f"questions are longer than half of {frame.max_length} tokens: their ends are not read",
             "without a token": "answers have no token of their own: they are not learnt",
             "through a token": "answers begin or end within a token: they are learnt as whole tokens",
             "too long": f"answers are longer than {self.settings.longest_answer} tokens, the most an answer may have:"
@@ -232,7 +238,7 @@ class QuestionAnswering(Task):
 
     # ── answers ────────────────────────────────────────────────────────────────────────────────
 
-    def outputs(self, head: Any, hidden: Tensor, batch: Batch) -> list[Any]:
+    def predict(self, head: Any, hidden: Tensor, batch: Batch) -> list[Any]:
         """Of each row the first and last position of its best span, then log-odds against no answer: how good that
         span is, its own, and those of all spans together.
         """
@@ -249,14 +255,14 @@ class QuestionAnswering(Task):
             time = hidden.shape[1]
             first, last = place // time, place % time
         else:
-            value, first, last = most_expected(scores, longest)
+            value, first, last = best_expected_f1(scores, longest)
             best = total + value.log()
         odds = torch.stack([best, scores[each, first, last], total], 1) - none[:, None]
         return list(zip(first.tolist(), last.tolist(), *odds.double().cpu().T.tolist(), strict=True))
 
-    def merged(self, rows: Sequence[EncodedExample], outputs: list[Any]) -> list[Any]:
+    def aggregate_windows(self, rows: Sequence[EncodedExample], outputs: list[Any]) -> list[Any]:
         answers = []
-        pairs = zip([row.about for row in rows], outputs, strict=True)
+        pairs = zip([row.meta for row in rows], outputs, strict=True)
         for _, part in groupby(pairs, key=lambda pair: pair[0].example):
             bests, totals = [], [0.0] if self.settings.no_answer else []
             for window, (first, last, margin, own, total) in part:
@@ -279,9 +285,9 @@ class QuestionAnswering(Task):
         """The answer, without blanks around it, and where it stands; "" where there is likelier none."""
         if found.margin < 0 and (self.settings.no_answer or found.span == (0, 0)):
             return "", None
-        return stripped(example.texts[1], found.span)
+        return strip_span(example.texts[1], found.span)
 
-    def scores(
+    def metrics(
         self, examples: Sequence[Example], outputs: Sequence[Any], *, intervals: bool = True
     ) -> dict[str, Any]:
         ruler = measuring.answer_style([each.texts[1] for each in examples])
@@ -292,7 +298,7 @@ class QuestionAnswering(Task):
             return found
         if self.settings.no_answer and not all(golds):
             best = [
-                stripped(each.texts[1], output.span)[0]
+                strip_span(each.texts[1], output.span)[0]
                 for each, output in zip(examples, outputs, strict=True)
             ]
             f1 = [
@@ -305,7 +311,7 @@ class QuestionAnswering(Task):
         found["mistakes"] = self.mistakes(examples, outputs, said, ruler)
         return found
 
-    def each(self, examples: Sequence[Example], outputs: Sequence[Any]) -> tuple[str, Floats]:
+    def per_example_metric(self, examples: Sequence[Example], outputs: Sequence[Any]) -> tuple[str, Floats]:
         ruler = measuring.answer_style([each.texts[1] for each in examples])
         said = [self.answer(each, output)[0] for each, output in zip(examples, outputs, strict=True)]
         pairs = zip(said, examples, strict=True)
@@ -317,7 +323,10 @@ class QuestionAnswering(Task):
         self, examples: Sequence[Example], outputs: Sequence[SpanPrediction], said: list[str], ruler: str
     ) -> list[dict[str, Any]]:
         """The answers without anything right in them that were given with most confidence, first."""
-        sure = [each.probability if text else each.none for each, text in zip(outputs, said, strict=True)]
+        sure = [
+            each.probability if text else each.no_answer_probability
+            for each, text in zip(outputs, said, strict=True)
+        ]
         wrong = [
             at
             for at, (text, each) in enumerate(zip(said, examples, strict=True))
@@ -336,15 +345,19 @@ class QuestionAnswering(Task):
         none = ["no_answer_probability"] if self.settings.no_answer else []
         return ["answer", "start", "end", "probability", *none]
 
-    def told(self, example: Example, output: Any) -> dict[str, Any]:
+    def to_json(self, example: Example, output: Any) -> dict[str, Any]:
         text, span = self.answer(example, output)
         start, end = span or (None, None)
         found = {"answer": text, "start": start, "end": end}
-        found["probability"] = round(output.none if span is None else output.probability, 6)
-        return {**found, "no_answer_probability": round(output.none, 6)} if self.settings.no_answer else found
+        found["probability"] = round(output.no_answer_probability if span is None else output.probability, 6)
+        return (
+            {**found, "no_answer_probability": round(output.no_answer_probability, 6)}
+            if self.settings.no_answer
+            else found
+        )
 
 
-def most_expected(scores: Tensor, longest: int) -> tuple[Tensor, Tensor, Tensor]:
+def best_expected_f1(scores: Tensor, longest: int) -> tuple[Tensor, Tensor, Tensor]:
     """Of each row of `span_scores` (B, T, T): the highest expected F1 of a span, in tokens, over the `LIKELY` likeliest
     spans, and the first and last position of the span that has it (B,).
     """
@@ -354,7 +367,7 @@ def most_expected(scores: Tensor, longest: int) -> tuple[Tensor, Tensor, Tensor]
     ).int()  # narrow: a row has millions of pairs
     found = []
     for row in scores:
-        chances, places = row.flatten().softmax(0).topk(min(LIKELY, time * time))
+        chances, places = row.flatten().softmax(0).topk(min(N_LIKELY, time * time))
         places, chances = places[chances > 0].int(), chances[chances > 0]
         first, last = places // time, places % time
         low, high = (
@@ -374,37 +387,39 @@ def most_expected(scores: Tensor, longest: int) -> tuple[Tensor, Tensor, Tensor]
 # ── windows ────────────────────────────────────────────────────────────────────────────────────
 
 
-def room_for(question: list[int], n_context: int, frame: InputTemplate) -> tuple[list[int], int]:
+def split_window(question: list[int], n_context: int, frame: InputTemplate) -> tuple[list[int], int]:
     """What is read of a question (at most half of what a window holds, where the context is long), and how many tokens
     of the context a window then holds.
     """
-    if frame.longest is None:
+    if frame.max_length is None:
         return question, max(1, n_context)
-    room = frame.longest - len(frame.begin) - 1 - frame.between
+    room = frame.max_length - len(frame.begin) - 1 - frame.n_separators
     if room < 2:
         raise UsageError(
-            "out_of_range", f"a window of {frame.longest} ids holds no context: set task.longest to more"
+            "out_of_range", f"a window of {frame.max_length} ids holds no context: set task.longest to more"
         )
-    asked = question[: max(room - n_context, room - room // 2)]
-    return asked, room - len(asked)
+    target_positions = question[: max(room - n_context, room - room // 2)]
+    return target_positions, room - len(target_positions)
 
 
-def starts(n: int, holds: int, stride: int) -> range:
+def window_starts(n: int, holds: int, stride: int) -> range:
     """Where the windows of `n` tokens begin: neighbours share at least half of what a window holds."""
     step = min(stride, max(1, holds // 2))
     return range(0, max(1, n - holds + step), step)
 
 
-def framed(question: list[int], context: list[int], frame: InputTemplate) -> tuple[EncodedExample, int]:
+def encode_window(
+    question: list[int], context: list[int], frame: InputTemplate
+) -> tuple[EncodedExample, int]:
     """The row of a question and a part of its context, and the position of that part's first token."""
-    ids, segments, _ = replace(frame, longest=None).around([question, context])
+    ids, segments, _ = replace(frame, max_length=None).apply([question, context])
     first = len(ids) - len(context) - 1
-    if frame.segments > 2:
+    if frame.n_segments > 2:
         segments[first:-1] = [1 + (each in question) for each in context]
     return EncodedExample(ids, segments), first
 
 
-def within(span: Span, start: int, n: int, first: int, length: int) -> list[int]:
+def answer_positions(span: Span, start: int, n: int, first: int, length: int) -> list[int]:
     """The positions of an answer in a row of `length` whose part of the context, `n` tokens from the `start`-th on,
     begins at `first`; the closing id where that part does not hold it whole.
     """
@@ -416,14 +431,14 @@ def within(span: Span, start: int, n: int, first: int, length: int) -> list[int]
 # ── fields ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def stripped(context: str, span: Span) -> tuple[str, Span]:
+def strip_span(context: str, span: Span) -> tuple[str, Span]:
     """The text of a span without blanks around it, and where that stands."""
     text = context[slice(*span)]
     start = span[0] + len(text) - len(text.lstrip())
     return text.strip(), (start, start + len(text.strip()))
 
 
-def texts_of(record: Record) -> tuple[str, str]:
+def read_question(record: Record) -> tuple[str, str]:
     """The question and its context. Raises DataError where one is not there, or is no text."""
     for name in ("question", "context"):
         if name not in record.values:
@@ -441,7 +456,7 @@ def texts_of(record: Record) -> tuple[str, str]:
     return record.values["question"], record.values["context"]
 
 
-def answers_of(record: Record) -> list[tuple[str, int]]:
+def read_answers(record: Record) -> list[tuple[str, int]]:
     """Each answer's text and start as the row has them. Raises DataError for anything else."""
     where = record.where
     if "answers" not in record.values:
@@ -473,26 +488,26 @@ def answers_of(record: Record) -> list[tuple[str, int]]:
     return found
 
 
-def gold_of(record: Record, context: str, told: Counter[str]) -> GoldAnswers:
+def locate_answers(record: Record, context: str, answer: Counter[str]) -> GoldAnswers:
     """The right answers of a row, each looked up in the context. DataError for one that is not near its start."""
-    given = answers_of(record)
+    given = read_answers(record)
     found: list[Span] = []
     for text, start in given:
-        near = (start + by for by in sorted(range(-SHIFT, SHIFT + 1), key=abs))
+        near = (start + by for by in sorted(range(-MAX_SHIFT, MAX_SHIFT + 1), key=abs))
         at = next((each for each in near if each >= 0 and context.startswith(text, each)), None)
-        if start == NOWHERE:
-            told["nowhere"] += 1
+        if start == ELSEWHERE:
+            answer["nowhere"] += 1
         elif at is None and (once := context.find(text)) >= 0 and context.rfind(text) == once:
-            told["elsewhere"] += 1
+            answer["elsewhere"] += 1
             found.append((once, once + len(text)))
         elif at is None:
             raise DataError(
                 "invalid_span",
                 f"{record.where}: the answer {text!r} does not stand at {start} of the context, where there is"
-                f" {context[max(0, start) :][:30]!r}; mend the row (start {NOWHERE} for an answer in other words)",
+                f" {context[max(0, start) :][:30]!r}; mend the row (start {ELSEWHERE} for an answer in other words)",
             )
         else:
-            told["moved"] += at != start
+            answer["moved"] += at != start
             found.append((at, at + len(text)))
-    told["unlearnt"] += bool(given) and not found
+    answer["unlearnt"] += bool(given) and not found
     return GoldAnswers(tuple(text for text, _ in given), tuple(found))

@@ -35,7 +35,7 @@ def task_class(name: str) -> type[Task]:
     return found
 
 
-def opened(run: Path) -> tuple[LanguageModel, Tokenizer, dict[str, Any]]:
+def load_for_task(run: Path) -> tuple[LanguageModel, Tokenizer, dict[str, Any]]:
     """A run's model, tokenizer and record; a fine-tuned one computes as it was trained."""
     model, tokenizer, record = load(run)
     if record.get("task") in TASKS and not model.reads_texts:
@@ -43,17 +43,17 @@ def opened(run: Path) -> tuple[LanguageModel, Tokenizer, dict[str, Any]]:
     return model.eval(), tokenizer, record
 
 
-def names_of(record: dict[str, Any]) -> list[str]:
+def task_names(record: dict[str, Any]) -> list[str]:
     """The names of the tasks a run was fine-tuned for, in their order; none for a run that predicts text."""
     return [record["task"], *record.get("extra_tasks", {})] if record.get("task") in TASKS else []
 
 
-def learnt(record: dict[str, Any], name: str | None, run: Path) -> dict[str, Any]:
+def record_for_task(record: dict[str, Any], name: str | None, run: Path) -> dict[str, Any]:
     """What a run's record would say had it learnt the one task of that name; None: of the only one it has learnt.
 
     Raises UsageError for a name it has not learnt, and for none where there are several.
     """
-    names = names_of(record)
+    names = task_names(record)
     if name is None and len(names) > 1:
         raise UsageError(
             "missing_argument",
@@ -72,20 +72,20 @@ def learnt(record: dict[str, Any], name: str | None, run: Path) -> dict[str, Any
     return alone | record["extra_tasks"].get(name, {}) | {"head_name": name}
 
 
-def named_of_kind(record: dict[str, Any], kind: str) -> str | None:
+def head_of_kind(record: dict[str, Any], kind: str) -> str | None:
     """The name of the one task of a kind that a run has learnt, of several the first, told; None where it has none."""
     kinds = [record.get("task"), *(each["task"] for each in record.get("extra_tasks", {}).values())]
-    names = [name for name, each in zip(names_of(record), kinds, strict=False) if each == kind]
+    names = [name for name, each in zip(task_names(record), kinds, strict=False) if each == kind]
     if len(names) > 1:
         log_notice(f"the run has learnt {kind} as {', '.join(names)}: {names[0]} is taken")
     return names[0] if names else None
 
 
-def from_record(record: dict[str, Any]) -> Task:
+def task_from_record(record: dict[str, Any]) -> Task:
     """The task a run was fine-tuned for, as its run.json tells it; of several tasks' record, by `learnt`."""
     cls = task_class(record["task"])
     task = cls(from_dict(cls.config, record["task_settings"], "task."), record["labels"])
-    task.counts = record.get("label_counts", [])
+    task.label_counts = record.get("label_counts", [])
     task.n_texts, task.label_type = record.get("n_texts", []), record.get("label_type", "")
-    task.called = record.get("head_name", task.name)
+    task.head_name = record.get("head_name", task.name)
     return task

@@ -24,7 +24,7 @@ from textus.data.labeled import Record
 from textus.data.skipping import parse_rows
 from textus.metrics import regression
 from textus.tasks.base import EncodedExample, Example, InputTemplate, Task
-from textus.tasks.classification import PAIRS, texts_of
+from textus.tasks.classification import PAIRS, read_texts
 
 MOST_RATINGS = 50
 SHOWN = 10
@@ -53,10 +53,10 @@ class Regression(Task):
     name = "regression"
     config = RegressionSettings
     settings: RegressionSettings
-    answered = "numbers or ratings"
-    least = 4
+    label_kind = "numbers or ratings"
+    min_rows = 4
     text_counts = (1, 2)
-    worst = "Furthest from what is right"
+    mistakes_title = "Furthest from what is right"
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Regression(Task):
     ) -> None:
         super().__init__(settings, labels)
         self.scales = scales or {}
-        self.numeric = listed(settings.numeric)
+        self.numeric = split_names(settings.numeric)
 
     @property
     def ordinal(self) -> bool:
@@ -74,11 +74,11 @@ class Regression(Task):
         return self.settings.kind == "ordinal"
 
     @classmethod
-    def of(cls, settings: RegressionSettings, records: Sequence[Record]) -> Regression:
-        targets, numeric = targets_of(settings, records), listed(settings.numeric)
+    def from_records(cls, settings: RegressionSettings, records: Sequence[Record]) -> Regression:
+        targets, numeric = target_fields(settings, records), split_names(settings.numeric)
         if both := set(targets) & set(numeric):
             raise UsageError("duplicate_column", f"{both.pop()!r} is both to be found and read; name it once")
-        rows = parse_rows(records, cls.parser(settings, records, labelled=True))
+        rows = parse_rows(records, cls.row_parser(settings, records, labelled=True))
         found, beside = (np.asarray([row[part] for row in rows]) for part in (1, 2))
         for name, column in zip(targets, found.T, strict=True):
             if len(column) and np.ptp(column) == 0:
@@ -86,9 +86,9 @@ class Regression(Task):
                     "one_class",
                     f"all {len(records):,} rows have the {name} {column[0]:g}: nothing is to be learnt",
                 )
-        scales = scale_of(numeric, beside, "number_")
+        scales = fit_scale(numeric, beside, "number_")
         if settings.kind == "number":
-            return cls(settings, targets, {**scale_of(targets, found, ""), **scales})
+            return cls(settings, targets, {**fit_scale(targets, found, ""), **scales})
         if len(targets) > 1:
             raise UsageError(
                 "incompatible_settings",
@@ -100,12 +100,14 @@ class Regression(Task):
                 f"{len(ratings):,} different ratings, such as {ratings[0]:g} and {ratings[1]:g}: for numbers leave"
                 " task.kind=ordinal out",
             )
-        return cls(settings, [spelled(each) for each in ratings], scales)
+        return cls(settings, [rating_name(each) for each in ratings], scales)
 
-    def examples(self, records: Sequence[Record], *, labelled: bool) -> list[Example]:
-        records = self.usable(records, labelled=labelled)
+    def make_examples(self, records: Sequence[Record], *, labelled: bool) -> list[Example]:
+        records = self.accepted_records(records, labelled=labelled)
         kept, empty = [], []
-        parsed = parse_rows(records, self.checked(self.parser(self.settings, records, labelled=labelled)))
+        parsed = parse_rows(
+            records, self.with_text_count_check(self.row_parser(self.settings, records, labelled=labelled))
+        )
         for record, (texts, label, numbers) in zip(records, parsed, strict=True):
             if labelled and not any(text.strip() for text in texts):
                 empty.append(record.where)
@@ -118,39 +120,39 @@ class Regression(Task):
                 lacking, " of ", len(kept), " rows lack a number: the training rows' mean is taken for it"
             )
         if self.ordinal and labelled:
-            unseen = [each.label[0] for each in kept if spelled(each.label[0]) not in self.labels]
+            unseen = [each.label[0] for each in kept if rating_name(each.label[0]) not in self.labels]
             if unseen:
-                shown = ", ".join(sorted(set(map(spelled, unseen)))[:SHOWN])
+                shown = ", ".join(sorted(set(map(rating_name, unseen)))[:SHOWN])
                 log_notice(
                     f"{len(unseen):,} ratings were never seen in training ({shown}): they are never answered"
                 )
         return kept
 
     @classmethod
-    def parser(
+    def row_parser(
         cls, settings: RegressionSettings, records: Sequence[Record], *, labelled: bool
     ) -> Callable[[Record], tuple[tuple[str, ...], tuple[float, ...] | None, tuple[float, ...]]]:
-        targets = targets_of(settings, records) if labelled else []
-        numeric, gaps = listed(settings.numeric), settings.missing == "mean"
+        targets = target_fields(settings, records) if labelled else []
+        numeric, gaps = split_names(settings.numeric), settings.missing == "mean"
 
         def parse(record: Record) -> tuple[tuple[str, ...], tuple[float, ...] | None, tuple[float, ...]]:
-            texts = texts_of(record)
-            label = tuple(number_of(record, name) for name in targets) if labelled else None
-            return texts, label, tuple(number_of(record, name, gaps=gaps) for name in numeric)
+            texts = read_texts(record)
+            label = tuple(read_number(record, name) for name in targets) if labelled else None
+            return texts, label, tuple(read_number(record, name, gaps=gaps) for name in numeric)
 
         return parse
 
     @classmethod
     def can_split(cls, settings: RegressionSettings, train: Sequence[Record], held: Sequence[Record]) -> bool:
-        targets = targets_of(settings, [*train, *held])
-        return all(varies(part, name) for part in (train, held) for name in targets)
+        targets = target_fields(settings, [*train, *held])
+        return all(has_two_values(part, name) for part in (train, held) for name in targets)
 
     @classmethod
-    def fields(cls, settings: RegressionSettings, values: dict[str, Any]) -> list[str]:
+    def used_fields(cls, settings: RegressionSettings, values: dict[str, Any]) -> list[str]:
         pair = next((pair for pair in PAIRS if all(name in values for name in pair)), ("text",))
-        return [*pair, *targets_of(settings, [Record(values, "")]), *listed(settings.numeric)]
+        return [*pair, *target_fields(settings, [Record(values, "")]), *split_names(settings.numeric)]
 
-    def can_choose(self, examples: Sequence[Example]) -> None:
+    def check_validation_set(self, examples: Sequence[Example]) -> None:
         for place in range(len(examples[0].label) if examples else 0):
             if len({each.label[place] for each in examples}) < 2:
                 raise DataError(
@@ -159,34 +161,34 @@ class Regression(Task):
                     " answers are cannot be told from them; give others with --dev",
                 )
 
-    def head(self) -> dict[str, Any]:
+    def head_spec(self) -> dict[str, Any]:
         settings = self.settings
         shared = {"pooling": settings.pooling, "dropout": settings.dropout, **self.scales}
         if self.ordinal:
             return {"kind": "ordinal", "n_labels": len(self.labels), **shared}
         return {"kind": "number", **shared}
 
-    def row(self, example: Example, ids: list[list[int]], frame: InputTemplate) -> EncodedExample:
+    def encode_example(self, example: Example, ids: list[list[int]], frame: InputTemplate) -> EncodedExample:
         if len(example.numbers) != len(self.numeric):
             raise UsageError(
                 "incompatible_data",
                 f"{example.where}: numbers are read beside the text ({', '.join(self.numeric)}); give a file with these"
                 " columns",
             )
-        framed, segments, cut = frame.around(ids)
+        framed, segments, cut = frame.apply(ids)
         label = example.label
         if label is not None and self.ordinal:
-            name = spelled(label[0])
+            name = rating_name(label[0])
             label = self.labels.index(name) if name in self.labels else -1
         return EncodedExample(framed, segments, label, cut, numbers=example.numbers)
 
     def label_tensor(self, labels: list[Any], length: int) -> Tensor:
         return torch.tensor(labels) if self.ordinal else torch.tensor(labels, dtype=torch.float64)
 
-    def outputs(self, head: Any, hidden: Tensor, batch: Batch) -> list[Any]:
+    def predict(self, head: Any, hidden: Tensor, batch: Batch) -> list[Any]:
         return list(head.predict(hidden, batch.mask, batch.numbers).double().cpu().numpy())
 
-    def scores(
+    def metrics(
         self, examples: Sequence[Example], outputs: Sequence[Any], *, intervals: bool = True
     ) -> dict[str, Any]:
         gold, found = np.asarray([each.label for each in examples], dtype=np.float64), np.stack(outputs)
@@ -197,31 +199,34 @@ class Regression(Task):
         else:
             told = regression.multi_target_scores(gold, found, self.labels, intervals=intervals)
         if intervals and not self.ordinal and len(self.labels) == 1:
-            told["mistakes"] = furthest(examples, gold[:, 0], found[:, 0])
+            told["mistakes"] = largest_errors(examples, gold[:, 0], found[:, 0])
         if undefined := told.get("undefined"):
             log_notice(f"{', '.join(undefined)} cannot be told: all labels, or all answers, are the same")
         return told
 
     def rating_scores(self, gold: np.ndarray, probabilities: np.ndarray, intervals: bool) -> dict[str, Any]:
         """Figures of ratings; one that was never seen has its place among the others."""
-        return regression.rating_scores(*self.places(gold, probabilities), intervals=intervals)
+        return regression.rating_scores(*self.rating_ranks(gold, probabilities), intervals=intervals)
 
-    def places(
+    def rating_ranks(
         self, gold: np.ndarray, probabilities: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The places of what is right and of what is answered among all ratings, and these."""
         known = np.asarray([float(each) for each in self.labels])
         ratings = np.unique([*known, *gold])
-        guess = known[[median_of(each) for each in probabilities]]
+        guess = known[[median_rating(each) for each in probabilities]]
         truth, said = (np.searchsorted(ratings, each) for each in (gold, guess))
         return truth, said, ratings
 
-    def weighed(
+    def weighted_metric(
         self, examples: Sequence[Example], outputs: Sequence[Any]
     ) -> tuple[str, Callable[[np.ndarray], float]]:
         gold, found = np.asarray([each.label for each in examples], dtype=np.float64), np.stack(outputs)
         if self.ordinal:
-            name, figures = "quadratic_kappa", regression.rating_metrics(*self.places(gold[:, 0], found))
+            name, figures = (
+                "quadratic_kappa",
+                regression.rating_metrics(*self.rating_ranks(gold[:, 0], found)),
+            )
             return name, lambda weights: figures(weights)[name]
         each = [
             regression.regression_metrics(truth, said) for truth, said in zip(gold.T, found.T, strict=True)
@@ -238,16 +243,16 @@ class Regression(Task):
             return None
         return {name: round(float(each), 6) for name, each in zip(self.labels, output, strict=True)}
 
-    def told(self, example: Example, output: Any) -> dict[str, Any]:
+    def to_json(self, example: Example, output: Any) -> dict[str, Any]:
         if not self.ordinal:
             numbers = {name: round(float(each), 6) for name, each in zip(self.labels, output, strict=True)}
             return {"score": next(iter(numbers.values()))} if len(numbers) == 1 else numbers
-        best = median_of(output)
+        best = median_rating(output)
         shown = {name: round(float(each), 6) for name, each in zip(self.labels, output, strict=True)}
         return {"label": self.labels[best], "probability": shown[self.labels[best]], "probabilities": shown}
 
 
-def furthest(examples: Sequence[Example], gold: np.ndarray, guess: np.ndarray) -> list[dict[str, Any]]:
+def largest_errors(examples: Sequence[Example], gold: np.ndarray, guess: np.ndarray) -> list[dict[str, Any]]:
     """The answers that lie furthest from what is right, first."""
     off = np.abs(guess - gold)
     return [
@@ -259,22 +264,22 @@ def furthest(examples: Sequence[Example], gold: np.ndarray, guess: np.ndarray) -
     ]  # fmt: skip
 
 
-def median_of(probabilities: np.ndarray) -> int:
+def median_rating(probabilities: np.ndarray) -> int:
     """The place of the median: of all answers the one with the least expected distance."""
     return int(np.searchsorted(np.cumsum(probabilities), 0.5 * probabilities.sum()))
 
 
-def listed(names: str) -> list[str]:
+def split_names(names: str) -> list[str]:
     """Names with commas between."""
     return [each.strip() for each in names.split(",") if each.strip()]
 
 
-def spelled(number: float) -> str:
+def rating_name(number: float) -> str:
     """A rating's name: whole numbers without a point."""
     return str(int(number)) if float(number).is_integer() else str(float(number))
 
 
-def scale_of(names: Sequence[str], values: np.ndarray, prefix: str) -> dict[str, list[float]]:
+def fit_scale(names: Sequence[str], values: np.ndarray, prefix: str) -> dict[str, list[float]]:
     """Mean and deviation of each column (rows, columns), gaps left out, as the head takes them."""
     means, deviations = [], []
     for name, column in zip(names, values.T, strict=True):
@@ -290,26 +295,26 @@ def scale_of(names: Sequence[str], values: np.ndarray, prefix: str) -> dict[str,
     return {f"{prefix}means": means, f"{prefix}deviations": deviations} if means else {}
 
 
-def scored_field(records: Sequence[Record]) -> str | None:
+def score_field(records: Sequence[Record]) -> str | None:
     """The field that holds the number: `score` where a row has it, else `label`; None where no row has either."""
     return next(
         (name for name in ("score", "label") if any(name in record.values for record in records)), None
     )
 
 
-def targets_of(settings: RegressionSettings, records: Sequence[Record]) -> list[str]:
+def target_fields(settings: RegressionSettings, records: Sequence[Record]) -> list[str]:
     """The fields that hold the numbers to be found."""
-    return listed(settings.targets) or [target_of(records)]
+    return split_names(settings.targets) or [target_of(records)]
 
 
-def varies(records: Sequence[Record], name: str) -> bool:
+def has_two_values(records: Sequence[Record], name: str) -> bool:
     """Whether a field has two numbers or more."""
-    return len({number_of(record, name) for record in records}) > 1
+    return len({read_number(record, name) for record in records}) > 1
 
 
 def target_of(records: Sequence[Record]) -> str:
     """As `scored_field`. Raises DataError where there is neither."""
-    if (name := scored_field(records)) is None:
+    if (name := score_field(records)) is None:
         shown = ", ".join(map(repr, list(records[0].values)[:30])) if records else "nothing"
         raise DataError(
             "column_not_found",
@@ -319,7 +324,7 @@ def target_of(records: Sequence[Record]) -> str:
     return name
 
 
-def number_of(record: Record, name: str, *, gaps: bool = False) -> float:
+def read_number(record: Record, name: str, *, gaps: bool = False) -> float:
     """A field's number; where it is empty, not a number (`gaps`). Raises DataError for anything else."""
     if name not in record.values:
         shown = ", ".join(map(repr, list(record.values)[:30]))

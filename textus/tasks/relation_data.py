@@ -17,7 +17,7 @@ from textus.core.errors import DataError
 from textus.data.labeled import Record
 from textus.metrics.entities import Span
 from textus.tasks.base import Example
-from textus.tasks.token_data import checked, entities_of, text_of
+from textus.tasks.token_data import check_entity, read_entities, read_row_text
 
 Triple = tuple[str, int, int]
 """Relation, and the places of its head and tail in the list of entities."""
@@ -30,8 +30,8 @@ class RelationExample(Example):
     """
 
     entities: tuple[Span, ...] = ()
-    only: tuple[tuple[int, int], ...] | None = None
-    nowhere: int = 0
+    marked_pairs: tuple[tuple[int, int], ...] | None = None
+    n_lost: int = 0
 
     @property
     def text(self) -> str:
@@ -44,19 +44,19 @@ class RelationExample(Example):
         return {"text": self.text[start:end], "label": label, "start": start, "end": end}
 
 
-def related(record: Record, *, labelled: bool) -> RelationExample:
+def parse_relation_example(record: Record, *, labelled: bool) -> RelationExample:
     """A row as an example. Raises DataError, naming the row, for what cannot be one."""
     if "subj_start" in record.values:
-        return of_marked(record, labelled=labelled)
-    text = text_of(record, "text, entities and relations", "entities", "relations")
+        return from_tacred(record, labelled=labelled)
+    text = read_row_text(record, "text, entities and relations", "entities", "relations")
     if "spo_list" in record.values:
-        return of_mentions(record, text)
-    entities = entities_of(record, text)
-    triples = triples_of(record, len(entities)) if labelled else None
+        return from_duie(record, text)
+    entities = read_entities(record, text)
+    triples = read_triples(record, len(entities)) if labelled else None
     return RelationExample((text,), triples, record.where, entities=tuple(entities))
 
 
-def triples_of(record: Record, n_entities: int) -> tuple[Triple, ...]:
+def read_triples(record: Record, n_entities: int) -> tuple[Triple, ...]:
     """The relations of a row, checked against its number of entities."""
     value = record.values.get("relations")
     if not isinstance(value, list):
@@ -82,11 +82,11 @@ def triples_of(record: Record, n_entities: int) -> tuple[Triple, ...]:
                     f"{record.where}: the {role} of {name!r} is {place!r}, not the place of one of its {n_entities}"
                     " entities, counted from 0",
                 )
-        found[triple(name, head, tail, record.where)] = None
+        found[make_triple(name, head, tail, record.where)] = None
     return tuple(found)
 
 
-def triple(name: Any, head: int, tail: int, where: str) -> Triple:
+def make_triple(name: Any, head: int, tail: int, where: str) -> Triple:
     """A triple. DataError for a name that is none, or an entity that is related to itself."""
     if not isinstance(name, str) or not name.strip():
         raise DataError("invalid_row", f"{where}: the relation of {head} and {tail} is {name!r}, not a name")
@@ -98,7 +98,7 @@ def triple(name: Any, head: int, tail: int, where: str) -> Triple:
     return name.strip(), head, tail
 
 
-def of_marked(record: Record, *, labelled: bool) -> RelationExample:
+def from_tacred(record: Record, *, labelled: bool) -> RelationExample:
     """TACRED's form: tokens, of which subject and object are marked, both ends included."""
     values, where = record.values, record.where
     tokens = values.get("token", values.get("tokens"))
@@ -112,7 +112,7 @@ def of_marked(record: Record, *, labelled: bool) -> RelationExample:
     for role in ("subj", "obj"):
         first, last = values.get(f"{role}_start"), values.get(f"{role}_end")
         try:
-            kind, first, last, _ = checked(values.get(f"{role}_type"), first, last, None)
+            kind, first, last, _ = check_entity(values.get(f"{role}_type"), first, last, None)
         except ValueError as error:
             raise DataError(
                 "invalid_row", f"{where}: {role}_type, {role}_start and {role}_end: {error}"
@@ -123,11 +123,13 @@ def of_marked(record: Record, *, labelled: bool) -> RelationExample:
                 f"{where}: {role}_start {first} and {role}_end {last} are not in its {len(tokens)} tokens",
             )
         entities.append((kind, starts[first], starts[last] + len(tokens[last])))
-    label = (triple(values.get("relation"), 0, 1, where),) if labelled else None
-    return RelationExample((" ".join(tokens),), label, where, entities=tuple(entities), only=((0, 1),))
+    label = (make_triple(values.get("relation"), 0, 1, where),) if labelled else None
+    return RelationExample(
+        (" ".join(tokens),), label, where, entities=tuple(entities), marked_pairs=((0, 1),)
+    )
 
 
-def of_mentions(record: Record, text: str) -> RelationExample:
+def from_duie(record: Record, text: str) -> RelationExample:
     """DuIE's form: {subject, subject_type, predicate, object, object_type}, the object and its type under "@value" in
     the second edition.
     """
@@ -157,8 +159,8 @@ def of_mentions(record: Record, text: str) -> RelationExample:
             nowhere += 1
             continue
         head, tail = (entities.setdefault(span, len(entities)) for span in pair)
-        triples[triple(predicate, head, tail, record.where)] = None
-    return RelationExample((text,), tuple(triples), record.where, entities=tuple(entities), nowhere=nowhere)
+        triples[make_triple(predicate, head, tail, record.where)] = None
+    return RelationExample((text,), tuple(triples), record.where, entities=tuple(entities), n_lost=nowhere)
 
 
 # ── texts with marks ───────────────────────────────────────────────────────────────────────────
@@ -174,19 +176,19 @@ class SubwordPieces:
     ids: tuple[tuple[int, ...], ...]
 
 
-def cuts_of(example: RelationExample) -> list[int]:
+def cut_points(example: RelationExample) -> list[int]:
     """Where a text is cut, its beginning and end among them."""
     ends = {end for _, _, end in example.entities}
-    begins = {begin(example.text, start) for _, start, _ in example.entities}
+    begins = {start_with_blank(example.text, start) for _, start, _ in example.entities}
     return sorted({0, len(example.text)} | ends | begins)
 
 
-def begin(text: str, start: int) -> int:
+def start_with_blank(text: str, start: int) -> int:
     """Where an entity begins, blanks before it counted in."""
     return len(text[:start].rstrip()) if start and text[start - 1].isspace() else start
 
 
-def mark(role: int, kind: str, blank: str) -> tuple[str, str]:
+def entity_marker(role: int, kind: str, blank: str) -> tuple[str, str]:
     """What stands before and after an entity that is the head (0) or tail (1) of a pair: its type, between signs
     (typed entity markers; Zhou and Chen 2021).
     """
@@ -194,7 +196,7 @@ def mark(role: int, kind: str, blank: str) -> tuple[str, str]:
     return f"{blank}{outer}{blank}{inner}{blank}{kind}{blank}{inner}", f"{blank}{outer}"
 
 
-def marked(
+def mark_pair(
     example: RelationExample,
     pieces: SubwordPieces,
     pair: tuple[int, int],
@@ -207,12 +209,12 @@ def marked(
     signs = []
     for role, number in enumerate(pair):
         _, start, end = example.entities[number]
-        start = begin(example.text, start)
+        start = start_with_blank(example.text, start)
         signs += [(start, 1, -end, role), (end, 0, -start, -role)]  # what opens last closes first
     signs.sort()
     ids: list[int] = []
     opened, closed = [0, 0], [0, 0]
-    for number in stretch(pieces, signs[0][0], signs[-1][0], room):
+    for number in pieces_around(pieces, signs[0][0], signs[-1][0], room):
         at = pieces.cuts[number]
         while signs and signs[0][0] == at:
             _, opens, _, role = signs.pop(0)
@@ -225,7 +227,7 @@ def marked(
     return ids, list(zip(opened, closed, strict=True))
 
 
-def stretch(pieces: SubwordPieces, start: int, end: int, room: int | None) -> range:
+def pieces_around(pieces: SubwordPieces, start: int, end: int, room: int | None) -> range:
     """The numbers of the cuts from `start` to `end`, and of those around until `room` ids lie on either side."""
     low, high = bisect_left(pieces.cuts, start), bisect_left(pieces.cuts, end)
     left = right = 0
@@ -238,7 +240,9 @@ def stretch(pieces: SubwordPieces, start: int, end: int, room: int | None) -> ra
     return range(low, min(high + 1, len(pieces.cuts)))
 
 
-def fitted(ids: list[int], spans: Sequence[tuple[int, int]], room: int) -> tuple[list[int], list[int], bool]:
+def fit_window(
+    ids: list[int], spans: Sequence[tuple[int, int]], room: int
+) -> tuple[list[int], list[int], bool]:
     """At most `room` ids around two marked spans, where in them these begin, and whether something between was cut."""
     first, last = min(start for start, _ in spans), max(end for _, end in spans)
     if last - first <= room:

@@ -32,18 +32,18 @@ from textus.tasks.relation_data import (
     RelationExample,
     SubwordPieces,
     Triple,
-    cuts_of,
-    fitted,
-    mark,
-    marked,
-    related,
+    cut_points,
+    entity_marker,
+    fit_window,
+    mark_pair,
+    parse_relation_example,
 )
 from textus.tasks.token_data import ENTITY_FIELDS
 from textus.tokenizers import Tokenizer
 
 MOST_RELATIONS = 1000
 SHOWN = 10
-LEAST_ROOM = 16
+MIN_WINDOW = 16
 """Ids a pair needs to be marked at all."""
 
 
@@ -57,7 +57,7 @@ class RelationsSettings:
 
     negatives: float = 1.0
     reach: int = 20
-    none: str = "no_relation"
+    no_relation_label: str = "no_relation"
     pooling: Literal["mean", "cls", "last", "max"] = "mean"
     dropout: float = 0.1
     longest: int = 128
@@ -88,18 +88,18 @@ class Relations(Task):
     name = "relations"
     config = RelationsSettings
     settings: RelationsSettings
-    answered = "relations"
-    blindly = "majority by types"
-    new_model: ClassVar[dict[str, Any]] = {"bidirectional": True, "d_model": 256}
+    label_kind = "relations"
+    baseline_name = "majority by types"
+    model_defaults: ClassVar[dict[str, Any]] = {"bidirectional": True, "d_model": 256}
 
     def __init__(self, settings: RelationsSettings, labels: Sequence[str]) -> None:
         super().__init__(settings, labels)
         self.index = {label: number for number, label in enumerate(self.labels)}
 
     @classmethod
-    def of(cls, settings: RelationsSettings, records: Sequence[Record]) -> Relations:
-        rows = parse_rows(records, cls.parser(settings, records, labelled=True))
-        held = Counter(name for row in rows for name, _, _ in row.label if name != settings.none)
+    def from_records(cls, settings: RelationsSettings, records: Sequence[Record]) -> Relations:
+        rows = parse_rows(records, cls.row_parser(settings, records, labelled=True))
+        held = Counter(name for row in rows for name, _, _ in row.label if name != settings.no_relation_label)
         if not held:
             raise DataError(
                 "no_labels",
@@ -111,11 +111,13 @@ class Relations(Task):
                 "not_classes",
                 f"{len(held):,} different relations, such as {', '.join(list(held)[:3])}: these are not classes",
             )
-        task = cls(settings, [settings.none, *sorted(held)])
+        task = cls(settings, [settings.no_relation_label, *sorted(held)])
         counts = Counter(
-            (*task.types(row, *pair), task.relation(row, *pair)) for row in rows for pair in task.near(row)
+            (*task.types(row, *pair), task.relation(row, *pair))
+            for row in rows
+            for pair in task.candidate_pairs(row)
         )
-        joined = {(head, tail) for head, tail, name in counts if name != settings.none}
+        joined = {(head, tail) for head, tail, name in counts if name != settings.no_relation_label}
         seen: dict[str, dict[str, dict[str, int]]] = {}
         for (head, tail, name), n in sorted(counts.items()):
             if (head, tail) in joined:
@@ -125,22 +127,25 @@ class Relations(Task):
         for tails in seen.values():
             for each in tails.values():
                 totals.update(each)
-        task.counts = [totals[name] for name in task.labels]
+        task.label_counts = [totals[name] for name in task.labels]
         return task
 
     @classmethod
-    def parser(
+    def row_parser(
         cls, settings: RelationsSettings, records: Sequence[Record], *, labelled: bool
     ) -> Callable[[Record], RelationExample]:
-        return lambda record: related(record, labelled=labelled)
+        return lambda record: parse_relation_example(record, labelled=labelled)
 
     @classmethod
     def can_split(cls, settings: RelationsSettings, train: Sequence[Record], held: Sequence[Record]) -> bool:
-        rows = ([related(record, labelled=True) for record in part] for part in (train, held))
-        return all(any(name != settings.none for row in part for name, _, _ in row.label) for part in rows)
+        rows = ([parse_relation_example(record, labelled=True) for record in part] for part in (train, held))
+        return all(
+            any(name != settings.no_relation_label for row in part for name, _, _ in row.label)
+            for part in rows
+        )
 
     @classmethod
-    def fields(cls, settings: RelationsSettings, values: dict[str, Any]) -> list[str]:
+    def used_fields(cls, settings: RelationsSettings, values: dict[str, Any]) -> list[str]:
         if "subj_start" in values:
             marks = [f"{role}_{part}" for role in ("subj", "obj") for part in ("type", "start", "end")]
             return ["token" if "token" in values else "tokens", *marks, "relation"]
@@ -154,10 +159,10 @@ class Relations(Task):
 
     # ── pairs ──────────────────────────────────────────────────────────────────────────────────
 
-    def near(self, example: RelationExample) -> Iterator[tuple[int, int]]:
+    def candidate_pairs(self, example: RelationExample) -> Iterator[tuple[int, int]]:
         """The ordered pairs of a text within reach, or those it marks."""
-        if example.only is not None:
-            yield from example.only
+        if example.marked_pairs is not None:
+            yield from example.marked_pairs
             return
         order = sorted(range(len(example.entities)), key=lambda each: example.entities[each][1:])
         for at, head in enumerate(order):
@@ -171,37 +176,37 @@ class Relations(Task):
         """The types of a pair."""
         return example.entities[head][0], example.entities[tail][0]
 
-    def known(self, example: RelationExample, head: int, tail: int) -> bool:
+    def seen_type_pair(self, example: RelationExample, head: int, tail: int) -> bool:
         """Whether a relation joined such types in the rows learnt from."""
         one, other = self.types(example, head, tail)
         return other in self.settings.seen.get(one, {})
 
-    def asked_pairs(self, example: RelationExample) -> list[tuple[int, int]]:
+    def scored_pairs(self, example: RelationExample) -> list[tuple[int, int]]:
         """The pairs of a text that are put to the model."""
-        return [pair for pair in self.near(example) if self.known(example, *pair)]
+        return [pair for pair in self.candidate_pairs(example) if self.seen_type_pair(example, *pair)]
 
     def relation(self, example: RelationExample, head: int, tail: int) -> str:
         """The relation of a pair: the first its row names, among those that are known."""
         held = (name for name, *pair in example.label if pair == [head, tail] and name in self.index)
-        return next(held, self.settings.none)
+        return next(held, self.settings.no_relation_label)
 
     def gold(self, example: RelationExample) -> list[Triple]:
         """The triples of a text that are to be found."""
-        return [each for each in example.label if each[0] != self.settings.none]
+        return [each for each in example.label if each[0] != self.settings.no_relation_label]
 
     # ── rows ───────────────────────────────────────────────────────────────────────────────────
 
-    def examples(self, records: Sequence[Record], *, labelled: bool) -> list[Example]:
-        records = self.usable(records, labelled=labelled)
-        rows = parse_rows(records, self.parser(self.settings, records, labelled=labelled))
-        if n := sum(row.nowhere for row in rows):
+    def make_examples(self, records: Sequence[Record], *, labelled: bool) -> list[Example]:
+        records = self.accepted_records(records, labelled=labelled)
+        rows = parse_rows(records, self.row_parser(self.settings, records, labelled=labelled))
+        if n := sum(row.n_lost for row in rows):
             log_notice(n, " triples have a mention that does not stand in their text: they are left out")
         if not labelled:
             return [row if row.label is None else replace(row, label=None) for row in rows]
         told: Counter[str] = Counter()
         strange: Counter[str] = Counter()
         for row in rows:
-            asked = set(self.asked_pairs(row))
+            asked = set(self.scored_pairs(row))
             pairs = [tuple(pair) for _, *pair in self.gold(row)]
             told["several"] += len(pairs) - len(set(pairs))
             strange.update(name for name, _, _ in self.gold(row) if name not in self.index)
@@ -223,61 +228,63 @@ class Relations(Task):
                 log_notice(f"{told[name]:,} {what}")
         return list(rows)
 
-    def can_choose(self, examples: Sequence[Example]) -> None:
+    def check_validation_set(self, examples: Sequence[Example]) -> None:
         if not any(self.gold(each) for each in examples if isinstance(each, RelationExample)):
             raise DataError(
                 "no_labels",
                 f"none of the {len(examples):,} rows to choose by has a relation; give others with --dev",
             )
 
-    def tokenizer(self, kind: str | None, texts: Sequence[str]) -> tuple[str, int]:
+    def tokenizer_spec(self, kind: str | None, texts: Sequence[str]) -> tuple[str, int]:
         """Few pieces, as for tagging: new names are spelled with pieces that are known."""
         kind = kind or ("bpe" if has_blanks(texts) else "char")
         return kind, 20_000 if kind in ("word", "char") else 4000
 
-    def vocabulary(self, examples: Sequence[Example]) -> list[str]:
+    def tokenizer_texts(self, examples: Sequence[Example]) -> list[str]:
         """The texts, and marks with every type as often as there are entities of it."""
-        texts = super().vocabulary(examples)
+        texts = super().tokenizer_texts(examples)
         blank = " " if has_blanks(texts) else ""
         kinds = [
             kind for each in examples if isinstance(each, RelationExample) for kind, _, _ in each.entities
         ]
-        return [*texts, *("".join(mark(role, kind, blank)) for kind in kinds for role in (0, 1))]
+        return [*texts, *("".join(entity_marker(role, kind, blank)) for kind in kinds for role in (0, 1))]
 
-    def asked(self, texts: tuple[str, ...], where: str) -> Example:
+    def example_from_text(self, texts: tuple[str, ...], where: str) -> Example:
         raise UsageError(
             "missing_argument",
             f"{where} is a text without entities: give a file of rows with text and entities, or find both by textus"
             " triples FILE --entities RUN --relations RUN",
         )
 
-    def rows(
+    def encode(
         self, examples: Sequence[Example], tokenizer: Tokenizer, frame: InputTemplate
     ) -> list[EncodedExample]:
         given = [each for each in examples if isinstance(each, RelationExample)]
-        marks = self.marks(given, tokenizer, frame)
-        cuts = [cuts_of(each) for each in given]
+        marks = self.encode_markers(given, tokenizer, frame)
+        cuts = [cut_points(each) for each in given]
         texts = [each.text[a:b] for each, cut in zip(given, cuts, strict=True) for a, b in pairwise(cut)]
         flat = iter(tokenizer.encode_batch(texts))
         rows: list[EncodedExample] = []
         told: Counter[str] = Counter()
         for number, (example, cut) in enumerate(zip(given, cuts, strict=True)):
             pieces = SubwordPieces(tuple(cut), tuple(tuple(next(flat)) for _ in cut[1:]))
-            pairs = self.asked_pairs(example)
+            pairs = self.scored_pairs(example)
             n = len(example.entities)
-            told["all"] += n * (n - 1) if example.only is None else len(example.only)
+            told["all"] += n * (n - 1) if example.marked_pairs is None else len(example.marked_pairs)
             told["asked"] += len(pairs)
-            told["far"] += 0 if example.only else n * (n - 1) - sum(1 for _ in self.near(example))
+            told["far"] += (
+                0 if example.marked_pairs else n * (n - 1) - sum(1 for _ in self.candidate_pairs(example))
+            )
             rows += [
                 self.pair_row(example, pieces, pair, marks, frame=frame, number=number) for pair in pairs
             ]
             if not pairs:  # answered with nothing, by a row that nothing is learnt from
                 ends = [*frame.begin, frame.end_id]
                 rows.append(
-                    EncodedExample(ends, [0] * len(ends), about=(number, None, False), numbers=(0.0, 0.0))
+                    EncodedExample(ends, [0] * len(ends), meta=(number, None, False), numbers=(0.0, 0.0))
                 )
-        told["through"] = sum(row.about[2] for row in rows)
-        self.tell(told, len(given), frame)
+        told["through"] = sum(row.meta[2] for row in rows)
+        self.report_pairs(told, len(given), frame)
         return rows
 
     def pair_row(
@@ -292,30 +299,30 @@ class Relations(Task):
     ) -> EncodedExample:
         """One pair of an example as ids."""
         signs = [marks[role, kind] for role, kind in enumerate(self.types(example, *pair))]
-        room = None if frame.longest is None else frame.longest - len(frame.begin) - 1
-        if room is not None and room < LEAST_ROOM:
+        room = None if frame.max_length is None else frame.max_length - len(frame.begin) - 1
+        if room is not None and room < MIN_WINDOW:
             raise UsageError(
                 "out_of_range",
-                f"a pair and its marks do not fit in {frame.longest} ids; set task.longest to 32 or more",
+                f"a pair and its marks do not fit in {frame.max_length} ids; set task.longest to 32 or more",
             )
-        ids, spans = marked(example, pieces, pair, signs, room)
-        ids, places, through = fitted(ids, spans, len(ids) if room is None else room)
+        ids, spans = mark_pair(example, pieces, pair, signs, room)
+        ids, places, through = fit_window(ids, spans, len(ids) if room is None else room)
         at = len(frame.begin)
         row_ids = [*frame.begin, *ids, frame.end_id]
         label = None if example.label is None else self.index[self.relation(example, *pair)]
         head, tail = (float(place + at) for place in places)
         return EncodedExample(
-            row_ids, [0] * len(row_ids), label, about=(number, pair, through), numbers=(head, tail)
+            row_ids, [0] * len(row_ids), label, meta=(number, pair, through), numbers=(head, tail)
         )
 
-    def marks(
+    def encode_markers(
         self, examples: Sequence[RelationExample], tokenizer: Tokenizer, frame: InputTemplate
     ) -> dict[tuple[int, str], tuple[list[int], list[int]]]:
         """The ids before and after a head (0) or tail (1) of each type."""
         kinds = sorted({kind for each in examples for kind, _, _ in each.entities})
         blank = "" if tokenizer.kind == "char" else " "
         keys = [(role, kind) for role in (0, 1) for kind in kinds]
-        flat = iter(tokenizer.encode_batch([text for key in keys for text in mark(*key, blank)]))
+        flat = iter(tokenizer.encode_batch([text for key in keys for text in entity_marker(*key, blank)]))
         found = {key: (next(flat) or [frame.end_id], next(flat) or [frame.end_id]) for key in keys}
         if any(found[0, kind] == found[1, kind] for kind in kinds):
             log_notice(
@@ -323,7 +330,7 @@ class Relations(Task):
             )
         return found
 
-    def tell(self, told: Counter[str], n: int, frame: InputTemplate) -> None:
+    def report_pairs(self, told: Counter[str], n: int, frame: InputTemplate) -> None:
         """What is asked of the pairs and what is not."""
         other = told["all"] - told["asked"] - told["far"]
         left: list[str | int] = []
@@ -337,16 +344,16 @@ class Relations(Task):
         if told["through"]:
             log_notice(
                 told["through"],
-                f" pairs lie further apart than {frame.longest} tokens: what stands between is not read whole",
+                f" pairs lie further apart than {frame.max_length} tokens: what stands between is not read whole",
             )
 
-    def to_learn(self, rows: Sequence[EncodedExample]) -> list[EncodedExample]:
+    def training_rows(self, rows: Sequence[EncodedExample]) -> list[EncodedExample]:
         """All pairs with a relation, and the share of the others that is asked for."""
         share = self.settings.negatives
         held = [row for row in rows if row.label is not None]
         kept = [
             row for row in held
-            if row.label or share == 1 or uniform(0, "negative", row.about[0], *row.about[1]) < share
+            if row.label or share == 1 or uniform(0, "negative", row.meta[0], *row.meta[1]) < share
         ]  # fmt: skip
         none = sum(not row.label for row in held)
         log_notice(
@@ -360,19 +367,19 @@ class Relations(Task):
 
     # ── model and answers ──────────────────────────────────────────────────────────────────────
 
-    def head(self) -> dict[str, Any]:
+    def head_spec(self) -> dict[str, Any]:
         settings = self.settings
         return {
             "kind": "pair", "n_labels": len(self.labels), "pooling": settings.pooling, "dropout": settings.dropout,
         }  # fmt: skip
 
-    def outputs(self, head: Any, hidden: Tensor, batch: Batch) -> list[Any]:
+    def predict(self, head: Any, hidden: Tensor, batch: Batch) -> list[Any]:
         return list(head.predict(hidden, batch.mask, batch.numbers).double().cpu().numpy())
 
-    def merged(self, rows: Sequence[EncodedExample], outputs: list[Any]) -> list[Any]:
+    def aggregate_windows(self, rows: Sequence[EncodedExample], outputs: list[Any]) -> list[Any]:
         answers = []
-        for _, part in groupby(zip(rows, outputs, strict=True), key=lambda each: each[0].about[0]):
-            answers.append([self.best(row.about[1], output) for row, output in part if row.about[1]])
+        for _, part in groupby(zip(rows, outputs, strict=True), key=lambda each: each[0].meta[0]):
+            answers.append([self.best(row.meta[1], output) for row, output in part if row.meta[1]])
         return answers
 
     def best(self, pair: tuple[int, int], probabilities: Floats) -> RelationPrediction:
@@ -384,7 +391,7 @@ class Relations(Task):
         """The triples that were answered."""
         return [(self.labels[each.label], each.head, each.tail) for each in output if each.label]
 
-    def scores(
+    def metrics(
         self, examples: Sequence[Example], outputs: Sequence[Any], *, intervals: bool = True
     ) -> dict[str, Any]:
         gold = [self.gold(each) for each in examples if isinstance(each, RelationExample)]
@@ -393,26 +400,26 @@ class Relations(Task):
             log_notice(
                 "these rows have no relation: precision, recall and F1 mean nothing here and are given as 0"
             )
-        name, exact = self.each(examples, outputs)
+        name, exact = self.per_example_metric(examples, outputs)
         found[name] = estimate(exact, intervals=intervals)
         if not intervals:
             return found
         return {**found, "pairs": sum(map(len, outputs)), "mistakes": self.mistakes(examples, outputs)}
 
-    def each(self, examples: Sequence[Example], outputs: Sequence[Any]) -> tuple[str, Floats]:
+    def per_example_metric(self, examples: Sequence[Example], outputs: Sequence[Any]) -> tuple[str, Floats]:
         pairs = zip(examples, outputs, strict=True)
         exact = [set(self.triples(output)) == set(self.gold(each)) for each, output in pairs]  # type: ignore[arg-type]
         return "exact_match", np.asarray(exact, dtype=np.float64)
 
-    def blind(self, examples: Sequence[Example]) -> list[Any] | None:
+    def majority_baseline(self, examples: Sequence[Example]) -> list[Any] | None:
         """The relation that most pairs of the same types had."""
         return [
-            [self.usual(each, pair) for pair in self.asked_pairs(each)]
+            [self.majority_by_type(each, pair) for pair in self.scored_pairs(each)]
             for each in examples
             if isinstance(each, RelationExample)
         ]
 
-    def usual(self, example: RelationExample, pair: tuple[int, int]) -> RelationPrediction:
+    def majority_by_type(self, example: RelationExample, pair: tuple[int, int]) -> RelationPrediction:
         """What most pairs of these types had, and its share."""
         head, tail = self.types(example, *pair)
         counts = self.settings.seen[head][tail]
@@ -444,7 +451,7 @@ class Relations(Task):
     def answer_columns(self) -> list[str]:
         return ["triples"]
 
-    def told(self, example: Example, output: Any) -> dict[str, Any]:
+    def to_json(self, example: Example, output: Any) -> dict[str, Any]:
         assert isinstance(example, RelationExample)
         return {
             "triples": [

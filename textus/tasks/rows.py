@@ -19,22 +19,22 @@ HELD = ("test", "testing", "dev", "val", "valid", "validation", "eval")
 """What files and folders of rows to measure on are called, beside those to train on."""
 
 
-def to_train_on(
+def drop_held_out_files(
     path: Path, records: Sequence[Record], faults: Sequence[RowProblem]
 ) -> tuple[list[Record], list[RowProblem]]:
     """The rows and the faults of a folder without those of its parts to measure on (test.csv beside train.csv, a folder
     test beside train), which a line counts.
     """
     places = [record.where for record in records] + [fault.where for fault in faults]
-    held = held_files(path, places)
-    report_held(path, held, places)
+    held = held_out_files(path, places)
+    report_held_out(path, held, places)
     return (
         [record for record in records if file_of(record.where) not in held],
         [fault for fault in faults if file_of(fault.where) not in held],
     )
 
 
-def held_files(path: Path, places: Iterable[str]) -> dict[str, str]:
+def held_out_files(path: Path, places: Iterable[str]) -> dict[str, str]:
     """Of the files of a folder or archive (by the places of their rows) those of a part to measure on, beside which is
     one to train on: the file → the part, such as test.csv, or the folder test.
     """
@@ -44,23 +44,23 @@ def held_files(path: Path, places: Iterable[str]) -> dict[str, str]:
         tuple(names[:depth])
         for names in parts.values()
         for depth, name in enumerate(names)
-        if is_named(name, TRAINING)
+        if has_word(name, TRAINING)
     }
     held = {}
     for file, names in parts.items():
         for depth, name in enumerate(names):
-            if tuple(names[:depth]) in trained and is_named(name, HELD) and not is_named(name, TRAINING):
+            if tuple(names[:depth]) in trained and has_word(name, HELD) and not has_word(name, TRAINING):
                 held[file] = "/".join(names[: depth + 1])
                 break
     return held
 
 
-def is_named(name: str, words: Sequence[str]) -> bool:
+def has_word(name: str, words: Sequence[str]) -> bool:
     """Whether the name of a file or folder has one of these words."""
     return bool(set(re.split(r"[-_. \d]+", name.lower())) & set(words))
 
 
-def report_held(path: Path, held: Mapping[str, str], places: Iterable[str]) -> None:
+def report_held_out(path: Path, held: Mapping[str, str], places: Iterable[str]) -> None:
     """One line that says which parts of a folder are left out of the rows to train on."""
     counts = Counter(held[file] for file in map(file_of, places) if file in held)
     if not counts:
@@ -76,12 +76,12 @@ NOT_ACCEPTED = ("reject", "ignore")
 """What Prodigy's `answer` is of a row whose label does not hold, beside "accept"."""
 
 
-def accepted(records: Sequence[Record]) -> Sequence[Record]:
+def drop_rejected(records: Sequence[Record]) -> Sequence[Record]:
     """The records without those that were answered reject or ignore in Prodigy, which a line counts.
 
     Raises DataError where none is left.
     """
-    answers = [answer_of(record) for record in records]
+    answers = [prodigy_answer(record) for record in records]
     if not set(answers) <= {None, "accept", *NOT_ACCEPTED} or not set(answers) & set(NOT_ACCEPTED):
         return records
     kept = [record for record, answer in zip(records, answers, strict=True) if answer not in NOT_ACCEPTED]
@@ -97,7 +97,7 @@ def accepted(records: Sequence[Record]) -> Sequence[Record]:
     return kept
 
 
-def answer_of(record: Record) -> Any:
+def prodigy_answer(record: Record) -> Any:
     """The `answer` of a row unless it may be that to its question."""
     values = record.values
     if "question" in values and not {"answers", "_task_hash", "_input_hash"} & values.keys():

@@ -27,13 +27,13 @@ from textus.data.skipping import parse_rows
 from textus.metrics import ranking, regression
 from textus.models.contract import LanguageModel
 from textus.tasks.base import EncodedExample, Example, Floats, InputTemplate, Task
-from textus.tasks.classification import PAIRS, texts_of
-from textus.tasks.inference import read, with_head
-from textus.tasks.regression import furthest, number_of, scored_field, varies
+from textus.tasks.classification import PAIRS, read_texts
+from textus.tasks.inference import add_head, predict_texts
+from textus.tasks.regression import has_two_values, largest_errors, read_number, score_field
 from textus.tokenizers import Tokenizer
 
 SHOWN = 10
-AT_ONCE = 1024
+QUERIES_AT_ONCE = 1024
 """Queries compared with all texts at a time."""
 
 
@@ -66,11 +66,11 @@ class Similarity(Task):
     name = "similarity"
     config = SimilaritySettings
     settings: SimilaritySettings
-    worst = "Furthest from what is right"
+    mistakes_title = "Furthest from what is right"
 
     @classmethod
-    def of(cls, settings: SimilaritySettings, records: Sequence[Record]) -> Similarity:
-        scored = scored_field(records)
+    def from_records(cls, settings: SimilaritySettings, records: Sequence[Record]) -> Similarity:
+        scored = score_field(records)
         objective = settings.objective
         if objective == "auto":
             objective = "cosine" if scored else "contrastive"
@@ -86,7 +86,9 @@ class Similarity(Task):
                 f"{records[0].where} has a {scored!r}: the contrastive objective takes every pair as one that belongs"
                 " together; keep the rows of high score, without that column",
             )
-        rows = parse_rows(records, cls.parser(replace(settings, objective=objective), records, labelled=True))
+        rows = parse_rows(
+            records, cls.row_parser(replace(settings, objective=objective), records, labelled=True)
+        )
         if not scored:
             return cls(replace(settings, objective=objective), [])
         values = [score for _, score in rows if score is not None]
@@ -103,10 +105,10 @@ class Similarity(Task):
             )
         return cls(replace(settings, objective=objective, low=low, high=high), [])
 
-    def examples(self, records: Sequence[Record], *, labelled: bool) -> list[Example]:
-        records = self.usable(records, labelled=labelled)
+    def make_examples(self, records: Sequence[Record], *, labelled: bool) -> list[Example]:
+        records = self.accepted_records(records, labelled=labelled)
         kept, empty = [], []
-        parsed = parse_rows(records, self.parser(self.settings, records, labelled=labelled))
+        parsed = parse_rows(records, self.row_parser(self.settings, records, labelled=labelled))
         for record, (texts, score) in zip(records, parsed, strict=True):
             if labelled and not all(text.strip() for text in texts):
                 empty.append(record.where)
@@ -122,31 +124,33 @@ class Similarity(Task):
         return kept
 
     @classmethod
-    def parser(
+    def row_parser(
         cls, settings: SimilaritySettings, records: Sequence[Record], *, labelled: bool
     ) -> Callable[[Record], tuple[tuple[str, ...], float | None]]:
-        scored = scored_field(records) if labelled else None
+        scored = score_field(records) if labelled else None
         contrastive = labelled and settings.objective == "contrastive"
 
         def parse(record: Record) -> tuple[tuple[str, ...], float | None]:
-            texts = two_texts(record)
+            texts = read_text_pair(record)
             if contrastive and "negative" in record.values:
-                texts = (*texts, *texts_of(Record({"text": record.values["negative"]}, record.where)))
-            return texts, number_of(record, scored) if scored else None
+                texts = (*texts, *read_texts(Record({"text": record.values["negative"]}, record.where)))
+            return texts, read_number(record, scored) if scored else None
 
         return parse
 
     @classmethod
     def can_split(cls, settings: SimilaritySettings, train: Sequence[Record], held: Sequence[Record]) -> bool:
-        scored = scored_field([*train, *held])
-        return bool(train and held) and (not scored or all(varies(part, scored) for part in (train, held)))
+        scored = score_field([*train, *held])
+        return bool(train and held) and (
+            not scored or all(has_two_values(part, scored) for part in (train, held))
+        )
 
     @classmethod
-    def fields(cls, settings: SimilaritySettings, values: dict[str, Any]) -> list[str]:
+    def used_fields(cls, settings: SimilaritySettings, values: dict[str, Any]) -> list[str]:
         pair = next((pair for pair in PAIRS if all(name in values for name in pair)), ())
-        return [*pair, scored_field([Record(values, "")]) or "negative"]
+        return [*pair, score_field([Record(values, "")]) or "negative"]
 
-    def can_choose(self, examples: Sequence[Example]) -> None:
+    def check_validation_set(self, examples: Sequence[Example]) -> None:
         if examples and examples[0].label is not None and len({each.label for each in examples}) < 2:
             raise DataError(
                 "one_class",
@@ -154,7 +158,7 @@ class Similarity(Task):
                 " told from them; give others with --dev",
             )
 
-    def head(self) -> dict[str, Any]:
+    def head_spec(self) -> dict[str, Any]:
         settings = self.settings
         objective = "cosine" if settings.objective == "auto" else settings.objective
         return {
@@ -162,8 +166,8 @@ class Similarity(Task):
             "temperature": settings.temperature,
         }  # fmt: skip
 
-    def row(self, example: Example, ids: list[list[int]], frame: InputTemplate) -> EncodedExample:
-        (first, segments, cut), *others = (frame.around([each], self.settings.cut) for each in ids)
+    def encode_example(self, example: Example, ids: list[list[int]], frame: InputTemplate) -> EncodedExample:
+        (first, segments, cut), *others = (frame.apply([each], self.settings.cut) for each in ids)
         label = None if example.label is None else self.cosine(example.label)
         if self.settings.objective == "contrastive":
             label = 1.0  # a row is learnt from by being there
@@ -189,25 +193,25 @@ class Similarity(Task):
     def label_tensor(self, labels: list[Any], length: int) -> Tensor:
         return torch.tensor(labels)
 
-    def outputs(self, head: Any, hidden: Tensor, batch: Batch) -> list[Any]:
+    def predict(self, head: Any, hidden: Tensor, batch: Batch) -> list[Any]:
         return list(head.predict(hidden, batch.mask).cpu().numpy())
 
-    def scores(
+    def metrics(
         self, examples: Sequence[Example], outputs: Sequence[Any], *, intervals: bool = True
     ) -> dict[str, Any]:
         if examples[0].label is None:
-            return found_again(examples, outputs, intervals)
+            return retrieval_metrics(examples, outputs, intervals)
         gold, guess = [each.label for each in examples], [self.score(each) for each in outputs]
         found = regression.regression_scores(gold, guess, "spearman", intervals=intervals)
         if self.settings.high is None:  # cosines are on no scale of scores
             found = {name: found[name] for name in ("spearman", "pearson", "undefined") if name in found}
         elif intervals:
-            found["mistakes"] = furthest(examples, np.asarray(gold), np.asarray(guess))
+            found["mistakes"] = largest_errors(examples, np.asarray(gold), np.asarray(guess))
         if undefined := found.get("undefined"):
             log_notice(f"{', '.join(undefined)} cannot be told: all scores, or all answers, are the same")
         return found
 
-    def weighed(
+    def weighted_metric(
         self, examples: Sequence[Example], outputs: Sequence[Any]
     ) -> tuple[str, Callable[[Floats], float]] | None:
         if not examples or examples[0].label is None:
@@ -219,7 +223,7 @@ class Similarity(Task):
     def answer_columns(self) -> list[str]:
         return ["score"]
 
-    def told(self, example: Example, output: Any) -> dict[str, Any]:
+    def to_json(self, example: Example, output: Any) -> dict[str, Any]:
         if output.ndim < 2:
             raise UsageError(
                 "wrong_number_of_texts",
@@ -233,9 +237,9 @@ class Similarity(Task):
         return {"score": round(self.score(output), 6)}
 
 
-def two_texts(record: Record) -> tuple[str, ...]:
+def read_text_pair(record: Record) -> tuple[str, ...]:
     """Both texts of a row. Raises DataError where it has one."""
-    if len(texts := texts_of(record)) != 2:
+    if len(texts := read_texts(record)) != 2:
         raise DataError(
             "wrong_number_of_texts",
             f"{record.where} has one text: name the second with --columns text=COLUMN,text_pair=COLUMN",
@@ -243,7 +247,7 @@ def two_texts(record: Record) -> tuple[str, ...]:
     return texts
 
 
-def found_again(
+def retrieval_metrics(
     examples: Sequence[Example], outputs: Sequence[np.ndarray], intervals: bool
 ) -> dict[str, Any]:
     """How well each first text finds its second among all seconds: figures of `metrics.ranking`."""
@@ -257,24 +261,24 @@ def found_again(
     second = {each.texts[1]: output[1] for each, output in zip(examples, outputs, strict=True)}
     targets, queries = np.stack([second[text] for text in numbers]), np.stack([first[text] for text in right])
     found = []
-    for low in range(0, len(queries), AT_ONCE):
-        cosines = queries[low : low + AT_ONCE] @ targets.T
+    for low in range(0, len(queries), QUERIES_AT_ONCE):
+        cosines = queries[low : low + QUERIES_AT_ONCE] @ targets.T
         found += np.argsort(-cosines, axis=1, kind="stable")[:, :SHOWN].tolist()
     return ranking.ranking_scores(found, list(right.values()), intervals=intervals)
 
 
-def similarity_of(model: LanguageModel, settings: Sequence[str] = ()) -> Similarity:
+def make_similarity_task(model: LanguageModel, settings: Sequence[str] = ()) -> Similarity:
     """The task for a model that has not learnt it: the cosine of its vectors as they come. `settings` are assignments
     such as "pooling=cls".
     """
     task = Similarity(apply_overrides(SimilaritySettings(), list(settings)), [])
-    with_head(model, task)
+    add_head(model, task)
     return task
 
 
-def vectors(model: LanguageModel, task: Task, tokenizer: Tokenizer, texts: Sequence[str]) -> np.ndarray:
+def embed_texts(model: LanguageModel, task: Task, tokenizer: Tokenizer, texts: Sequence[str]) -> np.ndarray:
     """Vectors (texts, D) float32 of length one, in order."""
     if not texts:
         return np.zeros((0, model.config.d_model), dtype=np.float32)
     examples = [Example((clean_text(text),), None, f"text {number}") for number, text in enumerate(texts, 1)]
-    return np.stack(read(model, task, tokenizer, examples)).astype(np.float32)
+    return np.stack(predict_texts(model, task, tokenizer, examples)).astype(np.float32)

@@ -40,20 +40,20 @@ from textus.tasks.base import EncodedExample, Example, Floats, InputTemplate, Ta
 from textus.tasks.token_data import (
     ENTITY_FIELDS,
     TaggingExample,
-    cut,
+    bio_spellings,
+    check_entity_tags,
+    count_tags,
+    from_spans,
     has_entities,
-    of_places,
-    refuse_bare,
-    tagged,
-    tags_of,
-    unit_of,
-    usual_tags,
+    parse_tagging_example,
+    segmentation_unit,
+    token_spans,
 )
 from textus.tokenizers import Tokenizer
 
 MOST_TAGS = 1000
 SHOWN = 10
-SPELLING = ("bpe", "wordpiece", "unigram")
+SUBWORD_KINDS = ("bpe", "wordpiece", "unigram")
 """Kinds of tokenizers that cut words in pieces."""
 
 
@@ -76,9 +76,9 @@ class Tagging(Task):
     name = "tagging"
     config = TaggingSettings
     settings: TaggingSettings
-    answered = "tags"
-    worst = "Commonest mistakes"
-    new_model: ClassVar[dict[str, Any]] = {"bidirectional": True, "d_model": 256}
+    label_kind = "tags"
+    mistakes_title = "Commonest mistakes"
+    model_defaults: ClassVar[dict[str, Any]] = {"bidirectional": True, "d_model": 256}
 
     def __init__(self, settings: TaggingSettings, labels: Sequence[str]) -> None:
         super().__init__(settings, labels)
@@ -86,17 +86,17 @@ class Tagging(Task):
         self.entities = all(map(is_entity_tag, self.labels))
 
     @classmethod
-    def of(cls, settings: TaggingSettings, records: Sequence[Record]) -> Tagging:
-        unit = unit_of(records) if settings.unit == "auto" else settings.unit
+    def from_records(cls, settings: TaggingSettings, records: Sequence[Record]) -> Tagging:
+        unit = segmentation_unit(records) if settings.unit == "auto" else settings.unit
         settings = replace(settings, unit=unit)  # type: ignore[arg-type]
-        rows = parse_rows(records, cls.parser(settings, records, labelled=True))
+        rows = parse_rows(records, cls.row_parser(settings, records, labelled=True))
         found = Counter(tag for row in rows for tag in row.label)
         if all(map(is_entity_tag, found)):
             kinds = {kind for row in rows for kind, _, _ in entity_spans(row.label)}
             labels = ["O", *(f"{prefix}-{kind}" for kind in sorted(kinds) for prefix in "BI")]
         else:
             labels = sorted(found)
-            refuse_both(rows)
+            check_prefixes(rows)
         if len(labels) < 2:
             raise DataError(
                 "one_class",
@@ -112,35 +112,35 @@ class Tagging(Task):
         return cls(settings, labels)
 
     @classmethod
-    def parser(
+    def row_parser(
         cls, settings: TaggingSettings, records: Sequence[Record], *, labelled: bool
     ) -> Callable[[Record], TaggingExample]:
-        unit = unit_of(records) if settings.unit == "auto" else settings.unit
-        counts, renamed = tags_of(records) if labelled else Counter[str](), Counter[str]()
-        usual = usual_tags(counts)
+        unit = segmentation_unit(records) if settings.unit == "auto" else settings.unit
+        counts, renamed = count_tags(records) if labelled else Counter[str](), Counter[str]()
+        usual = bio_spellings(counts)
         for tag, n in counts.items():
             renamed[usual.get(tag, tag)] += n
         of_entities = has_entities(renamed)
 
         def parse(record: Record) -> TaggingExample:
-            row = tagged(record, unit, labelled=labelled)
+            row = parse_tagging_example(record, unit, labelled=labelled)
             if usual and row.label:
                 row = replace(row, label=tuple(usual.get(tag, tag) for tag in row.label))
             if of_entities:
-                refuse_bare(row)
+                check_entity_tags(row)
             return row
 
         return parse
 
     @classmethod
     def can_split(cls, settings: TaggingSettings, train: Sequence[Record], held: Sequence[Record]) -> bool:
-        parse = cls.parser(settings, [*train, *held], labelled=True)
+        parse = cls.row_parser(settings, [*train, *held], labelled=True)
         learnt, chosen = ({tag for record in part for tag in parse(record).label} for part in (train, held))
         entities = all(map(is_entity_tag, learnt | chosen))
         return len(learnt) > 1 and bool(chosen - {"O"} if entities else chosen)
 
     @classmethod
-    def fields(cls, settings: TaggingSettings, values: dict[str, Any]) -> list[str]:
+    def used_fields(cls, settings: TaggingSettings, values: dict[str, Any]) -> list[str]:
         if values.get("tokens") is not None:
             return ["tokens", "tags"]
         return ["text", next((name for name in ENTITY_FIELDS if values.get(name) is not None), "entities")]
@@ -151,24 +151,24 @@ class Tagging(Task):
 
     # ── rows ───────────────────────────────────────────────────────────────────────────────────
 
-    def examples(self, records: Sequence[Record], *, labelled: bool) -> list[Example]:
-        records = self.usable(records, labelled=labelled)
-        rows = parse_rows(records, self.parser(self.settings, records, labelled=labelled))
+    def make_examples(self, records: Sequence[Record], *, labelled: bool) -> list[Example]:
+        records = self.accepted_records(records, labelled=labelled)
+        rows = parse_rows(records, self.row_parser(self.settings, records, labelled=labelled))
         if not labelled:
             return list(rows)
-        if usual := usual_tags(tags_of(records)):
+        if usual := bio_spellings(count_tags(records)):
             shown = ", ".join(f"{tag} as {name}" for tag, name in list(usual.items())[:SHOWN] if tag != name)
             log_notice(f"the tags are not written as B-PER: they are read as BIO ({shown})")
         if empty := [row.where for row in rows if not row.texts]:
             log_notice(len(empty), " rows have no token and are left out", first=f"the first is {empty[0]}")
             rows = [row for row in rows if row.texts]
-        if over := [row for row in rows if row.dropped]:
+        if over := [row for row in rows if row.n_dropped]:
             log_notice(
-                f"{sum(row.dropped for row in over):,} entities lie over longer ones, or are told twice, and are left"
+                f"{sum(row.n_dropped for row in over):,} entities lie over longer ones, or are told twice, and are left"
                 f" out; the first in {over[0].where}"
             )
         if self.entities:
-            rows = self.in_bio(rows)
+            rows = self.to_bio(rows)
         if strange := Counter(tag for row in rows for tag in row.label if tag not in self.index):
             shown = ", ".join(list(strange)[:SHOWN])
             log_notice(
@@ -176,7 +176,7 @@ class Tagging(Task):
             )
         return list(rows)
 
-    def in_bio(self, rows: list[TaggingExample]) -> list[TaggingExample]:
+    def to_bio(self, rows: list[TaggingExample]) -> list[TaggingExample]:
         """The rows with tags in BIO, whatever scheme they had; what was not as it should be is told."""
         bare, marked = scheme_counts([row.label for row in rows])
         if bare and marked:
@@ -185,48 +185,48 @@ class Tagging(Task):
             log_notice(f"the tags are IOB1 ({bare:,} entities begin with I-): they are read as BIO")
         return [replace(row, label=tuple(bio_tags(entity_spans(row.label), len(row.label)))) for row in rows]
 
-    def tokenizer(self, kind: str | None, texts: Sequence[str]) -> tuple[str, int]:
+    def tokenizer_spec(self, kind: str | None, texts: Sequence[str]) -> tuple[str, int]:
         """Few pieces, so that new names are spelled with pieces that are known. On CoNLL-2003's dev file after an
         epoch: BPE of 4,000 ids F1 77.4, of 20,000 71.2, words 68.8.
         """
         kind = kind or ("char" if self.settings.unit == "character" else "bpe")
-        return kind, 4000 if kind in SPELLING else 20_000
+        return kind, 4000 if kind in SUBWORD_KINDS else 20_000
 
-    def asked(self, texts: tuple[str, ...], where: str) -> Example:
+    def example_from_text(self, texts: tuple[str, ...], where: str) -> Example:
         if len(texts) > 1:
             raise UsageError("wrong_number_of_texts", f"{where} is {len(texts)} texts; tagging reads one")
         unit = self.settings.unit
-        return of_places(texts[0], cut(texts[0], unit), unit, where)
+        return from_spans(texts[0], token_spans(texts[0], unit), unit, where)
 
-    def rows(
+    def encode(
         self, examples: Sequence[Example], tokenizer: Tokenizer, frame: InputTemplate
     ) -> list[EncodedExample]:
         flat = iter(tokenizer.encode_batch([word for each in examples for word in each.texts]))
         rows: list[EncodedExample] = []
         for number, example in enumerate(examples):
-            rows += self.windows(example, [next(flat) for _ in example.texts], frame, number)
-        several = [count for count in Counter(row.about for row in rows).values() if count > 1]
+            rows += self.encode_windows(example, [next(flat) for _ in example.texts], frame, number)
+        several = [count for count in Counter(row.meta for row in rows).values() if count > 1]
         if several:
             log_notice(
                 len(several),
                 " of ",
                 len(examples),
-                f" texts are longer than {frame.longest} tokens: they are read in ",
+                f" texts are longer than {frame.max_length} tokens: they are read in ",
                 sum(several),
                 " windows that overlap",
             )
         return rows
 
-    def windows(
+    def encode_windows(
         self, example: Example, ids: list[list[int]], frame: InputTemplate, number: int = 0
     ) -> list[EncodedExample]:
         """An example, the ids of its words given, as one row or several."""
-        room = None if frame.longest is None else max(1, frame.longest - len(frame.begin) - 1)
+        room = None if frame.max_length is None else max(1, frame.max_length - len(frame.begin) - 1)
         # a word in which the tokenizer sees nothing has a place too
         words = [(each or [frame.end_id])[:room] for each in ids]
         lost = sum(max(0, len(each) - len(kept)) for each, kept in zip(ids, words, strict=True))
         rows: list[EncodedExample] = []
-        for low, high, first, last in stretches([len(each) for each in words], room):
+        for low, high, first, last in word_windows([len(each) for each in words], room):
             places = list(accumulate(map(len, words[low:high]), initial=len(frame.begin)))
             row_ids = [*frame.begin, *(piece for each in words[low:high] for piece in each), frame.end_id]
             asked = places[first - low : last - low]
@@ -236,7 +236,9 @@ class Tagging(Task):
                 for place, tag in zip(asked, example.label[first:last], strict=True):
                     labels[place] = self.index.get(tag, IGNORED)
             cut = 0 if rows else lost
-            rows.append(EncodedExample(row_ids, [0] * len(row_ids), labels, cut, about=number, asked=asked))
+            rows.append(
+                EncodedExample(row_ids, [0] * len(row_ids), labels, cut, meta=number, target_positions=asked)
+            )
         return rows
 
     def label_tensor(self, labels: list[Any], length: int) -> Tensor:
@@ -247,39 +249,39 @@ class Tagging(Task):
 
     # ── model and answers ──────────────────────────────────────────────────────────────────────
 
-    def head(self) -> dict[str, Any]:
+    def head_spec(self) -> dict[str, Any]:
         settings = self.settings
         return {
             "kind": "token", "n_labels": len(self.labels), "crf": settings.crf, "dropout": settings.dropout,
-            "only_after": self.only_after() if settings.crf and self.entities else None,
+            "only_after": self.allowed_previous() if settings.crf and self.entities else None,
         }  # fmt: skip
 
-    def only_after(self) -> list[list[int]]:
+    def allowed_previous(self) -> list[list[int]]:
         """For each tag those it may follow: an I its own B and itself, the others all (none is named)."""
         return [
             [self.index["B" + label[1:]], number] if label[0] == "I" else []
             for number, label in enumerate(self.labels)
         ]
 
-    def outputs(self, head: Any, hidden: Tensor, batch: Batch) -> list[Any]:
+    def predict(self, head: Any, hidden: Tensor, batch: Batch) -> list[Any]:
         assert batch.word_starts is not None
         best = head.predict(hidden, batch.word_starts).cpu()
         return [tags[asked].tolist() for tags, asked in zip(best, batch.word_starts.cpu(), strict=True)]
 
-    def merged(self, rows: Sequence[EncodedExample], outputs: list[Any]) -> list[Any]:
-        windows = groupby(zip(rows, outputs, strict=True), key=lambda pair: pair[0].about)
+    def aggregate_windows(self, rows: Sequence[EncodedExample], outputs: list[Any]) -> list[Any]:
+        windows = groupby(zip(rows, outputs, strict=True), key=lambda pair: pair[0].meta)
         return [[number for _, output in pairs for number in output] for _, pairs in windows]
 
-    def tags(self, output: Sequence[int]) -> list[str]:
+    def tag_names(self, output: Sequence[int]) -> list[str]:
         """The names of an answer's tags, every I after its own B."""
         names = [self.labels[number] for number in output]
         return bio_tags(entity_spans(names), len(names)) if self.entities else names
 
-    def scores(
+    def metrics(
         self, examples: Sequence[Example], outputs: Sequence[Any], *, intervals: bool = True
     ) -> dict[str, Any]:
         gold = [list(each.label) for each in examples]
-        guess = [self.tags(output) for output in outputs]
+        guess = [self.tag_names(output) for output in outputs]
         tokens = token_scores(gold, guess, intervals=intervals)
         if not self.entities:
             return tokens
@@ -290,28 +292,28 @@ class Tagging(Task):
                 "these rows have no entity: precision, recall and F1 mean nothing here and are given as 0"
             )
         if intervals:
-            found["mistakes"] = commonest_mistakes(examples, gold, guess)
+            found["mistakes"] = common_mistakes(examples, gold, guess)
         return {**found, "token_accuracy": tokens["accuracy"], "tokens": tokens["tokens"]}
 
-    def weighed(
+    def weighted_metric(
         self, examples: Sequence[Example], outputs: Sequence[Any]
     ) -> tuple[str, Callable[[Floats], float]]:
         pairs = [
-            (list(each.label), self.tags(output)) for each, output in zip(examples, outputs, strict=True)
+            (list(each.label), self.tag_names(output)) for each, output in zip(examples, outputs, strict=True)
         ]
         if self.entities:
             parts = [(set(entity_spans(gold)), set(entity_spans(guess))) for gold, guess in pairs]
             right = [2 * len(gold & guess) for gold, guess in parts]
-            return "f1", ratio(right, [len(gold) + len(guess) for gold, guess in parts])
+            return "f1", weighted_ratio(right, [len(gold) + len(guess) for gold, guess in parts])
         right = [sum(a == b for a, b in zip(gold, guess, strict=True)) for gold, guess in pairs]
-        return "accuracy", ratio(right, [len(gold) for gold, _ in pairs])
+        return "accuracy", weighted_ratio(right, [len(gold) for gold, _ in pairs])
 
     def answer_columns(self) -> list[str]:
         return ["tags", "entities"] if self.entities else ["tokens", "tags"]
 
-    def told(self, example: Example, output: Any) -> dict[str, Any]:
+    def to_json(self, example: Example, output: Any) -> dict[str, Any]:
         assert isinstance(example, TaggingExample)
-        tags, text, places = self.tags(output), example.text, example.places
+        tags, text, places = self.tag_names(output), example.text, example.places
         tokens = [text[start:end] for start, end in places]
         if not self.entities:
             return {"tokens": tokens, "tags": tags}
@@ -319,10 +321,10 @@ class Tagging(Task):
         entities = [
             {"text": text[start:end], "label": kind, "start": start, "end": end} for kind, start, end in found
         ]
-        return {"tags": tags, "entities": entities} if example.given else {"entities": entities}
+        return {"tags": tags, "entities": entities} if example.has_tokens else {"entities": entities}
 
 
-def refuse_both(rows: Sequence[TaggingExample]) -> None:
+def check_prefixes(rows: Sequence[TaggingExample]) -> None:
     """DataError where some tags have a prefix and others none: the first row of each, and how many tags."""
     first: dict[bool, tuple[str, str]] = {}
     counts = Counter[bool]()
@@ -342,13 +344,13 @@ def refuse_both(rows: Sequence[TaggingExample]) -> None:
     )
 
 
-def ratio(top: Sequence[float], bottom: Sequence[float]) -> Callable[[Floats], float]:
+def weighted_ratio(top: Sequence[float], bottom: Sequence[float]) -> Callable[[Floats], float]:
     """Σ top / Σ bottom of weighted rows; 0 where there is nothing to divide by."""
     values, sizes = np.asarray(top, dtype=np.float64), np.asarray(bottom, dtype=np.float64)
     return lambda weights: float(weights @ values) / max(1.0, float(weights @ sizes))
 
 
-def commonest_mistakes(
+def common_mistakes(
     examples: Sequence[Example], gold: Sequence[Sequence[str]], guess: Sequence[Sequence[str]]
 ) -> list[dict[str, Any]]:
     """Entities that were missed, had another type or other ends, or are none, the most frequent first, with the first
@@ -383,7 +385,7 @@ def commonest_mistakes(
     ]
 
 
-def stretches(lengths: Sequence[int], room: int | None) -> list[tuple[int, int, int, int]]:
+def word_windows(lengths: Sequence[int], room: int | None) -> list[tuple[int, int, int, int]]:
     """Windows on words of so many pieces, at most `room` pieces each: their first word and the one after their last,
     then the same of those that are answered there. Neighbours share up to half a window, and part in its middle.
     """

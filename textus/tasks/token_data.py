@@ -39,12 +39,12 @@ class TaggingExample(Example):
 
     text: str = ""
     places: tuple[tuple[int, int], ...] = ()
-    given: bool = False
-    dropped: int = 0
+    has_tokens: bool = False
+    n_dropped: int = 0
     """Entities that lie over longer ones: a tag says one thing of a token."""
 
 
-def unit_of(records: Sequence[Record]) -> str:
+def segmentation_unit(records: Sequence[Record]) -> str:
     """How texts like these are cut: where blanks are rare by character, else as their rows have them."""
     tokens = [token for each in records for token in each.values.get("tokens") or ()]
     if tokens:
@@ -53,12 +53,12 @@ def unit_of(records: Sequence[Record]) -> str:
     return "word" if text.count(" ") > 0.05 * len(text) else "character"
 
 
-def cut(text: str, unit: str) -> list[tuple[int, int]]:
+def token_spans(text: str, unit: str) -> list[tuple[int, int]]:
     """Where the tokens of a text begin and end."""
     return [match.span() for match in UNITS[unit].finditer(text)]
 
 
-def text_of(record: Record, needed: str, *fields: str) -> str:
+def read_row_text(record: Record, needed: str, *fields: str) -> str:
     """The text of a row. DataError where it has none: it tells what is `needed`, and the columns of which `fields` may
     have to be named beside the text's.
     """
@@ -74,30 +74,30 @@ def text_of(record: Record, needed: str, *fields: str) -> str:
     )
 
 
-def tagged(record: Record, unit: str, *, labelled: bool) -> TaggingExample:
+def parse_tagging_example(record: Record, unit: str, *, labelled: bool) -> TaggingExample:
     """A row as an example. Raises DataError, naming the row, for what cannot be one."""
     if record.values.get("tokens") is not None:
-        return of_tokens(record, unit, labelled=labelled)
-    text = text_of(record, "tokens and tags, or text and entities", "entities")
-    places = cut(text, unit)
-    example = of_places(text, places, unit, record.where)
+        return from_tokens(record, unit, labelled=labelled)
+    text = read_row_text(record, "tokens and tags, or text and entities", "entities")
+    places = token_spans(text, unit)
+    example = from_spans(text, places, unit, record.where)
     if not labelled:
         return example
-    held, dropped = without_overlap(entities_of(record, text))
-    tags = bio_tags([on_tokens(each, places, record.where, text) for each in held], len(places))
-    return replace(example, label=tuple(tags), dropped=dropped)
+    held, dropped = drop_overlaps(read_entities(record, text))
+    tags = bio_tags([span_to_tokens(each, places, record.where, text) for each in held], len(places))
+    return replace(example, label=tuple(tags), n_dropped=dropped)
 
 
-def of_places(text: str, places: Sequence[tuple[int, int]], unit: str, where: str) -> TaggingExample:
+def from_spans(text: str, places: Sequence[tuple[int, int]], unit: str, where: str) -> TaggingExample:
     """A text cut at these places, without tags."""
     blank = "" if unit == "character" else " "
     words = tuple(blank + text[start:end] for start, end in places)
     return TaggingExample(words, None, where, text=text, places=tuple(places))
 
 
-def of_tokens(record: Record, unit: str, *, labelled: bool) -> TaggingExample:
+def from_tokens(record: Record, unit: str, *, labelled: bool) -> TaggingExample:
     """A row of tokens; without a text of its own they are told as joined by blanks (characters: by nothing)."""
-    tokens = strings(record, "tokens")
+    tokens = read_strings(record, "tokens")
     blank = "" if unit == "character" else " "
     places, at = [], 0
     for token in tokens:
@@ -105,7 +105,7 @@ def of_tokens(record: Record, unit: str, *, labelled: bool) -> TaggingExample:
         at += len(token) + len(blank)
     tags = None
     if labelled:
-        tags = tuple(strings(record, "tags"))
+        tags = tuple(read_strings(record, "tags"))
         if len(tags) != len(tokens):
             raise DataError(
                 "invalid_row",
@@ -113,11 +113,11 @@ def of_tokens(record: Record, unit: str, *, labelled: bool) -> TaggingExample:
             )
     words = tuple(blank + token for token in tokens)
     return TaggingExample(
-        words, tags, record.where, text=blank.join(tokens), places=tuple(places), given=True
+        words, tags, record.where, text=blank.join(tokens), places=tuple(places), has_tokens=True
     )
 
 
-def strings(record: Record, name: str) -> list[str]:
+def read_strings(record: Record, name: str) -> list[str]:
     """A field that is a list of strings none of which is empty."""
     value = record.values.get(name)
     if not isinstance(value, list):
@@ -144,13 +144,13 @@ MOSTLY = 0.9
 """Where so many of a file's tags but O are those of entities, one without a prefix is a slip."""
 
 
-def tags_of(records: Sequence[Record]) -> Counter[str]:
+def count_tags(records: Sequence[Record]) -> Counter[str]:
     """The tags of rows of tokens, those that are strings."""
     lists = [each.values["tags"] for each in records if isinstance(each.values.get("tags"), list)]
     return Counter(tag for tags in lists for tag in tags if isinstance(tag, str) and tag.strip())
 
 
-def usual_tags(counts: Counter[str]) -> dict[str, str]:
+def bio_spellings(counts: Counter[str]) -> dict[str, str]:
     """Tag → the same as B-PER, where nearly all tags but O are written in one other way (B_PER, b-per, PER-B), and some
     begin an entity; empty for other tags.
     """
@@ -175,7 +175,7 @@ def has_entities(counts: Counter[str]) -> bool:
     return marked > 0 and marked >= MOSTLY * sum(inside.values())
 
 
-def refuse_bare(example: TaggingExample) -> None:
+def check_entity_tags(example: TaggingExample) -> None:
     """DataError that names the first token whose tag has no prefix, in a file of entities."""
     for place, tag in enumerate(example.label or ()):
         if not is_entity_tag(tag):
@@ -191,7 +191,7 @@ def refuse_bare(example: TaggingExample) -> None:
 # ── entities by character ──────────────────────────────────────────────────────────────────────
 
 
-def entities_of(record: Record, text: str) -> list[Span]:
+def read_entities(record: Record, text: str) -> list[Span]:
     """The entities of a text, in characters, the end not included, as either form has them."""
     name = next((each for each in ENTITY_FIELDS if record.values.get(each) is not None), None)
     if name is None:
@@ -203,7 +203,7 @@ def entities_of(record: Record, text: str) -> list[Span]:
         )
     value = record.values[name]
     try:
-        found = list(nested(value, text) if isinstance(value, dict) else map(listed, value))
+        found = list(parse_cluener(value, text) if isinstance(value, dict) else map(parse_entity, value))
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise DataError(
             "invalid_row",
@@ -226,17 +226,17 @@ def entities_of(record: Record, text: str) -> list[Span]:
     return [(kind, start, end) for kind, start, end, _ in found]
 
 
-def listed(each: Any) -> tuple[str, int, int, str | None]:
+def parse_entity(each: Any) -> tuple[str, int, int, str | None]:
     """One entity of a list: {"start", "end", "label"}, its `text` if told, or [start, end, label]."""
     if isinstance(each, dict):
         said = each.get("text")
         start, end, kind = each["start"], each["end"], each.get("label", each.get("type"))
     else:
         (start, end, kind), said = each, None
-    return checked(kind, start, end, said)
+    return check_entity(kind, start, end, said)
 
 
-def checked(kind: Any, start: Any, end: Any, said: Any) -> tuple[str, int, int, str | None]:
+def check_entity(kind: Any, start: Any, end: Any, said: Any) -> tuple[str, int, int, str | None]:
     """The same with the types it must have; ValueError otherwise."""
     numbers = type(start) is int and type(end) is int
     if not (numbers and isinstance(kind, str) and kind.strip() and (said is None or isinstance(said, str))):
@@ -244,19 +244,19 @@ def checked(kind: Any, start: Any, end: Any, said: Any) -> tuple[str, int, int, 
     return kind.strip(), start, end, said
 
 
-def nested(value: dict[str, Any], text: str) -> list[tuple[str, int, int, str | None]]:
+def parse_cluener(value: dict[str, Any], text: str) -> list[tuple[str, int, int, str | None]]:
     """CLUENER's {type: {mention: [[start, end]]}}; its ends are included, others' are not: the mention tells."""
     found = []
     for kind, mentions in value.items():
         for said, places in mentions.items():
             for start, end in places:
-                kind, start, end, said = checked(kind, start, end, said)
+                kind, start, end, said = check_entity(kind, start, end, said)
                 included = end < len(text) and text[start : end + 1] == said
                 found.append((kind, start, end + included, said))
     return found
 
 
-def without_overlap(entities: Sequence[Span]) -> tuple[list[Span], int]:
+def drop_overlaps(entities: Sequence[Span]) -> tuple[list[Span], int]:
     """The entities that lie in no longer one, in order, and how many were left out."""
     kept: list[Span] = []
     for kind, start, end in sorted(set(entities), key=lambda each: (each[1] - each[2], each[1], each[0])):
@@ -265,7 +265,7 @@ def without_overlap(entities: Sequence[Span]) -> tuple[list[Span], int]:
     return sorted(kept, key=lambda each: each[1]), len(entities) - len(kept)
 
 
-def on_tokens(entity: Span, places: Sequence[tuple[int, int]], where: str, text: str) -> Span:
+def span_to_tokens(entity: Span, places: Sequence[tuple[int, int]], where: str, text: str) -> Span:
     """An entity's first token, and the one after its last; DataError where it does not end where tokens do."""
     kind, start, end = entity
     inside = [n for n, (first, last) in enumerate(places) if first < end and last > start]

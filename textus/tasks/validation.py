@@ -28,10 +28,10 @@ from textus.data.skipping import BadRow, in_order, parse_rows, unread
 from textus.models.registry import family as family_of
 from textus.tasks.base import Example, Task, has_blanks
 from textus.tasks.config import ValidateConfig
-from textus.tasks.encoding import frame_of
-from textus.tasks.labels import alike, find_separator, missing, slips
-from textus.tasks.registry import opened, task_class
-from textus.tasks.rows import accepted, to_train_on
+from textus.tasks.encoding import input_template
+from textus.tasks.labels import find_separator, likely_typos, missing_names, similar_names
+from textus.tasks.registry import load_for_task, task_class
+from textus.tasks.rows import drop_held_out_files, drop_rejected
 from textus.tokenizers import Tokenizer
 
 SHOWN = 5
@@ -78,16 +78,17 @@ def text_key(example: Example) -> tuple[str, ...]:
     return tuple(" ".join(unicodedata.normalize("NFC", text).split()) for text in example.texts)
 
 
-def findings(task: Task, parts: Parts) -> Iterator[Finding]:
+def find_problems(task: Task, parts: Parts) -> Iterator[Finding]:
     """Everything that is likely a mistake in these rows."""
     keys = {name: [text_key(example) for example in examples] for name, examples in parts.items()}
     for name, examples in parts.items():
         yield from contradictions(examples, keys[name], name if len(parts) > 1 else "")
     counts = {
-        name: Counter(n for example in part for n in names_of(task, example)) for name, part in parts.items()
+        name: Counter(n for example in part for n in label_names(task, example))
+        for name, part in parts.items()
     }
     total = sum(counts.values(), Counter[str]())
-    if total and not numeric(task):
+    if total and not has_numeric_labels(task):
         yield from suspicious_names(total)
         if (
             task.name == "classification"
@@ -100,20 +101,20 @@ def findings(task: Task, parts: Parts) -> Iterator[Finding]:
                 n,
                 f"{n:,} labels have {sign!r}: for several labels a text --set task.multi=true",
             )
-        yield from one_sided(counts)
+        yield from classes_in_one_part(counts)
         if train := counts.get("train"):
             alone = [name for name, n in train.items() if n == 1 and len(train) > 1]
             if alone:
-                yield Finding("single", len(alone), f"classes of a single row: {shown(alone)}")
+                yield Finding("single", len(alone), f"classes of a single row: {format_names(alone)}")
     yield from leaks(parts, keys)
 
 
-def names_of(task: Task, example: Example) -> list[str]:
+def label_names(task: Task, example: Example) -> list[str]:
     """The names in an example's label, if it has one."""
     return [] if example.label is None else task.label_names(example)
 
 
-def numeric(task: Task) -> bool:
+def has_numeric_labels(task: Task) -> bool:
     """Whether its labels are numbers, which do not look alike by mistake."""
     return task.name in ("regression", "similarity")
 
@@ -129,7 +130,7 @@ def contradictions(
         before = first.setdefault(key, example)
         if before is example:
             continue
-        if same(before.label, example.label) and before.numbers == example.numbers:
+        if same_label(before.label, example.label) and before.numbers == example.numbers:
             copies.append((before, example))
         elif before.numbers == example.numbers and before.label is not None:
             other.setdefault(key, example)
@@ -154,7 +155,7 @@ def contradictions(
         )  # fmt: skip
 
 
-def same(one: Any, other: Any) -> bool:
+def same_label(one: Any, other: Any) -> bool:
     """Whether two labels say the same; the order of several names does not matter."""
     if (
         isinstance(one, tuple)
@@ -167,22 +168,22 @@ def same(one: Any, other: Any) -> bool:
 
 def suspicious_names(counts: Counter[str]) -> Iterator[Finding]:
     """Names that look like one class, like a slip, or like no label."""
-    if groups := alike(counts):
+    if groups := similar_names(counts):
         listed = "; ".join(
             " and ".join(f"{name!r} ({counts[name]:,})" for name in names) for names in groups[:SHOWN]
         )
         yield Finding(
             "alike", len(groups),
-            f"labels that differ only in case, width, blanks or hyphens: {listed}{more(groups)}; did you mean one"
+            f"labels that differ only in case, width, blanks or hyphens: {listed}{and_more(groups)}; did you mean one"
             " class?",
         )  # fmt: skip
-    if pairs := slips(counts):
+    if pairs := likely_typos(counts):
         listed = "; ".join(
             f"{rare!r} ({counts[rare]:,}) beside {often!r} ({counts[often]:,})"
             for rare, often in pairs[:SHOWN]
         )
-        yield Finding("misspelt", len(pairs), f"labels that may be misspelt: {listed}{more(pairs)}")
-    if empty := missing(counts):
+        yield Finding("misspelt", len(pairs), f"labels that may be misspelt: {listed}{and_more(pairs)}")
+    if empty := missing_names(counts):
         listed = ", ".join(f"{name!r} ({counts[name]:,})" for name in empty[:SHOWN])
         yield Finding(
             "missing", sum(counts[name] for name in empty),
@@ -190,7 +191,7 @@ def suspicious_names(counts: Counter[str]) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def one_sided(counts: Mapping[str, Counter[str]]) -> Iterator[Finding]:
+def classes_in_one_part(counts: Mapping[str, Counter[str]]) -> Iterator[Finding]:
     """Names that one part has and the rows to learn from do not, or the other way round."""
     train = counts.get("train")
     for name, others in counts.items():
@@ -198,10 +199,12 @@ def one_sided(counts: Mapping[str, Counter[str]]) -> Iterator[Finding]:
             continue
         if strange := [label for label in others if label not in train]:
             n = sum(others[label] for label in strange)
-            yield Finding("only in one file", n, f"{shown(strange)}: only in {name} ({n:,}), never learnt")
+            yield Finding(
+                "only in one file", n, f"{format_names(strange)}: only in {name} ({n:,}), never learnt"
+            )
         if lacking := [label for label in train if label not in others]:
             n = sum(train[label] for label in lacking)
-            yield Finding("only in one file", n, f"{shown(lacking)}: in train ({n:,}), not in {name}")
+            yield Finding("only in one file", n, f"{format_names(lacking)}: in train ({n:,}), not in {name}")
 
 
 def leaks(parts: Parts, keys: Mapping[str, Sequence[tuple[str, ...]]]) -> Iterator[Finding]:
@@ -227,13 +230,13 @@ def leaks(parts: Parts, keys: Mapping[str, Sequence[tuple[str, ...]]]) -> Iterat
                 )  # fmt: skip
 
 
-def shown(names: Sequence[str]) -> str:
+def format_names(names: Sequence[str]) -> str:
     """The first of some names, and how many there are."""
     listed = ", ".join(map(repr, names[:SHOWN]))
-    return listed + more(names)
+    return listed + and_more(names)
 
 
-def more(listed: Sequence[Any]) -> str:
+def and_more(listed: Sequence[Any]) -> str:
     """How many are not listed."""
     return f" and {len(listed) - SHOWN:,} more" if len(listed) > SHOWN else ""
 
@@ -243,10 +246,10 @@ def plural(counted: Any, one: str, several: str) -> str:
     return one if len(counted) == 1 else several
 
 
-def report_findings(task: Task, parts: Parts) -> None:
+def report_problems(task: Task, parts: Parts) -> None:
     """`findings` as one line each, without what every split of small data has."""
     usual = ("duplicate", "only in one file")
-    for finding in findings(task, parts):
+    for finding in find_problems(task, parts):
         if finding.kind not in usual:
             log_notice(finding.message)
 
@@ -254,7 +257,7 @@ def report_findings(task: Task, parts: Parts) -> None:
 # ── files ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def validate(data: Path, config: ValidateConfig) -> dict[str, Any]:
+def validate_files(data: Path, config: ValidateConfig) -> dict[str, Any]:
     """Check a file of labelled rows for a task, and its dev and test rows with it, as JSON values; `config.init_from`
     or `config.model`: the model to fine-tune, whose tokenizer and context decide how much of a text is read.
 
@@ -267,7 +270,7 @@ def validate(data: Path, config: ValidateConfig) -> dict[str, Any]:
             "conflicting_options",
             f"--from {config.init_from} and --model {config.model}: a model is one or the other; leave one out",
         )
-    context = context_of(config.init_from, config.model)
+    context = model_context(config.init_from, config.model)
     others = {name: path for name, path in (("dev", config.dev), ("test", config.test)) if path}
     paths = {"train": data, **others}
     checked: dict[str, ValidationReport] = {}
@@ -281,8 +284,8 @@ def validate(data: Path, config: ValidateConfig) -> dict[str, Any]:
     ]
     if rows["train"]:
         try:
-            with kept_notices() as lines:
-                built = cls.of(chosen, rows["train"])
+            with captured_notices() as lines:
+                built = cls.from_records(chosen, rows["train"])
         except (DataError, UsageError) as error:
             errors.append({"file": str(data), "where": str(data), "message": str(error)})
         else:
@@ -290,14 +293,14 @@ def validate(data: Path, config: ValidateConfig) -> dict[str, Any]:
             examples = {
                 name: read_examples(built, part, checked[name]) for name, part in rows.items() if part
             }
-            warnings += findings(built, examples)
-            warnings += too_long(built, examples, *context)
-            if not numeric(built):
-                counts = Counter(n for example in examples["train"] for n in names_of(built, example))
+            warnings += find_problems(built, examples)
+            warnings += long_texts(built, examples, *context)
+            if not has_numeric_labels(built):
+                counts = Counter(n for example in examples["train"] for n in label_names(built, example))
                 classes = {name: counts[name] for name in [*built.labels, *counts] if name in counts}
     return {
         "data": str(data), "task": config.task, "settings": config.task_settings, "ok": not errors,
-        "files": {name: as_values(file) for name, file in checked.items()},
+        "files": {name: file_summary(file) for name, file in checked.items()},
         "classes": classes, "errors": errors,
         "warnings": [asdict(warning) for warning in warnings],
     }  # fmt: skip
@@ -308,21 +311,21 @@ def check_file(
 ) -> tuple[ValidationReport, list[Record]]:
     """A file's rows that can be used, and what is wrong with the others."""
     spelled, faults = parse_columns(config.columns), list[RowProblem]()
-    with kept_notices() as lines:
+    with captured_notices() as lines:
         records = read_records(path, spelled, encoding=config.encoding or "", problems=faults)
         if trains:
-            records, faults = to_train_on(path, records, faults)
+            records, faults = drop_held_out_files(path, records, faults)
     checked = ValidationReport(str(path), len(records) + len(faults), errors=unread(faults), warnings=lines)
     if not records:
         return checked, []
     try:
-        with kept_notices() as lines:
-            kept = list(accepted(records))
+        with captured_notices() as lines:
+            kept = list(drop_rejected(records))
         if n := len(records) - len(kept):
             checked.left_out["not accepted in Prodigy"] = n
         checked.warnings += lines
         records = kept
-        parse = cls.parser(settings, records, labelled=True)
+        parse = cls.row_parser(settings, records, labelled=True)
     except (DataError, UsageError) as error:
         checked.errors.append(BadRow(str(path), str(error)))
         return checked, []
@@ -333,7 +336,7 @@ def check_file(
     names = list(dict.fromkeys(name for record in records for name in record.values))
     with contextlib.suppress(DataError):
         given = {name: column for column, name in spelled.items()}
-        fields = [name for name in cls.fields(settings, records[0].values) if name in names]
+        fields = [name for name in cls.used_fields(settings, records[0].values) if name in names]
         checked.columns = {name: given.get(name, name) for name in fields}
         checked.not_read = [name for name in names if name not in fields]
     return checked, good
@@ -341,8 +344,8 @@ def check_file(
 
 def read_examples(task: Task, records: list[Record], checked: ValidationReport) -> list[Example]:
     """The examples of a file; rows without a text are counted as left out."""
-    with kept_notices() as lines:
-        examples = task.examples(records, labelled=True)
+    with captured_notices() as lines:
+        examples = task.make_examples(records, labelled=True)
     checked.warnings += lines
     if n := len(records) - len(examples):
         checked.left_out["without a text"] = n
@@ -350,7 +353,7 @@ def read_examples(task: Task, records: list[Record], checked: ValidationReport) 
     return examples
 
 
-def as_values(checked: ValidationReport) -> dict[str, Any]:
+def file_summary(checked: ValidationReport) -> dict[str, Any]:
     """A file's figures as JSON values."""
     return {key: value for key, value in asdict(checked).items() if key != "errors"} | {
         "invalid": len(checked.errors)
@@ -358,7 +361,7 @@ def as_values(checked: ValidationReport) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def kept_notices() -> Iterator[list[str]]:
+def captured_notices() -> Iterator[list[str]]:
     """Lines that would go to standard error, as a list once the block is left."""
     lines: list[str] = []
     with contextlib.redirect_stderr(io.StringIO()) as written:
@@ -366,18 +369,20 @@ def kept_notices() -> Iterator[list[str]]:
     lines += written.getvalue().splitlines()
 
 
-def context_of(run: Path | None, family: str | None) -> tuple[Tokenizer | None, int | None]:
+def model_context(run: Path | None, family: str | None) -> tuple[Tokenizer | None, int | None]:
     """The tokenizer of a run, and how much of a text its model reads; of a new model without a tokenizer."""
     if run is not None:
-        model, tokenizer, _ = opened(run)
-        return tokenizer, frame_of(model.config, tokenizer).longest
+        model, tokenizer, _ = load_for_task(run)
+        return tokenizer, input_template(model.config, tokenizer).max_length
     cls, _ = family_of(family or "encoder")
     if cls.reads_texts or cls.counts:
         return None, None
     return None, cls.sized(n_layer=2, d_model=256, context_length=USUAL_CONTEXT).get("context_length")
 
 
-def too_long(task: Task, parts: Parts, tokenizer: Tokenizer | None, context: int | None) -> Iterator[Finding]:
+def long_texts(
+    task: Task, parts: Parts, tokenizer: Tokenizer | None, context: int | None
+) -> Iterator[Finding]:
     """How long texts are against what a model reads: in tokens, without a tokenizer in words or characters."""
     examples = [example for part in parts.values() for example in part]
     limits = [limit for limit in (context, getattr(task.settings, "longest", 0)) if limit]

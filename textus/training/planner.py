@@ -7,7 +7,6 @@ and `--compute-from` take it as it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
 from typing import Any, get_type_hints
@@ -21,8 +20,9 @@ from textus.core.console import command_line, format_duration, log_notice
 from textus.core.errors import UsageError
 from textus.data.batch import BatchSource
 from textus.data.corpus import Corpus
-from textus.data.loader import TokenLoader, fitting_context
-from textus.data.token_dataset import TokenDataset
+from textus.data.loader import fitting_context
+from textus.data.pair_loaders import loader_for
+from textus.data.token_dataset import TokenDataset, TokenizedCorpus
 from textus.models.contract import LanguageModel
 from textus.models.registry import build
 from textus.models.registry import family as family_of
@@ -90,7 +90,7 @@ class Plan:
         }
 
 
-def plan_count(wish: PretrainConfig, tokenizer: tokenizers.Tokenizer, store: TokenDataset) -> Plan:
+def plan_count(wish: PretrainConfig, tokenized: TokenizedCorpus) -> Plan:
     """A count model: nothing to measure, one or a few passes."""
     wish.check()
     if wish.preset:
@@ -99,32 +99,24 @@ def plan_count(wish: PretrainConfig, tokenizer: tokenizers.Tokenizer, store: Tok
         )
     config_class: Any = family_of(wish.family)[1]
     values = {
-        "vocab_size": tokenizer.vocab_size,
-        "end_id": tokenizer.end_id,
+        "vocab_size": tokenized.tokenizer.vocab_size,
+        "end_id": tokenized.tokenizer.end_id,
         **model_values(wish.overrides_for("model"), config_class),
     }
     config = from_dict(config_class, values, "model.")
     train = TrainSettings(
-        steps=1, batch_size=4, context_length=fitting_context(store, 1 << 16), seed=wish.seed
+        steps=1, batch_size=4, context_length=fitting_context(tokenized.dataset(), 1 << 16), seed=wish.seed
     )
     return Plan(wish.family, config, apply_overrides(train, wish.overrides_for("train")), ComputeConfig())
 
 
-Feed = Callable[[LanguageModel, TrainSettings], BatchSource]
-"""The batches a model is trained on."""
+def plan_neural(wish: PretrainConfig, tokenized: TokenizedCorpus, started: float) -> Plan:
+    """A model trained by gradients: its size from the budget or the depth, its steps from the budget or the data.
 
-
-def plan_neural(
-    wish: PretrainConfig,
-    tokenizer: tokenizers.Tokenizer,
-    store: TokenDataset,
-    started: float,
-    feed: Feed | None = None,
-) -> Plan:
-    """A model trained by gradients: its size from the budget or the depth, its steps from the budget or the
-    data. Without `feed` it reads windows of the store.
+    `started`: the CPU-seconds from which the budget counts.
     """
     wish.check()
+    store = tokenized.dataset()
     cores = hardware.usable_cores()
     budget = seconds_of(wish.preset) * cores if wish.preset else None
     clock = CpuBudget(float(budget), started=started) if budget else None
@@ -138,7 +130,7 @@ def plan_neural(
     if wish.init_from:
         config, begun = begun_from(wish, size)
     else:
-        config, begun = new_config(wish, size, tokenizer, store, budget), TrainSettings(steps=1)
+        config, begun = new_config(wish, size, tokenized.tokenizer, store, budget), TrainSettings(steps=1)
     with torch.device("meta"):
         outline = build(wish.family, config)
     longest = begun.context_length if wish.init_from else config.context_length or size.context_length
@@ -153,7 +145,7 @@ def plan_neural(
         train, [*wish.overrides_for("train"), *(f"optim.{each}" for each in wish.overrides_for("optim"))]
     )
     train = replace(train, optim=replace(train.optim, rate=train.optim.own_rate))
-    batches = feed(outline, train) if feed else TokenLoader(store, **sizes_of(outline, train))
+    batches = loader_for(outline, tokenized, **sizes_of(outline, train))
     choices, measured = choose(wish, config, train, batches)
     said = [each for each in wish.overrides_for("train") if each.startswith("steps=")]
     if not wish.steps and not said:

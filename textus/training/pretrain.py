@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from textus.core.rng import derive_seed
 from textus.data.batch import BatchSource
 from textus.data.corpus import Corpus, open_corpus
 from textus.data.pair_loaders import loader_for, source_of, without_pairs
-from textus.data.token_dataset import TokenDataset, tokenize
+from textus.data.token_dataset import TokenizedCorpus
 from textus.generation.engine import Engine
 from textus.generation.params import SamplingParams
 from textus.generation.sampling import beginning
@@ -67,25 +66,23 @@ def train(
     corpus = open_corpus(corpus_path)
     read = tokenizers.load(tokenizer)
     known = word_vectors(config.embeddings, config.family) if config.embeddings else None
-    store = tokenize(corpus, read, "train")
-    if family_of(config.family)[0].counts:
-        plan = plan_count(config, read, store)
-    else:
-        plan = plan_neural(config, read, store, started, partial(feed, corpus=corpus, tokenizer=read))
+    tokenized = TokenizedCorpus(corpus, read)
+    counts = family_of(config.family)[0].counts
+    plan = plan_count(config, tokenized) if counts else plan_neural(config, tokenized, started)
     check_end(plan.model, read)
     check_output_dir(out, force=force)
     record = plan.record(corpus, read) | {"request": request_values(config)}
     if parent := config.init_from:
         record |= {"parent": str(parent.resolve()), "parent_weights": weights_sum(parent)}
     # options that are wrong are refused before anything is written or replaced
-    ready = prepare(record, corpus, read)
+    ready = prepare(record, tokenized)
     begun = None
     if (embeddings := config.embeddings) and known:
         record["embeddings"] = {"path": str(embeddings.resolve()), "sha256": sha256(embeddings)}
         record["embeddings"] |= begin_with(ready.model, known, read, embeddings)
         begun = vectors.input_embedding(ready.model).weight
     run = create_run(out, record, read, begun)
-    _tell(plan, store, corpus, ready.model)
+    _tell(plan, tokenized, ready.model)
     return train_to_end(run, ready, plan.clock)
 
 
@@ -171,12 +168,12 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def _tell(plan: Plan, store: TokenDataset, corpus: Corpus, model: LanguageModel) -> None:
-    train, choices = plan.train, plan.choices
+def _tell(plan: Plan, tokenized: TokenizedCorpus, model: LanguageModel) -> None:
+    train, choices, store = plan.train, plan.choices, tokenized.dataset()
     if model.counts:
         log_notice(f"{plan.family}: counting {store.n_targets:,} tokens")
         return
-    if model.needs_source and not corpus.pairs:
+    if model.needs_source and not tokenized.corpus.pairs:
         log_notice(without_pairs(model))
     weights = sum(p.numel() for p in model.parameters())
     tokens = train.steps * plan.tokens_a_step
@@ -208,9 +205,9 @@ def resume(path: Path, *, corpus: Path | None = None, until: int | None = None) 
         verify(path)
         log_notice(f"{path} is finished ({run.record.get('steps', '?')} steps); nothing to resume")
         return path
-    opened = recorded_corpus(run, corpus)
+    tokenized = TokenizedCorpus(recorded_corpus(run, corpus), read_tokenizer(run))
     budget = run.record.get("budget")
-    ready = prepare(run.record, opened, read_tokenizer(run), begin=run.last_checkpoint() is None)
+    ready = prepare(run.record, tokenized, begin=run.last_checkpoint() is None)
     if (begun := read_embeddings(run)) is not None:
         with torch.no_grad():
             vectors.input_embedding(ready.model).weight.copy_(begun)
@@ -252,13 +249,12 @@ class TrainingSetup:
     evaluate: Evaluate | None
 
 
-def prepare(
-    record: dict[str, Any], corpus: Corpus, tokenizer: tokenizers.Tokenizer, *, begin: bool = True
-) -> TrainingSetup:
+def prepare(record: dict[str, Any], tokenized: TokenizedCorpus, *, begin: bool = True) -> TrainingSetup:
     """All that a run's record decides, built; without `begin`, the weights are those of a checkpoint, and no parent is
     needed. UsageError for what does not go together.
     """
     one_thread()
+    tokenizer = tokenized.tokenizer
     train = from_dict(TrainSettings, record["settings"], "train.")
     choices = from_dict(ComputeConfig, record["compute"], "compute.")
     torch.manual_seed(derive_seed(train.seed, "weights"))
@@ -282,8 +278,8 @@ def prepare(
             " model.context_length too",
         )
     backward = type(model).backward or GradientAccumulator(model, choices.workers).of_all(train.micro_batches)
-    batches = feed(model, train, corpus, tokenizer)
-    evaluate = None if model.counts else _evaluation(model, corpus, tokenizer, train)
+    batches = loader_for(model, tokenized, **sizes_of(model, train))
+    evaluate = None if model.counts else _evaluation(model, tokenized, train)
     check_patience(model, train, evaluate)
     return TrainingSetup(model, batches, train, backward, evaluate)
 
@@ -310,13 +306,6 @@ def found_of(run: RunFolder) -> dict[str, Any]:
     return found[-1] if found else {}
 
 
-def feed(
-    model: LanguageModel, train: TrainSettings, corpus: Corpus, tokenizer: tokenizers.Tokenizer
-) -> BatchSource:
-    """The batches of a corpus that a model trains on; UsageError for one that it cannot read."""
-    return loader_for(model, corpus, tokenizer, **sizes_of(model, train))
-
-
 VALIDATION_TOKENS = 1 << 14
 """Tokens of the validation split looked at on the way; all of them are `textus evaluate`'s work."""
 
@@ -325,25 +314,22 @@ LEAST_TO_CHOOSE_BY = 256
 """Tokens of validation text below which chance decides which weights look best."""
 
 
-def _evaluation(
-    model: LanguageModel, corpus: Corpus, tokenizer: tokenizers.Tokenizer, train: TrainSettings
-) -> Evaluate | None:
+def _evaluation(model: LanguageModel, tokenized: TokenizedCorpus, train: TrainSettings) -> Evaluate | None:
     """Validation nats per token on evenly spread windows, and a sample; None where there is too little
     validation text.
     """
-    if not corpus.n_documents("validation"):
+    tokenizer = tokenized.tokenizer
+    if not tokenized.corpus.n_documents("validation"):
         log_notice("the corpus has no validation text: the last weights are kept, and memorising goes unseen")
         return None
-    store = tokenize(corpus, tokenizer, "validation")
+    store = tokenized.dataset("validation")
     if store.n_targets < LEAST_TO_CHOOSE_BY:
         log_notice(
             f"{store.n_targets} tokens of validation text are too few to choose weights by: the last are kept"
         )
         return None
     size = min(train.context_length, store.n_targets)
-    loader = loader_for(
-        model, corpus, tokenizer, "validation", batch_size=8, context_length=size, shuffle=False
-    )
+    loader = loader_for(model, tokenized, "validation", batch_size=8, context_length=size, shuffle=False)
     spread = max(1, store.n_targets // VALIDATION_TOKENS)
     batches = [loader.batch(number) for number in range(0, loader.n_batches, spread)]
     source = source_of(batches[len(batches) // 2], tokenizer.end_id)

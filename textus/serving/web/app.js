@@ -1,14 +1,14 @@
-// The page: only the public API, only text nodes for what a model writes, nothing from any other host.
+// The page: uses only the public API, inserts model output as text nodes only, loads nothing from other hosts.
 import { words } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
 const models = new Map();
-const messages = []; // the conversation, in the API's form
+const messages = []; // the conversation, in the API's format
 let language = "en";
-let running = null; // the AbortController of the answer being written
+let running = null; // the AbortController of the current request
 let statusKey = null;
 
-// ── what is kept between visits (a browser may forbid it, and the page works without) ──
+// ── what is stored between visits (optional: a browser may forbid it) ──
 
 function remember(name, value) {
   try { localStorage.setItem(`textus.${name}`, value); } catch { /* private window */ }
@@ -20,48 +20,48 @@ function recall(name) {
 
 // ── language ──
 
-const say = (key, values = {}) => words[language][key].replace(/\{(\w+)\}/g, (_, name) => values[name]);
+const translate = (key, values = {}) => words[language][key].replace(/\{(\w+)\}/g, (_, name) => values[name]);
 const number = (n, digits = 0) => n.toLocaleString(language, { maximumFractionDigits: digits });
 
-function speak(chosen) {
-  language = chosen;
+function setLanguage(name) {
+  language = name;
   document.documentElement.lang = language === "zh" ? "zh-CN" : "en";
-  for (const each of document.querySelectorAll("[data-text]")) each.textContent = say(each.dataset.text);
-  for (const each of document.querySelectorAll("[data-placeholder]")) each.placeholder = say(each.dataset.placeholder);
-  for (const each of document.querySelectorAll("[data-title]")) each.title = say(each.dataset.title);
-  for (const each of document.querySelectorAll("[data-label]")) each.setAttribute("aria-label", say(each.dataset.label));
-  $("language").textContent = say("other");
-  $("language").setAttribute("aria-label", say("otherLabel"));
+  for (const element of document.querySelectorAll("[data-text]")) element.textContent = translate(element.dataset.text);
+  for (const element of document.querySelectorAll("[data-placeholder]")) element.placeholder = translate(element.dataset.placeholder);
+  for (const element of document.querySelectorAll("[data-title]")) element.title = translate(element.dataset.title);
+  for (const element of document.querySelectorAll("[data-label]")) element.setAttribute("aria-label", translate(element.dataset.label));
+  $("language").textContent = translate("other");
+  $("language").setAttribute("aria-label", translate("otherLabel"));
   $("language").lang = language === "zh" ? "en" : "zh-CN";
-  if (statusKey) status(statusKey);
-  describe();
+  if (statusKey) showStatus(statusKey);
+  showModel();
 }
 
-// ── what the page tells ──
+// ── status and errors ──
 
-function status(key) {
+function showStatus(key) {
   statusKey = key;
-  $("status").textContent = key ? say(key) : "";
+  $("status").textContent = key ? translate(key) : "";
 }
 
-function fail(message) {
+function showError(message) {
   $("error").textContent = message;
   $("error").hidden = !message;
   if (!message) return;
-  status(null);
+  showStatus(null);
   $("error").scrollIntoView({ block: "nearest" }); // on a phone it may be below the screen
 }
 
-function describe() {
+function showModel() {
   const model = models.get($("model").value);
   if (!model) return;
   const length = model.context_length;
-  const context = length ? say("context", { n: number(length) }) : say("unlimited");
-  $("about").textContent = `${say(model.chat ? "chat" : "base")} · ${context}`;
+  const context = length ? translate("context", { n: number(length) }) : translate("unlimited");
+  $("about").textContent = `${translate(model.chat ? "chat" : "base")} · ${context}`;
 }
 
-// Tokens a second from the first piece on: what came before it was waiting and reading the prompt.
-function counter(started) {
+// Tokens per second from the first chunk on: queueing and prefill do not count.
+function tokenCounter(started) {
   let first = null;
   return (usage) => {
     const now = performance.now();
@@ -76,93 +76,90 @@ function counter(started) {
 
 // ── the API ──
 
-class Refused extends Error {}
+class ApiError extends Error {}
 
 async function request(path, body, signal) {
   const options = body && { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) };
   const response = await fetch(path, { ...options, signal });
   if (response.ok) return response;
   const answer = await response.json().catch(() => null);
-  throw new Refused(answer?.error?.message ?? `HTTP ${response.status}`);
+  throw new ApiError(answer?.error?.message ?? `HTTP ${response.status}`);
 }
 
-// The values of a stream of server-sent events, up to [DONE]; a stream that ends without it is an error.
+// The values of a stream of server-sent events until [DONE]; a stream that ends without it is an error.
 async function* events(response) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   for (let rest = ""; ;) {
     const { value, done } = await reader.read();
-    if (done) throw new Refused(say("broken"));
+    if (done) throw new ApiError(translate("broken"));
     const blocks = (rest + value).split("\n\n");
     rest = blocks.pop();
     for (const block of blocks) {
       const data = block.replace(/^data: /, "");
       if (data === "[DONE]") return;
       const event = JSON.parse(data);
-      if (event.error) throw new Refused(event.error.message);
+      if (event.error) throw new ApiError(event.error.message);
       yield event;
     }
   }
 }
 
-// Ask, and hand over each piece of text; true unless something failed (being stopped is no failure).
-async function generate(path, asked, onText) {
+// Send a request and pass on each piece of text; true unless it failed (being stopped is no failure).
+async function generate(path, fields, onText) {
   const controller = new AbortController();
-  begin(controller);
+  setRunning(controller);
   try {
-    const count = counter(performance.now());
-    const body = { ...asked, stream: true, stream_options: { include_usage: true, continuous_usage_stats: true } };
+    const count = tokenCounter(performance.now());
+    const body = { ...fields, stream: true, stream_options: { include_usage: true, continuous_usage_stats: true } };
     const response = await request(path, body, controller.signal);
     for await (const event of events(response)) {
       if (event.usage) count(event.usage);
       const choice = event.choices[0];
       const text = choice?.text ?? choice?.delta?.content ?? "";
-      if (text) { onText(text); status("writing"); }
-      if (choice?.finish_reason) status(choice.finish_reason === "length" ? "length" : "ended");
+      if (text) { onText(text); showStatus("writing"); }
+      if (choice?.finish_reason) showStatus(choice.finish_reason === "length" ? "length" : "ended");
     }
     return true;
   } catch (error) {
-    if (error.name === "AbortError") { status("stopped"); return true; }
-    fail(error instanceof Refused ? error.message : say("unreachable"));
+    if (error.name === "AbortError") { showStatus("stopped"); return true; }
+    showError(error instanceof ApiError ? error.message : translate("unreachable"));
     return false;
   } finally {
-    end();
+    setRunning(null);
   }
 }
 
-function begin(controller) {
+function setRunning(controller) {
   running = controller;
-  fail("");
-  status("waiting");
-  for (const id of ["prompt-tokens", "completion-tokens", "speed"]) $(id).textContent = "–";
-  busy(true);
+  if (controller) {
+    showError("");
+    showStatus("waiting");
+    for (const id of ["prompt-tokens", "completion-tokens", "speed"]) $(id).textContent = "–";
+  }
+  setBusy(Boolean(controller));
 }
 
-function end() {
-  running = null;
-  busy(false);
-}
-
-function busy(now) {
-  for (const each of document.querySelectorAll(".go")) each.disabled = now || !models.size;
-  for (const each of document.querySelectorAll(".stop")) each.disabled = !now;
+function setBusy(now) {
+  for (const element of document.querySelectorAll(".go")) element.disabled = now || !models.size;
+  for (const element of document.querySelectorAll(".stop")) element.disabled = !now;
   for (const id of ["output", "messages"]) $(id).setAttribute("aria-busy", String(now));
-  for (const each of document.querySelectorAll("#model, #modes input")) each.disabled = now;
+  for (const element of document.querySelectorAll("#model, #modes input")) element.disabled = now;
   $("keep").disabled = now || !$("written").textContent;
-  $("anew").disabled = now || !messages.length;
+  $("new-chat").disabled = now || !messages.length;
 }
 
 // ── settings ──
 
-// The settings in the API's form, or null (and a line that says why).
-function settings() {
+// The settings in the API's format, or null after showing an error.
+function readSettings() {
   const most = Number($("max-tokens").value), seed = $("seed").value.trim();
   const name = (id) => document.querySelector(`label[for=${id}]`).textContent;
   if (!Number.isInteger(most) || most < 1 || most > 8192) {
-    fail(say("range", { name: name("max-tokens"), low: 1, high: number(8192) }));
+    showError(translate("range", { name: name("max-tokens"), low: 1, high: number(8192) }));
     return null;
   }
   if ($("seed").validity.badInput || !Number.isSafeInteger(Number(seed))) {
-    fail(say("seedRange", { name: name("seed") }));
+    showError(translate("seedRange", { name: name("seed") }));
     return null;
   }
   const used = seed === "" ? crypto.getRandomValues(new Uint32Array(1))[0] : Number(seed);
@@ -183,14 +180,14 @@ function follow(box, change) {
 }
 
 async function write() {
-  const asked = settings();
-  if (running || !models.size || !asked) return;
+  const options = readSettings();
+  if (running || !models.size || !options) return;
   const prompt = $("prompt").value;
   $("given").textContent = prompt;
   $("written").textContent = "";
   $("output").scrollTop = $("output").scrollHeight;
   const text = $("written").appendChild(document.createTextNode(""));
-  await generate("/v1/completions", { model: $("model").value, prompt, ...asked }, (piece) => {
+  await generate("/v1/completions", { model: $("model").value, prompt, ...options }, (piece) => {
     follow($("output"), () => text.appendData(piece));
   });
 }
@@ -206,13 +203,13 @@ function keep() {
 
 // ── chat ──
 
-// A message on the page; returns the text node its words go into.
+// Add a message to the page; returns its text node.
 function bubble(role, content) {
   const item = document.createElement("li");
   item.className = role;
   const who = document.createElement("b");
-  who.dataset.text = role === "user" ? "you" : "it";
-  who.textContent = say(who.dataset.text);
+  who.dataset.text = role === "user" ? "you" : "assistant";
+  who.textContent = translate(who.dataset.text);
   const body = document.createElement("div");
   const text = body.appendChild(document.createTextNode(content));
   item.append(who, body);
@@ -222,23 +219,23 @@ function bubble(role, content) {
 }
 
 async function send() {
-  const asked = settings(), content = $("message").value;
-  if (running || !models.size || !asked) return;
-  if (!content.trim()) return fail(say("empty"));
+  const options = readSettings(), content = $("message").value;
+  if (running || !models.size || !options) return;
+  if (!content.trim()) return showError(translate("empty"));
   messages.push({ role: "user", content });
   bubble("user", content);
   draft("");
   const text = bubble("assistant", "");
-  const good = await generate("/v1/chat/completions", { model: $("model").value, messages, ...asked }, (piece) => {
+  const good = await generate("/v1/chat/completions", { model: $("model").value, messages, ...options }, (piece) => {
     follow($("messages"), () => text.appendData(piece));
   });
   if (text.data) messages.push({ role: "assistant", content: text.data });
   else text.parentNode.parentNode.remove();
   if (!good && !text.data) unsend(content);
-  busy(false);
+  setBusy(false);
 }
 
-// Nothing came back: the question returns to the box, before whatever was typed meanwhile.
+// No response: put the message back into the box, before what was typed meanwhile.
 function unsend(content) {
   messages.pop();
   $("messages").lastElementChild.remove();
@@ -250,12 +247,12 @@ function draft(text) {
   remember("message", text);
 }
 
-function anew() {
+function newChat() {
   messages.length = 0;
   $("messages").replaceChildren();
-  fail("");
-  status(null);
-  busy(false);
+  showError("");
+  showStatus(null);
+  setBusy(false);
   $("message").focus();
 }
 
@@ -265,40 +262,40 @@ function choose() {
   const model = models.get($("model").value);
   const mode = model.chat ? recall("mode") ?? "chat" : "write";
   $("modes").hidden = !model.chat;
-  for (const each of document.querySelectorAll("#modes input")) each.checked = each.value === mode;
+  for (const element of document.querySelectorAll("#modes input")) element.checked = element.value === mode;
   $("write").hidden = mode !== "write";
   $("talk").hidden = mode !== "chat";
-  describe();
+  showModel();
 }
 
 async function load() {
-  status("loading");
+  showStatus("loading");
   try {
     const { data } = await (await request("/v1/models")).json();
-    for (const each of data) {
-      models.set(each.id, each);
-      $("model").append(new Option(each.id, each.id));
+    for (const model of data) {
+      models.set(model.id, model);
+      $("model").append(new Option(model.id, model.id));
     }
     const last = recall("model");
     if (models.has(last)) $("model").value = last;
     choose();
-    status(null);
+    showStatus(null);
   } catch (error) {
-    fail(error instanceof Refused ? error.message : say("unreachable"));
+    showError(error instanceof ApiError ? error.message : translate("unreachable"));
   }
-  busy(false);
+  setBusy(false);
 }
 
 function listen() {
   $("write").addEventListener("submit", (event) => { event.preventDefault(); write(); });
   $("talk").addEventListener("submit", (event) => { event.preventDefault(); send(); });
-  for (const each of document.querySelectorAll(".stop")) each.addEventListener("click", () => running?.abort());
+  for (const element of document.querySelectorAll(".stop")) element.addEventListener("click", () => running?.abort());
   $("keep").addEventListener("click", keep);
-  $("anew").addEventListener("click", anew);
+  $("new-chat").addEventListener("click", newChat);
   $("model").addEventListener("change", () => { remember("model", $("model").value); choose(); });
   $("modes").addEventListener("change", (event) => { remember("mode", event.target.value); choose(); });
   $("language").addEventListener("click", () => {
-    speak(language === "en" ? "zh" : "en");
+    setLanguage(language === "en" ? "zh" : "en");
     remember("language", language);
   });
   $("temperature").addEventListener("input", showTemperature);
@@ -308,7 +305,7 @@ function listen() {
   document.addEventListener("keydown", key);
 }
 
-// Enter while an input method is composing (Chinese) only chooses a word.
+// Enter while an input method (Chinese) is composing only selects a candidate.
 function key(event) {
   if (event.key === "Escape") running?.abort();
   if (event.key !== "Enter" || event.isComposing) return;
@@ -320,14 +317,14 @@ function key(event) {
 
 function start() {
   for (const id of ["prompt", "message", "temperature", "max-tokens", "seed"]) {
-    const kept = recall(id);
-    if (kept !== null) $(id).value = kept;
+    const value = recall(id);
+    if (value !== null) $(id).value = value;
   }
   if (matchMedia("(max-width: 820px)").matches) $("settings").open = false;
-  speak(recall("language") ?? (navigator.language.toLowerCase().startsWith("zh") ? "zh" : "en"));
+  setLanguage(recall("language") ?? (navigator.language.toLowerCase().startsWith("zh") ? "zh" : "en"));
   showTemperature();
   listen();
-  busy(false);
+  setBusy(false);
   load();
 }
 
