@@ -17,7 +17,8 @@ from raising import raises
 from textus import api
 from textus.cli.main import main
 from textus.core.errors import DataError, UsageError
-from textus.evaluation.fewshot import FewShotConfig, PromptScorer, calibrate, parse_verbalizer, sample_shots
+from textus.evaluation.config import FewShotConfig, parse_verbalizer
+from textus.evaluation.fewshot import PromptScorer, calibrate, sample_shots
 from textus.tasks.base import Example
 
 TEMPLATE = "{text} it is {label}"
@@ -65,7 +66,9 @@ def test_scores_are_those_of_transformers(bpe: Path, shots: list[Example], tmp_p
     run = api.open_run(bpe)
     api.export(bpe, out=tmp_path / "hf")
     other = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf").eval()
-    asked = PromptScorer(run.model, run.tokenizer, ["bad", "good"], FewShotConfig(TEMPLATE, WORDS))
+    asked = PromptScorer(
+        run.model, run.tokenizer, ["bad", "good"], FewShotConfig(template=TEMPLATE, verbalizer=WORDS)
+    )
     found = asked.probabilities(shots, TEXTS)
     tokenizer = run.tokenizer
     first = [tokenizer.start_id]
@@ -107,7 +110,9 @@ def test_every_family_that_predicts_can_be_asked(
 
 def test_one_alone_is_answered_as_among_others(bpe: Path) -> None:
     run = api.open_run(bpe)
-    asked = PromptScorer(run.model, run.tokenizer, ["bad", "good"], FewShotConfig(TEMPLATE, WORDS))
+    asked = PromptScorer(
+        run.model, run.tokenizer, ["bad", "good"], FewShotConfig(template=TEMPLATE, verbalizer=WORDS)
+    )
     texts = TEXTS * 7  # more than are asked at once
     together = asked.probabilities(SHOTS, texts)
     for row, text in zip(together, texts, strict=True):
@@ -249,11 +254,15 @@ def test_a_prompt_longer_than_the_context_is_refused(bpe: Path) -> None:
     run = api.open_run(bpe)
     context = run.model.config.context_length
     template = "word " * (2 * context) + "{text} it is {label}"
-    asked = PromptScorer(run.model, run.tokenizer, ["bad", "good"], FewShotConfig(template, WORDS))
+    asked = PromptScorer(
+        run.model, run.tokenizer, ["bad", "good"], FewShotConfig(template=template, verbalizer=WORDS)
+    )
     for shots in ([], SHOTS):
         with pytest.raises(UsageError, match=rf"context of the model holds {context}; shorten --template"):
             asked.probabilities(shots, TEXTS)
     fits = "{text}" + " x" * 4 + " it is {label}"
-    asked = PromptScorer(run.model, run.tokenizer, ["bad", "good"], FewShotConfig(fits, WORDS))
+    asked = PromptScorer(
+        run.model, run.tokenizer, ["bad", "good"], FewShotConfig(template=fits, verbalizer=WORDS)
+    )
     assert asked.probabilities(SHOTS * 50, TEXTS).shape == (len(TEXTS), 2)
     assert asked.n_dropped > 0

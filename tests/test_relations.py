@@ -316,7 +316,7 @@ def test_a_share_of_the_pairs_without_a_relation_is_drawn_once(capsys: pytest.Ca
 
 def test_augmented_rows_relate_the_same_names() -> None:
     rows = [Record(row, f"row {number}") for number, row in enumerate(facts(30))]
-    found = augment_records(rows, AugmentConfig(operations="swap,delete,typos", copies=2))
+    found = augment_records(rows, AugmentConfig(ops="swap,delete,typos", copies=2))
     names = lambda each: [  # noqa: E731
         tuple(each.entity(place)["text"] for place in places) for _, *places in each.label
     ]

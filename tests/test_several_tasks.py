@@ -430,11 +430,7 @@ def test_heads_go_on_by_name_and_classes_and_others_are_left_behind(
     still = ["train.steps=40", "optim.rate=1e-12", "task.where.pooling=max"]
     also = [f"where:classification={folder / 'places.jsonl'}"]
     more = api.finetune(
-        folder / "tones.jsonl",
-        init_from=several.path,
-        out=tmp_path / "more",
-        extra_tasks=also,
-        overrides=still,
+        folder / "tones.jsonl", init_from=several.path, out=tmp_path / "m", extra_tasks=also, overrides=still
     )
     told = capsys.readouterr().err
     assert "the head of where goes on from what it learnt" in told
