@@ -25,7 +25,7 @@ from textus.core.rng import derive_seed
 from textus.data.batch import Batch
 from textus.data.bucketing import BucketLoader
 from textus.data.corpus import open_corpus
-from textus.data.token_dataset import tokenize
+from textus.data.token_dataset import load_or_tokenize
 from textus.metrics.resampling import ngrams
 from textus.models.contract import LanguageModel
 from textus.models.gan import GAN
@@ -75,7 +75,7 @@ def play(name: str, start: Path, bench: Bench, sentences: Sentences) -> Path:
         steps=critic + steps, batch_size=64, context_length=CONTEXT, seed=1, optim=optim, log_every=20,
         checkpoint_every=200,
     )  # fmt: skip
-    store = tokenize(open_corpus(sentences.train), read)
+    store = load_or_tokenize(open_corpus(sentences.train), read)
     loader = BucketLoader(store, batch_size=64, context_length=CONTEXT, seed=1)
     kept = {name: record[name] for name in ("tokenizer", "corpus", "compute")}
     about = {

@@ -149,7 +149,7 @@ def stories(bench: Bench) -> dict[str, Any]:
     textus(words, log=bench.work / "log.txt")
     mine, n = open_run(out), 20 if bench.smoke else 250
     expected = plain_story(folder / "stories260K.bin", n)
-    found = greedy(mine, mine.tokenizer.begin, len(expected))
+    found = greedy(mine, mine.tokenizer.bos_ids, len(expected))
     return {
         "greedy": {"same": agree(found, expected), "n": len(expected)},
         "text": mine.tokenizer.decode(found),

@@ -188,9 +188,9 @@ def answered(
 
 def compared(rows: Rows, answers: list[str]) -> dict[str, Any]:
     """F1 and exact match of ours and of each baseline, and ours over the best of them, in points."""
-    ruler = answer_style([row["context"] for row in rows])
+    style = answer_style([row["context"] for row in rows])
     draw = random.Random(0)
-    longest = 10 if ruler == "squad" else 30
+    longest = 10 if style == "squad" else 30
     said = {"ours": answers}
     for name, baseline in BASELINES.items():
         said[name] = [baseline(row["question"], row["context"], draw, longest) for row in rows]
@@ -198,7 +198,7 @@ def compared(rows: Rows, answers: list[str]) -> dict[str, Any]:
     pairs = {
         name: 100
         * np.asarray(
-            [score_answer(text, row["answers"]["text"], ruler) for text, row in zip(each, rows, strict=True)]
+            [score_answer(text, row["answers"]["text"], style) for text, row in zip(each, rows, strict=True)]
         )
         for name, each in said.items()
     }
@@ -211,7 +211,7 @@ def compared(rows: Rows, answers: list[str]) -> dict[str, Any]:
     }
     best = max(BASELINES, key=lambda name: sides[name]["f1"]["value"])
     over = interval(paired_bootstrap(pairs["ours"][:, 1], pairs[best][:, 1], np.ones(n)), n)
-    return {"ruler": ruler, "sides": sides, "best_baseline": best, "over_best_baseline": over}
+    return {"metric_style": style, "sides": sides, "best_baseline": best, "over_best_baseline": over}
 
 
 def xquad(bench: Bench, data: dict[str, Any]) -> None:

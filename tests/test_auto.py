@@ -79,7 +79,9 @@ def test_autotokenizer_gives_our_ids(
     assert ("token_type_ids" in pair) == (case == "bert")
     talk = [{"role": "user", "content": "the cat.\n\nYes"}]
     rendered = theirs.apply_chat_template(talk, add_generation_prompt=True, tokenize=True)
-    assert mine.render(talk) == (rendered if isinstance(rendered, list) else rendered["input_ids"])
+    assert mine.apply_chat_template(talk) == (
+        rendered if isinstance(rendered, list) else rendered["input_ids"]
+    )
 
 
 @pytest.mark.parametrize("case", CLASSES)
@@ -160,4 +162,6 @@ def test_a_qwen2_with_its_own_tokenizer_stays_one(tmp_path: Path) -> None:
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
     talk = [{"role": "user", "content": "the cat.\n\nYes;\nno"}]
     rendered = theirs.apply_chat_template(talk, add_generation_prompt=True, tokenize=True)
-    assert found.tokenizer.render(talk) == (rendered if isinstance(rendered, list) else rendered["input_ids"])
+    assert found.tokenizer.apply_chat_template(talk) == (
+        rendered if isinstance(rendered, list) else rendered["input_ids"]
+    )

@@ -45,7 +45,7 @@ def test_ctrl_c_is_one_line_of_what_is_kept_and_what_continues(
 
     def stop_after_two(file: output.PartialFile, data: bytes, rows: int) -> None:
         add(file, data, rows)
-        if file.done >= 2 * rows:
+        if file.n_done >= 2 * rows:
             signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patched:
@@ -93,7 +93,7 @@ def test_another_error_says_what_is_kept_too(
     add = output.PartialFile.add
 
     def full(file: output.PartialFile, data: bytes, rows: int) -> None:
-        if file.done:
+        if file.n_done:
             raise OSError(28, "No space left on device")
         add(file, data, rows)
 

@@ -20,7 +20,7 @@ from raising import raises
 from textus.core.errors import UsageError
 from textus.tokenizers import Tokenizer, load, provenance
 from textus.tokenizers.chat_encoding import ChatEncoder
-from textus.tokenizers.chat_template import written
+from textus.tokenizers.chat_template import render_template
 from textus.tokenizers.provenance import TrackedText
 from textus.tokenizers.sandbox import TemplateRefusal
 
@@ -51,7 +51,7 @@ def compare(ours: Tokenizer, theirs: Any, template: str, messages: Any, prompt: 
     except Exception as error:
         expected = f"{type(error).__name__}: {error}"
     try:
-        ids: Any = ours.render(messages, add_generation_prompt=prompt)
+        ids: Any = ours.apply_chat_template(messages, add_generation_prompt=prompt)
     except UsageError as error:
         return "refused" if isinstance(expected, str) else f"only we refuse: {error}"
     return "equal" if ids == expected else f"{ids} where transformers has {expected}"
@@ -140,7 +140,7 @@ def test_text_equals_transformers_for_chains_of_filters_and_methods(seed: int) -
         except Exception:
             expected = None
         try:
-            text = written(template, messages, add_generation_prompt=False)
+            text = render_template(template, messages, add_generation_prompt=False)
         except UsageError as error:
             if expected is not None and "is not supported" not in str(error) and "escaped" not in str(error):
                 differences[template] = (str(error), expected)
@@ -164,7 +164,7 @@ def test_no_chain_of_operations_makes_a_message_the_templates_own(seed: int) -> 
         template = f"{{% for m in messages %}}[{{{{ {expression} }}}}]{{% endfor %}}"
         messages = turns(*("".join(draw.choices("龙 虎\n马ßŉ", k=9)) for _ in range(3)))
         try:
-            text = written(template, messages, add_generation_prompt=False)
+            text = render_template(template, messages, add_generation_prompt=False)
         except UsageError:
             continue
         theirs = {c for c, mark in zip(str.__str__(text), text._marks, strict=True) if mark == ord("T")}
@@ -207,7 +207,7 @@ def check_attacks(ours: Tokenizer, names: list[str], seed: str) -> None:
         texts = [f"{first}a {second}", f"{first}{first}", f"b{second} <|", "|>"]
         plain = [broken(text) for text in texts]
         try:
-            ids, expected = ours.render(turns(*texts)), ours.render(turns(*plain))
+            ids, expected = ours.apply_chat_template(turns(*texts)), ours.apply_chat_template(turns(*plain))
         except UsageError as error:
             message = str(error)
             assert "a message spells a special token" in message or "refuses" in message, (name, message)
@@ -220,7 +220,7 @@ def check_attacks(ours: Tokenizer, names: list[str], seed: str) -> None:
 def test_the_text_of_a_spelled_special_token_comes_back(folders: Any) -> None:
     ours, _ = folders("byte-level", "plain")
     ours.chat_template = TEMPLATES["chatml"]
-    ids = ours.render(turns("a<|im_end|>b <unk>"), add_generation_prompt=False)
+    ids = ours.apply_chat_template(turns("a<|im_end|>b <unk>"), add_generation_prompt=False)
     names = [ours.backend.id_to_token(n) for n in ids if n in ours.special.values()]
     assert names == ["<|im_start|>", "<|im_end|>"]
     assert ours.decode(ids) == "user\na<|im_end|>b <unk>\n"
@@ -230,7 +230,7 @@ def test_an_encoder_that_believes_every_special_id_is_caught(
     folders: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The planted fault: special ids are not looked at."""
-    monkeypatch.setattr(ChatEncoder, "_special", lambda *_: [])
+    monkeypatch.setattr(ChatEncoder, "_special_spans", lambda *_: [])
     with pytest.raises(AssertionError):
         check_attacks(folders("byte-level", "plain")[0], ["chatml"], "")
 
@@ -246,7 +246,7 @@ def test_a_mark_that_is_lost_makes_text_not_a_special_token() -> None:
 def test_a_number_in_a_special_token_is_refused_by_name(folders: Any) -> None:
     ours, _ = folders("byte-level", "plain")
     encoder = ChatEncoder(ours.record, {**ours.special, "<|1|>": 0}, ours.unknown)
-    text = written(
+    text = render_template(
         "{% for m in messages %}<|{{ loop.index }}|>{% endfor %}", turns("x"), add_generation_prompt=False
     )
     with raises(UsageError, "template_unsupported"):
@@ -261,9 +261,9 @@ def test_a_refusal_by_the_template_is_an_error_of_its_own(folders: Any) -> None:
     ours, _ = folders("byte-level", "plain")
     ours.chat_template = TEMPLATES["gemma"]
     with raises(TemplateRefusal, "template_refusal") as caught:
-        ours.render(CONVERSATIONS["system"])
+        ours.apply_chat_template(CONVERSATIONS["system"])
     assert isinstance(caught.value, UsageError)
-    ours.render(CONVERSATIONS["one"])
+    ours.apply_chat_template(CONVERSATIONS["one"])
 
 
 @pytest.mark.parametrize(
@@ -285,7 +285,7 @@ def test_a_refusal_by_the_template_is_an_error_of_its_own(folders: Any) -> None:
 )
 def test_what_is_not_supported_is_refused_by_its_name(template: str, what: tuple[str, ...]) -> None:
     with raises(UsageError, *what) as caught:
-        written(template, turns("x"), add_generation_prompt=True)
+        render_template(template, turns("x"), add_generation_prompt=True)
     assert "\n" not in str(caught.value)
 
 
@@ -296,7 +296,7 @@ def test_messages_are_given_as_transformers_gives_them(folders: Any) -> None:
         "{% for m in messages %}{{ m.content is defined }} {{ m.reasoning_content ~ m.thinking }}{% endfor %}"
     )
     messages = [{"role": "assistant", "content": None, "reasoning": "because"}]
-    text = written(theirs.chat_template, messages, add_generation_prompt=False)
+    text = render_template(theirs.chat_template, messages, add_generation_prompt=False)
     assert str.__str__(text) == theirs.apply_chat_template(messages, tokenize=False)
 
 
@@ -304,7 +304,7 @@ def test_half_a_surrogate_in_a_message_is_refused(folders: Any) -> None:
     ours, _ = folders("byte-level", "plain")
     ours.chat_template = TEMPLATES["chatml"]
     with raises(UsageError, "invalid_unicode"):
-        ours.render(turns("a\ud800"))
+        ours.apply_chat_template(turns("a\ud800"))
 
 
 # ── hostile templates (R3) ─────────────────────────────────────────────────────────────────────
@@ -322,7 +322,9 @@ def test_a_bomb_is_stopped(name: str) -> None:
     def render() -> None:
         started = time.thread_time()
         try:
-            found = str.__str__(written(BOMBS[name], turns("a", "b", "c"), add_generation_prompt=True))
+            found = str.__str__(
+                render_template(BOMBS[name], turns("a", "b", "c"), add_generation_prompt=True)
+            )
             results.append(found[:100])
         except UsageError as error:
             results.append(f"refused: {error}")
@@ -344,9 +346,9 @@ def test_without_the_budget_the_bombs_go_off(monkeypatch: pytest.MonkeyPatch) ->
     """The planted fault: nothing is paid. Then a loop that the budget stops runs to its end."""
     template = "{% for a in range(60) %}{% for b in range(10000) %}{% endfor %}{% endfor %}done"
     with raises(UsageError, "template_limit"):
-        written(template, turns("a"), add_generation_prompt=False)
+        render_template(template, turns("a"), add_generation_prompt=False)
     monkeypatch.setattr(provenance.RenderBudget, "spend", lambda *_: None)
-    assert str.__str__(written(template, turns("a"), add_generation_prompt=False)) == "done"
+    assert str.__str__(render_template(template, turns("a"), add_generation_prompt=False)) == "done"
 
 
 def test_a_long_conversation_is_within_the_budget() -> None:
@@ -356,5 +358,5 @@ def test_a_long_conversation_is_within_the_budget() -> None:
     for name in ("qwen thinking", "llama 2", "json", "indented", "escaped", "gathered", "macros"):
         started = time.thread_time()
         words = {"bos_token": "<s>", "eos_token": "</s>"}
-        written(TEMPLATES[name], messages, add_generation_prompt=True, words=words)
+        render_template(TEMPLATES[name], messages, add_generation_prompt=True, words=words)
         assert time.thread_time() - started < 2, name

@@ -87,7 +87,7 @@ def test_parts_make_the_ids_of_transformers(both: tuple[Tokenizer, Any], name: s
     if name == "system is a string":  # what transformers cannot do with parts
         messages[0] = CONVERSATION[0]
     expected = theirs.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
-    assert ours.render(messages) == expected
+    assert ours.apply_chat_template(messages) == expected
     assert "Hello there" in ours.decode(expected).replace("Hel lo", "Hello")
 
 
@@ -99,8 +99,10 @@ def test_a_string_reaches_a_template_of_parts_as_one_part(both: tuple[Tokenizer,
     if name == "system is a string":
         messages[0] = CONVERSATION[0]
     expected = theirs.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
-    assert ours.render(CONVERSATION) == expected
-    assert ours.render([CONVERSATION[0], {"role": "user", "content": ""}])  # an empty text is a text
+    assert ours.apply_chat_template(CONVERSATION) == expected
+    assert ours.apply_chat_template(
+        [CONVERSATION[0], {"role": "user", "content": ""}]
+    )  # an empty text is a text
 
 
 @pytest.mark.parametrize("name", [*STRINGS, *BOTH])
@@ -108,7 +110,7 @@ def test_a_string_stays_a_string_where_the_template_reads_one(both: tuple[Tokeni
     ours, theirs = both
     ours.chat_template = theirs.chat_template = {**STRINGS, **BOTH}[name]
     expected = theirs.apply_chat_template(CONVERSATION, add_generation_prompt=True, return_dict=False)
-    assert ours.render(CONVERSATION) == expected
+    assert ours.apply_chat_template(CONVERSATION) == expected
 
 
 @pytest.mark.parametrize("name", STRINGS)
@@ -116,20 +118,22 @@ def test_parts_are_joined_for_a_template_of_strings(both: tuple[Tokenizer, Any],
     """`transformers` fails here, drops the text, or prints a list as Python writes it."""
     ours, _ = both
     ours.chat_template = STRINGS[name]
-    assert ours.render(in_parts(CONVERSATION)) == ours.render(CONVERSATION)
+    assert ours.apply_chat_template(in_parts(CONVERSATION)) == ours.apply_chat_template(CONVERSATION)
 
 
 def test_only_the_first_part_read_is_all_of_them(both: tuple[Tokenizer, Any]) -> None:
     """Gemma 3 reads content[0] of the system message: a second part would be dropped."""
     ours, _ = both
     ours.chat_template = TURNS + "{% if m.content is not string %}{{ m.content[0]['text'] }}{% endif %}" + END
-    assert "Hello there" in ours.decode(ours.render([{"role": "user", "content": parts("Hello ", "there")}]))
+    assert "Hello there" in ours.decode(
+        ours.apply_chat_template([{"role": "user", "content": parts("Hello ", "there")}])
+    )
 
 
 def test_special_tokens_in_parts_are_text(both: tuple[Tokenizer, Any]) -> None:
     ours, _ = both
     ours.chat_template = PARTS["loop"]
-    ids = ours.render([{"role": "user", "content": parts("<|im_", "end|> <|im_end|>")}])
+    ids = ours.apply_chat_template([{"role": "user", "content": parts("<|im_", "end|> <|im_end|>")}])
     assert ids.count(ours.special["<|im_end|>"]) == 1
 
 
@@ -140,7 +144,7 @@ def test_a_part_that_is_no_text_is_refused(both: tuple[Tokenizer, Any], part: An
     ours, _ = both
     ours.chat_template = PARTS["loop"]
     with raises(UsageError, "invalid_message", "0"):
-        ours.render([{"role": "user", "content": [part]}])
+        ours.apply_chat_template([{"role": "user", "content": [part]}])
 
 
 @pytest.mark.parametrize(
@@ -157,7 +161,7 @@ def test_a_template_that_drops_the_users_text_is_refused(both: tuple[Tokenizer, 
     ours, _ = both
     ours.chat_template = template
     with raises(UsageError, "template_unsupported"):
-        ours.render(turns("Hello"))
+        ours.apply_chat_template(turns("Hello"))
 
 
 @pytest.mark.parametrize("name", [*TEMPLATES, *PARTS, *BOTH])
@@ -207,7 +211,7 @@ def test_the_default_template_is_taken_as_transformers_takes_it(model: Path, val
     """Attack 2, row 6: of an object too."""
     theirs = transformers.AutoTokenizer.from_pretrained(with_template(model, value))
     expected = theirs.apply_chat_template(CONVERSATION, add_generation_prompt=True, return_dict=False)
-    assert load(model).render(CONVERSATION) == expected
+    assert load(model).apply_chat_template(CONVERSATION) == expected
 
 
 @pytest.mark.parametrize(
@@ -231,7 +235,7 @@ def test_templates_without_a_default_are_named(
     """Attack 2, row 6: not dropped without a word, nor "no chat template"."""
     tokenizer = load(with_template(model, value))
     with raises(UsageError, "template_missing", "chat_template.jinja") as caught:
-        tokenizer.render(CONVERSATION)
+        tokenizer.apply_chat_template(CONVERSATION)
     assert names in str(caught.value)
     assert "no chat template" not in str(caught.value)
     exchange.import_run(model, tmp_path / "run")
@@ -288,7 +292,7 @@ def test_text_reaches_the_model_over_http_and_in_python(model: Path, tmp_path: P
             wanted = [{"role": "user", "content": parts(content) if isinstance(content, str) else content}]
             expected = theirs.apply_chat_template(wanted, add_generation_prompt=True, return_dict=False)
             assert n == len(expected) > 8
-            assert run.tokenizer.render(messages) == expected
+            assert run.tokenizer.apply_chat_template(messages) == expected
 
 
 def test_a_run_that_continues_texts_reads_parts_as_their_text(model: Path, tmp_path: Path) -> None:

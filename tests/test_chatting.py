@@ -50,7 +50,7 @@ def talker(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def fits(run: Run, messages: list[dict[str, Any]], free: int) -> bool:
-    return len(run.tokenizer.render(messages)) + free <= CONTEXT
+    return len(run.tokenizer.apply_chat_template(messages)) + free <= CONTEXT
 
 
 @pytest.mark.parametrize("system", ["You are brief.", None])
@@ -67,7 +67,7 @@ def test_the_oldest_turns_are_left_out_and_the_system_message_is_kept(
     kept = [*messages[:first], *messages[first + n_left :]]
     assert n_left % 2 == 0
     assert kept[first]["role"] == "user"
-    assert ids == talker.tokenizer.render(kept)
+    assert ids == talker.tokenizer.apply_chat_template(kept)
     free = min(free, CONTEXT // 2)
     assert fits(talker, kept, free)
     assert not fits(talker, [*messages[:first], *messages[first + n_left - 2 :]], free)
@@ -79,13 +79,13 @@ def test_a_conversation_that_fits_is_left_alone(talker: Run, capsys: pytest.Capt
     messages = turns("a", "b", "c", system="s")
     assert fitting_ids(
         messages, 20, talker.model.config.context_length, talker._conversation
-    ) == talker.tokenizer.render(messages)
+    ) == talker.tokenizer.apply_chat_template(messages)
     assert capsys.readouterr().err == ""
 
 
 def test_an_answer_ends_with_the_context_unless_it_slides(talker: Run) -> None:
     """C19: chat and generate alike."""
-    n_prompt = len(talker.tokenizer.render(turns("hello")))
+    n_prompt = len(talker.tokenizer.apply_chat_template(turns("hello")))
     pieces = talker.stream_chat(turns("hello"), max_tokens=1000, temperature=0)
     list(pieces)
     assert (pieces.reason, pieces.n_tokens) == ("length", CONTEXT - n_prompt)

@@ -103,7 +103,7 @@ def test_one_text_has_no_spread() -> None:
 def test_counts_of_classes_add_up() -> None:
     gold, probabilities = drawn()
     counts = ClassCounts.count(gold, probabilities.argmax(1), 4)
-    assert counts.predicted.sum() == counts.real.sum() == len(gold)
+    assert counts.predicted.sum() == counts.gold.sum() == len(gold)
     assert all(part.max() <= 1 for part in counts.precision_recall_f1())
     assert ClassCounts(*np.zeros((3, 4))).macro_f1() == 0
 

@@ -17,7 +17,7 @@ import textus
 from textus import api
 from textus.core.errors import DataError, UsageError
 from textus.data.loader import TokenLoader
-from textus.data.token_dataset import store_of
+from textus.data.token_dataset import in_memory_dataset
 from textus.evaluation import comparison
 from textus.evaluation.comparison import ComparedRun, compare
 from textus.evaluation.perplexity import evaluate
@@ -45,7 +45,7 @@ def fake(tokenizer: Tokenizer, margin: float = 0.0, context: int | None = 8) -> 
 
 def ngram(tokenizer: Tokenizer) -> NGram:
     model = NGram(NGramConfig(tokenizer.vocab_size, tokenizer.end_id, order=4))
-    store = store_of([tokenizer.end_id, *tokenizer.encode(TEXT)])
+    store = in_memory_dataset([tokenizer.end_id, *tokenizer.encode(TEXT)])
     model.count(TokenLoader(store, batch_size=1, context_length=4000, shuffle=False).batch(0))
     model.update()
     return model

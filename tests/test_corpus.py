@@ -443,7 +443,7 @@ def test_dropped_files_are_named_only_where_the_file_of_them_is(
     with raises(DataError, "empty_data", "1"):
         made(tmp_path / "none", {"c.png": b"\0"})
     with monkeypatch.context() as patched:
-        patched.setattr(builder, "finish", lambda *_: 1 / 0)
+        patched.setattr(builder, "write_splits", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             made(tmp_path / "failed", {"a.txt": "text", "c.png": b"\0"})
     assert "dropped.jsonl" not in capsys.readouterr().err

@@ -243,21 +243,21 @@ def test_the_fast_way_to_ftfy_skips_nothing(text: str, codec: str) -> None:
     config = ftfy.TextFixerConfig(**repair.FTFY, explain=False)
     for case in (text, garbled, f"a {garbled} b"):
         expected = "\n".join(ftfy.fix_text(line, config) for line in case.split("\n"))
-        assert repair.mend(case) == expected
+        assert repair.fix_text(case) == expected
 
 
 @settings(max_examples=150, deadline=None)
 @given(st.text(st.sampled_from("ab \n\r中é\u0301각😀"), max_size=60), st.integers(4, 20), st.integers(1, 7))
 def test_parts_join_to_the_same_text(text: str, limit: int, size: int) -> None:
     blocks = [text[at : at + size] for at in range(0, len(text), size)]
-    pieces = list(repair.parts(blocks, limit))
+    pieces = list(repair.split_parts(blocks, limit))
     assert "".join(pieces) == text
     assert all(0 < len(piece) <= limit for piece in pieces)
 
 
 def test_parts_never_tear_a_letter_from_its_accent() -> None:
     text = "e\u0301中" * 5000
-    pieces = list(repair.parts([text], 1000))
+    pieces = list(repair.split_parts([text], 1000))
     assert len(pieces) > 1
     assert "".join(repair.repair(piece)[0] for piece in pieces) == repair.repair(text)[0]
 

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from textus.api import finetune, show
 from textus.core import hardware
 from textus.data.loader import TokenLoader
-from textus.data.token_dataset import store_of
+from textus.data.token_dataset import in_memory_dataset
 from textus.evaluation import inspection
 from textus.evaluation.inspection import (
     describe,
@@ -98,7 +98,9 @@ def test_the_cache_is_as_large_as_keys_and_values() -> None:
 def test_a_family_of_tables_has_sizes_and_no_flops() -> None:
     model = NGram(NGramConfig(10, 0, order=3))
     model.count(
-        TokenLoader(store_of([0, *range(1, 10)] * 3), batch_size=1, context_length=29, shuffle=False).batch(0)
+        TokenLoader(
+            in_memory_dataset([0, *range(1, 10)] * 3), batch_size=1, context_length=29, shuffle=False
+        ).batch(0)
     )
     model.update()
     found = describe(model, family="ngram")

@@ -18,7 +18,7 @@ from textus.core.config import from_dict, to_dict
 from textus.core.errors import RunError, UsageError
 from textus.data.batch import Batch
 from textus.data.loader import NextSentenceLoader, TokenLoader
-from textus.data.token_dataset import store_of
+from textus.data.token_dataset import in_memory_dataset
 from textus.interop.folder import read_folder, write_folder
 from textus.interop.registry import describe
 from textus.models.encoder import Encoder, EncoderConfig, choose, hidden_text, visible_to
@@ -389,7 +389,7 @@ def counting_store(n_documents: int = 6, length: int = 50) -> Any:
     for number in range(n_documents):
         starts.append(len(ids))
         ids += [0] + [1 + number * 10 + n % 10 for n in range(length)]
-    return store_of([*ids, 0], starts)
+    return in_memory_dataset([*ids, 0], starts)
 
 
 def test_half_the_pairs_follow_each_other() -> None:
@@ -479,7 +479,7 @@ def test_batches_carry_where_words_begin(kind: str, size: int, expected: str) ->
     tokenizer = train_tokenizer(kind, [known * 3], size)
     ids = [tokenizer.end_id, *tokenizer.encode("the foxes ran 人民")]
     loader = TokenLoader(
-        store_of(ids),
+        in_memory_dataset(ids),
         batch_size=1,
         context_length=len(ids) - 1,
         shuffle=False,

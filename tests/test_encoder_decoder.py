@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from textus.core.config import from_dict
 from textus.core.errors import RunError, UsageError
 from textus.data.batch import Batch
-from textus.data.bucketing import real_source, sources_of
+from textus.data.bucketing import pad_sources, source_mask
 from textus.generation.engine import Engine
 from textus.generation.params import SamplingParams
 from textus.generation.sampling import generate
@@ -65,7 +65,7 @@ def pairs(rows: int = 4, length: int = 6, seed: int = 0) -> Batch:
     random = torch.Generator().manual_seed(seed)
     ids = torch.randint(1, V, (rows, length), generator=random)
     targets = torch.randint(1, V, (rows, length), generator=random)
-    return Batch(ids, targets, torch.ones(rows, length), source=sources_of(SOURCES[:rows], END))
+    return Batch(ids, targets, torch.ones(rows, length), source=pad_sources(SOURCES[:rows], END))
 
 
 # ── transformers' T5 ───────────────────────────────────────────────────────────────────────────
@@ -116,7 +116,7 @@ def test_logits_and_greedy_text_are_those_of_transformers(tmp_path: Path, values
     ids = torch.randint(2, V, (4, 20), generator=torch.Generator().manual_seed(3))
     ids[:, 0] = 0
     expected = theirs_on(theirs, SOURCES, ids)
-    source = sources_of(SOURCES, 1)
+    source = pad_sources(SOURCES, 1)
     cache = ours.new_cache(4, 20, source)
     with torch.no_grad():
         together = ours.score(Batch(ids, ids, torch.ones(4, 20), source=source))[0]
@@ -143,7 +143,7 @@ def test_an_export_is_what_transformers_loads(tmp_path: Path, values: dict[str, 
     theirs = getattr(transformers, name).from_pretrained(tmp_path).eval()
     ids = torch.randint(2, V, (4, 9), generator=torch.Generator().manual_seed(4))
     with torch.no_grad():
-        found = ours(ids, ours.new_cache(4, 9, sources_of(SOURCES, 1)))
+        found = ours(ids, ours.new_cache(4, 9, pad_sources(SOURCES, 1)))
     torch.testing.assert_close(found, theirs_on(theirs, SOURCES, ids), atol=1e-4, rtol=1e-4)
     assert ours_of(tmp_path).config == ours.config
 
@@ -183,7 +183,7 @@ def test_states_are_those_of_torchs_transformer() -> None:
         getattr(theirs, name).norm.load_state_dict(getattr(ours, f"{name}_norm").state_dict())
     batch = pairs()
     assert batch.source is not None
-    padding = ~real_source(batch.source, END)
+    padding = ~source_mask(batch.source, END)
     causal = torch.triu(torch.ones(6, 6, dtype=torch.bool), 1)
     with torch.no_grad():
         given, written = (ours._embed(x, torch.arange(x.shape[1]), "x")[0] for x in (batch.source, batch.ids))
@@ -226,13 +226,13 @@ def check_padding(model: EncoderDecoder) -> None:
     batch = pairs()
     assert batch.source is not None
     whole = model.score(batch)[0]
-    later = torch.where(real_source(batch.source, END), batch.source, 7)
+    later = torch.where(source_mask(batch.source, END), batch.source, 7)
     torch.testing.assert_close(
         model.score(Batch(batch.ids, batch.targets, batch.weights, source=later))[0], whole
     )
     for row, source in enumerate(SOURCES):
         alone = Batch(*(x[row : row + 1] for x in (batch.ids, batch.targets, batch.weights)))
-        alone.source = sources_of([source], END)
+        alone.source = pad_sources([source], END)
         torch.testing.assert_close(model.score(alone)[0], whole[row : row + 1], atol=1e-5, rtol=1e-4)
 
 
@@ -248,7 +248,7 @@ def test_a_source_is_read_up_to_its_first_end(position: str) -> None:
 @torch.no_grad()
 def test_an_ignored_mask_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     everything = lambda source, _: torch.ones_like(source, dtype=torch.bool)  # noqa: E731
-    monkeypatch.setattr(encoder_decoder, "real_source", everything)
+    monkeypatch.setattr(encoder_decoder, "source_mask", everything)
     with pytest.raises(AssertionError):
         check_padding(model_of())
 
@@ -261,9 +261,9 @@ def test_no_source_is_an_empty_one_and_the_source_matters() -> None:
     batch.source = torch.full((4, 3), END)
     torch.testing.assert_close(model.score(batch)[0], nothing)
     torch.testing.assert_close(
-        model(batch.ids), model(batch.ids, model.new_cache(4, 6, sources_of([[]] * 4, END)))
+        model(batch.ids), model(batch.ids, model.new_cache(4, 6, pad_sources([[]] * 4, END)))
     )
-    batch.source = sources_of(SOURCES, END)
+    batch.source = pad_sources(SOURCES, END)
     changed = (model.score(batch)[0] - nothing).abs().amax(1)
     assert (changed[[0, 1, 3]] > 1e-3).all()
     assert changed[2] < 1e-5
@@ -287,7 +287,7 @@ def test_the_engine_writes_what_the_plain_loop_writes(position: str) -> None:
 @torch.no_grad()
 def test_rows_keep_their_sources_when_selected_and_joined() -> None:
     model = model_of()
-    caches = [model.new_cache(1, 9, sources_of([source], END)) for source in SOURCES]
+    caches = [model.new_cache(1, 9, pad_sources([source], END)) for source in SOURCES]
     ids = torch.randint(1, V, (4, 6), generator=torch.Generator().manual_seed(2))
     joined = caches[0].join(caches[1]).join(caches[2].join(caches[3]))
     assert joined.lengths.tolist() == [0] * 4
@@ -296,7 +296,7 @@ def test_rows_keep_their_sources_when_selected_and_joined() -> None:
     assert chosen.lengths.tolist() == [6, 6]
     after = model(ids[[3, 0], :2], chosen)
     for row, source in enumerate(SOURCES):
-        alone = model.new_cache(1, 9, sources_of([source], END))
+        alone = model.new_cache(1, 9, pad_sources([source], END))
         torch.testing.assert_close(
             model(ids[row : row + 1], alone), whole[row : row + 1], atol=1e-5, rtol=1e-4
         )

@@ -20,9 +20,9 @@ from textus.api import open_run
 from textus.cli.main import main
 from textus.core.errors import DataError, RunError, UsageError
 from textus.data.corpus import CorpusSettings, build
-from textus.data.eval_text import EvalText, TextChunk, read_documents, read_text, split_texts
+from textus.data.eval_text import EvalText, TextChunk, corpus_split_text, read_documents, read_text
 from textus.data.loader import TokenLoader
-from textus.data.token_dataset import store_of
+from textus.data.token_dataset import in_memory_dataset
 from textus.evaluation import perplexity
 from textus.evaluation.perplexity import (
     evaluate,
@@ -71,7 +71,7 @@ def decoder(tokenizer: Tokenizer, context: int = 16) -> Decoder:
 def ngram(tokenizer: Tokenizer) -> NGram:
     model = NGram(NGramConfig(tokenizer.vocab_size, tokenizer.end_id, order=4))
     loader = TokenLoader(
-        store_of([tokenizer.end_id, *tokenizer.encode(TEXT)]),
+        in_memory_dataset([tokenizer.end_id, *tokenizer.encode(TEXT)]),
         batch_size=1,
         context_length=4000,
         shuffle=False,
@@ -351,7 +351,7 @@ def test_a_split_of_a_corpus(tmp_path: Path, tokenizer: Tokenizer) -> None:
     for number in range(40):
         (tmp_path / f"{number}.txt").write_text(f"the cat {number} sat; " * (number + 1))
     corpus = build([tmp_path], tmp_path / "corpus", settings=CorpusSettings(split="hash:0.3"))
-    texts = split_texts(corpus)
+    texts = corpus_split_text(corpus)
     found = evaluate(fake(tokenizer), tokenizer, texts)
     assert found["documents"] == corpus.n_documents("validation") > 1
     assert found["bytes"] == corpus.n_bytes("validation") == sum(len(part.text.encode()) for part in texts)

@@ -118,7 +118,7 @@ def test_stories_are_imported_told_and_measured(data: Path, tmp_path: Path, stor
     )
     # without the <s> it was trained to begin with, the model is another: the ids must begin with it
     with_start = run.generate("Lily and Tom", temperature=0, max_tokens=20)
-    ids = [run.tokenizer.start_id, *run.tokenizer.encode("Lily and Tom")]
+    ids = [run.tokenizer.bos_id, *run.tokenizer.encode("Lily and Tom")]
     for _ in range(20):
         ids.append(int(run.model(torch.tensor([ids]))[0, -1].argmax()))
     assert run.tokenizer.decode(ids) == "Lily and Tom" + with_start
@@ -177,8 +177,8 @@ def test_a_model_with_a_chat_template_chats(tmp_path: Path) -> None:
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
     plain = [{"role": "user", "content": "What is it?"}]
     expected = theirs.apply_chat_template(plain, add_generation_prompt=True, return_dict=False)
-    assert run.tokenizer.render(plain) == expected
-    assert run.tokenizer.render(plain)[0] == 1, "the template writes bos_token"
+    assert run.tokenizer.apply_chat_template(plain) == expected
+    assert run.tokenizer.apply_chat_template(plain)[0] == 1, "the template writes bos_token"
     assert json.loads((tmp_path / "hf" / "generation_config.json").read_text())["eos_token_id"] == [0, 2]
     move_template(tmp_path / "hf")
     again = import_model(tmp_path / "hf", out=tmp_path / "again")
@@ -217,7 +217,7 @@ def test_berts_tokenizer_is_read_and_framed(data: Path) -> None:
         assert mine.encode(text) == expected
         assert mine.decode(expected) == theirs.decode(expected)
     framed = theirs("a").input_ids
-    assert (mine.begin, mine.end_id, mine.pad_id) == (framed[:1], framed[-1], theirs.pad_token_id)
+    assert (mine.bos_ids, mine.end_id, mine.pad_id) == (framed[:1], framed[-1], theirs.pad_token_id)
     assert mine.unk_id == theirs.unk_token_id
     whole = b"".join(mine.vocabulary[number] for number in mine.encode("unaffable embeddings"))
     assert whole == b" unaffable embeddings"

@@ -71,7 +71,7 @@ def test_scores_are_those_of_transformers(bpe: Path, shots: list[Example], tmp_p
     )
     found = asked.probabilities(shots, TEXTS)
     tokenizer = run.tokenizer
-    first = [tokenizer.start_id]
+    first = [tokenizer.bos_id]
     for each in shots:
         first += tokenizer.encode(f"{each.texts[0]} it is {WORDS[each.label]}\n\n")
     for row, (text,) in enumerate(TEXTS):

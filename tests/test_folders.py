@@ -37,7 +37,7 @@ from textus.core.io import (
 )
 from textus.core.names import import_optional
 from textus.data.corpus import open_corpus
-from textus.data.token_dataset import _open, tokenize
+from textus.data.token_dataset import _open, load_or_tokenize
 from textus.pipelines import search_index
 from textus.runs.store import Checkpoint, load, open_run, read_log, verify
 
@@ -118,7 +118,7 @@ def planted_corpus(trained: Path, corpus: Path, story: Path, place: Path, name: 
 def planted_tokens(trained: Path, corpus: Path, story: Path, place: Path, name: str) -> Callable[[], Any]:
     mine = open_corpus(shutil.copytree(corpus, place / "corpus"))
     tokenizer = api.load_tokenizer(trained)
-    tokenize(mine, tokenizer)
+    load_or_tokenize(mine, tokenizer)
     folder = mine.path / "tokens" / tokenizer.fingerprint
     files_of(folder, "train.json", name)
     return lambda: _open(folder, "train", mine, tokenizer)

@@ -27,7 +27,7 @@ from textus.core.console import cpu_seconds
 from textus.core.errors import UsageError
 from textus.data.batch import Batch
 from textus.data.loader import TokenLoader
-from textus.data.token_dataset import store_of
+from textus.data.token_dataset import in_memory_dataset
 from textus.models.contract import LanguageModel, Loss
 from textus.models.gan import GAN, GANConfig, alive_before_end, policy_loss, straight_through
 from textus.models.registry import build
@@ -213,7 +213,7 @@ def test_the_gumbel_temperature_comes_down() -> None:
 
 # ── turns ──────────────────────────────────────────────────────────────────────────────────────
 
-STORE = store_of([0, 1, 2, 2, 0, 1, 1, 0, 2, 1, 2, 0, 2, 2, 0] * 4, [0, 4, 7, 11])
+STORE = in_memory_dataset([0, 1, 2, 2, 0, 1, 1, 0, 2, 1, 2, 0, 2, 2, 0] * 4, [0, 4, 7, 11])
 SETTINGS = TrainSettings(
     steps=9, batch_size=4, context_length=8, log_every=1, optim=OptimSettings(optimiser="adamw", rate=0.01)
 )

@@ -326,7 +326,7 @@ def test_texts_of_llama_3_begin_with_its_token_though_no_flag_says_so(
     tmp_path: Path, split: str, begin: list[int]
 ) -> None:
     finish(header(tmp_path / "m.gguf", pre=split))
-    assert gguf.read_tokenizer(Container(tmp_path / "m.gguf")).begin == begin
+    assert gguf.read_tokenizer(Container(tmp_path / "m.gguf")).bos_ids == begin
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["blank first", "no blank first"])
@@ -364,7 +364,7 @@ def test_sentencepiece_vocabularies_encode_as_in_sentencepiece(pieces: Any, tmp_
     writer.add_add_space_prefix(blank_first)
     finish(writer)
     mine = gguf.read_tokenizer(Container(tmp_path / "m.gguf"))
-    assert (mine.kind, mine.begin, mine.end_id) == ("sentencepiece", [theirs.bos_id()], theirs.eos_id())
+    assert (mine.kind, mine.bos_ids, mine.end_id) == ("sentencepiece", [theirs.bos_id()], theirs.eos_id())
     source = Path(__file__).read_text()
     for text in [*TEXTS, *source.splitlines(), source]:
         ids = mine.encode(text)
@@ -375,7 +375,7 @@ def test_sentencepiece_vocabularies_encode_as_in_sentencepiece(pieces: Any, tmp_
 
     again = load(tmp_path)
     assert again.encode(source) == theirs.encode(source)
-    assert (again.begin, again.end_id, again.unk_id) == (mine.begin, mine.end_id, mine.unk_id)
+    assert (again.bos_ids, again.end_id, again.unk_id) == (mine.bos_ids, mine.end_id, mine.unk_id)
 
 
 # ── stories of llama2.c ────────────────────────────────────────────────────────────────────────
@@ -392,7 +392,7 @@ def test_a_story_is_that_of_a_plain_loop(stories: tuple[Path, Path]) -> None:
     assert found.tokenizer is not None
     model = build(found.family, found.config)
     model.load_state_dict(found.weights)
-    ids = generate(model.eval(), found.tokenizer.begin, SamplingParams(temperature=0, max_tokens=120), 1)
+    ids = generate(model.eval(), found.tokenizer.bos_ids, SamplingParams(temperature=0, max_tokens=120), 1)
     assert ids == plain_story(stories[0], 120)
     text = found.tokenizer.decode(ids)
     assert text.startswith("Once upon a time, there was a little girl named Lily.")

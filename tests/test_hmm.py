@@ -16,7 +16,7 @@ from torch import Tensor
 from textus.core.errors import DataError, UsageError
 from textus.data.batch import Batch
 from textus.data.loader import TokenLoader
-from textus.data.token_dataset import store_of
+from textus.data.token_dataset import in_memory_dataset
 from textus.models import hmm, hmm_tagger
 from textus.models.hmm import HMM, TABLES, HMMConfig
 from textus.models.hmm_tagger import HMMTagger, endings, shape, smoothed
@@ -142,7 +142,7 @@ def packed(documents: list[list[int]]) -> Batch:
         starts.append(len(stream))
         stream += each[:-1]
     loader = TokenLoader(
-        store_of([*stream, END], starts), batch_size=1, context_length=len(stream), shuffle=False
+        in_memory_dataset([*stream, END], starts), batch_size=1, context_length=len(stream), shuffle=False
     )
     return loader.batch(0)
 

@@ -16,8 +16,8 @@ from raising import raises
 
 from textus.core.errors import DataError, UsageError
 from textus.data.batch import Batch
-from textus.data.loader import TokenLoader, fitting_context, windows
-from textus.data.token_dataset import TokenDataset, store_of, tokenize
+from textus.data.loader import TokenLoader, clamp_context_length, scoring_windows
+from textus.data.token_dataset import TokenDataset, in_memory_dataset, load_or_tokenize
 from textus.tokenizers import Tokenizer, train
 
 
@@ -42,7 +42,7 @@ PARTS = [("a", "the cat sat "), ("a", "on the mat"), ("b", "龙 and 🦊\n\n"), 
 
 
 def test_the_stream_is_documents_between_ends(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    store = tokenize(Texts(tmp_path, PARTS), tokenizer, "train")
+    store = load_or_tokenize(Texts(tmp_path, PARTS), tokenizer, "train")
     end, e = tokenizer.end_id, tokenizer.encode
     a, b, c = e("the cat sat ") + e("on the mat"), e("龙 and 🦊\n\n"), e("x" * 50)
     assert store.ids.tolist() == [end, *a, end, *b, end, *c, end]
@@ -54,14 +54,14 @@ def test_large_vocabularies_take_four_bytes(tmp_path: Path) -> None:
     letters = [chr(0x4E00 + n) for n in range(20000)] + [chr(0xAC00 + n) for n in range(11172)]
     letters += [chr(0x20000 + n) for n in range(40000)]
     big = train("char", ["".join(letters)], 1 << 20)
-    store = tokenize(Texts(tmp_path, [("a", letters[-1] + letters[0])]), big)
+    store = load_or_tokenize(Texts(tmp_path, [("a", letters[-1] + letters[0])]), big)
     assert store.ids.dtype == np.uint32
     assert big.decode(store.ids[1:-1].tolist()) == letters[-1] + letters[0]
 
 
 def test_ids_are_kept_and_not_made_twice(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    first = tokenize(Texts(tmp_path, PARTS), tokenizer)
-    again = tokenize(Texts(tmp_path, [("z", "other text, same fingerprint")]), tokenizer)
+    first = load_or_tokenize(Texts(tmp_path, PARTS), tokenizer)
+    again = load_or_tokenize(Texts(tmp_path, [("z", "other text, same fingerprint")]), tokenizer)
     assert again.ids.tolist() == first.ids.tolist()
     assert not list(tmp_path.rglob(".*"))
 
@@ -70,18 +70,18 @@ def test_ids_are_kept_and_not_made_twice(tmp_path: Path, tokenizer: Tokenizer) -
 def test_damage_is_seen_and_repaired(
     tmp_path: Path, tokenizer: Tokenizer, suffix: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    good = tokenize(Texts(tmp_path, PARTS), tokenizer).ids.tolist()
+    good = load_or_tokenize(Texts(tmp_path, PARTS), tokenizer).ids.tolist()
     file = next(tmp_path.rglob(f"train.{suffix}"))
     data = bytearray(file.read_bytes())
     data[3] ^= 1
     file.write_bytes(data)
-    assert tokenize(Texts(tmp_path, PARTS), tokenizer).ids.tolist() == good
+    assert load_or_tokenize(Texts(tmp_path, PARTS), tokenizer).ids.tolist() == good
     assert "making the ids again" in capsys.readouterr().err
 
 
 def test_another_corpus_is_tokenised_again(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    tokenize(Texts(tmp_path, PARTS), tokenizer)
-    other = tokenize(Texts(tmp_path, [("z", "new")], "fedcba9876543210"), tokenizer)
+    load_or_tokenize(Texts(tmp_path, PARTS), tokenizer)
+    other = load_or_tokenize(Texts(tmp_path, [("z", "new")], "fedcba9876543210"), tokenizer)
     assert other.ids.tolist() == [0, *tokenizer.encode("new"), 0]
 
 
@@ -92,13 +92,13 @@ def test_an_interrupted_pass_leaves_nothing_that_looks_whole(tmp_path: Path, tok
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        tokenize(Breaking(tmp_path, []), tokenizer)
+        load_or_tokenize(Breaking(tmp_path, []), tokenizer)
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
 
 
 def test_an_empty_split_says_so(tmp_path: Path, tokenizer: Tokenizer) -> None:
     with raises(DataError, "empty_data"):
-        tokenize(Texts(tmp_path, []), tokenizer)
+        load_or_tokenize(Texts(tmp_path, []), tokenizer)
 
 
 # ── windows ──
@@ -184,8 +184,8 @@ def test_documents_are_numbered_and_each_end_belongs_to_what_it_begins() -> None
 
 
 def test_a_short_corpus_shrinks_the_context() -> None:
-    assert fitting_context(stream(10), 64) == 10
-    assert fitting_context(stream(100), 64) == 64
+    assert clamp_context_length(stream(10), 64) == 10
+    assert clamp_context_length(stream(100), 64) == 64
     batch = TokenLoader(stream(10), batch_size=2, context_length=16).batch(0)  # not shrunk: padded
     assert batch.n_targets == 20
     assert batch.mask is not None
@@ -193,13 +193,13 @@ def test_a_short_corpus_shrinks_the_context() -> None:
 
 def test_what_cannot_be_is_refused() -> None:
     with raises(DataError, "too_little_data"):
-        TokenLoader(store_of([0]), batch_size=1, context_length=4)
+        TokenLoader(in_memory_dataset([0]), batch_size=1, context_length=4)
     with raises(UsageError, "out_of_range", "4"):
         TokenLoader(stream(9), batch_size=1, context_length=4, overlap=4)
     with raises(UsageError, "out_of_range", "-1"):
         TokenLoader(stream(9), batch_size=1, context_length=4).batch(-1)
     with raises(UsageError, "out_of_range", "9"):
-        list(windows([0, 1, 2], 4, 9))
+        list(scoring_windows([0, 1, 2], 4, 9))
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 7, 50])
@@ -215,5 +215,5 @@ def test_micro_batches_add_up(n: int) -> None:
 @pytest.mark.parametrize("stride", [None, 1, 3, 8])
 def test_scoring_windows_count_each_target_once(stride: int | None) -> None:
     ids = np.random.default_rng(0).integers(0, 50, 61)
-    scored = [t for batch in windows(ids, 8, stride, batch_size=3) for t in targets(batch)]
+    scored = [t for batch in scoring_windows(ids, 8, stride, batch_size=3) for t in targets(batch)]
     assert scored == ids[1:].tolist()

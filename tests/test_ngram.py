@@ -16,7 +16,7 @@ from raising import raises
 from textus.core.errors import UsageError
 from textus.data.batch import Batch
 from textus.data.loader import TokenLoader
-from textus.data.token_dataset import store_of
+from textus.data.token_dataset import in_memory_dataset
 from textus.models import ngram
 from textus.models.ngram import NGram, NGramConfig
 from textus.models.registry import build
@@ -207,7 +207,11 @@ def test_windows_with_overlap_equal_the_whole() -> None:
     starts = np.flatnonzero(np.array(stream[:-1]) == END)
     whole = trained(stream, 5)
     loader = TokenLoader(
-        store_of(stream, starts), batch_size=3, context_length=17, overlap=whole.overlap, shuffle=False
+        in_memory_dataset(stream, starts),
+        batch_size=3,
+        context_length=17,
+        overlap=whole.overlap,
+        shuffle=False,
     )
     model = NGram(NGramConfig(VOCAB, END, 5))
     for step in range(loader.n_batches):
@@ -220,7 +224,7 @@ def test_windows_with_overlap_equal_the_whole() -> None:
 
 def test_without_overlap_windows_differ_so_the_test_above_can_fail() -> None:
     stream = stream_of(documents_of(5))
-    loader = TokenLoader(store_of(stream), batch_size=3, context_length=17, overlap=0, shuffle=False)
+    loader = TokenLoader(in_memory_dataset(stream), batch_size=3, context_length=17, overlap=0, shuffle=False)
     model = NGram(NGramConfig(VOCAB, END, 5))
     for step in range(loader.n_batches):
         model.count(loader.batch(step))

@@ -168,7 +168,9 @@ def test_a_chat_template_beside_an_older_tokenizer_is_read(tmp_path: Path) -> No
     talk = [{"role": "user", "content": "the cat.\n\nYes;\nno"}]
     expected = theirs.apply_chat_template(talk, add_generation_prompt=True, tokenize=True)
     assert mine is not None
-    assert mine.render(talk) == (expected if isinstance(expected, list) else expected["input_ids"])
+    assert mine.apply_chat_template(talk) == (
+        expected if isinstance(expected, list) else expected["input_ids"]
+    )
 
 
 def test_a_folder_without_a_class_goes_by_its_model(tmp_path: Path) -> None:
@@ -200,7 +202,7 @@ def test_models_and_their_older_tokenizers_become_runs(tmp_path: Path) -> None:
     transformers.BertModel(config).save_pretrained(folder)
     found = read_folder(folder)
     assert found.tokenizer is not None
-    assert found.tokenizer.begin == [2]
+    assert found.tokenizer.bos_ids == [2]
     assert found.config["mask_id"] == 4
 
 
@@ -337,7 +339,7 @@ def test_a_blank_before_pieces_is_set_where_autotokenizer_sets_it(
         config.pop(key, None)
         config |= {} if value is None else {key: value}
     path.write_text(json.dumps(config))
-    ours = compat.with_settings(record, config, None)["pre_tokenizer"]
+    ours = compat.apply_class_settings(record, config, None)["pre_tokenizer"]
     if blank is None:
         assert ours == record["pre_tokenizer"]
         return
@@ -352,14 +354,14 @@ def test_settings_that_win_are_reported_and_those_of_another_kind_of_model_are_n
     transformers.BertTokenizer(str(tmp_path / "vocab.txt"), do_lower_case=True).save_pretrained(tmp_path)
     record = json.loads((tmp_path / "tokenizer.json").read_text())
     for named in ("BertTokenizer", "PreTrainedTokenizerFast"):
-        same = compat.with_settings(record, {"tokenizer_class": named, "do_lower_case": True}, None)
+        same = compat.apply_class_settings(record, {"tokenizer_class": named, "do_lower_case": True}, None)
         assert same["normalizer"]["lowercase"]
     assert "wins" not in capsys.readouterr().err
     config = {"tokenizer_class": "BertTokenizer", "do_lower_case": False, "tokenize_chinese_chars": False}
-    compat.with_settings(record, config, None)
+    compat.apply_class_settings(record, config, None)
     assert (
         "do_lower_case=False, tokenize_chinese_chars=False of tokenizer_config.json, or of its class"
         " BertTokenizer, wins over its tokenizer.json" in capsys.readouterr().err
     )
     other = {**record, "model": {"type": "BPE", "vocab": {}, "merges": []}, "normalizer": None}
-    assert compat.with_settings(other, config, None) == other
+    assert compat.apply_class_settings(other, config, None) == other

@@ -17,12 +17,12 @@ from textus import api
 from textus.cli.main import main
 from textus.core.errors import DataError, UsageError
 from textus.data.batch import Batch
-from textus.data.bucketing import BucketLoader, real_source, sources_of
+from textus.data.bucketing import BucketLoader, pad_sources, source_mask
 from textus.data.corpus import Corpus, CorpusSettings, Document, build_from_documents, open_corpus
 from textus.data.corpus.documents import PART_CHARS
-from textus.data.denoising import DenoisingLoader, corrupted, noise_mask
+from textus.data.denoising import DenoisingLoader, noise_mask, span_corrupt
 from textus.data.eval_text import read_pairs
-from textus.data.token_dataset import TokenDataset, store_of, tokenize
+from textus.data.token_dataset import TokenDataset, in_memory_dataset, load_or_tokenize
 from textus.serving.scheduler import ServedModel
 
 PAIRS = [(f"the number {n}", f"die Zahl {n}") for n in range(40)]
@@ -40,7 +40,7 @@ def pairs_of(corpus: Corpus, split: str = "train") -> list[tuple[str | None, str
 def test_columns_named_source_and_target_are_pairs(tmp_path: Path) -> None:
     for name, content in (("a.jsonl", JSONL), ("a.csv", CSV), ("a.tsv", CSV.replace(",", "\t"))):
         corpus = made(tmp_path, {name: content}, name=name)
-        assert corpus.pairs
+        assert corpus.has_pairs
         assert pairs_of(corpus) == PAIRS
     first = next(open_corpus(corpus.path).documents())
     assert (first.source, first.offset) == (str(tmp_path / "a.tsv" / "a.tsv"), 0)
@@ -60,7 +60,7 @@ def test_a_parquet_of_pairs(tmp_path: Path) -> None:
 def test_a_text_column_comes_first_and_plain_corpora_are_as_before(tmp_path: Path) -> None:
     row = json.dumps({"text": "a text", "source": "wiki", "target": "x"}) + "\n"
     corpus = made(tmp_path, {"a.jsonl": row})
-    assert not corpus.pairs
+    assert not corpus.has_pairs
     assert pairs_of(corpus) == [(None, "a text")]
     assert "pairs" not in corpus.record
 
@@ -120,7 +120,7 @@ def test_pairs_are_never_cut_or_mixed_with_plain_texts(
 def test_pairs_made_in_python(tmp_path: Path) -> None:
     given = [Document("", target, "mine", n, source_text=source) for n, (source, target) in enumerate(PAIRS)]
     corpus = build_from_documents(given, tmp_path / "c", settings=CorpusSettings(split="none"))
-    assert corpus.pairs
+    assert corpus.has_pairs
     assert pairs_of(corpus) == PAIRS
 
 
@@ -128,7 +128,7 @@ def test_a_tokenizer_learns_both_sides(tmp_path: Path) -> None:
     corpus = made(tmp_path, {"a.jsonl": JSONL})
     tokenizer = api.train_tokenizer(corpus, out=tmp_path / "t", kind="char", vocab_size=100)
     assert tokenizer.decode(tokenizer.encode("number Zahl")) == "number Zahl"
-    stores = [tokenize(corpus, tokenizer, "train", side) for side in ("text", "source_text")]  # type: ignore[arg-type]
+    stores = [load_or_tokenize(corpus, tokenizer, "train", side) for side in ("text", "source_text")]  # type: ignore[arg-type]
     assert [store.n_documents for store in stores] == [40, 40]
     source = stores[1].ids[1 : stores[1].starts[1]].tolist()
     assert tokenizer.decode(source) == PAIRS[0][0]
@@ -145,7 +145,7 @@ def store(lengths: list[int], first: int) -> TokenDataset:
     for number, length in enumerate(lengths):
         starts.append(len(ids) - 1)
         ids += [first + number] * length + [END]
-    return store_of(np.asarray(ids), starts)
+    return in_memory_dataset(np.asarray(ids), starts)
 
 
 LENGTHS = np.random.default_rng(0).integers(1, 40, 203).tolist()
@@ -171,7 +171,7 @@ def read(batch: Batch) -> list[int]:
         assert weights.tolist() == [1] * n + [0] * (len(weights) - n)
         assert targets.tolist() == [1000 + number] * (n - 1) + [END] * (len(targets) - n + 1)
         assert ids.tolist() == [END, *targets.tolist()[: n - 1]] + [END] * (len(ids) - n)
-        real = source[real_source(source[None], END)[0]]
+        real = source[source_mask(source[None], END)[0]]
         assert real.tolist() == [5000 + number] * SOURCE_LENGTHS[number] + [END]
         assert (n - 1, len(real) - 1) == (LENGTHS[number], SOURCE_LENGTHS[number])
         numbers.append(number)
@@ -184,7 +184,7 @@ def test_every_pair_once_an_epoch_whole_and_together() -> None:
     batches = loader()
     first = [number for step in range(25) for number in read(batches.batch(step))]
     assert len(set(first)) == 200
-    seen = Counter(row for step in range(25 * 203) for row in batches.deal.rows(step).tolist())
+    seen = Counter(row for step in range(25 * 203) for row in batches.sampler.rows_at(step).tolist())
     assert set(seen.values()) == {200}  # 200 epochs
     in_order = loader(shuffle=False)
     once = [number for step in range(in_order.n_batches) for number in read(in_order.batch(step))]
@@ -210,12 +210,12 @@ def test_rows_of_like_length_share_a_batch() -> None:
 
     def padding(batches: list[Batch]) -> float:
         cells = sum(batch.ids.numel() + batch.source.numel() for batch in batches)  # type: ignore[union-attr]
-        real = sum(int(batch.weights.sum()) + int(real_source(batch.source, END).sum()) for batch in batches)  # type: ignore[arg-type]
+        real = sum(int(batch.weights.sum()) + int(source_mask(batch.source, END).sum()) for batch in batches)  # type: ignore[arg-type]
         return 1 - real / cells
 
     assert padding([loader().batch(step) for step in range(50)]) < 0.16
     unsorted = loader()
-    unsorted.deal.by_length = lambda rows: rows
+    unsorted.sampler.by_length = lambda rows: rows
     assert padding([unsorted.batch(step) for step in range(50)]) > 0.35
 
 
@@ -250,9 +250,9 @@ def test_what_makes_no_pairs_is_refused() -> None:
 
 
 def test_real_sources() -> None:
-    source = sources_of([[3, 4], [], [5, 6, 7]], END)
+    source = pad_sources([[3, 4], [], [5, 6, 7]], END)
     assert source.tolist() == [[3, 4, 0, 0], [0, 0, 0, 0], [5, 6, 7, 0]]
-    assert real_source(source, END).sum(1).tolist() == [3, 1, 4]
+    assert source_mask(source, END).sum(1).tolist() == [3, 1, 4]
 
 
 # ── pairs from plain text ──────────────────────────────────────────────────────────────────────
@@ -278,7 +278,7 @@ def test_span_corruption_loses_nothing() -> None:
     for seed in range(300):
         random = np.random.default_rng(seed)
         ids = random.integers(10, 90, 1 + seed % 70)
-        source, target = corrupted(ids, random, 2, END)
+        source, target = span_corrupt(ids, random, 2, END)
         assert (source[-1], target[-1]) == (END, END)
         assert restored(source.tolist(), target.tolist(), 2) == ids.tolist()
         noise = noise_mask(100, random)
@@ -296,7 +296,7 @@ def test_plain_text_becomes_pairs_anew_each_time(objective: str) -> None:
     assert first.source.shape[1] <= 20
     different = 0
     for row, targets, weights in zip(first.source, first.targets, first.weights, strict=True):
-        given = row[real_source(row[None], END)[0]].tolist()
+        given = row[source_mask(row[None], END)[0]].tolist()
         wanted = targets[weights > 0].tolist()
         whole = (
             restored(given, wanted, 2)

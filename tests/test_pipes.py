@@ -12,7 +12,7 @@ import pytest
 
 from textus import api
 from textus.cli.main import main
-from textus.data.inputs import KNOWN, table_kind
+from textus.data.inputs import KNOWN_COLUMNS, detect_table_kind
 
 
 def reviews(n: int = 24) -> list[dict[str, Any]]:
@@ -74,7 +74,7 @@ def test_a_piped_table_is_read_as_one(
     ],
 )
 def test_plain_lines_stay_lines(text: str, kind: str | None) -> None:
-    assert table_kind(text, KNOWN) == kind
+    assert detect_table_kind(text, KNOWN_COLUMNS) == kind
 
 
 def test_columns_force_a_table_and_those_of_training_are_known(

@@ -24,9 +24,9 @@ from textus import api
 from textus.cli.main import main
 from textus.core.console import log_notice, merge_notices
 from textus.core.errors import TextusError, UsageError
-from textus.data.inputs import columns_as_trained
+from textus.data.inputs import trained_columns
 from textus.data.labeled import Record
-from textus.data.output import Layout
+from textus.data.output import OutputLayout
 
 SMALL = ["model.n_layer=1", "model.d_model=16"]
 
@@ -138,7 +138,7 @@ def test_columns_of_the_file_keep_their_names_and_those_of_training_are_used(
     ],
 )
 def test_columns_as_trained(trained: str | None, names: list[str], found: str | None) -> None:
-    assert columns_as_trained(trained, names) == found
+    assert trained_columns(trained, names) == found
 
 
 def test_a_row_that_cannot_be_read_is_named_before_anything_is_written(
@@ -397,7 +397,7 @@ def test_every_value_of_a_row_has_a_column_of_its_own(
     """The file's columns as they are, the place and the answer under names that are free, whatever they are called."""
     for columns in chain.from_iterable(combinations(NAMES, n) for n in range(len(NAMES) + 1)):
         record = Record({name: f"own {name}" for name in columns}, "a.csv: line 3")
-        layout = Layout(answer, None, [record])
+        layout = OutputLayout(answer, None, [record])
         row = layout.row(record, {name: f"answer {name}" for name in answer})
         assert list(row) == layout.names
         assert {name: row[name] for name in columns} == record.values
@@ -410,11 +410,11 @@ def test_every_value_of_a_row_has_a_column_of_its_own(
 def test_a_column_that_was_named_keeps_the_file_s_name() -> None:
     """--columns text=label: the text stays in the column label, the answer gets another."""
     record = Record({"text": "a film", "note": "b"}, "a.csv: line 3")
-    layout = Layout(["label"], "text=label", [record])
+    layout = OutputLayout(["label"], "text=label", [record])
     row = {"line": 3, "label": "a film", "note": "b", "predicted_label": "good"}
     assert layout.row(record, {"label": "good"}) == row
     assert layout.names == list(row)
-    layout = Layout(
+    layout = OutputLayout(
         ["id"], None, [Record({"_id": "7"}, "a.csv: line 3")]
     )  # its place has the name of an answer
     assert layout.names == ["line", "id", "_id", "predicted_id"]

@@ -398,7 +398,7 @@ def test_every_family_with_states_learns_it(family: str, tmp_path: Path) -> None
     )
     found = run.evaluate(written(tmp_path / "test.jsonl", questions(60, seed=1)))
     assert found["f1"]["value"] > 0.8
-    assert (found["ruler"], found["f1"]["n"]) == ("squad", 60)
+    assert (found["metric_style"], found["f1"]["n"]) == ("squad", 60)
     assert not run.task.settings.no_answer
 
 
@@ -491,7 +491,7 @@ def test_chinese_is_read_and_measured_by_character(tmp_path: Path) -> None:
         data, task="question-answering", model="gru", out=tmp_path / "run", epochs=4, overrides=SMALL
     )
     found = run.evaluate(data)
-    assert (found["ruler"], found["f1"]["value"] > 0.9) == ("cmrc2018", True)
+    assert (found["metric_style"], found["f1"]["value"] > 0.9) == ("cmrc2018", True)
     assert run.predict([("谁？", "我们一起李四看电影")])[0]["answer"] == "李四"
 
 

@@ -15,9 +15,9 @@ from raising import raises
 from textus import api
 from textus.cli.main import main
 from textus.core.errors import UsageError
-from textus.data.inputs import stdin_records
+from textus.data.inputs import read_stdin
 from textus.data.passages import read_passages
-from textus.data.read_options import ReadOptions, fits
+from textus.data.read_options import ReadOptions, fits_encoding
 
 WORDS = ("dobrý", "špatný")
 TEXTS = [f"{i} byl {WORDS[i % 2]} a žluťoučký" for i in range(40)]
@@ -174,18 +174,18 @@ def test_an_encoding_of_training_is_not_forced_on_other_files(
         answers = czech.predict(tmp_path / f"{name}.csv")
         assert name == "ascii" or answers[0]["label"] == "dobrý", name
         assert "as in training" not in capsys.readouterr().err, name
-        assert not fits(tmp_path / f"{name}.csv", "cp1250"), name
+        assert not fits_encoding(tmp_path / f"{name}.csv", "cp1250"), name
     (tmp_path / "undefined.csv").write_bytes(b"text\nbyl \x81 dobr\xfd\n")  # no character of cp1250
-    assert not fits(tmp_path / "undefined.csv", "cp1250")
+    assert not fits_encoding(tmp_path / "undefined.csv", "cp1250")
 
 
 def test_a_folder_is_in_one_encoding_or_in_none(tmp_path: Path) -> None:
     """ATTACK1 6: what is read as one is of one encoding; UTF-8 among it keeps it from being forced."""
     table(tmp_path / "a.csv", "cp1250")
     (tmp_path / "b.csv").write_bytes(b"text\nascii\n")
-    assert fits(tmp_path, "cp1250")
+    assert fits_encoding(tmp_path, "cp1250")
     table(tmp_path / "c.csv", "utf-8")
-    assert not fits(tmp_path, "cp1250")
+    assert not fits_encoding(tmp_path, "cp1250")
 
 
 def test_an_encoding_given_wins_and_a_wrong_one_is_named(czech: api.Run, tmp_path: Path) -> None:
@@ -257,7 +257,7 @@ def test_standard_input_is_read_by_its_byte_order_mark(
     assert [answer["line"] for answer in answers] == [1, 2, 3]
     assert "U+FFFD" not in shown.err
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode(encoding))))
-    assert [record.values["text"] for record in stdin_records()] == ["dobrý Ċ", "", "špatný"]
+    assert [record.values["text"] for record in read_stdin()] == ["dobrý Ċ", "", "špatný"]
 
 
 def test_ids_of_several_texts_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

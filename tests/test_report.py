@@ -269,7 +269,7 @@ def test_names_and_texts_cannot_become_markup() -> None:
         ({"validation": 2.5}, None, True),
         (
             {"validation": 0.4, "criterion": -0.6, "a/f1": 0.5, "b/f1": 0.7},
-            "mean of the tasks' figures",
+            "mean of the tasks' metrics",
             False,
         ),
     ],

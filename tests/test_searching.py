@@ -20,7 +20,7 @@ from raising import raises
 from textus import api
 from textus.cli.main import main
 from textus.core.errors import DataError, RunError, UsageError
-from textus.data.passages import LONGEST, OVERLAP, Passage, cut, read_passages
+from textus.data.passages import OVERLAP_PARTS, PASSAGE_BYTES, Passage, cut_passages, read_passages
 from textus.pipelines import search_index
 from textus.pipelines.search_index import Index, bm25_tokens, reciprocal_rank_fusion
 
@@ -292,8 +292,8 @@ ZH_BOOK = "".join(f"第{n}章。船长写了第{n}封信，天气很冷！" for 
 )
 def test_passages_are_short_overlap_and_leave_nothing_out(text: str) -> None:
     """U10: all of a book can be found."""
-    passages = list(cut(Passage(text, 0, "book"), LONGEST))
-    assert all(len(passage.text.encode()) <= LONGEST for passage in passages)
+    passages = list(cut_passages(Passage(text, 0, "book"), PASSAGE_BYTES))
+    assert all(len(passage.text.encode()) <= PASSAGE_BYTES for passage in passages)
     assert all(text.startswith(passage.text, passage.start) for passage in passages)
     covered = sorted((passage.start, passage.start + len(passage.text)) for passage in passages)
     assert not text[: covered[0][0]].strip()
@@ -301,9 +301,9 @@ def test_passages_are_short_overlap_and_leave_nothing_out(text: str) -> None:
     assert not text[covered[-1][1] :].strip()
     if text in (BOOK, ZH_BOOK):
         shared = [before[1] - after[0] for before, after in itertools.pairwise(covered)]
-        assert all(0 < n <= LONGEST // OVERLAP for n in shared)
+        assert all(0 < n <= PASSAGE_BYTES // OVERLAP_PARTS for n in shared)
         assert all(passage.text.rstrip()[-1] in ".。！" for passage in passages)
-    assert len(list(cut(Passage(text, 0, "book"), 0))) == 1
+    assert len(list(cut_passages(Passage(text, 0, "book"), 0))) == 1
 
 
 def test_a_folder_of_books_is_searched_to_its_last_page(

@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from textus.core.errors import UsageError
 from textus.data.batch import Batch
-from textus.data.bucketing import sources_of
+from textus.data.bucketing import pad_sources
 from textus.generation.engine import Engine
 from textus.generation.params import SamplingParams
 from textus.models import seq2seq
@@ -51,7 +51,7 @@ def random_ids(rows: int, time: int, seed: int = 0) -> Tensor:
 def pairs(**fields: Any) -> Batch:
     """Four ragged sources, targets of seven random ids."""
     ids, targets = random_ids(4, 7, 1), random_ids(4, 7, 2)
-    return Batch(ids, targets, torch.ones(4, 7), source=sources_of(SOURCES, END), **fields)
+    return Batch(ids, targets, torch.ones(4, 7), source=pad_sources(SOURCES, END), **fields)
 
 
 def assert_close(got: Tensor, expected: Tensor) -> None:
@@ -139,7 +139,7 @@ def check_padding(model: Seq2Seq) -> None:
     for row, source in enumerate(SOURCES):
         alone = Batch(
             batch.ids[row : row + 1], batch.targets[row : row + 1], torch.ones(1, 7),
-            source=sources_of([source], END),
+            source=pad_sources([source], END),
         )  # fmt: skip
         assert_close(model.score(alone)[0], together[row : row + 1])
 
@@ -165,7 +165,7 @@ def test_attention_to_padding_is_caught(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_source_read_past_its_end_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        seq2seq, "real_source", lambda source, end_id: torch.ones_like(source, dtype=torch.bool)
+        seq2seq, "source_mask", lambda source, end_id: torch.ones_like(source, dtype=torch.bool)
     )
     with pytest.raises(AssertionError):
         check_padding(made())
@@ -222,7 +222,7 @@ def test_cached_is_uncached_on_ragged_sources(cell: str, input_feeding: bool) ->
     model, batch = made(cell=cell, input_feeding=input_feeding), pairs()
     with torch.no_grad():
         expected = model.score(batch)[0]
-        caches = [model.new_cache(1, 7, sources_of([source], END)) for source in SOURCES]
+        caches = [model.new_cache(1, 7, pad_sources([source], END)) for source in SOURCES]
         cache = caches[0].join(caches[1]).join(caches[2]).join(caches[3])
         takes = torch.tensor([3, 0, 2, 1])
         piece = torch.where(torch.arange(3) < takes[:, None], batch.ids[:, :3], 5)
@@ -249,10 +249,10 @@ def turned(rows: int, seed: int) -> tuple[list[list[int]], Batch]:
     random = torch.Generator().manual_seed(seed)
     lengths = torch.randint(3, 7, (rows,), generator=random).tolist()
     texts = [torch.randint(1, V, (n,), generator=random).tolist() for n in lengths]
-    targets = sources_of([text[::-1] for text in texts], END)
+    targets = pad_sources([text[::-1] for text in texts], END)
     ids = torch.cat([torch.full((rows, 1), END), targets[:, :-1]], 1)
     weights = torch.stack([(torch.arange(targets.shape[1]) <= n).float() for n in lengths])
-    return texts, Batch(ids, targets, weights, position=seed, source=sources_of(texts, END))
+    return texts, Batch(ids, targets, weights, position=seed, source=pad_sources(texts, END))
 
 
 def learnt(model: Seq2Seq, steps: int) -> Seq2Seq:
@@ -292,7 +292,7 @@ def test_it_learns_to_turn_a_text_around(config: dict[str, Any]) -> None:
     with torch.no_grad():
         weight = batch.weights.sum()
         knowing = float(model.score(batch)[0].sum() / weight)
-        batch.source = sources_of([texts[-1 - row] for row in range(40)], END)
+        batch.source = pad_sources([texts[-1 - row] for row in range(40)], END)
         misled = float(model.score(batch)[0].sum() / weight)
     assert knowing < 0.2
     assert misled > 1.0, "the source makes no difference"

@@ -240,7 +240,7 @@ def test_chat_whole_and_streamed(client: openai.OpenAI, models: dict[str, Served
     messages: Any = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "hi"}]
     asked: Any = {"model": CHAT, "messages": messages, "seed": 4, "max_completion_tokens": 25}
     answer = client.chat.completions.create(**asked)
-    ids = models[CHAT].tokenizer.render(messages, add_generation_prompt=True)
+    ids = models[CHAT].tokenizer.apply_chat_template(messages, add_generation_prompt=True)
     assert answer.choices[0].message.role == "assistant"
     assert answer.usage.prompt_tokens == len(ids)
     assert answer.usage.completion_tokens <= 25
@@ -257,7 +257,9 @@ def test_a_turn_ends_with_its_end_mark() -> None:
     served = reciting("turns", "abcdef", chat=True)
     special = served.tokenizer.special["<|im_end|>"]
     model: Any = served.model
-    n_prompt = len(served.tokenizer.render([{"role": "user", "content": "x"}], add_generation_prompt=True))
+    n_prompt = len(
+        served.tokenizer.apply_chat_template([{"role": "user", "content": "x"}], add_generation_prompt=True)
+    )
     model.text[(n_prompt + 3) % 6] = special
     with running(served) as address:
         body = {"model": "turns", "messages": [{"role": "user", "content": "x"}]}

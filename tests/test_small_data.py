@@ -335,9 +335,9 @@ def test_macro_f1_of_5000_classes_takes_no_table() -> None:
 def test_ids_of_a_batch_are_counted_once(tmp_path: Path) -> None:
     """C9: not on every line of the log."""
     _, batches = training_of("gru", written(tmp_path / "rows.jsonl", sentences(20)))
-    before = batches.tokens_a_step
+    before = batches.tokens_per_step
     batches.rows = []
-    assert batches.tokens_a_step == before > 0
+    assert batches.tokens_per_step == before > 0
 
 
 def test_solved_kinds_are_heads_that_have_one_linear_layer() -> None:

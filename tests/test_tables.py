@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from textus.core.errors import DataError
 from textus.data.corpus.documents import SkippedItem, UnreadableError
-from textus.data.corpus.readers import read
+from textus.data.corpus.readers import read_source
 from textus.data.corpus.sources import Source, scan
 from textus.data.corpus.tables import ReadConfig, parse_columns
 from textus.data.labeled import read_records
@@ -174,7 +174,7 @@ def corpus_texts(path: Path) -> list[str] | None:
     assert isinstance(source, Source)
     try:
         with contextlib.redirect_stderr(io.StringIO()):
-            documents = list(read(source, ReadConfig()))
+            documents = list(read_source(source, ReadConfig()))
     except UnreadableError:
         return None
     if any(isinstance(each, SkippedItem) for each in documents):

@@ -29,7 +29,7 @@ from textus.core.io import read_json
 from textus.core.rng import derive_seed
 from textus.data.batch import Batch
 from textus.data.loader import TokenLoader
-from textus.data.token_dataset import store_of
+from textus.data.token_dataset import in_memory_dataset
 from textus.models.contract import LanguageModel, Loss
 from textus.models.kernels import native
 from textus.models.registry import build
@@ -49,7 +49,7 @@ NATIVE = ComputeConfig("bfloat16", "plain", "native")
 needs_kernels = pytest.mark.skipif(native.library() is None, reason=f"no kernels: {native.why_none()}")
 
 STREAM = np.array([0, *np.random.default_rng(0).choice(V - 1, 200, p=np.arange(1, V) / 136) + 1, 0])
-STORE = store_of(STREAM, [0])
+STORE = in_memory_dataset(STREAM, [0])
 
 
 def new_run(path: Path) -> RunFolder:

@@ -158,7 +158,7 @@ def test_an_answer_ends_where_transformers_ends_it(run: Run, theirs: Any) -> Non
     for prompt in PROMPTS:
         messages = [{"role": "user", "content": prompt}]
         ids = asking.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
-        assert run.tokenizer.render(messages) == ids
+        assert run.tokenizer.apply_chat_template(messages) == ids
         expected = written(theirs, ids)
         last.add(expected[-1] if len(expected) < 30 else None)
         assert run.chat(messages, **GREEDY) == told(expected), prompt

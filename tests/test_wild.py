@@ -18,7 +18,7 @@ from test_pretrained import CASES, LLAMA, V, edit, foreign, imported, reweigh, s
 from torch import Tensor
 
 from textus.core.errors import RunError, TextusError
-from textus.data.bucketing import sources_of
+from textus.data.bucketing import pad_sources
 from textus.interop.architectures import checked_config
 from textus.interop.folder import read_folder, read_tokenizer
 from textus.interop.registry import architecture
@@ -160,7 +160,7 @@ def test_a_t5_with_a_head_of_its_own_that_transformers_5_wrote_anew(tmp_path: Pa
     source, target = [[5, 6, 7]], torch.tensor([[0, 9, 8, 3]])
     with torch.no_grad():
         expected = theirs(input_ids=torch.tensor([[5, 6, 7, 1]]), decoder_input_ids=target).logits
-        found = mine(target, mine.new_cache(1, 4, sources_of(source, 1)))
+        found = mine(target, mine.new_cache(1, 4, pad_sources(source, 1)))
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
@@ -189,7 +189,7 @@ def test_a_bert_tokenizer_that_names_no_tokens_is_read(tmp_path: Path) -> None:
     mine, theirs = load(folder), transformers.AutoTokenizer.from_pretrained(folder)
     assert (mine.end_id, mine.pad_id) == (theirs.sep_token_id, theirs.pad_token_id)
     assert mine.special[mine.roles["mask_token"]] == theirs.mask_token_id
-    assert mine.begin == [theirs.cls_token_id]
+    assert mine.bos_ids == [theirs.cls_token_id]
     again = json.loads((folder / "tokenizer.json").read_text()) | {"post_processor": None}
     (folder / "tokenizer.json").write_text(json.dumps(again))
     with raises(RunError, "unsupported_tokenizer"):

@@ -39,13 +39,13 @@ def write_predictions(
     reader: Predictor, given: Any, out: Path, options: ReadOptions, *, force: bool
 ) -> dict[str, Any]:
     """Answers as a file of rows: where it is, and how many rows it has."""
-    from textus.data.inputs import Records, items_of, records_given
+    from textus.data.inputs import Records, to_items, to_records
     from textus.data.labeled import Record
     from textus.tasks.prediction import predict_to_file
 
     given = check_text(given)
     if not isinstance(given, Path | Records):
-        items, _ = items_of(given)
+        items, _ = to_items(given)
         fields = ("text", "text_pair")
         rows = [
             item
@@ -53,7 +53,7 @@ def write_predictions(
             else dict(zip(fields, [item] if isinstance(item, str) else item, strict=False))
             for item in items
         ]
-        given = Records(records_given(rows, options.columns) if rows else list[Record]())
+        given = Records(to_records(rows, options.columns) if rows else list[Record]())
     n = predict_to_file(reader, given, out, options=options, force=force)
     return {"out": str(out), "rows": n}
 

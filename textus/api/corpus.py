@@ -58,7 +58,7 @@ def open_corpus(path: str | Path) -> Corpus:
     """Open a corpus folder. Raises RunError where it is none, or damaged.
 
     Example:
-        >>> textus.open_corpus("work/corpus").pairs
+        >>> textus.open_corpus("work/corpus").has_pairs
         False
     """
     from textus.data.corpus import open_corpus as open_folder

@@ -124,10 +124,10 @@ def import_run(
 
 def chat_fault(tokenizer: Tokenizer) -> str:
     """Why the tokenizer's chat template is not used, with a notice; empty where it is, and where there is none."""
-    if tokenizer.chat_template is None and not tokenizer.template_fault:
+    if tokenizer.chat_template is None and not tokenizer.template_error:
         return ""
     try:
-        tokenizer.render([{"role": "user", "content": "Hello"}])
+        tokenizer.apply_chat_template([{"role": "user", "content": "Hello"}])
     except UsageError as error:
         log_notice(
             f"its chat template is not understood ({error}); the run continues texts, it does not chat"

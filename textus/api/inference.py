@@ -465,7 +465,7 @@ def generate(
         >>> textus.generate("work/run", ["the ", "a "], out="texts.jsonl", max_tokens=5)["rows"]
         2
     """
-    from textus.data.inputs import Records, items_of, records_given
+    from textus.data.inputs import Records, to_items, to_records
     from textus.data.labeled import Record
     from textus.data.read_options import ReadOptions
     from textus.generation.completion import complete_to
@@ -479,13 +479,13 @@ def generate(
         given = to_path(given, "the file of prompts")
         reading = opened.text_options(given, reading)
     elif not isinstance(given, Records):
-        items, _ = items_of(given)
+        items, _ = to_items(given)
         if pairs := [item for item in items if isinstance(item, tuple)]:
             raise UsageError(
                 "wrong_number_of_texts", f"a prompt is one text; {pairs[0]!r:.60} has {len(pairs[0])}"
             )
         rows = [item if isinstance(item, dict) else {"prompt": item} for item in items]
-        given = Records(records_given(rows, columns) if rows else list[Record]())
+        given = Records(to_records(rows, columns) if rows else list[Record]())
     n = complete_to(
         opened.model, opened.tokenizer, given, to_path(out, "out"), params, run=opened.path, options=reading,
         force=force,

@@ -199,7 +199,7 @@ class Run:
     def _evaluate_task(self, on: Any, out: str | Path | None, config: EvalConfig) -> dict[str, Any]:
         """The scores of a task on labelled rows."""
         from textus.api.checks import read_options
-        from textus.data.read_options import options_of_run
+        from textus.data.read_options import run_read_options
         from textus.evaluation import task_report
         from textus.tasks.inference import predict_texts
         from textus.tasks.registry import record_for_task
@@ -207,7 +207,7 @@ class Run:
         task = self.as_task(config.task, config.task_settings) if config.task else self.task
         known = task.head_name in self.tasks
         record = record_for_task(self.record, task.head_name, self.path) if known else {}
-        rows = task_report.read_rows(task, on, read_options(config), options_of_run(record))
+        rows = task_report.read_rows(task, on, read_options(config), run_read_options(record))
         outputs = predict_texts(self.model, task, self.tokenizer, rows.examples)
         about = {"run": str(self.path), "on": task_report.dataset_name(on), "task": task.head_name}
         scores = {**about, **task_report.task_metrics(rows, outputs, config.slices)}
@@ -271,12 +271,12 @@ class Run:
         """How a file of texts is read: as given, else in the encoding of the rows that this run (and `others`) was
         trained on, where the file fits it.
         """
-        from textus.data.inputs import options_for
-        from textus.data.read_options import ReadOptions, options_of_all, options_of_run
+        from textus.data.inputs import resolve_options
+        from textus.data.read_options import ReadOptions, common_read_options, run_read_options
 
         records = [self.record, *(Run(path).record for path in others)]
-        trained = options_of_all([options_of_run(record) for record in records])
-        return options_for(to_path(file, "file"), given, ReadOptions(encoding=trained.encoding))
+        trained = common_read_options([run_read_options(record) for record in records])
+        return resolve_options(to_path(file, "file"), given, ReadOptions(encoding=trained.encoding))
 
     def as_task(self, name: str, settings: Sequence[str] = ()) -> Task:
         """A task the run has learnt, by its name, or similarity for a run that has not learnt it; `settings` are
@@ -343,14 +343,14 @@ class Run:
         """What it loses on the labelled rows of a file under typos, synonyms (by word `vectors`, else WordNet), case,
         spacing and irrelevant sentences.
         """
-        from textus.data.inputs import options_for
-        from textus.data.read_options import ReadOptions, options_of_run
+        from textus.data.inputs import resolve_options
+        from textus.data.read_options import ReadOptions, run_read_options
         from textus.evaluation.robustness import evaluate_robustness
         from textus.tasks.registry import record_for_task
 
         words, asked = to_optional_path(vectors, "vectors"), self.get_task(task)
-        trained = options_of_run(record_for_task(self.record, asked.head_name, self.path))
-        options = options_for(to_path(on, "on"), ReadOptions(columns, encoding), trained)
+        trained = run_read_options(record_for_task(self.record, asked.head_name, self.path))
+        options = resolve_options(to_path(on, "on"), ReadOptions(columns, encoding), trained)
         found = evaluate_robustness(
             self.model, asked, self.tokenizer, to_path(on, "on"), options=options, vectors=words
         )
@@ -370,7 +370,7 @@ class Run:
 
         check_string(prompt, "prompt")
         params, tokenizer = sampling_params(params, options), self.tokenizer
-        ids = [*tokenizer.begin, *tokenizer.encode(prompt)]
+        ids = [*tokenizer.bos_ids, *tokenizer.encode(prompt)]
         if self.model.needs_source:
             first = beginning(self.model, tokenizer.end_id)
             return self._pieces(first, params, tokenizer.end_ids, source=ids)
@@ -417,11 +417,11 @@ class Run:
     def _conversation(self, messages: Sequence[dict[str, Any]]) -> list[int]:
         """A conversation as ids: by the chat template, or as lines of a plain text."""
         if self.supports_chat:
-            return self.tokenizer.render(messages, add_generation_prompt=True)
+            return self.tokenizer.apply_chat_template(messages, add_generation_prompt=True)
         from textus.tokenizers.chat_template import text_of
 
         text = "".join(f"{text_of(message, number)}\n" for number, message in enumerate(messages))
-        return [*self.tokenizer.begin, *self.tokenizer.encode(text)]
+        return [*self.tokenizer.bos_ids, *self.tokenizer.encode(text)]
 
     def _pieces(
         self, ids: list[int], sampling: SamplingParams, ends: tuple[int, ...], source: list[int] | None = None
@@ -526,8 +526,8 @@ class Run:
         self, on: Any, pairs: bool | None = None, encoding: str | None = None, columns: str | None = None
     ) -> Any:
         """What to measure on; `pairs`: whether a file is read as pairs (None: if this model needs them)."""
-        from textus.data.eval_text import as_texts, read_documents, read_pairs, split_texts
-        from textus.data.inputs import items_of
+        from textus.data.eval_text import corpus_split_text, read_documents, read_pairs, to_eval_text
+        from textus.data.inputs import to_items
 
         for name, value in (("encoding", encoding), ("columns", columns)):
             if value and (on is None or is_texts(on)):
@@ -535,14 +535,14 @@ class Run:
                     "option_not_applicable", f"--{name} {value}: goes with a file, --on FILE; leave it out"
                 )
         if on is None:
-            return split_texts(self._corpus())
+            return corpus_split_text(self._corpus())
         if is_texts(on):
-            items, _ = items_of(on)
+            items, _ = to_items(on)
             if not all(isinstance(item, str) for item in items):
                 raise UsageError(
                     "missing_argument", f"{self.path} predicts text: give strings, or the path of a file"
                 )
-            return as_texts(items)
+            return to_eval_text(items)
         of_pairs = self.model.needs_source if pairs is None else pairs
         return (read_pairs if of_pairs else read_documents)(on, encoding or "", columns)
 

@@ -102,7 +102,9 @@ def chosen_tokenizer(corpus: Path, choice: str | None) -> Path:
         return Path(choice)
     opened = open_corpus(corpus)
     kind = choice or "bpe"
-    n_bytes = opened.n_bytes("train") * (2 if opened.pairs else 1)  # the sources of pairs are trained on too
+    n_bytes = opened.n_bytes("train") * (
+        2 if opened.has_pairs else 1
+    )  # the sources of pairs are trained on too
     vocab_size = fitting_vocab_size(n_bytes)
     folder = corpus / "tokenizers" / f"{kind}-{vocab_size}"
     if not (folder / "tokenizer.json").exists():

@@ -35,7 +35,7 @@ def make_infill(run: Path) -> Operation:
         )
     model.eval()
     whole = words_by_id(tokenizer)
-    begin, longest = tokenizer.begin or [tokenizer.end_id], model.config.context_length
+    begin, longest = tokenizer.bos_ids or [tokenizer.end_id], model.config.context_length
 
     @torch.inference_mode()
     def operation(units: Tokens, random: Random, rate: float) -> Tokens | None:

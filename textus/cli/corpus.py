@@ -62,7 +62,7 @@ def corpus_build(
     flags = asdict(tables)
     corpus = build_corpus(*sources, out=out, split=split, overrides=overrides or [], force=force, **flags)
     answer = corpus_summary(out)
-    model = " --model encoder-decoder" if corpus.pairs else ""
+    model = " --model encoder-decoder" if corpus.has_pairs else ""
     return CommandResult(
         answer.data, f"{answer.text}\nnext: textus train {out}{model} --preset 1min --out work/run"
     )

@@ -273,7 +273,7 @@ def predict(
     """
     from textus import api
     from textus.cli import render
-    from textus.data.inputs import place_of
+    from textus.data.inputs import record_location
 
     runs, given = runs_and_input(inputs, config, text=text, text_pair=text_pair)
     if force and out is None:
@@ -298,7 +298,7 @@ def predict(
         return CommandResult({**about, "answers": answers}, render.answers(answers))
     with note_on_interrupt("nothing is kept without --out FILE; start again with the same command"):
         rows = list(api.iter_predictions(runs, given, config))
-    data = [place_of(record) | answer for record, answer in rows]
+    data = [record_location(record) | answer for record, answer in rows]
     return CommandResult(
         {**about, "answers": data}, render.answers(data, [record.values for record, _ in rows])
     )
@@ -334,9 +334,9 @@ def runs_and_input(
         if text_pair is not None:
             raise UsageError("option_not_applicable", "--text-pair goes with a text, not with standard input")
         from textus.api import open_run
-        from textus.data.read_options import options_of_run
+        from textus.data.read_options import run_read_options
 
-        return runs, piped_records(config, options_of_run(open_run(runs[0]).record))
+        return runs, piped_records(config, run_read_options(open_run(runs[0]).record))
     given = arguments.text_or_file(last, forced=text)
     if isinstance(given, Path):
         if text_pair is not None:
@@ -350,9 +350,9 @@ def runs_and_input(
 
 def piped_records(*options: ReadOptions, empty: bool = False) -> list[Record]:
     """The lines of standard input, or the rows of a table."""
-    from textus.data.inputs import stdin_records
+    from textus.data.inputs import read_stdin
 
-    return stdin_records(*options, empty=empty)
+    return read_stdin(*options, empty=empty)
 
 
 def typed_record(text: str) -> list[Record]:

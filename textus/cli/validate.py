@@ -32,7 +32,7 @@ def validate(data: Rows, /, *, config: ValidateConfig, as_json: Json = False) ->
 
 def page(report: dict[str, Any]) -> list[str]:
     """The lines for people; rows that cannot be used for one reason share a line."""
-    from textus.data.skipping import BadRow, by_reason
+    from textus.data.skipping import BadRow, group_by_reason
 
     lines = []
     for name, file in report["files"].items():
@@ -49,7 +49,7 @@ def page(report: dict[str, Any]) -> list[str]:
         listed = ", ".join(f"{name} {n:,}" for name, n in list(classes.items())[:MOST_LINES])
         lines.append(f"classes: {len(classes):,} ({listed}{', …' if len(classes) > MOST_LINES else ''})")
     errors, warnings = report["errors"], report["warnings"]
-    reasons = by_reason([BadRow(error["where"], error["message"]) for error in errors])
+    reasons = group_by_reason([BadRow(error["where"], error["message"]) for error in errors])
     lines += [f"error: {reason}" for reason in reasons[:MOST_LINES]]
     if len(reasons) > MOST_LINES:
         lines.append(f"and {len(reasons) - MOST_LINES:,} more kinds of error: --json has all")

@@ -23,7 +23,7 @@ class Batch:
     `piece` which micro-batch of it this is.
 
     A pair of texts: `source` (B, S) int64 holds the ids of each row's source text, its end-of-text id, and more
-    end-of-text ids as padding, so a source is read up to and including its first one (`data.bucketing.real_source`)
+    end-of-text ids as padding, so a source is read up to and including its first one (`data.bucketing.source_mask`)
     and no other mask is needed; `ids` begins with the start id (end-of-text, but for a few pretrained models),
     `targets` are the ids of the target text and its end-of-text id; both are padded with end-of-text at weight zero.
 
@@ -57,20 +57,20 @@ class Batch:
         bounds = np.linspace(0, len(self.ids), min(n, len(self.ids)) + 1).astype(int)
         pieces = itertools.pairwise(bounds)
         return [
-            replace(self._rows(int(low), int(high)), piece=piece) for piece, (low, high) in enumerate(pieces)
+            replace(self._slice(int(low), int(high)), piece=piece) for piece, (low, high) in enumerate(pieces)
         ]
 
-    def _rows(self, low: int, high: int) -> Batch:
-        return self._each(lambda tensor: tensor[low:high])
+    def _slice(self, low: int, high: int) -> Batch:
+        return self._map_tensors(lambda tensor: tensor[low:high])
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+    def _map_tensors(self, change: Callable[[Tensor], Tensor]) -> Batch:
         values: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(self)}
         changed: dict[str, Any] = {k: change(v) for k, v in values.items() if isinstance(v, Tensor)}
         return replace(self, **changed)
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
-        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+        return self._map_tensors(lambda tensor: tensor.to(device, non_blocking=True))
 
 
 class BatchSource(Protocol):
@@ -82,7 +82,7 @@ class BatchSource(Protocol):
         ...
 
     @property
-    def tokens_a_step(self) -> int:
+    def tokens_per_step(self) -> int:
         """Targets of a batch, about."""
         ...
 

@@ -16,17 +16,17 @@ from textus.data.token_dataset import TokenDataset
 
 Ids = NDArray[np.int64]
 
-POOL = 32
+POOL_BATCHES = 32
 """Batches whose rows are drawn together, sorted by length, and dealt out."""
 
 
-def real_source(source: Tensor, end_id: int) -> Tensor:
+def source_mask(source: Tensor, end_id: int) -> Tensor:
     """True on the ids of each source up to and including its first end-of-text id: (B, S) -> (B, S) bool."""
     ends = (source == end_id).int()
     return ends.cumsum(1) - ends == 0
 
 
-def sources_of(rows: list[list[int]], end_id: int) -> Tensor:
+def pad_sources(rows: list[list[int]], end_id: int) -> Tensor:
     """Sources without their end as one padded tensor (B, S); each gets its end-of-text id."""
     longest = 1 + max(map(len, rows))
     return torch.tensor([row + [end_id] * (longest - len(row)) for row in rows])
@@ -43,27 +43,27 @@ class LengthGroupedSampler:
         """Batches of an epoch that see no row twice."""
         self._pools: dict[int, Ids] = {}
 
-    def rows(self, step: int) -> Ids:
+    def rows_at(self, step: int) -> Ids:
         """A step's rows: a batch of its pool, which is sorted by length and dealt out in random order."""
-        n_batches = min(POOL, self.n_batches)
+        n_batches = min(POOL_BATCHES, self.n_batches)
         pool, place = divmod(step, n_batches)
         if pool not in self._pools:
             self._pools.clear()
             size = n_batches * self.batch_size
             numbers = np.arange(pool * size, (pool + 1) * size)
-            rows = self.by_length(self._drawn(numbers)).reshape(n_batches, self.batch_size)
-            self._pools[pool] = rows[self.random("pool", pool).permutation(n_batches)]
+            rows = self.by_length(self._shuffled_rows(numbers)).reshape(n_batches, self.batch_size)
+            self._pools[pool] = rows[self.rng("pool", pool).permutation(n_batches)]
         return self._pools[pool][place]
 
-    def _drawn(self, numbers: Ids) -> Ids:
+    def _shuffled_rows(self, numbers: Ids) -> Ids:
         """The rows at these places of the endless stream of permutations."""
         epochs = numbers // self.n_rows
-        orders = {epoch: self.random("epoch", epoch).permutation(self.n_rows) for epoch in np.unique(epochs)}
+        orders = {epoch: self.rng("epoch", epoch).permutation(self.n_rows) for epoch in np.unique(epochs)}
         return np.asarray(
             [orders[epoch][number] for epoch, number in zip(epochs, numbers % self.n_rows, strict=True)]
         )
 
-    def random(self, what: str, *numbers: int) -> np.random.Generator:
+    def rng(self, what: str, *numbers: int) -> np.random.Generator:
         """Random numbers for one use."""
         return np.random.Generator(np.random.Philox(derive_seed(self.seed, what, *map(int, numbers))))
 
@@ -108,10 +108,10 @@ class BucketLoader:
         self.batch_size, self.context_length, self.shuffle = batch_size, context_length, shuffle
         self.end_id = int(store.ids[0])
         self.start_id = self.end_id if start_id is None else start_id
-        self.begins, self.lengths = spans(store, context_length, pieces=sources is None)
+        self.begins, self.lengths = document_spans(store, context_length, pieces=sources is None)
         if sources is not None:
-            self.source_begins, self.source_lengths = spans(sources, context_length, pieces=False)
-        self.deal = LengthGroupedSampler(self.n_rows, batch_size, seed, self._by_length)
+            self.source_begins, self.source_lengths = document_spans(sources, context_length, pieces=False)
+        self.sampler = LengthGroupedSampler(self.n_rows, batch_size, seed, self._by_length)
         self._order = self._by_length(np.arange(self.n_rows))
 
     @property
@@ -122,10 +122,10 @@ class BucketLoader:
     @property
     def n_batches(self) -> int:
         """Batches in one epoch: those that see no row twice (shuffled), or that see all (in order)."""
-        return self.deal.n_batches if self.shuffle else -(-self.n_rows // self.batch_size)
+        return self.sampler.n_batches if self.shuffle else -(-self.n_rows // self.batch_size)
 
     @property
-    def tokens_a_step(self) -> int:
+    def tokens_per_step(self) -> int:
         """Targets of a batch on average."""
         return max(1, round(float(self.lengths.mean()) * self.batch_size))
 
@@ -134,7 +134,7 @@ class BucketLoader:
         if step < 0:
             raise UsageError("out_of_range", f"step {step} is below 0")
         if self.shuffle:
-            rows = self.deal.rows(step)
+            rows = self.sampler.rows_at(step)
         else:
             first = (step % self.n_batches) * self.batch_size
             rows = self._order[first : first + self.batch_size]
@@ -163,7 +163,7 @@ class BucketLoader:
     # ── as tensors ─────────────────────────────────────────────────────────────────────────────
 
     def _padded(self, rows: list[tuple[Ids | None, Ids]], step: int) -> Batch:
-        targets, real = padded([row for _, row in rows], self.end_id)
+        targets, real = pad_rows([row for _, row in rows], self.end_id)
         ids = torch.full_like(targets, self.end_id)
         ids[:, 0] = self.start_id
         ids[:, 1:] = torch.where(real[:, 1:], targets[:, :-1], self.end_id)
@@ -174,11 +174,11 @@ class BucketLoader:
             weights=real.float(),
             mask=None if bool(real.all()) else real,
             position=step,
-            source=padded(sources, self.end_id)[0] if sources else None,
+            source=pad_rows(sources, self.end_id)[0] if sources else None,
         )
 
 
-def padded(rows: list[Ids], end_id: int) -> tuple[Tensor, Tensor]:
+def pad_rows(rows: list[Ids], end_id: int) -> tuple[Tensor, Tensor]:
     """Rows as one tensor (B, T), padded with `end_id`, and a bool one that is True where they are."""
     lengths = np.asarray([len(row) for row in rows])
     real = np.arange(lengths.max()) < lengths[:, None]
@@ -187,7 +187,7 @@ def padded(rows: list[Ids], end_id: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(whole), torch.from_numpy(real)
 
 
-def spans(store: TokenDataset, longest: int, *, pieces: bool) -> tuple[Ids, Ids]:
+def document_spans(store: TokenDataset, longest: int, *, pieces: bool) -> tuple[Ids, Ids]:
     """Where each document's targets begin in the stream, and how many there are, its end among them.
 
     One of more than `longest` is cut there, or with `pieces` goes on in further rows.

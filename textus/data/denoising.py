@@ -45,21 +45,21 @@ class DenoisingLoader(BucketLoader):
 
     def row(self, number: int, step: int) -> tuple[Ids | None, Ids]:
         _, ids = super().row(number, step)
-        random = self.deal.random("corrupt", step, number)
+        random = self.sampler.rng("corrupt", step, number)
         if self.objective == "prefix":
             cut = int(random.integers(len(ids)))
             return np.append(ids[:cut], self.end_id), ids[cut:]
         whole = ids[:-1] if ids[-1] == self.end_id else ids
-        return corrupted(whole, random, self.mask_id, self.end_id)
+        return span_corrupt(whole, random, self.mask_id, self.end_id)
 
 
-NOISE = 0.15
+NOISE_SHARE = 0.15
 
 
-SPAN = 3.0
+MEAN_SPAN = 3.0
 
 
-def corrupted(ids: Ids, random: np.random.Generator, mask_id: int, end_id: int) -> tuple[Ids, Ids]:
+def span_corrupt(ids: Ids, random: np.random.Generator, mask_id: int, end_id: int) -> tuple[Ids, Ids]:
     """Source and target of span corruption; both end with `end_id`."""
     noise = noise_mask(len(ids), random)
     first = noise & ~np.append(False, noise[:-1])  # where a span begins
@@ -71,15 +71,17 @@ def corrupted(ids: Ids, random: np.random.Generator, mask_id: int, end_id: int) 
 
 def noise_mask(length: int, random: np.random.Generator) -> NDArray[np.bool_]:
     """Which of `length` ids are missing: spans of random lengths, the text before each as random."""
-    n_noise = min(max(round(length * NOISE), 1), max(length - 1, 0))
+    n_noise = min(max(round(length * NOISE_SHARE), 1), max(length - 1, 0))
     if n_noise == 0:
         return np.zeros(length, dtype=bool)
-    n_spans = min(max(round(n_noise / SPAN), 1), length - n_noise)
-    parts = np.stack([_parts(length - n_noise, n_spans, random), _parts(n_noise, n_spans, random)], 1)
+    n_spans = min(max(round(n_noise / MEAN_SPAN), 1), length - n_noise)
+    parts = np.stack(
+        [_random_partition(length - n_noise, n_spans, random), _random_partition(n_noise, n_spans, random)], 1
+    )
     return np.repeat(np.tile([False, True], n_spans), parts.ravel())
 
 
-def _parts(total: int, n: int, random: np.random.Generator) -> Ids:
+def _random_partition(total: int, n: int, random: np.random.Generator) -> Ids:
     """`total` in `n` parts of at least 1, all divisions as likely."""
     cuts = np.sort(random.choice(total - 1, n - 1, replace=False)) + 1 if n > 1 else np.zeros(0, dtype=int)
     return np.diff(np.concatenate([[0], cuts, [total]]))

@@ -11,9 +11,9 @@ from textus.core.console import log_notice
 from textus.core.errors import DataError, UsageError
 from textus.data.corpus.decoding import BROKEN, decode, detect_encoding
 from textus.data.corpus.documents import SkippedItem, UnreadableError
-from textus.data.corpus.readers import read
-from textus.data.corpus.repair import parts, whole
-from textus.data.corpus.sources import KINDS, TARS, WRAPPED, Source, blocks, scan
+from textus.data.corpus.readers import read_source
+from textus.data.corpus.repair import replace_surrogates, split_parts
+from textus.data.corpus.sources import COMPRESSED, KINDS, TARS, Source, read_blocks, scan
 from textus.data.corpus.tables import MissingColumnError, ReadConfig, parse_columns, silent
 
 
@@ -40,21 +40,21 @@ class EvalText:
         return iter(self.read())
 
 
-def as_texts(given: Any, n_bytes: int | None = None) -> EvalText:
+def to_eval_text(given: Any, n_bytes: int | None = None) -> EvalText:
     """Strings (each a document), one string, or a `EvalText` as it is; `n_bytes` if not their UTF-8 length."""
     if isinstance(given, EvalText):
         return given if n_bytes is None else replace(given, n_bytes=n_bytes)
     whole = [given] if isinstance(given, str) else list(given)
     size = sum(len(text.encode()) for text in whole) if n_bytes is None else n_bytes
-    return EvalText("text", size, lambda: (part for text in whole for part in in_parts([text])))
+    return EvalText("text", size, lambda: (part for text in whole for part in chunk_document([text])))
 
 
-def in_parts(document: Iterable[str]) -> Iterator[TextChunk]:
+def chunk_document(document: Iterable[str]) -> Iterator[TextChunk]:
     """A document in the parts a corpus would have: a text scores the same from a string and a file."""
-    return (TextChunk(text, continues=number > 0) for number, text in enumerate(parts(document)))
+    return (TextChunk(text, continues=number > 0) for number, text in enumerate(split_parts(document)))
 
 
-def split_texts(corpus: Any, split: str = "validation") -> EvalText:
+def corpus_split_text(corpus: Any, split: str = "validation") -> EvalText:
     """One split of a corpus, document by document."""
     documents = lambda: corpus.documents(split)  # noqa: E731
     split_parts = lambda: (TextChunk(each.text, each.part > 0, each.source_text) for each in documents())  # noqa: E731
@@ -69,10 +69,12 @@ def read_text(path: Path | str, encoding: str = "") -> EvalText:
     Raises DataError where it is missing, empty, or not text.
     """
     path = Path(path)
-    source = Source(str(path), "text", lambda: path.open("rb"), path.suffix if path.suffix in WRAPPED else "")
+    source = Source(
+        str(path), "text", lambda: path.open("rb"), path.suffix if path.suffix in COMPRESSED else ""
+    )
     try:
-        n_bytes = sum(map(len, blocks(source)))
-        found = detect_encoding(blocks(source), encoding=encoding)
+        n_bytes = sum(map(len, read_blocks(source)))
+        found = detect_encoding(read_blocks(source), encoding=encoding)
     except UnreadableError as error:
         raise DataError(
             error.code, f"{path} cannot be read: {error}; give a text file, plain or .gz"
@@ -81,13 +83,13 @@ def read_text(path: Path | str, encoding: str = "") -> EvalText:
         raise DataError("empty_data", f"{path} is empty; there is nothing to measure on")
     if found.origin == "guessed":
         log_notice(f"{path} is not UTF-8: read as {found.codec}")
-    return EvalText(str(path), n_bytes, lambda: _whole(source, found.codec))
+    return EvalText(str(path), n_bytes, lambda: _file_chunks(source, found.codec))
 
 
-def _whole(source: Source, codec: str) -> Iterator[TextChunk]:
+def _file_chunks(source: Source, codec: str) -> Iterator[TextChunk]:
     """The parts of a file, broken bytes replaced and counted."""
     n_broken = 0
-    for part in in_parts(decode(blocks(source), codec)):
+    for part in chunk_document(decode(read_blocks(source), codec)):
         text, n_here = BROKEN.subn("\ufffd", part.text)
         n_broken += n_here
         yield TextChunk(text, part.continues)
@@ -102,7 +104,7 @@ def read_documents(path: Path | str, encoding: str = "", columns: str | None = N
     Raises DataError where there is no text, UsageError for `columns` of a file that is no table.
     """
     path = Path(path)
-    if not is_packed(path) and not (columns and any(map(str.isdigit, parse_columns(columns)))):
+    if not holds_documents(path) and not (columns and any(map(str.isdigit, parse_columns(columns)))):
         if columns:
             raise UsageError(
                 "option_not_applicable",
@@ -111,7 +113,7 @@ def read_documents(path: Path | str, encoding: str = "", columns: str | None = N
         return read_text(path, encoding)
     first = ReadConfig(parse_columns(columns), encoding)
     left_out, n_bytes, n_documents = list[SkippedItem](), 0, 0
-    for part in documents_of(path, first, left_out):
+    for part in iter_documents(path, first, left_out):
         n_documents += not part.continues
         n_bytes += len(part.text.encode())
     if not n_bytes:
@@ -127,39 +129,39 @@ def read_documents(path: Path | str, encoding: str = "", columns: str | None = N
             f" {first_out}"
         )
     again = replace(first, report=silent)
-    return EvalText(str(path), n_bytes, lambda: documents_of(path, again, []))
+    return EvalText(str(path), n_bytes, lambda: iter_documents(path, again, []))
 
 
-def is_packed(path: Path) -> bool:
+def holds_documents(path: Path) -> bool:
     """Whether a file holds documents in markup, rows or an archive, by its suffix."""
     name = path.name.lower()
-    plain = next((name.removesuffix(each) for each in WRAPPED if name.endswith(each)), name)
+    plain = next((name.removesuffix(each) for each in COMPRESSED if name.endswith(each)), name)
     return KINDS.get(Path(plain).suffix, "text") != "text" or name.endswith((".zip", *TARS))
 
 
-def documents_of(path: Path, reading: ReadConfig, left_out: list[SkippedItem]) -> Iterator[TextChunk]:
+def iter_documents(path: Path, reading: ReadConfig, left_out: list[SkippedItem]) -> Iterator[TextChunk]:
     """The parts of the documents of a file; what holds no text is added to `left_out`."""
     for source in scan([path], Path(), lambda *_: None):
         if isinstance(source, SkippedItem):
             left_out.append(source)
             continue
         try:
-            for row in read(source, reading):
+            for row in read_source(source, reading):
                 if isinstance(row, SkippedItem):
                     left_out.append(row)
                 else:
-                    yield from in_parts(repaired(row.blocks, reading, source.name))
+                    yield from chunk_document(replace_broken(row.blocks, reading, source.name))
         except MissingColumnError as error:
             raise DataError(error.code, f"{source.name} {error}") from error
         except UnreadableError as error:
             raise DataError(error.code, f"{source.name} cannot be read: {error}") from error
 
 
-def repaired(blocks: Iterable[str], reading: ReadConfig, name: str) -> Iterator[str]:
+def replace_broken(blocks: Iterable[str], reading: ReadConfig, name: str) -> Iterator[str]:
     """Blocks of text without half characters, which are reported."""
     n_broken = 0
     for block in blocks:
-        text, lost = whole(block)
+        text, lost = replace_surrogates(block)
         n_broken += lost
         yield text
     if n_broken:
@@ -175,13 +177,16 @@ def read_pairs(path: Path | str, encoding: str = "", columns: str | None = None)
     pairs, n_broken, left_out = list[TextChunk](), 0, list[str]()
     try:
         for source in scan([path], Path(path), lambda *_: None):
-            for row in [source] if isinstance(source, SkippedItem) else read(source, given):
+            for row in [source] if isinstance(source, SkippedItem) else read_source(source, given):
                 if isinstance(row, SkippedItem) or row.source_text is None:
                     left_out.append(
                         f"{row.source}: {row.reason if isinstance(row, SkippedItem) else 'no source'}"
                     )
                     continue
-                (text, lost), (from_text, lost_too) = whole("".join(row.blocks)), whole(row.source_text)
+                (text, lost), (from_text, lost_too) = (
+                    replace_surrogates("".join(row.blocks)),
+                    replace_surrogates(row.source_text),
+                )
                 n_broken += lost + lost_too
                 pairs.append(TextChunk(text, source=from_text))
     except MissingColumnError:

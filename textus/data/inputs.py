@@ -18,19 +18,33 @@ from typing import Any
 from textus.core.arguments import PLAIN, to_path
 from textus.core.console import log_notice
 from textus.core.errors import DataError, TextusError, UsageError
-from textus.data.corpus.decoding import BROKEN, SAMPLE_BYTES, decode, marked
-from textus.data.corpus.dialects import RowProblem, line_end, lines
+from textus.data.corpus.decoding import BROKEN, SAMPLE_BYTES, decode, from_bom
+from textus.data.corpus.dialects import RowProblem, detect_line_end, split_lines
 from textus.data.corpus.sources import Source
-from textus.data.corpus.tables import MissingColumnError, Naming, PlacedRow, ReadConfig, Row, parse_columns
+from textus.data.corpus.tables import (
+    ColumnNaming,
+    MissingColumnError,
+    PlacedRow,
+    ReadConfig,
+    Row,
+    parse_columns,
+)
 from textus.data.eval_text import read_text
-from textus.data.labeled import TEXT_FIELDS, BrokenCharacters, Record, bad_rows, clean_text, source_records
-from textus.data.passages import IDS
-from textus.data.read_options import DETECTED, ReadOptions, fits
-from textus.data.skipping import BadRow, left_out, parse_rows, unread
+from textus.data.labeled import (
+    TEXT_FIELDS,
+    BrokenCharacters,
+    Record,
+    clean_text,
+    read_source,
+    unreadable_rows_error,
+)
+from textus.data.passages import ID_FIELDS
+from textus.data.read_options import AUTODETECT, ReadOptions, fits_encoding
+from textus.data.skipping import BadRow, parse_rows, skip_bad_rows, unreadable_rows
 
-PLACE = re.compile(r"(?:^|: )(line|entry|record|row|text|sentence) ([\d,]+)$")
+LOCATION = re.compile(r"(?:^|: )(line|entry|record|row|text|sentence) ([\d,]+)$")
 """How the place of a row in its file ends."""
-LOOKED_AT = 200
+SAMPLE_LINES = 200
 """Lines that say whether a .txt has columns."""
 STDIN = "standard input"
 
@@ -46,23 +60,23 @@ class Records(list[Record]):
 # ── a pipe ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def stdin_records(
-    options: ReadOptions = DETECTED, trained: ReadOptions = DETECTED, *, empty: bool = False
+def read_stdin(
+    options: ReadOptions = AUTODETECT, trained: ReadOptions = AUTODETECT, *, empty: bool = False
 ) -> Records:
     """What is piped: the rows of a table with columns that are known (those of a task, those `trained` with, or given),
     which a line reports, else its lines, each a text. UsageError where there is nothing, unless it may be `empty`.
     """
     given = getattr(sys.stdin, "buffer", sys.stdin).read()
     data = given if isinstance(given, bytes) else given.encode("utf-8", "surrogatepass")
-    codec = options.encoding or marked(data[:SAMPLE_BYTES]) or "utf-8"
+    codec = options.encoding or from_bom(data[:SAMPLE_BYTES]) or "utf-8"
     text = "".join(decode([data], codec)) if isinstance(given, bytes) else given
     if not text and not empty:
         raise UsageError("empty_data", f"{STDIN} is empty; give a text, a file, or lines through a pipe")
     named = options.columns or trained.columns
-    known = {name.casefold() for name in (*KNOWN, *parse_columns(named))}
-    if kind := table_kind(text, known, forced=bool(options.columns)):
-        return piped_table(data, kind, options, trained.columns)
-    end = line_end([text])
+    known = {name.casefold() for name in (*KNOWN_COLUMNS, *parse_columns(named))}
+    if kind := detect_table_kind(text, known, forced=bool(options.columns)):
+        return read_piped_table(data, kind, options, trained.columns)
+    end = detect_line_end([text])
     found = text.removesuffix(end).split(end) if text else []
     if broken := sum(bool(BROKEN.search(line)) for line in found):
         name = codec.removesuffix("-sig").upper()
@@ -78,15 +92,15 @@ def stdin_records(
     )
 
 
-def piped_table(data: bytes, kind: str, options: ReadOptions, trained: str | None) -> Records:
+def read_piped_table(data: bytes, kind: str, options: ReadOptions, trained: str | None) -> Records:
     """The rows of a table that was piped, by the columns given, else those of training where it has them."""
     source = Source(STDIN, kind, lambda: io.BytesIO(data))
 
     def rows(columns: str | None) -> list[Record]:
-        return source_records(source, ReadConfig(parse_columns(columns), options.encoding or ""))
+        return read_source(source, ReadConfig(parse_columns(columns), options.encoding or ""))
 
     columns, found = options.columns, rows(options.columns)
-    if not columns and found and (columns := columns_as_trained(trained, found[0].values)):
+    if not columns and found and (columns := trained_columns(trained, found[0].values)):
         found = rows(columns)
     shown = ", ".join(map(repr, list(found[0].values)[:10])) if found else "none"
     log_notice(f"{STDIN} is read as a table ({kind}): {len(found):,} rows with the fields {shown}")
@@ -95,16 +109,16 @@ def piped_table(data: bytes, kind: str, options: ReadOptions, trained: str | Non
     return records
 
 
-KNOWN = TEXT_FIELDS | {"tokens", "prompt"}
+KNOWN_COLUMNS = TEXT_FIELDS | {"tokens", "prompt"}
 """Columns of which one makes a piped table known as one."""
 COLUMN_NAME = re.compile(r"[\w.-]{1,40}(?: [\w.-]{1,40}){0,2}")
 
 
-def table_kind(text: str, known: Iterable[str], *, forced: bool = False) -> str | None:
+def detect_table_kind(text: str, known: Iterable[str], *, forced: bool = False) -> str | None:
     """The kind of table a text is: JSON whose first object has a `known` field, or a header of names of columns, one of
     them known, above rows of as many cells. None for plain lines; `forced`: it is a table of some kind.
     """
-    head = [line for line in islice(text.split(line_end([text])), LOOKED_AT) if line.strip()]
+    head = [line for line in islice(text.split(detect_line_end([text])), SAMPLE_LINES) if line.strip()]
     first, known = (head[0].lstrip("\ufeff ") if head else ""), set(known)
     if first.startswith(("{", "[")):
         try:
@@ -122,7 +136,7 @@ def table_kind(text: str, known: Iterable[str], *, forced: bool = False) -> str 
         ):  # a carriage return inside of a line: a text, or a table that its reader names the line of
             continue
         names = [name.strip().casefold() for name in rows[0]] if rows else []
-        whole = rows[:-1] if len(head) == LOOKED_AT else rows  # the last may continue
+        whole = rows[:-1] if len(head) == SAMPLE_LINES else rows  # the last may continue
         is_header = len(names) > 1 and len(rows) > 1 and all(map(COLUMN_NAME.fullmatch, names))
         if is_header and known & set(names) and {len(row) for row in whole} == {len(names)}:
             return kind
@@ -142,36 +156,36 @@ def is_table_like(line: str) -> bool:
 # ── files ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def is_plain(path: Path) -> bool:
+def is_plain_text(path: Path) -> bool:
     """Whether a file is plain text by its name, packed or not."""
     return path.name.lower().removesuffix(".gz").removesuffix(".xz").endswith(PLAIN)
 
 
-def lines_of(path: Path, encoding: str | None = None) -> Iterator[str]:
+def read_lines(path: Path, encoding: str | None = None) -> Iterator[str]:
     """The lines of a plain text file, without their ends."""
     texts = read_text(path, encoding or "")
-    end = line_end(part.text for part in texts)
-    return (line.rstrip("\r\n") for line in lines((part.text for part in texts), end))
+    end = detect_line_end(part.text for part in texts)
+    return (line.rstrip("\r\n") for line in split_lines((part.text for part in texts), end))
 
 
-def text_lines(path: Path, encoding: str | None = None) -> Iterator[Record]:
+def read_text_lines(path: Path, encoding: str | None = None) -> Iterator[Record]:
     """The lines of a plain text file, each a record with a text; empty ones too, so that answers match lines."""
-    for number, line in enumerate(lines_of(path, encoding), 1):
+    for number, line in enumerate(read_lines(path, encoding), 1):
         yield Record({"text": clean_text(line)}, f"{path}: line {number:,}")
 
 
-def has_columns(path: Path, tags: Iterable[str], encoding: str | None = None) -> bool:
+def is_conll(path: Path, tags: Iterable[str], encoding: str | None = None) -> bool:
     """Whether a plain text file holds tokens in columns (CoNLL): each line has as many, and most end with a tag."""
-    counts, n_tagged, n = looked_at(path, tags, encoding)
+    counts, n_tagged, n = column_statistics(path, tags, encoding)
     return len(counts) == 1 and counts != {1} and n > 1 and 2 * n_tagged >= n
 
 
-def looked_at(path: Path, tags: Iterable[str], encoding: str | None) -> tuple[set[int], int, int]:
+def column_statistics(path: Path, tags: Iterable[str], encoding: str | None) -> tuple[set[int], int, int]:
     """Of the first lines that are not empty: how many columns they have, how many end with a tag, and how many there
     are.
     """
     known, counts, n_tagged, n = set(tags), set[int](), 0, 0
-    for line in islice(lines_of(path, encoding), LOOKED_AT):
+    for line in islice(read_lines(path, encoding), SAMPLE_LINES):
         if not line.strip() or line.startswith(("#", "-DOCSTART-")):
             continue
         cells = line.split("\t") if "\t" in line else line.split()
@@ -182,26 +196,26 @@ def looked_at(path: Path, tags: Iterable[str], encoding: str | None) -> tuple[se
     return counts, n_tagged, n
 
 
-CheckOf = Callable[[Sequence[Record]], Callable[[Record], Any]]
+MakeCheck = Callable[[Sequence[Record]], Callable[[Record], Any]]
 """What makes of rows a check of one of them, which raises DataError where it cannot be used."""
-AT_ONCE = 256
+CHECKED_ROWS = 256
 """Rows that are checked together."""
 
 
-def texts_in(
+def row_reader(
     path: Path,
-    options: ReadOptions = DETECTED,
+    options: ReadOptions = AUTODETECT,
     tags: Iterable[str] | None = None,
-    check: CheckOf | None = None,
+    check: MakeCheck | None = None,
 ) -> Callable[[], Iterator[Record]]:
     """How the rows of a file that are to be answered are read, as often as needed; of a plain text its lines, unless
     they are tokens in columns and `tags` are what a run knows. One line says what a plain text was taken for. Rows that
     cannot be read, or that the `check` refuses, are left out where the options allow it.
     """
-    if is_plain(path) and not options.columns and path.is_file():
-        if tags is None or not has_columns(path, tags, options.encoding):
+    if is_plain_text(path) and not options.columns and path.is_file():
+        if tags is None or not is_conll(path, tags, options.encoding):
             log_notice(f"{path}: each line is one text")
-            return lambda: text_lines(path, options.encoding)
+            return lambda: read_text_lines(path, options.encoding)
         log_notice(f"{path}: tokens in columns (CoNLL), a sentence up to each empty line")
     known = list[bool]()
 
@@ -213,20 +227,22 @@ def texts_in(
     faults = list[RowProblem]()
     if options.skip_invalid is None or check is None:
         return records
-    places = unusable(records(), check, faults, options.skip_invalid)
+    places = unusable_places(records(), check, faults, options.skip_invalid)
     return lambda: (record for record in records() if record.where not in places)
 
 
-def unusable(rows: Iterator[Record], check: CheckOf, faults: list[RowProblem], skip: str) -> set[str]:
+def unusable_places(
+    rows: Iterator[Record], check: MakeCheck, faults: list[RowProblem], skip: str
+) -> set[str]:
     """The places of the rows that are to be left out; `faults` are, when all are read, those that cannot be read."""
     bad, n = list[BadRow](), 0
-    while batch := list(islice(rows, AT_ONCE)):
+    while batch := list(islice(rows, CHECKED_ROWS)):
         parse_rows(batch, check(batch), bad)
         n += len(batch)
-    return left_out([*bad, *unread(faults)], n + len(faults), skip)
+    return skip_bad_rows([*bad, *unreadable_rows(faults)], n + len(faults), skip)
 
 
-def columns_as_trained(trained: str | None, names: Iterable[str]) -> str | None:
+def trained_columns(trained: str | None, names: Iterable[str]) -> str | None:
     """Those of a run's columns that rows with these `names` have, spelled as for `--columns`; None where the rows have
     the fields already.
     """
@@ -241,21 +257,21 @@ def columns_as_trained(trained: str | None, names: Iterable[str]) -> str | None:
     return ",".join(f"{field}={column}" for column, field in known.items()) or None
 
 
-def options_for(path: Path, given: ReadOptions, trained: ReadOptions) -> ReadOptions:
+def resolve_options(path: Path, given: ReadOptions, trained: ReadOptions) -> ReadOptions:
     """How to read a file: as `given`, else as a run's rows were read in training where the file has those columns, or
     can be in that encoding; reported.
     """
     encoding = given.encoding
-    if not encoding and trained.encoding and path.exists() and fits(path, trained.encoding):
+    if not encoding and trained.encoding and path.exists() and fits_encoding(path, trained.encoding):
         encoding = trained.encoding
         log_notice(f"{path}: encoding as in training: {encoding}")
     options = replace(given, encoding=encoding)
-    return replace(options, columns=columns_for(path, options, trained.columns))
+    return replace(options, columns=resolve_columns(path, options, trained.columns))
 
 
-def columns_for(path: Path, given: ReadOptions, trained: str | None) -> str | None:
+def resolve_columns(path: Path, given: ReadOptions, trained: str | None) -> str | None:
     """The columns as `given`, else those a run was trained with, where the file has them; reported."""
-    if given.columns or not trained or not path.exists() or is_plain(path):
+    if given.columns or not trained or not path.exists() or is_plain_text(path):
         return given.columns
     try:
         first = next(
@@ -263,23 +279,23 @@ def columns_for(path: Path, given: ReadOptions, trained: str | None) -> str | No
         )
     except TextusError:
         return None  # what is wrong is reported when the file is read
-    if first and (found := columns_as_trained(trained, first.values)):
+    if first and (found := trained_columns(trained, first.values)):
         log_notice(f"{path}: columns as in training: {found}")
     return found
 
 
-def place_of(record: Record) -> dict[str, Any]:
+def record_location(record: Record) -> dict[str, Any]:
     """Where a record is: {"line": 3}, {"entry": 0} or what else its file counts by, and its `id` if it has one."""
-    match = PLACE.search(record.where)
+    match = LOCATION.search(record.where)
     found: dict[str, Any] = {match[1]: int(match[2].replace(",", ""))} if match else {}
-    if (own := id_of(record.values)) is not None:
+    if (own := row_id(record.values)) is not None:
         found["id"] = own
     return found
 
 
-def id_of(row: Mapping[str, Any]) -> Any:
+def row_id(row: Mapping[str, Any]) -> Any:
     """What a row calls itself, or None."""
-    return next((row[name] for name in IDS if row.get(name) not in (None, "")), None)
+    return next((row[name] for name in ID_FIELDS if row.get(name) not in (None, "")), None)
 
 
 def report_empty(rows: Iterable[tuple[str, Sequence[str]]], done: str) -> None:
@@ -293,14 +309,14 @@ def report_empty(rows: Iterable[tuple[str, Sequence[str]]], done: str) -> None:
 # ── Python values ──────────────────────────────────────────────────────────────────────────────
 
 
-def items_of(given: Any) -> tuple[list[Item], bool]:
+def to_items(given: Any) -> tuple[list[Item], bool]:
     """Texts, tuples of texts or rows as a list, and whether one alone was given: a string is one text, a dictionary one
     row. Lists, tuples, arrays, Series, generators and DataFrames hold several. UsageError for anything else.
     """
     if isinstance(given, str | Mapping):
-        return [item_of(given, 1)], True
+        return [to_item(given, 1)], True
     if isinstance(given, bytes | bytearray | set | frozenset | Path) or given is None:
-        raise not_texts(given)
+        raise not_texts_error(given)
     if callable(getattr(given, "to_dict", None)) and hasattr(given, "columns"):  # pandas
         given = given.to_dict("records")
     elif callable(getattr(given, "to_dicts", None)):  # polars
@@ -308,15 +324,15 @@ def items_of(given: Any) -> tuple[list[Item], bool]:
     try:
         listed = list(given)
     except TypeError as error:
-        raise not_texts(given) from error
-    found = [item_of(each, number) for number, each in enumerate(listed, 1)]
+        raise not_texts_error(given) from error
+    found = [to_item(each, number) for number, each in enumerate(listed, 1)]
     if len(kinds := {isinstance(each, dict) for each in found}) > 1:
         raise UsageError("mixed_data", "some of these are rows, others texts; give one kind")
     del kinds
     return found, False
 
 
-def not_texts(given: Any) -> UsageError:
+def not_texts_error(given: Any) -> UsageError:
     """The error for a value that holds no texts."""
     return UsageError(
         "wrong_type",
@@ -325,12 +341,12 @@ def not_texts(given: Any) -> UsageError:
     )
 
 
-def item_of(value: Any, number: int) -> Item:
+def to_item(value: Any, number: int) -> Item:
     """One text, tuple of texts or row. UsageError for anything else."""
     if isinstance(value, str):
         return str(value)
     if isinstance(value, Mapping):
-        return {str(name): plain(each) for name, each in value.items()}
+        return {str(name): to_python(each) for name, each in value.items()}
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, list | tuple) and value and all(isinstance(each, str) for each in value):
@@ -342,27 +358,27 @@ def item_of(value: Any, number: int) -> Item:
     )
 
 
-def plain(value: Any) -> Any:
+def to_python(value: Any) -> Any:
     """A number or array of numpy as Python has it."""
     return value.tolist() if hasattr(value, "tolist") else value
 
 
-def records_given(rows: Sequence[dict[str, Any]], columns: str | None = None) -> list[Record]:
+def to_records(rows: Sequence[dict[str, Any]], columns: str | None = None) -> list[Record]:
     """Rows of Python as records, as if a file held them. Raises DataError for a row without a column that is named."""
     placed = iter([PlacedRow(f"row {number:,}", dict(row)) for number, row in enumerate(rows, 1)])
     found: list[Record] = []
     problems: list[RowProblem] = []
     broken = BrokenCharacters()
     try:
-        for each in Naming(parse_columns(columns), log_notice).renamed(placed):
+        for each in ColumnNaming(parse_columns(columns), log_notice).rename(placed):
             if isinstance(each, RowProblem):
                 problems.append(each)
             else:
-                found.append(broken.cleaned(Record(each.row, each.where)))
+                found.append(broken.clean(Record(each.row, each.where)))
     except MissingColumnError as error:
         raise DataError(error.code, f"the rows: {error}") from error
     if problems:
-        raise bad_rows(problems)
+        raise unreadable_rows_error(problems)
     broken.report()
     return found
 
@@ -372,8 +388,8 @@ def labelled_rows(given: Any, task: str = "classification") -> list[Row]:
     anything else.
     """
     if isinstance(given, tuple) and len(given) == 2 and not any(isinstance(each, str) for each in given):
-        return joined(*given, task)
-    rows, _ = items_of(given)
+        return join_labels(*given, task)
+    rows, _ = to_items(given)
     if not all(isinstance(each, dict) for each in rows):
         raise UsageError(
             "wrong_type",
@@ -382,10 +398,10 @@ def labelled_rows(given: Any, task: str = "classification") -> list[Row]:
     return [each for each in rows if isinstance(each, dict)]
 
 
-def joined(texts: Any, labels: Any, task: str) -> list[Row]:
+def join_labels(texts: Any, labels: Any, task: str) -> list[Row]:
     """X and y as rows with the fields of the task."""
-    items, _ = items_of(texts)
-    answers = [plain(each) for each in (labels if isinstance(labels, list | tuple) else list(labels))]
+    items, _ = to_items(texts)
+    answers = [to_python(each) for each in (labels if isinstance(labels, list | tuple) else list(labels))]
     if len(items) != len(answers):
         raise UsageError(
             "size_mismatch", f"X has {len(items):,} texts, y {len(answers):,} labels; give one for each"
@@ -405,9 +421,9 @@ def joined(texts: Any, labels: Any, task: str) -> list[Row]:
 
 def labelled_records(
     given: Any,
-    options: ReadOptions = DETECTED,
+    options: ReadOptions = AUTODETECT,
     task: str = "classification",
-    trained: ReadOptions = DETECTED,
+    trained: ReadOptions = AUTODETECT,
     problems: list[RowProblem] | None = None,
 ) -> list[Record]:
     """Labelled rows of a file or of Python as records; `trained`: how the rows of the run that is to answer were read;
@@ -417,8 +433,8 @@ def labelled_records(
     """
     if isinstance(given, str | Path):
         path = to_path(given, "the rows")
-        return options_for(path, options, trained).records(path, problems)
+        return resolve_options(path, options, trained).records(path, problems)
     rows = labelled_rows(given, task)
     if not rows:
         raise DataError("empty_data", "there is no row; give labelled rows")
-    return records_given(rows, options.columns or columns_as_trained(trained.columns, rows[0]))
+    return to_records(rows, options.columns or trained_columns(trained.columns, rows[0]))

@@ -20,25 +20,32 @@ from textus.core.errors import DataError
 from textus.core.io import folder_kind
 from textus.data.corpus import conll, exports
 from textus.data.corpus.decoding import Guesses, open_text
-from textus.data.corpus.dialects import RowProblem, Text, bare, line_end, lines, parse_delimiter
+from textus.data.corpus.dialects import (
+    RowProblem,
+    TextSource,
+    detect_line_end,
+    parse_delimiter,
+    split_lines,
+    strip_line_end,
+)
 from textus.data.corpus.documents import SkippedItem, UnreadableError
 from textus.data.corpus.readers import read_page
-from textus.data.corpus.repair import nfc, whole
+from textus.data.corpus.repair import replace_surrogates, to_nfc
 from textus.data.corpus.sources import TARS, Source, scan
 from textus.data.corpus.tables import (
     TABLES,
     MissingColumnError,
     ReadConfig,
     Row,
-    opened,
     parse_columns,
     read_rows,
+    reopenable_text,
     silent,
 )
 
 __all__ = ["Record", "Row", "RowProblem", "clean_text", "parse_columns", "read_records", "stream_records"]
 
-LISTED = 5
+SHOWN_PLACES = 5
 """So many places of bad rows are listed in an error."""
 
 
@@ -94,22 +101,22 @@ def stream_records(
     faults: list[RowProblem] = [] if problems is None else problems
     broken, guesses = BrokenCharacters(), Guesses()
     n_rows = 0
-    for found in files_of(Path(path), dropped):
+    for found in list_row_sources(Path(path), dropped):
         noted = partial(guesses.add, found.source.name)
-        found = replace(found, source=replace(found.source, noted=noted))
-        for record in of_source(found, reading, dropped):
+        found = replace(found, source=replace(found.source, on_encoding=noted))
+        for record in read_source_records(found, reading, dropped):
             if isinstance(record, RowProblem):
                 faults.append(record)
             elif problems is not None or not faults:
                 n_rows += 1
-                yield broken.cleaned(record)
+                yield broken.clean(record)
     if not quiet:
         if line := str(guesses):
             log_notice(line)
         broken.report()
         report_dropped(dropped)
     if problems is None and faults:
-        raise bad_rows(faults)
+        raise unreadable_rows_error(faults)
     if not n_rows and not faults:
         why = f" ({dropped[0].source}: {dropped[0].reason})" if dropped else ""
         raise DataError(
@@ -118,23 +125,23 @@ def stream_records(
         )
 
 
-def source_records(source: Source, reading: ReadConfig) -> list[Record]:
+def read_source(source: Source, reading: ReadConfig) -> list[Record]:
     """The rows of one source. Raises DataError for the rows that cannot be read."""
-    broken, rows = BrokenCharacters(), list(of_source(RowSource(source), reading, []))
+    broken, rows = BrokenCharacters(), list(read_source_records(RowSource(source), reading, []))
     if problems := [row for row in rows if isinstance(row, RowProblem)]:
-        raise bad_rows(problems)
-    found = [broken.cleaned(row) for row in rows if isinstance(row, Record)]
+        raise unreadable_rows_error(problems)
+    found = [broken.clean(row) for row in rows if isinstance(row, Record)]
     broken.report()
     return found
 
 
-def bad_rows(problems: list[RowProblem]) -> DataError:
+def unreadable_rows_error(problems: list[RowProblem]) -> DataError:
     """The error for rows that cannot be read: the first with its reason, the places of the next."""
     first, *others = problems
     if not others:
         return DataError("unreadable_rows", str(first))
-    places = ", ".join(problem.where.rpartition(": ")[2] for problem in others[:LISTED])
-    more = f" and {len(others) - LISTED:,} more" if len(others) > LISTED else ""
+    places = ", ".join(problem.where.rpartition(": ")[2] for problem in others[:SHOWN_PLACES])
+    more = f" and {len(others) - SHOWN_PLACES:,} more" if len(others) > SHOWN_PLACES else ""
     rows = f"{len(others):,} more row{'s' if len(others) > 1 else ''}"
     return DataError("unreadable_rows", f"{first}; {rows} cannot be read: {places}{more}")
 
@@ -158,10 +165,10 @@ class RowSource:
     label: str | None = None
 
 
-def files_of(path: Path, dropped: list[SkippedItem]) -> Iterator[RowSource]:
+def list_row_sources(path: Path, dropped: list[SkippedItem]) -> Iterator[RowSource]:
     """The files to read: one, the tables of a folder or archive, or the texts of its classes. Others are `dropped`."""
     several = path.is_dir() or path.name.lower().endswith((".zip", *TARS))
-    depth = depth_of_classes(path) if several else None
+    depth = class_folder_depth(path) if several else None
     for source in scan(
         [path], Path(), lambda n: None, any_suffix=True
     ):  # an archive is open while it is read
@@ -174,13 +181,13 @@ def files_of(path: Path, dropped: list[SkippedItem]) -> Iterator[RowSource]:
                 yield RowSource(source)
             else:
                 dropped.append(SkippedItem(source.name, "a text beside tables or outside of any class"))
-        elif is_table(source) or len(folders := folders_of(source, path)) != depth:
+        elif is_table(source) or len(folders := parent_folders(source, path)) != depth:
             dropped.append(SkippedItem(source.name, "not in a folder of a class"))
         else:
             yield RowSource(source, folders[-1])
 
 
-def depth_of_classes(path: Path) -> int | None:
+def class_folder_depth(path: Path) -> int | None:
     """How many folders down the texts of a folder for each class are; None where there are tables, or no class.
 
     Where texts lie at several depths it is the one of most of them: a README above the classes is none of their texts.
@@ -190,7 +197,7 @@ def depth_of_classes(path: Path) -> int | None:
     n_tables = 0
     for source in scan([path], Path(), lambda n: None, any_suffix=True):
         if isinstance(source, Source):
-            folders = folders_of(source, path)
+            folders = parent_folders(source, path)
             if is_table(source):
                 n_tables += 1
             elif folders:
@@ -203,15 +210,15 @@ def depth_of_classes(path: Path) -> int | None:
     return depth if several or not n_tables else None
 
 
-def folders_of(source: Source, path: Path) -> tuple[str, ...]:
+def parent_folders(source: Source, path: Path) -> tuple[str, ...]:
     """The folders in which a file lies, from the path that was given on; an archive in it is a folder too."""
-    if source.inside:
-        archive = source.name.removesuffix(f"!{source.inside}")
+    if source.member:
+        archive = source.name.removesuffix(f"!{source.member}")
         outside = archive if archive == to_printable(str(path)) else str(Path(archive).with_suffix(""))
     else:
         outside = str(Path(source.name).parent)
-    inside = outside.removeprefix(to_printable(str(path))).lstrip("/\\")
-    return (*Path(inside).parts, *Path(source.inside).parts[:-1])
+    member = outside.removeprefix(to_printable(str(path))).lstrip("/\\")
+    return (*Path(member).parts, *Path(source.member).parts[:-1])
 
 
 def is_table(source: Source) -> bool:
@@ -219,16 +226,16 @@ def is_table(source: Source) -> bool:
     return source.kind in TABLES or source.suffix in conll.SUFFIXES
 
 
-def of_source(
+def read_source_records(
     found: RowSource, reading: ReadConfig, dropped: list[SkippedItem]
 ) -> Iterator[Record | RowProblem]:
     """The rows of one file. Raises DataError for one that is damaged or holds none; a text of a class is left out."""
     source = found.source
     try:
         if found.label is not None:
-            yield Record({"text": class_text(source, reading), "label": found.label}, source.name)
+            yield Record({"text": read_source_text(source, reading), "label": found.label}, source.name)
             return
-        for row in rows_of(source, reading):
+        for row in read_source_rows(source, reading):
             if isinstance(row, RowProblem):
                 yield replace(row, where=f"{source.name}: {row.where}")
             else:
@@ -241,14 +248,14 @@ def of_source(
         dropped.append(SkippedItem(source.name, "unreadable", str(error)))
 
 
-def class_text(source: Source, reading: ReadConfig) -> str:
+def read_source_text(source: Source, reading: ReadConfig) -> str:
     """The text of a file of a class."""
     page = source.kind == "html"
     _, text = open_text(source, encoding=reading.encoding, page=page)
     return "".join(read_page(source, text, ()).blocks if page else text)
 
 
-def rows_of(source: Source, reading: ReadConfig) -> Iterator[tuple[str, Row] | RowProblem]:
+def read_source_rows(source: Source, reading: ReadConfig) -> Iterator[tuple[str, Row] | RowProblem]:
     """The rows of one file by its kind: a table, CoNLL columns, or fastText's lines."""
     by_token = "tokens" in reading.columns.values()
     if source.kind in TABLES and not (by_token and reading.by_position):
@@ -257,7 +264,7 @@ def rows_of(source: Source, reading: ReadConfig) -> Iterator[tuple[str, Row] | R
         raise UnreadableError(
             "unsupported_format", "a page holds no rows; give csv, tsv, jsonl, json, parquet or CoNLL columns"
         )
-    text = opened(source, reading.encoding)
+    text = reopenable_text(source, reading.encoding)
     if exports.is_fasttext(text):
         return exports.fasttext_rows(text, reading.reporter(source.name))
     if reading.by_position and not by_token:
@@ -265,18 +272,18 @@ def rows_of(source: Source, reading: ReadConfig) -> Iterator[tuple[str, Row] | R
     if not by_token and source.suffix not in conll.SUFFIXES and is_table_text(text, set(reading.columns)):
         reading.reporter(source.name)("read as a table with tabs, as its first line has the names of columns")
         return read_rows(source, reading)
-    return conll.sentences(text, reading.columns, reading.reporter(source.name))
+    return conll.read_sentences(text, reading.columns, reading.reporter(source.name))
 
 
 TEXT_FIELDS = {"text", "sentence", "text_pair", "sentence1", "sentence2", "question", "context", "source"}
 
 
-def is_table_text(text: Text, named: set[str]) -> bool:
+def is_table_text(text: TextSource, named: set[str]) -> bool:
     """Whether a text is a table with tabs: its first line has names of fields or `named` columns, and no
     line is blank (CoNLL has such between sentences).
     """
-    head = list(islice(lines(text(), line_end(text())), TABLE_LINES))
-    cells = [name.strip(" \ufeff") for name in bare(head[0]).split("\t")] if head else []
+    head = list(islice(split_lines(text(), detect_line_end(text())), TABLE_LINES))
+    cells = [name.strip(" \ufeff") for name in strip_line_end(head[0]).split("\t")] if head else []
     names = {name if name in named else name.casefold() for name in cells}
     is_header = len(cells) > 1 and bool((TEXT_FIELDS | named) & names) and names <= exports.FIELDS | named
     return is_header and all(line.count("\t") == len(cells) - 1 for line in head)
@@ -290,7 +297,7 @@ TABLE_LINES = 200
 
 def clean_text(text: str) -> str:
     """A text as corpora have it: each run of broken characters (lone surrogates) one U+FFFD, then NFC."""
-    return text if text.isascii() else nfc(whole(text)[0])
+    return text if text.isascii() else to_nfc(replace_surrogates(text)[0])
 
 
 @dataclass
@@ -300,12 +307,12 @@ class BrokenCharacters:
     count: int = 0
     first: str = ""
 
-    def cleaned(self, record: Record) -> Record:
+    def clean(self, record: Record) -> Record:
         """The record with every string of it clean, and the places in its texts where they are then."""
-        values = cleaned_row(record.values)
+        values = clean_row(record.values)
         if values is record.values:
             return record
-        if n_broken := sum(broken_in(value) for value in record.values.values()):
+        if n_broken := sum(count_broken(value) for value in record.values.values()):
             self.count += n_broken
             self.first = self.first or record.where
         return Record(values, record.where)
@@ -316,106 +323,110 @@ class BrokenCharacters:
             log_notice(f"{shown} replaced by U+FFFD, the first in {self.first}")
 
 
-def broken_in(value: Any) -> int:
+def count_broken(value: Any) -> int:
     """How many broken characters the strings of a value have."""
     if isinstance(value, str):
-        return 0 if value.isascii() else whole(value)[1]
+        return 0 if value.isascii() else replace_surrogates(value)[1]
     if isinstance(value, dict):
-        return sum(broken_in(part) for pair in value.items() for part in pair)
-    return sum(map(broken_in, value)) if isinstance(value, list) else 0
+        return sum(count_broken(part) for pair in value.items() for part in pair)
+    return sum(map(count_broken, value)) if isinstance(value, list) else 0
 
 
-def cleaned_row(row: Row) -> Row:
+def clean_row(row: Row) -> Row:
     """A row with every string of it clean; itself where nothing changes. Places of entities in `text` and of answers
     in `context` follow the characters that they were of.
     """
-    values = {clean_text(name): cleaned(value) for name, value in row.items()}
+    values = {clean_text(name): clean_value(value) for name, value in row.items()}
     if values == row:
         return row
     text, context = row.get("text"), row.get("context")
     if isinstance(text, str) and len(values["text"]) != len(text):
-        for name in SPANS:
+        for name in SPAN_FIELDS:
             if isinstance(given := row.get(name), list | dict):
-                values[name] = moved_spans(given, text)
+                values[name] = move_spans(given, text)
     given = row.get("answers")
     if isinstance(context, str) and len(values["context"]) != len(context) and isinstance(given, list | dict):
-        values["answers"] = moved_answers(given, context)
+        values["answers"] = move_answers(given, context)
     return values
 
 
-SPANS = ("entities", "spans", "label", "labels")
+SPAN_FIELDS = ("entities", "spans", "label", "labels")
 """Fields that may hold places in `text`: a list of {start, end} or [start, end, …], or
 {class: {words: [[start, end]]}}.
 """
 
 
-def cleaned(value: Any) -> Any:
+def clean_value(value: Any) -> Any:
     """A value with every string in it clean."""
     if isinstance(value, str):
         return clean_text(value)
     if isinstance(value, list):
-        return [cleaned(part) for part in value]
+        return [clean_value(part) for part in value]
     if isinstance(value, dict):
-        return {cleaned(name): cleaned(part) for name, part in value.items()}
+        return {clean_value(name): clean_value(part) for name, part in value.items()}
     return value
 
 
-def moved(place: Any, text: str) -> Any:
+def move_offset(place: Any, text: str) -> Any:
     """Where a place in a text is once the text is clean; what is no place in it stays as it is."""
     inside = type(place) is int and 0 <= place <= len(text)
     return len(clean_text(text[:place])) if inside else place
 
 
-def moved_spans(given: Any, text: str) -> Any:
+def move_spans(given: Any, text: str) -> Any:
     """Entities in any form of `SPANS` at their places in the clean text."""
     if isinstance(given, list):
-        return [moved_span(each, text) for each in given]
-    return {clean_text(kind): moved_mentions(mentions, text) for kind, mentions in given.items()}
+        return [move_span(each, text) for each in given]
+    return {clean_text(kind): move_mentions(mentions, text) for kind, mentions in given.items()}
 
 
-def moved_span(given: Any, text: str) -> Any:
+def move_span(given: Any, text: str) -> Any:
     """One entity of a list."""
     if isinstance(given, dict):
-        return cleaned(given) | {name: moved(given[name], text) for name in ENDS if name in given}
+        return clean_value(given) | {
+            name: move_offset(given[name], text) for name in SPAN_OFFSETS if name in given
+        }
     if isinstance(given, list):
-        return [moved(part, text) if type(part) is int else cleaned(part) for part in given]
-    return cleaned(given)
+        return [move_offset(part, text) if type(part) is int else clean_value(part) for part in given]
+    return clean_value(given)
 
 
-def moved_mentions(given: Any, text: str) -> Any:
+def move_mentions(given: Any, text: str) -> Any:
     """The mentions of one class in CLUENER's form."""
     if not isinstance(given, dict):
-        return cleaned(given)
+        return clean_value(given)
     return {
-        clean_text(words): [inner(words, place, text) for place in places] for words, places in given.items()
+        clean_text(words): [move_mention(words, place, text) for place in places]
+        for words, places in given.items()
     }
 
 
-ENDS = ("start", "end", "start_offset", "end_offset")
+SPAN_OFFSETS = ("start", "end", "start_offset", "end_offset")
 
 
-def inner(words: str, place: Any, text: str) -> Any:
+def move_mention(words: str, place: Any, text: str) -> Any:
     """One [start, end] of CLUENER's form, in which the end may be that of the last character."""
     try:
         start, end = place
         included = text[start : end + 1] == words
-        return [moved(start, text), moved(end + included, text) - included]
+        return [move_offset(start, text), move_offset(end + included, text) - included]
     except (TypeError, ValueError):
         return place
 
 
-def moved_answers(given: Any, context: str) -> Any:
+def move_answers(given: Any, context: str) -> Any:
     """Answers of question answering at their places in the clean context."""
     if isinstance(given, dict):
         starts = given.get("answer_start")
-        places = [moved(start, context) for start in starts] if isinstance(starts, list) else starts
-        return {**cleaned(given), **({"answer_start": places} if "answer_start" in given else {})}
+        places = [move_offset(start, context) for start in starts] if isinstance(starts, list) else starts
+        return {**clean_value(given), **({"answer_start": places} if "answer_start" in given else {})}
     return [
-        cleaned(each) | {name: moved(each[name], context) for name in STARTS if name in each}
+        clean_value(each)
+        | {name: move_offset(each[name], context) for name in ANSWER_OFFSETS if name in each}
         if isinstance(each, dict)
-        else cleaned(each)
+        else clean_value(each)
         for each in given
     ]
 
 
-STARTS = ("start", "answer_start")
+ANSWER_OFFSETS = ("start", "answer_start")

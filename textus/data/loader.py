@@ -22,12 +22,12 @@ from torch import Tensor
 from textus.core.errors import DataError, UsageError
 from textus.core.rng import derive_seed
 from textus.data.batch import Batch
-from textus.data.token_dataset import TokenDataset, store_of
+from textus.data.token_dataset import TokenDataset, in_memory_dataset
 
 # ── windows for training ───────────────────────────────────────────────────────────────────────
 
 
-def fitting_context(store: TokenDataset, context_length: int) -> int:
+def clamp_context_length(store: TokenDataset, context_length: int) -> int:
     """`context_length`, or less where the whole stream is shorter than one window: then all of it."""
     return max(1, min(context_length, store.n_targets))
 
@@ -99,7 +99,7 @@ class TokenLoader:
         return math.ceil(self.n_windows / self.batch_size)
 
     @property
-    def tokens_a_step(self) -> int:
+    def tokens_per_step(self) -> int:
         """Targets of a full batch."""
         return self.batch_size * self.stride
 
@@ -156,10 +156,10 @@ class TokenLoader:
             documents=documents,
             mask=None if real.all() else torch.from_numpy(real.copy()),
             position=step,
-            word_starts=self._starts_of(targets),
+            word_starts=self._word_starts_of(targets),
         )
 
-    def _starts_of(self, targets: np.ndarray) -> Tensor | None:
+    def _word_starts_of(self, targets: np.ndarray) -> Tensor | None:
         return None if self.word_starts is None else torch.from_numpy(self.word_starts[targets])
 
 
@@ -200,22 +200,26 @@ class NextSentenceLoader(TokenLoader):
             position=step,
             segments=torch.from_numpy(segments),
             labels=torch.tensor([label for _, _, label in rows]),
-            word_starts=self._starts_of(ids),
+            word_starts=self._word_starts_of(ids),
         )
 
     def _pair(self, start: int, seed: int) -> tuple[np.ndarray, np.ndarray, int]:
         """Ids of A and of B, and the label."""
         random = np.random.Generator(np.random.Philox(seed))
-        text = self._stretch(start, self.context_length)
+        text = self._document_slice(start, self.context_length)
         if len(text) < 2:  # a document of one id: nothing follows
-            return text, self._stretch(int(random.integers(self.store.n_targets)), self.context_length - 1), 1
+            return (
+                text,
+                self._document_slice(int(random.integers(self.store.n_targets)), self.context_length - 1),
+                1,
+            )
         cut = int(random.integers(1, len(text)))
         if random.random() < 0.5:
             return text[:cut], text[cut:], 0
         place = int(random.integers(self.store.n_targets))
-        return text[:cut], self._stretch(place, len(text) - cut), 1
+        return text[:cut], self._document_slice(place, len(text) - cut), 1
 
-    def _stretch(self, start: int, length: int) -> np.ndarray:
+    def _document_slice(self, start: int, length: int) -> np.ndarray:
         """At most `length` ids of the document at `start`; from there on, or where it is short, from before."""
         number = int(self.store.document_of(np.asarray(start)))
         bounds = np.append(self.store.starts, len(self.store.ids) - 1)
@@ -227,7 +231,7 @@ class NextSentenceLoader(TokenLoader):
 # ── windows for scoring ────────────────────────────────────────────────────────────────────────
 
 
-def windows(
+def scoring_windows(
     ids: list[int] | np.ndarray, context_length: int, stride: int | None = None, *, batch_size: int = 1
 ) -> Iterator[Batch]:
     """Batches over one sequence that begins with EOT, in order, each target scored exactly once.
@@ -244,7 +248,7 @@ def windows(
             "out_of_range", f"stride {stride} must lie between 1 and the context length {context_length}"
         )
     loader = TokenLoader(
-        store_of(ids),
+        in_memory_dataset(ids),
         batch_size=batch_size,
         context_length=context_length,
         overlap=context_length - stride,

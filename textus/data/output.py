@@ -25,24 +25,24 @@ from textus.core.io import check_output_file, fsync_path, read_json, sha256, wri
 from textus.core.locks import exclusive_lock
 from textus.core.names import unknown_name_error
 from textus.data.corpus.tables import parse_columns
-from textus.data.inputs import place_of
+from textus.data.inputs import record_location
 from textus.data.labeled import Record
 
-FORMS = (".csv", ".tsv", ".jsonl")
-AT_ONCE = 256
+FORMATS = (".csv", ".tsv", ".jsonl")
+ROWS_PER_WRITE = 256
 """Rows that are answered together and then written."""
 
 Row = Mapping[str, Any]
 
 
-def form_of(out: Path) -> str:
+def output_format(out: Path) -> str:
     """The form a file of rows is written in, by its suffix; UsageError for another."""
-    if (suffix := out.suffix.lower()) not in FORMS:
-        raise unknown_name_error("form of --out", out.suffix or out.name, FORMS)
+    if (suffix := out.suffix.lower()) not in FORMATS:
+        raise unknown_name_error("form of --out", out.suffix or out.name, FORMATS)
     return suffix
 
 
-def cell(value: Any) -> Any:
+def csv_cell(value: Any) -> Any:
     """A value of a csv: nothing for None, JSON for lists, objects and truth values."""
     if value is None:
         return ""
@@ -51,7 +51,7 @@ def cell(value: Any) -> Any:
     return value
 
 
-def encoder(form: str, columns: Sequence[str]) -> Callable[[Iterable[Row]], bytes]:
+def row_encoder(form: str, columns: Sequence[str]) -> Callable[[Iterable[Row]], bytes]:
     """What turns rows into the bytes of a file. In a csv and a tsv every row has the same columns."""
     if form == ".jsonl":
         return lambda rows: "".join(
@@ -61,7 +61,7 @@ def encoder(form: str, columns: Sequence[str]) -> Callable[[Iterable[Row]], byte
     def encode(rows: Iterable[Row]) -> bytes:
         text = io.StringIO()
         writer = csv.writer(text, delimiter="," if form == ".csv" else "\t", lineterminator="\n")
-        writer.writerows([cell(row.get(name)) for name in columns] for row in rows)
+        writer.writerows([csv_cell(row.get(name)) for name in columns] for row in rows)
         return text.getvalue().encode("utf-8", "replace")
 
     return encode
@@ -71,31 +71,31 @@ class PartialFile:
     """A file that is written piece by piece beside its place: `done` pieces are there already."""
 
     def __init__(self, out: Path, of: str | None) -> None:
-        self.out, self.of = out, of
+        self.out, self.fingerprint = out, of
         self.part = out.with_name(f"{out.name}.part")
         self.state = out.with_name(f"{out.name}.part.json")
-        self.done = self._continued()
+        self.n_done = self._resume()
 
-    def _continued(self) -> int:
+    def _resume(self) -> int:
         """How many rows a run of the same command left; what is of another, or damaged, is started over."""
         size = self.part.stat().st_size
         if not size and not self.state.exists():
             return 0
         try:
             state = read_json(self.state)
-            if self.of is not None and state["of"] == self.of and size >= state["bytes"]:
+            if self.fingerprint is not None and state["of"] == self.fingerprint and size >= state["bytes"]:
                 os.truncate(self.part, state["bytes"])  # a piece that was being written
                 if state["rows"]:
                     log_notice(f"{self.out}: continued after {state['rows']:,} rows")
                 return int(state["rows"])
         except (RunError, KeyError, TypeError):
             pass
-        log_notice(f"{self.part} is of another run, input or command: started over{self._lost()}")
+        log_notice(f"{self.part} is of another run, input or command: started over{self._discarded()}")
         os.truncate(self.part, 0)
         self.state.unlink(missing_ok=True)
         return 0
 
-    def _lost(self) -> str:
+    def _discarded(self) -> str:
         """How many rows of another command are discarded."""
         try:
             return f", without its {int(read_json(self.state)['rows']):,} rows"
@@ -107,8 +107,11 @@ class PartialFile:
         with self.part.open("ab") as file:
             file.write(data)
         fsync_path(self.part)
-        self.done += rows
-        write_json(self.state, {"of": self.of, "rows": self.done, "bytes": self.part.stat().st_size})
+        self.n_done += rows
+        write_json(
+            self.state,
+            {"fingerprint": self.fingerprint, "rows": self.n_done, "bytes": self.part.stat().st_size},
+        )
 
     def finish(self) -> None:
         """The file in its place."""
@@ -118,21 +121,21 @@ class PartialFile:
 
 
 @contextmanager
-def noted_of(file: PartialFile) -> Iterator[None]:
+def report_partial(file: PartialFile) -> Iterator[None]:
     """Within the block Ctrl-C gets a note of what is in the file, any other error a line."""
     try:
         yield
     except BaseException as error:
-        kept = f"{file.done:,} rows are kept in {file.part}"
+        kept = f"{file.n_done:,} rows are kept in {file.part}"
         how = (
             "continue"
-            if file.of is not None
+            if file.fingerprint is not None
             else "what was piped or given as values cannot be continued: begin anew"
         )
-        note = f"{kept}; {how} with the same command" if file.done else NOTHING_KEPT
+        note = f"{kept}; {how} with the same command" if file.n_done else NOTHING_KEPT
         if isinstance(error, KeyboardInterrupt):
             error.add_note(note)
-        elif file.done:
+        elif file.n_done:
             log_notice(note)
         raise
 
@@ -151,10 +154,10 @@ def partial_file(out: Path, of: str | None, *, force: bool = False) -> Iterator[
     with exclusive_lock(part):
         file = PartialFile(out, of)
         try:
-            with noted_of(file):
+            with report_partial(file):
                 yield file
         except BaseException:
-            if not file.done:  # nothing is lost
+            if not file.n_done:  # nothing is lost
                 file.part.unlink()
                 file.state.unlink(missing_ok=True)
             raise
@@ -167,27 +170,27 @@ def write_rows(
     answer: Callable[[list[Any]], Sequence[Row]],
     columns: Sequence[str],
     *,
-    at_once: int = AT_ONCE,
+    at_once: int = ROWS_PER_WRITE,
 ) -> int:
     """Answer rows that are not yet in the file and write them, some at a time; how many there are in all."""
-    form = form_of(file.out)
-    encode = encoder(form, columns)
+    form = output_format(file.out)
+    encode = row_encoder(form, columns)
     if form != ".jsonl" and not file.part.stat().st_size:
         file.add(encode([dict(zip(columns, columns, strict=True))]), 0)
-    rest = islice(rows, file.done, None)
+    rest = islice(rows, file.n_done, None)
     while batch := list(islice(rest, at_once)):
         file.add(encode(answer(batch)), len(batch))
-    return file.done
+    return file.n_done
 
 
-def claim_output(out: Path, given: Any, *, force: bool) -> None:
+def check_output(out: Path, given: Any, *, force: bool) -> None:
     """UsageError where the file to write exists, unless `force`, or is the one that is read."""
     check_output_file(out, force=force)
     if isinstance(given, Path) and out.exists() and out.samefile(given):
         raise UsageError("invalid_path", f"{out} is the file that is read; choose another --out")
 
 
-def content_of(path: Path) -> Any:
+def content_hash(path: Path) -> Any:
     """A hash of a file's bytes; of a folder of each file in it."""
     if path.is_dir():
         files = sorted(each for each in path.rglob("*") if each.is_file())
@@ -195,12 +198,12 @@ def content_of(path: Path) -> Any:
     return sha256(path) if path.is_file() else None
 
 
-def file_of(record: Record) -> str:
+def file_of_record(record: Record) -> str:
     """The file that a record is of."""
     return record.where.rpartition(": ")[0] or record.where
 
 
-def free_name(name: str, prefix: str, taken: set[str]) -> str:
+def unique_name(name: str, prefix: str, taken: set[str]) -> str:
     """A name for a column that none of the others has, and from then on it is `taken`: its own, else with a prefix,
     else that with a number too.
     """
@@ -211,7 +214,7 @@ def free_name(name: str, prefix: str, taken: set[str]) -> str:
     return free
 
 
-class Layout:
+class OutputLayout:
     """How a row of the output is made: its place (of several files also which), the file's own columns, the answer. All
     `records` are read once for their columns: a table must know them before its first row.
     """
@@ -223,16 +226,16 @@ class Layout:
         fields: dict[str, None] = {}
         first, self.several = "", False
         for record in records:
-            first = first or file_of(record)
-            self.several = self.several or file_of(record) != first
-            places.update(dict.fromkeys(place_of(record)))
+            first = first or file_of_record(record)
+            self.several = self.several or file_of_record(record) != first
+            places.update(dict.fromkeys(record_location(record)))
             fields.update(dict.fromkeys(self.own.get(name, name) for name in record.values))
         if self.several:
             places = {"file": None, **places}
         taken = {*fields, *answer}
-        self.places = {name: name if name == "id" else free_name(name, "file", taken) for name in places}
+        self.places = {name: name if name == "id" else unique_name(name, "file", taken) for name in places}
         taken = {*fields, *self.places.values()}
-        self.answer = {name: free_name(name, "predicted", taken) for name in answer}
+        self.answer = {name: unique_name(name, "predicted", taken) for name in answer}
         self.names = list(dict.fromkeys([*self.places.values(), *fields, *self.answer.values()]))
         if changed := {name: other for name, other in self.answer.items() if name != other}:
             log_notice(
@@ -241,7 +244,7 @@ class Layout:
 
     def row(self, record: Record, answer: Mapping[str, Any]) -> dict[str, Any]:
         """One row."""
-        place = ({"file": file_of(record)} if self.several else {}) | place_of(record)
+        place = ({"file": file_of_record(record)} if self.several else {}) | record_location(record)
         found = {self.places[name]: value for name, value in place.items()}
         found |= {self.own.get(name, name): value for name, value in record.values.items()}
         return found | {self.answer.get(name, name): value for name, value in answer.items()}

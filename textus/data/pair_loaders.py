@@ -18,7 +18,7 @@ from textus.data.loader import NextSentenceLoader, TokenLoader
 from textus.data.token_dataset import TokenizedCorpus
 
 
-def loader_for(model: Any, tokenized: TokenizedCorpus, split: str = "train", **sizes: Any) -> BatchSource:
+def make_loader(model: Any, tokenized: TokenizedCorpus, split: str = "train", **sizes: Any) -> BatchSource:
     """The batches a model (or its class, with `config` among the sizes) trains on from a corpus.
 
     Packed windows; a document a row for a family of `whole_documents`; pairs for one that `needs_source`, made by
@@ -30,7 +30,7 @@ def loader_for(model: Any, tokenized: TokenizedCorpus, split: str = "train", **s
     """
     config = sizes.pop("config", None) or model.config
     corpus = tokenized.corpus
-    pairs = getattr(corpus, "pairs", False)
+    pairs = getattr(corpus, "has_pairs", False)
     store = tokenized.dataset(split)
     if model.needs_source or model.whole_documents:
         sizes.pop("overlap", None)
@@ -54,19 +54,19 @@ def loader_for(model: Any, tokenized: TokenizedCorpus, split: str = "train", **s
     return DenoisingLoader(store, objective=objective, mask_id=mask_id, **sizes)
 
 
-SAID = {
+OBJECTIVE_NAMES = {
     "span": "filling in missing spans (span corruption)",
     "prefix": "continuing a given beginning (prefix)",
 }
 
 
-def without_pairs(model: Any) -> str:
+def no_pairs_message(model: Any) -> str:
     """One line on how a model that needs pairs learns from a corpus that has none."""
-    said = SAID[getattr(model.config, "objective", "prefix")]
+    said = OBJECTIVE_NAMES[getattr(model.config, "objective", "prefix")]
     return f"the corpus has no pairs: pre-training by {said} (--set model.objective chooses)"
 
 
-def source_of(batch: Batch, end_id: int) -> list[int] | None:
+def first_source(batch: Batch, end_id: int) -> list[int] | None:
     """The source of a batch's first row without its end, None where it has none."""
     if batch.source is None:
         return None

@@ -18,30 +18,30 @@ from textus.core.errors import DataError, UsageError
 from textus.data.corpus.decoding import Guesses
 from textus.data.corpus.dialects import RowProblem
 from textus.data.corpus.documents import SkippedItem, UnreadableError
-from textus.data.corpus.sources import WRAPPED, Source, scan
+from textus.data.corpus.sources import COMPRESSED, Source, scan
 from textus.data.corpus.tables import ReadConfig, parse_columns
 from textus.data.labeled import (
     BrokenCharacters,
     Record,
     RowSource,
-    bad_rows,
-    class_text,
     is_table,
-    of_source,
+    read_source_records,
+    read_source_text,
     report_dropped,
+    unreadable_rows_error,
 )
-from textus.data.read_options import DETECTED, ReadOptions
-from textus.data.skipping import BadRow, left_out, unread
+from textus.data.read_options import AUTODETECT, ReadOptions
+from textus.data.skipping import BadRow, skip_bad_rows, unreadable_rows
 
-LONGEST = 1200
+PASSAGE_BYTES = 1200
 """Bytes of UTF-8 in a passage: some 250 English words or 400 Chinese characters, which a window of 512 tokens holds."""
-OVERLAP = 6
+OVERLAP_PARTS = 6
 """A passage begins with the last one of so many parts of the one before it."""
-WHOLE = (".zip", ".md", ".markdown", ".html", ".htm")
+WHOLE_DOCUMENT_SUFFIXES = (".zip", ".md", ".markdown", ".html", ".htm")
 """Suffixes of what holds whole documents, beside folders."""
-IDS = ("id", "_id", "doc_id")
+ID_FIELDS = ("id", "_id", "doc_id")
 """Fields that name a row, in the order in which they are looked for."""
-ENDS = re.compile(r"\n+|[。！？；]+[”’」』）]*|[.!?;]+[\"'”’)]*\s+")
+SENTENCE_ENDS = re.compile(r"\n+|[。！？；]+[”’」』）]*|[.!?;]+[\"'”’)]*\s+")
 """Where a passage may end."""
 
 
@@ -62,7 +62,9 @@ class Passage:
     """The ids of documents with the same text, which were left out."""
 
 
-def read_passages(path: Path, options: ReadOptions = DETECTED, *, longest: int = LONGEST) -> list[Passage]:
+def read_passages(
+    path: Path, options: ReadOptions = AUTODETECT, *, longest: int = PASSAGE_BYTES
+) -> list[Passage]:
     """The passages of a file's rows (of a .txt its lines), or of the files of a folder or archive; `longest` in bytes
     of UTF-8, 0 for whole documents. Empty and repeated documents are left out and reported.
 
@@ -74,10 +76,10 @@ def read_passages(path: Path, options: ReadOptions = DETECTED, *, longest: int =
     ids, shared = dict[str, str](), list[Passage]()
     n_read = n_empty = n_repeated = 0
     bad, faults = list[BadRow](), list[RowProblem]()
-    for number, record in enumerate(records_of(path, options, faults)):
+    for number, record in enumerate(read_document_records(path, options, faults)):
         n_read += 1
         try:
-            document = document_of(record, number)
+            document = to_passage(record, number)
         except DataError as error:
             if options.skip_invalid is None:
                 raise
@@ -93,7 +95,7 @@ def read_passages(path: Path, options: ReadOptions = DETECTED, *, longest: int =
                 documents[document.text] = replace(known, same=(*known.same, document.id))
         else:
             documents[document.text] = document
-    left_out([*bad, *unread(faults)], n_read + len(faults), options.skip_invalid)
+    skip_bad_rows([*bad, *unreadable_rows(faults)], n_read + len(faults), options.skip_invalid)
     if not documents:
         raise DataError("empty_data", f"{path} holds no text")
     if n_empty:
@@ -107,7 +109,7 @@ def read_passages(path: Path, options: ReadOptions = DETECTED, *, longest: int =
             f"{len(shared):,} of {n_read:,} texts have the id of another text, the first {shared[0].id!r} in"
             f" {shared[0].where}: a result with such an id may be either, and index evaluate cannot name it"
         )
-    passages = [passage for document in documents.values() for passage in cut(document, longest)]
+    passages = [passage for document in documents.values() for passage in cut_passages(document, longest)]
     if len(passages) > len(documents):
         long = sum(bool(longest) and len(text.encode()) > longest for text in documents)
         log_notice(
@@ -117,7 +119,7 @@ def read_passages(path: Path, options: ReadOptions = DETECTED, *, longest: int =
     return passages
 
 
-def records_of(
+def read_document_records(
     path: Path, options: ReadOptions, problems: list[RowProblem] | None = None
 ) -> Iterator[Record]:
     """Every document of a path as a record with a text: rows of tables, lines of a .txt, and of a folder or archive the
@@ -126,8 +128,8 @@ def records_of(
     """
     if options.skip_invalid is None:
         problems = None
-    whole = path.is_dir() or path.suffix.lower() in WHOLE
-    lines = not options.columns and suffix_of_path(path) == ".txt"
+    whole = path.is_dir() or path.suffix.lower() in WHOLE_DOCUMENT_SUFFIXES
+    lines = not options.columns and uncompressed_suffix(path) == ".txt"
     if not (whole or lines):
         yield from options.stream(path, problems=problems)
         return
@@ -138,25 +140,25 @@ def records_of(
         if isinstance(source, SkippedItem):
             dropped.append(source)
             continue
-        source = replace(source, noted=partial(guesses.add, source.name))
+        source = replace(source, on_encoding=partial(guesses.add, source.name))
         if is_table(source):
-            rows = list(of_source(RowSource(source), reading, dropped))
+            rows = list(read_source_records(RowSource(source), reading, dropped))
             faults += [row for row in rows if isinstance(row, RowProblem)]
-            yield from (broken.cleaned(row) for row in rows if isinstance(row, Record))
+            yield from (broken.clean(row) for row in rows if isinstance(row, Record))
         else:
-            yield from (broken.cleaned(record) for record in texts_of(source, path, reading, lines=lines))
+            yield from (broken.clean(record) for record in read_texts(source, path, reading, lines=lines))
     if line := str(guesses):
         log_notice(line)
     broken.report()
     report_dropped(dropped)
     if faults and problems is None:
-        raise bad_rows(faults)
+        raise unreadable_rows_error(faults)
 
 
-def texts_of(source: Source, path: Path, reading: ReadConfig, *, lines: bool) -> Iterator[Record]:
+def read_texts(source: Source, path: Path, reading: ReadConfig, *, lines: bool) -> Iterator[Record]:
     """A text as one document named after its file, or each of its `lines` as one."""
     try:
-        text = class_text(source, reading)
+        text = read_source_text(source, reading)
     except UnreadableError as error:
         raise DataError(error.code, f"{source.name} cannot be read: {error}") from error
     if not lines:
@@ -167,19 +169,19 @@ def texts_of(source: Source, path: Path, reading: ReadConfig, *, lines: bool) ->
         yield Record({"text": line.rstrip("\r")}, f"{source.name}: line {number}")
 
 
-def suffix_of_path(path: Path) -> str:
+def uncompressed_suffix(path: Path) -> str:
     """A file's suffix without that of its packing."""
-    name = path.with_suffix("") if path.suffix.lower() in WRAPPED else path
+    name = path.with_suffix("") if path.suffix.lower() in COMPRESSED else path
     return name.suffix.lower()
 
 
-def document_of(record: Record, number: int) -> Passage:
+def to_passage(record: Record, number: int) -> Passage:
     """A row as one passage. Raises DataError where it has no text."""
     values = record.values
-    given = next((values[name] for name in IDS if values.get(name) is not None), None)
+    given = next((values[name] for name in ID_FIELDS if values.get(name) is not None), None)
     title = values.get("title")
     return Passage(
-        text_of(values, record.where),
+        text_field(values, record.where),
         number,
         record.where,
         None if given is None else str(given),
@@ -187,7 +189,7 @@ def document_of(record: Record, number: int) -> Passage:
     )
 
 
-def text_of(values: dict[str, Any], where: str, name: str = "text") -> str:
+def text_field(values: dict[str, Any], where: str, name: str = "text") -> str:
     """A field that is text. Raises DataError where it is missing, or something else."""
     if name not in values:
         shown = ", ".join(map(repr, list(values)[:30]))
@@ -202,12 +204,12 @@ def text_of(values: dict[str, Any], where: str, name: str = "text") -> str:
     return value
 
 
-def file_texts(path: Path, options: ReadOptions = DETECTED) -> list[str]:
+def file_texts(path: Path, options: ReadOptions = AUTODETECT) -> list[str]:
     """The texts of a file's rows, in order; of a plain text file its lines."""
-    return [text_of(record.values, record.where) for record in records_of(path, options)]
+    return [text_field(record.values, record.where) for record in read_document_records(path, options)]
 
 
-def cut(document: Passage, longest: int) -> Iterable[Passage]:
+def cut_passages(document: Passage, longest: int) -> Iterable[Passage]:
     """A document as passages of at most `longest` bytes, cut at the ends of sentences or at blanks where there are any
     in the second half; each begins with the end of the one before it.
     """
@@ -218,20 +220,20 @@ def cut(document: Passage, longest: int) -> Iterable[Passage]:
     while start < len(text):
         end = start + len(text[start : start + longest].encode()[:longest].decode(errors="ignore"))
         if end < len(text):
-            end = place_between(text, start + (end - start) // 2, end)
+            end = cut_position(text, start + (end - start) // 2, end)
         passages.append(replace(document, text=text[start:end], start=start))
         if end >= len(text):
             break
-        again = end - len(text[start:end].encode()[-(longest // OVERLAP) :].decode(errors="ignore"))
-        start = max(start + 1, place_between(text, again, end, first=True) if again > start else end)
+        again = end - len(text[start:end].encode()[-(longest // OVERLAP_PARTS) :].decode(errors="ignore"))
+        start = max(start + 1, cut_position(text, again, end, first=True) if again > start else end)
     return [passage for passage in passages if passage.text.strip()]
 
 
-def place_between(text: str, low: int, high: int, *, first: bool = False) -> int:
+def cut_position(text: str, low: int, high: int, *, first: bool = False) -> int:
     """A place to cut a text: behind the last (or `first`) sentence or blank that ends in a stretch, else its end (or
     its beginning).
     """
-    ends = [match.end() for match in ENDS.finditer(text, low, high) if low < match.end() < high]
+    ends = [match.end() for match in SENTENCE_ENDS.finditer(text, low, high) if low < match.end() < high]
     blanks = [match.end() for match in re.finditer(r"\s+", text[low:high])]
     if not ends and blanks:
         ends = [low + blank for blank in blanks if low < low + blank < high]

@@ -32,9 +32,9 @@ class FileOptions:
 
     def __post_init__(self) -> None:
         if self.encoding is not None:
-            from textus.data.corpus.documents import checked_encoding
+            from textus.data.corpus.documents import check_encoding
 
-            checked_encoding(self.encoding)
+            check_encoding(self.encoding)
 
     def stream(
         self, path: Path, *, quiet: bool = False, problems: list[RowProblem] | None = None
@@ -56,7 +56,7 @@ class ReadOptions(FileOptions):
     """How a file of rows is read.
 
     One value carries this from the flags, or from the record of a run, through every function that reads a file. What
-    is given wins; `inputs.options_for` fills in what a run was trained with, where the file fits that. Raises
+    is given wins; `inputs.resolve_options` fills in what a run was trained with, where the file fits that. Raises
     UsageError for a share that is none.
     """
 
@@ -74,17 +74,17 @@ class ReadOptions(FileOptions):
             parse_share(self.skip_invalid)
 
 
-DETECTED = ReadOptions()
+AUTODETECT = ReadOptions()
 """Nothing is given: the columns are called as the fields are, and the encoding is detected."""
 
 
-def options_of_run(record: Mapping[str, Any]) -> ReadOptions:
+def run_read_options(record: Mapping[str, Any]) -> ReadOptions:
     """How the rows were read that a run was trained on, as given with --columns and --encoding."""
     corpus = record.get("corpus") or {}
     return ReadOptions(corpus.get("columns"), corpus.get("encoding"))
 
 
-def options_of_all(trained: Sequence[ReadOptions]) -> ReadOptions:
+def common_read_options(trained: Sequence[ReadOptions]) -> ReadOptions:
     """How several runs read their rows: the columns that all of them were trained with, and the one encoding that some
     of them were; nothing where they differ.
     """
@@ -93,7 +93,7 @@ def options_of_all(trained: Sequence[ReadOptions]) -> ReadOptions:
     return ReadOptions(*(values.pop() if len(values) == 1 else None for values in (columns, encodings)))
 
 
-def fits(path: Path, encoding: str) -> bool:
+def fits_encoding(path: Path, encoding: str) -> bool:
     """Whether the files at a path can be in an encoding: some are not UTF-8 and have no byte order mark, all of these
     decode in it without an error, and none of the others is UTF-8 beyond ASCII.
     """
@@ -105,38 +105,38 @@ def fits(path: Path, encoding: str) -> bool:
         if not isinstance(source, Source) or source.kind == "parquet":
             continue
         try:
-            is_utf8 = reads_as_utf8(source)
-            if is_utf8 or (is_utf8 is False and not decodes(source, encoding)):
+            valid = is_utf8(source)
+            if valid or (valid is False and not can_decode(source, encoding)):
                 return False
         except UnreadableError:
             return False  # what is wrong is reported when the file is read
-        several = several or is_utf8 is False
+        several = several or valid is False
     return several
 
 
-def reads_as_utf8(source: Source) -> bool | None:
+def is_utf8(source: Source) -> bool | None:
     """Whether the bytes beyond ASCII are UTF-8, a few broken ones among them or none; None where there are no such
     bytes, or a byte order mark says what they are.
     """
-    from textus.data.corpus.decoding import ByteStatistics, marked
-    from textus.data.corpus.sources import blocks
+    from textus.data.corpus.decoding import ByteStatistics, from_bom
+    from textus.data.corpus.sources import read_blocks
 
     survey = ByteStatistics()
-    for block in blocks(source):
+    for block in read_blocks(source):
         survey.add(block)
     survey.add(b"", final=True)
-    if marked(survey.head) or not (survey.n_whole or survey.n_broken):
+    if from_bom(survey.head) or not (survey.n_valid or survey.n_broken):
         return None
-    return survey.n_whole > survey.n_broken or not survey.n_broken
+    return survey.n_valid > survey.n_broken or not survey.n_broken
 
 
-def decodes(source: Source, encoding: str) -> bool:
+def can_decode(source: Source, encoding: str) -> bool:
     """Whether the bytes of a source are text of an encoding without an error."""
-    from textus.data.corpus.sources import blocks
+    from textus.data.corpus.sources import read_blocks
 
     decoder = codecs.getincrementaldecoder(encoding)("strict")
     try:
-        for block in blocks(source):
+        for block in read_blocks(source):
             decoder.decode(block)
         decoder.decode(b"", True)
     except UnicodeError:

@@ -12,9 +12,9 @@ from textus.core.errors import DataError, UsageError
 from textus.data.corpus.dialects import RowProblem
 from textus.data.labeled import Record
 
-LISTED = 10
+SHOWN_REASONS = 10
 """So many kinds of bad rows are listed in an error."""
-PLACES = 3
+SHOWN_PLACES = 3
 """So many places of rows that cannot be used for one reason are named."""
 Parsed = TypeVar("Parsed")
 
@@ -41,9 +41,13 @@ class BadRows(DataError):
         if len(rows) == n_rows:
             super().__init__(code, f"{first} (none of the {n_rows:,} rows can be used; this is the first)")
             return
-        reasons = by_reason(rows)
-        listed = "; ".join(reasons[:LISTED])
-        more = f"; and {len(reasons) - LISTED:,} more kinds of error" if len(reasons) > LISTED else ""
+        reasons = group_by_reason(rows)
+        listed = "; ".join(reasons[:SHOWN_REASONS])
+        more = (
+            f"; and {len(reasons) - SHOWN_REASONS:,} more kinds of error"
+            if len(reasons) > SHOWN_REASONS
+            else ""
+        )
         super().__init__(
             code,
             f"{len(rows):,} of {n_rows:,} rows cannot be used: {listed}{more}. Correct them, or leave them out with"
@@ -51,21 +55,21 @@ class BadRows(DataError):
         )
 
 
-def by_reason(rows: Sequence[BadRow]) -> list[str]:
+def group_by_reason(rows: Sequence[BadRow]) -> list[str]:
     """The messages of bad rows: those of a file that say the same are one, with their number and the first places."""
     groups: dict[tuple[str, str], list[BadRow]] = {}
     for row in rows:
-        groups.setdefault((file_of(row.where), row.message.replace(row.where, "", 1)), []).append(row)
+        groups.setdefault((file_of_place(row.where), row.message.replace(row.where, "", 1)), []).append(row)
     lines = []
     for (file, _), group in groups.items():
         others = [row.where.removeprefix(f"{file}: ") for row in group[1:]]
-        more = f" and {len(others) - PLACES:,} more" if len(others) > PLACES else ""
-        also = f" ({len(group):,} rows; also {', '.join(others[:PLACES])}{more})" if others else ""
+        more = f" and {len(others) - SHOWN_PLACES:,} more" if len(others) > SHOWN_PLACES else ""
+        also = f" ({len(group):,} rows; also {', '.join(others[:SHOWN_PLACES])}{more})" if others else ""
         lines.append(group[0].message + also)
     return lines
 
 
-def file_of(where: str) -> str:
+def file_of_place(where: str) -> str:
     """The file of a row's place."""
     file, colon, _ = where.rpartition(": ")
     return file if colon else where
@@ -105,7 +109,7 @@ def parse_share(spelled: str | None) -> float:
     )
 
 
-def usable_rows(
+def drop_unusable(
     records: Sequence[Record],
     parse: Callable[[Record], Any] | None,
     skip: str | None,
@@ -114,18 +118,18 @@ def usable_rows(
     """The records without those that `parse` refuses (None: there are no records), which are reported; `faults` are
     rows that could not be read at all. BadRows where they are a larger share than `skip` allows, or all.
     """
-    bad = unread(faults)
+    bad = unreadable_rows(faults)
     if parse is not None:
         parse_rows(records, parse, bad)
-    places = left_out(bad, len(records) + len(faults), skip)
+    places = skip_bad_rows(bad, len(records) + len(faults), skip)
     return [record for record in records if record.where not in places]
 
 
-def left_out(bad: Sequence[BadRow], total: int, skip: str | None) -> set[str]:
+def skip_bad_rows(bad: Sequence[BadRow], total: int, skip: str | None) -> set[str]:
     """The places of bad rows, which are reported. BadRows where they are a larger share of all than `skip` allows, or
     all.
     """
-    bad = in_order(bad)
+    bad = sort_by_place(bad)
     if bad and (len(bad) > parse_share(skip) * total or len(bad) == total):
         raise BadRows(bad, total)
     if bad:
@@ -136,7 +140,7 @@ def left_out(bad: Sequence[BadRow], total: int, skip: str | None) -> set[str]:
     return {row.where for row in bad}
 
 
-def in_order(rows: Sequence[BadRow]) -> list[BadRow]:
+def sort_by_place(rows: Sequence[BadRow]) -> list[BadRow]:
     """Bad rows by file and line."""
 
     def place(row: BadRow) -> tuple[str, list[int]]:
@@ -146,6 +150,6 @@ def in_order(rows: Sequence[BadRow]) -> list[BadRow]:
     return sorted(rows, key=place)
 
 
-def unread(faults: Sequence[RowProblem]) -> list[BadRow]:
+def unreadable_rows(faults: Sequence[RowProblem]) -> list[BadRow]:
     """Rows that could not be read, among those that cannot be used."""
     return [BadRow(each.where, str(each)) for each in faults]

@@ -73,12 +73,16 @@ class TokenDataset:
         return np.searchsorted(self.starts, positions, side="right") - 1
 
 
-def store_of(ids: list[int] | np.ndarray, starts: list[int] | np.ndarray | None = None) -> TokenDataset:
+def in_memory_dataset(
+    ids: list[int] | np.ndarray, starts: list[int] | np.ndarray | None = None
+) -> TokenDataset:
     """A token store in memory, from one sequence that begins with EOT."""
     return TokenDataset(np.asarray(ids), np.asarray([0] if starts is None else starts, dtype=np.int64), {})
 
 
-def tokenize(corpus: Corpus, tokenizer: Tokenizer, split: str = "train", side: Side = "text") -> TokenDataset:
+def load_or_tokenize(
+    corpus: Corpus, tokenizer: Tokenizer, split: str = "train", side: Side = "text"
+) -> TokenDataset:
     """The ids of one split, made once and kept in `<corpus>/tokens/<tokenizer>/`; damaged, they are made
     again.
 
@@ -105,9 +109,9 @@ class TokenizedCorpus:
         self._datasets: dict[tuple[str, Side], TokenDataset] = {}
 
     def dataset(self, split: str = "train", side: Side = "text") -> TokenDataset:
-        """The ids of a split, as `tokenize` gives them."""
+        """The ids of a split, as `load_or_tokenize` gives them."""
         if (split, side) not in self._datasets:
-            self._datasets[split, side] = tokenize(self.corpus, self.tokenizer, split, side)
+            self._datasets[split, side] = load_or_tokenize(self.corpus, self.tokenizer, split, side)
         return self._datasets[split, side]
 
 
@@ -126,7 +130,7 @@ def _open(folder: Path, name: str, corpus: Corpus, tokenizer: Tokenizer) -> Toke
         if not resolve_record_file(folder, file, files).exists():
             raise RunError("damaged", f"{folder / file} is missing or was changed")
     try:
-        dataset = _map(folder, name, record)
+        dataset = _map_files(folder, name, record)
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(
             "damaged", f"{folder / name}.json was changed ({type(error).__name__}: {error})"
@@ -137,7 +141,7 @@ def _open(folder: Path, name: str, corpus: Corpus, tokenizer: Tokenizer) -> Toke
     return dataset
 
 
-def _map(folder: Path, name: str, record: dict[str, Any]) -> TokenDataset:
+def _map_files(folder: Path, name: str, record: dict[str, Any]) -> TokenDataset:
     if record["dtype"] not in DTYPES:
         raise ValueError(f"dtype {record['dtype']!r:.40} is none of {', '.join(DTYPES)}")
     ids = np.memmap(folder / f"{name}.ids", dtype=record["dtype"], mode="r")
@@ -186,7 +190,9 @@ def _write(folder: Path, name: str, corpus: Corpus, tokenizer: Tokenizer, side: 
     split = name.partition(".")[0]
     try:
         with progress(f"tokenising {name}", _characters(corpus, split)) as advance:
-            counts = _fill(ids, starts, np.dtype(dtype), tokenizer, _chunks(corpus, split, side), advance)
+            counts = _write_stream(
+                ids, starts, np.dtype(dtype), tokenizer, _chunks(corpus, split, side), advance
+            )
         if not counts["documents"]:
             raise DataError(
                 "empty_data",
@@ -206,10 +212,10 @@ def _write(folder: Path, name: str, corpus: Corpus, tokenizer: Tokenizer, side: 
         "files": files,
     }
     write_json(folder / f"{name}.json", record)
-    return _map(folder, name, record)
+    return _map_files(folder, name, record)
 
 
-def _fill(
+def _write_stream(
     ids: _AtomicWriter,
     starts: _AtomicWriter,
     dtype: np.dtype,
@@ -250,7 +256,7 @@ def _chunks(corpus: Corpus, split: str, side: Side) -> Iterator[list[tuple[str, 
     """(document id, text of one part) in lists of about CHUNK characters; each pair is a document."""
     chunk: list[tuple[str, str]] = []
     size = 0
-    pairs = getattr(corpus, "pairs", False)
+    pairs = getattr(corpus, "has_pairs", False)
     for number, document in enumerate(corpus.documents(split)):
         text = document.text if side == "text" else str(document.source_text)
         chunk.append((f"{number}" if pairs else document.id, text))

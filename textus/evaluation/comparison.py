@@ -15,7 +15,7 @@ from typing import Any
 from textus.core.errors import UsageError
 from textus.core.hardware import peak_memory_bytes, reset_peak_memory
 from textus.core.io import write_atomic, write_json
-from textus.data.eval_text import EvalText, as_texts
+from textus.data.eval_text import EvalText, to_eval_text
 from textus.evaluation.perplexity import (
     PerplexityAccumulator,
     measure,
@@ -63,7 +63,7 @@ def compare(
     while scoring, CPU-seconds it was trained for. `pairs`: neighbours in rank, with the paired bootstrap interval of
     their difference. `verdict`: the same in sentences.
     """
-    given = as_texts(texts, n_bytes)
+    given = to_eval_text(texts, n_bytes)
     measured = []
     for run in runs:
         entry = run if isinstance(run, ComparedRun) else ComparedRun(*run)

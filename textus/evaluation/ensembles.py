@@ -15,7 +15,7 @@ from textus.core.console import log_notice
 from textus.core.errors import UsageError
 from textus.core.io import fingerprint, sha256
 from textus.core.names import unknown_name_error
-from textus.data.read_options import ReadOptions, options_of_all, options_of_run
+from textus.data.read_options import ReadOptions, common_read_options, run_read_options
 from textus.evaluation import task_report
 from textus.evaluation.task_report import EvalDataset, paired_difference, task_metrics
 from textus.models.contract import LanguageModel
@@ -192,11 +192,11 @@ def ensemble_predictor(runs: Sequence[Path], how: str, name: str | None = None) 
         answer = lambda examples: task.combine(  # noqa: E731
             [predict_texts(model, its, tokenizer, examples) for model, its, tokenizer in members], how
         )
-    return Predictor(task, answer, options_of_all([options_of_run(each) for each in records]), of)
+    return Predictor(task, answer, common_read_options([run_read_options(each) for each in records]), of)
 
 
 def training_read_options(runs: Sequence[Path], task: Task) -> ReadOptions:
     """How the rows were read that all runs were trained on."""
-    return options_of_all(
-        [options_of_run(record_for_task(open_run(run).record, task.head_name, run)) for run in runs]
+    return common_read_options(
+        [run_read_options(record_for_task(open_run(run).record, task.head_name, run)) for run in runs]
     )

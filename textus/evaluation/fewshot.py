@@ -110,7 +110,7 @@ class PromptScorer:
             examples.pop(0)
             self.n_dropped += 1
         first = [
-            *beginning(self.model, self.tokenizer.start_id),
+            *beginning(self.model, self.tokenizer.bos_id),
             *(number for each in examples for number in each),
         ]
         with scoring_mode(self.model):

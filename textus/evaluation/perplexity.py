@@ -32,10 +32,10 @@ from textus.core.console import cpu_seconds, log_notice, progress
 from textus.core.errors import DataError, RunError, UsageError
 from textus.core.rng import derive_seed
 from textus.data.batch import Batch, BatchSource
-from textus.data.bucketing import BucketLoader, sources_of
-from textus.data.eval_text import EvalText, TextChunk, as_texts, in_parts
-from textus.data.loader import TokenLoader, windows
-from textus.data.token_dataset import TokenDataset, store_of
+from textus.data.bucketing import BucketLoader, pad_sources
+from textus.data.eval_text import EvalText, TextChunk, chunk_document, to_eval_text
+from textus.data.loader import TokenLoader, scoring_windows
+from textus.data.token_dataset import TokenDataset, in_memory_dataset
 from textus.generation.engine import Engine
 from textus.generation.params import SamplingParams
 from textus.generation.sampling import beginning, device_of, inference
@@ -97,7 +97,7 @@ def score_text(
 
     Raises UsageError for a stride outside 1 … context, RunError where the model gives not-a-number.
     """
-    stream = score_chunks(model, tokenizer, in_parts([text]), stride=stride, batch_size=batch_size)
+    stream = score_chunks(model, tokenizer, chunk_document([text]), stride=stride, batch_size=batch_size)
     scores = [score for _, _, score in stream] or [
         TokenScores(np.zeros(0), np.zeros(0, dtype=np.int64), model.kind)
     ]
@@ -117,7 +117,7 @@ def score_chunks(
     together.
     """
     length, step = window_sizes(model, stride)
-    first = beginning(model, tokenizer.start_id)
+    first = beginning(model, tokenizer.bos_id)
     carry, n_cut = first, 0
     for group in _groups(texts):
         encoded = tokenizer.encode_batch([part.text for part in group])
@@ -202,7 +202,7 @@ def score_ids(
     sources = [None] * len(sequences) if sources is None else sources
     owners, rows = [], []
     for owner, (ids, skip, source) in enumerate(zip(sequences, skips, sources, strict=True)):
-        given = None if source is None else sources_of([list(source)], model.config.end_id)
+        given = None if source is None else pad_sources([list(source)], model.config.end_id)
         for row in _rows(model, ids, skip, stride):
             owners.append(owner)
             rows.append(replace(row, source=given))
@@ -221,7 +221,7 @@ def _rows(model: LanguageModel, ids: Sequence[int], skip: int, stride: int | Non
     length, step = window_sizes(model, stride)
     if n_targets <= length:  # one window: no longer than it need be
         length = step = n_targets
-    many = windows(np.asarray(ids), length, step, batch_size=16)
+    many = scoring_windows(np.asarray(ids), length, step, batch_size=16)
     for number, row in enumerate(row for batch in many for row in batch.micro(len(batch.ids))):
         if number == 0:
             row.weights[:, :skip] = 0
@@ -352,10 +352,10 @@ def measure(
     stride: int | None = None,
     batch_size: int | None = None,
 ) -> PerplexityAccumulator:
-    """Score texts (strings, `read_text(path)`, `split_texts(corpus)`) and sum up. DataError where there is no
+    """Score texts (strings, `read_text(path)`, `corpus_split_text(corpus)`) and sum up. DataError where there is no
     text.
     """
-    given = as_texts(texts, n_bytes)
+    given = to_eval_text(texts, n_bytes)
     tally = PerplexityAccumulator(given.n_bytes)
     token_bytes = np.asarray([len(each) for each in tokenizer.vocabulary], dtype=np.int64)
     started, cpu = time.perf_counter(), cpu_seconds()
@@ -399,7 +399,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Bits per byte with its 95 % interval, and what goes with it, as JSON values.
 
-    `texts` is what `read_text` or `split_texts` give, or strings, each a document. `perplexity` is per token
+    `texts` is what `read_text` or `corpus_split_text` give, or strings, each a document. `perplexity` is per token
     of this tokenizer and leaves the cost of unknown characters out, as is usual; `nats_per_character` has it
     in. `n` counts the blocks of the bootstrap. `kind`, `given` (a source, what the likelihood takes as known)
     and `keeps_text` (see `keeps`) say which figures may be ranked together, `likelihood` says it in words.
@@ -470,7 +470,7 @@ def sample_quality(
     sampling = sampling or SamplingParams(temperature=1.0, sliding=True)
     texts: list[list[int]] = [[] for _ in range(n)]
     each = [replace(sampling, seed=derive_seed(seed, "quality", row)) for row in range(n)]
-    first = beginning(model, tokenizer.start_id)
+    first = beginning(model, tokenizer.bos_id)
     given = (
         [(sources or [[]])[row % len(sources or [[]])] for row in range(n)] if model.needs_source else None
     )
@@ -511,7 +511,7 @@ def model_metrics(model: LanguageModel, tokenizer: Tokenizer, texts: Any, *, see
         return {}
     device, values = device_of(model), dict[str, list[Tensor]]()
     with scoring_mode(model):
-        batches, n_tokens = _as_in_training(model, tokenizer, as_texts(texts))
+        batches, n_tokens = _as_in_training(model, tokenizer, to_eval_text(texts))
         batches = [batch.to(device) for batch in batches]
         found = model.findings(batches)
         for batch in batches:
@@ -561,7 +561,7 @@ def _joined(parts: Sequence[TextChunk], ids: Sequence[list[int]], end_id: int) -
             starts.append(len(joined))
             joined.append(end_id)
         joined += each
-    return store_of([*joined, end_id], starts)
+    return in_memory_dataset([*joined, end_id], starts)
 
 
 # ── sizes ──────────────────────────────────────────────────────────────────────────────────────

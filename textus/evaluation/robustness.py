@@ -30,7 +30,7 @@ from textus.core.console import log_notice
 from textus.core.errors import DataError, UsageError
 from textus.core.rng import derive_seed
 from textus.data.labeled import Record
-from textus.data.read_options import DETECTED, ReadOptions
+from textus.data.read_options import AUTODETECT, ReadOptions
 from textus.evaluation.task_report import read_rows
 from textus.metrics.resampling import bootstrap, interval, paired_bootstrap
 from textus.models.contract import LanguageModel
@@ -163,7 +163,7 @@ def evaluate_robustness(
     tokenizer: Tokenizer,
     path: Path,
     *,
-    options: ReadOptions = DETECTED,
+    options: ReadOptions = AUTODETECT,
     vectors: Path | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:

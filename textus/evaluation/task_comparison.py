@@ -20,7 +20,7 @@ from textus.core.errors import DataError, UsageError
 from textus.core.hardware import peak_memory_bytes, reset_peak_memory
 from textus.core.io import write_atomic, write_json
 from textus.core.memory import release_freed_memory
-from textus.data.read_options import DETECTED, ReadOptions, options_of_all, options_of_run
+from textus.data.read_options import AUTODETECT, ReadOptions, common_read_options, run_read_options
 from textus.evaluation import task_report
 from textus.evaluation.comparison import training_curves
 from textus.evaluation.perplexity import n_parameters, weights_bytes
@@ -51,7 +51,7 @@ class MeasuredRun:
 
 
 def compare(
-    runs: Mapping[str, Path], on: Any, *, options: ReadOptions = DETECTED, task: str | None = None
+    runs: Mapping[str, Path], on: Any, *, options: ReadOptions = AUTODETECT, task: str | None = None
 ) -> dict[str, Any]:
     """{"on", "task", "rows", "figure", "runs", "pairs", "verdict"}: `runs` a row each, the best first; `pairs` how much
     better one is than the other with its paired 95 % interval; `verdict` the same in sentences.
@@ -59,8 +59,8 @@ def compare(
     Raises UsageError for runs of different tasks, DataError for rows they do not all answer.
     """
     check_same_task(runs, task)
-    trained = [options_of_run(record_for_task(open_run(run).record, task, run)) for run in runs.values()]
-    common = options_of_all(trained)  # all of them read one text
+    trained = [run_read_options(record_for_task(open_run(run).record, task, run)) for run in runs.values()]
+    common = common_read_options(trained)  # all of them read one text
     own = {
         name: ReadOptions(reading.columns, common.encoding)
         for name, reading in zip(runs, trained, strict=True)

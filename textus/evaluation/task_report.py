@@ -21,11 +21,11 @@ from textus.core.errors import DataError, RunError, UsageError
 from textus.core.io import dump_jsonl, fingerprint, sha256, write_atomic, write_json
 from textus.data.corpus.dialects import RowProblem
 from textus.data.corpus.tables import parse_columns
-from textus.data.inputs import id_of, labelled_records
+from textus.data.inputs import labelled_records, row_id
 from textus.data.labeled import Record, read_records
-from textus.data.output import Layout
-from textus.data.read_options import DETECTED, ReadOptions
-from textus.data.skipping import usable_rows
+from textus.data.output import OutputLayout
+from textus.data.read_options import AUTODETECT, ReadOptions
+from textus.data.skipping import drop_unusable
 from textus.evaluation.comparison import training_curves
 from textus.finetuning.config import FinetuneConfig
 from textus.finetuning.finetune import start
@@ -59,7 +59,7 @@ class EvalDataset:
 
 
 def read_rows(
-    task: Task, on: Any, options: ReadOptions = DETECTED, trained: ReadOptions = DETECTED
+    task: Task, on: Any, options: ReadOptions = AUTODETECT, trained: ReadOptions = AUTODETECT
 ) -> EvalDataset:
     """The rows of a file, or of Python, that have a text and a label; `trained`: how the rows of the run that answers
     them were read. Raises DataError where there is none.
@@ -69,7 +69,7 @@ def read_rows(
     if faults is not None:
         records = list(drop_rejected(records))
         check = task.row_checker(records, labelled=True) if records else None
-        records = usable_rows(records, check, options.skip_invalid, faults)
+        records = drop_unusable(records, check, options.skip_invalid, faults)
     examples = task.make_examples(records, labelled=True)
     if not examples:
         raise DataError("empty_data", f"{dataset_name(on)} has no row with text and label")
@@ -89,7 +89,7 @@ def task_metrics(rows: EvalDataset, outputs: Sequence[Any], by: Sequence[str] = 
     ids = {
         example.where: own
         for example, row in zip(rows.examples, rows.fields, strict=True)
-        if (own := id_of(row)) is not None
+        if (own := row_id(row)) is not None
     }
     for mistake in found.get("mistakes", []) if ids else []:
         mistake["id"] = ids.get(mistake["where"])
@@ -265,7 +265,7 @@ def write_predictions(out: Path, rows: EvalDataset, outputs: Sequence[Any]) -> N
     """Every row with its place and its answer, as predictions.jsonl."""
     records = [Record(fields, each.where) for fields, each in zip(rows.fields, rows.examples, strict=True)]
     with merge_notices(show=False):  # the page's own columns are known
-        layout = Layout(answer_columns(rows.task, ".jsonl"), None, records)
+        layout = OutputLayout(answer_columns(rows.task, ".jsonl"), None, records)
     lines = (
         layout.row(
             record, flatten_prediction(rows.task, rows.task.to_json(example, output), output, ".jsonl")

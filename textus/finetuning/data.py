@@ -17,7 +17,7 @@ from textus.core.rng import uniform
 from textus.data.corpus.dialects import RowProblem
 from textus.data.corpus.tables import parse_columns
 from textus.data.labeled import Record, read_records
-from textus.data.skipping import BadRow, BadRows, usable_rows
+from textus.data.skipping import BadRow, BadRows, drop_unusable
 from textus.finetuning.config import FinetuneConfig
 from textus.tasks.base import Example, Task
 from textus.tasks.rows import drop_held_out_files, drop_rejected
@@ -108,7 +108,7 @@ def usable(
     for rows, unread in zip(files, faults, strict=True):
         try:
             parse = cls.row_parser(settings, rows, labelled=True) if rows else None
-            kept.append(usable_rows(rows, parse, wish.skip_invalid, unread))
+            kept.append(drop_unusable(rows, parse, wish.skip_invalid, unread))
         except BadRows as error:
             bad += error.rows
             n_rows += error.n_rows

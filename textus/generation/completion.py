@@ -9,10 +9,17 @@ from typing import Any
 
 from textus.core.errors import DataError, UsageError
 from textus.core.io import fingerprint, sha256
-from textus.data.inputs import is_plain, place_of, texts_in
+from textus.data.inputs import is_plain_text, record_location, row_reader
 from textus.data.labeled import Record
-from textus.data.output import Layout, claim_output, content_of, form_of, partial_file, write_rows
-from textus.data.read_options import DETECTED, ReadOptions
+from textus.data.output import (
+    OutputLayout,
+    check_output,
+    content_hash,
+    output_format,
+    partial_file,
+    write_rows,
+)
+from textus.data.read_options import AUTODETECT, ReadOptions
 from textus.generation.engine import Engine
 from textus.generation.params import SamplingParams
 from textus.generation.sampling import beginning
@@ -31,8 +38,8 @@ def prompts_of(path: Path, options: ReadOptions, *, source: bool) -> Callable[[]
     else its column `prompt`, `source` or `text`.
     """
     name = "source" if source else "prompt"
-    read = texts_in(path, options)
-    if is_plain(path) and not options.columns:
+    read = row_reader(path, options)
+    if is_plain_text(path) and not options.columns:
         return lambda: (Record({name: record.values["text"]}, record.where) for record in read())
     return read
 
@@ -52,7 +59,7 @@ def prompt_of(record: Record) -> str:
 
 def encoded(model: LanguageModel, tokenizer: Tokenizer, prompt: str) -> tuple[list[int], list[int] | None]:
     """The ids a model begins with, and those of its source, where it needs one."""
-    ids = [*tokenizer.begin, *tokenizer.encode(prompt)]
+    ids = [*tokenizer.bos_ids, *tokenizer.encode(prompt)]
     if model.needs_source:
         return beginning(model, tokenizer.end_id), ids
     return ids or [tokenizer.end_id], None
@@ -121,21 +128,21 @@ def complete_to(
     sampling: SamplingParams,
     *,
     run: Path,
-    options: ReadOptions = DETECTED,
+    options: ReadOptions = AUTODETECT,
     force: bool = False,
 ) -> int:
     """The prompts of a file (or records) and what follows each, as rows of the file at `out`, written as they come; the
     same command continues after a kill. Returns how many there are.
     """
-    form, of = form_of(out), None
-    claim_output(out, given, force=force)
+    form, of = output_format(out), None
+    check_output(out, given, force=force)
     records: Callable[[], Iterable[Record]] = lambda: given  # type: ignore[assignment, return-value]  # noqa: E731
     if isinstance(given, Path):
         records = prompts_of(given, options, source=model.needs_source)
         of = fingerprint(
-            [sha256(run / "run.json"), content_of(given), astuple(options), form, asdict(sampling)]
+            [sha256(run / "run.json"), content_hash(given), astuple(options), form, asdict(sampling)]
         )
-    layout = Layout(["text"], options.columns, readable(model, tokenizer, records(), sampling))
+    layout = OutputLayout(["text"], options.columns, readable(model, tokenizer, records(), sampling))
 
     def answer(batch: list[Any]) -> list[dict[str, Any]]:
         return [
@@ -148,4 +155,4 @@ def complete_to(
 
 def told(record: Record, text: str) -> dict[str, Any]:
     """A prompt and what follows as JSON values."""
-    return place_of(record) | {"prompt": prompt_of(record), "text": text}
+    return record_location(record) | {"prompt": prompt_of(record), "text": text}

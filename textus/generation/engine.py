@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from textus.core.errors import RunError, TextusError, UsageError
-from textus.data.bucketing import sources_of
+from textus.data.bucketing import pad_sources
 from textus.generation.params import SamplingParams
 from textus.generation.sampling import (
     Ends,
@@ -224,7 +224,7 @@ class Engine:
         """The source texts (B, S) of new rows, an empty one for a row without; None where no row has one."""
         if all(each.source is None for each in fresh):
             return None
-        return sources_of([each.source or [] for each in fresh], self.model.config.end_id).to(self._device)
+        return pad_sources([each.source or [] for each in fresh], self.model.config.end_id).to(self._device)
 
     def _choose(self, logits: Tensor) -> list[TokenEvent]:
         """Draw an id for every row of logits (B, V), tell of it, and let the finished rows go."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from textus.core.errors import RunError, UsageError
 from textus.core.rng import uniform
-from textus.data.bucketing import sources_of
+from textus.data.bucketing import pad_sources
 from textus.generation.params import SamplingParams
 from textus.models.contract import LanguageModel
 
@@ -226,7 +226,7 @@ def generate(
     check_prompt(model, ids)
     check_source(model, source)
     seen, new, device, ends = list(ids), list[int](), device_of(model), as_ends(end_id)
-    given = None if source is None else sources_of([list(source)], model.config.end_id).to(device)
+    given = None if source is None else pad_sources([list(source)], model.config.end_id).to(device)
     with inference(model):
         for step in range(sampling.max_tokens):
             cache = None if given is None else model.new_cache(1, len(seen), given)

@@ -146,7 +146,7 @@ def with_vectors(sentences: Sentences, found: ImportedModel, folder: Path) -> Im
             f"{folder}: do_lower_case=true of its sentence_bert_config.json is not supported",
         )
     if tokenizer is not None and (framed := tokenizer.backend.encode("a").ids) != [
-        *tokenizer.begin, *tokenizer.encode("a"), tokenizer.end_id
+        *tokenizer.bos_ids, *tokenizer.encode("a"), tokenizer.end_id
     ]:  # fmt: skip
         raise UsageError(
             "unsupported_tokenizer",
@@ -192,7 +192,7 @@ def read_model(folder: Path) -> ImportedModel:
     if tokenizer is not None:
         tokenizer = fitting(tokenizer, config.vocab_size, str(folder))
         if family_of(module.FAMILY)[0].can_generate:
-            tokenizer.end_also_at(said_ends(folder, hf, tokenizer.vocab_size))
+            tokenizer.add_eos_ids(said_ends(folder, hf, tokenizer.vocab_size))
     if headed:
         found = task_heads.read_head(module, headed[2], hf, tensors)
         found["weights"] |= read_weights(
@@ -241,7 +241,7 @@ def read_tokenizer(folder: Path, hf: dict[str, Any]) -> tokenizers.Tokenizer | N
     if (folder / "tokenizer.json").exists():
         usual = hf.get("tokenizer_class") or legacy_tokenizers.USUAL.get(str(hf.get("model_type")))
         found = tokenizers.load(folder, usual)
-        named = tokenizers.settings_beside(folder / "tokenizer.json").get("tokenizer_class") or usual
+        named = tokenizers.read_config(folder / "tokenizer.json").get("tokenizer_class") or usual
         if str(named).removesuffix("Fast") == "Qwen2Tokenizer" and not llama.opened_as_qwen2(found.record):
             log_notice(
                 f"{folder}: its tokenizer.json does not split texts as a Qwen2Tokenizer does; the file is followed, the"
@@ -269,7 +269,7 @@ def fitting(tokenizer: tokenizers.Tokenizer, vocab_size: int, where: str) -> tok
     if (
         n > vocab_size
         and n <= (1 + PADDING_SHARE) * vocab_size
-        and (fits := tokenizer.without_from(vocab_size))
+        and (fits := tokenizer.without_ids_from(vocab_size))
     ):
         names = ", ".join(name for name, number in tokenizer.special.items() if number >= vocab_size)
         log_notice(
@@ -367,12 +367,12 @@ class Headed:
 def framed(out: Path, tokenizer: tokenizers.Tokenizer, *, longest: int) -> None:
     """Let an exported tokenizer set around texts what a task's rows have around them here, and cut them as long."""
     names = {number: name for name, number in tokenizer.special.items()}
-    begin = [names[number] for number in tokenizer.begin or [tokenizer.end_id]]
+    begin = [names[number] for number in tokenizer.bos_ids or [tokenizer.end_id]]
     end = names[tokenizer.end_id]
     backend = Backend.from_str(tokenizer.backend.to_str())
     first = " ".join([*begin, "$A", end])
     backend.post_processor = TemplateProcessing(
-        single=first, pair=" ".join([first, *[end] * (tokenizer.between - 1), f"$B:1 {end}:1"]),
+        single=first, pair=" ".join([first, *[end] * (tokenizer.n_pair_separators - 1), f"$B:1 {end}:1"]),
         special_tokens=[(name, tokenizer.special[name]) for name in dict.fromkeys([*begin, end])],
     )  # fmt: skip
     write_atomic(out / "tokenizer.json", backend.to_str(pretty=True))
@@ -412,7 +412,7 @@ def generation_config(tokenizer: tokenizers.Tokenizer, hf: dict[str, Any]) -> di
     eos = list(dict.fromkeys([hf["eos_token_id"], *ended]))
     start = {name: hf[name] for name in ("decoder_start_token_id",) if name in hf}
     return {
-        "bos_token_id": tokenizer.start_id,
+        "bos_token_id": tokenizer.bos_id,
         "eos_token_id": eos,
         "pad_token_id": hf["pad_token_id"],
         **start,

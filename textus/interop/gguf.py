@@ -313,7 +313,7 @@ def read_tokenizer(container: Container) -> Tokenizer:
         record["post_processor"] = beginning(roles["bos_token"], pieces.index(roles["bos_token"]))
     template = Values(container, "tokenizer").text("chat_template", "") or None
     tokenizer = made(record, roles, template, container.where)
-    tokenizer.end_also_at(ids)
+    tokenizer.add_eos_ids(ids)
     return tokenizer
 
 

@@ -18,7 +18,7 @@ from textus.core.io import read_json
 from textus.interop.tokenizer_json import beginning, byte_level, merges_of
 from textus.interop.tokenizer_json import record as record_of
 from textus.interop.validate import unsupported
-from textus.tokenizers import Tokenizer, made, settings_beside
+from textus.tokenizers import Tokenizer, build_tokenizer, read_config
 from textus.tokenizers.compat import BLANK
 
 # ── what each class is ─────────────────────────────────────────────────────────────────────────
@@ -72,7 +72,7 @@ def read(folder: Path, hf: dict[str, Any]) -> Tokenizer | None:
     ]
     if not present:
         return None
-    config = settings_beside(folder / "tokenizer_config.json")
+    config = read_config(folder / "tokenizer_config.json")
     kind = KINDS[class_of(config, hf, folder)]
     for names in kind.files:
         if all((folder / name).is_file() for name in names):
@@ -91,7 +91,7 @@ def read(folder: Path, hf: dict[str, Any]) -> Tokenizer | None:
         raise RunError(
             "damaged", f"{folder / names[0]} is damaged ({type(error).__name__} {error}); fetch it again"
         ) from error
-    return made(record, config, folder / names[0])
+    return build_tokenizer(record, config, folder / names[0])
 
 
 # ── special tokens ─────────────────────────────────────────────────────────────────────────────

@@ -1,1 +1,1 @@
-"""Figures of quality, with intervals."""
+"""Metrics with confidence intervals."""

@@ -1,8 +1,8 @@
-"""Entities out of tags and back, and how well they are found: equal to `seqeval` and to the conlleval script.
+"""Entities from tags and back, and entity metrics equal to `seqeval` and the conlleval script.
 
-A tag is `O`, or a prefix and a type such as `B-PER`. An entity begins at B or S, after O, after E or S, and where the
-type changes; it goes on otherwise (Tjong Kim Sang and De Meulder 2003). So one rule reads BIO, IOB1 and BIOES, and an
-I that no B comes before begins an entity.
+A tag is `O`, or a prefix and a type such as `B-PER`. An entity starts at B or S, after O, after E or S, and where the
+type changes; otherwise it continues (Tjong Kim Sang and De Meulder 2003). This one rule reads BIO, IOB1 and BIOES; an I
+without a B before it starts an entity.
 """
 
 from __future__ import annotations
@@ -16,34 +16,34 @@ import numpy as np
 from textus.metrics.resampling import estimate
 
 Span = tuple[str, int, int]
-"""Type, first token, and the token after the last."""
+"""Type, first token, token after the last."""
 Labelled = tuple[str, Hashable, Hashable]
-"""A span, or whatever else has a type and two parts, such as a triple's head and tail."""
+"""A span, or a relation with its head and tail."""
 
 PREFIXES = frozenset("BIESLUM")
-"""BILOU's L and U are E and S, the M of BMES is I."""
+"""BILOU's L and U count as E and S, the M of BMES as I."""
 _SAME = {"L": "E", "U": "S", "M": "I"}
 
 
 def is_entity_tag(tag: str) -> bool:
-    """Whether a tag is O or has a prefix: others are plain, such as parts of speech."""
+    """Whether a tag is O or has a prefix; others are plain, such as parts of speech."""
     return tag == "O" or (len(tag) > 2 and tag[0] in PREFIXES and tag[1] == "-")
 
 
 def entity_spans(tags: Sequence[str]) -> list[Span]:
     """The entities of a sentence, in order."""
-    found: list[Span] = []
-    before, begun, kind = "O", 0, ""
+    entities: list[Span] = []
+    previous, start, kind = "O", 0, ""
     for place, tag in enumerate([*tags, "O"]):
         prefix, _, name = tag.partition("-")
         prefix = _SAME.get(prefix, prefix)
-        new = prefix in ("B", "S") or before in ("O", "E", "S") or name != kind
-        if before != "O" and (prefix == "O" or new):
-            found.append((kind, begun, place))
-        if prefix != "O" and new:
-            begun = place
-        before, kind = prefix, name
-    return found
+        starts = prefix in ("B", "S") or previous in ("O", "E", "S") or name != kind
+        if previous != "O" and (prefix == "O" or starts):
+            entities.append((kind, start, place))
+        if prefix != "O" and starts:
+            start = place
+        previous, kind = prefix, name
+    return entities
 
 
 def bio_tags(entities: Sequence[Span], length: int) -> list[str]:
@@ -55,8 +55,8 @@ def bio_tags(entities: Sequence[Span], length: int) -> list[str]:
 
 
 def scheme_counts(sentences: Sequence[Sequence[str]]) -> tuple[int, int]:
-    """How many entities of all sentences begin without B or S, and how many have a B where I would have begun one as
-    well. In IOB1 there are none of the second kind, in right BIO none of the first.
+    """(entities that start without B or S, entities whose B could have been an I), over all sentences. The second is 0
+    in IOB1, the first in valid BIO.
     """
     bare = marked = 0
     for tags in sentences:
@@ -75,28 +75,31 @@ def entity_scores(
     seed: int = 0,
     intervals: bool = True,
 ) -> dict[str, Any]:
-    """Micro F1, precision and recall with intervals by bootstrap over sentences; macro F1 and each type's figures.
+    """Micro F1, precision and recall with intervals by bootstrap over sentences; macro F1 and each type's metrics.
 
-    An entity is right where its type, its first and its last token are; a triple where its relation, its head and its
-    tail are. 0 where nothing is there to be found.
+    An entity is correct if its type, first and last token are; a relation if its type, head and tail are. 0 where there
+    is nothing to find.
     """
-    right = np.asarray([len(set(a) & set(b)) for a, b in zip(gold, guess, strict=True)], dtype=np.float64)
-    real, called = (np.asarray([len(each) for each in part], dtype=np.float64) for part in (gold, guess))
-    ratios = {"f1": (2 * right, real + called), "precision": (right, called), "recall": (right, real)}
-    found: dict[str, Any] = {
+    correct = np.asarray([len(set(a) & set(b)) for a, b in zip(gold, guess, strict=True)], dtype=np.float64)
+    n_gold, n_guess = (np.asarray([len(row) for row in rows], dtype=np.float64) for rows in (gold, guess))
+    ratios = {
+        "f1": (2 * correct, n_gold + n_guess),
+        "precision": (correct, n_guess),
+        "recall": (correct, n_gold),
+    }
+    scores: dict[str, Any] = {
         name: estimate(top, bottom if bottom.any() else None, seed=seed, intervals=intervals)
         for name, (top, bottom) in ratios.items()
     }
     classes = type_scores(gold, guess)
-    found["macro_f1"] = float(np.mean([each["f1"] for each in classes])) if classes else 0.0
-    found["classes"] = classes
-    return found
+    macro_f1 = float(np.mean([row["f1"] for row in classes])) if classes else 0.0
+    return {**scores, "macro_f1": macro_f1, "classes": classes}
 
 
 def type_scores(
     gold: Sequence[Sequence[Labelled]], guess: Sequence[Sequence[Labelled]]
 ) -> list[dict[str, Any]]:
-    """Precision, recall, F1 and number of each type that is there or was answered."""
+    """Precision, recall, F1 and number of gold entities of each type in gold labels or predictions."""
     hit, real, called = Counter[str](), Counter[str](), Counter[str]()
     for a, b in zip(gold, guess, strict=True):
         hit.update(kind for kind, _, _ in set(a) & set(b))
@@ -118,14 +121,13 @@ def token_scores(
     seed: int = 0,
     intervals: bool = True,
 ) -> dict[str, Any]:
-    """Accuracy over tokens with its interval over sentences, macro F1, and each tag's figures."""
-    right = [sum(a == b for a, b in zip(*pair, strict=True)) for pair in zip(gold, guess, strict=True)]
-    flat = [[(tag, place, place + 1) for place, tag in enumerate(tags)] for tags in gold]
-    answered = [[(tag, place, place + 1) for place, tag in enumerate(tags)] for tags in guess]
-    classes = type_scores(flat, answered)
+    """Accuracy over tokens with an interval by bootstrap over sentences, macro F1, and each tag's metrics."""
+    correct = [sum(a == b for a, b in zip(*pair, strict=True)) for pair in zip(gold, guess, strict=True)]
+    spans = [[[(tag, i, i + 1) for i, tag in enumerate(row)] for row in rows] for rows in (gold, guess)]
+    classes = type_scores(*spans)
     return {
-        "accuracy": estimate(right, [len(each) for each in gold], seed=seed, intervals=intervals),
+        "accuracy": estimate(correct, [len(row) for row in gold], seed=seed, intervals=intervals),
         "tokens": sum(map(len, gold)),
-        "macro_f1": float(np.mean([each["f1"] for each in classes])),
+        "macro_f1": float(np.mean([row["f1"] for row in classes])),
         "classes": classes,
     }

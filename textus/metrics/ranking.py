@@ -1,12 +1,12 @@
-"""Figures of search: recall among the first k, reciprocal rank, and nDCG, with intervals by bootstrap over queries.
+"""Search metrics: recall@k, reciprocal rank and nDCG, with intervals by bootstrap over queries.
 
-nDCG: Järvelin and Kekäläinen 2002, gain over log2 of the rank plus one, as scikit-learn's `ndcg_score` has it. A
-query's list may be shorter than k; what is not in it was not found.
+nDCG: Järvelin and Kekäläinen 2002, gain over log2 of the rank plus one, as in scikit-learn's `ndcg_score`. A query's
+results may be fewer than k; what is missing counts as not found.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,36 +17,39 @@ from textus.metrics.resampling import estimate
 CUTS = (1, 5, 10)
 
 Gains = Mapping[Hashable, float]
-"""What is right for a query, and how much each is worth (above zero)."""
+"""The relevant documents of a query, and the gain of each (above zero)."""
 
 
-def recall(found: Sequence[Hashable], right: Gains, k: int) -> float:
-    """The share of what is right among the first k."""
-    return len(set(found[:k]) & right.keys()) / len(right)
+def recall(results: Sequence[Hashable], relevant: Gains, k: int) -> float:
+    """The share of relevant documents among the first k results."""
+    return len(set(results[:k]) & relevant.keys()) / len(relevant)
 
 
-def reciprocal_rank(found: Sequence[Hashable], right: Gains, k: int) -> float:
-    """One over the place, from 1, of the first that is right; 0 where none of the first k is."""
-    return next((1 / place for place, each in enumerate(found[:k], 1) if each in right), 0.0)
+def reciprocal_rank(results: Sequence[Hashable], relevant: Gains, k: int) -> float:
+    """One over the rank of the first relevant result; 0 if none of the first k is."""
+    return next((1 / rank for rank, result in enumerate(results[:k], 1) if result in relevant), 0.0)
 
 
-def ndcg(found: Sequence[Hashable], right: Gains, k: int) -> float:
-    """Discounted gain of the first k over that of the best order."""
-    best = sorted(right.values(), reverse=True)[:k]
-    gained = sum(right.get(each, 0.0) / np.log2(place + 1) for place, each in enumerate(found[:k], 1))
-    return float(gained / sum(gain / np.log2(place + 1) for place, gain in enumerate(best, 1)))
+def ndcg(results: Sequence[Hashable], relevant: Gains, k: int) -> float:
+    """Discounted gain of the first k results over that of the best order."""
+
+    def discounted(gains: Iterable[float]) -> float:
+        return sum(gain / np.log2(rank + 1) for rank, gain in enumerate(gains, 1))
+
+    best = sorted(relevant.values(), reverse=True)[:k]
+    return float(discounted(relevant.get(result, 0.0) for result in results[:k]) / discounted(best))
 
 
 def ranking_scores(
-    found: Sequence[Sequence[Hashable]], right: Sequence[Gains], *, seed: int = 0, intervals: bool = True
+    results: Sequence[Sequence[Hashable]], relevant: Sequence[Gains], *, seed: int = 0, intervals: bool = True
 ) -> dict[str, Any]:
-    """MRR@10, nDCG@10 and recall@1, 5 and 10 over queries. UsageError where a query has nothing that is right."""
-    if not found or not all(right):
-        raise UsageError("empty_data", "figures of search need queries, each with something that is right")
-    pairs = list(zip(found, right, strict=True))
-    each = {
-        "mrr@10": [reciprocal_rank(list_, gains, 10) for list_, gains in pairs],
-        "ndcg@10": [ndcg(list_, gains, 10) for list_, gains in pairs],
-        **{f"recall@{k}": [recall(list_, gains, k) for list_, gains in pairs] for k in CUTS},
+    """MRR@10, nDCG@10 and recall@1, 5 and 10 over queries. UsageError for a query without relevant documents."""
+    if not results or not all(relevant):
+        raise UsageError("empty_data", "search metrics need queries, each with a relevant document")
+    pairs = list(zip(results, relevant, strict=True))
+    values = {
+        "mrr@10": [reciprocal_rank(*pair, 10) for pair in pairs],
+        "ndcg@10": [ndcg(*pair, 10) for pair in pairs],
+        **{f"recall@{k}": [recall(*pair, k) for pair in pairs] for k in CUTS},
     }
-    return {name: estimate(values, seed=seed, intervals=intervals) for name, values in each.items()}
+    return {name: estimate(column, seed=seed, intervals=intervals) for name, column in values.items()}

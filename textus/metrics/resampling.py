@@ -1,5 +1,4 @@
-"""Figures as pure arithmetic: intervals, blocks, repetition, memorising. Nothing here knows a model or a
-file.
+"""Bootstrap intervals, blocks of a text, and repetition metrics, as pure arithmetic.
 
 Sources: Efron and Tibshirani, *An Introduction to the Bootstrap* (1993), ch. 11 (jackknife) and 13 (percentile
 interval); Li et al. 2016 (distinct-n); Welleck et al. 2020 (repetition as the share of n-grams seen before).
@@ -19,14 +18,14 @@ from textus.core.errors import UsageError
 Floats = NDArray[np.float64]
 
 BLOCK = 1024
-"""Bytes of one block of the bootstrap, where the text has at least FEWEST of them."""
+"""Bytes of one block of the bootstrap, if the text has at least FEWEST of them."""
 
 FEWEST = 20
 SMALLEST_BLOCK = 64
 MOST_BLOCKS = 8192
 
 CELLS = 1 << 22
-"""Numbers drawn at a time in a bootstrap: 32 MB, whatever the number of blocks."""
+"""Numbers drawn at a time in a bootstrap (32 MB)."""
 
 
 def bootstrap(
@@ -34,9 +33,8 @@ def bootstrap(
 ) -> tuple[float, float, float]:
     """The ratio Σ values / Σ weights with its 95 % percentile interval over blocks: (value, low, high).
 
-    A block is one entry of both; `n` resamples draw as many blocks as there are, with replacement. From one
-    block nothing can be said about spread, and low = high = value: report how many blocks there were.
-    Raises UsageError where the two differ in length, are empty, or the weights sum to zero.
+    A block is one entry of both; each of `n` resamples draws as many blocks as there are, with replacement. A single
+    block has no spread: low = high = value. Raises UsageError for different or zero lengths, or weights that sum to 0.
     """
     top, bottom = _blocks(values, weights)
     value = float(top.sum() / bottom.sum())
@@ -48,7 +46,7 @@ def bootstrap(
 
 
 def interval(figure: tuple[float, float, float], n: int) -> dict[str, float]:
-    """A figure as results hold it: {"value", "low", "high", "n"}."""
+    """A value with its interval as in results: {"value", "low", "high", "n"}."""
     value, low, high = figure
     return {"value": value, "low": low, "high": high, "n": n}
 
@@ -56,9 +54,7 @@ def interval(figure: tuple[float, float, float], n: int) -> dict[str, float]:
 def estimate(
     values: ArrayLike, weights: ArrayLike | None = None, *, seed: int = 0, intervals: bool = True
 ) -> dict[str, float]:
-    """The ratio Σ values / Σ weights (None: their mean) as results hold it; without `intervals`, as in training, where
-    nobody reads them, only {"value", "n"}, and no resample is drawn.
-    """
+    """The ratio Σ values / Σ weights (None: the mean) as in results; without `intervals` only {"value", "n"}."""
     given = np.ones(len(np.asarray(values))) if weights is None else weights
     if intervals:
         return interval(bootstrap(values, given, seed=seed), len(np.asarray(values)))
@@ -69,14 +65,15 @@ def estimate(
 def paired_bootstrap(
     first: ArrayLike, second: ArrayLike, weights: ArrayLike, *, seed: int = 0, n: int = 1000
 ) -> tuple[float, float, float]:
-    """How much more `first` costs than `second` per weight on the same blocks: (difference, low, high).
+    """How much larger `first` is than `second` per weight on the same blocks: (difference, low, high).
 
-    Each resample draws the same blocks for both, so what makes a passage hard for everyone cancels. An
-    interval that leaves zero out means that one is better on text like this.
+    Each resample draws the same blocks for both, which removes the difficulty of each passage from the variance.
     """
     a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if a.shape != b.shape:
-        raise UsageError("size_mismatch", f"paired figures need the same blocks; got {a.shape} and {b.shape}")
+        raise UsageError(
+            "size_mismatch", f"a paired comparison needs the same blocks; got {a.shape} and {b.shape}"
+        )
     return bootstrap(a - b, weights, seed=seed, n=n)
 
 
@@ -85,19 +82,15 @@ def _blocks(values: ArrayLike, weights: ArrayLike) -> tuple[Floats, Floats]:
     if top.ndim != 1 or top.shape != bottom.shape or not len(top):
         raise UsageError(
             "size_mismatch",
-            f"values {top.shape} and weights {bottom.shape} must be two lists of one length, not empty",
+            f"values {top.shape} and weights {bottom.shape} must be two non-empty lists of equal length",
         )
     if not bottom.sum() > 0:
-        raise UsageError(
-            "invalid_value", "the weights of a bootstrap sum to zero; there is nothing to divide by"
-        )
+        raise UsageError("invalid_value", "the weights of a bootstrap sum to zero; give one above zero")
     return top, bottom
 
 
 def _resample(blocks: Floats, seed: int, n: int) -> Floats:
-    """Sums of `n` resamples of the rows of `blocks` (N, 2): (up to n, 2); those without any weight are left
-    out.
-    """
+    """Sums of `n` resamples of the rows of `blocks` (N, 2): (up to n, 2); those with zero weight are dropped."""
     size = len(blocks)
     rng = np.random.default_rng(seed)
     chunk = max(1, CELLS // size)
@@ -112,10 +105,9 @@ def _resample(blocks: Floats, seed: int, n: int) -> Floats:
 
 @dataclass
 class ByteBlocks:
-    """Sums over stretches of equal numbers of bytes, at most MOST_BLOCKS whatever the text's length.
+    """Sums over blocks of equal numbers of bytes, at most MOST_BLOCKS however long the text.
 
-    They start small, and neighbours are joined whenever there are too many. Where they lie depends on the
-    text alone.
+    Blocks start small, and neighbours are joined when there are too many; their places depend on the text alone.
     """
 
     size: int = SMALLEST_BLOCK
@@ -123,9 +115,9 @@ class ByteBlocks:
     sums: Floats = field(default_factory=lambda: np.zeros(0))
 
     def add(self, text_bytes: int, sizes: ArrayLike, costs: ArrayLike) -> None:
-        """The next `text_bytes` bytes: tokens of `sizes` (N,) bytes that cost `costs` (N,).
+        """Add the next `text_bytes` bytes: tokens of `sizes` (N,) bytes with `costs` (N,).
 
-        A token counts where it begins. Sizes that do not add up (a tokenizer that drops bytes) are stretched.
+        A token counts where it starts. Sizes that do not add up (a tokenizer that drops bytes) are scaled.
         """
         start = self.n_bytes
         self.n_bytes += text_bytes
@@ -143,7 +135,7 @@ class ByteBlocks:
         self.sums, self.size = padded.reshape(-1, 2).sum(axis=1), self.size * 2
 
     def totals(self) -> tuple[Floats, Floats]:
-        """Costs and bytes of each block, joined up to BLOCK bytes while FEWEST of them are left."""
+        """(costs, bytes) of each block, joined up to BLOCK bytes while at least FEWEST remain."""
         while self.size < BLOCK and self.n_bytes // (2 * self.size) >= FEWEST:
             self._join()
         weights = np.full(len(self.sums), float(self.size))
@@ -151,41 +143,37 @@ class ByteBlocks:
         return self.sums, weights
 
 
-# ── what samples look like ─────────────────────────────────────────────────────────────────────
+# ── repetition ─────────────────────────────────────────────────────────────────────
 
 
 def ngrams(sequence: Sequence[Hashable], n: int) -> list[tuple[Hashable, ...]]:
-    """All runs of `n` neighbours, in order; none where the sequence is shorter."""
+    """All n-grams in order; none if the sequence is shorter than `n`."""
     if n < 1:
         raise UsageError("out_of_range", f"n-grams of n={n}; n starts at 1")
     return list(zip(*(sequence[i:] for i in range(n)), strict=False))
 
 
 def distinct_n(sequence: Sequence[Hashable], n: int) -> float:
-    """Different n-grams over all n-grams, in (0, 1]; 1 means that nothing repeats. A sequence with none gives
-    1.
-    """
+    """Distinct n-grams over all n-grams, in (0, 1]; 1 if nothing repeats, or there are none."""
     grams = ngrams(sequence, n)
     return len(set(grams)) / len(grams) if grams else 1.0
 
 
 def repetition(sequence: Sequence[Hashable], n: int = 4) -> float:
-    """The share of n-grams that occurred before in the same sequence, in [0, 1); 0 means that nothing
-    repeats.
-    """
+    """The share of n-grams that occurred before in the same sequence, in [0, 1)."""
     return 1.0 - distinct_n(sequence, n)
 
 
 def corpus_distinct_n(sequences: Sequence[Sequence[Hashable]], n: int) -> dict[str, float] | None:
-    """Different n-grams over all n-grams of all sequences together: a text told twice counts once (Li et al. 2016).
+    """Distinct n-grams over all n-grams of all sequences together, so a repeated text counts once (Li et al. 2016).
 
-    The interval is the jackknife's, from leaving out one sequence after the other: a bootstrap would draw some twice,
-    and take that for repetition. None where no sequence has an n-gram.
+    The interval is the jackknife's, leaving out one sequence at a time: a bootstrap would draw some twice and take that
+    for repetition. None if no sequence has an n-gram.
     """
-    counts = np.asarray([len(ngrams(each, n)) for each in sequences], dtype=np.float64)
+    counts = np.asarray([len(ngrams(sequence, n)) for sequence in sequences], dtype=np.float64)
     owners: dict[Hashable, set[int]] = {}
-    for number, each in enumerate(sequences):
-        for gram in ngrams(each, n):
+    for number, sequence in enumerate(sequences):
+        for gram in ngrams(sequence, n):
             owners.setdefault(gram, set()).add(number)
     if not owners:
         return None
@@ -203,22 +191,20 @@ def mean_over_sequences(
     *,
     seed: int = 0,
 ) -> dict[str, float] | None:
-    """`distinct_n` or `repetition` within each sequence, weighed by its n-grams, with an interval over sequences.
-
-    None where no sequence is long enough to have an n-gram.
+    """`distinct_n` or `repetition` within each sequence, weighted by its number of n-grams, with an interval over
+    sequences. None if no sequence has an n-gram.
     """
-    counts = np.asarray([len(ngrams(each, n)) for each in sequences], dtype=np.float64)
+    counts = np.asarray([len(ngrams(sequence, n)) for sequence in sequences], dtype=np.float64)
     if not counts.sum():
         return None
-    values = counts * [measure(each, n) for each in sequences]
+    values = counts * [measure(sequence, n) for sequence in sequences]
     return interval(bootstrap(values, counts, seed=seed), len(sequences))
 
 
 def longest_match(sample: str, corpus_text: str) -> str:
-    """The longest stretch of `sample` that stands word for word in `corpus_text`: how much was memorised.
+    """The longest substring of `sample` that occurs in `corpus_text`: how much was memorised.
 
-    A window that grows whenever it is found never has to shrink, so each start is looked up about once:
-    len(sample) substring searches.
+    The window never has to shrink, so there are about len(sample) substring searches.
     """
     best = ""
     for start in range(len(sample)):

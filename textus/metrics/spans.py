@@ -1,8 +1,8 @@
-"""Figures of extractive question answering: exact match and F1, intervals by bootstrap over questions.
+"""Metrics of extractive question answering: exact match and F1, with intervals by bootstrap over questions.
 
-Where words are set apart by blanks as SQuAD measures (Rajpurkar et al. 2016; without an answer: Rajpurkar, Jia and
-Liang 2018): words in common, without case, marks and articles. Else as CMRC 2018 does (Cui et al. 2019): the longest
-run of characters in common, without marks. Of several right answers the one that fits best counts.
+Text with spaces between words is scored as in SQuAD (Rajpurkar et al. 2016; unanswerable questions: Rajpurkar, Jia and
+Liang 2018): common words, ignoring case, punctuation and articles. Other text as in CMRC 2018 (Cui et al. 2019): the
+longest common run of characters, ignoring punctuation. Of several gold answers the best match counts.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from textus.metrics.resampling import estimate
 
 BLANKS = 0.05
-"""Share of blanks in a text whose words are set apart by them."""
+"""Share of spaces in a text above which they separate words."""
 
 _MARKS = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -30,41 +30,40 @@ Floats = NDArray[np.float64]
 
 
 def squad_form(text: str) -> str:
-    """An answer as SQuAD compares it."""
+    """An answer as SQuAD normalizes it."""
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_MARKS)).split())
 
 
 def squad_f1(prediction: str, gold: str) -> float:
-    """Words in common, as often as both have them; without any word on one side, whether the other has none."""
-    said, right = squad_form(prediction).split(), squad_form(gold).split()
-    if not said or not right:
-        return float(said == right)
-    both = (Counter(said) & Counter(right)).total()
-    return 2 * both / (len(said) + len(right))
+    """F1 of common words with their counts; if one side has no words, 1 if both have none, else 0."""
+    words, gold_words = squad_form(prediction).split(), squad_form(gold).split()
+    if not words or not gold_words:
+        return float(words == gold_words)
+    return 2 * (Counter(words) & Counter(gold_words)).total() / (len(words) + len(gold_words))
 
 
 def cmrc_form(text: str) -> str:
-    """An answer as CMRC 2018 compares it: in small letters, without Chinese marks and some others."""
+    """An answer as CMRC 2018 normalizes it: lower case, without Chinese and some other punctuation."""
     return text.lower().strip().translate(_CMRC_MARKS)
 
 
 def cmrc_f1(prediction: str, gold: str) -> float:
-    """The longest run in common of Chinese characters and other scripts' words and marks."""
-    said, right = (_UNITS.findall(cmrc_form(each)) for each in (prediction, gold))
-    if not said or not right:
-        return float(said == right)
-    return 2 * longest_common(said, right) / (len(said) + len(right))
+    """F1 of the longest common run of Chinese characters, words of other scripts, and marks."""
+    units, gold_units = (_UNITS.findall(cmrc_form(text)) for text in (prediction, gold))
+    if not units or not gold_units:
+        return float(units == gold_units)
+    return 2 * longest_common(units, gold_units) / (len(units) + len(gold_units))
 
 
 def longest_common(first: Sequence[str], second: Sequence[str]) -> int:
-    """The length of the longest run that stands in both."""
-    best, before = 0, [0] * (len(second) + 1)
-    for each in first:
-        now = [0] * (len(second) + 1)
+    """The length of the longest run that is part of both."""
+    best, previous = 0, [0] * (len(second) + 1)
+    for item in first:
+        current = [0] * (len(second) + 1)
         for place, other in enumerate(second, 1):
-            if each == other:
-                now[place] = before[place - 1] + 1
-        best, before = max(best, *now), now
+            if item == other:
+                current[place] = previous[place - 1] + 1
+        best, previous = max(best, *current), current
     return best
 
 
@@ -72,47 +71,48 @@ ANSWER_STYLES: dict[str, tuple[Callable[[str], str], Callable[[str, str], float]
     "squad": (squad_form, squad_f1),
     "cmrc2018": (cmrc_form, cmrc_f1),
 }
-"""Name → what makes answers comparable, and their F1."""
+"""Name → normalization of answers, and their F1."""
 
 
 def answer_style(contexts: Sequence[str]) -> str:
-    """Which of `RULERS` measures answers out of these texts."""
-    blanks = sum(text.count(" ") for text in contexts)
-    return "squad" if blanks > BLANKS * sum(map(len, contexts)) else "cmrc2018"
+    """Which of `ANSWER_STYLES` fits answers from these texts."""
+    spaces = sum(text.count(" ") for text in contexts)
+    return "squad" if spaces > BLANKS * sum(map(len, contexts)) else "cmrc2018"
 
 
-def score_answer(prediction: str, golds: Sequence[str], ruler: str) -> tuple[float, float]:
-    """(exact match, F1) of one answer; no `golds`: there is none, and the right answer is empty."""
-    form, f1 = ANSWER_STYLES[ruler]
-    able = [each for each in golds if form(each)] or [""]
-    said = form(prediction)
-    return float(any(said == form(each) for each in able)), max(f1(prediction, each) for each in able)
+def score_answer(prediction: str, golds: Sequence[str], style: str) -> tuple[float, float]:
+    """(exact match, F1) of one answer; without `golds` the correct answer is empty."""
+    normalize, f1 = ANSWER_STYLES[style]
+    golds = [gold for gold in golds if normalize(gold)] or [""]
+    answer = normalize(prediction)
+    exact = any(answer == normalize(gold) for gold in golds)
+    return float(exact), max(f1(prediction, gold) for gold in golds)
 
 
 def answer_scores(
     predictions: Sequence[str],
     golds: Sequence[Sequence[str]],
-    ruler: str,
+    style: str,
     *,
     seed: int = 0,
     intervals: bool = True,
 ) -> dict[str, Any]:
-    """F1 and exact match of each question's answer; where some have none, of both kinds of question too."""
+    """F1 and exact match over questions; if some are unanswerable, also over both kinds of questions."""
     pairs = zip(predictions, golds, strict=True)
-    exact, f1 = np.asarray([score_answer(said, right, ruler) for said, right in pairs]).T
-    how: dict[str, Any] = {"seed": seed, "intervals": intervals}
-    found = {"f1": estimate(f1, **how), "exact_match": estimate(exact, **how)}
-    known = np.asarray([bool(right) for right in golds])
-    if not known.all():
-        found |= {"no_answer_accuracy": estimate(exact[~known], **how)}
-        if known.any():
-            found |= {"f1_with_answer": estimate(f1[known], **how)}
-    return {**found, "ruler": ruler}
+    exact, f1 = np.asarray([score_answer(*pair, style) for pair in pairs]).T
+    options: dict[str, Any] = {"seed": seed, "intervals": intervals}
+    scores: dict[str, Any] = {"f1": estimate(f1, **options), "exact_match": estimate(exact, **options)}
+    answerable = np.asarray([bool(gold) for gold in golds])
+    if not answerable.all():
+        scores["no_answer_accuracy"] = estimate(exact[~answerable], **options)
+        if answerable.any():
+            scores["f1_with_answer"] = estimate(f1[answerable], **options)
+    return {**scores, "metric_style": style}
 
 
 def best_threshold(spans_f1: Floats, answerable: NDArray[np.bool_], margins: Floats) -> tuple[float, float]:
-    """(F1, threshold): the best F1 that answering only where the margin of "no answer" over the best span is at most
-    the threshold can have. All (N,): the F1 of the best span, whether there is an answer, and the margin.
+    """(F1, threshold): the best F1 of predicting an answer only if the margin of "no answer" over the best span is at
+    most the threshold. All (N,): the F1 of the best span, whether there is an answer, and the margin.
     """
     order = np.argsort(margins, kind="stable")
     gains = np.where(answerable, spans_f1, -1.0)[order]

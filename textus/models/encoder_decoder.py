@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from textus.core.errors import UsageError
 from textus.core.names import unknown_name_error
 from textus.data.batch import Batch
-from textus.data.bucketing import real_source
+from textus.data.bucketing import source_mask
 from textus.data.denoising import OBJECTIVES
 from textus.models.contract import LanguageModel, Loss, matrices_and_other, step_seed, token_nats
 from textus.models.nn.attention import KeyValueCache
@@ -333,7 +333,7 @@ class EncoderDecoder(LanguageModel):
         """States (B, S, D) of sources (B, S), and the bias (B, 1, 1, S) that hides padding; None: empty texts."""
         if source is None:
             source = torch.full((rows, 1), self.config.end_id, device=self.embedding.weight.device)
-        bias = self._bias(real_source(source, self.config.end_id))
+        bias = self._bias(source_mask(source, self.config.end_id))
         return self._encode(source, bias, drop), bias
 
     def _encode(self, ids: Tensor, bias: Tensor, drop: Drop) -> Tensor:

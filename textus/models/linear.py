@@ -433,7 +433,7 @@ class LabelledTexts:
     texts: list[str]
     labels: list[str]
     n_batches = 1
-    tokens_a_step = 1
+    tokens_per_step = 1
 
     def batch(self, step: int) -> LabelledTexts:
         """All of them, whatever the step."""

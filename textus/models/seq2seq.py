@@ -22,7 +22,7 @@ from textus.core.errors import UsageError
 from textus.core.names import unknown_name_error
 from textus.core.rng import derive_seed
 from textus.data.batch import Batch
-from textus.data.bucketing import real_source
+from textus.data.bucketing import source_mask
 from textus.models.contract import LanguageModel, Loss, matrices_and_other, step_seed, token_nats
 from textus.models.nn.cross_entropy import cross_entropy
 from textus.models.nn.linear import Linear
@@ -201,7 +201,7 @@ class Seq2Seq(LanguageModel):
         """
         if source is None:
             source = torch.full((rows, 1), self.config.end_id, device=self.encoder.embedding.weight.device)
-        real = real_source(source, self.config.end_id)
+        real = source_mask(source, self.config.end_id)
         states = self.encoder.hidden(source, real, seed=seed).contiguous()
         half, last = self.config.d_model // 2, real.sum(1) - 1
         ends = torch.cat([states[torch.arange(len(source)), last, :half], states[:, 0, half:]], 1)

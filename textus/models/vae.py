@@ -29,7 +29,7 @@ from textus.core.errors import UsageError
 from textus.core.names import unknown_name_error
 from textus.core.rng import derive_seed
 from textus.data.batch import Batch
-from textus.data.bucketing import real_source
+from textus.data.bucketing import source_mask
 from textus.models.contract import LanguageModel, Loss, step_seed, token_nats
 from textus.models.nn.cross_entropy import cross_entropy
 from textus.models.nn.linear import Linear
@@ -244,7 +244,7 @@ class VAE(LanguageModel):
             return None
         if source is None:
             source = torch.full((rows, 1), self.config.end_id, device=self.draws.device)
-        return self._pooled(source, real_source(source, self.config.end_id))
+        return self._pooled(source, source_mask(source, self.config.end_id))
 
     def _prior(self, context: Tensor | None, like: Tensor) -> Gaussian:
         """N(0, I), or what the source lets expect; `like` (B, …) says for how many rows."""

@@ -190,7 +190,7 @@ def _spellings(tokenizer: Tokenizer) -> Iterator[str]:
     """What each id spells, without blanks at the edges; empty for what is no word."""
     special = set(tokenizer.special.values())
     pieces = set()
-    if marked := tokenizer.continues:
+    if marked := tokenizer.continuation_prefix:
         vocabulary = tokenizer.backend.get_vocab(with_added_tokens=False)
         pieces = {number for token, number in vocabulary.items() if token.startswith(marked)}
     for number, spelt in enumerate(tokenizer.vocabulary):

@@ -20,20 +20,20 @@ from textus.core.console import merge_notices
 from textus.core.errors import UsageError
 from textus.core.io import check_output_file, dump_jsonl, fingerprint, sha256, write_atomic
 from textus.core.names import unknown_name_error
-from textus.data.inputs import place_of, report_empty, texts_in
+from textus.data.inputs import record_location, report_empty, row_reader
 from textus.data.labeled import Record
 from textus.data.output import (
-    AT_ONCE,
-    FORMS,
-    Layout,
+    FORMATS,
+    ROWS_PER_WRITE,
+    OutputLayout,
     PartialFile,
-    claim_output,
-    content_of,
+    check_output,
+    content_hash,
     partial_file,
     write_rows,
 )
-from textus.data.passages import text_of
-from textus.data.read_options import DETECTED, ReadOptions
+from textus.data.passages import text_field
+from textus.data.read_options import AUTODETECT, ReadOptions
 
 Vectors = Callable[[Sequence[str]], np.ndarray]
 
@@ -44,7 +44,7 @@ def embed_file(
     out: Path,
     *,
     run: Path,
-    options: ReadOptions = DETECTED,
+    options: ReadOptions = AUTODETECT,
     settings: Sequence[str] = (),
     force: bool = False,
 ) -> dict[str, Any]:
@@ -52,19 +52,19 @@ def embed_file(
 
     Raises UsageError where `out` exists, unless `force`, DataError for a file without texts.
     """
-    if (form := out.suffix.lower()) not in (".npy", *FORMS):
-        raise unknown_name_error("form of --out", out.suffix or out.name, [".npy", *FORMS])
+    if (form := out.suffix.lower()) not in (".npy", *FORMATS):
+        raise unknown_name_error("form of --out", out.suffix or out.name, [".npy", *FORMATS])
     beside = out.with_name(f"{out.name}.rows.jsonl")
-    claim_output(out, path, force=force)
+    check_output(out, path, force=force)
     if form == ".npy":
         check_output_file(beside, force=force)
-    records = texts_in(path, options, check=lambda rows: lambda row: text_of(row.values, row.where))
-    of = fingerprint([sha256(run / "run.json"), content_of(path), astuple(options), list(settings), form])
+    records = row_reader(path, options, check=lambda rows: lambda row: text_field(row.values, row.where))
+    of = fingerprint([sha256(run / "run.json"), content_hash(path), astuple(options), list(settings), form])
     n = sum(1 for _ in records())
     with partial_file(out, of, force=force) as file, merge_notices():
         if form == ".npy":
             width = write_array(file, vectors, records(), n)
-            write_atomic(beside, dump_jsonl(map(place_of, records())))
+            write_atomic(beside, dump_jsonl(map(record_location, records())))
         else:
             width = write_table(file, vectors, records, options.columns)
     return {"out": str(out), "texts": n, "width": width, **({"rows": str(beside)} if form == ".npy" else {})}
@@ -72,7 +72,7 @@ def embed_file(
 
 def require_texts(records: Iterable[Record]) -> list[str]:
     """The texts of records; how many are empty is reported. Raises DataError for one without."""
-    found = [(record.where, text_of(record.values, record.where)) for record in records]
+    found = [(record.where, text_field(record.values, record.where)) for record in records]
     report_empty(((where, [text]) for where, text in found), "made into vectors")
     return [text for _, text in found]
 
@@ -80,11 +80,11 @@ def require_texts(records: Iterable[Record]) -> list[str]:
 def write_array(file: PartialFile, vectors: Vectors, records: Iterator[Record], n: int) -> int:
     """All vectors behind the header of an .npy, which says how many there will be; returns their width."""
     width = 0
-    rest = islice(records, file.done, None)
-    while batch := list(islice(rest, AT_ONCE)):
+    rest = islice(records, file.n_done, None)
+    while batch := list(islice(rest, ROWS_PER_WRITE)):
         found = np.ascontiguousarray(vectors(require_texts(batch)), dtype="<f4")
         width = found.shape[1]
-        head = npy_header(n, width) if not file.done else b""
+        head = npy_header(n, width) if not file.n_done else b""
         file.add(head + found.tobytes(), len(batch))
     if not width:  # all were there
         with file.part.open("rb") as written:
@@ -104,7 +104,7 @@ def write_table(
     file: PartialFile, vectors: Vectors, records: Callable[[], Iterator[Record]], columns: str | None
 ) -> int:
     """A vector a row, beside the file's own columns; returns its width."""
-    layout, width = Layout(["vector"], columns, records()), 0
+    layout, width = OutputLayout(["vector"], columns, records()), 0
 
     def answer(batch: list[Any]) -> list[dict[str, Any]]:
         nonlocal width
@@ -119,16 +119,16 @@ def write_table(
     return width
 
 
-def embed(vectors: Vectors, given: Any, options: ReadOptions = DETECTED) -> np.ndarray:
+def embed(vectors: Vectors, given: Any, options: ReadOptions = AUTODETECT) -> np.ndarray:
     """The vector of one text (D,), or of several (texts, D): strings, or rows and files (a Path) with a text."""
-    from textus.data.inputs import items_of, records_given
+    from textus.data.inputs import to_items, to_records
 
     if isinstance(given, Path):
-        return vectors(require_texts(texts_in(given, options)()))
-    items, alone = items_of(given)
+        return vectors(require_texts(row_reader(given, options)()))
+    items, alone = to_items(given)
     rows = [item for item in items if isinstance(item, dict)]
     texts = (
-        require_texts(records_given(rows, options.columns))
+        require_texts(to_records(rows, options.columns))
         if rows
         else [item for item in items if isinstance(item, str)]
     )

@@ -21,7 +21,7 @@ from textus.core.io import check_output_file, dump_jsonl, write_atomic
 from textus.core.names import unknown_name_error
 from textus.data.eval_text import read_text
 from textus.data.labeled import clean_text
-from textus.data.read_options import DETECTED, ReadOptions
+from textus.data.read_options import AUTODETECT, ReadOptions
 from textus.metrics.entities import entity_scores
 from textus.models.contract import LanguageModel
 from textus.tasks.inference import predict_texts
@@ -96,7 +96,7 @@ def load_predictors(entities: Path, relations: Path) -> tuple[TaskPredictor, Tas
     return finder, joiner
 
 
-def read_passages(path: Path, options: ReadOptions = DETECTED) -> list[CitedPassage]:
+def read_passages(path: Path, options: ReadOptions = AUTODETECT) -> list[CitedPassage]:
     """The texts of a file. Raises DataError where there is none."""
     if path.suffix == ".txt" and not options.columns:
         whole = clean_text("".join(part.text for part in read_text(path, options.encoding or "")))
@@ -128,7 +128,7 @@ def tag_entities(finder: TaskPredictor, texts: Sequence[tuple[str, str]]) -> lis
 
 
 def extract_triples(
-    path: Path, entities: Path, relations: Path, options: ReadOptions = DETECTED
+    path: Path, entities: Path, relations: Path, options: ReadOptions = AUTODETECT
 ) -> dict[str, Any]:
     """The triples of a file's texts, with where they stand, and how many texts and entities there were."""
     finder, joiner = load_predictors(entities, relations)
@@ -151,7 +151,7 @@ def extract_triples(
 
 
 def evaluate_triples(
-    entities: Path, relations: Path, on: Path, options: ReadOptions = DETECTED
+    entities: Path, relations: Path, on: Path, options: ReadOptions = AUTODETECT
 ) -> dict[str, Any]:
     """How well entities and triples are found in the raw texts of labelled rows. A triple is right where both spans,
     their order and the relation are; the types of its entities are counted with the entities. The first figures are the

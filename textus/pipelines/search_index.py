@@ -38,9 +38,9 @@ from textus.core.io import (
     write_json,
 )
 from textus.core.names import import_optional, unknown_name_error
-from textus.data.inputs import items_of
+from textus.data.inputs import to_items
 from textus.data.labeled import clean_text
-from textus.data.passages import Passage, text_of
+from textus.data.passages import Passage, text_field
 from textus.data.read_options import ReadOptions
 from textus.metrics import ranking
 from textus.models.contract import LanguageModel
@@ -243,7 +243,7 @@ class Index:
 
         Raises UsageError for a way it was not built for, or queries that are no strings.
         """
-        items, alone = items_of(queries)
+        items, alone = to_items(queries)
         texts = [clean_text(item) for item in items if isinstance(item, str)]
         if len(texts) < len(items):
             raise UsageError("wrong_type", "a query is one string; give a string or a list of strings")
@@ -328,7 +328,7 @@ class Index:
         right: dict[str, dict[Any, float]] = {}
         for record in ReadOptions(columns, encoding).records(path):
             number = self.document_number(record.values, record.where)
-            right.setdefault(text_of(record.values, record.where), {})[number] = 1.0
+            right.setdefault(text_field(record.values, record.where), {})[number] = 1.0
         most = Counter(passage.number for passage in self.passages).most_common(1)[0][1]
         places = self.search(list(right), k=DEEPEST * min(most, FUSED), mode=mode)
         ranked = [
@@ -353,7 +353,7 @@ class Index:
                     f"{where}: {self.path} has no document with the id {given!r}; build the index of all",
                 )
             return number
-        text = text_of(values, where, "document")
+        text = text_field(values, where, "document")
         if (number := self._by_text.get(normalize_whitespace(text))) is None:
             raise DataError(
                 "not_found",

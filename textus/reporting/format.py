@@ -14,9 +14,7 @@ Row = Mapping[str, Any]
 
 
 def format_value(value: Any) -> str:
-    """One value as text: four significant digits, thousands with commas, an interval in brackets, – for
-    nothing.
-    """
+    """One value as text: four significant digits, thousands separators, an interval in brackets, – for no value."""
     if value is None or value == "":
         return "–"
     if isinstance(value, bool):
@@ -33,7 +31,7 @@ def format_value(value: Any) -> str:
 
 
 def format_number(value: float) -> str:
-    """Four significant digits; whole numbers from a thousand on."""
+    """Four significant digits; no decimals from a thousand on."""
     if value != value or value in (float("inf"), float("-inf")):
         return str(value)
     if abs(value) >= 999.95:
@@ -44,7 +42,7 @@ def format_number(value: float) -> str:
 
 
 def format_bytes(n_bytes: float) -> str:
-    """Bytes in the unit people read them in: 12.3 MB (powers of ten)."""
+    """A number of bytes with its unit, in powers of ten: 12.3 MB."""
     for unit in ("B", "kB", "MB", "GB"):
         if abs(n_bytes) < 1000:
             return f"{n_bytes:.0f} {unit}" if unit == "B" else f"{n_bytes:.1f} {unit}"
@@ -53,13 +51,13 @@ def format_bytes(n_bytes: float) -> str:
 
 
 def display_width(text: str) -> int:
-    """Columns a text takes in a terminal: Chinese characters take two, combining marks none."""
+    """Columns of a text in a terminal: two for a Chinese character, none for a combining mark."""
     wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)
     return len(text) + wide - sum(unicodedata.combining(c) > 0 for c in text)
 
 
 def text_table(rows: Sequence[Row], columns: Sequence[str] | None = None) -> str:
-    """Rows as an aligned text table, numbers to the right; a key that a row lacks is a dash."""
+    """Rows as an aligned text table, numbers right-aligned; a missing key is a dash."""
     columns, cells = format_cells(rows, columns)
     widths = [max(display_width(line[i]) for line in [list(columns), *cells]) for i in range(len(columns))]
     right = numeric_columns(rows, columns)
@@ -68,7 +66,7 @@ def text_table(rows: Sequence[Row], columns: Sequence[str] | None = None) -> str
 
 
 def markdown_table(rows: Sequence[Row], columns: Sequence[str] | None = None) -> str:
-    """The same as a Markdown table."""
+    """Rows as a Markdown table."""
     columns, cells = format_cells(rows, columns)
     marks = ["---:" if right else "---" for right in numeric_columns(rows, columns)]
     lines = [
@@ -80,21 +78,21 @@ def markdown_table(rows: Sequence[Row], columns: Sequence[str] | None = None) ->
 
 
 def format_cells(rows: Sequence[Row], columns: Sequence[str] | None) -> tuple[Sequence[str], list[list[str]]]:
-    """Columns as given, or every key in order of appearance; and the text of each cell."""
+    """(columns, or every key in order of appearance; the text of each cell)."""
     if columns is None:
         columns = list(dict.fromkeys(key for row in rows for key in row))
     return columns, [[format_value(row.get(name)) for name in columns] for row in rows]
 
 
 def numeric_columns(rows: Sequence[Row], columns: Sequence[str]) -> list[bool]:
-    """Which columns hold nothing but numbers (and intervals)."""
+    """Which columns hold only numbers and intervals."""
     values = {name: [row[name] for row in rows if row.get(name) is not None] for name in columns}
     return [bool(v) and all(isinstance(x, int | float | Mapping) for x in v) for v in values.values()]
 
 
 def _line(cells: list[str], widths: list[int], right: list[bool]) -> str:
     padded = []
-    for text, wide, flush in zip(cells, widths, right, strict=True):
-        gap = " " * (wide - display_width(text))
-        padded.append(gap + text if flush else text + gap)
+    for text, column, is_right in zip(cells, widths, right, strict=True):
+        gap = " " * (column - display_width(text))
+        padded.append(gap + text if is_right else text + gap)
     return "  ".join(padded).rstrip()

@@ -1,4 +1,4 @@
-"""A report: one HTML page that needs no other file."""
+"""Reports as self-contained HTML pages."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from textus.reporting.format import Row, format_cells, numeric_columns
 
 
 def check_report_folder(out: Any) -> None:
-    """UsageError where a report would be written into a run, a corpus or another folder of ours."""
+    """UsageError if a report would be written into a run, a corpus or another folder of Textus."""
     if out is not None and (kind := folder_kind(Path(out))):
         raise UsageError(
             "invalid_path",
-            f"--out {out} is a folder that Textus made ({kind}); choose another one for the report",
+            f"--out {out} is a Textus {kind} folder; choose another one for the report",
         )
 
 
 @dataclass(frozen=True)
 class Section:
-    """One part of a page: any of a text (paragraphs apart by an empty line), a table, a picture (PNG), plain
-    text.
+    """One section of a report: a text (paragraphs separated by empty lines), a table, a picture (PNG), preformatted
+    text, or several of them.
     """
 
     title: str
@@ -33,26 +33,29 @@ class Section:
     rows: Sequence[Row] = ()
     columns: Sequence[str] | None = None
     picture: bytes | None = None
-    alt: str = ""  # what the picture shows, for those who cannot see it
+    alt: str = ""  # alternative text of the picture
     code: str = ""
-    cells: list[list[str]] = field(init=False, repr=False, default_factory=list)
-    names: list[str] = field(init=False, repr=False, default_factory=list)
-    right: list[bool] = field(init=False, repr=False, default_factory=list)
+    cells: list[list[str]] = field(init=False, repr=False)
+    names: list[str] = field(init=False, repr=False)
+    right: list[bool] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         names, cells = format_cells(self.rows, self.columns)
-        object.__setattr__(self, "names", list(names))
-        object.__setattr__(self, "cells", cells)
-        object.__setattr__(self, "right", numeric_columns(self.rows, names))
+        for name, value in (
+            ("names", list(names)),
+            ("cells", cells),
+            ("right", numeric_columns(self.rows, names)),
+        ):
+            object.__setattr__(self, name, value)
 
     @property
     def paragraphs(self) -> list[str]:
-        """The text apart at its empty lines."""
+        """The paragraphs of the text."""
         return [part.strip() for part in self.text.split("\n\n") if part.strip()]
 
     @property
     def picture_uri(self) -> str:
-        """The picture as a data URI: it lives inside the page."""
+        """The picture as a data URI."""
         return "data:image/png;base64," + base64.b64encode(self.picture or b"").decode("ascii")
 
 
@@ -109,7 +112,7 @@ footer { margin-top: 3rem; color: var(--dim); font-size: .85rem; }
 def render_page(
     title: str, sections: Sequence[Section], *, language: str = "en", footer: str = "Made by Textus."
 ) -> str:
-    """The HTML of a report; everything that comes from text or names is escaped."""
+    """The HTML of a report; all text and names are escaped."""
     import jinja2
 
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(PAGE)
@@ -117,6 +120,6 @@ def render_page(
 
 
 def write_report(path: Path, title: str, sections: Sequence[Section], *, language: str = "en") -> Path:
-    """Write one self-contained HTML page, atomically; returns its path."""
+    """Write a self-contained HTML page atomically; returns its path."""
     write_atomic(path, render_page(title, sections, language=language))
     return path

@@ -1,4 +1,4 @@
-"""Pictures as PNG; they need matplotlib (the `report` extra), drawn without a display."""
+"""Plots as PNG, drawn without a display; they need matplotlib (the `report` extra)."""
 
 from __future__ import annotations
 
@@ -11,23 +11,22 @@ from textus.core.names import import_optional
 from textus.reporting.format import Row, format_number
 
 CJK_FONTS = (
-    "Noto Sans CJK SC",
-    "Noto Sans CJK JP",
-    "Noto Serif CJK SC",
-    "Noto Serif CJK JP",
-    "Source Han Sans SC",
-    "WenQuanYi Micro Hei",
-    "WenQuanYi Zen Hei",
-    "Microsoft YaHei",
-    "PingFang SC",
-    "SimHei",
+    *(f"Noto {name}" for name in ("Sans CJK SC", "Sans CJK JP", "Serif CJK SC", "Serif CJK JP")),
+    *(
+        "Source Han Sans SC",
+        "WenQuanYi Micro Hei",
+        "WenQuanYi Zen Hei",
+        "Microsoft YaHei",
+        "PingFang SC",
+        "SimHei",
+    ),
 )
-"""Fonts with Chinese characters, tried in this order; the first that is installed is used."""
+"""Fonts with Chinese characters; the first one that is installed is used."""
 
 
 @cache
 def cjk_font() -> str | None:
-    """An installed font that has Chinese characters, or None."""
+    """An installed font with Chinese characters, or None."""
     manager = import_optional("matplotlib.font_manager", "report")
     installed = {entry.name for entry in manager.fontManager.ttflist}
     return next((name for name in CJK_FONTS if name in installed), None)
@@ -35,24 +34,22 @@ def cjk_font() -> str | None:
 
 @cache
 def plain_characters() -> frozenset[int]:
-    """What matplotlib's own font can show."""
+    """Code points of matplotlib's default font."""
     manager = import_optional("matplotlib.font_manager", "report")
     return frozenset(manager.get_font(manager.findfont("DejaVu Sans")).get_charmap())
 
 
 @cache
 def report_missing_font() -> None:
-    """One line for a process whose pictures cannot show some characters."""
+    """Report once per process that some characters cannot be drawn."""
     log_notice(
-        "no installed font has all characters of the pictures: some are shown as \\uXXXX; install fonts-noto-cjk"
+        "no installed font has all characters of the plots: some are shown as \\uXXXX; install fonts-noto-cjk"
     )
 
 
 def escape_label(text: str) -> str:
-    r"""Text that a picture can show: as it is where a font has it, else escaped (`\u6625`), never as empty
-    boxes.
-
-    Dollar signs are escaped too: matplotlib would set what stands between two of them as a formula.
+    r"""Text that can be drawn: a character that no installed font has is escaped (`\u6625`), and so are dollar signs,
+    between which matplotlib would set a formula.
     """
     shown = text
     if not (text.isascii() or cjk_font()):
@@ -66,11 +63,11 @@ def escape_label(text: str) -> str:
 
 
 FONT_SIZE = 10
-"""Points; the page shows pictures as wide as its text."""
+"""Points; reports show plots as wide as their text."""
 
 
 def _png(draw: Any, *, inches: tuple[float, float] = (7.0, 4.0)) -> bytes:
-    """Run `draw(axes)` on an empty picture without a display and return it as PNG."""
+    """Run `draw(axes)` on an empty figure and return it as PNG."""
     import io
 
     matplotlib = import_optional("matplotlib", "report")
@@ -90,9 +87,8 @@ def _png(draw: Any, *, inches: tuple[float, float] = (7.0, 4.0)) -> bytes:
 def loss_curve(
     lines: Iterable[Row], *, title: str = "Loss", x: str = "step", per: str = "nats per token"
 ) -> bytes:
-    """Training and validation loss of `log.jsonl` lines over steps (or `x="cpu_seconds"`), as PNG. In nats `per`
-    token, or what else is said. Where weights are chosen by a figure that is no loss, such as F1, it has an axis of
-    its own, named after it.
+    """Training and validation loss of `log.jsonl` lines over steps (or `x="cpu_seconds"`) as PNG, labelled nats `per`
+    token or as given. If weights are selected by another metric, such as F1, it gets a second axis.
     """
     log = list(lines)
     metric = criterion_name(log)
@@ -120,9 +116,7 @@ def loss_curve(
 
 
 def criterion_name(log: Iterable[Row]) -> str | None:
-    """The name of the figure by which the best weights of a run were chosen (`criterion` in its log, turned round);
-    None where that was the loss.
-    """
+    """The metric that selected the best weights of a run (`criterion` in its log, negated); None if it was the loss."""
     for line in log:
         if "criterion" in line and line.get("validation") != line["criterion"]:
             same = [
@@ -130,12 +124,12 @@ def criterion_name(log: Iterable[Row]) -> str | None:
                 for name, value in line.items()
                 if name not in ("criterion", "validation") and value == -line["criterion"]
             ]
-            return same[0].replace("_", " ") if same else "mean of the tasks' figures"
+            return same[0].replace("_", " ") if same else "mean of the tasks' metrics"
     return None
 
 
 def bars(rows: Sequence[Row], *, name: str, value: str, title: str = "") -> bytes:
-    """One horizontal bar a row with its interval, first row on top, as PNG.
+    """One horizontal bar with its interval per row, first row on top, as PNG.
 
     `name` and `value` are keys; a value is a number or {"value", "low", "high"}.
     """
@@ -163,22 +157,22 @@ def bars(rows: Sequence[Row], *, name: str, value: str, title: str = "") -> byte
 
 
 NAMED_CELLS = 15
-"""Rows up to which the cells of a heat map are told in numbers too."""
+"""Most rows for which the cells of a heat map are annotated."""
 
 
 def heatmap(
     table: Sequence[Sequence[int]], rows: Sequence[str], columns: Sequence[str], *, title: str = ""
 ) -> bytes:
-    """A table of counts as PNG: each cell is as dark as its share of its row."""
+    """A table of counts as PNG; each cell is as dark as its share of its row."""
     shares = [[n / max(1, sum(line)) for n in line] for line in table]
 
     def draw(axes: Any) -> None:
         axes.grid(visible=False)
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-        names = [[escape_label(each[:24]) for each in side] for side in (columns, rows)]
+        names = [[escape_label(name[:24]) for name in side] for side in (columns, rows)]
         axes.set_xticks(range(len(columns)), names[0], rotation=45 if len(columns) > 4 else 0, ha="right")
         axes.set_yticks(range(len(rows)), names[1])
-        axes.set(title=escape_label(title), xlabel="answer", ylabel="class")
+        axes.set(title=escape_label(title), xlabel="predicted class", ylabel="class")
         for y, line in enumerate(table if len(table) <= NAMED_CELLS else []):
             for x, n in enumerate(line):
                 axes.annotate(
@@ -190,21 +184,21 @@ def heatmap(
 
 
 def reliability_diagram(bins: Sequence[Row]) -> bytes:
-    """A reliability diagram as PNG: the share that is right against confidence, each point as large as its bin."""
+    """A reliability diagram as PNG: accuracy against confidence, each point sized by its bin."""
 
     def draw(axes: Any) -> None:
-        most = max(each["n"] for each in bins)
+        most = max(row["n"] for row in bins)
         axes.plot([0, 1], [0, 1], linestyle="--", linewidth=1, color="#8a949e")
-        x, y = ([each[key] for each in bins] for key in ("confidence", "right"))
+        x, y = ([row[key] for row in bins] for key in ("confidence", "right"))
         axes.plot(x, y, color="#4c78a8", linewidth=1)
-        axes.scatter(x, y, s=[20 + 180 * each["n"] / most for each in bins], color="#4c78a8", alpha=0.8)
-        axes.set(xlabel="confidence", ylabel="share that is right", xlim=(0, 1.02), ylim=(0, 1.02))
+        axes.scatter(x, y, s=[20 + 180 * row["n"] / most for row in bins], color="#4c78a8", alpha=0.8)
+        axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1.02), ylim=(0, 1.02))
 
     return _png(draw, inches=(5.0, 4.0))
 
 
 def curves(rows: Sequence[Row], *, x: str, ys: Sequence[str], title: str = "") -> bytes:
-    """A line with intervals for each of `ys`, keys of rows, over the numbers of `x`, as PNG."""
+    """A line with intervals for each of `ys`, keys of rows, over the values of `x`, as PNG."""
 
     def draw(axes: Any) -> None:
         for (mark, colour), y in zip(MARKS, ys, strict=False):
@@ -228,78 +222,81 @@ MARKS = (
     ("^", "#8a6d3b"),
     ("P", "#a03c5a"),
 )
-"""Shape and colour of each group of points: told apart by shape alone, too."""
+"""Shape and colour of each group of points; the shapes alone distinguish them."""
 
 
 def scatter(
     rows: Sequence[Row], *, name: str, x: str, y: str, group: str | None = None, title: str = ""
 ) -> bytes:
-    """One named point a row (logarithmic x, interval on y) as PNG: what a figure costs against how good it
-    is. Rows of one `group` have one mark, told in a legend where there are several.
+    """One labelled point per row (logarithmic x, interval on y) as PNG: quality against cost. Rows of one `group` have
+    one mark, explained in a legend if there are several groups.
 
-    Rows without a positive `x` cannot be placed on a logarithm; they are named below the picture.
+    Rows without a positive `x` cannot be placed on a logarithmic axis; they are listed below the plot.
     """
     shown = [row for row in rows if (row.get(x) or 0) > 0]
     left_out = [escape_label(str(row[name])) for row in rows if row not in shown]
     groups = list(dict.fromkeys(str(row[group]) if group else "" for row in shown))
 
     def draw(axes: Any) -> None:
-        for n, each in enumerate(groups):
-            alike = [row for row in shown if not group or str(row[group]) == each]
-            values, errors = _with_errors([row[y] for row in alike])
+        for n, name_of_group in enumerate(groups):
+            members = [row for row in shown if not group or str(row[group]) == name_of_group]
+            values, errors = _with_errors([row[y] for row in members])
             mark, colour = MARKS[n % len(MARKS)]
-            places = [row[x] for row in alike]
             axes.errorbar(
-                places, values, yerr=errors, fmt=mark, capsize=4, color=colour, label=escape_label(each)
-            )
+                [row[x] for row in members], values, yerr=errors, fmt=mark, capsize=4, color=colour,
+                label=escape_label(name_of_group),
+            )  # fmt: skip
         axes.set_xscale("log")
         axes.margins(x=0.2, y=0.2)
-        note = f"\n(not known for: {', '.join(left_out)})" if left_out else ""
+        note = f"\n(unknown for: {', '.join(left_out)})" if left_out else ""
         only = f" ({groups[0]})" if group and len(groups) == 1 else ""
         axes.set(
             title=escape_label(title), xlabel=x.replace("_", " ") + note, ylabel=y.replace("_", " ") + only
         )
         if len(groups) > 1:
             axes.figure.legend(loc="outside lower center", ncols=min(3, len(groups)), frameon=False)
-        whole = [row[y] if isinstance(row[y], Mapping) else {"low": row[y], "high": row[y]} for row in shown]
-        bars = [(row[x], each["low"], each["high"]) for row, each in zip(shown, whole, strict=True)]
+        values, (below, above) = _with_errors([row[y] for row in shown])
+        bars = [
+            (row[x], value - low, value + high)
+            for row, value, low, high in zip(shown, values, below, above, strict=True)
+        ]
         place_labels(axes, [escape_label(str(row[name])) for row in shown], bars)
 
     return _png(draw, inches=(7.0, 4.0 + (0.4 if len(groups) > 1 else 0)))
 
 
 REACH = (9, 16, 26, 40, 56)
-"""Points of distance between a mark and its name, nearest first."""
+"""Distances between a mark and its label in points, nearest first."""
 NEAR = 16
-"""A name further off than this has a line to its mark."""
+"""A label further away than this gets a line to its mark."""
 AROUND = ((1, 0.6), (1, -0.6), (-1, 0.6), (-1, -0.6), (0, 1), (0, -1), (1, 0), (-1, 0))
-"""Directions of a name from its mark, best first."""
+"""Directions of a label from its mark, best first."""
 
 
 def place_labels(axes: Any, names: Sequence[str], bars: Sequence[tuple[float, float, float]]) -> list[Any]:
-    """A name beside each bar (x, low, high), where it lies neither on another name nor on a bar nor outside; a
-    thin line leads to one that must stand further off. Returns the annotations.
+    """Label each bar (x, low, high) where the label overlaps neither another label nor a bar nor the edge; a thin line
+    leads to a label further away. Returns the annotations.
     """
     figure = axes.figure
-    figure.draw_without_rendering()  # only now is it known where the axes lie,
-    figure.set_layout_engine("none")  # and there they stay
+    figure.draw_without_rendering()  # computes the layout of the axes,
+    figure.set_layout_engine("none")  # which must not change afterwards
     taken = [_bar_box(axes, *bar) for bar in bars]
     placed = []
     for text, (x, low, high) in zip(names, bars, strict=True):
-        beside = {"xy": (x, (low + high) / 2), "xytext": (0, 0), "textcoords": "offset points"}
-        note = axes.annotate(text, **beside, va="center")
-        _, best = min(_tries(note, taken, axes.bbox), key=lambda each: each[0])
+        anchor = {"xy": (x, (low + high) / 2), "xytext": (0, 0), "textcoords": "offset points"}
+        note = axes.annotate(text, **anchor, va="center")
+        _, best = min(_tries(note, taken, axes.bbox), key=lambda trial: trial[0])
         move_label(note, *best)
         if best[0] > NEAR:
             line = {"arrowstyle": "-", "linewidth": 0.6, "color": "#8a949e"}
-            axes.annotate("", **beside | {"xytext": note.get_position()}, arrowprops=line)
+            axes.annotate("", **anchor | {"xytext": note.get_position()}, arrowprops=line)
         taken.append(_text_box(note))
         placed.append(note)
     return placed
 
 
 def move_label(note: Any, reach: float, right: float, up: float) -> None:
-    """Put a name so many points from its mark in that direction."""
+    """Move a label `reach` points from its mark in the direction (`right`, `up`)."""
     note.set_position((right * reach, up * reach))
     note.set_horizontalalignment("left" if right > 0 else "right" if right < 0 else "center")
 
@@ -307,7 +304,7 @@ def move_label(note: Any, reach: float, right: float, up: float) -> None:
 def _tries(
     note: Any, taken: Sequence[Any], inside: Any
 ) -> Iterator[tuple[float, tuple[float, float, float]]]:
-    """How much is wrong with each place of a name, and the place; up to the first that is free."""
+    """(overlapping area, place) of each place of a label, up to the first one without overlap."""
     for place in ((reach, *way) for reach in REACH for way in AROUND):
         move_label(note, *place)
         box = _text_box(note)
@@ -319,7 +316,7 @@ def _tries(
 
 
 def _text_box(note: Any) -> Any:
-    """Where an annotation's letters lie on the canvas, with a little room."""
+    """The box of an annotation's text on the canvas, with some padding."""
     from matplotlib.text import Text
 
     note.update_positions(note.figure._get_renderer())
@@ -327,7 +324,7 @@ def _text_box(note: Any) -> Any:
 
 
 def _bar_box(axes: Any, x: float, low: float, high: float) -> Any:
-    """Where a mark and its interval lie on the canvas."""
+    """The box of a mark and its interval on the canvas."""
     from matplotlib.transforms import Bbox
 
     (left, bottom), (_, top) = axes.transData.transform([(x, low), (x, high)])
@@ -343,7 +340,7 @@ def _shared(box: Any, other: Any) -> float:
 
 
 def _with_errors(figures: Sequence[Any]) -> tuple[list[float], list[list[float]]]:
-    """Values, and how far each interval reaches below and above: the form matplotlib wants."""
+    """Values, and how far each interval extends below and above, as matplotlib takes them."""
     whole = [f if isinstance(f, Mapping) else {"value": f, "low": f, "high": f} for f in figures]
     values = [float(f["value"]) for f in whole]
     below = [max(0.0, v - f["low"]) for v, f in zip(values, whole, strict=True)]

@@ -51,7 +51,7 @@ class ServedModel:
     def prompt_ids(self, prompt: str | list[int]) -> list[int]:
         """The ids to continue; an empty prompt starts a new document."""
         if isinstance(prompt, str):
-            prompt = [*self.tokenizer.begin, *self.tokenizer.encode(prompt)]
+            prompt = [*self.tokenizer.bos_ids, *self.tokenizer.encode(prompt)]
         return list(prompt) or [self.tokenizer.end_id]
 
     def engine_input(self, ids: list[int]) -> tuple[list[int], list[int] | None]:
@@ -122,7 +122,9 @@ class RequestScheduler:
         """The ids of every prompt, or of the rendered conversation."""
         try:
             if request.messages:
-                return [self.served.tokenizer.render(request.messages, add_generation_prompt=True)]
+                return [
+                    self.served.tokenizer.apply_chat_template(request.messages, add_generation_prompt=True)
+                ]
             return [self.served.prompt_ids(prompt) for prompt in request.prompts]
         except TextusError as error:  # a template may reject these messages
             raise ApiError(400, str(error), param=request.param, code="invalid_value") from error

@@ -23,10 +23,10 @@ MAX_BATCH_TOKENS = 2048
 def input_template(config: Any, tokenizer: Tokenizer, longest: int | None = None) -> InputTemplate:
     """How a model of this config is used to be given texts, and at most how long."""
     limits = [each for each in (config.context_length, longest) if each]
-    begin = tuple(tokenizer.begin) or (tokenizer.end_id,)
+    begin = tuple(tokenizer.bos_ids) or (tokenizer.end_id,)
     segments = getattr(config, "segments", 0)
     longest = min(limits) if limits else None
-    return InputTemplate(begin, tokenizer.end_id, longest, segments, tokenizer.between)
+    return InputTemplate(begin, tokenizer.end_id, longest, segments, tokenizer.n_pair_separators)
 
 
 def encode_examples(
@@ -100,15 +100,15 @@ class ExampleLoader:
         return self.sampler.n_batches
 
     @cached_property
-    def tokens_a_step(self) -> int:
+    def tokens_per_step(self) -> int:
         """Ids of a batch on average."""
         total = sum(len(each) for row in self.rows for each in (row.ids, *row.other_ids))
         return max(1, round(total / len(self.rows) * self.sampler.batch_size))
 
     def batch(self, step: int) -> Batch:
         """The batch of a step, from 0."""
-        random = self.sampler.random("rows", step)
-        rows = [self.task.augment_row(self.rows[int(number)], random) for number in self.sampler.rows(step)]
+        rng = self.sampler.rng("rows", step)
+        rows = [self.task.augment_row(self.rows[int(number)], rng) for number in self.sampler.rows_at(step)]
         return collate(self.task, rows, self.pad_id, step)
 
 

@@ -57,10 +57,10 @@ class MultitaskLoader:
         return sum(each.n_batches for each in self.loaders.values())
 
     @property
-    def tokens_a_step(self) -> int:
+    def tokens_per_step(self) -> int:
         """Ids of a batch on average."""
         return max(
-            1, round(sum(self.shares[name] * each.tokens_a_step for name, each in self.loaders.items()))
+            1, round(sum(self.shares[name] * each.tokens_per_step for name, each in self.loaders.items()))
         )
 
     def steps_per_task(self, steps: int) -> dict[str, int]:

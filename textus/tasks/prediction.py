@@ -13,26 +13,26 @@ from textus.core.errors import UsageError
 from textus.core.io import fingerprint, sha256
 from textus.data.inputs import (
     Records,
-    columns_as_trained,
-    items_of,
-    options_for,
-    place_of,
-    records_given,
+    record_location,
     report_empty,
-    texts_in,
+    resolve_options,
+    row_reader,
+    to_items,
+    to_records,
+    trained_columns,
 )
 from textus.data.labeled import Record, clean_text
 from textus.data.output import (
-    AT_ONCE,
-    Layout,
-    cell,
-    claim_output,
-    content_of,
-    form_of,
+    ROWS_PER_WRITE,
+    OutputLayout,
+    check_output,
+    content_hash,
+    csv_cell,
+    output_format,
     partial_file,
     write_rows,
 )
-from textus.data.read_options import DETECTED, ReadOptions, options_of_run
+from textus.data.read_options import AUTODETECT, ReadOptions, run_read_options
 from textus.models.contract import LanguageModel
 from textus.tasks.base import Example, Task
 from textus.tasks.inference import predict_texts
@@ -50,7 +50,7 @@ class Predictor:
 
     task: Task
     predict: Callable[[Sequence[Example]], list[Any]]
-    trained: ReadOptions = DETECTED
+    trained: ReadOptions = AUTODETECT
     run_id: str = ""
 
     def predict_records(self, records: Sequence[Record]) -> list[tuple[dict[str, Any], Any]]:
@@ -75,7 +75,7 @@ def make_predictor(
 ) -> Predictor:
     """What answers with one run; `record` is its run.json, of several tasks the one's."""
     answer = lambda examples: predict_texts(model, task, tokenizer, examples)  # noqa: E731
-    return Predictor(task, answer, options_of_run(record), sha256(run / "run.json"))
+    return Predictor(task, answer, run_read_options(record), sha256(run / "run.json"))
 
 
 def check_skip_invalid(given: Any, options: ReadOptions) -> None:
@@ -90,7 +90,7 @@ def check_skip_invalid(given: Any, options: ReadOptions) -> None:
 # ── as a list ──────────────────────────────────────────────────────────────────────────────────
 
 
-def probabilities(reader: Predictor, given: Any, options: ReadOptions = DETECTED) -> Any:
+def probabilities(reader: Predictor, given: Any, options: ReadOptions = AUTODETECT) -> Any:
     """The probability of every class, in the order of `labels`: an array (texts, classes), or (classes,) for one text.
 
     Raises UsageError for a task without classes.
@@ -101,24 +101,26 @@ def probabilities(reader: Predictor, given: Any, options: ReadOptions = DETECTED
     if not labels or reader.task.probabilities([0.0] * len(labels)) is None:
         raise UsageError("wrong_task", f"{reader.task.name} has no probabilities of classes; see predict")
     if isinstance(given, Path):
-        options = options_for(given, options, reader.trained)
+        options = resolve_options(given, options, reader.trained)
         examples = reader.task.make_examples(list(record_reader(reader, given, options)()), labelled=False)
         alone = False
     else:
-        items, alone = items_of(given)
+        items, alone = to_items(given)
         examples = examples_from_items(reader, items, options.columns)
     found = np.asarray(reader.predict_examples(examples) if examples else np.zeros((0, len(labels))))
     return found[0] if alone else found
 
 
-def predict(reader: Predictor, given: Any, options: ReadOptions = DETECTED) -> Any:
+def predict(reader: Predictor, given: Any, options: ReadOptions = AUTODETECT) -> Any:
     """The answer to one text or row, or a list of the answers to several, or to the rows of a file (a Path) or records
     (an iterator of them), each with its line and id.
     """
     if isinstance(given, Path | Records):
-        return [place_of(record) | answer for record, answer in iter_predictions(reader, given, options)]
+        return [
+            record_location(record) | answer for record, answer in iter_predictions(reader, given, options)
+        ]
     check_skip_invalid(given, options)
-    items, alone = items_of(given)
+    items, alone = to_items(given)
     examples = examples_from_items(reader, items, options.columns)
     outputs = reader.predict_examples(examples)
     told = [reader.task.to_json(*pair) for pair in zip(examples, outputs, strict=True)]
@@ -126,13 +128,13 @@ def predict(reader: Predictor, given: Any, options: ReadOptions = DETECTED) -> A
 
 
 def iter_predictions(
-    reader: Predictor, given: Path | Records, options: ReadOptions = DETECTED
+    reader: Predictor, given: Path | Records, options: ReadOptions = AUTODETECT
 ) -> Iterator[tuple[Record, dict[str, Any]]]:
     """Each row of a file, or record, with its answer, as they are answered."""
-    options = options_for(given, options, reader.trained) if isinstance(given, Path) else options
+    options = resolve_options(given, options, reader.trained) if isinstance(given, Path) else options
     records = iter(given) if isinstance(given, Records) else record_reader(reader, given, options)()
     with merge_notices():
-        while batch := list(islice(records, AT_ONCE)):
+        while batch := list(islice(records, ROWS_PER_WRITE)):
             for record, (told, _) in zip(batch, reader.predict_records(batch), strict=True):
                 yield record, told
 
@@ -141,8 +143,8 @@ def examples_from_items(reader: Predictor, items: Sequence[Any], columns: str | 
     """Texts, tuples of texts or rows of Python as examples without labels."""
     rows = [item for item in items if isinstance(item, dict)]
     if rows:
-        named = columns or columns_as_trained(reader.trained.columns, rows[0])
-        return reader.task.make_examples(records_given(rows, named), labelled=False)
+        named = columns or trained_columns(reader.trained.columns, rows[0])
+        return reader.task.make_examples(to_records(rows, named), labelled=False)
     texts = [tuple(map(clean_text, (item,) if isinstance(item, str) else item)) for item in items]
     return [reader.task.example_from_text(each, f"text {number}") for number, each in enumerate(texts, 1)]
 
@@ -150,7 +152,7 @@ def examples_from_items(reader: Predictor, items: Sequence[Any], columns: str | 
 def record_reader(reader: Predictor, path: Path, options: ReadOptions) -> Callable[[], Iterator[Record]]:
     """How the rows of a file are read, as often as needed."""
     tags = reader.task.labels if reader.task.name == "tagging" else None
-    return texts_in(path, options, tags, lambda rows: reader.task.row_checker(rows, labelled=False))
+    return row_reader(path, options, tags, lambda rows: reader.task.row_checker(rows, labelled=False))
 
 
 # ── as a file ──────────────────────────────────────────────────────────────────────────────────
@@ -161,7 +163,7 @@ def predict_to_file(
     given: Path | Sequence[Record],
     out: Path,
     *,
-    options: ReadOptions = DETECTED,
+    options: ReadOptions = AUTODETECT,
     force: bool = False,
 ) -> int:
     """Answer the rows of a file, or records, into the table or JSON lines at `out`: where each stands, the file's own
@@ -170,18 +172,18 @@ def predict_to_file(
 
     Raises UsageError where `out` exists, unless `force`.
     """
-    form, source = form_of(out), None
+    form, source = output_format(out), None
     check_skip_invalid(given, options)
-    claim_output(out, given, force=force)
+    check_output(out, given, force=force)
     records: Callable[[], Iterable[Record]] = lambda: given  # type: ignore[assignment, return-value]  # noqa: E731
     if isinstance(given, Path):
-        options = options_for(given, options, reader.trained)
+        options = resolve_options(given, options, reader.trained)
         source = fingerprint(
-            [reader.run_id, reader.task.head_name, content_of(given), astuple(options), form]
+            [reader.run_id, reader.task.head_name, content_hash(given), astuple(options), form]
         )
         records = record_reader(reader, given, options)
     task, own = reader.task, given.columns if isinstance(given, Records) else options.columns
-    rows = Layout(answer_columns(task, form), own or options.columns, checked_records(task, records()))
+    rows = OutputLayout(answer_columns(task, form), own or options.columns, checked_records(task, records()))
     answer = lambda batch: [  # noqa: E731
         rows.row(record, flatten_prediction(task, told, output, form))
         for record, (told, output) in zip(batch, reader.predict_records(batch), strict=True)
@@ -193,7 +195,7 @@ def predict_to_file(
 def checked_records(task: Task, records: Iterable[Record]) -> Iterator[Record]:
     """Records as they are. Raises DataError for one that the task cannot read: before hours of work, not after."""
     rest = iter(records)
-    while batch := list(islice(rest, AT_ONCE)):
+    while batch := list(islice(rest, ROWS_PER_WRITE)):
         with merge_notices(show=False):
             task.make_examples(batch, labelled=False)
         yield from batch
@@ -217,7 +219,7 @@ def flatten_prediction(task: Task, told: dict[str, Any], output: Any, form: str)
     """An answer as the fields of a row, with the probability of every class."""
     answer = {name: value for name, value in told.items() if name != "probabilities"}
     if form != ".jsonl" and isinstance(labels := answer.get("labels"), list):
-        answer["labels"] = "|".join(str(cell(label)) for label in labels)
+        answer["labels"] = "|".join(str(csv_cell(label)) for label in labels)
     if (every := task.probabilities(output)) is None:
         return answer
     if has_class_columns(task, form):

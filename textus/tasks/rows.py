@@ -12,7 +12,7 @@ from textus.core.console import log_notice, to_printable
 from textus.core.errors import DataError
 from textus.data.corpus.dialects import RowProblem
 from textus.data.labeled import Record
-from textus.data.skipping import file_of
+from textus.data.skipping import file_of_place
 
 TRAINING = ("train", "training")
 HELD = ("test", "testing", "dev", "val", "valid", "validation", "eval")
@@ -29,8 +29,8 @@ def drop_held_out_files(
     held = held_out_files(path, places)
     report_held_out(path, held, places)
     return (
-        [record for record in records if file_of(record.where) not in held],
-        [fault for fault in faults if file_of(fault.where) not in held],
+        [record for record in records if file_of_place(record.where) not in held],
+        [fault for fault in faults if file_of_place(fault.where) not in held],
     )
 
 
@@ -38,7 +38,7 @@ def held_out_files(path: Path, places: Iterable[str]) -> dict[str, str]:
     """Of the files of a folder or archive (by the places of their rows) those of a part to measure on, beside which is
     one to train on: the file → the part, such as test.csv, or the folder test.
     """
-    begin, files = to_printable(str(path)), dict.fromkeys(map(file_of, places))
+    begin, files = to_printable(str(path)), dict.fromkeys(map(file_of_place, places))
     parts = {file: re.split(r"[/\\!]", file.removeprefix(begin).lstrip("/\\!")) for file in files}
     trained = {
         tuple(names[:depth])
@@ -62,7 +62,7 @@ def has_word(name: str, words: Sequence[str]) -> bool:
 
 def report_held_out(path: Path, held: Mapping[str, str], places: Iterable[str]) -> None:
     """One line that says which parts of a folder are left out of the rows to train on."""
-    counts = Counter(held[file] for file in map(file_of, places) if file in held)
+    counts = Counter(held[file] for file in map(file_of_place, places) if file in held)
     if not counts:
         return
     names = ", ".join(f"{name} ({n:,} rows)" for name, n in counts.items())

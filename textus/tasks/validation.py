@@ -24,7 +24,7 @@ from textus.core.errors import DataError, UsageError
 from textus.data.corpus.dialects import RowProblem
 from textus.data.corpus.tables import parse_columns
 from textus.data.labeled import Record, read_records
-from textus.data.skipping import BadRow, in_order, parse_rows, unread
+from textus.data.skipping import BadRow, parse_rows, sort_by_place, unreadable_rows
 from textus.models.registry import family as family_of
 from textus.tasks.base import Example, Task, has_blanks
 from textus.tasks.config import ValidateConfig
@@ -280,7 +280,7 @@ def validate_files(data: Path, config: ValidateConfig) -> dict[str, Any]:
     warnings: list[Finding] = []
     classes: dict[str, int] = {}
     errors = [
-        {"file": file.path, **asdict(row)} for file in checked.values() for row in in_order(file.errors)
+        {"file": file.path, **asdict(row)} for file in checked.values() for row in sort_by_place(file.errors)
     ]
     if rows["train"]:
         try:
@@ -315,7 +315,9 @@ def check_file(
         records = read_records(path, spelled, encoding=config.encoding or "", problems=faults)
         if trains:
             records, faults = drop_held_out_files(path, records, faults)
-    checked = ValidationReport(str(path), len(records) + len(faults), errors=unread(faults), warnings=lines)
+    checked = ValidationReport(
+        str(path), len(records) + len(faults), errors=unreadable_rows(faults), warnings=lines
+    )
     if not records:
         return checked, []
     try:

@@ -16,9 +16,9 @@ from textus.tokenizers.tokenizer import (
     UNKNOWN,
     DecodeStream,
     Tokenizer,
+    build_tokenizer,
     load,
-    made,
-    settings_beside,
+    read_config,
 )
 from textus.tokenizers.training import KINDS, train
 
@@ -33,9 +33,9 @@ __all__ = [
     "DecodeStream",
     "TemplateRefusal",
     "Tokenizer",
+    "build_tokenizer",
     "load",
-    "made",
+    "read_config",
     "report",
-    "settings_beside",
     "train",
 ]

@@ -22,7 +22,7 @@ from textus.core.errors import UsageError
 from textus.tokenizers import compat
 from textus.tokenizers.provenance import TEMPLATE, TrackedText
 
-LETTERS, SIGNS = range(0xA500, 0xA60C), range(0x2801, 0x2900)
+SECRET_LETTERS, SECRET_SIGNS = range(0xA500, 0xA60C), range(0x2801, 0x2900)
 """Of names that no message knows: Vai, where the token's edge is a letter, and Braille. No normalizer changes them."""
 
 
@@ -42,16 +42,16 @@ class ChatEncoder:
         Raises:
             UsageError: text that is not valid Unicode, or a special token whose writer is not known.
         """
-        encoding = _encoded(self._backend, text)
-        spans = self._special(text, encoding)
+        encoding = _encode(self._backend, text)
+        spans = self._special_spans(text, encoding)
         if all(set(text._marks[begin:end]) == set(TEMPLATE) for begin, end in spans):
             return list(encoding.ids)
-        return self._guarded(text, set(spans))
+        return self._encode_guarded(text, set(spans))
 
     def segments(self, text: TrackedText) -> Iterator[tuple[bool, str]]:
         """The text as (is it a special token that the template wrote, its characters), in order."""
         start = 0
-        for begin, end in self._spans(text):
+        for begin, end in self._template_spans(text):
             if begin > start:
                 yield False, str.__getitem__(text, slice(start, begin))
             yield True, str.__getitem__(text, slice(begin, end))
@@ -62,9 +62,9 @@ class ChatEncoder:
     @cached_property
     def _backend(self) -> tokenizers.Tokenizer:
         """The tokenizer as `transformers` opens it: special tokens are found wherever they are spelled."""
-        return tokenizers.Tokenizer.from_str(json.dumps(_in_reach(self.record)))
+        return tokenizers.Tokenizer.from_str(json.dumps(_unprotect(self.record)))
 
-    def _special(self, text: TrackedText, encoding: tokenizers.Encoding) -> list[tuple[int, int]]:
+    def _special_spans(self, text: TrackedText, encoding: tokenizers.Encoding) -> list[tuple[int, int]]:
         """The characters that each special token among the ids stands for, without what it swallowed at its sides."""
         spans = []
         for number, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
@@ -77,10 +77,10 @@ class ChatEncoder:
                 spans.append((begin, begin + len(core)))
         return spans
 
-    def _spans(self, text: TrackedText) -> list[tuple[int, int]]:
+    def _template_spans(self, text: TrackedText) -> list[tuple[int, int]]:
         """Where the template wrote a special token; UsageError where it is not known who did."""
-        ours = self._found(text, rb"[^T]+")
-        if ours != self._found(text, rb"[M]+"):
+        ours = self._find_special(text, rb"[^T]+")
+        if ours != self._find_special(text, rb"[M]+"):
             raise UsageError(
                 "template_unsupported",
                 "the chat template writes special tokens by an operation that Textus does not follow; write them as"
@@ -88,7 +88,7 @@ class ChatEncoder:
             )
         return ours
 
-    def _found(self, text: TrackedText, others: bytes) -> list[tuple[int, int]]:
+    def _find_special(self, text: TrackedText, others: bytes) -> list[tuple[int, int]]:
         """Special tokens in the text, without regard to characters whose marks are `others`."""
         hole = next(
             c for c in map(chr, range(0x10FFFD, 0, -1)) if all(c not in name for name in self.special)
@@ -105,11 +105,11 @@ class ChatEncoder:
 
     # ── where a message spells special tokens ──
 
-    def _guarded(self, text: TrackedText, specials: set[tuple[int, int]]) -> list[int]:
+    def _encode_guarded(self, text: TrackedText, specials: set[tuple[int, int]]) -> list[int]:
         """The ids where only the template's special tokens count, those that the tokenizer `found` as they stand."""
-        if any(name in text for name in self._secret[0].values()):
-            del self._secret  # somebody guessed
-        names, backend, numbers = self._secret
+        if any(name in text for name in self._secret_names[0].values()):
+            del self._secret_names  # somebody guessed
+        names, backend, numbers = self._secret_names
         pieces: list[str] = []
         n_special = place = 0
         for is_special, part in self.segments(text):
@@ -119,7 +119,7 @@ class ChatEncoder:
             else:
                 pieces.append(part)
             place += len(part)
-        ids = _encoded(backend, "".join(pieces)).ids
+        ids = _encode(backend, "".join(pieces)).ids
         hidden = {backend.token_to_id(name) for name in names.values()}
         control = set(self.special.values()) - {self.special.get(self.unknown)}
         if sum(number in hidden for number in ids) != n_special or (control - numbers.keys()) & set(ids):
@@ -131,14 +131,14 @@ class ChatEncoder:
         return [numbers.get(number, number) for number in ids]
 
     @cached_property
-    def _secret(self) -> tuple[dict[str, str], tokenizers.Tokenizer, dict[int, int]]:
+    def _secret_names(self) -> tuple[dict[str, str], tokenizers.Tokenizer, dict[int, int]]:
         """Special token → a name that no message knows; the tokenizer that knows those; its id → the true one."""
         names = {name: _name_for(name) for name in self.special}
-        record = compat.out_of_reach(self.record)
+        record = compat.protect_special_tokens(self.record)
         added = [{**t, "content": names.get(t["content"], t["content"])} for t in record["added_tokens"]]
         whole = {**record, "added_tokens": added, "post_processor": None}
         backend = tokenizers.Tokenizer.from_str(json.dumps(whole))
-        true = {names.get(t["content"], t["content"]): self._alone(t) for t in record["added_tokens"]}
+        true = {names.get(t["content"], t["content"]): self._own_id(t) for t in record["added_tokens"]}
         numbers: dict[int, int] = {}
         for name in true:
             if (number := backend.token_to_id(name)) is not None:
@@ -151,23 +151,23 @@ class ChatEncoder:
             )
         return names, backend, numbers
 
-    def _alone(self, token: dict[str, Any]) -> int:
+    def _own_id(self, token: dict[str, Any]) -> int:
         """The id that an added token's name gets, which is another's where a normalizer makes both names one."""
-        ids = _encoded(self._backend, token["content"]).ids
+        ids = _encode(self._backend, token["content"]).ids
         return ids[-1] if ids and ids[-1] in self.names else int(token["id"])
 
 
 def _name_for(token: str) -> str:
     """A name of signs, with letters at the edges where the token has them."""
     first, last = (re.match(r"\w", token[place]) for place in (0, -1))
-    middle = "".join(chr(secrets.choice(SIGNS)) for _ in range(10))
-    edge = chr(secrets.choice(LETTERS))
+    middle = "".join(chr(secrets.choice(SECRET_SIGNS)) for _ in range(10))
+    edge = chr(secrets.choice(SECRET_LETTERS))
     return (edge if first else "") + middle + (edge if last else "")
 
 
-def _in_reach(record: dict[str, Any]) -> dict[str, Any]:
-    """The tokenizer.json without what `compat.out_of_reach` added."""
-    bare = compat.out_of_reach({**record, "normalizer": None}).get("normalizer")
+def _unprotect(record: dict[str, Any]) -> dict[str, Any]:
+    """The tokenizer.json without what `compat.protect_special_tokens` added."""
+    bare = compat.protect_special_tokens({**record, "normalizer": None}).get("normalizer")
     rules, normalizer = (bare or {}).get("normalizers", []), record.get("normalizer")
     if not rules or not normalizer or normalizer["type"] != "Sequence":
         return record
@@ -175,7 +175,7 @@ def _in_reach(record: dict[str, Any]) -> dict[str, Any]:
     return {**record, "normalizer": {"type": "Sequence", "normalizers": kept} if kept else None}
 
 
-def _encoded(backend: tokenizers.Tokenizer, text: str) -> tokenizers.Encoding:
+def _encode(backend: tokenizers.Tokenizer, text: str) -> tokenizers.Encoding:
     try:
         return backend.encode(str.__str__(text), add_special_tokens=False)
     except (UnicodeEncodeError, TypeError) as error:

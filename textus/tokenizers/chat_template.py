@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from textus.core.errors import UsageError
-from textus.tokenizers.chat_content import fitted, joined, reading, rendered
+from textus.tokenizers.chat_content import content_reader, fit_content, join_parts, render_messages
 from textus.tokenizers.provenance import TrackedText
 
 CHAT_TEMPLATE = (
@@ -26,11 +26,11 @@ CHAT_TEMPLATE = (
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 """Roles are printed by the template as its own words, so nothing else is let through."""
 
-REASONING = ("reasoning_content", "thinking", "reasoning")
+REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
 """Names that a message's reasoning goes by; templates read the first, some the second."""
 
 
-def written(
+def render_template(
     template: str,
     messages: Sequence[dict[str, Any]],
     *,
@@ -48,13 +48,13 @@ def written(
     if not messages:
         raise UsageError("invalid_message", "the conversation has no messages; give one at least")
     known = tuple(sorted(words.items()))
-    forms = [fitted(template, checked(message, n), known) for n, message in enumerate(messages)]
-    return rendered(template, forms, add_generation_prompt=add_generation_prompt, words=known)
+    forms = [fit_content(template, check_message(message, n), known) for n, message in enumerate(messages)]
+    return render_messages(template, forms, add_generation_prompt=add_generation_prompt, words=known)
 
 
 def check_template(template: str, words: Mapping[str, str] = MappingProxyType({})) -> None:
     """UsageError for a template whose prompt is the same whatever the user writes."""
-    if reading(template, tuple(sorted(words.items())), "user").is_lossy:
+    if content_reader(template, tuple(sorted(words.items())), "user").is_lossy:
         raise UsageError(
             "template_unsupported",
             "the chat template drops the text of the user, given as a string and as parts; take the template of another"
@@ -64,10 +64,10 @@ def check_template(template: str, words: Mapping[str, str] = MappingProxyType({}
 
 def text_of(message: dict[str, Any], number: int) -> str:
     """The text of a message, for a model that reads conversations without a template; UsageError as of `checked`."""
-    return joined(checked(message, number).get("content", ""))
+    return join_parts(check_message(message, number).get("content", ""))
 
 
-def checked(message: dict[str, Any], number: int) -> dict[str, Any]:
+def check_message(message: dict[str, Any], number: int) -> dict[str, Any]:
     """A message with a known role and its content a string or parts of text, without names that hold nothing;
     UsageError where it has another form.
     """
@@ -89,7 +89,7 @@ def checked(message: dict[str, Any], number: int) -> dict[str, Any]:
             "invalid_message",
             f"message {number} has content of type {type(content).__name__}; write a string",
         )
-    reasoning = next((message[name] for name in REASONING if message.get(name) is not None), None)
+    reasoning = next((message[name] for name in REASONING_FIELDS if message.get(name) is not None), None)
     more = {} if reasoning is None else {"thinking": message.get("thinking", reasoning)}
     whole = {**more, **message, "content": content}
     if reasoning is not None:

@@ -19,7 +19,7 @@ BLANK = "▁"
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 ROLES = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
 """Special tokens that tokenizer_config.json names by what they are for."""
-USUAL = {"mask_token": ("[MASK]", "<mask>"), "pad_token": ("[PAD]", "<pad>")}
+DEFAULT_ROLES = {"mask_token": ("[MASK]", "<mask>"), "pad_token": ("[PAD]", "<pad>")}
 """What they are where it does not say: the authors' BERT and RoBERTa leave it to a class of `transformers`."""
 
 
@@ -39,7 +39,7 @@ def kind_of(record: dict[str, Any]) -> str:
     )
 
 
-def piece_bytes(token: str, kind: str, prefix: str) -> bytes:
+def token_bytes(token: str, kind: str, prefix: str) -> bytes:
     """The bytes a token stands for; `prefix` marks BERT's pieces inside a word, the others follow a blank."""
     if kind == "bert":
         return token.removeprefix(prefix).encode() if token.startswith(prefix) else f" {token}".encode()
@@ -50,19 +50,19 @@ def piece_bytes(token: str, kind: str, prefix: str) -> bytes:
 
 def roles(config: dict[str, Any], special: dict[str, int]) -> dict[str, str]:
     """Role → special token, of those that tokenizer_config.json names and the tokenizer has."""
-    found = {role: name for role, name in named(config).items() if name in special}
-    usual = {role: next((n for n in names if n in special), None) for role, names in USUAL.items()}
+    found = {role: name for role, name in configured_roles(config).items() if name in special}
+    usual = {role: next((n for n in names if n in special), None) for role, names in DEFAULT_ROLES.items()}
     return {role: name for role, name in usual.items() if name and role not in config} | found
 
 
-def named(config: dict[str, Any]) -> dict[str, str]:
+def configured_roles(config: dict[str, Any]) -> dict[str, str]:
     """Role → token, as tokenizer_config.json says."""
     said = {role: config.get(role) for role in ROLES}
     names = {role: each.get("content") if isinstance(each, dict) else each for role, each in said.items()}
     return {role: name for role, name in names.items() if isinstance(name, str)}
 
 
-def with_named(record: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
+def merge_added_tokens(record: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
     """The tokenizer.json with the tokens that only tokenizer_config.json adds, and those it gives a role as special
     ones; `transformers` does both when it opens the folder.
     """
@@ -70,7 +70,7 @@ def with_named(record: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]
     plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     for number, token in (config.get("added_tokens_decoder") or {}).items():
         tokens.setdefault(int(number), {**plain, **token, "id": int(number)})
-    roles = set(named(config).values())
+    roles = set(configured_roles(config).values())
     vocabulary = record["model"].get("vocab")
     pieces = vocabulary if isinstance(vocabulary, dict) else {}
     held = {token["content"] for token in tokens.values()}
@@ -81,13 +81,13 @@ def with_named(record: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]
     return {**record, "added_tokens": [tokens[number] for number in sorted(tokens)]}
 
 
-WORDS = ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer")
-BYTES = ("GPT2Tokenizer", "RobertaTokenizer", "Qwen2Tokenizer")
-PIECES = ("LlamaTokenizer", "XLMRobertaTokenizer", "CamembertTokenizer")
+WORDPIECE_CLASSES = ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer")
+BYTE_LEVEL_CLASSES = ("GPT2Tokenizer", "RobertaTokenizer", "Qwen2Tokenizer")
+SENTENCEPIECE_CLASSES = ("LlamaTokenizer", "XLMRobertaTokenizer", "CamembertTokenizer")
 """Classes of `transformers` that normalise words, split bytes or set blanks as tokenizer_config.json says."""
 
 
-def with_settings(record: dict[str, Any], config: dict[str, Any], usual: str | None) -> dict[str, Any]:
+def apply_class_settings(record: dict[str, Any], config: dict[str, Any], usual: str | None) -> dict[str, Any]:
     """The tokenizer.json with what the class of tokenizer_config.json, or the `usual` one of the model, takes from
     there: `do_lower_case`, `strip_accents`, `tokenize_chinese_chars`, `add_prefix_space`. AutoTokenizer does this even
     where a key is left out and the class has a default; a notice names what differs.
@@ -96,23 +96,23 @@ def with_settings(record: dict[str, Any], config: dict[str, Any], usual: str | N
     changed = json.loads(json.dumps(record))
     before, blank = changed.get("pre_tokenizer") or {}, config.get("add_prefix_space")
     steps = [before, *before.get("pretokenizers", [])]
-    if name in WORDS and changed["model"].get("type") == "WordPiece":
+    if name in WORDPIECE_CLASSES and changed["model"].get("type") == "WordPiece":
         changed["normalizer"] = {
             "type": "BertNormalizer", "clean_text": True, "lowercase": bool(config.get("do_lower_case", True)),
             "handle_chinese_chars": bool(config.get("tokenize_chinese_chars", True)),
             "strip_accents": config.get("strip_accents"),
         }  # fmt: skip
     for step in steps:
-        if name in BYTES and step.get("type") == "ByteLevel":
+        if name in BYTE_LEVEL_CLASSES and step.get("type") == "ByteLevel":
             step["add_prefix_space"] = bool(blank)
-        if name in PIECES and step.get("type") == "Metaspace" and isinstance(blank, bool):
+        if name in SENTENCEPIECE_CLASSES and step.get("type") == "Metaspace" and isinstance(blank, bool):
             first = name == "LlamaTokenizer" and not config.get("legacy")
             step["prepend_scheme"] = "never" if not blank else "first" if first else "always"
-    report(name, record, changed)
+    report_overrides(name, record, changed)
     return changed
 
 
-def report(name: str, record: dict[str, Any], changed: dict[str, Any]) -> None:
+def report_overrides(name: str, record: dict[str, Any], changed: dict[str, Any]) -> None:
     """A notice of what a class changes of a tokenizer.json."""
     old, new = ((each.get("normalizer") or {}) for each in (record, changed))
     names = {
@@ -130,7 +130,7 @@ def report(name: str, record: dict[str, Any], changed: dict[str, Any]) -> None:
         )
 
 
-def check_numbers(backend: tokenizers.Tokenizer, record: dict[str, Any]) -> None:
+def check_added_ids(backend: tokenizers.Tokenizer, record: dict[str, Any]) -> None:
     """RunError where an added token did not get the id it is said to have."""
     for token in record["added_tokens"]:
         if (number := backend.token_to_id(token["content"])) != token["id"]:
@@ -140,7 +140,7 @@ def check_numbers(backend: tokenizers.Tokenizer, record: dict[str, Any]) -> None
             )
 
 
-def closing(backend: tokenizers.Tokenizer) -> str | None:
+def post_processor_eos(backend: tokenizers.Tokenizer) -> str | None:
     """The special token that the post-processor sets after a text; None where it sets none."""
     framed = backend.encode("a")
     return str(framed.tokens[-1]) if framed.special_tokens_mask[-1:] == [1] else None
@@ -179,14 +179,14 @@ def _named_templates(value: Any) -> dict[Any, Any]:
     return {str(entry.get("name")): entry.get("template") for entry in value if isinstance(entry, dict)}
 
 
-def reads_whole(record: dict[str, Any], kind: str) -> bool:
+def needs_whole_lines(record: dict[str, Any], kind: str) -> bool:
     r"""Whether a long text must not be cut before a line's end: SentencePiece sets a blank before each piece, and
     split patterns with `[\r\n]*` join the line's end to what stands before it.
     """
     return kind == "sentencepiece" or r"\\r\\n" in json.dumps(record.get("pre_tokenizer"))
 
 
-def drops_first_blank(record: dict[str, Any], kind: str) -> bool:
+def strips_prefix_space(record: dict[str, Any], kind: str) -> bool:
     """Whether decoding takes away the blank that encoding set before the text."""
     if kind != "sentencepiece":
         return False
@@ -194,7 +194,7 @@ def drops_first_blank(record: dict[str, Any], kind: str) -> bool:
     return '"Strip"' in decoder or ('"Metaspace"' in decoder and '"never"' not in decoder)
 
 
-def out_of_reach(record: dict[str, Any]) -> dict[str, Any]:
+def protect_special_tokens(record: dict[str, Any]) -> dict[str, Any]:
     """The tokenizer.json with a normaliser before all others that breaks the spelling of special tokens in texts.
 
     Unigram vocabularies hold their special tokens as pieces, so the text "</s>" would be the end itself. A blank
@@ -216,14 +216,14 @@ def out_of_reach(record: dict[str, Any]) -> dict[str, Any]:
     pieces = {piece for piece, _ in record["model"]["vocab"]}
     names = [t["content"] for t in record["added_tokens"] if t["special"] and t["content"] != unknown]
     firsts = sorted({name[0] for name in names if name in pieces})
-    rules = [breaking(first, [n for n in names if n in pieces and n[0] == first]) for first in firsts]
+    rules = [break_names(first, [n for n in names if n in pieces and n[0] == first]) for first in firsts]
     normalizer = record.get("normalizer")
     after = normalizer["normalizers"] if normalizer and normalizer["type"] == "Sequence" else [normalizer]
     rules = [rule for rule in rules if rule not in after]
     return {**record, "normalizer": {"type": "Sequence", "normalizers": [*rules, *filter(None, after)]}}
 
 
-def breaking(first: str, names: list[str]) -> dict[str, Any]:
+def break_names(first: str, names: list[str]) -> dict[str, Any]:
     """A normaliser that sets a blank after `first` wherever it begins one of the names."""
     rest = "|".join(sorted(re.escape(name[1:]) for name in names))
     pattern = {"Regex": f"{re.escape(first)}(?={rest})"}

@@ -18,15 +18,15 @@ from textus.tokenizers.provenance import (
     STEP,
     SafeText,
     TrackedText,
+    as_tracked,
+    change_case,
     check_length,
-    derived,
-    escaped,
-    known,
-    own,
-    printed,
-    safe,
-    same_places,
+    derive,
+    escape_html,
+    mark_safe,
     spend,
+    template_text,
+    to_tracked,
     weight,
 )
 
@@ -44,9 +44,9 @@ FILTERS = frozenset(
     )
 )
 """Of jinja2's filters; `e escape forceescape safe tojson` are made here."""
-WEIGHED = frozenset(re.findall(r"\w+", "dictsort groupby join max min sort string unique int float"))
+CHARGED_FILTERS = frozenset(re.findall(r"\w+", "dictsort groupby join max min sort string unique int float"))
 """Filters that look into what they are given."""
-PRINTED = frozenset(re.findall(r"\w+", "capitalize center lower title trim upper wordcount"))
+STRING_FILTERS = frozenset(re.findall(r"\w+", "capitalize center lower title trim upper wordcount"))
 """Filters that make a string of what they are given."""
 SAFE_FILTERS = frozenset(
     re.findall(r"\w+", "count d default e escape forceescape length replace safe string trim")
@@ -63,20 +63,20 @@ SHALLOW_TESTS = frozenset(
 # ── operators ──────────────────────────────────────────────────────────────────────────────────
 
 
-def weighed(value: Any) -> Any:
+def charge(value: Any) -> Any:
     """The value, paid for as what looks at all of it would."""
     spend(weight(value))
     return value
 
 
-def searched(value: Any) -> Any:
+def charge_search(value: Any) -> Any:
     """The right side of `in`, paid for."""
     if isinstance(value, Iterator):
         raise UsageError(
             "template_unsupported",
             "the chat template uses `in` on what a filter goes through once; write `| list` before it",
         )
-    return weighed(value)
+    return charge(value)
 
 
 def check_number(value: Any) -> Any:
@@ -91,7 +91,7 @@ def check_number(value: Any) -> Any:
 def binary(symbol: str, left: Any, right: Any) -> Any:
     """One of the seven operators, checked before it is done."""
     spend(STEP)
-    left, right = known(left), known(right)
+    left, right = as_tracked(left), as_tracked(right)
     if isinstance(left, SafeText) or isinstance(right, SafeText):
         if symbol != "+":
             raise UsageError(
@@ -124,7 +124,7 @@ OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
 # ── filters and tests ──────────────────────────────────────────────────────────────────────────
 
 
-def listed(values: Iterable[Any]) -> list[Any]:
+def charge_items(values: Iterable[Any]) -> list[Any]:
     """What an iterator gives, counted as it comes; filters hand it on as a new iterator, so that none runs inside
     another.
     """
@@ -135,7 +135,7 @@ def listed(values: Iterable[Any]) -> list[Any]:
     return items
 
 
-def filters(theirs: dict[str, Any]) -> dict[str, Any]:
+def bounded_filters(theirs: dict[str, Any]) -> dict[str, Any]:
     """The filters by name: of jinja2's those that are bounded, and ours for those that are not or lose the marks."""
     from jinja2 import pass_environment
 
@@ -158,28 +158,28 @@ def _filter(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(function)
     def paid(*arguments: Any, **names: Any) -> Any:
-        before, subject, rest = arguments[:place], known(arguments[place]), arguments[place + 1 :]
+        before, subject, rest = arguments[:place], as_tracked(arguments[place]), arguments[place + 1 :]
         if isinstance(subject, SafeText) and name not in SAFE_FILTERS:
             raise UsageError(
                 "template_unsupported",
                 f"the chat template uses | {name} on text escaped for HTML; write ~ '' behind it first",
             )
         spend(STEP + operator.length_hint(subject, 0))
-        if name in PRINTED and not isinstance(subject, TrackedText):
-            subject = printed(subject)
+        if name in STRING_FILTERS and not isinstance(subject, TrackedText):
+            subject = to_tracked(subject)
         if name == "wordcount":
             spend(20 * len(subject))
-        looked_at = [subject] if name in WEIGHED else []
+        looked_at = [subject] if name in CHARGED_FILTERS else []
         for value in looked_at if name in ("d", "default", "map") else [*looked_at, *rest, *names.values()]:
-            weighed(value)
+            charge(value)
         if name in LIMITS:
             _check_amount(name, [*rest, *names.values()])
         if name not in ("d", "default"):
-            rest = tuple(map(known, rest))
+            rest = tuple(map(as_tracked, rest))
         result = function(*before, subject, *rest, **names)
         if name == "int":
             check_number(result)
-        return iter(listed(result)) if isinstance(result, Iterator) else result
+        return iter(charge_items(result)) if isinstance(result, Iterator) else result
 
     return paid
 
@@ -193,7 +193,7 @@ def _check_amount(name: str, values: list[Any]) -> None:
             )
 
 
-def tests(theirs: dict[str, Any]) -> dict[str, Any]:
+def bounded_tests(theirs: dict[str, Any]) -> dict[str, Any]:
     """jinja2's tests by name, each paid for."""
     return {name: _test(name, function) for name, function in theirs.items()}
 
@@ -208,7 +208,7 @@ def _test(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     def paid(*arguments: Any, **names: Any) -> Any:
         spend(STEP)
         for value in arguments[place:] if name not in SHALLOW_TESTS else arguments[place + 1 :]:
-            searched(value) if name == "in" else weighed(value)
+            charge_search(value) if name == "in" else charge(value)
         for value in arguments[place:] if name in ("odd", "even", "divisibleby") else ():
             check_number(value)
         return function(*arguments, **names)
@@ -217,15 +217,15 @@ def _test(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _list(value: Any) -> list[Any]:
-    return listed(value)
+    return charge_items(value)
 
 
 def _string(value: Any) -> Any:
-    return value if isinstance(value, TrackedText) else printed(value)
+    return value if isinstance(value, TrackedText) else to_tracked(value)
 
 
 def _replace(value: Any, old: Any, new: Any, count: int | None = None) -> TrackedText:
-    return printed(value).replace(printed(old), printed(new), -1 if count is None else count)
+    return to_tracked(value).replace(to_tracked(old), to_tracked(new), -1 if count is None else count)
 
 
 def _format(value: Any, *arguments: Any, **names: Any) -> TrackedText:
@@ -233,23 +233,25 @@ def _format(value: Any, *arguments: Any, **names: Any) -> TrackedText:
         raise UsageError(
             "template_unsupported", "the chat template gives | format both values and names; give one kind"
         )
-    return printed(value) % (names or arguments)
+    return to_tracked(value) % (names or arguments)
 
 
 def _join(sandbox: Any, values: Iterable[Any], d: Any = "", attribute: Any = None) -> TrackedText:
-    return printed(own("") if d == "" else d).join(map(printed, _attributes(sandbox, values, attribute)))
+    return to_tracked(template_text("") if d == "" else d).join(
+        map(to_tracked, _attributes(sandbox, values, attribute))
+    )
 
 
 def _attributes(sandbox: Any, values: Iterable[Any], attribute: Any) -> Iterable[Any]:
     """An attribute of each of the values; without one the values."""
     from jinja2.filters import make_attrgetter
 
-    return values if attribute is None else listed(map(make_attrgetter(sandbox, attribute), values))
+    return values if attribute is None else charge_items(map(make_attrgetter(sandbox, attribute), values))
 
 
 def _indent(text: Any, width: int | str = 4, first: bool = False, blank: bool = False) -> TrackedText:
-    margin = known(width) if isinstance(width, str) else own(" ") * width
-    newline = own("\n")
+    margin = as_tracked(width) if isinstance(width, str) else template_text(" ") * width
+    newline = template_text("\n")
     lines: list[Any] = (text + newline).splitlines()
     if blank:
         made = (newline + margin).join(lines)
@@ -259,7 +261,7 @@ def _indent(text: Any, width: int | str = 4, first: bool = False, blank: bool = 
 
 
 def _title(theirs: Any) -> Any:
-    return lambda text: same_places(theirs(text), text, str.upper, str.lower)
+    return lambda text: change_case(theirs(text), text, str.upper, str.lower)
 
 
 def _sum(sandbox: Any, iterable: Iterable[Any], attribute: Any = None, start: Any = 0) -> Any:
@@ -269,15 +271,15 @@ def _sum(sandbox: Any, iterable: Iterable[Any], attribute: Any = None, start: An
 
 
 def _safe(value: Any) -> SafeText:
-    return safe(printed(value))
+    return mark_safe(to_tracked(value))
 
 
 def _escape(value: Any) -> SafeText:
-    return escaped(value if isinstance(value, TrackedText) else printed(value))
+    return escape_html(value if isinstance(value, TrackedText) else to_tracked(value))
 
 
 def _force_escape(value: Any) -> SafeText:
-    return escaped(printed(value))
+    return escape_html(to_tracked(value))
 
 
 def _json(
@@ -307,7 +309,7 @@ def _json(
                 "template_limit", "the chat template gives tojson lists over 100 deep; that is the limit"
             )
         if isinstance(value, str):
-            strings.append(known(value))
+            strings.append(as_tracked(value))
             return f"@{len(strings) - 1}@"
         if isinstance(value, dict):
             pairs = sorted(value.items()) if sort_keys else value.items()
@@ -316,8 +318,8 @@ def _json(
 
     text = json.dumps(held(value, 0), ensure_ascii=ensure_ascii, indent=indent, separators=separators)
     parts = re.split(r"@(\d+)@", text)
-    return own("").join(
-        _json_text(strings[int(part)], ensure_ascii) if place % 2 else own(part)
+    return template_text("").join(
+        _json_text(strings[int(part)], ensure_ascii) if place % 2 else template_text(part)
         for place, part in enumerate(parts)
     )
 
@@ -329,7 +331,7 @@ def _json_text(text: TrackedText, ensure_ascii: bool) -> TrackedText:
     if len(spelled) == len(text):
         return TrackedText(spelled, text._marks)
     if len(set(text._marks)) == 1:
-        return derived(spelled, text)
+        return derive(spelled, text)
     spend(len(text) * STEP)
     lengths = (len(json.dumps(str(c), ensure_ascii=ensure_ascii)) - 2 for c in str.__iter__(text))
     return TrackedText(spelled, b"".join(text._marks[n : n + 1] * length for n, length in enumerate(lengths)))

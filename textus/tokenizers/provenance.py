@@ -42,7 +42,7 @@ class RenderBudget:
     def __init__(self, characters: int) -> None:
         self.longest = STRING_CHARACTERS + 4 * characters
         self.left = WORK + 64 * characters
-        self.glance = self.left  # where the clock is looked at next
+        self.next_check = self.left  # where the clock is looked at next
         self.deadline = time.thread_time() + SECONDS
 
     def __enter__(self) -> RenderBudget:
@@ -56,8 +56,8 @@ class RenderBudget:
     def spend(self, amount: int) -> None:
         """Pay for work before it is done; UsageError where the budget or the time is used up."""
         self.left -= amount
-        if self.left < self.glance:
-            self.glance = self.left - WORK // 64
+        if self.left < self.next_check:
+            self.next_check = self.left - WORK // 64
             if self.left < 0 or time.thread_time() > self.deadline:
                 raise TemplateError(
                     "template_limit",
@@ -121,10 +121,10 @@ class TrackedText(str):
         if not isinstance(other, str):
             return NotImplemented
         check_length(len(self) + len(other))
-        return TrackedText(str.__add__(self, other), self._marks + marks(other))
+        return TrackedText(str.__add__(self, other), self._marks + marks_of(other))
 
     def __radd__(self, other: str) -> TrackedText:
-        return known(other) + self
+        return as_tracked(other) + self
 
     def __mul__(self, times: SupportsIndex) -> TrackedText:
         times = max(0, int(times.__index__()))
@@ -134,13 +134,13 @@ class TrackedText(str):
     __rmul__ = __mul__
 
     def __mod__(self, values: Any) -> TrackedText:
-        return percent(self, values)
+        return format_percent(self, values)
 
     def join(self, parts: Iterable[str]) -> TrackedText:
         parts = list(parts)
         check_length(sum(len(part) for part in parts if isinstance(part, str)) + len(self) * len(parts))
         joined = str.join(self, parts)  # raises where a part is no string
-        return TrackedText(joined, self._marks.join(map(marks, parts)))
+        return TrackedText(joined, self._marks.join(map(marks_of, parts)))
 
     def replace(self, old: str, new: str, count: SupportsIndex = -1) -> TrackedText:
         n = str.count(self, old)
@@ -150,7 +150,7 @@ class TrackedText(str):
         moved, start = [], 0
         for _ in range(n):
             place = start if old == "" else str.find(self, old, start)
-            moved += [self._marks[start:place], marks(new)]
+            moved += [self._marks[start:place], marks_of(new)]
             if old == "":
                 moved.append(self._marks[start : start + 1])
             start = place + max(1, len(old))
@@ -234,27 +234,27 @@ class TrackedText(str):
     def center(self, width: SupportsIndex, fill: str | None = None, /) -> TrackedText:
         lack = max(0, int(width) - len(self))
         left = lack // 2 + (lack & int(width) & 1)
-        return self._filled(left, lack - left, fill)
+        return self._pad(left, lack - left, fill)
 
     def ljust(self, width: SupportsIndex, fill: str | None = None, /) -> TrackedText:
-        return self._filled(0, max(0, int(width) - len(self)), fill)
+        return self._pad(0, max(0, int(width) - len(self)), fill)
 
     def rjust(self, width: SupportsIndex, fill: str | None = None, /) -> TrackedText:
-        return self._filled(max(0, int(width) - len(self)), 0, fill)
+        return self._pad(max(0, int(width) - len(self)), 0, fill)
 
-    def _filled(self, left: int, right: int, fill: str | None) -> TrackedText:
-        filler = own(" ") if fill is None else known(fill)
+    def _pad(self, left: int, right: int, fill: str | None) -> TrackedText:
+        filler = template_text(" ") if fill is None else as_tracked(fill)
         if len(filler) != 1:
             raise TypeError("The fill character must be exactly one character long")
         return filler * left + self + filler * right
 
     def zfill(self, width: SupportsIndex, /) -> TrackedText:
         check_length(int(width))
-        return derived(str.zfill(self, width), self)
+        return derive(str.zfill(self, width), self)
 
     def expandtabs(self, tabsize: SupportsIndex = 8) -> TrackedText:
         check_length(len(self) + str.count(self, "\t") * max(0, int(tabsize)))
-        return derived(str.expandtabs(self, tabsize), self)
+        return derive(str.expandtabs(self, tabsize), self)
 
 
 def _cased(name: str, *cases: Callable[[str], str]) -> Callable[[TrackedText], TrackedText]:
@@ -262,7 +262,7 @@ def _cased(name: str, *cases: Callable[[str], str]) -> Callable[[TrackedText], T
 
     def method(self: TrackedText) -> TrackedText:
         spend(len(self))
-        return same_places(getattr(str, name)(self), self, *cases)
+        return change_case(getattr(str, name)(self), self, *cases)
 
     method.__name__ = name
     return method
@@ -279,27 +279,27 @@ for _name, *_cases in (
     setattr(TrackedText, _name, _cased(_name, *_cases))
 
 
-def own(text: str) -> TrackedText:
+def template_text(text: str) -> TrackedText:
     """Text that the template wrote."""
     return TrackedText(text, TEMPLATE * len(text))
 
 
-def foreign(text: str) -> TrackedText:
+def message_text(text: str) -> TrackedText:
     """Text of a message."""
     return TrackedText(text, MESSAGE * len(text))
 
 
-def known(value: Any) -> Any:
+def as_tracked(value: Any) -> Any:
     """A plain string as a `TrackedText` of unknown origin; anything else as it is."""
     return TrackedText(value, UNKNOWN * len(value)) if type(value) is str else value
 
 
-def marks(text: str) -> bytes:
+def marks_of(text: str) -> bytes:
     """The mark of each character."""
     return text._marks if isinstance(text, TrackedText) else UNKNOWN * len(text)
 
 
-def same_places(changed: str, text: TrackedText, *cases: Callable[[str], str]) -> TrackedText:
+def change_case(changed: str, text: TrackedText, *cases: Callable[[str], str]) -> TrackedText:
     """`text` with its characters' case changed, each by one of `cases`; some become two or three characters."""
     if len(changed) == len(text):
         return TrackedText(changed, text._marks)
@@ -310,12 +310,12 @@ def same_places(changed: str, text: TrackedText, *cases: Callable[[str], str]) -
         moved.append(text._marks[number : number + 1] * len(spelled))
         place += len(spelled)
     aligned = b"".join(moved)
-    return TrackedText(changed, aligned) if len(aligned) == len(changed) else derived(changed, text)
+    return TrackedText(changed, aligned) if len(aligned) == len(changed) else derive(changed, text)
 
 
-def derived(result: str, *sources: str) -> TrackedText:
+def derive(result: str, *sources: str) -> TrackedText:
     """A string made of others in a way that is not followed: of one origin where all of them are, else unknown."""
-    origins = {mark for source in sources for mark in set(marks(source))}
+    origins = {mark for source in sources for mark in set(marks_of(source))}
     origin = bytes(origins) if len(origins) == 1 else UNKNOWN
     return TrackedText(result, origin * len(result))
 
@@ -329,40 +329,44 @@ class SafeText(TrackedText):
         return TrackedText(str.__str__(self), self._marks)
 
     def __add__(self, other: str) -> TrackedText:
-        return safe(TrackedText.__add__(self, escaped(other))) if isinstance(other, str) else NotImplemented
+        return (
+            mark_safe(TrackedText.__add__(self, escape_html(other)))
+            if isinstance(other, str)
+            else NotImplemented
+        )
 
     def __radd__(self, other: str) -> TrackedText:
-        return safe(TrackedText.__add__(escaped(other), self))
+        return mark_safe(TrackedText.__add__(escape_html(other), self))
 
 
-def safe(text: TrackedText) -> SafeText:
+def mark_safe(text: TrackedText) -> SafeText:
     """The text, not to be escaped any more."""
     made = SafeText(text, text._marks)
     assert isinstance(made, SafeText)
     return made
 
 
-def escaped(text: str) -> SafeText:
+def escape_html(text: str) -> SafeText:
     """The text with HTML's five characters escaped, unless that was done."""
     if isinstance(text, SafeText):
         return text
-    changed = known(text)
+    changed = as_tracked(text)
     for character, name in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("'", "&#39;"), ('"', "&#34;")):
-        changed = changed.replace(character, own(name))
-    return safe(changed)
+        changed = changed.replace(character, template_text(name))
+    return mark_safe(changed)
 
 
 # ── printing ───────────────────────────────────────────────────────────────────────────────────
 
 
-def printed(value: Any) -> TrackedText:
+def to_tracked(value: Any) -> TrackedText:
     """What a value prints as: `str` with the marks kept."""
     if isinstance(value, TrackedText):
         return value if type(value) is TrackedText else TrackedText(str.__str__(value), value._marks)
     spend(weight(value))
     shown = str(value)
     check_length(len(shown))
-    return known(shown)
+    return as_tracked(shown)
 
 
 def weight(value: Any) -> int:
@@ -403,7 +407,7 @@ def weight(value: Any) -> int:
 _SPEC = re.compile(r"%(?:\(([^()]*)\))?([#0\- +]*)(\*|\d+)?(?:\.(\*|\d*))?[hlL]?(.)", re.DOTALL)
 
 
-def percent(template: TrackedText, values: Any) -> TrackedText:
+def format_percent(template: TrackedText, values: Any) -> TrackedText:
     """`template % values`: %s keeps the marks of what it prints."""
     arguments = list(values) if isinstance(values, tuple) else [values]
     pieces: list[TrackedText] = []
@@ -428,24 +432,26 @@ def percent(template: TrackedText, values: Any) -> TrackedText:
             value, used = arguments[used], used + 1
         else:
             raise TypeError("not enough arguments for format string")
-        pieces.append(_formatted(value, "%" + flags, width, precision, kind))
+        pieces.append(_format_value(value, "%" + flags, width, precision, kind))
     if str.find(template, "%", start) >= 0:
         raise ValueError("incomplete format")
     if used < len(arguments) and not isinstance(values, dict):
         raise TypeError("not all arguments converted during string formatting")
-    return own("").join([*pieces, template._part(start, len(template))])
+    return template_text("").join([*pieces, template._part(start, len(template))])
 
 
-def _formatted(value: Any, before: str, width: str | None, precision: str | None, kind: str) -> TrackedText:
+def _format_value(
+    value: Any, before: str, width: str | None, precision: str | None, kind: str
+) -> TrackedText:
     if kind == "s" and before == "%" and not width and precision is None:
-        return printed(value)
+        return to_tracked(value)
     for number in (width, precision):
         check_length(_number(number))
     spend(weight(value))
     spec = before + (width or "") + ("" if precision is None else f".{precision}") + kind
     result = spec % (value,)
     check_length(len(result))
-    return derived(result, value) if isinstance(value, str) else known(result)
+    return derive(result, value) if isinstance(value, str) else as_tracked(result)
 
 
 def _number(digits: str | None) -> int:

@@ -28,7 +28,7 @@ def report(tokenizer: Tokenizer, corpus_texts: Iterable[str], *, limit: int = 4_
     Raises:
         DataError: the texts are empty.
     """
-    texts = _first(corpus_texts, limit)
+    texts = _first_chars(corpus_texts, limit)
     counts: Counter[int] = Counter()
     unknown = 0
     for text in texts:
@@ -53,13 +53,13 @@ def report(tokenizer: Tokenizer, corpus_texts: Iterable[str], *, limit: int = 4_
         "characters_per_token": characters / tokens,
         "coverage": 1 - unknown / size,
         "fertility": {name: _fertility(tokenizer, texts, name) for name in SCRIPTS},
-        "longest_tokens": _longest(tokenizer, ordinary),
+        "longest_tokens": _longest_tokens(tokenizer, ordinary),
         "unused": len(ordinary - set(counts)),
         "unused_share": len(ordinary - set(counts)) / max(1, len(ordinary)),
     }
 
 
-def _first(texts: Iterable[str], limit: int) -> list[str]:
+def _first_chars(texts: Iterable[str], limit: int) -> list[str]:
     taken: list[str] = []
     for text in texts:
         taken.append(text[:limit])
@@ -90,7 +90,7 @@ def _fertility(tokenizer: Tokenizer, texts: Sequence[str], script: str) -> float
     return sum(n * runs[each] for n, each in zip(lengths, words, strict=True)) / sum(words.values())
 
 
-def _longest(tokenizer: Tokenizer, ordinary: set[int], n: int = 20) -> list[str]:
+def _longest_tokens(tokenizer: Tokenizer, ordinary: set[int], n: int = 20) -> list[str]:
     """The tokens with most bytes, as text."""
     table = tokenizer.vocabulary
     ordered = sorted(ordinary, key=lambda number: (-len(table[number]), table[number]))

@@ -17,21 +17,29 @@ from functools import lru_cache
 from typing import Any, cast
 
 from textus.core.errors import UsageError
-from textus.tokenizers.filters import OPERATORS, binary, filters, listed, searched, tests, weighed
+from textus.tokenizers.filters import (
+    OPERATORS,
+    binary,
+    bounded_filters,
+    bounded_tests,
+    charge,
+    charge_items,
+    charge_search,
+)
 from textus.tokenizers.provenance import (
     STEP,
     RenderBudget,
     SafeText,
     TemplateError,
     TrackedText,
+    as_tracked,
     budget,
     check_length,
     check_widths,
-    derived,
-    known,
-    own,
-    printed,
+    derive,
     spend,
+    template_text,
+    to_tracked,
 )
 
 TEMPLATE_CHARACTERS = 1 << 16
@@ -51,7 +59,7 @@ class TemplateRefusal(UsageError):
 
 
 @lru_cache(maxsize=32)
-def compiled(template: str) -> Any:
+def compile_template(template: str) -> Any:
     """The template as a program; UsageError for one that is too long, jinja2's errors for one that is not valid."""
     if len(template) > TEMPLATE_CHARACTERS:
         raise UsageError(
@@ -65,7 +73,7 @@ def compiled(template: str) -> Any:
     return sandbox.template_class.from_code(sandbox, program, sandbox.make_globals(None))
 
 
-def run(template: str, names: dict[str, Any], characters: int) -> TrackedText:
+def run_template(template: str, names: dict[str, Any], characters: int) -> TrackedText:
     """What a template prints with these names, within the budget of a conversation of so many characters.
 
     Raises:
@@ -85,7 +93,7 @@ def run(template: str, names: dict[str, Any], characters: int) -> TrackedText:
 def _program(template: str) -> Any:
     """The template as a program; BrokenTemplate where there is none."""
     try:
-        return compiled(template)
+        return compile_template(template)
     except UsageError as error:
         raise TemplateError("template_failed", str(error)) from error
     except Exception as error:
@@ -111,35 +119,35 @@ def _call(sandbox: Any, function: Any, arguments: Iterable[Any]) -> None:
     if isinstance(owner, str):
         spend(len(owner))
     elif isinstance(owner, list | tuple):
-        weighed(owner)
+        charge(owner)
     for argument in arguments:
-        weighed(argument)
+        charge(argument)
 
 
-def _formatted(sandbox: Any, template: TrackedText, arguments: Any, names: Any) -> TrackedText:
+def _format_fields(sandbox: Any, template: TrackedText, arguments: Any, names: Any) -> TrackedText:
     """`template.format(…)`: fields without a specification keep the marks of what they print."""
     from jinja2.sandbox import SandboxedFormatter
 
     fields = SandboxedFormatter(sandbox)
     counted = iter(range(len(arguments) + 1))
     pieces: list[str] = []
-    origin = derived("?", template)  # the marks of what stands between the fields
+    origin = derive("?", template)  # the marks of what stands between the fields
     for literal, name, spec, conversion in string.Formatter().parse(template):
-        pieces.append(derived(literal, origin))
+        pieces.append(derive(literal, origin))
         if name is None:
             continue
         spend(STEP)
         name = f"{next(counted)}{name}" if name == "" or name[0] in ".[" else name
         value, _ = fields.get_field(name, arguments, names)
         if not spec and conversion in (None, "s"):
-            pieces.append(printed(value))
+            pieces.append(to_tracked(value))
             continue
-        weighed(value)
-        spec = str(_formatted(sandbox, derived(spec or "", origin), arguments, names))
+        charge(value)
+        spec = str(_format_fields(sandbox, derive(spec or "", origin), arguments, names))
         check_widths(spec)
         result = format(fields.convert_field(value, cast(Any, conversion)), spec)
-        pieces.append(derived(result, value) if isinstance(value, str) else known(result))
-    return own("").join(pieces)
+        pieces.append(derive(result, value) if isinstance(value, str) else as_tracked(result))
+    return template_text("").join(pieces)
 
 
 def concat(pieces: Iterable[str]) -> TrackedText:
@@ -150,17 +158,17 @@ def concat(pieces: Iterable[str]) -> TrackedText:
         now.spend(STEP // 4)
         now.check_length(length)
         texts.append(piece)
-    return own("").join(texts)
+    return template_text("").join(texts)
 
 
 # ── the environment ────────────────────────────────────────────────────────────────────────────
 
 
-class Paid:
+class MeteredSandbox:
     """What the compiled code calls: paid for first, then done as jinja2's sandbox does it."""
 
     literals: list[TrackedText]
-    weighed, searched, printed = staticmethod(weighed), staticmethod(searched), staticmethod(printed)
+    weighed, searched, printed = staticmethod(charge), staticmethod(charge_search), staticmethod(to_tracked)
 
     @property
     def tick(self) -> bool:
@@ -171,7 +179,7 @@ class Paid:
     def joined(self, values: tuple[Any, ...]) -> TrackedText:
         """`a ~ b`."""
         spend(STEP)
-        return own("").join(map(printed, values))
+        return template_text("").join(map(to_tracked, values))
 
     def part(self, value: Any, start: Any, stop: Any, step: Any) -> Any:
         """`value[start:stop:step]`."""
@@ -181,7 +189,7 @@ class Paid:
                 "template_unsupported",
                 "the chat template slices text escaped for HTML; write ~ '' behind it first",
             )
-        taken = known(value)[start:stop:step]
+        taken = as_tracked(value)[start:stop:step]
         spend(len(taken))
         return taken
 
@@ -191,7 +199,7 @@ class Paid:
     def call(__self, __context: Any, __function: Any, *args: Any, **kwargs: Any) -> Any:
         _call(__self, __function, [*args, *(v for k, v in kwargs.items() if not k.startswith("_"))])
         result = cast(Any, super()).call(__context, __function, *args, **kwargs)
-        return iter(listed(result)) if isinstance(result, Iterator) else result
+        return iter(charge_items(result)) if isinstance(result, Iterator) else result
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         spend(STEP)
@@ -200,12 +208,12 @@ class Paid:
                 "template_unsupported",
                 f"the chat template calls .{attribute} of text escaped for HTML; write ~ '' behind it first",
             )
-        return cast(Any, super()).getattr(known(obj), attribute)
+        return cast(Any, super()).getattr(as_tracked(obj), attribute)
 
     def getitem(self, obj: Any, argument: Any) -> Any:
         spend(STEP)
         return cast(Any, super()).getitem(
-            known(obj), weighed(argument) if isinstance(argument, tuple) else argument
+            as_tracked(obj), charge(argument) if isinstance(argument, tuple) else argument
         )
 
     def wrap_str_format(self, value: Any) -> Any:
@@ -214,8 +222,8 @@ class Paid:
         if name not in ("format", "format_map") or not isinstance(template, TrackedText):
             return cast(Any, super()).wrap_str_format(value)
         if name == "format_map":
-            return lambda names: _formatted(self, template, (), names)
-        return lambda *arguments, **names: _formatted(self, template, arguments, names)
+            return lambda names: _format_fields(self, template, (), names)
+        return lambda *arguments, **names: _format_fields(self, template, arguments, names)
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         if isinstance(obj, str | list | dict | tuple | bytes | int | float):
@@ -228,16 +236,19 @@ def _environment() -> Any:
     from jinja2.ext import loopcontrols
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    class Sandbox(Paid, ImmutableSandboxedEnvironment):
+    class Sandbox(MeteredSandbox, ImmutableSandboxedEnvironment):
         intercepted_binops = frozenset(OPERATORS)
         concat = staticmethod(concat)
         code_generator_class = _generator()
 
     sandbox = Sandbox(
-        trim_blocks=True, lstrip_blocks=True, optimized=False, extensions=[loopcontrols, _generation()]
+        trim_blocks=True,
+        lstrip_blocks=True,
+        optimized=False,
+        extensions=[loopcontrols, _generation_extension()],
     )
-    sandbox.filters = filters(sandbox.filters)
-    sandbox.tests = tests(sandbox.tests)
+    sandbox.filters = bounded_filters(sandbox.filters)
+    sandbox.tests = bounded_tests(sandbox.tests)
     sandbox.globals.update(
         raise_exception=_refuse, strftime_now=_now, namespace=_namespace(), dict=_dictionary, range=_range
     )
@@ -249,7 +260,7 @@ def _environment() -> Any:
 def _refuse(message: Any) -> None:
     raise TemplateRefusal(
         "template_refusal",
-        f"the chat template refuses these messages: {' '.join(printed(message).split())}"[:300],
+        f"the chat template refuses these messages: {' '.join(to_tracked(message).split())}"[:300],
     )
 
 
@@ -259,7 +270,7 @@ def _now(form: str) -> TrackedText:
         raise UsageError(
             "template_limit", "the chat template gives strftime_now a format of over 1,000 characters"
         )
-    return derived(datetime.now().strftime(form), form)
+    return derive(datetime.now().strftime(form), form)
 
 
 def _dictionary(*arguments: Any, **names: Any) -> dict[Any, Any]:
@@ -301,7 +312,7 @@ def _namespace() -> type:
     return Names
 
 
-def _generation() -> type:
+def _generation_extension() -> type:
     from jinja2 import nodes
     from jinja2.ext import Extension
 
@@ -346,7 +357,7 @@ def _prepare(tree: Any, sandbox: Any) -> None:
     tree.set_environment(sandbox)
 
 
-class Calling:
+class MeteredCode:
     """What jinja2's code generator writes otherwise here: calls of `Paid`, and strings that say who wrote them."""
 
     environment: Any
@@ -356,7 +367,7 @@ class Calling:
     def literal(self, text: str) -> str:
         """Code for a string of the template: read from a table, where it is marked as the template's own."""
         literals = self.environment.literals
-        literals.append(own(text))
+        literals.append(template_text(text))
         return f"environment.literals[{len(literals) - 1}]"
 
     def visit_Const(self, node: Any, frame: Any) -> None:
@@ -438,4 +449,4 @@ class Calling:
 def _generator() -> Any:
     from jinja2.compiler import CodeGenerator
 
-    return type("Generator", (Calling, CodeGenerator), {})
+    return type("Generator", (MeteredCode, CodeGenerator), {})

@@ -24,14 +24,14 @@ from textus.core.errors import DataError, RunError, UsageError
 from textus.core.io import describe_other_kind, fingerprint, read_json, write_atomic, write_json
 from textus.tokenizers import compat
 from textus.tokenizers.chat_encoding import ChatEncoder
-from textus.tokenizers.chat_template import check_template, written
+from textus.tokenizers.chat_template import check_template, render_template
 from textus.tokenizers.provenance import TrackedText
 
 END, PAD, IM_START, IM_END, UNKNOWN = "<|endoftext|>", "<|pad|>", "<|im_start|>", "<|im_end|>", "<unk>"
 END_IDS = "textus_end_ids"
 """In tokenizer_config.json: the ids that end a text beside its end-of-text token."""
 CHARACTER_PATTERN = r"[\s\S]"
-CONTINUES = "▁"
+CONTINUATION = "▁"
 """Before a WordPiece that does not begin a word. Not the usual ##: that is also a word that Markdown and C
 write."""
 UNKNOWN_TEXT = "⁇"
@@ -39,20 +39,20 @@ UNKNOWN_TEXT = "⁇"
 
 PIECE = 1 << 14
 """Characters encoded at a time: pieces run in parallel and their memory is given back."""
-_EDGE = re.compile(r"(?<=\S)[ \n]")
+_BLANK_AFTER_TEXT = re.compile(r"(?<=\S)[ \n]")
 _HAN = re.compile(r"[\u3005\u3007\u3400-\u9fff\uf900-\ufaff\U00020000-\U000323af]")
 _INSIDE = {bytes([byte]) for byte in range(0x80, 0xE0)}
 """Bytes inside a character, or the first of a letter of two bytes."""
 
 
-def pieces(text: str) -> Iterator[str]:
+def split_for_encoding(text: str) -> Iterator[str]:
     """The text cut to lengths the encoder likes, where every kind begins a new token anyway.
 
     That is before a blank after something else. Where there is none for PIECE characters the cut is hard.
     """
     start = 0
     while len(text) - start > 2 * PIECE:
-        edge = _EDGE.search(text, start + PIECE, start + 2 * PIECE)
+        edge = _BLANK_AFTER_TEXT.search(text, start + PIECE, start + 2 * PIECE)
         end = edge.start() if edge else start + PIECE
         yield text[start:end]
         start = end
@@ -79,19 +79,19 @@ class Tokenizer:
         backend.encode_special_tokens = True  # a special token's spelling in text is text
         self.backend = backend
         self.chat_template = chat_template
-        self.template_fault = ""  # why the chat template beside it is not used
+        self.template_error = ""  # why the chat template beside it is not used
         self.record: dict[str, Any] = json.loads(backend.to_str())
         self.kind = _kind(self.record)
         self.special = {t["content"]: t["id"] for t in self.record["added_tokens"] if t["special"]}
         self.vocab_size = max(backend.get_vocab(with_added_tokens=True).values()) + 1
         self.end_id = self.special[end]
         self.roles = compat.roles(config or {}, self.special)
-        self.end_ids = self._ends((config or {}).get(END_IDS, []))
+        self.end_ids = self._check_end_ids((config or {}).get(END_IDS, []))
         self.pad_id = self.special.get(PAD, self.special.get(self.roles.get("pad_token", end), self.end_id))
-        self.unknown = _unknown(self.record["model"], self.special, end)
+        self.unknown = _unknown_name(self.record["model"], self.special, end)
         self.unk_id = self.special.get(self.unknown)
-        self._whole = compat.reads_whole(self.record, self.kind)
-        self._drops_blank = compat.drops_first_blank(self.record, self.kind)
+        self._needs_whole_lines = compat.needs_whole_lines(self.record, self.kind)
+        self._strips_prefix_space = compat.strips_prefix_space(self.record, self.kind)
 
     def __repr__(self) -> str:
         return f"Tokenizer({self.kind}, vocab_size={self.vocab_size}, {self.fingerprint})"
@@ -102,13 +102,13 @@ class Tokenizer:
         return fingerprint(self.record)
 
     @property
-    def continues(self) -> str:
+    def continuation_prefix(self) -> str:
         """What a piece that does not begin a word begins with; no piece of other kinds than WordPiece does."""
         if self.kind not in ("wordpiece", "bert"):
             return ""
-        return str(self.record["model"].get("continuing_subword_prefix") or CONTINUES)
+        return str(self.record["model"].get("continuing_subword_prefix") or CONTINUATION)
 
-    def without_from(self, n: int) -> Tokenizer | None:
+    def without_ids_from(self, n: int) -> Tokenizer | None:
         """This tokenizer without the special tokens whose ids are `n` and more; None where one of those ids is another
         piece's, or one that begins or ends a text, which it cannot do without.
         """
@@ -129,10 +129,10 @@ class Tokenizer:
         roles = {role: name for role, name in self.roles.items() if name not in over}
         backend = tokenizers.Tokenizer.from_str(json.dumps(record))
         shorter = Tokenizer(backend, self.chat_template, end, roles)
-        shorter.end_also_at(each for each in self.end_ids if each < n)
+        shorter.add_eos_ids(each for each in self.end_ids if each < n)
         return shorter
 
-    def _ends(self, said: Any) -> tuple[int, ...]:
+    def _check_end_ids(self, said: Any) -> tuple[int, ...]:
         """`end_id`, the id of its role, and further ones; RunError for what is no list of ids."""
         if not isinstance(said, list) or not all(
             type(each) is int and 0 <= each < self.vocab_size for each in said
@@ -145,22 +145,22 @@ class Tokenizer:
         role = self.special.get(self.roles.get("eos_token", ""), self.end_id)
         return tuple(dict.fromkeys([self.end_id, role, *said]))
 
-    def end_also_at(self, ids: Iterable[int]) -> None:
+    def add_eos_ids(self, ids: Iterable[int]) -> None:
         """Texts end at these ids too: what a model made elsewhere says of itself."""
-        self.end_ids = self._ends([*self.end_ids, *ids])
+        self.end_ids = self._check_end_ids([*self.end_ids, *ids])
 
     @cached_property
     def turn_end_ids(self) -> tuple[int, ...]:
         """What ends an answer in a conversation: `end_ids`, <|im_end|>, and what the chat template sets after one."""
-        closing = [self.special[name] for name in (IM_END, self._closing()) if name in self.special]
+        closing = [self.special[name] for name in (IM_END, self._turn_end_name()) if name in self.special]
         return tuple(dict.fromkeys([*self.end_ids, *closing]))
 
-    def _closing(self) -> str | None:
+    def _turn_end_name(self) -> str | None:
         """The first special token after an answer in the chat template; None where there is none, or it fails."""
         answer = "An answer"
         talk = [{"role": "user", "content": "Text"}, {"role": "assistant", "content": answer}]
         try:
-            parts = list(self._chat_encoder.segments(self._written(talk, False)))
+            parts = list(self._chat_encoder.segments(self._render_text(talk, False)))
         except UsageError:
             return None
         said = [n for n, (is_special, text) in enumerate(parts) if not is_special and answer in text]
@@ -168,23 +168,23 @@ class Tokenizer:
         return next((text for is_special, text in after if is_special), None)
 
     @cached_property
-    def begin(self) -> list[int]:
+    def bos_ids(self) -> list[int]:
         """The ids a text begins with, beside its own: Llama's <s>, BERT's [CLS]; none for most."""
         framed = self.backend.encode("a")
         mask = framed.special_tokens_mask
         return framed.ids[: mask.index(0)] if 0 in mask else []
 
     @cached_property
-    def between(self) -> int:
+    def n_pair_separators(self) -> int:
         """How many ids its own pairs of texts have between them: 2 for RoBERTa's, 1 for most and where it sets none."""
         one = self.backend.encode("a").ids
         pair = self.backend.encode("a", "a").ids
-        return max(1, len(pair) - 2 * len(one) + len(self.begin) + 1) if one[-1:] == [self.end_id] else 1
+        return max(1, len(pair) - 2 * len(one) + len(self.bos_ids) + 1) if one[-1:] == [self.end_id] else 1
 
     @property
-    def start_id(self) -> int:
+    def bos_id(self) -> int:
         """The id a model reads before a text's first: the last of `begin`, or the end of the text before."""
-        return self.begin[-1] if self.begin else self.end_id
+        return self.bos_ids[-1] if self.bos_ids else self.end_id
 
     @cached_property
     def vocabulary(self) -> list[bytes]:
@@ -193,9 +193,9 @@ class Tokenizer:
         alphabet = byte_alphabet() if self.kind in ("bpe", "wordpiece", "unigram") else None
         for token, number in self.backend.get_vocab(with_added_tokens=False).items():
             if self.kind in ("sentencepiece", "bert"):
-                table[number] = compat.piece_bytes(token, self.kind, self.continues)
+                table[number] = compat.token_bytes(token, self.kind, self.continuation_prefix)
             else:
-                table[number] = _bytes(token.removeprefix(self.continues), alphabet)
+                table[number] = _token_bytes(token.removeprefix(self.continuation_prefix), alphabet)
         for added in self.record["added_tokens"]:
             table[added["id"]] = b"" if added["special"] else added["content"].encode()
         if self.unk_id is not None:
@@ -208,7 +208,7 @@ class Tokenizer:
         a letter go on, but for kind word. Every Chinese character is a word.
         """
         starts = np.ones(self.vocab_size, dtype=bool)
-        marked = self.continues
+        marked = self.continuation_prefix
         goes_on = {n for token, n in self.backend.get_vocab().items() if marked and token.startswith(marked)}
         for number, piece in enumerate([] if self.kind == "word" else self.vocabulary):
             text = piece.decode("utf-8", errors="ignore")
@@ -231,9 +231,9 @@ class Tokenizer:
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of several texts, all cores at work (`TOKENIZERS_PARALLELISM=false` keeps to one)."""
         if self.kind == "char":
-            return [self._characters(text) for text in texts]
+            return [self._char_ids(text) for text in texts]
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # said aloud, or a later fork warns
-        cut = [[text] if self._whole else list(pieces(text)) for text in texts]
+        cut = [[text] if self._needs_whole_lines else list(split_for_encoding(text)) for text in texts]
         flat = [piece for each in cut for piece in each]
         encoded = iter(self._encode(flat))
         return [[number for _ in each for number in next(encoded).ids] for each in cut]
@@ -252,14 +252,14 @@ class Tokenizer:
             ) from error
 
     @cached_property
-    def _character_ids(self) -> np.ndarray:
+    def _char_table(self) -> np.ndarray:
         table = np.full(0x110000, self.unk_id, dtype=np.int32)
         for token, number in self.backend.get_vocab(with_added_tokens=False).items():
             if number not in self.special.values():
                 table[ord(token)] = number
         return table
 
-    def _characters(self, text: str) -> list[int]:
+    def _char_ids(self, text: str) -> list[int]:
         """The same ids as the backend's, looked up in a table."""
         try:
             codes = np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
@@ -267,7 +267,7 @@ class Tokenizer:
             raise DataError(
                 "invalid_unicode", f"the text is not valid Unicode: {error}; repair it first"
             ) from error
-        return self._character_ids[codes].tolist()
+        return self._char_table[codes].tolist()
 
     def encode_with_offsets(self, texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
         """The ids of several texts as `encode_batch` gives them, and for each id the characters of its text that it
@@ -275,13 +275,13 @@ class Tokenizer:
         for no character.
         """
         if self.kind == "char":
-            return [(self._characters(text), [(n, n + 1) for n in range(len(text))]) for text in texts]
+            return [(self._char_ids(text), [(n, n + 1) for n in range(len(text))]) for text in texts]
         found = []
         for text in texts:
             ids: list[int] = []
             places: list[tuple[int, int]] = []
             before = 0
-            for piece in [text] if self._whole else pieces(text):
+            for piece in [text] if self._needs_whole_lines else split_for_encoding(text):
                 encoding = self._encode([piece], offsets=True)[0]
                 ids += encoding.ids
                 places += [(before + start, before + end) for start, end in encoding.offsets]
@@ -298,7 +298,7 @@ class Tokenizer:
             UsageError: these are not the ids of this text.
         """
         lost: list[int] = []
-        for piece in [text] if self._whole else pieces(text):
+        for piece in [text] if self._needs_whole_lines else split_for_encoding(text):
             encoding = self._encode([piece], offsets=True)[0]
             for number, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
                 lost.append(len(piece[start:end].encode()) if number == self.unk_id else 0)
@@ -323,7 +323,7 @@ class Tokenizer:
             kept = [number for number in ids if number not in control]
             return self.backend.decode(kept, skip_special_tokens=False)
         text = self._join(ids, skip_special).decode("utf-8", errors="replace")
-        return text.removeprefix(" ") if self._drops_blank else text
+        return text.removeprefix(" ") if self._strips_prefix_space else text
 
     def _join(self, ids: Iterable[int], skip_special: bool) -> bytes:
         table = self.vocabulary
@@ -342,7 +342,9 @@ class Tokenizer:
 
     # ── chat ──
 
-    def render(self, messages: Sequence[dict[str, Any]], *, add_generation_prompt: bool = True) -> list[int]:
+    def apply_chat_template(
+        self, messages: Sequence[dict[str, Any]], *, add_generation_prompt: bool = True
+    ) -> list[int]:
         """The ids of a conversation in the chat template; message text cannot make special tokens.
 
         Raises:
@@ -351,17 +353,17 @@ class Tokenizer:
         """
         if self.chat_template is not None:
             check_template(self.chat_template, self.roles)
-        return self._chat_encoder.encode(self._written(messages, add_generation_prompt))
+        return self._chat_encoder.encode(self._render_text(messages, add_generation_prompt))
 
-    def _written(self, messages: Sequence[dict[str, Any]], add_generation_prompt: bool) -> TrackedText:
+    def _render_text(self, messages: Sequence[dict[str, Any]], add_generation_prompt: bool) -> TrackedText:
         """A conversation as the chat template writes it."""
         if self.chat_template is None:
             raise UsageError(
                 "template_missing",
-                self.template_fault
+                self.template_error
                 or "this tokenizer has no chat template; put a chat_template.jinja beside its tokenizer.json",
             )
-        return written(
+        return render_template(
             self.chat_template, messages, add_generation_prompt=add_generation_prompt, words=self.roles
         )
 
@@ -416,14 +418,14 @@ class DecodeStream:
         return self.decoder.decode(b"", final=True)
 
 
-def _bytes(token: str, alphabet: dict[str, int] | None) -> bytes:
+def _token_bytes(token: str, alphabet: dict[str, int] | None) -> bytes:
     """The bytes a token stands for; a token outside the byte alphabet is a name, not text."""
     if alphabet is None:
         return token.encode()
     return bytes(alphabet[c] for c in token) if all(c in alphabet for c in token) else token.encode()
 
 
-def _unknown(model: dict[str, Any], special: dict[str, int], end: str) -> str:
+def _unknown_name(model: dict[str, Any], special: dict[str, int], end: str) -> str:
     """The special token that stands for what the vocabulary lacks."""
     said = model.get("unk_token")
     if isinstance(model.get("unk_id"), int):
@@ -454,7 +456,7 @@ def load(path: Path | str, usual: str | None = None) -> Tokenizer:
         make.
     """
     file = Path(path) / "tokenizer.json" if Path(path).is_dir() else Path(path)
-    if not file.exists() and (older := [name for name in OLDER if file.with_name(name).is_file()]):
+    if not file.exists() and (older := [name for name in OLDER_FILES if file.with_name(name).is_file()]):
         raise RunError(
             "incomplete_model",
             f'{file.parent} has {older[0]} and no tokenizer.json; make one: python -c "import transformers;'
@@ -468,33 +470,33 @@ def load(path: Path | str, usual: str | None = None) -> Tokenizer:
             "not_a_tokenizer",
             f"{file} is JSON but not a tokenizer; it should be Hugging Face's tokenizer.json",
         )
-    config = settings_beside(file)
+    config = read_config(file)
     if "textus_fingerprint" in config:
         check_version({"version": config.get("textus_version", 1)}, file.parent, "tokenizer")
     try:
-        record = compat.with_named(record, config)
-        record = compat.with_settings(record, config, usual)
+        record = compat.merge_added_tokens(record, config)
+        record = compat.apply_class_settings(record, config, usual)
     except RunError as error:
         raise RunError("not_a_tokenizer", f"{file}: {error}") from error
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise RunError(
             "not_a_tokenizer", f"{file} is not a usable tokenizer: {type(error).__name__} {error}"[:500]
         ) from error
-    return made(record, config, file)
+    return build_tokenizer(record, config, file)
 
 
-OLDER = ("vocab.txt", "vocab.json", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
+OLDER_FILES = ("vocab.txt", "vocab.json", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
 """Vocabularies in the files of older tokenizers."""
 
 
-def made(record: dict[str, Any], config: dict[str, Any], file: Path) -> Tokenizer:
+def build_tokenizer(record: dict[str, Any], config: dict[str, Any], file: Path) -> Tokenizer:
     """The tokenizer of a tokenizer.json that was read from, or made of, `file`, with the settings and the template
     beside it. Raises what `load` does.
     """
     try:
-        whole = {**compat.out_of_reach(record), "truncation": None, "padding": None}
+        whole = {**compat.protect_special_tokens(record), "truncation": None, "padding": None}
         backend = tokenizers.Tokenizer.from_str(json.dumps(whole))
-        compat.check_numbers(backend, record)
+        compat.check_added_ids(backend, record)
     except RunError as error:
         raise RunError("not_a_tokenizer", f"{file}: {error}") from error
     except Exception as error:  # the library raises bare Exception
@@ -502,12 +504,12 @@ def made(record: dict[str, Any], config: dict[str, Any], file: Path) -> Tokenize
             "not_a_tokenizer", f"{file} is not a usable tokenizer: {type(error).__name__} {error}"[:500]
         ) from error
     try:
-        end = _end(record, config, backend, file)
-        template, fault = _template(file, config)
+        end = _eos_name(record, config, backend, file)
+        template, fault = _read_template(file, config)
         tokenizer = Tokenizer(backend, template, end, config)
-        tokenizer.template_fault = fault
+        tokenizer.template_error = fault
         _ = tokenizer.vocabulary
-        _verify(tokenizer, config, file)
+        _check_safe(tokenizer, config, file)
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise RunError(
             "not_a_tokenizer", f"{file} is not a tokenizer Textus can use: {type(error).__name__} {error}"
@@ -515,7 +517,7 @@ def made(record: dict[str, Any], config: dict[str, Any], file: Path) -> Tokenize
     return tokenizer
 
 
-def settings_beside(file: Path) -> dict[str, Any]:
+def read_config(file: Path) -> dict[str, Any]:
     """tokenizer_config.json beside a tokenizer.json, and what only the older special_tokens_map.json says."""
     found: dict[str, Any] = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
@@ -527,7 +529,7 @@ def settings_beside(file: Path) -> dict[str, Any]:
     return found
 
 
-def _template(file: Path, config: dict[str, Any]) -> tuple[str | None, str]:
+def _read_template(file: Path, config: dict[str, Any]) -> tuple[str | None, str]:
     """The chat template beside a tokenizer.json, or in its settings, and why one of those is not used."""
     jinja = file.with_name("chat_template.jinja")
     try:
@@ -538,12 +540,14 @@ def _template(file: Path, config: dict[str, Any]) -> tuple[str | None, str]:
         raise RunError("damaged", f"{jinja} is no text ({error}); it was changed, use a copy") from error
 
 
-def _end(record: dict[str, Any], config: dict[str, Any], backend: tokenizers.Tokenizer, file: Path) -> str:
+def _eos_name(
+    record: dict[str, Any], config: dict[str, Any], backend: tokenizers.Tokenizer, file: Path
+) -> str:
     """The special token that ends a document."""
     names = [added["content"] for added in record["added_tokens"] if added.get("special")]
     said = config.get("eos_token") or config.get("sep_token")  # BERT ends a text with its separator
     said = said.get("content") if isinstance(said, dict) else said
-    for name in (END, said, compat.closing(backend)):
+    for name in (END, said, compat.post_processor_eos(backend)):
         if isinstance(name, str) and name in names:
             return name
     raise RunError(
@@ -552,7 +556,7 @@ def _end(record: dict[str, Any], config: dict[str, Any], backend: tokenizers.Tok
     )
 
 
-def _verify(tokenizer: Tokenizer, config: dict[str, Any], file: Path) -> None:
+def _check_safe(tokenizer: Tokenizer, config: dict[str, Any], file: Path) -> None:
     """Refuse a changed file, and a tokenizer whose special tokens can be made by text."""
     expected = config.get("textus_fingerprint")
     if expected is not None and expected != tokenizer.fingerprint:

@@ -26,7 +26,7 @@ from textus.core.names import import_optional, unknown_name_error
 from textus.tokenizers.chat_template import CHAT_TEMPLATE
 from textus.tokenizers.tokenizer import (
     CHARACTER_PATTERN,
-    CONTINUES,
+    CONTINUATION,
     END,
     IM_END,
     IM_START,
@@ -34,7 +34,7 @@ from textus.tokenizers.tokenizer import (
     UNKNOWN,
     Tokenizer,
     byte_alphabet,
-    pieces,
+    split_for_encoding,
 )
 
 SPECIAL = (END, PAD, IM_START, IM_END)
@@ -68,7 +68,7 @@ def train(
             "out_of_range", f"vocab_size {vocab_size} does not fit kind {kind}; it needs {least} to {1 << 24}"
         )
     with progress(f"training {kind} tokenizer") as advance:
-        backend = learn(_fed(texts, advance), vocab_size)
+        backend = learn(_counted_chars(texts, advance), vocab_size)
     tokenizer = Tokenizer(backend, chat_template)
     if tokenizer.vocab_size < vocab_size:
         log_notice(
@@ -77,11 +77,11 @@ def train(
     return tokenizer
 
 
-def _fed(texts: Iterable[str], advance: Callable[..., None]) -> Iterator[str]:
+def _counted_chars(texts: Iterable[str], advance: Callable[..., None]) -> Iterator[str]:
     """The texts in pieces, counted; DataError if there was nothing in them."""
     characters = 0
     for text in texts:
-        for piece in pieces(text):
+        for piece in split_for_encoding(text):
             characters += len(piece)
             yield piece
         advance(len(text), note=f"{characters / 1e6:.1f} M characters")
@@ -91,7 +91,7 @@ def _fed(texts: Iterable[str], advance: Callable[..., None]) -> Iterator[str]:
         )
 
 
-def _learned(backend: Backend, trainer: Any, texts: Iterator[str]) -> None:
+def _train_backend(backend: Backend, trainer: Any, texts: Iterator[str]) -> None:
     """Let the library learn; errors of our own iterator come through as they are."""
     failure: list[BaseException] = []
 
@@ -147,7 +147,7 @@ def bpe(texts: Iterator[str], vocab_size: int) -> Backend:
         initial_alphabet=sorted(byte_alphabet()),
         show_progress=False,
     )
-    _learned(backend, trainer, texts)
+    _train_backend(backend, trainer, texts)
     return backend
 
 
@@ -158,22 +158,22 @@ def wordpiece(texts: Iterator[str], vocab_size: int) -> Backend:
     the same way but breaks ties by chance. Each byte is there in both roles, so that nothing is unknown.
     """
     words: Counter[str] = Counter()
-    merged = bpe(_counted(texts, words), vocab_size)
+    merged = bpe(_count_words(texts, words), vocab_size)
     used: Counter[str] = Counter()
-    for tokens, count in _cuts(merged.model, words):
+    for tokens, count in _segment_words(merged.model, words):
         for n, token in enumerate(tokens):
-            used[token if n == 0 else CONTINUES + token] += count
-    base = [prefix + each for prefix in ("", CONTINUES) for each in sorted(byte_alphabet())]
+            used[token if n == 0 else CONTINUATION + token] += count
+    base = [prefix + each for prefix in ("", CONTINUATION) for each in sorted(byte_alphabet())]
     longer = sorted(used.keys() - set(base), key=lambda piece: (-used[piece], piece))
     tokens = [*SPECIAL, UNKNOWN, *base, *longer][:vocab_size]
     model = models.WordPiece(
         {token: number for number, token in enumerate(tokens)},
         unk_token=UNKNOWN,
-        continuing_subword_prefix=CONTINUES,
+        continuing_subword_prefix=CONTINUATION,
         max_input_chars_per_word=1000,
     )
     backend = _byte_level(Backend(model), run=16)  # its search is quadratic in the run
-    backend.decoder = decoders.Sequence([decoders.Replace(CONTINUES, ""), decoders.ByteLevel()])
+    backend.decoder = decoders.Sequence([decoders.Replace(CONTINUATION, ""), decoders.ByteLevel()])
     return _with_special(backend, [*SPECIAL, UNKNOWN])
 
 
@@ -193,15 +193,15 @@ def unigram(texts: Iterator[str], vocab_size: int) -> Backend:
         max_piece_length=PIECE_BYTES,
         show_progress=False,
     )
-    _learned(backend, trainer, _counted(texts, words))
+    _train_backend(backend, trainer, _count_words(texts, words))
     proposed = {piece for piece, _ in json.loads(backend.to_str())["model"]["vocab"]} - {UNKNOWN}
     frequent = sorted((w for w in words if len(w) <= PIECE_BYTES), key=lambda each: (-words[each], each))
     candidates = sorted(proposed | set(frequent[:vocab_size]) | set(byte_alphabet()))
-    finished = _byte_level(Backend(_pruned(candidates, words, vocab_size - len(SPECIAL) - 1)))
+    finished = _byte_level(Backend(_prune(candidates, words, vocab_size - len(SPECIAL) - 1)))
     return _with_special(finished, [*SPECIAL, UNKNOWN])
 
 
-def _counted(texts: Iterator[str], words: Counter[str]) -> Iterator[str]:
+def _count_words(texts: Iterator[str], words: Counter[str]) -> Iterator[str]:
     """The texts again, the parts they are split in counted on the way."""
     split = _byte_split()  # its own: while training, the backend's is locked
     for text in texts:
@@ -209,7 +209,7 @@ def _counted(texts: Iterator[str], words: Counter[str]) -> Iterator[str]:
         yield text
 
 
-def _cuts(model: Any, words: Counter[str]) -> Iterator[tuple[list[str], int]]:
+def _segment_words(model: Any, words: Counter[str]) -> Iterator[tuple[list[str], int]]:
     """How a model cuts each word, and how often the word comes."""
     cutter = Backend(model)
     spelled = sorted(words)
@@ -219,7 +219,7 @@ def _cuts(model: Any, words: Counter[str]) -> Iterator[tuple[list[str], int]]:
             yield encoding.tokens, words[each]
 
 
-def _pruned(candidates: list[str], words: Counter[str], room: int) -> models.Unigram:
+def _prune(candidates: list[str], words: Counter[str], room: int) -> models.Unigram:
     """Viterbi training: cut all words, count, drop the least used, until `room` are left; twice more to
     settle.
     """
@@ -228,15 +228,15 @@ def _pruned(candidates: list[str], words: Counter[str], room: int) -> models.Uni
     while len(usage) > room or settling:
         settling -= len(usage) <= room
         counts: Counter[str] = Counter()
-        for tokens, count in _cuts(_scored(usage), words):
+        for tokens, count in _segment_words(_unigram_model(usage), words):
             for token in tokens:
                 counts[token] += count
         order = sorted(usage, key=lambda piece: (len(piece) > 1, -counts[piece], piece))  # bytes always stay
         usage = {piece: counts[piece] for piece in order[: max(room, len(order) * 3 // 4)]}
-    return _scored(usage)
+    return _unigram_model(usage)
 
 
-def _scored(usage: dict[str, int]) -> models.Unigram:
+def _unigram_model(usage: dict[str, int]) -> models.Unigram:
     """The model in which a piece is as probable as it was used; half a use for those never used."""
     total = sum(usage.values())
     scores = {piece: round(math.log(max(count, 0.5) / total), 6) for piece, count in usage.items()}
@@ -253,7 +253,7 @@ def char(texts: Iterator[str], vocab_size: int) -> Backend:
     counts: Counter[str] = Counter()
     for text in texts:
         counts.update(text)
-    return _word_level(_most(counts, vocab_size, "characters"), CHARACTER_PATTERN)
+    return _word_level(_most_frequent(counts, vocab_size, "characters"), CHARACTER_PATTERN)
 
 
 def word(texts: Iterator[str], vocab_size: int) -> Backend:
@@ -273,16 +273,16 @@ def word(texts: Iterator[str], vocab_size: int) -> Backend:
             if not han.match(part):
                 counts[part] += 1
                 continue
-            cut = cut or _cutter()
+            cut = cut or _chinese_segmenter()
             counts.update(part)
             counts.update(each for each in cut(part) if len(each) > 1)
-    vocabulary = _most(counts, vocab_size, "words")
+    vocabulary = _most_frequent(counts, vocab_size, "words")
     known = sorted(each for each in vocabulary if len(each) > 1 and han.match(each))
-    first = f"{longest_first(known)}|" if known else ""
+    first = f"{longest_match_pattern(known)}|" if known else ""
     return _word_level(vocabulary, f"{first}[{HAN}]|{WORD_PATTERN}")
 
 
-def _cutter() -> Callable[[str], Iterable[str]]:
+def _chinese_segmenter() -> Callable[[str], Iterable[str]]:
     """jieba's dictionary segmentation; without jieba single characters, and a line that says so."""
     try:
         jieba = import_optional("jieba", "text")
@@ -294,7 +294,7 @@ def _cutter() -> Callable[[str], Iterable[str]]:
     return lambda text: segmenter.cut(text, HMM=False)
 
 
-def longest_first(words: list[str]) -> str:
+def longest_match_pattern(words: list[str]) -> str:
     """A pattern that matches the longest of the words: a prefix tree, so that its time does not grow with
     their number."""
     tree: dict[str, Any] = {}
@@ -318,7 +318,7 @@ def _branches(node: dict[str, Any]) -> str:
     return f"(?:{ways})?" if "" in node else f"(?:{ways})"
 
 
-def _most(counts: Counter[str], vocab_size: int, what: str) -> list[str]:
+def _most_frequent(counts: Counter[str], vocab_size: int, what: str) -> list[str]:
     """The most frequent that fit beside the special tokens; says how much text the others were."""
     order = sorted(counts, key=lambda each: (-counts[each], each))
     room = vocab_size - len(SPECIAL) - 1

@@ -20,8 +20,8 @@ from textus.core.console import command_line, format_duration, log_notice
 from textus.core.errors import UsageError
 from textus.data.batch import BatchSource
 from textus.data.corpus import Corpus
-from textus.data.loader import fitting_context
-from textus.data.pair_loaders import loader_for
+from textus.data.loader import clamp_context_length
+from textus.data.pair_loaders import make_loader
 from textus.data.token_dataset import TokenDataset, TokenizedCorpus
 from textus.models.contract import LanguageModel
 from textus.models.registry import build
@@ -70,7 +70,7 @@ class Plan:
     choices: ComputeConfig
     measured: dict[str, Any] = field(default_factory=dict)
     clock: CpuBudget | None = None
-    tokens_a_step: int = 0
+    tokens_per_step: int = 0
 
     def record(self, corpus: Corpus, tokenizer: tokenizers.Tokenizer) -> dict[str, Any]:
         """What run.json says of it."""
@@ -105,7 +105,10 @@ def plan_count(wish: PretrainConfig, tokenized: TokenizedCorpus) -> Plan:
     }
     config = from_dict(config_class, values, "model.")
     train = TrainSettings(
-        steps=1, batch_size=4, context_length=fitting_context(tokenized.dataset(), 1 << 16), seed=wish.seed
+        steps=1,
+        batch_size=4,
+        context_length=clamp_context_length(tokenized.dataset(), 1 << 16),
+        seed=wish.seed,
     )
     return Plan(wish.family, config, apply_overrides(train, wish.overrides_for("train")), ComputeConfig())
 
@@ -137,7 +140,7 @@ def plan_neural(wish: PretrainConfig, tokenized: TokenizedCorpus, started: float
     train = TrainSettings(
         steps=wish.steps or 1,
         batch_size=rows_for(outline, size, store),
-        context_length=fitting_context(store, longest),
+        context_length=clamp_context_length(store, longest),
         seed=wish.seed,
         optim=begun.optim,
     )
@@ -145,17 +148,17 @@ def plan_neural(wish: PretrainConfig, tokenized: TokenizedCorpus, started: float
         train, [*wish.overrides_for("train"), *(f"optim.{each}" for each in wish.overrides_for("optim"))]
     )
     train = replace(train, optim=replace(train.optim, rate=train.optim.own_rate))
-    batches = loader_for(outline, tokenized, **sizes_of(outline, train))
+    batches = make_loader(outline, tokenized, **sizes_of(outline, train))
     choices, measured = choose(wish, config, train, batches)
     said = [each for each in wish.overrides_for("train") if each.startswith("steps=")]
     if not wish.steps and not said:
         most = None
         if clock:
             most = affordable(outline, measured, (clock.budget - clock.used()) * (1 - SHARE_FOR_REST))
-        steps = steps_for(wish.family, config, batches.tokens_a_step, store.n_targets, most)
+        steps = steps_for(wish.family, config, batches.tokens_per_step, store.n_targets, most)
         train = replace(train, steps=steps)
-    train = with_intervals(train, wish, choices.workers, batches.tokens_a_step)
-    return Plan(wish.family, config, train, choices, measured, clock, batches.tokens_a_step)
+    train = with_intervals(train, wish, choices.workers, batches.tokens_per_step)
+    return Plan(wish.family, config, train, choices, measured, clock, batches.tokens_per_step)
 
 
 def new_config(
@@ -178,8 +181,8 @@ def new_config(
     values |= model_values(wish.overrides_for("model"), config_class)
     wanted = int(values.get("context_length") or size.context_length)
     if "context_length" in known:
-        values["context_length"] = fitting_context(store, wanted)
-    if fitting_context(store, wanted) < wanted:
+        values["context_length"] = clamp_context_length(store, wanted)
+    if clamp_context_length(store, wanted) < wanted:
         log_notice(
             f"the corpus has {store.n_targets} tokens, fewer than a context of {wanted}:"
             f" the context is {store.n_targets}"
@@ -279,7 +282,7 @@ def choose(
     return apply_overrides(chosen, wish.overrides_for("choices")), measured
 
 
-def steps_for(family: str, config: Any, tokens_a_step: int, n_targets: int, most: int | None) -> int:
+def steps_for(family: str, config: Any, tokens_per_step: int, n_targets: int, most: int | None) -> int:
     """As many as the clock affords (`most`); without one, twenty tokens a weight (Hoffmann et al. 2022), at most forty
     epochs.
     """
@@ -290,7 +293,7 @@ def steps_for(family: str, config: Any, tokens_a_step: int, n_targets: int, most
                 f"the time asked for has room for {most} steps only: 20 are trained, which takes longer;"
                 " ask for more (--preset 10min, 1h), or take a smaller model"
             )
-        useful = max(200, MOST_EPOCHS * n_targets // tokens_a_step)
+        useful = max(200, MOST_EPOCHS * n_targets // tokens_per_step)
         if steps > useful:
             log_notice(
                 f"{useful} steps read this small text {MOST_EPOCHS} times; more would only memorise it"
@@ -299,17 +302,17 @@ def steps_for(family: str, config: Any, tokens_a_step: int, n_targets: int, most
     with torch.device("meta"):
         weights = sum(p.numel() for p in build(family, config).parameters())
     tokens = min(20 * weights, 40 * n_targets)
-    return max(20, tokens // tokens_a_step)
+    return max(20, tokens // tokens_per_step)
 
 
 def with_intervals(
-    train: TrainSettings, wish: PretrainConfig, workers: int, tokens_a_step: int
+    train: TrainSettings, wish: PretrainConfig, workers: int, tokens_per_step: int
 ) -> TrainSettings:
     """Micro-batches, and how often to log, evaluate and save, where the person did not say."""
     said = {each.partition("=")[0] for each in wish.overrides_for("train")}
     eighth = max(1, train.steps // 8)
     derived = {
-        "micro_batches": micro_batches(tokens_a_step, train.batch_size, workers),
+        "micro_batches": micro_batches(tokens_per_step, train.batch_size, workers),
         "log_every": max(1, min(10, train.steps // 50)),
         "evaluate_every": wish.checkpoint_every or eighth,
         "checkpoint_every": wish.checkpoint_every or eighth,

@@ -18,7 +18,7 @@ from textus.core.requests import request_values
 from textus.core.rng import derive_seed
 from textus.data.batch import BatchSource
 from textus.data.corpus import Corpus, open_corpus
-from textus.data.pair_loaders import loader_for, source_of, without_pairs
+from textus.data.pair_loaders import first_source, make_loader, no_pairs_message
 from textus.data.token_dataset import TokenizedCorpus
 from textus.generation.engine import Engine
 from textus.generation.params import SamplingParams
@@ -173,14 +173,14 @@ def _tell(plan: Plan, tokenized: TokenizedCorpus, model: LanguageModel) -> None:
     if model.counts:
         log_notice(f"{plan.family}: counting {store.n_targets:,} tokens")
         return
-    if model.needs_source and not tokenized.corpus.pairs:
-        log_notice(without_pairs(model))
+    if model.needs_source and not tokenized.corpus.has_pairs:
+        log_notice(no_pairs_message(model))
     weights = sum(p.numel() for p in model.parameters())
-    tokens = train.steps * plan.tokens_a_step
+    tokens = train.steps * plan.tokens_per_step
     log_notice(
-        f"{plan.family}: {weights:,} weights; {train.steps} steps of {train.batch_size} rows and {plan.tokens_a_step:,}"
-        f" tokens, {tokens / max(1, store.n_targets):.1f} times the corpus; {choices.step} {choices.precision},"
-        f" {choices.workers} worker(s)"
+        f"{plan.family}: {weights:,} weights; {train.steps} steps of {train.batch_size} rows and"
+        f" {plan.tokens_per_step:,} tokens, {tokens / max(1, store.n_targets):.1f} times the corpus;"
+        f" {choices.step} {choices.precision}, {choices.workers} worker(s)"
     )
     if tokens > 100 * store.n_targets:
         log_notice(
@@ -278,7 +278,7 @@ def prepare(record: dict[str, Any], tokenized: TokenizedCorpus, *, begin: bool =
             " model.context_length too",
         )
     backward = type(model).backward or GradientAccumulator(model, choices.workers).of_all(train.micro_batches)
-    batches = loader_for(model, tokenized, **sizes_of(model, train))
+    batches = make_loader(model, tokenized, **sizes_of(model, train))
     evaluate = None if model.counts else _evaluation(model, tokenized, train)
     check_patience(model, train, evaluate)
     return TrainingSetup(model, batches, train, backward, evaluate)
@@ -329,10 +329,10 @@ def _evaluation(model: LanguageModel, tokenized: TokenizedCorpus, train: TrainSe
         )
         return None
     size = min(train.context_length, store.n_targets)
-    loader = loader_for(model, tokenized, "validation", batch_size=8, context_length=size, shuffle=False)
+    loader = make_loader(model, tokenized, "validation", batch_size=8, context_length=size, shuffle=False)
     spread = max(1, store.n_targets // VALIDATION_TOKENS)
     batches = [loader.batch(number) for number in range(0, loader.n_batches, spread)]
-    source = source_of(batches[len(batches) // 2], tokenizer.end_id)
+    source = first_source(batches[len(batches) // 2], tokenizer.end_id)
     first = beginning(model, tokenizer.end_id)
     sampling = SamplingParams(temperature=0.8, max_tokens=40, seed=train.seed, sliding=True)
 

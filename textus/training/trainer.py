@@ -350,7 +350,7 @@ class Trainer:
     def log_step(self, loss: Loss, norm: float) -> None:
         """A line of log.jsonl: `lr` is the learning rate of the main parameters, `lr_factor` the schedule's part."""
         factor = self.schedule.factor(self.step - 1)
-        tokens = self.step * self.loader.tokens_a_step
+        tokens = self.step * self.loader.tokens_per_step
         self.run.log(
             {
                 "step": self.step,

@@ -9,7 +9,7 @@ from typing import Any
 
 from textus.core.errors import DataError, UsageError
 from textus.data.corpus.decoding import open_text
-from textus.data.corpus.dialects import bare, line_end, lines
+from textus.data.corpus.dialects import detect_line_end, split_lines, strip_line_end
 from textus.data.corpus.documents import RawDocument, UnreadableError
 from textus.data.corpus.sources import Source, scan
 
@@ -34,7 +34,7 @@ def read_aligned(
     """
     suffixes = {name: suffix for suffix, name in columns.items()}
     firsts = [path for path in given if path.name.endswith(suffixes["source"])]
-    seconds = [with_suffix(path, suffixes["source"], suffixes["target"]) for path in firsts]
+    seconds = [replace_suffix(path, suffixes["source"], suffixes["target"]) for path in firsts]
     strange = [path for path in given if path not in (*firsts, *seconds)]
     if strange or not firsts:
         raise DataError(
@@ -43,25 +43,27 @@ def read_aligned(
             f" {suffixes['target']}; give files such as train{suffixes['source']}",
         )
     for first, second in zip(firsts, seconds, strict=True):
-        yield from pairs_of(first, second, encoding, advance)
+        yield from read_line_pairs(first, second, encoding, advance)
 
 
-def with_suffix(path: Path, old: str, new: str) -> Path:
+def replace_suffix(path: Path, old: str, new: str) -> Path:
     """The path of the same name with another suffix; of a packed file too, as train.en.gz."""
     return path.with_name(path.name.removesuffix(old) + new)
 
 
-def pairs_of(first: Path, second: Path, encoding: str, advance: Callable[..., Any]) -> Iterator[RawDocument]:
+def read_line_pairs(
+    first: Path, second: Path, encoding: str, advance: Callable[..., Any]
+) -> Iterator[RawDocument]:
     """The pairs of two files. An empty line is an empty text, which a corpus leaves out with its pair."""
-    sources, steps = lines_of(first, encoding, advance)
-    targets, more = lines_of(second, encoding, advance)
+    sources, steps = read_lines(first, encoding, advance)
+    targets, more = read_lines(second, encoding, advance)
     counts = [0, 0]
     for number, (source, target) in enumerate(zip_longest(sources, targets)):
         counts = [counts[0] + (source is not None), counts[1] + (target is not None)]
         if source is not None and target is not None:
-            text, given = bare(target), bare(source)
+            text, given = strip_line_end(target), strip_line_end(source)
             yield RawDocument(
-                str(first), number, [text], (*steps, *more), by_characters=False, source_text=given
+                str(first), number, [text], (*steps, *more), offset_in_chars=False, source_text=given
             )
     if counts[0] != counts[1]:
         raise DataError(
@@ -71,14 +73,16 @@ def pairs_of(first: Path, second: Path, encoding: str, advance: Callable[..., An
         )
 
 
-def lines_of(path: Path, encoding: str, advance: Callable[..., Any]) -> tuple[Iterator[str], tuple[str, ...]]:
+def read_lines(
+    path: Path, encoding: str, advance: Callable[..., Any]
+) -> tuple[Iterator[str], tuple[str, ...]]:
     """The lines of a text file, and what its decoding is recorded as. Raises DataError where it cannot be read."""
     for source in scan([path], Path(), advance):
         if isinstance(source, Source):
             try:
-                end = line_end(open_text(source, encoding=encoding)[1])
+                end = detect_line_end(open_text(source, encoding=encoding)[1])
                 detected, text = open_text(source, encoding=encoding)
             except UnreadableError as error:
                 raise DataError(error.code, f"{path} cannot be read: {error}") from error
-            return lines(text, end), detected.steps
+            return split_lines(text, end), detected.steps
     raise DataError("unreadable_file", f"{path} cannot be read; give a text file")

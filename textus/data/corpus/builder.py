@@ -38,8 +38,8 @@ from textus.data.corpus.documents import (
     UnreadableError,
     parse_split,
 )
-from textus.data.corpus.readers import named_fields, read
-from textus.data.corpus.repair import parts, repair
+from textus.data.corpus.readers import named_fields, read_source
+from textus.data.corpus.repair import repair, split_parts
 from textus.data.corpus.sources import SUFFIXES, Source, scan, total_bytes
 from textus.data.corpus.store import Corpus, open_corpus
 from textus.data.corpus.tables import MissingColumnError, ReadConfig, parse_columns
@@ -54,7 +54,7 @@ class IndexRow(NamedTuple):
     chars: int
     bytes: int
     parts: int
-    by_characters: int
+    offset_in_chars: int
 
 
 ROW = np.dtype(list(zip(IndexRow._fields, ("<u8", "<u8", "<i8", "<i8", "<i8", "<i4", "<i4"), strict=True)))
@@ -64,12 +64,12 @@ BUCKET = 1 << 19
 """Documents whose hashes are compared at a time: some 30 MB."""
 
 FEW_DOCUMENTS = 20
-NAMED = 5
+SHOWN_EXAMPLES = 5
 """So many files of a kind are named on the screen; dropped.jsonl names all."""
 
 Line = bytes
 
-encode = json.JSONEncoder(ensure_ascii=False).encode
+to_json = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def build(
@@ -104,10 +104,10 @@ def build(
             for given in sources:
                 before = len(stage)
                 for found in scan([given], out, advance):
-                    take(found, stage, settings)
+                    stage_source(found, stage, settings)
                 stage.sources.append({"path": to_printable(str(given)), "documents": len(stage) - before})
 
-    return write(gather, out, settings, force, " and ".join(map(str, sources)))
+    return build_in(gather, out, settings, force, " and ".join(map(str, sources)))
 
 
 def build_from_documents(
@@ -131,10 +131,10 @@ def build_from_documents(
                 advance(len(document.text))
         stage.sources.append({"path": "documents given in Python", "documents": len(stage)})
 
-    return write(gather, out, settings, force, "the documents given")
+    return build_in(gather, out, settings, force, "the documents given")
 
 
-def reading_of(settings: CorpusSettings) -> ReadConfig:
+def read_config(settings: CorpusSettings) -> ReadConfig:
     """How the settings say to read tables. Raises UsageError for columns or a delimiter that cannot be used."""
     columns = parse_columns(settings.columns)
     if settings.text_column != "text":
@@ -150,44 +150,44 @@ def reading_of(settings: CorpusSettings) -> ReadConfig:
     return reading
 
 
-def take(found: Source | SkippedItem, stage: StagingArea, settings: CorpusSettings) -> None:
+def stage_source(found: Source | SkippedItem, stage: StagingArea, settings: CorpusSettings) -> None:
     """Stage the documents of one source; one that turns out unreadable on the way leaves nothing behind."""
     if isinstance(found, SkippedItem):
         stage.drop(found)
         return
     before = stage.mark()
     try:
-        noted = replace(found, noted=lambda encoding: stage.guesses.add(found.name, encoding))
-        for each in read(noted, reading_of(settings)):
+        noted = replace(found, on_encoding=lambda encoding: stage.guesses.add(found.name, encoding))
+        for each in read_source(noted, read_config(settings)):
             if isinstance(each, SkippedItem):
                 stage.drop(each)
             else:
                 stage.add(each)
         stage.n_files += 1
     except UnreadableError as error:
-        stage.back_to(before)
+        stage.rollback(before)
         reason = "column not found" if isinstance(error, MissingColumnError) else "unreadable"
         stage.drop(SkippedItem(found.name, reason, str(error)))
 
 
-def write(
+def build_in(
     gather: Callable[[StagingArea], None], out: Path, settings: CorpusSettings, force: bool, looked_in: str
 ) -> Corpus:
     """Both passes, inside a folder that appears at `out` when all is done."""
     settings.check()
-    reading_of(settings)
+    read_config(settings)
     check_output_dir(out, force=force, kind="corpus")
     try:
         with atomic_folder(out) as folder:
             with StagingArea(folder / "staging", settings) as stage:
                 gather(stage)
                 if not len(stage):
-                    raise nothing(looked_in, stage)
-                record = finish(stage, folder, settings)
+                    raise empty_corpus_error(looked_in, stage)
+                record = write_splits(stage, folder, settings)
             shutil.rmtree(folder / "staging")
             record["files"] = {name: sha256(folder / name) for name in sorted(os.listdir(folder))}  # noqa: PTH208
             write_json(folder / "corpus.json", record)
-        tell(stage)  # not before: it names a file of the corpus
+        report_dropped(stage)  # not before: it names a file of the corpus
     except OSError as error:
         if not is_disk_full(error):
             raise
@@ -199,7 +199,7 @@ def write(
     return open_corpus(out)
 
 
-def nothing(looked_in: str, stage: StagingArea) -> DataError:
+def empty_corpus_error(looked_in: str, stage: StagingArea) -> DataError:
     """The error for a corpus without a document."""
     why = "; ".join(
         f"{count} {reason}: {stage.examples[reason][0]}" for reason, count in sorted(stage.reasons.items())
@@ -246,7 +246,7 @@ class StagingArea:
     def mark(self) -> tuple[int, int]:
         return self.position, self.n_documents
 
-    def back_to(self, mark: tuple[int, int]) -> None:
+    def rollback(self, mark: tuple[int, int]) -> None:
         """Forget what was added since the mark."""
         self.position, self.n_documents = mark
         for file, end in ((self.parts, self.position), (self.index, self.n_documents * ROW.itemsize)):
@@ -258,41 +258,41 @@ class StagingArea:
         before = self.mark()
         digest = hashlib.blake2b(digest_size=16)
         n_parts = n_chars = n_bytes = n_visible = 0
-        head = f'"source": {encode(raw.source)}, "offset": '
-        given, given_steps, given_json = self.source_text(raw, digest)
-        for text in parts(raw.blocks):
+        head = f'"source": {to_json(raw.source)}, "offset": '
+        given, given_steps, given_json = self.add_source_text(raw, digest)
+        for text in split_parts(raw.blocks):
             text, steps = repair(text, normalise=self.settings.normalise)
             data = text.encode()
             digest.update(data)
-            offset = raw.offset + (n_chars if raw.by_characters else 0)
-            steps_json = encode([*raw.steps, *given_steps, *steps])
+            offset = raw.offset + (n_chars if raw.offset_in_chars else 0)
+            steps_json = to_json([*raw.steps, *given_steps, *steps])
             line = (
                 f'{len(text)} {len(data)} {head}{offset}, "steps": {steps_json}, {given_json}'
-                f'"text": {encode(text)}}}\n'
+                f'"text": {to_json(text)}}}\n'
             )
             self.position += self.parts.write(line.encode())
-            self.note_replaced(raw.source, steps)
+            self.count_replaced(raw.source, steps)
             if not n_parts:
-                self.note_replaced(raw.source, [step for step in raw.steps if step.startswith("replaced:")])
+                self.count_replaced(raw.source, [step for step in raw.steps if step.startswith("replaced:")])
             n_parts += 1
             n_chars += len(text)
             n_bytes += len(data)
             n_visible += len(text.strip())
         if given is not None and (n_parts > 1 or len(given) > PART_CHARS):
-            self.back_to(before)
+            self.rollback(before)
             self.drop(SkippedItem(raw.source, "pair too long", f"over {PART_CHARS:,} characters", raw.offset))
             return
         n_visible = min(n_visible, n_visible if given is None else len(given.strip()))
         if n_visible < self.settings.min_chars:
-            self.back_to(before)
+            self.rollback(before)
             reason = "empty" if n_visible == 0 else "too short"
             self.drop(SkippedItem(raw.source, reason, f"{n_visible} characters", raw.offset))
             return
         high, low = (int.from_bytes(half, "big") for half in (digest.digest()[:8], digest.digest()[8:]))
-        self.index.write(pack_row(high, low, before[0], n_chars, n_bytes, n_parts, raw.by_characters))
+        self.index.write(pack_row(high, low, before[0], n_chars, n_bytes, n_parts, raw.offset_in_chars))
         self.n_documents += 1
 
-    def source_text(self, raw: RawDocument, digest: Any) -> tuple[str | None, list[str], str]:
+    def add_source_text(self, raw: RawDocument, digest: Any) -> tuple[str | None, list[str], str]:
         """A pair's source repaired and hashed, what changed it, and its place in the line.
 
         Raises DataError where pairs and plain texts come together.
@@ -309,20 +309,20 @@ class StagingArea:
         given, steps = repair(raw.source_text, normalise=self.settings.normalise)
         data = given.encode()
         digest.update(b"%d " % len(data) + data)
-        self.note_replaced(raw.source, steps)
-        return given, [f"source:{step}" for step in steps], f'"source_text": {encode(given)}, '
+        self.count_replaced(raw.source, steps)
+        return given, [f"source:{step}" for step in steps], f'"source_text": {to_json(given)}, '
 
-    def note_replaced(self, source: str, steps: Sequence[str]) -> None:
+    def count_replaced(self, source: str, steps: Sequence[str]) -> None:
         if steps and steps[0].startswith("replaced:"):
             self.replaced[source if len(self.replaced) < 1000 else "other files"] += int(steps[0][9:])
 
     def drop(self, dropped: SkippedItem, **more: Any) -> None:
         """Write down what is left out, and why."""
         record = {key: value for key, value in asdict(dropped).items() if value not in (None, "")} | more
-        self.dropped.write(encode(record).encode("utf-8", "replace") + b"\n")
+        self.dropped.write(to_json(record).encode("utf-8", "replace") + b"\n")
         self.reasons[dropped.reason] += 1
         examples = self.examples.setdefault(dropped.reason, [])
-        if len(examples) < NAMED:
+        if len(examples) < SHOWN_EXAMPLES:
             examples.append(f"{dropped.source} ({dropped.detail})" if dropped.detail else dropped.source)
 
     def rows(self) -> Iterator[np.ndarray]:
@@ -333,24 +333,24 @@ class StagingArea:
                 yield chunk
 
 
-def tell(stage: StagingArea) -> None:
+def report_dropped(stage: StagingArea) -> None:
     """Say what was left out or replaced: a line for each reason, with the first few names."""
     for reason, count in sorted(stage.reasons.items()):
         if reason == "duplicate":
             log_notice(f"left out, duplicate: {count:,} (which of which is in dropped.jsonl)")
             continue
-        more = f" and {count - NAMED:,} more" if count > NAMED else ""
+        more = f" and {count - SHOWN_EXAMPLES:,} more" if count > SHOWN_EXAMPLES else ""
         names = ", ".join(stage.examples[reason]) + more
         log_notice(f"left out, {reason}: {count:,}: {names} (all in dropped.jsonl)")
         if reason == "suffix not read":
             log_notice(f"read are {SUFFIXES}")
     if guesses := str(stage.guesses):
         log_notice(guesses)
-    for source, count in sorted(stage.replaced.items())[:NAMED]:
+    for source, count in sorted(stage.replaced.items())[:SHOWN_EXAMPLES]:
         log_notice(f"{source}: {count:,} broken bytes replaced by U+FFFD")
-    if len(stage.replaced) > NAMED:
+    if len(stage.replaced) > SHOWN_EXAMPLES:
         log_notice(
-            f"broken bytes replaced in {len(stage.replaced) - NAMED:,} more files, see their documents' steps"
+            f"broken bytes replaced in {len(stage.replaced) - SHOWN_EXAMPLES:,} more files, see their documents' steps"
         )
 
 
@@ -363,11 +363,11 @@ def find_duplicates(stage: StagingArea) -> None:
         file.truncate(8 * len(stage))
         n_buckets = len(stage) // BUCKET + 1
         for bucket in range(n_buckets if stage.settings.deduplicate else 0):
-            for number, first in duplicates(stage, bucket, n_buckets):
+            for number, first in iter_duplicates(stage, bucket, n_buckets):
                 os.pwrite(file.fileno(), (first + 1).to_bytes(8, "little"), 8 * number)
 
 
-def duplicates(stage: StagingArea, bucket: int, n_buckets: int) -> Iterator[tuple[int, int]]:
+def iter_duplicates(stage: StagingArea, bucket: int, n_buckets: int) -> Iterator[tuple[int, int]]:
     """(number of a duplicate, position of the first of the same text) among the hashes of one bucket."""
     numbers, rows, start = [], [], 0
     for chunk in stage.rows():
@@ -384,14 +384,14 @@ def duplicates(stage: StagingArea, bucket: int, n_buckets: int) -> Iterator[tupl
     yield from zip(number[same].tolist(), row["position"][first[same]].tolist(), strict=True)
 
 
-def kept_rows(stage: StagingArea) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def iter_kept(stage: StagingArea) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(rows, firsts) of all documents, some at a time; firsts is 0 where the document is kept."""
     with (stage.folder / "firsts").open("rb") as file:
         for chunk in stage.rows():
             yield chunk, np.fromfile(file, "<i8", len(chunk))
 
 
-def validates(rows: np.ndarray, fraction: float) -> np.ndarray:
+def is_validation(rows: np.ndarray, fraction: float) -> np.ndarray:
     """Which documents validate, by the hash of their text alone: a text falls on the same side anywhere."""
     return rows["low"].astype(np.float64) / 2.0**64 < fraction
 
@@ -407,11 +407,11 @@ def choose_split(stage: StagingArea, settings: CorpusSettings) -> tuple[str, flo
     if stage.pairs and kind == "auto":
         kind = "hash"
     n_kept = n_bytes = n_validation = 0
-    for rows, firsts in kept_rows(stage):
+    for rows, firsts in iter_kept(stage):
         kept = rows[firsts == 0]
         n_kept += len(kept)
         n_bytes += int(kept["bytes"].sum())
-        n_validation += int(kept["bytes"][validates(kept, fraction)].sum())
+        n_validation += int(kept["bytes"][is_validation(kept, fraction)].sum())
     share = n_validation / max(1, n_bytes)
     if kind == "hash" and n_validation in (0, n_bytes):
         side = "nothing validates" if n_validation == 0 else "everything validates and nothing trains"
@@ -447,7 +447,7 @@ class SplitWriter:
     def __post_init__(self) -> None:
         self.file = self.path.open("wb")
 
-    def begin(self, digest: str, start: int, end: int) -> None:
+    def begin_document(self, digest: str, start: int, end: int) -> None:
         """A document, or the piece of it from character `start` to `end`."""
         self.documents += 1
         self.part = 0
@@ -465,32 +465,32 @@ class SplitWriter:
         return {name: getattr(self, name) for name in ("documents", "parts", "chars", "bytes")}
 
 
-def finish(stage: StagingArea, folder: Path, settings: CorpusSettings) -> dict[str, Any]:
+def write_splits(stage: StagingArea, folder: Path, settings: CorpusSettings) -> dict[str, Any]:
     """The second pass; returns the record of the corpus, but for the hashes of its files."""
     find_duplicates(stage)
     kind, fraction = choose_split(stage, settings)
     train, validation = sides = [SplitWriter(name, folder / f"{name}.jsonl") for name in SPLITS]
     stage.parts.flush()
     with progress("writing", stage.position) as advance, (stage.folder / "parts").open("rb") as file:
-        for rows, firsts in kept_rows(stage):
-            right = validates(rows, fraction) if kind == "hash" else np.zeros(len(rows), bool)
+        for rows, firsts in iter_kept(stage):
+            right = is_validation(rows, fraction) if kind == "hash" else np.zeros(len(rows), bool)
             for values, first, validating in zip(rows.tolist(), firsts.tolist(), right.tolist(), strict=True):
                 row = IndexRow._make(values)
                 file.seek(row.position)
                 if first:
                     drop_duplicate(stage, row, first - 1)
                 elif kind == "tail":
-                    copy_cut(row, file, train, validation, int((1 - fraction) * row.chars))
+                    copy_split_document(row, file, train, validation, int((1 - fraction) * row.chars))
                 else:
-                    copy(row, file, validation if validating else train)
+                    copy_document(row, file, validation if validating else train)
                 advance(row.bytes)
     for side in sides:
         side.file.close()
     split = kind if kind == "none" else f"{kind}:{fraction:g}"
-    return summary(stage, sides, split, settings)
+    return corpus_record(stage, sides, split, settings)
 
 
-def summary(
+def corpus_record(
     stage: StagingArea, sides: list[SplitWriter], split: str, settings: CorpusSettings
 ) -> dict[str, Any]:
     """What corpus.json says."""
@@ -514,20 +514,22 @@ def hex_digest(row: IndexRow) -> str:
     return f"{row.high:016x}{row.low:016x}"
 
 
-def copy(row: IndexRow, file: Any, side: SplitWriter) -> None:
+def copy_document(row: IndexRow, file: Any, side: SplitWriter) -> None:
     """A whole document to one side."""
-    side.begin(hex_digest(row), 0, row.chars)
+    side.begin_document(hex_digest(row), 0, row.chars)
     for _ in range(row.parts):
         n_chars, n_bytes, rest = file.readline().split(b" ", 2)
         side.write(rest, int(n_chars), int(n_bytes))
 
 
-def copy_cut(row: IndexRow, file: Any, train: SplitWriter, validation: SplitWriter, cut: int) -> None:
+def copy_split_document(
+    row: IndexRow, file: Any, train: SplitWriter, validation: SplitWriter, cut: int
+) -> None:
     """A document to both sides: its first `cut` characters train, the rest validates."""
     n_chars, digest, position = row.chars, hex_digest(row), 0
     for side, start, end in ((train, 0, cut), (validation, cut, n_chars)):
         if start < end:
-            side.begin(digest, start, end)
+            side.begin_document(digest, start, end)
     for _ in range(row.parts):
         chars, size, rest = file.readline().split(b" ", 2)
         end = position + int(chars)
@@ -537,25 +539,25 @@ def copy_cut(row: IndexRow, file: Any, train: SplitWriter, validation: SplitWrit
             part = json.loads(b"{" + rest)
             text, at = part["text"], cut - position
             write_piece(train, part, text[:at], 0)
-            write_piece(validation, part, text[at:], at if row.by_characters else 0)
+            write_piece(validation, part, text[at:], at if row.offset_in_chars else 0)
         position = end
 
 
 def write_piece(side: SplitWriter, part: dict[str, Any], text: str, moved: int) -> None:
     """A piece of a part that was cut in two, `moved` characters on in its source."""
     piece = {"source": part["source"], "offset": part["offset"] + moved, "steps": part["steps"], "text": text}
-    side.write(encode(piece)[1:].encode() + b"\n", len(text), len(text.encode()))
+    side.write(to_json(piece)[1:].encode() + b"\n", len(text), len(text.encode()))
 
 
 def drop_duplicate(stage: StagingArea, row: IndexRow, first: int) -> None:
     """Write down which document this one repeats."""
-    own, original = (place(stage, position) for position in (row.position, first))
+    own, original = (source_location(stage, position) for position in (row.position, first))
     name = f"{original['source']}, offset {original['offset']}"
     dropped = SkippedItem(own["source"], "duplicate", f"same text as {name}", own["offset"])
     stage.drop(dropped, id=hex_digest(row)[:16], duplicate_of=original)
 
 
-def place(stage: StagingArea, position: int) -> dict[str, Any]:
+def source_location(stage: StagingArea, position: int) -> dict[str, Any]:
     """Source and offset of the document staged at a position; its text is not read."""
     head = os.pread(stage.parts.fileno(), 1 << 16, position).split(b" ", 2)[2]
     text = head.decode("utf-8", "ignore")

@@ -14,15 +14,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from textus.core.errors import UsageError
-from textus.data.corpus.dialects import RowProblem, Text, bare, line_end, lines
+from textus.data.corpus.dialects import RowProblem, TextSource, detect_line_end, split_lines, strip_line_end
 from textus.data.corpus.documents import UnreadableError
 
 SUFFIXES = (".conll", ".conllu", ".conllx", ".bio", ".iob", ".iob2", ".bmes", ".bioes")
-ALIKE = 0.9
+SAME_WIDTH_SHARE = 0.9
 """So many of a file's lines have the same number of columns (half, where most have a tag), or it is no CoNLL."""
 
 NUMBER = re.compile(r"[-+]?\d+(?:[.,]\d+)?")
-UNIT = re.compile(r"\d+(?:[-.]\d+)?")
+CONLLU_ID = re.compile(r"\d+(?:[-.]\d+)?")
 """The ID of CoNLL-U: a word, a range of words (1-2) or an empty one (8.1)."""
 
 TAG = re.compile(r"(?:[BIOESMLU]|[BIESMLU][-_].+)")
@@ -43,35 +43,35 @@ class Columns:
     width: int
     tokens: int
     tags: int | None
-    units: bool = False
+    is_conllu: bool = False
 
 
 Sentence = tuple[str, dict[str, Any]]
 
 
-def sentences(
-    text: Text, columns: Mapping[str, str], report: Callable[[str], None]
+def read_sentences(
+    text: TextSource, columns: Mapping[str, str], report: Callable[[str], None]
 ) -> Iterator[Sentence | RowProblem]:
     """(place, {"tokens", "tags"}) of each sentence; one with a line that cannot be read is a problem.
 
     Raises UnreadableError for a text that is no such file.
     """
-    split, tabbed = split_lines(text)
-    read = without_comments(split, report)
+    split, tabbed = split_columns(text)
+    read = drop_comments(split, report)
     if any(line.cells for line in read):
-        read = without_header(read, report)
+        read = drop_header(read, report)
     filled = [line for line in read if line.cells]
     if not filled:
         return
-    taken = columns_of(filled, columns, report, tabbed=tabbed)
-    if taken.units:
-        read = without_ranges(read, report)
-    yield from grouped(without_blanks(read, taken, report), taken)
+    taken = detect_columns(filled, columns, report, tabbed=tabbed)
+    if taken.is_conllu:
+        read = drop_ranges(read, report)
+    yield from group_sentences(drop_blank_tokens(read, taken, report), taken)
 
 
-def split_lines(text: Text) -> tuple[list[Line], bool]:
+def split_columns(text: TextSource) -> tuple[list[Line], bool]:
     """The lines of a file in columns, and whether tabs separate them: if most lines with content have one."""
-    whole = [bare(line).strip("\ufeff") for line in lines(text(), line_end(text()))]
+    whole = [strip_line_end(line).strip("\ufeff") for line in split_lines(text(), detect_line_end(text()))]
     filled = [line for line in whole if line.strip() and not line.startswith(("#", "-DOCSTART-"))]
     tabbed = sum("\t" in line.strip(" ") for line in filled) > len(filled) / 2
     split = []
@@ -80,11 +80,11 @@ def split_lines(text: Text) -> tuple[list[Line], bool]:
             split.append(Line(number, []))
         else:
             split.append(Line(number, line.split("\t") if tabbed else BLANKS.split(line.strip(" \t"))))
-    without_last_tab(split)
+    drop_empty_last_column(split)
     return split, tabbed
 
 
-def without_last_tab(split: list[Line]) -> None:
+def drop_empty_last_column(split: list[Line]) -> None:
     """Take the last column from the widest lines where none of them has anything in it: each ends with a tab."""
     width = max((len(line.cells) for line in split), default=0)
     widest = [line for line in split if len(line.cells) == width]
@@ -96,26 +96,26 @@ def without_last_tab(split: list[Line]) -> None:
 BLANKS = re.compile("[ \t]+")
 
 
-def usual_width(filled: list[Line]) -> int:
+def most_common_width(filled: list[Line]) -> int:
     """The number of columns that most lines have."""
     return Counter(len(line.cells) for line in filled).most_common(1)[0][0]
 
 
-def without_comments(read: list[Line], report: Callable[[str], None]) -> list[Line]:
+def drop_comments(read: list[Line], report: Callable[[str], None]) -> list[Line]:
     """The lines without comments: those before a sentence that begin with # and are no token of the others' form."""
     filled = [line for line in read if line.cells and not line.cells[0].startswith("#")]
-    width = usual_width(filled) if filled else 0
+    width = most_common_width(filled) if filled else 0
     tags = Counter(line.cells[-1] for line in filled)
     in_spans = sum(n for tag, n in tags.items() if TAG.fullmatch(tag)) > len(filled) / 2
     kept, comments, begins = [], 0, True
     for line in read:
-        is_comment = (
+        is_note = (
             begins
             and bool(line.cells)
             and line.cells[0].startswith("#")
-            and (len(line.cells) != width or is_remark(line.cells, tags, in_spans=in_spans))
+            and (len(line.cells) != width or is_comment(line.cells, tags, in_spans=in_spans))
         )
-        if is_comment:
+        if is_note:
             comments += 1
         else:
             kept.append(line)
@@ -125,7 +125,7 @@ def without_comments(read: list[Line], report: Callable[[str], None]) -> list[Li
     return kept
 
 
-def is_remark(cells: list[str], tags: Mapping[str, int], *, in_spans: bool) -> bool:
+def is_comment(cells: list[str], tags: Mapping[str, int], *, in_spans: bool) -> bool:
     """Whether a line that begins with # and has the others' width is a comment: MultiCoNER's `# id 8a domain=en`.
 
     It ends with nothing that is a tag elsewhere. Of two columns `# SYM` may be a token where tags are no spans.
@@ -135,7 +135,7 @@ def is_remark(cells: list[str], tags: Mapping[str, int], *, in_spans: bool) -> b
     return cells[0].startswith("# ") or (cells[0] == "#" and (len(cells) > 2 or in_spans))
 
 
-def without_header(read: list[Line], report: Callable[[str], None]) -> list[Line]:
+def drop_header(read: list[Line], report: Callable[[str], None]) -> list[Line]:
     """The lines without a first one that names the columns (`token pos`), wherever it comes again."""
     filled = [line for line in read if line.cells]
     names = [cell.strip("# \ufeff").casefold() for cell in filled[0].cells]
@@ -145,7 +145,7 @@ def without_header(read: list[Line], report: Callable[[str], None]) -> list[Line
     if not last or not any(name in TOKEN_NAMES for name in names[:last]) or others != len(again):
         return read
     times = f" ({len(again)} such lines)" if len(again) > 1 else ""
-    report(f"line {filled[0].number:,} {shown(filled[0])} is a header and is left out{times}")
+    report(f"line {filled[0].number:,} {excerpt(filled[0])} is a header and is left out{times}")
     numbers = {line.number for line in again}
     return [line for line in read if line.number not in numbers]
 
@@ -172,23 +172,23 @@ TAG_NAMES = frozenset(
 )
 
 
-def columns_of(
+def detect_columns(
     filled: list[Line], named: Mapping[str, str], report: Callable[[str], None], *, tabbed: bool
 ) -> Columns:
     """Which columns to read. Raises UnreadableError where lines are no columns, UsageError for a column there is
     not.
     """
-    width = usual_width(filled)
+    width = most_common_width(filled)
     odd = [line for line in filled if len(line.cells) != width]
     whole = [line for line in filled if len(line.cells) == width]
     tagged = sum(bool(TAG.fullmatch(cell)) for line in whole for cell in line.cells[1:])
-    most_odd = 0.5 if tagged > len(whole) / 2 else 1 - ALIKE
+    most_odd = 0.5 if tagged > len(whole) / 2 else 1 - SAME_WIDTH_SHARE
     if width < 2 or len(odd) > most_odd * len(filled):
         line = next((line for line in filled if len(line.cells) < 2), odd[0] if odd else filled[0])
         raise UnreadableError(
             "malformed_table",
-            f"not CoNLL columns: line {line.number:,} has {counted(len(line.cells))} ({shown(line)}); a token's line"
-            " ends with its tag, an empty line ends a sentence",
+            f"not CoNLL columns: line {line.number:,} has {column_count(len(line.cells))} ({excerpt(line)}); a"
+            " token's line ends with its tag, an empty line ends a sentence",
         )
     places = {name: int(column) for column, name in named.items() if column.isdigit()}
     if places:
@@ -199,20 +199,20 @@ def columns_of(
                     f"--columns {place}={name}: the lines have {width} columns, 0 to {width - 1}",
                 )
         return Columns(width, places.get("tokens", 0), places.get("tags"))
-    if width == 10 and all(UNIT.fullmatch(line.cells[0]) for line in whole):
+    if width == 10 and all(CONLLU_ID.fullmatch(line.cells[0]) for line in whole):
         report(
             "CoNLL-U: column 1 (FORM) is the token, column 3 (UPOS) its tag; --columns 1=tokens,4=tags for XPOS"
         )
-        return Columns(width, 1, 3, units=True)
-    taken = guessed(whole, width, report)
+        return Columns(width, 1, 3, is_conllu=True)
+    taken = guess_columns(whole, width, report)
     if not tabbed:
-        refuse_prose(whole, width - 1 if taken.tags is None else taken.tags)
+        reject_prose(whole, width - 1 if taken.tags is None else taken.tags)
     return taken
 
 
-def guessed(whole: list[Line], width: int, report: Callable[[str], None]) -> Columns:
+def guess_columns(whole: list[Line], width: int, report: Callable[[str], None]) -> Columns:
     """The columns of a file that says nothing of them, reported where there are more than two."""
-    tokens = 1 if width > 2 and counts_up(whole) else 0
+    tokens = 1 if width > 2 and is_token_index(whole) else 0
     if width == 2:
         return Columns(width, 0, 1)
     tags = Counter(tag_column(line, tokens) for line in whole)
@@ -225,7 +225,7 @@ def guessed(whole: list[Line], width: int, report: Callable[[str], None]) -> Col
     return Columns(width, tokens, None if len(tags) > 1 else place)
 
 
-def counts_up(whole: list[Line]) -> bool:
+def is_token_index(whole: list[Line]) -> bool:
     """Whether the first column counts the tokens of each sentence."""
     before = None
     for line in whole:
@@ -244,7 +244,7 @@ def tag_column(line: Line, tokens: int) -> int:
     return next((place for place in places if not NUMBER.fullmatch(line.cells[place])), len(line.cells) - 1)
 
 
-def refuse_prose(whole: list[Line], place: int) -> None:
+def reject_prose(whole: list[Line], place: int) -> None:
     """Raise UnreadableError for lines whose last words are no tags: nearly all different, or no letter in any."""
     tags = {line.cells[place] for line in whole}
     if any(TAG.fullmatch(tag) for tag in tags):
@@ -252,12 +252,12 @@ def refuse_prose(whole: list[Line], place: int) -> None:
     if len(tags) > len(whole) / 2 or not any(char.isalnum() for tag in tags for char in tag):
         raise UnreadableError(
             "malformed_table",
-            f"not CoNLL columns: line {whole[0].number:,} ({shown(whole[0])}) does not end with a tag; plain text has"
+            f"not CoNLL columns: line {whole[0].number:,} ({excerpt(whole[0])}) does not end with a tag; plain text has"
             " no labels: give csv, jsonl or CoNLL columns, or name columns by position: --columns 0=tokens,1=tags",
         )
 
 
-def without_ranges(read: list[Line], report: Callable[[str], None]) -> list[Line]:
+def drop_ranges(read: list[Line], report: Callable[[str], None]) -> list[Line]:
     """The lines of CoNLL-U without those of several words (1-2) and of none (8.1)."""
     kept = [line for line in read if not line.cells or line.cells[0].isdecimal()]
     if left_out := len(read) - len(kept):
@@ -265,7 +265,7 @@ def without_ranges(read: list[Line], report: Callable[[str], None]) -> list[Line
     return kept
 
 
-def without_blanks(read: list[Line], taken: Columns, report: Callable[[str], None]) -> list[Line]:
+def drop_blank_tokens(read: list[Line], taken: Columns, report: Callable[[str], None]) -> list[Line]:
     """The lines without those whose token is nothing but blanks."""
     blank = [line for line in read if len(line.cells) == taken.width and not line.cells[taken.tokens].strip()]
     if not blank:
@@ -276,19 +276,19 @@ def without_blanks(read: list[Line], taken: Columns, report: Callable[[str], Non
     return [line for line in read if line.number not in numbers]
 
 
-def grouped(read: list[Line], taken: Columns) -> Iterator[Sentence | RowProblem]:
+def group_sentences(read: list[Line], taken: Columns) -> Iterator[Sentence | RowProblem]:
     """Sentences, or the first problem of each that has one."""
     held: list[Line] = []
     for line in [*read, Line(0, [])]:
         if line.cells:
             held.append(line)
         elif held:
-            problem = next(filter(None, (problem_of(line, taken) for line in held)), None)
-            yield problem or (f"line {held[0].number:,}", sentence(held, taken))
+            problem = next(filter(None, (line_problem(line, taken) for line in held)), None)
+            yield problem or (f"line {held[0].number:,}", sentence_fields(held, taken))
             held = []
 
 
-def sentence(held: list[Line], taken: Columns) -> dict[str, Any]:
+def sentence_fields(held: list[Line], taken: Columns) -> dict[str, Any]:
     """The fields of one sentence."""
     tag = [tag_column(line, taken.tokens) if taken.tags is None else taken.tags for line in held]
     return {
@@ -297,24 +297,24 @@ def sentence(held: list[Line], taken: Columns) -> dict[str, Any]:
     }
 
 
-def problem_of(line: Line, taken: Columns) -> RowProblem | None:
+def line_problem(line: Line, taken: Columns) -> RowProblem | None:
     """Why a line cannot be read, or None."""
     where = f"line {line.number:,}"
     if len(line.cells) != taken.width:
-        reason = f"has {counted(len(line.cells))} ({shown(line)}), most lines {taken.width}; correct the line"
+        reason = f"has {column_count(len(line.cells))} ({excerpt(line)}), most lines {taken.width}; correct the line"
         return RowProblem(where, reason, "number of columns")
     place = tag_column(line, taken.tokens) if taken.tags is None else taken.tags
     if not line.cells[place].strip():
-        return RowProblem(where, f"has no tag ({shown(line)})", "no tag")
+        return RowProblem(where, f"has no tag ({excerpt(line)})", "no tag")
     return None
 
 
-def counted(n_columns: int) -> str:
+def column_count(n_columns: int) -> str:
     """A number of columns in words."""
     return "one column" if n_columns == 1 else f"{n_columns} columns"
 
 
-def shown(line: Line) -> str:
+def excerpt(line: Line) -> str:
     """The beginning of a line, for messages."""
     text = " ".join(line.cells)
     return repr(text if len(text) <= 40 else text[:37] + "...")

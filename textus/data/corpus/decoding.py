@@ -20,13 +20,13 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 from textus.core.errors import UsageError
-from textus.data.corpus.documents import UnreadableError, checked_encoding
+from textus.data.corpus.documents import UnreadableError, check_encoding
 from textus.data.corpus.guessing import guess
 from textus.data.corpus.languages import COMMON_CHINESE
 from textus.data.corpus.sources import Source
-from textus.data.corpus.sources import blocks as blocks_of
+from textus.data.corpus.sources import read_blocks as blocks_of
 
-MARKS = (
+BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -34,14 +34,14 @@ MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 SAMPLE_BYTES = 1 << 18
-EVIDENCE = 1 << 20
+EVIDENCE_CHARS = 1 << 20
 """So many characters beyond ASCII after the first broken byte are enough to tell."""
 
-COMMON_ENOUGH = 0.15
-CLEAR, CLEAR_BYTES = 0.35, 40
+MIN_HANZI_RATIO = 0.15
+CLEAR_HANZI_RATIO, CLEAR_BYTES = 0.35, 40
 """Such a share of common characters, in so many bytes, is Chinese without further comparison."""
 
-DECLARED = re.compile(
+DECLARATION = re.compile(
     rb"<(?:\?xml[^>]{0,200}encoding|meta[^>]{0,200}charset)\s*=\s*[\"']?\s*([\w.:-]{2,40})", re.IGNORECASE
 )
 LEGACY_NAMES = {"gb2312": "gb18030", "gbk": "gb18030", "big5": "big5hkscs", "iso8859-1": "cp1252"}
@@ -72,7 +72,7 @@ def open_text(source: Source, *, encoding: str = "", page: bool = False) -> tupl
     Raises UnreadableError for binary data, for damage, and where the encoding cannot be determined.
     """
     found = detect_encoding(blocks_of(source), encoding=encoding, page=page)
-    source.noted(found)
+    source.on_encoding(found)
     return found, decode(blocks_of(source), found.codec)
 
 
@@ -114,7 +114,7 @@ class ByteStatistics:
     sample: bytes = b""
     n_bytes: int = 0
     n_controls: int = 0
-    n_whole: int = 0
+    n_valid: int = 0
     n_broken: int = 0
     decoder: codecs.IncrementalDecoder = field(
         default_factory=lambda: codecs.getincrementaldecoder("utf-8")("surrogateescape")
@@ -130,20 +130,20 @@ class ByteStatistics:
             return
         broken = len(BROKEN.findall(text))
         self.n_broken += broken
-        self.n_whole += len(text) - len(text.encode("ascii", "ignore")) - broken
+        self.n_valid += len(text) - len(text.encode("ascii", "ignore")) - broken
         if broken and len(self.sample) < SAMPLE_BYTES:
-            self.sample += telling(block)[: SAMPLE_BYTES - len(self.sample)]
+            self.sample += from_first_non_ascii(block)[: SAMPLE_BYTES - len(self.sample)]
 
     @property
-    def enough(self) -> bool:
-        return self.n_broken > 0 and self.n_broken + self.n_whole > EVIDENCE
+    def has_enough_evidence(self) -> bool:
+        return self.n_broken > 0 and self.n_broken + self.n_valid > EVIDENCE_CHARS
 
 
 BROKEN = re.compile("[\udc80-\udcff]")
 BEYOND_ASCII = re.compile(rb"[\x80-\xff]")
 
 
-def telling(block: bytes) -> bytes:
+def from_first_non_ascii(block: bytes) -> bytes:
     """The block from the line of its first byte beyond ASCII on: there no character is cut in two."""
     first = BEYOND_ASCII.search(block)
     start = first.start() if first else 0
@@ -155,43 +155,43 @@ def detect_encoding(blocks: Iterable[bytes], *, encoding: str = "", page: bool =
     survey = ByteStatistics()
     for block in blocks:
         survey.add(block)
-        if survey.n_bytes == len(block) and (codec := marked(survey.head)):
+        if survey.n_bytes == len(block) and (codec := from_bom(survey.head)):
             return Encoding(codec, "mark")
         if survey.n_bytes == len(block) and encoding:
-            return given(encoding, survey.head)
-        if survey.enough or survey.n_controls > max(SAMPLE_BYTES, survey.n_bytes // 4):
+            return given_encoding(encoding, survey.head)
+        if survey.has_enough_evidence or survey.n_controls > max(SAMPLE_BYTES, survey.n_bytes // 4):
             break
     else:
         survey.add(b"", final=True)
-    return judge(survey, page=page)
+    return guess_encoding(survey, page=page)
 
 
-def given(encoding: str, head: bytes) -> Encoding:
+def given_encoding(encoding: str, head: bytes) -> Encoding:
     """The encoding that was named; UTF-16 and UTF-32 without a mark in the order that fits, or Intel's."""
-    codec = checked_encoding(encoding)
+    codec = check_encoding(encoding)
     if codec in ("utf-16", "utf-32"):
-        codec = (codec == "utf-16" and wide(head)) or f"{codec}-le"
+        codec = (codec == "utf-16" and guess_utf16(head)) or f"{codec}-le"
     return Encoding(codec, "given")
 
 
-def marked(head: bytes) -> str:
+def from_bom(head: bytes) -> str:
     """The codec a byte order mark names, or "" (also where plain ASCII follows it: then it is none)."""
-    codec = next((codec for mark, codec in MARKS if head.startswith(mark)), "")
-    return "" if codec[:5] in ("utf-1", "utf-3") and plainly_ascii(head) else codec
+    codec = next((codec for mark, codec in BYTE_ORDER_MARKS if head.startswith(mark)), "")
+    return "" if codec[:5] in ("utf-1", "utf-3") and is_mostly_ascii(head) else codec
 
 
-def plainly_ascii(head: bytes) -> bool:
+def is_mostly_ascii(head: bytes) -> bool:
     """Whether nearly all bytes are printable ASCII: no UTF-16 of any language looks so."""
-    return len(head.translate(None, PLAIN)) < 0.15 * len(head)
+    return len(head.translate(None, PRINTABLE_ASCII)) < 0.15 * len(head)
 
 
-PLAIN = bytes(range(32, 127)) + b"\n"
+PRINTABLE_ASCII = bytes(range(32, 127)) + b"\n"
 
 
-def judge(survey: ByteStatistics, *, page: bool) -> Encoding:
+def guess_encoding(survey: ByteStatistics, *, page: bool) -> Encoding:
     """The encoding, from what the survey found. Raises UnreadableError for binary data, or where nothing reads well."""
     if survey.n_controls:
-        if codec := wide(survey.head):
+        if codec := guess_utf16(survey.head):
             return Encoding(codec, "guessed")
         n_allowed = (
             max(1, survey.n_bytes // 1000) if 0 in survey.head[:8192] else max(4, survey.n_bytes // 100)
@@ -203,16 +203,16 @@ def judge(survey: ByteStatistics, *, page: bool) -> Encoding:
                 "not_text", "binary, or a text with many control characters; take them out of it"
             )
     if survey.n_broken == 0:
-        return Encoding(shifted(survey.head) or "utf-8", "utf-8")
-    if survey.n_whole > survey.n_broken:
+        return Encoding(guess_iso2022(survey.head) or "utf-8", "utf-8")
+    if survey.n_valid > survey.n_broken:
         return Encoding("utf-8", "utf-8")  # with broken bytes
-    if page and (codec := declared(survey)):
+    if page and (codec := declared_codec(survey)):
         return Encoding(codec, "declared")
-    if codec := chinese(survey.sample) or wide(survey.head):
+    if codec := guess_chinese(survey.sample) or guess_utf16(survey.head):
         return Encoding(codec, "guessed")
     if guessed := guess(survey.sample):
         return Encoding(guessed.codec, "guessed", guessed.rivals)
-    if survey.n_broken > FEW_BROKEN:
+    if survey.n_broken > MAX_BROKEN:
         kind = "binary, or " if survey.n_broken > 0.1 * survey.n_bytes else ""
         raise UnreadableError(
             "unknown_encoding",
@@ -222,11 +222,11 @@ def judge(survey: ByteStatistics, *, page: bool) -> Encoding:
     return Encoding("utf-8", "utf-8")
 
 
-FEW_BROKEN = 4
+MAX_BROKEN = 4
 """So many broken bytes in plain text are damage, not an encoding."""
 
 
-def shifted(head: bytes) -> str:
+def guess_iso2022(head: bytes) -> str:
     """The seven-bit encodings of Japanese and Korean, which announce themselves by escape sequences; or ""."""
     for codec, sign in (("iso2022_jp_2", rb"\x1b\$[@B]|\x1b\(J"), ("iso2022_kr", rb"\x1b\$\)C")):
         if b"\x1b" in head and re.search(sign, head):
@@ -238,13 +238,13 @@ def shifted(head: bytes) -> str:
     return ""
 
 
-def declared(survey: ByteStatistics) -> str:
+def declared_codec(survey: ByteStatistics) -> str:
     """The codec a page declares, if its bytes can be read in it."""
-    found = DECLARED.search(survey.head[:4096])
+    found = DECLARATION.search(survey.head[:4096])
     if not found:
         return ""
     try:
-        name = checked_encoding(found[1].decode())
+        name = check_encoding(found[1].decode())
         codec = LEGACY_NAMES.get(name, name)
         codecs.getincrementaldecoder(codec)("strict").decode(survey.sample)
     except (UsageError, UnicodeError):
@@ -252,20 +252,20 @@ def declared(survey: ByteStatistics) -> str:
     return codec
 
 
-def reads_well(text: str) -> float:
+def common_hanzi_ratio(text: str) -> float:
     """The share of the commonest Chinese characters among those beyond ASCII, punctuation left out."""
     beyond = [
         char
         for char in text
-        if ord(char) > 0x7F and not 0x3000 <= ord(char) <= 0x303F and char not in WIDE_MARKS
+        if ord(char) > 0x7F and not 0x3000 <= ord(char) <= 0x303F and char not in FULLWIDTH_PUNCTUATION
     ]
     return sum(char in COMMON_CHINESE for char in beyond) / len(beyond) if beyond else 0.0
 
 
-WIDE_MARKS = frozenset("，。！？；：（）“”‘’…—·、《》「」『』％～")
+FULLWIDTH_PUNCTUATION = frozenset("，。！？；：（）“”‘’…—·、《》「」『』％～")
 
 
-def chinese(sample: bytes) -> str:
+def guess_chinese(sample: bytes) -> str:
     """gb18030 or big5hkscs, whichever clearly reads as Chinese; else "".
 
     Real Chinese is 40 to 70 % among the 500 or so commonest characters, verse and names down to 20 %; the
@@ -277,31 +277,31 @@ def chinese(sample: bytes) -> str:
     read = {codec: sample.decode(codec, "replace") for codec in ("gb18030", "big5hkscs")}
     if any(len(KANA.findall(text)) > 0.05 * len(text) for text in read.values()):
         return ""
-    scores = {codec: reads_well(text) for codec, text in read.items()}
+    scores = {codec: common_hanzi_ratio(text) for codec, text in read.items()}
     best = max(scores, key=lambda codec: scores[codec])
-    return best if scores[best] >= CLEAR else ""
+    return best if scores[best] >= CLEAR_HANZI_RATIO else ""
 
 
 KANA = re.compile("[\u3041-\u30fe]")
 
 
-def wide(head: bytes) -> str:
+def guess_utf16(head: bytes) -> str:
     """UTF-16 without a mark, of the two orders the one that reads better as Latin or Chinese; else ""."""
-    if plainly_ascii(head):
+    if is_mostly_ascii(head):
         return ""
-    scores = {codec: reads_wide(head[: len(head) // 2 * 2], codec) for codec in ("utf-16-le", "utf-16-be")}
+    scores = {codec: score_utf16(head[: len(head) // 2 * 2], codec) for codec in ("utf-16-le", "utf-16-be")}
     best = max(scores, key=lambda codec: scores[codec])
     return best if scores[best] > 0 else ""
 
 
-def reads_wide(head: bytes, codec: str) -> float:
+def score_utf16(head: bytes, codec: str) -> float:
     """How well bytes read in an order of UTF-16, from 0 to 1; 0 also where they are not UTF-16."""
     text = head.decode(codec, "ignore")
     if len(text) < len(head) // 2 - 1 - sum(char > "\uffff" for char in text) or "\0" in text:
         return 0.0
     plain = sum(" " <= char <= "~" or char in "\t\r\n" for char in text) / max(1, len(text))
-    chinese = reads_well(text)
-    return max(plain if plain > 0.9 else 0.0, chinese if chinese >= COMMON_ENOUGH else 0.0)
+    chinese = common_hanzi_ratio(text)
+    return max(plain if plain > 0.9 else 0.0, chinese if chinese >= MIN_HANZI_RATIO else 0.0)
 
 
 def decode(blocks: Iterable[bytes], codec: str) -> Iterator[str]:

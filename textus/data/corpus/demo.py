@@ -29,12 +29,12 @@ def demo_documents() -> Iterator[Document]:
     library = Path(sysconfig.get_paths()["stdlib"])
     for path in sorted(library.rglob("*.py")):
         inside = path.relative_to(library)
-        if NOT_PROSE.isdisjoint(inside.parts) and (text := docstrings(path)):
+        if NOT_PROSE.isdisjoint(inside.parts) and (text := module_docstrings(path)):
             module = ".".join(inside.with_suffix("").parts).removesuffix(".__init__")
             yield Document("", text, f"{module}:docstrings", 0)
 
 
-def docstrings(path: Path) -> str:
+def module_docstrings(path: Path) -> str:
     """The docstrings of a module, its classes and functions, in order, a blank line between them."""
     try:
         with warnings.catch_warnings():
@@ -43,13 +43,15 @@ def docstrings(path: Path) -> str:
     except (SyntaxError, ValueError):
         return ""  # kept broken on purpose, as templates and bad examples are
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    found = [ast.get_docstring(node, clean=False) for node in in_order(tree) if isinstance(node, documented)]
+    found = [
+        ast.get_docstring(node, clean=False) for node in iter_statements(tree) if isinstance(node, documented)
+    ]
     return "".join(f"{cleaned}\n\n" for text in found if text and (cleaned := inspect.cleandoc(text)))
 
 
-def in_order(node: ast.AST) -> Iterator[ast.AST]:
+def iter_statements(node: ast.AST) -> Iterator[ast.AST]:
     """A tree's nodes as they stand in the text; of statements only, since expressions hold no docstring."""
     yield node
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.stmt | ast.excepthandler):
-            yield from in_order(child)
+            yield from iter_statements(child)

@@ -24,10 +24,10 @@ csv.field_size_limit(
 
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 SAMPLE_RECORDS = 200
-CONSISTENT = 0.5
+CONSISTENT_SHARE = 0.5
 """A delimiter is possible where this share of the sampled records has as many columns as the first."""
 
-Text = Callable[[], Iterable[str]]
+TextSource = Callable[[], Iterable[str]]
 """The characters of a file in blocks, from the start at each call."""
 
 
@@ -63,7 +63,7 @@ Record = tuple[int, list[str]]
 # ── lines ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def line_end(text: Iterable[str]) -> str:
+def detect_line_end(text: Iterable[str]) -> str:
     """What ends the lines of a file: "\\n" (with or without a "\\r" before it), or a lone "\\r" as on the old Mac,
     where no "\\n" is outside of quotes.
     """
@@ -85,7 +85,7 @@ LONE_RETURN = re.compile(r"\r(?!\n)")
 BREAK_OR_QUOTE = re.compile(r'"|\r\n|\r|\n')
 
 
-def lines(text: Iterable[str], end: str = "\n") -> Iterator[str]:
+def split_lines(text: Iterable[str], end: str = "\n") -> Iterator[str]:
     """The lines of a text with their ends. Raises UnreadableError for a line beyond the limit of a record."""
     held: list[str] = []
     n_held, number = 0, 1
@@ -97,12 +97,12 @@ def lines(text: Iterable[str], end: str = "\n") -> Iterator[str]:
         held.append(rest)
         n_held += len(rest)
         if n_held > RECORD_CHARS:
-            raise too_long(f"line {number:,}")
+            raise too_long_error(f"line {number:,}")
     if last := "".join(held):
         yield last
 
 
-def too_long(where: str) -> UnreadableError:
+def too_long_error(where: str) -> UnreadableError:
     """The error for a record that cannot be held whole."""
     return UnreadableError(
         "record_too_long",
@@ -111,17 +111,17 @@ def too_long(where: str) -> UnreadableError:
     )
 
 
-def bare(line: str) -> str:
+def strip_line_end(line: str) -> str:
     """A line without its end."""
     return line.removesuffix("\n").removesuffix("\r")
 
 
-def end_of(line: str) -> str:
+def line_end_of(line: str) -> str:
     """The characters that end a line."""
     return line[len(line.rstrip("\r\n")) :]
 
 
-def mixed_ends(ends: Counter[str]) -> str:
+def describe_mixed_ends(ends: Counter[str]) -> str:
     """That records end in different ways, as a line for people; "" where they do not. One of them may be a character
     of a text that was not put in quotes.
     """
@@ -151,12 +151,12 @@ class NumberedLines:
             self.number += 1
             self.n_chars += len(line)
             if self.n_chars > RECORD_CHARS:
-                raise too_long(f"line {self.first:,} (is a quote never closed?)")
+                raise too_long_error(f"line {self.first:,} (is a quote never closed?)")
             self.held.append(line)
             yield self.prepare(line)
 
 
-def separated(
+def parse_records(
     given: Iterable[str],
     dialect: Dialect,
     ends: Counter[str] | None = None,
@@ -170,11 +170,11 @@ def separated(
     ends = Counter() if ends is None else ends
     if dialect.literal:
         for number, line in enumerate(given, 1):
-            ends[end_of(line)] += 1
-            if cells := bare(line):
+            ends[line_end_of(line)] += 1
+            if cells := strip_line_end(line):
                 yield number, cells.split(dialect.delimiter)
         return
-    numbered = NumberedLines(given, doubled_backslashes if dialect.backslash else str)
+    numbered = NumberedLines(given, double_backslashes if dialect.backslash else str)
     rows = csv.reader(
         numbered, delimiter=dialect.delimiter, strict=True, skipinitialspace=dialect.padded,
         escapechar="\\" if dialect.backslash else None,
@@ -193,15 +193,15 @@ def separated(
                     f" {DELIMITERS.get(dialect.delimiter, 'delimiter')} or line end"
                     f" (line {numbered.number:,}: {error})",
                 ) from error
-            yield not_csv(first, error)
+            yield csv_problem(first, error)
             continue
-        ends[end_of(numbered.held[-1])] += 1
-        if swallowing is not None and swallows(numbered.held, len(row), dialect):
+        ends[line_end_of(numbered.held[-1])] += 1
+        if swallowing is not None and spans_rows(numbered.held, len(row), dialect):
             swallowing.append((first, numbered.number))
         record = "".join(numbered.held)
-        if not dialect.backslash and is_escaped_outside(record):
+        if not dialect.backslash and has_escaped_quote_outside(record):
             yield RowProblem(f"line {first:,}", r"has \" outside quotes; put the field in quotes", "quotes")
-        elif dialect.backslash and is_doubled(record, dialect.delimiter):
+        elif dialect.backslash and has_doubled_quote(record, dialect.delimiter):
             yield RowProblem(
                 f"line {first:,}",
                 r"has a doubled quote where others are escaped by a backslash; write \" for it",
@@ -211,45 +211,47 @@ def separated(
             yield first, row
 
 
-SWALLOWED = 3
+MIN_SPANNED_ROWS = 3
 """So many lines inside of a record that have its columns by themselves are likely rows."""
 
 
-def swallows(held: Sequence[str], width: int, dialect: Dialect) -> bool:
+def spans_rows(held: Sequence[str], width: int, dialect: Dialect) -> bool:
     """Whether most lines inside of a record have as many columns as it has: a quote too many may have joined them."""
     inside = held[1:-1]
-    if len(inside) < SWALLOWED or width < 2:
+    if len(inside) < MIN_SPANNED_ROWS or width < 2:
         return False
     n_rows = sum(line.count(dialect.delimiter) == width - 1 for line in inside)
-    return n_rows >= SWALLOWED and n_rows > len(inside) / 2
+    return n_rows >= MIN_SPANNED_ROWS and n_rows > len(inside) / 2
 
 
-def is_escaped_outside(record: str) -> bool:
+def has_escaped_quote_outside(record: str) -> bool:
     """Whether a quote outside of fields in quotes has a backslash before it: it may be an escape or a character."""
     places = [match.start() for match in re.finditer(r'\\"', record)]
     return any(record.count('"', 0, place) % 2 == 0 for place in places)
 
 
-def is_doubled(record: str, delimiter: str) -> bool:
+def has_doubled_quote(record: str, delimiter: str) -> bool:
     """Whether a record has two quotes in a row that are not an empty field, and not escaped."""
     edge = re.escape(delimiter)
     return bool(re.search(rf'(?<=[^{edge}\r\n])""|""(?=[^{edge}\r\n])', re.sub(r"\\.", "__", record)))
 
 
-def not_csv(number: int, error: csv.Error) -> RowProblem:
+def csv_problem(number: int, error: csv.Error) -> RowProblem:
     """The problem of a record that ends in the line in which it begins."""
     where = f"line {number:,}"
     if "new-line" in str(error):
-        return RowProblem(where, "has a carriage return outside quotes; put the field in quotes", RETURNS)
+        return RowProblem(
+            where, "has a carriage return outside quotes; put the field in quotes", CARRIAGE_RETURNS
+        )
     reason = f"has a quote that is not closed or not doubled ({error}); write a quote in a quoted field twice"
     return RowProblem(where, reason, "quotes")
 
 
-RETURNS = "carriage returns"
+CARRIAGE_RETURNS = "carriage returns"
 """The kind of problem that says nothing about a file's dialect."""
 
 
-def doubled_backslashes(line: str) -> str:
+def double_backslashes(line: str) -> str:
     """Backslashes that escape neither a quote nor a backslash, doubled: csv's own reader would leave them out."""
     return LONE_BACKSLASH.sub(lambda match: match[0] if match[1] else r"\\", line)
 
@@ -257,7 +259,7 @@ def doubled_backslashes(line: str) -> str:
 LONE_BACKSLASH = re.compile(r'\\(["\\])?')
 
 
-def rectangular(
+def check_widths(
     records: Iterable[Record | RowProblem], width: int, dialect: Dialect
 ) -> Iterator[Record | RowProblem]:
     """Records of `width` columns; others are problems, blank ones are left out."""
@@ -299,112 +301,116 @@ def parse_delimiter(spelled: str | None) -> str:
 
 
 def detect_dialect(
-    text: Text, usual: str, report: Callable[[str], None], *, given: str = "", header: bool = True
+    text: TextSource, usual: str, report: Callable[[str], None], *, given: str = "", header: bool = True
 ) -> Dialect:
     """The dialect of a file that by its suffix has `usual` between its columns; what it has otherwise is reported.
 
     Raises UnreadableError where quotes can be read in two ways.
     """
-    sample = sample_of(text)
-    delimiter = given or most_consistent(sample, usual, header=header)
+    sample = sample_lines(text)
+    delimiter = given or detect_delimiter(sample, usual, header=header)
     if delimiter != usual:
         shown = DELIMITERS.get(delimiter, repr(delimiter))
         report(f"columns are separated by {shown}, not by {DELIMITERS[usual]}, and read so")
     if delimiter == "\t":
-        return tabbed(text, report)
+        return detect_tsv_dialect(text, report)
     plain = Dialect(delimiter)
     padded = Dialect(delimiter, padded=True)
     if f'{delimiter} "' in "".join(sample) and is_padded(sample, delimiter):
         report(f"a blank follows each {DELIMITERS.get(delimiter, 'delimiter')}: it is not taken for text")
         return padded
     escaped = Dialect(delimiter, backslash=True)
-    if any('\\"' in line for line in sample) and flawed(sample, plain) and not flawed(sample, escaped):
+    if (
+        any('\\"' in line for line in sample)
+        and is_inconsistent(sample, plain)
+        and not is_inconsistent(sample, escaped)
+    ):
         report("quotes are escaped by a backslash, and read so")
         return escaped
     return plain
 
 
-def without_declaration(text: Text, report: Callable[[str], None]) -> tuple[Text, str]:
+def strip_declaration(text: TextSource, report: Callable[[str], None]) -> tuple[TextSource, str]:
     """A text with its first line blank where that is `sep=;`, as Excel has it, and the delimiter it names."""
-    first = next(lines(text(), line_end(text())), "")
-    declared = DECLARATION.fullmatch(bare(first))
+    first = next(split_lines(text(), detect_line_end(text())), "")
+    declared = DECLARATION.fullmatch(strip_line_end(first))
     if not declared:
         return text, ""
-    report(f"line 1 ({bare(first).strip()}) is no row: it names the delimiter")
-    n_chars = len(bare(first))
-    return lambda: without_first(text(), n_chars), declared[1].replace("\\t", "\t")
+    report(f"line 1 ({strip_line_end(first).strip()}) is no row: it names the delimiter")
+    n_chars = len(strip_line_end(first))
+    return lambda: skip_chars(text(), n_chars), declared[1].replace("\\t", "\t")
 
 
 DECLARATION = re.compile(r'\ufeff?"?sep=([^"\w\s]|\t|\\t)"?[,;\t]*', re.IGNORECASE)
 
 
-def without_first(text: Iterable[str], n_chars: int) -> Iterator[str]:
+def skip_chars(text: Iterable[str], n_chars: int) -> Iterator[str]:
     """A text without its first characters."""
     for block in text:
         yield block[n_chars:]
         n_chars = max(0, n_chars - len(block))
 
 
-def sample_of(text: Text) -> list[str]:
+def sample_lines(text: TextSource) -> list[str]:
     """The first lines of a file; of a file longer than a block only whole ones."""
-    end = line_end(text())
+    end = detect_line_end(text())
     blocks = list(islice(text(), 2))
-    first = list(lines(blocks[:1], end))
+    first = list(split_lines(blocks[:1], end))
     return first[:-1] if len(blocks) > 1 and len(first) > 1 else first
 
 
-def widths(sample: Iterable[str], dialect: Dialect) -> list[int]:
+def record_widths(sample: Iterable[str], dialect: Dialect) -> list[int]:
     """The number of columns of each record of a sample, 0 for a problem but of carriage returns; the last may have
     been cut.
     """
     counts = []
     try:
-        for record in islice(separated(sample, dialect), SAMPLE_RECORDS):
+        for record in islice(parse_records(sample, dialect), SAMPLE_RECORDS):
             if not isinstance(record, RowProblem):
                 counts.append(len(record[1]))
-            elif record.kind != RETURNS:
+            elif record.kind != CARRIAGE_RETURNS:
                 counts.append(0)
     except UnreadableError:
         counts.append(0)
     return counts
 
 
-def flawed(sample: Sequence[str], dialect: Dialect) -> bool:
+def is_inconsistent(sample: Sequence[str], dialect: Dialect) -> bool:
     """Whether a sample has records that do not follow a dialect, or differ in their number of columns."""
-    counts = widths(sample, dialect)
+    counts = record_widths(sample, dialect)
     return len(set(counts)) > 1 or 0 in counts
 
 
-def most_consistent(sample: Sequence[str], usual: str, *, header: bool) -> str:
+def detect_delimiter(sample: Sequence[str], usual: str, *, header: bool) -> str:
     """The delimiter by which most records have as many columns as the header (or as most have, without one)."""
     best, best_share = usual, 0.0
     for delimiter in (usual, *(other for other in DELIMITERS if other != usual)):
-        counts = widths(sample, Dialect(delimiter, literal=delimiter == "\t"))
+        counts = record_widths(sample, Dialect(delimiter, literal=delimiter == "\t"))
         if not counts:
             continue
         width = counts[0] if header else Counter(counts).most_common(1)[0][0]
         share = counts.count(width) / len(counts)
-        if width > 1 and share >= CONSISTENT and share > best_share:
+        if width > 1 and share >= CONSISTENT_SHARE and share > best_share:
             best, best_share = delimiter, share
     return best
 
 
 def is_padded(sample: Sequence[str], delimiter: str) -> bool:
     """Whether the first line has delimiters, a blank after each, and the sample is consistent without the blanks."""
-    first = bare(sample[0])
+    first = strip_line_end(sample[0])
     if first.count(delimiter) == 0 or first.count(delimiter) != first.count(f"{delimiter} "):
         return False
-    return not flawed(sample, Dialect(delimiter, padded=True))
+    return not is_inconsistent(sample, Dialect(delimiter, padded=True))
 
 
 BEGINS_WITH_QUOTE = re.compile(r'(?:^|\t)"')
 
 
-def tabbed(text: Text, report: Callable[[str], None]) -> Dialect:
+def detect_tsv_dialect(text: TextSource, report: Callable[[str], None]) -> Dialect:
     """Whether quotes in a tab-separated file are quotes (Excel, pandas) or characters: the whole file decides."""
-    end = line_end(text())
+    end = detect_line_end(text())
     n_quoted = n_escaped = 0
-    for line in lines(text(), end):
+    for line in split_lines(text(), end):
         if '"' in line:
             n_quoted += len(BEGINS_WITH_QUOTE.findall(line))
             n_escaped += line.count('\\"')
@@ -422,14 +428,14 @@ def tabbed(text: Text, report: Callable[[str], None]) -> Dialect:
     return Dialect("\t", literal=True)
 
 
-def is_well_formed(text: Text, end: str, dialect: Dialect) -> bool:
+def is_well_formed(text: TextSource, end: str, dialect: Dialect) -> bool:
     """Whether every field in quotes of a file is well formed, and there are no more ragged rows than without quotes.
 
     Raises UnreadableError where rows without quotes would be as good.
     """
-    n_literal, ragged_literal, _ = surveyed(text, end, Dialect("\t", literal=True))
+    n_literal, ragged_literal, _ = count_records(text, end, Dialect("\t", literal=True))
     try:
-        n_records, ragged, first_long = surveyed(text, end, dialect)
+        n_records, ragged, first_long = count_records(text, end, dialect)
     except UnreadableError:
         return False
     if ragged > ragged_literal:
@@ -443,13 +449,13 @@ def is_well_formed(text: Text, end: str, dialect: Dialect) -> bool:
     return True
 
 
-def surveyed(text: Text, end: str, dialect: Dialect) -> tuple[int, int, int]:
+def count_records(text: TextSource, end: str, dialect: Dialect) -> tuple[int, int, int]:
     """(records, records of another width than the first, the first line after which a record goes on) of a file.
 
     Raises UnreadableError where a field in quotes is not well formed.
     """
     n_records = n_ragged = first_long = width = before = 0
-    for record in separated(lines(text(), end), dialect):
+    for record in parse_records(split_lines(text(), end), dialect):
         if isinstance(record, RowProblem):
             raise UnreadableError("malformed_table", str(record))
         number, row = record

@@ -72,10 +72,10 @@ class CorpusSettings:
             raise UsageError(
                 "out_of_range", f"min_chars={self.min_chars} is negative; give 0 or more characters"
             )
-        checked_encoding(self.encoding)
+        check_encoding(self.encoding)
 
 
-def checked_encoding(name: str) -> str:
+def check_encoding(name: str) -> str:
     """Python's own name of an encoding, "" for "". Raises UsageError for a name that is no text encoding."""
     if not name:
         return ""
@@ -84,7 +84,7 @@ def checked_encoding(name: str) -> str:
         return codecs.lookup(name).name
     except (LookupError, ValueError):
         near = nearest_name(
-            name, {other.replace("_", "-") for other in aliases.values() if other not in NO_TEXT}
+            name, {other.replace("_", "-") for other in aliases.values() if other not in NON_TEXT_CODECS}
         )
     hint = f"; did you mean {near!r}?" if near else ";"
     raise UsageError(
@@ -93,7 +93,7 @@ def checked_encoding(name: str) -> str:
     )
 
 
-NO_TEXT = (
+NON_TEXT_CODECS = (
     "base64_codec",
     "bz2_codec",
     "hex_codec",
@@ -155,5 +155,5 @@ class RawDocument:
     offset: int
     blocks: Iterable[str]
     steps: tuple[str, ...] = ()
-    by_characters: bool = True
+    offset_in_chars: bool = True
     source_text: str | None = None

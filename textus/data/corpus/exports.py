@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
-from textus.data.corpus.dialects import RowProblem, Text, bare, line_end, lines
+from textus.data.corpus.dialects import RowProblem, TextSource, detect_line_end, split_lines, strip_line_end
 from textus.data.corpus.documents import UnreadableError
 
 Row = dict[str, Any]
@@ -27,35 +27,35 @@ class RefusedRow(Exception):
 # ── json files ─────────────────────────────────────────────────────────────────────────────────
 
 
-def entries(value: Any, report: Callable[[str], None]) -> Iterator[tuple[str, Any]]:
+def json_entries(value: Any, report: Callable[[str], None]) -> Iterator[tuple[str, Any]]:
     """(place, row) of each row in a parsed json file: a list of objects, an object with a list or with columns inside,
     SQuAD's articles, or one object. Raises UnreadableError for anything else.
     """
     if isinstance(value, dict):
-        yield from of_object(value, report)
+        yield from object_entries(value, report)
     elif isinstance(value, list):
-        yield from of_list(value)
+        yield from list_entries(value)
     else:
         raise UnreadableError(
             "malformed_json", "it is neither a list of objects nor SQuAD's {'data': [...]} nor JSON lines"
         )
 
 
-def of_list(rows: list[Any]) -> Iterator[tuple[str, Any]]:
+def list_entries(rows: list[Any]) -> Iterator[tuple[str, Any]]:
     """The entries of a list, or the questions of SQuAD's articles."""
     if rows and all(isinstance(row, dict) and "paragraphs" in row for row in rows):
         yield from squad_rows(rows)
         return
     for number, row in enumerate(rows):
-        yield f"entry {number}", of_spacy(row) if is_spacy(row) else row
+        yield f"entry {number}", spacy_row(row) if is_spacy(row) else row
 
 
-def of_object(value: Row, report: Callable[[str], None]) -> Iterator[tuple[str, Any]]:
+def object_entries(value: Row, report: Callable[[str], None]) -> Iterator[tuple[str, Any]]:
     """The rows of an object: in a list inside of it, by columns as pandas writes them, or itself."""
     if isinstance(annotations := value.get("annotations"), list) and any(map(is_spacy, annotations)):
-        yield from of_list([annotation for annotation in annotations if annotation is not None])
+        yield from list_entries([annotation for annotation in annotations if annotation is not None])
         return
-    if is_split(value):
+    if is_pandas_split(value):
         report("the rows are lists beside the names of their columns, as pandas writes them, and read so")
         for number, cells in enumerate(value["data"]):
             yield f"entry {number}", dict(zip(value["columns"], cells, strict=True))
@@ -66,8 +66,8 @@ def of_object(value: Row, report: Callable[[str], None]) -> Iterator[tuple[str, 
     if len(lists) == 1 and not FIELDS & value.keys():
         if lists != ["data"]:
             report(f"the rows are those of {lists[0]!r}")
-        yield from of_list(value[lists[0]])
-    elif is_by_columns(value):
+        yield from list_entries(value[lists[0]])
+    elif is_pandas_columns(value):
         report("the rows are stored by columns, as pandas writes them, and read so")
         for number in next(iter(value.values())):
             yield f"entry {number}", {name: column[number] for name, column in value.items()}
@@ -79,7 +79,7 @@ def is_list_of_objects(value: Any) -> TypeGuard[list[Row]]:
     return isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value)
 
 
-def is_split(value: Row) -> bool:
+def is_pandas_split(value: Row) -> bool:
     """Whether an object has rows as lists: {"columns": ["text", "label"], "data": [["good", 1]]}."""
     columns, rows = value.get("columns"), value.get("data")
     return (
@@ -91,7 +91,7 @@ def is_split(value: Row) -> bool:
     )
 
 
-def is_by_columns(value: Row) -> bool:
+def is_pandas_columns(value: Row) -> bool:
     """Whether an object has columns of numbered cells: {"text": {"0": …}, "label": {"0": …}}."""
     columns = list(value.values())
     return (
@@ -126,28 +126,26 @@ def squad_rows(articles: list[Any]) -> Iterator[tuple[str, Row]]:
 # ── tools ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def usual_rows(row: Row, noted: Callable[[str], None]) -> list[Row]:
+def standard_rows(row: Row, noted: Callable[[str], None]) -> list[Row]:
     """A row of an annotation tool's export in the fields that tasks read, several where its annotators differ; any
     other row as it is. What is changed or passed over is `noted`, the same sentence for all rows.
 
     Raises RefusedRow for one that its annotators did not accept, or that has no text or no label where it needs one.
     """
     if isinstance(row.get("annotations"), list) and isinstance(row.get("data"), dict):
-        return label_studio(row, noted)
+        return label_studio_rows(row, noted)
     if is_list_of_objects(row.get("tokens")):  # Prodigy's own tokens: its spans are in characters
-        return [prodigy(row, noted)]
+        return [prodigy_row(row, noted)]
     if {"answer", "answer_start", "context"} <= row.keys() and "answers" not in row:
-        return [answered(row)]
+        return [squad_row(row)]
     if isinstance(answers := row.get("answers"), dict) and isinstance(answers.get("answer_start"), list):
-        return [
-            row | {"answers": answers | {"answer_start": list(map(whole_number, answers["answer_start"]))}}
-        ]
+        return [row | {"answers": answers | {"answer_start": list(map(to_int, answers["answer_start"]))}}]
     for name in ("label", "labels", "entities", "spans"):
         if is_list_of_objects(spans := row.get(name)):
             if all(map(is_span, spans)):
-                return [with_entities(row, name, spans, noted)]
-            if units := units_of(spans, row.get("text"), noted):
-                return [row | {name: [span | units.moved(span) for span in spans]}]
+                return [entity_row(row, name, spans, noted)]
+            if units := detect_utf16(spans, row.get("text"), noted):
+                return [row | {name: [span | units.to_chars(span) for span in spans]}]
     return [row]
 
 
@@ -160,7 +158,7 @@ def is_span(value: Row) -> bool:
 
 
 @dataclass(frozen=True)
-class Units:
+class Utf16Text:
     """A text whose places count units of UTF-16, as JavaScript does: a character beyond U+FFFF is two."""
 
     text: str
@@ -171,47 +169,46 @@ class Units:
             "utf-16-le", "replace"
         )
 
-    def moved(self, span: Row) -> Row:
+    def to_chars(self, span: Row) -> Row:
         """The start and end of a span in characters."""
         return {name: len(self.slice(0, span[name])) for name in ("start", "end")}
 
 
-def units_of(spans: list[Row], text: Any, noted: Callable[[str], None]) -> Units | None:
+def detect_utf16(spans: list[Row], text: Any, noted: Callable[[str], None]) -> Utf16Text | None:
     """The units in which the places of spans count, where their own `text` is at these and not at the characters."""
-    claims = [span for span in spans if isinstance(text, str) and is_claim(span)]
-    if not claims or all(alike(text[span["start"] : span["end"]], span["text"]) for span in claims):
+    claims = [span for span in spans if isinstance(text, str) and has_own_text(span)]
+    if not claims or all(is_same_text(text[span["start"] : span["end"]], span["text"]) for span in claims):
         return None
-    units = Units(text)
-    if all(is_placed(span) for span in spans) and all(
-        alike(units.slice(span["start"], span["end"]), span["text"]) for span in claims
+    units = Utf16Text(text)
+    if all(has_offsets(span) for span in spans) and all(
+        is_same_text(units.slice(span["start"], span["end"]), span["text"]) for span in claims
     ):
         noted("have places that count units of UTF-16, as their spans' own text shows; read as characters")
         return units
     return None
 
 
-def is_placed(span: Row) -> bool:
+def has_offsets(span: Row) -> bool:
     return all(type(span.get(name)) is int and span[name] >= 0 for name in ("start", "end"))
 
 
-def is_claim(span: Row) -> bool:
+def has_own_text(span: Row) -> bool:
     """Whether a span has its own text beside its places."""
-    return is_placed(span) and isinstance(span.get("text"), str)
+    return has_offsets(span) and isinstance(span.get("text"), str)
 
 
-def alike(one: str, other: str) -> bool:
+def is_same_text(one: str, other: str) -> bool:
     """Whether two texts differ in blanks and line ends at most, which Label Studio may write as a backslash and n."""
     return one == other or "".join(one.split()) == "".join(other.replace("\\n", " ").split())
 
 
-def spans_of(values: list[Row], text: Any, noted: Callable[[str], None]) -> list[Row]:
+def parse_spans(values: list[Row], text: Any, noted: Callable[[str], None]) -> list[Row]:
     """Entities with start, end and label. Raises RefusedRow for one without a label, or that is not at its place."""
     spans = [
-        value
-        | {name: whole_number(value.get(name, value.get(f"{name}_offset"))) for name in ("start", "end")}
+        value | {name: to_int(value.get(name, value.get(f"{name}_offset"))) for name in ("start", "end")}
         for value in values
     ]
-    units = units_of(spans, text, noted)
+    units = detect_utf16(spans, text, noted)
     annotated = []
     for span in spans:
         labels = span["labels"] if "labels" in span else [span.get("label")]
@@ -221,10 +218,10 @@ def spans_of(values: list[Row], text: Any, noted: Callable[[str], None]) -> list
             raise RefusedRow(f"has an entity without a label, {place}; give it one or leave it out")
         if len(labels) > 1:
             noted("have entities with several labels; the first of them is read, the others are not")
-        places = units.moved(span) if units else {name: span[name] for name in ("start", "end")}
-        if not units and isinstance(text, str) and is_claim(span):
+        places = units.to_chars(span) if units else {name: span[name] for name in ("start", "end")}
+        if not units and isinstance(text, str) and has_own_text(span):
             held = text[span["start"] : span["end"]]
-            if not alike(held, span["text"]):
+            if not is_same_text(held, span["text"]):
                 raise RefusedRow(
                     f"has an entity {span['text']!r} {place}, where its text has {held!r}; correct the places"
                 )
@@ -232,7 +229,7 @@ def spans_of(values: list[Row], text: Any, noted: Callable[[str], None]) -> list
     return annotated
 
 
-def whole_number(value: Any) -> Any:
+def to_int(value: Any) -> Any:
     """A place that was stored as 22.0, "22" or "22.0" (a column with gaps) as 22; anything else as it is."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
@@ -247,16 +244,16 @@ WHOLE = re.compile(r"-?[0-9]{1,18}(?:\.0+)?")
 # ── annotation tools ───────────────────────────────────────────────────────────────────────────
 
 
-def with_entities(row: Row, name: str, spans: list[Row], noted: Callable[[str], None]) -> Row:
+def entity_row(row: Row, name: str, spans: list[Row], noted: Callable[[str], None]) -> Row:
     """A row of Label Studio's JSON-MIN or of doccano: entities, and relations by their places in that list."""
     places = {span["id"]: place for place, span in enumerate(spans) if "id" in span}
     rest = {key: value for key, value in row.items() if key not in (name, "Comments")}
     if is_list_of_objects(relations := row.get("relations")) and "from_id" in relations[0]:
-        rest["relations"] = [relation_of(relation, relation.get("type"), places) for relation in relations]
-    return rest | {"entities": spans_of(spans, row.get("text"), noted)}
+        rest["relations"] = [parse_relation(relation, relation.get("type"), places) for relation in relations]
+    return rest | {"entities": parse_spans(spans, row.get("text"), noted)}
 
 
-def relation_of(value: Row, name: Any, places: dict[Any, int]) -> Row:
+def parse_relation(value: Row, name: Any, places: dict[Any, int]) -> Row:
     """A relation between two entities that are named by their ids."""
     try:
         return {"head": places[value["from_id"]], "tail": places[value["to_id"]], "relation": name}
@@ -264,7 +261,7 @@ def relation_of(value: Row, name: Any, places: dict[Any, int]) -> Row:
         raise RefusedRow(f"has a relation with an entity {error} that it has not") from error
 
 
-def label_studio(row: Row, noted: Callable[[str], None]) -> list[Row]:
+def label_studio_rows(row: Row, noted: Callable[[str], None]) -> list[Row]:
     """A task of Label Studio's JSON: a row for each of its annotations that differs from those before it. One that was
     cancelled is none, nor is one without choices where others have some.
     """
@@ -279,7 +276,7 @@ def label_studio(row: Row, noted: Callable[[str], None]) -> list[Row]:
     accepted = [entry.get("result") or [] for entry in row["annotations"] if not entry.get("was_cancelled")]
     rows: list[Row] = []
     for results in accepted or [[]]:
-        annotated = base | annotation(results, base["text"], noted)
+        annotated = base | annotation_fields(results, base["text"], noted)
         if annotated not in rows:
             rows.append(annotated)
     chosen = [annotated for annotated in rows if "label" in annotated] or rows
@@ -288,7 +285,7 @@ def label_studio(row: Row, noted: Callable[[str], None]) -> list[Row]:
     return chosen
 
 
-def annotation(results: list[Row], text: Any, noted: Callable[[str], None]) -> Row:
+def annotation_fields(results: list[Row], text: Any, noted: Callable[[str], None]) -> Row:
     """The choices of one annotation of Label Studio, or its entities; and its relations."""
     spans = {result.get("id"): result["value"] for result in results if "labels" in result.get("value", {})}
     places = {key: place for place, key in enumerate(spans)}
@@ -296,26 +293,26 @@ def annotation(results: list[Row], text: Any, noted: Callable[[str], None]) -> R
     if choices := [choice for result in results for choice in result.get("value", {}).get("choices", [])]:
         values["label"] = choices[0] if len(choices) == 1 else choices
     else:
-        values["entities"] = spans_of(list(spans.values()), text, noted)
+        values["entities"] = parse_spans(list(spans.values()), text, noted)
     if relations := [result for result in results if result.get("type") == "relation"]:
         values["relations"] = [
-            relation_of(relation, (relation.get("labels") or ["related"])[0], places)
+            parse_relation(relation, (relation.get("labels") or ["related"])[0], places)
             for relation in relations
         ]
     return values
 
 
-def prodigy(row: Row, noted: Callable[[str], None]) -> Row:
+def prodigy_row(row: Row, noted: Callable[[str], None]) -> Row:
     """A row of Prodigy: its text and spans, without its tokens."""
     if row.get("answer", "accept") != "accept":
         return {name: value for name, value in row.items() if name not in ("tokens", "spans")}  # as it says
     rest = {name: value for name, value in row.items() if name not in ("tokens", "spans", "answer")}
-    return rest | {"entities": spans_of(row.get("spans") or [], row.get("text"), noted)}
+    return rest | {"entities": parse_spans(row.get("spans") or [], row.get("text"), noted)}
 
 
-def answered(row: Row) -> Row:
+def squad_row(row: Row) -> Row:
     """A row with one `answer` and its `answer_start`, in SQuAD's form."""
-    start = whole_number(row["answer_start"])
+    start = to_int(row["answer_start"])
     rest = {name: value for name, value in row.items() if name not in ("answer", "answer_start")}
     texts = [] if row["answer"] in (None, "") else [row["answer"]]
     return rest | {"answers": {"text": texts, "answer_start": [start] * len(texts)}}
@@ -331,7 +328,7 @@ def is_spacy(value: Any) -> bool:
     )
 
 
-def of_spacy(value: list[Any]) -> Row:
+def spacy_row(value: list[Any]) -> Row:
     """An entry of spaCy's training data as a row: its entities, or the category that is 1."""
     text, marks = value
     row: Row = {"text": text}
@@ -348,28 +345,28 @@ def of_spacy(value: list[Any]) -> Row:
 FASTTEXT = "__label__"
 
 
-def is_fasttext(text: Text) -> bool:
+def is_fasttext(text: TextSource) -> bool:
     """Whether the first line with content begins or ends with a label as fastText has it."""
-    first = next((line for line in lines(text(), line_end(text())) if line.strip()), "")
+    first = next((line for line in split_lines(text(), detect_line_end(text())) if line.strip()), "")
     words = BLANKS.split(first.strip(EDGES))
     return words[0].startswith(FASTTEXT) or words[-1].startswith(FASTTEXT)
 
 
-def fasttext_rows(text: Text, report: Callable[[str], None]) -> Iterator[tuple[str, Row] | RowProblem]:
+def fasttext_rows(text: TextSource, report: Callable[[str], None]) -> Iterator[tuple[str, Row] | RowProblem]:
     """text and label of each line of fastText's form: `__label__a __label__b words`; several labels are a list.
 
     As in fastText a label may be anywhere in the line and ends at a blank or tab.
     """
     joined: list[tuple[int, str]] = []
-    for number, line in enumerate(lines(text(), line_end(text())), 1):
-        words = bare(line).strip(EDGES)
-        labels = MARKED.findall(words)
+    for number, line in enumerate(split_lines(text(), detect_line_end(text())), 1):
+        words = strip_line_end(line).strip(EDGES)
+        labels = LABEL.findall(words)
         if "" in labels:
             yield RowProblem(f"line {number:,}", f"has {FASTTEXT} without a name after it", "no label")
         elif labels:
-            joined += [(number, label) for label in labels if MARKS.search(label)]
+            joined += [(number, label) for label in labels if LABEL_SEPARATORS.search(label)]
             row = {
-                "text": MARKED.sub("", words).strip(EDGES),
+                "text": LABEL.sub("", words).strip(EDGES),
                 "label": labels if len(labels) > 1 else labels[0],
             }
             yield f"line {number:,}", row
@@ -387,5 +384,5 @@ def fasttext_rows(text: Text, report: Callable[[str], None]) -> Iterator[tuple[s
 
 EDGES = "\ufeff \t\v\f\0\r\n"
 BLANKS = re.compile(r"[ \t\v\f\0]+")
-MARKED = re.compile(rf"(?<![^ \t\v\f\0]){FASTTEXT}([^ \t\v\f\0]*)[ \t\v\f\0]*")
-MARKS = re.compile("[,;|，；、\u3000\xa0]")
+LABEL = re.compile(rf"(?<![^ \t\v\f\0]){FASTTEXT}([^ \t\v\f\0]*)[ \t\v\f\0]*")
+LABEL_SEPARATORS = re.compile("[,;|，；、\u3000\xa0]")

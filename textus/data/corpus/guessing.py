@@ -13,7 +13,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from textus.core.names import import_optional
-from textus.data.corpus.languages import LanguageScore, reading
+from textus.data.corpus.languages import LanguageScore, score_text
 
 USUAL = (
     "cp1252 gb18030 cp1250 iso8859-2 cp1251 koi8-r big5hkscs cp950 cp932 euc_jp cp949 cp1253 iso8859-7 cp1254 cp1257 "
@@ -24,28 +24,28 @@ RARE = (
     "cp866 cp869 mac_roman mac_latin2 mac_cyrillic mac_greek mac_turkish johab euc_jis_2004 cp1258"
 )
 SAFE = "cp1252 gb18030 cp1250 big5hkscs cp950 cp932 euc_jp cp949 cp1257 iso8859-2"
-FEW = 6
+FEW_BYTES = 6
 """Fewer bytes than this read as anything in some Cyrillic or DOS encoding: only these are considered."""
 
-RARER = 3.0
+RARE_PENALTY = 3.0
 """So many nats better must a codec of the second list read."""
 
-PROPOSED = 1.0
+PROPOSAL_BONUS = 1.0
 """So many nats charset-normalizer's best proposal counts for."""
 
-CLOSE = 2.0
+RIVAL_MARGIN = 2.0
 """Readings nearer than this are equally good."""
 
-EXPLAINED = 0.6
+MIN_EXPLAINED = 0.6
 """The least share of characters beyond ASCII that the best reading must account for; foreign letters count half."""
 
-LONG = 8192
+MAX_PIECE_BYTES = 8192
 """Longer pieces are passed over where there are others: cut, they would end in half a character."""
 
-LEAST, LEAST_IDEOGRAPHS = -6.0, -9.6
+MIN_MEAN, MIN_MEAN_IDEOGRAPHS = -6.0, -9.6
 """The least mean log-likelihood. Latin and Cyrillic have -2 to -4 (by chance -7), Chinese -7 to -9 (-10 to -12)."""
 
-HIGH = re.compile(rb"[\x80-\xff]")
+NON_ASCII = re.compile(rb"[\x80-\xff]")
 PIECE = re.compile(rb"[^\n]{0,60}[^\n ,.;<>\t]*[\n ,.;<>\t]?")
 """A line, or a stretch of a long one that ends where no encoding has half a character."""
 
@@ -60,28 +60,28 @@ class Guess:
 
 def guess(data: bytes) -> Guess | None:
     """The encoding of bytes some of which are beyond ASCII; None where none of them reads as any language."""
-    if not HIGH.search(data):
+    if not NON_ASCII.search(data):
         return None
-    proposed = proposals(data)
+    proposed = charset_normalizer_guesses(data)
     candidates = list(dict.fromkeys([*USUAL.split(), *RARE.split(), *proposed]))
-    if len(HIGH.findall(data)) < FEW:
+    if len(NON_ASCII.findall(data)) < FEW_BYTES:
         proposed, candidates = [], SAFE.split()
         if b"\xff" in data:
             return None  # the sign of damage, and of no word
-    few = telling(data, 120)
+    few = sample_non_ascii(data, 120)
     ranked = rank(few, candidates, proposed)
-    many = telling(data, 1500)
+    many = sample_non_ascii(data, 1500)
     if many != few:
         ranked = rank(many, [codec for _, codec in ranked[:6]], proposed)
     best, codec = ranked[0]
-    least = LEAST_IDEOGRAPHS if best.language in ("zh", "ja", "ko") else LEAST
-    if best.explained < EXPLAINED or best.mean < least:
+    least = MIN_MEAN_IDEOGRAPHS if best.language in ("zh", "ja", "ko") else MIN_MEAN
+    if best.explained < MIN_EXPLAINED or best.mean < least:
         return None
-    rivals = [other for read, other in ranked[1:] if best.score - read.score < CLOSE]
+    rivals = [other for read, other in ranked[1:] if best.score - read.score < RIVAL_MARGIN]
     return Guess(codec, tuple(rivals[:2]))
 
 
-def proposals(data: bytes) -> list[str]:
+def charset_normalizer_guesses(data: bytes) -> list[str]:
     """What charset-normalizer takes the bytes for, the best first."""
     matches = import_optional("charset_normalizer", "text").from_bytes(
         data[:65536], preemptive_behaviour=False
@@ -89,15 +89,15 @@ def proposals(data: bytes) -> list[str]:
     return [match.encoding.replace("iso8859_", "iso8859-").replace("koi8_", "koi8-") for match in matches]
 
 
-def telling(data: bytes, n_high: int) -> bytes:
+def sample_non_ascii(data: bytes, n_high: int) -> bytes:
     """Lines with bytes beyond ASCII: enough to hold `n_high` of them, and every value that occurs."""
     pieces = [piece for piece in PIECE.findall(data) if not piece.isascii()]
-    pieces = [piece for piece in pieces if len(piece) < LONG] or [pieces[0][:LONG]]
-    step = len(HIGH.findall(data)) // n_high + 1
+    pieces = [piece for piece in pieces if len(piece) < MAX_PIECE_BYTES] or [pieces[0][:MAX_PIECE_BYTES]]
+    step = len(NON_ASCII.findall(data)) // n_high + 1
     seen: Counter[bytes] = Counter()
     chosen = []
     for number, piece in enumerate(pieces):
-        high = HIGH.findall(piece)
+        high = NON_ASCII.findall(piece)
         if number % step == 0 or any(not seen[byte] for byte in high):
             seen.update(high)
             chosen.append(piece)
@@ -111,8 +111,8 @@ def rank(data: bytes, candidates: list[str], proposed: list[str]) -> list[tuple[
         texts.setdefault(data.decode(codec, "replace"), codec)
     readings = []
     for text, codec in texts.items():
-        read = reading(text)
-        bonus = PROPOSED * (codec in proposed[:1]) - RARER * rareness(codec)
+        read = score_text(text)
+        bonus = PROPOSAL_BONUS * (codec in proposed[:1]) - RARE_PENALTY * rareness(codec)
         readings.append((read._replace(score=read.score + bonus), codec))
     return sorted(readings, key=lambda pair: -pair[0].score)
 

@@ -146,7 +146,7 @@ def script_of(char: str) -> str:
     return unicodedata.name(char, "").split(" ")[0] if char.isalpha() or unicodedata.combining(char) else ""
 
 
-def parsed(lines: list[str]) -> dict[str, Language]:
+def parse_table(lines: list[str]) -> dict[str, Language]:
     """The table: two lines a language. A letter of rank n has a share of 1 / (n + 2), a capital a tenth of that."""
     languages = {}
     for head, words in zip(lines[::2], lines[1::2], strict=True):
@@ -162,7 +162,7 @@ def parsed(lines: list[str]) -> dict[str, Language]:
     return languages
 
 
-LANGUAGES = parsed(TABLE.strip().split("\n"))
+LANGUAGES = parse_table(TABLE.strip().split("\n"))
 
 PLAIN_CHAR = log(1 / 20)
 FOREIGN = log(0.001)
@@ -172,7 +172,7 @@ UNKNOWN = log(1e-5)
 """Controls, unassigned characters, signs no text has."""
 BROKEN = -40.0
 SIGN = log(0.01)
-EXPECTED = log(8e-5)
+MIN_EXPECTED = log(8e-5)
 """What is likelier than this is what the language has."""
 IDEOGRAPHS = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL")
 QUOTES = frozenset("‘’‚“”„…–—«»•·\xa0‹›′″‧")
@@ -180,7 +180,7 @@ JOINING = frozenset("’‘–—·•\xa0")
 SIGNS = frozenset("µ°²³¹½¼¾±×÷§©®€£¥¢™ªº¶¡¿†‡‰№")
 BEFORE_LETTERS = frozenset("µ°©€£¥§¡¿½¼¾×±№")
 WORD = re.compile(r"[^\W\d_]+")
-PLACE = re.compile(r"(?s)(?=(.[^\x00-\x7f].))")
+IN_CONTEXT = re.compile(r"(?s)(?=(.[^\x00-\x7f].))")
 REPEATED = re.compile(r"([^\x00-\x7f])\1{2,}")
 
 
@@ -197,12 +197,12 @@ class LanguageScore(NamedTuple):
     mean: float
 
 
-def reading(text: str) -> LanguageScore:
+def score_text(text: str) -> LanguageScore:
     """The best reading of a text with at least one character beyond ASCII."""
     text = " " + REPEATED.sub(r"\1", text) + " "
     places: Counter[tuple[str, float]] = Counter()
-    for stretch, count in Counter(PLACE.findall(text)).items():
-        places[place(stretch)] += count
+    for stretch, count in Counter(IN_CONTEXT.findall(text)).items():
+        places[context_penalty(stretch)] += count
     words = Counter(WORD.findall(text.lower()))
     n_beyond = sum(places.values())
     scripts: Counter[str] = Counter()
@@ -211,26 +211,28 @@ def reading(text: str) -> LanguageScore:
     scripts["HIRAGANA"] += scripts["KATAKANA"]
     most = max([count for script, count in scripts.items() if script], default=0)
     best = max(
-        (scored(code, places, words), code)
+        (score_language(code, places, words), code)
         for code, language in LANGUAGES.items()
         if code == "en" or (scripts[language.script] and scripts[language.script] >= 0.1 * most)
     )
     score, code = best
     good = sum(
-        count for (char, malus), count in places.items() if malus > -2.5 and likelihood(code, char) > EXPECTED
+        count
+        for (char, malus), count in places.items()
+        if malus > -2.5 and char_log_prob(code, char) > MIN_EXPECTED
     )
     return LanguageScore(score + PLAIN_CHAR * (len(text) - n_beyond), code, good / n_beyond, score / n_beyond)
 
 
-def scored(code: str, places: Counter[tuple[str, float]], words: Counter[str]) -> float:
+def score_language(code: str, places: Counter[tuple[str, float]], words: Counter[str]) -> float:
     """The log-likelihood of the characters beyond ASCII in a language, and its words for as much as they prove."""
-    score = sum(count * (likelihood(code, char) + malus) for (char, malus), count in places.items())
+    score = sum(count * (char_log_prob(code, char) + malus) for (char, malus), count in places.items())
     common = [word for word in LANGUAGES[code].words if word in words]
     return score + sum(words[word] * (1.5 if len(word) > 1 else 0.7) for word in common)
 
 
 @functools.lru_cache(1 << 16)
-def place(stretch: str) -> tuple[str, float]:
+def context_penalty(stretch: str) -> tuple[str, float]:
     """A character beyond ASCII between its neighbours, and how unlikely they make it: in nats, 0 for not at all."""
     before, char, after = tuple(stretch)
     if char in QUOTES:
@@ -250,7 +252,7 @@ def place(stretch: str) -> tuple[str, float]:
 
 
 @functools.cache
-def likelihood(code: str, char: str) -> float:
+def char_log_prob(code: str, char: str) -> float:
     """The log-probability of one character beyond ASCII in a language."""
     language = LANGUAGES[code]
     if (known := language.letters.get(char)) is not None:
@@ -262,14 +264,14 @@ def likelihood(code: str, char: str) -> float:
     script = script_of(char)
     if script in IDEOGRAPHS:
         own = language.script == script or (code == "ja" and script in ("CJK", "KATAKANA"))
-        return ideograph(char, code) + (0 if own else FOREIGN)
+        return ideograph_log_prob(char, code) + (0 if own else FOREIGN)
     if not script:
         return SIGN if "\u3000" <= char <= "\u303f" or "\uff00" <= char <= "\uff5e" else UNKNOWN
     return FOREIGN if script == language.script else OTHER_SCRIPT
 
 
 @functools.cache
-def ideograph(char: str, code: str) -> float:
+def ideograph_log_prob(char: str, code: str) -> float:
     """A Chinese character, a kana or a syllable of Hangul by how common the standards of a language make it."""
     if char in COMMON_CHINESE and code != "ko":
         return log(1.2e-3)

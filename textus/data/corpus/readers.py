@@ -18,15 +18,15 @@ from textus.core.names import import_optional
 from textus.data.corpus.decoding import open_text
 from textus.data.corpus.dialects import RowProblem
 from textus.data.corpus.documents import RECORD_CHARS, RawDocument, SkippedItem, UnreadableError
-from textus.data.corpus.repair import whole
+from textus.data.corpus.repair import replace_surrogates
 from textus.data.corpus.sources import Source
 from textus.data.corpus.tables import (
     TABLES,
     MissingColumnError,
     PlacedRow,
     ReadConfig,
-    first_line,
-    missing_column,
+    error_line,
+    missing_column_error,
     read_rows,
     silent,
 )
@@ -34,7 +34,7 @@ from textus.data.corpus.tables import (
 Read = Iterator[RawDocument | SkippedItem]
 
 
-def read(source: Source, reading: ReadConfig) -> Read:
+def read_source(source: Source, reading: ReadConfig) -> Read:
     """The documents of one source, and the records of it that hold no text.
 
     Raises UnreadableError for a file to be left out, and MissingColumnError for a table without the columns.
@@ -55,27 +55,29 @@ def read(source: Source, reading: ReadConfig) -> Read:
 
 def read_page(source: Source, text: Iterable[str], steps: tuple[str, ...]) -> RawDocument:
     """The main text of a page by trafilatura; all of its text where that finds none."""
-    page, n_replaced = whole(joined(text, source.name))  # the parsers stop at a lone surrogate, and at NUL
-    page = UNPARSED.sub("", DECLARATION.sub("", page, count=1))
+    page, n_replaced = replace_surrogates(
+        read_whole_page(text, source.name)
+    )  # the parsers stop at a lone surrogate, and at NUL
+    page = UNPARSABLE.sub("", DECLARATION.sub("", page, count=1))
     steps = (*steps, *([f"replaced:{n_replaced}"] if n_replaced else []))
     trafilatura = import_optional("trafilatura", "text")
     try:
         extracted = trafilatura.extract(page, include_comments=False)
         if extracted:
-            extracted = with_whole_words(extracted, strip_tags(page))
+            extracted = restore_blocks(extracted, strip_tags(page))
             return RawDocument(source.name, 0, [extracted], (*steps, "html:main text"))
         return RawDocument(source.name, 0, [strip_tags(page)], (*steps, "html:tags stripped"))
     except (ValueError, AssertionError, AttributeError, TypeError, LookupError, RecursionError) as error:
         raise UnreadableError(
-            "unreadable_file", f"not a page that can be parsed ({type(error).__name__}: {first_line(error)})"
+            "unreadable_file", f"not a page that can be parsed ({type(error).__name__}: {error_line(error)})"
         ) from error
 
 
-UNPARSED = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f\ufffe\uffff]")
+UNPARSABLE = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f\ufffe\uffff]")
 DECLARATION = re.compile(r"^\s*<\?xml[^>]*\?>")
 
 
-def joined(text: Iterable[str], name: str) -> str:
+def read_whole_page(text: Iterable[str], name: str) -> str:
     """A whole page. Raises UnreadableError beyond the limit."""
     pieces, n_chars = [], 0
     for piece in text:
@@ -174,36 +176,36 @@ def strip_tags(page: str) -> str:
     return "\n".join(line for line in lines if line)
 
 
-def with_whole_words(extracted: str, shown: str) -> str:
+def restore_blocks(extracted: str, shown: str) -> str:
     """A main text as its page shows it: lines that are one block of it are one line, with the blanks of the block.
 
     trafilatura ends a line at tags within words on short pages (`un<b>break</b>able`, H<sub>2</sub>O).
     """
-    blocks = {"".join(words_of(block)): block for block in shown.split("\n")}
+    blocks = {"".join(visible_words(block)): block for block in shown.split("\n")}
     compact = sorted(blocks)
     lines, whole_lines, at = extracted.split("\n"), [], 0
     while at < len(lines):
         end = end_of_block(lines, at, compact)
-        block = blocks.get("".join(words_of("".join(lines[at:end]))), "")
-        torn = bool(block) and (end > at + 1 or words_of(lines[at]) != words_of(block))
+        block = blocks.get("".join(visible_words("".join(lines[at:end]))), "")
+        torn = bool(block) and (end > at + 1 or visible_words(lines[at]) != visible_words(block))
         whole_lines.append(block if torn else lines[at])
         at = end if torn else at + 1
     return "\n".join(whole_lines)
 
 
-def words_of(line: str) -> list[str]:
+def visible_words(line: str) -> list[str]:
     """What is between the blanks of a line, without characters that are never shown, such as a soft hyphen."""
-    return UNSHOWN.sub("", line).split()
+    return INVISIBLE.sub("", line).split()
 
 
-UNSHOWN = re.compile("[\xad\u200b-\u200f\u2060\ufeff]")
+INVISIBLE = re.compile("[\xad\u200b-\u200f\u2060\ufeff]")
 
 
 def end_of_block(lines: list[str], at: int, compact: list[str]) -> int:
     """The line after those from `at` on that together are a block; `compact` has all blocks without blanks, sorted."""
     held = ""
     for end in range(at, len(lines)):
-        held += "".join(words_of(lines[end]))
+        held += "".join(visible_words(lines[end]))
         place = bisect_left(compact, held)
         if place == len(compact) or not compact[place].startswith(held):
             break
@@ -228,13 +230,13 @@ def read_table(source: Source, reading: ReadConfig) -> Read:
     if source.kind == "text":
         reading.reporter(source.name)("read as a table, since --columns gives positions")
     if source.kind in ("json", "jsonl"):
-        wanted = fields_of_any(source, reading, wanted)
+        wanted = detect_fields_by_row(source, reading, wanted)
     for number, row in enumerate(read_rows(source, reading, only=(*PAIR, "text"))):
         if isinstance(row, RowProblem):
             yield SkippedItem(source.name, row.kind, str(row), number)
             continue
-        wanted = wanted or fields_of(list(row.row))
-        yield cell(source, number, wanted, row, steps)
+        wanted = wanted or detect_fields(list(row.row))
+        yield record_to_document(source, number, wanted, row, steps)
 
 
 def named_fields(reading: ReadConfig) -> tuple[str, ...]:
@@ -256,7 +258,7 @@ def named_fields(reading: ReadConfig) -> tuple[str, ...]:
     return ("text",) if "text" in named else PAIR if named else ()
 
 
-def fields_of(present: list[str]) -> tuple[str, ...]:
+def detect_fields(present: list[str]) -> tuple[str, ...]:
     """The text if there is one, or both fields of a pair. Raises MissingColumnError for neither."""
     if "text" in present:
         return ("text",)
@@ -265,11 +267,11 @@ def fields_of(present: list[str]) -> tuple[str, ...]:
     pairs = "source=en,target=de" if "translation" in present else "source=COLUMN,target=COLUMN"
     raise MissingColumnError(
         "column_not_found",
-        f"{missing_column('text', present)}; name the text's with --columns text=COLUMN (of pairs {pairs})",
+        f"{missing_column_error('text', present)}; name the text's with --columns text=COLUMN (of pairs {pairs})",
     )
 
 
-def fields_of_any(source: Source, reading: ReadConfig, named: tuple[str, ...]) -> tuple[str, ...]:
+def detect_fields_by_row(source: Source, reading: ReadConfig, named: tuple[str, ...]) -> tuple[str, ...]:
     """The fields of a file in which each row has its own: the text if any row has it, or both of a pair.
 
     Raises MissingColumnError where no row has them.
@@ -282,10 +284,10 @@ def fields_of_any(source: Source, reading: ReadConfig, named: tuple[str, ...]) -
             if named or "text" in row.row:
                 return named or ("text",)
             pairs = pairs or all(name in row.row for name in PAIR)
-    return PAIR if pairs or not first else fields_of(first)
+    return PAIR if pairs or not first else detect_fields(first)
 
 
-def cell(
+def record_to_document(
     source: Source, record: int, wanted: tuple[str, ...], placed: PlacedRow, steps: tuple[str, ...]
 ) -> RawDocument | SkippedItem:
     """A record's text, or its source and target, as a document, or why it is none."""
@@ -302,5 +304,5 @@ def cell(
             )
     given = values[0] if len(values) > 1 else None
     return RawDocument(
-        source.name, record, [cast(str, values[-1])], steps, by_characters=False, source_text=given
+        source.name, record, [cast(str, values[-1])], steps, offset_in_chars=False, source_text=given
     )

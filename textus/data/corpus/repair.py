@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from textus.core.names import import_optional
 from textus.data.corpus.documents import PART_CHARS
 
-LONE = re.compile("[\ud800-\udfff]+")
+LONE_SURROGATES = re.compile("[\ud800-\udfff]+")
 CONTROL = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f\u206a-\u206f\ufeff\ufff9-\ufffc]")
 MOJIBAKE_RANGE = "\x80-\u052f\u2010-\u25ff\uf8ff\ufb01\ufb02\ufffd"
 SUSPICIOUS = re.compile(f"{CONTROL.pattern}|[{MOJIBAKE_RANGE}]{{2}}|[ŒœÃÂØÙàВГРСΒΓΞΟ]")
@@ -29,7 +29,7 @@ FTFY = {
 }
 
 
-def parts(blocks: Iterable[str], limit: int = PART_CHARS) -> Iterator[str]:
+def split_parts(blocks: Iterable[str], limit: int = PART_CHARS) -> Iterator[str]:
     """Blocks of a document as parts of at most `limit` characters, cut at line ends where there are any."""
     held: list[str] = []
     n_held = 0
@@ -40,7 +40,7 @@ def parts(blocks: Iterable[str], limit: int = PART_CHARS) -> Iterator[str]:
             text = "".join(held)
             start = 0
             while len(text) - start > limit:
-                end = cut(text, start, limit)
+                end = cut_position(text, start, limit)
                 yield text[start:end]
                 start = end
             held, n_held = [text[start:]], len(text) - start
@@ -48,7 +48,7 @@ def parts(blocks: Iterable[str], limit: int = PART_CHARS) -> Iterator[str]:
         yield text
 
 
-def cut(text: str, start: int, limit: int) -> int:
+def cut_position(text: str, start: int, limit: int) -> int:
     """Where to end a part that begins at `start`: after a line, after a space, before a plain character.
 
     Before a plain ASCII letter or a Chinese one, so that no combining mark and no `\\r\\n` is torn apart.
@@ -73,7 +73,7 @@ def repair(text: str, *, normalise: bool = True) -> tuple[str, tuple[str, ...]]:
     if text.isascii() and not ("\r" in text or CONTROL.search(text)):
         return text, ()
     steps = []
-    text, n_replaced = whole(text)
+    text, n_replaced = replace_surrogates(text)
     if n_replaced:
         steps.append(f"replaced:{n_replaced}")
     for name, step in NORMALISING.items() if normalise else ():
@@ -83,7 +83,7 @@ def repair(text: str, *, normalise: bool = True) -> tuple[str, tuple[str, ...]]:
     return text, tuple(steps)
 
 
-def whole(text: str) -> tuple[str, int]:
+def replace_surrogates(text: str) -> tuple[str, int]:
     """The text with each run of broken bytes (lone surrogates) as one U+FFFD, and how many those were."""
     try:
         text.encode()
@@ -91,12 +91,12 @@ def whole(text: str) -> tuple[str, int]:
         text = text.encode("utf-16-le", "surrogatepass").decode(
             "utf-16-le", "surrogatepass"
         )  # pairs become one
-        n_lone = sum(len(run) for run in LONE.findall(text))
-        return LONE.sub("\ufffd", text), n_lone
+        n_lone = sum(len(run) for run in LONE_SURROGATES.findall(text))
+        return LONE_SURROGATES.sub("\ufffd", text), n_lone
     return text, 0
 
 
-def mend(text: str) -> str:
+def fix_text(text: str) -> str:
     """Mojibake and control characters mended, line by line; lines without a suspicion are left alone."""
     if not SUSPICIOUS.search(text):
         return text
@@ -106,14 +106,14 @@ def mend(text: str) -> str:
     return "\n".join(ftfy.fix_text(line, config) if SUSPICIOUS.search(line) else line for line in lines)
 
 
-def newlines(text: str) -> str:
+def normalize_newlines(text: str) -> str:
     """Line ends as \\n."""
     return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
-def nfc(text: str) -> str:
+def to_nfc(text: str) -> str:
     """Unicode normalisation form C: an accent and its letter are one character."""
     return text if unicodedata.is_normalized("NFC", text) else unicodedata.normalize("NFC", text)
 
 
-NORMALISING = {"newlines": newlines, "ftfy": mend, "nfc": nfc}
+NORMALISING = {"newlines": normalize_newlines, "ftfy": fix_text, "nfc": to_nfc}

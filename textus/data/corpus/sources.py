@@ -44,10 +44,10 @@ KINDS = {
     ".tsv": "tsv",
     ".parquet": "parquet",
 }
-WRAPPED = (".gz", ".bz2", ".xz", ".zst")
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 TARS = (".tar", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tgz", ".tbz2", ".txz")
 SUFFIXES = f"{' '.join(KINDS)}, each plain or in .gz, .bz2, .xz, .zst, .zip or .tar"
-OTHER_PACKINGS = {
+UNSUPPORTED_SUFFIXES = {
     **dict.fromkeys((".xlsx", ".xls", ".ods"), "a spreadsheet: save it as csv"),
     **dict.fromkeys((".docx", ".doc", ".odt", ".rtf", ".pdf", ".epub"), "save it as plain text or html"),
     **dict.fromkeys((".7z", ".rar", ".lz4", ".lzma", ".z", ".br"), "unpack it first"),
@@ -55,7 +55,7 @@ OTHER_PACKINGS = {
 }
 """What is often given and never read: by suffix, what to do instead."""
 
-DAMAGE = (
+READ_ERRORS = (
     OSError,
     EOFError,
     zlib.error,
@@ -72,20 +72,20 @@ DAMAGE = (
 class Source:
     """Something to read: its name as shown, its kind (a value of `KINDS`), how to open it, and its packing.
 
-    `inside` is its path in an archive, "" for a file on the disk; `noted` is called with the encoding that was found.
+    `member` is its path in an archive, "" for a file on the disk; `on_encoding` gets the encoding.
     """
 
     name: str
     kind: str
     open: Callable[[], BinaryIO]
-    wrapping: str = ""
-    inside: str = ""
-    noted: Callable[[Any], None] = lambda encoding: None
+    compression: str = ""
+    member: str = ""
+    on_encoding: Callable[[Any], None] = lambda encoding: None
 
     @property
     def suffix(self) -> str:
         """The suffix of its name without that of its packing, in lower case."""
-        return Path((self.inside or self.name).lower().removesuffix(self.wrapping)).suffix
+        return Path((self.member or self.name).lower().removesuffix(self.compression)).suffix
 
 
 def scan(
@@ -113,7 +113,7 @@ def scan_folder(
 
     Folders may be nested to any depth.
     """
-    pending = [entries(folder)]
+    pending = [list_folder(folder)]
     while pending:
         path = next(pending[-1], None)
         if path is None:
@@ -121,30 +121,30 @@ def scan_folder(
         elif isinstance(path, SkippedItem):
             yield path
         elif path.name == skip.name and path.resolve() == skip:
-            yield dropped(path, "the output itself")
+            yield skipped_path(path, "the output itself")
         elif path.name.startswith(f".{skip.name}.") and path.parent.resolve() == skip.parent:
             continue  # where this very build is being written
         elif path.name.startswith("."):
-            yield dropped(path, "hidden", "its name begins with a dot")
+            yield skipped_path(path, "hidden", "its name begins with a dot")
         elif os.path.isdir(path) and os.path.islink(path):  # noqa: PTH112, PTH114 — Path's raise for a long path
-            yield dropped(path, "link to a folder", "not followed: it could lead in circles")
+            yield skipped_path(path, "link to a folder", "not followed: it could lead in circles")
         elif os.path.isdir(path):  # noqa: PTH112
-            pending.append(entries(path))
+            pending.append(list_folder(path))
         else:
             yield from scan_file(path, advance, default)
 
 
-def entries(folder: Path) -> Iterator[Path | SkippedItem]:
+def list_folder(folder: Path) -> Iterator[Path | SkippedItem]:
     """What is in a folder, sorted by name."""
     try:
         names = sorted(os.listdir(folder))  # noqa: PTH208 — names only: a folder may hold a million
     except OSError as error:
-        yield dropped(folder, "unreadable", str(error.strerror))
+        yield skipped_path(folder, "unreadable", str(error.strerror))
         return
     yield from (folder / name for name in names)
 
 
-def dropped(path: Path, reason: str, detail: str = "") -> SkippedItem:
+def skipped_path(path: Path, reason: str, detail: str = "") -> SkippedItem:
     """A file or folder left out."""
     return SkippedItem(to_printable(str(path)), reason, detail)
 
@@ -156,31 +156,33 @@ def scan_file(
     try:
         mode = path.stat().st_mode
     except OSError as error:
-        yield dropped(path, "unreadable", str(error.strerror))
+        yield skipped_path(path, "unreadable", str(error.strerror))
         return
     meter = ByteProgress(advance)
     if not stat.S_ISREG(mode):
-        yield dropped(path, "unreadable", "not a regular file")  # opening a pipe would wait for ever
+        yield skipped_path(path, "unreadable", "not a regular file")  # opening a pipe would wait for ever
     elif path.suffix.lower() == ".zip":
         yield from scan_zip(path, advance)
     elif path.name.lower().endswith(TARS):
         yield from scan_tar(path, advance)
     else:
         kind = "text" if given else default
-        yield named(to_printable(str(path)), path.name, lambda: metered(path, meter), default=kind)
+        yield source_for_path(
+            to_printable(str(path)), path.name, lambda: open_with_progress(path, meter), default=kind
+        )
 
 
 def scan_zip(path: Path, advance: Callable[..., Any]) -> Iterator[Source | SkippedItem]:
     """The members of a zip archive, sorted by name."""
     try:
-        archive = zipfile.ZipFile(metered(path, ByteProgress(advance)))
-    except DAMAGE as error:
-        yield dropped(path, "unreadable", str(error))
+        archive = zipfile.ZipFile(open_with_progress(path, ByteProgress(advance)))
+    except READ_ERRORS as error:
+        yield skipped_path(path, "unreadable", str(error))
         return
     with archive:
         for member in sorted(archive.infolist(), key=lambda info: info.filename):
             if not member.is_dir():
-                yield of_archive(path, member.filename, partial(open_member, archive, member))
+                yield archive_member(path, member.filename, partial(open_member, archive, member))
 
 
 def open_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> BinaryIO:
@@ -202,7 +204,7 @@ def scan_tar(path: Path, advance: Callable[..., Any]) -> Iterator[Source | Skipp
     packing = ".zst" if path.suffix.lower() == ".zst" else ""
     try:
         with (
-            unwrapped(metered(path, ByteProgress(advance)), packing) as file,
+            open_decompressed(open_with_progress(path, ByteProgress(advance)), packing) as file,
             tarfile.open(fileobj=file, mode="r|" if packing else "r|*") as archive,
         ):
             for member in archive:
@@ -210,20 +212,20 @@ def scan_tar(path: Path, advance: Callable[..., Any]) -> Iterator[Source | Skipp
                     continue
                 content = archive.extractfile(member) if member.isreg() else None
                 if content is None:
-                    yield SkippedItem(archive_name(path, member.name), "unreadable", "not a regular file")
+                    yield SkippedItem(member_name(path, member.name), "unreadable", "not a regular file")
                     continue
-                with tempfile.SpooledTemporaryFile(HELD_BYTES) as held:
+                with tempfile.SpooledTemporaryFile(SPOOL_BYTES) as held:
                     while block := content.read(BLOCK_BYTES):
                         held.write(block)
-                    yield of_archive(path, member.name, lambda held=held: KeptBytes(held))  # type: ignore[misc]
-    except DAMAGE as error:
-        yield dropped(path, "unreadable", str(error) or type(error).__name__)
+                    yield archive_member(path, member.name, lambda held=held: NonClosingReader(held))  # type: ignore[misc]
+    except READ_ERRORS as error:
+        yield skipped_path(path, "unreadable", str(error) or type(error).__name__)
 
 
-HELD_BYTES = 1 << 24
+SPOOL_BYTES = 1 << 24
 
 
-class KeptBytes(io.RawIOBase):
+class NonClosingReader(io.RawIOBase):
     """A file that others read after this reader: read from its beginning, and left open."""
 
     def __init__(self, file: Any) -> None:
@@ -249,45 +251,45 @@ class KeptBytes(io.RawIOBase):
         return len(data)
 
 
-def archive_name(path: Path, member: str) -> str:
+def member_name(path: Path, member: str) -> str:
     """How a member of an archive is shown."""
     return to_printable(f"{path}!{member}")
 
 
-def of_archive(path: Path, member: str, opener: Callable[[], Any]) -> Source | SkippedItem:
+def archive_member(path: Path, member: str, opener: Callable[[], Any]) -> Source | SkippedItem:
     """A member of an archive as a source."""
-    name = archive_name(path, member)
+    name = member_name(path, member)
     if any(part.startswith((".", "__MACOSX")) for part in Path(member).parts if part not in (".", "..")):
         return SkippedItem(
             name, "hidden", "its name begins with a dot, or it is a Mac's note on another file"
         )
-    return named(name, member, opener, inside=to_printable(member))
+    return source_for_path(name, member, opener, member=to_printable(member))
 
 
-def named(
-    name: str, path: str, opener: Callable[[], BinaryIO], *, default: str | None = None, inside: str = ""
+def source_for_path(
+    name: str, path: str, opener: Callable[[], BinaryIO], *, default: str | None = None, member: str = ""
 ) -> Source | SkippedItem:
     """A source by the suffix of its path, through one layer of packing; shown as `name`."""
     file = Path(path)
-    wrapping = file.suffix.lower() if file.suffix.lower() in WRAPPED else ""
-    suffix = (file.with_suffix("") if wrapping else file).suffix.lower()
-    if suffix in OTHER_PACKINGS:
-        return SkippedItem(name, "suffix not read", f"{suffix}: {OTHER_PACKINGS[suffix]}")
+    compression = file.suffix.lower() if file.suffix.lower() in COMPRESSED else ""
+    suffix = (file.with_suffix("") if compression else file).suffix.lower()
+    if suffix in UNSUPPORTED_SUFFIXES:
+        return SkippedItem(name, "suffix not read", f"{suffix}: {UNSUPPORTED_SUFFIXES[suffix]}")
     kind = KINDS.get(suffix, default)
     if kind is None:
         return SkippedItem(name, "suffix not read", to_printable(suffix) or "no suffix")
-    return Source(name, kind, opener, wrapping, inside)
+    return Source(name, kind, opener, compression, member)
 
 
-def unwrapped(file: BinaryIO, wrapping: str) -> BinaryIO:
+def open_decompressed(file: BinaryIO, compression: str) -> BinaryIO:
     """The plain bytes of a packed file."""
-    if wrapping == ".gz":
+    if compression == ".gz":
         return cast(BinaryIO, gzip.open(file))
-    if wrapping == ".bz2":
+    if compression == ".bz2":
         return cast(BinaryIO, bz2.open(file))
-    if wrapping == ".xz":
+    if compression == ".xz":
         return cast(BinaryIO, lzma.open(file))
-    if wrapping == ".zst":
+    if compression == ".zst":
         return cast(BinaryIO, import_optional("pyarrow", "text").input_stream(file, compression="zstd"))
     return file
 
@@ -320,18 +322,18 @@ class ProgressReader(io.FileIO):
         return n_read
 
 
-def metered(path: Path, meter: ByteProgress) -> BinaryIO:
+def open_with_progress(path: Path, meter: ByteProgress) -> BinaryIO:
     """Open a file on the disk, buffered, its reading seen by `meter`."""
     return cast(BinaryIO, io.BufferedReader(ProgressReader(path, meter), BLOCK_BYTES))
 
 
-def blocks(source: Source) -> Iterator[bytes]:
+def read_blocks(source: Source) -> Iterator[bytes]:
     """The plain bytes of a source in blocks. Raises UnreadableError with the reason."""
     try:
-        with source.open() as outer, unwrapped(outer, source.wrapping) as file:
+        with source.open() as outer, open_decompressed(outer, source.compression) as file:
             while block := file.read(BLOCK_BYTES):
                 yield block
-    except DAMAGE as error:
+    except READ_ERRORS as error:
         raise UnreadableError(
             "unreadable_file", getattr(error, "strerror", None) or str(error) or type(error).__name__
         ) from error
@@ -348,13 +350,13 @@ def total_bytes(given: Iterable[str | Path]) -> int:
                     if entry.is_dir(follow_symlinks=False):
                         pending.append(entry.path)
                     else:
-                        total += size(Path(entry.path))
+                        total += file_size(Path(entry.path))
         except OSError:
-            total += size(Path(path))
+            total += file_size(Path(path))
     return total
 
 
-def size(path: Path) -> int:
+def file_size(path: Path) -> int:
     """The size of a file in bytes; 0 where it cannot be told."""
     try:
         return path.stat().st_size

@@ -57,26 +57,26 @@ class Corpus:
         return self.record["fingerprint"]
 
     @property
-    def pairs(self) -> bool:
+    def has_pairs(self) -> bool:
         """Whether each document is a target text with its `source_text`."""
         return bool(self.record.get("pairs"))
 
     def n_documents(self, split: str = "train") -> int:
         """Documents of a split; one cut by a tail split counts in both."""
-        return self.record["counts"][known(split)]["documents"]
+        return self.record["counts"][check_split(split)]["documents"]
 
     def n_chars(self, split: str = "train") -> int:
         """Characters of a split."""
-        return self.record["counts"][known(split)]["chars"]
+        return self.record["counts"][check_split(split)]["chars"]
 
     def n_bytes(self, split: str = "train") -> int:
         """UTF-8 bytes of the text of a split; of pairs, the targets'."""
-        return self.record["counts"][known(split)]["bytes"]
+        return self.record["counts"][check_split(split)]["bytes"]
 
     def documents(self, split: str = "train") -> Iterator[Document]:
         """The parts of a split in order, those of one document together. Raises RunError if damaged."""
-        path = self.path / f"{known(split)}.jsonl"
-        for number, each in enumerate(records(path), 1):
+        path = self.path / f"{check_split(split)}.jsonl"
+        for number, each in enumerate(read_jsonl(path), 1):
             try:
                 yield Document(**{**each, "steps": tuple(each["steps"])})
             except (LookupError, TypeError) as error:
@@ -86,14 +86,14 @@ class Corpus:
 
     def texts(self, split: str = "train") -> Iterator[str]:
         """The text of each part of a split; of a pair first its source, then its target."""
-        for each in records(self.path / f"{known(split)}.jsonl"):
+        for each in read_jsonl(self.path / f"{check_split(split)}.jsonl"):
             if "source_text" in each:
                 yield each["source_text"]
             yield each["text"]
 
     def dropped(self) -> Iterator[dict[str, Any]]:
         """What was left out: source, reason, and where they apply detail, offset, id and duplicate_of."""
-        return records(self.path / "dropped.jsonl")
+        return read_jsonl(self.path / "dropped.jsonl")
 
     def verify(self) -> None:
         """Read every file and compare its SHA-256. Raises RunError naming the first that changed."""
@@ -104,14 +104,14 @@ class Corpus:
                 )
 
 
-def known(split: str) -> str:
+def check_split(split: str) -> str:
     """The name of a split. Raises UsageError for another."""
     if split not in SPLITS:
         raise unknown_name_error("split", split, SPLITS)
     return split
 
 
-def records(path: Path) -> Iterator[dict[str, Any]]:
+def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     """The lines of a jsonl file of a corpus. Raises RunError for one that is not whole."""
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
@@ -156,7 +156,7 @@ def show(corpus: Corpus) -> dict[str, Any]:
         "path": str(corpus.path),
         "fingerprint": corpus.fingerprint,
         "split": record["split"],
-        **({"pairs": True} if corpus.pairs else {}),
+        **({"pairs": True} if corpus.has_pairs else {}),
         **whole,
         **{split: counts[split] for split in SPLITS},
         "dropped": record["dropped"],
@@ -182,7 +182,7 @@ def trace_document(corpus: Corpus, asked: str) -> dict[str, Any]:
             if asked not in (document.id, document.source):
                 continue
             if document.part == 0:
-                entry, new = entered(kept, document)
+                entry, new = trace_entry(kept, document)
                 n_kept += new
             if entry is not None:
                 entry["chars"][split] = entry["chars"].get(split, 0) + len(document.text)
@@ -206,7 +206,7 @@ def trace_document(corpus: Corpus, asked: str) -> dict[str, Any]:
     }
 
 
-def entered(
+def trace_entry(
     kept: dict[tuple[str, str, int], dict[str, Any]], document: Document
 ) -> tuple[dict[str, Any] | None, bool]:
     """The entry of a document in the answer and whether it is new; None beyond the most that is shown."""

@@ -19,18 +19,18 @@ from textus.data.corpus import exports
 from textus.data.corpus.decoding import open_text
 from textus.data.corpus.dialects import (
     RowProblem,
-    Text,
+    TextSource,
+    check_widths,
+    describe_mixed_ends,
     detect_dialect,
-    line_end,
-    lines,
-    mixed_ends,
-    rectangular,
-    separated,
-    without_declaration,
+    detect_line_end,
+    parse_records,
+    split_lines,
+    strip_declaration,
 )
 from textus.data.corpus.documents import UnreadableError
 from textus.data.corpus.exports import FIELDS
-from textus.data.corpus.sources import DAMAGE, Source, blocks
+from textus.data.corpus.sources import READ_ERRORS, Source, read_blocks
 
 Row = dict[str, Any]
 TABLES = ("csv", "tsv", "json", "jsonl", "parquet")
@@ -39,7 +39,7 @@ TABLES = ("csv", "tsv", "json", "jsonl", "parquet")
 JSON_CHARS = 256_000_000
 """The most characters of a json file: it must be held whole. JSON lines may be of any length."""
 
-HEADER_WORDS = FIELDS | {"review", "content", "class", "category", "stars", "rating", "sentiment", "title"}
+HEADER_NAMES = FIELDS | {"review", "content", "class", "category", "stars", "rating", "sentiment", "title"}
 SHOWN_COLUMNS = 30
 
 
@@ -117,19 +117,19 @@ def read_rows(source: Source, reading: ReadConfig, only: tuple[str, ...] = ()) -
     missing.
     """
     report = reading.reporter(source.name)
-    naming = Naming(reading.columns, report)
+    naming = ColumnNaming(reading.columns, report)
     if source.kind == "parquet":
-        return in_usual_fields(naming.renamed(parquet_rows(source, naming, only)), report)
-    text = opened(source, reading.encoding)
+        return in_standard_fields(naming.rename(parquet_rows(source, naming, only)), report)
+    text = reopenable_text(source, reading.encoding)
     if source.kind == "json":
-        return in_usual_fields(naming.renamed(json_rows(text, report)), report)
+        return in_standard_fields(naming.rename(json_rows(text, report)), report)
     if source.kind == "jsonl":
-        return in_usual_fields(naming.renamed(jsonl_rows(text)), report)
+        return in_standard_fields(naming.rename(jsonl_rows(text)), report)
     naming.fixed = True
-    return in_usual_fields(naming.renamed(separated_rows(source.kind, text, reading, report)), report)
+    return in_standard_fields(naming.rename(separated_rows(source.kind, text, reading, report)), report)
 
 
-def in_usual_fields(rows: Rows, report: Callable[[str], None]) -> Rows:
+def in_standard_fields(rows: Rows, report: Callable[[str], None]) -> Rows:
     """Rows with the exports of known tools in the fields that tasks read; what was changed is reported with a count."""
     changed: dict[str, list[str]] = {}
     for placed in rows:
@@ -138,7 +138,7 @@ def in_usual_fields(rows: Rows, report: Callable[[str], None]) -> Rows:
             continue
         changes: set[str] = set()
         try:
-            for row in exports.usual_rows(placed.row, changes.add):
+            for row in exports.standard_rows(placed.row, changes.add):
                 yield PlacedRow(placed.where, row)
         except exports.RefusedRow as error:
             yield RowProblem(placed.where, str(error), "not accepted")
@@ -149,7 +149,7 @@ def in_usual_fields(rows: Rows, report: Callable[[str], None]) -> Rows:
         report(f"rows {change}: {len(places):,}, the first {places[0]}")
 
 
-def opened(source: Source, encoding: str) -> Text:
+def reopenable_text(source: Source, encoding: str) -> TextSource:
     """The characters of a source, decoded anew at each call."""
     detected, first = open_text(source, encoding=encoding)
     unused = [first]
@@ -159,7 +159,7 @@ def opened(source: Source, encoding: str) -> Text:
 # ── columns ────────────────────────────────────────────────────────────────────────────────────
 
 
-class Naming:
+class ColumnNaming:
     """Which column of a file is which field. A column that was named is its field, whatever the others are called."""
 
     def __init__(self, columns: Mapping[str, str], report: Callable[[str], None]) -> None:
@@ -168,7 +168,7 @@ class Naming:
         self.plans: dict[tuple[str, ...], dict[str, str] | MissingColumnError] = {}
         self.reported: set[str] = set()
 
-    def renamed(self, rows: Rows) -> Rows:
+    def rename(self, rows: Rows) -> Rows:
         """Rows with their columns under the fields' names; one without a named column is a problem.
 
         Raises MissingColumnError where no row has the named columns, or the file has a header without them.
@@ -179,7 +179,7 @@ class Naming:
                 yield placed
                 continue
             where, row = placed
-            row = self.with_parts(row)
+            row = self.add_nested_columns(row)
             plan = self.plans.get(tuple(row))
             if plan is None:
                 plan = self.plans[tuple(row)] = self.plan(list(row))
@@ -202,16 +202,18 @@ class Naming:
         for column, name in self.columns.items():
             matched = self.match(column, present)
             if matched is None:
-                return missing_column(column, present)
+                return missing_column_error(column, present)
             plan[matched] = name
         fields = set(plan.values())
         for column in present:
             if column in plan:
                 continue
-            name = self.usual(column, present)
+            name = self.standard_name(column, present)
             if name in fields:
                 used = next(other for other in plan if plan[other] == name)
-                self.once(f"column {column!r} is not used: {name} is column {used!r}, as --columns names it")
+                self.report_once(
+                    f"column {column!r} is not used: {name} is column {used!r}, as --columns names it"
+                )
             else:
                 plan[column] = name
                 fields.add(name)
@@ -224,10 +226,10 @@ class Naming:
         alike = [name for name in present if name.casefold() == column.casefold()]
         if len(alike) != 1:
             return None
-        self.once(f"column {alike[0]!r} is taken for {column!r}")
+        self.report_once(f"column {alike[0]!r} is taken for {column!r}")
         return alike[0]
 
-    def usual(self, column: str, present: list[str]) -> str:
+    def standard_name(self, column: str, present: list[str]) -> str:
         """A column's name, or the field it means where only its letters differ from that of one."""
         name = column.strip().casefold()
         if column == name or name not in FIELDS or name in present or name in self.columns:
@@ -235,43 +237,43 @@ class Naming:
         if sum(other.strip().casefold() == name for other in present) > 1:
             return column
         if name not in self.columns.values():
-            self.once(f"column {column!r} is taken for {name!r}")
+            self.report_once(f"column {column!r} is taken for {name!r}")
         return name
 
-    def with_parts(self, row: Row) -> Row:
+    def add_nested_columns(self, row: Row) -> Row:
         """A row with the columns that were named by a path (`translation.en`), or by the key inside of an object, and
         sums of columns of 0 and 1 (`toxic+insult`): the list of those that are 1.
         """
         for column in self.columns:
             if column not in row:
-                value = part_of(row, column)
+                value = nested_value(row, column)
                 if value is not None:
                     row = row | {column: value}
         return row
 
-    def once(self, line: str) -> None:
+    def report_once(self, line: str) -> None:
         if line not in self.reported:
             self.reported.add(line)
             self.report(line)
 
 
-def part_of(row: Row, column: str) -> Any:
+def nested_value(row: Row, column: str) -> Any:
     """What a column of `a.b`, of a key inside of one object, or of `a+b+c` holds; None for anything else."""
     head, dot, rest = column.partition(".")
     if dot and isinstance(inside := row.get(head), dict):
-        return inside.get(rest, part_of(inside, rest))
+        return inside.get(rest, nested_value(inside, rest))
     if "+" in column and all(part.strip() in row for part in column.split("+")):
-        return [part.strip() for part in column.split("+") if is_one(row[part.strip()])]
+        return [part.strip() for part in column.split("+") if is_true(row[part.strip()])]
     inside = [value[column] for value in row.values() if isinstance(value, dict) and column in value]
     return inside[0] if len(inside) == 1 else None
 
 
-def is_one(value: Any) -> bool:
+def is_true(value: Any) -> bool:
     """Whether a cell of a column for one class says that the row is of it."""
     return str(value).strip().lower() in ("1", "1.0", "true", "yes")
 
 
-def missing_column(column: str, present: list[str]) -> MissingColumnError:
+def missing_column_error(column: str, present: list[str]) -> MissingColumnError:
     """The error for a table without a column."""
     near = nearest_name(column, present)
     hint = f"; did you mean {near!r}?" if near else ";"
@@ -283,16 +285,16 @@ def missing_column(column: str, present: list[str]) -> MissingColumnError:
 # ── csv, tsv ───────────────────────────────────────────────────────────────────────────────────
 
 
-def separated_rows(kind: str, text: Text, reading: ReadConfig, report: Callable[[str], None]) -> Rows:
+def separated_rows(kind: str, text: TextSource, reading: ReadConfig, report: Callable[[str], None]) -> Rows:
     """The rows of a file with a delimiter; without a header its columns are numbered from 0."""
     usual = "," if kind == "csv" else "\t"
     has_header = not reading.by_position
-    text, declared = without_declaration(text, report)
+    text, declared = strip_declaration(text, report)
     given = reading.delimiter or declared
     dialect = detect_dialect(text, usual, report, given=given, header=has_header)
     ends: Counter[str] = Counter()
     swallowing: list[tuple[int, int]] = []
-    records = separated(lines(text(), line_end(text())), dialect, ends, swallowing)
+    records = parse_records(split_lines(text(), detect_line_end(text())), dialect, ends, swallowing)
     first = next((record for record in records if is_content(record, has_header)), None)
     if first is None:
         return
@@ -301,7 +303,7 @@ def separated_rows(kind: str, text: Text, reading: ReadConfig, report: Callable[
             "malformed_table", f"{first}: it is the first, so that nothing can be read by it"
         )
     number, cells = first
-    header = header_of(cells, number) if has_header else [str(n) for n in range(len(cells))]
+    header = parse_header(cells, number) if has_header else [str(n) for n in range(len(cells))]
     if not has_header and (last := max(map(int, reading.columns))) >= len(cells):
         raise MissingColumnError(
             "column_not_found", f"has no column {last}: line {number:,} has {len(cells)}, counted from 0"
@@ -317,8 +319,8 @@ def separated_rows(kind: str, text: Text, reading: ReadConfig, report: Callable[
             )
         else:
             yield PlacedRow(f"line {number:,}", dict(zip(header, cells, strict=True)))
-    yield from body(rectangular(records, len(header), dialect), header, repeated, report)
-    if mixed := mixed_ends(ends):
+    yield from data_rows(check_widths(records, len(header), dialect), header, repeated, report)
+    if mixed := describe_mixed_ends(ends):
         report(mixed)
     if swallowing:
         first_line, last = swallowing[0]
@@ -335,7 +337,7 @@ def is_content(record: tuple[int, list[str]] | RowProblem, has_header: bool) -> 
     return any(cell.strip(" \t\ufeff") for cell in record[1])
 
 
-def body(
+def data_rows(
     records: Iterable[tuple[int, list[str]] | RowProblem],
     header: list[str],
     repeated: list[str],
@@ -355,7 +357,7 @@ def body(
         report(f"line {again[0]:,} is the header again and is left out{times}")
 
 
-def header_of(cells: list[str], number: int) -> list[str]:
+def parse_header(cells: list[str], number: int) -> list[str]:
     """The names of a header. Raises UnreadableError where two columns have one name."""
     names = [cell.strip().strip("\ufeff") or f"column {place}" for place, cell in enumerate(cells)]
     twice = [name for name, count in Counter(names).items() if count > 1]
@@ -375,16 +377,16 @@ def is_header_like(cells: list[str], columns: Mapping[str, str]) -> bool:
         if int(column) < len(cells)
     ]
     return bool(named) and (
-        any(cell == name for cell, name in named) or all(cell in HEADER_WORDS for cell, _ in named)
+        any(cell == name for cell, name in named) or all(cell in HEADER_NAMES for cell, _ in named)
     )
 
 
 # ── json ───────────────────────────────────────────────────────────────────────────────────────
 
 
-def jsonl_rows(text: Text) -> Rows:
+def jsonl_rows(text: TextSource) -> Rows:
     """One JSON object a line."""
-    for number, line in enumerate(lines(text(), line_end(text())), 1):
+    for number, line in enumerate(split_lines(text(), detect_line_end(text())), 1):
         if line.strip(" \t\r\n\ufeff"):
             yield json_row(f"line {number:,}", line.strip("\ufeff"))
 
@@ -392,33 +394,33 @@ def jsonl_rows(text: Text) -> Rows:
 def json_row(where: str, line: str) -> PlacedRow | RowProblem:
     """A JSON object as a row."""
     try:
-        return as_row(where, json.loads(line, object_pairs_hook=as_object))
+        return as_row(where, json.loads(line, object_pairs_hook=object_from_pairs))
     except (ValueError, RecursionError) as error:  # a number of thousands of digits is a bare ValueError
         return RowProblem(where, f"is not JSON ({error})", "not JSON")
 
 
-class Repeating(dict[str, Any]):
+class RepeatedKeyObject(dict[str, Any]):
     """A JSON object in which a key comes twice: all but the last value of it are lost."""
 
     key = ""
 
 
-def as_object(pairs: list[tuple[str, Any]]) -> Row:
+def object_from_pairs(pairs: list[tuple[str, Any]]) -> Row:
     """A JSON object from its keys and values."""
     row = dict(pairs)
     if len(row) == len(pairs):
         return row
-    repeating = Repeating(row)
+    repeating = RepeatedKeyObject(row)
     repeating.key = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
     return repeating
 
 
-def repeated_in(value: Any) -> str | None:
+def find_repeated_key(value: Any) -> str | None:
     """A key that comes twice in an object in a parsed value, of any depth."""
     held = [value]
     while held:
         part = held.pop()
-        if isinstance(part, Repeating):
+        if isinstance(part, RepeatedKeyObject):
             return part.key
         if isinstance(part, dict | list):
             inside = part.values() if isinstance(part, dict) else part
@@ -430,40 +432,40 @@ def as_row(where: str, value: Any) -> PlacedRow | RowProblem:
     """A parsed value as a row."""
     if not isinstance(value, dict):
         return RowProblem(where, f"is {type(value).__name__}, not an object of fields", "not an object")
-    if (name := repeated_in(value)) is not None:
+    if (name := find_repeated_key(value)) is not None:
         return RowProblem(where, f"has the key {name!r} twice; give each key once", "key twice")
     return PlacedRow(where, value)
 
 
-def json_rows(text: Text, report: Callable[[str], None]) -> Rows:
+def json_rows(text: TextSource, report: Callable[[str], None]) -> Rows:
     """The rows of a json file by what it holds: a list of objects, an object with one inside, JSON lines, one object.
 
     Raises UnreadableError for anything else.
     """
-    whole = held_whole(text())
+    whole = read_whole(text())
     try:
-        value = json.loads(whole.strip("\ufeff"), object_pairs_hook=as_object)
-        if isinstance(value, dict) and (name := repeated_in(value)) is not None:
+        value = json.loads(whole.strip("\ufeff"), object_pairs_hook=object_from_pairs)
+        if isinstance(value, dict) and (name := find_repeated_key(value)) is not None:
             raise UnreadableError(
                 "malformed_json", f"an object of it has the key {name!r} twice; give each key once"
             )
-        entries = exports.entries(value, report)
+        entries = exports.json_entries(value, report)
     except (ValueError, RecursionError) as error:
         if starts_with_object(whole):
             report("holds JSON lines, and is read so")
             yield from jsonl_rows(lambda: [whole])
             return
-        entries = enumerated(whole, error)
+        entries = concatenated_values(whole, error)
         report("holds one JSON object after another, and is read so")
     for where, entry in entries:
         yield as_row(where, entry)
 
 
-def enumerated(whole: str, error: Exception) -> Iterator[tuple[str, Any]]:
+def concatenated_values(whole: str, error: Exception) -> Iterator[tuple[str, Any]]:
     """The values of a file that holds several after one another. Raises UnreadableError, for `error`, where it does
     not.
     """
-    decoder, at, values = json.JSONDecoder(object_pairs_hook=as_object), 0, []
+    decoder, at, values = json.JSONDecoder(object_pairs_hook=object_from_pairs), 0, []
     try:
         while rest := BLANKS.sub("", whole[at : at + 1000]):
             at += len(whole[at : at + 1000]) - len(rest)
@@ -477,7 +479,7 @@ def enumerated(whole: str, error: Exception) -> Iterator[tuple[str, Any]]:
 BLANKS = re.compile(r"^[\s,\ufeff]+")
 
 
-def held_whole(text: Iterable[str]) -> str:
+def read_whole(text: Iterable[str]) -> str:
     """All characters of a json file. Raises UnreadableError beyond the limit."""
     pieces, n_chars = [], 0
     for piece in text:
@@ -492,18 +494,20 @@ def held_whole(text: Iterable[str]) -> str:
 
 def starts_with_object(whole: str) -> bool:
     """Whether the first line that is not blank is a JSON object by itself."""
-    first = next((line for line in lines([whole], line_end([whole])) if line.strip(" \t\r\n\ufeff")), "")
+    first = next(
+        (line for line in split_lines([whole], detect_line_end([whole])) if line.strip(" \t\r\n\ufeff")), ""
+    )
     return isinstance(json_row("", first), PlacedRow)
 
 
 # ── parquet ────────────────────────────────────────────────────────────────────────────────────
 
 
-def parquet_rows(source: Source, naming: Naming, only: tuple[str, ...]) -> Rows:
+def parquet_rows(source: Source, naming: ColumnNaming, only: tuple[str, ...]) -> Rows:
     """The rows of a parquet file, a small batch at a time; the columns that are not wanted are not read."""
     parquet = import_optional("pyarrow.parquet", "text")
     number = 0
-    with seekable(source) as file:
+    with open_seekable(source) as file:
         try:
             table = parquet.ParquetFile(file, pre_buffer=False)
             plan = naming.plan(list(table.schema_arrow.names))
@@ -514,28 +518,28 @@ def parquet_rows(source: Source, naming: Naming, only: tuple[str, ...]) -> Rows:
                 for row in batch.to_pylist():
                     yield PlacedRow(f"record {number}", row)
                     number += 1
-        except (*DAMAGE, ValueError, import_optional("pyarrow", "text").ArrowException) as error:
+        except (*READ_ERRORS, ValueError, import_optional("pyarrow", "text").ArrowException) as error:
             raise UnreadableError(
-                "unreadable_file", f"not a parquet file, or damaged: {first_line(error)}"
+                "unreadable_file", f"not a parquet file, or damaged: {error_line(error)}"
             ) from error
 
 
-def seekable(source: Source) -> BinaryIO:
+def open_seekable(source: Source) -> BinaryIO:
     """The bytes of a source in a file one can seek in: itself, or spooled where it lies in an archive."""
     try:
         file = source.open()
-    except DAMAGE as error:
-        raise UnreadableError("unreadable_file", first_line(error)) from error
-    if not source.wrapping and not source.inside:
+    except READ_ERRORS as error:
+        raise UnreadableError("unreadable_file", error_line(error)) from error
+    if not source.compression and not source.member:
         return file
     file.close()
     spooled = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115 — the caller closes it
-    for block in blocks(source):
+    for block in read_blocks(source):
         spooled.write(block)
     spooled.seek(0)
     return spooled
 
 
-def first_line(error: BaseException) -> str:
+def error_line(error: BaseException) -> str:
     """An error in one line."""
     return (str(error) or type(error).__name__).splitlines()[0]
