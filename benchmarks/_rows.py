@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+REPORTED = float("-inf")
+"""The bound of a row that is only reported."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """What was measured: for people, and the number that is judged."""
+    """What was measured: as text, and the number that is judged."""
 
     text: str
     value: float
@@ -20,9 +23,10 @@ class Row:
     """One figure to reach. `must` and `aim` are bounds: from below with `more`, else from above."""
 
     what: str
+    chinese: str
+    """`what` in README.zh-CN.md."""
     source: str
-    measured: Callable[[dict[str, Any]], Figure | None]
-    """None where the result does not hold it yet."""
+    measure: Callable[[dict[str, Any]], Figure]
     must: float
     aim: float | None = None
     more: bool = False
@@ -30,6 +34,13 @@ class Row:
     extra: Callable[[dict[str, Any]], bool] | None = None
     """A second condition of `must`, such as a budget that was kept."""
     and_within: str = ""
+
+    def figure(self, result: dict[str, Any] | None) -> Figure | None:
+        """The figure; None if the result does not have it yet."""
+        try:
+            return None if result is None else self.measure(result)
+        except KeyError:
+            return None
 
     def reached(self, bound: float, figure: Figure) -> bool:
         """Whether the figure is on the right side of a bound."""
@@ -45,10 +56,16 @@ class Row:
         return f"{'≥' if self.more else '≤'} {shown}"
 
 
-def ranged(spread: dict[str, float], form: str = "{:.2f}") -> str:
+def ranged(spread: Mapping[str, float], spec: str = ".2f", scale: float = 1) -> str:
     """Median (min–max)."""
-    low, middle, high = (form.format(spread[key]) for key in ("min", "median", "max"))
+    low, middle, high = (f"{scale * spread[key]:{spec}}" for key in ("min", "median", "max"))
     return f"{middle} ({low}–{high})"
+
+
+def between(figure: Mapping[str, float], spec: str = ".2f", scale: float = 1) -> str:
+    """A value with its 95 % interval."""
+    value, low, high = (f"{scale * figure[key]:{spec}}" for key in ("value", "low", "high"))
+    return f"{value} (95 %: {low}–{high})"
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -2,405 +2,225 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
+from statistics import mean
 from typing import Any
 
-from benchmarks._rows import Figure, Row, ranged
+from benchmarks._rows import REPORTED, Figure, Row, between, ranged
+
+points = partial(between, spec=".1f", scale=100)
+"""A share in points with its 95 % interval."""
 
 
-def points(found: dict[str, float], form: str = ".1f", scale: float = 100) -> str:
-    """A share as points with its 95 % interval."""
-    value, low, high = (f"{scale * found[name]:{form}}" for name in ("value", "low", "high"))
-    return f"{value} (95 %: {low}–{high})"
+def classes(result: dict[str, Any], name: str) -> Figure:
+    """Accuracy of one entry in points, and its baselines; a KeyError until all its runs are measured."""
+    entry = result["entries"][name]
+    if len(entry["runs"]) < entry.get("of", 0):
+        raise KeyError(name)
+    baselines = ", ".join(f"{baseline} {100 * value:.1f}" for baseline, value in entry["baselines"].items())
+    runs, rows = entry["over_runs"], entry["over_rows"]
+    text = (
+        f"{ranged(runs, '.1f', 100)} over {runs['n']} run(s), 95 % over rows"
+        f" {100 * rows['low']:.1f}–{100 * rows['high']:.1f}; baselines {baselines}"
+    )
+    return Figure(text, round(100 * entry["accuracy"], 2))
 
 
-def classes(name: str) -> Callable[[dict[str, Any]], Figure | None]:
-    """Accuracy of one entry in points, the floors beside it; None until all its runs are there."""
-
-    def figure(result: dict[str, Any]) -> Figure | None:
-        found = result["entries"].get(name, {})
-        if "accuracy" not in found or len(found["runs"]) < found.get("of", 0):
-            return None
-        runs = {part: 100 * value for part, value in found["over_runs"].items()}
-        floors = ", ".join(f"{floor} {100 * value:.1f}" for floor, value in found["baselines"].items())
-        rows = found["over_rows"]
-        text = (
-            f"{ranged(runs, '{:.1f}')} over {found['over_runs']['n']} run(s), 95 % over rows"
-            f" {100 * rows['low']:.1f}–{100 * rows['high']:.1f}; beside it {floors}"
-        )
-        return Figure(text, round(100 * found["accuracy"], 2))
-
-    return figure
-
-
-def together(result: dict[str, Any]) -> Figure | None:
+def ensemble(result: dict[str, Any]) -> Figure:
     """Five LSTMs as one above their mean member, in points; judged by the low end of its interval."""
-    found = result["entries"].get("sst2-lstm", {}).get("together")
-    if not found:
-        return None
-    against = found["against_mean_member"]
-    text = f"{points(against, '+.1f')}, together {100 * found['accuracy']['value']:.1f}"
+    scores = result["entries"]["sst2-lstm"]["together"]
+    against = scores["against_mean_member"]
+    text = f"{between(against, '+.1f', 100)}, together {100 * scores['accuracy']['value']:.1f}"
     return Figure(text, round(100 * against["low"], 2))
 
 
-def entities(name: str) -> Callable[[dict[str, Any]], Figure | None]:
+def entities(result: dict[str, Any], name: str) -> Figure:
     """Micro F1 of one trial in points, judged by the median seed."""
-
-    def figure(result: dict[str, Any]) -> Figure | None:
-        if "f1" not in (found := result.get(name, {})):
-            return None
-        own = {part: 100 * value for part, value in found["f1"].items()}
-        text = (
-            f"{ranged(own)} over {found['f1']['n']} seed(s), seed 0 {points(found['runs']['0']['f1'])};"
-            f" {ranged(found['cpu_seconds'], '{:.0f}')} CPU-seconds"
-        )
-        return Figure(text, own["median"])
-
-    return figure
-
-
-def answers(name: str) -> Callable[[dict[str, Any]], Figure | None]:
-    """F1 above the best of those who know less, in points; judged by the low end of the paired interval."""
-
-    def figure(result: dict[str, Any]) -> Figure | None:
-        if "over_best_baseline" not in (found := result.get(name, {})):
-            return None
-        ours, over = found["sides"]["ours"], found["over_best_baseline"]
-        others = ", ".join(
-            f"{side} {each['f1']['value']:.1f}" for side, each in found["sides"].items() if side != "ours"
-        )
-        text = (
-            f"{points(over, '+.1f', 1)}; F1 {points(ours['f1'], scale=1)}, exact {ours['exact_match']['value']:.1f};"
-            f" beside it {others}"
-        )
-        return Figure(text, round(over["low"], 2))
-
-    return figure
-
-
-def similar(name: str) -> Callable[[dict[str, Any]], Figure | None]:
-    """Spearman on STS-B's test pairs."""
-
-    def figure(result: dict[str, Any]) -> Figure | None:
-        if name not in result:
-            return None
-        return Figure(points(result[name]["spearman"], ".4f", 1), result[name]["spearman"]["value"])
-
-    return figure
-
-
-def speed(part: str) -> Callable[[dict[str, Any]], Figure | None]:
-    """Ours over the peer's best, with both sides' accuracy."""
-
-    def figure(result: dict[str, Any]) -> Figure | None:
-        if part not in result or "peer_best" not in result:
-            return None
-        found = result[part]
-        sides = "; ".join(
-            f"{side} {found[side]['median']:.0f} a CPU-second at {found['test'][side]['median']:.1f} %"
-            for side in ("textus", "peer")
-        )
-        text = f"{ranged(found['ratios'])} of {found['ratios']['n']} pairs; {sides} ({result['peer_best'][part]})"
-        return Figure(text, found["ratio"])
-
-    return figure
-
-
-def augmented(result: dict[str, Any]) -> Figure | None:
-    """Points gained by augmenting 200 sentences."""
-    if "lstm" not in result:
-        return None
-    found = result["lstm"]["difference"]
-    return Figure(
-        f"{points(found, '+.1f', 1)}, {found['n']} seeds; {result['lstm']['way'][0]}", found["value"]
-    )
-
-
-def lost(result: dict[str, Any]) -> Figure | None:
-    """Points that defaults lose to the best number of epochs, on average over data sets and sizes."""
-    if not (found := result.get("points_lost")):
-        return None
-    samples = sum(each["draws"] for each in result["lost"].values())
+    trial = result[name]
+    f1 = trial["f1"]
     text = (
-        f"mean {found['mean']:.2f}, worst {found['worst']:.2f}; {found['measured']} of {found['of']} data sets and"
-        f" sizes, {samples} samples"
+        f"{ranged(f1, '.2f', 100)} over {f1['n']} seed(s), seed 0 {points(trial['runs']['0']['f1'])};"
+        f" {ranged(trial['cpu_seconds'], '.0f')} CPU-seconds"
     )
-    return Figure(text, found["mean"])
+    return Figure(text, 100 * f1["median"])
+
+
+def answers(result: dict[str, Any], name: str) -> Figure:
+    """F1 above the best baseline, in points; judged by the low end of the paired interval."""
+    sides, over = result[name]["sides"], result[name]["over_best_baseline"]
+    ours = sides["ours"]
+    baselines = ", ".join(
+        f"{side} {scores['f1']['value']:.1f}" for side, scores in sides.items() if side != "ours"
+    )
+    text = (
+        f"{between(over, '+.1f')}; F1 {between(ours['f1'], '.1f')}, exact {ours['exact_match']['value']:.1f};"
+        f" baselines {baselines}"
+    )
+    return Figure(text, round(over["low"], 2))
+
+
+def similar(result: dict[str, Any], name: str) -> Figure:
+    """Spearman on STS-B's test pairs."""
+    spearman = result[name]["spearman"]
+    return Figure(between(spearman, ".4f"), spearman["value"])
+
+
+def speed(result: dict[str, Any], name: str) -> Figure:
+    """Ours over the peer's best, with both sides' accuracy."""
+    scores, peer = result[name], result["peer_best"][name]
+    sides = "; ".join(
+        f"{side} {scores[side]['median']:.0f} a CPU-second at {scores['test'][side]['median']:.1f} %"
+        for side in ("textus", "peer")
+    )
+    text = f"{ranged(scores['ratios'])} of {scores['ratios']['n']} pairs; {sides} ({peer})"
+    return Figure(text, scores["ratio"])
+
+
+def augmented(result: dict[str, Any]) -> Figure:
+    """Points gained by augmenting 200 sentences."""
+    difference = result["lstm"]["difference"]
+    text = f"{between(difference, '+.1f')}, {difference['n']} seeds; {result['lstm']['way'][0]}"
+    return Figure(text, difference["value"])
+
+
+def lost(result: dict[str, Any]) -> Figure:
+    """Points that defaults lose to the best number of epochs, on average over data sets and sizes."""
+    summary = result["points_lost"]
+    samples = sum(cell["draws"] for cell in result["lost"].values())
+    text = (
+        f"mean {summary['mean']:.2f}, worst {summary['worst']:.2f}; {summary['measured']} of {summary['of']} data sets"
+        f" and sizes, {samples} samples"
+    )
+    return Figure(text, summary["mean"])
 
 
 def worst_lost(result: dict[str, Any]) -> bool:
     """The worst of them, and whether all are measured."""
-    found = result["points_lost"]
-    return bool(found["worst"] <= 4 and found["measured"] == found["of"])
+    summary = result["points_lost"]
+    return bool(summary["worst"] <= 4 and summary["measured"] == summary["of"])
 
 
-def few(result: dict[str, Any]) -> Figure | None:
+def few(result: dict[str, Any]) -> Figure:
     """Accuracy from 30 rows above a linear model of the same vectors, mean over draws."""
-    if not (found := result.get("few", {}).get("difference")):
-        return None
-    draws = result["few"]["draws"].values()
-    ours, theirs = (
-        sum(value) / len(value)
-        for value in ([each["ours"]["value"] for each in draws], [each["scikit-learn"] for each in draws])
-    )
-    spread = f"{found['min']:+.2f} to {found['max']:+.2f}"
-    text = f"{found['mean']:+.2f} ({spread}), {found['n']} draws: {ours:.1f} beside {theirs:.1f}"
-    return Figure(text, found["mean"])
+    difference, draws = result["few"]["difference"], result["few"]["draws"].values()
+    ours, theirs = mean(d["ours"]["value"] for d in draws), mean(d["scikit-learn"] for d in draws)
+    spread = f"{difference['min']:+.2f} to {difference['max']:+.2f}"
+    text = f"{difference['mean']:+.2f} ({spread}), {difference['n']} draws: {ours:.1f} against {theirs:.1f}"
+    return Figure(text, difference["mean"])
 
 
-def triples(part: str) -> Callable[[dict[str, Any]], Figure | None]:
-    """Micro F1 of triples in points; with entities given, beside it who knows less."""
-
-    def figure(result: dict[str, Any]) -> Figure | None:
-        if part not in result:
-            return None
-        found = result[part]
-        if part == "given entities":
-            floors = {name: each["f1"] for name, each in found["baselines"].items()}
-            floors["reader of adjacent places"] = result["adjacent"]["f1"]
-            beside = ", ".join(f"{name} {100 * each['value']:.1f}" for name, each in floors.items())
-        else:
-            beside = f"entities {points(found['entity_f1'])}"
-        return Figure(f"{points(found['f1'])}; beside it {beside}", round(100 * found["f1"]["value"], 2))
-
-    return figure
+def triples(result: dict[str, Any], name: str) -> Figure:
+    """Micro F1 of triples in points; with entities given, also of the baselines."""
+    scores = result[name]
+    context = f"entities {points(scores['entity_f1'])}" if name == "from raw text" else ""
+    if name == "given entities":
+        baselines = {baseline: values["f1"] for baseline, values in scores["baselines"].items()}
+        baselines["reader of adjacent places"] = result["adjacent"]["f1"]
+        values = (f"{baseline} {100 * f1['value']:.1f}" for baseline, f1 in baselines.items())
+        context = f"baselines {', '.join(values)}"
+    return Figure(f"{points(scores['f1'])}; {context}", round(100 * scores["f1"]["value"], 2))
 
 
-def beside_alone(result: dict[str, Any]) -> Figure | None:
-    """Three tasks by one model: the worst loss of a task, in points, against learning it alone."""
-    if len(alone := result.get("alone", {})) < 3:
-        return None
-    worst, told = 0.0, []
-    for task, found in alone.items():
-        ((figure, own),) = [(name, each) for name, each in found["test"][task].items() if name != "rows"]
-        both = result["together"]["test"][task][figure]
-        worst = min(worst, 100 * (both["value"] - own["value"]))
-        told.append(f"{task} {100 * both['value']:.1f} beside {100 * own['value']:.1f}")
-    return Figure("; ".join(told), round(worst, 2))
+def joint_against_alone(result: dict[str, Any]) -> Figure:
+    """Three tasks by one model: the worst loss of a task, in points, against training it alone."""
+    losses, texts = [], []
+    for task in ("classification", "similarity", "tagging"):
+        alone, joint = (side["test"][task] for side in (result["alone"][task], result["together"]))
+        ((figure, own),) = [(name, score) for name, score in alone.items() if name != "rows"]
+        losses.append(100 * (joint[figure]["value"] - own["value"]))
+        texts.append(f"{task} {100 * joint[figure]['value']:.1f} against {100 * own['value']:.1f}")
+    return Figure("; ".join(texts), round(min(0.0, *losses), 2))
 
 
-def by_method(result: dict[str, Any]) -> Figure | None:
+def by_method(result: dict[str, Any]) -> Figure:
     """What each method costs and reaches."""
-    methods = result["methods"]
-    if "everything" not in methods:
-        return None
-    told = (
-        f"{method} {100 * each['accuracy']['value']:.1f} ({each['learning']:,} weights, {each['cpu_seconds']:.0f}"
-        f" CPU-seconds, {each['peak_memory_bytes'] / 2**20:,.0f} MB)"
-        for method, each in methods.items()
+    texts = (
+        f"{method} {100 * run['accuracy']['value']:.1f} ({run['learning']:,} weights, {run['cpu_seconds']:.0f}"
+        f" CPU-seconds, {run['peak_memory_bytes'] / 2**20:,.0f} MB)"
+        for method, run in result["methods"].items()
     )
-    return Figure("; ".join(told), 100 * methods["everything"]["accuracy"]["value"])
+    return Figure("; ".join(texts), 100 * result["methods"]["everything"]["accuracy"]["value"])
 
 
-def tuned(result: dict[str, Any]) -> Figure | None:
+def tuned(result: dict[str, Any]) -> Figure:
     """Points gained by a search."""
-    if "difference" not in result:
-        return None
-    return Figure(points(result["difference"], "+.1f", 1), result["difference"]["value"])
+    return Figure(between(result["difference"], "+.1f"), result["difference"]["value"])
 
 
-def accuracy(what: str, name: str, must: float, aim: float) -> Row:
+def accuracy(what: str, chinese: str, name: str, must: float, aim: float) -> Row:
     """A row about one entry of `benchmarks.classification`."""
-    return Row(f"{what}: accuracy", "classification", classes(name), must, aim, more=True)
+    measure = partial(classes, name=name)
+    return Row(f"{what}: accuracy", chinese, "classification", measure, must, aim, more=True)
 
 
 ABOVE = "F1 above the best of random span, sliding window, keyword sentence"
-SEARCHED = "SST-2, LSTM, 20 trials against the default, points"
-TOLD: list[tuple[Row, str]] = [
-    (accuracy("SST-2, LSTM from scratch", "sst2-lstm", 80, 83), "SST-2，从零训练的 LSTM：准确率"),
-    (accuracy("SST-2, MiniLM, all weights", "sst2-minilm", 89, 91), "SST-2，MiniLM 全量微调：准确率"),
-    (accuracy("SST-2, MiniLM, LoRA", "sst2-minilm-lora", 88, 90.5), "SST-2，MiniLM LoRA：准确率"),
-    (
-        accuracy("film reviews, documents, 5-fold, from scratch", "reviews-linear", 86, 89),
-        "影评全文，五折，从零：准确率",
-    ),
-    (
-        accuracy("film reviews, documents, 5-fold, MiniLM", "reviews-minilm", 86, 91),
-        "影评全文，五折，MiniLM：准确率",
-    ),
-    (
-        accuracy("online shopping, zh, LSTM from scratch", "shopping-lstm", 93, 95),
-        "网购评论，从零训练的 LSTM：准确率",
-    ),
-    (
-        accuracy("THUCNews titles, zh, linear from scratch", "titles-linear", 86, 89),
-        "THUCNews 标题，从零训练的线性分类器：准确率",
-    ),
-    (
-        accuracy("THUCNews titles, zh, LSTM from scratch", "titles-lstm", 86, 89),
-        "THUCNews 标题，从零训练的 LSTM：准确率",
-    ),
-    (accuracy("Banking77, MiniLM", "banking-minilm", 91, 93), "Banking77，MiniLM：准确率"),
-    (
-        accuracy("Banking77, ten a class, MiniLM", "banking-few-minilm", 78, 85),
-        "Banking77，每类十条，MiniLM：准确率",
-    ),
-    (
-        Row(
-            "SST-2, five LSTMs as one above their mean, points, low end",
-            "classification",
-            together,
-            0,
-            1.5,
-            more=True,
-        ),
+CLASSIFICATION = [
+    accuracy("SST-2, LSTM from scratch", "SST-2，从零训练的 LSTM：准确率",
+        "sst2-lstm", 80, 83),
+    accuracy("SST-2, MiniLM, all weights", "SST-2，MiniLM 全量微调：准确率",
+        "sst2-minilm", 89, 91),
+    accuracy("SST-2, MiniLM, LoRA", "SST-2，MiniLM LoRA：准确率",
+        "sst2-minilm-lora", 88, 90.5),
+    accuracy("film reviews, documents, 5-fold, from scratch", "影评全文，五折，从零：准确率",
+        "reviews-linear", 86, 89),
+    accuracy("film reviews, documents, 5-fold, MiniLM", "影评全文，五折，MiniLM：准确率",
+        "reviews-minilm", 86, 91),
+    accuracy("online shopping, zh, LSTM from scratch", "网购评论，从零训练的 LSTM：准确率",
+        "shopping-lstm", 93, 95),
+    accuracy("THUCNews titles, zh, linear from scratch", "THUCNews 标题，从零训练的线性分类器：准确率",
+        "titles-linear", 86, 89),
+    accuracy("THUCNews titles, zh, LSTM from scratch", "THUCNews 标题，从零训练的 LSTM：准确率",
+        "titles-lstm", 86, 89),
+    accuracy("Banking77, MiniLM", "Banking77，MiniLM：准确率",
+        "banking-minilm", 91, 93),
+    accuracy("Banking77, ten a class, MiniLM", "Banking77，每类十条，MiniLM：准确率",
+        "banking-few-minilm", 78, 85),
+    Row("SST-2, five LSTMs as one above their mean, points, low end",
         "SST-2，五个 LSTM 合一与平均成员之差，百分点，区间下端",
-    ),
-    (
-        Row(
-            "CoNLL-2003, LSTM-CRF from scratch: entity F1",
-            "tagging",
-            entities("CoNLL-2003, LSTM-CRF"),
-            72,
-            82,
-            more=True,
-        ),
-        "CoNLL-2003，从零训练的 LSTM-CRF：实体 F1",
-    ),
-    (
-        Row(
-            "CoNLL-2003, MiniLM (an uncased model): entity F1",
-            "tagging",
-            entities("CoNLL-2003, MiniLM"),
-            83,
-            88,
-            more=True,
-        ),
-        "CoNLL-2003，微调 MiniLM（不分大小写的模型）：实体 F1",
-    ),
-    (
-        Row(
-            "CLUENER, zh, LSTM-CRF from scratch, dev: entity F1",
-            "tagging",
-            entities("CLUENER, LSTM-CRF"),
-            55,
-            65,
-            more=True,
-        ),
-        "CLUENER，从零训练的 LSTM-CRF，dev：实体 F1",
-    ),
-    (
-        Row(
-            "triples from Chinese news by a rule, entities given: F1",
-            "triples",
-            triples("given entities"),
-            float("-inf"),
-            more=True,
-        ),
-        "中文新闻中按规则标注的三元组，给定实体：F1",
-    ),
-    (
-        Row(
-            "triples from Chinese news by a rule, from raw text: F1",
-            "triples",
-            triples("from raw text"),
-            float("-inf"),
-            more=True,
-        ),
-        "中文新闻中按规则标注的三元组，从原文：F1",
-    ),
-    (
-        Row(
-            f"XQuAD, en, five folds, MiniLM: {ABOVE}, low end",
-            "question_answering",
-            answers("xquad_en"),
-            0,
-            more=True,
-        ),
-        "XQuAD，英文，五折，MiniLM：F1 高出最好的基线，区间下端",
-    ),
-    (
-        Row(
-            f"CMRC 2018, zh, own encoder: {ABOVE}, low end",
-            "question_answering",
-            answers("cmrc2018_trial"),
-            0,
-            more=True,
-        ),
-        "CMRC 2018，自己的中文编码器：F1 高出最好的基线，区间下端",
-    ),
-    (
-        Row("STS-B, MiniLM as it comes: Spearman", "similarity", similar("as_it_comes"), 0.82, more=True),
-        "STS-B，原样 MiniLM：Spearman",
-    ),
-    (
-        Row("STS-B, MiniLM fine-tuned: Spearman", "similarity", similar("fine_tuned"), 0.85, 0.88, more=True),
-        "STS-B，微调 MiniLM：Spearman",
-    ),
-    (
-        Row("200 SST-2 sentences, augmented against not, points", "augmentation", augmented, 0, 2, more=True),
-        "200 句 SST-2，增强与不增强之差，百分点",
-    ),
-    (
-        Row(
-            "SST-2, STS-B, CoNLL by one MiniLM with three heads, beside each alone in as many steps: worst, points",
-            "several_tasks",
-            beside_alone,
-            float("-inf"),
-            more=True,
-        ),
+        "classification", ensemble, 0, 1.5, more=True),
+]  # fmt: skip
+ROWS = [
+    *CLASSIFICATION,
+    Row("CoNLL-2003, LSTM-CRF from scratch: entity F1", "CoNLL-2003，从零训练的 LSTM-CRF：实体 F1",
+        "tagging", partial(entities, name="CoNLL-2003, LSTM-CRF"), 72, 82, more=True),
+    Row("CoNLL-2003, MiniLM (an uncased model): entity F1", "CoNLL-2003，微调 MiniLM（不分大小写的模型）：实体 F1",
+        "tagging", partial(entities, name="CoNLL-2003, MiniLM"), 83, 88, more=True),
+    Row("CLUENER, zh, LSTM-CRF from scratch, dev: entity F1", "CLUENER，从零训练的 LSTM-CRF，dev：实体 F1",
+        "tagging", partial(entities, name="CLUENER, LSTM-CRF"), 55, 65, more=True),
+    Row("triples from Chinese news by a rule, entities given: F1", "中文新闻中按规则标注的三元组，给定实体：F1",
+        "triples", partial(triples, name="given entities"), REPORTED, more=True),
+    Row("triples from Chinese news by a rule, from raw text: F1", "中文新闻中按规则标注的三元组，从原文：F1",
+        "triples", partial(triples, name="from raw text"), REPORTED, more=True),
+    Row(f"XQuAD, en, five folds, MiniLM: {ABOVE}, low end", "XQuAD，英文，五折，MiniLM：F1 高出最好的基线，区间下端",
+        "question_answering", partial(answers, name="xquad_en"), 0, more=True),
+    Row(f"CMRC 2018, zh, own encoder: {ABOVE}, low end", "CMRC 2018，自己的中文编码器：F1 高出最好的基线，区间下端",
+        "question_answering", partial(answers, name="cmrc2018_trial"), 0, more=True),
+    Row("STS-B, MiniLM as it comes: Spearman", "STS-B，原样 MiniLM：Spearman",
+        "similarity", partial(similar, name="as_it_comes"), 0.82, more=True),
+    Row("STS-B, MiniLM fine-tuned: Spearman", "STS-B，微调 MiniLM：Spearman",
+        "similarity", partial(similar, name="fine_tuned"), 0.85, 0.88, more=True),
+    Row("200 SST-2 sentences, augmented against not, points", "200 句 SST-2，增强与不增强之差，百分点",
+        "augmentation", augmented, 0, 2, more=True),
+    Row("SST-2, STS-B, CoNLL by one MiniLM with three heads compared with each alone in as many"
+        " steps: worst, points",
         "一个 MiniLM 三个头同时学 SST-2、STS-B、CoNLL，与步数相同的单独训练之差：最差一项，百分点",
-    ),
-    (
-        Row(
-            "SST-2, MiniLM by method, three epochs: accuracy of everything",
-            "methods",
-            by_method,
-            float("-inf"),
-            more=True,
-        ),
+        "several_tasks", joint_against_alone, REPORTED, more=True),
+    Row("SST-2, MiniLM by method, three epochs: accuracy of everything",
         "SST-2，MiniLM，各种微调方法，三轮：全部权重的准确率",
-    ),
-    (
-        Row(
-            "fine-tuning MiniLM, SST-2, samples a CPU-second beside the Trainer's best",
-            "finetuning_speed",
-            speed("training"),
-            1.2,
-            2,
-            more=True,
-            unit=" ×",
-        ),
+        "methods", by_method, REPORTED, more=True),
+    Row("fine-tuning MiniLM, SST-2, samples a CPU-second compared with the Trainer's best",
         "微调 MiniLM，SST-2，每 CPU 秒样本数，与 Trainer 最佳设置相比",
-    ),
-    (
-        Row(
-            "classifying SST-2 in batches, texts a CPU-second beside the best of `transformers`",
-            "finetuning_speed",
-            speed("classifying"),
-            1.2,
-            2,
-            more=True,
-            unit=" ×",
-        ),
+        "finetuning_speed", partial(speed, name="training"), 1.2, 2, more=True, unit=" ×"),
+    Row("classifying SST-2 in batches, texts a CPU-second compared with the best of `transformers`",
         "成批分类 SST-2，每 CPU 秒文本数，与 `transformers` 最佳方式相比",
-    ),
-    (
-        Row(
-            "few rows: points that defaults lose to the best of 3 to 80 epochs by the test rows, mean",
-            "small_data",
-            lost,
-            1.5,
-            extra=worst_lost,
-            and_within=", worst ≤ 4",
-        ),
+        "finetuning_speed", partial(speed, name="classifying"), 1.2, 2, more=True, unit=" ×"),
+    Row("few rows: points that defaults lose to the best of 3 to 80 epochs by the test rows, mean",
         "少量标注：默认设置比 3 至 80 轮中按测试集最好者低多少百分点，平均",
-    ),
-    (
-        Row(
-            "30 rows of SST-2, MiniLM: accuracy above scikit-learn's logistic regression on the same vectors, points",
-            "small_data",
-            few,
-            -1,
-            more=True,
-        ),
+        "small_data", lost, 1.5, extra=worst_lost, and_within=", worst ≤ 4"),
+    Row("30 rows of SST-2, MiniLM: accuracy above scikit-learn's logistic regression on the same"
+        " vectors, points",
         "30 条 SST-2，MiniLM：准确率与 scikit-learn 逻辑回归（同样的向量）之差，百分点",
-    ),
-    (
-        Row(SEARCHED, "tuning", tuned, float("-inf"), 1.5, more=True),
-        "SST-2，LSTM，20 次搜索与默认之差，百分点",
-    ),
-]
-"""Rows, and their words in README.zh-CN.md."""
-ROWS = [row for row, _ in TOLD]
-CHINESE = {row.what: words for row, words in TOLD}
+        "small_data", few, -1, more=True),
+    Row("SST-2, LSTM, 20 trials against the default, points", "SST-2，LSTM，20 次搜索与默认之差，百分点",
+        "tuning", tuned, REPORTED, 1.5, more=True),
+]  # fmt: skip

@@ -3,8 +3,7 @@
 `textus train --model encoder` reads `gutenberg_prose` in small letters and with its lines joined, as SST-2 is
 written. Then both sides are fine-tuned alike: the rate and the number of epochs are chosen for each on the dev set
 with seeds of their own, out of one grid; then five seeds each, and the accuracies on the test set are compared in
-pairs. The interval is over the seeds (t, 4 degrees of freedom); a second one is over test sentences. Whatever was
-measured already is taken.
+pairs. The interval is over the seeds (t, 4 degrees of freedom); a second one is over test sentences.
 """
 
 from __future__ import annotations
@@ -17,20 +16,20 @@ from dataclasses import replace
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks._measuring import DATA, Bench, begin, corpus, show, spread, textus, tokenizer
+from benchmarks._material import books, corpus, pretrained_encoder, sst2, tokenizer
+from benchmarks._runner import Bench, begin, over_five_seeds, over_rows, show, spread
 from textus.core import hardware
 from textus.core.config import from_dict
-from textus.core.console import cpu_seconds, log_notice
+from textus.core.console import cpu_seconds
 from textus.core.io import read_json
 from textus.core.rng import derive_seed
 from textus.data.batch import Batch
-from textus.metrics.resampling import paired_bootstrap
 from textus.models.encoder import Encoder, EncoderConfig
 from textus.models.nn.heads import SequenceHead
 from textus.runs.store import load, open_run, read_tokenizer
@@ -42,9 +41,6 @@ RATES = (5e-4, 1e-3, 2e-3, 4e-3)
 EPOCHS = (3, 6)
 BATCH = 32
 LONGEST = 128
-T_975 = 2.776
-"""Student's t for an interval of 95 % from five differences."""
-
 SETTINGS = (
     "model.n_layer=4",
     "model.d_model=256",
@@ -59,32 +55,27 @@ from each window (Wettig et al. 2023).
 """
 
 Example = tuple[list[int], int]
+Setting = tuple[float, int]
+"""Rate and epochs."""
 
 
 # ── pre-training ───────────────────────────────────────────────────────────────────────────────
 
 
 def pretrain(bench: Bench) -> Path:
-    """The pre-trained run; an unfinished one is gone on with, with `--again` a new one is begun."""
+    """The pre-trained run; an interrupted one is resumed, `--again` starts a new one."""
     out = bench.work / f"run-{bench.options.preset}"
-    log = bench.work / "log.txt"
     if (out / "run.json").exists() and not bench.options.again:
-        textus(["resume", out], log=log)
+        bench.textus("resume", out)
         return out
     lower = bench.work / "lower"
     lower.mkdir(exist_ok=True)
-    books = sorted((DATA / "gutenberg_prose").glob("*-*.txt"))
-    for book in books[:2] if bench.smoke else books:
+    for book in books()[: 2 if bench.smoke else None]:
         text = re.sub(r"(?<!\n)\n(?!\n)", " ", book.read_text(encoding="utf-8").lower())
         (lower / book.name).write_text(text, encoding="utf-8")
-    built = corpus(bench.work / "corpus", lower)
-    pieces = tokenizer(bench.work / "wordpiece", built, "--kind", "wordpiece", "--vocab-size", "8192")
-    budget = ["--steps", "30"] if bench.smoke else ["--preset", bench.options.preset]
-    words: list[str | Path] = ["train", built, "--model", "encoder", "--tokenizer", pieces, *budget]
-    smaller = ("model.n_layer=2", "model.d_model=64", "model.n_head=2") if bench.smoke else ()
-    words += [word for each in (*SETTINGS, *smaller) for word in ("--set", each)]
-    textus([*words, "--out", out, "--force"], log=log)
-    return out
+    built = corpus(bench, bench.work / "corpus", lower)
+    pieces = tokenizer(bench, bench.work / "wordpiece", built, "wordpiece", 8192)
+    return pretrained_encoder(bench, out, built, pieces, SETTINGS)
 
 
 # ── fine-tuning ────────────────────────────────────────────────────────────────────────────────
@@ -99,11 +90,10 @@ def joined(text: str) -> str:
 def examples(run: Path, split: str, most: int | None) -> list[Example]:
     """EOT, text, EOT; and the label."""
     pieces = read_tokenizer(open_run(run))
-    rows = [line.rsplit("\t", 1) for line in (DATA / "sst2" / f"{split}.tsv").read_text().splitlines()][:most]
-    encoded = pieces.encode_batch([joined(text) for text, _ in rows])
-    end = pieces.end_id
+    rows, end = sst2(split, most), pieces.end_id
+    encoded = pieces.encode_batch([joined(row["text"]) for row in rows])
     return [
-        ([end, *ids[: LONGEST - 2], end], int(label)) for ids, (_, label) in zip(encoded, rows, strict=True)
+        ([end, *ids[: LONGEST - 2], end], int(row["label"])) for ids, row in zip(encoded, rows, strict=True)
     ]
 
 
@@ -134,11 +124,11 @@ def start(run: Path, side: str, seed: int) -> tuple[Encoder, SequenceHead]:
     if side == "pretrained":
         encoder.load_state_dict(load(run)[0].state_dict())
     if {"avx512_bf16", "amx_bf16"} & set(hardware.isa_flags()):
-        encoder.compute_with("bfloat16", "plain", "eager")
+        encoder.set_compute("bfloat16", "plain", "eager")
     return encoder, head
 
 
-def finetune(run: Path, side: str, seed: int, how: tuple[float, int], most: int | None) -> dict[str, Any]:
+def finetune(run: Path, side: str, seed: int, how: Setting, most: int | None) -> dict[str, Any]:
     """AdamW, a tenth of warm-up, then in a straight line to zero; right or wrong for each test sentence."""
     torch.set_num_threads(1)
     used, (rate, epochs) = cpu_seconds(), how
@@ -181,83 +171,71 @@ def right(encoder: Encoder, head: SequenceHead, rows: list[Example]) -> list[int
 # ── comparing ──────────────────────────────────────────────────────────────────────────────────
 
 
-def all_runs(
-    bench: Bench, run: Path, wanted: list[tuple[str, int, tuple[float, int]]], data: dict[str, Any]
-) -> list[dict[str, Any]]:
+def all_runs(bench: Bench, run: Path, wanted: list[tuple[str, int, Setting]]) -> list[dict[str, Any]]:
     """These fine-tunings, one on each core at a time; each is written as soon as it is done."""
-    runs: dict[str, Any] = data.setdefault("runs", {})
+    runs = bench.part("runs")
     keys = [f"{side} seed {seed} rate {rate:g} epochs {epochs}" for side, seed, (rate, epochs) in wanted]
     with ProcessPoolExecutor(hardware.usable_cores(), mp_context=get_context("spawn")) as pool:
-        waiting = {
-            key: pool.submit(finetune, run, *each, 200 if bench.smoke else None)
-            for key, each in zip(keys, wanted, strict=True)
+        started = {
+            key: pool.submit(finetune, run, *arguments, 200 if bench.smoke else None)
+            for key, arguments in zip(keys, wanted, strict=True)
             if key not in runs
         }
-        for key, each in waiting.items():
-            runs[key] = each.result()
-            log_notice(f"{key}: dev {runs[key]['dev']:.4f}, test {runs[key]['test']:.4f}")
-            bench.save(data)
+        for key, future in started.items():
+            bench.once(runs, key, future.result)
     return [runs[key] for key in keys]
 
 
-def tuned(bench: Bench, run: Path, data: dict[str, Any]) -> dict[str, tuple[float, int]]:
+def tune(bench: Bench, run: Path) -> dict[str, Setting]:
     """For each side the (rate, epochs) of the best mean on the dev set."""
     grid = list(product(RATES, EPOCHS))[: 1 if bench.smoke else None]
-    wanted = [(side, seed, how) for side in SIDES for how in grid for seed in TUNING_SEEDS]
-    found = all_runs(bench, run, wanted, data)
+    runs = all_runs(
+        bench, run, [(side, seed, how) for side in SIDES for how in grid for seed in TUNING_SEEDS]
+    )
 
-    def dev(side: str, how: tuple[float, int]) -> float:
-        return mean(r["dev"] for r in found if (r["side"], r["rate"], r["epochs"]) == (side, *how))
+    def dev(side: str, how: Setting) -> float:
+        return mean(r["dev"] for r in runs if (r["side"], r["rate"], r["epochs"]) == (side, *how))
 
     return {side: max(grid, key=lambda how: dev(side, how)) for side in SIDES}
 
 
-def compare(bench: Bench, run: Path, data: dict[str, Any]) -> dict[str, Any]:
+def compare(bench: Bench, run: Path) -> dict[str, Any]:
     """Five seeds a side at its best setting, and the difference with both intervals, in points."""
-    best = tuned(bench, run, data)
-    found = {side: all_runs(bench, run, [(side, seed, best[side]) for seed in SEEDS], data) for side in SIDES}
-    tests = {side: [100 * r["test"] for r in found[side]] for side in SIDES}
+    best = tune(bench, run)
+    runs = {side: all_runs(bench, run, [(side, seed, best[side]) for seed in SEEDS]) for side in SIDES}
+    tests = {side: [100 * r["test"] for r in runs[side]] for side in SIDES}
     pairs = [a - b for a, b in zip(tests["pretrained"], tests["scratch"], strict=True)]
-    half = T_975 * stdev(pairs) / len(pairs) ** 0.5
-    answers = {side: np.asarray([list(map(int, r["test_right"])) for r in found[side]]) for side in SIDES}
-    rows = [100.0 * answers[side].mean(0) for side in SIDES]
-    value, low, high = paired_bootstrap(*rows, np.ones(len(rows[0])))
+    answers = [np.asarray([list(map(int, r["test_right"])) for r in runs[side]]) for side in SIDES]
     return {
         "chosen": {side: {"rate": best[side][0], "epochs": best[side][1]} for side in SIDES},
         **{side: spread(tests[side], 2) for side in SIDES},
-        "difference": {"value": mean(pairs), "low": mean(pairs) - half, "high": mean(pairs) + half, "n": len(pairs)},
-        "over_sentences": {"value": value, "low": low, "high": high, "n": len(rows[0])},
-        "pairs": [round(each, 2) for each in pairs],
-    }  # fmt: skip
+        "difference": over_five_seeds(pairs),
+        "over_sentences": over_rows(*(100 * rows.mean(0) for rows in answers)),
+        "pairs": [round(pair, 2) for pair in pairs],
+    }
 
 
 def main() -> None:
     """Pre-train, tune, compare."""
-    bench = begin(
-        "encoder_pretraining", __doc__, preset={"default": "1h", "help": "the budget of pre-training"}
-    )
+    budget = {"default": "1h", "help": "the budget of pre-training"}
+    bench = begin("encoder_pretraining", __doc__, preset=budget)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     run = pretrain(bench)
     record = read_json(run / "run.json")
     names = ("config", "compute", "steps", "seconds", "cpu_seconds", "best", "command", "files")
-    told, kept = {name: record[name] for name in names}, bench.kept()
-    if kept.get("pretraining") != told:  # other weights: what was measured on the old ones is void
-        kept = {}
-    data = {**kept, "pretraining": told}
-    data |= compare(bench, run, data)
-    bench.save(data)
+    pretraining = {name: record[name] for name in names}
+    if bench.result.get("pretraining") != pretraining:  # other weights: earlier measurements do not apply
+        bench.result = {"pretraining": pretraining}
+    bench.result |= compare(bench, run)
+    bench.save()
     rows = [
-        [side, *(f"{data[side][name]:.2f}" for name in ("median", "min", "max")), data["chosen"][side]]
+        [side, *(f"{bench.result[side][name]:.2f}" for name in ("median", "min", "max")), bench.result["chosen"][side]]
         for side in SIDES
-    ]
+    ]  # fmt: skip
     for name in ("difference", "over_sentences"):
-        figure = data[name]
-        rows.append([name, f"{figure['value']:+.2f}", f"{figure['low']:+.2f}", f"{figure['high']:+.2f}", ""])
-    show(
-        "SST-2, accuracy on the test set, %",
-        ["", "median | value", "least | low", "most | high", "chosen"],
-        rows,
-    )
+        rows.append([name, *(f"{bench.result[name][part]:+.2f}" for part in ("value", "low", "high")), ""])
+    header = ["", "median | value", "least | low", "most | high", "chosen"]
+    show("SST-2, accuracy on the test set, %", header, rows)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,15 @@
-"""Training steps of the LSTM, the encoder and the encoder–decoder beside the same networks made of torch's and
+"""Training steps of the LSTM, the encoder and the encoder–decoder compared with the same networks made of torch's and
 transformers' parts, in turns, one thread.
 
 The same shapes and the same optimiser (fused AdamW) on both sides; a step is a batch's loss, gradients, clipping and
 update. A peer runs in float32 and under bfloat16 autocast (`torch.nn.LSTM` also with all weights in bfloat16), as it
 is and compiled; its best two ways by a first look take the turns, and the faster of them in each round counts.
 The encoder's peers: `BertForMaskedLM`, and `nn.TransformerEncoder` with a head on the hidden positions only, as ours.
-The encoder–decoder's: `BartForConditionalGeneration` and `T5ForConditionalGeneration`. What is measured is kept.
+The encoder–decoder's: `BartForConditionalGeneration` and `T5ForConditionalGeneration`.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks._measuring import Bench, begin, show, spread
+from benchmarks._rows import ranged
+from benchmarks._runner import Bench, begin, cpu_time, paired_ratios, show, spread, take_turns
 from textus.core.console import log_notice
 from textus.core.memory import keep_freed_memory
 from textus.data.batch import Batch
@@ -80,7 +80,7 @@ def ours(family: str, shape: Shape, step_kind: str) -> Step:
     if family == "lstm":
         config = {name: config[name] for name in ("vocab_size", "n_layer", "d_model")}
     model = build(family, config)
-    model.compute_with("bfloat16", "plain", step_kind)
+    model.set_compute("bfloat16", "plain", step_kind)
     gradients = GradientAccumulator(model, 1)
     settings = OptimSettings(optimiser="adamw", rate=1e-3)
     optimisers = make_optimisers(model.parameter_groups(), settings)
@@ -129,10 +129,10 @@ class Hidden(nn.Module):
     def draw(self) -> tuple[Tensor, Tensor]:
         """Ids with 0 for a mask, and which positions are hidden; the same number at every step."""
         n = round(HIDDEN_SHARE * self.targets.numel())
-        found = torch.zeros(self.targets.numel(), dtype=torch.bool)
-        found[torch.randperm(len(found))[:n]] = True
-        found = found.view_as(self.targets)
-        return self.targets.masked_fill(found, 0), found
+        hidden = torch.zeros(self.targets.numel(), dtype=torch.bool)
+        hidden[torch.randperm(len(hidden))[:n]] = True
+        hidden = hidden.view_as(self.targets)
+        return self.targets.masked_fill(hidden, 0), hidden
 
 
 class TorchEncoder(Hidden):
@@ -151,10 +151,10 @@ class TorchEncoder(Hidden):
 
     def forward(self) -> Tensor:
         """The loss of the batch."""
-        ids, found = self.draw()
+        ids, hidden = self.draw()
         states = self.body(self.embedding(ids) + self.position)
-        logits = F.linear(states[found], self.embedding.weight)
-        return F.cross_entropy(logits.float(), self.targets[found])
+        logits = F.linear(states[hidden], self.embedding.weight)
+        return F.cross_entropy(logits.float(), self.targets[hidden])
 
 
 class Bert(Hidden):
@@ -174,8 +174,8 @@ class Bert(Hidden):
 
     def forward(self) -> Tensor:
         """The loss of the batch."""
-        ids, found = self.draw()
-        return self.model(input_ids=ids, labels=self.targets.masked_fill(~found, -100)).loss
+        ids, hidden = self.draw()
+        return self.model(input_ids=ids, labels=self.targets.masked_fill(~hidden, -100)).loss
 
 
 class Pairs(nn.Module):
@@ -251,19 +251,12 @@ def ways(family: str, *, compiled: bool) -> list[str]:
 # ── taking turns ───────────────────────────────────────────────────────────────────────────────
 
 
-def taken(step: Step) -> float:
-    """CPU-seconds of a step."""
-    started = time.process_time()
-    step()
-    return time.process_time() - started
-
-
 def best_of(steps: dict[str, Step], count: int) -> dict[str, float]:
     """Those that are fastest by the better of two steps, after one that warms up: name → CPU-seconds."""
     seconds: dict[str, float] = {}
     for name, step in steps.items():
         step()
-        seconds[name] = min(taken(step), taken(step))
+        seconds[name] = min(cpu_time(step), cpu_time(step))
         log_notice(f"{name}: {seconds[name]:.3f} CPU-seconds a step")
     return dict(sorted(seconds.items(), key=lambda pair: pair[1])[:count])
 
@@ -273,7 +266,7 @@ def measure(family: str, bench: Bench) -> dict[str, Any]:
     shape = (TINY if bench.smoke else SHAPES)[family]
     mine = {
         f"ours {kind}": ours(family, shape, kind)
-        for kind in family_of(family)[0].step_kinds
+        for kind in family_of(family)[0].capabilities.step_kinds
         if not bench.smoke or kind == "eager"
     }
     peers = {
@@ -284,35 +277,31 @@ def measure(family: str, bench: Bench) -> dict[str, Any]:
     ours_name = next(iter(best_of(mine, 1)))
     finalists = list(best_of(peers, FINALISTS))
     sides = {ours_name: mine[ours_name], **{name: peers[name] for name in finalists}}
-    rates: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(2 if bench.smoke else ROUNDS):
-        for name, step in sides.items():
-            rates[name].append(shape.rows * shape.length / taken(step))
-    rounds = range(len(rates[ours_name]))
-    ratios = [rates[ours_name][n] / max(rates[name][n] for name in finalists) for n in rounds]
+    seconds = take_turns(sides, 2 if bench.smoke else ROUNDS)
+    tokens = shape.rows * shape.length
+    fastest_peer = [min(times) for times in zip(*(seconds[name] for name in finalists), strict=True)]
     return {
         "shape": vars(shape),
         "ours": ours_name,
-        "ratio": spread(ratios, 3),
-        "tokens_per_cpu_second": {name: spread(values, 0) for name, values in rates.items()},
+        "ratio": paired_ratios(fastest_peer, seconds[ours_name]),
+        "tokens_per_cpu_second": {
+            name: spread([tokens / value for value in times], 0) for name, times in seconds.items()
+        },
     }
 
 
 def main() -> None:
-    """Every family, or the one asked for."""
-    bench = begin("family_speed", __doc__, family={"choices": tuple(SHAPES), "help": "only this one"})
+    """Every family, or the chosen one."""
+    bench = begin("family_speed", __doc__, only=SHAPES, flag="--family")
     keep_freed_memory()
     torch.set_num_threads(1)
-    found = bench.kept() or {"families": {}}
-    for family in SHAPES:
-        if bench.options.family in (None, family) and family not in found["families"]:
-            found["families"][family] = measure(family, bench)
-            bench.save(found)
-    for family, each in found["families"].items():
-        ratio = each["ratio"]
-        rows = [[name, f"{rate['median']:,.0f}"] for name, rate in each["tokens_per_cpu_second"].items()]
-        spelled = f"{ratio['median']:.2f} ({ratio['min']:.2f}–{ratio['max']:.2f})"
-        show(f"{family}, a training step: {spelled} × the best peer", ["side", "tokens per CPU-second"], rows)
+    families = bench.part("families")
+    for family in bench.chosen(SHAPES):
+        bench.once(families, family, measure, family, bench)
+    for family, scores in families.items():
+        rows = [[name, f"{rate['median']:,.0f}"] for name, rate in scores["tokens_per_cpu_second"].items()]
+        ratio = ranged(scores["ratio"])
+        show(f"{family}, a training step: {ratio} × the best peer", ["side", "tokens per CPU-second"], rows)
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks._measuring import Bench, begin, show, textus
-from benchmarks._sentences import Sentences, prepared, rows_of, trained
+from benchmarks._runner import Bench, begin, show
+from benchmarks._sentences import Sentences, batches_of, prepare, train
 from textus.core.io import read_json
 from textus.core.rng import derive_seed
 from textus.data.batch import Batch
@@ -53,21 +53,16 @@ GRAMS = 8_000
 
 
 def play(name: str, start: Path, bench: Bench, sentences: Sentences) -> Path:
-    """A player, begun from the start's weights; one that is finished is taken as it is."""
+    """A player that starts from the start's weights, or the finished one of an earlier time."""
     out = bench.work / name.replace(" ", "-")
-    if (out / "run.json").exists() and not bench.options.again and open_run(out).finished:
+    if bench.finished(out):
         return out
-    begun, read, record = load(start)
+    started, tokenizer, record = load(start)
     steps, critic = (12, 4) if bench.smoke else (bench.options.game, CRITIC)
-    config = {
-        **record["config"],
-        **PLAYERS[name],
-        "warmup_steps": 0,
-        "critic_steps": critic,
-        "anneal_steps": steps,
-    }
+    phases = {"warmup_steps": 0, "critic_steps": critic, "anneal_steps": steps}
+    config = {**record["config"], **PLAYERS[name], **phases}
     model = build("gan", config)
-    model.load_state_dict(begun.state_dict())
+    model.load_state_dict(started.state_dict())
     optim = OptimSettings(
         optimiser="adamw", rate=RATE, other_rate=CRITIC_RATE, weight_decay=0.0, decay=1.0, warmup=20
     )
@@ -75,17 +70,11 @@ def play(name: str, start: Path, bench: Bench, sentences: Sentences) -> Path:
         steps=critic + steps, batch_size=64, context_length=CONTEXT, seed=1, optim=optim, log_every=20,
         checkpoint_every=200,
     )  # fmt: skip
-    store = load_or_tokenize(open_corpus(sentences.train), read)
+    store = load_or_tokenize(open_corpus(sentences.train), tokenizer)
     loader = BucketLoader(store, batch_size=64, context_length=CONTEXT, seed=1)
-    kept = {name: record[name] for name in ("tokenizer", "corpus", "compute")}
-    about = {
-        **kept,
-        "family": "gan",
-        "config": config,
-        "settings": {"optim.rate": RATE},
-        "parent": str(start),
-    }
-    run = open_run(out) if (out / "run.json").exists() else create_run(out, about, read)
+    about = {name: record[name] for name in ("tokenizer", "corpus", "compute")}
+    about |= {"family": "gan", "config": config, "settings": {"optim.rate": RATE}, "parent": str(start)}
+    run = open_run(out) if (out / "run.json").exists() else create_run(out, about, tokenizer)
     fit(model, loader, settings=settings, run=run, backward=GAN.backward)
     return out
 
@@ -97,13 +86,13 @@ def self_bleu(texts: Sequence[Sequence[int]], most: int = 4) -> float:
         counts = [Counter(ngrams(text, n)) for text in texts]
         first: Counter[Any] = Counter()
         second: Counter[Any] = Counter()
-        for each in counts:
-            for gram, count in each.items():
+        for text_counts in counts:
+            for gram, count in text_counts.items():
                 high, low = first[gram], second[gram]
                 first[gram], second[gram] = max(high, count), max(low, min(high, count))
         matched = total = 0
-        for each in counts:
-            for gram, count in each.items():
+        for text_counts in counts:
+            for gram, count in text_counts.items():
                 others = second[gram] if first[gram] == count else first[gram]
                 matched += min(count, others)
                 total += count
@@ -116,16 +105,10 @@ def fluency(judge: LanguageModel, texts: Sequence[Sequence[int]], end_id: int) -
     """Nats a token, ends included, under the judge."""
     nats = tokens = 0.0
     for text in texts:
-        whole = torch.tensor([[end_id, *text, end_id]])
-        batch = one_row(whole)
-        nats += float(judge.score(batch)[0].sum())
+        ids = torch.tensor([[end_id, *text, end_id]])
+        nats += float(judge.score(Batch(ids[:, :-1], ids[:, 1:], torch.ones(1, len(text) + 1)))[0].sum())
         tokens += len(text) + 1
     return nats / tokens
-
-
-def one_row(ids: torch.Tensor) -> Batch:
-    """A text as a batch."""
-    return Batch(ids[:, :-1], ids[:, 1:], torch.ones(1, ids.shape[1] - 1))
 
 
 def point(texts: list[list[int]], judge: LanguageModel, end_id: int) -> dict[str, float]:
@@ -140,18 +123,21 @@ def point(texts: list[list[int]], judge: LanguageModel, end_id: int) -> dict[str
     }
 
 
-def curve(model: GAN, judge: LanguageModel, bench: Bench, draws: int) -> list[dict[str, Any]]:
+def curve(model: LanguageModel, judge: LanguageModel, bench: Bench) -> list[dict[str, Any]]:
     """A point for each temperature, each of several independent samples."""
-    found = []
-    for temperature in TEMPERATURES:
-        seeds = [derive_seed(draw, "curve") & 0xFFFF for draw in range(draws)]
-        n = 20 if bench.smoke else 1000
-        points = [
-            point(model.sample(n, temperature=temperature, seed=seed), judge, model.config.end_id)
-            for seed in seeds
-        ]
-        found.append({"temperature": temperature, "draws": points})
-    return found
+    assert isinstance(model, GAN)
+    n, draws = (20, 2) if bench.smoke else (1000, bench.options.draws)
+    seeds = [derive_seed(draw, "curve") & 0xFFFF for draw in range(draws)]
+    return [
+        {
+            "temperature": temperature,
+            "draws": [
+                point(model.sample(n, temperature=temperature, seed=seed), judge, model.config.end_id)
+                for seed in seeds
+            ],
+        }
+        for temperature in TEMPERATURES
+    ]
 
 
 def at_equal(
@@ -163,13 +149,13 @@ def at_equal(
 
     Read off between temperatures on log(1 − distinct-4) and log(self-BLEU), in which the curves are straight lines.
     """
-    random, sides = np.random.default_rng(0), [table_of(each, measure) for each in (player, start)]
+    random, sides = np.random.default_rng(0), [table_of(points, measure) for points in (player, start)]
     value = apart(*(side.mean(1) for side in sides))
     drawn = [
         apart(*(side[:, random.integers(side.shape[1], size=side.shape[1])].mean(1) for side in sides))
         for _ in range(times)
     ]
-    known = [each for each in drawn if each is not None]
+    known = [distance for distance in drawn if distance is not None]
     if value is None or len(known) < times / 2:
         return None
     low, high = np.quantile(known, [0.025, 0.975])
@@ -177,9 +163,9 @@ def at_equal(
 
 
 def table_of(points: list[dict[str, Any]], measure: str) -> np.ndarray:
-    """(temperatures, draws, 2): where each sample lies on the axis of the measure, and its fluency."""
+    """(temperatures, draws, 2): where each sample is on the axis of the measure, and its fluency."""
     return np.asarray(
-        [[(along(draw, measure), draw["fluency"]) for draw in each["draws"]] for each in points]
+        [[(along(draw, measure), draw["fluency"]) for draw in point["draws"]] for point in points]
     )
 
 
@@ -191,7 +177,7 @@ def apart(player: np.ndarray, start: np.ndarray) -> float | None:
 
 
 def along(point: dict[str, float], measure: str) -> float:
-    """Where a point lies on the axis of a measure."""
+    """Where a point is on the axis of a measure."""
     if measure == "distinct_4":
         return math.log(max(1 - point["distinct_4"], 1e-6))
     return math.log(max(point["self_bleu"], 1e-6))
@@ -201,87 +187,88 @@ def judge_of(bench: Bench, sentences: Sentences) -> LanguageModel:
     """An n-gram model of the other reviews."""
     out = bench.work / "judge"
     if not (out / "run.json").exists():
-        words = ["train", sentences.other, "--model", "ngram", "--set", "model.order=4"]
-        textus(
-            [*words, "--tokenizer", sentences.tokenizer, "--out", out, "--force"],
-            log=bench.work / "judge.txt",
+        bench.train(
+            "train",
+            sentences.other,
+            model="ngram",
+            set="model.order=4",
+            tokenizer=sentences.tokenizer,
+            out=out,
         )
     return load(out)[0]
 
 
-def real(judge: LanguageModel, read: Tokenizer, texts: list[str]) -> dict[str, float]:
+def real(judge: LanguageModel, tokenizer: Tokenizer, texts: list[str]) -> dict[str, float]:
     """The same figures of people's sentences."""
-    rows = rows_of(texts, read, CONTEXT)
+    batches = batches_of(texts, tokenizer, CONTEXT)
     ids = [
         row[: int(weights.sum()) - 1]
-        for batch in rows
+        for batch in batches
         for row, weights in zip(batch.targets.tolist(), batch.weights, strict=True)
     ]
-    return point(ids, judge, read.end_id)
+    return point(ids, judge, tokenizer.end_id)
+
+
+def measure(name: str, start: Path, bench: Bench, sentences: Sentences) -> dict[str, Any]:
+    """A player's curve, and its distance from the start's."""
+    out, start_curve = play(name, start, bench, sentences), bench.result["start"]["curve"]
+    points = curve(load(out)[0], judge_of(bench, sentences), bench)
+    return {
+        "settings": PLAYERS[name],
+        "cpu_seconds": read_json(out / "run.json")["cpu_seconds"],
+        "curve": points,
+        "at_equal_distinct_4": at_equal(points, start_curve, "distinct_4"),
+        "at_equal_self_bleu": at_equal(points, start_curve, "self_bleu"),
+    }
 
 
 def main() -> None:
-    """The start, the players asked for (all without a word), and their curves."""
+    """The start, the chosen players, and their curves."""
     bench = begin(
-        "gan", __doc__,
-        player={"choices": tuple(PLAYERS), "help": "only this one"},
+        "gan", __doc__, only=PLAYERS, flag="--player",
         start={"type": int, "default": START, "help": f"steps of the start ({START})"},
         game={"type": int, "default": GAME, "help": f"steps of the game ({GAME})"},
         draws={"type": int, "default": 20, "help": "samples of 1,000 sentences at each temperature (20)"},
     )  # fmt: skip
     torch.set_num_threads(1)
-    sentences = prepared(bench)
-    judge = judge_of(bench, sentences)
+    sentences = prepare(bench)
     tiny = {"model.d_model": 16, "model.d_critic": 8} if bench.smoke else {}
-    steps, draws = (20, 2) if bench.smoke else (bench.options.start, bench.options.draws)
-    start, cpu = trained(
+    steps = 20 if bench.smoke else bench.options.start
+    start, cpu = train(
         bench, sentences, "gan", "start", steps, **{**SHAPE, "model.warmup_steps": steps, **tiny}
     )
-    model, read, _ = load(start)
-    assert isinstance(model, GAN)
-    result = bench.kept() or {"players": {}}
-    if "start" not in result:
-        result["start"] = {"steps": steps, "cpu_seconds": cpu, "curve": curve(model, judge, bench, draws)}
-        result["people"] = real(judge, read, sentences.test)
-    for name in PLAYERS:
-        if bench.options.player in (None, name) and name not in result["players"]:
-            out = play(name, start, bench, sentences)
-            player, _, _ = load(out)
-            assert isinstance(player, GAN)
-            found = curve(player, judge, bench, draws)
-            result["players"][name] = {
-                "settings": PLAYERS[name],
-                "cpu_seconds": read_json(out / "run.json")["cpu_seconds"],
-                "curve": found,
-                "at_equal_distinct_4": at_equal(found, result["start"]["curve"], "distinct_4"),
-                "at_equal_self_bleu": at_equal(found, result["start"]["curve"], "self_bleu"),
-            }
-            bench.save(result)
-    table(result)
+    if "start" not in bench.result:
+        model, tokenizer, _ = load(start)
+        judge = judge_of(bench, sentences)
+        bench.result["start"] = {"steps": steps, "cpu_seconds": cpu, "curve": curve(model, judge, bench)}
+        bench.result["people"] = real(judge, tokenizer, sentences.test)
+    for name in bench.chosen(PLAYERS):
+        bench.once(bench.part("players"), name, measure, name, start, bench, sentences)
+    table(bench.result)
 
 
 def table(result: dict[str, Any]) -> None:
     """Medians over draws, and the differences at equal diversity."""
-    rows = []
-    for name, each in {"start": result["start"], **result["players"]}.items():
-        for place in each["curve"]:
-            middle = {
-                key: float(np.median([draw[key] for draw in place["draws"]])) for key in place["draws"][0]
-            }
-            rows.append(
-                [name, place["temperature"], f"{middle['fluency']:.3f}", f"{middle['distinct_4']:.3f}",
-                 f"{middle['self_bleu']:.1f}", f"{middle['tokens']:.1f}"]
-            )  # fmt: skip
-    people = result["people"]
-    rows.append(
-        ["people", "", f"{people['fluency']:.3f}", f"{people['distinct_4']:.3f}", f"{people['self_bleu']:.1f}",
-         f"{people['tokens']:.1f}"]
-    )  # fmt: skip
+    columns = {"fluency": ".3f", "distinct_4": ".3f", "self_bleu": ".1f", "tokens": ".1f"}
+    points = [
+        (
+            name,
+            point["temperature"],
+            {key: np.median([draw[key] for draw in point["draws"]]) for key in columns},
+        )
+        for name, player in {"start": result["start"], **result["players"]}.items()
+        for point in player["curve"]
+    ]
+    points.append(("people", "", result["people"]))
+    rows = [
+        [name, temperature, *(f"{figures[key]:{spec}}" for key, spec in columns.items())]
+        for name, temperature, figures in points
+    ]
     header = ["", "temperature", "nats/token (judge)", "distinct-4", "self-BLEU", "tokens"]
     show("GAN, sentences about films", header, rows)
-    for name, each in result["players"].items():
-        print(f"  {name}: nats/token beside the start at equal distinct-4 {each['at_equal_distinct_4']},")
-        print(f"    at equal self-BLEU {each['at_equal_self_bleu']}")
+    for name, player in result["players"].items():
+        print(f"  {name}: nats/token above the start at equal distinct-4 {player['at_equal_distinct_4']},")
+        print(f"    at equal self-BLEU {player['at_equal_self_bleu']}")
 
 
 if __name__ == "__main__":

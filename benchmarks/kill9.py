@@ -16,16 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks._measuring import Bench, begin, empty, shakespeare, show, textus
+from benchmarks._material import shakespeare
+from benchmarks._runner import Bench, begin, empty, flags, show
 from textus.core.io import read_json, sha256
 
 MODEL = (
-    "model.n_layer=2",
-    "model.d_model=128",
-    "model.n_head=2",
-    "model.context_length=64",
-    "train.batch_size=16",
-)
+    "model.n_layer=2", "model.d_model=128", "model.n_head=2", "model.context_length=64", "train.batch_size=16",
+)  # fmt: skip
 STEPS, EVERY = 400, 20
 FINISH_WITHIN = 300
 
@@ -45,11 +42,13 @@ class Trial:
 class Training:
     """A `textus` command that can be killed."""
 
-    def __init__(self, words: list[str | Path], run: Path, log: Path) -> None:
+    def __init__(self, arguments: list[str | Path], run: Path, log: Path) -> None:
         self.run, self.started = run, time.monotonic()
         with log.open("a", encoding="utf-8") as errors:
             self.process = subprocess.Popen(
-                [str(Path(sys.executable).parent / "textus"), *map(str, words)], stdout=errors, stderr=errors
+                [str(Path(sys.executable).parent / "textus"), *map(str, arguments)],
+                stdout=errors,
+                stderr=errors,
             )
 
     @property
@@ -58,7 +57,7 @@ class Training:
         return self.process.poll() is not None
 
     def kill(self, plan: str) -> dict[str, Any]:
-        """SIGKILL, then what stood on the disk."""
+        """SIGKILL, then the state on the disk."""
         self.process.kill()
         code = self.process.wait()
         saving = [folder.name for folder in (self.run / "state").glob(".step-*.new")]
@@ -93,53 +92,47 @@ class Training:
         """Wait for run.json, then a moment."""
         while not (self.run / "run.json").exists() and not self.over:
             time.sleep(0.001)
-        return self.kill("run.json there, no checkpoint yet")
+        return self.kill("run.json exists, no checkpoint yet")
 
 
 class Killing:
     """The uninterrupted run and how the others are made."""
 
     def __init__(self, bench: Bench) -> None:
-        self.bench, self.log = bench, bench.work / "log.txt"
-        self.corpus, self.tokenizer, _ = shakespeare(bench.work)
+        self.bench, self.log = bench, bench.log
+        self.corpus, self.tokenizer, _ = shakespeare(bench)
         self.steps = 100 if bench.smoke else STEPS
         self.reference = bench.work / "reference"
-        whole = textus(self.words(self.reference, None), log=self.log)
+        whole = bench.textus(*self.command_line(self.reference, None))
         self.seconds, self.expected = whole.wall, sha256(self.reference / "model.safetensors")
-        self.command = whole.words
+        self.command = whole.command
 
-    def words(self, out: Path, choices: Path | None) -> list[str | Path]:
-        """The training command."""
-        words: list[str | Path] = [
-            "train",
-            self.corpus,
-            "--tokenizer",
-            self.tokenizer,
-            "--steps",
-            str(self.steps),
-        ]
-        words += ["--checkpoint-every", str(EVERY), "--out", out, "--force"]
-        words += [word for each in MODEL for word in ("--set", each)]
-        return [*words, "--choices", choices] if choices else words
+    def command_line(self, out: Path, choices: Path | None) -> list[str | Path]:
+        """The arguments of the training command."""
+        options = flags(
+            tokenizer=self.tokenizer, steps=self.steps, checkpoint_every=EVERY, out=out, force=True, set=MODEL,
+            choices=choices,
+        )  # fmt: skip
+        return ["train", self.corpus, *options]
 
     def start(self, run: Path) -> Training:
-        """Start the run, or go on with it where there is one."""
+        """Start the run, or resume an existing one."""
         if (run / "run.json").exists():
             return Training(["resume", run], run, self.log)
-        return Training(self.words(run, self.reference), run, self.log)
+        return Training(self.command_line(run, self.reference), run, self.log)
 
     def once(self, trial: Trial, random_: random.Random) -> None:
-        """Kill as planned, then go on until finished, and compare."""
+        """Kill as planned, then resume until finished, and compare."""
         run = self.bench.work / f"run-{trial.number}"
         if run.exists():
             empty(run).rmdir()
         if trial.plan == "finished":
-            textus(self.words(run, self.reference), log=self.log)
+            self.bench.textus(*self.command_line(run, self.reference))
         self.kill(trial.plan, self.start(run), trial, random_)
         if trial.plan == "twice":
             self.kill("anywhere", self.start(run), trial, random_)
         started_again = not (run / "run.json").exists()
-        trial.resumed.append("began again by its command" if started_again else "resumed")
+        trial.resumed.append("started again by its command" if started_again else "resumed")
         last = self.start(run)
         if last.process.wait(FINISH_WITHIN):
             trial.why = f"resuming failed with exit code {last.process.returncode}, see {self.log}"
@@ -158,51 +151,48 @@ class Killing:
             trial.kills.append(training.kill_after(random_.uniform(0.02, 0.95) * self.seconds))
 
     def compare(self, trial: Trial, run: Path) -> None:
-        """The bytes, and that a finished run says so."""
-        if read_json(run / "run.json")["status"] != "finished":
-            trial.why = "run.json does not say finished"
-            return
-        found = sha256(run / "model.safetensors")
-        if found != self.expected:
-            trial.why = f"SHA-256 {found[:12]}…, expected {self.expected[:12]}…"
-            return
-        words = [str(Path(sys.executable).parent / "textus"), "resume", str(run)]
-        said = subprocess.run(words, capture_output=True, text=True, check=False)
-        trial.same = "is finished" in said.stderr + said.stdout and sha256(run / "model.safetensors") == found
-        trial.why = "" if trial.same else "resuming the finished run did not say so, or changed it"
+        """The bytes, and that resuming a finished run changes nothing."""
+        digest = sha256(run / "model.safetensors")
+        if (status := read_json(run / "run.json")["status"]) != "finished":
+            trial.why = f"the status of run.json is {status}"
+        elif digest != self.expected:
+            trial.why = f"SHA-256 {digest[:12]}…, expected {self.expected[:12]}…"
+        else:
+            command = [str(Path(sys.executable).parent / "textus"), "resume", str(run)]
+            again = subprocess.run(command, capture_output=True, text=True, check=False)
+            reported = "is finished" in again.stderr + again.stdout
+            trial.same = reported and sha256(run / "model.safetensors") == digest
+            trial.why = "" if trial.same else "resuming the finished run did not report it, or changed it"
 
 
 def plans(n: int, random_: random.Random) -> list[str]:
     """Of twenty: six while saving, two before the first checkpoint, one on a finished run, four killed twice."""
     fixed = ["saving"] * 6 + ["before"] * 2 + ["finished"] + ["twice"] * 4
-    chosen = (
-        (fixed + ["anywhere"] * (n - len(fixed)))[:n] if n >= len(fixed) else ["saving", "before", "anywhere"]
-    )
+    chosen = fixed + ["anywhere"] * (n - len(fixed)) if n > 3 else ["saving", "before", "anywhere"]
     random_.shuffle(chosen)
     return chosen
 
 
 def main() -> None:
-    """All trials; each is told as it ends."""
+    """All trials; a line is printed as each ends."""
     bench = begin("kill9", __doc__, seed={"type": int, "default": 0, "help": "of the moments"})
     random_ = random.Random(bench.options.seed)
     killing = Killing(bench)
     trials = [Trial(i, plan) for i, plan in enumerate(plans(3 if bench.smoke else 20, random_), 1)]
     for trial in trials:
         killing.once(trial, random_)
-        told = "; ".join(f"{kill['plan']} at {kill['seconds']} s" for kill in trial.kills)
-        print(
-            f"  {trial.number:2} {told}: {'same bytes' if trial.same else 'DIFFERENT: ' + trial.why}",
-            flush=True,
-        )
-    result = {
+        moments = "; ".join(f"{kill['plan']} at {kill['seconds']} s" for kill in trial.kills)
+        outcome = "same bytes" if trial.same else f"DIFFERENT: {trial.why}"
+        print(f"  {trial.number:2} {moments}: {outcome}", flush=True)
+    kills = [(trial, kill) for trial in trials for kill in trial.kills]
+    result = bench.result = {
         "passed": sum(trial.same for trial in trials),
         "trials": len(trials),
-        "killed_while_saving": sum(kill["while_saving"] for trial in trials for kill in trial.kills),
+        "killed_while_saving": sum(kill["while_saving"] for _, kill in kills),
         "killed_before_first_checkpoint": sum(
-            kill["checkpoints"] == 0 and trial.plan != "finished" for trial in trials for kill in trial.kills
+            kill["checkpoints"] == 0 and trial.plan != "finished" for trial, kill in kills
         ),
-        "kills": sum(kill["killed"] for trial in trials for kill in trial.kills),
+        "kills": sum(kill["killed"] for _, kill in kills),
         "uninterrupted_seconds": round(killing.seconds, 2),
         "sha256": killing.expected,
         "trained_by": killing.command,
@@ -210,7 +200,7 @@ def main() -> None:
     }
     names = ("passed", "trials", "kills", "killed_while_saving", "killed_before_first_checkpoint")
     show("kill −9, resume, compare", names, [[result[name] for name in names]])
-    bench.save(result)
+    bench.save()
     raise SystemExit(result["passed"] != result["trials"])
 
 

@@ -1,16 +1,12 @@
-"""The linear floor on four data sets: accuracy and CPU-seconds, beside scikit-learn with the same features.
+"""The linear baseline on four data sets: accuracy and CPU-seconds, compared with scikit-learn on the same features.
 
-Settings were chosen on the development sets, or on a tenth of the training texts; the test sets are looked at here.
+Settings were chosen on the development sets, or on a tenth of the training texts; the test sets are read here.
 """
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import io
 import json
 import os
-import zipfile
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +15,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy is imported anywhe
 import numpy as np
 import torch
 
-from benchmarks._measuring import DATA, Bench, begin, show
+from benchmarks._material import Rows, banking, shopping, sst2, thucnews
+from benchmarks._runner import Bench, begin, show, with_interval
 from textus.core.console import cpu_seconds
 from textus.metrics.resampling import bootstrap, interval
 from textus.models.linear import LinearClassifier, LinearConfig
@@ -27,47 +24,7 @@ from textus.models.linear import LinearClassifier, LinearConfig
 Split = tuple[list[str], list[str]]
 """Texts and their classes."""
 
-PARTS = ("train", "test")
-
-
-def rows(part: str, file: str, delimiter: str, **options: Any) -> Split:
-    """Two columns of a file without a header."""
-    with (DATA / file.format(part)).open(encoding="utf-8", newline="") as lines:
-        found = [row for row in csv.reader(lines, delimiter=delimiter, **options) if row]
-    return [row[0] for row in found], [row[1] for row in found]
-
-
-def sst2(part: str) -> Split:
-    """Sentences of film reviews, good or bad."""
-    return rows(part, "sst2/{}.tsv", "\t", quoting=csv.QUOTE_NONE)
-
-
-def thucnews(part: str) -> Split:
-    """Chinese headlines of ten kinds; the development file trains."""
-    file = {"train": "dev", "test": "test"}[part]
-    return rows(file, "thucnews_titles/{}.txt", "\t", quoting=csv.QUOTE_NONE)
-
-
-def banking(part: str) -> Split:
-    """Questions to a bank, of 77 intents."""
-    texts, labels = rows(part, "banking77/{}.csv", ",")
-    return texts[1:], labels[1:]
-
-
-def shopping(part: str) -> Split:
-    """Chinese reviews of things bought, good or bad; a tenth tests, by the hash of the text."""
-    with zipfile.ZipFile(DATA / "online_shopping_10_cats" / "online_shopping_10_cats.zip") as packed:
-        text = packed.read("online_shopping_10_cats.csv").decode("utf-8-sig")
-    found: Split = ([], [])
-    for row in list(csv.reader(io.StringIO(text)))[1:]:
-        tests = hashlib.sha256(row[2].encode()).digest()[0] % 10 == 0
-        if tests == (part == "test"):
-            found[0].append(row[2])
-            found[1].append(row[1])
-    return found
-
-
-SETS: dict[str, tuple[Callable[[str], Split], LinearConfig]] = {
+SETS: dict[str, tuple[Callable[[str], Rows], LinearConfig]] = {
     "SST-2": (sst2, LinearConfig(characters=(2, 5))),
     "THUCNews titles": (thucnews, LinearConfig(words=(0, 0), characters=(1, 2), l2=0.1)),
     "Banking77": (banking, LinearConfig(l2=0.1)),
@@ -76,7 +33,7 @@ SETS: dict[str, tuple[Callable[[str], Split], LinearConfig]] = {
 
 
 def scikit_learn(config: LinearConfig, train: Split, texts: list[str]) -> tuple[np.ndarray, list[str]]:
-    """The probabilities and classes of the same floor there, at its own settings for when to stop."""
+    """The probabilities and classes of the same baseline in scikit-learn, with its own stopping criterion."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline, make_union
@@ -96,55 +53,46 @@ def ours(config: LinearConfig, train: Split, texts: list[str]) -> tuple[np.ndarr
     return model.predict_probabilities(texts).numpy(), model.labels
 
 
-def measured(bench: Bench, name: str) -> dict[str, Any]:
+def measure(name: str, bench: Bench) -> dict[str, Any]:
     """Both sides on one data set."""
     load, config = SETS[name]
-    train, (texts, labels) = (load(part) for part in PARTS)
-    if bench.smoke:
-        train, texts, labels = (train[0][::40], train[1][::40]), texts[:50], labels[:50]
-    result: dict[str, Any] = {"settings": vars(config), "n_train": len(train[0]), "n_test": len(labels)}
-    found = {}
+    rows, test = load("train")[:: 40 if bench.smoke else 1], load("test")[: 50 if bench.smoke else None]
+    train = [row["text"] for row in rows], [row["label"] for row in rows]
+    labels = np.array([row["label"] for row in test])
+    result: dict[str, Any] = {"settings": vars(config), "n_train": len(rows), "n_test": len(test)}
+    probabilities = {}
     for side, run in (("ours", ours), ("scikit-learn", scikit_learn)):
         started = cpu_seconds()
-        probabilities, classes = run(config, train, texts)
+        probabilities[side], classes = run(config, train, [row["text"] for row in test])
         seconds = round(cpu_seconds() - started, 1)
-        right = np.array([classes[n] for n in probabilities.argmax(1)]) == np.array(labels)
+        right = np.array([classes[n] for n in probabilities[side].argmax(1)]) == labels
         figure = bootstrap(right.astype(float), np.ones(len(right)))
         result[side] = {"accuracy": interval(figure, len(right)), "cpu_seconds": seconds}
-        found[side] = probabilities
-    apart = np.abs(found["ours"] - found["scikit-learn"])
-    result["largest_difference_of_a_probability"] = round(float(apart.max()), 6)
+    difference = np.abs(probabilities["ours"] - probabilities["scikit-learn"])
+    result["largest_difference_of_a_probability"] = round(float(difference.max()), 6)
     return result
 
 
 def main() -> None:
-    """Measure every set that is not measured yet, and show all."""
+    """Measure every set whose settings have changed or that is missing, and show all."""
     bench = begin("linear_floor", __doc__)
     torch.set_num_threads(1)
-    result: dict[str, Any] = {"sets": bench.kept().get("sets", {})}
+    sets = bench.part("sets")
     for name, (_, config) in SETS.items():
         settings = json.loads(json.dumps(vars(config)))  # as a file holds them
-        if result["sets"].get(name, {}).get("settings") != settings:
-            result["sets"][name] = measured(bench, name)
-            bench.save(result)
-    lines = []
-    for name, each in result["sets"].items():
-        cells = [name]
-        for side in ("ours", "scikit-learn"):
-            accuracy = each[side]["accuracy"]
-            value, low, high = (100 * accuracy[key] for key in ("value", "low", "high"))
-            cells.append(f"{value:.1f} ({low:.1f}–{high:.1f})")
-            cells.append(str(each[side]["cpu_seconds"]))
-        lines.append([*cells, str(each["largest_difference_of_a_probability"])])
-    header = [
-        "data",
-        "ours, %",
-        "CPU-seconds",
-        "scikit-learn, %",
-        "CPU-seconds",
-        "probabilities differ by at most",
-    ]
-    show("linear floor, test sets", header, lines)
+        if sets.get(name, {}).get("settings") != settings:
+            sets.pop(name, None)
+            bench.once(sets, name, measure, name, bench)
+    rows = []
+    for name, scores in sets.items():
+        cells = [
+            cell
+            for side in ("ours", "scikit-learn")
+            for cell in (with_interval(scores[side]["accuracy"], ".1f", 100), scores[side]["cpu_seconds"])
+        ]
+        rows.append([name, *cells, scores["largest_difference_of_a_probability"]])
+    header = "data|ours, %|CPU-seconds|scikit-learn, %|CPU-seconds|probabilities differ by at most"
+    show("linear baseline, test sets", header.split("|"), rows)
 
 
 if __name__ == "__main__":

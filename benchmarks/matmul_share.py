@@ -1,6 +1,6 @@
 """What share of a training step goes into its matrix products: how near the step is to the processor's own rate.
 
-The products are written down while a step runs (every mm, addmm and bmm, forward and both gradients, as they are
+The products are recorded while a step runs (every mm, addmm and bmm, forward and both gradients, as they are
 called), then made again bare with operands of the same shapes, strides and types. Step and products take turns in one
 process on one thread. Attention's products are made in tiles by our own kernel where the processor has bfloat16
 products, and are then not among them: they count as everything else the step does. share = CPU-seconds of the
@@ -11,10 +11,10 @@ have them as near as they can be: that makes the share smaller.
 from __future__ import annotations
 
 import os
-import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
+from statistics import median
 from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -22,7 +22,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks._measuring import Bench, begin, show, spread
+from benchmarks._runner import Bench, begin, paired_ratios, show, spread, take_turns
 from benchmarks._stepper import CONTEXT, HEADS, LAYERS, WIDTH, Side, ours
 from benchmarks.train_speed import BATCHES, VOCABULARIES
 from textus.models.kernels.native import tiles_fit
@@ -40,17 +40,17 @@ Operand = tuple[tuple[int, ...], tuple[int, ...], torch.dtype]
 Product = tuple[str, Operand, Operand]
 
 
-class WrittenDown(TorchDispatchMode):
+class RecordProducts(TorchDispatchMode):
     """Counts every matrix product that is made while it is on."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: Counter[Product] = Counter()
+        self.products: Counter[Product] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in PRODUCTS:
-            operands = [(tuple(each.shape), each.stride(), each.dtype) for each in args[:2]]
-            self.found[(PRODUCTS[func].__name__, operands[0], operands[1])] += 1
+            operands = [(tuple(operand.shape), operand.stride(), operand.dtype) for operand in args[:2]]
+            self.products[(PRODUCTS[func].__name__, operands[0], operands[1])] += 1
         elif any(name in str(func) for name in REFUSED):
             raise SystemExit(f"{func} is a product this benchmark does not know; add it to PRODUCTS")
         return func(*args, **(kwargs or {}))
@@ -58,9 +58,9 @@ class WrittenDown(TorchDispatchMode):
 
 def products_of(step: Callable[[], float]) -> Counter[Product]:
     """The products of one step's gradients; the optimiser's own are not among them (AdamW has none)."""
-    with WrittenDown() as mode:
+    with RecordProducts() as mode:
         step()
-    return mode.found
+    return mode.products
 
 
 def operations(products: Counter[Product]) -> int:
@@ -101,13 +101,6 @@ def bare(products: Counter[Product]) -> Callable[[], None]:
     return again
 
 
-def timed(work: Callable[[], Any]) -> float:
-    """CPU-seconds of one call."""
-    started = time.process_time()
-    work()
-    return time.process_time() - started
-
-
 def measure(vocab: int, batch: int, bench: Bench) -> dict[str, Any]:
     """One vocabulary at one batch size."""
     with ExitStack() as stack:
@@ -116,39 +109,37 @@ def measure(vocab: int, batch: int, bench: Bench) -> dict[str, Any]:
         products = products_of(step)
         flop, expected = operations(products), expected_operations(vocab, batch, tiles_fit(WIDTH // HEADS))
         if flop != expected:
-            raise SystemExit(f"{flop} operations were written down, {expected} follow from the shape")
+            raise SystemExit(f"{flop} operations were recorded, {expected} follow from the shape")
         again = bare(products)
         again()
-        pairs = [(timed(step), timed(again)) for _ in range(3 if bench.smoke else 9)]
+        seconds = take_turns({"step": step, "products": again}, 3 if bench.smoke else 9)
     return {
         "batch": batch,
         "products": sum(products.values()),
         "operations": flop,
-        "share": spread([alone / whole for whole, alone in pairs], 4),
-        "step_cpu_seconds": spread([whole for whole, _ in pairs]),
-        "products_cpu_seconds": spread([alone for _, alone in pairs]),
-        "step_flop_per_second": round(flop / spread([whole for whole, _ in pairs], 9)["median"]),
-        "products_flop_per_second": round(flop / spread([alone for _, alone in pairs], 9)["median"]),
+        "share": paired_ratios(seconds["products"], seconds["step"], 4),
+        **{f"{side}_cpu_seconds": spread(times) for side, times in seconds.items()},
+        **{f"{side}_flop_per_second": round(flop / median(times)) for side, times in seconds.items()},
     }
 
 
 def main() -> None:
     """Both vocabularies at both batch sizes; for each vocabulary the batch with the fastest step a token counts."""
     bench = begin("matmul_share", __doc__)
-    result: dict[str, Any] = {"vocabularies": {}}
+    result = bench.result = {"vocabularies": {}}
     rows = []
     for vocab in VOCABULARIES:
-        found = [measure(vocab, batch, bench) for batch in BATCHES]
-        counted = min(found, key=lambda each: each["step_cpu_seconds"]["median"] / each["batch"])
-        result["vocabularies"][str(vocab)] = {**counted, "all": found}
+        points = [measure(vocab, batch, bench) for batch in BATCHES]
+        counted = min(points, key=lambda point: point["step_cpu_seconds"]["median"] / point["batch"])
+        result["vocabularies"][str(vocab)] = {**counted, "all": points}
         rows += [
-            [vocab, each["batch"], *(f"{each['share'][key]:.1%}" for key in ("min", "median", "max")),
-             f"{each['step_flop_per_second'] / 1e9:.0f}", f"{each['products_flop_per_second'] / 1e9:.0f}"]
-            for each in found
+            [vocab, point["batch"], *(f"{point['share'][key]:.1%}" for key in ("min", "median", "max")),
+             f"{point['step_flop_per_second'] / 1e9:.0f}", f"{point['products_flop_per_second'] / 1e9:.0f}"]
+            for point in points
         ]  # fmt: skip
     header = ["vocabulary", "batch", "min", "median", "max", "step GFLOP/s", "products GFLOP/s"]
     show("share of the step in its matrix products", header, rows)
-    bench.save(result)
+    bench.save()
 
 
 if __name__ == "__main__":

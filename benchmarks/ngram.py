@@ -2,56 +2,41 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
-from benchmarks._measuring import DATA, begin, corpus, evaluated, show, spread, textus, tokenizer
+from benchmarks._material import books, corpus, tokenizer
+from benchmarks._runner import begin, show, spread, with_interval
 from textus.core.io import read_json
 
 
 def main() -> None:
     """Build what is missing, train three times, evaluate once."""
     bench = begin("ngram", __doc__)
-    folder = DATA / "gutenberg_prose"
-    books = sorted(path for path in folder.glob("*.txt") if path.name != "SOURCE.txt")
-    built = corpus(bench.work / "corpus", *(books[:2] if bench.smoke else books or [folder]))
-    vocabulary = tokenizer(bench.work / "bpe", built, "--kind", "bpe", "--vocab-size", "4096")
+    built = corpus(bench, bench.work / "corpus", *books()[: 2 if bench.smoke else None])
+    vocabulary = tokenizer(bench, bench.work / "bpe", built, "bpe", 4096)
     out = bench.work / "run"
-    words: list[str | Path] = [
-        "train",
-        built,
-        "--model",
-        "ngram",
-        "--set",
-        "model.order=5",
-        "--tokenizer",
-        vocabulary,
-    ]
-    runs: list[dict[str, Any]] = []
+    options = {"model": "ngram", "set": "model.order=5", "tokenizer": vocabulary, "out": out, "force": True}
+    commands, loops = [], []
     for _ in range(1 if bench.smoke else 3):
-        command = textus([*words, "--out", out, "--force"], log=bench.work / "log.txt")
-        loop = read_json(out / "run.json")["cpu_seconds"]
-        runs.append({"loop": loop, "command": command.cpu, "wall": command.wall, "words": command.words})
-    found = evaluated(out)
-    result = {
+        commands.append(bench.textus("train", built, **options))
+        loops.append(read_json(out / "run.json")["cpu_seconds"])
+    scores = bench.scores("evaluate", out)
+    result = bench.result = {
         "order": 5,
         "vocabulary": 4096,
-        "loop_cpu_seconds": spread([run["loop"] for run in runs], 2),
-        "command_cpu_seconds": spread([run["command"] for run in runs], 2),
-        "seconds": spread([run["wall"] for run in runs], 2),
-        "bits_per_byte": found["bits_per_byte"],
-        "kind": found["kind"],
-        "tokens_scored": found["tokens"],
-        "trained_by": runs[0]["words"],
+        "loop_cpu_seconds": spread(loops, 2),
+        "command_cpu_seconds": spread([command.cpu for command in commands], 2),
+        "seconds": spread([command.wall for command in commands], 2),
+        "bits_per_byte": scores["bits_per_byte"],
+        "kind": scores["kind"],
+        "tokens_scored": scores["tokens"],
+        "trained_by": commands[0].command,
     }
-    bits = found["bits_per_byte"]
-    row = [
-        *(f"{result[name]['median']:.1f}" for name in ("loop_cpu_seconds", "command_cpu_seconds", "seconds"))
+    costs = [
+        f"{result[name]['median']:.1f}" for name in ("loop_cpu_seconds", "command_cpu_seconds", "seconds")
     ]
     header = ["CPU-seconds of counting", "of the command", "seconds", "bits per byte"]
-    row.append(f"{bits['value']:.4f} ({bits['low']:.3f}–{bits['high']:.3f})")
+    row = [*costs, with_interval(scores["bits_per_byte"], ".4f")]
     show("n-gram, order 5, BPE 4,096, gutenberg_prose", header, [row])
-    bench.save(result)
+    bench.save()
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
-"""Three tasks learnt at once by one MiniLM with three heads, beside each learnt alone in as many steps of its own.
+"""Three tasks trained at once by one MiniLM with three heads, compared with each alone in as many steps of its own.
 
 Sentiment (SST-2, accuracy), similarity (STS-B in English, Spearman) and entities (CoNLL-2003, F1), of each every k-th
-row, so that all of it takes a few CPU-minutes. Rate, epochs and mixing are those of `textus finetune` without a word,
-chosen beforehand and the same on both sides; weights are chosen on dev rows. Both sides answer the whole test sets.
-Whatever was measured already is taken.
+row, so that all of it takes a few CPU-minutes. Rate, epochs and mixing are the defaults of `textus finetune`, chosen
+beforehand and the same on both sides; weights are chosen on dev rows. Both sides answer the whole test sets.
 """
 
 from __future__ import annotations
@@ -13,10 +12,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from benchmarks._measuring import DATA, Bench, begin, show, textus
-from benchmarks.classification import minilm
-from textus.core.console import log_notice
-from textus.core.io import read_json
+from benchmarks._material import data_file, minilm
+from benchmarks._runner import Bench, begin, show
 
 TASKS: dict[str, tuple[str, str | None, str, dict[str, tuple[str, int]]]] = {
     "classification": (
@@ -34,35 +31,36 @@ TASKS: dict[str, tuple[str, str | None, str, dict[str, tuple[str, int]]]] = {
 }  # fmt: skip
 """Task → its figure, its columns, its folder, and of each part the file and how many rows are taken."""
 FEW = 24
-SAME = ("--set", "train.batch_size=16", "--set", "train.log_every=1")
 
 
 def part(bench: Bench, task: str, name: str) -> Path:
     """Every k-th row of a part of a data set, from its beginning to its end, as they are written."""
     _, _, folder, files = TASKS[task]
     file, most = files[name]
-    source, out = DATA / folder / file, bench.work / f"{folder}-{file}"
-    if not source.exists():
-        raise SystemExit(f"{source} is not there; set TEXTUS_DATA to the folder of the data sets")
-    between = "\n\n" if source.suffix == ".txt" else "\n"
+    source, out = data_file(folder, file), bench.work / f"{folder}-{file}"
+    separator = "\n\n" if source.suffix == ".txt" else "\n"
     with source.open(encoding="utf-8", newline="") as text:
-        rows = [row for row in text.read().replace("\r\n", "\n").split(between) if row.strip()]
-    wanted = FEW if bench.smoke else most
-    kept = rows if len(rows) <= wanted else [rows[number * len(rows) // wanted] for number in range(wanted)]
-    out.write_text(between.join(kept) + "\n", encoding="utf-8", newline="")
+        rows = [row for row in text.read().replace("\r\n", "\n").split(separator) if row.strip()]
+    n = min(FEW if bench.smoke else most, len(rows))
+    kept = [rows[number * len(rows) // n] for number in range(n)]
+    out.write_text(separator.join(kept) + "\n", encoding="utf-8", newline="")
     return out
 
 
-def trained(bench: Bench, out: Path, words: list[str | Path]) -> dict[str, Any]:
-    """A fine-tuning of MiniLM: how many steps each task had, how good its weights to use are on dev rows, its cost."""
-    how = [*SAME, "--epochs", "4"] if bench.smoke and "train.steps" not in str(words) else list(SAME)
-    command = ["finetune", *words, "--from", minilm(bench), *how, "--out", out, "--force"]
-    textus(command, log=bench.work / "log.txt")
-    record = read_json(out / "run.json")
+def finetune(bench: Bench, out: Path, tasks: list[str], **options: Any) -> dict[str, Any]:
+    """A fine-tuning of MiniLM: the steps of each task, the dev scores of its weights, its cost, its test scores."""
+    first, *others = tasks
+    columns = [f"{task}:{TASKS[task][1]}" for task in others if TASKS[task][1]]
+    settings = ["train.batch_size=16", "train.log_every=1", *options.pop("set", [])]
+    record = bench.train(
+        "finetune", part(bench, first, "train"), dev=part(bench, first, "dev"), task=first, columns=TASKS[first][1],
+        extra_task=[f"{task}={part(bench, task, 'train')}" for task in others],
+        extra_dev=[f"{task}={part(bench, task, 'dev')}" for task in others], extra_columns=columns,
+        set=settings, **{"from": minilm(bench)}, **options, out=out,
+    )  # fmt: skip
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-    used = next(
-        each for each in reversed(lines) if "criterion" in each and each["step"] == record["weights"]["step"]
-    )
+    step = record["weights"]["step"]
+    used = next(line for line in reversed(lines) if "criterion" in line and line["step"] == step)
     steps = Counter(name.partition("/")[2] for line in lines for name in line if name.startswith("loss/"))
     return {
         "steps": dict(steps) or {record["task"]: record["steps"]},
@@ -71,71 +69,44 @@ def trained(bench: Bench, out: Path, words: list[str | Path]) -> dict[str, Any]:
             for task, (figure, *_) in TASKS.items()
         },
         **{name: record[name] for name in ("cpu_seconds", "seconds", "command")},
-    }  # fmt: skip
+        "test": {task: evaluate(bench, out, task) for task in tasks},
+    }
 
 
-def tested(bench: Bench, run: Path, task: str) -> dict[str, Any]:
+def evaluate(bench: Bench, run: Path, task: str) -> dict[str, Any]:
     """The task's figure on the whole test set."""
     figure, columns, *_ = TASKS[task]
-    words: list[str | Path] = ["evaluate", run, "--on", part(bench, task, "test"), "--task", task]
-    words += ["--columns", columns] if columns else []
-    found: dict[str, Any] = json.loads(textus([*words, "--no-baselines", "--json"]).output)
-    return {figure: found[figure], "rows": found["rows"]}
+    test = part(bench, task, "test")
+    scores = bench.scores("evaluate", run, on=test, task=task, columns=columns, no_baselines=True)
+    return {figure: scores[figure], "rows": scores["rows"]}
 
 
 def together(bench: Bench) -> dict[str, Any]:
     """All tasks at once."""
-    first, *others = TASKS
-    words: list[str | Path] = [
-        part(bench, first, "train"),
-        "--dev",
-        part(bench, first, "dev"),
-        "--task",
-        first,
-    ]
-    words += ["--columns", str(TASKS[first][1])]
-    for task in others:
-        words += ["--extra-task", f"{task}={part(bench, task, 'train')}"]
-        words += ["--extra-dev", f"{task}={part(bench, task, 'dev')}"]
-        words += ["--extra-columns", f"{task}:{columns}"] if (columns := TASKS[task][1]) else []
-    out = bench.work / "together"
-    found = trained(bench, out, words)
-    return {**found, "test": {task: tested(bench, out, task) for task in TASKS}}
+    return finetune(bench, bench.work / "together", list(TASKS), epochs=4 if bench.smoke else None)
 
 
 def alone(bench: Bench, task: str, steps: int) -> dict[str, Any]:
-    """One task in as many steps as it had beside the others, evaluated as often."""
-    words: list[str | Path] = [part(bench, task, "train"), "--dev", part(bench, task, "dev"), "--task", task]
-    words += ["--columns", columns] if (columns := TASKS[task][1]) else []
-    words += ["--set", f"train.steps={steps}", "--set", f"train.evaluate_every={max(1, -(-steps // 3))}"]
-    out = bench.work / f"alone-{task}"
-    return {**trained(bench, out, words), "test": {task: tested(bench, out, task)}}
+    """One task in as many steps as it had with the others, evaluated as often."""
+    settings = [f"train.steps={steps}", f"train.evaluate_every={max(1, -(-steps // 3))}"]
+    return finetune(bench, bench.work / f"alone-{task}", [task], set=settings)
 
 
 def main() -> None:
-    """Together, then each alone; each run is kept as soon as it is measured."""
+    """Together, then each alone."""
     bench = begin("several_tasks", __doc__)
-    data = bench.kept()
-    if "together" not in data:
-        data["together"] = together(bench)
-        bench.save(data)
-    beside: dict[str, Any] = data.setdefault("alone", {})
-    for task in TASKS:
-        if task not in beside:
-            beside[task] = alone(bench, task, data["together"]["steps"][task])
-            log_notice(f"{task} alone is measured")
-            bench.save(data)
+    joint = bench.once(bench.result, "together", together, bench)
+    single: dict[str, Any] = bench.part("alone")
     rows = []
     for task, (figure, *_) in TASKS.items():
-        both = [side["test"][task][figure] for side in (data["together"], beside[task])]
-        shown = [f"{each['value']:.4f} [{each['low']:.4f}, {each['high']:.4f}]" for each in both]
-        dev = [side["dev"][task] for side in (data["together"], beside[task])]
-        rows.append(
-            [f"{task}, {figure}", data["together"]["steps"][task], *shown, *(f"{each:.4f}" for each in dev)]
-        )
+        sides = [joint, bench.once(single, task, alone, bench, task, joint["steps"][task])]
+        tests = [side["test"][task][figure] for side in sides]
+        shown = [f"{test['value']:.4f} [{test['low']:.4f}, {test['high']:.4f}]" for test in tests]
+        dev = [f"{side['dev'][task]:.4f}" for side in sides]
+        rows.append([f"{task}, {figure}", joint["steps"][task], *shown, *dev])
     show("on test rows, and on dev rows", ["task", "steps", "together", "alone", "dev", "dev alone"], rows)
-    cost = [data["together"]["cpu_seconds"], sum(each["cpu_seconds"] for each in beside.values())]
-    show("CPU-seconds of training", ["together", "alone, all three"], [[f"{each:.0f}" for each in cost]])
+    cost = [joint["cpu_seconds"], sum(run["cpu_seconds"] for run in single.values())]
+    show("CPU-seconds of training", ["together", "alone, all three"], [[f"{value:.0f}" for value in cost]])
 
 
 if __name__ == "__main__":

@@ -7,12 +7,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from benchmarks._measuring import begin, show, spread
+from benchmarks._runner import begin, show, spread, take_turns
 
-IMPORT = "import textus"
 LOADED = """
 import json, sys
 before = set(sys.modules)
@@ -22,41 +21,38 @@ print(json.dumps({"n": len(new), "heavy": [n for n in ("torch", "numpy", "transf
 """
 
 
-def seconds(words: Sequence[str]) -> float:
-    """By the clock, of one process."""
+def output_of(command: Sequence[str]) -> bytes:
+    """Standard output of a process."""
+    return subprocess.run(command, check=True, capture_output=True).stdout
+
+
+def wall_time(work: partial[bytes]) -> float:
+    """Seconds by the clock."""
     started = time.perf_counter()
-    subprocess.run(list(words), check=True, stdout=subprocess.DEVNULL)
+    work()
     return time.perf_counter() - started
 
 
 def main() -> None:
-    """Nine of each in turn, after one that compiles what Python compiles once."""
+    """Nine of each in turn, after one in which Python compiles its files."""
     bench = begin("start_up", __doc__)
     commands = {
-        "import textus": [sys.executable, "-c", IMPORT],
+        "import textus": [sys.executable, "-c", "import textus"],
         "textus --help": [str(Path(sys.executable).parent / "textus"), "--help"],
         "python alone": [sys.executable, "-c", "pass"],
     }
-    for words in commands.values():
-        seconds(words)
-    taken: dict[str, list[float]] = {name: [] for name in commands}
-    for _ in range(3 if bench.smoke else 9):
-        for name, words in commands.items():
-            taken[name].append(seconds(words))
-    loaded = json.loads(
-        subprocess.run([sys.executable, "-c", LOADED], check=True, capture_output=True).stdout
-    )
-    result: dict[str, Any] = {
-        "seconds": {name: spread(each) for name, each in taken.items()},
-        "modules": loaded,
-    }
+    sides = {name: partial(output_of, command) for name, command in commands.items()}
+    take_turns(sides, 1, wall_time)
+    seconds = take_turns(sides, 3 if bench.smoke else 9, wall_time)
+    loaded = json.loads(output_of([sys.executable, "-c", LOADED]))
+    bench.result = {"seconds": {name: spread(values) for name, values in seconds.items()}, "modules": loaded}
     rows = [
-        [name, *(f"{each[key]:.3f}" for key in ("min", "median", "max"))]
-        for name, each in result["seconds"].items()
+        [name, *(f"{times[key]:.3f}" for key in ("min", "median", "max"))]
+        for name, times in bench.result["seconds"].items()
     ]
     show("start-up, seconds", ["command", "min", "median", "max"], rows)
     print(f"  import textus loads {loaded['n']} modules; of the heavy ones: {loaded['heavy'] or 'none'}")
-    bench.save(result)
+    bench.save()
 
 
 if __name__ == "__main__":

@@ -1,16 +1,17 @@
-"""Writes docs/results.md from results/*.json: every figure, what was asked of it, its command, date and machine.
+"""Writes docs/results.md from results/*.json: every figure, its bounds, its command, date and machine.
 
-`python -m benchmarks.table` writes; tests/test_results.py fails where the page says something else than the files.
+`python -m benchmarks.table` writes; tests/test_results.py fails if the page and the files differ.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks import _family_rows, _understanding_rows
-from benchmarks._rows import Figure, Row, markdown, ranged
+from benchmarks._rows import Figure, Row, between, markdown, ranged
 from textus.core.io import read_json, write_atomic
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -28,12 +29,11 @@ every process it started. Min–max is over repetitions or seeds; "met" is judge
 def tiny(result: dict[str, Any]) -> Figure:
     """Judged by the worst seed."""
     nats, cpu, wall = (result[name] for name in ("nats_per_character", "cpu_seconds", "seconds"))
-    bits = result["bits_per_byte"]
-    one = next(iter(result["runs"].values()))["bits_per_byte"]
+    first = next(iter(result["runs"].values()))["bits_per_byte"]
     text = (
-        f"{ranged(nats, '{:.3f}')} nats/char over {nats['n']} seed(s), {bits['median']:.3f} bits/byte"
-        f" (95 % of seed 0: {one['low']:.3f}–{one['high']:.3f}); {ranged(cpu, '{:.0f}')} CPU-seconds,"
-        f" {ranged(wall, '{:.0f}')} s by the clock; worst seed counts"
+        f"{ranged(nats, '.3f')} nats/char over {nats['n']} seed(s), {result['bits_per_byte']['median']:.3f} bits/byte"
+        f" (95 % of seed 0: {first['low']:.3f}–{first['high']:.3f}); {ranged(cpu, '.0f')} CPU-seconds,"
+        f" {ranged(wall, '.0f')} s by the clock; worst seed counts"
     )
     return Figure(text, nats["max"])
 
@@ -47,49 +47,39 @@ def to_188(result: dict[str, Any]) -> Figure:
     """Start-up included on both sides."""
     whole, loop = result["with_start_up"], result["loop"]
     text = (
-        f"{ranged(result['ratio'])} ×: {ranged(whole['ours'], '{:.1f}')} CPU-seconds ({result['steps']} steps, ends at"
-        f" {result['ours_nats']['max']:.3f} or below) beside {ranged(whole['recipe'], '{:.1f}')} (ends at"
-        f" {ranged(result['recipe_nats'], '{:.3f}')}); loops alone {ranged(loop['ratio'])} ×"
+        f"{ranged(result['ratio'])} ×: {ranged(whole['ours'], '.1f')} CPU-seconds ({result['steps']} steps, ends at"
+        f" {result['ours_nats']['max']:.3f} or below) against {ranged(whole['recipe'], '.1f')} (ends at"
+        f" {ranged(result['recipe_nats'], '.3f')}); loops alone {ranged(loop['ratio'])} ×"
     )
     return Figure(text, result["ratio"]["median"])
 
 
-def speed(vocab: str) -> Callable[[dict[str, Any]], Figure]:
+def speed(result: dict[str, Any], name: str) -> Figure:
     """Ours with AdamW, as the peer has it."""
-
-    def figure(result: dict[str, Any]) -> Figure:
-        found = result["vocabularies"][vocab]
-        rates = {side["name"]: side["tokens_per_cpu_second"]["median"] for side in found["sides"]}
-        text = (
-            f"{ranged(found['ratio'])} ×: {rates[found['ours']]:,.0f} ({found['ours']}) beside"
-            f" {rates[found['peer']]:,.0f} ({found['peer']}); with muon {ranged(found['ratio_muon'])} ×;"
-            f" peer helped by the allocator's environment {ranged(found['ratio_to_peer_with_allocator'])} ×"
-        )
-        return Figure(text, found["ratio"]["median"])
-
-    return figure
+    scores = result["vocabularies"][name]
+    rates = {side["name"]: side["tokens_per_cpu_second"]["median"] for side in scores["sides"]}
+    text = (
+        f"{ranged(scores['ratio'])} ×: {rates[scores['ours']]:,.0f} ({scores['ours']}) against"
+        f" {rates[scores['peer']]:,.0f} ({scores['peer']}); with muon {ranged(scores['ratio_muon'])} ×;"
+        f" peer helped by the allocator's environment {ranged(scores['ratio_to_peer_with_allocator'])} ×"
+    )
+    return Figure(text, scores["ratio"]["median"])
 
 
-def share(vocab: str) -> Callable[[dict[str, Any]], Figure]:
+def share(result: dict[str, Any], name: str) -> Figure:
     """Bare products over the step."""
-
-    def figure(result: dict[str, Any]) -> Figure:
-        found = result["vocabularies"][vocab]
-        rates = [found[f"{name}_flop_per_second"] / 1e9 for name in ("step", "products")]
-        text = f"{ranged(found['share'], '{:.0%}')}, batch {found['batch']}: {rates[0]:,.0f} of {rates[1]:,.0f} GFLOP/s"
-        return Figure(text, found["share"]["median"])
-
-    return figure
+    scores = result["vocabularies"][name]
+    step, products = (scores[f"{side}_flop_per_second"] / 1e9 for side in ("step", "products"))
+    text = (
+        f"{ranged(scores['share'], '.0%')}, batch {scores['batch']}: {step:,.0f} of {products:,.0f} GFLOP/s"
+    )
+    return Figure(text, scores["share"]["median"])
 
 
 def ngram(result: dict[str, Any]) -> Figure:
-    """The counting; the command's start-up is told beside it."""
-    bits = result["bits_per_byte"]
-    text = (
-        f"{ranged(result['loop_cpu_seconds'], '{:.1f}')} s; the whole command"
-        f" {ranged(result['command_cpu_seconds'], '{:.1f}')} s; {bits['value']:.3f} bits/byte"
-        f" (95 %: {bits['low']:.3f}–{bits['high']:.3f})"
-    )
+    """The counting, without the command's start-up."""
+    loop, command = (ranged(result[f"{part}_cpu_seconds"], ".1f") for part in ("loop", "command"))
+    text = f"{loop} s; the whole command {command} s; {between(result['bits_per_byte'], '.3f')} bits/byte"
     return Figure(text, result["loop_cpu_seconds"]["median"])
 
 
@@ -105,9 +95,9 @@ def kills(result: dict[str, Any]) -> Figure:
 
 def start_up(result: dict[str, Any]) -> Figure:
     """The slower of the two counts."""
-    found = {name: result["seconds"][name] for name in ("import textus", "textus --help")}
-    text = "; ".join(f"`{name}` {ranged(each, '{:.3f}')} s" for name, each in found.items())
-    return Figure(text, max(each["median"] for each in found.values()))
+    seconds = {name: result["seconds"][name] for name in ("import textus", "textus --help")}
+    text = "; ".join(f"`{name}` {ranged(times, '.3f')} s" for name, times in seconds.items())
+    return Figure(text, max(times["median"] for times in seconds.values()))
 
 
 def saved_often_enough(result: dict[str, Any]) -> bool:
@@ -116,24 +106,36 @@ def saved_often_enough(result: dict[str, Any]) -> bool:
 
 
 SHAKESPEARE = "tiny Shakespeare, characters, whole last tenth: `--preset"
-GPT2 = (
-    "training tokens per CPU-second beside the best of `transformers` GPT-2, 6 × 384 × 6 heads, context 256"
-)
+GPT2 = "training tokens per CPU-second compared with the best of `transformers` GPT-2, 6 × 384 × 6 heads, context 256"
 ROWS = [
-    Row(f"{SHAKESPEARE} 1min`, empty compile cache", "tiny_shakespeare-1min", tiny, 1.75, 1.60,
-        unit=" nats/char", extra=within(150), and_within=" within 150 CPU-seconds"),
-    Row(f"{SHAKESPEARE} 10min`", "tiny_shakespeare-10min", tiny, 1.53, 1.45,
-        unit=" nats/char", extra=within(1200), and_within=" within 1,200 CPU-seconds"),
-    Row("CPU-seconds to reach 1.88 nats/char, beside the known CPU recipe", "to_188", to_188, 0.5, 0.25, unit=" ×"),
-    Row(f"{GPT2}, vocabulary 65", "train_speed", speed("65"), 1.2, 2, more=True, unit=" ×"),
-    Row(f"{GPT2}, vocabulary 4,096", "train_speed", speed("4096"), 1.2, 2, more=True, unit=" ×"),
-    Row("share of the rate of that step's own matrix products, vocabulary 65", "matmul_share", share("65"),
-        0.4, 0.6, more=True, unit="%"),
-    Row("the same, vocabulary 4,096", "matmul_share", share("4096"), 0.4, 0.6, more=True, unit="%"),
-    Row("n-gram, order 5, BPE 4,096, `gutenberg_prose`: CPU-seconds to train", "ngram", ngram, 60, 15, unit=" s"),
-    Row("kill −9 at 20 random moments, resume: final weights byte-identical", "kill9", kills, 20,
-        more=True, unit=" of 20", extra=saved_often_enough),
-    Row("`import textus`, `textus --help`", "start_up", start_up, 0.3, unit=" s"),
+    Row(f"{SHAKESPEARE} 1min`, empty compile cache",
+        "tiny Shakespeare，字符，最后十分之一全部：`--preset 1min`，编译缓存为空",
+        "tiny_shakespeare-1min", tiny, 1.75, 1.60, unit=" nats/char",
+        extra=within(150), and_within=" within 150 CPU-seconds"),
+    Row(f"{SHAKESPEARE} 10min`", "tiny Shakespeare，字符，最后十分之一全部：`--preset 10min`",
+        "tiny_shakespeare-10min", tiny, 1.53, 1.45, unit=" nats/char",
+        extra=within(1200), and_within=" within 1,200 CPU-seconds"),
+    Row("CPU-seconds to reach 1.88 nats/char, compared with the known CPU recipe",
+        "达到 1.88 nats/字符所需 CPU 秒，与已知 CPU 配方之比",
+        "to_188", to_188, 0.5, 0.25, unit=" ×"),
+    Row(f"{GPT2}, vocabulary 65",
+        "每 CPU 秒训练词元数，与 `transformers` GPT-2 最佳设置之比，6 × 384 × 6 头，上下文 256，词表 65",
+        "train_speed", partial(speed, name="65"), 1.2, 2, more=True, unit=" ×"),
+    Row(f"{GPT2}, vocabulary 4,096", "同上，词表 4,096",
+        "train_speed", partial(speed, name="4096"), 1.2, 2, more=True, unit=" ×"),
+    Row("share of the rate of that step's own matrix products, vocabulary 65",
+        "训练步速率占其自身矩阵乘法速率的比例，词表 65",
+        "matmul_share", partial(share, name="65"), 0.4, 0.6, more=True, unit="%"),
+    Row("the same, vocabulary 4,096", "同上，词表 4,096",
+        "matmul_share", partial(share, name="4096"), 0.4, 0.6, more=True, unit="%"),
+    Row("n-gram, order 5, BPE 4,096, `gutenberg_prose`: CPU-seconds to train",
+        "n-gram，5 阶，BPE 4,096，`gutenberg_prose`：训练所需 CPU 秒",
+        "ngram", ngram, 60, 15, unit=" s"),
+    Row("kill −9 at 20 random moments, resume: final weights byte-identical",
+        "随机 20 次 kill −9 后恢复：最终权重逐字节相同",
+        "kill9", kills, 20, more=True, unit=" of 20", extra=saved_often_enough),
+    Row("`import textus`, `textus --help`", "`import textus`、`textus --help`",
+        "start_up", start_up, 0.3, unit=" s"),
     *_family_rows.ROWS,
     *_understanding_rows.ROWS,
 ]  # fmt: skip
@@ -143,7 +145,7 @@ SOURCES = [*dict.fromkeys(row.source for row in ROWS), "families"]
 
 
 def load(source: str, folder: Path = RESULTS) -> dict[str, Any] | None:
-    """A result, None where it was never measured; ValueError where it does not say how, when and where it was."""
+    """A result, None if it was never measured; ValueError if its command, date, machine or versions are missing."""
     path = folder / f"{source}.json"
     if not path.exists():
         return None
@@ -158,7 +160,7 @@ def line(row: Row, folder: Path = RESULTS) -> list[str]:
     """One row: what, must, aim, measured, met, command, date."""
     bounds = [row.bound(row.must) + row.and_within, row.bound(row.aim)]
     result = load(row.source, folder)
-    figure = None if result is None else row.measured(result)
+    figure = row.figure(result)
     if result is None or figure is None:
         return [row.what, *bounds, "not measured yet", "–", "–", "–"]
     kept = row.extra is None or row.extra(result)
@@ -184,33 +186,17 @@ def render(folder: Path = RESULTS) -> str:
     """The whole page."""
     header = ["what", "must", "aim", "measured, median (min–max)", "met", "command", "date"]
     page = HEAD + markdown(header, [line(row, folder) for row in ROWS])
-    page += _family_rows.ruler(load("families", folder))
-    if found := list(machines(folder)):
-        page += "\n## Machines and versions\n\n" + "\n".join(found) + "\n"
+    page += _family_rows.all_families(load("families", folder))
+    if lines := list(machines(folder)):
+        page += "\n## Machines and versions\n\n" + "\n".join(lines) + "\n"
     return page
 
 
 CHINESE = {
-    "what": "项目",
-    "measured": "实测",
-    "must": "要求",
-    "CPU-seconds to reach 1.88 nats/char, beside the known CPU recipe": "达到 1.88 nats/字符所需 CPU 秒，与已知 CPU 配方之比",
-    "the same, vocabulary 4,096": "同上，词表 4,096",
-    "not measured yet": "尚未测量",
-    f"{SHAKESPEARE} 1min`, empty compile cache": "tiny Shakespeare，字符，最后十分之一全部：`--preset 1min`，编译缓存为空",
-    f"{SHAKESPEARE} 10min`": "tiny Shakespeare，字符，最后十分之一全部：`--preset 10min`",
-    f"{GPT2}, vocabulary 65": "每 CPU 秒训练词元数，与 `transformers` GPT-2 最佳设置之比，6 × 384 × 6 头，上下文 256，词表 65",
-    f"{GPT2}, vocabulary 4,096": "同上，词表 4,096",
-    "share of the rate of that step's own matrix products, vocabulary 65": "训练步速率占其自身矩阵乘法速率的比例，词表 65",
-    "n-gram, order 5, BPE 4,096, `gutenberg_prose`: CPU-seconds to train": "n-gram，5 阶，BPE 4,096，`gutenberg_prose`：训练所需 CPU 秒",
-    "kill −9 at 20 random moments, resume: final weights byte-identical": "随机 20 次 kill −9 后恢复：最终权重逐字节相同",
-    "`import textus`, `textus --help`": "`import textus`、`textus --help`",
-    "missed": "未达标",
-    "reported": "仅报告",
-    **_family_rows.CHINESE,
-    **_understanding_rows.CHINESE,
+    "what": "项目", "measured": "实测", "must": "要求", "not measured yet": "尚未测量", "missed": "未达标",
+    "reported": "仅报告", **{row.what: row.chinese for row in ROWS},
 }  # fmt: skip
-"""The words of the short table in README.zh-CN.md."""
+"""The short table in README.zh-CN.md."""
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 
 
@@ -218,10 +204,10 @@ def short(row: Row, words: dict[str, str], folder: Path = RESULTS) -> list[str]:
     """One row of a README: what, measured, must."""
     result = load(row.source, folder)
     measured = "not measured yet"
-    if result is not None and (figure := row.measured(result)):
+    if figure := row.figure(result):
         value = figure.value
         measured = f"{value:.0%}" if row.unit == "%" else f"{value:.3g}{row.unit}"
-        if row.must is not None and not row.reached(row.must, figure):
+        if not row.reached(row.must, figure):
             measured += f" ({words.get('missed', 'missed')})"
     bound = row.bound(row.must)
     return [words.get(row.what, row.what), words.get(measured, measured), words.get(bound, bound)]

@@ -1,8 +1,8 @@
-"""CPU-seconds until the last tenth of tiny Shakespeare costs 1.88 nats a character, beside the recipe known for it.
+"""CPU-seconds until the last tenth of tiny Shakespeare costs 1.88 nats a character, compared with the known recipe.
 
 1.88 is what the 4-layer, 128-wide, 64-context CPU recipe (`benchmarks/_recipe.py`) ends at after 2,000 steps. Ours
 is `textus train --steps N` with the least N of a coarse list after which every seed's final score, on the whole last
-tenth, is at most 1.88; the recipe runs between our runs. CPU-seconds are told with start-up (the whole command; of
+tenth, is at most 1.88; the recipe runs between our runs. CPU-seconds are reported with start-up (the whole command; of
 the recipe without its final scoring) and of the training loop alone; the ratio that counts is the one with start-up.
 """
 
@@ -11,11 +11,10 @@ from __future__ import annotations
 import json
 import os
 import sys
-from pathlib import Path
-from statistics import median
 from typing import Any
 
-from benchmarks._measuring import DATA, Bench, begin, evaluated, run, shakespeare, show, spread, textus
+from benchmarks._material import data_file, shakespeare
+from benchmarks._runner import Bench, begin, paired_ratios, run, show, spread
 from textus.core.io import read_json
 
 TARGET = 1.88
@@ -33,29 +32,28 @@ SETTINGS = (
 
 
 def ours(steps: int, seed: int, settings: list[str], bench: Bench) -> dict[str, Any]:
-    """One training of so many steps and its score; nothing is evaluated on the way but at its end."""
-    corpus, tokenizer, last_tenth = shakespeare(bench.work)
+    """One training of so many steps, with one checkpoint and evaluation at its end, and its score."""
+    corpus, tokenizer, last_tenth = shakespeare(bench)
     out = bench.work / f"run-{steps}-{seed}"
-    # no evaluation on the way but at the end, and one checkpoint
-    words: list[str | Path] = ["train", corpus, "--tokenizer", tokenizer, "--steps", str(steps)]
-    words += ["--checkpoint-every", str(steps), "--seed", str(seed), "--out", out, "--force"]
-    words += [word for each in settings for word in ("--set", each)]
-    command = textus(words, log=bench.work / "log.txt")
+    command = bench.textus(
+        "train", corpus, tokenizer=tokenizer, steps=steps, checkpoint_every=steps, seed=seed, set=settings,
+        out=out, force=True,
+    )  # fmt: skip
     return {
         "steps": steps,
         "seed": seed,
-        "nats_per_character": evaluated(out, last_tenth)["nats_per_character"],
+        "nats_per_character": bench.scores("evaluate", out, on=last_tenth)["nats_per_character"],
         "cpu_seconds": round(command.cpu, 2),
         "loop_cpu_seconds": read_json(out / "run.json")["cpu_seconds"],
-        "command": command.words,
+        "command": command.command,
     }
 
 
 def recipe(seed: int, bench: Bench) -> dict[str, Any]:
     """The known recipe, here and now."""
-    text = DATA / "tinyshakespeare" / "input.txt"
-    words = ["-m", "benchmarks._recipe", str(text), str(seed), "20" if bench.smoke else "2000"]
-    done = run([sys.executable, *words], env={"OMP_NUM_THREADS": "1"}, log=bench.work / "log.txt")
+    text, steps = data_file("tinyshakespeare", "input.txt"), 20 if bench.smoke else 2000
+    command = [sys.executable, "-m", "benchmarks._recipe", str(text), str(seed), str(steps)]
+    done = run(command, env={"OMP_NUM_THREADS": "1"}, log=bench.log)
     return {"seed": seed, **json.loads(done.output)}
 
 
@@ -86,13 +84,12 @@ def summary(
 
     def sides(name: str) -> dict[str, Any]:
         a, b = [run[name] for run in mine], [run[name] for run in theirs]
-        pairs = [x / y for x, y in zip(a, b, strict=True)]
-        return {"ours": spread(a, 2), "recipe": spread(b, 2), "ratio": spread(pairs, 3)}
+        return {"ours": spread(a, 2), "recipe": spread(b, 2), "ratio": paired_ratios(a, b)}
 
     return {
         "target": TARGET,
         "steps": mine[0]["steps"],
-        "settings": settings,
+        "overrides": settings,
         "with_start_up": sides("cpu_seconds"),
         "loop": sides("loop_cpu_seconds"),
         "ours_nats": spread([run["nats_per_character"] for run in mine]),
@@ -104,29 +101,25 @@ def summary(
 
 
 def main() -> None:
-    """Measure and tell."""
+    """Measure and print."""
     bench = begin(
         "to_188", __doc__,
         set={"action": "append", "metavar": "PATH=VALUE", "help": "a setting of our runs; may be repeated"},
         steps={"type": int, "nargs": "+", "help": "numbers of steps to try instead of the list"},
     )  # fmt: skip
     os.environ["OMP_NUM_THREADS"] = "1"
-    result = measure(bench)
+    result = bench.result = measure(bench)
+    runs = [(f"ours, {run['steps']} steps", run) for run in result["tried"]]
+    runs += [("recipe, 2,000 steps", run) for run in result["recipe"]]
     rows = [
-        [f"ours, {run['steps']} steps", run["seed"], f"{run['nats_per_character']:.4f}",
-         f"{run['cpu_seconds']:.1f}", f"{run['loop_cpu_seconds']:.1f}"]
-        for run in result["tried"]
-    ] + [
-        ["recipe, 2,000 steps", run["seed"], f"{run['nats_per_character']:.4f}", f"{run['cpu_seconds']:.1f}",
+        [name, run["seed"], f"{run['nats_per_character']:.4f}", f"{run['cpu_seconds']:.1f}",
          f"{run['loop_cpu_seconds']:.1f}"]
-        for run in result["recipe"]
+        for name, run in runs
     ]  # fmt: skip
     show("to 1.88 nats a character", ["run", "seed", "nats/char", "CPU-seconds", "of them in the loop"], rows)
-    ratios = [result[name]["ratio"] for name in ("with_start_up", "loop")]
-    print(
-        f"  ratio with start-up {median([ratios[0]['median']]):.2f}, of the loops {ratios[1]['median']:.2f}"
-    )
-    bench.save(result)
+    whole, loop = (result[name]["ratio"]["median"] for name in ("with_start_up", "loop"))
+    print(f"  ratio with start-up {whole:.2f}, of the loops {loop:.2f}")
+    bench.save()
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
 """Triples from Chinese news whose gold is a rule: People's Daily, January 1998, with parts of speech.
 
-No set of relations made by people is among the data sets, so this one is made, and says less than such a set would.
+No set of relations made by people is among the data sets, so this one is made, and means less than such a set would.
 Entities are persons, places and organisations as the corpus tags them, and nouns of a short list of titles. A person
 right after a title `holds` it; a place or organisation before that title, with nothing but nouns between, is what the
 person `belongs to`. The rule reads the tags, the models read characters alone. Sentences are parted by their persons:
-no name that is tested was learnt. So the figures tell whether the whole line works on text nobody wrote for it, and how
-near a model comes to a rule it never sees; not how well it reads relations in general. Beside it stand the majority by
-types and a reader of places (`adjacent`): who follows a title with no character between holds it, and belongs to the
-place or organisation that ends where the title begins.
+no tested name was in the training part. So the figures show whether the whole pipeline works on text nobody wrote for
+it, and how near a model comes to a rule it never sees; not how well it reads relations in general. The baselines are
+the majority by types and a reader of places (`adjacent`): who follows a title with no character between holds it, and
+belongs to the place or organisation that ends where the title begins.
 
-Settings were chosen on the dev part, from which the best epoch is taken. Whatever was measured already is taken.
+Settings were chosen on the dev part, from which the best epoch is taken.
 """
 
 from __future__ import annotations
@@ -21,12 +21,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks._measuring import DATA, Bench, begin, show, textus
-from textus.core.io import read_json
+from benchmarks._material import data_file, write_jsonl
+from benchmarks._runner import Bench, begin, dev_score, show
 from textus.core.rng import uniform
 from textus.metrics.entities import entity_scores
 
-SOURCE = "people_daily_1998/199801_pos.txt.xz"
 OFFICES = """主席 总统 总理 部长 书记 主任 外长 大使 秘书长 局长 会长 总经理 市长 国防部长 院长 外交部长 发言人
 委员长 首相 董事长 省长 所长 国务卿 议长 行长 总裁 总参谋长 司令员 外交大臣 社长 司长 团长 处长 校长 党委书记 总书记
 县长 厂长"""
@@ -39,9 +38,12 @@ ENDS = re.compile(r"[。！？；]")
 LONGEST = 100
 """Characters of a sentence at most."""
 PARTS = (("train", 0.7), ("dev", 0.8), ("test", 1.0))
-TAUGHT = ("--set", "optim.rate=0.003", "--set", "model.n_layer=1")
-HOW = {"relations": ("--epochs", "3", "--set", "task.negatives=0.5"), "tagging": ("--epochs", "6")}
-SMOKE = ("--epochs", "1", "--set", "model.d_model=16", "--set", "model.n_layer=1")
+SETTINGS = ("optim.rate=0.003", "model.n_layer=1")
+OPTIONS = {
+    "relations": {"epochs": 3, "set": (*SETTINGS, "task.negatives=0.5")},
+    "tagging": {"epochs": 6, "set": SETTINGS},
+}
+SMOKE = ("model.d_model=16", "model.n_layer=1")
 
 Words = list[tuple[str, str]]
 
@@ -51,8 +53,8 @@ def sentences(path: Path) -> Iterator[Words]:
     with lzma.open(path, "rt", encoding="utf-8") as file:
         for line in file:
             held: Words = []
-            for each in line.split():
-                word, _, tag = each.rpartition("/")
+            for token in line.split():
+                word, _, tag = token.rpartition("/")
                 held.append((word, tag))
                 if ENDS.fullmatch(word):
                     yield held
@@ -76,12 +78,12 @@ def row_of(words: Words) -> dict[str, Any]:
             entities.append({"start": at, "end": end, "label": kind})
             number = len(entities) - 1
             if kind == "人名":
-                told = [entities[each]["label"] for each in chain]
-                if told and told[-1] == TITLE and entities[chain[-1]]["end"] == at:
+                labels = [entities[number]["label"] for number in chain]
+                if labels and labels[-1] == TITLE and entities[chain[-1]]["end"] == at:
                     relations.append({"head": number, "relation": HOLDS, "tail": chain[-1]})
                     relations += [
-                        {"head": number, "relation": BELONGS, "tail": each}
-                        for each, label in list(zip(chain, told, strict=True))[-2:-1]
+                        {"head": number, "relation": BELONGS, "tail": tail}
+                        for tail, label in list(zip(chain, labels, strict=True))[-2:-1]
                         if label != TITLE
                     ]
                 chain = []
@@ -96,39 +98,33 @@ def row_of(words: Words) -> dict[str, Any]:
 
 def parted(path: Path) -> dict[str, list[dict[str, Any]]]:
     """The rows of each part, by the names in them; of sentences without a relation as many as with one. Sentences whose
-    names lie in two parts are in none.
+    names are in two parts are in none.
     """
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name, _ in PARTS}
+    parts: dict[str, list[dict[str, Any]]] = {name: [] for name, _ in PARTS}
     seen: set[str] = set()
     kept: list[tuple[str, dict[str, Any]]] = []
     for words in sentences(path):
         row = row_of(words)
-        text, labels = row["text"], [each["label"] for each in row["entities"]]
+        text, labels = row["text"], [entity["label"] for entity in row["entities"]]
         if "人名" not in labels or len(labels) < 2 or len(text) > LONGEST or text in seen:
             continue
         seen.add(text)
         names = {text[e["start"] : e["end"]] for e in row["entities"] if e["label"] == "人名"}
-        parts = {next(part for part, end in PARTS if uniform(0, "name", name) < end) for name in names}
-        if len(parts) == 1:
-            kept.append((parts.pop(), row))
+        own = {next(part for part, end in PARTS if uniform(0, "name", name) < end) for name in names}
+        if len(own) == 1:
+            kept.append((own.pop(), row))
     share = sum(bool(row["relations"]) for _, row in kept) / sum(not row["relations"] for _, row in kept)
     for part, row in kept:
         if row["relations"] or uniform(0, "sentence", row["text"]) < share:
-            found[part].append(row)
-    return found
+            parts[part].append(row)
+    return parts
 
 
 def material(bench: Bench) -> dict[str, Path]:
     """The three parts as files; of a smoke run the first rows."""
-    path = DATA / SOURCE
-    if not path.exists():
-        raise SystemExit(f"{path} is not there; set TEXTUS_DATA to the folder of the data sets")
-    files = {}
-    for name, rows in parted(path).items():
-        files[name] = bench.work / f"{name}.jsonl"
-        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
-        files[name].write_text("".join(lines[:40] if bench.smoke else lines), encoding="utf-8")
-    return files
+    rows = parted(data_file("people_daily_1998", "199801_pos.txt.xz"))
+    count = 40 if bench.smoke else None
+    return {part: write_jsonl(bench.work / f"{part}.jsonl", rows[part][:count]) for part in rows}
 
 
 def adjacent(file: Path) -> dict[str, Any]:
@@ -136,78 +132,67 @@ def adjacent(file: Path) -> dict[str, Any]:
     gold, guess = [], []
     for line in file.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
-        gold.append([(each["relation"], each["head"], each["tail"]) for each in row["relations"]])
-        found: list[tuple[str, int, int]] = []
+        gold.append([(triple["relation"], triple["head"], triple["tail"]) for triple in row["relations"]])
+        triples: list[tuple[str, int, int]] = []
         for number, (first, second) in enumerate(zip(row["entities"], row["entities"][1:], strict=False)):
             if (first["label"], second["label"]) != (TITLE, "人名") or first["end"] != second["start"]:
                 continue
-            found.append((HOLDS, number + 1, number))
+            triples.append((HOLDS, number + 1, number))
             whose = row["entities"][number - 1] if number else None
             if whose and whose["end"] == first["start"] and whose["label"] in ("地名", "机构"):
-                found.append((BELONGS, number + 1, number - 1))
-        guess.append(found)
+                triples.append((BELONGS, number + 1, number - 1))
+        guess.append(triples)
     return entity_scores(gold, guess)
 
 
-def taught(bench: Bench, files: dict[str, Path], task: str, *how: str) -> tuple[Path, dict[str, Any]]:
-    """A run of one task by the command, and what its training cost."""
-    out = bench.work / task
-    words: list[str | Path] = [
+def finetune(bench: Bench, files: dict[str, Path], task: str) -> dict[str, Any]:
+    """A run of one task, and what its training cost."""
+    options = {"epochs": 1, "set": SMOKE} if bench.smoke else OPTIONS[task]
+    record = bench.train(
         "finetune",
         files["train"],
-        "--dev",
-        files["dev"],
-        "--task",
-        task,
-        "--model",
-        "lstm",
-    ]
-    words += SMOKE if bench.smoke else (*TAUGHT, *how)
-    textus([*words, "--out", out, "--force"], log=bench.work / "log.txt")
-    record = read_json(out / "run.json")
+        dev=files["dev"],
+        task=task,
+        model="lstm",
+        **options,
+        out=bench.work / task,
+    )
     kept = {name: record[name] for name in ("steps", "cpu_seconds", "seconds", "command")}
-    return out, {**kept, "dev_f1": -record["best"]["criterion"]}
+    return {**kept, "dev_f1": dev_score(record)}
+
+
+def evaluate(bench: Bench, test: Path, entities: Path | None) -> dict[str, Any]:
+    """Scores of the relations, with the row's entities or those of another run."""
+    scores = bench.scores("evaluate", bench.work / "relations", on=test, entities=entities)
+    return {name: scores[name] for name in scores if name not in ("run", "on", "mistakes", "entities")}
 
 
 def main() -> None:
-    """Measure what is not measured yet."""
+    """Train both tasks and evaluate the triples in both ways."""
     bench = begin("triples", __doc__)
-    data = bench.kept()
-    files = material(bench)
-    data["rows"] = {name: len(file.read_text(encoding="utf-8").splitlines()) for name, file in files.items()}
-    data["adjacent"] = adjacent(files["test"])
-    runs = {}
-    for task, how in HOW.items():
-        runs[task] = bench.work / task
-        if task not in data.get("training", {}) or not (runs[task] / "run.json").exists():
-            runs[task], cost = taught(bench, files, task, *how)
-            data.setdefault("training", {})[task] = cost
-            bench.save(data)
-    evaluate = ["evaluate", runs["relations"], "--on", files["test"], "--json"]
-    for name, more in (("given entities", []), ("from raw text", ["--entities", runs["tagging"]])):
-        if name not in data:
-            found = json.loads(textus([*evaluate, *more], log=bench.work / "log.txt").output)
-            data[name] = {
-                each: found[each] for each in found if each not in ("run", "on", "mistakes", "entities")
-            }
-            bench.save(data)
-    given, raw = data["given entities"], data["from raw text"]
+    files, result, training = material(bench), bench.result, bench.part("training")
+    result["rows"] = {
+        part: len(file.read_text(encoding="utf-8").splitlines()) for part, file in files.items()
+    }
+    result["adjacent"] = adjacent(files["test"])
+    for task in OPTIONS:
+        if not (bench.work / task / "run.json").exists():
+            training.pop(task, None)
+        bench.once(training, task, finetune, bench, files, task)
+    given = bench.once(result, "given entities", evaluate, bench, files["test"], None)
+    raw = bench.once(result, "from raw text", evaluate, bench, files["test"], bench.work / "tagging")
     sides = {
         "triples, entities given": given["f1"],
         "majority by types": given["baselines"]["majority by types"]["f1"],
-        "adjacent": data["adjacent"]["f1"],
+        "adjacent": result["adjacent"]["f1"],
         "entities from raw text": raw["entity_f1"],
         "triples from raw text": raw["f1"],
     }
     rows = [
-        [name, *(f"{100 * each[part]:.2f}" for part in ("value", "low", "high"))]
-        for name, each in sides.items()
+        [name, *(f"{100 * f1[part]:.2f}" for part in ("value", "low", "high"))] for name, f1 in sides.items()
     ]
-    show(
-        f"micro F1, %, {data['rows']['test']:,} sentences of names never seen",
-        ["", "F1", "low", "high"],
-        rows,
-    )
+    title = f"micro F1, %, {result['rows']['test']:,} sentences of unseen names"
+    show(title, ["", "F1", "low", "high"], rows)
 
 
 if __name__ == "__main__":

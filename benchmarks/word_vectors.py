@@ -1,15 +1,13 @@
 """Word vectors from 17 Gutenberg books and Brown: WordSim-353, SimLex-999, analogies, and a classifier with them.
 
-Settings are chosen by MTurk-771; WordSim-353 is looked at last. A pair with a word that has no vector counts as a
+Settings are chosen by MTurk-771; WordSim-353 is read last. A pair with a word that has no vector counts as a
 cosine of 0, an analogy question as wrong.
 """
 
 from __future__ import annotations
 
-import csv
 import os
 import re
-import zipfile
 from dataclasses import replace
 from typing import Any
 
@@ -17,17 +15,19 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy is imported anywhe
 
 import numpy as np
 
-from benchmarks._measuring import DATA, Bench, begin, show
+from benchmarks._material import books, brown, data_file, sst2
+from benchmarks._runner import Bench, begin, show, with_interval
 from textus.core.console import cpu_seconds
+from textus.metrics.resampling import interval
 from textus.models.linear import LinearClassifier, LinearConfig
 from textus.models.word_vectors import (
     VectorSettings,
     WordVectors,
-    analogies_right,
+    analogy_accuracy,
     cosines,
-    learn,
     rank_correlation,
     read,
+    train_vectors,
 )
 
 CANDIDATES = {
@@ -46,63 +46,54 @@ BOOTSTRAP = 2000
 
 def texts() -> list[list[str]]:
     """Books and Brown's documents as words in small letters."""
-    books = sorted(path for path in (DATA / "gutenberg_prose").glob("*.txt") if path.name != "SOURCE.txt")
-    if not books:
-        raise SystemExit(
-            f"{DATA}: gutenberg_prose is not there; set TEXTUS_DATA to the folder of the data sets"
-        )
-    found = [WORD.findall(path.read_text(encoding="utf-8").lower()) for path in books]
-    with zipfile.ZipFile(DATA / "nltk_data" / "corpora" / "brown.zip") as brown:
-        for name in sorted(each for each in brown.namelist() if re.fullmatch(r"brown/c[a-r]\d\d", each)):
-            tagged = brown.read(name).decode().lower().split()
-            found.append(WORD.findall(" ".join(token.rsplit("/", 1)[0] for token in tagged)))
-    return found
+    prose = [path.read_text(encoding="utf-8") for path in books()]
+    tagged = [" ".join(token.rsplit("/", 1)[0] for token in text.split()) for _, text in brown()]
+    return [WORD.findall(text.lower()) for text in [*prose, *tagged]]
 
 
 def pairs(name: str) -> tuple[list[tuple[str, str]], np.ndarray]:
-    """The pairs of a similarity set and what people said."""
+    """The pairs of a similarity set and people's judgments."""
     file, separator = PAIRS[name]
-    lines = (DATA / "wordvec_eval" / file).read_text(encoding="utf-8").splitlines()
+    lines = data_file("wordvec_eval", file).read_text(encoding="utf-8").splitlines()
     rows = [line.split(separator) for line in lines if line and not line.startswith(("#", "Word 1"))]
     return [(row[0].lower(), row[1].lower()) for row in rows], np.array([float(row[2]) for row in rows])
 
 
 def similarity(vectors: WordVectors, name: str) -> dict[str, Any]:
     """Spearman's correlation over all pairs, its interval by bootstrap over pairs, and the coverage."""
-    asked, said = pairs(name)
-    found, coverage = cosines(vectors, asked)
-    draw = np.random.default_rng(0)
-    samples = [draw.integers(0, len(said), len(said)) for _ in range(BOOTSTRAP)]
-    spread = np.quantile([rank_correlation(found[rows], said[rows]) for rows in samples], [0.025, 0.975])
-    low, high = (round(float(each), 4) for each in spread)
-    value = round(rank_correlation(found, said), 4)
-    return {"value": value, "low": low, "high": high, "n": len(said), "with_both_words": coverage.found}
+    word_pairs, judgments = pairs(name)
+    cosine, coverage = cosines(vectors, word_pairs)
+    draw, n = np.random.default_rng(0), len(judgments)
+    samples = [draw.integers(0, n, n) for _ in range(BOOTSTRAP)]
+    ends = np.quantile([rank_correlation(cosine[rows], judgments[rows]) for rows in samples], [0.025, 0.975])
+    figure = interval((rank_correlation(cosine, judgments), *ends.tolist()), n)
+    return {key: round(value, 4) for key, value in figure.items()} | {"with_both_words": coverage.n_found}
 
 
 def analogies(vectors: WordVectors) -> dict[str, Any]:
     """Share of questions answered, by kind; what has no vector is wrong."""
     kinds: dict[str, list[Any]] = {"semantic": [], "syntactic": []}
     kind = ""
-    for line in (DATA / "wordvec_eval" / "questions-words.txt").read_text(encoding="utf-8").splitlines():
+    questions_file = data_file("wordvec_eval", "questions-words.txt")
+    for line in questions_file.read_text(encoding="utf-8").splitlines():
         if line.startswith(":"):
             kind = "syntactic" if line.startswith(": gram") else "semantic"
         else:
             kinds[kind].append(tuple(line.lower().split()))
-    found = {}
+    scores = {}
     for name, questions in kinds.items():
-        right, coverage = analogies_right(vectors, questions)
+        right, coverage = analogy_accuracy(vectors, questions)
         share = {"value": round(right / len(questions), 4), "n": len(questions)}
-        found[name] = {**share, "with_all_words": coverage.found, "right": right}
-    return found
+        scores[name] = {**share, "with_all_words": coverage.n_found, "right": right}
+    return scores
 
 
 def classified(vectors: WordVectors, smoke: bool) -> dict[str, float]:
     """Accuracy on SST-2's test set of logistic regression: on words, on averaged vectors, on both."""
     sets = {}
     for part in ("train", "test"):
-        with (DATA / "sst2" / f"{part}.tsv").open(encoding="utf-8") as file:
-            rows = list(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
-        sets[part] = list(zip(*(rows[:300] if smoke else rows), strict=True))
+        rows = sst2(part, 300 if smoke else None)
+        sets[part] = [row["text"] for row in rows], [row["label"] for row in rows]
     drawn = np.random.default_rng(0).normal(size=vectors.matrix.shape).astype(np.float32)
     random = WordVectors(vectors.words, drawn)
     ways = {
@@ -119,44 +110,42 @@ def classified(vectors: WordVectors, smoke: bool) -> dict[str, float]:
     return accuracy
 
 
-def learnt(bench: Bench, name: str, settings: VectorSettings, result: dict[str, Any]) -> WordVectors:
-    """The vectors of one candidate: learnt, or taken from where an earlier run left them."""
+def trained(bench: Bench, name: str) -> WordVectors:
+    """The vectors of one candidate: trained, or taken from where an earlier run left them."""
+    candidates, settings = bench.part("candidates"), CANDIDATES[name]
     path = bench.work / f"{re.sub(r'[^a-z0-9]+', '-', name)}.safetensors"
-    if name not in result or result[name]["settings"] != vars(settings) or not path.exists():
-        given = texts()[:3] if bench.smoke else texts()
+    if name not in candidates or candidates[name]["settings"] != vars(settings) or not path.exists():
+        words = texts()[: 3 if bench.smoke else None]
         started = cpu_seconds()
-        vectors = learn(given, replace(settings, epochs=1) if bench.smoke else settings)
+        vectors = train_vectors(words, replace(settings, epochs=1) if bench.smoke else settings)
         seconds = round(cpu_seconds() - started, 1)
         vectors.save(path)
-        figures = {each: similarity(vectors, each) for each in ("MTurk-771", "SimLex-999")}
-        size = {"words_read": sum(map(len, given)), "words": len(vectors)}
-        result[name] = {"settings": vars(settings), "cpu_seconds": seconds, **size, **figures}
+        figures = {part: similarity(vectors, part) for part in ("MTurk-771", "SimLex-999")}
+        size = {"words_read": sum(map(len, words)), "words": len(vectors)}
+        candidates[name] = {"settings": vars(settings), "cpu_seconds": seconds, **size, **figures}
+        bench.save()
     return read(path)
 
 
 def main() -> None:
-    """Learn every candidate, choose by MTurk-771, and measure the chosen one."""
+    """Train every candidate, choose by MTurk-771, and measure the chosen one."""
     bench = begin("word_vectors", __doc__)
-    result: dict[str, Any] = {"candidates": bench.kept().get("candidates", {})}
-    for name, settings in CANDIDATES.items():
-        learnt(bench, name, settings, result["candidates"])
-        bench.save(result)
-    candidates = result["candidates"]
+    vectors_by_name = {name: trained(bench, name) for name in CANDIDATES}
+    result, candidates = bench.result, bench.result["candidates"]
     chosen = max(CANDIDATES, key=lambda name: float(candidates[name]["MTurk-771"]["value"]))
-    vectors = learnt(bench, chosen, CANDIDATES[chosen], candidates)
+    vectors = vectors_by_name[chosen]
     result |= {"chosen": chosen, "chosen_by": "MTurk-771", "coverage_words": len(vectors)}
     result |= {"WordSim-353": similarity(vectors, "WordSim-353"), "analogies": analogies(vectors)}
     result["sst2_accuracy"] = classified(vectors, bench.smoke)
-    bench.save(result)
+    bench.save()
     rows = [
-        [name, each["cpu_seconds"], *(f"{each[k]['value']:.3f}" for k in ("MTurk-771", "SimLex-999"))]
-        for name, each in candidates.items()
+        [name, scores["cpu_seconds"], *(f"{scores[k]['value']:.3f}" for k in ("MTurk-771", "SimLex-999"))]
+        for name, scores in candidates.items()
     ]
     show("candidates", ["settings", "CPU-seconds", "MTurk-771", "SimLex-999"], rows)
     figure = result["WordSim-353"]
-    told = f"{figure['value']:.3f} ({figure['low']:.3f}–{figure['high']:.3f})"
-    told += f", {figure['with_both_words']} of {figure['n']} pairs"
-    show(f"chosen: {chosen}", ["what", "figure"], [["WordSim-353", told], *result["sst2_accuracy"].items()])
+    shown = f"{with_interval(figure, '.3f')}, {figure['with_both_words']} of {figure['n']} pairs"
+    show(f"chosen: {chosen}", ["what", "figure"], [["WordSim-353", shown], *result["sst2_accuracy"].items()])
     print(f"  analogies: {result['analogies']}")
 
 

@@ -165,8 +165,8 @@ TEMPLATES: dict[str, str] = {
 def turns(*texts: str, system: str | None = None) -> list[dict[str, Any]]:
     """A conversation of user and assistant by turns."""
     roles = ["user", "assistant"] * len(texts)
-    said = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=False)]
-    return said if system is None else [{"role": "system", "content": system}, *said]
+    messages = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=False)]
+    return messages if system is None else [{"role": "system", "content": system}, *messages]
 
 
 CONVERSATIONS: dict[str, list[dict[str, Any]]] = {

@@ -38,12 +38,12 @@ def write(folder: Path, files: dict[str, str | bytes]) -> Path:
 
 def texts(corpus: Corpus, split: str = "train") -> list[str]:
     """Whole documents of a split, parts joined."""
-    found: list[str] = []
+    results: list[str] = []
     for document in corpus.documents(split):
         if document.part == 0:
-            found.append("")
-        found[-1] += document.text
-    return found
+            results.append("")
+        results[-1] += document.text
+    return results
 
 
 def sentences(folder: Path) -> dict[str, Path]:

@@ -25,28 +25,30 @@ SQUAD = [  # prediction, answers, exact and F1 of the SQuAD v2.0 script
 ]
 
 
-@pytest.mark.parametrize(("said", "right", "exact", "f1"), SQUAD)
-def test_known_answers_have_the_official_figures(said: str, right: list[str], exact: int, f1: float) -> None:
-    assert spans.score_answer(said, right, "squad") == (exact, pytest.approx(f1))
+@pytest.mark.parametrize(("prediction", "right", "exact", "f1"), SQUAD)
+def test_known_answers_have_the_official_figures(
+    prediction: str, right: list[str], exact: int, f1: float
+) -> None:
+    assert spans.score_answer(prediction, right, "squad") == (exact, pytest.approx(f1))
 
 
 def test_figures_are_those_of_torchmetrics() -> None:
     squad = pytest.importorskip("torchmetrics.functional.text").squad
     draw = random.Random(0)
-    said = [" ".join(draw.choices(WORDS, k=draw.randint(1, 4))) + " word" for _ in range(400)]
+    predictions = [" ".join(draw.choices(WORDS, k=draw.randint(1, 4))) + " word" for _ in range(400)]
     right = [
         [" ".join(draw.choices(WORDS, k=draw.randint(1, 4))) + " word" for _ in range(draw.randint(1, 3))]
-        for _ in said
+        for _ in predictions
     ]
-    right = [[*each, said[n]] if n % 5 == 0 else each for n, each in enumerate(right)]
+    right = [[*item, predictions[n]] if n % 5 == 0 else item for n, item in enumerate(right)]
     theirs = squad(
-        [{"prediction_text": text, "id": str(n)} for n, text in enumerate(said)],
+        [{"prediction_text": text, "id": str(n)} for n, text in enumerate(predictions)],
         [
-            {"answers": {"text": each, "answer_start": [0] * len(each)}, "id": str(n)}
-            for n, each in enumerate(right)
+            {"answers": {"text": item, "answer_start": [0] * len(item)}, "id": str(n)}
+            for n, item in enumerate(right)
         ],
     )
-    ours = spans.answer_scores(said, right, "squad")
+    ours = spans.answer_scores(predictions, right, "squad")
     assert 100 * ours["f1"]["value"] == pytest.approx(float(theirs["f1"]), abs=1e-3)
     assert 100 * ours["exact_match"]["value"] == pytest.approx(float(theirs["exact_match"]), abs=1e-3)
     assert 20 < 100 * ours["exact_match"]["value"] < 50 < 100 * ours["f1"]["value"]
@@ -64,9 +66,11 @@ CMRC = [  # exact and F1 by hand from the definition: characters, other scripts 
 ]
 
 
-@pytest.mark.parametrize(("said", "right", "exact", "f1"), CMRC)
-def test_chinese_answers_have_the_figures_of_cmrc(said: str, right: list[str], exact: int, f1: float) -> None:
-    assert spans.score_answer(said, right, "cmrc2018") == (exact, pytest.approx(f1))
+@pytest.mark.parametrize(("prediction", "right", "exact", "f1"), CMRC)
+def test_chinese_answers_have_the_figures_of_cmrc(
+    prediction: str, right: list[str], exact: int, f1: float
+) -> None:
+    assert spans.score_answer(prediction, right, "cmrc2018") == (exact, pytest.approx(f1))
 
 
 def test_the_longest_run_is_difflibs() -> None:
@@ -83,11 +87,11 @@ def test_the_ruler_follows_the_script() -> None:
 
 
 def test_no_answer_has_figures_of_its_own() -> None:
-    found = spans.answer_scores(["cat", "", "dog", ""], [["cat"], [], [], ["fox"]], "squad")
+    result = spans.answer_scores(["cat", "", "dog", ""], [["cat"], [], [], ["fox"]], "squad")
     assert [
-        found[name]["value"] for name in ("f1", "exact_match", "no_answer_accuracy", "f1_with_answer")
+        result[name]["value"] for name in ("f1", "exact_match", "no_answer_accuracy", "f1_with_answer")
     ] == [0.5] * 4
-    assert [found[name]["n"] for name in ("f1", "no_answer_accuracy", "f1_with_answer")] == [4, 2, 2]
+    assert [result[name]["n"] for name in ("f1", "no_answer_accuracy", "f1_with_answer")] == [4, 2, 2]
     assert "no_answer_accuracy" not in spans.answer_scores(["cat"], [["cat"]], "squad")
 
 

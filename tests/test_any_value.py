@@ -18,7 +18,7 @@ NOT_PATHS: dict[str, Any] = {
     "list": ["a", "b"], "rows": ROWS, "dict": {"text": "a"}, "none": None, "int": 3, "bytes": b"x",
     "pair": (["a"], ["b"]), "nothing": [], "empty": "", "object": object(), "set": {"a"},
 }  # fmt: skip
-NO_ARGUMENTS = ("doctor", "serve", "Sampling", "TextusError", "Index")
+NO_ARGUMENTS = ("doctor", "serve", "SamplingParams", "TextusError", "Index")
 WORKS = {("finetune", "rows"), ("tune", "rows"), ("build_corpus", "list"), ("pull_model", "list")}
 FURTHER: dict[str, dict[str, Any]] = {
     "predict": {"given": "x"}, "embed": {"given": "x"}, "generate": {"given": ["x"]}, "evaluate": {"on": "x"},
@@ -67,8 +67,8 @@ def test_a_run_is_as_good_as_its_path(linear: api.Run, trained: Path, tmp_path: 
     assert textus.verify(linear) == textus.verify(linear.path)
     assert textus.load_tokenizer(linear).fingerprint == linear.tokenizer.fingerprint
     assert textus.ensemble_predict([linear, linear], "was good")["label"] == 1
-    found = textus.generate(trained, ["a", "b"], out=tmp_path / "o.jsonl", max_tokens=1)
-    assert found["rows"] == 2
+    texts = textus.generate(trained, ["a", "b"], out=tmp_path / "o.jsonl", max_tokens=1)
+    assert texts["rows"] == 2
     with raises(UsageError, "wrong_number_of_texts"):
         textus.generate(trained, [("a", "b")], out=tmp_path / "p.jsonl")
     with raises(UsageError, "missing_argument"):

@@ -126,8 +126,8 @@ def test_old_messages_are_left_out_loudly(trained: Path, capsys: pytest.CaptureF
 
 def test_evaluate_on_a_file_and_on_the_validation_split(run: api.Run, story: Path) -> None:
     for on in (story, None):
-        found = run.evaluate(on, samples=False)
-        bits = found["bits_per_byte"]
+        scores = run.evaluate(on, samples=False)
+        bits = scores["bits_per_byte"]
         assert 0 < bits["low"] <= bits["value"] <= bits["high"] < 20
     score = run.score(story.read_text())
     assert len(score.nats) == len(run.tokenizer.encode(story.read_text()))
@@ -178,9 +178,9 @@ def test_the_proof_of_resuming_can_fail(trained: Path, tmp_path: Path) -> None:
 
 
 def test_show_tells_parameters_and_history(trained: Path) -> None:
-    found = api.show(trained)
-    assert found["parameters"]["total"] == sum(p.numel() for p in api.open_run(trained).model.parameters())
-    assert found["mermaid"].startswith("flowchart")
+    summary = api.show(trained)
+    assert summary["parameters"]["total"] == sum(p.numel() for p in api.open_run(trained).model.parameters())
+    assert summary["mermaid"].startswith("flowchart")
 
 
 def test_a_run_shows_itself_in_a_notebook(run: api.Run) -> None:
@@ -216,13 +216,13 @@ def test_a_story_of_one_page_is_learnt_by_heart_and_that_is_said(
 ) -> None:
     small = ["model.n_layer=2", "model.d_model=64", "model.n_head=2"]
     run = textus.train(corpus, tokenizer="char", out=tmp_path / "run", steps=150, overrides=small)
-    said = capsys.readouterr().err
-    assert "expect it to be memorised" in said
-    assert "too few to choose weights by" in said
-    told = " ".join(
+    err = capsys.readouterr().err
+    assert "expect it to be memorised" in err
+    assert "too few to choose weights by" in err
+    report = " ".join(
         ("Once upon a time" + run.generate("Once upon a time", temperature=0, max_tokens=60)).split()
     )
-    assert told in " ".join(story.read_text().split())
+    assert report in " ".join(story.read_text().split())
 
 
 @pytest.mark.parametrize("there", FOLDER_MARKERS)

@@ -43,7 +43,7 @@ def known(word: str) -> list[str]:
 def augmenter(names: str = "synonyms,insert,swap,delete,typos,ocr,pinyin", **how: Any) -> Augmenter:
     """With a small dictionary of its own for synonyms."""
     settings = AugmentConfig(names, **how)
-    files = [each for each in settings.names if each not in ("synonyms", "insert")]
+    files = [name for name in settings.names if name not in ("synonyms", "insert")]
     made = make_operations(AugmentConfig(",".join(files))) if files else {}
     made |= {"synonyms": operations.make_synonyms(known), "insert": operations.make_insert(known)}
     return Augmenter(settings, {name: made[name] for name in settings.names})
@@ -105,7 +105,7 @@ CLUENER = {
 }
 LISTS = {
     "text": SPANS["text"],
-    "label": [[each["start"], each["end"], each["label"]] for each in SPANS["entities"]],
+    "label": [[entity["start"], entity["end"], entity["label"]] for entity in SPANS["entities"]],
 }
 EXCLUSIVE = {
     "text": CLUENER["text"],
@@ -115,15 +115,15 @@ EXCLUSIVE = {
 
 def labelled(row: dict[str, Any]) -> list[tuple[str, str]]:
     """What each label of a row points at, by its offsets alone."""
-    found = []
+    results = []
     if isinstance(label := row.get("label"), list):
         return [(kind, row["text"][start:end]) for start, end, kind in label]
     if isinstance(row.get("entities"), dict):
         row = {"text": row["text"], "label": row["entities"]}
     for span in row.get("entities", []):
-        said = row["text"][span["start"] : span["end"]]
-        assert span.get("text", said) == said
-        found.append((span["label"], said))
+        surface = row["text"][span["start"] : span["end"]]
+        assert span.get("text", surface) == surface
+        results.append((span["label"], surface))
     if "answers" in row:
         answers = row["answers"]
         if isinstance(answers, dict):
@@ -131,32 +131,32 @@ def labelled(row: dict[str, Any]) -> list[tuple[str, str]]:
                 {"text": text, "start": at}
                 for text, at in zip(answers["text"], answers["answer_start"], strict=True)
             ]
-        for each in answers:
-            if each["start"] >= 0 and row is not OBJECTS:  # whose place is one beside, as some sets have it
-                assert row["context"].startswith(each["text"], each["start"])
-            found.append(("answer", each["text"]))
+        for answer in answers:
+            if answer["start"] >= 0 and row is not OBJECTS:  # whose place is one beside, as some sets have it
+                assert row["context"].startswith(answer["text"], answer["start"])
+            results.append(("answer", answer["text"]))
     if isinstance(row.get("label"), dict):
         for kind, texts in row["label"].items():
             for text, places in texts.items():
                 assert all(text in (row["text"][a : b + 1], row["text"][a:b]) for a, b in places)
-                found += [(kind, text) for _ in places]
+                results += [(kind, text) for _ in places]
     if "tokens" in row:
         assert len(row["tokens"]) == len(row["tags"])
-        found += entities(row["tokens"], row["tags"])
-    return found
+        results += entities(row["tokens"], row["tags"])
+    return results
 
 
 def entities(tokens: list[str], tags: list[str]) -> list[tuple[str, str]]:
     """By seqeval's reading of BIO and IO tags: a stretch goes on while the class does and no B- comes."""
-    found: list[list[str]] = []
+    results: list[list[str]] = []
     before = "O"
     for token, tag in zip(tokens, tags, strict=True):
         if tag != "O" and (tag.startswith("B-") or before[2:] != tag[2:] or before == "O"):
-            found.append([tag[2:], token])
+            results.append([tag[2:], token])
         elif tag != "O":
-            found[-1].append(token)
+            results[-1].append(token)
         before = tag
-    return [(kind, " ".join(said)) for kind, *said in found]
+    return [(kind, " ".join(words)) for kind, *words in results]
 
 
 @pytest.mark.parametrize(
@@ -187,13 +187,13 @@ def test_the_task_of_entities_reads_the_copies() -> None:
     from textus.tasks.token_data import read_entities
 
     for row in (SPANS, LISTS, CLUENER, EXCLUSIVE):
-        said = sorted(
+        texts = sorted(
             (kind, row["text"][a:b]) for kind, a, b in read_entities(Record(row, "row"), row["text"])
         )
-        assert said
+        assert texts
         for copy in augmenter("swap,delete,insert,typos", copies=12, rate=0.3).augment(row):
             read = read_entities(Record(copy, "copy"), copy["text"])
-            assert sorted((kind, copy["text"][a:b]) for kind, a, b in read) == said
+            assert sorted((kind, copy["text"][a:b]) for kind, a, b in read) == texts
 
 
 def test_a_label_that_is_not_moved_is_seen() -> None:
@@ -221,7 +221,7 @@ def test_what_keeps_two_labels_apart_stays() -> None:
 )
 def test_any_text_comes_back_and_any_labels_move(text: str, places: list[tuple[int, int]]) -> None:
     spans = [{"start": a, "end": min(len(text), a + n)} for a, n in places if a < len(text)]
-    row = {"text": text, "entities": [{**each, "label": str(n)} for n, each in enumerate(spans)]}
+    row = {"text": text, "entities": [{**item, "label": str(n)} for n, item in enumerate(spans)]}
     taken = units.tokenize_record(row)
     assert taken.with_tokens("text", taken.fields["text"], row) == row
     for copy in augmenter("swap,delete,insert,ocr", copies=8, rate=0.5).augment(row):
@@ -261,7 +261,7 @@ def test_each_operation_does_what_it_says() -> None:
     for copy in augmenter("synonyms", copies=6, rate=0.2).augment(row):
         assert 1 <= changed_words(text, copy["text"]) <= 3
         new = set(copy["text"].split()) - set(text.split())
-        assert new <= {each for others in WORDS.values() for each in others}
+        assert new <= {other for others in WORDS.values() for other in others}
     for copy in augmenter("swap", copies=6).augment(row):
         assert sorted(copy["text"].split()) == sorted(text.split())
     for copy in augmenter("delete", copies=6, rate=0.3).augment(row):
@@ -275,10 +275,10 @@ def test_each_operation_does_what_it_says() -> None:
 
 def test_capitals_are_kept_and_words_of_grammar_left() -> None:
     made = augmenter("synonyms", copies=30, rate=1.0).augment({"text": "Good MOVIE small"})
-    assert {tuple(word[:2].isupper() for word in each["text"].split()) for each in made} == {
+    assert {tuple(word[:2].isupper() for word in row["text"].split()) for row in made} == {
         (False, True, False)
     }
-    assert all(each["text"][0].isupper() for each in made)
+    assert all(row["text"][0].isupper() for row in made)
     change = operations.make_synonyms(lambda word: ["thing"])
     assert (
         change(units.tokenize_text("this is not the one of them you were", []), random.Random(0), 1.0)
@@ -294,8 +294,8 @@ def test_homophones_sound_the_same() -> None:
     assert len(copies) == 20
     for copy in copies:
         assert copy["text"] != text
-        sounds = [pypinyin.lazy_pinyin(each)[0] for each in copy["text"]]
-        assert sounds == [pypinyin.lazy_pinyin(each)[0] for each in text]
+        sounds = [pypinyin.lazy_pinyin(item)[0] for item in copy["text"]]
+        assert sounds == [pypinyin.lazy_pinyin(item)[0] for item in text]
 
 
 def test_keys_are_neighbours_on_the_keyboard() -> None:
@@ -312,8 +312,8 @@ def test_word_vectors_give_synonyms_in_any_language(tmp_path: Path) -> None:
     )
     WordVectors(words, matrix).save(tmp_path / "v.safetensors")
     made = Augmenter(AugmentConfig("synonyms", vectors=str(tmp_path / "v.safetensors"), copies=3))
-    assert [each["text"] for each in made.augment({"text": "这部电影很好"})] == ["这部影片很好"]
-    assert [each["text"] for each in made.augment({"text": "a Movie"})] == ["a Film"]
+    assert [row["text"] for row in made.augment({"text": "这部电影很好"})] == ["这部影片很好"]
+    assert [row["text"] for row in made.augment({"text": "a Movie"})] == ["a Film"]
     assert made.augment({"text": "a bank"}) == []  # nothing lies near it
 
 
@@ -339,7 +339,7 @@ def test_a_small_wordnet_is_read(tmp_path: Path) -> None:
 def test_synonyms_are_nltks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """nltk's reader of the same files, for the same senses of words as they are written."""
     reader = pytest.importorskip("nltk.corpus.reader.wordnet")
-    place = next((each for each in wordnet.wordnet_folders() if (each / "index.noun").is_file()), None)
+    place = next((folder for folder in wordnet.wordnet_folders() if (folder / "index.noun").is_file()), None)
     if place is None:
         pytest.skip("WordNet is not on this machine (Debian: wordnet-base; or set WNSEARCHDIR)")
     monkeypatch.setattr(
@@ -368,12 +368,12 @@ def test_synonyms_are_nltks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         "film",
         "brilliant",
     ):
-        found: set[str] = set()
+        results: set[str] = set()
         for part in "nvar":
             offsets = theirs._lemma_pos_offset_map[word].get(part, [])[: wordnet.SENSES]
-            synsets = [theirs.synset_from_pos_and_offset(part, each) for each in offsets]
-            found |= {name for synset in synsets for name in synset.lemma_names()}
-        assert set(ours(word)) == {each for each in found if each.isalpha() and each.lower() != word}, word
+            synsets = [theirs.synset_from_pos_and_offset(part, offset) for offset in offsets]
+            results |= {name for synset in synsets for name in synset.lemma_names()}
+        assert set(ours(word)) == {text for text in results if text.isalpha() and text.lower() != word}, word
     assert {"film", "picture"} <= set(ours("movie"))
 
 
@@ -384,8 +384,8 @@ def test_the_same_seed_gives_the_same_copies_in_any_order() -> None:
     rows = reviews(12)
 
     def made(order: list[dict[str, Any]], seed: int = 0) -> dict[str, list[str]]:
-        found = augmenter(WITHOUT_FILES, copies=5, seed=seed)
-        return {row["text"]: [copy["text"] for copy in found.augment(row)] for row in order}
+        result = augmenter(WITHOUT_FILES, copies=5, seed=seed)
+        return {row["text"]: [copy["text"] for copy in result.augment(row)] for row in order}
 
     assert made(rows) == made(rows[::-1])
     assert made(rows) != made(rows, seed=1)
@@ -398,10 +398,10 @@ def test_what_could_not_be_made_is_told(capsys: pytest.CaptureFixture[str]) -> N
     records = [
         Record({"text": text, "label": 1}, f"line {n}") for n, text in enumerate(["a", "one two", "…"])
     ]
-    found = augment_records(records, AugmentConfig("swap", copies=3))
-    assert len(found) == 4
-    said = capsys.readouterr().err
-    assert "1 copies of 3 rows: swap 1; nothing new came of swap 8 times; 8 copies could not be made" in said
+    result = augment_records(records, AugmentConfig("swap", copies=3))
+    assert len(result) == 4
+    err = capsys.readouterr().err
+    assert "1 copies of 3 rows: swap 1; nothing new came of swap 8 times; 8 copies could not be made" in err
 
 
 def test_rows_in_a_file_keep_their_originals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -419,9 +419,9 @@ def test_rows_in_a_file_keep_their_originals(tmp_path: Path, capsys: pytest.Capt
     ]
     out = tmp_path / "more.jsonl"
     assert main([*words, "--out", str(out), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert (found["rows"], sum(found["copies"].values())) == (2, 4)
-    rows = [each.values for each in read_records(out)]
+    report = json.loads(capsys.readouterr().out)
+    assert (report["rows"], sum(report["copies"].values())) == (2, 4)
+    rows = [record.values for record in read_records(out)]
     assert [row["text"] for row in rows if "augmented" not in row] == [
         "a long story of men",
         "the town they saw",
@@ -442,14 +442,14 @@ def test_a_copy_lies_on_the_side_of_its_row() -> None:
     more = augment_records(plain, AugmentConfig(WITHOUT_FILES, copies=3))
     train, held = without_copies(*parted(more, 0))
     first_train, first_held = parted(plain, 0)
-    assert [each.values["text"] for each in held] == [each.values["text"] for each in first_held]
-    origins = {origin_id(each.values) for each in held}
+    assert [record.values["text"] for record in held] == [record.values["text"] for record in first_held]
+    origins = {origin_id(record.values) for record in held}
     assert 10 < len(origins) < 60
-    assert not origins & {origin_id(each.values) for each in train}
+    assert not origins & {origin_id(record.values) for record in train}
     assert len(train) > 3 * len(first_train)
-    forgetful = [Record({k: v for k, v in each.values.items() if k != "origin"}, "") for each in more]
-    learnt, _ = parted(forgetful, 0)  # the planted fault: rows that do not know where they came from
-    texts = {each.values["text"] for each in learnt}
+    forgetful = [Record({k: v for k, v in record.values.items() if k != "origin"}, "") for record in more]
+    train_records, _ = parted(forgetful, 0)  # the planted fault: rows that do not know where they came from
+    texts = {record.values["text"] for record in train_records}
     assert any(copy.values["text"] in texts for copy in more if origin_id(copy.values) in origins)
 
 
@@ -459,7 +459,8 @@ def test_copies_of_rows_of_a_dev_file_are_not_learnt_from(
     rows = reviews(60)
     more = augment_records(as_records(rows), AugmentConfig("swap", copies=2))
     data = written(
-        tmp_path / "more.jsonl", [each.values for each in more if each.values["text"] != rows[0]["text"]]
+        tmp_path / "more.jsonl",
+        [record.values for record in more if record.values["text"] != rows[0]["text"]],
     )
     dev = written(tmp_path / "dev.jsonl", rows[:1] + reviews(70)[60:])
     run = api.finetune(data, dev=dev, model="gru", out=tmp_path / "run", epochs=1, overrides=SMALL)
@@ -475,13 +476,13 @@ def test_finetune_augments_what_it_learns_from_alone(
 ) -> None:
     data = written(tmp_path / "rows.jsonl", reviews(60))
     words = ["finetune", str(data), "--model", "gru", "--epochs", "2", "--augment", "swap,delete"]
-    words += [word for each in (*SMALL, "augment.copies=3") for word in ("--set", each)]
+    words += [word for setting in (*SMALL, "augment.copies=3") for word in ("--set", setting)]
     assert main([*words, "--out", str(tmp_path / "run"), "--json"]) == 0
-    said = capsys.readouterr().err
+    err = capsys.readouterr().err
     n_held = len(parted(read_records(data), 0)[1])
     n = 60 - n_held
-    assert f"{3 * n:,} copies of {n} rows: swap" in said
-    assert f"{4 * n:,} rows to learn from and {n_held} to choose by" in said
+    assert f"{3 * n:,} copies of {n} rows: swap" in err
+    assert f"{4 * n:,} rows to learn from and {n_held} to choose by" in err
     assert api.verify_determinism(tmp_path / "run")["identical"]
     (tmp_path / "run.json").write_text("")
     record = tmp_path / "run" / "run.json"

@@ -112,8 +112,8 @@ def test_automodel_computes_ours_on_cut_and_padded_texts(
             torch.testing.assert_close(logits[row, : len(expected)], expected, atol=1e-4, rtol=1e-4)
     if CLASSES[case][1] == "decoder":
         pipe = transformers.pipeline("text-generation", model=str(tmp_path), tokenizer=str(tmp_path))
-        (found,) = pipe("the cat", max_new_tokens=3, do_sample=False, return_full_text=True)
-        assert found["generated_text"].startswith("the cat")
+        (result,) = pipe("the cat", max_new_tokens=3, do_sample=False, return_full_text=True)
+        assert result["generated_text"].startswith("the cat")
     back = read_folder(tmp_path)
     again = build(back.family, back.config)
     again.load_state_dict(back.weights)
@@ -152,16 +152,16 @@ def test_a_qwen2_with_its_own_tokenizer_stays_one(tmp_path: Path) -> None:
         vocab_size=n, num_key_value_heads=2, max_position_embeddings=64, **sizes
     )
     transformers.Qwen2ForCausalLM(config).save_pretrained(folder)
-    found = read_folder(folder)
-    assert found.tokenizer is not None
-    values = from_dict(family_of("decoder")[1], found.config, "model.")
+    model = read_folder(folder)
+    assert model.tokenizer is not None
+    values = from_dict(family_of("decoder")[1], model.config, "model.")
     assert (
-        write_folder(tmp_path / "out", "decoder", values, found.weights, found.tokenizer)
+        write_folder(tmp_path / "out", "decoder", values, model.weights, model.tokenizer)
         == "Qwen2ForCausalLM"
     )
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
     talk = [{"role": "user", "content": "the cat.\n\nYes;\nno"}]
     rendered = theirs.apply_chat_template(talk, add_generation_prompt=True, tokenize=True)
-    assert found.tokenizer.apply_chat_template(talk) == (
+    assert model.tokenizer.apply_chat_template(talk) == (
         rendered if isinstance(rendered, list) else rendered["input_ids"]
     )

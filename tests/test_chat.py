@@ -66,7 +66,7 @@ def test_ids_equal_transformers_in_every_style(folders: Any, kind: str) -> None:
     for name in list(TEMPLATES)[place % 3 :: 3]:
         which = list(CONVERSATIONS)[(place // 3 + NUMBERS[name] // 3) % len(CONVERSATIONS)]
         results[name, which] = compare(ours, theirs, TEMPLATES[name], CONVERSATIONS[which], place % 2 == 0)
-    assert {key: found for key, found in results.items() if found not in ("equal", "refused")} == {}
+    assert {key: result for key, result in results.items() if result not in ("equal", "refused")} == {}
     assert list(results.values()).count("equal") > 0.8 * len(results)
 
 
@@ -81,7 +81,7 @@ def test_ids_equal_transformers_in_the_whole_matrix(folders: Any, kind: str, fla
         for name, template in TEMPLATES.items()
         for which in CONVERSATIONS
     }
-    assert {key: found for key, found in results.items() if found not in ("equal", "refused")} == {}
+    assert {key: result for key, result in results.items() if result not in ("equal", "refused")} == {}
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
@@ -91,8 +91,8 @@ def test_each_flag_decides_ids_and_they_are_equal(folders: Any, kind: str) -> No
     for flags in list(FLAGS)[place % 4 :: 4]:
         ours, theirs = folders(kind, flags)
         for name in ("blanks around special tokens", "letters around special tokens", "chatml", "mistral"):
-            found = compare(ours, theirs, TEMPLATES[name], CONVERSATIONS["blanks"], True)
-            assert found in ("equal", "refused"), (flags, name)
+            comparison = compare(ours, theirs, TEMPLATES[name], CONVERSATIONS["blanks"], True)
+            assert comparison in ("equal", "refused"), (flags, name)
 
 
 # ── every filter and method ────────────────────────────────────────────────────────────────────
@@ -322,10 +322,10 @@ def test_a_bomb_is_stopped(name: str) -> None:
     def render() -> None:
         started = time.thread_time()
         try:
-            found = str.__str__(
+            actual = str.__str__(
                 render_template(BOMBS[name], turns("a", "b", "c"), add_generation_prompt=True)
             )
-            results.append(found[:100])
+            results.append(actual[:100])
         except UsageError as error:
             results.append(f"refused: {error}")
         results.append(f"{time.thread_time() - started}")

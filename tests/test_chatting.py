@@ -61,8 +61,8 @@ def test_the_oldest_turns_are_left_out_and_the_system_message_is_kept(
     """C7: whole turns, as few as make room for the answer, at most half of the context for it; reported."""
     messages = turns(*[f"number {n}" for n in range(13)], system=system)
     ids = fitting_ids(messages, free, talker.model.config.context_length, talker._conversation)
-    said = capsys.readouterr().err
-    n_left = int(re.search(r"the (\d+) oldest messages were left out", said)[1])  # type: ignore[index]
+    err = capsys.readouterr().err
+    n_left = int(re.search(r"the (\d+) oldest messages were left out", err)[1])  # type: ignore[index]
     first = len(messages) - 13
     kept = [*messages[:first], *messages[first + n_left :]]
     assert n_left % 2 == 0
@@ -71,8 +71,8 @@ def test_the_oldest_turns_are_left_out_and_the_system_message_is_kept(
     free = min(free, CONTEXT // 2)
     assert fits(talker, kept, free)
     assert not fits(talker, [*messages[:first], *messages[first + n_left - 2 :]], free)
-    assert ("system message is kept" in said) == (system is not None)
-    assert f"{free} are for the answer" in said
+    assert ("system message is kept" in err) == (system is not None)
+    assert f"{free} are for the answer" in err
 
 
 def test_a_conversation_that_fits_is_left_alone(talker: Run, capsys: pytest.CaptureFixture[str]) -> None:

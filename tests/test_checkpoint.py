@@ -80,10 +80,10 @@ def test_a_checkpoint_comes_back_as_it_was(run: RunFolder) -> None:
         "state.json",
         "weights.safetensors",
     ]
-    found = run.last_checkpoint()
-    assert found is not None
-    assert same(found, checkpoint(5))
-    assert not same(found, checkpoint(6))
+    result = run.last_checkpoint()
+    assert result is not None
+    assert same(result, checkpoint(5))
+    assert not same(result, checkpoint(6))
 
 
 def test_the_last_two_and_the_best_are_kept(run: RunFolder) -> None:
@@ -120,14 +120,14 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(
 ) -> None:
     run.save(checkpoint(4))
     folder = run.save(checkpoint(8))
-    break_it, said = DAMAGES[damage]
+    break_it, message = DAMAGES[damage]
     assert checkpoint_damage(folder) is None
     break_it(folder)
-    found = run.last_checkpoint()
-    assert found is not None
-    assert found.step == 4
+    result = run.last_checkpoint()
+    assert result is not None
+    assert result.step == 4
     line = capsys.readouterr().err
-    assert said in line
+    assert message in line
     assert "step-8" in line
     assert line.count("\n") == 1
 
@@ -196,11 +196,11 @@ RUIN: dict[str, tuple[Callable[[Path], None], str]] = {
 def test_a_ruined_run_is_refused_in_one_line(run: RunFolder, ruin: str) -> None:
     run.finish(checkpoint(3).weights)
     load(run.path)
-    break_it, said = RUIN[ruin]
+    break_it, message = RUIN[ruin]
     break_it(run.path)
     with pytest.raises(RunError) as error:
         load(run.path)
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
@@ -223,11 +223,11 @@ def test_what_is_not_a_run_is_said_to_be_none(tmp_path: Path) -> None:
 
 def unsafe(source: str) -> list[str]:
     """Imports and calls through which a file could run code."""
-    found = []
+    results = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import | ast.ImportFrom):
-            names = [getattr(node, "module", None) or "", *(each.name for each in node.names)]
-            found += [
+            names = [getattr(node, "module", None) or "", *(name.name for name in node.names)]
+            results += [
                 name for name in names if name.partition(".")[0] in ("pickle", "marshal", "joblib", "dill")
             ]
         elif isinstance(node, ast.Call) and ast.unparse(node.func) in (
@@ -236,14 +236,14 @@ def unsafe(source: str) -> list[str]:
             "eval",
             "exec",
         ):
-            found.append(ast.unparse(node.func))
-    return found
+            results.append(ast.unparse(node.func))
+    return results
 
 
 def test_nothing_reads_or_writes_pickle(run: RunFolder) -> None:
     assert unsafe("import pickle\ntorch.load(path)\nmodel.eval()") == ["pickle", "torch.load"]
     sources = sorted((REPOSITORY / "textus").rglob("*.py"))
-    assert {str(path): found for path in sources if (found := unsafe(path.read_text()))} == {}
+    assert {str(path): result for path in sources if (result := unsafe(path.read_text()))} == {}
     run.save(checkpoint(4))
     run.finish(checkpoint(4).weights)
     kinds = {path.suffix for path in run.path.rglob("*") if path.is_file()}
@@ -288,11 +288,11 @@ def test_tensorboard_reads_the_log_and_sees_no_step_twice_after_a_resume(run: Ru
     again.cut_log(4, evaluated=0, seconds=4.0)
     for step in range(5, 8):
         again.log({"step": step, "loss": 2 / step, "seconds": step})
-    found = scalars(run.path / "tensorboard")
-    assert [step for step, _ in found["loss"]] == list(range(1, 8))
-    assert found["loss"][3][1] == pytest.approx(1 / 4)
-    assert found["loss"][4][1] == pytest.approx(2 / 5)
-    assert "validation" not in found
+    result = scalars(run.path / "tensorboard")
+    assert [step for step, _ in result["loss"]] == list(range(1, 8))
+    assert result["loss"][3][1] == pytest.approx(1 / 4)
+    assert result["loss"][4][1] == pytest.approx(2 / 5)
+    assert "validation" not in result
 
 
 def test_tensorboard_shows_samples_as_text(run: RunFolder) -> None:
@@ -351,17 +351,17 @@ def test_killed_while_saving_there_is_always_a_whole_checkpoint(run: RunFolder) 
             [sys.executable, "-c", SAVING, str(run.path)], stdout=subprocess.PIPE, text=True
         )
         assert process.stdout is not None
-        said = [int(process.stdout.readline()) for _ in range(3)]
+        steps = [int(process.stdout.readline()) for _ in range(3)]
         time.sleep(moments.uniform(0, 0.05))
         process.send_signal(signal.SIGKILL)
-        said += [int(line) for line in process.stdout.read().split()]
+        steps += [int(line) for line in process.stdout.read().split()]
         process.wait()
-        found = run.last_checkpoint()
-        assert found is not None
-        assert found.step >= said[-1]  # what was said to be saved is there
-        assert torch.equal(found.weights["w"], torch.full((200_000,), float(found.step)))
-        assert torch.equal(found.optimiser["m"], found.weights["w"] + 1)
-        reached += said[-1]
+        checkpoint = run.last_checkpoint()
+        assert checkpoint is not None
+        assert checkpoint.step >= steps[-1]  # what was said to be saved is there
+        assert torch.equal(checkpoint.weights["w"], torch.full((200_000,), float(checkpoint.step)))
+        assert torch.equal(checkpoint.optimiser["m"], checkpoint.weights["w"] + 1)
+        reached += steps[-1]
         run.drop_remains(-1)
         assert list((run.path / "state").iterdir()) == []
     assert reached >= 9
@@ -396,9 +396,9 @@ def test_a_full_disk_leaves_the_last_good_checkpoint_and_says_so(small_disk: Pat
     assert "the checkpoint of step 8 is whole" in str(error.value)
     assert "\n" not in str(error.value)
     assert sorted(path.name for path in (run.path / "state").iterdir()) == ["step-4", "step-8"]
-    found = run.last_checkpoint()
-    assert found is not None
-    assert same(found, big(8))
+    checkpoint = run.last_checkpoint()
+    assert checkpoint is not None
+    assert same(checkpoint, big(8))
     with raises(TrainingError, "disk_full"), run.full_disk_named():
         run.finish(big(12).weights)
     assert not (run.path / "model.safetensors").exists()

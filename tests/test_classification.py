@@ -27,16 +27,16 @@ def drawn(n: int = 400, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 def test_figures_are_scikit_learns() -> None:
     gold, probabilities = drawn()
     guess = probabilities.argmax(1)
-    found = single_label_scores(gold, probabilities, LABELS)
-    assert found["accuracy"]["value"] == pytest.approx(sklearn.accuracy_score(gold, guess))
-    assert found["macro_f1"]["value"] == pytest.approx(
+    result = single_label_scores(gold, probabilities, LABELS)
+    assert result["accuracy"]["value"] == pytest.approx(sklearn.accuracy_score(gold, guess))
+    assert result["macro_f1"]["value"] == pytest.approx(
         sklearn.f1_score(gold, guess, average="macro", zero_division=0)
     )
-    assert found["nats"]["value"] == pytest.approx(sklearn.log_loss(gold, probabilities, labels=range(4)))
-    assert found["confusion"] == sklearn.confusion_matrix(gold, guess, labels=range(4)).tolist()
+    assert result["nats"]["value"] == pytest.approx(sklearn.log_loss(gold, probabilities, labels=range(4)))
+    assert result["confusion"] == sklearn.confusion_matrix(gold, guess, labels=range(4)).tolist()
     expected = sklearn.precision_recall_fscore_support(gold, guess, labels=range(4), zero_division=0)
     for column, values in zip(("precision", "recall", "f1", "n"), expected, strict=True):
-        assert [each[column] for each in found["classes"]] == pytest.approx(list(values))
+        assert [class_[column] for class_ in result["classes"]] == pytest.approx(list(values))
 
 
 def test_a_class_nobody_knows_is_always_wrong() -> None:
@@ -44,14 +44,14 @@ def test_a_class_nobody_knows_is_always_wrong() -> None:
     guess = probabilities.argmax(1)
     unknown = gold.copy()
     unknown[:50] = -1
-    found = single_label_scores(unknown, probabilities, LABELS)
+    result = single_label_scores(unknown, probabilities, LABELS)
     names = np.where(unknown < 0, 4, unknown)
-    assert found["accuracy"]["value"] == pytest.approx(sklearn.accuracy_score(names, guess))
+    assert result["accuracy"]["value"] == pytest.approx(sklearn.accuracy_score(names, guess))
     expected = sklearn.precision_recall_fscore_support(names, guess, labels=range(4), zero_division=0)
-    assert [each["f1"] for each in found["classes"]] == pytest.approx(list(expected[2]))
-    assert [each["n"] for each in found["classes"]] == list(expected[3])
-    assert len(found["confusion"]) == 5
-    assert sum(found["confusion"][4]) == 50
+    assert [class_["f1"] for class_ in result["classes"]] == pytest.approx(list(expected[2]))
+    assert [class_["n"] for class_ in result["classes"]] == list(expected[3])
+    assert len(result["confusion"]) == 5
+    assert sum(result["confusion"][4]) == 50
 
 
 def test_several_labels_are_scikit_learns() -> None:
@@ -59,15 +59,15 @@ def test_several_labels_are_scikit_learns() -> None:
     gold = random.random((200, 4)) < 0.4
     probabilities = np.clip(0.4 * gold + 0.6 * random.random((200, 4)), 0, 1)
     answer = probabilities >= 0.5
-    found = multi_label_scores(gold, probabilities, LABELS, np.zeros(200, dtype=np.int64))
-    assert found["micro_f1"]["value"] == pytest.approx(sklearn.f1_score(gold, answer, average="micro"))
-    assert found["macro_f1"] == pytest.approx(sklearn.f1_score(gold, answer, average="macro"))
-    assert found["exact_match"]["value"] == pytest.approx(sklearn.accuracy_score(gold, answer))
+    result = multi_label_scores(gold, probabilities, LABELS, np.zeros(200, dtype=np.int64))
+    assert result["micro_f1"]["value"] == pytest.approx(sklearn.f1_score(gold, answer, average="micro"))
+    assert result["macro_f1"] == pytest.approx(sklearn.f1_score(gold, answer, average="macro"))
+    assert result["exact_match"]["value"] == pytest.approx(sklearn.accuracy_score(gold, answer))
     unseen = np.zeros(200, dtype=np.int64)
     unseen[0] = 3
     assert (
         multi_label_scores(gold, probabilities, LABELS, unseen)["micro_f1"]["value"]
-        < found["micro_f1"]["value"]
+        < result["micro_f1"]["value"]
     )
 
 
@@ -91,13 +91,13 @@ def test_the_interval_of_macro_f1_holds_it_as_often_as_it_says() -> None:
     classification_figures = [
         single_label_scores(*drawn(400, seed), LABELS, seed=seed)["macro_f1"] for seed in range(40)
     ]
-    held = sum(each["low"] <= real <= each["high"] for each in classification_figures)
+    held = sum(figure["low"] <= real <= figure["high"] for figure in classification_figures)
     assert held >= 33  # 95 % of 40 is 38; 33 or fewer comes once in a hundred
 
 
 def test_one_text_has_no_spread() -> None:
-    found = single_label_scores(np.array([1]), np.array([[0.2, 0.8]]), LABELS[:2])
-    assert found["macro_f1"] == {"value": 1.0, "low": 1.0, "high": 1.0, "n": 1}
+    result = single_label_scores(np.array([1]), np.array([[0.2, 0.8]]), LABELS[:2])
+    assert result["macro_f1"] == {"value": 1.0, "low": 1.0, "high": 1.0, "n": 1}
 
 
 def test_counts_of_classes_add_up() -> None:

@@ -123,7 +123,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["trian", "c"], "did you mean 'train'?"),
         (["corpus", "biuld"], "did you mean 'build'?"),
@@ -148,13 +148,13 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 )
 def test_wrong_words(
     words: list[str],
-    said: str,
+    message: str,
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert said in complaint(capsys, 2, *words)
+    assert message in complaint(capsys, 2, *words)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -197,20 +197,20 @@ def test_a_tokenizer_by_the_command_line(
 
 def test_generate(capsys: pytest.CaptureFixture[str], counted: Path) -> None:
     words = ("generate", counted, "Once upon", "--temperature", "0", "--max-tokens", "5")
-    found = answer(capsys, *words)
+    result = answer(capsys, *words)
     assert main(words_for(*words)) == 0
-    assert capsys.readouterr().out == f"Once upon{found['text']}\n"
-    assert found["text"]
+    assert capsys.readouterr().out == f"Once upon{result['text']}\n"
+    assert result["text"]
 
 
 def test_out_of_range_sampling(capsys: pytest.CaptureFixture[str], counted: Path) -> None:
-    said = complaint(capsys, 2, "generate", counted, "a", "--temperature", "-1")
-    assert "temperature=-1.0" in said
+    message = complaint(capsys, 2, "generate", counted, "a", "--temperature", "-1")
+    assert "temperature=-1.0" in message
 
 
 def test_a_prompt_longer_than_the_context(capsys: pytest.CaptureFixture[str], trained: Path) -> None:
-    said = complaint(capsys, 2, "generate", trained, "word " * 5000)
-    assert "context" in said
+    message = complaint(capsys, 2, "generate", trained, "word " * 5000)
+    assert "context" in message
 
 
 def test_chat_reads_a_pipe(counted: Path) -> None:
@@ -223,11 +223,11 @@ def test_chat_reads_a_pipe(counted: Path) -> None:
 def test_evaluate_and_compare(
     capsys: pytest.CaptureFixture[str], counted: Path, trained: Path, story: Path
 ) -> None:
-    found = answer(capsys, "evaluate", counted, "--on", story)
-    assert set(found["bits_per_byte"]) == {"value", "low", "high", "n"}
+    result = answer(capsys, "evaluate", counted, "--on", story)
+    assert set(result["bits_per_byte"]) == {"value", "low", "high", "n"}
     compared = answer(capsys, "compare", counted, trained, "--on", story)
     row = next(row for row in compared["rows"] if row["name"] == counted.name)
-    assert row["bits_per_byte"]["value"] == pytest.approx(found["bits_per_byte"]["value"])
+    assert row["bits_per_byte"]["value"] == pytest.approx(result["bits_per_byte"]["value"])
     assert "nowhere.txt" in complaint(capsys, 1, "evaluate", counted, "--on", "nowhere.txt")
     for words in (("evaluate", counted, "--on", story), ("compare", counted, trained)):
         assert main(words_for(*words)) == 0
@@ -377,16 +377,16 @@ def test_ctrl_c_is_one_line_and_130(counted: Path) -> None:
     assert started.stderr is not None
     assert "not to chat" in started.stderr.readline()  # it is waiting for a question now
     started.send_signal(signal.SIGINT)
-    _, said = started.communicate(timeout=30)
+    _, stderr = started.communicate(timeout=30)
     assert started.returncode == 130
-    assert said == "textus: stopped [interrupted]\n"
+    assert stderr == "textus: stopped [interrupted]\n"
 
 
 # ── planned, and never suggested ───────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("words", "summary"),
     [
         (
             ["compress", "work/run"],
@@ -402,11 +402,11 @@ def test_ctrl_c_is_one_line_and_130(counted: Path) -> None:
     ],
 )
 def test_what_is_planned_is_named_as_that(
-    words: list[str], says: str, capsys: pytest.CaptureFixture[str]
+    words: list[str], summary: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """U15"""
     message = complaint(capsys, 2, *words)
-    assert says in message
+    assert summary in message
     assert "did you mean" not in message
 
 

@@ -48,8 +48,8 @@ def test_every_answer_stands_where_its_row_says_and_is_asked_for(texts: list[str
     for row, record in zip(rows, records, strict=True):
         (answer,) = row["answers"]
         assert row["context"][answer["start"] :].startswith(answer["text"])
-        locate_answers(record, row["context"], told := Counter())
-        assert not any(told.values())
+        locate_answers(record, row["context"], notices := Counter())
+        assert not any(notices.values())
         assert any(word in row["question"] for word in asking)
         assert row["question"][-1] in "?？"
         assert answer["text"] == answer["text"].strip()
@@ -61,7 +61,7 @@ def test_what_is_asked_with_stands_around_the_answer_in_one_sentence() -> None:
     asking = {"what", "who", "which", "where", "how", "many", "when", "why"}
     for row in make_clozes(documents(), ClozeConfig(questions=4, dropped=0)):
         (answer,) = row["answers"]
-        (sentence,) = [each for each in ENGLISH.split(". ") if words(row["question"]) - asking <= words(each)]
+        (sentence,) = [part for part in ENGLISH.split(". ") if words(row["question"]) - asking <= words(part)]
         assert answer["text"] in sentence
         left = words(sentence) - words(answer["text"]) - words(row["question"])
         assert len(left) <= max(0, len(sentence.split()) - CONTEXT_WORDS - 1)
@@ -88,18 +88,18 @@ def test_rows_follow_from_the_seed_and_the_passage_alone() -> None:
     texts = documents()
     rows = list(make_clozes(texts, ClozeConfig()))
     assert list(make_clozes(texts, ClozeConfig())) == rows
-    by_context = lambda found: sorted(json.dumps(row) for row in found)  # noqa: E731
+    by_context = lambda result: sorted(json.dumps(row) for row in result)  # noqa: E731
     assert by_context(make_clozes(texts[::-1], ClozeConfig())) == by_context(rows)
     assert by_context(make_clozes(texts, ClozeConfig(seed=1))) != by_context(rows)
 
 
 def test_passages_are_whole_sentences_and_as_long_as_allowed() -> None:
     text = "\n".join(documents(6)) + " " + "word " * 300 + "."
-    found = list(split_passages(text, 400))
-    assert all(50 < len(each) <= 400 for each in found)
-    assert all(each[-1] == "." for each in found)
-    assert sum(map(len, found)) > 0.9 * len("\n".join(documents(6)))
-    assert not any("word word" in each for each in found)
+    results = list(split_passages(text, 400))
+    assert all(50 < len(result) <= 400 for result in results)
+    assert all(result[-1] == "." for result in results)
+    assert sum(map(len, results)) > 0.9 * len("\n".join(documents(6)))
+    assert not any("word word" in result for result in results)
 
 
 @pytest.mark.parametrize(
@@ -141,8 +141,8 @@ def test_from_text_to_answers_by_commands(tmp_path: Path, capsys: pytest.Capture
     run = api.finetune(few, dev=rows, out=tmp_path / "run", **again)
     assert "the head of question-answering goes on" in capsys.readouterr().err
     before, after = (
-        load(each)[0].heads["question-answering"].out.weight.detach()
-        for each in (tmp_path / "read", run.path)
+        load(item)[0].heads["question-answering"].out.weight.detach()
+        for item in (tmp_path / "read", run.path)
     )
     assert float((before - after).abs().max()) < 1e-6
     assert read_json(run.path / "run.json")["parent"] == str((tmp_path / "read").resolve())

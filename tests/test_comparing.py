@@ -21,6 +21,7 @@ from textus.data.token_dataset import in_memory_dataset
 from textus.evaluation import comparison
 from textus.evaluation.comparison import ComparedRun, compare
 from textus.evaluation.perplexity import evaluate
+from textus.models.contract import Capabilities
 from textus.models.ngram import NGram, NGramConfig
 from textus.models.registry import build
 from textus.models.testing import Fake, FakeConfig
@@ -54,7 +55,7 @@ def ngram(tokenizer: Tokenizer) -> NGram:
 class Pseudo(Fake):
     """A family whose figure is no probability of the text."""
 
-    kind = "pseudo"
+    capabilities = Capabilities(likelihood="pseudo")
 
 
 def test_runs_are_ranked_and_it_is_said_what_is_certain(tokenizer: Tokenizer, bpe: Tokenizer) -> None:
@@ -65,22 +66,22 @@ def test_runs_are_ranked_and_it_is_said_what_is_certain(tokenizer: Tokenizer, bp
         ComparedRun("bpe", fake(bpe), bpe),
         ComparedRun("pseudo", Pseudo(FakeConfig(tokenizer.vocab_size, 8, 0.1)), tokenizer),
     ]
-    found = compare(runs, TEXT)
-    names = [row["name"] for row in found["rows"]]
+    comparison = compare(runs, TEXT)
+    names = [row["name"] for row in comparison["rows"]]
     assert names[-1] == "pseudo"
     assert set(names[:2]) == {"ngram", "twin"}
-    assert [row["rank"] for row in found["rows"]] == [1, 2, 3, 4, 1]
-    assert [row["kind"] for row in found["rows"]] == ["exact"] * 4 + ["pseudo"]
-    assert all("pseudo" not in (pair["better"], pair["worse"]) for pair in found["pairs"])
-    twins, clear = found["pairs"][:2]
+    assert [row["rank"] for row in comparison["rows"]] == [1, 2, 3, 4, 1]
+    assert [row["kind"] for row in comparison["rows"]] == ["exact"] * 4 + ["pseudo"]
+    assert all("pseudo" not in (pair["better"], pair["worse"]) for pair in comparison["pairs"])
+    twins, clear = comparison["pairs"][:2]
     assert not twins["certain"]
     assert twins["difference"]["value"] == 0
     assert clear["certain"]
     assert clear["difference"]["low"] > 0
-    assert "cannot be told apart" in found["verdict"][0]
-    assert "is better than" in found["verdict"][1]
-    assert "not ranked against each other" in found["verdict"][-1]
-    row = next(row for row in found["rows"] if row["name"] == "uniform")
+    assert "cannot be told apart" in comparison["verdict"][0]
+    assert "is better than" in comparison["verdict"][1]
+    assert "not ranked against each other" in comparison["verdict"][-1]
+    row = next(row for row in comparison["rows"] if row["name"] == "uniform")
     assert row["bits_per_byte"] == evaluate(fake(tokenizer), tokenizer, TEXT)["bits_per_byte"]
     assert row["training_cpu_seconds"] == 12.5
     assert row["parameters"] == 1
@@ -100,9 +101,9 @@ def test_a_few_blocks_make_nobody_better(tokenizer: Tokenizer, monkeypatch: pyte
         ComparedRun("uniform", fake(tokenizer), tokenizer),
     ]
     short, longer = (compare(runs, TEXT[:n]) for n in (240, 420))
-    assert [found["pairs"][0]["difference"]["n"] for found in (short, longer)] == [5, 9]
-    assert all(found["pairs"][0]["difference"]["low"] > 0 for found in (short, longer))
-    assert [found["pairs"][0]["certain"] for found in (short, longer)] == [False, True]
+    assert [row["pairs"][0]["difference"]["n"] for row in (short, longer)] == [5, 9]
+    assert all(row["pairs"][0]["difference"]["low"] > 0 for row in (short, longer))
+    assert [row["pairs"][0]["certain"] for row in (short, longer)] == [False, True]
     assert "cannot be told apart on so little text, 5 blocks" in short["verdict"][0]
     monkeypatch.setattr(comparison, "SURE", 2)  # the planted fault
     assert compare(runs, TEXT[:240])["pairs"][0]["certain"]
@@ -133,13 +134,13 @@ def test_a_tokenizer_that_changes_the_text_is_not_ranked_with_those_that_do_not(
     strange = evaluate(fake(tokenizer), tokenizer, "the ☃ cat 猫é")
     assert strange["unknown_bytes"] == 8
     assert strange["keeps_text"], "what is unknown is paid for"
-    found = compare(
+    comparison = compare(
         [ComparedRun("small", fake(small), small), ComparedRun("chars", fake(tokenizer), tokenizer)], text
     )
-    assert [row["rank"] for row in found["rows"]] == [1, 1]
-    assert [row["likelihood"] for row in found["rows"]] == ["exact", "exact, of a changed text"]
-    assert not found["pairs"]
-    assert any("tokenizer of small does not keep the text" in line for line in found["verdict"])
+    assert [row["rank"] for row in comparison["rows"]] == [1, 1]
+    assert [row["likelihood"] for row in comparison["rows"]] == ["exact", "exact, of a changed text"]
+    assert not comparison["pairs"]
+    assert any("tokenizer of small does not keep the text" in line for line in comparison["verdict"])
 
 
 # ── every family, by the commands' own functions ───────────────────────────────────────────────
@@ -163,10 +164,10 @@ SMALL = {
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, api.Run]:
     """A run of every family after a few steps, those that need pairs on pairs of the same texts."""
     folder = tmp_path_factory.mktemp("families")
-    pairs = [{"source": each.upper(), "target": each} for each in SAYINGS]
+    pairs = [{"source": text.upper(), "target": text} for text in SAYINGS]
     write(folder, {
-        "plain.jsonl": "".join(json.dumps({"text": each}) + "\n" for each in SAYINGS),
-        "pairs.jsonl": "".join(json.dumps(each) + "\n" for each in pairs),
+        "plain.jsonl": "".join(json.dumps({"text": item}) + "\n" for item in SAYINGS),
+        "pairs.jsonl": "".join(json.dumps(pair) + "\n" for pair in pairs),
     })  # fmt: skip
     made = {}
     for name, families in (("plain", PLAIN), ("pairs", PAIRED)):
@@ -181,14 +182,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, api.Run]:
 
 
 def test_every_family_says_what_its_figure_is(runs: dict[str, api.Run], tmp_path: Path) -> None:
-    found = api.compare([runs[family] for family in PLAIN], out=tmp_path / "out")
-    told = {row["name"]: row["likelihood"] for row in found["rows"]}
-    assert told == dict.fromkeys(PLAIN, "exact") | {"vae": "bound", "encoder": "pseudo"}
-    ranks = {row["name"]: row["rank"] for row in found["rows"]}
+    comparison = api.compare([runs[family] for family in PLAIN], out=tmp_path / "out")
+    values = {row["name"]: row["likelihood"] for row in comparison["rows"]}
+    assert values == dict.fromkeys(PLAIN, "exact") | {"vae": "bound", "encoder": "pseudo"}
+    ranks = {row["name"]: row["rank"] for row in comparison["rows"]}
     assert ranks["vae"] == ranks["encoder"] == 1
-    assert sorted(ranks[name] for name in PLAIN if told[name] == "exact") == [1, 2, 3, 4, 5, 6, 7]
+    assert sorted(ranks[name] for name in PLAIN if values[name] == "exact") == [1, 2, 3, 4, 5, 6, 7]
     kept = json.loads((tmp_path / "out" / "comparison.json").read_text())
-    assert {row["name"]: row["kind"] for row in kept["rows"]} == told
+    assert {row["name"]: row["kind"] for row in kept["rows"]} == values
     page = (tmp_path / "out" / "comparison.html").read_text()
     assert all(f"<td>{kind}</td>" in page for kind in ("exact", "bound", "pseudo"))
 
@@ -197,13 +198,13 @@ def test_the_order_of_the_runs_changes_nothing(runs: dict[str, api.Run], tmp_pat
     table = runs["seq2seq"].path.parent / "pairs.jsonl"
     chosen = [runs[name] for name in ("vae", "seq2seq", "decoder", "encoder-decoder")]
     one, other = (api.compare(order, on=table) for order in (chosen, chosen[::-1]))
-    figures = [{row["name"]: row["bits_per_byte"] for row in found["rows"]} for found in (one, other)]
+    figures = [{row["name"]: row["bits_per_byte"] for row in item["rows"]} for item in (one, other)]
     assert figures[0] == figures[1]
-    assert one["bytes"] == sum(len(each) for each in SAYINGS), "the targets are what is measured on"
-    told = {row["name"]: (row["likelihood"], row["rank"]) for row in one["rows"]}
-    assert told["decoder"] == ("exact", 1)
-    assert {told[name][0] for name in PAIRED} == {"exact, given a source"}
-    assert {told[name][1] for name in PAIRED} == {1, 2}
+    assert one["bytes"] == sum(len(item) for item in SAYINGS), "the targets are what is measured on"
+    values = {row["name"]: (row["likelihood"], row["rank"]) for row in one["rows"]}
+    assert values["decoder"] == ("exact", 1)
+    assert {values[name][0] for name in PAIRED} == {"exact, given a source"}
+    assert {values[name][1] for name in PAIRED} == {1, 2}
     (tmp_path / "plain.txt").write_text("the cat sees the mat.")
     with raises(DataError, "incompatible_data"):
         api.compare(chosen, on=tmp_path / "plain.txt")
@@ -212,7 +213,7 @@ def test_the_order_of_the_runs_changes_nothing(runs: dict[str, api.Run], tmp_pat
 def test_the_source_is_what_makes_the_figure(runs: dict[str, api.Run], tmp_path: Path) -> None:
     run = runs["encoder-decoder"]
     pairs = [{"source": "X" * n, "target": SAYINGS[0]} for n in (1, 2)]
-    write(tmp_path, {f"{n}.jsonl": json.dumps(each) for n, each in enumerate(pairs)})
+    write(tmp_path, {f"{n}.jsonl": json.dumps(item) for n, item in enumerate(pairs)})
     bits = [run.evaluate(tmp_path / f"{n}.jsonl", samples=False)["bits_per_byte"]["value"] for n in (0, 1)]
     assert bits[0] != bits[1]
 
@@ -235,26 +236,26 @@ def test_a_source_beyond_the_context_is_cut_as_in_training_and_told(
 
 def test_samples_of_a_family_that_needs_a_source_are_given_one(runs: dict[str, api.Run]) -> None:
     """Their own texts from an empty source are of a model that nobody asks for."""
-    asked: list[Any] = []
+    prompts: list[Any] = []
     run = api.Run(runs["seq2seq"].path)
     read = run.model.new_cache
 
     def noting(*args: Any, **kwargs: Any) -> Any:
-        asked.extend(args[2:] or [kwargs.get("source")])
+        prompts.extend(args[2:] or [kwargs.get("source")])
         return read(*args, **kwargs)
 
     run.model.new_cache = noting  # type: ignore[method-assign]
     assert run.evaluate()["samples"]["samples"] == 16
-    assert asked
-    assert all(bool((each != run.tokenizer.end_id).any()) for each in asked)
+    assert prompts
+    assert all(bool((prompt != run.tokenizer.end_id).any()) for prompt in prompts)
 
 
 def test_without_sources_it_is_said_that_they_are_empty(
     runs: dict[str, api.Run], tokenizer: Tokenizer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = runs["encoder-decoder"]
-    found = evaluate(run.model, run.tokenizer, SAYINGS)
-    assert found["likelihood"] == "exact, given an empty source"
+    scores = evaluate(run.model, run.tokenizer, SAYINGS)
+    assert scores["likelihood"] == "exact, given an empty source"
     assert "has no sources: it is scored as what follows from an empty one" in capsys.readouterr().err
     assert evaluate(fake(tokenizer), tokenizer, TEXT)["given"] is None
 

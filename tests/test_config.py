@@ -40,8 +40,8 @@ def fields_of() -> Iterator[tuple[type, str, Any]]:
     """(class, name, type) of every field of every config."""
     for cls in config_classes():
         hints = get_type_hints(cls)
-        for each in dataclasses.fields(cls):
-            yield cls, each.name, hints[each.name]
+        for config_field in dataclasses.fields(cls):
+            yield cls, config_field.name, hints[config_field.name]
 
 
 def literals(kind: Any) -> list[str]:
@@ -85,7 +85,7 @@ def test_none_is_none_where_the_type_admits_it(cls: type, name: str, word: str) 
 
 @pytest.mark.parametrize("word", ["none", "NONE", "null", "true", "off", "1.50", "nan", "a,b", "[1]"])
 @pytest.mark.parametrize(
-    ("cls", "name"), [each for each in TEXTS if each[1] in ("no_relation_label", "targets", "split")]
+    ("cls", "name"), [item for item in TEXTS if item[1] in ("no_relation_label", "targets", "split")]
 )
 def test_a_text_is_what_was_written(cls: type, name: str, word: str) -> None:
     """C1: `task.no_relation_label=NONE` is the name of a relation."""
@@ -122,9 +122,9 @@ class Mixed:
     ],
 )  # fmt: skip
 def test_a_value_becomes_what_its_type_says(assignment: str, name: str, expected: Any) -> None:
-    found = getattr(apply_overrides(Mixed(), [assignment]), name)
-    assert found == expected
-    assert type(found) is type(expected)
+    result = getattr(apply_overrides(Mixed(), [assignment]), name)
+    assert result == expected
+    assert type(result) is type(expected)
 
 
 @pytest.mark.parametrize(

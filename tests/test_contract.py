@@ -56,7 +56,7 @@ from textus.data.batch import Batch
 from textus.generation.engine import Engine
 from textus.generation.params import SamplingParams
 from textus.generation.sampling import generate
-from textus.models.contract import LanguageModel, Loss
+from textus.models.contract import CountBased, LanguageModel, Loss
 from textus.models.registry import FAMILIES, build
 
 
@@ -91,7 +91,7 @@ def check_too_long(model: LanguageModel) -> None:
         return
     with pytest.raises(UsageError, match=rf"{context + 1}.* {context}\b"):
         model(random_ids(1, context + 1))
-    if not model.can_generate:
+    if not model.capabilities.can_generate:
         return
     cache = model.new_cache(1, context)
     model(random_ids(1, context), cache)
@@ -195,7 +195,7 @@ def check_same_seed_same_text(model: LanguageModel) -> None:
 
 def check_probabilities_sum_to_one(model: LanguageModel) -> None:
     """Over all targets, at every position: what an exact `score` gives are probabilities."""
-    if model.kind == "bound":  # of whole texts: tests/test_vae.py asks whether it is one
+    if model.capabilities.likelihood == "bound":  # of whole texts: tests/test_vae.py asks whether it is one
         assert_close(model(random_ids(2, 9)).exp().sum(2), torch.ones(2, 9), "probabilities of all ids")
         return
     ids, targets = random_ids(2, 9), random_ids(2, 9, seed=1)
@@ -211,7 +211,11 @@ def check_score_agrees_with_forward(model: LanguageModel) -> None:
     batch = random_batch()
     nats, kind = model.score(batch)
     assert kind in ("exact", "bound", "pseudo")
-    logs = (model(batch.ids) if model.causal else hidden_in_turn(model, batch)).float().log_softmax(-1)
+    logs = (
+        (model(batch.ids) if model.capabilities.is_causal else hidden_in_turn(model, batch))
+        .float()
+        .log_softmax(-1)
+    )
     if kind != "bound":
         assert_close(
             nats, -logs.gather(2, batch.targets[..., None])[..., 0] * batch.weights, "score and forward"
@@ -235,7 +239,7 @@ def check_loss_is_a_weighted_sum(model: LanguageModel) -> None:
     whole = model.loss(batch)
     assert isinstance(whole, Loss)
     assert whole.weight == pytest.approx(float(batch.weights.sum()))
-    if model.causal:  # the others learn by another sum than they are scored by
+    if model.capabilities.is_causal:  # the others learn by another sum than they are scored by
         assert_close(whole.total, model.score(batch)[0].sum(), "loss and score")
     for n in (2, 3, 5):
         pieces = [model.loss(piece) for piece in batch.micro(n)]
@@ -270,7 +274,7 @@ def check_accumulated_learning(model: LanguageModel) -> None:
 
 def lesson(model: LanguageModel, pieces: list[Batch]) -> dict[str, Tensor]:
     """What is learnt from these pieces together: gradients, or the tables of a count model."""
-    if model.counts:
+    if isinstance(model, CountBased):
         torch.manual_seed(0)  # a model that begins at random begins the same for every way of cutting
         pupil = type(model)(model.config)
         for piece in pieces:
@@ -332,7 +336,8 @@ GENERATING = [
 
 def asked(check: Callable[[LanguageModel], None], model: LanguageModel) -> bool:
     """Whether this was promised: families that read both ways see what comes later, and have no cache."""
-    return (model.causal or check is not check_causality) and (model.can_generate or check not in GENERATING)
+    can = model.capabilities
+    return (can.is_causal or check is not check_causality) and (can.can_generate or check not in GENERATING)
 
 
 def run(check: Callable[[LanguageModel], None], model: LanguageModel) -> None:
@@ -344,7 +349,8 @@ def run(check: Callable[[LanguageModel], None], model: LanguageModel) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_contract(case: str, check: Callable[[LanguageModel], None]) -> None:
     if not asked(check, trained(case)):
-        pytest.skip("this family reads both ways" if not trained(case).causal else "this family has no cache")
+        causal = trained(case).capabilities.is_causal
+        pytest.skip("this family has no cache" if causal else "this family reads both ways")
     run(check, trained(case))
 
 

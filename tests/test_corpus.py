@@ -35,7 +35,7 @@ from textus.data.corpus import (
 
 
 def reasons(corpus: Corpus) -> dict[str, str]:
-    return {Path(each["source"].replace("!", "/")).name: each["reason"] for each in corpus.dropped()}
+    return {Path(record["source"].replace("!", "/")).name: record["reason"] for record in corpus.dropped()}
 
 
 # ── readers ────────────────────────────────────────────────────────────────────────────────────
@@ -69,7 +69,7 @@ def test_every_kind_is_read(tmp_path: Path) -> None:
         "of parquet",
         "again",
     ]
-    assert [(Path(each.source).name, each.offset) for each in corpus.documents()][3:7] == [
+    assert [(Path(document.source).name, document.offset) for document in corpus.documents()][3:7] == [
         ("e.jsonl", 0),
         ("e.jsonl", 1),
         ("f.csv", 0),
@@ -97,7 +97,7 @@ def test_archives(tmp_path: Path) -> None:
         archive.writestr("__MACOSX/._z.txt", b"note")
     corpus = build([folder], tmp_path / "out", settings=CorpusSettings(split="none"))
     assert texts(corpus) == ["in gz", "in xz", SIMPLIFIED, "parquet in zip", "last in zip"]
-    assert [each.source for each in corpus.documents()][2] == f"{folder / 'c.zip'}!inner/y.txt.gz"
+    assert [document.source for document in corpus.documents()][2] == f"{folder / 'c.zip'}!inner/y.txt.gz"
     assert reasons(corpus) == {"picture.png": "suffix not read", "._z.txt": "hidden"}
 
 
@@ -110,7 +110,10 @@ def test_page_main_text_and_fallback(tmp_path: Path) -> None:
     assert "Paragraph number 8" in article
     assert "Home" not in article
     assert stripped == "cell\nother"
-    assert [each.steps for each in corpus.documents()] == [("html:main text",), ("html:tags stripped",)]
+    assert [document.steps for document in corpus.documents()] == [
+        ("html:main text",),
+        ("html:tags stripped",),
+    ]
 
 
 def test_tags_are_stripped() -> None:
@@ -162,9 +165,9 @@ def test_missing_column_lists_those_there(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError, match=lacks):
         build([folder / name], tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    beside = build([folder], tmp_path / "out", settings=CorpusSettings("none"))
-    assert texts(beside) == ["text"]  # D28: one table without the column stops nothing
-    assert reasons(beside) == {name: "column not found"}
+    other = build([folder], tmp_path / "out", settings=CorpusSettings("none"))
+    assert texts(other) == ["text"]  # D28: one table without the column stops nothing
+    assert reasons(other) == {name: "column not found"}
     for number, named in enumerate(({"text_column": "review"}, {"columns": "text=Review"})):
         settings = CorpusSettings("none", **named)
         assert texts(build([folder], tmp_path / f"out{number}", settings=settings))[1] == "x"
@@ -175,14 +178,16 @@ def test_bad_records_are_dropped_by_name(tmp_path: Path) -> None:
     rows = ['{"text": "good"}', *bad, '{"text": "fine"}']
     corpus = made(tmp_path, {"a.jsonl": "\n".join(rows)})
     assert texts(corpus) == ["good", "fine"]
-    assert [(each["reason"], each["offset"]) for each in corpus.dropped()] == [
+    assert [(record["reason"], record["offset"]) for record in corpus.dropped()] == [
         ("not JSON", 1),
         ("not an object", 2),
         ("no text", 3),
         ("text is not a string", 4),
         ("empty", 5),
     ]
-    assert corpus.record["dropped"] == dict.fromkeys(sorted(each["reason"] for each in corpus.dropped()), 1)
+    assert corpus.record["dropped"] == dict.fromkeys(
+        sorted(record["reason"] for record in corpus.dropped()), 1
+    )
 
 
 def test_unclosed_quote_and_giant_records_name_file_and_record(
@@ -243,9 +248,9 @@ def test_unreadable_files_are_named_and_counted(tmp_path: Path, capsys: pytest.C
         "suffix not read": 1,
         "unreadable": 6,
     }
-    told = capsys.readouterr().err
-    assert "left out, unreadable: 6:" in told
-    assert "binary.txt (binary)" in told
+    err = capsys.readouterr().err
+    assert "left out, unreadable: 6:" in err
+    assert "binary.txt (binary)" in err
 
 
 def test_a_table_damaged_midway_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -260,8 +265,10 @@ def test_duplicates_are_dropped_and_say_of_which(tmp_path: Path) -> None:
     rows = "".join(json.dumps({"text": text}) + "\n" for text in ["one", "two", "one", "three", "one"])
     corpus = made(tmp_path, {"a.txt": "alpha\n", "b.txt": "alpha\r\n", "c.jsonl": rows})
     assert texts(corpus) == ["alpha\n", "one", "two", "three"]
-    found = {(Path(each["source"]).name, each["offset"]): each["duplicate_of"] for each in corpus.dropped()}
-    assert {key: (Path(of["source"]).name, of["offset"]) for key, of in found.items()} == {
+    results = {
+        (Path(record["source"]).name, record["offset"]): record["duplicate_of"] for record in corpus.dropped()
+    }
+    assert {key: (Path(of["source"]).name, of["offset"]) for key, of in results.items()} == {
         ("b.txt", 0): ("a.txt", 0),
         ("c.jsonl", 2): ("c.jsonl", 0),
         ("c.jsonl", 4): ("c.jsonl", 0),
@@ -276,8 +283,8 @@ def test_duplicates_across_buckets(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     corpus = made(tmp_path, {"a.jsonl": "".join(json.dumps({"text": word}) + "\n" for word in words)})
     assert texts(corpus) == list(dict.fromkeys(words))
     first = {word: words.index(word) for word in words}
-    for each in corpus.dropped():
-        assert each["duplicate_of"]["offset"] == first[words[each["offset"]]]
+    for record in corpus.dropped():
+        assert record["duplicate_of"]["offset"] == first[words[record["offset"]]]
 
 
 def test_min_chars(tmp_path: Path) -> None:
@@ -368,7 +375,7 @@ def test_nothing_to_read(tmp_path: Path) -> None:
         build([tmp_path / "nowhere"], tmp_path / "out")
     with raises(UsageError, "missing_argument"):
         build([], tmp_path / "out")
-    assert sorted(each.name for each in tmp_path.iterdir()) == ["empty", "pictures"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "pictures"]
 
 
 def test_out_is_not_overwritten(tmp_path: Path) -> None:
@@ -490,7 +497,7 @@ def test_documents_from_python(tmp_path: Path) -> None:
 
 
 def test_demo_documents(tmp_path: Path) -> None:
-    documents = {each.source: each.text for each in demo_documents()}
+    documents = {document.source: document.text for document in demo_documents()}
     assert documents["pydoc_data.topics:assert"].startswith('The "assert" statement')
     assert "Simple, fast, extensible JSON encoder" not in documents["json.decoder:docstrings"]
     assert documents["json.decoder:docstrings"].index("Simple JSON <https://json.org> decoder") > 0

@@ -70,7 +70,7 @@ def test_one_table_that_cannot_be_read_stops_nothing(
         "unclosed": 'text\n"never closed\nagain\n',
     }[form]  # fmt: skip
     suffix = "csv" if form == "unclosed" else form
-    names = {each: f"{number}.{'csv' if each == 'good' else suffix}" for number, each in enumerate(order)}
+    names = {item: f"{number}.{'csv' if item == 'good' else suffix}" for number, item in enumerate(order)}
     corpus = made(tmp_path, {names["none"]: content, names["good"]: "text\nfine\n"})
     assert texts(corpus) == ["fine"]
     assert sum(corpus.record["dropped"].values()) == 1

@@ -70,7 +70,7 @@ SENTENCES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("text", "encodings"), SENTENCES, ids=lambda each: each[-12:])
+@pytest.mark.parametrize(("text", "encodings"), SENTENCES, ids=lambda item: item[-12:])
 def test_one_sentence_tells_its_encoding(text: str, encodings: str) -> None:
     """D7, D8: no sign lost, no letter another."""
     for encoding in encodings.split():
@@ -205,7 +205,11 @@ def test_broken_utf8_is_replaced_and_counted(tmp_path: Path, capsys: pytest.Capt
     corpus = made(tmp_path, {"a.txt": broken, "b.txt": b"mostly plain \xff\xfe text\n", "c.jsonl": table})
     mended = [SIMPLIFIED[:-2] + "\ufffd and \ufffd on\n", "mostly plain \ufffd text\n", "x\ufffdy"]
     assert texts(corpus) == mended
-    assert [each.steps for each in corpus.documents()] == [("replaced:5",), ("replaced:2",), ("replaced:1",)]
+    assert [document.steps for document in corpus.documents()] == [
+        ("replaced:5",),
+        ("replaced:2",),
+        ("replaced:1",),
+    ]
     assert corpus.record["replaced_bytes"] == 8
     assert "a.txt: 5 broken bytes replaced" in capsys.readouterr().err
 
@@ -224,7 +228,13 @@ def test_repairs_are_recorded_and_clean_text_is_unchanged(tmp_path: Path) -> Non
     )
     mended = ["one\ntwo\nthree\n", "The café is “open”\n", "caf\u00e9\n", "bell rings\n"]
     assert texts(corpus) == [clean, *mended]
-    assert [each.steps for each in corpus.documents()] == [(), ("newlines",), ("ftfy",), ("nfc",), ("ftfy",)]
+    assert [document.steps for document in corpus.documents()] == [
+        (),
+        ("newlines",),
+        ("ftfy",),
+        ("nfc",),
+        ("ftfy",),
+    ]
 
 
 def test_without_normalising_nothing_changes(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ OWN_HMM = "hmm counts, so this does nothing; its own settings are model.n_state,
 
 
 @pytest.mark.parametrize(
-    ("model", "asked", "message"),
+    ("model", "options", "message"),
     [
         ("ngram", {"steps": 30}, f"--steps 30: {ONCE}"),
         ("hmm", {"steps": 30}, f"--steps 30: {PASS}"),
@@ -88,11 +88,11 @@ OWN_HMM = "hmm counts, so this does nothing; its own settings are model.n_state,
     ],
 )
 def test_what_counting_cannot_do_is_refused_before_anything_is_made(
-    corpus: Path, tmp_path: Path, model: str, asked: dict[str, Any], message: str
+    corpus: Path, tmp_path: Path, model: str, options: dict[str, Any], message: str
 ) -> None:
     folders = set(corpus.rglob("*"))
     with pytest.raises(UsageError) as error:
-        textus.train(corpus, model=model, tokenizer="word", out=tmp_path / "run", **asked)
+        textus.train(corpus, model=model, tokenizer="word", out=tmp_path / "run", **options)
     assert str(error.value) == message
     assert not (tmp_path / "run").exists()
     assert set(corpus.rglob("*")) == folders
@@ -112,8 +112,8 @@ def test_a_preset_is_told_to_bound_nothing_once(
     corpus: Path, characters: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     textus.train(corpus, model="ngram", tokenizer=characters, out=tmp_path / "run", preset="3min")
-    said = capsys.readouterr().err
-    assert said.count("ngram counts: it takes as long as that takes, whatever --preset 3min says\n") == 1
+    err = capsys.readouterr().err
+    assert err.count("ngram counts: it takes as long as that takes, whatever --preset 3min says\n") == 1
     textus.train(corpus, model="ngram", tokenizer=characters, out=tmp_path / "plain")
     assert "preset" not in capsys.readouterr().err
 
@@ -235,14 +235,14 @@ def test_a_signal_ends_a_pass_and_resume_goes_on_after_the_last(
     while max(RunFolder(run, {}).steps(), default=0) < 3 and process.poll() is None:
         time.sleep(0.002)
     process.send_signal(number)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 130, said
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
     done = RunFolder(run, {}).steps()[-1]
     assert 3 <= done < LONG
-    assert "once more to stop at once" in said
+    assert "once more to stop at once" in stderr
     assert (
         f"stopped in pass {done + 1} of {LONG}; pass {done} is saved, continue with `textus resume {run}`"
-        in said
+        in stderr
     )
     assert [step for step, _ in log(run)] == list(range(1, done + 1))
     assert read_json(run / "run.json")["status"] == "training"
@@ -268,8 +268,10 @@ def test_a_signal_in_the_only_pass_says_that_nothing_is_saved(
         change.setattr(NGram, "count", interrupted)
         with pytest.raises(TrainingInterrupted) as error:
             textus.train(corpus, model="ngram", out=tmp_path / "run", **words)
-    said = f"stopped in pass 1 of 1; nothing is saved yet, continue with `textus resume {tmp_path / 'run'}`"
-    assert str(error.value) == said
+    message = (
+        f"stopped in pass 1 of 1; nothing is saved yet, continue with `textus resume {tmp_path / 'run'}`"
+    )
+    assert str(error.value) == message
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     textus.resume(tmp_path / "run")
     assert weights(tmp_path / "run") == weights(counted)

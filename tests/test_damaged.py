@@ -47,19 +47,19 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
     for name, model in models.items():
         model.save_pretrained(place / name)
-    found = {name: place / name for name in models}
+    results = {name: place / name for name in models}
     for name in ("llama", "mistral", "gpt2"):
         assert name in CASES
-        found[name] = saved(name, place / name)
-    for folder in found.values():
+        results[name] = saved(name, place / name)
+    for folder in results.values():
         train_tokenizer("char", ["abcdefghijklmnopqrstuvwxyz <>ABCDEF."], vocab_size=41).save(folder)
-    change(found["bert"], "config.json", mask_token_id=3)
-    return found
+    change(results["bert"], "config.json", mask_token_id=3)
+    return results
 
 
 def change(folder: Path, name: str, **changes: Any) -> None:
-    said = json.loads((folder / name).read_text()) if (folder / name).exists() else {}
-    (folder / name).write_text(json.dumps(said | changes))
+    settings = json.loads((folder / name).read_text()) if (folder / name).exists() else {}
+    (folder / name).write_text(json.dumps(settings | changes))
 
 
 def altered(source: Path, to: Path, name: str, **changes: Any) -> Path:
@@ -85,13 +85,13 @@ MANY = 10**12
 
 # kind of model, key of config.json, its value
 CONFIGS: list[tuple[str, str, Any]] = [
-    *[("llama", "vocab_size", each) for each in (MANY, 0, -3, 41.0, True, "41", 10**400)],
-    *[("llama", "num_hidden_layers", each) for each in (10**9, 0, 2.5)],
-    *[("llama", "max_position_embeddings", each) for each in (MANY, "48", 0)],
+    *[("llama", "vocab_size", item) for item in (MANY, 0, -3, 41.0, True, "41", 10**400)],
+    *[("llama", "num_hidden_layers", item) for item in (10**9, 0, 2.5)],
+    *[("llama", "max_position_embeddings", item) for item in (MANY, "48", 0)],
     ("llama", "num_attention_heads", 0), ("llama", "num_attention_heads", 2**40), ("llama", "hidden_size", -32),
     ("llama", "head_dim", 2**33), ("llama", "num_key_value_heads", "2"), ("llama", "intermediate_size", 10**15),
-    *[("llama", "rms_norm_eps", each) for each in (0, 0.0, -1e-6, float("nan"), float("inf"), "small", 1e300, True)],
-    *[("llama", "rope_theta", each) for each in (1.0, 0, -10_000.0, float("nan"), "big")],
+    *[("llama", "rms_norm_eps", item) for item in (0, 0.0, -1e-6, float("nan"), float("inf"), "small", 1e300, True)],
+    *[("llama", "rope_theta", item) for item in (1.0, 0, -10_000.0, float("nan"), "big")],
     ("llama", "tie_word_embeddings", "no"), ("llama", "attention_bias", 1), ("llama", "rope_parameters", "yarn"),
     ("llama", "rope_parameters", {"full_attention": {"rope_type": "default"}}),
     ("mistral", "sliding_window", 0), ("mistral", "sliding_window", 10**400), ("mistral", "sliding_window", "4"),
@@ -107,23 +107,23 @@ CONFIGS: list[tuple[str, str, Any]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("kind", "key", "value"), CONFIGS, ids=lambda each: str(each)[:24])
+@pytest.mark.parametrize(("kind", "key", "value"), CONFIGS, ids=lambda item: str(item)[:24])
 def test_a_value_that_cannot_be_is_named(
     kind: str, key: str, value: Any, folders: dict[str, Path], tmp_path: Path
 ) -> None:
     folder = altered(folders[kind], tmp_path / "m", "config.json", **{key: value})
     with pytest.raises(TextusError) as caught:
         exchange.read(folder)
-    said = str(caught.value)
-    assert str(folder) in said
-    assert "\n" not in said
+    message = str(caught.value)
+    assert str(folder) in message
+    assert "\n" not in message
     layers = value == 5_000  # a number that could be, but not with so few tensors
-    assert (f"{value:,} layers" if layers else f"{key}={repr(value)[:40]}") in said
-    assert re.search("correct it|fetch it again|must be|not of one model", said)
+    assert (f"{value:,} layers" if layers else f"{key}={repr(value)[:40]}") in message
+    assert re.search("correct it|fetch it again|must be|not of one model", message)
 
 
 @pytest.mark.parametrize(
-    ("rope", "said"),
+    ("rope", "message"),
     [
         ({**YARN, "rope_theta": 1.0}, "rope_theta=1.0 must be a number above 1"),
         ({**YARN, "rope_theta": 0.5}, "rope_theta=0.5 must be"),
@@ -140,10 +140,10 @@ def test_a_value_that_cannot_be_is_named(
     ],
 )
 def test_scaling_that_cannot_be_is_named(
-    rope: dict[str, Any], said: str, folders: dict[str, Path], tmp_path: Path
+    rope: dict[str, Any], message: str, folders: dict[str, Path], tmp_path: Path
 ) -> None:
     folder = altered(folders["llama"], tmp_path / "m", "config.json", rope_parameters=rope)
-    with pytest.raises(TextusError, match=re.escape(said)) as caught:
+    with pytest.raises(TextusError, match=re.escape(message)) as caught:
         exchange.read(folder)
     assert f"{folder}/config.json" in str(caught.value)
 
@@ -204,7 +204,7 @@ def test_a_unigram_without_its_unknown_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "said"),
+    ("name", "text", "message"),
     [
         ("tokenizer_config.json", "[]", "is no object"),
         ("special_tokens_map.json", "7", "is no object"),
@@ -223,9 +223,11 @@ def test_a_unigram_without_its_unknown_is_refused(tmp_path: Path) -> None:
         ("chat_template.jinja", "\udcff", "is no text"),
     ],
 )
-def test_damaged_settings_of_a_tokenizer_are_refused(name: str, text: str, said: str, tmp_path: Path) -> None:
+def test_damaged_settings_of_a_tokenizer_are_refused(
+    name: str, text: str, message: str, tmp_path: Path
+) -> None:
     (unigram(tmp_path) / name).write_bytes(text.encode("utf-8", "surrogateescape"))
-    with pytest.raises(RunError, match=re.escape(said)):
+    with pytest.raises(RunError, match=re.escape(message)):
         load(tmp_path)
 
 
@@ -248,9 +250,9 @@ NORMS = ["output_norm", "blk.0.attn_norm", "blk.0.ffn_norm"]
 
 def write(path: Path, **changes: Any) -> Path:
     """A small whole file; `changes` to its metadata, with __ for a dot, None takes a key out."""
-    said = METADATA | {key.replace("__", "."): value for key, value in changes.items()}
+    metadata = METADATA | {key.replace("__", "."): value for key, value in changes.items()}
     writer = peer.GGUFWriter(path, "llama")
-    for name, value in said.items():
+    for name, value in metadata.items():
         kind = (
             peer.GGUFValueType.get_type(value[0] if isinstance(value, list) else value)
             if value is not None
@@ -270,13 +272,13 @@ def write(path: Path, **changes: Any) -> Path:
 
 
 WRONG: list[tuple[str, Any]] = [
-    *[("llama.block_count", each) for each in ("two", [1, 2], 10**9, 0, -1, 1.5, True)],
-    *[("llama.context_length", each) for each in ("48", [48, 64], MANY, 0)],
-    *[("llama.embedding_length", each) for each in ("32", MANY, 0)],
-    *[("llama.attention.head_count", each) for each in (0, [2, 4], "2")],
-    *[("llama.attention.head_count_kv", each) for each in (["2"], 0, 2.0)],
-    *[("llama.attention.layer_norm_rms_epsilon", each) for each in (0.0, -1.0, "x", float("nan"), [1e-6])],
-    *[("llama.rope.freq_base", each) for each in (1.0, 0.0, -5.0, "x", float("inf"))],
+    *[("llama.block_count", item) for item in ("two", [1, 2], 10**9, 0, -1, 1.5, True)],
+    *[("llama.context_length", item) for item in ("48", [48, 64], MANY, 0)],
+    *[("llama.embedding_length", item) for item in ("32", MANY, 0)],
+    *[("llama.attention.head_count", item) for item in (0, [2, 4], "2")],
+    *[("llama.attention.head_count_kv", item) for item in (["2"], 0, 2.0)],
+    *[("llama.attention.layer_norm_rms_epsilon", item) for item in (0.0, -1.0, "x", float("nan"), [1e-6])],
+    *[("llama.rope.freq_base", item) for item in (1.0, 0.0, -5.0, "x", float("inf"))],
     ("llama.rope.dimension_count", "x"), ("llama.attention.sliding_window", "x"), ("llama.rope.scaling.type", 3),
     ("llama.feed_forward_length", [32, 64]), ("llama.attention.key_length", -16), ("general.alignment", "x"),
     ("general.alignment", [32]), ("tokenizer.ggml.tokens", "abc"), ("tokenizer.ggml.tokens", [1, 2]),
@@ -288,7 +290,7 @@ WRONG: list[tuple[str, Any]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("key", "value"), WRONG, ids=lambda each: str(each)[:40])
+@pytest.mark.parametrize(("key", "value"), WRONG, ids=lambda item: str(item)[:40])
 def test_metadata_that_cannot_be_is_named(key: str, value: Any, tmp_path: Path) -> None:
     path = write(tmp_path / "m.gguf", **{key.replace(".", "__"): value})
     with pytest.raises(TextusError) as caught:
@@ -335,9 +337,9 @@ ODD: list[Any] = [
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """The path of every value in a JSON document."""
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, each in inner:
+    for key, item in inner:
         yield (*path, key)
-        yield from places(each, (*path, key))
+        yield from places(item, (*path, key))
 
 
 def mutated(document: Any, chance: random.Random) -> Any:
@@ -358,9 +360,9 @@ def mutated(document: Any, chance: random.Random) -> Any:
 def outcome(source: Path) -> bool:
     """Whether reading fails; any exception but a plain error is let through."""
     try:
-        found = exchange.read(source)
-        assert found.tokenizer is not None
-        found.tokenizer.encode("ab")
+        result = exchange.read(source)
+        assert result.tokenizer is not None
+        result.tokenizer.encode("ab")
     except TextusError as error:
         return "\n" not in str(error)
     return False
@@ -385,7 +387,7 @@ def test_bytes_of_metadata_changed_by_chance_never_end_in_a_crash(tmp_path: Path
     path, chance, failed = write(tmp_path / "m.gguf"), random.Random(1), 0
     whole = path.read_bytes()
     end = whole.index(b"token_embd.weight")
-    types = [found.end() for found in re.finditer(rb"(llama|general|tokenizer)\.[a-z_.]+", whole[:end])]
+    types = [item.end() for item in re.finditer(rb"(llama|general|tokenizer)\.[a-z_.]+", whole[:end])]
     for _ in range(300):
         broken = bytearray(whole)
         for _ in range(chance.choice([1, 1, 2, 4])):
@@ -405,6 +407,6 @@ def test_the_fuzz_finds_a_missing_guard(
 ) -> None:
     """The planted fault: a check that lets everything pass."""
     monkeypatch.setattr(validate, "is_number", lambda _: True)
-    monkeypatch.setattr(validate, "wrong", lambda *_: OverflowError("planted"))
+    monkeypatch.setattr(validate, "invalid_value", lambda *_: OverflowError("planted"))
     with pytest.raises(OverflowError, match="planted"):
         test_values_changed_by_chance_never_end_in_a_crash("llama", folders, tmp_path)

@@ -29,6 +29,7 @@ from textus.evaluation.inspection import (
     measure_disk,
     summarize_modules,
 )
+from textus.models.contract import Capabilities
 from textus.models.decoder import Decoder
 from textus.models.ngram import NGram, NGramConfig
 from textus.models.nn.attention import DecoderConfig
@@ -70,13 +71,15 @@ def test_a_window_costs_less_attention() -> None:
 @pytest.mark.parametrize("options", SHAPES)
 def test_parameters_are_all_counted_once(options: dict[str, Any]) -> None:
     model = decoder(**options)
-    found = describe(model)
+    description = describe(model)
     total = sum(p.numel() for p in model.parameters())
-    assert found["parameters"]["total"] == found["layers"]["parameters"] == total
+    assert description["parameters"]["total"] == description["layers"]["parameters"] == total
     own = sum(p.numel() for p in model.blocks[0].parameters())
-    assert (found["parameters"]["per_block"], found["parameters"]["blocks"]) == (own, 4)
-    assert found["weights_bytes"] == sum(t.numel() * t.element_size() for t in model.state_dict().values())
-    tree = sum(child["parameters"] * child["times"] for child in found["layers"]["children"])
+    assert (description["parameters"]["per_block"], description["parameters"]["blocks"]) == (own, 4)
+    assert description["weights_bytes"] == sum(
+        t.numel() * t.element_size() for t in model.state_dict().values()
+    )
+    tree = sum(child["parameters"] * child["times"] for child in description["layers"]["children"])
     assert tree == total
 
 
@@ -91,7 +94,7 @@ def test_the_cache_is_as_large_as_keys_and_values() -> None:
     assert describe(decoder())["cache_bytes"] == 2 * 4 * 32 * 16 * 4 + 8  # and the row's length
     assert describe(decoder(n_kv_head=1), context_length=8)["cache_bytes"] == 2 * 4 * 8 * 8 * 4 + 8
     model = decoder()
-    model.can_generate = False
+    model.capabilities = Capabilities(can_generate=False)
     assert describe(model)["cache_bytes"] is None
 
 
@@ -103,22 +106,22 @@ def test_a_family_of_tables_has_sizes_and_no_flops() -> None:
         ).batch(0)
     )
     model.update()
-    found = describe(model, family="ngram")
-    assert found["flops_per_token"] is None
-    assert found["parameters"]["total"] == sum(t.numel() for t in model.state_dict().values())
-    shapes = found["layers"]["shapes"]
+    description = describe(model, family="ngram")
+    assert description["flops_per_token"] is None
+    assert description["parameters"]["total"] == sum(t.numel() for t in model.state_dict().values())
+    shapes = description["layers"]["shapes"]
     assert shapes["probability_1"] == [10]
     assert shapes["keys_2"][0] > 0
-    text = format_description(found)
+    text = format_description(description)
     assert "any length" in text
     assert "FLOPs" not in text
     assert f"keys_2 {shapes['keys_2'][0]}" in text
 
 
 def test_text_and_json_of_a_decoder() -> None:
-    found = describe(decoder(), name="run", family="decoder")
-    assert json.loads(json.dumps(found)) == found
-    text = format_description(found)
+    description = describe(decoder(), name="run", family="decoder")
+    assert json.loads(json.dumps(description)) == description
+    text = format_description(description)
     assert "Block × 4" in text
     assert "context        32 ids" in text
     assert re.search(r"embedding: Embedding +1,536  weight 96 × 16", text)
@@ -152,9 +155,9 @@ def test_heads_are_behind_the_layers_they_read_from(family: str, tmp_path: Path)
         overrides=["model.n_layer=1", "model.d_model=16"],
         extra_tasks=[f"tags:tagging={written(tmp_path / 'tags.jsonl', tags)}"],
     )  # fmt: skip
-    found = show(run)
-    assert [layer["name"] for layer in found["layers"]["children"]][-1] == "heads"
-    *boxes, joined = found["mermaid"].splitlines()
+    summary = show(run)
+    assert [layer["name"] for layer in summary["layers"]["children"]][-1] == "heads"
+    *boxes, joined = summary["mermaid"].splitlines()
     keys = {name: key for line in boxes for key, name in re.findall(r'(\w+) ?\["(\w+): ', line)}
     chain = joined.strip().split(" --> ")
     assert chain[:2] == ["ids", keys["embedding"]]
@@ -170,11 +173,11 @@ def test_any_module_tree_can_be_shown() -> None:
             self.register_buffer("steps", torch.zeros(7))
             self.register_buffer("scratch", torch.zeros(9), persistent=False)
 
-    found = describe(Odd())
-    names = {layer["name"] for layer in every(found["layers"])}
+    description = describe(Odd())
+    names = {layer["name"] for layer in every(description["layers"])}
     assert {'a"b', "c"} <= names
-    assert found["layers"]["shapes"] == {"margin": [], "steps": [7]}
-    assert format_mermaid(found).count('"') % 2 == 0
+    assert description["layers"]["shapes"] == {"margin": [], "steps": [7]}
+    assert format_mermaid(description).count('"') % 2 == 0
 
 
 # ── doctor ──
@@ -190,7 +193,7 @@ def test_doctor_says_what_is_here(health: dict[str, Any]) -> None:
     rates = health["matrix_rates"]
     assert [row["threads"] for row in rates] == sorted({1, hardware.usable_cores()})
     assert all(row["float32"] > 1e8 and row["bfloat16"] > 1e6 for row in rates)
-    assert {each["module"]: each["version"] for each in health["extras"]}["matplotlib"]
+    assert {extra["module"]: extra["version"] for extra in health["extras"]}["matplotlib"]
     text = format_doctor(health)
     for shown in (torch.__version__, "GFLOP/s", "matplotlib", health["machine"]["cpu"], health["isa"]):
         assert shown in text
@@ -203,7 +206,7 @@ def test_every_extra_of_the_project_is_looked_for() -> None:
     for name, requirements in project["optional-dependencies"].items():
         if name in ("all", "dev"):
             continue
-        wanted = {re.split(r"[<>=\[]", each)[0].replace("-", "_") for each in requirements}
+        wanted = {re.split(r"[<>=\[]", requirement)[0].replace("-", "_") for requirement in requirements}
         assert set(inspection.EXTRAS[name]) == wanted
 
 
@@ -215,21 +218,21 @@ def test_what_is_missing_is_said_with_its_remedy(
     monkeypatch.delenv("CXX", raising=False)
     rates = {1: {"float32": 1e10, "bfloat16": 1e9}, 2: {"float32": 1.1e10, "bfloat16": 1e9}}
     detect_machine = replace(hardware.detect_machine(), cores=2, load=4.0, memory_available=1_000_000_000)
-    said = inspection.recommendations(detect_machine, rates)
-    assert any("4.0 processes run on 2 cores" in each for each in said)
-    assert any("hardly faster than one" in each for each in said)
-    assert any("only 1.0 GB of memory" in each for each in said)
-    assert any("pip install 'textus[text]'" in each for each in said)
-    assert any("no C++ compiler" in each for each in said)
-    text = format_doctor({**health, "extras": inspection.optional_packages(), "advice": said})
+    answer = inspection.recommendations(detect_machine, rates)
+    assert any("4.0 processes run on 2 cores" in line for line in answer)
+    assert any("hardly faster than one" in line for line in answer)
+    assert any("only 1.0 GB of memory" in line for line in answer)
+    assert any("pip install 'textus[text]'" in line for line in answer)
+    assert any("no C++ compiler" in line for line in answer)
+    text = format_doctor({**health, "extras": inspection.optional_packages(), "advice": answer})
     assert re.search(r"no_such_module +missing", text)
     assert "! no C++ compiler" in text
 
 
 def test_disk_measures_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    found = measure_disk(tmp_path)
-    assert found["free"] > 0
-    assert found["write_rate"] > 1e5
+    result = measure_disk(tmp_path)
+    assert result["free"] > 0
+    assert result["write_rate"] > 1e5
     assert list(tmp_path.iterdir()) == []
     closed = measure_disk(Path("/proc"))  # a folder nobody can write to, root included
     assert closed["write_rate"] is None

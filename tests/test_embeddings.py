@@ -40,7 +40,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eighty sentences, each of one topic; half of them to learn from."""
     draw, folder = random.Random(1), tmp_path_factory.mktemp("topics")
     texts = [" ".join(draw.choices(TOPICS[n % 2], k=12)) for n in range(80)]
-    write(folder, {"texts.jsonl": "".join(json.dumps({"text": each}) + "\n" for each in texts)})
+    write(folder, {"texts.jsonl": "".join(json.dumps({"text": text}) + "\n" for text in texts)})
     return textus.build_corpus(folder / "texts.jsonl", out=folder / "corpus", split="hash:0.5").path
 
 
@@ -65,10 +65,10 @@ def pieces(tokenizer: Tokenizer, vectors: WordVectors) -> dict[int, str]:
     return {number: word for number, word in spelt.items() if word in vectors}
 
 
-def assert_scaled(rows: torch.Tensor, found: dict[int, str], vectors: WordVectors) -> None:
+def assert_scaled(rows: torch.Tensor, results: dict[int, str], vectors: WordVectors) -> None:
     """The rows of the pieces found are their vectors times one number: cosines stay."""
-    wanted = torch.from_numpy(vectors.matrix[[vectors.row(word) for word in found.values()]])
-    ratio = rows[list(found)] / wanted
+    wanted = torch.from_numpy(vectors.matrix[[vectors.row(word) for word in results.values()]])
+    ratio = rows[list(results)] / wanted
     torch.testing.assert_close(ratio, ratio[:1, :1].expand_as(ratio))
 
 
@@ -91,13 +91,13 @@ def test_every_neural_family_begins_with_the_vectors(family: str, tokenizer: Tok
         torch.manual_seed(0)
         models.append(build(family, {**shape, **NEURAL[family]}))
     coverage = initial_embeddings(models[0], vectors, tokenizer)
-    found = pieces(tokenizer, vectors)
+    result = pieces(tokenizer, vectors)
     assert coverage.total == tokenizer.vocab_size - len(tokenizer.special)
-    assert coverage.found == len(found) == coverage.total
+    assert coverage.n_found == len(result) == coverage.total
     got, old = (input_embedding(model).weight.detach() for model in models)
-    assert_scaled(got, found, vectors)
-    torch.testing.assert_close(got[list(found)].square().mean(), old[list(found)].square().mean())
-    others = sorted(set(range(len(old))) - set(found))
+    assert_scaled(got, result, vectors)
+    torch.testing.assert_close(got[list(result)].square().mean(), old[list(result)].square().mean())
+    others = sorted(set(range(len(old))) - set(result))
     assert torch.equal(got[others], old[others])
 
 
@@ -110,23 +110,23 @@ def test_a_run_begins_with_them_says_so_and_keeps_a_copy(
     corpus: Path, file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["train", str(corpus), "--tokenizer", "word", "--steps", "2", "--embeddings", str(file), "--out"]
-    flags = [word for each in [*SMALL, *STILL] for word in ("--set", each)]
+    flags = [word for setting in [*SMALL, *STILL] for word in ("--set", setting)]
     assert main([*words, str(tmp_path / "run"), *flags]) == 0
-    said = capsys.readouterr().err
+    err = capsys.readouterr().err
     run, vectors = open_run(tmp_path / "run"), read(file)
     tokenizer, about = load(run.path), run.record["embeddings"]
-    found = pieces(tokenizer, vectors)
+    result = pieces(tokenizer, vectors)
     total = tokenizer.vocab_size - len(tokenizer.special)
-    assert 0 < len(found) < total
-    assert f"{len(found)} of {total} ({len(found) / total:.1%}) pieces have a vector in {file}" in said
-    assert (about["tokens_with_vector"], about["tokens"], about["path"]) == (len(found), total, str(file))
+    assert 0 < len(result) < total
+    assert f"{len(result)} of {total} ({len(result) / total:.1%}) pieces have a vector in {file}" in err
+    assert (about["tokens_with_vector"], about["tokens"], about["path"]) == (len(result), total, str(file))
     begun = load_file(run.path / "embeddings.safetensors")["embeddings"]
     after = load_file(run.path / "model.safetensors")["embedding.weight"]
-    assert_scaled(begun, found, vectors)
+    assert_scaled(begun, result, vectors)
     torch.testing.assert_close(after, begun, atol=1e-5, rtol=0)  # the rate is next to nothing
-    plain = load_file(trained(corpus, tmp_path / "plain", steps=2, overrides=STILL) / "model.safetensors")
-    others = [number for number in range(len(after)) if number not in found]
-    assert not torch.allclose(plain["embedding.weight"][list(found)], begun[list(found)], atol=1e-2)
+    plain = load_file(trained(corpus, tmp_path / "plain", steps=2, settings=STILL) / "model.safetensors")
+    others = [number for number in range(len(after)) if number not in result]
+    assert not torch.allclose(plain["embedding.weight"][list(result)], begun[list(result)], atol=1e-2)
     torch.testing.assert_close(plain["embedding.weight"][others], begun[others], atol=1e-5, rtol=0)
 
 
@@ -156,7 +156,7 @@ def test_resume_needs_the_run_s_own_copy_only(
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "messages"),
     [
         ({"model": "ngram", "steps": None}, ("option_not_applicable", "'ngram'")),
         ({"model": "hmm", "steps": None}, ("option_not_applicable", "'hmm'")),
@@ -165,12 +165,12 @@ def test_resume_needs_the_run_s_own_copy_only(
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_written(
-    words: dict[str, Any], said: tuple[str, ...], corpus: Path, file: Path, tmp_path: Path
+    words: dict[str, Any], messages: tuple[str, ...], corpus: Path, file: Path, tmp_path: Path
 ) -> None:
     settings = [] if words.get("steps", 1) is None else [*SMALL, *words.pop("overrides", [])]
-    asked = {**TRAIN, "overrides": settings, **words}
-    with raises(UsageError, *said):
-        textus.train(corpus, embeddings=file, out=tmp_path / "run", **asked)
+    request = {**TRAIN, "overrides": settings, **words}
+    with raises(UsageError, *messages):
+        textus.train(corpus, embeddings=file, out=tmp_path / "run", **request)
     assert not (tmp_path / "run").exists()
 
 

@@ -21,7 +21,7 @@ from textus.data.loader import NextSentenceLoader, TokenLoader
 from textus.data.token_dataset import in_memory_dataset
 from textus.interop.folder import read_folder, write_folder
 from textus.interop.registry import describe
-from textus.models.encoder import Encoder, EncoderConfig, choose, hidden_text, visible_to
+from textus.models.encoder import Encoder, EncoderConfig, attention_mask, mask_text, sample_mask
 from textus.models.registry import build
 from textus.tokenizers import train as train_tokenizer
 
@@ -63,9 +63,9 @@ def theirs(name: str, **changes: Any) -> Any:
 
 
 def imported(folder: Path) -> Encoder:
-    found = read_folder(folder)
-    model = build(found.family, found.config)
-    model.load_state_dict(found.weights)
+    result = read_folder(folder)
+    model = build(result.family, result.config)
+    model.load_state_dict(result.weights)
     return model.eval()  # type: ignore[return-value]
 
 
@@ -94,16 +94,16 @@ def test_it_reads_as_transformers_does(name: str, changes: dict[str, Any], tmp_p
     model = imported(tmp_path)
     segments = (torch.arange(T) > 4).long().expand(3, T) * (model.config.segments > 1)
     ids = random_ids(3, T).masked_fill(~PADDED, other.config.pad_token_id)
-    found, expected = model.hidden(ids, PADDED, segments), outputs(other, ids, segments)
-    torch.testing.assert_close(found[PADDED], expected.hidden_states[-1][PADDED], rtol=0, atol=1e-4)
+    states, expected = model.hidden(ids, PADDED, segments), outputs(other, ids, segments)
+    torch.testing.assert_close(states[PADDED], expected.hidden_states[-1][PADDED], rtol=0, atol=1e-4)
     if name.endswith("Model"):
-        torch.testing.assert_close(model.pooled(found), expected.pooler_output, rtol=0, atol=1e-4)
+        torch.testing.assert_close(model.pooled(states), expected.pooler_output, rtol=0, atol=1e-4)
     else:
         scores = getattr(expected, "logits", None)
         scores = expected.prediction_logits if scores is None else scores
-        torch.testing.assert_close(model.logits(found)[PADDED], scores[PADDED], rtol=0, atol=1e-4)
+        torch.testing.assert_close(model.logits(states)[PADDED], scores[PADDED], rtol=0, atol=1e-4)
     if name == "BertForPreTraining":
-        follows = model.next_sentence(model.pooled(found))  # type: ignore[misc]
+        follows = model.next_sentence(model.pooled(states))  # type: ignore[misc]
         torch.testing.assert_close(follows, expected.seq_relationship_logits, rtol=0, atol=1e-4)
 
 
@@ -114,9 +114,9 @@ def test_transformers_reads_what_is_written(name: str, changes: dict[str, Any], 
 
     other = theirs(name, **changes)
     other.save_pretrained(tmp_path / "in")
-    found = read_folder(tmp_path / "in")
-    config = from_dict(EncoderConfig, found.config)
-    assert write_folder(tmp_path / "out", found.family, config, found.weights, None) == name
+    result = read_folder(tmp_path / "in")
+    config = from_dict(EncoderConfig, result.config)
+    assert write_folder(tmp_path / "out", result.family, config, result.weights, None) == name
     again = getattr(transformers, name).from_pretrained(tmp_path / "out").eval()
     ids, segments = random_ids(3, T), torch.zeros(3, T, dtype=torch.long)
     for mine, original in zip(again(ids).to_tuple(), other(ids).to_tuple(), strict=True):
@@ -176,9 +176,9 @@ def test_padding_changes_nothing_and_both_sides_are_seen(norm_first: bool) -> No
 
 
 def test_documents_are_runs_of_equal_numbers() -> None:
-    seen = visible_to(torch.tensor([[True] * 6 + [False]]), torch.tensor([[0, 0, 1, 1, 0, 0, 0]]))
+    seen = attention_mask(torch.tensor([[True] * 6 + [False]]), torch.tensor([[0, 0, 1, 1, 0, 0, 0]]))
     assert seen is not None
-    rows = ["".join("x" if each else "." for each in row) for row in seen[0, 0]]
+    rows = ["".join("x" if item else "." for item in row) for row in seen[0, 0]]
     assert rows == ["xx.....", "xx.....", "..xx...", "..xx...", "....xx.", "....xx.", "....xxx"]
 
 
@@ -186,13 +186,13 @@ def test_documents_are_runs_of_equal_numbers() -> None:
 def test_choices_of_arithmetic_change_only_rounding() -> None:
     model, ids = small(d_model=32), random_ids(2, T)
     exact = model(ids)
-    model.compute_with("bfloat16", "fused", "eager")
+    model.set_compute("bfloat16", "fused", "eager")
     assert (model(ids) - exact).abs().max() < 0.3
     assert (model(ids) - exact).abs().max() > 0
     with raises(UsageError, "unknown_name", "'native'"):
-        model.compute_with("float32", "plain", "native")
+        model.set_compute("float32", "plain", "native")
     with raises(UsageError, "unknown_name", "attention", "'tiled'"):
-        model.compute_with("float32", "tiled", "eager")
+        model.set_compute("float32", "tiled", "eager")
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def config_for(masking: str, **changes: Any) -> EncoderConfig:
 @pytest.mark.parametrize("masking", ["token", "word", "span"])
 def test_fifteen_in_a_hundred_are_chosen_and_eight_of_ten_hidden(masking: str) -> None:
     batch = long_batch(512)
-    seen, weights = hidden_text(batch, config_for(masking))
+    seen, weights = mask_text(batch, config_for(masking))
     chosen = weights > 0
     share = chosen.float().mean().item()
     assert 0.145 < share < (0.155 if masking == "token" else 0.2)
@@ -242,7 +242,7 @@ def test_fifteen_in_a_hundred_are_chosen_and_eight_of_ten_hidden(masking: str) -
 
 
 def test_masking_is_anew_each_step_and_the_same_for_one() -> None:
-    first, again, later = (hidden_text(long_batch(position=p), config_for("word"))[0] for p in (0, 0, 1))
+    first, again, later = (mask_text(long_batch(position=p), config_for("word"))[0] for p in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, later)
 
@@ -252,7 +252,7 @@ def pieces_hidden(masking: str, n: int = 200) -> Iterator[tuple[np.ndarray, np.n
     units = np.cumsum(np.random.default_rng(0).random(100) < 0.5)
     units[40:50] = -1
     for seed in range(n):
-        yield units, choose(units, 14, masking, np.random.default_rng(seed))
+        yield units, sample_mask(units, 14, masking, np.random.default_rng(seed))
 
 
 def test_whole_words_are_hidden() -> None:
@@ -263,8 +263,8 @@ def test_whole_words_are_hidden() -> None:
 
 
 def test_single_tokens_are_hidden() -> None:
-    found = [chosen for _, chosen in pieces_hidden("token")]
-    assert all((chosen >= 0).sum() == 14 for chosen in found)
+    results = [chosen for _, chosen in pieces_hidden("token")]
+    assert all((chosen >= 0).sum() == 14 for chosen in results)
     assert any(
         len(set((chosen >= 0)[units == u])) > 1
         for u in range(1, 40)
@@ -275,7 +275,7 @@ def test_single_tokens_are_hidden() -> None:
 def test_spans_are_of_geometric_length_in_words() -> None:
     """Clipped at ten, their mean is (1 - 0.8^10) / 0.2 = 4.46 words; meeting another makes some shorter."""
     units = np.repeat(np.arange(20_000), 2)
-    chosen = choose(units, 2000, "span", np.random.default_rng(0))
+    chosen = sample_mask(units, 2000, "span", np.random.default_rng(0))
     lengths = np.asarray([len(np.unique(units[chosen == piece])) for piece in range(chosen.max() + 1)])
     lengths = lengths[lengths > 0]
     assert 4.0 < lengths.mean() < 4.7
@@ -290,26 +290,26 @@ def test_neither_padding_nor_special_ids_nor_context_are_hidden() -> None:
     batch.mask = torch.arange(40).expand(8, 40) < 30
     for masking in ("token", "word", "span"):
         for step in range(20):
-            _, weights = hidden_text(replace(batch, position=step), config_for(masking, mask_rate=0.9))
+            _, weights = mask_text(replace(batch, position=step), config_for(masking, mask_rate=0.9))
             assert not weights[:, [3, 5]].any()
             assert not weights[:, 10:20].any()
             assert not weights[:, 30:].any()
             assert (weights.sum(1) > 0).all()
     batch.targets[:] = 0
-    assert not hidden_text(batch, config_for("word"))[1].any(), "nothing can be hidden"
+    assert not mask_text(batch, config_for("word"))[1].any(), "nothing can be hidden"
 
 
 def test_padding_and_pieces_change_nothing_hidden() -> None:
     batch = long_batch(6, 40)
-    seen, weights = hidden_text(batch, config_for("span"))
+    seen, weights = mask_text(batch, config_for("span"))
     grown = replace(
         batch, **{name: torch.cat([getattr(batch, name), getattr(batch, name)], 1)
         for name in ("ids", "targets", "word_starts")},
         weights=torch.cat([batch.weights, torch.zeros(6, 40)], 1),
         mask=torch.arange(80).expand(6, 80) < 40,
     )  # fmt: skip
-    assert torch.equal(hidden_text(grown, config_for("span"))[0][:, :40], seen)
-    pieces = [hidden_text(piece, config_for("span"))[1] for piece in batch.micro(4)]
+    assert torch.equal(mask_text(grown, config_for("span"))[0][:, :40], seen)
+    pieces = [mask_text(piece, config_for("span"))[1] for piece in batch.micro(4)]
     assert torch.equal(torch.cat(pieces), weights)
 
 
@@ -319,7 +319,7 @@ def test_padding_and_pieces_change_nothing_hidden() -> None:
 def test_the_loss_is_of_what_was_hidden() -> None:
     """By hand: logits of the hidden text, cross-entropy of the chosen, each row's mean times its weight."""
     model, batch = small(mask_id=MASK), long_batch(3, T)
-    seen, weights = hidden_text(batch, model.config)
+    seen, weights = mask_text(batch, model.config)
     logs = model(seen).log_softmax(-1)
     expected = 0.0
     for row in range(3):
@@ -409,7 +409,7 @@ def test_half_the_pairs_follow_each_other() -> None:
             if batch.labels[row] == 0:
                 assert second[0] == (first[-1] + 1 if first[-1] % 10 else first[-1] - 9)
             for text in (first, second):
-                assert len({(each - 1) // 10 for each in text}) == 1, (
+                assert len({(item - 1) // 10 for item in text}) == 1, (
                     "a text runs over the end of its document"
                 )
     assert 0.4 < np.mean(labels) < 0.6

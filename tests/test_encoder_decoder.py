@@ -26,8 +26,8 @@ from textus.models.encoder_decoder import (
     EncoderDecoder,
     EncoderDecoderConfig,
     SeededDropout,
-    bucket,
-    smoothed,
+    label_smoothing_loss,
+    relative_position_bucket,
 )
 from textus.models.nn.cross_entropy import chunk_loss, cross_entropy
 from textus.models.registry import build
@@ -90,9 +90,9 @@ def t5(folder: Path, **values: Any) -> Any:
 
 
 def ours_of(folder: Path) -> EncoderDecoder:
-    found = read_folder(folder)
-    model = build(found.family, found.config)
-    model.load_state_dict(found.weights)
+    result = read_folder(folder)
+    model = build(result.family, result.config)
+    model.load_state_dict(result.weights)
     assert isinstance(model, EncoderDecoder)
     return model.eval()
 
@@ -132,7 +132,7 @@ def test_logits_and_greedy_text_are_those_of_transformers(tmp_path: Path, values
         written = theirs.generate(
             torch.tensor([[*given, 1]]), max_new_tokens=15, do_sample=False, num_beams=1
         )
-        assert got[row] == [each for each in written[0, 1:].tolist() if each != 1]
+        assert got[row] == [value for value in written[0, 1:].tolist() if value != 1]
 
 
 @pytest.mark.parametrize("values", [{}, {"activation": "geglu", "tie_head": False}, {"scale_head": True}])
@@ -143,8 +143,8 @@ def test_an_export_is_what_transformers_loads(tmp_path: Path, values: dict[str, 
     theirs = getattr(transformers, name).from_pretrained(tmp_path).eval()
     ids = torch.randint(2, V, (4, 9), generator=torch.Generator().manual_seed(4))
     with torch.no_grad():
-        found = ours(ids, ours.new_cache(4, 9, pad_sources(SOURCES, 1)))
-    torch.testing.assert_close(found, theirs_on(theirs, SOURCES, ids), atol=1e-4, rtol=1e-4)
+        result = ours(ids, ours.new_cache(4, 9, pad_sources(SOURCES, 1)))
+    torch.testing.assert_close(result, theirs_on(theirs, SOURCES, ids), atol=1e-4, rtol=1e-4)
     assert ours_of(tmp_path).config == ours.config
 
 
@@ -168,7 +168,7 @@ def test_buckets_are_those_of_t5(both_ways: bool) -> None:
 
     distance = torch.arange(-200, 200)
     expected = T5Attention._relative_position_bucket(distance, both_ways, 32, 128)
-    assert torch.equal(bucket(distance, 32, 128, both_ways=both_ways), expected)
+    assert torch.equal(relative_position_bucket(distance, 32, 128, both_ways=both_ways), expected)
 
 
 # ── torch's Transformer ────────────────────────────────────────────────────────────────────────
@@ -189,12 +189,12 @@ def test_states_are_those_of_torchs_transformer() -> None:
         given, written = (ours._embed(x, torch.arange(x.shape[1]), "x")[0] for x in (batch.source, batch.ids))
         memory = theirs.encoder(given, src_key_padding_mask=padding)
         expected = theirs.decoder(written, memory, tgt_mask=causal, memory_key_padding_mask=padding)
-        states, bias = ours.read(batch.source, 4)
-        found = ours._decode(batch.ids, states, bias)
+        states, bias = ours.encode_source(batch.source, 4)
+        result = ours._decode(batch.ids, states, bias)
         hidden = ours.hidden(batch.source, ~padding)
     torch.testing.assert_close(states[~padding], memory[~padding], atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(hidden[~padding], memory[~padding], atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-4)
 
 
 def copy_block(block: Any, layer: Any) -> None:
@@ -281,7 +281,7 @@ def test_the_engine_writes_what_the_plain_loop_writes(position: str) -> None:
         got[event.row] += [] if event.id is None else [event.id]
     for row, (prompt, sampling, source) in enumerate(zip(prompts, samplings, sources, strict=True)):
         assert got[row] == generate(model, prompt, sampling, END, source)
-    assert len({tuple(each[:4]) for each in got}) > 1
+    assert len({tuple(item[:4]) for item in got}) > 1
 
 
 @torch.no_grad()
@@ -353,16 +353,16 @@ def test_label_smoothing_is_torchs_and_only_in_training() -> None:
     hidden = torch.randn(7, 8, generator=random, requires_grad=True)
     weight = torch.randn(V, 8, generator=random, requires_grad=True)
     targets, weights = torch.randint(0, V, (7,), generator=random), torch.rand(7, generator=random)
-    found = cross_entropy(hidden[None], weight, targets[None], weights[None], smoothed(0.2))
-    got = torch.autograd.grad(found, [hidden, weight])
+    result = cross_entropy(hidden[None], weight, targets[None], weights[None], label_smoothing_loss(0.2))
+    got = torch.autograd.grad(result, [hidden, weight])
     nats = F.cross_entropy(hidden @ weight.t(), targets, reduction="none", label_smoothing=0.2)
     expected = (nats * weights).sum()
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-5)
     for one, other in zip(got, torch.autograd.grad(expected, [hidden, weight]), strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
     plain = cross_entropy(hidden[None], weight, targets[None], weights[None], chunk_loss)
     torch.testing.assert_close(
-        cross_entropy(hidden[None], weight, targets[None], weights[None], smoothed(0.0)), plain
+        cross_entropy(hidden[None], weight, targets[None], weights[None], label_smoothing_loss(0.0)), plain
     )
     model = model_of(label_smoothing=0.2)
     exact = float(model.score(pairs())[0].sum().detach())
@@ -380,7 +380,7 @@ def test_dropout_follows_from_the_step_and_the_piece_alone() -> None:
     assert not torch.equal(drop(x), drop(x))
     model = model_of(dropout=0.3).train()
     first = pairs()
-    losses = [float(model.loss(each).total) for each in (first, copy.copy(first))]
+    losses = [float(model.loss(item).total) for item in (first, copy.copy(first))]
     assert losses[0] == losses[1]
     other = copy.copy(first)
     other.piece = 1
@@ -392,20 +392,20 @@ def test_dropout_follows_from_the_step_and_the_piece_alone() -> None:
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_any_number_of_workers_gives_the_same_bytes(precision: str) -> None:
     model = model_of(dropout=0.3, label_smoothing=0.1).train()
-    model.compute_with(precision, "plain", "eager")
-    found = []
+    model.set_compute(precision, "plain", "eager")
+    results = []
     for workers in (1, 2):
         GradientAccumulator(model, workers).compute(pairs(), 2)
-        found.append([parameter.grad for parameter in model.parameters()])
-    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True) if a is not None and b is not None)
-    assert any(gradient is not None and gradient.abs().max() > 0 for gradient in found[0])
+        results.append([parameter.grad for parameter in model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True) if a is not None and b is not None)
+    assert any(gradient is not None and gradient.abs().max() > 0 for gradient in results[0])
 
 
 @torch.no_grad()
 def test_fused_attention_changes_rounding_only() -> None:
     model, batch = model_of(position="relative"), pairs()
     exact = model.score(batch)[0]
-    model.compute_with("float32", "fused", "eager")
+    model.set_compute("float32", "fused", "eager")
     torch.testing.assert_close(model.score(batch)[0], exact, atol=1e-5, rtol=1e-4)
 
 
@@ -427,6 +427,6 @@ def test_a_config_that_cannot_be_is_refused(values: dict[str, Any], message: tup
 
 def test_choices_it_does_not_have_are_refused() -> None:
     with raises(UsageError, "unknown_name", "attention"):
-        model_of().compute_with("float32", "tiled", "eager")
+        model_of().set_compute("float32", "tiled", "eager")
     with raises(UsageError, "unknown_name", "step"):
-        model_of().compute_with("float32", "plain", "native")
+        model_of().set_compute("float32", "plain", "native")

@@ -44,7 +44,7 @@ def collect(events: Iterator[TokenEvent]) -> dict[int, list[int]]:
 
 
 def drain(engine: Engine) -> Iterator[TokenEvent]:
-    while engine.busy:
+    while engine.has_work:
         yield from engine.step()
 
 
@@ -96,12 +96,14 @@ requests = st.tuples(
 
 @settings(max_examples=80, deadline=None)
 @given(
-    asked=st.lists(requests, min_size=1, max_size=6),
+    requests=st.lists(requests, min_size=1, max_size=6),
     max_rows=st.integers(1, 4),
     context_length=st.sampled_from([8, 9, None]),
 )
 def test_any_schedule_of_joins_and_cancellations(
-    asked: list[tuple[list[int], SamplingParams, int, int | None]], max_rows: int, context_length: int | None
+    requests: list[tuple[list[int], SamplingParams, int, int | None]],
+    max_rows: int,
+    context_length: int | None,
 ) -> None:
     """Every request gets what it would get alone, and a cancelled one the beginning of it."""
     model = Remembering(RememberingConfig(context_length=context_length))
@@ -110,7 +112,7 @@ def test_any_schedule_of_joins_and_cancellations(
     ids: dict[int, list[int]] = defaultdict(list)
     cancelled: set[int] = set()
     for step in range(200):
-        for place, (prompt, sampling, arrives, leaves) in enumerate(asked):
+        for place, (prompt, sampling, arrives, leaves) in enumerate(requests):
             if arrives == step:
                 numbers[engine.submit(prompt, sampling)] = place
             if leaves == step and place in numbers.values():
@@ -119,10 +121,10 @@ def test_any_schedule_of_joins_and_cancellations(
         for event in engine.step():
             assert event.row not in cancelled
             ids[event.row] += [] if event.id is None else [event.id]
-        assert len(engine.running) + len(engine.unread) <= max_rows
-    assert not engine.busy
+        assert len(engine.running) + len(engine.waiting_prefill) <= max_rows
+    assert not engine.has_work
     for number, place in numbers.items():
-        alone = generate(model, *asked[place][:2], END)
+        alone = generate(model, *requests[place][:2], END)
         assert ids[number] == (alone[: len(ids[number])] if number in cancelled else alone)
 
 
@@ -177,7 +179,7 @@ def test_requests_are_served_in_order_at_most_max_rows_at_once() -> None:
     engine = Engine(Remembering(), end_id=None, max_rows=2)
     numbers = [engine.submit([1], SamplingParams(max_tokens=n)) for n in (2, 4, 1, 3)]
     seen = []
-    while engine.busy:
+    while engine.has_work:
         seen.append([event.row for event in engine.step()])
     assert numbers == [0, 1, 2, 3]
     assert seen == [[0, 1], [0, 1], [1, 2], [1, 3], [3], [3]]
@@ -203,7 +205,7 @@ def test_an_answer_that_fills_the_context_ends_with_length(n_prompt: int) -> Non
     events = list(Engine(model, end_id=None).stream([prompt], SamplingParams(max_tokens=50, seed=1)))
     assert events[-1].reason == "length"
     assert len(events) == max(1, 16 - n_prompt)
-    assert [each.id for each in events] == generate(
+    assert [event.id for event in events] == generate(
         model, prompt, SamplingParams(max_tokens=50, seed=1), None
     )
     sliding = SamplingParams(max_tokens=50, seed=1, sliding=True)
@@ -222,14 +224,14 @@ def test_memory_is_given_back() -> None:
     assert len(engine.cache.lengths) == 1
     engine.cancel(second)
     assert engine.cache is None
-    assert not engine.busy
+    assert not engine.has_work
 
 
 def test_a_stream_left_early_cancels_the_rest() -> None:
     engine = Engine(Remembering(), end_id=None, max_rows=1)
     for _ in engine.stream([[1], [2]], SamplingParams()):
         break
-    assert not engine.busy
+    assert not engine.has_work
     assert len(collect(engine.stream([[1]], SamplingParams(max_tokens=3)))[0]) == 3
 
 
@@ -251,7 +253,7 @@ def test_words_that_are_wrong() -> None:
         next(engine.stream([[1], [2]], [SamplingParams()]))
     with pytest.raises(UsageError):
         next(engine.stream([[1], []], SamplingParams()))
-    assert not engine.busy, "a prompt stayed behind"
+    assert not engine.has_work, "a prompt stayed behind"
     engine.submit([1], SamplingParams())
     with raises(UsageError, "in_use"):
         next(engine.stream([[1]], SamplingParams()))

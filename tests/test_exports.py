@@ -150,8 +150,8 @@ def rows(path: Path, content: Any, columns: str | None = None) -> list[dict[str,
 def test_exports_are_read(
     tmp_path: Path, name: str, content: Any, columns: str | None, expected: list[dict[str, Any]]
 ) -> None:
-    found = rows(tmp_path / name, content, columns)
-    assert json.dumps(found, sort_keys=True) == json.dumps(expected, sort_keys=True)  # 0.0 is not 0
+    result = rows(tmp_path / name, content, columns)
+    assert json.dumps(result, sort_keys=True) == json.dumps(expected, sort_keys=True)  # 0.0 is not 0
 
 
 @pytest.mark.parametrize(
@@ -250,10 +250,10 @@ def test_annotators_who_differ_give_a_row_each(tmp_path: Path, capsys: pytest.Ca
         results = [[{"value": {"choices": [label]}}] if label else [] for label in labels]
         return {"data": {"text": TEXT}, "annotations": [{"result": result} for result in results]}
 
-    found = rows(tmp_path / "a.json", [task("pos", "pos", ""), task("pos", "neg", "pos")])
-    assert [row["label"] for row in found] == ["pos", "pos", "neg"]
-    said = capsys.readouterr().err
-    assert "have annotations that differ; a row for each of them is read: 1, the first entry 1" in said
+    actual = rows(tmp_path / "a.json", [task("pos", "pos", ""), task("pos", "neg", "pos")])
+    assert [row["label"] for row in actual] == ["pos", "pos", "neg"]
+    err = capsys.readouterr().err
+    assert "have annotations that differ; a row for each of them is read: 1, the first entry 1" in err
 
 
 def test_an_entity_with_several_labels_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

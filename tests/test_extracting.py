@@ -50,16 +50,16 @@ def test_triples_of_raw_text_cite_it(tuned: api.Run, tagger: api.Run, tmp_path: 
     file = tmp_path / "news.txt"
     file.write_bytes(text.encode())
     out = tmp_path / "graph.jsonl"
-    found = tuned.triples(file, entities=tagger.path, out=out)
-    assert (found["texts"], found["entities"]) == (3, 6)
-    said = {(each["head"]["text"], each["relation"], each["tail"]["text"]) for each in found["triples"]}
-    assert said == {("Anna", "lives in", "Bonn"), ("Bob", "child of", "Dana")}
-    for each in found["triples"]:
-        assert each["document"] == str(file)
-        assert each["text"] in text
+    result = tuned.triples(file, entities=tagger.path, out=out)
+    assert (result["texts"], result["entities"]) == (3, 6)
+    answer = {(row["head"]["text"], row["relation"], row["tail"]["text"]) for row in result["triples"]}
+    assert answer == {("Anna", "lives in", "Bonn"), ("Bob", "child of", "Dana")}
+    for triple in result["triples"]:
+        assert triple["document"] == str(file)
+        assert triple["text"] in text
         for role in ("head", "tail"):
-            assert text[each[role]["start"] : each[role]["end"]] == each[role]["text"]
-    assert [json.loads(line) for line in out.read_text().splitlines()] == found["triples"]
+            assert text[triple[role]["start"] : triple[role]["end"]] == triple[role]["text"]
+    assert [json.loads(line) for line in out.read_text().splitlines()] == result["triples"]
     with raises(UsageError, "already_exists"):
         tuned.triples(file, entities=tagger.path, out=out)
 
@@ -75,29 +75,29 @@ def test_a_graph_is_read_by_others(tuned: api.Run, tagger: api.Run, folder: Path
     ]
     for name in ("g.graphml", "g.csv"):
         assert main([*words, "--out", str(tmp_path / name)]) == 0
-    found = tuned.triples(folder / "test.jsonl", entities=tagger.path)["triples"]
+    result = tuned.triples(folder / "test.jsonl", entities=tagger.path)["triples"]
     graph = networkx.read_graphml(tmp_path / "g.graphml", force_multigraph=True)
     edges = {
         (
             graph.nodes[a]["name"],
-            each["relation"],
+            row["relation"],
             graph.nodes[b]["name"],
-            each["document"],
-            each["head_start"],
+            row["document"],
+            row["head_start"],
         )
-        for a, b, each in graph.edges(data=True)
+        for a, b, row in graph.edges(data=True)
     }
     wanted = {
         (e["head"]["text"], e["relation"], e["tail"]["text"], e["document"], e["head"]["start"])
-        for e in found
+        for e in result
     }
     assert edges == wanted
     assert len(graph) == len(
-        {(e[role]["text"], e[role]["label"]) for e in found for role in ("head", "tail")}
+        {(e[role]["text"], e[role]["label"]) for e in result for role in ("head", "tail")}
     )
     rows = list(csv.DictReader(io.StringIO((tmp_path / "g.csv").read_text())))
     assert [(row["head"], row["relation"], row["tail"]) for row in rows] == [
-        (each["head"]["text"], each["relation"], each["tail"]["text"]) for each in found
+        (row["head"]["text"], row["relation"], row["tail"]["text"]) for row in result
     ]
 
 
@@ -112,7 +112,7 @@ def test_what_xml_cannot_hold_is_replaced() -> None:
         "text": "\x1b",
     }
     graph = networkx.parse_graphml(as_graphml([triple]), force_multigraph=True)
-    assert [each["name"] for _, each in graph.nodes(data=True)] == ['a\ufffd<&"']
+    assert [row["name"] for _, row in graph.nodes(data=True)] == ['a\ufffd<&"']
 
 
 def test_figures_from_raw_text_are_those_of_its_triples(
@@ -123,27 +123,27 @@ def test_figures_from_raw_text_are_those_of_its_triples(
         last = len(row["entities"]) - 1
         row["entities"].reverse()
         row["relations"] = [
-            {**each, "head": last - each["head"], "tail": last - each["tail"]} for each in row["relations"]
+            {**item, "head": last - item["head"], "tail": last - item["tail"]} for item in row["relations"]
         ]
     test = written(tmp_path / "test.jsonl", rows)
-    found = tuned.evaluate(test, entities=tagger.path)
+    scores = tuned.evaluate(test, entities=tagger.path)
     gold, guess = set(), set()
     for number, row in enumerate(rows, 1):
-        for each in row["relations"]:
+        for relation in row["relations"]:
             ends = [
-                (row["entities"][each[role]]["start"], row["entities"][each[role]]["end"])
+                (row["entities"][relation[role]]["start"], row["entities"][relation[role]]["end"])
                 for role in ("head", "tail")
             ]
-            gold.add((number, each["relation"], *ends))
-    for each in tuned.triples(test, entities=tagger.path)["triples"]:
-        ends = [(each[role]["start"], each[role]["end"]) for role in ("head", "tail")]
-        guess.add((int(each["document"].rpartition(" ")[2]), each["relation"], *ends))
+            gold.add((number, relation["relation"], *ends))
+    for relation in tuned.triples(test, entities=tagger.path)["triples"]:
+        ends = [(relation[role]["start"], relation[role]["end"]) for role in ("head", "tail")]
+        guess.add((int(relation["document"].rpartition(" ")[2]), relation["relation"], *ends))
     right = len(gold & guess)
-    assert found["precision"]["value"] == pytest.approx(right / len(guess))
-    assert found["recall"]["value"] == pytest.approx(right / len(gold))
-    assert found["f1"]["value"] > 0.5
+    assert scores["precision"]["value"] == pytest.approx(right / len(guess))
+    assert scores["recall"]["value"] == pytest.approx(right / len(gold))
+    assert scores["f1"]["value"] > 0.5
     alone = tagger.evaluate(test)
-    assert found["entity_f1"]["value"] == pytest.approx(alone["f1"]["value"])
+    assert scores["entity_f1"]["value"] == pytest.approx(alone["f1"]["value"])
 
 
 def test_runs_that_do_not_belong_are_refused(
@@ -164,12 +164,15 @@ def test_runs_that_do_not_belong_are_refused(
         {"tokens": ["Anna", "sleeps"], "tags": ["N", "V"]},
         {"tokens": ["it", "rains"], "tags": ["P", "V"]},
     ]
-    for name, rows, said in (("names", other, "no type is common to both"), ("plain", plain, "no entities")):
+    for name, rows, message in (
+        ("names", other, "no type is common to both"),
+        ("plain", plain, "no entities"),
+    ):
         data = written(tmp_path / f"{name}.jsonl", rows)
         run = api.finetune(
             data, task="tagging", model="rnn", out=tmp_path / name, dev=data, epochs=1, overrides=SMALL
         )
-        with pytest.raises(UsageError, match=said):
+        with pytest.raises(UsageError, match=message):
             tuned.triples(test, entities=run.path)
     assert (
         main(
@@ -199,16 +202,17 @@ def test_runs_that_do_not_belong_are_refused(
 
 def test_the_rule_of_the_benchmark_reads_tags(tmp_path: Path) -> None:
     def row(*words: str) -> tuple[dict[str, Any], set[tuple[str, str, str]]]:
-        found = news_row([(word, tag) for word, _, tag in (each.partition("/") for each in words)])
-        said = [found["text"][each["start"] : each["end"]] for each in found["entities"]]
-        return found, {
-            (said[each["head"]], each["relation"], said[each["tail"]]) for each in found["relations"]
+        result = news_row([(word, tag) for word, _, tag in (word.partition("/") for word in words)])
+        texts = [result["text"][entity["start"] : entity["end"]] for entity in result["entities"]]
+        return result, {
+            (texts[relation["head"]], relation["relation"], texts[relation["tail"]])
+            for relation in result["relations"]
         }
 
-    first, said = row("美国/ns", "国务院/nt", "发言人/n", "张/nr", "三/nr", "说/v")
-    assert said == {("张三", "担任", "发言人"), ("张三", "属于", "国务院")}
-    second, said = row("北京市/ns", "教育/vn", "局长/n", "李/nr", "四/nr", "、/w", "王/nr", "五/nr")
-    assert said == {("李四", "担任", "局长"), ("李四", "属于", "北京市")}
+    first, answer = row("美国/ns", "国务院/nt", "发言人/n", "张/nr", "三/nr", "说/v")
+    assert answer == {("张三", "担任", "发言人"), ("张三", "属于", "国务院")}
+    second, answer = row("北京市/ns", "教育/vn", "局长/n", "李/nr", "四/nr", "、/w", "王/nr", "五/nr")
+    assert answer == {("李四", "担任", "局长"), ("李四", "属于", "北京市")}
     assert row("北京/ns", "的/u", "局长/n", "李/nr", "四/nr")[1] == {("李四", "担任", "局长")}
     assert row("局长/n", "去/v", "北京/ns", "见/v", "李/nr", "四/nr")[1] == set()
     assert row("李/nr", "四/nr", "局长/n")[1] == set()

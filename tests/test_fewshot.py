@@ -17,8 +17,8 @@ from raising import raises
 from textus import api
 from textus.cli.main import main
 from textus.core.errors import DataError, UsageError
-from textus.evaluation.config import FewShotConfig, parse_verbalizer
-from textus.evaluation.fewshot import PromptScorer, calibrate, sample_shots
+from textus.evaluation.fewshot import FewShotConfig, PromptScorer, calibrate, parse_verbalizer, sample_shots
+from textus.models.contract import Capabilities
 from textus.tasks.base import Example
 
 TEMPLATE = "{text} it is {label}"
@@ -31,12 +31,12 @@ def examples(n: int, seed: int = 0) -> list[dict[str, str]]:
     """A language in which "sun" is followed by "warm" and "snow" by "cold"."""
     draw = Random(seed)
     names = {"sun": "warm", "snow": "cold"}
-    found = []
+    results = []
     for number in range(n):
         word = ("sun", "snow")[number % 2]
         rest = draw.choices(["we", "saw", "the", "on", "a", "day"], k=4)
-        found.append({"text": " ".join([*rest, word, "fell"]), "label": names[word]})
-    return found
+        results.append({"text": " ".join([*rest, word, "fell"]), "label": names[word]})
+    return results
 
 
 @pytest.fixture(scope="module")
@@ -66,14 +66,13 @@ def test_scores_are_those_of_transformers(bpe: Path, shots: list[Example], tmp_p
     run = api.open_run(bpe)
     api.export(bpe, out=tmp_path / "hf")
     other = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf").eval()
-    asked = PromptScorer(
-        run.model, run.tokenizer, ["bad", "good"], FewShotConfig(template=TEMPLATE, verbalizer=WORDS)
-    )
-    found = asked.probabilities(shots, TEXTS)
+    config = FewShotConfig(template=TEMPLATE, verbalizer=WORDS)
+    request = PromptScorer(run.model, run.tokenizer, ["bad", "good"], config)
+    result = request.probabilities(shots, TEXTS)
     tokenizer = run.tokenizer
     first = [tokenizer.bos_id]
-    for each in shots:
-        first += tokenizer.encode(f"{each.texts[0]} it is {WORDS[each.label]}\n\n")
+    for shot in shots:
+        first += tokenizer.encode(f"{shot.texts[0]} it is {WORDS[shot.label]}\n\n")
     for row, (text,) in enumerate(TEXTS):
         prompt, scores = first + tokenizer.encode(f"{text} it is"), []
         for label in ("bad", "good"):
@@ -84,7 +83,7 @@ def test_scores_are_those_of_transformers(bpe: Path, shots: list[Example], tmp_p
             places = range(len(prompt) - 1, len(prompt) + len(end) - 1)
             scores.append(float(np.mean([logs[at, n] for at, n in zip(places, end, strict=True)])))
         expected = np.exp(scores) / np.exp(scores).sum()
-        assert found[row] == pytest.approx(expected, abs=2e-5)
+        assert result[row] == pytest.approx(expected, abs=2e-5)
 
 
 @pytest.mark.parametrize("family", ["lstm", "ngram"])
@@ -99,24 +98,25 @@ def test_every_family_that_predicts_can_be_asked(
         written(tmp_path / "d.jsonl", examples(40)),
         written(tmp_path / "t.jsonl", examples(30, seed=5)),
     )
-    found = api.fewshot(run, data, on=test, template="{text} {label}", shots=(0, 2), repeats=2)
-    assert [each["shots"] for each in found["shots"]] == [0, 2]
+    result = api.fewshot(run, data, on=test, template="{text} {label}", shots=(0, 2), repeats=2)
+    assert [shot["shots"] for shot in result["shots"]] == [0, 2]
     if family == "lstm":
-        assert all(each["accuracy"]["value"] > 0.9 for each in found["shots"])
+        assert all(shot["accuracy"]["value"] > 0.9 for shot in result["shots"])
     swapped = {"warm": "cold", "cold": "warm"}
     wrong = api.fewshot(run, data, on=test, template="{text} {label}", shots=(0,), verbalizer=swapped)
-    assert wrong["shots"][0]["accuracy"]["value"] == pytest.approx(1 - found["shots"][0]["accuracy"]["value"])
+    assert wrong["shots"][0]["accuracy"]["value"] == pytest.approx(
+        1 - result["shots"][0]["accuracy"]["value"]
+    )
 
 
 def test_one_alone_is_answered_as_among_others(bpe: Path) -> None:
     run = api.open_run(bpe)
-    asked = PromptScorer(
-        run.model, run.tokenizer, ["bad", "good"], FewShotConfig(template=TEMPLATE, verbalizer=WORDS)
-    )
+    config = FewShotConfig(template=TEMPLATE, verbalizer=WORDS)
+    request = PromptScorer(run.model, run.tokenizer, ["bad", "good"], config)
     texts = TEXTS * 7  # more than are asked at once
-    together = asked.probabilities(SHOTS, texts)
+    together = request.probabilities(SHOTS, texts)
     for row, text in zip(together, texts, strict=True):
-        assert asked.probabilities(SHOTS, [text])[0] == pytest.approx(row, abs=1e-5)
+        assert request.probabilities(SHOTS, [text])[0] == pytest.approx(row, abs=1e-5)
 
 
 def test_calibration_is_the_papers() -> None:
@@ -142,7 +142,7 @@ def test_a_bias_to_one_class_is_taken_out(speaker: api.Run, tmp_path: Path) -> N
         def __init__(self) -> None:
             super().__init__()
             self.inner, self.config = speaker.model, speaker.model.config
-            self.can_generate, self.causal, self.needs_source = True, True, False
+            self.capabilities = Capabilities()
             self.more = torch.zeros(self.config.vocab_size)
             self.more[speaker.tokenizer.encode(" warm")[-1]] = 30.0
 
@@ -154,15 +154,15 @@ def test_a_bias_to_one_class_is_taken_out(speaker: api.Run, tmp_path: Path) -> N
 
     leaning = api.Run(speaker.path)
     leaning.__dict__["_loaded"] = (Leaning(), speaker.tokenizer)
-    found = api.fewshot(leaning, data, on=test, template="{text} {label}", shots=(0,))["shots"][0]
-    assert found["accuracy"]["value"] == 0.5
-    assert found["calibrated"]["value"] > 0.8
+    result = api.fewshot(leaning, data, on=test, template="{text} {label}", shots=(0,))["shots"][0]
+    assert result["accuracy"]["value"] == 0.5
+    assert result["calibrated"]["value"] > 0.8
 
 
 def test_examples_are_even_seeded_and_never_asked(speaker: api.Run, tmp_path: Path) -> None:
     pool = [Example((str(n),), "abc"[n % 3], str(n)) for n in range(30)]
     for shots in range(1, 10):
-        counts = Counter(each.label for each in sample_shots(pool, shots, "abc", Random(shots)))
+        counts = Counter(shot.label for shot in sample_shots(pool, shots, "abc", Random(shots)))
         assert max(counts.values()) - min(counts["abc"[n]] for n in range(3)) <= 1
         assert sum(counts.values()) == shots
     assert (
@@ -181,11 +181,11 @@ def test_examples_are_even_seeded_and_never_asked(speaker: api.Run, tmp_path: Pa
 def test_what_does_not_fit_is_told(bpe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = written(tmp_path / "d.jsonl", [{"text": "fox " * 60, "label": n} for n in (0, 1)] * 4)
     test = written(tmp_path / "t.jsonl", [{"text": f"heron {n} " * 40, "label": n % 2} for n in range(4)])
-    found = api.fewshot(bpe, data, on=test, shots=(0, 8), repeats=1)
-    said = capsys.readouterr().err
-    assert "texts were longer than 24 tokens" in said
-    assert "examples did not fit the context of 96 tokens and were left out" in said
-    assert found["shots"][1]["accuracy"]["n"] == 4
+    result = api.fewshot(bpe, data, on=test, shots=(0, 8), repeats=1)
+    err = capsys.readouterr().err
+    assert "texts were longer than 24 tokens" in err
+    assert "examples did not fit the context of 96 tokens and were left out" in err
+    assert result["shots"][1]["accuracy"]["n"] == 4
 
 
 def test_the_command_line_writes_table_and_picture(
@@ -210,10 +210,10 @@ def test_the_command_line_writes_table_and_picture(
     ]
     words += ["--template", "{text} {label}", "--out", str(tmp_path / "out")]
     assert main([*words, "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["rows"] == 20
-    assert len(found["shots"][1]["accuracy_of_draws"]) == 2
-    assert json.loads((tmp_path / "out" / "fewshot.json").read_text()) == found
+    report = json.loads(capsys.readouterr().out)
+    assert report["rows"] == 20
+    assert len(report["shots"][1]["accuracy_of_draws"]) == 2
+    assert json.loads((tmp_path / "out" / "fewshot.json").read_text()) == report
     assert (tmp_path / "out" / "fewshot.png").read_bytes()[:4] == b"\x89PNG"
     assert main(words) == 0
     assert "calibrated" in capsys.readouterr().out
@@ -254,15 +254,13 @@ def test_a_prompt_longer_than_the_context_is_refused(bpe: Path) -> None:
     run = api.open_run(bpe)
     context = run.model.config.context_length
     template = "word " * (2 * context) + "{text} it is {label}"
-    asked = PromptScorer(
-        run.model, run.tokenizer, ["bad", "good"], FewShotConfig(template=template, verbalizer=WORDS)
-    )
+    config = FewShotConfig(template=template, verbalizer=WORDS)
+    request = PromptScorer(run.model, run.tokenizer, ["bad", "good"], config)
     for shots in ([], SHOTS):
         with pytest.raises(UsageError, match=rf"context of the model holds {context}; shorten --template"):
-            asked.probabilities(shots, TEXTS)
+            request.probabilities(shots, TEXTS)
     fits = "{text}" + " x" * 4 + " it is {label}"
-    asked = PromptScorer(
-        run.model, run.tokenizer, ["bad", "good"], FewShotConfig(template=fits, verbalizer=WORDS)
-    )
-    assert asked.probabilities(SHOTS * 50, TEXTS).shape == (len(TEXTS), 2)
-    assert asked.n_dropped > 0
+    config = FewShotConfig(template=fits, verbalizer=WORDS)
+    request = PromptScorer(run.model, run.tokenizer, ["bad", "good"], config)
+    assert request.probabilities(SHOTS * 50, TEXTS).shape == (len(TEXTS), 2)
+    assert request.n_dropped > 0

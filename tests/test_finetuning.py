@@ -59,7 +59,7 @@ def test_every_family_with_states_learns_it(family: str, rows: Path, tmp_path: P
     test = written(tmp_path / "test.jsonl", sentences(90, seed=1))
     assert run.evaluate(test)["accuracy"]["value"] > 0.9
     texts = ["a grand story", "dull men of the town"]
-    assert [each["label"] for each in run.predict(texts)] == ["good", "bad"]
+    assert [row["label"] for row in run.predict(texts)] == ["good", "bad"]
 
 
 @pytest.mark.parametrize("family", ["ngram", "hmm"])
@@ -91,11 +91,11 @@ def test_from_a_run_what_leaves_the_shapes_may_be_set(trained: Path, rows: Path,
     before, model = load(trained)[0], run.model
     assert before.config.dropout != 0.375
     now = dict(model.named_parameters())
-    assert all(torch.allclose(each, now[name], atol=1e-6) for name, each in before.named_parameters())
+    assert all(torch.allclose(value, now[name], atol=1e-6) for name, value in before.named_parameters())
     assert api.verify_determinism(run.path)["identical"]
-    for said in ("model.n_layer=7", "model.vocab_size=999", "model.drpout=0.1"):
+    for item in ("model.n_layer=7", "model.vocab_size=999", "model.drpout=0.1"):
         with pytest.raises(UsageError, match=r"set it is|did you mean"):
-            api.finetune(rows, init_from=trained, out=tmp_path / "other", overrides=[*settings, said])
+            api.finetune(rows, init_from=trained, out=tmp_path / "other", overrides=[*settings, item])
     assert not (tmp_path / "other").exists()
 
 
@@ -212,7 +212,7 @@ def test_any_number_of_labels_a_text(tmp_path: Path) -> None:
         data, model="gru", out=tmp_path / "run", epochs=8, overrides=[*SMALL, "task.multi=true"]
     )
     assert run.evaluate(data)["micro_f1"]["value"] > 0.95
-    assert [each["labels"] for each in run.predict(["hasa film", "film"])] == [["a"], []]
+    assert [row["labels"] for row in run.predict(["hasa film", "film"])] == [["a"], []]
 
 
 def test_pairs_of_texts(tmp_path: Path) -> None:
@@ -227,25 +227,25 @@ def test_pairs_of_texts(tmp_path: Path) -> None:
     settings = [*SMALL, "model.n_head=2", "optim.rate=0.003"]
     run = api.finetune(data, model="encoder", out=tmp_path / "run", epochs=12, overrides=settings)
     answers = run.predict([("a film was", "a story of"), ("a film was", "b story of")])
-    assert [each["label"] for each in answers] == [1, 0]
+    assert [answer["label"] for answer in answers] == [1, 0]
 
 
 def test_chinese_is_read_by_character(tmp_path: Path) -> None:
     draw = random.Random(0)
-    said = lambda: "".join(draw.choices("这部电影我们昨天一起去看了", k=6))  # noqa: E731
+    answer = lambda: "".join(draw.choices("这部电影我们昨天一起去看了", k=6))  # noqa: E731
     rows = [
-        {"text": f"{said()}真{word}看", "label": label} for word, label in (("好", "褒"), ("难", "贬")) * 60
+        {"text": f"{answer()}真{word}看", "label": label} for word, label in (("好", "褒"), ("难", "贬")) * 60
     ]
     data = written(tmp_path / "r.jsonl", rows)
     run = api.finetune(data, model="lstm", out=tmp_path / "run", epochs=4, overrides=SMALL)
     assert run.tokenizer.kind == "char"
-    assert [each["label"] for each in run.predict(["真好看", "真难看"])] == ["褒", "贬"]
+    assert [row["label"] for row in run.predict(["真好看", "真难看"])] == ["褒", "贬"]
 
 
 def test_what_is_cut_is_told(rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     api.finetune(rows, model="gru", out=tmp_path / "run", epochs=1, overrides=[*SMALL, "task.longest=6"])
-    said = capsys.readouterr().err
-    assert "texts are longer than 6 tokens: the ends of them" in said
+    err = capsys.readouterr().err
+    assert "texts are longer than 6 tokens: the ends of them" in err
 
 
 def cut_at(
@@ -293,18 +293,18 @@ def test_with_nothing_cut_every_window_is_read_and_their_mean_answers(
         "180 of 180 texts are longer than 12 tokens: all are read in 540 windows" in capsys.readouterr().err
     )
     run, texts = runs["nothing"], [rows[0]["text"], "a grand film", "", rows[1]["text"]]
-    examples = [run.task.example_from_text((each,), each) for each in texts]
+    examples = [run.task.example_from_text((text,), text) for text in texts]
     windows = encode_examples(
         run.task, examples, run.tokenizer, input_template(run.model.config, run.tokenizer, 12)
     )
     assert [row.meta for row in windows] == [0, 0, 0, 1, 2, 3, 3, 3]
     ids = run.tokenizer.encode(texts[3])
-    assert [each for row in windows[5:] for each in row.ids[1:-1]] == ids
-    each = [
+    assert [id_ for row in windows[5:] for id_ in row.ids[1:-1]] == ids
+    item = [
         run.model.heads["classification"].predict(run.model.hidden(torch.tensor([row.ids])))
         for row in windows
     ]
-    expected = [float(torch.cat(part).mean(0)[0]) for part in (each[:3], each[3:4], each[4:5], each[5:])]
+    expected = [float(torch.cat(part).mean(0)[0]) for part in (item[:3], item[3:4], item[4:5], item[5:])]
     answers = [answer["probabilities"]["0"] for answer in run.predict(texts)]
     assert answers == pytest.approx(expected, abs=0.01)
     with raises(UsageError, "wrong_number_of_texts", "2 texts"):
@@ -315,9 +315,9 @@ def test_rows_in_both_parts_are_told(tmp_path: Path, capsys: pytest.CaptureFixtu
     data = written(tmp_path / "train.jsonl", sentences(60))
     dev = written(tmp_path / "dev.jsonl", [*sentences(3), *sentences(9, seed=5)])
     api.finetune(data, dev=dev, model="gru", out=tmp_path / "run", epochs=1, overrides=SMALL)
-    said = capsys.readouterr().err
-    assert "3 of the 12 rows that choose the weights have a text that is trained on too" in said
-    assert "dev.jsonl: line 1" in said
+    err = capsys.readouterr().err
+    assert "3 of the 12 rows that choose the weights have a text that is trained on too" in err
+    assert "dev.jsonl: line 1" in err
 
 
 def test_equal_texts_are_held_out_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -337,8 +337,8 @@ def test_labels_never_seen_count_as_wrong(
     known = sentences(30, seed=3)
     right = 30 * tuned.evaluate(written(tmp_path / "known.jsonl", known))["accuracy"]["value"]
     test = written(tmp_path / "t.jsonl", [*known, {"text": "a grand film", "label": "new"}])
-    found = tuned.evaluate(test)
-    assert found["accuracy"]["value"] == pytest.approx(right / 31)
+    scores = tuned.evaluate(test)
+    assert scores["accuracy"]["value"] == pytest.approx(right / 31)
     assert "1 labels were never seen in training (new)" in capsys.readouterr().err
 
 
@@ -403,13 +403,13 @@ def test_the_command_line_asks_for_a_text_or_a_file(
 ) -> None:
     def answers(what: str) -> list[str]:
         assert main(["predict", str(tuned.path), what, "--json"]) == 0
-        return [each["label"] for each in json.loads(capsys.readouterr().out)["answers"]]
+        return [answer["label"] for answer in json.loads(capsys.readouterr().out)["answers"]]
 
     assert answers("a grand film") == ["good"]
     assert len(answers("")) == 1
     assert len(answers("a film " * 2000)) == 1
     rows = sentences(9, seed=4)
-    assert answers(str(written(tmp_path / "rows.jsonl", rows))) == [each["label"] for each in rows]
+    assert answers(str(written(tmp_path / "rows.jsonl", rows))) == [row["label"] for row in rows]
     assert main(["evaluate", str(tuned.path), "--on", str(tmp_path / "rows.jsonl")]) == 0
     assert "accuracy" in capsys.readouterr().out
     assert main(["show", str(tuned.path)]) == 0
@@ -417,8 +417,8 @@ def test_the_command_line_asks_for_a_text_or_a_file(
 
 
 def test_what_is_set_has_the_last_word(rows: Path, tmp_path: Path) -> None:
-    asked = [*SMALL, "train.steps=20", "train.seed=7", "train.evaluate_every=5", "optim.weight_decay=0.5"]
-    settings = api.finetune(rows, model="gru", out=tmp_path / "run", overrides=asked).record["settings"]
+    chosen = [*SMALL, "train.steps=20", "train.seed=7", "train.evaluate_every=5", "optim.weight_decay=0.5"]
+    settings = api.finetune(rows, model="gru", out=tmp_path / "run", overrides=chosen).record["settings"]
     assert [settings[name] for name in ("steps", "seed", "evaluate_every")] == [20, 7, 5]
     assert (settings["optim"]["warmup"], settings["optim"]["weight_decay"]) == (2, 0.5)
 
@@ -427,9 +427,9 @@ def test_finished_and_resumed_it_names_what_can_be_done(
     tuned: api.Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["resume", str(tuned.path)]) == 0
-    said = capsys.readouterr().out
-    assert "textus predict" in said
-    assert "textus generate" not in said
+    out = capsys.readouterr().out
+    assert "textus predict" in out
+    assert "textus generate" not in out
 
 
 def test_a_run_without_a_task_is_not_asked(trained: Path) -> None:
@@ -463,7 +463,7 @@ def training_of(family: str, rows: Path, **settings: Any) -> tuple[Any, Any]:
     return model.train(), ExampleLoader(task, encoded, pad_id=tokenizer.pad_id, batch_size=8, seed=0)
 
 
-@pytest.mark.parametrize("family", [each for each in NEURAL if each not in ("vae", "gan")])
+@pytest.mark.parametrize("family", [item for item in NEURAL if item not in ("vae", "gan")])
 def test_each_step_drops_other_units_and_the_same_step_the_same(family: str, rows: Path) -> None:
     from dataclasses import replace
 
@@ -490,7 +490,7 @@ def test_word_dropout_leaves_out_the_share_asked_for_but_not_the_frame(rows: Pat
             was, left = ids[mask].tolist(), now[here].tolist()
             assert (left[0], left[-1]) == (was[0], was[-1])
             rest = iter(was)
-            assert all(each in rest for each in left)  # in their order
+            assert all(item in rest for item in left)  # in their order
             kept, whole = kept + len(left) - 2, whole + len(was) - 2
     assert 0.57 < kept / whole < 0.63
     assert not torch.equal(batches.batch(0).ids[0], batches.batch(plain.n_batches).ids[0])

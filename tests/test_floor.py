@@ -64,8 +64,8 @@ def scikit_learn(rows: list[dict[str, str]], test: list[dict[str, str]]) -> np.n
     features = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
     model = make_pipeline(features, LogisticRegression(C=10, tol=1e-8, max_iter=2000))
     model.fit([row["text"] for row in rows], [row["label"] for row in rows])
-    found: np.ndarray = model.predict_proba([row["text"] for row in test])
-    return found
+    result: np.ndarray = model.predict_proba([row["text"] for row in test])
+    return result
 
 
 def test_the_run_answers_as_scikit_learn(linear: api.Run) -> None:
@@ -74,8 +74,8 @@ def test_the_run_answers_as_scikit_learn(linear: api.Run) -> None:
     answers = linear.predict([row["text"] for row in test])
     assert linear.task.labels == ["bad", "fine", "good"]
     for answer, probabilities in zip(answers, expected, strict=True):
-        told = [answer["probabilities"][name] for name in linear.task.labels]
-        assert told == pytest.approx(probabilities, abs=1e-4)
+        texts = [answer["probabilities"][name] for name in linear.task.labels]
+        assert texts == pytest.approx(probabilities, abs=1e-4)
 
 
 def test_it_is_kept_verified_shown_and_read_again(
@@ -102,7 +102,7 @@ def test_classes_keep_their_order_where_letters_order_them_otherwise(tmp_path: P
     data = written(tmp_path / "rows.jsonl", rows)
     run = api.finetune(data, dev=data, model="linear", out=tmp_path / "run")
     assert run.task.labels == ["1", "2", "10"]
-    assert [each["label"] for each in run.predict(["word10", "word2", "word1"])] == [10, 2, 1]
+    assert [row["label"] for row in run.predict(["word10", "word2", "word1"])] == [10, 2, 1]
 
 
 def test_chinese_is_read_by_characters_and_settings_are_heard(tmp_path: Path) -> None:
@@ -151,29 +151,29 @@ def test_it_is_not_begun_from_nor_trained_on_a_corpus(linear: api.Run, folder: P
 
 def test_floors_are_those_of_the_same_training_rows(lstm: api.Run, linear: api.Run, folder: Path) -> None:
     test = sentences(240, seed=2)
-    found = lstm.evaluate(folder / "test.jsonl")
-    floors = found["baselines"]
+    scores = lstm.evaluate(folder / "test.jsonl")
+    floors = scores["baselines"]
     assert floors["majority"]["accuracy"]["value"] == pytest.approx(
         np.mean([r["label"] == "fine" for r in test])
     )
     guess = scikit_learn(sentences(240, seed=0), test).argmax(1)
     right = np.mean([["bad", "fine", "good"][n] == row["label"] for n, row in zip(guess, test, strict=True)])
     assert floors[LINEAR]["accuracy"]["value"] == pytest.approx(right)
-    for floor in floors.values():
-        difference = floor["difference"]
+    for item in floors.values():
+        difference = item["difference"]
         assert difference["of"] == "accuracy"
-        expected = found["accuracy"]["value"] - floor["accuracy"]["value"]
+        expected = scores["accuracy"]["value"] - item["accuracy"]["value"]
         assert difference["value"] == pytest.approx(expected)
         assert difference["low"] <= difference["value"] <= difference["high"]
     assert set(linear.evaluate(folder / "test.jsonl")["baselines"]) == {"majority"}
 
 
 def test_the_terminal_shows_baselines_as_a_table(lstm: api.Run, folder: Path) -> None:
-    found = lstm.evaluate(folder / "test.jsonl")
-    shown = task_scores(found).splitlines()
+    scores = lstm.evaluate(folder / "test.jsonl")
+    shown = task_scores(scores).splitlines()
     (header,) = [number for number, line in enumerate(shown) if line.startswith("baseline ")]
-    rows = {line.split("  ")[0].strip() for line in shown[header + 1 : header + 2 + len(found["baselines"])]}
-    assert set(found["baselines"]) <= rows
+    rows = {line.split("  ")[0].strip() for line in shown[header + 1 : header + 2 + len(scores["baselines"])]}
+    assert set(scores["baselines"]) <= rows
 
 
 def test_a_difference_is_paired(lstm: api.Run, folder: Path) -> None:
@@ -183,9 +183,9 @@ def test_a_difference_is_paired(lstm: api.Run, folder: Path) -> None:
 
     rows = read_rows(lstm.task, folder / "test.jsonl")
     ours = predict_texts(lstm.model, lstm.task, lstm.tokenizer, rows.examples)
-    found = paired_difference(rows, ours, ours)
-    assert found is not None
-    assert (found["low"], found["value"], found["high"]) == (0, 0, 0)
+    result = paired_difference(rows, ours, ours)
+    assert result is not None
+    assert (result["low"], result["value"], result["high"]) == (0, 0, 0)
     blind = lstm.task.majority_baseline(rows.examples)
     assert blind is not None
     better = paired_difference(rows, ours, blind)
@@ -201,13 +201,13 @@ def test_the_floor_is_trained_once_and_anew_where_it_is_another_s(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("TEXTUS_CACHE", str(tmp_path / "cache"))
-    said = lambda: (lstm.evaluate(folder / "test.jsonl"), capsys.readouterr().err)[1]  # noqa: E731
-    assert "is trained on the rows" in said()
-    assert "is trained on the rows" not in said()
+    err = lambda: (lstm.evaluate(folder / "test.jsonl"), capsys.readouterr().err)[1]  # noqa: E731
+    assert "is trained on the rows" in err()
+    assert "is trained on the rows" not in err()
     (kept,) = (tmp_path / "cache" / BASELINE_FOLDER).iterdir()
     with (kept / "model.safetensors").open("ab") as file:
         file.write(b"x")  # a damaged one is trained anew
-    assert "is trained on the rows" in said()
+    assert "is trained on the rows" in err()
     assert api.verify(kept)
 
 
@@ -252,8 +252,8 @@ def test_test_rows_that_were_trained_on_are_told(
 ) -> None:
     test = written(tmp_path / "t.jsonl", [*sentences(20, seed=7), *sentences(3)])
     assert lstm.evaluate(test, baselines=False)["rows_trained_on"] == 3
-    assert "3 of the 23 rows have a text that stands in" in (said := capsys.readouterr().err)
-    assert "t.jsonl: line 21" in said
+    assert "3 of the 23 rows have a text that stands in" in (err := capsys.readouterr().err)
+    assert "t.jsonl: line 21" in err
     assert lstm.evaluate(folder / "test.jsonl", baselines=False)["rows_trained_on"] == 0
     assert "stands in" not in capsys.readouterr().err
 
@@ -276,9 +276,9 @@ def test_the_figures_of_real_data(data: Path, tmp_path: Path) -> None:
     kept: dict[str, list[dict[str, str]]] = {}
     for row in rows:
         kept.setdefault(row["category"], []).append({"text": row["text"], "label": row["category"]})
-    train = written(tmp_path / "few.jsonl", [row for each in kept.values() for row in each[:10]])
+    train = written(tmp_path / "few.jsonl", [row for item in kept.values() for row in item[:10]])
     run = api.finetune(train, dev=train, model="linear", out=tmp_path / "run")
-    found = run.evaluate(data / "banking77" / "test.csv", columns="label=category", baselines=False)
-    assert found["accuracy"]["value"] > 0.5
+    scores = run.evaluate(data / "banking77" / "test.csv", columns="label=category", baselines=False)
+    assert scores["accuracy"]["value"] > 0.5
     with raises(DataError, "column_not_found", "'intent'"):
         run.evaluate(data / "banking77" / "test.csv", columns="label=intent")

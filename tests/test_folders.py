@@ -263,11 +263,11 @@ def test_damaged_parts_of_an_index_with_right_hashes_are_named(story: Path, plac
 def test_a_shape_names_the_part_that_is_wrong() -> None:
     shape = {"a": {"b": int}, "c?": (type(None), str), "d": {...: bool}}
     check_shape({"a": {"b": 1}, "c": None, "d": {"x": True}}, shape, "f")
-    for value, says in [
+    for value, message in [
         ([], "f is"), ({}, "has no 'a'"), ({"a": {"b": True}, "d": {}}, "f: a: b is True, not a whole number"),
         ({"a": {"b": 1}, "c": 3, "d": {}}, "f: c is 3, not a text"), ({"a": {"b": 1}, "d": {"x": 1}}, "f: d: x is 1"),
     ]:  # fmt: skip
-        with pytest.raises(RunError, match=says):
+        with pytest.raises(RunError, match=message):
             check_shape(value, shape, "f")
 
 
@@ -283,7 +283,7 @@ CUT = [
 ]
 
 
-@pytest.mark.parametrize("cut", CUT, ids=lambda each: repr(each)[:24])
+@pytest.mark.parametrize("cut", CUT, ids=lambda item: repr(item)[:24])
 def test_the_log_never_decides(
     trained: Path, counted: Path, place: Path, cut: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:

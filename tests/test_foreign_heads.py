@@ -140,11 +140,11 @@ def test_question_answering_comes_in(tmp_path: Path) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
     encoded = tokenizer("who ran", "dogs ran, a cat sat", return_tensors="pt")
     with torch.no_grad():
-        found = theirs(**encoded)
+        result = theirs(**encoded)
     ids, segments = encoded.input_ids[0].tolist(), encoded.token_type_ids[0].tolist()
     logs = scores(run, ids, segments)
     expected = torch.stack(
-        [found.start_logits[0].log_softmax(-1), found.end_logits[0].log_softmax(-1)], dim=1
+        [result.start_logits[0].log_softmax(-1), result.end_logits[0].log_softmax(-1)], dim=1
     )
     torch.testing.assert_close(logs, expected, atol=1e-4, rtol=1e-4)
     (answer,) = run.predict([("who ran", "dogs ran, a cat sat")])
@@ -209,11 +209,11 @@ def test_a_classifier_leaves_with_its_labels(bert: Path, tmp_path: Path) -> None
     for text in TEXTS:
         encoded = pipe.tokenizer(text, return_tensors="pt")
         with torch.no_grad():
-            found = pipe.model(**encoded).logits[0]
-        run.model.compute_with("float32", "plain", "eager")
-        torch.testing.assert_close(found, scores(run, encoded.input_ids[0].tolist()), atol=1e-4, rtol=1e-4)
+            result = pipe.model(**encoded).logits[0]
+        run.model.set_compute("float32", "plain", "eager")
+        torch.testing.assert_close(result, scores(run, encoded.input_ids[0].tolist()), atol=1e-4, rtol=1e-4)
         (answer,) = run.predict([text])
-        probabilities = {each["label"]: each["score"] for each in pipe(text)[0]}
+        probabilities = {row["label"]: row["score"] for row in pipe(text)[0]}
         assert max(probabilities, key=lambda label: probabilities[label]) == answer["label"]
     assert len(pipe.tokenizer("a cat " * 700, truncation=True)["input_ids"]) <= 512
     pipe("a cat " * 700, truncation=True)
@@ -239,10 +239,10 @@ def test_a_tagger_leaves_and_its_crf_only_when_that_is_accepted(
     assert set(pipe.model.config.id2label.values()) == {"DET", "NOUN", "VERB"}
     encoded = pipe.tokenizer("a cat ran", return_tensors="pt")
     with torch.no_grad():
-        found = pipe.model(**encoded).logits[0]
-    run.model.compute_with("float32", "plain", "eager")
-    torch.testing.assert_close(found, scores(run, encoded.input_ids[0].tolist()), atol=1e-4, rtol=1e-4)
-    firsts = [each["entity"] for each in pipe("a cat ran") if not each["word"].startswith("##")]
+        result = pipe.model(**encoded).logits[0]
+    run.model.set_compute("float32", "plain", "eager")
+    torch.testing.assert_close(result, scores(run, encoded.input_ids[0].tolist()), atol=1e-4, rtol=1e-4)
+    firsts = [row["entity"] for row in pipe("a cat ran") if not row["word"].startswith("##")]
     (answer,) = run.predict(["a cat ran"])
     assert answer["tags"] == firsts
     with_crf = tuned(bert, tmp_path / "crf", "tagging", TAGGED)
@@ -261,11 +261,11 @@ def test_an_answerer_leaves(bert: Path, tmp_path: Path) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
     encoded = tokenizer("who ran", "a cat ran", return_tensors="pt")
     with torch.no_grad():
-        found = theirs(**encoded)
-    run.model.compute_with("float32", "plain", "eager")
+        result = theirs(**encoded)
+    run.model.set_compute("float32", "plain", "eager")
     logs = scores(run, encoded.input_ids[0].tolist(), encoded.token_type_ids[0].tolist())
-    torch.testing.assert_close(logs[:, 0], found.start_logits[0].log_softmax(-1), atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(logs[:, 1], found.end_logits[0].log_softmax(-1), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(logs[:, 0], result.start_logits[0].log_softmax(-1), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(logs[:, 1], result.end_logits[0].log_softmax(-1), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "max", "last"])

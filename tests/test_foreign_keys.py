@@ -140,14 +140,14 @@ def scores_there(folder: Path) -> torch.Tensor:
 
 
 def scores_here(folder: Path) -> torch.Tensor:
-    found = read_folder(folder)
-    model = build(found.family, from_dict(family(found.family)[1], found.config, "model."))
-    model.load_state_dict(found.weights)
-    ids = ids_for("T5" if found.family == "encoder-decoder" else "")
+    result = read_folder(folder)
+    model = build(result.family, from_dict(family(result.family)[1], result.config, "model."))
+    model.load_state_dict(result.weights)
+    ids = ids_for("T5" if result.family == "encoder-decoder" else "")
     with torch.no_grad():
-        if found.family == "encoder-decoder":
+        if result.family == "encoder-decoder":
             return model.eval()(ids, cache=model.new_cache(1, 8, ids))  # type: ignore[no-any-return]
-        if found.family == "encoder":
+        if result.family == "encoder":
             return model.eval().logits(model.hidden(ids))
         return model.eval()(ids)
 
@@ -180,7 +180,7 @@ def test_switches_of_every_config_class_are_read_as_there(name: str, tmp_path: P
             continue
         else:
             torch.testing.assert_close(here, there, rtol=1e-3, atol=1e-4, msg=f"{name} {key}")
-    assert not [each for each in refused if ":" in each and "_bias: " not in each]
+    assert not [item for item in refused if ":" in item and "_bias: " not in item]
     assert ("is_causal" in refused) == (not name.endswith("MaskedLM")), refused
 
 
@@ -252,15 +252,15 @@ def test_a_pad_token_that_was_added_without_a_row_is_left_out(
     theirs = tokenizer_of(270, tmp_path, pad_token="[PAD]")
     rows_of(270, tmp_path)
     assert len(theirs) == 271
-    found = read_folder(tmp_path)
-    assert found.tokenizer is not None
+    model = read_folder(tmp_path)
+    assert model.tokenizer is not None
     assert "[PAD] can never be read and is left out" in capsys.readouterr().err
-    assert found.tokenizer.vocab_size == 270
-    assert found.tokenizer.pad_id == 0
-    assert found.tokenizer.encode("the cat [PAD]") == theirs("the cat ")[
+    assert model.tokenizer.vocab_size == 270
+    assert model.tokenizer.pad_id == 0
+    assert model.tokenizer.encode("the cat [PAD]") == theirs("the cat ")[
         "input_ids"
-    ] + found.tokenizer.encode("[PAD]")
-    found.tokenizer.save(tmp_path / "again")
+    ] + model.tokenizer.encode("[PAD]")
+    model.tokenizer.save(tmp_path / "again")
 
 
 @pytest.mark.parametrize(

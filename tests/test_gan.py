@@ -29,7 +29,7 @@ from textus.data.batch import Batch
 from textus.data.loader import TokenLoader
 from textus.data.token_dataset import in_memory_dataset
 from textus.models.contract import LanguageModel, Loss
-from textus.models.gan import GAN, GANConfig, alive_before_end, policy_loss, straight_through
+from textus.models.gan import GAN, GANConfig, policy_loss, straight_through, until_eos_mask
 from textus.models.registry import build
 from textus.runs.store import create_run
 from textus.training.autotune import affordable
@@ -57,31 +57,31 @@ def made(seed: int = 0, **config: Any) -> GAN:
 
 def texts() -> Tensor:
     """Every text of at most T ids, end ids after its end: (15, T)."""
-    ended = EVERY.masked_fill(~alive_before_end(EVERY, END), END)
+    ended = EVERY.masked_fill(~until_eos_mask(EVERY, END), END)
     return torch.unique(ended, dim=0)
 
 
 def logs_of(model: GAN, ids: Tensor) -> Tensor:
     """log π of every id (B, T) after the start id."""
     start = torch.cat([torch.full((len(ids), 1), END), ids[:, :-1]], 1)
-    logs = model.logits(model.read(model.embedding(start), None)[0]).log_softmax(-1)
+    logs = model.logits(model.read_states(model.embedding(start), None)[0]).log_softmax(-1)
     return logs.gather(2, ids[..., None])[..., 0]
 
 
 def likelihood(model: GAN, ids: Tensor) -> Tensor:
-    return (logs_of(model, ids) * alive_before_end(ids, END)).sum(1).exp()
+    return (logs_of(model, ids) * until_eos_mask(ids, END)).sum(1).exp()
 
 
 def reward(model: GAN, ids: Tensor) -> Tensor:
     with torch.no_grad():
-        return torch.sigmoid(model.critic(ids, alive_before_end(ids, END)))
+        return torch.sigmoid(model.critic(ids, until_eos_mask(ids, END)))
 
 
 def gradient(model: GAN, total: Tensor) -> Tensor:
     group = model.parameter_groups()["generator"]
-    found = torch.autograd.grad(total, group, allow_unused=True)
+    result = torch.autograd.grad(total, group, allow_unused=True)
     return torch.cat(
-        [(torch.zeros_like(p) if g is None else g).flatten() for p, g in zip(group, found, strict=True)]
+        [(torch.zeros_like(p) if g is None else g).flatten() for p, g in zip(group, result, strict=True)]
     )
 
 
@@ -90,7 +90,7 @@ def exact_values(model: GAN) -> Tensor:
     every = texts()
     p, r = likelihood(model, every).detach(), reward(model, every)
     same = [(every[:, None, : t + 1] == every[None, :, : t + 1]).all(2).float() for t in range(T)]
-    return torch.stack([(each @ (p * r)) / (each @ p) for each in same], 1)
+    return torch.stack([(item @ (p * r)) / (item @ p) for item in same], 1)
 
 
 # ── policy gradient ────────────────────────────────────────────────────────────────────────────
@@ -108,7 +108,7 @@ def test_the_expected_policy_gradient_is_the_exact_one(how: str) -> None:
     expected = torch.zeros_like(exact)
     for n, ids in enumerate(every):
         one = ids[None]
-        loss = policy_loss(logs_of(model, one), values[n : n + 1], alive_before_end(one, END))
+        loss = policy_loss(logs_of(model, one), values[n : n + 1], until_eos_mask(one, END))
         expected += float(p[n].detach()) * gradient(model, loss)
     torch.testing.assert_close(expected, exact, atol=1e-6, rtol=1e-4)
 
@@ -122,22 +122,22 @@ def pairs_gradient(model: GAN, loss: Any = policy_loss) -> tuple[Tensor, Tensor]
     total = torch.zeros(())
     for a, b in product(range(len(every)), repeat=2):
         both = torch.tensor([a, b])
-        alive = alive_before_end(every[both], END)
+        alive = until_eos_mask(every[both], END)
         total = total + (p[a] * p[b]).detach() * loss(logs_of(model, every[both]), values[both], alive) / 2
     return gradient(model, total), exact
 
 
 def test_the_other_rows_as_baseline_change_no_expectation() -> None:
-    found, exact = pairs_gradient(made().eval())
-    torch.testing.assert_close(found, exact, atol=1e-6, rtol=1e-4)
+    result, exact = pairs_gradient(made().eval())
+    torch.testing.assert_close(result, exact, atol=1e-6, rtol=1e-4)
 
 
 def test_a_baseline_that_knows_its_own_row_is_caught() -> None:
     def biased(logs: Tensor, values: Tensor, alive: Tensor) -> Tensor:
         return -((values - values.mean(0)) * logs * alive).sum()
 
-    found, exact = pairs_gradient(made().eval(), biased)
-    assert (found - exact).abs().max() > 0.1 * exact.abs().max()
+    result, exact = pairs_gradient(made().eval(), biased)
+    assert (result - exact).abs().max() > 0.1 * exact.abs().max()
 
 
 def test_rollouts_are_worth_what_the_prefix_is() -> None:
@@ -167,7 +167,7 @@ def test_texts_are_drawn_with_their_probabilities() -> None:
     p = likelihood(model, every).detach()
     start = torch.full((20_000, 1), END)
     drawn = model.complete(start, T, torch.Generator().manual_seed(0))[:, 1:]
-    assert alive_before_end(drawn, END).shape == drawn.shape
+    assert until_eos_mask(drawn, END).shape == drawn.shape
     for ids, wanted in zip(every, p, strict=True):
         share = float((drawn == ids).all(1).float().mean())
         assert share == pytest.approx(float(wanted), abs=4 * math.sqrt(float(wanted) / 20_000) + 1e-4)
@@ -198,17 +198,17 @@ def test_straight_through_is_one_id_forwards_and_soft_backwards() -> None:
 def test_the_critic_reads_soft_texts_like_ids_and_nothing_after_the_end() -> None:
     model = made().eval()
     ids = torch.tensor([[1, 2, 0, 0], [2, 2, 1, 0]])
-    alive = alive_before_end(ids, END)
+    alive = until_eos_mask(ids, END)
     soft = torch.nn.functional.one_hot(ids, 3).float()
     torch.testing.assert_close(model.critic(ids, alive), model.critic(soft, alive))
     longer = torch.cat([ids, torch.full((2, 3), 2)], 1)
-    torch.testing.assert_close(model.critic(longer, alive_before_end(longer, END)), model.critic(ids, alive))
+    torch.testing.assert_close(model.critic(longer, until_eos_mask(longer, END)), model.critic(ids, alive))
 
 
 def test_the_gumbel_temperature_comes_down() -> None:
     model = made(temperature=0.25)
-    found = [model.gumbel_temperature(step) for step in (0, 3, 8, 13, 99)]
-    assert found == pytest.approx([1, 1, 0.5, 0.25, 0.25])
+    results = [model.gumbel_temperature(step) for step in (0, 3, 8, 13, 99)]
+    assert results == pytest.approx([1, 1, 0.5, 0.25, 0.25])
 
 
 # ── turns ──────────────────────────────────────────────────────────────────────────────────────
@@ -231,20 +231,20 @@ def played(tmp_path: Path, model: GAN, backward: Backward) -> list[set[str]]:
     record = {"family": "gan", "config": {}, "settings": {}, "compute": {}, "corpus": None}
     kept = {"fingerprint": tokenizer.fingerprint, "kind": tokenizer.kind}
     run = create_run(tmp_path / "run", {**record, "tokenizer": kept}, tokenizer)
-    found: list[set[str]] = []
+    results: list[set[str]] = []
     last = {name: value.clone() for name, value in model.state_dict().items()}
 
     def watching(model: LanguageModel, batch: Batch, step: int) -> tuple[Loss, Any]:
         nonlocal last
         assert isinstance(model, GAN)
         if step:
-            found.append(moved(model, last))
+            results.append(moved(model, last))
         last = {name: value.clone() for name, value in model.state_dict().items()}
         return backward(model, batch, step)
 
     loader = TokenLoader(STORE, batch_size=4, context_length=8)
     fit(model, loader, settings=SETTINGS, run=run, backward=watching)
-    return [*found, moved(model, last)]
+    return [*results, moved(model, last)]
 
 
 TURNS = ["generator", "generator", "critic", "critic", "critic", "generator", "critic", "critic", "generator"]
@@ -256,8 +256,8 @@ TURNS = ["generator", "generator", "critic", "critic", "critic", "generator", "c
 def test_turns_are_counted_by_their_kind(warm_up: int, critic: int, ratio: int) -> None:
     model = made(warmup_steps=warm_up, critic_steps=critic, critic_ratio=ratio)
     for steps in range(20):
-        played = Counter(model.turn(step) for step in range(steps))
-        assert Counter({model.turn(at): n for at, n in model.turns(steps).items()}) == played
+        played = Counter(model.step_kind(step) for step in range(steps))
+        assert Counter({model.step_kind(at): n for at, n in model.step_schedule(steps).items()}) == played
 
 
 @pytest.mark.parametrize("method", ["policy", "gumbel"])
@@ -332,7 +332,7 @@ def test_the_generator_learns_what_the_critic_likes(method: str) -> None:
     rates = make_optimisers(
         model.parameter_groups(), OptimSettings(optimiser="adam", rate=0.1, other_rate=0.2)
     )
-    assert [each.param_groups[0]["lr"] for each in rates.values()] == [0.1, 0.2]
+    assert [rate.param_groups[0]["lr"] for rate in rates.values()] == [0.1, 0.2]
     assert losses[39] < 0.6 * losses[0]
     assert mean_reward(model) > before + 0.15
 
@@ -340,7 +340,7 @@ def test_the_generator_learns_what_the_critic_likes(method: str) -> None:
 def test_self_bleu_is_that_of_sacrebleu_with_all_others_as_references() -> None:
     sacrebleu = pytest.importorskip("sacrebleu.metrics", reason="sacrebleu is not installed (textus[dev])")
     drawn = torch.randint(1, 7, (20, 12), generator=torch.Generator().manual_seed(0)).tolist()
-    words = [" ".join(map(str, each)) for each in drawn]
+    words = [" ".join(map(str, item)) for item in drawn]
     others = [[words[j] if j < i else words[j + 1] for i in range(20)] for j in range(19)]
     metric = sacrebleu.BLEU(tokenize="none", force=True, smooth_method="none")
     assert self_bleu(drawn) == pytest.approx(metric.corpus_score(words, others).score)
@@ -396,8 +396,8 @@ def test_it_is_trained_like_any_other(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_a_budget_is_planned_by_what_each_turn_takes() -> None:
     model = made(warmup_steps=10, critic_steps=4, critic_ratio=1)
     measured = {"cpu_seconds_per_step": 1.3, "cpu_seconds_by_turn": {"0": 0.1, "10": 0.2, "15": 1.0}}
-    found = [affordable(model, measured, left) for left in (0.95, 1.0, 1.8, 3.0, 8.1)]
-    assert found == [9, 10, 14, 16, 25]  # 10 · 0.1, 4 · 0.2, then 1.2 for two
+    results = [affordable(model, measured, left) for left in (0.95, 1.0, 1.8, 3.0, 8.1)]
+    assert results == [9, 10, 14, 16, 25]  # 10 · 0.1, 4 · 0.2, then 1.2 for two
     assert affordable(model, {}, 8.0) is None
 
 
@@ -413,8 +413,8 @@ def test_a_preset_keeps_its_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     times = run.record["measured"]["cpu_seconds_by_turn"]
     model = run.model
     assert isinstance(model, GAN)
-    assert [model.turn(int(at)) for at in times] == ["warm-up", "critic", "generator"]
-    assert sum(times[str(at)] * n for at, n in model.turns(run.record["steps"]).items()) < 3.0
+    assert [model.step_kind(int(at)) for at in times] == ["warm-up", "critic", "generator"]
+    assert sum(times[str(at)] * n for at, n in model.step_schedule(run.record["steps"]).items()) < 3.0
     assert used < 12  # not a speed: a clock nobody looks at would run much longer
 
 

@@ -15,9 +15,16 @@ from torch import Tensor
 
 from textus.core.errors import RunError, UsageError
 from textus.generation.params import SamplingParams
-from textus.generation.sampling import choose, draw, extend, generate, penalise, weigh
-from textus.generation.streaming import TextStream, overlap
-from textus.models.contract import LanguageModel
+from textus.generation.sampling import (
+    append_or_truncate,
+    apply_repetition_penalty,
+    filtered_probs,
+    generate,
+    sample_id,
+    sample_index,
+)
+from textus.generation.streaming import TextStream, partial_stop_length
+from textus.models.contract import Capabilities, LanguageModel
 from textus.models.registry import build
 from textus.tokenizers import train
 
@@ -47,13 +54,14 @@ def test_a_number_beyond_every_float_is_out_of_range(field: str, value: float) -
 def test_the_largest_seed_draws() -> None:
     logits = np.arange(5, dtype=np.float32)
     ids = [
-        choose(logits, SamplingParams(temperature=3, seed=seed), [], 0) for seed in range(2**64 - 40, 2**64)
+        sample_id(logits, SamplingParams(temperature=3, seed=seed), [], 0)
+        for seed in range(2**64 - 40, 2**64)
     ]
     assert len(set(ids)) > 1
 
 
 def probabilities(logits: np.ndarray, sampling: SamplingParams) -> np.ndarray:
-    weights = weigh(logits, logits.max(), sampling)
+    weights = filtered_probs(logits, logits.max(), sampling)
     return weights / weights.sum()
 
 
@@ -119,7 +127,9 @@ def test_penalty_equals_transformers(penalty: float) -> None:
     theirs = RepetitionPenaltyLogitsProcessor(penalty)(
         torch.tensor([history]), torch.from_numpy(logits)[None]
     )
-    np.testing.assert_allclose(penalise(logits, history, penalty), theirs[0].numpy(), rtol=1e-6)
+    np.testing.assert_allclose(
+        apply_repetition_penalty(logits, history, penalty), theirs[0].numpy(), rtol=1e-6
+    )
     assert (logits == before).all(), "the model's logits were changed"
 
 
@@ -127,12 +137,12 @@ def test_the_nucleus_of_a_large_vocabulary_is_the_one_found_by_sorting_all_of_it
     """The shortcut that leaves the tail unsorted changes nothing, even where nothing is unlikely."""
     for scale in (0.0, 0.01, 1.0, 10.0):
         logits = np.random.default_rng(1).normal(scale=scale, size=20_000).astype(np.float32)
-        weights = weigh(logits, logits.max(), SamplingParams(temperature=1.0))
+        weights = filtered_probs(logits, logits.max(), SamplingParams(temperature=1.0))
         order = np.argsort(-weights, kind="stable")
         before = np.cumsum(weights[order]) - weights[order]
         kept = np.zeros(len(weights), dtype=bool)
         kept[order[before < 0.7 * weights.sum()]] = True
-        nucleus = weigh(logits, logits.max(), SamplingParams(temperature=1.0, top_p=0.7)) > 0
+        nucleus = filtered_probs(logits, logits.max(), SamplingParams(temperature=1.0, top_p=0.7)) > 0
         # Sums in another order may disagree about the id that lies on the border itself.
         assert (nucleus != kept).sum() <= 1
 
@@ -142,7 +152,7 @@ def test_the_nucleus_of_a_large_vocabulary_is_the_one_found_by_sorting_all_of_it
 
 def test_frequencies_follow_the_probabilities() -> None:
     logits = np.log(np.array([0.5, 0.0, 0.2, 0.05, 0.25]) + 1e-300)
-    drawn = [choose(logits, SamplingParams(temperature=1.0, seed=5), [], step) for step in range(20_000)]
+    drawn = [sample_id(logits, SamplingParams(temperature=1.0, seed=5), [], step) for step in range(20_000)]
     share = np.bincount(drawn, minlength=5) / len(drawn)
     np.testing.assert_allclose(share, [0.5, 0.0, 0.2, 0.05, 0.25], atol=0.015)  # four deviations
 
@@ -150,51 +160,51 @@ def test_frequencies_follow_the_probabilities() -> None:
 @pytest.mark.parametrize("number", [0.0, 1e-18, 0.5, math.nextafter(1, 0)])
 def test_no_number_draws_an_id_of_weight_zero(number: float) -> None:
     weights = np.array([0.0, 0.3, 0.0, 1e-9, 1.0, 0.0])
-    assert weights[draw(weights, number)] > 0
+    assert weights[sample_index(weights, number)] > 0
 
 
 def test_a_number_that_rounds_up_to_the_whole_draws_the_last_id_of_any_weight() -> None:
-    assert draw(np.array([0.0, 1.0, 0.5, 0.0]), 1.0) == 2
+    assert sample_index(np.array([0.0, 1.0, 0.5, 0.0]), 1.0) == 2
 
 
 def test_greedy_takes_the_smallest_of_tied_ids() -> None:
-    assert choose(np.array([1.0, 3.0, 3.0], dtype=np.float32), GREEDY, [], 0) == 1
+    assert sample_id(np.array([1.0, 3.0, 3.0], dtype=np.float32), GREEDY, [], 0) == 1
 
 
 def test_greedy_minds_the_repetition_penalty() -> None:
     logits = np.array([1.0, 3.0, 2.9], dtype=np.float32)
-    assert choose(logits, replace(GREEDY, repetition_penalty=1.5), [1], 0) == 2
+    assert sample_id(logits, replace(GREEDY, repetition_penalty=1.5), [1], 0) == 2
 
 
 def test_a_tiny_temperature_is_greedy() -> None:
     logits = np.random.default_rng(2).normal(size=100).astype(np.float32)
     for step in range(20):
-        assert choose(logits, SamplingParams(temperature=1e-320), [], step) == logits.argmax()
+        assert sample_id(logits, SamplingParams(temperature=1e-320), [], step) == logits.argmax()
 
 
 def test_numbers_depend_on_seed_and_step_only() -> None:
     logits = np.zeros(1000, dtype=np.float32)
-    forwards = [choose(logits, SamplingParams(seed=1), [], step) for step in range(50)]
-    backwards = [choose(logits, SamplingParams(seed=1), [7], step) for step in reversed(range(50))]
+    forwards = [sample_id(logits, SamplingParams(seed=1), [], step) for step in range(50)]
+    backwards = [sample_id(logits, SamplingParams(seed=1), [7], step) for step in reversed(range(50))]
     assert forwards == backwards[::-1]
-    assert forwards != [choose(logits, SamplingParams(seed=2), [], step) for step in range(50)]
+    assert forwards != [sample_id(logits, SamplingParams(seed=2), [], step) for step in range(50)]
 
 
 def test_tensors_of_low_precision_are_logits_too() -> None:
     logits = torch.tensor([0.5, 2.0, 1.0], dtype=torch.bfloat16)
-    assert choose(logits, GREEDY, [], 0) == 1
+    assert sample_id(logits, GREEDY, [], 0) == 1
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("sampling", [GREEDY, SamplingParams()])
 def test_logits_that_are_not_numbers_are_refused(bad: float, sampling: SamplingParams) -> None:
     with raises(RunError, "invalid_weights", "1"):
-        choose(np.array([0.0, bad, 2.0]), sampling, [], 0)
+        sample_id(np.array([0.0, bad, 2.0]), sampling, [], 0)
 
 
 def test_logits_that_allow_nothing_are_refused() -> None:
     with raises(RunError, "invalid_weights"):
-        choose(np.full(4, -math.inf), SamplingParams(), [], 0)
+        sample_id(np.full(4, -math.inf), SamplingParams(), [], 0)
 
 
 @pytest.mark.parametrize(
@@ -305,7 +315,7 @@ def test_a_prompt_that_fills_the_context_is_read_whole() -> None:
 
 def test_extend_without_a_context_never_forgets() -> None:
     ids = list(range(1000))
-    assert not extend(ids, 5, None)
+    assert not append_or_truncate(ids, 5, None)
     assert len(ids) == 1001
 
 
@@ -321,7 +331,7 @@ def test_the_mode_is_put_back_also_after_a_failure() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ids", "said"),
+    ("ids", "messages"),
     [
         ([1] * 1017, ["1,017", "context holds 16", "shorten the prompt by 1,001"]),
         ([], ["no ids", "end-of-text"]),
@@ -329,16 +339,16 @@ def test_the_mode_is_put_back_also_after_a_failure() -> None:
         ([1, -1], ["id -1"]),
     ],
 )
-def test_prompts_that_cannot_be_continued(ids: list[int], said: list[str]) -> None:
+def test_prompts_that_cannot_be_continued(ids: list[int], messages: list[str]) -> None:
     with pytest.raises(UsageError) as caught:
         generate(fake(), ids, SamplingParams(), None)
-    for words in said:
+    for words in messages:
         assert words in str(caught.value)
 
 
 def test_a_family_without_generation_says_so() -> None:
     model = fake()
-    model.can_generate = False
+    model.capabilities = Capabilities(can_generate=False)
     with raises(UsageError, "unsupported_model"):
         generate(model, [1], SamplingParams(), None)
 
@@ -396,7 +406,7 @@ def test_a_stop_string_completed_by_the_flush() -> None:
     ("text", "stop", "n"), [("abc", "cab", 1), ("aa", "aaa", 2), ("aaa", "aaa", 2), ("", "a", 0)]
 )
 def test_overlap(text: str, stop: str, n: int) -> None:
-    assert overlap(text, stop) == n
+    assert partial_stop_length(text, stop) == n
 
 
 def cut(text: str, stops: list[str]) -> tuple[str, bool]:
@@ -417,7 +427,7 @@ def test_with_a_real_tokenizer_no_half_character_and_no_stop_string_comes_out(ki
     out = [stream.push(id) for id in ids]
     assert "".join(out) + stream.flush() == "One day, 从前有座山 🙂."
     assert stream.stopped
-    assert not any("\ufffd" in each for each in out)
+    assert not any("\ufffd" in item for item in out)
     cut = TextStream(tokenizer, ["\nUser:"])
     half = tokenizer.encode("座山🙂\nUs")
     assert "".join(map(cut.push, half)) + cut.flush() == "座山🙂\nUs"

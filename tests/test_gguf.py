@@ -50,7 +50,7 @@ def shaped(kind: str = "llama", **values: Any) -> Any:
 
 
 def in_pairs(weight: np.ndarray, n_head: int) -> np.ndarray:
-    """Rows as llama.cpp keeps them for the architecture llama: the way back from `gguf.in_halves`."""
+    """Rows as llama.cpp keeps them for the architecture llama: the way back from `gguf.interleave_to_halves`."""
     halves = weight.reshape(n_head, 2, weight.shape[0] // n_head // 2, *weight.shape[1:])
     return halves.swapaxes(1, 2).reshape(weight.shape)
 
@@ -101,7 +101,11 @@ def write(path: Path, model: Any, kind: str = "llama", quant: Quant = Quant.F32,
         if parameter.ndim == 2 and quant is not Quant.F32:
             raw = peer.quants.quantize(in_pairs(number, heads) if heads else number, quant)
             meant = peer.quants.dequantize(raw, quant).reshape(number.shape)
-            back = gguf.in_halves(torch.from_numpy(meant), heads) if heads else torch.from_numpy(meant)
+            back = (
+                gguf.interleave_to_halves(torch.from_numpy(meant), heads)
+                if heads
+                else torch.from_numpy(meant)
+            )
             parameter.data.copy_(back)
             writer.add_tensor(f"{table[stem]}.{ending}", raw, raw_dtype=quant)
         else:
@@ -116,9 +120,9 @@ def write(path: Path, model: Any, kind: str = "llama", quant: Quant = Quant.F32,
 
 
 def built(path: Path) -> Any:
-    found = gguf.read_file(path)
-    model = build(found.family, found.config)
-    model.load_state_dict(found.weights)
+    result = gguf.read_file(path)
+    model = build(result.family, result.config)
+    model.load_state_dict(result.weights)
     return model.eval()
 
 
@@ -221,8 +225,10 @@ def test_a_file_that_does_not_say_how_it_splits_is_split_as_llama_cpp_does(
 
 
 def test_the_stretching_of_llama_3_is_known_by_its_tensor(tmp_path: Path) -> None:
-    said = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "rope_theta": 500_000.0}
-    theirs = shaped(rope_parameters={"rope_type": "llama3", "original_max_position_embeddings": 8192, **said})
+    values = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "rope_theta": 500_000.0}
+    theirs = shaped(
+        rope_parameters={"rope_type": "llama3", "original_max_position_embeddings": 8192, **values}
+    )
     plain = 500_000.0 ** -(np.arange(0, 16, 2) / 16)
     divisors = plain / theirs.model.rotary_emb.inv_freq.numpy()
     assert divisors.max() > 7.9
@@ -234,8 +240,8 @@ def test_the_stretching_of_llama_3_is_known_by_its_tensor(tmp_path: Path) -> Non
 def test_a_tied_head_is_read_from_the_embedding(tmp_path: Path) -> None:
     theirs = shaped()
     theirs.lm_head.weight = theirs.model.embed_tokens.weight
-    found = gguf.read_file(write(tmp_path / "m.gguf", theirs))
-    assert found.config["tie_head"] is True
+    result = gguf.read_file(write(tmp_path / "m.gguf", theirs))
+    assert result.config["tie_head"] is True
     same(built(tmp_path / "m.gguf"), theirs)
 
 
@@ -388,15 +394,15 @@ def stories(data: Path) -> tuple[Path, Path]:
 
 
 def test_a_story_is_that_of_a_plain_loop(stories: tuple[Path, Path]) -> None:
-    found = llama2c.read_file(*stories)
-    assert found.tokenizer is not None
-    model = build(found.family, found.config)
-    model.load_state_dict(found.weights)
-    ids = generate(model.eval(), found.tokenizer.bos_ids, SamplingParams(temperature=0, max_tokens=120), 1)
+    result = llama2c.read_file(*stories)
+    assert result.tokenizer is not None
+    model = build(result.family, result.config)
+    model.load_state_dict(result.weights)
+    ids = generate(model.eval(), result.tokenizer.bos_ids, SamplingParams(temperature=0, max_tokens=120), 1)
     assert ids == plain_story(stories[0], 120)
-    text = found.tokenizer.decode(ids)
+    text = result.tokenizer.decode(ids)
     assert text.startswith("Once upon a time, there was a little girl named Lily.")
-    assert found.tokenizer.decode(found.tokenizer.encode(text)) == text
+    assert result.tokenizer.decode(result.tokenizer.encode(text)) == text
 
 
 def test_damaged_files_of_llama2c_are_refused(stories: tuple[Path, Path], tmp_path: Path) -> None:
@@ -409,21 +415,21 @@ def test_damaged_files_of_llama2c_are_refused(stories: tuple[Path, Path], tmp_pa
         (model, pieces[:-9], "is no tokenizer of llama2.c with 512 pieces"),
         (model, pieces + b"more", "goes on after its 512 pieces"),
     ]
-    for weights, vocabulary, said in cases:
+    for weights, vocabulary, message in cases:
         (tmp_path / "m.bin").write_bytes(weights)
         (tmp_path / "t.bin").write_bytes(vocabulary)
-        with pytest.raises(RunError, match=said):
+        with pytest.raises(RunError, match=message):
             llama2c.read_file(tmp_path / "m.bin", tmp_path / "t.bin")
 
 
 # ── damaged GGUF ───────────────────────────────────────────────────────────────────────────────
 
 
-def refused(path: Path, *said: str, kind: type[TextusError] = RunError) -> None:
+def refused(path: Path, *values: str, kind: type[TextusError] = RunError) -> None:
     with pytest.raises(kind) as caught:
         gguf.read_file(path)
-    for each in said:
-        assert each in str(caught.value)
+    for line in values:
+        assert line in str(caught.value)
 
 
 @pytest.fixture
@@ -484,7 +490,7 @@ def test_metadata_that_change_the_computation_are_refused(key: str, value: float
     writer.add_float32(f"llama.{key}", value)
     writer.add_tensor("token_embd.weight", np.ones((32, 64), np.float32))
     finish(writer)
-    refused(tmp_path / "m.gguf", f"{key}=", "changes what a model computes", kind=UsageError)
+    refused(tmp_path / "m.gguf", f"{key}=", kind=UsageError)
 
 
 def test_what_does_not_go_together_is_refused(tmp_path: Path) -> None:
@@ -509,14 +515,14 @@ def test_what_does_not_go_together_is_refused(tmp_path: Path) -> None:
     )
     refused(
         write(path, model, more={"blk.0.exp_probs_b.bias": np.ones(8)}),
-        "does not know: blk.0.exp_probs_b.bias",
+        "does not explain: blk.0.exp_probs_b.bias",
     )
 
 
 def test_random_damage_to_the_header_never_ends_in_a_crash(whole: Path) -> None:
     data, generator = whole.read_bytes(), np.random.default_rng(0)
     end = data.index(b"output_norm.weight") + 40
-    told = 0
+    report = 0
     for _ in range(100):
         broken = bytearray(data)
         for at in generator.integers(0, end, 3):
@@ -525,5 +531,5 @@ def test_random_damage_to_the_header_never_ends_in_a_crash(whole: Path) -> None:
         try:
             gguf.read_file(whole)
         except TextusError:
-            told += 1
-    assert told > 15
+            report += 1
+    assert report > 15

@@ -87,9 +87,9 @@ FAILURES: list[tuple[str, dict[str, Any], int, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("route", "body", "status", "says"), FAILURES, ids=lambda value: str(value)[:30])
+@pytest.mark.parametrize(("route", "body", "status", "message"), FAILURES, ids=lambda value: str(value)[:30])
 def test_the_connection_outlives_a_request_that_fails(
-    fragile: str, route: str, body: dict[str, Any], status: int, says: str
+    fragile: str, route: str, body: dict[str, Any], status: int, message: str
 ) -> None:
     """M1, R12: the error has its form and the security headers, and 12 requests after it succeed on the same
     connection.
@@ -97,7 +97,7 @@ def test_the_connection_outlives_a_request_that_fails(
     with httpx.Client(limits=httpx.Limits(max_connections=1)) as caller:
         answer = caller.post(f"{fragile}/v1/{route}", content=json.dumps(body))
         error = refused(answer, status)
-        assert says in error["message"]
+        assert message in error["message"]
         assert "secret" not in answer.text
         assert "default-src 'none'" in answer.headers["content-security-policy"]
         connection = answer.extensions["network_stream"].get_extra_info("client_addr")

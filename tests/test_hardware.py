@@ -24,12 +24,12 @@ def test_importing_it_is_light() -> None:
 
 
 def test_machine_agrees_with_the_system() -> None:
-    found = hardware.detect_machine()
-    assert 1 <= found.cores <= len(os.sched_getaffinity(0))
-    assert 0 < found.memory_available <= found.memory_total
-    assert found.memory_total <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 1.01
-    assert (found.gpu is not None) == torch.cuda.is_available()
-    assert set(found.isa) <= set(hardware.ISA_FLAGS)
+    result = hardware.detect_machine()
+    assert 1 <= result.cores <= len(os.sched_getaffinity(0))
+    assert 0 < result.memory_available <= result.memory_total
+    assert result.memory_total <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 1.01
+    assert (result.gpu is not None) == torch.cuda.is_available()
+    assert set(result.isa) <= set(hardware.ISA_FLAGS)
 
 
 def test_flags_agree_with_torch() -> None:
@@ -79,9 +79,9 @@ def test_what_doctor_names_as_the_compiler_is_what_builds_the_kernels(
     program = tmp_path / name.split()[0]
     program.write_text('#!/bin/sh\necho "called $0 $1" >&2; exit 3\n')
     program.chmod(0o755)
-    found = hardware.detect_machine().compiler
-    assert found == (name if " " in name else str(program))
-    assert f"the C++ compiler {found} could not build the kernels (called {program}" in str(
+    result = hardware.detect_machine().compiler
+    assert result == (name if " " in name else str(program))
+    assert f"the C++ compiler {result} could not build the kernels (called {program}" in str(
         native._library.__wrapped__()[1]
     )
 
@@ -118,14 +118,14 @@ def test_threads_are_put_back_even_when_it_fails() -> None:
 
 def test_faster_dtype_is_quick_and_true_to_its_measurement() -> None:
     started = time.process_time()
-    found = hardware.faster_dtype()
+    result = hardware.faster_dtype()
     assert time.process_time() - started < 3
     rates = hardware.matmul_rates(["float32", "bfloat16"], repeats=5)
     ratio = rates["bfloat16"] / rates["float32"]
     if ratio > 1.5:
-        assert found == "bfloat16"
+        assert result == "bfloat16"
     if ratio < 0.8:
-        assert found == "float32"
+        assert result == "float32"
 
 
 def test_unknown_dtype_is_a_word_that_is_wrong() -> None:
@@ -156,8 +156,8 @@ def test_peak_memory_sees_an_allocation_and_can_begin_again() -> None:
 
 
 def test_versions_are_those_installed() -> None:
-    found = hardware.package_versions()
-    assert found["torch"] == torch.__version__
-    assert found["python"] == sys.version.split()[0]
-    assert set(found) == {"python", "textus", "torch", "numpy", "tokenizers", "safetensors"}
+    result = hardware.package_versions()
+    assert result["torch"] == torch.__version__
+    assert result["python"] == sys.version.split()[0]
+    assert set(result) == {"python", "textus", "torch", "numpy", "tokenizers", "safetensors"}
     assert hardware.installed_version("no-such-package-anywhere") is None

@@ -41,12 +41,12 @@ def shaken(module: Any) -> Any:
 
 def written_out(crf: CRF, scores: Tensor) -> dict[tuple[int, ...], float]:
     """What every sequence of labels of one row (T, C) adds up to."""
-    found = {}
+    results = {}
     for labels in itertools.product(range(C), repeat=len(scores)):
         total = crf.start[labels[0]] + crf.end[labels[-1]] + sum(scores[t, c] for t, c in enumerate(labels))
         total = total + sum((crf.transition[a, b] for a, b in itertools.pairwise(labels)), torch.zeros(()))
-        found[labels] = float(total)
-    return found
+        results[labels] = float(total)
+    return results
 
 
 @torch.no_grad()
@@ -118,10 +118,10 @@ def test_tokens_without_a_label_take_no_part(crf: bool) -> None:
     again = head.loss(spread, batch(scattered, None))
     torch.testing.assert_close(again.total, whole.total)
     assert again.weight == whole.weight
-    guess, asked = head.predict(hidden, MASK), head.predict(spread, scattered != IGNORED)
-    assert torch.equal(asked[scattered != IGNORED], guess[MASK])
+    guess, request = head.predict(hidden, MASK), head.predict(spread, scattered != IGNORED)
+    assert torch.equal(request[scattered != IGNORED], guess[MASK])
     assert (guess[~MASK] == IGNORED).all()
-    assert (asked[scattered == IGNORED] == IGNORED).all()
+    assert (request[scattered == IGNORED] == IGNORED).all()
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ from textus.data.loader import TokenLoader
 from textus.data.token_dataset import in_memory_dataset
 from textus.models import hmm, hmm_tagger
 from textus.models.hmm import HMM, TABLES, HMMConfig
-from textus.models.hmm_tagger import HMMTagger, endings, shape, smoothed
+from textus.models.hmm_tagger import HMMTagger, smooth, suffixes, word_shape
 from textus.models.registry import build
 
 END, VOCAB = 0, 6
@@ -59,13 +59,13 @@ def paths(model: HMM, ids: list[int]) -> dict[tuple[int, ...], float]:
     first = (model.start if ids[0] == END else model.midway).tolist()
     transition, emission = model.transition.tolist(), model.emission.tolist()
     ids = ids[1:] if ids[0] == END else ids
-    found = {}
+    results = {}
     for path in itertools.product(range(model.config.n_state), repeat=len(ids)):
         p = first[path[0]] * emission[path[0]][ids[0]]
-        for before, state, each in zip(path, path[1:], ids[1:], strict=False):
-            p *= transition[before][state] * emission[state][each]
-        found[path] = p
-    return found
+        for before, state, item in zip(path, path[1:], ids[1:], strict=False):
+            p *= transition[before][state] * emission[state][item]
+        results[path] = p
+    return results
 
 
 def likelihood(model: HMM, ids: list[int]) -> float:
@@ -96,9 +96,9 @@ def test_a_document_begins_from_the_start() -> None:
 def test_viterbi_finds_the_likeliest_of_all_paths(ids: list[int]) -> None:
     for seed in range(5):
         model = fresh(seed)
-        found = paths(model, ids)
+        result = paths(model, ids)
         tagged = model.tag(torch.tensor([ids]))[0].tolist()
-        assert tuple(tagged[-len(next(iter(found))) :]) == max(found, key=lambda path: found[path])
+        assert tuple(tagged[-len(next(iter(result))) :]) == max(result, key=lambda path: result[path])
 
 
 def test_viterbi_of_padded_rows_is_that_of_each_alone() -> None:
@@ -138,9 +138,9 @@ DOCUMENTS = [document(n, seed=n) for n in (1, 30, 7, 12, 2)]
 def packed(documents: list[list[int]]) -> Batch:
     """Documents end to end in rows, as the loader cuts a stream of them."""
     stream, starts = [], []
-    for each in documents:
+    for document in documents:
         starts.append(len(stream))
-        stream += each[:-1]
+        stream += document[:-1]
     loader = TokenLoader(
         in_memory_dataset([*stream, END], starts), batch_size=1, context_length=len(stream), shuffle=False
     )
@@ -157,11 +157,11 @@ def taught(model: HMM, *batches: Batch) -> dict[str, Tensor]:
 def test_scores_and_states_equal_those_of_hmmlearn() -> None:
     model = fresh()
     other = rival(model, 0.0)
-    for each in DOCUMENTS:
-        column = np.array(each[1:])[:, None]
-        nats = model.score(whole([each]))[0].sum()
+    for item in DOCUMENTS:
+        column = np.array(item[1:])[:, None]
+        nats = model.score(whole([item]))[0].sum()
         assert float(nats) == pytest.approx(-other.score(column), rel=1e-6)  # type: ignore[attr-defined]
-        tags = model.tag(torch.tensor([each]))[0, 1:].tolist()
+        tags = model.tag(torch.tensor([item]))[0, 1:].tolist()
         assert tags == other.predict(column).tolist()  # type: ignore[attr-defined]
 
 
@@ -169,39 +169,39 @@ def test_scores_and_states_equal_those_of_hmmlearn() -> None:
 def test_a_step_of_learning_equals_that_of_hmmlearn(prior: float) -> None:
     model = fresh(prior=prior)
     other = rival(model, prior)
-    columns = np.concatenate([each[1:] for each in DOCUMENTS])[:, None]
-    other.fit(columns, [len(each) - 1 for each in DOCUMENTS])  # type: ignore[attr-defined]
-    learnt = taught(model, packed(DOCUMENTS))
+    columns = np.concatenate([item[1:] for item in DOCUMENTS])[:, None]
+    other.fit(columns, [len(item) - 1 for item in DOCUMENTS])  # type: ignore[attr-defined]
+    trained = taught(model, packed(DOCUMENTS))
     for name, theirs in (("start", "startprob_"), ("transition", "transmat_"), ("emission", "emissionprob_")):
-        np.testing.assert_allclose(learnt[name].numpy(), getattr(other, theirs), atol=1e-9)
+        np.testing.assert_allclose(trained[name].numpy(), getattr(other, theirs), atol=1e-9)
 
 
 def expectations(model: HMM, rows: list[list[int]]) -> dict[str, Tensor]:
     """What is learnt from rows, by the posterior of every path."""
     counts = {name: torch.full_like(getattr(model, name), model.config.prior) for name in TABLES}
     for ids in rows:
-        found = paths(model, ids)
-        total = sum(found.values())
+        result = paths(model, ids)
+        total = sum(result.values())
         seen = ids[1:] if ids[0] == END else ids
-        for path, p in found.items():
+        for path, p in result.items():
             counts["start" if ids[0] == END else "midway"][path[0]] += p / total
             for before, state in itertools.pairwise(path):
                 counts["transition"][before, state] += p / total
-            for state, each in zip(path, seen, strict=True):
-                counts["emission"][state, each] += p / total
+            for state, item in zip(path, seen, strict=True):
+                counts["emission"][state, item] += p / total
     return {name: table / table.sum(-1, keepdim=True) for name, table in counts.items()}
 
 
-def equal(learnt: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:
-    return all(torch.allclose(learnt[name], expected[name], rtol=0, atol=1e-10) for name in TABLES)
+def equal(trained: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:
+    return all(torch.allclose(trained[name], expected[name], rtol=0, atol=1e-10) for name in TABLES)
 
 
 ROWS = [document(5)[:-1], text(6, seed=1), document(4, seed=2)]
 
 
 def test_what_is_learnt_is_the_posterior_of_all_paths() -> None:
-    learnt = taught(fresh(), *(whole([row]) for row in ROWS))
-    assert equal(learnt, expectations(fresh(), ROWS))
+    trained = taught(fresh(), *(whole([row]) for row in ROWS))
+    assert equal(trained, expectations(fresh(), ROWS))
 
 
 def test_padding_and_packing_teach_the_same() -> None:
@@ -234,37 +234,37 @@ def test_targets_of_weight_zero_teach_nothing() -> None:
 
 
 def no_priming(batch: Batch, end_id: int) -> hmm.PackedSequences:
-    found = CHAINS(batch, end_id)
-    found.fresh[:] = True
-    return found
+    result = CHAINS(batch, end_id)
+    result.fresh[:] = True
+    return result
 
 
 def one_chain(batch: Batch, end_id: int) -> hmm.PackedSequences:
-    found = CHAINS(batch, end_id)
-    found.size, found.first, found.fresh = found.size.sum()[None], found.first[:1], found.fresh[:1]
-    return found
+    result = CHAINS(batch, end_id)
+    result.size, result.first, result.fresh = result.size.sum()[None], result.first[:1], result.fresh[:1]
+    return result
 
 
 def heavy_first(batch: Batch, end_id: int) -> hmm.PackedSequences:
-    found = CHAINS(batch, end_id)
-    found.weights[found.first] *= 2
-    return found
+    result = CHAINS(batch, end_id)
+    result.weights[result.first] *= 2
+    return result
 
 
-CHAINS = hmm.chains
+CHAINS = hmm.pack_sequences
 
 
 @pytest.mark.parametrize("fault", [no_priming, one_chain, heavy_first])
 def test_a_planted_fault_is_seen(
     fault: Callable[[Batch, int], hmm.PackedSequences], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hmm, "chains", fault)
+    monkeypatch.setattr(hmm, "pack_sequences", fault)
     rows = [*ROWS[0], *ROWS[2]], ROWS[1]
-    learnt = taught(fresh(), *(whole([row]) for row in rows))
+    trained = taught(fresh(), *(whole([row]) for row in rows))
     monkeypatch.undo()
     sound = taught(fresh(), *(whole([row]) for row in rows))
     expected = expectations(fresh(), [ROWS[0], ROWS[2], ROWS[1]])
-    assert not equal(learnt, expected)
+    assert not equal(trained, expected)
     # the row of two documents in one is cut: the same but for the first one's end
     assert equal(sound, expectations(fresh(), [[*ROWS[0], END], ROWS[2], ROWS[1]]))
 
@@ -273,12 +273,12 @@ def test_a_planted_fault_is_seen(
 
 
 def objectives(model: HMM, batches: list[Batch], passes: int) -> list[float]:
-    found = []
+    results = []
     for _ in range(passes):
         for batch in batches:
             model.count(batch)
-        found.append(model.update().parts["objective"])
-    return found
+        results.append(model.update().parts["objective"])
+    return results
 
 
 def rises(values: list[float]) -> bool:
@@ -289,9 +289,9 @@ def rises(values: list[float]) -> bool:
 def test_the_penalised_likelihood_never_falls(prior: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hmm, "PIECE", 16)
     batches = [whole([document(60, seed=1)]), whole([text(62, seed=s) for s in (2, 3)]), packed(DOCUMENTS)]
-    found = objectives(fresh(prior=prior), batches, 60)
-    assert not rises(found)
-    assert found[-1] < found[0] - 1
+    result = objectives(fresh(prior=prior), batches, 60)
+    assert not rises(result)
+    assert result[-1] < result[0] - 1
 
 
 def test_a_wrong_step_would_make_it_fall(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -331,7 +331,7 @@ def test_states_find_the_kinds_of_words() -> None:
     row = [END, *(int(random.choice(kinds[place % 2])) for place in range(200))]
     torch.manual_seed(1)
     model = HMM(HMMConfig(vocab_size=VOCAB, end_id=END, n_state=2))
-    for _ in range(model.passes):
+    for _ in range(model.n_passes()):
         model.count(whole([row]))
         model.update()
     states = model.tag(torch.tensor([row]))[0, 1:]
@@ -353,13 +353,13 @@ def test_states_that_begin_alike_stay_alike() -> None:
 
 
 def test_wrong_words() -> None:
-    for wrong, said in (
+    for wrong, message in (
         ({"n_state": 0}, "n_state=0"),
         ({"passes": 0}, "passes=0"),
         ({"prior": 0.0}, "prior=0.0"),
         ({"end_id": 6}, "end_id=6"),
     ):
-        with pytest.raises(UsageError, match=said):
+        with pytest.raises(UsageError, match=message):
             HMMConfig(**{"vocab_size": VOCAB, "end_id": END, **wrong})  # type: ignore[arg-type]
     with raises(UsageError, "empty_data"):
         fresh().update()
@@ -412,7 +412,7 @@ def best(model: HMMTagger, words: list[str]) -> list[str]:
 TEXTS = ["dogs sleep .", "Walk the dog .", "It walked in 1962 .", "gardens", "old old walks walk 7"]
 
 
-@pytest.mark.parametrize("words", [each.split() for each in TEXTS])
+@pytest.mark.parametrize("words", [text.split() for text in TEXTS])
 def test_tags_are_the_likeliest_of_all(words: list[str]) -> None:
     model = tagger()
     assert model.tag(words) == best(model, words)
@@ -420,9 +420,9 @@ def test_tags_are_the_likeliest_of_all(words: list[str]) -> None:
 
 def test_a_planted_fault_in_the_transitions_is_seen() -> None:
     model = tagger()
-    sound = [best(model, each.split()) for each in TEXTS]
+    sound = [best(model, text.split()) for text in TEXTS]
     model._transition = model._transition.transpose(1, 0, 2)
-    assert [model.tag(each.split()) for each in TEXTS] != sound
+    assert [model.tag(text.split()) for text in TEXTS] != sound
 
 
 def test_tag_trigrams_are_interpolated_as_in_the_paper() -> None:
@@ -449,15 +449,15 @@ def test_tag_trigrams_are_interpolated_as_in_the_paper() -> None:
             (seen(a, b, c) - 1) / (context(a, b) - 1) if context(a, b) > 1 else 0,
         ]
         votes[cases.index(max(cases))] += seen(a, b, c)
-    weights = [each / sum(votes) for each in votes]
-    found = hmm_tagger.interpolated(grams, 2)
+    weights = [vote / sum(votes) for vote in votes]
+    result = hmm_tagger.interpolate(grams, 2)
     a, b = 0, 1  # a context that was seen
     for c in range(3):
         shares = [seen(c) / tokens, seen(b, c) / context(b), seen(a, b, c) / context(a, b)]
         expected = sum(w * s for w, s in zip(weights, shares, strict=True))
-        assert found[a, b, c] == pytest.approx(expected, abs=0.02)
-    np.testing.assert_allclose(found.sum(2), 1)
-    assert (found > 0).all()
+        assert result[a, b, c] == pytest.approx(expected, abs=0.02)
+    np.testing.assert_allclose(result.sum(2), 1)
+    assert (result > 0).all()
 
 
 def test_unknown_words_are_told_by_their_endings() -> None:
@@ -468,15 +468,15 @@ def test_unknown_words_are_told_by_their_endings() -> None:
 
 
 def test_shapes_and_endings() -> None:
-    assert [shape(word) for word in ("dog", "Dog", "NATO", "1961", "U.S.", "80-year")] == [
+    assert [word_shape(word) for word in ("dog", "Dog", "NATO", "1961", "U.S.", "80-year")] == [
         "a", "Aa", "A", "d", "A.A.", "d-a",
     ]  # fmt: skip
-    assert list(endings("Dog")) == ["Aa", "A-g", "A-og", "A-dog"]
-    assert list(endings("")) == [""]
+    assert list(suffixes("Dog")) == ["Aa", "A-g", "A-og", "A-dog"]
+    assert list(suffixes("")) == [""]
 
 
 def test_smoothing_is_that_of_witten_and_bell() -> None:
-    share = smoothed({0: 3, 2: 1}, np.array([0.2, 0.3, 0.5]))
+    share = smooth({0: 3, 2: 1}, np.array([0.2, 0.3, 0.5]))
     assert share.tolist() == pytest.approx([(3 + 2 * 0.2) / 6, 2 * 0.3 / 6, (1 + 2 * 0.5) / 6])
 
 
@@ -495,7 +495,7 @@ def test_kept_and_brought_back_it_tags_the_same() -> None:
     model = tagger()
     again = HMMTagger.from_dict(json.loads(json.dumps(model.to_dict())))
     np.testing.assert_array_equal(again._transition, model._transition)
-    assert all(again.tag(each.split()) == model.tag(each.split()) for each in TEXTS)
+    assert all(again.tag(text.split()) == model.tag(text.split()) for text in TEXTS)
     assert again.to_dict() == model.to_dict()
 
 

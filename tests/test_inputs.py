@@ -34,7 +34,7 @@ def test_a_plain_text_is_read_a_line_a_text(
     out = tmp_path / "out.csv"
     tagger.predict_file(lines, out=out)
     first = read_table(out)[0]
-    places = [(each["start"], each["end"]) for each in json.loads(first["entities"])]
+    places = [(load["start"], load["end"]) for load in json.loads(first["entities"])]
     assert [first["text"][start:end] for start, end in places] == ["Anna", "Rome"]
 
 
@@ -43,10 +43,10 @@ def test_tokens_in_columns_are_told_from_lines_by_what_they_are(
 ) -> None:
     conll = tmp_path / "conll.txt"
     conll.write_text("In O\nAnna B-PER\nleft O\nRome B-LOC\n\nBoris B-PER\nleft O\n")
-    found = tagger.predict(conll)
+    predictions = tagger.predict(conll)
     assert "tokens in columns (CoNLL)" in capsys.readouterr().err
-    assert [len(answer["tags"]) for answer in found] == [4, 2]
-    assert [answer["line"] for answer in found] == [1, 6]
+    assert [len(answer["tags"]) for answer in predictions] == [4, 2]
+    assert [answer["line"] for answer in predictions] == [1, 6]
     prose = tmp_path / "prose.txt"
     prose.write_text("Anna left Rome .\nThen Boris saw Oslo again .\nShe went on .\n")
     with raises(DataError, "malformed_table"):
@@ -126,8 +126,8 @@ def test_a_pipe_is_read(
             monkeypatch.setattr("sys.stdin", io.StringIO("was good\nwas bad\n"))
             words = [verb, str(run), *more, "--json", *(["--max-tokens", "3"] if key == "texts" else [])]
             assert main(words) == 0
-            found = json.loads(capsys.readouterr().out)[key]
-            assert [answer["line"] for answer in found] == [1, 2]
+            report = json.loads(capsys.readouterr().out)[key]
+            assert [answer["line"] for answer in report] == [1, 2]
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
     assert main(["predict", str(linear.path), "-"]) == 2
     assert "standard input is empty" in capsys.readouterr().err
@@ -155,10 +155,10 @@ def test_many_prompts_are_continued_as_if_alone(
     file.write_text("".join(f"{prompt}\n" for prompt in prompts))
     words = ["generate", str(trained), "--file", str(file), "--max-tokens", "8", "--seed", "3"]
     assert main([*words, "--out", str(out)]) == 0
-    found = [json.loads(line) for line in out.read_text().splitlines()]
+    results = [json.loads(line) for line in out.read_text().splitlines()]
     run = api.open_run(trained)
-    assert [row["line"] for row in found] == list(range(1, 21))
-    for row, prompt in zip(found[:5], prompts, strict=False):
+    assert [row["line"] for row in results] == list(range(1, 21))
+    for row, prompt in zip(results[:5], prompts, strict=False):
         assert row == {
             "line": row["line"],
             "prompt": prompt,

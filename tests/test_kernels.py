@@ -29,12 +29,12 @@ from textus.models.nn.cross_entropy import chunk_loss, cross_entropy
 from textus.models.nn.rope import RopeScaling
 from textus.training.gradients import GradientAccumulator
 
-needs_kernels = pytest.mark.skipif(native.library() is None, reason=f"no kernels: {native.why_none()}")
+needs_kernels = pytest.mark.skipif(native.library() is None, reason=f"no kernels: {native.build_error()}")
 
 
 def test_the_kernels_are_there_where_all_is_tested() -> None:
     """Most of this file skips without them; on the machine that decides, that must not look green."""
-    assert native.library() is not None or not os.environ.get("CI"), native.why_none()
+    assert native.library() is not None or not os.environ.get("CI"), native.build_error()
 
 
 V = 33
@@ -107,7 +107,7 @@ def gradients(
     model: Decoder, batch: Batch, precision: str, step: str, attention: str = "plain"
 ) -> dict[str, Tensor]:
     """The loss and every gradient."""
-    model.compute_with(precision, attention, step)
+    model.set_compute(precision, attention, step)
     model.zero_grad()
     torch.manual_seed(STEP_SEED)
     total = model.loss(batch).total
@@ -138,10 +138,10 @@ def errors(model: Decoder, batch: Batch, attention: str = "plain") -> dict[str, 
     return {name: (native**0.5, twin**0.5) for name, (native, twin) in squares.items()}
 
 
-def is_equal(found: dict[str, tuple[float, float]]) -> bool:
+def is_equal(results: dict[str, tuple[float, float]]) -> bool:
     """Each within 1.3 of the twin's error; the loss is one number, and its last bits are chance."""
-    slack = {name: 1e-3 if name == "loss" else 1e-4 for name in found}
-    return all(native <= 1.3 * twin + slack[name] for name, (native, twin) in found.items())
+    slack = {name: 1e-3 if name == "loss" else 1e-4 for name in results}
+    return all(native <= 1.3 * twin + slack[name] for name, (native, twin) in results.items())
 
 
 @needs_kernels
@@ -155,10 +155,10 @@ def test_a_step_is_as_exact_as_its_twin(attention: str, name: str) -> None:
         pytest.skip("no tiles for heads of this width on this processor")
     if "dropout" in shape:
         mask_as_kernels_do(model, given)
-    found = errors(model, given, attention)
-    assert is_equal(found), found
+    result = errors(model, given, attention)
+    assert is_equal(result), result
     if given.ids.shape[1] > 1:
-        assert max(native for native, _ in found.values()) > 1e-4  # it did compute in bfloat16
+        assert max(native for native, _ in result.values()) > 1e-4  # it did compute in bfloat16
 
 
 @needs_kernels
@@ -175,7 +175,7 @@ def test_another_mask_on_the_way_back_is_seen(monkeypatch: pytest.MonkeyPatch) -
 @needs_kernels
 def test_each_run_seed_drops_others() -> None:
     model = decoder(dropout=0.5)
-    model.compute_with("bfloat16", "plain", "native")
+    model.set_compute("bfloat16", "plain", "native")
 
     def loss(seed: int) -> float:
         torch.manual_seed(seed)
@@ -200,7 +200,7 @@ def test_dropout_keeps_the_mean_and_follows_its_seed() -> None:
 @needs_kernels
 def test_nothing_is_dropped_outside_training() -> None:
     model = decoder(dropout=0.5).eval()
-    model.compute_with("bfloat16", "plain", "native")
+    model.set_compute("bfloat16", "plain", "native")
     with torch.no_grad():
         assert torch.equal(model.hidden(batch().ids, seed=1), model.hidden(batch().ids, seed=2))
         model.train()
@@ -239,18 +239,18 @@ def built(folder: Path, changes: dict[str, tuple[str, str]]) -> dict[str, ctypes
     def compile_one(item: tuple[str, tuple[str, str]]) -> tuple[str, ctypes.CDLL]:
         name, (old, new) = item
         sources = [*native.SOURCES, native.SHARED]
-        assert sum(each.read_text().count(old) for each in sources) >= 1, (
+        assert sum(path.read_text().count(old) for path in sources) >= 1, (
             f"the sources no longer have {old!r}"
         )
         target = folder / name.replace(" ", "-") / "kernels.so"
         target.parent.mkdir()
-        for each in sources:
-            (target.parent / each.name).write_text(each.read_text().replace(old, new))
+        for source in sources:
+            (target.parent / source.name).write_text(source.read_text().replace(old, new))
         program = hardware.find_compiler()
         assert program is not None
-        paths = [str(target.parent / each.name) for each in native.SOURCES]
+        paths = [str(target.parent / path.name) for path in native.SOURCES]
         subprocess.run([*program, *flags, *paths, "-o", str(target)], check=True)
-        return name, native.loaded(target)
+        return name, native.load_library(target)
 
     with ThreadPoolExecutor(2) as pool:
         return dict(pool.map(compile_one, changes.items()))
@@ -287,7 +287,7 @@ def plain(hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor) -> T
 
 
 def loss_and_gradients(loss: Callable[..., Tensor], given: list[Tensor], **options: Any) -> list[Tensor]:
-    hidden, weight = (each.clone().requires_grad_() for each in given[:2])
+    hidden, weight = (item.clone().requires_grad_() for item in given[:2])
     total = loss(hidden, weight, *given[2:], **options)
     (total * 0.5).backward()
     assert hidden.grad is not None
@@ -343,7 +343,7 @@ def test_targets_of_weight_zero_do_not_matter() -> None:
     model, one, other = decoder(), batch(), batch()
     other.targets = torch.where(other.weights == 0, (other.targets + 1) % V, other.targets)
     assert not torch.equal(one.targets, other.targets)
-    mine, theirs = (gradients(model, each, "bfloat16", "native") for each in (one, other))
+    mine, theirs = (gradients(model, item, "bfloat16", "native") for item in (one, other))
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)
 
 
@@ -377,15 +377,15 @@ def test_not_a_number_in_is_not_a_number_out(where: str, kind: str) -> None:
 
 @pytest.mark.parametrize("step", ["eager", pytest.param("native", marks=needs_kernels)])
 def test_any_number_of_workers_gives_the_same_bytes(step: str) -> None:
-    found = []
+    results = []
     for workers in (1, 2, 3):
         model = decoder()
-        model.compute_with("bfloat16", "plain", step)
+        model.set_compute("bfloat16", "plain", step)
         for _ in range(2):
             loss = GradientAccumulator(model, workers).compute(batch(rows=8), 4)
-        found.append([loss.total, *(p.grad for p in model.parameters())])
-    for other in found[1:]:
-        assert all(map(torch.equal, found[0], other))
+        results.append([loss.total, *(p.grad for p in model.parameters())])
+    for other in results[1:]:
+        assert all(map(torch.equal, results[0], other))
 
 
 @needs_kernels
@@ -407,7 +407,7 @@ def test_the_kept_cast_follows_the_weights(fused: bool) -> None:
 
 # ── building ───────────────────────────────────────────────────────────────────────────────────
 
-ASK = "from textus.models.kernels import native as k; print(k.library() is None, '|', k.why_none())"
+ASK = "from textus.models.kernels import native as k; print(k.library() is None, '|', k.build_error())"
 
 
 def ask(cache: Path, code: str = ASK, **environment: str) -> subprocess.Popen[str]:
@@ -431,7 +431,7 @@ def test_without_a_compiler_the_eager_step_is_taken_and_one_line_says_so(tmp_pat
         "model = build('decoder', {'vocab_size': 9, 'n_layer': 1, 'n_head': 1, 'd_model': 8})\n"
         "print([c.step for c in autotune.candidates(model, compiled=False)])"
     )
-    asked = [
+    prompts = [
         ask(tmp_path, PATH=str(tmp_path), CXX=""),
         ask(tmp_path, CXX="/nowhere/g++"),
         ask(tmp_path, CXX="/bin/false"),
@@ -439,7 +439,7 @@ def test_without_a_compiler_the_eager_step_is_taken_and_one_line_says_so(tmp_pat
         ask(tmp_path, code, PATH=str(tmp_path), CXX=""),
     ]
     (tmp_path / "run.json").write_text("a file where the cache folder should be")
-    missing, wrong, failing, unwritable, chosen = map(answer, asked)
+    missing, wrong, failing, unwritable, chosen = map(answer, prompts)
     assert missing.startswith("True | there is no C++ compiler")
     assert wrong.startswith("True | the C++ compiler /nowhere/g++ is not found")
     assert failing.startswith("True | the C++ compiler /bin/false could not build")
@@ -452,10 +452,10 @@ def test_without_a_compiler_the_eager_step_is_taken_and_one_line_says_so(tmp_pat
 @pytest.mark.slow
 @needs_kernels
 def test_two_processes_that_build_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
-    code = ASK + "; k.call('textus_swiglu', *[__import__('torch').zeros(2, 4).bfloat16()] * 2, 1, 2)"
+    code = ASK + "; k.invoke('textus_swiglu', *[__import__('torch').zeros(2, 4).bfloat16()] * 2, 1, 2)"
     fast = native.FLAGS.replace("-O3", "-O0")
     code = f"from textus.models.kernels import native; native.FLAGS = {fast!r}; {code}"
-    assert [answer(each) for each in [ask(tmp_path, code) for _ in range(3)]] == ["False | None"] * 3
+    assert [answer(item) for item in [ask(tmp_path, code) for _ in range(3)]] == ["False | None"] * 3
     assert [path.suffix for path in tmp_path.iterdir()] == [".so"]
     next(tmp_path.iterdir()).write_bytes(b"cut short")
-    assert answer(ask(tmp_path, code.partition("; k.call")[0])).startswith("True | the C++ compiler")
+    assert answer(ask(tmp_path, code.partition("; k.invoke")[0])).startswith("True | the C++ compiler")

@@ -85,7 +85,9 @@ def test_values_of_one_number_are_one_class(
     task = Classification.from_records(ClassificationSettings(), given)
     assert task.labels == expected
     examples = task.make_examples(given, labelled=True)
-    assert Counter(each.label for each in examples) == dict(zip(task.labels, task.label_counts, strict=True))
+    assert Counter(example.label for example in examples) == dict(
+        zip(task.labels, task.label_counts, strict=True)
+    )
     ways = len({repr(label) for label in labels})
     assert ("labels written in several ways" in capsys.readouterr().err) == (ways > len(expected))
 
@@ -93,10 +95,10 @@ def test_values_of_one_number_are_one_class(
 def test_a_file_written_otherwise_is_scored_by_the_same_classes(capsys: pytest.CaptureFixture[str]) -> None:
     task = Classification(ClassificationSettings(), ["0", "1"])
     examples = task.make_examples(records(["1.0", 0, True, "false", "2"]), labelled=True)
-    assert [each.label for each in examples] == ["1", "0", "1", "0", "2"]
+    assert [example.label for example in examples] == ["1", "0", "1", "0", "2"]
     assert "1 labels were never seen in training (2)" in capsys.readouterr().err
     truths = Classification(ClassificationSettings(), ["False", "True"])
-    assert [each.label for each in truths.make_examples(records([1, "true", 0]), labelled=True)] == [
+    assert [example.label for example in truths.make_examples(records([1, "true", 0]), labelled=True)] == [
         "True",
         "True",
         "False",
@@ -158,7 +160,9 @@ def test_separators_are_recognised(labels: list[Any], expected: list[str]) -> No
     given = records(labels)
     task = Classification.from_records(MULTI, given)
     assert sorted(task.labels) == sorted(expected)
-    assert {name for each in task.make_examples(given, labelled=True) for name in each.label} == set(expected)
+    assert {name for example in task.make_examples(given, labelled=True) for name in example.label} == set(
+        expected
+    )
 
 
 def test_the_separator_is_reported_kept_and_can_be_set(capsys: pytest.CaptureFixture[str]) -> None:
@@ -183,7 +187,7 @@ def test_a_list_of_one_label_is_that_label() -> None:
     """D17: doccano writes one label as a list."""
     given = records([["pos"], "['neg']", "pos"])
     task = Classification.from_records(ClassificationSettings(), given)
-    assert [each.label for each in task.make_examples(given, labelled=True)] == ["pos", "neg", "pos"]
+    assert [example.label for example in task.make_examples(given, labelled=True)] == ["pos", "neg", "pos"]
     with raises(DataError, "invalid_row", "row 1", "2"):
         Classification.from_records(ClassificationSettings(), records([["pos"], ["pos", "neg"]]))
 
@@ -267,18 +271,20 @@ def test_no_class_vanishes_from_the_rows_to_learn_from() -> None:
             given,
             FinetuneConfig(data=Path("rows"), task="x", seed=seed),
         )
-        assert {each.values["label"] for each in train} == {f"class {n}" for n in range(12)}
+        assert {record.values["label"] for record in train} == {f"class {n}" for n in range(12)}
         assert len(held) == 2
 
 
 def test_copies_stay_with_their_rows_and_more_rows_move_few() -> None:
     given = records(list("ab") * 200)
-    first = {each.where for each in parted(given, 0)[1]}
+    first = {record.where for record in parted(given, 0)[1]}
     assert len(first) == 40
-    again = {each.where for each in parted(given[::-1], 0)[1]}
+    again = {record.where for record in parted(given[::-1], 0)[1]}
     assert again == first
     assert (
-        len(first & {each.where for each in parted([*given, *records(["c"] * 10, "new {}".format)], 0)[1]})
+        len(
+            first & {record.where for record in parted([*given, *records(["c"] * 10, "new {}".format)], 0)[1]}
+        )
         >= 38
     )
 

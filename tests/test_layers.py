@@ -32,7 +32,7 @@ LAYERS = {
         __init__
     """,
     "core": """
-        __init__ console errors memory rng
+        __init__ console errors memory rng scripts
         arguments hardware locks names plugins
         config io
         requests

@@ -29,15 +29,15 @@ TOPICS = {
             "we sail to the port, the wave is high", "sail, sail, ship", "at dawn the sea was high"],
     "天气": ["今天天气很好，太阳很大", "明天会下雨 吗？", "太阳出来了，天气好", "昨天下雨，今天好", "雨天的天气"],
 }  # fmt: skip
-TEXTS = [text for each in TOPICS.values() for text in each]
-LABELS = [name for name, each in TOPICS.items() for _ in each]
+TEXTS = [text for item in TOPICS.values() for text in item]
+LABELS = [name for name, item in TOPICS.items() for _ in item]
 UNSEEN = ["a hot wave of soup", "", "天气和雨", "never-seen words only", "The SHIP sails\n\n at  dawn"]
 WIDE = LinearConfig(words=(1, 2), characters=(1, 3))
 
 
 def features(model: LinearClassifier, texts: list[str]) -> np.ndarray:
-    found = model.features(texts)
-    return torch.cat([found.rows.to_dense(), found.dense], 1).numpy()
+    result = model.features(texts)
+    return torch.cat([result.rows.to_dense(), result.dense], 1).numpy()
 
 
 @pytest.fixture(scope="module")
@@ -207,13 +207,13 @@ def test_stopping_early_is_said(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_sparse_products_slope_is_right() -> None:
-    found = LinearClassifier(WIDE).fit(TEXTS, LABELS).features(UNSEEN)
-    weight = torch.randn(found.rows.shape[1], 2, dtype=torch.float64, requires_grad=True)
-    (linear.SparseProduct.apply(found.rows, found.columns, weight) ** 2).sum().backward()
-    dense, other = found.rows.to_dense(), weight.detach().clone().requires_grad_()
+    result = LinearClassifier(WIDE).fit(TEXTS, LABELS).features(UNSEEN)
+    weight = torch.randn(result.rows.shape[1], 2, dtype=torch.float64, requires_grad=True)
+    (linear.SparseProduct.apply(result.rows, result.columns, weight) ** 2).sum().backward()
+    dense, other = result.rows.to_dense(), weight.detach().clone().requires_grad_()
     ((dense @ other) ** 2).sum().backward()
     torch.testing.assert_close(weight.grad, other.grad)
-    assert torch.equal(found.columns.to_dense(), dense.T)
+    assert torch.equal(result.columns.to_dense(), dense.T)
 
 
 # ── keeping ────────────────────────────────────────────────────────────────────────────────────
@@ -233,7 +233,7 @@ def test_a_classifier_comes_back_from_json_and_safetensors(
     average: bool, d_hidden: int, tmp_path: Path
 ) -> None:
     model, numbers = made(average, d_hidden)
-    (tmp_path / "record.json").write_text(json.dumps(model.record(), ensure_ascii=False), encoding="utf-8")
+    (tmp_path / "record.json").write_text(json.dumps(model.to_record(), ensure_ascii=False), encoding="utf-8")
     save_file(model.state_dict(), tmp_path / "weights.safetensors")
     again = LinearClassifier.from_record(json.loads((tmp_path / "record.json").read_text(encoding="utf-8")))
     again.load_state_dict(load_file(tmp_path / "weights.safetensors"))

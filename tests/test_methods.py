@@ -14,7 +14,7 @@ from test_finetuning import sentences, written
 
 from textus import api
 from textus.core.errors import UsageError
-from textus.models.nn.lora import adapted
+from textus.models.nn.lora import lora_layers
 from textus.runs.store import load, open_run
 from textus.tasks.encoding import collate, encode_examples, input_template
 
@@ -66,20 +66,20 @@ def test_lora_learns_the_task_and_leaves_every_weight_as_it_was(lora: api.Run, t
     test = written(tmp_path / "test.jsonl", sentences(60, seed=1))
     assert lora.evaluate(test)["accuracy"]["value"] > 0.8  # a third by chance
     apart = load(lora.path, merged=False)[0]
-    assert all(b.abs().max() > 0 for part in adapted(apart).values() for b in part.b.values())
+    assert all(b.abs().max() > 0 for part in lora_layers(apart).values() for b in part.b.values())
 
 
 def test_merged_on_load_it_answers_the_same(lora: api.Run) -> None:
     apart, tokenizer, _ = load(lora.path, merged=False)
-    assert not adapted(lora.model)
+    assert not lora_layers(lora.model)
     task = lora.task
-    asked = encode_examples(
+    request = encode_examples(
         task,
-        [task.example_from_text((each,), each) for each in ("a grand film", "dull")],
+        [task.example_from_text((item,), item) for item in ("a grand film", "dull")],
         tokenizer,
         input_template(apart.config, tokenizer),
     )
-    batch = collate(task, asked, tokenizer.pad_id)
+    batch = collate(task, request, tokenizer.pad_id)
 
     def logits(model: Any) -> torch.Tensor:
         hidden = model.hidden(batch.ids, batch.mask, batch.segments)
@@ -216,8 +216,8 @@ def test_patience_ends_a_training_that_finds_nothing_better(
     assert run.record["best"]["step"] == 0  # the solved head
     assert run.record["steps"] == 10  # two more evaluations
     assert run.record["weights"]["step"] == 0
-    said = capsys.readouterr().err
-    assert "2 evaluations in a row found nothing better than step 0: stopped at step 10 of" in said
+    err = capsys.readouterr().err
+    assert "2 evaluations in a row found nothing better than step 0: stopped at step 10 of" in err
     assert api.verify_determinism(run.path)["identical"]
 
 

@@ -150,10 +150,10 @@ def test_repetition_counts_what_was_seen_before(sequence: list[int], n: int) -> 
 
 
 def test_pooled_is_over_all_ngrams_and_leaves_short_samples_be() -> None:
-    found = mean_over_sequences(["aaaa", "ab", ""], 2, distinct_n)
-    assert found is not None
-    assert found["value"] == pytest.approx((1 + 1) / (3 + 1))
-    assert found["n"] == 3
+    result = mean_over_sequences(["aaaa", "ab", ""], 2, distinct_n)
+    assert result is not None
+    assert result["value"] == pytest.approx((1 + 1) / (3 + 1))
+    assert result["n"] == 3
     assert mean_over_sequences(["a", ""], 2, distinct_n) is None
 
 
@@ -177,14 +177,14 @@ def test_distinct_over_is_the_number_of_kinds_and_its_interval_covers_it() -> No
     """Beside the definition; and beside fresh draws of samples: about 95 in 100 intervals hold their mean."""
     rng = np.random.default_rng(0)
     draws = [[rng.integers(0, 40, size=60).tolist() for _ in range(12)] for _ in range(120)]
-    found = [corpus_distinct_n(samples, 2) for samples in draws]
-    for samples, figure in zip(draws, found, strict=True):
-        grams = [gram for each in samples for gram in ngrams(each, 2)]
+    results = [corpus_distinct_n(samples, 2) for samples in draws]
+    for samples, figure in zip(draws, results, strict=True):
+        grams = [gram for sample in samples for gram in ngrams(sample, 2)]
         assert figure is not None
         assert figure["value"] == pytest.approx(len(set(grams)) / len(grams))
         assert figure["low"] <= figure["value"] <= figure["high"]
-    mean = np.mean([figure["value"] for figure in found if figure])
-    assert np.mean([figure["low"] <= mean <= figure["high"] for figure in found if figure]) >= 0.9
+    mean = np.mean([figure["value"] for figure in results if figure])
+    assert np.mean([figure["low"] <= mean <= figure["high"] for figure in results if figure]) >= 0.9
 
 
 def test_zero_grams_are_refused() -> None:
@@ -195,8 +195,8 @@ def test_zero_grams_are_refused() -> None:
 @settings(max_examples=200)
 @given(st.text("ab", max_size=12), st.text("ab", max_size=25))
 def test_longest_match_by_brute_force(sample: str, corpus: str) -> None:
-    found = longest_match(sample, corpus)
-    assert found in sample
-    assert found in corpus
+    result = longest_match(sample, corpus)
+    assert result in sample
+    assert result in corpus
     parts = (sample[i:j] for i in range(len(sample)) for j in range(i, len(sample) + 1))
-    assert len(found) == max((len(part) for part in parts if part in corpus), default=0)
+    assert len(result) == max((len(part) for part in parts if part in corpus), default=0)

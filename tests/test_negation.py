@@ -76,12 +76,12 @@ def test_chinese_negations_stay_with_what_they_negate(name: str, word: str) -> N
     """D14 in Chinese, where a word of negation may be a part of another."""
     for text in (f"这部电影{word}好看，步行去那个城市", f"{word}电影", f"我们觉得{word}。"):
         before = tokenize_text(text, [])
-        count = sum(text.count(each) for each in "不没无未非莫勿别")
+        count = sum(text.count(item) for item in "不没无未非莫勿别")
         for seed in range(12):
             after = changed_units(name, before, seed)
-            said = detokenize(after)[0]
-            assert word in said
-            assert sum(said.count(each) for each in "不没无未非莫勿别") == count
+            answer = detokenize(after)[0]
+            assert word in answer
+            assert sum(answer.count(item) for item in "不没无未非莫勿别") == count
             if name in ("swap", "delete", "insert"):
                 assert negated(after) == negated(before)
 
@@ -94,12 +94,12 @@ def test_tokens_of_a_treebank_stay_whole(name: str) -> None:
     before = [WordToken(w, " ", is_labelled=t != "O", tag=t) for w, t in zip(words, tags, strict=True)]
     for seed in range(30):
         after = changed_units(name, before, seed)
-        said = [unit.text for unit in after]
-        at = said.index("n't")
-        assert said[at - 1] == "ca"
+        texts = [unit.text for unit in after]
+        at = texts.index("n't")
+        assert texts[at - 1] == "ca"
         assert [unit.text for unit in after if unit.is_labelled] == ["Anna", "Bob"]
         if name in ("swap", "delete", "insert"):
-            assert said[at + 1 : at + 4] == ["like", "old", "films"]
+            assert texts[at + 1 : at + 4] == ["like", "old", "films"]
 
 
 @pytest.mark.parametrize(

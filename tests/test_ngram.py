@@ -126,9 +126,9 @@ def furthest(model: NGram, oracle: Transcription, seed: int) -> float:
     """The largest difference of log-probabilities over random contexts, seen ones and unseen ones."""
     chance = random.Random(seed)
     rows = [[chance.choice([END, *range(1, VOCAB)]) for _ in range(12)] for _ in range(6)]
-    found = model(torch.tensor(rows))
+    result = model(torch.tensor(rows))
     wanted = torch.tensor([[oracle.row(row[: t + 1]) for t in range(12)] for row in rows])
-    return float((found - wanted).abs().max())
+    return float((result - wanted).abs().max())
 
 
 # ── estimates ──────────────────────────────────────────────────────────────────────────────────
@@ -158,13 +158,13 @@ def test_both_estimated_and_fallback_discounts_are_met(capsys: pytest.CaptureFix
 
 @pytest.mark.parametrize("fault", ["discount", "raw counts", "uniform"])
 def test_a_planted_fault_is_seen(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = ngram.adjust
+    real = ngram.adjust_counts
     if fault == "discount":
-        monkeypatch.setattr(ngram, "discounts", lambda adjusted: (0.75, 0.75, 0.75))
+        monkeypatch.setattr(ngram, "estimate_discounts", lambda adjusted: (0.75, 0.75, 0.75))
     elif fault == "raw counts":  # n-grams from end-of-text on counted like all others
-        monkeypatch.setattr(ngram, "adjust", lambda counts, links, end_id: real(counts, links, -5))
+        monkeypatch.setattr(ngram, "adjust_counts", lambda counts, links, end_id: real(counts, links, -5))
     else:
-        monkeypatch.setattr(ngram, "estimate", _without_backoff)
+        monkeypatch.setattr(ngram, "estimate_order", _without_backoff)
     documents = documents_of(1)
     model, oracle = trained(stream_of(documents), 3), Transcription(texts_of(documents), 3)
     assert furthest(model, oracle, 0) > 1e-3
@@ -210,7 +210,7 @@ def test_windows_with_overlap_equal_the_whole() -> None:
         in_memory_dataset(stream, starts),
         batch_size=3,
         context_length=17,
-        overlap=whole.overlap,
+        overlap=whole.capabilities.overlap,
         shuffle=False,
     )
     model = NGram(NGramConfig(VOCAB, END, 5))
@@ -385,7 +385,7 @@ def test_save_and_load(order: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "damage", "says"),
+    ("name", "damage", "message"),
     [
         ("keys_3", lambda t: t.flip(0), "rising"),
         ("keys_3", lambda t: t + 10_000_000, "rising"),
@@ -398,11 +398,11 @@ def test_save_and_load(order: int, tmp_path: Path) -> None:
         ("probability_2", lambda t: -t, "not logs"),
     ],
 )
-def test_damaged_tables_are_refused(name: str, damage: object, says: str) -> None:
+def test_damaged_tables_are_refused(name: str, damage: object, message: str) -> None:
     model = trained(stream_of(documents_of(14)), 4)
     state = model.state_dict()
     state[name] = damage(state[name])  # type: ignore[operator]
-    with pytest.raises(RuntimeError, match=says):
+    with pytest.raises(RuntimeError, match=message):
         NGram(model.config).load_state_dict(state)
 
 
@@ -452,7 +452,7 @@ def test_arpa_lists_every_id_and_counts_its_lines(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("i", "word", "says"),
+    ("i", "word", "messages"),
     [
         (3, "a b", ("invalid_value",)),
         (3, "", ("invalid_value",)),
@@ -461,11 +461,11 @@ def test_arpa_lists_every_id_and_counts_its_lines(tmp_path: Path) -> None:
     ],
 )
 def test_tokens_that_are_no_words_are_refused(
-    i: int, word: str, says: tuple[str, ...], tmp_path: Path
+    i: int, word: str, messages: tuple[str, ...], tmp_path: Path
 ) -> None:
     words = words_of(VOCAB)
     words[i] = word
-    with raises(UsageError, *says):
+    with raises(UsageError, *messages):
         NGram(NGramConfig(VOCAB, END, 2)).write_arpa(tmp_path / "model.arpa", words)
     with raises(UsageError, "size_mismatch", "10 tokens"):
         NGram(NGramConfig(VOCAB, END, 2)).write_arpa(tmp_path / "model.arpa", words[:-1])

@@ -200,10 +200,10 @@ def test_models_and_their_older_tokenizers_become_runs(tmp_path: Path) -> None:
     size = len((folder / "vocab.txt").read_text(encoding="utf-8").splitlines())
     config = transformers.BertConfig(vocab_size=size, **{name: SIZES[name] for name in own})
     transformers.BertModel(config).save_pretrained(folder)
-    found = read_folder(folder)
-    assert found.tokenizer is not None
-    assert found.tokenizer.bos_ids == [2]
-    assert found.config["mask_id"] == 4
+    model = read_folder(folder)
+    assert model.tokenizer is not None
+    assert model.tokenizer.bos_ids == [2]
+    assert model.config["mask_id"] == 4
 
 
 @pytest.mark.parametrize("damage", ["cut", "noise", "missing"])
@@ -259,10 +259,10 @@ def test_settings_of_words_reach_a_tokenizer_json(
     transformers.BertTokenizer(str(tmp_path / "vocab.txt"), do_lower_case=lower).save_pretrained(tmp_path)
     (tmp_path / "vocab.txt").unlink()
     path = tmp_path / "tokenizer_config.json"
-    said = json.loads(path.read_text())
+    report = json.loads(path.read_text())
     for key in ("do_lower_case", "strip_accents", "tokenize_chinese_chars", "tokenizer_class"):
-        said.pop(key, None)
-    path.write_text(json.dumps({**said, **more, **({"tokenizer_class": named} if named else {})}))
+        report.pop(key, None)
+    path.write_text(json.dumps({**report, **more, **({"tokenizer_class": named} if named else {})}))
     ids_agree(tmp_path, n, "bert")
 
 
@@ -287,10 +287,10 @@ def test_a_blank_before_texts_is_as_the_settings_say(
     for name in ("vocab.json", "merges.txt"):
         (tmp_path / name).unlink()
     path = tmp_path / "tokenizer_config.json"
-    said = json.loads(path.read_text())
+    report = json.loads(path.read_text())
     for key in ("add_prefix_space", "tokenizer_class"):
-        said.pop(key, None)
-    path.write_text(json.dumps({**said, **more, **({"tokenizer_class": named} if named else {})}))
+        report.pop(key, None)
+    path.write_text(json.dumps({**report, **more, **({"tokenizer_class": named} if named else {})}))
     ids_agree(tmp_path, n, kind)
 
 

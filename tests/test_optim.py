@@ -85,15 +85,15 @@ def groups(seed: int = 0) -> dict[str, list[nn.Parameter]]:
     generator = torch.Generator().manual_seed(seed)
     shapes = {"matrices": [(6, 4), (4, 6)], "other": [(7, 4), (4,)]}
     return {
-        name: [nn.Parameter(torch.randn(shape, generator=generator)) for shape in each]
-        for name, each in shapes.items()
+        name: [nn.Parameter(torch.randn(shape, generator=generator)) for shape in item]
+        for name, item in shapes.items()
     }
 
 
 def step(parameters: dict[str, list[nn.Parameter]], optimisers: dict[str, Any], number: int) -> None:
     generator = torch.Generator().manual_seed(number)
-    for each in parameters.values():
-        for parameter in each:
+    for item in parameters.values():
+        for parameter in item:
             parameter.grad = torch.randn(parameter.shape, generator=generator)
     set_rates(optimisers, 1.0 - number / 10)
     for optimiser in optimisers.values():
@@ -115,14 +115,14 @@ def continued(settings: OptimSettings, forget: str = "") -> tuple[list[Tensor], 
         key: value.clone() for key, value in tensors(optimisers).items() if not forget or forget not in key
     }
     fresh = groups(seed=1)
-    for name, each in fresh.items():
-        for parameter, old in zip(each, half[name], strict=True):
+    for name, item in fresh.items():
+        for parameter, old in zip(item, half[name], strict=True):
             parameter.data.copy_(old)
     optimisers = make_optimisers(fresh, settings)
     restore(optimisers, kept)
     for number in range(3, 6):
         step(fresh, optimisers, number)
-    return [p for each in whole.values() for p in each], [p for each in fresh.values() for p in each]
+    return [p for value in whole.values() for p in value], [p for value in fresh.values() for p in value]
 
 
 @pytest.mark.parametrize("name", OPTIMISERS)
@@ -163,9 +163,9 @@ def test_the_rate_of_muon_is_not_for_the_others() -> None:
 @pytest.mark.parametrize("name", OPTIMISERS)
 def test_a_step_is_seen_by_who_caches_weights(name: str) -> None:
     parameters = groups()
-    before = [p._version for each in parameters.values() for p in each]
+    before = [p._version for parameter in parameters.values() for p in parameter]
     step(parameters, make_optimisers(parameters, OptimSettings(optimiser=name)), 0)
-    after = [p._version for each in parameters.values() for p in each]
+    after = [p._version for parameter in parameters.values() for p in parameter]
     assert all(a > b for a, b in zip(after, before, strict=True))
 
 
@@ -173,8 +173,8 @@ def test_a_step_is_seen_by_who_caches_weights(name: str) -> None:
 def test_a_factor_of_zero_moves_nothing(name: str) -> None:
     parameters = groups()
     optimisers = make_optimisers(parameters, OptimSettings(optimiser=name))
-    for each in (p for group in parameters.values() for p in group):
-        each.grad = torch.ones_like(each)
+    for tensor in (p for group in parameters.values() for p in group):
+        tensor.grad = torch.ones_like(tensor)
     set_rates(optimisers, 0.0)
     for optimiser in optimisers.values():
         optimiser.step()
@@ -197,7 +197,12 @@ def test_every_weight_of_a_decoder_is_in_one_group_and_one_optimiser(tie_head: b
     model = build("decoder", {**shape, "position": "learned"})
     for name in OPTIMISERS:
         optimisers = make_optimisers(model.parameter_groups(), OptimSettings(optimiser=name))
-        held = [id(p) for each in optimisers.values() for group in each.param_groups for p in group["params"]]
+        held = [
+            id(p)
+            for optimiser in optimisers.values()
+            for group in optimiser.param_groups
+            for p in group["params"]
+        ]
         assert sorted(held) == sorted(id(p) for p in model.parameters())
 
 

@@ -31,7 +31,7 @@ CSV = "id,target,source\n" + "".join(f"{n},{t},{s}\n" for n, (s, t) in enumerate
 
 
 def pairs_of(corpus: Corpus, split: str = "train") -> list[tuple[str | None, str]]:
-    return [(each.source_text, each.text) for each in corpus.documents(split)]
+    return [(document.source_text, document.text) for document in corpus.documents(split)]
 
 
 # ── the corpus ─────────────────────────────────────────────────────────────────────────────────
@@ -77,7 +77,7 @@ def test_both_sides_are_repaired_and_what_is_not_whole_is_told(tmp_path: Path) -
     corpus = made(tmp_path, {"a.jsonl": "".join(json.dumps(row) + "\n" for row in rows)})
     assert pairs_of(corpus) == [("caf\u00e9", "x\ny")]
     assert next(corpus.documents()).steps == ("source:nfc", "newlines")
-    dropped = {each["offset"]: each["reason"] for each in corpus.dropped()}
+    dropped = {record["offset"]: record["reason"] for record in corpus.dropped()}
     assert dropped == {
         1: "no source",
         2: "target is not a string",
@@ -366,15 +366,15 @@ def test_a_run_on_pairs_translates_what_it_has_not_seen(
     source, _ = held[0]
     capsys.readouterr()
     assert main(["generate", str(run.path), str(source), "--temperature", "0", "--max-tokens", "9"]) == 0
-    said = capsys.readouterr().out
-    assert said == run.generate(str(source), temperature=0, max_tokens=9) + "\n"
-    assert run.chat([{"role": "user", "content": str(source)}], temperature=0, max_tokens=9) + "\n" == said
-    found = run.evaluate(samples=False)
-    assert (found["kind"], found["documents"]) == ("exact", len(held))
-    assert found["nats_per_character"] < 0.5 < np.log(6)  # the target alone cannot be told better than log 6
+    out = capsys.readouterr().out
+    assert out == run.generate(str(source), temperature=0, max_tokens=9) + "\n"
+    assert run.chat([{"role": "user", "content": str(source)}], temperature=0, max_tokens=9) + "\n" == out
+    scores = run.evaluate(samples=False)
+    assert (scores["kind"], scores["documents"]) == ("exact", len(held))
+    assert scores["nats_per_character"] < 0.5 < np.log(6)  # the target alone cannot be told better than log 6
     rows = "".join(json.dumps({"source": s, "target": t}) + "\n" for s, t in held)
     (tmp_path / "held.jsonl").write_text(rows)
-    assert run.evaluate(tmp_path / "held.jsonl", samples=False)["bits_per_byte"] == found["bits_per_byte"]
+    assert run.evaluate(tmp_path / "held.jsonl", samples=False)["bits_per_byte"] == scores["bits_per_byte"]
     (tmp_path / "held.txt").write_text("ABC")
     with pytest.raises(DataError, match="has no pairs"):
         read_pairs(tmp_path / "held.txt")
@@ -406,10 +406,10 @@ def test_a_server_gives_the_prompt_as_the_source(run: api.Run) -> None:
         "pairs", model, tokenizer, created=1, chat=False, context_length=model.config.context_length
     )
     with running(served) as address:
-        asked = {"model": "pairs", "temperature": 0, "max_tokens": 9}
-        text = httpx.post(f"{address}/v1/completions", json={**asked, "prompt": "fed"}).json()["choices"][0][
-            "text"
-        ]
+        request = {"model": "pairs", "temperature": 0, "max_tokens": 9}
+        text = httpx.post(f"{address}/v1/completions", json={**request, "prompt": "fed"}).json()["choices"][
+            0
+        ]["text"]
     assert text == run.generate("fed", temperature=0, max_tokens=9)
 
 
@@ -424,7 +424,7 @@ def test_plain_text_is_for_pretraining_and_pairs_are_not_for_a_decoder(
         api.train(corpus, tokenizer="char", steps=2, out=tmp_path / "no")
     assert not (tmp_path / "no").exists()
     plain = made(tmp_path, {f"{n}.txt": f"the cat number {n} sat on the mat\n" * 4 for n in range(30)})
-    for objective, said in (("span", "missing spans"), ("prefix", "a given beginning")):
+    for objective, message in (("span", "missing spans"), ("prefix", "a given beginning")):
         settings = [*TINY, f"model.objective={objective}"]
         api.train(
             plain,
@@ -434,6 +434,6 @@ def test_plain_text_is_for_pretraining_and_pairs_are_not_for_a_decoder(
             overrides=settings,
             out=tmp_path / objective,
         )
-        told = capsys.readouterr().err
-        assert told.count("the corpus has no pairs: pre-training by ") == 1
-        assert said in told
+        err = capsys.readouterr().err
+        assert err.count("the corpus has no pairs: pre-training by ") == 1
+        assert message in err

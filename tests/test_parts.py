@@ -343,8 +343,8 @@ def test_nesterov_needs_momentum() -> None:
 @pytest.mark.parametrize("name", ["rmsprop", "adagrad", "nesterov"])
 def test_a_run_asks_for_an_optimiser_by_name(name: str, corpus: Path, tmp_path: Path) -> None:
     settings = ["model.n_layer=1", "model.d_model=16", "model.n_head=2"]
-    wish = [f"optim.optimiser={name}", "optim.rate=0.005", "optim.schedule=exponential"]
-    run = train(corpus, tokenizer="char", steps=20, overrides=[*settings, *wish], out=tmp_path / name)
+    options = [f"optim.optimiser={name}", "optim.rate=0.005", "optim.schedule=exponential"]
+    run = train(corpus, tokenizer="char", steps=20, overrides=[*settings, *options], out=tmp_path / name)
     losses = [line["loss"] for line in training_log(run.path / "log.jsonl") if "loss" in line]
     assert losses[-1] < losses[0]
 
@@ -358,12 +358,12 @@ WARM = 10
 def torchs(make: Callable[[torch.optim.Optimizer], Any]) -> list[float]:
     """The factors of one of torch's schedulers."""
     optimiser = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-    scheduler, found = make(optimiser), []
+    scheduler, results = make(optimiser), []
     for _ in range(N):
-        found.append(scheduler.get_last_lr()[0])
+        results.append(scheduler.get_last_lr()[0])
         optimiser.step()
         scheduler.step()
-    return found
+    return results
 
 
 torch_schedules = torch.optim.lr_scheduler

@@ -49,8 +49,8 @@ TABLES = {
 def test_a_piped_table_is_read_as_one(
     form: str, linear: api.Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found, line = predicted(linear, TABLES[form], monkeypatch, capsys)
-    assert [answer["label"] for answer in found] == [0, 1, 0, 1]
+    result, line = predicted(linear, TABLES[form], monkeypatch, capsys)
+    assert [answer["label"] for answer in result] == [0, 1, 0, 1]
     kind = "csv" if form == "semicolon" else form
     assert f"standard input is read as a table ({kind}): 4 rows with the fields" in line
 
@@ -81,16 +81,16 @@ def test_columns_force_a_table_and_those_of_training_are_known(
     linear: api.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     table = "name,review\n" + "".join(f"n,{row['text']}\n" for row in reviews(4))
-    found, line = predicted(linear, table, monkeypatch, capsys, "--columns", "text=review")
-    assert [answer["label"] for answer in found] == [0, 1, 0, 1]
+    result, line = predicted(linear, table, monkeypatch, capsys, "--columns", "text=review")
+    assert [answer["label"] for answer in result] == [0, 1, 0, 1]
     assert "4 rows with the fields 'name', 'text'" in line
     assert len(predicted(linear, table, monkeypatch, capsys)[0]) == 5  # nothing says that it is a table
-    found, _ = predicted(linear, "x,was good\ny,was bad\n", monkeypatch, capsys, "--columns", "1=text")
-    assert [answer["label"] for answer in found] == [1, 0]
+    result, _ = predicted(linear, "x,was good\ny,was bad\n", monkeypatch, capsys, "--columns", "1=text")
+    assert [answer["label"] for answer in result] == [1, 0]
     rows = [{"review": row["text"], "stars": row["label"]} for row in reviews()]
     run = api.finetune(rows, columns="text=review,label=stars", model="linear", out=tmp_path / "run")
-    found, _ = predicted(run, table, monkeypatch, capsys)
-    assert [answer["label"] for answer in found] == [0, 1, 0, 1]
+    result, _ = predicted(run, table, monkeypatch, capsys)
+    assert [answer["label"] for answer in result] == [0, 1, 0, 1]
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(table.encode())))
     assert main(["predict", str(run.path), "-", "--out", str(tmp_path / "o.csv")]) == 0
     with (tmp_path / "o.csv").open(newline="") as file:
@@ -100,8 +100,8 @@ def test_columns_force_a_table_and_those_of_training_are_known(
 def test_other_encodings_and_broken_rows(
     linear: api.Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found, _ = predicted(linear, "id,text\n1,žluť was good\n".encode("utf-16"), monkeypatch, capsys)
-    assert found[0]["label"] == 1
+    result, _ = predicted(linear, "id,text\n1,žluť was good\n".encode("utf-16"), monkeypatch, capsys)
+    assert result[0]["label"] == 1
     czech = "id,text\n1,žluť was good\n".encode("cp1250")
     assert predicted(linear, czech, monkeypatch, capsys, "--encoding", "cp1250")[0][0]["label"] == 1
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b'{"text": "a"}\n{"text": \n')))
@@ -115,8 +115,8 @@ def test_prompts_are_piped_as_a_table_too(
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO('{"prompt": "It was"}\n{"prompt": "She"}\n'))
     assert main(["generate", str(trained), "-", "--json", "--max-tokens", "2"]) == 0
-    found = json.loads(capsys.readouterr().out)["texts"]
-    assert [each["prompt"] for each in found] == ["It was", "She"]
+    report = json.loads(capsys.readouterr().out)["texts"]
+    assert [row["prompt"] for row in report] == ["It was", "She"]
 
 
 @pytest.mark.parametrize(
@@ -131,5 +131,5 @@ def test_prompts_are_piped_as_a_table_too(
 def test_carriage_returns_in_a_pipe_end_lines_or_stay_in_them(
     text: str, n: int, linear: api.Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found, _ = predicted(linear, text, monkeypatch, capsys)
-    assert len(found) == n
+    result, _ = predicted(linear, text, monkeypatch, capsys)
+    assert len(result) == n

@@ -49,14 +49,14 @@ def test_answers_come_out_as_a_file(
     assert main(["predict", str(linear.path), str(reviews_folder / source), "--out", str(out)]) == 0
     assert "the answers are in predicted_label" in capsys.readouterr().err
     if form == "jsonl":
-        found = [json.loads(line) for line in out.read_text().splitlines()]
-        chances = [row["probabilities"] for row in found]
+        results = [json.loads(line) for line in out.read_text().splitlines()]
+        chances = [row["probabilities"] for row in results]
     else:
-        found = read_table(out)
-        chances = [{name: float(row[f"probability_{name}"]) for name in "01"} for row in found]
+        results = read_table(out)
+        chances = [{name: float(row[f"probability_{name}"]) for name in "01"} for row in results]
     expected = linear.predict_proba([row["text"] for row in reviews()])
     first = 2 if source == "rows.csv" else 1
-    for number, (row, given, chance) in enumerate(zip(found, reviews(), chances, strict=True)):
+    for number, (row, given, chance) in enumerate(zip(results, reviews(), chances, strict=True)):
         assert int(row["line"]) == first + number
         assert {name: str(row[name]) for name in given} == {n: str(v) for n, v in given.items()}
         assert str(row["predicted_label"]) == max(chance, key=lambda name: chance[name])
@@ -69,8 +69,8 @@ def test_rows_of_several_files_have_their_file(linear: api.Run, tmp_path: Path) 
     for name in ("a", "b"):
         written(tmp_path / "in" / f"{name}.jsonl", reviews(2))
     linear.predict_file(tmp_path / "in", out=tmp_path / "o.csv")
-    found = [(Path(row["file"]).name, row["line"], row["id"]) for row in read_table(tmp_path / "o.csv")]
-    assert found == [
+    results = [(Path(row["file"]).name, row["line"], row["id"]) for row in read_table(tmp_path / "o.csv")]
+    assert results == [
         ("a.jsonl", "1", "r0"),
         ("a.jsonl", "2", "r1"),
         ("b.jsonl", "1", "r0"),
@@ -126,7 +126,7 @@ def test_columns_of_the_file_keep_their_names_and_those_of_training_are_used(
 
 
 @pytest.mark.parametrize(
-    ("trained", "names", "found"),
+    ("trained", "names", "column"),
     [
         ("text=review,label=stars", ["review", "stars"], "text=review,label=stars"),
         ("text=review,label=stars", ["review"], "text=review"),
@@ -137,8 +137,8 @@ def test_columns_of_the_file_keep_their_names_and_those_of_training_are_used(
         (None, ["text"], None),
     ],
 )
-def test_columns_as_trained(trained: str | None, names: list[str], found: str | None) -> None:
-    assert trained_columns(trained, names) == found
+def test_columns_as_trained(trained: str | None, names: list[str], column: str | None) -> None:
+    assert trained_columns(trained, names) == column
 
 
 def test_a_row_that_cannot_be_read_is_named_before_anything_is_written(
@@ -192,7 +192,7 @@ def test_what_is_of_another_input_starts_over(
 ) -> None:
     out = tmp_path / "o.csv"
     (tmp_path / "o.csv.part").write_text("line,text\n1,of another\n")
-    (tmp_path / "o.csv.part.json").write_text('{"of": "another", "rows": 1, "bytes": 23}')
+    (tmp_path / "o.csv.part.json").write_text('{"fingerprint": "another", "rows": 1, "bytes": 23}')
     linear.predict_file(written(tmp_path / "r.jsonl", reviews(3)), out=out)
     assert "started over" in capsys.readouterr().err
     assert [row["id"] for row in read_table(out)] == ["r0", "r1", "r2"]
@@ -340,8 +340,8 @@ def test_rows_of_python_are_learnt_from_and_measured_on(
     run = textus.finetune(data, model="linear", out=tmp_path / "run")
     assert f"{n} rows are kept in {tmp_path / 'run.rows.jsonl'}" in capsys.readouterr().err
     assert run.task.labels == ["0", "1"]
-    found = textus.evaluate(run, data, baselines=False)
-    assert (found["rows"], found["accuracy"]["value"], found["on"]) == (n, 1, "the rows given")
+    scores = textus.evaluate(run, data, baselines=False)
+    assert (scores["rows"], scores["accuracy"]["value"], scores["on"]) == (n, 1, "the rows given")
     assert len(run.predict(Frame(rows))) == n
     assert textus.resume(run.path).task.labels == ["0", "1"]
     with raises(UsageError, "size_mismatch", "1", "2"):
@@ -450,7 +450,7 @@ def test_no_flag_is_ignored(
     """C14."""
     names = {"LINEAR": str(linear.path), "TEXT": str(trained), "ROWS": str(reviews_folder / "rows.jsonl")}
     assert main([names.get(word, word) for word in words]) == 2
-    assert "leave" in (said := capsys.readouterr().err) or "goes with" in said
+    assert "leave" in (err := capsys.readouterr().err) or "goes with" in err
 
 
 def test_answers_never_replace_a_column_of_the_file(
@@ -481,7 +481,7 @@ def test_any_column_of_the_file_is_kept(linear: api.Run, tmp_path: Path) -> None
     data = written(tmp_path / "rows.jsonl", [columns | {"probability": "e"}])
     for form in ("jsonl", "csv"):
         linear.predict_file(data, out=tmp_path / f"o.{form}")
-    (table,), found = read_table(tmp_path / "o.csv"), json.loads((tmp_path / "o.jsonl").read_text())
-    for row in (table, found):
+    (table,), report = read_table(tmp_path / "o.csv"), json.loads((tmp_path / "o.jsonl").read_text())
+    for row in (table, report):
         assert {name: row[name] for name in columns} == columns
         assert (str(row["predicted_label_2"]), str(row["file_line_2"])) == ("1", "1")

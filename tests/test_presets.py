@@ -58,13 +58,13 @@ def train(corpus: Path, *, tokenizer: Path, out: Path, force: bool = False, **op
     return pretrain.train(corpus, out, PretrainConfig(**options), tokenizer=tokenizer, force=force)
 
 
-def plan(tokenized: TokenizedCorpus, **wish: Any) -> Plan:
-    wish.setdefault("overrides", TINY)
-    return plan_neural(PretrainConfig(**wish), tokenized, cpu_seconds())
+def plan(tokenized: TokenizedCorpus, **options: Any) -> Plan:
+    options.setdefault("overrides", TINY)
+    return plan_neural(PretrainConfig(**options), tokenized, cpu_seconds())
 
 
 @pytest.mark.parametrize(
-    ("wish", "message"),
+    ("options", "message"),
     [
         (
             {"preset": "10mins"},
@@ -88,12 +88,12 @@ def plan(tokenized: TokenizedCorpus, **wish: Any) -> Plan:
     ],
 )
 def test_wrong_words_get_one_line_and_nothing_is_written(
-    wish: dict[str, Any], message: str, corpus: Path, tokenizer_path: Path, tmp_path: Path
+    options: dict[str, Any], message: str, corpus: Path, tokenizer_path: Path, tmp_path: Path
 ) -> None:
-    if "overrides" in wish:
-        wish = {**wish, "steps": 1}
+    if "overrides" in options:
+        options = {**options, "overrides": list(options["overrides"]), "steps": 1}
     with pytest.raises(UsageError) as error:
-        train(corpus, tokenizer=tokenizer_path, out=tmp_path / "run", **wish)
+        train(corpus, tokenizer=tokenizer_path, out=tmp_path / "run", **options)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
@@ -115,11 +115,11 @@ def test_steps_take_the_fixed_rule_and_measure_nothing(
 
 def test_settings_have_the_last_word(tokenized: TokenizedCorpus) -> None:
     chosen = (*TINY, "train.steps=9", "train.log_every=3", "choices.step=eager", "choices.precision=float32")
-    found = plan(tokenized, overrides=(*chosen, "optim.rate=0.5", "optim.optimiser=adamw"))
-    assert (found.train.steps, found.train.log_every, found.train.batch_size) == (9, 3, 4)
-    assert (found.train.optim.rate, found.train.optim.optimiser) == (0.5, "adamw")
-    assert found.choices == ComputeConfig("float32", "plain", "eager")
-    assert (found.model.n_layer, found.model.d_model, found.model.context_length) == (1, 16, 32)
+    result = plan(tokenized, overrides=(*chosen, "optim.rate=0.5", "optim.optimiser=adamw"))
+    assert (result.train.steps, result.train.log_every, result.train.batch_size) == (9, 3, 4)
+    assert (result.train.optim.rate, result.train.optim.optimiser) == (0.5, "adamw")
+    assert result.choices == ComputeConfig("float32", "plain", "eager")
+    assert (result.model.n_layer, result.model.d_model, result.model.context_length) == (1, 16, 32)
 
 
 @pytest.mark.parametrize(("optimiser", "rate"), [("muon", 0.03), ("adamw", 0.001), ("sgd", 0.1)])
@@ -139,13 +139,13 @@ def test_a_run_of_before_keeps_the_rate_it_was_started_with() -> None:
 
 def test_sizes_grow_with_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planner.hardware, "matmul_rate", lambda *_, **__: 1e11)
-    found = [size_for(PretrainConfig(), budget) for budget in (10, 100, 1e3, 1e5, 1e7)]
-    sizes = [(each.n_layer, each.d_model) for each in found]
+    results = [size_for(PretrainConfig(), budget) for budget in (10, 100, 1e3, 1e5, 1e7)]
+    sizes = [(result.n_layer, result.d_model) for result in results]
     assert sizes == sorted(sizes)
     assert len(set(sizes)) >= 4
     assert [most for most, _ in SIZES] == sorted(most for most, _ in SIZES)
     deep = [size_for(PretrainConfig(depth=depth), None) for depth in (2, 8)]
-    assert [(each.n_layer, each.d_model) for each in deep] == [(2, 128), (8, 512)]
+    assert [(item.n_layer, item.d_model) for item in deep] == [(2, 128), (8, 512)]
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 32, 96])
@@ -173,9 +173,9 @@ def test_a_preset_records_what_it_measured_and_keeps_its_budget(
     way = f"{choices['step']} {choices['precision']} {choices['attention']}"
     assert times[way] == min(times.values())  # told to a tenth of a millisecond, so that two may be alike
     assert record["steps"] >= 20
-    said = capsys.readouterr().err
-    assert "--preset 3s: 3 s of CPU time" in said
-    assert f"the fastest is {way} with " in said
+    err = capsys.readouterr().err
+    assert "--preset 3s: 3 s of CPU time" in err
+    assert f"the fastest is {way} with " in err
 
 
 def test_choices_of_another_run_are_taken_as_they_are(
@@ -198,7 +198,7 @@ def test_an_output_that_exists_is_refused(trained: Path, corpus: Path, tokenizer
 
 
 @pytest.mark.parametrize(
-    ("assignment", "said"),
+    ("assignment", "messages"),
     [
         ("choices.precision=banana", ("unknown_name", "precision")),
         ("train.context_length=300", ("incompatible_settings",)),
@@ -208,11 +208,11 @@ def test_an_output_that_exists_is_refused(trained: Path, corpus: Path, tokenizer
     ],
 )
 def test_wrong_words_replace_no_finished_run(
-    corpus: Path, tokenizer_path: Path, tmp_path: Path, assignment: str, said: tuple[str, ...]
+    corpus: Path, tokenizer_path: Path, tmp_path: Path, assignment: str, messages: tuple[str, ...]
 ) -> None:
     out = train(corpus, tokenizer=tokenizer_path, out=tmp_path / "run", steps=1, overrides=TINY)
     kept = (out / "model.safetensors").read_bytes()
-    with raises(UsageError, *said):
+    with raises(UsageError, *messages):
         train(corpus, tokenizer=tokenizer_path, out=out, steps=1, overrides=(*TINY, assignment), force=True)
     assert (out / "model.safetensors").read_bytes() == kept
 
@@ -221,8 +221,8 @@ def test_wrong_words_replace_no_finished_run(
 def test_texts_end_as_the_tokenizer_says(
     family: str, corpus: Path, tokenizer_path: Path, tokenizer: tokenizers.Tokenizer, tmp_path: Path
 ) -> None:
-    said = rf"^model.end_id={tokenizer.end_id + 1}: the tokenizer ends texts with id {tokenizer.end_id}; leave the"
+    answer = rf"^model.end_id={tokenizer.end_id + 1}: the tokenizer ends texts with id {tokenizer.end_id}; leave the"
     words: dict[str, Any] = {"model": family, "tokenizer": tokenizer_path, "out": tmp_path / "run"}
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=answer):
         train(corpus, overrides=(f"model.end_id={tokenizer.end_id + 1}",), **words)
     assert not (tmp_path / "run").exists()

@@ -101,9 +101,9 @@ def saved(case: str, folder: Path, **options: Any) -> Path:
 
 
 def imported(folder: Path) -> Any:
-    found = read_folder(folder)
-    model = build(found.family, found.config)
-    model.load_state_dict(found.weights)
+    result = read_folder(folder)
+    model = build(result.family, result.config)
+    model.load_state_dict(result.weights)
     return model.eval()
 
 
@@ -191,9 +191,9 @@ def test_a_headless_gpt2_is_read_without_its_prefix(tmp_path: Path) -> None:
 
 def test_the_old_way_to_say_rope_scaling_is_read(tmp_path: Path) -> None:
     def older(hf: dict[str, Any]) -> None:
-        said = hf.pop("rope_parameters")
-        hf["rope_theta"] = said.pop("rope_theta")
-        hf["rope_scaling"] = {"type": said.pop("rope_type"), **said}
+        answer = hf.pop("rope_parameters")
+        hf["rope_theta"] = answer.pop("rope_theta")
+        hf["rope_scaling"] = {"type": answer.pop("rope_type"), **answer}
 
     saved("llama, llama3", tmp_path)
     edit(tmp_path, older)
@@ -228,15 +228,15 @@ def reweigh(folder: Path, change: Callable[[dict[str, Tensor]], Any]) -> None:
     save_file(weights, folder / "model.safetensors")
 
 
-def refused(folder: Path, *said: str) -> None:
+def refused(folder: Path, *values: str) -> None:
     with pytest.raises(TextusError) as caught:
         read_folder(folder)
-    for each in said:
-        assert each in str(caught.value)
+    for line in values:
+        assert line in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "messages"),
     [
         (lambda hf: hf.update(architectures=["LlamaForCausalML"]), ["'LlamaForCausalML' is not", "GPT2LMHead"]),
         (lambda hf: hf.pop("architectures"), ["names no architecture"]),
@@ -248,17 +248,17 @@ def refused(folder: Path, *said: str) -> None:
         (lambda hf: hf.update(vocab_size=50), ["model.embed_tokens.weight", "[41, 32]", "[50, 32]"]),
         (lambda hf: hf.update(num_key_value_heads=4), ["k_proj.weight", "[16, 32]", "[32, 32]"]),
         (lambda hf: hf.update(num_hidden_layers=3), ["has no tensor model.layers.2", "and 6 more"]),
-        (lambda hf: hf.update(num_hidden_layers=1), ["does not know: model.layers.1", "and 6 more"]),
+        (lambda hf: hf.update(num_hidden_layers=1), ["does not explain: model.layers.1", "and 6 more"]),
         (lambda hf: hf.update(attention_bias=True), ["has no tensor", "q_proj.bias"]),
         (lambda hf: hf.update(tie_word_embeddings=True), ["ties lm_head.weight to model.embed_tokens.weight"]),
     ],
 )  # fmt: skip
 def test_a_configuration_that_does_not_fit_is_refused(
-    change: Callable[[dict[str, Any]], Any], said: list[str], tmp_path: Path
+    change: Callable[[dict[str, Any]], Any], messages: list[str], tmp_path: Path
 ) -> None:
     saved("llama", tmp_path)
     edit(tmp_path, change)
-    refused(tmp_path, *said)
+    refused(tmp_path, *messages)
 
 
 def test_layers_of_two_kinds_are_refused(tmp_path: Path) -> None:
@@ -317,7 +317,7 @@ def test_overlapping_safetensors_are_refused(shift: int, tmp_path: Path) -> None
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])
     second = sorted((h["data_offsets"], name) for name, h in header.items() if name != "__metadata__")[1][1]
-    header[second]["data_offsets"] = [each + shift for each in header[second]["data_offsets"]]
+    header[second]["data_offsets"] = [offset + shift for offset in header[second]["data_offsets"]]
     raw = json.dumps(header).encode()
     path.write_bytes(len(raw).to_bytes(8, "little") + raw + data[8 + length :])
     refused(tmp_path, "model.safetensors cannot be read")
@@ -330,7 +330,7 @@ def test_integers_as_weights_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "messages"),
     [
         (lambda index: index.pop("weight_map"), ["has no weight_map"]),
         (lambda index: index["weight_map"].update({"model.norm.weight": "../secret.safetensors"}), ["no file of this"]),
@@ -339,13 +339,13 @@ def test_integers_as_weights_are_refused(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_an_index_that_lies_is_refused(
-    change: Callable[[dict[str, Any]], Any], said: list[str], tmp_path: Path
+    change: Callable[[dict[str, Any]], Any], messages: list[str], tmp_path: Path
 ) -> None:
     path = saved("llama", tmp_path, max_shard_size="10KB") / "model.safetensors.index.json"
     index = json.loads(path.read_text())
     change(index)
     path.write_text(json.dumps(index))
-    refused(tmp_path, *said)
+    refused(tmp_path, *messages)
 
 
 # ── models that transformers cannot hold ───────────────────────────────────────────────────────
@@ -354,7 +354,7 @@ PLAIN = {"vocab_size": V, "n_layer": 1, "d_model": 32, "n_head": 2}
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "messages"),
     [
         ({"activation": "relu2"}, ["activation='swiglu', not 'relu2'", "GPT-2 has"]),
         ({"position": "none"}, ["position='rotary', not 'none'"]),
@@ -366,10 +366,10 @@ PLAIN = {"vocab_size": V, "n_layer": 1, "d_model": 32, "n_head": 2}
         ),
     ],
 )
-def test_what_cannot_be_exported_is_told_with_reasons(values: dict[str, Any], said: list[str]) -> None:
+def test_what_cannot_be_exported_is_told_with_reasons(values: dict[str, Any], messages: list[str]) -> None:
     with pytest.raises(UsageError) as caught:
         describe("decoder", {**PLAIN, **values})
-    assert all(each in str(caught.value) for each in said)
+    assert all(line in str(caught.value) for line in messages)
 
 
 def test_a_family_without_a_foreign_form_is_told(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from textus import api, tokenizers
 from textus.cli.main import main
 from textus.core.errors import DataError, UsageError
 from textus.data.labeled import Record, read_records
-from textus.models.nn.heads import SpanHead, context_of, span_scores
+from textus.models.nn.heads import SpanHead, context_mask, span_scores
 from textus.tasks.base import EncodedExample, Example, InputTemplate
 from textus.tasks.encoding import collate
 from textus.tasks.question_answering import (
@@ -46,12 +46,12 @@ def test_answers_are_read_in_every_form(tmp_path: Path) -> None:
     first, second = at("Anna"), at("Old Anna")
     forms = [
         [first, second],
-        [{"text": each["text"], "answer_start": each["start"]} for each in (first, second)],
+        [{"text": span["text"], "answer_start": span["start"]} for span in (first, second)],
         {"text": [first["text"], second["text"]], "answer_start": [first["start"], second["start"]]},
     ]
     task = QuestionAnswering(QuestionAnsweringSettings(), [])
-    found = task.make_examples([record(answers=each) for each in forms], labelled=True)
-    assert {each.label for each in found} == {GoldAnswers(("Anna", "Old Anna"), ((4, 8), (0, 8)))}
+    result = task.make_examples([record(answers=form) for form in forms], labelled=True)
+    assert {example.label for example in result} == {GoldAnswers(("Anna", "Old Anna"), ((4, 8), (0, 8)))}
     qas = [
         {"question": "Who?", "id": "1", "answers": forms[1]},
         {"question": "When?", "id": "2", "answers": []},
@@ -60,7 +60,7 @@ def test_answers_are_read_in_every_form(tmp_path: Path) -> None:
     paragraph = {"context": CONTEXT, "qas": qas}
     file.write_text(json.dumps({"version": "v2.0", "data": [{"title": "t", "paragraphs": [paragraph]}]}))
     read = task.make_examples(read_records(file), labelled=True)
-    assert [each.label for each in read] == [found[0].label, GoldAnswers((), ())]
+    assert [example.label for example in read] == [result[0].label, GoldAnswers((), ())]
     assert QuestionAnswering.from_records(QuestionAnsweringSettings(), read_records(file)).settings.no_answer
     assert not QuestionAnswering.from_records(
         QuestionAnsweringSettings(), read_records(file)[:1]
@@ -72,8 +72,8 @@ def test_an_answer_a_little_off_its_start_is_moved_and_told(
     shift: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     task = QuestionAnswering(QuestionAnsweringSettings(), [])
-    (found,) = task.make_examples([record(answers=[at("Bruno", shift)])], labelled=True)
-    assert found.label.spans == ((at("Bruno")["start"], at("Bruno")["start"] + 5),)
+    (result,) = task.make_examples([record(answers=[at("Bruno", shift)])], labelled=True)
+    assert result.label.spans == ((at("Bruno")["start"], at("Bruno")["start"] + 5),)
     assert ("1 answers stand up to 5 characters beside" in capsys.readouterr().err) == (shift != 0)
 
 
@@ -81,12 +81,12 @@ def test_answers_in_other_words_are_measured_by_and_told(capsys: pytest.CaptureF
     task = QuestionAnswering(QuestionAnsweringSettings(), [])
     other = {"text": "39613.0", "start": -1}
     given = [record(answers=[other]), record(answers=[other, at("Anna")])]
-    found = task.make_examples(given, labelled=True)
-    assert [each.label.spans for each in found] == [(), ((4, 8),)]
-    said = capsys.readouterr().err
-    assert "2 answers do not stand in their contexts" in said
-    assert "1 questions have no other" in said
-    rows = task.encode(found, word_tokenizer(), InputTemplate((0,), 0, None))
+    result = task.make_examples(given, labelled=True)
+    assert [example.label.spans for example in result] == [(), ((4, 8),)]
+    err = capsys.readouterr().err
+    assert "2 answers do not stand in their contexts" in err
+    assert "1 questions have no other" in err
+    rows = task.encode(result, word_tokenizer(), InputTemplate((0,), 0, None))
     assert [row.label is None for row in rows] == [True, False]
 
 
@@ -190,16 +190,16 @@ def test_a_window_without_room_is_refused_and_a_long_question_cut(capsys: pytest
 def test_an_answer_through_a_token_is_learnt_whole_and_told(capsys: pytest.CaptureFixture[str]) -> None:
     task = QuestionAnswering(QuestionAnsweringSettings(longest_answer=2), [])
     answers = [at("believer"), at("Rome"), at("went to Rome")]
-    examples = task.make_examples([record(answers=[each]) for each in answers], labelled=True)
+    examples = task.make_examples([record(answers=[answer]) for answer in answers], labelled=True)
     rows = task.encode(examples, word_tokenizer(), InputTemplate((0,), 0, None))
-    learnt = []
+    answers = []
     for row in rows:
         low, high = (row.meta.places[n - row.meta.first] for n in row.label)
-        learnt.append(CONTEXT[low[0] : high[1]].strip())
-    assert learnt == ["unbeliever", "Rome", "went to Rome"]
-    said = capsys.readouterr().err
-    assert "1 of 3 answers begin or end within a token" in said
-    assert "1 of 3 answers are longer than 2 tokens" in said
+        answers.append(CONTEXT[low[0] : high[1]].strip())
+    assert answers == ["unbeliever", "Rome", "went to Rome"]
+    err = capsys.readouterr().err
+    assert "1 of 3 answers begin or end within a token" in err
+    assert "1 of 3 answers are longer than 2 tokens" in err
 
 
 def test_of_several_answers_the_most_frequent_is_learnt() -> None:
@@ -222,8 +222,8 @@ def test_a_third_segment_says_what_the_question_has_too() -> None:
         (row,) = task.encode([example], tokenizer, InputTemplate((0,), 0, None, n))
         marked = tokenizer.decode([i for i, s in zip(row.ids, row.segments, strict=True) if s == 2])
         assert marked.split() == (["went", "to", "Rome", "Rome"] if n == 3 else [])
-        asked = context_of(collate(task, [row], 1))[0]
-        assert [bool(each) for each in asked] == [at >= row.meta.first for at in range(len(row.ids))]
+        request = context_mask(collate(task, [row], 1))[0]
+        assert [bool(prompt) for prompt in request] == [at >= row.meta.first for at in range(len(row.ids))]
 
 
 # ── the best span ──────────────────────────────────────────────────────────────────────────────
@@ -237,7 +237,7 @@ def test_the_answer_is_the_likeliest_of_all_windows_spans(no_answer: bool) -> No
     head = SpanHead(8).eval()
     batch = collate(task, rows, 1)
     hidden = 3 * torch.randn(*batch.ids.shape, 8)
-    found = task.aggregate_windows(rows, task.predict(head, hidden, batch))
+    result = task.aggregate_windows(rows, task.predict(head, hidden, batch))
     scores = head.out(hidden)
     odds: dict[tuple[int, int, int], float] = {}
     for number, row in enumerate(rows):
@@ -253,12 +253,12 @@ def test_the_answer_is_the_likeliest_of_all_windows_spans(no_answer: bool) -> No
 
     best = max(odds, key=lambda key: odds[key])
     bests = [max((key for key in odds if key[0] == n), key=lambda key: odds[key]) for n in range(len(rows))]
-    total = sum(np.exp(each) for each in odds.values()) + no_answer
+    total = sum(np.exp(odd) for odd in odds.values()) + no_answer
     alike = sum(np.exp(odds[key]) for key in bests if place(key) == place(best))
-    assert found[0].span == place(best)
-    assert found[0].margin == pytest.approx(odds[best], abs=1e-4)
-    assert found[0].probability == pytest.approx(alike / total, rel=1e-3)
-    assert found[0].no_answer_probability == pytest.approx(no_answer / total, rel=1e-3)
+    assert result[0].span == place(best)
+    assert result[0].margin == pytest.approx(odds[best], abs=1e-4)
+    assert result[0].probability == pytest.approx(alike / total, rel=1e-3)
+    assert result[0].no_answer_probability == pytest.approx(no_answer / total, rel=1e-3)
 
 
 @torch.no_grad()
@@ -286,7 +286,7 @@ def test_the_span_of_highest_expected_f1_is_that_of_all_pairs_of_spans() -> None
         assert float(values[number]) == pytest.approx(expected[best], rel=1e-4)
     sure = torch.full((1, 9, 9), -20.0).triu().masked_fill(torch.ones(9, 9).tril(-1).bool(), float("-inf"))
     sure[0, 2, 3] = sure[0, 3, 5] = 0.0
-    assert [int(each) for each in best_expected_f1(sure, 4)[1:]] == [2, 5]
+    assert [int(item) for item in best_expected_f1(sure, 4)[1:]] == [2, 5]
 
 
 @pytest.mark.parametrize("answer", ["likeliest", "expected-f1"])
@@ -309,22 +309,22 @@ def test_a_context_without_a_token_has_no_answer(answer: str) -> None:
     examples = [Example(("Who?", CONTEXT), None, "a"), Example(("Who?", ""), None, "b")]
     rows = task.encode(examples, word_tokenizer(), InputTemplate((0,), 0, None))
     batch = collate(task, rows, 1)
-    found = task.aggregate_windows(
+    result = task.aggregate_windows(
         rows, task.predict(SpanHead(8).eval(), torch.randn(*batch.ids.shape, 8), batch)
     )
-    said = [task.to_json(*each)["answer"] for each in zip(examples, found, strict=True)]
-    assert said[0]
-    assert said[1] == ""
+    answers = [task.to_json(*item)["answer"] for item in zip(examples, result, strict=True)]
+    assert answers[0]
+    assert answers[1] == ""
 
 
 def test_none_is_answered_where_it_is_likelier_and_may_be() -> None:
     example = Example(("Who?", "  Anna , "), None, "row 1")
-    for no_answer, margin, said in ((True, -1.0, None), (True, 1.0, 2), (False, -1.0, 2)):
+    for no_answer, margin, expected in ((True, -1.0, None), (True, 1.0, 2), (False, -1.0, 2)):
         task = QuestionAnswering(QuestionAnsweringSettings(no_answer=no_answer), [])
-        told = task.to_json(example, SpanPrediction((0, 7), margin, 0.2, 0.5 * no_answer))
-        assert (told["answer"], told["start"]) == (("Anna", 2) if said else ("", None))
-        assert told["probability"] == (0.2 if said else 0.5)
-        assert ("no_answer_probability" in told) == no_answer
+        answer = task.to_json(example, SpanPrediction((0, 7), margin, 0.2, 0.5 * no_answer))
+        assert (answer["answer"], answer["start"]) == (("Anna", 2) if expected else ("", None))
+        assert answer["probability"] == (0.2 if expected else 0.5)
+        assert ("no_answer_probability" in answer) == no_answer
 
 
 def test_shifted_windows_make_examples_of_their_own() -> None:
@@ -335,10 +335,10 @@ def test_shifted_windows_make_examples_of_their_own() -> None:
     empty = [n for n, row in enumerate(rows) if not row.meta.places]
     for n in empty:
         outputs[n] = (0, 0, -np.inf, -np.inf, -np.inf)
-    found = task.aggregate_windows(rows, outputs)
-    assert len(found) == 4
-    assert [each.margin for each in found] == [empty[0] - 1, -np.inf, empty[1] - 1, -np.inf]
-    assert task.to_json(examples[1], found[1])["answer"] == ""
+    result = task.aggregate_windows(rows, outputs)
+    assert len(result) == 4
+    assert [match.margin for match in result] == [empty[0] - 1, -np.inf, empty[1] - 1, -np.inf]
+    assert task.to_json(examples[1], result[1])["answer"] == ""
 
 
 # ── learnt and asked ───────────────────────────────────────────────────────────────────────────
@@ -354,10 +354,10 @@ def questions(n: int, seed: int = 0, none: float = 0.0) -> list[dict[str, Any]]:
     rows = []
     for number in range(n):
         kind = draw.choice(("who", "where"))
-        asked, other = (NAMES, PLACES) if kind == "who" else (PLACES, NAMES)
+        answers, other = (NAMES, PLACES) if kind == "who" else (PLACES, NAMES)
         words = draw.choices(FILLING, k=draw.randint(2, 5))
         words.insert(draw.randrange(len(words)), draw.choice(other))
-        answer = None if draw.random() < none else draw.choice(asked)
+        answer = None if draw.random() < none else draw.choice(answers)
         before = draw.randrange(len(words))
         context = " ".join([*words[:before], *([answer] if answer else []), *words[before:]])
         start = len(" ".join(words[:before])) + (before > 0)
@@ -396,20 +396,20 @@ def test_every_family_with_states_learns_it(family: str, tmp_path: Path) -> None
         epochs=epochs,
         overrides=[*SMALL, f"optim.rate={rate}"],
     )
-    found = run.evaluate(written(tmp_path / "test.jsonl", questions(60, seed=1)))
-    assert found["f1"]["value"] > 0.8
-    assert (found["metric_style"], found["f1"]["n"]) == ("squad", 60)
+    scores = run.evaluate(written(tmp_path / "test.jsonl", questions(60, seed=1)))
+    assert scores["f1"]["value"] > 0.8
+    assert (scores["metric_style"], scores["f1"]["n"]) == ("squad", 60)
     assert not run.task.settings.no_answer
 
 
 def test_where_there_is_none_it_says_so(tuned: api.Run, tmp_path: Path) -> None:
     assert tuned.record["task_settings"]["no_answer"]
-    found = tuned.evaluate(written(tmp_path / "test.jsonl", questions(100, seed=1, none=0.5)))
-    assert found["no_answer_accuracy"]["value"] > 0.8
-    assert found["f1_with_answer"]["value"] > 0.8
-    assert found["best_f1"] >= found["f1"]["value"] - 1e-9
-    asked = [("it is who", "the man anna was seen"), ("it is where", "the man anna was seen")]
-    first, second = tuned.predict(asked)
+    scores = tuned.evaluate(written(tmp_path / "test.jsonl", questions(100, seed=1, none=0.5)))
+    assert scores["no_answer_accuracy"]["value"] > 0.8
+    assert scores["f1_with_answer"]["value"] > 0.8
+    assert scores["best_f1"] >= scores["f1"]["value"] - 1e-9
+    prompts = [("it is who", "the man anna was seen"), ("it is where", "the man anna was seen")]
+    first, second = tuned.predict(prompts)
     assert (first["answer"], first["start"], first["end"]) == ("anna", 8, 12)
     assert (second["answer"], second["start"], second["end"]) == ("", None, None)
     assert first["no_answer_probability"] < 0.5 < second["no_answer_probability"]
@@ -418,15 +418,15 @@ def test_where_there_is_none_it_says_so(tuned: api.Run, tmp_path: Path) -> None:
 def test_a_long_context_is_read_to_its_end(tuned: api.Run) -> None:
     far = " ".join(FILLING * 40)
     context = f"{far} bruno {far}"
-    (found,) = tuned.predict([("it is who", context)])
-    assert context[found["start"] : found["end"]] == found["answer"] == "bruno"
-    assert found["probability"] > 0.8  # two windows have it
+    (predictions,) = tuned.predict([("it is who", context)])
+    assert context[predictions["start"] : predictions["end"]] == predictions["answer"] == "bruno"
+    assert predictions["probability"] > 0.8  # two windows have it
 
 
 def test_what_is_asked_alone_and_together_is_answered_alike(tuned: api.Run) -> None:
     rows = questions(30, seed=2, none=0.3)
-    asked = [(row["question"], row["context"] * (1 + number % 3)) for number, row in enumerate(rows)]
-    for pair, answer in zip(asked, tuned.predict(asked), strict=True):
+    prompts = [(row["question"], row["context"] * (1 + number % 3)) for number, row in enumerate(rows)]
+    for pair, answer in zip(prompts, tuned.predict(prompts), strict=True):
         alone = tuned.predict([pair])[0]
         assert alone["probability"] == pytest.approx(answer["probability"], abs=2e-2)  # bfloat16
 
@@ -449,10 +449,10 @@ def test_an_epoch_is_all_windows_and_contexts_are_held_out_whole(
     run = api.finetune(
         data, task="question-answering", model="gru", out=tmp_path / "run", epochs=1, overrides=settings
     )
-    said = capsys.readouterr().err
-    found = re.search(r"([\d,]+) rows to learn from \(([\d,]+) windows\)", said)
-    assert found, said
-    n_rows, windows = (int(each.replace(",", "")) for each in found.groups())
+    err = capsys.readouterr().err
+    match = re.search(r"([\d,]+) rows to learn from \(([\d,]+) windows\)", err)
+    assert match, err
+    n_rows, windows = (int(group.replace(",", "")) for group in match.groups())
     assert windows > n_rows
     assert n_rows % 3 == 0  # three questions a context
     assert run.record["steps"] == -(-windows // 16)  # the last part of an epoch counts
@@ -482,16 +482,16 @@ def test_chinese_is_read_and_measured_by_character(tmp_path: Path) -> None:
     draw = random.Random(0)
     rows = []
     for number in range(240):
-        said = ["".join(draw.choices("我们昨天一起去看了电影", k=4)) for _ in range(2)]
+        texts = ["".join(draw.choices("我们昨天一起去看了电影", k=4)) for _ in range(2)]
         name = draw.choice(("王小明", "李四", "张三丰"))
-        context = f"{said[0]}{name}{said[1]}{number}"
+        context = f"{texts[0]}{name}{texts[1]}{number}"
         rows.append({"question": "谁？", "context": context, "answers": [{"text": name, "start": 4}]})
     data = written(tmp_path / "r.jsonl", rows)
     run = api.finetune(
         data, task="question-answering", model="gru", out=tmp_path / "run", epochs=4, overrides=SMALL
     )
-    found = run.evaluate(data)
-    assert (found["metric_style"], found["f1"]["value"] > 0.9) == ("cmrc2018", True)
+    scores = run.evaluate(data)
+    assert (scores["metric_style"], scores["f1"]["value"] > 0.9) == ("cmrc2018", True)
     assert run.predict([("谁？", "我们一起李四看电影")])[0]["answer"] == "李四"
 
 
@@ -510,7 +510,7 @@ def test_real_files_are_read_whole(data: Path, capsys: pytest.CaptureFixture[str
                 text in example.label.texts
                 for text in (example.texts[1][slice(*span)] for span in example.label.spans)
             )
-    said = capsys.readouterr().err
-    assert "193 answers do not stand in their contexts (start -1)" in said
-    assert "0 questions have no other" in said
-    assert "2 rows have no question or no context" in said
+    err = capsys.readouterr().err
+    assert "193 answers do not stand in their contexts (start -1)" in err
+    assert "0 questions have no other" in err
+    assert "2 rows have no question or no context" in err

@@ -49,12 +49,12 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> api.Run:
     return api.finetune(table(folder / "c.csv", "utf-8"), model="linear", out=folder / "run")
 
 
-def figures(found: Any) -> Any:
+def figures(result: Any) -> Any:
     """An answer without what differs by the place of a file and by the clock."""
-    if isinstance(found, dict):
+    if isinstance(result, dict):
         varying = ("on", "out", "rows_trained_on", "seconds", "memory", "per_second")
-        return {k: figures(v) for k, v in found.items() if not any(name in k for name in varying)}
-    return [figures(part) for part in found] if isinstance(found, list) else found
+        return {k: figures(v) for k, v in result.items() if not any(name in k for name in varying)}
+    return [figures(part) for part in result] if isinstance(result, list) else result
 
 
 COMMANDS = [
@@ -110,9 +110,9 @@ def test_a_text_to_measure_on_and_an_index_are_read_in_an_encoding(
         file = table(tmp_path / encoding / "t.txt", encoding, ["byl dobrý a", "je špatný"])
         assert main(["compare", str(trained), "--on", str(file), "--encoding", encoding, "--json"]) == 0
         compared = json.loads(capsys.readouterr().out)["rows"][0]
-        found = api.evaluate(trained, file, encoding=encoding)
-        assert compared["bits_per_byte"] == found["bits_per_byte"]
-        scored[encoding] = found["bits_per_byte"]["value"] * file.stat().st_size
+        scores = api.evaluate(trained, file, encoding=encoding)
+        assert compared["bits_per_byte"] == scores["bits_per_byte"]
+        scored[encoding] = scores["bits_per_byte"]["value"] * file.stat().st_size
         index = api.build_index(file, encoding=encoding, bm25=True, out=tmp_path / encoding / "index")
         assert "byl dobrý a" in index.passages[1].text
     assert scored["utf-8"] == pytest.approx(scored["cp1250"])
@@ -126,8 +126,8 @@ def test_triples_are_read_in_an_encoding(tmp_path: Path) -> None:
 
     for name in ("t.csv", "t.txt"):
         texts = table(tmp_path / name, "cp1250", ["byl dobrý"])
-        found = read_passages(texts, ReadOptions(encoding="cp1250"))
-        assert "byl dobrý" in found[-1].text
+        result = read_passages(texts, ReadOptions(encoding="cp1250"))
+        assert "byl dobrý" in result[-1].text
 
 
 def test_the_encoding_of_training_is_used_again(
@@ -264,10 +264,8 @@ def test_ids_of_several_texts_are_reported(tmp_path: Path, capsys: pytest.Captur
     """ATTACK1 17: 1 and "1" are one id; a row that is repeated as it is has its own line."""
     rows = [{"id": 1, "text": "one"}, {"id": 1, "text": "two"}, {"id": "1", "text": "three"}]
     read_passages(written(tmp_path / "a.jsonl", [*rows, {"id": 2, "text": "four"}]))
-    said = capsys.readouterr().err
-    assert (
-        f"2 of 4 texts have the id of another text, the first '1' in {tmp_path / 'a.jsonl'}: line 2" in said
-    )
+    err = capsys.readouterr().err
+    assert f"2 of 4 texts have the id of another text, the first '1' in {tmp_path / 'a.jsonl'}: line 2" in err
     read_passages(written(tmp_path / "b.jsonl", [rows[0], rows[0], {"id": 2, "text": "one"}]))
     assert "the id of another" not in capsys.readouterr().err
 

@@ -187,12 +187,12 @@ def test_dialects_of_tables(
 ) -> None:
     """D3, D15, D23, D26, D29, U2: read as what they are, and what was guessed is one line."""
     (tmp_path / name).write_bytes(text.encode())
-    found = values(tmp_path / name)
-    assert [row["text"] for row in found] == expected
-    assert all(row["label"] in ("0", "1") for row in found)
-    said = capsys.readouterr().err
-    assert reported in said
-    assert bool(reported) == bool(said)
+    result = values(tmp_path / name)
+    assert [row["text"] for row in result] == expected
+    assert all(row["label"] in ("0", "1") for row in result)
+    err = capsys.readouterr().err
+    assert reported in err
+    assert bool(reported) == bool(err)
 
 
 def test_a_delimiter_that_is_given(tmp_path: Path) -> None:
@@ -235,14 +235,14 @@ def test_all_bad_rows_can_be_collected(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", 'text,label\na,1\nb,1,2\n"c"d,1\ne,0\nf\n')
     records = read_records(path, problems=problems)
     assert [record.where for record in records] == [f"{path}: line 2", f"{path}: line 5"]
-    assert [(each.where, each.kind) for each in problems] == [
+    assert [(problem.where, problem.kind) for problem in problems] == [
         (f"{path}: line 3", "number of columns"), (f"{path}: line 4", "quotes"),
         (f"{path}: line 6", "number of columns"),
     ]  # fmt: skip
     lines = write(tmp_path / "a.jsonl", '{"text": "a"}\n[1]\n{"text"\n')
     problems.clear()
     assert len(read_records(lines, problems=problems)) == 1
-    assert [each.kind for each in problems] == ["not an object", "not JSON"]
+    assert [problem.kind for problem in problems] == ["not an object", "not JSON"]
 
 
 def test_a_field_of_any_length(tmp_path: Path) -> None:
@@ -304,8 +304,8 @@ def test_a_header_where_columns_are_positions(
     tmp_path: Path, capsys: pytest.CaptureFixture, first: str, expected: int
 ) -> None:
     """D29."""
-    found = values(write(tmp_path / "a.csv", f"{first}\ngood,1\n"), "0=text,1=label")
-    assert len(found) == expected
+    result = values(write(tmp_path / "a.csv", f"{first}\ngood,1\n"), "0=text,1=label")
+    assert len(result) == expected
     assert ("line 1 (" in capsys.readouterr().err) == (expected == 1)
 
 
@@ -328,10 +328,10 @@ def test_a_folder_for_each_class_reads_any_suffix_and_reports_the_rest(
     (tmp_path / "in" / "pos" / ".hidden").write_text("x")
     expected = [{"text": name, "label": name[:3]} for name in ("neg/1.txt", "neg/2", "pos/3.eml", "pos/4.5")]
     assert values(tmp_path / "in") == expected
-    said = capsys.readouterr().err
-    assert f"left out, not in a folder of a class: 2, the first {tmp_path / 'in' / 'README.txt'}" in said
-    assert f"left out, unreadable: 1, the first {tmp_path / 'in' / 'pos' / 'photo.png'} (binary)" in said
-    assert "left out, hidden: 1" in said
+    err = capsys.readouterr().err
+    assert f"left out, not in a folder of a class: 2, the first {tmp_path / 'in' / 'README.txt'}" in err
+    assert f"left out, unreadable: 1, the first {tmp_path / 'in' / 'pos' / 'photo.png'} (binary)" in err
+    assert "left out, hidden: 1" in err
     from sklearn.datasets import load_files
 
     (tmp_path / "in" / "pos" / "photo.png").unlink()
@@ -403,8 +403,8 @@ def test_places_follow_their_characters(tmp_path: Path, form: str) -> None:
         row = {"context": NFD, "question": "?", "answers": {"text": [name], "answer_start": [start]}}
     else:
         row = {"context": NFD, "question": "?", "answers": [{"text": name, "start": start}]}
-    (found,) = values(write(tmp_path / "a.jsonl", json.dumps(row)))
-    text = found.get("text", found.get("context"))
+    (result,) = values(write(tmp_path / "a.jsonl", json.dumps(row)))
+    text = result.get("text", result.get("context"))
     assert text == "Zoë saw Malagá \ufffd and Zoë"
     span = (text.index("Malagá"), text.index("Malagá") + 6)
     expected = {
@@ -416,7 +416,7 @@ def test_places_follow_their_characters(tmp_path: Path, form: str) -> None:
         "answer list": ("answers", [{"text": "Malagá", "start": span[0]}]),
     }
     field, value = expected[form]
-    assert found[field] == value
+    assert result[field] == value
 
 
 DATA = Path(os.environ.get("TEXTUS_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
@@ -440,5 +440,5 @@ DATA = Path(os.environ.get("TEXTUS_DATA", Path(__file__).resolve().parents[2] / 
     ],
 )
 def test_real_files(name: str, columns: str | None, count: int, fields: set[str]) -> None:
-    found = values(DATA / name, columns)
-    assert (len(found), set(found[0])) == (count, fields)
+    result = values(DATA / name, columns)
+    assert (len(result), set(result[0])) == (count, fields)

@@ -64,18 +64,18 @@ def theirs(gold: np.ndarray, guess: np.ndarray) -> dict[str, float]:
 @pytest.mark.parametrize("seed", range(3))
 def test_figures_are_scipys_and_scikit_learns(seed: int) -> None:
     gold, guess = drawn(seed)
-    found = regression.regression_scores(gold, guess, "spearman")
-    assert next(iter(found)) == "spearman"
-    assert {name: each["value"] for name, each in found.items()} == pytest.approx(theirs(gold, guess))
-    assert all(each["low"] < each["value"] < each["high"] for each in found.values())
+    result = regression.regression_scores(gold, guess, "spearman")
+    assert next(iter(result)) == "spearman"
+    assert {name: row["value"] for name, row in result.items()} == pytest.approx(theirs(gold, guess))
+    assert all(row["low"] < row["value"] < row["high"] for row in result.values())
 
 
 def test_a_resample_is_scored_as_the_texts_it_repeats() -> None:
     gold, guess = drawn(7)
     counts = np.random.default_rng(1).multinomial(len(gold), np.full(len(gold), 1 / len(gold)))
     again = np.repeat(np.arange(len(gold)), counts)
-    found = regression.regression_metrics(gold, guess)(counts.astype(float))
-    assert found == pytest.approx(theirs(gold[again], guess[again]))
+    result = regression.regression_metrics(gold, guess)(counts.astype(float))
+    assert result == pytest.approx(theirs(gold[again], guess[again]))
 
 
 def test_ratings_are_scikit_learns() -> None:
@@ -83,8 +83,8 @@ def test_ratings_are_scikit_learns() -> None:
     gold = random.integers(0, 5, 300)
     guess = np.clip(gold + random.integers(-2, 3, 300), 0, 4)
     stars = np.asarray([1.0, 2.0, 3.0, 4.0, 10.0])
-    found = {name: each["value"] for name, each in regression.rating_scores(gold, guess, stars).items()}
-    assert found == pytest.approx(
+    results = {name: row["value"] for name, row in regression.rating_scores(gold, guess, stars).items()}
+    assert results == pytest.approx(
         {
             "quadratic_kappa": sklearn.cohen_kappa_score(gold, guess, weights="quadratic"),
             "accuracy": sklearn.accuracy_score(gold, guess),
@@ -99,14 +99,14 @@ def test_the_interval_of_spearman_holds_it_as_often_as_it_says() -> None:
         regression.regression_scores(*drawn(seed, 150), "spearman", seed=seed)["spearman"]
         for seed in range(20)
     ]
-    assert sum(each["low"] <= real <= each["high"] for each in figures) >= 16  # 95 % of 20 is 19
+    assert sum(figure["low"] <= real <= figure["high"] for figure in figures) >= 16  # 95 % of 20 is 19
 
 
 def test_what_cannot_be_told_is_left_out_and_named() -> None:
     gold, guess = drawn(0)
-    found = regression.regression_scores(np.full_like(gold, 3.0), guess, "r2")
-    assert found["undefined"] == ["r2", "pearson", "spearman"]
-    assert found["mae"]["value"] == pytest.approx(np.abs(guess - 3).mean())
+    result = regression.regression_scores(np.full_like(gold, 3.0), guess, "r2")
+    assert result["undefined"] == ["r2", "pearson", "spearman"]
+    assert result["mae"]["value"] == pytest.approx(np.abs(guess - 3).mean())
     assert regression.regression_scores(gold, np.ones_like(gold), "r2")["undefined"] == [
         "pearson",
         "spearman",
@@ -128,18 +128,20 @@ def test_the_ordinal_head_is_the_logistic_distribution_between_thresholds() -> N
     with torch.no_grad():
         place = head.out(hidden.mean(1))[:, 0].numpy()
         steps = np.log1p(np.exp(head.steps.numpy()))
-        found, labels = head.predict(hidden).numpy(), torch.arange(7) % 5
+        result, labels = head.predict(hidden).numpy(), torch.arange(7) % 5
         loss = head.loss(hidden, batch(labels))
     cuts = np.concatenate([[-np.inf], head.first.detach().numpy() + np.append(0, steps.cumsum()), [np.inf]])
     expected = np.diff(stats.logistic.cdf(cuts[None] - place[:, None]), axis=1)
-    assert found == pytest.approx(expected, abs=1e-6)
+    assert result == pytest.approx(expected, abs=1e-6)
     assert float(loss.total) == pytest.approx(-np.log(expected[np.arange(7), labels]).sum(), rel=1e-5)
 
 
 def test_thresholds_far_away_still_have_gradients() -> None:
     head, hidden = OrdinalHead(6, 3), torch.full((3, 4, 6), 200.0)
     head.loss(hidden, batch(torch.arange(3))).total.backward()
-    assert all(torch.isfinite(each.grad).all() for each in head.parameters() if each.grad is not None)
+    assert all(
+        torch.isfinite(parameter.grad).all() for parameter in head.parameters() if parameter.grad is not None
+    )
 
 
 def test_numbers_are_learnt_in_deviations_and_told_as_they_are() -> None:
@@ -147,17 +149,19 @@ def test_numbers_are_learnt_in_deviations_and_told_as_they_are() -> None:
     head = RegressionHead(
         6, [1e9, 5.0], [2.0, 0.5], number_means=[1e9], number_deviations=[3.0], dropout=0.0
     ).eval()
-    hidden, beside = (
+    hidden, other = (
         torch.randn(3, 4, 6),
         torch.tensor([[1e9 + 3], [1e9], [float("nan")]], dtype=torch.float64),
     )
     with torch.no_grad():
-        scaled = head(hidden, None, beside)
-        found = head.predict(hidden, None, beside)
+        scaled = head(hidden, None, other)
+        predictions = head.predict(hidden, None, other)
         assert torch.equal(scaled[1], head(hidden, None, torch.full((3, 1), 1e9, dtype=torch.float64))[1])
         assert torch.equal(scaled[2], head(hidden, None, torch.full((3, 1), 1e9, dtype=torch.float64))[2])
-        loss = head.loss(hidden, batch(found + torch.tensor([2.0, 0.5], dtype=torch.float64), beside))
-    assert found.numpy() == pytest.approx(scaled.double().numpy() * [2.0, 0.5] + [1e9, 5.0], rel=0, abs=1e-6)
+        loss = head.loss(hidden, batch(predictions + torch.tensor([2.0, 0.5], dtype=torch.float64), other))
+    assert predictions.numpy() == pytest.approx(
+        scaled.double().numpy() * [2.0, 0.5] + [1e9, 5.0], rel=0, abs=1e-6
+    )
     assert float(loss.total) == pytest.approx(3.0, rel=1e-5)  # one deviation off, in both, three texts
 
 
@@ -170,18 +174,18 @@ def test_numbers_beside_the_text_are_read(rows: Path, tmp_path: Path) -> None:
         rows, task="regression", model="gru", out=tmp_path / "run", epochs=16, overrides=settings
     )
     test = written(tmp_path / "test.jsonl", rows_of(80, seed=1))
-    found = run.evaluate(test)
-    assert found["r2"]["value"] > 0.9
+    scores = run.evaluate(test)
+    assert scores["r2"]["value"] > 0.9
     blind = api.finetune(
         rows, task="regression", model="gru", out=tmp_path / "blind", epochs=4, overrides=SMALL
     )
     assert blind.evaluate(test)["r2"]["value"] < 0.7  # more than half of the spread is the year's
     head = api.open_run(run.path).record["heads"]["regression"]
-    years = [each["year"] for each in rows_of(320)]
+    years = [row["year"] for row in rows_of(320)]
     assert abs(head["number_means"][0] - np.mean(years)) < 2  # of the rows that are not held out
     answers = run.predict(test)
-    assert [each["score"] for each in answers] == pytest.approx(
-        [each["label"] for each in rows_of(80, seed=1)], abs=200
+    assert [answer["score"] for answer in answers] == pytest.approx(
+        [row["label"] for row in rows_of(80, seed=1)], abs=200
     )
     with raises(UsageError, "incompatible_data", "text 1", "year"):
         run.predict(["a grand film"])
@@ -210,17 +214,17 @@ def test_ratings_in_order(rows: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     )  # fmt: skip
     assert run.record["labels"] == ["1", "2", "3", "4"]
     test = [{"text": r["text"], "label": r["stars"]} for r in rows_of(80, seed=1)]
-    found = run.evaluate(written(tmp_path / "test.jsonl", test))
-    assert found["quadratic_kappa"]["value"] > 0.9
-    answers = run.predict([each["text"] for each in test])
-    assert found["accuracy"]["value"] == pytest.approx(
-        sklearn.accuracy_score([str(each["label"]) for each in test], [each["label"] for each in answers])
+    scores = run.evaluate(written(tmp_path / "test.jsonl", test))
+    assert scores["quadratic_kappa"]["value"] > 0.9
+    answers = run.predict([row["text"] for row in test])
+    assert scores["accuracy"]["value"] == pytest.approx(
+        sklearn.accuracy_score([str(row["label"]) for row in test], [answer["label"] for answer in answers])
     )
     assert sum(answers[0]["probabilities"].values()) == pytest.approx(1, abs=1e-4)
     capsys.readouterr()
     more = run.evaluate(written(tmp_path / "more.jsonl", [*test, {"text": "a grand film", "label": 9}]))
     assert "1 ratings were never seen in training (9)" in capsys.readouterr().err
-    assert more["accuracy"]["value"] == pytest.approx(found["accuracy"]["value"] * 80 / 81)
+    assert more["accuracy"]["value"] == pytest.approx(scores["accuracy"]["value"] * 80 / 81)
 
 
 def test_several_numbers_at_once(rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -228,9 +232,9 @@ def test_several_numbers_at_once(rows: Path, tmp_path: Path, capsys: pytest.Capt
     run = api.finetune(
         rows, task="regression", model="gru", out=tmp_path / "run", epochs=4, overrides=settings
     )
-    found = run.evaluate(rows)
-    assert [each["target"] for each in found["targets"]] == ["stars", "label"]
-    assert found["r2"]["value"] == pytest.approx(np.mean([each["r2"] for each in found["targets"]]))
+    scores = run.evaluate(rows)
+    assert [target["target"] for target in scores["targets"]] == ["stars", "label"]
+    assert scores["r2"]["value"] == pytest.approx(np.mean([target["r2"] for target in scores["targets"]]))
     assert set(run.predict(rows)[0]) == {"line", "stars", "label"}
     assert main(["evaluate", str(run.path), "--on", str(rows)]) == 0
     assert "stars" in capsys.readouterr().out
@@ -248,8 +252,8 @@ def test_same_numbers_everywhere_are_told(
     rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = api.finetune(rows, task="regression", model="gru", out=tmp_path / "run", epochs=1, overrides=SMALL)
-    found = run.evaluate(written(tmp_path / "same.jsonl", [{**row, "label": 1200} for row in rows_of(9)]))
-    assert found["undefined"] == ["r2", "pearson", "spearman"]
+    scores = run.evaluate(written(tmp_path / "same.jsonl", [{**row, "label": 1200} for row in rows_of(9)]))
+    assert scores["undefined"] == ["r2", "pearson", "spearman"]
     assert "r2, pearson, spearman cannot be told" in capsys.readouterr().err
 
 

@@ -32,8 +32,10 @@ SMALL = ("train.batch_size=16", "model.n_layer=1", "model.d_model=32", "optim.ra
 
 def row_of(text: str, entities: list[Any], relations: list[Any]) -> Record:
     """One row; entities are (start, end, label), relations (head, name, tail)."""
-    held = [dict(zip(("head", "relation", "tail"), each, strict=True)) for each in relations]
-    return Record({"text": text, "entities": [list(each) for each in entities], "relations": held}, "row 1")
+    held = [dict(zip(("head", "relation", "tail"), relation, strict=True)) for relation in relations]
+    return Record(
+        {"text": text, "entities": [list(entity) for entity in entities], "relations": held}, "row 1"
+    )
 
 
 def task_of(records: list[Record], **settings: Any) -> Relations:
@@ -82,34 +84,34 @@ def drawn_answers(seed: int, n: int = 80) -> tuple[Relations, list[Any], list[An
         [
             RelationPrediction(
                 *pair,
-                task.index[task.relation(each, *pair)] if draw.random() < 0.5 else draw.randrange(4),
+                task.index[task.relation(example, *pair)] if draw.random() < 0.5 else draw.randrange(4),
                 0.5,
             )
-            for pair in task.scored_pairs(each)
+            for pair in task.scored_pairs(example)
         ]
-        for each in examples
+        for example in examples
     ]
     return task, examples, answers
 
 
 def test_figures_are_scikit_learns() -> None:
     task, examples, answers = drawn_answers(seed=3)
-    found = task.metrics(examples, answers)
+    result = task.metrics(examples, answers)
     gold = [
-        task.relation(each, one.head, one.tail)
-        for each, out in zip(examples, answers, strict=True)
+        task.relation(entry, one.head, one.tail)
+        for entry, out in zip(examples, answers, strict=True)
         for one in out
     ]
     guess = [task.labels[one.label] for out in answers for one in out]
     relations = task.labels[1:]
     theirs = precision_recall_fscore_support(gold, guess, labels=relations, average="micro")
     for name, value in zip(("precision", "recall", "f1"), theirs, strict=False):
-        assert found[name]["value"] == pytest.approx(value)
-        assert found[name]["low"] < found[name]["value"] < found[name]["high"]
-    each = precision_recall_fscore_support(gold, guess, labels=relations, average=None)
+        assert result[name]["value"] == pytest.approx(value)
+        assert result[name]["low"] < result[name]["value"] < result[name]["high"]
+    item = precision_recall_fscore_support(gold, guess, labels=relations, average=None)
     for ours, name in enumerate(("precision", "recall", "f1", "n")):
-        assert [row[name] for row in found["classes"]] == pytest.approx(each[ours].tolist())
-    assert found["macro_f1"] == pytest.approx(each[2].mean())
+        assert [row[name] for row in result["classes"]] == pytest.approx(item[ours].tolist())
+    assert result["macro_f1"] == pytest.approx(item[2].mean())
 
 
 def test_direction_counts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +128,7 @@ def test_direction_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert task.metrics(examples, turned)["f1"]["value"] == 0
 
     def undirected(self: Relations, output: list[RelationPrediction]) -> list[Any]:
-        return [("r", *sorted((each.head, each.tail))) for each in output if each.label]
+        return [("r", *sorted((example.head, example.tail))) for example in output if example.label]
 
     monkeypatch.setattr(Relations, "triples", undirected)  # the fault that the line above would not let pass
     assert task.metrics(examples, turned)["f1"]["value"] == 1
@@ -137,8 +139,8 @@ def test_no_relation_is_no_class_and_rows_without_any_are_told(capsys: pytest.Ca
     task = task_of(records)
     empty = task.make_examples([row_of("a b", [(0, 1, "t"), (2, 3, "t")], [])], labelled=True)
     nothing = [[RelationPrediction(0, 1, 0, 0.9), RelationPrediction(1, 0, 0, 0.9)]]
-    found = task.metrics(empty, nothing)
-    assert (found["f1"]["value"], found["classes"], found["exact_match"]["value"]) == (0, [], 1)
+    result = task.metrics(empty, nothing)
+    assert (result["f1"]["value"], result["classes"], result["exact_match"]["value"]) == (0, [], 1)
     assert "these rows have no relation" in capsys.readouterr().err
     assert task.metrics(empty, [[RelationPrediction(0, 1, 1, 0.9)]])["precision"]["value"] == 0
     named = [row_of("a b", TWO, [(0, "no_relation", 1), (1, "r", 0)])]  # as TACRED calls it
@@ -159,7 +161,10 @@ def test_the_floor_is_what_most_pairs_of_the_types_have() -> None:
     assert task.label_counts == [task.label_counts[0], 2, 2]
     blind = task.majority_baseline(task.make_examples(records[:1], labelled=False))
     assert blind is not None
-    assert [(each.head, each.tail, each.probability) for each in blind[0]] == [(0, 1, 0.4), (1, 0, 0.8)]
+    assert [(example.head, example.tail, example.probability) for example in blind[0]] == [
+        (0, 1, 0.4),
+        (1, 0, 0.8),
+    ]
 
 
 # ── rows ───────────────────────────────────────────────────────────────────────────────────────
@@ -176,8 +181,8 @@ def test_all_forms_say_the_same() -> None:
     second = [{**spo, "object": {"@value": "Bonn"}, "object_type": {"@value": "place"}}]
     wanted = parse_relation_example(plain, labelled=True)
     for other in (tacred, {"text": wanted.text, "spo_list": duie}, {"text": wanted.text, "spo_list": second}):
-        found = parse_relation_example(Record(other, "row 1"), labelled=True)
-        assert (found.texts, found.entities, found.label) == (wanted.texts, wanted.entities, wanted.label)
+        result = parse_relation_example(Record(other, "row 1"), labelled=True)
+        assert (result.texts, result.entities, result.label) == (wanted.texts, wanted.entities, wanted.label)
     assert parse_relation_example(Record(tacred, ""), labelled=True).marked_pairs == ((0, 1),)
 
 
@@ -192,7 +197,7 @@ TWO = [(0, 1, "t"), (2, 3, "t")]
 
 
 @pytest.mark.parametrize(
-    ("record", "said"),
+    ("record", "message"),
     [
         (row_of("a b", TWO, [(0, "r", 2)]), "the tail of 'r' is 2, not the place of one of its 2 entities"),
         (row_of("a b", TWO, [(-1, "r", 1)]), "the head of 'r' is -1"),
@@ -211,10 +216,10 @@ TWO = [(0, 1, "t"), (2, 3, "t")]
         (Record({"text": "a", "spo_list": [{}]}, "row 1"), "lacks a field"),
     ],
 )  # fmt: skip
-def test_rows_that_cannot_be_are_named(record: Record, said: str) -> None:
+def test_rows_that_cannot_be_are_named(record: Record, message: str) -> None:
     with pytest.raises(DataError) as error:
         parse_relation_example(record, labelled=True)
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert "row 1" in str(error.value)
 
 
@@ -278,25 +283,25 @@ def test_thousands_of_entities_are_asked_by_reach(capsys: pytest.CaptureFixture[
     rows = rows_in(task, [record], longest=48)
     assert len(rows) == 2 * (5 * n - 15)  # every ordered pair at most 5 apart
     assert max(len(row.ids) for row in rows) <= 48
-    said = capsys.readouterr().err
-    assert f"{n * (n - 1) - len(rows):,} lie more than 5 entities apart" in said
-    assert "1 relations join types that none joined in training, or lie more than 5" in said
+    err = capsys.readouterr().err
+    assert f"{n * (n - 1) - len(rows):,} lie more than 5 entities apart" in err
+    assert "1 relations join types that none joined in training, or lie more than 5" in err
     assert all(abs(row.meta[1][0] - row.meta[1][1]) <= 5 for row in rows)
 
 
 def test_types_that_nothing_joined_are_not_asked_and_that_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     three = [(0, 1, "x"), (2, 3, "y"), (4, 5, "z")]
-    learnt = row_of("a b c", three, [(0, "r", 1)])
-    task = task_of([learnt])
+    train_row = row_of("a b c", three, [(0, "r", 1)])
+    task = task_of([train_row])
     assert task.settings.seen == {"x": {"y": {"r": 1}}}
-    asked = [row_of("a b c", three, [(0, "r", 1), (1, "r", 2), (0, "q", 1)])]
-    rows = rows_in(task, asked)
+    rows = [row_of("a b c", three, [(0, "r", 1), (1, "r", 2), (0, "q", 1)])]
+    rows = rows_in(task, rows)
     assert [row.meta[1] for row in rows] == [(0, 1)]
-    said = capsys.readouterr().err
-    assert "1 of 6 pairs of entities in 1 texts are asked; 5 are of types that no relation joined" in said
-    assert "1 relations were never seen in training (q): they count as missed" in said
-    assert "1 relations join types that none joined in training" in said
-    assert "1 relations join a pair that has another" in said
+    err = capsys.readouterr().err
+    assert "1 of 6 pairs of entities in 1 texts are asked; 5 are of types that no relation joined" in err
+    assert "1 relations were never seen in training (q): they count as missed" in err
+    assert "1 relations join types that none joined in training" in err
+    assert "1 relations join a pair that has another" in err
 
 
 def test_a_share_of_the_pairs_without_a_relation_is_drawn_once(capsys: pytest.CaptureFixture[str]) -> None:
@@ -316,15 +321,17 @@ def test_a_share_of_the_pairs_without_a_relation_is_drawn_once(capsys: pytest.Ca
 
 def test_augmented_rows_relate_the_same_names() -> None:
     rows = [Record(row, f"row {number}") for number, row in enumerate(facts(30))]
-    found = augment_records(rows, AugmentConfig(ops="swap,delete,typos", copies=2))
-    names = lambda each: [  # noqa: E731
-        tuple(each.entity(place)["text"] for place in places) for _, *places in each.label
+    result = augment_records(rows, AugmentConfig(ops="swap,delete,typos", copies=2))
+    names = lambda example: [  # noqa: E731
+        tuple(example.entity(place)["text"] for place in places) for _, *places in example.label
     ]
-    copies = [each for each in found if "augmented" in each.values]
+    copies = [record for record in result if "augmented" in record.values]
     assert len(copies) > 30
     for copy in copies:
         original = next(
-            each for each in found if each.values["origin"] == copy.values["origin"] and each is not copy
+            record
+            for record in result
+            if record.values["origin"] == copy.values["origin"] and record is not copy
         )
         assert names(parse_relation_example(copy, labelled=True)) == names(
             parse_relation_example(original, labelled=True)
@@ -344,13 +351,13 @@ def test_marks_stand_around_the_pair_and_nothing_else_changes(kind: str) -> None
     assert len(rows) > 80
     for row in rows:
         example = examples[row.meta[0]]
-        said, text = tokenizer.decode(row.ids[1:-1]).replace(" ", ""), example.text.replace(" ", "")
+        decoded, text = tokenizer.decode(row.ids[1:-1]).replace(" ", ""), example.text.replace(" ", "")
         head, tail = (example.entity(number) for number in row.meta[1])
-        assert f"@*{head['label']}*{head['text']}@" in said
-        assert f"#^{tail['label']}^{tail['text']}#" in said
+        assert f"@*{head['label']}*{head['text']}@" in decoded
+        assert f"#^{tail['label']}^{tail['text']}#" in decoded
         for mark in ("@", f"*{head['label']}*", "#", f"^{tail['label']}^"):
-            said = said.replace(mark, "")
-        assert said == text
+            decoded = decoded.replace(mark, "")
+        assert decoded == text
         first = [tokenizer.decode([row.ids[int(place)]]).strip()[:1] for place in row.numbers]
         assert first == ["@", "#"]
 
@@ -379,15 +386,15 @@ def test_entities_may_overlap(spans: tuple[tuple[int, int], ...], wanted: str) -
 def test_what_is_read_of_a_long_text_is_around_the_pair() -> None:
     draw, cut = random.Random(0), 0
     for _ in range(500):
-        n, room = draw.randint(20, 200), draw.randint(16, 100)
+        n, space = draw.randint(20, 200), draw.randint(16, 100)
         spans = []
         for _ in range(2):
             start = draw.randrange(n - 6)
             spans.append((start, draw.randint(start + 5, n)))
-        kept, places, through = fit_window(list(range(n)), spans, room)
-        assert len(kept) == min(n, room) or (through and len(kept) <= room)
+        kept, places, through = fit_window(list(range(n)), spans, space)
+        assert len(kept) == min(n, space) or (through and len(kept) <= space)
         assert [kept[place] for place in places] == [start for start, _ in spans]
-        whole = max(end for _, end in spans) - min(start for start, _ in spans) <= room
+        whole = max(end for _, end in spans) - min(start for start, _ in spans) <= space
         assert through != whole
         if whole:
             assert kept == list(range(kept[0], kept[0] + len(kept)))
@@ -457,15 +464,15 @@ def test_a_batch_holds_the_places_of_its_rows(tuned: api.Run) -> None:
 
 
 def test_relations_and_their_direction_are_learnt(tuned: api.Run, folder: Path) -> None:
-    found = tuned.evaluate(folder / "test.jsonl", out=folder / "page")
-    assert found["f1"]["value"] > 0.9
-    assert {each["label"]: each["f1"] > 0.8 for each in found["classes"]} == {
+    scores = tuned.evaluate(folder / "test.jsonl", out=folder / "page")
+    assert scores["f1"]["value"] > 0.9
+    assert {class_["label"]: class_["f1"] > 0.8 for class_ in scores["classes"]} == {
         "child of": True,
         "lives in": True,
     }
-    floor = found["baselines"]["majority by types"]
-    assert floor["f1"]["value"] < 0.5
-    assert floor["difference"]["low"] > 0
+    baseline = scores["baselines"]["majority by types"]
+    assert baseline["f1"]["value"] < 0.5
+    assert baseline["difference"]["low"] > 0
     assert (folder / "page" / "evaluation.html").exists()
 
 
@@ -477,12 +484,12 @@ def test_answers_stand_where_they_say(
     assert len(answers) == len(rows)
     right = 0
     for row, answer in zip(rows, answers, strict=True):
-        for each in answer["triples"]:
+        for triple in answer["triples"]:
             for role in ("head", "tail"):
-                entity = each[role]
+                entity = triple[role]
                 assert row["text"][entity["start"] : entity["end"]] == entity["text"]
             held = [(row["entities"][r["head"]]["start"], r["relation"]) for r in row["relations"]]
-            right += (each["head"]["start"], each["relation"]) in held
+            right += (triple["head"]["start"], triple["relation"]) in held
     assert right > 30
     capsys.readouterr()
     assert main(["predict", str(tuned.path), str(folder / "test.jsonl")]) == 0

@@ -24,8 +24,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = "".join(f"Le plat {n} est {WORDS[n % 2]},{n % 2}\n" for n in range(60))
     (folder / "nfc.csv").write_text("text,label\n" + rows, encoding="utf-8")
     (folder / "nfd.csv").write_text("text,label\n" + decomposed(rows), encoding="utf-8")
-    told = main(["finetune", str(folder / "nfc.csv"), "--model", "linear", "--out", str(folder / "run")])
-    assert told == 0
+    exit_code = main(["finetune", str(folder / "nfc.csv"), "--model", "linear", "--out", str(folder / "run")])
+    assert exit_code == 0
     return folder
 
 
@@ -79,6 +79,6 @@ def test_broken_characters_stop_no_verb(
     command = verb[: 2 if verb[0] in ("index", "corpus") else 1]
     words = [*command, str(tmp_path / name), *verb[len(command) :], "--out", str(tmp_path / "out.jsonl")]
     assert main(words) == 0
-    said = capsys.readouterr().err
-    assert "unexpected" not in said
-    assert "replaced by U+FFFD" in said
+    err = capsys.readouterr().err
+    assert "unexpected" not in err
+    assert "replaced by U+FFFD" in err

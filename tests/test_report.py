@@ -179,8 +179,8 @@ def overlaps(monkeypatch: pytest.MonkeyPatch, rows: list[dict[str, Any]]) -> tup
     taken = [plots._bar_box(axes, *bar) for bar in bars]
     pairs = [(a, b) for n, a in enumerate(boxes) for b in [*boxes[:n], *taken]]
     outside = [box.width * box.height - plots._shared(box, axes.bbox) for box in boxes]
-    told = [text.get_text() for legend in axes.figure.legends for text in legend.get_texts()]
-    return sum(plots._shared(a, b) for a, b in pairs) + sum(outside), [*told, axes.get_ylabel()]
+    labels = [text.get_text() for legend in axes.figure.legends for text in legend.get_texts()]
+    return sum(plots._shared(a, b) for a, b in pairs) + sum(outside), [*labels, axes.get_ylabel()]
 
 
 @pytest.mark.parametrize("size", [10, 14])
@@ -189,9 +189,9 @@ def test_names_lie_on_nothing_and_kinds_are_told(
     size: int, step: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plots, "FONT_SIZE", size)
-    area, told = overlaps(monkeypatch, crowded(step))
+    area, labels = overlaps(monkeypatch, crowded(step))
     assert area < 1
-    assert told == ["exact", "bound", "pseudo", "bits"]
+    assert labels == ["exact", "bound", "pseudo", "bits"]
 
 
 def test_names_that_lie_on_one_another_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,7 @@ def start_up(value: float) -> dict[str, Any]:
 
 
 def row(name: str) -> table.Row:
-    return next(each for each in table.ROWS if each.source == name)
+    return next(item for item in table.ROWS if item.source == name)
 
 
 def test_the_page_is_what_the_files_say() -> None:
@@ -58,8 +58,8 @@ def test_what_is_not_measured_is_said_to_be(tmp_path: Path) -> None:
 def test_what_a_result_does_not_hold_yet_is_not_measured(tmp_path: Path) -> None:
     spearman = {"value": 0.821, "low": 0.8, "high": 0.84}
     (tmp_path / "similarity.json").write_text(json.dumps({**STAMP, "as_it_comes": {"spearman": spearman}}))
-    lines = [table.line(each, tmp_path) for each in table.ROWS if each.source == "similarity"]
-    assert [each[4] for each in lines] == ["yes", "–"]
+    lines = [table.line(item, tmp_path) for item in table.ROWS if item.source == "similarity"]
+    assert [line[4] for line in lines] == ["yes", "–"]
     assert "not measured yet" in lines[1]
 
 
@@ -79,8 +79,8 @@ def test_met_is_judged(tmp_path: Path, value: float, met: str) -> None:
 @pytest.mark.parametrize(("passed", "saving", "met"), [(20, 5, "yes"), (20, 4, "**no**"), (19, 9, "**no**")])
 def test_the_second_condition_counts(tmp_path: Path, passed: int, saving: int, met: str) -> None:
     kills = {"passed": passed, "trials": 20, "kills": 24, "killed_while_saving": saving}
-    found = {**STAMP, **kills, "killed_before_first_checkpoint": 3}
-    (tmp_path / "kill9.json").write_text(json.dumps(found))
+    results = {**STAMP, **kills, "killed_before_first_checkpoint": 3}
+    (tmp_path / "kill9.json").write_text(json.dumps(results))
     assert table.line(row("kill9"), tmp_path)[4] == met
 
 

@@ -22,7 +22,7 @@ from textus.evaluation.perplexity import score_ids
 from textus.generation.params import SamplingParams
 from textus.generation.sampling import generate
 from textus.models import rnn
-from textus.models.nn.rnn_cells import SCANS, dropped
+from textus.models.nn.rnn_cells import SCANS, recurrent_dropout
 from textus.models.registry import build
 from textus.models.rnn import RNN
 from textus.training.gradients import GradientAccumulator
@@ -78,7 +78,7 @@ def document_by_document(theirs: Any, x: Tensor) -> Tensor:
     """Their states (B, T, D) of x, each document read alone."""
     rows = []
     for row, numbers in zip(x, DOCUMENTS, strict=True):
-        pieces = [row[numbers == each][None] for each in numbers.unique()]
+        pieces = [row[numbers == item][None] for item in numbers.unique()]
         rows.append(torch.cat([theirs(piece)[0] for piece in pieces], 1))
     return torch.cat(rows)
 
@@ -118,7 +118,7 @@ def test_states_and_gradients_are_those_of_torch(cell: str, documents: Tensor | 
 def test_a_state_that_crosses_into_the_next_document_is_caught(
     cell: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rnn, "starts", lambda documents: None)
+    monkeypatch.setattr(rnn, "document_reset_mask", lambda documents: None)
     with pytest.raises(AssertionError):
         check_equals_torch(cell, DOCUMENTS)
 
@@ -135,8 +135,8 @@ def test_a_gradient_that_crosses_back_into_the_document_before_is_caught(
         def backward(ctx: Any, *gradients: Tensor) -> Any:
             class Saved:
                 saved_tensors = tuple(
-                    None if each is not None and each.shape == (9, 4, 1) else each
-                    for each in ctx.saved_tensors
+                    None if tensor is not None and tensor.shape == (9, 4, 1) else tensor
+                    for tensor in ctx.saved_tensors
                 )
 
             return scan.backward(Saved(), *gradients)
@@ -168,7 +168,7 @@ LENGTHS = torch.tensor([9, 1, 5, 8])
 def check_two_directions(cell: str, precision: str = "float32") -> None:
     """Ragged rows as torch's packed sequences have them; what pads is not seen."""
     model, ids = made(cell, bidirectional=True), random_ids(4, 9)
-    model.compute_with(precision, "plain", "eager")
+    model.set_compute(precision, "plain", "eager")
     mask = torch.arange(9) < LENGTHS[:, None]
     packed = pack_padded_sequence(model.embedding(ids), LENGTHS, batch_first=True, enforce_sorted=False)
     expected = pad_packed_sequence(peer(model)(packed)[0], batch_first=True)[0]
@@ -187,7 +187,7 @@ def test_two_directions_are_those_of_torch(cell: str, precision: str) -> None:
 
 def test_padding_read_by_the_second_direction_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = lambda lengths, time: torch.arange(time - 1, -1, -1)[:, None].expand(time, len(lengths))  # noqa: E731
-    monkeypatch.setattr(rnn, "from_the_end", whole)
+    monkeypatch.setattr(rnn, "reversal_index", whole)
     with pytest.raises(AssertionError):
         check_two_directions("gru")
 
@@ -234,12 +234,12 @@ def lesson(model: RNN, batch: Batch, workers: int = 1, pieces: int = 1) -> list[
 def test_no_two_parameters_share_a_gradient(cell: str, precision: str) -> None:
     """Clipping and adding up change gradients in place: what two share would be changed twice."""
     model = made(cell)
-    model.compute_with(precision, "plain", "eager")
+    model.set_compute(precision, "plain", "eager")
     parameters = [p for p in model.parameters() if p.requires_grad]
     for documents in (None, DOCUMENTS):
         loss = model.loss(random_batch(documents=documents))
-        found = torch.autograd.grad(loss.total, parameters)
-        assert len({each.untyped_storage().data_ptr() for each in found}) == len(found)
+        result = torch.autograd.grad(loss.total, parameters)
+        assert len({match.untyped_storage().data_ptr() for match in result}) == len(result)
 
 
 @CELLS
@@ -247,7 +247,7 @@ def test_no_two_parameters_share_a_gradient(cell: str, precision: str) -> None:
 def test_bfloat16_is_near(cell: str, documents: Tensor | None) -> None:
     batch = random_batch(documents=documents)
     precise, rounded = made(cell), made(cell)
-    rounded.compute_with("bfloat16", "plain", "eager")
+    rounded.set_compute("bfloat16", "plain", "eager")
     assert rounded.hidden(batch.ids).dtype == torch.bfloat16
     assert rounded(batch.ids).dtype == torch.float32
     torch.testing.assert_close(rounded(batch.ids), precise(batch.ids), rtol=0, atol=0.06)
@@ -257,7 +257,7 @@ def test_bfloat16_is_near(cell: str, documents: Tensor | None) -> None:
 
 def test_bfloat16_reads_on_from_a_cache() -> None:
     model, ids = made("lstm"), random_ids(3, 12)
-    model.compute_with("bfloat16", "plain", "eager")
+    model.set_compute("bfloat16", "plain", "eager")
     cache = model.new_cache(3, 12)
     with torch.no_grad():
         pieces = [model(ids[:, start : start + 4], cache) for start in range(0, 12, 4)]
@@ -267,7 +267,7 @@ def test_bfloat16_reads_on_from_a_cache() -> None:
 @pytest.mark.parametrize("words", [("float16", "plain", "eager"), ("float32", "plain", "compiled")])
 def test_unknown_arithmetic_is_named(words: tuple[str, str, str]) -> None:
     with raises(UsageError, "unknown_name"):
-        made("lstm").compute_with(*words)
+        made("lstm").set_compute(*words)
 
 
 def dropped_units(model: RNN, ids: Tensor, seed: int) -> Tensor:
@@ -290,7 +290,7 @@ def test_dropout_drops_whole_units_by_its_seed() -> None:
 
 def test_dropout_keeps_the_mean() -> None:
     x = torch.ones(1, 20_000, D)
-    assert float(dropped(x, 0.4, 3, 0).mean()) == pytest.approx(1, abs=0.01)
+    assert float(recurrent_dropout(x, 0.4, 3, 0).mean()) == pytest.approx(1, abs=0.01)
 
 
 def test_dropout_is_the_same_for_any_number_of_workers() -> None:

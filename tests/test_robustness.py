@@ -33,11 +33,11 @@ WORDS = ["the", "film", "was", "a", "long", "story", "about", "people", "living"
 def rows(n: int, seed: int) -> list[dict[str, Any]]:
     """The class hangs on one word in small letters."""
     draw = Random(seed)
-    found = []
+    results = []
     for number in range(n):
         words = [*draw.choices(WORDS, k=5), ("dull", "grand")[number % 2]]
-        found.append({"text": " ".join(draw.sample(words, 6)), "label": ("bad", "good")[number % 2]})
-    return found
+        results.append({"text": " ".join(draw.sample(words, 6)), "label": ("bad", "good")[number % 2]})
+    return results
 
 
 @pytest.fixture(scope="module")
@@ -53,11 +53,11 @@ def test_what_the_answer_hangs_on_is_missed(
 ) -> None:
     test = written(tmp_path / "test.jsonl", rows(80, 1))
     assert main(["robustness", str(run.path), "--on", str(test), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    report = json.loads(capsys.readouterr().out)
     plain = run.evaluate(test)["accuracy"]
-    assert found["accuracy"] == plain
+    assert report["accuracy"] == plain
     assert plain["value"] > 0.95
-    changed = {each["change"]: each for each in found["changes"]}
+    changed = {change["change"]: change for change in report["changes"]}
     upper = changed["upper case"]  # no word is known any more: nothing can be told
     assert upper["rows_changed"] == 80
     assert upper["drop"]["low"] > 0.2
@@ -67,7 +67,7 @@ def test_what_the_answer_hangs_on_is_missed(
         == (changed["lower case"])
     )
     assert changed["typos"]["rows_changed"] == 80
-    assert found == run.robustness(test)
+    assert report == run.robustness(test)
     assert main(["robustness", str(run.path), "--on", str(test)]) == 0
     assert "upper case" in capsys.readouterr().out
 
@@ -104,8 +104,8 @@ def test_labels_stay_right() -> None:
 def text_after(operation: Any, text: str, rate: float = 1.0) -> str:
     taken = tokenize_record({"text": text})
     units = operation(taken.fields["text"], Random(3), rate)
-    found: str = taken.with_tokens("text", units, taken.values)["text"]
-    return found
+    result: str = taken.with_tokens("text", units, taken.values)["text"]
+    return result
 
 
 def test_each_change_does_what_it_says() -> None:
@@ -141,12 +141,12 @@ def test_the_interval_holds_the_real_drop_as_often_as_it_says(monkeypatch: pytes
         gold = random.integers(2, size=200)
         hard = random.random(200)
         plain, other = asked(gold, hard < 0.9), asked(gold, hard < random.choice([0.9, 0.7], 200))
-        found = metric_drop(single, plain, other, seed)
-        held += found["low"] <= 0.1 <= found["high"]
+        result = metric_drop(single, plain, other, seed)
+        held += result["low"] <= 0.1 <= result["high"]
         if seed < 8:
             same = metric_drop(grouped(ClassificationSettings(), ["a", "b"]), plain, other, seed)
-            assert same["value"] == pytest.approx(found["value"])
-            widths.append(found["high"] - found["low"])
+            assert same["value"] == pytest.approx(result["value"])
+            widths.append(result["high"] - result["low"])
             other_widths.append(same["high"] - same["low"])
     assert held >= 52
     assert np.mean(widths) < 0.75 * 2 * 1.96 * ((0.9 * 0.1 + 0.8 * 0.2) / 200) ** 0.5

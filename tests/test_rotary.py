@@ -28,7 +28,7 @@ def test_table_grows_to_the_angles_of_the_whole_one(scaling: RopeScaling | None)
         for mine, whole in zip(grown.first(n), (cos, sin), strict=True):
             assert torch.equal(mine, whole[:n])
     places = torch.tensor([[0, 49_999], [7, 8]])
-    assert torch.equal(grown.at(places)[0], cos[places].unsqueeze(-2))
+    assert torch.equal(grown.at_positions(places)[0], cos[places].unsqueeze(-2))
     assert len(grown.cos) == 50_000, "never longer than the context"
 
 
@@ -54,15 +54,15 @@ def test_cached_logits_past_the_first_table_are_those_of_a_whole_one(monkeypatch
     grown.load_state_dict(whole.state_dict())
     ids = torch.randint(50, (2, 40), generator=torch.Generator().manual_seed(0))
     pieces = ((0, 7, [7, 7]), (7, 20, [2, 13]), (20, 33, [13, 1]))
-    found = []
+    results = []
     for model in (whole, grown):
         cache = model.new_cache(2, 64)
         with torch.inference_mode():
             for first, last, lengths in pieces:
                 logits = model(ids[:, first:last], cache, torch.tensor(lengths))
-                found += [logits[row, :length] for row, length in enumerate(lengths)]
-    half = len(found) // 2
-    assert all(torch.equal(one, other) for one, other in zip(found[:half], found[half:], strict=True))
+                results += [logits[row, :length] for row, length in enumerate(lengths)]
+    half = len(results) // 2
+    assert all(torch.equal(one, other) for one, other in zip(results[:half], results[half:], strict=True))
     assert 8 < len(grown.rotary.cos) < 64, "it grew, and not to the end"
 
 

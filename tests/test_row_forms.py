@@ -49,7 +49,7 @@ def test_the_record_has_how_many_texts_a_row_had(single: api.Run, pairs: api.Run
     assert (single.record["n_texts"], pairs.record["n_texts"]) == ([1], [2])
     both = api.finetune([*reviews(), *paired(reviews())], model="linear", out=tmp_path / "both")
     assert both.record["n_texts"] == [1, 2]
-    assert [each["label"] for each in both.predict(["good", "bad"])] == [1, 0]
+    assert [row["label"] for row in both.predict(["good", "bad"])] == [1, 0]
     assert both.predict([("good", "what was it like")])[0]["label"] == 1
 
 
@@ -129,7 +129,9 @@ def test_labels_come_back_as_the_values_they_were(values: tuple[Any, Any], tmp_p
     file = written(tmp_path / "rows.jsonl", rows)
     run = api.finetune(file, model="linear", out=tmp_path / "run")
     answers = [answer["label"] for answer in run.predict([row["text"] for row in rows])]
-    assert [(type(each), each) for each in answers] == [(type(row["label"]), row["label"]) for row in rows]
+    assert [(type(answer), answer) for answer in answers] == [
+        (type(row["label"]), row["label"]) for row in rows
+    ]
     run.predict_file(file, out=tmp_path / "out.jsonl")
     out = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [row["predicted_label"] for row in out] == [row["label"] for row in rows]

@@ -92,14 +92,14 @@ def test_scores_by_words_are_those_of_lucene(both: Index) -> None:
         return total
 
     expected = {number: value for number, text in enumerate(texts) if (value := score(text))}
-    found = both.search([" ".join(query)], k=len(texts), mode="bm25")[0]
-    assert dict(found) == pytest.approx(expected, rel=1e-4)
-    assert [value for _, value in found] == sorted((value for _, value in found), reverse=True)
+    match = both.search([" ".join(query)], k=len(texts), mode="bm25")[0]
+    assert dict(match) == pytest.approx(expected, rel=1e-4)
+    assert [value for _, value in match] == sorted((value for _, value in match), reverse=True)
 
 
 def test_chinese_is_found_by_its_words_in_another_order(tmp_path: Path) -> None:
     index = api.build_index(
-        written(tmp_path / "zh.jsonl", [{"text": each} for each in ZH]), out=tmp_path / "index", bm25=True
+        written(tmp_path / "zh.jsonl", [{"text": item} for item in ZH]), out=tmp_path / "index", bm25=True
     )
     assert index.search(["去看北京的长城"], k=1)[0][0][0] == 2
     assert index.search(["买书"], k=1)[0][0][0] == 1
@@ -112,9 +112,9 @@ def test_chinese_is_found_by_its_words_in_another_order(tmp_path: Path) -> None:
 def test_by_meaning_the_nearest_vectors_are_found(both: Index, run: api.Run) -> None:
     queries = ["rust gold", "teal plum red blue"]
     cosines = run.embed(queries) @ run.embed(both.documents).T
-    for row, found in zip(cosines, both.search(queries, k=5, mode="dense"), strict=True):
-        assert [number for number, _ in found] == np.argsort(-row)[:5].tolist()
-        assert [score for _, score in found] == pytest.approx(np.sort(row)[::-1][:5], abs=1e-5)
+    for row, result in zip(cosines, both.search(queries, k=5, mode="dense"), strict=True):
+        assert [number for number, _ in result] == np.argsort(-row)[:5].tolist()
+        assert [score for _, score in result] == pytest.approx(np.sort(row)[::-1][:5], abs=1e-5)
 
 
 def test_the_graph_finds_nearly_what_comparing_all_finds(
@@ -130,9 +130,9 @@ def test_the_graph_finds_nearly_what_comparing_all_finds(
 
 
 def test_lists_are_fused_by_their_places() -> None:
-    found = reciprocal_rank_fusion([[(7, 9.0), (3, 1.0)], [(3, 0.2), (5, 0.1)]])
-    assert [number for number, _ in found] == [3, 7, 5]
-    assert [score for _, score in found] == pytest.approx([1 / 62 + 1 / 61, 1 / 61, 1 / 62])
+    result = reciprocal_rank_fusion([[(7, 9.0), (3, 1.0)], [(3, 0.2), (5, 0.1)]])
+    assert [number for number, _ in result] == [3, 7, 5]
+    assert [score for _, score in result] == pytest.approx([1 / 62 + 1 / 61, 1 / 61, 1 / 62])
 
 
 def test_both_together_are_asked_by_default(both: Index) -> None:
@@ -223,9 +223,9 @@ def test_texts_that_are_left_out_are_told(tmp_path: Path, capsys: pytest.Capture
     file = tmp_path / "lines.txt"
     file.write_text("one\n\ntwo\none\n", encoding="utf-8")
     assert [passage.text for passage in read_passages(file)] == ["one", "two"]
-    said = capsys.readouterr().err
-    assert "1 of 4 texts are empty" in said
-    assert "1 of 4 texts are repeated" in said
+    err = capsys.readouterr().err
+    assert "1 of 4 texts are empty" in err
+    assert "1 of 4 texts are repeated" in err
     (tmp_path / "blank.txt").write_text(" \n\n")
     with raises(DataError, "empty_data"):
         read_passages(tmp_path / "blank.txt")
@@ -248,11 +248,11 @@ def test_results_have_the_ids_and_numbers_of_the_file(
     assert main(["index", "build", str(file), "--bm25", "--out", str(index)]) == 0
     capsys.readouterr()
     assert main(["search", str(index), "rice", "--json"]) == 0
-    (found,) = json.loads(capsys.readouterr().out)["found"]
-    assert (found["id"], found["number"], found["where"]) == ("D", 3, f"{file}: line 4")
+    (report,) = json.loads(capsys.readouterr().out)["found"]
+    assert (report["id"], report["number"], report["where"]) == ("D", 3, f"{file}: line 4")
     assert main(["search", str(index), "same", "--json"]) == 0
-    (found,) = json.loads(capsys.readouterr().out)["found"]
-    assert (found["id"], found["same"]) == ("A", ["B"])
+    (report,) = json.loads(capsys.readouterr().out)["found"]
+    assert (report["id"], report["same"]) == ("A", ["B"])
     queries = [{"q": "rice", "d": "D"}, {"q": "same", "d": "B"}]
     opened = api.open_index(index)
     figures = opened.evaluate(written(tmp_path / "q.jsonl", queries), columns="text=q,document_id=d")
@@ -264,8 +264,8 @@ def test_results_have_the_ids_and_numbers_of_the_file(
 def test_a_document_that_was_copied_with_other_line_ends_is_the_same(tmp_path: Path) -> None:
     file = written(tmp_path / "docs.jsonl", [{"text": "first line\r\nsecond line"}, {"text": "other"}])
     index = api.build_index(file, out=tmp_path / "index", bm25=True)
-    asked = written(tmp_path / "q.jsonl", [{"text": "second", "document": "first line\nsecond line "}])
-    assert index.evaluate(asked)["recall@1"]["value"] == 1
+    request = written(tmp_path / "q.jsonl", [{"text": "second", "document": "first line\nsecond line "}])
+    assert index.evaluate(request)["recall@1"]["value"] == 1
 
 
 @pytest.mark.parametrize("name", ["lines.txt", "lines.jsonl", "lines.csv"])
@@ -280,7 +280,7 @@ def test_accents_are_found_however_they_are_written(tmp_path: Path, name: str) -
             "\n".join([*(["text"] if name.endswith("csv") else []), *texts]) + "\n", encoding="utf-8"
         )
     index = api.build_index(file, out=tmp_path / "index", bm25=True)
-    assert [found[0][0] for found in index.search(["Zoë", unicodedata.normalize("NFD", "málaga")])] == [0, 0]
+    assert [item[0][0] for item in index.search(["Zoë", unicodedata.normalize("NFD", "málaga")])] == [0, 0]
 
 
 BOOK = "".join(f"Chapter {n}. The captain of ship {n} writes a letter. It is cold. " for n in range(200))
@@ -318,20 +318,23 @@ def test_a_folder_of_books_is_searched_to_its_last_page(
     (books / "picture.png").write_bytes(b"\x89PNG")
     index = tmp_path / "index"
     assert main(["index", "build", str(books), "--run", str(run.path), "--bm25", "--out", str(index)]) == 0
-    said = capsys.readouterr().err
-    assert "1 of 3 documents are long: they are indexed as passages" in said
-    assert "left out, suffix not read: 1, the first" in said
+    err = capsys.readouterr().err
+    assert "1 of 3 documents are long: they are indexed as passages" in err
+    assert "left out, suffix not read: 1, the first" in err
     assert main(["search", str(index), "zeppelin in Porto", "--mode", "bm25", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)["found"][0]
-    assert (found["id"], found["title"]) == ("sea/ships.txt", "ships")
-    assert 0 < found["start"] < len(BOOK)
+    report = json.loads(capsys.readouterr().out)["found"][0]
+    assert (report["id"], report["title"]) == ("sea/ships.txt", "ships")
+    assert 0 < report["start"] < len(BOOK)
     assert main(["search", str(index), "zeppelin in Porto", "--mode", "bm25", "--top", "1"]) == 0
     shown = capsys.readouterr().out
     assert "sea/ships.txt" in shown
     assert "zeppelin landed in Porto" in shown
     opened = api.open_index(index)
-    asked = [{"text": "letter captain", "document_id": "sea/ships.txt"}, {"text": "gold", "document_id": "7"}]
-    figures = opened.evaluate(written(tmp_path / "q.jsonl", asked), mode="bm25")
+    prompts = [
+        {"text": "letter captain", "document_id": "sea/ships.txt"},
+        {"text": "gold", "document_id": "7"},
+    ]
+    figures = opened.evaluate(written(tmp_path / "q.jsonl", prompts), mode="bm25")
     assert figures["recall@1"]["value"] == 1
 
 
@@ -352,12 +355,12 @@ def test_an_index_is_measured_on_questions(both: Index, tmp_path: Path) -> None:
     rows = [{"q": text, "page": text} for text in both.documents[:30]]
     rows.append({"q": both.documents[0], "page": both.documents[1]})  # a second one that is right
     data = written(tmp_path / "asked.jsonl", rows)
-    found = both.evaluate(data, columns="text=q,document=page", mode="bm25")
+    scores = both.evaluate(data, columns="text=q,document=page", mode="bm25")
     lists = both.search(both.documents[:30], mode="bm25")
-    hits = [any(n == number for n, _ in each[:1]) for number, each in enumerate(lists)]
+    hits = [any(n == number for n, _ in item[:1]) for number, item in enumerate(lists)]
     hits[0] = hits[0] / 2  # type: ignore[call-overload]
-    assert found["queries"] == 30
-    assert found["recall@1"]["value"] == pytest.approx(np.mean(hits))
+    assert scores["queries"] == 30
+    assert scores["recall@1"]["value"] == pytest.approx(np.mean(hits))
     with raises(DataError, "not_found", "line 1", "'nowhere'"):
         both.evaluate(written(tmp_path / "bad.jsonl", [{"text": "a", "document": "nowhere"}]))
 
@@ -372,13 +375,15 @@ def test_the_commands(run: api.Run, pages: Path, tmp_path: Path, capsys: pytest.
     assert main(["index", "build", str(pages), "--bm25", "--out", str(index)]) == 0
     assert "textus search" in capsys.readouterr().out
     assert main(["search", str(index), documents()[3], "--top", "2", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)["found"]
-    assert (found[0]["number"], found[0]["text"]) == (3, documents()[3])
-    assert len(found) == 2
+    report = json.loads(capsys.readouterr().out)["found"]
+    assert (report[0]["number"], report[0]["text"]) == (3, documents()[3])
+    assert len(report) == 2
     assert main(["search", str(index), "zebra"]) == 0
     assert "no results" in capsys.readouterr().out
-    asked = written(tmp_path / "asked.jsonl", [{"text": each, "document": each} for each in documents()[:9]])
-    assert main(["index", "evaluate", str(index), "--on", str(asked), "--json"]) == 0
+    request = written(
+        tmp_path / "asked.jsonl", [{"text": document, "document": document} for document in documents()[:9]]
+    )
+    assert main(["index", "evaluate", str(index), "--on", str(request), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["recall@5"]["value"] > 0.9
 
 

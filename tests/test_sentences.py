@@ -72,8 +72,8 @@ def folder_of(folder: Path, pooling: dict[str, Any], *more: str, place: str = ""
 def dense(place: Path, activation: str = "Tanh") -> None:
     place.mkdir()
     function = f"torch.nn.modules.activation.{activation}"
-    said = {"in_features": 32, "out_features": 24, "bias": True, "activation_function": function}
-    (place / "config.json").write_text(json.dumps(said))
+    settings = {"in_features": 32, "out_features": 24, "bias": True, "activation_function": function}
+    (place / "config.json").write_text(json.dumps(settings))
     generator = torch.Generator().manual_seed(1)
     tensors = {"linear.weight": torch.randn(24, 32, generator=generator), "linear.bias": torch.ones(24)}
     save_file(tensors, place / "model.safetensors")
@@ -107,8 +107,8 @@ def test_vectors_are_pooled_as_the_folder_says(mode: str, tmp_path: Path) -> Non
     """M2: BGE, GTE, arctic and mxbai take the first state; the mean of all was taken for every folder."""
     other = {name: mode == ours for ours, name in SWITCHES.items()}
     folder = folder_of(tmp_path / "m", other, "Normalize")
-    found = imported(folder).embed(TEXTS)
-    for vector, text in zip(found, TEXTS, strict=True):
+    result = imported(folder).embed(TEXTS)
+    for vector, text in zip(result, TEXTS, strict=True):
         np.testing.assert_allclose(vector, unit(POOLED[mode](states(folder, text))), atol=2e-5)
 
 
@@ -173,12 +173,12 @@ def test_every_command_takes_the_folders_way(tmp_path: Path, capsys: pytest.Capt
 def test_prompts_and_lengths_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """M2: prompts are not added by any command, so each is named; vectors are made length one."""
     folder = folder_of(tmp_path / "m", {SWITCHES["mean"]: True})
-    said = {"prompts": {"query": "query: ", "document": ""}, "default_prompt_name": "query"}
-    (folder / "config_sentence_transformers.json").write_text(json.dumps(said))
+    settings = {"prompts": {"query": "query: ", "document": ""}, "default_prompt_name": "query"}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(settings))
     run = imported(folder)
-    told = capsys.readouterr().err
-    assert "not added here (there 'query' is set before every text): query: 'query: '" in told
-    assert "here length one" in told
+    err = capsys.readouterr().err
+    assert "not added here (there 'query' is set before every text): query: 'query: '" in err
+    assert "here length one" in err
     assert run.record["imported"]["prompts"] == {"query": "query: "}
 
 
@@ -221,8 +221,8 @@ def test_texts_are_cut_where_and_as_the_tokenizer_says(
     """model_max_length of a folder without sentence_bert_config.json, and truncation_side, were passed over."""
     folder = folder_of(tmp_path / "m", {"pooling_mode_lasttoken": True}, "Normalize", **longest)
     path = folder / "tokenizer_config.json"
-    said = {**json.loads(path.read_text()), "truncation_side": side, "model_max_length": 10}
-    path.write_text(json.dumps(said))
+    settings = {**json.loads(path.read_text()), "truncation_side": side, "model_max_length": 10}
+    path.write_text(json.dumps(settings))
     text = "the dog, " * 9 + "it ran away and the cat sat on a mat"
     expected = unit(states(folder, text, longest.get("max_seq_length", 10))[-1])
     np.testing.assert_allclose(imported(folder).embed(text), expected, atol=1e-5)

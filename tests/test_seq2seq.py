@@ -77,7 +77,7 @@ def written_out(model: Seq2Seq, batch: Batch) -> Tensor:
     config, attention, embedding = model.config, model.attention, model.encoder.embedding.weight
     encoder = KINDS[config.cell](D, D // 2, LAYERS, batch_first=True, bidirectional=True)
     copied(encoder, model.encoder.layers, 2)
-    cells = [STEPS[config.cell](each.input_size, D) for each in model.layers]
+    cells = [STEPS[config.cell](layer.input_size, D) for layer in model.layers]
     copied(cells, model.layers)
     logits = []
     for ids, source in zip(batch.ids, SOURCES, strict=True):
@@ -188,12 +188,12 @@ def test_alignments_are_those_the_logits_were_made_with() -> None:
     """What they find in the source, joined to the states, gives the model's own logits."""
     model, batch = made(cell="gru"), pairs()
     assert batch.source is not None
-    memory, start = model.read(batch.source, 4)
+    memory, start = model.encode_source(batch.source, 4)
     x = model.encoder.embedding(batch.ids.t())
     for number, layer in enumerate(model.layers):
         x = layer(x, start[number])[0]
-    found = model.alignment(batch.source, batch.ids) @ memory.states
-    vectors = torch.tanh(model.attention.join(torch.cat([found, x.transpose(0, 1)], 2)))
+    result = model.alignment(batch.source, batch.ids) @ memory.states
+    vectors = torch.tanh(model.attention.join(torch.cat([result, x.transpose(0, 1)], 2)))
     logits = model(batch.ids, model.new_cache(4, 7, batch.source))
     assert_close(vectors @ model.head_weight.t(), logits)
 
@@ -310,7 +310,7 @@ def lesson(model: Seq2Seq, batch: Batch, workers: int = 1) -> list[Tensor]:
 @CELLS
 def test_bfloat16_is_near(cell: str, input_feeding: bool) -> None:
     precise, rounded = (made(cell=cell, input_feeding=input_feeding) for _ in range(2))
-    rounded.compute_with("bfloat16", "plain", "eager")
+    rounded.set_compute("bfloat16", "plain", "eager")
     torch.testing.assert_close(rounded.score(pairs())[0], precise.score(pairs())[0], rtol=0, atol=0.15)
     for ours, exact in zip(lesson(rounded, pairs()), lesson(precise, pairs()), strict=True):
         assert float((ours - exact).norm()) < 0.1 * float(exact.norm()) + 1e-3

@@ -16,6 +16,7 @@ from raising import raises
 from served import remembering
 
 from textus.core.errors import UsageError
+from textus.models.contract import Capabilities
 from textus.serving import create_app
 from textus.serving.app import bind_socket
 
@@ -70,15 +71,15 @@ def test_a_port_in_use_names_a_free_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("host", "port", "says"),
+    ("host", "port", "messages"),
     [
         ("127.0.0.1", 70000, ("out_of_range", "70000")),
         ("203.0.113.7", 0, ("address_not_available",)),
         ("no such host", 0, ("invalid_value",)),
     ],
 )
-def test_addresses_that_cannot_be_bound(host: str, port: int, says: tuple[str, ...]) -> None:
-    with raises(UsageError, *says):
+def test_addresses_that_cannot_be_bound(host: str, port: int, messages: tuple[str, ...]) -> None:
+    with raises(UsageError, *messages):
         bind_socket(host, port)
 
 
@@ -89,7 +90,7 @@ def test_nothing_to_serve_and_two_of_one_name() -> None:
     with raises(UsageError, "duplicate_name"):
         create_app([remembering("a"), remembering("a")])
     encoder = remembering("e")
-    encoder.model.can_generate = False
+    encoder.model.capabilities = Capabilities(can_generate=False)
     with raises(UsageError, "unsupported_model", "e", "Remembering"):
         create_app([encoder])
     assert threading.active_count() == before

@@ -187,10 +187,10 @@ def test_the_end_of_text_is_a_stop_and_not_counted() -> None:
 
 
 def test_streamed_text_is_the_same_text(client: openai.OpenAI) -> None:
-    asked = {"model": BASE, "prompt": "Once", "seed": 11, "max_tokens": 90, "n": 2}
-    whole = client.completions.create(**asked)
+    request = {"model": BASE, "prompt": "Once", "seed": 11, "max_tokens": 90, "n": 2}
+    whole = client.completions.create(**request)
     texts, reasons = ["", ""], [None, None]
-    for chunk in client.completions.create(**asked, stream=True):
+    for chunk in client.completions.create(**request, stream=True):
         for choice in chunk.choices:
             texts[choice.index] += choice.text
             reasons[choice.index] = choice.finish_reason
@@ -199,16 +199,16 @@ def test_streamed_text_is_the_same_text(client: openai.OpenAI) -> None:
 
 
 def test_counts_in_a_stream(client: openai.OpenAI) -> None:
-    asked = {"model": BASE, "prompt": "abc", "seed": 1, "max_tokens": 12, "stream": True}
-    assert all(chunk.usage is None for chunk in client.completions.create(**asked))
-    chunks = list(client.completions.create(**asked, stream_options={"include_usage": True}))
+    request = {"model": BASE, "prompt": "abc", "seed": 1, "max_tokens": 12, "stream": True}
+    assert all(chunk.usage is None for chunk in client.completions.create(**request))
+    chunks = list(client.completions.create(**request, stream_options={"include_usage": True}))
     *before, last = chunks
     assert all(chunk.usage is None and chunk.choices for chunk in before)
     assert last.choices == []
     assert last.usage.completion_tokens == 12
     assert last.usage.prompt_tokens == 3
     options: Any = {"include_usage": True, "continuous_usage_stats": True}
-    counts = [c.usage.completion_tokens for c in client.completions.create(**asked, stream_options=options)]
+    counts = [c.usage.completion_tokens for c in client.completions.create(**request, stream_options=options)]
     assert counts == [*range(1, 13), 12]
 
 
@@ -238,18 +238,19 @@ def test_tokens_come_as_they_are_made(client: openai.OpenAI) -> None:
 
 def test_chat_whole_and_streamed(client: openai.OpenAI, models: dict[str, ServedModel]) -> None:
     messages: Any = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "hi"}]
-    asked: Any = {"model": CHAT, "messages": messages, "seed": 4, "max_completion_tokens": 25}
-    answer = client.chat.completions.create(**asked)
+    request: Any = {"model": CHAT, "messages": messages, "seed": 4, "max_completion_tokens": 25}
+    answer = client.chat.completions.create(**request)
     ids = models[CHAT].tokenizer.apply_chat_template(messages, add_generation_prompt=True)
     assert answer.choices[0].message.role == "assistant"
     assert answer.usage.prompt_tokens == len(ids)
     assert answer.usage.completion_tokens <= 25
     text = "".join(
-        chunk.choices[0].delta.content or "" for chunk in client.chat.completions.create(**asked, stream=True)
+        chunk.choices[0].delta.content or ""
+        for chunk in client.chat.completions.create(**request, stream=True)
     )
     assert text == answer.choices[0].message.content
     parts = [{"role": "user", "content": [{"type": "text", "text": "h"}, {"type": "text", "text": "i"}]}]
-    again = client.chat.completions.create(**{**asked, "messages": [messages[0], *parts]})
+    again = client.chat.completions.create(**{**request, "messages": [messages[0], *parts]})
     assert again.choices[0].message.content == text
 
 
@@ -346,7 +347,7 @@ def hang_up(address: str, body: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "says"),
+    ("data", "message"),
     [
         (b'{"model": "base", ', "line 1 column 19"),
         (b"", "line 1 column 1"),
@@ -358,9 +359,9 @@ def hang_up(address: str, body: dict[str, Any]) -> None:
         (b'{"seed": ' + b"9" * 5000 + b"}", "digit"),
     ],
 )
-def test_malformed_bodies(address: str, data: bytes, says: str) -> None:
+def test_malformed_bodies(address: str, data: bytes, message: str) -> None:
     error = refused(httpx.post(f"{address}/v1/completions", content=data), 400)
-    assert says in error["message"]
+    assert message in error["message"]
     assert error["code"] == "invalid_json"
 
 
@@ -422,12 +423,12 @@ BAD_VALUES: list[tuple[dict[str, Any], str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("change", "param", "says"), BAD_VALUES, ids=lambda value: str(value)[:40])
-def test_bad_values(address: str, change: dict[str, Any], param: str, says: str) -> None:
+@pytest.mark.parametrize(("change", "param", "message"), BAD_VALUES, ids=lambda value: str(value)[:40])
+def test_bad_values(address: str, change: dict[str, Any], param: str, message: str) -> None:
     body = json.dumps({"model": BASE, "prompt": "a", **change}).replace("Infinity", "1e400")
     error = refused(httpx.post(f"{address}/v1/completions", content=body), 400)
     assert error["param"] == param
-    assert says in error["message"]
+    assert message in error["message"]
     assert error["type"] == "invalid_request_error"
 
 

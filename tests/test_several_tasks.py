@@ -98,7 +98,7 @@ def learnt(folder: Path, out: Path, *settings: str, model: str = "gru", **more: 
     also = [f"tagging={folder / 'tagged.jsonl'}", f"where:classification={folder / 'places.jsonl'}"]
     given = {"epochs": 10, "extra_tasks": also, **more}
     words = {} if "start" in given else {"model": model}
-    kept = [each for each in SMALL if words.get("model") is not None or not each.startswith("model.")]
+    kept = [text for text in SMALL if words.get("model") is not None or not text.startswith("model.")]
     return api.finetune(folder / "tones.jsonl", out=out, overrides=[*kept, *settings], **words, **given)
 
 
@@ -130,12 +130,12 @@ def test_each_task_answers_as_it_was_taught(several: api.Run, folder: Path) -> N
     for task, test, figure in (
         ("classification", "tones", "accuracy"), ("where", "places", "accuracy"), ("tagging", "tagged", "f1"),
     ):  # fmt: skip
-        found = several.evaluate(folder / f"{test}-test.jsonl", task=task, baselines=False)
-        assert found[figure]["value"] > 0.9
-        assert found["task"] == task
+        scores = several.evaluate(folder / f"{test}-test.jsonl", task=task, baselines=False)
+        assert scores[figure]["value"] > 0.9
+        assert scores["task"] == task
     texts = ["a grand film in Oslo", "a dull story of Rome"]
-    assert [each["label"] for each in several.predict(texts, task="classification")] == ["good", "bad"]
-    assert [each["label"] for each in several.predict(texts, task="where")] == ["north", "south"]
+    assert [row["label"] for row in several.predict(texts, task="classification")] == ["good", "bad"]
+    assert [row["label"] for row in several.predict(texts, task="where")] == ["north", "south"]
     assert several.predict(["a film of Oslo"], task="tagging")[0]["entities"][0]["text"] == "Oslo"
 
 
@@ -150,11 +150,11 @@ def test_the_run_tells_every_task(several: api.Run, folder: Path) -> None:
     assert also["tagging"]["task_settings"]["crf"]
     assert also["where"]["task_settings"]["pooling"] == "max"
     assert record["task_settings"]["pooling"] == "mean"  # each setting is its own task's
-    assert [each["task_settings"]["dropout"] for each in (record, *also.values())] == [0.2, 0.1, 0.1]
-    for name, each in (("tones", record), ("tagged", also["tagging"]), ("places", also["where"])):
+    assert [item["task_settings"]["dropout"] for item in (record, *also.values())] == [0.2, 0.1, 0.1]
+    for name, row in (("tones", record), ("tagged", also["tagging"]), ("places", also["where"])):
         file = folder / f"{name}.jsonl"
-        assert each["corpus"]["path"] == str(file.resolve())
-        assert each["corpus"]["sha256"] == sha256(file)
+        assert row["corpus"]["path"] == str(file.resolve())
+        assert row["corpus"]["sha256"] == sha256(file)
     assert api.verify(several.path)
     assert api.show(several)["extra_tasks"]["where"] == {
         "task": "classification",
@@ -180,8 +180,8 @@ def test_weights_are_chosen_by_the_mean_of_the_tasks_figures(several: api.Run) -
         assert -line["criterion"] == pytest.approx(sum(line[name] for name in mains) / 3, abs=1e-5)
     assert several.record["best"]["criterion"] == min(line["criterion"] for line in evaluated)
     steps = [line for line in lines if "loss" in line]
-    told = {name: line["loss"] for line in steps for name in line if name.startswith("loss/")}
-    assert set(told) == {"loss/classification", "loss/tagging", "loss/where"}
+    losses = {name: line["loss"] for line in steps for name in line if name.startswith("loss/")}
+    assert set(losses) == {"loss/classification", "loss/tagging", "loss/where"}
     assert all(sum(name.startswith("loss/") for name in line) == 1 for line in steps)
 
 
@@ -212,7 +212,7 @@ def test_steps_are_dealt_by_a_power_of_the_sizes(power: float, parts: tuple[int,
     expected = [steps * part / sum(parts) for part in parts]
     assert stats.chisquare([drawn[name] for name in SIZES], expected).pvalue > 0.01
     others = [sum(x**other for x in SIZES.values()) for other in (0.0, 0.5, 1.0) if other != power]
-    for other, total in zip([each for each in (0.0, 0.5, 1.0) if each != power], others, strict=True):
+    for other, total in zip([item for item in (0.0, 0.5, 1.0) if item != power], others, strict=True):
         wrong = [steps * n**other / total for n in SIZES.values()]  # the test would see another power
         assert stats.chisquare([drawn[name] for name in SIZES], wrong).pvalue < 1e-6
 
@@ -230,10 +230,8 @@ def test_what_a_step_sees_follows_from_seed_and_step_alone() -> None:
     for name in SIZES:  # each task's batches one after the other, none passed over
         mine = [turn for task, turn in turns if task == name]
         assert mine == list(range(len(mine)))
-    for asked in (0, 7, STEPS_AT_ONCE - 1, STEPS_AT_ONCE, STEPS_AT_ONCE + 1, steps):
-        assert first.steps_per_task(asked) == {
-            name: sum(t == name for t, _ in turns[:asked]) for name in SIZES
-        }
+    for step in (0, 7, STEPS_AT_ONCE - 1, STEPS_AT_ONCE, STEPS_AT_ONCE + 1, steps):
+        assert first.steps_per_task(step) == {name: sum(t == name for t, _ in turns[:step]) for name in SIZES}
     assert turns != [mixed(SIZES, 0.5, seed=1).task_at(step) for step in range(steps)]
 
 
@@ -262,7 +260,7 @@ def test_one_task_dealt_out_alone_trains_as_a_plain_run_does(folder: Path, tmp_p
     ready = ready_again(plain)
     assert isinstance(ready.batches, ExampleLoader)
     ready.batches = MultitaskLoader({"classification": ready.batches}, power=0.5, seed=0)
-    record = {name: each for name, each in plain.record.items() if name not in ("files", "best", "weights")}
+    record = {name: item for name, item in plain.record.items() if name not in ("files", "best", "weights")}
     train_to_end(create_run(tmp_path / "dealt", record, read_tokenizer(open_run(plain.path))), ready)
     losses = [
         [json.loads(line).get("loss") for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
@@ -289,8 +287,8 @@ def test_a_step_moves_the_head_of_its_task_and_no_other(optimiser: str, several:
     def moved() -> set[str]:
         """The heads that this step of all optimisers moved."""
         before = heads()
-        for each in optimisers.values():
-            each.step()
+        for item in optimisers.values():
+            item.step()
         after = heads()
         return {name for name, old in before.items() if not all(map(torch.equal, old, after[name]))}
 
@@ -345,7 +343,7 @@ def test_killed_it_goes_on_to_the_same_bytes_and_meanwhile_nobody_else_may(
     command = [TEXTUS, "finetune", folder / "tones.jsonl", "--model", "gru", "--epochs", "30", "--out", run]
     command += ["--extra-task", f"tagging={folder / 'tagged.jsonl'}"]
     command += ["--extra-task", f"where:classification={folder / 'places.jsonl'}"]
-    command += [word for each in words for word in ("--set", each)]
+    command += [word for setting in words for word in ("--set", setting)]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     while max(RunFolder(run, {}).steps(), default=0) < 20 and process.poll() is None:
         time.sleep(0.01)
@@ -420,9 +418,9 @@ def test_heads_go_on_by_name_and_classes_and_others_are_left_behind(
         epochs=1,
         overrides=["train.batch_size=8"],
     )
-    told = capsys.readouterr().err
-    assert "heads of other tasks are left behind: tagging, where" in told
-    assert "the head of classification begins anew: it had other classes or settings" in told
+    err = capsys.readouterr().err
+    assert "heads of other tasks are left behind: tagging, where" in err
+    assert "the head of classification begins anew: it had other classes or settings" in err
     assert run.tasks == list(run.model.heads) == ["classification"]
     assert run.record["labels"] == ["north", "south"]
     assert not [name for name in load_file(run.path / "model.safetensors") if "tagging" in name]
@@ -432,11 +430,11 @@ def test_heads_go_on_by_name_and_classes_and_others_are_left_behind(
     more = api.finetune(
         folder / "tones.jsonl", init_from=several.path, out=tmp_path / "m", extra_tasks=also, overrides=still
     )
-    told = capsys.readouterr().err
-    assert "the head of where goes on from what it learnt" in told
-    assert "heads of other tasks are left behind: tagging" in told
+    err = capsys.readouterr().err
+    assert "the head of where goes on from what it learnt" in err
+    assert "heads of other tasks are left behind: tagging" in err
     for name in ("classification", "where"):
-        new, old = (each.model.heads[name].out.weight for each in (more, several))  # type: ignore[union-attr]
+        new, old = (item.model.heads[name].out.weight for item in (more, several))  # type: ignore[union-attr]
         assert torch.allclose(new, old, atol=1e-6)  # type: ignore[arg-type]
 
 
@@ -447,13 +445,13 @@ def test_vectors_are_those_of_the_similarity_that_was_learnt(folder: Path, tmp_p
     from textus.pipelines.search_index import load_encoder
     from textus.tasks.similarity import embed_texts, make_similarity_task
 
-    found = run.embed(texts)
+    result = run.embed(texts)
     model, tokenizer = load(run.path)[:2]
-    model.answer_with(run.record["compute"]["precision"])
+    model.set_inference_compute(run.record["compute"]["precision"])
     expected = embed_texts(model, make_similarity_task(model, ["pooling=max"]), tokenizer, texts)
     mean = embed_texts(model, make_similarity_task(model), tokenizer, texts)
-    assert found == pytest.approx(expected, abs=1e-6)
-    assert abs(found - mean).max() > 0.01
+    assert result == pytest.approx(expected, abs=1e-6)
+    assert abs(result - mean).max() > 0.01
     assert embed_texts(*load_encoder(run.path), texts) == pytest.approx(expected, abs=1e-6)
     with raises(UsageError, "option_not_applicable", "sts"):
         run.embed(texts, overrides=["task.pooling=cls"])
@@ -476,11 +474,11 @@ def test_a_run_with_several_tasks_is_asked_by_name(
         assert main([*words, "--task", "wher"]) == 2
         assert "has not learnt 'wher' (did you mean 'where'?)" in capsys.readouterr().err
         assert main([*words, "--task", "where", "--json"]) == 0
-        found = json.loads(capsys.readouterr().out)
+        report = json.loads(capsys.readouterr().out)
         if words[0] == "predict":
-            assert set(found["answers"][0]["probabilities"]) == {"north", "south"}
+            assert set(report["answers"][0]["probabilities"]) == {"north", "south"}
         else:
-            assert found["task"] == "where"
+            assert report["task"] == "where"
     assert main(["evaluate", run, "--on", test, "--task", "where", "--out", str(tmp_path / "page")]) == 0
     assert not list(several.path.glob("*floor*"))
     assert "where: " in (tmp_path / "page" / "evaluation.html").read_text()
@@ -497,15 +495,15 @@ def test_runs_with_several_tasks_answer_one_of_them_together(
     texts = [row["text"] for row in tones(6, seed=3)]
     together = api.ensemble_predict([several, alone], texts, task="classification")
     members = [several.predict(texts, task="classification"), alone.predict(texts)]
-    for number, each in enumerate(together):
+    for number, item in enumerate(together):
         mean = sum(member[number]["probabilities"]["good"] for member in members) / 2
-        assert each["probabilities"]["good"] == pytest.approx(mean, abs=1e-5)
+        assert item["probabilities"]["good"] == pytest.approx(mean, abs=1e-5)
     with raises(UsageError, "wrong_task", "'tagging'"):
         api.ensemble_predict([several, alone], texts, task="tagging")
-    found = api.ensemble_evaluate(
+    result = api.ensemble_evaluate(
         [several, several], folder / "tagged-test.jsonl", ensemble="soup", task="tagging", baselines=False
     )
-    assert found["f1"]["value"] == found["members"][0]["f1"]["value"]
+    assert result["f1"]["value"] == result["members"][0]["f1"]["value"]
 
 
 def test_what_the_steps_are_is_told(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -517,18 +515,18 @@ def test_what_the_steps_are_is_told(folder: Path, tmp_path: Path, capsys: pytest
         "where:text=text",
     ]
     words += ["--extra-dev", f"where={folder / 'places-test.jsonl'}", "--epochs", "1"]
-    assert main([*words, *(word for each in SMALL for word in ("--set", each))]) == 0
-    told = capsys.readouterr()
+    assert main([*words, *(word for setting in SMALL for word in ("--set", setting))]) == 0
+    captured = capsys.readouterr()
     run = api.open_run(tmp_path / "run")
     counts = ready_again(run).batches.steps_per_task(run.record["steps"])  # type: ignore[attr-defined]
-    assert f"2 tasks with gru: {sum(p.numel() for p in run.model.parameters()):,} weights" in told.err
+    assert f"2 tasks with gru: {sum(p.numel() for p in run.model.parameters()):,} weights" in captured.err
     assert (
         f"where: 90 rows to learn from and 60 to choose by, 2 classes; {counts['where']} of the steps"
-        in told.err
+        in captured.err
     )
-    assert f"its rows are read {counts['where'] * 8 / 90:.1f} times" in told.err
-    assert "task classification, where" in told.out
-    assert "--task classification" in told.out
+    assert f"its rows are read {counts['where'] * 8 / 90:.1f} times" in captured.err
+    assert "task classification, where" in captured.out
+    assert "--task classification" in captured.out
 
 
 @pytest.mark.parametrize(
@@ -582,7 +580,7 @@ def test_what_is_wrong_is_named_and_nothing_is_written(
     given = {"model": "gru", **words}
     for name, file in files.items():
         given = {
-            key: [each.replace(name, str(file)) for each in value] if isinstance(value, list) else value
+            key: [item.replace(name, str(file)) for item in value] if isinstance(value, list) else value
             for key, value in given.items()
         }
     with pytest.raises((UsageError, DataError)) as caught:

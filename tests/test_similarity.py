@@ -22,7 +22,7 @@ from textus.cli.main import main
 from textus.core.errors import DataError, UsageError
 from textus.data.batch import Batch
 from textus.metrics import ranking
-from textus.models.nn.heads import SimilarityHead, also_right
+from textus.models.nn.heads import SimilarityHead, duplicate_positives_mask
 from textus.tasks.base import Example
 from textus.tasks.encoding import collate as tasks_batch
 from textus.tasks.encoding import encode_examples, input_template
@@ -114,7 +114,7 @@ def test_vectors_are_those_of_transformers(bert: Path, imported: api.Run, poolin
     theirs = transformers.BertModel.from_pretrained(bert).eval()
     words = {"[PAD]": 0, "[CLS]": 2, "[SEP]": 3, **{word: 5 + n for n, word in enumerate(WORDS)}}
     texts = ["red", "grey gold teal plum rust", "blue black"]
-    rows = [[words[each] for each in ("[CLS]", *text.split(), "[SEP]")] for text in texts]
+    rows = [[words[item] for item in ("[CLS]", *text.split(), "[SEP]")] for text in texts]
     mask = torch.tensor([[int(n < len(row)) for n in range(7)] for row in rows])
     ids = torch.tensor([row + [0] * (7 - len(row)) for row in rows])
     with torch.no_grad():
@@ -124,9 +124,9 @@ def test_vectors_are_those_of_transformers(bert: Path, imported: api.Run, poolin
         "cls": states[:, 0],
         "max": states.masked_fill(mask[..., None] == 0, -1e9).amax(1),
     }[pooling]
-    found = imported.embed(texts, overrides=[f"pooling={pooling}"])
-    assert found == pytest.approx(F.normalize(expected, dim=1).numpy(), abs=1e-5)
-    assert found.dtype == np.float32
+    result = imported.embed(texts, overrides=[f"pooling={pooling}"])
+    assert result == pytest.approx(F.normalize(expected, dim=1).numpy(), abs=1e-5)
+    assert result.dtype == np.float32
 
 
 def test_texts_of_a_pair_do_not_see_each_other(imported: api.Run, tuned: api.Run) -> None:
@@ -154,16 +154,16 @@ def test_as_it_comes_a_run_is_scored_on_pairs(
 ) -> None:
     rows = scored(60, seed=4)
     data = written(tmp_path / "pairs.jsonl", rows)
-    found = imported.evaluate(data, task="similarity")
+    scores = imported.evaluate(data, task="similarity")
     first, second = (imported.embed([row[name] for row in rows]) for name in ("text", "text_pair"))
     gold = [row["score"] for row in rows]
-    assert found["spearman"]["value"] == pytest.approx(
+    assert scores["spearman"]["value"] == pytest.approx(
         stats.spearmanr(gold, (first * second).sum(1)).statistic, abs=1e-4
     )
-    assert "mae" not in found  # cosines are on no scale of scores
+    assert "mae" not in scores  # cosines are on no scale of scores
     words = ["evaluate", str(imported.path), "--on", str(data), "--json"]
     assert main([*words, "--task", "similarity", "--set", "task.pooling=cls"]) == 0
-    assert json.loads(capsys.readouterr().out)["spearman"]["value"] != found["spearman"]["value"]
+    assert json.loads(capsys.readouterr().out)["spearman"]["value"] != scores["spearman"]["value"]
     assert main([*words, "--task", "similarty"]) == 2
     assert "did you mean 'similarity'" in capsys.readouterr().err
     assert main([*words, "--set", "task.pooling=cls"]) == 2
@@ -209,11 +209,11 @@ def test_a_text_that_is_right_too_is_not_among_the_wrong_ones() -> None:
     ids[1, 1] = ids[0, 1]  # two rows with the same second text
     ids[3, 0] = ids[2, 0]  # two with the same first
     ids[2, 2] = ids[3, 1]  # a negative that is another row's second
-    found = also_right(ids)
+    result = duplicate_positives_mask(ids)
     expected = torch.zeros(4, 8, dtype=torch.bool)
     for row, column in ((0, 1), (1, 0), (2, 3), (3, 2), (3, 6)):
         expected[row, column] = True
-    assert torch.equal(found, expected)
+    assert torch.equal(result, expected)
     batch = Batch(ids, ids, batch.weights, mask=batch.mask)
     head = SimilarityHead(6, objective="contrastive")
     with torch.no_grad():
@@ -237,16 +237,14 @@ def test_pieces_of_a_batch_add_up_to_it() -> None:
 
 def test_scores_are_learnt_on_their_scale(tuned: api.Run, tmp_path: Path) -> None:
     rows = scored(200, seed=1)
-    found = tuned.evaluate(written(tmp_path / "test.jsonl", rows))
-    assert found["spearman"]["value"] > 0.8
+    scores = tuned.evaluate(written(tmp_path / "test.jsonl", rows))
+    assert scores["spearman"]["value"] > 0.8
     settings = tuned.record["task_settings"]
     assert (settings["low"], settings["high"], settings["objective"]) == (1.0, 5.0, "cosine")
-    answers = [
-        each["score"] for each in tuned.predict([(row["text"], row["text_pair"]) for row in rows[:50]])
-    ]
+    answers = [row["score"] for row in tuned.predict([(row["text"], row["text_pair"]) for row in rows[:50]])]
     gold = [row["score"] for row in rows]
-    assert found["mae"]["value"] < sklearn.mean_absolute_error(gold, [3.0] * len(gold)) / 1.5
-    assert answers == [each["score"] for each in tuned.predict(written(tmp_path / "few.jsonl", rows[:50]))]
+    assert scores["mae"]["value"] < sklearn.mean_absolute_error(gold, [3.0] * len(gold)) / 1.5
+    assert answers == [row["score"] for row in tuned.predict(written(tmp_path / "few.jsonl", rows[:50]))]
     with raises(UsageError, "wrong_number_of_texts", "text 1"):
         tuned.predict(["red green"])
     with raises(DataError, "mixed_data"):
@@ -261,9 +259,9 @@ def test_pairs_without_scores_are_learnt_by_contrast(names: tuple[str, ...], tmp
     run = learnt(rows, tmp_path / "run", "model.dropout=0", "train.batch_size=16")
     assert run.record["task_settings"]["objective"] == "contrastive"
     test = [{name: row[name] for name in names[:2]} for row in belonging(100, seed=1)]
-    found = run.evaluate(written(tmp_path / "test.jsonl", test))
-    assert found["recall@5"]["value"] > 0.8
-    assert found["mrr@10"]["value"] > 0.6
+    scores = run.evaluate(written(tmp_path / "test.jsonl", test))
+    assert scores["recall@5"]["value"] > 0.8
+    assert scores["mrr@10"]["value"] > 0.6
 
 
 def test_an_encoder_learns_it_and_resumes_to_the_same_bytes(tmp_path: Path) -> None:
@@ -289,7 +287,7 @@ def test_data_that_cannot_be_learnt_is_named(
 ) -> None:
     rows = [{**row, "text": f"a {number}"} for number in range(40)]
     with pytest.raises((DataError, UsageError)) as caught:
-        learnt(rows, tmp_path / "run", *(f"task.{each}" for each in settings))
+        learnt(rows, tmp_path / "run", *(f"task.{setting}" for setting in settings))
     assert complaint in str(caught.value)
     assert not (tmp_path / "run").exists()
 
@@ -320,10 +318,10 @@ def test_figures_of_search_are_scikit_learns() -> None:
     gains = draw.choice([0.0, 1.0, 2.0], (30, 40), p=[0.9, 0.07, 0.03])
     gains[:, 0] = 1.0
     scores = draw.normal(size=(30, 40)) + gains
-    found = np.argsort(-scores, axis=1).tolist()
+    result = np.argsort(-scores, axis=1).tolist()
     right = [{place: gain for place, gain in enumerate(row) if gain} for row in gains]
-    told = ranking.ranking_scores(found, right)
-    assert told["ndcg@10"]["value"] == pytest.approx(sklearn.ndcg_score(gains, scores, k=10))
+    scores = ranking.ranking_scores(result, right)
+    assert scores["ndcg@10"]["value"] == pytest.approx(sklearn.ndcg_score(gains, scores, k=10))
     single = np.zeros_like(gains)
     single[np.arange(30), draw.integers(0, 40, 30)] = 1.0
     lists = np.argsort(-scores, axis=1)
@@ -334,12 +332,12 @@ def test_figures_of_search_are_scikit_learns() -> None:
     for k in (1, 5, 10):
         expected = sklearn.top_k_accuracy_score(single.argmax(1), scores, k=k, labels=np.arange(40))
         assert np.mean([ranking.recall(list(a), b, k) for a, b in zip(lists, alone, strict=True)]) == expected
-    assert all(each["low"] <= each["value"] <= each["high"] for each in told.values())
+    assert all(row["low"] <= row["value"] <= row["high"] for row in scores.values())
 
 
 def test_a_short_list_and_an_empty_one_have_found_nothing_more() -> None:
-    told = ranking.ranking_scores([["a"], []], [{"a": 1.0, "b": 1.0}, {"c": 1.0}])
-    assert told["recall@10"]["value"] == 0.25
-    assert told["mrr@10"]["value"] == 0.5
+    scores = ranking.ranking_scores([["a"], []], [{"a": 1.0, "b": 1.0}, {"c": 1.0}])
+    assert scores["recall@10"]["value"] == 0.25
+    assert scores["mrr@10"]["value"] == 0.5
     with raises(UsageError, "empty_data"):
         ranking.ranking_scores([["a"]], [{}])

@@ -78,18 +78,18 @@ def test_the_length_follows_the_rows(rows: int, steps: int, begun: int) -> None:
 def test_epochs_that_are_given_are_exactly_so_many_and_partial_batches_count(
     rows: int, epochs: int, steps: int
 ) -> None:
-    wish = FinetuneConfig(data=Path("x"), task="classification", model="lstm", epochs=epochs)
-    found = settings_of(wish, [rows], 300, keeps_last=False)
-    assert (found.steps, found.patience) == (steps, 0)
+    config = FinetuneConfig(data=Path("x"), task="classification", family="lstm", epochs=epochs)
+    result = settings_of(config, [rows], 300, keeps_last=False)
+    assert (result.steps, result.patience) == (steps, 0)
 
 
 def test_chance_chooses_nothing() -> None:
     """Below so many held-out rows the last weights are kept and nothing ends early; what is set has the last word."""
 
     def asked(n_held: int, *assignments: str) -> tuple[str, int]:
-        wish = FinetuneConfig(data=Path("x"), task="classification", model="lstm", overrides=assignments)
-        found = settings_of(wish, [90], n_held, keeps_last=False)
-        return found.keep, found.patience
+        config = FinetuneConfig(data=Path("x"), task="classification", family="lstm", assignments=assignments)
+        result = settings_of(config, [90], n_held, keeps_last=False)
+        return result.keep, result.patience
 
     assert asked(LEAST_TO_CHOOSE_BY - 1) == ("last", 0)
     assert asked(LEAST_TO_CHOOSE_BY) == ("best", PATIENCE)
@@ -101,9 +101,9 @@ def test_chance_chooses_nothing() -> None:
 
 def test_patience_with_the_last_weights_is_refused(tmp_path: Path) -> None:
     data = written(tmp_path / "rows.jsonl", sentences(60))
-    said = [*SMALL, "train.keep=last", "train.patience=2"]
+    settings = [*SMALL, "train.keep=last", "train.patience=2"]
     with raises(UsageError, "incompatible_settings", "train.keep=last"):
-        api.finetune(data, model="gru", out=tmp_path / "run", overrides=said)
+        api.finetune(data, model="gru", out=tmp_path / "run", overrides=settings)
 
 
 # ── heads that are solved ──────────────────────────────────────────────────────────────────────
@@ -124,14 +124,14 @@ def problem(kind: str, n: int, width: int, seed: int = 0) -> RegressionProblem:
 @pytest.mark.parametrize("kind", ["classes", "labels", "numbers"])
 def test_a_solved_layer_is_scikit_learns(kind: str, shape: tuple[int, int]) -> None:
     """With fewer rows than components too, where the problem is solved in as many directions as there are rows."""
-    asked = problem(kind, *shape)
-    found = solve(asked)
-    vectors = asked.vectors.numpy()
+    task_problem = problem(kind, *shape)
+    result = solve(task_problem)
+    vectors = task_problem.vectors.numpy()
     centred = vectors - vectors.mean(0)
     scaled = centred / np.sqrt((centred**2).sum(1).mean())
-    scores = (asked.vectors @ found.weight.T + found.bias).numpy()
-    targets = asked.targets.numpy()
-    how: dict[str, Any] = {"C": found.strength, "max_iter": 10_000, "tol": 1e-9}
+    scores = (task_problem.vectors @ result.weight.T + result.bias).numpy()
+    targets = task_problem.targets.numpy()
+    how: dict[str, Any] = {"C": result.strength, "max_iter": 10_000, "tol": 1e-9}
     if kind == "classes":
         theirs = LogisticRegression(**how).fit(scaled, targets).predict_proba(scaled)
         np.testing.assert_allclose(torch.tensor(scores).softmax(1).numpy(), theirs, atol=1e-3)
@@ -140,7 +140,7 @@ def test_a_solved_layer_is_scikit_learns(kind: str, shape: tuple[int, int]) -> N
             theirs = LogisticRegression(**how).fit(scaled, targets[:, column]).decision_function(scaled)
             np.testing.assert_allclose(scores[:, column], theirs, atol=1e-2)
     else:
-        theirs = Ridge(alpha=1 / found.strength).fit(scaled, targets).predict(scaled)
+        theirs = Ridge(alpha=1 / result.strength).fit(scaled, targets).predict(scaled)
         np.testing.assert_allclose(scores, theirs, atol=1e-4)
 
 
@@ -148,20 +148,20 @@ def test_rows_that_a_layer_has_not_seen_judge_it() -> None:
     """Labels that nothing in the vectors tells are guessed no better than by chance, though the rows seen are all
     fitted.
     """
-    asked = problem("classes", 60, 100)
+    task_problem = problem("classes", 60, 100)
     shuffled = RegressionProblem(
-        "classes", asked.vectors, asked.targets[torch.randperm(60)], 3, asked.weights
+        "classes", task_problem.vectors, task_problem.targets[torch.randperm(60)], 3, task_problem.weights
     )
-    found = solve(shuffled)
-    fitted = (shuffled.vectors @ found.weight.T + found.bias).argmax(1) == shuffled.targets
-    assert shuffled.figure(found.held_out)[1] < 0.5 < 0.6 < float(fitted.double().mean())
+    result = solve(shuffled)
+    fitted = (shuffled.vectors @ result.weight.T + result.bias).argmax(1) == shuffled.targets
+    assert shuffled.figure(result.held_out)[1] < 0.5 < 0.6 < float(fitted.double().mean())
 
 
 def test_each_part_that_is_held_out_has_its_share_of_every_class() -> None:
-    asked = problem("classes", 60, 4)
-    parts = parts_of(asked)
+    task_problem = problem("classes", 60, 4)
+    parts = parts_of(task_problem)
     for label in range(3):
-        sizes = np.bincount(parts[asked.targets == label], minlength=10)
+        sizes = np.bincount(parts[task_problem.targets == label], minlength=10)
         assert sizes.max() - sizes.min() <= 1
 
 
@@ -172,9 +172,9 @@ def test_a_head_begun_from_a_run_is_solved_and_resumed_to_the_same_bytes(
     """With the length, the early stopping and the step 0 of the defaults."""
     data = written(tmp_path / "rows.jsonl", sentences(360))
     run = api.finetune(data, init_from=encoder, out=tmp_path / "run", overrides=TINY)
-    said = capsys.readouterr().err
-    assert "begins as a linear model solved on the vectors of" in said
-    assert "fewer if 15 evaluations in a row find nothing better" in said
+    err = capsys.readouterr().err
+    assert "begins as a linear model solved on the vectors of" in err
+    assert "fewer if 15 evaluations in a row find nothing better" in err
     kept = run.record["solved"]["classification"]
     assert kept["rows"] + run.record["held_out"]["classification"]["rows"] == 360
     first = json.loads((run.path / "log.jsonl").read_text().splitlines()[0])
@@ -193,7 +193,7 @@ def test_heads_of_labels_and_of_numbers_are_solved_too(
         {**row, "label": ["x", row["label"]] if task == "classification" else number[row["label"]] + n % 2}
         for n, row in enumerate(sentences(120))
     ]
-    said = [
+    texts = [
         *TINY,
         *settings,
         "train.steps=1",
@@ -204,7 +204,7 @@ def test_heads_of_labels_and_of_numbers_are_solved_too(
         task=task,
         init_from=encoder,
         out=tmp_path / "run",
-        overrides=said,
+        overrides=texts,
     )
     assert run.record["solved"][task]["value"] > 0.3
 

@@ -88,7 +88,7 @@ def test_names_that_are_not_utf8_are_read_and_shown(tmp_path: Path, capfd: pytes
     out = tmp_path / os.fsdecode(b"out\xfe")
     corpus = textus.build_corpus(folder, out=out, split="none")
     assert texts(corpus) == ["other text", "some text"]
-    assert [Path(each.source).name for each in corpus.documents()] == ["caf\\xe9.txt", "ok.txt"]
+    assert [Path(document.source).name for document in corpus.documents()] == ["caf\\xe9.txt", "ok.txt"]
     assert corpus.record["sources"][0]["path"].endswith("n\\xffmes")
     assert next(corpus.dropped())["source"].endswith("clear\\x1b[2J.png")
     errors = capfd.readouterr().err
@@ -176,7 +176,7 @@ def test_tar_archives_are_read_like_folders(tmp_path: Path, packing: str) -> Non
     corpus = made(tmp_path, {name: data})
     assert texts(corpus) == [SIMPLIFIED, "one", "two", "three"]
     assert next(corpus.documents()).source.endswith(f"{name}!b/a.txt")
-    reasons = {Path(each["source"]).name: each["reason"] for each in corpus.dropped()}
+    reasons = {Path(record["source"]).name: record["reason"] for record in corpus.dropped()}
     assert reasons == {f"{name}!e.png": "suffix not read", f"{name}!link.txt": "unreadable"}
     damaged = made(tmp_path, {name: data[: -len(data) // 2], "ok.txt": "fine"}, "damaged")
     assert "fine" in texts(damaged)

@@ -139,7 +139,7 @@ def conll_files(draw: st.DrawFn) -> Written:
             cells = [str(number)] * index + [word, tag_of] + [str(number % 7)] * behind
             text += blank.join(cells) + end
         text += end
-    rows = [{"tokens": [word for word, _ in each], "tags": [tag for _, tag in each]} for each in sentences]
+    rows = [{"tokens": [word for word, _ in item], "tags": [tag for _, tag in item]} for item in sentences]
     return Written(draw(st.sampled_from(["a.txt", "a.conll"])), draw(marks()) + text.encode(), rows)
 
 
@@ -177,9 +177,9 @@ def corpus_texts(path: Path) -> list[str] | None:
             documents = list(read_source(source, ReadConfig()))
     except UnreadableError:
         return None
-    if any(isinstance(each, SkippedItem) for each in documents):
+    if any(isinstance(document, SkippedItem) for document in documents):
         return None
-    return ["".join(each.blocks) for each in documents]
+    return ["".join(document.blocks) for document in documents]
 
 
 @settings(max_examples=CASES, deadline=None, suppress_health_check=list(HealthCheck))
@@ -190,7 +190,7 @@ def test_rows_come_back_as_they_were_or_an_error_names_the_line(tmp_path: Path, 
     lines = io.StringIO()
     try:
         with contextlib.redirect_stderr(lines):
-            found = [record.values for record in read_records(path, parse_columns(written.columns))]
+            results = [record.values for record in read_records(path, parse_columns(written.columns))]
     except DataError as error:
         event("refused")
         problem = str(error)
@@ -204,7 +204,7 @@ def test_rows_come_back_as_they_were_or_an_error_names_the_line(tmp_path: Path, 
         return
     event("equal")
     expected = [{name: composed(value) for name, value in row.items()} for row in written.rows]
-    assert found == expected, (written.data, lines.getvalue())
+    assert results == expected, (written.data, lines.getvalue())
     if not written.columns and all("text" in row for row in written.rows):
         texts = corpus_texts(path)
         assert texts is None or texts == [row["text"] for row in written.rows]

@@ -94,17 +94,17 @@ def test_entity_figures_are_seqevals() -> None:
     gold = [bio_tags(entity_spans(tags), len(tags)) for tags in drawn_tags("BI", seed=1, n=200)]
     draw = random.Random(2)
     guess = [list(tags) if draw.random() < 0.6 else draw.sample(tags, len(tags)) for tags in gold]
-    found = entity_scores([entity_spans(each) for each in gold], [entity_spans(each) for each in guess])
+    result = entity_scores([entity_spans(item) for item in gold], [entity_spans(item) for item in guess])
     theirs = classification_report(gold, guess, output_dict=True, zero_division=0)
     for ours, name in (("f1", "f1-score"), ("precision", "precision"), ("recall", "recall")):
-        assert found[ours]["value"] == pytest.approx(theirs["micro avg"][name])
-        assert found[ours]["low"] < found[ours]["value"] < found[ours]["high"]
-        assert [each[ours] for each in found["classes"]] == pytest.approx(
-            [theirs[each["label"]][name] for each in found["classes"]]
+        assert result[ours]["value"] == pytest.approx(theirs["micro avg"][name])
+        assert result[ours]["low"] < result[ours]["value"] < result[ours]["high"]
+        assert [class_[ours] for class_ in result["classes"]] == pytest.approx(
+            [theirs[class_["label"]][name] for class_ in result["classes"]]
         )
-    assert found["macro_f1"] == pytest.approx(theirs["macro avg"]["f1-score"])
-    assert [each["n"] for each in found["classes"]] == [
-        theirs[each["label"]]["support"] for each in found["classes"]
+    assert result["macro_f1"] == pytest.approx(theirs["macro avg"]["f1-score"])
+    assert [class_["n"] for class_ in result["classes"]] == [
+        theirs[class_["label"]]["support"] for class_ in result["classes"]
     ]
     tokens = token_scores(gold, guess)
     assert tokens["accuracy"]["value"] == pytest.approx(accuracy_score(gold, guess))
@@ -183,8 +183,8 @@ def test_both_forms_of_entities_are_one() -> None:
         [9, 13, "game"],
     ]
     past = {
-        kind: {said: [[a, b + 1] for a, b in at] for said, at in each.items()}
-        for kind, each in nested.items()
+        kind: {surface: [[a, b + 1] for a, b in at] for surface, at in item.items()}
+        for kind, item in nested.items()
     }
     expected = "B-company I-company I-company I-company O B-name I-name I-name O B-game I-game I-game I-game"
     for name, value in (("label", nested), ("entities", listed), ("spans", past)):
@@ -263,13 +263,13 @@ def test_entities_in_other_spellings_are_read_as_bio(
 
     plain = sentences(30)
     data = written(
-        tmp_path / "r.jsonl", [each | {"tags": [other(tag) for tag in each["tags"]]} for each in plain]
+        tmp_path / "r.jsonl", [row | {"tags": [other(tag) for tag in row["tags"]]} for row in plain]
     )
     records = read_records(data)
     task = Tagging.from_records(TaggingSettings(), records)
     assert task.labels == ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]
-    assert [list(each.label) for each in task.make_examples(records, labelled=True)] == [
-        each["tags"] for each in plain
+    assert [list(example.label) for example in task.make_examples(records, labelled=True)] == [
+        row["tags"] for row in plain
     ]
     assert f"{other('B-LOC')} as B-LOC" in capsys.readouterr().err
     assert validate_files(data, "tagging")["classes"] == {"LOC": 30, "PER": 30}
@@ -289,14 +289,14 @@ def test_a_tag_without_a_prefix_is_named_and_can_be_left_out(
     data = tmp_path / "p.conll"
     rows = "".join(f"Anna\t{tag}\nruns{n}\tO\n\n" for n in range(40))
     data.write_text("Berlin\tpos\n\n" + rows)
-    found = validate_files(data, "tagging")
+    result = validate_files(data, "tagging")
     line = f"{data}: line 1: token 1, 'Berlin', has the tag 'pos' without a prefix"
-    assert [each["message"].startswith(line) for each in found["errors"]] == [True]
+    assert [error["message"].startswith(line) for error in result["errors"]] == [True]
     words = ["finetune", str(data), "--task", "tagging", "--model", "gru", "--epochs", "1"]
     words += ["--out", str(tmp_path / "run")]
     assert main(words) == 1
     assert line in capsys.readouterr().err
-    assert main([*words, "--skip-invalid", "all", *(w for each in SMALL for w in ("--set", each))]) == 0
+    assert main([*words, "--skip-invalid", "all", *(w for setting in SMALL for w in ("--set", setting))]) == 0
     assert api.open_run(tmp_path / "run").record["labels"] == ["O", "B-PER", "I-PER"]
 
 
@@ -324,26 +324,28 @@ def test_what_is_mended_or_left_out_is_told(capsys: pytest.CaptureFixture[str]) 
     task = Tagging(TaggingSettings(unit="word"), ["O", "B-A", "I-A"])
 
     def told(*values: dict[str, Any]) -> tuple[list[Any], str]:
-        found = task.make_examples([Record(each, f"row {n}") for n, each in enumerate(values)], labelled=True)
-        return [each.label for each in found], capsys.readouterr().err
+        result = task.make_examples(
+            [Record(item, f"row {n}") for n, item in enumerate(values)], labelled=True
+        )
+        return [example.label for example in result], capsys.readouterr().err
 
     good = {"tokens": ["a", "b", "c"], "tags": ["B-A", "I-A", "O"]}
     assert told(good) == ([("B-A", "I-A", "O")], "")
-    labels, said = told(good, {"tokens": ["a", "b"], "tags": ["I-A", "O"]})
+    labels, err = told(good, {"tokens": ["a", "b"], "tags": ["I-A", "O"]})
     assert labels[1] == ("B-A", "O")
-    assert "1 entities begin with I-, not B-" in said
-    labels, said = told({"tokens": ["a", "b", "c", "d"], "tags": ["I-A", "I-A", "B-A", "O"]})
+    assert "1 entities begin with I-, not B-" in err
+    labels, err = told({"tokens": ["a", "b", "c", "d"], "tags": ["I-A", "I-A", "B-A", "O"]})
     assert labels == [("B-A", "I-A", "B-A", "O")]
-    assert "the tags are IOB1" in said
+    assert "the tags are IOB1" in err
     assert told({"tokens": ["a", "b", "c"], "tags": ["S-A", "B-A", "E-A"]}) == ([("B-A", "B-A", "I-A")], "")
-    labels, said = told({"tokens": [], "tags": []}, good, {"text": "", "entities": []})
+    labels, err = told({"tokens": [], "tags": []}, good, {"text": "", "entities": []})
     assert len(labels) == 1
-    assert "2 rows have no token and are left out; the first is row 0" in said
-    labels, said = told({"text": "New York City", "entities": [[0, 8, "A"], [4, 13, "A"], [0, 13, "A"]]})
+    assert "2 rows have no token and are left out; the first is row 0" in err
+    labels, err = told({"text": "New York City", "entities": [[0, 8, "A"], [4, 13, "A"], [0, 13, "A"]]})
     assert labels == [("B-A", "I-A", "I-A")]
-    assert "2 entities lie over longer ones" in said
-    _, said = told({"tokens": ["a", "b"], "tags": ["B-New", "I-New"]})
-    assert "2 tags were never seen in training (B-New, I-New)" in said
+    assert "2 entities lie over longer ones" in err
+    _, err = told({"tokens": ["a", "b"], "tags": ["B-New", "I-New"]})
+    assert "2 tags were never seen in training (B-New, I-New)" in err
 
 
 # ── words in pieces, texts in windows ──────────────────────────────────────────────────────────
@@ -352,15 +354,15 @@ def test_what_is_mended_or_left_out_is_told(capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.parametrize("kind", ["word", "bpe", "wordpiece", "unigram", "char"])
 def test_a_tag_stands_on_the_first_piece_of_its_word(kind: str) -> None:
     row = sentences(30, seed=3)
-    tokenizer = train_tokenizer(kind, [" " + word for each in row for word in each["tokens"][:4]], 600)
+    tokenizer = train_tokenizer(kind, [" " + word for item in row for word in item["tokens"][:4]], 600)
     task = Tagging(TaggingSettings(unit="token"), ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"])
     example = task.make_examples([Record(row[0], "row")], labelled=True)[0]
     ids = tokenizer.encode_batch(list(example.texts))
-    found = task.encode_windows(example, ids, InputTemplate((7,), 8, None))[0]
-    assert found.ids == [7, *itertools.chain(*ids), 8]
-    assert found.target_positions == [1 + sum(map(len, ids[:n])) for n in range(len(ids))]
-    assert [task.labels[found.label[place]] for place in found.target_positions] == list(example.label)
-    assert sum(label != IGNORED for label in found.label) == len(ids)
+    result = task.encode_windows(example, ids, InputTemplate((7,), 8, None))[0]
+    assert result.ids == [7, *itertools.chain(*ids), 8]
+    assert result.target_positions == [1 + sum(map(len, ids[:n])) for n in range(len(ids))]
+    assert [task.labels[result.label[place]] for place in result.target_positions] == list(example.label)
+    assert sum(label != IGNORED for label in result.label) == len(ids)
 
 
 def test_a_word_without_a_piece_is_answered_too() -> None:
@@ -376,16 +378,16 @@ def test_a_word_without_a_piece_is_answered_too() -> None:
 @pytest.mark.parametrize("seed", range(20))
 def test_windows_answer_every_word_once(seed: int) -> None:
     draw = random.Random(seed)
-    lengths, room = draw.choices((1, 2, 3, 5), k=draw.randint(0, 80)), draw.randint(5, 30)
-    found = word_windows(lengths, room)
-    answered = [number for _, _, first, last in found for number in range(first, last)]
+    lengths, space = draw.choices((1, 2, 3, 5), k=draw.randint(0, 80)), draw.randint(5, 30)
+    result = word_windows(lengths, space)
+    answered = [number for _, _, first, last in result for number in range(first, last)]
     assert answered == list(range(len(lengths)))
-    for low, high, first, last in found:
-        assert sum(lengths[low:high]) <= room
+    for low, high, first, last in result:
+        assert sum(lengths[low:high]) <= space
         assert low <= first <= last <= high
-    for (_, high, _, last), (low, _, _, _) in itertools.pairwise(found):
+    for (_, high, _, last), (low, _, _, _) in itertools.pairwise(result):
         assert low <= last <= high
-        if room >= 20:  # a word near an edge has something on both sides
+        if space >= 20:  # a word near an edge has something on both sides
             assert low < last < high
 
 
@@ -410,9 +412,9 @@ def test_a_word_longer_than_the_model_reads_is_cut() -> None:
     task = Tagging(TaggingSettings(unit="token"), ["O", "B-A", "I-A"])
     example = TaggingExample((" a", " b", " c"), ("O", "B-A", "O"), "row")
     windows = task.encode_windows(example, [[5], [6] * 40, [7]], InputTemplate((1,), 2, 10))
-    assert sum(each.n_truncated for each in windows) == 32
-    assert all(len(each.ids) <= 10 for each in windows)
-    assert sum(len(each.target_positions or ()) for each in windows) == 3
+    assert sum(window.n_truncated for window in windows) == 32
+    assert all(len(window.ids) <= 10 for window in windows)
+    assert sum(len(window.target_positions or ()) for window in windows) == 3
 
 
 # ── learnt and asked ───────────────────────────────────────────────────────────────────────────
@@ -430,12 +432,12 @@ def test_every_family_with_states_learns_it(family: str, rows: Path, tmp_path: P
 
 def test_answers_stand_where_they_say(tuned: api.Run) -> None:
     text = "then  Anna Bob went home in\nOslo , a house"
-    found = tuned.predict([text])[0]
-    assert [(each["text"], each["label"]) for each in found["entities"]] == [
+    predictions = tuned.predict([text])[0]
+    assert [(entity["text"], entity["label"]) for entity in predictions["entities"]] == [
         ("Anna Bob", "PER"),
         ("Oslo", "LOC"),
     ]
-    assert all(text[each["start"] : each["end"]] == each["text"] for each in found["entities"])
+    assert all(text[entity["start"] : entity["end"]] == entity["text"] for entity in predictions["entities"])
     assert tuned.predict(["", " \n"]) == [{"entities": []}] * 2
 
 
@@ -443,7 +445,7 @@ def test_rows_of_tokens_get_tags_too(tuned: api.Run, tmp_path: Path) -> None:
     data = written(tmp_path / "t.jsonl", [{"tokens": ["Anna", "sees", "York"]}, {"text": "the rain"}])
     first, second = tuned.predict(data)
     assert first["tags"] == ["B-PER", "O", "B-LOC"]
-    assert [(each["text"], each["start"], each["end"]) for each in first["entities"]] == [
+    assert [(entity["text"], entity["start"], entity["end"]) for entity in first["entities"]] == [
         ("Anna", 0, 4),
         ("York", 10, 14),
     ]
@@ -465,13 +467,13 @@ def test_figures_of_a_file_are_seqevals(tuned: api.Run, tmp_path: Path) -> None:
     for row in gold[::3]:
         row["tags"] = ["B-PER" if tag == "B-LOC" else tag for tag in row["tags"]]
     data = written(tmp_path / "t.jsonl", gold)
-    found = tuned.evaluate(data)
+    scores = tuned.evaluate(data)
     theirs = classification_report(
-        [row["tags"] for row in gold], [each["tags"] for each in tuned.predict(data)], output_dict=True
+        [row["tags"] for row in gold], [item["tags"] for item in tuned.predict(data)], output_dict=True
     )
-    assert found["f1"]["value"] == pytest.approx(theirs["micro avg"]["f1-score"])
-    assert found["macro_f1"] == pytest.approx(theirs["macro avg"]["f1-score"])
-    assert found["f1"]["value"] < 0.9
+    assert scores["f1"]["value"] == pytest.approx(theirs["micro avg"]["f1-score"])
+    assert scores["macro_f1"] == pytest.approx(theirs["macro avg"]["f1-score"])
+    assert scores["f1"]["value"] < 0.9
 
 
 def test_the_commonest_mistakes_are_told_first() -> None:
@@ -481,9 +483,9 @@ def test_the_commonest_mistakes_are_told_first() -> None:
         TaggingSettings(), [Record({"tokens": words, "tags": ["O"] * 8 + ["B-X"]}, "row")]
     ).make_examples([Record({"tokens": words, "tags": ["B-X"] + ["O"] * 8}, "row 7")], labelled=True)
     gold = ["B-PER", "O", "B-LOC", "I-LOC", "I-LOC", "O", "B-PER", "O", "O"]
-    said = ["O", "O", "B-LOC", "I-LOC", "O", "O", "B-LOC", "O", "B-PER"]
-    found = common_mistakes([example, example], [gold, gold], [said, ["B-PER", *said[1:]]])
-    assert [tuple(each.values()) for each in found] == [
+    predicted = ["O", "O", "B-LOC", "I-LOC", "O", "O", "B-LOC", "O", "B-PER"]
+    result = common_mistakes([example, example], [gold, gold], [predicted, ["B-PER", *predicted[1:]]])
+    assert [tuple(record.values()) for record in result] == [
         ("Bob", "PER", "LOC", 2, "row 7"),
         ("May", "none", "PER", 2, "row 7"),
         ("New York City", "LOC", "LOC: New York", 2, "row 7"),
@@ -506,8 +508,8 @@ def test_chinese_is_read_and_answered_by_character(tmp_path: Path) -> None:
     run = api.finetune(data, task="tagging", model="lstm", out=tmp_path / "run", epochs=5, overrides=SMALL)
     assert run.record["task_settings"]["unit"] == "character"
     assert run.tokenizer.kind == "char"
-    found = run.predict(["我们去看 张三丰了"])[0]["entities"]
-    assert found == [{"text": "张三丰", "label": "name", "start": 5, "end": 8}]
+    predictions = run.predict(["我们去看 张三丰了"])[0]["entities"]
+    assert predictions == [{"text": "张三丰", "label": "name", "start": 5, "end": 8}]
 
 
 @pytest.mark.parametrize("crf", ["true", "false"])
@@ -519,9 +521,9 @@ def test_plain_tags_are_scored_by_token(crf: str, tmp_path: Path) -> None:
     data = written(tmp_path / "r.jsonl", rows)
     settings = [*SMALL, f"task.crf={crf}"]
     run = api.finetune(data, task="tagging", model="gru", out=tmp_path / "run", epochs=4, overrides=settings)
-    found = run.evaluate(data)
-    assert found["accuracy"]["value"] > 0.95
-    assert [each["label"] for each in found["classes"]] == ["NAME", "WORD"]
+    scores = run.evaluate(data)
+    assert scores["accuracy"]["value"] > 0.95
+    assert [class_["label"] for class_ in scores["classes"]] == ["NAME", "WORD"]
     assert run.predict(["Anna went"]) == [{"tokens": ["Anna", "went"], "tags": ["NAME", "WORD"]}]
 
 
@@ -545,9 +547,9 @@ def test_the_command_line_shows_entities(
     assert "Anna (PER 0–4)" in capsys.readouterr().out
     data = written(tmp_path / "t.jsonl", sentences(20, seed=6))
     assert main(["evaluate", str(tuned.path), "--on", str(data)]) == 0
-    said = capsys.readouterr().out
-    assert "f1" in said
-    assert "token accuracy" in said
+    out = capsys.readouterr().out
+    assert "f1" in out
+    assert "token accuracy" in out
 
 
 def test_wrong_words_are_named(rows: Path, tuned: api.Run, tmp_path: Path) -> None:

@@ -49,35 +49,35 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_is_better_only_where_the_interval_leaves_zero_out(folder: Path) -> None:
     """U12, U21."""
-    found = api.compare([folder / "poor", folder / "one", folder / "two"], on=folder / "test.jsonl")
+    comparison = api.compare([folder / "poor", folder / "one", folder / "two"], on=folder / "test.jsonl")
     gold = [row["label"] for row in sentences(300, 9)]
     right = {}
-    for row in found["runs"]:
-        answers = api.open_run(folder / row["run"]).predict([each["text"] for each in sentences(300, 9)])
+    for row in comparison["runs"]:
+        answers = api.open_run(folder / row["run"]).predict([item["text"] for item in sentences(300, 9)])
         right[row["run"]] = np.asarray([a["label"] == label for a, label in zip(answers, gold, strict=True)])
         assert row["accuracy"]["value"] == pytest.approx(
             accuracy_score(gold, [answer["label"] for answer in answers])
         )
-    assert found["figure"] == "accuracy"
-    assert [row["run"] for row in found["runs"]][-1] == "poor"
+    assert comparison["figure"] == "accuracy"
+    assert [row["run"] for row in comparison["runs"]][-1] == "poor"
     random = np.random.default_rng(5)
-    assert len(found["pairs"]) == 3
-    for pair, sentence in zip(found["pairs"], found["verdict"], strict=True):
+    assert len(comparison["pairs"]) == 3
+    for pair, sentence in zip(comparison["pairs"], comparison["verdict"], strict=True):
         gap = right[pair["better"]].astype(float) - right[pair["worse"]]
         d = pair["difference"]
         assert d["value"] == pytest.approx(gap.mean())
         means = [random.choice(gap, len(gap)).mean() for _ in range(2000)]
         assert [d["low"], d["high"]] == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.02)
         assert pair["certain"] == (d["low"] > 0) == ("is better than" in sentence)
-    certain = {(pair["better"], pair["worse"]) for pair in found["pairs"] if pair["certain"]}
+    certain = {(pair["better"], pair["worse"]) for pair in comparison["pairs"] if pair["certain"]}
     assert certain == {("one", "poor"), ("two", "poor")}
 
 
 def test_a_run_against_itself_is_told_apart_from_nothing(folder: Path) -> None:
-    found = api.compare([folder / "one", folder / "one"], on=folder / "test.jsonl")
-    assert found["pairs"][0]["difference"]["high"] == 0
-    assert "cannot be told apart" in found["verdict"][0]
-    assert len(found["runs"]) == 2
+    comparison = api.compare([folder / "one", folder / "one"], on=folder / "test.jsonl")
+    assert comparison["pairs"][0]["difference"]["high"] == 0
+    assert "cannot be told apart" in comparison["verdict"][0]
+    assert len(comparison["runs"]) == 2
 
 
 def test_the_command_line_and_the_page(
@@ -112,8 +112,8 @@ def test_every_task_has_a_paired_figure(task: str, tmp_path: Path) -> None:
     run = api.finetune(
         data, dev=data, task=task, model="gru", epochs=1, overrides=SMALL, out=tmp_path / "run"
     )
-    found = api.compare([run, run], on=data)
-    figure = run.evaluate(data, baselines=False)[found["figure"]]["value"]
+    comparison = api.compare([run, run], on=data)
+    figure = run.evaluate(data, baselines=False)[comparison["figure"]]["value"]
     examples = run.task.make_examples(records(data), labelled=True)
     outputs = predict_texts(run.model, run.task, run.tokenizer, examples)
     weighed = run.task.weighted_metric(examples, outputs)
@@ -127,7 +127,7 @@ def test_every_task_has_a_paired_figure(task: str, tmp_path: Path) -> None:
         expected = oracle([gold[n] for n in drawn], [answers[n] for n in drawn])
         counts = np.bincount(drawn, minlength=40).astype(float)
         assert weighed[1](counts) == pytest.approx(expected, abs=1e-4)
-    assert found["pairs"][0]["difference"]["value"] == 0
+    assert comparison["pairs"][0]["difference"]["value"] == 0
     run.evaluate(data, baselines=False, out=tmp_path / "page")
     page = (tmp_path / "page" / "evaluation.html").read_text(encoding="utf-8")
     titles = {"tagging": ["Classes", "Commonest mistakes"], "relations": ["Classes", "Most confident mistakes"],
@@ -140,8 +140,10 @@ def test_every_task_has_a_paired_figure(task: str, tmp_path: Path) -> None:
     ]:
         assert f"<h2>{title}</h2>" in page  # U17
     assert f"Warning: {len(examples)} of the {len(examples)} rows" in page
-    told = [json.loads(line) for line in (tmp_path / "page" / "predictions.jsonl").read_text().splitlines()]
-    assert [row["line"] for row in told] == list(range(1, len(examples) + 1))
+    predictions = [
+        json.loads(line) for line in (tmp_path / "page" / "predictions.jsonl").read_text().splitlines()
+    ]
+    assert [row["line"] for row in predictions] == list(range(1, len(examples) + 1))
 
 
 def records(path: Path) -> Any:

@@ -40,19 +40,19 @@ def test_bins_are_scikit_learns(rounded: bool) -> None:
     gold, probabilities = drawn()
     positive = probabilities[:, 1].round(1) if rounded else probabilities[:, 1]
     expected = calibration_curve(gold, positive, n_bins=BINS)
-    found = reliability_bins(positive, gold == 1)
-    assert [each["right"] for each in found] == pytest.approx(list(expected[0]))
-    assert [each["confidence"] for each in found] == pytest.approx(list(expected[1]))
-    assert sum(each["n"] for each in found) == len(gold)
+    result = reliability_bins(positive, gold == 1)
+    assert [row["right"] for row in result] == pytest.approx(list(expected[0]))
+    assert [row["confidence"] for row in result] == pytest.approx(list(expected[1]))
+    assert sum(row["n"] for row in result) == len(gold)
 
 
 def test_the_error_is_the_mean_gap_of_the_bins() -> None:
     gold, probabilities = drawn(classes=4)
     confidence, right = probabilities.max(1), probabilities.argmax(1) == gold
-    shares, said = calibration_curve(right, confidence, n_bins=BINS)
-    counts = [each["n"] for each in reliability_bins(confidence, right)]
+    shares, confidences = calibration_curve(right, confidence, n_bins=BINS)
+    counts = [row["n"] for row in reliability_bins(confidence, right)]
     assert calibration_error(confidence, right) == pytest.approx(
-        np.average(np.abs(shares - said), weights=counts)
+        np.average(np.abs(shares - confidences), weights=counts)
     )
 
 
@@ -93,26 +93,26 @@ def run(folder: Path) -> api.Run:
 
 def test_slices_are_the_figures_of_their_rows(run: api.Run, folder: Path) -> None:
     rows = sentences(200, 2)
-    guess = [each["label"] for each in run.predict([row["text"] for row in rows])]
+    guess = [row["label"] for row in run.predict([row["text"] for row in rows])]
     slices = run.evaluate(folder / "test.jsonl", slices=["source", "length"], baselines=False)["slices"]
-    assert sorted(each["slice"] for each in slices["source"]) == ["x", "y"]
-    for each in slices["source"]:
-        places = [n for n, row in enumerate(rows) if row["source"] == each["slice"]]
-        gold, said = ([of[n] for n in places] for of in ([row["label"] for row in rows], guess))
-        assert each["rows"] == len(places)
-        assert each["accuracy"]["value"] == pytest.approx(accuracy_score(gold, said))
-        assert each["macro_f1"]["value"] == pytest.approx(f1_score(gold, said, average="macro"))
-    assert sum(each["rows"] for each in slices["length"]) == 200
+    assert sorted(row["slice"] for row in slices["source"]) == ["x", "y"]
+    for item in slices["source"]:
+        places = [n for n, row in enumerate(rows) if row["source"] == item["slice"]]
+        gold, predicted = ([of[n] for n in places] for of in ([row["label"] for row in rows], guess))
+        assert item["rows"] == len(places)
+        assert item["accuracy"]["value"] == pytest.approx(accuracy_score(gold, predicted))
+        assert item["macro_f1"]["value"] == pytest.approx(f1_score(gold, predicted, average="macro"))
+    assert sum(row["rows"] for row in slices["length"]) == 200
     longest = max(len(row["text"]) for row in rows)
     assert slices["length"][-1]["slice"] == f"up to {longest} characters"
-    assert min(each["rows"] for each in slices["length"]) > 30
+    assert min(row["rows"] for row in slices["length"]) > 30
 
 
 def test_a_slice_keeps_to_its_rows_where_some_are_left_out(run: api.Run, tmp_path: Path) -> None:
     """A row without text is not scored; those after it still have their own columns."""
     rows = [{"text": "", "label": "bad", "source": "x"}, *({**row, "source": "z"} for row in sentences(8))]
     slices = run.evaluate(written(tmp_path / "t.jsonl", rows), slices=["source"], baselines=False)["slices"]
-    assert [(each["slice"], each["rows"]) for each in slices["source"]] == [("z", 8)]
+    assert [(row["slice"], row["rows"]) for row in slices["source"]] == [("z", 8)]
 
 
 def test_a_column_that_is_not_there_is_named_with_those_that_are(run: api.Run, folder: Path) -> None:
@@ -140,9 +140,9 @@ def test_the_page_shows_all_and_loads_nothing(run: api.Run, folder: Path, tmp_pa
     rows = sentences(60, 5)
     rows[0] = {"text": f"{ATTACK} grand", "label": "bad", "source": ATTACK}  # a sure mistake
     test = written(tmp_path / "test.jsonl", rows)
-    found = run.evaluate(test, slices=["source", "length"], out=tmp_path / "out")
+    scores = run.evaluate(test, slices=["source", "length"], out=tmp_path / "out")
     text, read = page_of(tmp_path / "out")
-    assert found == json.loads((tmp_path / "out" / "evaluation.json").read_text(encoding="utf-8"))
+    assert scores == json.loads((tmp_path / "out" / "evaluation.json").read_text(encoding="utf-8"))
     assert all(load.startswith("data:image/png;base64,") for load in read.loads)
     assert len(read.loads) == 4  # figures, confusion, calibration, training
     assert "script" not in read.tags
@@ -156,7 +156,7 @@ def test_the_page_shows_all_and_loads_nothing(run: api.Run, folder: Path, tmp_pa
         "Expected calibration error",
     ):
         assert shown in read.shown
-    accuracy = found["accuracy"]
+    accuracy = scores["accuracy"]
     assert f"{accuracy['value']:.4g} [{accuracy['low']:.4g}, {accuracy['high']:.4g}]" in read.shown
 
 
@@ -204,9 +204,9 @@ def test_a_task_without_sections_of_its_own_shows_its_figures(tmp_path: Path) ->
     from textus.evaluation import task_report
 
     figure = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 9}
-    found = {"run": "r", "on": "f", "rows": 9, "spearman": figure, "mean_error": 0.25}
+    results = {"run": "r", "on": "f", "rows": 9, "spearman": figure, "mean_error": 0.25}
     Plain.__abstractmethods__ = frozenset()
-    task_report.write_task_report(tmp_path, found, Plain(None, []), {})  # type: ignore[abstract]
+    task_report.write_task_report(tmp_path, results, Plain(None, []), {})  # type: ignore[abstract]
     _, read = page_of(tmp_path)
     assert "spearman" in read.shown
     assert "0.5 [0.4, 0.6]" in read.shown
@@ -221,8 +221,8 @@ def test_a_model_of_text_has_a_page_too(
     assert main(["evaluate", str(trained), "--out", str(out)]) == 0
     assert f"page: {out / 'evaluation.html'}" in capsys.readouterr().out
     _, read = page_of(out)
-    found = json.loads((out / "evaluation.json").read_text(encoding="utf-8"))
-    bits = found["bits_per_byte"]
+    report = json.loads((out / "evaluation.json").read_text(encoding="utf-8"))
+    bits = report["bits_per_byte"]
     assert "bits per byte" in read.shown
     assert f"{bits['value']:.4g}"[:4] in read.shown
     assert "A sample of" in read.shown
@@ -238,8 +238,8 @@ def test_mistakes_have_their_lines_and_ids(
     test.write_text(
         "id,text,label\n" + "".join(f"{row['id']},{row['text']},{row['label']}\n" for row in rows)
     )
-    found = run.evaluate(test, baselines=False)
-    places = [(mistake["id"], mistake["where"]) for mistake in found["mistakes"]]
+    scores = run.evaluate(test, baselines=False)
+    places = [(mistake["id"], mistake["where"]) for mistake in scores["mistakes"]]
     assert sorted(places) == [(f"x{n}", f"{test}: line {n + 2}") for n in range(3)]
     assert main(["evaluate", str(run.path), "--on", str(test), "--no-baselines"]) == 0
     assert f"{test}: line 2 (id x0): bad, answered" in capsys.readouterr().out

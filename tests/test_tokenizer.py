@@ -404,7 +404,7 @@ def test_the_same_texts_give_the_same_tokenizer_in_another_process(made: dict[st
         "texts = sys.stdin.buffer.read().decode().split('\\0')\n"
         "print([train(kind, texts, 800).fingerprint for kind in KINDS])"
     )
-    found = {
+    results = {
         subprocess.run(
             [sys.executable, "-c", program],
             input="\0".join(TEXTS).encode(),
@@ -414,7 +414,7 @@ def test_the_same_texts_give_the_same_tokenizer_in_another_process(made: dict[st
         ).stdout
         for _ in range(2)
     }
-    assert found == {(repr([made[kind].fingerprint for kind in KINDS]) + "\n").encode()}
+    assert results == {(repr([made[kind].fingerprint for kind in KINDS]) + "\n").encode()}
     assert train("bpe", [ENGLISH], 400).fingerprint != made["bpe"].fingerprint
 
 
@@ -479,7 +479,7 @@ def test_unknown_and_known_bytes_add_up(made: dict[str, Tokenizer], kind: str, t
     kept = sum(len(tokenizer.vocabulary[number]) for number in ids if number != tokenizer.unk_id)
     assert len(lost) == len(ids)
     assert sum(lost) + kept == len(text.encode())
-    assert all((each > 0) == (number == tokenizer.unk_id) for each, number in zip(lost, ids, strict=True))
+    assert all((item > 0) == (number == tokenizer.unk_id) for item, number in zip(lost, ids, strict=True))
 
 
 def test_unknown_bytes_of_other_ids_are_refused(made: dict[str, Tokenizer]) -> None:
@@ -491,11 +491,11 @@ def test_unknown_bytes_of_other_ids_are_refused(made: dict[str, Tokenizer]) -> N
 
 def test_report_counts_what_can_be_counted_by_hand() -> None:
     tokenizer = train("char", ["ab ba 龙"], 100)
-    found = report(tokenizer, ["ab 龙x"])
-    assert (found["tokens"], found["bytes"], found["characters"]) == (5, 7, 5)
-    assert found["coverage"] == pytest.approx(6 / 7)
-    assert found["fertility"] == {"latin": 1.5, "han": 1.0, "other": None}
-    assert found["unused"] == 0
+    result = report(tokenizer, ["ab 龙x"])
+    assert (result["tokens"], result["bytes"], result["characters"]) == (5, 7, 5)
+    assert result["coverage"] == pytest.approx(6 / 7)
+    assert result["fertility"] == {"latin": 1.5, "han": 1.0, "other": None}
+    assert result["unused"] == 0
     with pytest.raises(DataError):
         report(tokenizer, [])
 
@@ -505,14 +505,14 @@ def test_report_on_english_chinese_and_code(data: Path) -> None:
     chinese = (data / "people_daily_1998" / "199801_plain.txt").read_text(encoding="utf-8")[:100_000]
     code = Path(argparse_source()).read_text(encoding="utf-8")
     tokenizer = train("bpe", [english, chinese, code], 4096)
-    found = {
+    results = {
         name: report(tokenizer, [text]) for name, text in zip("ezc", (english, chinese, code), strict=True)
     }
-    assert all(each["coverage"] == 1 for each in found.values())
-    assert 1.0 < found["e"]["fertility"]["latin"] < 1.6
-    assert 0.5 < found["z"]["fertility"]["han"] < 2
-    assert found["z"]["fertility"]["other"] is None or found["e"]["fertility"]["han"] is None
-    assert all(each["bytes_per_token"] > 2.5 for each in found.values())
+    assert all(row["coverage"] == 1 for row in results.values())
+    assert 1.0 < results["e"]["fertility"]["latin"] < 1.6
+    assert 0.5 < results["z"]["fertility"]["han"] < 2
+    assert results["z"]["fertility"]["other"] is None or results["e"]["fertility"]["han"] is None
+    assert all(row["bytes_per_token"] > 2.5 for row in results.values())
 
 
 def argparse_source() -> str:

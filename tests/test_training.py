@@ -46,7 +46,7 @@ SETTINGS = TrainSettings(
     log_every=2, evaluate_every=4, checkpoint_every=3,
 )  # fmt: skip
 NATIVE = ComputeConfig("bfloat16", "plain", "native")
-needs_kernels = pytest.mark.skipif(native.library() is None, reason=f"no kernels: {native.why_none()}")
+needs_kernels = pytest.mark.skipif(native.library() is None, reason=f"no kernels: {native.build_error()}")
 
 STREAM = np.array([0, *np.random.default_rng(0).choice(V - 1, 200, p=np.arange(1, V) / 136) + 1, 0])
 STORE = in_memory_dataset(STREAM, [0])
@@ -65,7 +65,7 @@ def made(
     """A model and a loader that depend on the seed only."""
     torch.manual_seed(derive_seed(settings.seed, "weights"))
     model = build("decoder", {**SHAPE, **shape})
-    model.compute_with(choices.precision, choices.attention, choices.step)
+    model.set_compute(choices.precision, choices.attention, choices.step)
     loader = TokenLoader(STORE, batch_size=settings.batch_size, context_length=CONTEXT, seed=settings.seed)
     return model, loader
 
@@ -454,15 +454,15 @@ def test_the_memory_told_is_this_training_s(tmp_path: Path) -> None:
     """And not what the process held before: 400 MB that are gone. Of a mapping, for freed memory may be kept."""
     if not reset_peak_memory():
         pytest.skip("the system does not let the peak begin again")
-    found = []
+    results = []
     for name in ("first", "second"):
         run = new_run(tmp_path / name)
         taught(run, evaluate=None)
-        found.append(read_json(run.path / "run.json")["peak_memory_bytes"])
+        results.append(read_json(run.path / "run.json")["peak_memory_bytes"])
         with mmap.mmap(-1, 400 << 20) as held:
             for page in range(0, len(held), 4096):
                 held[page] = 1
-    assert found[1] - found[0] < 200_000_000
+    assert results[1] - results[0] < 200_000_000
 
 
 STOPPING = """
@@ -499,11 +499,11 @@ def test_a_signal_saves_first_and_resume_ends_in_the_same_bytes(tmp_path: Path, 
     assert process.stdout is not None
     assert any(int(line) >= 3 for line in process.stdout)
     process.send_signal(number)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 130, said
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
     (step,) = run.steps()
-    assert f"stopped at step {step}; it is saved" in said
-    assert "textus resume" in said
+    assert f"stopped at step {step}; it is saved" in stderr
+    assert "textus resume" in stderr
     assert 3 <= step < 40
     assert taught(run, settings) == whole
 
@@ -515,10 +515,10 @@ def test_signals_are_given_back_afterwards(tmp_path: Path) -> None:
 
 
 def test_a_second_signal_acts_at_once() -> None:
-    with trainer.stop_signals() as asked:
-        assert not asked()
+    with trainer.stop_signals() as signals:
+        assert not signals()
         signal.raise_signal(signal.SIGINT)
-        assert asked()
+        assert signals()
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
 
@@ -550,8 +550,8 @@ def test_tensorboard_sees_every_logged_step_once_after_a_resume(tmp_path: Path) 
     events = accumulator.EventAccumulator(str(run.path / "tensorboard"))
     events.Reload()
     for key in ("loss", "validation"):
-        found = [(event.step, pytest.approx(event.value)) for event in events.Scalars(key)]
-        assert log(run, key) == found
+        results = [(event.step, pytest.approx(event.value)) for event in events.Scalars(key)]
+        assert log(run, key) == results
 
 
 class Added(torch.nn.Module):

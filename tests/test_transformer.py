@@ -53,7 +53,7 @@ def llama(n_kv_head: int, qk_norm: bool) -> Any:
 
 
 def from_llama(theirs: Weights, qk_norm: bool) -> Weights:
-    found = {
+    results = {
         "embedding.weight": theirs["model.embed_tokens.weight"],
         "norm.weight": theirs["model.norm.weight"],
         "head.weight": theirs["lm_head.weight"],
@@ -61,7 +61,7 @@ def from_llama(theirs: Weights, qk_norm: bool) -> Weights:
     for n in range(2):
         old, new = f"model.layers.{n}.", f"blocks.{n}."
         attention, feed = old + "self_attn.", old + "mlp."
-        found |= {
+        results |= {
             new + "attention.qkv.weight": torch.cat([theirs[f"{attention}{p}_proj.weight"] for p in "qkv"]),
             new + "attention.out.weight": theirs[attention + "o_proj.weight"],
             new + "attention_norm.weight": theirs[old + "input_layernorm.weight"],
@@ -72,8 +72,10 @@ def from_llama(theirs: Weights, qk_norm: bool) -> Weights:
             new + "feed_forward.down.weight": theirs[feed + "down_proj.weight"],
         }
         if qk_norm:
-            found |= {f"{new}attention.{p}_norm.weight": theirs[f"{attention}{p}_norm.weight"] for p in "qk"}
-    return found
+            results |= {
+                f"{new}attention.{p}_norm.weight": theirs[f"{attention}{p}_norm.weight"] for p in "qk"
+            }
+    return results
 
 
 def gpt2() -> Any:
@@ -87,8 +89,8 @@ def gpt2() -> Any:
 
 
 def from_gpt2(theirs: Weights) -> Weights:
-    found = {"embedding.weight": theirs["transformer.wte.weight"]}
-    found["position.weight"] = theirs["transformer.wpe.weight"]
+    results = {"embedding.weight": theirs["transformer.wte.weight"]}
+    results["position.weight"] = theirs["transformer.wpe.weight"]
     names = {
         "ln_1": "attention_norm",
         "ln_2": "feed_forward_norm",
@@ -98,12 +100,12 @@ def from_gpt2(theirs: Weights) -> Weights:
         "mlp.c_proj": "feed_forward.down",
     }
     for kind in ("weight", "bias"):
-        found[f"norm.{kind}"] = theirs[f"transformer.ln_f.{kind}"]
+        results[f"norm.{kind}"] = theirs[f"transformer.ln_f.{kind}"]
         for n in range(2):
             for old, new in names.items():
                 value = theirs[f"transformer.h.{n}.{old}.{kind}"]
-                found[f"blocks.{n}.{new}.{kind}"] = value.t() if "c_" in old else value
-    return found
+                results[f"blocks.{n}.{new}.{kind}"] = value.t() if "c_" in old else value
+    return results
 
 
 SHAPE = {"vocab_size": V, "context_length": CONTEXT, "n_layer": 2, "n_head": 4, "d_model": 32}
@@ -238,9 +240,9 @@ DOCUMENTS = torch.tensor([[4] * 5 + [5] * 3 + [6] * 4])
 @pytest.mark.parametrize("step", ["eager", "native"])
 def test_one_document_does_not_see_another(step: str) -> None:
     model = drawn()
-    if step == "native" and model.why_not_native():
-        pytest.skip(str(model.why_not_native()))
-    model.compute_with("float32", "plain", step)
+    if step == "native" and model.native_unsupported_reason():
+        pytest.skip(str(model.native_unsupported_reason()))
+    model.set_compute("float32", "plain", step)
     expected = torch.block_diag(torch.ones(5, 5), torch.ones(3, 3), torch.ones(4, 4)).tril().bool()
     assert torch.equal(reach(model, DOCUMENTS), expected)
     assert torch.equal(reach(model), torch.ones(12, 12).tril().bool())  # without numbers they would see it
@@ -281,9 +283,9 @@ def test_all_ways_of_attending_agree(length: int, documents: Tensor | None) -> N
 # ── options ────────────────────────────────────────────────────────────────────────────────────
 
 OPTIONS: list[dict[str, Any]] = [
-    *({"activation": each} for each in (*GATED, *ACTIVATIONS)),
-    *({"norm": each} for each in ("rms", "layer")),
-    *({"position": each} for each in ("rotary", "learned", "none")),
+    *({"activation": item} for item in (*GATED, *ACTIVATIONS)),
+    *({"norm": item} for item in ("rms", "layer")),
+    *({"position": item} for item in ("rotary", "learned", "none")),
     {"qk_norm": False}, {"tie_head": True}, {"bias": True}, {"dropout": 0.2}, {"window": 3},
     {"n_kv_head": 1}, {"d_ff": 20}, {"rope_theta": 100.0},
 ]  # fmt: skip
@@ -294,7 +296,7 @@ OPTIONS: list[dict[str, Any]] = [
 def test_every_option_learns(option: dict[str, Any], attention: str) -> None:
     torch.manual_seed(0)
     model = Decoder(DecoderConfig(**{**SHAPE, **option}))
-    model.compute_with("float32", attention, "eager")
+    model.set_compute("float32", attention, "eager")
     given = ids(2)
     batch = Batch(given[:, :-1], given[:, 1:], torch.ones(2, CONTEXT - 1))
     optimiser = torch.optim.SGD(model.parameters(), lr=0.3)
@@ -343,7 +345,7 @@ def test_what_cannot_be_is_refused_in_one_line(wrong: dict[str, Any], message: s
 )
 def test_unknown_choices_are_refused(choice: tuple[str, str, str], message: str) -> None:
     with pytest.raises(UsageError) as error:
-        drawn().compute_with(*choice)
+        drawn().set_compute(*choice)
     assert message in str(error.value)
 
 
@@ -352,7 +354,7 @@ def test_unknown_choices_are_refused(choice: tuple[str, str, str], message: str)
 )
 def test_the_kernels_say_what_they_do_not_have(option: dict[str, Any]) -> None:
     with raises(UsageError, "unsupported_kernel"):
-        drawn(**option).compute_with("bfloat16", "plain", "native")
+        drawn(**option).set_compute("bfloat16", "plain", "native")
 
 
 def test_more_ids_than_the_context_are_refused() -> None:

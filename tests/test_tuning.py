@@ -73,24 +73,24 @@ def test_the_best_run_is_made_again_by_the_command_that_is_told(
     again, best = tmp_path / "again", Path(search["run"])
     assert sha256(again / "model.safetensors") == sha256(best / "model.safetensors")
     figure = -found_of(open_run(again))["criterion"]
-    assert figure == search["figure"] == max(each["figure"] for each in search["trials"] if each["figure"])
+    assert figure == search["figure"] == max(trial["figure"] for trial in search["trials"] if trial["figure"])
 
 
 def test_every_trial_is_told_and_lies_in_its_range(search: dict[str, Any]) -> None:
-    assert [each["trial"] for each in search["trials"]] == list(range(1, 7))
+    assert [row["trial"] for row in search["trials"]] == list(range(1, 7))
     assert sum(search["counts"].values()) == 6
-    for each in search["trials"]:
-        assert 1e-4 <= float(each["optim.rate"]) <= 3e-2
-        assert each["epochs"] in ("1", "2", "3")
-        assert each["train.batch_size"] in ("8", "16")
-    assert len({each["optim.rate"] for each in search["trials"]}) > 3
+    for trial in search["trials"]:
+        assert 1e-4 <= float(trial["optim.rate"]) <= 3e-2
+        assert trial["epochs"] in ("1", "2", "3")
+        assert trial["train.batch_size"] in ("8", "16")
+    assert len({row["optim.rate"] for row in search["trials"]}) > 3
     assert json.loads((Path(search["out"]) / "tuning.json").read_text()) == search
     assert sorted(path.name for path in Path(search["out"]).iterdir()) == ["best", "study.db", "tuning.json"]
 
 
 def study_of(out: Path) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads((out / "tuning.json").read_text())["trials"]
-    return [{name: value for name, value in each.items() if name != "seconds"} for each in found]
+    report: list[dict[str, Any]] = json.loads((out / "tuning.json").read_text())["trials"]
+    return [{name: value for name, value in result.items() if name != "seconds"} for result in report]
 
 
 def test_killed_it_goes_on_to_what_it_would_have_found(
@@ -104,8 +104,8 @@ def test_killed_it_goes_on_to_what_it_would_have_found(
         "tune",
     ]
     words += [str(data), "--model", "gru", "--out", str(tmp_path / "out"), "--trials", "6"]
-    words += [word for each in SEARCH for word in ("--search", each)]
-    words += [word for each in FIXED for word in ("--set", each)]
+    words += [word for item in SEARCH for word in ("--search", item)]
+    words += [word for setting in FIXED for word in ("--set", setting)]
     process = subprocess.Popen(words, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     database, states = tmp_path / "out" / "study.db", list[str]()
     while process.poll() is None and states[:3] != ["COMPLETE", "COMPLETE", "RUNNING"]:
@@ -119,9 +119,9 @@ def test_killed_it_goes_on_to_what_it_would_have_found(
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert len(states) == 3
-    found = api.tune(data, out=tmp_path / "out", trials=6, model="gru", search=SEARCH, overrides=FIXED)
+    result = api.tune(data, out=tmp_path / "out", trials=6, model="gru", search=SEARCH, overrides=FIXED)
     assert study_of(tmp_path / "out") == study_of(Path(search["out"]))
-    assert sha256(Path(found["run"]) / "model.safetensors") == sha256(
+    assert sha256(Path(result["run"]) / "model.safetensors") == sha256(
         Path(search["run"]) / "model.safetensors"
     )
     with sqlite3.connect(database) as db:
@@ -138,15 +138,15 @@ def test_another_search_is_not_mixed_in(data: Path, search: dict[str, Any], tmp_
 
 def test_failed_trials_are_told(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Heads that do not divide the width fail; the others go on."""
-    found = api.tune(
+    result = api.tune(
         data, out=tmp_path / "out", trials=4, model="encoder", epochs=1, search=["model.d_model=24,32"],
         overrides=["model.n_layer=1", "model.n_head=3", "optim.weight_decay=0.1", "train.batch_size=16"],
     )  # fmt: skip
-    failed = [each for each in found["trials"] if each["state"] == "failed"]
+    failed = [trial for trial in result["trials"] if trial["state"] == "failed"]
     assert failed
-    assert {each["model.d_model"] for each in failed} == {"32"}
-    assert all("must split into n_head=3 heads" in each["why"] for each in failed)
-    assert found["counts"] == {"done": 4 - len(failed), "stopped early": 0, "failed": len(failed)}
+    assert {row["model.d_model"] for row in failed} == {"32"}
+    assert all("must split into n_head=3 heads" in row["why"] for row in failed)
+    assert result["counts"] == {"done": 4 - len(failed), "stopped early": 0, "failed": len(failed)}
     assert "must split into n_head=3 heads" in capsys.readouterr().err
 
 
@@ -164,10 +164,10 @@ def test_a_trial_that_raises_anything_is_failed_and_the_search_continues(
         return real(*arguments, **more)
 
     monkeypatch.setattr(hyperparameters, "start", start)
-    found = api.tune(data, out=tmp_path / "out", trials=3, model="gru", search=SEARCH, overrides=FIXED)
-    assert [each["state"] for each in found["trials"]] == ["done", "failed", "done"]
-    assert found["trials"][1]["why"] == "RuntimeError: not enough memory: you tried to allocate 9 GB"
-    assert len({str(each.get("optim.rate")) for each in found["trials"]}) == 3
+    result = api.tune(data, out=tmp_path / "out", trials=3, model="gru", search=SEARCH, overrides=FIXED)
+    assert [trial["state"] for trial in result["trials"]] == ["done", "failed", "done"]
+    assert result["trials"][1]["why"] == "RuntimeError: not enough memory: you tried to allocate 9 GB"
+    assert len({str(trial.get("optim.rate")) for trial in result["trials"]}) == 3
 
 
 @pytest.mark.slow
@@ -186,8 +186,8 @@ def test_settings_that_kill_the_process_twice_count_as_failed(
         assert (
             subprocess.run([sys.executable, "-c", script], check=False, capture_output=True).returncode == 9
         )
-    found = api.tune(data, out=tmp_path / "out", trials=2, model="gru", search=SEARCH, overrides=FIXED)
-    assert [each["state"] for each in found["trials"]] == ["failed", "done"]
+    result = api.tune(data, out=tmp_path / "out", trials=2, model="gru", search=SEARCH, overrides=FIXED)
+    assert [trial["state"] for trial in result["trials"]] == ["failed", "done"]
     assert "killed 2 times with these settings" in capsys.readouterr().err
 
 
@@ -200,14 +200,14 @@ def test_hopeless_trials_are_stopped_early(
     )  # the rule, without a dozen trials before it begins
     fixed = [*FIXED, "train.batch_size=8"]
     search = ["optim.rate=1e-7,1e-2"]
-    found = api.tune(
+    result = api.tune(
         data, out=tmp_path / "out", trials=9, model="gru", epochs=3, overrides=fixed, search=search
     )
-    stopped = [each for each in found["trials"] if each["state"] == "stopped early"]
+    stopped = [trial for trial in result["trials"] if trial["state"] == "stopped early"]
     assert stopped
-    assert "1e-7" in {each["optim.rate"] for each in stopped}
-    assert all("behind the median of the others" in each["why"] for each in stopped)
-    assert found["settings"]["optim.rate"] == "1e-2"
+    assert "1e-7" in {row["optim.rate"] for row in stopped}
+    assert all("behind the median of the others" in row["why"] for row in stopped)
+    assert result["settings"]["optim.rate"] == "1e-2"
 
 
 def test_a_search_in_which_all_fails_says_why(data: Path, tmp_path: Path) -> None:
@@ -252,8 +252,8 @@ def test_a_search_that_runs_is_left_alone(data: Path, search: dict[str, Any]) ->
 def test_lists_of_a_file_are_its_values(listed: str, spelled: tuple[str, ...], tmp_path: Path) -> None:
     file = tmp_path / "space.toml"
     file.write_text(f'"task.pooling" = {listed}\n')
-    wish = FinetuneConfig(data=Path("x"), task="classification", model="lstm")
-    assert search_space(wish, file, [])["task.pooling"] == SearchRange(values=spelled)
+    config = FinetuneConfig(data=Path("x"), task="classification", family="lstm")
+    assert search_space(config, file, [])["task.pooling"] == SearchRange(values=spelled)
 
 
 def test_a_list_of_one_leaves_nothing_to_search(tmp_path: Path) -> None:
@@ -270,8 +270,8 @@ def test_ranges_are_read_from_flags_and_files(tmp_path: Path) -> None:
     assert parse_span("a", "1,1; 1,2") == SearchRange(values=("1,1", "1,2"))
     file = tmp_path / "space.toml"
     file.write_text('epochs = "2..3"\n[task]\npooling = ["mean", "max"]\n[optim]\nrate = "0.1..0.2"\n')
-    wish = FinetuneConfig(data=Path("x"), task="classification", model="lstm")
-    assert search_space(wish, file, ["optim.rate=0.3..0.4"]) == {
+    config = FinetuneConfig(data=Path("x"), task="classification", family="lstm")
+    assert search_space(config, file, ["optim.rate=0.3..0.4"]) == {
         "epochs": SearchRange(2, 3, whole=True), "task.pooling": SearchRange(values=("mean", "max")),
         "optim.rate": SearchRange(0.3, 0.4),
     }  # fmt: skip
@@ -283,18 +283,18 @@ def test_the_linear_classifier_is_searched_by_the_rows_held_out(data: Path, tmp_
     dev = rows(tmp_path / "dev.jsonl", 41, share=0.3)
     file = tmp_path / "space.toml"
     file.write_text('[model]\nl2 = "1e-3..100:log"\nwords = [[1, 1], [1, 2]]\n')
-    found = api.tune(data, dev=dev, model="linear", trials=6, search_space=file, out=tmp_path / "search")
-    assert found["counts"] == {"done": 6, "stopped early": 0, "failed": 0}
-    assert {each["model.words"] for each in found["trials"]} == {"1,1", "1,2"}
+    result = api.tune(data, dev=dev, model="linear", trials=6, search_space=file, out=tmp_path / "search")
+    assert result["counts"] == {"done": 6, "stopped early": 0, "failed": 0}
+    assert {trial["model.words"] for trial in result["trials"]} == {"1,1", "1,2"}
     given = [json.loads(line) for line in dev.read_text(encoding="utf-8").splitlines()]
-    answers = api.open_run(found["run"]).predict([each["text"] for each in given])
-    right = sklearn.accuracy_score([each["label"] for each in given], [each["label"] for each in answers])
-    assert found["figure"] == pytest.approx(right, abs=1e-6)
-    assert found["figure"] == max(each["figure"] for each in found["trials"]) < 1
-    words = shlex.split(found["command"])[1:]
+    answers = api.open_run(result["run"]).predict([row["text"] for row in given])
+    right = sklearn.accuracy_score([row["label"] for row in given], [answer["label"] for answer in answers])
+    assert result["figure"] == pytest.approx(right, abs=1e-6)
+    assert result["figure"] == max(trial["figure"] for trial in result["trials"]) < 1
+    words = shlex.split(result["command"])[1:]
     words[words.index("FOLDER")] = str(tmp_path / "again")
     assert main(words) == 0
-    kept = [sha256(Path(run) / "model.safetensors") for run in (found["run"], tmp_path / "again")]
+    kept = [sha256(Path(run) / "model.safetensors") for run in (result["run"], tmp_path / "again")]
     assert kept[0] == kept[1]
     assert len(api.tune(data, dev=dev, model="linear", trials=2, out=tmp_path / "usual")["trials"]) == 2
 

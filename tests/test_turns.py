@@ -22,7 +22,7 @@ from textus.api import Run, export, import_model
 from textus.core.errors import RunError
 from textus.generation.engine import Engine
 from textus.generation.params import SamplingParams
-from textus.generation.sampling import choose, generate, in_reach
+from textus.generation.sampling import generate, mask_unused_ids, sample_id
 from textus.interop import folder
 from textus.interop.tokenizer_json import byte_level
 from textus.serving.scheduler import ServedModel
@@ -74,11 +74,11 @@ def tokenizer_of(model: Any) -> Any:
     backend.post_processor = tokenizers.processors.TemplateProcessing(
         single="<|begin_of_text|> $A", special_tokens=[("<|begin_of_text|>", BEGIN)]
     )
-    found = transformers.PreTrainedTokenizerFast(
+    result = transformers.PreTrainedTokenizerFast(
         tokenizer_object=backend, bos_token=PIECES[BEGIN], eos_token=PIECES[TEXT]
     )
-    found.chat_template = TEMPLATE
-    return found
+    result.chat_template = TEMPLATE
+    return result
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def hub(theirs: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def write_gguf(path: Path, model: Any, **said: Any) -> Path:
+def write_gguf(path: Path, model: Any, **metadata: Any) -> Path:
     """The same model and tokenizer as a GGUF file; `said` are ids by the names of its metadata."""
     writer, table = peer.GGUFWriter(path, "llama"), names()
     sizes = {"context_length": 128, "embedding_length": 64, "block_count": 2, "feed_forward_length": 96}
@@ -109,7 +109,7 @@ def write_gguf(path: Path, model: Any, **said: Any) -> Path:
     writer.add_token_merges(["i j"])
     writer.add_chat_template(TEMPLATE)
     writer.add_bos_token_id(BEGIN)
-    for name, value in said.items():
+    for name, value in metadata.items():
         (writer.add_string if isinstance(value, str) else writer.add_uint32)(f"tokenizer.ggml.{name}", value)
     heads = {"q_proj": 4, "k_proj": 2}
     for name, parameter in model.named_parameters():
@@ -192,7 +192,7 @@ def test_the_plain_loop_and_the_engine_end_at_any_of_several(run: Run, theirs: A
         plain = generate(run.model, ids, SamplingParams(**GREEDY), ends, n_ids=n_ids)
         events = Engine(run.model, end_id=ends, n_ids=n_ids).stream([ids], SamplingParams(**GREEDY))
         assert [event.id for event in events if event.id is not None] == plain
-        assert [each for each in written(theirs, ids) if each not in ends] == plain
+        assert [item for item in written(theirs, ids) if item not in ends] == plain
 
 
 def test_an_export_says_its_ends_and_comes_back_with_them(run: Run, tmp_path: Path) -> None:
@@ -211,7 +211,7 @@ def test_a_reader_that_forgets_the_ends_is_caught(
     hub: Path, theirs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The planted fault: without what generation_config.json says, texts run on past their ends."""
-    monkeypatch.setattr(folder, "said_ends", lambda *_: [])
+    monkeypatch.setattr(folder, "eos_ids_from_config", lambda *_: [])
     deaf = import_model(hub, out=tmp_path / "run")
     assert deaf.tokenizer.end_ids == (TEXT,)
     with pytest.raises(AssertionError):
@@ -222,8 +222,8 @@ def edited(hub: Path, to: Path, **changes: Any) -> Path:
     """A copy in which generation_config.json and config.json say this; None takes a key out."""
     shutil.copytree(hub, to)
     for name in ("generation_config.json", "config.json"):
-        said = {**json.loads((to / name).read_text()), **changes}
-        kept = {key: value for key, value in said.items() if value is not None}
+        report = {**json.loads((to / name).read_text()), **changes}
+        kept = {key: value for key, value in report.items() if value is not None}
         (to / name).write_text(json.dumps(kept))
     return to
 
@@ -238,11 +238,11 @@ def test_what_no_file_says_the_template_tells(hub: Path, tmp_path: Path) -> None
     assert broken.turn_end_ids == native.turn_end_ids
 
 
-@pytest.mark.parametrize("said", ["<|eot_id|>", [TEXT, "4"], True, 1.0, {"id": 4}])
-def test_ends_that_are_no_ids_are_refused(said: Any, hub: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("end", ["<|eot_id|>", [TEXT, "4"], True, 1.0, {"id": 4}])
+def test_ends_that_are_no_ids_are_refused(end: Any, hub: Path, tmp_path: Path) -> None:
     with raises(RunError, "damaged") as caught:
-        import_model(edited(hub, tmp_path / "hub", eos_token_id=said), out=tmp_path / "run")
-    assert repr(said) in str(caught.value)
+        import_model(edited(hub, tmp_path / "hub", eos_token_id=end), out=tmp_path / "run")
+    assert repr(end) in str(caught.value)
 
 
 def test_ends_that_are_no_ids_are_refused_in_gguf_too(theirs: Any, tmp_path: Path) -> None:
@@ -251,13 +251,13 @@ def test_ends_that_are_no_ids_are_refused_in_gguf_too(theirs: Any, tmp_path: Pat
         import_model(path, out=tmp_path / "run")
 
 
-@pytest.mark.parametrize("said", [10**6, -1, len(PIECES)])
+@pytest.mark.parametrize("end", [10**6, -1, len(PIECES)])
 def test_an_end_beyond_the_vocabulary_is_noticed(
-    said: int, hub: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    end: int, hub: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = import_model(edited(hub, tmp_path / "hub", eos_token_id=[TURN, said]), out=tmp_path / "run")
+    run = import_model(edited(hub, tmp_path / "hub", eos_token_id=[TURN, end]), out=tmp_path / "run")
     assert (
-        f"eos_token_id names id {said}, the tokenizer has {len(PIECES)} ids; it ends nothing"
+        f"eos_token_id names id {end}, the tokenizer has {len(PIECES)} ids; it ends nothing"
         in capsys.readouterr().err
     )
     assert run.tokenizer.end_ids == (TEXT, TURN)
@@ -305,11 +305,11 @@ def test_without_the_mask_a_padded_id_is_chosen(greedy_for_padding: tuple[Run, A
     """The planted fault: the loop that is not told how many ids there are."""
     run, _ = greedy_for_padding
     prompts = [[BEGIN, *run.tokenizer.encode(prompt)] for prompt in PROMPTS]
-    for n_ids, found in ((None, True), (len(PIECES), False)):
+    for n_ids, result in ((None, True), (len(PIECES), False)):
         events = Engine(run.model, end_id=None, n_ids=n_ids).stream(
             prompts, SamplingParams(temperature=0, max_tokens=3)
         )
-        assert any(event.id == ROWS - 1 for event in events) is found
+        assert any(event.id == ROWS - 1 for event in events) is result
 
 
 @pytest.mark.parametrize(
@@ -322,14 +322,16 @@ def test_what_is_out_of_reach_changes_nothing_else(filters: dict[str, Any]) -> N
     logits[:, 9:] += 5
     sampling = SamplingParams(**{"temperature": 1.0, **filters})
     for step, row in enumerate(logits):
-        assert choose(in_reach(row, 9), sampling, [1, 2, 11], step) == choose(row[:9], sampling, [1, 2], step)
+        assert sample_id(mask_unused_ids(row, 9), sampling, [1, 2, 11], step) == sample_id(
+            row[:9], sampling, [1, 2], step
+        )
 
 
 def test_likelihoods_stay_as_the_model_says(greedy_for_padding: tuple[Run, Any]) -> None:
     run, model = greedy_for_padding
     ids = torch.tensor([[BEGIN, *run.tokenizer.encode("abcabjih")]])
     with torch.no_grad():
-        said = torch.log_softmax(model(ids).logits[0, :-1], -1)
-    expected = -said.gather(1, ids[0, 1:, None])[:, 0]
-    found = torch.as_tensor(run.score("abcabjih").nats)
-    torch.testing.assert_close(found.flatten().double(), expected.double(), atol=1e-4, rtol=1e-4)
+        answer = torch.log_softmax(model(ids).logits[0, :-1], -1)
+    expected = -answer.gather(1, ids[0, 1:, None])[:, 0]
+    result = torch.as_tensor(run.score("abcabjih").nats)
+    torch.testing.assert_close(result.flatten().double(), expected.double(), atol=1e-4, rtol=1e-4)

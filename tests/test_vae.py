@@ -26,7 +26,7 @@ import textus
 from textus.core.errors import UsageError
 from textus.data.batch import Batch
 from textus.models.nn.recurrent import Recurrent
-from textus.models.nn.vae_modules import RecurrentEncoder, apart
+from textus.models.nn.vae_modules import RecurrentEncoder, unpack_documents
 from textus.models.registry import build
 from textus.models.vae import VAE, Gaussian, VAEConfig, active_units
 
@@ -102,7 +102,7 @@ def test_gradients_pass_through_the_draw() -> None:
     """E z² = μ² + σ², so its slopes are 2 μ and σ² (in log σ²)."""
     mean, log_variance = torch.tensor([[0.7]], requires_grad=True), torch.tensor([[-0.4]], requires_grad=True)
     noise = torch.randn(200_000, 1, 1, generator=torch.Generator().manual_seed(0))
-    Gaussian(mean, log_variance).at(noise).square().mean().backward()
+    Gaussian(mean, log_variance).sample(noise).square().mean().backward()
     assert mean.grad is not None
     assert log_variance.grad is not None
     assert float(mean.grad) == pytest.approx(1.4, abs=0.02)
@@ -149,7 +149,7 @@ def test_packed_documents_are_taken_apart() -> None:
     documents = torch.tensor([[0, 0, 0, 1, 1, 1], [1, 2, 2, 2, 2, 0]])
     mask = torch.tensor([[True] * 6, [True] * 5 + [False]])
     batch = Batch(ids, ids + 1, mask.float(), documents=documents, mask=mask)
-    rows, places = apart(batch)
+    rows, places = unpack_documents(batch)
     assert rows.mask is not None
     assert places is not None
     texts = [row[real].tolist() for row, real in zip(rows.ids, rows.mask, strict=True)]
@@ -170,10 +170,10 @@ EVERY_TEXT = list(product((0, 1, 2), repeat=3))
 def nats_at(model: VAE, batch: Batch, noise: Tensor) -> tuple[Tensor, Tensor]:
     """Nats of each text told from the posterior's point at noise (B, 1), and its KL: (B,) each."""
     real = torch.ones_like(batch.ids, dtype=torch.bool)
-    hidden, kl = model._told_again(batch, batch.ids, real, noise)
+    hidden, kl = model._decoder_states(batch, batch.ids, real, noise)
     logs = (hidden @ model._head().T).log_softmax(-1)
-    told = -logs.gather(2, batch.targets[..., None])[..., 0]
-    return (told * batch.weights).sum(1), kl.sum(1)
+    report = -logs.gather(2, batch.targets[..., None])[..., 0]
+    return (report * batch.weights).sum(1), kl.sum(1)
 
 
 @torch.no_grad()
@@ -246,8 +246,8 @@ def test_more_samples_bring_the_bound_to_the_likelihood(one_dimensional: VAE) ->
         """The bound's mean distance from the likelihood over texts and seeds, and five standard errors of it."""
         with torch.no_grad():
             drawn = torch.stack([model.bound(batch, n_samples, seed) for seed in range(n_seeds)])
-        each = (share * (drawn - exact)).sum(1)
-        return float(each.mean()), 5 * float(each.std()) / math.sqrt(n_seeds)
+        item = (share * (drawn - exact)).sum(1)
+        return float(item.mean()), 5 * float(item.std()) / math.sqrt(n_seeds)
 
     (one, one_error), (many, many_error) = gaps(1, 200), gaps(200, 10)
     assert one == pytest.approx(float((share * (elbo - exact)).sum()), abs=one_error)
@@ -280,17 +280,17 @@ def objective(model: VAE, **batch: Any) -> tuple[float, float, float]:
 
 @pytest.mark.parametrize(("step", "weight"), [(0, 0.0), (5, 0.25), (20, 1.0), (90, 1.0)])
 def test_the_divergence_is_annealed(step: int, weight: float) -> None:
-    total, told, kl = objective(made(0.3, anneal_steps=20), position=step)
-    assert total == pytest.approx(told + weight * kl, rel=1e-5)
+    total, report, kl = objective(made(0.3, anneal_steps=20), position=step)
+    assert total == pytest.approx(report + weight * kl, rel=1e-5)
     assert kl > 1
 
 
 def test_free_bits_cost_nothing_and_push_nothing() -> None:
     model = made(0.1, free_bits=5.0)
-    total, told, kl = objective(model)
+    total, report, kl = objective(model)
     assert kl < 5 * 3 * len(TEXTS)
-    assert total == pytest.approx(told + 5 * 3 * len(TEXTS), rel=1e-5)
-    rows, _ = apart(BATCH)
+    assert total == pytest.approx(report + 5 * 3 * len(TEXTS), rel=1e-5)
+    rows, _ = unpack_documents(BATCH)
     posterior = model._posterior(rows.targets, BATCH.weights > 0, None)
     posterior.kl(Gaussian(torch.zeros(()), torch.zeros(()))).clamp(min=5.0).sum().backward()
     assert not model.posterior.weight.grad.any()  # type: ignore[union-attr]
@@ -300,8 +300,8 @@ def test_hidden_words_are_hidden_from_the_decoder_only() -> None:
     changed = replace(BATCH, ids=torch.where(BATCH.ids > 0, (BATCH.ids % 8) + 1, 0))
     blind, seeing = made(0.3, word_dropout=0.999), made(0.3)
     for model, same in ((blind, True), (seeing, False)):
-        told = [model.train().loss(batch).parts["reconstruction"] for batch in (BATCH, changed)]
-        assert (told[0] == told[1]) is same
+        texts = [model.train().loss(batch).parts["reconstruction"] for batch in (BATCH, changed)]
+        assert (texts[0] == texts[1]) is same
 
 
 def test_noise_follows_from_seed_step_and_piece() -> None:
@@ -342,7 +342,7 @@ def test_the_way_between_two_texts_ends_in_them(good: VAE) -> None:
 
 def test_samples_are_of_the_seed_and_like_the_texts(good: VAE) -> None:
     assert good.sample(20, seed=1) == good.sample(20, seed=1) != good.sample(20, seed=2)
-    assert len({tuple(each) for each in good.sample(60, temperature=0.0) if each in TEXTS}) >= 3
+    assert len({tuple(item) for item in good.sample(60, temperature=0.0) if item in TEXTS}) >= 3
     assert max(map(len, made(1.0).sample(20))) <= SMALL["context_length"]
 
 
@@ -355,16 +355,16 @@ def test_active_units_are_counted_by_their_variance() -> None:
 
 
 def test_a_collapse_is_said_and_only_a_collapse(good: VAE) -> None:
-    found = good.findings([BATCH, BATCH])
-    assert found["active_units"] > 0
-    assert found["kl_per_text"] > 1
-    assert good.trouble(found) is None
-    assert good.trouble({}) is None
+    result = good.validation_metrics([BATCH, BATCH])
+    assert result["active_units"] > 0
+    assert result["kl_per_text"] > 1
+    assert good.diagnose(result) is None
+    assert good.diagnose({}) is None
     collapsed = made()
     nn.init.zeros_(collapsed.posterior.weight)
-    found = collapsed.findings([BATCH])
-    assert found == {"kl_per_text": 0.0, "active_units": 0}
-    assert "the latent has collapsed (KL 0.000 nats a text, 0 of 3" in str(collapsed.trouble(found))
+    result = collapsed.validation_metrics([BATCH])
+    assert result == {"kl_per_text": 0.0, "active_units": 0}
+    assert "the latent has collapsed (KL 0.000 nats a text, 0 of 3" in str(collapsed.diagnose(result))
 
 
 # ── as a language model ────────────────────────────────────────────────────────────────────────
@@ -380,10 +380,10 @@ def test_forward_is_the_mixture_of_the_draws(body: str, monkeypatch: pytest.Monk
             logs = (model.decoder(model.embedding(ids), z.expand(2, -1)) @ model._head().T).log_softmax(-1)
             alone.append(logs[:, :-1].gather(2, ids[:, 1:, None])[..., 0].sum(1))
         expected = torch.logsumexp(torch.stack(alone), 0) - math.log(len(alone))
-        found = model(ids)
-        torch.testing.assert_close(found[:, :-1].gather(2, ids[:, 1:, None])[..., 0].sum(1), expected)
+        result = model(ids)
+        torch.testing.assert_close(result[:, :-1].gather(2, ids[:, 1:, None])[..., 0].sum(1), expected)
         monkeypatch.setattr("textus.models.vae.LOGITS", 2 * 4 * 9 * 2)  # two positions at a time
-        torch.testing.assert_close(model(ids), found)
+        torch.testing.assert_close(model(ids), result)
 
 
 # ── with a source ──────────────────────────────────────────────────────────────────────────────
@@ -394,12 +394,12 @@ SOURCES = torch.tensor([[1, 1, 0, 0], [2, 0, 0, 0], [3, 4, 5, 0], [6, 6, 0, 0], 
 def test_a_source_decides_the_text() -> None:
     model = learnt(120, batch=replace(BATCH, source=SOURCES), d_model=32, conditional=True)
     cache = model.new_cache(6, 12, source=SOURCES)
-    ids, told = torch.zeros(6, 1, dtype=torch.long), []
+    ids, report = torch.zeros(6, 1, dtype=torch.long), []
     with torch.no_grad():
         for _ in range(4):
             ids = model(ids, cache)[:, -1:].argmax(-1)
-            told.append(ids)
-    assert [text[0] for text in TEXTS] == told[0][:, 0].tolist()
+            report.append(ids)
+    assert [text[0] for text in TEXTS] == report[0][:, 0].tolist()
     assert model.decode(torch.zeros(6, 3), source=SOURCES)[1] == TEXTS[1]
 
 
@@ -450,12 +450,14 @@ def test_a_collapse_is_told_once_and_only_of_the_weights_to_use(
 ) -> None:
     """Four evaluations, each better than the one before; the latent is asleep before the last, or at the last."""
     kls = iter([0.0, 0.0, 0.0, 2.0] if collapses == "at first" else [2.0, 2.0, 2.0, 0.0])
-    monkeypatch.setattr(VAE, "findings", lambda self, batches: {"kl_per_text": next(kls), "active_units": 1})
+    monkeypatch.setattr(
+        VAE, "validation_metrics", lambda self, batches: {"kl_per_text": next(kls), "active_units": 1}
+    )
     losses = iter([4.0, 3.0, 2.0, 1.0])
     monkeypatch.setattr("textus.training.pretrain.validation_loss", lambda model, batches: next(losses))
     textus.train(
         **sentences(tmp_path), model="vae", out=tmp_path / "run", steps=4,
         overrides=["model.d_model=16", "model.n_head=1", "model.d_latent=4", "train.batch_size=8"],
     )  # fmt: skip
-    said = capsys.readouterr().err
-    assert said.count("the latent has collapsed") == (collapses == "at last")
+    err = capsys.readouterr().err
+    assert err.count("the latent has collapsed") == (collapses == "at last")

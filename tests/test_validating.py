@@ -29,24 +29,24 @@ GOOD = [
 ]
 
 
-def kinds(found: dict[str, Any]) -> dict[str, int]:
+def kinds(results: dict[str, Any]) -> dict[str, int]:
     """Kind of warning → how often it was seen."""
-    return {each["kind"]: each["count"] for each in found["warnings"]}
+    return {warning["kind"]: warning["count"] for warning in results["warnings"]}
 
 
-def message(found: dict[str, Any], kind: str) -> str:
+def message(results: dict[str, Any], kind: str) -> str:
     """The line of a warning."""
-    return next(each["message"] for each in found["warnings"] if each["kind"] == kind)
+    return next(warning["message"] for warning in results["warnings"] if warning["kind"] == kind)
 
 
 def test_good_rows_have_no_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = written(tmp_path / "rows.jsonl", GOOD)
     assert main(["validate", str(data)]) == 0
-    said = capsys.readouterr().out
-    assert "60 rows, 60 usable for classification" in said
-    assert "columns: text from 'text', label from 'label'" in said
-    assert "classes: 2 (neg 30, pos 30)" in said
-    assert "errors: 0, warnings: 0; usable" in said
+    out = capsys.readouterr().out
+    assert "60 rows, 60 usable for classification" in out
+    assert "columns: text from 'text', label from 'label'" in out
+    assert "classes: 2 (neg 30, pos 30)" in out
+    assert "errors: 0, warnings: 0; usable" in out
     assert kinds(textus.validate(data)) == {}
 
 
@@ -100,23 +100,23 @@ def test_bad_rows_are_all_listed_by_file_and_line(tmp_path: Path, capsys: pytest
     data.write_text("\n".join(lines) + "\n")
     dev.write_text(json.dumps(GOOD[0] | {"text": "another"}) + "\n" + '{"text": "b", "label": null}\n')
     assert main(["validate", str(data), "--dev", str(dev), "--json"]) == 1
-    found = json.loads(capsys.readouterr().out)
-    assert found["ok"] is False
-    assert [each["where"].rpartition(": ")[2] for each in found["errors"]] == [
+    report = json.loads(capsys.readouterr().out)
+    assert report["ok"] is False
+    assert [error["where"].rpartition(": ")[2] for error in report["errors"]] == [
         "line 5",
         "line 10",
         "line 31",
         "line 2",
     ]
-    assert [each["file"] for each in found["errors"]] == [str(data)] * 3 + [str(dev)]
-    assert (found["files"]["train"]["rows"], found["files"]["train"]["usable"]) == (60, 57)
-    assert found["files"]["dev"]["invalid"] == 1
-    assert found["classes"] == {"neg": 29, "pos": 28}
+    assert [error["file"] for error in report["errors"]] == [str(data)] * 3 + [str(dev)]
+    assert (report["files"]["train"]["rows"], report["files"]["train"]["usable"]) == (60, 57)
+    assert report["files"]["dev"]["invalid"] == 1
+    assert report["classes"] == {"neg": 29, "pos": 28}
     assert main(["validate", str(data), "--dev", str(dev)]) == 1
-    said = capsys.readouterr().out
-    assert said.count("error: ") == 4
-    assert "errors: 4, " in said
-    assert "--skip-invalid all" in said
+    out = capsys.readouterr().out
+    assert out.count("error: ") == 4
+    assert "errors: 4, " in out
+    assert "--skip-invalid all" in out
     words = ["finetune", str(data), "--dev", str(dev), "--model", "linear", "--out", str(tmp_path / "run")]
     assert main(words) == 1
     assert "4 of 62 rows cannot be used" in capsys.readouterr().err
@@ -130,33 +130,33 @@ def test_columns_are_named_as_they_were_taken(tmp_path: Path) -> None:
     file = textus.validate(data, columns="text=review,label=stars")["files"]["train"]
     assert file["columns"] == {"text": "review", "label": "stars"}
     assert file["not_read"] == ["id"]
-    found = textus.validate(data)
-    assert not found["ok"]
-    assert len(found["errors"]) == 60
-    assert "has no field 'text'" in found["errors"][0]["message"]
+    result = textus.validate(data)
+    assert not result["ok"]
+    assert len(result["errors"]) == 60
+    assert "has no field 'text'" in result["errors"][0]["message"]
 
 
 def test_labels_that_look_wrong_are_warnings(tmp_path: Path) -> None:
     odd = [("Pos", "x"), (" pos", "y"), ("ｐｏｓ", "z"), ("positve", "u"), ("nan", "v"), ("once", "w")]
     rows = [row | {"label": "positive" if row["label"] == "neg" else "pos"} for row in GOOD]
     data = written(tmp_path / "rows.jsonl", [*rows, *({"text": text, "label": label} for label, text in odd)])
-    found = textus.validate(data)
-    assert found["ok"]
-    assert kinds(found) == {"alike": 1, "misspelt": 1, "missing": 1, "single": 5}
-    assert message(found, "alike").endswith(
+    result = textus.validate(data)
+    assert result["ok"]
+    assert kinds(result) == {"alike": 1, "misspelt": 1, "missing": 1, "single": 5}
+    assert message(result, "alike").endswith(
         "'pos' (31) and 'Pos' (1) and 'ｐｏｓ' (1); did you mean one class?"
     )
-    assert "'positve' (1) beside 'positive' (30)" in message(found, "misspelt")
-    assert "'nan' (1)" in message(found, "missing")
-    assert any("pos: 'pos' 30 times, ' pos' 1 times" in line for line in found["files"]["train"]["warnings"])
+    assert "'positve' (1) beside 'positive' (30)" in message(result, "misspelt")
+    assert "'nan' (1)" in message(result, "missing")
+    assert any("pos: 'pos' 30 times, ' pos' 1 times" in line for line in result["files"]["train"]["warnings"])
 
 
 def test_several_labels_in_one_are_seen(tmp_path: Path) -> None:
     rows = [row | {"label": f"{row['label']}, film"} for row in GOOD]
     data = written(tmp_path / "rows.jsonl", rows)
     assert "--set task.multi=true" in message(textus.validate(data), "several labels")
-    found = textus.validate(data, overrides=["task.multi=true"])
-    assert found["classes"] == {"film": 60, "neg": 30, "pos": 30}
+    result = textus.validate(data, overrides=["task.multi=true"])
+    assert result["classes"] == {"film": 60, "neg": 30, "pos": 30}
 
 
 # ── the same text twice ────────────────────────────────────────────────────────────────────────
@@ -192,12 +192,12 @@ def test_contradictory_labels_are_reported(
     row, task = CONTRADICTIONS[name], name.partition(" ")[0]
     rows = [row(n, False) for n in range(30)] + [row(n, True) for n in range(10, 22)] + [row(29, False)]
     data = written(tmp_path / "rows.jsonl", rows)
-    found = textus.validate(data, task=task)
-    assert found["ok"]
-    assert kinds(found)["contradiction"] == 12
-    assert kinds(found)["duplicate"] == 1
+    result = textus.validate(data, task=task)
+    assert result["ok"]
+    assert kinds(result)["contradiction"] == 12
+    assert kinds(result)["duplicate"] == 1
     expected = f"12 texts have different labels; the first is {data}: line 11 and {data}: line 31"
-    assert message(found, "contradiction").startswith(expected)
+    assert message(result, "contradiction").startswith(expected)
     capsys.readouterr()
     cls = task_class(task)
     read_data(cls, cls.config(), FinetuneConfig(data=data, task=task))
@@ -210,9 +210,9 @@ def test_the_order_of_several_labels_is_no_contradiction(tmp_path: Path) -> None
     rows = [{"text": f"a {n}", "label": ["x", "y"]} for n in range(9)] + [
         {"text": "a 3", "label": ["y", "x"]}
     ]
-    found = textus.validate(written(tmp_path / "rows.jsonl", rows), overrides=["task.multi=true"])
-    assert "contradiction" not in kinds(found)
-    assert kinds(found)["duplicate"] == 1
+    result = textus.validate(written(tmp_path / "rows.jsonl", rows), overrides=["task.multi=true"])
+    assert "contradiction" not in kinds(result)
+    assert kinds(result)["duplicate"] == 1
 
 
 def test_leaks_and_labels_of_one_file_are_reported(
@@ -230,15 +230,17 @@ def test_leaks_and_labels_of_one_file_are_reported(
     )
     test = written(tmp_path / "test.jsonl", [{"text": "mine ", "label": "pos"}, GOOD[0], GOOD[1]])
     assert main(["validate", str(data), "--dev", str(dev), "--test", str(test), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    leaks = [each["message"] for each in found["warnings"] if each["kind"] == "leak"]
+    report = json.loads(capsys.readouterr().out)
+    leaks = [warning["message"] for warning in report["warnings"] if warning["kind"] == "leak"]
     assert [line.partition(";")[0] for line in leaks] == [
         "1 of the 3 rows that choose the weights have a text that is trained on too",
         "2 of the 3 rows of test have a text that is in train too",
         "1 of the 3 rows of test have a text that is in dev too",
     ]
     assert leaks[0].endswith(f"the first is {dev}: line 1, as {data}: line 5")
-    one_sided = [each["message"] for each in found["warnings"] if each["kind"] == "only in one file"]
+    one_sided = [
+        warning["message"] for warning in report["warnings"] if warning["kind"] == "only in one file"
+    ]
     assert one_sided == [
         "'new': only in dev (1), never learnt", "'odd': in train (2), not in dev", "'odd': in train (2), not in test",
     ]  # fmt: skip
@@ -272,8 +274,8 @@ def test_lengths_are_counted_in_the_tokens_of_a_run(tmp_path: Path) -> None:
     )
     data = written(tmp_path / "rows.jsonl", GOOD[:10])
     api.finetune(data, model="encoder", tokenizer="char", overrides=small, out=tmp_path / "run")
-    found = textus.validate(data, init_from=tmp_path / "run")
-    assert "10 of 10 texts are longer than 16 tokens" in message(found, "length")
+    result = textus.validate(data, init_from=tmp_path / "run")
+    assert "10 of 10 texts are longer than 16 tokens" in message(result, "length")
     with raises(UsageError, "conflicting_options", "lstm"):
         textus.validate(data, init_from=tmp_path / "run", model="lstm")
 
@@ -327,8 +329,8 @@ def test_evaluate_lists_all_bad_rows_and_leaves_them_out(
     words = ["evaluate", str(tmp_path / "run"), "--on", str(test), "--no-baselines"]
     capsys.readouterr()
     assert main(words) == 1
-    assert "3 of 60 rows cannot be used" in (said := capsys.readouterr().err)
-    assert all(f"line {n}" in said for n in (4, 8, 21))
+    assert "3 of 60 rows cannot be used" in (answer := capsys.readouterr().err)
+    assert all(f"line {n}" in answer for n in (4, 8, 21))
     assert main([*words, "--skip-invalid", "1%"]) == 1
     capsys.readouterr()
     assert main([*words, "--skip-invalid", "5%", "--json"]) == 0
@@ -380,9 +382,9 @@ def test_a_dev_file_without_a_readable_row_is_an_error(tmp_path: Path) -> None:
     good = [{"text": row["text"], "score": number} for number, row in enumerate(GOOD)]
     data, dev = written(tmp_path / "rows.jsonl", good), tmp_path / "dev.csv"
     dev.write_text("text\na,b\n")
-    found = textus.validate(data, task="regression", dev=dev)
-    assert [each["file"] for each in found["errors"]] == [str(dev)]
-    assert "line 2 has 2 columns" in found["errors"][0]["message"]
+    result = textus.validate(data, task="regression", dev=dev)
+    assert [error["file"] for error in result["errors"]] == [str(dev)]
+    assert "line 2 has 2 columns" in result["errors"][0]["message"]
 
 
 # ── rows that were not accepted ────────────────────────────────────────────────────────────────
@@ -397,10 +399,10 @@ def test_rows_that_were_not_accepted_in_prodigy_are_left_out_of_every_task(
     task, make = name.partition(" ")[0], CONTRADICTIONS[name]
     good = [make(n, False) | {"answer": "accept"} for n in range(20)]
     data = written(tmp_path / "rows.jsonl", [*good, *(make(n, True) | {"answer": answer} for n in range(7))])
-    found = textus.validate(data, task=task)
-    assert found["ok"]
-    assert "contradiction" not in kinds(found)
-    file = found["files"]["train"]
+    result = textus.validate(data, task=task)
+    assert result["ok"]
+    assert "contradiction" not in kinds(result)
+    file = result["files"]["train"]
     assert (file["rows"], file["usable"]) == (27, 20)
     assert file["left_out"] == {"not accepted in Prodigy": 7}
     cls = task_class(task)
@@ -421,22 +423,22 @@ def test_rejected_rows_with_tokens_are_left_out_too(
     text = {"text": "Ann ran", "tokens": [{"text": "Ann", "start": 0, "end": 3, "id": 0}]}
     row = text | {"spans": [{"start": 0, "end": 3, "label": "PER"}], "_task_hash": 1}
     rows = [row | {"text": f"Ann ran {n}", "answer": ("accept", "reject")[n % 3 == 2]} for n in range(30)]
-    found = textus.validate(written(tmp_path / "rows.jsonl", rows), task="tagging")
-    assert found["ok"]
-    assert found["classes"] == {"PER": 20}
-    none = written(tmp_path / "none.jsonl", [each | {"answer": "ignore"} for each in rows])
+    result = textus.validate(written(tmp_path / "rows.jsonl", rows), task="tagging")
+    assert result["ok"]
+    assert result["classes"] == {"PER": 20}
+    none = written(tmp_path / "none.jsonl", [item | {"answer": "ignore"} for item in rows])
     assert main(["validate", str(none), "--task", "tagging"]) == 1
     assert "30 of 30 rows were answered reject or ignore in Prodigy, the first" in capsys.readouterr().out
 
 
 def test_an_answer_of_another_kind_is_no_verdict(tmp_path: Path) -> None:
     """An answer to a question that is the word reject, and a column of other answers, take no row away."""
-    asked = [
+    prompts = [
         {"question": "do what?", "context": f"we reject {n}", "answer": "reject", "answer_start": 3}
         for n in range(5)
     ]
-    found = textus.validate(written(tmp_path / "asked.jsonl", asked), task="question-answering")
-    assert found["files"]["train"]["usable"] == 5
+    result = textus.validate(written(tmp_path / "asked.jsonl", prompts), task="question-answering")
+    assert result["files"]["train"]["usable"] == 5
     rows = [row | {"answer": ("reject", "maybe")[n % 2]} for n, row in enumerate(GOOD)]
     assert textus.validate(written(tmp_path / "rows.jsonl", rows))["files"]["train"]["usable"] == 60
 
@@ -457,7 +459,7 @@ def test_parts_to_measure_on_are_left_out_of_a_folder(
 ) -> None:
     """Attack 11: of train, test and dev in one folder or archive train alone is trained on, and a line says so."""
     folder = tmp_path / "set"
-    train, test, dev = (folder / each for each in PARTS[name])
+    train, test, dev = (folder / item for item in PARTS[name])
     for path in (train, test, dev):
         path.parent.mkdir(parents=True, exist_ok=True)
     written(train, GOOD[:40])
@@ -466,12 +468,12 @@ def test_parts_to_measure_on_are_left_out_of_a_folder(
     with dev.open("a") as file:
         file.write("no row\n")
     data = Path(shutil.make_archive(str(folder), "zip", folder)) if packed else folder
-    found = textus.validate(data)
-    assert (found["files"]["train"]["rows"], found["files"]["train"]["usable"]) == (40, 40)
-    assert found["errors"] == []
+    result = textus.validate(data)
+    assert (result["files"]["train"]["rows"], result["files"]["train"]["usable"]) == (40, 40)
+    assert result["errors"] == []
     cls = task_class("classification")
     read = read_data(cls, cls.config(), FinetuneConfig(data=data, task="classification"))
-    assert {each.texts[0] for each in (*read.train, *read.dev)} == {row["text"] for row in GOOD[:40]}
+    assert {item.texts[0] for item in (*read.train, *read.dev)} == {row["text"] for row in GOOD[:40]}
     line = capsys.readouterr().err
     assert "(12 rows)" in line
     assert "(9 rows)" in line

@@ -55,35 +55,35 @@ SMALL = VectorSettings(d_model=12, epochs=8, sample=0.0, window=3, negative=5, b
 
 @pytest.mark.parametrize("method", ["skip-gram", "cbow"])
 def test_words_that_stand_together_lie_together(method: Any, gensim: Any) -> None:
-    learnt = word_vectors.learn(texts(), VectorSettings(**{**vars(SMALL), "method": method}))
-    assert learnt.matrix.shape == (10, 12)
+    trained = word_vectors.train_vectors(texts(), VectorSettings(**{**vars(SMALL), "method": method}))
+    assert trained.matrix.shape == (10, 12)
     for word, topic in (("fox", {"hen", "egg", "barn", "hay"}), ("ship", {"sail", "mast", "wave", "port"})):
-        assert {name for name, _ in learnt.similar(word, 4)} == topic
+        assert {name for name, _ in trained.similar(word, 4)} == topic
 
 
 def test_the_methods_differ_and_both_adds_the_context_vectors(gensim: Any) -> None:
     ways = [SMALL, VectorSettings(**{**vars(SMALL), "method": "cbow"})]
     ways += [VectorSettings(**{**vars(SMALL), "both": True}), VectorSettings(**{**vars(SMALL), "seed": 1})]
-    made = [word_vectors.learn(texts(), way).matrix for way in ways]
+    made = [word_vectors.train_vectors(texts(), way).matrix for way in ways]
     assert not any(np.allclose(made[0], other) for other in made[1:])
 
 
 def test_same_texts_same_bytes_and_they_are_gensims(gensim: Any) -> None:
     """Python's own hash of a string changes with every process: another one must change nothing."""
-    learnt = word_vectors.learn(texts(), SMALL)
-    assert same(word_vectors.learn(texts(), SMALL), learnt)
+    trained = word_vectors.train_vectors(texts(), SMALL)
+    assert same(word_vectors.train_vectors(texts(), SMALL), trained)
     theirs = gensim.Word2Vec(
         sg=1, vector_size=12, epochs=8, sample=0.0, window=3, min_count=2, seed=0, workers=1, hashfxn=len
     )
     theirs.build_vocab(texts())
     theirs.train(texts(), total_examples=400, epochs=8)
-    assert same(WordVectors(theirs.wv.index_to_key, theirs.wv.vectors), learnt)
+    assert same(WordVectors(theirs.wv.index_to_key, theirs.wv.vectors), trained)
 
 
 def test_long_texts_are_read_to_their_end(gensim: Any) -> None:
     """gensim drops what is beyond 10,000 words of one text."""
     long = ["a", "b"] * 6_000 + ["last", "word"] * 50
-    assert "last" in word_vectors.learn([long], VectorSettings(d_model=4, epochs=1))
+    assert "last" in word_vectors.train_vectors([long], VectorSettings(d_model=4, epochs=1))
     pieces = list(word_vectors._Pieces([long]))
     assert [len(piece) for piece in pieces] == [10_000, 2_100]
     model = gensim.Word2Vec(vector_size=4, min_count=1, workers=1, sample=0)
@@ -93,9 +93,9 @@ def test_long_texts_are_read_to_their_end(gensim: Any) -> None:
 
 def test_what_cannot_be_learnt_from(gensim: Any) -> None:
     with raises(UsageError, "wrong_type"):
-        word_vectors.learn(text for text in texts())
+        word_vectors.train_vectors(text for text in texts())
     with raises(DataError, "too_little_data", "5"):
-        word_vectors.learn([["a", "b"]], VectorSettings(min_count=5))
+        word_vectors.train_vectors([["a", "b"]], VectorSettings(min_count=5))
     with raises(UsageError, "out_of_range", "window", "0"):
         VectorSettings(window=0)
 
@@ -103,7 +103,7 @@ def test_what_cannot_be_learnt_from(gensim: Any) -> None:
 def test_without_gensim_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gensim.models", None)
     with raises(MissingDependencyError, "extra_not_installed", "vectors"):
-        word_vectors.learn(texts())
+        word_vectors.train_vectors(texts())
 
 
 # ── files ──────────────────────────────────────────────────────────────────────────────────────
@@ -236,16 +236,16 @@ def test_analogies_are_counted_as_they_are_answered() -> None:
     ours = some(words, 3)
     draw = random.Random(0)
     questions = [tuple(draw.sample([*words, "nowhere"], 3)) for _ in range(600)]
-    asked: list[Any] = []
+    prompts: list[Any] = []
     for a, b, c in questions:
         known = "nowhere" not in (a, b, c)
-        answer = ours.analogy(a, b, c)[0][0] if known and len(asked) % 2 else words[0]
-        asked.append((a, b, c, answer))
-    expected = sum("nowhere" not in q and ours.analogy(*q[:3])[0][0] == q[3] for q in asked)
-    right, coverage = word_vectors.analogies_right(ours, asked)
+        answer = ours.analogy(a, b, c)[0][0] if known and len(prompts) % 2 else words[0]
+        prompts.append((a, b, c, answer))
+    expected = sum("nowhere" not in q and ours.analogy(*q[:3])[0][0] == q[3] for q in prompts)
+    right, coverage = word_vectors.analogy_accuracy(ours, prompts)
     assert right == expected > 200
-    assert (coverage.found, coverage.total) == (sum("nowhere" not in q for q in asked), 600)
-    assert word_vectors.analogies_right(ours, [])[0] == 0
+    assert (coverage.n_found, coverage.total) == (sum("nowhere" not in q for q in prompts), 600)
+    assert word_vectors.analogy_accuracy(ours, [])[0] == 0
 
 
 def test_rank_correlation_is_scipys_with_ties() -> None:
@@ -284,13 +284,13 @@ def tokenizer(kind: str) -> Tokenizer:
 def test_ids_get_the_vector_of_what_they_spell(kind: str) -> None:
     known = some(["the", "fox", "hen", "a", "barn", "Barn", "<|endoftext|>"])
     made = tokenizer(kind)
-    matrix, found = known.embeddings_for(made)
+    matrix, result = known.embeddings_for(made)
     assert matrix.shape == (made.vocab_size, known.width)
-    assert not matrix[~found].any()
-    assert not found[list(made.special.values())].any()
+    assert not matrix[~result].any()
+    assert not result[list(made.special.values())].any()
     expected = {"a"} if kind == "char" else {"the", "fox", "hen", "barn"}
     seen = set()
-    for number in found.nonzero()[:, 0].tolist():
+    for number in result.nonzero()[:, 0].tolist():
         spelt = made.decode([number]).strip()
         word = spelt if spelt in known else spelt.lower()
         seen.add(word)
@@ -304,9 +304,9 @@ def test_a_piece_inside_a_word_is_not_that_word() -> None:
         n for token, n in made.backend.get_vocab(with_added_tokens=False).items() if token.startswith("▁")
     ]
     everything = some(sorted({made.decode([n]).strip() for n in range(made.vocab_size)} - {""}))
-    found = everything.embeddings_for(made)[1]
+    result = everything.embeddings_for(made)[1]
     assert inside
-    assert not found[inside].any()
+    assert not result[inside].any()
 
 
 def decoder(made: Tokenizer, width: int, **settings: Any) -> Any:
@@ -320,15 +320,15 @@ def test_a_model_begins_with_the_vectors(tie_head: bool) -> None:
     made, known = tokenizer("word"), some(["the", "fox", "hen", "nothing"], width=8)
     model, before = (decoder(made, 8, tie_head=tie_head) for _ in range(2))
     coverage = initial_embeddings(model, known, made)
-    matrix, found = known.embeddings_for(made)
-    assert coverage.found == int(found.sum()) >= 3
+    matrix, result = known.embeddings_for(made)
+    assert coverage.n_found == int(result.sum()) >= 3
     assert coverage.total == made.vocab_size - len(made.special)
     got, old = model.embedding.weight.detach(), before.embedding.weight.detach()
-    assert torch.equal(got[~found], old[~found])
-    scale = got[found] / matrix[found]
+    assert torch.equal(got[~result], old[~result])
+    scale = got[result] / matrix[result]
     torch.testing.assert_close(scale, scale[0, 0].expand_as(scale))  # one number: cosines stay
-    torch.testing.assert_close(got[found].square().mean(), old[found].square().mean())
-    fox = found.nonzero()[:1]
+    torch.testing.assert_close(got[result].square().mean(), old[result].square().mean())
+    fox = result.nonzero()[:1]
     assert not torch.allclose(model.hidden(fox), before.hidden(fox))
 
 
@@ -343,5 +343,5 @@ def test_what_does_not_fit_is_told_and_changes_nothing() -> None:
     with raises(UsageError, "unsupported_model", "fake"):
         initial_embeddings(build("fake", {}), some(), made)
     assert torch.equal(model.embedding.weight, before)
-    assert initial_embeddings(model, some(["vixen"], width=8), made).found == 0
+    assert initial_embeddings(model, some(["vixen"], width=8), made).n_found == 0
     assert torch.equal(model.embedding.weight, before)

@@ -27,9 +27,9 @@ MARKUP = "<script>document.title='owned'</script><img src=x onerror=alert(1)>"
 
 def chromium() -> str:
     """Where the browser is; in CI its absence is a failure, elsewhere a reason to skip."""
-    found = shutil.which("chromium") or shutil.which("google-chrome")
-    if found and shutil.which("chromedriver"):
-        return found
+    result = shutil.which("chromium") or shutil.which("google-chrome")
+    if result and shutil.which("chromedriver"):
+        return result
     reason = "Chromium and its driver are not installed: apt-get install chromium chromium-driver"
     if os.environ.get("CI", "").lower() in ("1", "true"):
         pytest.fail(reason)
@@ -130,9 +130,11 @@ def outside(log: list[dict[str, Any]], address: str) -> list[str]:
     """Every request a tab made that was not to the server."""
     messages = [json.loads(entry["message"])["message"] for entry in log]
     sent = [
-        each["params"]["request"]["url"] for each in messages if each["method"] == "Network.requestWillBeSent"
+        message["params"]["request"]["url"]
+        for message in messages
+        if message["method"] == "Network.requestWillBeSent"
     ]
-    return [each for each in sent if not each.startswith(address)]
+    return [text for text in sent if not text.startswith(address)]
 
 
 def test_a_request_to_another_host_would_be_seen(driver: Any, address: str) -> None:
@@ -300,9 +302,11 @@ def test_a_chinese_browser_gets_chinese(page: Page) -> None:
 def test_everything_one_can_use_has_a_name(page: Page) -> None:
     for chosen in ("story", "talker"):
         page.model(chosen)
-        for each in page.driver.find_elements("css selector", "button, input, select, textarea, [role=log]"):
-            if each.is_displayed():
-                assert each.accessible_name, each.get_attribute("outerHTML")
+        for element in page.driver.find_elements(
+            "css selector", "button, input, select, textarea, [role=log]"
+        ):
+            if element.is_displayed():
+                assert element.accessible_name, element.get_attribute("outerHTML")
 
 
 def test_fits_a_phone(page: Page) -> None:

@@ -76,12 +76,12 @@ def test_a_key_left_out_is_what_transformers_takes_for_it(case: str) -> None:
         if key == "tie_word_embeddings":
             some.pop("scale_decoder_outputs", None)
         try:
-            found = checked_config(module, some, "ours")
+            result = checked_config(module, some, "ours")
         except TextusError:
             refused += 1
             continue
         expected = checked_config(module, {**kind(**some).to_dict(), "architectures": [name]}, "theirs")
-        assert {**found, "mask_id": 0} == {**expected, "mask_id": 0}, key
+        assert {**result, "mask_id": 0} == {**expected, "mask_id": 0}, key
         taken += 1
     assert taken > 10
     assert refused < taken
@@ -160,8 +160,8 @@ def test_a_t5_with_a_head_of_its_own_that_transformers_5_wrote_anew(tmp_path: Pa
     source, target = [[5, 6, 7]], torch.tensor([[0, 9, 8, 3]])
     with torch.no_grad():
         expected = theirs(input_ids=torch.tensor([[5, 6, 7, 1]]), decoder_input_ids=target).logits
-        found = mine(target, mine.new_cache(1, 4, pad_sources(source, 1)))
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+        result = mine(target, mine.new_cache(1, 4, pad_sources(source, 1)))
+    torch.testing.assert_close(result, expected, atol=1e-4, rtol=1e-4)
 
 
 # ── tokenizers that say half ───────────────────────────────────────────────────────────────────
@@ -232,6 +232,6 @@ def test_added_tokens_of_the_oldest_folders_are_read(data: Path, tmp_path: Path)
 
 
 def test_a_folder_in_which_nothing_was_left_out_is_read_as_before(tmp_path: Path) -> None:
-    found = read_folder(saved("llama", tmp_path))
-    assert found.tokenizer is None
-    assert found.config["window"] is None
+    model = read_folder(saved("llama", tmp_path))
+    assert model.tokenizer is None
+    assert model.config["window"] is None

@@ -122,12 +122,12 @@ class Run:
     @property
     def needs_source(self) -> bool:
         """Whether it makes a text from another."""
-        return self._outline.needs_source
+        return self._outline.capabilities.needs_source
 
     @property
     def can_generate(self) -> bool:
         """Whether it writes texts."""
-        return self._outline.can_generate
+        return self._outline.capabilities.can_generate
 
     def predictor(self, task: str | None) -> Predictor:
         from textus.tasks.prediction import make_predictor
@@ -366,13 +366,13 @@ class Run:
         half. Raises UsageError for a value out of range, or a prompt longer than the context, before anything is
         generated.
         """
-        from textus.generation.sampling import beginning
+        from textus.generation.sampling import bos_ids
 
         check_string(prompt, "prompt")
         params, tokenizer = sampling_params(params, options), self.tokenizer
         ids = [*tokenizer.bos_ids, *tokenizer.encode(prompt)]
-        if self.model.needs_source:
-            first = beginning(self.model, tokenizer.end_id)
+        if self.model.capabilities.needs_source:
+            first = bos_ids(self.model, tokenizer.end_id)
             return self._pieces(first, params, tokenizer.end_ids, source=ids)
         return self._pieces(ids or [tokenizer.end_id], params, tokenizer.end_ids)
 
@@ -398,7 +398,7 @@ class Run:
 
         check_messages(messages)
         params = sampling_params(params, options)
-        if self.model.needs_source:
+        if self.model.capabilities.needs_source:
             return self.stream(text_of(messages[-1], len(messages) - 1), params)
         ids = fitting_ids(
             list(messages), params.max_tokens, self.model.config.context_length, self._conversation
@@ -504,13 +504,13 @@ class Run:
         result["on"] = "the texts given" if is_texts(on) else "validation split" if on is None else str(on)
         if findings := model_metrics(model, tokenizer, texts):
             result["findings"] = findings
-        if config.samples and model.can_generate:
+        if config.samples and model.capabilities.can_generate:
             sources = first_sources(model, tokenizer, texts)
             result["samples"] = sample_quality(model, tokenizer, sources=sources)
         if out is not None:
             from textus.evaluation.comparison import write_evaluation
 
-            sample = self.sample(texts) if model.can_generate else None
+            sample = self.sample(texts) if model.capabilities.can_generate else None
             write_evaluation(to_path(out, "out"), result, sample, {self.path.name: self.path / "log.jsonl"})
         return result
 
@@ -543,14 +543,14 @@ class Run:
                     "missing_argument", f"{self.path} predicts text: give strings, or the path of a file"
                 )
             return to_eval_text(items)
-        of_pairs = self.model.needs_source if pairs is None else pairs
+        of_pairs = self.model.capabilities.needs_source if pairs is None else pairs
         return (read_pairs if of_pairs else read_documents)(on, encoding or "", columns)
 
     def sample(self, texts: Any) -> tuple[str, str]:
         """What the model was given (the first source it can read whole, where it needs one), and its text."""
         from textus.evaluation.perplexity import source_ids
 
-        known = (part for part in texts if part.source and self.model.needs_source)
+        known = (part for part in texts if part.source and self.model.capabilities.needs_source)
         fits = (part.source for part in known if not source_ids(self.model, self.tokenizer, part)[1])
         source = next(fits, "")
         return source, self.generate(source, max_tokens=120, sliding=True)

@@ -140,7 +140,7 @@ def generate_one(run: Run, prompt: str, params: SamplingParams, *, as_json: bool
     if as_json:
         text = "".join(pieces)
     else:
-        write("" if run.model.needs_source else prompt)
+        write("" if run.model.capabilities.needs_source else prompt)
         for piece in pieces:
             write(piece)
         write("\n")
@@ -157,18 +157,18 @@ def generate_many(
 ) -> CommandResult | None:
     """Each prompt with what follows it, an empty line between; as they are generated, or as one JSON object."""
     from textus.data.read_options import ReadOptions
-    from textus.generation.completion import complete, prompts_of, told
+    from textus.generation.completion import complete, read_prompts, to_json
 
     run.require_language_model()
     params.check()
-    source = run.model.needs_source
+    source = run.model.capabilities.needs_source
     records: Iterable[Record] = given if isinstance(given, list) else ()
     if isinstance(given, Path):
         options = run.text_options(given, ReadOptions(many.columns, many.encoding))
-        records = prompts_of(given, options, source=source)()
+        records = read_prompts(given, options, source=source)()
     texts = []
     for number, (record, text) in enumerate(complete(run.model, run.tokenizer, records, params)):
-        answer = told(record, text)
+        answer = to_json(record, text)
         if as_json:
             texts.append(answer)
         elif source:

@@ -1,8 +1,8 @@
 """Labelled data as rows: tables, JSON lines, CoNLL columns, SQuAD's JSON, a folder of texts for each class.
 
-A row is a dictionary of fields under the field's usual names (`text`, `label`, `tokens`, `tags`, …); `columns`
-says which of a file's own columns stand for them. Nothing is passed over in silence: a row that cannot be read is an
-error that names its file and line, a file that is left out is reported.
+A row is a dictionary of fields under the field's usual names (`text`, `label`, `tokens`, `tags`, …); `columns` says
+which of a file's own columns stand for them. Nothing is passed over in silence: a row that cannot be read is an error
+that names its file and line, a file that is left out is reported.
 """
 
 from __future__ import annotations
@@ -279,8 +279,8 @@ TEXT_FIELDS = {"text", "sentence", "text_pair", "sentence1", "sentence2", "quest
 
 
 def is_table_text(text: TextSource, named: set[str]) -> bool:
-    """Whether a text is a table with tabs: its first line has names of fields or `named` columns, and no
-    line is blank (CoNLL has such between sentences).
+    """Whether a text is a table with tabs: its first line has names of fields or `named` columns, and no line is blank
+    (CoNLL has such between sentences).
     """
     head = list(islice(split_lines(text(), detect_line_end(text())), TABLE_LINES))
     cells = [name.strip(" \ufeff") for name in strip_line_end(head[0]).split("\t")] if head else []
@@ -333,8 +333,8 @@ def count_broken(value: Any) -> int:
 
 
 def clean_row(row: Row) -> Row:
-    """A row with every string of it clean; itself where nothing changes. Places of entities in `text` and of answers
-    in `context` follow the characters that they were of.
+    """A row with every string of it clean; itself where nothing changes. Places of entities in `text` and of answers in
+    `context` follow the characters that they were of.
     """
     values = {clean_text(name): clean_value(value) for name, value in row.items()}
     if values == row:
@@ -351,8 +351,8 @@ def clean_row(row: Row) -> Row:
 
 
 SPAN_FIELDS = ("entities", "spans", "label", "labels")
-"""Fields that may hold places in `text`: a list of {start, end} or [start, end, …], or
-{class: {words: [[start, end]]}}.
+"""Fields that may hold places in `text`: a list of {start, end} or [start, end, …], or {class: {words: [[start,
+end]]}}.
 """
 
 

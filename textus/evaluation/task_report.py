@@ -139,7 +139,7 @@ def slice_rows(rows: EvalDataset, name: str) -> dict[str, list[int]]:
 
 def count_train_overlap(record: dict[str, Any], rows: EvalDataset) -> int | None:
     """How many rows have a text that stands in the run's training file too, told; None where that is not there."""
-    corpus = record["corpus"]
+    corpus = record["corpus"] or {}  # an imported run has none
     path = Path(corpus.get("path") or "")
     if not path.exists() or path == Path():
         return None

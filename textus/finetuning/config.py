@@ -139,9 +139,10 @@ class FinetuneConfig(ReadOptions, Overrides):
         self.check_method()
         self.check_extra_tasks()
         if self.model:
+            from textus.models.contract import RawTextModel
             from textus.models.registry import family
 
-            if family(self.model)[0].reads_texts:
+            if issubclass(family(self.model)[0], RawTextModel):
                 self.check_raw_text_family()
 
     def check_raw_text_family(self) -> None:

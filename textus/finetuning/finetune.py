@@ -28,7 +28,7 @@ from textus.finetuning.config import FinetuneConfig
 from textus.finetuning.data import TaskData, read_data, source
 from textus.finetuning.length import in_words, settings_of
 from textus.finetuning.outcome import Watch, conclude, on_all, on_dev, on_dev_texts, watched
-from textus.models.contract import LanguageModel
+from textus.models.contract import CountBased, LanguageModel, RawTextModel
 from textus.models.linear import LabelledTexts
 from textus.models.nn import lora
 from textus.models.registry import build
@@ -142,7 +142,7 @@ def start(
     ready = prepare(record, parts, tokenizer, rows)
     run = create_run(out, record, tokenizer)
     tell(record, ready, parts, rows)
-    if watch and not ready.model.counts:  # there is nothing left to end early
+    if watch and not isinstance(ready.model, CountBased):  # there is nothing left to end early
         ready.evaluate = watched(ready.evaluate, watch)
     train_to_end(run, ready)
     return conclude(run, {name: (data.task, data.dev) for name, data in parts.items()})
@@ -165,7 +165,7 @@ def heads_of(family: str, parts: Parts) -> dict[str, Any]:
     """Name → what `heads.build_head` builds; none for a family that reads texts."""
     return (
         {}
-        if family_of(family)[0].reads_texts
+        if issubclass(family_of(family)[0], RawTextModel)
         else {name: each.task.head_spec() for name, each in parts.items()}
     )
 
@@ -204,7 +204,7 @@ def tell(record: dict[str, Any], ready: TrainingSetup, parts: Parts, rows: dict[
     for name, data in parts.items():
         told = f"{len(data.train):,} rows to learn from"
         labels = f", {len(data.task.labels)} {data.task.label_kind}" if data.task.labels else ""
-        if ready.model.reads_texts:
+        if isinstance(ready.model, RawTextModel):
             log_notice(
                 f"{name} with {record['family']}: {told}, all at once{labels}; {len(data.dev):,} are held out"
             )
@@ -230,7 +230,7 @@ def beginning(wish: FinetuneConfig, parts: Parts) -> tuple[str, Any, tokenizers.
     """
     if wish.init_from:
         model, tokenizer, record = load(wish.init_from)
-        if model.reads_texts:
+        if isinstance(model, RawTextModel):
             raise UsageError(
                 "unsupported_model",
                 f"--from {wish.init_from}: a {record['family']} model is not gone on from; give --model",
@@ -245,14 +245,14 @@ def beginning(wish: FinetuneConfig, parts: Parts) -> tuple[str, Any, tokenizers.
     cls, config_class = family_of(wish.model)
     tasks = [each.task for each in parts.values()]
     texts = [text for data in parts.values() for each in data.train for text in each.texts]
-    if cls.reads_texts:
+    if issubclass(cls, RawTextModel):
         return wish.model, whole_config(wish, tasks[0], texts), tokenizers.train("char", texts, 20_000)
     seen = [text for data in parts.values() for text in data.task.tokenizer_texts(data.train)]
     tokenizer = tokenizer_for(wish.tokenizer, tasks[0], seen)
     known = {each.name for each in fields(config_class)}
     values: dict[str, Any] = {
         "vocab_size": tokenizer.vocab_size, "end_id": tokenizer.end_id, "dropout": 0.3, "tie_head": True,
-        **cls.sized(**SCRATCH),
+        **cls.config_for_size(**SCRATCH),
     }  # fmt: skip
     for task in reversed(tasks):
         values |= task.model_defaults
@@ -292,7 +292,9 @@ def settings_for(
     """
     n_rows = [len(rows[name][0]) or len(data.train) for name, data in parts.items()]
     n_held = sum(len(data.dev) for data in parts.values())
-    train = settings_of(wish, n_rows, n_held, keeps_last=family_of(family)[0].keeps_last)
+    train = settings_of(
+        wish, n_rows, n_held, keeps_last=family_of(family)[0].capabilities.use_last_checkpoint
+    )
     heads = heads_of(family, parts).values()
     first = bool(wish.init_from and heads) and all(map(solved.can_be_solved, heads)) and train.keep == "best"
     return apply_overrides(replace(train, evaluate_first=first), wish.overrides_for("train"))
@@ -302,7 +304,7 @@ def choices_for(wish: FinetuneConfig, family: str, config: Any) -> ComputeConfig
     """bfloat16 where the processor is fast at it and the family can; then, where there are some, kernels that compute
     no padding, but for adapters with dropout, which are no part of a weight. What was set has the last word.
     """
-    fast = fast_bf16() and "bfloat16" in family_of(family)[0].precisions
+    fast = fast_bf16() and "bfloat16" in family_of(family)[0].capabilities.precisions
     choices = apply_overrides(
         ComputeConfig(precision="bfloat16" if fast else "float32"), wish.overrides_for("choices")
     )
@@ -315,7 +317,7 @@ def choices_for(wish: FinetuneConfig, family: str, config: Any) -> ComputeConfig
     ):
         return choices
     with torch.device("meta"):
-        why_not = build(family, config).why_not_unpadded()
+        why_not = build(family, config).varlen_unsupported_reason()
     return choices if why_not else replace(choices, step="unpadded")
 
 
@@ -326,7 +328,7 @@ def encoded(data: TaskData, family: str, config: Any, tokenizer: tokenizers.Toke
     """Both parts as ids for a model of this config; of those to learn from, the ones that have something to learn.
     None for a family that reads texts.
     """
-    if family_of(family)[0].reads_texts:
+    if issubclass(family_of(family)[0], RawTextModel):
         return [], []
     frame = input_template(config, tokenizer, data.task.settings.longest)
     train, dev = (encode_examples(data.task, part, tokenizer, frame) for part in (data.train, data.dev))
@@ -351,7 +353,7 @@ def prepare(
     choices = from_dict(ComputeConfig, record["compute"], "compute.")
     torch.manual_seed(derive_seed(train.seed, "weights"))
     model, before = model_of(record, begin=begin)
-    if model.reads_texts:
+    if isinstance(model, RawTextModel):
         (data,) = parts.values()
         texts: Any = LabelledTexts(
             [joined_text(each) for each in data.train], [each.label for each in data.train]
@@ -359,9 +361,9 @@ def prepare(
         on_texts = partial(on_dev_texts, task=data.task, examples=data.dev, tokenizer=tokenizer)
         return TrainingSetup(model, texts, train, GradientAccumulator(model).of_all(1), on_texts)
     new = heads_from(model, [each.task for each in parts.values()], before)
-    lora.teach(model, record["method"], record["method_settings"])
+    lora.apply_method(model, record["method"], record["method_settings"])
     model.to(choices.device).train()
-    model.compute_with(choices.precision, choices.attention, choices.step)
+    model.set_compute(choices.precision, choices.attention, choices.step)
     if record["parent"] and begin:
         record["solved"] = {
             name: solved.begin_with(model, parts[name].task, rows[name][0], tokenizer.pad_id, train.seed)

@@ -27,6 +27,7 @@ from textus.core.requests import as_arguments, read_toml
 from textus.core.rng import derive_seed
 from textus.finetuning.config import FinetuneConfig, TuneConfig
 from textus.finetuning.finetune import start
+from textus.models.contract import RawTextModel
 from textus.models.registry import family as family_of
 from textus.runs.store import open_run
 from textus.tasks.registry import task_class
@@ -84,7 +85,7 @@ def parse_span(name: str, spelled: str) -> SearchRange:
 
 def usual_space(wish: FinetuneConfig) -> dict[str, str]:
     """What is worth searching for this task and family, with ranges that hold what the field uses."""
-    if wish.model and family_of(wish.model)[0].reads_texts:
+    if wish.model and issubclass(family_of(wish.model)[0], RawTextModel):
         return {
             "model.l2": "1e-3..10:log",
             "model.weighting": "tf-idf,counts",

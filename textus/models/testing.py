@@ -1,8 +1,8 @@
 """A tiny model whose every answer is known: after id `i` comes `i + 1`, around the vocabulary.
 
 For tests of everything above the models (generation, engine, training, evaluation, serving), so that they
-need no training and no stand-ins: it keeps the whole contract of `textus.models.contract`. Its one weight is the
-margin by which the right logit stands above the others, so an optimiser has something to move and the loss
+need no training and no mocks: it keeps the whole contract of `textus.models.contract`. Its one weight is the
+margin of the right logit over the others, so an optimiser has something to move and the loss
 can be written down by hand: `log(1 + (V - 1) exp(-margin))` nats for a right target, and `margin` more for a
 wrong one.
 Shapes: B batch, T time, V vocabulary.
@@ -74,7 +74,7 @@ class Fake(LanguageModel):
         return nn.functional.one_hot(following, self.config.vocab_size) * self.margin  # (B, T, V)
 
     def new_cache(self, batch_size: int, length: int, source: Tensor | None = None) -> FakeCache:
-        """A cache of rows that have seen nothing; `length` needs no room here."""
+        """An empty cache; its size does not depend on `length`."""
         device = self.margin.device
         empty = torch.full((batch_size,), -1, device=device)
         return FakeCache(empty, torch.zeros(batch_size, dtype=torch.long, device=device))

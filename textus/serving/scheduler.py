@@ -16,7 +16,7 @@ from typing import Any, Literal
 from textus.core.errors import TextusError, UsageError
 from textus.generation.engine import AsyncEngine, Engine, EventCallback, RequestHandle, TokenEvent
 from textus.generation.params import SamplingParams
-from textus.generation.sampling import beginning
+from textus.generation.sampling import bos_ids
 from textus.generation.streaming import TextStream
 from textus.models.contract import LanguageModel
 from textus.serving.schemas import MAX_TOKENS, ApiError, CompletionRequest
@@ -56,9 +56,9 @@ class ServedModel:
 
     def engine_input(self, ids: list[int]) -> tuple[list[int], list[int] | None]:
         """(ids to continue, source ids): a sequence-to-sequence model takes the prompt as its source."""
-        if not self.model.needs_source:
+        if not self.model.capabilities.needs_source:
             return ids, None
-        return beginning(self.model, self.tokenizer.end_id), ids
+        return bos_ids(self.model, self.tokenizer.end_id), ids
 
     def max_new_tokens(self, ids: list[int]) -> int:
         """Most new tokens for a prompt: what its context leaves, at least one."""

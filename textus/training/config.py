@@ -104,6 +104,7 @@ class PretrainConfig(Overrides):
 
     def check_family(self) -> None:
         """UsageError for a family that is not pretrained, or that an option does not apply to."""
+        from textus.models.contract import CountBased
         from textus.models.registry import CLASSIFIERS, family_names
         from textus.models.registry import family as family_of
 
@@ -115,12 +116,12 @@ class PretrainConfig(Overrides):
         if self.model and self.model not in family_names():
             raise unknown_name_error("model", self.model, family_names())
         model, config = family_of(self.family)
-        if model.counts and self.init_from:
+        if issubclass(model, CountBased) and self.init_from:
             raise UsageError(
                 "unsupported_model",
                 f"--from {self.init_from}: {self.family} counts, it cannot go on from there; count both corpora as one",
             )
-        if model.counts:
+        if issubclass(model, CountBased):
             check_count_flags(self, {each.name for each in fields(config)})
         elif model.backward:
             for each in self.overrides:
