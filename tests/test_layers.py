@@ -286,6 +286,11 @@ def reached(module: str, edges: Mapping[str, set[str]]) -> set[str]:
     return seen
 
 
+@pytest.mark.promise(
+    "Architecture",
+    "A module imports only from layers below, at both levels; no relative imports, no cycles; every "
+    "module has a layer",
+)
 def test_layers_hold() -> None:
     assert list(violations(REPOSITORY / "textus")) == []
 

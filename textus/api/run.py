@@ -212,8 +212,9 @@ class Run:
         about = {"run": str(self.path), "on": task_report.dataset_name(on), "task": task.head_name}
         scores = {**about, **task_report.task_metrics(rows, outputs, config.slices)}
         if known:
-            scores["rows_trained_on"] = task_report.count_train_overlap(record, rows)
-            if config.baselines and (lower := task_report.baselines(self.path, record, rows, outputs)):
+            file = task_report.training_file(record)
+            scores["rows_trained_on"] = task_report.count_train_overlap(record, rows, file)
+            if config.baselines and (lower := task_report.baselines(self.path, record, rows, outputs, file)):
                 scores["baselines"] = lower
         if out is not None:
             task_report.write_task_report(

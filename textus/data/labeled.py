@@ -7,10 +7,11 @@ that names its file and line, a file that is left out is reported.
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -66,10 +67,29 @@ def read_records(
     problems: list[RowProblem] | None = None,
     quiet: bool = False,
 ) -> list[Record]:
-    """All rows of `stream_records`."""
+    """All rows of `stream_records`; each file is read from the disk once and kept in memory while it is parsed."""
     return list(
-        stream_records(path, columns, encoding=encoding, delimiter=delimiter, problems=problems, quiet=quiet)
+        stream_records(
+            path,
+            columns,
+            encoding=encoding,
+            delimiter=delimiter,
+            problems=problems,
+            quiet=quiet,
+            in_memory=True,
+        )
     )
+
+
+def held_in_memory(source: Source) -> Source:
+    """A source whose bytes are read from the disk when it is first opened, and from memory after that."""
+
+    @cache
+    def content() -> bytes:
+        with source.open() as file:
+            return file.read()
+
+    return replace(source, open=lambda: io.BytesIO(content()))
 
 
 def stream_records(
@@ -80,6 +100,7 @@ def stream_records(
     delimiter: str = "",
     problems: list[RowProblem] | None = None,
     quiet: bool = False,
+    in_memory: bool = False,
 ) -> Iterator[Record]:
     """The rows of a file, of the files of an archive or folder, or of a folder that holds a folder for each class, one
     after the other.
@@ -103,7 +124,8 @@ def stream_records(
     n_rows = 0
     for found in list_row_sources(Path(path), dropped):
         noted = partial(guesses.add, found.source.name)
-        found = replace(found, source=replace(found.source, on_encoding=noted))
+        source = held_in_memory(found.source) if in_memory else found.source
+        found = replace(found, source=replace(source, on_encoding=noted))
         for record in read_source_records(found, reading, dropped):
             if isinstance(record, RowProblem):
                 faults.append(record)

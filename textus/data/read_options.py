@@ -48,7 +48,11 @@ class FileOptions:
 
     def records(self, path: Path, problems: list[RowProblem] | None = None) -> list[Record]:
         """All rows of a file."""
-        return list(self.stream(path, problems=problems))
+        from textus.data.corpus.tables import parse_columns
+        from textus.data.labeled import read_records
+
+        columns, encoding = parse_columns(self.columns), self.encoding or ""
+        return read_records(path, columns, encoding=encoding, problems=problems)
 
 
 @dataclass(frozen=True)

@@ -167,11 +167,13 @@ def ensemble_report(
     figures, outputs = evaluate_ensemble(runs, how, rows, by)
     found = {"task": rows.task.head_name, "ensemble": how, **figures}
     records = [record_for_task(open_run(each).record, rows.task.head_name, each) for each in runs]
-    trained_on = {each["corpus"]["fingerprint"]: each for each in records}
+    trained_on = {record["corpus"]["fingerprint"]: record for record in records}
+    files = {mark: task_report.training_file(record) for mark, record in trained_on.items()}
     found["rows_trained_on"] = max(
-        task_report.count_train_overlap(each, rows) or 0 for each in trained_on.values()
+        task_report.count_train_overlap(record, rows, files[mark]) or 0 for mark, record in trained_on.items()
     )
-    if baselines and (lower := task_report.baselines(runs[0], records[0], rows, outputs)):
+    first = files[records[0]["corpus"]["fingerprint"]]
+    if baselines and (lower := task_report.baselines(runs[0], records[0], rows, outputs, first)):
         found["baselines"] = lower
     return found
 

@@ -6,7 +6,7 @@ run.json holds the task with its classes and the head, so that `runs.store.load`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
@@ -20,12 +20,20 @@ from textus.core import hardware
 from textus.core.config import apply_overrides, from_dict, to_dict
 from textus.core.console import command_line, log_notice
 from textus.core.errors import DataError, RunError, UsageError
-from textus.core.io import check_output_dir, fingerprint, sha256
+from textus.core.io import check_output_dir, fingerprint
 from textus.core.requests import request_values
 from textus.core.rng import derive_seed
 from textus.finetuning import solved
 from textus.finetuning.config import FinetuneConfig
-from textus.finetuning.data import TaskData, read_data, source
+from textus.finetuning.data import (
+    LabelledFile,
+    TaskData,
+    fingerprint_of,
+    read_data,
+    read_files,
+    recorded_config,
+    source,
+)
 from textus.finetuning.length import in_words, settings_of
 from textus.finetuning.outcome import Watch, conclude, on_all, on_dev, on_dev_texts, watched
 from textus.models.contract import CountBased, LanguageModel, RawTextModel
@@ -66,11 +74,11 @@ def data_of(
     name: str,
     wish: FinetuneConfig,
     augment: AugmentConfig | None,
-    check: Callable[[str], None] | None = None,
+    files: Sequence[LabelledFile] | None = None,
 ) -> TaskData:
     """The data of one task of a fine-tuning, which has a head of this name."""
     cls = task_class(wish.task)
-    data = read_data(cls, apply_overrides(cls.config(), wish.overrides_for("task")), wish, augment, check)
+    data = read_data(cls, apply_overrides(cls.config(), wish.overrides_for("task")), wish, augment, files)
     data.task.head_name = name
     return data
 
@@ -95,17 +103,17 @@ def start(
     *,
     force: bool = False,
     watch: Watch | None = None,
-    check: Callable[[str], None] | None = None,
+    files: Mapping[str, Sequence[LabelledFile]] | None = None,
 ) -> Path:
-    """Fine-tune to the end; returns `out`. `watch` is shown the evaluations; `check` the fingerprint of each task's
-    files as soon as they are read.
+    """Fine-tune to the end; returns `out`. `watch` is called with each evaluation; `files`: the parsed files of tasks,
+    by the name of their head, where the caller has read them.
 
     Raises UsageError for words that are wrong, and DataError for data that cannot be used, before anything is written.
     """
     one_thread()
     wish.check()
     augment, wishes = augment_settings(wish), wish.per_task()
-    parts = {name: data_of(name, each, augment, check) for name, each in wishes.items()}
+    parts = {name: data_of(name, each, augment, (files or {}).get(name)) for name, each in wishes.items()}
     family, config, tokenizer = beginning(wish, parts)
     rows = {name: encoded(data, family, config, tokenizer) for name, data in parts.items()}
     train = settings_for(wish, family, parts, rows)
@@ -138,7 +146,6 @@ def start(
     }
     if wish.extra_tasks:
         record |= others_of(wish, parts)
-        record["corpus"] |= hashed(wish.data)
     ready = prepare(record, parts, tokenizer, rows)
     run = create_run(out, record, tokenizer)
     tell(record, ready, parts, rows)
@@ -178,16 +185,11 @@ def others_of(wish: FinetuneConfig, parts: Parts) -> dict[str, Any]:
         "extra_tasks": {
             each.name: {
                 **taught(parts[each.name]),
-                "corpus": source(wishes[each.name], parts[each.name]) | hashed(each.data),
+                "corpus": source(wishes[each.name], parts[each.name]),
             }
             for each in wish.further_tasks
         },
     }
-
-
-def hashed(path: Path) -> dict[str, str]:
-    """The SHA-256 of a file of rows; of a folder none."""
-    return {"sha256": sha256(path)} if path.is_file() else {}
 
 
 def tell(record: dict[str, Any], ready: TrainingSetup, parts: Parts, rows: dict[str, RowsOfBoth]) -> None:
@@ -504,22 +506,15 @@ def moved(run: RunFolder, data: Path | None, dev: Path | None) -> None:
 def data_again(run: RunFolder, name: str, augment: AugmentConfig | None) -> TaskData:
     """The data of a run's task as it was when the run was started; RunError where it is other data now."""
     record = record_for_task(run.record, name, run.path)
-    kept = record["corpus"]
-    dev = Path(kept["dev"]) if kept["dev"] else None
-    wish = FinetuneConfig(
-        data=Path(kept["path"]), task=record["task"], dev=dev, columns=kept["columns"], seed=record["seed"],
-        skip_invalid=kept.get("skip_invalid"), encoding=kept.get("encoding"),
-    )  # fmt: skip
-
-    def check(now: str) -> None:
-        if now != kept["fingerprint"]:
-            raise RunError(
-                "data_changed",
-                f"{kept['path']} is not what {run.path} was started on; bring the old rows back, or fine-tune anew with"
-                " --out elsewhere",
-            )
-
+    wish = recorded_config(record)
+    files = read_files(wish)
+    if fingerprint_of(files) != record["corpus"]["fingerprint"]:
+        raise RunError(
+            "data_changed",
+            f"{wish.data} is not what {run.path} was started on; bring the old rows back, or fine-tune anew with --out"
+            " elsewhere",
+        )
     cls = task_class(wish.task)
-    data = read_data(cls, from_dict(cls.config, record["task_settings"], "task."), wish, augment, check)
+    data = read_data(cls, from_dict(cls.config, record["task_settings"], "task."), wish, augment, files)
     data.task.head_name = name
     return data

@@ -15,6 +15,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from textus.core.names import import_optional, unknown_name_error
 from textus.core.requests import as_arguments, read_toml
 from textus.core.rng import derive_seed
 from textus.finetuning.config import FinetuneConfig, TuneConfig
+from textus.finetuning.data import LabelledFile, read_files
 from textus.finetuning.finetune import start
 from textus.models.contract import RawTextModel
 from textus.models.registry import family as family_of
@@ -202,6 +204,11 @@ class Study:
         for trial in self.kept.get_trials(deepcopy=False, states=(states.RUNNING,)):
             self.killed(trial.number)
 
+    @cached_property
+    def files(self) -> dict[str, list[LabelledFile]]:
+        """The parsed files of each task, which all trials share."""
+        return {name: read_files(config) for name, config in self.wish.per_task().items()}
+
     def killed(self, number: int) -> None:
         """A process was killed in a trial: its settings are tried once more, then count as failed."""
         self.kept.tell(number, state=self.optuna.trial.TrialState.FAIL)
@@ -245,7 +252,7 @@ class Study:
         best = max((each.value for each in self.ended() if each.state == states.COMPLETE), default=-math.inf)
         state, value, why = states.COMPLETE, None, ""
         try:
-            start(wish, folder, watch=self.watcher(trial))
+            start(wish, folder, watch=self.watcher(trial), files=self.files)
             value = -found_of(open_run(folder))["criterion"]
         except self.optuna.TrialPruned as stopped:
             state, why = states.PRUNED, str(stopped)
