@@ -75,8 +75,8 @@ LAYERS = {
         __init__
     """,
     "models": """
-        __init__ contract hmm_tagger kernels word_vectors
-        hmm ngram nn registry testing
+        __init__ checks contract hmm_tagger kernels
+        hmm ngram nn registry testing word_vectors
         decoder encoder encoder_decoder gan linear rnn vae
         seq2seq
     """,
