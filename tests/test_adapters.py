@@ -74,6 +74,11 @@ def states(model: LanguageModel, of: Tensor) -> Tensor:
         return model(of) if can.can_generate and not can.needs_source else model.hidden(of)  # type: ignore[operator]
 
 
+@pytest.mark.promise(
+    "Tasks",
+    "LoRA begins as the model was, merges without changing it, and `peft` computes the same from what "
+    "is exported, in every form that `transformers` has; a fault in the rows is seen",
+)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_an_adapted_model_begins_as_it_was_and_merges_without_a_change(shape: str) -> None:
     model, input_ids = made(shape), ids()
@@ -131,6 +136,10 @@ def test_a_fault_in_the_rows_is_seen_by_peft(tmp_path: Path, monkeypatch: pytest
         test_peft_computes_the_same("bert", "q,k,v", tmp_path)
 
 
+@pytest.mark.promise(
+    "Tasks",
+    "A method trains exactly the parameters it names: adapters and heads, the last layers, lower layers less",
+)
 def test_only_adapters_and_heads_learn() -> None:
     model = made("bert")
     model.heads["x"] = torch.nn.Linear(16, 2)

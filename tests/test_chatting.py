@@ -53,6 +53,10 @@ def fits(run: Run, messages: list[dict[str, Any]], free: int) -> bool:
     return len(run.tokenizer.apply_chat_template(messages)) + free <= CONTEXT
 
 
+@pytest.mark.promise(
+    "Robustness",
+    "A chat keeps its system message and reserves space for the answer; an answer ends with the context",
+)
 @pytest.mark.parametrize("system", ["You are brief.", None])
 @pytest.mark.parametrize("free", [10, 30, 1000])
 def test_the_oldest_turns_are_left_out_and_the_system_message_is_kept(

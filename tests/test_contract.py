@@ -59,6 +59,11 @@ from textus.models.contract import CountBased, LanguageModel, Loss
 from textus.models.registry import FAMILIES, build
 
 
+@pytest.mark.promise(
+    "Models",
+    "Every family keeps every clause of the contract: shapes, probabilities that sum to one, no look "
+    "ahead, cached = uncached, batched = alone, padding and packing change nothing",
+)
 def test_every_family_is_asked() -> None:
     assert {family for family, _ in CASES.values()} == set(FAMILIES)
 
@@ -356,6 +361,10 @@ def test_contract(case: str, check: Callable[[LanguageModel], None]) -> None:
 # ── what needs a new model ─────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.promise(
+    "Models",
+    "The loss falls on a toy text; the same seed learns the same; saved and loaded it is the same model",
+)
 @pytest.mark.parametrize("case", CASES)
 def test_the_loss_falls_on_a_toy_text(case: str) -> None:
     model, batch = fresh(case), toy_batch()
@@ -413,6 +422,7 @@ FAULTS: dict[Callable[[LanguageModel], None], list[type[Sound]]] = {
 }
 
 
+@pytest.mark.promise("Models", "For each clause a model that breaks it is caught")
 def test_every_check_has_a_planted_fault() -> None:
     assert set(FAULTS) == set(CHECKS)
 

@@ -53,6 +53,7 @@ def every(layer: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from every(child)
 
 
+@pytest.mark.promise("Results", "FLOPs shown are those torch counts")
 @pytest.mark.parametrize("options", SHAPES)
 def test_flops_are_those_torch_counts(options: dict[str, Any]) -> None:
     model = decoder(**options)

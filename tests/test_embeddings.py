@@ -80,6 +80,9 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.promise(
+    "Families", "`--embeddings`: rows are the file's, scaled by one number; resume needs only the run's copy"
+)
 @pytest.mark.parametrize("family", NEURAL)
 def test_every_neural_family_begins_with_the_vectors(family: str, tokenizer: Tokenizer) -> None:
     shape = {"vocab_size": tokenizer.vocab_size, "end_id": tokenizer.end_id, "d_model": WIDTH, "n_layer": 1}

@@ -86,6 +86,9 @@ FOREIGN = [
 ]
 
 
+@pytest.mark.promise(
+    "Families", "An encoder reads BERT and RoBERTa folders as `transformers` does, and writes what it reads"
+)
 @pytest.mark.parametrize(("name", "changes"), FOREIGN)
 @torch.inference_mode()
 def test_it_reads_as_transformers_does(name: str, changes: dict[str, Any], tmp_path: Path) -> None:
@@ -161,6 +164,7 @@ def test_a_default_encoder_says_why_it_has_no_form_there() -> None:
 # ── what is seen ───────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.promise("Families", "Padding is never seen; both sides are")
 @pytest.mark.parametrize("norm_first", [True, False])
 @torch.inference_mode()
 def test_padding_changes_nothing_and_both_sides_are_seen(norm_first: bool) -> None:
@@ -255,6 +259,11 @@ def pieces_hidden(masking: str, n: int = 200) -> Iterator[tuple[np.ndarray, np.n
         yield units, sample_mask(units, 14, masking, np.random.default_rng(seed))
 
 
+@pytest.mark.promise(
+    "Families",
+    "Whole words are hidden, never parts of them; what is hidden depends on neither padding nor "
+    "micro-batches",
+)
 def test_whole_words_are_hidden() -> None:
     for units, chosen in pieces_hidden("word"):
         assert 14 <= (chosen >= 0).sum() < 14 + max(np.bincount(units[units >= 0]))
@@ -332,6 +341,7 @@ def test_the_loss_is_of_what_was_hidden() -> None:
     assert loss.weight == 3 * T
 
 
+@pytest.mark.promise("Families", "A pseudo-likelihood never sees the token it scores")
 @torch.inference_mode()
 def test_the_score_sees_both_sides_and_not_the_token_itself() -> None:
     """A model that repeats what it sees would be right about everything, if it saw it."""
@@ -439,6 +449,7 @@ def test_next_sentences_are_learnt_and_told_apart_in_the_log() -> None:
 # ── as a run ───────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.promise("Families", "An encoder's training resumes to the same bytes")
 @pytest.mark.parametrize("objective", ["mlm", "mlm+nsp"])
 def test_it_is_trained_resumed_and_measured_like_any_family(
     objective: str, corpus: Path, story: Path, tmp_path: Path

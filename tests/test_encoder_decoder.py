@@ -106,6 +106,9 @@ def theirs_on(theirs: Any, sources: list[list[int]], ids: Tensor) -> Tensor:
     return logits
 
 
+@pytest.mark.promise(
+    "Families", "T5's logits and greedy text are those of `transformers`, which loads what is exported"
+)
 @pytest.mark.parametrize(
     "values", [{}, V1_1, {"feed_forward_proj": "gated-silu"}], ids=["t5", "v1.1", "silu"]
 )
@@ -238,6 +241,7 @@ def check_padding(model: EncoderDecoder) -> None:
 POSITIONS = ["rotary", "sinusoidal", "learned", "relative"]
 
 
+@pytest.mark.promise("Families", "What fills a source changes nothing")
 @pytest.mark.parametrize("position", POSITIONS)
 @torch.no_grad()
 def test_a_source_is_read_up_to_its_first_end(position: str) -> None:
@@ -388,6 +392,7 @@ def test_dropout_follows_from_the_step_and_the_piece_alone() -> None:
     assert float(model.loss(other).total) != losses[0]
 
 
+@pytest.mark.promise("Families", "With dropout any number of workers gives the same bytes")
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_any_number_of_workers_gives_the_same_bytes(precision: str) -> None:
     model = model_of(dropout=0.3, label_smoothing=0.1).train()

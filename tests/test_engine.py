@@ -69,6 +69,9 @@ PROMPTS = [[1, 2, 3], [4, 5], [5] * 16, [6, 7], [8, 9, 1, 2, 3, 4, 5], [3] * 15]
 # ── equal to the reference ─────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.promise(
+    "Generation", "The engine's tokens are the reference's, whoever joins, leaves or rolls over"
+)
 @pytest.mark.parametrize("max_rows", [1, 2, 3, 8])
 @pytest.mark.parametrize("context_length", [16, 17, None])
 def test_ragged_prompts_that_join_leave_and_roll_over(max_rows: int, context_length: int | None) -> None:
@@ -196,6 +199,10 @@ def test_reasons() -> None:
     ]
 
 
+@pytest.mark.promise(
+    "Robustness",
+    "A chat keeps its system message and reserves space for the answer; an answer ends with the context",
+)
 @pytest.mark.parametrize("n_prompt", [3, 15, 16])
 def test_an_answer_that_fills_the_context_ends_with_length(n_prompt: int) -> None:
     """C19: nothing of the conversation is forgotten while its answer is written, unless that was asked for."""
@@ -340,6 +347,9 @@ class Failing(Remembering):
         return super().forward(ids, cache, lengths)
 
 
+@pytest.mark.promise(
+    "Robustness", "A request that fails ends alone: the connection and the other answers live"
+)
 @pytest.mark.parametrize("max_rows", [1, 4])
 def test_a_row_that_fails_ends_alone_and_the_others_get_what_they_get_without_it(max_rows: int) -> None:
     """R2: also where it is read together with others, and in the midst of running ones."""
@@ -377,6 +387,7 @@ def test_a_row_whose_choice_fails_ends_alone(monkeypatch: pytest.MonkeyPatch) ->
     front.close()
 
 
+@pytest.mark.promise("Generation", "A model that fails reaches everyone who waits, and the next are served")
 def test_a_failure_of_the_running_rows_reaches_everyone_who_waits_and_the_next_are_served() -> None:
     model = Failing()
     front = AsyncEngine(Engine(model, end_id=None, max_rows=1))

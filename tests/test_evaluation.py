@@ -84,6 +84,11 @@ def ngram(tokenizer: Tokenizer) -> NGram:
 # ── by hand ──
 
 
+@pytest.mark.promise(
+    "Results",
+    "Bits per byte are those of the definition: known probabilities, unknown characters, windows, "
+    "bytes as given",
+)
 def test_a_uniform_model_costs_log2_v_bits_a_token(tokenizer: Tokenizer, bpe: Tokenizer) -> None:
     for text in (tokenizer, bpe):
         n_tokens, n_bytes = len(text.encode(TEXT)), len(TEXT.encode())
@@ -163,6 +168,7 @@ def test_stride_is_another_figure_and_named(tokenizer: Tokenizer) -> None:
     assert abs(plain["bits_per_byte"]["value"] - strided["bits_per_byte"]["value"]) > 1e-3
 
 
+@pytest.mark.promise("Results", "Perplexity is that of `transformers`; batch size changes no figure")
 def test_perplexity_equals_that_of_transformers(tokenizer: Tokenizer) -> None:
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -370,6 +376,7 @@ def test_bad_strides_and_empty_texts_are_refused(tokenizer: Tokenizer) -> None:
             evaluate(decoder(tokenizer), tokenizer, texts)
 
 
+@pytest.mark.promise("Results", "A model of not-a-numbers is an error, not a figure")
 def test_a_model_of_nan_is_an_error_not_a_figure(tokenizer: Tokenizer) -> None:
     model = decoder(tokenizer)
     with torch.no_grad():
@@ -429,6 +436,9 @@ def vae(tokenizer: Tokenizer, spread: float) -> VAE:
 TEXTS = ["the cat", "sat on the mat", "a dog ate the cat's hat;", "春江潮水连海平", "", "the mat, the dog"]
 
 
+@pytest.mark.promise(
+    "Families", "A family's own metrics have an interval over texts; a collapsed latent is reported"
+)
 def test_a_family_s_own_figures_are_told_with_an_interval_over_texts(tokenizer: Tokenizer) -> None:
     model = vae(tokenizer, spread=6.0)
     result = model_metrics(model, tokenizer, TEXTS)
@@ -495,6 +505,7 @@ def files_of_sentences(folder: Path) -> dict[str, Path]:
     return {path.name: path for path in folder.iterdir()}
 
 
+@pytest.mark.promise("Robustness", "Pages and tables are measured by their text, not their markup")
 @pytest.mark.parametrize("name", ["table.csv", "rows.jsonl", "rows.json", "texts.zip", "page.html"])
 def test_the_text_of_pages_and_tables_is_measured_not_their_markup(
     name: str, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -96,6 +96,11 @@ def exact_values(model: GAN) -> Tensor:
 # ── policy gradient ────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.promise(
+    "Families",
+    "The policy gradient is the exact one in expectation, with rollout values and baseline; a biased "
+    "baseline is caught",
+)
 @pytest.mark.parametrize("how", ["the whole text's reward", "exact values of prefixes"])
 def test_the_expected_policy_gradient_is_the_exact_one(how: str) -> None:
     model = made().eval()
@@ -250,6 +255,7 @@ def played(tmp_path: Path, model: GAN, backward: Backward) -> list[set[str]]:
 TURNS = ["generator", "generator", "critic", "critic", "critic", "generator", "critic", "critic", "generator"]
 
 
+@pytest.mark.promise("Families", "A GAN's budget is planned by what each turn takes, and kept")
 @pytest.mark.parametrize("warm_up", [0, 3])
 @pytest.mark.parametrize("critic", [0, 2])
 @pytest.mark.parametrize("ratio", [1, 3])
@@ -260,6 +266,7 @@ def test_turns_are_counted_by_their_kind(warm_up: int, critic: int, ratio: int) 
         assert Counter({model.step_kind(at): n for at, n in model.step_schedule(steps).items()}) == played
 
 
+@pytest.mark.promise("Families", "With `backward`, only the named groups move")
 @pytest.mark.parametrize("method", ["policy", "gumbel"])
 def test_only_the_one_whose_turn_it_is_moves(tmp_path: Path, method: str) -> None:
     assert played(tmp_path, made(method=method), GAN.backward) == [{name} for name in TURNS]

@@ -99,6 +99,9 @@ FILTERS = {
 }
 
 
+@pytest.mark.promise(
+    "Generation", "Sampling filters are those of `transformers`; draws follow the probabilities"
+)
 @pytest.mark.parametrize("name", FILTERS)
 @pytest.mark.parametrize("size", [3, 50, 4096])
 def test_filters_equal_transformers(name: str, size: int) -> None:
@@ -279,6 +282,9 @@ def test_generate_makes_max_tokens_new_ids_of_the_vocabulary() -> None:
     assert all(0 <= id < 11 for id in new)
 
 
+@pytest.mark.promise(
+    "Generation", "Same seed, same text; a token's random number depends on seed and step only"
+)
 def test_same_seed_same_text_and_another_seed_another() -> None:
     first, again, other = (
         generate(fake(), [1, 2], SamplingParams(seed=s, temperature=2.0), None) for s in (1, 1, 2)
@@ -381,6 +387,7 @@ def test_without_stop_strings_text_comes_at_once() -> None:
     assert released(["a", "", "bc"], ()) == (["a", "", "bc", ""], False)
 
 
+@pytest.mark.promise("Generation", "A stop string never leaks, however tokens cut it")
 def test_a_stop_string_over_several_tokens_never_leaks() -> None:
     assert released(["yes", "\n", "\nUs", "er", ":", " more"], ("\n\nUser:",)) == (["yes", *[""] * 6], True)
 

@@ -189,6 +189,10 @@ def test_quantised_weights_mean_what_they_mean_elsewhere(quant: Quant, tmp_path:
     same(mine, theirs)
 
 
+@pytest.mark.promise(
+    "Robustness",
+    "A key that changes the computation is never dropped; every type that `gguf` dequantizes is read",
+)
 @pytest.mark.parametrize("quant", READ, ids=[quant.name for quant in READ])
 def test_every_type_that_gguf_dequantizes_is_read(quant: Quant, tmp_path: Path) -> None:
     """M6: Q5_0, Q5_1, Q2_K, Q3_K, IQ*, TQ* and MXFP4 were refused, though the package reads them."""
@@ -301,6 +305,7 @@ def theirs_for(split: str, lists: tuple[dict[str, int], list[str]]) -> Any:
     return gpt2
 
 
+@pytest.mark.promise("Families", "Tokenizers from GGUF encode as the originals")
 @pytest.mark.parametrize("split", ["gpt-2", "smollm", "llama-bpe", "qwen2"])
 def test_byte_level_vocabularies_encode_as_in_transformers(
     split: str, gpt2_lists: tuple[dict[str, int], list[str]], tmp_path: Path
@@ -326,6 +331,10 @@ def test_the_splits_differ_where_they_should(gpt2_lists: Any, tmp_path: Path) ->
     assert set(SPLITS) >= set(splits)
 
 
+@pytest.mark.promise(
+    "Families",
+    "The mask of an imported encoder is the one its tokenizer names; texts of Llama 3 begin with its token",
+)
 @pytest.mark.parametrize(("split", "begin"), [("llama-bpe", [1]), ("gpt-2", [])])
 def test_texts_of_llama_3_begin_with_its_token_though_no_flag_says_so(
     tmp_path: Path, split: str, begin: list[int]
@@ -436,6 +445,7 @@ def whole(tmp_path: Path) -> Path:
     return write(tmp_path / "m.gguf", shaped())
 
 
+@pytest.mark.promise("Families", "A damaged safetensors or GGUF file is refused, never a crash")
 @pytest.mark.parametrize("keep", [0, 3, 4, 20, 100, 900, 0.9, -1])
 def test_a_truncated_file_is_refused(whole: Path, keep: float) -> None:
     data = whole.read_bytes()

@@ -72,6 +72,10 @@ def likelihood(model: HMM, ids: list[int]) -> float:
     return sum(paths(model, ids).values())
 
 
+@pytest.mark.promise(
+    "Families",
+    "HMM probabilities and Viterbi paths are those of all paths counted one by one, and of `hmmlearn`",
+)
 @pytest.mark.parametrize("ids", [document(5), document(5)[:-1], text(6)], ids=["document", "begun", "midway"])
 def test_probabilities_are_those_of_all_paths(ids: list[int]) -> None:
     model = fresh()
@@ -165,6 +169,11 @@ def test_scores_and_states_equal_those_of_hmmlearn() -> None:
         assert tags == other.predict(column).tolist()  # type: ignore[attr-defined]
 
 
+@pytest.mark.promise(
+    "Families",
+    "A step of Baum–Welch is `hmmlearn`'s and the posterior of all paths; padding, packing, pieces and "
+    "grouping change nothing",
+)
 @pytest.mark.parametrize("prior", [1e-9, 0.01, 2.0])
 def test_a_step_of_learning_equals_that_of_hmmlearn(prior: float) -> None:
     model = fresh(prior=prior)
@@ -285,6 +294,7 @@ def rises(values: list[float]) -> bool:
     return any(after > before + 1e-9 * abs(before) for before, after in itertools.pairwise(values))
 
 
+@pytest.mark.promise("Families", "The penalised likelihood never falls during EM")
 @pytest.mark.parametrize("prior", [1e-6, 0.01, 1.0])
 def test_the_penalised_likelihood_never_falls(prior: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hmm, "PIECE", 16)
@@ -367,6 +377,7 @@ def test_wrong_words() -> None:
         fresh().count(whole([[1, 2, 6]]))
 
 
+@pytest.mark.promise("Families", "Damaged HMM tables are refused")
 @pytest.mark.parametrize("damage", [-0.5, 0.5, float("nan")])
 def test_damaged_tables_are_refused(damage: float) -> None:
     sound = fresh().state_dict()
@@ -412,6 +423,10 @@ def best(model: HMMTagger, words: list[str]) -> list[str]:
 TEXTS = ["dogs sleep .", "Walk the dog .", "It walked in 1962 .", "gardens", "old old walks walk 7"]
 
 
+@pytest.mark.promise(
+    "Families",
+    "The tagger's answer is the likeliest of all tag sequences; kept and brought back it tags the same",
+)
 @pytest.mark.parametrize("words", [text.split() for text in TEXTS])
 def test_tags_are_the_likeliest_of_all(words: list[str]) -> None:
     model = tagger()

@@ -144,6 +144,7 @@ def is_equal(results: dict[str, tuple[float, float]]) -> bool:
     return all(native <= 1.3 * twin + slack[name] for name, (native, twin) in results.items())
 
 
+@pytest.mark.promise("Training", "A native step is as exact as its torch twin; a planted fault is not")
 @needs_kernels
 @pytest.mark.parametrize("name", SHAPES)
 @pytest.mark.parametrize("attention", native.ATTENTIONS)
@@ -303,6 +304,7 @@ def inputs(rows: int, vocabulary: int, dtype: torch.dtype = torch.float32) -> li
     return [hidden, weight, targets, torch.randint(0, 3, (2, rows), generator=generator).float()]
 
 
+@pytest.mark.promise("Training", "The loss in chunks is the plain cross-entropy")
 @pytest.mark.parametrize(("rows", "vocabulary"), [(1, 7), (8, 20_000), (9, 20_000), (7, 16_384), (50, 3)])
 def test_cross_entropy_in_chunks_is_plain_cross_entropy(rows: int, vocabulary: int) -> None:
     """20,000 entries make chunks of 16 rows: 16 rows are one chunk, 18 are one and a bit."""
@@ -357,6 +359,7 @@ NANS = {
 }
 
 
+@pytest.mark.promise("Training", "Not-a-number in is not-a-number out: the kernels hide none")
 @needs_kernels
 @pytest.mark.parametrize("kind", NANS)
 @pytest.mark.parametrize(
@@ -375,6 +378,7 @@ def test_not_a_number_in_is_not_a_number_out(where: str, kind: str) -> None:
 # ── workers, and the cast kept for a step ──────────────────────────────────────────────────────
 
 
+@pytest.mark.promise("Training", "Any number of workers gives the same bytes")
 @pytest.mark.parametrize("step", ["eager", pytest.param("native", marks=needs_kernels)])
 def test_any_number_of_workers_gives_the_same_bytes(step: str) -> None:
     results = []
@@ -424,6 +428,9 @@ def answer(process: subprocess.Popen[str]) -> str:
     return (out + err).strip()
 
 
+@pytest.mark.promise(
+    "Training", "Without a compiler training falls back to the eager step and prints one line"
+)
 def test_without_a_compiler_the_eager_step_is_taken_and_one_line_says_so(tmp_path: Path) -> None:
     code = (
         "from textus.training import autotune; from textus.models.registry import build\n"

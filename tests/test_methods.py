@@ -59,6 +59,10 @@ def moved(run: api.Run) -> set[str]:
 # ── which weights move ─────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.promise(
+    "Tasks",
+    "A method trains exactly the parameters it names: adapters and heads, the last layers, lower layers less",
+)
 def test_lora_learns_the_task_and_leaves_every_weight_as_it_was(lora: api.Run, tmp_path: Path) -> None:
     assert lora.record["method"] == "lora"
     assert lora.record["method_settings"] == {"rank": 16, "alpha": 16.0, "dropout": 0.05, "targets": "all"}
@@ -69,6 +73,11 @@ def test_lora_learns_the_task_and_leaves_every_weight_as_it_was(lora: api.Run, t
     assert all(b.abs().max() > 0 for part in lora_layers(apart).values() for b in part.b.values())
 
 
+@pytest.mark.promise(
+    "Tasks",
+    "LoRA begins as the model was, merges without changing it, and `peft` computes the same from what "
+    "is exported, in every form that `transformers` has; a fault in the rows is seen",
+)
 def test_merged_on_load_it_answers_the_same(lora: api.Run) -> None:
     apart, tokenizer, _ = load(lora.path, merged=False)
     assert not lora_layers(lora.model)
@@ -89,6 +98,11 @@ def test_merged_on_load_it_answers_the_same(lora: api.Run) -> None:
         torch.testing.assert_close(logits(lora.model), logits(apart), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.promise(
+    "Tasks",
+    "Fine-tuning by LoRA, or ended by patience, resumes to the same bytes; patience ends any training "
+    "at the same step, is reported, and keeps the best weights",
+)
 def test_broken_off_and_resumed_lora_ends_in_the_same_bytes(lora: api.Run) -> None:
     assert api.prove_resume(lora.path)["identical"]
 

@@ -134,6 +134,9 @@ def furthest(model: NGram, oracle: Transcription, seed: int) -> float:
 # ── estimates ──────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.promise(
+    "Models", "The n-gram's estimates are those of the formulas; `kenlm` scores its ARPA the same"
+)
 @pytest.mark.parametrize("order", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_estimates_equal_the_formulas(order: int, seed: int) -> None:
@@ -384,6 +387,7 @@ def test_save_and_load(order: int, tmp_path: Path) -> None:
     trained(stream_of(documents_of(15)), order).load_state_dict(model.state_dict())  # over another's tables
 
 
+@pytest.mark.promise("Models", "Damaged n-gram tables are refused")
 @pytest.mark.parametrize(
     ("name", "damage", "message"),
     [

@@ -34,6 +34,11 @@ SMALL = ["model.n_layer=1", "model.d_model=16"]
 # ── a file of answers ──────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.promise(
+    "Robustness",
+    "Answers come out as a file with the input's columns, line, id and the probability of each class; "
+    "a prediction that was killed continues, byte for byte, in bounded memory",
+)
 @pytest.mark.parametrize("source", ["rows.csv", "rows.jsonl"])
 @pytest.mark.parametrize("form", ["csv", "tsv", "jsonl"])
 def test_answers_come_out_as_a_file(
@@ -291,6 +296,10 @@ class Frame:
         return self.rows
 
 
+@pytest.mark.promise(
+    "Robustness",
+    "A path that does not exist is never taken for a text; a string is one text; no flag is ignored",
+)
 def test_a_string_is_one_text_with_one_answer(linear: api.Run, trained: Path, tmp_path: Path) -> None:
     """U4."""
     texts = ["was good", "was bad"]

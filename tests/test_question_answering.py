@@ -67,6 +67,11 @@ def test_answers_are_read_in_every_form(tmp_path: Path) -> None:
     ).settings.no_answer
 
 
+@pytest.mark.promise(
+    "Tasks",
+    "Answers off their start, in other words, through a token, too long or without a place are "
+    "reported or refused by name",
+)
 @pytest.mark.parametrize("shift", [-5, -1, 0, 2, 5])
 def test_an_answer_a_little_off_its_start_is_moved_and_told(
     shift: int, capsys: pytest.CaptureFixture[str]
@@ -125,6 +130,9 @@ KINDS = ("char", "word", "bpe", "wordpiece", "unigram")
 ODD = "Étude n° 5: 狐狸 \U0001f98a🇫🇷 e\u0301 naïve\tcafé\n\n  3,000 words — “ok”."
 
 
+@pytest.mark.promise(
+    "Tasks", "Offsets are of the same ids as encoding gives, and cover the text, for every kind of tokenizer"
+)
 @pytest.mark.parametrize("kind", KINDS)
 def test_offsets_are_of_the_same_ids_and_cover_the_text(kind: str) -> None:
     tokenizer = tokenizers.train(kind, [CONTEXT, ODD] * 3, 600)
@@ -148,6 +156,11 @@ def rows_at(
     return task, task.encode([example], word_tokenizer(), InputTemplate((0,), 0, longest))
 
 
+@pytest.mark.promise(
+    "Tasks",
+    "Windows cover a long context and one holds the answer; the answer is the likeliest of all "
+    "windows' spans, never across the question, or that there is none",
+)
 @pytest.mark.parametrize("longest", [10, 12, 16, 24, 100])
 @pytest.mark.parametrize("stride", [1, 3, 128])
 def test_windows_cover_the_context_and_hold_the_answer(longest: int, stride: int) -> None:
@@ -383,6 +396,11 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> api.Run:
 NEURAL = ["lstm", "gru", "rnn", "seq2seq", "encoder", "decoder", "encoder-decoder", "vae", "gan"]
 
 
+@pytest.mark.promise(
+    "Tasks",
+    "Every family with hidden states trains to find answers, and to return no answer; resumed it ends "
+    "in the same bytes",
+)
 @pytest.mark.slow
 @pytest.mark.parametrize("family", NEURAL)
 def test_every_family_with_states_learns_it(family: str, tmp_path: Path) -> None:

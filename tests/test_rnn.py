@@ -106,6 +106,7 @@ def check_equals_torch(cell: str, documents: Tensor | None) -> None:
     assert_close(model.embedding.weight.grad, d_embedding)  # type: ignore[arg-type]
 
 
+@pytest.mark.promise("Families", "Recurrent states and gradients are `torch.nn`'s, packed documents included")
 @CELLS
 @pytest.mark.parametrize("documents", [None, DOCUMENTS], ids=["one document", "packed documents"])
 def test_states_and_gradients_are_those_of_torch(cell: str, documents: Tensor | None) -> None:
@@ -113,6 +114,7 @@ def test_states_and_gradients_are_those_of_torch(cell: str, documents: Tensor | 
     check_equals_torch(cell, documents)
 
 
+@pytest.mark.promise("Families", "No state or gradient crosses a document's edge")
 @CELLS
 def test_a_state_that_crosses_into_the_next_document_is_caught(
     cell: str, monkeypatch: pytest.MonkeyPatch
@@ -228,6 +230,7 @@ def lesson(model: RNN, batch: Batch, workers: int = 1, pieces: int = 1) -> list[
     return [p.grad.clone() for p in model.parameters() if p.requires_grad]  # type: ignore[union-attr]
 
 
+@pytest.mark.promise("Families", "No two parameters share a gradient")
 @CELLS
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_no_two_parameters_share_a_gradient(cell: str, precision: str) -> None:
@@ -292,6 +295,7 @@ def test_dropout_keeps_the_mean() -> None:
     assert float(recurrent_dropout(x, 0.4, 3, 0).mean()) == pytest.approx(1, abs=0.01)
 
 
+@pytest.mark.promise("Families", "Dropout is the same for any number of workers")
 def test_dropout_is_the_same_for_any_number_of_workers() -> None:
     model, batch = made("lstm", dropout=0.5), random_batch()
     model.train()
@@ -351,6 +355,7 @@ def test_a_family_is_named_by_its_cell(family: str, cell: str) -> None:
     assert build(family, {"vocab_size": V, "d_model": D}).config.cell == cell
 
 
+@pytest.mark.promise("Families", "An LSTM run resumes to the same bytes")
 def test_a_run_resumes_to_the_same_bytes(corpus: Path, tmp_path: Path) -> None:
     """`textus train --model lstm`, and the proof of `textus resume --prove`, with dropout."""
     run = api.train(

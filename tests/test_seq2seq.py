@@ -110,6 +110,7 @@ def nats_of(logits: Tensor, batch: Batch) -> Tensor:
     return nn.functional.cross_entropy(logits.transpose(1, 2), batch.targets, reduction="none")
 
 
+@pytest.mark.promise("Families", "seq2seq scores and trains as its formulas define")
 @FEEDING
 @ATTENTIONS
 @CELLS
@@ -144,6 +145,7 @@ def check_padding(model: Seq2Seq) -> None:
         assert_close(model.score(alone)[0], together[row : row + 1])
 
 
+@pytest.mark.promise("Families", "What fills a source changes nothing")
 @ATTENTIONS
 @FEEDING
 def test_what_fills_a_source_changes_nothing(attention: str, input_feeding: bool) -> None:
@@ -171,6 +173,7 @@ def test_a_source_read_past_its_end_is_caught(monkeypatch: pytest.MonkeyPatch) -
         check_padding(made())
 
 
+@pytest.mark.promise("Families", "Alignments sum to one over the source and are those used")
 @ATTENTIONS
 @FEEDING
 def test_alignments_sum_to_one_over_the_source(attention: str, input_feeding: bool) -> None:
@@ -275,6 +278,7 @@ def written(model: Seq2Seq, sources: list[list[int]]) -> list[list[int]]:
     return answers
 
 
+@pytest.mark.promise("Families", "seq2seq learns to reverse a text, impossible without its source")
 @pytest.mark.parametrize(
     "config",
     [
@@ -316,6 +320,7 @@ def test_bfloat16_is_near(cell: str, input_feeding: bool) -> None:
         assert float((ours - exact).norm()) < 0.1 * float(exact.norm()) + 1e-3
 
 
+@pytest.mark.promise("Families", "Dropout is the same for any number of workers")
 @FEEDING
 def test_dropout_follows_from_the_batch_alone(input_feeding: bool) -> None:
     model = made(dropout=0.5, input_feeding=input_feeding)

@@ -185,6 +185,7 @@ def test_the_end_of_text_is_a_stop_and_not_counted() -> None:
 # ── streaming ──────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.promise("Server", "Streamed text is the same text; requests together get what they get alone")
 def test_streamed_text_is_the_same_text(client: openai.OpenAI) -> None:
     request = {"model": BASE, "prompt": "Once", "seed": 11, "max_tokens": 90, "n": 2}
     whole = client.completions.create(**request)
@@ -308,6 +309,10 @@ def test_a_full_queue_says_so_and_recovers() -> None:
 # ── hanging up ─────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.promise(
+    "Server",
+    "A disconnect ends the work; a full queue is reported and recovers; a signal ends the server cleanly",
+)
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("waits", [False, True])
 def test_hanging_up_ends_the_work(stream: bool, waits: bool) -> None:
@@ -345,6 +350,7 @@ def hang_up(address: str, body: dict[str, Any]) -> None:
 # ── bad input ──────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.promise("Server", "Malformed bodies and bad values get the right error, never a trace")
 @pytest.mark.parametrize(
     ("data", "message"),
     [

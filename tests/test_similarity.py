@@ -107,6 +107,9 @@ def imported(bert: Path, tmp_path_factory: pytest.TempPathFactory) -> api.Run:
 # ── vectors ────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.promise(
+    "Tasks", "Vectors of texts are those of `transformers`; two texts of a row are read apart"
+)
 @pytest.mark.parametrize("pooling", ["mean", "cls", "max"])
 def test_vectors_are_those_of_transformers(bert: Path, imported: api.Run, pooling: str) -> None:
     import transformers
@@ -235,6 +238,9 @@ def test_pieces_of_a_batch_add_up_to_it() -> None:
     assert float(sum(parts).detach()) == pytest.approx(float(whole.detach()), rel=1e-5)
 
 
+@pytest.mark.promise(
+    "Tasks", "Similarity is trained from scores on their scale, or by contrast without false negatives"
+)
 def test_scores_are_learnt_on_their_scale(tuned: api.Run, tmp_path: Path) -> None:
     rows = scored(200, seed=1)
     scores = tuned.evaluate_task(written(tmp_path / "test.jsonl", rows))
@@ -292,6 +298,11 @@ def test_data_that_cannot_be_learnt_is_named(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.promise(
+    "Tasks",
+    "Labels that are not numbers, and rows that leave nothing to train or select on, are named before "
+    "anything is written",
+)
 def test_negatives_in_some_rows_and_rows_that_cannot_choose_are_named(tmp_path: Path) -> None:
     rows = belonging(40)
     rows[7] = {name: rows[7][name] for name in ("text", "text_pair")}
@@ -313,6 +324,11 @@ def test_rows_without_a_text_are_told(tmp_path: Path, capsys: pytest.CaptureFixt
 # ── figures of search ──────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.promise(
+    "Tasks",
+    "Figures of numbers, ratings and search are scipy's and scikit-learn's; a resample is scored as "
+    "the texts it repeats; what is not defined on these rows is left out and named",
+)
 def test_figures_of_search_are_scikit_learns() -> None:
     draw = np.random.default_rng(0)
     gains = draw.choice([0.0, 1.0, 2.0], (30, 40), p=[0.9, 0.07, 0.03])

@@ -65,6 +65,9 @@ def names() -> list[Any]:
     return [pytest.param(name, marks=needs_kernels if name == "decoder" else ()) for name in FAMILIES]
 
 
+@pytest.mark.promise(
+    "Families", "What is drawn in a step follows from seed, step and piece, whatever the workers"
+)
 @pytest.mark.parametrize("name", names())
 def test_draws_follow_from_seed_step_and_piece(name: str) -> None:
     model = made(name)

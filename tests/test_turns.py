@@ -143,6 +143,11 @@ def told(ids: list[int]) -> str:
 # ── ends ───────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.promise(
+    "Families",
+    "A text or turn ends where `transformers` ends it: generate, chat, server, after export; "
+    "forgetting the ends is caught",
+)
 def test_a_text_ends_where_transformers_ends_it(run: Run, theirs: Any) -> None:
     last = set()
     for prompt in PROMPTS:
@@ -289,6 +294,9 @@ def greedy_for_padding(theirs: Any, hub: Path, tmp_path_factory: pytest.TempPath
     return import_model(place / "hub", out=place / "run"), model
 
 
+@pytest.mark.promise(
+    "Families", "An id that no tokenizer knows is never chosen; likelihoods stay the model's"
+)
 def test_a_padded_id_is_never_chosen(greedy_for_padding: tuple[Run, Any]) -> None:
     run, model = greedy_for_padding
     wanted = 0

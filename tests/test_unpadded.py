@@ -100,6 +100,12 @@ def attending(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.skip("no tiles on this processor")
 
 
+@pytest.mark.promise(
+    "Tasks",
+    "Without padding an encoder computes what its torch twin does, forward and backward, for texts of "
+    "any lengths, attention in tiles or by products; planted faults are seen; what the kernels cannot "
+    "compute is refused",
+)
 @needs_kernels
 @pytest.mark.parametrize("lengths", LENGTHS)
 @pytest.mark.parametrize("shape", SHAPES)
@@ -178,6 +184,11 @@ def is_read_as_exactly(model: Encoder, given: tuple[Tensor, ...]) -> bool:
     return mine <= 1.3 * twin + 2e-3
 
 
+@pytest.mark.promise(
+    "Tasks",
+    "An encoder that only reads gives the twin's states too, by weights laid out once and again after "
+    "they change; planted faults are seen; a torch that lays out no weights reads the same",
+)
 @needs_kernels
 @pytest.mark.parametrize("lengths", LENGTHS)
 @pytest.mark.parametrize("shape", SHAPES)
@@ -261,6 +272,9 @@ def test_dropout_follows_from_the_step_and_keeps_its_share() -> None:
     assert torch.equal(d_delta == 0, total == 1)  # what was dropped gets no gradient
 
 
+@pytest.mark.promise(
+    "Tasks", "Adapters learn by the kernels what they learn by torch, and nothing else has a gradient"
+)
 @needs_kernels
 @pytest.mark.parametrize("targets", ["all", "q,v", "up"])
 def test_adapters_learn_what_the_twin_s_do(targets: str) -> None:

@@ -212,6 +212,9 @@ def check_bound(model: VAE) -> None:
     assert (elbo >= exact - 1e-4).all()
 
 
+@pytest.mark.promise(
+    "Families", "A VAE's score is a bound: never below −log p(x), by quadrature; a broken KL is caught"
+)
 def test_the_bound_is_one_by_quadrature(one_dimensional: VAE) -> None:
     check_bound(one_dimensional)
 
@@ -354,6 +357,7 @@ def test_active_units_are_counted_by_their_variance() -> None:
     assert active_units(2 * means) == 2
 
 
+@pytest.mark.promise("Families", "A collapsed latent is reported, and only a collapsed one")
 def test_a_collapse_is_said_and_only_a_collapse(good: VAE) -> None:
     result = good.validation_metrics([BATCH, BATCH])
     assert result["active_units"] > 0
@@ -370,6 +374,9 @@ def test_a_collapse_is_said_and_only_a_collapse(good: VAE) -> None:
 # ── as a language model ────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.promise(
+    "Families", "A VAE's forward is the mixture of its draws; interpolation ends in the two texts"
+)
 @pytest.mark.parametrize("body", BODIES)
 def test_forward_is_the_mixture_of_the_draws(body: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = made(0.5, body=body)
@@ -444,6 +451,7 @@ def test_it_is_trained_like_any_other(tmp_path: Path) -> None:
     assert isinstance(run.generate("a", max_tokens=3, seed=1), str)
 
 
+@pytest.mark.promise("Families", "A collapse is reported once, for the selected weights")
 @pytest.mark.parametrize("collapses", ["at first", "at last"])
 def test_a_collapse_is_told_once_and_only_of_the_weights_to_use(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], collapses: str

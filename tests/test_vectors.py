@@ -68,6 +68,7 @@ def test_the_methods_differ_and_both_adds_the_context_vectors(gensim: Any) -> No
     assert not any(np.allclose(made[0], other) for other in made[1:])
 
 
+@pytest.mark.promise("Families", "Same texts and settings give the same word vectors, which are gensim's")
 def test_same_texts_same_bytes_and_they_are_gensims(gensim: Any) -> None:
     """Python's own hash of a string changes with every process: another one must change nothing."""
     trained = word_vectors.train_vectors(texts(), SMALL)
@@ -115,6 +116,7 @@ def test_what_is_written_is_read_to_the_bit(kind: Any, tmp_path: Path) -> None:
     assert same(read(tmp_path / "file"), some())
 
 
+@pytest.mark.promise("Families", "word2vec and GloVe files are read; a cut or damaged one is noticed")
 @pytest.mark.parametrize("binary", [True, False])
 def test_gensims_files_are_read(binary: bool, gensim: Any, tmp_path: Path) -> None:
     theirs = gensim.KeyedVectors(5)
@@ -315,6 +317,10 @@ def decoder(made: Tokenizer, width: int, **settings: Any) -> Any:
     return build("decoder", {**shape, "vocab_size": made.vocab_size, "d_model": width, **settings})
 
 
+@pytest.mark.promise(
+    "Families",
+    "A model starts with the word vectors; vectors of another width are reported and change nothing",
+)
 @pytest.mark.parametrize("tie_head", [True, False])
 def test_a_model_begins_with_the_vectors(tie_head: bool) -> None:
     made, known = tokenizer("word"), some(["the", "fox", "hen", "nothing"], width=8)

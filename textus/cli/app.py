@@ -77,7 +77,7 @@ PLANNED = {
     "onnx": "textus export RUN --to hf",
     "distribute": "training uses one machine",
 }
-"""Verbs that are planned (README, Not yet) → what can be done today."""
+"""Verbs that are planned (see the README) → what can be done today."""
 PLANNED_FLAGS = {
     "--workers": "the number of workers is measured with --preset, and kept in the run",
     "--jobs": "the number of workers is measured with --preset, and kept in the run",

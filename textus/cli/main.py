@@ -193,7 +193,7 @@ def unknown_verb(words: list[str]) -> UsageError:
     if today := PLANNED.get(words[0].lower()):
         return UsageError(
             "not_implemented",
-            f"textus {words[0]} is planned and does not exist yet (README, Not yet); today: {today}",
+            f"textus {words[0]} is planned and does not exist yet (see the README); today: {today}",
         )
     return unknown_name_error("verb", words[0], all_commands())
 
